@@ -1,0 +1,3 @@
+"""Compress BERT-family models by teaching."""
+
+__version__ = "0.1.0"

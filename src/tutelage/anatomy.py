@@ -1,0 +1,197 @@
+"""Where the parts of a transformers model lie: the only file that knows the insides of a model family.
+
+Copying layers, reading signals and reshaping weights are all written against this table, once. A new family is one
+entry in ``FAMILIES`` and one row in ``tests/test_anatomy.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from tutelage.errors import TutelageError
+
+
+@dataclass(frozen=True)
+class Family:
+    """Dotted paths of a model family's parts.
+
+    Paths of the first group start at the base model (``BertModel``), those of the second at one layer; the names of the
+    third are attributes of the configuration. Where query, key and value are one matrix, the three paths are equal.
+    """
+
+    embeddings: str
+    embedding_output: tuple[str, ...]
+    """The module whose output is ``hidden_states[0]``: the first of these that the model has."""
+    layers: str
+    pooler: str | None
+
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    attention_norm: str
+    ffn_up: str
+    ffn_down: str
+    ffn_norm: str
+
+    depth: str = "num_hidden_layers"
+    hidden: str = "hidden_size"
+    heads: str = "num_attention_heads"
+    intermediate: str = "intermediate_size"
+    shared: bool = False
+    """One set of layer weights, run many times (ALBERT): there is nothing to choose when layers are copied."""
+    first_layer_differs: bool = False
+    """The first layer lacks a part that the others have (ModernBERT's attention norm): it can only stay first."""
+
+
+_BERT = Family(
+    embeddings="embeddings.word_embeddings",
+    embedding_output=("embeddings",),
+    layers="encoder.layer",
+    pooler="pooler",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    attention_output="attention.output.dense",
+    attention_norm="attention.output.LayerNorm",
+    ffn_up="intermediate.dense",
+    ffn_down="output.dense",
+    ffn_norm="output.LayerNorm",
+)
+
+FAMILIES: dict[str, Family] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "electra": Family(**{**vars(_BERT), "embedding_output": ("embeddings_project", "embeddings"), "pooler": None}),
+    "distilbert": Family(
+        embeddings="embeddings.word_embeddings",
+        embedding_output=("embeddings",),
+        layers="transformer.layer",
+        pooler=None,
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        attention_output="attention.out_lin",
+        attention_norm="sa_layer_norm",
+        ffn_up="ffn.lin1",
+        ffn_down="ffn.lin2",
+        ffn_norm="output_layer_norm",
+        depth="n_layers",
+        hidden="dim",
+        heads="n_heads",
+        intermediate="hidden_dim",
+    ),
+    "albert": Family(
+        embeddings="embeddings.word_embeddings",
+        embedding_output=("encoder.embedding_hidden_mapping_in",),
+        layers="encoder.albert_layer_groups",
+        pooler="pooler",
+        query="albert_layers.0.attention.query",
+        key="albert_layers.0.attention.key",
+        value="albert_layers.0.attention.value",
+        attention_output="albert_layers.0.attention.dense",
+        attention_norm="albert_layers.0.attention.LayerNorm",
+        ffn_up="albert_layers.0.ffn",
+        ffn_down="albert_layers.0.ffn_output",
+        ffn_norm="albert_layers.0.full_layer_layer_norm",
+        shared=True,
+    ),
+    "modernbert": Family(
+        embeddings="embeddings.tok_embeddings",
+        embedding_output=("embeddings",),
+        layers="layers",
+        pooler=None,
+        query="attn.Wqkv",
+        key="attn.Wqkv",
+        value="attn.Wqkv",
+        attention_output="attn.Wo",
+        attention_norm="attn_norm",
+        ffn_up="mlp.Wi",
+        ffn_down="mlp.Wo",
+        ffn_norm="mlp_norm",
+        first_layer_differs=True,
+    ),
+}
+
+
+def family_of(config: Any) -> Family:
+    """The family of a model configuration.
+
+    Raises:
+        TutelageError: for a model type that the table lacks.
+    """
+    if config.model_type not in FAMILIES:
+        raise TutelageError(
+            f"model type {config.model_type!r} is not supported; tutelage knows {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[config.model_type]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large a model is; what a recipe needs to know of it before anything runs."""
+
+    family: str
+    layers: int
+    hidden: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden // self.heads
+
+    def __str__(self) -> str:
+        return f"{self.layers} layers x {self.hidden}, {self.heads} heads, intermediate {self.intermediate}"
+
+
+def shape_of(config: Any) -> Shape:
+    """The sizes that a model configuration states."""
+    family = family_of(config)
+    return Shape(
+        family=config.model_type,
+        layers=getattr(config, family.depth),
+        hidden=getattr(config, family.hidden),
+        heads=getattr(config, family.heads),
+        intermediate=getattr(config, family.intermediate),
+        vocabulary=config.vocab_size,
+    )
+
+
+def max_length(config: Any) -> int:
+    """The longest input in tokens, special tokens included."""
+    # RoBERTa numbers positions from pad_token_id + 1, so that many of the table's rows are never used.
+    unused = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+    return int(config.max_position_embeddings) - unused
+
+
+def base_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The encoder inside a model with a head (or the model itself)."""
+    return getattr(model, model.base_model_prefix, model)
+
+
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The stored layers; for a family that shares one layer, the list is shorter than the depth."""
+    layers = base_of(model).get_submodule(family_of(model.config).layers)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def embedding_output_of(model: PreTrainedModel) -> nn.Module:
+    """The module whose output is ``hidden_states[0]``, ``(batch, length, hidden)``."""
+    base = base_of(model)
+    names = dict(base.named_modules())
+    found: nn.Module = next(names[path] for path in family_of(model.config).embedding_output if path in names)
+    return found
+
+
+def word_embeddings_of(model: PreTrainedModel) -> nn.Embedding:
+    """The token embedding table, ``(vocabulary, width)``."""
+    table = base_of(model).get_submodule(family_of(model.config).embeddings)
+    assert isinstance(table, nn.Embedding)
+    return table

@@ -1,0 +1,302 @@
+"""The command line: thin. Every command checks its words, builds a :class:`RunConfig` and hands it on."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tutelage.errors import TutelageError
+
+app = typer.Typer(
+    help="Compress BERT-family models by teaching.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# The options that several commands share.
+Task = Annotated[str | None, typer.Option(help="A GLUE task by name: sst2, mrpc, stsb, cola, ...")]
+DataDir = Annotated[str | None, typer.Option(help="Folder of GLUE's original TSV files; without it: the Hub.")]
+Train = Annotated[str | None, typer.Option(help="Your training file: CSV, TSV, JSONL or Parquet.")]
+Dev = Annotated[str | None, typer.Option(help="Your file to score on; without it a tenth of train.")]
+Text = Annotated[str, typer.Option(help="Column of the text.")]
+TextPair = Annotated[str | None, typer.Option(help="Column of the second text, for pairs.")]
+Label = Annotated[str, typer.Option(help="Column of the label.")]
+KindOption = Annotated[
+    str | None, typer.Option(help="classification, regression or multilabel; without it: by the labels.")
+]
+MaxTrain = Annotated[int | None, typer.Option(help="Use only so many training examples.")]
+MaxLength = Annotated[int | None, typer.Option(help="Longest input in tokens; without it: the model's positions.")]
+Out = Annotated[str, typer.Option(help="Folder for the result; must be new or empty.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Precision = Annotated[str, typer.Option("--mixed-precision", help="no, bf16 or fp16.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it was stopped.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="path=value, any setting of the recipe: stages.prediction.epochs=2")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout and nothing else.")]
+Tracker = Annotated[str | None, typer.Option(help="tensorboard, trackio, wandb or mlflow.")]
+
+
+def _recipe(method: str) -> Any:
+    from tutelage.methods import METHODS
+
+    if method not in METHODS:
+        near = difflib.get_close_matches(method, METHODS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(METHODS)}"
+        raise TutelageError(f"there is no method {method!r}; {hint}")
+    return METHODS[method]()
+
+
+def _run(config: Any, settings: list[str] | None, resume: bool, as_json: bool) -> None:
+    from tutelage.config import with_settings
+    from tutelage.runs import run
+
+    report = run(with_settings(config, settings or []), resume=resume, quiet=as_json)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        _show(report, config.out)
+
+
+def _tree(recipe: Any, data: dict[str, Any], **fields: Any) -> Any:
+    from tutelage.config import validated
+
+    tree = {"recipe": recipe.model_dump(mode="json"), "data": data, **fields}
+    return validated(tree, "the command line")
+
+
+@app.command(epilog="Example: tutelage finetune --model bert-base-uncased --task sst2 --out teacher/")
+def finetune(
+    model: Annotated[str, typer.Option(help="Checkpoint to start from: a folder or a hub id.")],
+    out: Out,
+    task: Task = None,
+    data_dir: DataDir = None,
+    train: Train = None,
+    dev: Dev = None,
+    text: Text = "text",
+    text_pair: TextPair = None,
+    label: Label = "label",
+    kind: KindOption = None,
+    max_train: MaxTrain = None,
+    max_length: MaxLength = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data.")] = 3,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-5,
+    seed: Seed = 0,
+    mixed_precision: Precision = "no",
+    tracker: Tracker = None,
+    settings: Settings = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a model on a task: how a teacher is made."""
+    from tutelage.methods.finetune import finetune as recipe
+    from tutelage.students.build import Checkpoint
+
+    data = _data(task, data_dir, train, dev, text, text_pair, label, kind, None, max_train, max_length)
+    config = _tree(
+        recipe(Checkpoint(name=model), epochs, lr),
+        data,
+        out=out,
+        seed=seed,
+        mixed_precision=mixed_precision,
+        tracker=tracker,
+    )
+    _run(config, settings, resume, as_json)
+
+
+@app.command(
+    epilog="Example: tutelage distill --teacher teacher/ --task sst2 --method tinybert "
+    "--student layers=4,hidden=312,intermediate=1200,heads=12 --out runs/a"
+)
+def distill(
+    teacher: Annotated[str, typer.Option(help="Fine-tuned teacher: a folder or a hub id.")],
+    out: Out,
+    method: Annotated[str, typer.Option(help="One of `tutelage methods`.")] = "kd",
+    student: Annotated[
+        str | None, typer.Option(help="layers=3 copies layers; with sizes a new network; or a checkpoint.")
+    ] = None,
+    task: Task = None,
+    data_dir: DataDir = None,
+    train: Train = None,
+    dev: Dev = None,
+    text: Text = "text",
+    text_pair: TextPair = None,
+    label: Label = "label",
+    kind: KindOption = None,
+    unlabeled: Annotated[str | None, typer.Option(help="File of text without labels, labelled by the teacher.")] = None,
+    max_train: MaxTrain = None,
+    max_length: MaxLength = None,
+    seed: Seed = 0,
+    baseline: Annotated[bool, typer.Option(help="Train the same student without the teacher too.")] = True,
+    allow_weak_teacher: Annotated[bool, typer.Option("--allow-weak-teacher", help="Go on at chance level.")] = False,
+    mixed_precision: Precision = "no",
+    tracker: Tracker = None,
+    settings: Settings = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Distil a teacher into a student, and report what it kept and what it saved."""
+    from tutelage.students.build import parse
+
+    recipe = _recipe(method)
+    if student is not None:
+        recipe = recipe.model_copy(update={"student": parse(student, recipe.student)})
+    config = _tree(
+        recipe,
+        _data(task, data_dir, train, dev, text, text_pair, label, kind, unlabeled, max_train, max_length),
+        teacher=teacher,
+        out=out,
+        seed=seed,
+        baseline=baseline,
+        allow_weak_teacher=allow_weak_teacher,
+        mixed_precision=mixed_precision,
+        tracker=tracker,
+    )
+    _run(config, settings, resume, as_json)
+
+
+def _data(
+    task: str | None,
+    data_dir: str | None,
+    train: str | None,
+    dev: str | None,
+    text: str,
+    text_pair: str | None,
+    label: str,
+    kind: str | None,
+    unlabeled: str | None,
+    max_train: int | None,
+    max_length: int | None,
+) -> dict[str, Any]:
+    return dict(locals())
+
+
+@app.command(epilog="Example: tutelage evaluate runs/a/student --task sst2 --json")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A fine-tuned model: a folder or a hub id.")],
+    task: Task = None,
+    data_dir: DataDir = None,
+    train: Annotated[str | None, typer.Option(help="Training file, for the names of the labels.")] = None,
+    dev: Dev = None,
+    text: Text = "text",
+    text_pair: TextPair = None,
+    label: Label = "label",
+    kind: KindOption = None,
+    as_json: Json = False,
+) -> None:
+    """Score a model on the dev data of a task, or on a file of your own (--dev)."""
+    from tutelage.config import DataConfig
+    from tutelage.runs import evaluate as evaluate_model
+
+    data = _data(task, data_dir, train or dev, dev, text, text_pair, label, kind, None, None, None)
+    result = evaluate_model(model, DataConfig(**({**data, "train": None} if task else data)), quiet=as_json)
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    table = Table("part", "metric", "score")
+    for part, scores in result["scores"].items():
+        for metric, value in scores.items():
+            table.add_row(part, metric, f"{value:.4f}")
+    Console().print(table)
+
+
+@app.command(epilog="Example: tutelage methods --json")
+def methods(as_json: Json = False) -> None:
+    """Which method uses what, computed from the recipes."""
+    from tutelage.methods import METHODS
+    from tutelage.recipe import method_row
+
+    rows = [method_row(make()) for make in METHODS.values()]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    columns = ("embeddings", "attention", "hidden", "predictions", "labels")
+    table = Table("method", "init", "stage", *columns, title="What each method takes from the teacher, and how")
+    for row in rows:
+        for index, stage in enumerate(row["stages"]):
+            first = (row["method"], row["init"]) if index == 0 else ("", "")
+            table.add_row(*first, stage["stage"], *(stage[column] for column in columns))
+    Console().print(table)
+
+
+@app.command(epilog="Example: tutelage recipe tinybert > my.yaml")
+def recipe(
+    method: Annotated[str, typer.Argument(help="One of `tutelage methods`.")],
+    teacher: Annotated[str | None, typer.Option(help="Written into the run.")] = None,
+    task: Task = None,
+    out: Annotated[str | None, typer.Option(help="Written into the run.")] = None,
+) -> None:
+    """Print a method as YAML: edit it, then `tutelage run` it."""
+    from tutelage.config import to_yaml
+
+    print(to_yaml(_tree(_recipe(method), {"task": task}, teacher=teacher, out=out)), end="")
+
+
+@app.command(
+    epilog="Example: tutelage run my.yaml --set teacher=teacher/ --set task=sst2 --set out=runs/b "
+    "--set stages.prediction.temperature=2"
+)
+def run(
+    path: Annotated[Path, typer.Argument(help="A YAML file from `tutelage recipe`, or config.yaml of a run.")],
+    settings: Settings = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Carry out a run that a YAML file describes."""
+    from tutelage.config import from_yaml, with_settings
+
+    _run(with_settings(from_yaml(path), settings or []), None, resume, as_json)
+
+
+@app.command(epilog="Example: tutelage demo --out demo-run")
+def demo(
+    out: Annotated[str, typer.Option(help="Folder for the result; must be new or empty.")] = "demo-run",
+    as_json: Json = False,
+) -> None:
+    """A real BERT, real text, no network, about five minutes on two cores: fine-tune, distil, compare, report."""
+    from tutelage.demo import demo as run_demo
+
+    report = run_demo(Path(out), quiet=as_json)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        _show(report, str(Path(out) / "distilled"))
+
+
+def _show(report: dict[str, Any], out: str) -> None:
+    """The result as a table, and where to read on."""
+    table = Table("", report["metric"], "parameters", "GFLOP", "ms, batch 1", "ms, batch 32", title=report["title"])
+    for who in ("teacher", "student", "baseline"):
+        entry = report[who]
+        if entry is not None:
+            name = {"baseline": "student, not distilled"}.get(who, who)
+            numbers = (f"{entry['latency_ms'][size]:.1f}" for size in ("1", "32"))
+            size = f"{entry['parameters'] / 1e6:.1f} M"
+            table.add_row(name, f"{entry['score']:.4f}", size, f"{entry['flops'] / 1e9:.3f}", *numbers)
+    console = Console()
+    console.print(table)
+    student = report["student"]
+    if student.get("retention") is not None:
+        console.print(
+            f"The student keeps {student['retention']:.1%} of the teacher's {report['metric']} and is "
+            f"{student['speedup']:.1f}x as fast."
+        )
+    console.print(f"Report: {out}/report.html", soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; mistakes of the user end in one line and exit code 2."""
+    try:
+        app()
+    except TutelageError as error:
+        Console(stderr=True, highlight=False).print(f"tutelage: {error}", markup=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,145 @@
+"""Which examples make up each optimiser step, and the tensors of a step.
+
+An optimiser step is always ``batch_size`` examples, as the papers mean it. How they are cut into pieces that fit the
+memory, or spread over processes, is decided here and changes nothing: every piece carries the totals of the whole step,
+by which its losses are divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tutelage.data.examples import Encoded, Examples
+
+Rows = npt.NDArray[np.int64]
+
+WINDOW = 100
+"""Examples of this many steps are sorted by length together."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the losses of one optimiser step are divided by, over all its pieces and processes."""
+
+    examples: float
+    labelled: float
+    tokens: float
+    pairs: float
+    """Pairs of real tokens: the sum of squared lengths."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One padded piece of an optimiser step.
+
+    ``inputs`` holds ``input_ids`` and ``attention_mask`` ``(batch, length)`` (and ``token_type_ids``) as the student's
+    tokenizer makes them; ``rows`` ``(batch,)`` says which examples these are.
+    """
+
+    rows: Tensor
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    totals: Totals
+
+    @property
+    def mask(self) -> Tensor:
+        """``(batch, length)``: 1 at real tokens, 0 at padding."""
+        return self.inputs["attention_mask"]
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            self.rows.to(device),
+            {name: value.to(device) for name, value in self.inputs.items()},
+            self.labels.to(device),
+            self.totals,
+        )
+
+
+def steps(lengths: npt.NDArray[np.int64], rows: Rows, batch_size: int, seed: int, epoch: int) -> list[Rows]:
+    """The optimiser steps of an epoch: shuffled, similar lengths together, the steps in random order.
+
+    A function of its arguments alone, so a resumed run finds its place by counting. Every row occurs exactly once; the
+    last step of the epoch's order may be any and at most one step is short.
+    """
+    generator = np.random.default_rng([seed, 0xBA7C, epoch])
+    order = generator.permutation(rows)
+    chunks: list[Rows] = []
+    for start in range(0, len(order), batch_size * WINDOW):
+        window = order[start : start + batch_size * WINDOW]
+        window = window[np.argsort(lengths[window], kind="stable")]
+        chunks += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+    return [chunks[i] for i in generator.permutation(len(chunks))]
+
+
+def share(step: Rows, rank: int, world: int) -> Rows:
+    """This process's part of a step. A step smaller than the number of processes lends its first row to the rest."""
+    part = step[rank::world]
+    return part if len(part) else step[:1]
+
+
+def pieces(rows: Rows, lengths: npt.NDArray[np.int64], max_tokens: int) -> list[Rows]:
+    """Cut rows into pieces of at most ``max_tokens`` padded tokens (a single longer row is a piece of its own)."""
+    ordered = rows[np.argsort(lengths[rows], kind="stable")]
+    result: list[Rows] = []
+    start = 0
+    for stop in range(1, len(ordered) + 1):
+        if stop == len(ordered) or lengths[ordered[stop]] * (stop + 1 - start) > max_tokens:
+            result.append(ordered[start:stop])
+            start = stop
+    return result
+
+
+def totals_of(rows: Rows, lengths: npt.NDArray[np.int64], labelled: npt.NDArray[np.bool_]) -> Totals:
+    """The totals of one optimiser step."""
+    n = lengths[rows].astype(np.float64)
+    return Totals(float(len(rows)), float(labelled[rows].sum()), float(n.sum()), float(np.square(n).sum()))
+
+
+def padded(encoded: Encoded, rows: Rows, pad_to: int | None = None) -> dict[str, Tensor]:
+    """Token ids, mask (and token types) of ``rows``, padded to the longest of them or to ``pad_to``."""
+    lengths = encoded.lengths[rows]
+    width = max(int(lengths.max()), pad_to or 0)
+    mask = np.arange(width) < lengths[:, None]
+    flat = np.concatenate([np.arange(encoded.offsets[r], encoded.offsets[r + 1]) for r in rows])
+    ids = np.full((len(rows), width), encoded.pad_token, dtype=np.int64)
+    ids[mask] = encoded.tokens[flat]
+    inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+    if encoded.types is not None:
+        types = np.zeros_like(ids)
+        types[mask] = encoded.types[flat]
+        inputs["token_type_ids"] = torch.from_numpy(types)
+    return inputs
+
+
+def step_batches(
+    examples: Examples,
+    encoded: Encoded,
+    step: Rows,
+    rank: int,
+    world: int,
+    max_tokens: int,
+    pad_to: int | None = None,
+) -> Iterator[Batch]:
+    """This process's pieces of one optimiser step."""
+    lengths = encoded.lengths
+    totals = totals_of(step, lengths, examples.labelled)
+    part = share(step, rank, world)
+    lent = rank >= len(step)
+    for rows in pieces(part, np.maximum(lengths, pad_to or 0), max_tokens):
+        inputs = padded(encoded, rows, pad_to)
+        labels = torch.from_numpy(examples.labels[rows])
+        if lent:  # the row counts elsewhere; here it only keeps this process in step, at weight zero
+            totals = Totals(*(float("inf"),) * 4)
+        yield Batch(torch.from_numpy(rows), inputs, labels, totals)
+
+
+def evaluation_batches(encoded: Encoded, max_tokens: int = 16384) -> Iterator[tuple[Rows, dict[str, Tensor]]]:
+    """All examples once, shortest first, as ``(rows, inputs)``."""
+    for rows in pieces(np.arange(len(encoded)), encoded.lengths, max_tokens):
+        yield rows, padded(encoded, rows)

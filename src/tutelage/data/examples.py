@@ -1,0 +1,178 @@
+"""What is learnt from: texts with ids and labels, and the same texts as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Kind = Literal["classification", "regression", "multilabel"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts, their ids and (for some) their labels.
+
+    ``labels`` is ``(n,)`` int64 for classification (``-1`` where there is none), ``(n,)`` float32 for regression and
+    ``(n, classes)`` float32 for multi-label data (``nan`` where there is none). ``ids`` name an example for good:
+    ``"train/17"``, ``"unlabeled/3"``; stored knowledge is looked up by them, never by position.
+    """
+
+    ids: Sequence[str]
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
+    labels: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def labelled(self) -> npt.NDArray[np.bool_]:
+        """``(n,)``: which examples have a label."""
+        if self.labels.dtype.kind == "i":
+            return np.asarray(self.labels >= 0)
+        missing = np.isnan(self.labels)
+        return np.asarray(~(missing if missing.ndim == 1 else missing.any(axis=1)))
+
+    def take(self, rows: npt.NDArray[np.int64] | Sequence[int]) -> Examples:
+        """The examples at ``rows``, in that order."""
+        return Examples(
+            ids=[self.ids[i] for i in rows],
+            texts=[self.texts[i] for i in rows],
+            pairs=None if self.pairs is None else [self.pairs[i] for i in rows],
+            labels=self.labels[np.asarray(rows, dtype=np.int64)],
+        )
+
+    def join(self, other: Examples) -> Examples:
+        """These examples followed by ``other``'s."""
+        pairs = None if self.pairs is None or other.pairs is None else [*self.pairs, *other.pairs]
+        return Examples(
+            ids=[*self.ids, *other.ids],
+            texts=[*self.texts, *other.texts],
+            pairs=pairs,
+            labels=np.concatenate([self.labels, other.labels]),
+        )
+
+
+@dataclass(frozen=True)
+class Data:
+    """One task's data: what to learn from, what to choose checkpoints on, what the report scores.
+
+    ``dev`` may have several parts (MNLI's ``matched`` and ``mismatched``); the first is the one that the report leads
+    with. ``selection`` is empty until :meth:`hold_out` takes it from ``train``.
+    """
+
+    task: str
+    kind: Kind
+    labels: tuple[str, ...]
+    """Names of the classes, in the order of the label numbers; empty for regression."""
+    metrics: tuple[str, ...]
+    """Names of the metrics (see ``evaluation.metrics``); the first decides."""
+    train: Examples
+    dev: dict[str, Examples]
+    selection: Examples | None = None
+    unlabeled: Examples | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+    """For the report: where each part came from, in words."""
+
+    def with_labels(self, labels: tuple[str, ...]) -> Data:
+        """The same data with the classes numbered as in ``labels``, which names at least those of ``self.labels``."""
+        if self.kind == "regression" or labels == self.labels:
+            return self
+        new_of_old = np.array([labels.index(name) for name in self.labels])
+
+        def renumber(examples: Examples) -> Examples:
+            old = examples.labels
+            if self.kind == "multilabel":
+                new = np.where(examples.labelled[:, None], np.zeros((len(old), len(labels)), np.float32), np.nan)
+                new[:, new_of_old] = old
+            else:
+                new = np.where(old >= 0, new_of_old[np.maximum(old, 0)], -1)
+            return replace(examples, labels=new.astype(old.dtype))
+
+        return replace(
+            self,
+            labels=labels,
+            train=renumber(self.train),
+            dev={name: renumber(part) for name, part in self.dev.items()},
+            selection=None if self.selection is None else renumber(self.selection),
+            unlabeled=None if self.unlabeled is None else renumber(self.unlabeled),
+        )
+
+    def hold_out(self, share: float, seed: int) -> Data:
+        """Take ``share`` of ``train`` away as ``selection``, each class in proportion."""
+        generator = np.random.default_rng([seed, 0x5E1])
+        n = len(self.train)
+        if self.kind == "classification":
+            groups = [np.flatnonzero(self.train.labels == c) for c in np.unique(self.train.labels)]
+        else:
+            groups = [np.arange(n)]
+        held = np.zeros(n, dtype=bool)
+        for group in groups:
+            held[generator.permutation(group)[: round(share * len(group))]] = True
+        if not held.any() or held.all():
+            return self
+        return replace(
+            self,
+            train=self.train.take(np.flatnonzero(~held)),
+            selection=self.train.take(np.flatnonzero(held)),
+            sources={**self.sources, "selection": f"{share:.0%} of train, held out"},
+        )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Examples as token ids, ragged: example ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``."""
+
+    tokens: npt.NDArray[np.int32]
+    types: npt.NDArray[np.int8] | None
+    """Token types (segment ids) for models that have them."""
+    offsets: npt.NDArray[np.int64]
+    truncated: int
+    """How many examples were longer than the model takes and lost their end."""
+    pad_token: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """``(n,)``: tokens in each example."""
+        return np.diff(self.offsets)
+
+
+def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
+    """Tokenise without padding; the end of an example beyond ``max_length`` tokens is cut off and counted."""
+    tokens: list[npt.NDArray[np.int32]] = []
+    types: list[npt.NDArray[np.int8]] = []
+    lengths: list[int] = []
+    truncated = 0
+    has_types = "token_type_ids" in tokenizer.model_input_names
+    for start in range(0, len(examples), 1024):
+        stop = start + 1024
+        pairs = None if examples.pairs is None else list(examples.pairs[start:stop])
+        output = tokenizer(
+            list(examples.texts[start:stop]),
+            pairs,
+            truncation=True,
+            max_length=max_length,
+            padding=False,
+            return_token_type_ids=has_types,
+            return_attention_mask=False,
+        )
+        truncated += sum(bool(encoding.overflowing) for encoding in output.encodings)
+        for row, ids in enumerate(output["input_ids"]):
+            tokens.append(np.asarray(ids, dtype=np.int32))
+            lengths.append(len(ids))
+            if has_types:
+                types.append(np.asarray(output["token_type_ids"][row], dtype=np.int8))
+    return Encoded(
+        tokens=np.concatenate(tokens) if tokens else np.empty(0, dtype=np.int32),
+        types=np.concatenate(types) if types else None,
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+        truncated=truncated,
+        pad_token=int(tokenizer.pad_token_id),
+    )

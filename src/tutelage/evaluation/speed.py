@@ -1,0 +1,84 @@
+"""What a model costs: parameters, floating-point operations, milliseconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+WARM_UP = 2
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The number of parameters of ``model``; a tensor that is used in two places counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
+    """Floating-point operations of the matrix products in one forward pass of the whole batch ``inputs``.
+
+    A multiplication and addition is 2 operations. Embeddings, norms and activations do not count.
+    """
+    # The fused attention kernel for CPUs is unknown to the counter and would count as nothing.
+    with _evaluating([model]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        counter = FlopCounterMode(display=False)
+        with counter:
+            model(**inputs)
+    return int(counter.get_total_flops())
+
+
+def latencies(
+    models: Mapping[str, nn.Module],
+    inputs: Mapping[str, Callable[[int], dict[str, Tensor]]],
+    batch_sizes: Sequence[int] = (1, 32),
+    repeats: int = 15,
+) -> dict[str, dict[str, float]]:
+    """Median milliseconds of a forward pass: ``{model: {"1": ..., "32": ...}}``, by batch size.
+
+    ``inputs[name](batch_size)`` makes what model ``name`` is given, on its device. The models take turns, so that
+    a machine whose load changes meanwhile is as slow for all of them.
+    """
+    result: dict[str, dict[str, float]] = {name: {} for name in models}
+    with _evaluating(list(models.values())), torch.inference_mode():
+        for batch_size in batch_sizes:
+            batches = {name: inputs[name](batch_size) for name in models}
+            for name, model in models.items():
+                for _ in range(WARM_UP):
+                    _milliseconds(model, batches[name])
+            times: dict[str, list[float]] = {name: [] for name in models}
+            for _ in range(repeats):
+                for name, model in models.items():
+                    times[name].append(_milliseconds(model, batches[name]))
+            for name in models:
+                result[name][str(batch_size)] = median(times[name])
+    return result
+
+
+def _milliseconds(model: nn.Module, batch: Mapping[str, Tensor]) -> float:
+    cuda = any(tensor.is_cuda for tensor in batch.values())
+    if cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    model(**batch)
+    if cuda:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) * 1000
+
+
+@contextmanager
+def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Evaluation mode; afterwards every module is in the mode that it was in."""
+    before = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

@@ -1,0 +1,148 @@
+"""What is read from a model while it runs: logits, hidden states, queries and keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from tutelage import anatomy
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an objective asks of one model.
+
+    ``hidden`` counts as ``hidden_states`` does: 0 is the embedding output, ``l`` the output of layer ``l``.
+    ``attention`` names layers from 1 whose queries and keys are wanted.
+    """
+
+    logits: bool = False
+    hidden: frozenset[int] = frozenset()
+    attention: frozenset[int] = frozenset()
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(self.logits or other.logits, self.hidden | other.hidden, self.attention | other.attention)
+
+    def __bool__(self) -> bool:
+        return self.logits or bool(self.hidden) or bool(self.attention)
+
+    def __str__(self) -> str:
+        parts = ["logits"] if self.logits else []
+        if self.hidden:
+            parts.append(f"hidden{sorted(self.hidden)}")
+        if self.attention:
+            parts.append(f"query+key{sorted(self.attention)}")
+        return ", ".join(parts) or "nothing"
+
+    @property
+    def top(self) -> int:
+        """The last layer that has to run when no logits are asked for."""
+        return max(self.hidden | self.attention, default=0)
+
+
+@dataclass
+class Signals:
+    """One model's signals for one batch.
+
+    ``logits`` is ``(batch, classes)``; ``hidden[l]`` is ``(batch, length, hidden)``; ``queries[l]`` and ``keys[l]`` are
+    ``(batch, heads, length, head_size)``, as they enter the dot product (after rotary positions, where there are any).
+    """
+
+    logits: Tensor | None = None
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    queries: dict[int, Tensor] = field(default_factory=dict)
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    scaling: float = 1.0
+    """What the model multiplies the dot product of a query and a key with."""
+
+
+class _Enough(Exception):
+    """Raised inside a forward pass when everything asked for has been seen."""
+
+
+class Tap:
+    """Runs a model and returns the signals asked for; :meth:`close` leaves the model as it was.
+
+    Hidden states are read by hooks, queries and keys inside the attention function that PyTorch's fused kernel serves,
+    so the model runs at its usual speed and no attention map exists. Layers are numbered by the order of the calls:
+    ALBERT runs one layer many times, and not every family numbers its attention modules.
+    """
+
+    _reading: Tap | None = None
+
+    def __init__(self, model: PreTrainedModel, needs: Needs) -> None:
+        self.model, self.needs = model, needs
+        self._signals = Signals()
+        self._layer_calls = self._attention_calls = 0
+        self._stop_early = False
+        self._attention_before = None
+        self._hooks = []
+        if needs.hidden or needs.attention:
+            self._hooks.append(anatomy.embedding_output_of(model).register_forward_hook(self._see_embeddings))
+            self._hooks += [layer.register_forward_hook(self._see_layer) for layer in anatomy.layers_of(model)]
+        if needs.attention:
+            self._attention_before = model.config._attn_implementation
+            model.set_attn_implementation("tutelage_tap")
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        if self._attention_before is not None:
+            self.model.set_attn_implementation(self._attention_before)
+
+    def __call__(self, inputs: dict[str, Tensor]) -> Signals:
+        """Run the model on ``input_ids``, ``attention_mask`` (and ``token_type_ids``)."""
+        self._signals = Signals()
+        self._layer_calls = self._attention_calls = 0
+        # Under autograd (a student) every parameter should take part; a teacher stops at the last layer it must show.
+        self._stop_early = not self.needs.logits and not torch.is_grad_enabled()
+        Tap._reading, outer = self, Tap._reading
+        try:
+            if self.needs.logits:
+                self._signals.logits = self.model(**inputs).logits
+            else:
+                anatomy.base_of(self.model)(**inputs)
+        except _Enough:
+            pass
+        finally:
+            Tap._reading = outer
+        return self._signals
+
+    def _see_embeddings(self, module: nn.Module, args: Any, output: Any) -> None:
+        if 0 in self.needs.hidden:
+            self._signals.hidden[0] = output
+
+    def _see_layer(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._layer_calls += 1
+        if self._layer_calls in self.needs.hidden:
+            self._signals.hidden[self._layer_calls] = output[0] if isinstance(output, tuple) else output
+        if self._stop_early and self._layer_calls == self.needs.top:
+            raise _Enough
+
+    def _see_attention(self, query: Tensor, key: Tensor, scaling: float) -> None:
+        self._attention_calls += 1
+        if self._attention_calls in self.needs.attention:
+            self._signals.queries[self._attention_calls] = query
+            self._signals.keys[self._attention_calls] = key
+            self._signals.scaling = scaling
+
+
+def _tapped_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    if Tap._reading is not None:
+        scaling = kwargs.get("scaling")
+        Tap._reading._see_attention(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
+    output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return output
+
+
+AttentionInterface.register("tutelage_tap", _tapped_attention)
+# Without a mask function of the same name the mask would arrive as None and padding would be attended to, silently.
+AttentionMaskInterface.register("tutelage_tap", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

@@ -1,0 +1,17 @@
+"""One short file per published method: the seven choices and nothing else."""
+
+from collections.abc import Callable
+
+from tutelage.methods.distilbert import distilbert
+from tutelage.methods.finetune import finetune
+from tutelage.methods.kd import kd
+from tutelage.methods.logits_mse import logits_mse
+from tutelage.methods.pkd import pkd, pkd_reference
+from tutelage.methods.tinybert import tinybert, tinybert_reference
+from tutelage.recipe import Recipe
+
+METHODS: dict[str, Callable[[], Recipe]] = {
+    method.__name__: method
+    for method in (finetune, kd, logits_mse, pkd, pkd_reference, distilbert, tinybert, tinybert_reference)
+}
+"""Every method by its name, with its defaults."""

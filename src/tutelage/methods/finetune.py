@@ -1,0 +1,16 @@
+"""Plain fine-tuning: the labels alone. The teacher's own training, and the baseline that every method must beat."""
+
+from tutelage.objectives.terms import HardLabels
+from tutelage.recipe import Recipe, Stage
+from tutelage.students.build import Copied, Student
+
+
+def finetune(student: Student | None = None, epochs: int = 3, lr: float = 3e-5) -> Recipe:
+    """Cross-entropy (or squared error) on the labels."""
+    return Recipe(
+        method="finetune",
+        title="Fine-tuning",
+        paper="Devlin et al., NAACL 2019, arXiv:1810.04805",
+        student=student or Copied(),
+        stages=[Stage(name="finetune", objective=[HardLabels()], epochs=epochs, lr=lr)],
+    )

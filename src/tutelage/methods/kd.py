@@ -1,0 +1,23 @@
+"""Knowledge distillation (Hinton et al. 2015): the teacher's softened predictions beside the labels."""
+
+from tutelage.objectives.terms import HardLabels, SoftLabels
+from tutelage.recipe import Recipe, Stage
+from tutelage.students.build import Copied
+
+
+def kd(alpha: float = 0.7, temperature: float = 2.0, epochs: int = 3, lr: float = 5e-5) -> Recipe:
+    """``alpha T^2 KL(p_t || p_s) + (1 - alpha) CE(z_s, y)``; the hard term is always at temperature 1."""
+    return Recipe(
+        method="kd",
+        title="Knowledge distillation",
+        paper="Hinton et al., 2015, arXiv:1503.02531",
+        student=Copied(),
+        stages=[
+            Stage(
+                name="distill",
+                objective=[SoftLabels(temperature=temperature, weight=alpha), HardLabels(weight=round(1 - alpha, 6))],
+                epochs=epochs,
+                lr=lr,
+            )
+        ],
+    )

@@ -1,0 +1,56 @@
+"""BERT-PKD (Sun et al. 2019): besides the predictions, imitate the teacher's [CLS] vectors layer by layer."""
+
+from typing import Literal
+
+from tutelage.objectives.terms import FirstToken, HardLabels, SoftLabels
+from tutelage.recipe import Recipe, Stage
+from tutelage.students.build import Copied
+
+
+def pkd(
+    alpha: float = 0.5,
+    temperature: float = 4.0,
+    beta: float = 100 / 768,
+    layers: Literal["skip", "last"] = "skip",
+    epochs: int = 4,
+    lr: float = 5e-5,
+) -> Recipe:
+    """``(1 - alpha) CE + alpha T^2 KL + beta L_PT``.
+
+    ``L_PT`` is the squared distance of normalised [CLS] vectors, mean over examples and pairs of layers; the student's
+    last layer has no pair. The authors' code averages over the hidden size too, so its beta is larger by that factor:
+    100 for a hidden size of 768 is 0.13 here.
+    """
+    return Recipe(
+        method="pkd",
+        title="BERT-PKD",
+        paper="Sun et al., EMNLP 2019, arXiv:1908.09355",
+        student=Copied(choose="first"),
+        stages=[
+            Stage(
+                name="distill",
+                objective=[
+                    HardLabels(weight=round(1 - alpha, 6)),
+                    SoftLabels(temperature=temperature, weight=alpha),
+                    FirstToken(layers=layers, weight=beta),
+                ],
+                epochs=epochs,
+                lr=lr,
+            )
+        ],
+    )
+
+
+def pkd_reference(alpha: float = 0.5, temperature: float = 10.0, beta: float = 100.0) -> Recipe:
+    """The reductions of the authors' code: KL averaged over classes, patient loss averaged over the hidden size."""
+    recipe = pkd(alpha, temperature, beta)
+    stage = recipe.stages[0].model_copy(
+        update={
+            "objective": [
+                HardLabels(weight=round(1 - alpha, 6)),
+                SoftLabels(temperature=temperature, weight=alpha, reduction="mean"),
+                FirstToken(weight=beta, reduction="mean"),
+            ]
+        }
+    )
+    return recipe.model_copy(update={"method": "pkd_reference", "title": "BERT-PKD, as its code", "stages": [stage]})

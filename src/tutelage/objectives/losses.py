@@ -1,0 +1,198 @@
+"""Losses as pure functions: tensors and a mask in, a scalar out, computed in float32.
+
+Each returns ``sum / count``. ``count`` may be given from outside: a batch that is cut into micro-batches, or spread over
+processes, then yields parts that add up to the loss of the whole, exactly. Where it is not given, it is taken from the
+arguments. Padded positions (mask 0) change neither a value nor a gradient.
+
+Symbols: ``B`` batch, ``C`` classes, ``n`` padded length, ``d`` hidden size, ``h`` heads, ``z`` logits, ``T`` temperature.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Count = Tensor | float | None
+
+DIRECT_UP_TO = 128
+"""Longest input for which attention scores are compared map against map (see :func:`attention_score_mse`)."""
+
+
+def _mean(total: Tensor, count: Count, default: Tensor | float) -> Tensor:
+    divisor = default if count is None else count
+    return total / (divisor.clamp(min=1) if isinstance(divisor, Tensor) else max(divisor, 1))
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, count: Count = None) -> Tensor:
+    """Hard labels: ``-log softmax(z)[y]``, mean over examples; label ``-1`` marks an example without one.
+
+    Shapes: logits ``(B, C)``, labels ``(B,)`` integer.
+    """
+    total = F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
+    return _mean(total, count, (labels >= 0).sum())
+
+
+def squared_error(outputs: Tensor, labels: Tensor, count: Count = None) -> Tensor:
+    """Regression on labels: ``(z - y)^2``, mean over examples; ``nan`` marks an example without a label.
+
+    Shapes: outputs ``(B, 1)`` or ``(B,)``, labels ``(B,)``.
+    """
+    known = ~labels.isnan()
+    difference = torch.where(known, outputs.float().reshape(labels.shape) - labels.nan_to_num(), 0.0)
+    return _mean(difference.square().sum(), count, known.sum())
+
+
+def binary_cross_entropy(logits: Tensor, labels: Tensor, count: Count = None) -> Tensor:
+    """Multi-label hard labels: binary cross-entropy, mean over classes and examples; ``nan`` rows have no label.
+
+    Shapes: both ``(B, C)``.
+    """
+    known = ~labels.isnan().any(dim=1)
+    losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")
+    return _mean((losses.mean(dim=1) * known).sum(), count, known.sum())
+
+
+def soft_cross_entropy(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float = 1.0,
+    *,
+    scale: bool = True,
+    reduction: Literal["batchmean", "mean"] = "batchmean",
+    count: Count = None,
+) -> Tensor:
+    """``T^2 KL(softmax(z_t / T) || softmax(z_s / T))``, summed over classes, mean over examples (Hinton et al. 2015).
+
+    Its gradient in ``z_s`` is ``(T / B) (p_s - p_t)``, that of the soft cross-entropy: the two differ by the teacher's
+    entropy. ``scale=False`` leaves the ``T^2`` out; ``reduction="mean"`` averages over classes too, as the reference code
+    of BERT-PKD and TinyBERT does, which makes the loss ``C`` times smaller.
+
+    Shapes: both ``(B, C)``.
+    """
+    log_student = F.log_softmax(student.float() / temperature, dim=-1)
+    log_teacher = F.log_softmax(teacher.float() / temperature, dim=-1)
+    total = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
+    if scale:
+        total = total * temperature**2
+    if reduction == "mean":
+        total = total / student.shape[-1]
+    return _mean(total, count, float(student.shape[0]))
+
+
+def soft_binary_cross_entropy(
+    student: Tensor, teacher: Tensor, temperature: float = 1.0, *, scale: bool = True, count: Count = None
+) -> Tensor:
+    """Multi-label soft labels: ``T^2`` times the KL of one Bernoulli a class, mean over classes and examples.
+
+    Shapes: both ``(B, C)``.
+    """
+    s, t = student.float() / temperature, teacher.float() / temperature
+    p = t.sigmoid()
+    kl = p * (F.logsigmoid(t) - F.logsigmoid(s)) + (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
+    total = kl.mean(dim=-1).sum() * (temperature**2 if scale else 1.0)
+    return _mean(total, count, float(student.shape[0]))
+
+
+def logits_mse(
+    student: Tensor, teacher: Tensor, *, reduction: Literal["mean", "sum"] = "mean", count: Count = None
+) -> Tensor:
+    """``||z_s - z_t||^2``, mean over examples, and mean or sum over classes (Tang et al. 2019).
+
+    Shapes: both ``(B, C)``.
+    """
+    total = (student.float() - teacher.float()).square().sum()
+    return _mean(total if reduction == "sum" else total / student.shape[-1], count, float(student.shape[0]))
+
+
+def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor, count: Count = None) -> Tensor:
+    """``||h_s - h_t||^2 / d``, mean over real tokens (TinyBERT, Jiao et al. 2020, eq. 8 and 9).
+
+    Shapes: both ``(B, n, d)``, mask ``(B, n)``; ``count`` is a number of tokens.
+    """
+    difference = (student.float() - teacher.float()) * mask.unsqueeze(-1)
+    return _mean(difference.square().sum() / student.shape[-1], count, mask.sum())
+
+
+def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor, count: Count = None) -> Tensor:
+    """``1 - cos(h_s, h_t)``, mean over real tokens (DistilBERT, Sanh et al. 2019).
+
+    Shapes: both ``(B, n, d)``, mask ``(B, n)``; ``count`` is a number of tokens.
+    """
+    distance = 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)
+    return _mean((distance * mask).sum(), count, mask.sum())
+
+
+def patient_mse(student: Tensor, teacher: Tensor, *, normalize: bool = True, count: Count = None) -> Tensor:
+    """``|| s/||s|| - t/||t|| ||^2`` of the first token's vectors, summed over ``d``, mean over examples.
+
+    BERT-PKD's patient loss (Sun et al. 2019, eq. 7) for one pair of layers; with ``normalize=False`` the vectors are
+    compared as they are, as in the authors' best runs on the larger sets.
+
+    Shapes: both ``(B, d)``.
+    """
+    s, t = student.float(), teacher.float()
+    if normalize:
+        s, t = F.normalize(s, dim=-1), F.normalize(t, dim=-1)
+    return _mean((s - t).square().sum(), count, float(student.shape[0]))
+
+
+def attention_score_mse(
+    student_query: Tensor,
+    student_key: Tensor,
+    teacher_query: Tensor,
+    teacher_key: Tensor,
+    mask: Tensor,
+    *,
+    student_scaling: float | None = None,
+    teacher_scaling: float | None = None,
+    padding: Literal["masked", "reference"] = "masked",
+    form: Literal["auto", "direct", "gram"] = "auto",
+    count: Count = None,
+) -> Tensor:
+    """MSE of the attention scores ``Q K^T / sqrt(d_head)`` before the softmax (TinyBERT, eq. 7), mean over heads.
+
+    The mean runs over pairs of real tokens: ``count`` is ``sum_b n_b^2``. With ``padding="reference"`` it runs over all
+    ``B n^2`` places as in the authors' code, where masked keys count as zero and padded queries take part.
+
+    The scores' difference is itself one product, ``X Y^T`` with ``X = [Q_s, -Q_t]`` (scaled) and ``Y = [K_s, K_t]``, so
+
+        ``||X Y^T||^2 = sum((X^T X) * (Y^T Y))``
+
+    needs two ``(d_s + d_t)^2`` matrices and no ``n x n`` map. That form subtracts large numbers where the student is
+    close to the teacher (in float32 a relative error of 4 % at a mismatch of 1e-3), so it is computed in float64. The
+    direct form is faster for short inputs and serves them (``form="auto"``: up to 128 tokens).
+
+    Shapes: queries and keys ``(B, h, n, d_head)``, head sizes may differ between the two; mask ``(B, n)``.
+    """
+    length, heads = mask.shape[1], student_query.shape[1]
+    if form == "auto":
+        # Devices without float64 take the direct form at any length.
+        form = "direct" if length <= DIRECT_UP_TO or mask.device.type == "mps" else "gram"
+    scale_s = student_query.shape[-1] ** -0.5 if student_scaling is None else student_scaling
+    scale_t = teacher_query.shape[-1] ** -0.5 if teacher_scaling is None else teacher_scaling
+    real = mask.to(torch.float32)[:, None, :, None]
+    rows = real if padding == "masked" else torch.ones_like(real)
+    qs, ks = student_query.float() * (rows * scale_s), student_key.float() * real
+    qt, kt = teacher_query.float() * (rows * scale_t), teacher_key.float() * real
+    if padding == "masked":
+        default = mask.sum(dim=1).float().square().sum()
+    else:
+        default, count = torch.tensor(float(mask.shape[0] * length**2)), None
+    with torch.autocast(device_type=mask.device.type, enabled=False):
+        if form == "direct":
+            total = (qs @ ks.mT - qt @ kt.mT).square().sum()
+        else:
+            x, y = torch.cat([qs, -qt], dim=-1).double(), torch.cat([ks, kt], dim=-1).double()
+            total = ((x.mT @ x) * (y.mT @ y)).sum().float()
+    return _mean(total / heads, count, default.to(total.device))
+
+
+def reference_hidden_mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """``||h_s - h_t||^2``, mean over all places, padded ones included: what TinyBERT's code computes.
+
+    Shapes: both ``(B, n, d)``.
+    """
+    return F.mse_loss(student.float(), teacher.float())

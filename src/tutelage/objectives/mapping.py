@@ -1,0 +1,80 @@
+"""Which teacher layer teaches which student layer.
+
+A mapping is a list of pairs ``(student layer, teacher layer)``; layers count from 1, and 0 is the embedding output.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tutelage.errors import TutelageError
+
+Strategy = Literal["uniform", "top", "bottom", "skip", "last", "final"]
+Mapping = Strategy | list[int]
+Pairs = list[tuple[int, int]]
+
+
+def half_up(numerator: int, denominator: int) -> int:
+    """``numerator / denominator`` rounded, halves up (Python's ``round`` takes 2.5 to 2)."""
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def spread(count: int, depth: int) -> list[int]:
+    """``count`` layers (from 1) spread evenly over ``depth``, first and last included: DistilBERT's choice.
+
+    12 -> 6 gives 1, 3, 5, 8, 10, 12: the reference's 0, 2, 4, 7, 9, 11 counted from 1.
+    """
+    if count == 1:
+        return [1]
+    return [1 + half_up(i * (depth - 1), count - 1) for i in range(count)]
+
+
+def pairs(mapping: Mapping, student_layers: int, teacher_layers: int) -> Pairs:
+    """The pairs of a mapping for a student of ``M`` and a teacher of ``N`` layers.
+
+    * ``uniform``: m -> m N / M; ``top``: m -> m + N - M; ``bottom``: m -> m (TinyBERT, section 3.1 and table 4)
+    * ``skip``: m -> m N / M and ``last``: m -> N - M + m, both without the student's last layer (BERT-PKD)
+    * ``final``: the last layer only
+    * a list: the teacher layer of each student layer in turn; 0 leaves a student layer without one
+
+    Raises:
+        TutelageError: for a student deeper than its teacher, a list of another length, a layer that does not exist.
+    """
+    m, n = student_layers, teacher_layers
+    if isinstance(mapping, list):
+        if len(mapping) != m:
+            raise TutelageError(
+                f"the mapping {mapping} names {len(mapping)} teacher layers but the student has {m} layers; give {m}"
+            )
+        for layer in mapping:
+            if not 0 <= layer <= n:
+                raise TutelageError(
+                    f"the mapping {mapping} asks for teacher layer {layer}, but the teacher has layers 1 to {n}"
+                )
+        return [(s, t) for s, t in enumerate(mapping, start=1) if t]
+    if mapping == "final":
+        return [(m, n)]
+    if m > n:
+        raise TutelageError(
+            f"the mapping {mapping!r} needs a teacher at least as deep as the student, but the student has {m} layers "
+            f"and the teacher {n}; give the teacher layer of each student layer as a list"
+        )
+    if mapping == "uniform":
+        return [(i, half_up(i * n, m)) for i in range(1, m + 1)]
+    if mapping == "top":
+        return [(i, i + n - m) for i in range(1, m + 1)]
+    if mapping == "bottom":
+        return [(i, i) for i in range(1, m + 1)]
+    if mapping == "skip":
+        return [(i, half_up(i * n, m)) for i in range(1, m)]
+    return [(i, n - m + i) for i in range(1, m)]
+
+
+def picture(mapped: Pairs, student_layers: int, teacher_layers: int) -> str:
+    """The mapping as text, the teacher's layers in a row above the student layers that they teach."""
+    taught = {t: s for s, t in mapped}
+    width = max(3, len(str(max(teacher_layers, student_layers))) + 1)
+    top = "".join(str(t).rjust(width) for t in range(teacher_layers + 1))
+    middle = "".join(("|" if t in taught else "").rjust(width) for t in range(teacher_layers + 1))
+    bottom = "".join((str(taught[t]) if t in taught else "").rjust(width) for t in range(teacher_layers + 1))
+    return "\n".join([f"teacher {top}", f"        {middle}".rstrip(), f"student {bottom}".rstrip()])

@@ -1,0 +1,86 @@
+"""What a person sees while something long runs: a live line in a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from tutelage.training.loop import Event
+
+PLAIN_SECONDS = 10.0
+
+
+class Display:
+    """Shows progress and messages on stderr (stdout is for results); ``quiet`` shows nothing."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._printed = 0.0
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def advance(self, name: str, total: int, count: int) -> None:
+        """``count`` more of ``total`` are done."""
+        task = self._task(name, total)
+        self._progress.advance(task, count)
+        if next(t for t in self._progress.tasks if t.id == task).finished:
+            self._forget(name)
+
+    def event(self, who: str, event: Event) -> None:
+        """A line of the training log."""
+        name = f"{who} / {event.stage}" if who else event.stage
+        losses = " ".join(f"{term} {value:.4g}" for term, value in event.losses.items())
+        score = "" if event.score is None else f" selection {event.score:.4f}"
+        note = f"epoch {event.epoch} {losses} lr {event.lr:.2g}{score} {event.tokens_per_second:,.0f} tokens/s"
+        self._progress.update(self._task(name, event.steps), completed=event.step, note=note)
+        now = time.monotonic()
+        done = event.step >= event.steps
+        if self._progress.disable and (event.score is not None or done or now - self._printed > PLAIN_SECONDS):
+            left = event.seconds / max(event.step, 1) * (event.steps - event.step)
+            self.say(f"{name} step {event.step}/{event.steps} {note} left {left:.0f}s")
+            self._printed = now
+        elif done:
+            self.say(f"{name} step {event.step}/{event.steps} {note}")
+        if done:
+            self._forget(name)
+
+    def _task(self, name: str, total: int) -> TaskID:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, note="")
+        return self._tasks[name]
+
+    def _forget(self, name: str) -> None:
+        self._progress.remove_task(self._tasks.pop(name))

@@ -1,0 +1,232 @@
+"""Which network learns, and where its first weights come from."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.errors import TutelageError
+from tutelage.objectives.mapping import half_up, spread
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Copied(BaseModel):
+    """Layers of the teacher, with its embeddings, pooler and head.
+
+    ``choose`` takes the ``first``, the ``last`` or evenly spread layers (``spread``: first and last included, as
+    DistilBERT does; ``uniform``: every N/M-th, the ones that a uniform mapping pairs); ``layers`` may also name them
+    (from 1). ``source`` copies from another checkpoint of the teacher's family instead (BERT-PKD starts from the
+    pretrained, not the fine-tuned, BERT); the head is then new.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    init: Literal["copied"] = "copied"
+    layers: Count | list[Count] = 3
+    choose: Literal["first", "last", "spread", "uniform"] = "spread"
+    source: str | None = None
+
+
+class Fresh(BaseModel):
+    """A new network of the teacher's family (or ``family``) with random weights; sizes left out are the teacher's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    init: Literal["fresh"] = "fresh"
+    family: str | None = None
+    layers: Count
+    hidden: Count | None = None
+    intermediate: Count | None = None
+    heads: Count | None = None
+    embedding: Count | None = None
+    """Width of the embedding table, in families that set it apart (ELECTRA, ALBERT)."""
+
+
+class Checkpoint(BaseModel):
+    """Any checkpoint: a folder or a hub id."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    init: Literal["checkpoint"] = "checkpoint"
+    name: str
+
+
+Student = Annotated[Copied | Fresh | Checkpoint, Field(discriminator="init")]
+
+
+def parse(text: str, default: Student) -> Student:
+    """The student that ``--student`` names: ``layers=3``, ``layers=4,hidden=312,heads=12``, ``layers=2+4+6``, a checkpoint.
+
+    Sizes make a fresh network, layers alone are copied where ``default`` copies.
+
+    Raises:
+        TutelageError: for a key or value that no kind of student has.
+    """
+    if "=" not in text:
+        return Checkpoint(name=text)
+    fields: dict[str, Any] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        fields[key.strip()] = [int(v) for v in value.split("+")] if "+" in value else value.strip()
+    kinds: dict[str, type[Copied | Fresh | Checkpoint]] = {"copied": Copied, "fresh": Fresh, "checkpoint": Checkpoint}
+    sized = {"hidden", "intermediate", "heads", "family", "embedding"} & set(fields)
+    init = fields.get("init") or ("fresh" if sized else "checkpoint" if "name" in fields else default.init)
+    if init not in kinds:
+        raise TutelageError(f"--student init={init!r} is unknown; use one of {', '.join(kinds)}")
+    try:
+        return kinds[init](**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise TutelageError(
+            f"--student {text!r}: {place}: {first['msg']}; a {init} student has the fields "
+            f"{', '.join(kinds[init].model_fields)}"
+        ) from None
+
+
+def load_model(name: str, **settings: Any) -> tuple[PreTrainedModel, list[str]]:
+    """A sequence classifier from a folder or the hub, in float32 and evaluation mode; and the weights it had to make up.
+
+    Raises:
+        TutelageError: when there is no such checkpoint, or it is of an unknown family.
+    """
+    try:
+        anatomy.family_of(AutoConfig.from_pretrained(name))
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            dtype=torch.float32,
+            output_loading_info=True,
+            # A head of another task is replaced, on purpose, where the caller says which labels there are.
+            ignore_mismatched_sizes=bool(settings),
+            **settings,
+        )
+    except TutelageError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TutelageError(f"cannot load the model {name!r}: {reason}") from None
+    return model.eval(), sorted(info["missing_keys"])
+
+
+def chosen_layers(student: Copied, depth: int) -> list[int]:
+    """The teacher layers (from 1) that the student's layers are copies of.
+
+    Raises:
+        TutelageError: when there are fewer.
+    """
+    if isinstance(student.layers, list):
+        if max(student.layers) > depth:
+            raise TutelageError(f"layer {max(student.layers)} cannot be copied: the teacher has layers 1 to {depth}")
+        return student.layers
+    count = student.layers
+    if count > depth:
+        raise TutelageError(f"{count} layers cannot be copied: the teacher has {depth}; use layers={depth} or fewer")
+    if student.choose == "first":
+        return list(range(1, count + 1))
+    if student.choose == "last":
+        return list(range(depth - count + 1, depth + 1))
+    if student.choose == "spread":
+        return spread(count, depth)
+    return [half_up(i * depth, count) for i in range(1, count + 1)]
+
+
+def build(student: Student, teacher: PreTrainedModel | None, labels: dict[str, Any], seed: int) -> PreTrainedModel:
+    """The student, in float32. ``labels`` holds ``num_labels``, ``id2label``, ``label2id`` and ``problem_type``.
+
+    Raises:
+        TutelageError: for sizes that cannot be (hidden not divisible by heads, more layers than the teacher has).
+    """
+    torch.manual_seed(seed)
+    if isinstance(student, Checkpoint):
+        return load_model(resolve(student.name), **labels)[0]
+    if isinstance(student, Copied):
+        if student.source is not None:
+            return copy_layers(load_model(student.source, **labels)[0], student, labels)
+        if teacher is None:
+            raise TutelageError("a copied student needs a teacher or a source to copy from; give --teacher")
+        return copy_layers(teacher, student, labels)
+    if teacher is None:
+        raise TutelageError("a fresh student takes its family and vocabulary from a teacher; give --teacher")
+    return from_sizes(student, teacher.config, labels)
+
+
+def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]) -> PreTrainedModel:
+    """A shallower copy: chosen layers, and everything around the layers, of ``source``."""
+    family = anatomy.family_of(source.config)
+    picked = chosen_layers(student, getattr(source.config, family.depth))
+    if family.first_layer_differs and picked[0] != 1:
+        raise TutelageError(
+            f"the first layer of {source.config.model_type} has no norm before its attention and cannot be replaced by "
+            f"layer {picked[0]}; choose layers that start with 1 (choose=first or choose=spread)"
+        )
+    config = copy.deepcopy(source.config)
+    setattr(config, family.depth, len(picked))
+    if getattr(config, "layer_types", None):
+        config.layer_types = [source.config.layer_types[i - 1] for i in picked]
+    for key, value in labels.items():
+        setattr(config, key, value)
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    prefix = next(name for name, module in source.named_modules() if module is anatomy.layers_of(source)) + "."
+    weights: dict[str, Any] = {}
+    for name, tensor in source.state_dict().items():
+        if name.startswith(prefix) and not family.shared:
+            index, _, rest = name.removeprefix(prefix).partition(".")
+            weights |= {f"{prefix}{new}.{rest}": tensor for new, old in enumerate(picked) if old - 1 == int(index)}
+        else:
+            weights[name] = tensor
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def from_sizes(student: Fresh, like: Any, labels: dict[str, Any]) -> PreTrainedModel:
+    """A network with random weights, of the sizes given and otherwise configured like ``like``."""
+    model_type = student.family or like.model_type
+    config = copy.deepcopy(like) if model_type == like.model_type else _plain_config(model_type, like)
+    family = anatomy.family_of(config)
+    setattr(config, family.depth, student.layers)
+    for size in ("hidden", "intermediate", "heads"):
+        if getattr(student, size) is not None:
+            setattr(config, getattr(family, size), getattr(student, size))
+    shape = anatomy.shape_of(config)
+    if shape.hidden % shape.heads:
+        fitting = [h for h in range(1, shape.hidden + 1) if shape.hidden % h == 0 and h <= 2 * shape.heads]
+        raise TutelageError(
+            f"the hidden size {shape.hidden} is not divisible by {shape.heads} heads; use one of heads="
+            f"{', '.join(map(str, fitting))} or another hidden size"
+        )
+    if student.embedding is not None:
+        if not hasattr(config, "embedding_size"):
+            raise TutelageError(
+                f"{model_type} has no embedding size of its own; leave out embedding={student.embedding}"
+            )
+        config.embedding_size = student.embedding
+    if getattr(config, "layer_types", None):
+        config.layer_types = (list(like.layer_types) * student.layers)[: student.layers]
+    for key, value in labels.items():
+        setattr(config, key, value)
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    return model.eval()
+
+
+def _plain_config(model_type: str, like: Any) -> Any:
+    if model_type not in anatomy.FAMILIES:
+        raise TutelageError(f"family={model_type!r} is unknown; use one of {', '.join(sorted(anatomy.FAMILIES))}")
+    return AutoConfig.for_model(
+        model_type,
+        vocab_size=like.vocab_size,
+        pad_token_id=like.pad_token_id,
+        max_position_embeddings=like.max_position_embeddings,
+    )
+
+
+def resolve(path: str) -> str:
+    """A model's folder: the path itself, or ``student/`` in it if it is the folder of a run."""
+    inside = Path(path) / "student"
+    return str(inside) if not (Path(path) / "config.json").exists() and (inside / "config.json").exists() else path

@@ -1,0 +1,81 @@
+"""The state of a run on disk: written whole or not at all, in safetensors and JSON only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+State = dict[str, Any]
+"""Plain values by name, and under names that end in ``.safetensors`` dictionaries of tensors."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader (or a crash) sees the old content or the new, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def save(folder: Path, state: State) -> None:
+    """Replace the checkpoint in ``folder``; a crash at any point leaves the old one or the new one readable."""
+    fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    plain = {}
+    for name, value in state.items():
+        if name.endswith(".safetensors"):
+            # Cloned: safetensors refuses tensors that share memory (tied weights).
+            save_file({key: tensor.detach().cpu().clone() for key, tensor in value.items()}, fresh / name)
+        else:
+            plain[name] = value
+    (fresh / "state.json").write_text(json.dumps(plain), encoding="utf-8")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load(folder: Path) -> State | None:
+    """The checkpoint in ``folder``, or None."""
+    for candidate in (folder, folder.with_name(folder.name + ".old")):
+        if (candidate / "state.json").exists():
+            state: State = json.loads((candidate / "state.json").read_text(encoding="utf-8"))
+            for path in candidate.glob("*.safetensors"):
+                state[path.name] = load_file(path)
+            return state
+    return None
+
+
+def remove(folder: Path) -> None:
+    for name in (folder.name, folder.name + ".old", folder.name + ".new"):
+        shutil.rmtree(folder.with_name(name), ignore_errors=True)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state as flat tensors.
+
+    Not ``optimizer.state_dict()``: loading that casts every tensor to the parameter's type, bookkeeping included.
+    """
+    flat = {}
+    for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        for name, value in optimizer.state.get(parameter, {}).items():
+            flat[f"{index}.{name}"] = value
+    return flat
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
+    """Put :func:`optimizer_state` back; moments go to their parameter's device, the rest to where it is expected."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for key, value in flat.items():
+        index, _, name = key.partition(".")
+        parameter = parameters[int(index)]
+        on_device = name.startswith("exp_avg") or name == "step"
+        optimizer.state[parameter][name] = value.to(parameter.device) if on_device else value

@@ -1,0 +1,258 @@
+"""The one training loop.
+
+What happens when, for one stage::
+
+    for epoch:
+        for step in the epoch's steps:              # batch_size examples each, shuffled, similar lengths together
+            seed the random state from (seed, stage, epoch, step)
+            catch up the embedding rows that the step reads
+            for piece in step:                      # at most max_tokens at once; this process's share
+                teacher signals, student signals -> objective -> loss -> backward
+            clip, step, zero the gradients
+            log; write a checkpoint when the last is a minute old
+        score the selection data; keep the best weights; stop if patience has run out
+    take back the best weights
+
+The random state of a step is a function of its place, so a resumed run needs no saved generator to repeat it to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.data import batches
+from tutelage.data.examples import Encoded, Examples
+from tutelage.errors import TutelageError
+from tutelage.knowledge.signals import Signals, Tap
+from tutelage.objectives.terms import Objective
+from tutelage.recipe import Stage
+from tutelage.teachers.teacher import Teacher
+from tutelage.training import checkpoint
+from tutelage.training.optimizer import RowAdamW, parameter_groups
+
+LOG_SECONDS = 1.0
+CHECKPOINT_SECONDS = 60.0
+
+
+class Lesson(nn.Module):
+    """Student and objective as one module: wrapped whole, so that processes average both's gradients."""
+
+    def __init__(self, student: PreTrainedModel, objective: Objective) -> None:
+        super().__init__()
+        self.student, self.objective = student, objective
+        self._tap = Tap(student, objective.student_needs)
+
+    def forward(self, batch: batches.Batch, taught: Signals) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = self.objective(self._tap(batch.inputs), taught, batch)
+        return losses
+
+    def close(self) -> None:
+        self._tap.close()
+
+
+@dataclass
+class StageLog:
+    """What a stage leaves behind for the report; plain values."""
+
+    name: str
+    epochs: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    best: dict[str, float] | None = None
+    losses: dict[str, list[list[float]]] = field(default_factory=dict)
+    """By term: pairs of step and mean loss since the pair before."""
+    scores: list[list[float]] = field(default_factory=list)
+    """Pairs of epoch and selection score."""
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the log: where the stage is and how it goes."""
+
+    stage: str
+    epoch: int
+    step: int
+    steps: int
+    losses: dict[str, float]
+    lr: float
+    seconds: float
+    tokens_per_second: float
+    score: float | None = None
+
+
+def learning_rate(stage: Stage, step: int, total: int) -> float:
+    """Rate of step ``step`` (from 0): linear warm-up over a share of the steps, then linear to zero or constant."""
+    warmup = round(stage.warmup * total)
+    if step < warmup:
+        return stage.lr * (step + 1) / warmup
+    return stage.lr if stage.decay == "constant" else stage.lr * (total - step) / max(total - warmup, 1)
+
+
+def train(
+    stage: Stage,
+    lesson: Lesson,
+    teacher: Teacher | None,
+    examples: Examples,
+    encoded: Encoded,
+    accelerator: Accelerator,
+    seed: int,
+    score: Callable[[], float] | None = None,
+    resumed: checkpoint.State | None = None,
+    save: Callable[[checkpoint.State], None] = lambda state: None,
+    report: Callable[[Event], None] = lambda event: None,
+) -> StageLog:
+    """Train ``lesson.student`` through one stage, in place.
+
+    ``score`` evaluates the student on the selection data. ``save`` is given states of which any can be handed back as
+    ``resumed``. Stages of hard labels alone skip the examples that have none.
+    """
+    rows = np.flatnonzero(examples.labelled) if stage.labels_only else np.arange(len(examples))
+    steps_an_epoch = -(-len(rows) // stage.batch_size)
+    total = min(stage.epochs * steps_an_epoch, stage.max_steps or 2**62)
+    device, student = accelerator.device, lesson.student
+    table = anatomy.word_embeddings_of(student)
+    # A table that is also the output layer has a dense gradient anyway.
+    output = student.get_output_embeddings()
+    table.sparse = output is None or output.weight is not table.weight
+    lesson.to(device)
+    optimizer = RowAdamW(
+        parameter_groups(lesson, stage.weight_decay),
+        table=cast(nn.Parameter, table.weight) if table.sparse else None,
+        lr=stage.lr,
+        fused=device.type in ("cpu", "cuda"),
+    )
+    # All is on its device already; placing an optimiser would cast its bookkeeping to the parameters' type.
+    wrapped, prepared = accelerator.prepare(lesson, optimizer, device_placement=[False, False])
+
+    log, best, epoch, place, without_better = StageLog(stage.name), None, 0, 0, 0
+    if resumed is not None:
+        log, best = StageLog(**resumed["log"]), resumed.get("best.safetensors")
+        epoch, place, without_better = resumed["epoch"], resumed["place"], resumed["without_better"]
+        student.load_state_dict(resumed["student.safetensors"])
+        lesson.objective.projections.load_state_dict(resumed["projections.safetensors"])
+        checkpoint.load_optimizer_state(optimizer, resumed["optimizer.safetensors"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(resumed["scaler"])
+
+    def state() -> checkpoint.State:
+        # Rows that lag are saved as they are: catching up here would round differently from a run without checkpoint.
+        tensors = {
+            "student.safetensors": student.state_dict(),
+            "projections.safetensors": lesson.objective.projections.state_dict(),
+            "optimizer.safetensors": checkpoint.optimizer_state(optimizer),
+        }
+        if best is not None:
+            tensors["best.safetensors"] = best
+        scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
+        places = {"epoch": epoch, "place": place, "without_better": without_better, "scaler": scaler}
+        return {"log": vars(log), **places, **tensors}
+
+    sums: dict[str, Tensor] = {}
+    means: dict[str, float] = {}
+    counted = tokens = 0
+    began = logged = saved = time.perf_counter()
+
+    def tell(lr: float, value: float | None = None) -> None:
+        nonlocal sums, means, counted, tokens, began, logged
+        now = time.perf_counter()
+        # The only place where the host waits for the device. Without a step since the last line, its losses still hold.
+        fresh = {name: accelerator.reduce(s, "sum").item() / counted for name, s in sums.items()}
+        means = fresh or means
+        for name, mean in fresh.items():
+            if not math.isfinite(mean):
+                raise TutelageError(
+                    f"the loss {name!r} became {mean} in stage {stage.name!r} at step {log.steps}; lower its lr "
+                    f"(--set stages.{stage.name}.lr={stage.lr / 2:g}) or use full precision"
+                )
+            log.losses.setdefault(name, []).append([log.steps, mean])
+        speed = tokens / max(now - logged, 1e-9)
+        log.seconds += now - began
+        report(Event(stage.name, epoch, log.steps, total, means, lr, log.seconds, speed, value))
+        sums, counted, tokens, began, logged = {}, 0, 0, now, now
+
+    student.train()
+    while epoch < stage.epochs and log.steps < total:
+        lr = 0.0
+        for step in batches.steps(encoded.lengths, rows, stage.batch_size, seed, epoch)[
+            place : place + total - log.steps
+        ]:
+            place_of_step = [seed, _number(stage.name), epoch, place, accelerator.process_index]
+            torch.manual_seed(int(np.random.SeedSequence(place_of_step).generate_state(1)[0]))
+            lr = learning_rate(stage, log.steps, total)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.catch_up(_vocabulary(encoded, step))
+            parts = list(
+                batches.step_batches(
+                    examples,
+                    encoded,
+                    step,
+                    accelerator.process_index,
+                    accelerator.num_processes,
+                    stage.max_tokens,
+                    stage.pad_to,
+                )
+            )
+            for index, part in enumerate(parts):
+                batch = part.to(device)
+                # Processes average their gradients, and each loss is already divided by the step's totals.
+                with nullcontext() if index == len(parts) - 1 else accelerator.no_sync(wrapped):
+                    losses = wrapped(batch, teacher.signals(batch) if teacher else Signals())
+                    accelerator.backward(sum(losses.values()) * accelerator.num_processes)
+                for name, loss in losses.items():
+                    sums[name] = sums.get(name, 0) + loss.detach()
+            accelerator.unscale_gradients(prepared)
+            optimizer.clip(stage.clip)
+            prepared.step()
+            prepared.zero_grad()
+            log.steps, place, counted = log.steps + 1, place + 1, counted + 1
+            count = int(encoded.lengths[step].sum())
+            tokens, log.tokens = tokens + count, log.tokens + count
+            if time.perf_counter() - logged > LOG_SECONDS and log.steps < total and accelerator.num_processes == 1:
+                tell(lr)
+            if time.perf_counter() - saved > CHECKPOINT_SECONDS and accelerator.is_main_process:
+                save(state())
+                saved = time.perf_counter()
+        epoch, place, log.epochs = epoch + 1, 0, epoch + 1
+        value = None
+        if score is not None:
+            optimizer.catch_up()
+            value = score()
+            log.scores.append([epoch, value])
+            without_better += 1
+            if log.best is None or value > log.best["score"]:
+                log.best, without_better = {"epoch": epoch, "score": value}, 0
+                best = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
+        tell(lr, value)
+        if stage.patience is not None and without_better >= stage.patience:
+            break
+    optimizer.catch_up()
+    if best is not None:
+        student.load_state_dict(best)
+    table.sparse = False
+    accelerator.free_memory()
+    student.eval()
+    return log
+
+
+def _vocabulary(encoded: Encoded, step: batches.Rows) -> Tensor:
+    """The distinct token ids of a step (all processes'), sorted, and the padding token."""
+    ids = [encoded.tokens[encoded.offsets[row] : encoded.offsets[row + 1]] for row in step]
+    return torch.from_numpy(np.unique(np.concatenate([*ids, [encoded.pad_token]]))).long()
+
+
+def _number(name: str) -> int:
+    return int.from_bytes(name.encode()[:8], "little")

@@ -1,0 +1,134 @@
+"""Tiny random models of every family, a tokenizer and data that say the same thing in every test."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+# One thread: tiny matrices are slower on more, and sums come out the same on every machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertTokenizerFast
+
+from tutelage.anatomy import FAMILIES
+from tutelage.data.examples import Data, Examples
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+GOOD = ["good", "great", "fine", "lovely", "superb"]
+BAD = ["bad", "poor", "awful", "dull", "weak"]
+FILL = [f"word{i}" for i in range(30)]
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *FILL]
+LABELS = ("negative", "positive")
+ALL_FAMILIES = sorted(FAMILIES)
+
+
+def data_folder() -> Path:
+    """Real data for slow tests: ``TUTELAGE_DATA``, or ``../shared/data`` beside the repository."""
+    return Path(os.environ.get("TUTELAGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def sentences(count: int, seed: int) -> tuple[list[str], list[int]]:
+    """Sentences of 3 to 14 words; the label says whether good words outnumber bad ones."""
+    generator = np.random.default_rng(seed)
+    texts, labels = [], []
+    for _ in range(count):
+        label = int(generator.integers(2))
+        words = list(generator.choice(FILL, generator.integers(2, 11)))
+        words += list(generator.choice(GOOD if label else BAD, generator.integers(1, 4)))
+        texts.append(" ".join(generator.permutation(words)))
+        labels.append(label)
+    return texts, labels
+
+
+def examples(count: int, seed: int, name: str = "train", pairs: bool = False) -> Examples:
+    texts, labels = sentences(count, seed)
+    other = sentences(count, seed + 1)[0] if pairs else None
+    return Examples([f"{name}/{i}" for i in range(count)], texts, other, np.array(labels))
+
+
+def make_data(train: int = 96, dev: int = 40) -> Data:
+    return Data(
+        task="toy",
+        kind="classification",
+        labels=LABELS,
+        metrics=("accuracy", "macro_f1"),
+        train=examples(train, 1),
+        dev={"dev": examples(dev, 2, "dev")},
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> BertTokenizerFast:
+    return BertTokenizerFast(vocab={word: i for i, word in enumerate(VOCABULARY)}, model_max_length=32)
+
+
+def tiny_config(family: str, layers: int = 4, hidden: int = 32, heads: int = 4, intermediate: int = 48, **more):
+    names = FAMILIES[family]
+    sizes = {
+        names.depth: layers,
+        names.hidden: hidden,
+        names.heads: heads,
+        names.intermediate: intermediate,
+        "vocab_size": len(VOCABULARY),
+        "max_position_embeddings": 40,
+        "pad_token_id": 0,
+        "id2label": dict(enumerate(LABELS)),
+        "label2id": {name: i for i, name in enumerate(LABELS)},
+    }
+    if family in ("electra", "albert"):
+        sizes["embedding_size"] = 16
+    if family == "modernbert":
+        sizes |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "local_attention": 8}
+    return AutoConfig.for_model(family, **{**sizes, **more})
+
+
+def tiny_model(family: str = "bert", seed: int = 0, spread: float = 3.0, **sizes):
+    """A random classifier whose weights are large enough for signals to differ between inputs."""
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_config(tiny_config(family, **sizes), dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(spread)
+            elif "bias" in name:
+                parameter.normal_(std=0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory, tokenizer) -> Path:
+    """A tiny BERT (4 layers x 32) that has learnt the toy task, saved as a user would have it."""
+    from tutelage.config import DataConfig, RunConfig
+    from tutelage.methods.finetune import finetune
+    from tutelage.runs import run
+    from tutelage.students.build import Checkpoint
+
+    root = tmp_path_factory.mktemp("teacher")
+    tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).save_pretrained(root / "random")
+    tokenizer.save_pretrained(root / "random")
+    write_csv(root / "train.csv", 400, 1)
+    write_csv(root / "dev.csv", 100, 2)
+    data = DataConfig(train=str(root / "train.csv"), dev=str(root / "dev.csv"))
+    recipe = finetune(Checkpoint(name=str(root / "random")), epochs=4, lr=3e-3)
+    run(RunConfig(recipe=recipe, data=data, out=str(root / "teacher"), baseline=False), quiet=True)
+    return root
+
+
+def write_csv(path: Path, count: int, seed: int, label: bool = True) -> Path:
+    texts, labels = sentences(count, seed)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"] if label else ["text"])
+        for text, number in zip(texts, labels, strict=True):
+            writer.writerow([text, LABELS[number]] if label else [text])
+    return path

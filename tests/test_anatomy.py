@@ -1,0 +1,156 @@
+"""The table of families against real (tiny) models: paths exist, sizes agree, signals are the model's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import ALL_FAMILIES, tiny_config, tiny_model
+
+from tutelage import anatomy
+from tutelage.errors import TutelageError
+from tutelage.knowledge.signals import Needs, Tap
+
+HIDDEN, INTERMEDIATE, LAYERS, HEADS = 32, 48, 4, 4
+
+
+def inputs_for(model, seed: int = 0) -> dict[str, torch.Tensor]:
+    ids = torch.randint(5, 40, (3, 9), generator=torch.Generator().manual_seed(seed))
+    mask = (torch.arange(9) < torch.tensor([9, 6, 3])[:, None]).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_paths_lead_to_parts_of_the_stated_sizes(family: str) -> None:
+    model = tiny_model(family)
+    table = anatomy.FAMILIES[family]
+    layer = anatomy.layers_of(model)[-1]
+    fused, gated = table.query == table.key, family == "modernbert"
+    assert layer.get_submodule(table.query).weight.shape == (HIDDEN * (3 if fused else 1), HIDDEN)
+    assert layer.get_submodule(table.attention_output).weight.shape == (HIDDEN, HIDDEN)
+    assert layer.get_submodule(table.ffn_up).weight.shape == (INTERMEDIATE * (2 if gated else 1), HIDDEN)
+    assert layer.get_submodule(table.ffn_down).weight.shape == (HIDDEN, INTERMEDIATE)
+    for norm in (table.attention_norm, table.ffn_norm):
+        assert layer.get_submodule(norm).weight.shape == (HIDDEN,)
+    assert len(anatomy.layers_of(model)) == (1 if table.shared else LAYERS)
+    assert anatomy.word_embeddings_of(model).num_embeddings == model.config.vocab_size
+    if table.pooler is not None and family != "roberta":  # RoBERTa's classifier is built without its pooler
+        assert anatomy.base_of(model).get_submodule(table.pooler) is not None
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_shape(family: str) -> None:
+    shape = anatomy.shape_of(tiny_config(family))
+    assert (shape.layers, shape.hidden, shape.heads, shape.intermediate) == (LAYERS, HIDDEN, HEADS, INTERMEDIATE)
+
+
+def test_a_roberta_has_fewer_positions_than_its_table_rows() -> None:
+    model = tiny_model("roberta")
+    longest = anatomy.max_length(model.config)
+    ids = torch.full((1, longest), 7)
+    model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    with pytest.raises((IndexError, RuntimeError)):
+        too_long = torch.full((1, longest + 1), 7)
+        model(input_ids=too_long, attention_mask=torch.ones_like(too_long))
+
+
+def test_an_unknown_family_is_refused() -> None:
+    from transformers import T5Config
+
+    with pytest.raises(TutelageError, match="'t5' is not supported"):
+        anatomy.family_of(T5Config())
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_hidden_states_are_those_the_model_returns(family: str) -> None:
+    model = tiny_model(family)
+    inputs = inputs_for(model)
+    with torch.no_grad():
+        own = model(**inputs, output_hidden_states=True)
+        tap = Tap(model, Needs(logits=True, hidden=frozenset(range(LAYERS + 1))))
+        signals = tap(inputs)
+    tap.close()
+    torch.testing.assert_close(signals.logits, own.logits, rtol=0, atol=0)
+    # ModernBERT's last entry has its final norm applied; the tap gives the layer's own output.
+    last = LAYERS - 1 if family == "modernbert" else LAYERS
+    for layer in range(last + 1):
+        torch.testing.assert_close(signals.hidden[layer], own.hidden_states[layer], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_queries_and_keys_are_those_of_the_eager_attention(family: str) -> None:
+    """softmax(Q K^T) of the tapped tensors is what eager attention returns; the fused kernel's output does not change."""
+    model = tiny_model(family)
+    inputs = inputs_for(model)
+    plain = model(**inputs).logits.detach()
+    tap = Tap(model, Needs(logits=True, attention=frozenset(range(1, LAYERS + 1))))
+    with torch.no_grad():
+        signals = tap(inputs)
+    assert signals.logits is not None
+    torch.testing.assert_close(signals.logits, plain, rtol=0, atol=0)
+    assert sorted(signals.queries) == list(range(1, LAYERS + 1))
+    tap.close()
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        maps = model(**inputs, output_attentions=True).attentions
+    model.set_attn_implementation(before)
+    mask = inputs["attention_mask"].bool()
+    for layer in range(1, LAYERS + 1):
+        scores = signals.queries[layer] @ signals.keys[layer].mT * signals.scaling
+        scores = scores.masked_fill(~mask[:, None, None, :], float("-inf"))
+        if family == "modernbert" and model.config.layer_types[layer - 1] == "sliding_attention":
+            distance = (torch.arange(9)[:, None] - torch.arange(9)[None, :]).abs()
+            scores = scores.masked_fill(distance > model.config.local_attention // 2, float("-inf"))
+        ours = scores.softmax(-1).nan_to_num() * mask[:, None, :, None]
+        torch.testing.assert_close(ours, maps[layer - 1] * mask[:, None, :, None], atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_padding_is_not_attended_to_while_tapped(family: str) -> None:
+    """A new attention name gets no mask unless one is registered for it: then padding would leak in, silently."""
+    model = tiny_model(family)
+    inputs = inputs_for(model)
+    tap = Tap(model, Needs(logits=True, attention=frozenset({1})))
+    with torch.no_grad():
+        logits = tap(inputs).logits
+        other = {**inputs, "input_ids": torch.where(inputs["attention_mask"].bool(), inputs["input_ids"], 9)}
+        if family == "roberta":  # its positions count padding tokens, so garbage must not be one
+            other["input_ids"] = inputs["input_ids"]
+        same = tap(other).logits
+    tap.close()
+    torch.testing.assert_close(logits, same, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_a_teacher_stops_after_the_last_layer_needed(family: str) -> None:
+    model = tiny_model(family)
+    inputs = inputs_for(model)
+    calls = []
+    hooks = [layer.register_forward_hook(lambda *_: calls.append(1)) for layer in anatomy.layers_of(model)]
+    tap = Tap(model, Needs(hidden=frozenset({0, 2}), attention=frozenset({1})))
+    with torch.no_grad():
+        signals = tap(inputs)
+    assert len(calls) == 2
+    assert sorted(signals.hidden) == [0, 2] and sorted(signals.keys) == [1]
+    tap.close()
+    for hook in hooks:
+        hook.remove()
+
+
+def test_gradients_flow_through_tapped_queries() -> None:
+    model = tiny_model("bert")
+    tap = Tap(model, Needs(attention=frozenset({2})))
+    signals = tap(inputs_for(model))
+    signals.queries[2].sum().backward()
+    assert anatomy.layers_of(model)[1].attention.self.query.weight.grad.abs().max() > 0
+    tap.close()
+
+
+def test_closing_leaves_the_model_as_it_was(tmp_path) -> None:
+    model = tiny_model("bert")
+    before = model.config._attn_implementation
+    tap = Tap(model, Needs(attention=frozenset({1}), hidden=frozenset({1})))
+    tap.close()
+    assert model.config._attn_implementation == before
+    model.save_pretrained(tmp_path)
+    assert "tutelage" not in (tmp_path / "config.json").read_text()

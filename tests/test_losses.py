@@ -1,0 +1,329 @@
+"""Each loss against a slow reference written out from its formula, in float64 and loops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tutelage.objectives import losses
+
+B, N, D, H = 3, 7, 10, 2
+LENGTHS = [7, 4, 2]
+CLASSES = 4
+
+
+def tensor(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+@pytest.fixture
+def mask() -> Tensor:
+    return (torch.arange(N) < torch.tensor(LENGTHS)[:, None]).long()
+
+
+def softmax(row: list[float]) -> list[float]:
+    top = max(row)
+    exps = [math.exp(x - top) for x in row]
+    return [x / sum(exps) for x in exps]
+
+
+# ------------------------------------------------------------------------------------------------ slow references
+
+
+def slow_cross_entropy(z: Tensor, y: Tensor) -> float:
+    rows = [(row.tolist(), int(label)) for row, label in zip(z, y, strict=True) if label >= 0]
+    return sum(-math.log(softmax(row)[label]) for row, label in rows) / len(rows)
+
+
+def slow_soft_cross_entropy(s: Tensor, t: Tensor, temperature: float) -> float:
+    total = 0.0
+    for row_s, row_t in zip(s.tolist(), t.tolist(), strict=True):
+        p_s = softmax([z / temperature for z in row_s])
+        p_t = softmax([z / temperature for z in row_t])
+        total += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p_t, p_s, strict=True))
+    return temperature**2 * total / len(s)
+
+
+def slow_hidden_mse(s: Tensor, t: Tensor) -> float:
+    total = 0.0
+    for b, length in enumerate(LENGTHS):
+        for i in range(length):
+            total += sum((float(s[b, i, k]) - float(t[b, i, k])) ** 2 for k in range(D))
+    return total / (D * sum(LENGTHS))
+
+
+def slow_cosine(s: Tensor, t: Tensor) -> float:
+    total = 0.0
+    for b, length in enumerate(LENGTHS):
+        for i in range(length):
+            x, y = s[b, i].double().numpy(), t[b, i].double().numpy()
+            total += 1 - float(x @ y) / (float(np.linalg.norm(x)) * float(np.linalg.norm(y)))
+    return total / sum(LENGTHS)
+
+
+def slow_attention(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> float:
+    total = 0.0
+    for b, length in enumerate(LENGTHS):
+        for a in range(H):
+            for i in range(length):
+                for j in range(length):
+                    ours = float(qs[b, a, i].double() @ ks[b, a, j].double()) / math.sqrt(qs.shape[-1])
+                    theirs = float(qt[b, a, i].double() @ kt[b, a, j].double()) / math.sqrt(qt.shape[-1])
+                    total += (ours - theirs) ** 2
+    return total / (H * sum(length**2 for length in LENGTHS))
+
+
+def reference_tinybert_attention(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor, mask: Tensor) -> float:
+    """What TinyBERT's code computes: scores with an additive mask of -10000, those <= -100 set to 0, mean over all."""
+    bias = (1 - mask.double().numpy())[:, None, None, :] * -10000.0
+    ours = qs.double().numpy() @ ks.double().numpy().transpose(0, 1, 3, 2) / math.sqrt(qs.shape[-1]) + bias
+    theirs = qt.double().numpy() @ kt.double().numpy().transpose(0, 1, 3, 2) / math.sqrt(qt.shape[-1]) + bias
+    ours, theirs = np.where(ours <= -1e2, 0, ours), np.where(theirs <= -1e2, 0, theirs)
+    return float(((ours - theirs) ** 2).mean())
+
+
+def attention_inputs(seed: int = 0, d_s: int = 5, d_t: int = 6, n: int = N) -> list[Tensor]:
+    return [tensor(B, H, n, d, seed=seed + i) for i, d in enumerate((d_s, d_s, d_t, d_t))]
+
+
+# -------------------------------------------------------------------------------------------------------- formulas
+
+
+def test_cross_entropy_skips_examples_without_a_label() -> None:
+    z, y = tensor(5, CLASSES), torch.tensor([0, 3, -1, 1, -1])
+    assert losses.cross_entropy(z, y).item() == pytest.approx(slow_cross_entropy(z, y), rel=1e-6)
+    assert losses.cross_entropy(z, torch.full((5,), -1)).item() == 0
+
+
+def test_squared_error_skips_examples_without_a_label() -> None:
+    z, y = tensor(4, 1), torch.tensor([1.0, float("nan"), -2.0, 0.5])
+    expected = sum((float(z[i, 0]) - float(y[i])) ** 2 for i in (0, 2, 3)) / 3
+    z.requires_grad_()
+    loss = losses.squared_error(z, y)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    assert z.grad is not None and z.grad.isfinite().all() and z.grad[1] == 0
+
+
+def test_binary_cross_entropy() -> None:
+    z, y = tensor(3, 4), (tensor(3, 4, seed=1) > 0).float()
+    y[2] = float("nan")
+    expected = 0.0
+    for i in range(2):
+        for c in range(4):
+            p = 1 / (1 + math.exp(-float(z[i, c])))
+            expected -= math.log(p if y[i, c] else 1 - p) / 4 / 2
+    assert losses.binary_cross_entropy(z, y).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0, 20.0])
+def test_soft_cross_entropy(temperature: float) -> None:
+    s, t = tensor(6, CLASSES, scale=3), tensor(6, CLASSES, seed=1, scale=3)
+    expected = slow_soft_cross_entropy(s, t, temperature)
+    assert losses.soft_cross_entropy(s, t, temperature).item() == pytest.approx(expected, rel=1e-5)
+    unscaled = losses.soft_cross_entropy(s, t, temperature, scale=False).item()
+    assert unscaled == pytest.approx(expected / temperature**2, rel=1e-5)
+    over_classes = losses.soft_cross_entropy(s, t, temperature, reduction="mean").item()
+    assert over_classes == pytest.approx(expected / CLASSES, rel=1e-5)
+
+
+def test_soft_cross_entropy_gradient_is_temperature_times_the_difference_of_probabilities() -> None:
+    s, t, temperature = tensor(6, CLASSES, scale=3).requires_grad_(), tensor(6, CLASSES, seed=1, scale=3), 3.0
+    losses.soft_cross_entropy(s, t, temperature).backward()
+    expected = temperature / 6 * ((s / temperature).softmax(-1) - (t / temperature).softmax(-1))
+    assert s.grad is not None
+    torch.testing.assert_close(s.grad, expected.detach(), atol=1e-7, rtol=1e-5)
+
+
+def test_soft_cross_entropy_at_high_temperature_is_the_mse_of_centred_logits() -> None:
+    s, t = tensor(8, CLASSES, scale=3), tensor(8, CLASSES, seed=1, scale=3)
+    d = (s - t).double()
+    limit = float((d - d.mean(-1, keepdim=True)).square().sum() / (2 * CLASSES * 8))
+    assert losses.soft_cross_entropy(s, t, 100.0).item() == pytest.approx(limit, rel=2e-2)
+
+
+def test_a_constant_added_to_the_logits_changes_the_mse_alone() -> None:
+    s, t = tensor(6, CLASSES), tensor(6, CLASSES, seed=1)
+    shifted = s + tensor(6, 1, seed=2)
+    soft = losses.soft_cross_entropy(s, t, 2.0)
+    torch.testing.assert_close(losses.soft_cross_entropy(shifted, t, 2.0), soft, rtol=1e-4, atol=1e-6)
+    change = losses.logits_mse(s + 1.0, t) - losses.logits_mse(s, t)
+    torch.testing.assert_close(change, (2 * (s - t) + 1).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_soft_binary_cross_entropy() -> None:
+    s, t, temperature = tensor(3, 4), tensor(3, 4, seed=1), 2.0
+    expected = 0.0
+    for i in range(3):
+        for c in range(4):
+            p = 1 / (1 + math.exp(-float(t[i, c]) / temperature))
+            q = 1 / (1 + math.exp(-float(s[i, c]) / temperature))
+            expected += p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    expected *= temperature**2 / 12
+    assert losses.soft_binary_cross_entropy(s, t, temperature).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_logits_mse() -> None:
+    s, t = tensor(3, 4), tensor(3, 4, seed=1)
+    summed = sum((float(s[i, c]) - float(t[i, c])) ** 2 for i in range(3) for c in range(4)) / 3
+    assert losses.logits_mse(s, t, reduction="sum").item() == pytest.approx(summed, rel=1e-6)
+    assert losses.logits_mse(s, t).item() == pytest.approx(summed / 4, rel=1e-6)
+
+
+def test_hidden_mse(mask: Tensor) -> None:
+    s, t = tensor(B, N, D), tensor(B, N, D, seed=1)
+    assert losses.hidden_mse(s, t, mask).item() == pytest.approx(slow_hidden_mse(s, t), rel=1e-6)
+
+
+def test_hidden_cosine(mask: Tensor) -> None:
+    s, t = tensor(B, N, D), tensor(B, N, D, seed=1)
+    assert losses.hidden_cosine(s, t, mask).item() == pytest.approx(slow_cosine(s, t), rel=1e-5)
+
+
+def test_patient_mse_is_twice_one_minus_the_cosine() -> None:
+    s, t = tensor(B, D), tensor(B, D, seed=1)
+    expected = 0.0
+    for x, y in zip(s.double().numpy(), t.double().numpy(), strict=True):
+        expected += float(((x / np.linalg.norm(x) - y / np.linalg.norm(y)) ** 2).sum()) / B
+    assert losses.patient_mse(s, t).item() == pytest.approx(expected, rel=1e-6)
+    cosine = torch.nn.functional.cosine_similarity(s, t).double()
+    assert losses.patient_mse(s, t).item() == pytest.approx(float((2 * (1 - cosine)).mean()), rel=1e-5)
+    torch.testing.assert_close(losses.patient_mse(s * 3.0, t * 0.2), losses.patient_mse(s, t))
+    raw = float((s - t).square().sum() / B)
+    assert losses.patient_mse(s, t, normalize=False).item() == pytest.approx(raw, rel=1e-6)
+
+
+@pytest.mark.parametrize("form", ["direct", "gram"])
+@pytest.mark.parametrize("sizes", [(5, 6), (4, 4), (1, 9)])
+def test_attention_score_mse(form: str, sizes: tuple[int, int], mask: Tensor) -> None:
+    inputs = attention_inputs(d_s=sizes[0], d_t=sizes[1])
+    value = losses.attention_score_mse(*inputs, mask, form=form)
+    assert value.item() == pytest.approx(slow_attention(*inputs), rel=1e-5)
+
+
+@pytest.mark.parametrize("form", ["direct", "gram"])
+def test_attention_score_mse_as_the_reference_code_pads(form: str, mask: Tensor) -> None:
+    inputs = attention_inputs()
+    value = losses.attention_score_mse(*inputs, mask, padding="reference", form=form)
+    assert value.item() == pytest.approx(reference_tinybert_attention(*inputs, mask), rel=1e-5)
+    longer = [torch.cat([x, tensor(B, H, 3, x.shape[-1], seed=9)], dim=2) for x in inputs]
+    longer_mask = torch.cat([mask, torch.zeros(B, 3, dtype=torch.long)], dim=1)
+    value_longer = losses.attention_score_mse(*longer, longer_mask, padding="reference", form=form)
+    assert value_longer.item() == pytest.approx(reference_tinybert_attention(*longer, longer_mask), rel=1e-5)
+    assert abs(value_longer.item() - value.item()) > 1e-3
+
+
+@pytest.mark.parametrize("mismatch", [1.0, 1e-1, 1e-2, 1e-3, 1e-4])
+def test_both_forms_agree_however_close_the_student_is(mismatch: float) -> None:
+    """The map-free form subtracts large numbers; in float32 it would be 4 % off at 1e-3."""
+    n, d = 160, 16
+    mask = (torch.arange(n) < torch.tensor([n, 140, 60])[:, None]).long()
+    qt, kt = tensor(B, H, n, d, scale=2), tensor(B, H, n, d, seed=1, scale=2)
+    noise = [tensor(B, H, n, d, seed=seed) * mismatch for seed in (2, 3)]
+    gradients, values = [], []
+    for form in ("direct", "gram"):
+        qs, ks = (qt + noise[0]).requires_grad_(), (kt + noise[1]).requires_grad_()
+        value = losses.attention_score_mse(qs, ks, qt, kt, mask, form=form)
+        value.backward()
+        values.append(value.item())
+        gradients.append((qs.grad, ks.grad))
+    assert values[1] == pytest.approx(values[0], rel=1e-4)
+    for direct, gram in zip(*gradients, strict=True):
+        assert direct is not None and gram is not None
+        assert (direct - gram).norm() <= 1e-3 * direct.norm()
+
+
+def test_the_form_is_chosen_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = torch.ones(B, N, dtype=torch.long)
+    inputs = attention_inputs()
+    direct = losses.attention_score_mse(*inputs, mask)
+    monkeypatch.setattr(losses, "DIRECT_UP_TO", N - 1)
+    assert direct.item() == losses.attention_score_mse(*inputs, mask, form="direct").item()
+    assert (
+        losses.attention_score_mse(*inputs, mask).item()
+        == losses.attention_score_mse(*inputs, mask, form="gram").item()
+    )
+
+
+# ------------------------------------------------------------------------------------------------ what all must hold
+
+MASKED = {
+    "hidden_mse": lambda s, t, m: losses.hidden_mse(s, t, m),
+    "hidden_cosine": lambda s, t, m: losses.hidden_cosine(s, t, m),
+    "attention direct": lambda s, t, m: losses.attention_score_mse(*_heads(s), *_heads(t), m, form="direct"),
+    "attention gram": lambda s, t, m: losses.attention_score_mse(*_heads(s), *_heads(t), m, form="gram"),
+}
+
+
+def _heads(x: Tensor) -> tuple[Tensor, Tensor]:
+    b, n, d = x.shape
+    heads = x.view(b, n, H, d // H).transpose(1, 2)
+    return heads, heads.flip(-1) + 1
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_padding_changes_neither_value_nor_gradient(name: str, mask: Tensor) -> None:
+    s, t = tensor(B, N, D).requires_grad_(), tensor(B, N, D, seed=1)
+    value = MASKED[name](s, t, mask)
+    value.backward()
+    garbage = torch.full((B, 5, D), 77.0)
+    longer_s = torch.cat([s.detach() + 50 * (1 - mask)[..., None], garbage], dim=1).requires_grad_()
+    longer_t = torch.cat([t - 30 * (1 - mask)[..., None], -garbage], dim=1)
+    longer = MASKED[name](longer_s, longer_t, torch.cat([mask, torch.zeros(B, 5, dtype=torch.long)], dim=1))
+    longer.backward()
+    assert longer.item() == pytest.approx(value.item(), rel=1e-6)
+    assert s.grad is not None and longer_s.grad is not None
+    real = mask[..., None].bool()
+    torch.testing.assert_close(longer_s.grad[:, :N] * real, s.grad * real, rtol=1e-5, atol=1e-8)
+    assert longer_s.grad[:, N:].abs().max() == 0
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_zero_when_student_and_teacher_agree(name: str, mask: Tensor) -> None:
+    x = tensor(B, N, D).requires_grad_()
+    value = MASKED[name](x, x.detach().clone(), mask)
+    value.backward()
+    assert abs(value.item()) < 1e-6
+    assert x.grad is not None and x.grad.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.soft_cross_entropy, losses.logits_mse, losses.soft_binary_cross_entropy, losses.patient_mse]
+)
+def test_zero_when_the_predictions_agree(loss) -> None:
+    x = tensor(4, CLASSES).requires_grad_()
+    value = loss(x, x.detach().clone())
+    value.backward()
+    assert abs(value.item()) < 1e-6
+    assert x.grad is not None and x.grad.abs().max() < 1e-6
+
+
+def test_pieces_of_a_step_add_up(mask: Tensor) -> None:
+    """A batch cut in two, each part divided by the whole's totals, gives the whole's loss and gradient."""
+    s, t = tensor(B, N, D), tensor(B, N, D, seed=1)
+    z, y = tensor(B, CLASSES), torch.tensor([1, -1, 2])
+    tokens, pairs = mask.sum(), mask.sum(1).square().sum()
+    cases = [
+        (lambda r: losses.hidden_mse(s[r], t[r], mask[r], tokens), losses.hidden_mse(s, t, mask)),
+        (lambda r: losses.hidden_cosine(s[r], t[r], mask[r], tokens), losses.hidden_cosine(s, t, mask)),
+        (
+            lambda r: losses.attention_score_mse(*_heads(s[r]), *_heads(t[r]), mask[r], count=pairs),
+            losses.attention_score_mse(*_heads(s), *_heads(t), mask),
+        ),
+        (lambda r: losses.cross_entropy(z[r], y[r], 2.0), losses.cross_entropy(z, y)),
+        (lambda r: losses.logits_mse(z[r], z[r] * 2, count=float(B)), losses.logits_mse(z, z * 2)),
+        (lambda r: losses.patient_mse(s[r, 0], t[r, 0], count=float(B)), losses.patient_mse(s[:, 0], t[:, 0])),
+    ]
+    for part, whole in cases:
+        assert float(part(slice(0, 1)) + part(slice(1, B))) == pytest.approx(float(whole), rel=1e-5)
+
+
+def test_half_precision_inputs_are_compared_in_float32(mask: Tensor) -> None:
+    s, t = tensor(B, N, D).bfloat16(), tensor(B, N, D, seed=1).bfloat16()
+    value = losses.hidden_mse(s, t, mask)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(slow_hidden_mse(s, t), rel=1e-5)

@@ -1,0 +1,203 @@
+"""Mappings, terms and what an objective asks for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import examples, tiny_model
+
+from tutelage.anatomy import Shape, shape_of
+from tutelage.data.batches import step_batches
+from tutelage.data.examples import encode
+from tutelage.errors import TutelageError
+from tutelage.knowledge.signals import Needs, Tap
+from tutelage.methods import METHODS
+from tutelage.methods.kd import kd
+from tutelage.objectives.mapping import pairs, picture, spread
+from tutelage.objectives.terms import (
+    AttentionScores,
+    Embeddings,
+    FirstToken,
+    HardLabels,
+    Hidden,
+    LogitsMSE,
+    Objective,
+    SoftLabels,
+)
+
+
+def shape(layers: int = 4, hidden: int = 32, heads: int = 4) -> Shape:
+    return Shape("bert", layers, hidden, heads, 48, 45)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "m", "n", "teachers"),
+    [
+        ("uniform", 4, 12, [3, 6, 9, 12]),
+        ("uniform", 6, 12, [2, 4, 6, 8, 10, 12]),
+        ("uniform", 3, 12, [4, 8, 12]),
+        ("uniform", 5, 12, [2, 5, 7, 10, 12]),  # 2.4 4.8 7.2 9.6 12
+        ("uniform", 4, 6, [2, 3, 5, 6]),  # 1.5 and 4.5 go up, where Python's round would go to 2 and 4
+        ("top", 4, 12, [9, 10, 11, 12]),
+        ("top", 5, 12, [8, 9, 10, 11, 12]),
+        ("bottom", 4, 12, [1, 2, 3, 4]),
+        ("bottom", 6, 12, [1, 2, 3, 4, 5, 6]),
+        ("skip", 6, 12, [2, 4, 6, 8, 10]),
+        ("skip", 3, 12, [4, 8]),
+        ("skip", 4, 12, [3, 6, 9]),
+        ("last", 6, 12, [7, 8, 9, 10, 11]),
+        ("last", 3, 12, [10, 11]),
+        ("last", 4, 12, [9, 10, 11]),
+    ],
+)
+def test_mappings(mapping: str, m: int, n: int, teachers: list[int]) -> None:
+    assert pairs(mapping, m, n) == list(enumerate(teachers, start=1))
+
+
+def test_a_mapping_by_hand_may_leave_layers_out() -> None:
+    assert pairs([0, 3, 4], 3, 4) == [(2, 3), (3, 4)]
+    assert pairs("final", 3, 12) == [(3, 12)]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "m", "n", "message"),
+    [
+        ([1, 2], 3, 4, "names 2 teacher layers but the student has 3"),
+        ([1, 2, 5], 3, 4, "asks for teacher layer 5"),
+        ("uniform", 6, 4, "student has 6 layers and the teacher 4"),
+    ],
+)
+def test_impossible_mappings(mapping, m: int, n: int, message: str) -> None:
+    with pytest.raises(TutelageError, match=message):
+        pairs(mapping, m, n)
+
+
+def test_distilberts_choice_of_layers() -> None:
+    assert spread(6, 12) == [1, 3, 5, 8, 10, 12]  # 0, 2, 4, 7, 9, 11 counted from 0
+    assert spread(4, 12) == [1, 5, 8, 12]
+    assert spread(3, 12) == [1, 7, 12]
+    assert spread(1, 12) == [1]
+
+
+def test_the_picture_of_a_mapping() -> None:
+    assert picture([(1, 2), (2, 4)], 2, 4).splitlines() == [
+        "teacher   0  1  2  3  4",
+        "                |     |",
+        "student         1     2",
+    ]
+
+
+def test_needs_of_tinybert() -> None:
+    objective = Objective([Embeddings(), Hidden(), AttentionScores()], "classification", shape(2), shape(4))
+    assert objective.student_needs == Needs(hidden=frozenset({0, 1, 2}), attention=frozenset({1, 2}))
+    assert objective.teacher_needs == Needs(hidden=frozenset({0, 2, 4}), attention=frozenset({2, 4}))
+    assert not objective.projections
+
+
+@pytest.mark.parametrize(("project", "names"), [("auto", ["0", "1", "2"]), ("shared", ["shared"])])
+def test_projections_where_widths_differ(project: str, names: list[str]) -> None:
+    terms = [Embeddings(project=project), Hidden(project=project), AttentionScores()]
+    objective = Objective(terms, "classification", shape(2, hidden=16), shape(4))
+    assert sorted(objective.projections) == names
+    assert all(p.weight.shape == (32, 16) for p in objective.projections.values())
+
+
+@pytest.mark.parametrize(
+    ("terms", "student", "message"),
+    [
+        ([AttentionScores()], shape(2, heads=2), "student has 2 heads and the teacher 4"),
+        ([FirstToken()], shape(2, hidden=16), "hidden size is 16 and the teacher's 32"),
+        ([FirstToken()], shape(1), "leaves a student of 1 layer"),
+        ([Hidden(project="none")], shape(2, hidden=16), "project=none cannot compare"),
+        ([HardLabels(weight=0)], shape(2), "no term with a weight above 0"),
+    ],
+)
+def test_objectives_that_cannot_be(terms, student: Shape, message: str) -> None:
+    with pytest.raises(TutelageError, match=message):
+        Objective(terms, "classification", student, shape(4))
+
+
+def test_a_soft_term_needs_a_teacher() -> None:
+    with pytest.raises(TutelageError, match="soft_labels needs a teacher"):
+        Objective([SoftLabels()], "classification", shape(2), None)
+
+
+def test_the_edges_of_alpha_ask_for_nothing_they_do_not_use() -> None:
+    only_soft = Objective(list(kd(alpha=1.0).stages[0].objective), "classification", shape(2), shape(4))
+    assert [term.kind for term in only_soft.terms] == ["soft_labels"]
+    only_hard = Objective(list(kd(alpha=0.0).stages[0].objective), "classification", shape(2), shape(4))
+    assert [term.kind for term in only_hard.terms] == ["hard_labels"]
+    assert not only_hard.teacher_needs
+
+
+def value_of(term, student, teacher, batch) -> torch.Tensor:
+    objective = Objective([term], "classification", shape_of(student.config), shape_of(teacher.config))
+    ours, theirs = Tap(student, objective.student_needs), Tap(teacher, objective.teacher_needs)
+    with torch.no_grad():
+        taught = theirs(batch.inputs)
+    loss = objective(ours(batch.inputs), taught, batch)[term.kind]
+    ours.close()
+    theirs.close()
+    return loss
+
+
+@pytest.fixture
+def batch(tokenizer):
+    data = examples(8, 3)
+    encoded = encode(data, tokenizer, 32)
+    return next(iter(step_batches(data, encoded, torch.arange(8).numpy(), 0, 1, 10**6)))
+
+
+def test_every_term_is_zero_for_a_student_that_is_its_teacher(batch) -> None:
+    teacher, student = tiny_model(), tiny_model()
+    for term in (
+        Embeddings(),
+        Hidden(),
+        Hidden(loss="cosine"),
+        AttentionScores(),
+        FirstToken(),
+        LogitsMSE(),
+        SoftLabels(),
+    ):
+        student.zero_grad()
+        loss = value_of(term, student, teacher, batch)
+        loss.backward()
+        assert abs(loss.item()) < 1e-6, term.kind
+        assert all(p.grad is None or p.grad.abs().max() < 1e-5 for p in student.parameters()), term.kind
+
+
+def test_pkds_two_scales_mean_the_same(batch) -> None:
+    """The authors' code averages over the hidden size: beta there is beta times that size here."""
+    teacher, student = tiny_model(), tiny_model(seed=1)
+    ours = value_of(FirstToken(weight=0.5), student, teacher, batch)
+    theirs = value_of(FirstToken(weight=0.5 * 32, reduction="mean"), student, teacher, batch)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    reference = METHODS["pkd_reference"]().stages[0].objective[2]
+    assert reference.reduction == "mean"
+    assert METHODS["pkd"]().stages[0].objective[2].weight * 768 == pytest.approx(reference.weight)
+
+
+def test_patience_touches_the_first_token_of_inner_layers_only(batch) -> None:
+    teacher, student = tiny_model(), tiny_model(seed=1)
+    objective = Objective([FirstToken()], "classification", shape_of(student.config), shape_of(teacher.config))
+    tap = Tap(student, Needs(hidden=frozenset(range(5))))
+    signals = tap(batch.inputs)
+    for hidden in signals.hidden.values():
+        hidden.retain_grad()
+    taught_tap = Tap(teacher, objective.teacher_needs)
+    with torch.no_grad():
+        taught = taught_tap(batch.inputs)
+    objective(signals, taught, batch)["first_token"].backward()
+    assert signals.hidden[4].grad is None or signals.hidden[4].grad.abs().max() == 0
+    last_pair = signals.hidden[3].grad
+    assert last_pair[:, 0].abs().max() > 0 and last_pair[:, 1:].abs().max() == 0
+
+
+def test_soft_labels_of_a_regression_are_the_teachers_outputs(batch) -> None:
+    from tutelage.knowledge.signals import Signals
+
+    objective = Objective([SoftLabels(temperature=7)], "regression", shape(2), shape(4))
+    ours, theirs = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [4.0]])
+    pair = batch.__class__(batch.rows[:2], batch.inputs, batch.labels[:2], batch.totals.__class__(2, 2, 9, 9))
+    loss = objective(Signals(logits=ours), Signals(logits=theirs), pair)["soft_labels"]
+    assert loss.item() == pytest.approx((1 + 4) / 2)
