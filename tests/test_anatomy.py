@@ -48,8 +48,8 @@ def test_a_roberta_has_fewer_positions_than_its_table_rows() -> None:
     longest = anatomy.max_length(model.config)
     ids = torch.full((1, longest), 7)
     model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    too_long = torch.full((1, longest + 1), 7)
     with pytest.raises((IndexError, RuntimeError)):
-        too_long = torch.full((1, longest + 1), 7)
         model(input_ids=too_long, attention_mask=torch.ones_like(too_long))
 
 

@@ -158,10 +158,9 @@ def learn(tokenizer, stage: Stage, *, wider: bool = False, **more):
     data = make_data().train
     encoded = encode(data, tokenizer, 32)
     teacher = tiny_model(**NO_DROPOUT)
-    if wider:
-        student = tiny_model(seed=3, layers=2, hidden=16, spread=1.0)  # narrower than its teacher, with dropout
-    else:
-        student = copy_layers(teacher, Copied(layers=2), {})
+    # Narrower than its teacher, with dropout; or a copy without.
+    narrow = tiny_model(seed=3, layers=2, hidden=16, spread=1.0)
+    student = narrow if wider else copy_layers(teacher, Copied(layers=2), {})
     torch.manual_seed(5)
     objective = Objective(list(stage.objective), "classification", shape_of(student.config), shape_of(teacher.config))
     lesson = loop.Lesson(student, objective)

@@ -220,7 +220,9 @@ def methods(as_json: Json = False) -> None:
         print(json.dumps(rows, indent=1))
         return
     columns = ("embeddings", "attention", "hidden", "predictions", "labels")
-    table = Table("method", "init", "stage", *columns, title="What each method takes from the teacher, and how")
+    table = Table(title="What each method takes from the teacher, and how", padding=(0, 0, 0, 1))
+    for column in ("method", "init", "stage", *columns):
+        table.add_column(column, no_wrap=column in ("method", "stage"), overflow="fold")
     for row in rows:
         for index, stage in enumerate(row["stages"]):
             first = (row["method"], row["init"]) if index == 0 else ("", "")

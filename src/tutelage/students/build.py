@@ -74,7 +74,7 @@ def parse(text: str, default: Student) -> Student:
     fields: dict[str, Any] = {}
     for part in text.split(","):
         key, _, value = part.partition("=")
-        fields[key.strip()] = [int(v) for v in value.split("+")] if "+" in value else value.strip()
+        fields[key.strip()] = value.split("+") if "+" in value else value.strip()
     kinds: dict[str, type[Copied | Fresh | Checkpoint]] = {"copied": Copied, "fresh": Fresh, "checkpoint": Checkpoint}
     sized = {"hidden", "intermediate", "heads", "family", "embedding"} & set(fields)
     init = fields.get("init") or ("fresh" if sized else "checkpoint" if "name" in fields else default.init)

@@ -1,0 +1,380 @@
+"""What a training step costs, side by side in one process.
+
+    pip install -e ".[bench,demo]"
+    python benchmarks/step.py --data-dir path/to/glue
+
+Same teacher (MiniLM, 6 x 384), same student (4 x 312, fresh), same texts, same losses (embeddings, hidden states,
+attention, soft labels); the sides take turns, so that a drifting machine hits all alike:
+
+* ``ours``      one stage of TinyBERT's layer losses and soft labels
+* ``textbrewer``  ``GeneralDistiller`` of TextBrewer as its documentation shows it: random batches padded to their longest,
+  eager attention (its attention loss needs the maps, and reads them after the softmax)
+* ``finetune``  plain fine-tuning of the same student in our loop, no teacher
+* ``dense``     ours, but with a dense gradient and update of the embedding table
+
+Also: where our step goes, the share of real tokens in our batches, peak memory (each side in a process of its own), and
+whether any tensor of a step is as large as a map. Results go to ``results/step.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import multiprocessing
+import os
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tutelage import anatomy
+from tutelage.data import batches
+from tutelage.data.examples import Encoded, Examples, encode
+from tutelage.data.tasks import load_glue
+from tutelage.demo import pretrained
+from tutelage.objectives.terms import AttentionScores, Embeddings, HardLabels, Hidden, Objective, SoftLabels
+from tutelage.recipe import Stage
+from tutelage.runs import label_settings, load_tokenizer
+from tutelage.students.build import Fresh, from_sizes, load_model
+from tutelage.teachers.teacher import LiveTeacher
+from tutelage.training import loop
+from tutelage.training.optimizer import RowAdamW, parameter_groups
+
+BATCH = 32
+TERMS = [Embeddings(), Hidden(), AttentionScores(), SoftLabels()]
+PAIRS = [(1, 2), (2, 3), (3, 5), (4, 6)]
+"""What ``uniform`` pairs for 4 of 6 layers."""
+
+
+class Scene:
+    """The models and texts that all sides share."""
+
+    def __init__(self, task: str, data_dir: Path, rows: int, length: int | None) -> None:
+        data = load_glue(task, data_dir)
+        chosen = np.random.default_rng(0).permutation(len(data.train))[:rows]
+        self.examples: Examples = data.train.take(chosen)
+        self.tokenizer = load_tokenizer(str(pretrained()))
+        self.encoded: Encoded = encode(self.examples, self.tokenizer, 512)
+        if length is not None:
+            self.encoded = stretched(self.encoded, length)
+        labels = label_settings(data)
+        torch.manual_seed(0)
+        self.teacher = load_model(str(pretrained()), **labels)[0]
+        sizes = Fresh(layers=4, hidden=312, intermediate=1200, heads=12)
+        self.student = from_sizes(sizes, self.teacher.config, labels)
+
+
+def stretched(encoded: Encoded, length: int) -> Encoded:
+    """Every example repeated to ``length`` tokens: the cost of long input with real ids."""
+    tokens = [
+        np.resize(encoded.tokens[encoded.offsets[i] : encoded.offsets[i + 1]], length) for i in range(len(encoded))
+    ]
+    types = np.zeros(len(encoded) * length, dtype=np.int8)
+    offsets = np.arange(len(encoded) + 1, dtype=np.int64) * length
+    return Encoded(np.concatenate(tokens), types, offsets, 0, encoded.pad_token)
+
+
+def ours(
+    scene: Scene, *, terms: list[Any] = TERMS, batch_size: int = BATCH, pad_to: int | None = None, sparse: bool = True
+) -> float:
+    """Seconds of one epoch in our loop."""
+    student = copy.deepcopy(scene.student)
+    distilling = any(not isinstance(term, HardLabels) for term in terms)
+    shape = anatomy.shape_of(scene.teacher.config) if distilling else None
+    objective = Objective(terms, "classification", anatomy.shape_of(student.config), shape)
+    accelerator = Accelerator()
+    lesson = loop.Lesson(student, objective)
+    scene.teacher.to(accelerator.device)
+    teacher = LiveTeacher(scene.teacher, objective.teacher_needs, None, accelerator.autocast) if distilling else None
+    stage = Stage(name="step", objective=terms, epochs=1, batch_size=batch_size, select="last", pad_to=pad_to)
+    if not sparse:
+        loop.RowAdamW = DenseAdamW  # type: ignore[misc]
+    began = time.perf_counter()
+    loop.train(stage, lesson, teacher, scene.examples, scene.encoded, accelerator, 0)
+    seconds = time.perf_counter() - began
+    loop.RowAdamW = RowAdamW  # type: ignore[misc]
+    lesson.close()
+    if teacher is not None:
+        teacher.close()
+    return seconds
+
+
+class DenseAdamW(RowAdamW):
+    """The optimiser without the shortcut: the table's gradient is made dense, all rows are updated."""
+
+    def __init__(self, groups: list[dict[str, Any]], table: torch.nn.Parameter | None = None, **settings: Any) -> None:
+        super().__init__(groups, None, **settings)
+        self._dense = table
+
+    def clip(self, max_norm: float) -> torch.Tensor:
+        if self._dense is not None and self._dense.grad is not None:
+            self._dense.grad = self._dense.grad.to_dense()
+        return super().clip(max_norm)
+
+
+def finetune(scene: Scene, batch_size: int = BATCH) -> float:
+    return ours(scene, terms=[HardLabels()], batch_size=batch_size)
+
+
+def textbrewer(scene: Scene, batch_size: int = BATCH) -> float:
+    """Seconds of one epoch of TextBrewer's GeneralDistiller."""
+    from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
+
+    logging.getLogger("Distillation").setLevel(logging.ERROR)
+    device = Accelerator().device
+    teacher, student = copy.deepcopy(scene.teacher).to(device), copy.deepcopy(scene.student).to(device)
+    for model in (teacher, student):
+        model.set_attn_implementation("eager")
+    student.train()
+    widths = (scene.student.config.hidden_size, scene.teacher.config.hidden_size)
+    hidden = [
+        {
+            "layer_T": t,
+            "layer_S": s,
+            "feature": "hidden",
+            "loss": "hidden_mse",
+            "weight": 1,
+            "proj": ["linear", *widths],
+        }
+        for s, t in [(0, 0), *PAIRS]
+    ]
+    attention = [
+        {"layer_T": t - 1, "layer_S": s - 1, "feature": "attention", "loss": "attention_mse", "weight": 1}
+        for s, t in PAIRS
+    ]
+
+    def adaptor(batch: Any, output: Any) -> dict[str, Any]:
+        return {
+            "logits": output.logits,
+            "hidden": output.hidden_states,
+            "attention": output.attentions,
+            "inputs_mask": batch["attention_mask"],
+        }
+
+    def collate(rows: list[int]) -> dict[str, torch.Tensor]:
+        return batches.padded(scene.encoded, np.array(rows))
+
+    loader = torch.utils.data.DataLoader(
+        list(range(len(scene.encoded))),
+        batch_size=batch_size,
+        shuffle=True,
+        collate_fn=collate,  # type: ignore[arg-type]
+    )
+    optimizer = torch.optim.AdamW(parameter_groups(student, 0.01), lr=5e-5)
+    with tempfile.TemporaryDirectory() as folder:
+        training = TrainingConfig(device=str(device), output_dir=folder, log_dir=None, ckpt_frequency=1)
+        distillation = DistillationConfig(temperature=1, kd_loss_type="ce", intermediate_matches=hidden + attention)
+        distiller = GeneralDistiller(training, distillation, teacher, student, adaptor, adaptor)
+        began = time.perf_counter()
+        with distiller:
+            distiller.train(
+                optimizer,
+                loader,
+                num_epochs=1,
+                max_grad_norm=1.0,
+                callback=None,
+                output_hidden_states=True,
+                output_attentions=True,
+            )
+        return time.perf_counter() - began
+
+
+SIDES: dict[str, Callable[..., float]] = {
+    "ours": ours,
+    "textbrewer": textbrewer,
+    "finetune": finetune,
+    "dense": lambda scene, batch_size=BATCH: ours(scene, batch_size=batch_size, sparse=False),
+    "finetune dense": lambda scene, batch_size=BATCH: ours(
+        scene, terms=[HardLabels()], batch_size=batch_size, sparse=False
+    ),
+}
+
+
+def side_by_side(scene: Scene, repeats: int, batch_size: int, names: list[str]) -> dict[str, Any]:
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(repeats):
+        for name in names:
+            seconds[name].append(SIDES[name](scene, batch_size=batch_size))
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    return {
+        "examples": len(scene.examples),
+        "mean_tokens": float(scene.encoded.lengths.mean()),
+        "seconds": medians,
+        "spread": {name: [min(values), max(values)] for name, values in seconds.items()},
+        "examples_per_second": {name: len(scene.examples) / value for name, value in medians.items()},
+        "ours_against": {name: value / medians["ours"] for name, value in medians.items() if name != "ours"},
+    }
+
+
+def peak_memory(make: Callable[[], Scene], name: str, batch_size: int) -> float:
+    """MB that one epoch of a side adds at its peak, in a process of its own (CPU: resident memory)."""
+    queue: Any = multiprocessing.get_context("fork").SimpleQueue()
+
+    def child() -> None:
+        scene = make()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        SIDES[name](scene, batch_size=batch_size)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        queue.put(torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else after - before)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    value: float = queue.get()
+    process.join()
+    return value
+
+
+class LargestMap(TorchDispatchMode):
+    """Counts tensors that have heads and two dimensions of the input's length."""
+
+    def __init__(self, heads: int, length: int) -> None:
+        super().__init__()
+        self.heads, self.length, self.maps = heads, length, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple | list) else [output]:
+            if isinstance(tensor, torch.Tensor) and tensor.shape[-2:] == (self.length, self.length):
+                self.maps += tensor.numel() >= self.heads * self.length**2
+        return output
+
+
+def maps_in_a_step(scene: Scene) -> int:
+    """Tensors of size heads x n x n in the forward and backward pass of one example."""
+    student = copy.deepcopy(scene.student).train()
+    shape = anatomy.shape_of(scene.teacher.config)
+    objective = Objective(TERMS, "classification", anatomy.shape_of(student.config), shape)
+    lesson = loop.Lesson(student, objective)
+    teacher = LiveTeacher(scene.teacher.cpu(), objective.teacher_needs, None, Accelerator(cpu=True).autocast)
+    batch = next(iter(batches.step_batches(scene.examples, scene.encoded, np.arange(1), 0, 1, 10**6)))
+    with LargestMap(shape.heads, int(scene.encoded.lengths[0])) as seen:
+        sum(lesson(batch, teacher.signals(batch)).values()).backward()  # type: ignore[union-attr]
+    lesson.close()
+    teacher.close()
+    return seen.maps
+
+
+def where_a_step_goes(scene: Scene, steps: int = 30) -> dict[str, float]:
+    """Milliseconds of the parts of a step, mean over steps, for the optimiser with and without the row updates."""
+    student = copy.deepcopy(scene.student).train()
+    shape = anatomy.shape_of(scene.teacher.config)
+    objective = Objective(TERMS, "classification", anatomy.shape_of(student.config), shape)
+    lesson = loop.Lesson(student, objective)
+    teacher = LiveTeacher(scene.teacher.cpu(), objective.teacher_needs, None, Accelerator(cpu=True).autocast)
+    table = anatomy.word_embeddings_of(student)
+    result: dict[str, float] = {}
+    for kind in ("rows", "dense"):
+        table.sparse = kind == "rows"
+        optimizer = RowAdamW(
+            parameter_groups(lesson, 0.01), table=table.weight if table.sparse else None, lr=5e-5, fused=True
+        )  # type: ignore[arg-type]
+        parts = dict.fromkeys(("teacher", "student", "losses", "backward", "optimizer"), 0.0)
+        rows = np.arange(len(scene.examples))
+        for step in batches.steps(scene.encoded.lengths, rows, BATCH, 0, 0)[:steps]:
+            batch = next(iter(batches.step_batches(scene.examples, scene.encoded, step, 0, 1, 10**6)))
+            clock = [time.perf_counter()]
+            optimizer.catch_up(batch.inputs["input_ids"].unique())
+            catch_up = time.perf_counter() - clock[0]
+            clock = [time.perf_counter()]
+            taught = teacher.signals(batch)
+            clock.append(time.perf_counter())
+            signals = lesson._tap(batch.inputs)
+            clock.append(time.perf_counter())
+            loss = sum(objective(signals, taught, batch).values())
+            clock.append(time.perf_counter())
+            loss.backward()  # type: ignore[union-attr]
+            clock.append(time.perf_counter())
+            optimizer.clip(1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            clock.append(time.perf_counter() + catch_up)
+            for name, a, b in zip(parts, clock, clock[1:], strict=False):
+                parts[name] += (b - a) * 1000 / steps
+        result |= {f"{name}, {kind}": value for name, value in parts.items()}
+    table.sparse = False
+    lesson.close()
+    teacher.close()
+    return result
+
+
+def real_tokens(data_dir: Path, tokenizer: Any) -> dict[str, dict[str, float]]:
+    """Share of real tokens in our batches, in random batches padded to their longest, and padded to 128."""
+    shares = {}
+    for task in ("sst2", "mrpc", "rte"):
+        examples = load_glue(task, data_dir).train
+        lengths = encode(examples, tokenizer, 512).lengths
+        rows = np.arange(len(lengths))
+        ordered = batches.steps(lengths, rows, BATCH, 0, 0)
+        shuffled = np.array_split(np.random.default_rng(0).permutation(rows), len(ordered))
+        shares[task] = {
+            "ours": float(lengths.sum() / sum(lengths[step].max() * len(step) for step in ordered)),
+            "random batches": float(lengths.sum() / sum(lengths[step].max() * len(step) for step in shuffled)),
+            "padded to 128": float(np.minimum(lengths, 128).sum() / (128 * len(lengths))),
+        }
+    return shares
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True, type=Path)
+    parser.add_argument("--rows", type=int, default=960, help="examples an epoch at natural lengths")
+    parser.add_argument("--rows-long", type=int, default=16, help="examples an epoch at length 512")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", default="results/step.json", type=Path)
+    arguments = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    result: dict[str, Any] = {
+        "command": f"python benchmarks/step.py --data-dir path/to/glue --rows {arguments.rows} "
+        f"--rows-long {arguments.rows_long} --repeats {arguments.repeats}",
+        "environment": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+    def scene(task: str, length: int | None = None) -> Scene:
+        return Scene(task, arguments.data_dir, arguments.rows_long if length else arguments.rows, length)
+
+    # First, while this process has run nothing on several threads: a forked child cannot use its parent's.
+    result["peak_memory_mb"] = {
+        f"{task}, {length or 'natural lengths'}": {
+            side: peak_memory(lambda: scene(task, length), side, batch)  # noqa: B023
+            for side in ("ours", "textbrewer", "finetune")
+        }
+        for task, length, batch in (("mrpc", None, BATCH), ("mrpc", 512, 8))
+    }
+    print(json.dumps(result["peak_memory_mb"], indent=1), flush=True)
+    names = list(SIDES)
+    for task in ("mrpc", "sst2"):
+        result[f"{task}, natural lengths"] = side_by_side(scene(task), arguments.repeats, BATCH, names)
+        print(task, json.dumps(result[f"{task}, natural lengths"], indent=1), flush=True)
+    long = scene("mrpc", 512)
+    result["mrpc, 512 tokens"] = side_by_side(long, arguments.repeats, 8, ["ours", "textbrewer", "finetune"])
+    result["maps of heads x n x n in our step at 512"] = maps_in_a_step(long)
+    result["milliseconds of a step, sst2"] = where_a_step_goes(scene("sst2"))
+    result["real_tokens"] = real_tokens(arguments.data_dir, long.tokenizer)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = arguments.out.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, arguments.out)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

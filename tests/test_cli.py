@@ -1,0 +1,234 @@
+"""The commands as a user types them, and every mistake: one line, exit code 2, nothing half written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import tiny_model, write_csv
+from typer.testing import CliRunner
+
+from tutelage import cli
+
+
+def invoke(*words: str | Path) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command line, errors shown as ``main`` shows them."""
+    from tutelage.errors import TutelageError
+
+    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    if isinstance(result.exception, TutelageError):
+        return 2, result.stdout, f"tutelage: {result.exception}"
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def distill_words(root: Path, out: Path, **more: str | None) -> list[str]:
+    options = {
+        "teacher": root / "teacher",
+        "train": root / "train.csv",
+        "dev": root / "dev.csv",
+        "method": "kd",
+        "student": "layers=2",
+        "out": out,
+        **more,
+    }
+    words = [
+        part
+        for key, value in options.items()
+        if value is not None
+        for part in (f"--{key.replace('_', '-')}", str(value))
+    ]
+    return ["distill", *words, "--no-baseline", "--set", "stages.*.epochs=1"]
+
+
+def test_distil_then_evaluate_then_repeat(teacher_folder: Path, tmp_path: Path) -> None:
+    code, out, _ = invoke(*distill_words(teacher_folder, tmp_path / "a"), "--json")
+    assert code == 0
+    report = json.loads(out)
+    code, out, _ = invoke(
+        "evaluate",
+        tmp_path / "a" / "student",
+        "--train",
+        teacher_folder / "train.csv",
+        "--dev",
+        teacher_folder / "dev.csv",
+        "--json",
+    )
+    assert code == 0
+    assert json.loads(out)["scores"] == report["student"]["scores"]
+    # The run's own config repeats it, to the bit.
+    code, out, _ = invoke("run", tmp_path / "a" / "config.yaml", "--set", f"out={tmp_path / 'b'}", "--json")
+    assert code == 0
+    weights = [(tmp_path / name / "student" / "model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
+
+
+def test_resuming_a_finished_run_shows_its_report(teacher_folder: Path, tmp_path: Path) -> None:
+    words = distill_words(teacher_folder, tmp_path / "a")
+    assert invoke(*words, "--json")[0] == 0
+    code, out, _ = invoke(*words, "--resume", "--json")
+    assert code == 0 and json.loads(out)["method"] == "kd"
+
+
+def test_recipe_and_run(teacher_folder: Path, tmp_path: Path) -> None:
+    code, text, _ = invoke("recipe", "tinybert")
+    assert code == 0
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    settings = {
+        "teacher": teacher_folder / "teacher",
+        "data.train": teacher_folder / "train.csv",
+        "data.dev": teacher_folder / "dev.csv",
+        "out": tmp_path / "run",
+        "student.layers": 2,
+        "student.hidden": 16,
+        "student.heads": 4,
+        "stages.prediction.temperature": 2,
+        "stages.*.epochs": 1,
+        "baseline": "false",
+    }
+    words = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    code, out, error = invoke("run", path, *words, "--json")
+    assert code == 0, error
+    assert json.loads(out)["student_layers"] == 2
+    assert "temperature: 2" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_methods() -> None:
+    code, out, _ = invoke("methods")
+    assert code == 0 and "tinybert" in out and "distilbert" in out
+    code, out, _ = invoke("methods", "--json")
+    assert {row["method"] for row in json.loads(out)} >= {
+        "finetune",
+        "kd",
+        "logits_mse",
+        "pkd",
+        "distilbert",
+        "tinybert",
+    }
+
+
+@pytest.mark.parametrize("command", ["finetune", "distill", "evaluate", "methods", "recipe", "run", "demo"])
+def test_help_has_an_example(command: str) -> None:
+    code, out, _ = invoke(command, "--help")
+    assert code == 0 and "Example: tutelage" in " ".join(out.split())
+
+
+# -------------------------------------------------------------------------------------------------------- mistakes
+
+
+def mistake(root: Path, tmp_path: Path, name: str) -> list[str]:
+    """The command line of a mistake."""
+    out = tmp_path / "out"
+    head = "text,label\n"
+    files = {
+        "empty.csv": "",
+        "one.csv": head + "word1,positive\nword2,positive\n",
+        "odd.csv": head + "word1,positive\nword2,strange\n",
+        "other.csv": head + "".join(f"word{i},{c}\n" for i in range(20) for c in ("cat", "dog")),
+    }
+    for file, content in files.items():
+        (tmp_path / file).write_text(content)
+    (tmp_path / "latin.csv").write_bytes((head + "caf\xe9,positive\n").encode("latin-1"))
+    if name == "no head":
+        shutil.copytree(root / "random", tmp_path / "base")
+        tiny_model().bert.save_pretrained(tmp_path / "base")
+    if name == "weak":
+        shutil.copytree(root / "random", tmp_path / "weak")
+        constant = tiny_model()
+        constant.classifier.weight.data.zero_()
+        constant.save_pretrained(tmp_path / "weak")
+    if name == "another run":
+        out.mkdir()
+        (out / "config.yaml").write_text("x")
+    if name == "not empty":
+        out.mkdir()
+        (out / "thesis.txt").write_text("x")
+    return {
+        "missing file": lambda: distill_words(root, out, train="nowhere.csv"),
+        "wrong column": lambda: distill_words(root, out, text="txt"),
+        "empty file": lambda: distill_words(root, out, train=tmp_path / "empty.csv"),
+        "one class": lambda: distill_words(root, out, train=tmp_path / "one.csv"),
+        "label only in dev": lambda: distill_words(root, out, dev=tmp_path / "odd.csv"),
+        "encoding": lambda: distill_words(root, out, train=tmp_path / "latin.csv"),
+        "no head": lambda: distill_words(root, out, teacher=tmp_path / "base"),
+        "other labels": lambda: distill_words(root, out, train=tmp_path / "other.csv", dev=tmp_path / "other.csv"),
+        "heads": lambda: distill_words(root, out, method="tinybert", student="layers=2,hidden=16,heads=2"),
+        "mapping": lambda: [
+            *distill_words(root, out, method="tinybert", student="layers=2"),
+            "--set",
+            "stages.intermediate.hidden.layers=[2,9]",
+        ],
+        "too deep": lambda: distill_words(root, out, student="layers=9"),
+        "indivisible": lambda: distill_words(root, out, student="layers=2,hidden=30,heads=4"),
+        "method": lambda: distill_words(root, out, method="tinybrt"),
+        "task": lambda: distill_words(root, out, train=None, dev=None, task="sst22", data_dir=tmp_path),
+        "another run": lambda: distill_words(root, out),
+        "not empty": lambda: distill_words(root, out),
+        "weak": lambda: distill_words(root, out, teacher=tmp_path / "weak"),
+        "no teacher there": lambda: distill_words(root, out, teacher=tmp_path / "nothing"),
+        "too long": lambda: distill_words(root, out, max_length="4000"),
+        "both": lambda: distill_words(root, out, task="sst2"),
+        "nothing": lambda: distill_words(root, out, train=None, dev=None),
+        "kind": lambda: distill_words(root, out, kind="ranking"),
+    }[name]()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing file", "nowhere.csv"),
+        ("wrong column", "txt"),
+        ("empty file", "empty"),
+        ("one class", "class"),
+        ("label only in dev", "strange"),
+        ("encoding", "UTF-8"),
+        ("no head", "no classification head"),
+        ("other labels", "knows the labels 'negative', 'positive', the data 'cat', 'dog'"),
+        ("heads", "2 heads and the teacher 4"),
+        ("mapping", "asks for teacher layer 9"),
+        ("too deep", "9 layers cannot be copied: the teacher has 4"),
+        ("indivisible", "30 is not divisible by 4 heads"),
+        ("method", "did you mean 'tinybert'"),
+        ("task", "sst2"),
+        ("another run", "--resume"),
+        ("not empty", "is not empty"),
+        ("weak", "no better than a constant answer"),
+        ("no teacher there", "cannot load the model"),
+        ("too long", "positions"),
+        ("both", "exclude each other"),
+        ("nothing", "nothing to learn from"),
+        ("kind", "'classification', 'regression' or 'multilabel'"),
+    ],
+)
+def test_mistakes_end_in_one_line(name: str, message: str, teacher_folder: Path, tmp_path: Path) -> None:
+    words = mistake(teacher_folder, tmp_path, name)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, error = invoke(*words)
+    assert code == 2
+    assert message in error
+    assert "\n" not in error.strip()
+    assert not out
+    assert sorted(tmp_path.rglob("*")) == before  # nothing written
+
+
+def test_long_texts_are_cut_counted_and_reported(teacher_folder: Path, tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", 60, 1)
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write(" ".join(["good"] * 100) + ",positive\n")
+    code, out, _ = invoke(*distill_words(teacher_folder, tmp_path / "out", train=tmp_path / "train.csv"), "--json")
+    assert code == 0
+    report = json.loads(out)
+    cut = report["data"]["truncated"]["train"] + (0 if report["data"]["truncated"]["train"] else 1)
+    assert cut == 1
+    assert any("longer than" in warning for warning in report["warnings"])
+
+
+def test_a_weak_teacher_may_be_allowed(teacher_folder: Path, tmp_path: Path) -> None:
+    words = mistake(teacher_folder, tmp_path, "weak")
+    code, out, _ = invoke(*words, "--allow-weak-teacher", "--json")
+    assert code == 0
+    assert any("no better than" in warning for warning in json.loads(out)["warnings"])

@@ -1,0 +1,270 @@
+"""The common table: every method, every family, through the same checks. A new method is one row here.
+
+Two more checks of the table need no row of their own: ``test_training`` shows, for the loop that all methods share, that a
+killed run resumes to the same bits, that pieces and padding change nothing, and that known logits teach as the live teacher.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ALL_FAMILIES, LABELS, make_data, tiny_model, write_csv
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tutelage.config import DataConfig, RunConfig
+from tutelage.methods import METHODS
+from tutelage.recipe import Recipe
+from tutelage.runs import run
+from tutelage.students.build import Checkpoint, Copied, Fresh, Student
+
+ROWS: dict[str, Student] = {
+    "finetune": Copied(layers=2),
+    "kd": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
+    "logits_mse": Copied(layers=2),
+    "pkd": Copied(layers=2, choose="first"),
+    "pkd_reference": Copied(layers=2, choose="first"),
+    "distilbert": Fresh(layers=2, hidden=16, heads=2),
+    "tinybert": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
+    "tinybert_reference": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
+}
+"""A method and the student that it teaches here."""
+
+
+def test_every_method_has_its_row() -> None:
+    assert set(ROWS) == set(METHODS)
+
+
+def small(method: str, student: Student, epochs: int = 2) -> Recipe:
+    """The method with few epochs, a rate for tiny models and input as short as theirs."""
+    recipe = METHODS[method]()
+    stages = [
+        stage.model_copy(update={"epochs": epochs, "lr": 3e-3, "pad_to": stage.pad_to and 24})
+        for stage in recipe.stages
+    ]
+    return recipe.model_copy(update={"student": student, "stages": stages})
+
+
+def config_for(method: str, root: Path, out: Path, **more) -> RunConfig:
+    data = DataConfig(train=str(root / "train.csv"), dev=str(root / "dev.csv"))
+    recipe = more.pop("recipe", None) or small(method, ROWS[method])
+    return RunConfig(**{"recipe": recipe, "teacher": str(root / "teacher"), "data": data, "out": str(out), **more})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_ends_in_a_student_that_plain_transformers_loads(
+    method: str, teacher_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    recipe = small(method, ROWS[method], epochs=8)
+    report = run(config_for(method, teacher_folder, out, recipe=recipe, baseline=False), quiet=True)
+
+    for stage in report["stages"]:  # the losses fall
+        for term, values in stage["losses"].items():
+            assert values[-1][1] < values[0][1], term
+
+    student = AutoModelForSequenceClassification.from_pretrained(out / "student").eval()
+    tokenizer = AutoTokenizer.from_pretrained(out / "student")
+    assert student.config.id2label == dict(enumerate(LABELS))
+    assert not [name for name in student.state_dict() if "projection" in name or "objective" in name]
+    saved = json.loads((out / "student" / "config.json").read_text())
+    assert "tutelage" not in json.dumps(saved)
+    data = make_data()
+    inputs = tokenizer(list(data.dev["dev"].texts), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        predicted = student(**inputs).logits.argmax(-1).numpy()
+    assert (predicted == data.dev["dev"].labels).mean() > 0.6
+    assert (out / "student" / "README.md").read_text().startswith("---")
+    needs_projection = method.startswith(("tinybert", "distilbert"))
+    assert (out / "projections.safetensors").exists() == needs_projection
+    if method != "finetune":
+        assert report["teacher"]["score"] > 0.9
+        assert report["student"]["retention"] == report["student"]["score"] / report["teacher"]["score"]
+    for name in ("config.yaml", "report.json", "report.html", "metrics.jsonl"):
+        assert (out / name).stat().st_size > 0
+    assert not (out / "checkpoint").exists()
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in lines} == {stage["name"] for stage in report["stages"]}
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+@pytest.mark.parametrize("method", ["distilbert", "tinybert"])
+def test_every_family_teaches_and_learns(family: str, method: str, tokenizer, tmp_path: Path) -> None:
+    """A random teacher of the family, a narrower fresh student: signals are read, losses fall, the student reloads."""
+    tiny_model(family).save_pretrained(tmp_path / "teacher")
+    fitted = tokenizer
+    if family in ("distilbert", "modernbert", "roberta"):
+        from tutelage.runs import fitted_tokenizer
+
+        fitted = fitted_tokenizer(tokenizer, tiny_model(family))
+    fitted.save_pretrained(tmp_path / "teacher")
+    write_csv(tmp_path / "train.csv", 64, 1)
+    write_csv(tmp_path / "dev.csv", 32, 2)
+    student = Fresh(layers=2, hidden=16, heads=4, intermediate=24)
+    config = config_for(
+        method, tmp_path, tmp_path / "run", recipe=small(method, student, 4), baseline=False, allow_weak_teacher=True
+    )
+    report = run(config, quiet=True)
+    for stage in report["stages"]:
+        for term in ("hidden", "embeddings", "attention_scores"):
+            if term in stage["losses"]:
+                assert stage["losses"][term][-1][1] < stage["losses"][term][0][1], term
+    reloaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student").eval()
+    assert type(reloaded).__name__.lower() == f"{family}forsequenceclassification"
+    inputs = AutoTokenizer.from_pretrained(tmp_path / "run" / "student")(
+        ["word1 good", "bad"], padding=True, return_tensors="pt"
+    )
+    assert reloaded(**inputs).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_copied_layers_compute_what_they_did(family: str) -> None:
+    """The first layers of a teacher, copied, give the teacher's own hidden states."""
+    from tutelage.students.build import copy_layers
+
+    teacher = tiny_model(family)
+    student = copy_layers(teacher, Copied(layers=2, choose="first"), {})
+    ids = torch.randint(5, 40, (2, 7), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        theirs = teacher(**inputs, output_hidden_states=True).hidden_states
+        ours = student(**inputs, output_hidden_states=True).hidden_states
+    last = 1 if family == "modernbert" else 2  # its last entry has the final norm applied
+    for layer in range(last + 1):
+        torch.testing.assert_close(ours[layer], theirs[layer], rtol=0, atol=0)
+    whole = copy_layers(teacher, Copied(layers=4), {})
+    torch.testing.assert_close(whole(**inputs).logits, teacher(**inputs).logits, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", ["kd", "tinybert"])
+def test_a_killed_run_resumes_to_the_same_bits(method: str, teacher_folder: Path, tmp_path: Path) -> None:
+    """A run is killed (SIGKILL) in its middle, resumed, and compared with one that was not."""
+    from tutelage.config import to_yaml
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    recipe = small(method, ROWS[method], 3)
+    run(config_for(method, teacher_folder, whole, recipe=recipe), quiet=True)
+    (tmp_path / "cut.yaml").write_text(to_yaml(config_for(method, teacher_folder, cut, recipe=recipe)))
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from tutelage.config import from_yaml\n"
+        "from tutelage import runs\n"
+        "from tutelage.training import checkpoint, loop\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "loop.CHECKPOINT_SECONDS = 0.0\n"
+        "save, calls = checkpoint.save, 0\n"
+        "def counting(folder, state):\n"
+        "    global calls\n"
+        "    save(folder, state)\n"
+        "    calls += 1\n"
+        "    if calls == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "checkpoint.save = counting\n"
+        "runs.run(from_yaml(Path(sys.argv[1])), resume=Path(sys.argv[1]).with_suffix('').exists(), quiet=True)\n"
+    )
+    for stop in (17, 40, 10**6):  # in the first stage, later, never
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "cut.yaml"), str(stop)], capture_output=True, text=True
+        )
+        assert done.returncode == (0 if stop == 10**6 else -9), done.stderr
+    for name in ("student/model.safetensors", *(["projections.safetensors"] if method == "tinybert" else [])):
+        assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
+    reports = [json.loads((folder / "report.json").read_text()) for folder in (whole, cut)]
+    for who in ("teacher", "student", "baseline"):
+        assert reports[0][who]["scores"] == reports[1][who]["scores"]
+    steps = [
+        [
+            (json.loads(line)["who"], json.loads(line)["stage"], json.loads(line)["step"])
+            for line in path.read_text().splitlines()
+        ]
+        for path in (whole / "metrics.jsonl", cut / "metrics.jsonl")
+    ]
+    assert len(set(steps[1])) == len(steps[1])  # nothing is logged twice
+
+
+@pytest.mark.parametrize("method", ["kd", "tinybert"])
+def test_two_processes_give_the_single_processes_student(method: str, teacher_folder: Path, tmp_path: Path) -> None:
+    from tutelage.config import to_yaml
+
+    recipe = small(method, Copied(layers=2) if method == "kd" else ROWS[method], 1)
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tutelage.config import from_yaml\n"
+        "from tutelage.runs import run\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "run(from_yaml(Path(sys.argv[1])), quiet=True)\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    weights = []
+    for processes in (1, 2):
+        out = tmp_path / f"out{processes}"
+        path = tmp_path / f"{processes}.yaml"
+        path.write_text(to_yaml(config_for(method, teacher_folder, out, recipe=recipe, baseline=False)))
+        launcher = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            "--master-port=0",
+            "--standalone",
+        ]
+        command = [*(launcher if processes == 2 else [sys.executable]), str(tmp_path / "script.py"), str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "1"})
+        assert done.returncode == 0, done.stderr[-3000:]
+        weights.append(AutoModelForSequenceClassification.from_pretrained(out / "student").state_dict())
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], atol=2e-4, rtol=1e-3)
+
+
+def test_onnx_gives_what_pytorch_gives(teacher_folder: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    out = tmp_path / "run"
+    run(config_for("kd", teacher_folder, out, baseline=False), quiet=True)
+    student = AutoModelForSequenceClassification.from_pretrained(out / "student").eval()
+    tokenizer = AutoTokenizer.from_pretrained(out / "student")
+    inputs = dict(tokenizer(["word1 good word2", "bad"], padding=True, return_tensors="pt"))
+    names = list(inputs)
+    dynamic = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in names}
+    torch.onnx.export(
+        student, (), tmp_path / "student.onnx", kwargs=inputs, dynamo=True, dynamic_shapes=dynamic, verbose=False
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "student.onnx")
+    longer = dict(tokenizer(["word1 good word2 word3 word4", "bad poor", "word9"], padding=True, return_tensors="pt"))
+    onnx = session.run(None, {name: value.numpy() for name, value in longer.items()})[0]
+    with torch.no_grad():
+        torch_logits = student(**longer).logits.numpy()
+    np.testing.assert_allclose(onnx, torch_logits, atol=1e-5)
+
+
+def test_unlabelled_text_and_other_tokenizers(teacher_folder: Path, tmp_path: Path) -> None:
+    """A student of another family with another tokenizer learns from predictions on unlabelled text."""
+    from conftest import VOCABULARY
+    from transformers import BertTokenizerFast
+
+    other = BertTokenizerFast(vocab={word: i for i, word in enumerate(reversed(VOCABULARY))}, model_max_length=32)
+    model = tiny_model("distilbert", layers=2, pad_token_id=other.pad_token_id)
+    model.save_pretrained(tmp_path / "student")
+    other.save_pretrained(tmp_path / "student")
+    write_csv(tmp_path / "more.csv", 200, 9, label=False)
+    recipe = small("kd", Checkpoint(name=str(tmp_path / "student")), 4)
+    config = config_for("kd", teacher_folder, tmp_path / "run", recipe=recipe, baseline=False)
+    config = config.model_copy(
+        update={"data": config.data.model_copy(update={"unlabeled": str(tmp_path / "more.csv")})}
+    )
+    report = run(config, quiet=True)
+    assert report["data"]["unlabeled"] == 200
+    assert report["student"]["score"] > 0.85
+    from tutelage.errors import TutelageError
+
+    recipe = small("distilbert", Checkpoint(name=str(tmp_path / "student")))
+    with pytest.raises(TutelageError, match="different tokenizers"):
+        run(config_for("distilbert", teacher_folder, tmp_path / "never", recipe=recipe), quiet=True)
+    assert not (tmp_path / "never").exists()

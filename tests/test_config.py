@@ -1,0 +1,136 @@
+"""Recipes and runs as data: YAML and back, settings by path, one-line errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from tutelage.config import RunConfig, from_yaml, to_yaml, with_settings
+from tutelage.errors import TutelageError
+from tutelage.methods import METHODS
+from tutelage.objectives.terms import HardLabels, SoftLabels
+from tutelage.recipe import Recipe, Stage, method_row
+from tutelage.students.build import Checkpoint, Copied, Fresh, parse
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recipe_is_the_same_after_yaml(method: str, tmp_path: Path) -> None:
+    config = RunConfig(recipe=METHODS[method](), teacher="t", out="o")
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(config))
+    assert from_yaml(path) == config
+    assert to_yaml(from_yaml(path)) == to_yaml(config)
+
+
+def tiny() -> RunConfig:
+    return RunConfig(recipe=METHODS["tinybert"]())
+
+
+def test_settings_find_their_place() -> None:
+    changed = with_settings(
+        tiny(),
+        ["stages.prediction.temperature=2", "teacher=there", "stages.*.epochs=7", "student.layers=6", "data.task=sst2"],
+    )
+    first, second = changed.recipe.stages
+    assert isinstance(second.objective[0], SoftLabels) and second.objective[0].temperature == 2
+    assert (first.epochs, second.epochs) == (7, 7)
+    assert changed.teacher == "there" and changed.data.task == "sst2"
+    assert isinstance(changed.recipe.student, Fresh) and changed.recipe.student.layers == 6
+
+
+def test_a_setting_may_be_a_list() -> None:
+    changed = with_settings(tiny(), ["stages.intermediate.hidden.layers=[1,2,3,4]"])
+    assert changed.recipe.stages[0].objective[1].layers == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("stages.prediction.temprature=2", "there is no such setting"),
+        ("epochs=2", "fits several settings"),
+        ("stages.prediction.temperature", "has no value"),
+        ("stages.prediction.temperature=-1", "greater than 0"),
+        ("stages.prediction.lr=fast", "valid number"),
+        ("mixed_precision=fp8", "'no', 'bf16' or 'fp16'"),
+    ],
+)
+def test_wrong_settings(setting: str, message: str) -> None:
+    with pytest.raises(TutelageError, match=message) as caught:
+        with_settings(tiny(), [setting])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("recipe: [", "is not a YAML file"),
+        ("recipe: 3", "recipe"),
+        ("", "the top level"),
+        ("teacher: x\nsurprise: 1\n", "recipe: Field required"),
+    ],
+)
+def test_wrong_files(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(TutelageError, match=message) as caught:
+        from_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_an_unknown_key() -> None:
+    with pytest.raises(TutelageError, match="there is no file"):
+        from_yaml(Path("nowhere.yaml"))
+    tree = yaml.safe_load(to_yaml(tiny()))
+    tree["recipe"]["stages"][0]["learning_rate"] = 1
+    with pytest.raises(ValidationError, match="learning_rate"):
+        RunConfig.model_validate(tree)
+
+
+def test_stages_and_terms_occur_once() -> None:
+    with pytest.raises(ValidationError, match="each term once"):
+        Stage(name="x", objective=[HardLabels(), HardLabels()])
+    stage = Stage(name="x", objective=[HardLabels()])
+    with pytest.raises(ValidationError, match="each name once"):
+        Recipe(method="m", title="t", paper="p", student=Copied(), stages=[stage, stage])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("layers=3", Copied(layers=3)),
+        ("layers=2+4+6", Copied(layers=[2, 4, 6])),
+        ("layers=3,choose=first", Copied(layers=3, choose="first")),
+        ("layers=4,hidden=312,intermediate=1200,heads=12", Fresh(layers=4, hidden=312, intermediate=1200, heads=12)),
+        ("layers=4,init=fresh", Fresh(layers=4)),
+        ("bert-base-uncased", Checkpoint(name="bert-base-uncased")),
+        ("some/folder", Checkpoint(name="some/folder")),
+    ],
+)
+def test_students_by_words(text: str, expected) -> None:
+    assert parse(text, Copied()) == expected
+
+
+def test_layers_alone_are_fresh_where_the_method_starts_fresh() -> None:
+    assert parse("layers=3", Fresh(layers=4)) == Fresh(layers=3)
+
+
+@pytest.mark.parametrize(
+    "text", ["layers=0", "layers=x", "layer=3", "layers=3,init=magic", "layers=3,hidden=big", "layers=1+x"]
+)
+def test_wrong_students(text: str) -> None:
+    with pytest.raises(TutelageError, match="--student") as caught:
+        parse(text, Copied())
+    assert "\n" not in str(caught.value)
+
+
+def test_the_table_of_methods_is_computed_from_the_recipes() -> None:
+    row = method_row(METHODS["tinybert"]())
+    assert row["init"] == "random"
+    assert [stage["stage"] for stage in row["stages"]] == ["intermediate", "prediction"]
+    assert row["stages"][0]["attention"] and row["stages"][0]["hidden"] and not row["stages"][0]["predictions"]
+    assert row["stages"][1]["predictions"] == "KL, T=1" and not row["stages"][1]["labels"]
+    colder = METHODS["kd"]().model_copy(update={"stages": [Stage(name="x", objective=[SoftLabels(temperature=3)])]})
+    assert method_row(colder)["stages"][0]["predictions"] == "KL, T=3"

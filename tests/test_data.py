@@ -1,0 +1,446 @@
+import gzip
+import json
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import data_folder
+
+from tutelage.data.files import load_files, read_unlabeled
+from tutelage.data.tasks import GLUE, load_glue
+from tutelage.errors import TutelageError
+
+REAL = data_folder()
+
+
+def write(path, content):
+    """``content`` as text, bytes, rows of JSON lines, or a data frame, packed if the name says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, pd.DataFrame):
+        content.to_parquet(path)
+        return path
+    if isinstance(content, list):
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
+    raw = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+    return path
+
+
+def load(train, dev=None, unlabeled=None, pair=None, **options):
+    return load_files(train, dev, unlabeled, "text", pair, "label", **options)
+
+
+def table(labels):
+    return "text,label\n" + "".join(f"text {i},{label}\n" for i, label in enumerate(labels))
+
+
+def message(call, *parts):
+    """The error of ``call`` is one line and contains ``parts``."""
+    with pytest.raises(TutelageError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    for part in parts:
+        assert part in text, text
+
+
+# GLUE
+
+
+@pytest.fixture
+def glue(tmp_path):
+    """A folder as GLUE comes, with traps."""
+    entailment = 'index\tsentence1\tsentence2\tlabel\n0\ta " b\tc\tentailment\n1\td\te" f\tnot_entailment\n'
+    for part in ("train", "dev"):
+        write(tmp_path / "CoLA" / f"{part}.tsv", 'x\t1\t\tA "lone quote\nx\t0\t*\tline\u2028separator, kept\n')
+        write(tmp_path / "RTE" / f"{part}.tsv", entailment)
+        write(
+            tmp_path / "MRPC" / f"{part}.tsv",
+            '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\t"first\tsecond\r\n0\t7\t8\tthird\t"fourth"\r\n',
+        )
+        write(
+            tmp_path / "STS-B" / f"{part}.tsv",
+            "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
+            "0\tg\tf\ty\to\ts\ts\tone\ttwo\t3.250\n",
+        )
+        write(
+            tmp_path / "QQP" / f"{part}.tsv",
+            "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n0\t1\t2\tcut in\ntwo\tq\t1\n1\t1\t2\t\tr\t1\n",
+        )
+    write(tmp_path / "QNLI" / "train_rebuilt.tsv.gz", entailment.replace("sentence1", "question").replace("ce2", "ce"))
+    write(tmp_path / "QNLI" / "dev.tsv", entailment.replace("sentence1", "question").replace("ce2", "ce"))
+    mnli = "index\tsentence1\tsentence2\tlabel1\tgold_label\n0\tp\th\tneutral\tcontradiction\n"
+    for stem in ("train", "dev_matched", "dev_mismatched"):
+        write(tmp_path / "MNLI" / f"{stem}.tsv", mnli)
+    return tmp_path
+
+
+def test_glue_folder(glue):
+    data = load_glue("CoLA", glue)
+    assert (data.task, data.kind, data.metrics) == ("cola", "classification", ("mcc",))
+    assert data.labels == ("unacceptable", "acceptable")
+    assert list(data.train.texts) == ['A "lone quote', "line\u2028separator, kept"]
+    assert data.train.pairs is None
+    assert data.train.labels.tolist() == [1, 0] and data.train.labels.dtype == np.int64
+    assert list(data.train.ids) == ["train/0", "train/1"]
+    assert list(data.dev) == ["dev"] and list(data.dev["dev"].ids) == ["dev/0", "dev/1"]
+    assert data.sources == {"train": "train.tsv", "dev": "dev.tsv"}
+
+
+def test_glue_files_themselves(glue):
+    assert load_glue("rte", glue / "RTE").train.texts == load_glue("rte", glue).train.texts
+
+
+def test_glue_pairs_quotes_and_mark(glue):
+    data = load_glue("mrpc", glue)
+    assert data.metrics[0] == "f1"
+    assert list(data.train.texts) == ['"first', "third"]
+    assert list(data.train.pairs) == ["second", '"fourth"']
+    assert data.train.labels.tolist() == [1, 0]
+    data = load_glue("rte", glue)
+    assert list(data.train.texts) == ['a " b', "d"] and list(data.train.pairs) == ["c", 'e" f']
+    assert data.labels == ("entailment", "not_entailment") and data.train.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["stsb", "sts-b", "STS-B", "STSB", "sts_b"])
+def test_glue_regression_and_spellings(glue, name):
+    data = load_glue(name, glue)
+    assert (data.task, data.kind, data.labels, data.metrics) == ("stsb", "regression", (), ("spearman", "pearson"))
+    assert data.train.labels.tolist() == [3.25] and data.train.labels.dtype == np.float32
+    assert (data.train.texts, data.train.pairs) == (["one"], ["two"])
+
+
+def test_glue_rebuilt(glue):
+    data = load_glue("qnli", glue)
+    assert data.sources == {"train": "train_rebuilt.tsv.gz", "dev": "dev.tsv"}
+    assert data.train.labels.tolist() == [0, 1]
+    write(glue / "QNLI" / "train.tsv.gz", "question\tsentence\tlabel\na\tb\tentailment\n")
+    data = load_glue("qnli", glue)
+    assert data.sources["train"] == "train.tsv.gz" and len(data.train) == 1
+
+
+def test_glue_two_dev_parts(glue):
+    data = load_glue("mnli", glue)
+    assert list(data.dev) == ["matched", "mismatched"]
+    assert list(data.dev["mismatched"].ids) == ["mismatched/0"]
+    assert data.dev["matched"].labels.tolist() == [2]
+    assert data.sources["matched"] == "dev_matched.tsv"
+
+
+def test_qqp_leaves_out_broken_rows(glue):
+    data = load_glue("qqp", glue)
+    assert (data.train.texts, data.train.pairs) == ([""], ["r"])
+    assert data.sources["train"] == "train.tsv without 2 broken rows"
+
+
+def test_glue_unknown_task(glue):
+    message(lambda: load_glue("sst5", glue), "'sst5'", "did you mean sst2?", "mnli")
+    message(lambda: load_glue("", glue), "''")
+
+
+def test_glue_errors(glue):
+    cola = glue / "CoLA" / "train.tsv"
+    header = "index\tsentence1\tsentence2\tlabel\n"
+    message(lambda: load_glue("sst2", glue), "train.tsv", "SST-2", "--data-dir")
+    write(cola, "x\t1\t\tfine\nx\t1\n")
+    message(lambda: load_glue("cola", glue), str(cola), "line 2", "2 columns")
+    write(cola, "x\t2\t\tfine\n")
+    message(lambda: load_glue("cola", glue), "line 1", "'2'", "acceptable")
+    write(cola, b"x\t1\t\tcaf\xe9\n")
+    message(lambda: load_glue("cola", glue), str(cola), "UTF-8")
+    write(cola, "")
+    message(lambda: load_glue("cola", glue), str(cola), "no rows")
+    write(glue / "RTE" / "train.tsv", header)
+    message(lambda: load_glue("rte", glue), "no rows")
+    write(glue / "RTE" / "train.tsv", header.replace("sentence2", "other"))
+    message(lambda: load_glue("rte", glue), "line 1", "'sentence2'")
+    write(glue / "RTE" / "train.tsv", header + "0\ta\tb\tentailment\n1\ta\tb\n")
+    message(lambda: load_glue("rte", glue), "line 3")
+    sts = glue / "STS-B" / "dev.tsv"
+    write(sts, sts.read_text().replace("3.250", "nan"))
+    message(lambda: load_glue("stsb", glue), str(sts), "'nan'", "not a number")
+    (glue / "QNLI" / "train_rebuilt.tsv.gz").write_bytes(b"not packed")
+    message(lambda: load_glue("qnli", glue), "train_rebuilt.tsv.gz", "cannot be read")
+
+
+def test_glue_from_hub(monkeypatch):
+    def fake(name, config):
+        assert (name, config) == ("nyu-mll/glue", "mnli")
+        part = datasets.Dataset.from_dict({"premise": ["p"], "hypothesis": ["h"], "label": [1], "idx": [0]})
+        return datasets.DatasetDict({"train": part, "validation_matched": part, "validation_mismatched": part})
+
+    monkeypatch.setattr(datasets, "load_dataset", fake)
+    data = load_glue("mnli", None)
+    assert (data.train.texts, data.train.pairs, data.train.labels.tolist()) == (["p"], ["h"], [1])
+    assert list(data.dev) == ["matched", "mismatched"]
+    assert "validation_matched" in data.sources["matched"]
+
+
+def test_glue_hub_out_of_reach(monkeypatch):
+    def fail(name, config):
+        raise ConnectionError("no\nroute")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    message(lambda: load_glue("rte", None), "rte", "no route", "--data-dir")
+
+
+# name: rows of train and dev as in the data's README
+ROWS = {
+    "cola": (8551, 1043),
+    "sst2": (67349, 872),
+    "mrpc": (3668, 408),
+    "stsb": (5749, 1500),
+    "rte": (2490, 277),
+    "wnli": (635, 71),
+    "qnli": (104743, 5463),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "glue").is_dir(), reason="the real data is not here")
+@pytest.mark.parametrize("name", ROWS)
+def test_real_glue(name):
+    data = load_glue(name, REAL / "glue")
+    assert (len(data.train), len(data.dev["dev"])) == ROWS[name]
+    assert data.train.labelled.all()
+    assert all(text.strip() for text in data.train.texts)
+    if data.kind == "regression":
+        assert data.train.labels.min() == 0 and data.train.labels.max() == 5
+    else:
+        assert set(data.train.labels.tolist()) == set(range(len(GLUE[name].labels)))
+    assert ("rebuilt" in data.sources["train"]) == (name == "qnli")
+
+
+# Files
+
+TRICKY = ['comma, "quoted"', "two\nlines", "Ünïcode \u2028 ✓", "NA", "007", "null"]
+LABELS = ["NA", "None", "nan", "007", "NA", "None"]
+
+
+def tricky_file(path):
+    rows = pd.DataFrame({"text": TRICKY, "label": LABELS})
+    if ".parquet" in path.suffixes:
+        return write(path, rows)
+    if ".json" in path.suffixes:
+        return write(path, json.dumps(rows.to_dict("records"), indent=1))
+    if ".jsonl" in path.suffixes:
+        return write(path, rows.to_dict("records"))
+    return write(path, "\ufeff" + rows.to_csv(index=False, sep="\t" if ".tsv" in path.suffixes else ","))
+
+
+@pytest.mark.parametrize(
+    "ending", [".csv", ".tsv", ".jsonl", ".json", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".json.gz"]
+)
+def test_tricky_content_survives(tmp_path, ending):
+    path = tricky_file(tmp_path / f"a [b]*{ending}")
+    data = load(path, path, path)
+    assert list(data.train.texts) == TRICKY
+    assert data.labels == ("007", "NA", "None", "nan")
+    assert [data.labels[i] for i in data.train.labels] == LABELS
+    assert data.train.labels.dtype == np.int64
+    assert (data.task, data.kind, data.metrics) == ("a [b]*", "classification", ("accuracy", "macro_f1"))
+    assert list(data.dev["dev"].ids) == [f"dev/{i}" for i in range(6)]
+    assert list(data.unlabeled.texts) == TRICKY
+    assert data.sources == {"train": path.name, "dev": path.name, "unlabeled": path.name}
+
+
+def test_pairs_and_index_column(tmp_path):
+    path = write(tmp_path / "a.csv", ',text,other,label\n0,a,"b, c",x\n1,d,e,y\n')
+    data = load(path, path, pair="other")
+    assert (data.train.texts, data.train.pairs) == (["a", "d"], ["b, c", "e"])
+
+
+def test_temporary_cache_is_removed(tmp_path, monkeypatch, capfd):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    path = write(tmp_path / "a.csv", table("ab"))
+    load(path, path)
+    assert not list((tmp_path / "temporary").iterdir())
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "names"),
+    [
+        ([10, 9, -1], "classification", ("-1", "9", "10")),
+        ([1.0, 2.0, 0.0], "classification", ("0", "1", "2")),
+        ([1, 2.5, 3], "regression", ()),
+        (["b", "a", "b"], "classification", ("a", "b")),
+        (["1", "2", "x"], "classification", ("1", "2", "x")),
+        ([True, False, True], "classification", ("False", "True")),
+        ([["b"], [], ["a", "b"]], "multilabel", ("a", "b")),
+        ([[10], [9], []], "multilabel", ("9", "10")),
+    ],
+)
+def test_kind_is_inferred(tmp_path, labels, kind, names):
+    rows = [{"text": f"t{i}", "label": label} for i, label in enumerate(labels)]
+    path = write(tmp_path / "a.jsonl", rows)
+    data = load(path, path)
+    assert (data.kind, data.labels) == (kind, names)
+    path = write(tmp_path / "a.parquet", pd.DataFrame(rows)) if labels != ["1", "2", "x"] else path
+    assert load(path, path).labels == names
+
+
+def test_kind_from_csv(tmp_path):
+    assert load(write(tmp_path / "a.csv", table(["1", "10", "9"] * 9))).labels == ("1", "9", "10")
+    data = load(write(tmp_path / "a.csv", table(["1", "1.5", "9"] * 9)))
+    assert (data.kind, data.metrics, data.train.labels.dtype) == ("regression", ("pearson", "spearman"), np.float32)
+
+
+def test_given_kind_wins(tmp_path):
+    path = write(tmp_path / "a.csv", table(["1", "2.5", "1"]))
+    assert load(path, path, kind="classification").labels == ("1", "2.5")
+    path = write(tmp_path / "a.csv", table(["1", "2", "1"]))
+    assert load(path, path, kind="regression").train.labels.tolist() == [1, 2, 1]
+
+
+def test_multilabel_strings(tmp_path):
+    path = write(tmp_path / "a.csv", table(["b|a", "", " b "]))
+    data = load(path, path, kind="multilabel")
+    assert (data.labels, data.metrics) == (("a", "b"), ("micro_f1", "macro_f1"))
+    assert data.train.labels.tolist() == [[1, 1], [0, 0], [0, 1]] and data.train.labels.dtype == np.float32
+
+
+def test_given_labels(tmp_path):
+    train, dev = write(tmp_path / "a.csv", table("ab")), write(tmp_path / "b.csv", table("c"))
+    data = load(train, dev, labels=("c", "b", "a"))
+    assert data.labels == ("c", "b", "a")
+    assert data.train.labels.tolist() == [2, 1] and data.dev["dev"].labels.tolist() == [0]
+    message(lambda: load(train, dev, labels=("a", "c")), str(train), "row 2", "'b'", "given list")
+
+
+def test_scores_of_a_large_json_file(tmp_path):
+    """Beyond 10 MB datasets reads in pieces and would force the later ones into the types of the first."""
+    rows = [{"text": "long " * 3000, "label": i} for i in range(1000)] + [{"text": "last", "label": 0.5}]
+    path = write(tmp_path / "a.jsonl", rows)
+    data = load(path)
+    assert data.kind == "regression"
+    assert len(data.train) + len(data.dev["dev"]) == 1001
+
+
+def test_hold_out(tmp_path):
+    path = write(tmp_path / "a.csv", table(["a"] * 60 + ["b"] * 40 + ["c"]))
+    data = load(path, seed=1)
+    dev = data.dev["dev"]
+    assert data.sources["dev"] == "10% of train, held out"
+    assert np.bincount(dev.labels).tolist()[:2] == [6, 4]
+    assert 2 in data.train.labels and 2 not in dev.labels
+    assert sorted([*data.train.ids, *dev.ids]) == sorted(f"train/{i}" for i in range(101))
+    assert load(path, seed=1).dev["dev"].ids == dev.ids != load(path, seed=2).dev["dev"].ids
+    message(lambda: load(write(tmp_path / "a.csv", table("abab"))), "4 rows", "dev")
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("classification", (2,)), ("regression", (2,)), ("multilabel", (2, 2))])
+def test_unlabeled(tmp_path, kind, shape):
+    path = write(tmp_path / "a.csv", table(["1", "2"]))
+    data = load(path, path, kind=kind)
+    extra = read_unlabeled(write(tmp_path / "u.csv", "text\nsame\nsame\n"), "text", None, data)
+    assert (extra.texts, list(extra.ids)) == (["same", "same"], ["unlabeled/0", "unlabeled/1"])
+    assert extra.labels.shape == shape and extra.labels.dtype == data.train.labels.dtype
+    assert not extra.labelled.any()
+    assert len(data.train.join(extra)) == 4
+
+
+@pytest.mark.parametrize("ending", [".txt", ".txt.gz"])
+def test_unlabeled_lines(tmp_path, ending):
+    path = write(tmp_path / "a.csv", table("ab"))
+    lines = write(tmp_path / f"u{ending}", '\ufeffone, "two"\r\n\n  \nthree\u2028four\n')
+    data = load(path, path, lines)
+    assert data.unlabeled.texts == ['one, "two"', "three\u2028four"]
+    assert data.sources["unlabeled"] == lines.name
+
+
+def test_unlabeled_for_glue(glue):
+    pairs = write(glue / "u.csv", "a,b\nx,y\n")
+    lines = write(glue / "u.txt", "x\n")
+    assert read_unlabeled(pairs, "a", "b", load_glue("rte", glue)).pairs == ["y"]
+    message(lambda: read_unlabeled(pairs, "a", None, load_glue("rte", glue)), str(pairs), "rte", "text_pair")
+    message(lambda: read_unlabeled(lines, "a", "b", load_glue("rte", glue)), str(lines), "rte", "columns")
+    message(lambda: read_unlabeled(pairs, "a", "b", load_glue("cola", glue)), "cola", "leave out text_pair", "'b'")
+
+
+def rows_of(*labels):
+    return [{"text": "t", "label": label} for label in labels]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("a.csv", "txt,label\na,b\n", ["'text'", "'txt', 'label'", "did you mean 'txt'?"]),
+        ("a.csv", "x;label\na;b\n", ["'text'", "'x;label'", "set text to one"]),
+        ("a.parquet", pd.DataFrame({"text": ["a"], "lable": ["b"]}), ["'label'", "did you mean 'lable'?"]),
+        ("a.csv", "", ["is empty"]),
+        ("a.csv", "text,label\n", ["no rows"]),
+        ("a.csv", "\n\n", ["no rows"]),
+        ("a.jsonl", "", ["is empty"]),
+        ("a.jsonl", "\n\n", ["a.jsonl"]),
+        ("a.json", "[]", ["a.json"]),
+        ("a.parquet", pd.DataFrame({"text": [], "label": []}), ["no rows"]),
+        ("a.csv", table("aaa"), ["'a' only", "two or more"]),
+        ("a.jsonl", rows_of([], []), ["no class only", "two or more"]),
+        ("a.csv", b"text,label\ncaf\xe9,a\n", ["UTF-8"]),
+        ("a.jsonl.gz", b'{"text": "caf\xe9"}', ["UTF-8"]),
+        ("a.tsv", table("ab").encode("utf-16"), ["UTF-8"]),
+        ("a.csv", "text,label\na,x\n,y\n", ["row 2", "no text"]),
+        ("a.csv", "text,label\na,x\n  ,y\n", ["row 2", "no text"]),
+        ("a.jsonl", [*rows_of("x"), {"label": "y"}], ["row 2", "no text"]),
+        ("a.jsonl", [{"text": ["a"], "label": "y"}, {"text": ["b"], "label": "x"}], ["row 1", "string"]),
+        ("a.csv", "text,label\na,x\nb,\nc,y\n", ["row 2", "no label"]),
+        ("a.csv", "text,label\na,x\nb\nc,y\n", ["row 2", "no label"]),
+        ("a.csv", "text,label\na,1.5\nb,\n", ["row 2", "no label"]),
+        ("a.jsonl", rows_of("x", None, "y"), ["row 2", "no label"]),
+        ("a.jsonl", rows_of(1, None, 2), ["row 2", "no label"]),
+        ("a.jsonl", rows_of(1.5, None, 2), ["row 2", "no label"]),
+        ("a.jsonl", rows_of(["x"], None, ["y"]), ["row 2", "no label"]),
+        ("a.jsonl", rows_of(["x"], ["y", None]), ["row 2", "empty label"]),
+        ("a.csv", table(["1.5", "nan"]), ["row 2", "'nan'", "not a number"]),
+        ("a.csv", table(["1.5", "inf"]), ["row 2", "'inf'", "not a number"]),
+        ("a.txt", "text\n", ["a.txt", ".csv, .tsv"]),
+        ("a.xlsx", "text\n", ["a.xlsx", ".csv, .tsv"]),
+        ("a.parquet.gz", "text\n", ["a.parquet.gz", ".csv, .tsv"]),
+        ("a.csv", "text,label\none, two,x\nb,y\n", ["row 1", "3 fields", "quote"]),
+        ("a.csv", "text,label\nb,y\none, two,x\n", ["a.csv", "line 3"]),
+        ("a.tsv", 'text\tlabel\na\tx\n"lone\ty\n', ["a.tsv", "EOF inside string"]),
+        ("a.csv", "text,text,label\na,b,c\n", ["several columns 'text'"]),
+        ("a.jsonl", "{broken\n", ["a.jsonl", "correct it"]),
+        ("a.parquet", b"no table", ["a.parquet", "correct it"]),
+    ],
+)
+def test_errors_of_a_file(tmp_path, name, content, parts):
+    path = write(tmp_path / name, content)
+    message(lambda: load(path, path), str(path), *parts)
+
+
+def test_errors_of_paths(tmp_path):
+    good = write(tmp_path / "a.csv", table("ab"))
+    for ending in ("csv", "txt"):
+        missing, folder = tmp_path / f"missing.{ending}", tmp_path / f"folder.{ending}"
+        folder.mkdir()
+        message(lambda path=missing: load(good, good, path), "no file", str(missing))
+        message(lambda path=folder: load(good, good, path), "directory", str(folder))
+    message(lambda: load(tmp_path / "missing.csv"), "no file", "missing.csv")
+    message(lambda: load(good, tmp_path), "directory", str(tmp_path))
+    message(lambda: load(good, good, write(tmp_path / "u.txt", " \n")), "u.txt", "empty")
+    message(lambda: load(good, good, write(tmp_path / "u.txt", b"\xff\xfe")), "u.txt", "UTF-8")
+    (tmp_path / "b.csv.gz").write_bytes(b"not packed")
+    message(lambda: load(tmp_path / "b.csv.gz"), "b.csv.gz", "cannot be read")
+
+
+def test_errors_of_kinds(tmp_path):
+    path = write(tmp_path / "a.csv", table(["1", "two"]))
+    message(lambda: load(path, path, kind="regression"), "row 2", "'two'", "not a number", "kind classification")
+    path = write(tmp_path / "a.jsonl", rows_of(["x"], ["y"]))
+    message(lambda: load(path, path, kind="classification"), "row 1", "['x']", "kind multilabel")
+    message(lambda: load(path, path, kind="regression"), "row 1", "['x']", "not a number")
+
+
+def test_errors_of_dev(tmp_path):
+    train = write(tmp_path / "train.csv", table("ab"))
+    dev = write(tmp_path / "dev.csv", table("ac"))
+    message(lambda: load(train, dev), str(dev), "row 2", "'c'", f"{train} lacks", "'a', 'b'")
+    message(lambda: load(train, dev, kind="multilabel"), "row 2", "'c'")
+    many = write(tmp_path / "train.csv", table(f"class\t{i}" for i in range(500)))
+    message(lambda: load(many, dev), "and 480 more", r"class\t0")
+    scores = write(tmp_path / "train.csv", table(["0.5", "1"]))
+    message(lambda: load(scores, dev), str(dev), "row 1", "'a'", "not a number")

@@ -1,0 +1,380 @@
+"""The page and the card: what they say of good and of bad runs, and that names cannot break them."""
+
+from __future__ import annotations
+
+import copy
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+import yaml
+
+from tutelage.report.card import card
+from tutelage.report.page import (
+    caution,
+    comparison,
+    count_text,
+    flops_text,
+    loss_charts,
+    milliseconds,
+    page,
+    percent,
+    score_charts,
+    score_text,
+    seconds_text,
+    verdict,
+)
+
+HOSTILE = "<script>alert(1)</script>\"'|`[a](javascript:b)</title>\n---\n# {{ 7 * 7 }}"
+Report = dict[str, Any]
+
+
+def entry(name: str, f1: float, accuracy: float, parameters: int, flops: float, one: float, many: float) -> Report:
+    return {
+        "name": name,
+        "score": f1,
+        "scores": {"dev": {"f1": f1, "accuracy": accuracy}},
+        "parameters": parameters,
+        "flops": flops,
+        "latency_ms": {"1": one, "32": many},
+        "shape": "3 layers x 312, 12 heads, intermediate 1200",
+    }
+
+
+@pytest.fixture
+def report() -> Report:
+    student = entry("runs/mrpc/student", 0.8544, 0.811, 10_713_986, 4.5e8, 4.4, 80.1)
+    return {
+        "tutelage": "0.1.0",
+        "method": "tinybert",
+        "title": "TinyBERT",
+        "paper": "Jiao et al., Findings of EMNLP 2020, arXiv:1909.10351",
+        "task": "mrpc",
+        "kind": "classification",
+        "metric": "f1",
+        "labels": ["not_equivalent", "equivalent"],
+        "data": {
+            "train": 3301,
+            "unlabeled": 0,
+            "selection": 367,
+            "report": 408,
+            "sources": {"train": "train.tsv", "selection": "10% of train, held out", "report": "dev.tsv"},
+            "truncated": {"train": 3, "dev": 0},
+            "mean_length": 53.2,
+        },
+        "teacher": entry("runs/teacher", 0.88, 0.832, 22_713_986, 1.1e9, 9.1, 160.2),
+        "student": {**student, "retention": 0.8544 / 0.88, "speedup": 2.0, "agreement": 0.93, "bytes": 41_234_567},
+        "baseline": entry("without teacher", 0.815, 0.76, 10_713_986, 4.5e8, 4.4, 80.0),
+        "mapping": [
+            {"stage": "intermediate", "knowledge": "embeddings", "pairs": [[0, 0]]},
+            {"stage": "intermediate", "knowledge": "hidden", "pairs": [[1, 2], [2, 4], [3, 6]]},
+        ],
+        "teacher_layers": 6,
+        "student_layers": 3,
+        "stages": [
+            {
+                "name": "intermediate",
+                "epochs": 10,
+                "steps": 1000,
+                "seconds": 61.2,
+                "best": None,
+                "losses": {"hidden": [[50, 1.2], [100, 0.8]], "embeddings": [[50, 0.012], [100, 0.004]]},
+                "scores": [],
+            },
+            {
+                "name": "prediction",
+                "epochs": 3,
+                "steps": 312,
+                "seconds": 340.1,
+                "best": {"epoch": 2, "score": 0.851},
+                "losses": {"soft_labels": [[104, 0.6], [312, 0.3]]},
+                "scores": [[1, 0.81], [2, 0.851], [3, 0.849]],
+            },
+        ],
+        "warnings": ["3 texts of train were longer than 512 tokens and were cut"],
+        "environment": {
+            "torch": "2.13.0",
+            "transformers": "5.23.0",
+            "device": "cpu",
+            "threads": 2,
+            "precision": "fp32",
+        },
+        "seed": 0,
+        "seconds": 410.5,
+    }
+
+
+@pytest.fixture
+def alone(report: Report) -> Report:
+    """A fine-tuned model: no teacher, no baseline, nothing to compare with."""
+    del report["student"]["retention"], report["student"]["speedup"]
+    report["student"]["agreement"] = None
+    return report | {"teacher": None, "baseline": None, "mapping": [], "teacher_layers": None}
+
+
+@pytest.fixture
+def hostile(report: Report) -> Report:
+    """Every text in the report, and every key that comes from a name, is an attack."""
+
+    def spoilt(node: Any, key: str = "") -> Any:
+        if isinstance(node, dict):
+            return {name: spoilt(value, name) for name, value in node.items()}
+        if isinstance(node, list):
+            return [spoilt(value, key) for value in node]
+        return HOSTILE if isinstance(node, str) and key not in ("metric", "kind", "knowledge") else node
+
+    result: Report = spoilt(report)
+    for who in ("teacher", "student", "baseline"):
+        result[who]["scores"] = {HOSTILE: result[who]["scores"]["dev"]}
+    result["data"]["truncated"] = {HOSTILE: 1}
+    result["stages"][0]["losses"] = {HOSTILE: [[1, 1.0], [2, 0.5]]}
+    return result
+
+
+class Tags(HTMLParser):
+    """The elements of a page, their attributes, and whether they are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def front_matter(text: str) -> Report:
+    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    assert match
+    tree = yaml.safe_load(match[1])
+    assert isinstance(tree, dict)
+    return tree
+
+
+# ---------------------------------------------------------------------------------------------------------- numbers
+
+
+def test_numbers_are_for_people() -> None:
+    texts = [score_text(0.8834), percent(0.971), count_text(22_713_986), count_text(3301), flops_text(1.1e9)]
+    texts += [milliseconds(9.1), milliseconds(160.2), milliseconds(0.123), seconds_text(61.2), seconds_text(340.1)]
+    texts += [seconds_text(7380), score_text(None), percent(float("nan")), count_text(109_482_240)]
+    assert [text.replace("\u00a0", " ") for text in texts] == [
+        *("0.883", "97.1 %", "22.7 M", "3,301", "1.1 GFLOP"),
+        *("9.1 ms", "160 ms", "0.12 ms", "61 s", "5 min 40 s"),
+        *("2 h 3 min", "–", "–", "109 M"),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------- verdict
+
+
+def test_verdict_of_a_good_run(report: Report) -> None:
+    assert verdict(report).replace("\u00a0", " ") == (
+        "The student keeps 97.1 % of the teacher's f1 with 2.1x fewer parameters and runs 2.0x faster at batch 32; "
+        "without the teacher the same student reaches 0.815, 0.039 less."
+    )
+    assert caution(report) is None
+
+
+@pytest.mark.parametrize(("reached", "words"), [(0.8601, "0.860, 0.006 more"), (0.8541, "0.854, just as much")])
+def test_verdict_where_distillation_did_not_pay(report: Report, reached: float, words: str) -> None:
+    report["baseline"]["score"] = reached
+    assert verdict(report).endswith(
+        f"; distillation did not pay here: without the teacher the same student reaches {words}."
+    )
+    assert "did not pay" in page(report)
+    assert "did not pay" in card(report)
+
+
+def test_verdict_of_a_poor_slow_large_student(report: Report) -> None:
+    report["student"] |= {"retention": 0.6, "speedup": 0.5, "parameters": 45_427_972}
+    text = verdict(report)
+    assert "keeps only 60.0" in text
+    assert "with 2.0x more parameters but runs 2.0x slower at batch 32" in text
+
+
+def test_verdict_of_a_student_above_its_teacher(report: Report) -> None:
+    report["student"] |= {"score": 0.9, "retention": 0.9 / 0.88}
+    assert verdict(report).startswith("The student beats the teacher's f1 (0.900 against 0.880) with")
+
+
+def test_verdict_without_ratios(report: Report) -> None:
+    report["student"] |= {"retention": None, "speedup": None, "agreement": None}
+    assert verdict(report).startswith(
+        "The student reaches f1 0.854 against the teacher's 0.880, with 2.1x fewer parameters;"
+    )
+
+
+def test_a_gain_within_the_error_of_the_score_is_called_so(report: Report) -> None:
+    report["baseline"]["score"] = 0.85
+    remark = caution(report)
+    assert remark is not None
+    assert "0.004" in remark and "408 examples (about 0.017)" in remark
+    assert "another seed may turn it round" in page(report)
+
+
+# ------------------------------------------------------------------------------------------------------------- page
+
+
+def test_page_needs_nothing_but_itself(report: Report) -> None:
+    text = page(report)
+    assert text.startswith("<!doctype html>")
+    assert "http" not in text
+    assert "url(" not in text and "@import" not in text
+    for tag, attributes in Tags(text).found:
+        assert tag not in ("script", "link", "img", "iframe", "object", "image", "use")
+        assert "src" not in attributes
+        assert (attributes.get("href") or "#").startswith("#")
+
+
+def test_page_is_well_formed_and_accessible(report: Report) -> None:
+    tags = Tags(page(report))
+    assert tags.open == []
+    ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in tags.found:
+        if tag == "th":
+            assert attributes["scope"] in ("col", "row")
+        if tag == "svg":
+            named = (attributes.get("aria-labelledby") or "").split()
+            assert set(named) <= set(ids)
+            assert len(named) == 2 or attributes.get("aria-hidden") == "true"
+
+
+def test_page_answers_in_order(report: Report) -> None:
+    text = page(report)
+    places = [
+        text.index(words)
+        for words in (
+            'class="verdict"',
+            "2.1x fewer</td>",
+            "Score: f1",
+            "layers that are compared",
+            "loss of hidden states",
+            "on the selection data",
+            "10% of train, held out",
+            "were cut</li>",
+            "2.13.0",
+            "tutelage run config.yaml",
+        )
+    ]
+    assert places == sorted(places)
+
+
+def test_page_escapes_every_name(hostile: Report) -> None:
+    tags = Tags(page(hostile))
+    assert tags.open == []
+    assert {tag for tag, _ in tags.found}.isdisjoint({"script", "img", "iframe"})
+    assert not any(name.startswith("on") for _, attributes in tags.found for name in attributes)
+    assert "<script" not in page(hostile)
+    assert "{{ 7 * 7 }}" in page(hostile)
+
+
+def test_page_without_teacher_and_baseline(alone: Report) -> None:
+    text = page(alone)
+    assert "Trained without a teacher, the model reaches f1 0.854" in text
+    assert "Student to teacher" not in text and "Gain by" not in text
+    assert Tags(text).open == []
+
+
+def test_page_without_baseline(report: Report) -> None:
+    report["baseline"] = None
+    text = page(report)
+    assert "Student to teacher" in text and "Gain by" not in text
+    assert "without the teacher" not in verdict(report)
+
+
+def test_page_draws_odd_numbers(report: Report) -> None:
+    odd = copy.deepcopy(report)
+    odd["metric"], odd["kind"] = "mcc", "classification"
+    for who, value in (("teacher", 0.0), ("student", -0.2), ("baseline", float("nan"))):
+        odd[who] |= {"score": value, "scores": {"dev": {"mcc": value}}}
+    odd["stages"][0]["losses"] = {
+        "hidden": [[i, 1 / i] for i in range(1, 5000)],
+        "embeddings": [[1, 0.0], [2, 0.0]],
+        "labels": [],
+        "soft_labels": [[1, 3e-9], [2, 1e-9]],
+    }
+    odd["stages"][1]["scores"] = [[1, 0.5], [2, 0.5]]
+    assert Tags(page(odd)).open == []
+    charts = loss_charts(odd)
+    assert [len(chart.points) for chart in charts] == [pytest.approx(240, abs=10), 2, 2, 2]
+    for chart in [*charts, *score_charts(odd)]:
+        for x, y in chart.points:
+            assert chart.left - 0.01 <= x <= chart.right + 0.01 and chart.top - 0.01 <= y <= chart.bottom + 0.01
+
+
+def test_comparison_shows_every_part(report: Report) -> None:
+    for who in ("teacher", "student", "baseline"):
+        report[who]["scores"]["mismatched"] = {"accuracy": 0.5, "f1": 0.4}
+    rows = comparison(report)
+    assert [row["label"] for row in rows[:4]] == ["f1, dev", "accuracy, dev", "f1, mismatched", "accuracy, mismatched"]
+    assert rows[0]["ratio"].replace("\u00a0", " ") == "97.1 %" and rows[0]["gain"] == "+0.039"
+
+
+# ------------------------------------------------------------------------------------------------------------- card
+
+
+def test_card_has_front_matter_for_the_hub(report: Report) -> None:
+    tree = front_matter(card(report))
+    assert tree["library_name"] == "transformers"
+    assert tree["pipeline_tag"] == "text-classification"
+    assert tree["base_model"] == "runs/teacher"
+    assert tree["language"] == "en"
+    assert {"tutelage", "knowledge-distillation", "tinybert"} == set(tree["tags"])
+    assert tree["metrics"] == ["accuracy", "f1"]
+    (index,) = tree["model-index"]
+    (result,) = index["results"]
+    assert {metric["type"]: metric["value"] for metric in result["metrics"]} == {"f1": 0.8544, "accuracy": 0.811}
+
+
+def test_card_says_how_to_load_and_what_was_measured(report: Report) -> None:
+    text = card(report, language="de")
+    assert front_matter(text)["language"] == "de"
+    assert 'pipeline("text-classification", model="runs/mrpc/student")' in text
+    assert re.search(r"\| f1, dev \| 0\.880 \| 0\.854 \| 0\.815 \| 97\.1 % \| \+0\.039 \|\n\| accuracy", text)
+    assert "| intermediate | hidden states, embeddings | 10 | 1,000 | last epoch |" in text
+    assert "hidden states: 1 from 2, 2 from 4, 3 from 6" in text
+    assert "367 examples (10% of train, held out)" in text
+    assert "408 examples (dev.tsv)" in text
+
+
+def test_card_without_teacher(alone: Report) -> None:
+    tree = front_matter(card(alone))
+    assert "base_model" not in tree and tree["tags"] == ["tutelage"]
+    assert "teacher" not in card(alone).replace("without a teacher", "")
+
+
+def test_card_keeps_home_folders_to_itself(report: Report) -> None:
+    report["teacher"]["name"], report["student"]["name"] = "/home/ann/teacher", "/home/ann/runs/student"
+    text = card(report)
+    assert "/home" not in text
+    assert "base_model" not in front_matter(text)
+
+
+def test_card_of_regression_asks_for_the_bare_number(report: Report) -> None:
+    report |= {"kind": "regression", "labels": []}
+    assert 'function_to_apply="none"' in card(report)
+
+
+def test_card_shows_names_as_they_are(hostile: Report) -> None:
+    text = card(hostile)
+    tree = front_matter(text)
+    assert "base_model" not in tree
+    assert "\n" not in tree["model-index"][0]["name"]
+    body = text.split("\n---\n", 1)[1]
+    assert "\n---\n" not in body and "{{ 7 \\* 7 }}" in body
+    # Raw only in the string of the Python lines.
+    outside = re.sub(r"```python\n.*?\n```", "", body, flags=re.DOTALL)
+    assert "<script" not in outside
