@@ -7,13 +7,14 @@ Same teacher (MiniLM, 6 x 384), same student (4 x 312, fresh), same texts, same 
 attention, soft labels); the sides take turns, so that a drifting machine hits all alike:
 
 * ``ours``      one stage of TinyBERT's layer losses and soft labels
-* ``textbrewer``  ``GeneralDistiller`` of TextBrewer as its documentation shows it: random batches padded to their longest,
-  eager attention (its attention loss needs the maps, and reads them after the softmax)
+* ``textbrewer``  ``GeneralDistiller`` of TextBrewer as its SST-2 example shows it: random batches padded to 128; eager
+  attention, since its attention loss needs the maps (and reads them after the softmax)
+* ``textbrewer, longest``  the same with each batch padded to its longest only
 * ``finetune``  plain fine-tuning of the same student in our loop, no teacher
 * ``dense``     ours, but with a dense gradient and update of the embedding table
 
 Also: where our step goes, the share of real tokens in our batches, peak memory (each side in a process of its own), and
-whether any tensor of a step is as large as a map. Results go to ``results/step.json``.
+whether any tensor of a step is as large as a map. Results go to ``results/step.json`` and ``docs/speed.md``.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ from tutelage.data.examples import Encoded, Examples, encode
 from tutelage.data.tasks import load_glue
 from tutelage.demo import pretrained
 from tutelage.objectives.terms import AttentionScores, Embeddings, HardLabels, Hidden, Objective, SoftLabels
+from tutelage.preflight import label_settings, load_tokenizer
 from tutelage.recipe import Stage
-from tutelage.runs import label_settings, load_tokenizer
 from tutelage.students.build import Fresh, from_sizes, load_model
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import loop
@@ -96,7 +97,7 @@ def ours(
     accelerator = Accelerator()
     lesson = loop.Lesson(student, objective)
     scene.teacher.to(accelerator.device)
-    teacher = LiveTeacher(scene.teacher, objective.teacher_needs, None, accelerator.autocast) if distilling else None
+    teacher = LiveTeacher(scene.teacher, objective.teacher_needs, None, accelerator) if distilling else None
     stage = Stage(name="step", objective=terms, epochs=1, batch_size=batch_size, select="last", pad_to=pad_to)
     if not sparse:
         loop.RowAdamW = DenseAdamW  # type: ignore[misc]
@@ -127,7 +128,7 @@ def finetune(scene: Scene, batch_size: int = BATCH) -> float:
     return ours(scene, terms=[HardLabels()], batch_size=batch_size)
 
 
-def textbrewer(scene: Scene, batch_size: int = BATCH) -> float:
+def textbrewer(scene: Scene, batch_size: int = BATCH, pad_to: int | None = 128) -> float:
     """Seconds of one epoch of TextBrewer's GeneralDistiller."""
     from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 
@@ -163,7 +164,7 @@ def textbrewer(scene: Scene, batch_size: int = BATCH) -> float:
         }
 
     def collate(rows: list[int]) -> dict[str, torch.Tensor]:
-        return batches.padded(scene.encoded, np.array(rows))
+        return batches.padded(scene.encoded, np.array(rows), pad_to)
 
     loader = torch.utils.data.DataLoader(
         list(range(len(scene.encoded))),
@@ -193,6 +194,7 @@ def textbrewer(scene: Scene, batch_size: int = BATCH) -> float:
 SIDES: dict[str, Callable[..., float]] = {
     "ours": ours,
     "textbrewer": textbrewer,
+    "textbrewer, longest": lambda scene, batch_size=BATCH: textbrewer(scene, batch_size, None),
     "finetune": finetune,
     "dense": lambda scene, batch_size=BATCH: ours(scene, batch_size=batch_size, sparse=False),
     "finetune dense": lambda scene, batch_size=BATCH: ours(
@@ -238,7 +240,7 @@ def peak_memory(make: Callable[[], Scene], name: str, batch_size: int) -> float:
 
 
 class LargestMap(TorchDispatchMode):
-    """Counts tensors that have heads and two dimensions of the input's length."""
+    """Counts tensors that hold, for every head, a map of the input's length squared."""
 
     def __init__(self, heads: int, length: int) -> None:
         super().__init__()
@@ -258,7 +260,7 @@ def maps_in_a_step(scene: Scene) -> int:
     shape = anatomy.shape_of(scene.teacher.config)
     objective = Objective(TERMS, "classification", anatomy.shape_of(student.config), shape)
     lesson = loop.Lesson(student, objective)
-    teacher = LiveTeacher(scene.teacher.cpu(), objective.teacher_needs, None, Accelerator(cpu=True).autocast)
+    teacher = LiveTeacher(scene.teacher.cpu(), objective.teacher_needs, None, Accelerator(cpu=True))
     batch = next(iter(batches.step_batches(scene.examples, scene.encoded, np.arange(1), 0, 1, 10**6)))
     with LargestMap(shape.heads, int(scene.encoded.lengths[0])) as seen:
         sum(lesson(batch, teacher.signals(batch)).values()).backward()  # type: ignore[union-attr]
@@ -273,7 +275,7 @@ def where_a_step_goes(scene: Scene, steps: int = 30) -> dict[str, float]:
     shape = anatomy.shape_of(scene.teacher.config)
     objective = Objective(TERMS, "classification", anatomy.shape_of(student.config), shape)
     lesson = loop.Lesson(student, objective)
-    teacher = LiveTeacher(scene.teacher.cpu(), objective.teacher_needs, None, Accelerator(cpu=True).autocast)
+    teacher = LiveTeacher(scene.teacher.cpu(), objective.teacher_needs, None, Accelerator(cpu=True))
     table = anatomy.word_embeddings_of(student)
     result: dict[str, float] = {}
     for kind in ("rows", "dense"):
@@ -327,10 +329,64 @@ def real_tokens(data_dir: Path, tokenizer: Any) -> dict[str, dict[str, float]]:
     return shares
 
 
+def page(result: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    environment = result["environment"]
+    lines = [
+        "# What a training step costs",
+        "",
+        "Made by",
+        "",
+        f"    {result['command']}",
+        "",
+        f"on {environment['device']}, {environment['threads']} threads, torch {environment['torch']}, transformers",
+        f"{environment['transformers']}, float32; from `results/step.json`. One process, the sides in turn, median of the repeats.",
+        "Teacher MiniLM (6 x 384), student 4 x 312; losses on embeddings, hidden states, attention and predictions.",
+        "`textbrewer` is TextBrewer as in its SST-2 example (random batches padded to 128); `longest` pads each of its",
+        "batches to the longest text only. TextBrewer compares attention after the softmax, we before it. `dense` is ours",
+        "with a dense gradient and update of the 30,522-row embedding table; `finetune` has no teacher.",
+        "",
+    ]
+    for name in ("mrpc, natural lengths", "sst2, natural lengths", "mrpc, 512 tokens"):
+        part = result[name]
+        lines += [f"## {name} ({part['mean_tokens']:.1f} tokens on average)", ""]
+        lines += ["| side | examples a second | time, ours = 1 |", "|---|---|---|"]
+        for side, rate in part["examples_per_second"].items():
+            lines.append(f"| {side} | {rate:.1f} | {part['ours_against'].get(side, 1.0):.2f} |")
+        lines.append("")
+    lines += [
+        "## Peak memory of an epoch, MB above what was there before",
+        "",
+        "| | ours | textbrewer | finetune |",
+        "|---|---|---|---|",
+    ]
+    for name, sides in result["peak_memory_mb"].items():
+        lines.append(
+            f"| {name} | " + " | ".join(f"{sides[side]:.0f}" for side in ("ours", "textbrewer", "finetune")) + " |"
+        )
+    maps = result["maps of heads x n x n in our step at 512"]
+    lines += ["", f"Tensors of size heads x n x n in our step at 512 tokens: {maps}.", ""]
+    lines += ["## Where our step goes, milliseconds, SST-2", "", "| part | row updates | dense |", "|---|---|---|"]
+    parts = result["milliseconds of a step, sst2"]
+    for part in ("teacher", "student", "losses", "backward", "optimizer"):
+        lines.append(f"| {part} | {parts[f'{part}, rows']:.1f} | {parts[f'{part}, dense']:.1f} |")
+    lines += [
+        "",
+        "## Share of real tokens in a batch of 32",
+        "",
+        "| task | ours | random, padded to longest | padded to 128 |",
+        "|---|---|---|---|",
+    ]
+    for task, shares in result["real_tokens"].items():
+        numbers = (shares["ours"], shares["random batches"], shares["padded to 128"])
+        lines.append(f"| {task} | " + " | ".join(f"{share:.1%}" for share in numbers) + " |")
+    return "\n".join([*lines, ""])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", required=True, type=Path)
-    parser.add_argument("--rows", type=int, default=960, help="examples an epoch at natural lengths")
+    parser.add_argument("--rows", type=int, default=256, help="examples an epoch at natural lengths")
     parser.add_argument("--rows-long", type=int, default=16, help="examples an epoch at length 512")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", default="results/step.json", type=Path)
@@ -373,6 +429,7 @@ def main() -> None:
     temporary = arguments.out.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, arguments.out)
+    Path("docs/speed.md").write_text(page(result), encoding="utf-8")
     print(json.dumps(result, indent=1))
 
 

@@ -154,3 +154,54 @@ def test_closing_leaves_the_model_as_it_was(tmp_path) -> None:
     assert model.config._attn_implementation == before
     model.save_pretrained(tmp_path)
     assert "tutelage" not in (tmp_path / "config.json").read_text()
+
+
+def test_attention_with_dropout_builds_no_whole_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of queries at a time: the kernel's values and gradients, and no (heads, length, length) tensor."""
+    from torch.nn.functional import scaled_dot_product_attention
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from tutelage.knowledge import signals
+
+    monkeypatch.setattr(signals, "BLOCK", 5)
+    n, heads = 12, 2
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(3, heads, n, 4, generator=generator, requires_grad=True) for _ in range(3))
+    mask = (torch.arange(n) < torch.tensor([12, 7, 3])[:, None])[:, None, None, :].expand(3, 1, n, n)
+    weights = torch.randn(3, n, heads, 4, generator=generator)
+    results = []
+    for whole in (True, False):
+        if whole:
+            output = scaled_dot_product_attention(query, key, value, mask, scale=0.3).transpose(1, 2)
+        else:
+            output = signals._blockwise(query, key, value, mask, 0.0, 0.3)
+        results.append((output, *torch.autograd.grad((output * weights).sum(), (query, key, value))))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+    # Dropout: the backward pass must meet the masks of the forward pass again, or this derivative is wrong.
+    def loss(shift: float) -> torch.Tensor:
+        torch.manual_seed(3)
+        return (signals._blockwise(query, key, value + shift * direction, mask, 0.5, 0.3) * weights).sum()
+
+    direction = torch.randn(value.shape, generator=generator)
+    slope = (torch.autograd.grad(loss(0.0), value)[0] * direction).sum()
+    assert float(slope) == pytest.approx(float((loss(0.5) - loss(-0.5)).detach()), rel=1e-3)  # linear in the values
+
+    class Largest(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            output = func(*args, **(kwargs or {}))
+            for tensor in output if isinstance(output, tuple | list) else [output]:
+                if isinstance(tensor, torch.Tensor) and tensor.shape[-2:] == (n, n):
+                    self.largest = max(self.largest, tensor.numel())
+            return output
+
+    model = tiny_model("bert", attention_probs_dropout_prob=0.1).train()
+    tap = Tap(model, Needs(logits=True, attention=frozenset({1, 2})))
+    ids = torch.full((2, n), 7)
+    with Largest() as seen:
+        tap({"input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits.sum().backward()
+    tap.close()
+    assert seen.largest < 2 * HEADS * n * n

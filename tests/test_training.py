@@ -165,7 +165,7 @@ def learn(tokenizer, stage: Stage, *, wider: bool = False, **more):
     objective = Objective(list(stage.objective), "classification", shape_of(student.config), shape_of(teacher.config))
     lesson = loop.Lesson(student, objective)
     accelerator = Accelerator(cpu=True)
-    source = more.pop("source", None) or LiveTeacher(teacher, objective.teacher_needs, None, accelerator.autocast)
+    source = more.pop("source", None) or LiveTeacher(teacher, objective.teacher_needs, None, accelerator)
     log = loop.train(stage, lesson, source, data, encoded, accelerator, 0, **more)
     lesson.close()
     source.close()
@@ -235,7 +235,7 @@ def test_known_logits_teach_as_the_live_teacher_does(tokenizer) -> None:
     live, _, _ = learn(tokenizer, stage)
     data = make_data().train
     accelerator = Accelerator(cpu=True)
-    table = predict(tiny_model(**NO_DROPOUT), encode(data, tokenizer, 32), accelerator.device, accelerator.autocast)
+    table = predict(tiny_model(**NO_DROPOUT), encode(data, tokenizer, 32), accelerator)
     known, _, _ = learn(tokenizer, stage, source=KnownLogits(table))
     # Other batches, other padding: the same up to the order of a sum.
     assert distance(live, known) < 1e-4
@@ -245,7 +245,7 @@ def test_the_teacher_is_untouched_and_the_head_too_while_layers_are_matched(toke
     teacher, before = tiny_model(**NO_DROPOUT), tiny_model(**NO_DROPOUT)
     stage = tiny_stage(objective=[Embeddings(), Hidden(), AttentionScores()])
     needs = Objective(list(stage.objective), "classification", shape_of(teacher.config), shape_of(teacher.config))
-    source = LiveTeacher(teacher, needs.teacher_needs, None, Accelerator(cpu=True).autocast)
+    source = LiveTeacher(teacher, needs.teacher_needs, None, Accelerator(cpu=True))
     # The objective of `learn` is for a 2-layer student; layers 2 and 4 of the teacher are among those asked for here.
     student, _, _ = learn(tokenizer, stage, source=source)
     assert same_weights(teacher, before)

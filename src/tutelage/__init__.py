@@ -1,3 +1,74 @@
-"""Compress BERT-family models by teaching."""
+"""Compress BERT-family models by teaching: a fine-tuned teacher and text in, a small fast student and a report out."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tutelage.api import distill, evaluate, finetune
+    from tutelage.config import DataConfig, RunConfig
+    from tutelage.errors import TutelageError
+    from tutelage.methods import METHODS
+    from tutelage.objectives.terms import (
+        AttentionScores,
+        Embeddings,
+        FirstToken,
+        HardLabels,
+        Hidden,
+        LogitsMSE,
+        SoftLabels,
+    )
+    from tutelage.recipe import Recipe, Stage
+    from tutelage.runs import run
+    from tutelage.students.build import Checkpoint, Copied, Fresh
+
+_HOMES = {
+    "tutelage.api": ("distill", "evaluate", "finetune"),
+    "tutelage.config": ("DataConfig", "RunConfig"),
+    "tutelage.errors": ("TutelageError",),
+    "tutelage.methods": ("METHODS",),
+    "tutelage.objectives.terms": (
+        "AttentionScores",
+        "Embeddings",
+        "FirstToken",
+        "HardLabels",
+        "Hidden",
+        "LogitsMSE",
+        "SoftLabels",
+    ),
+    "tutelage.recipe": ("Recipe", "Stage"),
+    "tutelage.runs": ("run",),
+    "tutelage.students.build": ("Checkpoint", "Copied", "Fresh"),
+}
+
+__all__ = [
+    "METHODS",
+    "AttentionScores",
+    "Checkpoint",
+    "Copied",
+    "DataConfig",
+    "Embeddings",
+    "FirstToken",
+    "Fresh",
+    "HardLabels",
+    "Hidden",
+    "LogitsMSE",
+    "Recipe",
+    "RunConfig",
+    "SoftLabels",
+    "Stage",
+    "TutelageError",
+    "distill",
+    "evaluate",
+    "finetune",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first asked for: `tutelage --help` need not wait for torch and transformers.
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'tutelage' has no attribute {name!r}")

@@ -1,8 +1,7 @@
-"""The command line: thin. Every command checks its words, builds a :class:`RunConfig` and hands it on."""
+"""The command line: thin. Each command is a function of :mod:`tutelage.api` with its words as options."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from pathlib import Path
@@ -46,34 +45,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 Tracker = Annotated[str | None, typer.Option(help="tensorboard, trackio, wandb or mlflow.")]
 
 
-def _recipe(method: str) -> Any:
-    from tutelage.methods import METHODS
-
-    if method not in METHODS:
-        near = difflib.get_close_matches(method, METHODS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(METHODS)}"
-        raise TutelageError(f"there is no method {method!r}; {hint}")
-    return METHODS[method]()
-
-
-def _run(config: Any, settings: list[str] | None, resume: bool, as_json: bool) -> None:
-    from tutelage.config import with_settings
-    from tutelage.runs import run
-
-    report = run(with_settings(config, settings or []), resume=resume, quiet=as_json)
-    if as_json:
-        print(json.dumps(report, indent=1))
-    else:
-        _show(report, config.out)
-
-
-def _tree(recipe: Any, data: dict[str, Any], **fields: Any) -> Any:
-    from tutelage.config import validated
-
-    tree = {"recipe": recipe.model_dump(mode="json"), "data": data, **fields}
-    return validated(tree, "the command line")
-
-
 @app.command(epilog="Example: tutelage finetune --model bert-base-uncased --task sst2 --out teacher/")
 def finetune(
     model: Annotated[str, typer.Option(help="Checkpoint to start from: a folder or a hub id.")],
@@ -98,19 +69,23 @@ def finetune(
     as_json: Json = False,
 ) -> None:
     """Fine-tune a model on a task: how a teacher is made."""
-    from tutelage.methods.finetune import finetune as recipe
-    from tutelage.students.build import Checkpoint
+    from tutelage import api
 
     data = _data(task, data_dir, train, dev, text, text_pair, label, kind, None, max_train, max_length)
-    config = _tree(
-        recipe(Checkpoint(name=model), epochs, lr),
-        data,
-        out=out,
+    report = api.finetune(
+        model,
+        out,
+        epochs=epochs,
+        lr=lr,
         seed=seed,
         mixed_precision=mixed_precision,
         tracker=tracker,
+        settings=settings or [],
+        resume=resume,
+        quiet=as_json,
+        **data,
     )
-    _run(config, settings, resume, as_json)
+    _show(report, out, as_json)
 
 
 @app.command(
@@ -145,23 +120,24 @@ def distill(
     as_json: Json = False,
 ) -> None:
     """Distil a teacher into a student, and report what it kept and what it saved."""
-    from tutelage.students.build import parse
+    from tutelage import api
 
-    recipe = _recipe(method)
-    if student is not None:
-        recipe = recipe.model_copy(update={"student": parse(student, recipe.student)})
-    config = _tree(
-        recipe,
-        _data(task, data_dir, train, dev, text, text_pair, label, kind, unlabeled, max_train, max_length),
-        teacher=teacher,
-        out=out,
+    report = api.distill(
+        teacher,
+        out,
+        method=method,
+        student=student,
         seed=seed,
         baseline=baseline,
         allow_weak_teacher=allow_weak_teacher,
         mixed_precision=mixed_precision,
         tracker=tracker,
+        settings=settings or [],
+        resume=resume,
+        quiet=as_json,
+        **_data(task, data_dir, train, dev, text, text_pair, label, kind, unlabeled, max_train, max_length),
     )
-    _run(config, settings, resume, as_json)
+    _show(report, out, as_json)
 
 
 def _data(
@@ -194,11 +170,12 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a model on the dev data of a task, or on a file of your own (--dev)."""
-    from tutelage.config import DataConfig
-    from tutelage.runs import evaluate as evaluate_model
+    from tutelage import api
 
-    data = _data(task, data_dir, train or dev, dev, text, text_pair, label, kind, None, None, None)
-    result = evaluate_model(model, DataConfig(**({**data, "train": None} if task else data)), quiet=as_json)
+    # Files: train only names the labels, and the file to score may do that itself.
+    train = None if task else train or dev
+    data = _data(task, data_dir, train, dev, text, text_pair, label, kind, None, None, None)
+    result = api.evaluate(model, quiet=as_json, **data)
     if as_json:
         print(json.dumps(result, indent=1))
         return
@@ -219,7 +196,7 @@ def methods(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    columns = ("embeddings", "attention", "hidden", "predictions", "labels")
+    columns = ("embeddings", "attention", "hidden", "predictions", "labels", "augmentation")
     table = Table(title="What each method takes from the teacher, and how", padding=(0, 0, 0, 1))
     for column in ("method", "init", "stage", *columns):
         table.add_column(column, no_wrap=column in ("method", "stage"), overflow="fold")
@@ -238,9 +215,10 @@ def recipe(
     out: Annotated[str | None, typer.Option(help="Written into the run.")] = None,
 ) -> None:
     """Print a method as YAML: edit it, then `tutelage run` it."""
+    from tutelage.api import method_recipe, run_config
     from tutelage.config import to_yaml
 
-    print(to_yaml(_tree(_recipe(method), {"task": task}, teacher=teacher, out=out)), end="")
+    print(to_yaml(run_config(method_recipe(method), {"task": task}, teacher=teacher, out=out)), end="")
 
 
 @app.command(
@@ -255,8 +233,10 @@ def run(
 ) -> None:
     """Carry out a run that a YAML file describes."""
     from tutelage.config import from_yaml, with_settings
+    from tutelage.runs import run as carry_out
 
-    _run(with_settings(from_yaml(path), settings or []), None, resume, as_json)
+    config = with_settings(from_yaml(path), settings or [])
+    _show(carry_out(config, resume=resume, quiet=as_json), str(config.out), as_json)
 
 
 @app.command(epilog="Example: tutelage demo --out demo-run")
@@ -267,15 +247,14 @@ def demo(
     """A real BERT, real text, no network, about five minutes on two cores: fine-tune, distil, compare, report."""
     from tutelage.demo import demo as run_demo
 
-    report = run_demo(Path(out), quiet=as_json)
+    _show(run_demo(Path(out), quiet=as_json), str(Path(out) / "distilled"), as_json)
+
+
+def _show(report: dict[str, Any], out: str, as_json: bool) -> None:
+    """The result as a table, and where to read on; or as JSON."""
     if as_json:
         print(json.dumps(report, indent=1))
-    else:
-        _show(report, str(Path(out) / "distilled"))
-
-
-def _show(report: dict[str, Any], out: str) -> None:
-    """The result as a table, and where to read on."""
+        return
     table = Table("", report["metric"], "parameters", "GFLOP", "ms, batch 1", "ms, batch 32", title=report["title"])
     for who in ("teacher", "student", "baseline"):
         entry = report[who]

@@ -76,8 +76,8 @@ class Recipe(BaseModel):
 def method_row(recipe: Recipe) -> dict[str, Any]:
     """What a recipe uses, for the table of methods: computed from the recipe, never typed.
 
-    Keys: ``method``, ``init``, and by stage name the knowledge (``embeddings``, ``attention``, ``hidden``,
-    ``predictions``, ``labels``) with the loss that compares it.
+    Keys: ``method``, ``init``, and for each stage the knowledge (``embeddings``, ``attention``, ``hidden``,
+    ``predictions``, ``labels``) with the loss that compares it, and ``augmentation`` (no recipe has any so far).
     """
     student = recipe.student
     init = {"fresh": "random", "checkpoint": "checkpoint", "copied": "copied"}[student.init]
@@ -95,6 +95,7 @@ def method_row(recipe: Recipe) -> dict[str, Any]:
         row = {"stage": stage.name}
         for column, kinds in columns.items():
             row[column] = ", ".join(_words(term) for term in stage.objective if term.kind in kinds and term.weight > 0)
+        row["augmentation"] = ""
         stages.append(row)
     return {"method": recipe.method, "title": recipe.title, "paper": recipe.paper, "init": init, "stages": stages}
 

@@ -6,12 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from tutelage import anatomy
+
+BLOCK = 128
+"""Queries at a time where attention with dropout has no fused kernel."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Tap:
         if needs.hidden or needs.attention:
             self._hooks.append(anatomy.embedding_output_of(model).register_forward_hook(self._see_embeddings))
             self._hooks += [layer.register_forward_hook(self._see_layer) for layer in anatomy.layers_of(model)]
-        if needs.attention:
+        if needs.attention or model.config._attn_implementation == "sdpa":
             self._attention_before = model.config._attn_implementation
             model.set_attn_implementation("tutelage_tap")
 
@@ -139,8 +144,27 @@ def _tapped_attention(
     if Tap._reading is not None:
         scaling = kwargs.get("scaling")
         Tap._reading._see_attention(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if kwargs.get("dropout") and query.device.type == "cpu" and query.shape[2] > BLOCK and not module.is_causal:
+        return _blockwise(query, key, value, attention_mask, kwargs["dropout"], kwargs.get("scaling")), None
     output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output
+
+
+def _blockwise(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float | None
+) -> Tensor:
+    """Attention with dropout a block of queries at a time, ``(batch, length, heads, head_size)``.
+
+    PyTorch's fused CPU kernel knows no dropout: it would build and keep whole ``length x length`` maps. Here a map of
+    one block exists at a time, and is computed again in the backward pass.
+    """
+    blocks = []
+    for start in range(0, query.shape[2], BLOCK):
+        rows = slice(start, start + BLOCK)
+        part = mask if mask is None or mask.shape[-2] == 1 else mask[..., rows, :]
+        arguments = (query[:, :, rows], key, value, part, dropout)
+        blocks.append(checkpoint(F.scaled_dot_product_attention, *arguments, scale=scaling, use_reentrant=False))
+    return torch.cat(blocks, dim=2).transpose(1, 2).contiguous()
 
 
 AttentionInterface.register("tutelage_tap", _tapped_attention)

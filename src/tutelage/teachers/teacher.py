@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -29,15 +29,9 @@ class LiveTeacher:
     ``encoded`` is given when the teacher has another tokenizer than the student and reads its own tokens.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        needs: Needs,
-        encoded: Encoded | None,
-        autocast: Callable[[], AbstractContextManager[None]],
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, needs: Needs, encoded: Encoded | None, accelerator: Accelerator) -> None:
         self._tap = Tap(model.eval().requires_grad_(False), needs)
-        self._encoded, self._autocast = encoded, autocast
+        self._encoded, self._accelerator = encoded, accelerator
 
     def signals(self, batch: Batch) -> Signals:
         inputs = batch.inputs
@@ -45,7 +39,7 @@ class LiveTeacher:
             inputs = padded(self._encoded, batch.rows.cpu().numpy(), pad_to=batch.mask.shape[1])
             inputs = {name: value.to(batch.rows.device) for name, value in inputs.items()}
         # Not inference_mode: autograd refuses to keep its tensors for the student's backward pass.
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self._accelerator.autocast():
             return self._tap(inputs)
 
     def close(self) -> None:
@@ -68,17 +62,16 @@ class KnownLogits:
 def predict(
     model: PreTrainedModel,
     encoded: Encoded,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[None]],
+    accelerator: Accelerator,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
     """Logits of all examples, ``(examples, classes)`` float32 on the CPU; ``advance`` hears of every batch's size."""
     was_training = model.training
     model.eval()
     results: list[tuple[Tensor, Tensor]] = []
-    with torch.no_grad(), autocast():
+    with torch.no_grad(), accelerator.autocast():
         for rows, inputs in evaluation_batches(encoded):
-            logits = model(**{name: value.to(device) for name, value in inputs.items()}).logits
+            logits = model(**{name: value.to(accelerator.device) for name, value in inputs.items()}).logits
             results.append((torch.from_numpy(rows), logits))
             advance(len(rows))
     model.train(was_training)
