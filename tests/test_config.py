@@ -110,11 +110,7 @@ def test_stages_and_terms_occur_once() -> None:
     ],
 )
 def test_students_by_words(text: str, expected) -> None:
-    assert parse(text, Copied()) == expected
-
-
-def test_layers_alone_are_fresh_where_the_method_starts_fresh() -> None:
-    assert parse("layers=3", Fresh(layers=4)) == Fresh(layers=3)
+    assert parse(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -122,7 +118,7 @@ def test_layers_alone_are_fresh_where_the_method_starts_fresh() -> None:
 )
 def test_wrong_students(text: str) -> None:
     with pytest.raises(TutelageError, match="--student") as caught:
-        parse(text, Copied())
+        parse(text)
     assert "\n" not in str(caught.value)
 
 

@@ -142,10 +142,6 @@ class Shape:
     intermediate: int
     vocabulary: int
 
-    @property
-    def head_size(self) -> int:
-        return self.hidden // self.heads
-
     def __str__(self) -> str:
         return f"{self.layers} layers x {self.hidden}, {self.heads} heads, intermediate {self.intermediate}"
 

@@ -63,7 +63,8 @@ def finetune(
         TutelageError: for anything wrong with what was given; then nothing has been written.
     """
     fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision, "tracker": tracker}
-    recipe = finetune_recipe(Checkpoint(name=model), epochs, lr)
+    recipe = finetune_recipe(Checkpoint(name=model))
+    settings = [f"stages.finetune.epochs={epochs}", f"stages.finetune.lr={lr}", *settings]
     return run(run_config(recipe, data, settings, **fields), resume=resume, quiet=quiet)
 
 
@@ -93,7 +94,7 @@ def distill(
     """
     recipe = method_recipe(method) if isinstance(method, str) else method
     if student is not None:
-        chosen = parse(student, recipe.student) if isinstance(student, str) else student
+        chosen = parse(student) if isinstance(student, str) else student
         recipe = recipe.model_copy(update={"student": chosen})
     fields = {
         "teacher": teacher,

@@ -50,7 +50,7 @@ class RunConfig(BaseModel):
     teacher: str | None = None
     data: DataConfig = DataConfig()
     out: str | None = None
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     baseline: bool = True
     """Train the same student without the teacher too, for as many steps, and show it beside."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -103,6 +103,10 @@ def with_settings(config: RunConfig, settings: list[str]) -> RunConfig:
         path, sign, text = setting.partition("=")
         if not sign:
             raise TutelageError(f"--set {setting!r} has no value; write path=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise TutelageError(f"--set {setting!r}: {text!r} is no YAML value; quote it") from None
         wanted = path.strip().split(".")
         found = [place for place in _places(tree, ()) if _fits(wanted, [name for name, _ in place])]
         # The whole path given beats a path in which it is only hidden.
@@ -117,7 +121,7 @@ def with_settings(config: RunConfig, settings: list[str]) -> RunConfig:
             node = tree
             for _, key in place[:-1]:
                 node = node[key]
-            node[place[-1][1]] = yaml.safe_load(text)
+            node[place[-1][1]] = value
     return validated(tree, "--set")
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
@@ -29,7 +28,7 @@ from tutelage.objectives.mapping import picture
 from tutelage.objectives.terms import HardLabels, Objective
 from tutelage.progress import Display
 from tutelage.recipe import Stage
-from tutelage.students.build import Checkpoint, build, load_model, resolve
+from tutelage.students.build import build, load_model, resolve
 from tutelage.teachers.teacher import predict
 
 
@@ -69,8 +68,8 @@ def load_data(config: DataConfig) -> Data:
     Raises:
         TutelageError: for anything missing, malformed or contradictory.
     """
-    if config.task is not None and config.train is not None:
-        raise TutelageError("--task and --train exclude each other: a task by name, or files of your own")
+    if config.task is not None and (config.train is not None or config.dev is not None):
+        raise TutelageError("--task and --train/--dev exclude each other: a task by name, or files of your own")
     if config.task == "docstrings":
         data = demo_data()
     elif config.task is not None:
@@ -120,8 +119,8 @@ def load_tokenizer(name: str) -> Any:
         TutelageError: when there is none, or it cannot pad.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # a damaged file ends in whatever its reader raises
         raise TutelageError(f"cannot load the tokenizer of {name!r}: {str(error).strip().splitlines()[0]}") from None
     if tokenizer.pad_token_id is None:
         raise TutelageError(f"the tokenizer of {name!r} has no padding token; set one and save it again")
@@ -143,8 +142,10 @@ def match_labels(data: Data, teacher: PreTrainedModel, name: str) -> tuple[Data,
             )
         return data, []
     theirs = [str(config.id2label[i]) for i in range(count)]
+    if set(data.labels) <= set(theirs):
+        return data.with_labels(tuple(theirs)), []
     lower = {label.lower(): label for label in data.labels}
-    if set(lower) <= {label.lower() for label in theirs}:
+    if len(lower) == len(data.labels) and set(lower) <= {label.lower() for label in theirs}:
         # The data's spelling wins; labels that only the teacher knows keep theirs.
         return data.with_labels(tuple(lower.get(label.lower(), label) for label in theirs)), []
     unnamed = theirs == [f"LABEL_{i}" for i in range(count)]
@@ -205,10 +206,9 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display) -> Se
         raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give --teacher FOLDER")
     labels = label_settings(data)
     student = build(config.recipe.student, teacher, labels, config.seed)
-    if isinstance(config.recipe.student, Checkpoint):
-        tokenizer = load_tokenizer(resolve(config.recipe.student.name))
-    else:
-        tokenizer = teacher_tokenizer or load_tokenizer(getattr(config.recipe.student, "source", "") or "")
+    own = {"checkpoint": "name", "copied": "source"}.get(config.recipe.student.init)
+    origin = getattr(config.recipe.student, own) if own else None
+    tokenizer = teacher_tokenizer if origin is None else load_tokenizer(resolve(origin))
     tokenizer = fitted_tokenizer(tokenizer, student)
     _check_objectives(config, data, student, teacher)
 
@@ -222,6 +222,9 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display) -> Se
     limit = min(anatomy.max_length(m.config) for m in (student, teacher) if m is not None)
     if config.data.max_length is not None and config.data.max_length > limit:
         raise TutelageError(f"max_length={config.data.max_length} is beyond the model's {limit} positions; use {limit}")
+    for stage in config.recipe.stages:
+        if (stage.pad_to or 0) > limit:
+            raise TutelageError(f"stage {stage.name!r} has pad_to={stage.pad_to}, beyond the model's {limit} positions")
     limit = config.data.max_length or limit
 
     def read(examples: Examples) -> Texts:
@@ -232,12 +235,14 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display) -> Se
 
     learnt = data.train if data.unlabeled is None else data.train.join(data.unlabeled)
     train, selection = read(learnt), read(data.selection)
+    _check_tokens(train.student, tokenizer, student, origin or config.teacher)
     dev = {name: read(part) for name, part in data.dev.items()}
     for name, texts in (("train", train), ("selection", selection), *dev.items()):
         if texts.student.truncated:
             warnings.append(f"{texts.student.truncated:,} texts of {name} were longer than {limit} tokens and were cut")
     _check_alignment(config, train, teacher)
     logits: dict[str, Tensor] = {}
+    student.to(accelerator.device)
     if teacher is not None:
         teacher.to(accelerator.device)
         for name, texts in dev.items():
@@ -263,6 +268,16 @@ def optional_shape(model: PreTrainedModel | None) -> anatomy.Shape | None:
     return None if model is None else anatomy.shape_of(model.config)
 
 
+def _check_tokens(encoded: Encoded, tokenizer: Any, student: PreTrainedModel, name: str | None) -> None:
+    """A folder without a tokenizer loads as one that knows no word, without complaint."""
+    unknown = float((encoded.tokens == tokenizer.unk_token_id).mean()) if tokenizer.unk_token_id is not None else 0.0
+    if unknown > 0.4 or int(encoded.tokens.max()) >= student.config.vocab_size:
+        raise TutelageError(
+            f"the tokenizer of {name!r} does not fit: {unknown:.0%} of the tokens of train are unknown to it and its "
+            f"largest id is {int(encoded.tokens.max())} of {student.config.vocab_size}; save the right one beside the model"
+        )
+
+
 def _check_alignment(config: RunConfig, train: Texts, teacher: PreTrainedModel | None) -> None:
     """Layers can only be compared token by token when both models read the same tokens."""
     if teacher is None or train.teacher is None or np.array_equal(train.student.tokens, train.teacher.tokens):
@@ -279,15 +294,15 @@ def _check_alignment(config: RunConfig, train: Texts, teacher: PreTrainedModel |
 def _check_teacher(config: RunConfig, data: Data, logits: dict[str, Tensor]) -> list[str]:
     """Stop at a teacher that knows no more than a constant answer."""
     name, part = next(iter(data.dev.items()))
-    scores = score(data.metrics, logits[name].numpy(), part.labels, data.kind)
+    scores = score(data.metrics, logits[name].numpy(), part.labels, data.kind, data.positive)
     # One standard error of a proportion, at most: a score within it of a constant answer's shows nothing.
     margin = 0.5 / len(part) ** 0.5
-    if any(scores[metric] > chance(metric, part.labels, data.kind) + margin for metric in data.metrics):
+    if any(scores[metric] > chance(metric, part.labels, data.kind, data.positive) + margin for metric in data.metrics):
         return []
     metric = data.metrics[0]
     line = (
         f"the teacher {config.teacher!r} scores {metric} {scores[metric]:.3f} on {name}, no better than a constant answer "
-        f"({chance(metric, part.labels, data.kind):.3f})"
+        f"({chance(metric, part.labels, data.kind, data.positive):.3f})"
     )
     if not config.allow_weak_teacher:
         raise TutelageError(f"{line}; fine-tune it on this task, or pass --allow-weak-teacher")
@@ -305,7 +320,7 @@ def predicted(
 
 
 def baseline_stage(config: RunConfig, steps: int) -> Stage:
-    """Fine-tuning for as many steps as the student was distilled, at the last stage's rate."""
+    """Fine-tuning for ``steps`` steps, as many as the student was distilled for, at the last stage's rate."""
     last = config.recipe.stages[-1]
     return last.model_copy(
         update={
@@ -314,6 +329,7 @@ def baseline_stage(config: RunConfig, steps: int) -> Stage:
             "epochs": 10**6,
             "max_steps": steps,
             "select": "best",
+            "patience": None,
             "pad_to": None,
             "warmup": 0.1,
             "decay": "linear",
@@ -332,8 +348,8 @@ def plan(setup: Setup) -> str:
     config, data = setup.config, setup.data
     student, teacher = anatomy.shape_of(setup.student.config), optional_shape(setup.teacher)
     lengths = setup.train.student.lengths
-    inputs = padded(setup.train.student, np.array([int(np.argsort(lengths)[len(lengths) // 2])]))
-    student_flops = speed.flops(setup.student, on_device(inputs, setup.student))
+    inputs = typical(setup.train.student, setup.student)
+    student_flops = speed.flops(setup.student, inputs(1))
     lines = [
         f"{config.recipe.title} on {data.task}: {len(data.train):,} labelled"
         + (f" + {len(data.unlabeled):,} unlabelled" if data.unlabeled else "")
@@ -342,11 +358,13 @@ def plan(setup: Setup) -> str:
     ]
     teacher_flops = 0
     if setup.teacher is not None:
-        teacher_flops = speed.flops(setup.teacher, on_device(_fitting(inputs, setup.teacher), setup.teacher))
+        read = setup.train.teacher or setup.train.student
+        teacher_flops = speed.flops(setup.teacher, typical(read, setup.teacher)(1))
         lines.append(f"teacher  {teacher}, {speed.count_parameters(setup.teacher) / 1e6:.1f} M parameters")
     lines.append(f"student  {student}, {speed.count_parameters(setup.student) / 1e6:.1f} M parameters")
     seconds = 0.0
-    rate = _measured_rate(setup.student, inputs, student_flops)
+    trial = speed.latencies({"student": setup.student}, {"student": inputs}, batch_sizes=(32,), repeats=3)
+    rate = 32 * student_flops / (trial["student"]["32"] / 1000)
     for stage in config.recipe.stages:
         objective = Objective(stage.objective, data.kind, student, teacher)
         steps = planned_steps(stage, setup.train.examples)
@@ -364,22 +382,11 @@ def plan(setup: Setup) -> str:
                     f"  {term.kind}",
                     *(f"  {line}" for line in picture(mapped, student.layers, teacher.layers).split("\n")),
                 ]
-    if config.baseline and setup.teacher is not None:
+    if wants_baseline(config):
         lines.append("then the same student without the teacher, for as many steps (--no-baseline skips it)")
     lines.append(f"expected time on this machine: about {_duration(seconds)}, the baseline not counted")
     lines += [f"note: {warning}" for warning in setup.warnings]
     return "\n".join(lines)
-
-
-def _measured_rate(model: PreTrainedModel, inputs: dict[str, Tensor], flops: int) -> float:
-    """FLOP a second of this model on this machine, from a short trial."""
-    batch = on_device({name: value.repeat(32, 1) for name, value in inputs.items()}, model)
-    with torch.no_grad():
-        model(**batch)
-        began = time.perf_counter()
-        for _ in range(3):
-            model(**batch)
-    return 3 * 32 * flops / (time.perf_counter() - began)
 
 
 def _duration(seconds: float) -> str:
@@ -388,17 +395,17 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def on_device(inputs: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
-    """The inputs where the model is."""
-    device = next(model.parameters()).device
-    return {name: value.to(device) for name, value in inputs.items()}
+def typical(encoded: Encoded, model: PreTrainedModel) -> Callable[[int], dict[str, Tensor]]:
+    """Inputs of the texts' mean length, as many as asked for, where the model is."""
+    lengths, device = encoded.lengths, next(model.parameters()).device
+    row = int(np.abs(lengths - lengths.mean()).argmin())
+    inputs = {name: value.to(device) for name, value in padded(encoded, np.array([row])).items()}
+    return lambda count: {name: value.repeat(count, 1) for name, value in inputs.items()}
 
 
-def _fitting(inputs: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
-    """The inputs without token types for a model that has none."""
-    if getattr(model.config, "type_vocab_size", 0) > 1:
-        return inputs
-    return {name: value for name, value in inputs.items() if name != "token_type_ids"}
+def wants_baseline(config: RunConfig) -> bool:
+    """Whether the student is trained without its teacher too; one that learns from labels alone is its own baseline."""
+    return config.baseline and config.teacher is not None and config.recipe.needs_teacher
 
 
 def needs_live(needs: Needs) -> bool:

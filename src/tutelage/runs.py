@@ -7,14 +7,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -22,7 +21,6 @@ from transformers import PreTrainedModel
 import tutelage
 from tutelage import anatomy
 from tutelage.config import DataConfig, RunConfig, to_yaml
-from tutelage.data.batches import padded
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
@@ -36,12 +34,12 @@ from tutelage.preflight import (
     load_teacher,
     match_labels,
     needs_live,
-    on_device,
     optional_shape,
     plan,
-    planned_steps,
     predicted,
     prepare,
+    typical,
+    wants_baseline,
 )
 from tutelage.progress import Display
 from tutelage.recipe import Stage
@@ -68,13 +66,7 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
         raise TutelageError(f'the tracker {config.tracker!r} is not installed; pip install "tutelage[track]"')
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        log_with=config.tracker,
-        project_dir=config.out,
-        # Heads and poolers take no part in some stages.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
+    accelerator = new_accelerator(config.mixed_precision, config.tracker, config.out)
     display = Display(quiet or not accelerator.is_main_process)
     folder = _folder(config, resume)
     finished = folder / "report.json"
@@ -104,6 +96,26 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
     return report
 
 
+def new_accelerator(precision: str = "no", tracker: str | None = None, folder: str | None = None) -> Accelerator:
+    """An Accelerator of this precision, whatever one an earlier run of this process had.
+
+    Raises:
+        TutelageError: when the device cannot compute in that precision.
+    """
+    AcceleratorState._reset_state()
+    try:
+        return Accelerator(
+            mixed_precision=precision,
+            log_with=tracker,
+            project_dir=folder,
+            # Heads and poolers take no part in some stages.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise TutelageError(f"mixed_precision={precision!r} does not work here ({reason}); use no or bf16") from None
+
+
 def _spent(logs: list[loop.StageLog], resumed: checkpoint.State | None) -> float:
     """Seconds of training in this process: those of an interrupted one are in the logs but not on this clock."""
     before = 0.0 if resumed is None else resumed["seconds_before"]
@@ -124,7 +136,12 @@ def _folder(config: RunConfig, resume: bool) -> Path:
             raise TutelageError(
                 f"{config.out!r} holds a run with other settings; see its config.yaml, or give another --out"
             )
-    elif folder.exists() and any(folder.iterdir()):
+    parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise TutelageError(
+            f"--out {config.out!r} cannot be written ({str(parent)!r} is in the way); name another folder"
+        )
+    if not before.exists() and folder.exists() and any(folder.iterdir()):
         raise TutelageError(f"{config.out!r} is not empty and holds no run; give an empty or new folder to --out")
     return folder
 
@@ -139,9 +156,8 @@ def _train(
     """Train the student through its stages, then the baseline; returns their logs and the baseline."""
     config, data = setup.config, setup.data
     work: list[tuple[str, Stage]] = [("student", stage) for stage in config.recipe.stages]
-    if config.baseline and setup.teacher is not None and not all(stage.labels_only for _, stage in work):
-        steps = sum(planned_steps(stage, setup.train.examples) for _, stage in work)
-        work.append(("baseline", baseline_stage(config, steps)))
+    if wants_baseline(config):
+        work.append(("baseline", baseline_stage(config, steps=1)))  # how many is known when the student is done
     logs = [loop.StageLog(**log) for log in resumed["logs"]] if resumed else []
     lines = folder / "metrics.jsonl"
     if lines.exists() and accelerator.is_main_process:
@@ -153,11 +169,13 @@ def _train(
     projections: dict[str, Tensor] = load_file(before) if resumed and before.exists() else {}
     baseline = None
     start = 0 if resumed is None else resumed["work"]
-    for index, (who, stage) in enumerate(work):
+    for index, (who, planned) in enumerate(work):
+        stage = planned
         if index < start:
             continue
         if who == "baseline":
             model = baseline = build(config.recipe.student, setup.teacher, setup.labels, config.seed)
+            stage = baseline_stage(config, sum(log.steps for log in logs))
         elif resumed is not None and index == start and "log" not in resumed:
             model.load_state_dict(resumed["student.safetensors"])
         torch.manual_seed(config.seed)  # for the projections
@@ -165,24 +183,27 @@ def _train(
         objective = Objective(stage.objective, data.kind, anatomy.shape_of(model.config), teacher_shape)
         teacher = _teacher_for(setup, objective, accelerator, display)
         lesson = loop.Lesson(model, objective)
-        seconds_before = sum(log.seconds for log in logs)
 
-        def save(state: checkpoint.State, index: int = index, before: float = seconds_before) -> None:
-            seconds = before + state.get("log", {}).get("seconds", 0.0)
+        def save(state: checkpoint.State, index: int = index) -> None:
+            seconds = sum(log.seconds for log in logs) + state.get("log", {}).get("seconds", 0.0)
             common = {"work": index, "logs": [vars(log) for log in logs], "seconds_before": seconds}
             checkpoint.save(folder / "checkpoint", {**common, "logged": _size(lines), **state})
 
-        def tell(event: loop.Event, who: str = who) -> None:
+        def tell(event: loop.Event, who: str = who, before: int = sum(log.steps for log in logs)) -> None:
             display.event(who if len(work) > 1 else "", event)
             if accelerator.is_main_process:
                 with lines.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"who": who, **vars(event)}) + "\n")
-            values = {f"{who}/{event.stage}/{name}": value for name, value in event.losses.items()}
-            accelerator.log(values, step=event.step)
+            values = {**event.losses, "lr": event.lr, **({} if event.score is None else {"selection": event.score})}
+            # Trackers want steps that grow through all stages.
+            place = {f"{who}/{event.stage}/{name}": value for name, value in values.items()}
+            accelerator.log(place, step=before + event.step)
 
         def select(model: PreTrainedModel = model) -> float:
             logits = predict(model, setup.selection.student, accelerator)
-            return score(data.metrics, logits.numpy(), setup.selection.examples.labels, data.kind)[data.metrics[0]]
+            return score(data.metrics, logits.numpy(), setup.selection.examples.labels, data.kind, data.positive)[
+                data.metrics[0]
+            ]
 
         log = loop.train(
             stage,
@@ -273,12 +294,16 @@ def _report(
             }
     part = next(iter(setup.dev))
     display.say("measuring speed ...")
-    inputs = {who: _typical(setup, who, models[who]) for who in models}
+    texts = setup.dev[part]
+    inputs = {
+        who: typical((texts.teacher if who == "teacher" else None) or texts.student, model)
+        for who, model in models.items()
+    }
     latency = speed.latencies(models, inputs)
     entries: dict[str, dict[str, Any] | None] = {"teacher": None, "student": None, "baseline": None}
     for who, model in models.items():
         scores = {
-            name: score(data.metrics, logits[who][name].numpy(), texts.examples.labels, data.kind)
+            name: score(data.metrics, logits[who][name].numpy(), texts.examples.labels, data.kind, data.positive)
             for name, texts in setup.dev.items()
         }
         entries[who] = {
@@ -321,7 +346,7 @@ def _report(
         "labels": list(data.labels),
         "data": {
             "train": len(data.train),
-            "unlabeled": len(data.unlabeled) if data.unlabeled else 0,
+            "unlabeled": len(data.unlabeled) if data.unlabeled and config.recipe.needs_teacher else 0,
             "selection": len(setup.selection.examples),
             "report": len(data.dev[part]),
             "sources": {"report": data.sources.get(part, part), **data.sources},
@@ -345,16 +370,6 @@ def _report(
     }
 
 
-def _typical(setup: Setup, who: str, model: PreTrainedModel) -> Callable[[int], dict[str, Tensor]]:
-    """Inputs of dev's mean length, as many as asked for, as this model reads them."""
-    texts = next(iter(setup.dev.values()))
-    encoded = (texts.teacher if who == "teacher" else None) or texts.student
-    lengths = encoded.lengths
-    row = int(np.abs(lengths - lengths.mean()).argmin())
-    inputs = on_device(padded(encoded, np.array([row])), model)
-    return lambda batch: {name: value.repeat(batch, 1) for name, value in inputs.items()}
-
-
 def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dict[str, Any]:
     """Score a fine-tuned model on every part of dev.
 
@@ -363,7 +378,7 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
     """
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    accelerator, display = Accelerator(), Display(quiet)
+    accelerator, display = new_accelerator(), Display(quiet)
     with display:
         network, tokenizer = load_teacher(model)
         data, warnings = match_labels(load_data(data_config), network, model)
@@ -375,5 +390,5 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
         for name, part in data.dev.items():
             encoded = encode(part, fitted_tokenizer(tokenizer, network), data_config.max_length or limit)
             logits = predicted(network, encoded, accelerator, display, name)
-            scores[name] = score(data.metrics, logits.numpy(), part.labels, data.kind)
+            scores[name] = score(data.metrics, logits.numpy(), part.labels, data.kind, data.positive)
     return {"model": model, "task": data.task, "metric": data.metrics[0], "scores": scores}

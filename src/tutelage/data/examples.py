@@ -18,7 +18,7 @@ class Examples:
 
     ``labels`` is ``(n,)`` int64 for classification (``-1`` where there is none), ``(n,)`` float32 for regression and
     ``(n, classes)`` float32 for multi-label data (``nan`` where there is none). ``ids`` name an example for good:
-    ``"train/17"``, ``"unlabeled/3"``; stored knowledge is looked up by them, never by position.
+    ``"train/17"``, ``"unlabeled/3"``; stored knowledge is looked up by them; within a run an example is a row of these.
     """
 
     ids: Sequence[str]
@@ -75,6 +75,8 @@ class Data:
     dev: dict[str, Examples]
     selection: Examples | None = None
     unlabeled: Examples | None = None
+    positive: int = 1
+    """Of two classes the one that F1 is about."""
     sources: dict[str, str] = field(default_factory=dict)
     """For the report: where each part came from, in words."""
 
@@ -96,6 +98,7 @@ class Data:
         return replace(
             self,
             labels=labels,
+            positive=labels.index(self.labels[self.positive]),
             train=renumber(self.train),
             dev={name: renumber(part) for name, part in self.dev.items()},
             selection=None if self.selection is None else renumber(self.selection),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from tutelage import anatomy
@@ -61,10 +62,10 @@ class Checkpoint(BaseModel):
 Student = Annotated[Copied | Fresh | Checkpoint, Field(discriminator="init")]
 
 
-def parse(text: str, default: Student) -> Student:
+def parse(text: str) -> Student:
     """The student that ``--student`` names: ``layers=3``, ``layers=4,hidden=312,heads=12``, ``layers=2+4+6``, a checkpoint.
 
-    Sizes make a fresh network, layers alone are copied where ``default`` copies.
+    Sizes make a fresh network; layers alone are copied from the teacher.
 
     Raises:
         TutelageError: for a key or value that no kind of student has.
@@ -77,7 +78,7 @@ def parse(text: str, default: Student) -> Student:
         fields[key.strip()] = value.split("+") if "+" in value else value.strip()
     kinds: dict[str, type[Copied | Fresh | Checkpoint]] = {"copied": Copied, "fresh": Fresh, "checkpoint": Checkpoint}
     sized = {"hidden", "intermediate", "heads", "family", "embedding"} & set(fields)
-    init = fields.get("init") or ("fresh" if sized else "checkpoint" if "name" in fields else default.init)
+    init = fields.get("init") or ("fresh" if sized else "checkpoint" if "name" in fields else "copied")
     if init not in kinds:
         raise TutelageError(f"--student init={init!r} is unknown; use one of {', '.join(kinds)}")
     try:
@@ -98,9 +99,10 @@ def load_model(name: str, **settings: Any) -> tuple[PreTrainedModel, list[str]]:
         TutelageError: when there is no such checkpoint, or it is of an unknown family.
     """
     try:
-        anatomy.family_of(AutoConfig.from_pretrained(name))
+        anatomy.family_of(AutoConfig.from_pretrained(name, trust_remote_code=False))
         model, info = AutoModelForSequenceClassification.from_pretrained(
             name,
+            trust_remote_code=False,
             dtype=torch.float32,
             output_loading_info=True,
             # A head of another task is replaced, on purpose, where the caller says which labels there are.
@@ -109,7 +111,7 @@ def load_model(name: str, **settings: Any) -> tuple[PreTrainedModel, list[str]]:
         )
     except TutelageError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TutelageError(f"cannot load the model {name!r}: {reason}") from None
     return model.eval(), sorted(info["missing_keys"])
@@ -148,7 +150,7 @@ def build(student: Student, teacher: PreTrainedModel | None, labels: dict[str, A
         return load_model(resolve(student.name), **labels)[0]
     if isinstance(student, Copied):
         if student.source is not None:
-            return copy_layers(load_model(student.source, **labels)[0], student, labels)
+            return copy_layers(load_model(resolve(student.source), **labels)[0], student, labels)
         if teacher is None:
             raise TutelageError("a copied student needs a teacher or a source to copy from; give --teacher")
         return copy_layers(teacher, student, labels)
@@ -208,7 +210,8 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any]) -> PreTrainedM
             )
         config.embedding_size = student.embedding
     if getattr(config, "layer_types", None):
-        config.layer_types = (list(like.layer_types) * student.layers)[: student.layers]
+        kinds = list(config.layer_types)
+        config.layer_types = (kinds * student.layers)[: student.layers]
     for key, value in labels.items():
         setattr(config, key, value)
     model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
@@ -218,11 +221,16 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any]) -> PreTrainedM
 def _plain_config(model_type: str, like: Any) -> Any:
     if model_type not in anatomy.FAMILIES:
         raise TutelageError(f"family={model_type!r} is unknown; use one of {', '.join(sorted(anatomy.FAMILIES))}")
+    theirs, ours = anatomy.family_of(like), anatomy.FAMILIES[model_type]
+    sizes = {getattr(ours, size): getattr(like, getattr(theirs, size)) for size in ("hidden", "heads", "intermediate")}
+    special = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+    tokens = {name: getattr(like, name, None) for name in special}
     return AutoConfig.for_model(
         model_type,
         vocab_size=like.vocab_size,
-        pad_token_id=like.pad_token_id,
         max_position_embeddings=like.max_position_embeddings,
+        **sizes,
+        **{name: value for name, value in tokens.items() if value is not None},
     )
 
 

@@ -124,9 +124,9 @@ def train(
     total = min(stage.epochs * steps_an_epoch, stage.max_steps or 2**62)
     device, student = accelerator.device, lesson.student
     table = anatomy.word_embeddings_of(student)
-    # A table that is also the output layer has a dense gradient anyway.
+    # A table that is also the output layer has a dense gradient anyway, and NCCL cannot add up sparse ones.
     output = student.get_output_embeddings()
-    table.sparse = output is None or output.weight is not table.weight
+    table.sparse = accelerator.num_processes == 1 and (output is None or output.weight is not table.weight)
     lesson.to(device)
     optimizer = RowAdamW(
         parameter_groups(lesson, stage.weight_decay),
@@ -174,8 +174,8 @@ def train(
         for name, mean in fresh.items():
             if not math.isfinite(mean):
                 raise TutelageError(
-                    f"the loss {name!r} became {mean} in stage {stage.name!r} at step {log.steps}; lower its lr "
-                    f"(--set stages.{stage.name}.lr={stage.lr / 2:g}) or use full precision"
+                    f"the loss {name!r} became {mean} in stage {stage.name!r} at step {log.steps}; lower the learning "
+                    f"rate (--set stages.*.lr={stage.lr / 2:g}) or use full precision"
                 )
             log.losses.setdefault(name, []).append([log.steps, mean])
         speed = tokens / max(now - logged, 1e-9)
@@ -184,7 +184,7 @@ def train(
         sums, counted, tokens, began, logged = {}, 0, 0, now, now
 
     student.train()
-    while epoch < stage.epochs and log.steps < total:
+    while epoch < stage.epochs and (log.steps < total or place):
         lr = 0.0
         for step in batches.steps(encoded.lengths, rows, stage.batch_size, seed, epoch)[
             place : place + total - log.steps
@@ -249,7 +249,7 @@ def train(
 
 
 def _vocabulary(encoded: Encoded, step: batches.Rows) -> Tensor:
-    """The distinct token ids of a step (all processes'), sorted, and the padding token."""
+    """The distinct token ids of a step, sorted, and the padding token."""
     ids = [encoded.tokens[encoded.offsets[row] : encoded.offsets[row + 1]] for row in step]
     return torch.from_numpy(np.unique(np.concatenate([*ids, [encoded.pad_token]]))).long()
 

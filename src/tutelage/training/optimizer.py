@@ -125,7 +125,9 @@ class RowAdamW(torch.optim.AdamW):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         self._gather()
         super().step()
-        if self._table is None or self._gradient is None:
+        # Set by the fp16 gradient scaler, which trusts a fused step to do nothing where a gradient overflowed.
+        overflow = getattr(self, "found_inf", None)
+        if self._table is None or self._gradient is None or (overflow is not None and overflow.item()):
             return
         state, g = self.state[self._table], self._gradient
         self._gradient = None
