@@ -172,9 +172,37 @@ def mistake(root: Path, tmp_path: Path, name: str) -> list[str]:
         "no teacher there": lambda: distill_words(root, out, teacher=tmp_path / "nothing"),
         "too long": lambda: distill_words(root, out, max_length="4000"),
         "both": lambda: distill_words(root, out, task="sst2"),
+        "task and dev": lambda: distill_words(root, out, task="sst2", train=None),
+        "seed": lambda: distill_words(root, out, seed="-1"),
+        "setting": lambda: [*distill_words(root, out), "--set", "student.layers=[1"],
+        "no tokenizer": lambda: distill_words(root, out, teacher=_without_tokenizer(root, tmp_path)),
+        "out in a file": lambda: distill_words(root, tmp_path / "one.csv" / "out"),
+        "padded too far": lambda: [*distill_words(root, out), "--set", "stages.distill.pad_to=64"],
+        "epochs": lambda: [
+            *("finetune", "--model", str(root / "random"), "--train", str(root / "train.csv")),
+            *("--out", str(out), "--epochs", "0"),
+        ],
+            "finetune",
+            "--model",
+            str(root / "random"),
+            "--train",
+            str(root / "train.csv"),
+            "--out",
+            str(out),
+            "--epochs",
+            "0",
+        ],
         "nothing": lambda: distill_words(root, out, train=None, dev=None),
         "kind": lambda: distill_words(root, out, kind="ranking"),
     }[name]()
+
+
+def _without_tokenizer(root: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "mute"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(root / "teacher" / name, folder / name)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -200,6 +228,13 @@ def mistake(root: Path, tmp_path: Path, name: str) -> list[str]:
         ("no teacher there", "cannot load the model"),
         ("too long", "positions"),
         ("both", "exclude each other"),
+        ("task and dev", "exclude each other"),
+        ("seed", "greater than or equal to 0"),
+        ("setting", "is no YAML value"),
+        ("no tokenizer", "tokenizer"),
+        ("out in a file", "cannot be written"),
+        ("padded too far", "pad_to=64"),
+        ("epochs", "greater than or equal to 1"),
         ("nothing", "nothing to learn from"),
         ("kind", "'classification', 'regression' or 'multilabel'"),
     ],

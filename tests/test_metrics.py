@@ -91,3 +91,11 @@ def test_wrong_metric():
         score(["f1"], np.eye(3), np.array([0, 1, 2]), "classification")
     with pytest.raises(TutelageError, match=r"f1 is for two classes"):
         chance("f1", np.array([0, 1, 2]), "classification")
+
+
+def test_f1_is_about_the_positive_class_wherever_it_is_numbered():
+    labels, logits = np.array([1, 1, 0, 0, 1]), np.array([[0, 1], [1, 0], [1, 0], [0, 1], [0, 1]], dtype=float)
+    there = score(["f1"], logits, labels, "classification")["f1"]
+    turned = score(["f1"], logits[:, ::-1], 1 - labels, "classification", positive=0)["f1"]
+    assert there == turned == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    assert chance("f1", 1 - labels, "classification", positive=0) == chance("f1", labels, "classification")

@@ -310,3 +310,26 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path) -> None:
     assert state is not None and state["n"] == 2 and torch.equal(state["a.safetensors"]["x"], torch.zeros(2))
     checkpoint.remove(folder)
     assert checkpoint.load(folder) is None
+
+
+def test_an_overflow_in_fp16_leaves_the_table_alone() -> None:
+    """The gradient scaler still calls a fused step then; only ``found_inf`` tells it to do nothing."""
+    table = nn.Embedding(10, 4, sparse=True)
+    optimizer = RowAdamW(parameter_groups(table, 0.01), table=table.weight, lr=1e-2, fused=True)
+    before = table.weight.detach().clone()
+    for overflow in (1.0, 0.0):
+        ids = torch.tensor([1, 2])
+        optimizer.catch_up(ids)
+        (table(ids) * (float("inf") if overflow else 1.0)).sum().backward()
+        optimizer.found_inf = torch.tensor(overflow)
+        optimizer.clip(1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert table.weight.isfinite().all()
+        assert torch.equal(table.weight, before) == bool(overflow)
+
+
+def test_a_label_order_of_the_teachers_moves_the_positive_class_too() -> None:
+    data = make_data().with_labels(("positive", "negative"))
+    assert data.positive == 0
+    assert data.train.labels.tolist() == [1 - label for label in make_data().train.labels]
