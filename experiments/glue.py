@@ -157,30 +157,37 @@ def table(results: dict[str, Any]) -> str:
         "it (first, middle, last). All arms: the same start, the same number of steps, the same peak rate. Mean over",
         "seeds and half of the 95 % t-interval; *gain* is the paired difference to `finetune`, the student without",
         "distillation, with its own interval; *kept* is the student's score over the teacher's. Scores are on dev,",
-        "checkpoints were chosen on a tenth of train.",
+        "checkpoints were chosen on a tenth of train. What it shows: [findings.md](findings.md).",
         "",
     ]
     for task, teacher in results["teachers"].items():
         ours = [r for r in runs if r["task"] == task]
         if not ours:
             continue
-        lines += [f"## {task} ({teacher['metric']})", "", f"Teacher: {teacher['score']:.4f}", ""]
-        lines += ["| method | seeds | score | gain over finetune | kept | agrees with teacher | speed-up |"]
-        lines += ["|---|---|---|---|---|---|---|"]
+        part = next(iter(teacher["scores"]))
+        metrics = list(teacher["scores"][part])
+        theirs = ", ".join(f"{metric} {teacher['scores'][part][metric]:.4f}" for metric in metrics)
+        lines += [f"## {task}", "", f"Teacher: {theirs}", ""]
+        lines += [
+            f"| method | seeds | {' | '.join(metrics)} | gain in {metrics[0]} | kept | agrees with teacher | speed-up |"
+        ]
+        lines += ["|---" * (len(metrics) + 6) + "|"]
         plain = {r["seed"]: r["score"] for r in ours if r["method"] == "finetune"}
         for method in dict.fromkeys(r["method"] for r in ours):
             mine = [r for r in ours if r["method"] == method]
-            mean, half = interval([r["score"] for r in mine])
-            gains = [r["score"] - plain[r["seed"]] for r in mine if r["seed"] in plain]
-            gain, gain_half = interval(gains) if gains else (float("nan"), float("nan"))
+            scores = [interval([r["scores"][part][metric] for r in mine]) for metric in metrics]
+            gain, half = interval([r["score"] - plain[r["seed"]] for r in mine if r["seed"] in plain])
             agreement = [r["agreement"] for r in mine if r["agreement"] is not None]
-            agrees = f"{np.mean(agreement):.3f}" if agreement else "-"
-            won = "-" if method == "finetune" else f"{gain:+.4f} ± {gain_half:.4f}"
-            kept = np.mean([r["retention"] for r in mine])
-            speed = np.median([r["speedup"] for r in mine])
-            lines.append(
-                f"| {method} | {len(mine)} | {mean:.4f} ± {half:.4f} | {won} | {kept:.1%} | {agrees} | {speed:.2f}x |"
-            )
+            cells = [
+                method,
+                str(len(mine)),
+                *(f"{mean:.4f} ± {width:.4f}" for mean, width in scores),
+                "-" if method == "finetune" else f"{gain:+.4f} ± {half:.4f}",
+                f"{np.mean([r['retention'] for r in mine]):.1%}",
+                f"{np.mean(agreement):.3f}" if agreement else "-",
+                f"{np.median([r['speedup'] for r in mine]):.2f}x",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
