@@ -154,7 +154,7 @@ def table(results: dict[str, Any]) -> str:
         f"    {results['command']}",
         "",
         "from `results/glue.json`. Teacher: MiniLM (6 layers x 384) fine-tuned on the task. Student: 3 layers copied from",
-        "it (first, middle, last). All arms: the same start, the same number of steps, the same peak rate. Mean over",
+        "it (1, 4 and 6). All arms: the same start, the same number of steps, the same peak rate. Mean over",
         "seeds and half of the 95 % t-interval; *gain* is the paired difference to `finetune`, the student without",
         "distillation, with its own interval; *kept* is the student's score over the teacher's. Scores are on dev,",
         "checkpoints were chosen on a tenth of train. What it shows: [findings.md](findings.md).",
