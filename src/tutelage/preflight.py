@@ -294,7 +294,7 @@ def _check_alignment(config: RunConfig, train: Texts, teacher: PreTrainedModel |
 def _check_teacher(config: RunConfig, data: Data, logits: dict[str, Tensor]) -> list[str]:
     """Stop at a teacher that knows no more than a constant answer."""
     name, part = next(iter(data.dev.items()))
-    scores = score(data.metrics, logits[name].numpy(), part.labels, data.kind, data.positive)
+    scores = scores_of(data, logits[name], part)
     # One standard error of a proportion, at most: a score within it of a constant answer's shows nothing.
     margin = 0.5 / len(part) ** 0.5
     if any(scores[metric] > chance(metric, part.labels, data.kind, data.positive) + margin for metric in data.metrics):
@@ -317,6 +317,11 @@ def predicted(
 
 
 # --------------------------------------------------------------------------------------------------------- the plan
+
+
+def scores_of(data: Data, logits: Tensor, examples: Examples) -> dict[str, float]:
+    """The task's metrics of predictions ``(examples, classes)``."""
+    return score(data.metrics, logits.numpy(), examples.labels, data.kind, data.positive)
 
 
 def baseline_stage(config: RunConfig, steps: int) -> Stage:

@@ -24,7 +24,6 @@ from tutelage.config import DataConfig, RunConfig, to_yaml
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
-from tutelage.evaluation.metrics import score
 from tutelage.objectives.terms import Objective
 from tutelage.preflight import (
     Setup,
@@ -38,6 +37,7 @@ from tutelage.preflight import (
     plan,
     predicted,
     prepare,
+    scores_of,
     typical,
     wants_baseline,
 )
@@ -48,8 +48,6 @@ from tutelage.report.page import page
 from tutelage.students.build import build, load_model
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, predict
 from tutelage.training import checkpoint, loop
-
-# ---------------------------------------------------------------------------------------------------------- the run
 
 
 def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -155,9 +153,9 @@ def _train(
 ) -> tuple[list[loop.StageLog], PreTrainedModel | None]:
     """Train the student through its stages, then the baseline; returns their logs and the baseline."""
     config, data = setup.config, setup.data
-    work: list[tuple[str, Stage]] = [("student", stage) for stage in config.recipe.stages]
+    work: list[tuple[str, Stage | None]] = [("student", stage) for stage in config.recipe.stages]
     if wants_baseline(config):
-        work.append(("baseline", baseline_stage(config, steps=1)))  # how many is known when the student is done
+        work.append(("baseline", None))  # how many steps it takes is known when the student is done
     logs = [loop.StageLog(**log) for log in resumed["logs"]] if resumed else []
     lines = folder / "metrics.jsonl"
     if lines.exists() and accelerator.is_main_process:
@@ -170,12 +168,11 @@ def _train(
     baseline = None
     start = 0 if resumed is None else resumed["work"]
     for index, (who, planned) in enumerate(work):
-        stage = planned
         if index < start:
             continue
+        stage = planned or baseline_stage(config, sum(log.steps for log in logs))
         if who == "baseline":
             model = baseline = build(config.recipe.student, setup.teacher, setup.labels, config.seed)
-            stage = baseline_stage(config, sum(log.steps for log in logs))
         elif resumed is not None and index == start and "log" not in resumed:
             model.load_state_dict(resumed["student.safetensors"])
         torch.manual_seed(config.seed)  # for the projections
@@ -201,9 +198,7 @@ def _train(
 
         def select(model: PreTrainedModel = model) -> float:
             logits = predict(model, setup.selection.student, accelerator)
-            return score(data.metrics, logits.numpy(), setup.selection.examples.labels, data.kind, data.positive)[
-                data.metrics[0]
-            ]
+            return scores_of(data, logits, setup.selection.examples)[data.metrics[0]]
 
         log = loop.train(
             stage,
@@ -222,14 +217,10 @@ def _train(
         if teacher is not None:
             teacher.close()
         projections |= {f"{stage.name}.{k}": v for k, v in objective.projections.state_dict().items()}
-        if who == "student":
-            logs.append(log)
-            if accelerator.is_main_process:
-                _save_student(setup, folder, projections)
-                save({"work": index + 1, "student.safetensors": model.state_dict()})
-        else:
-            baseline_log = log
-            logs.append(baseline_log)
+        logs.append(log)
+        if who == "student" and accelerator.is_main_process:
+            _save_student(setup, folder, projections)
+            save({"work": index + 1, "student.safetensors": model.state_dict()})
         accelerator.wait_for_everyone()
     if start >= len(config.recipe.stages):
         setup.student = load_model(str(_model_folder(config, folder)))[0].to(accelerator.device)
@@ -302,10 +293,7 @@ def _report(
     latency = speed.latencies(models, inputs)
     entries: dict[str, dict[str, Any] | None] = {"teacher": None, "student": None, "baseline": None}
     for who, model in models.items():
-        scores = {
-            name: score(data.metrics, logits[who][name].numpy(), texts.examples.labels, data.kind, data.positive)
-            for name, texts in setup.dev.items()
-        }
+        scores = {name: scores_of(data, logits[who][name], texts.examples) for name, texts in setup.dev.items()}
         entries[who] = {
             "name": {"teacher": config.teacher, "student": str(_model_folder(config, folder))}.get(
                 who, "without teacher"
@@ -390,5 +378,5 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
         for name, part in data.dev.items():
             encoded = encode(part, fitted_tokenizer(tokenizer, network), data_config.max_length or limit)
             logits = predicted(network, encoded, accelerator, display, name)
-            scores[name] = score(data.metrics, logits.numpy(), part.labels, data.kind, data.positive)
+            scores[name] = scores_of(data, logits, part)
     return {"model": model, "task": data.task, "metric": data.metrics[0], "scores": scores}
