@@ -83,7 +83,7 @@ def stretched(encoded: Encoded, length: int) -> Encoded:
     ]
     types = np.zeros(len(encoded) * length, dtype=np.int8)
     offsets = np.arange(len(encoded) + 1, dtype=np.int64) * length
-    return Encoded(np.concatenate(tokens), types, offsets, 0, encoded.pad_token)
+    return Encoded(np.concatenate(tokens), types, offsets, encoded.cut, encoded.pad_token)
 
 
 def ours(

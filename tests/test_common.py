@@ -22,7 +22,7 @@ from tutelage.config import DataConfig, RunConfig
 from tutelage.methods import METHODS
 from tutelage.recipe import Recipe
 from tutelage.runs import run
-from tutelage.students.build import Checkpoint, Copied, Fresh, Student
+from tutelage.students.build import Checkpoint, Copied, Fresh, Pruned, Student
 
 ROWS: dict[str, Student] = {
     "finetune": Copied(layers=2),
@@ -33,6 +33,8 @@ ROWS: dict[str, Student] = {
     "distilbert": Fresh(layers=2, hidden=16, heads=2),
     "tinybert": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
     "tinybert_reference": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
+    "minimum_knowledge": Pruned(layers=2, heads=2, intermediate=24, rank=8),
+    "minimum_knowledge_reference": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
 }
 """A method and the student that it teaches here."""
 
@@ -81,7 +83,7 @@ def test_a_run_ends_in_a_student_that_plain_transformers_loads(
         predicted = student(**inputs).logits.argmax(-1).numpy()
     assert (predicted == data.dev["dev"].labels).mean() > 0.6
     assert (out / "student" / "README.md").read_text().startswith("---")
-    needs_projection = method.startswith(("tinybert", "distilbert"))
+    needs_projection = method.startswith(("tinybert", "distilbert", "minimum_knowledge_reference"))
     assert (out / "projections.safetensors").exists() == needs_projection
     if method != "finetune":
         assert report["teacher"]["score"] > 0.9

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import examples, tiny_model
 
 from tutelage.anatomy import Shape, shape_of
-from tutelage.data.batches import step_batches
+from tutelage.data.batches import Totals, step_batches
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Needs, Tap
@@ -20,10 +23,12 @@ from tutelage.objectives.terms import (
     FirstToken,
     HardLabels,
     Hidden,
+    HiddenKnowledge,
     LogitsMSE,
     Objective,
     SoftLabels,
 )
+from tutelage.teachers.teacher import LiveTeacher
 
 
 def shape(layers: int = 4, hidden: int = 32, heads: int = 4) -> Shape:
@@ -132,10 +137,9 @@ def test_the_edges_of_alpha_ask_for_nothing_they_do_not_use() -> None:
 
 def value_of(term, student, teacher, batch) -> torch.Tensor:
     objective = Objective([term], "classification", shape_of(student.config), shape_of(teacher.config))
-    ours, theirs = Tap(student, objective.student_needs), Tap(teacher, objective.teacher_needs)
-    with torch.no_grad():
-        taught = theirs(batch.inputs)
-    loss = objective(ours(batch.inputs), taught, batch)[term.kind]
+    ours = Tap(student, objective.student_needs)
+    theirs = LiveTeacher(teacher, objective.teacher_needs, None, Accelerator(cpu=True))
+    loss = objective(ours(batch.inputs), theirs.signals(batch), batch)[term.kind]
     ours.close()
     theirs.close()
     return loss
@@ -156,6 +160,7 @@ def test_every_term_is_zero_for_a_student_that_is_its_teacher(batch) -> None:
         Hidden(loss="cosine"),
         AttentionScores(),
         FirstToken(),
+        HiddenKnowledge(top=4),
         LogitsMSE(),
         SoftLabels(),
     ):
@@ -184,10 +189,8 @@ def test_patience_touches_the_first_token_of_inner_layers_only(batch) -> None:
     signals = tap(batch.inputs)
     for hidden in signals.hidden.values():
         hidden.retain_grad()
-    taught_tap = Tap(teacher, objective.teacher_needs)
-    with torch.no_grad():
-        taught = taught_tap(batch.inputs)
-    objective(signals, taught, batch)["first_token"].backward()
+    taught = LiveTeacher(teacher, objective.teacher_needs, None, Accelerator(cpu=True))
+    objective(signals, taught.signals(batch), batch)["first_token"].backward()
     assert signals.hidden[4].grad is None or signals.hidden[4].grad.abs().max() == 0
     last_pair = signals.hidden[3].grad
     assert last_pair[:, 0].abs().max() > 0 and last_pair[:, 1:].abs().max() == 0
@@ -198,6 +201,6 @@ def test_soft_labels_of_a_regression_are_the_teachers_outputs(batch) -> None:
 
     objective = Objective([SoftLabels(temperature=7)], "regression", shape(2), shape(4))
     ours, theirs = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [4.0]])
-    pair = batch.__class__(batch.rows[:2], batch.inputs, batch.labels[:2], batch.totals.__class__(2, 2, 9, 9))
+    pair = replace(batch, rows=batch.rows[:2], labels=batch.labels[:2], totals=Totals(2, 2, 9, 9))
     loss = objective(Signals(logits=ours), Signals(logits=theirs), pair)["soft_labels"]
     assert loss.item() == pytest.approx((1 + 4) / 2)

@@ -54,7 +54,7 @@ def test_processes_share_a_step_and_its_totals(tokenizer) -> None:
     rows = sorted(int(r) for part in parts for batch in part for r in batch.rows)
     assert rows == list(range(33))
     totals = {batch.totals for part in parts for batch in part}
-    assert totals == {batches.totals_of(step, encoded.lengths, data.labelled)}
+    assert totals == {batches.totals_of(step, encoded, data.labelled)}
     lonely = [list(batches.step_batches(data, encoded, step[:1], rank, 2, 100)) for rank in (0, 1)]
     assert lonely[0][0].totals.examples == 1
     assert lonely[1][0].totals.examples == float("inf")  # a lent row counts nothing

@@ -46,6 +46,8 @@ class Family:
     """One set of layer weights, run many times (ALBERT): there is nothing to choose when layers are copied."""
     first_layer_differs: bool = False
     """The first layer lacks a part that the others have (ModernBERT's attention norm): it can only stay first."""
+    derived: bool = False
+    """Cut out of a model of another family: there is no new one with random weights."""
 
 
 _BERT = Family(
@@ -114,6 +116,14 @@ FAMILIES: dict[str, Family] = {
         ffn_down="mlp.Wo",
         ffn_norm="mlp_norm",
         first_layer_differs=True,
+    ),
+    "pruned_bert": Family(
+        **{
+            **vars(_BERT),
+            "embeddings": "embeddings.word_embeddings.table",
+            "heads": "kept_heads",
+            "derived": True,
+        }
     ),
 }
 

@@ -42,6 +42,12 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", help="path=value, any setting of the recipe: stages.prediction.epochs=2")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout and nothing else.")]
+Dtype = Annotated[str, typer.Option(help="Type of stored hidden states: float32, float16, bfloat16 or int8.")]
+Whole = Annotated[
+    bool, typer.Option("--whole", help="Keep all tokens and neurons of the layers: serves every smaller amount.")
+]
+StoreMethod = Annotated[str, typer.Option(help="Keep what this method needs: one of `tutelage methods`.")]
+StoreStudent = Annotated[str | None, typer.Option(help="The student, as for distill; its depth decides the layers.")]
 Tracker = Annotated[str | None, typer.Option(help="tensorboard, trackio, wandb or mlflow.")]
 
 
@@ -93,8 +99,10 @@ def finetune(
     "--student layers=4,hidden=312,intermediate=1200,heads=12 --out runs/a"
 )
 def distill(
-    teacher: Annotated[str, typer.Option(help="Fine-tuned teacher: a folder or a hub id.")],
     out: Out,
+    teacher: Annotated[
+        str | None, typer.Option(help="Fine-tuned teacher: a folder or a hub id; not needed with a store.")
+    ] = None,
     method: Annotated[str, typer.Option(help="One of `tutelage methods`.")] = "kd",
     student: Annotated[
         str | None, typer.Option(help="layers=3 copies layers; with sizes a new network; or a checkpoint.")
@@ -113,6 +121,13 @@ def distill(
     seed: Seed = 0,
     baseline: Annotated[bool, typer.Option(help="Train the same student without the teacher too.")] = True,
     allow_weak_teacher: Annotated[bool, typer.Option("--allow-weak-teacher", help="Go on at chance level.")] = False,
+    teacher_store: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the teacher's stored knowledge; auto: the one that fits, written if there is none."
+        ),
+    ] = None,
+    store_dtype: Dtype = "float16",
     mixed_precision: Precision = "no",
     tracker: Tracker = None,
     settings: Settings = None,
@@ -130,6 +145,8 @@ def distill(
         seed=seed,
         baseline=baseline,
         allow_weak_teacher=allow_weak_teacher,
+        teacher_store=teacher_store,
+        store_dtype=store_dtype,
         mixed_precision=mixed_precision,
         tracker=tracker,
         settings=settings or [],
@@ -248,6 +265,150 @@ def demo(
     from tutelage.demo import demo as run_demo
 
     _show(run_demo(Path(out), quiet=as_json), str(Path(out) / "distilled"), as_json)
+
+
+store_app = typer.Typer(
+    help="The teacher's knowledge on disk: asked once, read by every student.", no_args_is_help=True
+)
+app.add_typer(store_app, name="store")
+
+
+@store_app.command(
+    "write",
+    epilog="Example: tutelage store write --teacher teacher/ --task sst2 --method minimum_knowledge --student layers=3 "
+    "--whole --out stores/sst2",
+)
+def store_write(
+    teacher: Annotated[str, typer.Option(help="Fine-tuned teacher: a folder or a hub id.")],
+    out: Annotated[
+        str, typer.Option(help="Folder for the store; must be new. A killed command goes on when repeated.")
+    ],
+    method: StoreMethod = "kd",
+    student: StoreStudent = None,
+    whole: Whole = False,
+    dtype: Dtype = "float16",
+    task: Task = None,
+    data_dir: DataDir = None,
+    train: Train = None,
+    dev: Dev = None,
+    text: Text = "text",
+    text_pair: TextPair = None,
+    label: Label = "label",
+    kind: KindOption = None,
+    unlabeled: Annotated[str | None, typer.Option(help="File of text without labels, stored too.")] = None,
+    max_train: MaxTrain = None,
+    max_length: MaxLength = None,
+    mixed_precision: Precision = "no",
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Run a teacher once over the data and keep what a method needs of it."""
+    from tutelage import api
+
+    result = api.write_store(
+        teacher,
+        out,
+        method=method,
+        student=student,
+        whole=whole,
+        dtype=dtype,
+        mixed_precision=mixed_precision,
+        settings=settings or [],
+        quiet=as_json,
+        **_data(task, data_dir, train, dev, text, text_pair, label, kind, unlabeled, max_train, max_length),
+    )
+    _list(result, as_json)
+
+
+@store_app.command(
+    "plan",
+    epilog="Example: tutelage store plan --teacher teacher/ --task sst2 --method minimum_knowledge --student layers=3",
+)
+def store_plan(
+    teacher: Annotated[str, typer.Option(help="Fine-tuned teacher: a folder or a hub id.")],
+    method: StoreMethod = "minimum_knowledge",
+    student: StoreStudent = None,
+    whole: Whole = False,
+    dtype: Dtype = "float16",
+    task: Task = None,
+    data_dir: DataDir = None,
+    train: Train = None,
+    dev: Dev = None,
+    text: Text = "text",
+    text_pair: TextPair = None,
+    label: Label = "label",
+    kind: KindOption = None,
+    unlabeled: Annotated[str | None, typer.Option(help="File of text without labels, stored too.")] = None,
+    max_train: MaxTrain = None,
+    max_length: MaxLength = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a store would cost and earn: bytes, the teacher's operations, after how many epochs it has paid."""
+    from tutelage import api
+
+    result = api.plan_store(
+        teacher,
+        method=method,
+        student=student,
+        whole=whole,
+        dtype=dtype,
+        settings=settings or [],
+        **_data(task, data_dir, train, dev, text, text_pair, label, kind, unlabeled, max_train, max_length),
+    )
+    _list(result, as_json)
+
+
+@store_app.command("inspect", epilog="Example: tutelage store inspect stores/sst2 --json")
+def store_inspect(path: Annotated[str, typer.Argument(help="A store.")], as_json: Json = False) -> None:
+    """Say what a store holds, and of whom."""
+    from tutelage.knowledge.store import Store
+    from tutelage.stores import describe
+
+    _list(describe(Store(path)), as_json)
+
+
+@store_app.command("verify", epilog="Example: tutelage store verify stores/sst2 --teacher teacher/")
+def store_verify(
+    path: Annotated[str, typer.Argument(help="A store.")],
+    teacher: Annotated[str | None, typer.Option(help="See whether this teacher wrote it.")] = None,
+) -> None:
+    """Read every byte of a store and compare it with its checksums."""
+    from tutelage.stores import verify
+
+    verify(Path(path), teacher)
+    Console().print(f"{path} is whole", markup=False, soft_wrap=True)
+
+
+@store_app.command(
+    "compact",
+    epilog="Example: tutelage store compact stores/sst2 --student layers=3 --set hidden.keep=1l_10t_0.1h --out stores/small",
+)
+def store_compact(
+    path: Annotated[str, typer.Argument(help="A larger store.")],
+    out: Annotated[str, typer.Option(help="Folder for the smaller store; must be new.")],
+    method: StoreMethod = "minimum_knowledge",
+    student: StoreStudent = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Cut a store down to what a method needs; the teacher is not asked again."""
+    from tutelage import api
+
+    result = api.compact_store(path, out, method=method, student=student, settings=settings or [], quiet=as_json)
+    _list(result, as_json)
+
+
+def _list(values: dict[str, Any], as_json: bool) -> None:
+    """Names and values, one a line."""
+    if as_json:
+        print(json.dumps(values, indent=1))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in values.items():
+        shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        table.add_row(name.replace("_", " "), shown)
+    Console().print(table)
 
 
 def _show(report: dict[str, Any], out: str, as_json: bool) -> None:

@@ -55,6 +55,10 @@ class RunConfig(BaseModel):
     """Train the same student without the teacher too, for as many steps, and show it beside."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     allow_weak_teacher: bool = False
+    teacher_store: str | None = None
+    """A folder with the teacher's stored knowledge, or ``auto``: the one that fits, written if there is none."""
+    store_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
+    """In which ``auto`` writes hidden states."""
     tracker: Literal["tensorboard", "trackio", "wandb", "mlflow"] | None = None
 
 

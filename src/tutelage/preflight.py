@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.config import DataConfig, RunConfig
-from tutelage.data.batches import padded
+from tutelage.data import batches
+from tutelage.data.batches import Rows, padded
 from tutelage.data.docstrings import demo_data
 from tutelage.data.examples import Data, Encoded, Examples, encode
 from tutelage.data.files import load_files, read_unlabeled
@@ -24,11 +26,15 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.evaluation.metrics import chance, score
 from tutelage.knowledge.signals import Needs
+from tutelage.knowledge.store import Scheme, Store
 from tutelage.objectives.mapping import picture
 from tutelage.objectives.terms import HardLabels, Objective
 from tutelage.progress import Display
 from tutelage.recipe import Stage
-from tutelage.students.build import build, load_model, resolve
+from tutelage.students.build import Copied, Pruned, Student, build, resolve
+from tutelage.students.pruned import Scores, importance
+from tutelage.teacher_store import Knowledge, storable, verified
+from tutelage.teachers.source import Source, load_tokenizer
 from tutelage.teachers.teacher import predict
 
 
@@ -40,6 +46,11 @@ class Texts:
     student: Encoded
     teacher: Encoded | None
 
+    def take(self, rows: Rows) -> Texts:
+        """The texts at ``rows``."""
+        teacher = None if self.teacher is None else self.teacher.take(rows)
+        return Texts(self.examples.take(rows), self.student.take(rows), teacher)
+
 
 @dataclass
 class Setup:
@@ -48,7 +59,9 @@ class Setup:
     config: RunConfig
     data: Data
     labels: dict[str, Any]
-    teacher: PreTrainedModel | None
+    teacher: Source | None
+    new_student: Callable[[], PreTrainedModel]
+    """Makes the student as it is before training."""
     student: PreTrainedModel
     tokenizer: Any
     train: Texts
@@ -57,6 +70,13 @@ class Setup:
     teacher_logits: dict[str, Tensor]
     """The teacher's predictions on each part of dev."""
     warnings: list[str]
+    knowledge: Knowledge | None = None
+    """What a store of this teacher is about."""
+    store: Store | None = None
+    rows: Rows | None = None
+    """Where the store has the examples of ``train``."""
+    to_write: Scheme | None = None
+    """What the store is to keep that this run will write."""
 
 
 # ---------------------------------------------------------------------------------------------------- before the run
@@ -96,44 +116,12 @@ def load_data(config: DataConfig) -> Data:
     return data
 
 
-def load_teacher(name: str) -> tuple[PreTrainedModel, Any]:
-    """A fine-tuned teacher and its tokenizer.
-
-    Raises:
-        TutelageError: when it cannot be loaded, or has no classification head of its own.
-    """
-    path = resolve(name)
-    model, missing = load_model(path)
-    if missing:
-        raise TutelageError(
-            f"the teacher {name!r} has no classification head (its weights lack {missing[0]}); fine-tune it first: "
-            f"tutelage finetune --model {name} ..."
-        )
-    return model, load_tokenizer(path)
-
-
-def load_tokenizer(name: str) -> Any:
-    """A tokenizer from a folder or the hub.
-
-    Raises:
-        TutelageError: when there is none, or it cannot pad.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # a damaged file ends in whatever its reader raises
-        raise TutelageError(f"cannot load the tokenizer of {name!r}: {str(error).strip().splitlines()[0]}") from None
-    if tokenizer.pad_token_id is None:
-        raise TutelageError(f"the tokenizer of {name!r} has no padding token; set one and save it again")
-    return tokenizer
-
-
-def match_labels(data: Data, teacher: PreTrainedModel, name: str) -> tuple[Data, list[str]]:
-    """The data with the teacher's label numbers, matched by name; and warnings.
+def match_labels(data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
+    """The data with the label numbers of the teacher's configuration, matched by name; and warnings.
 
     Raises:
         TutelageError: when the teacher's labels are others than the data's.
     """
-    config = teacher.config
     count = config.num_labels
     if data.kind == "regression":
         if count != 1:
@@ -188,8 +176,10 @@ def fitted_tokenizer(tokenizer: Any, model: PreTrainedModel) -> Any:
     return fitted
 
 
-def prepare(config: RunConfig, accelerator: Accelerator, display: Display) -> Setup:
+def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sketch: bool = False) -> Setup:
     """Load and check everything; every mistake a user can make ends here, before anything is written.
+
+    With ``sketch`` no weights are loaded: the student is an outline without memory, and the teacher is asked nothing.
 
     Raises:
         TutelageError: with the thing, the value and the remedy.
@@ -198,28 +188,30 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display) -> Se
         raise TutelageError("there is no place for the result; give --out FOLDER")
     data = load_data(config.data)
     warnings: list[str] = []
-    teacher, teacher_tokenizer = None, None
+    teacher = None
     if config.teacher is not None:
-        teacher, teacher_tokenizer = load_teacher(config.teacher)
-        data, warnings = match_labels(data, teacher, config.teacher)
+        teacher = Source(config.teacher)
+        data, warnings = match_labels(data, teacher.config, config.teacher)
     elif config.recipe.needs_teacher:
         raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give --teacher FOLDER")
     labels = label_settings(data)
-    student = build(config.recipe.student, teacher, labels, config.seed)
-    own = {"checkpoint": "name", "copied": "source"}.get(config.recipe.student.init)
-    origin = getattr(config.recipe.student, own) if own else None
-    tokenizer = teacher_tokenizer if origin is None else load_tokenizer(resolve(origin))
-    tokenizer = fitted_tokenizer(tokenizer, student)
-    _check_objectives(config, data, student, teacher)
-
+    whole = data.train  # a store knows all of it, so that it serves runs that hold out other parts
     if config.data.holdout:
         data = data.hold_out(config.data.holdout, config.seed)
     if data.selection is None:
         first = next(iter(data.dev))
         data = replace(data, selection=data.dev[first], sources={**data.sources, "selection": f"{first}, as reported"})
         warnings.append(f"checkpoints are chosen on {first}, the data that the report scores; its scores flatter")
+    new_student = _student_maker(config, data, teacher, labels, accelerator)
+    student = outline(config.recipe.student, teacher, labels) if sketch else new_student()
+    own = {"checkpoint": "name", "copied": "source"}.get(config.recipe.student.init)
+    origin: str | None = getattr(config.recipe.student, own) if own else None
+    assert teacher is not None or origin is not None  # other students cannot be built without one
+    tokenizer = teacher.tokenizer if teacher and origin is None else load_tokenizer(resolve(str(origin)))
+    tokenizer = fitted_tokenizer(tokenizer, student)
+    _check_objectives(config, data, student, teacher)
     assert data.selection is not None
-    limit = min(anatomy.max_length(m.config) for m in (student, teacher) if m is not None)
+    limit = min(anatomy.max_length(c) for c in [student.config, *([teacher.config] if teacher else [])])
     if config.data.max_length is not None and config.data.max_length > limit:
         raise TutelageError(f"max_length={config.data.max_length} is beyond the model's {limit} positions; use {limit}")
     for stage in config.recipe.stages:
@@ -229,43 +221,143 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display) -> Se
 
     def read(examples: Examples) -> Texts:
         ours = encode(examples, tokenizer, limit)
-        if teacher is None or teacher_tokenizer is None or tokenizer is teacher_tokenizer:
+        if teacher is None or tokenizer is teacher.tokenizer:
             return Texts(examples, ours, None)
-        return Texts(examples, ours, encode(examples, fitted_tokenizer(teacher_tokenizer, teacher), limit))
+        return Texts(examples, ours, encode(examples, fitted_tokenizer(teacher.tokenizer, teacher.outline), limit))
 
+    everything = read(whole if data.unlabeled is None else whole.join(data.unlabeled))
+    row_of = {name: row for row, name in enumerate(everything.examples.ids)}
     learnt = data.train if data.unlabeled is None else data.train.join(data.unlabeled)
-    train, selection = read(learnt), read(data.selection)
+    train = everything.take(np.array([row_of[name] for name in learnt.ids]))
+    selection = read(data.selection)
     _check_tokens(train.student, tokenizer, student, origin or config.teacher)
     dev = {name: read(part) for name, part in data.dev.items()}
     for name, texts in (("train", train), ("selection", selection), *dev.items()):
         if texts.student.truncated:
             warnings.append(f"{texts.student.truncated:,} texts of {name} were longer than {limit} tokens and were cut")
     _check_alignment(config, train, teacher)
-    logits: dict[str, Tensor] = {}
+    setup = Setup(config, data, labels, teacher, new_student, student, tokenizer, train, selection, dev, {}, warnings)
+    if teacher is not None:
+        parts = {name: (texts.examples.ids, texts.teacher or texts.student) for name, texts in dev.items()}
+        ids, read_by_teacher = everything.examples.ids, everything.teacher or everything.student
+        setup.knowledge = Knowledge(data.task, teacher, ids, read_by_teacher, config.mixed_precision, limit, parts)
+    if sketch:
+        return setup
+    if config.teacher_store is not None and teacher is not None:
+        _find_store(setup, display)
     student.to(accelerator.device)
     if teacher is not None:
-        teacher.to(accelerator.device)
-        for name, texts in dev.items():
-            logits[name] = predicted(
-                teacher, texts.teacher or texts.student, accelerator, display, f"teacher on {name}"
-            )
-        warnings += _check_teacher(config, data, logits)
-    return Setup(config, data, labels, teacher, student, tokenizer, train, selection, dev, logits, warnings)
+        ask_teacher(setup, accelerator, display)
+        if setup.store is not None and all(_stored(setup, objective) for objective in objectives_of(setup)):
+            teacher.release()
+    return setup
 
 
-def _check_objectives(config: RunConfig, data: Data, student: PreTrainedModel, teacher: PreTrainedModel | None) -> None:
+def ask_teacher(setup: Setup, accelerator: Accelerator, display: Display) -> None:
+    """The teacher's predictions on dev, from the store where it has them.
+
+    Raises:
+        TutelageError: when they are no better than a constant answer.
+    """
+    assert setup.teacher is not None and setup.knowledge is not None
+    if setup.store is not None:
+        setup.teacher_logits |= setup.knowledge.evaluation(setup.store)
+    for name, (_, encoded) in setup.knowledge.dev.items():
+        if name not in setup.teacher_logits:
+            model = setup.teacher.model.to(accelerator.device)
+            setup.teacher_logits[name] = predicted(model, encoded, accelerator, display, f"teacher on {name}")
+    setup.warnings += _check_teacher(setup.config, setup.data, setup.teacher_logits)
+
+
+def outline(student: Student, teacher: Source | None, labels: dict[str, Any]) -> PreTrainedModel:
+    """The student as a network without memory for its weights: its sizes and its cost, before anything is loaded."""
+
+    def any_scores(model: PreTrainedModel) -> Scores:
+        shape = anatomy.shape_of(model.config)
+        return [(torch.zeros(shape.heads), torch.zeros(shape.intermediate))] * shape.layers
+
+    with torch.device("meta"):
+        return build(student, None if teacher is None else teacher.outline, labels, 0, any_scores)
+
+
+def _student_maker(
+    config: RunConfig, data: Data, teacher: Source | None, labels: dict[str, Any], accelerator: Accelerator
+) -> Callable[[], PreTrainedModel]:
+    """A function that builds the student, each time the same; importance is computed once."""
+    spec = config.recipe.student
+    known: list[Scores] = []
+
+    def scores(model: PreTrainedModel) -> Scores:
+        assert isinstance(spec, Pruned) and teacher is not None
+        if not known:
+            labelled = data.train.take(np.flatnonzero(data.train.labelled)[: spec.examples])
+            tokens = encode(labelled, fitted_tokenizer(teacher.tokenizer, model), anatomy.max_length(model.config))
+            steps = batches.steps(tokens.lengths, np.arange(len(tokens)), 32, config.seed, 0)
+            model.to(accelerator.device)
+            known.append(importance(model, (_with_labels(tokens, labelled, rows, model) for rows in steps), data.kind))
+        return known[0]
+
+    def make() -> PreTrainedModel:
+        from_teacher = isinstance(spec, Pruned) or (isinstance(spec, Copied) and spec.source is None)
+        source = None if teacher is None else teacher.model if from_teacher else teacher.outline
+        return build(spec, source, labels, config.seed, scores)
+
+    return make
+
+
+def _with_labels(
+    encoded: Encoded, examples: Examples, rows: Rows, model: PreTrainedModel
+) -> tuple[dict[str, Tensor], Tensor]:
+    device = next(model.parameters()).device
+    inputs = {name: value.to(device) for name, value in padded(encoded, rows).items()}
+    return inputs, torch.from_numpy(examples.labels[rows]).to(device)
+
+
+def objectives_of(setup: Setup) -> list[Objective]:
+    """Those of all stages."""
+    student = anatomy.shape_of(setup.student.config)
+    teacher = None if setup.teacher is None else setup.teacher.shape
+    return [Objective(stage.objective, setup.data.kind, student, teacher) for stage in setup.config.recipe.stages]
+
+
+def _stored(setup: Setup, objective: Objective) -> bool:
+    """Whether a stage can learn from the store alone."""
+    return setup.store is not None and setup.store.scheme.lacks(objective.teacher_needs) is None
+
+
+def _find_store(setup: Setup, display: Display) -> None:
+    """Open the store that the run names, or one that fits; else decide what is to be written."""
+    config = setup.config
+    assert setup.knowledge is not None and config.teacher_store is not None
+    needs = storable(objectives_of(setup))
+    if config.teacher_store != "auto":
+        found = setup.knowledge.open(Path(config.teacher_store), needs)
+    else:
+        setup.to_write = setup.knowledge.scheme(needs, config.store_dtype)
+        fitting = setup.knowledge.fitting(setup.to_write, needs)
+        if fitting is None:
+            return
+        found, setup.to_write = fitting, None
+    use_store(setup, *found, display)
+
+
+def use_store(setup: Setup, store: Store, rows: Rows, display: Display) -> None:
+    """Let the run read from ``store``, where all its examples have ``rows``."""
+    assert setup.knowledge is not None
+    row_of = dict(zip(setup.knowledge.ids, rows.tolist(), strict=True))
+    setup.store = verified(store, display)
+    setup.rows = np.array([row_of[name] for name in setup.train.examples.ids])
+
+
+def _check_objectives(config: RunConfig, data: Data, student: PreTrainedModel, teacher: Source | None) -> None:
     for stage in config.recipe.stages:
-        Objective(stage.objective, data.kind, anatomy.shape_of(student.config), optional_shape(teacher))
+        shape = None if teacher is None else teacher.shape
+        Objective(stage.objective, data.kind, anatomy.shape_of(student.config), shape)
     if config.data.unlabeled is not None and all(stage.labels_only for stage in config.recipe.stages):
         raise TutelageError(
             f"the method {config.recipe.method!r} learns from labels alone and cannot use the unlabelled texts of "
             f"{config.data.unlabeled!r}; use a method with a teacher, or leave out --unlabeled"
         )
-
-
-def optional_shape(model: PreTrainedModel | None) -> anatomy.Shape | None:
-    """The sizes of a model that may be absent."""
-    return None if model is None else anatomy.shape_of(model.config)
 
 
 def _check_tokens(encoded: Encoded, tokenizer: Any, student: PreTrainedModel, name: str | None) -> None:
@@ -278,13 +370,13 @@ def _check_tokens(encoded: Encoded, tokenizer: Any, student: PreTrainedModel, na
         )
 
 
-def _check_alignment(config: RunConfig, train: Texts, teacher: PreTrainedModel | None) -> None:
+def _check_alignment(config: RunConfig, train: Texts, teacher: Source | None) -> None:
     """Layers can only be compared token by token when both models read the same tokens."""
     if teacher is None or train.teacher is None or np.array_equal(train.student.tokens, train.teacher.tokens):
         return
     for stage in config.recipe.stages:
         for term in stage.objective:
-            if term.kind in ("embeddings", "hidden", "attention_scores"):
+            if term.kind in ("embeddings", "hidden", "attention_scores", "hidden_knowledge"):
                 raise TutelageError(
                     f"the term {term.kind} of stage {stage.name!r} compares token by token, but student and teacher have "
                     "different tokenizers; use a method on predictions (kd, logits_mse) or a student of the teacher's family"
@@ -351,7 +443,7 @@ def planned_steps(stage: Stage, examples: Examples) -> int:
 def plan(setup: Setup) -> str:
     """What will happen, in words: sizes, what is read from whom, the mapping as a picture, cost."""
     config, data = setup.config, setup.data
-    student, teacher = anatomy.shape_of(setup.student.config), optional_shape(setup.teacher)
+    student, teacher = anatomy.shape_of(setup.student.config), None if setup.teacher is None else setup.teacher.shape
     lengths = setup.train.student.lengths
     inputs = typical(setup.train.student, setup.student)
     student_flops = speed.flops(setup.student, inputs(1))
@@ -364,8 +456,10 @@ def plan(setup: Setup) -> str:
     teacher_flops = 0
     if setup.teacher is not None:
         read = setup.train.teacher or setup.train.student
-        teacher_flops = speed.flops(setup.teacher, typical(read, setup.teacher)(1))
-        lines.append(f"teacher  {teacher}, {speed.count_parameters(setup.teacher) / 1e6:.1f} M parameters")
+        outline = setup.teacher.outline
+        teacher_flops = speed.flops(outline, typical(read, outline)(1))
+        lines.append(f"teacher  {teacher}, {speed.count_parameters(outline) / 1e6:.1f} M parameters")
+        lines += _store_lines(setup)
     lines.append(f"student  {student}, {speed.count_parameters(setup.student) / 1e6:.1f} M parameters")
     seconds = 0.0
     trial = speed.latencies({"student": setup.student}, {"student": inputs}, batch_sizes=(32,), repeats=3)
@@ -373,13 +467,15 @@ def plan(setup: Setup) -> str:
     for stage in config.recipe.stages:
         objective = Objective(stage.objective, data.kind, student, teacher)
         steps = planned_steps(stage, setup.train.examples)
-        live = needs_live(objective.teacher_needs)
+        lacking = setup.store.scheme.lacks if setup.store else setup.to_write.lacks if setup.to_write else None
+        from_store = lacking is not None and lacking(objective.teacher_needs) is None
+        live = needs_live(objective.teacher_needs) and not from_store
         flops = stage.batch_size * (3 * student_flops + (teacher_flops if live else 0))
         seconds += steps * flops / rate
         lines.append(
             f"stage {stage.name}: {steps:,} steps of {stage.batch_size} examples, {flops / 1e9:.1f} GFLOP each; reads "
             f"{objective.student_needs} of the student and {objective.teacher_needs} of the teacher"
-            + ("" if live or not objective.teacher_needs else " (computed once)")
+            + ("" if live or not objective.teacher_needs else " (stored)" if from_store else " (computed once)")
         )
         for term, mapped in zip(objective.terms, objective.mapped, strict=True):
             if mapped and teacher is not None:
@@ -394,6 +490,21 @@ def plan(setup: Setup) -> str:
     return "\n".join(lines)
 
 
+def _store_lines(setup: Setup) -> list[str]:
+    """Which store the run uses, and what it will hold."""
+    if setup.store is not None:
+        loaded = "" if setup.teacher is None or setup.teacher.loaded else "; the teacher is not loaded"
+        return [f"store    {setup.store.name}, {setup.store.manifest.bytes / 1e6:,.1f} MB{loaded}"]
+    if setup.to_write is None or setup.knowledge is None:
+        return []
+    size = setup.to_write.record_bytes(setup.knowledge.encoded.lengths)
+    where = setup.knowledge.home(setup.to_write)
+    return [
+        f"store    will be written to {where}: {len(size):,} examples, {size.mean():,.0f} bytes each, "
+        f"{size.sum() / 1e6:,.1f} MB; later runs read it"
+    ]
+
+
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -405,6 +516,8 @@ def typical(encoded: Encoded, model: PreTrainedModel) -> Callable[[int], dict[st
     lengths, device = encoded.lengths, next(model.parameters()).device
     row = int(np.abs(lengths - lengths.mean()).argmin())
     inputs = {name: value.to(device) for name, value in padded(encoded, np.array([row])).items()}
+    if device.type == "meta":
+        del inputs["attention_mask"]  # transformers looks into it; without padding it says nothing
     return lambda count: {name: value.repeat(count, 1) for name, value in inputs.items()}
 
 
@@ -415,4 +528,4 @@ def wants_baseline(config: RunConfig) -> bool:
 
 def needs_live(needs: Needs) -> bool:
     """Whether the teacher must run beside the student: for logits alone it runs once, before."""
-    return bool(needs.hidden) or bool(needs.attention)
+    return bool(needs.hidden) or bool(needs.attention) or bool(needs.cuts)

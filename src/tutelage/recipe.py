@@ -80,13 +80,13 @@ def method_row(recipe: Recipe) -> dict[str, Any]:
     ``predictions``, ``labels``) with the loss that compares it, and ``augmentation`` (no recipe has any so far).
     """
     student = recipe.student
-    init = {"fresh": "random", "checkpoint": "checkpoint", "copied": "copied"}[student.init]
+    init = {"fresh": "random"}.get(student.init, student.init)
     if student.init == "copied" and isinstance(student.layers, int):
         init += f", {student.choose}"
     columns = {
         "embeddings": ("embeddings",),
         "attention": ("attention_scores",),
-        "hidden": ("hidden", "first_token"),
+        "hidden": ("hidden", "first_token", "hidden_knowledge"),
         "predictions": ("soft_labels", "logits_mse"),
         "labels": ("hard_labels",),
     }
@@ -109,6 +109,8 @@ def _words(term: AnyTerm) -> str:
         return f"MSE of [CLS], {term.layers}"
     if term.kind == "hidden":
         return f"{'cosine' if term.loss == 'cosine' else 'MSE'}, {term.layers}"
+    if term.kind == "hidden_knowledge":
+        return f"MSE, {term.keep}, {term.neurons_by}"
     if term.kind == "attention_scores":
         return f"MSE of scores, {term.layers}"
     return "MSE"

@@ -22,6 +22,7 @@ import tutelage
 from tutelage import anatomy
 from tutelage.config import DataConfig, RunConfig, to_yaml
 from tutelage.data.examples import encode
+from tutelage.disk import write_text
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.objectives.terms import Objective
@@ -30,22 +31,25 @@ from tutelage.preflight import (
     baseline_stage,
     fitted_tokenizer,
     load_data,
-    load_teacher,
     match_labels,
     needs_live,
-    optional_shape,
+    objectives_of,
     plan,
     predicted,
     prepare,
     scores_of,
     typical,
+    use_store,
     wants_baseline,
 )
 from tutelage.progress import Display
 from tutelage.recipe import Stage
 from tutelage.report.card import card
 from tutelage.report.page import page
-from tutelage.students.build import build, load_model
+from tutelage.students.build import load_model
+from tutelage.teacher_store import storable
+from tutelage.teachers.source import Source
+from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, predict
 from tutelage.training import checkpoint, loop
 
@@ -78,17 +82,18 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
         resumed = checkpoint.load(folder / "checkpoint") if resume else None
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_text(folder / "config.yaml", to_yaml(config))
+            write_text(folder / "config.yaml", to_yaml(config))
         if config.tracker:
             accelerator.init_trackers("tutelage", config={"config": to_yaml(config)})
+        _write_store(setup, accelerator, display)
         logs, baseline = _train(setup, accelerator, display, folder, resumed)
         report = _report(setup, accelerator, display, folder, logs, baseline)
         report["seconds"] = sum(log.seconds for log in logs) + (time.perf_counter() - began - _spent(logs, resumed))
         if accelerator.is_main_process:
             model_folder = _model_folder(config, folder)
-            checkpoint.write_text(model_folder / "README.md", card(report))
-            checkpoint.write_text(folder / "report.html", page(report))
-            checkpoint.write_text(finished, json.dumps(report, indent=1))
+            write_text(model_folder / "README.md", card(report))
+            write_text(folder / "report.html", page(report))
+            write_text(finished, json.dumps(report, indent=1))
             checkpoint.remove(folder / "checkpoint")
         accelerator.end_training()
     return report
@@ -172,11 +177,11 @@ def _train(
             continue
         stage = planned or baseline_stage(config, sum(log.steps for log in logs))
         if who == "baseline":
-            model = baseline = build(config.recipe.student, setup.teacher, setup.labels, config.seed)
+            model = baseline = setup.new_student()
         elif resumed is not None and index == start and "log" not in resumed:
             model.load_state_dict(resumed["student.safetensors"])
         torch.manual_seed(config.seed)  # for the projections
-        teacher_shape = None if who == "baseline" else optional_shape(setup.teacher)
+        teacher_shape = None if who == "baseline" or setup.teacher is None else setup.teacher.shape
         objective = Objective(stage.objective, data.kind, anatomy.shape_of(model.config), teacher_shape)
         teacher = _teacher_for(setup, objective, accelerator, display)
         lesson = loop.Lesson(model, objective)
@@ -234,13 +239,31 @@ def _size(path: Path) -> int:
 def _teacher_for(setup: Setup, objective: Objective, accelerator: Accelerator, display: Display) -> Teacher | None:
     if not objective.teacher_needs or setup.teacher is None:
         return None
-    texts = setup.train
-    if needs_live(objective.teacher_needs):
-        return LiveTeacher(setup.teacher, objective.teacher_needs, texts.teacher, accelerator)
+    texts, needs = setup.train, objective.teacher_needs
+    if setup.store is not None and setup.rows is not None and setup.store.scheme.lacks(needs) is None:
+        if needs_live(needs):
+            return StoredTeacher(setup.store, setup.rows, needs)
+        return KnownLogits(setup.store.logits(setup.rows).to(accelerator.device))
+    model = setup.teacher.model.to(accelerator.device)
+    if needs_live(needs):
+        return LiveTeacher(model, needs, texts.teacher, accelerator)
     if "train" not in setup.teacher_logits:
         encoded = texts.teacher or texts.student
-        setup.teacher_logits["train"] = predicted(setup.teacher, encoded, accelerator, display, "teacher on train")
+        setup.teacher_logits["train"] = predicted(model, encoded, accelerator, display, "teacher on train")
     return KnownLogits(setup.teacher_logits["train"].to(accelerator.device))
+
+
+def _write_store(setup: Setup, accelerator: Accelerator, display: Display) -> None:
+    """Write the store that the plan has announced, if it has, and let the teacher go when it has said all."""
+    if setup.to_write is None or setup.knowledge is None or setup.teacher is None:
+        return
+    objectives = objectives_of(setup)
+    found = setup.knowledge.find_or_write(
+        setup.to_write, storable(objectives), setup.teacher_logits, accelerator, display
+    )
+    use_store(setup, *found, display)
+    if all(setup.to_write.lacks(objective.teacher_needs) is None for objective in objectives):
+        setup.teacher.release()
 
 
 def _save_student(setup: Setup, folder: Path, projections: dict[str, Tensor]) -> None:
@@ -272,7 +295,7 @@ def _report(
     config, data = setup.config, setup.data
     models: dict[str, PreTrainedModel] = {"student": setup.student}
     if setup.teacher is not None:
-        models["teacher"] = setup.teacher
+        models["teacher"] = setup.teacher.network()
     if baseline is not None:
         models["baseline"] = baseline
     logits = {"teacher": {name: setup.teacher_logits[name] for name in setup.dev if name in setup.teacher_logits}}
@@ -316,7 +339,8 @@ def _report(
             same = logits["student"][part].argmax(1) == logits["teacher"][part].argmax(1)
             agreement = float(same.float().mean())
     student["agreement"] = agreement
-    student_shape, teacher_shape = anatomy.shape_of(setup.student.config), optional_shape(setup.teacher)
+    student_shape = anatomy.shape_of(setup.student.config)
+    teacher_shape = None if setup.teacher is None else setup.teacher.shape
     mapping = []
     for stage in config.recipe.stages:
         objective = Objective(stage.objective, data.kind, student_shape, teacher_shape)
@@ -368,8 +392,9 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
     transformers.utils.logging.disable_progress_bar()
     accelerator, display = new_accelerator(), Display(quiet)
     with display:
-        network, tokenizer = load_teacher(model)
-        data, warnings = match_labels(load_data(data_config), network, model)
+        source = Source(model)
+        network, tokenizer = source.model, source.tokenizer
+        data, warnings = match_labels(load_data(data_config), source.config, model)
         for warning in warnings:
             display.say(f"note: {warning}")
         network.to(accelerator.device)

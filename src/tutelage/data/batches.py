@@ -7,6 +7,7 @@ by which its losses are divided.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.examples import Encoded, Examples
+from tutelage.knowledge.selection import Tokens
 
 Rows = npt.NDArray[np.int64]
 
@@ -32,6 +34,12 @@ class Totals:
     tokens: float
     pairs: float
     """Pairs of real tokens: the sum of squared lengths."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Tokens and separators of each example."""
+
+    def kept(self, tokens: Tokens) -> float:
+        """Tokens that a choice keeps."""
+        return sum(tokens.kept(*size) for size in self.sizes) if math.isfinite(self.examples) else math.inf
 
 
 @dataclass(frozen=True)
@@ -39,11 +47,14 @@ class Batch:
     """One padded piece of an optimiser step.
 
     ``inputs`` holds ``input_ids`` and ``attention_mask`` ``(batch, length)`` (and ``token_type_ids``) as the student's
-    tokenizer makes them; ``rows`` ``(batch,)`` says which examples these are.
+    tokenizer makes them; ``separators`` ``(batch, length)`` marks [SEP]. ``rows`` ``(batch,)``, always on the CPU, says
+    which examples these are, and ``keys`` ``(batch,)``, there too, what they contain.
     """
 
     rows: Tensor
+    keys: Tensor
     inputs: dict[str, Tensor]
+    separators: Tensor
     labels: Tensor
     totals: Totals
 
@@ -54,8 +65,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         return Batch(
-            self.rows.to(device),
+            self.rows,
+            self.keys,
             {name: value.to(device) for name, value in self.inputs.items()},
+            self.separators.to(device),
             self.labels.to(device),
             self.totals,
         )
@@ -95,10 +108,11 @@ def pieces(rows: Rows, lengths: npt.NDArray[np.int64], max_tokens: int) -> list[
     return result
 
 
-def totals_of(rows: Rows, lengths: npt.NDArray[np.int64], labelled: npt.NDArray[np.bool_]) -> Totals:
+def totals_of(rows: Rows, encoded: Encoded, labelled: npt.NDArray[np.bool_]) -> Totals:
     """The totals of one optimiser step."""
-    n = lengths[rows].astype(np.float64)
-    return Totals(float(len(rows)), float(labelled[rows].sum()), float(n.sum()), float(np.square(n).sum()))
+    n = encoded.lengths[rows]
+    sizes = tuple(zip(n.tolist(), encoded.separators[rows].tolist(), strict=True))
+    return Totals(float(len(rows)), float(labelled[rows].sum()), float(n.sum()), float((n * n).sum()), sizes)
 
 
 def padded(encoded: Encoded, rows: Rows, pad_to: int | None = None) -> dict[str, Tensor]:
@@ -128,15 +142,17 @@ def step_batches(
 ) -> Iterator[Batch]:
     """This process's pieces of one optimiser step."""
     lengths = encoded.lengths
-    totals = totals_of(step, lengths, examples.labelled)
+    totals = totals_of(step, encoded, examples.labelled)
     part = share(step, rank, world)
     lent = rank >= len(step)
     for rows in pieces(part, np.maximum(lengths, pad_to or 0), max_tokens):
         inputs = padded(encoded, rows, pad_to)
+        keys = torch.from_numpy(encoded.keys[rows].view(np.int64))
+        separators = inputs["input_ids"] == (-1 if encoded.separator is None else encoded.separator)
         labels = torch.from_numpy(examples.labels[rows])
         if lent:  # the row counts elsewhere; here it only keeps this process in step, at weight zero
-            totals = Totals(*(float("inf"),) * 4)
-        yield Batch(torch.from_numpy(rows), inputs, labels, totals)
+            totals = Totals(*(float("inf"),) * 4, sizes=totals.sizes)
+        yield Batch(torch.from_numpy(rows), keys, inputs, separators, labels, totals)
 
 
 def evaluation_batches(encoded: Encoded, max_tokens: int = 16384) -> Iterator[tuple[Rows, dict[str, Tensor]]]:

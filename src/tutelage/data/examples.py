@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -29,7 +30,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.texts)
 
-    @property
+    @cached_property
     def labelled(self) -> npt.NDArray[np.bool_]:
         """``(n,)``: which examples have a label."""
         if self.labels.dtype.kind == "i":
@@ -134,17 +135,54 @@ class Encoded:
     types: npt.NDArray[np.int8] | None
     """Token types (segment ids) for models that have them."""
     offsets: npt.NDArray[np.int64]
-    truncated: int
-    """How many examples were longer than the model takes and lost their end."""
+    cut: npt.NDArray[np.bool_]
+    """``(n,)``: which examples were longer than the model takes and lost their end."""
     pad_token: int
+    separator: int | None = None
+    """The token that ends a text ([SEP])."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """``(n,)``: tokens in each example."""
         return np.diff(self.offsets)
+
+    @property
+    def truncated(self) -> int:
+        """How many examples lost their end."""
+        return int(self.cut.sum())
+
+    @cached_property
+    def separators(self) -> npt.NDArray[np.int64]:
+        """``(n,)``: how many separators each example has."""
+        found = self.tokens == (-1 if self.separator is None else self.separator)
+        return np.diff(np.concatenate([[0], np.cumsum(found, dtype=np.int64)])[self.offsets])
+
+    @cached_property
+    def keys(self) -> npt.NDArray[np.uint64]:
+        """``(n,)``: a number for each example's content; another token anywhere is another number."""
+        place = np.arange(len(self.tokens)) - np.repeat(self.offsets[:-1], self.lengths)
+        sums = np.zeros(len(self.tokens) + 1, dtype=np.uint64)
+        np.cumsum(mixed(self.tokens + (place << 32)), out=sums[1:])
+        return mixed(sums[self.offsets[1:]] - sums[self.offsets[:-1]])
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Encoded:
+        """The examples at ``rows``, in that order."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        flat = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        types = None if self.types is None else self.types[flat]
+        return replace(self, tokens=self.tokens[flat], types=types, offsets=offsets, cut=self.cut[rows])
+
+
+def mixed(x: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """Numbers to numbers as if at random, always the same (the finalizer of SplitMix64)."""
+    z = x.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ (z >> np.uint64(31)))
 
 
 def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
@@ -152,7 +190,7 @@ def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
     tokens: list[npt.NDArray[np.int32]] = []
     types: list[npt.NDArray[np.int8]] = []
     lengths: list[int] = []
-    truncated = 0
+    cut: list[bool] = []
     has_types = "token_type_ids" in tokenizer.model_input_names
     for start in range(0, len(examples), 1024):
         stop = start + 1024
@@ -166,7 +204,7 @@ def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
             return_token_type_ids=has_types,
             return_attention_mask=False,
         )
-        truncated += sum(bool(encoding.overflowing) for encoding in output.encodings)
+        cut += [bool(encoding.overflowing) for encoding in output.encodings]
         for row, ids in enumerate(output["input_ids"]):
             tokens.append(np.asarray(ids, dtype=np.int32))
             lengths.append(len(ids))
@@ -176,6 +214,7 @@ def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
         tokens=np.concatenate(tokens) if tokens else np.empty(0, dtype=np.int32),
         types=np.concatenate(types) if types else None,
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
-        truncated=truncated,
+        cut=np.array(cut, dtype=np.bool_),
         pad_token=int(tokenizer.pad_token_id),
+        separator=tokenizer.sep_token_id,
     )

@@ -14,6 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from tutelage import anatomy
+from tutelage.knowledge.selection import Cut, Selected
 
 BLOCK = 128
 """Queries at a time where attention with dropout has no fused kernel."""
@@ -24,18 +25,24 @@ class Needs:
     """What an objective asks of one model.
 
     ``hidden`` counts as ``hidden_states`` does: 0 is the embedding output, ``l`` the output of layer ``l``.
-    ``attention`` names layers from 1 whose queries and keys are wanted.
+    ``attention`` names layers from 1 whose queries and keys are wanted, ``cuts`` parts of layers.
     """
 
     logits: bool = False
     hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
+    cuts: frozenset[Cut] = frozenset()
 
     def __or__(self, other: Needs) -> Needs:
-        return Needs(self.logits or other.logits, self.hidden | other.hidden, self.attention | other.attention)
+        return Needs(
+            self.logits or other.logits,
+            self.hidden | other.hidden,
+            self.attention | other.attention,
+            self.cuts | other.cuts,
+        )
 
     def __bool__(self) -> bool:
-        return self.logits or bool(self.hidden) or bool(self.attention)
+        return self.logits or bool(self.hidden) or bool(self.attention) or bool(self.cuts)
 
     def __str__(self) -> str:
         parts = ["logits"] if self.logits else []
@@ -43,7 +50,17 @@ class Needs:
             parts.append(f"hidden{sorted(self.hidden)}")
         if self.attention:
             parts.append(f"query+key{sorted(self.attention)}")
+        for tokens, neurons in sorted({(c.tokens, c.neurons) for c in self.cuts}, key=str):
+            layers = sorted({c.layer for c in self.cuts if (c.tokens, c.neurons) == (tokens, neurons)})
+            parts.append(f"hidden{layers} at {tokens} in {neurons}")
         return ", ".join(parts) or "nothing"
+
+    @property
+    def measured(self) -> Needs:
+        """What has to be read from a running model for the cuts to be made."""
+        layers = frozenset(cut.layer for cut in self.cuts)
+        scorers = frozenset(cut.scored_by for cut in self.cuts if cut.scored_by is not None)
+        return Needs(self.logits, self.hidden | layers, self.attention | scorers)
 
     @property
     def top(self) -> int:
@@ -57,12 +74,14 @@ class Signals:
 
     ``logits`` is ``(batch, classes)``; ``hidden[l]`` is ``(batch, length, hidden)``; ``queries[l]`` and ``keys[l]`` are
     ``(batch, heads, length, head_size)``, as they enter the dot product (after rotary positions, where there are any).
+    ``cuts`` holds the kept parts of layers.
     """
 
     logits: Tensor | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
     queries: dict[int, Tensor] = field(default_factory=dict)
     keys: dict[int, Tensor] = field(default_factory=dict)
+    cuts: dict[Cut, Selected] = field(default_factory=dict)
     scaling: float = 1.0
     """What the model multiplies the dot product of a query and a key with."""
 

@@ -6,12 +6,24 @@ from tutelage.methods.distilbert import distilbert
 from tutelage.methods.finetune import finetune
 from tutelage.methods.kd import kd
 from tutelage.methods.logits_mse import logits_mse
+from tutelage.methods.minimum_knowledge import minimum_knowledge, minimum_knowledge_reference
 from tutelage.methods.pkd import pkd, pkd_reference
 from tutelage.methods.tinybert import tinybert, tinybert_reference
 from tutelage.recipe import Recipe
 
 METHODS: dict[str, Callable[[], Recipe]] = {
     method.__name__: method
-    for method in (finetune, kd, logits_mse, pkd, pkd_reference, distilbert, tinybert, tinybert_reference)
+    for method in (
+        finetune,
+        kd,
+        logits_mse,
+        pkd,
+        pkd_reference,
+        distilbert,
+        tinybert,
+        tinybert_reference,
+        minimum_knowledge,
+        minimum_knowledge_reference,
+    )
 }
 """Every method by its name, with its defaults."""

@@ -70,6 +70,29 @@ def pairs(mapping: Mapping, student_layers: int, teacher_layers: int) -> Pairs:
     return [(i, n - m + i) for i in range(1, m)]
 
 
+def topmost(
+    count: int | None, top: int, student_layers: int, teacher_layers: int, rounding: Literal["half_up", "half_even"]
+) -> Pairs:
+    """The pairs of the student's ``count`` topmost layers (``None``: all, and the embedding output), highest last.
+
+    Student layer ``m`` of ``M`` is paired with teacher layer ``m top / M``, so that the student's last layer imitates
+    ``top`` (Liu et al. 2021). ``half_even`` rounds as the authors' code does.
+
+    Raises:
+        TutelageError: for a top or a number of pairs that these models do not have.
+    """
+    m, n = student_layers, teacher_layers
+    if not 1 <= top <= n:
+        raise TutelageError(f"top={top} is no layer of the teacher; it has layers 1 to {n}")
+    if count is not None and count > m + 1:
+        raise TutelageError(
+            f"{count} pairs of layers are wanted, but a student of {m} layers has {m + 1} (with the embedding output); "
+            "use fewer, or all"
+        )
+    first = 0 if count is None else m - count + 1
+    return [(i, half_up(i * top, m) if rounding == "half_up" else round(i * top / m)) for i in range(first, m + 1)]
+
+
 def picture(mapped: Pairs, student_layers: int, teacher_layers: int) -> str:
     """The mapping as text, the teacher's layers in a row above the student layers that they teach."""
     taught = {t: s for s, t in mapped}

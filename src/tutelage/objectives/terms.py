@@ -6,19 +6,23 @@ and its value for a batch. The formulas are in :mod:`tutelage.objectives.losses`
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from tutelage.anatomy import Shape
 from tutelage.data.batches import Batch
 from tutelage.data.examples import Kind
 from tutelage.errors import TutelageError
+from tutelage.knowledge.selection import Count, Cut, Neurons, Score, Selected, Tokens
 from tutelage.knowledge.signals import Needs, Signals
 from tutelage.objectives import losses
-from tutelage.objectives.mapping import Mapping, Pairs, pairs
+from tutelage.objectives.mapping import Mapping, Pairs, half_up, pairs, topmost
 
 Project = Literal["auto", "per_layer", "shared", "none"]
 Padding = Literal["masked", "reference"]
@@ -26,13 +30,15 @@ Padding = Literal["masked", "reference"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a term sees: both models' signals for a batch, the kind of task, the layers it pairs, the projections."""
+    """What a term sees: both models' signals for a batch, the kind of task, the layers it pairs (and what it keeps of each
+    of the teacher's, if not all), the projections."""
 
     student: Signals
     teacher: Signals
     batch: Batch
     kind: Kind
     pairs: Pairs
+    cuts: list[Cut]
     projections: nn.ModuleDict
 
 
@@ -45,6 +51,10 @@ class Term(BaseModel):
 
     def pairs(self, student: Shape, teacher: Shape) -> Pairs:
         """The layers that the term compares; empty for terms on predictions."""
+        return []
+
+    def cuts(self, student: Shape, teacher: Shape) -> list[Cut]:
+        """What the term keeps of the teacher's layer in each pair; empty for terms that keep no part."""
         return []
 
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
@@ -252,19 +262,149 @@ class FirstToken(Term):
                 f"first_token with layers={self.layers!r} leaves a student of {student.layers} layer(s) without a pair; "
                 "give the student at least 2 layers or name the layers as a list"
             )
-        return Needs(hidden=frozenset(s for s, _ in mapped)), Needs(hidden=frozenset(t for _, t in mapped))
+        cuts = frozenset(self.cuts(student, teacher))
+        return Needs(hidden=frozenset(s for s, _ in mapped)), Needs(cuts=cuts)
+
+    def cuts(self, student: Shape, teacher: Shape) -> list[Cut]:
+        return [Cut(t, Tokens(count=1), Neurons()) for _, t in self.pairs(student, teacher)]
 
     def value(self, x: Comparison) -> Tensor:
         total = x.student.hidden[x.pairs[0][0]].new_zeros(()).float()
-        for s, t in x.pairs:
-            ours, theirs = x.student.hidden[s][:, 0], x.teacher.hidden[t][:, 0]
+        for (s, _), cut in zip(x.pairs, x.cuts, strict=True):
+            ours, theirs = x.student.hidden[s][:, 0], x.teacher.cuts[cut].values[:, 0]
             value = losses.patient_mse(ours, theirs, normalize=self.normalize, count=x.batch.totals.examples)
             total = total + (value / ours.shape[-1] if self.reduction == "mean" else value)
         return total / len(x.pairs)
 
 
+_AMOUNT = re.compile(r"(all|\d+)l_(all|\d+)t_(\d*\.?\d+)h")
+
+
+class HiddenKnowledge(Term):
+    """A chosen part of the teacher's hidden states (Liu et al. 2021): so many pairs of layers, tokens, neurons.
+
+    ``keep`` is written ``1l_10t_0.1h``: 1 pair of layers, 10 tokens, a tenth of the neurons; ``all`` stands for all layers
+    (the embedding output too) or all tokens. The pairs are those of the student's topmost layers under the mapping that
+    gives its last layer the teacher's layer ``top`` (left out: ten twelfths of the teacher's depth); ``pairs_of_layers``
+    names pairs instead. ``tokens_by`` and ``neurons_by`` say which (see :class:`~tutelage.knowledge.selection.Tokens`);
+    ``scored_by="uniform"`` ranks tokens by the layer that a mapping up to the teacher's last would pair, as the authors'
+    code does, not by the layer that is distilled.
+
+    The loss is the squared difference, mean over kept tokens and neurons, summed over the pairs. ``width_target="ignore"``
+    compares the kept neurons only. ``zero_fill`` sets the others to 0 in the teacher and compares all, as the authors'
+    code does: the student is taught to be silent there.
+    """
+
+    kind: Literal["hidden_knowledge"] = "hidden_knowledge"
+    keep: str = "1l_10t_0.1h"
+    top: Count | None = None
+    pairs_of_layers: list[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]] | None = None
+    rounding: Literal["half_up", "half_even"] = "half_up"
+    tokens_by: Literal["left", "attention", "random"] = "attention"
+    separators: bool = False
+    score: Score = "probability"
+    scored_by: Literal["same", "uniform"] = "same"
+    keep_first: bool = False
+    neurons_by: Literal["magnitude", "uniform", "random"] = "magnitude"
+    random_seed: int = 0
+    width_target: Literal["ignore", "zero_fill"] = "ignore"
+    project: Project = "auto"
+
+    @field_validator("keep")
+    @classmethod
+    def _can_be_read(cls, keep: str) -> str:
+        found = _AMOUNT.fullmatch(keep)
+        if not found or found[1] == "0" or found[2] == "0" or not 0 < float(found[3]) <= 1:
+            raise ValueError(f"keep={keep!r} is not of the form 1l_10t_0.1h (layers, tokens, share of neurons; or all)")
+        return keep
+
+    @property
+    def amount(self) -> tuple[int | None, int | None, float]:
+        """Pairs of layers, tokens, share of neurons; ``None`` for all."""
+        depth, length, width = _AMOUNT.fullmatch(self.keep).groups()  # type: ignore[union-attr]
+        return (None if depth == "all" else int(depth), None if length == "all" else int(length), float(width))
+
+    def pairs(self, student: Shape, teacher: Shape) -> Pairs:
+        if self.pairs_of_layers is not None:
+            for s, t in self.pairs_of_layers:
+                if s > student.layers or t > teacher.layers:
+                    raise TutelageError(
+                        f"pairs_of_layers has the pair {s}, {t}, but the student has layers 0 to {student.layers} and "
+                        f"the teacher 0 to {teacher.layers}"
+                    )
+            return list(self.pairs_of_layers)
+        top = half_up(10 * teacher.layers, 12) if self.top is None else self.top
+        return topmost(self.amount[0], top, student.layers, teacher.layers, self.rounding)
+
+    def cuts(self, student: Shape, teacher: Shape) -> list[Cut]:
+        """What is kept for each pair, in turn."""
+        _, length, width = self.amount
+        tokens = Tokens(
+            count=length,
+            by="left" if length is None else self.tokens_by,
+            # Where all tokens are kept in their places there is nothing to rank.
+            separators=self.separators or length is None,
+            score=self.score,
+            keep_first=self.keep_first and length is not None,
+            seed=self.random_seed,
+        )
+        count = None if width == 1 else max(1, half_up(round(width * 10**6) * teacher.hidden, 10**6))
+        neurons = Neurons(count=count, by=self.neurons_by, seed=self.random_seed)
+        if tokens.by != "attention":
+            return [Cut(t, tokens, neurons) for _, t in self.pairs(student, teacher)]
+        uniform = dict(topmost(None, teacher.layers, student.layers, teacher.layers, self.rounding))
+        return [
+            Cut(t, tokens, neurons, max(1, t if self.scored_by == "same" else uniform[s]))
+            for s, t in self.pairs(student, teacher)
+        ]
+
+    def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        assert teacher is not None
+        cuts = frozenset(self.cuts(student, teacher))
+        return Needs(hidden=frozenset(s for s, _ in self.pairs(student, teacher))), Needs(cuts=cuts)
+
+    def projection(self, student: Shape, teacher: Shape) -> Project:
+        if self.project != "auto":
+            if self.project == "none" and student.hidden != teacher.hidden:
+                raise TutelageError(
+                    f"project=none cannot compare hidden states {student.hidden} wide with the teacher's "
+                    f"{teacher.hidden}; use project=shared"
+                )
+            return self.project
+        return "none" if student.hidden == teacher.hidden else "shared"
+
+    def value(self, x: Comparison) -> Tensor:
+        total = x.batch.mask.new_zeros((), dtype=torch.float32)
+        for (s, _), cut in zip(x.pairs, x.cuts, strict=True):
+            theirs = x.teacher.cuts[cut]
+            name = str(s) if self.project == "per_layer" else "shared"
+            linear = x.projections[name] if name in x.projections and self.project != "none" else None
+            ours = self._kept(x.student.hidden[s], linear, theirs)
+            target = theirs.values
+            if self.width_target == "zero_fill" and theirs.neurons is not None:
+                blank = target.new_zeros(*target.shape[:2], ours.shape[-1])
+                target = blank.scatter(-1, theirs.neurons.expand(target.shape), target)
+            total = total + losses.hidden_mse(ours, target, theirs.mask, x.batch.totals.kept(cut.tokens))
+        return total
+
+    def _kept(self, hidden: Tensor, linear: nn.Module | None, theirs: Selected) -> Tensor:
+        """The student's side of a cut, in the teacher's width: tokens are gathered before they are projected."""
+        neurons = theirs.neurons if self.width_target == "ignore" else None
+        if theirs.positions is not None:
+            hidden = torch.take_along_dim(hidden, theirs.positions[..., None], dim=1)
+        if linear is not None:
+            if neurons is not None and neurons.ndim == 1:  # the same for all vectors: nothing else need be computed
+                assert isinstance(linear, nn.Linear)
+                bias = None if linear.bias is None else linear.bias[neurons]
+                return F.linear(hidden, linear.weight[neurons], bias)
+            hidden = linear(hidden)
+        if neurons is None:
+            return hidden
+        return hidden[..., neurons] if neurons.ndim == 1 else hidden.gather(-1, neurons)
+
+
 AnyTerm = Annotated[
-    HardLabels | SoftLabels | LogitsMSE | Embeddings | Hidden | AttentionScores | FirstToken,
+    HardLabels | SoftLabels | LogitsMSE | Embeddings | Hidden | AttentionScores | FirstToken | HiddenKnowledge,
     Field(discriminator="kind"),
 ]
 
@@ -288,6 +428,7 @@ class Objective(nn.Module):
         self.student_needs, self.teacher_needs = Needs(), Needs()
         self.projections = nn.ModuleDict()
         self.mapped: list[Pairs] = []
+        self.cuts: list[list[Cut]] = []
         for term in self.terms:
             if teacher is None and not isinstance(term, HardLabels):
                 raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
@@ -295,6 +436,7 @@ class Objective(nn.Module):
             self.student_needs |= ours
             self.teacher_needs |= theirs
             self.mapped.append([] if teacher is None else term.pairs(student, teacher))
+            self.cuts.append([] if teacher is None else term.cuts(student, teacher))
             if teacher is not None:
                 self._add_projections(term, student, teacher)
 
@@ -315,6 +457,6 @@ class Objective(nn.Module):
         """Each term's weighted loss by name; their sum is the loss."""
         return {
             term.kind: term.weight
-            * term.value(Comparison(student, teacher, batch, self.kind, mapped, self.projections))
-            for term, mapped in zip(self.terms, self.mapped, strict=True)
+            * term.value(Comparison(student, teacher, batch, self.kind, mapped, cuts, self.projections))
+            for term, mapped, cuts in zip(self.terms, self.mapped, self.cuts, strict=True)
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from tutelage import anatomy
 from tutelage.errors import TutelageError
 from tutelage.objectives.mapping import half_up, spread
+from tutelage.students import pruned
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -59,13 +61,32 @@ class Checkpoint(BaseModel):
     name: str
 
 
-Student = Annotated[Copied | Fresh | Checkpoint, Field(discriminator="init")]
+class Pruned(BaseModel):
+    """The bottom layers of the teacher, a BERT, with the heads and neurons that matter most to its task.
+
+    The sizes left out are those of ROSITA6, the student of minimum-knowledge distillation (Liu et al. 2021).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    init: Literal["pruned"] = "pruned"
+    layers: Count = 6
+    heads: Count = 2
+    intermediate: Count = 768
+    rank: Count | None = 128
+    """Width of the embedding table, which is approximated; none leaves it as it is."""
+    examples: Count | None = None
+    """How many training examples the importance of heads and neurons is computed on; none takes all."""
+
+
+Student = Annotated[Copied | Fresh | Checkpoint | Pruned, Field(discriminator="init")]
 
 
 def parse(text: str) -> Student:
     """The student that ``--student`` names: ``layers=3``, ``layers=4,hidden=312,heads=12``, ``layers=2+4+6``, a checkpoint.
 
-    Sizes make a fresh network; layers alone are copied from the teacher.
+    Sizes make a fresh network, sizes with a ``rank`` (of the embedding table, or ``rank=none``) one that is cut out of
+    the teacher; layers alone are copied from the teacher.
 
     Raises:
         TutelageError: for a key or value that no kind of student has.
@@ -75,10 +96,20 @@ def parse(text: str) -> Student:
     fields: dict[str, Any] = {}
     for part in text.split(","):
         key, _, value = part.partition("=")
-        fields[key.strip()] = value.split("+") if "+" in value else value.strip()
-    kinds: dict[str, type[Copied | Fresh | Checkpoint]] = {"copied": Copied, "fresh": Fresh, "checkpoint": Checkpoint}
-    sized = {"hidden", "intermediate", "heads", "family", "embedding"} & set(fields)
-    init = fields.get("init") or ("fresh" if sized else "checkpoint" if "name" in fields else "copied")
+        value = value.strip()
+        fields[key.strip()] = value.split("+") if "+" in value else None if value == "none" else value
+    kinds: dict[str, type[Copied | Fresh | Checkpoint | Pruned]] = {
+        "copied": Copied,
+        "fresh": Fresh,
+        "checkpoint": Checkpoint,
+        "pruned": Pruned,
+    }
+    marks = {
+        "pruned": {"rank"},
+        "fresh": {"hidden", "intermediate", "heads", "family", "embedding"},
+        "checkpoint": {"name"},
+    }
+    init = fields.get("init") or next((kind for kind, names in marks.items() if names & set(fields)), "copied")
     if init not in kinds:
         raise TutelageError(f"--student init={init!r} is unknown; use one of {', '.join(kinds)}")
     try:
@@ -139,8 +170,17 @@ def chosen_layers(student: Copied, depth: int) -> list[int]:
     return [half_up(i * depth, count) for i in range(1, count + 1)]
 
 
-def build(student: Student, teacher: PreTrainedModel | None, labels: dict[str, Any], seed: int) -> PreTrainedModel:
+def build(
+    student: Student,
+    teacher: PreTrainedModel | None,
+    labels: dict[str, Any],
+    seed: int,
+    scores: Callable[[PreTrainedModel], pruned.Scores] | None = None,
+) -> PreTrainedModel:
     """The student, in float32. ``labels`` holds ``num_labels``, ``id2label``, ``label2id`` and ``problem_type``.
+
+    ``scores`` gives the importance of the teacher's heads and neurons (:func:`tutelage.students.pruned.importance`); it
+    is called for a pruned student alone, when its sizes have been checked.
 
     Raises:
         TutelageError: for sizes that cannot be (hidden not divisible by heads, more layers than the teacher has).
@@ -154,6 +194,14 @@ def build(student: Student, teacher: PreTrainedModel | None, labels: dict[str, A
         if teacher is None:
             raise TutelageError("a copied student needs a teacher or a source to copy from; give --teacher")
         return copy_layers(teacher, student, labels)
+    if isinstance(student, Pruned):
+        if teacher is None or scores is None:
+            raise TutelageError(
+                "a pruned student needs a teacher and labelled examples of its task, by which to choose what is kept; "
+                "give --teacher, and data with labels"
+            )
+        pruned.check(student, teacher.config)
+        return pruned.prune(teacher, student, scores(teacher), labels)
     if teacher is None:
         raise TutelageError("a fresh student takes its family and vocabulary from a teacher; give --teacher")
     return from_sizes(student, teacher.config, labels)
@@ -190,6 +238,10 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
 def from_sizes(student: Fresh, like: Any, labels: dict[str, Any]) -> PreTrainedModel:
     """A network with random weights, of the sizes given and otherwise configured like ``like``."""
     model_type = student.family or like.model_type
+    if model_type in anatomy.FAMILIES and anatomy.FAMILIES[model_type].derived:
+        raise TutelageError(
+            f"there is no fresh {model_type}: it is cut out of a teacher; use init=pruned or family=bert"
+        )
     config = copy.deepcopy(like) if model_type == like.model_type else _plain_config(model_type, like)
     family = anatomy.family_of(config)
     setattr(config, family.depth, student.layers)
@@ -220,7 +272,8 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any]) -> PreTrainedM
 
 def _plain_config(model_type: str, like: Any) -> Any:
     if model_type not in anatomy.FAMILIES:
-        raise TutelageError(f"family={model_type!r} is unknown; use one of {', '.join(sorted(anatomy.FAMILIES))}")
+        known = sorted(name for name, family in anatomy.FAMILIES.items() if not family.derived)
+        raise TutelageError(f"family={model_type!r} is unknown; use one of {', '.join(known)}")
     theirs, ours = anatomy.family_of(like), anatomy.FAMILIES[model_type]
     sizes = {getattr(ours, size): getattr(like, getattr(theirs, size)) for size in ("hidden", "heads", "intermediate")}
     special = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from tutelage.data.batches import Batch, evaluation_batches, padded
 from tutelage.data.examples import Encoded
+from tutelage.knowledge.selection import Selected, attention_of_first, select
 from tutelage.knowledge.signals import Needs, Signals, Tap
 
 
@@ -30,17 +31,19 @@ class LiveTeacher:
     """
 
     def __init__(self, model: PreTrainedModel, needs: Needs, encoded: Encoded | None, accelerator: Accelerator) -> None:
-        self._tap = Tap(model.eval().requires_grad_(False), needs)
-        self._encoded, self._accelerator = encoded, accelerator
+        self._tap = Tap(model.eval().requires_grad_(False), needs.measured)
+        self._needs, self._encoded, self._accelerator = needs, encoded, accelerator
 
     def signals(self, batch: Batch) -> Signals:
         inputs = batch.inputs
         if self._encoded is not None:
-            inputs = padded(self._encoded, batch.rows.cpu().numpy(), pad_to=batch.mask.shape[1])
-            inputs = {name: value.to(batch.rows.device) for name, value in inputs.items()}
+            inputs = padded(self._encoded, batch.rows.numpy(), pad_to=batch.mask.shape[1])
+            inputs = {name: value.to(batch.mask.device) for name, value in inputs.items()}
         # Not inference_mode: autograd refuses to keep its tensors for the student's backward pass.
         with torch.no_grad(), self._accelerator.autocast():
-            return self._tap(inputs)
+            signals = self._tap(inputs)
+            cut_from(signals, self._needs, inputs["attention_mask"], batch.separators, batch.keys)
+            return signals
 
     def close(self) -> None:
         self._tap.close()
@@ -53,10 +56,21 @@ class KnownLogits:
         self._logits = logits
 
     def signals(self, batch: Batch) -> Signals:
-        return Signals(logits=self._logits[batch.rows])
+        return Signals(logits=self._logits[batch.rows.to(self._logits.device, non_blocking=True)])
 
     def close(self) -> None:
         pass
+
+
+def cut_from(signals: Signals, needs: Needs, mask: Tensor, separators: Tensor, keys: Tensor) -> None:
+    """Add the cuts asked for to the signals of a running model."""
+    for cut in needs.cuts:
+        scores = None
+        if cut.scored_by is not None:
+            query, key = signals.queries[cut.scored_by], signals.keys[cut.scored_by]
+            scores = attention_of_first(query, key, mask, signals.scaling, cut.tokens.score)
+        whole = Selected(signals.hidden[cut.layer].float(), mask)
+        signals.cuts[cut] = select(cut, whole, mask, separators, scores, keys)
 
 
 def predict(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,6 @@ from torch import Tensor
 
 State = dict[str, Any]
 """Plain values by name, and under names that end in ``.safetensors`` dictionaries of tensors."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader (or a crash) sees the old content or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def save(folder: Path, state: State) -> None:

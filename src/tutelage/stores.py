@@ -1,0 +1,163 @@
+"""The commands on stores: write one, cut one down, say what one is or would cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from tutelage import anatomy
+from tutelage.config import RunConfig
+from tutelage.data.examples import Kind
+from tutelage.evaluation import speed
+from tutelage.knowledge.signals import Needs
+from tutelage.knowledge.store import Scheme, Store, compact
+from tutelage.objectives.mapping import half_up
+from tutelage.objectives.terms import Objective
+from tutelage.preflight import Setup, ask_teacher, objectives_of, outline, planned_steps, prepare, typical
+from tutelage.progress import Display
+from tutelage.recipe import Recipe
+from tutelage.runs import new_accelerator
+from tutelage.teacher_store import storable, verified
+from tutelage.teachers.source import Source, tokenizer_fingerprint
+
+
+def write(config: RunConfig, whole: bool, *, quiet: bool = False) -> dict[str, Any]:
+    """Write the store that a run's recipe needs into ``config.out`` (see :func:`tutelage.api.write_store`)."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    accelerator, display = new_accelerator(config.mixed_precision), Display(quiet)
+    with display:
+        setup = prepare(config, accelerator, display, sketch=True)
+        assert setup.knowledge is not None and config.out is not None
+        scheme = _scheme(setup, whole)
+        total = int(scheme.record_bytes(setup.knowledge.encoded.lengths).sum())
+        display.say(f"{len(setup.knowledge.ids):,} examples, {total / 1e6:,.1f} MB: {_kept(scheme)}")
+        ask_teacher(setup, accelerator, display)
+        store = setup.knowledge.write(Path(config.out), scheme, setup.teacher_logits, accelerator, display)
+    return describe(store)
+
+
+def cut(recipe: Recipe, larger: Path, out: Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Write what ``recipe`` needs of a larger store (see :func:`tutelage.api.compact_store`)."""
+    display = Display(quiet)
+    with display:
+        store = verified(Store(larger), display)
+        teacher = Source(str(larger / "teacher"))
+        student = anatomy.shape_of(outline(recipe.student, teacher, {}).config)
+        kind: Kind = "regression" if teacher.config.num_labels == 1 else "classification"
+        objectives = [Objective(stage.objective, kind, student, teacher.shape) for stage in recipe.stages]
+        ours = store.scheme
+        scheme = Scheme.covering(storable(objectives), ours.classes, ours.hidden, ours.longest, ours.dtype)
+        total = store.manifest.examples
+        return describe(compact(store, out, scheme, lambda count: display.advance("cut", total, count)))
+
+
+def estimate(config: RunConfig, whole: bool) -> dict[str, Any]:
+    """What a store costs and earns (see :func:`tutelage.api.plan_store`); nothing is run."""
+    transformers.logging.set_verbosity_error()
+    setup = prepare(config, new_accelerator(), Display(quiet=True), sketch=True)
+    assert setup.knowledge is not None and setup.teacher is not None
+    scheme, lengths = _scheme(setup, whole), setup.knowledge.encoded.lengths
+    sizes = scheme.record_bytes(lengths)
+    teacher = speed.flops(setup.teacher.outline, typical(setup.knowledge.encoded, setup.teacher.outline)(1))
+    student = speed.flops(setup.student, typical(setup.train.student, setup.student)(1))
+    seen = sum(planned_steps(stage, setup.train.examples) * stage.batch_size for stage in config.recipe.stages)
+    epochs = seen / len(setup.train.examples)
+    asked = len(lengths) / len(setup.train.examples)  # held-out examples are asked about, too
+    live, stored = epochs * (teacher + 3 * student), asked * teacher + 3 * epochs * student
+    full = Scheme.covering(
+        Needs(logits=True, hidden=frozenset(layer for layer, _ in scheme.columns)),
+        scheme.classes,
+        scheme.hidden,
+        scheme.longest,
+    )
+    return {
+        "examples": len(lengths),
+        "mean_length": float(lengths.mean()),
+        "keeps": _kept(scheme),
+        "bytes": int(sizes.sum()),
+        "bytes_per_example": float(sizes.mean()),
+        "share_of_these_layers": float(sizes.sum() / full.record_bytes(lengths).sum()),
+        "teacher_pass_flops": teacher * len(lengths),
+        "teacher_flops_per_example": teacher,
+        "student_step_flops_per_example": 3 * student,
+        "break_even_epochs": asked,
+        "planned_epochs": epochs,
+        "ideal_speedup_per_step": (teacher + 3 * student) / (3 * student),
+        "ideal_speedup_of_the_run": live / stored,
+    }
+
+
+def verify(folder: Path, teacher: str | None) -> None:
+    """Read every byte of a store; with a teacher's name, see whether it is the one that wrote it.
+
+    Raises:
+        TutelageError: when a byte is not as it was written, or the teacher is another.
+    """
+    display = Display()
+    with display:
+        store = verified(Store(folder), display)
+    if teacher is not None:
+        source = Source(teacher)
+        store.check(source.fingerprint, tokenizer_fingerprint(source.tokenizer), store.manifest.precision)
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """What a store is, as plain values."""
+    ours = store.manifest
+    return {
+        "path": store.name,
+        "task": ours.task,
+        "teacher": ours.teacher,
+        "teacher_fingerprint": ours.teacher_fingerprint,
+        "tokenizer_fingerprint": ours.tokenizer_fingerprint,
+        "precision": ours.precision,
+        "max_length": ours.max_length,
+        "examples": ours.examples,
+        "tokens": ours.tokens,
+        "keeps": _kept(ours.scheme),
+        "dtype": ours.scheme.dtype,
+        "bytes": ours.bytes,
+        "bytes_per_example": ours.bytes / ours.examples,
+        "shards": len(ours.shards),
+        "dev": sorted(ours.evaluation),
+    }
+
+
+def _kept(scheme: Scheme) -> str:
+    parts = [f"{scheme.classes} logits"] if scheme.classes else []
+    if scheme.columns:
+        layers = ", ".join(str(layer) for layer in sorted({layer for layer, _ in scheme.columns}))
+        parts.append(f"hidden states of layers {layers} at {scheme.tokens}, {scheme.neurons}, in {scheme.dtype}")
+    if scheme.scorers:
+        parts.append(
+            f"rankings of tokens by layers {', '.join(str(layer) for layer in sorted({s for s, _ in scheme.scorers}))}"
+        )
+    return "; ".join(parts)
+
+
+def _scheme(setup: Setup, whole: bool) -> Scheme:
+    assert setup.knowledge is not None
+    needs = storable(objectives_of(setup))
+    if whole:
+        needs |= _everything(setup)
+    return setup.knowledge.scheme(needs, setup.config.store_dtype)
+
+
+def _everything(setup: Setup) -> Needs:
+    """What any amount of hidden knowledge could ask for: the tops 8, 10 and 12 twelfths up, both ways of ranking tokens."""
+    assert setup.teacher is not None
+    student, teacher = anatomy.shape_of(setup.student.config), setup.teacher.shape
+    needs = Needs()
+    for stage in setup.config.recipe.stages:
+        for term in stage.objective:
+            if term.kind != "hidden_knowledge":
+                continue
+            for top in {half_up(share * teacher.layers, 12) for share in (8, 10, 12)} | (
+                {term.top} if term.top else set()
+            ):
+                for changed in ({"keep": "alll_allt_1h"}, {"keep": "alll_1t_1h", "tokens_by": "attention"}):
+                    needs |= term.model_copy(update={"top": top, **changed}).needs(student, teacher)[1]
+    return needs

@@ -1,0 +1,163 @@
+"""Which store a run reads its teacher's knowledge from, and the one it writes if none fits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from filelock import FileLock
+from torch import Tensor
+
+from tutelage.data.batches import Rows
+from tutelage.data.examples import Encoded
+from tutelage.errors import TutelageError
+from tutelage.knowledge.signals import Needs
+from tutelage.knowledge.store import Dtype, Scheme, Store, fingerprint_of, partial_of
+from tutelage.objectives.terms import Objective
+from tutelage.progress import Display
+from tutelage.teachers.source import Source, tokenizer_fingerprint
+from tutelage.teachers.stored import write_store
+
+
+def root() -> Path:
+    """Where stores are kept unless a folder is named: ``$TUTELAGE_STORES``, else ``~/.cache/tutelage/stores``."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TUTELAGE_STORES") or Path(cache) / "tutelage" / "stores")
+
+
+def storable(objectives: Sequence[Objective]) -> Needs:
+    """What these stages need that a store can hold; a stage that needs queries and keys runs its teacher anyway."""
+    needs = Needs(logits=True)
+    for objective in objectives:
+        if not objective.teacher_needs.attention:
+            needs |= objective.teacher_needs
+    return needs
+
+
+@dataclass
+class Knowledge:
+    """All that a teacher may be asked about: examples by id, as its tokenizer reads them, in which precision."""
+
+    task: str
+    teacher: Source
+    ids: Sequence[str]
+    encoded: Encoded
+    precision: str
+    max_length: int
+    dev: dict[str, tuple[Sequence[str], Encoded]]
+    """The parts of dev, on which only the teacher's predictions are wanted."""
+
+    def scheme(self, needs: Needs, dtype: Dtype) -> Scheme:
+        """The smallest scheme for these needs."""
+        config = self.teacher.config
+        longest = int(self.encoded.lengths.max())
+        return Scheme.covering(needs, config.num_labels, self.teacher.shape.hidden, longest, dtype)
+
+    def open(self, folder: Path, needs: Needs) -> tuple[Store, Rows]:
+        """A store that must fit, and its rows of these examples.
+
+        Raises:
+            TutelageError: when it does not.
+        """
+        store = Store(folder)
+        store.check(self.teacher.fingerprint, tokenizer_fingerprint(self.teacher.tokenizer), self.precision)
+        lacking = store.scheme.lacks(needs)
+        if lacking:
+            raise TutelageError(
+                f"the store {store.name!r} cannot teach this: {lacking}; write one for this recipe, or with --whole"
+            )
+        return store, store.locate(self.ids, self.encoded)
+
+    def fitting(self, scheme: Scheme, needs: Needs) -> tuple[Store, Rows] | None:
+        """A store under :func:`root` that serves this run, the smallest of them."""
+        found: list[tuple[Store, Rows]] = []
+        for manifest in root().glob("*/manifest.json"):
+            try:
+                store, rows = self.open(manifest.parent, needs)
+                if store.scheme.dtype == scheme.dtype:
+                    found.append((store, rows))
+            except TutelageError:
+                continue
+        return min(found, key=lambda pair: pair[0].manifest.bytes, default=None)
+
+    def home(self, scheme: Scheme) -> Path:
+        """Where a store of this scheme belongs."""
+        name = f"{self.teacher.fingerprint}{self.precision}{fingerprint_of(self.ids, self.encoded)}{scheme}"
+        return root() / f"{Path(self.task).stem}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+    def evaluation(self, store: Store) -> dict[str, Tensor]:
+        """The teacher's logits on the parts of dev that the store has."""
+        found = {name: store.evaluation(name, fingerprint_of(*part)) for name, part in self.dev.items()}
+        return {name: logits for name, logits in found.items() if logits is not None}
+
+    def write(
+        self, folder: Path, scheme: Scheme, logits: dict[str, Tensor], accelerator: Accelerator, display: Display
+    ) -> Store:
+        """Run the teacher over all examples and write what ``scheme`` keeps; ``logits`` are those on dev.
+
+        Raises:
+            TutelageError: when something else lies in ``folder``, or the disk has no room.
+        """
+        size = int(scheme.record_bytes(self.encoded.lengths).sum())
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder.parent).free + _size(partial_of(folder))
+        if size > free:
+            raise TutelageError(
+                f"the store {str(folder)!r} needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there; keep "
+                "less, or name another place"
+            )
+        about = {
+            "task": self.task,
+            "teacher": self.teacher.name,
+            "teacher_fingerprint": self.teacher.fingerprint,
+            "tokenizer_fingerprint": tokenizer_fingerprint(self.teacher.tokenizer),
+            "precision": self.precision,
+            "max_length": self.max_length,
+        }
+        model = self.teacher.model.to(accelerator.device)
+        evaluation = {name: (fingerprint_of(*self.dev[name]), table) for name, table in logits.items()}
+        return write_store(
+            folder,
+            scheme,
+            model,
+            self.ids,
+            self.encoded,
+            accelerator,
+            about,
+            evaluation,
+            self.teacher.save_without_weights,
+            advance=lambda count: display.advance("teacher store", len(self.ids), count),
+        )
+
+    def find_or_write(
+        self, scheme: Scheme, needs: Needs, logits: dict[str, Tensor], accelerator: Accelerator, display: Display
+    ) -> tuple[Store, Rows]:
+        """The store under :func:`root` that serves this run; two runs that want the same one do not write it twice."""
+        home = self.home(scheme)
+        if accelerator.is_main_process:
+            home.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{home}.lock"):
+                if not home.exists():
+                    self.write(home, scheme, logits, accelerator, display)
+        accelerator.wait_for_everyone()
+        return self.open(home, needs)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*")) if folder.exists() else 0
+
+
+def verified(store: Store, display: Display) -> Store:
+    """The store, every byte of it read once and compared.
+
+    Raises:
+        TutelageError: when it is damaged.
+    """
+    total = sum((store.folder / name).stat().st_size for name in store.checksums)
+    store.verify(lambda count: display.advance("store verified", total, count))
+    return store

@@ -1,0 +1,132 @@
+"""Where a teacher comes from: a fine-tuned checkpoint whose weights are loaded when somebody asks for them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.errors import TutelageError
+from tutelage.students.build import load_model, resolve
+
+
+class Source:
+    """A teacher by name: a folder, a hub id, or the ``teacher/`` folder of a store (which has no weights).
+
+    Raises:
+        TutelageError: when its configuration or tokenizer cannot be loaded, or its family is unknown.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self._path = name, resolve(name)
+        try:
+            self.config = AutoConfig.from_pretrained(self._path, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise TutelageError(f"cannot load the model {name!r}: {reason}") from None
+        anatomy.family_of(self.config)
+        self.tokenizer = load_tokenizer(self._path)
+        self._model: PreTrainedModel | None = None
+
+    @property
+    def shape(self) -> anatomy.Shape:
+        return anatomy.shape_of(self.config)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The teacher with its weights, loaded when first asked for.
+
+        Raises:
+            TutelageError: when there are none, or none for the classification head.
+        """
+        if self._model is None:
+            if (Path(self._path).parent / "manifest.json").exists():
+                raise TutelageError(
+                    f"{self.name!r} is what a store kept of its teacher, without weights, but this run needs them; give "
+                    "the teacher itself with --teacher"
+                )
+            model, missing = load_model(self._path)
+            if missing:
+                raise TutelageError(
+                    f"the teacher {self.name!r} has no classification head (its weights lack {missing[0]}); fine-tune it "
+                    f"first: tutelage finetune --model {self.name} ..."
+                )
+            self._model = model
+        return self._model
+
+    @property
+    def loaded(self) -> bool:
+        return self._model is not None
+
+    def release(self) -> None:
+        """Let the weights go; they are loaded again if somebody asks."""
+        self._model = None
+
+    @cached_property
+    def outline(self) -> PreTrainedModel:
+        """The same network without memory for its weights (on the device ``meta``): for counting and for sizes."""
+        with torch.device("meta"):
+            return self._untrained()
+
+    def network(self) -> PreTrainedModel:
+        """The network for measuring its speed, which does not depend on its weights: untrained unless they are loaded."""
+        return self._model or self._untrained()
+
+    def _untrained(self) -> PreTrainedModel:
+        # from_config writes into the configuration that it is given
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(copy.deepcopy(self.config))
+        return model.eval()
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """A name for the weights: of the files in a folder, of a hub id its commit; ``None`` where there are none."""
+        folder = Path(self._path)
+        if not folder.is_dir():
+            return f"{self.name}@{self.config._commit_hash}"
+        files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+        if not files:
+            return None
+        digest = hashlib.sha256()
+        for path in files:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        settings = self.config.to_dict()
+        for name in ("transformers_version", "_name_or_path", "dtype"):
+            settings.pop(name, None)
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        return digest.hexdigest()[:16]
+
+    def save_without_weights(self, folder: Path) -> None:
+        """Configuration and tokenizer into ``folder``."""
+        self.config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer from a folder or the hub.
+
+    Raises:
+        TutelageError: when there is none, or it cannot pad.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # a damaged file ends in whatever its reader raises
+        raise TutelageError(f"cannot load the tokenizer of {name!r}: {str(error).strip().splitlines()[0]}") from None
+    if tokenizer.pad_token_id is None:
+        raise TutelageError(f"the tokenizer of {name!r} has no padding token; set one and save it again")
+    return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A name for what a tokenizer does, whatever it was last asked to pad or cut."""
+    tree = json.loads(tokenizer.backend_tokenizer.to_str())
+    tree.pop("padding", None)
+    tree.pop("truncation", None)
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,93 @@
+"""A teacher that was asked once: its knowledge is read from a store, and written into one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tutelage.data.batches import Batch, Rows, padded, pieces
+from tutelage.data.examples import Encoded
+from tutelage.knowledge import store as stores
+from tutelage.knowledge.signals import Needs, Signals, Tap
+from tutelage.knowledge.store import Contents, Exponents, Scheme, Store
+
+CALIBRATED_ON = 256
+"""Examples from which the scales of 8-bit stores are taken."""
+
+
+class StoredTeacher:
+    """Signals from a store; ``rows`` ``(examples,)`` are the store's rows of the run's examples."""
+
+    def __init__(self, store: Store, rows: Rows, needs: Needs) -> None:
+        self._store, self._rows, self._needs = store, rows, needs
+
+    def signals(self, batch: Batch) -> Signals:
+        rows = self._rows[batch.rows.numpy()]
+        return self._store.signals(rows, self._needs, batch.mask, batch.separators, batch.keys)
+
+    def close(self) -> None:
+        pass
+
+
+def write_store(
+    folder: Path,
+    scheme: Scheme,
+    model: PreTrainedModel,
+    ids: Sequence[str],
+    encoded: Encoded,
+    accelerator: Accelerator,
+    about: dict[str, Any],
+    evaluation: dict[str, tuple[str, Tensor]],
+    save_teacher: Callable[[Path], object],
+    *,
+    max_tokens: int = 16384,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Store:
+    """Run a teacher over all examples and write what ``scheme`` keeps; the other arguments are :func:`stores.write`'s.
+
+    Raises:
+        TutelageError: when something else lies in ``folder``, or two examples have one id.
+    """
+    tap = Tap(model.eval().requires_grad_(False), stores.needs_of(scheme))
+
+    def run(rows: Rows) -> tuple[Signals, dict[str, Tensor]]:
+        inputs = {name: value.to(accelerator.device) for name, value in padded(encoded, rows).items()}
+        with torch.no_grad(), accelerator.autocast():
+            return tap(inputs), inputs
+
+    def read(rows: Rows) -> Contents:
+        signals, inputs = run(rows)
+        separators = inputs["input_ids"] == (-1 if encoded.separator is None else encoded.separator)
+        keys = torch.from_numpy(encoded.keys[rows].view(np.int64))
+        return stores.contents_of(signals, scheme, inputs["attention_mask"], separators, keys, exponents)
+
+    def vectors() -> Iterator[tuple[int, Tensor]]:
+        rows = np.arange(min(CALIBRATED_ON, len(encoded)))
+        for piece in pieces(rows, encoded.lengths, max_tokens):
+            signals, inputs = run(piece)
+            for layer, hidden in signals.hidden.items():
+                yield layer, hidden.float()[inputs["attention_mask"].bool()]
+
+    exponents: Exponents = stores.calibrate(vectors()) if scheme.dtype == "int8" and scheme.columns else {}
+    try:
+        return stores.write(
+            folder,
+            scheme,
+            stores.index_of(ids, encoded),
+            read,
+            about,
+            evaluation,
+            save_teacher,
+            exponents=exponents,
+            max_tokens=max_tokens,
+            advance=advance,
+        )
+    finally:
+        tap.close()

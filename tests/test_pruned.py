@@ -1,0 +1,355 @@
+"""The pruned student against the full model with the same parts masked, and importance against loops over parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import LABELS, tiny_model
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+from tutelage import anatomy
+from tutelage.errors import TutelageError
+from tutelage.knowledge.signals import Needs, Tap
+from tutelage.students.build import Copied, Fresh, Pruned, Student, build, copy_layers, load_model, parse
+from tutelage.students.pruned import (
+    PrunedBertConfig,
+    PrunedBertForSequenceClassification,
+    check,
+    importance,
+    prune,
+)
+from tutelage.training.optimizer import RowAdamW, parameter_groups
+
+LAYERS, HEADS, SIZE, NEURONS = 4, 4, 8, 48
+SMALL = Pruned(layers=3, heads=2, intermediate=20, rank=8)
+
+
+def labelled(*names: str) -> dict:
+    numbers = {name: i for i, name in enumerate(names)}
+    return {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": numbers}
+
+
+def some_scores(seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [(torch.rand(HEADS, generator=generator), torch.rand(NEURONS, generator=generator)) for _ in range(LAYERS)]
+
+
+def pruned(spec: Pruned = SMALL, seed: int = 0) -> PrunedBertForSequenceClassification:
+    return prune(tiny_model(), spec, some_scores(seed), labelled(*LABELS))
+
+
+def inputs_for(seed: int = 0, examples: int = 3) -> dict[str, Tensor]:
+    ids = torch.randint(5, 45, (examples, 9), generator=torch.Generator().manual_seed(seed))
+    mask = (torch.arange(9) < torch.tensor([9, 6, 3, 5])[:examples, None]).long()
+    return {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": (torch.arange(9) > 3).long() * mask}
+
+
+# ------------------------------------------------------------------------------------------------------- the student
+
+
+def test_the_student_computes_what_the_masked_teacher_does() -> None:
+    """Heads and neurons differ from layer to layer, and a kept weight that is exactly zero is kept all the same."""
+    teacher, scores = tiny_model(), some_scores()
+    kept = [
+        (sorted(range(HEADS), key=lambda i: -heads[i])[:2], sorted(range(NEURONS), key=lambda i: -neurons[i])[:20])
+        for heads, neurons in scores
+    ]
+    assert len({tuple(sorted(heads)) for heads, _ in kept[:3]}) > 1
+    with torch.no_grad():
+        first = teacher.bert.encoder.layer[0]
+        head, neuron = kept[0][0][0], kept[0][1][0]
+        first.attention.self.query.weight[head * SIZE] = 0
+        first.attention.self.query.bias[head * SIZE] = 0
+        first.intermediate.dense.weight[neuron] = 0
+        first.intermediate.dense.bias[neuron] = 0
+
+    student = prune(teacher, SMALL.model_copy(update={"rank": None}), scores, labelled(*LABELS))
+
+    masked = copy_layers(teacher, Copied(layers=3, choose="first"), {})
+    for layer, (heads, neurons) in zip(masked.bert.encoder.layer, kept, strict=False):
+        of_heads, of_neurons = torch.zeros(HEADS, SIZE), torch.zeros(NEURONS)
+        of_heads[heads], of_neurons[neurons] = 1, 1
+        for part, mask in ((layer.attention.output.dense, of_heads.flatten()), (layer.output.dense, of_neurons)):
+            part.register_forward_pre_hook(lambda module, args, mask=mask: (args[0] * mask,))
+    inputs = inputs_for()
+    with torch.no_grad():
+        theirs = masked(**inputs, output_hidden_states=True)
+        ours = student(**inputs, output_hidden_states=True)
+        whole = copy_layers(teacher, Copied(layers=3, choose="first"), {})(**inputs)
+    torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-6, rtol=1e-6)
+    for one, other in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-6, rtol=1e-6)
+    assert (theirs.logits - whole.logits).abs().max() > 1e-2  # the masks do something
+
+
+def test_keeping_everything_keeps_the_teacher() -> None:
+    teacher = tiny_model()
+    student = prune(teacher, Pruned(layers=4, heads=4, intermediate=48, rank=None), some_scores(), {})
+    torch.testing.assert_close(student(**inputs_for()).logits, teacher(**inputs_for()).logits, rtol=0, atol=0)
+
+
+def test_the_table_is_the_best_of_its_rank() -> None:
+    words = tiny_model().bert.embeddings.word_embeddings.weight.detach()
+    exact = pruned(SMALL.model_copy(update={"rank": None}))
+    full, low = pruned(SMALL.model_copy(update={"rank": 32})), pruned()
+    torch.testing.assert_close(full(**inputs_for()).logits, exact(**inputs_for()).logits, atol=1e-4, rtol=0)
+    with torch.no_grad():
+        table = low.bert.embeddings.word_embeddings(torch.arange(45))
+    assert low.get_input_embeddings().weight.shape == (45, 8)
+    left = torch.linalg.svdvals(words.double())[8:].square().sum().sqrt()  # Eckart and Young
+    assert float((table - words).norm()) == pytest.approx(float(left), rel=1e-5)
+
+
+def test_rosita6_has_14465282_parameters() -> None:
+    with torch.device("meta"):
+        sizes = {"num_hidden_layers": 6, "kept_heads": 2, "intermediate_size": 768, "embedding_rank": 128}
+        student = PrunedBertForSequenceClassification(PrunedBertConfig(**sizes))
+    count = sum(parameter.numel() for parameter in student.parameters())
+    embeddings = sum(parameter.numel() for parameter in student.bert.embeddings.parameters())
+    assert (count, embeddings) == (14_465_282, 4_401_408)
+    check(Pruned(), BertConfig())
+
+
+@pytest.mark.parametrize("rank", [8, None])
+def test_a_saved_student_is_the_same_to_the_bit(rank: int | None, tmp_path: Path) -> None:
+    student = pruned(SMALL.model_copy(update={"rank": rank}))
+    student.save_pretrained(tmp_path)
+    for again in (AutoModelForSequenceClassification.from_pretrained(tmp_path).eval(), load_model(str(tmp_path))[0]):
+        assert type(again) is PrunedBertForSequenceClassification
+        assert list(again.state_dict()) == list(student.state_dict())
+        assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in student.state_dict().items())
+        assert torch.equal(again(**inputs_for()).logits, student(**inputs_for()).logits)
+        assert again.config.id2label == dict(enumerate(LABELS))
+        assert again.get_input_embeddings().padding_idx == 0
+    assert load_model(str(tmp_path))[1] == []
+    assert anatomy.shape_of(again.config) == anatomy.Shape("pruned_bert", 3, 32, 2, 20, 45)
+    other, made_up = load_model(str(tmp_path), **labelled("a", "b", "c"))
+    assert other(**inputs_for()).logits.shape == (3, 3) and not [name for name in made_up if "bert" in name]
+
+
+def test_signals_are_read_as_from_any_family() -> None:
+    """Hidden states are the model's own, softmax(Q K^T) is what eager attention returns, padding is not attended to."""
+    student, inputs = pruned(), inputs_for()
+    with torch.no_grad():
+        own = student(**inputs, output_hidden_states=True)
+        tap = Tap(student, Needs(logits=True, hidden=frozenset(range(4)), attention=frozenset({1, 2, 3})))
+        signals = tap(inputs)
+        other = {**inputs, "input_ids": torch.where(inputs["attention_mask"].bool(), inputs["input_ids"], 9)}
+        torch.testing.assert_close(tap(other).logits, signals.logits, atol=1e-5, rtol=1e-4)
+        tap.close()
+        student.set_attn_implementation("eager")
+        maps = student(**inputs, output_attentions=True).attentions
+    torch.testing.assert_close(signals.logits, own.logits, rtol=0, atol=0)
+    mask = inputs["attention_mask"].bool()[:, None]
+    for layer in range(4):
+        torch.testing.assert_close(signals.hidden[layer], own.hidden_states[layer], rtol=0, atol=0)
+    for layer in range(1, 4):
+        assert signals.queries[layer].shape == (3, 2, 9, SIZE)
+        scores = signals.queries[layer] @ signals.keys[layer].mT * signals.scaling
+        ours = scores.masked_fill(~mask[:, :, None], float("-inf")).softmax(-1)
+        torch.testing.assert_close(ours * mask[..., None], maps[layer - 1] * mask[..., None], atol=2e-6, rtol=1e-4)
+
+
+def test_layers_of_a_pruned_model_can_be_copied() -> None:
+    source = pruned()
+    copied = copy_layers(source, Copied(layers=2, choose="first"), {})
+    with torch.no_grad():
+        ours, theirs = (model(**inputs_for(), output_hidden_states=True).hidden_states for model in (copied, source))
+    torch.testing.assert_close(ours[2], theirs[2], rtol=0, atol=0)
+
+
+def test_its_table_learns_row_by_row() -> None:
+    """Sparse gradients and late updates give what dense AdamW gives."""
+    results = []
+    for sparse in (False, True):
+        student = pruned()
+        table = anatomy.word_embeddings_of(student)
+        table.sparse = sparse
+        optimizer = RowAdamW(parameter_groups(student, 0.01), table=table.weight if sparse else None, lr=1e-3)
+        for step in range(5):
+            inputs = inputs_for(step)
+            optimizer.catch_up(inputs["input_ids"].unique())
+            F.cross_entropy(student(**inputs).logits, torch.tensor([0, 1, 1])).backward()
+            assert table.weight.grad.is_sparse == sparse
+            optimizer.clip(1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        optimizer.catch_up()
+        results.append(student.state_dict())
+    before = pruned().state_dict()
+    for name, dense in results[0].items():
+        torch.testing.assert_close(results[1][name], dense, atol=2e-5, rtol=1e-4)
+        assert not torch.equal(dense, before[name]) or "key.bias" in name, name
+
+
+# -------------------------------------------------------------------------------------------------------- importance
+
+TINY = {"layers": 2, "hidden": 8, "heads": 2, "intermediate": 6}
+
+
+def batches_of(kind: str) -> list[tuple[dict[str, Tensor], Tensor]]:
+    labels = {
+        "classification": torch.tensor([0, 1, 1, 0, 1, -1, 0]),
+        "regression": torch.tensor([0.5, -1.0, 2.0, 0.0, float("nan"), 1.5, 3.0]),
+        "multilabel": torch.tensor([[0, 1], [1, 1], [0, 0], [1, 0], [0, 1], [1, 1], [1, 0]]).float(),
+    }[kind]
+    return [(inputs_for(seed, len(part)), part) for seed, part in enumerate(labels.split([4, 3]))]
+
+
+def slow_importance(model, kind: str) -> list[tuple[list[float], list[float]]]:
+    """From the text: accumulate |gradient| of the batch-mean loss per parameter; score = | accumulated |g| * w |."""
+    sums = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+    model.train()
+    for inputs, labels in batches_of(kind):
+        known = labels >= 0 if kind == "classification" else ~labels.isnan().reshape(len(labels), -1).any(1)
+        logits, labels = model(**inputs).logits[known], labels[known]
+        if kind == "classification":
+            loss = F.cross_entropy(logits, labels)
+        elif kind == "regression":
+            loss = F.mse_loss(logits[:, 0], labels)
+        else:
+            loss = F.binary_cross_entropy_with_logits(logits, labels)
+        loss.backward()
+        for name, parameter in model.named_parameters():
+            sums[name] += parameter.grad.abs()
+        model.zero_grad()
+    model.eval().requires_grad_(False)
+
+    def score(name: str, row: int, column: int) -> float:
+        return abs(float(sums[name][row, column]) * float(model.get_parameter(name)[row, column]))
+
+    result = []
+    for index in range(2):
+        layer = f"bert.encoder.layer.{index}."
+        heads, neurons = [0.0, 0.0], [0.0] * 6
+        for head in range(2):
+            for column in range(head * 4, head * 4 + 4):
+                for row in range(8):
+                    heads[head] += score(layer + "attention.output.dense.weight", row, column)
+        for neuron in range(6):
+            for i in range(8):
+                neurons[neuron] += score(layer + "intermediate.dense.weight", neuron, i)
+                neurons[neuron] += score(layer + "output.dense.weight", i, neuron)
+        result.append((heads, neurons))
+    return result
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression", "multilabel"])
+def test_importance_is_what_loops_over_parameters_give(kind: str) -> None:
+    model = tiny_model(**TINY, num_labels=1) if kind == "regression" else tiny_model(**TINY)
+    torch.manual_seed(5)
+    ours = importance(model, batches_of(kind), kind)
+    torch.manual_seed(5)
+    theirs = slow_importance(model, kind)
+    assert len(ours) == 2
+    for (heads, neurons), (slow_heads, slow_neurons) in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(heads, torch.tensor(slow_heads), rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(neurons, torch.tensor(slow_neurons), rtol=1e-4, atol=1e-7)
+    torch.manual_seed(6)
+    assert not torch.equal(importance(model, batches_of(kind), kind)[0][1], ours[0][1])  # dropout is active
+
+
+def test_importance_leaves_the_model_as_it_was() -> None:
+    model = tiny_model(**TINY)
+    model.bert.embeddings.requires_grad_(False)
+    model.bert.pooler.train()
+
+    def state() -> list:
+        flags = [(parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+        return [*flags, *(module.training for module in model.modules())]
+
+    before, weights = state(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    scores = importance(model, batches_of("classification"), "classification")
+    assert not any(tensor.requires_grad for pair in scores for tensor in pair)
+    with pytest.raises(IndexError):
+        importance(model, [({"input_ids": torch.tensor([[99]])}, torch.tensor([0]))], "classification")
+    assert state() == before
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_importance_without_examples_is_refused() -> None:
+    with pytest.raises(TutelageError, match="labelled training examples, and there are none"):
+        importance(tiny_model(**TINY), [], "classification")
+
+
+# ------------------------------------------------------------------------------------------------ asked for by words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("init=pruned", Pruned()),
+        ("rank=64", Pruned(rank=64)),
+        ("init=pruned,layers=6,heads=2,intermediate=768,rank=128", Pruned()),
+        ("layers=2,heads=3,rank=none,examples=500", Pruned(layers=2, heads=3, rank=None, examples=500)),
+    ],
+)
+def test_a_pruned_student_by_words(text: str, expected: Pruned) -> None:
+    assert parse(text) == expected
+
+
+@pytest.mark.parametrize("text", ["rank=0", "rank=8,hidden=16", "init=pruned,layers=2+4", "heads=none"])
+def test_wrong_words_are_refused(text: str) -> None:
+    with pytest.raises(TutelageError, match="--student") as caught:
+        parse(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_build_scores_the_teacher_and_copies_its_head() -> None:
+    teacher, asked = tiny_model(), []
+
+    def scores(model):
+        asked.append(model)
+        return importance(model, batches_of("classification"), "classification")
+
+    one, two = (build(SMALL, teacher, labelled(*LABELS), 3, scores) for _ in range(2))
+    assert asked == [teacher, teacher] and not one.training
+    assert torch.equal(one(**inputs_for()).logits, two(**inputs_for()).logits)
+    assert torch.equal(one.classifier.weight, teacher.classifier.weight)
+    assert torch.equal(one.bert.pooler.dense.weight, teacher.bert.pooler.dense.weight)
+    third = build(SMALL, teacher, labelled("a", "b", "c"), 3, scores)
+    assert third(**inputs_for()).logits.shape == (3, 3) and third.config.id2label[2] == "c"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"layers": 5}, "layers=5 cannot be kept: the teacher has no more than layers=4; use that or less"),
+        ({"heads": 5}, "heads=5 cannot be kept: the teacher has no more than heads=4"),
+        ({"intermediate": 49}, "intermediate=49 cannot be kept: the teacher has no more than intermediate=48"),
+        ({"rank": 33}, "rank=33 cannot be kept: the teacher has no more than rank=32"),
+    ],
+)
+def test_more_than_there_is_cannot_be_kept(sizes: dict, message: str) -> None:
+    spec = SMALL.model_copy(update=sizes)
+    never = pytest.fail  # sizes are checked before the teacher is scored
+    with pytest.raises(TutelageError, match=message) as caught:
+        build(spec, tiny_model(), labelled(*LABELS), 0, never)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TutelageError, match=message):
+        prune(tiny_model(), spec, some_scores(), labelled(*LABELS))
+
+
+def test_what_cannot_be_pruned_or_made_fresh() -> None:
+    labels = labelled(*LABELS)
+
+    def refused(student: Student, teacher, message: str, scores=lambda model: some_scores()) -> None:
+        with pytest.raises(TutelageError, match=message) as caught:
+            build(student, teacher, labels, 0, scores)
+        assert "\n" not in str(caught.value)
+
+    refused(SMALL, tiny_model("roberta"), "the teacher is of type 'roberta'")
+    refused(SMALL, pruned(), "the teacher is of type 'pruned_bert'")
+    refused(SMALL, None, "a pruned student needs a teacher")
+    refused(SMALL, tiny_model(), "labelled examples", scores=None)
+    refused(Fresh(layers=2, family="pruned_bert"), tiny_model(), "there is no fresh pruned_bert")
+    refused(Fresh(layers=2), pruned(), "there is no fresh pruned_bert")
+    with pytest.raises(TutelageError, match="'gpt'") as caught:
+        build(Fresh(layers=2, family="gpt"), tiny_model(), labels, 0)
+    assert "pruned_bert" not in str(caught.value)
+    small = build(Fresh(layers=2, family="bert"), pruned(), labels, 0)
+    assert anatomy.shape_of(small.config).heads == 2 and small(**inputs_for()).logits.shape == (3, 2)
