@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from glue import ROWS, carry_out, command
+from glue import ROWS, carry_out
 
 from tutelage.anatomy import shape_of
 from tutelage.config import DataConfig, RunConfig
@@ -57,9 +57,6 @@ def arms() -> dict[str, HiddenKnowledge | None]:
     found["full"] = HiddenKnowledge(keep="alll_allt_1h", top=TOP)
     for keep in AMOUNTS[:4]:
         found[keep] = HiddenKnowledge(keep=keep, top=TOP)
-    found["full, top 6"] = HiddenKnowledge(keep="alll_allt_1h", top=6)
-    for keep in AMOUNTS[4:]:
-        found[keep] = HiddenKnowledge(keep=keep, top=TOP)
     for neurons in ("magnitude", "uniform", "random"):
         for target in ("ignore", "zero_fill"):
             if (neurons, target) != ("magnitude", "ignore"):
@@ -71,6 +68,9 @@ def arms() -> dict[str, HiddenKnowledge | None]:
         "random": {"tokens_by": "random", "separators": True},
     }.items():
         found[f"{LENGTH_AT}, {name}"] = HiddenKnowledge(keep=LENGTH_AT, top=TOP, **choice)
+    found["full, top 6"] = HiddenKnowledge(keep="alll_allt_1h", top=6)
+    for keep in AMOUNTS[4:]:
+        found[keep] = HiddenKnowledge(keep=keep, top=TOP)
     return found
 
 
