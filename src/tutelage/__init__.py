@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tutelage.api import distill, evaluate, finetune
+    from tutelage.api import compact_store, distill, evaluate, finetune, plan_store, write_store
     from tutelage.config import DataConfig, RunConfig
     from tutelage.errors import TutelageError
+    from tutelage.knowledge.store import Store
     from tutelage.methods import METHODS
     from tutelage.objectives.terms import (
         AttentionScores,
@@ -16,17 +17,19 @@ if TYPE_CHECKING:
         FirstToken,
         HardLabels,
         Hidden,
+        HiddenKnowledge,
         LogitsMSE,
         SoftLabels,
     )
     from tutelage.recipe import Recipe, Stage
     from tutelage.runs import run
-    from tutelage.students.build import Checkpoint, Copied, Fresh
+    from tutelage.students.build import Checkpoint, Copied, Fresh, Pruned
 
 _HOMES = {
-    "tutelage.api": ("distill", "evaluate", "finetune"),
+    "tutelage.api": ("compact_store", "distill", "evaluate", "finetune", "plan_store", "write_store"),
     "tutelage.config": ("DataConfig", "RunConfig"),
     "tutelage.errors": ("TutelageError",),
+    "tutelage.knowledge.store": ("Store",),
     "tutelage.methods": ("METHODS",),
     "tutelage.objectives.terms": (
         "AttentionScores",
@@ -34,12 +37,13 @@ _HOMES = {
         "FirstToken",
         "HardLabels",
         "Hidden",
+        "HiddenKnowledge",
         "LogitsMSE",
         "SoftLabels",
     ),
     "tutelage.recipe": ("Recipe", "Stage"),
     "tutelage.runs": ("run",),
-    "tutelage.students.build": ("Checkpoint", "Copied", "Fresh"),
+    "tutelage.students.build": ("Checkpoint", "Copied", "Fresh", "Pruned"),
 }
 
 __all__ = [
@@ -53,16 +57,22 @@ __all__ = [
     "Fresh",
     "HardLabels",
     "Hidden",
+    "HiddenKnowledge",
     "LogitsMSE",
+    "Pruned",
     "Recipe",
     "RunConfig",
     "SoftLabels",
     "Stage",
+    "Store",
     "TutelageError",
+    "compact_store",
     "distill",
     "evaluate",
     "finetune",
+    "plan_store",
     "run",
+    "write_store",
 ]
 
 

@@ -363,7 +363,7 @@ def store_plan(
 def store_inspect(path: Annotated[str, typer.Argument(help="A store.")], as_json: Json = False) -> None:
     """Say what a store holds, and of whom."""
     from tutelage.knowledge.store import Store
-    from tutelage.stores import describe
+    from tutelage.teacher_store import describe
 
     _list(describe(Store(path)), as_json)
 
@@ -421,17 +421,16 @@ def _show(report: dict[str, Any], out: str, as_json: bool) -> None:
         entry = report[who]
         if entry is not None:
             name = {"baseline": "student, not distilled"}.get(who, who)
-            numbers = (f"{entry['latency_ms'][size]:.1f}" for size in ("1", "32"))
+            latency = entry["latency_ms"] or {}
+            numbers = (f"{latency[size]:.1f}" if latency else "-" for size in ("1", "32"))
             size = f"{entry['parameters'] / 1e6:.1f} M"
             table.add_row(name, f"{entry['score']:.4f}", size, f"{entry['flops'] / 1e9:.3f}", *numbers)
     console = Console()
     console.print(table)
     student = report["student"]
     if student.get("retention") is not None:
-        console.print(
-            f"The student keeps {student['retention']:.1%} of the teacher's {report['metric']} and is "
-            f"{student['speedup']:.1f}x as fast."
-        )
+        faster = f" and is {student['speedup']:.1f}x as fast" if student.get("speedup") else ""
+        console.print(f"The student keeps {student['retention']:.1%} of the teacher's {report['metric']}{faster}.")
     console.print(f"Report: {out}/report.html", soft_wrap=True)
 
 

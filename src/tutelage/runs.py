@@ -47,7 +47,7 @@ from tutelage.recipe import Stage
 from tutelage.report.card import card
 from tutelage.report.page import page
 from tutelage.students.build import load_model
-from tutelage.teacher_store import storable
+from tutelage.teacher_store import describe, storable
 from tutelage.teachers.source import Source
 from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, predict
@@ -284,6 +284,60 @@ def _save_student(setup: Setup, folder: Path, projections: dict[str, Tensor]) ->
 # ------------------------------------------------------------------------------------------------------- the report
 
 
+def _measured(
+    setup: Setup, accelerator: Accelerator, display: Display, folder: Path, baseline: PreTrainedModel | None
+) -> dict[str, dict[str, Any] | None]:
+    """Scores, sizes and speed of teacher, student and baseline."""
+    config, data = setup.config, setup.data
+    part, texts = next(iter(setup.dev.items()))
+    logits = {"teacher": {name: setup.teacher_logits[name] for name in setup.dev if name in setup.teacher_logits}}
+    models: dict[str, PreTrainedModel] = {"student": setup.student}
+    if baseline is not None:
+        models["baseline"] = baseline
+    for who, model in models.items():
+        model.to(accelerator.device)
+        logits[who] = {
+            name: predicted(model, texts.student, accelerator, display, f"{who} on {name}")
+            for name, texts in setup.dev.items()
+        }
+    # A teacher of which only a store is at hand is counted but not timed: this machine may have no room for it.
+    counted = dict(models)
+    if setup.teacher is not None:
+        counted["teacher"] = setup.teacher.outline
+        if setup.teacher.has_weights:
+            models["teacher"] = setup.teacher.network().to(accelerator.device)
+    display.say("measuring speed ...")
+    read = {who: (texts.teacher if who == "teacher" else None) or texts.student for who in counted}
+    latency = speed.latencies(models, {who: typical(read[who], model) for who, model in models.items()})
+    names = {"teacher": config.teacher, "student": str(_model_folder(config, folder)), "baseline": "without teacher"}
+    entries: dict[str, dict[str, Any] | None] = {"teacher": None, "student": None, "baseline": None}
+    for who, model in counted.items():
+        scores = {name: scores_of(data, logits[who][name], texts.examples) for name, texts in setup.dev.items()}
+        entries[who] = {
+            "name": names[who],
+            "score": scores[part][data.metrics[0]],
+            "scores": scores,
+            "parameters": speed.count_parameters(model),
+            "flops": speed.flops(model, typical(read[who], model)(1)),
+            "latency_ms": latency.get(who),
+            "shape": str(anatomy.shape_of(model.config)),
+        }
+    student, teacher = entries["student"], entries["teacher"]
+    assert student is not None
+    student["bytes"] = sum(p.stat().st_size for p in _model_folder(config, folder).glob("*.safetensors"))
+    student["agreement"] = None
+    if setup.student.__module__.startswith("tutelage."):
+        student["module"] = setup.student.__module__
+    if teacher is not None:
+        student["retention"] = student["score"] / teacher["score"] if teacher["score"] else None
+        if teacher["latency_ms"]:
+            student["speedup"] = teacher["latency_ms"]["32"] / student["latency_ms"]["32"]
+        if data.kind == "classification":
+            same = logits["student"][part].argmax(1) == logits["teacher"][part].argmax(1)
+            student["agreement"] = float(same.float().mean())
+    return entries
+
+
 def _report(
     setup: Setup,
     accelerator: Accelerator,
@@ -293,52 +347,8 @@ def _report(
     baseline: PreTrainedModel | None,
 ) -> dict[str, Any]:
     config, data = setup.config, setup.data
-    models: dict[str, PreTrainedModel] = {"student": setup.student}
-    if setup.teacher is not None:
-        models["teacher"] = setup.teacher.network()
-    if baseline is not None:
-        models["baseline"] = baseline
-    logits = {"teacher": {name: setup.teacher_logits[name] for name in setup.dev if name in setup.teacher_logits}}
-    for who in models:
-        models[who].to(accelerator.device)
-        if who != "teacher":
-            logits[who] = {
-                name: predicted(models[who], texts.student, accelerator, display, f"{who} on {name}")
-                for name, texts in setup.dev.items()
-            }
+    entries = _measured(setup, accelerator, display, folder, baseline)
     part = next(iter(setup.dev))
-    display.say("measuring speed ...")
-    texts = setup.dev[part]
-    inputs = {
-        who: typical((texts.teacher if who == "teacher" else None) or texts.student, model)
-        for who, model in models.items()
-    }
-    latency = speed.latencies(models, inputs)
-    entries: dict[str, dict[str, Any] | None] = {"teacher": None, "student": None, "baseline": None}
-    for who, model in models.items():
-        scores = {name: scores_of(data, logits[who][name], texts.examples) for name, texts in setup.dev.items()}
-        entries[who] = {
-            "name": {"teacher": config.teacher, "student": str(_model_folder(config, folder))}.get(
-                who, "without teacher"
-            ),
-            "score": scores[part][data.metrics[0]],
-            "scores": scores,
-            "parameters": speed.count_parameters(model),
-            "flops": speed.flops(model, inputs[who](1)),
-            "latency_ms": latency[who],
-            "shape": str(anatomy.shape_of(model.config)),
-        }
-    student, teacher = entries["student"], entries["teacher"]
-    assert student is not None
-    student["bytes"] = sum(p.stat().st_size for p in _model_folder(config, folder).glob("*.safetensors"))
-    agreement = None
-    if teacher is not None:
-        student["retention"] = student["score"] / teacher["score"] if teacher["score"] else None
-        student["speedup"] = teacher["latency_ms"]["32"] / student["latency_ms"]["32"]
-        if data.kind == "classification":
-            same = logits["student"][part].argmax(1) == logits["teacher"][part].argmax(1)
-            agreement = float(same.float().mean())
-    student["agreement"] = agreement
     student_shape = anatomy.shape_of(setup.student.config)
     teacher_shape = None if setup.teacher is None else setup.teacher.shape
     mapping = []
@@ -366,6 +376,7 @@ def _report(
             "mean_length": float(setup.dev[part].student.lengths.mean()),
         },
         **entries,
+        "store": None if setup.store is None else describe(setup.store),
         "mapping": mapping,
         "teacher_layers": teacher_shape.layers if teacher_shape else None,
         "student_layers": student_shape.layers,

@@ -15,11 +15,11 @@ from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Scheme, Store, compact
 from tutelage.objectives.mapping import half_up
 from tutelage.objectives.terms import Objective
-from tutelage.preflight import Setup, ask_teacher, objectives_of, outline, planned_steps, prepare, typical
+from tutelage.preflight import Setup, ask_teacher, needs_live, objectives_of, outline, planned_steps, prepare, typical
 from tutelage.progress import Display
 from tutelage.recipe import Recipe
 from tutelage.runs import new_accelerator
-from tutelage.teacher_store import storable, verified
+from tutelage.teacher_store import describe, kept, storable, verified
 from tutelage.teachers.source import Source, tokenizer_fingerprint
 
 
@@ -33,7 +33,7 @@ def write(config: RunConfig, whole: bool, *, quiet: bool = False) -> dict[str, A
         assert setup.knowledge is not None and config.out is not None
         scheme = _scheme(setup, whole)
         total = int(scheme.record_bytes(setup.knowledge.encoded.lengths).sum())
-        display.say(f"{len(setup.knowledge.ids):,} examples, {total / 1e6:,.1f} MB: {_kept(scheme)}")
+        display.say(f"{len(setup.knowledge.ids):,} examples, {total / 1e6:,.1f} MB: {kept(scheme)}")
         ask_teacher(setup, accelerator, display)
         store = setup.knowledge.write(Path(config.out), scheme, setup.teacher_logits, accelerator, display)
     return describe(store)
@@ -63,10 +63,13 @@ def estimate(config: RunConfig, whole: bool) -> dict[str, Any]:
     sizes = scheme.record_bytes(lengths)
     teacher = speed.flops(setup.teacher.outline, typical(setup.knowledge.encoded, setup.teacher.outline)(1))
     student = speed.flops(setup.student, typical(setup.train.student, setup.student)(1))
-    seen = sum(planned_steps(stage, setup.train.examples) * stage.batch_size for stage in config.recipe.stages)
-    epochs = seen / len(setup.train.examples)
-    asked = len(lengths) / len(setup.train.examples)  # held-out examples are asked about, too
-    live, stored = epochs * (teacher + 3 * student), asked * teacher + 3 * epochs * student
+    shown = [planned_steps(stage, setup.train.examples) * stage.batch_size for stage in config.recipe.stages]
+    beside = sum(
+        count
+        for count, objective in zip(shown, objectives_of(setup), strict=True)
+        if needs_live(objective.teacher_needs)
+    )
+    learning = 3 * student * sum(shown)
     full = Scheme.covering(
         Needs(logits=True, hidden=frozenset(layer for layer, _ in scheme.columns)),
         scheme.classes,
@@ -76,17 +79,18 @@ def estimate(config: RunConfig, whole: bool) -> dict[str, Any]:
     return {
         "examples": len(lengths),
         "mean_length": float(lengths.mean()),
-        "keeps": _kept(scheme),
+        "keeps": kept(scheme),
         "bytes": int(sizes.sum()),
         "bytes_per_example": float(sizes.mean()),
         "share_of_these_layers": float(sizes.sum() / full.record_bytes(lengths).sum()),
         "teacher_pass_flops": teacher * len(lengths),
         "teacher_flops_per_example": teacher,
         "student_step_flops_per_example": 3 * student,
-        "break_even_epochs": asked,
-        "planned_epochs": epochs,
+        "break_even_epochs": len(lengths) / len(setup.train.examples),
+        "planned_epochs_beside_the_teacher": beside / len(setup.train.examples),
         "ideal_speedup_per_step": (teacher + 3 * student) / (3 * student),
-        "ideal_speedup_of_the_run": live / stored,
+        "ideal_speedup_of_the_run": (beside * teacher + learning) / (len(lengths) * teacher + learning),
+        "ideal_speedup_of_the_next_run": (beside * teacher + learning) / learning,
     }
 
 
@@ -102,40 +106,6 @@ def verify(folder: Path, teacher: str | None) -> None:
     if teacher is not None:
         source = Source(teacher)
         store.check(source.fingerprint, tokenizer_fingerprint(source.tokenizer), store.manifest.precision)
-
-
-def describe(store: Store) -> dict[str, Any]:
-    """What a store is, as plain values."""
-    ours = store.manifest
-    return {
-        "path": store.name,
-        "task": ours.task,
-        "teacher": ours.teacher,
-        "teacher_fingerprint": ours.teacher_fingerprint,
-        "tokenizer_fingerprint": ours.tokenizer_fingerprint,
-        "precision": ours.precision,
-        "max_length": ours.max_length,
-        "examples": ours.examples,
-        "tokens": ours.tokens,
-        "keeps": _kept(ours.scheme),
-        "dtype": ours.scheme.dtype,
-        "bytes": ours.bytes,
-        "bytes_per_example": ours.bytes / ours.examples,
-        "shards": len(ours.shards),
-        "dev": sorted(ours.evaluation),
-    }
-
-
-def _kept(scheme: Scheme) -> str:
-    parts = [f"{scheme.classes} logits"] if scheme.classes else []
-    if scheme.columns:
-        layers = ", ".join(str(layer) for layer in sorted({layer for layer, _ in scheme.columns}))
-        parts.append(f"hidden states of layers {layers} at {scheme.tokens}, {scheme.neurons}, in {scheme.dtype}")
-    if scheme.scorers:
-        parts.append(
-            f"rankings of tokens by layers {', '.join(str(layer) for layer in sorted({s for s, _ in scheme.scorers}))}"
-        )
-    return "; ".join(parts)
 
 
 def _scheme(setup: Setup, whole: bool) -> Scheme:

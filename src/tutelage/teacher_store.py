@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from filelock import FileLock
@@ -161,3 +162,38 @@ def verified(store: Store, display: Display) -> Store:
     total = sum((store.folder / name).stat().st_size for name in store.checksums)
     store.verify(lambda count: display.advance("store verified", total, count))
     return store
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """What a store is, as plain values."""
+    ours = store.manifest
+    return {
+        "path": store.name,
+        "task": ours.task,
+        "teacher": ours.teacher,
+        "teacher_fingerprint": ours.teacher_fingerprint,
+        "tokenizer_fingerprint": ours.tokenizer_fingerprint,
+        "precision": ours.precision,
+        "max_length": ours.max_length,
+        "examples": ours.examples,
+        "tokens": ours.tokens,
+        "keeps": kept(ours.scheme),
+        "dtype": ours.scheme.dtype,
+        "bytes": ours.bytes,
+        "bytes_per_example": ours.bytes / ours.examples,
+        "shards": len(ours.shards),
+        "dev": sorted(ours.evaluation),
+    }
+
+
+def kept(scheme: Scheme) -> str:
+    """What a store of this scheme keeps, in words."""
+    parts = [f"{scheme.classes} logits"] if scheme.classes else []
+    if scheme.columns:
+        layers = ", ".join(str(layer) for layer in sorted({layer for layer, _ in scheme.columns}))
+        parts.append(f"hidden states of layers {layers} at {scheme.tokens}, {scheme.neurons}, in {scheme.dtype}")
+    if scheme.scorers:
+        parts.append(
+            f"rankings of tokens by layers {', '.join(str(layer) for layer in sorted({s for s, _ in scheme.scorers}))}"
+        )
+    return "; ".join(parts)

@@ -617,4 +617,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
     """Where and how long the run took place: names and values."""
     device = [(words(name), str(value)) for name, value in report["environment"].items()]
     whole = [("whole run", seconds_text(report["seconds"]))] if report.get("seconds") else []
-    return [("tutelage", report["tutelage"]), *device, ("seed", str(report["seed"])), *whole]
+    kept = []
+    if store := report.get("store"):
+        kept = [("teacher store", f"{store['keeps']}; {bytes_text(store['bytes'])}")]
+    return [("tutelage", report["tutelage"]), *device, ("seed", str(report["seed"])), *kept, *whole]

@@ -47,7 +47,7 @@ class Source:
             TutelageError: when there are none, or none for the classification head.
         """
         if self._model is None:
-            if (Path(self._path).parent / "manifest.json").exists():
+            if not self.has_weights:
                 raise TutelageError(
                     f"{self.name!r} is what a store kept of its teacher, without weights, but this run needs them; give "
                     "the teacher itself with --teacher"
@@ -60,6 +60,11 @@ class Source:
                 )
             self._model = model
         return self._model
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are any to load: a store keeps none."""
+        return not (Path(self._path).parent / "manifest.json").exists()
 
     @property
     def loaded(self) -> bool:

@@ -1,0 +1,494 @@
+"""``tutelage search-knowledge``: the smallest part of a teacher's hidden states that teaches best.
+
+The teacher runs once, into a store of everything; each configuration then reads its part. Configurations are drawn evenly
+over the orders of magnitude of their size. Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) trains all
+of them briefly, the best third for longer, and the last ones fully and with several seeds.
+
+    OUT/search.json, search.svg    what came out, and its picture
+    OUT/store/                     the teacher's knowledge
+    OUT/students/                  where each seed starts, if it is cut out of the teacher
+    OUT/runs/                      a run for each configuration, length and seed; those of the last rung keep their student
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from itertools import pairwise, product
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import transformers
+from jinja2 import Environment
+from pydantic import BaseModel
+
+from tutelage import anatomy, runs, stores
+from tutelage.config import RunConfig, to_yaml, validated, with_settings
+from tutelage.disk import write_text
+from tutelage.errors import TutelageError
+from tutelage.knowledge.signals import Needs
+from tutelage.methods.minimum_knowledge import minimum_knowledge
+from tutelage.objectives.mapping import half_up
+from tutelage.objectives.terms import HiddenKnowledge
+from tutelage.preflight import Setup, prepare
+from tutelage.progress import Display
+from tutelage.report.page import bytes_text, words
+from tutelage.students.build import Checkpoint, Copied, Pruned, Student, parse
+
+DEPTHS = ("1", "2", "3", "all")
+LENGTHS = ("1", "5", "10", "20", "50", "all")
+WIDTHS = ("0.05", "0.1", "0.2", "0.5", "1")
+TOPS = (8, 10, 12)
+"""Twelfths of the teacher's depth; a store that is written ``whole`` has these."""
+BINS = 12
+ETA = 3
+"""One in so many goes on to the next rung, which trains so many times as long."""
+
+
+class Candidate(BaseModel):
+    """A configuration: how much is kept (as in :class:`HiddenKnowledge`), up to which teacher layer, and what it weighs."""
+
+    keep: str
+    top: int
+    bytes_per_example: float
+    """Of the smallest store that serves it, mean over the examples; the teacher's predictions are in it."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.keep}, top {self.top}"
+
+
+class Trial(Candidate):
+    """A configuration and how well it taught in the longest runs that it had; scores are of the task's first metric."""
+
+    rung: int
+    """The rung it came to, from 1."""
+    score: float
+    """On the selection data, mean over the seeds."""
+    scores: dict[int, float]
+    """The same by seed."""
+    dev_score: float
+    """On dev, mean over the seeds; nothing was chosen by it."""
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """Lower is better: first who came further, of equal scores the smaller."""
+        return (-self.rung, -self.score, self.bytes_per_example)
+
+
+class Rung(BaseModel):
+    """How many configurations were trained for how many epochs of each stage, with how many seeds."""
+
+    epochs: dict[str, int]
+    trials: int
+    seeds: int
+
+
+class Search(BaseModel):
+    """What a search found; ``search.json`` is this."""
+
+    task: str
+    metric: str
+    teacher: str
+    rungs: list[Rung]
+    trials: list[Trial]
+    """All configurations, the smallest first. Scores compare within a rung only: later ones train longer."""
+    front: list[Trial]
+    """Of the last rung those that no other beats in score without being larger, the smallest first."""
+
+    def best_under(self, budget: float) -> Trial:
+        """The best configuration of at most ``budget`` bytes per example.
+
+        Raises:
+            TutelageError: when all that were tried are larger.
+        """
+        fitting = [trial for trial in self.trials if trial.bytes_per_example <= budget]
+        if not fitting:
+            least = min(self.trials, key=lambda trial: trial.bytes_per_example)
+            raise TutelageError(
+                f"no configuration that was tried has at most {budget:,.0f} bytes per example; the smallest, {least.name}, "
+                f"has {math.ceil(least.bytes_per_example):,}; allow that, or try more with --trials"
+            )
+        return min(fitting, key=lambda trial: trial.rank)
+
+
+def search_knowledge(
+    teacher: str,
+    out: str,
+    *,
+    student: str | Student | None = None,
+    trials: int = 24,
+    seeds: int = 3,
+    seed: int = 0,
+    hidden_epochs: int = 3,
+    prediction_epochs: int = 2,
+    lr: float | None = None,
+    mixed_precision: str = "no",
+    dtype: str = "float16",
+    quiet: bool = False,
+    settings: Sequence[str] = (),
+    **data: Any,
+) -> Search:
+    """Find how much of a teacher's hidden states is enough, and which: score against bytes per example.
+
+    The grid is 1, 2, 3 or all pairs of layers, 1 to 50 or all tokens, a twentieth to all neurons, up to the teacher's layer
+    at 8, 10 or 12 twelfths of its depth; ``trials`` configurations of it are tried by
+    :func:`~tutelage.methods.minimum_knowledge.minimum_knowledge`. They are compared on the part of train that is held out,
+    never on dev. A killed call goes on when it is repeated; with more ``trials`` or ``seeds``, finished runs are not repeated.
+
+    Args:
+        teacher: A fine-tuned BERT-family classifier, a folder or a hub id.
+        out: Folder of the search; see the top of this module for what it gets.
+        student: As in :func:`tutelage.api.distill`; without it the method's (ROSITA6).
+        trials: How many configurations; the first rung trains all of them, each later one the best third.
+        seeds: Runs of each configuration in the last rung (seeds ``seed``, ``seed + 1``, ...); earlier rungs have one.
+        seed: Of the draw and of the runs.
+        hidden_epochs: Epochs on hidden states in the last rung; a third of it in the rung before, and so on, at least 1.
+        prediction_epochs: The same on the predictions.
+        lr: Peak learning rate of both stages; without it the method's (5e-5, then 2e-5).
+        mixed_precision: ``no``, ``bf16`` or ``fp16``, of teacher and students.
+        dtype: Type of stored hidden states: float32, float16, bfloat16 or int8. Bytes per example are counted in it.
+        quiet: Show nothing.
+        settings: ``path=value`` as ``--set`` takes them; the epochs in them are those of the last rung.
+        **data: The texts, in the words of :class:`tutelage.config.DataConfig`.
+
+    Raises:
+        TutelageError: for anything wrong with what was given; then nothing has been written.
+    """
+    if trials < 1 or seeds < 1:
+        raise TutelageError(f"trials={trials} and seeds={seeds} leave nothing to try; give at least 1 of each")
+    recipe = minimum_knowledge()
+    if student is not None:
+        recipe = recipe.model_copy(update={"student": parse(student) if isinstance(student, str) else student})
+    folder = Path(out)
+    tree = {
+        "recipe": recipe.model_dump(mode="json"),
+        "data": data,
+        "teacher": teacher,
+        "out": str(folder / "store"),
+        "seed": seed,
+        "baseline": False,
+        "mixed_precision": mixed_precision,
+        "store_dtype": dtype,
+    }
+    ours = [f"stages.hidden.epochs={hidden_epochs}", f"stages.prediction.epochs={prediction_epochs}"]
+    ours += [] if lr is None else [f"stages.*.lr={lr}"]
+    base = with_settings(validated(tree, "the search"), [*ours, *settings])
+    _check_place(base, folder)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    display = Display(quiet)
+    setup = prepare(base, runs.new_accelerator(base.mixed_precision), display, sketch=True)
+    _check(setup, folder / "store")
+    drawn = draw(candidates(setup), trials, seed)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TutelageError(f"--out {out!r} cannot be written ({error.strerror}); name another folder") from None
+    write_text(folder / "search.yaml", to_yaml(base))
+    if not (folder / "store").exists():
+        stores.write(base, whole=True, quiet=quiet)
+    students = {s: _student(base, folder, s, display) for s in range(seed, seed + seeds)}
+    epochs = schedule(len(drawn), [stage.epochs for stage in base.recipe.stages])
+    rungs, tried = _climb(base, folder, drawn, epochs, students, display)
+    found = Search(
+        task=setup.data.task,
+        metric=setup.data.metrics[0],
+        teacher=teacher,
+        rungs=rungs,
+        trials=sorted(tried, key=lambda trial: (trial.bytes_per_example, trial.name)),
+        front=pareto([trial for trial in tried if trial.rung == len(rungs)]),
+    )
+    write_text(folder / "search.json", found.model_dump_json(indent=1))
+    write_text(folder / "search.svg", picture(found))
+    return found
+
+
+def _check_place(base: RunConfig, folder: Path) -> None:
+    """See that the folder is new, empty, or this search's own; a store that lies there already is welcome."""
+    before = folder / "search.yaml"
+    if before.exists():
+        if before.read_text(encoding="utf-8") != to_yaml(base):
+            raise TutelageError(
+                f"{str(folder)!r} holds a search with other settings; see its search.yaml, or give another --out"
+            )
+    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {"store"}:
+        raise TutelageError(f"{str(folder)!r} is not empty and holds no search; give an empty or new folder to --out")
+
+
+def _check(setup: Setup, store: Path) -> None:
+    """See that there is something to compare runs on, and that a store that lies there is of this teacher and data."""
+    assert setup.knowledge is not None
+    data, dtype = setup.config.data, setup.config.store_dtype
+    if setup.data.selection is next(iter(setup.data.dev.values())):
+        raise TutelageError(
+            f"data.holdout={data.holdout:g} leaves nothing of train to compare configurations on, and dev is for the "
+            "report alone; hold out a tenth (data.holdout=0.1), or give more training data"
+        )
+    last = setup.config.recipe.stages[-1]
+    if last.select != "best":
+        raise TutelageError(
+            f"stage {last.name!r} has select={last.select}, so no run would be scored on held-out data; leave select=best"
+        )
+    if store.exists():
+        found = setup.knowledge.open(store, Needs(logits=True))[0].scheme.dtype
+        if found != dtype:
+            raise TutelageError(
+                f"the store {str(store)!r} is of {found}, not {dtype}; set the same, or give another --out"
+            )
+
+
+# ------------------------------------------------------------------------------------------------------ what is tried
+
+
+def candidates(setup: Setup) -> list[Candidate]:
+    """The grid, without what these models and texts cannot tell apart: each amount once, none beyond what there is."""
+    assert setup.knowledge is not None and setup.teacher is not None
+    student, teacher = anatomy.shape_of(setup.student.config), setup.teacher.shape
+    lengths = setup.knowledge.encoded.lengths
+    terms = [term for stage in setup.config.recipe.stages for term in stage.objective]
+    knowledge = next(term for term in terms if isinstance(term, HiddenKnowledge))
+    found: dict[Any, Candidate] = {}
+    for twelfths, depth, length, width in product(TOPS, DEPTHS, LENGTHS, WIDTHS):
+        if (depth != "all" and int(depth) > student.layers + 1) or (length != "all" and int(length) >= lengths.max()):
+            continue
+        keep, top = f"{depth}l_{length}t_{width}h", half_up(twelfths * teacher.layers, 12)
+        term = knowledge.model_copy(update={"keep": keep, "top": top})
+        needs = Needs(logits=True) | term.needs(student, teacher)[1]
+        size = setup.knowledge.scheme(needs, setup.config.store_dtype).record_bytes(lengths).mean()
+        meaning = (tuple(term.pairs(student, teacher)), tuple(term.cuts(student, teacher)))
+        found.setdefault(meaning, Candidate(keep=keep, top=top, bytes_per_example=float(size)))
+    return list(found.values())
+
+
+def draw(given: Sequence[Candidate], count: int, seed: int) -> list[Candidate]:
+    """``count`` of them (or all) without repetition, as many from each of ``BINS`` equal parts of the log of their bytes."""
+    logs = np.log([candidate.bytes_per_example for candidate in given])
+    bins = np.digitize(logs, np.linspace(logs.min(), logs.max(), BINS + 1)[1:-1])
+    generator = np.random.default_rng([seed, 0x5EA])
+    groups = [generator.permutation(np.flatnonzero(bins == place)).tolist() for place in range(BINS)]
+    drawn: list[int] = []
+    while len(drawn) < min(count, len(given)):
+        drawn += [groups[place].pop() for place in generator.permutation(BINS) if groups[place]]
+    return [given[row] for row in drawn[:count]]
+
+
+def schedule(trials: int, epochs: list[int]) -> list[list[int]]:
+    """The epochs of each stage, by rung, ``epochs`` last; as many rungs as there are trials and epochs to divide by ``ETA``."""
+    plan = [epochs]
+    while ETA ** len(plan) <= trials:
+        shorter = [max(1, round(count / ETA ** len(plan))) for count in epochs]
+        if shorter == plan[0]:
+            break
+        plan.insert(0, shorter)
+    return plan
+
+
+# --------------------------------------------------------------------------------------------------------------- runs
+
+
+def _student(base: RunConfig, folder: Path, seed: int, display: Display) -> Student:
+    """The student from which the runs of a seed start, without the teacher's weights: what is cut out of them is saved."""
+    spec = base.recipe.student
+    if not (isinstance(spec, Pruned) or (isinstance(spec, Copied) and spec.source is None)):
+        return spec
+    place = folder / "students" / f"seed{seed}"
+    if not place.exists():
+        config = base.model_copy(update={"seed": seed, "teacher_store": str(folder / "store")})
+        with display:
+            setup = prepare(config, runs.new_accelerator(base.mixed_precision), display)
+        partial = place.with_name(f"{place.name}.partial")
+        setup.student.save_pretrained(partial)
+        setup.tokenizer.save_pretrained(partial)
+        partial.rename(place)
+    return Checkpoint(name=str(place))
+
+
+def _climb(
+    base: RunConfig,
+    folder: Path,
+    drawn: Sequence[Candidate],
+    plan: list[list[int]],
+    students: dict[int, Student],
+    display: Display,
+) -> tuple[list[Rung], list[Trial]]:
+    """Successive halving: what was done, and every configuration with the scores of its last rung."""
+    rungs: list[Rung] = []
+    tried: dict[str, Trial] = {}
+    climbing: Sequence[Candidate] = drawn
+    for number, epochs in enumerate(plan, start=1):
+        last = number == len(plan)
+        seeds = list(students) if last else list(students)[:1]
+        by_stage = {stage.name: count for stage, count in zip(base.recipe.stages, epochs, strict=True)}
+        rungs.append(Rung(epochs=by_stage, trials=len(climbing), seeds=len(seeds)))
+        measured: list[Trial] = []
+        for candidate in climbing:
+            scores, dev = {}, []
+            for seed in seeds:
+                config = _config(base, folder, candidate, epochs, students[seed], seed)
+                report = runs.run(config, resume=True, quiet=True)
+                scores[seed] = float(report["stages"][-1]["best"]["score"])
+                dev.append(float(report["student"]["score"]))
+                if not last:
+                    shutil.rmtree(Path(str(config.out)) / "student", ignore_errors=True)
+            result = {"rung": number, "score": mean(scores.values()), "scores": scores, "dev_score": mean(dev)}
+            measured.append(trial := Trial(**candidate.model_dump() | result))
+            display.say(
+                f"rung {number} of {len(plan)}, {len(measured)} of {len(climbing)}: {candidate.name}: "
+                f"{candidate.bytes_per_example:,.0f} bytes per example, {report['metric']} {trial.score:.4f}"
+            )
+        tried |= {trial.name: trial for trial in measured}
+        climbing = sorted(measured, key=lambda trial: trial.rank)[: math.ceil(len(measured) / ETA)]
+    return rungs, list(tried.values())
+
+
+def _config(
+    base: RunConfig, folder: Path, candidate: Candidate, epochs: list[int], student: Student, seed: int
+) -> RunConfig:
+    """The run of a configuration: it reads from the store, and knows the teacher's sizes and tokenizer only."""
+    amount = {"keep": candidate.keep, "top": candidate.top}
+    stages = []
+    for stage, count in zip(base.recipe.stages, epochs, strict=True):
+        objective = [t.model_copy(update=amount) if isinstance(t, HiddenKnowledge) else t for t in stage.objective]
+        stages.append(stage.model_copy(update={"epochs": count, "objective": objective}))
+    name = f"{candidate.keep}-top{candidate.top}-{'+'.join(map(str, epochs))}-seed{seed}"
+    place = {
+        "teacher": str(folder / "store" / "teacher"),
+        "teacher_store": str(folder / "store"),
+        "out": str(folder / "runs" / name),
+    }
+    recipe = base.recipe.model_copy(update={"student": student, "stages": stages})
+    return base.model_copy(update={"recipe": recipe, "seed": seed, **place})
+
+
+def pareto(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that no other beats in score without being larger, the smallest first."""
+    front: list[Trial] = []
+    for trial in sorted(trials, key=lambda trial: (trial.bytes_per_example, -trial.score)):
+        if not front or trial.score > front[-1].score:
+            front.append(trial)
+    return front
+
+
+# -------------------------------------------------------------------------------------------------------- the picture
+
+LEFT, RIGHT, TOP, BOTTOM = 56.0, 844.0, 58.0, 420.0
+Label = tuple[float, float, str]
+
+
+def picture(search: Search) -> str:
+    """Score against bytes per example (log axis) as an SVG that needs nothing but itself: the last rung, and its front."""
+    others = [trial for trial in search.trials if trial.rung == len(search.rungs) and trial not in search.front]
+    last = [*search.front, *others]
+    scores = [score for trial in last for score in trial.scores.values()]
+    sizes = [trial.bytes_per_example for trial in search.trials]
+    # Wide enough that one of 1, 2, 5 times a power of ten is among them.
+    x_low, x_high = math.log10(min(sizes) / 1.6), math.log10(max(sizes) * 1.6)
+    step = next(size for size in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if np.ptp(scores) <= 6 * size)
+    y_low, y_high = math.floor(min(scores) / step + 1e-9), math.ceil(max(scores) / step - 1e-9)
+    y_high = max(y_high, y_low + 1)
+
+    def x_of(size: float) -> float:
+        return round(LEFT + (math.log10(size) - x_low) / (x_high - x_low) * (RIGHT - LEFT), 1)
+
+    def y_of(score: float) -> float:
+        return round(BOTTOM - (score / step - y_low) / (y_high - y_low) * (BOTTOM - TOP), 1)
+
+    front = [(x_of(trial.bytes_per_example), y_of(trial.score)) for trial in search.front]
+    stairs = [place for (x, y), (to, _) in pairwise([*front, (RIGHT, 0.0)]) for place in ((x, y), (to, y))]
+    factors = (1, 2, 5) if x_high - x_low < 3 else (1,)
+    amounts = [factor * 10.0**power for power in range(math.floor(x_low), math.ceil(x_high)) for factor in factors]
+    points = [(x_of(trial.bytes_per_example), y_of(trial.score)) for trial in last]
+    return (
+        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        .from_string(SVG)
+        .render(
+            search=search,
+            metric=words(search.metric),
+            marks=list(zip(last, points, _labels(points, [trial.name for trial in last]), strict=True)),
+            stairs=" ".join(f"{x},{y}" for x, y in stairs),
+            x_ticks=[(x_of(size), bytes_text(size)) for size in amounts if x_low <= math.log10(size) <= x_high],
+            y_ticks=[(y_of(i * step), f"{i * step:.{3 if step < 0.01 else 2}f}") for i in range(y_low, y_high + 1)],
+            x_of=x_of,
+            y_of=y_of,
+            frame={"left": LEFT, "right": RIGHT, "bottom": BOTTOM},
+        )
+    )
+
+
+def _labels(points: Sequence[tuple[float, float]], names: Sequence[str]) -> list[Label]:
+    """Where each name stands (x, y, anchor): near its point, over no other name or point as far as there is room."""
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+    labels: list[Label] = []
+    for (x, y), name in zip(points, names, strict=True):
+        width = 6.4 * len(name)
+        found = (math.inf, taken[0], (x, y, "start"))
+        for shift in (-10, 11, -23, 24, -36, 37, -49, 50, 0):
+            for left, at, anchor in (
+                (x + 9, x + 9, "start"),
+                (x - 9 - width, x - 9, "end"),
+                (x - width / 2, x, "middle"),
+            ):
+                box = (left, y + shift - 6, left + width, y + shift + 6)
+                covered = sum(b[0] < box[2] and box[0] < b[2] and b[1] < box[3] and box[1] < b[3] for b in taken)
+                outside = box[0] < LEFT or box[2] > RIGHT or box[1] < TOP - 12 or box[3] > BOTTOM - 10
+                if covered + 2 * outside < found[0]:
+                    found = (covered + 2 * outside, box, (at, y + shift + 4, anchor))
+        taken.append(found[1])
+        labels.append(found[2])
+    return labels
+
+
+SVG = """\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 520" role="img" aria-labelledby="title description">
+<title id="title">{{ search.task }}: {{ metric }} against bytes per example</title>
+<desc id="description">The front: {% for t in search.front %}
+{{ t.name }}, {{ "%.0f" | format(t.bytes_per_example) }} bytes, {{ "%.3f" | format(t.score) }}; {% endfor %}</desc>
+<style>
+svg { background: #fdfdfb; font: 11.5px system-ui, "Segoe UI", Roboto, Arial, sans-serif; }
+text { fill: #646b75; }
+.head { fill: #22252a; font-size: 15px; }
+.name { fill: #22252a; paint-order: stroke; stroke: #fdfdfb; stroke-width: 3px; stroke-linejoin: round; }
+.best { font-weight: 600; }
+.grid { stroke: #dcdedb; }
+.line { stroke: #646b75; }
+.range { stroke: #b4b8be; }
+.stairs { fill: none; stroke: #1d6a86; stroke-width: 1.5; stroke-dasharray: 5 3; }
+circle { fill: #fdfdfb; stroke: #646b75; stroke-width: 1.75; }
+circle.best { fill: #1d6a86; stroke: #1d6a86; }
+</style>
+<text class="head" x="12" y="24">{{ search.task }}: how much of the teacher's hidden states is enough</text>
+<text x="12" y="44">{{ metric }} on the selection data</text>
+{% for y, text in y_ticks %}
+<line class="grid" x1="{{ frame.left }}" x2="{{ frame.right }}" y1="{{ y }}" y2="{{ y }}"/>
+<text x="{{ frame.left - 8 }}" y="{{ y + 4 }}" text-anchor="end">{{ text }}</text>
+{% endfor %}
+<line class="line" x1="{{ frame.left }}" x2="{{ frame.right }}" y1="{{ frame.bottom }}" y2="{{ frame.bottom }}"/>
+{% for x, text in x_ticks %}
+<line class="line" x1="{{ x }}" x2="{{ x }}" y1="{{ frame.bottom }}" y2="{{ frame.bottom + 4 }}"/>
+<text x="{{ x }}" y="{{ frame.bottom + 18 }}" text-anchor="middle">{{ text }}</text>
+{% endfor %}
+<text x="{{ frame.right }}" y="{{ frame.bottom + 36 }}" text-anchor="end">bytes per example</text>
+{% for line in (
+  "Filled: the front, the best score that so many bytes buy. Vertical lines: from the worst seed to the best.",
+  "Strokes on the axis: configurations that shorter training has ruled out.",
+  "A name says how many pairs of layers and tokens, which share of neurons, and up to which teacher layer.") %}
+<text x="12" y="{{ frame.bottom + 40 + 16 * loop.index }}">{{ line }}</text>
+{% endfor %}
+{% for t in search.trials if t.rung < search.rungs | length %}
+<line class="line" x1="{{ x_of(t.bytes_per_example) }}" x2="{{ x_of(t.bytes_per_example) }}"
+ y1="{{ frame.bottom - 9 }}" y2="{{ frame.bottom }}"><title>{{ t.name }}, stopped at rung {{ t.rung }}</title></line>
+{% endfor %}
+<polyline class="stairs" points="{{ stairs }}"/>
+{% for t, (x, y), label in marks %}
+<line class="range" x1="{{ x }}" x2="{{ x }}" y1="{{ y_of(t.scores.values() | min) }}" y2="{{ y_of(t.scores.values() | max) }}"/>
+{% endfor %}
+{% for t, (x, y), (at, height, anchor) in marks | reverse %}
+<circle class="{{ "best" if t in search.front }}" cx="{{ x }}" cy="{{ y }}" r="4"/>
+<text class="name {{ "best" if t in search.front }}" x="{{ at }}" y="{{ height }}" text-anchor="{{ anchor }}">{{ t.name }}</text>
+{% endfor %}
+</svg>
+"""

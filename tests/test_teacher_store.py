@@ -1,0 +1,286 @@
+"""Runs and stores: a run writes the store that it lacks, later runs read it, and the teacher stays on disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_model, write_csv
+from safetensors.torch import load_file
+from test_common import ROWS, config_for, small
+
+from tutelage import cli
+from tutelage.config import DataConfig, RunConfig, to_yaml
+from tutelage.knowledge.store import Store
+from tutelage.methods import METHODS
+from tutelage.objectives.terms import HiddenKnowledge, SoftLabels
+from tutelage.recipe import Recipe, Stage
+from tutelage.runs import run
+from tutelage.students.build import Copied, Fresh
+from tutelage.teachers.source import Source
+
+
+@pytest.fixture
+def stores(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
+    return tmp_path / "stores"
+
+
+def no_weights(monkeypatch) -> None:
+    def refuse(self: Source) -> None:
+        raise AssertionError("the teacher's weights were loaded")
+
+    monkeypatch.setattr(Source, "model", property(refuse))
+
+
+def finished(root: Path) -> list[Path]:
+    return sorted(path.parent for path in root.glob("*/manifest.json"))
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "student" / "model.safetensors")
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"finetune"}))
+def test_every_method_learns_from_a_store_what_it_learns_from_the_teacher(
+    method: str, teacher_folder: Path, tmp_path: Path, stores: Path
+) -> None:
+    recipe = small(method, ROWS[method], 2)
+    common = {"recipe": recipe, "baseline": False}
+    live = run(config_for(method, teacher_folder, tmp_path / "live", **common), quiet=True)
+    auto = config_for(method, teacher_folder, tmp_path / "auto", **common, teacher_store="auto", store_dtype="float32")
+    stored = run(auto, quiet=True)
+    assert len(finished(stores)) == 1
+    assert live["store"] is None and stored["store"]["bytes"] == Store(finished(stores)[0]).manifest.bytes
+    ours, theirs = weights(tmp_path / "auto"), weights(tmp_path / "live")
+    for name in theirs:  # the writer's batches are others than the run's: rounding differs
+        torch.testing.assert_close(ours[name], theirs[name], atol=2e-3, rtol=1e-2)
+    assert stored["teacher"]["scores"] == live["teacher"]["scores"]
+    if not method.startswith("tinybert"):
+        assert "attention" not in stored["store"]["keeps"] or method.startswith("minimum")
+
+
+@pytest.mark.parametrize("method", ["kd", "distilbert", "pkd", "minimum_knowledge"])
+def test_the_next_run_reads_the_store_and_loads_no_weights(
+    method: str, teacher_folder: Path, tmp_path: Path, stores: Path, monkeypatch
+) -> None:
+    """Other seeds hold out other examples: the store has them all."""
+    student = Fresh(layers=2, hidden=32, heads=4, intermediate=24)
+    recipe = small(method, student, 1)
+    common = {"recipe": recipe, "baseline": False, "teacher_store": "auto"}
+    first = run(config_for(method, teacher_folder, tmp_path / "first", **common), quiet=True)
+    written = [path.stat().st_mtime_ns for path in sorted(finished(stores)[0].iterdir())]
+    no_weights(monkeypatch)
+    again = run(config_for(method, teacher_folder, tmp_path / "again", **common), quiet=True)
+    other = run(config_for(method, teacher_folder, tmp_path / "other", **common, seed=7), quiet=True)
+    assert [path.stat().st_mtime_ns for path in sorted(finished(stores)[0].iterdir())] == written
+    assert len(finished(stores)) == 1
+    assert again["student"]["scores"] == first["student"]["scores"]
+    for name, tensor in weights(tmp_path / "first").items():
+        assert torch.equal(tensor, weights(tmp_path / "again")[name]), name
+    assert other["store"] == first["store"]
+    # and without the teacher's folder at all: what the store keeps of it is enough
+    place = finished(stores)[0]
+    gone = {"recipe": recipe, "baseline": False, "teacher": str(place / "teacher"), "teacher_store": str(place)}
+    report = run(config_for(method, teacher_folder, tmp_path / "gone", **gone), quiet=True)
+    assert report["student"]["scores"] == first["student"]["scores"]
+    assert report["teacher"]["latency_ms"] is None and report["teacher"]["parameters"] == first["teacher"]["parameters"]
+    html = (tmp_path / "gone" / "report.html").read_text()
+    assert "teacher store" in html and "faster" not in html
+
+
+def test_a_larger_store_serves_and_a_smaller_one_does_not(
+    teacher_folder: Path, tmp_path: Path, stores: Path, monkeypatch
+) -> None:
+    student = Copied(layers=2)
+    whole = small("distilbert", student, 1)
+    config = config_for(
+        "distilbert", teacher_folder, tmp_path / "a", recipe=whole, baseline=False, teacher_store="auto"
+    )
+    run(config, quiet=True)
+    for method, count in (("kd", 1), ("minimum_knowledge", 2), ("logits_mse", 2)):
+        recipe = small(method, student, 1)
+        out = tmp_path / method
+        run(config_for(method, teacher_folder, out, recipe=recipe, baseline=False, teacher_store="auto"), quiet=True)
+        assert len(finished(stores)) == count, method
+
+
+def test_new_data_get_a_new_store(teacher_folder: Path, tmp_path: Path, stores: Path) -> None:
+    recipe = small("kd", ROWS["kd"], 1)
+    for number, extra in enumerate((0, 0, 5)):
+        data = DataConfig(
+            train=str(write_csv(tmp_path / f"train{number}.csv", 60 + extra, 1)), dev=str(teacher_folder / "dev.csv")
+        )
+        out = tmp_path / str(number)
+        run(
+            config_for("kd", teacher_folder, out, recipe=recipe, baseline=False, teacher_store="auto", data=data),
+            quiet=True,
+        )
+        assert len(finished(stores)) == (1, 1, 2)[number]
+
+
+@pytest.fixture
+def console(capsys, monkeypatch):
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tutelage", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_the_commands(teacher_folder: Path, tmp_path: Path, console, monkeypatch) -> None:
+    """Plan, write, inspect, verify, compact, distil from the cut: each as a user would."""
+    data = ("--train", teacher_folder / "train.csv", "--dev", teacher_folder / "dev.csv")
+    teacher = ("--teacher", teacher_folder / "teacher")
+    recipe = ("--method", "minimum_knowledge", "--student", "layers=2")
+    small_amount = ("--set", "hidden.keep=1l_3t_0.2h")
+
+    code, out, err = console("store", "plan", *teacher, *data, *recipe, *small_amount, "--json")
+    plan = json.loads(out)
+    assert code == 0 and not err
+    code, out, _ = console(
+        "store", "write", *teacher, *data, *recipe, *small_amount, "--out", tmp_path / "one", "--json"
+    )
+    one = json.loads(out)
+    assert plan["bytes"] == one["bytes"] == 400 * plan["bytes_per_example"]
+    assert plan["bytes_per_example"] == 4 * 2 + 1 + 3 * (1 + 6 * 2 + 4)
+    code, out, _ = console("store", "plan", *teacher, *data, *recipe, "--whole", "--json")
+    whole_plan = json.loads(out)
+    code, out, _ = console("store", "write", *teacher, *data, *recipe, "--whole", "--out", tmp_path / "whole", "--json")
+    assert json.loads(out)["bytes"] == whole_plan["bytes"] > 20 * one["bytes"]
+    assert whole_plan["ideal_speedup_per_step"] > whole_plan["ideal_speedup_of_the_run"] > 1
+
+    no_weights(monkeypatch)
+    cut = ("--student", "layers=2", *small_amount, "--out", tmp_path / "cut")
+    code, out, _ = console("store", "compact", tmp_path / "whole", *cut, "--json")
+    assert code == 0
+    ours, theirs = tmp_path / "cut" / "shard-00000.bin", tmp_path / "one" / "shard-00000.bin"
+    assert ours.read_bytes() == theirs.read_bytes()
+    code, out, _ = console("store", "inspect", tmp_path / "cut")
+    assert code == 0 and "3 token(s) by attention without [SEP]" in " ".join(out.split())
+    assert console("store", "verify", tmp_path / "cut", *teacher)[0] == 0
+    settings = ("--set", "stages.*.epochs=1", "--no-baseline")
+    fresh = ("--method", "minimum_knowledge", "--student", "layers=2,hidden=16,heads=2")
+    code, out, err = console(
+        "distill",
+        "--teacher-store",
+        tmp_path / "cut",
+        *data,
+        *fresh,
+        *small_amount,
+        *settings,
+        "--out",
+        tmp_path / "run",
+    )
+    assert code == 0, err
+    assert "the teacher is not loaded" in err and "(stored)" in err
+
+
+def test_mistakes_end_in_one_line(teacher_folder: Path, tmp_path: Path, console) -> None:
+    data = ("--train", teacher_folder / "train.csv", "--dev", teacher_folder / "dev.csv")
+    teacher = ("--teacher", teacher_folder / "teacher")
+    fresh = ("--student", "layers=2,hidden=16,heads=2")
+    assert console("store", "write", *teacher, *data, "--out", tmp_path / "logits")[0] == 0
+    other = tmp_path / "other"
+    model = tiny_model(seed=9)
+    model.save_pretrained(other)
+    Source(str(teacher_folder / "teacher")).tokenizer.save_pretrained(other)
+    edited = tmp_path / "edited.csv"
+    edited.write_text((teacher_folder / "train.csv").read_text().replace("word3", "word4"))
+    from_store = ("--teacher-store", tmp_path / "logits")
+    run_of = ("distill", *data, *fresh, "--out", tmp_path / "x")
+    hidden = ("--method", "minimum_knowledge")
+    changed = ("distill", "--train", edited, "--dev", teacher_folder / "dev.csv")
+    cases = [
+        ((*run_of, *from_store, "--teacher", other, "--allow-weak-teacher"), "made by another teacher"),
+        ((*changed, *fresh, *from_store, "--out", tmp_path / "x"), "other data"),
+        ((*run_of, *from_store, *hidden), "cannot teach this: it has no layer 3"),
+        ((*run_of, *from_store, "--max-length", 8), "is not the text|other data"),
+        (
+            (
+                "distill",
+                "--train",
+                edited,
+                "--dev",
+                teacher_folder / "dev.csv",
+                *fresh,
+                *from_store,
+                "--out",
+                tmp_path / "x",
+            ),
+            "other data",
+        ),
+        ((*run_of, *from_store, "--mixed-precision", "bf16"), "mixed_precision=no"),
+        (("distill", *data, "--student", "layers=2", *from_store, "--out", tmp_path / "x"), "without weights"),
+        ((*run_of, "--teacher-store", tmp_path / "nothing"), "cannot load|no teacher store"),
+        (run_of, "there is no teacher"),
+        ((*run_of, "--teacher-store", "auto"), "there is no teacher"),
+        (("store", "write", *teacher, *data, "--out", tmp_path / "logits"), "exists already"),
+        (("store", "inspect", teacher_folder), "no teacher store"),
+        (("store", "verify", tmp_path / "logits", "--teacher", other), "another teacher"),
+        (("store", "compact", tmp_path / "logits", "--out", tmp_path / "x", "--student", "layers=2"), "cannot be cut"),
+        (("store", "write", *teacher, *data, "--out", tmp_path / "x", "--dtype", "int4"), "store_dtype"),
+        (
+            ("store", "write", *teacher, *data, "--out", tmp_path / "x", *hidden, *fresh, "--set", "keep=9l_1t_1h"),
+            "has 3",
+        ),
+    ]
+    for words, expected in cases:
+        code, _, err = console(*words)
+        line = err.strip().splitlines()[-1]
+        assert code == 2, (words, err)
+        assert any(part in line for part in expected.split("|")), (words, line)
+        assert "Traceback" not in err
+        assert not (tmp_path / "x").exists(), words
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
+def test_the_teacher_is_absent_from_memory(tmp_path: Path, tokenizer, stores: Path) -> None:
+    """Peak memory of the process that trains from the store is lower by the size of the teacher, at least."""
+    teacher = tiny_model(layers=8, hidden=512, heads=8, intermediate=2048)
+    teacher.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    size = sum(p.numel() * 4 for p in teacher.parameters())
+    write_csv(tmp_path / "train.csv", 64, 1)
+    write_csv(tmp_path / "dev.csv", 32, 2)
+    stage = Stage(name="distill", objective=[SoftLabels(), HiddenKnowledge(keep="1l_1t_1h")], epochs=1)
+    recipe = Recipe(method="kd", title="kd", paper="-", student=Fresh(layers=1, hidden=16, heads=2), stages=[stage])
+    data = DataConfig(train=str(tmp_path / "train.csv"), dev=str(tmp_path / "dev.csv"))
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tutelage.config import from_yaml\n"
+        "from tutelage.runs import run\n"
+        "run(from_yaml(Path(sys.argv[1])), quiet=True)\n"
+        "lines = Path('/proc/self/status').read_text().splitlines()\n"
+        "print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith('VmHWM')))\n"
+    )
+    peaks = {}
+    for name in ("writes", "live", "stored"):
+        place = str(finished(stores)[0]) if name == "stored" else None
+        config = RunConfig(
+            recipe=recipe,
+            teacher=f"{place}/teacher" if place else str(tmp_path / "teacher"),
+            data=data,
+            out=str(tmp_path / name),
+            baseline=False,
+            allow_weak_teacher=True,
+            teacher_store={"writes": "auto", "live": None, "stored": place}[name],
+        )
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(to_yaml(config))
+        done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        peaks[name] = int(done.stdout.split()[-1])
+    assert size > 95e6
+    assert peaks["live"] - peaks["stored"] >= size
