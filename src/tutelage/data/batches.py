@@ -7,7 +7,6 @@ by which its losses are divided.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor
 
 from tutelage.data.examples import Encoded, Examples
-from tutelage.knowledge.selection import Tokens
 
 Rows = npt.NDArray[np.int64]
 
@@ -36,10 +34,6 @@ class Totals:
     """Pairs of real tokens: the sum of squared lengths."""
     sizes: tuple[tuple[int, int], ...] = ()
     """Tokens and separators of each example."""
-
-    def kept(self, tokens: Tokens) -> float:
-        """Tokens that a choice keeps."""
-        return sum(tokens.kept(*size) for size in self.sizes) if math.isfinite(self.examples) else math.inf
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ hidden-state knowledge.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -19,6 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from tutelage.data.batches import Totals
 from tutelage.data.examples import mixed
 
 Count = Annotated[int, Field(ge=1)]
@@ -55,6 +57,10 @@ class Tokens(BaseModel):
         """How many tokens of an example of ``length`` tokens, ``separators`` of them [SEP], are kept."""
         eligible = length if self.separators else length - separators
         return eligible if self.count is None else min(self.count, eligible)
+
+    def kept_of(self, totals: Totals) -> float:
+        """How many tokens of an optimiser step are kept."""
+        return sum(self.kept(*size) for size in totals.sizes) if math.isfinite(totals.examples) else math.inf
 
 
 class Neurons(BaseModel):

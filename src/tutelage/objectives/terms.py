@@ -384,7 +384,7 @@ class HiddenKnowledge(Term):
             if self.width_target == "zero_fill" and theirs.neurons is not None:
                 blank = target.new_zeros(*target.shape[:2], ours.shape[-1])
                 target = blank.scatter(-1, theirs.neurons.expand(target.shape), target)
-            total = total + losses.hidden_mse(ours, target, theirs.mask, x.batch.totals.kept(cut.tokens))
+            total = total + losses.hidden_mse(ours, target, theirs.mask, cut.tokens.kept_of(x.batch.totals))
         return total
 
     def _kept(self, hidden: Tensor, linear: nn.Module | None, theirs: Selected) -> Tensor:
