@@ -111,9 +111,13 @@ def test_methods() -> None:
     }
 
 
-@pytest.mark.parametrize("command", ["finetune", "distill", "evaluate", "methods", "recipe", "run", "demo"])
+COMMANDS = ["finetune", "distill", "evaluate", "methods", "recipe", "run", "demo", "search-knowledge"]
+STORE_COMMANDS = [f"store {name}" for name in ("write", "plan", "inspect", "verify", "compact")]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *STORE_COMMANDS])
 def test_help_has_an_example(command: str) -> None:
-    code, out, _ = invoke(command, "--help")
+    code, out, _ = invoke(*command.split(), "--help")
     assert code == 0 and "Example: tutelage" in " ".join(out.split())
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from tutelage.recipe import Recipe, Stage
     from tutelage.runs import run
+    from tutelage.search import search_knowledge
     from tutelage.students.build import Checkpoint, Copied, Fresh, Pruned
 
 _HOMES = {
@@ -43,6 +44,7 @@ _HOMES = {
     ),
     "tutelage.recipe": ("Recipe", "Stage"),
     "tutelage.runs": ("run",),
+    "tutelage.search": ("search_knowledge",),
     "tutelage.students.build": ("Checkpoint", "Copied", "Fresh", "Pruned"),
 }
 
@@ -72,6 +74,7 @@ __all__ = [
     "finetune",
     "plan_store",
     "run",
+    "search_knowledge",
     "write_store",
 ]
 

@@ -267,6 +267,85 @@ def demo(
     _show(run_demo(Path(out), quiet=as_json), str(Path(out) / "distilled"), as_json)
 
 
+@app.command(
+    "search-knowledge",
+    epilog="Example: tutelage search-knowledge --teacher teacher/ --task sst2 --student layers=3 --out search/ --under 10000",
+)
+def search_knowledge(
+    teacher: Annotated[str, typer.Option(help="Fine-tuned teacher: a folder or a hub id.")],
+    out: Annotated[
+        str, typer.Option(help="Folder for the search; must be new. A killed command goes on when repeated.")
+    ],
+    student: Annotated[str | None, typer.Option(help="As for distill; without it the method's own (ROSITA6).")] = None,
+    trials: Annotated[int, typer.Option(help="How many configurations to try.")] = 24,
+    seeds: Annotated[int, typer.Option(help="Runs of each configuration that comes to the last rung.")] = 3,
+    under: Annotated[
+        float | None, typer.Option(help="Name the best configuration of at most so many bytes per example.")
+    ] = None,
+    hidden_epochs: Annotated[int, typer.Option(help="Epochs on hidden states, in the last rung.")] = 3,
+    prediction_epochs: Annotated[int, typer.Option(help="Epochs on predictions, in the last rung.")] = 2,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate; without it the method's.")] = None,
+    dtype: Dtype = "float16",
+    task: Task = None,
+    data_dir: DataDir = None,
+    train: Train = None,
+    dev: Dev = None,
+    text: Text = "text",
+    text_pair: TextPair = None,
+    label: Label = "label",
+    kind: KindOption = None,
+    unlabeled: Annotated[str | None, typer.Option(help="File of text without labels, stored and learnt too.")] = None,
+    max_train: MaxTrain = None,
+    max_length: MaxLength = None,
+    seed: Seed = 0,
+    mixed_precision: Precision = "no",
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Find how little of a teacher's hidden states is enough: score against bytes per example."""
+    from tutelage import search
+
+    found = search.search_knowledge(
+        teacher,
+        out,
+        student=student,
+        trials=trials,
+        seeds=seeds,
+        seed=seed,
+        hidden_epochs=hidden_epochs,
+        prediction_epochs=prediction_epochs,
+        lr=lr,
+        mixed_precision=mixed_precision,
+        dtype=dtype,
+        quiet=as_json,
+        settings=settings or [],
+        **_data(task, data_dir, train, dev, text, text_pair, label, kind, unlabeled, max_train, max_length),
+    )
+    best = None if under is None else found.best_under(under)
+    if as_json:
+        chosen = {} if best is None else {"best_under": best.model_dump(mode="json")}
+        print(json.dumps({**found.model_dump(mode="json"), **chosen}, indent=1))
+        return
+    columns = ("kept", "bytes per example", f"{found.metric}, selection", "by seed", "dev")
+    table = Table(*columns, title="The best for their size")
+    for trial in found.front:
+        by_seed = " ".join(f"{score:.4f}" for score in trial.scores.values())
+        size = f"{trial.bytes_per_example:,.0f}"
+        table.add_row(trial.name, size, f"{trial.score:.4f}", by_seed, f"{trial.dev_score:.4f}")
+    console = Console()
+    console.print(table)
+    if best is not None:
+        early = "" if best.rung == len(found.rungs) else ", of shorter training"
+        console.print(
+            f"Best of at most {under:,.0f} bytes per example: {best.name}, {best.bytes_per_example:,.0f} bytes, "
+            f"{found.metric} {best.score:.4f}{early}; --method minimum_knowledge --set hidden.keep={best.keep} "
+            f"--set hidden.top={best.top}",
+            markup=False,
+            soft_wrap=True,
+        )
+    console.print(f"Picture: {out}/search.svg", markup=False, soft_wrap=True)
+
+
 store_app = typer.Typer(
     help="The teacher's knowledge on disk: asked once, read by every student.", no_args_is_help=True
 )

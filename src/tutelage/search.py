@@ -15,14 +15,13 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import numpy as np
 import transformers
-from jinja2 import Environment
 from pydantic import BaseModel
 
 from tutelage import anatomy, runs, stores
@@ -35,7 +34,7 @@ from tutelage.objectives.mapping import half_up
 from tutelage.objectives.terms import HiddenKnowledge
 from tutelage.preflight import Setup, prepare
 from tutelage.progress import Display
-from tutelage.report.page import bytes_text, words
+from tutelage.report.search import picture
 from tutelage.students.build import Checkpoint, Copied, Pruned, Student, parse
 
 DEPTHS = ("1", "2", "3", "all")
@@ -371,124 +370,3 @@ def pareto(trials: Sequence[Trial]) -> list[Trial]:
         if not front or trial.score > front[-1].score:
             front.append(trial)
     return front
-
-
-# -------------------------------------------------------------------------------------------------------- the picture
-
-LEFT, RIGHT, TOP, BOTTOM = 56.0, 844.0, 58.0, 420.0
-Label = tuple[float, float, str]
-
-
-def picture(search: Search) -> str:
-    """Score against bytes per example (log axis) as an SVG that needs nothing but itself: the last rung, and its front."""
-    others = [trial for trial in search.trials if trial.rung == len(search.rungs) and trial not in search.front]
-    last = [*search.front, *others]
-    scores = [score for trial in last for score in trial.scores.values()]
-    sizes = [trial.bytes_per_example for trial in search.trials]
-    # Wide enough that one of 1, 2, 5 times a power of ten is among them.
-    x_low, x_high = math.log10(min(sizes) / 1.6), math.log10(max(sizes) * 1.6)
-    step = next(size for size in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if np.ptp(scores) <= 6 * size)
-    y_low, y_high = math.floor(min(scores) / step + 1e-9), math.ceil(max(scores) / step - 1e-9)
-    y_high = max(y_high, y_low + 1)
-
-    def x_of(size: float) -> float:
-        return round(LEFT + (math.log10(size) - x_low) / (x_high - x_low) * (RIGHT - LEFT), 1)
-
-    def y_of(score: float) -> float:
-        return round(BOTTOM - (score / step - y_low) / (y_high - y_low) * (BOTTOM - TOP), 1)
-
-    front = [(x_of(trial.bytes_per_example), y_of(trial.score)) for trial in search.front]
-    stairs = [place for (x, y), (to, _) in pairwise([*front, (RIGHT, 0.0)]) for place in ((x, y), (to, y))]
-    factors = (1, 2, 5) if x_high - x_low < 3 else (1,)
-    amounts = [factor * 10.0**power for power in range(math.floor(x_low), math.ceil(x_high)) for factor in factors]
-    points = [(x_of(trial.bytes_per_example), y_of(trial.score)) for trial in last]
-    return (
-        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        .from_string(SVG)
-        .render(
-            search=search,
-            metric=words(search.metric),
-            marks=list(zip(last, points, _labels(points, [trial.name for trial in last]), strict=True)),
-            stairs=" ".join(f"{x},{y}" for x, y in stairs),
-            x_ticks=[(x_of(size), bytes_text(size)) for size in amounts if x_low <= math.log10(size) <= x_high],
-            y_ticks=[(y_of(i * step), f"{i * step:.{3 if step < 0.01 else 2}f}") for i in range(y_low, y_high + 1)],
-            x_of=x_of,
-            y_of=y_of,
-            frame={"left": LEFT, "right": RIGHT, "bottom": BOTTOM},
-        )
-    )
-
-
-def _labels(points: Sequence[tuple[float, float]], names: Sequence[str]) -> list[Label]:
-    """Where each name stands (x, y, anchor): near its point, over no other name or point as far as there is room."""
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
-    labels: list[Label] = []
-    for (x, y), name in zip(points, names, strict=True):
-        width = 6.4 * len(name)
-        found = (math.inf, taken[0], (x, y, "start"))
-        for shift in (-10, 11, -23, 24, -36, 37, -49, 50, 0):
-            for left, at, anchor in (
-                (x + 9, x + 9, "start"),
-                (x - 9 - width, x - 9, "end"),
-                (x - width / 2, x, "middle"),
-            ):
-                box = (left, y + shift - 6, left + width, y + shift + 6)
-                covered = sum(b[0] < box[2] and box[0] < b[2] and b[1] < box[3] and box[1] < b[3] for b in taken)
-                outside = box[0] < LEFT or box[2] > RIGHT or box[1] < TOP - 12 or box[3] > BOTTOM - 10
-                if covered + 2 * outside < found[0]:
-                    found = (covered + 2 * outside, box, (at, y + shift + 4, anchor))
-        taken.append(found[1])
-        labels.append(found[2])
-    return labels
-
-
-SVG = """\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 520" role="img" aria-labelledby="title description">
-<title id="title">{{ search.task }}: {{ metric }} against bytes per example</title>
-<desc id="description">The front: {% for t in search.front %}
-{{ t.name }}, {{ "%.0f" | format(t.bytes_per_example) }} bytes, {{ "%.3f" | format(t.score) }}; {% endfor %}</desc>
-<style>
-svg { background: #fdfdfb; font: 11.5px system-ui, "Segoe UI", Roboto, Arial, sans-serif; }
-text { fill: #646b75; }
-.head { fill: #22252a; font-size: 15px; }
-.name { fill: #22252a; paint-order: stroke; stroke: #fdfdfb; stroke-width: 3px; stroke-linejoin: round; }
-.best { font-weight: 600; }
-.grid { stroke: #dcdedb; }
-.line { stroke: #646b75; }
-.range { stroke: #b4b8be; }
-.stairs { fill: none; stroke: #1d6a86; stroke-width: 1.5; stroke-dasharray: 5 3; }
-circle { fill: #fdfdfb; stroke: #646b75; stroke-width: 1.75; }
-circle.best { fill: #1d6a86; stroke: #1d6a86; }
-</style>
-<text class="head" x="12" y="24">{{ search.task }}: how much of the teacher's hidden states is enough</text>
-<text x="12" y="44">{{ metric }} on the selection data</text>
-{% for y, text in y_ticks %}
-<line class="grid" x1="{{ frame.left }}" x2="{{ frame.right }}" y1="{{ y }}" y2="{{ y }}"/>
-<text x="{{ frame.left - 8 }}" y="{{ y + 4 }}" text-anchor="end">{{ text }}</text>
-{% endfor %}
-<line class="line" x1="{{ frame.left }}" x2="{{ frame.right }}" y1="{{ frame.bottom }}" y2="{{ frame.bottom }}"/>
-{% for x, text in x_ticks %}
-<line class="line" x1="{{ x }}" x2="{{ x }}" y1="{{ frame.bottom }}" y2="{{ frame.bottom + 4 }}"/>
-<text x="{{ x }}" y="{{ frame.bottom + 18 }}" text-anchor="middle">{{ text }}</text>
-{% endfor %}
-<text x="{{ frame.right }}" y="{{ frame.bottom + 36 }}" text-anchor="end">bytes per example</text>
-{% for line in (
-  "Filled: the front, the best score that so many bytes buy. Vertical lines: from the worst seed to the best.",
-  "Strokes on the axis: configurations that shorter training has ruled out.",
-  "A name says how many pairs of layers and tokens, which share of neurons, and up to which teacher layer.") %}
-<text x="12" y="{{ frame.bottom + 40 + 16 * loop.index }}">{{ line }}</text>
-{% endfor %}
-{% for t in search.trials if t.rung < search.rungs | length %}
-<line class="line" x1="{{ x_of(t.bytes_per_example) }}" x2="{{ x_of(t.bytes_per_example) }}"
- y1="{{ frame.bottom - 9 }}" y2="{{ frame.bottom }}"><title>{{ t.name }}, stopped at rung {{ t.rung }}</title></line>
-{% endfor %}
-<polyline class="stairs" points="{{ stairs }}"/>
-{% for t, (x, y), label in marks %}
-<line class="range" x1="{{ x }}" x2="{{ x }}" y1="{{ y_of(t.scores.values() | min) }}" y2="{{ y_of(t.scores.values() | max) }}"/>
-{% endfor %}
-{% for t, (x, y), (at, height, anchor) in marks | reverse %}
-<circle class="{{ "best" if t in search.front }}" cx="{{ x }}" cy="{{ y }}" r="4"/>
-<text class="name {{ "best" if t in search.front }}" x="{{ at }}" y="{{ height }}" text-anchor="{{ anchor }}">{{ t.name }}</text>
-{% endfor %}
-</svg>
-"""
