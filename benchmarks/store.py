@@ -192,9 +192,15 @@ def curve(results: list[dict[str, float]]) -> str:
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
     ]
     for tick in range(left, right + 1):
-        parts += [line([place(tick, bottom), place(tick, top)], grid), text(tick, bottom, f"{10**tick:,}", "middle", 0, 18)]
+        parts += [
+            line([place(tick, bottom), place(tick, top)], grid),
+            text(tick, bottom, f"{10**tick:,}", "middle", 0, 18),
+        ]
     for tick in range(bottom, top + 1):
-        parts += [line([place(left, tick), place(right, tick)], grid), text(left, tick, f"{10.0**tick:g}", "end", -6, 4)]
+        parts += [
+            line([place(left, tick), place(right, tick)], grid),
+            text(left, tick, f"{10.0**tick:g}", "end", -6, 4),
+        ]
     parts += [
         line([place(a, b) for a, b in zip(x, slow, strict=True)], 'stroke="#b55" stroke-dasharray="5 4"'),
         line([place(a, b) for a, b in zip(x, y, strict=True)], 'stroke="#246" stroke-width="2"'),
@@ -213,7 +219,9 @@ def curve(results: list[dict[str, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, help="folder for the stores; left out: the system's temporary folder")
-    parser.add_argument("--records", type=int, nargs="+", default=[10**k * d for k in (3, 4, 5) for d in (1, 3)] + [10**6])
+    parser.add_argument(
+        "--records", type=int, nargs="+", default=[10**k * d for k in (3, 4, 5) for d in (1, 3)] + [10**6]
+    )
     parser.add_argument("--out", default="results/store.json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
