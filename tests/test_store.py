@@ -53,6 +53,11 @@ ENCODINGS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def a_line_for_every_step(monkeypatch) -> None:
+    monkeypatch.setattr(loop, "LOG_SECONDS", -1.0)
+
+
 @pytest.fixture(scope="module")
 def scene(tokenizer):
     """Texts (pairs, with two [SEP]), a random teacher."""
@@ -117,18 +122,19 @@ def test_stored_is_live_to_the_bit(encoding: str, scene, tmp_path: Path) -> None
     rows = store.locate(data.ids, encoded)
     live = students(scene, terms, lambda needs: LiveTeacher(teacher, needs, None, Accelerator(cpu=True)))
     stored = students(scene, terms, lambda needs: StoredTeacher(store, rows, needs))
-    assert live[0] == stored[0] and live[0]
+    assert live[0] == stored[0] and all(len(values) == 50 for values in live[0].values())
     for name, weights in live[1].items():
         assert torch.equal(weights, stored[1][name]), name
 
 
 @pytest.mark.parametrize(
     ("dtype", "loss_within", "weights_within"),
-    [("float16", 1e-3, 2e-3), ("bfloat16", 1e-2, 1e-2), ("int8", 3e-2, 2e-2)],
+    [("float16", 1e-3, 0.02), ("bfloat16", 2e-3, 0.05), ("int8", 5e-3, 0.08)],
 )
 def test_narrower_types_come_close(
     dtype: str, loss_within: float, weights_within: float, scene, tmp_path: Path
 ) -> None:
+    """Mean loss of 50 steps; distance of the weights as a share of how far training has moved them."""
     terms = [HiddenKnowledge(keep="2l_6t_0.3h")]
     data, encoded, teacher = scene
     needs = objective_for(terms, teacher).teacher_needs
@@ -136,12 +142,12 @@ def test_narrower_types_come_close(
     rows = store.locate(data.ids, encoded)
     live = students(scene, terms, lambda needs: LiveTeacher(teacher, needs, None, Accelerator(cpu=True)))
     stored = students(scene, terms, lambda needs: StoredTeacher(store, rows, needs))
-    for ours, theirs in zip(stored[0]["hidden_knowledge"], live[0]["hidden_knowledge"], strict=True):
-        assert ours[1] == pytest.approx(theirs[1], rel=loss_within)
+    ours, theirs = (np.mean([loss for _, loss in side[0]["hidden_knowledge"]]) for side in (stored, live))
+    assert ours == pytest.approx(theirs, rel=loss_within)
     start = tiny_model(seed=1, layers=2).state_dict()
     moved = torch.cat([(live[1][n] - start[n]).flatten() for n in start]).norm()
     apart = torch.cat([(live[1][n] - stored[1][n]).flatten() for n in start]).norm()
-    assert apart < weights_within * 10 * moved
+    assert 0 < apart < weights_within * moved
 
 
 SCHEMES = {
