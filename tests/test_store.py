@@ -288,6 +288,19 @@ def test_any_batches_of_the_writer_give_the_same_store(scene, tmp_path: Path, mo
             assert part.positions is None or torch.equal(part.positions, theirs.cuts[cut].positions)
 
 
+@pytest.mark.parametrize("name", ["logits", "dense", "whole"])
+def test_logits_alone_are_those_of_the_records(name: str, scene, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(stores, "SHARD_EXAMPLES", 50)
+    store = make(tmp_path / "store", scene, SCHEMES[name])
+    batch = next(iter(step_batches(scene[0], scene[1], np.arange(COUNT)[::-1].copy(), 0, 1, 10**6)))
+    rows = batch.rows.numpy()
+    known = store.signals(rows, Needs(logits=True), batch.mask, batch.separators, batch.keys).logits
+    assert torch.equal(store.logits(rows), known)
+    live = LiveTeacher(scene[2], Needs(logits=True), None, Accelerator(cpu=True))
+    torch.testing.assert_close(known, live.signals(batch).logits, atol=1e-5, rtol=1e-4)
+    live.close()
+
+
 def test_a_killed_writer_goes_on_to_the_same_bytes(scene, tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"

@@ -399,7 +399,16 @@ class Store:
 
     def logits(self, rows: Rows) -> Tensor:
         """Logits of these rows, ``(rows, classes)`` float32."""
-        return torch.from_numpy(np.array(self._fixed(rows)["logits"], dtype=np.float32))
+        table = np.empty((len(rows), self.scheme.classes), dtype="<f4")
+        shard = np.searchsorted(self._first, rows, side="right") - 1
+        for number in np.unique(shard):
+            here = np.flatnonzero(shard == number)
+            if self._whole:  # they are the first bytes of a record
+                places = self._offsets[rows[here], None] + np.arange(4 * self.scheme.classes)
+                table[here] = self._shards[number][places].view("<f4")
+            else:
+                table[here] = self._shards[number]["logits"][rows[here] - self._first[number]]
+        return torch.from_numpy(table)
 
     def evaluation(self, part: str, fingerprint: str) -> Tensor | None:
         """The teacher's logits on a part of dev, if the store has them for these very examples."""
@@ -449,8 +458,6 @@ class Store:
 
     def _fixed(self, rows: Rows) -> npt.NDArray[Any]:
         """Records of one size, in the order of ``rows``."""
-        if self._whole:
-            return self._ragged(rows, 0)
         if len(self._shards) == 1:
             return self._shards[0][rows]
         shard = np.searchsorted(self._first, rows, side="right") - 1
@@ -460,7 +467,7 @@ class Store:
         return records
 
     def _ragged(self, rows: Rows, longest: int) -> npt.NDArray[Any]:
-        """Records of all sizes, padded with zeros to ``longest`` tokens (0: the logits alone)."""
+        """Records of all sizes, padded with zeros to ``longest`` tokens."""
         padded = np.zeros(len(rows), dtype=self.scheme.record(longest))
         shard = np.searchsorted(self._first, rows, side="right") - 1
         lengths = self.index["length"][rows]
@@ -469,10 +476,7 @@ class Store:
             start = self._offsets[row]
             found = self._shards[number][start : start + record.itemsize].view(record)[0]
             for name in record.names or ():
-                if name == "logits":
-                    padded[place][name] = found[name]
-                elif longest:
-                    padded[place][name][tuple(slice(size) for size in found[name].shape)] = found[name]
+                padded[place][name][tuple(slice(size) for size in found[name].shape)] = found[name]
         return padded
 
     def _part(self, records: npt.NDArray[Any], column: int, mask: Tensor) -> Selected:
