@@ -203,14 +203,16 @@ def document(results: dict[str, Any]) -> str:
         "    python experiments/minimum_knowledge.py --data-dir path/to/glue "
         + " ".join(f"--{k.replace('_', '-')} {v}" for k, v in settings.items() if k != "full"),
         "",
-        "from `results/minimum_knowledge.json`. Teacher: MiniLM (6 layers x 384) fine-tuned on the task; student: its first 3",
-        f"layers. Stage `hidden` {settings['hidden_epochs']} epochs, stage `prediction` {settings['prediction_epochs']}; `none` "
-        "learns from predictions for as many steps in all,",
-        "`plain` from labels (the student without distillation). All hidden states were stored once in float16; no run asked the",
-        "teacher. Bytes are those of the smallest store for the arm (float16, logits not counted). Score: the task's first metric on",
-        "dev, mean over seeds and half of the 95 % t-interval; differences are paired by seed. Checkpoints were chosen on a tenth of",
-        "train. `1l_10t_0.1h`: 1 pair of layers, 10 tokens, a tenth of the neurons; unless said otherwise tokens by attention without",
-        f"[SEP], neurons by magnitude, the others ignored, teacher layer {TOP} of 6 on top.",
+        "from `results/minimum_knowledge.json`. Teacher: MiniLM (6 layers x 384) fine-tuned on the task; student: its",
+        f"first 3 layers. Stage `hidden` {settings['hidden_epochs']} epochs, stage `prediction` {settings['prediction_epochs']}; "
+        "`none` learns from predictions",
+        "for as many steps in all, `plain` from labels (the student without distillation). All hidden states were stored once in",
+        "float16; no run asked the teacher. Bytes are those of the smallest store for the arm (float16, logits not counted). Score:",
+        "the task's first metric on dev, mean over seeds and half of the 95 % t-interval; differences are paired by seed.",
+        "Checkpoints were chosen on a tenth of train. `1l_10t_0.1h`: 1 pair of layers, 10 tokens, a tenth of the neurons; unless",
+        "said otherwise tokens by attention without [SEP], neurons by magnitude, the others ignored, teacher layer "
+        f"{TOP} of 6 on top.",
+        "What it shows: [findings.md](findings.md).",
         "",
         "![score against bytes](minimum_knowledge.svg)",
         "",
