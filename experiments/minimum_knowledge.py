@@ -58,17 +58,22 @@ def arms() -> dict[str, HiddenKnowledge | None]:
     found["full"] = HiddenKnowledge(keep="alll_allt_1h", top=TOP)
     for keep in AMOUNTS[:4]:
         found[keep] = HiddenKnowledge(keep=keep, top=TOP)
-    for neurons in ("magnitude", "uniform", "random"):
-        for target in ("ignore", "zero_fill"):
-            if (neurons, target) != ("magnitude", "ignore"):
-                name = f"{WIDTH_AT}, {neurons}, {target}"
-                found[name] = HiddenKnowledge(keep=WIDTH_AT, top=TOP, neurons_by=neurons, width_target=target)
-    for name, choice in {
-        "attention with [SEP]": {"separators": True},
-        "left": {"tokens_by": "left", "separators": True},
-        "random": {"tokens_by": "random", "separators": True},
-    }.items():
-        found[f"{LENGTH_AT}, {name}"] = HiddenKnowledge(keep=LENGTH_AT, top=TOP, **choice)
+
+    def width(neurons: str, target: str) -> None:
+        choice = {"neurons_by": neurons, "width_target": target}
+        found[f"{WIDTH_AT}, {neurons}, {target}"] = HiddenKnowledge(keep=WIDTH_AT, top=TOP, **choice)
+
+    def length(name: str, **choice: Any) -> None:
+        found[f"{LENGTH_AT}, {name}"] = HiddenKnowledge(keep=LENGTH_AT, top=TOP, separators=True, **choice)
+
+    width("magnitude", "zero_fill")
+    width("uniform", "ignore")
+    width("uniform", "zero_fill")
+    length("attention with [SEP]")
+    length("left", tokens_by="left")
+    width("random", "ignore")
+    width("random", "zero_fill")
+    length("random", tokens_by="random")
     found["full, top 6"] = HiddenKnowledge(keep="alll_allt_1h", top=6)
     for keep in AMOUNTS[4:]:
         found[keep] = HiddenKnowledge(keep=keep, top=TOP)
@@ -103,6 +108,7 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--work", default="runs/minimum_knowledge", help="where the runs lie")
     parser.add_argument("--tasks", default="stsb,sst2")
+    parser.add_argument("--arms", type=int, help="only so many arms, the most wanted first")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--hidden-epochs", type=int, default=2)
     parser.add_argument("--prediction-epochs", type=int, default=1)
@@ -138,7 +144,7 @@ def main() -> None:
     runs = []
     jobs = [
         (number + seed + tasks.index(task), name, seed, task)
-        for number, name in enumerate(arms())
+        for number, name in enumerate(list(arms())[: arguments.arms])
         for seed in range(arguments.seeds)
         for task in tasks
     ]
@@ -207,8 +213,8 @@ def document(results: dict[str, Any]) -> str:
         f"first 3 layers. Stage `hidden` {settings['hidden_epochs']} epochs, stage `prediction` {settings['prediction_epochs']}; "
         "`none` learns from predictions",
         "for as many steps in all, `plain` from labels (the student without distillation). All hidden states were stored once in",
-        "float16; no run asked the teacher. Bytes are those of the smallest store for the arm (float16, logits not counted). Score:",
-        "the task's first metric on dev, mean over seeds and half of the 95 % t-interval; differences are paired by seed.",
+        "float16; no run asked the teacher. Bytes are those of the smallest store for the arm (float16, logits not counted).",
+        "Score: the task's first metric on dev, mean over seeds and half of the 95 % t-interval; differences are paired by seed.",
         "Checkpoints were chosen on a tenth of train. `1l_10t_0.1h`: 1 pair of layers, 10 tokens, a tenth of the neurons; unless",
         "said otherwise tokens by attention without [SEP], neurons by magnitude, the others ignored, teacher layer "
         f"{TOP} of 6 on top.",
