@@ -14,6 +14,7 @@ from typing import Any
 from tutelage import stores
 from tutelage.config import DataConfig, RunConfig, validated, with_settings
 from tutelage.errors import TutelageError
+from tutelage.knowledge.store import Store
 from tutelage.methods import METHODS
 from tutelage.methods.finetune import finetune as finetune_recipe
 from tutelage.recipe import Recipe
@@ -99,6 +100,8 @@ def distill(
     """
     if teacher is None and teacher_store in (None, "auto"):
         raise TutelageError("there is no teacher; give --teacher FOLDER, or a --teacher-store FOLDER of one")
+    if teacher is None:
+        Store(str(teacher_store))  # says so if it is none
     fields = {
         "teacher": teacher or str(Path(str(teacher_store)) / "teacher"),
         "teacher_store": teacher_store,
@@ -128,6 +131,7 @@ def write_store(
     student: str | Student | None = None,
     whole: bool = False,
     dtype: str = "float16",
+    allow_weak_teacher: bool = False,
     mixed_precision: str = "no",
     settings: Sequence[str] = (),
     quiet: bool = False,
@@ -142,6 +146,7 @@ def write_store(
         TutelageError: for anything wrong with what was given, or a folder that holds something else.
     """
     config = _store_config(teacher, out, method, student, dtype, mixed_precision, settings, data)
+    config = config.model_copy(update={"allow_weak_teacher": allow_weak_teacher})
     return stores.write(config, whole, quiet=quiet)
 
 

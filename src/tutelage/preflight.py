@@ -26,7 +26,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.evaluation.metrics import chance, score
 from tutelage.knowledge.signals import Needs
-from tutelage.knowledge.store import Scheme, Store
+from tutelage.knowledge.store import Scheme, Store, check_place
 from tutelage.objectives.mapping import picture
 from tutelage.objectives.terms import HardLabels, Objective
 from tutelage.progress import Display
@@ -247,6 +247,8 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         _find_store(setup, display)
     student.to(accelerator.device)
     if teacher is not None:
+        if not teacher.has_weights and not all(_stored(setup, objective) for objective in objectives_of(setup)):
+            raise TutelageError(teacher.without_weights)
         ask_teacher(setup, accelerator, display)
         if setup.store is not None and all(_stored(setup, objective) for objective in objectives_of(setup)):
             teacher.release()
@@ -336,6 +338,7 @@ def _find_store(setup: Setup, display: Display) -> None:
         setup.to_write = setup.knowledge.scheme(needs, config.store_dtype)
         fitting = setup.knowledge.fitting(setup.to_write, needs)
         if fitting is None:
+            check_place(setup.knowledge.home(setup.to_write))  # what lies there did not fit: it is damaged
             return
         found, setup.to_write = fitting, None
     use_store(setup, *found, display)

@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -112,7 +113,11 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
             log_with=tracker,
             project_dir=folder,
             # Heads and poolers take no part in some stages.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            # While one process writes a teacher store the others wait.
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+                InitProcessGroupKwargs(timeout=timedelta(hours=24)),
+            ],
         )
     except ValueError as error:
         reason = str(error).splitlines()[0]
@@ -309,7 +314,10 @@ def _measured(
     display.say("measuring speed ...")
     read = {who: (texts.teacher if who == "teacher" else None) or texts.student for who in counted}
     latency = speed.latencies(models, {who: typical(read[who], model) for who, model in models.items()})
-    names = {"teacher": config.teacher, "student": str(_model_folder(config, folder)), "baseline": "without teacher"}
+    teacher_name = config.teacher
+    if setup.teacher is not None and not setup.teacher.has_weights and setup.store is not None:
+        teacher_name = setup.store.manifest.teacher
+    names = {"teacher": teacher_name, "student": str(_model_folder(config, folder)), "baseline": "without teacher"}
     entries: dict[str, dict[str, Any] | None] = {"teacher": None, "student": None, "baseline": None}
     for who, model in counted.items():
         scores = {name: scores_of(data, logits[who][name], texts.examples) for name, texts in setup.dev.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tutelage.config import RunConfig
 from tutelage.data.examples import Kind
 from tutelage.evaluation import speed
 from tutelage.knowledge.signals import Needs
-from tutelage.knowledge.store import Scheme, Store, compact
+from tutelage.knowledge.store import Scheme, Store, check_place, compact
 from tutelage.objectives.mapping import half_up
 from tutelage.objectives.terms import Objective
 from tutelage.preflight import Setup, ask_teacher, needs_live, objectives_of, outline, planned_steps, prepare, typical
@@ -31,6 +32,9 @@ def write(config: RunConfig, whole: bool, *, quiet: bool = False) -> dict[str, A
     with display:
         setup = prepare(config, accelerator, display, sketch=True)
         assert setup.knowledge is not None and config.out is not None
+        check_place(Path(config.out))
+        for warning in setup.warnings:
+            display.say(f"note: {warning}")
         scheme = _scheme(setup, whole)
         total = int(scheme.record_bytes(setup.knowledge.encoded.lengths).sum())
         display.say(f"{len(setup.knowledge.ids):,} examples, {total / 1e6:,.1f} MB: {kept(scheme)}")
@@ -117,17 +121,19 @@ def _scheme(setup: Setup, whole: bool) -> Scheme:
 
 
 def _everything(setup: Setup) -> Needs:
-    """What any amount of hidden knowledge could ask for: the tops 8, 10 and 12 twelfths up, both ways of ranking tokens."""
+    """What any amount of hidden knowledge could ask for: the tops 8, 10 and 12 twelfths up, every ranking of tokens."""
     assert setup.teacher is not None
     student, teacher = anatomy.shape_of(setup.student.config), setup.teacher.shape
+    terms = [
+        term for stage in setup.config.recipe.stages for term in stage.objective if term.kind == "hidden_knowledge"
+    ]
     needs = Needs()
-    for stage in setup.config.recipe.stages:
-        for term in stage.objective:
-            if term.kind != "hidden_knowledge":
-                continue
-            for top in {half_up(share * teacher.layers, 12) for share in (8, 10, 12)} | (
-                {term.top} if term.top else set()
-            ):
-                for changed in ({"keep": "alll_allt_1h"}, {"keep": "alll_1t_1h", "tokens_by": "attention"}):
-                    needs |= term.model_copy(update={"top": top, **changed}).needs(student, teacher)[1]
+    for term in terms:
+        tops = {half_up(share * teacher.layers, 12) for share in (8, 10, 12)} | ({term.top} if term.top else set())
+        for top, rounding in product(tops, ("half_up", "half_even")):
+            some = term.model_copy(update={"top": top, "rounding": rounding, "tokens_by": "attention"})
+            needs |= some.model_copy(update={"keep": "alll_allt_1h"}).needs(student, teacher)[1]
+            for score, scored_by in product(("probability", "logit"), ("same", "uniform")):
+                ranked = {"keep": "alll_1t_1h", "score": score, "scored_by": scored_by}
+                needs |= some.model_copy(update=ranked).needs(student, teacher)[1]
     return needs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from tutelage.data.batches import Rows
 from tutelage.data.examples import Encoded
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Needs
-from tutelage.knowledge.store import Dtype, Scheme, Store, fingerprint_of, partial_of
+from tutelage.knowledge.store import Dtype, Scheme, Store, fingerprint_of
 from tutelage.objectives.terms import Objective
 from tutelage.progress import Display
 from tutelage.teachers.source import Source, tokenizer_fingerprint
@@ -32,10 +31,10 @@ def root() -> Path:
 
 
 def storable(objectives: Sequence[Objective]) -> Needs:
-    """What these stages need that a store can hold; a stage that needs queries and keys runs its teacher anyway."""
+    """What these stages need that a store can hold; one that needs queries, keys or padding runs its teacher anyway."""
     needs = Needs(logits=True)
     for objective in objectives:
-        if not objective.teacher_needs.attention:
+        if not objective.teacher_needs.attention and not objective.teacher_needs.padding:
             needs |= objective.teacher_needs
     return needs
 
@@ -78,6 +77,8 @@ class Knowledge:
         """A store under :func:`root` that serves this run, the smallest of them."""
         found: list[tuple[Store, Rows]] = []
         for manifest in root().glob("*/manifest.json"):
+            if manifest.parent.suffix == ".partial":
+                continue
             try:
                 store, rows = self.open(manifest.parent, needs)
                 if store.scheme.dtype == scheme.dtype:
@@ -104,14 +105,6 @@ class Knowledge:
         Raises:
             TutelageError: when something else lies in ``folder``, or the disk has no room.
         """
-        size = int(scheme.record_bytes(self.encoded.lengths).sum())
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder.parent).free + _size(partial_of(folder))
-        if size > free:
-            raise TutelageError(
-                f"the store {str(folder)!r} needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there; keep "
-                "less, or name another place"
-            )
         about = {
             "task": self.task,
             "teacher": self.teacher.name,
@@ -141,16 +134,11 @@ class Knowledge:
         """The store under :func:`root` that serves this run; two runs that want the same one do not write it twice."""
         home = self.home(scheme)
         if accelerator.is_main_process:
-            home.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{home}.lock"):
                 if not home.exists():
                     self.write(home, scheme, logits, accelerator, display)
         accelerator.wait_for_everyone()
         return self.open(home, needs)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*")) if folder.exists() else 0
 
 
 def verified(store: Store, display: Display) -> Store:

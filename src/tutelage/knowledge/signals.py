@@ -25,13 +25,15 @@ class Needs:
     """What an objective asks of one model.
 
     ``hidden`` counts as ``hidden_states`` does: 0 is the embedding output, ``l`` the output of layer ``l``.
-    ``attention`` names layers from 1 whose queries and keys are wanted, ``cuts`` parts of layers.
+    ``attention`` names layers from 1 whose queries and keys are wanted, ``cuts`` parts of layers. ``padding`` says that
+    padded places count too, of which only a running model can tell.
     """
 
     logits: bool = False
     hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
     cuts: frozenset[Cut] = frozenset()
+    padding: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(
@@ -39,6 +41,7 @@ class Needs:
             self.hidden | other.hidden,
             self.attention | other.attention,
             self.cuts | other.cuts,
+            self.padding or other.padding,
         )
 
     def __bool__(self) -> bool:

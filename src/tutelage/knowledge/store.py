@@ -104,6 +104,8 @@ class Scheme(BaseModel):
         """Why these needs cannot be met from the store, or ``None`` if they can."""
         if needs.attention:
             return "queries and keys are not stored"
+        if needs.padding:
+            return "what the teacher says of padding is not stored"
         if needs.logits and not self.classes:
             return "it has no logits"
         for cut in [*needs.cuts, *(Cut(layer, Tokens(), Neurons()) for layer in sorted(needs.hidden))]:
@@ -145,7 +147,7 @@ class Scheme(BaseModel):
         parts: list[tuple[str, str, tuple[int, ...]]] = [("logits", "<f4", (self.classes,))] if self.classes else []
         if not self.columns:
             return parts
-        place = "u1" if self.longest <= 256 else "<u2"
+        place = "u1" if self.longest < 256 else "<u2"
         shape: tuple[int, ...] = (len(self.columns), length)
         if self.tokens.whole:
             parts.append(("separators", "u1", (-(-length // 8),)))
@@ -166,7 +168,7 @@ class Scheme(BaseModel):
     def record_bytes(self, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Bytes of the records of examples of these lengths.
 
-        With D layers, K tokens, W values of b bytes, p bytes a position (1 up to 256 tokens, else 2), C classes and x
+        With D layers, K tokens, W values of b bytes, p bytes a position (1 up to 255 tokens, else 2), C classes and x
         bytes for which neurons they are: ``4 C + p + D K (p + W b + x)``; 2 more a vector for int8. Where all n tokens are
         kept with S rankings: ``4 C + 4 S n + D n (W b + x)``, and n bits for where [SEP] is.
         """
@@ -286,7 +288,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(os.path.abspath(folder))
         self.manifest = _read_manifest(self.folder)
         self.scheme = self.manifest.scheme
         for name, size in [
@@ -419,6 +421,11 @@ class Store:
     def signals(self, rows: Rows, needs: Needs, mask: Tensor, separators: Tensor, keys: Tensor) -> Signals:
         """What ``needs`` asks for, of these rows in this order; the other arguments are the batch's, as in ``Batch``."""
         device, result = mask.device, Signals()
+        if self._whole:
+            lengths = self.index["length"][rows]
+            # The teacher's tokens, which may be others than the batch's: then only the first token is ever asked for.
+            width = max(mask.shape[1], int(lengths.max()))
+            mask = torch.from_numpy((np.arange(width) < lengths[:, None]).astype(np.int64)).to(device)
         records = self._ragged(rows, mask.shape[1]) if self._whole else self._fixed(rows)
         if needs.logits:
             result.logits = torch.from_numpy(np.array(records["logits"], dtype=np.float32)).to(device)
@@ -503,7 +510,7 @@ class Store:
         return part
 
 
-AGAIN = "write the store again"
+AGAIN = "remove it and write it again"
 
 
 def _unpacked(kept: npt.NDArray[Any], scheme: Scheme) -> npt.NDArray[np.int64]:
@@ -536,7 +543,7 @@ def _read_manifest(folder: Path) -> Manifest:
         tree = json.loads(path.read_text(encoding="utf-8"))
         checksum = tree.pop("sha256")
         manifest = Manifest.model_validate(tree)
-    except (ValueError, KeyError, AttributeError, ValidationError):
+    except (ValueError, KeyError, AttributeError, TypeError, ValidationError):
         raise TutelageError(f"the manifest of the store {str(folder)!r} cannot be read; {AGAIN}") from None
     if checksum != _checksum(tree):
         raise TutelageError(f"the manifest of the store {str(folder)!r} is not as it was written; {AGAIN}")
@@ -630,9 +637,14 @@ def write(
     """
     if len(np.unique(index["id"])) < len(index):
         raise TutelageError("two examples have the same id; a store needs one of its own for each")
-    if folder.exists():
-        raise TutelageError(f"{str(folder)!r} exists already; remove it, or give another --out")
+    folder = check_place(folder)
+    partial = partial_of(folder)
+    if (partial / "manifest.json").exists():  # killed at the very end
+        partial.rename(folder)
+        return Store(folder)
     lengths = index["length"].astype(np.int64)
+    sizes = scheme.record_bytes(lengths)
+    _check_room(folder, int(sizes.sum()))
     exponents = exponents or {}
     manifest: dict[str, Any] = {
         "tutelage": tutelage.__version__,
@@ -643,14 +655,13 @@ def write(
         "data_fingerprint": _fingerprint(index),
         "exponents": {str(layer): values for layer, values in exponents.items()},
     }
-    partial = partial_of(folder)
     plan = partial / "plan.json"
-    if partial.exists() and (not plan.exists() or json.loads(plan.read_text(encoding="utf-8")) != manifest):
+    if partial.exists() and not _same(plan, manifest):
         raise TutelageError(f"{str(partial)!r} was begun for another store; remove it, or give another --out")
     partial.mkdir(parents=True, exist_ok=True)
     write_text(plan, json.dumps(manifest))
     shards = []
-    for number, rows in enumerate(shards_of(scheme.record_bytes(lengths))):
+    for number, rows in enumerate(shards_of(sizes)):
         path = partial / f"shard-{number:05d}.bin"
         done = path.with_suffix(".json")
         if done.exists():
@@ -675,6 +686,42 @@ def write(
         leftover.unlink()
     partial.rename(folder)
     return Store(folder)
+
+
+def check_place(folder: Path) -> Path:
+    """The absolute path of a store that is to be written.
+
+    Raises:
+        TutelageError: when something lies there, or nothing can be written there.
+    """
+    folder = Path(os.path.abspath(folder))
+    if folder.exists():
+        raise TutelageError(f"{str(folder)!r} exists already; remove it, or give another --out")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TutelageError(f"{str(folder)!r} cannot be written ({error.strerror}); name another folder") from None
+    if not os.access(folder.parent, os.W_OK):
+        raise TutelageError(f"{str(folder)!r} cannot be written (no permission); name another folder")
+    return folder
+
+
+def _check_room(folder: Path, size: int) -> None:
+    partial = partial_of(folder)
+    begun = sum(path.stat().st_size for path in partial.glob("*")) if partial.exists() else 0
+    free = shutil.disk_usage(folder.parent).free + begun
+    if size > free:
+        raise TutelageError(
+            f"the store {str(folder)!r} needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there; keep less, "
+            "or name another place"
+        )
+
+
+def _same(plan: Path, manifest: dict[str, Any]) -> bool:
+    try:
+        return bool(json.loads(plan.read_text(encoding="utf-8")) == manifest)
+    except (OSError, ValueError):
+        return False
 
 
 def _write_shard(
@@ -722,7 +769,7 @@ def _records(contents: Contents, scheme: Scheme, exponents: Exponents) -> npt.ND
         for place, scorer in enumerate(scheme.scorers):
             records["scores"][:, place] = contents.scores[scorer].float().cpu().numpy()
     for place, column in enumerate(scheme.columns):
-        part = contents.parts[column].to(torch.device("cpu"))
+        part = contents.parts[column].each(Tensor.cpu)  # waits for the device, which `to` does not
         there = part.mask.bool()[..., None].numpy()
         kept = part.values.shape[1]  # of short texts fewer than the scheme has room for
         records["values"][:, place, :kept] = np.where(there, _coded(part, scheme, exponents.get(column[0])), 0)

@@ -43,9 +43,7 @@ def minimum_knowledge_reference() -> Recipe:
     ranked by logits of the layers of the mapping up to the last, halves round to even, KL averaged over classes."""
     recipe = minimum_knowledge()
     first, second = recipe.stages
-    knowledge = HiddenKnowledge(
-        width_target="zero_fill", score="logit", scored_by="uniform", rounding="half_even", project="auto"
-    )
+    knowledge = HiddenKnowledge(width_target="zero_fill", score="logit", scored_by="uniform", rounding="half_even")
     stages = [
         first.model_copy(update={"objective": [knowledge], "pad_to": 128}),
         second.model_copy(update={"objective": [SoftLabels(reduction="mean")], "pad_to": 128}),

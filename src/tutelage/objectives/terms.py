@@ -146,7 +146,8 @@ class _HiddenTerm(Term):
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
         assert teacher is not None
         mapped = self.pairs(student, teacher)
-        return Needs(hidden=frozenset(s for s, _ in mapped)), Needs(hidden=frozenset(t for _, t in mapped))
+        theirs = Needs(hidden=frozenset(t for _, t in mapped), padding=self.padding == "reference")
+        return Needs(hidden=frozenset(s for s, _ in mapped)), theirs
 
     def projection(self, student: Shape, teacher: Shape) -> Project:
         if self.project != "auto":
@@ -277,6 +278,7 @@ class FirstToken(Term):
         return total / len(x.pairs)
 
 
+Layer = Annotated[int, Field(ge=0)]
 _AMOUNT = re.compile(r"(all|\d+)l_(all|\d+)t_(\d*\.?\d+)h")
 
 
@@ -298,7 +300,7 @@ class HiddenKnowledge(Term):
     kind: Literal["hidden_knowledge"] = "hidden_knowledge"
     keep: str = "1l_10t_0.1h"
     top: Count | None = None
-    pairs_of_layers: list[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]] | None = None
+    pairs_of_layers: Annotated[list[tuple[Layer, Layer]], Field(min_length=1)] | None = None
     rounding: Literal["half_up", "half_even"] = "half_up"
     tokens_by: Literal["left", "attention", "random"] = "attention"
     separators: bool = False
@@ -306,7 +308,7 @@ class HiddenKnowledge(Term):
     scored_by: Literal["same", "uniform"] = "same"
     keep_first: bool = False
     neurons_by: Literal["magnitude", "uniform", "random"] = "magnitude"
-    random_seed: int = 0
+    random_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     width_target: Literal["ignore", "zero_fill"] = "ignore"
     project: Project = "auto"
 
@@ -314,7 +316,7 @@ class HiddenKnowledge(Term):
     @classmethod
     def _can_be_read(cls, keep: str) -> str:
         found = _AMOUNT.fullmatch(keep)
-        if not found or found[1] == "0" or found[2] == "0" or not 0 < float(found[3]) <= 1:
+        if not found or any(n.strip("0") == "" for n in found.groups()[:2]) or not 0 < float(found[3]) <= 1:
             raise ValueError(f"keep={keep!r} is not of the form 1l_10t_0.1h (layers, tokens, share of neurons; or all)")
         return keep
 
@@ -346,10 +348,11 @@ class HiddenKnowledge(Term):
             separators=self.separators or length is None,
             score=self.score,
             keep_first=self.keep_first and length is not None,
-            seed=self.random_seed,
+            seed=self.random_seed if self.tokens_by == "random" and length is not None else 0,
         )
         count = None if width == 1 else max(1, half_up(round(width * 10**6) * teacher.hidden, 10**6))
-        neurons = Neurons(count=count, by=self.neurons_by, seed=self.random_seed)
+        seed = self.random_seed if self.neurons_by == "random" else 0
+        neurons = Neurons(count=count, by=self.neurons_by, seed=seed)
         if tokens.by != "attention":
             return [Cut(t, tokens, neurons) for _, t in self.pairs(student, teacher)]
         uniform = dict(topmost(None, teacher.layers, student.layers, teacher.layers, self.rounding))

@@ -48,10 +48,7 @@ class Source:
         """
         if self._model is None:
             if not self.has_weights:
-                raise TutelageError(
-                    f"{self.name!r} is what a store kept of its teacher, without weights, but this run needs them; give "
-                    "the teacher itself with --teacher"
-                )
+                raise TutelageError(self.without_weights)
             model, missing = load_model(self._path)
             if missing:
                 raise TutelageError(
@@ -64,7 +61,16 @@ class Source:
     @property
     def has_weights(self) -> bool:
         """Whether there are any to load: a store keeps none."""
-        return not (Path(self._path).parent / "manifest.json").exists()
+        folder = Path(self._path)
+        return not folder.is_dir() or bool(_weight_files(folder)) or not _manifest_of(folder).exists()
+
+    @property
+    def without_weights(self) -> str:
+        """What to say when they are missed."""
+        return (
+            f"{self.name!r} is what a store kept of its teacher, without weights, but this run needs them; give the teacher "
+            "itself with --teacher"
+        )
 
     @property
     def loaded(self) -> bool:
@@ -86,18 +92,19 @@ class Source:
 
     def _untrained(self) -> PreTrainedModel:
         # from_config writes into the configuration that it is given
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(copy.deepcopy(self.config))
+        config = copy.deepcopy(self.config)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
         return model.eval()
 
     @cached_property
-    def fingerprint(self) -> str | None:
-        """A name for the weights: of the files in a folder, of a hub id its commit; ``None`` where there are none."""
+    def fingerprint(self) -> str:
+        """A name for the weights: of the files in a folder, of a hub id its commit; of a store's teacher the one it had."""
         folder = Path(self._path)
         if not folder.is_dir():
             return f"{self.name}@{self.config._commit_hash}"
-        files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-        if not files:
-            return None
+        if not self.has_weights:
+            return str(json.loads(_manifest_of(folder).read_text(encoding="utf-8")).get("teacher_fingerprint"))
+        files = _weight_files(folder)
         digest = hashlib.sha256()
         for path in files:
             with path.open("rb") as file:
@@ -114,6 +121,15 @@ class Source:
         self.tokenizer.save_pretrained(folder)
 
 
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def _manifest_of(folder: Path) -> Path:
+    """The manifest of the store to which a ``teacher/`` folder belongs."""
+    return folder.parent / "manifest.json"
+
+
 def load_tokenizer(name: str) -> Any:
     """A tokenizer from a folder or the hub.
 
@@ -123,7 +139,8 @@ def load_tokenizer(name: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # a damaged file ends in whatever its reader raises
-        raise TutelageError(f"cannot load the tokenizer of {name!r}: {str(error).strip().splitlines()[0]}") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TutelageError(f"cannot load the tokenizer of {name!r}: {reason}") from None
     if tokenizer.pad_token_id is None:
         raise TutelageError(f"the tokenizer of {name!r} has no padding token; set one and save it again")
     return tokenizer
