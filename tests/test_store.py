@@ -335,6 +335,14 @@ def test_a_killed_writer_goes_on_to_the_same_bytes(scene, tmp_path: Path) -> Non
     assert manifests[0] == manifests[1]
 
 
+def test_a_writer_killed_at_its_very_end_has_finished(scene, tmp_path: Path) -> None:
+    make(tmp_path / "store", scene, SCHEMES["dense"])
+    before = files_of(tmp_path / "store")
+    (tmp_path / "store").rename(tmp_path / "store.partial")
+    make(tmp_path / "store", scene, SCHEMES["dense"])
+    assert files_of(tmp_path / "store") == before and not (tmp_path / "store.partial").exists()
+
+
 def test_what_does_not_fit_is_refused(scene, tokenizer, tmp_path: Path, monkeypatch) -> None:
     data, encoded, _ = scene
     monkeypatch.setattr(stores, "SHARD_EXAMPLES", 50)

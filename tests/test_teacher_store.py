@@ -195,6 +195,9 @@ def test_mistakes_end_in_one_line(teacher_folder: Path, tmp_path: Path, console)
     model = tiny_model(seed=9)
     model.save_pretrained(other)
     Source(str(teacher_folder / "teacher")).tokenizer.save_pretrained(other)
+    assert console(
+        "store", "write", "--teacher", other, *data, "--out", tmp_path / "theirs", "--allow-weak-teacher"
+    )[0] == 0  # fmt: skip
     edited = tmp_path / "edited.csv"
     edited.write_text((teacher_folder / "train.csv").read_text().replace("word3", "word4"))
     from_store = ("--teacher-store", tmp_path / "logits")
@@ -223,6 +226,10 @@ def test_mistakes_end_in_one_line(teacher_folder: Path, tmp_path: Path, console)
         ((*run_of, *from_store, "--mixed-precision", "bf16"), "mixed_precision=no"),
         (("distill", *data, "--student", "layers=2", *from_store, "--out", tmp_path / "x"), "without weights"),
         ((*run_of, "--teacher-store", tmp_path / "nothing"), "cannot load|no teacher store"),
+        ((*run_of, *from_store, "--teacher", tmp_path / "theirs" / "teacher"), "made by another teacher"),
+        ((*run_of, *from_store, "--method", "tinybert", "--set", "heads=4"), "without weights"),
+        (("store", "inspect", "."), "no teacher store"),
+        (("store", "write", *teacher, *data, "--out", edited / "x"), "cannot be written"),
         (run_of, "there is no teacher"),
         ((*run_of, "--teacher-store", "auto"), "there is no teacher"),
         (("store", "write", *teacher, *data, "--out", tmp_path / "logits"), "exists already"),
