@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16", "fp16"])
     parser.add_argument("--full", action="store_true", help="all of SST-2's training rows")
+    parser.add_argument("--finished", action="store_true", help="train nothing: write what the finished runs show")
     parser.add_argument("--share", default="0/1", help="which part of the runs: 0/2, 1/2")
     parser.add_argument("--out", default="results/minimum_knowledge.json")
     arguments = parser.parse_args()
@@ -156,6 +157,8 @@ def main() -> None:
         place = work / task
         more = {"teacher": str(place / "teacher"), "teacher_store": str(place / "store"), "seed": seed}
         out = f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
+        if arguments.finished and not (place / out / "report.json").exists():
+            continue
         report = carry_out(config(task, recipe, out, **more))
         lengths = Store(place / "store").index["length"].astype(np.int64)
         amount = bytes_of(term, Source(str(place / "teacher")), recipe, lengths)
@@ -196,7 +199,7 @@ def paired(results: dict[str, Any], task: str, arm: str, other: str) -> tuple[fl
 
 
 def cell(mean: float, half: float, sign: str = "") -> str:
-    return f"{mean:{sign}.4f} ± {half:.4f}"
+    return f"{mean:{sign}.4f} ± {half:.4f}" if np.isfinite(half) else f"{mean:{sign}.4f}"
 
 
 def document(results: dict[str, Any]) -> str:
@@ -257,7 +260,7 @@ def document(results: dict[str, Any]) -> str:
 
 def plot(results: dict[str, Any]) -> str:
     """Score against bytes an example, one panel a task; whiskers are 95 % t-intervals, lines the arms without a choice."""
-    width, height, left, gap = 460, 300, 60, 40
+    width, height, left, gap = 460, 300, 60, 50
     tasks = list(results["teachers"])
     parts = []
     for panel, task in enumerate(tasks):
@@ -270,7 +273,7 @@ def plot(results: dict[str, Any]) -> str:
         ends = [end for _, mean, half, _ in found.values() for end in (mean - half, mean + half) if np.isfinite(end)]
         low, high = min(ends) - 0.003, max(ends) + 0.003
         amounts = [amount for amount, *_ in found.values() if amount]
-        first, last = np.log10(min(amounts)) - 0.15, np.log10(max(amounts)) + 0.15
+        first, last = np.log10(min(amounts)) - 0.15, np.log10(max(amounts)) + 0.25
         x0 = panel * (width + gap + left) + left
 
         def x_of(amount: float, x0: int = x0, first: float = first, last: float = last) -> float:
@@ -293,27 +296,33 @@ def plot(results: dict[str, Any]) -> str:
         parts.append(
             f'<text x="{x0 + width / 2}" y="{80 + height}" text-anchor="middle">stored bytes an example</text>'
         )
-        for name, style in (("none", "none"), ("plain", "plain"), ("full", "full")):
-            if name in found:
-                y = y_of(found[name][1])
-                parts.append(f'<line x1="{x0}" x2="{x0 + width}" y1="{y:.1f}" y2="{y:.1f}" class="level {style}"/>')
-                place = x0 + {"none": 4, "plain": 60, "full": 116}[name]
-                parts.append(f'<text x="{place}" y="{y - 4:.1f}" class="{style}">{name}</text>')
-        for name, (amount, mean, half, term) in found.items():
+        below = 0.0  # where the name of the level above ends
+        levels = [name for name in ("none", "plain", "full") if name in found]
+        for name in sorted(levels, key=lambda name: y_of(found[name][1])):
+            y = y_of(found[name][1])
+            below = max(y + 4, below + 13)
+            parts.append(f'<line x1="{x0}" x2="{x0 + width}" y1="{y:.1f}" y2="{y:.1f}" class="level {name}"/>')
+            parts.append(f'<text x="{x0 + width + 5}" y="{below:.1f}" class="{name}">{name}</text>')
+        seen: dict[float, int] = {}
+        for name, (amount, mean, half, term) in sorted(found.items(), key=lambda item: item[1][1]):
             if term is None:
                 continue
-            usual = term.neurons_by == "magnitude" and term.width_target == "ignore" and "," not in name
-            style = "dot" if usual else "other"
-            x, y = x_of(amount), y_of(mean)
+            usual = name in (*AMOUNTS, "full")
+            size = round(amount, -2)
+            seen[size] = seen.get(size, -1) + 1  # equal amounts stand side by side, the lowest score first
+            x, y = x_of(amount) + 11 * seen[size], y_of(mean)
             if np.isfinite(half):
-                parts.append(
-                    f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y_of(mean - half):.1f}" y2="{y_of(mean + half):.1f}" class="whisker"/>'
-                )
+                ends = f'y1="{y_of(mean - half):.1f}" y2="{y_of(mean + half):.1f}"'
+                parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" {ends} class="whisker"/>')
+            shown = f"<title>{name}: {mean:.4f}</title>"
             parts.append(
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{style}"><title>{name}: {mean:.4f}</title></circle>'
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{"dot" if usual else "other"}">{shown}</circle>'
             )
             if usual and name != "full":
-                parts.append(f'<text x="{x + 6:.1f}" y="{y - 6:.1f}" class="name">{name}</text>')
+                top = y_of(mean + (half if np.isfinite(half) else 0.0)) - 5
+                parts.append(f'<text x="{x:.1f}" y="{top:.1f}" text-anchor="middle" class="name">{name}</text>')
+        note = "filled: attention without [SEP], magnitude, ignore; open: other choices (see the table)"
+        parts.append(f'<text x="{x0}" y="{98 + height}" class="name">{note}</text>')
     total = len(tasks) * (width + gap + left) + 40
     style = (
         "text{font:12px system-ui,sans-serif;fill:#333}.title{font-weight:600;font-size:14px}.grid{stroke:#e5e5e5}"
@@ -322,9 +331,9 @@ def plot(results: dict[str, Any]) -> str:
         ".dot{fill:#1d6a86}.other{fill:#fff;stroke:#1d6a86;stroke-width:1.5}.name{font-size:10px;fill:#555}"
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {height + 100}" role="img">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {height + 110}" role="img">'
         f"<title>Score against stored bytes an example</title><style>{style}</style>"
-        f'<rect width="{total}" height="{height + 100}" fill="#fff"/>{"".join(parts)}</svg>\n'
+        f'<rect width="{total}" height="{height + 110}" fill="#fff"/>{"".join(parts)}</svg>\n'
     )
 
 
