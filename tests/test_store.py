@@ -341,6 +341,9 @@ def test_a_writer_killed_at_its_very_end_has_finished(scene, tmp_path: Path) -> 
     (tmp_path / "store").rename(tmp_path / "store.partial")
     make(tmp_path / "store", scene, SCHEMES["dense"])
     assert files_of(tmp_path / "store") == before and not (tmp_path / "store.partial").exists()
+    (tmp_path / "store").rename(tmp_path / "other.partial")
+    with pytest.raises(TutelageError, match="begun for another store"):
+        make(tmp_path / "other", scene, SCHEMES["whole"])
 
 
 def test_what_does_not_fit_is_refused(scene, tokenizer, tmp_path: Path, monkeypatch) -> None:

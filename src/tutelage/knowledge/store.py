@@ -639,9 +639,6 @@ def write(
         raise TutelageError("two examples have the same id; a store needs one of its own for each")
     folder = check_place(folder)
     partial = partial_of(folder)
-    if (partial / "manifest.json").exists():  # killed at the very end
-        partial.rename(folder)
-        return Store(folder)
     lengths = index["length"].astype(np.int64)
     sizes = scheme.record_bytes(lengths)
     _check_room(folder, int(sizes.sum()))
@@ -655,9 +652,12 @@ def write(
         "data_fingerprint": _fingerprint(index),
         "exponents": {str(layer): values for layer, values in exponents.items()},
     }
-    plan = partial / "plan.json"
-    if partial.exists() and not _same(plan, manifest):
+    plan, whole = partial / "plan.json", partial / "manifest.json"
+    if partial.exists() and not _same(whole if whole.exists() else plan, manifest):
         raise TutelageError(f"{str(partial)!r} was begun for another store; remove it, or give another --out")
+    if whole.exists():  # killed at the very end
+        partial.rename(folder)
+        return Store(folder)
     partial.mkdir(parents=True, exist_ok=True)
     write_text(plan, json.dumps(manifest))
     shards = []
@@ -681,7 +681,7 @@ def write(
         manifest["evaluation_sha256"] = _sha256(partial / "evaluation.safetensors")
     save_teacher(partial / "teacher")
     tree = Manifest.model_validate(manifest).model_dump(mode="json")
-    write_text(partial / "manifest.json", json.dumps({**tree, "sha256": _checksum(tree)}, indent=1))
+    write_text(whole, json.dumps({**tree, "sha256": _checksum(tree)}, indent=1))
     for leftover in [*partial.glob("shard-*.json"), plan]:
         leftover.unlink()
     partial.rename(folder)
@@ -717,10 +717,12 @@ def _check_room(folder: Path, size: int) -> None:
         )
 
 
-def _same(plan: Path, manifest: dict[str, Any]) -> bool:
+def _same(path: Path, manifest: dict[str, Any]) -> bool:
+    """Whether what was begun (its plan, or its manifest) says the same wherever ``manifest`` says something."""
     try:
-        return bool(json.loads(plan.read_text(encoding="utf-8")) == manifest)
-    except (OSError, ValueError):
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        return all(begun.get(name) == value for name, value in manifest.items())
+    except (OSError, ValueError, AttributeError):
         return False
 
 
