@@ -25,6 +25,7 @@ from scipy import stats
 from tutelage.config import DataConfig, RunConfig
 from tutelage.demo import pretrained
 from tutelage.methods import METHODS
+from tutelage.methods.finetune import finetune
 from tutelage.recipe import Recipe
 from tutelage.runs import run
 from tutelage.students.build import Checkpoint, Copied
@@ -81,12 +82,12 @@ def main() -> None:
         return DataConfig(task=task, data_dir=arguments.data_dir, max_train=rows)
 
     for task in tasks:
-        teacher = METHODS["finetune"]().model_copy(update={"student": Checkpoint(name=str(pretrained()))})
-        stage = teacher.stages[0].model_copy(update={"epochs": arguments.teacher_epochs, "lr": arguments.lr})
+        student = Checkpoint(name=str(pretrained()))
+        teacher = finetune(student, epochs=arguments.teacher_epochs, lr=arguments.lr)
         results["teachers"][task] = row(
             carry_out(
                 RunConfig(
-                    recipe=teacher.model_copy(update={"stages": [stage]}),
+                    recipe=teacher,
                     data=data(task),
                     out=str(work / task / "teacher"),
                     mixed_precision=arguments.mixed_precision,

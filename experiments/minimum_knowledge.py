@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,10 @@ import numpy as np
 from glue import ROWS, carry_out, interval
 from glue import write as write_text
 
-from tutelage.anatomy import shape_of
 from tutelage.config import DataConfig, RunConfig
 from tutelage.demo import pretrained
 from tutelage.knowledge.store import Scheme, Store
-from tutelage.methods import METHODS
+from tutelage.methods.finetune import finetune
 from tutelage.methods.minimum_knowledge import minimum_knowledge
 from tutelage.objectives.terms import HardLabels, HiddenKnowledge, Objective
 from tutelage.recipe import Recipe
@@ -97,7 +97,7 @@ def bytes_of(term: HiddenKnowledge | None, source: Source, recipe: Recipe, lengt
     """Bytes an example of the smallest store (float16) for an arm, the logits not counted."""
     if term is None:
         return 0.0
-    student = shape_of(source.config).__class__(**{**vars(source.shape), "layers": 3})
+    student = replace(source.shape, layers=3)
     needs = Objective([term], "classification", student, source.shape).teacher_needs
     scheme = Scheme.covering(needs, 0, source.shape.hidden, int(lengths.max()))
     return float(scheme.record_bytes(lengths).mean())
@@ -132,9 +132,9 @@ def main() -> None:
 
     teachers: dict[str, Any] = {}
     for task in tasks:
-        teacher = METHODS["finetune"]().model_copy(update={"student": Checkpoint(name=str(pretrained()))})
-        stage = teacher.stages[0].model_copy(update={"epochs": arguments.teacher_epochs, "lr": arguments.lr})
-        report = carry_out(config(task, teacher.model_copy(update={"stages": [stage]}), "teacher"))
+        student = Checkpoint(name=str(pretrained()))
+        teacher = finetune(student, epochs=arguments.teacher_epochs, lr=arguments.lr)
+        report = carry_out(config(task, teacher, "teacher"))
         teachers[task] = {"metric": report["metric"], "scores": report["student"]["scores"]["dev"]}
         if not (work / task / "store").exists():
             recipe = recipe_for("full", arms()["full"], 0, 1, 1, arguments.lr)

@@ -250,8 +250,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         if not teacher.has_weights and not all(_stored(setup, objective) for objective in objectives_of(setup)):
             raise TutelageError(teacher.without_weights)
         ask_teacher(setup, accelerator, display)
-        if setup.store is not None and all(_stored(setup, objective) for objective in objectives_of(setup)):
-            teacher.release()
+        release_teacher(setup)
     return setup
 
 
@@ -325,6 +324,12 @@ def objectives_of(setup: Setup) -> list[Objective]:
 def _stored(setup: Setup, objective: Objective) -> bool:
     """Whether a stage can learn from the store alone."""
     return setup.store is not None and setup.store.scheme.lacks(objective.teacher_needs) is None
+
+
+def release_teacher(setup: Setup) -> None:
+    """Let the teacher's weights go if the store can say all that is left to ask."""
+    if setup.teacher is not None and all(_stored(setup, objective) for objective in objectives_of(setup)):
+        setup.teacher.release()
 
 
 def _find_store(setup: Setup, display: Display) -> None:
@@ -467,8 +472,7 @@ def plan(setup: Setup) -> str:
     seconds = 0.0
     trial = speed.latencies({"student": setup.student}, {"student": inputs}, batch_sizes=(32,), repeats=3)
     rate = 32 * student_flops / (trial["student"]["32"] / 1000)
-    for stage in config.recipe.stages:
-        objective = Objective(stage.objective, data.kind, student, teacher)
+    for stage, objective in zip(config.recipe.stages, objectives_of(setup), strict=True):
         steps = planned_steps(stage, setup.train.examples)
         lacking = setup.store.scheme.lacks if setup.store else setup.to_write.lacks if setup.to_write else None
         from_store = lacking is not None and lacking(objective.teacher_needs) is None

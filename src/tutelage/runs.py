@@ -38,6 +38,7 @@ from tutelage.preflight import (
     plan,
     predicted,
     prepare,
+    release_teacher,
     scores_of,
     typical,
     use_store,
@@ -262,13 +263,10 @@ def _write_store(setup: Setup, accelerator: Accelerator, display: Display) -> No
     """Write the store that the plan has announced, if it has, and let the teacher go when it has said all."""
     if setup.to_write is None or setup.knowledge is None or setup.teacher is None:
         return
-    objectives = objectives_of(setup)
-    found = setup.knowledge.find_or_write(
-        setup.to_write, storable(objectives), setup.teacher_logits, accelerator, display
-    )
+    needs = storable(objectives_of(setup))
+    found = setup.knowledge.find_or_write(setup.to_write, needs, setup.teacher_logits, accelerator, display)
     use_store(setup, *found, display)
-    if all(setup.to_write.lacks(objective.teacher_needs) is None for objective in objectives):
-        setup.teacher.release()
+    release_teacher(setup)
 
 
 def _save_student(setup: Setup, folder: Path, projections: dict[str, Tensor]) -> None:
@@ -360,8 +358,7 @@ def _report(
     student_shape = anatomy.shape_of(setup.student.config)
     teacher_shape = None if setup.teacher is None else setup.teacher.shape
     mapping = []
-    for stage in config.recipe.stages:
-        objective = Objective(stage.objective, data.kind, student_shape, teacher_shape)
+    for stage, objective in zip(config.recipe.stages, objectives_of(setup), strict=True):
         for term, mapped in zip(objective.terms, objective.mapped, strict=True):
             if mapped:
                 mapping.append({"stage": stage.name, "knowledge": term.kind, "pairs": [list(pair) for pair in mapped]})

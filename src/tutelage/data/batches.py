@@ -142,7 +142,7 @@ def step_batches(
     for rows in pieces(part, np.maximum(lengths, pad_to or 0), max_tokens):
         inputs = padded(encoded, rows, pad_to)
         keys = torch.from_numpy(encoded.keys[rows].view(np.int64))
-        separators = inputs["input_ids"] == (-1 if encoded.separator is None else encoded.separator)
+        separators = inputs["input_ids"] == encoded.separator
         labels = torch.from_numpy(examples.labels[rows])
         if lent:  # the row counts elsewhere; here it only keeps this process in step, at weight zero
             totals = Totals(*(float("inf"),) * 4, sizes=totals.sizes)

@@ -138,8 +138,8 @@ class Encoded:
     cut: npt.NDArray[np.bool_]
     """``(n,)``: which examples were longer than the model takes and lost their end."""
     pad_token: int
-    separator: int | None = None
-    """The token that ends a text ([SEP])."""
+    separator: int = -1
+    """The token that ends a text ([SEP]); -1 where a tokenizer has none."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -157,7 +157,7 @@ class Encoded:
     @cached_property
     def separators(self) -> npt.NDArray[np.int64]:
         """``(n,)``: how many separators each example has."""
-        found = self.tokens == (-1 if self.separator is None else self.separator)
+        found = self.tokens == self.separator
         return np.diff(np.concatenate([[0], np.cumsum(found, dtype=np.int64)])[self.offsets])
 
     @cached_property
@@ -216,5 +216,5 @@ def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
         cut=np.array(cut, dtype=np.bool_),
         pad_token=int(tokenizer.pad_token_id),
-        separator=tokenizer.sep_token_id,
+        separator=-1 if tokenizer.sep_token_id is None else int(tokenizer.sep_token_id),
     )

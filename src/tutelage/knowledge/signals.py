@@ -14,7 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from tutelage import anatomy
-from tutelage.knowledge.selection import Cut, Selected
+from tutelage.knowledge.selection import Cut, Neurons, Score, Selected, Tokens, attention_of_first
 
 BLOCK = 128
 """Queries at a time where attention with dropout has no fused kernel."""
@@ -59,6 +59,11 @@ class Needs:
         return ", ".join(parts) or "nothing"
 
     @property
+    def parts(self) -> frozenset[Cut]:
+        """All that is asked of hidden states, as cuts: a whole layer is one of them."""
+        return self.cuts | {Cut(layer, Tokens(), Neurons()) for layer in self.hidden}
+
+    @property
     def measured(self) -> Needs:
         """What has to be read from a running model for the cuts to be made."""
         layers = frozenset(cut.layer for cut in self.cuts)
@@ -87,6 +92,10 @@ class Signals:
     cuts: dict[Cut, Selected] = field(default_factory=dict)
     scaling: float = 1.0
     """What the model multiplies the dot product of a query and a key with."""
+
+    def ranking(self, layer: int, mask: Tensor, score: Score) -> Tensor:
+        """By what tokens are ranked, ``(batch, length)``: see :func:`attention_of_first`."""
+        return attention_of_first(self.queries[layer], self.keys[layer], mask, self.scaling, score)
 
 
 class _Enough(Exception):

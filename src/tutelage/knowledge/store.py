@@ -40,7 +40,7 @@ from tutelage.data.batches import Rows, pieces
 from tutelage.data.examples import Encoded
 from tutelage.disk import write_text
 from tutelage.errors import TutelageError
-from tutelage.knowledge.selection import Cut, Neurons, Score, Selected, Tokens, attention_of_first, select
+from tutelage.knowledge.selection import Cut, Neurons, Score, Selected, Tokens, select
 from tutelage.knowledge.signals import Needs, Signals
 
 Dtype = Literal["float32", "float16", "bfloat16", "int8"]
@@ -81,7 +81,7 @@ class Scheme(BaseModel):
     @classmethod
     def covering(cls, needs: Needs, classes: int, hidden: int, longest: int, dtype: Dtype = "float16") -> Scheme:
         """The smallest scheme that serves ``needs``; where two of them choose differently, all tokens or neurons are kept."""
-        cuts = needs.cuts | {Cut(layer, Tokens(), Neurons()) for layer in needs.hidden}
+        cuts = needs.parts
         common: dict[str, Any] = {"classes": classes, "hidden": hidden, "longest": longest, "dtype": dtype}
         if not cuts:
             return cls(**common)
@@ -108,7 +108,7 @@ class Scheme(BaseModel):
             return "what the teacher says of padding is not stored"
         if needs.logits and not self.classes:
             return "it has no logits"
-        for cut in [*needs.cuts, *(Cut(layer, Tokens(), Neurons()) for layer in sorted(needs.hidden))]:
+        for cut in sorted(needs.parts, key=str):
             column = (cut.layer, None if self.tokens.whole else cut.scored_by)
             if column not in self.columns:
                 by = "" if column[1] is None else f" ranked by layer {column[1]}"
@@ -420,18 +420,28 @@ class Store:
 
     def signals(self, rows: Rows, needs: Needs, mask: Tensor, separators: Tensor, keys: Tensor) -> Signals:
         """What ``needs`` asks for, of these rows in this order; the other arguments are the batch's, as in ``Batch``."""
-        device, result = mask.device, Signals()
         if self._whole:
-            lengths = self.index["length"][rows]
             # The teacher's tokens, which may be others than the batch's: then only the first token is ever asked for.
-            width = max(mask.shape[1], int(lengths.max()))
-            mask = torch.from_numpy((np.arange(width) < lengths[:, None]).astype(np.int64)).to(device)
-        records = self._ragged(rows, mask.shape[1]) if self._whole else self._fixed(rows)
+            mask = self._mask(rows, mask.shape[1]).to(mask.device)
+        return self._signals(self._read(rows, mask), needs, mask, separators, keys)
+
+    def _mask(self, rows: Rows, least: int = 0) -> Tensor:
+        """``(rows, length)``: 1 at the tokens of these examples; at least ``least`` wide."""
+        lengths = self.index["length"][rows]
+        width = max(least, int(lengths.max()))
+        return torch.from_numpy((np.arange(width) < lengths[:, None]).astype(np.int64))
+
+    def _read(self, rows: Rows, mask: Tensor) -> npt.NDArray[Any]:
+        return self._ragged(rows, mask.shape[1]) if self._whole else self._fixed(rows)
+
+    def _signals(
+        self, records: npt.NDArray[Any], needs: Needs, mask: Tensor, separators: Tensor, keys: Tensor
+    ) -> Signals:
+        device, result = mask.device, Signals()
         if needs.logits:
             result.logits = torch.from_numpy(np.array(records["logits"], dtype=np.float32)).to(device)
         parts: dict[tuple[int, int | None], Selected] = {}
-        cuts = needs.cuts | {Cut(layer, Tokens(), Neurons()) for layer in needs.hidden}
-        for cut in sorted(cuts, key=str):
+        for cut in needs.parts:
             column = (cut.layer, None if self._whole else cut.scored_by)
             if column not in parts:
                 parts[column] = self._part(records, self.scheme.columns.index(column), mask).to(device)
@@ -447,16 +457,15 @@ class Store:
 
     def contents(self, rows: Rows, scheme: Scheme, needs: Needs) -> Contents:
         """What a smaller store keeps of these rows; ``needs`` are its parts."""
-        entries = self.index[rows]
-        mask = torch.from_numpy((np.arange(int(entries["length"].max())) < entries["length"][:, None]).astype(np.int64))
+        mask = self._mask(rows)
+        records = self._read(rows, mask)
         separators = torch.zeros_like(mask, dtype=torch.bool)
         scores = {}
         if self._whole:
-            records = self._ragged(rows, mask.shape[1])
             separators = torch.from_numpy(np.unpackbits(records["separators"], axis=1, count=mask.shape[1])).bool()
             scores = {scorer: self._scores(records, scorer) for scorer in scheme.scorers}
-        keys = torch.from_numpy(entries["key"].astype(np.int64))
-        signals = self.signals(rows, needs, mask, separators, keys)
+        keys = torch.from_numpy(self.index["key"][rows].astype(np.int64))
+        signals = self._signals(records, needs, mask, separators, keys)
         parts = {(cut.layer, cut.scored_by): part for cut, part in signals.cuts.items()}
         return Contents(mask, separators, signals.logits, parts, scores)
 
@@ -600,14 +609,10 @@ def contents_of(
 ) -> Contents:
     """What a scheme keeps of the signals (see :func:`needs_of`) of a running teacher."""
     contents = Contents(mask, separators, signals.logits)
-
-    def ranked(layer: int, score: Score) -> Tensor:
-        return attention_of_first(signals.queries[layer], signals.keys[layer], mask, signals.scaling, score)
-
-    contents.scores = {(layer, score): ranked(layer, score) for layer, score in scheme.scorers}
+    contents.scores = {(layer, score): signals.ranking(layer, mask, score) for layer, score in scheme.scorers}
     for layer, scorer in scheme.columns:
         values, steps = rounded(signals.hidden[layer].float(), scheme.dtype, exponents.get(layer))
-        scores = None if scorer is None else ranked(scorer, scheme.tokens.score)
+        scores = None if scorer is None else signals.ranking(scorer, mask, scheme.tokens.score)
         cut = Cut(layer, scheme.tokens, scheme.neurons, scorer)
         contents.parts[layer, scorer] = select(cut, Selected(values, mask, steps=steps), mask, separators, scores, keys)
     return contents

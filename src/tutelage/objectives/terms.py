@@ -131,6 +131,18 @@ class LogitsMSE(Term):
         )
 
 
+def _projection(asked: Project, student: Shape, teacher: Shape, usual: Project) -> Project:
+    """How a student's vectors reach the teacher's width; ``usual`` is what ``auto`` means where the widths differ."""
+    if asked == "auto":
+        return "none" if student.hidden == teacher.hidden else usual
+    if asked == "none" and student.hidden != teacher.hidden:
+        raise TutelageError(
+            f"project=none cannot compare hidden states {student.hidden} wide with the teacher's {teacher.hidden}; "
+            f"use project={usual}"
+        )
+    return asked
+
+
 class _HiddenTerm(Term):
     """What the two terms on vectors of all tokens share.
 
@@ -150,14 +162,7 @@ class _HiddenTerm(Term):
         return Needs(hidden=frozenset(s for s, _ in mapped)), theirs
 
     def projection(self, student: Shape, teacher: Shape) -> Project:
-        if self.project != "auto":
-            if self.project == "none" and student.hidden != teacher.hidden:
-                raise TutelageError(
-                    f"project=none cannot compare hidden states {student.hidden} wide with the teacher's "
-                    f"{teacher.hidden}; use project=per_layer"
-                )
-            return self.project
-        return "none" if student.hidden == teacher.hidden else "per_layer"
+        return _projection(self.project, student, teacher, "per_layer")
 
     def value(self, x: Comparison) -> Tensor:
         total = x.batch.labels.new_zeros((), dtype=x.student.hidden[x.pairs[0][0]].dtype).float()
@@ -367,14 +372,7 @@ class HiddenKnowledge(Term):
         return Needs(hidden=frozenset(s for s, _ in self.pairs(student, teacher))), Needs(cuts=cuts)
 
     def projection(self, student: Shape, teacher: Shape) -> Project:
-        if self.project != "auto":
-            if self.project == "none" and student.hidden != teacher.hidden:
-                raise TutelageError(
-                    f"project=none cannot compare hidden states {student.hidden} wide with the teacher's "
-                    f"{teacher.hidden}; use project=shared"
-                )
-            return self.project
-        return "none" if student.hidden == teacher.hidden else "shared"
+        return _projection(self.project, student, teacher, "shared")
 
     def value(self, x: Comparison) -> Tensor:
         total = x.batch.mask.new_zeros((), dtype=torch.float32)

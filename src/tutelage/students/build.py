@@ -123,14 +123,33 @@ def parse(text: str) -> Student:
         ) from None
 
 
+def load_config(name: str) -> Any:
+    """The configuration of a checkpoint, a folder or on the hub.
+
+    Raises:
+        TutelageError: when there is none, or it is of an unknown family.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _not_loaded(name, error) from None
+    anatomy.family_of(config)
+    return config
+
+
+def _not_loaded(name: str, error: Exception) -> TutelageError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return TutelageError(f"cannot load the model {name!r}: {reason}")
+
+
 def load_model(name: str, **settings: Any) -> tuple[PreTrainedModel, list[str]]:
     """A sequence classifier from a folder or the hub, in float32 and evaluation mode; and the weights it had to make up.
 
     Raises:
         TutelageError: when there is no such checkpoint, or it is of an unknown family.
     """
+    load_config(name)
     try:
-        anatomy.family_of(AutoConfig.from_pretrained(name, trust_remote_code=False))
         model, info = AutoModelForSequenceClassification.from_pretrained(
             name,
             trust_remote_code=False,
@@ -140,11 +159,8 @@ def load_model(name: str, **settings: Any) -> tuple[PreTrainedModel, list[str]]:
             ignore_mismatched_sizes=bool(settings),
             **settings,
         )
-    except TutelageError:
-        raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TutelageError(f"cannot load the model {name!r}: {reason}") from None
+        raise _not_loaded(name, error) from None
     return model.eval(), sorted(info["missing_keys"])
 
 

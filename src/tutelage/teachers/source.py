@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.errors import TutelageError
-from tutelage.students.build import load_model, resolve
+from tutelage.students.build import load_config, load_model, resolve
 
 
 class Source:
@@ -26,12 +26,7 @@ class Source:
 
     def __init__(self, name: str) -> None:
         self.name, self._path = name, resolve(name)
-        try:
-            self.config = AutoConfig.from_pretrained(self._path, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise TutelageError(f"cannot load the model {name!r}: {reason}") from None
-        anatomy.family_of(self.config)
+        self.config = load_config(self._path)
         self.tokenizer = load_tokenizer(self._path)
         self._model: PreTrainedModel | None = None
 

@@ -64,7 +64,7 @@ def write_store(
 
     def read(rows: Rows) -> Contents:
         signals, inputs = run(rows)
-        separators = inputs["input_ids"] == (-1 if encoded.separator is None else encoded.separator)
+        separators = inputs["input_ids"] == encoded.separator
         keys = torch.from_numpy(encoded.keys[rows].view(np.int64))
         return stores.contents_of(signals, scheme, inputs["attention_mask"], separators, keys, exponents)
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from tutelage.data.batches import Batch, evaluation_batches, padded
 from tutelage.data.examples import Encoded
-from tutelage.knowledge.selection import Selected, attention_of_first, select
+from tutelage.knowledge.selection import Selected, select
 from tutelage.knowledge.signals import Needs, Signals, Tap
 
 
@@ -65,10 +65,7 @@ class KnownLogits:
 def cut_from(signals: Signals, needs: Needs, mask: Tensor, separators: Tensor, keys: Tensor) -> None:
     """Add the cuts asked for to the signals of a running model."""
     for cut in needs.cuts:
-        scores = None
-        if cut.scored_by is not None:
-            query, key = signals.queries[cut.scored_by], signals.keys[cut.scored_by]
-            scores = attention_of_first(query, key, mask, signals.scaling, cut.tokens.score)
+        scores = None if cut.scored_by is None else signals.ranking(cut.scored_by, mask, cut.tokens.score)
         whole = Selected(signals.hidden[cut.layer].float(), mask)
         signals.cuts[cut] = select(cut, whole, mask, separators, scores, keys)
 
