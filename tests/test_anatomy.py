@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import ALL_FAMILIES, tiny_config, tiny_model
+from transformers import AutoModelForMaskedLM
 
 from tutelage import anatomy
 from tutelage.errors import TutelageError
@@ -144,6 +145,17 @@ def test_gradients_flow_through_tapped_queries() -> None:
     signals.queries[2].sum().backward()
     assert anatomy.layers_of(model)[1].attention.self.query.weight.grad.abs().max() > 0
     tap.close()
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_word_scores_are_those_of_the_whole_model(family: str) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(tiny_config(family)).eval()
+    ids = torch.randint(5, 40, (2, 7), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        hidden = anatomy.base_of(model)(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
+        torch.testing.assert_close(anatomy.word_scores(model, hidden[:, 3]), whole[:, 3])
 
 
 def test_closing_leaves_the_model_as_it_was(tmp_path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tutelage.errors import TutelageError
@@ -38,6 +38,9 @@ class Family:
     ffn_down: str
     ffn_norm: str
 
+    word_head: tuple[str, ...]
+    """Modules of the language model (not of its base), one after the other: hidden states in, scores of all words out."""
+
     depth: str = "num_hidden_layers"
     hidden: str = "hidden_size"
     heads: str = "num_attention_heads"
@@ -63,12 +66,20 @@ _BERT = Family(
     ffn_up="intermediate.dense",
     ffn_down="output.dense",
     ffn_norm="output.LayerNorm",
+    word_head=("cls",),
 )
 
 FAMILIES: dict[str, Family] = {
     "bert": _BERT,
-    "roberta": _BERT,
-    "electra": Family(**{**vars(_BERT), "embedding_output": ("embeddings_project", "embeddings"), "pooler": None}),
+    "roberta": Family(**{**vars(_BERT), "word_head": ("lm_head",)}),
+    "electra": Family(
+        **{
+            **vars(_BERT),
+            "embedding_output": ("embeddings_project", "embeddings"),
+            "pooler": None,
+            "word_head": ("generator_predictions", "generator_lm_head"),
+        }
+    ),
     "distilbert": Family(
         embeddings="embeddings.word_embeddings",
         embedding_output=("embeddings",),
@@ -82,6 +93,7 @@ FAMILIES: dict[str, Family] = {
         ffn_up="ffn.lin1",
         ffn_down="ffn.lin2",
         ffn_norm="output_layer_norm",
+        word_head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
         depth="n_layers",
         hidden="dim",
         heads="n_heads",
@@ -100,6 +112,7 @@ FAMILIES: dict[str, Family] = {
         ffn_up="albert_layers.0.ffn",
         ffn_down="albert_layers.0.ffn_output",
         ffn_norm="albert_layers.0.full_layer_layer_norm",
+        word_head=("predictions",),
         shared=True,
     ),
     "modernbert": Family(
@@ -115,6 +128,7 @@ FAMILIES: dict[str, Family] = {
         ffn_up="mlp.Wi",
         ffn_down="mlp.Wo",
         ffn_norm="mlp_norm",
+        word_head=("head", "decoder"),
         first_layer_differs=True,
     ),
     "pruned_bert": Family(
@@ -201,3 +215,13 @@ def word_embeddings_of(model: PreTrainedModel) -> nn.Embedding:
     table = base_of(model).get_submodule(family_of(model.config).embeddings)
     assert isinstance(table, nn.Embedding)
     return table
+
+
+def word_scores(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """What a language model's head makes of hidden states of its last layer: ``(..., hidden)`` to ``(..., vocabulary)``.
+
+    For chosen positions only, this saves most of the head, which is as dear as several layers.
+    """
+    for path in family_of(model.config).word_head:
+        hidden = model.get_submodule(path)(hidden)
+    return hidden

@@ -10,7 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-Kind = Literal["classification", "regression", "multilabel"]
+Kind = Literal["classification", "regression", "multilabel", "tokens", "spans"]
+
+UNKNOWN = -1
+"""The target of a token whose answer is not known."""
+UNASKED = -2
+"""The target of a token of which nothing is asked."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +23,13 @@ class Examples:
     """Texts, their ids and (for some) their labels.
 
     ``labels`` is ``(n,)`` int64 for classification (``-1`` where there is none), ``(n,)`` float32 for regression and
-    ``(n, classes)`` float32 for multi-label data (``nan`` where there is none). ``ids`` name an example for good:
-    ``"train/17"``, ``"unlabeled/3"``; stored knowledge is looked up by them; within a run an example is a row of these.
+    ``(n, classes)`` float32 for multi-label data (``nan`` where there is none). For ``tokens`` it is ``(n,)`` of
+    arrays, one class for each word of the text (words are parted by single spaces); for ``spans``, where ``texts`` are
+    questions and ``pairs`` the contexts, ``(n,)`` of tuples of the answers that count as right, as ``(start, text)``: the
+    character at which it starts; no answer in the context is the empty tuple, an unknown one ``None``.
+
+    ``ids`` name an example for good: ``"train/17"``, ``"unlabeled/3"``; stored knowledge is looked up by them; within a run
+    an example is a row of these.
     """
 
     ids: Sequence[str]
@@ -35,6 +45,8 @@ class Examples:
         """``(n,)``: which examples have a label."""
         if self.labels.dtype.kind == "i":
             return np.asarray(self.labels >= 0)
+        if self.labels.dtype.kind == "O":
+            return np.array([label is not None for label in self.labels], dtype=np.bool_)
         missing = np.isnan(self.labels)
         return np.asarray(~(missing if missing.ndim == 1 else missing.any(axis=1)))
 
@@ -128,6 +140,16 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """How long contexts are read: in overlapping windows, each a row of an :class:`Encoded`."""
+
+    of: npt.NDArray[np.int64]
+    """``(rows,)``: the example that a row is of; all its windows stand together, in order."""
+    chars: npt.NDArray[np.int32]
+    """``(tokens, 2)``: beside ``Encoded.tokens``, where in the context a token starts and ends; -1 outside the context."""
+
+
+@dataclass(frozen=True)
 class Encoded:
     """Examples as token ids, ragged: example ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``."""
 
@@ -140,6 +162,13 @@ class Encoded:
     pad_token: int
     separator: int = -1
     """The token that ends a text ([SEP]); -1 where a tokenizer has none."""
+    labels: npt.NDArray[Any] | None = None
+    """Of each row, as in :class:`Examples`. For ``spans`` ``(n, 2)`` int64: first and last token of the answer, counted
+    among the tokens asked (see ``targets``), the first of which, [CLS], stands for no answer here; -1 if unknown."""
+    targets: npt.NDArray[np.int32] | None = None
+    """Beside ``tokens``, where answers are given token by token: the number of the class (or word), :data:`UNKNOWN`, or
+    :data:`UNASKED`. For ``spans`` the tokens that may start or end an answer are UNKNOWN: [CLS] and the context."""
+    windows: Windows | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -173,8 +202,16 @@ class Encoded:
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         flat = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        types = None if self.types is None else self.types[flat]
-        return replace(self, tokens=self.tokens[flat], types=types, offsets=offsets, cut=self.cut[rows])
+        return replace(
+            self,
+            tokens=self.tokens[flat],
+            types=None if self.types is None else self.types[flat],
+            offsets=offsets,
+            cut=self.cut[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            targets=None if self.targets is None else self.targets[flat],
+            windows=None if self.windows is None else Windows(self.windows.of[rows], self.windows.chars[flat]),
+        )
 
 
 def mixed(x: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
