@@ -223,7 +223,7 @@ def seconds_a_step(scene: Scene, side: str, steps: int, student: PreTrainedModel
 
     # The loop reports after its first step and then at its end, and waits for the device only there.
     loop.LOG_SECONDS, before = 0.0, loop.LOG_SECONDS
-    loop.train(stage, lesson, teacher, scene.examples, scene.encoded, scene.accelerator, 0, report=mark)
+    loop.train(stage, lesson, teacher, batches.Known(scene.encoded), scene.accelerator, 0, report=mark)
     loop.LOG_SECONDS = before
     lesson.close()
     if teacher is not None:

@@ -102,7 +102,7 @@ def ours(
     if not sparse:
         loop.RowAdamW = DenseAdamW  # type: ignore[misc]
     began = time.perf_counter()
-    loop.train(stage, lesson, teacher, scene.examples, scene.encoded, accelerator, 0)
+    loop.train(stage, lesson, teacher, batches.Known(scene.encoded), accelerator, 0)
     seconds = time.perf_counter() - began
     loop.RowAdamW = RowAdamW  # type: ignore[misc]
     lesson.close()
@@ -261,7 +261,7 @@ def maps_in_a_step(scene: Scene) -> int:
     objective = Objective(TERMS, "classification", anatomy.shape_of(student.config), shape)
     lesson = loop.Lesson(student, objective)
     teacher = LiveTeacher(scene.teacher.cpu(), objective.teacher_needs, None, Accelerator(cpu=True))
-    batch = next(iter(batches.step_batches(scene.examples, scene.encoded, np.arange(1), 0, 1, 10**6)))
+    batch = next(iter(batches.step_batches(scene.encoded.take(np.arange(1)), np.arange(1), 0, 1, 10**6)))
     with LargestMap(shape.heads, int(scene.encoded.lengths[0])) as seen:
         sum(lesson(batch, teacher.signals(batch)).values()).backward()  # type: ignore[union-attr]
     lesson.close()
@@ -286,7 +286,7 @@ def where_a_step_goes(scene: Scene, steps: int = 30) -> dict[str, float]:
         parts = dict.fromkeys(("teacher", "student", "losses", "backward", "optimizer"), 0.0)
         rows = np.arange(len(scene.examples))
         for step in batches.steps(scene.encoded.lengths, rows, BATCH, 0, 0)[:steps]:
-            batch = next(iter(batches.step_batches(scene.examples, scene.encoded, step, 0, 1, 10**6)))
+            batch = next(iter(batches.step_batches(scene.encoded.take(step), step, 0, 1, 10**6)))
             clock = [time.perf_counter()]
             optimizer.catch_up(batch.inputs["input_ids"].unique())
             catch_up = time.perf_counter() - clock[0]

@@ -139,7 +139,9 @@ def read_all(teacher: StoredTeacher, count: int, contents: Contents) -> None:
     order = torch.from_numpy(np.random.default_rng(0).permutation(count))
     ones = torch.ones(BATCH, LENGTH, dtype=torch.int64)
     inputs, nothing = {"attention_mask": ones, "input_ids": ones}, torch.zeros(BATCH, dtype=torch.int64)
-    batch = Batch(nothing, nothing, inputs, torch.zeros_like(ones, dtype=torch.bool), nothing, Totals(BATCH, 0, 0, 0))
+    batch = Batch(
+        nothing, nothing, inputs, torch.zeros_like(ones, dtype=torch.bool), nothing, None, Totals(BATCH, BATCH, 0, 0, 0)
+    )
     signals = Signals()
     for rows in torch.split(order, BATCH):
         if len(rows) < BATCH:

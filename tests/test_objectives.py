@@ -149,7 +149,7 @@ def value_of(term, student, teacher, batch) -> torch.Tensor:
 def batch(tokenizer):
     data = examples(8, 3)
     encoded = encode(data, tokenizer, 32)
-    return next(iter(step_batches(data, encoded, torch.arange(8).numpy(), 0, 1, 10**6)))
+    return next(iter(step_batches(encoded.take(torch.arange(8).numpy()), torch.arange(8).numpy(), 0, 1, 10**6)))
 
 
 def test_every_term_is_zero_for_a_student_that_is_its_teacher(batch) -> None:
@@ -201,6 +201,6 @@ def test_soft_labels_of_a_regression_are_the_teachers_outputs(batch) -> None:
 
     objective = Objective([SoftLabels(temperature=7)], "regression", shape(2), shape(4))
     ours, theirs = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [4.0]])
-    pair = replace(batch, rows=batch.rows[:2], labels=batch.labels[:2], totals=Totals(2, 2, 9, 9))
+    pair = replace(batch, rows=batch.rows[:2], labels=batch.labels[:2], totals=Totals(2, 2, 2, 9, 9))
     loss = objective(Signals(logits=ours), Signals(logits=theirs), pair)["soft_labels"]
     assert loss.item() == pytest.approx((1 + 4) / 2)

@@ -13,6 +13,7 @@ from tutelage.anatomy import shape_of
 from tutelage.data import batches
 from tutelage.data.examples import encode
 from tutelage.objectives.terms import AttentionScores, Embeddings, HardLabels, Hidden, Objective, SoftLabels
+from tutelage.preflight import feed_of
 from tutelage.recipe import Stage
 from tutelage.students.build import Copied, copy_layers
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, predict
@@ -50,12 +51,12 @@ def test_processes_share_a_step_and_its_totals(tokenizer) -> None:
     data = examples(33, 1)
     encoded = encode(data, tokenizer, 32)
     step = np.arange(33)
-    parts = [list(batches.step_batches(data, encoded, step, rank, 2, 100)) for rank in (0, 1)]
+    parts = [list(batches.step_batches(encoded.take(step), step, rank, 2, 100)) for rank in (0, 1)]
     rows = sorted(int(r) for part in parts for batch in part for r in batch.rows)
     assert rows == list(range(33))
     totals = {batch.totals for part in parts for batch in part}
-    assert totals == {batches.totals_of(step, encoded, data.labelled)}
-    lonely = [list(batches.step_batches(data, encoded, step[:1], rank, 2, 100)) for rank in (0, 1)]
+    assert totals == {batches.totals_of(encoded.take(step))}
+    lonely = [list(batches.step_batches(encoded.take(step[:1]), step[:1], rank, 2, 100)) for rank in (0, 1)]
     assert lonely[0][0].totals.examples == 1
     assert lonely[1][0].totals.examples == float("inf")  # a lent row counts nothing
 
@@ -166,7 +167,7 @@ def learn(tokenizer, stage: Stage, *, wider: bool = False, **more):
     lesson = loop.Lesson(student, objective)
     accelerator = Accelerator(cpu=True)
     source = more.pop("source", None) or LiveTeacher(teacher, objective.teacher_needs, None, accelerator)
-    log = loop.train(stage, lesson, source, data, encoded, accelerator, 0, **more)
+    log = loop.train(stage, lesson, source, batches.Known(encoded), accelerator, 0, **more)
     lesson.close()
     source.close()
     return student, log, lesson
@@ -235,8 +236,9 @@ def test_known_logits_teach_as_the_live_teacher_does(tokenizer) -> None:
     live, _, _ = learn(tokenizer, stage)
     data = make_data().train
     accelerator = Accelerator(cpu=True)
-    table = predict(tiny_model(**NO_DROPOUT), encode(data, tokenizer, 32), accelerator)
-    known, _, _ = learn(tokenizer, stage, source=KnownLogits(table))
+    encoded = encode(data, tokenizer, 32)
+    table = predict(tiny_model(**NO_DROPOUT), encoded, accelerator)
+    known, _, _ = learn(tokenizer, stage, source=KnownLogits(table, encoded.asked))
     # Other batches, other padding: the same up to the order of a sum.
     assert distance(live, known) < 1e-4
 
@@ -281,7 +283,7 @@ def test_stages_of_labels_alone_skip_unlabelled_examples(tokenizer) -> None:
     student = tiny_model(layers=1)
     stage = tiny_stage(objective=[HardLabels()], epochs=1)
     lesson = loop.Lesson(student, Objective([HardLabels()], "classification", shape_of(student.config), None))
-    log = loop.train(stage, lesson, None, data, encoded, Accelerator(cpu=True), 0)
+    log = loop.train(stage, lesson, None, feed_of(stage, encoded), Accelerator(cpu=True), 0)
     assert log.steps == -(-56 // 16)
 
 

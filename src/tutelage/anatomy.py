@@ -7,12 +7,34 @@ entry in ``FAMILIES`` and one row in ``tests/test_anatomy.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 
 from tutelage.errors import TutelageError
+
+Head = Literal["classes", "tokens", "spans", "words", "next_words", "none"]
+"""What a model answers: a class (or number) for a text; a class for every token; where an answer starts and ends; which
+word is masked; which word comes next; nothing, it has no head."""
+
+AUTO: dict[Head, Any] = {
+    "classes": AutoModelForSequenceClassification,
+    "tokens": AutoModelForTokenClassification,
+    "spans": AutoModelForQuestionAnswering,
+    "words": AutoModelForMaskedLM,
+    "next_words": AutoModelForCausalLM,
+    "none": AutoModel,
+}
 
 
 @dataclass(frozen=True)
@@ -217,6 +239,39 @@ def word_embeddings_of(model: PreTrainedModel) -> nn.Embedding:
     return table
 
 
+def head_of(model: PreTrainedModel) -> Head:
+    """What a model answers, by the name of its class."""
+    name = type(model).__name__
+    endings: dict[str, Head] = {
+        "ForSequenceClassification": "classes",
+        "ForTokenClassification": "tokens",
+        "ForQuestionAnswering": "spans",
+        "ForMaskedLM": "words",
+        "LMHeadModel": "next_words",
+        "ForCausalLM": "next_words",
+    }
+    return next((head for ending, head in endings.items() if name.endswith(ending)), "none")
+
+
+def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor | None) -> Tensor:
+    """The logits of what is asked, ``(answers, classes)``.
+
+    ``asked`` counts tokens of the flattened ``(batch * length)``; without it there is one answer for each text. Of a
+    span every token asked has two scores, as its start and as its end.
+    """
+    head = head_of(model)
+    if head == "classes":
+        logits: Tensor = model(**inputs).logits
+        return logits
+    assert asked is not None
+    if head in ("words", "next_words"):
+        return word_scores(model, base_of(model)(**inputs)[0].flatten(0, 1)[asked])
+    output = model(**inputs)
+    scores = output.logits if head == "tokens" else torch.stack([output.start_logits, output.end_logits], dim=-1)
+    chosen: Tensor = scores.flatten(0, 1)[asked]
+    return chosen
+
+
 def word_scores(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """What a language model's head makes of hidden states of its last layer: ``(..., hidden)`` to ``(..., vocabulary)``.
 
@@ -225,3 +280,19 @@ def word_scores(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     for path in family_of(model.config).word_head:
         hidden = model.get_submodule(path)(hidden)
     return hidden
+
+
+def pooler_of(model: PreTrainedModel) -> nn.Module:
+    """The module that makes one vector of the first token's.
+
+    Raises:
+        TutelageError: when the model has none.
+    """
+    path = family_of(model.config).pooler
+    pooler = None if path is None else getattr(base_of(model), path, None)
+    if pooler is None:
+        raise TutelageError(
+            f"this {model.config.model_type} has no pooler, which the objective pooled compares; leave it out"
+        )
+    found: nn.Module = pooler
+    return found

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.config import DataConfig, RunConfig
 from tutelage.data import batches
-from tutelage.data.batches import Rows, padded
+from tutelage.data.batches import Feed, Known, Rows, padded
 from tutelage.data.docstrings import demo_data
 from tutelage.data.examples import Data, Encoded, Examples, encode
 from tutelage.data.files import load_files, read_unlabeled
@@ -25,7 +25,6 @@ from tutelage.data.tasks import load_glue
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.evaluation.metrics import chance, score
-from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Scheme, Store, check_place
 from tutelage.objectives.mapping import picture
 from tutelage.objectives.terms import HardLabels, Objective
@@ -442,10 +441,15 @@ def baseline_stage(config: RunConfig, steps: int) -> Stage:
     )
 
 
-def planned_steps(stage: Stage, examples: Examples) -> int:
+def feed_of(stage: Stage, encoded: Encoded) -> Feed:
+    """What a stage reads of these texts: those of labels alone leave out the texts that have none."""
+    known = encoded.known > 0
+    return Known(encoded, np.flatnonzero(known) if stage.labels_only and not known.all() else None)
+
+
+def planned_steps(stage: Stage, feed: Feed) -> int:
     """Optimiser steps of a stage that nothing ends early."""
-    count = int(examples.labelled.sum()) if stage.labels_only else len(examples)
-    return min(stage.epochs * -(-count // stage.batch_size), stage.max_steps or 2**62)
+    return min(stage.epochs * -(-len(feed.rows(0)) // stage.batch_size), stage.max_steps or 2**62)
 
 
 def plan(setup: Setup) -> str:
@@ -473,10 +477,10 @@ def plan(setup: Setup) -> str:
     trial = speed.latencies({"student": setup.student}, {"student": inputs}, batch_sizes=(32,), repeats=3)
     rate = 32 * student_flops / (trial["student"]["32"] / 1000)
     for stage, objective in zip(config.recipe.stages, objectives_of(setup), strict=True):
-        steps = planned_steps(stage, setup.train.examples)
+        steps = planned_steps(stage, feed_of(stage, setup.train.student))
         lacking = setup.store.scheme.lacks if setup.store else setup.to_write.lacks if setup.to_write else None
         from_store = lacking is not None and lacking(objective.teacher_needs) is None
-        live = needs_live(objective.teacher_needs) and not from_store
+        live = objective.teacher_needs.running and not from_store
         flops = stage.batch_size * (3 * student_flops + (teacher_flops if live else 0))
         seconds += steps * flops / rate
         lines.append(
@@ -531,8 +535,3 @@ def typical(encoded: Encoded, model: PreTrainedModel) -> Callable[[int], dict[st
 def wants_baseline(config: RunConfig) -> bool:
     """Whether the student is trained without its teacher too; one that learns from labels alone is its own baseline."""
     return config.baseline and config.teacher is not None and config.recipe.needs_teacher
-
-
-def needs_live(needs: Needs) -> bool:
-    """Whether the teacher must run beside the student: for logits alone it runs once, before."""
-    return bool(needs.hidden) or bool(needs.attention) or bool(needs.cuts)

@@ -15,7 +15,7 @@ import torch
 import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -30,10 +30,10 @@ from tutelage.objectives.terms import Objective
 from tutelage.preflight import (
     Setup,
     baseline_stage,
+    feed_of,
     fitted_tokenizer,
     load_data,
     match_labels,
-    needs_live,
     objectives_of,
     plan,
     predicted,
@@ -45,9 +45,9 @@ from tutelage.preflight import (
     wants_baseline,
 )
 from tutelage.progress import Display
-from tutelage.recipe import Stage
 from tutelage.report.card import card
 from tutelage.report.page import page
+from tutelage.stages import Work, train_stages
 from tutelage.students.build import load_model
 from tutelage.teacher_store import describe, storable
 from tutelage.teachers.source import Source
@@ -164,82 +164,43 @@ def _train(
 ) -> tuple[list[loop.StageLog], PreTrainedModel | None]:
     """Train the student through its stages, then the baseline; returns their logs and the baseline."""
     config, data = setup.config, setup.data
-    work: list[tuple[str, Stage | None]] = [("student", stage) for stage in config.recipe.stages]
-    if wants_baseline(config):
-        work.append(("baseline", None))  # how many steps it takes is known when the student is done
-    logs = [loop.StageLog(**log) for log in resumed["logs"]] if resumed else []
-    lines = folder / "metrics.jsonl"
-    if lines.exists() and accelerator.is_main_process:
-        # What the killed run logged after its last checkpoint will be logged again.
-        with lines.open("r+b") as file:
-            file.truncate(resumed["logged"] if resumed else 0)
-    model = setup.student
-    before = folder / "projections.safetensors"
-    projections: dict[str, Tensor] = load_file(before) if resumed and before.exists() else {}
-    baseline = None
-    start = 0 if resumed is None else resumed["work"]
-    for index, (who, planned) in enumerate(work):
-        if index < start:
-            continue
-        stage = planned or baseline_stage(config, sum(log.steps for log in logs))
-        if who == "baseline":
+    stages = config.recipe.stages
+    baseline: PreTrainedModel | None = None
+
+    def begin(index: int, logs: list[loop.StageLog]) -> Work:
+        nonlocal baseline
+        model, who = setup.student, "student"
+        teacher_shape = None if setup.teacher is None else setup.teacher.shape
+        if index < len(stages):
+            stage = stages[index]
+        else:  # how many steps the baseline takes is known when the student is done
+            stage, who, teacher_shape = baseline_stage(config, sum(log.steps for log in logs)), "baseline", None
             model = baseline = setup.new_student()
-        elif resumed is not None and index == start and "log" not in resumed:
-            model.load_state_dict(resumed["student.safetensors"])
-        torch.manual_seed(config.seed)  # for the projections
-        teacher_shape = None if who == "baseline" or setup.teacher is None else setup.teacher.shape
+        torch.manual_seed(config.seed)  # making a student has drawn numbers
         objective = Objective(stage.objective, data.kind, anatomy.shape_of(model.config), teacher_shape)
-        teacher = _teacher_for(setup, objective, accelerator, display)
-        lesson = loop.Lesson(model, objective)
 
-        def save(state: checkpoint.State, index: int = index) -> None:
-            seconds = sum(log.seconds for log in logs) + state.get("log", {}).get("seconds", 0.0)
-            common = {"work": index, "logs": [vars(log) for log in logs], "seconds_before": seconds}
-            checkpoint.save(folder / "checkpoint", {**common, "logged": _size(lines), **state})
-
-        def tell(event: loop.Event, who: str = who, before: int = sum(log.steps for log in logs)) -> None:
-            display.event(who if len(work) > 1 else "", event)
-            if accelerator.is_main_process:
-                with lines.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"who": who, **vars(event)}) + "\n")
-            values = {**event.losses, "lr": event.lr, **({} if event.score is None else {"selection": event.score})}
-            # Trackers want steps that grow through all stages.
-            place = {f"{who}/{event.stage}/{name}": value for name, value in values.items()}
-            accelerator.log(place, step=before + event.step)
-
-        def select(model: PreTrainedModel = model) -> float:
+        def select() -> float:
             logits = predict(model, setup.selection.student, accelerator)
             return scores_of(data, logits, setup.selection.examples)[data.metrics[0]]
 
-        log = loop.train(
+        return Work(
+            who,
             stage,
-            lesson,
-            teacher,
-            setup.train.examples,
-            setup.train.student,
-            accelerator,
-            config.seed,
-            score=select if stage.select == "best" and objective.student_needs.logits else None,
-            resumed=resumed if resumed is not None and index == start and "log" in resumed else None,
-            save=save,
-            report=tell,
+            model,
+            objective,
+            feed_of(stage, setup.train.student),
+            _teacher_for(setup, objective, accelerator, display),
+            select if stage.select == "best" and objective.student_needs.logits else None,
         )
-        lesson.close()
-        if teacher is not None:
-            teacher.close()
-        projections |= {f"{stage.name}.{k}": v for k, v in objective.projections.state_dict().items()}
-        logs.append(log)
-        if who == "student" and accelerator.is_main_process:
-            _save_student(setup, folder, projections)
-            save({"work": index + 1, "student.safetensors": model.state_dict()})
-        accelerator.wait_for_everyone()
-    if start >= len(config.recipe.stages):
+
+    def end(work: Work, projections: dict[str, Tensor]) -> None:
+        save_student(setup.student, setup.tokenizer, folder, _model_folder(config, folder), projections)
+
+    count = len(stages) + wants_baseline(config)
+    logs = train_stages(count, begin, end, folder, accelerator, display, config.seed, resumed)
+    if resumed is not None and resumed["work"] >= len(stages):
         setup.student = load_model(str(_model_folder(config, folder)))[0].to(accelerator.device)
     return logs, baseline
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def _teacher_for(setup: Setup, objective: Objective, accelerator: Accelerator, display: Display) -> Teacher | None:
@@ -247,16 +208,16 @@ def _teacher_for(setup: Setup, objective: Objective, accelerator: Accelerator, d
         return None
     texts, needs = setup.train, objective.teacher_needs
     if setup.store is not None and setup.rows is not None and setup.store.scheme.lacks(needs) is None:
-        if needs_live(needs):
+        if needs.running:
             return StoredTeacher(setup.store, setup.rows, needs)
-        return KnownLogits(setup.store.logits(setup.rows).to(accelerator.device))
+        return KnownLogits(setup.store.logits(setup.rows).to(accelerator.device), texts.student.asked)
     model = setup.teacher.model.to(accelerator.device)
-    if needs_live(needs):
+    if needs.running:
         return LiveTeacher(model, needs, texts.teacher, accelerator)
     if "train" not in setup.teacher_logits:
         encoded = texts.teacher or texts.student
         setup.teacher_logits["train"] = predicted(model, encoded, accelerator, display, "teacher on train")
-    return KnownLogits(setup.teacher_logits["train"].to(accelerator.device))
+    return KnownLogits(setup.teacher_logits["train"].to(accelerator.device), texts.student.asked)
 
 
 def _write_store(setup: Setup, accelerator: Accelerator, display: Display) -> None:
@@ -269,12 +230,14 @@ def _write_store(setup: Setup, accelerator: Accelerator, display: Display) -> No
     release_teacher(setup)
 
 
-def _save_student(setup: Setup, folder: Path, projections: dict[str, Tensor]) -> None:
-    """Write the student with its tokenizer, and the projections beside it; each file whole."""
-    fresh, target = folder / "student.new", _model_folder(setup.config, folder)
+def save_student(
+    student: PreTrainedModel, tokenizer: Any, folder: Path, target: Path, projections: dict[str, Tensor]
+) -> None:
+    """Write the student with its tokenizer into ``target``, and the projections into ``folder``; each file whole."""
+    fresh = folder / "student.new"
     shutil.rmtree(fresh, ignore_errors=True)
-    setup.student.save_pretrained(fresh)
-    setup.tokenizer.save_pretrained(fresh)
+    student.save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh)
     target.mkdir(exist_ok=True)
     for path in fresh.iterdir():
         os.replace(path, target / path.name)

@@ -16,7 +16,7 @@ from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Scheme, Store, check_place, compact
 from tutelage.objectives.mapping import half_up
 from tutelage.objectives.terms import Objective
-from tutelage.preflight import Setup, ask_teacher, needs_live, objectives_of, outline, planned_steps, prepare, typical
+from tutelage.preflight import Setup, ask_teacher, feed_of, objectives_of, outline, planned_steps, prepare, typical
 from tutelage.progress import Display
 from tutelage.recipe import Recipe
 from tutelage.runs import new_accelerator
@@ -67,11 +67,11 @@ def estimate(config: RunConfig, whole: bool) -> dict[str, Any]:
     sizes = scheme.record_bytes(lengths)
     teacher = speed.flops(setup.teacher.outline, typical(setup.knowledge.encoded, setup.teacher.outline)(1))
     student = speed.flops(setup.student, typical(setup.train.student, setup.student)(1))
-    shown = [planned_steps(stage, setup.train.examples) * stage.batch_size for stage in config.recipe.stages]
+    shown = [
+        planned_steps(stage, feed_of(stage, setup.train.student)) * stage.batch_size for stage in config.recipe.stages
+    ]
     beside = sum(
-        count
-        for count, objective in zip(shown, objectives_of(setup), strict=True)
-        if needs_live(objective.teacher_needs)
+        count for count, objective in zip(shown, objectives_of(setup), strict=True) if objective.teacher_needs.running
     )
     learning = 3 * student * sum(shown)
     full = Scheme.covering(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tutelage.data.examples import Encoded, Examples
+from tutelage.data.examples import UNASKED, Encoded
 
 Rows = npt.NDArray[np.int64]
 
@@ -23,12 +24,45 @@ WINDOW = 100
 """Examples of this many steps are sorted by length together."""
 
 
+class Feed(Protocol):
+    """What a stage reads: in every epoch some rows, of known lengths, read when their turn comes."""
+
+    def lengths(self, epoch: int) -> npt.NDArray[np.int64]:
+        """``(n,)``: tokens of every row."""
+
+    def rows(self, epoch: int) -> Rows:
+        """The rows that the epoch goes through."""
+
+    def read(self, epoch: int, rows: Rows) -> Encoded:
+        """These rows, in this order."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Texts that are in memory and the same in every epoch, or some rows of them."""
+
+    encoded: Encoded
+    chosen: Rows | None = None
+
+    def lengths(self, epoch: int) -> npt.NDArray[np.int64]:
+        return self.encoded.lengths
+
+    def rows(self, epoch: int) -> Rows:
+        return np.arange(len(self.encoded)) if self.chosen is None else self.chosen
+
+    def read(self, epoch: int, rows: Rows) -> Encoded:
+        return self.encoded.take(rows)
+
+
 @dataclass(frozen=True)
 class Totals:
     """What the losses of one optimiser step are divided by, over all its pieces and processes."""
 
     examples: float
-    labelled: float
+    answers: float
+    """What is asked of the examples: one answer each, one for every token, or a start and an end."""
+    known: float
+    """Answers that the data know."""
     tokens: float
     pairs: float
     """Pairs of real tokens: the sum of squared lengths."""
@@ -43,6 +77,9 @@ class Batch:
     ``inputs`` holds ``input_ids`` and ``attention_mask`` ``(batch, length)`` (and ``token_type_ids``) as the student's
     tokenizer makes them; ``separators`` ``(batch, length)`` marks [SEP]. ``rows`` ``(batch,)``, always on the CPU, says
     which examples these are, and ``keys`` ``(batch,)``, there too, what they contain.
+
+    Where every token is asked on its own (or may start or end an answer), ``asked`` ``(answers,)`` says which, counted in
+    the flattened ``(batch * length)``; ``labels`` is then ``(answers,)``, or ``(batch, 2)`` for spans.
     """
 
     rows: Tensor
@@ -50,6 +87,7 @@ class Batch:
     inputs: dict[str, Tensor]
     separators: Tensor
     labels: Tensor
+    asked: Tensor | None
     totals: Totals
 
     @property
@@ -64,6 +102,7 @@ class Batch:
             {name: value.to(device) for name, value in self.inputs.items()},
             self.separators.to(device),
             self.labels.to(device),
+            None if self.asked is None else self.asked.to(device),
             self.totals,
         )
 
@@ -102,11 +141,12 @@ def pieces(rows: Rows, lengths: npt.NDArray[np.int64], max_tokens: int) -> list[
     return result
 
 
-def totals_of(rows: Rows, encoded: Encoded, labelled: npt.NDArray[np.bool_]) -> Totals:
+def totals_of(step: Encoded) -> Totals:
     """The totals of one optimiser step."""
-    n = encoded.lengths[rows]
-    sizes = tuple(zip(n.tolist(), encoded.separators[rows].tolist(), strict=True))
-    return Totals(float(len(rows)), float(labelled[rows].sum()), float(n.sum()), float((n * n).sum()), sizes)
+    n = step.lengths
+    sizes = tuple(zip(n.tolist(), step.separators.tolist(), strict=True))
+    answers, known = float(step.answers.sum()), float(step.known.sum())
+    return Totals(float(len(step)), answers, known, float(n.sum()), float((n * n).sum()), sizes)
 
 
 def padded(encoded: Encoded, rows: Rows, pad_to: int | None = None) -> dict[str, Tensor]:
@@ -126,30 +166,48 @@ def padded(encoded: Encoded, rows: Rows, pad_to: int | None = None) -> dict[str,
 
 
 def step_batches(
-    examples: Examples,
-    encoded: Encoded,
-    step: Rows,
-    rank: int,
-    world: int,
-    max_tokens: int,
-    pad_to: int | None = None,
+    step: Encoded, names: Rows, rank: int, world: int, max_tokens: int, pad_to: int | None = None
 ) -> Iterator[Batch]:
-    """This process's pieces of one optimiser step."""
-    lengths = encoded.lengths
-    totals = totals_of(step, encoded, examples.labelled)
-    part = share(step, rank, world)
+    """This process's pieces of one optimiser step; ``names`` are the numbers of its rows in the feed."""
+    totals = totals_of(step)
+    everyone = np.arange(len(step))
+    part = share(everyone, rank, world)
     lent = rank >= len(step)
-    for rows in pieces(part, np.maximum(lengths, pad_to or 0), max_tokens):
-        inputs = padded(encoded, rows, pad_to)
-        keys = torch.from_numpy(encoded.keys[rows].view(np.int64))
-        separators = inputs["input_ids"] == encoded.separator
-        labels = torch.from_numpy(examples.labels[rows])
+    for rows in pieces(part, np.maximum(step.lengths, pad_to or 0), max_tokens):
+        inputs = padded(step, rows, pad_to)
+        keys = torch.from_numpy(step.keys[rows].view(np.int64))
+        separators = inputs["input_ids"] == step.separator
+        labels, asked = _answers(step, rows, inputs["attention_mask"])
         if lent:  # the row counts elsewhere; here it only keeps this process in step, at weight zero
-            totals = Totals(*(float("inf"),) * 4, sizes=totals.sizes)
-        yield Batch(torch.from_numpy(rows), keys, inputs, separators, labels, totals)
+            totals = Totals(*(float("inf"),) * 5, sizes=totals.sizes)
+        yield Batch(torch.from_numpy(names[rows]), keys, inputs, separators, labels, asked, totals)
 
 
-def evaluation_batches(encoded: Encoded, max_tokens: int = 16384) -> Iterator[tuple[Rows, dict[str, Tensor]]]:
-    """All examples once, shortest first, as ``(rows, inputs)``."""
+def _answers(step: Encoded, rows: Rows, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Labels and places of what is asked, as in :class:`Batch`."""
+    part = step.take(rows)
+    if part.targets is None:
+        return torch.zeros(0) if part.labels is None else torch.from_numpy(part.labels), None
+    asked = asked_places(part, mask)
+    targets = part.targets if part.windows is None else part.labels
+    assert targets is not None
+    if part.windows is None:
+        targets = targets[targets != UNASKED]
+    return torch.from_numpy(targets.astype(np.int64)), asked
+
+
+def asked_places(part: Encoded, mask: Tensor) -> Tensor:
+    """``(answers,)``: the tokens asked, counted in the flattened ``(batch * length)`` of ``mask``."""
+    assert part.targets is not None
+    places = mask.flatten().nonzero()[:, 0]
+    return places[torch.from_numpy(part.targets != UNASKED)]
+
+
+def evaluation_batches(
+    encoded: Encoded, max_tokens: int = 16384
+) -> Iterator[tuple[Rows, dict[str, Tensor], Tensor | None]]:
+    """All examples once, shortest first, as ``(rows, inputs, asked)``."""
     for rows in pieces(np.arange(len(encoded)), encoded.lengths, max_tokens):
-        yield rows, padded(encoded, rows)
+        inputs = padded(encoded, rows)
+        asked = None if encoded.targets is None else asked_places(encoded.take(rows), inputs["attention_mask"])
+        yield rows, inputs, asked

@@ -184,10 +184,35 @@ class Encoded:
         return int(self.cut.sum())
 
     @cached_property
+    def asked(self) -> npt.NDArray[np.int64]:
+        """``(n,)``: how many rows of a model's logits are of each example: 1, or one for every token that is asked."""
+        if self.targets is None:
+            return np.ones(len(self), dtype=np.int64)
+        return self._sums(self.targets != UNASKED)
+
+    @cached_property
+    def answers(self) -> npt.NDArray[np.int64]:
+        """``(n,)``: how many answers each example gives: as many as it is ``asked``, or a start and an end."""
+        return self.asked if self.windows is None else np.full(len(self), 2, dtype=np.int64)
+
+    @cached_property
+    def known(self) -> npt.NDArray[np.int64]:
+        """``(n,)``: how many of its answers are known."""
+        if self.windows is None and self.targets is not None:
+            return self._sums(self.targets >= 0)
+        if self.labels is None:
+            return np.zeros(len(self), dtype=np.int64)
+        known = self.labels >= 0 if self.labels.dtype.kind == "i" else ~np.isnan(self.labels)
+        return known.astype(np.int64) if known.ndim == 1 else known.all(axis=1) * self.answers
+
+    def _sums(self, marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """``(n,)``: marked tokens of each example."""
+        return np.diff(np.concatenate([[0], np.cumsum(marked, dtype=np.int64)])[self.offsets])
+
+    @cached_property
     def separators(self) -> npt.NDArray[np.int64]:
         """``(n,)``: how many separators each example has."""
-        found = self.tokens == self.separator
-        return np.diff(np.concatenate([[0], np.cumsum(found, dtype=np.int64)])[self.offsets])
+        return self._sums(self.tokens == self.separator)
 
     @cached_property
     def keys(self) -> npt.NDArray[np.uint64]:
@@ -254,4 +279,5 @@ def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
         cut=np.array(cut, dtype=np.bool_),
         pad_token=int(tokenizer.pad_token_id),
         separator=-1 if tokenizer.sep_token_id is None else int(tokenizer.sep_token_id),
+        labels=examples.labels,
     )

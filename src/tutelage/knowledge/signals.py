@@ -25,14 +25,15 @@ class Needs:
     """What an objective asks of one model.
 
     ``hidden`` counts as ``hidden_states`` does: 0 is the embedding output, ``l`` the output of layer ``l``.
-    ``attention`` names layers from 1 whose queries and keys are wanted, ``cuts`` parts of layers. ``padding`` says that
-    padded places count too, of which only a running model can tell.
+    ``attention`` names layers from 1 whose queries and keys are wanted, ``cuts`` parts of layers, ``pooled`` the pooler's
+    output. ``padding`` says that padded places count too, of which only a running model can tell.
     """
 
     logits: bool = False
     hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
     cuts: frozenset[Cut] = frozenset()
+    pooled: bool = False
     padding: bool = False
 
     def __or__(self, other: Needs) -> Needs:
@@ -41,11 +42,17 @@ class Needs:
             self.hidden | other.hidden,
             self.attention | other.attention,
             self.cuts | other.cuts,
+            self.pooled or other.pooled,
             self.padding or other.padding,
         )
 
     def __bool__(self) -> bool:
-        return self.logits or bool(self.hidden) or bool(self.attention) or bool(self.cuts)
+        return self.logits or self.running
+
+    @property
+    def running(self) -> bool:
+        """Whether more is asked than logits, which a model can be asked for once."""
+        return bool(self.hidden) or bool(self.attention) or bool(self.cuts) or self.pooled
 
     def __str__(self) -> str:
         parts = ["logits"] if self.logits else []
@@ -53,6 +60,8 @@ class Needs:
             parts.append(f"hidden{sorted(self.hidden)}")
         if self.attention:
             parts.append(f"query+key{sorted(self.attention)}")
+        if self.pooled:
+            parts.append("pooled output")
         for tokens, neurons in sorted({(c.tokens, c.neurons) for c in self.cuts}, key=str):
             layers = sorted({c.layer for c in self.cuts if (c.tokens, c.neurons) == (tokens, neurons)})
             parts.append(f"hidden{layers} at {tokens} in {neurons}")
@@ -68,7 +77,7 @@ class Needs:
         """What has to be read from a running model for the cuts to be made."""
         layers = frozenset(cut.layer for cut in self.cuts)
         scorers = frozenset(cut.scored_by for cut in self.cuts if cut.scored_by is not None)
-        return Needs(self.logits, self.hidden | layers, self.attention | scorers)
+        return Needs(self.logits, self.hidden | layers, self.attention | scorers, pooled=self.pooled)
 
     @property
     def top(self) -> int:
@@ -80,9 +89,10 @@ class Needs:
 class Signals:
     """One model's signals for one batch.
 
-    ``logits`` is ``(batch, classes)``; ``hidden[l]`` is ``(batch, length, hidden)``; ``queries[l]`` and ``keys[l]`` are
-    ``(batch, heads, length, head_size)``, as they enter the dot product (after rotary positions, where there are any).
-    ``cuts`` holds the kept parts of layers.
+    ``logits`` is ``(answers, classes)``, of every text or of every token asked; ``hidden[l]`` is ``(batch, length, hidden)``;
+    ``queries[l]`` and ``keys[l]`` are ``(batch, heads, length, head_size)``, as they enter the dot product (after rotary
+    positions, where there are any).
+    ``cuts`` holds the kept parts of layers, ``pooled`` ``(batch, hidden)`` what the pooler makes of the first token.
     """
 
     logits: Tensor | None = None
@@ -90,6 +100,7 @@ class Signals:
     queries: dict[int, Tensor] = field(default_factory=dict)
     keys: dict[int, Tensor] = field(default_factory=dict)
     cuts: dict[Cut, Selected] = field(default_factory=dict)
+    pooled: Tensor | None = None
     scaling: float = 1.0
     """What the model multiplies the dot product of a query and a key with."""
 
@@ -122,6 +133,8 @@ class Tap:
         if needs.hidden or needs.attention:
             self._hooks.append(anatomy.embedding_output_of(model).register_forward_hook(self._see_embeddings))
             self._hooks += [layer.register_forward_hook(self._see_layer) for layer in anatomy.layers_of(model)]
+        if needs.pooled:
+            self._hooks.append(anatomy.pooler_of(model).register_forward_hook(self._see_pooled))
         if needs.attention or model.config._attn_implementation == "sdpa":
             self._attention_before = model.config._attn_implementation
             model.set_attn_implementation("tutelage_tap")
@@ -132,16 +145,16 @@ class Tap:
         if self._attention_before is not None:
             self.model.set_attn_implementation(self._attention_before)
 
-    def __call__(self, inputs: dict[str, Tensor]) -> Signals:
-        """Run the model on ``input_ids``, ``attention_mask`` (and ``token_type_ids``)."""
+    def __call__(self, inputs: dict[str, Tensor], asked: Tensor | None = None) -> Signals:
+        """Run the model on ``input_ids``, ``attention_mask`` (and ``token_type_ids``); for ``asked`` see ``Batch``."""
         self._signals = Signals()
         self._layer_calls = self._attention_calls = 0
         # Under autograd (a student) every parameter should take part; a teacher stops at the last layer it must show.
-        self._stop_early = not self.needs.logits and not torch.is_grad_enabled()
+        self._stop_early = not self.needs.logits and not self.needs.pooled and not torch.is_grad_enabled()
         Tap._reading, outer = self, Tap._reading
         try:
             if self.needs.logits:
-                self._signals.logits = self.model(**inputs).logits
+                self._signals.logits = anatomy.answers_of(self.model, inputs, asked)
             else:
                 anatomy.base_of(self.model)(**inputs)
         except _Enough:
@@ -160,6 +173,9 @@ class Tap:
             self._signals.hidden[self._layer_calls] = output[0] if isinstance(output, tuple) else output
         if self._stop_early and self._layer_calls == self.needs.top:
             raise _Enough
+
+    def _see_pooled(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._signals.pooled = output
 
     def _see_attention(self, query: Tensor, key: Tensor, scaling: float) -> None:
         self._attention_calls += 1

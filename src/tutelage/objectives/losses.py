@@ -190,6 +190,18 @@ def attention_score_mse(
     return _mean(total / heads, count, default.to(total.device))
 
 
+def by_text(logits: Tensor, text: Tensor, texts: int, width: int) -> Tensor:
+    """Scores of tokens, given one after the other, as rows of their texts: ``(m, C)`` to ``(C, texts, width)``.
+
+    ``text`` ``(m,)``, ascending, says of which text each is. Places that a text does not fill have a score so low that no
+    softmax sees them.
+    """
+    count = torch.zeros(texts, dtype=torch.int64, device=text.device).index_add_(0, text, torch.ones_like(text))
+    place = torch.arange(len(text), device=text.device) - (count.cumsum(0) - count)[text]
+    table = torch.full((texts, width, logits.shape[-1]), -1e9, device=logits.device)
+    return table.index_put((text, place), logits.float()).permute(2, 0, 1)
+
+
 def reference_hidden_mse(student: Tensor, teacher: Tensor) -> Tensor:
     """``||h_s - h_t||^2``, mean over all places, padded ones included: what TinyBERT's code computes.
 

@@ -41,6 +41,14 @@ class Comparison:
     cuts: list[Cut]
     projections: nn.ModuleDict
 
+    def answers(self, logits: Tensor) -> Tensor:
+        """Logits as ``(answers, classes)``; of spans ``(2 * batch, tokens)``: all starts, then all ends."""
+        if self.kind != "spans":
+            return logits
+        assert self.batch.asked is not None
+        texts, width = self.batch.mask.shape
+        return losses.by_text(logits, self.batch.asked // width, texts, width).flatten(0, 1)
+
 
 class Term(BaseModel):
     """What all terms have. ``weight`` multiplies the term's loss."""
@@ -70,7 +78,11 @@ class Term(BaseModel):
 
 
 class HardLabels(Term):
-    """The labels of the data: cross-entropy; squared error for regression; binary cross-entropy for multi-label."""
+    """The labels of the data: cross-entropy; squared error for regression; binary cross-entropy for multi-label.
+
+    Where answers are given token by token each token counts once, and a span's start and end are two answers among the
+    tokens of their text.
+    """
 
     kind: Literal["hard_labels"] = "hard_labels"
 
@@ -79,12 +91,12 @@ class HardLabels(Term):
 
     def value(self, x: Comparison) -> Tensor:
         assert x.student.logits is not None
-        function = {
-            "classification": losses.cross_entropy,
-            "regression": losses.squared_error,
-            "multilabel": losses.binary_cross_entropy,
-        }[x.kind]
-        return function(x.student.logits, x.batch.labels, x.batch.totals.labelled)
+        logits, labels = x.answers(x.student.logits), x.batch.labels
+        if x.kind == "regression":
+            return losses.squared_error(logits, labels, x.batch.totals.known)
+        if x.kind == "multilabel":
+            return losses.binary_cross_entropy(logits, labels, x.batch.totals.known)
+        return losses.cross_entropy(logits, labels.t().flatten(), x.batch.totals.known)
 
 
 class SoftLabels(Term):
@@ -101,16 +113,14 @@ class SoftLabels(Term):
 
     def value(self, x: Comparison) -> Tensor:
         assert x.student.logits is not None and x.teacher.logits is not None
-        count = x.batch.totals.examples
+        student, teacher, count = x.answers(x.student.logits), x.answers(x.teacher.logits), x.batch.totals.answers
         if x.kind == "regression":
-            return losses.logits_mse(x.student.logits, x.teacher.logits, count=count)
+            return losses.logits_mse(student, teacher, count=count)
         if x.kind == "multilabel":
-            return losses.soft_binary_cross_entropy(
-                x.student.logits, x.teacher.logits, self.temperature, scale=self.scale, count=count
-            )
+            return losses.soft_binary_cross_entropy(student, teacher, self.temperature, scale=self.scale, count=count)
         return losses.soft_cross_entropy(
-            x.student.logits,
-            x.teacher.logits,
+            student,
+            teacher,
             self.temperature,
             scale=self.scale,
             reduction=self.reduction,
@@ -126,9 +136,8 @@ class LogitsMSE(Term):
 
     def value(self, x: Comparison) -> Tensor:
         assert x.student.logits is not None and x.teacher.logits is not None
-        return losses.logits_mse(
-            x.student.logits, x.teacher.logits, reduction=self.reduction, count=x.batch.totals.examples
-        )
+        count = x.batch.totals.answers
+        return losses.logits_mse(x.student.logits, x.teacher.logits, reduction=self.reduction, count=count)
 
 
 def _projection(asked: Project, student: Shape, teacher: Shape, usual: Project) -> Project:
@@ -165,7 +174,7 @@ class _HiddenTerm(Term):
         return _projection(self.project, student, teacher, "per_layer")
 
     def value(self, x: Comparison) -> Tensor:
-        total = x.batch.labels.new_zeros((), dtype=x.student.hidden[x.pairs[0][0]].dtype).float()
+        total = x.student.hidden[x.pairs[0][0]].new_zeros(()).float()
         for s, t in x.pairs:
             ours, theirs = x.student.hidden[s], x.teacher.hidden[t]
             if self.project == "shared":
@@ -198,6 +207,29 @@ class Hidden(_HiddenTerm):
 
     def pairs(self, student: Shape, teacher: Shape) -> Pairs:
         return pairs(self.layers, student.layers, teacher.layers)
+
+
+class Pooled(Term):
+    """The pooler's output, which TinyBERT's own general stage leaves random; mean over the hidden size."""
+
+    kind: Literal["pooled"] = "pooled"
+    project: Project = "auto"
+
+    def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        return Needs(pooled=True), Needs(pooled=True)
+
+    def pairs(self, student: Shape, teacher: Shape) -> Pairs:
+        return [(student.layers, teacher.layers)]
+
+    def projection(self, student: Shape, teacher: Shape) -> Project:
+        return _projection(self.project, student, teacher, "per_layer")
+
+    def value(self, x: Comparison) -> Tensor:
+        assert x.student.pooled is not None and x.teacher.pooled is not None
+        ours = x.student.pooled
+        if "pooled" in x.projections and self.project != "none":
+            ours = x.projections["pooled"](ours)
+        return losses.logits_mse(ours, x.teacher.pooled, count=x.batch.totals.examples)
 
 
 class AttentionScores(Term):
@@ -405,7 +437,7 @@ class HiddenKnowledge(Term):
 
 
 AnyTerm = Annotated[
-    HardLabels | SoftLabels | LogitsMSE | Embeddings | Hidden | AttentionScores | FirstToken | HiddenKnowledge,
+    HardLabels | SoftLabels | LogitsMSE | Embeddings | Hidden | Pooled | AttentionScores | FirstToken | HiddenKnowledge,
     Field(discriminator="kind"),
 ]
 
@@ -413,8 +445,8 @@ AnyTerm = Annotated[
 class Objective(nn.Module):
     """The terms of one stage, ready for a student and a teacher.
 
-    Owns the projections, linear maps from student to teacher width by student layer (``"0"`` the embeddings) or one for
-    all (``"shared"``).
+    Owns the projections, linear maps from student to teacher width by student layer (``"0"`` the embeddings), one for
+    all (``"shared"``), and that of the pooled output (``"pooled"``).
 
     Raises:
         TutelageError: when a term cannot hold for these shapes (heads, widths, depths), or needs a teacher and none is.
@@ -433,6 +465,11 @@ class Objective(nn.Module):
         for term in self.terms:
             if teacher is None and not isinstance(term, HardLabels):
                 raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
+            if kind == "spans" and isinstance(term, LogitsMSE):
+                raise TutelageError(
+                    "logits_mse compares scores of fixed classes, but a span is chosen among the tokens of its text; use "
+                    "soft_labels"
+                )
             ours, theirs = term.needs(student, teacher)
             self.student_needs |= ours
             self.teacher_needs |= theirs
@@ -446,6 +483,8 @@ class Objective(nn.Module):
         if how == "none":
             return
         names = ["shared"] if how == "shared" else [str(s) for s, _ in term.pairs(student, teacher)]
+        if isinstance(term, Pooled):
+            names = ["pooled"]
         for name in names:
             if name not in self.projections:
                 linear = nn.Linear(student.hidden, teacher.hidden, bias=how == "shared")

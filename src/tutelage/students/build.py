@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from tutelage import anatomy
+from tutelage.anatomy import AUTO, Head
 from tutelage.errors import TutelageError
 from tutelage.objectives.mapping import half_up, spread
 from tutelage.students import pruned
@@ -142,15 +143,15 @@ def _not_loaded(name: str, error: Exception) -> TutelageError:
     return TutelageError(f"cannot load the model {name!r}: {reason}")
 
 
-def load_model(name: str, **settings: Any) -> tuple[PreTrainedModel, list[str]]:
-    """A sequence classifier from a folder or the hub, in float32 and evaluation mode; and the weights it had to make up.
+def load_model(name: str, head: Head = "classes", **settings: Any) -> tuple[PreTrainedModel, list[str]]:
+    """A model with this head from a folder or the hub, in float32 and evaluation mode; and the weights it had to make up.
 
     Raises:
         TutelageError: when there is no such checkpoint, or it is of an unknown family.
     """
     load_config(name)
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = AUTO[head].from_pretrained(
             name,
             trust_remote_code=False,
             dtype=torch.float32,
@@ -192,6 +193,7 @@ def build(
     labels: dict[str, Any],
     seed: int,
     scores: Callable[[PreTrainedModel], pruned.Scores] | None = None,
+    head: Head = "classes",
 ) -> PreTrainedModel:
     """The student, in float32. ``labels`` holds ``num_labels``, ``id2label``, ``label2id`` and ``problem_type``.
 
@@ -203,14 +205,16 @@ def build(
     """
     torch.manual_seed(seed)
     if isinstance(student, Checkpoint):
-        return load_model(resolve(student.name), **labels)[0]
+        return load_model(resolve(student.name), head, **labels)[0]
     if isinstance(student, Copied):
         if student.source is not None:
-            return copy_layers(load_model(resolve(student.source), **labels)[0], student, labels)
+            return copy_layers(load_model(resolve(student.source), head, **labels)[0], student, labels)
         if teacher is None:
             raise TutelageError("a copied student needs a teacher or a source to copy from; give --teacher")
         return copy_layers(teacher, student, labels)
     if isinstance(student, Pruned):
+        if head != "classes":
+            raise TutelageError("a pruned student has a head for whole texts only; use layers=... without a rank")
         if teacher is None or scores is None:
             raise TutelageError(
                 "a pruned student needs a teacher and labelled examples of its task, by which to choose what is kept; "
@@ -220,7 +224,7 @@ def build(
         return pruned.prune(teacher, student, scores(teacher), labels)
     if teacher is None:
         raise TutelageError("a fresh student takes its family and vocabulary from a teacher; give --teacher")
-    return from_sizes(student, teacher.config, labels)
+    return from_sizes(student, teacher.config, labels, head)
 
 
 def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]) -> PreTrainedModel:
@@ -238,7 +242,7 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
         config.layer_types = [source.config.layer_types[i - 1] for i in picked]
     for key, value in labels.items():
         setattr(config, key, value)
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    model: PreTrainedModel = AUTO[anatomy.head_of(source)].from_config(config, dtype=torch.float32)
     prefix = next(name for name, module in source.named_modules() if module is anatomy.layers_of(source)) + "."
     weights: dict[str, Any] = {}
     for name, tensor in source.state_dict().items():
@@ -251,7 +255,7 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
     return model.eval()
 
 
-def from_sizes(student: Fresh, like: Any, labels: dict[str, Any]) -> PreTrainedModel:
+def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "classes") -> PreTrainedModel:
     """A network with random weights, of the sizes given and otherwise configured like ``like``."""
     model_type = student.family or like.model_type
     if model_type in anatomy.FAMILIES and anatomy.FAMILIES[model_type].derived:
@@ -282,7 +286,7 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any]) -> PreTrainedM
         config.layer_types = (kinds * student.layers)[: student.layers]
     for key, value in labels.items():
         setattr(config, key, value)
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    model: PreTrainedModel = AUTO[head].from_config(config, dtype=torch.float32)
     return model.eval()
 
 

@@ -10,22 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from tutelage import anatomy
+from tutelage.anatomy import AUTO, Head
 from tutelage.errors import TutelageError
 from tutelage.students.build import load_config, load_model, resolve
+
+HEADS = {
+    "classes": "classification head",
+    "tokens": "head for tokens",
+    "spans": "head for questions",
+    "words": "masked-language-model head",
+    "next_words": "language-model head",
+}
+"""What a head is called."""
 
 
 class Source:
     """A teacher by name: a folder, a hub id, or the ``teacher/`` folder of a store (which has no weights).
 
+    ``head`` says what it is to answer; ``none`` takes it without a head.
+
     Raises:
         TutelageError: when its configuration or tokenizer cannot be loaded, or its family is unknown.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name, self._path = name, resolve(name)
+    def __init__(self, name: str, head: Head = "classes") -> None:
+        self.name, self._path, self._head = name, resolve(name), head
         self.config = load_config(self._path)
         self.tokenizer = load_tokenizer(self._path)
         self._model: PreTrainedModel | None = None
@@ -44,11 +56,15 @@ class Source:
         if self._model is None:
             if not self.has_weights:
                 raise TutelageError(self.without_weights)
-            model, missing = load_model(self._path)
-            if missing:
+            model, missing = load_model(self._path, self._head)
+            if missing and self._head != "none":
                 raise TutelageError(
-                    f"the teacher {self.name!r} has no classification head (its weights lack {missing[0]}); fine-tune it "
-                    f"first: tutelage finetune --model {self.name} ..."
+                    f"the teacher {self.name!r} has no {HEADS[self._head]} (its weights lack {missing[0]}); "
+                    + (
+                        f"train one first: tutelage pretrain --model {self.name} ..."
+                        if self._head in ("words", "next_words")
+                        else f"fine-tune it first: tutelage finetune --model {self.name} ..."
+                    )
                 )
             self._model = model
         return self._model
@@ -88,7 +104,7 @@ class Source:
     def _untrained(self) -> PreTrainedModel:
         # from_config writes into the configuration that it is given
         config = copy.deepcopy(self.config)
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AUTO[self._head].from_config(config, dtype=torch.float32)
         return model.eval()
 
     @cached_property

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tutelage.data.batches import Batch, evaluation_batches, padded
+from tutelage import anatomy
+from tutelage.data.batches import Batch, asked_places, evaluation_batches, padded
 from tutelage.data.examples import Encoded
 from tutelage.knowledge.selection import Selected, select
 from tutelage.knowledge.signals import Needs, Signals, Tap
@@ -35,13 +38,15 @@ class LiveTeacher:
         self._needs, self._encoded, self._accelerator = needs, encoded, accelerator
 
     def signals(self, batch: Batch) -> Signals:
-        inputs = batch.inputs
+        inputs, asked = batch.inputs, batch.asked
         if self._encoded is not None:
-            inputs = padded(self._encoded, batch.rows.numpy(), pad_to=batch.mask.shape[1])
+            part = self._encoded.take(batch.rows.numpy())
+            inputs = padded(part, np.arange(len(part)), pad_to=batch.mask.shape[1])
+            asked = None if part.targets is None else asked_places(part, inputs["attention_mask"]).to(batch.mask.device)
             inputs = {name: value.to(batch.mask.device) for name, value in inputs.items()}
         # Not inference_mode: autograd refuses to keep its tensors for the student's backward pass.
         with torch.no_grad(), self._accelerator.autocast():
-            signals = self._tap(inputs)
+            signals = self._tap(inputs, asked)
             cut_from(signals, self._needs, inputs["attention_mask"], batch.separators, batch.keys)
             return signals
 
@@ -50,13 +55,21 @@ class LiveTeacher:
 
 
 class KnownLogits:
-    """A teacher whose logits ``(examples, classes)`` are in memory: a few numbers an example replace its forward pass."""
+    """A teacher whose logits ``(answers, classes)`` are in memory: a few numbers an example replace its forward pass.
 
-    def __init__(self, logits: Tensor) -> None:
+    ``asked`` ``(examples,)`` says how many rows of them are of each example.
+    """
+
+    def __init__(self, logits: Tensor, asked: npt.NDArray[np.int64]) -> None:
         self._logits = logits
+        self._asked = torch.from_numpy(asked)
+        self._start = self._asked.cumsum(0) - self._asked
 
     def signals(self, batch: Batch) -> Signals:
-        return Signals(logits=self._logits[batch.rows.to(self._logits.device, non_blocking=True)])
+        asked = self._asked[batch.rows]
+        before = asked.cumsum(0) - asked
+        places = torch.arange(int(asked.sum())) + (self._start[batch.rows] - before).repeat_interleave(asked)
+        return Signals(logits=self._logits[places.to(self._logits.device, non_blocking=True)])
 
     def close(self) -> None:
         pass
@@ -76,17 +89,21 @@ def predict(
     accelerator: Accelerator,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
-    """Logits of all examples, ``(examples, classes)`` float32 on the CPU; ``advance`` hears of every batch's size."""
+    """Logits of all that is asked, ``(answers, classes)`` float32 on the CPU: example by example, as ``encoded.asked``
+    counts them. ``advance`` hears of every batch's size."""
     was_training = model.training
     model.eval()
+    start = np.cumsum(encoded.asked) - encoded.asked
     results: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad(), accelerator.autocast():
-        for rows, inputs in evaluation_batches(encoded):
-            logits = model(**{name: value.to(accelerator.device) for name, value in inputs.items()}).logits
-            results.append((torch.from_numpy(rows), logits))
+        for rows, inputs, asked in evaluation_batches(encoded):
+            inputs = {name: value.to(accelerator.device) for name, value in inputs.items()}
+            logits = anatomy.answers_of(model, inputs, None if asked is None else asked.to(accelerator.device))
+            places = np.concatenate([np.arange(start[row], start[row] + encoded.asked[row]) for row in rows])
+            results.append((torch.from_numpy(places), logits))
             advance(len(rows))
     model.train(was_training)
-    table = torch.empty(len(encoded), results[0][1].shape[-1])
+    table = torch.empty(int(encoded.asked.sum()), results[0][1].shape[-1])
     for index, logits in results:
         table[index] = logits.float().cpu()
     return table

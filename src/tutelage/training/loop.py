@@ -33,7 +33,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.data import batches
-from tutelage.data.examples import Encoded, Examples
+from tutelage.data.examples import Encoded
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Signals, Tap
 from tutelage.objectives.terms import Objective
@@ -55,7 +55,7 @@ class Lesson(nn.Module):
         self._tap = Tap(student, objective.student_needs)
 
     def forward(self, batch: batches.Batch, taught: Signals) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = self.objective(self._tap(batch.inputs), taught, batch)
+        losses: dict[str, Tensor] = self.objective(self._tap(batch.inputs, batch.asked), taught, batch)
         return losses
 
     def close(self) -> None:
@@ -105,8 +105,7 @@ def train(
     stage: Stage,
     lesson: Lesson,
     teacher: Teacher | None,
-    examples: Examples,
-    encoded: Encoded,
+    feed: batches.Feed,
     accelerator: Accelerator,
     seed: int,
     score: Callable[[], float] | None = None,
@@ -117,10 +116,9 @@ def train(
     """Train ``lesson.student`` through one stage, in place.
 
     ``score`` evaluates the student on the selection data. ``save`` is given states of which any can be handed back as
-    ``resumed``. Stages of hard labels alone skip the examples that have none.
+    ``resumed``.
     """
-    rows = np.flatnonzero(examples.labelled) if stage.labels_only else np.arange(len(examples))
-    steps_an_epoch = -(-len(rows) // stage.batch_size)
+    steps_an_epoch = -(-len(feed.rows(0)) // stage.batch_size)
     total = min(stage.epochs * steps_an_epoch, stage.max_steps or 2**62)
     device, student = accelerator.device, lesson.student
     table = anatomy.word_embeddings_of(student)
@@ -186,26 +184,17 @@ def train(
     student.train()
     while epoch < stage.epochs and (log.steps < total or place):
         lr = 0.0
-        for step in batches.steps(encoded.lengths, rows, stage.batch_size, seed, epoch)[
-            place : place + total - log.steps
-        ]:
+        order = batches.steps(feed.lengths(epoch), feed.rows(epoch), stage.batch_size, seed, epoch)
+        for names in order[place : place + total - log.steps]:
             place_of_step = [seed, _number(stage.name), epoch, place, accelerator.process_index]
             torch.manual_seed(int(np.random.SeedSequence(place_of_step).generate_state(1)[0]))
             lr = learning_rate(stage, log.steps, total)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            optimizer.catch_up(_vocabulary(encoded, step))
-            parts = list(
-                batches.step_batches(
-                    examples,
-                    encoded,
-                    step,
-                    accelerator.process_index,
-                    accelerator.num_processes,
-                    stage.max_tokens,
-                    stage.pad_to,
-                )
-            )
+            step = feed.read(epoch, names)
+            optimizer.catch_up(_vocabulary(step))
+            rank, world = accelerator.process_index, accelerator.num_processes
+            parts = list(batches.step_batches(step, names, rank, world, stage.max_tokens, stage.pad_to))
             for index, part in enumerate(parts):
                 batch = part.to(device)
                 # Processes average their gradients, and each loss is already divided by the step's totals.
@@ -219,8 +208,7 @@ def train(
             prepared.step()
             prepared.zero_grad()
             log.steps, place, counted = log.steps + 1, place + 1, counted + 1
-            count = int(encoded.lengths[step].sum())
-            tokens, log.tokens = tokens + count, log.tokens + count
+            tokens, log.tokens = tokens + len(step.tokens), log.tokens + len(step.tokens)
             if time.perf_counter() - logged > LOG_SECONDS and log.steps < total and accelerator.num_processes == 1:
                 tell(lr)
             if time.perf_counter() - saved > CHECKPOINT_SECONDS and accelerator.is_main_process:
@@ -248,10 +236,9 @@ def train(
     return log
 
 
-def _vocabulary(encoded: Encoded, step: batches.Rows) -> Tensor:
+def _vocabulary(step: Encoded) -> Tensor:
     """The distinct token ids of a step, sorted, and the padding token."""
-    ids = [encoded.tokens[encoded.offsets[row] : encoded.offsets[row + 1]] for row in step]
-    return torch.from_numpy(np.unique(np.concatenate([*ids, [encoded.pad_token]]))).long()
+    return torch.from_numpy(np.unique(np.concatenate([step.tokens, [step.pad_token]]))).long()
 
 
 def _number(name: str) -> int:

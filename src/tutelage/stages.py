@@ -1,0 +1,107 @@
+"""A run's training: one stage after another, with checkpoints and a log, whatever the stages are about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tutelage.data.batches import Feed
+from tutelage.objectives.terms import Objective
+from tutelage.progress import Display
+from tutelage.recipe import Stage
+from tutelage.teachers.teacher import Teacher
+from tutelage.training import checkpoint, loop
+
+
+@dataclass
+class Work:
+    """One stage, ready to be trained; ``who`` learns: the student, or the baseline beside it."""
+
+    who: str
+    stage: Stage
+    model: PreTrainedModel
+    objective: Objective
+    feed: Feed
+    teacher: Teacher | None = None
+    score: Callable[[], float] | None = None
+
+
+def train_stages(
+    count: int,
+    begin: Callable[[int, list[loop.StageLog]], Work],
+    end: Callable[[Work, dict[str, Tensor]], None],
+    folder: Path,
+    accelerator: Accelerator,
+    display: Display,
+    seed: int,
+    resumed: checkpoint.State | None,
+) -> list[loop.StageLog]:
+    """Train ``count`` pieces of work, each made by ``begin`` when its turn comes; returns their logs.
+
+    ``end`` is called by the main process when a stage is done, with the projections of all stages so far under
+    ``STAGE.NAME``. A run that is ``resumed`` skips what it had finished and goes on within the piece it was in.
+    """
+    logs = [loop.StageLog(**log) for log in resumed["logs"]] if resumed else []
+    lines = folder / "metrics.jsonl"
+    if lines.exists() and accelerator.is_main_process:
+        # What the killed run logged after its last checkpoint will be logged again.
+        with lines.open("r+b") as file:
+            file.truncate(resumed["logged"] if resumed else 0)
+    before = folder / "projections.safetensors"
+    projections: dict[str, Tensor] = load_file(before) if resumed and before.exists() else {}
+    start = 0 if resumed is None else resumed["work"]
+    for index in range(start, count):
+        within = resumed if resumed is not None and index == start else None
+        work = begin(index, logs)
+        if within is not None and "log" not in within and work.who == "student":
+            work.model.load_state_dict(within["student.safetensors"])
+        lesson = loop.Lesson(work.model, work.objective)
+
+        def save(state: checkpoint.State, index: int = index) -> None:
+            seconds = sum(log.seconds for log in logs) + state.get("log", {}).get("seconds", 0.0)
+            common = {"work": index, "logs": [vars(log) for log in logs], "seconds_before": seconds}
+            checkpoint.save(folder / "checkpoint", {**common, "logged": _size(lines), **state})
+
+        def tell(event: loop.Event, who: str = work.who, before: int = sum(log.steps for log in logs)) -> None:
+            display.event(who if count > 1 else "", event)
+            if accelerator.is_main_process:
+                with lines.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"who": who, **vars(event)}) + "\n")
+            values = {**event.losses, "lr": event.lr, **({} if event.score is None else {"selection": event.score})}
+            # Trackers want steps that grow through all stages.
+            place = {f"{who}/{event.stage}/{name}": value for name, value in values.items()}
+            accelerator.log(place, step=before + event.step)
+
+        log = loop.train(
+            work.stage,
+            lesson,
+            work.teacher,
+            work.feed,
+            accelerator,
+            seed,
+            score=work.score,
+            resumed=within if within is not None and "log" in within else None,
+            save=save,
+            report=tell,
+        )
+        lesson.close()
+        if work.teacher is not None:
+            work.teacher.close()
+        projections |= {f"{work.stage.name}.{k}": v for k, v in work.objective.projections.state_dict().items()}
+        logs.append(log)
+        if work.who == "student" and accelerator.is_main_process:
+            end(work, projections)
+            save({"work": index + 1, "student.safetensors": work.model.state_dict()})
+        accelerator.wait_for_everyone()
+    return logs
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
