@@ -24,6 +24,7 @@ from tutelage.progress import Display
 from tutelage.search import BINS, Candidate, Rung, Search, Trial, candidates, draw, pareto, picture, schedule
 from tutelage.teachers.source import Source
 from tutelage.training import checkpoint
+from tutelage.workspace import new_accelerator
 
 
 class Killed(BaseException):
@@ -151,7 +152,7 @@ def test_what_was_found_can_be_had_again(scene: SimpleNamespace, tmp_path: Path)
 
 def test_the_grid_has_each_amount_once_and_none_beyond_what_there_is(scene: SimpleNamespace) -> None:
     setup = prepare(
-        from_yaml(scene.folder / "whole" / "search.yaml"), runs.new_accelerator(), Display(quiet=True), sketch=True
+        from_yaml(scene.folder / "whole" / "search.yaml"), new_accelerator(), Display(quiet=True), sketch=True
     )
     given = candidates(setup)
     assert setup.knowledge is not None

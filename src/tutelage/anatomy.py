@@ -212,6 +212,11 @@ def max_length(config: Any) -> int:
     return int(config.max_position_embeddings) - unused
 
 
+def has_token_types(config: Any) -> bool:
+    """Whether the model tells the first text of a pair from the second."""
+    return getattr(config, "type_vocab_size", 0) > 1
+
+
 def base_of(model: PreTrainedModel) -> PreTrainedModel:
     """The encoder inside a model with a head (or the model itself)."""
     return getattr(model, model.base_model_prefix, model)

@@ -7,33 +7,55 @@ Which texts to use is said in the words of :class:`tutelage.config.DataConfig`: 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from tutelage import stores
+from tutelage import ablation, stores
 from tutelage.config import DataConfig, RunConfig, validated, with_settings
+from tutelage.data import corpus as corpora
+from tutelage.data.augmentation import Context, propose
+from tutelage.data.corpus import Split
+from tutelage.data.wordvectors import WordVectors
 from tutelage.errors import TutelageError
 from tutelage.knowledge.store import Store
 from tutelage.methods import METHODS
 from tutelage.methods.finetune import finetune as finetune_recipe
+from tutelage.methods.pretrain import pretrain as pretrain_recipe
+from tutelage.methods.tinybert import Ablation
+from tutelage.preflight import fitted_tokenizer, load_data
+from tutelage.progress import Display
 from tutelage.recipe import Recipe
 from tutelage.runs import evaluate as evaluate_model
 from tutelage.runs import run
-from tutelage.students.build import Checkpoint, Student, parse
+from tutelage.students.build import Checkpoint, Fresh, Student, parse, resolve
+from tutelage.teachers.source import Source, load_tokenizer
+from tutelage.workspace import new_accelerator
 
 
-def method_recipe(method: str) -> Recipe:
-    """The recipe of a method by name.
+def method_recipe(method: str, task: str | None = None, without: str | None = None) -> Recipe:
+    """The recipe of a method by name, with its numbers for a task where it has any, or without a part of itself.
 
     Raises:
-        TutelageError: for an unknown name, with the nearest that there is.
+        TutelageError: for an unknown name or part, with the nearest that there is.
     """
     if method not in METHODS:
         near = difflib.get_close_matches(method, METHODS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(METHODS)}"
         raise TutelageError(f"there is no method {method!r}; {hint}")
-    return METHODS[method]()
+    make: Callable[..., Recipe] = METHODS[method]
+    known = inspect.signature(make).parameters
+    choices: dict[str, Any] = {}
+    if task is not None and "task" in known:
+        choices["task"] = task
+    if without is not None:
+        names = get_args(Ablation) if "ablation" in known else ()
+        if without not in names:
+            hint = f"it knows {', '.join(names)}" if names else "tinybert knows some"
+            raise TutelageError(f"the method {method!r} has no ablation {without!r}; {hint}")
+        choices["ablation"] = without
+    return make(**choices)
 
 
 def run_config(recipe: Recipe, data: dict[str, Any], settings: Sequence[str] = (), **fields: Any) -> RunConfig:
@@ -71,12 +93,159 @@ def finetune(
     return run(run_config(recipe, data, settings, **fields), resume=resume, quiet=quiet)
 
 
+def pretrain(
+    model: str,
+    corpus: str,
+    out: str,
+    *,
+    student: str | None = None,
+    causal: bool = False,
+    head_only: bool = False,
+    epochs: int = 1,
+    lr: float = 1e-4,
+    seed: int = 0,
+    mixed_precision: str = "no",
+    tracker: str | None = None,
+    settings: Sequence[str] = (),
+    resume: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train on the masked (or with ``causal`` the next) words of a corpus, without a teacher; returns the run's report.
+
+    It goes on from ``model``, which gets a language-model head if it has none; ``head_only`` trains nothing else. With the
+    sizes of a ``student`` (``"layers=4,hidden=312"``) a new network is made, of the model's family and vocabulary.
+
+    Raises:
+        TutelageError: for anything wrong with what was given; then nothing has been written.
+    """
+    spec: Student = Checkpoint(name=model)
+    if student is not None:
+        spec = parse(student)
+        if not isinstance(spec, Fresh):
+            raise TutelageError(f"--student {student!r} makes no new network; give sizes, such as layers=4,hidden=312")
+        spec = spec.model_copy(update={"like": model})
+    recipe = pretrain_recipe(spec, causal=causal, head_only=head_only)
+    fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision, "tracker": tracker, "corpus": corpus}
+    settings = [f"stages.pretrain.epochs={epochs}", f"stages.pretrain.lr={lr}", *settings]
+    return run(run_config(recipe, {}, settings, **fields), resume=resume, quiet=quiet)
+
+
+def build_corpus(
+    sources: Sequence[str], out: str, *, tokenizer: str, split: Split = "sentences", quiet: bool = False
+) -> dict[str, Any]:
+    """Tokenise plain text once into a corpus; returns what was written.
+
+    A source is a text file (.txt, .txt.gz) with one paragraph a line and a blank line between documents, or
+    ``hub:OWNER/NAME,config=..,split=train,column=text``, a data set on the Hub.
+
+    Raises:
+        TutelageError: for anything wrong with what was given; then nothing has been written.
+    """
+    display = Display(quiet)
+    with display:
+        corpus = corpora.build(
+            sources, Path(out), load_tokenizer(resolve(tokenizer)), split=split, advance=display.count
+        )
+    return corpora.describe(corpus)
+
+
+def augment(
+    proposer: str,
+    out: str,
+    *,
+    vectors: str | None = None,
+    k: int = 15,
+    context: Context = "masked_only",
+    filtered: bool = True,
+    mixed_precision: str = "no",
+    quiet: bool = False,
+    **data: Any,
+) -> dict[str, Any]:
+    """Find what may stand for the words of a task's training texts, and keep it as a table in ``out``.
+
+    ``proposer`` is a masked language model; ``vectors`` (GloVe's text format, or ``.npz`` with ``words`` and ``vectors``)
+    serve words of several pieces, which else stay as they are. Training draws variants from the table, any number of them
+    and as many as it likes: ``distill(..., candidates=out)``. See :func:`tutelage.data.augmentation.propose`.
+
+    Raises:
+        TutelageError: for anything wrong with what was given; then nothing has been written.
+    """
+    if Path(out).exists():
+        raise TutelageError(f"{out!r} exists already; remove it, or name another folder")
+    accelerator, display = new_accelerator(mixed_precision), Display(quiet)
+    with display:
+        source = Source(proposer, "words")
+        words = None if vectors is None else WordVectors.read(Path(vectors))
+        texts = load_data(_data_config(data))
+        parts = [texts.train, *([texts.unlabeled] if texts.unlabeled else [])]
+        spans = texts.kind == "spans"  # answers are places in the second text, which stays
+        strings = [text for part in parts for text in (*part.texts, *(() if spans else part.pairs or ()))]
+        fitted = fitted_tokenizer(source.tokenizer, source.model)
+        with accelerator.autocast():
+            found = propose(
+                strings,
+                source.model.to(accelerator.device),
+                fitted,
+                words,
+                proposer=proposer,
+                k=k,
+                context=context,
+                filtered=filtered,
+                advance=lambda count, total: display.advance("words", total, count),
+            )
+        found.save(Path(out))
+    return found.manifest.model_dump(mode="json")
+
+
+def ablate(
+    out: str,
+    *,
+    teacher: str,
+    general_teacher: str,
+    corpus: str,
+    student: str = "layers=4,hidden=312,intermediate=1200,heads=12",
+    arms: Sequence[str] = ablation.ARMS,
+    seeds: int = 3,
+    general: str | None = None,
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no",
+    settings: Sequence[str] = (),
+    quiet: bool = False,
+    **data: Any,
+) -> ablation.Ablation:
+    """TinyBERT's tables of what each part earns, on one task: see :func:`tutelage.ablation.ablate`.
+
+    Raises:
+        TutelageError: for anything wrong with what was given.
+    """
+    spec = parse(student)
+    if not isinstance(spec, Fresh):
+        raise TutelageError(f"--student {student!r} makes no new network; give sizes, such as layers=4,hidden=312")
+    config = _data_config(data)
+    return ablation.ablate(
+        out,
+        teacher=teacher,
+        general_teacher=general_teacher,
+        corpus=corpus,
+        student=spec,
+        data=config,
+        arms=arms,
+        seeds=range(seeds),
+        general=general,
+        mixed_precision=mixed_precision,
+        settings=settings,
+        quiet=quiet,
+    )
+
+
 def distill(
     teacher: str | None,
     out: str,
     *,
     method: str | Recipe = "kd",
     student: str | Student | None = None,
+    stage: Literal["task", "general"] = "task",
+    without: str | None = None,
+    corpus: str | None = None,
     seed: int = 0,
     baseline: bool = True,
     allow_weak_teacher: bool = False,
@@ -92,8 +261,11 @@ def distill(
     """Distil a fine-tuned teacher into a student and return the run's report.
 
     ``method`` is a name or a recipe of your own; ``student`` replaces the recipe's (``"layers=3"``, a checkpoint, or an
-    object). ``teacher_store`` is a folder of :func:`write_store`, in which case ``teacher`` may be left out, or ``"auto"``:
-    the store that fits is used, and written if there is none.
+    object). ``stage="general"`` carries out the method's stages on a ``corpus``, from a pretrained teacher; the student of
+    such a run is then the ``student`` of one on a task. ``without`` leaves out a part of TinyBERT, by the name in the
+    paper's tables (``"no_gd"``); ``candidates`` is a folder of :func:`augment`. ``teacher_store`` is a folder of
+    :func:`write_store`, in which case ``teacher`` may be left out, or ``"auto"``: the store that fits is used, and
+    written if there is none.
 
     Raises:
         TutelageError: for anything wrong with what was given; then nothing has been written.
@@ -112,12 +284,16 @@ def distill(
         "allow_weak_teacher": allow_weak_teacher,
         "mixed_precision": mixed_precision,
         "tracker": tracker,
+        "corpus": corpus,
     }
-    return run(run_config(_recipe(method, student), data, settings, **fields), resume=resume, quiet=quiet)
+    recipe = _recipe(method, student, data.get("task"), without).part(stage)
+    return run(run_config(recipe, data, settings, **fields), resume=resume, quiet=quiet)
 
 
-def _recipe(method: str | Recipe, student: str | Student | None) -> Recipe:
-    recipe = method_recipe(method) if isinstance(method, str) else method
+def _recipe(
+    method: str | Recipe, student: str | Student | None, task: str | None = None, without: str | None = None
+) -> Recipe:
+    recipe = method_recipe(method, task, without) if isinstance(method, str) else method
     if student is None:
         return recipe
     return recipe.model_copy(update={"student": parse(student) if isinstance(student, str) else student})
@@ -182,7 +358,7 @@ def compact_store(
     Raises:
         TutelageError: when the larger store lacks something.
     """
-    config = run_config(_recipe(method, student), {}, settings)
+    config = run_config(_recipe(method, student).part("task"), {}, settings)
     return stores.cut(config.recipe, Path(store), Path(out), quiet=quiet)
 
 
@@ -197,7 +373,8 @@ def _store_config(
     data: dict[str, Any],
 ) -> RunConfig:
     fields = {"teacher": teacher, "out": out, "store_dtype": dtype, "mixed_precision": mixed_precision}
-    return run_config(_recipe(method, student), data, settings, **fields)
+    recipe = _recipe(method, student, data.get("task")).part("task")
+    return run_config(recipe, data, settings, **fields)
 
 
 def evaluate(model: str, *, quiet: bool = False, **data: Any) -> dict[str, Any]:
@@ -206,5 +383,8 @@ def evaluate(model: str, *, quiet: bool = False, **data: Any) -> dict[str, Any]:
     Raises:
         TutelageError: when the model or the data cannot be loaded, or their labels differ.
     """
-    config: DataConfig = validated({"recipe": finetune_recipe().model_dump(mode="json"), "data": data}, "the data").data
-    return evaluate_model(model, config, quiet=quiet)
+    return evaluate_model(model, _data_config(data), quiet=quiet)
+
+
+def _data_config(data: dict[str, Any]) -> DataConfig:
+    return validated({"recipe": finetune_recipe().model_dump(mode="json"), "data": data}, "the data").data

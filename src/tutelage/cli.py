@@ -22,17 +22,27 @@ app = typer.Typer(
 )
 
 # The options that several commands share.
-Task = Annotated[str | None, typer.Option(help="A GLUE task by name: sst2, mrpc, stsb, cola, ...")]
-DataDir = Annotated[str | None, typer.Option(help="Folder of GLUE's original TSV files; without it: the Hub.")]
-Train = Annotated[str | None, typer.Option(help="Your training file: CSV, TSV, JSONL or Parquet.")]
+Task = Annotated[
+    str | None, typer.Option(help="sst2, mrpc, stsb, cola and the rest of GLUE; squad, squad2; conll2003.")
+]
+DataDir = Annotated[str | None, typer.Option(help="Folder of the task's original files; without it: the Hub.")]
+Train = Annotated[
+    str | None,
+    typer.Option(help="Your training file: CSV, TSV, JSONL or Parquet; for spans SQuAD's JSON, for tokens CoNLL."),
+]
 Dev = Annotated[str | None, typer.Option(help="Your file to score on; without it a tenth of train.")]
 Text = Annotated[str, typer.Option(help="Column of the text.")]
 TextPair = Annotated[str | None, typer.Option(help="Column of the second text, for pairs.")]
 Label = Annotated[str, typer.Option(help="Column of the label.")]
 KindOption = Annotated[
-    str | None, typer.Option(help="classification, regression or multilabel; without it: by the labels.")
+    str | None, typer.Option(help="classification, regression, multilabel, tokens or spans; without it: by the labels.")
 ]
-MaxTrain = Annotated[int | None, typer.Option(help="Use only so many training examples.")]
+MaxTrain = Annotated[
+    str | None,
+    typer.Option(
+        help="Your training file: CSV, TSV, JSONL or Parquet; for spans SQuAD's JSON, for tokens CoNLL's format."
+    ),
+]
 MaxLength = Annotated[int | None, typer.Option(help="Longest input in tokens; without it: the model's positions.")]
 Out = Annotated[str, typer.Option(help="Folder for the result; must be new or empty.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -48,6 +58,7 @@ Whole = Annotated[
 ]
 StoreMethod = Annotated[str, typer.Option(help="Keep what this method needs: one of `tutelage methods`.")]
 StoreStudent = Annotated[str | None, typer.Option(help="The student, as for distill; its depth decides the layers.")]
+Corpus = Annotated[str, typer.Option(help="Folder of `tutelage corpus build`.")]
 Tracker = Annotated[str | None, typer.Option(help="tensorboard, trackio, wandb or mlflow.")]
 
 
@@ -95,6 +106,48 @@ def finetune(
 
 
 @app.command(
+    epilog="Example: tutelage pretrain --model bert-base-uncased --student layers=4,hidden=312,intermediate=1200,heads=12 "
+    "--corpus corpus/ --out small/"
+)
+def pretrain(
+    model: Annotated[str, typer.Option(help="Checkpoint to go on from, or with --student the one to be like.")],
+    corpus: Corpus,
+    out: Out,
+    student: Annotated[str | None, typer.Option(help="Sizes of a new network: layers=4,hidden=312,...")] = None,
+    causal: Annotated[bool, typer.Option("--causal", help="Predict the next words instead of masked ones.")] = False,
+    head_only: Annotated[bool, typer.Option("--head-only", help="Train a head on a body that stays as it is.")] = False,
+    epochs: Annotated[int, typer.Option(help="Passes over the corpus.")] = 1,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-4,
+    seed: Seed = 0,
+    mixed_precision: Precision = "no",
+    tracker: Tracker = None,
+    settings: Settings = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model on raw text without a teacher: a language-model head, or a small BERT to compare with."""
+    from tutelage import api
+
+    report = api.pretrain(
+        model,
+        corpus,
+        out,
+        student=student,
+        causal=causal,
+        head_only=head_only,
+        epochs=epochs,
+        lr=lr,
+        seed=seed,
+        mixed_precision=mixed_precision,
+        tracker=tracker,
+        settings=settings or [],
+        resume=resume,
+        quiet=as_json,
+    )
+    _show(report, out, as_json)
+
+
+@app.command(
     epilog="Example: tutelage distill --teacher teacher/ --task sst2 --method tinybert "
     "--student layers=4,hidden=312,intermediate=1200,heads=12 --out runs/a"
 )
@@ -107,6 +160,16 @@ def distill(
     student: Annotated[
         str | None, typer.Option(help="layers=3 copies layers; with sizes a new network; or a checkpoint.")
     ] = None,
+    stage: Annotated[str, typer.Option(help="task, or general: the method's stages on raw text.")] = "task",
+    without: Annotated[
+        str | None,
+        typer.Option(
+            "--ablation",
+            help="Leave out a part of TinyBERT: no_gd, no_td, no_da, no_embd, no_pred, no_trm, no_attn, no_hidn.",
+        ),
+    ] = None,
+    corpus: Annotated[str | None, typer.Option(help="Folder of `tutelage corpus build`, for --stage general.")] = None,
+    candidates: Annotated[str | None, typer.Option(help="Folder of `tutelage augment`, for augmented texts.")] = None,
     task: Task = None,
     data_dir: DataDir = None,
     train: Train = None,
@@ -142,6 +205,10 @@ def distill(
         out,
         method=method,
         student=student,
+        stage=_one_of("--stage", stage, ("task", "general")),
+        without=without,
+        corpus=corpus,
+        candidates=candidates,
         seed=seed,
         baseline=baseline,
         allow_weak_teacher=allow_weak_teacher,
@@ -155,6 +222,130 @@ def distill(
         **_data(task, data_dir, train, dev, text, text_pair, label, kind, unlabeled, max_train, max_length),
     )
     _show(report, out, as_json)
+
+
+@app.command(
+    epilog="Example: tutelage augment --proposer bert-base-uncased --vectors glove.6B.300d.txt --task mrpc --out words/mrpc"
+)
+def augment(
+    proposer: Annotated[str, typer.Option(help="Masked language model that proposes words: a folder or a hub id.")],
+    out: Annotated[str, typer.Option(help="Folder for the candidates; must be new.")],
+    vectors: Annotated[
+        str | None, typer.Option(help="Word vectors for words of several pieces: GloVe's text format, or .npz.")
+    ] = None,
+    k: Annotated[int, typer.Option(help="Candidates for each word.")] = 15,
+    context: Annotated[
+        str,
+        typer.Option(help="masked_only: the text; masked_plus_original: and the text once more, as TinyBERT's code."),
+    ] = "masked_only",
+    filtered: Annotated[
+        bool, typer.Option("--filtered/--unfiltered", help="Leave out stop words, punctuation and the word itself.")
+    ] = True,
+    task: Task = None,
+    data_dir: DataDir = None,
+    train: Train = None,
+    text: Text = "text",
+    text_pair: TextPair = None,
+    label: Label = "label",
+    kind: KindOption = None,
+    unlabeled: Annotated[str | None, typer.Option(help="File of text without labels, augmented too.")] = None,
+    max_train: MaxTrain = None,
+    mixed_precision: Precision = "no",
+    as_json: Json = False,
+) -> None:
+    """Find words that may stand for those of the training texts; training draws augmented texts from them."""
+    from tutelage import api
+
+    result = api.augment(
+        proposer,
+        out,
+        vectors=vectors,
+        k=k,
+        context=_one_of("--context", context, ("masked_only", "masked_plus_original")),
+        filtered=filtered,
+        mixed_precision=mixed_precision,
+        quiet=as_json,
+        **_data(task, data_dir, train, None, text, text_pair, label, kind, unlabeled, max_train, None),
+    )
+    _list(result, as_json)
+
+
+@app.command(
+    epilog="Example: tutelage ablate tinybert --task mrpc --teacher teacher/ --general-teacher bert-base-uncased "
+    "--corpus corpus/ --candidates words/mrpc --out runs/ablation"
+)
+def ablate(
+    method: Annotated[str, typer.Argument(help="tinybert.")],
+    teacher: Annotated[str, typer.Option(help="Teacher fine-tuned on the task.")],
+    general_teacher: Annotated[str, typer.Option(help="Pretrained teacher of the general stage.")],
+    corpus: Corpus,
+    out: Annotated[str, typer.Option(help="Folder of the runs; a stopped command goes on when it is repeated.")],
+    candidates: Annotated[str | None, typer.Option(help="Folder of `tutelage augment`.")] = None,
+    student: Annotated[str, typer.Option(help="Sizes.")] = "layers=4,hidden=312,intermediate=1200,heads=12",
+    rows: Annotated[str | None, typer.Option(help="Only these rows: full,no_gd,no_attn")] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each row.")] = 3,
+    general: Annotated[
+        str | None, typer.Option(help="Folder of the general students, to share them between tasks.")
+    ] = None,
+    task: Task = None,
+    data_dir: DataDir = None,
+    train: Train = None,
+    dev: Dev = None,
+    text: Text = "text",
+    text_pair: TextPair = None,
+    label: Label = "label",
+    kind: KindOption = None,
+    max_train: MaxTrain = None,
+    max_length: MaxLength = None,
+    mixed_precision: Precision = "no",
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Run a method with one part left out at a time, and print the tables of its paper."""
+    from tutelage import api
+    from tutelage.ablation import ARMS, TABLES, interval
+
+    if method != "tinybert":
+        raise TutelageError(f"there are no ablation tables of {method!r}; use tinybert")
+    found = api.ablate(
+        out,
+        teacher=teacher,
+        general_teacher=general_teacher,
+        corpus=corpus,
+        candidates=candidates,
+        student=student,
+        arms=ARMS if rows is None else [row.strip() for row in rows.split(",")],
+        seeds=seeds,
+        general=general,
+        mixed_precision=_one_of("--mixed-precision", mixed_precision, ("no", "bf16", "fp16")),
+        settings=settings or [],
+        quiet=as_json,
+        **_data(task, data_dir, train, dev, text, text_pair, label, kind, None, max_train, max_length),
+    )
+    if as_json:
+        print(found.model_dump_json(indent=1))
+        return
+    console = Console()
+    for title, names in TABLES.items():
+        table = Table("", f"{found.metric} on {found.task}", "against full", "seeds", title=title)
+        for name in names:
+            if name in found.rows:
+                mean, half = interval(found.rows[name].values(found.metric))
+                less, margin = found.against_full(name) if "full" in found.rows else (0.0, None)
+                against = "" if name == "full" or "full" not in found.rows else _with_margin(less, margin, sign=True)
+                table.add_row(name, _with_margin(mean, half), against, str(len(found.rows[name].scores)))
+        if table.row_count:
+            console.print(table)
+
+
+def _with_margin(value: float, margin: float | None, *, sign: bool = False) -> str:
+    return f"{value:{'+' if sign else ''}.4f}" + ("" if margin is None else f" ± {margin:.4f}")
+
+
+def _one_of(option: str, value: str, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        raise TutelageError(f"{option} {value!r} is unknown; use {' or '.join(choices)}")
+    return value
 
 
 def _data(
@@ -213,7 +404,7 @@ def methods(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    columns = ("embeddings", "attention", "hidden", "predictions", "labels", "augmentation")
+    columns = ("data", "embeddings", "attention", "hidden", "predictions", "labels")
     table = Table(title="What each method takes from the teacher, and how", padding=(0, 0, 0, 1))
     for column in ("method", "init", "stage", *columns):
         table.add_column(column, no_wrap=column in ("method", "stage"), overflow="fold")
@@ -229,13 +420,19 @@ def recipe(
     method: Annotated[str, typer.Argument(help="One of `tutelage methods`.")],
     teacher: Annotated[str | None, typer.Option(help="Written into the run.")] = None,
     task: Task = None,
+    stage: Annotated[
+        str | None, typer.Option(help="task or general; without it: task, if the method has such.")
+    ] = None,
     out: Annotated[str | None, typer.Option(help="Written into the run.")] = None,
 ) -> None:
     """Print a method as YAML: edit it, then `tutelage run` it."""
     from tutelage.api import method_recipe, run_config
     from tutelage.config import to_yaml
 
-    print(to_yaml(run_config(method_recipe(method), {"task": task}, teacher=teacher, out=out)), end="")
+    found = method_recipe(method, task)
+    stage = stage or ("task" if any(isinstance(part.data, str) for part in found.stages) else "general")
+    found = found.part(_one_of("--stage", stage, ("task", "general")))
+    print(to_yaml(run_config(found, {"task": task}, teacher=teacher, out=out)), end="")
 
 
 @app.command(
@@ -344,6 +541,39 @@ def search_knowledge(
             soft_wrap=True,
         )
     console.print(f"Picture: {out}/search.svg", markup=False, soft_wrap=True)
+
+
+corpus_app = typer.Typer(help="Text without labels, tokenised once.", no_args_is_help=True)
+app.add_typer(corpus_app, name="corpus")
+
+
+@corpus_app.command(
+    "build",
+    epilog="Example: tutelage corpus build wiki.txt.gz hub:wikitext,config=wikitext-103-raw-v1 "
+    "--tokenizer bert-base-uncased --out corpus/",
+)
+def corpus_build(
+    sources: Annotated[
+        list[str], typer.Argument(help="Text files: a paragraph a line, a blank line between documents; or hub:NAME.")
+    ],
+    tokenizer: Annotated[str, typer.Option(help="Whose tokens: a folder or a hub id of the model to be taught.")],
+    out: Annotated[str, typer.Option(help="Folder for the corpus; must be new.")],
+    split: Annotated[str, typer.Option(help="sentences: paragraphs are split; lines: each line is one.")] = "sentences",
+    as_json: Json = False,
+) -> None:
+    """Turn plain text into a corpus for general distillation and pretraining."""
+    from tutelage import api
+
+    split = _one_of("--split", split, ("sentences", "lines"))
+    _list(api.build_corpus(sources, out, tokenizer=tokenizer, split=split, quiet=as_json), as_json)  # type: ignore[arg-type]
+
+
+@corpus_app.command("inspect", epilog="Example: tutelage corpus inspect corpus/ --json")
+def corpus_inspect(path: Annotated[str, typer.Argument(help="A corpus.")], as_json: Json = False) -> None:
+    """Say what a corpus holds."""
+    from tutelage.data.corpus import Corpus, describe
+
+    _list(describe(Corpus(path)), as_json)
 
 
 store_app = typer.Typer(
@@ -496,6 +726,14 @@ def _show(report: dict[str, Any], out: str, as_json: bool) -> None:
     """The result as a table, and where to read on; or as JSON."""
     if as_json:
         print(json.dumps(report, indent=1))
+        return
+    if report.get("general"):
+        table = Table("stage", "loss on text held out", "before", "after", title=report["title"])
+        for stage in report["stages"]:
+            for name, value in stage["held_out"]["after"].items():
+                table.add_row(stage["name"], name, f"{stage['held_out']['before'][name]:.4g}", f"{value:.4g}")
+        Console().print(table)
+        Console().print(f"Student: {out}/student; report: {out}/report.html", soft_wrap=True)
         return
     table = Table("", report["metric"], "parameters", "GFLOP", "ms, batch 1", "ms, batch 32", title=report["title"])
     for who in ("teacher", "student", "baseline"):

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tutelage.data.examples import Kind
 from tutelage.errors import TutelageError
-from tutelage.recipe import Recipe
+from tutelage.recipe import Instances, Recipe
 
 
 class DataConfig(BaseModel):
@@ -37,6 +37,10 @@ class DataConfig(BaseModel):
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     max_train: Annotated[int, Field(ge=1)] | None = None
     """Use only so many training examples, drawn with seed 0."""
+    candidates: str | None = None
+    """A folder of ``tutelage augment``: the words that may stand for others in augmented texts."""
+    drop_flipped: bool = False
+    """Leave out the augmented texts of which the teacher predicts another class than of their originals."""
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Longest input in tokens; the model's positions where it is not given."""
 
@@ -49,6 +53,8 @@ class RunConfig(BaseModel):
     recipe: Recipe
     teacher: str | None = None
     data: DataConfig = DataConfig()
+    corpus: str | None = None
+    """A folder of ``tutelage corpus build``, for the stages on raw text."""
     out: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     baseline: bool = True
@@ -60,6 +66,13 @@ class RunConfig(BaseModel):
     store_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
     """In which ``auto`` writes hidden states."""
     tracker: Literal["tensorboard", "trackio", "wandb", "mlflow"] | None = None
+
+    @model_validator(mode="after")
+    def _one_part(self) -> RunConfig:
+        general = [isinstance(stage.data, Instances) for stage in self.recipe.stages]
+        if any(general) and not all(general):
+            raise ValueError("stages on a corpus and stages on a task are two runs; take one part of the recipe")
+        return self
 
 
 def to_yaml(config: RunConfig) -> str:

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
+from tutelage.anatomy import Head
 from tutelage.config import DataConfig, RunConfig
 from tutelage.data import batches
+from tutelage.data.augmentation import Candidates, variants
 from tutelage.data.batches import Feed, Known, Rows, padded
+from tutelage.data.conll import encode_words, load_conll, own_sentences
 from tutelage.data.docstrings import demo_data
-from tutelage.data.examples import Data, Encoded, Examples, encode
+from tutelage.data.examples import Data, Encoded, Examples, Kind, encode
 from tutelage.data.files import load_files, read_unlabeled
+from tutelage.data.rules import Lexicon, Rules, rule_variants
+from tutelage.data.squad import encode_spans, load_squad, own_questions
 from tutelage.data.tasks import load_glue
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
+from tutelage.evaluation.answers import answer_chance, best_answers, squad_scores
+from tutelage.evaluation.entities import best_tags, tag_chance, tag_scores
 from tutelage.evaluation.metrics import chance, score
+from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Scheme, Store, check_place
 from tutelage.objectives.mapping import picture
 from tutelage.objectives.terms import HardLabels, Objective
-from tutelage.progress import Display
+from tutelage.progress import Display, duration
 from tutelage.recipe import Stage
-from tutelage.students.build import Copied, Pruned, Student, build, resolve
+from tutelage.students.build import Checkpoint, Copied, Pruned, Student, build, resolve
 from tutelage.students.pruned import Scores, importance
 from tutelage.teacher_store import Knowledge, storable, verified
 from tutelage.teachers.source import Source, load_tokenizer
@@ -45,10 +54,21 @@ class Texts:
     student: Encoded
     teacher: Encoded | None
 
-    def take(self, rows: Rows) -> Texts:
-        """The texts at ``rows``."""
-        teacher = None if self.teacher is None else self.teacher.take(rows)
-        return Texts(self.examples.take(rows), self.student.take(rows), teacher)
+    def at(self, rows: Rows) -> Texts:
+        """The examples at ``rows``, with all the windows in which they are read."""
+
+        def taken(encoded: Encoded) -> Encoded:
+            if encoded.windows is None:
+                return encoded.take(rows)
+            of = encoded.windows.of
+            first, last = np.searchsorted(of, rows), np.searchsorted(of, rows, side="right")
+            windows = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
+            part = encoded.take(windows)
+            assert part.windows is not None
+            return replace(part, windows=replace(part.windows, of=np.repeat(np.arange(len(rows)), last - first)))
+
+        teacher = None if self.teacher is None else taken(self.teacher)
+        return Texts(self.examples.take(rows), taken(self.student), teacher)
 
 
 @dataclass
@@ -63,19 +83,29 @@ class Setup:
     """Makes the student as it is before training."""
     student: PreTrainedModel
     tokenizer: Any
-    train: Texts
+    parts: dict[str, Texts]
+    """What stages learn from, by ``Stage.data``: ``train``, and ``augmented``, which is these texts and their variants."""
     selection: Texts
     dev: dict[str, Texts]
     teacher_logits: dict[str, Tensor]
-    """The teacher's predictions on each part of dev."""
+    """The teacher's predictions on each part of dev, and on the parts to learn from that it was asked about."""
     warnings: list[str]
     knowledge: Knowledge | None = None
     """What a store of this teacher is about."""
     store: Store | None = None
-    rows: Rows | None = None
-    """Where the store has the examples of ``train``."""
+    rows: dict[str, Rows] = field(default_factory=dict)
+    """Where the store has the examples of each of ``parts``."""
     to_write: Scheme | None = None
     """What the store is to keep that this run will write."""
+
+    @property
+    def train(self) -> Texts:
+        return self.parts["train"]
+
+    def texts(self, stage: Stage) -> Texts:
+        """What a stage learns from."""
+        assert isinstance(stage.data, str)
+        return self.parts[stage.data]
 
 
 # ---------------------------------------------------------------------------------------------------- before the run
@@ -89,10 +119,20 @@ def load_data(config: DataConfig) -> Data:
     """
     if config.task is not None and (config.train is not None or config.dev is not None):
         raise TutelageError("--task and --train/--dev exclude each other: a task by name, or files of your own")
+    folder = Path(config.data_dir) if config.data_dir else None
+    named = "".join(filter(str.isalnum, (config.task or "").lower()))
     if config.task == "docstrings":
         data = demo_data()
+    elif named in ("squad", "squad2"):
+        data = load_squad("squad" if named == "squad" else "squad2", folder)
+    elif named == "conll2003":
+        data = load_conll(folder)
     elif config.task is not None:
-        data = load_glue(config.task, Path(config.data_dir) if config.data_dir else None)
+        data = load_glue(config.task, folder)
+    elif config.train is not None and config.kind in ("spans", "tokens"):
+        data = (own_questions if config.kind == "spans" else own_sentences)(
+            Path(config.train), Path(config.dev) if config.dev else None
+        )
     elif config.train is not None:
         data = load_files(
             Path(config.train),
@@ -110,6 +150,10 @@ def load_data(config: DataConfig) -> Data:
         source = f"{data.sources.get('train', 'train')}, cut to {config.max_train:,} rows"
         data = replace(data, train=data.train.take(rows), sources={**data.sources, "train": source})
     if config.unlabeled is not None:
+        if data.kind in ("spans", "tokens"):
+            raise TutelageError(
+                f"unlabelled texts cannot be read for a task of kind {data.kind}; leave out --unlabeled"
+            )
         # GLUE's columns have names of their own, which a file of the user's need not share.
         data = replace(data, unlabeled=read_unlabeled(Path(config.unlabeled), config.text, config.text_pair, data))
     return data
@@ -122,6 +166,8 @@ def match_labels(data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
         TutelageError: when the teacher's labels are others than the data's.
     """
     count = config.num_labels
+    if data.kind == "spans":
+        return data, []
     if data.kind == "regression":
         if count != 1:
             raise TutelageError(
@@ -151,19 +197,37 @@ def _listed(names: list[str] | tuple[str, ...]) -> str:
 
 def label_settings(data: Data) -> dict[str, Any]:
     """What the student's configuration says about labels."""
+    if data.kind == "spans":
+        return {}
     if data.kind == "regression":
         return {"num_labels": 1, "problem_type": "regression"}
+    names = {"id2label": dict(enumerate(data.labels)), "label2id": {name: i for i, name in enumerate(data.labels)}}
+    if data.kind == "tokens":
+        return names
     kind = "single" if data.kind == "classification" else "multi"
-    return {
-        "id2label": dict(enumerate(data.labels)),
-        "label2id": {name: i for i, name in enumerate(data.labels)},
-        "problem_type": f"{kind}_label_classification",
-    }
+    return {**names, "problem_type": f"{kind}_label_classification"}
+
+
+HEADS: dict[Kind, Head] = {
+    "classification": "classes",
+    "regression": "classes",
+    "multilabel": "classes",
+    "tokens": "tokens",
+    "spans": "spans",
+}
+"""What a model must answer for each kind of data."""
+
+
+def encoded_as(kind: Kind, examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
+    """Examples of a kind as token ids, with what is asked of which token."""
+    if kind == "spans":
+        return encode_spans(examples, tokenizer, max_length)
+    return (encode_words if kind == "tokens" else encode)(examples, tokenizer, max_length)
 
 
 def fitted_tokenizer(tokenizer: Any, model: PreTrainedModel) -> Any:
     """The tokenizer, giving only what the model's ``forward`` takes (DistilBERT has no token types)."""
-    has_types = getattr(model.config, "type_vocab_size", 0) > 1
+    has_types = anatomy.has_token_types(model.config)
     names = ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"]
     if has_types and "token_type_ids" not in tokenizer.model_input_names:
         return tokenizer
@@ -189,7 +253,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
     warnings: list[str] = []
     teacher = None
     if config.teacher is not None:
-        teacher = Source(config.teacher)
+        teacher = Source(config.teacher, HEADS[data.kind])
         data, warnings = match_labels(data, teacher.config, config.teacher)
     elif config.recipe.needs_teacher:
         raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give --teacher FOLDER")
@@ -202,8 +266,8 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         data = replace(data, selection=data.dev[first], sources={**data.sources, "selection": f"{first}, as reported"})
         warnings.append(f"checkpoints are chosen on {first}, the data that the report scores; its scores flatter")
     new_student = _student_maker(config, data, teacher, labels, accelerator)
-    student = outline(config.recipe.student, teacher, labels) if sketch else new_student()
-    own = {"checkpoint": "name", "copied": "source"}.get(config.recipe.student.init)
+    student = outline(config.recipe.student, teacher, labels, HEADS[data.kind]) if sketch else new_student()
+    own = {"checkpoint": "name", "copied": "source", "fresh": "like"}.get(config.recipe.student.init)
     origin: str | None = getattr(config.recipe.student, own) if own else None
     assert teacher is not None or origin is not None  # other students cannot be built without one
     tokenizer = teacher.tokenizer if teacher and origin is None else load_tokenizer(resolve(str(origin)))
@@ -216,30 +280,50 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
     for stage in config.recipe.stages:
         if (stage.pad_to or 0) > limit:
             raise TutelageError(f"stage {stage.name!r} has pad_to={stage.pad_to}, beyond the model's {limit} positions")
-    limit = config.data.max_length or limit
+    limit = config.data.max_length or min(limit, config.recipe.max_length or limit)
 
     def read(examples: Examples) -> Texts:
-        ours = encode(examples, tokenizer, limit)
+        ours = encoded_as(data.kind, examples, tokenizer, limit)
         if teacher is None or tokenizer is teacher.tokenizer:
             return Texts(examples, ours, None)
-        return Texts(examples, ours, encode(examples, fitted_tokenizer(teacher.tokenizer, teacher.outline), limit))
+        theirs = fitted_tokenizer(teacher.tokenizer, teacher.outline)
+        return Texts(examples, ours, encoded_as(data.kind, examples, theirs, limit))
 
-    everything = read(whole if data.unlabeled is None else whole.join(data.unlabeled))
-    row_of = {name: row for row, name in enumerate(everything.examples.ids)}
     learnt = data.train if data.unlabeled is None else data.train.join(data.unlabeled)
-    train = everything.take(np.array([row_of[name] for name in learnt.ids]))
+    every = whole if data.unlabeled is None else whole.join(data.unlabeled)
+    names = {"train": learnt.ids}
+    if any(stage.data == "augmented" for stage in config.recipe.stages):
+        more, of = _augmented(config, every, teacher, warnings)
+        kept = set(learnt.ids)
+        names["augmented"] = [
+            *learnt.ids,
+            *(name for name, row in zip(more.ids, of, strict=True) if every.ids[row] in kept),
+        ]
+        every = every.join(more)
+    everything = read(every)
+    row_of = {name: row for row, name in enumerate(every.ids)}
+    parts = {part: everything.at(np.array([row_of[name] for name in ids])) for part, ids in names.items()}
+    train = parts["train"]
     selection = read(data.selection)
     _check_tokens(train.student, tokenizer, student, origin or config.teacher)
     dev = {name: read(part) for name, part in data.dev.items()}
     for name, texts in (("train", train), ("selection", selection), *dev.items()):
         if texts.student.truncated:
-            warnings.append(f"{texts.student.truncated:,} texts of {name} were longer than {limit} tokens and were cut")
+            what = "questions" if data.kind == "spans" else "texts"
+            warnings.append(
+                f"{texts.student.truncated:,} {what} of {name} were longer than {limit} tokens and were cut"
+            )
     _check_alignment(config, train, teacher)
-    setup = Setup(config, data, labels, teacher, new_student, student, tokenizer, train, selection, dev, {}, warnings)
+    if config.teacher_store is not None and data.kind in ("tokens", "spans"):
+        raise TutelageError(
+            f"a store keeps one answer for each text, and the task {data.task!r} asks for one of every token; leave out "
+            "--teacher-store"
+        )
+    setup = Setup(config, data, labels, teacher, new_student, student, tokenizer, parts, selection, dev, {}, warnings)
     if teacher is not None:
-        parts = {name: (texts.examples.ids, texts.teacher or texts.student) for name, texts in dev.items()}
+        asked = {name: (texts.examples.ids, texts.teacher or texts.student) for name, texts in dev.items()}
         ids, read_by_teacher = everything.examples.ids, everything.teacher or everything.student
-        setup.knowledge = Knowledge(data.task, teacher, ids, read_by_teacher, config.mixed_precision, limit, parts)
+        setup.knowledge = Knowledge(data.task, teacher, ids, read_by_teacher, config.mixed_precision, limit, asked)
     if sketch:
         return setup
     if config.teacher_store is not None and teacher is not None:
@@ -249,8 +333,68 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         if not teacher.has_weights and not all(_stored(setup, objective) for objective in objectives_of(setup)):
             raise TutelageError(teacher.without_weights)
         ask_teacher(setup, accelerator, display)
+        if config.data.drop_flipped and "augmented" in parts:
+            _drop_flipped(setup, accelerator, display)
         release_teacher(setup)
     return setup
+
+
+def _augmented(
+    config: RunConfig, examples: Examples, teacher: Source | None, warnings: list[str]
+) -> tuple[Examples, Rows]:
+    """Variants of the examples as the recipe wants them, and which example each is a variant of."""
+    how, data = config.recipe.augmentation, config.data
+    if isinstance(how, Rules):
+        if teacher is not None and teacher.tokenizer.mask_token is not None:
+            how = how.model_copy(update={"mask_token": teacher.tokenizer.mask_token})
+        return rule_variants(examples, Lexicon([*examples.texts, *(examples.pairs or [])]), how, config.seed)
+    if how is not None and data.candidates is not None:
+        if examples.labels.dtype.kind == "O":  # answers are places in the second text
+            how = how.model_copy(update={"fields": "text"})
+        more, of = variants(examples, Candidates.load(Path(data.candidates)), how, config.seed)
+        if not len(more):
+            raise TutelageError(
+                f"the candidates in {data.candidates!r} know none of these texts; make them with the same data: tutelage "
+                "augment"
+            )
+        return more, of
+    warnings.append(
+        f"the method {config.recipe.method!r} learns from augmented texts, but no candidates were given (--candidates, made by "
+        "tutelage augment); it learns from the texts as they are"
+    )
+    return examples.take([]), np.empty(0, dtype=np.int64)
+
+
+def _drop_flipped(setup: Setup, accelerator: Accelerator, display: Display) -> None:
+    """Leave out the variants of which the teacher predicts another class than of their originals."""
+    if setup.data.kind != "classification":
+        raise TutelageError(
+            f"data.drop_flipped compares predicted classes, and {setup.data.task!r} is a {setup.data.kind}; leave it out"
+        )
+    texts = setup.parts["augmented"]
+    predicted_class = taught(setup, "augmented", accelerator, display).argmax(dim=1).numpy()
+    row_of = {name: row for row, name in enumerate(texts.examples.ids)}
+    of = np.array([row_of[name.partition("~")[0]] for name in texts.examples.ids])
+    kept = np.flatnonzero(predicted_class == predicted_class[of])
+    setup.parts["augmented"] = texts.at(kept)
+    setup.teacher_logits["augmented"] = setup.teacher_logits["augmented"][torch.from_numpy(kept)]
+    if "augmented" in setup.rows:
+        setup.rows["augmented"] = setup.rows["augmented"][kept]
+    display.say(f"{len(of) - len(kept):,} of {len(of):,} variants flip the teacher's prediction and are left out")
+
+
+def taught(setup: Setup, part: str, accelerator: Accelerator, display: Display) -> Tensor:
+    """The teacher's logits on a part to learn from: from the store, or computed once."""
+    if part not in setup.teacher_logits:
+        assert setup.teacher is not None
+        if setup.store is not None and setup.store.scheme.lacks(Needs(logits=True)) is None:
+            setup.teacher_logits[part] = setup.store.logits(setup.rows[part])
+        else:
+            texts = setup.parts[part]
+            model = setup.teacher.model.to(accelerator.device)
+            encoded = texts.teacher or texts.student
+            setup.teacher_logits[part] = predicted(model, encoded, accelerator, display, f"teacher on {part}")
+    return setup.teacher_logits[part]
 
 
 def ask_teacher(setup: Setup, accelerator: Accelerator, display: Display) -> None:
@@ -266,10 +410,12 @@ def ask_teacher(setup: Setup, accelerator: Accelerator, display: Display) -> Non
         if name not in setup.teacher_logits:
             model = setup.teacher.model.to(accelerator.device)
             setup.teacher_logits[name] = predicted(model, encoded, accelerator, display, f"teacher on {name}")
-    setup.warnings += _check_teacher(setup.config, setup.data, setup.teacher_logits)
+    setup.warnings += _check_teacher(setup.config, setup.data, setup.dev, setup.teacher_logits)
 
 
-def outline(student: Student, teacher: Source | None, labels: dict[str, Any]) -> PreTrainedModel:
+def outline(
+    student: Student, teacher: Source | None, labels: dict[str, Any], head: Head = "classes"
+) -> PreTrainedModel:
     """The student as a network without memory for its weights: its sizes and its cost, before anything is loaded."""
 
     def any_scores(model: PreTrainedModel) -> Scores:
@@ -277,7 +423,7 @@ def outline(student: Student, teacher: Source | None, labels: dict[str, Any]) ->
         return [(torch.zeros(shape.heads), torch.zeros(shape.intermediate))] * shape.layers
 
     with torch.device("meta"):
-        return build(student, None if teacher is None else teacher.outline, labels, 0, any_scores)
+        return build(student, None if teacher is None else teacher.outline, labels, 0, any_scores, head)
 
 
 def _student_maker(
@@ -300,7 +446,7 @@ def _student_maker(
     def make() -> PreTrainedModel:
         from_teacher = isinstance(spec, Pruned) or (isinstance(spec, Copied) and spec.source is None)
         source = None if teacher is None else teacher.model if from_teacher else teacher.outline
-        return build(spec, source, labels, config.seed, scores)
+        return build(spec, source, labels, config.seed, scores, HEADS[data.kind])
 
     return make
 
@@ -353,7 +499,8 @@ def use_store(setup: Setup, store: Store, rows: Rows, display: Display) -> None:
     assert setup.knowledge is not None
     row_of = dict(zip(setup.knowledge.ids, rows.tolist(), strict=True))
     setup.store = verified(store, display)
-    setup.rows = np.array([row_of[name] for name in setup.train.examples.ids])
+    for part, texts in setup.parts.items():
+        setup.rows[part] = np.array([row_of[name] for name in texts.examples.ids])
 
 
 def _check_objectives(config: RunConfig, data: Data, student: PreTrainedModel, teacher: Source | None) -> None:
@@ -378,9 +525,14 @@ def _check_tokens(encoded: Encoded, tokenizer: Any, student: PreTrainedModel, na
 
 
 def _check_alignment(config: RunConfig, train: Texts, teacher: Source | None) -> None:
-    """Layers can only be compared token by token when both models read the same tokens."""
+    """Layers can only be compared token by token when both models read the same tokens; spans are places in them too."""
     if teacher is None or train.teacher is None or np.array_equal(train.student.tokens, train.teacher.tokens):
         return
+    if train.student.windows is not None or not np.array_equal(train.student.asked, train.teacher.asked):
+        raise TutelageError(
+            "student and teacher have different tokenizers and would be asked of different tokens; use a student of the "
+            "teacher's family" + ("" if train.student.windows else ", or a larger max_length")
+        )
     for stage in config.recipe.stages:
         for term in stage.objective:
             if term.kind in ("embeddings", "hidden", "attention_scores", "hidden_knowledge"):
@@ -390,18 +542,19 @@ def _check_alignment(config: RunConfig, train: Texts, teacher: Source | None) ->
                 )
 
 
-def _check_teacher(config: RunConfig, data: Data, logits: dict[str, Tensor]) -> list[str]:
+def _check_teacher(config: RunConfig, data: Data, dev: dict[str, Texts], logits: dict[str, Tensor]) -> list[str]:
     """Stop at a teacher that knows no more than a constant answer."""
     name, part = next(iter(data.dev.items()))
-    scores = scores_of(data, logits[name], part)
+    scores = scores_of(data, logits[name], dev[name])
     # One standard error of a proportion, at most: a score within it of a constant answer's shows nothing.
     margin = 0.5 / len(part) ** 0.5
-    if any(scores[metric] > chance(metric, part.labels, data.kind, data.positive) + margin for metric in data.metrics):
+    constant = constant_scores(data, part)
+    if any(scores[metric] > constant[metric] + margin for metric in data.metrics):
         return []
     metric = data.metrics[0]
     line = (
         f"the teacher {config.teacher!r} scores {metric} {scores[metric]:.3f} on {name}, no better than a constant answer "
-        f"({chance(metric, part.labels, data.kind, data.positive):.3f})"
+        f"({constant[metric]:.3f})"
     )
     if not config.allow_weak_teacher:
         raise TutelageError(f"{line}; fine-tune it on this task, or pass --allow-weak-teacher")
@@ -418,9 +571,24 @@ def predicted(
 # --------------------------------------------------------------------------------------------------------- the plan
 
 
-def scores_of(data: Data, logits: Tensor, examples: Examples) -> dict[str, float]:
-    """The task's metrics of predictions ``(examples, classes)``."""
+def scores_of(data: Data, logits: Tensor, texts: Texts) -> dict[str, float]:
+    """The task's metrics of the student's (or the teacher's, which reads the same words) predictions ``(answers, classes)``."""
+    examples = texts.examples
+    if data.kind == "spans":
+        unanswerable = any(answers == () for answers in examples.labels)
+        return squad_scores(best_answers(logits, texts.student, examples, with_null=unanswerable), examples)
+    if data.kind == "tokens":
+        return tag_scores(best_tags(logits, texts.student, examples, data.labels), examples, data.labels)
     return score(data.metrics, logits.numpy(), examples.labels, data.kind, data.positive)
+
+
+def constant_scores(data: Data, examples: Examples) -> dict[str, float]:
+    """What the same answer to everything scores."""
+    if data.kind == "spans":
+        return answer_chance(examples)
+    if data.kind == "tokens":
+        return tag_chance(examples, data.labels)
+    return {name: chance(name, examples.labels, data.kind, data.positive) for name in data.metrics}
 
 
 def baseline_stage(config: RunConfig, steps: int) -> Stage:
@@ -439,6 +607,22 @@ def baseline_stage(config: RunConfig, steps: int) -> Stage:
             "decay": "linear",
         }
     )
+
+
+def inherit(objective: Objective, student: Student) -> int:
+    """Let an objective start from the projections that a run on a corpus left beside this student; returns how many fit."""
+    if not isinstance(student, Checkpoint):
+        return 0
+    path = Path(resolve(student.name)).parent / "projections.safetensors"
+    if not path.exists():
+        return 0
+    ours, found = objective.projections.state_dict(), {}
+    for name, tensor in load_file(path).items():
+        name = name.partition(".")[2]  # without the stage
+        if name in ours and ours[name].shape == tensor.shape:
+            found[name] = tensor
+    objective.projections.load_state_dict({**ours, **found})
+    return len(found)
 
 
 def feed_of(stage: Stage, encoded: Encoded) -> Feed:
@@ -477,7 +661,7 @@ def plan(setup: Setup) -> str:
     trial = speed.latencies({"student": setup.student}, {"student": inputs}, batch_sizes=(32,), repeats=3)
     rate = 32 * student_flops / (trial["student"]["32"] / 1000)
     for stage, objective in zip(config.recipe.stages, objectives_of(setup), strict=True):
-        steps = planned_steps(stage, feed_of(stage, setup.train.student))
+        steps = planned_steps(stage, feed_of(stage, setup.texts(stage).student))
         lacking = setup.store.scheme.lacks if setup.store else setup.to_write.lacks if setup.to_write else None
         from_store = lacking is not None and lacking(objective.teacher_needs) is None
         live = objective.teacher_needs.running and not from_store
@@ -488,6 +672,9 @@ def plan(setup: Setup) -> str:
             f"{objective.student_needs} of the student and {objective.teacher_needs} of the teacher"
             + ("" if live or not objective.teacher_needs else " (stored)" if from_store else " (computed once)")
         )
+        taken = inherit(objective, config.recipe.student)
+        if taken:
+            lines.append(f"  starts from {taken} projections of {config.recipe.student.name}")  # type: ignore[union-attr]
         for term, mapped in zip(objective.terms, objective.mapped, strict=True):
             if mapped and teacher is not None:
                 lines += [
@@ -496,7 +683,7 @@ def plan(setup: Setup) -> str:
                 ]
     if wants_baseline(config):
         lines.append("then the same student without the teacher, for as many steps (--no-baseline skips it)")
-    lines.append(f"expected time on this machine: about {_duration(seconds)}, the baseline not counted")
+    lines.append(f"expected time on this machine: about {duration(seconds)}, the baseline not counted")
     lines += [f"note: {warning}" for warning in setup.warnings]
     return "\n".join(lines)
 
@@ -514,12 +701,6 @@ def _store_lines(setup: Setup) -> list[str]:
         f"store    will be written to {where}: {len(size):,} examples, {size.mean():,.0f} bytes each, "
         f"{size.sum() / 1e6:,.1f} MB; later runs read it"
     ]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def typical(encoded: Encoded, model: PreTrainedModel) -> Callable[[int], dict[str, Tensor]]:

@@ -39,6 +39,7 @@ class Display:
         )
         self._tasks: dict[str, TaskID] = {}
         self._printed = 0.0
+        self._counted = 0
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -58,6 +59,14 @@ class Display:
         self._progress.advance(task, count)
         if next(t for t in self._progress.tasks if t.id == task).finished:
             self._forget(name)
+
+    def count(self, more: int) -> None:
+        """So many more tokens are done of a work whose end is not known."""
+        self._counted += more
+        now = time.monotonic()
+        if now - self._printed > PLAIN_SECONDS:
+            self.say(f"{self._counted:,} tokens")
+            self._printed = now
 
     def event(self, who: str, event: Event) -> None:
         """A line of the training log."""
@@ -84,3 +93,10 @@ class Display:
 
     def _forget(self, name: str) -> None:
         self._progress.remove_task(self._tasks.pop(name))
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -6,12 +6,35 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tutelage.anatomy import Head
+from tutelage.data.augmentation import Augmentation
+from tutelage.data.corpus import Packing
+from tutelage.data.masking import Masking
+from tutelage.data.rules import Rules
+from tutelage.errors import TutelageError
 from tutelage.objectives.terms import AnyTerm, HardLabels
 from tutelage.students.build import Student
 
 
+class Instances(BaseModel):
+    """Text without a task, drawn from a corpus anew in every epoch.
+
+    ``packing`` makes sentence ``pairs``, single ``segments`` or full ``packed`` inputs of at most ``length`` tokens. With
+    ``masking`` the terms on predictions are about the masked words; without it, about the next words.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    packing: Packing = "pairs"
+    length: Annotated[int, Field(ge=8)] = 128
+    masking: Masking | None = None
+
+
 class Stage(BaseModel):
     """One stretch of training with one objective.
+
+    ``data`` says on which texts: the task's own (``train``), these and the recipe's augmented ones (``augmented``), or
+    instances of a corpus. ``train="head"`` leaves everything below the head as it is.
 
     ``batch_size`` is the number of examples in an optimiser step, whatever their lengths; ``max_tokens`` bounds how many
     padded tokens are computed at once and changes nothing else. ``select="best"`` keeps the epoch with the best score on
@@ -22,7 +45,9 @@ class Stage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
+    data: Literal["train", "augmented"] | Instances = "train"
     objective: list[AnyTerm]
+    train: Literal["all", "head"] = "all"
     epochs: Annotated[int, Field(ge=1)] = 3
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """End after so many optimiser steps, even within the epochs."""
@@ -49,9 +74,25 @@ class Stage(BaseModel):
         """Whether the stage learns from labels alone: no teacher, and no use for unlabelled text."""
         return all(isinstance(term, HardLabels) for term in self.objective if term.weight > 0)
 
+    @property
+    def head(self) -> Head:
+        """What a model answers in a stage on a corpus: words, where a term is about predictions."""
+        assert isinstance(self.data, Instances)
+        if all(term.kind not in PREDICTIONS for term in self.objective if term.weight > 0):
+            return "none"
+        return "words" if self.data.masking else "next_words"
+
+
+PREDICTIONS = ("hard_labels", "soft_labels", "logits_mse")
+"""The terms that are about what a model predicts."""
+
 
 class Recipe(BaseModel):
-    """A method: the student and the stages; ``title`` and ``paper`` say where it comes from."""
+    """A method: the student and the stages; ``title`` and ``paper`` say where it comes from.
+
+    Stages on a corpus come first: they are run on their own (the general part, :meth:`part`), once for all tasks.
+    ``augmentation`` says how the texts of stages with ``data="augmented"`` are made.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,6 +100,9 @@ class Recipe(BaseModel):
     title: str
     paper: str
     student: Student
+    augmentation: Annotated[Augmentation | Rules, Field(discriminator="kind")] | None = None
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    """Longest input in tokens that the method takes of this task, unless the data say otherwise."""
     stages: list[Stage]
 
     @model_validator(mode="after")
@@ -72,12 +116,28 @@ class Recipe(BaseModel):
     def needs_teacher(self) -> bool:
         return any(not stage.labels_only for stage in self.stages)
 
+    def part(self, name: Literal["general", "task"]) -> Recipe:
+        """The stages on a corpus, or those on a task.
+
+        Raises:
+            TutelageError: when there are none.
+        """
+        stages = [stage for stage in self.stages if isinstance(stage.data, Instances) == (name == "general")]
+        if not stages:
+            where = "a corpus" if name == "general" else "a task"
+            raise TutelageError(f"the method {self.method!r} has no stage on {where}; use --stage {_other(name)}")
+        return self.model_copy(update={"stages": stages})
+
+
+def _other(name: Literal["general", "task"]) -> str:
+    return "task" if name == "general" else "general"
+
 
 def method_row(recipe: Recipe) -> dict[str, Any]:
     """What a recipe uses, for the table of methods: computed from the recipe, never typed.
 
-    Keys: ``method``, ``init``, and for each stage the knowledge (``embeddings``, ``attention``, ``hidden``,
-    ``predictions``, ``labels``) with the loss that compares it, and ``augmentation`` (no recipe has any so far).
+    Keys: ``method``, ``init``, and for each stage its ``data`` and the knowledge (``embeddings``, ``attention``,
+    ``hidden``, ``predictions``, ``labels``) with the loss that compares it.
     """
     student = recipe.student
     init = {"fresh": "random"}.get(student.init, student.init)
@@ -86,16 +146,15 @@ def method_row(recipe: Recipe) -> dict[str, Any]:
     columns = {
         "embeddings": ("embeddings",),
         "attention": ("attention_scores",),
-        "hidden": ("hidden", "first_token", "hidden_knowledge"),
+        "hidden": ("hidden", "first_token", "hidden_knowledge", "pooled"),
         "predictions": ("soft_labels", "logits_mse"),
         "labels": ("hard_labels",),
     }
     stages = []
     for stage in recipe.stages:
-        row = {"stage": stage.name}
+        row = {"stage": stage.name, "data": stage.data if isinstance(stage.data, str) else "corpus"}
         for column, kinds in columns.items():
             row[column] = ", ".join(_words(term) for term in stage.objective if term.kind in kinds and term.weight > 0)
-        row["augmentation"] = ""
         stages.append(row)
     return {"method": recipe.method, "title": recipe.title, "paper": recipe.paper, "init": init, "stages": stages}
 
@@ -111,6 +170,8 @@ def _words(term: AnyTerm) -> str:
         return f"{'cosine' if term.loss == 'cosine' else 'MSE'}, {term.layers}"
     if term.kind == "hidden_knowledge":
         return f"MSE, {term.keep}, {term.neurons_by}"
+    if term.kind == "pooled":
+        return "MSE of pooled"
     if term.kind == "attention_scores":
         return f"MSE of scores, {term.layers}"
     return "MSE"

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import shutil
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from accelerate.state import AcceleratorState
-from safetensors.torch import save_file
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import tutelage
-from tutelage import anatomy
+from tutelage import anatomy, general
 from tutelage.config import DataConfig, RunConfig, to_yaml
-from tutelage.data.examples import encode
 from tutelage.disk import write_text
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.objectives.terms import Objective
 from tutelage.preflight import (
+    HEADS,
     Setup,
+    Texts,
     baseline_stage,
+    encoded_as,
     feed_of,
     fitted_tokenizer,
+    inherit,
     load_data,
     match_labels,
     objectives_of,
@@ -40,11 +38,13 @@ from tutelage.preflight import (
     prepare,
     release_teacher,
     scores_of,
+    taught,
     typical,
     use_store,
     wants_baseline,
 )
 from tutelage.progress import Display
+from tutelage.recipe import Instances, Stage
 from tutelage.report.card import card
 from tutelage.report.page import page
 from tutelage.stages import Work, train_stages
@@ -54,6 +54,7 @@ from tutelage.teachers.source import Source
 from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, predict
 from tutelage.training import checkpoint, loop
+from tutelage.workspace import new_accelerator, run_folder, save_student
 
 
 def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -65,6 +66,8 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
     Raises:
         TutelageError: for anything wrong with what was given; then nothing has been written.
     """
+    if all(isinstance(stage.data, Instances) for stage in config.recipe.stages):
+        return general.run(config, resume=resume, quiet=quiet)
     began = time.perf_counter()
     if config.tracker is not None and importlib.util.find_spec(config.tracker) is None:
         raise TutelageError(f'the tracker {config.tracker!r} is not installed; pip install "tutelage[track]"')
@@ -72,7 +75,7 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
     transformers.utils.logging.disable_progress_bar()
     accelerator = new_accelerator(config.mixed_precision, config.tracker, config.out)
     display = Display(quiet or not accelerator.is_main_process)
-    folder = _folder(config, resume)
+    folder = run_folder(config, resume)
     finished = folder / "report.json"
     if resume and finished.exists():
         display.say(f"{folder} is finished already")
@@ -101,58 +104,10 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
     return report
 
 
-def new_accelerator(precision: str = "no", tracker: str | None = None, folder: str | None = None) -> Accelerator:
-    """An Accelerator of this precision, whatever one an earlier run of this process had.
-
-    Raises:
-        TutelageError: when the device cannot compute in that precision.
-    """
-    AcceleratorState._reset_state()
-    try:
-        return Accelerator(
-            mixed_precision=precision,
-            log_with=tracker,
-            project_dir=folder,
-            # Heads and poolers take no part in some stages.
-            # While one process writes a teacher store the others wait.
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(find_unused_parameters=True),
-                InitProcessGroupKwargs(timeout=timedelta(hours=24)),
-            ],
-        )
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise TutelageError(f"mixed_precision={precision!r} does not work here ({reason}); use no or bf16") from None
-
-
 def _spent(logs: list[loop.StageLog], resumed: checkpoint.State | None) -> float:
     """Seconds of training in this process: those of an interrupted one are in the logs but not on this clock."""
     before = 0.0 if resumed is None else resumed["seconds_before"]
     return sum(log.seconds for log in logs) - before
-
-
-def _folder(config: RunConfig, resume: bool) -> Path:
-    if config.out is None:
-        raise TutelageError("there is no place for the result; give --out FOLDER")
-    folder = Path(config.out)
-    before = folder / "config.yaml"
-    if folder.exists() and not folder.is_dir():
-        raise TutelageError(f"--out {config.out!r} is a file; name a folder")
-    if before.exists():
-        if not resume:
-            raise TutelageError(f"{config.out!r} holds another run; continue it with --resume, or give another --out")
-        if before.read_text(encoding="utf-8") != to_yaml(config):
-            raise TutelageError(
-                f"{config.out!r} holds a run with other settings; see its config.yaml, or give another --out"
-            )
-    parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise TutelageError(
-            f"--out {config.out!r} cannot be written ({str(parent)!r} is in the way); name another folder"
-        )
-    if not before.exists() and folder.exists() and any(folder.iterdir()):
-        raise TutelageError(f"{config.out!r} is not empty and holds no run; give an empty or new folder to --out")
-    return folder
 
 
 def _model_folder(config: RunConfig, folder: Path) -> Path:
@@ -178,18 +133,19 @@ def _train(
             model = baseline = setup.new_student()
         torch.manual_seed(config.seed)  # making a student has drawn numbers
         objective = Objective(stage.objective, data.kind, anatomy.shape_of(model.config), teacher_shape)
+        inherit(objective, config.recipe.student)
 
         def select() -> float:
             logits = predict(model, setup.selection.student, accelerator)
-            return scores_of(data, logits, setup.selection.examples)[data.metrics[0]]
+            return scores_of(data, logits, setup.selection)[data.metrics[0]]
 
         return Work(
             who,
             stage,
             model,
             objective,
-            feed_of(stage, setup.train.student),
-            _teacher_for(setup, objective, accelerator, display),
+            feed_of(stage, setup.texts(stage).student),
+            _teacher_for(setup, stage, objective, accelerator, display),
             select if stage.select == "best" and objective.student_needs.logits else None,
         )
 
@@ -199,25 +155,24 @@ def _train(
     count = len(stages) + wants_baseline(config)
     logs = train_stages(count, begin, end, folder, accelerator, display, config.seed, resumed)
     if resumed is not None and resumed["work"] >= len(stages):
-        setup.student = load_model(str(_model_folder(config, folder)))[0].to(accelerator.device)
+        path = str(_model_folder(config, folder))
+        setup.student = load_model(path, HEADS[data.kind])[0].to(accelerator.device)
     return logs, baseline
 
 
-def _teacher_for(setup: Setup, objective: Objective, accelerator: Accelerator, display: Display) -> Teacher | None:
+def _teacher_for(
+    setup: Setup, stage: Stage, objective: Objective, accelerator: Accelerator, display: Display
+) -> Teacher | None:
     if not objective.teacher_needs or setup.teacher is None:
         return None
-    texts, needs = setup.train, objective.teacher_needs
-    if setup.store is not None and setup.rows is not None and setup.store.scheme.lacks(needs) is None:
-        if needs.running:
-            return StoredTeacher(setup.store, setup.rows, needs)
-        return KnownLogits(setup.store.logits(setup.rows).to(accelerator.device), texts.student.asked)
-    model = setup.teacher.model.to(accelerator.device)
-    if needs.running:
-        return LiveTeacher(model, needs, texts.teacher, accelerator)
-    if "train" not in setup.teacher_logits:
-        encoded = texts.teacher or texts.student
-        setup.teacher_logits["train"] = predicted(model, encoded, accelerator, display, "teacher on train")
-    return KnownLogits(setup.teacher_logits["train"].to(accelerator.device), texts.student.asked)
+    assert isinstance(stage.data, str)
+    texts, needs = setup.texts(stage), objective.teacher_needs
+    if not needs.running:
+        logits = taught(setup, stage.data, accelerator, display)
+        return KnownLogits(logits.to(accelerator.device), texts.student.asked)
+    if setup.store is not None and setup.store.scheme.lacks(needs) is None:
+        return StoredTeacher(setup.store, setup.rows[stage.data], needs)
+    return LiveTeacher(setup.teacher.model.to(accelerator.device), needs, texts.teacher, accelerator)
 
 
 def _write_store(setup: Setup, accelerator: Accelerator, display: Display) -> None:
@@ -228,23 +183,6 @@ def _write_store(setup: Setup, accelerator: Accelerator, display: Display) -> No
     found = setup.knowledge.find_or_write(setup.to_write, needs, setup.teacher_logits, accelerator, display)
     use_store(setup, *found, display)
     release_teacher(setup)
-
-
-def save_student(
-    student: PreTrainedModel, tokenizer: Any, folder: Path, target: Path, projections: dict[str, Tensor]
-) -> None:
-    """Write the student with its tokenizer into ``target``, and the projections into ``folder``; each file whole."""
-    fresh = folder / "student.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    student.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    target.mkdir(exist_ok=True)
-    for path in fresh.iterdir():
-        os.replace(path, target / path.name)
-    fresh.rmdir()
-    if projections:
-        save_file({name: value.cpu().clone() for name, value in projections.items()}, folder / "projections.tmp")
-        os.replace(folder / "projections.tmp", folder / "projections.safetensors")
 
 
 # ------------------------------------------------------------------------------------------------------- the report
@@ -281,7 +219,7 @@ def _measured(
     names = {"teacher": teacher_name, "student": str(_model_folder(config, folder)), "baseline": "without teacher"}
     entries: dict[str, dict[str, Any] | None] = {"teacher": None, "student": None, "baseline": None}
     for who, model in counted.items():
-        scores = {name: scores_of(data, logits[who][name], texts.examples) for name, texts in setup.dev.items()}
+        scores = {name: scores_of(data, logits[who][name], texts) for name, texts in setup.dev.items()}
         entries[who] = {
             "name": names[who],
             "score": scores[part][data.metrics[0]],
@@ -301,7 +239,7 @@ def _measured(
         student["retention"] = student["score"] / teacher["score"] if teacher["score"] else None
         if teacher["latency_ms"]:
             student["speedup"] = teacher["latency_ms"]["32"] / student["latency_ms"]["32"]
-        if data.kind == "classification":
+        if data.kind in ("classification", "tokens"):
             same = logits["student"][part].argmax(1) == logits["teacher"][part].argmax(1)
             student["agreement"] = float(same.float().mean())
     return entries
@@ -337,6 +275,9 @@ def _report(
         "data": {
             "train": len(data.train),
             "unlabeled": len(data.unlabeled) if data.unlabeled and config.recipe.needs_teacher else 0,
+            "augmented": len(setup.parts["augmented"].examples) - len(setup.train.examples)
+            if "augmented" in setup.parts
+            else 0,
             "selection": len(setup.selection.examples),
             "report": len(data.dev[part]),
             "sources": {"report": data.sources.get(part, part), **data.sources},
@@ -371,16 +312,18 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
     transformers.utils.logging.disable_progress_bar()
     accelerator, display = new_accelerator(), Display(quiet)
     with display:
-        source = Source(model)
+        data = load_data(data_config)
+        source = Source(model, HEADS[data.kind])
         network, tokenizer = source.model, source.tokenizer
-        data, warnings = match_labels(load_data(data_config), source.config, model)
+        data, warnings = match_labels(data, source.config, model)
         for warning in warnings:
             display.say(f"note: {warning}")
         network.to(accelerator.device)
         limit = anatomy.max_length(network.config)
         scores = {}
         for name, part in data.dev.items():
-            encoded = encode(part, fitted_tokenizer(tokenizer, network), data_config.max_length or limit)
-            logits = predicted(network, encoded, accelerator, display, name)
-            scores[name] = scores_of(data, logits, part)
+            fitted, longest = fitted_tokenizer(tokenizer, network), data_config.max_length or limit
+            texts = Texts(part, encoded_as(data.kind, part, fitted, longest), None)
+            logits = predicted(network, texts.student, accelerator, display, name)
+            scores[name] = scores_of(data, logits, texts)
     return {"model": model, "task": data.task, "metric": data.metrics[0], "scores": scores}

@@ -36,6 +36,7 @@ from tutelage.preflight import Setup, prepare
 from tutelage.progress import Display
 from tutelage.report.search import picture
 from tutelage.students.build import Checkpoint, Copied, Pruned, Student, parse
+from tutelage.workspace import new_accelerator
 
 DEPTHS = ("1", "2", "3", "all")
 LENGTHS = ("1", "5", "10", "20", "50", "all")
@@ -180,7 +181,7 @@ def search_knowledge(
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     display = Display(quiet)
-    setup = prepare(base, runs.new_accelerator(base.mixed_precision), display, sketch=True)
+    setup = prepare(base, new_accelerator(base.mixed_precision), display, sketch=True)
     _check(setup, folder / "store")
     drawn = draw(candidates(setup), trials, seed)
     try:
@@ -298,7 +299,7 @@ def _student(base: RunConfig, folder: Path, seed: int, display: Display) -> Stud
     if not place.exists():
         config = base.model_copy(update={"seed": seed, "teacher_store": str(folder / "store")})
         with display:
-            setup = prepare(config, runs.new_accelerator(base.mixed_precision), display)
+            setup = prepare(config, new_accelerator(base.mixed_precision), display)
         partial = place.with_name(f"{place.name}.partial")
         setup.student.save_pretrained(partial)
         setup.tokenizer.save_pretrained(partial)

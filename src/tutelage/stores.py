@@ -19,9 +19,9 @@ from tutelage.objectives.terms import Objective
 from tutelage.preflight import Setup, ask_teacher, feed_of, objectives_of, outline, planned_steps, prepare, typical
 from tutelage.progress import Display
 from tutelage.recipe import Recipe
-from tutelage.runs import new_accelerator
 from tutelage.teacher_store import describe, kept, storable, verified
 from tutelage.teachers.source import Source, tokenizer_fingerprint
+from tutelage.workspace import new_accelerator
 
 
 def write(config: RunConfig, whole: bool, *, quiet: bool = False) -> dict[str, Any]:
@@ -68,7 +68,8 @@ def estimate(config: RunConfig, whole: bool) -> dict[str, Any]:
     teacher = speed.flops(setup.teacher.outline, typical(setup.knowledge.encoded, setup.teacher.outline)(1))
     student = speed.flops(setup.student, typical(setup.train.student, setup.student)(1))
     shown = [
-        planned_steps(stage, feed_of(stage, setup.train.student)) * stage.batch_size for stage in config.recipe.stages
+        planned_steps(stage, feed_of(stage, setup.texts(stage).student)) * stage.batch_size
+        for stage in config.recipe.stages
     ]
     beside = sum(
         count for count, objective in zip(shown, objectives_of(setup), strict=True) if objective.teacher_needs.running

@@ -95,7 +95,7 @@ class Data:
 
     def with_labels(self, labels: tuple[str, ...]) -> Data:
         """The same data with the classes numbered as in ``labels``, which names at least those of ``self.labels``."""
-        if self.kind == "regression" or labels == self.labels:
+        if self.kind in ("regression", "spans") or labels == self.labels:
             return self
         new_of_old = np.array([labels.index(name) for name in self.labels])
 
@@ -104,6 +104,9 @@ class Data:
             if self.kind == "multilabel":
                 new = np.where(examples.labelled[:, None], np.zeros((len(old), len(labels)), np.float32), np.nan)
                 new[:, new_of_old] = old
+            elif self.kind == "tokens":
+                new = np.empty(len(old), dtype=object)
+                new[:] = [np.where(tags >= 0, new_of_old[np.maximum(tags, 0)], -1) for tags in old]
             else:
                 new = np.where(old >= 0, new_of_old[np.maximum(old, 0)], -1)
             return replace(examples, labels=new.astype(old.dtype))

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tutelage.anatomy import Shape
+
 WARM_UP = 2
 
 
@@ -31,6 +33,12 @@ def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
         with counter:
             model(**inputs)
     return int(counter.get_total_flops())
+
+
+def encoder_flops(shape: Shape, length: float) -> float:
+    """Operations of the layers' matrix products for one text of ``length`` tokens: no embeddings, no head."""
+    dense = 2 * (4 * shape.hidden**2 + 2 * shape.hidden * shape.intermediate)
+    return shape.layers * length * (dense + 4 * length * shape.hidden)
 
 
 def latencies(

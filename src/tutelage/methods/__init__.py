@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-from tutelage.methods.distilbert import distilbert
+from tutelage.methods.distilbert import distilbert, distilbert_general
 from tutelage.methods.finetune import finetune
 from tutelage.methods.kd import kd
 from tutelage.methods.logits_mse import logits_mse
 from tutelage.methods.minimum_knowledge import minimum_knowledge, minimum_knowledge_reference
 from tutelage.methods.pkd import pkd, pkd_reference
+from tutelage.methods.pretrain import pretrain
 from tutelage.methods.tinybert import tinybert, tinybert_reference
 from tutelage.recipe import Recipe
 
@@ -15,11 +16,13 @@ METHODS: dict[str, Callable[[], Recipe]] = {
     method.__name__: method
     for method in (
         finetune,
+        pretrain,
         kd,
         logits_mse,
         pkd,
         pkd_reference,
         distilbert,
+        distilbert_general,
         tinybert,
         tinybert_reference,
         minimum_knowledge,

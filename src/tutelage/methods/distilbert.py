@@ -1,7 +1,8 @@
-"""DistilBERT (Sanh et al. 2019) at the task stage: every-other-layer start, soft labels, aligned hidden states."""
+"""DistilBERT (Sanh et al. 2019): every-other-layer start, soft labels, aligned hidden states; on raw text or on a task."""
 
+from tutelage.data.masking import Masking
 from tutelage.objectives.terms import HardLabels, Hidden, SoftLabels
-from tutelage.recipe import Recipe, Stage
+from tutelage.recipe import Instances, Recipe, Stage
 from tutelage.students.build import Copied
 
 
@@ -29,6 +30,38 @@ def distilbert(
                 ],
                 epochs=epochs,
                 lr=lr,
+            )
+        ],
+    )
+
+
+def distilbert_general(layers: int = 6, soft: float = 5.0, hard: float = 2.0, cosine: float = 1.0) -> Recipe:
+    """The paper's own stage: the triple loss at the masked words of raw text, teacher and student reading the same.
+
+    The student has no token types and no pooler and starts from evenly spread layers of the teacher. The authors compare
+    predictions at all tokens: ``--set masking.ask=all``.
+    """
+    return Recipe(
+        method="distilbert_general",
+        title="DistilBERT, general stage",
+        paper="Sanh et al., 2019, arXiv:1910.01108",
+        student=Copied(layers=layers, choose="spread", family="distilbert"),
+        stages=[
+            Stage(
+                name="general",
+                data=Instances(packing="segments", length=512, masking=Masking(smoothing=0.7)),
+                objective=[
+                    SoftLabels(temperature=2, weight=soft),
+                    HardLabels(weight=hard),
+                    Hidden(layers="final", loss="cosine", weight=cosine),
+                ],
+                epochs=3,
+                lr=5e-4,
+                batch_size=256,
+                warmup=0.05,
+                weight_decay=0.0,
+                clip=5.0,
+                select="last",
             )
         ],
     )

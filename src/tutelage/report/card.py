@@ -24,6 +24,8 @@ METRIC_IDS = {
     "spearman": "spearmanr",
 }
 """What the Hub calls metrics that it calls otherwise."""
+PIPELINES = {"tokens": "token-classification", "spans": "question-answering"}
+"""What the Hub calls the kinds of data that are not text classification."""
 PIPELINE_SETTINGS = {"regression": ', function_to_apply="none"', "multilabel": ", top_k=None"}
 
 
@@ -32,7 +34,7 @@ def card(report: Report, language: str = "en") -> str:
     environment = Environment(  # Not HTML: `finalize` escapes for Markdown.
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=False,
-        finalize=_markdown,
+        finalize=markdown,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -70,7 +72,7 @@ def _line(text: Any) -> str:
     return " ".join(str(text).split())
 
 
-def _markdown(value: Any) -> Any:
+def markdown(value: Any) -> Any:
     """Text as Markdown that shows this very text, in one line; also within a table."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return "" if value is None else value
@@ -80,7 +82,7 @@ def _markdown(value: Any) -> Any:
 def _code(value: str) -> Markup:
     """A plain name as a code span; any other as text, for nothing can be escaped within code."""
     text = _line(value)
-    return Markup(f"`{text}`" if re.fullmatch(r"[\w./:@+ -]+", text) else _markdown(text))
+    return Markup(f"`{text}`" if re.fullmatch(r"[\w./:@+ -]+", text) else markdown(text))
 
 
 def _layers(entry: dict[str, Any]) -> dict[str, str]:
@@ -92,7 +94,7 @@ def _front_matter(report: Report, language: str) -> str:
     data = ModelCardData(
         language=language,
         library_name="transformers",
-        pipeline_tag="text-classification",
+        pipeline_tag=PIPELINES.get(report["kind"], "text-classification"),
         base_model=_base_model(report),
         tags=["tutelage", *(["knowledge-distillation", _line(report["method"])] if report.get("teacher") else [])],
         metrics=sorted({METRIC_IDS.get(metric, metric) for metric in _metrics(report)}),
@@ -117,7 +119,7 @@ def _results(report: Report) -> list[EvalResult]:
     task = _line(report["task"])
     return [
         EvalResult(
-            task_type="text-classification",
+            task_type=PIPELINES.get(report["kind"], "text-classification"),
             dataset_type=task,
             dataset_name=task,
             dataset_split=_line(part),

@@ -26,6 +26,8 @@ KNOWLEDGE = {
     "hidden": "hidden states",
     "attention_scores": "attention scores",
     "first_token": "first token",
+    "hidden_knowledge": "hidden knowledge",
+    "pooled": "pooled output",
     "soft_labels": "soft labels",
     "logits_mse": "logits",
     "hard_labels": "labels",

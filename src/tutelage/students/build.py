@@ -27,7 +27,9 @@ class Copied(BaseModel):
     ``choose`` takes the ``first``, the ``last`` or evenly spread layers (``spread``: first and last included, as
     DistilBERT does; ``uniform``: every N/M-th, the ones that a uniform mapping pairs); ``layers`` may also name them
     (from 1). ``source`` copies from another checkpoint of the teacher's family instead (BERT-PKD starts from the
-    pretrained, not the fine-tuned, BERT); the head is then new.
+    pretrained, not the fine-tuned, BERT); the head is then new. ``family="distilbert"`` makes a DistilBERT of the layers of
+    a BERT: no token types (the first is added to the positions, so that a copy of all layers computes what the teacher
+    does), no pooler.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +38,7 @@ class Copied(BaseModel):
     layers: Count | list[Count] = 3
     choose: Literal["first", "last", "spread", "uniform"] = "spread"
     source: str | None = None
+    family: Literal["distilbert"] | None = None
 
 
 class Fresh(BaseModel):
@@ -51,6 +54,8 @@ class Fresh(BaseModel):
     heads: Count | None = None
     embedding: Count | None = None
     """Width of the embedding table, in families that set it apart (ELECTRA, ALBERT)."""
+    like: str | None = None
+    """A checkpoint whose family, vocabulary and sizes stand for the teacher's where there is no teacher."""
 
 
 class Checkpoint(BaseModel):
@@ -222,13 +227,19 @@ def build(
             )
         pruned.check(student, teacher.config)
         return pruned.prune(teacher, student, scores(teacher), labels)
+    if student.like is not None:
+        return from_sizes(student, load_config(resolve(student.like)), labels, head)
     if teacher is None:
-        raise TutelageError("a fresh student takes its family and vocabulary from a teacher; give --teacher")
+        raise TutelageError(
+            "a fresh student takes its family and vocabulary from a teacher; give --teacher, or like=MODEL"
+        )
     return from_sizes(student, teacher.config, labels, head)
 
 
 def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]) -> PreTrainedModel:
     """A shallower copy: chosen layers, and everything around the layers, of ``source``."""
+    if student.family == "distilbert":
+        return _as_distilbert(source, student, labels)
     family = anatomy.family_of(source.config)
     picked = chosen_layers(student, getattr(source.config, family.depth))
     if family.first_layer_differs and picked[0] != 1:
@@ -252,6 +263,54 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
         else:
             weights[name] = tensor
     model.load_state_dict(weights)
+    return model.eval()
+
+
+def _as_distilbert(source: PreTrainedModel, student: Copied, labels: dict[str, Any]) -> PreTrainedModel:
+    if source.config.model_type != "bert":
+        raise TutelageError(
+            f"family=distilbert is made of the layers of a BERT, and this is a {source.config.model_type}; leave it out"
+        )
+    theirs, ours = anatomy.FAMILIES["bert"], anatomy.FAMILIES["distilbert"]
+    shape = anatomy.shape_of(source.config)
+    config = AutoConfig.for_model(
+        "distilbert",
+        vocab_size=shape.vocabulary,
+        max_position_embeddings=source.config.max_position_embeddings,
+        pad_token_id=source.config.pad_token_id,
+        activation=source.config.hidden_act,
+        dropout=source.config.hidden_dropout_prob,
+        attention_dropout=source.config.attention_probs_dropout_prob,
+        **{getattr(ours, size): getattr(shape, size) for size in ("hidden", "heads", "intermediate")},
+        **labels,
+    )
+    picked = chosen_layers(student, shape.layers)
+    setattr(config, ours.depth, len(picked))
+    head = anatomy.head_of(source)
+    model: PreTrainedModel = AUTO[head].from_config(config, dtype=torch.float32)
+    old, new = anatomy.base_of(source), anatomy.base_of(model)
+    parts = ("query", "key", "value", "attention_output", "attention_norm", "ffn_up", "ffn_down", "ffn_norm")
+    pairs = [
+        (
+            old.get_submodule(f"{theirs.layers}.{layer - 1}.{getattr(theirs, part)}"),
+            f"{ours.layers}.{place}.{getattr(ours, part)}",
+        )
+        for place, layer in enumerate(picked)
+        for part in parts
+    ]
+    pairs += [
+        (old.get_submodule(f"embeddings.{part}"), f"embeddings.{part}")
+        for part in ("word_embeddings", "position_embeddings", "LayerNorm")
+    ]
+    for module, path in pairs:
+        new.get_submodule(path).load_state_dict(module.state_dict())
+    with torch.no_grad():
+        new.get_submodule("embeddings.position_embeddings").weight += old.embeddings.token_type_embeddings.weight[0]
+    if head == "words":
+        predictions = source.get_submodule("cls.predictions")
+        model.get_submodule("vocab_transform").load_state_dict(predictions.transform.dense.state_dict())
+        model.get_submodule("vocab_layer_norm").load_state_dict(predictions.transform.LayerNorm.state_dict())
+        model.get_submodule("vocab_projector").load_state_dict(predictions.decoder.state_dict())
     return model.eval()
 
 

@@ -124,7 +124,10 @@ def train(
     table = anatomy.word_embeddings_of(student)
     # A table that is also the output layer has a dense gradient anyway, and NCCL cannot add up sparse ones.
     output = student.get_output_embeddings()
-    table.sparse = accelerator.num_processes == 1 and (output is None or output.weight is not table.weight)
+    if stage.train == "head":
+        anatomy.base_of(student).requires_grad_(False)
+    alone = output is None or output.weight is not table.weight
+    table.sparse = accelerator.num_processes == 1 and alone and table.weight.requires_grad
     lesson.to(device)
     optimizer = RowAdamW(
         parameter_groups(lesson, stage.weight_decay),
@@ -231,6 +234,8 @@ def train(
     if best is not None:
         student.load_state_dict(best)
     table.sparse = False
+    if stage.train == "head":
+        anatomy.base_of(student).requires_grad_(True)
     accelerator.free_memory()
     student.eval()
     return log

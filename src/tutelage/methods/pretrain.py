@@ -1,0 +1,32 @@
+"""Pretraining without a teacher: masked or next words (Devlin et al. 2019; Radford et al. 2019)."""
+
+from tutelage.data.masking import Masking
+from tutelage.objectives.terms import HardLabels
+from tutelage.recipe import Instances, Recipe, Stage
+from tutelage.students.build import Checkpoint, Student
+
+
+def pretrain(student: Student | None = None, *, causal: bool = False, head_only: bool = False) -> Recipe:
+    """Cross-entropy of the masked words (a new mask in every epoch), or of each next word.
+
+    ``head_only`` trains a language-model head on a body that stays as it is.
+    """
+    data = Instances(packing="packed") if causal else Instances(packing="segments", masking=Masking())
+    return Recipe(
+        method="pretrain",
+        title="Pretraining on next words" if causal else "Pretraining on masked words",
+        paper="Radford et al., 2019" if causal else "Devlin et al., NAACL 2019, arXiv:1810.04805",
+        student=student or Checkpoint(name="bert-base-uncased"),
+        stages=[
+            Stage(
+                name="pretrain",
+                data=data,
+                objective=[HardLabels()],
+                train="head" if head_only else "all",
+                epochs=1,
+                lr=1e-4,
+                batch_size=256,
+                select="last",
+            )
+        ],
+    )

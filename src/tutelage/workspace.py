@@ -1,0 +1,88 @@
+"""Where a run computes and where it writes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tutelage.config import RunConfig, to_yaml
+from tutelage.errors import TutelageError
+
+
+def new_accelerator(precision: str = "no", tracker: str | None = None, folder: str | None = None) -> Accelerator:
+    """An Accelerator of this precision, whatever one an earlier run of this process had.
+
+    Raises:
+        TutelageError: when the device cannot compute in that precision.
+    """
+    AcceleratorState._reset_state()
+    try:
+        return Accelerator(
+            mixed_precision=precision,
+            log_with=tracker,
+            project_dir=folder,
+            # Heads and poolers take no part in some stages.
+            # While one process writes a teacher store the others wait.
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+                InitProcessGroupKwargs(timeout=timedelta(hours=24)),
+            ],
+        )
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise TutelageError(f"mixed_precision={precision!r} does not work here ({reason}); use no or bf16") from None
+
+
+def run_folder(config: RunConfig, resume: bool) -> Path:
+    """The folder of a run: new, empty, or (to ``resume``) with the same run in it.
+
+    Raises:
+        TutelageError: when it is none of these, or cannot be written.
+    """
+    if config.out is None:
+        raise TutelageError("there is no place for the result; give --out FOLDER")
+    folder = Path(config.out)
+    before = folder / "config.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise TutelageError(f"--out {config.out!r} is a file; name a folder")
+    if before.exists():
+        if not resume:
+            raise TutelageError(f"{config.out!r} holds another run; continue it with --resume, or give another --out")
+        if before.read_text(encoding="utf-8") != to_yaml(config):
+            raise TutelageError(
+                f"{config.out!r} holds a run with other settings; see its config.yaml, or give another --out"
+            )
+    parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise TutelageError(
+            f"--out {config.out!r} cannot be written ({str(parent)!r} is in the way); name another folder"
+        )
+    if not before.exists() and folder.exists() and any(folder.iterdir()):
+        raise TutelageError(f"{config.out!r} is not empty and holds no run; give an empty or new folder to --out")
+    return folder
+
+
+def save_student(
+    student: PreTrainedModel, tokenizer: Any, folder: Path, target: Path, projections: dict[str, Tensor]
+) -> None:
+    """Write the student with its tokenizer into ``target``, and the projections into ``folder``; each file whole."""
+    fresh = folder / "student.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    student.save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh)
+    target.mkdir(exist_ok=True)
+    for path in fresh.iterdir():
+        os.replace(path, target / path.name)
+    fresh.rmdir()
+    if projections:
+        save_file({name: value.cpu().clone() for name, value in projections.items()}, folder / "projections.tmp")
+        os.replace(folder / "projections.tmp", folder / "projections.safetensors")
