@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tutelage.recipe import Recipe, Stage
     from tutelage.runs import run
     from tutelage.search import search_knowledge
-    from tutelage.students.build import Checkpoint, Copied, Fresh, Pruned
+    from tutelage.students.build import BiLSTM, Checkpoint, Copied, Fresh, Pruned
 
 _HOMES = {
     "tutelage.api": ("compact_store", "distill", "evaluate", "finetune", "plan_store", "write_store"),
@@ -45,12 +45,13 @@ _HOMES = {
     "tutelage.recipe": ("Recipe", "Stage"),
     "tutelage.runs": ("run",),
     "tutelage.search": ("search_knowledge",),
-    "tutelage.students.build": ("Checkpoint", "Copied", "Fresh", "Pruned"),
+    "tutelage.students.build": ("BiLSTM", "Checkpoint", "Copied", "Fresh", "Pruned"),
 }
 
 __all__ = [
     "METHODS",
     "AttentionScores",
+    "BiLSTM",
     "Checkpoint",
     "Copied",
     "DataConfig",

@@ -36,6 +36,9 @@ AUTO: dict[Head, Any] = {
     "none": AutoModel,
 }
 
+UNLIMITED = 2**31 - 1
+"""The longest input of a network without positions."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -71,8 +74,8 @@ class Family:
     """One set of layer weights, run many times (ALBERT): there is nothing to choose when layers are copied."""
     first_layer_differs: bool = False
     """The first layer lacks a part that the others have (ModernBERT's attention norm): it can only stay first."""
-    derived: bool = False
-    """Cut out of a model of another family: there is no new one with random weights."""
+    derived: str | None = None
+    """The ``init`` that makes one, of a family of our own: there is no new one by the family's name."""
 
 
 _BERT = Family(
@@ -90,6 +93,10 @@ _BERT = Family(
     ffn_norm="output.LayerNorm",
     word_head=("cls",),
 )
+
+_LAYERED = (
+    "layers", "query", "key", "value", "attention_output", "attention_norm", "ffn_up", "ffn_down", "ffn_norm"
+)  # fmt: skip
 
 FAMILIES: dict[str, Family] = {
     "bert": _BERT,
@@ -158,8 +165,16 @@ FAMILIES: dict[str, Family] = {
             **vars(_BERT),
             "embeddings": "embeddings.word_embeddings.table",
             "heads": "kept_heads",
-            "derived": True,
+            "derived": "pruned",
         }
+    ),
+    "bilstm": Family(
+        embeddings="embeddings",
+        **dict.fromkeys(_LAYERED, ""),  # type: ignore[arg-type]
+        embedding_output=(),
+        pooler=None,
+        word_head=(),
+        derived="bilstm",
     ),
 }
 
@@ -189,6 +204,8 @@ class Shape:
     vocabulary: int
 
     def __str__(self) -> str:
+        if not self.heads:
+            return f"a bidirectional LSTM of {self.hidden} units each way, {self.intermediate} before the logits"
         return f"{self.layers} layers x {self.hidden}, {self.heads} heads, intermediate {self.intermediate}"
 
 
@@ -206,7 +223,9 @@ def shape_of(config: Any) -> Shape:
 
 
 def max_length(config: Any) -> int:
-    """The longest input in tokens, special tokens included."""
+    """The longest input in tokens, special tokens included; for a network without positions a number beyond all texts."""
+    if not FAMILIES[config.model_type].layers:
+        return UNLIMITED
     # RoBERTa numbers positions from pad_token_id + 1, so that many of the table's rows are never used.
     unused = config.pad_token_id + 1 if config.model_type == "roberta" else 0
     return int(config.max_position_embeddings) - unused

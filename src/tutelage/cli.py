@@ -37,12 +37,7 @@ Label = Annotated[str, typer.Option(help="Column of the label.")]
 KindOption = Annotated[
     str | None, typer.Option(help="classification, regression, multilabel, tokens or spans; without it: by the labels.")
 ]
-MaxTrain = Annotated[
-    str | None,
-    typer.Option(
-        help="Your training file: CSV, TSV, JSONL or Parquet; for spans SQuAD's JSON, for tokens CoNLL's format."
-    ),
-]
+MaxTrain = Annotated[int | None, typer.Option(help="Use only so many training examples.")]
 MaxLength = Annotated[int | None, typer.Option(help="Longest input in tokens; without it: the model's positions.")]
 Out = Annotated[str, typer.Option(help="Folder for the result; must be new or empty.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ from tutelage.objectives.mapping import picture
 from tutelage.objectives.terms import HardLabels, Objective
 from tutelage.progress import Display, duration
 from tutelage.recipe import Stage
-from tutelage.students.build import Checkpoint, Copied, Pruned, Student, build, resolve
+from tutelage.students.bilstm import word_tokenizer
+from tutelage.students.build import BiLSTM, Checkpoint, Copied, Pruned, Reading, Student, build, resolve
 from tutelage.students.pruned import Scores, importance
 from tutelage.teacher_store import Knowledge, storable, verified
 from tutelage.teachers.source import Source, load_tokenizer
@@ -265,12 +267,27 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         first = next(iter(data.dev))
         data = replace(data, selection=data.dev[first], sources={**data.sources, "selection": f"{first}, as reported"})
         warnings.append(f"checkpoints are chosen on {first}, the data that the report scores; its scores flatter")
-    new_student = _student_maker(config, data, teacher, labels, accelerator)
-    student = outline(config.recipe.student, teacher, labels, HEADS[data.kind]) if sketch else new_student()
+    learnt = data.train if data.unlabeled is None else data.train.join(data.unlabeled)
+    every = whole if data.unlabeled is None else whole.join(data.unlabeled)
+    names = {"train": learnt.ids}
+    if any(stage.data == "augmented" for stage in config.recipe.stages):
+        more, of = _augmented(config, every, teacher, warnings)
+        kept = set(learnt.ids)
+        names["augmented"] = [
+            *learnt.ids,
+            *(name for name, row in zip(more.ids, of, strict=True) if every.ids[row] in kept),
+        ]
+        every = every.join(more)
+    reading = reading_of(config, every, teacher)
+    new_student = _student_maker(config, data, teacher, labels, accelerator, reading)
+    student = outline(config.recipe.student, teacher, labels, HEADS[data.kind], reading) if sketch else new_student()
     own = {"checkpoint": "name", "copied": "source", "fresh": "like"}.get(config.recipe.student.init)
     origin: str | None = getattr(config.recipe.student, own) if own else None
-    assert teacher is not None or origin is not None  # other students cannot be built without one
-    tokenizer = teacher.tokenizer if teacher and origin is None else load_tokenizer(resolve(str(origin)))
+    if reading is not None:
+        tokenizer = reading.tokenizer
+    else:
+        assert teacher is not None or origin is not None  # other students cannot be built without one
+        tokenizer = teacher.tokenizer if teacher and origin is None else load_tokenizer(resolve(str(origin)))
     tokenizer = fitted_tokenizer(tokenizer, student)
     _check_objectives(config, data, student, teacher)
     assert data.selection is not None
@@ -289,23 +306,13 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         theirs = fitted_tokenizer(teacher.tokenizer, teacher.outline)
         return Texts(examples, ours, encoded_as(data.kind, examples, theirs, limit))
 
-    learnt = data.train if data.unlabeled is None else data.train.join(data.unlabeled)
-    every = whole if data.unlabeled is None else whole.join(data.unlabeled)
-    names = {"train": learnt.ids}
-    if any(stage.data == "augmented" for stage in config.recipe.stages):
-        more, of = _augmented(config, every, teacher, warnings)
-        kept = set(learnt.ids)
-        names["augmented"] = [
-            *learnt.ids,
-            *(name for name, row in zip(more.ids, of, strict=True) if every.ids[row] in kept),
-        ]
-        every = every.join(more)
     everything = read(every)
     row_of = {name: row for row, name in enumerate(every.ids)}
     parts = {part: everything.at(np.array([row_of[name] for name in ids])) for part, ids in names.items()}
     train = parts["train"]
     selection = read(data.selection)
-    _check_tokens(train.student, tokenizer, student, origin or config.teacher)
+    if reading is None:
+        _check_tokens(train.student, tokenizer, student, origin or config.teacher)
     dev = {name: read(part) for name, part in data.dev.items()}
     for name, texts in (("train", train), ("selection", selection), *dev.items()):
         if texts.student.truncated:
@@ -413,8 +420,22 @@ def ask_teacher(setup: Setup, accelerator: Accelerator, display: Display) -> Non
     setup.warnings += _check_teacher(setup.config, setup.data, setup.dev, setup.teacher_logits)
 
 
+def reading_of(config: RunConfig, examples: Examples, teacher: Source | None) -> Reading | None:
+    """What a student of words reads; none for a student with a tokenizer of its own or its teacher's."""
+    spec = config.recipe.student
+    if not isinstance(spec, BiLSTM):
+        return None
+    limit = anatomy.UNLIMITED if teacher is None else anatomy.max_length(teacher.config)
+    texts = chain(examples.texts, examples.pairs or ())
+    return Reading(word_tokenizer(texts, spec.words, config.data.max_length or limit), examples.pairs is not None)
+
+
 def outline(
-    student: Student, teacher: Source | None, labels: dict[str, Any], head: Head = "classes"
+    student: Student,
+    teacher: Source | None,
+    labels: dict[str, Any],
+    head: Head = "classes",
+    reading: Reading | None = None,
 ) -> PreTrainedModel:
     """The student as a network without memory for its weights: its sizes and its cost, before anything is loaded."""
 
@@ -423,11 +444,16 @@ def outline(
         return [(torch.zeros(shape.heads), torch.zeros(shape.intermediate))] * shape.layers
 
     with torch.device("meta"):
-        return build(student, None if teacher is None else teacher.outline, labels, 0, any_scores, head)
+        return build(student, None if teacher is None else teacher.outline, labels, 0, any_scores, head, reading)
 
 
 def _student_maker(
-    config: RunConfig, data: Data, teacher: Source | None, labels: dict[str, Any], accelerator: Accelerator
+    config: RunConfig,
+    data: Data,
+    teacher: Source | None,
+    labels: dict[str, Any],
+    accelerator: Accelerator,
+    reading: Reading | None,
 ) -> Callable[[], PreTrainedModel]:
     """A function that builds the student, each time the same; importance is computed once."""
     spec = config.recipe.student
@@ -446,7 +472,7 @@ def _student_maker(
     def make() -> PreTrainedModel:
         from_teacher = isinstance(spec, Pruned) or (isinstance(spec, Copied) and spec.source is None)
         source = None if teacher is None else teacher.model if from_teacher else teacher.outline
-        return build(spec, source, labels, config.seed, scores, HEADS[data.kind])
+        return build(spec, source, labels, config.seed, scores, HEADS[data.kind], reading)
 
     return make
 
@@ -506,7 +532,15 @@ def use_store(setup: Setup, store: Store, rows: Rows, display: Display) -> None:
 def _check_objectives(config: RunConfig, data: Data, student: PreTrainedModel, teacher: Source | None) -> None:
     for stage in config.recipe.stages:
         shape = None if teacher is None else teacher.shape
-        Objective(stage.objective, data.kind, anatomy.shape_of(student.config), shape)
+        objective = Objective(stage.objective, data.kind, anatomy.shape_of(student.config), shape)
+        configs = [(student.config, objective.student_needs)]
+        configs += [] if teacher is None else [(teacher.config, objective.teacher_needs)]
+        for asked, needs in configs:
+            if needs.running and not anatomy.family_of(asked).layers:
+                raise TutelageError(
+                    f"stage {stage.name!r} reads {needs}, but a {asked.model_type} has logits alone; use a method on "
+                    "predictions (kd, logits_mse)"
+                )
     if config.data.unlabeled is not None and all(stage.labels_only for stage in config.recipe.stages):
         raise TutelageError(
             f"the method {config.recipe.method!r} learns from labels alone and cannot use the unlabelled texts of "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from tutelage.anatomy import Shape
 
 WARM_UP = 2
+
+
+def _lstm_flops(x: torch.Size, *weights: Any, **kwargs: Any) -> int:
+    """Of an LSTM in one kernel, which is unknown to the counter: its matrices, on every step of every row of ``x``."""
+    matrices = weights[0] if isinstance(weights[0], list) else weights[:2]  # a list on a GPU, biases included
+    return 2 * math.prod(x[:2]) * sum(math.prod(shape) for shape in matrices if len(shape) == 2)
+
+
+LSTMS = {torch.ops.aten.mkldnn_rnn_layer: _lstm_flops, torch.ops.aten._cudnn_rnn: _lstm_flops}
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -29,7 +40,7 @@ def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     """
     # The fused attention kernel for CPUs is unknown to the counter and would count as nothing.
     with _evaluating([model]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        counter = FlopCounterMode(display=False)
+        counter = FlopCounterMode(display=False, custom_mapping=LSTMS)
         with counter:
             model(**inputs)
     return int(counter.get_total_flops())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,9 +15,10 @@ from transformers import AutoConfig, PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy import AUTO, Head
+from tutelage.data.wordvectors import WordVectors
 from tutelage.errors import TutelageError
 from tutelage.objectives.mapping import half_up, spread
-from tutelage.students import pruned
+from tutelage.students import bilstm, pruned
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -85,14 +87,41 @@ class Pruned(BaseModel):
     """How many training examples the importance of heads and neurons is computed on; none takes all."""
 
 
-Student = Annotated[Copied | Fresh | Checkpoint | Pruned, Field(discriminator="init")]
+class BiLSTM(BaseModel):
+    """No transformer: word embeddings and a bidirectional LSTM, which learn from predictions alone (Tang et al. 2019).
+
+    Its tokenizer knows the ``words`` most frequent words of the texts that it learns from. ``hidden`` are the units in
+    each direction; with two ``channels`` a frozen copy of the ``embedding`` wide word vectors stands beside the learnt.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    init: Literal["bilstm"] = "bilstm"
+    hidden: Count = 300
+    intermediate: Count = 400
+    embedding: Count = 300
+    channels: Annotated[int, Field(ge=1, le=2)] = 2
+    words: Count = 30000
+    vectors: str | None = None
+    """A text file of word vectors (GloVe, fastText's .vec); without it the words begin with random ones."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a student that builds on words is to read: its tokenizer, and whether it compares two texts."""
+
+    tokenizer: Any
+    pairs: bool
+
+
+Student = Annotated[Copied | Fresh | Checkpoint | Pruned | BiLSTM, Field(discriminator="init")]
 
 
 def parse(text: str) -> Student:
     """The student that ``--student`` names: ``layers=3``, ``layers=4,hidden=312,heads=12``, ``layers=2+4+6``, a checkpoint.
 
     Sizes make a fresh network, sizes with a ``rank`` (of the embedding table, or ``rank=none``) one that is cut out of
-    the teacher; layers alone are copied from the teacher.
+    the teacher, with ``words`` or ``channels`` a BiLSTM; layers alone are copied from the teacher.
 
     Raises:
         TutelageError: for a key or value that no kind of student has.
@@ -104,14 +133,16 @@ def parse(text: str) -> Student:
         key, _, value = part.partition("=")
         value = value.strip()
         fields[key.strip()] = value.split("+") if "+" in value else None if value == "none" else value
-    kinds: dict[str, type[Copied | Fresh | Checkpoint | Pruned]] = {
+    kinds: dict[str, type[Copied | Fresh | Checkpoint | Pruned | BiLSTM]] = {
         "copied": Copied,
         "fresh": Fresh,
         "checkpoint": Checkpoint,
         "pruned": Pruned,
+        "bilstm": BiLSTM,
     }
     marks = {
         "pruned": {"rank"},
+        "bilstm": {"channels", "words", "vectors"},
         "fresh": {"hidden", "intermediate", "heads", "family", "embedding"},
         "checkpoint": {"name"},
     }
@@ -199,11 +230,13 @@ def build(
     seed: int,
     scores: Callable[[PreTrainedModel], pruned.Scores] | None = None,
     head: Head = "classes",
+    reading: Reading | None = None,
 ) -> PreTrainedModel:
     """The student, in float32. ``labels`` holds ``num_labels``, ``id2label``, ``label2id`` and ``problem_type``.
 
     ``scores`` gives the importance of the teacher's heads and neurons (:func:`tutelage.students.pruned.importance`); it
-    is called for a pruned student alone, when its sizes have been checked.
+    is called for a pruned student alone, when its sizes have been checked. ``reading`` is for a BiLSTM; without it its
+    vocabulary is empty.
 
     Raises:
         TutelageError: for sizes that cannot be (hidden not divisible by heads, more layers than the teacher has).
@@ -217,9 +250,9 @@ def build(
         if teacher is None:
             raise TutelageError("a copied student needs a teacher or a source to copy from; give --teacher")
         return copy_layers(teacher, student, labels)
+    if isinstance(student, Pruned | BiLSTM) and head != "classes":
+        raise TutelageError(f"a {student.init} student answers for whole texts only; use a copied or fresh one")
     if isinstance(student, Pruned):
-        if head != "classes":
-            raise TutelageError("a pruned student has a head for whole texts only; use layers=... without a rank")
         if teacher is None or scores is None:
             raise TutelageError(
                 "a pruned student needs a teacher and labelled examples of its task, by which to choose what is kept; "
@@ -227,6 +260,12 @@ def build(
             )
         pruned.check(student, teacher.config)
         return pruned.prune(teacher, student, scores(teacher), labels)
+    if isinstance(student, BiLSTM):
+        reading = reading or Reading(bilstm.word_tokenizer((), 0, 1), pairs=False)
+        sizes = {name: getattr(student, name) for name in ("hidden", "intermediate", "embedding", "channels")}
+        known = None if student.vectors is None else WordVectors.read(Path(student.vectors), limit=None)
+        vectors = None if known is None else (known.words, known.vectors)
+        return bilstm.new_bilstm(reading.tokenizer, labels, pairs=reading.pairs, vectors=vectors, **sizes)
     if student.like is not None:
         return from_sizes(student, load_config(resolve(student.like)), labels, head)
     if teacher is None:
@@ -241,6 +280,8 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
     if student.family == "distilbert":
         return _as_distilbert(source, student, labels)
     family = anatomy.family_of(source.config)
+    if not family.layers:
+        raise TutelageError(f"a {source.config.model_type} has no layers to copy; use a fresh student with family=bert")
     picked = chosen_layers(student, getattr(source.config, family.depth))
     if family.first_layer_differs and picked[0] != 1:
         raise TutelageError(
@@ -319,7 +360,7 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "
     model_type = student.family or like.model_type
     if model_type in anatomy.FAMILIES and anatomy.FAMILIES[model_type].derived:
         raise TutelageError(
-            f"there is no fresh {model_type}: it is cut out of a teacher; use init=pruned or family=bert"
+            f"there is no fresh {model_type}; use init={anatomy.FAMILIES[model_type].derived}, or family=bert"
         )
     config = copy.deepcopy(like) if model_type == like.model_type else _plain_config(model_type, like)
     family = anatomy.family_of(config)
