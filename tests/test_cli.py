@@ -230,7 +230,7 @@ def _without_tokenizer(root: Path, tmp_path: Path) -> Path:
         ("padded too far", "pad_to=64"),
         ("epochs", "greater than or equal to 1"),
         ("nothing", "nothing to learn from"),
-        ("kind", "'classification', 'regression' or 'multilabel'"),
+        ("kind", "'classification', 'regression', 'multilabel', 'tokens' or 'spans'"),
     ],
 )
 def test_mistakes_end_in_one_line(name: str, message: str, teacher_folder: Path, tmp_path: Path) -> None:

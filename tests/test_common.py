@@ -22,12 +22,13 @@ from tutelage.config import DataConfig, RunConfig
 from tutelage.methods import METHODS
 from tutelage.recipe import Recipe
 from tutelage.runs import run
-from tutelage.students.build import Checkpoint, Copied, Fresh, Pruned, Student
+from tutelage.students.build import BiLSTM, Checkpoint, Copied, Fresh, Pruned, Student
 
 ROWS: dict[str, Student] = {
     "finetune": Copied(layers=2),
     "kd": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
     "logits_mse": Copied(layers=2),
+    "bilstm": BiLSTM(hidden=16, intermediate=16, embedding=16),
     "pkd": Copied(layers=2, choose="first"),
     "pkd_reference": Copied(layers=2, choose="first"),
     "distilbert": Fresh(layers=2, hidden=16, heads=2),

@@ -12,13 +12,26 @@ from tutelage.config import RunConfig, from_yaml, to_yaml, with_settings
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.objectives.terms import HardLabels, SoftLabels
-from tutelage.recipe import Recipe, Stage, method_row
+from tutelage.recipe import Instances, Recipe, Stage, method_row
 from tutelage.students.build import Checkpoint, Copied, Fresh, parse
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_recipe_is_the_same_after_yaml(method: str, tmp_path: Path) -> None:
-    config = RunConfig(recipe=METHODS[method](), teacher="t", out="o")
+def parts() -> list[Recipe]:
+    """The parts of every method that a run can be of."""
+    found = []
+    for make in METHODS.values():
+        recipe = make()
+        general = [isinstance(stage.data, Instances) for stage in recipe.stages]
+        if any(general):
+            found.append(recipe.part("general"))
+        if not all(general):
+            found.append(recipe.part("task"))
+    return found
+
+
+@pytest.mark.parametrize("recipe", parts(), ids=lambda recipe: f"{recipe.method}-{recipe.stages[0].name}")
+def test_a_recipe_is_the_same_after_yaml(recipe: Recipe, tmp_path: Path) -> None:
+    config = RunConfig(recipe=recipe, teacher="t", out="o")
     path = tmp_path / "run.yaml"
     path.write_text(to_yaml(config))
     assert from_yaml(path) == config
@@ -26,7 +39,7 @@ def test_a_recipe_is_the_same_after_yaml(method: str, tmp_path: Path) -> None:
 
 
 def tiny() -> RunConfig:
-    return RunConfig(recipe=METHODS["tinybert"]())
+    return RunConfig(recipe=METHODS["tinybert"]().part("task"))
 
 
 def test_settings_find_their_place() -> None:
@@ -125,8 +138,9 @@ def test_wrong_students(text: str) -> None:
 def test_the_table_of_methods_is_computed_from_the_recipes() -> None:
     row = method_row(METHODS["tinybert"]())
     assert row["init"] == "random"
-    assert [stage["stage"] for stage in row["stages"]] == ["intermediate", "prediction"]
-    assert row["stages"][0]["attention"] and row["stages"][0]["hidden"] and not row["stages"][0]["predictions"]
-    assert row["stages"][1]["predictions"] == "KL, T=1" and not row["stages"][1]["labels"]
+    assert [stage["stage"] for stage in row["stages"]] == ["general", "intermediate", "prediction"]
+    assert [stage["data"] for stage in row["stages"]] == ["corpus", "augmented", "augmented"]
+    assert row["stages"][1]["attention"] and row["stages"][1]["hidden"] and not row["stages"][1]["predictions"]
+    assert row["stages"][2]["predictions"] == "KL, T=1" and not row["stages"][2]["labels"]
     colder = METHODS["kd"]().model_copy(update={"stages": [Stage(name="x", objective=[SoftLabels(temperature=3)])]})
     assert method_row(colder)["stages"][0]["predictions"] == "KL, T=3"

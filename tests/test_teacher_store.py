@@ -16,7 +16,6 @@ from test_common import ROWS, config_for, small
 from tutelage import cli
 from tutelage.config import DataConfig, RunConfig, to_yaml
 from tutelage.knowledge.store import Store
-from tutelage.methods import METHODS
 from tutelage.objectives.terms import HiddenKnowledge, SoftLabels
 from tutelage.recipe import Recipe, Stage
 from tutelage.runs import run
@@ -45,7 +44,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "student" / "model.safetensors")
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"finetune"}))
+@pytest.mark.parametrize("method", sorted(set(ROWS) - {"finetune"}))
 def test_every_method_learns_from_a_store_what_it_learns_from_the_teacher(
     method: str, teacher_folder: Path, tmp_path: Path, stores: Path
 ) -> None:

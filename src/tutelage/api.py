@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import transformers
+
 from tutelage import ablation, stores
 from tutelage.config import DataConfig, RunConfig, validated, with_settings
 from tutelage.data import corpus as corpora
@@ -172,6 +174,8 @@ def augment(
     """
     if Path(out).exists():
         raise TutelageError(f"{out!r} exists already; remove it, or name another folder")
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     accelerator, display = new_accelerator(mixed_precision), Display(quiet)
     with display:
         source = Source(proposer, "words")

@@ -26,7 +26,7 @@ from tutelage.data import batches
 from tutelage.data.batches import Rows
 from tutelage.data.corpus import Corpus, Epoch
 from tutelage.data.examples import Encoded
-from tutelage.data.masking import Masker, next_words
+from tutelage.data.masking import Masker, next_tokens
 from tutelage.disk import write_text
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
@@ -73,7 +73,7 @@ class Drawn:
             step = replace(step, types=None)
         if self._masker is not None:
             return self._masker(step, rows, self._seed, epoch)
-        return next_words(step) if self._head == "next_words" else step
+        return next_tokens(step) if self._head == "next_words" else step
 
     def _epoch(self, epoch: int) -> Epoch:
         if self._planned is None or self._planned[0] != epoch:
@@ -217,7 +217,7 @@ def plan(setup: Setup, accelerator: Accelerator) -> str:
         assert isinstance(stage.data, Instances)
         lengths = feed.lengths(0)
         steps = min(stage.epochs * -(-len(lengths) // stage.batch_size), stage.max_steps or 2**62)
-        objective = _objective(setup, stage)
+        objective = objective_of(setup, stage)
         flops = stage.batch_size * step_flops(setup, stage)
         seconds += steps * flops / _rate(setup, stage, accelerator)
         lines.append(
@@ -240,7 +240,7 @@ def step_flops(setup: Setup, stage: Stage) -> float:
     """
     assert isinstance(stage.data, Instances)
     length = float(setup.feeds[0].lengths(0).mean())
-    objective = _objective(setup, stage)
+    objective = objective_of(setup, stage)
     ours = speed.encoder_flops(anatomy.shape_of(setup.student.config), length)
     asked = setup.held_out[0][1].asked.mean() if setup.head != "none" else 0.0
     word = 2.0 * setup.student.config.vocab_size
@@ -266,7 +266,8 @@ def _rate(setup: Setup, stage: Stage, accelerator: Accelerator) -> float:
     return tokens * per_token / (trial["student"]["1"] / 1000)
 
 
-def _objective(setup: Setup, stage: Stage) -> Objective:
+def objective_of(setup: Setup, stage: Stage) -> Objective:
+    """What a stage teaches."""
     teacher = None if setup.teacher is None else setup.teacher.shape
     return Objective(stage.objective, "tokens", anatomy.shape_of(setup.student.config), teacher)
 
@@ -282,7 +283,7 @@ def _train(
     def begin(index: int, logs: list[loop.StageLog]) -> Work:
         stage = config.recipe.stages[index]
         torch.manual_seed(config.seed)
-        objective = _objective(setup, stage).to(accelerator.device)
+        objective = objective_of(setup, stage).to(accelerator.device)
         teacher = None
         if setup.teacher is not None and objective.teacher_needs:
             model = setup.teacher.model.to(accelerator.device)

@@ -220,11 +220,17 @@ HEADS: dict[Kind, Head] = {
 """What a model must answer for each kind of data."""
 
 
-def encoded_as(kind: Kind, examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
+def encoded_as(kind: Kind, examples: Examples, tokenizer: Any, max_length: int, stride: int | None) -> Encoded:
     """Examples of a kind as token ids, with what is asked of which token."""
     if kind == "spans":
-        return encode_spans(examples, tokenizer, max_length)
+        third = max_length // 3
+        return encode_spans(examples, tokenizer, max_length, stride or min(128, third), min(64, third))
     return (encode_words if kind == "tokens" else encode)(examples, tokenizer, max_length)
+
+
+def longest(data: Data, config: DataConfig, limit: int) -> int:
+    """The longest input in tokens: what the configuration says, else what the models take; windows are 384 at most."""
+    return config.max_length or (min(limit, 384) if data.kind == "spans" else limit)
 
 
 def fitted_tokenizer(tokenizer: Any, model: PreTrainedModel) -> Any:
@@ -297,14 +303,14 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
     for stage in config.recipe.stages:
         if (stage.pad_to or 0) > limit:
             raise TutelageError(f"stage {stage.name!r} has pad_to={stage.pad_to}, beyond the model's {limit} positions")
-    limit = config.data.max_length or min(limit, config.recipe.max_length or limit)
+    limit = longest(data, config.data, min(limit, config.recipe.max_length or limit))
 
     def read(examples: Examples) -> Texts:
-        ours = encoded_as(data.kind, examples, tokenizer, limit)
+        ours = encoded_as(data.kind, examples, tokenizer, limit, config.data.stride)
         if teacher is None or tokenizer is teacher.tokenizer:
             return Texts(examples, ours, None)
         theirs = fitted_tokenizer(teacher.tokenizer, teacher.outline)
-        return Texts(examples, ours, encoded_as(data.kind, examples, theirs, limit))
+        return Texts(examples, ours, encoded_as(data.kind, examples, theirs, limit, config.data.stride))
 
     everything = read(every)
     row_of = {name: row for row, name in enumerate(every.ids)}

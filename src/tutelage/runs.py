@@ -31,6 +31,7 @@ from tutelage.preflight import (
     fitted_tokenizer,
     inherit,
     load_data,
+    longest,
     match_labels,
     objectives_of,
     plan,
@@ -322,8 +323,8 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
         limit = anatomy.max_length(network.config)
         scores = {}
         for name, part in data.dev.items():
-            fitted, longest = fitted_tokenizer(tokenizer, network), data_config.max_length or limit
-            texts = Texts(part, encoded_as(data.kind, part, fitted, longest), None)
+            fitted, length = fitted_tokenizer(tokenizer, network), longest(data, data_config, limit)
+            texts = Texts(part, encoded_as(data.kind, part, fitted, length, data_config.stride), None)
             logits = predicted(network, texts.student, accelerator, display, name)
             scores[name] = scores_of(data, logits, texts)
     return {"model": model, "task": data.task, "metric": data.metrics[0], "scores": scores}

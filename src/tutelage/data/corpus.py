@@ -37,7 +37,8 @@ from tokenizers import Tokenizer
 
 import tutelage
 from tutelage.data.batches import Rows
-from tutelage.data.examples import Encoded, mixed
+from tutelage.data.examples import Encoded
+from tutelage.data.masking import hashed, uniform
 from tutelage.disk import write_text
 from tutelage.errors import TutelageError
 from tutelage.teachers.source import load_tokenizer, tokenizer_fingerprint
@@ -50,10 +51,10 @@ BUFFER = 2**20
 """Characters that are tokenised together; a longer paragraph is taken whole."""
 
 BLOCK = 2**18
-"""Sentences of which an epoch is planned at once, and tokens that are counted or compared at once."""
+"""How many sentences are planned, tokens counted and bytes compared at once."""
 
 SHORT = 0.1
-"""How many instances get a random shorter budget, so that a student sees short texts too."""
+"""How many instances get a random shorter budget, so that a student sees short texts too (BERT's short_seq_prob)."""
 
 AGAIN = "remove it and build it again"
 
@@ -106,6 +107,8 @@ class Corpus:
                 raise TutelageError(
                     f"the corpus {self.name!r} is damaged: {name} has {found:,} of {size:,} bytes; {AGAIN}"
                 )
+        # A tokenizer whose files are damaged or missing may load even so, as another one.
+        self._compare([name for name in self.manifest.sha256 if name not in self.manifest.bytes])
         self.tokenizer = load_tokenizer(str(self.folder / "tokenizer"))
         self.tokens: npt.NDArray[Any] = self._mapped("tokens.bin", f"<u{np.dtype(self.manifest.dtype).itemsize}")
         """``(tokens,)``, all documents one after the other."""
@@ -130,9 +133,8 @@ class Corpus:
     @property
     def fingerprint(self) -> str:
         """A name for what is in it; another token, sentence or document anywhere is another name."""
-        return hashlib.sha256("".join(self.manifest.sha256[name] for name in self.manifest.bytes).encode()).hexdigest()[
-            :16
-        ]
+        checksums = "".join(self.manifest.sha256[name] for name in self.manifest.bytes)
+        return hashlib.sha256(checksums.encode()).hexdigest()[:16]
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
@@ -148,9 +150,12 @@ class Corpus:
         Raises:
             TutelageError: for a byte that is not as it was written.
         """
-        for name, checksum in self.manifest.sha256.items():
+        self._compare(list(self.manifest.sha256), advance)
+
+    def _compare(self, names: list[str], advance: Callable[[int], None] = lambda count: None) -> None:
+        for name in names:
             path = self.folder / name
-            if not path.exists() or _sha256(path, advance) != checksum:
+            if not path.exists() or _sha256(path, advance) != self.manifest.sha256[name]:
                 raise TutelageError(f"the corpus {self.name!r} is damaged: {name} is not as it was written; {AGAIN}")
 
     def split(self, held_out: int) -> tuple[Corpus, Corpus]:
@@ -189,9 +194,9 @@ class Corpus:
             the chunk's first sentences (not all, unless there is only one) is A. With probability 0.5, and always after a
             chunk of one sentence, B comes from a random place in another document, which is drawn in proportion to
             its sentences, and the rest of the chunk goes into the next one; otherwise the rest of the chunk is B. While
-            both are longer than the full budget, the longer one (B if equal) loses a token at its front or end, by a coin.
-            Every sentence is in exactly one chunk as A or as the B that follows; of its tokens an instance shows what
-            that cutting leaves.
+            they are together longer than the full budget, the longer one (B if equal) loses a token at its front or end,
+            by a coin. Every sentence is part of exactly one A or B that follows; of the tokens at the ends of these an
+            instance shows what that cutting leaves, which is others in every epoch.
         ``segments``
             Sentences of one document, as many as fit in the budget, for one instance in ten in a random smaller one (where
             a longer sentence stands alone). Every token is in exactly one instance.
@@ -385,7 +390,9 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
-        raise TutelageError(f"the manifest of the corpus {str(folder)!r} cannot be read; {AGAIN}") from None
+        raise TutelageError(
+            f"{str(path)!r} is damaged, or not that of a corpus; name another folder, or build the corpus again"
+        ) from None
 
 
 def _sha256(path: Path, advance: Callable[[int], None] = lambda count: None) -> str:
@@ -411,19 +418,6 @@ class _Draw(IntEnum):
     FRONT_OF_A = 5
     FRONT_OF_B = 6
     PHASE = 7
-
-
-def hashed(*key: int | npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """64 bits for each combination of keys, as if drawn at random; arrays and integers (from 0) are broadcast."""
-    state = np.zeros(1, dtype=np.uint64)
-    for part in key:
-        state = mixed(state ^ np.asarray(part).astype(np.uint64))
-    return state
-
-
-def uniform(*key: int | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """A number in [0, 1) for each combination of keys (see :func:`hashed`)."""
-    return np.asarray((hashed(*key) >> np.uint64(11)) * 2.0**-53)
 
 
 def _below(limits: int | Offsets, *key: int | npt.NDArray[Any]) -> Offsets:
@@ -526,7 +520,7 @@ def _pairs(offsets: Offsets, documents: Offsets, budget: int, key: tuple[int, in
 
 def build(
     sources: Sequence[str],
-    out: Path,
+    out: Path | str,
     tokenizer: Any,
     *,
     split: Split = "sentences",
@@ -552,10 +546,8 @@ def build(
         raise TutelageError(f"the tokenizer {name!r} has no fast version, which a corpus needs; choose one that has")
     if tokenizer.pad_token_id is None:
         raise TutelageError(f"the tokenizer {name!r} has no padding token; set one and save it again")
-    folder = _check_place(out)
-    partial = _partial_of(folder)
+    folder, partial = _begin(out)
     try:
-        partial.mkdir(parents=True)
         counts = _write(partial, chain.from_iterable(readers), tokenizer, split, advance)
         if not counts["tokens"]:
             raise TutelageError(f"there is no text in {', '.join(map(repr, sources))}; give files with text")
@@ -575,9 +567,7 @@ def build(
         partial.rename(folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise TutelageError(
-            f"the corpus {str(folder)!r} cannot be written ({error.strerror or error}); name another place"
-        ) from None
+        raise _unwritable(folder, error) from None
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -661,7 +651,7 @@ def _joint(backend: Any) -> str:
 _BOUNDARY = re.compile(
     r"""[.!?…。！？](?:
         (?<![.!?…])["”’」』）]*(?![。！？])\s*               # ideographic: needs no space after it
-      | (?<!\b[^\W\d_]\.)(?<!\b(?:Mr|Ms|Dr|St|vs|cf)\.)(?<!\b(?:Mrs|etc|Rev|Gen)\.)
+      | (?<!\b[^\W\d_]\.)(?<!\b(?:Mr|Ms|Dr|St|vs|cf)\.)(?<!\b(?:Mrs|Rev|Gen)\.)
         ["'”’»)\]]*\s+(?!["'“‘«(\[]*[a-zß-öø-ÿα-ωа-я])      # not before a small letter
     )""",
     re.VERBOSE,
@@ -672,7 +662,7 @@ def split_sentences(paragraph: str) -> list[str]:
     """Sentences of running text, without the space around them.
 
     A sentence ends at ``.``, ``!``, ``?`` or ``…`` (and quotes or brackets that close after it) before a space that no
-    small letter follows, but not after a single letter (``J. Smith``, ``U.S. troops``) or one of a few abbreviations
+    small letter follows, but not after a single letter (``J. Smith``, ``the U.S. Army``) or one of a few abbreviations
     (``Dr. Who``); and at ``。``, ``！`` or ``？`` everywhere.
     """
     ends = [match.end() for match in _BOUNDARY.finditer(paragraph)]
@@ -759,18 +749,31 @@ def _partial_of(folder: Path) -> Path:
     return folder.with_name(folder.name + ".partial")
 
 
-def _check_place(out: Path) -> Path:
-    """The absolute path of a corpus that is to be written; what a killed build has left beside it is removed."""
+def _begin(out: Path | str) -> tuple[Path, Path]:
+    """The absolute path of a corpus that is to be written, and an empty folder to write it in.
+
+    What a killed build has left there is removed.
+    """
     folder = Path(os.path.abspath(out))
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise TutelageError(f"{str(folder)!r} exists already; remove it, or name another folder")
     partial = _partial_of(folder)
-    if partial.exists():
-        ours = {"tokens.bin", "sentences.bin", "documents.bin", "manifest.json", "manifest.json.tmp", "tokenizer"}
-        if not partial.is_dir() or {path.name for path in partial.iterdir()} - ours:
-            raise TutelageError(f"{str(partial)!r} is in the way; remove it, or name another folder")
-        shutil.rmtree(partial)
-    return folder
+    try:
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise TutelageError(f"{str(folder)!r} exists already; remove it, or name another folder")
+        if partial.exists():
+            ours = {"tokens.bin", "sentences.bin", "documents.bin", "manifest.json", "manifest.json.tmp", "tokenizer"}
+            if not partial.is_dir() or {path.name for path in partial.iterdir()} - ours:
+                raise TutelageError(f"{str(partial)!r} is in the way; remove it, or name another folder")
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    return folder, partial
+
+
+def _unwritable(folder: Path, error: OSError) -> TutelageError:
+    return TutelageError(
+        f"the corpus {str(folder)!r} cannot be written ({error.strerror or error}); name another place"
+    )
 
 
 def describe(corpus: Corpus) -> dict[str, Any]:

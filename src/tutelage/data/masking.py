@@ -16,9 +16,22 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tutelage.data.batches import Rows
-from tutelage.data.corpus import uniform
-from tutelage.data.examples import UNASKED, UNKNOWN, Encoded
+from tutelage.data.examples import UNASKED, UNKNOWN, Encoded, mixed
 from tutelage.errors import TutelageError
+
+
+def hashed(*key: int | npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """64 bits for each combination of keys, as if drawn at random; arrays and integers (from 0) are broadcast."""
+    state = np.zeros(1, dtype=np.uint64)
+    for part in key:
+        state = mixed(state ^ np.asarray(part).astype(np.uint64))
+    return state
+
+
+def uniform(*key: int | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) for each combination of keys (see :func:`hashed`)."""
+    return np.asarray((hashed(*key) >> np.uint64(11)) * 2.0**-53)
+
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -34,7 +47,7 @@ class Masking(BaseModel):
     """Of the chosen, how many become [MASK]."""
     random: Share = 0.1
     """Of the chosen, how many become a random word, any that is not special; the rest stay as they are."""
-    smoothing: Annotated[float, Field(ge=0)] = 0.0
+    smoothing: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Rare words are chosen more often: a word that occurs n times in the corpus with a chance in proportion to
     ``max(n, 1) ** -smoothing``. 0.7 is XLM's and DistilBERT's; 0 treats all alike."""
     at_least_one: bool = False
@@ -50,7 +63,7 @@ class Masking(BaseModel):
 
 
 class Masker:
-    """A masking for one vocabulary.
+    """A masking for one vocabulary: call it with the instances of an optimiser step.
 
     Args:
         counts: how often each token occurs, ``(vocabulary,)`` (see ``Corpus.counts``); only smoothing needs them.
@@ -69,7 +82,7 @@ class Masker:
             raise TutelageError(f"smoothing is {masking.smoothing:g}, but the words were not counted; set it to 0")
         self.masking = masking
         self._mask_token = tokenizer.mask_token_id
-        # Not in all_special_ids: special tokens that were added under no name.
+        # Special tokens that were added under no name are not in all_special_ids; a named one may be no added token.
         added = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
         vocabulary = np.unique(list(tokenizer.get_vocab().values()))
         self._words = np.setdiff1d(vocabulary, sorted(added | set(tokenizer.all_special_ids)))
@@ -89,9 +102,9 @@ class Masker:
         ordinary = weights > 0
         place = np.arange(len(original)) - np.repeat(encoded.offsets[:-1], encoded.lengths)
         key = (np.repeat(rows, encoded.lengths), place)
-        # The first to ring of alarms that ring at these rates are a sample without replacement by these weights.
+        # Of alarms that ring at these rates, the first to ring are a sample without replacement by these weights.
         rings = np.full(len(original), np.inf)
-        rings[ordinary] = (-np.log1p(-uniform(seed, epoch, 0, *key)))[ordinary] / weights[ordinary]
+        np.divide(-np.log1p(-uniform(seed, epoch, 0, *key)), weights, out=rings, where=ordinary)
         count = math.ceil(Fraction(str(masking.probability)) * int(ordinary.sum()))
         chosen = np.zeros(len(original), dtype=np.bool_)
         if count:
@@ -111,7 +124,7 @@ class Masker:
         return replace(encoded, tokens=tokens, targets=targets)
 
 
-def next_words(encoded: Encoded) -> Encoded:
+def next_tokens(encoded: Encoded) -> Encoded:
     """The same instances with the next token of each row as the target; nothing is asked of its last one."""
     targets = np.full(len(encoded.tokens), UNASKED, dtype=np.int32)
     targets[:-1] = encoded.tokens[1:]

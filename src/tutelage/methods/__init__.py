@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from tutelage.methods.bilstm import bilstm
 from tutelage.methods.distilbert import distilbert, distilbert_general
 from tutelage.methods.finetune import finetune
 from tutelage.methods.kd import kd
@@ -19,6 +20,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         pretrain,
         kd,
         logits_mse,
+        bilstm,
         pkd,
         pkd_reference,
         distilbert,

@@ -1,0 +1,287 @@
+"""Runs on raw text: what they leave behind, that they resume, that their student and projections are inherited."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import FILL, GOOD, tiny_model
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM
+
+from tutelage import api
+from tutelage.config import RunConfig, to_yaml
+from tutelage.data.corpus import build
+from tutelage.data.masking import Masking
+from tutelage.errors import TutelageError
+from tutelage.methods.distilbert import distilbert_general
+from tutelage.methods.pretrain import pretrain
+from tutelage.methods.tinybert import tinybert
+from tutelage.recipe import Instances, Recipe
+from tutelage.runs import run
+from tutelage.students.build import Checkpoint, Copied, Fresh, copy_layers
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory, tokenizer) -> Path:
+    """A corpus of 40 documents, a pretrained teacher with a head for words, and one without."""
+    root = tmp_path_factory.mktemp("general")
+    generator = np.random.default_rng(0)
+    documents = []
+    for _ in range(40):
+        # Every word is followed by its neighbour most of the time: there is something to learn.
+        words, lines = [*FILL, *GOOD], []
+        for _ in range(int(generator.integers(2, 6))):
+            at = int(generator.integers(len(words)))
+            line = []
+            for _ in range(int(generator.integers(4, 12))):
+                line.append(words[at])
+                at = (at + 1) % len(words) if generator.random() < 0.8 else int(generator.integers(len(words)))
+            lines.append(" ".join(line))
+        documents.append("\n".join(lines))
+    (root / "text.txt").write_text("\n\n".join(documents))
+    build([str(root / "text.txt")], root / "corpus", tokenizer, split="lines")
+    torch.manual_seed(0)
+    masked = BertForMaskedLM(tiny_model().config)
+    for name, model in (("masked", masked), ("bare", masked.bert)):
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    return root
+
+
+def small(recipe: Recipe, **stage) -> Recipe:
+    """The general part with few steps, a rate for tiny models and instances as short as theirs."""
+    recipe = recipe.part("general")
+    settings = {"epochs": 4, "lr": 3e-3, "batch_size": 16, **stage}
+    stages = []
+    for each in recipe.stages:
+        assert isinstance(each.data, Instances)
+        stages.append(each.model_copy(update={**settings, "data": each.data.model_copy(update={"length": 24})}))
+    return recipe.model_copy(update={"stages": stages})
+
+
+def config_for(root: Path, out: Path, recipe: Recipe, teacher: str | None = "bare", **more) -> RunConfig:
+    where = None if teacher is None else str(root / teacher)
+    return RunConfig(recipe=recipe, teacher=where, corpus=str(root / "corpus"), out=str(out), **more)
+
+
+STUDENT = Fresh(layers=2, hidden=16, heads=4, intermediate=24)
+
+
+def test_tinybert_leaves_a_student_and_its_projections(scene: Path, tmp_path: Path) -> None:
+    recipe = small(tinybert().model_copy(update={"student": STUDENT}))
+    report = run(config_for(scene, tmp_path / "run", recipe), quiet=True)
+    stage = report["stages"][0]
+    for term, value in stage["held_out"]["after"].items():
+        assert value < stage["held_out"]["before"][term], term
+        assert stage["losses"][term][-1][1] < stage["losses"][term][0][1], term
+    assert set(stage["losses"]) == {"embeddings", "hidden", "attention_scores"}
+    student = AutoModel.from_pretrained(tmp_path / "run" / "student")
+    assert student.config.num_hidden_layers == 2 and type(student).__name__ == "BertModel"
+    assert AutoTokenizer.from_pretrained(tmp_path / "run" / "student")("good word1")["input_ids"]
+    assert sorted(load_file(tmp_path / "run" / "projections.safetensors")) == [
+        "general.0.weight",
+        "general.1.weight",
+        "general.2.weight",
+    ]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "text that was held out" in page and "TinyBERT" in page
+    assert (tmp_path / "run" / "student" / "README.md").read_text().startswith("---")
+    assert not (tmp_path / "run" / "checkpoint").exists() and not (tmp_path / "run" / "held_out.json").exists()
+
+
+def test_the_pooler_is_taught_when_asked(scene: Path, tmp_path: Path) -> None:
+    before = config_for(scene, tmp_path / "without", small(tinybert().model_copy(update={"student": STUDENT})))
+    after = config_for(scene, tmp_path / "with", small(tinybert(pooler=True).model_copy(update={"student": STUDENT})))
+    run(before, quiet=True)
+    report = run(after, quiet=True)
+    held = report["stages"][0]["held_out"]
+    assert held["after"]["pooled"] < held["before"]["pooled"]
+    moved = {}
+    for name in ("without", "with"):
+        weights = load_file(tmp_path / name / "student" / "model.safetensors")
+        moved[name] = weights["pooler.dense.weight"]
+    assert not torch.equal(moved["with"], moved["without"])
+
+
+def test_task_distillation_inherits_student_and_projections(
+    scene: Path, teacher_folder: Path, tmp_path: Path, capsys
+) -> None:
+    from tutelage.objectives.terms import Objective
+    from tutelage.preflight import inherit
+
+    general = small(tinybert(mapping="top").model_copy(update={"student": STUDENT}))
+    run(config_for(scene, tmp_path / "general", general), quiet=True)
+    spec = Checkpoint(name=str(tmp_path / "general"))
+    stage = tinybert(mapping="top").part("task").stages[0]
+    from tutelage.anatomy import shape_of
+
+    student, teacher = AutoModel.from_pretrained(tmp_path / "general" / "student"), tiny_model()
+    objective = Objective(stage.objective, "classification", shape_of(student.config), shape_of(teacher.config))
+    assert inherit(objective, spec) == 3
+    theirs = load_file(tmp_path / "general" / "projections.safetensors")
+    for name, tensor in objective.projections.state_dict().items():
+        assert torch.equal(tensor, theirs[f"general.{name}"])
+    assert inherit(objective, STUDENT) == 0
+
+    report = api.distill(
+        str(teacher_folder / "teacher"),
+        str(tmp_path / "task"),
+        method="tinybert",
+        student=str(tmp_path / "general"),
+        train=str(teacher_folder / "train.csv"),
+        dev=str(teacher_folder / "dev.csv"),
+        settings=["stages.*.epochs=1", "stages.*.lr=0.003"],
+        baseline=False,
+    )
+    assert any("no candidates were given" in warning for warning in report["warnings"])
+    assert "starts from 3 projections" in capsys.readouterr().err
+
+
+def test_distilbert_learns_words_without_token_types(scene: Path, tmp_path: Path) -> None:
+    recipe = distilbert_general(layers=2)
+    config = config_for(scene, tmp_path / "run", small(recipe), "masked")
+    report = run(config, quiet=True)
+    student = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "student")
+    assert type(student).__name__ == "DistilBertForMaskedLM"
+    held = report["stages"][0]["held_out"]
+    assert held["after"]["hard_labels"] < held["before"]["hard_labels"]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "student")
+    assert "token_type_ids" not in tokenizer("good")
+    with pytest.raises(TutelageError, match="no masked-language-model head"):
+        run(config_for(scene, tmp_path / "never", small(recipe)), quiet=True)
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_full_copy_as_distilbert_computes_what_the_teacher_does(scene: Path) -> None:
+    teacher = AutoModelForMaskedLM.from_pretrained(scene / "masked").eval()
+    student = copy_layers(teacher, Copied(layers=4, family="distilbert"), {})
+    ids = torch.randint(5, 40, (3, 9), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(9) < torch.tensor([9, 6, 3])[:, None]).long()
+    with torch.no_grad():
+        theirs = teacher(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        ours = student(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    for one, other in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+        torch.testing.assert_close(one[mask.bool()], other[mask.bool()], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.logits[mask.bool()], theirs.logits[mask.bool()], atol=1e-4, rtol=1e-4)
+    # Without the token type in the positions it would be another function.
+    with torch.no_grad():
+        folded = teacher.bert.embeddings.token_type_embeddings.weight[0]
+        student.distilbert.embeddings.position_embeddings.weight -= folded
+        other = student(input_ids=ids, attention_mask=mask).logits
+    assert (other - theirs.logits)[mask.bool()].abs().max() > 1e-3
+    with pytest.raises(TutelageError, match="made of the layers of a BERT"):
+        copy_layers(tiny_model("roberta"), Copied(layers=2, family="distilbert"), {})
+
+
+@pytest.mark.parametrize("head_only", [True, False])
+def test_pretraining_gives_a_body_a_head(head_only: bool, scene: Path, tmp_path: Path) -> None:
+    recipe = small(pretrain(Checkpoint(name=str(scene / "bare")), head_only=head_only), epochs=6)
+    report = run(config_for(scene, tmp_path / "run", recipe, None), quiet=True)
+    held = report["stages"][0]["held_out"]
+    assert held["after"]["perplexity"] < held["before"]["perplexity"]
+    trained = load_file(tmp_path / "run" / "student" / "model.safetensors")
+    body = load_file(scene / "bare" / "model.safetensors")
+    same = [torch.equal(trained[f"bert.{name}"], tensor) for name, tensor in body.items() if "pooler" not in name]
+    assert all(same) if head_only else not any(same[3:])
+
+
+def test_pretraining_a_new_network_through_the_api(scene: Path, tmp_path: Path) -> None:
+    def learn(student: str, out: str) -> dict:
+        settings = ["data.length=24", "batch_size=16", "stages.*.max_steps=4"]
+        return api.pretrain(
+            str(scene / "bare"),
+            str(scene / "corpus"),
+            str(tmp_path / out),
+            student=student,
+            settings=settings,
+            quiet=True,
+        )
+
+    report = learn("layers=1,hidden=16,heads=2", "run")
+    assert report["student"]["shape"].startswith("1 layers x 16") and report["stages"][0]["steps"] == 4
+    with pytest.raises(TutelageError, match="makes no new network"):
+        learn("layers=1", "never")
+
+
+def test_the_same_words_are_asked_again_in_evaluation_and_others_in_the_next_epoch(scene: Path) -> None:
+    from tutelage.data.corpus import Corpus
+    from tutelage.general import Drawn
+
+    corpus = Corpus(scene / "corpus")
+    learnt, apart = corpus.split(10**6)
+    assert len(learnt.documents) + len(apart.documents) == len(corpus.documents) + 1
+    assert len(learnt.tokens) + len(apart.tokens) == len(corpus.tokens)
+    assert np.array_equal(np.concatenate([learnt.tokens, apart.tokens]), corpus.tokens)
+    assert apart.sentences[0] == 0 and apart.sentences[-1] == len(apart.tokens)
+    instances = Instances(packing="segments", length=24, masking=Masking())
+    feed = Drawn(learnt, instances, "words", 0, types=True)
+    rows = feed.rows(0)[:8]
+    once, again = feed.read(0, rows), Drawn(learnt, instances, "words", 0, types=True).read(0, rows)
+    assert np.array_equal(once.tokens, again.tokens) and np.array_equal(once.targets, again.targets)
+    later = feed.read(1, rows)
+    assert len(later.tokens) != len(once.tokens) or not np.array_equal(once.targets, later.targets)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(scene: Path, tmp_path: Path) -> None:
+    recipe = small(tinybert().model_copy(update={"student": STUDENT}))
+    run(config_for(scene, tmp_path / "whole", recipe), quiet=True)
+    (tmp_path / "cut.yaml").write_text(to_yaml(config_for(scene, tmp_path / "cut", recipe)))
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from tutelage.config import from_yaml\n"
+        "from tutelage import runs\n"
+        "from tutelage.training import checkpoint, loop\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "loop.CHECKPOINT_SECONDS = 0.0\n"
+        "save, calls = checkpoint.save, 0\n"
+        "def counting(folder, state):\n"
+        "    global calls\n"
+        "    save(folder, state)\n"
+        "    calls += 1\n"
+        "    if calls == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "checkpoint.save = counting\n"
+        "runs.run(from_yaml(Path(sys.argv[1])), resume=Path(sys.argv[1]).with_suffix('').exists(), quiet=True)\n"
+    )
+    for stop in (9, 10**6):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "cut.yaml"), str(stop)], capture_output=True, text=True
+        )
+        assert done.returncode == (0 if stop == 10**6 else -9), done.stderr
+    for name in ("student/model.safetensors", "projections.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "cut")]
+    assert reports[0]["stages"][0]["held_out"] == reports[1]["stages"][0]["held_out"]
+
+
+def test_mistakes_end_in_one_line(scene: Path, tmp_path: Path, tokenizer) -> None:
+    recipe = small(tinybert().model_copy(update={"student": STUDENT}))
+
+    def refused(message: str, config: RunConfig) -> None:
+        with pytest.raises(TutelageError, match=message) as caught:
+            run(config, quiet=True)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "never").exists()
+
+    config = config_for(scene, tmp_path / "never", recipe)
+    refused("--corpus", config.model_copy(update={"corpus": None}))
+    refused("needs a teacher", config.model_copy(update={"teacher": None}))
+    other = tokenizer.__class__(vocab={word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "x"])})
+    tiny_model().save_pretrained(tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    refused("another tokenizer", config.model_copy(update={"teacher": str(tmp_path / "other")}))
+    long = recipe.stages[0].model_copy(update={"data": Instances(length=64)})
+    refused(
+        "beyond the model's 40 positions",
+        config.model_copy(update={"recipe": recipe.model_copy(update={"stages": [long]})}),
+    )
+    with pytest.raises(TutelageError, match="no stage on a corpus"):
+        api.method_recipe("kd").part("general")
+    with pytest.raises(ValueError, match="two runs"):
+        RunConfig(recipe=tinybert())
