@@ -1,0 +1,185 @@
+"""Augmented texts in whole runs: which rows are learnt, what is inherited, what the teacher's change of mind leaves out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+from transformers import BertForMaskedLM
+
+from tutelage import ablation, api
+from tutelage.config import DataConfig, RunConfig
+from tutelage.data.corpus import build
+from tutelage.errors import TutelageError
+from tutelage.methods.tinybert import tinybert
+from tutelage.preflight import prepare
+from tutelage.progress import Display
+from tutelage.recipe import Recipe
+from tutelage.runs import run
+from tutelage.students.build import Fresh
+from tutelage.workspace import new_accelerator
+
+STUDENT = Fresh(layers=2, hidden=16, heads=4, intermediate=24)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory, teacher_folder: Path, tokenizer) -> Path:
+    """Candidates for the toy task, by a random model of masked words."""
+    root = tmp_path_factory.mktemp("words")
+    torch.manual_seed(0)
+    BertForMaskedLM(tiny_model().config).save_pretrained(root / "proposer")
+    tokenizer.save_pretrained(root / "proposer")
+    about = api.augment(
+        str(root / "proposer"), str(root / "words"), quiet=True, filtered=False, train=str(teacher_folder / "train.csv")
+    )
+    assert about["k"] == 15
+    with pytest.raises(TutelageError, match="exists already"):
+        api.augment(str(root / "proposer"), str(root / "words"), train=str(teacher_folder / "train.csv"))
+    return root / "words"
+
+
+def small(recipe: Recipe, variants: int = 3, epochs: int = 2) -> Recipe:
+    recipe = recipe.part("task")
+    stages = [stage.model_copy(update={"epochs": epochs, "lr": 3e-3}) for stage in recipe.stages]
+    how = recipe.augmentation.model_copy(update={"variants": variants})
+    return recipe.model_copy(update={"student": STUDENT, "stages": stages, "augmentation": how})
+
+
+def config_for(root: Path, out: Path, recipe: Recipe, words: Path | None, **data) -> RunConfig:
+    given = DataConfig(
+        train=str(root / "train.csv"),
+        dev=str(root / "dev.csv"),
+        candidates=None if words is None else str(words),
+        **data,
+    )
+    return RunConfig(recipe=recipe, teacher=str(root / "teacher"), data=given, out=str(out), baseline=False)
+
+
+def prepared(config: RunConfig):
+    return prepare(config, new_accelerator(), Display(quiet=True))
+
+
+def test_variants_of_what_is_held_out_are_not_learnt(teacher_folder: Path, words: Path, tmp_path: Path) -> None:
+    setup = prepared(config_for(teacher_folder, tmp_path / "run", small(tinybert()), words))
+    train, augmented = (set(setup.parts[part].examples.ids) for part in ("train", "augmented"))
+    assert train < augmented
+    new = augmented - train
+    # The texts have made-up words with numbers, which stay; the vocabulary leaves some variants equal.
+    assert len(new) > len(train)
+    assert {name.partition("~")[0] for name in new} <= train
+    held = set(setup.selection.examples.ids)
+    assert held and not held & {name.partition("~")[0] for name in augmented}
+    labels = dict(zip(setup.parts["augmented"].examples.ids, setup.parts["augmented"].examples.labels, strict=True))
+    assert all(labels[name] == labels[name.partition("~")[0]] for name in new)
+    again = prepared(config_for(teacher_folder, tmp_path / "run", small(tinybert()), words))
+    assert list(again.parts["augmented"].examples.texts) == list(setup.parts["augmented"].examples.texts)
+
+
+def test_stages_read_what_they_name(teacher_folder: Path, words: Path, tmp_path: Path) -> None:
+    report = run(config_for(teacher_folder, tmp_path / "run", small(tinybert("stsb")), words), quiet=True)
+    first, second = report["stages"]
+    assert first["steps"] > 2 * second["steps"]  # the last stage of STS-B is on the original texts
+    assert report["data"]["augmented"] > report["data"]["train"]
+    without = run(config_for(teacher_folder, tmp_path / "without", small(tinybert()), None), quiet=True)
+    assert without["data"]["augmented"] == 0
+    assert any("no candidates were given" in warning for warning in without["warnings"])
+    none = run(config_for(teacher_folder, tmp_path / "none", small(tinybert(ablation="no_da")), words), quiet=True)
+    assert not any("candidates" in warning for warning in none["warnings"])
+
+
+def test_flipped_variants_are_left_out(teacher_folder: Path, words: Path, tmp_path: Path) -> None:
+    config = config_for(teacher_folder, tmp_path / "run", small(tinybert()), words)
+    whole = prepared(config)
+    kept = prepared(config.model_copy(update={"data": config.data.model_copy(update={"drop_flipped": True})}))
+    names = kept.parts["augmented"].examples.ids
+    assert len(names) < len(whole.parts["augmented"].examples.ids)
+    logits = kept.teacher_logits["augmented"]
+    assert len(logits) == len(names)
+    predicted = dict(zip(names, logits.argmax(1).tolist(), strict=True))
+    assert all(predicted[name] == predicted[name.partition("~")[0]] for name in names)
+    assert set(kept.train.examples.ids) <= set(names)
+
+
+def test_a_store_knows_variants_by_their_names(
+    teacher_folder: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
+    recipe = small(tinybert(ablation="no_attn"))  # attention is read from a running teacher only
+    live = run(config_for(teacher_folder, tmp_path / "live", recipe, words), quiet=True)
+    config = config_for(teacher_folder, tmp_path / "stored", recipe, words)
+    stored = run(config.model_copy(update={"teacher_store": "auto", "store_dtype": "float32"}), quiet=True)
+    assert stored["store"]["examples"] > stored["data"]["train"] + stored["data"]["augmented"]
+    for one, other in zip(live["stages"], stored["stages"], strict=True):
+        for term, values in one["losses"].items():
+            assert [v for _, v in other["losses"][term]] == pytest.approx([v for _, v in values], rel=1e-3), term
+
+
+def test_every_ablation_leaves_out_what_its_row_says() -> None:
+    def kinds(name) -> list[list[str]]:
+        return [[term.kind for term in stage.objective] for stage in tinybert(ablation=name).stages]
+
+    layers = ["embeddings", "hidden", "attention_scores"]
+    assert kinds(None) == [layers, layers, ["soft_labels"]]
+    assert kinds("no_gd") == [layers, ["soft_labels"]]
+    assert kinds("no_td") == [layers, ["hard_labels"]]
+    assert kinds("no_pred") == [layers, layers, ["hard_labels"]]
+    assert kinds("no_trm") == [["embeddings"], ["embeddings"], ["soft_labels"]]
+    assert kinds("no_attn") == [layers[:2], layers[:2], ["soft_labels"]]
+    assert kinds("no_hidn") == [[layers[0], layers[2]]] * 2 + [["soft_labels"]]
+    assert kinds("no_embd") == [layers[1:], layers[1:], ["soft_labels"]]
+
+    def texts(name) -> list[str]:
+        return [stage.data for stage in tinybert("cola", ablation=name).part("task").stages]
+
+    assert texts(None) == texts("no_attn") == ["augmented", "augmented"]
+    assert texts("no_td") == ["augmented"] and texts("no_da") == ["train", "train"]
+    assert texts("no_pred") == ["augmented", "train"]
+    cola = tinybert("CoLA")
+    assert (cola.stages[1].epochs, cola.augmentation.variants, cola.max_length) == (50, 30, 64)
+    assert tinybert("mnli").stages[1].epochs == 10 and tinybert().stages[1].epochs == 20
+    top = tinybert(mapping="top")
+    assert all(term.layers == "top" for stage in top.stages[:2] for term in stage.objective[1:])
+
+
+def test_ablate_runs_the_rows_and_goes_on(teacher_folder: Path, words: Path, tmp_path: Path, tokenizer) -> None:
+    generator = np.random.default_rng(0)
+    lines = [" ".join(generator.choice(["good", "bad", *(f"word{i}" for i in range(20))], 8)) for _ in range(60)]
+    (tmp_path / "text.txt").write_text("\n\n".join("\n".join(lines[i : i + 3]) for i in range(0, 60, 3)))
+    build([str(tmp_path / "text.txt")], tmp_path / "corpus", tokenizer, split="lines")
+    tiny_model().base_model.save_pretrained(tmp_path / "body")
+    tokenizer.save_pretrained(tmp_path / "body")
+    given = {
+        "teacher": str(teacher_folder / "teacher"),
+        "general_teacher": str(tmp_path / "body"),
+        "corpus": str(tmp_path / "corpus"),
+        "student": "layers=2,hidden=16,heads=4,intermediate=24",
+        "train": str(teacher_folder / "train.csv"),
+        "dev": str(teacher_folder / "dev.csv"),
+        "candidates": str(words),
+        "settings": [
+            "stages.general.max_steps=3",
+            "stages.general.data.length=24",
+            "stages.*.epochs=1",
+            "stages.*.lr=0.003",
+            "stages.intermediate.max_steps=4",
+            "augmentation.variants=1",
+        ],
+        "quiet": True,
+    }
+    arms = ["full", "no_gd", "no_td", "no_attn"]
+    found = api.ablate(str(tmp_path / "out"), arms=arms, seeds=2, **given)
+    assert list(found.rows) == arms and found.metric == "accuracy" and found.teacher > 0.9
+    assert all(sorted(row.scores) == [0, 1] for row in found.rows.values())
+    assert sorted(place.name for place in (tmp_path / "out" / "general").iterdir()) == ["full", "no_attn"]
+    gap, half = found.against_full("no_td")
+    ours, full = found.rows["no_td"].values("accuracy"), found.rows["full"].values("accuracy")
+    assert gap == pytest.approx(np.mean(np.subtract(ours, full))) and half is not None
+    assert ablation.Ablation.model_validate_json((tmp_path / "out" / "ablation.json").read_text()) == found
+    reports = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("report.json")}
+    assert api.ablate(str(tmp_path / "out"), arms=arms, seeds=2, **given) == found
+    assert {path: path.stat().st_mtime_ns for path in reports} == reports  # nothing was run again
+    with pytest.raises(TutelageError, match="there is no row 'no_x'"):
+        api.ablate(str(tmp_path / "out"), arms=["no_x"], **given)
