@@ -182,7 +182,9 @@ def augment(
         words = None if vectors is None else WordVectors.read(Path(vectors))
         texts = load_data(_data_config(data))
         parts = [texts.train, *([texts.unlabeled] if texts.unlabeled else [])]
-        if data.get("train") and not data.get("dev"):  # a run may be given a dev file, and then trains on all of this one
+        if data.get("train") and not data.get(
+            "dev"
+        ):  # a run may be given a dev file, and then trains on all of this one
             parts += texts.dev.values()
         spans = texts.kind == "spans"  # answers are places in the second text, which stays
         strings = [text for part in parts for text in (*part.texts, *(() if spans else part.pairs or ()))]

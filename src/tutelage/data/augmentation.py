@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
@@ -169,7 +170,7 @@ class Candidates:
             arrays = load_file(folder / "candidates.safetensors")
             if _checksum(arrays, strings) != manifest.sha256:
                 raise ValueError("checksum")
-        except (OSError, ValueError, ValidationError, SafetensorError):
+        except (OSError, ValueError, SafetensorError):
             raise TutelageError(
                 f"the table of candidates {str(folder)!r} is damaged; remove it and write it again"
             ) from None
@@ -360,6 +361,10 @@ def _is_content(word: str) -> bool:
     return word.isalpha() and word.casefold() not in STOP_WORDS
 
 
+def _is_punctuation(character: str) -> bool:
+    return unicodedata.category(character).startswith("P")
+
+
 _SEVERAL = -1
 _BEYOND = -2
 
@@ -412,8 +417,8 @@ def _words(texts: list[str], tokenizer: Any, context: Context, longest: int, voc
 def _words_of(text: str, encoding: Any, begins: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int, int]]:
     """First character, end and position of the words that may be replaced.
 
-    The tokenizer's words, but joined where it cuts between letters or digits that touch, and without what they have of
-    punctuation and spaces at their ends.
+    The tokenizer's words, but joined where it cuts between letters or digits that touch, and without spaces and punctuation at
+    their ends. Symbols belong to a word, as for BERT: the C of °C is none.
     """
     words: list[list[tuple[int, int, int]]] = []
     last = None
@@ -434,9 +439,9 @@ def _words_of(text: str, encoding: Any, begins: npt.NDArray[np.bool_]) -> Iterat
         last = word
     for parts in words:
         start, end = parts[0][0], parts[-1][1]
-        while start < end and not text[start].isalnum():
+        while start < end and _is_punctuation(text[start]):
             start += 1
-        while start < end and not text[end - 1].isalnum():
+        while start < end and _is_punctuation(text[end - 1]):
             end -= 1
         if _is_content(text[start:end]):
             inside = [part for part in parts if part[1] > start and part[0] < end]

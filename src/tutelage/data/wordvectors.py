@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -77,10 +78,11 @@ class WordVectors:
     ) -> list[list[str]]:
         """For each of ``words`` at most ``k`` words by falling cosine; none for a word that has no vector.
 
-        A word is looked up as it is written, then in lower case, and is not among its own neighbours in any case.
+        A word is looked up as it is written, then in lower case, then without accents; it is not among its own neighbours
+        in any case.
         ``allowed`` ``(n,)`` says which of :attr:`words` may be named.
         """
-        rows = [self._row.get(word, self._row.get(word.lower(), -1)) for word in words]
+        rows = [self._find(word) for word in words]
         known = [place for place, row in enumerate(rows) if row >= 0]
         result: list[list[str]] = [[] for _ in words]
         count = min(k, len(self.words))
@@ -100,6 +102,11 @@ class WordVectors:
             for place, value, near in zip(places, values, found, strict=True):
                 result[place] = [self.words[row] for row in near[np.isfinite(value)]]
         return result
+
+    def _find(self, word: str) -> int:
+        lower = word.lower()
+        plain = "".join(c for c in unicodedata.normalize("NFD", lower) if not unicodedata.combining(c))
+        return next((self._row[form] for form in (word, lower, plain) if form in self._row), -1)
 
 
 def _read_npz(path: Path, limit: int | None) -> tuple[list[str], npt.NDArray[Any]]:
@@ -124,7 +131,7 @@ def _read_npz(path: Path, limit: int | None) -> tuple[list[str], npt.NDArray[Any
 
 
 def _read_text(path: Path, limit: int | None) -> tuple[list[str], npt.NDArray[Any]]:
-    """Lines are parsed from the right: some of GloVe's words contain spaces."""
+    """Lines are parsed from the right, at plain spaces: some of GloVe's words contain spaces, plain and other."""
     words: list[str] = []
     vectors: list[npt.NDArray[np.float32]] = []
     dimension = _dimension(path)
@@ -134,7 +141,7 @@ def _read_text(path: Path, limit: int | None) -> tuple[list[str], npt.NDArray[An
                 break
             if number == 1 and _is_header(line):
                 continue
-            parts = line.rstrip("\r\n ").rsplit(" ", dimension)
+            parts = line.rstrip("\n ").rsplit(" ", dimension)
             try:
                 vector = np.array(parts[1:], dtype=np.float32)
             except ValueError:
@@ -147,8 +154,7 @@ def _read_text(path: Path, limit: int | None) -> tuple[list[str], npt.NDArray[An
 
 
 def _opened(path: Path) -> Any:
-    # Only "\n" ends a line: GloVe has words that Unicode takes for line breaks.
-    return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", newline="\n")
+    return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8")
 
 
 def _is_header(line: str) -> bool:
@@ -161,7 +167,7 @@ def _dimension(path: Path) -> int:
         lines = [line for line, _ in zip(file, range(100), strict=False)]
     if lines and _is_header(lines[0]):
         lines = lines[1:]
-    fields = [len(line.rstrip("\r\n ").split(" ")) for line in lines]
+    fields = [len(line.rstrip("\n ").split(" ")) for line in lines]
     if not fields or min(fields) < 3:
         raise TutelageError(f"{path} is no file of word vectors; each line must be a word and its numbers")
     return min(fields) - 1

@@ -1,0 +1,449 @@
+"""How fast texts are augmented, against the published algorithm one word at a time, on the same model in one process.
+
+    pip install -e ".[demo]"
+    python benchmarks/augment.py --data-dir path/to/glue
+
+The texts are questions and sentences of QNLI, chosen so that they recur as they do in the whole data. The first row is
+TinyBERT's algorithm as its code has it: for each word of one piece a forward pass of its own on the masked text and the text once
+more, scores of all words at all places, all sorted; for the others the cosine to 100,000 word vectors, sorted, at each
+occurrence; then the copies. Each row below changes one thing more, up to ``tutelage``'s defaults and those in bfloat16; the row
+"in batches" is the same algorithm in ``tutelage``, and its candidates are compared with the first row's.
+
+The model is by default the one that the demo carries, with a random head for words, and the word vectors are random, of
+GloVe's size: speed does not depend on their values. Results go to ``results/augment.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from offline import synchronize
+from torch import nn
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.data.augmentation import STOP_WORDS, Augmentation, Candidates, propose, variants
+from tutelage.data.examples import Examples
+from tutelage.data.tasks import load_glue
+from tutelage.data.wordvectors import WordVectors
+from tutelage.demo import pretrained
+from tutelage.disk import write_text
+from tutelage.evaluation.speed import flops
+
+K = 15
+VECTORS = (100_000, 300)
+"""Rows and numbers of the word vectors that the published code reads."""
+WANTED = 20
+"""How many times as fast is asked for."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """The published algorithm, and with which of its habits."""
+
+    gradients: bool = True
+    """A graph for gradients is recorded."""
+    everywhere: bool = True
+    """The head for words is applied at all places, and all words are sorted; else at the masked one, for the best."""
+    repeated: bool = True
+    """Texts, and words for the word vectors, are done again where they occur again."""
+
+
+@dataclass
+class Proposals:
+    """Of one text: its words as the published code cuts them, and the candidates of those that have some."""
+
+    words: list[str]
+    candidates: dict[int, list[str]]
+    scores: dict[int, dict[str, float]]
+    """Of single pieces, by word the scores of the best and somewhat more."""
+
+
+class Scene:
+    """What all rows share."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, vectors: WordVectors, texts: list[str]) -> None:
+        self.model, self.tokenizer, self.vectors, self.texts = model, tokenizer, vectors, texts
+        self.row_of = {word: row for row, word in enumerate(vectors.words)}
+        self.longest = anatomy.max_length(model.config)
+
+    def split(self, text: str) -> list[str]:
+        """As BERT's basic tokenizer: lower case, without accents, cut at spaces and punctuation."""
+        backend = self.tokenizer.backend_tokenizer
+        return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))]
+
+    def published(self, text: str, habits: Published, near: dict[str, list[str]]) -> Proposals:
+        """Candidates of all words of a text."""
+        words = self.split(text)
+        cut = [self.tokenizer.tokenize(word) for word in words]
+        found = Proposals(words, {}, {})
+        for place, word in enumerate(words):
+            if not re.fullmatch("[a-z]+", word) or word in STOP_WORDS:
+                continue
+            if len(cut[place]) == 1:
+                found.candidates[place], found.scores[place] = self.by_model(cut, place, habits)
+            elif not habits.repeated:
+                if word not in near:
+                    near[word] = self.by_vectors(word)
+                found.candidates[place] = near[word]
+            else:
+                found.candidates[place] = self.by_vectors(word)
+        return found
+
+    def by_model(self, cut: list[list[str]], place: int, habits: Published) -> tuple[list[str], dict[str, float]]:
+        original = [piece for pieces in cut for piece in pieces]
+        before = sum(len(pieces) for pieces in cut[:place])
+        masked = [*original[:before], "[MASK]", *original[before + 1 :]]
+        tokens = ["[CLS]", *masked, "[SEP]", *original, "[SEP]"][: self.longest]
+        types = ([0] * (len(masked) + 2) + [1] * (len(original) + 1))[: self.longest]
+        if before + 1 >= len(tokens):
+            return [], {}
+        ids = torch.tensor([self.tokenizer.convert_tokens_to_ids(tokens)], device=self.model.device)
+        inputs = {"input_ids": ids, "token_type_ids": torch.tensor([types], device=self.model.device)}
+        with contextlib.nullcontext() if habits.gradients else torch.inference_mode():
+            if habits.everywhere:
+                scores = self.model(**inputs).logits[0, before + 1]
+                best = torch.argsort(scores, descending=True)[:K]
+            else:
+                hidden = anatomy.base_of(self.model)(**inputs)[0]
+                scores = anatomy.word_scores(self.model, hidden[0, before + 1])
+                best = scores.topk(K).indices
+            some = scores.detach().topk(2 * K)
+        names = self.tokenizer.convert_ids_to_tokens(best.tolist())
+        known = dict(
+            zip(self.tokenizer.convert_ids_to_tokens(some.indices.tolist()), some.values.tolist(), strict=True)
+        )
+        return [name for name in names if not name.startswith("##")], known
+
+    def by_vectors(self, word: str) -> list[str]:
+        if word not in self.row_of:
+            return []
+        row = self.row_of[word]
+        ranked = np.argsort(-(self.vectors.vectors @ self.vectors.vectors[row]))
+        return [self.vectors.words[i] for i in ranked[: K + 1] if i != row][:K]
+
+
+def published_copies(found: Proposals, count: int, generator: random.Random) -> list[str]:
+    """The published way to draw copies: lower case, joined by spaces, duplicates dropped."""
+    copies = [" ".join(found.words)]
+    for _ in range(count):
+        words = list(found.words)
+        for place, candidates in found.candidates.items():
+            chosen = generator.choice(candidates) if candidates else words[place]
+            if generator.random() < 0.4:
+                words[place] = chosen
+        text = " ".join(words)
+        if text not in copies:
+            copies.append(text)
+    return copies
+
+
+def by_publication(scene: Scene, habits: Published, copies: int) -> dict[str, Proposals]:
+    """All texts the published way; the last proposals for each."""
+    found: dict[str, Proposals] = {}
+    near: dict[str, list[str]] = {}
+    generator = random.Random(0)
+    for text in scene.texts:
+        if habits.repeated or text not in found:
+            found[text] = scene.published(text, habits, near)
+        published_copies(found[text], copies, generator)
+    return found
+
+
+def by_tutelage(scene: Scene, copies: int, precision: str = "no", **options: Any) -> Candidates:
+    """All texts with ``tutelage``."""
+    with torch.autocast(scene.model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        table = propose(scene.texts, scene.model, scene.tokenizer, scene.vectors, proposer="benchmark", k=K, **options)
+    labels = np.zeros(len(scene.texts), dtype=np.int64)
+    examples = Examples([f"train/{i}" for i in range(len(labels))], scene.texts, None, labels)
+    variants(examples, table, Augmentation(variants=copies, retries=0), 0)
+    return table
+
+
+def compare(scene: Scene, theirs: dict[str, Proposals], table: Candidates) -> dict[str, int]:
+    """Whether both have the same candidates; where scores are closer than rounding either order is right."""
+    counts = {"words": 0, "candidates": 0, "not_in_published": 0}
+    for text, found in theirs.items():
+        row = int(table.locate([text])[0])
+        ours = []
+        for word in range(table.offsets[row], table.offsets[row + 1]):
+            name = "".join(scene.split(text[slice(*table.spans[word])]))
+            choices = [table.strings[i] for i in table.choices[word] if i >= 0]
+            if re.fullmatch("[a-z]+", name):
+                ours.append((name, choices))
+            else:
+                counts["not_in_published"] += 1  # letters beyond a to z
+        wanted = [(found.words[place], place) for place, names in found.candidates.items() if names]
+        assert [name for name, _ in ours] == [name for name, _ in wanted], text
+        for (name, choices), (_, place) in zip(ours, wanted, strict=True):
+            if place in found.scores:
+                scores = found.scores[place]
+                assert len(choices) == len(found.candidates[place]), (text, name)
+                ranked = np.array(
+                    [[scores[a], scores[b]] for a, b in zip(choices, found.candidates[place], strict=True)]
+                )
+                assert np.abs(ranked[:, 0] - ranked[:, 1]).max() < 1e-3, (text, name)
+            else:
+                assert set(choices) == set(found.candidates[place]), (text, name)
+            counts["words"] += 1
+            counts["candidates"] += len(choices)
+    return counts
+
+
+class Operations:
+    """Matrix operations of the model, by the length of the input."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        base, device = anatomy.base_of(model), model.device
+
+        class Head(nn.Module):
+            def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+                return anatomy.word_scores(model, hidden)
+
+        @cache
+        def body(length: int) -> int:
+            return flops(base, {"input_ids": torch.full((1, length), 1000, device=device)})
+
+        self.body = body
+        self.head = flops(Head(), {"hidden": torch.zeros(1, model.config.hidden_size, device=device)})
+
+
+def operations(scene: Scene, count: Operations, texts: Sequence[str], doubled: bool, everywhere: bool) -> float:
+    """Of the forward passes for all single-piece words of ``texts``."""
+    total = 0
+    for text in texts:
+        words = scene.split(text)
+        cut = [len(scene.tokenizer.tokenize(word)) for word in words]
+        pieces = sum(cut)
+        masked = sum(
+            n == 1 and bool(re.fullmatch("[a-z]+", word)) and word not in STOP_WORDS
+            for word, n in zip(words, cut, strict=True)
+        )
+        length = min(2 * pieces + 3 if doubled else pieces + 2, scene.longest)
+        total += masked * (count.body(length) + count.head * (length if everywhere else 1))
+    return float(total)
+
+
+def sample(data_dir: Path, count: int) -> tuple[list[str], float, float]:
+    """At least ``count`` texts of QNLI, the share of the work that is left if each is done once, and that in the whole data.
+
+    Questions and sentences that share rows are taken or left together, else few texts of a small sample would recur. Of 200
+    random choices it is the one whose share is nearest to that of the data.
+    """
+    train = load_glue("qnli", data_dir).train
+    rows = list(zip(train.texts, train.pairs or (), strict=True))
+    parent: dict[str, str] = {}
+
+    def root(text: str) -> str:
+        while parent.setdefault(text, text) != text:
+            parent[text] = parent[parent[text]]
+            text = parent[text]
+        return text
+
+    for question, sentence in rows:
+        parent[root(question)] = root(sentence)
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        groups.setdefault(root(row[0]), []).extend(row)
+    names, generator = sorted(groups), random.Random(0)
+
+    def draw() -> list[str]:
+        texts: list[str] = []
+        while len(texts) < count:
+            texts += groups[generator.choice(names)]
+        return texts
+
+    def share(texts: Sequence[str]) -> float:
+        # A text costs its masked words times its length.
+        return sum(len(t.split()) ** 2 for t in set(texts)) / sum(len(t.split()) ** 2 for t in texts)
+
+    of_data = share([text for row in rows for text in row])
+    texts = min((draw() for _ in range(200)), key=lambda texts: abs(share(texts) - of_data))
+    return texts, share(texts), of_data
+
+
+def random_vectors(texts: Sequence[str], split: Callable[[str], list[str]]) -> WordVectors:
+    """Vectors for the words of ``texts`` and as many more as make up GloVe's part that the published code reads."""
+    words = sorted({word for text in texts for word in split(text)})
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    more = ("q" + "".join(letters[number // 26**i % 26] for i in range(4)) for number in range(VECTORS[0]))
+    table = np.random.default_rng(0).normal(size=VECTORS).astype(np.float32)
+    names = list(dict.fromkeys([*words, *more]))[: VECTORS[0]]
+    return WordVectors(names, table[: len(names)], "random")
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[dict[str, float]]:
+    """Seconds by the clock, and of the process."""
+    result: dict[str, float] = {}
+    synchronize()
+    began, cpu = time.perf_counter(), time.process_time()
+    yield result
+    synchronize()
+    result["seconds"] = time.perf_counter() - began
+    result["cpu_seconds"] = time.process_time() - cpu
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of one large matrix product, the best of several."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(8):
+        with timed() as time_of:
+            a @ b
+        seconds.append(time_of["seconds"])
+    return 2.0 * size**3 / min(seconds)
+
+
+def measure(scene: Scene, copies: int, progress: Callable[[str], None]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The rows of the table, and what was compared."""
+    unique = list(dict.fromkeys(scene.texts))
+    count = Operations(scene.model)
+    device = scene.model.device
+    peaks = {"no": matmul_peak(device, torch.float32), "bf16": matmul_peak(device, torch.bfloat16)}
+    parity: dict[str, Any] = {"context": "masked_plus_original", "filtered": False}
+    alone = {"context": "masked_only", "filtered": False}
+    published = [
+        ("published", Published(), scene.texts, True),
+        ("no gradients", Published(gradients=False), scene.texts, True),
+        ("head at one place, best instead of sorted", Published(False, False), scene.texts, False),
+        ("each text and word once", Published(False, False, False), unique, False),
+    ]
+    ours: list[tuple[str, dict[str, Any], bool]] = [
+        ("in batches", parity, True),
+        ("masked text alone", alone, False),
+        ("filtered: the default", {}, False),
+        ("bfloat16", {"precision": "bf16"}, False),
+    ]
+    warm = Scene(scene.model, scene.tokenizer, scene.vectors, scene.texts[:2])
+    by_publication(warm, Published(), 2)
+    for _, options, _ in ours:
+        by_tutelage(warm, 2, **options)
+    rows: list[dict[str, Any]] = []
+    theirs: dict[str, Proposals] = {}
+    compared: dict[str, int] = {}
+
+    def add(name: str, time_of: dict[str, float], work: float, precision: str = "no") -> None:
+        rows.append(
+            {
+                "name": name,
+                **time_of,
+                "sentences_per_second": len(scene.texts) / time_of["seconds"],
+                "times_published": rows[0]["seconds"] / time_of["seconds"] if rows else 1.0,
+                "times_published_cpu": rows[0]["cpu_seconds"] / time_of["cpu_seconds"] if rows else 1.0,
+                "gflop_per_sentence": work / len(scene.texts) / 1e9,
+                "share_of_peak": work / time_of["seconds"] / peaks[precision],
+                "peak_gflop_per_second": peaks[precision] / 1e9,
+            }
+        )
+
+    for name, habits, texts, everywhere in published:
+        progress(name)
+        with timed() as time_of:
+            found = by_publication(scene, habits, copies)
+        theirs = theirs or found
+        add(name, time_of, operations(scene, count, texts, True, everywhere))
+    for name, options, doubled in ours:
+        progress(name)
+        times = []
+        for _ in range(3):
+            with timed() as time_of:
+                table = by_tutelage(scene, copies, **options)
+            times.append(time_of)
+        if options is parity:
+            compared = compare(scene, theirs, table)
+        median = sorted(times, key=lambda t: t["seconds"])[1]
+        add(name, median, operations(scene, count, unique, doubled, False), options.get("precision", "no"))
+    return rows, compared
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| one thing more in each row | sentences a second | times the published | by CPU time | than the row above "
+        "| GFLOP a sentence | share of peak |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for above, row in zip([rows[0], *rows], rows, strict=False):
+        lines.append(
+            f"| {row['name']} | {row['sentences_per_second']:.2f} | {row['times_published']:.1f} "
+            f"| {row['times_published_cpu']:.1f} | {above['seconds'] / row['seconds']:.2f} "
+            f"| {row['gflop_per_sentence']:.1f} | {row['share_of_peak']:.0%} |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of GLUE, or of QNLI's files")
+    parser.add_argument("--model", type=Path, help="folder of a BERT; left out: the demo's")
+    parser.add_argument("--vectors", type=Path, help="file of word vectors; left out: random ones")
+    parser.add_argument("--sentences", type=int, default=32, help="texts; on a GPU take 1000")
+    parser.add_argument("--variants", type=int, default=20)
+    parser.add_argument("--out", default="results/augment.json", type=Path)
+    a = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    folder = a.model or pretrained()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    texts, share, of_data = sample(a.data_dir, a.sentences)
+    scene = Scene(model, tokenizer, WordVectors(["-"], np.ones((1, 2))), texts)
+    vectors = random_vectors(texts, scene.split) if a.vectors is None else WordVectors.read(a.vectors)
+    scene = Scene(model, tokenizer, vectors, texts)
+    began = time.perf_counter()
+    rows, compared = measure(
+        scene, a.variants, lambda name: print(f"{time.perf_counter() - began:6.0f} s  {name}", flush=True)
+    )
+    given = {name: value for name, value in vars(a).items() if value != parser.get_default(name)}
+    given |= {"data_dir": "path/to/glue", **({"model": "path/to/model"} if a.model else {})}
+    given |= {"vectors": "path/to/vectors"} if a.vectors else {}
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in given.items() if name != "out"]
+    result = {
+        "command": " ".join(["python benchmarks/augment.py", *flags]),
+        "environment": {
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "model": str(anatomy.shape_of(model.config)),
+        "texts": len(texts),
+        "share_done_once": share,
+        "share_done_once_of_data": of_data,
+        "word_vectors": list(vectors.vectors.shape),
+        "variants": a.variants,
+        "compared": compared,
+        "wanted": WANTED,
+        "rows": rows,
+    }
+    a.out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(a.out, json.dumps(result, indent=1) + "\n")
+    print("\n".join(table(rows)))
+    print(
+        f"\n{len(texts)} texts of QNLI; done once each they are {share:.0%} of the work (of the whole data {of_data:.0%}); "
+        f"{result['model']}; the candidates of {compared['words']:,} words are the published ones. At least {WANTED} "
+        "times is wanted."
+    )
+
+
+if __name__ == "__main__":
+    main()
