@@ -437,12 +437,19 @@ def main() -> None:
     }
     a.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(a.out, json.dumps(result, indent=1) + "\n")
-    print("\n".join(table(rows)))
-    print(
-        f"\n{len(texts)} texts of QNLI; done once each they are {share:.0%} of the work (of the whole data {of_data:.0%}); "
+    said = (
+        f"{len(texts)} texts of QNLI; done once each they are {share:.0%} of the work (of the whole data {of_data:.0%}); "
         f"{result['model']}; the candidates of {compared['words']:,} words are the published ones. At least {WANTED} "
         "times is wanted."
     )
+    print("\n".join(table(rows)) + "\n\n" + said)
+    head = [
+        "# Speed of augmentation",
+        "",
+        f"Made by `{result['command']}`: TinyBERT's algorithm as its authors' code goes about it,",
+    ]
+    head += ["and one thing more done better in each row (see the benchmark's docstring).", ""]
+    write_text(Path("docs/augment_speed.md"), "\n".join([*head, *table(rows), "", said, ""]))
 
 
 if __name__ == "__main__":
