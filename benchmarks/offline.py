@@ -50,6 +50,7 @@ from tutelage import anatomy
 from tutelage.data import batches
 from tutelage.data.examples import Encoded, Examples, encode
 from tutelage.data.tasks import load_glue
+from tutelage.data.tokenizers import load_tokenizer
 from tutelage.demo import pretrained
 from tutelage.disk import write_text
 from tutelage.evaluation.speed import flops
@@ -59,7 +60,6 @@ from tutelage.objectives.terms import AnyTerm, HardLabels, HiddenKnowledge, Obje
 from tutelage.recipe import Stage
 from tutelage.students.build import Copied, Fresh, Pruned, Student, build, load_model
 from tutelage.students.pruned import Scores
-from tutelage.teachers.source import load_tokenizer
 from tutelage.teachers.stored import StoredTeacher, write_store
 from tutelage.teachers.teacher import LiveTeacher, Teacher
 from tutelage.training import loop

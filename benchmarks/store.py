@@ -32,7 +32,7 @@ from offline import write_section
 
 from tutelage.anatomy import Shape
 from tutelage.data.batches import Batch, Rows, Totals
-from tutelage.data.examples import mixed
+from tutelage.data.draws import hashes, mixed
 from tutelage.disk import write_text
 from tutelage.knowledge import store as stores
 from tutelage.knowledge.selection import Selected
@@ -84,7 +84,7 @@ def taken(contents: Contents, rows: Rows) -> Contents:
 
 def index_of(ids: list[str]) -> npt.NDArray[Any]:
     index = np.empty(len(ids), dtype=stores.INDEX)
-    index["id"], index["key"], index["length"] = stores.id_hashes(ids), mixed(np.arange(len(ids))), LENGTH
+    index["id"], index["key"], index["length"] = hashes(ids), mixed(np.arange(len(ids))), LENGTH
     return index
 
 

@@ -24,8 +24,8 @@ from tutelage.data import corpus as corpora
 from tutelage.data.corpus import Corpus, build, split_sentences
 from tutelage.data.examples import UNASKED, UNKNOWN, Encoded
 from tutelage.data.masking import Masker, Masking, next_tokens
+from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
-from tutelage.teachers.source import tokenizer_fingerprint
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = 40_000

@@ -19,6 +19,7 @@ from tutelage.config import DataConfig, RunConfig, validated, with_settings
 from tutelage.data import corpus as corpora
 from tutelage.data.augmentation import Context, propose
 from tutelage.data.corpus import Split
+from tutelage.data.tokenizers import load_tokenizer
 from tutelage.data.wordvectors import WordVectors
 from tutelage.errors import TutelageError
 from tutelage.knowledge.store import Store
@@ -32,7 +33,7 @@ from tutelage.recipe import Recipe
 from tutelage.runs import evaluate as evaluate_model
 from tutelage.runs import run
 from tutelage.students.build import Checkpoint, Fresh, Student, parse, resolve
-from tutelage.teachers.source import Source, load_tokenizer
+from tutelage.teachers.source import Source
 from tutelage.workspace import new_accelerator
 
 

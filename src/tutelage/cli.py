@@ -393,20 +393,20 @@ def evaluate(
 def methods(as_json: Json = False) -> None:
     """Which method uses what, computed from the recipes."""
     from tutelage.methods import METHODS
-    from tutelage.recipe import method_row
+    from tutelage.recipe import KNOWLEDGE_COLUMNS, method_row
 
     rows = [method_row(make()) for make in METHODS.values()]
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    columns = ("data", "embeddings", "attention", "hidden", "predictions", "labels")
     table = Table(title="What each method takes from the teacher, and how", padding=(0, 0, 0, 1))
-    for column in ("method", "init", "stage", *columns):
-        table.add_column(column, no_wrap=column in ("method", "stage"), overflow="fold")
+    for column in ("method", "start", "stage", "on", "learns"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("stage", "on"))
     for row in rows:
         for index, stage in enumerate(row["stages"]):
+            learns = "; ".join(f"{part}: {stage[part]}" for part in KNOWLEDGE_COLUMNS if stage[part])
             first = (row["method"], row["init"]) if index == 0 else ("", "")
-            table.add_row(*first, stage["stage"], *(stage[column] for column in columns))
+            table.add_row(*first, stage["stage"], stage["data"], learns)
     Console().print(table)
 
 

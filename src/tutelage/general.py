@@ -27,6 +27,7 @@ from tutelage.data.batches import Rows
 from tutelage.data.corpus import Corpus, Epoch
 from tutelage.data.examples import Encoded
 from tutelage.data.masking import Masker, next_tokens
+from tutelage.data.tokenizers import load_tokenizer, tokenizer_fingerprint
 from tutelage.disk import write_text
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
@@ -39,7 +40,7 @@ from tutelage.recipe import Instances, Stage
 from tutelage.report.general import card, page
 from tutelage.stages import Work, train_stages
 from tutelage.students.build import Copied, build
-from tutelage.teachers.source import Source, load_tokenizer, tokenizer_fingerprint
+from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import checkpoint, loop
 from tutelage.workspace import new_accelerator, run_folder, save_student

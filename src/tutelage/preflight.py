@@ -29,6 +29,7 @@ from tutelage.data.files import load_files, read_unlabeled
 from tutelage.data.rules import Lexicon, Rules, rule_variants
 from tutelage.data.squad import encode_spans, load_squad, own_questions
 from tutelage.data.tasks import load_glue
+from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.evaluation.answers import answer_chance, best_answers, squad_scores
@@ -44,7 +45,7 @@ from tutelage.students.bilstm import word_tokenizer
 from tutelage.students.build import BiLSTM, Checkpoint, Copied, Pruned, Reading, Student, build, resolve
 from tutelage.students.pruned import Scores, importance
 from tutelage.teacher_store import Knowledge, storable, verified
-from tutelage.teachers.source import Source, load_tokenizer
+from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predict
 
 

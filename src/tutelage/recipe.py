@@ -133,6 +133,16 @@ def _other(name: Literal["general", "task"]) -> str:
     return "task" if name == "general" else "general"
 
 
+KNOWLEDGE_COLUMNS = {
+    "embeddings": ("embeddings",),
+    "attention": ("attention_scores",),
+    "hidden": ("hidden", "first_token", "hidden_knowledge", "pooled"),
+    "predictions": ("soft_labels", "logits_mse"),
+    "labels": ("hard_labels",),
+}
+"""What a stage may learn from, and the terms that are about it."""
+
+
 def method_row(recipe: Recipe) -> dict[str, Any]:
     """What a recipe uses, for the table of methods: computed from the recipe, never typed.
 
@@ -143,17 +153,10 @@ def method_row(recipe: Recipe) -> dict[str, Any]:
     init = {"fresh": "random"}.get(student.init, student.init)
     if student.init == "copied" and isinstance(student.layers, int):
         init += f", {student.choose}"
-    columns = {
-        "embeddings": ("embeddings",),
-        "attention": ("attention_scores",),
-        "hidden": ("hidden", "first_token", "hidden_knowledge", "pooled"),
-        "predictions": ("soft_labels", "logits_mse"),
-        "labels": ("hard_labels",),
-    }
     stages = []
     for stage in recipe.stages:
         row = {"stage": stage.name, "data": stage.data if isinstance(stage.data, str) else "corpus"}
-        for column, kinds in columns.items():
+        for column, kinds in KNOWLEDGE_COLUMNS.items():
             row[column] = ", ".join(_words(term) for term in stage.objective if term.kind in kinds and term.weight > 0)
         stages.append(row)
     return {"method": recipe.method, "title": recipe.title, "paper": recipe.paper, "init": init, "stages": stages}

@@ -11,6 +11,7 @@ import transformers
 from tutelage import anatomy
 from tutelage.config import RunConfig
 from tutelage.data.examples import Kind
+from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.evaluation import speed
 from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Scheme, Store, check_place, compact
@@ -20,7 +21,7 @@ from tutelage.preflight import Setup, ask_teacher, feed_of, objectives_of, outli
 from tutelage.progress import Display
 from tutelage.recipe import Recipe
 from tutelage.teacher_store import describe, kept, storable, verified
-from tutelage.teachers.source import Source, tokenizer_fingerprint
+from tutelage.teachers.source import Source
 from tutelage.workspace import new_accelerator
 
 

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from tutelage.data.batches import Rows
 from tutelage.data.examples import Encoded
+from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Dtype, Scheme, Store, fingerprint_of
 from tutelage.objectives.terms import Objective
 from tutelage.progress import Display
-from tutelage.teachers.source import Source, tokenizer_fingerprint
+from tutelage.teachers.source import Source
 from tutelage.teachers.stored import write_store
 
 

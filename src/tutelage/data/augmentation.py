@@ -31,7 +31,8 @@ from transformers import PreTrainedModel
 import tutelage
 from tutelage import anatomy
 from tutelage.data.batches import Rows, padded, pieces
-from tutelage.data.examples import Encoded, Examples, mixed
+from tutelage.data.draws import fraction, hashes, mixed
+from tutelage.data.examples import Encoded, Examples
 from tutelage.data.wordvectors import WordVectors
 from tutelage.disk import write_text
 from tutelage.errors import TutelageError
@@ -61,9 +62,6 @@ ie eg e g
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 """English words that hold a sentence together, and what is left of contractions; neither replaced nor put in."""
 
-PUBLISHED_VARIANTS = {"cola": 30, "mrpc": 30, "rte": 30, "stsb": 30, "sst2": 20, "qnli": 20, "mnli": 10, "qqp": 10}
-"""Variants of each text, by GLUE task, that TinyBERT's code makes (the paper says 20)."""
-
 
 class Augmentation(BaseModel):
     """How variants are drawn. The paper's code never retries: ``retries=0``."""
@@ -83,12 +81,6 @@ class Augmentation(BaseModel):
 # ---------------------------------------------------------------------------------------------------- random numbers
 
 
-def hashes(strings: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """64 bits for each string."""
-    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in strings)
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
-
-
 def keys_of(ids: Sequence[str], seed: int, purpose: int) -> npt.NDArray[np.uint64]:
     """``(n,)``: by seed and id a number to draw from; different for each purpose."""
     return mixed(hashes(ids) ^ mixed(mixed(np.array([seed])) ^ np.uint64(purpose)))
@@ -100,13 +92,8 @@ def draws(key: npt.NDArray[np.uint64], counters: npt.NDArray[np.int64], count: i
     return mixed(rows[:, None] ^ np.arange(count, dtype=np.uint64))
 
 
-def uniform(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Random bits as numbers in [0, 1)."""
-    return np.asarray((bits >> np.uint64(11)) * 2.0**-53)
-
-
 def below(bits: npt.NDArray[np.uint64], limit: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Random bits as whole numbers from 0 to ``limit - 1`` (less than 2^32), independent of :func:`uniform` of the same."""
+    """Random bits as whole numbers from 0 to ``limit - 1`` (less than 2^32), independent of :func:`fraction` of the same."""
     return (((mixed(bits) >> np.uint64(32)) * limit.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
@@ -560,7 +547,7 @@ def _drawn(
     def written(numbers: npt.NDArray[np.int64]) -> Iterator[str]:
         bits = draws(key, numbers, len(words))
         picked = choices[words, below(bits, counts)]
-        picked[uniform(bits) >= augmentation.probability] = -1
+        picked[fraction(bits) >= augmentation.probability] = -1
         for line in picked.tolist():
             new = parts.copy()
             for word, choice in enumerate(line):

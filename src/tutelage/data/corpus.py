@@ -37,11 +37,11 @@ from tokenizers import Tokenizer
 
 import tutelage
 from tutelage.data.batches import Rows
+from tutelage.data.draws import hashed, uniform
 from tutelage.data.examples import Encoded
-from tutelage.data.masking import hashed, uniform
+from tutelage.data.tokenizers import load_tokenizer, tokenizer_fingerprint
 from tutelage.disk import write_text
 from tutelage.errors import TutelageError
-from tutelage.teachers.source import load_tokenizer, tokenizer_fingerprint
 
 Packing = Literal["pairs", "segments", "packed"]
 Split = Literal["sentences", "lines"]

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tutelage.data.draws import mixed
+
 Kind = Literal["classification", "regression", "multilabel", "tokens", "spans"]
 
 UNKNOWN = -1
@@ -240,14 +242,6 @@ class Encoded:
             targets=None if self.targets is None else self.targets[flat],
             windows=None if self.windows is None else Windows(self.windows.of[rows], self.windows.chars[flat]),
         )
-
-
-def mixed(x: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """Numbers to numbers as if at random, always the same (the finalizer of SplitMix64)."""
-    z = x.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(z ^ (z >> np.uint64(31)))
 
 
 def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:

@@ -16,22 +16,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tutelage.data.batches import Rows
-from tutelage.data.examples import UNASKED, UNKNOWN, Encoded, mixed
+from tutelage.data.draws import uniform
+from tutelage.data.examples import UNASKED, UNKNOWN, Encoded
 from tutelage.errors import TutelageError
-
-
-def hashed(*key: int | npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """64 bits for each combination of keys, as if drawn at random; arrays and integers (from 0) are broadcast."""
-    state = np.zeros(1, dtype=np.uint64)
-    for part in key:
-        state = mixed(state ^ np.asarray(part).astype(np.uint64))
-    return state
-
-
-def uniform(*key: int | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """A number in [0, 1) for each combination of keys (see :func:`hashed`)."""
-    return np.asarray((hashed(*key) >> np.uint64(11)) * 2.0**-53)
-
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

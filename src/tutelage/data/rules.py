@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tutelage.data.augmentation import below, draws, keys_of, uniform
+from tutelage.data.augmentation import below, draws, keys_of
+from tutelage.data.draws import fraction
 from tutelage.data.examples import Examples
 from tutelage.errors import TutelageError
 
@@ -157,10 +158,10 @@ def _rewritten(
     tags = lexicon.tags(words)
     totals = np.array([lexicon.count(tag) for tag in tags])
     bits = draws(key, turns, 3 + len(words))
-    is_ngram = uniform(bits[:, 0]) < rules.p_ngram
+    is_ngram = fraction(bits[:, 0]) < rules.p_ngram
     length = np.minimum(1 + below(bits[:, 1], np.array(LONGEST)), len(words))
     start = below(bits[:, 2], len(words) - length + 1)
-    chance, number = uniform(bits[:, 3:]), below(bits[:, 3:], totals)
+    chance, number = fraction(bits[:, 3:]), below(bits[:, 3:], totals)
     masked = chance < rules.p_mask
     swapped = ~masked & (chance < rules.p_mask + rules.p_pos) & (totals > 0)
     result: list[str | None] = []

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from tutelage.data.batches import Totals
-from tutelage.data.examples import mixed
+from tutelage.data.draws import mixed
 
 Count = Annotated[int, Field(ge=1)]
 Score = Literal["probability", "logit"]

@@ -37,6 +37,7 @@ from torch import Tensor
 
 import tutelage
 from tutelage.data.batches import Rows, pieces
+from tutelage.data.draws import hashes
 from tutelage.data.examples import Encoded
 from tutelage.disk import write_text
 from tutelage.errors import TutelageError
@@ -219,12 +220,6 @@ class Manifest(BaseModel):
         return sum(shard.bytes for shard in self.shards)
 
 
-def id_hashes(ids: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """64 bits for each id."""
-    digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
-    return np.frombuffer(digests, dtype="<u8")
-
-
 # ------------------------------------------------------------------------------------------------ values to bytes
 
 
@@ -381,10 +376,10 @@ class Store:
         Raises:
             TutelageError: for an example that the store lacks, or whose content is not what the teacher read.
         """
-        hashes = id_hashes(ids)
-        found = np.searchsorted(self.index["id"], hashes, sorter=self._order)
+        wanted = hashes(ids)
+        found = np.searchsorted(self.index["id"], wanted, sorter=self._order)
         rows = self._order[np.minimum(found, len(self._order) - 1)]
-        missing = np.flatnonzero(self.index["id"][rows] != hashes)
+        missing = np.flatnonzero(self.index["id"][rows] != wanted)
         if len(missing):
             raise TutelageError(
                 f"the store {self.name!r} knows nothing of {len(missing):,} of {len(ids):,} examples (the first is "
@@ -828,7 +823,7 @@ def compact(store: Store, folder: Path, scheme: Scheme, advance: Callable[[int],
 def index_of(ids: Sequence[str], encoded: Encoded) -> npt.NDArray[Any]:
     """``(examples,)``: by what a store knows these examples again."""
     index = np.empty(len(ids), dtype=INDEX)
-    index["id"], index["key"], index["length"] = id_hashes(ids), encoded.keys, encoded.lengths
+    index["id"], index["key"], index["length"] = hashes(ids), encoded.keys, encoded.lengths
     return index
 
 

@@ -45,9 +45,9 @@ def card(report: Report, language: str = "en") -> str:
         report=report,
         front_matter=Markup(_front_matter(report, language)),
         name=_name(report),
-        model=Markup(json.dumps(_folder(report["student"]["name"]))),
+        model=Markup(json.dumps(folder_name(report["student"]["name"]))),
         settings=Markup(PIPELINE_SETTINGS.get(report["kind"], "")),
-        teacher=_folder((report.get("teacher") or {}).get("name") or "a teacher"),
+        teacher=folder_name((report.get("teacher") or {}).get("name") or "a teacher"),
         entries=page.entries(report),
         who=page.names(report),
         metric=page.words(report["metric"]),
@@ -63,7 +63,7 @@ def _name(report: Report) -> str:
     return f"{_line(report['task'])}-{_line(report['method'])}"
 
 
-def _folder(name: str) -> str:
+def folder_name(name: str) -> str:
     """A relative path as it is; of an absolute one the last part, for a card is published and a home folder is not."""
     return Path(name).name if Path(name).is_absolute() else _line(name)
 

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from tutelage.report.card import markdown
+from tutelage.report.card import folder_name, markdown
 from tutelage.report.page import FORMATS, Report, count_text, facts, loss_charts, words
 
 USES = {
@@ -42,9 +42,11 @@ def card(report: Report) -> str:
     )
     environment.filters.update(FORMATS)
     folder = Path(report["student"]["name"]).parent.name
+    teacher = report["teacher"]
     return environment.get_template("general.md.jinja").render(
         report=report,
         name=folder,
+        teacher=folder_name(teacher["name"]) if teacher else None,
         auto=CLASSES[report["predicts"]],
         model=Markup(json.dumps(folder + "/student")),
         **_words(report),
@@ -59,7 +61,7 @@ def _words(report: Report) -> dict[str, Any]:
             what = words(name) if name == "perplexity" else f"loss of {words(name)}"
             rows.append({"name": f"{stage['name']}: {what}", "before": _value(before[name]), "after": _value(value)})
     tokens = sum(stage["tokens"] for stage in report["stages"])
-    teacher = f" from {report['teacher']['name']}" if report["teacher"] else " without a teacher"
+    teacher = " from its teacher" if report["teacher"] else " without a teacher"
     last = report["stages"][-1]["held_out"]
     fallen = ", ".join(
         f"{words(name)} {_value(last['before'][name])} to {_value(value)}" for name, value in last["after"].items()

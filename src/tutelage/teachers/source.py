@@ -7,13 +7,13 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy import AUTO, Head
+from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.students.build import load_config, load_model, resolve
 
@@ -139,27 +139,3 @@ def _weight_files(folder: Path) -> list[Path]:
 def _manifest_of(folder: Path) -> Path:
     """The manifest of the store to which a ``teacher/`` folder belongs."""
     return folder.parent / "manifest.json"
-
-
-def load_tokenizer(name: str) -> Any:
-    """A tokenizer from a folder or the hub.
-
-    Raises:
-        TutelageError: when there is none, or it cannot pad.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # a damaged file ends in whatever its reader raises
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TutelageError(f"cannot load the tokenizer of {name!r}: {reason}") from None
-    if tokenizer.pad_token_id is None:
-        raise TutelageError(f"the tokenizer of {name!r} has no padding token; set one and save it again")
-    return tokenizer
-
-
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A name for what a tokenizer does, whatever it was last asked to pad or cut."""
-    tree = json.loads(tokenizer.backend_tokenizer.to_str())
-    tree.pop("padding", None)
-    tree.pop("truncation", None)
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
