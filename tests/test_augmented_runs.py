@@ -86,8 +86,10 @@ def test_stages_read_what_they_name(teacher_folder: Path, words: Path, tmp_path:
     without = run(config_for(teacher_folder, tmp_path / "without", small(tinybert()), None), quiet=True)
     assert without["data"]["augmented"] == 0
     assert any("no candidates were given" in warning for warning in without["warnings"])
-    none = run(config_for(teacher_folder, tmp_path / "none", small(tinybert(ablation="no_da")), words), quiet=True)
+    none = run(config_for(teacher_folder, tmp_path / "none", small(tinybert(ablation="no_da")), None), quiet=True)
     assert not any("candidates" in warning for warning in none["warnings"])
+    with pytest.raises(TutelageError, match="no stage on augmented texts"):
+        run(config_for(teacher_folder, tmp_path / "never", small(tinybert(ablation="no_da")), words), quiet=True)
 
 
 def test_flipped_variants_are_left_out(teacher_folder: Path, words: Path, tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_every_ablation_leaves_out_what_its_row_says() -> None:
     assert texts("no_td") == ["augmented"] and texts("no_da") == ["train", "train"]
     assert texts("no_pred") == ["augmented", "train"]
     cola = tinybert("CoLA")
-    assert (cola.stages[1].epochs, cola.augmentation.variants, cola.max_length) == (50, 30, 64)
+    assert (cola.stages[1].epochs, cola.augmentation.variants, cola.longest) == (50, 30, 64)
     assert tinybert("mnli").stages[1].epochs == 10 and tinybert().stages[1].epochs == 20
     top = tinybert(mapping="top")
     assert all(term.layers == "top" for stage in top.stages[:2] for term in stage.objective[1:])

@@ -403,10 +403,16 @@ def test_the_vocabulary_is_the_most_frequent_words() -> None:
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     for size in (0, 4, 9, 100):
         vocabulary = word_tokenizer(iter(SOME), size, 16).get_vocab()
-        assert sorted(vocabulary, key=vocabulary.__getitem__) == SPECIAL + ranked[:size]
+        assert sorted(vocabulary, key=vocabulary.__getitem__) == [*SPECIAL, "[MASK]", *ranked[:size]]
     assert counts["a"] == counts["b"]  # there are ties
     again = word_tokenizer(reversed(SOME), 9, 16)
     assert again.get_vocab() == word_tokenizer(SOME, 9, 16).get_vocab()
+
+
+def test_a_teachers_mask_token_is_one_entry() -> None:
+    tokenizer = word_tokenizer([*SOME, "a <mask> b"], 100, 16, "<mask>")
+    assert tokenizer.mask_token == "<mask>" and "mask" not in word_tokenizer(["<mask>"], 9, 16, "<mask>").get_vocab()
+    assert tokenizer("a <mask>")["input_ids"][1] == tokenizer.mask_token_id
 
 
 def test_words_become_their_entries(tmp_path: Path) -> None:

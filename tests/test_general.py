@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import FILL, GOOD, tiny_model
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM
 
 from tutelage import api
 from tutelage.config import RunConfig, to_yaml
@@ -95,9 +95,17 @@ def test_tinybert_leaves_a_student_and_its_projections(scene: Path, tmp_path: Pa
     assert not (tmp_path / "run" / "checkpoint").exists() and not (tmp_path / "run" / "held_out.json").exists()
 
 
-def test_the_pooler_is_taught_when_asked(scene: Path, tmp_path: Path) -> None:
-    before = config_for(scene, tmp_path / "without", small(tinybert().model_copy(update={"student": STUDENT})))
-    after = config_for(scene, tmp_path / "with", small(tinybert(pooler=True).model_copy(update={"student": STUDENT})))
+def test_the_pooler_is_taught_when_asked(scene: Path, tmp_path: Path, tokenizer) -> None:
+    tiny_model().base_model.save_pretrained(scene / "pooled")
+    tokenizer.save_pretrained(scene / "pooled")
+    recipe = small(tinybert(pooler=True).model_copy(update={"student": STUDENT}))
+    with pytest.raises(TutelageError, match="lack the pooler"):
+        run(config_for(scene, tmp_path / "never", recipe), quiet=True)
+    assert not (tmp_path / "never").exists()
+    before = config_for(
+        scene, tmp_path / "without", small(tinybert().model_copy(update={"student": STUDENT})), "pooled"
+    )
+    after = config_for(scene, tmp_path / "with", recipe, "pooled")
     run(before, quiet=True)
     report = run(after, quiet=True)
     held = report["stages"][0]["held_out"]
@@ -214,11 +222,15 @@ def test_the_same_words_are_asked_again_in_evaluation_and_others_in_the_next_epo
     from tutelage.general import Drawn
 
     corpus = Corpus(scene / "corpus")
-    learnt, apart = corpus.split(10**6)
-    assert len(learnt.documents) + len(apart.documents) == len(corpus.documents) + 1
-    assert len(learnt.tokens) + len(apart.tokens) == len(corpus.tokens)
+    assert corpus.split(10**6) == (corpus, corpus)
+    learnt, apart = corpus.split(60)
     assert np.array_equal(np.concatenate([learnt.tokens, apart.tokens]), corpus.tokens)
+    assert 60 <= len(apart.tokens) < 60 + 12  # the longest sentence
     assert apart.sentences[0] == 0 and apart.sentences[-1] == len(apart.tokens)
+    for part in (learnt, apart):
+        assert len(part.documents) >= 3 and part.documents[0] == 0 and part.documents[-1] == len(part.sentences) - 1
+        assert (np.diff(part.documents) > 0).all()
+        part.epoch("pairs", 16, 0, 0)
     instances = Instances(packing="segments", length=24, masking=Masking())
     feed = Drawn(learnt, instances, "words", 0, types=True)
     rows = feed.rows(0)[:8]
@@ -226,6 +238,34 @@ def test_the_same_words_are_asked_again_in_evaluation_and_others_in_the_next_epo
     assert np.array_equal(once.tokens, again.tokens) and np.array_equal(once.targets, again.targets)
     later = feed.read(1, rows)
     assert len(later.tokens) != len(once.tokens) or not np.array_equal(once.targets, later.targets)
+
+
+def test_a_model_of_next_words_does_not_look_ahead(scene: Path, tmp_path: Path) -> None:
+    recipe = small(pretrain(Checkpoint(name=str(scene / "bare")), causal=True), epochs=6)
+    report = run(config_for(scene, tmp_path / "run", recipe, None), quiet=True)
+    held = report["stages"][0]["held_out"]
+    assert held["after"]["perplexity"] < held["before"]["perplexity"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student").eval()
+    ids = torch.randint(5, 40, (1, 9), generator=torch.Generator().manual_seed(0))
+    later = ids.clone()
+    later[0, 6:] = 7
+    with torch.no_grad():
+        one, other = model(input_ids=ids).logits, model(input_ids=later).logits
+    torch.testing.assert_close(one[:, :6], other[:, :6])
+    assert (one[:, 6:] - other[:, 6:]).abs().max() > 1e-3
+    fresh = Fresh(layers=1, hidden=16, heads=2, family="distilbert", like=str(scene / "bare"))
+    with pytest.raises(TutelageError, match="cannot learn the next word"):
+        run(config_for(scene, tmp_path / "never", small(pretrain(fresh, causal=True)), None), quiet=True)
+
+
+def test_a_run_folder_is_a_model(scene: Path, tmp_path: Path) -> None:
+    """The output of one run on a corpus is the start of another."""
+    recipe = small(pretrain(Checkpoint(name=str(scene / "bare"))), epochs=1)
+    run(config_for(scene, tmp_path / "first", recipe, None), quiet=True)
+    again = small(pretrain(Checkpoint(name=str(tmp_path / "first"))), epochs=1)
+    report = run(config_for(scene, tmp_path / "second", again, None), quiet=True)
+    first = json.loads((tmp_path / "first" / "report.json").read_text())
+    assert report["stages"][0]["held_out"]["before"] == pytest.approx(first["stages"][0]["held_out"]["after"])
 
 
 def test_a_killed_run_resumes_to_the_same_bits(scene: Path, tmp_path: Path) -> None:

@@ -103,11 +103,20 @@ def ablate(
     for arm in arms:
         if arm not in ARMS:
             raise TutelageError(f"there is no row {arm!r} in the tables; choose from {', '.join(ARMS)}")
+    if data.candidates is None:
+        raise TutelageError(
+            "without augmented texts every row is no_da; give --candidates FOLDER of `tutelage augment`"
+        )
     folder, students = Path(out), Path(general or f"{out}/general")
-    rows: dict[str, Row] = {}
-    metric, taught = "", 0.0
+    for arm in arms:  # a wrong setting ends here, not after the first stage
+        whole = recipe_of(arm, data.task, student)
+        for recipe in [whole.part("task"), *([] if arm == "no_gd" else [whole.part("general")])]:
+            _with(RunConfig(recipe=recipe), settings)
+    before = folder / "ablation.json"
+    found = Ablation.model_validate_json(before.read_text(encoding="utf-8")) if before.exists() else None
+    rows: dict[str, Row] = {} if found is None else dict(found.rows)
     for arm in arms:
-        scores, steps = {}, 0
+        scores = dict(rows[arm].scores) if arm in rows else {}
         for seed in seeds:
             start: Checkpoint | None = None
             if arm != "no_gd":
@@ -117,22 +126,24 @@ def ablate(
             recipe = recipe_of(arm, data.task, student).part("task")
             if start is not None:
                 recipe = recipe.model_copy(update={"student": start})
+            texts = data if any(stage.data == "augmented" for stage in recipe.stages) else None
             config = RunConfig(
                 recipe=recipe,
                 teacher=teacher,
-                data=data,
+                data=texts or data.model_copy(update={"candidates": None}),
                 out=str(folder / f"{arm}-{seed}"),
                 seed=seed,
                 baseline=False,
                 mixed_precision=mixed_precision,
             )
             report = _carry_out(config, settings, quiet)
-            metric, taught = report["metric"], report["teacher"]["score"]
             scores[seed] = next(iter(report["student"]["scores"].values()))
             steps = sum(stage["steps"] for stage in report["stages"])
-        rows[arm] = Row(arm=arm, scores=scores, steps=steps)
-        found = Ablation(task=str(data.task or data.train), metric=metric, teacher=taught, rows=rows)
-        write_text(folder / "ablation.json", found.model_dump_json(indent=1))
+            rows[arm] = Row(arm=arm, scores=dict(sorted(scores.items())), steps=steps)
+            taught = report["teacher"]["score"]
+            found = Ablation(task=str(data.task or data.train), metric=report["metric"], teacher=taught, rows=rows)
+            write_text(before, found.model_dump_json(indent=1))
+    assert found is not None
     return found
 
 
@@ -154,14 +165,18 @@ def general_student(
 
 
 def _carry_out(config: RunConfig, settings: Sequence[str], quiet: bool) -> dict[str, Any]:
-    config = with_settings(config, [setting for setting in settings if _concerns(setting, config)])
+    config = _with(config, settings)
     return run(config, resume=(Path(str(config.out)) / "config.yaml").exists(), quiet=quiet)
+
+
+def _with(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    return with_settings(config, [setting for setting in settings if _concerns(setting, config)])
 
 
 def _concerns(setting: str, config: RunConfig) -> bool:
     """Whether a run has the stage that a setting names (a setting of all stages is for those on the task)."""
     parts = setting.partition("=")[0].split(".")
     names = [stage.name for stage in config.recipe.stages]
-    if parts[0] != "stages" or parts[1] == "*":
+    if parts[0] != "stages" or len(parts) < 2 or parts[1] == "*":
         return names != ["general"]
     return parts[1] in names

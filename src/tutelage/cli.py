@@ -275,7 +275,7 @@ def ablate(
     general_teacher: Annotated[str, typer.Option(help="Pretrained teacher of the general stage.")],
     corpus: Corpus,
     out: Annotated[str, typer.Option(help="Folder of the runs; a stopped command goes on when it is repeated.")],
-    candidates: Annotated[str | None, typer.Option(help="Folder of `tutelage augment`.")] = None,
+    candidates: Annotated[str, typer.Option(help="Folder of `tutelage augment`.")],
     student: Annotated[str, typer.Option(help="Sizes.")] = "layers=4,hidden=312,intermediate=1200,heads=12",
     rows: Annotated[str | None, typer.Option(help="Only these rows: full,no_gd,no_attn")] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each row.")] = 3,

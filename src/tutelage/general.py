@@ -39,26 +39,35 @@ from tutelage.progress import Display, duration
 from tutelage.recipe import Instances, Stage
 from tutelage.report.general import card, page
 from tutelage.stages import Work, train_stages
-from tutelage.students.build import Copied, build
+from tutelage.students.build import Copied, build, resolve
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import checkpoint, loop
-from tutelage.workspace import new_accelerator, run_folder, save_student
+from tutelage.workspace import finish, new_accelerator, run_folder, save_student
 
 HELD_OUT = 256
 """Instances that are kept out of training, on which the losses are compared before and after."""
 HELD_OUT_TOKENS = 200_000
-"""At most so many tokens of a corpus (and a hundredth of it) are kept out of training, in whole documents."""
+"""A hundredth of a corpus, at most so many tokens, is kept out of training; of a small one two instances."""
+HELD_OUT_FILE = "held_out.json"
 
 
 class Drawn:
     """The feed of a stage on a corpus: instances are drawn by (seed, epoch, row), so nothing of them is ever saved."""
 
-    def __init__(self, corpus: Corpus, instances: Instances, head: Head, seed: int, *, types: bool) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        instances: Instances,
+        head: Head,
+        seed: int,
+        counts: npt.NDArray[np.int64] | None = None,
+        *,
+        types: bool,
+    ) -> None:
         self._corpus, self._instances, self._head, self._seed, self._types = corpus, instances, head, seed, types
         self._masker = None
         if instances.masking is not None:
-            counts = corpus.counts if instances.masking.smoothing else None
             self._masker = Masker(instances.masking, corpus.tokenizer, counts)
         self._planned: tuple[int, Epoch] | None = None
 
@@ -96,6 +105,8 @@ class Setup:
     feeds: list[Drawn]
     held_out: list[tuple[Rows, Encoded]]
     """For each stage the same instances, masked as they are in that stage, and their rows."""
+    kept_out: int
+    """Tokens of the corpus that no stage is trained on; none of a corpus of a few sentences."""
     losses: list[dict[str, dict[str, float]]] = field(default_factory=list)
     """On them, ``before`` and ``after`` each stage."""
 
@@ -137,8 +148,9 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
             write_text(folder / "student" / "README.md", card(report))
             write_text(folder / "report.html", page(report))
             write_text(finished, json.dumps(report, indent=1))
+            (folder / HELD_OUT_FILE).unlink(missing_ok=True)
             checkpoint.remove(folder / "checkpoint")
-        accelerator.end_training()
+        finish(accelerator)
     return report
 
 
@@ -156,13 +168,15 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Setup:
     if len(heads) > 1:
         raise TutelageError("one stage predicts masked words, another the next words; use one kind of model for a run")
     head: Head = heads.pop() if heads else "none"
-    teacher = None
+    teacher, spec = None, config.recipe.student
     if config.recipe.needs_teacher:
         if config.teacher is None:
             raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give --teacher MODEL")
-        asked = any(term.kind in ("soft_labels", "logits_mse") for stage in stages for term in stage.objective)
-        teacher = Source(config.teacher, head if asked else "none")
-    spec = config.recipe.student
+        soft = [
+            t for stage in stages for t in stage.objective if t.kind in ("soft_labels", "logits_mse") and t.weight > 0
+        ]
+        copied = isinstance(spec, Copied) and spec.source is None  # with the head, if the student needs one
+        teacher = Source(config.teacher, head if soft or copied else "none")
     source = None
     if teacher is not None:
         source = teacher.model if isinstance(spec, Copied) and spec.source is None else teacher.outline
@@ -176,7 +190,8 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Setup:
                 f"--tokenizer {name}"
             )
     feeds, held_out = [], []
-    learnt, apart = corpus.split(HELD_OUT_TOKENS)
+    longest = max(stage.data.length for stage in stages if isinstance(stage.data, Instances))
+    learnt, apart = corpus.split(min(HELD_OUT_TOKENS, max(corpus.manifest.tokens // 100, 2 * longest)))
     types = all(anatomy.has_token_types(c) for c in [student.config, *([teacher.config] if teacher else [])])
     for stage in stages:
         assert isinstance(stage.data, Instances)
@@ -190,25 +205,40 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Setup:
             raise TutelageError(
                 f"stage {stage.name!r} has data.length={stage.data.length}, beyond the model's {limit} positions"
             )
-        Objective(stage.objective, "tokens", anatomy.shape_of(student.config), teacher.shape if teacher else None)
-        feeds.append(Drawn(learnt, stage.data, head, config.seed, types=types))
-        unseen = Drawn(apart, stage.data, head, 0, types=types)
+        if (stage.pad_to or 0) > limit:
+            raise TutelageError(f"stage {stage.name!r} has pad_to={stage.pad_to}, beyond the model's {limit} positions")
+        shape = teacher.shape if teacher else None
+        objective = Objective(stage.objective, "tokens", anatomy.shape_of(student.config), shape)
+        if objective.teacher_needs.pooled and teacher is not None:
+            anatomy.pooler_of(student)
+            teacher.check_pooler()
+        counts = corpus.counts if stage.data.masking and stage.data.masking.smoothing else None
+        feeds.append(Drawn(learnt, stage.data, head, config.seed, counts, types=types))
+        unseen = Drawn(apart, stage.data, head, 0, counts, types=types)
         rows = unseen.rows(0)[:HELD_OUT]
         held_out.append((rows, unseen.read(0, rows)))
     tokenizer = fitted_tokenizer(corpus.tokenizer, student)
-    return Setup(config, corpus, head, teacher, student, tokenizer, feeds, held_out)
+    kept_out = 0 if apart is corpus else len(apart.tokens)
+    return Setup(config, corpus, head, teacher, student, tokenizer, feeds, held_out, kept_out)
 
 
 def _tokenizers(teacher: Source | None, named: str | None) -> list[tuple[str, Any]]:
     found = [] if teacher is None else [(teacher.name, teacher.tokenizer)]
-    return found if named is None else [*found, (named, load_tokenizer(named))]
+    return found if named is None else [*found, (named, load_tokenizer(resolve(named)))]
 
 
 def plan(setup: Setup, accelerator: Accelerator) -> str:
     """What will happen, in words: sizes, steps, operations, time."""
     config, about = setup.config, setup.corpus.manifest
     student = anatomy.shape_of(setup.student.config)
-    lines = [f"{config.recipe.title} on {about.tokens:,} tokens of {about.documents:,} documents ({config.corpus})"]
+    kept = (
+        f"{setup.kept_out:,} kept out"
+        if setup.kept_out
+        else "too few to keep any out: the losses reported are on learnt text"
+    )
+    lines = [
+        f"{config.recipe.title} on {about.tokens:,} tokens of {about.documents:,} documents ({config.corpus}), {kept}"
+    ]
     if setup.teacher is not None:
         size = speed.count_parameters(setup.teacher.outline) / 1e6
         lines.append(f"teacher  {setup.teacher.shape}, {size:.1f} M parameters")
@@ -277,9 +307,10 @@ def _train(
     setup: Setup, accelerator: Accelerator, display: Display, folder: Path, resumed: checkpoint.State | None
 ) -> list[loop.StageLog]:
     config = setup.config
-    path = folder / "held_out.json"
+    path = folder / HELD_OUT_FILE
     if resumed is not None and path.exists():
         setup.losses = json.loads(path.read_text(encoding="utf-8"))
+        setup.student.load_state_dict(resumed["student.safetensors"])
 
     def begin(index: int, logs: list[loop.StageLog]) -> Work:
         stage = config.recipe.stages[index]
@@ -293,6 +324,8 @@ def _train(
         measure = _measure(work, setup.held_out[index], accelerator)
         if len(setup.losses) <= index:
             setup.losses.append({"before": measure()})
+            if accelerator.is_main_process:
+                write_text(path, json.dumps(setup.losses))
         work.score = lambda: -sum(_remember(setup.losses[index], measure()).values())
         return work
 
@@ -300,9 +333,7 @@ def _train(
         save_student(setup.student, setup.tokenizer, folder, folder / "student", projections)
         write_text(path, json.dumps(setup.losses))
 
-    logs = train_stages(len(config.recipe.stages), begin, end, folder, accelerator, display, config.seed, resumed)
-    path.unlink(missing_ok=True)
-    return logs
+    return train_stages(len(config.recipe.stages), begin, end, folder, accelerator, display, config.seed, resumed)
 
 
 def _remember(losses: dict[str, dict[str, float]], now: dict[str, float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -277,7 +278,13 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
     learnt = data.train if data.unlabeled is None else data.train.join(data.unlabeled)
     every = whole if data.unlabeled is None else whole.join(data.unlabeled)
     names = {"train": learnt.ids}
-    if any(stage.data == "augmented" for stage in config.recipe.stages):
+    if all(stage.data != "augmented" for stage in config.recipe.stages):
+        if config.data.candidates is not None or config.data.drop_flipped:
+            raise TutelageError(
+                f"the method {config.recipe.method!r} has no stage on augmented texts; leave out --candidates and "
+                "data.drop_flipped"
+            )
+    else:
         more, of = _augmented(config, every, teacher, warnings)
         kept = set(learnt.ids)
         names["augmented"] = [
@@ -304,14 +311,16 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
     for stage in config.recipe.stages:
         if (stage.pad_to or 0) > limit:
             raise TutelageError(f"stage {stage.name!r} has pad_to={stage.pad_to}, beyond the model's {limit} positions")
-    limit = longest(data, config.data, min(limit, config.recipe.max_length or limit))
+    limit = longest(data, config.data, min(limit, config.recipe.longest or limit))
 
     def read(examples: Examples) -> Texts:
         ours = encoded_as(data.kind, examples, tokenizer, limit, config.data.stride)
         if teacher is None or tokenizer is teacher.tokenizer:
             return Texts(examples, ours, None)
-        theirs = fitted_tokenizer(teacher.tokenizer, teacher.outline)
-        return Texts(examples, ours, encoded_as(data.kind, examples, theirs, limit, config.data.stride))
+        fitted = fitted_tokenizer(teacher.tokenizer, teacher.outline)
+        theirs = encoded_as(data.kind, examples, fitted, limit, config.data.stride)
+        same = np.array_equal(ours.tokens, theirs.tokens) and np.array_equal(ours.offsets, theirs.offsets)
+        return Texts(examples, ours, None if same and _same_types(ours, theirs) else theirs)
 
     everything = read(every)
     row_of = {name: row for row, name in enumerate(every.ids)}
@@ -327,12 +336,10 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
             warnings.append(
                 f"{texts.student.truncated:,} {what} of {name} were longer than {limit} tokens and were cut"
             )
-    _check_alignment(config, train, teacher)
-    if config.teacher_store is not None and data.kind in ("tokens", "spans"):
-        raise TutelageError(
-            f"a store keeps one answer for each text, and the task {data.task!r} asks for one of every token; leave out "
-            "--teacher-store"
-        )
+    for texts in (train, selection, *dev.values()):
+        _check_alignment(config, texts, teacher)
+    if config.teacher_store is not None:
+        check_storable(data)
     setup = Setup(config, data, labels, teacher, new_student, student, tokenizer, parts, selection, dev, {}, warnings)
     if teacher is not None:
         asked = {name: (texts.examples.ids, texts.teacher or texts.student) for name, texts in dev.items()}
@@ -351,6 +358,19 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
             _drop_flipped(setup, accelerator, display)
         release_teacher(setup)
     return setup
+
+
+def check_storable(data: Data) -> None:
+    """See that a store can keep what is answered.
+
+    Raises:
+        TutelageError: when it is more than one answer for each text.
+    """
+    if data.kind in ("tokens", "spans"):
+        raise TutelageError(
+            f"a store keeps one answer for each text, and the task {data.task!r} asks for one of every token; teach it "
+            "without a store"
+        )
 
 
 def _augmented(
@@ -411,6 +431,12 @@ def taught(setup: Setup, part: str, accelerator: Accelerator, display: Display) 
     return setup.teacher_logits[part]
 
 
+def _same_types(one: Encoded, other: Encoded) -> bool:
+    if one.types is None or other.types is None:
+        return one.types is other.types
+    return np.array_equal(one.types, other.types)
+
+
 def ask_teacher(setup: Setup, accelerator: Accelerator, display: Display) -> None:
     """The teacher's predictions on dev, from the store where it has them.
 
@@ -434,7 +460,9 @@ def reading_of(config: RunConfig, examples: Examples, teacher: Source | None) ->
         return None
     limit = anatomy.UNLIMITED if teacher is None else anatomy.max_length(teacher.config)
     texts = chain(examples.texts, examples.pairs or ())
-    return Reading(word_tokenizer(texts, spec.words, config.data.max_length or limit), examples.pairs is not None)
+    mask = None if teacher is None else teacher.tokenizer.mask_token  # texts made by rules have the teacher's
+    tokenizer = word_tokenizer(texts, spec.words, config.data.max_length or limit, mask or "[MASK]")
+    return Reading(tokenizer, examples.pairs is not None)
 
 
 def outline(
@@ -548,6 +576,10 @@ def _check_objectives(config: RunConfig, data: Data, student: PreTrainedModel, t
                     f"stage {stage.name!r} reads {needs}, but a {asked.model_type} has logits alone; use a method on "
                     "predictions (kd, logits_mse)"
                 )
+        if objective.student_needs.pooled:
+            anatomy.pooler_of(student)
+        if objective.teacher_needs.pooled and teacher is not None:
+            anatomy.pooler_of(teacher.outline)
     if config.data.unlabeled is not None and all(stage.labels_only for stage in config.recipe.stages):
         raise TutelageError(
             f"the method {config.recipe.method!r} learns from labels alone and cannot use the unlabelled texts of "
@@ -652,10 +684,13 @@ def baseline_stage(config: RunConfig, steps: int) -> Stage:
 
 def inherit(objective: Objective, student: Student) -> int:
     """Let an objective start from the projections that a run on a corpus left beside this student; returns how many fit."""
-    if not isinstance(student, Checkpoint):
+    folder = (
+        Path(resolve(student.name)).parent if isinstance(student, Checkpoint) and Path(student.name).is_dir() else None
+    )
+    if folder is None or not (folder / "report.json").exists():
         return 0
-    path = Path(resolve(student.name)).parent / "projections.safetensors"
-    if not path.exists():
+    path = folder / "projections.safetensors"
+    if not path.exists() or not json.loads((folder / "report.json").read_text(encoding="utf-8")).get("general"):
         return 0
     ours, found = objective.projections.state_dict(), {}
     for name, tensor in load_file(path).items():

@@ -67,6 +67,8 @@ class Stage(BaseModel):
         kinds = [term.kind for term in self.objective]
         if len(set(kinds)) != len(kinds) or not kinds:
             raise ValueError(f"stage {self.name!r} needs each term once, and at least one; it has {kinds}")
+        if isinstance(self.data, Instances) and self.select == "best":
+            raise ValueError(f"stage {self.name!r} is on a corpus, where the last epoch is kept; set select=last")
         return self
 
     @property
@@ -101,8 +103,8 @@ class Recipe(BaseModel):
     paper: str
     student: Student
     augmentation: Annotated[Augmentation | Rules, Field(discriminator="kind")] | None = None
-    max_length: Annotated[int, Field(ge=8)] | None = None
-    """Longest input in tokens that the method takes of this task, unless the data say otherwise."""
+    longest: Annotated[int, Field(ge=8)] | None = None
+    """Longest input in tokens that the method takes of this task, unless ``data.max_length`` says otherwise."""
     stages: list[Stage]
 
     @model_validator(mode="after")

@@ -55,7 +55,7 @@ from tutelage.teachers.source import Source
 from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, predict
 from tutelage.training import checkpoint, loop
-from tutelage.workspace import new_accelerator, run_folder, save_student
+from tutelage.workspace import finish, new_accelerator, run_folder, save_student
 
 
 def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -67,11 +67,11 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
     Raises:
         TutelageError: for anything wrong with what was given; then nothing has been written.
     """
+    if config.tracker is not None and importlib.util.find_spec(config.tracker) is None:
+        raise TutelageError(f'the tracker {config.tracker!r} is not installed; pip install "tutelage[track]"')
     if all(isinstance(stage.data, Instances) for stage in config.recipe.stages):
         return general.run(config, resume=resume, quiet=quiet)
     began = time.perf_counter()
-    if config.tracker is not None and importlib.util.find_spec(config.tracker) is None:
-        raise TutelageError(f'the tracker {config.tracker!r} is not installed; pip install "tutelage[track]"')
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     accelerator = new_accelerator(config.mixed_precision, config.tracker, config.out)
@@ -101,7 +101,7 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
             write_text(folder / "report.html", page(report))
             write_text(finished, json.dumps(report, indent=1))
             checkpoint.remove(folder / "checkpoint")
-        accelerator.end_training()
+        finish(accelerator)
     return report
 
 

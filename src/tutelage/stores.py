@@ -17,7 +17,17 @@ from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Scheme, Store, check_place, compact
 from tutelage.objectives.mapping import half_up
 from tutelage.objectives.terms import Objective
-from tutelage.preflight import Setup, ask_teacher, feed_of, objectives_of, outline, planned_steps, prepare, typical
+from tutelage.preflight import (
+    Setup,
+    ask_teacher,
+    check_storable,
+    feed_of,
+    objectives_of,
+    outline,
+    planned_steps,
+    prepare,
+    typical,
+)
 from tutelage.progress import Display
 from tutelage.recipe import Recipe
 from tutelage.teacher_store import describe, kept, storable, verified
@@ -33,6 +43,7 @@ def write(config: RunConfig, whole: bool, *, quiet: bool = False) -> dict[str, A
     with display:
         setup = prepare(config, accelerator, display, sketch=True)
         assert setup.knowledge is not None and config.out is not None
+        check_storable(setup.data)
         check_place(Path(config.out))
         for warning in setup.warnings:
             display.say(f"note: {warning}")
@@ -64,6 +75,7 @@ def estimate(config: RunConfig, whole: bool) -> dict[str, Any]:
     transformers.logging.set_verbosity_error()
     setup = prepare(config, new_accelerator(), Display(quiet=True), sketch=True)
     assert setup.knowledge is not None and setup.teacher is not None
+    check_storable(setup.data)
     scheme, lengths = _scheme(setup, whole), setup.knowledge.encoded.lengths
     sizes = scheme.record_bytes(lengths)
     teacher = speed.flops(setup.teacher.outline, typical(setup.knowledge.encoded, setup.teacher.outline)(1))

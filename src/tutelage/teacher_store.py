@@ -32,11 +32,12 @@ def root() -> Path:
 
 
 def storable(objectives: Sequence[Objective]) -> Needs:
-    """What these stages need that a store can hold; one that needs queries, keys or padding runs its teacher anyway."""
+    """What these stages need that a store can hold; one that needs queries, keys, padding or the pooler runs its teacher anyway."""
     needs = Needs(logits=True)
     for objective in objectives:
-        if not objective.teacher_needs.attention and not objective.teacher_needs.padding:
-            needs |= objective.teacher_needs
+        theirs = objective.teacher_needs
+        if not theirs.attention and not theirs.padding and not theirs.pooled:
+            needs |= theirs
     return needs
 
 

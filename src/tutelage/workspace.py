@@ -42,6 +42,16 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
         raise TutelageError(f"mixed_precision={precision!r} does not work here ({reason}); use no or bf16") from None
 
 
+def finish(accelerator: Accelerator) -> None:
+    """The end of a run: trackers write what they have, and no process goes on before the report is written.
+
+    Not ``end_training``, which ends the process group too: another run may follow.
+    """
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.wait_for_everyone()
+
+
 def run_folder(config: RunConfig, resume: bool) -> Path:
     """The folder of a run: new, empty, or (to ``resume``) with the same run in it.
 

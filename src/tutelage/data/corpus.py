@@ -159,27 +159,30 @@ class Corpus:
                 raise TutelageError(f"the corpus {self.name!r} is damaged: {name} is not as it was written; {AGAIN}")
 
     def split(self, held_out: int) -> tuple[Corpus, Corpus]:
-        """All but the last documents, and these: ``held_out`` tokens of them, a hundredth of the corpus if that is less.
+        """All but the last sentences, and these: about ``held_out`` tokens, two sentences at least.
 
-        Both have two documents at least; a corpus of fewer than four is both parts.
+        The document in which the cut lies is one in both parts. Where the corpus has two documents each part has two at
+        least, that pairs can be made of. A corpus of which that would be half is both parts.
         """
-        documents = len(self.documents) - 1
-        ends = self.sentences[self.documents]
-        wanted = min(held_out, int(ends[-1] - ends[0]) // 100)
-        first = min(int(np.searchsorted(ends, ends[-1] - wanted, side="right")) - 1, documents - 2)
-        if first < 2:
+        total, last = len(self.tokens), len(self.sentences) - 1
+        first = min(int(np.searchsorted(self.sentences, total - held_out, side="right")) - 1, last - 2)
+        if first < 2 or 2 * held_out > total:
             return self, self
-        return self._documents(0, first), self._documents(first, documents)
+        parts = []
+        for start, stop in ((0, first), (first, last)):
+            inner = self.documents[(self.documents > start) & (self.documents < stop)]
+            if len(self.documents) > 2 and not len(inner):
+                inner = np.array([(start + stop) // 2])
+            parts.append(self._part(start, stop, np.concatenate([[start], inner, [stop]])))
+        return parts[0], parts[1]
 
-    def _documents(self, first: int, last: int) -> Corpus:
-        """The same corpus with these documents alone."""
+    def _part(self, start: int, stop: int, documents: Offsets) -> Corpus:
+        """The same corpus with the sentences from ``start`` to before ``stop``, in these documents."""
         part = copy.copy(self)
-        part.__dict__.pop("counts", None)
-        sentences = slice(self.documents[first], self.documents[last] + 1)
-        tokens = slice(self.sentences[sentences.start], self.sentences[sentences.stop - 1])
-        part.tokens = self.tokens[tokens]
-        part.documents = self.documents[first : last + 1] - sentences.start
-        part.sentences = self.sentences[sentences] - tokens.start if tokens.start else self.sentences[sentences]
+        first = self.sentences[start]
+        part.tokens = self.tokens[first : self.sentences[stop]]
+        part.sentences = self.sentences[start : stop + 1] - first if first else self.sentences[: stop + 1]
+        part.documents = documents - start
         return part
 
     def epoch(self, packing: Packing, length: int, seed: int, epoch: int) -> Epoch:

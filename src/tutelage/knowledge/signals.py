@@ -166,6 +166,8 @@ class Tap:
     def _see_embeddings(self, module: nn.Module, args: Any, output: Any) -> None:
         if 0 in self.needs.hidden:
             self._signals.hidden[0] = output
+        if self._stop_early and self.needs.top == 0:
+            raise _Enough
 
     def _see_layer(self, module: nn.Module, args: Any, output: Any) -> None:
         self._layer_calls += 1

@@ -107,6 +107,8 @@ class Scheme(BaseModel):
             return "queries and keys are not stored"
         if needs.padding:
             return "what the teacher says of padding is not stored"
+        if needs.pooled:
+            return "the pooled output is not stored"
         if needs.logits and not self.classes:
             return "it has no logits"
         for cut in sorted(needs.parts, key=str):

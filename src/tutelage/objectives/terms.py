@@ -465,6 +465,11 @@ class Objective(nn.Module):
         for term in self.terms:
             if teacher is None and not isinstance(term, HardLabels):
                 raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
+            if kind == "spans" and isinstance(term, SoftLabels) and term.reduction == "mean":
+                raise TutelageError(
+                    "reduction=mean averages over fixed classes, but a span is chosen among the tokens of its text; use "
+                    "reduction=batchmean"
+                )
             if kind == "spans" and isinstance(term, LogitsMSE):
                 raise TutelageError(
                     "logits_mse compares scores of fixed classes, but a span is chosen among the tokens of its text; use "

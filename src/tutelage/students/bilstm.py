@@ -30,8 +30,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from tutelage.errors import TutelageError
 
-SPECIAL = ["[PAD]", "[UNK]", "[SEP]", "[MASK]"]
-"""The first entries of a vocabulary, in this order."""
+SPECIAL = ("[PAD]", "[UNK]", "[SEP]")
+"""The first entries of a vocabulary, in this order; the mask token follows."""
 
 Vectors = Mapping[str, npt.ArrayLike] | tuple[Sequence[str], npt.NDArray[np.floating[Any]]]
 """Word vectors: by word, or the words and an array ``(words, width)``."""
@@ -262,25 +262,26 @@ def _table(vocabulary: dict[str, int], width: int, vectors: Vectors) -> Tensor:
     return table
 
 
-def word_tokenizer(texts: Iterable[str], size: int, max_length: int) -> PreTrainedTokenizerFast:
+def word_tokenizer(texts: Iterable[str], size: int, max_length: int, mask: str = "[MASK]") -> PreTrainedTokenizerFast:
     """A tokenizer of whole words: the ``size`` most frequent of ``texts``, of equally frequent ones the first by spelling.
 
     Texts are cut as BERT's are before it cuts words into pieces: in lower case, without accents, at spaces and around
     punctuation. A text becomes ``text [SEP]``, a pair ``text [SEP] pair [SEP]`` with the token types 0 and 1. The ids
-    begin with [PAD] = 0, [UNK], [SEP] and [MASK], which are not counted in ``size``; written in a text, each is the one
+    begin with [PAD] = 0, [UNK], [SEP] and ``mask``, which are not counted in ``size``; written in a text, each is the one
     entry of that name.
     """
+    special = [*SPECIAL, mask]
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordLevelTrainer(vocab_size=size + len(SPECIAL), special_tokens=SPECIAL, show_progress=False)
-    tokenizer.train_from_iterator(map(_without_special, texts), trainer)
+    trainer = trainers.WordLevelTrainer(vocab_size=size + len(special), special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator((_without(special, text) for text in texts), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A:0 [SEP]:0",
         pair="$A:0 [SEP]:0 $B:1 [SEP]:1",
         special_tokens=[("[SEP]", SPECIAL.index("[SEP]"))],
     )
-    names = {f"{name[1:-1].lower()}_token": name for name in SPECIAL}
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "sep_token": "[SEP]", "mask_token": mask}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=max_length,
@@ -289,8 +290,8 @@ def word_tokenizer(texts: Iterable[str], size: int, max_length: int) -> PreTrain
     )
 
 
-def _without_special(text: str) -> str:
+def _without(special: list[str], text: str) -> str:
     # The trainer does not know them in a text: [MASK] would make the words "[", "mask" and "]" frequent.
-    for name in SPECIAL:
+    for name in special:
         text = text.replace(name, " ")
     return text

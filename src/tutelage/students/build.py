@@ -185,7 +185,10 @@ def load_model(name: str, head: Head = "classes", **settings: Any) -> tuple[PreT
     Raises:
         TutelageError: when there is no such checkpoint, or it is of an unknown family.
     """
-    load_config(name)
+    config = load_config(name)
+    replaced = bool(settings)
+    if head == "next_words":
+        settings = {**settings, "is_decoder": as_decoder(config).is_decoder}
     try:
         model, info = AUTO[head].from_pretrained(
             name,
@@ -193,7 +196,7 @@ def load_model(name: str, head: Head = "classes", **settings: Any) -> tuple[PreT
             dtype=torch.float32,
             output_loading_info=True,
             # A head of another task is replaced, on purpose, where the caller says which labels there are.
-            ignore_mismatched_sizes=bool(settings),
+            ignore_mismatched_sizes=replaced,
             **settings,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -386,8 +389,25 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "
         config.layer_types = (kinds * student.layers)[: student.layers]
     for key, value in labels.items():
         setattr(config, key, value)
+    if head == "next_words":
+        as_decoder(config)
     model: PreTrainedModel = AUTO[head].from_config(config, dtype=torch.float32)
     return model.eval()
+
+
+def as_decoder(config: Any) -> Any:
+    """The configuration, changed so that no token sees a later one: else a model of next words would see the answer.
+
+    Raises:
+        TutelageError: for a family that cannot.
+    """
+    if config.model_type not in ("bert", "roberta", "electra"):
+        raise TutelageError(
+            f"a {config.model_type} sees later tokens and cannot learn the next word; use masked words, or a bert, roberta "
+            "or electra"
+        )
+    config.is_decoder = True
+    return config
 
 
 def _plain_config(model_type: str, like: Any) -> Any:

@@ -15,7 +15,7 @@ from tutelage import anatomy
 from tutelage.anatomy import AUTO, Head
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
-from tutelage.students.build import load_config, load_model, resolve
+from tutelage.students.build import as_decoder, load_config, load_model, resolve
 
 HEADS = {
     "classes": "classification head",
@@ -23,6 +23,7 @@ HEADS = {
     "spans": "head for questions",
     "words": "masked-language-model head",
     "next_words": "language-model head",
+    "none": "encoder that fits its configuration",
 }
 """What a head is called."""
 
@@ -41,6 +42,7 @@ class Source:
         self.config = load_config(self._path)
         self.tokenizer = load_tokenizer(self._path)
         self._model: PreTrainedModel | None = None
+        self._no_pooler = False
 
     @property
     def shape(self) -> anatomy.Shape:
@@ -57,7 +59,10 @@ class Source:
             if not self.has_weights:
                 raise TutelageError(self.without_weights)
             model, missing = load_model(self._path, self._head)
-            if missing and self._head != "none":
+            made_up = [name for name in missing if "pooler" in name] if self._head == "none" else []
+            self._no_pooler = bool(made_up)
+            missing = [name for name in missing if name not in made_up]
+            if missing:
                 raise TutelageError(
                     f"the teacher {self.name!r} has no {HEADS[self._head]} (its weights lack {missing[0]}); "
                     + (
@@ -68,6 +73,18 @@ class Source:
                 )
             self._model = model
         return self._model
+
+    def check_pooler(self) -> None:
+        """See that there is a pooler to learn from.
+
+        Raises:
+            TutelageError: when the model has none, or its weights lack it.
+        """
+        anatomy.pooler_of(self.model)
+        if self._no_pooler:
+            raise TutelageError(
+                f"the weights of {self.name!r} lack the pooler, which the objective pooled compares; leave it out"
+            )
 
     @property
     def has_weights(self) -> bool:
@@ -104,6 +121,8 @@ class Source:
     def _untrained(self) -> PreTrainedModel:
         # from_config writes into the configuration that it is given
         config = copy.deepcopy(self.config)
+        if self._head == "next_words":
+            as_decoder(config)
         model: PreTrainedModel = AUTO[self._head].from_config(config, dtype=torch.float32)
         return model.eval()
 

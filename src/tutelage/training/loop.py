@@ -28,6 +28,7 @@ from typing import cast
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -222,9 +223,12 @@ def train(
         if score is not None:
             optimizer.catch_up()
             value = score()
+            if accelerator.num_processes > 1:
+                # Rounding may differ between processes, and all must keep the same epoch and stop together.
+                value = float(broadcast(torch.tensor(value, device=device)))
             log.scores.append([epoch, value])
             without_better += 1
-            if log.best is None or value > log.best["score"]:
+            if stage.select == "best" and (log.best is None or value > log.best["score"]):
                 log.best, without_better = {"epoch": epoch, "score": value}, 0
                 best = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
         tell(lr, value)
