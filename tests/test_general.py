@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,8 @@ def scene(tmp_path_factory, tokenizer) -> Path:
     (root / "text.txt").write_text("\n\n".join(documents))
     build([str(root / "text.txt")], root / "corpus", tokenizer, split="lines")
     torch.manual_seed(0)
-    masked = BertForMaskedLM(tiny_model().config)
+    # Without dropout, of which two processes draw another than one.
+    masked = BertForMaskedLM(tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).config)
     for name, model in (("masked", masked), ("bare", masked.bert)):
         model.save_pretrained(root / name)
         tokenizer.save_pretrained(root / name)
@@ -298,6 +300,36 @@ def test_a_killed_run_resumes_to_the_same_bits(scene: Path, tmp_path: Path) -> N
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
     reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "cut")]
     assert reports[0]["stages"][0]["held_out"] == reports[1]["stages"][0]["held_out"]
+
+
+def test_two_processes_give_the_single_processes_student_and_go_on_to_a_second_run(scene: Path, tmp_path: Path) -> None:
+    recipe = small(distilbert_general(layers=2), epochs=1)
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tutelage.config import from_yaml\n"
+        "from tutelage.runs import run\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "for path in sys.argv[1:]: run(from_yaml(Path(path)), quiet=True)\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    single = run(config_for(scene, tmp_path / "single", recipe, "masked"), quiet=True)
+    paths = []
+    for name in ("two", "again"):
+        paths.append(str(tmp_path / f"{name}.yaml"))
+        Path(paths[-1]).write_text(to_yaml(config_for(scene, tmp_path / name, recipe, "masked")))
+    launcher = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
+    command = [sys.executable, "-m", *launcher, str(tmp_path / "script.py"), *paths]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = load_file(tmp_path / "single" / "student" / "model.safetensors")
+    for name in ("two", "again"):
+        other = load_file(tmp_path / name / "student" / "model.safetensors")
+        for key, tensor in one.items():
+            torch.testing.assert_close(tensor, other[key], atol=2e-4, rtol=1e-3)
+        report = json.loads((tmp_path / name / "report.json").read_text())
+        held = [stage["held_out"]["after"]["hard_labels"] for stage in (report["stages"][0], single["stages"][0])]
+        assert held[0] == pytest.approx(held[1], rel=1e-3)
 
 
 def test_mistakes_end_in_one_line(scene: Path, tmp_path: Path, tokenizer) -> None:
