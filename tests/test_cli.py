@@ -44,6 +44,43 @@ def distill_words(root: Path, out: Path, **more: str | None) -> list[str]:
     return ["distill", *words, "--no-baseline", "--set", "stages.*.epochs=1"]
 
 
+def test_from_raw_text_to_a_student(teacher_folder: Path, tmp_path: Path, tokenizer) -> None:
+    """The commands of docs/general.md and docs/augmentation.md, one after the other."""
+    texts = [line.partition(",")[0] for line in (teacher_folder / "train.csv").read_text().splitlines()[1:]]
+    (tmp_path / "text.txt").write_text("\n\n".join("\n".join(texts[i : i + 4]) for i in range(0, 400, 4)))
+    tiny_model().base_model.save_pretrained(tmp_path / "body")
+    tokenizer.save_pretrained(tmp_path / "body")
+    sizes = "layers=2,hidden=16,heads=4,intermediate=24"
+    short = ["--set", "data.length=24", "--set", "stages.*.max_steps=3", "--set", "batch_size=8"]
+
+    def done(*words: str | Path) -> dict:
+        code, out, error = invoke(*words, "--json")
+        assert code == 0, error
+        return json.loads(out)
+
+    corpus, body = tmp_path / "corpus", tmp_path / "body"
+    built = done("corpus", "build", tmp_path / "text.txt", "--split", "lines", "--tokenizer", body, "--out", corpus)
+    assert built == done("corpus", "inspect", corpus) and built["documents"] == 100
+    done("pretrain", "--model", body, "--corpus", corpus, "--out", tmp_path / "words", *short)
+    words = ("--stage", "general", "--method", "tinybert", "--teacher", body, "--corpus", corpus, "--student", sizes)
+    general = done("distill", *words, "--out", tmp_path / "general", *short)
+    assert general["general"] and general["stages"][0]["steps"] == 3
+    files = ("--train", teacher_folder / "train.csv")
+    done("augment", "--proposer", tmp_path / "words", *files, "--unfiltered", "--out", tmp_path / "candidates")
+    report = done(
+        *distill_words(teacher_folder, tmp_path / "run", method="tinybert", student=str(tmp_path / "general")),
+        "--candidates",
+        tmp_path / "candidates",
+        "--set",
+        "augmentation.variants=2",
+    )
+    assert report["data"]["augmented"] > 100
+    code, out, _ = invoke("distill", *words, "--out", tmp_path / "again", *short)
+    assert code == 0 and "attention_scores" in out
+    code, out, _ = invoke("methods")
+    assert code == 0 and "bilstm" in out
+
+
 def test_distil_then_evaluate_then_repeat(teacher_folder: Path, tmp_path: Path) -> None:
     code, out, _ = invoke(*distill_words(teacher_folder, tmp_path / "a"), "--json")
     assert code == 0
