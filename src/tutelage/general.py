@@ -39,11 +39,11 @@ from tutelage.progress import Display, duration
 from tutelage.recipe import Instances, Stage
 from tutelage.report.general import card, page
 from tutelage.stages import Work, train_stages
-from tutelage.students.build import Copied, build, resolve
+from tutelage.students.build import Copied, build, origin_of, resolve
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import checkpoint, loop
-from tutelage.workspace import finish, new_accelerator, run_folder, save_student
+from tutelage.workspace import environment, finish, new_accelerator, run_folder, save_student
 
 HELD_OUT = 256
 """Instances that are kept out of training, on which the losses are compared before and after."""
@@ -181,9 +181,7 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Setup:
     if teacher is not None:
         source = teacher.model if isinstance(spec, Copied) and spec.source is None else teacher.outline
     student = build(spec, source, {}, config.seed, head=head).to(accelerator.device)
-    origin = {"checkpoint": "name", "copied": "source", "fresh": "like"}.get(spec.init)
-    named: str | None = getattr(spec, origin) if origin else None
-    for name, tokenizer in _tokenizers(teacher, named):
+    for name, tokenizer in _tokenizers(teacher, origin_of(spec)):
         if tokenizer_fingerprint(tokenizer) != corpus.manifest.tokenizer_fingerprint:
             raise TutelageError(
                 f"the corpus {config.corpus!r} was built with another tokenizer than {name!r}'s; build one with "
@@ -270,10 +268,11 @@ def step_flops(setup: Setup, stage: Stage) -> float:
     The head counts at the places asked only.
     """
     assert isinstance(stage.data, Instances)
-    length = float(setup.feeds[0].lengths(0).mean())
+    index = setup.config.recipe.stages.index(stage)
+    length = float(setup.feeds[index].lengths(0).mean())
     objective = objective_of(setup, stage)
     ours = speed.encoder_flops(anatomy.shape_of(setup.student.config), length)
-    asked = setup.held_out[0][1].asked.mean() if setup.head != "none" else 0.0
+    asked = setup.held_out[index][1].asked.mean() if setup.head != "none" else 0.0
     word = 2.0 * setup.student.config.vocab_size
     ours += asked * word * anatomy.shape_of(setup.student.config).hidden if objective.student_needs.logits else 0.0
     if setup.teacher is None or not objective.teacher_needs:
@@ -362,7 +361,10 @@ def _measure(work: Work, held_out: tuple[Rows, Encoded], accelerator: Accelerato
 
 def _report(setup: Setup, accelerator: Accelerator, folder: Path, logs: list[loop.StageLog]) -> dict[str, Any]:
     config, corpus = setup.config, setup.corpus
-    losses = [{when: {**values, **_perplexity(values)} for when, values in stage.items()} for stage in setup.losses]
+    losses = [
+        {when: {**values, **_perplexity(stage, values)} for when, values in held.items()}
+        for stage, held in zip(config.recipe.stages, setup.losses, strict=True)
+    ]
     teacher = None
     if setup.teacher is not None:
         size = speed.count_parameters(setup.teacher.outline)
@@ -393,17 +395,12 @@ def _report(setup: Setup, accelerator: Accelerator, folder: Path, logs: list[loo
             for log, held, stage in zip(logs, losses, config.recipe.stages, strict=True)
             if isinstance(stage.data, Instances)
         ],
-        "environment": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "device": str(accelerator.device.type),
-            "threads": torch.get_num_threads(),
-            "precision": {"no": "fp32"}.get(config.mixed_precision, config.mixed_precision),
-        },
+        "environment": environment(accelerator, config.mixed_precision),
         "seed": config.seed,
     }
 
 
-def _perplexity(losses: dict[str, float]) -> dict[str, float]:
-    """Of the words asked, where they are among the losses (at weight 1)."""
-    return {"perplexity": math.exp(losses["hard_labels"])} if set(losses) == {"hard_labels"} else {}
+def _perplexity(stage: Stage, losses: dict[str, float]) -> dict[str, float]:
+    """Of the words asked, where they are among the losses."""
+    weights = {term.kind: term.weight for term in stage.objective}
+    return {"perplexity": math.exp(losses["hard_labels"] / weights["hard_labels"])} if "hard_labels" in losses else {}

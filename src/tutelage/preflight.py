@@ -43,7 +43,7 @@ from tutelage.objectives.terms import HardLabels, Objective
 from tutelage.progress import Display, duration
 from tutelage.recipe import Stage
 from tutelage.students.bilstm import word_tokenizer
-from tutelage.students.build import BiLSTM, Checkpoint, Copied, Pruned, Reading, Student, build, resolve
+from tutelage.students.build import BiLSTM, Checkpoint, Copied, Pruned, Reading, Student, build, origin_of, resolve
 from tutelage.students.pruned import Scores, importance
 from tutelage.teacher_store import Knowledge, storable, verified
 from tutelage.teachers.source import Source
@@ -295,8 +295,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
     reading = reading_of(config, every, teacher)
     new_student = _student_maker(config, data, teacher, labels, accelerator, reading)
     student = outline(config.recipe.student, teacher, labels, HEADS[data.kind], reading) if sketch else new_student()
-    own = {"checkpoint": "name", "copied": "source", "fresh": "like"}.get(config.recipe.student.init)
-    origin: str | None = getattr(config.recipe.student, own) if own else None
+    origin = origin_of(config.recipe.student)
     if reading is not None:
         tokenizer = reading.tokenizer
     else:

@@ -55,7 +55,7 @@ from tutelage.teachers.source import Source
 from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, predict
 from tutelage.training import checkpoint, loop
-from tutelage.workspace import finish, new_accelerator, run_folder, save_student
+from tutelage.workspace import environment, finish, new_accelerator, run_folder, save_student
 
 
 def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -292,13 +292,7 @@ def _report(
         "student_layers": student_shape.layers,
         "stages": [vars(log) for log in logs],
         "warnings": setup.warnings,
-        "environment": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "device": str(accelerator.device.type),
-            "threads": torch.get_num_threads(),
-            "precision": {"no": "fp32"}.get(config.mixed_precision, config.mixed_precision),
-        },
+        "environment": environment(accelerator, config.mixed_precision),
         "seed": config.seed,
     }
 

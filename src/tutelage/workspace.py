@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
@@ -40,6 +42,17 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise TutelageError(f"mixed_precision={precision!r} does not work here ({reason}); use no or bf16") from None
+
+
+def environment(accelerator: Accelerator, precision: str) -> dict[str, Any]:
+    """For the report: what a run was computed with."""
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": str(accelerator.device.type),
+        "threads": torch.get_num_threads(),
+        "precision": {"no": "fp32"}.get(precision, precision),
+    }
 
 
 def finish(accelerator: Accelerator) -> None:

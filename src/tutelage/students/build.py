@@ -427,6 +427,13 @@ def _plain_config(model_type: str, like: Any) -> Any:
     )
 
 
+def origin_of(student: Student) -> str | None:
+    """The checkpoint that a student comes from, or is like, if one is named: its tokenizer is the student's."""
+    place = {"checkpoint": "name", "copied": "source", "fresh": "like"}.get(student.init)
+    name: str | None = getattr(student, place) if place else None
+    return name
+
+
 def resolve(path: str) -> str:
     """A model's folder: the path itself, or ``student/`` in it if it is the folder of a run."""
     inside = Path(path) / "student"
