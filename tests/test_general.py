@@ -119,6 +119,22 @@ def test_the_pooler_is_taught_when_asked(scene: Path, tmp_path: Path, tokenizer)
     assert not torch.equal(moved["with"], moved["without"])
 
 
+@pytest.mark.parametrize("family", ["roberta", "electra"])
+def test_other_families_read_pairs(family: str, scene: Path, tmp_path: Path, tokenizer) -> None:
+    """With token types or without, as long as both models are alike."""
+    tiny_model(family).base_model.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    recipe = small(tinybert().model_copy(update={"student": STUDENT}), epochs=2)
+    config = config_for(scene, tmp_path / "run", recipe, None)
+    report = run(config.model_copy(update={"teacher": str(tmp_path / "teacher")}), quiet=True)
+    held = report["stages"][0]["held_out"]
+    assert all(held["after"][term] < held["before"][term] for term in held["after"])
+    other = recipe.model_copy(update={"student": STUDENT.model_copy(update={"family": "distilbert"})})
+    if family == "electra":
+        with pytest.raises(TutelageError, match="tell apart in different ways"):
+            run(config_for(scene, tmp_path / "never", other, "bare"), quiet=True)
+
+
 def test_task_distillation_inherits_student_and_projections(
     scene: Path, teacher_folder: Path, tmp_path: Path, capsys
 ) -> None:

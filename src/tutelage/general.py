@@ -190,13 +190,14 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Setup:
     feeds, held_out = [], []
     longest = max(stage.data.length for stage in stages if isinstance(stage.data, Instances))
     learnt, apart = corpus.split(min(HELD_OUT_TOKENS, max(corpus.manifest.tokens // 100, 2 * longest)))
-    types = all(anatomy.has_token_types(c) for c in [student.config, *([teacher.config] if teacher else [])])
+    typed = {anatomy.has_token_types(c) for c in [student.config, *([teacher.config] if teacher else [])]}
+    types = typed == {True}
     for stage in stages:
         assert isinstance(stage.data, Instances)
-        if stage.data.packing == "pairs" and not types:
+        if stage.data.packing == "pairs" and len(typed) > 1:
             raise TutelageError(
-                f"stage {stage.name!r} reads pairs, but a {student.config.model_type} does not tell two texts apart; use "
-                "--set data.packing=segments"
+                f"stage {stage.name!r} reads pairs, which teacher and student tell apart in different ways (one by token "
+                "types); use --set data.packing=segments"
             )
         limit = min(anatomy.max_length(c) for c in [student.config, *([teacher.config] if teacher else [])])
         if stage.data.length > limit:
