@@ -54,6 +54,7 @@ Whole = Annotated[
 StoreMethod = Annotated[str, typer.Option(help="Keep what this method needs: one of `tutelage methods`.")]
 StoreStudent = Annotated[str | None, typer.Option(help="The student, as for distill; its depth decides the layers.")]
 Corpus = Annotated[str, typer.Option(help="Folder of `tutelage corpus build`.")]
+Words = Annotated[str | None, typer.Option("--candidates", help="Folder of `tutelage augment`, for augmented texts.")]
 Tracker = Annotated[str | None, typer.Option(help="tensorboard, trackio, wandb or mlflow.")]
 
 
@@ -164,7 +165,7 @@ def distill(
         ),
     ] = None,
     corpus: Annotated[str | None, typer.Option(help="Folder of `tutelage corpus build`, for --stage general.")] = None,
-    candidates: Annotated[str | None, typer.Option(help="Folder of `tutelage augment`, for augmented texts.")] = None,
+    candidates: Words = None,
     task: Task = None,
     data_dir: DataDir = None,
     train: Train = None,
@@ -602,6 +603,7 @@ def store_write(
     unlabeled: Annotated[str | None, typer.Option(help="File of text without labels, stored too.")] = None,
     max_train: MaxTrain = None,
     max_length: MaxLength = None,
+    candidates: Words = None,
     allow_weak_teacher: Annotated[bool, typer.Option("--allow-weak-teacher", help="Go on at chance level.")] = False,
     mixed_precision: Precision = "no",
     settings: Settings = None,
@@ -620,6 +622,7 @@ def store_write(
         allow_weak_teacher=allow_weak_teacher,
         mixed_precision=mixed_precision,
         settings=settings or [],
+        candidates=candidates,
         quiet=as_json,
         **_data(task, data_dir, train, dev, text, text_pair, label, kind, unlabeled, max_train, max_length),
     )
@@ -647,6 +650,7 @@ def store_plan(
     unlabeled: Annotated[str | None, typer.Option(help="File of text without labels, stored too.")] = None,
     max_train: MaxTrain = None,
     max_length: MaxLength = None,
+    candidates: Words = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
@@ -660,6 +664,7 @@ def store_plan(
         whole=whole,
         dtype=dtype,
         settings=settings or [],
+        candidates=candidates,
         **_data(task, data_dir, train, dev, text, text_pair, label, kind, unlabeled, max_train, max_length),
     )
     _list(result, as_json)
