@@ -126,11 +126,11 @@ def ablate(
             recipe = recipe_of(arm, data.task, student).part("task")
             if start is not None:
                 recipe = recipe.model_copy(update={"student": start})
-            texts = data if any(stage.data == "augmented" for stage in recipe.stages) else None
+            words = data.candidates if any(stage.data == "augmented" for stage in recipe.stages) else None
             config = RunConfig(
                 recipe=recipe,
                 teacher=teacher,
-                data=texts or data.model_copy(update={"candidates": None}),
+                data=data.model_copy(update={"candidates": words}),
                 out=str(folder / f"{arm}-{seed}"),
                 seed=seed,
                 baseline=False,

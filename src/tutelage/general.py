@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import transformers
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -21,7 +20,7 @@ from transformers import PreTrainedModel
 import tutelage
 from tutelage import anatomy
 from tutelage.anatomy import Head
-from tutelage.config import RunConfig, to_yaml
+from tutelage.config import RunConfig
 from tutelage.data import batches
 from tutelage.data.batches import Rows
 from tutelage.data.corpus import Corpus, Epoch
@@ -32,9 +31,8 @@ from tutelage.disk import write_text
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.knowledge.signals import Signals
-from tutelage.objectives.mapping import picture
 from tutelage.objectives.terms import Objective
-from tutelage.preflight import fitted_tokenizer
+from tutelage.preflight import fitted_tokenizer, mapping_lines, planned_steps
 from tutelage.progress import Display, duration
 from tutelage.recipe import Instances, Stage
 from tutelage.report.general import card, page
@@ -43,7 +41,7 @@ from tutelage.students.build import Copied, build, origin_of, resolve
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import checkpoint, loop
-from tutelage.workspace import environment, finish, new_accelerator, run_folder, save_student
+from tutelage.workspace import environment, finish, opened, save_student, spent, write_down
 
 HELD_OUT = 256
 """Instances that are kept out of training, on which the losses are compared before and after."""
@@ -121,33 +119,21 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
         TutelageError: for anything wrong with what was given; then nothing has been written.
     """
     began = time.perf_counter()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    accelerator = new_accelerator(config.mixed_precision, config.tracker, config.out)
-    display = Display(quiet or not accelerator.is_main_process)
-    folder = run_folder(config, resume)
-    finished = folder / "report.json"
-    if resume and finished.exists():
-        display.say(f"{folder} is finished already")
-        report: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+    accelerator, display, folder, report = opened(config, resume, quiet)
+    if report is not None:
         return report
     with display:
         setup = prepare(config, accelerator)
         display.say(plan(setup, accelerator))
         resumed = checkpoint.load(folder / "checkpoint") if resume else None
-        if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / "config.yaml", to_yaml(config))
-        if config.tracker:
-            accelerator.init_trackers("tutelage", config={"config": to_yaml(config)})
+        write_down(config, accelerator, folder)
         logs = _train(setup, accelerator, display, folder, resumed)
         report = _report(setup, accelerator, folder, logs)
-        before = 0.0 if resumed is None else resumed["seconds_before"]
-        report["seconds"] = before + time.perf_counter() - began
+        report["seconds"] = spent(began, resumed)
         if accelerator.is_main_process:
             write_text(folder / "student" / "README.md", card(report))
             write_text(folder / "report.html", page(report))
-            write_text(finished, json.dumps(report, indent=1))
+            write_text(folder / "report.json", json.dumps(report, indent=1))
             (folder / HELD_OUT_FILE).unlink(missing_ok=True)
             checkpoint.remove(folder / "checkpoint")
         finish(accelerator)
@@ -246,7 +232,7 @@ def plan(setup: Setup, accelerator: Accelerator) -> str:
     for stage, feed in zip(config.recipe.stages, setup.feeds, strict=True):
         assert isinstance(stage.data, Instances)
         lengths = feed.lengths(0)
-        steps = min(stage.epochs * -(-len(lengths) // stage.batch_size), stage.max_steps or 2**62)
+        steps = planned_steps(stage, feed)
         objective = objective_of(setup, stage)
         flops = stage.batch_size * step_flops(setup, stage)
         seconds += steps * flops / _rate(setup, stage, accelerator)
@@ -255,10 +241,8 @@ def plan(setup: Setup, accelerator: Accelerator) -> str:
             f"{flops / 1e9:.1f} GFLOP; reads {objective.student_needs} of the student and {objective.teacher_needs} of the "
             "teacher"
         )
-        for term, mapped in zip(objective.terms, objective.mapped, strict=True):
-            if mapped and setup.teacher is not None:
-                drawing = picture(mapped, student.layers, setup.teacher.shape.layers).split("\n")
-                lines += [f"  {term.kind}", *(f"  {line}" for line in drawing)]
+        if setup.teacher is not None:
+            lines += mapping_lines(objective, student, setup.teacher.shape)
     lines.append(f"expected time on this machine: about {duration(seconds)}")
     return "\n".join(lines)
 

@@ -750,17 +750,23 @@ def plan(setup: Setup) -> str:
         taken = inherit(objective, config.recipe.student)
         if taken:
             lines.append(f"  starts from {taken} projections of {config.recipe.student.name}")  # type: ignore[union-attr]
-        for term, mapped in zip(objective.terms, objective.mapped, strict=True):
-            if mapped and teacher is not None:
-                lines += [
-                    f"  {term.kind}",
-                    *(f"  {line}" for line in picture(mapped, student.layers, teacher.layers).split("\n")),
-                ]
+        if teacher is not None:
+            lines += mapping_lines(objective, student, teacher)
     if wants_baseline(config):
         lines.append("then the same student without the teacher, for as many steps (--no-baseline skips it)")
     lines.append(f"expected time on this machine: about {duration(seconds)}, the baseline not counted")
     lines += [f"note: {warning}" for warning in setup.warnings]
     return "\n".join(lines)
+
+
+def mapping_lines(objective: Objective, student: anatomy.Shape, teacher: anatomy.Shape) -> list[str]:
+    """For each term that compares layers a picture of which teaches which."""
+    lines = []
+    for term, mapped in zip(objective.terms, objective.mapped, strict=True):
+        if mapped:
+            drawing = picture(mapped, student.layers, teacher.layers).split("\n")
+            lines += [f"  {term.kind}", *(f"  {line}" for line in drawing)]
+    return lines
 
 
 def _store_lines(setup: Setup) -> list[str]:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 import tutelage
 from tutelage import anatomy, general
-from tutelage.config import DataConfig, RunConfig, to_yaml
+from tutelage.config import DataConfig, RunConfig
 from tutelage.disk import write_text
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
@@ -55,7 +55,7 @@ from tutelage.teachers.source import Source
 from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, predict
 from tutelage.training import checkpoint, loop
-from tutelage.workspace import environment, finish, new_accelerator, run_folder, save_student
+from tutelage.workspace import environment, finish, new_accelerator, opened, save_student, spent, write_down
 
 
 def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -72,43 +72,26 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
     if all(isinstance(stage.data, Instances) for stage in config.recipe.stages):
         return general.run(config, resume=resume, quiet=quiet)
     began = time.perf_counter()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    accelerator = new_accelerator(config.mixed_precision, config.tracker, config.out)
-    display = Display(quiet or not accelerator.is_main_process)
-    folder = run_folder(config, resume)
-    finished = folder / "report.json"
-    if resume and finished.exists():
-        display.say(f"{folder} is finished already")
-        report: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+    accelerator, display, folder, report = opened(config, resume, quiet)
+    if report is not None:
         return report
     with display:
         setup = prepare(config, accelerator, display)
         display.say(plan(setup))
         resumed = checkpoint.load(folder / "checkpoint") if resume else None
-        if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / "config.yaml", to_yaml(config))
-        if config.tracker:
-            accelerator.init_trackers("tutelage", config={"config": to_yaml(config)})
+        write_down(config, accelerator, folder)
         _write_store(setup, accelerator, display)
         logs, baseline = _train(setup, accelerator, display, folder, resumed)
         report = _report(setup, accelerator, display, folder, logs, baseline)
-        report["seconds"] = sum(log.seconds for log in logs) + (time.perf_counter() - began - _spent(logs, resumed))
+        report["seconds"] = spent(began, resumed)
         if accelerator.is_main_process:
             model_folder = _model_folder(config, folder)
             write_text(model_folder / "README.md", card(report))
             write_text(folder / "report.html", page(report))
-            write_text(finished, json.dumps(report, indent=1))
+            write_text(folder / "report.json", json.dumps(report, indent=1))
             checkpoint.remove(folder / "checkpoint")
         finish(accelerator)
     return report
-
-
-def _spent(logs: list[loop.StageLog], resumed: checkpoint.State | None) -> float:
-    """Seconds of training in this process: those of an interrupted one are in the logs but not on this clock."""
-    before = 0.0 if resumed is None else resumed["seconds_before"]
-    return sum(log.seconds for log in logs) - before
 
 
 def _model_folder(config: RunConfig, folder: Path) -> Path:

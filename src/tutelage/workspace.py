@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage.config import RunConfig, to_yaml
+from tutelage.disk import write_text
 from tutelage.errors import TutelageError
+from tutelage.progress import Display
+from tutelage.training.checkpoint import State
 
 
 def new_accelerator(precision: str = "no", tracker: str | None = None, folder: str | None = None) -> Accelerator:
@@ -42,6 +47,40 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise TutelageError(f"mixed_precision={precision!r} does not work here ({reason}); use no or bf16") from None
+
+
+def opened(config: RunConfig, resume: bool, quiet: bool) -> tuple[Accelerator, Display, Path, dict[str, Any] | None]:
+    """What a run computes on, shows itself on and writes into; and its report, if it was finished before.
+
+    Raises:
+        TutelageError: as :func:`new_accelerator` and :func:`run_folder`.
+    """
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    accelerator = new_accelerator(config.mixed_precision, config.tracker, config.out)
+    display = Display(quiet or not accelerator.is_main_process)
+    folder = run_folder(config, resume)
+    finished = folder / "report.json"
+    report = None
+    if resume and finished.exists():
+        display.say(f"{folder} is finished already")
+        report = json.loads(finished.read_text(encoding="utf-8"))
+    return accelerator, display, folder, report
+
+
+def write_down(config: RunConfig, accelerator: Accelerator, folder: Path) -> None:
+    """The run's settings, into its folder and to its trackers: from here on the run has begun."""
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.yaml", to_yaml(config))
+    if config.tracker:
+        accelerator.init_trackers("tutelage", config={"config": to_yaml(config)})
+
+
+def spent(began: float, resumed: State | None) -> float:
+    """Seconds of the whole run: since ``began``, on this process's clock, and before it was interrupted."""
+    before: float = 0.0 if resumed is None else resumed["seconds_before"]
+    return before + time.perf_counter() - began
 
 
 def environment(accelerator: Accelerator, precision: str) -> dict[str, Any]:

@@ -185,9 +185,9 @@ def step_batches(
 
 def _answers(step: Encoded, rows: Rows, mask: Tensor) -> tuple[Tensor, Tensor | None]:
     """Labels and places of what is asked, as in :class:`Batch`."""
+    if step.targets is None:
+        return torch.zeros(0) if step.labels is None else torch.from_numpy(step.labels[rows]), None
     part = step.take(rows)
-    if part.targets is None:
-        return torch.zeros(0) if part.labels is None else torch.from_numpy(part.labels), None
     asked = asked_places(part, mask)
     targets = part.targets if part.windows is None else part.labels
     assert targets is not None
