@@ -74,6 +74,8 @@ class Family:
     """One set of layer weights, run many times (ALBERT): there is nothing to choose when layers are copied."""
     first_layer_differs: bool = False
     """The first layer lacks a part that the others have (ModernBERT's attention norm): it can only stay first."""
+    causal: bool = False
+    """No token ever sees a later one; the others are made so for a model of next words (``is_decoder``)."""
     derived: str | None = None
     """The ``init`` that makes one, of a family of our own: there is no new one by the family's name."""
 
@@ -160,6 +162,26 @@ FAMILIES: dict[str, Family] = {
         word_head=("head", "decoder"),
         first_layer_differs=True,
     ),
+    "gpt2": Family(
+        embeddings="wte",
+        embedding_output=("drop",),
+        layers="h",
+        pooler=None,
+        query="attn.c_attn",
+        key="attn.c_attn",
+        value="attn.c_attn",
+        attention_output="attn.c_proj",
+        attention_norm="ln_1",
+        ffn_up="mlp.c_fc",
+        ffn_down="mlp.c_proj",
+        ffn_norm="ln_2",
+        word_head=("lm_head",),
+        depth="n_layer",
+        hidden="n_embd",
+        heads="n_head",
+        intermediate="n_inner",
+        causal=True,
+    ),
     "pruned_bert": Family(
         **{
             **vars(_BERT),
@@ -217,7 +239,8 @@ def shape_of(config: Any) -> Shape:
         layers=getattr(config, family.depth),
         hidden=getattr(config, family.hidden),
         heads=getattr(config, family.heads),
-        intermediate=getattr(config, family.intermediate),
+        # GPT-2's n_inner may be left out.
+        intermediate=getattr(config, family.intermediate) or 4 * getattr(config, family.hidden),
         vocabulary=config.vocab_size,
     )
 

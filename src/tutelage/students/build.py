@@ -188,7 +188,8 @@ def load_model(name: str, head: Head = "classes", **settings: Any) -> tuple[PreT
     config = load_config(name)
     replaced = bool(settings)
     if head == "next_words":
-        settings = {**settings, "is_decoder": as_decoder(config).is_decoder}
+        if not anatomy.family_of(as_decoder(config)).causal:
+            settings = {**settings, "is_decoder": True}
     try:
         model, info = AUTO[head].from_pretrained(
             name,
@@ -401,10 +402,12 @@ def as_decoder(config: Any) -> Any:
     Raises:
         TutelageError: for a family that cannot.
     """
+    if anatomy.family_of(config).causal:
+        return config
     if config.model_type not in ("bert", "roberta", "electra"):
         raise TutelageError(
-            f"a {config.model_type} sees later tokens and cannot learn the next word; use masked words, or a bert, roberta "
-            "or electra"
+            f"a {config.model_type} sees later tokens and cannot learn the next word; use masked words, or a gpt2, bert, "
+            "roberta or electra"
         )
     config.is_decoder = True
     return config
