@@ -51,6 +51,8 @@ class Family:
     embeddings: str
     embedding_output: tuple[str, ...]
     """The module whose output is ``hidden_states[0]``: the first of these that the model has."""
+    embedding_sum: str
+    """The module that is given the sum of all embeddings of a token."""
     layers: str
     pooler: str | None
 
@@ -74,6 +76,10 @@ class Family:
     """One set of layer weights, run many times (ALBERT): there is nothing to choose when layers are copied."""
     first_layer_differs: bool = False
     """The first layer lacks a part that the others have (ModernBERT's attention norm): it can only stay first."""
+    final_norm: str | None = None
+    """The norm after the last layer, where layers begin with theirs."""
+    rigid: str | None = None
+    """Why the widths of such a model cannot be mixed and cut, if they cannot."""
     causal: bool = False
     """No token ever sees a later one; the others are made so for a model of next words (``is_decoder``)."""
     derived: str | None = None
@@ -83,6 +89,7 @@ class Family:
 _BERT = Family(
     embeddings="embeddings.word_embeddings",
     embedding_output=("embeddings",),
+    embedding_sum="embeddings.LayerNorm",
     layers="encoder.layer",
     pooler="pooler",
     query="attention.self.query",
@@ -109,11 +116,13 @@ FAMILIES: dict[str, Family] = {
             "embedding_output": ("embeddings_project", "embeddings"),
             "pooler": None,
             "word_head": ("generator_predictions", "generator_lm_head"),
+            "rigid": "its embedding table has a width of its own",
         }
     ),
     "distilbert": Family(
         embeddings="embeddings.word_embeddings",
         embedding_output=("embeddings",),
+        embedding_sum="embeddings.LayerNorm",
         layers="transformer.layer",
         pooler=None,
         query="attention.q_lin",
@@ -133,6 +142,7 @@ FAMILIES: dict[str, Family] = {
     "albert": Family(
         embeddings="embeddings.word_embeddings",
         embedding_output=("encoder.embedding_hidden_mapping_in",),
+        embedding_sum="embeddings.LayerNorm",
         layers="encoder.albert_layer_groups",
         pooler="pooler",
         query="albert_layers.0.attention.query",
@@ -145,10 +155,12 @@ FAMILIES: dict[str, Family] = {
         ffn_norm="albert_layers.0.full_layer_layer_norm",
         word_head=("predictions",),
         shared=True,
+        rigid="its embedding table has a width of its own",
     ),
     "modernbert": Family(
         embeddings="embeddings.tok_embeddings",
         embedding_output=("embeddings",),
+        embedding_sum="embeddings.norm",
         layers="layers",
         pooler=None,
         query="attn.Wqkv",
@@ -160,11 +172,14 @@ FAMILIES: dict[str, Family] = {
         ffn_down="mlp.Wo",
         ffn_norm="mlp_norm",
         word_head=("head", "decoder"),
+        final_norm="final_norm",
         first_layer_differs=True,
+        rigid="rotary positions bind the coordinates of a head in pairs, and its feed-forward is gated",
     ),
     "gpt2": Family(
         embeddings="wte",
         embedding_output=("drop",),
+        embedding_sum="drop",
         layers="h",
         pooler=None,
         query="attn.c_attn",
@@ -176,6 +191,7 @@ FAMILIES: dict[str, Family] = {
         ffn_down="mlp.c_proj",
         ffn_norm="ln_2",
         word_head=("lm_head",),
+        final_norm="ln_f",
         depth="n_layer",
         hidden="n_embd",
         heads="n_head",
@@ -187,6 +203,7 @@ FAMILIES: dict[str, Family] = {
             **vars(_BERT),
             "embeddings": "embeddings.word_embeddings.table",
             "heads": "kept_heads",
+            "rigid": "it was cut before",
             "derived": "pruned",
         }
     ),
@@ -194,6 +211,8 @@ FAMILIES: dict[str, Family] = {
         embeddings="embeddings",
         **dict.fromkeys(_LAYERED, ""),  # type: ignore[arg-type]
         embedding_output=(),
+        embedding_sum="",
+        rigid="it has no layers of attention",
         pooler=None,
         word_head=(),
         derived="bilstm",
@@ -284,6 +303,14 @@ def word_embeddings_of(model: PreTrainedModel) -> nn.Embedding:
     table = base_of(model).get_submodule(family_of(model.config).embeddings)
     assert isinstance(table, nn.Embedding)
     return table
+
+
+def head_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The matrices and norms between the base model and its answers, by name, in the order in which they are used."""
+    base = base_of(model)
+    inside = {id(module) for module in base.modules()}
+    kinds = (nn.Linear, nn.LayerNorm)
+    return {name: m for name, m in model.named_modules() if isinstance(m, kinds) and id(m) not in inside}
 
 
 def head_of(model: PreTrainedModel) -> Head:

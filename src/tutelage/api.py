@@ -32,7 +32,7 @@ from tutelage.progress import Display
 from tutelage.recipe import Recipe
 from tutelage.runs import evaluate as evaluate_model
 from tutelage.runs import run
-from tutelage.students.build import Checkpoint, Fresh, Student, parse, resolve
+from tutelage.students.build import Checkpoint, Fresh, Inherited, Student, parse, resolve
 from tutelage.teachers.source import Source
 from tutelage.workspace import new_accelerator
 
@@ -305,7 +305,8 @@ def _recipe(
     recipe = method_recipe(method, task, without) if isinstance(method, str) else method
     if student is None:
         return recipe
-    return recipe.model_copy(update={"student": parse(student) if isinstance(student, str) else student})
+    usual = recipe.student.init if isinstance(recipe.student, Inherited) else None
+    return recipe.model_copy(update={"student": parse(student, usual) if isinstance(student, str) else student})
 
 
 def write_store(

@@ -32,12 +32,13 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.terms import Objective
-from tutelage.preflight import fitted_tokenizer, mapping_lines, planned_steps
+from tutelage.preflight import fitted_tokenizer, forgetting_line, mapping_lines, planned_steps
 from tutelage.progress import Display, duration
 from tutelage.recipe import Instances, Stage
 from tutelage.report.general import card, page
-from tutelage.stages import Work, train_stages
-from tutelage.students.build import Copied, build, origin_of, resolve
+from tutelage.stages import Work, inherited, train_stages
+from tutelage.students import compactors
+from tutelage.students.build import build, origin_of, resolve, takes_from_teacher
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import checkpoint, loop
@@ -155,17 +156,17 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Setup:
         raise TutelageError("one stage predicts masked words, another the next words; use one kind of model for a run")
     head: Head = heads.pop() if heads else "none"
     teacher, spec = None, config.recipe.student
-    if config.recipe.needs_teacher:
-        if config.teacher is None:
-            raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give --teacher MODEL")
+    if config.teacher is None and config.recipe.needs_teacher:
+        raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give --teacher MODEL")
+    if config.teacher is not None:
         soft = [
             t for stage in stages for t in stage.objective if t.kind in ("soft_labels", "logits_mse") and t.weight > 0
         ]
-        copied = isinstance(spec, Copied) and spec.source is None  # with the head, if the student needs one
-        teacher = Source(config.teacher, head if soft or copied else "none")
+        taken = takes_from_teacher(spec)  # with the head, if the student needs one
+        teacher = Source(config.teacher, head if soft or taken else "none")
     source = None
     if teacher is not None:
-        source = teacher.model if isinstance(spec, Copied) and spec.source is None else teacher.outline
+        source = teacher.model if takes_from_teacher(spec) else teacher.outline
     student = build(spec, source, {}, config.seed, head=head).to(accelerator.device)
     for name, tokenizer in _tokenizers(teacher, origin_of(spec)):
         if tokenizer_fingerprint(tokenizer) != corpus.manifest.tokenizer_fingerprint:
@@ -215,7 +216,8 @@ def _tokenizers(teacher: Source | None, named: str | None) -> list[tuple[str, An
 def plan(setup: Setup, accelerator: Accelerator) -> str:
     """What will happen, in words: sizes, steps, operations, time."""
     config, about = setup.config, setup.corpus.manifest
-    student = anatomy.shape_of(setup.student.config)
+    network = compactors.as_merged(setup.student)
+    student = anatomy.shape_of(network.config)
     kept = (
         f"{setup.kept_out:,} kept out"
         if setup.kept_out
@@ -227,7 +229,7 @@ def plan(setup: Setup, accelerator: Accelerator) -> str:
     if setup.teacher is not None:
         size = speed.count_parameters(setup.teacher.outline) / 1e6
         lines.append(f"teacher  {setup.teacher.shape}, {size:.1f} M parameters")
-    lines.append(f"student  {student}, {speed.count_parameters(setup.student) / 1e6:.1f} M parameters")
+    lines.append(f"student  {student}, {speed.count_parameters(network) / 1e6:.1f} M parameters")
     seconds = 0.0
     for stage, feed in zip(config.recipe.stages, setup.feeds, strict=True):
         assert isinstance(stage.data, Instances)
@@ -241,9 +243,13 @@ def plan(setup: Setup, accelerator: Accelerator) -> str:
             f"{flops / 1e9:.1f} GFLOP; reads {objective.student_needs} of the student and {objective.teacher_needs} of the "
             "teacher"
         )
+        if stage.forgetting is not None:
+            lines.append(forgetting_line(setup.student, stage.forgetting, steps))
         if setup.teacher is not None:
             lines += mapping_lines(objective, student, setup.teacher.shape)
     lines.append(f"expected time on this machine: about {duration(seconds)}")
+    word = compactors.advice(setup.student)
+    lines += [f"note: {word}"] if word else []
     return "\n".join(lines)
 
 
@@ -256,10 +262,11 @@ def step_flops(setup: Setup, stage: Stage) -> float:
     index = setup.config.recipe.stages.index(stage)
     length = float(setup.feeds[index].lengths(0).mean())
     objective = objective_of(setup, stage)
-    ours = speed.encoder_flops(anatomy.shape_of(setup.student.config), length)
+    shape = anatomy.shape_of(compactors.config_of(setup.student))
+    ours = speed.encoder_flops(shape, length)
     asked = setup.held_out[index][1].asked.mean() if setup.head != "none" else 0.0
     word = 2.0 * setup.student.config.vocab_size
-    ours += asked * word * anatomy.shape_of(setup.student.config).hidden if objective.student_needs.logits else 0.0
+    ours += asked * word * shape.hidden if objective.student_needs.logits else 0.0
     if setup.teacher is None or not objective.teacher_needs:
         return 3 * ours
     theirs, needs = setup.teacher.shape, objective.teacher_needs
@@ -273,18 +280,18 @@ def _rate(setup: Setup, stage: Stage, accelerator: Accelerator) -> float:
     assert isinstance(stage.data, Instances)
     inputs = batches.padded(setup.held_out[0][1], np.arange(min(8, len(setup.held_out[0][0]))))
     inputs = {name: value.to(accelerator.device) for name, value in inputs.items()}
-    base = anatomy.base_of(setup.student)
+    base = anatomy.base_of(compactors.as_merged(setup.student).to(accelerator.device))
     with accelerator.autocast():
         trial = speed.latencies({"student": base}, {"student": lambda count: inputs}, batch_sizes=(1,), repeats=3)
     tokens = inputs["input_ids"].numel()
-    per_token = speed.encoder_flops(anatomy.shape_of(setup.student.config), stage.data.length) / stage.data.length
+    per_token = speed.encoder_flops(anatomy.shape_of(base.config), stage.data.length) / stage.data.length
     return tokens * per_token / (trial["student"]["1"] / 1000)
 
 
 def objective_of(setup: Setup, stage: Stage) -> Objective:
     """What a stage teaches."""
     teacher = None if setup.teacher is None else setup.teacher.shape
-    return Objective(stage.objective, "tokens", anatomy.shape_of(setup.student.config), teacher)
+    return Objective(stage.objective, "tokens", anatomy.shape_of(compactors.config_of(setup.student)), teacher)
 
 
 def _train(
@@ -380,6 +387,7 @@ def _report(setup: Setup, accelerator: Accelerator, folder: Path, logs: list[loo
             for log, held, stage in zip(logs, losses, config.recipe.stages, strict=True)
             if isinstance(stage.data, Instances)
         ],
+        "inherited": inherited(folder),
         "environment": environment(accelerator, config.mixed_precision),
         "seed": config.seed,
     }

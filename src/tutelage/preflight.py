@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.anatomy import Head
+from tutelage.anatomy import AUTO, Head
 from tutelage.config import DataConfig, RunConfig
 from tutelage.data import batches
 from tutelage.data.augmentation import Candidates, variants
@@ -42,12 +42,27 @@ from tutelage.objectives.mapping import picture
 from tutelage.objectives.terms import HardLabels, Objective
 from tutelage.progress import Display, duration
 from tutelage.recipe import Stage
+from tutelage.students import compactors
 from tutelage.students.bilstm import word_tokenizer
-from tutelage.students.build import BiLSTM, Checkpoint, Copied, Pruned, Reading, Student, build, origin_of, resolve
+from tutelage.students.build import (
+    BiLSTM,
+    Checkpoint,
+    Inherited,
+    Pruned,
+    Reading,
+    Sliced,
+    Student,
+    build,
+    load_config,
+    origin_of,
+    resolve,
+    takes_from_teacher,
+)
 from tutelage.students.pruned import Scores, importance
 from tutelage.teacher_store import Knowledge, storable, verified
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predict
+from tutelage.training.forgetting import Forgetter, Forgetting
 
 
 @dataclass
@@ -83,8 +98,8 @@ class Setup:
     data: Data
     labels: dict[str, Any]
     teacher: Source | None
-    new_student: Callable[[], PreTrainedModel]
-    """Makes the student as it is before training."""
+    new_student: Callable[[bool], PreTrainedModel]
+    """Makes the student as it is before training; or (for True) what is trained without the teacher beside it."""
     student: PreTrainedModel
     tokenizer: Any
     parts: dict[str, Texts]
@@ -294,7 +309,9 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         every = every.join(more)
     reading = reading_of(config, every, teacher)
     new_student = _student_maker(config, data, teacher, labels, accelerator, reading)
-    student = outline(config.recipe.student, teacher, labels, HEADS[data.kind], reading) if sketch else new_student()
+    student = (
+        outline(config.recipe.student, teacher, labels, HEADS[data.kind], reading) if sketch else new_student(False)
+    )
     origin = origin_of(config.recipe.student)
     if reading is not None:
         tokenizer = reading.tokenizer
@@ -302,6 +319,8 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         assert teacher is not None or origin is not None  # other students cannot be built without one
         tokenizer = teacher.tokenizer if teacher and origin is None else load_tokenizer(resolve(str(origin)))
     tokenizer = fitted_tokenizer(tokenizer, student)
+    word = compactors.advice(student)
+    warnings += [word] if word else []
     _check_objectives(config, data, student, teacher)
     assert data.selection is not None
     limit = min(anatomy.max_length(c) for c in [student.config, *([teacher.config] if teacher else [])])
@@ -478,6 +497,10 @@ def outline(
         return [(torch.zeros(shape.heads), torch.zeros(shape.intermediate))] * shape.layers
 
     with torch.device("meta"):
+        if isinstance(student, Inherited | Sliced):
+            source = load_config(resolve(student.source)) if student.source else teacher.config if teacher else None
+            if source is not None:
+                return AUTO[head].from_config(compactors.narrowed(student, source)).eval()
         return build(student, None if teacher is None else teacher.outline, labels, 0, any_scores, head, reading)
 
 
@@ -488,8 +511,8 @@ def _student_maker(
     labels: dict[str, Any],
     accelerator: Accelerator,
     reading: Reading | None,
-) -> Callable[[], PreTrainedModel]:
-    """A function that builds the student, each time the same; importance is computed once."""
+) -> Callable[[bool], PreTrainedModel]:
+    """A function that builds the student or its baseline, each time the same; importance is computed once."""
     spec = config.recipe.student
     known: list[Scores] = []
 
@@ -503,10 +526,10 @@ def _student_maker(
             known.append(importance(model, (_with_labels(tokens, labelled, rows, model) for rows in steps), data.kind))
         return known[0]
 
-    def make() -> PreTrainedModel:
-        from_teacher = isinstance(spec, Pruned) or (isinstance(spec, Copied) and spec.source is None)
-        source = None if teacher is None else teacher.model if from_teacher else teacher.outline
-        return build(spec, source, labels, config.seed, scores, HEADS[data.kind], reading)
+    def make(baseline: bool) -> PreTrainedModel:
+        source = None if teacher is None else teacher.model if takes_from_teacher(spec) else teacher.outline
+        made = spec.sliced() if baseline and isinstance(spec, Inherited) else spec
+        return build(made, source, labels, config.seed, scores, HEADS[data.kind], reading)
 
     return make
 
@@ -521,7 +544,7 @@ def _with_labels(
 
 def objectives_of(setup: Setup) -> list[Objective]:
     """Those of all stages."""
-    student = anatomy.shape_of(setup.student.config)
+    student = anatomy.shape_of(compactors.config_of(setup.student))
     teacher = None if setup.teacher is None else setup.teacher.shape
     return [Objective(stage.objective, setup.data.kind, student, teacher) for stage in setup.config.recipe.stages]
 
@@ -714,10 +737,11 @@ def planned_steps(stage: Stage, feed: Feed) -> int:
 def plan(setup: Setup) -> str:
     """What will happen, in words: sizes, what is read from whom, the mapping as a picture, cost."""
     config, data = setup.config, setup.data
-    student, teacher = anatomy.shape_of(setup.student.config), None if setup.teacher is None else setup.teacher.shape
+    network = compactors.as_merged(setup.student).to(setup.student.device)
+    student, teacher = anatomy.shape_of(network.config), None if setup.teacher is None else setup.teacher.shape
     lengths = setup.train.student.lengths
     inputs = typical(setup.train.student, setup.student)
-    student_flops = speed.flops(setup.student, inputs(1))
+    student_flops = speed.flops(network, inputs(1))
     lines = [
         f"{config.recipe.title} on {data.task}: {len(data.train):,} labelled"
         + (f" + {len(data.unlabeled):,} unlabelled" if data.unlabeled else "")
@@ -731,9 +755,9 @@ def plan(setup: Setup) -> str:
         teacher_flops = speed.flops(outline, typical(read, outline)(1))
         lines.append(f"teacher  {teacher}, {speed.count_parameters(outline) / 1e6:.1f} M parameters")
         lines += _store_lines(setup)
-    lines.append(f"student  {student}, {speed.count_parameters(setup.student) / 1e6:.1f} M parameters")
+    lines.append(f"student  {student}, {speed.count_parameters(network) / 1e6:.1f} M parameters")
     seconds = 0.0
-    trial = speed.latencies({"student": setup.student}, {"student": inputs}, batch_sizes=(32,), repeats=3)
+    trial = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
     rate = 32 * student_flops / (trial["student"]["32"] / 1000)
     for stage, objective in zip(config.recipe.stages, objectives_of(setup), strict=True):
         steps = planned_steps(stage, feed_of(stage, setup.texts(stage).student))
@@ -747,16 +771,33 @@ def plan(setup: Setup) -> str:
             f"{objective.student_needs} of the student and {objective.teacher_needs} of the teacher"
             + ("" if live or not objective.teacher_needs else " (stored)" if from_store else " (computed once)")
         )
+        if stage.forgetting is not None:
+            lines.append(forgetting_line(setup.student, stage.forgetting, steps))
         taken = inherit(objective, config.recipe.student)
         if taken:
             lines.append(f"  starts from {taken} projections of {config.recipe.student.name}")  # type: ignore[union-attr]
         if teacher is not None:
             lines += mapping_lines(objective, student, teacher)
     if wants_baseline(config):
-        lines.append("then the same student without the teacher, for as many steps (--no-baseline skips it)")
+        inherited = isinstance(config.recipe.student, Inherited)
+        other = "one of slices of the teacher" if inherited else "the same student without the teacher"
+        lines.append(f"then {other}, for as many steps (--no-baseline skips it)")
     lines.append(f"expected time on this machine: about {duration(seconds)}, the baseline not counted")
     lines += [f"note: {warning}" for warning in setup.warnings]
     return "\n".join(lines)
+
+
+def forgetting_line(student: PreTrainedModel, how: Forgetting, steps: int) -> str:
+    """When a student with compactors becomes as small as it will be.
+
+    Raises:
+        TutelageError: when the steps do not suffice.
+    """
+    interval, last = Forgetter(how, student).times(steps)
+    return (
+        f"  coordinates go every {interval:,} steps; until step {last:,} or so a step costs what the teacher's training "
+        "does, which the time below does not count"
+    )
 
 
 def mapping_lines(objective: Objective, student: anatomy.Shape, teacher: anatomy.Shape) -> list[str]:

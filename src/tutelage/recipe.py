@@ -13,7 +13,8 @@ from tutelage.data.masking import Masking
 from tutelage.data.rules import Rules
 from tutelage.errors import TutelageError
 from tutelage.objectives.terms import AnyTerm, HardLabels
-from tutelage.students.build import Student
+from tutelage.students.build import Inherited, Student
+from tutelage.training.forgetting import Forgetting
 
 
 class Instances(BaseModel):
@@ -61,6 +62,8 @@ class Stage(BaseModel):
     patience: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] = 16384
     pad_to: Annotated[int, Field(ge=1)] | None = None
+    forgetting: Forgetting | None = None
+    """How a student with compactors loses its widths in this stage, at the end of which they are multiplied out."""
 
     @model_validator(mode="after")
     def _terms_once(self) -> Stage:
@@ -69,6 +72,14 @@ class Stage(BaseModel):
             raise ValueError(f"stage {self.name!r} needs each term once, and at least one; it has {kinds}")
         if isinstance(self.data, Instances) and self.select == "best":
             raise ValueError(f"stage {self.name!r} is on a corpus, where the last epoch is kept; set select=last")
+        if self.forgetting is not None:
+            if self.select == "best":
+                raise ValueError(f"stage {self.name!r} forgets, and is the student only at its end; set select=last")
+            others = [kind for kind in kinds if kind not in PREDICTIONS]
+            if others or self.train != "all":
+                raise ValueError(
+                    f"stage {self.name!r} forgets and learns from predictions alone; leave out {', '.join(others) or 'train=head'}"
+                )
         return self
 
     @property
@@ -114,9 +125,28 @@ class Recipe(BaseModel):
             raise ValueError(f"a recipe needs at least one stage and each name once; it has {names}")
         return self
 
+    @model_validator(mode="after")
+    def _forgets_first(self) -> Recipe:
+        for general in (True, False):
+            part = [stage for stage in self.stages if isinstance(stage.data, Instances) == general]
+            for number, stage in enumerate(part):
+                wanted = isinstance(self.student, Inherited) and number == 0
+                if wanted and stage.forgetting is None:
+                    raise ValueError(
+                        f"a student with init=inherited has compactors, which stage {stage.name!r} must let go; give it "
+                        "forgetting"
+                    )
+                if not wanted and stage.forgetting is not None:
+                    raise ValueError(
+                        f"stage {stage.name!r} has forgetting, which is for the first stage of a student with "
+                        "init=inherited"
+                    )
+        return self
+
     @property
     def needs_teacher(self) -> bool:
-        return any(not stage.labels_only for stage in self.stages)
+        inherits = isinstance(self.student, Inherited) and self.student.source is None
+        return inherits or any(not stage.labels_only for stage in self.stages)
 
     def part(self, name: Literal["general", "task"]) -> Recipe:
         """The stages on a corpus, or those on a task.

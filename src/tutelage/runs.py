@@ -48,7 +48,7 @@ from tutelage.progress import Display
 from tutelage.recipe import Instances, Stage
 from tutelage.report.card import card
 from tutelage.report.page import page
-from tutelage.stages import Work, train_stages
+from tutelage.stages import Work, inherited, train_stages
 from tutelage.students.build import load_model
 from tutelage.teacher_store import describe, storable
 from tutelage.teachers.source import Source
@@ -114,7 +114,7 @@ def _train(
             stage = stages[index]
         else:  # how many steps the baseline takes is known when the student is done
             stage, who, teacher_shape = baseline_stage(config, sum(log.steps for log in logs)), "baseline", None
-            model = baseline = setup.new_student()
+            model = baseline = setup.new_student(True)
         torch.manual_seed(config.seed)  # making a student has drawn numbers
         objective = Objective(stage.objective, data.kind, anatomy.shape_of(model.config), teacher_shape)
         inherit(objective, config.recipe.student)
@@ -274,6 +274,7 @@ def _report(
         "teacher_layers": teacher_shape.layers if teacher_shape else None,
         "student_layers": student_shape.layers,
         "stages": [vars(log) for log in logs],
+        "inherited": inherited(folder),
         "warnings": setup.warnings,
         "environment": environment(accelerator, config.mixed_precision),
         "seed": config.seed,

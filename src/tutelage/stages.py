@@ -6,18 +6,28 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tutelage.data import batches
 from tutelage.data.batches import Feed
+from tutelage.disk import write_text
 from tutelage.objectives.terms import Objective
 from tutelage.progress import Display
 from tutelage.recipe import Stage
 from tutelage.teachers.teacher import Teacher
 from tutelage.training import checkpoint, loop
+from tutelage.training.forgetting import Forgetter
+
+INHERITED = "inherited.json"
+"""In the folder of a run: what a student with compactors has kept of its teacher."""
+PROOF = 8
+"""Rows on which a merged student is compared with what it was merged from."""
 
 
 @dataclass
@@ -62,6 +72,9 @@ def train_stages(
         work = begin(index, logs)
         if within is not None and "log" not in within and work.who == "student":
             work.model.load_state_dict(within["student.safetensors"])
+        forgetter = None
+        if work.stage.forgetting is not None and work.who == "student":
+            forgetter = Forgetter(work.stage.forgetting, work.model)
         lesson = loop.Lesson(work.model, work.objective)
 
         def save(state: checkpoint.State, index: int = index) -> None:
@@ -90,8 +103,15 @@ def train_stages(
             resumed=within if within is not None and "log" in within else None,
             save=save,
             report=tell,
+            beside=forgetter,
         )
         lesson.close()
+        if forgetter is not None:
+            some = work.feed.read(0, work.feed.rows(0)[:PROOF])
+            batch = next(batches.step_batches(some, np.arange(len(some)), 0, 1, work.stage.max_tokens))
+            record = forgetter.merge(batch.to(accelerator.device))
+            if accelerator.is_main_process:
+                write_text(folder / INHERITED, json.dumps(record))
         if work.teacher is not None:
             work.teacher.close()
         projections |= {f"{work.stage.name}.{k}": v for k, v in work.objective.projections.state_dict().items()}
@@ -101,6 +121,13 @@ def train_stages(
             save({"work": index + 1, "student.safetensors": work.model.state_dict()})
         accelerator.wait_for_everyone()
     return logs
+
+
+def inherited(folder: Path) -> dict[str, Any] | None:
+    """For the report: what a student with compactors has kept of its teacher (see :meth:`Forgetter.merge`)."""
+    path = folder / INHERITED
+    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return found
 
 
 def _size(path: Path) -> int:

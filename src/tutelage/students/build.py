@@ -18,7 +18,7 @@ from tutelage.anatomy import AUTO, Head
 from tutelage.data.wordvectors import WordVectors
 from tutelage.errors import TutelageError
 from tutelage.objectives.mapping import half_up, spread
-from tutelage.students import bilstm, pruned
+from tutelage.students import bilstm, compactors, pruned
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -106,6 +106,50 @@ class BiLSTM(BaseModel):
     """A text file of word vectors (GloVe, fastText's .vec); without it the words begin with random ones."""
 
 
+class _Narrower(BaseModel):
+    """A model of the teacher's depth and family, narrower: ``hidden`` instead of its width.
+
+    ``strategy="dim"`` keeps all heads and makes each smaller, ``"head"`` keeps whole heads. ``intermediate`` shrinks in
+    proportion unless given. ``decoder="untied"`` gives a language model an output matrix of its own.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden: Count
+    strategy: Literal["dim", "head"] = "dim"
+    intermediate: Count | None = None
+    decoder: Literal["tied", "untied"] = "tied"
+    source: str | None = None
+    """A checkpoint to inherit from instead of the teacher."""
+
+
+class Inherited(_Narrower):
+    """The teacher between compactors, which a stage with ``forgetting`` trains and merges (Wu et al. 2024).
+
+    With ``alignment="mask"`` every matrix has compactors of its own, of which the same coordinates are cut;
+    with ``"tied"`` those of a group are one and the same (``R = C.T``).
+    """
+
+    init: Literal["inherited"] = "inherited"
+    alignment: Literal["mask", "tied"] = "mask"
+
+    def sliced(self) -> Sliced:
+        """The same student without compactors: what it is measured against."""
+        shared = self.model_dump(exclude={"init", "alignment"})
+        return Sliced(**shared)
+
+
+class Sliced(_Narrower):
+    """Coordinates of the teacher, nothing mixed: those with the largest weights (``norm``), or any (``random``)."""
+
+    init: Literal["sliced"] = "sliced"
+    choose: Literal["norm", "random"] = "norm"
+
+    @property
+    def alignment(self) -> Literal["mask"]:
+        return "mask"
+
+
 @dataclass(frozen=True)
 class Reading:
     """What a student that builds on words is to read: its tokenizer, and whether it compares two texts."""
@@ -114,14 +158,15 @@ class Reading:
     pairs: bool
 
 
-Student = Annotated[Copied | Fresh | Checkpoint | Pruned | BiLSTM, Field(discriminator="init")]
+Student = Annotated[Copied | Fresh | Checkpoint | Pruned | BiLSTM | Inherited | Sliced, Field(discriminator="init")]
 
 
-def parse(text: str) -> Student:
+def parse(text: str, usual: str | None = None) -> Student:
     """The student that ``--student`` names: ``layers=3``, ``layers=4,hidden=312,heads=12``, ``layers=2+4+6``, a checkpoint.
 
     Sizes make a fresh network, sizes with a ``rank`` (of the embedding table, or ``rank=none``) one that is cut out of
-    the teacher, with ``words`` or ``channels`` a BiLSTM; layers alone are copied from the teacher.
+    the teacher, with ``words`` or ``channels`` a BiLSTM; layers alone are copied from the teacher. Sizes without
+    ``layers`` make a student of the kind that is ``usual`` for the method.
 
     Raises:
         TutelageError: for a key or value that no kind of student has.
@@ -133,20 +178,25 @@ def parse(text: str) -> Student:
         key, _, value = part.partition("=")
         value = value.strip()
         fields[key.strip()] = value.split("+") if "+" in value else None if value == "none" else value
-    kinds: dict[str, type[Copied | Fresh | Checkpoint | Pruned | BiLSTM]] = {
+    kinds: dict[str, type[Copied | Fresh | Checkpoint | Pruned | BiLSTM | Inherited | Sliced]] = {
         "copied": Copied,
         "fresh": Fresh,
         "checkpoint": Checkpoint,
         "pruned": Pruned,
         "bilstm": BiLSTM,
+        "inherited": Inherited,
+        "sliced": Sliced,
     }
     marks = {
+        "inherited": {"alignment"},
+        "sliced": {"strategy"},
         "pruned": {"rank"},
         "bilstm": {"channels", "words", "vectors"},
         "fresh": {"hidden", "intermediate", "heads", "family", "embedding"},
         "checkpoint": {"name"},
     }
-    init = fields.get("init") or next((kind for kind, names in marks.items() if names & set(fields)), "copied")
+    init = fields.get("init") or (usual if "layers" not in fields else None)
+    init = init or next((kind for kind, names in marks.items() if names & set(fields)), "copied")
     if init not in kinds:
         raise TutelageError(f"--student init={init!r} is unknown; use one of {', '.join(kinds)}")
     try:
@@ -187,9 +237,8 @@ def load_model(name: str, head: Head = "classes", **settings: Any) -> tuple[PreT
     """
     config = load_config(name)
     replaced = bool(settings)
-    if head == "next_words":
-        if not anatomy.family_of(as_decoder(config)).causal:
-            settings = {**settings, "is_decoder": True}
+    if head == "next_words" and not anatomy.family_of(as_decoder(config)).causal:
+        settings = {**settings, "is_decoder": True}
     try:
         model, info = AUTO[head].from_pretrained(
             name,
@@ -254,6 +303,19 @@ def build(
         if teacher is None:
             raise TutelageError("a copied student needs a teacher or a source to copy from; give --teacher")
         return copy_layers(teacher, student, labels)
+    if isinstance(student, Inherited | Sliced):
+        if student.source is not None:
+            teacher = load_model(resolve(student.source), head, **labels)[0]
+        if teacher is None:
+            raise TutelageError(f"a student with init={student.init} is cut out of its teacher; give --teacher")
+        if isinstance(student, Sliced):
+            return compactors.sliced(teacher, student, labels)
+        model = copy.deepcopy(teacher)
+        compaction = compactors.wrap(model, student)
+        for config in (model.config, compaction.config):
+            for key, value in labels.items():
+                setattr(config, key, value)
+        return model.eval()
     if isinstance(student, Pruned | BiLSTM) and head != "classes":
         raise TutelageError(f"a {student.init} student answers for whole texts only; use a copied or fresh one")
     if isinstance(student, Pruned):
@@ -430,9 +492,22 @@ def _plain_config(model_type: str, like: Any) -> Any:
     )
 
 
+def takes_from_teacher(student: Student) -> bool:
+    """Whether the student's first weights are those of the teacher."""
+    if isinstance(student, Pruned):
+        return True
+    return isinstance(student, Copied | Inherited | Sliced) and student.source is None
+
+
 def origin_of(student: Student) -> str | None:
     """The checkpoint that a student comes from, or is like, if one is named: its tokenizer is the student's."""
-    place = {"checkpoint": "name", "copied": "source", "fresh": "like"}.get(student.init)
+    place = {
+        "checkpoint": "name",
+        "copied": "source",
+        "fresh": "like",
+        "inherited": "source",
+        "sliced": "source",
+    }.get(student.init)
     name: str | None = getattr(student, place) if place else None
     return name
 

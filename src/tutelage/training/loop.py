@@ -8,7 +8,9 @@ What happens when, for one stage::
             catch up the embedding rows that the step reads
             for piece in step:                      # at most max_tokens at once; this process's share
                 teacher signals, student signals -> objective -> loss -> backward
+            what is beside the loss, before the step        # rows that are to vanish lose their gradients
             clip, step, zero the gradients
+            what is beside the loss, after the step         # rows vanish, masks grow, the student may become smaller
             log; write a checkpoint when the last is a minute old
         score the selection data; keep the best weights; stop if patience has run out
     take back the best weights
@@ -23,7 +25,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -45,6 +47,19 @@ from tutelage.training.optimizer import RowAdamW, parameter_groups
 
 LOG_SECONDS = 1.0
 CHECKPOINT_SECONDS = 60.0
+
+
+class Beside(Protocol):
+    """What a method does beside its loss, called by the loop."""
+
+    def parameter_groups(self, lesson: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+        """The optimiser's groups; a ``factor`` multiplies the stage's learning rate."""
+
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Gradients are those of the whole step, over all processes, and not clipped yet."""
+
+    def after_step(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> bool:
+        """``step`` of ``total`` steps are made; whether parameters have other shapes now (they are the same objects)."""
 
 
 class Lesson(nn.Module):
@@ -113,15 +128,18 @@ def train(
     resumed: checkpoint.State | None = None,
     save: Callable[[checkpoint.State], None] = lambda state: None,
     report: Callable[[Event], None] = lambda event: None,
+    beside: Beside | None = None,
 ) -> StageLog:
     """Train ``lesson.student`` through one stage, in place.
 
     ``score`` evaluates the student on the selection data. ``save`` is given states of which any can be handed back as
-    ``resumed``.
+    ``resumed``; ``beside`` is what the method does that is no loss.
     """
     steps_an_epoch = -(-len(feed.rows(0)) // stage.batch_size)
     total = min(stage.epochs * steps_an_epoch, stage.max_steps or 2**62)
     device, student = accelerator.device, lesson.student
+    if resumed is not None:
+        student.load_state_dict(resumed["student.safetensors"])  # its shapes may be others than at the stage's begin
     table = anatomy.word_embeddings_of(student)
     # A table that is also the output layer has a dense gradient anyway, and NCCL cannot add up sparse ones.
     output = student.get_output_embeddings()
@@ -130,8 +148,9 @@ def train(
     alone = output is None or output.weight is not table.weight
     table.sparse = accelerator.num_processes == 1 and alone and table.weight.requires_grad
     lesson.to(device)
+    groups = (parameter_groups if beside is None else beside.parameter_groups)(lesson, stage.weight_decay)
     optimizer = RowAdamW(
-        parameter_groups(lesson, stage.weight_decay),
+        groups,
         table=cast(nn.Parameter, table.weight) if table.sparse else None,
         lr=stage.lr,
         fused=device.type in ("cpu", "cuda"),
@@ -143,7 +162,6 @@ def train(
     if resumed is not None:
         log, best = StageLog(**resumed["log"]), resumed.get("best.safetensors")
         epoch, place, without_better = resumed["epoch"], resumed["place"], resumed["without_better"]
-        student.load_state_dict(resumed["student.safetensors"])
         lesson.objective.projections.load_state_dict(resumed["projections.safetensors"])
         checkpoint.load_optimizer_state(optimizer, resumed["optimizer.safetensors"])
         if accelerator.scaler is not None:
@@ -194,7 +212,7 @@ def train(
             torch.manual_seed(int(np.random.SeedSequence(place_of_step).generate_state(1)[0]))
             lr = learning_rate(stage, log.steps, total)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("factor", 1.0)
             step = feed.read(epoch, names)
             optimizer.catch_up(_vocabulary(step))
             rank, world = accelerator.process_index, accelerator.num_processes
@@ -208,9 +226,13 @@ def train(
                 for name, loss in losses.items():
                     sums[name] = sums.get(name, 0) + loss.detach()
             accelerator.unscale_gradients(prepared)
+            if beside is not None:
+                beside.before_step(optimizer)
             optimizer.clip(stage.clip)
             prepared.step()
             prepared.zero_grad()
+            if beside is not None and beside.after_step(optimizer, log.steps + 1, total) and world > 1:
+                wrapped = accelerator.prepare_model(lesson, device_placement=False)
             log.steps, place, counted = log.steps + 1, place + 1, counted + 1
             tokens, log.tokens = tokens + len(step.tokens), log.tokens + len(step.tokens)
             if time.perf_counter() - logged > LOG_SECONDS and log.steps < total and accelerator.num_processes == 1:
