@@ -70,7 +70,8 @@ def train_stages(
     for index in range(start, count):
         within = resumed if resumed is not None and index == start else None
         work = begin(index, logs)
-        if within is not None and "log" not in within and work.who == "student":
+        if within is not None and ("log" in within or work.who == "student"):
+            # Before anything holds on to its parts: a student with compactors may be another by now.
             work.model.load_state_dict(within["student.safetensors"])
         forgetter = None
         if work.stage.forgetting is not None and work.who == "student":

@@ -130,8 +130,8 @@ class Group(nn.Module):
         super().__init__()
         self.name, self.size, self.target, self.chunks, self.block = name, size, target, chunks, block
         self.members: list[Compactor] = []
-        self.master: Compactor | None = None
-        """The one whose rows the authors' code looks at."""
+        self.masters: list[Compactor] = []
+        """Those whose rows the authors' code looks at: one, or none where it has no such group."""
         self.register_buffer("kept", torch.ones(size, dtype=torch.bool))
         self.register_buffer("score", torch.rand(size))
         self.register_buffer("share", torch.full((size,), 1 / size), persistent=False)
@@ -166,10 +166,19 @@ class Group(nn.Module):
         self.kept.copy_(kept)
         self.refresh()
 
+    @property
+    def whole(self) -> bool:
+        return self._left == self.size
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more is to go."""
+        return self._left == self.target
+
     def refresh(self) -> None:
         """Bring what is derived from ``kept`` up to date."""
         self._gone = (~self.kept).nonzero()[:, 0]
-        self.whole = not len(self._gone)
+        self._left = self.size - len(self._gone)
         self.share = self.kept.float() / self.kept.sum()
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -178,7 +187,7 @@ class Group(nn.Module):
 
     def norms(self, *, of_master: bool = False) -> Tensor:
         """``(size,)``: the norm of each coordinate's rows in all members together, or in one."""
-        members = [self.master] if of_master and self.master is not None else self.members
+        members = self.masters if of_master and self.masters else self.members
         squares = [member.matrix.detach().double().square().sum(dim=1) for member in members]
         return torch.stack(squares).sum(dim=0).sqrt()
 
@@ -210,6 +219,11 @@ class Compacted(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = self.effective()
         return F.linear(x, weight, bias)
+
+    @property
+    def readers(self) -> list[Compactor]:
+        """The compactors before the parts."""
+        return [into for part in range(self.parts) if (into := self.sides(part)[1]) is not None]
 
     def sides(self, part: int) -> tuple[Compactor | None, Compactor | None]:
         """The compactors after and before a part."""
@@ -382,10 +396,11 @@ class Compaction(nn.Module):
                 value = self._link(model, at + family.value, [inner], [residual])
             self._queries.append(at + family.query)
             if number == 0:
-                residual.master = value.sides(value.parts - 1)[1]
-            inner.master = self._link(model, at + family.attention_output, [residual], [inner]).sides(0)[1]
+                residual.masters = value.readers[-1:]
+            output = self._link(model, at + family.attention_output, [residual], [inner])
             self._link(model, at + family.ffn_up, [middle], [residual])
-            middle.master = self._link(model, at + family.ffn_down, [residual], [middle]).sides(0)[1]
+            down = self._link(model, at + family.ffn_down, [residual], [middle])
+            inner.masters, middle.masters = output.readers, down.readers
             for path in (family.attention_norm, family.ffn_norm):
                 self._norm(model, at + path, residual)
         if family.final_norm is not None:
@@ -415,7 +430,9 @@ class Compaction(nn.Module):
                 self._norm(model, name, before)
             elif name == last:
                 shared = entrance if module is words and self.tied else None
-                before.master = self._link(model, name, [], [before], shared).sides(0)[1]
+                link = self._link(model, name, [], [before], shared)
+                if before is not residual:
+                    before.masters = link.readers
             else:  # as wide as the layers; one that meets the embedding table is of their coordinates
                 after = residual if words is not None and self.tied else self._group("head", residual.size, width)
                 self._link(model, name, [after], [before])
@@ -451,16 +468,16 @@ class Compaction(nn.Module):
     def cut(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Leave the masked coordinates out for good, of which nothing is left: the model becomes as small as its student.
 
-        Parameters stay the same objects and become smaller, and so does what ``optimizer`` remembers of them.
+        ``optimizer`` goes on with the smaller parameters and with what it remembers of what is left of them.
         """
         for group in self:
             for member in group.members:
-                _cut(member.matrix, group.index, optimizer)
+                _cut(member, "matrix", group.index, optimizer)
             group.cut = True
         fresh = self._fresh(model)
         for path, norm in self._norms.items():
-            for parameter in (norm.weight, norm.bias):
-                _cut(parameter, norm.group.index, optimizer)
+            for name in ("weight", "bias"):
+                _cut(norm, name, norm.group.index, optimizer)
             plain = fresh.get_submodule(path)
             plain.weight, plain.bias = norm.weight, norm.bias
         for path, module in (*self.links.items(), *self._tables.items()):
@@ -571,6 +588,8 @@ def _fit(model: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
         return
     place = f"{prefix}compaction.groups."
     if not any(name.startswith(place) for name in state):
+        for group in compaction:
+            group.restrict(group.units[0] - group.units[1], group.score)  # any: the weights are about to come
         compaction.merge(model)
         return
     for group in compaction:
@@ -580,15 +599,20 @@ def _fit(model: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
         compaction.cut(model)
 
 
-def _cut(parameter: nn.Parameter, index: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-    shape = parameter.shape
-    parameter.data = parameter.data[index].clone()
-    parameter.grad = None
-    if optimizer is not None:
-        state = optimizer.state.get(parameter, {})
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == shape:
-                state[name] = value[index].clone()
+def _cut(module: nn.Module, name: str, index: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+    """Keep rows of a parameter, in a new one: autograd may still know the old one by its shape."""
+    old = module.get_parameter(name)
+    new = nn.Parameter(old.detach()[index].clone(), requires_grad=old.requires_grad)
+    setattr(module, name, new)
+    if optimizer is None:
+        return
+    for group in optimizer.param_groups:
+        group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
+    state = optimizer.state.pop(old, {})
+    optimizer.state[new] = {
+        key: value[index].clone() if isinstance(value, Tensor) and value.shape == old.shape else value
+        for key, value in state.items()
+    }
 
 
 def _become(model: PreTrainedModel, fresh: PreTrainedModel) -> None:

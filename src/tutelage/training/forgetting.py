@@ -113,7 +113,7 @@ class Forgetter:
         how, self._held = self.how, []
         for group in self.compaction:
             rows = group.gone
-            if how.selection == "taylor" and not self._settled(group):
+            if how.selection == "taylor" and not group.settled:
                 _add_taylor(group)
             for member in group.members:
                 matrix = member.matrix
@@ -150,7 +150,7 @@ class Forgetter:
         if step % interval:
             return False
         self.mask(step // interval)
-        if not all(self._settled(group) for group in self.compaction) or self.compaction.largest_masked() >= ZERO:
+        if not all(group.settled for group in self.compaction) or self.compaction.largest_masked() >= ZERO:
             return False
         for group in self.compaction:
             for member in group.members:
@@ -167,7 +167,7 @@ class Forgetter:
         """
         found, model = self.compaction, self.model
         for group in found:
-            if not self._settled(group):
+            if not group.settled:
                 units, left = group.units
                 group.restrict(units - left, group.norms())
         record = {"kept": found.kept(), "largest_masked": found.largest_masked(), "cut": found.done}
@@ -180,7 +180,7 @@ class Forgetter:
     def mask(self, increment: int) -> None:
         """Let coordinates go that are due at an increment (from 1)."""
         for group in self.compaction:
-            if not self._settled(group):
+            if not group.settled:
                 by_norm = self.how.selection == "norm"
                 scores = group.norms(of_master=self.how.scope == "master") if by_norm else group.score
                 group.restrict(self._due(group, increment), scores)
@@ -188,9 +188,6 @@ class Forgetter:
     @property
     def strength(self) -> float:
         return self.how.strength or {"adam_l2": 20.0, "lasso": 1e-4}.get(self.how.penalty, 1.0)
-
-    def _settled(self, group: Group) -> bool:
-        return len(group.gone) == group.size - group.target
 
     def _due(self, group: Group, increment: int) -> int:
         """How many blocks of each chunk are to be gone."""

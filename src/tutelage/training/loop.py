@@ -59,7 +59,7 @@ class Beside(Protocol):
         """Gradients are those of the whole step, over all processes, and not clipped yet."""
 
     def after_step(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> bool:
-        """``step`` of ``total`` steps are made; whether parameters have other shapes now (they are the same objects)."""
+        """``step`` of ``total`` steps are made; whether the student has other parameters now."""
 
 
 class Lesson(nn.Module):
