@@ -31,6 +31,8 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *FILL]
 LABELS = ("negative", "positive")
 # A derived family has no random model of its own; test_pruned puts it through the same questions.
 ALL_FAMILIES = sorted(name for name, family in FAMILIES.items() if not family.derived)
+# The last of the hidden states that these models return has a final norm applied; a tap gives the layer's own output.
+FINAL_NORM = ("gpt2", "modernbert")
 
 
 def data_folder() -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ALL_FAMILIES, LABELS, make_data, tiny_model, write_csv
+from conftest import ALL_FAMILIES, FINAL_NORM, LABELS, make_data, tiny_model, write_csv
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tutelage.config import DataConfig, RunConfig
@@ -141,7 +141,7 @@ def test_copied_layers_compute_what_they_did(family: str) -> None:
     with torch.no_grad():
         theirs = teacher(**inputs, output_hidden_states=True).hidden_states
         ours = student(**inputs, output_hidden_states=True).hidden_states
-    last = 1 if family == "modernbert" else 2  # its last entry has the final norm applied
+    last = 1 if family in FINAL_NORM else 2
     for layer in range(last + 1):
         torch.testing.assert_close(ours[layer], theirs[layer], rtol=0, atol=0)
     whole = copy_layers(teacher, Copied(layers=4), {})
