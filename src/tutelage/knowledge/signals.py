@@ -195,7 +195,7 @@ def _tapped_attention(
     if Tap._reading is not None:
         scaling = kwargs.get("scaling")
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        Tap._reading._see_attention(query, key, scaling, module.is_causal)
+        Tap._reading._see_attention(query, key, scaling, bool(module.is_causal))
     if kwargs.get("dropout") and query.device.type == "cpu" and query.shape[2] > BLOCK and not module.is_causal:
         return _blockwise(query, key, value, attention_mask, kwargs["dropout"], kwargs.get("scaling")), None
     output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
