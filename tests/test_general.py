@@ -33,7 +33,7 @@ from tutelage.methods.tinybert import tinybert
 from tutelage.objectives.terms import AttentionScores, HardLabels, Hidden, SoftLabels
 from tutelage.recipe import Instances, Recipe, Stage
 from tutelage.runs import run
-from tutelage.students.build import Checkpoint, Copied, Fresh, copy_layers
+from tutelage.students.build import Checkpoint, Copied, Fresh, copy_layers, from_sizes
 
 
 @pytest.fixture(scope="module")
@@ -387,6 +387,9 @@ def test_what_a_gpt2_cannot_is_refused_in_one_line(gpt2: Path, scene: Path, tmp_
     refused("no weights of its own", small(pretrain(start, causal=True, head_only=True)))
     refused("puts nothing between two texts", small(tinybert().model_copy(update={"student": STUDENT})))
     refused("another tokenizer", small(pretrain(start, causal=True)), "corpus")
+    far = tiny_config("gpt2", pad_token_id=44, eos_token_id=44)
+    with pytest.raises(TutelageError, match="counts positions from the number of its padding token, 44"):
+        from_sizes(Fresh(layers=1, family="roberta"), far, {})
     masked = small(pretrain(Fresh(layers=1, hidden=16, heads=2, family="bert", like=str(gpt2))))
     refused("has no mask token", masked)
 

@@ -384,6 +384,11 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "
             f"the hidden size {shape.hidden} is not divisible by {shape.heads} heads; use one of heads="
             f"{', '.join(map(str, fitting))} or another hidden size"
         )
+    if anatomy.max_length(config) < 1:
+        raise TutelageError(
+            f"a {model_type} counts positions from the number of its padding token, {config.pad_token_id} here, and has "
+            f"{config.max_position_embeddings} of them; use family=bert"
+        )
     if student.embedding is not None:
         if not hasattr(config, "embedding_size"):
             raise TutelageError(
