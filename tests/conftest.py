@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertTokenizerFast
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertTokenizerFast, GPT2TokenizerFast
 
 from tutelage.anatomy import FAMILIES
 from tutelage.data.examples import Data, Examples
@@ -31,6 +33,8 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *FILL]
 LABELS = ("negative", "positive")
 # A derived family has no random model of its own; test_pruned puts it through the same questions.
 ALL_FAMILIES = sorted(name for name, family in FAMILIES.items() if not family.derived)
+# The last of the hidden states that these models return has a final norm applied; a tap gives the layer's own output.
+FINAL_NORM = ("gpt2", "modernbert")
 
 
 def data_folder() -> Path:
@@ -71,6 +75,23 @@ def make_data(train: int = 96, dev: int = 40) -> Data:
 @pytest.fixture(scope="session")
 def tokenizer() -> BertTokenizerFast:
     return BertTokenizerFast(vocab={word: i for i, word in enumerate(VOCABULARY)}, model_max_length=32)
+
+
+@pytest.fixture(scope="session")
+def endoftext() -> GPT2TokenizerFast:
+    """A tokenizer like GPT-2's: bytes, nothing put around a text, <|endoftext|> for its start and end, no padding token."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=340,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|endoftext|>"],
+        show_progress=False,
+    )
+    backend.train_from_iterator(sentences(50, 0)[0], trainer)
+    model = json.loads(backend.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    return GPT2TokenizerFast(vocab=model["vocab"], merges=merges, model_max_length=40)
 
 
 def tiny_config(family: str, layers: int = 4, hidden: int = 32, heads: int = 4, intermediate: int = 48, **more):

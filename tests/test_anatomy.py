@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import ALL_FAMILIES, tiny_config, tiny_model
-from transformers import AutoModelForMaskedLM
+from conftest import ALL_FAMILIES, FINAL_NORM, tiny_config, tiny_model
 
 from tutelage import anatomy
 from tutelage.errors import TutelageError
@@ -26,10 +25,15 @@ def test_paths_lead_to_parts_of_the_stated_sizes(family: str) -> None:
     table = anatomy.FAMILIES[family]
     layer = anatomy.layers_of(model)[-1]
     fused, gated = table.query == table.key, family == "modernbert"
-    assert layer.get_submodule(table.query).weight.shape == (HIDDEN * (3 if fused else 1), HIDDEN)
-    assert layer.get_submodule(table.attention_output).weight.shape == (HIDDEN, HIDDEN)
-    assert layer.get_submodule(table.ffn_up).weight.shape == (INTERMEDIATE * (2 if gated else 1), HIDDEN)
-    assert layer.get_submodule(table.ffn_down).weight.shape == (HIDDEN, INTERMEDIATE)
+
+    def shape(path: str) -> tuple[int, ...]:
+        weight = layer.get_submodule(path).weight
+        return tuple(weight.T.shape if family == "gpt2" else weight.shape)  # its Conv1D is a transposed Linear
+
+    assert shape(table.query) == (HIDDEN * (3 if fused else 1), HIDDEN)
+    assert shape(table.attention_output) == (HIDDEN, HIDDEN)
+    assert shape(table.ffn_up) == (INTERMEDIATE * (2 if gated else 1), HIDDEN)
+    assert shape(table.ffn_down) == (HIDDEN, INTERMEDIATE)
     for norm in (table.attention_norm, table.ffn_norm):
         assert layer.get_submodule(norm).weight.shape == (HIDDEN,)
     assert len(anatomy.layers_of(model)) == (1 if table.shared else LAYERS)
@@ -71,8 +75,7 @@ def test_hidden_states_are_those_the_model_returns(family: str) -> None:
         signals = tap(inputs)
     tap.close()
     torch.testing.assert_close(signals.logits, own.logits, rtol=0, atol=0)
-    # ModernBERT's last entry has its final norm applied; the tap gives the layer's own output.
-    last = LAYERS - 1 if family == "modernbert" else LAYERS
+    last = LAYERS - 1 if family in FINAL_NORM else LAYERS
     for layer in range(last + 1):
         torch.testing.assert_close(signals.hidden[layer], own.hidden_states[layer], rtol=0, atol=0)
 
@@ -99,6 +102,9 @@ def test_queries_and_keys_are_those_of_the_eager_attention(family: str) -> None:
     for layer in range(1, LAYERS + 1):
         scores = signals.queries[layer] @ signals.keys[layer].mT * signals.scaling
         scores = scores.masked_fill(~mask[:, None, None, :], float("-inf"))
+        assert signals.causal == anatomy.FAMILIES[family].causal
+        if signals.causal:
+            scores = scores.masked_fill(~torch.ones(9, 9).tril().bool(), float("-inf"))
         if family == "modernbert" and model.config.layer_types[layer - 1] == "sliding_attention":
             distance = (torch.arange(9)[:, None] - torch.arange(9)[None, :]).abs()
             scores = scores.masked_fill(distance > model.config.local_attention // 2, float("-inf"))
@@ -115,8 +121,9 @@ def test_padding_is_not_attended_to_while_tapped(family: str) -> None:
     with torch.no_grad():
         logits = tap(inputs).logits
         other = {**inputs, "input_ids": torch.where(inputs["attention_mask"].bool(), inputs["input_ids"], 9)}
-        if family == "roberta":  # its positions count padding tokens, so garbage must not be one
-            other["input_ids"] = inputs["input_ids"]
+        if family in ("gpt2", "roberta"):  # they look for padding tokens (its end, positions): garbage must not be one
+            other = {**inputs, "input_ids": torch.nn.functional.pad(inputs["input_ids"], (0, 4))}
+            other["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 4))
         same = tap(other).logits
     tap.close()
     torch.testing.assert_close(logits, same, atol=1e-5, rtol=1e-4)
@@ -150,7 +157,8 @@ def test_gradients_flow_through_tapped_queries() -> None:
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_word_scores_are_those_of_the_whole_model(family: str) -> None:
     torch.manual_seed(0)
-    model = AutoModelForMaskedLM.from_config(tiny_config(family)).eval()
+    head = "next_words" if anatomy.FAMILIES[family].causal else "words"
+    model = anatomy.AUTO[head].from_config(tiny_config(family)).eval()
     ids = torch.randint(5, 40, (2, 7), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits

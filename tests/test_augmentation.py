@@ -271,7 +271,11 @@ def test_other_tokenizers(kind) -> None:
 def test_every_family_of_models_proposes(tokenizer) -> None:
     from conftest import ALL_FAMILIES, tiny_config
 
+    from tutelage.anatomy import FAMILIES
+
     for family in ALL_FAMILIES:
+        if FAMILIES[family].causal:  # it cannot see what follows a word, and has no head for masked ones
+            continue
         config = tiny_config(family, vocab_size=len(VOCABULARY))
         model = AutoModelForMaskedLM.from_config(config).eval()
         assert len(propose(TEXTS[:1], model, tokenizer, proposer=family, k=3).of(TEXTS[0])["teacher"]) == 3, family

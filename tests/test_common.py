@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ALL_FAMILIES, LABELS, make_data, tiny_model, write_csv
+from conftest import ALL_FAMILIES, FINAL_NORM, LABELS, make_data, tiny_config, tiny_model, write_csv
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tutelage.config import DataConfig, RunConfig
+from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.recipe import Recipe
 from tutelage.runs import run
@@ -142,6 +143,60 @@ def test_every_family_teaches_and_learns(family: str, method: str, tokenizer, tm
     assert reloaded(**inputs).logits.isfinite().all()
 
 
+def test_a_gpt2_without_a_padding_token_learns_a_task_and_teaches_it(endoftext, tmp_path: Path) -> None:
+    """Texts that end in the token that pads, and one of no tokens, are answered as plain transformers does."""
+    from tutelage import api
+    from tutelage.data.examples import Examples, encode
+    from tutelage.data.tokenizers import load_tokenizer
+    from tutelage.students.build import load_model
+    from tutelage.teachers.teacher import predict
+    from tutelage.workspace import new_accelerator
+
+    config = tiny_config("gpt2", vocab_size=len(endoftext), pad_token_id=None, n_inner=None)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "start")
+    endoftext.save_pretrained(tmp_path / "start")
+    assert AutoTokenizer.from_pretrained(tmp_path / "start").pad_token is None
+    data = {"train": str(write_csv(tmp_path / "train.csv", 200, 1)), "dev": str(write_csv(tmp_path / "dev.csv", 64, 2))}
+    settings = ["stages.*.epochs=6", "stages.*.lr=0.003"]
+    api.finetune(str(tmp_path / "start"), str(tmp_path / "teacher"), settings=settings, quiet=True, **data)
+    score = api.evaluate(str(tmp_path / "teacher"), quiet=True, **data)["scores"]["dev"]["accuracy"]
+    assert score > 0.8
+    report = api.distill(
+        str(tmp_path / "teacher"),
+        str(tmp_path / "run"),
+        method="kd",
+        student="layers=2",
+        settings=settings,
+        quiet=True,
+        **data,
+    )
+    assert report["teacher"]["score"] == score and report["student"]["score"] > 0.8
+    with pytest.raises(TutelageError, match="in a gpt2 it sees no other token"):
+        api.distill(
+            str(tmp_path / "teacher"), str(tmp_path / "never"), method="pkd", student="layers=2", quiet=True, **data
+        )
+
+    pairs = {"train": str(tmp_path / "train.csv"), "dev": str(tmp_path / "dev.csv"), "text_pair": "label"}
+    report = api.finetune(
+        str(tmp_path / "start"), str(tmp_path / "pairs"), settings=["stages.*.max_steps=1"], quiet=True, **pairs
+    )
+    assert any("puts nothing between the two texts" in warning for warning in report["warnings"])
+
+    student, _ = load_model(str(tmp_path / "run" / "student"))
+    tokenizer = load_tokenizer(str(tmp_path / "run" / "student"))
+    end = tokenizer.eos_token
+    assert tokenizer.pad_token == end and student.config.pad_token_id == tokenizer.eos_token_id
+    texts = [f"word1 good{end}", "word1 good", f"bad{end}word2", f"{end}{end}", "", "word1 word2 word3 word4 bad word5"]
+    read = encode(Examples([str(i) for i in range(6)], texts, None, np.zeros(6, np.int64)), tokenizer, 32)
+    together = predict(student, read, new_accelerator())
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student").eval()
+    for text, logits in zip(texts, together, strict=True):
+        with torch.no_grad():
+            alone = plain(**tokenizer(text or end, return_tensors="pt")).logits[0]
+        torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(together[0], together[1], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_copied_layers_compute_what_they_did(family: str) -> None:
     """The first layers of a teacher, copied, give the teacher's own hidden states."""
@@ -154,7 +209,7 @@ def test_copied_layers_compute_what_they_did(family: str) -> None:
     with torch.no_grad():
         theirs = teacher(**inputs, output_hidden_states=True).hidden_states
         ours = student(**inputs, output_hidden_states=True).hidden_states
-    last = 1 if family == "modernbert" else 2  # its last entry has the final norm applied
+    last = 1 if family in FINAL_NORM else 2
     for layer in range(last + 1):
         torch.testing.assert_close(ours[layer], theirs[layer], rtol=0, atol=0)
     whole = copy_layers(teacher, Copied(layers=4), {})
@@ -282,8 +337,6 @@ def test_unlabelled_text_and_other_tokenizers(teacher_folder: Path, tmp_path: Pa
     report = run(config, quiet=True)
     assert report["data"]["unlabeled"] == 200
     assert report["student"]["score"] > 0.85
-    from tutelage.errors import TutelageError
-
     recipe = small("distilbert", Checkpoint(name=str(tmp_path / "student")))
     with pytest.raises(TutelageError, match="different tokenizers"):
         run(config_for("distilbert", teacher_folder, tmp_path / "never", recipe=recipe), quiet=True)

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import data_folder
+from transformers import PreTrainedTokenizerFast
 
 from tutelage.data.files import load_files, read_unlabeled
 from tutelage.data.tasks import GLUE, load_glue
+from tutelage.data.tokenizers import load_tokenizer, tokenizer_fingerprint
 from tutelage.errors import TutelageError
 
 REAL = data_folder()
@@ -444,3 +446,20 @@ def test_errors_of_dev(tmp_path):
     message(lambda: load(many, dev), "and 480 more", r"class\t0")
     scores = write(tmp_path / "train.csv", table(["0.5", "1"]))
     message(lambda: load(scores, dev), str(dev), "row 1", "'a'", "not a number")
+
+
+# Tokenizers
+
+
+def test_a_tokenizer_pads_with_the_end_of_a_text_if_it_has_nothing_else(endoftext, tmp_path):
+    endoftext.save_pretrained(tmp_path / "gpt2")
+    loaded = load_tokenizer(str(tmp_path / "gpt2"))
+    assert endoftext.pad_token is None and loaded.pad_token == loaded.eos_token == "<|endoftext|>"
+    assert loaded("word1 good")["input_ids"] == endoftext("word1 good")["input_ids"]
+    loaded.save_pretrained(tmp_path / "again")
+    again = load_tokenizer(str(tmp_path / "again"))
+    assert again.pad_token_id == endoftext.eos_token_id
+    assert {tokenizer_fingerprint(one) for one in (endoftext, loaded, again)} == {tokenizer_fingerprint(endoftext)}
+    bare = PreTrainedTokenizerFast(tokenizer_object=endoftext.backend_tokenizer, bos_token="<|endoftext|>")
+    bare.save_pretrained(tmp_path / "bare")
+    message(lambda: load_tokenizer(str(tmp_path / "bare")), "neither a padding token nor one that ends a text", "bare")

@@ -11,9 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FILL, GOOD, tiny_model
+from conftest import FILL, GOOD, tiny_config, tiny_model
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertForMaskedLM,
+    GPT2LMHeadModel,
+)
 
 from tutelage import api
 from tutelage.config import RunConfig, to_yaml
@@ -23,9 +30,10 @@ from tutelage.errors import TutelageError
 from tutelage.methods.distilbert import distilbert_general
 from tutelage.methods.pretrain import pretrain
 from tutelage.methods.tinybert import tinybert
-from tutelage.recipe import Instances, Recipe
+from tutelage.objectives.terms import AttentionScores, HardLabels, Hidden, SoftLabels
+from tutelage.recipe import Instances, Recipe, Stage
 from tutelage.runs import run
-from tutelage.students.build import Checkpoint, Copied, Fresh, copy_layers
+from tutelage.students.build import Checkpoint, Copied, Fresh, copy_layers, from_sizes
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +282,135 @@ def test_a_model_of_next_words_does_not_look_ahead(scene: Path, tmp_path: Path) 
     fresh = Fresh(layers=1, hidden=16, heads=2, family="distilbert", like=str(scene / "bare"))
     with pytest.raises(TutelageError, match="cannot learn the next word"):
         run(config_for(scene, tmp_path / "never", small(pretrain(fresh, causal=True)), None), quiet=True)
+
+
+@pytest.fixture(scope="module")
+def gpt2(scene: Path, endoftext) -> Path:
+    """A tiny GPT-2 that has learnt some next words, with its own tokenizer, and a corpus that this tokenizer made."""
+    endoftext.save_pretrained(scene / "gpt2")
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id"), endoftext.eos_token_id)
+    sizes = {"vocab_size": len(endoftext), "pad_token_id": None, "n_inner": None, **ends}
+    torch.manual_seed(0)
+    GPT2LMHeadModel(tiny_config("gpt2", **sizes)).save_pretrained(scene / "gpt2")
+    api.build_corpus(
+        [str(scene / "text.txt")], str(scene / "bytes"), tokenizer=str(scene / "gpt2"), split="lines", quiet=True
+    )
+    report = api.pretrain(
+        str(scene / "gpt2"),
+        str(scene / "bytes"),
+        str(scene / "gpt2-taught"),
+        causal=True,
+        settings=["data.length=24", "batch_size=8", "lr=0.003", "stages.*.epochs=6"],
+        quiet=True,
+    )
+    held = report["stages"][0]["held_out"]
+    assert held["after"]["perplexity"] < 0.7 * held["before"]["perplexity"]
+    return scene / "gpt2-taught"
+
+
+def test_a_small_gpt2_learns_next_words_from_a_larger_one(gpt2: Path, scene: Path, tmp_path: Path) -> None:
+    data = Instances(packing="packed", length=24)
+    objective = [SoftLabels(temperature=2.0), HardLabels()]
+    stage = Stage(name="distill", data=data, objective=objective, lr=3e-3, batch_size=8, epochs=4, select="last")
+    student = Fresh(layers=2, hidden=16, heads=2)
+    recipe = Recipe(method="next", title="Next words", paper="none", student=student, stages=[stage])
+    config = RunConfig(recipe=recipe, teacher=str(gpt2), corpus=str(scene / "bytes"), out=str(tmp_path / "run"))
+    report = run(config, quiet=True)
+    held, logged = report["stages"][0]["held_out"], report["stages"][0]["losses"]
+    for term in ("soft_labels", "hard_labels"):
+        assert held["after"][term] < held["before"][term] and logged[term][-1][1] < logged[term][0][1]
+    assert report["student"]["shape"] == "2 layers x 16, 2 heads, intermediate 128"
+    card = (tmp_path / "run" / "student" / "README.md").read_text()
+    assert "It continues text" in card and "AutoModelForCausalLM" in card
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "student")
+    end = tokenizer.eos_token_id
+    assert type(model) is GPT2LMHeadModel and model.config.use_cache
+    assert tokenizer.pad_token == tokenizer.eos_token == "<|endoftext|>"
+    assert (model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id) == (end, end, end)
+    assert model.lm_head.weight is model.transformer.wte.weight
+    assert "lm_head.weight" not in load_file(tmp_path / "run" / "student" / "model.safetensors")
+    ids = torch.randint(5, 40, (1, 9), generator=torch.Generator().manual_seed(0))
+    later = ids.clone()
+    later[0, 6:] = 7
+    with torch.no_grad():
+        one, other = model(input_ids=ids).logits, model(input_ids=later).logits
+    torch.testing.assert_close(one[:, :6], other[:, :6])
+    assert (one[:, 6:] - other[:, 6:]).abs().max() > 1e-3
+    prompt = tokenizer(["word1 word2"], return_tensors="pt")
+    assert model.generate(**prompt, max_new_tokens=4, do_sample=False).shape[1] > prompt["input_ids"].shape[1]
+
+
+def test_a_gpt2_of_any_size_goes_on_learning_and_lends_its_layers(gpt2: Path, scene: Path, tmp_path: Path) -> None:
+    settings = ["data.length=24", "batch_size=8", "stages.*.max_steps=4"]
+    corpus = str(scene / "bytes")
+    report = api.pretrain(
+        str(gpt2),
+        corpus,
+        str(tmp_path / "new"),
+        student="layers=1,hidden=16,heads=2",
+        causal=True,
+        settings=settings,
+        quiet=True,
+    )
+    assert report["student"]["shape"] == "1 layers x 16, 2 heads, intermediate 128"
+    data = Instances(packing="segments", length=24)
+    terms = [Hidden(), AttentionScores(), SoftLabels()]
+    stage = Stage(name="distill", data=data, objective=terms, lr=3e-3, batch_size=8, max_steps=20, select="last")
+    copied = Recipe(method="copy", title="Copy", paper="none", student=Copied(layers=2), stages=[stage])
+    report = run(RunConfig(recipe=copied, teacher=str(gpt2), corpus=corpus, out=str(tmp_path / "copy")), quiet=True)
+    held = report["stages"][0]["held_out"]
+    assert all(held["after"][term] < held["before"][term] for term in ("hidden", "attention_scores"))
+    # Another family with its tokens, and it with another family's.
+    for family, like, where in (("bert", str(gpt2), corpus), ("gpt2", str(scene / "bare"), str(scene / "corpus"))):
+        fresh = Fresh(layers=1, hidden=16, heads=2, intermediate=24, family=family, like=like)
+        recipe = small(pretrain(fresh, causal=True), epochs=1)
+        run(RunConfig(recipe=recipe, corpus=where, out=str(tmp_path / family)), quiet=True)
+        student = AutoModelForCausalLM.from_pretrained(tmp_path / family / "student")
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / family / "student")
+        assert student.config.model_type == family
+        assert student.config.pad_token_id == tokenizer.pad_token_id
+        assert student.config.eos_token_id == (tokenizer.eos_token_id if family == "bert" else None)
+
+
+def test_what_a_gpt2_cannot_is_refused_in_one_line(gpt2: Path, scene: Path, tmp_path: Path) -> None:
+    def refused(message: str, recipe: Recipe, corpus: str = "bytes") -> None:
+        config = RunConfig(recipe=recipe, teacher=str(gpt2), corpus=str(scene / corpus), out=str(tmp_path / "never"))
+        with pytest.raises(TutelageError, match=message) as caught:
+            run(config, quiet=True)
+        assert "\n" not in str(caught.value) and not (tmp_path / "never").exists()
+
+    start = Checkpoint(name=str(gpt2))
+    refused("sees no later tokens and cannot learn masked words", small(pretrain(start)))
+    refused("sees no later tokens and cannot learn masked words", small(distilbert_general(layers=2)))
+    refused("no weights of its own", small(pretrain(start, causal=True, head_only=True)))
+    refused("puts nothing between two texts", small(tinybert().model_copy(update={"student": STUDENT})))
+    refused("another tokenizer", small(pretrain(start, causal=True)), "corpus")
+    far = tiny_config("gpt2", pad_token_id=44, eos_token_id=44)
+    with pytest.raises(TutelageError, match="counts positions from the number of its padding token, 44"):
+        from_sizes(Fresh(layers=1, family="roberta"), far, {})
+    masked = small(pretrain(Fresh(layers=1, hidden=16, heads=2, family="bert", like=str(gpt2))))
+    refused("has no mask token", masked)
+
+
+def test_keys_and_values_are_not_kept_while_a_model_learns_or_is_asked(gpt2: Path, monkeypatch) -> None:
+    from transformers.models.gpt2 import modeling_gpt2
+
+    from tutelage.knowledge.signals import Needs, Tap
+
+    def kept(*args: object, **kwargs: object) -> None:
+        raise AssertionError("keys and values were kept")
+
+    monkeypatch.setattr(modeling_gpt2, "DynamicCache", kept)
+    model = AutoModelForCausalLM.from_pretrained(gpt2 / "student").eval()
+    inputs = {"input_ids": torch.full((1, 4), 7), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    for needs in (Needs(logits=True), Needs(hidden=frozenset({4}))):
+        tap = Tap(model, needs)
+        tap(inputs, torch.arange(4))
+        tap.close()
+    with pytest.raises(AssertionError, match="were kept"):
+        model(**inputs)
 
 
 def test_a_run_folder_is_a_model(scene: Path, tmp_path: Path) -> None:

@@ -205,6 +205,23 @@ def test_attention_score_mse(form: str, sizes: tuple[int, int], mask: Tensor) ->
     assert value.item() == pytest.approx(slow_attention(*inputs), rel=1e-5)
 
 
+@pytest.mark.parametrize("form", ["auto", "gram"])
+def test_scores_that_a_causal_model_does_not_look_at_do_not_count(form: str, mask: Tensor) -> None:
+    qs, ks, qt, kt = attention_inputs()
+    expected, places = 0.0, 0
+    for b, length in enumerate(LENGTHS):
+        for i in range(length):
+            for j in range(i + 1):
+                for a in range(H):
+                    ours = float(qs[b, a, i].double() @ ks[b, a, j].double()) / math.sqrt(qs.shape[-1])
+                    theirs = float(qt[b, a, i].double() @ kt[b, a, j].double()) / math.sqrt(qt.shape[-1])
+                    expected += (ours - theirs) ** 2
+                places += 1
+    value = losses.attention_score_mse(qs, ks, qt, kt, mask, form=form, causal=True)
+    assert value.item() == pytest.approx(expected / (H * places), rel=1e-5)
+    assert places == sum(n * (n + 1) // 2 for n in LENGTHS)
+
+
 @pytest.mark.parametrize("form", ["direct", "gram"])
 def test_attention_score_mse_as_the_reference_code_pads(form: str, mask: Tensor) -> None:
     inputs = attention_inputs()

@@ -115,11 +115,19 @@ def test_projections_where_widths_differ(project: str, names: list[str]) -> None
         ([FirstToken()], shape(1), "leaves a student of 1 layer"),
         ([Hidden(project="none")], shape(2, hidden=16), "project=none cannot compare"),
         ([HardLabels(weight=0)], shape(2), "no term with a weight above 0"),
+        ([FirstToken()], replace(shape(4), family="gpt2"), "in a gpt2 it sees no other token"),
     ],
 )
 def test_objectives_that_cannot_be(terms, student: Shape, message: str) -> None:
     with pytest.raises(TutelageError, match=message):
         Objective(terms, "classification", student, shape(4))
+
+
+def test_the_first_token_of_a_causal_model_ranks_nothing() -> None:
+    teacher = replace(shape(4), family="gpt2")
+    with pytest.raises(TutelageError, match="use tokens_by=left or random"):
+        Objective([HiddenKnowledge()], "classification", shape(2), teacher)
+    Objective([HiddenKnowledge(tokens_by="left")], "classification", shape(2), teacher)
 
 
 def test_a_soft_term_needs_a_teacher() -> None:

@@ -1,8 +1,9 @@
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import BertConfig, BertForSequenceClassification, BertModel, GPT2Config, GPT2Model
 
+from tutelage.anatomy import Shape
 from tutelage.evaluation import speed
 
 
@@ -50,6 +51,12 @@ def test_flops_are_those_of_the_formula(batch):
     model.train()
     assert speed.flops(model, inputs(batch, length)) == 2 * batch * multiply_adds
     assert all(module.training for module in model.modules())
+
+
+def test_flops_of_a_gpt2_count_its_transposed_layers():
+    shape = Shape("gpt2", layers=2, hidden=64, heads=4, intermediate=256, vocabulary=50)
+    model = GPT2Model(GPT2Config(n_layer=2, n_embd=64, n_head=4, vocab_size=50))
+    assert speed.flops(model, inputs(3, 20)) == 3 * speed.encoder_flops(shape, 20)
 
 
 @pytest.mark.parametrize(("shape", "gigaflops"), [((12, 768, 3072, 12), 22.35), ((4, 312, 1200, 12), 1.25)])

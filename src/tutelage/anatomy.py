@@ -224,13 +224,23 @@ def family_of(config: Any) -> Family:
     """The family of a model configuration.
 
     Raises:
-        TutelageError: for a model type that the table lacks.
+        TutelageError: for a model type that the table lacks, and a GPT-2 whose layers depend on their place.
     """
     if config.model_type not in FAMILIES:
         raise TutelageError(
             f"model type {config.model_type!r} is not supported; tutelage knows {', '.join(sorted(FAMILIES))}"
         )
+    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+        raise TutelageError(
+            f"this {config.model_type} scales the attention of every layer differently (scale_attn_by_inverse_layer_idx), "
+            "which is not supported; use a model that does not"
+        )
     return FAMILIES[config.model_type]
+
+
+def is_causal(config: Any) -> bool:
+    """Whether no token of this model sees a later one."""
+    return family_of(config).causal or bool(getattr(config, "is_decoder", False))
 
 
 @dataclass(frozen=True)
@@ -327,6 +337,11 @@ def head_of(model: PreTrainedModel) -> Head:
     return next((head for ending, head in endings.items() if name.endswith(ending)), "none")
 
 
+def output_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
+    """What a model returns. One that could generate text keeps no keys and values for that: nobody goes on from here."""
+    return model(**inputs, use_cache=False) if is_causal(model.config) else model(**inputs)
+
+
 def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor | None) -> Tensor:
     """The logits of what is asked, ``(answers, classes)``.
 
@@ -335,12 +350,12 @@ def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor 
     """
     head = head_of(model)
     if head == "classes":
-        logits: Tensor = model(**inputs).logits
+        logits: Tensor = output_of(model, inputs).logits
         return logits
     assert asked is not None
     if head in ("words", "next_words"):
-        return word_scores(model, base_of(model)(**inputs)[0].flatten(0, 1)[asked])
-    output = model(**inputs)
+        return word_scores(model, output_of(base_of(model), inputs)[0].flatten(0, 1)[asked])
+    output = output_of(model, inputs)
     scores = output.logits if head == "tokens" else torch.stack([output.start_logits, output.end_logits], dim=-1)
     chosen: Tensor = scores.flatten(0, 1)[asked]
     return chosen

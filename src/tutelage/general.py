@@ -191,6 +191,11 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Setup:
             raise TutelageError(
                 f"stage {stage.name!r} has data.length={stage.data.length}, beyond the model's {limit} positions"
             )
+        if stage.train == "head" and not set(student.parameters()) - set(anatomy.base_of(student).parameters()):
+            raise TutelageError(
+                f"stage {stage.name!r} trains the head alone, but that of this {student.config.model_type} has no weights of "
+                "its own; train all of it (leave out --head-only)"
+            )
         if (stage.pad_to or 0) > limit:
             raise TutelageError(f"stage {stage.name!r} has pad_to={stage.pad_to}, beyond the model's {limit} positions")
         shape = teacher.shape if teacher else None

@@ -356,6 +356,8 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
             )
     for texts in (train, selection, *dev.values()):
         _check_alignment(config, texts, teacher)
+    if train.examples.pairs is not None and reading is None and tokenizer.num_special_tokens_to_add(pair=True) == 0:
+        warnings.append("the student's tokenizer puts nothing between the two texts of a pair; they are read as one")
     if config.teacher_store is not None:
         check_storable(data)
     setup = Setup(config, data, labels, teacher, new_student, student, tokenizer, parts, selection, dev, {}, warnings)
@@ -831,8 +833,11 @@ def typical(encoded: Encoded, model: PreTrainedModel) -> Callable[[int], dict[st
     row = int(np.abs(lengths - lengths.mean()).argmin())
     inputs = {name: value.to(device) for name, value in padded(encoded, np.array([row])).items()}
     if device.type == "meta":
-        del inputs["attention_mask"]  # transformers looks into it; without padding it says nothing
-    return lambda count: {name: value.repeat(count, 1) for name, value in inputs.items()}
+        # transformers looks into a mask, or (GPT-2) for padding where there is none; one of each pair is taken as it is.
+        mask = inputs.pop("attention_mask").bool()
+        if anatomy.family_of(model.config).causal:
+            inputs["attention_mask"] = mask[:, None, None, :].expand(1, 1, mask.shape[1], -1)
+    return lambda count: {name: value.repeat_interleave(count, 0) for name, value in inputs.items()}
 
 
 def wants_baseline(config: RunConfig) -> bool:

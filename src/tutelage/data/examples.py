@@ -245,7 +245,10 @@ class Encoded:
 
 
 def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
-    """Tokenise without padding; the end of an example beyond ``max_length`` tokens is cut off and counted."""
+    """Tokenise without padding; the end of an example beyond ``max_length`` tokens is cut off and counted.
+
+    A text of no tokens, of a tokenizer that puts none around it, is read as one padding token: a model needs one.
+    """
     tokens: list[npt.NDArray[np.int32]] = []
     types: list[npt.NDArray[np.int8]] = []
     lengths: list[int] = []
@@ -265,10 +268,10 @@ def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
         )
         cut += [bool(encoding.overflowing) for encoding in output.encodings]
         for row, ids in enumerate(output["input_ids"]):
-            tokens.append(np.asarray(ids, dtype=np.int32))
-            lengths.append(len(ids))
+            tokens.append(np.asarray(ids or [tokenizer.pad_token_id], dtype=np.int32))
+            lengths.append(len(tokens[-1]))
             if has_types:
-                types.append(np.asarray(output["token_type_ids"][row], dtype=np.int8))
+                types.append(np.asarray(output["token_type_ids"][row] or [0], dtype=np.int8))
     return Encoded(
         tokens=np.concatenate(tokens) if tokens else np.empty(0, dtype=np.int32),
         types=np.concatenate(types) if types else None,

@@ -103,6 +103,8 @@ class Signals:
     pooled: Tensor | None = None
     scaling: float = 1.0
     """What the model multiplies the dot product of a query and a key with."""
+    causal: bool = False
+    """Whether a query meets no later key."""
 
     def ranking(self, layer: int, mask: Tensor, score: Score) -> Tensor:
         """By what tokens are ranked, ``(batch, length)``: see :func:`attention_of_first`."""
@@ -156,7 +158,7 @@ class Tap:
             if self.needs.logits:
                 self._signals.logits = anatomy.answers_of(self.model, inputs, asked)
             else:
-                anatomy.base_of(self.model)(**inputs)
+                anatomy.output_of(anatomy.base_of(self.model), inputs)
         except _Enough:
             pass
         finally:
@@ -179,12 +181,12 @@ class Tap:
     def _see_pooled(self, module: nn.Module, args: Any, output: Any) -> None:
         self._signals.pooled = output
 
-    def _see_attention(self, query: Tensor, key: Tensor, scaling: float) -> None:
+    def _see_attention(self, query: Tensor, key: Tensor, scaling: float, causal: bool) -> None:
         self._attention_calls += 1
         if self._attention_calls in self.needs.attention:
             self._signals.queries[self._attention_calls] = query
             self._signals.keys[self._attention_calls] = key
-            self._signals.scaling = scaling
+            self._signals.scaling, self._signals.causal = scaling, causal
 
 
 def _tapped_attention(
@@ -192,7 +194,8 @@ def _tapped_attention(
 ) -> tuple[Tensor, None]:
     if Tap._reading is not None:
         scaling = kwargs.get("scaling")
-        Tap._reading._see_attention(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        Tap._reading._see_attention(query, key, scaling, bool(module.is_causal))
     if kwargs.get("dropout") and query.device.type == "cpu" and query.shape[2] > BLOCK and not module.is_causal:
         return _blockwise(query, key, value, attention_mask, kwargs["dropout"], kwargs.get("scaling")), None
     output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

@@ -150,12 +150,14 @@ def attention_score_mse(
     teacher_scaling: float | None = None,
     padding: Literal["masked", "reference"] = "masked",
     form: Literal["auto", "direct", "gram"] = "auto",
+    causal: bool = False,
     count: Count = None,
 ) -> Tensor:
     """MSE of the attention scores ``Q K^T / sqrt(d_head)`` before the softmax (TinyBERT, eq. 7), mean over heads.
 
     The mean runs over pairs of real tokens: ``count`` is ``sum_b n_b^2``. With ``padding="reference"`` it runs over all
-    ``B n^2`` places as in the authors' code, where masked keys count as zero and padded queries take part.
+    ``B n^2`` places as in the authors' code, where masked keys count as zero and padded queries take part. ``causal``
+    leaves out the keys after a query, which one of the models does not look at: ``count`` is ``sum_b n_b (n_b + 1) / 2``.
 
     The scores' difference is itself one product, ``X Y^T`` with ``X = [Q_s, -Q_t]`` (scaled) and ``Y = [K_s, K_t]``, so
 
@@ -163,14 +165,15 @@ def attention_score_mse(
 
     needs two ``(d_s + d_t)^2`` matrices and no ``n x n`` map. That form subtracts large numbers where the student is
     close to the teacher (in float32 a relative error of 4 % at a mismatch of 1e-3), so it is computed in float64. The
-    direct form is faster for short inputs and serves them (``form="auto"``: up to 128 tokens).
+    direct form is faster for short inputs and serves them (``form="auto"``: up to 128 tokens), and causal ones, of which
+    not the whole product counts.
 
     Shapes: queries and keys ``(B, h, n, d_head)``, head sizes may differ between the two; mask ``(B, n)``.
     """
     length, heads = mask.shape[1], student_query.shape[1]
-    if form == "auto":
+    if form == "auto" or causal:
         # Devices without float64 take the direct form at any length.
-        form = "direct" if length <= DIRECT_UP_TO or mask.device.type == "mps" else "gram"
+        form = "direct" if length <= DIRECT_UP_TO or causal or mask.device.type == "mps" else "gram"
     scale_s = student_query.shape[-1] ** -0.5 if student_scaling is None else student_scaling
     scale_t = teacher_query.shape[-1] ** -0.5 if teacher_scaling is None else teacher_scaling
     real = mask.to(torch.float32)[:, None, :, None]
@@ -178,12 +181,14 @@ def attention_score_mse(
     qs, ks = student_query.float() * (rows * scale_s), student_key.float() * real
     qt, kt = teacher_query.float() * (rows * scale_t), teacher_key.float() * real
     if padding == "masked":
-        default = mask.sum(dim=1).float().square().sum()
+        n = mask.sum(dim=1).float()
+        default = (n * (n + 1) / 2 if causal else n.square()).sum()
     else:
         default, count = torch.tensor(float(mask.shape[0] * length**2)), None
     with torch.autocast(device_type=mask.device.type, enabled=False):
         if form == "direct":
-            total = (qs @ ks.mT - qt @ kt.mT).square().sum()
+            difference = qs @ ks.mT - qt @ kt.mT
+            total = (difference.tril() if causal else difference).square().sum()
         else:
             x, y = torch.cat([qs, -qt], dim=-1).double(), torch.cat([ks, kt], dim=-1).double()
             total = ((x.mT @ x) * (y.mT @ y)).sum().float()

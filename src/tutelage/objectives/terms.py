@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
-from tutelage.anatomy import Shape
+from tutelage.anatomy import FAMILIES, Shape
 from tutelage.data.batches import Batch
 from tutelage.data.examples import Kind
 from tutelage.errors import TutelageError
@@ -233,7 +233,10 @@ class Pooled(Term):
 
 
 class AttentionScores(Term):
-    """Attention scores before the softmax in mapped layers, head by head; summed over the layers (TinyBERT, eq. 7)."""
+    """Attention scores before the softmax in mapped layers, head by head; summed over the layers (TinyBERT, eq. 7).
+
+    Where one of the two looks at no later token, the scores of later tokens do not count.
+    """
 
     kind: Literal["attention_scores"] = "attention_scores"
     layers: Mapping = "uniform"
@@ -254,6 +257,7 @@ class AttentionScores(Term):
 
     def value(self, x: Comparison) -> Tensor:
         total = x.student.queries[x.pairs[0][0]].new_zeros(()).float()
+        causal, totals = x.student.causal or x.teacher.causal, x.batch.totals
         for s, t in x.pairs:
             value = losses.attention_score_mse(
                 x.student.queries[s],
@@ -264,7 +268,8 @@ class AttentionScores(Term):
                 student_scaling=x.student.scaling,
                 teacher_scaling=x.teacher.scaling,
                 padding=self.padding,
-                count=x.batch.totals.pairs,
+                causal=causal,
+                count=(totals.pairs + totals.tokens) / 2 if causal else totals.pairs,
             )
             if self.padding == "reference":
                 value = value * (len(x.batch.rows) / x.batch.totals.examples)
@@ -294,6 +299,12 @@ class FirstToken(Term):
                 f"first_token compares vectors of equal size, but the student's hidden size is {student.hidden} and the "
                 f"teacher's {teacher.hidden}; copy layers of the teacher or use a method with projections (tinybert)"
             )
+        for shape in (student, teacher):
+            if FAMILIES[shape.family].causal:
+                raise TutelageError(
+                    f"first_token compares what the first token makes of the text, but in a {shape.family} it sees no other "
+                    "token; use hidden (distilbert, tinybert)"
+                )
         mapped = self.pairs(student, teacher)
         if not mapped:
             raise TutelageError(
@@ -401,6 +412,11 @@ class HiddenKnowledge(Term):
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
         assert teacher is not None
         cuts = frozenset(self.cuts(student, teacher))
+        if FAMILIES[teacher.family].causal and any(cut.scored_by is not None for cut in cuts):
+            raise TutelageError(
+                f"hidden_knowledge ranks tokens by the attention of the first, but in a {teacher.family} that sees no other "
+                "token; use tokens_by=left or random"
+            )
         return Needs(hidden=frozenset(s for s, _ in self.pairs(student, teacher))), Needs(cuts=cuts)
 
     def projection(self, student: Shape, teacher: Shape) -> Project:

@@ -15,6 +15,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy import AUTO, Head
+from tutelage.data.tokenizers import load_tokenizer
 from tutelage.data.wordvectors import WordVectors
 from tutelage.errors import TutelageError
 from tutelage.objectives.mapping import half_up, spread
@@ -213,6 +214,8 @@ def parse(text: str, usual: str | None = None) -> Student:
 def load_config(name: str) -> Any:
     """The configuration of a checkpoint, a folder or on the hub.
 
+    A GPT-2 classifies by the last token that is no padding, so its padding token is the tokenizer's, which it may lack.
+
     Raises:
         TutelageError: when there is none, or it is of an unknown family.
     """
@@ -220,7 +223,8 @@ def load_config(name: str) -> Any:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _not_loaded(name, error) from None
-    anatomy.family_of(config)
+    if anatomy.family_of(config).causal:
+        config.pad_token_id = load_tokenizer(name).pad_token_id
     return config
 
 
@@ -235,9 +239,11 @@ def load_model(name: str, head: Head = "classes", **settings: Any) -> tuple[PreT
     Raises:
         TutelageError: when there is no such checkpoint, or it is of an unknown family.
     """
-    config = load_config(name)
+    config = fitted_config(load_config(name), head)
     replaced = bool(settings)
-    if head == "next_words" and not anatomy.family_of(as_decoder(config)).causal:
+    if anatomy.family_of(config).causal:
+        settings = {**settings, "pad_token_id": config.pad_token_id}
+    elif head == "next_words":
         settings = {**settings, "is_decoder": True}
     try:
         model, info = AUTO[head].from_pretrained(
@@ -432,14 +438,19 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "
     family = anatomy.family_of(config)
     setattr(config, family.depth, student.layers)
     for size in ("hidden", "intermediate", "heads"):
-        if getattr(student, size) is not None:
-            setattr(config, getattr(family, size), getattr(student, size))
+        # The teacher's are set too: what a GPT-2 leaves out would follow from its hidden size.
+        setattr(config, getattr(family, size), getattr(student, size) or getattr(anatomy.shape_of(like), size))
     shape = anatomy.shape_of(config)
     if shape.hidden % shape.heads:
         fitting = [h for h in range(1, shape.hidden + 1) if shape.hidden % h == 0 and h <= 2 * shape.heads]
         raise TutelageError(
             f"the hidden size {shape.hidden} is not divisible by {shape.heads} heads; use one of heads="
             f"{', '.join(map(str, fitting))} or another hidden size"
+        )
+    if anatomy.max_length(config) < 1:
+        raise TutelageError(
+            f"a {model_type} counts positions from the number of its padding token, {config.pad_token_id} here, and has "
+            f"{config.max_position_embeddings} of them; use family=bert"
         )
     if student.embedding is not None:
         if not hasattr(config, "embedding_size"):
@@ -452,19 +463,23 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "
         config.layer_types = (kinds * student.layers)[: student.layers]
     for key, value in labels.items():
         setattr(config, key, value)
-    if head == "next_words":
-        as_decoder(config)
-    model: PreTrainedModel = AUTO[head].from_config(config, dtype=torch.float32)
+    model: PreTrainedModel = AUTO[head].from_config(fitted_config(config, head), dtype=torch.float32)
     return model.eval()
 
 
-def as_decoder(config: Any) -> Any:
-    """The configuration, changed so that no token sees a later one: else a model of next words would see the answer.
+def fitted_config(config: Any, head: Head) -> Any:
+    """The configuration; for next words changed so that no token sees a later one, which is the answer.
 
     Raises:
-        TutelageError: for a family that cannot.
+        TutelageError: for a family that cannot learn what the head is for.
     """
-    if anatomy.family_of(config).causal:
+    causal = anatomy.family_of(config).causal
+    if head == "words" and causal:
+        raise TutelageError(
+            f"a {config.model_type} sees no later tokens and cannot learn masked words; use next words (pretrain --causal), "
+            "or another family"
+        )
+    if head != "next_words" or causal:
         return config
     if config.model_type not in ("bert", "roberta", "electra"):
         raise TutelageError(
@@ -479,16 +494,15 @@ def _plain_config(model_type: str, like: Any) -> Any:
     if model_type not in anatomy.FAMILIES:
         known = sorted(name for name, family in anatomy.FAMILIES.items() if not family.derived)
         raise TutelageError(f"family={model_type!r} is unknown; use one of {', '.join(known)}")
-    theirs, ours = anatomy.family_of(like), anatomy.FAMILIES[model_type]
-    sizes = {getattr(ours, size): getattr(like, getattr(theirs, size)) for size in ("hidden", "heads", "intermediate")}
     special = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
     tokens = {name: getattr(like, name, None) for name in special}
+    # A model that generates text must not believe in an end that its vocabulary lacks, as by its family's defaults.
+    stated = anatomy.FAMILIES[model_type].causal
     return AutoConfig.for_model(
         model_type,
         vocab_size=like.vocab_size,
         max_position_embeddings=like.max_position_embeddings,
-        **sizes,
-        **{name: value for name, value in tokens.items() if value is not None},
+        **{name: value for name, value in tokens.items() if value is not None or stated},
     )
 
 

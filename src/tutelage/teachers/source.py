@@ -15,7 +15,7 @@ from tutelage import anatomy
 from tutelage.anatomy import AUTO, Head
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
-from tutelage.students.build import as_decoder, load_config, load_model, resolve
+from tutelage.students.build import fitted_config, load_config, load_model, resolve
 
 HEADS = {
     "classes": "classification head",
@@ -120,9 +120,7 @@ class Source:
 
     def _untrained(self) -> PreTrainedModel:
         # from_config writes into the configuration that it is given
-        config = copy.deepcopy(self.config)
-        if self._head == "next_words":
-            as_decoder(config)
+        config = fitted_config(copy.deepcopy(self.config), self._head)
         model: PreTrainedModel = AUTO[self._head].from_config(config, dtype=torch.float32)
         return model.eval()
 
