@@ -148,7 +148,17 @@ def test_methods() -> None:
     }
 
 
-COMMANDS = ["finetune", "distill", "evaluate", "methods", "recipe", "run", "demo", "search-knowledge"]
+COMMANDS = [
+    "finetune",
+    "distill",
+    "evaluate",
+    "methods",
+    "recipe",
+    "run",
+    "demo",
+    "search-knowledge",
+    "attention-report",
+]
 STORE_COMMANDS = [f"store {name}" for name in ("write", "plan", "inspect", "verify", "compact")]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tutelage.api import compact_store, distill, evaluate, finetune, plan_store, write_store
+    from tutelage.api import attention_report, compact_store, distill, evaluate, finetune, plan_store, write_store
     from tutelage.config import DataConfig, RunConfig
     from tutelage.errors import TutelageError
     from tutelage.knowledge.store import Store
@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from tutelage.students.build import BiLSTM, Checkpoint, Copied, Fresh, Pruned
 
 _HOMES = {
-    "tutelage.api": ("compact_store", "distill", "evaluate", "finetune", "plan_store", "write_store"),
+    "tutelage.api": (
+        "attention_report",
+        "compact_store",
+        "distill",
+        "evaluate",
+        "finetune",
+        "plan_store",
+        "write_store",
+    ),
     "tutelage.config": ("DataConfig", "RunConfig"),
     "tutelage.errors": ("TutelageError",),
     "tutelage.knowledge.store": ("Store",),
@@ -69,6 +77,7 @@ __all__ = [
     "Stage",
     "Store",
     "TutelageError",
+    "attention_report",
     "compact_store",
     "distill",
     "evaluate",

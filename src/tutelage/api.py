@@ -14,13 +14,16 @@ from typing import Any, Literal, get_args
 
 import transformers
 
-from tutelage import ablation, stores
+from tutelage import ablation, anatomy, attention, stores
+from tutelage.attention import AttentionReport
 from tutelage.config import DataConfig, RunConfig, validated, with_settings
 from tutelage.data import corpus as corpora
 from tutelage.data.augmentation import Context, propose
 from tutelage.data.corpus import Split
-from tutelage.data.tokenizers import load_tokenizer
+from tutelage.data.files import read_texts
+from tutelage.data.tokenizers import load_tokenizer, tokenizer_fingerprint
 from tutelage.data.wordvectors import WordVectors
+from tutelage.disk import write_text
 from tutelage.errors import TutelageError
 from tutelage.knowledge.store import Store
 from tutelage.methods import METHODS
@@ -30,9 +33,10 @@ from tutelage.methods.tinybert import Ablation
 from tutelage.preflight import fitted_tokenizer, load_data
 from tutelage.progress import Display
 from tutelage.recipe import Recipe
+from tutelage.report.attention import page as attention_page
 from tutelage.runs import evaluate as evaluate_model
 from tutelage.runs import run
-from tutelage.students.build import Checkpoint, Fresh, Inherited, Student, parse, resolve
+from tutelage.students.build import Checkpoint, Fresh, Inherited, Student, load_config, parse, resolve
 from tutelage.teachers.source import Source
 from tutelage.workspace import new_accelerator
 
@@ -394,6 +398,63 @@ def evaluate(model: str, *, quiet: bool = False, **data: Any) -> dict[str, Any]:
         TutelageError: when the model or the data cannot be loaded, or their labels differ.
     """
     return evaluate_model(model, _data_config(data), quiet=quiet)
+
+
+def attention_report(
+    teacher: str,
+    student: str,
+    texts: str,
+    out: str | None = None,
+    *,
+    column: str = "text",
+    max_texts: int = 256,
+    max_length: int | None = None,
+    quiet: bool = False,
+) -> AttentionReport:
+    """How much of a teacher's attention a student shows on the texts of a file: see :mod:`tutelage.attention`.
+
+    The models are folders or hub ids, with any head or none. ``texts`` is a .txt file, one text a line, or a table with a
+    ``column`` of texts (each also with .gz); ``out`` is an .html file, which gets pictures and tables.
+
+    Raises:
+        TutelageError: for anything wrong with what was given; then nothing has been written.
+    """
+    page = None if out is None else Path(out)
+    if page is not None and page.suffix != ".html":
+        raise TutelageError(f"--out {out!r} does not end in .html, and a page is what is written; name it so")
+    if page is not None and (page.is_dir() or not page.parent.is_dir()):
+        raise TutelageError(f"{out!r} cannot be written: it is a folder, or lies in none that exists")
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    sources = []
+    for name in (teacher, student):
+        # A family of our own is known with its head alone.
+        derived = anatomy.family_of(load_config(resolve(name))).derived
+        sources.append(Source(name, "classes" if derived else "none"))
+    attention.check(sources[0].config, sources[1].config)
+    if len({tokenizer_fingerprint(source.tokenizer) for source in sources}) > 1:
+        raise TutelageError(
+            f"{teacher!r} and {student!r} have different tokenizers, so that their attention is between different tokens; "
+            "compare models that share one"
+        )
+    strings = read_texts(Path(texts), column)
+    accelerator, display = new_accelerator(), Display(quiet)
+    with display:
+        found = attention.attention_report(
+            sources[0].model.to(accelerator.device),
+            sources[1].model.to(accelerator.device),
+            sources[0].tokenizer,
+            strings,
+            max_texts=max_texts,
+            max_length=max_length,
+            advance=lambda count, total: display.advance("texts", total, count),
+        )
+    if page is not None:
+        try:
+            write_text(page, attention_page(found))
+        except OSError as error:
+            raise TutelageError(f"{out!r} cannot be written: {error.strerror}") from None
+    return found
 
 
 def _data_config(data: dict[str, Any]) -> DataConfig:

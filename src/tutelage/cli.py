@@ -390,6 +390,55 @@ def evaluate(
     Console().print(table)
 
 
+@app.command(
+    "attention-report",
+    epilog="Example: tutelage attention-report teacher/ runs/a/student texts.txt --out attention.html",
+)
+def attention_report(
+    teacher: Annotated[str, typer.Argument(help="A folder or a hub id; any head, or none.")],
+    student: Annotated[str, typer.Argument(help="The same, with the teacher's tokenizer.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEXT", help="Texts that were not trained on: .txt, one a line, or CSV, TSV, JSONL, Parquet."
+        ),
+    ],
+    out: Annotated[str | None, typer.Option(help="Write a page with pictures: FILE.html.")] = None,
+    text: Text = "text",
+    max_texts: Annotated[int, typer.Option(help="Draw so many texts if there are more.")] = 256,
+    max_length: Annotated[
+        int | None, typer.Option(help="Longest input in tokens; without it 128, or the models' positions.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """How much of a teacher's attention a student shows: divergence and cosine similarity, head by head."""
+    from tutelage import api
+    from tutelage.report.attention import explanation, verdict
+
+    found = api.attention_report(
+        teacher, student, path, out, column=text, max_texts=max_texts, max_length=max_length, quiet=as_json
+    )
+    if as_json:
+        print(found.model_dump_json(indent=1))
+        return
+    columns = ["best_match", "uniform"] if found.same_head is None else ["same_head", "best_match", "uniform"]
+    table = Table("\nlayer", title="Cosine similarity, and KL in nats: means over heads")
+    for column in columns:
+        table.add_column(f"{column.replace('_', ' ')}\ncosine", justify="right")
+        table.add_column("\nKL", justify="right")
+    for name, means in [*((layer.name, layer) for layer in found.layers), ("mean", found)]:
+        if name == "mean":
+            table.add_section()
+        parts = [getattr(means, column) for column in columns]
+        table.add_row(name, *(f"{number:.3f}" for part in parts for number in (part.cosine, part.kl)))
+    console = Console()
+    console.print(table)
+    for line in (verdict(found), *explanation(found)):
+        console.print(line, markup=False, highlight=False)
+    if out is not None:
+        console.print(f"Page: {out}", markup=False, soft_wrap=True)
+
+
 @app.command(epilog="Example: tutelage methods --json")
 def methods(as_json: Json = False) -> None:
     """Which method uses what, computed from the recipes."""

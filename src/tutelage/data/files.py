@@ -105,6 +105,18 @@ def read_unlabeled(path: Path, text: str, pair: str | None, like: Data) -> Examp
     return Examples([f"unlabeled/{i}" for i in range(len(texts))], texts, pairs, labels)
 
 
+def read_texts(path: Path, column: str = "text") -> list[str]:
+    """Texts alone: the lines of .txt (also with .gz), blank ones left out, or a column of a file as in :func:`load_files`.
+
+    Raises:
+        TutelageError: as :func:`load_files`.
+    """
+    ending = _ending(path)
+    if ending not in (".txt", *_TABLES):
+        raise TutelageError(f"{str(path)!r} does not end in .txt, {', '.join(_TABLES)}; rename or convert it")
+    return _texts(path, "text", {"text": _read_lines(path)} if ending == ".txt" else _columns(path, {"text": column}))
+
+
 def _hold_out(path: Path, whole: Examples, kind: Kind, seed: int) -> tuple[Examples, Examples]:
     """Every tenth of the examples in the order of their labels; of a class with one example, none."""
     order = np.random.default_rng([seed, 0xDE7]).permutation(len(whole))

@@ -1,0 +1,156 @@
+"""What a comparison of two models' attention found, in words and as one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader
+
+from tutelage.report.page import FORMATS
+
+if TYPE_CHECKING:
+    from tutelage.attention import AttentionReport, LayerReport, Likeness
+
+LEFT, TOP = 46.0, 22.0
+CELL = 30.0
+WIDEST = 480.0
+
+
+def page(report: AttentionReport) -> str:
+    """The report as a self-contained HTML page."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(FORMATS)
+    return environment.get_template("attention.html.jinja").render(
+        report=report, verdict=verdict(report), explanation=explanation(report), maps=maps(report)
+    )
+
+
+def verdict(report: AttentionReport) -> str:
+    """The result in one sentence."""
+    same, best, uniform = report.same_head, report.best_match, report.uniform
+    if same is None:
+        said = f"With heads matched as well as can be, the student's attention has a cosine similarity of {best.cosine:.2f}"
+        more = ""
+    else:
+        said = f"Head by head, the student's attention has a cosine similarity of {same.cosine:.2f}"
+        moved = sum(len(layer.matches) - layer.kept for layer in report.layers)
+        more = f", or {best.cosine:.2f} with heads matched as well as can be" if moved else ""
+    return f"{said} to the teacher's{more}; attention to all tokens alike has {uniform.cosine:.2f}."
+
+
+def explanation(report: AttentionReport) -> list[str]:
+    """On what, and how layers and heads were paired: sentences."""
+    texts = f"{report.texts:,} text{'s' if report.texts > 1 else ''}"
+    if report.texts < report.available:
+        texts = f"{report.texts:,} of {report.available:,} texts, drawn at random,"
+    cut = f" ({report.cut:,} were longer and lost their end)" if report.cut else ""
+    sentences = [
+        f"{texts} with {report.queries:,} tokens in all, at most {report.max_length} each{cut}; every token is a query"
+        + (", and looks at itself and earlier tokens." if report.causal else ".")
+    ]
+    if report.student_layers != report.teacher_layers:
+        pairs = ", ".join(f"{layer.student} from {layer.teacher}" for layer in report.layers)
+        sentences.append(
+            f"The student has {report.student_layers} layers, the teacher {report.teacher_layers}; they were paired "
+            f"uniformly: {pairs}."
+        )
+    heads, kept = (sum(of) for of in zip(*((len(layer.matches), layer.kept) for layer in report.layers), strict=True))
+    if report.same_head is not None:
+        sentences.append(f"{kept} of {heads} heads have the one of the same number as their best match.")
+    else:
+        sentences.append(
+            "The models differ in their numbers of heads: none is the same, and some have no match. The numbers of uniform "
+            "attention are of all heads of the teacher."
+        )
+    return sentences
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A pair of heads: where it stands, how like they are (0 to 1) and what is said of it."""
+
+    x: float
+    y: float
+    cosine: float
+    text: str
+    title: str
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Layers down, the teacher's heads across; sizes in the picture's units."""
+
+    title: str
+    desc: str
+    cells: list[Cell]
+    rows: list[tuple[float, str]]
+    columns: list[tuple[float, str]]
+    cell: float
+    width: float
+    height: float
+
+
+def maps(report: AttentionReport) -> list[HeatMap]:
+    """One of the same heads, where there are such, and one of the best matches."""
+    best = _map(
+        "Best match: the student's head, by cosine similarity",
+        report.layers,
+        lambda layer: [
+            Pair(
+                match.teacher_head,
+                match,
+                str(match.student_head),
+                f"student head {match.student_head} for head {match.teacher_head}",
+            )
+            for match in layer.matches
+        ],
+    )
+    if report.same_head is None:
+        return [best]
+    same = _map(
+        "Same head: cosine similarity",
+        report.layers,
+        # ".93" for 0.93 fits the cell.
+        lambda layer: [
+            Pair(head, likeness, f"{likeness.cosine:.2f}".removeprefix("0"), f"head {head}")
+            for head, likeness in enumerate(layer.heads or [], start=1)
+        ],
+    )
+    return [same, best]
+
+
+class Pair(NamedTuple):
+    """What a cell shows."""
+
+    head: int
+    likeness: Likeness
+    text: str
+    name: str
+
+
+def _map(title: str, layers: list[LayerReport], pairs_of: Callable[[LayerReport], list[Pair]]) -> HeatMap:
+    heads = max(layer.teacher_heads for layer in layers)
+    size = min(CELL, WIDEST / heads)
+    cells, rows = [], []
+    # The last layer on top, as in the picture of the mapping.
+    for place, layer in enumerate(reversed(layers)):
+        y = TOP + place * size
+        rows.append((y + size / 2, layer.name.replace("from", "←")))
+        for head, likeness, text, name in pairs_of(layer):
+            said = f"layer {layer.name}, {name}: cosine {likeness.cosine:.3f}, KL {likeness.kl:.3f} nats"
+            cells.append(Cell(LEFT + (head - 1) * size, y, likeness.cosine, text, said))
+    return HeatMap(
+        title=title,
+        desc="; ".join(cell.title for cell in cells),
+        cells=cells,
+        rows=rows,
+        columns=[(LEFT + (head - 0.5) * size, str(head)) for head in range(1, heads + 1)],
+        cell=size,
+        width=LEFT + heads * size,
+        height=TOP + len(layers) * size,
+    )
