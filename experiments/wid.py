@@ -44,7 +44,7 @@ from tutelage.methods.finetune import finetune
 from tutelage.methods.wid import wid
 from tutelage.objectives.terms import AnyTerm, HardLabels, SoftLabels
 from tutelage.recipe import Instances, Recipe, Stage
-from tutelage.students.build import Checkpoint, Fresh, Inherited, Sliced, Student, load_model
+from tutelage.students.build import Checkpoint, Fresh, Inherited, Sliced, Student, load_config, load_model
 from tutelage.training.forgetting import Forgetting
 
 KINDS = {"words": "masked words (BERT)", "next_words": "next words (GPT-2)"}
@@ -56,9 +56,17 @@ ARMS = {
     "kd": "new, labels and teacher's predictions",
     "scratch": "new, labels",
 }
-RATES = {"wid": "wid", "wid_tied": "wid", "slice_norm": "slices", "slice_random": "slices", "kd": "new", "scratch": "new"}
+RATES = {
+    "wid": "wid",
+    "wid_tied": "wid",
+    "slice_norm": "slices",
+    "slice_random": "slices",
+    "kd": "new",
+    "scratch": "new",
+}
 """Which arms are tuned together: by the first of them."""
-LENGTH = 64
+LENGTH, BATCH = 48, 32
+"""Of instances of text: tokens, and how many make a step."""
 TASK_ARMS = ("wid_dim", "wid_head", "slice_norm", "slice_random")
 ROWS = {"sst2": 8000}
 """Training rows of a task."""
@@ -74,12 +82,12 @@ def main() -> None:
     parser.add_argument("--share", help="shared, or 0/2, 1/2")
     parser.add_argument("--finished", action="store_true", help="run nothing: write what the finished runs show")
     parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16", "fp16"])
-    parser.add_argument("--hidden", type=int, default=128, help="of the teachers of words; the students' is half of it")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, default=8000)
-    parser.add_argument("--teacher-steps", type=int, default=6000)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--rates", default="1e-3,2e-3,4e-3")
+    parser.add_argument("--hidden", type=int, default=96, help="of the teachers of words; the students' is half of it")
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--vocabulary", type=int, default=4000)
+    parser.add_argument("--teacher-steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--rates", default="2e-3,4e-3")
     parser.add_argument("--tasks", default="stsb,sst2")
     parser.add_argument("--widths", default="192,96")
     parser.add_argument("--epochs", type=int, default=4)
@@ -87,10 +95,15 @@ def main() -> None:
     arguments = parser.parse_args()
     out = Path(arguments.out)
     results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    about = {k: v for k, v in vars(arguments).items() if k not in ("text", "data_dir", "work", "share", "finished", "out")}
+    about = {
+        k: v for k, v in vars(arguments).items() if k not in ("text", "data_dir", "work", "share", "finished", "out")
+    }
     if arguments.part == "words":
         found = words(arguments)
-        results["words"] = {"settings": {k: v for k, v in about.items() if k not in ("tasks", "widths", "epochs")}, **found}
+        results["words"] = {
+            "settings": {k: v for k, v in about.items() if k not in ("tasks", "widths", "epochs")},
+            **found,
+        }
     else:
         found = tasks(arguments)
         results["tasks"] = {"settings": {k: about[k] for k in ("seeds", "tasks", "widths", "epochs")}, **found}
@@ -158,7 +171,9 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
                     tuned[arm][rate] = loss
         if arguments.share and any(len(found) < len(rates) for found in tuned.values()):
             continue  # another process is at it; repeat the command
-        losses[kind]["rates"] = {arm: {f"{rate:g}": loss for rate, loss in found.items()} for arm, found in tuned.items()}
+        losses[kind]["rates"] = {
+            arm: {f"{rate:g}": loss for rate, loss in found.items()} for arm, found in tuned.items()
+        }
         for arm, how in RATES.items():
             if not tuned[how]:
                 continue
@@ -178,12 +193,14 @@ def prepare(work: Path, arguments: argparse.Namespace) -> None:
     folder = work / "tokenizer"
     if not folder.exists():
         trained = BertWordPieceTokenizer()
-        trained.train_from_iterator(lines(Path(arguments.text[0]), 200_000), vocab_size=arguments.vocabulary, show_progress=False)
+        trained.train_from_iterator(
+            lines(Path(arguments.text[0]), 200_000), vocab_size=arguments.vocabulary, show_progress=False
+        )
         work.mkdir(parents=True, exist_ok=True)
         BertTokenizerFast(vocab=trained.get_vocab(), model_max_length=LENGTH).save_pretrained(folder)
     if not (work / "unseen").exists():
         some = work / "unseen.txt"
-        some.write_text("\n".join(lines(Path(arguments.text[-1]), 12_000)), encoding="utf-8")
+        some.write_text("\n".join(lines(Path(arguments.text[-1]), 6_000)), encoding="utf-8")
         build_corpus([str(some)], str(work / "unseen"), tokenizer=str(folder))
     if not (work / "corpus").exists():
         build_corpus(arguments.text[:-1], str(work / "corpus"), tokenizer=str(folder))
@@ -228,7 +245,7 @@ def recipe_for(arm: str, kind: str, work: Path, steps: int, rate: float, hidden:
         "slice_norm": Sliced(hidden=hidden, choose="norm"),
         "slice_random": Sliced(hidden=hidden, choose="random"),
     }
-    layers = anatomy.shape_of(load_config_of(like)).layers
+    layers = anatomy.shape_of(load_config(like)).layers
     fresh = Fresh(layers=layers, hidden=hidden, intermediate=4 * hidden, heads=4, like=like)
     terms: list[AnyTerm] = [HardLabels()]
     if arm == "kd":  # half labels, half predictions at temperature 2
@@ -240,18 +257,12 @@ def recipe_for(arm: str, kind: str, work: Path, steps: int, rate: float, hidden:
         epochs=1000,
         max_steps=steps,
         lr=rate,
-        batch_size=64,
+        batch_size=BATCH,
         warmup=0.05,
         select="last",
         forgetting=Forgetting(weights_lr=1.0, share=0.15) if arm.startswith("wid") else None,
     )
     return Recipe(method=arm, title=arm, paper="-", student=students.get(arm, fresh), stages=[stage])
-
-
-def load_config_of(name: str) -> Any:
-    from tutelage.students.build import load_config
-
-    return load_config(name)
 
 
 def config_for(
@@ -306,7 +317,9 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"teachers": {}, "runs": []}
     number = 0
     for task in arguments.tasks.split(","):
-        data = DataConfig(task=task, data_dir=f"{arguments.data_dir}/{task}", max_train=ROWS.get(task), holdout=0.1, max_length=128)
+        data = DataConfig(
+            task=task, data_dir=f"{arguments.data_dir}/{task}", max_train=ROWS.get(task), holdout=0.1, max_length=128
+        )
         wanted: list[tuple[str, int, int]] = [("teacher", 0, 0)]
         wanted += [
             (arm, int(width), seed)

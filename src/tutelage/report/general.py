@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from tutelage.report.card import folder_name, markdown
-from tutelage.report.page import FORMATS, Report, count_text, facts, loss_charts, words
+from tutelage.report.page import FORMATS, Report, count_text, facts, inheritance, loss_charts, words
 
 USES = {
     "none": "It has no head: fine-tune it on a task, or go on with task distillation (--student takes its folder).",
@@ -27,7 +27,13 @@ def page(report: Report) -> str:
     )
     environment.filters.update(FORMATS)
     template = environment.get_template("general.html.jinja")
-    return template.render(report=report, losses=loss_charts(report), environment=facts(report), **_words(report))
+    return template.render(
+        report=report,
+        losses=loss_charts(report),
+        inherited=inheritance(report),
+        environment=facts(report),
+        **_words(report),
+    )
 
 
 def card(report: Report) -> str:

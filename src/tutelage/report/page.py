@@ -60,6 +60,7 @@ def page(report: Report) -> str:
         losses=loss_charts(report),
         scores=score_charts(report),
         selection=selection(report),
+        inherited=inheritance(report),
         environment=facts(report),
         who=names(report),
     )
@@ -613,6 +614,27 @@ def selection(report: Report) -> str:
 def _stages(names: Sequence[str]) -> str:
     listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     return f"the stage{'s' if len(names) > 1 else ''} {listed}"
+
+
+PLACES = {
+    "residual": "Residual stream",
+    "attention": "Inside of attention",
+    "intermediate": "Inside of the feed-forward",
+    "pooler": "Pooler",
+    "head": "Head",
+}
+
+
+def inheritance(report: Report) -> list[tuple[str, str]]:
+    """Of a student that was cut out of its teacher: how many coordinates were kept, by place."""
+    kept = (report.get("inherited") or {}).get("kept", {})
+    rows = []
+    for place, name in PLACES.items():
+        groups = [group for key, group in kept.items() if key.partition("_")[0] == place]
+        if groups:
+            layers = f", each of {len(groups)} layers" if place in ("attention", "intermediate") else ""
+            rows.append((name + layers, f"{len(groups[0]['kept']):,} of {groups[0]['of']:,}"))
+    return rows
 
 
 def facts(report: Report) -> list[tuple[str, str]]:

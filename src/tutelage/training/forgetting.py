@@ -68,8 +68,7 @@ class Forgetter:
         self.how, self.model, self.compaction = how, model, found
         self._held: list[tuple[Compactor, Tensor]] = []
         if how.schedule == "reference":
-            residual, inner = (found.groups[name] for name in ("residual", "attention_1"))
-            residual.chunks, residual.block = inner.chunks, inner.block
+            self._as_reference()
         if how.selection == "taylor":
             for group in found:
                 group.score.zero_()
@@ -188,6 +187,11 @@ class Forgetter:
     @property
     def strength(self) -> float:
         return self.how.strength or {"adam_l2": 20.0, "lasso": 1e-4}.get(self.how.penalty, 1.0)
+
+    def _as_reference(self) -> None:
+        """Let the residual stream be cut like heads."""
+        residual, inner = (self.compaction.groups[name] for name in ("residual", "attention_1"))
+        residual.chunks, residual.block = inner.chunks, inner.block
 
     def _due(self, group: Group, increment: int) -> int:
         """How many blocks of each chunk are to be gone."""

@@ -1,0 +1,604 @@
+"""Weight inheritance: that nothing is lost in wrapping, cutting and merging, and that forgetting obeys its laws."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny_model
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertModel,
+    DistilBertForMaskedLM,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    RobertaForMaskedLM,
+)
+
+from tutelage import anatomy, api
+from tutelage.config import RunConfig
+from tutelage.errors import TutelageError
+from tutelage.evaluation.speed import count_parameters
+from tutelage.methods.wid import wid, wid11, wid55, wid_reference
+from tutelage.objectives.terms import Hidden, SoftLabels
+from tutelage.recipe import Recipe, Stage
+from tutelage.students import compactors
+from tutelage.students.build import Copied, Inherited, Sliced, build, parse
+from tutelage.students.compactors import Compacted, Compaction, KeptNorm, compaction_of, wrap
+from tutelage.training.forgetting import Forgetter, Forgetting
+from tutelage.training.optimizer import RowAdamW
+
+LANGUAGE = {
+    "bert": BertForMaskedLM,
+    "roberta": RobertaForMaskedLM,
+    "distilbert": DistilBertForMaskedLM,
+    "gpt2": GPT2LMHeadModel,
+}
+
+
+def teacher(family: str, head: str = "classes") -> PreTrainedModel:
+    """A model of 4 layers x 32 whose biases and norms are no longer ones and zeros."""
+    model = tiny_model(family)
+    if head == "words":
+        model = LANGUAGE[family](model.config)
+    if head == "spans":
+        model = BertForQuestionAnswering(model.config)
+    if head == "none":
+        model = BertModel(model.config)
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += torch.randn_like(parameter) * (0.2 if parameter.ndim == 1 else 0.1)
+    return model.eval()
+
+
+def batch(seed: int = 0) -> dict[str, Tensor]:
+    ids = torch.randint(5, 40, (3, 9), generator=torch.Generator().manual_seed(seed))
+    mask = (torch.arange(9) < torch.tensor([9, 6, 3])[:, None]).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+@torch.no_grad()
+def answers(model: PreTrainedModel, seed: int = 0) -> Tensor:
+    """Logits (or the last hidden states) at real tokens."""
+    inputs = batch(seed)
+    output = model(**inputs)
+    if "start_logits" in output:
+        found = torch.stack([output.start_logits, output.end_logits], dim=-1)
+    elif "logits" in output:
+        found = output.logits
+    else:
+        found, compaction = output.last_hidden_state, compaction_of(model)
+        if compaction is not None and not compaction.done:  # the others mean nothing
+            found = found[..., compaction.groups["residual"].index]
+    return found if found.shape[0] == found.numel() // found.shape[-1] else found[inputs["attention_mask"].bool()]
+
+
+def shaken(model: PreTrainedModel, spec: Inherited) -> Compaction:
+    """Wrapped, with compactors far from the identity, coordinates chosen at random, and nothing left of the others."""
+    compaction = wrap(model, spec)
+    model.to(next(p for p in model.parameters()).dtype)
+    generator = torch.Generator().manual_seed(2)
+    for group in compaction:
+        for member in group.members:
+            noise = torch.randn(member.matrix.shape, generator=generator, dtype=torch.float64) * 0.1
+            member.matrix.data += noise.to(member.matrix.dtype)
+        units, left = group.units
+        group.restrict(units - left, torch.rand(group.size, generator=generator))
+        for member in group.members:
+            member.matrix.data[group.gone] = 0
+    return compaction
+
+
+def double(model: PreTrainedModel) -> PreTrainedModel:
+    return model.double()
+
+
+HEADS = [
+    *((family, "words") for family in LANGUAGE),
+    *((family, "classes") for family in LANGUAGE),
+    ("bert", "spans"),
+    ("bert", "none"),
+]
+
+# ----------------------------------------------------------------------------------------------------- exactness
+
+
+@pytest.mark.parametrize(("family", "head"), HEADS)
+def test_a_wrapped_model_computes_what_it_did(family: str, head: str) -> None:
+    model = teacher(family, head)
+    wrapped = copy.deepcopy(model)
+    wrap(wrapped, Inherited(hidden=16))
+    for one in (model, wrapped):
+        one.set_attn_implementation("eager")
+    with torch.no_grad():
+        before = model(**batch(), output_hidden_states=True, output_attentions=True)
+        after = wrapped(**batch(), output_hidden_states=True, output_attentions=True)
+    assert float((answers(model) - answers(wrapped)).abs().max()) <= 1e-5
+    for ours, theirs in zip(
+        after.hidden_states + after.attentions, before.hidden_states + before.attentions, strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("strategy", ["dim", "head"])
+@pytest.mark.parametrize("alignment", ["mask", "tied"])
+@pytest.mark.parametrize(("family", "head"), HEADS)
+def test_cut_and_merged_it_computes_the_same(family: str, head: str, alignment: str, strategy: str) -> None:
+    for decoder in ("tied", "untied") if head == "words" else ("tied",):
+        model = teacher(family, head).double()
+        spec = Inherited(hidden=16, alignment=alignment, strategy=strategy, decoder=decoder)
+        compaction = shaken(model, spec)
+        model.double()
+        wrapped, at_once = answers(model), copy.deepcopy(model)
+        compaction.cut(model)
+        torch.testing.assert_close(answers(model), wrapped, atol=1e-9, rtol=0)
+        compaction.merge(model)
+        torch.testing.assert_close(answers(model), wrapped, atol=1e-9, rtol=0)
+        direct = compaction_of(at_once)
+        assert direct is not None and compaction_of(model) is None
+        direct.merge(at_once)
+        torch.testing.assert_close(answers(at_once), wrapped, atol=1e-9, rtol=0)
+        shape = anatomy.shape_of(model.config)
+        assert (shape.layers, shape.hidden, shape.intermediate) == (4, 16, 24)
+        assert shape.heads == (4 if strategy == "dim" else 2)
+        assert not any(isinstance(module, (Compacted, KeptNorm)) for module in model.modules())
+
+
+def test_single_precision_merges_to_a_relative_error_of_rounding() -> None:
+    model = teacher("bert", "words")
+    compaction = shaken(model, Inherited(hidden=16))
+    wrapped = answers(model)
+    compaction.merge(model)
+    assert float((answers(model) - wrapped).abs().max() / wrapped.abs().max()) <= 1e-4
+
+
+@pytest.mark.parametrize("family", LANGUAGE)
+def test_unscaled_queries_would_be_wrong(family: str) -> None:
+    """The authors' merge leaves queries as they are, though heads of half the size divide scores by less."""
+    model = teacher(family, "words").double()
+    compaction = shaken(model, Inherited(hidden=16))
+    model.double()
+    wrapped = answers(model)
+    compaction._fold = 1.0
+    compaction.merge(model)
+    assert float((answers(model) - wrapped).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("family", LANGUAGE)
+def test_a_norm_over_all_coordinates_would_be_wrong(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = teacher(family, "words").double()
+    compaction = shaken(model, Inherited(hidden=16))
+    model.double()
+    whole = lambda self, x: F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr(KeptNorm, "forward", whole)
+        wrapped = answers(model)
+    compaction.merge(model)
+    assert float((answers(model) - wrapped).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("strategy", ["dim", "head"])
+def test_what_is_kept_has_the_sizes_of_the_student(strategy: str) -> None:
+    compaction = shaken(teacher("bert", "words"), Inherited(hidden=16, strategy=strategy, decoder="untied"))
+    kept = compaction.kept()
+    assert {len(entry["kept"]) for name, entry in kept.items() if not name.startswith("intermediate")} == {16}
+    assert {len(entry["kept"]) for name, entry in kept.items() if name.startswith("intermediate")} == {24}
+    assert all(entry["kept"] == sorted(set(entry["kept"])) for entry in kept.values())
+    for number in range(1, 5):
+        heads = np.bincount(np.array(kept[f"attention_{number}"]["kept"]) // 8, minlength=4)
+        assert sorted(heads) == ([4, 4, 4, 4] if strategy == "dim" else [0, 0, 8, 8])
+
+
+def test_weights_first_or_activations_first() -> None:
+    torch.manual_seed(0)
+    model = teacher("gpt2", "words").double()
+    shaken(model, Inherited(hidden=16))
+    model.double()
+    for link in (module for module in model.modules() if isinstance(module, Compacted)):
+        weight, bias = link.effective()
+        x = torch.randn(7, weight.shape[1], dtype=torch.float64)
+        torch.testing.assert_close(F.linear(x, weight, bias), link._step_by_step(x), atol=1e-12, rtol=0)
+        # By hand, from the formula C W R and C b.
+        parts = []
+        for part, (w, b) in enumerate(link.split()):
+            out, into = link.sides(part)
+            r = torch.eye(w.shape[1], dtype=torch.float64) if into is None else into.matrix.T
+            c = torch.eye(len(w), dtype=torch.float64) if out is None else out.matrix
+            parts.append((c @ w @ r, 0 if b is None else c @ b))
+        torch.testing.assert_close(weight, torch.cat([w for w, _ in parts]), atol=1e-12, rtol=0)
+        if bias is not None:
+            torch.testing.assert_close(bias, torch.cat([b for _, b in parts]), atol=1e-12, rtol=0)
+
+
+def test_the_gradients_of_a_composed_weight() -> None:
+    linear = nn.Linear(4, 3).double()
+    group_in, group_out = compactors.Group("in", 4, 2), compactors.Group("out", 3, 2)
+    out, into = compactors.Compactor(group_out).double(), compactors.Compactor(group_in).double()
+    link = Compacted(linear, [out], [into])
+
+    def value(w: Tensor, b: Tensor, c: Tensor, q: Tensor, x: Tensor) -> Tensor:
+        names = ("weight", "bias", "outs.0.matrix", "ins.0.matrix")
+        result: Tensor = torch.func.functional_call(link, dict(zip(names, (w, b, c, q), strict=True)), (x,))
+        return result
+
+    tensors = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 4), (3,), (3, 3), (4, 4))]
+    for count in (1, 50):  # activations first, weights first
+        assert torch.autograd.gradcheck(value, (*tensors, torch.randn(count, 4, dtype=torch.float64)))
+
+
+# ---------------------------------------------------------------------------------------------------- forgetting
+
+
+def scene(spec: Inherited, how: Forgetting) -> tuple[PreTrainedModel, Forgetter, RowAdamW]:
+    model = teacher("bert")
+    torch.manual_seed(3)
+    wrap(model, spec)
+    forgetter = Forgetter(how, model)
+    return model, forgetter, RowAdamW(forgetter.parameter_groups(model, 0.01), lr=1e-3)
+
+
+def loss_of(model: PreTrainedModel, seed: int) -> Tensor:
+    return F.cross_entropy(model(**batch(seed)).logits, torch.tensor([0, 1, 0]))
+
+
+def step(model: PreTrainedModel, forgetter: Forgetter, optimizer: RowAdamW, number: int, total: int) -> bool:
+    """One step as the loop makes it."""
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3 * group.get("factor", 1.0)
+    loss_of(model, number).backward()
+    forgetter.before_step(optimizer)
+    optimizer.clip(1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return forgetter.after_step(optimizer, number, total)
+
+
+def test_kept_rows_have_the_gradient_of_the_loss_and_masked_rows_none() -> None:
+    model, forgetter, optimizer = scene(Inherited(hidden=16), Forgetting())
+    compaction = forgetter.compaction
+    forgetter.mask(8)
+    loss_of(model, 0).backward()
+    raw = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    forgetter.before_step(optimizer)
+    matrices = {id(m.matrix): g for g in compaction for m in g.members}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            continue
+        group = matrices.get(id(parameter))
+        if group is None:
+            assert torch.equal(parameter.grad, raw[name])
+        else:
+            assert torch.equal(parameter.grad[group.kept], raw[name][group.kept])
+            assert not parameter.grad[~group.kept].any()
+            assert raw[name][~group.kept].any()  # or there would be nothing to forget
+
+
+def test_a_masked_row_of_norm_one_vanishes_in_its_time_and_stays_so() -> None:
+    how = Forgetting(increments=1, interval=4, forget=2.0)
+    model, forgetter, optimizer = scene(Inherited(hidden=16), how)
+    residual = forgetter.compaction.groups["residual"]
+    forgetter.mask(1)
+    member, rows, kept = residual.members[3], residual.gone, residual.index
+    member.matrix.data[rows] = F.normalize(member.matrix.data[rows], dim=1)
+    norms = []
+    for _ in range(10):
+        before = member.matrix.data.clone()
+        member.matrix.grad = torch.randn_like(member.matrix)
+        forgetter.before_step(optimizer)
+        optimizer.step()
+        moved = member.matrix.data.clone()
+        forgetter.after_step(optimizer, 1, 10**6)  # an increment is far away
+        assert torch.equal(member.matrix.data[kept], moved[kept]) and not torch.equal(before[kept], moved[kept])
+        norms.append(float(member.matrix.data[rows].norm(dim=1).max()))
+    length = 1 / (2.0 * forgetter.times(10**6)[0])
+    assert norms[0] == pytest.approx(1 - length, abs=1e-6)
+    forgetter.compaction.groups["residual"].members[3].matrix.data[rows] = F.normalize(
+        torch.randn(len(rows), 32), dim=1
+    )
+    fixed = Forgetter(how, model)
+    for number in range(1, 10):
+        member.matrix.grad = torch.randn_like(member.matrix)
+        fixed.before_step(optimizer)
+        optimizer.step()
+        fixed.after_step(optimizer, 4 * number + 1, 200)
+        largest = float(member.matrix.data[rows].norm(dim=1).max())
+        assert (largest == 0.0) == (number >= math.ceil(8)), number
+
+
+@pytest.mark.parametrize("selection", ["norm", "taylor", "random"])
+@pytest.mark.parametrize("penalty", ["prox", "adam_l2", "lasso"])
+def test_masks_only_grow_and_end_at_the_students_sizes(selection: str, penalty: str) -> None:
+    how = Forgetting(selection=selection, penalty=penalty, increments=4, interval=2)
+    model, forgetter, optimizer = scene(Inherited(hidden=16), how)
+    kept = {group.name: group.kept.clone() for group in forgetter.compaction}
+    cut_at = None
+    for number in range(1, 17):
+        if step(model, forgetter, optimizer, number, 40):
+            cut_at = number
+        for group in forgetter.compaction:
+            assert not (group.kept & ~kept[group.name]).any()
+            kept[group.name] = group.kept.clone()
+    assert all(group.settled for group in forgetter.compaction)
+    if penalty == "prox":
+        assert cut_at == 14  # four increments, then two intervals and one more for rows longer than 1
+        assert {len(m.matrix) for m in forgetter.compaction.groups["residual"].members} == {16}
+        assert optimizer.state[forgetter.compaction.groups["residual"].members[0].matrix]["exp_avg"].shape == (16, 32)
+    else:
+        assert forgetter.compaction.largest_masked() > 0
+
+
+def test_scores_by_gradients_are_sums_of_squares() -> None:
+    model, forgetter, optimizer = scene(Inherited(hidden=16), Forgetting(selection="taylor"))
+    expected = torch.zeros(32)
+    for number in range(3):
+        optimizer.zero_grad()
+        loss_of(model, number).backward()
+        members = forgetter.compaction.groups["residual"].members
+        expected += sum((m.matrix.data * m.matrix.grad).sum(dim=1) ** 2 for m in members if m.matrix.grad is not None)
+        forgetter.before_step(optimizer)
+    torch.testing.assert_close(forgetter.compaction.groups["residual"].score, expected)
+
+
+def test_the_authors_penalty_has_its_fixed_point() -> None:
+    """m <- 0.9 m + 0.1 (lambda - 1) p, then Adam's own m <- 0.9 m + 0.1 p: 9.53 p for lambda = 20."""
+    _, forgetter, optimizer = scene(Inherited(hidden=16), Forgetting(penalty="adam_l2"))
+    forgetter.mask(16)
+    group = forgetter.compaction.groups["residual"]
+    matrix = group.members[0].matrix
+    value = matrix.data.clone()
+    for _ in range(200):
+        matrix.grad = torch.zeros_like(matrix)
+        forgetter.before_step(optimizer)
+        optimizer.step()
+        matrix.data.copy_(value)  # held, to see the moment alone
+    moment = optimizer.state[matrix]["exp_avg"][group.gone]
+    torch.testing.assert_close(moment, 1.81 / 0.19 * value[group.gone], rtol=1e-3, atol=1e-5)
+
+
+def counts(spec: Inherited, how: Forgetting, increments: list[int]) -> dict[str, list[int]]:
+    """How many coordinates of a BERT-base's groups are masked after so many increments; one layer stands for all."""
+    compaction = wrap(BertForMaskedLM(BertConfig(num_hidden_layers=1, vocab_size=10)), spec)
+    forgetter = Forgetter.__new__(Forgetter)
+    forgetter.how, forgetter.compaction = how, compaction
+    if how.schedule == "reference":
+        forgetter._as_reference()
+    found = {}
+    for group in compaction:
+        found[group.name] = [forgetter._due(group, n) * group.chunks * group.block for n in increments]
+    return found
+
+
+def test_the_schedule_of_the_authors_code() -> None:
+    how = Forgetting(schedule="reference", interval=500)
+    dim = counts(Inherited(hidden=192, decoder="untied"), how, [1, 8, 16])
+    assert dim["head"] == [36, 288, 576] and dim["intermediate_1"] == [144, 1152, 2304]
+    assert dim["attention_1"] == dim["residual"] == [6 * 12, 48 * 12, 48 * 12]
+    head = counts(Inherited(hidden=192, strategy="head", decoder="untied"), how, [1, 2, 17, 18, 30])
+    assert head["attention_1"] == head["residual"] == [0, 64, 8 * 64, 9 * 64, 9 * 64]
+
+
+def test_the_even_schedule_ends_exactly() -> None:
+    for spec in (Inherited(hidden=516), Inherited(hidden=192), Inherited(hidden=192, strategy="head")):
+        due = counts(spec, Forgetting(), list(range(18)))
+        for name, values in due.items():
+            size, target = (3072, 4 * spec.hidden) if name.startswith("intermediate") else (768, spec.hidden)
+            assert values[0] == 0 and values[16] == values[17] == size - target and values == sorted(values)
+            assert max(np.diff(values[:17])) <= math.ceil((size - target) / 16 / 12) * 12 or spec.strategy == "head"
+
+
+def test_the_cut_changes_neither_loss_nor_the_steps_that_follow() -> None:
+    models = []
+    for cut in (False, True):
+        model = teacher("bert").double()
+        torch.manual_seed(3)
+        compaction = shaken(model, Inherited(hidden=16))
+        model.double()
+        forgetter = Forgetter(Forgetting(), model)
+        optimizer = RowAdamW(forgetter.parameter_groups(model, 0.01), lr=1e-3)
+        for number in range(3):  # moments that the cut has to take along
+            step(model, forgetter, optimizer, 10**3 + number, 10**6)
+        if cut:
+            compaction.cut(model, optimizer)
+        losses = []
+        for number in range(10):
+            losses.append(float(loss_of(model, number)))
+            step(model, forgetter, optimizer, 10**3 + number, 10**6)
+        models.append((losses, answers(model, 77)))
+    np.testing.assert_allclose(models[0][0], models[1][0], atol=1e-8, rtol=0)
+    torch.testing.assert_close(models[0][1], models[1][1], atol=1e-8, rtol=0)
+
+
+# ----------------------------------------------------------------------------------------------------- checkpoints
+
+
+@pytest.mark.parametrize("decoder", ["tied", "untied"])
+@pytest.mark.parametrize("family", LANGUAGE)
+def test_a_merged_language_model_is_an_ordinary_checkpoint(family: str, decoder: str, tmp_path: Path) -> None:
+    model = teacher(family, "words")
+    shaken(model, Inherited(hidden=16, decoder=decoder)).merge(model)
+    model.save_pretrained(tmp_path)
+    auto = AutoModelForCausalLM if family == "gpt2" else AutoModelForMaskedLM
+    loaded, info = auto.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert torch.equal(answers(loaded.eval()), answers(model))
+    table, output = anatomy.word_embeddings_of(loaded).weight, loaded.get_output_embeddings().weight
+    assert (table is output) == (decoder == "tied") == torch.equal(table, output)
+    assert anatomy.shape_of(loaded.config).hidden == 16
+
+
+def test_a_merged_model_is_exported(tmp_path: Path) -> None:
+    model = teacher("bert")
+    shaken(model, Inherited(hidden=16)).merge(model)
+    exported = torch.export.export(model, (), kwargs=batch(), strict=False)
+    torch.testing.assert_close(exported.module()(**batch()).logits, model(**batch()).logits)
+
+
+def test_the_papers_sizes() -> None:
+    for recipe, millions in ((wid55(), 54.70), (wid11(), 11.33)):
+        with torch.device("meta"):
+            student = BertModel(compactors.narrowed(recipe.student, BertConfig()))
+        assert count_parameters(student) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_slices_are_coordinates_of_the_teacher() -> None:
+    model = teacher("bert")
+    labels = {"num_labels": 2}
+    student = build(Sliced(hidden=16, choose="norm"), model, labels, 0)
+    table, whole = anatomy.word_embeddings_of(student).weight, anatomy.word_embeddings_of(model).weight
+    columns = [int((whole == table[:, [i]]).all(dim=0).nonzero()[0, 0]) for i in range(16)]
+    assert columns == sorted(set(columns)) and len(columns) == 16
+    # The largest weights: of the columns, by all that make or read them.
+    wrapped = copy.deepcopy(model)
+    compaction = wrap(wrapped, Sliced(hidden=16))
+    squares = torch.zeros(32, dtype=torch.float64)
+    for layer in model.bert.encoder.layer:
+        attention = layer.attention
+        for reader in (attention.self.query, attention.self.key, attention.self.value, layer.intermediate.dense):
+            squares += reader.weight.double().square().sum(dim=0)
+        for maker in (attention.output.dense, layer.output.dense):
+            squares += maker.weight.double().square().sum(dim=1)
+    squares += model.bert.pooler.dense.weight.double().square().sum(dim=0)
+    assert columns == sorted(squares.argsort(descending=True)[:16].tolist())
+    torch.testing.assert_close(compactors._weights_of(compaction, compaction.groups["residual"]), squares.sqrt())
+    others = [build(Sliced(hidden=16, choose="random"), model, labels, seed) for seed in (0, 0, 1)]
+    tables = [anatomy.word_embeddings_of(other).weight for other in others]
+    assert torch.equal(tables[0], tables[1]) and not torch.equal(tables[0], tables[2])
+
+
+# ------------------------------------------------------------------------------------------------------------ runs
+
+
+def test_on_raw_text_for_masked_and_next_words(tmp_path: Path, tokenizer) -> None:
+    words = " ".join(f"word{i % 30}" for i in range(4000))
+    (tmp_path / "text.txt").write_text("\n".join(words[i : i + 160] for i in range(0, len(words), 160)))
+    for family, causal in (("bert", False), ("gpt2", True)):
+        teacher(family, "words").save_pretrained(tmp_path / family)
+        tokenizer.save_pretrained(tmp_path / family)
+        if not (tmp_path / "corpus").exists():
+            api.build_corpus([str(tmp_path / "text.txt")], str(tmp_path / "corpus"), tokenizer=str(tmp_path / family))
+        recipe = wid(16, causal=causal)
+        settings = ["stages.general.lr=0.01", "stages.general.batch_size=8", "stages.general.data.length=24"]
+        settings += ["stages.general.max_steps=60", "stages.general.forgetting.share=0.4"]
+        out = tmp_path / f"{family}-run"
+        report = api.distill(
+            str(tmp_path / family),
+            str(out),
+            method=recipe,
+            stage="general",
+            corpus=str(tmp_path / "corpus"),
+            settings=settings,
+        )
+        about = report["inherited"]
+        assert about["cut"] and about["largest_masked"] == 0 and about["difference"] < 1e-4 * about["largest_logit"]
+        held = report["stages"][0]["held_out"]
+        assert held["after"]["hard_labels"] < held["before"]["hard_labels"]
+        auto = AutoModelForCausalLM if causal else AutoModelForMaskedLM
+        student = auto.from_pretrained(out / "student")
+        assert anatomy.shape_of(student.config).hidden == 16
+        assert json.loads((out / "report.json").read_text())["student"]["shape"].startswith("4 layers x 16")
+        page = (out / "report.html").read_text()
+        assert "16 of 32" in page
+
+
+def test_the_baseline_of_a_task_is_made_of_slices(teacher_folder: Path, tmp_path: Path) -> None:
+    recipe = wid(16).part("task")
+    stage = recipe.stages[0].model_copy(
+        update={"lr": 3e-3, "forgetting": Forgetting(increments=2, interval=1, weights_lr=0.2)}
+    )
+    config = RunConfig(
+        recipe=recipe.model_copy(update={"stages": [stage]}),
+        teacher=str(teacher_folder / "teacher"),
+        data={"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")},
+        out=str(tmp_path / "run"),
+    )
+    from tutelage.runs import run
+
+    report = run(config, quiet=True)
+    assert report["baseline"]["shape"] == report["student"]["shape"]
+    assert report["baseline"]["parameters"] == report["student"]["parameters"]
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
+    assert model.config.hidden_size == 16
+
+
+# ------------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [("albert", "a width of its own"), ("electra", "a width of its own"), ("modernbert", "in pairs")],
+)
+def test_families_that_cannot_are_refused_with_the_reason(family: str, reason: str) -> None:
+    with pytest.raises(TutelageError, match=reason):
+        wrap(tiny_model(family), Inherited(hidden=16))
+
+
+def test_sizes_that_cannot_be_are_refused() -> None:
+    config = tiny_model("bert").config
+    for spec, words in (
+        (Inherited(hidden=18), "all 4 heads stay; use a multiple of 4"),
+        (Inherited(hidden=20, strategy="head"), "heads of 8 go or stay whole; use a multiple of 8"),
+        (Inherited(hidden=64), "the teacher has 32"),
+        (Inherited(hidden=16, intermediate=100), "intermediate=100 cannot be inherited"),
+    ):
+        with pytest.raises(TutelageError, match=words):
+            compactors.narrowed(spec, config)
+
+
+def test_heads_that_hardware_does_not_like_are_named() -> None:
+    model = tiny_model("bert", hidden=192, heads=12)
+    wrap(model, Inherited(hidden=132))
+    assert "heads of 11" in str(compactors.advice(model)) and "96 or 192" in str(compactors.advice(model))
+    model = tiny_model("bert", hidden=192, heads=12)
+    wrap(model, Inherited(hidden=96))
+    assert compactors.advice(model) is None
+
+
+def test_an_untied_teacher_has_no_tied_student() -> None:
+    config = copy.deepcopy(tiny_model("bert").config)
+    config.tie_word_embeddings = False
+    with pytest.raises(TutelageError, match="decoder=untied"):
+        wrap(BertForMaskedLM(config), Inherited(hidden=16))
+
+
+def test_recipes_that_cannot_be_are_refused() -> None:
+    stage = wid().stages[1]
+    with pytest.raises(ValueError, match="needs|has compactors"):
+        Recipe(
+            method="x",
+            title="x",
+            paper="x",
+            student=Inherited(hidden=16),
+            stages=[Stage(name="a", objective=stage.objective)],
+        )
+    with pytest.raises(ValueError, match="init=inherited"):
+        Recipe(method="x", title="x", paper="x", student=Copied(), stages=[stage])
+    with pytest.raises(ValueError, match="predictions alone"):
+        Stage(name="a", objective=[SoftLabels(), Hidden()], select="last", forgetting=Forgetting())
+    with pytest.raises(ValueError, match="select=last"):
+        Stage(name="a", objective=[SoftLabels()], forgetting=Forgetting())
+    with pytest.raises(TutelageError, match="needs a student with compactors"):
+        Forgetter(Forgetting(), tiny_model("bert"))
+    model, forgetter, _ = scene(Inherited(hidden=16), Forgetting())
+    with pytest.raises(TutelageError, match="too short"):
+        forgetter.times(18)
+    assert forgetter.times(19) == (1, 19)
+
+
+def test_sizes_on_the_command_line() -> None:
+    assert parse("hidden=192", "inherited") == Inherited(hidden=192)
+    assert parse("hidden=192,strategy=head", "inherited") == Inherited(hidden=192, strategy="head")
+    assert parse("hidden=192,strategy=head") == Sliced(hidden=192, strategy="head")
+    assert parse("init=inherited,hidden=192,alignment=tied") == Inherited(hidden=192, alignment="tied")
+    assert wid_reference().student == Inherited(hidden=192, decoder="untied")
