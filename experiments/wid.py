@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -369,3 +368,131 @@ def task_recipe(arm: str, width: int, epochs: int) -> Recipe:
     recipe = finetune(Sliced(hidden=width, choose="norm" if arm == "slice_norm" else "random"), epochs=epochs, lr=5e-4)
     stage = recipe.stages[0].model_copy(update={"select": "last", "batch_size": 64})
     return recipe.model_copy(update={"method": arm, "stages": [stage]})
+
+
+# ------------------------------------------------------------------------------------------------------- what it shows
+
+
+def shown(values: list[float], sign: str = "", digits: int = 3) -> str:
+    mean, half = interval(values)
+    return f"{mean:{sign}.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def page(results: dict[str, Any]) -> str:
+    lines = ["# WID against what else makes a narrower student", ""]
+    if "words" in results:
+        settings = results["words"]["settings"]
+        lines += [
+            "## On raw text",
+            "",
+            "Made by `python experiments/wid.py words --text path/to/wikipedia/*.txt.gz` from `results/wid.json`.",
+            f"Teachers: {settings['layers']} layers x {settings['hidden']}, 4 heads, a vocabulary of {settings['vocabulary']:,},",
+            f"trained here for {settings['teacher_steps']:,} steps of {BATCH} inputs of {LENGTH} tokens. Students: as deep, as many",
+            f"heads, half as wide, {settings['steps']:,} steps. Loss: nats a word on unseen text, the same words for all; mean and",
+            "half of the 95 % t-interval over seeds. *Behind WID* is paired by seed. Each group of arms has the learning rate",
+            "that is best for its first arm with seed 0, of those in the last column.",
+            "",
+        ]
+        for kind, losses in results["words"]["losses"].items():
+            if not losses.get("teacher"):
+                continue
+            lines += [
+                f"### {KINDS[kind][0].upper()}{KINDS[kind][1:]}",
+                "",
+                f"Teacher: {losses['teacher']:.3f}.",
+                "",
+                "| student | seeds | loss | behind WID | rates: loss with seed 0 |",
+                "|---|---|---|---|---|",
+            ]
+            ours = losses.get("wid", {})
+            for arm, name in ARMS.items():
+                if arm not in losses:
+                    continue
+                behind = [loss - ours[seed] for seed, loss in losses[arm].items() if seed in ours]
+                rates = ", ".join(f"{rate}: {loss:.3f}" for rate, loss in losses["rates"][RATES[arm]].items())
+                lines.append(
+                    f"| {name} | {len(losses[arm])} | {shown(list(losses[arm].values()))} | "
+                    f"{'-' if arm == 'wid' or not behind else shown(behind, '+')} | "
+                    f"{rates if arm == next(a for a in RATES if RATES[a] == RATES[arm]) else 'as above'} |"
+                )
+            lines += ["", f"![Loss while they learn](wid_{kind}.svg)", ""]
+    if "tasks" in results:
+        settings = results["tasks"]["settings"]
+        lines += [
+            "## On tasks",
+            "",
+            "Made by `python experiments/wid.py tasks --data-dir path/to/glue` from `results/wid.json`. Teacher: MiniLM",
+            "(6 layers x 384), fine-tuned for 4 epochs. Students: 6 layers; batches of 64, the last epoch counts",
+            f"({settings['epochs']} of them); scores on dev. *dim* keeps 12 smaller heads, *head* keeps whole ones. *Against slices* is",
+            "WID (dim) less the better kind of slices in the mean, paired by seed.",
+            "",
+            "| task | width | parameters | teacher | WID, dim | WID, head | slices by weight | slices at random | against slices |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for task, teacher in results["tasks"]["teachers"].items():
+            for width in settings["widths"].split(","):
+                found = [run for run in results["tasks"]["runs"] if run["task"] == task and run["width"] == int(width)]
+                by_arm = {arm: {r["seed"]: r["score"] for r in found if r["arm"] == arm} for arm in TASK_ARMS}
+                if not any(by_arm.values()):
+                    continue
+                cells = [shown(list(scores.values())) if scores else "-" for scores in by_arm.values()]
+                slices = [by_arm[arm] for arm in TASK_ARMS[2:] if by_arm[arm]]
+                better = max(slices, key=lambda scores: float(np.mean(list(scores.values())))) if slices else {}
+                gains = [score - better[seed] for seed, score in by_arm["wid_dim"].items() if seed in better]
+                lines.append(
+                    f"| {task} ({teacher['metric']}) | {width} | {found[0]['parameters'] / 1e6:.1f} M | {teacher['score']:.3f} | "
+                    f"{' | '.join(cells)} | {shown(gains, '+') if gains else '-'} |"
+                )
+        lines.append("")
+    return "\n".join(lines)
+
+
+COLOURS = {"teacher": "#888", "wid": "#1b6ca8", "slice_norm": "#5a9e4b", "kd": "#c8782a", "scratch": "#b23a48"}
+
+
+def picture(curves: dict[str, list[list[float]]], title: str) -> str:
+    """Loss against steps as SVG: the teacher's own training, and the students'."""
+    kept = {arm: curve for arm, curve in curves.items() if arm in COLOURS and curve}
+    width, height, left, right, top, bottom = 640, 380, 56, 170, 40, 44
+    most = max(curve[-1][0] for arm, curve in kept.items())
+    values = [loss for curve in kept.values() for _, loss in curve[2:]]
+    low, high = np.floor(min(values) * 2) / 2, np.ceil(max(values) * 2) / 2
+
+    def place(step: float, loss: float) -> tuple[float, float]:
+        across = left + step / most * (width - left - right)
+        return round(across, 1), round(
+            height - bottom - (min(loss, high) - low) / (high - low) * (height - top - bottom), 1
+        )
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        f'<text x="{left}" y="22">Loss of {title} while learning, nats a word</text>',
+    ]
+    for tick in np.arange(low, high + 0.01, 0.5 if high - low <= 4 else 1.0):
+        (x1, y), (x2, _) = place(0, tick), place(most, tick)
+        parts.append(f'<line x1="{x1}" y1="{y}" x2="{x2}" y2="{y}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x1 - 6}" y="{y + 4}" text-anchor="end">{tick:g}</text>')
+    for tick in np.linspace(0, most, 5):
+        x, y = place(tick, low)
+        parts.append(f'<text x="{x}" y="{y + 18}" text-anchor="middle">{tick:,.0f}</text>')
+    parts.append(f'<text x="{place(most / 2, low)[0]}" y="{height - 8}" text-anchor="middle">steps</text>')
+    taken: list[float] = []
+    for arm, curve in sorted(kept.items(), key=lambda item: item[1][-1][1]):
+        points = " ".join("{},{}".format(*place(step, loss)) for step, loss in curve)
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[arm]}" stroke-width="2"/>')
+        x, y = place(*curve[-1])
+        while any(abs(y - other) < 14 for other in taken):
+            y -= 7
+        taken.append(y)
+        name = (
+            "teacher"
+            if arm == "teacher"
+            else {"wid": "WID", "slice_norm": "slices", "kd": "new, KD", "scratch": "new"}[arm]
+        )
+        parts.append(f'<text x="{x + 6}" y="{y + 4}" fill="{COLOURS[arm]}">{name}</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+if __name__ == "__main__":
+    main()

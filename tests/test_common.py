@@ -45,7 +45,7 @@ ROWS: dict[str, Student] = {
 }
 """A method and the student that it teaches here."""
 
-GENERAL_ONLY = {"pretrain", "distilbert_general", "wid_reference"}
+GENERAL_ONLY = {"pretrain", "distilbert_general", "wid_reference", "wid_causal"}
 """Methods on raw text alone: their row is in test_general."""
 
 

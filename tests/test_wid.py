@@ -31,6 +31,7 @@ from tutelage import anatomy, api
 from tutelage.config import RunConfig
 from tutelage.errors import TutelageError
 from tutelage.evaluation.speed import count_parameters
+from tutelage.methods import METHODS
 from tutelage.methods.wid import wid, wid11, wid55, wid_reference
 from tutelage.objectives.terms import Hidden, SoftLabels
 from tutelage.recipe import Recipe, Stage
@@ -488,7 +489,7 @@ def test_on_raw_text_for_masked_and_next_words(tmp_path: Path, tokenizer) -> Non
         tokenizer.save_pretrained(tmp_path / family)
         if not (tmp_path / "corpus").exists():
             api.build_corpus([str(tmp_path / "text.txt")], str(tmp_path / "corpus"), tokenizer=str(tmp_path / family))
-        recipe = wid(16, causal=causal)
+        recipe = METHODS["wid_causal" if causal else "wid"]().model_copy(update={"student": Inherited(hidden=16)})
         settings = ["stages.general.lr=0.01", "stages.general.batch_size=8", "stages.general.data.length=24"]
         settings += ["stages.general.max_steps=60", "stages.general.forgetting.share=0.4"]
         out = tmp_path / f"{family}-run"

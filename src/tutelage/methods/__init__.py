@@ -11,7 +11,7 @@ from tutelage.methods.minimum_knowledge import minimum_knowledge, minimum_knowle
 from tutelage.methods.pkd import pkd, pkd_reference
 from tutelage.methods.pretrain import pretrain
 from tutelage.methods.tinybert import tinybert, tinybert_reference
-from tutelage.methods.wid import wid, wid11, wid55, wid_kd, wid_reference
+from tutelage.methods.wid import wid, wid11, wid55, wid_causal, wid_kd, wid_reference
 from tutelage.recipe import Recipe
 
 METHODS: dict[str, Callable[[], Recipe]] = {
@@ -33,6 +33,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         wid,
         wid55,
         wid11,
+        wid_causal,
         wid_kd,
         wid_reference,
     )

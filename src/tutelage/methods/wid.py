@@ -43,6 +43,14 @@ def wid(hidden: int = 384, *, causal: bool = False) -> Recipe:
     )
 
 
+def wid_causal() -> Recipe:
+    """WID of a model of next words (GPT-2), on raw text."""
+    recipe = wid(causal=True)
+    return recipe.model_copy(
+        update={"method": "wid_causal", "title": "WID of next words", "stages": [recipe.stages[0]]}
+    )
+
+
 def wid55() -> Recipe:
     """The paper's student of half of BERT-base's parameters: 516 wide, 12 heads of 43."""
     return wid(516).model_copy(update={"method": "wid55", "title": "WID-55M"})

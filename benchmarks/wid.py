@@ -1,0 +1,166 @@
+"""What compactors cost: a training step of a wrapped model against plain steps of its teacher and of its student.
+
+    python benchmarks/wid.py
+
+A masked-word model of BERT-base's widths (some of its layers: all cost the same) takes whole optimiser steps on random
+tokens: plain, between compactors with half of the coordinates masked, and, for students of 384 and 192, plain and with the
+compactors cut. Each has a process of its own, whose peak memory is told. Writes ``results/wid_speed.json`` and
+``docs/wid_speed.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.disk import write_text
+from tutelage.evaluation.speed import encoder_flops
+from tutelage.students import compactors
+from tutelage.students.build import Inherited
+from tutelage.training.forgetting import Forgetter, Forgetting
+from tutelage.training.optimizer import RowAdamW, parameter_groups
+
+LENGTH, ASKED = 128, 0.15
+LIMITS = {"whole": 1.5, "cut": 1.6}
+"""At 16,384 tokens: a wrapped step in steps of the teacher before the cut, of the student after it."""
+
+
+def network(what: str, layers: int) -> tuple[PreTrainedModel, Any]:
+    """The model, and what is beside its loss; ``what`` is teacher, whole-WIDTH, student-WIDTH or cut-WIDTH."""
+    kind, _, width = what.partition("-")
+    torch.manual_seed(0)
+    model = BertForMaskedLM(BertConfig(num_hidden_layers=layers)).train()
+    if kind == "teacher":
+        return model, None
+    compaction = compactors.wrap(model, Inherited(hidden=int(width)))
+    forgetter = Forgetter(Forgetting(), model)
+    forgetter.mask(8 if kind == "whole" else 16)
+    if kind != "whole":
+        for group in compaction:
+            for member in group.members:
+                member.matrix.data[group.gone] = 0
+    if kind == "cut":
+        compaction.cut(model)
+    if kind == "student":
+        compaction.merge(model)
+    return model, forgetter if kind == "whole" else None
+
+
+def measure(what: str, tokens: int, layers: int, repeats: int, bf16: bool) -> dict[str, float]:
+    model, beside = network(what, layers)
+    groups = parameter_groups(model, 0.01) if beside is None else beside.parameter_groups(model, 0.01)
+    optimizer = RowAdamW(groups, lr=1e-5, fused=True)
+    ids = torch.randint(1000, 30000, (tokens // LENGTH, LENGTH))
+    asked = torch.randperm(tokens)[: int(ASKED * tokens)]
+    labels = ids.flatten()[asked]
+    seconds = []
+    for number in range(repeats + 1):
+        began = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(anatomy.answers_of(model, {"input_ids": ids}, asked).float(), labels)
+        loss.backward()
+        if beside is not None:
+            beside.before_step(optimizer)
+        optimizer.clip(1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if beside is not None:
+            beside.after_step(optimizer, 10**5 + 1, 10**6)
+        if number:
+            seconds.append(time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {
+        "seconds": statistics.median(seconds),
+        "peak_gib": peak,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tokens", default="4096,16384")
+    parser.add_argument("--widths", default="384,192")
+    parser.add_argument("--fp32", action="store_true", help="without bf16 autocast")
+    parser.add_argument("--one", nargs=2, metavar=("WHAT", "TOKENS"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    settings = (arguments.layers, arguments.repeats, not arguments.fp32)
+    if arguments.one:
+        print(json.dumps(measure(arguments.one[0], int(arguments.one[1]), *settings)))
+        return
+    widths = arguments.widths.split(",")
+    names = ["teacher", *(f"{kind}-{width}" for width in widths for kind in ("whole", "student", "cut"))]
+    results: dict[str, Any] = {
+        "settings": {k: v for k, v in vars(arguments).items() if k != "one"},
+        "threads": torch.get_num_threads(),
+    }
+    for tokens in arguments.tokens.split(","):
+        for name in names:
+            command = [sys.executable, __file__, *sys.argv[1:], "--one", name, tokens]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            results.setdefault(tokens, {})[name] = json.loads(done.stdout)
+            print(tokens, name, results[tokens][name], flush=True)
+    write_text(Path("results/wid_speed.json"), json.dumps(results, indent=1) + "\n")
+    write_text(Path("docs/wid_speed.md"), page(results))
+
+
+def page(results: dict[str, Any]) -> str:
+    settings = results["settings"]
+    layers, precision = settings["layers"], "fp32" if settings["fp32"] else "bf16 autocast, weights composed in fp32"
+    lines = [
+        "# What compactors cost",
+        "",
+        f"Made by `python benchmarks/wid.py` on {results['threads']} CPU threads, {precision}: a whole optimiser step on masked",
+        f"words, {layers} layers of BERT-base's widths, inputs of {LENGTH} tokens. *whole* is a step between compactors with half",
+        "of what is to go masked, *cut* one when it is gone. Forward, backward, clipping, AdamW and the forgetting count.",
+        "",
+    ]
+    for tokens in settings["tokens"].split(","):
+        found = results[tokens]
+        teacher = found["teacher"]["seconds"]
+        lines += [
+            f"## {int(tokens):,} tokens a step",
+            "",
+            "| | seconds | in steps of the teacher | in steps of the student | GFLOP/s of the plain model | peak memory |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, row in found.items():
+            kind, _, width = name.partition("-")
+            of_student = f"{row['seconds'] / found[f'student-{width}']['seconds']:.2f}" if kind == "cut" else "-"
+            hidden = 768 if kind in ("teacher", "whole") else int(width)
+            shape = anatomy.Shape("bert", layers, hidden, 12, 4 * hidden, 30522)
+            flops = 3 * int(tokens) * (encoder_flops(shape, LENGTH) / LENGTH + ASKED * 2 * hidden * (hidden + 30522))
+            label = {
+                "teacher": "teacher, 768 wide",
+                "whole": f"whole, to {width}",
+                "student": f"student, {width}",
+                "cut": f"cut to {width}",
+            }
+            lines.append(
+                f"| {label[kind]} | {row['seconds']:.2f} | {row['seconds'] / teacher:.2f} | {of_student} | "
+                f"{flops / row['seconds'] / 1e9:.0f} | {row['peak_gib']:.1f} GiB |"
+            )
+        lines.append("")
+    lines += [
+        f"Wanted at 16,384 tokens: *whole* at most {LIMITS['whole']} steps of the teacher, *cut* at most {LIMITS['cut']} of the",
+        "student. A composed weight costs the same whatever the number of tokens, so few tokens make it dear.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
