@@ -575,7 +575,7 @@ def test_an_untied_teacher_has_no_tied_student() -> None:
 
 def test_recipes_that_cannot_be_are_refused() -> None:
     stage = wid().stages[1]
-    with pytest.raises(ValueError, match="needs|has compactors"):
+    with pytest.raises(ValueError, match="must let go"):
         Recipe(
             method="x",
             title="x",
@@ -591,7 +591,7 @@ def test_recipes_that_cannot_be_are_refused() -> None:
         Stage(name="a", objective=[SoftLabels()], forgetting=Forgetting())
     with pytest.raises(TutelageError, match="needs a student with compactors"):
         Forgetter(Forgetting(), tiny_model("bert"))
-    model, forgetter, _ = scene(Inherited(hidden=16), Forgetting())
+    _, forgetter, _ = scene(Inherited(hidden=16), Forgetting())
     with pytest.raises(TutelageError, match="too short"):
         forgetter.times(18)
     assert forgetter.times(19) == (1, 19)
