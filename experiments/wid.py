@@ -66,6 +66,7 @@ RATES = {
 """Which arms are tuned together: by the first of them."""
 LENGTH, BATCH = 48, 32
 """Of instances of text: tokens, and how many make a step."""
+TEACHER_RATE = 1e-3
 TASK_ARMS = ("wid_dim", "wid_head", "slice_norm", "slice_random")
 ROWS = {"sst2": 8000}
 """Training rows of a task."""
@@ -83,10 +84,10 @@ def main() -> None:
     parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16", "fp16"])
     parser.add_argument("--hidden", type=int, default=96, help="of the teachers of words; the students' is half of it")
     parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--vocabulary", type=int, default=4000)
-    parser.add_argument("--teacher-steps", type=int, default=4000)
+    parser.add_argument("--vocabulary", type=int, default=1000)
+    parser.add_argument("--teacher-steps", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--rates", default="2e-3,4e-3")
+    parser.add_argument("--rates", default="1e-3,3e-3")
     parser.add_argument("--tasks", default="stsb,sst2")
     parser.add_argument("--widths", default="192,96")
     parser.add_argument("--epochs", type=int, default=4)
@@ -149,7 +150,7 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
 
     for kind in KINDS:
         teacher = work / f"{kind}-teacher"
-        recipe = recipe_for("teacher", kind, work, arguments.teacher_steps, rates[0], arguments.hidden)
+        recipe = recipe_for("teacher", kind, work, arguments.teacher_steps, TEACHER_RATE, arguments.hidden)
         losses[kind]["teacher"] = result(kind, teacher, config_for(recipe, work, teacher, 0, arguments, teacher=None))
         curves[kind]["teacher"] = curve(teacher)
 
@@ -388,9 +389,9 @@ def page(results: dict[str, Any]) -> str:
             "Made by `python experiments/wid.py words --text path/to/wikipedia/*.txt.gz` from `results/wid.json`.",
             f"Teachers: {settings['layers']} layers x {settings['hidden']}, 4 heads, a vocabulary of {settings['vocabulary']:,},",
             f"trained here for {settings['teacher_steps']:,} steps of {BATCH} inputs of {LENGTH} tokens. Students: as deep,",
-            f"as many heads, half as wide, {settings['steps']:,} steps. Loss: nats a word on unseen text, the same words for all; mean and",
-            "half of the 95 % t-interval over seeds. *Behind WID* is paired by seed. Each group of arms has the learning rate",
-            "that is best for its first arm with seed 0, of those in the last column.",
+            f"as many heads, half as wide, {settings['steps']:,} steps. Loss: nats a word on unseen text, the same words for",
+            "all; mean and half of the 95 % t-interval over seeds. *Behind WID* is paired by seed. Each group of arms has the",
+            "learning rate that is best for its first arm with seed 0, of those in the last column.",
             "",
         ]
         for kind, losses in results["words"]["losses"].items():

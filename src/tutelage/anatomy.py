@@ -80,6 +80,8 @@ class Family:
     """The norm after the last layer, where layers begin with theirs."""
     rigid: str | None = None
     """Why the widths of such a model cannot be mixed and cut, if they cannot."""
+    reads_pooler: bool = False
+    """A classifier of texts reads what the pooler makes of the first token, not the token itself."""
     causal: bool = False
     """No token ever sees a later one; the others are made so for a model of next words (``is_decoder``)."""
     derived: str | None = None
@@ -101,6 +103,7 @@ _BERT = Family(
     ffn_down="output.dense",
     ffn_norm="output.LayerNorm",
     word_head=("cls",),
+    reads_pooler=True,
 )
 
 _LAYERED = (
@@ -109,12 +112,13 @@ _LAYERED = (
 
 FAMILIES: dict[str, Family] = {
     "bert": _BERT,
-    "roberta": Family(**{**vars(_BERT), "word_head": ("lm_head",)}),
+    "roberta": Family(**{**vars(_BERT), "word_head": ("lm_head",), "reads_pooler": False}),
     "electra": Family(
         **{
             **vars(_BERT),
             "embedding_output": ("embeddings_project", "embeddings"),
             "pooler": None,
+            "reads_pooler": False,
             "word_head": ("generator_predictions", "generator_lm_head"),
             "rigid": "its embedding table has a width of its own",
         }
@@ -154,6 +158,7 @@ FAMILIES: dict[str, Family] = {
         ffn_down="albert_layers.0.ffn_output",
         ffn_norm="albert_layers.0.full_layer_layer_norm",
         word_head=("predictions",),
+        reads_pooler=True,
         shared=True,
         rigid="its embedding table has a width of its own",
     ),
@@ -220,6 +225,15 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+# The same parts in the same places; some layers are run more than once.
+FAMILIES |= {
+    f"shared_{name}": Family(
+        **{**vars(FAMILIES[name]), "rigid": "its layers are run more than once", "derived": "shared"}
+    )
+    for name in ("bert", "roberta", "electra", "distilbert")
+}
+
+
 def family_of(config: Any) -> Family:
     """The family of a model configuration.
 
@@ -253,11 +267,14 @@ class Shape:
     heads: int
     intermediate: int
     vocabulary: int
+    stored: int | None = None
+    """Of layers that are run more than once: how many there are."""
 
     def __str__(self) -> str:
         if not self.heads:
             return f"a bidirectional LSTM of {self.hidden} units each way, {self.intermediate} before the logits"
-        return f"{self.layers} layers x {self.hidden}, {self.heads} heads, intermediate {self.intermediate}"
+        stored = "" if self.stored is None else f" ({self.stored} stored)"
+        return f"{self.layers} layers{stored} x {self.hidden}, {self.heads} heads, intermediate {self.intermediate}"
 
 
 def shape_of(config: Any) -> Shape:
@@ -271,6 +288,7 @@ def shape_of(config: Any) -> Shape:
         # GPT-2's n_inner may be left out.
         intermediate=getattr(config, family.intermediate) or 4 * getattr(config, family.hidden),
         vocabulary=config.vocab_size,
+        stored=len({step.rstrip("s") for step in config.plan}) if config.model_type.startswith("shared_") else None,
     )
 
 
@@ -279,7 +297,7 @@ def max_length(config: Any) -> int:
     if not FAMILIES[config.model_type].layers:
         return UNLIMITED
     # RoBERTa numbers positions from pad_token_id + 1, so that many of the table's rows are never used.
-    unused = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+    unused = config.pad_token_id + 1 if config.model_type in ("roberta", "shared_roberta") else 0
     return int(config.max_position_embeddings) - unused
 
 

@@ -10,7 +10,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 import transformers
 
@@ -29,7 +29,6 @@ from tutelage.knowledge.store import Store
 from tutelage.methods import METHODS
 from tutelage.methods.finetune import finetune as finetune_recipe
 from tutelage.methods.pretrain import pretrain as pretrain_recipe
-from tutelage.methods.tinybert import Ablation
 from tutelage.preflight import fitted_tokenizer, load_data
 from tutelage.progress import Display
 from tutelage.recipe import Recipe
@@ -57,9 +56,10 @@ def method_recipe(method: str, task: str | None = None, without: str | None = No
     if task is not None and "task" in known:
         choices["task"] = task
     if without is not None:
-        names = get_args(Ablation) if "ablation" in known else ()
+        hints = get_args(get_type_hints(make).get("ablation"))  # a Literal of names, or None
+        names = get_args(hints[0]) if hints else ()
         if without not in names:
-            hint = f"it knows {', '.join(names)}" if names else "tinybert knows some"
+            hint = f"it knows {', '.join(names)}" if names else "tinybert and pea_kd know some"
             raise TutelageError(f"the method {method!r} has no ablation {without!r}; {hint}")
         choices["ablation"] = without
     return make(**choices)

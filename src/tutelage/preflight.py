@@ -38,6 +38,7 @@ from tutelage.evaluation.entities import best_tags, tag_chance, tag_scores
 from tutelage.evaluation.metrics import chance, score
 from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Scheme, Store, check_place
+from tutelage.knowledge.verdicts import described, verdicts
 from tutelage.objectives.mapping import picture
 from tutelage.objectives.terms import HardLabels, Objective
 from tutelage.progress import Display, duration
@@ -728,7 +729,22 @@ def inherit(objective: Objective, student: Student) -> int:
 def feed_of(stage: Stage, encoded: Encoded) -> Feed:
     """What a stage reads of these texts: those of labels alone leave out the texts that have none."""
     known = encoded.known > 0
-    return Known(encoded, np.flatnonzero(known) if stage.labels_only and not known.all() else None)
+    needs = stage.labels_only or stage.verdicts is not None
+    return Known(encoded, np.flatnonzero(known) if needs and not known.all() else None)
+
+
+def read_by(setup: Setup, stage: Stage, accelerator: Accelerator, display: Display) -> Encoded:
+    """What the student reads in a stage: its texts, with the teacher's verdicts in the labels' place where they are asked."""
+    texts = setup.texts(stage)
+    if stage.verdicts is None:
+        return texts.student
+    assert isinstance(stage.data, str)
+    logits = taught(setup, stage.data, accelerator, display).numpy()
+    found = verdicts(logits, texts.examples.labels, stage.verdicts, setup.data.kind, setup.config.seed)
+    display.say(
+        f"the teacher is {described(found)}" if stage.verdicts.control != "true" else "labels in place of verdicts"
+    )
+    return replace(texts.student, labels=found)
 
 
 def planned_steps(stage: Stage, feed: Feed) -> int:

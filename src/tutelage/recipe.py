@@ -12,6 +12,7 @@ from tutelage.data.corpus import Packing
 from tutelage.data.masking import Masking
 from tutelage.data.rules import Rules
 from tutelage.errors import TutelageError
+from tutelage.knowledge.verdicts import Verdicts
 from tutelage.objectives.terms import AnyTerm, HardLabels
 from tutelage.students.build import Inherited, Student
 from tutelage.training.forgetting import Forgetting
@@ -62,6 +63,8 @@ class Stage(BaseModel):
     patience: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] = 16384
     pad_to: Annotated[int, Field(ge=1)] | None = None
+    verdicts: Verdicts | None = None
+    """How the labels of the term ``verdict`` are made, which a stage learns alone."""
     forgetting: Forgetting | None = None
     """How a student with compactors loses its widths in this stage, at the end of which they are multiplied out."""
 
@@ -72,6 +75,14 @@ class Stage(BaseModel):
             raise ValueError(f"stage {self.name!r} needs each term once, and at least one; it has {kinds}")
         if isinstance(self.data, Instances) and self.select == "best":
             raise ValueError(f"stage {self.name!r} is on a corpus, where the last epoch is kept; set select=last")
+        if (self.verdicts is not None) != (kinds == ["verdict"]):
+            raise ValueError(
+                f"stage {self.name!r} needs verdicts and the term verdict alone, or neither; it has {kinds}"
+            )
+        if self.verdicts is not None and (self.select == "best" or isinstance(self.data, Instances)):
+            raise ValueError(
+                f"stage {self.name!r} on verdicts is about a task and keeps its last epoch; set select=last"
+            )
         if self.forgetting is not None:
             if self.select == "best":
                 raise ValueError(f"stage {self.name!r} forgets, and is the student only at its end; set select=last")
@@ -170,7 +181,7 @@ KNOWLEDGE_COLUMNS = {
     "attention": ("attention_scores",),
     "hidden": ("hidden", "first_token", "hidden_knowledge", "pooled"),
     "predictions": ("soft_labels", "logits_mse"),
-    "labels": ("hard_labels",),
+    "labels": ("hard_labels", "verdict"),
 }
 """What a stage may learn from, and the terms that are about it."""
 
@@ -197,6 +208,8 @@ def method_row(recipe: Recipe) -> dict[str, Any]:
 def _words(term: AnyTerm) -> str:
     if term.kind == "hard_labels":
         return "CE"
+    if term.kind == "verdict":
+        return "CE of the teacher's verdicts"
     if term.kind == "soft_labels":
         return f"KL, T={term.temperature:g}"
     if term.kind == "first_token":

@@ -37,6 +37,7 @@ from tutelage.preflight import (
     plan,
     predicted,
     prepare,
+    read_by,
     release_teacher,
     scores_of,
     taught,
@@ -128,7 +129,7 @@ def _train(
             stage,
             model,
             objective,
-            feed_of(stage, setup.texts(stage).student),
+            feed_of(stage, read_by(setup, stage, accelerator, display)),
             _teacher_for(setup, stage, objective, accelerator, display),
             select if stage.select == "best" and objective.student_needs.logits else None,
         )

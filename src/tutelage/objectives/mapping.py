@@ -5,11 +5,12 @@ A mapping is a list of pairs ``(student layer, teacher layer)``; layers count fr
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from tutelage.errors import TutelageError
 
-Strategy = Literal["uniform", "top", "bottom", "skip", "last", "final"]
+Strategy = Literal["uniform", "top", "bottom", "skip", "last", "final", "gcd"]
 Mapping = Strategy | list[int]
 Pairs = list[tuple[int, int]]
 
@@ -35,6 +36,8 @@ def pairs(mapping: Mapping, student_layers: int, teacher_layers: int) -> Pairs:
     * ``uniform``: m -> m N / M; ``top``: m -> m + N - M; ``bottom``: m -> m (TinyBERT, section 3.1 and table 4)
     * ``skip``: m -> m N / M and ``last``: m -> N - M + m, both without the student's last layer (BERT-PKD)
     * ``final``: the last layer only
+    * ``gcd``: where layers of both end at the same share of the depth, without the last: with ``g = gcd(M, N)``, k M / g ->
+      k N / g for k < g (all tables of Pea-KD's code); none for depths without a common divisor
     * a list: the teacher layer of each student layer in turn; 0 leaves a student layer without one
 
     Raises:
@@ -54,6 +57,9 @@ def pairs(mapping: Mapping, student_layers: int, teacher_layers: int) -> Pairs:
         return [(s, t) for s, t in enumerate(mapping, start=1) if t]
     if mapping == "final":
         return [(m, n)]
+    if mapping == "gcd":
+        g = math.gcd(m, n)
+        return [(k * m // g, k * n // g) for k in range(1, g)]
     if m > n:
         raise TutelageError(
             f"the mapping {mapping!r} needs a teacher at least as deep as the student, but the student has {m} layers "

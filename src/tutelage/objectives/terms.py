@@ -232,6 +232,29 @@ class Pooled(Term):
         return losses.logits_mse(ours, x.teacher.pooled, count=x.batch.totals.examples)
 
 
+class Verdict(Term):
+    """What the teacher thinks of a text, as a class (Pea-KD's PTP): cross-entropy of a classifier of its own on what the
+    student's head reads, the pooler's output or the first token's vector. Its labels are those of ``Stage.verdicts``.
+    """
+
+    kind: Literal["verdict"] = "verdict"
+    classes: Annotated[int, Field(ge=2)] = 4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        if FAMILIES[student.family].reads_pooler:
+            return Needs(pooled=True), Needs()
+        return Needs(hidden=frozenset([student.layers])), Needs()
+
+    def value(self, x: Comparison) -> Tensor:
+        read = x.student.pooled
+        if read is None:
+            read = next(iter(x.student.hidden.values()))[:, 0]
+        classifier = x.projections[self.kind]
+        logits = classifier(F.dropout(read, self.dropout, classifier.training))
+        return losses.cross_entropy(logits, x.batch.labels, x.batch.totals.known)
+
+
 class AttentionScores(Term):
     """Attention scores before the softmax in mapped layers, head by head; summed over the layers (TinyBERT, eq. 7).
 
@@ -306,7 +329,7 @@ class FirstToken(Term):
                     "token; use hidden (distilbert, tinybert)"
                 )
         mapped = self.pairs(student, teacher)
-        if not mapped:
+        if not mapped and self.layers != "gcd":
             raise TutelageError(
                 f"first_token with layers={self.layers!r} leaves a student of {student.layers} layer(s) without a pair; "
                 "give the student at least 2 layers or name the layers as a list"
@@ -318,7 +341,7 @@ class FirstToken(Term):
         return [Cut(t, Tokens(count=1), Neurons()) for _, t in self.pairs(student, teacher)]
 
     def value(self, x: Comparison) -> Tensor:
-        total = x.student.hidden[x.pairs[0][0]].new_zeros(()).float()
+        total = x.batch.mask.new_zeros((), dtype=torch.float32)
         for (s, _), cut in zip(x.pairs, x.cuts, strict=True):
             ours, theirs = x.student.hidden[s][:, 0], x.teacher.cuts[cut].values[:, 0]
             value = losses.patient_mse(ours, theirs, normalize=self.normalize, count=x.batch.totals.examples)
@@ -453,7 +476,16 @@ class HiddenKnowledge(Term):
 
 
 AnyTerm = Annotated[
-    HardLabels | SoftLabels | LogitsMSE | Embeddings | Hidden | Pooled | AttentionScores | FirstToken | HiddenKnowledge,
+    HardLabels
+    | SoftLabels
+    | LogitsMSE
+    | Embeddings
+    | Hidden
+    | Pooled
+    | Verdict
+    | AttentionScores
+    | FirstToken
+    | HiddenKnowledge,
     Field(discriminator="kind"),
 ]
 
@@ -479,7 +511,7 @@ class Objective(nn.Module):
         self.mapped: list[Pairs] = []
         self.cuts: list[list[Cut]] = []
         for term in self.terms:
-            if teacher is None and not isinstance(term, HardLabels):
+            if teacher is None and not isinstance(term, HardLabels | Verdict):
                 raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
             if kind == "spans" and isinstance(term, SoftLabels) and term.reduction == "mean":
                 raise TutelageError(
@@ -496,7 +528,9 @@ class Objective(nn.Module):
             self.teacher_needs |= theirs
             self.mapped.append([] if teacher is None else term.pairs(student, teacher))
             self.cuts.append([] if teacher is None else term.cuts(student, teacher))
-            if teacher is not None:
+            if isinstance(term, Verdict):
+                self._add("verdict", nn.Linear(student.hidden, term.classes))
+            elif teacher is not None:
                 self._add_projections(term, student, teacher)
 
     def _add_projections(self, term: Term, student: Shape, teacher: Shape) -> None:
@@ -508,11 +542,13 @@ class Objective(nn.Module):
             names = ["pooled"]
         for name in names:
             if name not in self.projections:
-                linear = nn.Linear(student.hidden, teacher.hidden, bias=how == "shared")
-                nn.init.normal_(linear.weight, std=0.02)
-                if how == "shared":
-                    nn.init.zeros_(linear.bias)
-                self.projections[name] = linear
+                self._add(name, nn.Linear(student.hidden, teacher.hidden, bias=how == "shared"))
+
+    def _add(self, name: str, linear: nn.Linear) -> None:
+        nn.init.normal_(linear.weight, std=0.02)
+        if linear.bias is not None:
+            nn.init.zeros_(linear.bias)
+        self.projections[name] = linear
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         """Each term's weighted loss by name; their sum is the loss."""

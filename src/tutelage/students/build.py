@@ -19,7 +19,7 @@ from tutelage.data.tokenizers import load_tokenizer
 from tutelage.data.wordvectors import WordVectors
 from tutelage.errors import TutelageError
 from tutelage.objectives.mapping import half_up, spread
-from tutelage.students import bilstm, compactors, pruned
+from tutelage.students import bilstm, compactors, pruned, sharing
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -151,6 +151,21 @@ class Sliced(_Narrower):
         return "mask"
 
 
+class Shared(BaseModel):
+    """Layers of the teacher that are run more than once (SPS of Pea-KD; :mod:`tutelage.students.sharing`).
+
+    ``stored`` layers are copied as by :class:`Copied`, the first ones (or those named); ``order`` says how they are run:
+    ``shuffled``, ``paired``, ``mirror``, ``adjacent``, or the plan itself, ``["1", "2", "1s"]``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    init: Literal["shared"] = "shared"
+    stored: Count | list[Count] = 3
+    order: Literal["shuffled", "paired", "mirror", "adjacent"] | list[str] = "shuffled"
+    source: str | None = None
+
+
 @dataclass(frozen=True)
 class Reading:
     """What a student that builds on words is to read: its tokenizer, and whether it compares two texts."""
@@ -159,7 +174,9 @@ class Reading:
     pairs: bool
 
 
-Student = Annotated[Copied | Fresh | Checkpoint | Pruned | BiLSTM | Inherited | Sliced, Field(discriminator="init")]
+Student = Annotated[
+    Copied | Fresh | Checkpoint | Pruned | BiLSTM | Inherited | Sliced | Shared, Field(discriminator="init")
+]
 
 
 def parse(text: str, usual: str | None = None) -> Student:
@@ -179,7 +196,7 @@ def parse(text: str, usual: str | None = None) -> Student:
         key, _, value = part.partition("=")
         value = value.strip()
         fields[key.strip()] = value.split("+") if "+" in value else None if value == "none" else value
-    kinds: dict[str, type[Copied | Fresh | Checkpoint | Pruned | BiLSTM | Inherited | Sliced]] = {
+    kinds: dict[str, type[Copied | Fresh | Checkpoint | Pruned | BiLSTM | Inherited | Sliced | Shared]] = {
         "copied": Copied,
         "fresh": Fresh,
         "checkpoint": Checkpoint,
@@ -187,8 +204,10 @@ def parse(text: str, usual: str | None = None) -> Student:
         "bilstm": BiLSTM,
         "inherited": Inherited,
         "sliced": Sliced,
+        "shared": Shared,
     }
     marks = {
+        "shared": {"stored", "order"},
         "inherited": {"alignment"},
         "sliced": {"strategy"},
         "pruned": {"rank"},
@@ -322,6 +341,9 @@ def build(
             for key, value in labels.items():
                 setattr(config, key, value)
         return model.eval()
+    if isinstance(student, Shared):
+        copied = Copied(layers=student.stored, choose="first", source=student.source)
+        return sharing.shared(build(copied, teacher, labels, seed, head=head), student)
     if isinstance(student, Pruned | BiLSTM) and head != "classes":
         raise TutelageError(f"a {student.init} student answers for whole texts only; use a copied or fresh one")
     if isinstance(student, Pruned):
@@ -352,6 +374,11 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
     if student.family == "distilbert":
         return _as_distilbert(source, student, labels)
     family = anatomy.family_of(source.config)
+    if family.derived == "shared":
+        raise TutelageError(
+            f"layers of a {source.config.model_type} are run more than once and cannot be copied one by one; make an "
+            "ordinary checkpoint of it first: tutelage export --standard"
+        )
     if not family.layers:
         raise TutelageError(f"a {source.config.model_type} has no layers to copy; use a fresh student with family=bert")
     picked = chosen_layers(student, getattr(source.config, family.depth))
@@ -510,7 +537,7 @@ def takes_from_teacher(student: Student) -> bool:
     """Whether the student's first weights are those of the teacher."""
     if isinstance(student, Pruned):
         return True
-    return isinstance(student, Copied | Inherited | Sliced) and student.source is None
+    return isinstance(student, Copied | Inherited | Sliced | Shared) and student.source is None
 
 
 def origin_of(student: Student) -> str | None:
@@ -521,6 +548,7 @@ def origin_of(student: Student) -> str | None:
         "fresh": "like",
         "inherited": "source",
         "sliced": "source",
+        "shared": "source",
     }.get(student.init)
     name: str | None = getattr(student, place) if place else None
     return name

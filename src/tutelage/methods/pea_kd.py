@@ -1,0 +1,48 @@
+"""Pea-KD (Cho and Kang 2022): layers run twice, a start from the teacher's verdicts, then patient distillation."""
+
+from typing import Literal
+
+from tutelage.knowledge.verdicts import Verdicts
+from tutelage.objectives.terms import AnyTerm, FirstToken, HardLabels, SoftLabels, Verdict
+from tutelage.recipe import Recipe, Stage
+from tutelage.students.build import Copied, Shared, Student
+
+Ablation = Literal["no_sps", "no_shuffle", "no_ptp", "no_pkd", "no_kd"]
+"""What is left out: the second run of the layers, the exchange of query and key in it, the stage on the teacher's verdicts,
+the hidden states, all of the teacher in the last stage."""
+
+
+def pea_kd(
+    stored: int = 3,
+    ablation: Ablation | None = None,
+    alpha: float = 0.7,
+    temperature: float = 10.0,
+    beta: float = 100 / 768,
+) -> Recipe:
+    """``(1 - alpha) CE + alpha T^2 KL + beta L_PT`` after a stage on what the teacher gets right and is sure of.
+
+    ``L_PT`` is that of BERT-PKD, at the layers where both models end the same share of their depth. The paper's start is the
+    pretrained model's first layers: ``--student stored=3,source=bert-base-uncased``; without a source they are the
+    teacher's. The authors' code averages ``L_PT`` over the hidden size: their beta of 100 is 0.13 here.
+    """
+    student: Student = Shared(stored=stored, order="paired" if ablation == "no_shuffle" else "shuffled")
+    if ablation == "no_sps":
+        student = Copied(layers=stored, choose="first")
+    objective: list[AnyTerm] = [
+        HardLabels(weight=round(1 - alpha, 6)),
+        SoftLabels(temperature=temperature, weight=alpha),
+        FirstToken(layers="gcd", weight=beta),
+    ]
+    if ablation == "no_kd":
+        objective = [HardLabels()]
+    if ablation == "no_pkd":
+        objective.pop()
+    ptp = Stage(name="ptp", objective=[Verdict()], verdicts=Verdicts(), epochs=4, lr=2e-5, select="last")
+    distill = Stage(name="distill", objective=objective, epochs=7, lr=2e-5)
+    return Recipe(
+        method="pea_kd",
+        title="Pea-KD" + (f", {ablation}" if ablation else ""),
+        paper="Cho and Kang, PLOS ONE 2022, arXiv:2009.14822",
+        student=student,
+        stages=[distill] if ablation == "no_ptp" else [ptp, distill],
+    )
