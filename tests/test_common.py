@@ -23,7 +23,7 @@ from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.recipe import Recipe
 from tutelage.runs import run
-from tutelage.students.build import BiLSTM, Checkpoint, Copied, Fresh, Inherited, Pruned, Student
+from tutelage.students.build import BiLSTM, Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Student
 from tutelage.training.forgetting import Forgetting
 
 ROWS: dict[str, Student] = {
@@ -42,6 +42,7 @@ ROWS: dict[str, Student] = {
     "wid55": Inherited(hidden=16, strategy="head"),
     "wid11": Inherited(hidden=16, alignment="tied"),
     "wid_kd": Inherited(hidden=16),
+    "pea_kd": Shared(stored=2),
 }
 """A method and the student that it teaches here."""
 
@@ -101,7 +102,7 @@ def test_a_run_ends_in_a_student_that_plain_transformers_loads(
         predicted = student(**inputs).logits.argmax(-1).numpy()
     assert (predicted == data.dev["dev"].labels).mean() > 0.6
     assert (out / "student" / "README.md").read_text().startswith("---")
-    needs_projection = method.startswith(("tinybert", "distilbert", "minimum_knowledge_reference"))
+    needs_projection = method.startswith(("tinybert", "distilbert", "minimum_knowledge_reference", "pea_kd"))
     assert (out / "projections.safetensors").exists() == needs_projection
     if method != "finetune":
         assert report["teacher"]["score"] > 0.9

@@ -343,7 +343,11 @@ def head_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 def head_of(model: PreTrainedModel) -> Head:
     """What a model answers, by the name of its class."""
-    name = type(model).__name__
+    return head_named(type(model).__name__)
+
+
+def head_named(name: str) -> Head:
+    """What models of a class answer."""
     endings: dict[str, Head] = {
         "ForSequenceClassification": "classes",
         "ForTokenClassification": "tokens",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -25,6 +26,7 @@ from tutelage.data.tokenizers import load_tokenizer, tokenizer_fingerprint
 from tutelage.data.wordvectors import WordVectors
 from tutelage.disk import write_text
 from tutelage.errors import TutelageError
+from tutelage.evaluation import speed
 from tutelage.knowledge.store import Store
 from tutelage.methods import METHODS
 from tutelage.methods.finetune import finetune as finetune_recipe
@@ -35,7 +37,8 @@ from tutelage.recipe import Recipe
 from tutelage.report.attention import page as attention_page
 from tutelage.runs import evaluate as evaluate_model
 from tutelage.runs import run
-from tutelage.students.build import Checkpoint, Fresh, Inherited, Student, load_config, parse, resolve
+from tutelage.students.build import Checkpoint, Fresh, Inherited, Student, load_config, load_model, parse, resolve
+from tutelage.students.sharing import expanded
 from tutelage.teachers.source import Source
 from tutelage.workspace import new_accelerator
 
@@ -389,6 +392,38 @@ def _store_config(
     fields = {"teacher": teacher, "out": out, "store_dtype": dtype, "mixed_precision": mixed_precision}
     recipe = _recipe(method, student, data.get("task")).part("task")
     return run_config(recipe, data, settings, **fields)
+
+
+def export(model: str, out: str) -> dict[str, Any]:
+    """Write a student with shared layers as an ordinary checkpoint: the same function, every layer as often as it is run.
+
+    Returns what was written. ``out`` gets the model and its tokenizer, which need nothing of this package.
+
+    Raises:
+        TutelageError: when the model shares no layers, or the folder exists.
+    """
+    folder, path = Path(out), resolve(model)
+    if folder.exists():
+        raise TutelageError(f"{out!r} exists already; remove it, or name another folder")
+    transformers.utils.logging.disable_progress_bar()
+    config = load_config(path)
+    stored = load_model(path, anatomy.head_named((config.architectures or [""])[0]))[0]
+    plain, fresh = expanded(stored), folder.with_name(folder.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    plain.save_pretrained(fresh)
+    load_tokenizer(path).save_pretrained(fresh)
+    fresh.rename(folder)
+    shape = anatomy.shape_of(plain.config)
+    return {
+        "model": model,
+        "out": out,
+        "type": shape.family,
+        "layers": shape.layers,
+        "stored_layers": anatomy.shape_of(stored.config).stored,
+        "parameters": speed.count_parameters(plain),
+        "stored_parameters": speed.count_parameters(stored),
+        "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+    }
 
 
 def evaluate(model: str, *, quiet: bool = False, **data: Any) -> dict[str, Any]:

@@ -390,6 +390,21 @@ def evaluate(
     Console().print(table)
 
 
+@app.command(epilog="Example: tutelage export runs/pea/student --standard --out plain/")
+def export(
+    model: Annotated[str, typer.Argument(help="Student with shared layers: a folder or a hub id.")],
+    out: Annotated[str, typer.Option(help="Folder for the checkpoint; must be new.")],
+    standard: Annotated[
+        bool, typer.Option("--standard", help="As an ordinary checkpoint, the only form there is.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Write a student with shared layers as an ordinary checkpoint, with each layer as often as it is run."""
+    from tutelage import api
+
+    _list(api.export(model, out), as_json)
+
+
 @app.command(
     "attention-report",
     epilog="Example: tutelage attention-report teacher/ runs/a/student texts.txt --out attention.html",

@@ -322,6 +322,12 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
     tokenizer = fitted_tokenizer(tokenizer, student)
     word = compactors.advice(student)
     warnings += [word] if word else []
+    shape = anatomy.shape_of(student.config)
+    if shape.stored is not None:
+        warnings.append(
+            f"{shape.stored} stored layers are run {shape.layers} times: the student has the parameters of {shape.stored} "
+            f"layers and takes the time of {shape.layers}"
+        )
     _check_objectives(config, data, student, teacher)
     assert data.selection is not None
     limit = min(anatomy.max_length(c) for c in [student.config, *([teacher.config] if teacher else [])])
