@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from glue import carry_out, write
+from glue import carry_out, paragraph, write
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, GPT2Config, GPT2LMHeadModel
 
 from tutelage import anatomy
 from tutelage.ablation import interval
-from tutelage.api import build_corpus
+from tutelage.api import attention_report, build_corpus
 from tutelage.config import DataConfig, RunConfig
 from tutelage.data import batches
 from tutelage.data.corpus import Corpus
@@ -135,6 +135,7 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
     unseen = Corpus(work / "unseen")
     losses: dict[str, Any] = {kind: {} for kind in KINDS}
     curves: dict[str, Any] = {kind: {} for kind in KINDS}
+    attention: dict[str, Any] = {kind: {} for kind in KINDS}
     number = 0
 
     def result(kind: str, out: Path, config: RunConfig) -> float | None:
@@ -184,8 +185,17 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
                 loss = one(arm, seed, best) if known or mine(arguments.share, number) else None
                 if loss is not None:
                     losses[kind].setdefault(arm, {})[str(seed)] = loss
-            curves[kind][arm] = curve(work / f"{kind}-{arm}-{best:g}-0")
-    return {"losses": losses, "curves": {kind: {k: v for k, v in c.items() if v} for kind, c in curves.items()}}
+            out = work / f"{kind}-{arm}-{best:g}-0"
+            curves[kind][arm] = curve(out)
+            for seed in range(arguments.seeds):
+                likeness = attention_of(work, kind, teacher, work / f"{kind}-{arm}-{best:g}-{seed}", arguments.share)
+                if likeness is not None:
+                    attention[kind].setdefault(arm, []).append(likeness)
+    return {
+        "losses": losses,
+        "attention": attention,
+        "curves": {kind: {k: v for k, v in c.items() if v} for kind, c in curves.items()},
+    }
 
 
 def prepare(work: Path, arguments: argparse.Namespace) -> None:
@@ -295,6 +305,20 @@ def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 4000) -> float:
     return total / count
 
 
+def attention_of(work: Path, kind: str, teacher: Path, out: Path, share: str | None) -> dict[str, Any] | None:
+    """How much of the teacher's attention a student shows on unseen text, kept beside the run."""
+    path = out / "attention.json"
+    if not path.exists():
+        if share or not (out / "report.json").exists():
+            return None
+        report = attention_report(
+            str(teacher / "student"), str(out / "student"), str(work / "unseen.txt"), max_length=LENGTH, quiet=True
+        )
+        write(path, report.model_dump_json(include={"same_head", "best_match", "uniform"}))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
 def curve(out: Path, points: int = 60) -> list[list[float]]:
     """Steps and cross-entropy of the labels while a run learnt, as means over stretches of its log."""
     path = out / "report.json"
@@ -386,13 +410,14 @@ def page(results: dict[str, Any]) -> str:
         lines += [
             "## On raw text",
             "",
-            "Made by `python experiments/wid.py words --text path/to/wikipedia/*.txt.gz` from `results/wid.json`.",
-            f"Teachers: {settings['layers']} layers x {settings['hidden']}, 4 heads, a vocabulary of {settings['vocabulary']:,},",
-            f"trained here for {settings['teacher_steps']:,} steps of {BATCH} inputs of {LENGTH} tokens. Students: as deep,",
-            f"as many heads, half as wide, {settings['steps']:,} steps. Loss: nats a word on unseen text, the same words for",
-            "all; mean and half of the 95 % t-interval over seeds. *Behind WID* is paired by seed. Each group of arms has the",
-            "learning rate that is best for its first arm with seed 0, of those in the last column.",
-            "",
+            *paragraph(
+                f"""Made by `python experiments/wid.py words --text path/to/wikipedia/*.txt.gz` from `results/wid.json`. Teachers:
+                {settings["layers"]} layers x {settings["hidden"]}, 4 heads, a vocabulary of {settings["vocabulary"]:,}, trained
+                here for {settings["teacher_steps"]:,} steps of {BATCH} inputs of {LENGTH} tokens. Students: as deep, as many
+                heads, half as wide, {settings["steps"]:,} steps. Loss: nats a word on unseen text, the same words for all; mean
+                and half of the 95 % t-interval over seeds. *Behind WID* is paired by seed. Each group of arms has the learning
+                rate that is best for its first arm with seed 0, of those in the last column."""
+            ),
         ]
         for kind, losses in results["words"]["losses"].items():
             if not losses.get("teacher"):
@@ -417,16 +442,35 @@ def page(results: dict[str, Any]) -> str:
                     f"{rates if arm == next(a for a in RATES if RATES[a] == RATES[arm]) else 'as above'} |"
                 )
             lines += ["", f"![Loss while they learn](wid_{kind}.svg)", ""]
+            likenesses = results["words"].get("attention", {}).get(kind)
+            if likenesses:
+                lines += [
+                    *paragraph(
+                        """Attention on unseen text beside the teacher's (`tutelage attention-report`): cosine and KL in nats of the
+                        same head, of the best matching one, and of one that looks at all words alike."""
+                    ),
+                    "| student | seeds | same head: cosine | KL | best match: cosine | KL | uniform: cosine | KL |",
+                    "|---|---|---|---|---|---|---|---|",
+                ]
+                for arm, found in likenesses.items():
+                    cells = [
+                        shown([one[which][measure] for one in found])
+                        for which in ("same_head", "best_match", "uniform")
+                        for measure in ("cosine", "kl")
+                    ]
+                    lines.append(f"| {ARMS[arm]} | {len(found)} | {' | '.join(cells)} |")
+                lines.append("")
     if "tasks" in results:
         settings = results["tasks"]["settings"]
         lines += [
             "## On tasks",
             "",
-            "Made by `python experiments/wid.py tasks --data-dir path/to/glue` from `results/wid.json`. Teacher: MiniLM",
-            "(6 layers x 384), fine-tuned for 4 epochs. Students: 6 layers; batches of 64, the last epoch counts",
-            f"({settings['epochs']} of them); scores on dev. *dim* keeps 12 smaller heads, *head* keeps whole ones.",
-            "*Against slices* is WID (dim) less the better kind of slices in the mean, paired by seed.",
-            "",
+            *paragraph(
+                f"""Made by `python experiments/wid.py tasks --data-dir path/to/glue` from `results/wid.json`. Teacher: MiniLM (6
+                layers x 384), fine-tuned for 4 epochs. Students: 6 layers; batches of 64, the last epoch counts
+                ({settings["epochs"]} of them); scores on dev. *dim* keeps 12 smaller heads, *head* keeps whole ones. *Against
+                slices* is WID (dim) less the better kind of slices in the mean, paired by seed."""
+            ),
             "| task | width | parameters | teacher | WID, dim | WID, head | slices by weight | slices at random | against slices |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
