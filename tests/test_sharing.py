@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -10,23 +11,28 @@ import pytest
 import torch
 from conftest import LABELS, tiny_model, write_csv
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertConfig,
     BertModel,
 )
 
 from tutelage import anatomy, api
+from tutelage.config import DataConfig
 from tutelage.errors import TutelageError
 from tutelage.evaluation.speed import count_parameters
+from tutelage.knowledge import out_of_fold
 from tutelage.knowledge.signals import Needs, Tap
 from tutelage.knowledge.verdicts import Verdicts, verdicts
 from tutelage.methods.pea_kd import pea_kd
 from tutelage.objectives.mapping import pairs
 from tutelage.objectives.terms import HardLabels, Verdict
+from tutelage.preflight import load_data
 from tutelage.recipe import Stage
 from tutelage.students import sharing
 from tutelage.students.build import Copied, Shared, build, copy_layers, parse
@@ -330,6 +336,44 @@ def test_the_first_stage_leaves_the_head_alone_and_hands_over_the_rest(teacher_f
     assert torch.equal(learnt["classifier.weight"], fresh["classifier.weight"])
     assert not torch.equal(learnt["bert.pooler.dense.weight"], fresh["bert.pooler.dense.weight"])
     assert (tmp_path / "run" / "projections.safetensors").exists()
+
+
+def test_verdicts_of_models_that_have_not_seen_the_texts(teacher_folder: Path, tmp_path: Path) -> None:
+    data = {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")}
+    tiny_model().save_pretrained(tmp_path / "fresh")
+    AutoTokenizer.from_pretrained(teacher_folder / "teacher").save_pretrained(tmp_path / "fresh")
+    made = api.crossfit(
+        str(tmp_path / "fresh"), str(tmp_path / "folds"), folds=3, epochs=2, lr=3e-3, quiet=True, **data
+    )
+    assert made["folds"] == 3 and made["labels"] == list(LABELS) and 0 <= made["accuracy"] <= 1
+    manifest = out_of_fold.Manifest.model_validate_json((tmp_path / "folds" / "crossfit.json").read_text())
+    learnt = 0
+    for number in (1, 2, 3):
+        report = json.loads((tmp_path / "folds" / f"fold-{number}" / "report.json").read_text())
+        learnt += report["data"]["train"] + report["data"]["selection"]
+    assert learnt == 2 * made["examples"] == 2 * len(manifest.contents)  # no fold has learnt what it judges
+    whole = load_data(DataConfig(**data)).train
+    backwards = whole.take(np.arange(len(whole))[::-1])
+    logits = out_of_fold.read(tmp_path / "folds", backwards, LABELS[::-1])
+    stored = load_file(tmp_path / "folds" / "logits.safetensors")["logits"].numpy()
+    row_of = {name: row for row, name in enumerate(manifest.contents)}  # of equal texts the last
+    rows = [row_of[name] for name in manifest.contents[::-1]]
+    np.testing.assert_array_equal(logits, stored[rows][:, ::-1])
+    source = f"stages.ptp.verdicts.source={tmp_path / 'folds'}"
+    common = {"method": "pea_kd", "student": "stored=1", "quiet": True, "baseline": False, **data}
+    report = api.distill(
+        str(teacher_folder / "teacher"), str(tmp_path / "run"), settings=[source, "stages.*.epochs=1"], **common
+    )
+    assert [stage["name"] for stage in report["stages"]] == ["ptp", "distill"]
+    with pytest.raises(TutelageError, match="tutelage crossfit"):
+        api.distill(str(teacher_folder / "teacher"), str(tmp_path / "never"), settings=[source + "x"], **common)
+    write_csv(tmp_path / "more.csv", 200, 9)
+    other = {**common, "train": str(tmp_path / "more.csv")}
+    with pytest.raises(TutelageError, match="know nothing of"):
+        api.distill(str(teacher_folder / "teacher"), str(tmp_path / "never"), settings=[source], **other)
+    assert not (tmp_path / "never").exists()
+    with pytest.raises(TutelageError, match="finished already"):
+        api.crossfit(str(tmp_path / "fresh"), str(tmp_path / "folds"), quiet=True, **data)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

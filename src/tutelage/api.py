@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import transformers
 
 from tutelage import ablation, anatomy, attention, stores
+from tutelage import crossfit as crossfits
 from tutelage.attention import AttentionReport
 from tutelage.config import DataConfig, RunConfig, validated, with_settings
 from tutelage.data import corpus as corpora
@@ -392,6 +393,34 @@ def _store_config(
     fields = {"teacher": teacher, "out": out, "store_dtype": dtype, "mixed_precision": mixed_precision}
     recipe = _recipe(method, student, data.get("task")).part("task")
     return run_config(recipe, data, settings, **fields)
+
+
+def crossfit(
+    model: str,
+    out: str,
+    *,
+    folds: int = 5,
+    epochs: int = 3,
+    lr: float = 3e-5,
+    seed: int = 0,
+    mixed_precision: str = "no",
+    settings: Sequence[str] = (),
+    quiet: bool = False,
+    **data: Any,
+) -> dict[str, Any]:
+    """Fine-tune a checkpoint ``folds`` times, each time without one part of train, and keep what each thinks of its part.
+
+    ``distill(..., method="pea_kd", settings=["stages.ptp.verdicts.source=OUT"])`` makes the verdicts of these predictions.
+    A call that was stopped goes on when it is repeated.
+
+    Raises:
+        TutelageError: for anything wrong with what was given.
+    """
+    recipe = finetune_recipe(Checkpoint(name=model))
+    settings = [f"stages.finetune.epochs={epochs}", f"stages.finetune.lr={lr}", *settings]
+    config = run_config(recipe, data, settings, out=out, seed=seed, mixed_precision=mixed_precision)
+    found = crossfits.crossfit(config, folds, quiet=quiet)
+    return found.model_dump(mode="json", exclude={"contents"}) | {"examples": len(found.contents)}
 
 
 def export(model: str, out: str) -> dict[str, Any]:

@@ -390,6 +390,46 @@ def evaluate(
     Console().print(table)
 
 
+@app.command(epilog="Example: tutelage crossfit --model bert-base-uncased --task mrpc --folds 5 --out folds/mrpc")
+def crossfit(
+    model: Annotated[str, typer.Option(help="Checkpoint to start each fold from: a folder or a hub id.")],
+    out: Annotated[str, typer.Option(help="Folder of the folds; a stopped command goes on when it is repeated.")],
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the training texts.")] = 5,
+    task: Task = None,
+    data_dir: DataDir = None,
+    train: Train = None,
+    dev: Dev = None,
+    text: Text = "text",
+    text_pair: TextPair = None,
+    label: Label = "label",
+    kind: KindOption = None,
+    max_train: MaxTrain = None,
+    max_length: MaxLength = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data.")] = 3,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-5,
+    seed: Seed = 0,
+    mixed_precision: Precision = "no",
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Predict every training text by a model that has not learnt from it; Pea-KD's verdicts can be made of that."""
+    from tutelage import api
+
+    found = api.crossfit(
+        model,
+        out,
+        folds=folds,
+        epochs=epochs,
+        lr=lr,
+        seed=seed,
+        mixed_precision=mixed_precision,
+        settings=settings or [],
+        quiet=as_json,
+        **_data(task, data_dir, train, dev, text, text_pair, label, kind, None, max_train, max_length),
+    )
+    _list(found, as_json)
+
+
 @app.command(epilog="Example: tutelage export runs/pea/student --standard --out plain/")
 def export(
     model: Annotated[str, typer.Argument(help="Student with shared layers: a folder or a hub id.")],

@@ -37,6 +37,8 @@ class DataConfig(BaseModel):
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     max_train: Annotated[int, Field(ge=1)] | None = None
     """Use only so many training examples, drawn with seed 0."""
+    leave_out: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=2)]] | None = None
+    """``(k, n)``: do not learn from part k (from 1) of n, which are drawn with seed 0 (``tutelage crossfit``)."""
     stride: Annotated[int, Field(ge=1)] | None = None
     """For questions: tokens that neighbouring windows of a long context share; 128, or a third of short windows."""
     candidates: str | None = None

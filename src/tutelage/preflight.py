@@ -36,6 +36,7 @@ from tutelage.evaluation import speed
 from tutelage.evaluation.answers import answer_chance, best_answers, squad_scores
 from tutelage.evaluation.entities import best_tags, tag_chance, tag_scores
 from tutelage.evaluation.metrics import chance, score
+from tutelage.knowledge import out_of_fold
 from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Scheme, Store, check_place
 from tutelage.knowledge.verdicts import described, verdicts
@@ -169,6 +170,11 @@ def load_data(config: DataConfig) -> Data:
         rows = np.sort(np.random.default_rng(0).permutation(len(data.train))[: config.max_train])
         source = f"{data.sources.get('train', 'train')}, cut to {config.max_train:,} rows"
         data = replace(data, train=data.train.take(rows), sources={**data.sources, "train": source})
+    if config.leave_out is not None:
+        part, parts = config.leave_out
+        rows = np.flatnonzero(part_of(len(data.train), parts) != part)
+        source = f"{data.sources.get('train', 'train')} without part {part} of {parts}"
+        data = replace(data, train=data.train.take(rows), sources={**data.sources, "train": source})
     if config.unlabeled is not None:
         if data.kind in ("spans", "tokens"):
             raise TutelageError(
@@ -177,6 +183,11 @@ def load_data(config: DataConfig) -> Data:
         # GLUE's columns have names of their own, which a file of the user's need not share.
         data = replace(data, unlabeled=read_unlabeled(Path(config.unlabeled), config.text, config.text_pair, data))
     return data
+
+
+def part_of(count: int, parts: int) -> Rows:
+    """``(count,)``: in which part (from 1) each example is, drawn with seed 0; parts differ by one example at most."""
+    return np.random.default_rng([0, 0xF01D]).permutation(count) % parts + 1
 
 
 def match_labels(data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
@@ -367,6 +378,9 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         warnings.append("the student's tokenizer puts nothing between the two texts of a pair; they are read as one")
     if config.teacher_store is not None:
         check_storable(data)
+    for stage in config.recipe.stages:
+        if stage.verdicts is not None and stage.verdicts.source != "train":
+            out_of_fold.read(Path(stage.verdicts.source), parts[str(stage.data)].examples, data.labels)
     setup = Setup(config, data, labels, teacher, new_student, student, tokenizer, parts, selection, dev, {}, warnings)
     if teacher is not None:
         asked = {name: (texts.examples.ids, texts.teacher or texts.student) for name, texts in dev.items()}
@@ -745,7 +759,10 @@ def read_by(setup: Setup, stage: Stage, accelerator: Accelerator, display: Displ
     if stage.verdicts is None:
         return texts.student
     assert isinstance(stage.data, str)
-    logits = taught(setup, stage.data, accelerator, display).numpy()
+    if stage.verdicts.source == "train":
+        logits = taught(setup, stage.data, accelerator, display).numpy()
+    else:
+        logits = out_of_fold.read(Path(stage.verdicts.source), texts.examples, setup.data.labels)
     found = verdicts(logits, texts.examples.labels, stage.verdicts, setup.data.kind, setup.config.seed)
     display.say(
         f"the teacher is {described(found)}" if stage.verdicts.control != "true" else "labels in place of verdicts"

@@ -29,6 +29,9 @@ class Verdicts(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     thresholds: Literal["median"] | tuple[Confidence, Confidence] = "median"
+    source: str = "train"
+    """``train``: the teacher's own predictions on the texts that it learnt from, as in the paper. Or a folder of ``tutelage
+    crossfit``: those of models that have not seen them."""
     control: Literal["shuffled", "true"] | None = None
 
 
