@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tutelage.api import attention_report, compact_store, distill, evaluate, finetune, plan_store, write_store
+    from tutelage.api import (
+        attention_report,
+        compact_store,
+        crossfit,
+        distill,
+        evaluate,
+        export,
+        finetune,
+        plan_store,
+        write_store,
+    )
     from tutelage.config import DataConfig, RunConfig
     from tutelage.errors import TutelageError
     from tutelage.knowledge.store import Store
@@ -24,14 +34,16 @@ if TYPE_CHECKING:
     from tutelage.recipe import Recipe, Stage
     from tutelage.runs import run
     from tutelage.search import search_knowledge
-    from tutelage.students.build import BiLSTM, Checkpoint, Copied, Fresh, Pruned
+    from tutelage.students.build import BiLSTM, Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Sliced
 
 _HOMES = {
     "tutelage.api": (
         "attention_report",
         "compact_store",
+        "crossfit",
         "distill",
         "evaluate",
+        "export",
         "finetune",
         "plan_store",
         "write_store",
@@ -53,7 +65,7 @@ _HOMES = {
     "tutelage.recipe": ("Recipe", "Stage"),
     "tutelage.runs": ("run",),
     "tutelage.search": ("search_knowledge",),
-    "tutelage.students.build": ("BiLSTM", "Checkpoint", "Copied", "Fresh", "Pruned"),
+    "tutelage.students.build": ("BiLSTM", "Checkpoint", "Copied", "Fresh", "Inherited", "Pruned", "Shared", "Sliced"),
 }
 
 __all__ = [
@@ -69,18 +81,23 @@ __all__ = [
     "HardLabels",
     "Hidden",
     "HiddenKnowledge",
+    "Inherited",
     "LogitsMSE",
     "Pruned",
     "Recipe",
     "RunConfig",
+    "Shared",
+    "Sliced",
     "SoftLabels",
     "Stage",
     "Store",
     "TutelageError",
     "attention_report",
     "compact_store",
+    "crossfit",
     "distill",
     "evaluate",
+    "export",
     "finetune",
     "plan_store",
     "run",
