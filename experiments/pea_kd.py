@@ -120,7 +120,7 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
         for arm in arguments.arms.split(";")
     ]
     for task in arguments.tasks.split(","):
-        data = DataConfig(task=task, data_dir=f"{arguments.data_dir}/{task}", max_train=ROWS.get(task), max_length=128)
+        data = DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task), max_length=128)
         for number, (arm, stored, seed) in enumerate([("teacher", 0, 0), *wanted]):
             name = "teacher" if arm == "teacher" else f"{arm}-{stored}-{seed}".replace(", ", "_").replace(" ", "_")
             out = work / task / name

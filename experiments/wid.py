@@ -341,9 +341,7 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"teachers": {}, "runs": []}
     number = 0
     for task in arguments.tasks.split(","):
-        data = DataConfig(
-            task=task, data_dir=f"{arguments.data_dir}/{task}", max_train=ROWS.get(task), holdout=0.1, max_length=128
-        )
+        data = DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task), holdout=0.1, max_length=128)
         wanted: list[tuple[str, int, int]] = [("teacher", 0, 0)]
         wanted += [
             (arm, int(width), seed)
