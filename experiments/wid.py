@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--teacher-steps", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rates", default="1e-3,3e-3")
+    parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--tasks", default="stsb,sst2")
     parser.add_argument("--widths", default="192,96")
     parser.add_argument("--epochs", type=int, default=4)
@@ -96,7 +97,9 @@ def main() -> None:
     out = Path(arguments.out)
     results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     about = {
-        k: v for k, v in vars(arguments).items() if k not in ("text", "data_dir", "work", "share", "finished", "out")
+        k: v
+        for k, v in vars(arguments).items()
+        if k not in ("text", "data_dir", "work", "share", "finished", "out", "kinds")
     }
     if arguments.part == "words":
         found = words(arguments)
@@ -149,7 +152,7 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
             write(path, json.dumps({"loss": loss_on(out / "student", unseen, kind)}))
         return float(json.loads(path.read_text(encoding="utf-8"))["loss"])
 
-    for kind in KINDS:
+    for kind in arguments.kinds.split(","):
         teacher = work / f"{kind}-teacher"
         recipe = recipe_for("teacher", kind, work, arguments.teacher_steps, TEACHER_RATE, arguments.hidden)
         losses[kind]["teacher"] = result(kind, teacher, config_for(recipe, work, teacher, 0, arguments, teacher=None))
