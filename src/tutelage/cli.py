@@ -843,7 +843,8 @@ def _show(report: dict[str, Any], out: str, as_json: bool) -> None:
     for who in ("teacher", "student", "baseline"):
         entry = report[who]
         if entry is not None:
-            name = {"baseline": "student, not distilled"}.get(who, who)
+            other = "slices of the teacher" if report.get("inherited") else "student, not distilled"
+            name = {"baseline": other}.get(who, who)
             latency = entry["latency_ms"] or {}
             numbers = (f"{latency[size]:.1f}" if latency else "-" for size in ("1", "32"))
             size = f"{entry['parameters'] / 1e6:.1f} M"

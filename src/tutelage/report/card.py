@@ -50,6 +50,7 @@ def card(report: Report, language: str = "en") -> str:
         teacher=folder_name((report.get("teacher") or {}).get("name") or "a teacher"),
         entries=page.entries(report),
         who=page.names(report),
+        beside=page.beside(report),
         metric=page.words(report["metric"]),
         verdict=page.verdict(report),
         caution=page.caution(report),

@@ -61,6 +61,7 @@ def page(report: Report) -> str:
         scores=score_charts(report),
         selection=selection(report),
         inherited=inheritance(report),
+        beside=beside(report),
         environment=facts(report),
         who=names(report),
     )
@@ -183,7 +184,15 @@ def entries(report: Report) -> list[tuple[str, Entry]]:
 
 def names(report: Report) -> dict[str, str]:
     """What teacher, student and baseline are called; a lone model is nobody's student."""
-    return WHO if len(entries(report)) > 1 else {"student": "Model"}
+    if len(entries(report)) == 1:
+        return {"student": "Model"}
+    return {**WHO, "baseline": "Slices"} if report.get("inherited") else WHO
+
+
+def beside(report: Report) -> str:
+    """What the baseline is."""
+    who = "slices of the teacher, as large as the student" if report.get("inherited") else "the same student"
+    return f"{who}, trained on the labels alone for as many steps"
 
 
 def gain(report: Report) -> float | None:
@@ -251,11 +260,15 @@ def _without_teacher(report: Report) -> str:
     added = gain(report)
     if added is None:
         return ""
-    reached = f"without the teacher the same student reaches {score_text(report['baseline']['score'])}"
+    score = score_text(report["baseline"]["score"])
+    inherited = report.get("inherited")
+    reached = (
+        f"slices of the teacher reach {score}" if inherited else f"without the teacher the same student reaches {score}"
+    )
     if added > 0:
         return f"; {reached}, {added:.3f} less"
     more = f"{-added:.3f} more" if added < 0 else "just as much"
-    return f"; distillation did not pay here: {reached}, {more}"
+    return f"; {'mixing' if inherited else 'distillation'} did not pay here: {reached}, {more}"
 
 
 def caution(report: Report) -> str | None:
