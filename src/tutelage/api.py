@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args, get_type_hints
 import transformers
 
 from tutelage import ablation, anatomy, attention, stores
-from tutelage import crossfit as crossfits
 from tutelage.attention import AttentionReport
 from tutelage.config import DataConfig, RunConfig, validated, with_settings
 from tutelage.data import corpus as corpora
@@ -28,6 +27,7 @@ from tutelage.data.wordvectors import WordVectors
 from tutelage.disk import write_text
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
+from tutelage.folds import crossfit as crossfitted
 from tutelage.knowledge.store import Store
 from tutelage.methods import METHODS
 from tutelage.methods.finetune import finetune as finetune_recipe
@@ -419,7 +419,7 @@ def crossfit(
     recipe = finetune_recipe(Checkpoint(name=model))
     settings = [f"stages.finetune.epochs={epochs}", f"stages.finetune.lr={lr}", *settings]
     config = run_config(recipe, data, settings, out=out, seed=seed, mixed_precision=mixed_precision)
-    found = crossfits.crossfit(config, folds, quiet=quiet)
+    found = crossfitted(config, folds, quiet=quiet)
     return found.model_dump(mode="json", exclude={"contents"}) | {"examples": len(found.contents)}
 
 

@@ -1,4 +1,4 @@
-"""Predictions on training texts by models that have not learnt from them, in a folder (see :mod:`tutelage.crossfit`)."""
+"""Predictions on training texts by models that have not learnt from them, in a folder (see :mod:`tutelage.folds`)."""
 
 from __future__ import annotations
 
