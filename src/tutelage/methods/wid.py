@@ -12,6 +12,9 @@ def wid(hidden: int = 384, *, causal: bool = False) -> Recipe:
 
     The two stages are two uses: of a pretrained teacher on raw text, whose student is then fine-tuned on any task, or of a
     fine-tuned teacher on its task. No signal of the teacher enters either. 12 heads of 32 for a BERT-base: half as wide.
+
+    The general stage has the paper's numbers. The task's are ours: three factors of a weight learn at once, so a rate that suits
+    one weight is too high for them (at 5e-4 a MiniLM forgot everything on SST-2, at 1e-4 it did not).
     """
     instances = Instances(packing="packed") if causal else Instances(packing="segments", masking=Masking())
     general = Stage(
@@ -30,9 +33,9 @@ def wid(hidden: int = 384, *, causal: bool = False) -> Recipe:
         name="task",
         objective=[HardLabels()],
         epochs=5,
-        lr=5e-4,
+        lr=1e-4,
         select="last",
-        forgetting=Forgetting(share=0.15, weights_lr=0.2),
+        forgetting=Forgetting(share=0.3, weights_lr=1.0),
     )
     return Recipe(
         method="wid",
