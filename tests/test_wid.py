@@ -102,10 +102,6 @@ def shaken(model: PreTrainedModel, spec: Inherited) -> Compaction:
     return compaction
 
 
-def double(model: PreTrainedModel) -> PreTrainedModel:
-    return model.double()
-
-
 HEADS = [
     *((family, "words") for family in LANGUAGE),
     *((family, "classes") for family in LANGUAGE),
@@ -478,6 +474,18 @@ def test_slices_are_coordinates_of_the_teacher() -> None:
     assert torch.equal(tables[0], tables[1]) and not torch.equal(tables[0], tables[2])
 
 
+@pytest.mark.parametrize("spec", [Inherited(hidden=16), Inherited(hidden=32, intermediate=24)])
+def test_a_model_takes_the_form_of_a_saved_state(spec: Inherited) -> None:
+    saved = teacher("bert")
+    compaction = shaken(saved, spec)
+    for change in (lambda: None, lambda: compaction.cut(saved), lambda: compaction.merge(saved)):
+        change()
+        loaded = teacher("bert")
+        wrap(loaded, spec)
+        loaded.load_state_dict(saved.state_dict())
+        assert torch.equal(answers(loaded), answers(saved))
+
+
 # ------------------------------------------------------------------------------------------------------------ runs
 
 
@@ -560,9 +568,12 @@ def test_sizes_that_cannot_be_are_refused() -> None:
 def test_heads_that_hardware_does_not_like_are_named() -> None:
     model = tiny_model("bert", hidden=192, heads=12)
     wrap(model, Inherited(hidden=132))
-    assert "heads of 11" in str(compactors.advice(model)) and "96 or 192" in str(compactors.advice(model))
+    assert "heads of 11" in str(compactors.advice(model)) and "hidden=96 would" in str(compactors.advice(model))
     model = tiny_model("bert", hidden=192, heads=12)
     wrap(model, Inherited(hidden=96))
+    assert compactors.advice(model) is None
+    model = tiny_model("bert")  # heads of 8: there is nothing between them and its own width
+    wrap(model, Inherited(hidden=16))
     assert compactors.advice(model) is None
 
 
@@ -591,6 +602,8 @@ def test_recipes_that_cannot_be_are_refused() -> None:
         Stage(name="a", objective=[SoftLabels()], forgetting=Forgetting())
     with pytest.raises(TutelageError, match="needs a student with compactors"):
         Forgetter(Forgetting(), tiny_model("bert"))
+    with pytest.raises(ValueError, match="leave out patience"):
+        Stage(name="a", objective=[SoftLabels()], select="last", patience=1, forgetting=Forgetting())
     _, forgetter, _ = scene(Inherited(hidden=16), Forgetting())
     with pytest.raises(TutelageError, match="too short"):
         forgetter.times(18)

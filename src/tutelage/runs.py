@@ -50,6 +50,7 @@ from tutelage.recipe import Instances, Stage
 from tutelage.report.card import card
 from tutelage.report.page import page
 from tutelage.stages import Work, inherited, train_stages
+from tutelage.students import compactors
 from tutelage.students.build import load_model
 from tutelage.teacher_store import describe, storable
 from tutelage.teachers.source import Source
@@ -117,7 +118,8 @@ def _train(
             stage, who, teacher_shape = baseline_stage(config, sum(log.steps for log in logs)), "baseline", None
             model = baseline = setup.new_student(True)
         torch.manual_seed(config.seed)  # making a student has drawn numbers
-        objective = Objective(stage.objective, data.kind, anatomy.shape_of(model.config), teacher_shape)
+        shape = anatomy.shape_of(compactors.config_of(model))  # of a resumed run, whose student is still to be merged
+        objective = Objective(stage.objective, data.kind, shape, teacher_shape)
         inherit(objective, config.recipe.student)
 
         def select() -> float:

@@ -89,7 +89,10 @@ def advice(model: PreTrainedModel) -> str | None:
     size = shape.hidden // shape.heads
     if size % 8 == 0:
         return None
-    near = sorted({max(8, size // 8 * 8) * shape.heads, (size // 8 + 1) * 8 * shape.heads})
+    whole = next(iter(compaction)).size  # of the residual stream
+    near = [wide for wide in (size // 8 * 8 * shape.heads, (size // 8 + 1) * 8 * shape.heads) if 0 < wide < whole]
+    if not near:
+        return None
     return (
         f"heads of {size} are slow on most hardware, which wants multiples of 8: hidden="
         f"{' or '.join(map(str, near))} would have them"
@@ -594,8 +597,9 @@ def _fit(model: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
         return
     for group in compaction:
         group.keep(state[f"{place}{group.name}.kept"])
-    path, link = next(iter(compaction.links.items()))
-    if not compaction.done and state[f"{prefix}{path}.outs.0.matrix"].shape != link.outs[0].matrix.shape:
+    # Any of them: a group that loses nothing keeps its matrices' shape.
+    saved = ((parameter, state.get(f"{prefix}{path}")) for path, parameter in model.named_parameters())
+    if not compaction.done and any(then is not None and then.shape != now.shape for now, then in saved):
         compaction.cut(model)
 
 
