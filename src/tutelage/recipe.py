@@ -86,6 +86,8 @@ class Stage(BaseModel):
         if self.forgetting is not None:
             if self.select == "best":
                 raise ValueError(f"stage {self.name!r} forgets, and is the student only at its end; set select=last")
+            if self.patience is not None:
+                raise ValueError(f"stage {self.name!r} forgets, which takes all of its steps; leave out patience")
             others = [kind for kind in kinds if kind not in PREDICTIONS]
             if others or self.train != "all":
                 raise ValueError(
@@ -150,7 +152,7 @@ class Recipe(BaseModel):
                 if not wanted and stage.forgetting is not None:
                     raise ValueError(
                         f"stage {stage.name!r} has forgetting, which is for the first stage of a student with "
-                        "init=inherited"
+                        "init=inherited; give one (init=inherited,hidden=...), or take another method for this student"
                     )
         return self
 
