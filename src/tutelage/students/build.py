@@ -225,7 +225,7 @@ def parse(text: str, usual: str | None = None) -> Student:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise TutelageError(
-            f"--student {text!r}: {place}: {first['msg']}; a {init} student has the fields "
+            f"--student {text!r}: {place}: {first['msg']}; a student with init={init} has the fields "
             f"{', '.join(kinds[init].model_fields)}"
         ) from None
 

@@ -88,7 +88,8 @@ class Forgetter:
         if last > total:
             raise TutelageError(
                 f"a stage of {total} steps is too short to let coordinates go in {increments} increments of {interval} "
-                f"steps and vanish, which takes {last}; give it more epochs, or fewer forgetting.increments"
+                f"steps and vanish, which takes {last}; give it more epochs, fewer forgetting.increments or a smaller "
+                f"forgetting.{'share' if how.interval is None else 'interval'}"
             )
         return interval, last
 
