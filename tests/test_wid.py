@@ -410,7 +410,7 @@ def test_the_cut_changes_neither_loss_nor_the_steps_that_follow() -> None:
             compaction.cut(model, optimizer)
         losses = []
         for number in range(10):
-            losses.append(float(loss_of(model, number)))
+            losses.append(loss_of(model, number).item())
             step(model, forgetter, optimizer, 10**3 + number, 10**6)
         models.append((losses, answers(model, 77)))
     np.testing.assert_allclose(models[0][0], models[1][0], atol=1e-8, rtol=0)
