@@ -718,7 +718,9 @@ def baseline_stage(config: RunConfig, steps: int) -> Stage:
             "objective": [HardLabels()],
             "epochs": 10**6,
             "max_steps": steps,
-            "select": "best",
+            # Kept as the student is: of one that forgets, the last.
+            "select": "best" if last.forgetting is None else "last",
+            "forgetting": None,
             "patience": None,
             "pad_to": None,
             "warmup": 0.1,
