@@ -114,6 +114,8 @@ def main() -> None:
         write(out, json.dumps(results, indent=1) + "\n")
         write(Path("docs/wid.md"), page(results))
         for kind, curves in results.get("words", {}).get("curves", {}).items():
+            if not curves:
+                continue
             write(Path(f"docs/wid_{kind}.svg"), picture(curves, KINDS[kind]))
 
 
