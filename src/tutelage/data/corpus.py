@@ -554,7 +554,11 @@ def build(
         counts = _write(partial, chain.from_iterable(readers), tokenizer, split, advance)
         if not counts["tokens"]:
             raise TutelageError(f"there is no text in {', '.join(map(repr, sources))}; give files with text")
-        tokenizer.save_pretrained(partial / "tokenizer")
+        kept = copy.deepcopy(tokenizer)
+        # Not what it was last asked to do, which would make other files of the same text.
+        kept.backend_tokenizer.no_padding()
+        kept.backend_tokenizer.no_truncation()
+        kept.save_pretrained(partial / "tokenizer")
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         manifest = Manifest(
             tutelage=tutelage.__version__,
