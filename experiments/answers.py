@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from glue import carry_out, write
+from glue import carry_out, shown, write
 
-from tutelage.ablation import interval
 from tutelage.config import DataConfig, RunConfig
 from tutelage.demo import pretrained
 from tutelage.methods import METHODS
@@ -144,17 +143,12 @@ def page(results: dict[str, Any]) -> str:
             mine = [run for run in ours if run["method"] == method]
             if not mine:
                 continue
-            cells = [shown([run["scores"][metric] for run in mine]) for metric in metrics]
+            cells = [shown([run["scores"][metric] for run in mine], digits=4) for metric in metrics]
             gains = [run["scores"][teacher["metric"]] - plain[run["seed"]] for run in mine if run["seed"] in plain]
-            gain = "-" if method == "finetune" or not gains else shown(gains, "+")
+            gain = "-" if method == "finetune" or not gains else shown(gains, "+", digits=4)
             lines.append(f"| {method} | {len(mine)} | {' | '.join(cells)} | {gain} |")
         lines.append("")
     return "\n".join(lines)
-
-
-def shown(values: list[float], sign: str = "") -> str:
-    mean, half = interval(values)
-    return f"{mean:{sign}.4f}" + ("" if half is None else f" ± {half:.4f}")
 
 
 if __name__ == "__main__":

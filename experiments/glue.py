@@ -17,12 +17,14 @@ import argparse
 import json
 import os
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from tutelage.ablation import interval as t_interval
 from tutelage.config import DataConfig, RunConfig
 from tutelage.demo import pretrained
 from tutelage.methods import METHODS
@@ -143,6 +145,22 @@ def write(path: Path, text: str) -> None:
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def shown(values: Sequence[float], sign: str = "", digits: int = 3) -> str:
+    """Mean and half of the 95 % t-interval; the mean alone of one seed."""
+    mean, half = t_interval(values)
+    return f"{mean:{sign}.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def mine(share: str | None, number: int) -> bool:
+    """Whether a run is this process's, by its number and ``--share`` (0/2, 1/2; ``shared`` is none of them)."""
+    if share is None:
+        return True
+    if share == "shared":
+        return False
+    part, _, parts = share.partition("/")
+    return number % int(parts) == int(part)
 
 
 def paragraph(text: str) -> list[str]:

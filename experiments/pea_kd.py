@@ -23,10 +23,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from glue import carry_out, paragraph, write
+from glue import carry_out, mine, paragraph, shown, write
 from transformers import BertConfig, BertForSequenceClassification
 
-from tutelage.ablation import interval
 from tutelage.config import DataConfig, RunConfig
 from tutelage.demo import pretrained
 from tutelage.knowledge.verdicts import Verdicts
@@ -125,8 +124,7 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
             name = "teacher" if arm == "teacher" else f"{arm}-{stored}-{seed}".replace(", ", "_").replace(" ", "_")
             out = work / task / name
             if not (out / "report.json").exists():
-                part, _, parts = (arguments.share or "0/1").partition("/")
-                if arguments.finished or (arm != "teacher" and number % int(parts) != int(part)):
+                if arguments.finished or (arm != "teacher" and not mine(arguments.share, number)):
                     continue
                 if arm == "teacher":
                     recipe = finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=arguments.lr)
@@ -226,11 +224,6 @@ def lookups(work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------- what it shows
-
-
-def shown(values: list[float], sign: str = "") -> str:
-    mean, half = interval(values)
-    return f"{mean:{sign}.3f}" + ("" if half is None else f" ± {half:.3f}")
 
 
 def page(results: dict[str, Any]) -> str:

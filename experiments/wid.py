@@ -26,12 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from glue import carry_out, paragraph, write
+from glue import carry_out, mine, paragraph, shown, write
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, GPT2Config, GPT2LMHeadModel
 
 from tutelage import anatomy
-from tutelage.ablation import interval
 from tutelage.api import attention_report, build_corpus
 from tutelage.config import DataConfig, RunConfig
 from tutelage.data import batches
@@ -117,16 +116,6 @@ def main() -> None:
             if not curves:
                 continue
             write(Path(f"docs/wid_{kind}.svg"), picture(curves, KINDS[kind]))
-
-
-def mine(share: str | None, number: int) -> bool:
-    """Whether a run is this process's."""
-    if share is None:
-        return True
-    if share == "shared":
-        return False
-    part, _, parts = share.partition("/")
-    return number % int(parts) == int(part)
 
 
 # ------------------------------------------------------------------------------------------------------- on raw text
@@ -399,11 +388,6 @@ def task_recipe(arm: str, width: int, epochs: int) -> Recipe:
 
 
 # ------------------------------------------------------------------------------------------------------- what it shows
-
-
-def shown(values: list[float], sign: str = "", digits: int = 3) -> str:
-    mean, half = interval(values)
-    return f"{mean:{sign}.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
 
 
 def page(results: dict[str, Any]) -> str:

@@ -80,6 +80,8 @@ class Family:
     """The norm after the last layer, where layers begin with theirs."""
     rigid: str | None = None
     """Why the widths of such a model cannot be mixed and cut, if they cannot."""
+    numbers_after_padding: bool = False
+    """Positions are numbered from ``pad_token_id + 1``: so many of the table's rows are never used."""
     reads_pooler: bool = False
     """A classifier of texts reads what the pooler makes of the first token, not the token itself."""
     causal: bool = False
@@ -112,7 +114,9 @@ _LAYERED = (
 
 FAMILIES: dict[str, Family] = {
     "bert": _BERT,
-    "roberta": Family(**{**vars(_BERT), "word_head": ("lm_head",), "reads_pooler": False}),
+    "roberta": Family(
+        **{**vars(_BERT), "word_head": ("lm_head",), "numbers_after_padding": True, "reads_pooler": False}
+    ),
     "electra": Family(
         **{
             **vars(_BERT),
@@ -288,16 +292,16 @@ def shape_of(config: Any) -> Shape:
         # GPT-2's n_inner may be left out.
         intermediate=getattr(config, family.intermediate) or 4 * getattr(config, family.hidden),
         vocabulary=config.vocab_size,
-        stored=len({step.rstrip("s") for step in config.plan}) if config.model_type.startswith("shared_") else None,
+        stored=len({step.removesuffix("s") for step in config.plan}) if family.derived == "shared" else None,
     )
 
 
 def max_length(config: Any) -> int:
     """The longest input in tokens, special tokens included; for a network without positions a number beyond all texts."""
-    if not FAMILIES[config.model_type].layers:
+    family = FAMILIES[config.model_type]
+    if not family.layers:
         return UNLIMITED
-    # RoBERTa numbers positions from pad_token_id + 1, so that many of the table's rows are never used.
-    unused = config.pad_token_id + 1 if config.model_type in ("roberta", "shared_roberta") else 0
+    unused = config.pad_token_id + 1 if family.numbers_after_padding else 0
     return int(config.max_position_embeddings) - unused
 
 

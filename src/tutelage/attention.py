@@ -119,7 +119,7 @@ def attention_report(
     """
     paired = check(teacher.config, student.config)
     encoded, length = _read(tokenizer, texts, max_texts, max_length, (teacher, student))
-    causal = _causal(teacher.config)
+    causal = anatomy.is_causal(teacher.config)
     sums: list[tuple[Tensor, ...] | None] = [None] * len(paired)
     with ExitStack() as stack, torch.no_grad():
         taps = []
@@ -234,10 +234,6 @@ def _mean(parts: Sequence[Likeness]) -> Likeness:
 # ------------------------------------------------------------------------------------------- what a token may look at
 
 
-def _causal(config: Any) -> bool:
-    return anatomy.family_of(config).causal or bool(getattr(config, "is_decoder", False))
-
-
 def _reach(config: Any, layer: int) -> int | None:
     """How far to each side a token looks in a layer (from 1), where not everywhere (ModernBERT's local layers)."""
     kinds = getattr(config, "layer_types", None)
@@ -268,8 +264,8 @@ def check(teacher: Any, student: Any) -> Pairs:
                 f"the {who} scales the attention of every layer differently (scale_attn_by_inverse_layer_idx), which "
                 "cannot be read; use another model"
             )
-    if _causal(teacher) != _causal(student):
-        one, other = ("teacher", "student") if _causal(teacher) else ("student", "teacher")
+    if anatomy.is_causal(teacher) != anatomy.is_causal(student):
+        one, other = ("teacher", "student") if anatomy.is_causal(teacher) else ("student", "teacher")
         raise TutelageError(
             f"the {one} is causal and the {other} is not: their tokens look at different tokens; compare two of a kind"
         )

@@ -221,7 +221,7 @@ def _tokenizers(teacher: Source | None, named: str | None) -> list[tuple[str, An
 def plan(setup: Setup, accelerator: Accelerator) -> str:
     """What will happen, in words: sizes, steps, operations, time."""
     config, about = setup.config, setup.corpus.manifest
-    network = compactors.as_merged(setup.student)
+    network = compactors.as_merged(setup.student).to(accelerator.device)
     student = anatomy.shape_of(network.config)
     kept = (
         f"{setup.kept_out:,} kept out"
@@ -242,7 +242,7 @@ def plan(setup: Setup, accelerator: Accelerator) -> str:
         steps = planned_steps(stage, feed)
         objective = objective_of(setup, stage)
         flops = stage.batch_size * step_flops(setup, stage)
-        seconds += steps * flops / _rate(setup, stage, accelerator)
+        seconds += steps * flops / _rate(setup, network, stage, accelerator)
         lines.append(
             f"stage {stage.name}: {steps:,} steps of {stage.batch_size} {stage.data.packing}, {lengths.mean():.0f} tokens each, "
             f"{flops / 1e9:.1f} GFLOP; reads {objective.student_needs} of the student and {objective.teacher_needs} of the "
@@ -280,12 +280,12 @@ def step_flops(setup: Setup, stage: Stage) -> float:
     return 3 * ours + cost + (asked * word * theirs.hidden if needs.logits else 0.0)
 
 
-def _rate(setup: Setup, stage: Stage, accelerator: Accelerator) -> float:
-    """Operations a second of the student's forward pass, measured."""
+def _rate(setup: Setup, network: PreTrainedModel, stage: Stage, accelerator: Accelerator) -> float:
+    """Operations a second of a forward pass of ``network``, of the student's sizes, measured."""
     assert isinstance(stage.data, Instances)
     inputs = batches.padded(setup.held_out[0][1], np.arange(min(8, len(setup.held_out[0][0]))))
     inputs = {name: value.to(accelerator.device) for name, value in inputs.items()}
-    base = anatomy.base_of(compactors.as_merged(setup.student).to(accelerator.device))
+    base = anatomy.base_of(network)
     with accelerator.autocast():
         trial = speed.latencies({"student": base}, {"student": lambda count: inputs}, batch_sizes=(1,), repeats=3)
     tokens = inputs["input_ids"].numel()

@@ -35,7 +35,7 @@ from tutelage.objectives.terms import HiddenKnowledge
 from tutelage.preflight import Setup, prepare
 from tutelage.progress import Display
 from tutelage.report.search import picture
-from tutelage.students.build import Checkpoint, Copied, Pruned, Student, parse
+from tutelage.students.build import Checkpoint, Student, parse, takes_from_teacher
 from tutelage.workspace import new_accelerator
 
 DEPTHS = ("1", "2", "3", "all")
@@ -293,7 +293,7 @@ def schedule(trials: int, epochs: list[int]) -> list[list[int]]:
 def _student(base: RunConfig, folder: Path, seed: int, display: Display) -> Student:
     """The student from which the runs of a seed start, without the teacher's weights: what is cut out of them is saved."""
     spec = base.recipe.student
-    if not (isinstance(spec, Pruned) or (isinstance(spec, Copied) and spec.source is None)):
+    if not takes_from_teacher(spec):
         return spec
     place = folder / "students" / f"seed{seed}"
     if not place.exists():

@@ -73,6 +73,14 @@ class Term(BaseModel):
         """``per_layer``, ``shared`` or ``none``."""
         return "none"
 
+    def linears(self, student: Shape, teacher: Shape | None) -> dict[str, tuple[int, bool]]:
+        """The linear maps from the student's width that are learnt with it: by name their outputs, and whether with bias."""
+        how = "none" if teacher is None else self.projection(student, teacher)
+        if teacher is None or how == "none":
+            return {}
+        names = ["shared"] if how == "shared" else [str(s) for s, _ in self.pairs(student, teacher)]
+        return dict.fromkeys(names, (teacher.hidden, how == "shared"))
+
     def value(self, x: Comparison) -> Tensor:
         raise NotImplementedError
 
@@ -224,6 +232,10 @@ class Pooled(Term):
     def projection(self, student: Shape, teacher: Shape) -> Project:
         return _projection(self.project, student, teacher, "per_layer")
 
+    def linears(self, student: Shape, teacher: Shape | None) -> dict[str, tuple[int, bool]]:
+        # One at most, for the one pair of vectors, whose name is not that of a layer.
+        return dict(zip(("pooled",), super().linears(student, teacher).values(), strict=False))
+
     def value(self, x: Comparison) -> Tensor:
         assert x.student.pooled is not None and x.teacher.pooled is not None
         ours = x.student.pooled
@@ -245,6 +257,9 @@ class Verdict(Term):
         if FAMILIES[student.family].reads_pooler:
             return Needs(pooled=True), Needs()
         return Needs(hidden=frozenset([student.layers])), Needs()
+
+    def linears(self, student: Shape, teacher: Shape | None) -> dict[str, tuple[int, bool]]:
+        return {self.kind: (self.classes, True)}
 
     def value(self, x: Comparison) -> Tensor:
         read = x.student.pooled
@@ -528,27 +543,12 @@ class Objective(nn.Module):
             self.teacher_needs |= theirs
             self.mapped.append([] if teacher is None else term.pairs(student, teacher))
             self.cuts.append([] if teacher is None else term.cuts(student, teacher))
-            if isinstance(term, Verdict):
-                self._add("verdict", nn.Linear(student.hidden, term.classes))
-            elif teacher is not None:
-                self._add_projections(term, student, teacher)
-
-    def _add_projections(self, term: Term, student: Shape, teacher: Shape) -> None:
-        how = term.projection(student, teacher)
-        if how == "none":
-            return
-        names = ["shared"] if how == "shared" else [str(s) for s, _ in term.pairs(student, teacher)]
-        if isinstance(term, Pooled):
-            names = ["pooled"]
-        for name in names:
-            if name not in self.projections:
-                self._add(name, nn.Linear(student.hidden, teacher.hidden, bias=how == "shared"))
-
-    def _add(self, name: str, linear: nn.Linear) -> None:
-        nn.init.normal_(linear.weight, std=0.02)
-        if linear.bias is not None:
-            nn.init.zeros_(linear.bias)
-        self.projections[name] = linear
+            for name, (width, bias) in term.linears(student, teacher).items():
+                if name not in self.projections:
+                    self.projections[name] = linear = nn.Linear(student.hidden, width, bias=bias)
+                    nn.init.normal_(linear.weight, std=0.02)
+                    if bias:
+                        nn.init.zeros_(linear.bias)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         """Each term's weighted loss by name; their sum is the loss."""

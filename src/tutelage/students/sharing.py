@@ -19,9 +19,6 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     BertConfig,
     BertForQuestionAnswering,
     BertForSequenceClassification,
@@ -147,10 +144,11 @@ def _copied(module: nn.Module) -> nn.Module:
 class Sharing:
     """What the classes of this module have before those of transformers: a model as deep as its plan, then shared."""
 
+    config_class: Any
+
     def __init__(self, config: Any) -> None:
-        family = anatomy.family_of(config)
-        _check(config.plan, len({step.removesuffix("s") for step in config.plan}))
-        setattr(config, family.depth, len(config.plan))
+        _check(config.plan, anatomy.shape_of(config).stored or 0)
+        setattr(config, anatomy.family_of(config).depth, len(config.plan))
         super().__init__(config)  # type: ignore[call-arg]
         self._tied_weights_keys = {**(type(self)._tied_weights_keys or {}), **share(self, config.plan)}  # type: ignore
         self.post_init()  # type: ignore[attr-defined]
@@ -238,37 +236,8 @@ CONFIGS: dict[str, type[PreTrainedConfig]] = {
 }
 for _config in CONFIGS.values():
     AutoConfig.register(_config.model_type, _config)
-for _auto, _models in (
-    (
-        AutoModelForSequenceClassification,
-        (
-            SharedBertForSequenceClassification,
-            SharedRobertaForSequenceClassification,
-            SharedElectraForSequenceClassification,
-            SharedDistilBertForSequenceClassification,
-        ),
-    ),
-    (
-        AutoModelForTokenClassification,
-        (
-            SharedBertForTokenClassification,
-            SharedRobertaForTokenClassification,
-            SharedElectraForTokenClassification,
-            SharedDistilBertForTokenClassification,
-        ),
-    ),
-    (
-        AutoModelForQuestionAnswering,
-        (
-            SharedBertForQuestionAnswering,
-            SharedRobertaForQuestionAnswering,
-            SharedElectraForQuestionAnswering,
-            SharedDistilBertForQuestionAnswering,
-        ),
-    ),
-):
-    for _model in _models:
-        _auto.register(_model.config_class, _model)
+for _model in Sharing.__subclasses__():
+    AUTO[anatomy.head_named(_model.__name__)].register(_model.config_class, _model)
 
 
 def shared(source: PreTrainedModel, spec: Shared) -> PreTrainedModel:
@@ -306,7 +275,7 @@ def expanded(model: PreTrainedModel) -> PreTrainedModel:
         TutelageError: when no layers are shared.
     """
     kind = model.config.model_type
-    if not kind.startswith("shared_"):
+    if anatomy.family_of(model.config).derived != "shared":
         raise TutelageError(f"this {kind} shares no layers: it is an ordinary checkpoint already")
     values = model.config.to_dict()
     for name in ("model_type", "architectures", "plan"):
