@@ -255,7 +255,7 @@ def step(model: PreTrainedModel, forgetter: Forgetter, optimizer: RowAdamW, numb
     for group in optimizer.param_groups:
         group["lr"] = 1e-3 * group.get("factor", 1.0)
     loss_of(model, number).backward()
-    forgetter.before_step(optimizer)
+    forgetter.before_step(optimizer, [], 10**6)
     optimizer.clip(1.0)
     optimizer.step()
     optimizer.zero_grad()
@@ -268,7 +268,7 @@ def test_kept_rows_have_the_gradient_of_the_loss_and_masked_rows_none() -> None:
     forgetter.mask(8)
     loss_of(model, 0).backward()
     raw = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    forgetter.before_step(optimizer)
+    forgetter.before_step(optimizer, [], 10**6)
     matrices = {id(m.matrix): g for g in compaction for m in g.members}
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
@@ -293,7 +293,7 @@ def test_a_masked_row_of_norm_one_vanishes_in_its_time_and_stays_so() -> None:
     for _ in range(10):
         before = member.matrix.data.clone()
         member.matrix.grad = torch.randn_like(member.matrix)
-        forgetter.before_step(optimizer)
+        forgetter.before_step(optimizer, [], 10**6)
         optimizer.step()
         moved = member.matrix.data.clone()
         forgetter.after_step(optimizer, 1, 10**6)  # an increment is far away
@@ -307,7 +307,7 @@ def test_a_masked_row_of_norm_one_vanishes_in_its_time_and_stays_so() -> None:
     fixed = Forgetter(how, model)
     for number in range(1, 10):
         member.matrix.grad = torch.randn_like(member.matrix)
-        fixed.before_step(optimizer)
+        fixed.before_step(optimizer, [], 10**6)
         optimizer.step()
         fixed.after_step(optimizer, 4 * number + 1, 200)
         largest = float(member.matrix.data[rows].norm(dim=1).max())
@@ -344,7 +344,7 @@ def test_scores_by_gradients_are_sums_of_squares() -> None:
         loss_of(model, number).backward()
         members = forgetter.compaction.groups["residual"].members
         expected += sum((m.matrix.data * m.matrix.grad).sum(dim=1) ** 2 for m in members if m.matrix.grad is not None)
-        forgetter.before_step(optimizer)
+        forgetter.before_step(optimizer, [], 10**6)
     torch.testing.assert_close(forgetter.compaction.groups["residual"].score, expected)
 
 
@@ -357,7 +357,7 @@ def test_the_authors_penalty_has_its_fixed_point() -> None:
     value = matrix.data.clone()
     for _ in range(200):
         matrix.grad = torch.zeros_like(matrix)
-        forgetter.before_step(optimizer)
+        forgetter.before_step(optimizer, [], 10**6)
         optimizer.step()
         matrix.data.copy_(value)  # held, to see the moment alone
     moment = optimizer.state[matrix]["exp_avg"][group.gone]

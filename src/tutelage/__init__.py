@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tutelage.api import (
         attention_report,
+        chain,
         compact_store,
         crossfit,
         distill,
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
         export,
         finetune,
         plan_store,
+        show_team,
+        train_team,
         write_store,
     )
     from tutelage.config import DataConfig, RunConfig
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "tutelage.api": (
         "attention_report",
+        "chain",
         "compact_store",
         "crossfit",
         "distill",
@@ -46,6 +50,8 @@ _HOMES = {
         "export",
         "finetune",
         "plan_store",
+        "show_team",
+        "train_team",
         "write_store",
     ),
     "tutelage.config": ("DataConfig", "RunConfig"),
@@ -93,6 +99,7 @@ __all__ = [
     "Store",
     "TutelageError",
     "attention_report",
+    "chain",
     "compact_store",
     "crossfit",
     "distill",
@@ -102,6 +109,8 @@ __all__ = [
     "plan_store",
     "run",
     "search_knowledge",
+    "show_team",
+    "train_team",
     "write_store",
 ]
 

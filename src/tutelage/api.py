@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import transformers
 
 from tutelage import ablation, anatomy, attention, stores
+from tutelage import members as members_of_team
 from tutelage.attention import AttentionReport
 from tutelage.config import DataConfig, RunConfig, validated, with_settings
 from tutelage.data import corpus as corpora
@@ -41,6 +42,7 @@ from tutelage.runs import run
 from tutelage.students.build import Checkpoint, Fresh, Inherited, Student, load_config, load_model, parse, resolve
 from tutelage.students.sharing import expanded
 from tutelage.teachers.source import Source
+from tutelage.team import lead_of, members_in
 from tutelage.workspace import new_accelerator
 
 
@@ -258,6 +260,7 @@ def distill(
     teacher: str | None,
     out: str,
     *,
+    team: str | Sequence[str] = (),
     method: str | Recipe = "kd",
     student: str | Student | None = None,
     stage: Literal["task", "general"] = "task",
@@ -284,15 +287,23 @@ def distill(
     :func:`write_store`, in which case ``teacher`` may be left out, or ``"auto"``: the store that fits is used, and
     written if there is none.
 
+    A ``team`` is a folder of :func:`train_team`, or teachers by name (folders, hub ids, stores), for the methods that ask one
+    (autoskdbert, skdbert, ensemble, mt_bert); ``teacher`` is then the one that the student's layers come from and that the
+    report compares with, without it the first of them.
+
     Raises:
         TutelageError: for anything wrong with what was given; then nothing has been written.
     """
+    members = members_in([team] if isinstance(team, str) else tuple(team))
+    if teacher is None and members:
+        teacher = lead_of(members)
     if teacher is None and teacher_store in (None, "auto"):
-        raise TutelageError("there is no teacher; give --teacher FOLDER, or a --teacher-store FOLDER of one")
+        raise TutelageError("there is no teacher; give --teacher FOLDER, a --teacher-store FOLDER of one, or a --team")
     if teacher is None:
         Store(str(teacher_store))  # says so if it is none
     fields = {
         "teacher": teacher or str(Path(str(teacher_store)) / "teacher"),
+        "team": members,
         "teacher_store": teacher_store,
         "store_dtype": store_dtype,
         "out": out,
@@ -421,6 +432,95 @@ def crossfit(
     config = run_config(recipe, data, settings, out=out, seed=seed, mixed_precision=mixed_precision)
     found = crossfitted(config, folds, quiet=quiet)
     return found.model_dump(mode="json", exclude={"contents"}) | {"examples": len(found.contents)}
+
+
+def train_team(
+    model: str,
+    out: str,
+    *,
+    members: Sequence[str] = (),
+    epochs: int = 3,
+    lr: float = 3e-5,
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no",
+    settings: Sequence[str] = (),
+    quiet: bool = False,
+    **data: Any,
+) -> dict[str, Any]:
+    """Fine-tune several teachers for one task into folders of ``out``; returns how they compare (:func:`show_team`).
+
+    Each of ``members`` says how one differs from the others: ``"layers=4,seed=1,lr=1e-4,only=1/2,noise=0.5"`` keeps four
+    layers, learns from the first half of the training texts, and of these half with wrong labels (a teacher that is bad on
+    purpose); ``model=...`` starts elsewhere. Without any, five of usual kinds are made. All keep away from the tenth of train
+    (300 to 2,000 examples) on which :func:`distill` learns their weights. A call that was stopped goes on when it is repeated.
+
+    Raises:
+        TutelageError: for anything wrong with what was given.
+    """
+    return members_of_team.train_team(
+        model,
+        out,
+        members,
+        _data_config(data),
+        epochs=epochs,
+        lr=lr,
+        mixed_precision=mixed_precision,
+        settings=settings,
+        quiet=quiet,
+    )
+
+
+def show_team(team: str | Sequence[str], *, quiet: bool = False, **data: Any) -> dict[str, Any]:
+    """Compare teachers: scores on dev and on held-out training examples, agreement, diversity.
+
+    ``team`` is a folder of :func:`train_team`, or teachers by name, which need the data to be compared on. See
+    :func:`tutelage.members.diversity` for what is measured.
+
+    Raises:
+        TutelageError: for anything wrong with what was given.
+    """
+    given = {name: value for name, value in data.items() if value is not None}
+    config = _data_config(data) if given.get("task") or given.get("train") else None
+    return members_of_team.show_team([team] if isinstance(team, str) else team, config, quiet=quiet)
+
+
+def chain(
+    teacher: str,
+    out: str,
+    *,
+    through: Sequence[str],
+    student: str | Student = "layers=3",
+    method: str = "kd",
+    seed: int = 0,
+    mixed_precision: str = "no",
+    settings: Sequence[str] = (),
+    quiet: bool = False,
+    **data: Any,
+) -> list[dict[str, Any]]:
+    """Distil through teacher assistants (TAKD): the teacher teaches the first of ``through``, this one the next, the last
+    the student; returns the reports of all runs, the student's last.
+
+    ``through`` are students as :func:`distill` takes them, from large to small (``["layers=5", "layers=4"]``). Runs lie in
+    ``out``, numbered; a call that was stopped goes on when it is repeated.
+
+    Raises:
+        TutelageError: for anything wrong with what was given.
+    """
+    if not through:
+        raise TutelageError(
+            "there is no assistant between teacher and student; give --through layers=5, or use distill"
+        )
+    configs: list[RunConfig] = []
+    for number, link in enumerate([*through, student], start=1):
+        fields = {
+            "teacher": configs[-1].out if configs else teacher,
+            "out": str(Path(out) / f"{number}-{'student' if number > len(through) else 'assistant'}"),
+            "seed": seed,
+            "baseline": number > len(through),
+            "mixed_precision": mixed_precision,
+        }
+        recipe = _recipe(method, link, data.get("task")).part("task")
+        configs.append(run_config(recipe, data, settings, **fields))
+    return members_of_team.chain(configs, quiet=quiet)
 
 
 def export(model: str, out: str) -> dict[str, Any]:

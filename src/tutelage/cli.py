@@ -152,6 +152,12 @@ def distill(
     teacher: Annotated[
         str | None, typer.Option(help="Fine-tuned teacher: a folder or a hub id; not needed with a store.")
     ] = None,
+    team: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Teachers of a team, each a folder, hub id or store; a folder of `tutelage team train` for all."
+        ),
+    ] = None,
     method: Annotated[str, typer.Option(help="One of `tutelage methods`.")] = "kd",
     student: Annotated[
         str | None, typer.Option(help="layers=3 copies layers; with sizes a new network; or a checkpoint.")
@@ -199,6 +205,7 @@ def distill(
     report = api.distill(
         teacher,
         out,
+        team=team or [],
         method=method,
         student=student,
         stage=_one_of("--stage", stage, ("task", "general")),
@@ -428,6 +435,157 @@ def crossfit(
         **_data(task, data_dir, train, dev, text, text_pair, label, kind, None, max_train, max_length),
     )
     _list(found, as_json)
+
+
+team_app = typer.Typer(help="Make and compare teams of teachers.", no_args_is_help=True)
+app.add_typer(team_app, name="team")
+
+
+@team_app.command(
+    "train",
+    epilog="Example: tutelage team train --model bert-base-uncased --task mrpc --member seed=0 --member layers=6,seed=1,lr=1e-4 "
+    "--member only=1/2,seed=2 --out team/",
+)
+def team_train(
+    model: Annotated[str, typer.Option(help="Checkpoint to start each teacher from: a folder or a hub id.")],
+    out: Annotated[str, typer.Option(help="Folder of the teachers; a stopped command goes on when it is repeated.")],
+    member: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How one teacher differs: model, layers, seed, epochs, lr, only=1/2 (a part of the texts), noise=0.5 (wrong "
+            "labels). Without any: five of usual kinds."
+        ),
+    ] = None,
+    task: Task = None,
+    data_dir: DataDir = None,
+    train: Train = None,
+    dev: Dev = None,
+    text: Text = "text",
+    text_pair: TextPair = None,
+    label: Label = "label",
+    kind: KindOption = None,
+    max_train: MaxTrain = None,
+    max_length: MaxLength = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data.")] = 3,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-5,
+    mixed_precision: Precision = "no",
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune several teachers on a task, each of its own kind; autoskdbert, skdbert and ensemble learn from them."""
+    from tutelage import api
+
+    found = api.train_team(
+        model,
+        out,
+        members=member or [],
+        epochs=epochs,
+        lr=lr,
+        mixed_precision=_one_of("--mixed-precision", mixed_precision, ("no", "bf16", "fp16")),
+        settings=settings or [],
+        quiet=as_json,
+        **_data(task, data_dir, train, dev, text, text_pair, label, kind, None, max_train, max_length),
+    )
+    _compared(found, as_json)
+
+
+@team_app.command("show", epilog="Example: tutelage team show team/")
+def team_show(
+    team: Annotated[list[str], typer.Argument(help="A folder of `tutelage team train`, or teachers by name.")],
+    task: Task = None,
+    data_dir: DataDir = None,
+    train: Train = None,
+    dev: Dev = None,
+    text: Text = "text",
+    text_pair: TextPair = None,
+    label: Label = "label",
+    kind: KindOption = None,
+    max_train: MaxTrain = None,
+    max_length: MaxLength = None,
+    as_json: Json = False,
+) -> None:
+    """Compare teachers: scores, agreement, diversity."""
+    from tutelage import api
+
+    data = _data(task, data_dir, train, dev, text, text_pair, label, kind, None, max_train, max_length)
+    _compared(api.show_team(team, quiet=as_json, **data), as_json)
+
+
+def _compared(found: dict[str, Any], as_json: bool) -> None:
+    """A team's scores and who agrees with whom."""
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    metric, part, members = found["metric"], found["part"], found["members"]
+    table = Table("", "teacher", "M parameters", f"{metric}, {part}", f"{metric}, held-out train", *_numbers(members))
+    for row, one in enumerate(members):
+        scores = [f"{one['scores'][place][metric]:.4f}" for place in (part, "held")]
+        agreement = [f"{value:.2f}" for value in found["agreement"][row]]
+        table.add_row(str(row + 1), one["name"], f"{one['parameters'] / 1e6:.1f}", *scores, *agreement)
+    console = Console()
+    console.print(table)
+    lines = [f"mean disagreement {found['disagreement']:.3f}"]
+    if "ensemble" in found:
+        lines.append(f"the mean of all: {found['ensemble']:.4f} accuracy")
+        lines.append(f"at least one is right on {found['one_right']:.4f}, all on {found['all_right']:.4f}")
+    console.print(f"On {part}: {'; '.join(lines)}", soft_wrap=True)
+
+
+def _numbers(members: list[Any]) -> list[str]:
+    return [f"= {number}" for number in range(1, len(members) + 1)]
+
+
+@app.command(
+    epilog="Example: tutelage chain --teacher teacher/ --through layers=9 --through layers=6 --student layers=3 --task mrpc "
+    "--out runs/chain"
+)
+def chain(
+    teacher: Annotated[str, typer.Option(help="Fine-tuned teacher: a folder or a hub id.")],
+    out: Annotated[str, typer.Option(help="Folder of the runs; a stopped command goes on when it is repeated.")],
+    through: Annotated[list[str], typer.Option(help="A teacher assistant, as --student; from large to small.")],
+    student: Annotated[str, typer.Option(help="The student, as for distill.")] = "layers=3",
+    method: Annotated[str, typer.Option(help="One of `tutelage methods`.")] = "kd",
+    task: Task = None,
+    data_dir: DataDir = None,
+    train: Train = None,
+    dev: Dev = None,
+    text: Text = "text",
+    text_pair: TextPair = None,
+    label: Label = "label",
+    kind: KindOption = None,
+    unlabeled: Annotated[str | None, typer.Option(help="File of text without labels, labelled by the teacher.")] = None,
+    max_train: MaxTrain = None,
+    max_length: MaxLength = None,
+    seed: Seed = 0,
+    mixed_precision: Precision = "no",
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Distil through teacher assistants (TAKD): each student is the next one's teacher."""
+    from tutelage import api
+
+    reports = api.chain(
+        teacher,
+        out,
+        through=through,
+        student=student,
+        method=method,
+        seed=seed,
+        mixed_precision=mixed_precision,
+        settings=settings or [],
+        quiet=as_json,
+        **_data(task, data_dir, train, dev, text, text_pair, label, kind, unlabeled, max_train, max_length),
+    )
+    if as_json:
+        print(json.dumps(reports, indent=1))
+        return
+    table = Table("", reports[0]["metric"], "parameters")
+    entries = [("teacher", reports[0]["teacher"])]
+    entries += [(f"assistant {number}", report["student"]) for number, report in enumerate(reports[:-1], start=1)]
+    for name, entry in [*entries, ("student", reports[-1]["student"])]:
+        table.add_row(name, f"{entry['score']:.4f}", f"{entry['parameters'] / 1e6:.1f} M")
+    Console().print(table)
+    Console().print(f"Student: {reports[-1]['student']['name']}", soft_wrap=True)
 
 
 @app.command(epilog="Example: tutelage export runs/pea/student --standard --out plain/")

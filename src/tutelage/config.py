@@ -39,6 +39,10 @@ class DataConfig(BaseModel):
     """Use only so many training examples, drawn with seed 0."""
     leave_out: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=2)]] | None = None
     """``(k, n)``: do not learn from part k (from 1) of n, which are drawn with seed 0 (``tutelage crossfit``)."""
+    only: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=2)]] | None = None
+    """``(k, n)``: learn from part k (from 1) of n alone, drawn with seed 0 from what is not left out."""
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Give so large a share of train another label, drawn with seed 0: to make a teacher that is bad on purpose."""
     stride: Annotated[int, Field(ge=1)] | None = None
     """For questions: tokens that neighbouring windows of a long context share; 128, or a third of short windows."""
     candidates: str | None = None
@@ -56,6 +60,9 @@ class RunConfig(BaseModel):
 
     recipe: Recipe
     teacher: str | None = None
+    """The teacher; beside a team the one that the student's layers are copied from, and that the report compares with."""
+    team: tuple[str, ...] = ()
+    """Teachers of stages that have a team: folders, hub ids, or stores."""
     data: DataConfig = DataConfig()
     corpus: str | None = None
     """A folder of ``tutelage corpus build``, for the stages on raw text."""
@@ -76,6 +83,18 @@ class RunConfig(BaseModel):
         general = [isinstance(stage.data, Instances) for stage in self.recipe.stages]
         if any(general) and not all(general):
             raise ValueError("stages on a corpus and stages on a task are two runs; take one part of the recipe")
+        return self
+
+    @model_validator(mode="after")
+    def _team_is_asked(self) -> RunConfig:
+        asked = [stage.name for stage in self.recipe.stages if stage.team is not None]
+        if self.team and not asked:
+            raise ValueError(
+                f"the method {self.recipe.method!r} has one teacher and cannot ask a team; use autoskdbert, skdbert or "
+                "ensemble"
+            )
+        if asked and self.out is not None and not self.team:
+            raise ValueError(f"stage {asked[0]!r} needs a team; give --team FOLDER (tutelage team train makes one)")
         return self
 
 

@@ -41,7 +41,7 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Manifest:
     if folds > len(data.train):
         raise TutelageError(f"{len(data.train)} examples cannot be divided into {folds} parts; use fewer folds")
     logits: npt.NDArray[np.float32] | None = None
-    parts = part_of(len(data.train), folds)
+    parts = part_of(data.train, data.kind, folds)
     for number in range(folds):
         out = folder / f"fold-{number + 1}"
         without = config.data.model_copy(update={"leave_out": (number + 1, folds)})

@@ -41,7 +41,7 @@ from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Scheme, Store, check_place
 from tutelage.knowledge.verdicts import described, verdicts
 from tutelage.objectives.mapping import picture
-from tutelage.objectives.terms import HardLabels, Objective
+from tutelage.objectives.terms import HardLabels, LogitsMSE, Objective, SoftLabels
 from tutelage.progress import Display, duration
 from tutelage.recipe import Stage
 from tutelage.students import compactors
@@ -64,6 +64,7 @@ from tutelage.students.pruned import Scores, importance
 from tutelage.teacher_store import Knowledge, storable, verified
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predict
+from tutelage.teachers.team import Members
 from tutelage.training.forgetting import Forgetter, Forgetting
 
 
@@ -105,7 +106,8 @@ class Setup:
     student: PreTrainedModel
     tokenizer: Any
     parts: dict[str, Texts]
-    """What stages learn from, by ``Stage.data``: ``train``, and ``augmented``, which is these texts and their variants."""
+    """What stages learn from: ``train``; ``augmented``, which is these texts and their variants; ``search``, which is train
+    without what tells which teachers of a team help."""
     selection: Texts
     dev: dict[str, Texts]
     teacher_logits: dict[str, Tensor]
@@ -118,15 +120,26 @@ class Setup:
     """Where the store has the examples of each of ``parts``."""
     to_write: Scheme | None = None
     """What the store is to keep that this run will write."""
+    everything: Examples | None = None
+    """All that a teacher may be asked about in training."""
+    held: Texts | None = None
+    """Beside a team: the examples of train that tell which of its teachers help."""
+    held_part: tuple[int, int] | None = None
+    """Which part of train these are (see :func:`held_part`), but for what the run holds out to choose checkpoints on."""
+    team: Members | None = None
 
     @property
     def train(self) -> Texts:
         return self.parts["train"]
 
+    def part(self, stage: Stage) -> str:
+        """Which of ``parts`` a stage learns from."""
+        assert isinstance(stage.data, str)
+        return "search" if stage.team is not None and stage.team.learning is not None else stage.data
+
     def texts(self, stage: Stage) -> Texts:
         """What a stage learns from."""
-        assert isinstance(stage.data, str)
-        return self.parts[stage.data]
+        return self.parts[self.part(stage)]
 
 
 # ---------------------------------------------------------------------------------------------------- before the run
@@ -170,11 +183,15 @@ def load_data(config: DataConfig) -> Data:
         rows = np.sort(np.random.default_rng(0).permutation(len(data.train))[: config.max_train])
         source = f"{data.sources.get('train', 'train')}, cut to {config.max_train:,} rows"
         data = replace(data, train=data.train.take(rows), sources={**data.sources, "train": source})
-    if config.leave_out is not None:
-        part, parts = config.leave_out
-        rows = np.flatnonzero(part_of(len(data.train), parts) != part)
-        source = f"{data.sources.get('train', 'train')} without part {part} of {parts}"
-        data = replace(data, train=data.train.take(rows), sources={**data.sources, "train": source})
+    for given, taken in ((config.leave_out, False), (config.only, True)):
+        if given is not None:
+            part, parts = given
+            rows = np.flatnonzero((part_of(data.train, data.kind, parts) == part) == taken)
+            source = f"{data.sources.get('train', 'train')}, {'only' if taken else 'without'} part {part} of {parts}"
+            data = replace(data, train=data.train.take(rows), sources={**data.sources, "train": source})
+    if config.noise:
+        source = f"{data.sources.get('train', 'train')}, {config.noise:.0%} of the labels wrong on purpose"
+        data = replace(data, train=_mislabelled(data, config.noise), sources={**data.sources, "train": source})
     if config.unlabeled is not None:
         if data.kind in ("spans", "tokens"):
             raise TutelageError(
@@ -185,9 +202,32 @@ def load_data(config: DataConfig) -> Data:
     return data
 
 
-def part_of(count: int, parts: int) -> Rows:
-    """``(count,)``: in which part (from 1) each example is, drawn with seed 0; parts differ by one example at most."""
-    return np.random.default_rng([0, 0xF01D]).permutation(count) % parts + 1
+def part_of(examples: Examples, kind: Kind, parts: int) -> Rows:
+    """``(n,)``: in which part (from 1) each example is, drawn with seed 0; parts differ by one example at most, of each class
+    too."""
+    order = np.random.default_rng([0, 0xF01D]).permutation(len(examples))
+    if kind == "classification":
+        order = order[np.argsort(examples.labels[order], kind="stable")]
+    found = np.empty(len(order), dtype=np.int64)
+    found[order] = np.arange(len(order)) % parts + 1
+    return found
+
+
+def held_part(count: int) -> tuple[int, int]:
+    """``(k, n)``: the part of a training set of ``count`` on which a team's weights are learnt, and its teachers compared: a
+    tenth, but 300 to 2,000 examples, and at most a fifth. Its teachers must not have learnt from it."""
+    return 1, max(5, round(count / min(max(0.1 * count, 300), 2000)))
+
+
+def _mislabelled(data: Data, share: float) -> Examples:
+    """Train with so many wrong labels."""
+    if data.kind != "classification":
+        raise TutelageError(f"data.noise changes classes, and {data.task!r} is a {data.kind}; leave it out")
+    generator = np.random.default_rng([0, 0x401E])
+    labels, classes = data.train.labels.copy(), len(data.labels)
+    wrong = generator.permutation(np.flatnonzero(labels >= 0))[: round(share * len(labels))]
+    labels[wrong] = (labels[wrong] + generator.integers(1, classes, len(wrong))) % classes
+    return replace(data.train, labels=labels)
 
 
 def match_labels(data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
@@ -287,6 +327,10 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
     if config.out is None:
         raise TutelageError("there is no place for the result; give --out FOLDER")
     data = load_data(config.data)
+    held_out = held_part(len(data.train))
+    in_held = (
+        part_of(data.train, data.kind, held_out[1]) == held_out[0]
+    )  # before labels are numbered as the teacher does
     warnings: list[str] = []
     teacher = None
     if config.teacher is not None:
@@ -305,6 +349,11 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
     learnt = data.train if data.unlabeled is None else data.train.join(data.unlabeled)
     every = whole if data.unlabeled is None else whole.join(data.unlabeled)
     names = {"train": learnt.ids}
+    held: set[str] = set()
+    if config.team:
+        held = {name for name, inside in zip(whole.ids, in_held, strict=True) if inside}
+    if any(stage.team is not None and stage.team.learning is not None for stage in config.recipe.stages):
+        names["search"] = [name for name in learnt.ids if name not in held]
     if all(stage.data != "augmented" for stage in config.recipe.stages):
         if config.data.candidates is not None or config.data.drop_flipped:
             raise TutelageError(
@@ -382,6 +431,10 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         if stage.verdicts is not None and stage.verdicts.source != "train":
             out_of_fold.read(Path(stage.verdicts.source), parts[str(stage.data)].examples, data.labels)
     setup = Setup(config, data, labels, teacher, new_student, student, tokenizer, parts, selection, dev, {}, warnings)
+    setup.everything = every
+    if held:
+        setup.held = everything.at(np.array([row_of[name] for name in learnt.ids if name in held]))
+        setup.held_part = held_out
     if teacher is not None:
         asked = {name: (texts.examples.ids, texts.teacher or texts.student) for name, texts in dev.items()}
         ids, read_by_teacher = everything.examples.ids, everything.teacher or everything.student
@@ -392,7 +445,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         _find_store(setup, display)
     student.to(accelerator.device)
     if teacher is not None:
-        if not teacher.has_weights and not all(_stored(setup, objective) for objective in objectives_of(setup)):
+        if not teacher.has_weights and _asks_teacher(setup):
             raise TutelageError(teacher.without_weights)
         ask_teacher(setup, accelerator, display)
         if config.data.drop_flipped and "augmented" in parts:
@@ -572,14 +625,18 @@ def objectives_of(setup: Setup) -> list[Objective]:
     return [Objective(stage.objective, setup.data.kind, student, teacher) for stage in setup.config.recipe.stages]
 
 
-def _stored(setup: Setup, objective: Objective) -> bool:
-    """Whether a stage can learn from the store alone."""
-    return setup.store is not None and setup.store.scheme.lacks(objective.teacher_needs) is None
+def _asks_teacher(setup: Setup) -> bool:
+    """Whether a stage must ask the teacher: neither a store nor a team can say what it learns."""
+    lacking = None if setup.store is None else setup.store.scheme.lacks
+    return any(
+        stage.team is None and (lacking is None or lacking(objective.teacher_needs) is not None)
+        for stage, objective in zip(setup.config.recipe.stages, objectives_of(setup), strict=True)
+    )
 
 
 def release_teacher(setup: Setup) -> None:
-    """Let the teacher's weights go if the store can say all that is left to ask."""
-    if setup.teacher is not None and all(_stored(setup, objective) for objective in objectives_of(setup)):
+    """Let the teacher's weights go if there is nothing left to ask it."""
+    if setup.teacher is not None and not _asks_teacher(setup):
         setup.teacher.release()
 
 
@@ -721,6 +778,7 @@ def baseline_stage(config: RunConfig, steps: int) -> Stage:
             # Kept as the student is: of one that forgets, the last.
             "select": "best" if last.forgetting is None else "last",
             "forgetting": None,
+            "team": None,
             "patience": None,
             "pad_to": None,
             "warmup": 0.1,
@@ -798,6 +856,8 @@ def plan(setup: Setup) -> str:
         teacher_flops = speed.flops(outline, typical(read, outline)(1))
         lines.append(f"teacher  {teacher}, {speed.count_parameters(outline) / 1e6:.1f} M parameters")
         lines += _store_lines(setup)
+    if setup.team is not None:
+        lines += [f"team     {line}" for line in setup.team.lines(data.metrics[0], next(iter(setup.dev)))]
     lines.append(f"student  {student}, {speed.count_parameters(network) / 1e6:.1f} M parameters")
     seconds = 0.0
     trial = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
@@ -816,6 +876,8 @@ def plan(setup: Setup) -> str:
         )
         if stage.forgetting is not None:
             lines.append(forgetting_line(setup.student, stage.forgetting, steps))
+        if stage.team is not None and setup.team is not None:
+            lines += team_notes(stage, steps, len(setup.team.names))
         taken = inherit(objective, config.recipe.student)
         if taken:
             lines.append(f"  starts from {taken} projections of {config.recipe.student.name}")  # type: ignore[union-attr]
@@ -828,6 +890,30 @@ def plan(setup: Setup) -> str:
     lines.append(f"expected time on this machine: about {duration(seconds)}, the baseline not counted")
     lines += [f"note: {warning}" for warning in setup.warnings]
     return "\n".join(lines)
+
+
+def team_notes(stage: Stage, steps: int, members: int) -> list[str]:
+    """What a stage learns about its team, and what would make that doubtful."""
+    assert stage.team is not None
+    if (how := stage.team.learning) is None:
+        return []
+    updates = -(-steps // how.every)
+    cost = 3 * how.examples / stage.batch_size / how.every + 2 / how.every
+    lines = [
+        f"  {updates:,} updates of the distribution, which make a step about {1 + cost / 3:.1f} times as dear (the time below "
+        "does not count it)"
+    ]
+    if updates < 100 * members:
+        lines.append(
+            f"note: {updates:,} updates are few for {members} teachers, and the weights may be noise; take {100 * members:,} or "
+            f"more (--set stages.{stage.name}.max_steps={100 * members * how.every})"
+        )
+    if all(isinstance(term, SoftLabels | LogitsMSE) for term in stage.objective if term.weight > 0):
+        lines.append(
+            f"note: stage {stage.name} has no labels in its objective; where many teachers are bad, its student learns nothing "
+            "that could tell them apart"
+        )
+    return lines
 
 
 def forgetting_line(student: PreTrainedModel, how: Forgetting, steps: int) -> str:

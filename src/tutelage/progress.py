@@ -73,7 +73,8 @@ class Display:
         name = f"{who} / {event.stage}" if who else event.stage
         losses = " ".join(f"{term} {value:.4g}" for term, value in event.losses.items())
         score = "" if event.score is None else f" selection {event.score:.4f}"
-        note = f"epoch {event.epoch} {losses} lr {event.lr:.2g}{score} {event.tokens_per_second:,.0f} tokens/s"
+        beside = "".join(f" {name} {value:.3f}" for name, value in event.beside.items())
+        note = f"epoch {event.epoch} {losses}{beside} lr {event.lr:.2g}{score} {event.tokens_per_second:,.0f} tokens/s"
         self._progress.update(self._task(name, event.steps), completed=event.step, note=note)
         now = time.monotonic()
         done = event.step >= event.steps

@@ -15,6 +15,7 @@ from tutelage.errors import TutelageError
 from tutelage.knowledge.verdicts import Verdicts
 from tutelage.objectives.terms import AnyTerm, HardLabels
 from tutelage.students.build import Inherited, Student
+from tutelage.teachers.team import Team
 from tutelage.training.forgetting import Forgetting
 
 
@@ -67,6 +68,10 @@ class Stage(BaseModel):
     """How the labels of the term ``verdict`` are made, which a stage learns alone."""
     forgetting: Forgetting | None = None
     """How a student with compactors loses its widths in this stage, at the end of which they are multiplied out."""
+    team: Team | None = None
+    """How a team of teachers teaches in this stage; none is for one teacher."""
+    fresh: bool = False
+    """Begin with a new student: what earlier stages have made of it was for finding out about the team."""
 
     @model_validator(mode="after")
     def _terms_once(self) -> Stage:
@@ -93,6 +98,26 @@ class Stage(BaseModel):
                 raise ValueError(
                     f"stage {self.name!r} forgets and learns from predictions alone; leave out {', '.join(others) or 'train=head'}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _team_fits(self) -> Stage:
+        if self.team is None:
+            return self
+        if isinstance(self.data, Instances) or self.labels_only or self.verdicts is not None:
+            raise ValueError(f"stage {self.name!r} has a team, but nothing to learn from one; leave out team")
+        if self.team.learning is None:
+            return self
+        kinds = [term.kind for term in self.objective if term.weight > 0]
+        if any(kind not in PREDICTIONS for kind in kinds) or len({"soft_labels", "logits_mse"} & set(kinds)) != 1:
+            raise ValueError(
+                f"stage {self.name!r} learns which teachers help by their predictions; give it soft_labels (or logits_mse) and "
+                "hard_labels alone"
+            )
+        if self.data != "train" or self.select == "best":
+            raise ValueError(
+                f"stage {self.name!r} learns about its team on train, to its end; set data=train, select=last"
+            )
         return self
 
     @property

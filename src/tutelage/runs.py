@@ -56,6 +56,7 @@ from tutelage.teacher_store import describe, storable
 from tutelage.teachers.source import Source
 from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, predict
+from tutelage.team import doubts, gather, settled, summary, team_for
 from tutelage.training import checkpoint, loop
 from tutelage.workspace import environment, finish, new_accelerator, opened, save_student, spent, write_down
 
@@ -79,6 +80,8 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
         return report
     with display:
         setup = prepare(config, accelerator, display)
+        if config.team:
+            setup.team = gather(setup, accelerator, display)
         display.say(plan(setup))
         resumed = checkpoint.load(folder / "checkpoint") if resume else None
         write_down(config, accelerator, folder)
@@ -110,12 +113,15 @@ def _train(
 
     def begin(index: int, logs: list[loop.StageLog]) -> Work:
         nonlocal baseline
+        if index < len(stages) and stages[index].fresh and index:
+            setup.student = setup.new_student(False).to(accelerator.device)
         model, who = setup.student, "student"
         teacher_shape = None if setup.teacher is None else setup.teacher.shape
         if index < len(stages):
             stage = stages[index]
         else:  # how many steps the baseline takes is known when the student is done
-            stage, who, teacher_shape = baseline_stage(config, sum(log.steps for log in logs)), "baseline", None
+            first = max((number for number, stage in enumerate(stages) if stage.fresh), default=0)
+            stage, who, teacher_shape = baseline_stage(config, sum(log.steps for log in logs[first:])), "baseline", None
             model = baseline = setup.new_student(True)
         torch.manual_seed(config.seed)  # making a student has drawn numbers
         shape = anatomy.shape_of(compactors.config_of(model))  # of a resumed run, whose student is still to be merged
@@ -126,14 +132,25 @@ def _train(
             logits = predict(model, setup.selection.student, accelerator)
             return scores_of(data, logits, setup.selection)[data.metrics[0]]
 
+        if stage.team is None:
+            teacher, weigher = _teacher_for(setup, stage, objective, accelerator, display), None
+        else:
+            teacher, weigher = team_for(setup, index, objective, model, folder, accelerator)
+
+        def settle() -> None:
+            if weigher is not None:
+                settled(setup, stage, weigher, folder, accelerator, display)
+
         return Work(
             who,
             stage,
             model,
             objective,
             feed_of(stage, read_by(setup, stage, accelerator, display)),
-            _teacher_for(setup, stage, objective, accelerator, display),
+            teacher,
             select if stage.select == "best" and objective.student_needs.logits else None,
+            weigher,
+            settle,
         )
 
     def end(work: Work, projections: dict[str, Tensor]) -> None:
@@ -278,7 +295,8 @@ def _report(
         "student_layers": student_shape.layers,
         "stages": [vars(log) for log in logs],
         "inherited": inherited(folder),
-        "warnings": setup.warnings,
+        "team": None if setup.team is None else summary(setup.team, folder),
+        "warnings": setup.warnings + doubts(folder),
         "environment": environment(accelerator, config.mixed_precision),
         "seed": config.seed,
     }

@@ -24,6 +24,7 @@ from tutelage.students.compactors import ZERO
 from tutelage.teachers.teacher import Teacher
 from tutelage.training import checkpoint, loop
 from tutelage.training.forgetting import Forgetter
+from tutelage.training.weighing import Weigher
 
 INHERITED = "inherited.json"
 """In the folder of a run: what a student with compactors has kept of its teacher."""
@@ -42,6 +43,9 @@ class Work:
     feed: Feed
     teacher: Teacher | None = None
     score: Callable[[], float] | None = None
+    weigher: Weigher | None = None
+    settle: Callable[[], None] = lambda: None
+    """What is to be written down when the stage is over."""
 
 
 def train_stages(
@@ -71,7 +75,8 @@ def train_stages(
     for index in range(start, count):
         within = resumed if resumed is not None and index == start else None
         work = begin(index, logs)
-        if within is not None and ("log" in within or work.who == "student"):
+        begun = within is not None and "log" in within
+        if within is not None and (begun or (work.who == "student" and not work.stage.fresh)):
             # Before anything holds on to its parts: a student with compactors may be another by now.
             work.model.load_state_dict(within["student.safetensors"])
         forgetter = None
@@ -102,10 +107,10 @@ def train_stages(
             accelerator,
             seed,
             score=work.score,
-            resumed=within if within is not None and "log" in within else None,
+            resumed=within if begun else None,
             save=save,
             report=tell,
-            beside=forgetter,
+            beside=forgetter or work.weigher,
         )
         lesson.close()
         if forgetter is not None:
@@ -122,6 +127,7 @@ def train_stages(
                 work.score()  # what is reported of the stage's end is the merged student's
             if accelerator.is_main_process:
                 write_text(folder / INHERITED, json.dumps(record))
+        work.settle()
         if work.teacher is not None:
             work.teacher.close()
         projections |= {f"{work.stage.name}.{k}": v for k, v in work.objective.projections.state_dict().items()}

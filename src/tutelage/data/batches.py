@@ -89,6 +89,8 @@ class Batch:
     labels: Tensor
     asked: Tensor | None
     totals: Totals
+    step: int = 0
+    """The optimiser step of its stage, from 0, that it is a piece of."""
 
     @property
     def mask(self) -> Tensor:
@@ -104,6 +106,7 @@ class Batch:
             self.labels.to(device),
             None if self.asked is None else self.asked.to(device),
             self.totals,
+            self.step,
         )
 
 
@@ -166,9 +169,15 @@ def padded(encoded: Encoded, rows: Rows, pad_to: int | None = None) -> dict[str,
 
 
 def step_batches(
-    step: Encoded, names: Rows, rank: int, world: int, max_tokens: int, pad_to: int | None = None
+    step: Encoded,
+    names: Rows,
+    rank: int,
+    world: int,
+    max_tokens: int,
+    pad_to: int | None = None,
+    number: int = 0,
 ) -> Iterator[Batch]:
-    """This process's pieces of one optimiser step; ``names`` are the numbers of its rows in the feed."""
+    """This process's pieces of optimiser step ``number``; ``names`` are the numbers of its rows in the feed."""
     totals = totals_of(step)
     everyone = np.arange(len(step))
     part = share(everyone, rank, world)
@@ -180,7 +189,7 @@ def step_batches(
         labels, asked = _answers(step, rows, inputs["attention_mask"])
         if lent:  # the row counts elsewhere; here it only keeps this process in step, at weight zero
             totals = Totals(*(float("inf"),) * 5, sizes=totals.sizes)
-        yield Batch(torch.from_numpy(names[rows]), keys, inputs, separators, labels, asked, totals)
+        yield Batch(torch.from_numpy(names[rows]), keys, inputs, separators, labels, asked, totals, number)
 
 
 def _answers(step: Encoded, rows: Rows, mask: Tensor) -> tuple[Tensor, Tensor | None]:

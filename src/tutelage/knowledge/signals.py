@@ -105,6 +105,8 @@ class Signals:
     """What the model multiplies the dot product of a query and a key with."""
     causal: bool = False
     """Whether a query meets no later key."""
+    trust: Tensor | None = None
+    """``(answers,)``: how much the loss on each row of logits counts; all as much where it is not given."""
 
     def ranking(self, layer: int, mask: Tensor, score: Score) -> Tensor:
         """By what tokens are ranked, ``(batch, length)``: see :func:`attention_of_first`."""

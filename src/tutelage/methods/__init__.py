@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from tutelage.methods.autoskdbert import autoskdbert, ensemble, mt_bert, skdbert
 from tutelage.methods.bilstm import bilstm
 from tutelage.methods.distilbert import distilbert, distilbert_general
 from tutelage.methods.finetune import finetune
@@ -38,6 +39,10 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         wid_causal,
         wid_kd,
         wid_reference,
+        autoskdbert,
+        skdbert,
+        ensemble,
+        mt_bert,
     )
 }
 """Every method by its name, with its defaults."""

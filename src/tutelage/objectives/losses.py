@@ -63,18 +63,22 @@ def soft_cross_entropy(
     scale: bool = True,
     reduction: Literal["batchmean", "mean"] = "batchmean",
     count: Count = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """``T^2 KL(softmax(z_t / T) || softmax(z_s / T))``, summed over classes, mean over examples (Hinton et al. 2015).
 
     Its gradient in ``z_s`` is ``(T / B) (p_s - p_t)``, that of the soft cross-entropy: the two differ by the teacher's
     entropy. ``scale=False`` leaves the ``T^2`` out; ``reduction="mean"`` averages over classes too, as the reference code
-    of BERT-PKD and TinyBERT does, which makes the loss ``C`` times smaller.
+    of BERT-PKD and TinyBERT does, which makes the loss ``C`` times smaller. ``weights`` multiply the examples' losses.
 
-    Shapes: both ``(B, C)``.
+    Shapes: both ``(B, C)``, weights ``(B,)``.
     """
     log_student = F.log_softmax(student.float() / temperature, dim=-1)
     log_teacher = F.log_softmax(teacher.float() / temperature, dim=-1)
-    total = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
+    if weights is None:
+        total = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
+    else:
+        total = weights @ F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=-1)
     if scale:
         total = total * temperature**2
     if reduction == "mean":

@@ -133,6 +133,7 @@ class SoftLabels(Term):
             scale=self.scale,
             reduction=self.reduction,
             count=count,
+            weights=x.teacher.trust,
         )
 
 

@@ -106,7 +106,7 @@ class Forgetter:
         ]
 
     @torch.no_grad()
-    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+    def before_step(self, optimizer: torch.optim.Optimizer, parts: list[Batch], total: int) -> None:
         """Gradients are complete and not yet clipped: masked rows lose theirs."""
         if self.compaction.done:
             return
@@ -157,6 +157,15 @@ class Forgetter:
                 member.matrix[group.gone] = 0
         self.compaction.cut(self.model, optimizer)
         return True
+
+    def shown(self) -> dict[str, float]:
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        pass
 
     @torch.no_grad()
     def merge(self, batch: Batch) -> dict[str, Any]:

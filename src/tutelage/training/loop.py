@@ -8,7 +8,8 @@ What happens when, for one stage::
             catch up the embedding rows that the step reads
             for piece in step:                      # at most max_tokens at once; this process's share
                 teacher signals, student signals -> objective -> loss -> backward
-            what is beside the loss, before the step        # rows that are to vanish lose their gradients
+            what is beside the loss, before the step        # rows that are to vanish lose their gradients; which
+                                                            # teachers help is learnt
             clip, step, zero the gradients
             what is beside the loss, after the step         # rows vanish, masks grow, the student may become smaller
             log; write a checkpoint when the last is a minute old
@@ -55,11 +56,20 @@ class Beside(Protocol):
     def parameter_groups(self, lesson: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         """The optimiser's groups; a ``factor`` multiplies the stage's learning rate."""
 
-    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Gradients are those of the whole step, over all processes, and not clipped yet."""
+    def before_step(self, optimizer: RowAdamW, parts: list[batches.Batch], total: int) -> None:
+        """Gradients are those of the whole step, over all processes, and not clipped yet; ``parts`` are this process's
+        pieces of it, and the stage has ``total`` steps."""
 
-    def after_step(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> bool:
+    def after_step(self, optimizer: RowAdamW, step: int, total: int) -> bool:
         """``step`` of ``total`` steps are made; whether the student has other parameters now."""
+
+    def shown(self) -> dict[str, float]:
+        """What a person sees of it in the log."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What it knows beside the student's weights, to be given to :meth:`restore` when a stage is resumed."""
+
+    def restore(self, state: dict[str, Tensor]) -> None: ...
 
 
 class Lesson(nn.Module):
@@ -107,6 +117,8 @@ class Event:
     seconds: float
     tokens_per_second: float
     score: float | None = None
+    beside: dict[str, float] = field(default_factory=dict)
+    """What :class:`Beside` shows."""
 
 
 def learning_rate(stage: Stage, step: int, total: int) -> float:
@@ -166,6 +178,8 @@ def train(
         checkpoint.load_optimizer_state(optimizer, resumed["optimizer.safetensors"])
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(resumed["scaler"])
+        if beside is not None:
+            beside.restore(resumed.get("beside.safetensors", {}))
 
     def state() -> checkpoint.State:
         # Rows that lag are saved as they are: catching up here would round differently from a run without checkpoint.
@@ -176,6 +190,8 @@ def train(
         }
         if best is not None:
             tensors["best.safetensors"] = best
+        if beside is not None:
+            tensors["beside.safetensors"] = beside.state()
         scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
         places = {"epoch": epoch, "place": place, "without_better": without_better, "scaler": scaler}
         return {"log": vars(log), **places, **tensors}
@@ -200,7 +216,8 @@ def train(
             log.losses.setdefault(name, []).append([log.steps, mean])
         speed = tokens / max(now - logged, 1e-9)
         log.seconds += now - began
-        report(Event(stage.name, epoch, log.steps, total, means, lr, log.seconds, speed, value))
+        shown = {} if beside is None else beside.shown()
+        report(Event(stage.name, epoch, log.steps, total, means, lr, log.seconds, speed, value, shown))
         sums, counted, tokens, began, logged = {}, 0, 0, now, now
 
     student.train()
@@ -216,7 +233,7 @@ def train(
             step = feed.read(epoch, names)
             optimizer.catch_up(_vocabulary(step))
             rank, world = accelerator.process_index, accelerator.num_processes
-            parts = list(batches.step_batches(step, names, rank, world, stage.max_tokens, stage.pad_to))
+            parts = list(batches.step_batches(step, names, rank, world, stage.max_tokens, stage.pad_to, log.steps))
             for index, part in enumerate(parts):
                 batch = part.to(device)
                 # Processes average their gradients, and each loss is already divided by the step's totals.
@@ -227,7 +244,7 @@ def train(
                     sums[name] = sums.get(name, 0) + loss.detach()
             accelerator.unscale_gradients(prepared)
             if beside is not None:
-                beside.before_step(optimizer)
+                beside.before_step(optimizer, parts, total)
             optimizer.clip(stage.clip)
             prepared.step()
             prepared.zero_grad()

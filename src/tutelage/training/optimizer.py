@@ -53,15 +53,18 @@ class RowAdamW(torch.optim.AdamW):
             }
 
     @torch.no_grad()
-    def catch_up(self, rows: Tensor | None = None) -> None:
-        """Let ``rows`` of the table (on the CPU, sorted, distinct; default: all) make the steps they have missed."""
+    def catch_up(self, rows: Tensor | None = None, *, step: bool = True) -> None:
+        """Let ``rows`` of the table (on the CPU, sorted, distinct; default: all) make the steps they have missed.
+
+        They are the rows of the next step, unless ``step`` is False: then they are only read.
+        """
         if self._table is None:
             return
         state = self.state[self._table]
         now = int(state["clock"])
         if rows is None:
             rows = torch.arange(len(self._table))
-        else:
+        elif step:
             self._pending = rows
         last = state["last"][rows]
         late, last = rows[last < now], last[last < now]

@@ -1,0 +1,237 @@
+"""Teams of teachers: made from one command, and compared with one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import transformers
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tutelage import anatomy
+from tutelage.config import DataConfig, RunConfig, with_settings
+from tutelage.disk import write_text
+from tutelage.errors import TutelageError
+from tutelage.evaluation import speed
+from tutelage.methods.finetune import finetune
+from tutelage.preflight import (
+    HEADS,
+    Texts,
+    encoded_as,
+    fitted_tokenizer,
+    held_part,
+    load_data,
+    longest,
+    match_labels,
+    part_of,
+    predicted,
+    scores_of,
+)
+from tutelage.progress import Display
+from tutelage.runs import run
+from tutelage.students.build import Checkpoint, Copied, load_config, resolve
+from tutelage.teachers.source import Source
+from tutelage.team import MANIFEST, Manifest, columns_of, manifest_of, members_in, short
+from tutelage.workspace import new_accelerator
+
+
+class Member(BaseModel):
+    """How one teacher of a team is made; without ``model`` it starts where the others do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = None
+    layers: Annotated[int, Field(ge=1)] | None = None
+    """Keep so many of its layers, evenly spread."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    lr: Annotated[float, Field(gt=0)] | None = None
+    only: tuple[int, int] | None = None
+    """``k/n``: learn from part k of n of the training texts."""
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of wrong labels that it learns from: for a teacher that is bad on purpose."""
+
+
+def member_of(text: str) -> Member:
+    """A teacher as it is written: ``layers=4,seed=1,lr=1e-4,only=1/2,noise=0.5``.
+
+    Raises:
+        TutelageError: for a key or value that there is not.
+    """
+    fields: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, sign, value = (piece.strip() for piece in part.partition("="))
+        if not sign:
+            raise TutelageError(f"--member {text!r}: {part!r} has no value; write key=value, such as layers=4,seed=1")
+        fields[key] = tuple(value.split("/")) if key == "only" else value
+    try:
+        return Member(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise TutelageError(
+            f"--member {text!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}; a teacher has "
+            f"{', '.join(Member.model_fields)}"
+        ) from None
+
+
+def usual_members(depth: int) -> list[str]:
+    """Teachers that differ in seed, learning rate, depth and the texts they learnt from."""
+    return [
+        "seed=0",
+        "seed=1,only=1/2",
+        "seed=2,only=2/2",
+        f"seed=3,layers={max(1, round(depth * 5 / 6))}",
+        f"seed=4,layers={max(1, round(depth * 2 / 3))}",
+    ]
+
+
+def train_team(
+    model: str,
+    out: str,
+    members: Sequence[str],
+    data: DataConfig,
+    *,
+    epochs: int,
+    lr: float,
+    mixed_precision: Literal["no", "bf16", "fp16"],
+    settings: Sequence[str],
+    quiet: bool,
+) -> dict[str, Any]:
+    """See :func:`tutelage.api.train_team`."""
+    folder = Path(out)
+    specs = list(members) or usual_members(anatomy.shape_of(load_config(resolve(model))).layers)
+    if len(specs) < 2:
+        raise TutelageError("a team has at least two teachers; give --member more than once, or not at all for five")
+    made = [member_of(text) for text in specs]
+    names = [f"{number:02d}-{_slug(text)}" for number, text in enumerate(specs, start=1)]
+    part = held_part(len(load_data(data).train))
+    common = data.model_copy(update={"leave_out": part})
+    manifest = Manifest(data=data, members=dict(zip(names, specs, strict=True)))
+    if (folder / MANIFEST).exists() and manifest_of(folder) != manifest:
+        raise TutelageError(f"{out!r} holds another team; name another folder")
+    if folder.is_dir() and not (folder / MANIFEST).exists() and {p.name for p in folder.iterdir()} - set(names):
+        raise TutelageError(f"{out!r} is not empty and holds no team; give an empty or new folder to --out")
+    configs = []
+    for name, member in zip(names, made, strict=True):
+        start = member.model or model
+        student = Checkpoint(name=start) if member.layers is None else Copied(layers=member.layers, source=start)
+        own = common.model_copy(update={"only": member.only, "noise": member.noise})
+        config = RunConfig(
+            recipe=finetune(student, epochs=member.epochs or epochs, lr=member.lr or lr),
+            data=DataConfig.model_validate(own.model_dump()),
+            out=str(folder / name),
+            seed=member.seed,
+            mixed_precision=mixed_precision,
+        )
+        configs.append(with_settings(config, list(settings)))
+    for config in configs:
+        resume = (Path(str(config.out)) / "config.yaml").exists()
+        run(config, resume=resume, quiet=quiet)
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
+    return show_team([out], data, quiet=quiet)
+
+
+def _slug(text: str) -> str:
+    """A member's own words as the name of a folder."""
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in text.replace("=", "").replace(",", "-"))[:60]
+
+
+def show_team(team: Sequence[str], data_config: DataConfig | None, *, quiet: bool = False) -> dict[str, Any]:
+    """See :func:`tutelage.api.show_team`."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    names = members_in(tuple(team))
+    if data_config is None:
+        if len(team) != 1 or not (Path(team[0]) / MANIFEST).exists():
+            raise TutelageError("there is nothing to compare teachers on; give --task NAME or --train FILE")
+        data_config = manifest_of(Path(team[0])).data
+    accelerator, display = new_accelerator(), Display(quiet)
+    with display:
+        data = load_data(data_config)
+        if data.kind in ("tokens", "spans"):
+            raise TutelageError(
+                f"teachers are compared by one answer for each text, and {data.task!r} is of kind {data.kind}"
+            )
+        number, parts = held_part(len(data.train))
+        held = np.flatnonzero(part_of(data.train, data.kind, parts) == number)
+        data, _ = match_labels(data, Source(names[0], HEADS[data.kind]).config, names[0])
+        where = {"held": data.train.take(held), **data.dev}
+        rows: list[dict[str, Any]] = []
+        on_dev: list[npt.NDArray[np.float32]] = []
+        part = next(iter(data.dev))
+        for name, shown in zip(names, short(names), strict=True):
+            source = Source(name, HEADS[data.kind])
+            columns = columns_of(data, source.config, name)
+            tokenizer = fitted_tokenizer(source.tokenizer, source.outline)
+            length = longest(data, data_config, anatomy.max_length(source.config))
+            model = source.model.to(accelerator.device)
+            scores = {}
+            for place, examples in where.items():
+                encoded = encoded_as(data.kind, examples, tokenizer, length, None)
+                logits = predicted(model, encoded, accelerator, display, f"{shown} on {place}")[:, columns]
+                scores[place] = scores_of(data, logits, Texts(examples, encoded, None))
+                if place == part:
+                    on_dev.append(logits.numpy())
+            parameters = speed.count_parameters(source.outline)
+            rows.append({"name": shown, "shape": str(source.shape), "parameters": parameters, "scores": scores})
+            source.release()
+    return {
+        "task": data.task,
+        "metric": data.metrics[0],
+        "part": part,
+        "members": rows,
+        **diversity(np.stack(on_dev), data.dev[part].labels, data.kind == "classification"),
+    }
+
+
+def diversity(logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], classes: bool) -> dict[str, Any]:
+    """How much teachers differ: of ``logits`` ``(n, examples, classes)``.
+
+    ``agreement`` ``(n, n)`` is the share of examples that two answer alike, for regression and multi-label tasks the
+    correlation of their outputs; ``disagreement`` the mean of what is missing to 1. With classes also ``kappa`` ``(n, n)``
+    (Cohen's: agreement beyond chance), ``one_right`` and ``all_right`` (the share of examples that at least one, or every
+    teacher answers rightly) and ``ensemble`` (the accuracy of the mean probabilities).
+    """
+    count = len(logits)
+    agreement = np.eye(count)
+    kappa = np.eye(count)
+    answers = logits.argmax(axis=2)
+    for i, j in combinations(range(count), 2):
+        if classes:
+            same = float((answers[i] == answers[j]).mean())
+            shares = [np.bincount(answers[k], minlength=logits.shape[2]) / answers.shape[1] for k in (i, j)]
+            expected = float(shares[0] @ shares[1])
+            kappa[i, j] = kappa[j, i] = (same - expected) / (1 - expected) if expected < 1 else 1.0
+        else:
+            same = float(np.corrcoef(logits[i].ravel(), logits[j].ravel())[0, 1])
+        agreement[i, j] = agreement[j, i] = same
+    upper = agreement[np.triu_indices(count, 1)]
+    found: dict[str, Any] = {"agreement": agreement.tolist(), "disagreement": float(1 - upper.mean())}
+    if classes:
+        powers = np.exp(logits - logits.max(axis=2, keepdims=True))
+        mean = (powers / powers.sum(axis=2, keepdims=True)).mean(axis=0)
+        known = labels >= 0
+        right = (answers == labels)[:, known]
+        found |= {
+            "kappa": kappa.tolist(),
+            "one_right": float(right.any(axis=0).mean()),
+            "all_right": float(right.all(axis=0).mean()),
+            "ensemble": float((mean.argmax(axis=1) == labels)[known].mean()),
+        }
+    return found
+
+
+def chain(configs: Sequence[RunConfig], *, quiet: bool = False) -> list[dict[str, Any]]:
+    """Teacher assistants (TAKD, Mirzadeh et al., AAAI 2020): each run's student is the teacher of the next.
+
+    Runs that are finished are not repeated, a stopped one goes on.
+    """
+    reports = []
+    for config in configs:
+        resume = (Path(str(config.out)) / "config.yaml").exists()
+        reports.append(run(config, resume=resume, quiet=quiet))
+    return reports

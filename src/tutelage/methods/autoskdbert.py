@@ -1,0 +1,89 @@
+"""AutoSKDBERT (OpenReview csARsNPKgVi) and what it is measured against: one student, a team of teachers."""
+
+from tutelage.objectives.terms import AnyTerm, HardLabels, SoftLabels
+from tutelage.recipe import Recipe, Stage
+from tutelage.students.build import Copied
+from tutelage.teachers.team import Learning, Team
+
+
+def autoskdbert(
+    updates: int = 1000, alpha: float = 0.7, temperature: float = 2.0, epochs: int = 3, lr: float = 5e-5
+) -> Recipe:
+    """Which teachers help (``search``), those that do not dropped; how much (``refine``); then a student of that team.
+
+    Each stage begins with a new student and draws one teacher a step. The first two take ``updates`` steps (a hundred for
+    each teacher, or more) without the examples by which they learn the distribution, and half of their loss is the labels':
+    without it bad teachers can keep the student from telling good ones. The outline is the paper's, all numbers are ours.
+    """
+    found = Team(weights="found")
+    searching: list[AnyTerm] = [SoftLabels(temperature=temperature, weight=0.5), HardLabels(weight=0.5)]
+    search = Stage(
+        name="search",
+        objective=searching,
+        team=Team(learning=Learning()),
+        epochs=updates,
+        max_steps=updates,
+        lr=lr,
+        select="last",
+    )
+    refine = search.model_copy(
+        update={"name": "refine", "team": Team(weights="found", learning=Learning(keep=None)), "fresh": True}
+    )
+    return Recipe(
+        method="autoskdbert",
+        title="AutoSKDBERT",
+        paper="AutoSKDBERT, OpenReview csARsNPKgVi (outline; the estimator is ours)",
+        student=Copied(),
+        stages=[search, refine, _distill(found, alpha, temperature, epochs, lr)],
+    )
+
+
+def skdbert(
+    team: Team | None = None, alpha: float = 0.7, temperature: float = 2.0, epochs: int = 3, lr: float = 5e-5
+) -> Recipe:
+    """One teacher a step, drawn from a distribution that is given (``team.weights``): uniform, by rank, or numbers."""
+    return Recipe(
+        method="skdbert",
+        title="SKDBERT",
+        paper="SKDBERT, AAAI 2023, arXiv:2211.14466",
+        student=Copied(),
+        stages=[_distill(team or Team(), alpha, temperature, epochs, lr)],
+    )
+
+
+def ensemble(alpha: float = 0.7, temperature: float = 2.0, epochs: int = 3, lr: float = 5e-5) -> Recipe:
+    """The mean of all teachers' softened probabilities (``team.average=logits``: of their logits, as TextBrewer)."""
+    return skdbert(Team(combine="average"), alpha, temperature, epochs, lr).model_copy(
+        update={
+            "method": "ensemble",
+            "title": "Distillation from an ensemble",
+            "paper": "Hinton et al., 2015, arXiv:1503.02531",
+        }
+    )
+
+
+def mt_bert(temperature: float = 2.0, epochs: int = 3, lr: float = 5e-5) -> Recipe:
+    """MT-BERT's loss on predictions, ``sum_i KL_i / (1 + CE_i) + CE``: a teacher counts less where it is wrong.
+
+    Without the paper's joint fine-tuning of the teachers under one head, and without its loss on hidden states.
+    """
+    stage = _distill(Team(combine="discounted"), 0.5, temperature, epochs, lr)
+    objective = [SoftLabels(temperature=temperature, scale=False), HardLabels()]
+    return Recipe(
+        method="mt_bert",
+        title="MT-BERT, predictions only",
+        paper="Wu et al., 2021, arXiv:2106.01023",
+        student=Copied(),
+        stages=[stage.model_copy(update={"objective": objective})],
+    )
+
+
+def _distill(team: Team, alpha: float, temperature: float, epochs: int, lr: float) -> Stage:
+    return Stage(
+        name="distill",
+        objective=[SoftLabels(temperature=temperature, weight=alpha), HardLabels(weight=round(1 - alpha, 6))],
+        team=team,
+        fresh=True,
+        epochs=epochs,
+        lr=lr,
+    )

@@ -1,0 +1,399 @@
+"""A team in a run: its teachers are found, asked once and compared; and what a run finds out about them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from pydantic import BaseModel, ConfigDict, ValidationError
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.config import DataConfig, from_yaml
+from tutelage.data.batches import Rows
+from tutelage.data.examples import Data, Encoded, Examples
+from tutelage.disk import write_text
+from tutelage.errors import TutelageError
+from tutelage.evaluation import speed
+from tutelage.knowledge.signals import Needs
+from tutelage.objectives.terms import LogitsMSE, Objective, SoftLabels
+from tutelage.preflight import (
+    HEADS,
+    Setup,
+    Texts,
+    constant_scores,
+    encoded_as,
+    fitted_tokenizer,
+    predicted,
+    scores_of,
+)
+from tutelage.progress import Display
+from tutelage.recipe import Stage
+from tutelage.teacher_store import Knowledge, verified
+from tutelage.teachers.source import Source
+from tutelage.teachers.teacher import KnownLogits, Teacher, predict
+from tutelage.teachers.team import DISTRIBUTION, Members, Resident, TeamTeacher, Weights, start_of
+from tutelage.training.weighing import Weigher
+
+MANIFEST = "team.json"
+"""In a folder of ``tutelage team train``: who is in it."""
+MISNUMBERED = 0.10
+"""By how much a teacher may become better when its classes are exchanged before they are taken to be misnumbered."""
+NEAR_CONSTANT = 0.02
+"""A student that is so little better than a constant answer has learnt nothing by which teachers can be told apart."""
+
+
+class Manifest(BaseModel):
+    """Who is in a folder of ``tutelage team train``, and what they learnt from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: DataConfig
+    """What was common to all; each left out the part on which weights are learnt."""
+    members: dict[str, str]
+    """By name (the folder within this one) how each was made."""
+
+
+def members_in(team: list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """The teachers that folders and hub ids stand for: a folder of ``tutelage team train`` for all of its own.
+
+    Raises:
+        TutelageError: when such a folder is damaged, or a teacher is named twice.
+    """
+    found: list[str] = []
+    for name in team:
+        path = Path(name) / MANIFEST
+        found += [str(path.parent / member) for member in manifest_of(path.parent).members] if path.exists() else [name]
+    twice = next((name for number, name in enumerate(found) if name in found[:number]), None)
+    if twice is not None:
+        raise TutelageError(f"the team has {twice!r} twice; give each teacher once")
+    return tuple(found)
+
+
+def manifest_of(folder: Path) -> Manifest:
+    """Who is in a team's folder.
+
+    Raises:
+        TutelageError: when it is none.
+    """
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TutelageError(f"{str(folder)!r} holds no team; tutelage team train makes one") from None
+    except ValidationError as error:
+        raise TutelageError(
+            f"{str(folder / MANIFEST)!r} is damaged ({error.errors()[0]['msg']}); make the team anew"
+        ) from None
+
+
+def lead_of(team: tuple[str, ...]) -> str:
+    """The first teacher, by which a student is built when no other is named."""
+    return str(Path(team[0]) / "teacher") if _is_store(team[0]) else team[0]
+
+
+def _is_store(name: str) -> bool:
+    return (Path(name) / "manifest.json").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ asking them
+
+
+def gather(setup: Setup, accelerator: Accelerator, display: Display) -> Members:
+    """Ask every teacher of a run's team, one after another, for its predictions on all texts; a store is read instead.
+
+    Each reads with its own tokenizer, and its classes are matched by name.
+
+    Raises:
+        TutelageError: when one cannot be loaded, knows other classes, or has them in another order than it says.
+    """
+    config, data, every = setup.config, setup.data, setup.everything
+    assert every is not None and setup.held is not None and setup.knowledge is not None
+    sources = [Source(str(Path(n) / "teacher") if _is_store(n) else n, HEADS[data.kind]) for n in config.team]
+    team = Members(
+        names=short(config.team),
+        folders=list(config.team),
+        shapes=[str(source.shape) for source in sources],
+        parameters=[speed.count_parameters(source.outline) for source in sources],
+    )
+    columns = [columns_of(data, source.config, name) for source, name in zip(sources, config.team, strict=True)]
+    row_of = {name: row for row, name in enumerate(every.ids)}
+    rows = {part: np.array([row_of[name] for name in texts.examples.ids]) for part, texts in setup.parts.items()}
+    held = np.array([row_of[name] for name in setup.held.examples.ids])
+    tables: dict[str, list[Tensor]] = {part: [] for part in (*rows, "held", *setup.dev)}
+    for number, (source, name) in enumerate(zip(sources, config.team, strict=True)):
+        found, dev = _asked(setup, source, name, team.names[number], accelerator, display)
+        kept = torch.tensor(columns[number])
+        starts = np.concatenate([[0], np.cumsum(setup.knowledge.encoded.asked)])
+
+        def at(table: Tensor, wanted: Rows, kept: Tensor = kept, starts: Rows = starts) -> Tensor:
+            places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in wanted])
+            return table[torch.from_numpy(places)][:, kept]
+
+        for part, wanted in (*rows.items(), ("held", held)):
+            tables[part].append(at(found, wanted))
+        for part in setup.dev:
+            tables[part].append(dev[part][:, kept])
+        _check_order(setup, tables["held"][-1], name)
+    scored = {"held": setup.held, **setup.dev}
+    for part, texts in scored.items():
+        team.scores[part] = [scores_of(data, table, texts) for table in tables[part]]
+    team.logits = {part: torch.stack(found) for part, found in tables.items() if part not in setup.dev}
+    team.constant = constant_scores(data, setup.held.examples)
+    team.known_split = all(_left_out(Path(name), config.data, setup.held_part) for name in config.team)
+    if not team.known_split:
+        setup.warnings.append(
+            "it is not known that every teacher of the team has kept away from the examples on which their weights are learnt; "
+            "who has learnt from them looks better than it is (tutelage team train keeps them apart)"
+        )
+    return team
+
+
+def short(names: tuple[str, ...]) -> list[str]:
+    """Names for people: the last parts of paths, as many as make them different."""
+    parts = [Path(name).parts for name in names]
+    for count in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(one[-count:]) for one in parts]
+        if len(set(found)) == len(found):
+            return found
+    return list(names)
+
+
+def _asked(
+    setup: Setup, source: Source, name: str, shown: str, accelerator: Accelerator, display: Display
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One teacher's logits on all texts and on the parts of dev, in its own columns."""
+    config, data, every, known = setup.config, setup.data, setup.everything, setup.knowledge
+    assert every is not None and known is not None
+    tokenizer = fitted_tokenizer(source.tokenizer, source.outline)
+    limit = min(known.max_length, anatomy.max_length(source.config))
+
+    def read(examples: Examples) -> Encoded:
+        return encoded_as(data.kind, examples, tokenizer, limit, config.data.stride)
+
+    encoded = read(every)
+    dev = {part: read(texts.examples) for part, texts in setup.dev.items()}
+    for ours, theirs in ((known.encoded, encoded), *((t.teacher or t.student, dev[p]) for p, t in setup.dev.items())):
+        if ours.targets is not None and not np.array_equal(ours.asked, theirs.asked):
+            raise TutelageError(
+                f"the teacher {name!r} of the team would be asked of other tokens than the student; use teachers with one "
+                "tokenizer"
+            )
+    asked = {part: (texts.examples.ids, dev[part]) for part, texts in setup.dev.items()}
+    knowledge = Knowledge(data.task, source, every.ids, encoded, config.mixed_precision, limit, asked)
+    needs, logits = Needs(logits=True), dict[str, Tensor]()
+    store = rows = None
+    if _is_store(name):
+        store, rows = knowledge.open(Path(name), needs)
+        verified(store, display)
+    elif config.teacher_store == "auto":
+        scheme = knowledge.scheme(needs, config.store_dtype)
+        fitting = knowledge.fitting(scheme, needs)
+        store, rows = fitting or knowledge.find_or_write(scheme, needs, {}, accelerator, display)
+    found = store.logits(rows) if store is not None and rows is not None else None
+    if store is not None:
+        logits |= knowledge.evaluation(store)
+    if found is None or any(part not in logits for part in dev):
+        model = source.model.to(accelerator.device)
+        if found is None:
+            found = predicted(model, encoded, accelerator, display, f"{shown} on train")
+        for part, texts in dev.items():
+            if part not in logits:
+                logits[part] = predicted(model, texts, accelerator, display, f"{shown} on {part}")
+    source.release()
+    return found, logits
+
+
+def columns_of(data: Data, config: Any, name: str) -> list[int]:
+    """Where a teacher has the classes of the data, in their order.
+
+    Raises:
+        TutelageError: when it has other classes.
+    """
+    count = config.num_labels
+    if data.kind in ("regression", "spans"):
+        wanted = 1 if data.kind == "regression" else 2
+        if data.kind == "regression" and count != 1:
+            raise TutelageError(f"the task is a regression, but the teacher {name!r} of the team has {count} labels")
+        return list(range(wanted))
+    theirs = [str(config.id2label[i]).lower() for i in range(count)]
+    ours = [label.lower() for label in data.labels]
+    if theirs == [f"label_{i}" for i in range(count)] and count == len(ours):
+        return list(range(count))
+    missing = [label for label in ours if label not in theirs]
+    if missing or len(set(ours)) < len(ours):
+        raise TutelageError(
+            f"the teacher {name!r} of the team does not know the label {(missing or ours)[0]!r}; use teachers fine-tuned on this "
+            "task, or correct id2label in its config.json"
+        )
+    return [theirs.index(label) for label in ours]
+
+
+def _check_order(setup: Setup, logits: Tensor, name: str) -> None:
+    """A teacher whose classes are numbered otherwise than it says looks like one that knows nothing."""
+    data, held = setup.data, setup.held
+    assert held is not None
+    if data.kind != "classification" or held.examples.labelled.sum() < 200:
+        return
+    known = held.examples.labelled
+    confusion = np.zeros((len(data.labels), len(data.labels)))
+    np.add.at(confusion, (logits.argmax(dim=1).numpy()[known], held.examples.labels[known]), 1)
+    ours, theirs = linear_sum_assignment(-confusion)
+    gained = (confusion[ours, theirs].sum() - np.trace(confusion)) / known.sum()
+    if gained <= MISNUMBERED:
+        return
+    taken = ", ".join(f"{data.labels[a]} for {data.labels[b]}" for a, b in zip(ours, theirs, strict=True) if a != b)
+    line = (
+        f"the teacher {name!r} of the team would be right {gained:.0%} more often if its {taken} were taken; its labels seem to "
+        "be in another order than its id2label says"
+    )
+    if not setup.config.allow_weak_teacher:
+        raise TutelageError(f"{line}; correct it, or pass --allow-weak-teacher")
+    setup.warnings.append(line)
+
+
+def _left_out(folder: Path, data: DataConfig, part: tuple[int, int] | None) -> bool:
+    """Whether it is written down that a teacher has kept away from the examples on which weights are learnt."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        return False
+    try:
+        theirs = from_yaml(path).data
+    except TutelageError:
+        return False
+    same = all(getattr(theirs, name) == getattr(data, name) for name in ("task", "train", "max_train"))
+    return same and theirs.leave_out == part
+
+
+# ------------------------------------------------------------------------------------------------------- in a stage
+
+
+def team_for(
+    setup: Setup, index: int, objective: Objective, student: PreTrainedModel, folder: Path, accelerator: Accelerator
+) -> tuple[TeamTeacher, Weigher | None]:
+    """The team of a run's stage, and what learns its weights there."""
+    config, data, team = setup.config, setup.data, setup.team
+    stage = config.recipe.stages[index]
+    assert team is not None and stage.team is not None and setup.held is not None
+    part = setup.part(stage)
+    texts = setup.parts[part]
+    before = history(folder)
+    start = start_of(stage.team, team, data.metrics[0], before[-1]["next"] if before else None)
+    teachers: list[Teacher]
+    if objective.teacher_needs.running:
+        teachers = _running(setup, texts, objective.teacher_needs, stage.team.resident, accelerator)
+    else:
+        teachers = [KnownLogits(one.to(accelerator.device), texts.student.asked) for one in team.logits[part]]
+    terms = [term for term in objective.terms if isinstance(term, SoftLabels | LogitsMSE)]
+    temperature = next((term.temperature for term in terms if isinstance(term, SoftLabels)), 1.0)
+    how = (
+        stage.team
+        if terms and isinstance(terms[0], SoftLabels)
+        else stage.team.model_copy(update={"average": "logits"})
+    )
+    key = (config.seed, index)
+    teacher = TeamTeacher(teachers, how, Weights(start), data.kind, key, temperature)
+    if how.learning is None:
+        return teacher, None
+    weigher = Weigher(
+        how.learning,
+        teacher,
+        student,
+        terms[0],
+        setup.held.student,
+        data.kind,
+        accelerator,
+        key,
+        team.names,
+        stage.max_tokens,
+    )
+    return teacher, weigher
+
+
+def _running(setup: Setup, texts: Texts, needs: Needs, most: int, accelerator: Accelerator) -> list[Teacher]:
+    """Teachers that run when they are drawn.
+
+    Raises:
+        TutelageError: when their layers cannot stand for one another.
+    """
+    assert setup.teacher is not None and setup.knowledge is not None
+    room: list[Resident] = []
+    found: list[Teacher] = []
+    for name in setup.config.team:
+        source = Source(name, HEADS[setup.data.kind])
+        fitted = fitted_tokenizer(source.tokenizer, source.outline)
+        limit = setup.knowledge.max_length
+        theirs = encoded_as(setup.data.kind, texts.examples, fitted, limit, setup.config.data.stride)
+        ours = texts.teacher or texts.student
+        if source.shape != setup.teacher.shape or not np.array_equal(ours.tokens, theirs.tokens):
+            raise TutelageError(
+                f"a stage compares {needs}, but the teacher {name!r} of the team has not the layers ({source.shape}) or tokens "
+                f"of the first ({setup.teacher.shape}); use a method on predictions, or teachers of one shape"
+            )
+        found.append(Resident(source.model, needs, texts.teacher, accelerator, room, most))
+    return found
+
+
+def settled(
+    setup: Setup, stage: Stage, weigher: Weigher, folder: Path, accelerator: Accelerator, display: Display
+) -> None:
+    """Write down what a stage has found, for later ones and for the report."""
+    assert setup.held is not None and setup.team is not None
+    metric = setup.data.metrics[0]
+    scores = scores_of(setup.data, predict(setup.student, setup.held.student, accelerator), setup.held)
+    record = {"stage": stage.name, **weigher.record(), "score": scores[metric], "constant": setup.team.constant[metric]}
+    found = [one for one in history(folder) if one["stage"] != stage.name]
+    if accelerator.is_main_process:
+        write_text(folder / DISTRIBUTION, json.dumps([*found, record]))
+    by_weight = sorted(zip(record["next"], setup.team.names, strict=True), key=lambda pair: -pair[0])
+    display.say(f"{stage.name}: " + ", ".join(f"{name} {p:.3f}" for p, name in by_weight if p > 0))
+    gone = [name for name in setup.team.names if name not in record["kept"]]
+    if gone:
+        display.say(f"  dropped: {', '.join(gone)}")
+    for line in doubts(folder):
+        display.say(f"note: {line}")
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """What the stages of a run have found out about their team, in their order."""
+    path = folder / DISTRIBUTION
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return found
+
+
+def doubts(folder: Path) -> list[str]:
+    """Why what was found may mean nothing."""
+    lines = []
+    for record in history(folder):
+        if record["score"] < record["constant"] + NEAR_CONSTANT:
+            lines.append(
+                f"at the end of stage {record['stage']} the student scored {record['score']:.3f} on held-out examples, where a "
+                f"constant answer scores {record['constant']:.3f}: the weights that it has learnt mean nothing"
+            )
+        if record["skipped"] > 0.01 * record["updates"]:
+            lines.append(
+                f"{record['skipped']:,} of {record['updates']:,} updates of stage {record['stage']} had no usable gradient"
+            )
+    return lines
+
+
+def summary(team: Members, folder: Path) -> dict[str, Any]:
+    """For the report: who was in the team, and how its distribution moved."""
+    return {
+        "members": [
+            {
+                "name": name,
+                "folder": team.folders[i],
+                "shape": team.shapes[i],
+                "parameters": team.parameters[i],
+                "scores": {part: scores[i] for part, scores in team.scores.items()},
+            }
+            for i, name in enumerate(team.names)
+        ],
+        "stages": history(folder),
+    }

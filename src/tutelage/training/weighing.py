@@ -1,0 +1,270 @@
+"""Which teachers of a team help: their distribution is learnt beside the student's training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.data import batches
+from tutelage.data.batches import Batch
+from tutelage.data.examples import Encoded, Kind
+from tutelage.knowledge.signals import Signals
+from tutelage.objectives.terms import Comparison, HardLabels, Term
+from tutelage.teachers.team import Learning, Numbers, TeamTeacher, selected
+from tutelage.training.optimizer import RowAdamW, parameter_groups
+
+STEP = {torch.float32: 5e-3, torch.float64: 1e-5}
+"""How far a directional derivative looks to both sides, by the type it is computed in."""
+SNAPSHOTS = 200
+"""How often at most a stage's distribution is written down."""
+SHOWN = 5
+"""Teachers in a line of the log."""
+
+
+class Weigher:
+    """Carries out a :class:`Learning` for one stage; the loop calls it at each step.
+
+    Args:
+        student: What is trained; its gradients say which teacher helps.
+        term: The objective's term on predictions: the only one by which teachers differ.
+        held: Labelled examples that the student does not learn from.
+        names: Of the teachers, as the log shows them.
+        stage: The stage's number, which makes its draws its own.
+    """
+
+    def __init__(
+        self,
+        how: Learning,
+        team: TeamTeacher,
+        student: PreTrainedModel,
+        term: Term,
+        held: Encoded,
+        kind: Kind,
+        accelerator: Accelerator,
+        key: tuple[int, int],
+        names: list[str],
+        max_tokens: int = 16384,
+    ) -> None:
+        self.how, self.team, self.names = how, team, names
+        self._student, self._held, self._kind, self._key = student, held, kind, key
+        self._term = term.model_copy(update={"weight": 1.0})
+        self._accelerator, self._max_tokens = accelerator, max_tokens
+        count = len(names)
+        self.start = team.weights.probabilities()
+        self.draws = np.zeros(count)
+        self._rewards, self._rewarded = np.zeros(count), np.zeros(count)
+        self.skipped = 0
+        self._history: list[list[float]] = []
+        self._loss_before: float | None = None
+
+    # ------------------------------------------------------------------------------------------- what the loop calls
+
+    def parameter_groups(self, lesson: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+        return parameter_groups(lesson, weight_decay)
+
+    def before_step(self, optimizer: RowAdamW, parts: list[Batch], total: int) -> None:
+        """Where the student stands, look which way each teacher leads; with ``lookahead``, only write down the loss."""
+        number = parts[0].step
+        self.draws[self.team.drawn(number)] += 1
+        if number % self.how.every:
+            return
+        held = self._held_parts(number)
+        optimizer.catch_up(_tokens(held), step=False)
+        if self.how.reward == "lookahead":
+            self._loss_before = self._loss(held)
+        else:
+            self._learn(self._alignments(held, parts), number, total)
+
+    def after_step(self, optimizer: RowAdamW, step: int, total: int) -> bool:
+        if self._loss_before is not None:
+            held = self._held_parts(step - 1)
+            optimizer.catch_up(_tokens(held), step=False)
+            gained, self._loss_before = self._loss_before - self._loss(held), None
+            self._learn({self.team.drawn(step - 1): gained}, step - 1, total)
+        if step % max(total // SNAPSHOTS, 1) == 0 or step == total:
+            self._history.append([step, *self.team.weights.probabilities()])
+        return False
+
+    def shown(self) -> dict[str, float]:
+        q = self.team.weights.probabilities()
+        best = sorted(np.argsort(-q, kind="stable")[:SHOWN].tolist())
+        return {self.names[k]: float(q[k]) for k in best}
+
+    def state(self) -> dict[str, Tensor]:
+        tables = {"weights": self.team.weights.state(), "counts": np.stack([self.draws, self._rewards, self._rewarded])}
+        tables["skipped"] = np.array([self.skipped], dtype=np.float64)
+        tables["history"] = np.array(self._history).reshape(-1, 1 + len(self.names))
+        return {name: torch.from_numpy(table) for name, table in tables.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        if not state:
+            return
+        self.team.weights.restore(state["weights"].numpy())
+        self.draws, self._rewards, self._rewarded = (row.copy() for row in state["counts"].numpy())
+        self.skipped, self._history = int(state["skipped"][0]), state["history"].tolist()
+
+    # --------------------------------------------------------------------------------------------- what is found out
+
+    def record(self) -> dict[str, Any]:
+        """What the stage has found: plain values for the report.
+
+        ``next`` is the distribution after selection, with which a later stage begins; ``reward`` the mean of each teacher
+        that was drawn.
+        """
+        q = self.team.weights.probabilities()
+        after = q if self.how.keep is None else selected(q, self.how.keep, self.how.handed_on)
+        means = np.divide(self._rewards, self._rewarded, out=np.full(len(q), math.nan), where=self._rewarded > 0)
+        return {
+            "start": self.start.tolist(),
+            "probabilities": q.tolist(),
+            "next": after.tolist(),
+            "kept": [name for name, p in zip(self.names, after, strict=True) if p > 0],
+            "draws": self.draws.astype(int).tolist(),
+            "reward": [None if math.isnan(value) else value for value in means.tolist()],
+            "updates": int(self._rewarded.sum() if self.how.update != "all" else self._rewarded.max()) + self.skipped,
+            "skipped": self.skipped,
+            "history": self._history,
+        }
+
+    # ------------------------------------------------------------------------------------------------------- rewards
+
+    def _learn(self, rewards: dict[int, float], number: int, total: int) -> None:
+        if not rewards or not all(map(math.isfinite, rewards.values())):
+            self.skipped += 1
+            return
+        for k, reward in rewards.items():
+            self._rewards[k] += reward
+            self._rewarded[k] += 1
+        how, weights = self.how, self.team.weights
+        rate = how.travel / -(-total // how.every)
+        if how.update == "all":
+            table: Numbers = np.zeros(len(self.names))
+            table[list(rewards)] = list(rewards.values())
+            weights.update_all(table, rate, shrink=how.shrink, watch=how.watch)
+        else:
+            ((drawn, reward),) = rewards.items()
+            if how.update == "single":
+                weights.update(drawn, reward, rate, shrink=how.shrink, watch=how.watch, baseline=how.baseline)
+            else:
+                weights.reinforce(drawn, reward, rate, shrink=how.shrink, watch=how.watch)
+
+    def _held_parts(self, number: int) -> list[Batch]:
+        """This process's pieces of the held-out examples for a step."""
+        generator = np.random.default_rng([*self._key, 0x3E16, number])
+        rows = generator.choice(len(self._held), min(self.how.examples, len(self._held)), replace=False)
+        rank, world = self._accelerator.process_index, self._accelerator.num_processes
+        return list(batches.step_batches(self._held.take(rows), rows, rank, world, self._max_tokens))
+
+    def _labels_loss(self, part: Batch) -> Tensor:
+        with self._accelerator.autocast():
+            logits = anatomy.answers_of(self._student, part.inputs, part.asked)
+        return HardLabels().value(Comparison(Signals(logits), Signals(), part, self._kind, [], [], nn.ModuleDict()))
+
+    @torch.no_grad()
+    def _loss(self, held: list[Batch]) -> float:
+        """Of the labels, on all held-out examples of a step."""
+        self._student.eval()
+        total = sum(self._labels_loss(part.to(self._accelerator.device)) for part in held)
+        self._student.train()
+        return float(self._accelerator.reduce(torch.as_tensor(total), "sum"))
+
+    def _alignments(self, held: list[Batch], parts: list[Batch]) -> dict[int, float]:
+        """The rewards of the step's teacher, or with ``update="all"`` of all that can be drawn; none where there is no gradient.
+
+        ``<g_k, g_v> / ||g_v||`` is the derivative of teacher k's loss along ``u = g_v / ||g_v||``, which the chain rule
+        splits at the student's logits: their derivative along ``u`` is the same for all teachers, and costs two passes
+        forward. Both passes are without dropout and (but for ``g_v``) in full precision.
+        """
+        device, accelerator = self._accelerator.device, self._accelerator
+        self._student.eval()
+        try:
+            names, parameters = zip(*self._compared().items(), strict=True)
+            sums: list[Tensor | None] = [None] * len(names)
+            for part in held:
+                loss = self._labels_loss(part.to(device))
+                for i, g in enumerate(torch.autograd.grad(loss, parameters, allow_unused=True)):
+                    if g is not None:
+                        before = sums[i]
+                        sums[i] = g if before is None else before + g
+            if accelerator.num_processes > 1:
+                sums = [
+                    accelerator.reduce(torch.zeros_like(p) if g is None else g, "sum")
+                    for g, p in zip(sums, parameters, strict=True)
+                ]
+            used = {name: g for name, g in zip(names, sums, strict=True) if g is not None}
+            norm = float(torch.stack([_values(g).double().square().sum() for g in used.values()]).sum().sqrt())
+            if not math.isfinite(norm) or norm < 1e-12:
+                return {}
+            weights = self.team.weights
+            everybody: list[int] = np.flatnonzero(weights.live).tolist()
+            asked = everybody if self.how.update == "all" else [self.team.drawn(parts[0].step)]
+            rewards = torch.zeros(len(asked), dtype=torch.float64, device=device)
+            for part in parts:
+                piece = part.to(device)
+                logits, slope = self._slope(piece, used, norm)
+                for i, k in enumerate(asked):
+                    taught = self.team.members[k].signals(piece)
+                    leaf = logits.detach().requires_grad_()
+                    compared = Comparison(Signals(leaf), taught, piece, self._kind, [], [], nn.ModuleDict())
+                    (pull,) = torch.autograd.grad(self._term.value(compared), leaf)
+                    rewards[i] += (pull.double() * slope.double()).sum()
+            rewards = accelerator.reduce(rewards, "sum")
+            return dict(zip(asked, rewards.tolist(), strict=True))
+        finally:
+            self._student.train()
+
+    @torch.no_grad()
+    def _slope(self, part: Batch, gradient: dict[str, Tensor], norm: float) -> tuple[Tensor, Tensor]:
+        """The student's logits on a piece and their derivative along the gradient, both ``(answers, classes)``."""
+        own = dict(self._student.named_parameters())
+        step = STEP[next(iter(own.values())).dtype]
+        ahead, behind = (
+            functional_call(
+                _Answers(self._student),
+                {f"model.{name}": own[name] + g * (side * step / norm) for name, g in gradient.items()},
+                (part,),
+            )
+            for side in (1, -1)
+        )
+        return (ahead + behind) / 2, (ahead - behind) / (2 * step)
+
+    def _compared(self) -> dict[str, nn.Parameter]:
+        """The parameters whose gradients are compared."""
+        how, student = self.how.parameters, self._student
+        every = {name: p for name, p in student.named_parameters() if p.requires_grad}
+        if how == "all":
+            return every
+        base = anatomy.base_of(student)
+        body = {id(p) for p in base.parameters()}
+        if isinstance(how, int):
+            body -= {id(p) for layer in list(anatomy.layers_of(student))[-how:] for p in layer.parameters()}
+        return {name: p for name, p in every.items() if id(p) not in body}
+
+
+class _Answers(nn.Module):
+    """A model's answers as a module's output, for ``functional_call``."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, part: Batch) -> Tensor:
+        return anatomy.answers_of(self.model, part.inputs, part.asked).float()
+
+
+def _values(gradient: Tensor) -> Tensor:
+    """Of an embedding's gradient the rows that there are."""
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
+def _tokens(parts: list[Batch]) -> Tensor:
+    """The distinct token ids of pieces, sorted, on the CPU."""
+    return torch.from_numpy(np.unique(np.concatenate([part.inputs["input_ids"].flatten().numpy() for part in parts])))
