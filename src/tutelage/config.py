@@ -93,8 +93,6 @@ class RunConfig(BaseModel):
                 f"the method {self.recipe.method!r} has one teacher and cannot ask a team; use autoskdbert, skdbert or "
                 "ensemble"
             )
-        if asked and self.out is not None and not self.team:
-            raise ValueError(f"stage {asked[0]!r} needs a team; give --team FOLDER (tutelage team train makes one)")
         return self
 
 

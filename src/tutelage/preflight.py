@@ -326,6 +326,10 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
     """
     if config.out is None:
         raise TutelageError("there is no place for the result; give --out FOLDER")
+    if not config.team and any(stage.team is not None for stage in config.recipe.stages):
+        raise TutelageError(
+            f"the method {config.recipe.method!r} learns from a team; give --team FOLDER (tutelage team train makes one)"
+        )
     data = load_data(config.data)
     held_out = held_part(len(data.train))
     in_held = (
