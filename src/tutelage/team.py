@@ -30,6 +30,7 @@ from tutelage.preflight import (
     constant_scores,
     encoded_as,
     fitted_tokenizer,
+    objectives_of,
     predicted,
     scores_of,
 )
@@ -145,6 +146,15 @@ def gather(setup: Setup, accelerator: Accelerator, display: Display) -> Members:
         team.scores[part] = [scores_of(data, table, texts) for table in tables[part]]
     team.logits = {part: torch.stack(found) for part, found in tables.items() if part not in setup.dev}
     team.constant = constant_scores(data, setup.held.examples)
+    earlier = None
+    for stage, objective in zip(config.recipe.stages, objectives_of(setup), strict=True):
+        if stage.team is None:
+            continue
+        start_of(stage.team, team, data.metrics[0], earlier)
+        if stage.team.learning is not None:
+            earlier = [1.0] * len(team.names)
+        if objective.teacher_needs.running:
+            _check_layers(setup, setup.texts(stage), sources, objective.teacher_needs)
     team.known_split = all(_left_out(Path(name), config.data, setup.held_part) for name in config.team)
     if not team.known_split:
         setup.warnings.append(
@@ -316,27 +326,26 @@ def team_for(
 
 
 def _running(setup: Setup, texts: Texts, needs: Needs, most: int, accelerator: Accelerator) -> list[Teacher]:
-    """Teachers that run when they are drawn.
-
-    Raises:
-        TutelageError: when their layers cannot stand for one another.
-    """
-    assert setup.teacher is not None and setup.knowledge is not None
+    """Teachers that run when they are drawn."""
     room: list[Resident] = []
-    found: list[Teacher] = []
-    for name in setup.config.team:
-        source = Source(name, HEADS[setup.data.kind])
+    models = [Source(name, HEADS[setup.data.kind]).model for name in setup.config.team]
+    return [Resident(model, needs, texts.teacher, accelerator, room, most) for model in models]
+
+
+def _check_layers(setup: Setup, texts: Texts, sources: list[Source], needs: Needs) -> None:
+    """See that the layers of one teacher can stand for another's."""
+    assert setup.teacher is not None and setup.knowledge is not None
+    ours, limit = texts.teacher or texts.student, setup.knowledge.max_length
+    for source in sources:
         fitted = fitted_tokenizer(source.tokenizer, source.outline)
-        limit = setup.knowledge.max_length
         theirs = encoded_as(setup.data.kind, texts.examples, fitted, limit, setup.config.data.stride)
-        ours = texts.teacher or texts.student
         if source.shape != setup.teacher.shape or not np.array_equal(ours.tokens, theirs.tokens):
             raise TutelageError(
-                f"a stage compares {needs}, but the teacher {name!r} of the team has not the layers ({source.shape}) or tokens "
-                f"of the first ({setup.teacher.shape}); use a method on predictions, or teachers of one shape"
+                f"a stage compares {needs}, but the teacher {source.name!r} of the team has not the layers ({source.shape}) or "
+                f"tokens of {setup.teacher.name!r} ({setup.teacher.shape}); use a method on predictions, or teachers of one shape"
             )
-        found.append(Resident(source.model, needs, texts.teacher, accelerator, room, most))
-    return found
+        if not source.has_weights:
+            raise TutelageError(source.without_weights)
 
 
 def settled(

@@ -257,7 +257,7 @@ class _Answers(nn.Module):
         self.model = model
 
     def forward(self, part: Batch) -> Tensor:
-        return anatomy.answers_of(self.model, part.inputs, part.asked).float()
+        return anatomy.answers_of(self.model, part.inputs, part.asked)
 
 
 def _values(gradient: Tensor) -> Tensor:

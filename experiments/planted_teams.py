@@ -1,0 +1,276 @@
+"""Teams of which it is known who is good: does the learnt distribution find out, and is a student better for it?
+
+    python experiments/planted_teams.py --work runs/planted
+
+Texts of 16 tokens of two classes, the label is the class of the majority. Teachers are tables of logits, of which a share
+is wrong: *mixed* is three good and three bad ones, *hostile* two good and four bad, *equals* six alike. The student is a
+BERT of 2 layers x 32 with random weights. A distribution is learnt as ``autoskdbert`` does it (search, selection, refine);
+then new students are trained on soft labels alone by it, by uniform draws, by the mean of all, and by the good ones.
+Stopped and started again it goes on where it was. Writes ``results/planted_teams.json`` and ``docs/planted_teams.md``;
+``--finished`` runs nothing and writes what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from glue import mine, paragraph, shown, write
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.data.batches import Known
+from tutelage.data.examples import Encoded
+from tutelage.objectives.terms import AnyTerm, HardLabels, Objective, SoftLabels
+from tutelage.recipe import Stage
+from tutelage.teachers.team import Learning, Team, TeamTeacher, Weights, selected
+from tutelage.teachers.teacher import KnownLogits, predict
+from tutelage.training import loop
+from tutelage.training.weighing import Weigher
+
+TRAIN, HELD, TEST, LENGTH, WORDS = 1600, 400, 2000, 16, 20
+TEAMS: dict[str, list[float | None]] = {
+    "mixed": [0.03, 0.08, 0.15, 0.5, None, 0.9],
+    "hostile": [0.03, 0.08, 0.5, 0.5, 0.9, 0.9],
+    "equals": [0.05] * 6,
+}
+"""The share of wrong labels in each teacher's table; none is a teacher that says nothing (all logits 0)."""
+GOOD = 0.15
+TEMPERATURE, BATCH, RATE, FINAL = 2.0, 32, 2e-3, 620
+SEARCHES: dict[str, dict[str, Any]] = {
+    "single": {},
+    "reinforce": {"update": "reinforce"},
+    "all": {"update": "all"},
+    "no baseline": {"baseline": False, "shrink": 0.0},
+    "soft labels only": {},
+    "few updates": {},
+}
+"""Ways to learn the distribution; the last three are controls that are expected to fail."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", default="runs/planted", help="where each seed's numbers lie")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--updates", type=int, default=900)
+    parser.add_argument("--teams", default=",".join(TEAMS))
+    parser.add_argument("--share", help="0/2 or 1/2: only every other seed, for two processes")
+    parser.add_argument("--finished", action="store_true", help="run nothing: write what the finished runs show")
+    parser.add_argument("--out", default="results/planted_teams.json")
+    arguments = parser.parse_args()
+    work = Path(arguments.work)
+    found: list[dict[str, Any]] = []
+    for number, (seed, team) in enumerate((s, t) for s in range(arguments.seeds) for t in arguments.teams.split(",")):
+        path = work / f"{team}-{seed}-{arguments.updates}.json"
+        if not path.exists() and not arguments.finished and mine(arguments.share, number):
+            write(path, json.dumps(one(team, seed, arguments.updates), indent=1))
+            print(path.read_text(encoding="utf-8"), flush=True)
+        if path.exists():
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+    results = {"updates": arguments.updates, "teams": TEAMS, "runs": found}
+    write(Path(arguments.out), json.dumps(results, indent=1) + "\n")
+    write(Path("docs/planted_teams.md"), page(results))
+
+
+# ------------------------------------------------------------------------------------------------------------ one seed
+
+
+def texts(count: int, generator: np.random.Generator) -> Encoded:
+    """Texts with a clear majority, after [CLS]."""
+    labels = generator.integers(2, size=count)
+    more = generator.integers(LENGTH // 2 + 1, LENGTH + 1, size=count)
+    tokens = np.empty((count, LENGTH + 1), dtype=np.int32)
+    for row in range(count):
+        classes = np.where(np.arange(LENGTH) < more[row], labels[row], 1 - labels[row])
+        words = 2 + classes * WORDS + generator.integers(WORDS, size=LENGTH)
+        tokens[row] = [1, *generator.permutation(words)]
+    offsets = np.arange(count + 1, dtype=np.int64) * (LENGTH + 1)
+    return Encoded(tokens.ravel(), None, offsets, np.zeros(count, dtype=np.bool_), 0, labels=labels)
+
+
+def tables(team: str, labels: np.ndarray, generator: np.random.Generator) -> list[torch.Tensor]:
+    """Each teacher's logits: sure of the label, or of the other one."""
+    found = []
+    for wrong in TEAMS[team]:
+        said = labels ^ (generator.random(len(labels)) < (wrong or 0.0))
+        logits = np.where(said[:, None] == np.arange(2), 2.0, -2.0) + generator.normal(0, 0.3, (len(labels), 2))
+        found.append(torch.from_numpy(logits if wrong is not None else np.zeros_like(logits)).float())
+    return found
+
+
+def student(seed: int) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+    return BertForSequenceClassification(
+        BertConfig(vocab_size=2 + 2 * WORDS, max_position_embeddings=LENGTH + 1, num_labels=2, **sizes)
+    )
+
+
+def one(team: str, seed: int, updates: int) -> dict[str, Any]:
+    """Everything of one team and seed."""
+    generator = np.random.default_rng([seed, 0x71A])
+    encoded, test = texts(TRAIN + HELD, generator), texts(TEST, generator)
+    assert encoded.labels is not None and test.labels is not None
+    taught = tables(team, encoded.labels, generator)
+    held = encoded.take(np.arange(TRAIN, TRAIN + HELD))
+    accelerator = Accelerator(cpu=True)
+
+    def train(
+        weights: np.ndarray, steps: int, how: Team, labels: float, stage_number: int, search: bool
+    ) -> tuple[float, dict[str, Any] | None]:
+        """A new student: its accuracy on test, and what was learnt about the team."""
+        model = student(seed)
+        teacher = TeamTeacher(
+            [KnownLogits(table, encoded.asked) for table in taught],
+            how,
+            Weights(weights),
+            "classification",
+            (seed, stage_number),
+            TEMPERATURE,
+        )
+        objective: list[AnyTerm] = [SoftLabels(temperature=TEMPERATURE, weight=1 - labels), HardLabels(weight=labels)]
+        weigher = None
+        if how.learning is not None:
+            names = [str(number) for number in range(len(taught))]
+            weigher = Weigher(
+                how.learning,
+                teacher,
+                model,
+                objective[0],
+                held,
+                "classification",
+                accelerator,
+                (seed, stage_number),
+                names,
+            )
+        stage = Stage(
+            name=f"stage{stage_number}",
+            objective=objective,
+            epochs=steps,
+            max_steps=steps,
+            lr=RATE,
+            batch_size=BATCH,
+            select="last",
+        )
+        shape = anatomy.shape_of(model.config)
+        lesson = loop.Lesson(model, Objective(stage.objective, "classification", shape, shape))
+        rows = np.arange(TRAIN if search else TRAIN + HELD)
+        loop.train(stage, lesson, teacher, Known(encoded, rows), accelerator, seed, beside=weigher)
+        right = predict(model, test, accelerator).argmax(dim=1).numpy() == test.labels
+        return float(right.mean()), None if weigher is None else weigher.record()
+
+    uniform = np.full(len(taught), 1 / len(taught))
+    good = np.array([wrong is not None and wrong <= GOOD for wrong in TEAMS[team]])
+    result: dict[str, Any] = {"team": team, "seed": seed, "search": {}, "accuracy": {}}
+    for name, choice in SEARCHES.items():
+        labels, steps = (0.0 if name == "soft labels only" else 0.5), (120 if name == "few updates" else updates)
+        how = Team(learning=Learning(**choice))
+        accuracy, record = train(uniform, steps, how, labels, 0, True)
+        assert record is not None
+        result["search"][name] = {
+            "q": record["probabilities"],
+            "next": record["next"],
+            "kept": [int(k) for k in record["kept"]],
+            "student": accuracy,
+        }
+        if name in ("single", "reinforce", "all"):
+            after = np.array(record["next"])
+            how = Team(learning=Learning(**choice, keep=None))
+            _, record = train(after, updates, how, labels, 1, True)
+            assert record is not None
+            result["search"][name]["refined"] = record["probabilities"]
+    found = result["search"]
+    finals = {
+        "uniform draws": (uniform, Team()),
+        "mean of all": (uniform, Team(combine="average")),
+        "good ones, uniform draws": (good / good.sum(), Team()),
+        "learnt, after selection": (np.array(found["single"]["next"]), Team()),
+        "learnt, refined": (np.array(found["single"]["refined"]), Team()),
+        "learnt jointly, refined": (np.array(found["all"]["refined"]), Team()),
+        "learnt by policy gradient, refined": (np.array(found["reinforce"]["refined"]), Team()),
+        "uniform, those that soft labels alone left": (selected(np.array(found["soft labels only"]["q"]), 0.5), Team()),
+    }
+    for name, (weights, how) in finals.items():
+        result["accuracy"][name] = train(weights, FINAL, how, 0.0, 2, False)[0]
+    return result
+
+
+# ------------------------------------------------------------------------------------------------------- what it shows
+
+
+def page(results: dict[str, Any]) -> str:
+    updates = results["updates"]
+    lines = ["# Teams of which it is known who is good", ""]
+    lines += paragraph(
+        f"""Made by `python experiments/planted_teams.py` from `results/planted_teams.json`. Texts of {LENGTH} tokens of two
+        classes, the label is the class of the majority; {TRAIN:,} to learn from, {HELD} to learn the weights on, {TEST:,} to
+        test. Teachers are tables of logits with a share of wrong labels. The student (BERT, 2 layers x 32, random weights)
+        takes {updates} updates in each phase of the search, with half of its loss from the labels, and then {FINAL} steps on
+        soft labels alone. Probabilities are after the first phase; a teacher is dropped below half of a uniform team's
+        ({0.5 / 6:.3f}). Mean and half of the 95 % t-interval over seeds, differences paired by seed."""
+    )
+    for team, teachers in results["teams"].items():
+        runs = [run for run in results["runs"] if run["team"] == team]
+        if not runs:
+            continue
+        good = [number for number, wrong in enumerate(teachers) if wrong is not None and wrong <= GOOD]
+        bad = [number for number in range(len(teachers)) if number not in good]
+        titles = ["says nothing" if wrong is None else f"{wrong:.2f} wrong" for wrong in teachers]
+        lines += [f"## {team}, {len(runs)} seeds", ""]
+        lines += [f"| learnt by | {' | '.join(titles)} | bad ones kept | good ones dropped |", "|---" * 9 + "|"]
+        for name in SEARCHES:
+            found = [run["search"][name] for run in runs]
+            cells = [f"{np.mean([one['q'][k] for one in found]):.3f}" for k in range(len(teachers))]
+            kept = sum(k in one["kept"] for one in found for k in bad)
+            dropped = sum(k not in one["kept"] for one in found for k in good)
+            of_bad = f"{kept} of {len(bad) * len(runs)}" if bad else "-"
+            lines.append(f"| {name} | {' | '.join(cells)} | {of_bad} | {dropped} of {len(good) * len(runs)} |")
+        base = [run["accuracy"]["uniform draws"] for run in runs]
+        lines += ["", "| student taught by | accuracy | against uniform draws |", "|---|---|---|"]
+        for name in runs[0]["accuracy"]:
+            values = [run["accuracy"][name] for run in runs]
+            gains = [a - b for a, b in zip(values, base, strict=True)]
+            lines.append(f"| {name} | {shown(values)} | {'-' if name == 'uniform draws' else shown(gains, '+')} |")
+        lines += ["", *paragraph(verdict(team, runs, good, bad))]
+    return "\n".join(lines)
+
+
+def verdict(team: str, runs: list[dict[str, Any]], good: list[int], bad: list[int]) -> str:
+    """What was expected of a team, and whether it held."""
+
+    def kept(name: str, who: list[int]) -> list[int]:
+        return [sum(k in run["search"][name]["kept"] for k in who) for run in runs]
+
+    def gain(over: str, name: str = "learnt, refined") -> float:
+        return float(np.mean([run["accuracy"][name] - run["accuracy"][over] for run in runs]))
+
+    tops = [max(run["search"]["single"]["q"]) for run in runs]
+    alone = [max(run["search"]["no baseline"]["q"]) for run in runs]
+    if team == "equals":
+        return (
+            f"Six alike stay together: the largest probability is {max(tops):.2f} at most (a uniform team's is 0.17). Without "
+            f"the baseline it is {min(alone):.2f} at least."
+        )
+    surely = [k for k in good if (TEAMS[team][k] or 0) <= 0.08]
+    lowest = all(
+        max(run["search"]["single"]["q"][k] for k in bad) < min(run["search"]["single"]["q"][k] for k in good)
+        for run in runs
+    )
+    return (
+        f"Teachers that are wrong on at most 8 % were kept in {sum(kept('single', surely))} of {len(surely) * len(runs)} cases; "
+        f"bad ones in {sum(kept('single', bad))} of {len(bad) * len(runs)}. Bad teachers had the lowest probabilities in "
+        f"{'every seed' if lowest else 'not every seed'}. The learnt distribution teaches better than uniform draws by "
+        f"{100 * gain('uniform draws'):+.1f} points, than the mean of all by {100 * gain('mean of all'):+.1f}, and is "
+        f"{100 * gain('good ones, uniform draws'):+.1f} from the good ones alone. Controls: without the baseline the largest "
+        f"probability is {min(alone):.2f} at least (with it {max(tops):.2f} at most); soft labels alone kept "
+        f"{sum(kept('soft labels only', bad))} bad ones, too few updates {sum(kept('few updates', bad))}."
+    )
+
+
+if __name__ == "__main__":
+    main()
