@@ -28,8 +28,8 @@ from tutelage.data.batches import Known
 from tutelage.data.examples import Encoded
 from tutelage.objectives.terms import AnyTerm, HardLabels, Objective, SoftLabels
 from tutelage.recipe import Stage
-from tutelage.teachers.team import Learning, Team, TeamTeacher, Weights, selected
 from tutelage.teachers.teacher import KnownLogits, predict
+from tutelage.teachers.team import Learning, Team, TeamTeacher, Weights
 from tutelage.training import loop
 from tutelage.training.weighing import Weigher
 
@@ -81,14 +81,13 @@ def main() -> None:
 
 
 def texts(count: int, generator: np.random.Generator) -> Encoded:
-    """Texts with a clear majority, after [CLS]."""
-    labels = generator.integers(2, size=count)
-    more = generator.integers(LENGTH // 2 + 1, LENGTH + 1, size=count)
-    tokens = np.empty((count, LENGTH + 1), dtype=np.int32)
-    for row in range(count):
-        classes = np.where(np.arange(LENGTH) < more[row], labels[row], 1 - labels[row])
-        words = 2 + classes * WORDS + generator.integers(WORDS, size=LENGTH)
-        tokens[row] = [1, *generator.permutation(words)]
+    """Texts after [CLS], of words of both classes at random; where they are as many, the last word changes sides."""
+    classes = generator.integers(2, size=(count, LENGTH))
+    tied = classes.sum(axis=1) == LENGTH // 2
+    classes[tied, -1] = 1 - classes[tied, -1]
+    labels = (classes.sum(axis=1) > LENGTH // 2).astype(np.int64)
+    words = 2 + classes * WORDS + generator.integers(WORDS, size=classes.shape)
+    tokens = np.concatenate([np.ones((count, 1), dtype=np.int64), words], axis=1).astype(np.int32)
     offsets = np.arange(count + 1, dtype=np.int64) * (LENGTH + 1)
     return Encoded(tokens.ravel(), None, offsets, np.zeros(count, dtype=np.bool_), 0, labels=labels)
 
@@ -168,6 +167,8 @@ def one(team: str, seed: int, updates: int) -> dict[str, Any]:
     good = np.array([wrong is not None and wrong <= GOOD for wrong in TEAMS[team]])
     result: dict[str, Any] = {"team": team, "seed": seed, "search": {}, "accuracy": {}}
     for name, choice in SEARCHES.items():
+        if team == "equals" and name not in ("single", "no baseline"):
+            continue
         labels, steps = (0.0 if name == "soft labels only" else 0.5), (120 if name == "few updates" else updates)
         how = Team(learning=Learning(**choice))
         accuracy, record = train(uniform, steps, how, labels, 0, True)
@@ -178,12 +179,14 @@ def one(team: str, seed: int, updates: int) -> dict[str, Any]:
             "kept": [int(k) for k in record["kept"]],
             "student": accuracy,
         }
-        if name in ("single", "reinforce", "all"):
+        if name in ("single", "all") and team != "equals":
             after = np.array(record["next"])
             how = Team(learning=Learning(**choice, keep=None))
             _, record = train(after, updates, how, labels, 1, True)
             assert record is not None
             result["search"][name]["refined"] = record["probabilities"]
+    if team == "equals":
+        return result
     found = result["search"]
     finals = {
         "uniform draws": (uniform, Team()),
@@ -192,8 +195,8 @@ def one(team: str, seed: int, updates: int) -> dict[str, Any]:
         "learnt, after selection": (np.array(found["single"]["next"]), Team()),
         "learnt, refined": (np.array(found["single"]["refined"]), Team()),
         "learnt jointly, refined": (np.array(found["all"]["refined"]), Team()),
-        "learnt by policy gradient, refined": (np.array(found["reinforce"]["refined"]), Team()),
-        "uniform, those that soft labels alone left": (selected(np.array(found["soft labels only"]["q"]), 0.5), Team()),
+        "learnt by policy gradient, after selection": (np.array(found["reinforce"]["next"]), Team()),
+        "what soft labels alone have left": (np.array(found["soft labels only"]["next"]), Team()),
     }
     for name, (weights, how) in finals.items():
         result["accuracy"][name] = train(weights, FINAL, how, 0.0, 2, False)[0]
@@ -223,20 +226,22 @@ def page(results: dict[str, Any]) -> str:
         titles = ["says nothing" if wrong is None else f"{wrong:.2f} wrong" for wrong in teachers]
         lines += [f"## {team}, {len(runs)} seeds", ""]
         lines += [f"| learnt by | {' | '.join(titles)} | bad ones kept | good ones dropped |", "|---" * 9 + "|"]
-        for name in SEARCHES:
+        for name in runs[0]["search"]:
             found = [run["search"][name] for run in runs]
             cells = [f"{np.mean([one['q'][k] for one in found]):.3f}" for k in range(len(teachers))]
             kept = sum(k in one["kept"] for one in found for k in bad)
             dropped = sum(k not in one["kept"] for one in found for k in good)
             of_bad = f"{kept} of {len(bad) * len(runs)}" if bad else "-"
             lines.append(f"| {name} | {' | '.join(cells)} | {of_bad} | {dropped} of {len(good) * len(runs)} |")
-        base = [run["accuracy"]["uniform draws"] for run in runs]
-        lines += ["", "| student taught by | accuracy | against uniform draws |", "|---|---|---|"]
+        lines.append("")
+        if runs[0]["accuracy"]:
+            base = [run["accuracy"]["uniform draws"] for run in runs]
+            lines += ["| student taught by | accuracy | against uniform draws |", "|---|---|---|"]
         for name in runs[0]["accuracy"]:
             values = [run["accuracy"][name] for run in runs]
             gains = [a - b for a, b in zip(values, base, strict=True)]
             lines.append(f"| {name} | {shown(values)} | {'-' if name == 'uniform draws' else shown(gains, '+')} |")
-        lines += ["", *paragraph(verdict(team, runs, good, bad))]
+        lines += [*([""] if runs[0]["accuracy"] else []), *paragraph(verdict(team, runs, good, bad))]
     return "\n".join(lines)
 
 
