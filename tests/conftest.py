@@ -143,6 +143,11 @@ def teacher_folder(tmp_path_factory, tokenizer) -> Path:
     data = DataConfig(train=str(root / "train.csv"), dev=str(root / "dev.csv"))
     recipe = finetune(Checkpoint(name=str(root / "random")), epochs=4, lr=3e-3)
     run(RunConfig(recipe=recipe, data=data, out=str(root / "teacher"), baseline=False), quiet=True)
+    # One that knows the same, less surely: for teams.
+    second = AutoModelForSequenceClassification.from_pretrained(root / "teacher")
+    second.classifier.weight.data *= 0.5
+    second.save_pretrained(root / "second")
+    tokenizer.save_pretrained(root / "second")
     return root
 
 

@@ -43,8 +43,14 @@ ROWS: dict[str, Student] = {
     "wid11": Inherited(hidden=16, alignment="tied"),
     "wid_kd": Inherited(hidden=16),
     "pea_kd": Shared(stored=2),
+    "autoskdbert": Copied(layers=2),
+    "skdbert": Copied(layers=2),
+    "ensemble": Fresh(layers=2, hidden=16, heads=2),
+    "mt_bert": Copied(layers=2),
 }
 """A method and the student that it teaches here."""
+
+ON_TEAMS = {"autoskdbert", "skdbert", "ensemble", "mt_bert"}
 
 GENERAL_ONLY = {"pretrain", "distilbert_general", "wid_reference", "wid_causal"}
 """Methods on raw text alone: their row is in test_general."""
@@ -75,7 +81,9 @@ def soon(forgetting: Forgetting | None) -> Forgetting | None:
 def config_for(method: str, root: Path, out: Path, **more) -> RunConfig:
     data = DataConfig(train=str(root / "train.csv"), dev=str(root / "dev.csv"))
     recipe = more.pop("recipe", None) or small(method, ROWS[method])
-    return RunConfig(**{"recipe": recipe, "teacher": str(root / "teacher"), "data": data, "out": str(out), **more})
+    team = (str(root / "teacher"), str(root / "second")) if method in ON_TEAMS else ()
+    places = {"teacher": str(root / "teacher"), "team": team, "out": str(out)}
+    return RunConfig(**{"recipe": recipe, "data": data, **places, **more})
 
 
 @pytest.mark.parametrize("method", ROWS)
@@ -218,7 +226,7 @@ def test_copied_layers_compute_what_they_did(family: str) -> None:
     torch.testing.assert_close(whole(**inputs).logits, teacher(**inputs).logits, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("method", ["kd", "tinybert", "wid_kd"])
+@pytest.mark.parametrize("method", ["kd", "tinybert", "wid_kd", "autoskdbert"])
 def test_a_killed_run_resumes_to_the_same_bits(method: str, teacher_folder: Path, tmp_path: Path) -> None:
     """A run is killed (SIGKILL) in its middle, resumed, and compared with one that was not."""
     from tutelage.config import to_yaml
@@ -245,7 +253,8 @@ def test_a_killed_run_resumes_to_the_same_bits(method: str, teacher_folder: Path
         "runs.run(from_yaml(Path(sys.argv[1])), resume=Path(sys.argv[1]).with_suffix('').exists(), quiet=True)\n"
     )
     # In the first stage (with compactors: while masks grow, when they are cut, in the next stage), later, never.
-    for stop in (2, 7, 17, 40, 10**6) if method == "wid_kd" else (17, 40, 10**6):
+    more = {"wid_kd": (2, 7), "autoskdbert": (70,)}.get(method, ())
+    for stop in (*sorted({17, 40, *more}), 10**6):
         done = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path / "cut.yaml"), str(stop)], capture_output=True, text=True
         )
@@ -263,9 +272,10 @@ def test_a_killed_run_resumes_to_the_same_bits(method: str, teacher_folder: Path
         for path in (whole / "metrics.jsonl", cut / "metrics.jsonl")
     ]
     assert len(set(steps[1])) == len(steps[1])  # nothing is logged twice
+    assert reports[0]["team"] == reports[1]["team"]  # and a team's distribution went the same way
 
 
-@pytest.mark.parametrize("method", ["kd", "tinybert", "wid"])
+@pytest.mark.parametrize("method", ["kd", "tinybert", "wid", "autoskdbert"])
 def test_two_processes_give_the_single_processes_student(method: str, teacher_folder: Path, tmp_path: Path) -> None:
     from tutelage.config import to_yaml
 
