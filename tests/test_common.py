@@ -46,7 +46,7 @@ ROWS: dict[str, Student] = {
     "autoskdbert": Copied(layers=2),
     "skdbert": Copied(layers=2),
     "ensemble": Fresh(layers=2, hidden=16, heads=2),
-    "mt_bert": Copied(layers=2),
+    "mt_bert": Fresh(layers=2, hidden=16, heads=2),
 }
 """A method and the student that it teaches here."""
 
