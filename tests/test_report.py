@@ -23,8 +23,10 @@ from tutelage.report.page import (
     score_charts,
     score_text,
     seconds_text,
+    selection,
     verdict,
 )
+from tutelage.report.team import section
 
 HOSTILE = "<script>alert(1)</script>\"'|`[a](javascript:b)</title>\n---\n# {{ 7 * 7 }}"
 Report = dict[str, Any]
@@ -111,6 +113,61 @@ def alone(report: Report) -> Report:
     del report["student"]["retention"], report["student"]["speedup"]
     report["student"]["agreement"] = None
     return report | {"teacher": None, "baseline": None, "mapping": [], "teacher_layers": None}
+
+
+@pytest.fixture
+def team(report: Report) -> Report:
+    """Three teachers, of which the first of two stages has dropped one; a new student began after each."""
+    members = [
+        {
+            "name": name,
+            "folder": f"/home/ann/team/{name}",
+            "shape": "6 layers x 768, 12 heads, intermediate 3072",
+            "parameters": parameters,
+            "scores": {"held": {"f1": held, "accuracy": 0.5}, "dev": {"f1": dev, "accuracy": 0.5}},
+        }
+        for name, parameters, held, dev in (
+            ("seed0", 109_482_240, 0.871, 0.88),
+            ("seed1", 66_955_010, 0.912, 0.86),
+            ("noise", 109_482_240, 0.2, 0.1),
+        )
+    ]
+    search = {
+        "stage": "search",
+        "start": [1 / 3, 1 / 3, 1 / 3],
+        "probabilities": [0.25, 0.7, 0.05],
+        "next": [0.263, 0.737, 0.0],
+        "kept": ["seed0", "seed1"],
+        "draws": [100, 1100, 50],
+        "reward": [-0.021, 0.5, None],
+        "updates": 1250,
+        "skipped": 3,
+        "history": [[i, 1 / 3 - i / 15000, 1 / 3 + i / 3409, 17 / 60 - i / 5357] for i in range(2, 1251, 4)]
+        + [[1250, 0.25, 0.7, 0.05]],
+        "score": 0.84,
+        "constant": 0.812,
+    }
+    refine = search | {
+        "stage": "refine",
+        "start": [0.263, 0.737, 0.0],
+        "probabilities": [0.1, 0.9, 0.0],
+        "next": [0.1, 0.9, 0.0],
+        "draws": [20, 180, 0],
+        "reward": [0.1, 0.2, None],
+        "updates": 200,
+        "skipped": 0,
+        "history": [[100, 0.2, 0.8, 0.0], [200, 0.1, 0.9, 0.0]],
+    }
+    report["teacher"]["name"] = "/home/ann/team/seed0"
+    report["data"]["held"] = 367
+    first, last = report["stages"]
+    report["stages"] = [
+        first | {"name": "search", "discarded": True},
+        first | {"name": "refine", "discarded": True},
+        last | {"name": "distill", "discarded": False},
+        last | {"name": "labels", "discarded": False},
+    ]
+    return report | {"mapping": [], "team": {"members": members, "stages": [search, refine]}}
 
 
 @pytest.fixture
@@ -238,14 +295,15 @@ def test_page_needs_nothing_but_itself(report: Report) -> None:
         assert (attributes.get("href") or "#").startswith("#")
 
 
-def test_page_is_well_formed_and_accessible(report: Report) -> None:
-    tags = Tags(page(report))
+@pytest.mark.parametrize("which", ["report", "team"])
+def test_page_is_well_formed_and_accessible(which: str, request: pytest.FixtureRequest) -> None:
+    tags = Tags(page(request.getfixturevalue(which)))
     assert tags.open == []
     ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
     assert len(ids) == len(set(ids))
     for tag, attributes in tags.found:
         if tag == "th":
-            assert attributes["scope"] in ("col", "row")
+            assert attributes["scope"] in ("col", "row", "colgroup")
         if tag == "svg":
             named = (attributes.get("aria-labelledby") or "").split()
             assert set(named) <= set(ids)
@@ -321,6 +379,126 @@ def test_comparison_shows_every_part(report: Report) -> None:
     rows = comparison(report)
     assert [row["label"] for row in rows[:4]] == ["f1, dev", "accuracy, dev", "f1, mismatched", "accuracy, mismatched"]
     assert rows[0]["ratio"].replace("\u00a0", " ") == "97.1 %" and rows[0]["gain"] == "+0.039"
+
+
+# ------------------------------------------------------------------------------------------------------------- team
+
+
+def test_the_team_says_what_each_stage_found(team: Report) -> None:
+    found = section(team, "f1")
+    assert found is not None
+    assert found.heads == [
+        ("f1", ["dev", "held out"]),
+        ("search", ["probability", "draws", "reward"]),
+        ("refine", ["probability", "draws", "reward"]),
+    ]
+    assert [[cell.text for cell in row.cells] for row in found.rows] == [
+        ["0.880", "0.871", "0.250", "100", "−0.021", "0.100", "20", "0.1"],
+        ["0.860", "0.912", "0.700", "1,100", "0.5", "0.900", "180", "0.2"],
+        ["0.100", "0.200", "0.050", "50", "–", "–", "–", "–"],
+    ]
+    best = [[i for i, cell in enumerate(row.cells) if cell.best] for row in found.rows]
+    assert best == [[0], [1, 2, 4, 5, 7], []]
+    assert [[cell.dropped for cell in row.cells].count(True) for row in found.rows] == [0, 0, 1]
+    assert found.rows[2].cells[2].dropped
+    assert "Dropped: noise (stage search). 2 of 3 are left." in found.words
+    assert found.notes[0].startswith("search: 1,250 updates of the distribution, 3 of them without a usable gradient.")
+    assert "f1 0.840 on the held-out examples, where a constant answer has 0.812" in found.notes[0]
+
+
+def test_the_team_is_drawn_to_scale(team: Report) -> None:
+    found = section(team, "f1")
+    assert found is not None
+    for course, record in zip(found.courses, team["team"]["stages"], strict=True):
+        low, *_, high = course.frame.y_ticks
+        assert low.text.strip("0.") == ""
+        rise = (high.at - low.at) / float(high.text)
+        places = [tuple(map(float, curve.path.split()[-1].split(","))) for curve in course.curves]
+        drawn = [p for p in record["probabilities"] if p > 0]
+        assert places == [(course.frame.right, pytest.approx(low.at + rise * p, abs=0.06)) for p in drawn]
+        assert course.level == pytest.approx(low.at + rise / len(drawn))
+        assert course.alike == f"1/{len(drawn)}"
+        for curve in course.curves:
+            assert len(curve.path.split()) <= 240
+            assert curve.path.split()[0].startswith(f"{course.frame.left}")
+    assert [curve.name for curve in found.courses[1].curves] == ["seed0", "seed1"]
+
+
+def test_ten_of_many_teachers_have_a_line_of_their_own(team: Report) -> None:
+    members, (record, _) = team["team"]["members"], team["team"]["stages"]
+    many = [members[0] | {"name": f"member {i}"} for i in range(14)]
+    shares = [(i + 1) / 105 for i in range(14)]
+    record |= dict.fromkeys(("start", "probabilities", "next"), shares)
+    record |= {"draws": [1] * 14, "reward": [None] * 14, "history": [[1, *shares], [9, *shares]]}
+    team["team"] = {"members": many, "stages": [record]}
+    found = section(team, "f1")
+    assert found is not None
+    assert [row.style for row in found.rows] == [None] * 4 + list(range(10))
+    assert "No teacher was dropped" in found.words
+    text = page(team)
+    assert "4 more</li>" in text and "member 3</li>" not in text and "member 4</li>" in text
+    assert text.count('<polyline class="curve grey"') == 4 and text.count('<polyline class="curve t') == 10
+
+
+def test_page_of_a_team_says_whose_numbers_it_shows(team: Report) -> None:
+    text = page(team)
+    assert '<h2 id="team">The team</h2>' in text
+    assert "of the teacher seed0&#39;s f1 with" in text
+    assert "compared with is <code>seed0</code>." in text
+    assert "without the team the same student reaches 0.815" in text
+    assert "Gain by the team" in text and "Predicts as the teacher seed0 does" in text
+    assert re.search(r'<td[^>]*class="derived">0.050<br/>dropped</td>', text)
+    team["teacher"]["name"] = "/home/ann/other"
+    assert "<code>other</code>, which is not among them." in page(team)
+
+
+def test_stages_whose_student_is_discarded_are_told_apart(team: Report) -> None:
+    assert selection(team) == (
+        "After each epoch of the stages distill and labels the student was scored on 367 examples (10% of train, held out), "
+        "and the best epoch was kept; the students of the stages search and refine made way for a new one after each."
+    )
+    assert "for as many steps as the stage distill took" in page(team)
+    assert page(team).count(">only the team&#39;s distribution</td>") == 2
+    assert "| search | hidden states, embeddings | 10 | 1,000 | only the team's distribution |" in card(team)
+
+
+def test_page_of_a_team_that_was_not_weighed(team: Report) -> None:
+    team["team"]["stages"] = []
+    text = page(team)
+    assert "set beforehand" in text and ">66,955,010<" not in text and ">67.0\u00a0M<" in text
+    assert "dropped" not in text and "how often each teacher is drawn" not in text
+    assert "Team, weighed as set beforehand: `seed0`, `seed1`, `noise`." in card(team)
+
+
+def test_page_without_a_team_does_not_speak_of_one(report: Report) -> None:
+    for told in (page(report | {"team": None}), page(report), card(report)):
+        assert "The team" not in told and "Team, " not in told
+        assert "Gain by the teacher" in told
+
+
+def test_names_of_a_team_are_escaped(team: Report) -> None:
+    for one in team["team"]["members"]:
+        one["name"] = f"<b>{one['name']}</b> {HOSTILE}"
+    for record in team["team"]["stages"]:
+        record["stage"] += "<i>"
+    text = page(team)
+    tags = Tags(text)
+    assert tags.open == []
+    assert {tag for tag, _ in tags.found}.isdisjoint({"b", "i", "script"})
+    assert "&lt;b&gt;noise&lt;/b&gt;" in text
+    body = card(team).split("\n---\n", 1)[1]
+    assert "<b>" not in body and "<script" not in body
+
+
+def test_card_names_the_team_and_keeps_its_folders_to_itself(team: Report) -> None:
+    team["warnings"] = ["the teacher '/home/ann/team/noise' of the team would be right more often"]
+    text = card(team)
+    assert "A student of a team of 3 teachers, compared below with `seed0`, made" in text
+    assert "Team, and how likely each is drawn in the end: `seed1` 0.900, `seed0` 0.100; dropped: `noise`." in text
+    assert "the teacher 'noise' of the team" in text and "/home" not in text
+    assert "base_model" not in front_matter(text)
+    team["team"]["members"][1]["folder"] = "org/seed1"
+    assert front_matter(card(team))["base_model"] == ["org/seed1"]
 
 
 # ------------------------------------------------------------------------------------------------------------- card

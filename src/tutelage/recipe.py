@@ -182,6 +182,11 @@ class Recipe(BaseModel):
         return self
 
     @property
+    def begins(self) -> int:
+        """The number of the stage with which the student begins that is kept."""
+        return max((number for number, stage in enumerate(self.stages) if stage.fresh), default=0)
+
+    @property
     def needs_teacher(self) -> bool:
         inherits = isinstance(self.student, Inherited) and self.student.source is None
         return inherits or any(not stage.labels_only for stage in self.stages)

@@ -120,8 +120,8 @@ def _train(
         if index < len(stages):
             stage = stages[index]
         else:  # how many steps the baseline takes is known when the student is done
-            first = max((number for number, stage in enumerate(stages) if stage.fresh), default=0)
-            stage, who, teacher_shape = baseline_stage(config, sum(log.steps for log in logs[first:])), "baseline", None
+            steps = sum(log.steps for log in logs[config.recipe.begins :])
+            stage, who, teacher_shape = baseline_stage(config, steps), "baseline", None
             model = baseline = setup.new_student(True)
         torch.manual_seed(config.seed)  # making a student has drawn numbers
         shape = anatomy.shape_of(compactors.config_of(model))  # of a resumed run, whose student is still to be merged
@@ -282,6 +282,7 @@ def _report(
             "augmented": len(setup.parts["augmented"].examples) - len(setup.train.examples)
             if "augmented" in setup.parts
             else 0,
+            "held": 0 if setup.held is None else len(setup.held.examples),
             "selection": len(setup.selection.examples),
             "report": len(data.dev[part]),
             "sources": {"report": data.sources.get(part, part), **data.sources},
@@ -293,7 +294,7 @@ def _report(
         "mapping": mapping,
         "teacher_layers": teacher_shape.layers if teacher_shape else None,
         "student_layers": student_shape.layers,
-        "stages": [vars(log) for log in logs],
+        "stages": [{**vars(log), "discarded": number < config.recipe.begins} for number, log in enumerate(logs)],
         "inherited": inherited(folder),
         "team": None if setup.team is None else summary(setup.team, folder),
         "warnings": setup.warnings + doubts(folder),

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from tutelage.report import page
+from tutelage.report import page, team
 
 Report = dict[str, Any]
 
@@ -41,13 +41,15 @@ def card(report: Report, language: str = "en") -> str:
     )
     environment.filters.update(page.FORMATS)
     environment.filters["code"] = _code
+    left, dropped = team.final(report)
+    lead = team.lead(report)
     return environment.get_template("card.md.jinja").render(
         report=report,
         front_matter=Markup(_front_matter(report, language)),
         name=_name(report),
         model=Markup(json.dumps(folder_name(report["student"]["name"]))),
         settings=Markup(PIPELINE_SETTINGS.get(report["kind"], "")),
-        teacher=folder_name((report.get("teacher") or {}).get("name") or "a teacher"),
+        teacher=lead[0] if lead else folder_name((report.get("teacher") or {}).get("name") or "a teacher"),
         entries=page.entries(report),
         who=page.names(report),
         beside=page.beside(report),
@@ -56,6 +58,10 @@ def card(report: Report, language: str = "en") -> str:
         caution=page.caution(report),
         rows=page.comparison(report),
         selection=page.selection(report),
+        kept=page.kept(report),
+        team=left,
+        dropped=dropped,
+        warnings=_warnings(report),
         layers=[_layers(entry) for entry in report.get("mapping") or []],
     )
 
@@ -86,6 +92,17 @@ def _code(value: str) -> Markup:
     return Markup(f"`{text}`" if re.fullmatch(r"[\w./:@+ -]+", text) else markdown(text))
 
 
+def _warnings(report: Report) -> list[str]:
+    """Without the folders of a team."""
+    members = (report.get("team") or {}).get("members", [])
+    found = []
+    for line in report["warnings"]:
+        for one in members:
+            line = line.replace(repr(one["folder"]), repr(one["name"]))
+        found.append(line)
+    return found
+
+
 def _layers(entry: dict[str, Any]) -> dict[str, str]:
     pairs = ", ".join(f"{s} from {t}" for s, t in entry["pairs"])
     return {"stage": entry["stage"], "knowledge": page.words(entry["knowledge"]), "pairs": pairs}
@@ -105,11 +122,16 @@ def _front_matter(report: Report, language: str) -> str:
     return data.to_yaml()
 
 
-def _base_model(report: Report) -> str | None:
-    """The teacher, when its name may be one on the Hub: a folder of this machine tells others nothing."""
+def _base_model(report: Report) -> str | list[str] | None:
+    """The teachers whose names may be ones on the Hub: a folder of this machine tells others nothing."""
+    if report.get("team"):
+        return [one["folder"] for one in report["team"]["members"] if _on_hub(one["folder"])] or None
     name = (report.get("teacher") or {}).get("name") or ""
-    hub = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name, re.ASCII)
-    return name if hub and not Path(name).exists() else None
+    return name if _on_hub(name) else None
+
+
+def _on_hub(name: str) -> bool:
+    return bool(re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name, re.ASCII)) and not Path(name).exists()
 
 
 def _metrics(report: Report) -> list[str]:

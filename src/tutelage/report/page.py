@@ -14,9 +14,11 @@ from typing import Any, TypeGuard
 
 from jinja2 import Environment, FileSystemLoader
 
+from tutelage.report import team
+from tutelage.report.charts import Lines, Points, lines, thin
+
 Report = dict[str, Any]
 Entry = dict[str, Any]
-Points = list[tuple[float, float]]
 
 NBSP = "\u00a0"
 MISSING = "–"
@@ -34,7 +36,6 @@ KNOWLEDGE = {
 }
 BOUNDED = ("accuracy", "f1", "macro_f1", "micro_f1")
 """Metrics that are shares of examples, or nearly: the error of a proportion tells how exact they are."""
-MOST_POINTS = 240
 MOST_LABELS = 24
 
 
@@ -62,6 +63,9 @@ def page(report: Report) -> str:
         selection=selection(report),
         inherited=inheritance(report),
         beside=beside(report),
+        kept=kept(report),
+        team=team.section(report, words(report["metric"])),
+        lead=team.lead(report),
         environment=facts(report),
         who=names(report),
     )
@@ -186,13 +190,17 @@ def names(report: Report) -> dict[str, str]:
     """What teacher, student and baseline are called; a lone model is nobody's student."""
     if len(entries(report)) == 1:
         return {"student": "Model"}
-    return {**WHO, "baseline": "Slices"} if report.get("inherited") else WHO
+    if report.get("inherited"):
+        return {**WHO, "baseline": "Slices"}
+    return {**WHO, "baseline": "Without team"} if report.get("team") else WHO
 
 
 def beside(report: Report) -> str:
     """What the baseline is."""
     who = "slices of the teacher, as large as the student" if report.get("inherited") else "the same student"
-    return f"{who}, trained on the labels alone for as many steps"
+    last = [stage["name"] for stage in report["stages"] if not stage.get("discarded")][:-1]
+    as_many = f" as {team.stages(last)} took" if any(stage.get("discarded") for stage in report["stages"]) else ""
+    return f"{who}, trained on the labels alone for as many steps{as_many}"
 
 
 def gain(report: Report) -> float | None:
@@ -222,14 +230,21 @@ def verdict(report: Report) -> str:
     return f"{text}{_without_teacher(report)}."
 
 
+def called(report: Report) -> str:
+    """The teacher that the student is compared with; of a team by its name."""
+    lead = team.lead(report)
+    return f"the teacher {lead[0]}" if lead else "the teacher"
+
+
 def _kept(report: Report) -> str:
     student, teacher, metric = report["student"], report["teacher"], words(report["metric"])
     retention, ours, theirs = student.get("retention"), score_text(student["score"]), score_text(teacher["score"])
+    whose = f"{called(report)}'s"
     if not _finite(retention) or teacher["score"] <= 0:
-        return f"The student reaches {metric} {ours} against the teacher's {theirs},"
+        return f"The student reaches {metric} {ours} against {whose} {theirs},"
     if retention > 1 and ours != theirs:
-        return f"The student beats the teacher's {metric} ({ours} against {theirs})"
-    return f"The student keeps {'only ' if retention < 0.9 else ''}{percent(retention)} of the teacher's {metric}"
+        return f"The student beats {whose} {metric} ({ours} against {theirs})"
+    return f"The student keeps {'only ' if retention < 0.9 else ''}{percent(retention)} of {whose} {metric}"
 
 
 def _smaller(student: Entry, teacher: Entry) -> str:
@@ -262,9 +277,8 @@ def _without_teacher(report: Report) -> str:
         return ""
     score = score_text(report["baseline"]["score"])
     inherited = report.get("inherited")
-    reached = (
-        f"slices of the teacher reach {score}" if inherited else f"without the teacher the same student reaches {score}"
-    )
+    without = f"without the {'team' if report.get('team') else 'teacher'} the same student reaches"
+    reached = f"{'slices of the teacher reach' if inherited else without} {score}"
     if added > 0:
         return f"; {reached}, {added:.3f} less"
     more = f"{-added:.3f} more" if added < 0 else "just as much"
@@ -311,7 +325,7 @@ def comparison(report: Report) -> list[dict[str, Any]]:
     student = report["student"]
     for key, label, form in (
         ("bytes", "Size on disk", bytes_text),
-        ("agreement", "Predicts as the teacher does", percent),
+        ("agreement", f"Predicts as {called(report)} does", percent),
     ):
         if student.get(key) is not None:
             rows.append({"label": label, "cells": {"student": form(student[key])}, "ratio": "", "gain": ""})
@@ -388,48 +402,16 @@ def _bars(title: str, values: dict[str, Any], form: Any, least: float) -> Bars:
     return Bars(title, desc, bars, 46.0 * len(bars))
 
 
-@dataclass(frozen=True)
-class Tick:
-    """A place on an axis and what is written there."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Lines:
-    """A line chart: points and ticks in the picture's units; ``mark`` is the point that gets a ring."""
-
-    title: str
-    desc: str
-    x_label: str
-    y_label: str
-    points: Points
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    mark: tuple[float, float] | None
-    dots: bool
-    left: float = 50.0
-    right: float = 302.0
-    top: float = 26.0
-    bottom: float = 162.0
-    height: float = 200.0
-
-    @property
-    def path(self) -> str:
-        return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
-
-
 def loss_charts(report: Report) -> list[Lines]:
     """One chart for each stage's term, each with its own scale."""
     charts = []
     for stage in report["stages"]:
         for term, values in stage["losses"].items():
-            points = _thin(_points(values))
+            points = thin(_points(values))
             if len(points) > 1:
                 first, last = points[0], points[-1]
                 desc = f"from {first[1]:.4g} at step {first[0]:,.0f} to {last[1]:.4g} at step {last[0]:,.0f}"
-                charts.append(_lines(f"{stage['name']}: loss of {words(term)}", desc, ("step", "loss"), points, 0.0))
+                charts.append(lines(f"{stage['name']}: loss of {words(term)}", desc, ("step", "loss"), points, 0.0))
     return charts
 
 
@@ -447,77 +429,13 @@ def score_charts(report: Report) -> list[Lines]:
             metric = words(report["metric"])
             axes = ("epoch", metric)
             charts.append(
-                _lines(f"{stage['name']}: {metric} on the selection data", desc, axes, points, points[0][0], mark)
+                lines(f"{stage['name']}: {metric} on the selection data", desc, axes, points, points[0][0], mark)
             )
     return charts
 
 
 def _points(values: Iterable[Sequence[float]]) -> Points:
     return [(float(x), float(y)) for x, y in values if _finite(x) and _finite(y)]
-
-
-def _thin(points: Points) -> Points:
-    """At most ``MOST_POINTS``: neighbours are averaged, the first and the last stay."""
-    if len(points) <= MOST_POINTS:
-        return points
-    inner, size = points[1:-1], math.ceil((len(points) - 2) / (MOST_POINTS - 2))
-    groups = [inner[i : i + size] for i in range(0, len(inner), size)]
-    means = [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
-    return [points[0], *means, points[-1]]
-
-
-def _lines(
-    title: str,
-    desc: str,
-    axes: tuple[str, str],
-    points: Points,
-    start: float,
-    mark: tuple[float, float] | None = None,
-) -> Lines:
-    frame = Lines(title, desc, *axes, [], [], [], None, False)
-    x_low, x_high = start, max(max(x for x, _ in points), start + 1)
-    y_low, y_high = min(y for _, y in points), max(y for _, y in points)
-    if y_high - y_low < 1e-9 * max(abs(y_high), 1e-9):
-        # A level line goes through the middle.
-        pad = abs(y_high) * 0.1 or 1.0
-        y_low, y_high = y_low - pad, y_high + pad
-    step = _nice((y_high - y_low) / 3)
-    y_low, y_high = math.floor(y_low / step + 1e-9) * step, math.ceil(y_high / step - 1e-9) * step
-
-    def x_of(x: float) -> float:
-        return frame.left + (x - x_low) / (x_high - x_low) * (frame.right - frame.left)
-
-    def y_of(y: float) -> float:
-        return frame.bottom - (y - y_low) / (y_high - y_low) * (frame.bottom - frame.top)
-
-    x_step = max(_nice((x_high - x_low) / 4), 1.0)
-    return Lines(
-        title,
-        desc,
-        *axes,
-        points=[(x_of(x), y_of(y)) for x, y in points],
-        x_ticks=[Tick(x_of(x), f"{x:,.0f}") for x in _ticks(x_low, x_high, x_step)],
-        y_ticks=[Tick(y_of(y), _tick_text(y, step)) for y in _ticks(y_low, y_high, step)],
-        mark=(x_of(mark[0]), y_of(mark[1])) if mark else None,
-        dots=len(points) <= 40 and axes[0] == "epoch",
-    )
-
-
-def _nice(rough: float) -> float:
-    """The least of 1, 2, 5 times a power of ten that is not below ``rough``."""
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
-
-
-def _ticks(low: float, high: float, step: float) -> list[float]:
-    return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
-def _tick_text(value: float, step: float) -> str:
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    if digits > 4:
-        return f"{value:.0e}" if abs(value) > step / 2 else "0"
-    return f"{value:,.{digits}f}".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -611,22 +529,35 @@ def selection(report: Report) -> str:
     """How the checkpoint of each stage was chosen, in one sentence."""
     data = report["data"]
     source = data["sources"].get("selection", "selection")
-    scored = [stage["name"] for stage in report["stages"] if stage.get("best")]
-    others = [stage["name"] for stage in report["stages"] if not stage.get("best")]
+    passing = [stage["name"] for stage in report["stages"] if stage.get("discarded")]
+    scored = [stage["name"] for stage in report["stages"] if stage.get("best") and stage["name"] not in passing]
+    others = [stage["name"] for stage in report["stages"] if not stage.get("best") and stage["name"] not in passing]
     parts = []
     if scored:
         parts.append(
-            f"After each epoch of {_stages(scored)} the student was scored on {data['selection']:,} examples ({source}), "
+            f"After each epoch of {team.stages(scored)} the student was scored on {data['selection']:,} examples ({source}), "
             "and the best epoch was kept"
         )
     if others:
-        parts.append(f"{'of' if scored else 'Of'} {_stages(others)} the last epoch was kept")
+        parts.append(f"{'of' if scored else 'Of'} {team.stages(others)} the last epoch was kept")
+    if passing:
+        whose, after = ("student", "it") if len(passing) == 1 else ("students", "each")
+        parts.append(f"the {whose} of {team.stages(passing)} made way for a new one after {after}")
     return "; ".join(parts) + "."
 
 
-def _stages(names: Sequence[str]) -> str:
-    listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-    return f"the stage{'s' if len(names) > 1 else ''} {listed}"
+def kept(report: Report) -> list[str]:
+    """What is left of each stage."""
+    metric, learnt = words(report["metric"]), [one["stage"] for one in (report.get("team") or {}).get("stages", [])]
+    found = []
+    for stage in report["stages"]:
+        if stage.get("discarded"):
+            found.append("only the team's distribution" if stage["name"] in learnt else "nothing")
+        elif best := stage.get("best"):
+            found.append(f"epoch {best['epoch']:.0f}, {metric} {score_text(best['score'])}")
+        else:
+            found.append("last epoch")
+    return found
 
 
 PLACES = {
