@@ -289,7 +289,7 @@ def test_two_processes_give_the_single_processes_student(method: str, teacher_fo
         "run(from_yaml(Path(sys.argv[1])), quiet=True)\n"
     )
     (tmp_path / "script.py").write_text(script)
-    weights = []
+    weights, found = [], []
     for processes in (1, 2):
         out = tmp_path / f"out{processes}"
         path = tmp_path / f"{processes}.yaml"
@@ -306,8 +306,14 @@ def test_two_processes_give_the_single_processes_student(method: str, teacher_fo
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "1"})
         assert done.returncode == 0, done.stderr[-3000:]
         weights.append(AutoModelForSequenceClassification.from_pretrained(out / "student").state_dict())
+        found.append(json.loads((out / "report.json").read_text())["team"])
     for name in weights[0]:
-        torch.testing.assert_close(weights[0][name], weights[1][name], atol=2e-4, rtol=1e-3)
+        # A bias before the softmax over keys has a gradient of rounding alone, which three stages of Adam make larger.
+        tolerance = 1e-3 if method == "autoskdbert" else 2e-4
+        torch.testing.assert_close(weights[0][name], weights[1][name], atol=tolerance, rtol=1e-3)
+    if method == "autoskdbert":
+        ours, theirs = ([stage["history"] for stage in team["stages"]] for team in found)
+        assert np.abs(np.array(ours) - np.array(theirs)).max() < 1e-4
 
 
 def test_onnx_gives_what_pytorch_gives(teacher_folder: Path, tmp_path: Path) -> None:

@@ -436,6 +436,13 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
             out_of_fold.read(Path(stage.verdicts.source), parts[str(stage.data)].examples, data.labels)
     setup = Setup(config, data, labels, teacher, new_student, student, tokenizer, parts, selection, dev, {}, warnings)
     setup.everything = every
+    for stage, objective in zip(config.recipe.stages, objectives_of(setup), strict=True):
+        for term, mapped in zip(objective.terms, objective.mapped, strict=True):
+            if term.kind == "first_token" and not mapped and teacher is not None:
+                warnings.append(
+                    f"stage {stage.name} compares no [CLS] vectors: but for the last, no layer of {shape.layers} ends at the share "
+                    f"of the depth at which one of {teacher.shape.layers} does ({term.layers}); use another depth, or layers=skip"
+                )
     if held:
         setup.held = everything.at(np.array([row_of[name] for name in learnt.ids if name in held]))
         setup.held_part = held_out

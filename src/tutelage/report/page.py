@@ -198,7 +198,8 @@ def names(report: Report) -> dict[str, str]:
 def beside(report: Report) -> str:
     """What the baseline is."""
     who = "slices of the teacher, as large as the student" if report.get("inherited") else "the same student"
-    last = [stage["name"] for stage in report["stages"] if not stage.get("discarded")][:-1]
+    last = [stage["name"] for stage in report["stages"] if not stage.get("discarded")]
+    last = last[:-1] if report.get("baseline") is not None else last  # the baseline's own stage
     as_many = f" as {team.stages(last)} took" if any(stage.get("discarded") for stage in report["stages"]) else ""
     return f"{who}, trained on the labels alone for as many steps{as_many}"
 

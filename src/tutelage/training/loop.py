@@ -252,7 +252,9 @@ def train(
                 wrapped = accelerator.prepare_model(lesson, device_placement=False)
             log.steps, place, counted = log.steps + 1, place + 1, counted + 1
             tokens, log.tokens = tokens + len(step.tokens), log.tokens + len(step.tokens)
-            if time.perf_counter() - logged > LOG_SECONDS and log.steps < total and accelerator.num_processes == 1:
+            late = time.perf_counter() - logged > LOG_SECONDS
+            # The last step of an epoch has a line of its own, below.
+            if late and place < len(order) and log.steps < total and accelerator.num_processes == 1:
                 tell(lr)
             if time.perf_counter() - saved > CHECKPOINT_SECONDS and accelerator.is_main_process:
                 save(state())
