@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
 
 from tutelage import anatomy, api
+from tutelage.config import RunConfig
 from tutelage.data.batches import Batch, Known, step_batches
 from tutelage.data.examples import Encoded, encode
 from tutelage.errors import TutelageError
@@ -41,7 +42,7 @@ from tutelage.teachers.team import (
     mixture,
     selected,
 )
-from tutelage.team import members_in, short
+from tutelage.team import assembled, members_in, short
 from tutelage.training import loop
 from tutelage.training.optimizer import RowAdamW
 from tutelage.training.weighing import Weigher
@@ -466,6 +467,14 @@ def test_a_team_is_made_shown_and_repeated(team_root: Path) -> None:
     folders = members_in([str(team_root / "team")])
     assert found == api.show_team(folders, quiet=True, **texts(team_root))
     assert len(folders) == 5 and all((Path(f) / "model.safetensors").exists() for f in folders)
+
+
+def test_a_run_as_data_may_name_the_teams_folder(team_root: Path) -> None:
+    config = assembled(RunConfig(recipe=skdbert(), team=(str(team_root / "team"),)))
+    assert config.team == members_in([str(team_root / "team")]) and config.teacher == config.team[0]
+    assert assembled(config) == config
+    named = config.model_copy(update={"teacher": config.team[1]})
+    assert assembled(named).teacher == config.team[1]
 
 
 def test_bad_teachers_are_dropped_and_the_student_is_a_plain_model(team_root: Path, tmp_path: Path) -> None:

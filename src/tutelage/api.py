@@ -42,7 +42,6 @@ from tutelage.runs import run
 from tutelage.students.build import Checkpoint, Fresh, Inherited, Student, load_config, load_model, parse, resolve
 from tutelage.students.sharing import expanded
 from tutelage.teachers.source import Source
-from tutelage.team import lead_of, members_in
 from tutelage.workspace import new_accelerator
 
 
@@ -294,15 +293,16 @@ def distill(
     Raises:
         TutelageError: for anything wrong with what was given; then nothing has been written.
     """
-    members = members_in([team] if isinstance(team, str) else tuple(team))
-    if teacher is None and members:
-        teacher = lead_of(members)
-    if teacher is None and teacher_store in (None, "auto"):
-        raise TutelageError("there is no teacher; give --teacher FOLDER, a --teacher-store FOLDER of one, or a --team")
-    if teacher is None:
+    members = (team,) if isinstance(team, str) else tuple(team)
+    if teacher is None and not members:
+        if teacher_store in (None, "auto"):
+            raise TutelageError(
+                "there is no teacher; give --teacher FOLDER, a --teacher-store FOLDER of one, or a --team"
+            )
         Store(str(teacher_store))  # says so if it is none
+        teacher = str(Path(str(teacher_store)) / "teacher")
     fields = {
-        "teacher": teacher or str(Path(str(teacher_store)) / "teacher"),
+        "teacher": teacher,
         "team": members,
         "teacher_store": teacher_store,
         "store_dtype": store_dtype,

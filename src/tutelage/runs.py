@@ -56,7 +56,7 @@ from tutelage.teacher_store import describe, storable
 from tutelage.teachers.source import Source
 from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, predict
-from tutelage.team import doubts, gather, settled, summary, team_for
+from tutelage.team import assembled, doubts, gather, settled, summary, team_for
 from tutelage.training import checkpoint, loop
 from tutelage.workspace import environment, finish, new_accelerator, opened, save_student, spent, write_down
 
@@ -75,6 +75,7 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
     if all(isinstance(stage.data, Instances) for stage in config.recipe.stages):
         return general.run(config, resume=resume, quiet=quiet)
     began = time.perf_counter()
+    config = assembled(config)
     accelerator, display, folder, report = opened(config, resume, quiet)
     if report is not None:
         return report

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.config import DataConfig, from_yaml
+from tutelage.config import DataConfig, RunConfig, from_yaml
 from tutelage.data.batches import Rows
 from tutelage.data.examples import Data, Encoded, Examples
 from tutelage.disk import write_text
@@ -93,9 +93,17 @@ def manifest_of(folder: Path) -> Manifest:
         ) from None
 
 
-def lead_of(team: tuple[str, ...]) -> str:
-    """The first teacher, by which a student is built when no other is named."""
-    return str(Path(team[0]) / "teacher") if _is_store(team[0]) else team[0]
+def assembled(config: RunConfig) -> RunConfig:
+    """The run with every teacher of its team by name, of which the first is the teacher where no other is.
+
+    Raises:
+        TutelageError: as :func:`members_in`.
+    """
+    if not config.team:
+        return config
+    team = members_in(config.team)
+    lead = str(Path(team[0]) / "teacher") if _is_store(team[0]) else team[0]
+    return config.model_copy(update={"team": team, "teacher": config.teacher or lead})
 
 
 def _is_store(name: str) -> bool:
