@@ -339,6 +339,36 @@ def test_rewards_are_the_products_of_gradients(tokenizer, parameters, dtype: tor
     assert [found[k] for k in range(3)] == pytest.approx(wanted, rel=tolerance, abs=tolerance * max(map(abs, wanted)))
 
 
+def test_rewards_are_how_the_held_out_loss_depends_on_the_distribution(tokenizer) -> None:
+    """``dL_v(w - xi sum_i q_i g_i) / dq_i = -xi ||g_v|| r_i``, by finite differences in the distribution."""
+    weigher, student, encoded, held, tables = scene(tokenizer, "all", torch.float64)
+    (batch,) = step_batches(encoded, np.arange(32), 0, 1, 10**6)
+    (other,) = step_batches(held, np.arange(24), 0, 1, 10**6)
+    found = weigher._alignments([other], [batch])
+    student.eval()
+    parameters, xi, h = list(student.parameters()), 1e-4, 1e-2
+    start = [p.detach().clone() for p in parameters]
+    gradients = []
+    for table in tables:
+        log_s = F.log_softmax(student(**batch.inputs).logits / 2, -1)
+        p = F.softmax(table[batch.rows].double() / 2, -1)
+        gradients.append(torch.autograd.grad(4 * (p * (p.log() - log_s)).sum() / 32, parameters, allow_unused=True))
+    g_v = torch.autograd.grad(F.cross_entropy(student(**other.inputs).logits, other.labels), parameters)
+    norm = float(torch.stack([g.square().sum() for g in g_v]).sum().sqrt())
+
+    @torch.no_grad()
+    def loss_after(q: np.ndarray) -> float:
+        for number, parameter in enumerate(parameters):
+            moves = [share * g[number] for share, g in zip(q, gradients, strict=True)]
+            parameter.copy_(start[number] - xi * sum(moves))
+        return float(F.cross_entropy(student(**other.inputs).logits, other.labels))
+
+    q = np.full(3, 1 / 3)
+    for k in range(3):
+        slope = (loss_after(q + h * np.eye(3)[k]) - loss_after(q - h * np.eye(3)[k])) / (2 * h)
+        assert slope == pytest.approx(-xi * norm * found[k], rel=0.02, abs=0.02 * xi * norm)
+
+
 def test_the_single_update_asks_the_drawn_teacher_alone(tokenizer) -> None:
     weigher, _, encoded, held, tables = scene(tokenizer)
     weigher.team.members = [Counting(table) for table in tables]
