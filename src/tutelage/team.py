@@ -369,7 +369,8 @@ def settled(
         write_text(folder / DISTRIBUTION, json.dumps([*found, record]))
     by_weight = sorted(zip(record["next"], setup.team.names, strict=True), key=lambda pair: -pair[0])
     display.say(f"{stage.name}: " + ", ".join(f"{name} {p:.3f}" for p, name in by_weight if p > 0))
-    gone = [name for name in setup.team.names if name not in record["kept"]]
+    names = zip(setup.team.names, record["start"], strict=True)
+    gone = [name for name, before in names if before > 0 and name not in record["kept"]]
     if gone:
         display.say(f"  dropped: {', '.join(gone)}")
     for line in doubts(folder):
