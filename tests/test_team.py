@@ -28,7 +28,7 @@ from tutelage.members import diversity, member_of, usual_members
 from tutelage.methods.autoskdbert import autoskdbert, skdbert
 from tutelage.methods.kd import kd
 from tutelage.objectives import losses
-from tutelage.objectives.terms import HardLabels, LogitsMSE, Objective, SoftLabels
+from tutelage.objectives.terms import HardLabels, Hidden, LogitsMSE, Objective, SoftLabels
 from tutelage.recipe import Stage
 from tutelage.teachers.teacher import KnownLogits
 from tutelage.teachers.team import (
@@ -58,37 +58,22 @@ def test_probabilities_sum_to_one_and_know_nothing_of_a_constant() -> None:
     assert np.abs(weights.probabilities() - q).max() < 1e-12
 
 
-def expected_step(q: np.ndarray, rewards: np.ndarray, importance: bool) -> np.ndarray:
-    """The mean change of the log-weights over draws, at a rate of 1 with the baseline J and deviation 1."""
-    total = np.zeros(len(q))
+def test_the_single_update_is_the_natural_gradient() -> None:
+    """Its expectation over draws, at a rate of 1 with the mean reward as baseline: what each earns over it, of n."""
+    q, rewards = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.3, -0.2, 0.5, 0.1])
+    excess, total = rewards - q @ rewards, np.zeros(4)
     for k, p in enumerate(q):
         weights = Weights(q)
-        # Statistics in which the mean is J and the deviation 1, so that the advantage is the reward over J.
-        weights._count = 10**6
-        weights._mean, weights._square = (float(q @ rewards),) * 2
-        weights._square = weights._mean**2 + 1
+        weights._advantage = lambda *_, k=k: excess[k]  # type: ignore[method-assign]
         before = weights.logs.copy()
-        advantage = rewards[k] - q @ rewards
-        weights._advantage = lambda *_, a=advantage: a  # type: ignore[method-assign]
-        weights.update(k, float(rewards[k]), 1.0, shrink=0.0, watch=0, importance=importance)
+        weights.update(k, 0.0, 1.0, shrink=0.0, watch=-1)
         change = weights.logs - before
-        total += p * (change - change[next(i for i in range(len(q)) if i != k)])  # without what is common to all
-    return total
+        total += p * (change - change[next(i for i in range(4) if i != k)])  # without what is common to all
+    assert total == pytest.approx(excess / 4, abs=1e-12)
 
 
-@pytest.mark.parametrize("importance", [False, True])
-def test_the_single_update_is_the_policy_gradient_or_the_natural_one(importance: bool) -> None:
-    q, rewards = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.3, -0.2, 0.5, 0.1])
-    logs = torch.tensor(np.log(q), requires_grad=True)
-    (gradient,) = torch.autograd.grad((logs.softmax(0) * torch.tensor(rewards)).sum(), logs)
-    excess = rewards - q @ rewards
-    assert q * excess == pytest.approx(gradient.numpy(), abs=1e-12)
-    wanted = excess / len(q) if importance else gradient.numpy()
-    assert expected_step(q, rewards, importance) == pytest.approx(wanted, abs=1e-12)
-
-
-def test_the_policy_gradient_in_numbers() -> None:
-    """REINFORCE over draws, against finite differences of the expected reward."""
+def test_reinforce_is_the_policy_gradient() -> None:
+    """Its expectation over draws, against autograd and against finite differences of the expected reward."""
     q, rewards, step = np.array([0.5, 0.3, 0.2]), np.array([1.0, 0.0, -0.5]), 1e-6
 
     def expected(logs: np.ndarray) -> float:
@@ -96,6 +81,9 @@ def test_the_policy_gradient_in_numbers() -> None:
         return float(p @ rewards)
 
     slopes = [(expected(np.log(q) + step * e) - expected(np.log(q) - step * e)) / (2 * step) for e in np.eye(3)]
+    logs = torch.tensor(np.log(q), requires_grad=True)
+    (gradient,) = torch.autograd.grad((logs.softmax(0) * torch.tensor(rewards)).sum(), logs)
+    assert q * (rewards - q @ rewards) == pytest.approx(gradient.numpy(), abs=1e-12)
     total = np.zeros(3)
     for k, p in enumerate(q):
         weights = Weights(q)
@@ -125,20 +113,19 @@ def test_nothing_moves_while_rewards_are_only_watched() -> None:
     assert weights.probabilities() == pytest.approx([1 / 3] * 3, abs=1e-12)
 
 
-def top_probability(seed: int, baseline: bool, importance: bool) -> float:
+def top_probability(seed: int, naive: bool) -> float:
     """Of a team of six equals after 3,000 updates with rewards of mean 1 and deviation 1."""
     generator = np.random.default_rng(seed)
     weights = Weights([1] * 6)
     for step in range(3000):
         k = int(draw(weights.probabilities(), seed, 0, step)[0])
-        reward = float(generator.normal(1, 1))
-        weights.update(k, reward, 0.05, shrink=0.6 if baseline else 0.0, baseline=baseline, importance=importance)
+        (weights.naive if naive else weights.update)(k, float(generator.normal(1, 1)), 0.05)
     return float(weights.probabilities().max())
 
 
-def test_equals_stay_equals_and_without_a_baseline_the_first_wins() -> None:
-    assert max(top_probability(seed, True, True) for seed in range(8)) < 0.6
-    assert min(top_probability(seed, False, False) for seed in range(8)) > 0.99
+def test_equals_stay_equals_and_by_the_naive_update_the_first_wins() -> None:
+    assert max(top_probability(seed, False) for seed in range(8)) < 0.6
+    assert min(top_probability(seed, True) for seed in range(8)) > 0.99
 
 
 def test_a_better_teacher_wins_back_what_it_has_lost() -> None:
@@ -662,10 +649,11 @@ def test_what_cannot_be_is_said_before_anything_is_written(team_root: Path, tmp_
         assert not Path(out).exists()
 
     attempt("has one teacher and cannot ask a team", method="kd")
-    attempt("learns from a team; give --team", team=(), teacher=folders[0])
+    attempt("learns from a team; use tutelage distill", team=(), teacher=folders[0])
     attempt("there is no teacher", team=())
     attempt("3 numbers for a team of 2", settings=["team.weights=[1,2,3]"])
-    attempt("twice", team=[folders[0], folders[0]])
+    attempt("twice", team=[folders[0], f"{folders[0]}/"])
+    attempt("1 of 2|part 3 of 2", only=(3, 2))
     attempt("student_rank goes with scores", settings=["team.weights=student_rank"])
     attempt("cannot load the model", team=[folders[0], str(tmp_path / "nothing")])
     attempt("no earlier stage has learnt any", settings=["team.weights=found"])
@@ -674,7 +662,13 @@ def test_what_cannot_be_is_said_before_anything_is_written(team_root: Path, tmp_
 def test_members_are_written_as_words() -> None:
     assert member_of("layers=4,seed=1,lr=1e-4,only=1/2,noise=0.5").only == (1, 2)
     assert len(usual_members(12)) == 5 and all(member_of(text) for text in usual_members(12))
-    for text, match in (("layers", "has no value"), ("depth=3", "a teacher has"), ("layers=0", "layers")):
+    wrong = (
+        ("layers", "has no value"),
+        ("depth=3", "a teacher has"),
+        ("layers=0", "layers"),
+        ("only=5/2", "part 5 of 2"),
+    )
+    for text, match in wrong:
         with pytest.raises(TutelageError, match=match):
             member_of(text)
 
@@ -715,11 +709,15 @@ def test_recipes_say_what_stages_cannot_be() -> None:
     learning = Team(learning=Learning())
     for fields, match in (
         ({"objective": [hard], "team": Team()}, "nothing to learn from"),
+        ({"objective": [soft, Hidden()], "team": Team(combine="average")}, "only one teacher a step"),
+        ({"objective": [LogitsMSE()], "team": Team(combine="discounted")}, "of which it has none"),
         ({"objective": [soft, hard], "team": learning}, "select=last"),
         ({"objective": [soft, LogitsMSE()], "team": learning, "select": "last"}, "soft_labels"),
     ):
         with pytest.raises(ValidationError, match=match):
             Stage(name="s", **fields)
+    with pytest.raises(ValidationError, match="reward=lookahead"):
+        Learning(update="all", reward="lookahead")
     with pytest.raises(ValidationError, match="combine=sample"):
         Team(combine="average", learning=Learning())
     assert kd().stages[0].team is None and skdbert().stages[0].team == Team()

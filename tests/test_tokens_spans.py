@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from tutelage.methods.finetune import finetune
 from tutelage.objectives import losses
 from tutelage.runs import evaluate, run
 from tutelage.students.build import Checkpoint, Fresh
+from tutelage.teachers.team import Team
 
 STUDENT = Fresh(layers=2, hidden=16, heads=4, intermediate=24)
 
@@ -127,6 +129,26 @@ def test_methods_teach_them(kind: str, method: str, scene: Path, tmp_path: Path)
     assert {"tokens": "token-classification", "spans": "question-answering"}[kind] in (
         tmp_path / "run" / "student" / "README.md"
     ).read_text()
+
+
+@pytest.mark.parametrize("kind", ["tokens", "spans"])
+def test_a_team_of_twins_teaches_as_one_of_them(kind: str, scene: Path, tmp_path: Path) -> None:
+    """Which rows of logits are of which text, in how many windows: to the bit."""
+    shutil.copytree(scene / kind, tmp_path / "twin")
+    weights = []
+    for method, team in (("kd", ()), ("skdbert", (str(scene / kind), str(tmp_path / "twin")))):
+        run(config_for(scene, kind, small(method, 2), tmp_path / method, team=team), quiet=True)
+        weights.append((tmp_path / method / "student" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    refused = {"granularity": {"granularity": "example"}}
+    if kind == "spans":
+        refused |= {"average": {"combine": "average"}, "discounted": {"combine": "discounted"}}
+    for match, settings in refused.items():
+        recipe = small("skdbert", 1)
+        stage = recipe.stages[0].model_copy(update={"team": Team(**settings)})
+        recipe = recipe.model_copy(update={"stages": [stage]})
+        with pytest.raises(TutelageError, match=match):
+            run(config_for(scene, kind, recipe, tmp_path / "none", team=team), quiet=True)
 
 
 def test_known_logits_teach_spans_and_tokens_as_the_live_teacher_does(scene: Path, tokenizer) -> None:

@@ -478,9 +478,9 @@ def show_team(team: str | Sequence[str], *, quiet: bool = False, **data: Any) ->
     Raises:
         TutelageError: for anything wrong with what was given.
     """
-    given = {name: value for name, value in data.items() if value is not None}
-    config = _data_config(data) if given.get("task") or given.get("train") else None
-    return members_of_team.show_team([team] if isinstance(team, str) else team, config, quiet=quiet)
+    config = _data_config(data)
+    named = None if config == DataConfig() else config  # the team's own, where nothing is said
+    return members_of_team.show_team([team] if isinstance(team, str) else team, named, quiet=quiet)
 
 
 def chain(
@@ -491,6 +491,7 @@ def chain(
     student: str | Student = "layers=3",
     method: str = "kd",
     seed: int = 0,
+    allow_weak_teacher: bool = False,
     mixed_precision: str = "no",
     settings: Sequence[str] = (),
     quiet: bool = False,
@@ -516,6 +517,7 @@ def chain(
             "out": str(Path(out) / f"{number}-{'student' if number > len(through) else 'assistant'}"),
             "seed": seed,
             "baseline": number > len(through),
+            "allow_weak_teacher": allow_weak_teacher,
             "mixed_precision": mixed_precision,
         }
         recipe = _recipe(method, link, data.get("task")).part("task")

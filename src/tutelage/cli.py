@@ -517,22 +517,21 @@ def _compared(found: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(found, indent=1))
         return
     metric, part, members = found["metric"], found["part"], found["members"]
-    table = Table("", "teacher", "M parameters", f"{metric}, {part}", f"{metric}, held-out train", *_numbers(members))
+    alike = found.get("agreement", [[] for _ in members])  # of answers token by token nothing of this kind is told
+    heads = [f"= {number}" for number in range(1, len(alike[0]) + 1)]
+    table = Table("", "teacher", "M parameters", f"{metric}, {part}", f"{metric}, held-out train", *heads)
     for row, one in enumerate(members):
         scores = [f"{one['scores'][place][metric]:.4f}" for place in (part, "held")]
-        agreement = [f"{value:.2f}" for value in found["agreement"][row]]
+        agreement = [f"{value:.2f}" for value in alike[row]]
         table.add_row(str(row + 1), one["name"], f"{one['parameters'] / 1e6:.1f}", *scores, *agreement)
     console = Console()
     console.print(table)
-    lines = [f"mean disagreement {found['disagreement']:.3f}"]
+    lines = [f"mean disagreement {found['disagreement']:.3f}"] if "disagreement" in found else []
     if "ensemble" in found:
         lines.append(f"the mean of all: {found['ensemble']:.4f} accuracy")
         lines.append(f"at least one is right on {found['one_right']:.4f}, all on {found['all_right']:.4f}")
-    console.print(f"On {part}: {'; '.join(lines)}", soft_wrap=True)
-
-
-def _numbers(members: list[Any]) -> list[str]:
-    return [f"= {number}" for number in range(1, len(members) + 1)]
+    if lines:
+        console.print(f"On {part}: {'; '.join(lines)}", soft_wrap=True)
 
 
 @app.command(
@@ -557,6 +556,7 @@ def chain(
     max_train: MaxTrain = None,
     max_length: MaxLength = None,
     seed: Seed = 0,
+    allow_weak_teacher: Annotated[bool, typer.Option("--allow-weak-teacher", help="Go on at chance level.")] = False,
     mixed_precision: Precision = "no",
     settings: Settings = None,
     as_json: Json = False,
@@ -571,6 +571,7 @@ def chain(
         student=student,
         method=method,
         seed=seed,
+        allow_weak_teacher=allow_weak_teacher,
         mixed_precision=mixed_precision,
         settings=settings or [],
         quiet=as_json,

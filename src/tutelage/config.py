@@ -52,6 +52,13 @@ class DataConfig(BaseModel):
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Longest input in tokens; the model's positions where it is not given."""
 
+    @model_validator(mode="after")
+    def _parts_exist(self) -> DataConfig:
+        for name, given in (("leave_out", self.leave_out), ("only", self.only)):
+            if given is not None and given[0] > given[1]:
+                raise ValueError(f"{name} names part {given[0]} of {given[1]}; count from 1 to {given[1]}")
+        return self
+
 
 class RunConfig(BaseModel):
     """Everything that determines a run; ``config.yaml`` of a run is this, and repeats it."""

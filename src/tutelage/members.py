@@ -13,7 +13,7 @@ import transformers
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tutelage import anatomy
-from tutelage.config import DataConfig, RunConfig, with_settings
+from tutelage.config import DataConfig, RunConfig, validated, with_settings
 from tutelage.disk import write_text
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
@@ -33,9 +33,9 @@ from tutelage.preflight import (
 )
 from tutelage.progress import Display
 from tutelage.runs import run
-from tutelage.students.build import Checkpoint, Copied, load_config, resolve
+from tutelage.students.build import Checkpoint, Copied, Fresh, load_config, resolve
 from tutelage.teachers.source import Source
-from tutelage.team import MANIFEST, Manifest, columns_of, manifest_of, members_in, short
+from tutelage.team import MANIFEST, Manifest, columns, manifest_of, members_in, short
 from tutelage.workspace import new_accelerator
 
 
@@ -63,13 +63,15 @@ def member_of(text: str) -> Member:
         TutelageError: for a key or value that there is not.
     """
     fields: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
+    for part in text.split(","):
         key, sign, value = (piece.strip() for piece in part.partition("="))
         if not sign:
             raise TutelageError(f"--member {text!r}: {part!r} has no value; write key=value, such as layers=4,seed=1")
         fields[key] = tuple(value.split("/")) if key == "only" else value
     try:
-        return Member(**fields)
+        member = Member(**fields)
+        DataConfig(only=member.only)  # knows which parts there are
+        return member
     except ValidationError as error:
         first = error.errors()[0]
         raise TutelageError(
@@ -107,8 +109,15 @@ def train_team(
     if len(specs) < 2:
         raise TutelageError("a team has at least two teachers; give --member more than once, or not at all for five")
     made = [member_of(text) for text in specs]
+    for text, member in zip(specs, made, strict=True):
+        depth = anatomy.shape_of(load_config(resolve(member.model or model))).layers
+        if (member.layers or 0) > depth:
+            raise TutelageError(f"--member {text!r}: the model has {depth} layers; keep at most as many")
     names = [f"{number:02d}-{_slug(text)}" for number, text in enumerate(specs, start=1)]
-    part = held_part(len(load_data(data).train))
+    known = load_data(data)
+    if known.kind != "classification" and any(member.noise for member in made):
+        raise TutelageError(f"noise gives wrong classes, and {known.task!r} is of kind {known.kind}; leave it out")
+    part = held_part(len(known.train))
     common = data.model_copy(update={"leave_out": part})
     manifest = Manifest(data=data, members=dict(zip(names, specs, strict=True)))
     if (folder / MANIFEST).exists() and manifest_of(folder) != manifest:
@@ -120,18 +129,20 @@ def train_team(
         start = member.model or model
         student = Checkpoint(name=start) if member.layers is None else Copied(layers=member.layers, source=start)
         own = common.model_copy(update={"only": member.only, "noise": member.noise})
-        config = RunConfig(
-            recipe=finetune(student, epochs=member.epochs or epochs, lr=member.lr or lr),
-            data=DataConfig.model_validate(own.model_dump()),
-            out=str(folder / name),
-            seed=member.seed,
-            mixed_precision=mixed_precision,
-        )
-        configs.append(with_settings(config, list(settings)))
+        tree = {
+            "recipe": finetune(student).model_dump(mode="json"),
+            "data": own.model_dump(mode="json"),
+            "out": str(folder / name),
+            "seed": member.seed,
+            "mixed_precision": mixed_precision,
+        }
+        ours = [f"stages.finetune.epochs={member.epochs or epochs}", f"stages.finetune.lr={member.lr or lr}"]
+        configs.append(with_settings(validated(tree, "the team"), [*ours, *settings]))
     for config in configs:
         resume = (Path(str(config.out)) / "config.yaml").exists()
         run(config, resume=resume, quiet=quiet)
-    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
+    if new_accelerator().is_main_process:
+        write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
     return show_team([out], data, quiet=quiet)
 
 
@@ -145,6 +156,15 @@ def show_team(team: Sequence[str], data_config: DataConfig | None, *, quiet: boo
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     names = members_in(tuple(team))
+    if len(names) < 2:
+        raise TutelageError(
+            "one teacher has nobody to be compared with; name at least two, or a folder of tutelage team train"
+        )
+    for name in names:
+        if (Path(name) / "manifest.json").exists():
+            raise TutelageError(
+                f"{name!r} is a store, which has no predictions on other texts; name the teacher itself"
+            )
     if data_config is None:
         if len(team) != 1 or not (Path(team[0]) / MANIFEST).exists():
             raise TutelageError("there is nothing to compare teachers on; give --task NAME or --train FILE")
@@ -152,27 +172,27 @@ def show_team(team: Sequence[str], data_config: DataConfig | None, *, quiet: boo
     accelerator, display = new_accelerator(), Display(quiet)
     with display:
         data = load_data(data_config)
-        if data.kind in ("tokens", "spans"):
-            raise TutelageError(
-                f"teachers are compared by one answer for each text, and {data.task!r} is of kind {data.kind}"
-            )
+        given = data.labels
         number, parts = held_part(len(data.train))
         held = np.flatnonzero(part_of(data.train, data.kind, parts) == number)
-        data, _ = match_labels(data, Source(names[0], HEADS[data.kind]).config, names[0])
+        data, notes = match_labels(data, Source(names[0], HEADS[data.kind]).config, names[0])
+        for note in notes:
+            display.say(f"note: {note}")
         where = {"held": data.train.take(held), **data.dev}
         rows: list[dict[str, Any]] = []
         on_dev: list[npt.NDArray[np.float32]] = []
         part = next(iter(data.dev))
         for name, shown in zip(names, short(names), strict=True):
             source = Source(name, HEADS[data.kind])
-            columns = columns_of(data, source.config, name)
+            places = columns(data, source.config, name, given)
             tokenizer = fitted_tokenizer(source.tokenizer, source.outline)
-            length = longest(data, data_config, anatomy.max_length(source.config))
+            limit = anatomy.max_length(source.config)
+            length = min(longest(data, data_config, limit), limit)
             model = source.model.to(accelerator.device)
             scores = {}
             for place, examples in where.items():
                 encoded = encoded_as(data.kind, examples, tokenizer, length, None)
-                logits = predicted(model, encoded, accelerator, display, f"{shown} on {place}")[:, columns]
+                logits = predicted(model, encoded, accelerator, display, f"{shown} on {place}")[:, places]
                 scores[place] = scores_of(data, logits, Texts(examples, encoded, None))
                 if place == part:
                     on_dev.append(logits.numpy())
@@ -184,7 +204,11 @@ def show_team(team: Sequence[str], data_config: DataConfig | None, *, quiet: boo
         "metric": data.metrics[0],
         "part": part,
         "members": rows,
-        **diversity(np.stack(on_dev), data.dev[part].labels, data.kind == "classification"),
+        **(
+            {}
+            if data.kind in ("tokens", "spans")
+            else diversity(np.stack(on_dev), data.dev[part].labels, data.kind == "classification")
+        ),
     }
 
 
@@ -229,7 +253,22 @@ def chain(configs: Sequence[RunConfig], *, quiet: bool = False) -> list[dict[str
     """Teacher assistants (TAKD, Mirzadeh et al., AAAI 2020): each run's student is the teacher of the next.
 
     Runs that are finished are not repeated, a stopped one goes on.
+
+    Raises:
+        TutelageError: when one is to copy more layers than its teacher has, before any is trained; and as :func:`run`.
     """
+    depth = anatomy.shape_of(load_config(resolve(str(configs[0].teacher)))).layers
+    for config in configs:
+        student = config.recipe.student
+        if isinstance(student, Copied) and student.source is None:
+            count = student.layers if isinstance(student.layers, int) else len(student.layers)
+            if count > depth:
+                raise TutelageError(
+                    f"{count} layers cannot be copied from {depth}; name the assistants from large to small"
+                )
+            depth = count
+        elif isinstance(student, Fresh):
+            depth = student.layers
     reports = []
     for config in configs:
         resume = (Path(str(config.out)) / "config.yaml").exists()

@@ -80,17 +80,22 @@ class Texts:
         """The examples at ``rows``, with all the windows in which they are read."""
 
         def taken(encoded: Encoded) -> Encoded:
-            if encoded.windows is None:
-                return encoded.take(rows)
-            of = encoded.windows.of
-            first, last = np.searchsorted(of, rows), np.searchsorted(of, rows, side="right")
-            windows = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
-            part = encoded.take(windows)
-            assert part.windows is not None
-            return replace(part, windows=replace(part.windows, of=np.repeat(np.arange(len(rows)), last - first)))
+            read, of = rows_of(encoded, rows)
+            part = encoded.take(read)
+            return part if part.windows is None else replace(part, windows=replace(part.windows, of=of))
 
         teacher = None if self.teacher is None else taken(self.teacher)
         return Texts(self.examples.take(rows), taken(self.student), teacher)
+
+
+def rows_of(encoded: Encoded, examples: Rows) -> tuple[Rows, Rows]:
+    """Where ``encoded`` has these examples: its rows, all windows of each, and of which of ``examples`` each row is."""
+    if encoded.windows is None:
+        return examples, np.arange(len(examples))
+    of = encoded.windows.of
+    first, last = np.searchsorted(of, examples), np.searchsorted(of, examples, side="right")
+    rows = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
+    return rows, np.repeat(np.arange(len(examples)), last - first)
 
 
 @dataclass
@@ -127,6 +132,8 @@ class Setup:
     held_part: tuple[int, int] | None = None
     """Which part of train these are (see :func:`held_part`), but for what the run holds out to choose checkpoints on."""
     team: Members | None = None
+    given_labels: tuple[str, ...] = ()
+    """The names of the classes in the order of the data, whatever the teacher's."""
 
     @property
     def train(self) -> Texts:
@@ -328,10 +335,11 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         raise TutelageError("there is no place for the result; give --out FOLDER")
     if not config.team and any(stage.team is not None for stage in config.recipe.stages):
         raise TutelageError(
-            f"the method {config.recipe.method!r} learns from a team; give --team FOLDER (tutelage team train makes one)"
+            f"the method {config.recipe.method!r} learns from a team; use tutelage distill --team FOLDER (tutelage team train "
+            "makes one)"
         )
     data = load_data(config.data)
-    held_out = held_part(len(data.train))
+    held_out, given_labels = held_part(len(data.train)), data.labels
     in_held = (
         part_of(data.train, data.kind, held_out[1]) == held_out[0]
     )  # before labels are numbered as the teacher does
@@ -435,7 +443,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         if stage.verdicts is not None and stage.verdicts.source != "train":
             out_of_fold.read(Path(stage.verdicts.source), parts[str(stage.data)].examples, data.labels)
     setup = Setup(config, data, labels, teacher, new_student, student, tokenizer, parts, selection, dev, {}, warnings)
-    setup.everything = every
+    setup.everything, setup.given_labels = every, given_labels
     for stage, objective in zip(config.recipe.stages, objectives_of(setup), strict=True):
         for term, mapped in zip(objective.terms, objective.mapped, strict=True):
             if term.kind == "first_token" and not mapped and teacher is not None:

@@ -106,9 +106,18 @@ class Stage(BaseModel):
             return self
         if isinstance(self.data, Instances) or self.labels_only or self.verdicts is not None:
             raise ValueError(f"stage {self.name!r} has a team, but nothing to learn from one; leave out team")
+        kinds = [term.kind for term in self.objective if term.weight > 0]
+        one = self.team.combine == "sample" and self.team.granularity == "step"
+        if not one and any(kind not in PREDICTIONS for kind in kinds):
+            raise ValueError(
+                f"stage {self.name!r} compares layers, which only one teacher a step can teach; set combine=sample"
+            )
+        if self.team.combine == "discounted" and "soft_labels" not in kinds:
+            raise ValueError(f"stage {self.name!r} discounts soft labels, of which it has none; use combine=average")
         if self.team.learning is None:
             return self
-        kinds = [term.kind for term in self.objective if term.weight > 0]
+        if self.forgetting is not None:
+            raise ValueError(f"stage {self.name!r} forgets and learns about a team; do one of them")
         if any(kind not in PREDICTIONS for kind in kinds) or len({"soft_labels", "logits_mse"} & set(kinds)) != 1:
             raise ValueError(
                 f"stage {self.name!r} learns which teachers help by their predictions; give it soft_labels (or logits_mse) and "
@@ -178,6 +187,10 @@ class Recipe(BaseModel):
                     raise ValueError(
                         f"stage {stage.name!r} has forgetting, which is for the first stage of a student with "
                         "init=inherited; give one (init=inherited,hidden=...), or take another method for this student"
+                    )
+                if isinstance(self.student, Inherited) and stage.fresh and number:
+                    raise ValueError(
+                        f"stage {stage.name!r} begins with a new student, whose compactors would stay; use another"
                     )
         return self
 

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.config import DataConfig, RunConfig, from_yaml
-from tutelage.data.batches import Rows
 from tutelage.data.examples import Data, Encoded, Examples
 from tutelage.disk import write_text
 from tutelage.errors import TutelageError
@@ -32,6 +31,7 @@ from tutelage.preflight import (
     fitted_tokenizer,
     objectives_of,
     predicted,
+    rows_of,
     scores_of,
 )
 from tutelage.progress import Display
@@ -68,7 +68,8 @@ def members_in(team: list[str] | tuple[str, ...]) -> tuple[str, ...]:
         TutelageError: when such a folder is damaged, or a teacher is named twice.
     """
     found: list[str] = []
-    for name in team:
+    for given in team:
+        name = str(Path(given)) if Path(given).exists() else given  # folders may end in a slash
         path = Path(name) / MANIFEST
         found += [str(path.parent / member) for member in manifest_of(path.parent).members] if path.exists() else [name]
     twice = next((name for number, name in enumerate(found) if name in found[:number]), None)
@@ -130,22 +131,19 @@ def gather(setup: Setup, accelerator: Accelerator, display: Display) -> Members:
         shapes=[str(source.shape) for source in sources],
         parameters=[speed.count_parameters(source.outline) for source in sources],
     )
-    columns = [columns_of(data, source.config, name) for source, name in zip(sources, config.team, strict=True)]
+    columns = [columns_of(setup, source.config, name) for source, name in zip(sources, config.team, strict=True)]
+    _check_stages(setup, team, sources, columns)
     row_of = {name: row for row, name in enumerate(every.ids)}
     rows = {part: np.array([row_of[name] for name in texts.examples.ids]) for part, texts in setup.parts.items()}
-    held = np.array([row_of[name] for name in setup.held.examples.ids])
-    tables: dict[str, list[Tensor]] = {part: [] for part in (*rows, "held", *setup.dev)}
-    for number, (source, name) in enumerate(zip(sources, config.team, strict=True)):
-        found, dev = _asked(setup, source, name, team.names[number], accelerator, display)
-        kept = torch.tensor(columns[number])
-        starts = np.concatenate([[0], np.cumsum(setup.knowledge.encoded.asked)])
-
-        def at(table: Tensor, wanted: Rows, kept: Tensor = kept, starts: Rows = starts) -> Tensor:
-            places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in wanted])
-            return table[torch.from_numpy(places)][:, kept]
-
-        for part, wanted in (*rows.items(), ("held", held)):
-            tables[part].append(at(found, wanted))
+    rows["held"] = np.array([row_of[name] for name in setup.held.examples.ids])
+    tables: dict[str, list[Tensor]] = {part: [] for part in (*rows, *setup.dev)}
+    read = setup.knowledge.encoded  # all teachers are asked for as many answers
+    starts = np.concatenate([[0], np.cumsum(read.asked)])
+    for source, name, shown, kept in zip(sources, config.team, team.names, columns, strict=True):
+        found, dev = _asked(setup, source, name, shown, accelerator, display)
+        for part, wanted in rows.items():
+            places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows_of(read, wanted)[0]])
+            tables[part].append(found[torch.from_numpy(places)][:, kept])
         for part in setup.dev:
             tables[part].append(dev[part][:, kept])
         _check_order(setup, tables["held"][-1], name)
@@ -154,22 +152,43 @@ def gather(setup: Setup, accelerator: Accelerator, display: Display) -> Members:
         team.scores[part] = [scores_of(data, table, texts) for table in tables[part]]
     team.logits = {part: torch.stack(found) for part, found in tables.items() if part not in setup.dev}
     team.constant = constant_scores(data, setup.held.examples)
-    earlier = None
-    for stage, objective in zip(config.recipe.stages, objectives_of(setup), strict=True):
-        if stage.team is None:
-            continue
-        start_of(stage.team, team, data.metrics[0], earlier)
-        if stage.team.learning is not None:
-            earlier = [1.0] * len(team.names)
-        if objective.teacher_needs.running:
-            _check_layers(setup, setup.texts(stage), sources, objective.teacher_needs)
-    team.known_split = all(_left_out(Path(name), config.data, setup.held_part) for name in config.team)
-    if not team.known_split:
+    judged = any(
+        stage.team is not None and (stage.team.learning is not None or stage.team.weights == "teacher_rank")
+        for stage in config.recipe.stages
+    )
+    if judged and not all(_left_out(Path(name), config.data, setup.held_part) for name in config.team):
         setup.warnings.append(
             "it is not known that every teacher of the team has kept away from the examples on which their weights are learnt; "
             "who has learnt from them looks better than it is (tutelage team train keeps them apart)"
         )
     return team
+
+
+def _check_stages(setup: Setup, team: Members, sources: list[Source], columns: list[list[int]]) -> None:
+    """See that the stages can learn from this team, before anybody is asked."""
+    kind, earlier = setup.data.kind, None
+    for stage, objective in zip(setup.config.recipe.stages, objectives_of(setup), strict=True):
+        if (how := stage.team) is None:
+            continue
+        wrong = {
+            "combine=discounted counts errors of classes": how.combine == "discounted"
+            and kind not in ("classification", "tokens"),
+            "granularity=example gives each text one teacher": how.granularity == "example"
+            and kind in ("tokens", "spans"),
+            "average=probabilities mixes those of fixed classes (use average=logits)": how.combine == "average"
+            and how.average == "probabilities"
+            and kind == "spans",
+        }
+        for line in (line for line, found in wrong.items() if found):
+            raise TutelageError(
+                f"stage {stage.name!r}: team.{line}, and the task {setup.data.task!r} is of kind {kind}"
+            )
+        if how.weights != "teacher_rank":
+            start_of(how, team, setup.data.metrics[0], earlier)
+        if how.learning is not None:
+            earlier = [1.0] * len(team.names)
+        if objective.teacher_needs.running:
+            _check_layers(setup, setup.texts(stage), sources, columns, objective.teacher_needs)
 
 
 def short(names: tuple[str, ...]) -> list[str]:
@@ -205,30 +224,54 @@ def _asked(
     asked = {part: (texts.examples.ids, dev[part]) for part, texts in setup.dev.items()}
     knowledge = Knowledge(data.task, source, every.ids, encoded, config.mixed_precision, limit, asked)
     needs, logits = Needs(logits=True), dict[str, Tensor]()
-    store = rows = None
+    scheme = knowledge.scheme(needs, config.store_dtype)
+    stored = None
     if _is_store(name):
-        store, rows = knowledge.open(Path(name), needs)
-        verified(store, display)
+        stored = knowledge.open(Path(name), needs)
     elif config.teacher_store == "auto":
-        scheme = knowledge.scheme(needs, config.store_dtype)
-        fitting = knowledge.fitting(scheme, needs)
-        store, rows = fitting or knowledge.find_or_write(scheme, needs, {}, accelerator, display)
-    found = store.logits(rows) if store is not None and rows is not None else None
-    if store is not None:
-        logits |= knowledge.evaluation(store)
-    if found is None or any(part not in logits for part in dev):
+        stored = knowledge.fitting(scheme, needs)
+    if stored is not None:
+        logits |= knowledge.evaluation(verified(stored[0], display))
+    for part, texts in dev.items():
+        if part not in logits:
+            if not source.has_weights:
+                raise TutelageError(
+                    f"the store {name!r} of the team has no predictions on {part}; write it with the same data, or name the "
+                    "teacher itself"
+                )
+            model = source.model.to(accelerator.device)
+            logits[part] = predicted(model, texts, accelerator, display, f"{shown} on {part}")
+    if stored is None and config.teacher_store == "auto":
+        stored = knowledge.find_or_write(scheme, needs, logits, accelerator, display)
+    if stored is None:
         model = source.model.to(accelerator.device)
-        if found is None:
-            found = predicted(model, encoded, accelerator, display, f"{shown} on train")
-        for part, texts in dev.items():
-            if part not in logits:
-                logits[part] = predicted(model, texts, accelerator, display, f"{shown} on {part}")
+        found = predicted(model, encoded, accelerator, display, f"{shown} on train")
+    else:
+        found = stored[0].logits(stored[1])
     source.release()
     return found, logits
 
 
-def columns_of(data: Data, config: Any, name: str) -> list[int]:
-    """Where a teacher has the classes of the data, in their order.
+def columns_of(setup: Setup, config: Any, name: str) -> list[int]:
+    """Where a teacher has the classes of a run's data, in their order.
+
+    Raises:
+        TutelageError: when it has other classes.
+    """
+    found = columns(setup.data, config, name, setup.given_labels)
+    if setup.data.kind not in ("regression", "spans") and _unnamed(config):
+        setup.warnings.append(f"the labels of {name!r} have no names; they were taken in the data's order")
+    return found
+
+
+def _unnamed(config: Any) -> bool:
+    return [str(config.id2label[i]) for i in range(config.num_labels)] == [
+        f"LABEL_{i}" for i in range(config.num_labels)
+    ]
+
+
+def columns(data: Data, config: Any, name: str, given: tuple[str, ...]) -> list[int]:
+    """Where a teacher has the classes of the data; classes without names are taken in the order ``given``.
 
     Raises:
         TutelageError: when it has other classes.
@@ -241,8 +284,8 @@ def columns_of(data: Data, config: Any, name: str) -> list[int]:
         return list(range(wanted))
     theirs = [str(config.id2label[i]).lower() for i in range(count)]
     ours = [label.lower() for label in data.labels]
-    if theirs == [f"label_{i}" for i in range(count)] and count == len(ours):
-        return list(range(count))
+    if _unnamed(config) and count == len(given):
+        theirs = [label.lower() for label in given]
     missing = [label for label in ours if label not in theirs]
     if missing or len(set(ours)) < len(ours):
         raise TutelageError(
@@ -259,6 +302,8 @@ def _check_order(setup: Setup, logits: Tensor, name: str) -> None:
     if data.kind != "classification" or held.examples.labelled.sum() < 200:
         return
     known = held.examples.labelled
+    if len(set(logits.argmax(dim=1).tolist())) == 1:
+        return  # it knows nothing, which is no matter of order
     confusion = np.zeros((len(data.labels), len(data.labels)))
     np.add.at(confusion, (logits.argmax(dim=1).numpy()[known], held.examples.labels[known]), 1)
     ours, theirs = linear_sum_assignment(-confusion)
@@ -284,8 +329,8 @@ def _left_out(folder: Path, data: DataConfig, part: tuple[int, int] | None) -> b
         theirs = from_yaml(path).data
     except TutelageError:
         return False
-    same = all(getattr(theirs, name) == getattr(data, name) for name in ("task", "train", "max_train"))
-    return same and theirs.leave_out == part
+    same = all(getattr(theirs, name) == getattr(data, name) for name in ("task", "train", "dev", "label", "max_train"))
+    return same and theirs.leave_out == part and data.leave_out is None and data.only is None
 
 
 # ------------------------------------------------------------------------------------------------------- in a stage
@@ -300,7 +345,9 @@ def team_for(
     assert team is not None and stage.team is not None and setup.held is not None
     part = setup.part(stage)
     texts = setup.parts[part]
-    before = history(folder)
+    # A stage that is resumed at its very end has a record of its own already.
+    earlier = {stage.name for stage in config.recipe.stages[:index]}
+    before = [record for record in history(folder) if record["stage"] in earlier]
     start = start_of(stage.team, team, data.metrics[0], before[-1]["next"] if before else None)
     teachers: list[Teacher]
     if objective.teacher_needs.running:
@@ -340,11 +387,16 @@ def _running(setup: Setup, texts: Texts, needs: Needs, most: int, accelerator: A
     return [Resident(model, needs, texts.teacher, accelerator, room, most) for model in models]
 
 
-def _check_layers(setup: Setup, texts: Texts, sources: list[Source], needs: Needs) -> None:
+def _check_layers(setup: Setup, texts: Texts, sources: list[Source], columns: list[list[int]], needs: Needs) -> None:
     """See that the layers of one teacher can stand for another's."""
     assert setup.teacher is not None and setup.knowledge is not None
     ours, limit = texts.teacher or texts.student, setup.knowledge.max_length
-    for source in sources:
+    for source, places in zip(sources, columns, strict=True):
+        if places != sorted(places) or len(places) != source.config.num_labels:
+            raise TutelageError(
+                f"a stage compares {needs}, for which teachers run, but {source.name!r} of the team numbers its labels otherwise "
+                "than the first; use a method on predictions, or give all one id2label"
+            )
         fitted = fitted_tokenizer(source.tokenizer, source.outline)
         theirs = encoded_as(setup.data.kind, texts.examples, fitted, limit, setup.config.data.stride)
         if source.shape != setup.teacher.shape or not np.array_equal(ours.tokens, theirs.tokens):
@@ -363,6 +415,9 @@ def settled(
     assert setup.held is not None and setup.team is not None
     metric = setup.data.metrics[0]
     scores = scores_of(setup.data, predict(setup.student, setup.held.student, accelerator), setup.held)
+    everywhere = accelerator.gather(torch.from_numpy(weigher.team.weights.probabilities())[None].to(accelerator.device))
+    if not everywhere.eq(everywhere[0]).all():
+        raise RuntimeError("processes have learnt different distributions, and have drawn different teachers")
     record = {"stage": stage.name, **weigher.record(), "score": scores[metric], "constant": setup.team.constant[metric]}
     found = [one for one in history(folder) if one["stage"] != stage.name]
     if accelerator.is_main_process:

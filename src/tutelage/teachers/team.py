@@ -49,14 +49,15 @@ class Learning(BaseModel):
 
     ``update="single"`` changes the log-weight of the drawn teacher only, as published: by the advantage of its reward over
     the running mean, in units of the running standard deviation, divided by the probability of the draw; ``reinforce`` is
-    the policy gradient of the same reward; ``all`` compares all teachers on the step's examples.
+    the policy gradient of the same reward; ``all`` compares all teachers on the step's examples. ``naive`` adds the reward
+    itself to whoever is drawn, a control: most teachers have some, so that the first to be drawn often wins.
 
     The cost of an update: one pass forward and back over ``examples`` and two forward over the step's.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    update: Literal["single", "reinforce", "all"] = "single"
+    update: Literal["single", "reinforce", "all", "naive"] = "single"
     reward: Literal["alignment", "lookahead"] = "alignment"
     parameters: Literal["all", "head"] | Annotated[int, Field(ge=1)] = "all"
     """Whose gradients are compared: of all the student, of its so many last layers and its head, or of its head."""
@@ -70,13 +71,20 @@ class Learning(BaseModel):
     """How strongly log-weights are drawn to equality: they settle at the mean advantage divided by this."""
     watch: Annotated[int, Field(ge=0)] = 20
     """Updates at the beginning that only learn what rewards are usual."""
-    baseline: bool = True
-    """Whether rewards count as far as they exceed their mean. Without it whoever is drawn first wins."""
     keep: Annotated[float, Field(ge=0)] | None = 0.5
     """At the end of the stage teachers are dropped whose probability is below this share of a uniform team's; none drops
     nobody."""
     handed_on: Literal["proportional", "equal"] = "proportional"
     """How the weight of those that are dropped goes to the others."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Learning:
+        if self.reward == "lookahead" and (self.update == "all" or self.parameters != "all"):
+            raise ValueError(
+                "reward=lookahead measures the step of the drawn teacher and all of the student; leave out update=all and "
+                "parameters"
+            )
+        return self
 
 
 class Team(BaseModel):
@@ -91,7 +99,7 @@ class Team(BaseModel):
     steps), a number for each teacher, or what an earlier stage has ``found``. ``learning`` lets the stage change them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     combine: Literal["sample", "average", "discounted"] = "sample"
     weights: Literal["uniform", "teacher_rank", "student_rank", "found"] | tuple[Annotated[float, Field(ge=0)], ...] = (
@@ -152,20 +160,18 @@ class Weights:
         *,
         shrink: float = 0.6,
         watch: int = 20,
-        baseline: bool = True,
-        importance: bool = True,
     ) -> None:
         """The single-weight strategy: only the drawn teacher's log-weight moves (but for what is common to all).
 
         Its expectation over draws is the natural gradient of the expected reward: what a teacher earns over the mean,
-        however rarely it is drawn. Without ``importance`` it is the policy gradient; both only with the ``baseline``.
+        however rarely it is drawn.
         """
         p, live = self.probabilities()[drawn], self.live
-        advantage = self._advantage(reward, reward, reward**2, baseline)
+        advantage = self._advantage(reward, reward, reward**2)
         if self._count <= watch:
             return
         m = int(live.sum())
-        rarity = min(1 / p, RARE * m) / m if importance else 1.0
+        rarity = min(1 / p, RARE * m) / m
         self.logs[live] *= 1 - rate * shrink / m
         self.logs[drawn] += rate * rarity * advantage
         self.logs[live] -= self.logs[live].mean()
@@ -173,7 +179,7 @@ class Weights:
     def reinforce(self, drawn: int, reward: float, rate: float, *, shrink: float = 0.6, watch: int = 20) -> None:
         """The policy gradient: all log-weights move, ``rate * advantage * (e_k - q)``."""
         q, live = self.probabilities(), self.live
-        advantage = self._advantage(reward, reward, reward**2, True)
+        advantage = self._advantage(reward, reward, reward**2)
         if self._count <= watch:
             return
         self.logs[live] *= 1 - rate * shrink / int(live.sum())
@@ -181,11 +187,19 @@ class Weights:
         self.logs[drawn] += rate * advantage
         self.logs[live] -= self.logs[live].mean()
 
+    def naive(self, drawn: int, reward: float, rate: float, *, watch: int = 20) -> None:
+        """What seems natural and fails: the drawn teacher gets its reward, whatever the others would have got."""
+        advantage = self._advantage(reward, reward, reward**2, over=0.0)
+        if self._count <= watch:
+            return
+        self.logs[drawn] += rate * advantage
+        self.logs[self.live] -= self.logs[self.live].mean()
+
     def update_all(self, rewards: Numbers, rate: float, *, shrink: float = 0.6, watch: int = 20) -> None:
         """The joint counterpart: every teacher's reward ``(n,)`` is known, and counts as the single one does on average."""
         q, live = self.probabilities(), self.live
         mean = float(q[live] @ rewards[live])
-        advantages = self._advantage(rewards[live], mean, float(q[live] @ rewards[live] ** 2), True, mean)
+        advantages = self._advantage(rewards[live], mean, float(q[live] @ rewards[live] ** 2), over=mean)
         if self._count <= watch:
             return
         m = int(live.sum())
@@ -193,17 +207,17 @@ class Weights:
         self.logs[live] -= self.logs[live].mean()
 
     def _advantage(
-        self, reward: float | Numbers, mean: float, square: float, baseline: bool, over: float | None = None
+        self, reward: float | Numbers, mean: float, square: float, *, over: float | None = None
     ) -> float | Numbers:
-        """How much a reward exceeds the usual (or ``over``), in standard deviations; ``mean`` and ``square`` are news."""
+        """How much a reward exceeds the usual one (or ``over``), in standard deviations, of which ``mean`` and ``square``
+        are news."""
         self._count += 1
         self._mean = MEMORY * self._mean + (1 - MEMORY) * mean
         self._square = MEMORY * self._square + (1 - MEMORY) * square
         seen = 1 - MEMORY**self._count
         usual = self._mean / seen
         deviation = max(self._square / seen - usual**2, 1e-12) ** 0.5 + 1e-8
-        usual = (usual if over is None else over) if baseline else 0.0
-        limited = np.clip((reward - usual) / deviation, -BOUND, BOUND)
+        limited = np.clip((reward - (usual if over is None else over)) / deviation, -BOUND, BOUND)
         return float(limited) if isinstance(reward, float) else np.asarray(limited)
 
     def state(self) -> Numbers:
@@ -247,7 +261,7 @@ def draw(probabilities: Numbers, *key: int | npt.NDArray[np.int64]) -> npt.NDArr
 
 
 class TeamTeacher:
-    """Teachers as one. ``names`` say who they are; the step's teacher, where one is drawn, is the only one that is asked.
+    """Teachers as one; the step's teacher, where one is drawn, is the only one that is asked.
 
     ``key`` (the run's seed and the stage's number) says which draws; ``temperature`` is that of the soft labels, at which
     probabilities are averaged.
@@ -357,8 +371,6 @@ class Members:
     """Each teacher's metrics, by part that is scored: ``held`` (for the weights) and those of dev."""
     constant: dict[str, float] = field(default_factory=dict)
     """What the same answer to everything scores on ``held``."""
-    known_split: bool = True
-    """Whether it is known that none of them has learnt from the examples that weights are learnt on."""
 
     def lines(self, metric: str, part: str) -> list[str]:
         """A line for each: what it is, and its scores on held-out training examples and on a part of dev."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -151,10 +152,11 @@ class Weigher:
             weights.update_all(table, rate, shrink=how.shrink, watch=how.watch)
         else:
             ((drawn, reward),) = rewards.items()
-            if how.update == "single":
-                weights.update(drawn, reward, rate, shrink=how.shrink, watch=how.watch, baseline=how.baseline)
+            if how.update == "naive":
+                weights.naive(drawn, reward, rate, watch=how.watch)
             else:
-                weights.reinforce(drawn, reward, rate, shrink=how.shrink, watch=how.watch)
+                change = weights.update if how.update == "single" else weights.reinforce
+                change(drawn, reward, rate, shrink=how.shrink, watch=how.watch)
 
     def _held_parts(self, number: int) -> list[Batch]:
         """This process's pieces of the held-out examples for a step."""
@@ -164,7 +166,9 @@ class Weigher:
         return list(batches.step_batches(self._held.take(rows), rows, rank, world, self._max_tokens))
 
     def _labels_loss(self, part: Batch) -> Tensor:
-        with self._accelerator.autocast():
+        # In half precision small gradients vanish, and the loss of the labels has no scaler here.
+        half = self._accelerator.mixed_precision == "fp16"
+        with nullcontext() if half else self._accelerator.autocast():
             logits = anatomy.answers_of(self._student, part.inputs, part.asked)
         return HardLabels().value(Comparison(Signals(logits), Signals(), part, self._kind, [], [], nn.ModuleDict()))
 
@@ -200,13 +204,13 @@ class Weigher:
                     for g, p in zip(sums, parameters, strict=True)
                 ]
             used = {name: g for name, g in zip(names, sums, strict=True) if g is not None}
-            norm = float(torch.stack([_values(g).double().square().sum() for g in used.values()]).sum().sqrt())
+            norm = float(torch.stack([_values(g).square().sum() for g in used.values()]).sum().sqrt())
             if not math.isfinite(norm) or norm < 1e-12:
                 return {}
             weights = self.team.weights
             everybody: list[int] = np.flatnonzero(weights.live).tolist()
             asked = everybody if self.how.update == "all" else [self.team.drawn(parts[0].step)]
-            rewards = torch.zeros(len(asked), dtype=torch.float64, device=device)
+            rewards = torch.zeros(len(asked), device=device)
             for part in parts:
                 piece = part.to(device)
                 logits, slope = self._slope(piece, used, norm)
@@ -215,7 +219,7 @@ class Weigher:
                     leaf = logits.detach().requires_grad_()
                     compared = Comparison(Signals(leaf), taught, piece, self._kind, [], [], nn.ModuleDict())
                     (pull,) = torch.autograd.grad(self._term.value(compared), leaf)
-                    rewards[i] += (pull.double() * slope.double()).sum()
+                    rewards[i] += (pull * slope).sum()
             rewards = accelerator.reduce(rewards, "sum")
             return dict(zip(asked, rewards.tolist(), strict=True))
         finally:
