@@ -211,7 +211,8 @@ def page(results: dict[str, Any]) -> str:
     lines = ["# Teams of which it is known who is good", ""]
     lines += paragraph(
         f"""Made by `python experiments/planted_teams.py` from `results/planted_teams.json`. Texts of {LENGTH} words of two
-        classes of {WORDS} (with fewer, uniform draws from the mixed team are at the ceiling), the label is the class of the majority; {TRAIN:,} to learn from, {HELD} to learn the weights on, {TEST:,} to
+        classes of {WORDS} (with fewer, uniform draws from the mixed team are at the ceiling), the label is the class of the
+        majority; {TRAIN:,} to learn from, {HELD} to learn the weights on, {TEST:,} to
         test. Teachers are tables of logits with a share of wrong labels. The student (BERT, 2 layers x 32, random weights)
         takes {updates} updates in each phase of the search, with half of its loss from the labels, and then {FINAL} steps on
         soft labels alone. Probabilities are after the first phase; a teacher is dropped below half of a uniform team's
