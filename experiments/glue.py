@@ -49,8 +49,7 @@ def recipe_for(method: str, epochs: int, lr: float) -> Recipe:
 
 
 def carry_out(config: RunConfig) -> dict[str, Any]:
-    folder = Path(str(config.out))
-    return run(config, resume=(folder / "config.yaml").exists())
+    return run(config, resume=True)
 
 
 def interval(values: list[float]) -> tuple[float, float]:

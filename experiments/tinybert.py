@@ -172,7 +172,7 @@ def prepare(arguments: argparse.Namespace, work: Path, tasks: list[str], data: A
                 f"max_steps={arguments.words_steps}",
                 "stages.pretrain.max_tokens=4096",
             ],
-            resume=(words / "config.yaml").exists(),
+            resume=True,
         )
     for task in tasks:
         if not (work / "words" / task).exists():

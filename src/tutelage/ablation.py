@@ -166,7 +166,7 @@ def general_student(
 
 def _carry_out(config: RunConfig, settings: Sequence[str], quiet: bool) -> dict[str, Any]:
     config = _with(config, settings)
-    return run(config, resume=(Path(str(config.out)) / "config.yaml").exists(), quiet=quiet)
+    return run(config, resume=True, quiet=quiet)
 
 
 def _with(config: RunConfig, settings: Sequence[str]) -> RunConfig:

@@ -34,7 +34,7 @@ def demo(out: Path, *, quiet: bool = False) -> dict[str, Any]:
     """
 
     def carry_out(config: RunConfig) -> dict[str, Any]:
-        return run(config, resume=(Path(str(config.out)) / "config.yaml").exists(), quiet=quiet)
+        return run(config, resume=True, quiet=quiet)
 
     data = DataConfig(task="docstrings")
     teacher = finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=1e-4)

@@ -45,8 +45,7 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Manifest:
     for number in range(folds):
         out = folder / f"fold-{number + 1}"
         without = config.data.model_copy(update={"leave_out": (number + 1, folds)})
-        resume = (out / "config.yaml").exists()
-        run(config.model_copy(update={"data": without, "out": str(out)}), resume=resume, quiet=quiet)
+        run(config.model_copy(update={"data": without, "out": str(out)}), resume=True, quiet=quiet)
         transformers.logging.set_verbosity_error()
         accelerator, display = new_accelerator(config.mixed_precision), Display(quiet)
         rows = np.flatnonzero(parts == number + 1)

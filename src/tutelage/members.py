@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import transformers
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy.special import softmax
 
 from tutelage import anatomy
 from tutelage.config import DataConfig, RunConfig, validated, with_settings
@@ -35,7 +36,7 @@ from tutelage.progress import Display
 from tutelage.runs import run
 from tutelage.students.build import Checkpoint, Copied, Fresh, load_config, resolve
 from tutelage.teachers.source import Source
-from tutelage.team import MANIFEST, Manifest, columns, manifest_of, members_in, short
+from tutelage.team import MANIFEST, Manifest, columns, is_store, manifest_of, members_in, short
 from tutelage.workspace import new_accelerator
 
 
@@ -139,8 +140,7 @@ def train_team(
         ours = [f"stages.finetune.epochs={member.epochs or epochs}", f"stages.finetune.lr={member.lr or lr}"]
         configs.append(with_settings(validated(tree, "the team"), [*ours, *settings]))
     for config in configs:
-        resume = (Path(str(config.out)) / "config.yaml").exists()
-        run(config, resume=resume, quiet=quiet)
+        run(config, resume=True, quiet=quiet)
     if new_accelerator().is_main_process:
         write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
     return show_team([out], data, quiet=quiet)
@@ -161,7 +161,7 @@ def show_team(team: Sequence[str], data_config: DataConfig | None, *, quiet: boo
             "one teacher has nobody to be compared with; name at least two, or a folder of tutelage team train"
         )
     for name in names:
-        if (Path(name) / "manifest.json").exists():
+        if is_store(name):
             raise TutelageError(
                 f"{name!r} is a store, which has no predictions on other texts; name the teacher itself"
             )
@@ -236,8 +236,7 @@ def diversity(logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], classes
     upper = agreement[np.triu_indices(count, 1)]
     found: dict[str, Any] = {"agreement": agreement.tolist(), "disagreement": float(1 - upper.mean())}
     if classes:
-        powers = np.exp(logits - logits.max(axis=2, keepdims=True))
-        mean = (powers / powers.sum(axis=2, keepdims=True)).mean(axis=0)
+        mean = softmax(logits, axis=2).mean(axis=0)
         known = labels >= 0
         right = (answers == labels)[:, known]
         found |= {
@@ -269,8 +268,4 @@ def chain(configs: Sequence[RunConfig], *, quiet: bool = False) -> list[dict[str
             depth = count
         elif isinstance(student, Fresh):
             depth = student.layers
-    reports = []
-    for config in configs:
-        resume = (Path(str(config.out)) / "config.yaml").exists()
-        reports.append(run(config, resume=resume, quiet=quiet))
-    return reports
+    return [run(config, resume=True, quiet=quiet) for config in configs]

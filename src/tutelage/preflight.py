@@ -259,14 +259,18 @@ def match_labels(data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
     if len(lower) == len(data.labels) and set(lower) <= {label.lower() for label in theirs}:
         # The data's spelling wins; labels that only the teacher knows keep theirs.
         return data.with_labels(tuple(lower.get(label.lower(), label) for label in theirs)), []
-    unnamed = theirs == [f"LABEL_{i}" for i in range(count)]
-    if unnamed and count == len(data.labels):
+    if unnamed(config) and count == len(data.labels):
         named = ", ".join(f"LABEL_{i}={label}" for i, label in enumerate(data.labels))
         return data, [f"the teacher's labels have no names; they were taken in the data's order ({named})"]
     raise TutelageError(
         f"the teacher {name!r} knows the labels {_listed(theirs)}, the data {_listed(data.labels)}; use a teacher "
         "fine-tuned on these labels, or correct id2label in its config.json"
     )
+
+
+def unnamed(config: Any) -> bool:
+    """Whether a model's classes have no names but those that transformers gives them."""
+    return all(str(config.id2label[i]) == f"LABEL_{i}" for i in range(config.num_labels))
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:

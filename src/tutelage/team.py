@@ -33,9 +33,11 @@ from tutelage.preflight import (
     predicted,
     rows_of,
     scores_of,
+    unnamed,
 )
 from tutelage.progress import Display
 from tutelage.recipe import Stage
+from tutelage.report.team import dropped
 from tutelage.teacher_store import Knowledge, verified
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import KnownLogits, Teacher, predict
@@ -103,11 +105,12 @@ def assembled(config: RunConfig) -> RunConfig:
     if not config.team:
         return config
     team = members_in(config.team)
-    lead = str(Path(team[0]) / "teacher") if _is_store(team[0]) else team[0]
+    lead = str(Path(team[0]) / "teacher") if is_store(team[0]) else team[0]
     return config.model_copy(update={"team": team, "teacher": config.teacher or lead})
 
 
-def _is_store(name: str) -> bool:
+def is_store(name: str) -> bool:
+    """Whether a teacher's name is that of a store."""
     return (Path(name) / "manifest.json").exists()
 
 
@@ -124,7 +127,7 @@ def gather(setup: Setup, accelerator: Accelerator, display: Display) -> Members:
     """
     config, data, every = setup.config, setup.data, setup.everything
     assert every is not None and setup.held is not None and setup.knowledge is not None
-    sources = [Source(str(Path(n) / "teacher") if _is_store(n) else n, HEADS[data.kind]) for n in config.team]
+    sources = [Source(str(Path(n) / "teacher") if is_store(n) else n, HEADS[data.kind]) for n in config.team]
     team = Members(
         names=short(config.team),
         folders=list(config.team),
@@ -226,7 +229,7 @@ def _asked(
     needs, logits = Needs(logits=True), dict[str, Tensor]()
     scheme = knowledge.scheme(needs, config.store_dtype)
     stored = None
-    if _is_store(name):
+    if is_store(name):
         stored = knowledge.open(Path(name), needs)
     elif config.teacher_store == "auto":
         stored = knowledge.fitting(scheme, needs)
@@ -259,15 +262,9 @@ def columns_of(setup: Setup, config: Any, name: str) -> list[int]:
         TutelageError: when it has other classes.
     """
     found = columns(setup.data, config, name, setup.given_labels)
-    if setup.data.kind not in ("regression", "spans") and _unnamed(config):
+    if setup.data.kind not in ("regression", "spans") and unnamed(config):
         setup.warnings.append(f"the labels of {name!r} have no names; they were taken in the data's order")
     return found
-
-
-def _unnamed(config: Any) -> bool:
-    return [str(config.id2label[i]) for i in range(config.num_labels)] == [
-        f"LABEL_{i}" for i in range(config.num_labels)
-    ]
 
 
 def columns(data: Data, config: Any, name: str, given: tuple[str, ...]) -> list[int]:
@@ -284,7 +281,7 @@ def columns(data: Data, config: Any, name: str, given: tuple[str, ...]) -> list[
         return list(range(wanted))
     theirs = [str(config.id2label[i]).lower() for i in range(count)]
     ours = [label.lower() for label in data.labels]
-    if _unnamed(config) and count == len(given):
+    if unnamed(config) and count == len(given):
         theirs = [label.lower() for label in given]
     missing = [label for label in ours if label not in theirs]
     if missing or len(set(ours)) < len(ours):
@@ -424,9 +421,7 @@ def settled(
         write_text(folder / DISTRIBUTION, json.dumps([*found, record]))
     by_weight = sorted(zip(record["next"], setup.team.names, strict=True), key=lambda pair: -pair[0])
     display.say(f"{stage.name}: " + ", ".join(f"{name} {p:.3f}" for p, name in by_weight if p > 0))
-    names = zip(setup.team.names, record["start"], strict=True)
-    gone = [name for name, before in names if before > 0 and name not in record["kept"]]
-    if gone:
+    if gone := dropped(record, setup.team.names):
         display.say(f"  dropped: {', '.join(gone)}")
     for line in doubts(folder):
         display.say(f"note: {line}")

@@ -147,8 +147,8 @@ def _words(team: Record) -> str:
             "config.yaml, and not learnt."
         )
     names = [one["name"] for one in members]
-    gone = {record["stage"]: _dropped(record, names) for record in records}
-    told = [f"{listed(dropped)} (stage {stage})" for stage, dropped in gone.items() if dropped]
+    gone = {record["stage"]: dropped(record, names) for record in records}
+    told = [f"{listed(lost)} (stage {stage})" for stage, lost in gone.items() if lost]
     left = sum(p > 0 for p in records[-1]["next"])
     return (
         f"A team of {len(names)} teachers taught the student. In {stages([record['stage'] for record in records])} one was "
@@ -158,7 +158,8 @@ def _words(team: Record) -> str:
     )
 
 
-def _dropped(record: Record, names: list[str]) -> list[str]:
+def dropped(record: Record, names: list[str]) -> list[str]:
+    """Who could be drawn when a stage began and cannot any more."""
     pairs = zip(names, record["start"], record["next"], strict=True)
     return [name for name, before, after in pairs if before > 0 and after == 0]
 
