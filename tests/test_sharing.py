@@ -338,6 +338,23 @@ def test_the_first_stage_leaves_the_head_alone_and_hands_over_the_rest(teacher_f
     assert (tmp_path / "run" / "projections.safetensors").exists()
 
 
+def test_a_depth_that_shares_none_with_the_teacher(teacher_folder: Path, tmp_path: Path) -> None:
+    """A single layer ends where no inner layer of the teacher does: said beforehand, and its loss is 0."""
+    one = pea_kd(1, ablation="no_sps")
+    config = api.run_config(
+        one.model_copy(update={"stages": [one.stages[1].model_copy(update={"max_steps": 3})]}),
+        {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")},
+        teacher=str(teacher_folder / "teacher"),
+        out=str(tmp_path / "run"),
+        baseline=False,
+    )
+    from tutelage.runs import run
+
+    report = run(config, quiet=True)
+    assert any("compares no [CLS] vectors" in warning for warning in report["warnings"])
+    assert {loss for _, loss in report["stages"][0]["losses"]["first_token"]} == {0.0}
+
+
 def test_verdicts_of_models_that_have_not_seen_the_texts(teacher_folder: Path, tmp_path: Path) -> None:
     data = {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")}
     tiny_model().save_pretrained(tmp_path / "fresh")

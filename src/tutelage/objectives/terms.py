@@ -362,7 +362,7 @@ class FirstToken(Term):
             ours, theirs = x.student.hidden[s][:, 0], x.teacher.cuts[cut].values[:, 0]
             value = losses.patient_mse(ours, theirs, normalize=self.normalize, count=x.batch.totals.examples)
             total = total + (value / ours.shape[-1] if self.reduction == "mean" else value)
-        return total / len(x.pairs)
+        return total / max(len(x.pairs), 1)  # gcd may pair nothing
 
 
 Layer = Annotated[int, Field(ge=0)]
