@@ -4,14 +4,16 @@
 
 A masked-word model of BERT-base's widths (some of its layers: all cost the same) takes whole optimiser steps on random
 tokens: plain, between compactors with half of the coordinates masked, and, for students of 384 and 192, plain and with the
-compactors cut. Each has a process of its own, whose peak memory is told. Writes ``results/wid_speed.json`` and
-``docs/wid_speed.md``.
+compactors cut. Each has a process of its own, whose peak memory is told, and another as glibc is by default: it gives the
+memory of large tensors back to the system and gets it anew, zeroed page by page, which costs a plain step about a third.
+Writes ``results/wid_speed.json`` and ``docs/wid_speed.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -35,6 +37,10 @@ from tutelage.training.optimizer import RowAdamW, parameter_groups
 LENGTH, ASKED = 128, 0.15
 LIMITS = {"whole": 1.5, "cut": 1.6}
 """At 16,384 tokens: a wrapped step in steps of the teacher before the cut, of the student after it."""
+WARM = 3
+"""Steps before time is taken."""
+ALLOCATORS = {"keeps": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**12)}, "default": {}}
+"""By what becomes of memory that is free again: the variables that tell glibc."""
 
 
 def network(what: str, layers: int) -> tuple[PreTrainedModel, Any]:
@@ -66,7 +72,7 @@ def measure(what: str, tokens: int, layers: int, repeats: int, bf16: bool) -> di
     asked = torch.randperm(tokens)[: int(ASKED * tokens)]
     labels = ids.flatten()[asked]
     seconds = []
-    for number in range(repeats + 1):
+    for number in range(WARM + repeats):
         began = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = F.cross_entropy(anatomy.answers_of(model, {"input_ids": ids}, asked).float(), labels)
@@ -78,7 +84,7 @@ def measure(what: str, tokens: int, layers: int, repeats: int, bf16: bool) -> di
         optimizer.zero_grad()
         if beside is not None:
             beside.after_step(optimizer, 10**5 + 1, 10**6)
-        if number:
+        if number >= WARM:
             seconds.append(time.perf_counter() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
@@ -110,8 +116,10 @@ def main() -> None:
     for tokens in arguments.tokens.split(","):
         for name in names:
             command = [sys.executable, __file__, *sys.argv[1:], "--one", name, tokens]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            results.setdefault(tokens, {})[name] = json.loads(done.stdout)
+            for allocator, variables in ALLOCATORS.items():
+                environment = {**os.environ, **variables}
+                done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+                results.setdefault(tokens, {}).setdefault(name, {})[allocator] = json.loads(done.stdout)
             print(tokens, name, results[tokens][name], flush=True)
     write_text(Path("results/wid_speed.json"), json.dumps(results, indent=1) + "\n")
     write_text(Path("docs/wid_speed.md"), page(results))
@@ -119,7 +127,7 @@ def main() -> None:
 
 def page(results: dict[str, Any]) -> str:
     settings = results["settings"]
-    layers, precision = settings["layers"], "fp32" if settings["fp32"] else "bf16 autocast, weights composed in fp32"
+    layers, precision = settings["layers"], "fp32" if settings["fp32"] else "bf16 autocast"
     lines = [
         "# What compactors cost",
         "",
@@ -127,19 +135,22 @@ def page(results: dict[str, Any]) -> str:
         f"words, {layers} layers of BERT-base's widths, inputs of {LENGTH} tokens. *whole* is a step between compactors with half",
         "of what is to go masked, *cut* one when it is gone. Forward, backward, clipping, AdamW and the forgetting count.",
         "",
+        "Memory that is free again stays with the process (`MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000`); the last",
+        "three columns are with glibc's defaults.",
+        "",
     ]
     for tokens in settings["tokens"].split(","):
         found = results[tokens]
-        teacher = found["teacher"]["seconds"]
         lines += [
             f"## {int(tokens):,} tokens a step",
             "",
-            "| | seconds | in steps of the teacher | in steps of the student | GFLOP/s of the plain model | peak memory |",
-            "|---|---|---|---|---|---|",
+            "| | seconds | in steps of the teacher | of the student | GFLOP/s of the plain model | peak memory "
+            "| default: seconds | of the plain step | peak memory |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         for name, row in found.items():
             kind, _, width = name.partition("-")
-            of_student = f"{row['seconds'] / found[f'student-{width}']['seconds']:.2f}" if kind == "cut" else "-"
+            plain = {"whole": "teacher", "cut": f"student-{width}"}.get(kind)
             hidden = 768 if kind in ("teacher", "whole") else int(width)
             shape = anatomy.Shape("bert", layers, hidden, 12, 4 * hidden, 30522)
             flops = 3 * int(tokens) * (encoder_flops(shape, LENGTH) / LENGTH + ASKED * 2 * hidden * (hidden + 30522))
@@ -149,9 +160,18 @@ def page(results: dict[str, Any]) -> str:
                 "student": f"student, {width}",
                 "cut": f"cut to {width}",
             }
+
+            def ratio(
+                other: str | None, allocator: str, row: dict[str, Any] = row, found: dict[str, Any] = found
+            ) -> str:
+                return f"{row[allocator]['seconds'] / found[other][allocator]['seconds']:.2f}" if other else "-"
+
+            keeps, default = row["keeps"], row["default"]
             lines.append(
-                f"| {label[kind]} | {row['seconds']:.2f} | {row['seconds'] / teacher:.2f} | {of_student} | "
-                f"{flops / row['seconds'] / 1e9:.0f} | {row['peak_gib']:.1f} GiB |"
+                f"| {label[kind]} | {keeps['seconds']:.2f} | {ratio('teacher', 'keeps')} | "
+                f"{ratio(plain if kind == 'cut' else None, 'keeps')} | {flops / keeps['seconds'] / 1e9:.0f} | "
+                f"{keeps['peak_gib']:.1f} GiB | {default['seconds']:.2f} | {ratio(plain, 'default')} | "
+                f"{default['peak_gib']:.1f} GiB |"
             )
         lines.append("")
     lines += [

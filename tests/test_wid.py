@@ -219,6 +219,74 @@ def test_weights_first_or_activations_first() -> None:
             torch.testing.assert_close(bias, torch.cat([b for _, b in parts]), atol=1e-12, rtol=0)
 
 
+def test_the_norm_of_kept_coordinates() -> None:
+    """By the formula, its gradients by finite differences."""
+    torch.manual_seed(0)
+    group = compactors.Group("residual", 7, 4)
+    group.keep(torch.tensor([True, False, True, True, False, False, True]))
+    plain = nn.LayerNorm(7)
+    nn.init.normal_(plain.weight)
+    nn.init.normal_(plain.bias)
+    norm = KeptNorm(plain, group).double()
+    x = torch.randn(2, 3, 7, dtype=torch.float64, requires_grad=True)
+    kept = x[..., group.index]
+    scale = (kept.var(dim=-1, correction=0, keepdim=True) + norm.eps).sqrt()
+    wanted = (x - kept.mean(dim=-1, keepdim=True)) / scale * norm.weight + norm.bias
+    torch.testing.assert_close(norm(x), wanted)
+
+    def normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x,))
+
+    assert torch.autograd.gradcheck(normed, (x, norm.weight, norm.bias))
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_what_is_composed_in_half_precision(family: str, cut: bool) -> None:
+    """Products off the diagonal are of half precision; what the diagonals do, the identity above all, is not."""
+    model = teacher(family, "words")
+    compaction = shaken(model, Inherited(hidden=16))
+    if cut:
+        compaction.cut(model)
+    coarse = 0.0
+    for diagonal in (False, True):
+        for link in compaction.links.values():
+            if diagonal:
+                for side in (side for part in range(link.parts) for side in link.sides(part) if side is not None):
+                    index = side.group.index if cut else torch.arange(side.group.size)
+                    kept = torch.zeros_like(side.matrix.data).scatter_(1, index[:, None], 1.0)
+                    side.matrix.data *= kept
+            with torch.no_grad():
+                exact, bias = link.effective()
+                with torch.autocast("cpu", torch.bfloat16):
+                    composed, same = link.effective()
+            assert composed.dtype == exact.dtype == torch.float32
+            if diagonal:
+                torch.testing.assert_close(composed, exact, atol=1e-7, rtol=1e-6)
+            else:
+                torch.testing.assert_close(composed, exact, atol=0.02 * float(exact.abs().max()), rtol=0)
+                coarse = max(coarse, float((composed - exact).abs().max() / exact.abs().max()))
+            if bias is not None and same is not None:
+                bias = bias.detach()
+                torch.testing.assert_close(same.detach(), bias, atol=0.02 * float(bias.abs().max()), rtol=0)
+    assert coarse > 1e-4, "nothing was computed in half precision"
+
+
+def test_gradients_of_what_is_composed_in_half_precision() -> None:
+    model = teacher("bert", "words")
+    compaction = shaken(model, Inherited(hidden=16))
+    link = next(iter(compaction.links.values()))
+    x = torch.randn(64, link.weight.shape[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = link(x)
+    assert found.dtype == torch.bfloat16
+    gradient = torch.autograd.grad(found.float().square().sum(), [*link.parameters()])
+    plain = torch.autograd.grad(link(x).square().sum(), [*link.parameters()])
+    for ours, theirs in zip(gradient, plain, strict=True):
+        assert ours.dtype == torch.float32
+        assert float(F.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0)) > 0.999
+
+
 def test_the_gradients_of_a_composed_weight() -> None:
     linear = nn.Linear(4, 3).double()
     group_in, group_out = compactors.Group("in", 4, 2), compactors.Group("out", 3, 2)

@@ -118,6 +118,23 @@ class Compactor(nn.Module):
         """``(kept, teacher's coordinates)``: the matrix without the rows that are cut, or are to be."""
         return self.matrix if self.group.cut else self.matrix[self.group.index]
 
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., teacher's coordinates)`` to ``(..., kept)``.
+
+        With autocast, products off the diagonal are of its precision; those on the diagonal, which is near 1, are not.
+        """
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):
+            return x @ self.matrix.T
+        x, half = x.float(), torch.get_autocast_dtype(device)
+        if not self.group.cut:
+            rest = self.matrix.to(half)
+            rest = rest.diagonal_scatter(rest.new_zeros(len(rest)))
+            return x.to(half) @ rest.T + x * self.matrix.diagonal()
+        place = self.group.index[:, None]
+        rest = self.matrix.to(half).scatter(1, place, 0)
+        return x.to(half) @ rest.T + x[..., self.group.index] * self.matrix.gather(1, place)[:, 0]
+
 
 class Group(nn.Module):
     """Coordinates that go or stay together in all ``members``, and which of them are kept.
@@ -127,6 +144,8 @@ class Group(nn.Module):
 
     kept: Tensor
     score: Tensor
+    index: Tensor
+    """``(kept,)``: the kept coordinates, ascending."""
     share: Tensor
 
     def __init__(self, name: str, size: int, target: int, chunks: int = 1, block: int = 1) -> None:
@@ -137,6 +156,7 @@ class Group(nn.Module):
         """Those whose rows the authors' code looks at: one, or none where it has no such group."""
         self.register_buffer("kept", torch.ones(size, dtype=torch.bool))
         self.register_buffer("score", torch.rand(size))
+        self.register_buffer("index", torch.arange(size), persistent=False)
         self.register_buffer("share", torch.full((size,), 1 / size), persistent=False)
         self.cut = False
         self.refresh()
@@ -145,11 +165,6 @@ class Group(nn.Module):
     def units(self) -> tuple[int, int]:
         """What one chunk has to give: blocks at first, blocks at last."""
         return self.size // self.chunks // self.block, self.target // self.chunks // self.block
-
-    @property
-    def index(self) -> Tensor:
-        """``(kept,)``: the kept coordinates, ascending."""
-        return self.kept.nonzero()[:, 0]
 
     @property
     def gone(self) -> Tensor:
@@ -180,6 +195,7 @@ class Group(nn.Module):
 
     def refresh(self) -> None:
         """Bring what is derived from ``kept`` up to date."""
+        self.index = self.kept.nonzero()[:, 0]
         self._gone = (~self.kept).nonzero()[:, 0]
         self._left = self.size - len(self._gone)
         self.share = self.kept.float() / self.kept.sum()
@@ -219,9 +235,7 @@ class Compacted(nn.Module):
         count = x.numel() // x.shape[-1]
         if self._cost_of_weights(count) > self._cost_of_activations(count):
             return self._step_by_step(x)
-        with torch.autocast(x.device.type, enabled=False):
-            weight, bias = self.effective()
-        return F.linear(x, weight, bias)
+        return F.linear(x, *self.effective())
 
     @property
     def readers(self) -> list[Compactor]:
@@ -244,23 +258,25 @@ class Compacted(nn.Module):
 
     def effective(self, *, kept: bool = False) -> tuple[Tensor, Tensor | None]:
         """``C W R`` and ``C b``, ``(out, in)`` and ``(out,)``; the ``kept`` rows alone are multiplied in double precision."""
+
+        def through(side: Compactor | None, weight: Tensor) -> Tensor:
+            if side is None:
+                return weight
+            return weight.double() @ side.rows().double().T if kept else side(weight)
+
+        left, right = self._orders()
         weights, biases = [], []
         for part, (weight, bias) in enumerate(self.split()):
-            out, into = (
-                side if side is None else side.rows().double() if kept else side.matrix for side in self.sides(part)
-            )
-            if kept:
-                weight, bias = weight.double(), None if bias is None else bias.double()
-            if out is not None and into is not None and _left_first(out, weight, into):
-                weight = out @ weight @ into.T
-            else:
-                weight = weight if into is None else weight @ into.T
-                weight = weight if out is None else out @ weight
-            if bias is not None and out is not None:
-                bias = out @ bias
+            out, into = self.sides(part)
+            if left <= right:
+                weight = through(out, weight.T).T
+            weight = through(into, weight)
+            if left > right:
+                weight = through(out, weight.T).T
             factor = self.factors[part]
             weights.append(weight if factor == 1 else weight * factor)
             if bias is not None:
+                bias = through(out, bias)
                 biases.append(bias if factor == 1 else bias * factor)
         if self.parts == 1:
             return weights[0], biases[0] if biases else None
@@ -282,22 +298,21 @@ class Compacted(nn.Module):
         after, before = self.sides(0)
         return out, into, out if after is None else len(after.matrix), into if before is None else len(before.matrix)
 
-    def _cost_of_weights(self, count: int) -> int:
-        """Multiplications of one part when the weights are multiplied first, for ``count`` vectors."""
+    def _orders(self) -> tuple[int, int]:
+        """Multiplications of one part for ``(C W) R`` and for ``C (W R)``."""
         (o, i, a, b), (out, into) = self._sizes(), self.sides(0)
         left = (0 if out is None else a * o * i) + (0 if into is None else a * i * b)
         right = (0 if into is None else o * i * b) + (0 if out is None else a * o * b)
-        return min(left, right) + count * a * b
+        return left, right
+
+    def _cost_of_weights(self, count: int) -> int:
+        """Multiplications of one part when the weights are multiplied first, for ``count`` vectors."""
+        _, _, a, b = self._sizes()
+        return min(self._orders()) + count * a * b
 
     def _cost_of_activations(self, count: int) -> int:
         (o, i, a, b), (out, into) = self._sizes(), self.sides(0)
         return count * ((0 if into is None else b * i) + o * i + (0 if out is None else o * a))
-
-
-def _left_first(out: Tensor, weight: Tensor, into: Tensor) -> bool:
-    """Whether ``(out weight) into.T`` is less work than ``out (weight into.T)``."""
-    (a, o), i, b = out.shape, weight.shape[1], len(into)
-    return a * o * i + a * i * b <= o * i * b + a * o * b
 
 
 class KeptNorm(nn.Module):
@@ -318,9 +333,31 @@ class KeptNorm(nn.Module):
             x = x.to(self.weight.dtype)
             if group.whole:
                 return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-            share = group.share.to(x.dtype)[:, None]
-            centred = x - x @ share
-            return centred * (centred.square() @ share + self.eps).rsqrt() * self.weight + self.bias
+            normed: Tensor = _Normed.apply(x, group.share.to(x.dtype), self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+            return normed
+
+
+class _Normed(torch.autograd.Function):
+    """A layer norm whose statistics are means weighted by ``share``; it remembers less than autograd would, and is faster."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        normed = x - x @ share[:, None]
+        scale = (normed.square() @ share[:, None] + eps).rsqrt()
+        normed *= scale
+        ctx.save_for_backward(normed, scale, share, weight)
+        return torch.addcmul(bias, normed, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        normed, scale, share, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        product = gradient * normed
+        shift, stretch = gradient @ weight[:, None], product @ weight[:, None]
+        each = tuple(range(gradient.ndim - 1))
+        of_weight, of_bias = product.sum(each), gradient.sum(each)
+        of_x = product.copy_(shift).addcmul_(normed, stretch).mul_(share).neg_().addcmul_(gradient, weight).mul_(scale)
+        return of_x, None, of_weight, of_bias, None
 
 
 class Entrance(nn.Module):
@@ -331,9 +368,7 @@ class Entrance(nn.Module):
         self.compactor, self.then = compactor, then
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.compactor.matrix.dtype) @ self.compactor.matrix.T
-        result: Tensor = self.then(x)
+        result: Tensor = self.then(self.compactor(x))
         return result
 
 
