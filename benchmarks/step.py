@@ -46,10 +46,10 @@ from tutelage.data.tasks import load_glue
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.demo import pretrained
 from tutelage.objectives.terms import AttentionScores, Embeddings, HardLabels, Hidden, Objective, SoftLabels
-from tutelage.preflight import label_settings
 from tutelage.recipe import Stage
 from tutelage.students.build import Fresh, from_sizes, load_model
 from tutelage.teachers.teacher import LiveTeacher
+from tutelage.texts import label_settings
 from tutelage.training import loop
 from tutelage.training.optimizer import RowAdamW, parameter_groups
 

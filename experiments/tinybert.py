@@ -29,8 +29,8 @@ from tutelage.ablation import TABLES, interval, recipe_of
 from tutelage.config import DataConfig, RunConfig
 from tutelage.demo import pretrained
 from tutelage.methods.finetune import finetune
-from tutelage.preflight import constant_scores, load_data
 from tutelage.students.build import Checkpoint, Fresh, parse
+from tutelage.texts import constant_scores, load_data
 
 ROWS = {"sst2": 8000}
 """Training rows of a task, unless ``--full``."""

@@ -15,7 +15,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Needs, Tap
-from tutelage.preflight import fitted_tokenizer
 from tutelage.students.bilstm import (
     SPECIAL,
     BiLSTMConfig,
@@ -23,6 +22,7 @@ from tutelage.students.bilstm import (
     new_bilstm,
     word_tokenizer,
 )
+from tutelage.texts import fitted_tokenizer
 from tutelage.training.optimizer import RowAdamW, parameter_groups
 
 TEXTS = sentences(60, 0)[0]

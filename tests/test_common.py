@@ -130,7 +130,7 @@ def test_every_family_teaches_and_learns(family: str, method: str, tokenizer, tm
     tiny_model(family).save_pretrained(tmp_path / "teacher")
     fitted = tokenizer
     if family in ("distilbert", "modernbert", "roberta"):
-        from tutelage.preflight import fitted_tokenizer
+        from tutelage.texts import fitted_tokenizer
 
         fitted = fitted_tokenizer(tokenizer, tiny_model(family))
     fitted.save_pretrained(tmp_path / "teacher")

@@ -32,11 +32,11 @@ from tutelage.knowledge.verdicts import Verdicts, verdicts
 from tutelage.methods.pea_kd import pea_kd
 from tutelage.objectives.mapping import pairs
 from tutelage.objectives.terms import HardLabels, Verdict
-from tutelage.preflight import load_data
 from tutelage.recipe import Stage
 from tutelage.students import sharing
 from tutelage.students.build import Copied, Shared, build, copy_layers, parse
 from tutelage.students.sharing import expanded, plan_of
+from tutelage.texts import load_data
 
 FAMILIES = sorted(sharing.CONFIGS)
 ORDERS = ("shuffled", "paired", "mirror", "adjacent")
@@ -395,7 +395,7 @@ def test_verdicts_of_models_that_have_not_seen_the_texts(teacher_folder: Path, t
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_learns_verdicts(family: str, tokenizer, tmp_path: Path) -> None:
-    from tutelage.preflight import fitted_tokenizer
+    from tutelage.texts import fitted_tokenizer
 
     teacher = tiny_model(family)
     teacher.save_pretrained(tmp_path / "teacher")

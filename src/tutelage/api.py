@@ -33,7 +33,6 @@ from tutelage.knowledge.store import Store
 from tutelage.methods import METHODS
 from tutelage.methods.finetune import finetune as finetune_recipe
 from tutelage.methods.pretrain import pretrain as pretrain_recipe
-from tutelage.preflight import fitted_tokenizer, load_data
 from tutelage.progress import Display
 from tutelage.recipe import Recipe
 from tutelage.report.attention import page as attention_page
@@ -42,6 +41,7 @@ from tutelage.runs import run
 from tutelage.students.build import Checkpoint, Fresh, Inherited, Student, load_config, load_model, parse, resolve
 from tutelage.students.sharing import expanded
 from tutelage.teachers.source import Source
+from tutelage.texts import fitted_tokenizer, load_data
 from tutelage.workspace import new_accelerator
 
 

@@ -16,11 +16,12 @@ from tutelage import anatomy
 from tutelage.config import RunConfig
 from tutelage.errors import TutelageError
 from tutelage.knowledge.out_of_fold import MANIFEST, Manifest, content, write
-from tutelage.preflight import HEADS, encoded_as, fitted_tokenizer, load_data, longest, part_of, predicted
+from tutelage.preflight import predicted
 from tutelage.progress import Display
 from tutelage.runs import run
 from tutelage.students.build import origin_of
 from tutelage.teachers.source import Source
+from tutelage.texts import HEADS, encoded_as, fitted_tokenizer, load_data, longest, part_of
 from tutelage.workspace import new_accelerator
 
 

@@ -32,7 +32,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.terms import Objective
-from tutelage.preflight import fitted_tokenizer, forgetting_line, mapping_lines, planned_steps
+from tutelage.plan import forgetting_line, mapping_lines, planned_steps
 from tutelage.progress import Display, duration
 from tutelage.recipe import Instances, Stage
 from tutelage.report.general import card, page
@@ -41,6 +41,7 @@ from tutelage.students import compactors
 from tutelage.students.build import build, origin_of, resolve, takes_from_teacher
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import LiveTeacher
+from tutelage.texts import fitted_tokenizer
 from tutelage.training import checkpoint, loop
 from tutelage.workspace import environment, finish, opened, save_student, spent, write_down
 

@@ -19,7 +19,13 @@ from tutelage.disk import write_text
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.methods.finetune import finetune
-from tutelage.preflight import (
+from tutelage.preflight import predicted
+from tutelage.progress import Display
+from tutelage.runs import run
+from tutelage.students.build import Checkpoint, Copied, Fresh, load_config, resolve
+from tutelage.teachers.source import Source
+from tutelage.team import MANIFEST, Manifest, columns, is_store, manifest_of, members_in, short
+from tutelage.texts import (
     HEADS,
     Texts,
     encoded_as,
@@ -29,14 +35,8 @@ from tutelage.preflight import (
     longest,
     match_labels,
     part_of,
-    predicted,
     scores_of,
 )
-from tutelage.progress import Display
-from tutelage.runs import run
-from tutelage.students.build import Checkpoint, Copied, Fresh, load_config, resolve
-from tutelage.teachers.source import Source
-from tutelage.team import MANIFEST, Manifest, columns, is_store, manifest_of, members_in, short
 from tutelage.workspace import new_accelerator
 
 

@@ -1,8 +1,7 @@
-"""Before a run: load everything, check everything, say what will happen. Nothing is written here."""
+"""Before a run: load everything, check everything, ask the teacher what stages will need. Nothing is written here."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,30 +18,20 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy import AUTO, Head
-from tutelage.config import DataConfig, RunConfig
+from tutelage.config import RunConfig
 from tutelage.data import batches
 from tutelage.data.augmentation import Candidates, variants
 from tutelage.data.batches import Feed, Known, Rows, padded
-from tutelage.data.conll import encode_words, load_conll, own_sentences
-from tutelage.data.docstrings import demo_data
-from tutelage.data.examples import Data, Encoded, Examples, Kind, encode
-from tutelage.data.files import load_files, read_unlabeled
+from tutelage.data.examples import Data, Encoded, Examples, encode
 from tutelage.data.rules import Lexicon, Rules, rule_variants
-from tutelage.data.squad import encode_spans, load_squad, own_questions
-from tutelage.data.tasks import load_glue
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
-from tutelage.evaluation import speed
-from tutelage.evaluation.answers import answer_chance, best_answers, squad_scores
-from tutelage.evaluation.entities import best_tags, tag_chance, tag_scores
-from tutelage.evaluation.metrics import chance, score
 from tutelage.knowledge import out_of_fold
 from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Scheme, Store, check_place
 from tutelage.knowledge.verdicts import described, verdicts
-from tutelage.objectives.mapping import picture
-from tutelage.objectives.terms import HardLabels, LogitsMSE, Objective, SoftLabels
-from tutelage.progress import Display, duration
+from tutelage.objectives.terms import HardLabels, Objective
+from tutelage.progress import Display
 from tutelage.recipe import Stage
 from tutelage.students import compactors
 from tutelage.students.bilstm import word_tokenizer
@@ -65,37 +54,20 @@ from tutelage.teacher_store import Knowledge, storable, verified
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predict
 from tutelage.teachers.team import Members
-from tutelage.training.forgetting import Forgetter, Forgetting
-
-
-@dataclass
-class Texts:
-    """One part of the data as the student reads it, and as the teacher does where that differs."""
-
-    examples: Examples
-    student: Encoded
-    teacher: Encoded | None
-
-    def at(self, rows: Rows) -> Texts:
-        """The examples at ``rows``, with all the windows in which they are read."""
-
-        def taken(encoded: Encoded) -> Encoded:
-            read, of = rows_of(encoded, rows)
-            part = encoded.take(read)
-            return part if part.windows is None else replace(part, windows=replace(part.windows, of=of))
-
-        teacher = None if self.teacher is None else taken(self.teacher)
-        return Texts(self.examples.take(rows), taken(self.student), teacher)
-
-
-def rows_of(encoded: Encoded, examples: Rows) -> tuple[Rows, Rows]:
-    """Where ``encoded`` has these examples: its rows, all windows of each, and of which of ``examples`` each row is."""
-    if encoded.windows is None:
-        return examples, np.arange(len(examples))
-    of = encoded.windows.of
-    first, last = np.searchsorted(of, examples), np.searchsorted(of, examples, side="right")
-    rows = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
-    return rows, np.repeat(np.arange(len(examples)), last - first)
+from tutelage.texts import (
+    HEADS,
+    Texts,
+    constant_scores,
+    encoded_as,
+    fitted_tokenizer,
+    held_part,
+    label_settings,
+    load_data,
+    longest,
+    match_labels,
+    part_of,
+    scores_of,
+)
 
 
 @dataclass
@@ -149,182 +121,7 @@ class Setup:
         return self.parts[self.part(stage)]
 
 
-# ---------------------------------------------------------------------------------------------------- before the run
-
-
-def load_data(config: DataConfig) -> Data:
-    """The data that a configuration names.
-
-    Raises:
-        TutelageError: for anything missing, malformed or contradictory.
-    """
-    if config.task is not None and (config.train is not None or config.dev is not None):
-        raise TutelageError("--task and --train/--dev exclude each other: a task by name, or files of your own")
-    folder = Path(config.data_dir) if config.data_dir else None
-    named = "".join(filter(str.isalnum, (config.task or "").lower()))
-    if config.task == "docstrings":
-        data = demo_data()
-    elif named in ("squad", "squad2"):
-        data = load_squad("squad" if named == "squad" else "squad2", folder)
-    elif named == "conll2003":
-        data = load_conll(folder)
-    elif config.task is not None:
-        data = load_glue(config.task, folder)
-    elif config.train is not None and config.kind in ("spans", "tokens"):
-        data = (own_questions if config.kind == "spans" else own_sentences)(
-            Path(config.train), Path(config.dev) if config.dev else None
-        )
-    elif config.train is not None:
-        data = load_files(
-            Path(config.train),
-            Path(config.dev) if config.dev else None,
-            None,
-            config.text,
-            config.text_pair,
-            config.label,
-            config.kind,
-        )
-    else:
-        raise TutelageError("there is nothing to learn from; give --task NAME or --train FILE")
-    if config.max_train is not None and config.max_train < len(data.train):
-        rows = np.sort(np.random.default_rng(0).permutation(len(data.train))[: config.max_train])
-        source = f"{data.sources.get('train', 'train')}, cut to {config.max_train:,} rows"
-        data = replace(data, train=data.train.take(rows), sources={**data.sources, "train": source})
-    for given, taken in ((config.leave_out, False), (config.only, True)):
-        if given is not None:
-            part, parts = given
-            rows = np.flatnonzero((part_of(data.train, data.kind, parts) == part) == taken)
-            source = f"{data.sources.get('train', 'train')}, {'only' if taken else 'without'} part {part} of {parts}"
-            data = replace(data, train=data.train.take(rows), sources={**data.sources, "train": source})
-    if config.noise:
-        source = f"{data.sources.get('train', 'train')}, {config.noise:.0%} of the labels wrong on purpose"
-        data = replace(data, train=_mislabelled(data, config.noise), sources={**data.sources, "train": source})
-    if config.unlabeled is not None:
-        if data.kind in ("spans", "tokens"):
-            raise TutelageError(
-                f"unlabelled texts cannot be read for a task of kind {data.kind}; leave out --unlabeled"
-            )
-        # GLUE's columns have names of their own, which a file of the user's need not share.
-        data = replace(data, unlabeled=read_unlabeled(Path(config.unlabeled), config.text, config.text_pair, data))
-    return data
-
-
-def part_of(examples: Examples, kind: Kind, parts: int) -> Rows:
-    """``(n,)``: in which part (from 1) each example is, drawn with seed 0; parts differ by one example at most, of each class
-    too."""
-    order = np.random.default_rng([0, 0xF01D]).permutation(len(examples))
-    if kind == "classification":
-        order = order[np.argsort(examples.labels[order], kind="stable")]
-    found = np.empty(len(order), dtype=np.int64)
-    found[order] = np.arange(len(order)) % parts + 1
-    return found
-
-
-def held_part(count: int) -> tuple[int, int]:
-    """``(k, n)``: the part of a training set of ``count`` on which a team's weights are learnt, and its teachers compared: a
-    tenth, but 300 to 2,000 examples, and at most a fifth. Its teachers must not have learnt from it."""
-    return 1, max(5, round(count / min(max(0.1 * count, 300), 2000)))
-
-
-def _mislabelled(data: Data, share: float) -> Examples:
-    """Train with so many wrong labels."""
-    if data.kind != "classification":
-        raise TutelageError(f"data.noise changes classes, and {data.task!r} is a {data.kind}; leave it out")
-    generator = np.random.default_rng([0, 0x401E])
-    labels, classes = data.train.labels.copy(), len(data.labels)
-    wrong = generator.permutation(np.flatnonzero(labels >= 0))[: round(share * len(labels))]
-    labels[wrong] = (labels[wrong] + generator.integers(1, classes, len(wrong))) % classes
-    return replace(data.train, labels=labels)
-
-
-def match_labels(data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
-    """The data with the label numbers of the teacher's configuration, matched by name; and warnings.
-
-    Raises:
-        TutelageError: when the teacher's labels are others than the data's.
-    """
-    count = config.num_labels
-    if data.kind == "spans":
-        return data, []
-    if data.kind == "regression":
-        if count != 1:
-            raise TutelageError(
-                f"the task {data.task!r} is a regression, but the teacher {name!r} has {count} labels; fine-tune it here"
-            )
-        return data, []
-    theirs = [str(config.id2label[i]) for i in range(count)]
-    if set(data.labels) <= set(theirs):
-        return data.with_labels(tuple(theirs)), []
-    lower = {label.lower(): label for label in data.labels}
-    if len(lower) == len(data.labels) and set(lower) <= {label.lower() for label in theirs}:
-        # The data's spelling wins; labels that only the teacher knows keep theirs.
-        return data.with_labels(tuple(lower.get(label.lower(), label) for label in theirs)), []
-    if unnamed(config) and count == len(data.labels):
-        named = ", ".join(f"LABEL_{i}={label}" for i, label in enumerate(data.labels))
-        return data, [f"the teacher's labels have no names; they were taken in the data's order ({named})"]
-    raise TutelageError(
-        f"the teacher {name!r} knows the labels {_listed(theirs)}, the data {_listed(data.labels)}; use a teacher "
-        "fine-tuned on these labels, or correct id2label in its config.json"
-    )
-
-
-def unnamed(config: Any) -> bool:
-    """Whether a model's classes have no names but those that transformers gives them."""
-    return all(str(config.id2label[i]) == f"LABEL_{i}" for i in range(config.num_labels))
-
-
-def _listed(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(map(repr, names[:6])) + (f" ... ({len(names)} in all)" if len(names) > 6 else "")
-
-
-def label_settings(data: Data) -> dict[str, Any]:
-    """What the student's configuration says about labels."""
-    if data.kind == "spans":
-        return {}
-    if data.kind == "regression":
-        return {"num_labels": 1, "problem_type": "regression"}
-    names = {"id2label": dict(enumerate(data.labels)), "label2id": {name: i for i, name in enumerate(data.labels)}}
-    if data.kind == "tokens":
-        return names
-    kind = "single" if data.kind == "classification" else "multi"
-    return {**names, "problem_type": f"{kind}_label_classification"}
-
-
-HEADS: dict[Kind, Head] = {
-    "classification": "classes",
-    "regression": "classes",
-    "multilabel": "classes",
-    "tokens": "tokens",
-    "spans": "spans",
-}
-"""What a model must answer for each kind of data."""
-
-
-def encoded_as(kind: Kind, examples: Examples, tokenizer: Any, max_length: int, stride: int | None) -> Encoded:
-    """Examples of a kind as token ids, with what is asked of which token."""
-    if kind == "spans":
-        third = max_length // 3
-        return encode_spans(examples, tokenizer, max_length, stride or min(128, third), min(64, third))
-    return (encode_words if kind == "tokens" else encode)(examples, tokenizer, max_length)
-
-
-def longest(data: Data, config: DataConfig, limit: int) -> int:
-    """The longest input in tokens: what the configuration says, else what the models take; windows are 384 at most."""
-    return config.max_length or (min(limit, 384) if data.kind == "spans" else limit)
-
-
-def fitted_tokenizer(tokenizer: Any, model: PreTrainedModel) -> Any:
-    """The tokenizer, giving only what the model's ``forward`` takes (DistilBERT has no token types)."""
-    has_types = anatomy.has_token_types(model.config)
-    names = ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"]
-    if has_types and "token_type_ids" not in tokenizer.model_input_names:
-        return tokenizer
-    if list(tokenizer.model_input_names) == names:
-        return tokenizer
-    fitted = copy.deepcopy(tokenizer)
-    fitted.model_input_names = names
-    fitted.init_kwargs["model_input_names"] = names
-    return fitted
+# ------------------------------------------------------------------------------------------------------- what is given
 
 
 def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sketch: bool = False) -> Setup:
@@ -766,27 +563,7 @@ def predicted(
     return predict(model, encoded, accelerator, lambda count: display.advance(name, len(encoded), count))
 
 
-# --------------------------------------------------------------------------------------------------------- the plan
-
-
-def scores_of(data: Data, logits: Tensor, texts: Texts) -> dict[str, float]:
-    """The task's metrics of the student's (or the teacher's, which reads the same words) predictions ``(answers, classes)``."""
-    examples = texts.examples
-    if data.kind == "spans":
-        unanswerable = any(answers == () for answers in examples.labels)
-        return squad_scores(best_answers(logits, texts.student, examples, with_null=unanswerable), examples)
-    if data.kind == "tokens":
-        return tag_scores(best_tags(logits, texts.student, examples, data.labels), examples, data.labels)
-    return score(data.metrics, logits.numpy(), examples.labels, data.kind, data.positive)
-
-
-def constant_scores(data: Data, examples: Examples) -> dict[str, float]:
-    """What the same answer to everything scores."""
-    if data.kind == "spans":
-        return answer_chance(examples)
-    if data.kind == "tokens":
-        return tag_chance(examples, data.labels)
-    return {name: chance(name, examples.labels, data.kind, data.positive) for name in data.metrics}
+# -------------------------------------------------------------------------------------------- how stages read and begin
 
 
 def baseline_stage(config: RunConfig, steps: int) -> Stage:
@@ -851,145 +628,3 @@ def read_by(setup: Setup, stage: Stage, accelerator: Accelerator, display: Displ
         f"the teacher is {described(found)}" if stage.verdicts.control != "true" else "labels in place of verdicts"
     )
     return replace(texts.student, labels=found)
-
-
-def planned_steps(stage: Stage, feed: Feed) -> int:
-    """Optimiser steps of a stage that nothing ends early."""
-    return min(stage.epochs * -(-len(feed.rows(0)) // stage.batch_size), stage.max_steps or 2**62)
-
-
-def plan(setup: Setup) -> str:
-    """What will happen, in words: sizes, what is read from whom, the mapping as a picture, cost."""
-    config, data = setup.config, setup.data
-    network = compactors.as_merged(setup.student).to(setup.student.device)
-    student, teacher = anatomy.shape_of(network.config), None if setup.teacher is None else setup.teacher.shape
-    lengths = setup.train.student.lengths
-    inputs = typical(setup.train.student, setup.student)
-    student_flops = speed.flops(network, inputs(1))
-    lines = [
-        f"{config.recipe.title} on {data.task}: {len(data.train):,} labelled"
-        + (f" + {len(data.unlabeled):,} unlabelled" if data.unlabeled else "")
-        + f" texts, {lengths.mean():.1f} tokens on average; {len(setup.selection.examples):,} choose the checkpoint, "
-        + f"{sum(map(len, data.dev.values())):,} are scored",
-    ]
-    teacher_flops = 0
-    if setup.teacher is not None:
-        read = setup.train.teacher or setup.train.student
-        outline = setup.teacher.outline
-        teacher_flops = speed.flops(outline, typical(read, outline)(1))
-        lines.append(f"teacher  {teacher}, {speed.count_parameters(outline) / 1e6:.1f} M parameters")
-        lines += _store_lines(setup)
-    if setup.team is not None:
-        lines += [f"team     {line}" for line in setup.team.lines(data.metrics[0], next(iter(setup.dev)))]
-    lines.append(f"student  {student}, {speed.count_parameters(network) / 1e6:.1f} M parameters")
-    seconds = 0.0
-    trial = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
-    rate = 32 * student_flops / (trial["student"]["32"] / 1000)
-    for stage, objective in zip(config.recipe.stages, objectives_of(setup), strict=True):
-        steps = planned_steps(stage, feed_of(stage, setup.texts(stage).student))
-        lacking = setup.store.scheme.lacks if setup.store else setup.to_write.lacks if setup.to_write else None
-        from_store = lacking is not None and lacking(objective.teacher_needs) is None
-        live = objective.teacher_needs.running and not from_store
-        flops = stage.batch_size * (3 * student_flops + (teacher_flops if live else 0))
-        seconds += steps * flops / rate
-        lines.append(
-            f"stage {stage.name}: {steps:,} steps of {stage.batch_size} examples, {flops / 1e9:.1f} GFLOP each; reads "
-            f"{objective.student_needs} of the student and {objective.teacher_needs} of the teacher"
-            + ("" if live or not objective.teacher_needs else " (stored)" if from_store else " (computed once)")
-        )
-        if stage.forgetting is not None:
-            lines.append(forgetting_line(setup.student, stage.forgetting, steps))
-        if stage.team is not None and setup.team is not None:
-            lines += team_notes(stage, steps, len(setup.team.names))
-        taken = inherit(objective, config.recipe.student)
-        if taken:
-            lines.append(f"  starts from {taken} projections of {config.recipe.student.name}")  # type: ignore[union-attr]
-        if teacher is not None:
-            lines += mapping_lines(objective, student, teacher)
-    if wants_baseline(config):
-        inherited = isinstance(config.recipe.student, Inherited)
-        other = "one of slices of the teacher" if inherited else "the same student without the teacher"
-        lines.append(f"then {other}, for as many steps (--no-baseline skips it)")
-    lines.append(f"expected time on this machine: about {duration(seconds)}, the baseline not counted")
-    lines += [f"note: {warning}" for warning in setup.warnings]
-    return "\n".join(lines)
-
-
-def team_notes(stage: Stage, steps: int, members: int) -> list[str]:
-    """What a stage learns about its team, and what would make that doubtful."""
-    assert stage.team is not None
-    if (how := stage.team.learning) is None:
-        return []
-    updates = -(-steps // how.every)
-    cost = 3 * how.examples / stage.batch_size / how.every + 2 / how.every
-    lines = [
-        f"  {updates:,} updates of the distribution, which make a step about {1 + cost / 3:.1f} times as dear (the time below "
-        "does not count it)"
-    ]
-    if updates < 100 * members:
-        lines.append(
-            f"note: {updates:,} updates are few for {members} teachers, and the weights may be noise; take {100 * members:,} or "
-            f"more (--set stages.{stage.name}.max_steps={100 * members * how.every})"
-        )
-    if all(isinstance(term, SoftLabels | LogitsMSE) for term in stage.objective if term.weight > 0):
-        lines.append(
-            f"note: stage {stage.name} has no labels in its objective; where many teachers are bad, its student learns nothing "
-            "that could tell them apart"
-        )
-    return lines
-
-
-def forgetting_line(student: PreTrainedModel, how: Forgetting, steps: int) -> str:
-    """When a student with compactors becomes as small as it will be.
-
-    Raises:
-        TutelageError: when the steps do not suffice.
-    """
-    interval, last = Forgetter(how, student).times(steps)
-    return (
-        f"  coordinates go every {interval:,} steps; until step {last:,} or so a step costs what the teacher's training "
-        "does, which the time below does not count"
-    )
-
-
-def mapping_lines(objective: Objective, student: anatomy.Shape, teacher: anatomy.Shape) -> list[str]:
-    """For each term that compares layers a picture of which teaches which."""
-    lines = []
-    for term, mapped in zip(objective.terms, objective.mapped, strict=True):
-        if mapped:
-            drawing = picture(mapped, student.layers, teacher.layers).split("\n")
-            lines += [f"  {term.kind}", *(f"  {line}" for line in drawing)]
-    return lines
-
-
-def _store_lines(setup: Setup) -> list[str]:
-    """Which store the run uses, and what it will hold."""
-    if setup.store is not None:
-        loaded = "" if setup.teacher is None or setup.teacher.loaded else "; the teacher is not loaded"
-        return [f"store    {setup.store.name}, {setup.store.manifest.bytes / 1e6:,.1f} MB{loaded}"]
-    if setup.to_write is None or setup.knowledge is None:
-        return []
-    size = setup.to_write.record_bytes(setup.knowledge.encoded.lengths)
-    where = setup.knowledge.home(setup.to_write)
-    return [
-        f"store    will be written to {where}: {len(size):,} examples, {size.mean():,.0f} bytes each, "
-        f"{size.sum() / 1e6:,.1f} MB; later runs read it"
-    ]
-
-
-def typical(encoded: Encoded, model: PreTrainedModel) -> Callable[[int], dict[str, Tensor]]:
-    """Inputs of the texts' mean length, as many as asked for, where the model is."""
-    lengths, device = encoded.lengths, next(model.parameters()).device
-    row = int(np.abs(lengths - lengths.mean()).argmin())
-    inputs = {name: value.to(device) for name, value in padded(encoded, np.array([row])).items()}
-    if device.type == "meta":
-        # transformers looks into a mask, or (GPT-2) for padding where there is none; one of each pair is taken as it is.
-        mask = inputs.pop("attention_mask").bool()
-        if anatomy.family_of(model.config).causal:
-            inputs["attention_mask"] = mask[:, None, None, :].expand(1, 1, mask.shape[1], -1)
-    return lambda count: {name: value.repeat_interleave(count, 0) for name, value in inputs.items()}
-
-
-def wants_baseline(config: RunConfig) -> bool:
-    """Whether the student is trained without its teacher too; one that learns from labels alone is its own baseline."""
-    return config.baseline and config.teacher is not None and config.recipe.needs_teacher

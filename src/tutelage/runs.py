@@ -21,29 +21,19 @@ from tutelage.disk import write_text
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.objectives.terms import Objective
+from tutelage.plan import plan, typical, wants_baseline
 from tutelage.preflight import (
-    HEADS,
     Setup,
-    Texts,
     baseline_stage,
-    encoded_as,
     feed_of,
-    fitted_tokenizer,
     inherit,
-    load_data,
-    longest,
-    match_labels,
     objectives_of,
-    plan,
     predicted,
     prepare,
     read_by,
     release_teacher,
-    scores_of,
     taught,
-    typical,
     use_store,
-    wants_baseline,
 )
 from tutelage.progress import Display
 from tutelage.recipe import Instances, Stage
@@ -57,6 +47,7 @@ from tutelage.teachers.source import Source
 from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, predict
 from tutelage.team import assembled, doubts, gather, settled, summary, team_for
+from tutelage.texts import HEADS, Texts, encoded_as, fitted_tokenizer, load_data, longest, match_labels, scores_of
 from tutelage.training import checkpoint, loop
 from tutelage.workspace import environment, finish, new_accelerator, opened, save_student, spent, write_down
 

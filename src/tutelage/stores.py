@@ -17,17 +17,8 @@ from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Scheme, Store, check_place, compact
 from tutelage.objectives.mapping import half_up
 from tutelage.objectives.terms import Objective
-from tutelage.preflight import (
-    Setup,
-    ask_teacher,
-    check_storable,
-    feed_of,
-    objectives_of,
-    outline,
-    planned_steps,
-    prepare,
-    typical,
-)
+from tutelage.plan import planned_steps, typical
+from tutelage.preflight import Setup, ask_teacher, check_storable, feed_of, objectives_of, outline, prepare
 from tutelage.progress import Display
 from tutelage.recipe import Recipe
 from tutelage.teacher_store import describe, kept, storable, verified

@@ -22,19 +22,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.knowledge.signals import Needs
 from tutelage.objectives.terms import LogitsMSE, Objective, SoftLabels
-from tutelage.preflight import (
-    HEADS,
-    Setup,
-    Texts,
-    constant_scores,
-    encoded_as,
-    fitted_tokenizer,
-    objectives_of,
-    predicted,
-    rows_of,
-    scores_of,
-    unnamed,
-)
+from tutelage.preflight import Setup, objectives_of, predicted
 from tutelage.progress import Display
 from tutelage.recipe import Stage
 from tutelage.report.team import dropped
@@ -42,6 +30,7 @@ from tutelage.teacher_store import Knowledge, verified
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import KnownLogits, Teacher, predict
 from tutelage.teachers.team import DISTRIBUTION, Members, Resident, TeamTeacher, Weights, start_of
+from tutelage.texts import HEADS, Texts, constant_scores, encoded_as, fitted_tokenizer, rows_of, scores_of, unnamed
 from tutelage.training.weighing import Weigher
 
 MANIFEST = "team.json"
