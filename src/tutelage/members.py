@@ -12,6 +12,7 @@ import numpy.typing as npt
 import transformers
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.special import softmax
+from sklearn.metrics import cohen_kappa_score
 
 from tutelage import anatomy
 from tutelage.config import DataConfig, RunConfig, validated, with_settings
@@ -227,9 +228,8 @@ def diversity(logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], classes
     for i, j in combinations(range(count), 2):
         if classes:
             same = float((answers[i] == answers[j]).mean())
-            shares = [np.bincount(answers[k], minlength=logits.shape[2]) / answers.shape[1] for k in (i, j)]
-            expected = float(shares[0] @ shares[1])
-            kappa[i, j] = kappa[j, i] = (same - expected) / (1 - expected) if expected < 1 else 1.0
+            # Of two that always say the same one thing it is 0/0.
+            kappa[i, j] = kappa[j, i] = cohen_kappa_score(answers[i], answers[j]) if same < 1 else 1.0
         else:
             same = float(np.corrcoef(logits[i].ravel(), logits[j].ravel())[0, 1])
         agreement[i, j] = agreement[j, i] = same
