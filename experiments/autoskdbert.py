@@ -30,10 +30,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from glue import ROWS, carry_out, mine, paragraph, shown, write
+from glue import ROWS, carry_out, mine, paragraph, shown, verdict, write
 
 from tutelage import api
-from tutelage.ablation import interval
 from tutelage.config import DataConfig, RunConfig
 from tutelage.demo import pretrained
 from tutelage.members import member_of
@@ -427,17 +426,6 @@ def claims(
             f"{total} runs (its largest probability {most:.3f}); of the others it dropped {others / len(stages):.1f} a run"
         )
     return [f"* {line}" for line in lines if line]
-
-
-def verdict(claim: str, differences: list[float]) -> str:
-    """A claim that a difference is not negative, and whether it is seen to hold; empty without any runs."""
-    if not differences:
-        return ""
-    mean, half = interval(differences)
-    if half is None:
-        return f"{claim}: {mean:+.3f} in one seed, which says nothing about noise"
-    word = "inside the noise" if abs(mean) <= half else "held" if mean > 0 else "did not hold"
-    return f"{claim}: {word} ({mean:+.3f} ± {half:.3f}, {len(differences)} seeds)"
 
 
 if __name__ == "__main__":

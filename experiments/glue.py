@@ -152,6 +152,17 @@ def shown(values: Sequence[float], sign: str = "", digits: int = 3) -> str:
     return f"{mean:{sign}.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
 
 
+def verdict(claim: str, differences: list[float]) -> str:
+    """A claim that a difference is not negative, and whether it is seen to hold; empty without any runs."""
+    if not differences:
+        return ""
+    mean, half = t_interval(differences)
+    if half is None:
+        return f"{claim}: {mean:+.3f} in one seed, which says nothing about noise"
+    word = "inside the noise" if abs(mean) <= half else "held" if mean > 0 else "did not hold"
+    return f"{claim}: {word} ({mean:+.3f} ± {half:.3f}, {len(differences)} seeds)"
+
+
 def mine(share: str | None, number: int) -> bool:
     """Whether a run is this process's, by its number and ``--share`` (0/2, 1/2; ``shared`` is none of them)."""
     if share is None:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from glue import carry_out, mine, paragraph, shown, write
+from glue import carry_out, mine, paragraph, shown, verdict, write
 from transformers import BertConfig, BertForSequenceClassification
 
 from tutelage.config import DataConfig, RunConfig
@@ -34,6 +34,7 @@ from tutelage.methods.pea_kd import pea_kd
 from tutelage.recipe import Recipe
 from tutelage.students.build import Checkpoint, Copied, Shared, Student
 from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
+from tutelage.texts import constant_scores, load_data
 
 ARMS: dict[str, tuple[str, str, str]] = {
     "finetune": ("off", "no_kd", "off"),
@@ -48,6 +49,20 @@ ARMS: dict[str, tuple[str, str, str]] = {
     "deep": ("deep", "pkd", "off"),
 }
 """By arm: how layers are shared, what the last stage learns, whether a stage on verdicts comes first."""
+CLAIMS = (
+    ("all of Pea-KD is better than PKD", "full", "pkd"),
+    ("all of it is better than exchanged layers alone", "full", "shuffled"),
+    ("all of it is better than a start from verdicts alone", "full", "ptp"),
+    ("layers run twice are better than once", "paired", "pkd"),
+    ("queries and keys exchanged are no worse than not", "shuffled", "paired"),
+    ("a start from verdicts is better than none", "ptp", "pkd"),
+    ("PKD is better than KD", "pkd", "kd"),
+    ("KD is better than labels alone", "kd", "finetune"),
+    ("verdicts are better than the same dealt at random", "full", "full, verdicts at random"),
+    ("verdicts are better than labels in their place", "full", "full, labels for verdicts"),
+    ("layers that are not shared are better than shared ones", "deep", "shuffled"),
+)
+"""The paper's orderings, its controls and the upper reference: which arm against which."""
 ROWS = {"sst2": 8000}
 """Training rows of a task."""
 
@@ -146,6 +161,7 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
             student = report["student"]
             row = {
                 "score": student["score"],
+                "scores": next(iter(student["scores"].values())),
                 "parameters": student["parameters"],
                 "bytes": student["bytes"],
                 "latency_ms": student["latency_ms"],
@@ -153,7 +169,9 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
                 "seconds": report["seconds"],
             }
             if arm == "teacher":
-                found["teachers"][task] = {**row, "metric": report["metric"]}
+                given = load_data(data)
+                constant = constant_scores(given, next(iter(given.dev.values())))
+                found["teachers"][task] = {**row, "metric": report["metric"], "constant": constant}
             else:
                 found["runs"].append({"task": task, "arm": arm, "stored": stored, "seed": seed, **row})
     return found
@@ -243,11 +261,19 @@ def page(results: dict[str, Any]) -> str:
                 if not runs:
                     continue
                 plain = {run["seed"]: run["score"] for run in runs if run["arm"] == "pkd"}
+                metric, *others = teacher["scores"]
+                known = [
+                    f"{name}: teacher {score:.3f}, the same answer to all {teacher['constant'][name]:.3f}"
+                    for name, score in teacher["scores"].items()
+                ]
                 lines += [
-                    f"## {task}, {stored} stored: {teacher['metric']}, teacher {teacher['score']:.3f}",
+                    f"## {task}, {stored} stored",
                     "",
-                    "| arm | seeds | score | against pkd | parameters | on disk | ms, batch 32 |",
-                    "|---|---|---|---|---|---|---|",
+                    f"{'; '.join(known)}.",
+                    "",
+                    f"| arm | seeds | {metric} | against pkd |{''.join(f' {name} |' for name in others)} parameters | on disk "
+                    "| ms, batch 32 |",
+                    "|---|---|---|---|---|---|---|" + "---|" * len(others),
                 ]
                 for arm in ARMS:
                     ours = [run for run in runs if run["arm"] == arm]
@@ -257,10 +283,12 @@ def page(results: dict[str, Any]) -> str:
                     latency = np.mean([run["latency_ms"]["32"] for run in ours])
                     lines.append(
                         f"| {arm} | {len(ours)} | {shown([run['score'] for run in ours])} | "
-                        f"{'-' if arm == 'pkd' or not gains else shown(gains, '+')} | {ours[0]['parameters'] / 1e6:.1f} M | "
+                        f"{'-' if arm == 'pkd' or not gains else shown(gains, '+')} | "
+                        f"{''.join(shown([run['scores'][name] for run in ours]) + ' | ' for name in others)}"
+                        f"{ours[0]['parameters'] / 1e6:.1f} M | "
                         f"{ours[0]['bytes'] / 1e6:.0f} MB | {latency:.1f} |"
                     )
-                lines.append("")
+                lines += ["", *claims(runs), ""]
     if "lookup" in results:
         lines += [
             "## A puzzle of two steps",
@@ -277,6 +305,16 @@ def page(results: dict[str, Any]) -> str:
             lines.append(f"| {name} | {rows[0]['parameters']:,} | {accuracies} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def claims(runs: list[dict[str, Any]]) -> list[str]:
+    """What the paper says or a control asks, and whether these runs show it."""
+    scores = {arm: {run["seed"]: run["score"] for run in runs if run["arm"] == arm} for arm in ARMS}
+    lines = []
+    for claim, ours, theirs in CLAIMS:
+        common = scores[ours].keys() & scores[theirs].keys()
+        lines.append(verdict(claim, [scores[ours][seed] - scores[theirs][seed] for seed in sorted(common)]))
+    return [f"* {line}" for line in lines if line]
 
 
 if __name__ == "__main__":
