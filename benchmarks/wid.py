@@ -5,7 +5,7 @@
 A masked-word model of BERT-base's widths (some of its layers: all cost the same) takes whole optimiser steps on random
 tokens: plain, between compactors with half of the coordinates masked, and, for students of 384 and 192, plain and with the
 compactors cut. Each has a process of its own, whose peak memory is told, and another as glibc is by default: it gives the
-memory of large tensors back to the system and gets it anew, zeroed page by page, which costs a plain step about a third.
+memory of large tensors back to the system and gets it anew, zeroed page by page, which can cost half of a plain step.
 Writes ``results/wid_speed.json`` and ``docs/wid_speed.md``.
 """
 
@@ -97,7 +97,7 @@ def measure(what: str, tokens: int, layers: int, repeats: int, bf16: bool) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--tokens", default="4096,16384")
     parser.add_argument("--widths", default="384,192")
     parser.add_argument("--fp32", action="store_true", help="without bf16 autocast")
@@ -123,6 +123,11 @@ def main() -> None:
             print(tokens, name, results[tokens][name], flush=True)
     write_text(Path("results/wid_speed.json"), json.dumps(results, indent=1) + "\n")
     write_text(Path("docs/wid_speed.md"), page(results))
+
+
+def ratio(found: dict[str, Any], name: str, other: str | None, allocator: str) -> str:
+    """One step in steps of another, if there is one to compare it with."""
+    return f"{found[name][allocator]['seconds'] / found[other][allocator]['seconds']:.2f}" if other else "-"
 
 
 def page(results: dict[str, Any]) -> str:
@@ -160,17 +165,11 @@ def page(results: dict[str, Any]) -> str:
                 "student": f"student, {width}",
                 "cut": f"cut to {width}",
             }
-
-            def ratio(
-                other: str | None, allocator: str, row: dict[str, Any] = row, found: dict[str, Any] = found
-            ) -> str:
-                return f"{row[allocator]['seconds'] / found[other][allocator]['seconds']:.2f}" if other else "-"
-
             keeps, default = row["keeps"], row["default"]
             lines.append(
-                f"| {label[kind]} | {keeps['seconds']:.2f} | {ratio('teacher', 'keeps')} | "
-                f"{ratio(plain if kind == 'cut' else None, 'keeps')} | {flops / keeps['seconds'] / 1e9:.0f} | "
-                f"{keeps['peak_gib']:.1f} GiB | {default['seconds']:.2f} | {ratio(plain, 'default')} | "
+                f"| {label[kind]} | {keeps['seconds']:.2f} | {ratio(found, name, 'teacher', 'keeps')} | "
+                f"{ratio(found, name, plain if kind == 'cut' else None, 'keeps')} | {flops / keeps['seconds'] / 1e9:.0f} | "
+                f"{keeps['peak_gib']:.1f} GiB | {default['seconds']:.2f} | {ratio(found, name, plain, 'default')} | "
                 f"{default['peak_gib']:.1f} GiB |"
             )
         lines.append("")
