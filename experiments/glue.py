@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from tutelage.ablation import interval as t_interval
+from tutelage.ablation import interval
 from tutelage.config import DataConfig, RunConfig
 from tutelage.demo import pretrained
 from tutelage.methods import METHODS
@@ -50,14 +49,6 @@ def recipe_for(method: str, epochs: int, lr: float) -> Recipe:
 
 def carry_out(config: RunConfig) -> dict[str, Any]:
     return run(config, resume=True)
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half the 95 % t-interval."""
-    if len(values) < 2:
-        return float(np.mean(values)), float("nan")
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return float(np.mean(values)), float(half)
 
 
 def main() -> None:
@@ -148,7 +139,7 @@ def write(path: Path, text: str) -> None:
 
 def shown(values: Sequence[float], sign: str = "", digits: int = 3) -> str:
     """Mean and half of the 95 % t-interval; the mean alone of one seed."""
-    mean, half = t_interval(values)
+    mean, half = interval(values)
     return f"{mean:{sign}.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
 
 
@@ -156,7 +147,7 @@ def verdict(claim: str, differences: list[float]) -> str:
     """A claim that a difference is not negative, and whether it is seen to hold; empty without any runs."""
     if not differences:
         return ""
-    mean, half = t_interval(differences)
+    mean, half = interval(differences)
     if half is None:
         return f"{claim}: {mean:+.3f} in one seed, which says nothing about noise"
     word = "inside the noise" if abs(mean) <= half else "held" if mean > 0 else "did not hold"
@@ -210,14 +201,13 @@ def table(results: dict[str, Any]) -> str:
         plain = {r["seed"]: r["score"] for r in ours if r["method"] == "finetune"}
         for method in dict.fromkeys(r["method"] for r in ours):
             mine = [r for r in ours if r["method"] == method]
-            scores = [interval([r["scores"][part][metric] for r in mine]) for metric in metrics]
-            gain, half = interval([r["score"] - plain[r["seed"]] for r in mine if r["seed"] in plain])
+            gains = [r["score"] - plain[r["seed"]] for r in mine if r["seed"] in plain]
             agreement = [r["agreement"] for r in mine if r["agreement"] is not None]
             cells = [
                 method,
                 str(len(mine)),
-                *(f"{mean:.4f} ± {width:.4f}" for mean, width in scores),
-                "-" if method == "finetune" else f"{gain:+.4f} ± {half:.4f}",
+                *(shown([r["scores"][part][metric] for r in mine], digits=4) for metric in metrics),
+                "-" if method == "finetune" or not gains else shown(gains, "+", 4),
                 f"{np.mean([r['retention'] for r in mine]):.1%}",
                 f"{np.mean(agreement):.3f}" if agreement else "-",
                 f"{np.median([r['speedup'] for r in mine]):.2f}x",

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from glue import ROWS, carry_out, interval
+from glue import ROWS, carry_out, shown
 from glue import write as write_text
 
+from tutelage.ablation import interval
 from tutelage.config import DataConfig, RunConfig
 from tutelage.demo import pretrained
 from tutelage.knowledge.store import Scheme, Store
@@ -192,14 +193,10 @@ def scores_of(results: dict[str, Any], task: str, arm: str) -> dict[int, float]:
     return {run["seed"]: run["score"] for run in results["runs"] if (run["task"], run["arm"]) == (task, arm)}
 
 
-def paired(results: dict[str, Any], task: str, arm: str, other: str) -> tuple[float, float]:
-    """Mean difference of two arms over common seeds, and half its 95 % t-interval."""
+def paired(results: dict[str, Any], task: str, arm: str, other: str) -> list[float]:
+    """Differences of two arms over common seeds."""
     ours, theirs = scores_of(results, task, arm), scores_of(results, task, other)
-    return interval([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
-
-
-def cell(mean: float, half: float, sign: str = "") -> str:
-    return f"{mean:{sign}.4f} ± {half:.4f}" if np.isfinite(half) else f"{mean:{sign}.4f}"
+    return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
 
 
 def document(results: dict[str, Any]) -> str:
@@ -249,9 +246,9 @@ def document(results: dict[str, Any]) -> str:
                 str(len(mine)),
                 f"{amount:,.0f}" if amount else "-",
                 f"{amount / full:.2%}" if amount else "-",
-                cell(*interval(list(mine.values()))),
-                "-" if name == "full" else cell(*paired(results, task, name, "full"), sign="+"),
-                "-" if name == "none" else cell(*paired(results, task, name, "none"), sign="+"),
+                shown(list(mine.values()), digits=4),
+                "-" if name == "full" else shown(paired(results, task, name, "full"), "+", 4),
+                "-" if name == "none" else shown(paired(results, task, name, "none"), "+", 4),
             ]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
@@ -269,8 +266,9 @@ def plot(results: dict[str, Any]) -> str:
             values = list(scores_of(results, task, name).values())
             if values:
                 amount = next(r["bytes_per_example"] for r in results["runs"] if (r["task"], r["arm"]) == (task, name))
-                found[name] = (amount, *interval(values), term)
-        ends = [end for _, mean, half, _ in found.values() for end in (mean - half, mean + half) if np.isfinite(end)]
+                mean, half = interval(values)
+                found[name] = (amount, mean, half or 0.0, term)
+        ends = [end for _, mean, half, _ in found.values() for end in (mean - half, mean + half)]
         low, high = min(ends) - 0.003, max(ends) + 0.003
         amounts = [amount for amount, *_ in found.values() if amount]
         first, last = np.log10(min(amounts)) - 0.15, np.log10(max(amounts)) + 0.25
@@ -311,15 +309,15 @@ def plot(results: dict[str, Any]) -> str:
             size = round(amount, -2)
             seen[size] = seen.get(size, -1) + 1  # equal amounts stand side by side, the lowest score first
             x, y = x_of(amount) + 11 * seen[size], y_of(mean)
-            if np.isfinite(half):
+            if half:
                 ends = f'y1="{y_of(mean - half):.1f}" y2="{y_of(mean + half):.1f}"'
                 parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" {ends} class="whisker"/>')
-            shown = f"<title>{name}: {mean:.4f}</title>"
+            title = f"<title>{name}: {mean:.4f}</title>"
             parts.append(
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{"dot" if usual else "other"}">{shown}</circle>'
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{"dot" if usual else "other"}">{title}</circle>'
             )
             if usual and name != "full":
-                top = y_of(mean + (half if np.isfinite(half) else 0.0)) - 5
+                top = y_of(mean + half) - 5
                 parts.append(f'<text x="{x:.1f}" y="{top:.1f}" text-anchor="middle" class="name">{name}</text>')
         note = "filled: attention without [SEP], magnitude, ignore; open: other choices (see the table)"
         parts.append(f'<text x="{x0}" y="{98 + height}" class="name">{note}</text>')

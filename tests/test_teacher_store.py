@@ -211,20 +211,6 @@ def test_mistakes_end_in_one_line(teacher_folder: Path, tmp_path: Path, console)
         ((*changed, *fresh, *from_store, "--out", tmp_path / "x"), "other data"),
         ((*run_of, *from_store, *hidden), "cannot teach this: it has no layer 3"),
         ((*run_of, *from_store, "--max-length", 8), "is not the text|other data"),
-        (
-            (
-                "distill",
-                "--train",
-                edited,
-                "--dev",
-                teacher_folder / "dev.csv",
-                *fresh,
-                *from_store,
-                "--out",
-                tmp_path / "x",
-            ),
-            "other data",
-        ),
         ((*run_of, *from_store, "--mixed-precision", "bf16"), "mixed_precision=no"),
         (("distill", *data, "--student", "layers=2", *from_store, "--out", tmp_path / "x"), "without weights"),
         ((*run_of, "--teacher-store", tmp_path / "nothing"), "cannot load|no teacher store"),
@@ -239,6 +225,14 @@ def test_mistakes_end_in_one_line(teacher_folder: Path, tmp_path: Path, console)
         (("store", "verify", tmp_path / "logits", "--teacher", other), "another teacher"),
         (("store", "compact", tmp_path / "logits", "--out", tmp_path / "x", "--student", "layers=2"), "cannot be cut"),
         (("store", "write", *teacher, *data, "--out", tmp_path / "x", "--dtype", "int4"), "store_dtype"),
+        (
+            ("store", "plan", *teacher, *data, "--method", "finetune", *fresh),
+            "learns nothing from its teacher's answers",
+        ),
+        (
+            ("store", "write", *teacher, *data, "--method", "wid", "--student", "hidden=16", "--out", tmp_path / "x"),
+            "learns nothing from its teacher's answers",
+        ),
         (
             ("store", "write", *teacher, *data, "--out", tmp_path / "x", *hidden, *fresh, "--set", "keep=9l_1t_1h"),
             "has 3",

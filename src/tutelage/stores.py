@@ -12,6 +12,7 @@ from tutelage import anatomy
 from tutelage.config import RunConfig
 from tutelage.data.examples import Kind
 from tutelage.data.tokenizers import tokenizer_fingerprint
+from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Scheme, Store, check_place, compact
@@ -34,7 +35,7 @@ def write(config: RunConfig, whole: bool, *, quiet: bool = False) -> dict[str, A
     with display:
         setup = prepare(config, accelerator, display, sketch=True)
         assert setup.knowledge is not None and config.out is not None
-        check_storable(setup.data)
+        _check_wanted(setup)
         check_place(Path(config.out))
         for warning in setup.warnings:
             display.say(f"note: {warning}")
@@ -66,7 +67,7 @@ def estimate(config: RunConfig, whole: bool) -> dict[str, Any]:
     transformers.logging.set_verbosity_error()
     setup = prepare(config, new_accelerator(), Display(quiet=True), sketch=True)
     assert setup.knowledge is not None and setup.teacher is not None
-    check_storable(setup.data)
+    _check_wanted(setup)
     scheme, lengths = _scheme(setup, whole), setup.knowledge.encoded.lengths
     sizes = scheme.record_bytes(lengths)
     teacher = speed.flops(setup.teacher.outline, typical(setup.knowledge.encoded, setup.teacher.outline)(1))
@@ -115,6 +116,24 @@ def verify(folder: Path, teacher: str | None) -> None:
     if teacher is not None:
         source = Source(teacher)
         store.check(source.fingerprint, tokenizer_fingerprint(source.tokenizer), store.manifest.precision)
+
+
+def _check_wanted(setup: Setup) -> None:
+    """See that there is something to store.
+
+    Raises:
+        TutelageError: when a store cannot keep what the task asks for, or the recipe asks nothing of its teacher.
+    """
+    check_storable(setup.data)
+    recipe = setup.config.recipe
+    asked = [
+        objective.teacher_needs or stage.verdicts
+        for objective, stage in zip(objectives_of(setup), recipe.stages, strict=True)
+    ]
+    if not any(asked):
+        raise TutelageError(
+            f"the method {recipe.method!r} learns nothing from its teacher's answers; train it without a store"
+        )
 
 
 def _scheme(setup: Setup, whole: bool) -> Scheme:
