@@ -103,7 +103,7 @@ def main() -> None:
 def recipe_for(arm: str, stored: int, arguments: argparse.Namespace) -> Recipe:
     """The arm's student and stages, with the common number of epochs."""
     sharing, kd, ptp = ARMS[arm]
-    ablation: Any = None if kd == "pkd" else kd
+    ablation: Any = () if kd == "pkd" else (kd,)
     recipe = pea_kd(stored, ablation=ablation)
     source = str(pretrained()) if arguments.start == "pretrained" else None
     student: Student = Copied(layers=stored, choose="first", source=source)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import LABELS, tiny_model, write_csv
+from conftest import LABELS, tiny_config, tiny_model, write_csv
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from transformers import (
 
 from tutelage import anatomy, api
 from tutelage.config import DataConfig
+from tutelage.data.examples import Examples
 from tutelage.errors import TutelageError
 from tutelage.evaluation.speed import count_parameters
 from tutelage.knowledge import out_of_fold
@@ -31,12 +32,12 @@ from tutelage.knowledge.signals import Needs, Tap
 from tutelage.knowledge.verdicts import Verdicts, verdicts
 from tutelage.methods.pea_kd import pea_kd
 from tutelage.objectives.mapping import pairs
-from tutelage.objectives.terms import HardLabels, Verdict
+from tutelage.objectives.terms import HardLabels, Objective, Verdict
 from tutelage.recipe import Stage
 from tutelage.students import sharing
 from tutelage.students.build import Copied, Shared, build, copy_layers, parse
 from tutelage.students.sharing import expanded, plan_of
-from tutelage.texts import load_data
+from tutelage.texts import load_data, part_of
 
 FAMILIES = sorted(sharing.CONFIGS)
 ORDERS = ("shuffled", "paired", "mirror", "adjacent")
@@ -160,8 +161,27 @@ def test_exchange_does_nothing_where_query_and_key_are_one() -> None:
             layer.attention.self.key.load_state_dict(layer.attention.self.query.state_dict())
         models.append(shared(**batch()).logits)
     assert torch.equal(*models)
-    twice = student(order=["1", "2", "1s", "2s"])
-    assert not torch.equal(twice(**batch()).logits, student(order="paired")(**batch()).logits)
+    once = student(order=["1", "2", "1s", "2s"])
+    assert not torch.equal(once(**batch()).logits, student(order="paired")(**batch()).logits)
+
+
+def test_exchanged_twice_is_not_exchanged() -> None:
+    """Queries and keys that change places in the stored layers too: the second run has them as they were."""
+    before = student(order=["1", "2", "1s", "2s"])
+    after = student(order=["1", "2", "1s", "2s"])
+    with torch.no_grad():
+        for layer in anatomy.layers_of(after)[:2]:
+            ours = layer.attention.self
+            for name in ("weight", "bias"):
+                query, key = getattr(ours.query, name), getattr(ours.key, name)
+                kept = query.clone()
+                query.copy_(key)
+                key.copy_(kept)
+    for one, other in zip(anatomy.layers_of(before)[2:], anatomy.layers_of(after)[:2], strict=True):
+        assert torch.equal(one.attention.self.query.weight, other.attention.self.query.weight)
+    for one, other in zip(anatomy.layers_of(before)[:2], anatomy.layers_of(after)[2:], strict=True):
+        assert torch.equal(one.attention.self.query.weight, other.attention.self.query.weight)
+        assert torch.equal(one.attention.self.key.bias, other.attention.self.key.bias)
 
 
 def test_without_exchange_it_is_an_albert() -> None:
@@ -301,8 +321,39 @@ def test_controls() -> None:
     dealt = verdicts(logits, labels, Verdicts(control="shuffled"), "classification", 0)
     assert sorted(real) == sorted(dealt) and (real != dealt).any() and ((real < 0) == (dealt < 0)).all()
     assert (verdicts(logits, labels, Verdicts(control="true"), "classification", 0) == labels).all()
-    with pytest.raises(TutelageError, match="no_ptp"):
-        verdicts(logits, labels, Verdicts(), "spans", 0)
+
+
+def test_verdicts_that_cannot_be() -> None:
+    true, numbers = Verdicts(control="true"), Verdicts(thresholds=(0.9, 0.6))
+    assert Verdicts(thresholds="preset").fitted("mrpc", "classification", 2, 4) == Verdicts(thresholds=(0.95, 0.75))
+    assert true.fitted("clinc", "classification", 150, 150) == true
+    for how, asked, message in (
+        (Verdicts(), ("squad", "spans", 0, 4), "kind spans; leave the stage out"),
+        (Verdicts(), ("conll", "tokens", 9, 4), "kind tokens; leave the stage out"),
+        (true, ("stsb", "regression", 0, 4), "control=shuffled"),
+        (numbers, ("stsb", "regression", 0, 4), "thresholds=median"),
+        (true, ("clinc", "classification", 150, 4), "set verdict.classes=150"),
+        (Verdicts(), ("mrpc", "classification", 2, 3), "set verdict.classes=4"),
+        (
+            Verdicts(thresholds="preset"),
+            ("data/train.csv", "classification", 2, 4),
+            "no preset thresholds for 'data/train.csv'",
+        ),
+    ):
+        with pytest.raises(TutelageError, match=message):
+            how.fitted(*asked)
+    with pytest.raises(TutelageError, match="in a gpt2 it sees no other token"):
+        Objective([Verdict()], "classification", anatomy.shape_of(tiny_config("gpt2")), None)
+
+
+def test_equal_texts_are_in_one_part() -> None:
+    texts = [f"text {number % 40}" for number in range(100)]
+    labels = np.array([number % 40 % 2 for number in range(100)])
+    examples = Examples([str(number) for number in range(100)], texts, None, labels)
+    parts = part_of(examples, "classification", 4)
+    assert {len({parts[row] for row in range(100) if texts[row] == text}) for text in texts} == {1}
+    assert np.bincount(parts[:40])[1:].tolist() == [10] * 4  # the different ones
+    assert all(labels[:40][parts[:40] == part].sum() == 5 for part in (1, 2, 3, 4))
 
 
 def test_verdicts_on_a_regression_are_our_extension() -> None:
@@ -316,31 +367,51 @@ def test_verdicts_on_a_regression_are_our_extension() -> None:
 
 
 def test_the_first_stage_leaves_the_head_alone_and_hands_over_the_rest(teacher_folder: Path, tmp_path: Path) -> None:
-    """Encoder and pooler of the second stage are those of the first; the head is as it was made."""
+    """The second stage goes on with the encoder and pooler of the first, and with the head as it was made: seen by a second
+    stage that takes one step too small to move a weight."""
     recipe = pea_kd(2)
     first = recipe.stages[0].model_copy(update={"epochs": 2, "lr": 3e-3})
-    config = api.run_config(
-        recipe.model_copy(update={"stages": [first]}),
-        {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")},
-        teacher=str(teacher_folder / "teacher"),
-        out=str(tmp_path / "run"),
-        baseline=False,
-    )
+    still = recipe.stages[1].model_copy(update={"max_steps": 1, "lr": 1e-30, "select": "last"})
     from tutelage.runs import run
 
-    report = run(config, quiet=True)
+    learnt = {}
+    for name, stages in (("first", [first]), ("both", [first, still])):
+        config = api.run_config(
+            recipe.model_copy(update={"stages": stages}),
+            {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")},
+            teacher=str(teacher_folder / "teacher"),
+            out=str(tmp_path / name),
+            baseline=False,
+        )
+        report = run(config, quiet=True)
+        learnt[name] = AutoModelForSequenceClassification.from_pretrained(tmp_path / name / "student").state_dict()
+    assert [stage["steps"] for stage in report["stages"]][1] == 1
     assert report["stages"][0]["losses"]["verdict"][-1][1] < report["stages"][0]["losses"]["verdict"][0][1]
-    learnt = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student").state_dict()
     teacher = AutoModelForSequenceClassification.from_pretrained(teacher_folder / "teacher")
-    fresh = build(recipe.student, teacher, {}, 0).state_dict()
-    assert torch.equal(learnt["classifier.weight"], fresh["classifier.weight"])
-    assert not torch.equal(learnt["bert.pooler.dense.weight"], fresh["bert.pooler.dense.weight"])
-    assert (tmp_path / "run" / "projections.safetensors").exists()
+    made = build(recipe.student, teacher, {}, 0).state_dict()
+    assert torch.equal(learnt["both"]["classifier.weight"], made["classifier.weight"])
+    assert not torch.equal(learnt["both"]["bert.pooler.dense.weight"], made["bert.pooler.dense.weight"])
+    for name, tensor in learnt["first"].items():
+        assert torch.equal(learnt["both"][name], tensor), name
+    assert (tmp_path / "both" / "projections.safetensors").exists()
+
+
+def test_a_source_has_a_head_of_its_own(teacher_folder: Path, tmp_path: Path) -> None:
+    """The paper's start: layers of a model that has not seen the task, and a new head of the task's size."""
+    tiny_model(labels=5, seed=4).save_pretrained(tmp_path / "pretrained")
+    teacher = AutoModelForSequenceClassification.from_pretrained(teacher_folder / "teacher")
+    pretrained = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pretrained").state_dict()
+    spec = Shared(stored=2, source=str(tmp_path / "pretrained"))
+    made = build(spec, teacher, {"num_labels": len(LABELS)}, 0).state_dict()
+    assert made["classifier.weight"].shape == (len(LABELS), 32)
+    for layer in (0, 1):
+        name = f"bert.encoder.layer.{layer}.attention.self.query.weight"
+        assert torch.equal(made[name], pretrained[name])
 
 
 def test_a_depth_that_shares_none_with_the_teacher(teacher_folder: Path, tmp_path: Path) -> None:
     """A single layer ends where no inner layer of the teacher does: said beforehand, and its loss is 0."""
-    one = pea_kd(1, ablation="no_sps")
+    one = pea_kd(1, ablation=("no_sps",))
     config = api.run_config(
         one.model_copy(update={"stages": [one.stages[1].model_copy(update={"max_steps": 3})]}),
         {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")},
@@ -364,15 +435,27 @@ def test_verdicts_of_models_that_have_not_seen_the_texts(teacher_folder: Path, t
     )
     assert made["folds"] == 3 and made["labels"] == list(LABELS) and 0 <= made["accuracy"] <= 1
     manifest = out_of_fold.Manifest.model_validate_json((tmp_path / "folds" / "crossfit.json").read_text())
-    learnt = 0
+    whole = load_data(DataConfig(**data)).train
+    assert manifest.contents == out_of_fold.content(whole)
+    stored = load_file(tmp_path / "folds" / "logits.safetensors")["logits"].numpy()
+    judged: list[int] = []
     for number in (1, 2, 3):
         report = json.loads((tmp_path / "folds" / f"fold-{number}" / "report.json").read_text())
-        learnt += report["data"]["train"] + report["data"]["selection"]
-    assert learnt == 2 * made["examples"] == 2 * len(manifest.contents)  # no fold has learnt what it judges
-    whole = load_data(DataConfig(**data)).train
+        learnt = load_data(DataConfig(**data, leave_out=(number, 3))).train
+        assert report["data"]["train"] + report["data"]["selection"] == len(learnt)
+        seen = set(out_of_fold.content(learnt))
+        rows = [
+            row for row, name in enumerate(manifest.contents) if name not in seen
+        ]  # no fold has learnt what it judges
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "folds" / f"fold-{number}").eval()
+        read = AutoTokenizer.from_pretrained(tmp_path / "folds" / f"fold-{number}")
+        with torch.no_grad():
+            theirs = model(**read([whole.texts[row] for row in rows], padding=True, return_tensors="pt")).logits
+        np.testing.assert_allclose(stored[rows], theirs.numpy(), atol=1e-4)
+        judged += rows
+    assert sorted(judged) == list(range(len(whole)))
     backwards = whole.take(np.arange(len(whole))[::-1])
     logits = out_of_fold.read(tmp_path / "folds", backwards, LABELS[::-1])
-    stored = load_file(tmp_path / "folds" / "logits.safetensors")["logits"].numpy()
     row_of = {name: row for row, name in enumerate(manifest.contents)}  # of equal texts the last
     rows = [row_of[name] for name in manifest.contents[::-1]]
     np.testing.assert_array_equal(logits, stored[rows][:, ::-1])
@@ -420,18 +503,26 @@ def test_every_family_learns_verdicts(family: str, tokenizer, tmp_path: Path) ->
     native = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student").eval()
     assert plain.config.model_type == family and plain.config.id2label == dict(enumerate(LABELS))
     assert torch.equal(plain(**batch()).logits, native(**batch()).logits)
-    with pytest.raises(TutelageError, match="ordinary checkpoint already"):
+    with pytest.raises(TutelageError, match="runs no layer twice"):
         api.export(str(tmp_path / "plain"), str(tmp_path / "again"))
     assert not (tmp_path / "again").exists()
 
 
 def test_recipes_and_ablations() -> None:
     assert [stage.name for stage in pea_kd().stages] == ["ptp", "distill"]
+    weights = {term.kind: term.weight for term in pea_kd(alpha=0.6, beta=0.25).stages[1].objective}
+    assert weights == {"hard_labels": 0.4, "soft_labels": 0.6, "first_token": 0.25}
+    assert [term.weight for term in pea_kd().stages[1].objective] == [0.3, 0.7, 100 / 768]
+    patient = api.method_recipe("pea_kd", without="no_sps,no_ptp")
+    assert patient.student == Copied(layers=3, choose="first")
+    assert [[term.kind for term in stage.objective] for stage in patient.stages] == [
+        ["hard_labels", "soft_labels", "first_token"]
+    ]
     assert [stage.name for stage in api.method_recipe("pea_kd", without="no_ptp").stages] == ["distill"]
     assert api.method_recipe("pea_kd", without="no_sps").student == Copied(layers=3, choose="first")
     assert api.method_recipe("pea_kd", without="no_shuffle").student == Shared(order="paired")
-    assert [term.kind for term in pea_kd(ablation="no_pkd").stages[1].objective] == ["hard_labels", "soft_labels"]
-    assert [term.kind for term in pea_kd(ablation="no_kd").stages[1].objective] == ["hard_labels"]
+    assert [term.kind for term in pea_kd(ablation=("no_pkd",)).stages[1].objective] == ["hard_labels", "soft_labels"]
+    assert [term.kind for term in pea_kd(ablation=("no_kd",)).stages[1].objective] == ["hard_labels"]
     with pytest.raises(TutelageError, match="no ablation 'no_gd'; it knows no_sps"):
         api.method_recipe("pea_kd", without="no_gd")
     with pytest.raises(ValueError, match="the term verdict alone"):

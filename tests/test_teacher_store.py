@@ -64,7 +64,7 @@ def test_every_method_learns_from_a_store_what_it_learns_from_the_teacher(
         assert "attention" not in stored["store"]["keeps"] or method.startswith("minimum")
 
 
-@pytest.mark.parametrize("method", ["kd", "distilbert", "pkd", "minimum_knowledge", "ensemble"])
+@pytest.mark.parametrize("method", ["kd", "distilbert", "pkd", "pea_kd", "minimum_knowledge", "ensemble"])
 def test_the_next_run_reads_the_store_and_loads_no_weights(
     method: str, teacher_folder: Path, tmp_path: Path, stores: Path, monkeypatch
 ) -> None:

@@ -11,7 +11,7 @@ import inspect
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import transformers
 
@@ -61,12 +61,15 @@ def method_recipe(method: str, task: str | None = None, without: str | None = No
     if task is not None and "task" in known:
         choices["task"] = task
     if without is not None:
-        hints = get_args(get_type_hints(make).get("ablation"))  # a Literal of names, or None
-        names = get_args(hints[0]) if hints else ()
-        if without not in names:
+        kind = get_type_hints(make).get("ablation")  # a Literal of names or None, or a tuple of such
+        several = get_origin(kind) is tuple
+        names = get_args(get_args(kind)[0]) if kind is not None else ()
+        given = tuple(without.split(",")) if several else (without,)
+        unknown = [name for name in given if name not in names]
+        if unknown:
             hint = f"it knows {', '.join(names)}" if names else "tinybert and pea_kd know some"
-            raise TutelageError(f"the method {method!r} has no ablation {without!r}; {hint}")
-        choices["ablation"] = without
+            raise TutelageError(f"the method {method!r} has no ablation {unknown[0]!r}; {hint}")
+        choices["ablation"] = given if several else without
     return make(**choices)
 
 

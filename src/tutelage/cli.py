@@ -167,7 +167,8 @@ def distill(
         str | None,
         typer.Option(
             "--ablation",
-            help="Leave out a part of TinyBERT: no_gd, no_td, no_da, no_embd, no_pred, no_trm, no_attn, no_hidn.",
+            help="Leave out a part of TinyBERT (no_gd, no_td, no_da, no_embd, no_pred, no_trm, no_attn, no_hidn) or parts of "
+            "Pea-KD (no_sps, no_shuffle, no_ptp, no_pkd, no_kd; several with commas).",
         ),
     ] = None,
     corpus: Annotated[str | None, typer.Option(help="Folder of `tutelage corpus build`, for --stage general.")] = None,

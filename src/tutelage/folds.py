@@ -39,8 +39,9 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Manifest:
         raise TutelageError(f"verdicts are about one answer for each text, and {data.task!r} is of kind {data.kind}")
     if (folder / MANIFEST).exists():
         raise TutelageError(f"{config.out!r} is finished already; remove it, or name another folder")
-    if folds > len(data.train):
-        raise TutelageError(f"{len(data.train)} examples cannot be divided into {folds} parts; use fewer folds")
+    texts = len(set(content(data.train)))
+    if folds > texts:
+        raise TutelageError(f"{texts} texts cannot be divided into {folds} parts; use fewer folds")
     logits: npt.NDArray[np.float32] | None = None
     parts = part_of(data.train, data.kind, folds)
     for number in range(folds):

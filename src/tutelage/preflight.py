@@ -29,8 +29,8 @@ from tutelage.errors import TutelageError
 from tutelage.knowledge import out_of_fold
 from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Scheme, Store, check_place
-from tutelage.knowledge.verdicts import described, verdicts
-from tutelage.objectives.terms import HardLabels, Objective
+from tutelage.knowledge.verdicts import Verdicts, described, verdicts
+from tutelage.objectives.terms import HardLabels, Objective, Verdict
 from tutelage.progress import Display
 from tutelage.recipe import Stage
 from tutelage.students import compactors
@@ -151,6 +151,8 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         data, warnings = match_labels(data, teacher.config, config.teacher)
     elif config.recipe.needs_teacher:
         raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give --teacher FOLDER")
+    for stage in config.recipe.stages:
+        verdicts_of(stage, data)
     labels = label_settings(data)
     whole = data.train  # a store knows all of it, so that it serves runs that hold out other parts
     if config.data.holdout:
@@ -613,6 +615,18 @@ def feed_of(stage: Stage, encoded: Encoded) -> Feed:
     return Known(encoded, np.flatnonzero(known) if needs and not known.all() else None)
 
 
+def verdicts_of(stage: Stage, data: Data) -> Verdicts | None:
+    """How a stage's verdicts are made for this task, if it has any.
+
+    Raises:
+        TutelageError: as :meth:`Verdicts.fitted`.
+    """
+    if stage.verdicts is None:
+        return None
+    classes = next(term.classes for term in stage.objective if isinstance(term, Verdict))
+    return stage.verdicts.fitted(data.task, data.kind, len(data.labels), classes)
+
+
 def read_by(setup: Setup, stage: Stage, accelerator: Accelerator, display: Display) -> Encoded:
     """What the student reads in a stage: its texts, with the teacher's verdicts in the labels' place where they are asked."""
     texts = setup.texts(stage)
@@ -623,8 +637,8 @@ def read_by(setup: Setup, stage: Stage, accelerator: Accelerator, display: Displ
         logits = taught(setup, stage.data, accelerator, display).numpy()
     else:
         logits = out_of_fold.read(Path(stage.verdicts.source), texts.examples, setup.data.labels)
-    found = verdicts(logits, texts.examples.labels, stage.verdicts, setup.data.kind, setup.config.seed)
-    display.say(
-        f"the teacher is {described(found)}" if stage.verdicts.control != "true" else "labels in place of verdicts"
-    )
+    how = verdicts_of(stage, setup.data)
+    assert how is not None
+    found = verdicts(logits, texts.examples.labels, how, setup.data.kind, setup.config.seed)
+    display.say(f"the teacher is {described(found)}" if how.control != "true" else "labels in place of verdicts")
     return replace(texts.student, labels=found)

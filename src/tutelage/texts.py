@@ -25,6 +25,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.answers import answer_chance, best_answers, squad_scores
 from tutelage.evaluation.entities import best_tags, tag_chance, tag_scores
 from tutelage.evaluation.metrics import chance, score
+from tutelage.knowledge.out_of_fold import content
 
 
 @dataclass
@@ -115,14 +116,15 @@ def load_data(config: DataConfig) -> Data:
 
 
 def part_of(examples: Examples, kind: Kind, parts: int) -> Rows:
-    """``(n,)``: in which part (from 1) each example is, drawn with seed 0; parts differ by one example at most, of each class
-    too."""
-    order = np.random.default_rng([0, 0xF01D]).permutation(len(examples))
+    """``(n,)``: in which part (from 1) each example is, drawn with seed 0. Equal texts are in one part, so that a model of the
+    others has not seen them; but for such, parts differ by one example at most, of each class too."""
+    _, first, text_of = np.unique(content(examples), return_index=True, return_inverse=True)
+    order = np.random.default_rng([0, 0xF01D]).permutation(len(first))
     if kind == "classification":
-        order = order[np.argsort(examples.labels[order], kind="stable")]
+        order = order[np.argsort(examples.labels[first][order], kind="stable")]
     found = np.empty(len(order), dtype=np.int64)
     found[order] = np.arange(len(order)) % parts + 1
-    return found
+    return found[text_of]
 
 
 def held_part(count: int) -> tuple[int, int]:

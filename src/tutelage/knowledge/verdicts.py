@@ -21,18 +21,53 @@ Confidence = Annotated[float, Field(ge=0, le=1)]
 class Verdicts(BaseModel):
     """How the labels of a stage on the teacher's verdicts are made.
 
-    ``thresholds`` on the confidence, for texts that the teacher gets right and wrong: the ``median`` of each group, or two
-    numbers; *sure* is above. ``control`` replaces the verdicts by what they are measured against: the same ones dealt out at
-    random (``shuffled``), or the task's own labels (``true``).
+    ``thresholds`` on the confidence, for texts that the teacher gets right and wrong: the ``median`` of each group, those of
+    the authors' code for the task (``preset``), or two numbers; *sure* is above. ``control`` replaces the verdicts by what
+    they are measured against: the same ones dealt out at random (``shuffled``), or the task's own labels (``true``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    thresholds: Literal["median"] | tuple[Confidence, Confidence] = "median"
+    thresholds: Literal["median", "preset"] | tuple[Confidence, Confidence] = "median"
     source: str = "train"
     """``train``: the teacher's own predictions on the texts that it learnt from, as in the paper. Or a folder of ``tutelage
     crossfit``: those of models that have not seen them."""
     control: Literal["shuffled", "true"] | None = None
+
+    def fitted(self, task: str, kind: Kind, labels: int, classes: int) -> Verdicts:
+        """The same with the task's thresholds in the place of ``preset``.
+
+        Args:
+            task: Its name.
+            kind: What is asked of a text.
+            labels: How many classes the task has, 0 of a regression.
+            classes: How many the stage's classifier can tell apart.
+
+        Raises:
+            TutelageError: when there can be no such verdicts.
+        """
+        if kind not in ("classification", "regression"):
+            raise TutelageError(
+                f"the teacher's verdicts are about one answer for each text, and {task!r} is of kind {kind}; leave the stage "
+                "out (--ablation no_ptp)"
+            )
+        if kind == "regression" and self.control == "true":
+            raise TutelageError(f"control=true needs classes, and {task!r} is a regression; use control=shuffled")
+        if kind == "regression" and self.thresholds != "median":
+            raise TutelageError(f"thresholds are probabilities, and {task!r} is a regression; use thresholds=median")
+        needed = labels if self.control == "true" else len(NAMES)
+        if needed > classes:
+            raise TutelageError(
+                f"the stage on verdicts tells {classes} classes apart, and there are {needed}; set verdict.classes={needed}"
+            )
+        if self.thresholds != "preset":
+            return self
+        if task not in PRESETS:
+            raise TutelageError(
+                f"there are no preset thresholds for {task!r}, only for {', '.join(PRESETS)}; use thresholds=median, or two "
+                "numbers"
+            )
+        return self.model_copy(update={"thresholds": PRESETS[task]})
 
 
 def verdicts(
@@ -46,20 +81,14 @@ def verdicts(
     Args:
         logits: ``(n, classes)``, the teacher's.
         labels: ``(n,)``; -1 or NaN is not known.
-
-    Raises:
-        TutelageError: for tasks that have no one answer for a text.
+        how: As :meth:`Verdicts.fitted` returns it.
+        kind: ``classification`` or ``regression``.
+        seed: Of ``control="shuffled"``.
     """
-    if kind not in ("classification", "regression"):
-        raise TutelageError(
-            f"the teacher's verdicts are about one answer for each text, and this is a task of kind {kind}; leave the stage "
-            "out (--ablation no_ptp)"
-        )
+    assert how.thresholds != "preset"
     known = labels >= 0 if kind == "classification" else ~np.isnan(labels)
     result = np.full(len(labels), -1, dtype=np.int64)
     if how.control == "true":
-        if kind == "regression":
-            raise TutelageError("control=true needs classes, and this task is a regression; use control=shuffled")
         return np.where(known, labels, -1).astype(np.int64)
     if kind == "classification":
         scores = logits[known].astype(np.float64)

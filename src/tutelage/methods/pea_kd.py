@@ -14,7 +14,7 @@ the hidden states, all of the teacher in the last stage."""
 
 def pea_kd(
     stored: int = 3,
-    ablation: Ablation | None = None,
+    ablation: tuple[Ablation, ...] = (),
     alpha: float = 0.7,
     temperature: float = 10.0,
     beta: float = 100 / 768,
@@ -23,26 +23,27 @@ def pea_kd(
 
     ``L_PT`` is that of BERT-PKD, at the layers where both models end the same share of their depth. The paper's start is the
     pretrained model's first layers: ``--student stored=3,source=bert-base-uncased``; without a source they are the
-    teacher's. The authors' code averages ``L_PT`` over the hidden size: their beta of 100 is 0.13 here.
+    teacher's. Several parts may be left out at once: with ``no_sps`` and ``no_ptp`` it is BERT-PKD. The epochs of a stage
+    that is left out go to no other. The authors' code averages ``L_PT`` over the hidden size: their beta of 100 is 0.13 here.
     """
-    student: Student = Shared(stored=stored, order="paired" if ablation == "no_shuffle" else "shuffled")
-    if ablation == "no_sps":
+    student: Student = Shared(stored=stored, order="paired" if "no_shuffle" in ablation else "shuffled")
+    if "no_sps" in ablation:
         student = Copied(layers=stored, choose="first")
     objective: list[AnyTerm] = [
         HardLabels(weight=round(1 - alpha, 6)),
         SoftLabels(temperature=temperature, weight=alpha),
         FirstToken(layers="gcd", weight=beta),
     ]
-    if ablation == "no_kd":
+    if "no_kd" in ablation:
         objective = [HardLabels()]
-    if ablation == "no_pkd":
+    elif "no_pkd" in ablation:
         objective.pop()
     ptp = Stage(name="ptp", objective=[Verdict()], verdicts=Verdicts(), epochs=4, lr=2e-5, select="last")
     distill = Stage(name="distill", objective=objective, epochs=7, lr=2e-5)
     return Recipe(
         method="pea_kd",
-        title="Pea-KD" + (f", {ablation}" if ablation else ""),
+        title=", ".join(["Pea-KD", *ablation]),
         paper="Cho and Kang, PLOS ONE 2022, arXiv:2009.14822",
         student=student,
-        stages=[distill] if ablation == "no_ptp" else [ptp, distill],
+        stages=[distill] if "no_ptp" in ablation else [ptp, distill],
     )

@@ -255,6 +255,11 @@ class Verdict(Term):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        if FAMILIES[student.family].causal:
+            raise TutelageError(
+                f"verdict reads what the first token makes of the text, but in a {student.family} it sees no other token; leave "
+                "the stage out (--ablation no_ptp)"
+            )
         if FAMILIES[student.family].reads_pooler:
             return Needs(pooled=True), Needs()
         return Needs(hidden=frozenset([student.layers])), Needs()

@@ -22,6 +22,7 @@ from tutelage.objectives.mapping import half_up, spread
 from tutelage.students import bilstm, compactors, pruned, sharing
 
 Count = Annotated[int, Field(ge=1)]
+Counts = Annotated[list[Count], Field(min_length=1)]
 
 
 class Copied(BaseModel):
@@ -38,7 +39,7 @@ class Copied(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     init: Literal["copied"] = "copied"
-    layers: Count | list[Count] = 3
+    layers: Count | Counts = 3
     choose: Literal["first", "last", "spread", "uniform"] = "spread"
     source: str | None = None
     family: Literal["distilbert"] | None = None
@@ -161,7 +162,7 @@ class Shared(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     init: Literal["shared"] = "shared"
-    stored: Count | list[Count] = 3
+    stored: Count | Counts = 3
     order: Literal["shuffled", "paired", "mirror", "adjacent"] | list[str] = "shuffled"
     source: str | None = None
 
@@ -274,7 +275,7 @@ def load_model(name: str, head: Head = "classes", **settings: Any) -> tuple[PreT
             ignore_mismatched_sizes=replaced,
             **settings,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _not_loaded(name, error) from None
     return model.eval(), sorted(info["missing_keys"])
 

@@ -79,7 +79,7 @@ def _check(plan: Plan, stored: int) -> None:
     first: list[str] = []
     for step in plan:
         layer = step.removesuffix("s")
-        if not layer.isdecimal() or not 1 <= int(layer) <= stored:
+        if layer not in {str(number) for number in range(1, stored + 1)}:
             raise TutelageError(
                 f"the plan {plan} runs {step!r}, but the stored layers are 1 to {stored} (1s: with query and key exchanged)"
             )
@@ -276,7 +276,7 @@ def expanded(model: PreTrainedModel) -> PreTrainedModel:
     """
     kind = model.config.model_type
     if anatomy.family_of(model.config).derived != "shared":
-        raise TutelageError(f"this {kind} shares no layers: it is an ordinary checkpoint already")
+        raise TutelageError(f"this {kind} runs no layer twice; there is nothing to write out, it loads as it is")
     values = model.config.to_dict()
     for name in ("model_type", "architectures", "plan"):
         values.pop(name, None)
