@@ -51,6 +51,16 @@ def carry_out(config: RunConfig) -> dict[str, Any]:
     return run(config, resume=True)
 
 
+def report_of(config: RunConfig, *, ours: bool) -> dict[str, Any] | None:
+    """The report of a run that is finished, or that is ``ours`` to begin or go on with; of others there is none.
+
+    Raises:
+        TutelageError: when its folder holds a run with other settings: what is shown must be what was asked for.
+    """
+    finished = (Path(str(config.out)) / "report.json").exists()
+    return run(config, resume=True, quiet=finished) if finished or ours else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", required=True)

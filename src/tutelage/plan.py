@@ -122,8 +122,8 @@ def forgetting_line(student: PreTrainedModel, how: Forgetting, steps: int) -> st
     """
     interval, last = Forgetter(how, student).times(steps)
     return (
-        f"  coordinates go every {interval:,} steps; until step {last:,} or so a step costs what the teacher's training "
-        "does, which the time below does not count"
+        f"  coordinates go every {interval:,} steps; until step {last:,} or so a step costs 1.3 to 1.5 times what "
+        "the teacher's training does, which the time below does not count"
     )
 
 

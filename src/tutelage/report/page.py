@@ -201,7 +201,8 @@ def beside(report: Report) -> str:
     last = [stage["name"] for stage in report["stages"] if not stage.get("discarded")]
     last = last[:-1] if report.get("baseline") is not None else last  # the baseline's own stage
     as_many = f" as {team.stages(last)} took" if any(stage.get("discarded") for stage in report["stages"]) else ""
-    return f"{who}, trained on the labels alone for as many steps{as_many}"
+    rate = " at the same rate (slices may want a higher one)" if report.get("inherited") else ""
+    return f"{who}, trained on the labels alone for as many steps{as_many}{rate}"
 
 
 def gain(report: Report) -> float | None:
