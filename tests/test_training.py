@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +13,11 @@ from conftest import examples, make_data, tiny_model
 from torch import nn
 
 from tutelage.anatomy import shape_of
+from tutelage.api import run_config
 from tutelage.data import batches
 from tutelage.data.examples import encode
+from tutelage.errors import TutelageError
+from tutelage.methods.kd import kd
 from tutelage.objectives.terms import AttentionScores, Embeddings, HardLabels, Hidden, Objective, SoftLabels
 from tutelage.preflight import feed_of
 from tutelage.recipe import Stage
@@ -36,6 +42,8 @@ def test_an_epoch_has_every_row_once_and_depends_on_seed_and_epoch_alone() -> No
     assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
     other = batches.steps(lengths, rows, 32, seed=1, epoch=1)
     assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    seeded = batches.steps(lengths, rows, 32, seed=2, epoch=0)
+    assert any(not np.array_equal(a, b) for a, b in zip(one, seeded, strict=True))
 
 
 def test_pieces_keep_to_the_budget_and_lose_nothing() -> None:
@@ -187,6 +195,31 @@ def test_the_losses_fall(tokenizer, term) -> None:
     _, log, _ = learn(tokenizer, tiny_stage(objective=[term], epochs=8), wider=True)
     values = [value for _, value in log.losses[term.kind]]
     assert values[-1] < 0.9 * values[0]
+
+
+def test_a_folder_is_one_process_s_at_a_time(teacher_folder, tmp_path) -> None:
+    """A second process with the same command would write over the first one's checkpoints; a dead one holds nothing."""
+    from tutelage.runs import run
+
+    config = run_config(
+        kd().model_copy(update={"student": Copied(layers=1)}),
+        {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")},
+        ["stages.*.max_steps=2"],
+        teacher=str(teacher_folder / "teacher"),
+        out=str(tmp_path / "run"),
+        baseline=False,
+    )
+    hold = "import sys; from tutelage.config import RunConfig; from tutelage.workspace import alone\n"
+    hold += "with alone(RunConfig.model_validate_json(sys.argv[1])): print('in', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, config.model_dump_json()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "in\n"
+        with pytest.raises(TutelageError, match="another process is at work in"):
+            run(config, resume=True, quiet=True)
+        assert not (tmp_path / "run").exists()
+        other.kill()
+    assert run(config, resume=True, quiet=True)["stages"][0]["steps"] == 2
 
 
 class Killed(Exception):

@@ -49,7 +49,7 @@ from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, predict
 from tutelage.team import assembled, doubts, gather, settled, summary, team_for
 from tutelage.texts import HEADS, Texts, encoded_as, fitted_tokenizer, load_data, longest, match_labels, scores_of
 from tutelage.training import checkpoint, loop
-from tutelage.workspace import environment, finish, new_accelerator, opened, save_student, spent, write_down
+from tutelage.workspace import alone, environment, finish, new_accelerator, opened, save_student, spent, write_down
 
 
 def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -63,8 +63,13 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
     """
     if config.tracker is not None and importlib.util.find_spec(config.tracker) is None:
         raise TutelageError(f'the tracker {config.tracker!r} is not installed; pip install "tutelage[track]"')
-    if all(isinstance(stage.data, Instances) for stage in config.recipe.stages):
-        return general.run(config, resume=resume, quiet=quiet)
+    with alone(config):
+        if all(isinstance(stage.data, Instances) for stage in config.recipe.stages):
+            return general.run(config, resume=resume, quiet=quiet)
+        return _run(config, resume, quiet)
+
+
+def _run(config: RunConfig, resume: bool, quiet: bool) -> dict[str, Any]:
     began = time.perf_counter()
     config = assembled(config)
     accelerator, display, folder, report = opened(config, resume, quiet)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import torch
 import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -47,6 +52,31 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise TutelageError(f"mixed_precision={precision!r} does not work here ({reason}); use no or bf16") from None
+
+
+@contextmanager
+def alone(config: RunConfig) -> Iterator[None]:
+    """While it lasts no other run of this user on this machine works in the same folder.
+
+    Raises:
+        TutelageError: when one does.
+    """
+    if config.out is None or int(os.environ.get("RANK", "0")) > 0:
+        yield  # of processes that train together the first holds the folder for all
+        return
+    user = os.getuid() if hasattr(os, "getuid") else 0  # elsewhere the folder of temporary files is a user's own
+    name = f"{user} {Path(config.out).resolve()}"
+    lock = FileLock(Path(tempfile.gettempdir()) / f"tutelage-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise TutelageError(
+            f"another process is at work in {config.out!r}; wait until it is done, or give another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def opened(config: RunConfig, resume: bool, quiet: bool) -> tuple[Accelerator, Display, Path, dict[str, Any] | None]:
