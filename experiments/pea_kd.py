@@ -277,8 +277,8 @@ def tables(start: str, results: dict[str, Any]) -> list[str]:
     settings = results["settings"]
     command = "python experiments/pea_kd.py tasks --data-dir path/to/glue"
     if start != "teacher":
-        arms, stored = settings["arms"], settings["stored"]
-        command += f" --start {start} --stored {stored}" + (f" --arms '{arms}'" if arms != ";".join(ARMS) else "")
+        arms = f" --arms '{settings['arms']}'" if settings["arms"] != ";".join(ARMS) else ""
+        command += f" --start {start} --tasks {settings['tasks']} --stored {settings['stored']}{arms}"
     lines = paragraph(
         f"""Made by `{command}` from `results/pea_kd.json`. Teacher: MiniLM (6 layers x 384), fine-tuned for 4 epochs. Students:
         the first layers of {STARTS[start]}, {settings["epochs"]} epochs in all; where there is a stage on verdicts,
