@@ -5,18 +5,22 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import tiny_model
+from test_common import ROWS, config_for, small
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BertConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
@@ -28,16 +32,19 @@ from transformers import (
 )
 
 from tutelage import anatomy, api
-from tutelage.config import RunConfig
+from tutelage.data import batches
 from tutelage.errors import TutelageError
 from tutelage.evaluation.speed import count_parameters
 from tutelage.methods import METHODS
 from tutelage.methods.wid import wid, wid11, wid55, wid_reference
 from tutelage.objectives.terms import Hidden, SoftLabels
 from tutelage.recipe import Recipe, Stage
+from tutelage.runs import run
 from tutelage.students import compactors
 from tutelage.students.build import Copied, Inherited, Sliced, build, parse
 from tutelage.students.compactors import Compacted, Compaction, KeptNorm, compaction_of, wrap
+from tutelage.teachers.source import Source
+from tutelage.training import checkpoint, loop
 from tutelage.training.forgetting import Forgetter, Forgetting
 from tutelage.training.optimizer import RowAdamW
 
@@ -54,6 +61,8 @@ def teacher(family: str, head: str = "classes") -> PreTrainedModel:
     model = tiny_model(family)
     if head == "words":
         model = LANGUAGE[family](model.config)
+    if head == "tokens":
+        model = AutoModelForTokenClassification.from_config(model.config)
     if head == "spans":
         model = BertForQuestionAnswering(model.config)
     if head == "none":
@@ -105,6 +114,7 @@ def shaken(model: PreTrainedModel, spec: Inherited) -> Compaction:
 HEADS = [
     *((family, "words") for family in LANGUAGE),
     *((family, "classes") for family in LANGUAGE),
+    *((family, "tokens") for family in LANGUAGE),
     ("bert", "spans"),
     ("bert", "none"),
 ]
@@ -287,6 +297,49 @@ def test_gradients_of_what_is_composed_in_half_precision() -> None:
         assert float(F.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0)) > 0.999
 
 
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_step_by_step_in_half_precision(family: str, cut: bool) -> None:
+    """As what is composed: off the diagonal of half precision, while a diagonal near 1 is not rounded to 1."""
+    model = teacher(family, "words")
+    compaction = shaken(model, Inherited(hidden=16))
+    if cut:
+        compaction.cut(model)
+    torch.manual_seed(0)
+    for link in compaction.links.values():
+        _, into = link.sides(0)
+        x = torch.randn(5, next(link.split())[0].shape[1])
+        x = x[:, into.group.index] if cut and into is not None else x
+        with torch.autocast("cpu", torch.bfloat16):
+            found = link._step_by_step(x)
+        exact = link._step_by_step(x)
+        assert found.dtype == torch.bfloat16 and exact.dtype == torch.float32
+        torch.testing.assert_close(found.float(), exact, atol=0.03 * float(exact.detach().abs().max()), rtol=0)
+        parameters = [*link.parameters()]
+        ours = torch.autograd.grad(found.float().square().sum(), parameters)
+        for gradient, plain in zip(ours, torch.autograd.grad(exact.square().sum(), parameters), strict=True):
+            assert gradient.dtype == torch.float32
+            assert float(F.cosine_similarity(gradient.flatten(), plain.flatten(), dim=0)) > 0.999
+
+        # Nothing but diagonals, by hand: before the matrix so near 1 that half precision would have made a 1 of them; after
+        # it anything, for what is near 1 is lost in the results, which are of half precision anyway.
+        for side in {side for part in range(link.parts) for side in link.sides(part) if side is not None}:
+            index = side.group.index if cut else torch.arange(side.group.size)
+            after = any(side is out for out in link.outs)
+            values = 1 + (0.5 if after else 0.003) * (torch.rand(len(index), 1) - 0.5)
+            assert after or (values.bfloat16() == 1).all()
+            side.matrix.data = torch.zeros_like(side.matrix).scatter_(1, index[:, None], values)
+        parts = []
+        for part, (w, b) in enumerate(link.split()):
+            out, before = link.sides(part)
+            wide = x if before is None else x @ before.matrix  # one product for each sum: nothing is rounded in between
+            y = F.linear(wide.bfloat16(), w.bfloat16(), None if b is None else b.bfloat16())
+            y = y if out is None else (y.float() @ out.matrix.T).bfloat16()
+            parts.append(y * link.factors[part])
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(link._step_by_step(x), torch.cat(parts, dim=-1))
+
+
 def test_the_gradients_of_a_composed_weight() -> None:
     linear = nn.Linear(4, 3).double()
     group_in, group_out = compactors.Group("in", 4, 2), compactors.Group("out", 3, 2)
@@ -301,6 +354,37 @@ def test_the_gradients_of_a_composed_weight() -> None:
     tensors = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 4), (3,), (3, 3), (4, 4))]
     for count in (1, 50):  # activations first, weights first
         assert torch.autograd.gradcheck(value, (*tensors, torch.randn(count, 4, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.25])
+def test_what_a_merge_changed_is_found_and_told(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = teacher("bert")
+    shaken(model, Inherited(hidden=16))
+    forgetter, merge = Forgetter(Forgetting(), model), Compaction.merge
+
+    def spoilt(self: Compaction, model: PreTrainedModel) -> None:
+        merge(self, model)
+        model.classifier.bias.data[1] -= wrong
+
+    monkeypatch.setattr(Compaction, "merge", spoilt)
+    before = answers(model)
+    record = forgetter.merge(a_batch())
+    assert compaction_of(model) is None
+    assert record["difference"] == pytest.approx(wrong, abs=1e-4)
+    assert record["difference"] == float((answers(model) - before).abs().max())
+    assert record["largest_logit"] == float(before.abs().max())
+
+
+def test_rows_that_had_not_vanished_change_the_answers() -> None:
+    model = teacher("bert")
+    wrap(model, Inherited(hidden=16))
+    record = Forgetter(Forgetting(), model).merge(a_batch())
+    assert record["largest_masked"] == 1 and not record["cut"] and record["difference"] > 0.01
+
+
+def a_batch() -> batches.Batch:
+    nothing = torch.zeros(3, dtype=torch.long)
+    return batches.Batch(nothing, nothing, batch(), torch.zeros(3, 9), nothing, None, batches.Totals(3, 3, 3, 18, 126))
 
 
 # ---------------------------------------------------------------------------------------------------- forgetting
@@ -400,8 +484,83 @@ def test_masks_only_grow_and_end_at_the_students_sizes(selection: str, penalty: 
         assert cut_at == 14  # four increments, then two intervals and one more for rows longer than 1
         assert {len(m.matrix) for m in forgetter.compaction.groups["residual"].members} == {16}
         assert optimizer.state[forgetter.compaction.groups["residual"].members[0].matrix]["exp_avg"].shape == (16, 32)
-    else:
+    else:  # these take longer
         assert forgetter.compaction.largest_masked() > 0
+
+
+def test_lasso_pulls_at_all_rows_and_masked_ones_have_nothing_else() -> None:
+    """ResRep: 1e-4 of each row's direction, whether it is kept or not; the loss's gradient is of kept rows alone."""
+    model, forgetter, optimizer = scene(Inherited(hidden=16), Forgetting(penalty="lasso"))
+    forgetter.mask(8)
+    loss_of(model, 0).backward()
+    raw = {id(p): p.grad.clone() for p in model.parameters() if p.grad is not None}
+    forgetter.before_step(optimizer, [], 10**6)
+    seen = 0
+    for group in forgetter.compaction:
+        assert 0 < int(group.kept.sum()) < group.size
+        for member in group.members:
+            matrix = member.matrix
+            if matrix.grad is None:
+                continue
+            pull = 1e-4 * matrix.detach() / matrix.detach().square().sum(dim=1, keepdim=True).sqrt()
+            torch.testing.assert_close(matrix.grad, raw.pop(id(matrix)) * group.kept[:, None] + pull, atol=1e-9, rtol=0)
+            seen += 1
+    assert seen > 30 and all(torch.equal(p.grad, raw[id(p)]) for p in model.parameters() if id(p) in raw)
+
+
+def test_rows_shrink_by_lasso_when_they_are_masked() -> None:
+    model, forgetter, optimizer = scene(Inherited(hidden=16), Forgetting(penalty="lasso"))
+    forgetter.mask(16)
+    for _ in range(20):
+        step(model, forgetter, optimizer, 10**3, 10**6)  # an increment is far away
+    for group in forgetter.compaction:
+        for member in group.members:
+            norms = member.matrix.detach().norm(dim=1)
+            # Adam takes about its rate, 1e-3, off the diagonal at every step.
+            torch.testing.assert_close(norms[group.gone], torch.full((len(group.gone),), 0.98), atol=2e-3, rtol=0)
+            assert float(norms[group.kept].mean()) > 0.985
+
+
+@pytest.mark.parametrize("scope", ["all", "master"])
+@pytest.mark.parametrize("strategy", ["dim", "head"])
+def test_the_smallest_rows_go_first(strategy: str, scope: str) -> None:
+    """By the norms of all compactors of a group or of the one that the authors' code looks at, taken by their names."""
+    how = Forgetting(scope=scope, increments=2)
+    model, forgetter, _ = scene(Inherited(hidden=16, strategy=strategy), how)
+    torch.manual_seed(4)
+    for name, parameter in model.named_parameters():
+        if name.endswith(".matrix"):
+            parameter.data *= 0.5 + torch.rand(len(parameter), 1)
+    forgetter.mask(1)
+    layer = r"bert\.encoder\.layer\."
+    inside, sides = r"attention\.self\.(query|key|value)", r"(attention\.output|output)\.dense"
+    readers = rf"{layer}\d\.({inside}|intermediate\.dense)\.ins|bert\.pooler\.dense\.ins"
+    of_group = {
+        "residual": rf"bert\.embeddings\.LayerNorm\.compactor|{readers}|{layer}\d\.{sides}\.outs",
+        "attention_2": rf"{layer}1\.({inside}\.outs|attention\.output\.dense\.ins)",
+        "intermediate_3": rf"{layer}2\.(intermediate\.dense\.outs|output\.dense\.ins)",
+        "pooler": r"bert\.pooler\.dense\.outs|classifier\.ins",
+    }
+    if scope == "master":
+        of_group = {
+            "residual": rf"{layer}0\.attention\.self\.value\.ins",
+            "attention_2": rf"{layer}1\.attention\.output\.dense\.ins",
+            "intermediate_3": rf"{layer}2\.output\.dense\.ins",
+            "pooler": r"classifier\.ins",
+        }
+    counts = (1, 1, 1, 1) if scope == "master" else (26, 4, 2, 2)
+    for (name, pattern), count in zip(of_group.items(), counts, strict=True):
+        found = [p.detach() for path, p in model.named_parameters() if re.match(rf"({pattern})(\.0)?\.matrix$", path)]
+        assert len(found) == count
+        norms = torch.cat(found, dim=1).double().square().sum(dim=1).sqrt().numpy()
+        if not name.startswith("attention"):
+            gone = set(np.argsort(norms)[: len(norms) // 4])  # half of the half that is to go
+        elif strategy == "dim":
+            gone = {8 * head + int(i) for head in range(4) for i in np.argsort(norms[8 * head :][:8])[:2]}
+        else:
+            head = int(np.argmin(norms.reshape(4, 8).sum(axis=1)))
+            gone = set(range(8 * head, 8 * head + 8))
+        assert set(forgetter.compaction.groups[name].gone.tolist()) == gone, name
 
 
 def test_scores_by_gradients_are_sums_of_squares() -> None:
@@ -414,6 +573,27 @@ def test_scores_by_gradients_are_sums_of_squares() -> None:
         expected += sum((m.matrix.data * m.matrix.grad).sum(dim=1) ** 2 for m in members if m.matrix.grad is not None)
         forgetter.before_step(optimizer, [], 10**6)
     torch.testing.assert_close(forgetter.compaction.groups["residual"].score, expected)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_gradient_that_overflowed_counts_in_no_score(value: float) -> None:
+    """Of an fp16 step that the scaler skips."""
+    model, forgetter, optimizer = scene(Inherited(hidden=16), Forgetting(selection="taylor"))
+    groups = forgetter.compaction.groups
+    scores = []
+    for broken in (False, True, False):
+        optimizer.zero_grad()
+        loss_of(model, 0).backward()
+        if broken:
+            groups["residual"].members[2].matrix.grad[3, 4] = value
+            for member in groups["attention_1"].members:
+                member.matrix.grad.fill_(value)
+        forgetter.before_step(optimizer, [], 10**6)
+        scores.append({name: group.score.clone() for name, group in groups.items()})
+    for name in groups:
+        counted = 2 if name in ("residual", "attention_1") else 3
+        assert scores[0][name].max() > 0, name
+        torch.testing.assert_close(scores[2][name], counted * scores[0][name])
 
 
 def test_the_authors_penalty_has_its_fixed_point() -> None:
@@ -517,6 +697,46 @@ def test_the_papers_sizes() -> None:
         assert count_parameters(student) / 1e6 == pytest.approx(millions, abs=0.01)
 
 
+def weights_of_the_stream(model: PreTrainedModel) -> Tensor:
+    """``(hidden,)``: the norm of the weights that make or read a coordinate of the residual stream, by transformers' names.
+
+    A parameter that is used twice, as table and as output matrix, is named once.
+    """
+    reads = r"_embeddings|query|key|value|intermediate\.dense|pooler\.dense|transform\.dense|wte|wpe"
+    reads += "" if anatomy.head_of(model) == "classes" else "|classifier"  # of texts it reads the pooler
+    writes = r"\.output\.dense|transform\.dense"
+    squares = torch.zeros(32, dtype=torch.float64)
+    for name, parameter in model.named_parameters():
+        square = parameter.detach().double().square()
+        if re.search(rf"({reads})\.weight$", name):
+            squares += square.sum(dim=0)
+        if re.search(rf"({writes})\.weight$", name):
+            squares += square.sum(dim=1)
+        if re.search(r"(c_attn|c_fc)\.weight$", name):  # these are stored as (in, out)
+            squares += square.sum(dim=1)
+        if re.search(r"c_proj\.weight$", name):
+            squares += square.sum(dim=0)
+    return squares.sqrt()
+
+
+def largest(norms: Tensor, count: int) -> list[int]:
+    return sorted(norms.argsort(descending=True)[:count].tolist())
+
+
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [("bert", "classes"), ("bert", "words"), ("bert", "none"), ("gpt2", "words"), ("gpt2", "tokens")],
+)
+def test_slices_are_chosen_by_all_weights_that_make_or_read_a_coordinate(family: str, head: str) -> None:
+    model = teacher(family, head)
+    norms = weights_of_the_stream(model)
+    compaction = wrap(copy.deepcopy(model), Sliced(hidden=16))
+    found = compactors._weights_of(compaction, compaction.groups["residual"])
+    torch.testing.assert_close(found, norms)
+    table = anatomy.word_embeddings_of(build(Sliced(hidden=16), model, {}, 0)).weight
+    assert torch.equal(table, anatomy.word_embeddings_of(model).weight[:, largest(norms, 16)])
+
+
 def test_slices_are_coordinates_of_the_teacher() -> None:
     model = teacher("bert")
     labels = {"num_labels": 2}
@@ -524,19 +744,7 @@ def test_slices_are_coordinates_of_the_teacher() -> None:
     table, whole = anatomy.word_embeddings_of(student).weight, anatomy.word_embeddings_of(model).weight
     columns = [int((whole == table[:, [i]]).all(dim=0).nonzero()[0, 0]) for i in range(16)]
     assert columns == sorted(set(columns)) and len(columns) == 16
-    # The largest weights: of the columns, by all that make or read them.
-    wrapped = copy.deepcopy(model)
-    compaction = wrap(wrapped, Sliced(hidden=16))
-    squares = torch.zeros(32, dtype=torch.float64)
-    for layer in model.bert.encoder.layer:
-        attention = layer.attention
-        for reader in (attention.self.query, attention.self.key, attention.self.value, layer.intermediate.dense):
-            squares += reader.weight.double().square().sum(dim=0)
-        for maker in (attention.output.dense, layer.output.dense):
-            squares += maker.weight.double().square().sum(dim=1)
-    squares += model.bert.pooler.dense.weight.double().square().sum(dim=0)
-    assert columns == sorted(squares.argsort(descending=True)[:16].tolist())
-    torch.testing.assert_close(compactors._weights_of(compaction, compaction.groups["residual"]), squares.sqrt())
+    assert columns == largest(weights_of_the_stream(model), 16)
     others = [build(Sliced(hidden=16, choose="random"), model, labels, seed) for seed in (0, 0, 1)]
     tables = [anatomy.word_embeddings_of(other).weight for other in others]
     assert torch.equal(tables[0], tables[1]) and not torch.equal(tables[0], tables[2])
@@ -589,24 +797,176 @@ def test_on_raw_text_for_masked_and_next_words(tmp_path: Path, tokenizer) -> Non
         assert "16 of 32" in page
 
 
-def test_the_baseline_of_a_task_is_made_of_slices(teacher_folder: Path, tmp_path: Path) -> None:
-    recipe = wid(16).part("task")
-    stage = recipe.stages[0].model_copy(
-        update={"lr": 3e-3, "forgetting": Forgetting(increments=2, interval=1, weights_lr=0.2)}
+def test_the_authors_code_on_raw_text(tmp_path: Path, tokenizer, capsys: pytest.CaptureFixture[str]) -> None:
+    words = " ".join(f"word{i % 30}" for i in range(4000))
+    (tmp_path / "text.txt").write_text("\n".join(words[i : i + 160] for i in range(0, len(words), 160)))
+    teacher("bert", "words").save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    api.build_corpus([str(tmp_path / "text.txt")], str(tmp_path / "corpus"), tokenizer=str(tmp_path / "teacher"))
+    recipe = wid_reference(16)
+    how = recipe.stages[0].forgetting
+    assert how is not None and (how.penalty, how.scope, how.schedule) == ("adam_l2", "master", "reference")
+    settings = ["stages.general.lr=0.01", "stages.general.batch_size=8", "stages.general.data.length=24"]
+    settings += ["stages.general.max_steps=60", "stages.general.forgetting.interval=3"]
+    report = api.distill(
+        str(tmp_path / "teacher"),
+        str(tmp_path / "run"),
+        method=recipe,
+        stage="general",
+        corpus=str(tmp_path / "corpus"),
+        settings=settings,
     )
-    config = RunConfig(
-        recipe=recipe.model_copy(update={"stages": [stage]}),
-        teacher=str(teacher_folder / "teacher"),
-        data={"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")},
-        out=str(tmp_path / "run"),
-    )
-    from tutelage.runs import run
+    held = report["stages"][0]["held_out"]
+    assert held["after"]["hard_labels"] < held["before"]["hard_labels"]
+    # An output matrix of its own, behind a group that the tied student does not have.
+    student = BertForMaskedLM.from_pretrained(tmp_path / "run" / "student")
+    table, output = anatomy.word_embeddings_of(student).weight, student.get_output_embeddings().weight
+    assert not student.config.tie_word_embeddings and not torch.equal(table, output)
+    kept = {name: entry["kept"] for name, entry in report["inherited"]["kept"].items()}
+    assert set(kept) >= {"residual", "head", "attention_1", "intermediate_4"} and len(kept["head"]) == 16
+    # The residual stream goes as heads do, as many coordinates of each.
+    assert np.bincount(np.array(kept["residual"]) // 8, minlength=4).tolist() == [4, 4, 4, 4]
+    # 60 steps are few for their penalty: something was left of the rows, and a note says what that changed.
+    about = report["inherited"]
+    assert not about["cut"] and 1e-5 < about["largest_masked"] < 1 and about["difference"] > 1e-3
+    assert f"which changed logits by up to {about['difference']:.2g}" in "".join(capsys.readouterr()).replace("\n", " ")
 
-    report = run(config, quiet=True)
+
+Spied = list[tuple[str, PreTrainedModel]]
+
+
+@pytest.fixture
+def spied(monkeypatch: pytest.MonkeyPatch) -> Spied:
+    """What the loop was given to train: the name of each stage, and the model as it was at its begin."""
+    found: Spied = []
+    train = loop.train
+
+    def spy(stage: Stage, lesson: loop.Lesson, *more: Any, **named: Any) -> loop.StageLog:
+        found.append((stage.name, copy.deepcopy(lesson.student)))
+        return train(stage, lesson, *more, **named)
+
+    monkeypatch.setattr(loop, "train", spy)
+    return found
+
+
+def test_the_baseline_of_a_task_is_made_of_slices(teacher_folder: Path, tmp_path: Path, spied: Spied) -> None:
+    report = run(config_for("wid", teacher_folder, tmp_path / "run"), quiet=True)
     assert report["baseline"]["shape"] == report["student"]["shape"]
     assert report["baseline"]["parameters"] == report["student"]["parameters"]
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
     assert model.config.hidden_size == 16
+
+    # What it is before it learns: every weight is a part of the teacher's, and there are no others.
+    assert [name for name, _ in spied] == ["task", "labels"]
+    whole = AutoModelForSequenceClassification.from_pretrained(teacher_folder / "teacher")
+    theirs, ours = dict(whole.named_parameters()), dict(spied[1][1].named_parameters())
+    assert set(ours) == set(theirs)
+    stream = largest(weights_of_the_stream(whole), 16)
+
+    def rows(name: str) -> list[int]:
+        """Which of the teacher's outputs these are, by their biases."""
+        wanted, scale = ours[f"{name}.bias"].data, 2**-0.5 if name.endswith("query") else 1.0  # of heads half as wide
+        places = [(theirs[f"{name}.bias"].data * scale - value).abs().argmin() for value in wanted]
+        assert len(set(map(int, places))) == len(wanted), name
+        return [int(place) for place in places]
+
+    inside: list[int] = []
+    for name in theirs:
+        path, _, kind = name.rpartition(".")
+        if "_embeddings" in name:
+            wanted = theirs[name][:, stream]
+        elif "LayerNorm" in name:
+            wanted = theirs[name][stream]
+        elif kind == "bias":
+            continue  # with the matrix
+        else:
+            reads = re.search(r"(query|key|value|intermediate\.dense|pooler\.dense)$", path)
+            after = rows(path) if reads else stream if path.endswith("output.dense") else [0, 1]
+            before = stream if reads else inside
+            scale = 2**-0.5 if path.endswith("query") else 1.0
+            torch.testing.assert_close(ours[f"{path}.bias"], theirs[f"{path}.bias"][after] * scale)
+            wanted, inside = theirs[name][after][:, before] * scale, after if reads else inside
+        torch.testing.assert_close(ours[name], wanted, msg=lambda text, name=name: f"{name}: {text}")
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("selection", ["taylor", "random"])
+def test_a_run_killed_between_increments_resumes_to_the_same_bits(
+    selection: str, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks that have begun to grow go on from where they were, by the scores that were collected before."""
+    recipe = small("wid", ROWS["wid"])
+    how = Forgetting(selection=selection, increments=8, interval=2, weights_lr=0.2)
+    stage = recipe.stages[0].model_copy(update={"forgetting": how, "max_steps": 23, "epochs": 3})
+    recipe = recipe.model_copy(update={"stages": [stage]})
+    configs = [
+        config_for("wid", teacher_folder, tmp_path / name, recipe=recipe, baseline=False) for name in ("whole", "cut")
+    ]
+    run(configs[0], quiet=True)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    save, states = checkpoint.save, []
+
+    def save_and_die(folder: Path, state: checkpoint.State) -> None:
+        save(folder, state)
+        states.append(state)
+        if len(states) == 7:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save", save_and_die)
+        with pytest.raises(Killed):
+            run(configs[1], quiet=True)
+    assert states[-1]["log"]["steps"] == 7
+    kept = states[-1]["student.safetensors"]["compaction.groups.residual.kept"]
+    assert int(kept.sum()) == 26  # three of eight increments
+    run(configs[1], resume=True, quiet=True)
+    ours, theirs = ((tmp_path / name / "student" / "model.safetensors").read_bytes() for name in ("cut", "whole"))
+    assert ours == theirs
+    inherited = [json.loads((tmp_path / name / "inherited.json").read_text()) for name in ("cut", "whole")]
+    assert inherited[0] == inherited[1] and inherited[0]["cut"]
+
+
+def test_a_stage_of_distillation_reads_the_teacher_from_a_store(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wid_kd: the weights are inherited from the teacher, what it predicts is from the store, and it computes nothing."""
+    monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
+    recipe = small("wid_kd", ROWS["wid_kd"])
+    common = {"recipe": recipe, "baseline": False, "store_dtype": "float32"}
+    first = run(config_for("wid_kd", teacher_folder, tmp_path / "a", **common, teacher_store="auto"), quiet=True)
+    assert first["store"] is not None
+    forbidden: list[nn.Module] = []
+    load, train = Source.model.fget, loop.train
+
+    def model_of(self: Source) -> PreTrainedModel:
+        model: PreTrainedModel = load(self)
+        if model not in forbidden:
+            forbidden.append(model)
+            model.register_forward_pre_hook(refuse)
+        return model
+
+    def refuse(module: nn.Module, *_: Any) -> None:
+        assert module not in forbidden or trained == ["task", "prediction"], "the teacher was asked"
+
+    def noted(stage: Stage, *more: Any, **named: Any) -> loop.StageLog:
+        log = train(stage, *more, **named)
+        trained.append(stage.name)
+        return log
+
+    monkeypatch.setattr(Source, "model", property(model_of))
+    monkeypatch.setattr(loop, "train", noted)
+    trained: list[str] = []
+    again = run(config_for("wid_kd", teacher_folder, tmp_path / "b", **common, teacher_store="auto"), quiet=True)
+    assert trained == ["task", "prediction"] and forbidden and again["store"] == first["store"]
+    assert again["student"]["scores"] == first["student"]["scores"]
+    files = [(tmp_path / name / "student" / "model.safetensors").read_bytes() for name in ("a", "b")]
+    assert files[0] == files[1]
+    trained = []
+    with pytest.raises(AssertionError, match="the teacher was asked"):  # without a store it has to be
+        run(config_for("wid_kd", teacher_folder, tmp_path / "c", **common), quiet=True)
 
 
 # ------------------------------------------------------------------------------------------------------- mistakes

@@ -127,13 +127,26 @@ class Compactor(nn.Module):
         if not torch.is_autocast_enabled(device):
             return x @ self.matrix.T
         x, half = x.float(), torch.get_autocast_dtype(device)
+        rest, diagonal = self._apart(half)
+        return x.to(half) @ rest.T + (x[..., self.group.index] if self.group.cut else x) * diagonal
+
+    def back(self, x: Tensor) -> Tensor:
+        """The other way, by the transposed matrix: ``(..., kept)`` to ``(..., teacher's coordinates)``; as precise."""
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):
+            return x @ self.matrix
+        x, half = x.float(), torch.get_autocast_dtype(device)
+        rest, diagonal = self._apart(half)
+        y = x.to(half) @ rest
+        return y.float().index_add(-1, self.group.index, x * diagonal) if self.group.cut else y + x * diagonal
+
+    def _apart(self, half: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What is off the diagonal, rounded, and the diagonal as it is: after the cut, the kept columns in order."""
+        rest = self.matrix.to(half)
         if not self.group.cut:
-            rest = self.matrix.to(half)
-            rest = rest.diagonal_scatter(rest.new_zeros(len(rest)))
-            return x.to(half) @ rest.T + x * self.matrix.diagonal()
+            return rest.diagonal_scatter(rest.new_zeros(len(rest))), self.matrix.diagonal()
         place = self.group.index[:, None]
-        rest = self.matrix.to(half).scatter(1, place, 0)
-        return x.to(half) @ rest.T + x[..., self.group.index] * self.matrix.gather(1, place)[:, 0]
+        return rest.scatter(1, place, 0), self.matrix.gather(1, place)[:, 0]
 
 
 class Group(nn.Module):
@@ -286,8 +299,8 @@ class Compacted(nn.Module):
         results = []
         for part, (weight, bias) in enumerate(self.split()):
             out, into = self.sides(part)
-            y = F.linear(x if into is None else F.linear(x, into.matrix.T), weight, bias)
-            y = y if out is None else F.linear(y, out.matrix)
+            plain = F.linear(x if into is None else into.back(x), weight, bias)
+            y = plain if out is None else out(plain).to(plain.dtype)
             results.append(y if self.factors[part] == 1 else y * self.factors[part])
         return results[0] if self.parts == 1 else torch.cat(results, dim=-1)
 
@@ -590,7 +603,7 @@ class Compaction(nn.Module):
 
 
 def wrap(model: PreTrainedModel, spec: Inherited | Sliced) -> Compaction:
-    """Put compactors around every weight of ``model``, in place; it computes what it did before, to the last bit.
+    """Put compactors around every weight of ``model``, in place; it computes what it did before, up to rounding.
 
     Raises:
         TutelageError: see :func:`narrowed`.
@@ -665,8 +678,8 @@ def _become(model: PreTrainedModel, fresh: PreTrainedModel) -> None:
 def sliced(teacher: PreTrainedModel, spec: Sliced, labels: dict[str, Any]) -> PreTrainedModel:
     """The baseline of weight inheritance: coordinates of the teacher picked by weight or at random, nothing mixed.
 
-    ``choose="norm"`` scores a coordinate by the norm of all weights that make or read it. Random choices depend on
-    torch's random state.
+    ``choose="norm"`` scores a coordinate by the norm of all weights that make or read it: rows and columns of matrices, and
+    columns of the embedding tables; not biases and norms. Random choices depend on torch's random state.
 
     Raises:
         TutelageError: see :func:`narrowed`.
@@ -685,9 +698,14 @@ def sliced(teacher: PreTrainedModel, spec: Sliced, labels: dict[str, Any]) -> Pr
 
 @torch.no_grad()
 def _weights_of(compaction: Compaction, group: Group) -> Tensor:
-    """``(size,)``: the norm of all of the teacher's weights that make or read a coordinate."""
+    """``(size,)``: the norm of all of the teacher's weights that make or read a coordinate, each counted once."""
     squares = torch.zeros(group.size, dtype=torch.float64)
+    tables = list(compaction._tables.values()) if group.name == "residual" else []
+    for table in tables:
+        squares += table.weight.double().square().sum(dim=0).cpu()
     for link in compaction.links.values():
+        if any(link.weight is table.weight for table in tables):
+            continue  # the output words of a tied model
         for part, (weight, _) in enumerate(link.split()):
             for side, dim in zip(link.sides(part), (1, 0), strict=True):
                 if side is not None and side.group is group:

@@ -213,6 +213,9 @@ class Forgetter:
 
 
 def _add_taylor(group: Group) -> None:
-    for member in group.members:
-        if member.matrix.grad is not None:
-            group.score += (member.matrix.detach() * member.matrix.grad).sum(dim=1).square()
+    """Add a step's part of the scores; one whose gradients overflowed (fp16) has none, as the optimiser skips it."""
+    matrices = [member.matrix for member in group.members]
+    found = [(m.detach() * m.grad).sum(dim=1).square() for m in matrices if m.grad is not None]
+    if found:
+        together = torch.stack(found).sum(dim=0)
+        group.score += torch.where(together.isfinite().all(), together, 0.0)  # on the device: nothing waits
