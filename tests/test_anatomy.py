@@ -59,10 +59,12 @@ def test_a_roberta_has_fewer_positions_than_its_table_rows() -> None:
 
 
 def test_an_unknown_family_is_refused() -> None:
-    from transformers import T5Config
+    from transformers import LlamaConfig, T5Config
 
     with pytest.raises(TutelageError, match="'t5' is not supported"):
         anatomy.family_of(T5Config())
+    with pytest.raises(TutelageError, match="8 heads share the keys and values of 2, which cannot be cut"):
+        anatomy.family_of(LlamaConfig(num_attention_heads=8, num_key_value_heads=2))
 
 
 @pytest.mark.parametrize("family", ALL_FAMILIES)

@@ -245,8 +245,12 @@ def family_of(config: Any) -> Family:
         TutelageError: for a model type that the table lacks, and a GPT-2 whose layers depend on their place.
     """
     if config.model_type not in FAMILIES:
+        heads, shared = getattr(config, "num_attention_heads", 0), getattr(config, "num_key_value_heads", None)
+        why = ""
+        if shared is not None and shared < heads:
+            why = f" ({heads} heads share the keys and values of {shared}, which cannot be cut or exchanged head by head)"
         raise TutelageError(
-            f"model type {config.model_type!r} is not supported; tutelage knows {', '.join(sorted(FAMILIES))}"
+            f"model type {config.model_type!r} is not supported{why}; tutelage knows {', '.join(sorted(FAMILIES))}"
         )
     if getattr(config, "scale_attn_by_inverse_layer_idx", False):
         raise TutelageError(

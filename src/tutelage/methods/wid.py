@@ -77,7 +77,8 @@ def wid_reference(hidden: int = 192) -> Recipe:
     """The authors' code: the penalty inside Adam's moment, one compactor that decides for its group, a free output matrix.
 
     Not as there: queries are scaled for their narrower heads when they are merged, gradients of biases and norms are
-    those of the loss, compactors do not decay, nothing shrinks before the first mask, Adam corrects its bias.
+    those of the loss, compactors do not decay, nothing shrinks before the first mask, masks only grow, Adam corrects its
+    bias.
     """
     recipe = wid(hidden)
     how = Forgetting(penalty="adam_l2", scope="master", schedule="reference", interval=500)
