@@ -248,7 +248,9 @@ def family_of(config: Any) -> Family:
         heads, shared = getattr(config, "num_attention_heads", 0), getattr(config, "num_key_value_heads", None)
         why = ""
         if shared is not None and shared < heads:
-            why = f" ({heads} heads share the keys and values of {shared}, which cannot be cut or exchanged head by head)"
+            why = (
+                f" ({heads} heads share the keys and values of {shared}, which cannot be cut or exchanged head by head)"
+            )
         raise TutelageError(
             f"model type {config.model_type!r} is not supported{why}; tutelage knows {', '.join(sorted(FAMILIES))}"
         )
