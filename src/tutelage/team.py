@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -347,7 +348,8 @@ def team_for(
         if terms and isinstance(terms[0], SoftLabels)
         else stage.team.model_copy(update={"average": "logits"})
     )
-    key = (config.seed, index)
+    # By its name, so that a stage draws the same whatever stages its recipe has before it, and others draw otherwise.
+    key = (config.seed, zlib.crc32(stage.name.encode()))
     teacher = TeamTeacher(teachers, how, Weights(start), data.kind, key, temperature)
     if how.learning is None:
         return teacher, None

@@ -263,8 +263,8 @@ def draw(probabilities: Numbers, *key: int | npt.NDArray[np.int64]) -> npt.NDArr
 class TeamTeacher:
     """Teachers as one; the step's teacher, where one is drawn, is the only one that is asked.
 
-    ``key`` (the run's seed and the stage's number) says which draws; ``temperature`` is that of the soft labels, at which
-    probabilities are averaged.
+    ``key`` (the run's seed and a number for the stage's name) says which draws; ``temperature`` is that of the soft labels,
+    at which probabilities are averaged.
     """
 
     def __init__(

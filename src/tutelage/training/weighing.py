@@ -37,8 +37,8 @@ class Weigher:
         student: What is trained; its gradients say which teacher helps.
         term: The objective's term on predictions: the only one by which teachers differ.
         held: Labelled examples that the student does not learn from.
+        key: The run's seed and a number for the stage's name, which make its draws its own.
         names: Of the teachers, as the log shows them.
-        stage: The stage's number, which makes its draws its own.
     """
 
     def __init__(
