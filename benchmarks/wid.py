@@ -130,6 +130,26 @@ def ratio(found: dict[str, Any], name: str, other: str | None, allocator: str) -
     return f"{found[name][allocator]['seconds'] / found[other][allocator]['seconds']:.2f}" if other else "-"
 
 
+def over(results: dict[str, Any]) -> list[str]:
+    """Whether the limits are kept at 16,384 tokens, by each way to keep memory."""
+    found, lines = results.get("16384"), []
+    if found is None:
+        return []
+    for allocator, title in (("keeps", "memory kept"), ("default", "glibc's defaults")):
+        pairs = [
+            (name, "teacher" if name.startswith("whole") else name.replace("cut", "student"), name.split("-")[0])
+            for name in found
+            if name.startswith(("whole", "cut"))
+        ]
+        broken = [
+            f"{name} {ratio(found, name, plain, allocator)}"
+            for name, plain, kind in pairs
+            if float(ratio(found, name, plain, allocator)) > LIMITS[kind]
+        ]
+        lines.append(f"{title}: {'over the limit: ' + ', '.join(broken) if broken else 'all within'}")
+    return lines
+
+
 def page(results: dict[str, Any]) -> str:
     settings = results["settings"]
     layers, precision = settings["layers"], "fp32" if settings["fp32"] else "bf16 autocast"
@@ -176,6 +196,8 @@ def page(results: dict[str, Any]) -> str:
     lines += [
         f"Wanted at 16,384 tokens: *whole* at most {LIMITS['whole']} steps of the teacher, *cut* at most {LIMITS['cut']} of the",
         "student. A composed weight costs the same whatever the number of tokens, so few tokens make it dear.",
+        "",
+        *(f"* {line}" for line in over(results)),
         "",
     ]
     return "\n".join(lines)
