@@ -45,7 +45,7 @@ ARMS: dict[str, tuple[str, str, str]] = {
     "ptp": ("off", "pkd", "on"),
     "full": ("shuffled", "pkd", "on"),
     "full, verdicts at random": ("shuffled", "pkd", "shuffled"),
-    "full, labels for verdicts": ("shuffled", "pkd", "true"),
+    "full, labels for verdicts": ("shuffled", "pkd", "labels"),
     "deep": ("deep", "pkd", "off"),
 }
 """By arm: how layers are shared, what the last stage learns, whether a stage on verdicts comes first."""

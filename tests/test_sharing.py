@@ -320,19 +320,19 @@ def test_controls() -> None:
     real = verdicts(logits, labels, Verdicts(), "classification", 0)
     dealt = verdicts(logits, labels, Verdicts(control="shuffled"), "classification", 0)
     assert sorted(real) == sorted(dealt) and (real != dealt).any() and ((real < 0) == (dealt < 0)).all()
-    assert (verdicts(logits, labels, Verdicts(control="true"), "classification", 0) == labels).all()
+    assert (verdicts(logits, labels, Verdicts(control="labels"), "classification", 0) == labels).all()
 
 
 def test_verdicts_that_cannot_be() -> None:
-    true, numbers = Verdicts(control="true"), Verdicts(thresholds=(0.9, 0.6))
+    dealt, numbers = Verdicts(control="labels"), Verdicts(thresholds=(0.9, 0.6))
     assert Verdicts(thresholds="preset").fitted("mrpc", "classification", 2, 4) == Verdicts(thresholds=(0.95, 0.75))
-    assert true.fitted("clinc", "classification", 150, 150) == true
+    assert dealt.fitted("clinc", "classification", 150, 150) == dealt
     for how, asked, message in (
         (Verdicts(), ("squad", "spans", 0, 4), "kind spans; leave the stage out"),
         (Verdicts(), ("conll", "tokens", 9, 4), "kind tokens; leave the stage out"),
-        (true, ("stsb", "regression", 0, 4), "control=shuffled"),
+        (dealt, ("stsb", "regression", 0, 4), "control=shuffled"),
         (numbers, ("stsb", "regression", 0, 4), "thresholds=median"),
-        (true, ("clinc", "classification", 150, 4), "set verdict.classes=150"),
+        (dealt, ("clinc", "classification", 150, 4), "set verdict.classes=150"),
         (Verdicts(), ("mrpc", "classification", 2, 3), "set verdict.classes=4"),
         (
             Verdicts(thresholds="preset"),
@@ -513,6 +513,9 @@ def test_recipes_and_ablations() -> None:
     weights = {term.kind: term.weight for term in pea_kd(alpha=0.6, beta=0.25).stages[1].objective}
     assert weights == {"hard_labels": 0.4, "soft_labels": 0.6, "first_token": 0.25}
     assert [term.weight for term in pea_kd().stages[1].objective] == [0.3, 0.7, 100 / 768]
+    words = ["verdict.classes=150", "stages.ptp.verdicts.control=labels", "stages.ptp.verdicts.thresholds=preset"]
+    ptp = api.run_config(pea_kd(), {"train": "a.csv", "dev": "b.csv"}, words, out="out", teacher="t").recipe.stages[0]
+    assert ptp.verdicts == Verdicts(control="labels", thresholds="preset") and ptp.objective == [Verdict(classes=150)]
     patient = api.method_recipe("pea_kd", without="no_sps,no_ptp")
     assert patient.student == Copied(layers=3, choose="first")
     assert [[term.kind for term in stage.objective] for stage in patient.stages] == [

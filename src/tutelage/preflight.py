@@ -640,5 +640,5 @@ def read_by(setup: Setup, stage: Stage, accelerator: Accelerator, display: Displ
     how = verdicts_of(stage, setup.data)
     assert how is not None
     found = verdicts(logits, texts.examples.labels, how, setup.data.kind, setup.config.seed)
-    display.say(f"the teacher is {described(found)}" if how.control != "true" else "labels in place of verdicts")
+    display.say(f"the teacher is {described(found)}" if how.control != "labels" else "labels in place of verdicts")
     return replace(texts.student, labels=found)

@@ -23,7 +23,7 @@ class Verdicts(BaseModel):
 
     ``thresholds`` on the confidence, for texts that the teacher gets right and wrong: the ``median`` of each group, those of
     the authors' code for the task (``preset``), or two numbers; *sure* is above. ``control`` replaces the verdicts by what
-    they are measured against: the same ones dealt out at random (``shuffled``), or the task's own labels (``true``).
+    they are measured against: the same ones dealt out at random (``shuffled``), or the task's own labels (``labels``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,7 +32,7 @@ class Verdicts(BaseModel):
     source: str = "train"
     """``train``: the teacher's own predictions on the texts that it learnt from, as in the paper. Or a folder of ``tutelage
     crossfit``: those of models that have not seen them."""
-    control: Literal["shuffled", "true"] | None = None
+    control: Literal["shuffled", "labels"] | None = None
 
     def fitted(self, task: str, kind: Kind, labels: int, classes: int) -> Verdicts:
         """The same with the task's thresholds in the place of ``preset``.
@@ -51,11 +51,11 @@ class Verdicts(BaseModel):
                 f"the teacher's verdicts are about one answer for each text, and {task!r} is of kind {kind}; leave the stage "
                 "out (--ablation no_ptp)"
             )
-        if kind == "regression" and self.control == "true":
-            raise TutelageError(f"control=true needs classes, and {task!r} is a regression; use control=shuffled")
+        if kind == "regression" and self.control == "labels":
+            raise TutelageError(f"control=labels needs classes, and {task!r} is a regression; use control=shuffled")
         if kind == "regression" and self.thresholds != "median":
             raise TutelageError(f"thresholds are probabilities, and {task!r} is a regression; use thresholds=median")
-        needed = labels if self.control == "true" else len(NAMES)
+        needed = labels if self.control == "labels" else len(NAMES)
         if needed > classes:
             raise TutelageError(
                 f"the stage on verdicts tells {classes} classes apart, and there are {needed}; set verdict.classes={needed}"
@@ -73,7 +73,7 @@ class Verdicts(BaseModel):
 def verdicts(
     logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], how: Verdicts, kind: Kind, seed: int
 ) -> npt.NDArray[np.int64]:
-    """``(n,)``: 0 to 3 as in :data:`NAMES`, or with ``control="true"`` the label; -1 where the label is not known.
+    """``(n,)``: 0 to 3 as in :data:`NAMES`, or with ``control="labels"`` the label; -1 where the label is not known.
 
     Confidence is the largest probability. For regression, which the paper has not (our extension), *right* is an error of at
     most the median, and *sure* a prediction farther from the median prediction than is usual in its group.
@@ -88,7 +88,7 @@ def verdicts(
     assert how.thresholds != "preset"
     known = labels >= 0 if kind == "classification" else ~np.isnan(labels)
     result = np.full(len(labels), -1, dtype=np.int64)
-    if how.control == "true":
+    if how.control == "labels":
         return np.where(known, labels, -1).astype(np.int64)
     if kind == "classification":
         scores = logits[known].astype(np.float64)
