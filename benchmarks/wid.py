@@ -130,22 +130,20 @@ def ratio(found: dict[str, Any], name: str, other: str | None, allocator: str) -
     return f"{found[name][allocator]['seconds'] / found[other][allocator]['seconds']:.2f}" if other else "-"
 
 
+def plain_of(name: str) -> str | None:
+    """The plain step that one between or after compactors is compared with."""
+    kind, _, width = name.partition("-")
+    return {"whole": "teacher", "cut": f"student-{width}"}.get(kind)
+
+
 def over(results: dict[str, Any]) -> list[str]:
     """Whether the limits are kept at 16,384 tokens, by each way to keep memory."""
     found, lines = results.get("16384"), []
     if found is None:
         return []
     for allocator, title in (("keeps", "memory kept"), ("default", "glibc's defaults")):
-        pairs = [
-            (name, "teacher" if name.startswith("whole") else name.replace("cut", "student"), name.split("-")[0])
-            for name in found
-            if name.startswith(("whole", "cut"))
-        ]
-        broken = [
-            f"{name} {ratio(found, name, plain, allocator)}"
-            for name, plain, kind in pairs
-            if float(ratio(found, name, plain, allocator)) > LIMITS[kind]
-        ]
+        steps = {name: ratio(found, name, plain, allocator) for name in found if (plain := plain_of(name))}
+        broken = [f"{name} {steps[name]}" for name in steps if float(steps[name]) > LIMITS[name.partition("-")[0]]]
         lines.append(f"{title}: {'over the limit: ' + ', '.join(broken) if broken else 'all within'}")
     return lines
 
@@ -175,7 +173,7 @@ def page(results: dict[str, Any]) -> str:
         ]
         for name, row in found.items():
             kind, _, width = name.partition("-")
-            plain = {"whole": "teacher", "cut": f"student-{width}"}.get(kind)
+            plain = plain_of(name)
             hidden = 768 if kind in ("teacher", "whole") else int(width)
             shape = anatomy.Shape("bert", layers, hidden, 12, 4 * hidden, 30522)
             flops = 3 * int(tokens) * (encoder_flops(shape, LENGTH) / LENGTH + ASKED * 2 * hidden * (hidden + 30522))

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from glue import mine, paragraph, report_of, shown, verdict, write
+from glue import flags, mine, paragraph, report_of, shown, verdict, write
 from pydantic import ValidationError
 
 from tutelage import api
@@ -254,9 +254,9 @@ def page(results: dict[str, Any]) -> str:
     lines = ["# What a learnt distribution over teachers earns", ""]
     usual = {"tasks": "sst2,clinc150", "seeds": 3, "updates": 600, "held": 64, "parameters": "all", "epochs": 3, "lr": 1e-4,
              "teacher_epochs": 4, "mixed_precision": "bf16", "max_train": 8000}  # fmt: skip
-    flags = "".join(f" --{k.replace('_', '-')} {settings[k]}" for k, value in usual.items() if settings[k] != value)
+    changed = flags(settings, usual)
     lines += paragraph(
-        f"""Made by `python experiments/autoskdbert.py --data-dir path/to/glue --clinc path/to/data_full.json{flags}` from
+        f"""Made by `python experiments/autoskdbert.py --data-dir path/to/glue --clinc path/to/data_full.json{changed}` from
         `results/autoskdbert.json`. Teachers: MiniLM (6 layers x 384), fine-tuned for {settings["teacher_epochs"]} epochs in
         different ways. Student: layers 1, 4 and 6 of MiniLM itself, its start the same in all arms; at most
         {settings["max_train"]:,} training texts. Last stage: {settings["epochs"]} epochs, batches of 32, peak rate

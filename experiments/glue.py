@@ -174,6 +174,17 @@ def mine(share: str | None, number: int) -> bool:
     return number % int(parts) == int(part)
 
 
+def to_run(arguments: argparse.Namespace, number: int, *, common: bool = False) -> bool:
+    """Whether this process is to carry a run out: by ``--finished`` none, else its own and those that all have in ``common``."""
+    return not arguments.finished and (common or mine(arguments.share, number))
+
+
+def flags(settings: dict[str, Any], usual: dict[str, Any]) -> str:
+    """The options of a command that are not the usual ones, as they are given."""
+    changed = {name: settings[name] for name in usual if name in settings and settings[name] != usual[name]}
+    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
+
+
 def paragraph(text: str) -> list[str]:
     """Lines of a paragraph, and an empty one."""
     return [*textwrap.wrap(" ".join(text.split()), 120, break_on_hyphens=False), ""]

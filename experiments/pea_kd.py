@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from glue import mine, paragraph, report_of, shown, verdict, write
+from glue import paragraph, report_of, shown, to_run, verdict, write
 from transformers import BertConfig, BertForSequenceClassification
 
 from tutelage.config import DataConfig, RunConfig
@@ -157,8 +157,7 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
                 baseline=False,
                 mixed_precision=arguments.mixed_precision,
             )
-            ours = not arguments.finished and (arm == "teacher" or mine(arguments.share, number))
-            report = report_of(config, ours=ours)
+            report = report_of(config, ours=to_run(arguments, number, common=arm == "teacher"))
             if report is None:
                 continue
             student = report["student"]

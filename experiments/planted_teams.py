@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from glue import mine, paragraph, shown, write
+from glue import paragraph, shown, to_run, write
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from tutelage import anatomy
@@ -67,7 +67,7 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     for number, (seed, team) in enumerate((s, t) for s in range(arguments.seeds) for t in arguments.teams.split(",")):
         path = work / f"{team}-{seed}-{arguments.updates}.json"
-        if not path.exists() and not arguments.finished and mine(arguments.share, number):
+        if not path.exists() and to_run(arguments, number):
             write(path, json.dumps(one(team, seed, arguments.updates), indent=1))
             print(path.read_text(encoding="utf-8"), flush=True)
         if path.exists():

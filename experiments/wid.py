@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from glue import mine, paragraph, report_of, shown, verdict, write
+from glue import flags, paragraph, report_of, shown, to_run, verdict, write
 from tokenizers import BertWordPieceTokenizer
 from transformers import (
     AutoTokenizer,
@@ -173,8 +173,8 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
         nonlocal number
         number += 1
         out = work / (f"{kind}-teacher" if arm == "teacher" else f"{kind}-{arm}-{rate:g}-{seed}")
-        ours = not arguments.finished and (arm == "teacher" or mine(arguments.share, number))
-        report = report_of(config_for(arm, kind, work, out, seed, rate, arguments), ours=ours)
+        config = config_for(arm, kind, work, out, seed, rate, arguments)
+        report = report_of(config, ours=to_run(arguments, number, common=arm == "teacher"))
         if report is None:
             return None
         path = out / "losses.json"
@@ -366,8 +366,7 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
                 baseline=False,
                 mixed_precision=arguments.mixed_precision,
             )
-            ours = not arguments.finished and (arm == "teacher" or mine(arguments.share, number))
-            report = report_of(config, ours=ours)
+            report = report_of(config, ours=to_run(arguments, number, common=arm == "teacher"))
             if report is None:
                 return None
             return {
@@ -438,9 +437,8 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def flags(settings: dict[str, Any]) -> str:
-    usual = {"times": 1.0, "seeds": 3, "mixed_precision": "bf16", "epochs": 4, "widths": "192,96", "tasks": "stsb,sst2"}
-    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in settings.items() if value != usual[name])
+USUAL = {"seeds": 3, "times": 1.0, "tasks": "stsb,sst2", "widths": "192,96", "epochs": 4, "mixed_precision": "bf16"}
+"""Options of this command as they are unless given."""
 
 
 def tried(losses: dict[str, float], best: str) -> str:
@@ -454,7 +452,7 @@ def about_words(settings: dict[str, Any], kinds: dict[str, Any]) -> list[str]:
         "## On raw text",
         "",
         *paragraph(
-            f"""Made by `python experiments/wid.py words --text path/to/wikipedia/*.txt.gz{flags(settings)}` from
+            f"""Made by `python experiments/wid.py words --text path/to/wikipedia/*.txt.gz{flags(settings, USUAL)}` from
             `results/wid.json`. All learn from {BATCH} inputs of {LENGTH} tokens a step. Students: as deep as the teacher, as many
             heads, half as wide. Loss: nats a word on unseen text, the same words for all; mean and half of the 95 % t-interval
             over seeds. *Behind WID* is paired by seed. Each arm has the learning rate that is best with seed 0 on other unseen
@@ -516,11 +514,12 @@ def about_tasks(
         "## On tasks",
         "",
         *paragraph(
-            f"""Made by `python experiments/wid.py tasks --data-dir path/to/glue{flags(settings)}` from `results/wid.json`. Teacher:
-            MiniLM (6 layers x 384), fine-tuned for 4 epochs; {rows}. Students: 6 layers, narrower; batches of 64, the last epoch
-            counts ({settings["epochs"]} of them); scores on dev, mean and half of the 95 % t-interval over seeds. *dim* keeps 12
-            smaller heads, *head* keeps whole ones. Each arm has the rate that is best with seed 0 on the tenth of train that
-            nobody learns from: the second table, *open* where the best is the first or last that was tried."""
+            f"""Made by `python experiments/wid.py tasks --data-dir path/to/glue{flags(settings, USUAL)}` from
+            `results/wid.json`. Teacher: MiniLM (6 layers x 384), fine-tuned for 4 epochs; {rows}. Students: 6 layers,
+            narrower; batches of 64, the last epoch counts ({settings["epochs"]} of them); scores on dev, mean and half of the
+            95 % t-interval over seeds. *dim* keeps 12 smaller heads, *head* keeps whole ones. Each arm has the rate that is best
+            with seed 0 on the tenth of train that nobody learns from: the second table, *open* where the best is the first or
+            last that was tried."""
         ),
         f"| task | width | parameters | teacher | {' | '.join(names)} |",
         "|---" * (4 + len(names)) + "|",

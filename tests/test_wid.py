@@ -250,14 +250,28 @@ def test_the_norm_of_kept_coordinates() -> None:
     assert torch.autograd.gradcheck(normed, (x, norm.weight, norm.bias))
 
 
-@pytest.mark.parametrize("cut", [False, True])
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_what_is_composed_in_half_precision(family: str, cut: bool) -> None:
-    """Products off the diagonal are of half precision; what the diagonals do, the identity above all, is not."""
+def halved(family: str, cut: bool) -> compactors.Compaction:
+    """Compactors off the identity around a model of words that is to be half as wide, or is by now."""
     model = teacher(family, "words")
     compaction = shaken(model, Inherited(hidden=16))
     if cut:
         compaction.cut(model)
+    return compaction
+
+
+def assert_gradients_alike(found: Tensor, exact: Tensor, parameters: list[Tensor]) -> None:
+    """Those through what was computed in half precision, and through the same without; all are float32."""
+    ours = torch.autograd.grad(found.float().square().sum(), parameters)
+    for gradient, plain in zip(ours, torch.autograd.grad(exact.square().sum(), parameters), strict=True):
+        assert gradient.dtype == torch.float32
+        assert float(F.cosine_similarity(gradient.flatten(), plain.flatten(), dim=0)) > 0.999
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_what_is_composed_in_half_precision(family: str, cut: bool) -> None:
+    """Products off the diagonal are of half precision; what the diagonals do, the identity above all, is not."""
+    compaction = halved(family, cut)
     coarse = 0.0
     for diagonal in (False, True):
         for link in compaction.links.values():
@@ -283,28 +297,19 @@ def test_what_is_composed_in_half_precision(family: str, cut: bool) -> None:
 
 
 def test_gradients_of_what_is_composed_in_half_precision() -> None:
-    model = teacher("bert", "words")
-    compaction = shaken(model, Inherited(hidden=16))
-    link = next(iter(compaction.links.values()))
+    link = next(iter(halved("bert", cut=False).links.values()))
     x = torch.randn(64, link.weight.shape[1])
     with torch.autocast("cpu", torch.bfloat16):
         found = link(x)
     assert found.dtype == torch.bfloat16
-    gradient = torch.autograd.grad(found.float().square().sum(), [*link.parameters()])
-    plain = torch.autograd.grad(link(x).square().sum(), [*link.parameters()])
-    for ours, theirs in zip(gradient, plain, strict=True):
-        assert ours.dtype == torch.float32
-        assert float(F.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0)) > 0.999
+    assert_gradients_alike(found, link(x), [*link.parameters()])
 
 
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_step_by_step_in_half_precision(family: str, cut: bool) -> None:
     """As what is composed: off the diagonal of half precision, while a diagonal near 1 is not rounded to 1."""
-    model = teacher(family, "words")
-    compaction = shaken(model, Inherited(hidden=16))
-    if cut:
-        compaction.cut(model)
+    compaction = halved(family, cut)
     torch.manual_seed(0)
     for link in compaction.links.values():
         _, into = link.sides(0)
@@ -315,11 +320,7 @@ def test_step_by_step_in_half_precision(family: str, cut: bool) -> None:
         exact = link._step_by_step(x)
         assert found.dtype == torch.bfloat16 and exact.dtype == torch.float32
         torch.testing.assert_close(found.float(), exact, atol=0.03 * float(exact.detach().abs().max()), rtol=0)
-        parameters = [*link.parameters()]
-        ours = torch.autograd.grad(found.float().square().sum(), parameters)
-        for gradient, plain in zip(ours, torch.autograd.grad(exact.square().sum(), parameters), strict=True):
-            assert gradient.dtype == torch.float32
-            assert float(F.cosine_similarity(gradient.flatten(), plain.flatten(), dim=0)) > 0.999
+        assert_gradients_alike(found, exact, [*link.parameters()])
 
         # Nothing but diagonals, by hand: before the matrix so near 1 that half precision would have made a 1 of them; after
         # it anything, for what is near 1 is lost in the results, which are of half precision anyway.

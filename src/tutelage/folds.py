@@ -39,7 +39,8 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Manifest:
         raise TutelageError(f"verdicts are about one answer for each text, and {data.task!r} is of kind {data.kind}")
     if (folder / MANIFEST).exists():
         raise TutelageError(f"{config.out!r} is finished already; remove it, or name another folder")
-    texts = len(set(content(data.train)))
+    contents = content(data.train)
+    texts = len(set(contents))
     if folds > texts:
         raise TutelageError(f"{texts} texts cannot be divided into {folds} parts; use fewer folds")
     logits: npt.NDArray[np.float32] | None = None
@@ -67,7 +68,7 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Manifest:
         model=str(origin_of(config.recipe.student)),
         task=data.task,
         folds=folds,
-        contents=content(data.train),
+        contents=contents,
         labels=list(data.labels),
         accuracy=None if right is None else float(right),
     )

@@ -140,10 +140,12 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
             "makes one)"
         )
     data = load_data(config.data)
-    held_out, given_labels = held_part(len(data.train)), data.labels
-    in_held = (
-        part_of(data.train, data.kind, held_out[1]) == held_out[0]
-    )  # before labels are numbered as the teacher does
+    given_labels = data.labels
+    held: set[str] = set()
+    held_out = held_part(len(data.train))
+    if config.team:  # before labels are numbered as the teacher does
+        parts_of_train = part_of(data.train, data.kind, held_out[1])
+        held = {name for name, part in zip(data.train.ids, parts_of_train, strict=True) if part == held_out[0]}
     warnings: list[str] = []
     teacher = None
     if config.teacher is not None:
@@ -164,9 +166,6 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
     learnt = data.train if data.unlabeled is None else data.train.join(data.unlabeled)
     every = whole if data.unlabeled is None else whole.join(data.unlabeled)
     names = {"train": learnt.ids}
-    held: set[str] = set()
-    if config.team:
-        held = {name for name, inside in zip(whole.ids, in_held, strict=True) if inside}
     if any(stage.team is not None and stage.team.learning is not None for stage in config.recipe.stages):
         names["search"] = [name for name in learnt.ids if name not in held]
     if all(stage.data != "augmented" for stage in config.recipe.stages):
