@@ -45,7 +45,7 @@ from tutelage.students.build import Copied, Inherited, Sliced, build, parse
 from tutelage.students.compactors import Compacted, Compaction, KeptNorm, compaction_of, wrap
 from tutelage.teachers.source import Source
 from tutelage.training import checkpoint, loop
-from tutelage.training.forgetting import Forgetter, Forgetting
+from tutelage.training.forgetting import Forgetter, Forgetting, doubt
 from tutelage.training.optimizer import RowAdamW
 
 LANGUAGE = {
@@ -374,6 +374,8 @@ def test_what_a_merge_changed_is_found_and_told(wrong: float, monkeypatch: pytes
     assert record["difference"] == pytest.approx(wrong, abs=1e-4)
     assert record["difference"] == float((answers(model) - before).abs().max())
     assert record["largest_logit"] == float(before.abs().max())
+    note = doubt(record)
+    assert (note is not None and "changed logits by up to 0.25" in note) if wrong else note is None
 
 
 def test_rows_that_had_not_vanished_change_the_answers() -> None:
@@ -381,6 +383,8 @@ def test_rows_that_had_not_vanished_change_the_answers() -> None:
     wrap(model, Inherited(hidden=16))
     record = Forgetter(Forgetting(), model).merge(a_batch())
     assert record["largest_masked"] == 1 and not record["cut"] and record["difference"] > 0.01
+    note = doubt(record)
+    assert note is not None and "rows with norms up to 1 had not vanished" in note
 
 
 def a_batch() -> batches.Batch:

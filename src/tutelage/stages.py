@@ -20,10 +20,9 @@ from tutelage.disk import write_text
 from tutelage.objectives.terms import Objective
 from tutelage.progress import Display
 from tutelage.recipe import Stage
-from tutelage.students.compactors import ZERO
 from tutelage.teachers.teacher import Teacher
 from tutelage.training import checkpoint, loop
-from tutelage.training.forgetting import Forgetter
+from tutelage.training.forgetting import Forgetter, doubt
 from tutelage.training.weighing import Weigher
 
 INHERITED = "inherited.json"
@@ -117,12 +116,8 @@ def train_stages(
             some = work.feed.read(0, work.feed.rows(0)[:PROOF])
             batch = next(batches.step_batches(some, np.arange(len(some)), 0, 1, work.stage.max_tokens))
             record = forgetter.merge(batch.to(accelerator.device))
-            if record["largest_masked"] >= ZERO:
-                display.say(
-                    f"note: rows with norms up to {record['largest_masked']:.2g} had not vanished when they were left out, "
-                    f"which changed logits by up to {record['difference']:.2g} (the largest is "
-                    f"{record['largest_logit']:.2g}); train for longer, or use forgetting.penalty=prox"
-                )
+            if (note := doubt(record)) is not None:
+                display.say(note)
             if work.score is not None:
                 work.score()  # what is reported of the stage's end is the merged student's
             if accelerator.is_main_process:

@@ -19,6 +19,9 @@ from tutelage.data.batches import Batch
 from tutelage.errors import TutelageError
 from tutelage.students.compactors import ZERO, Compactor, Group, compaction_of
 
+ROUNDING = 1e-3
+"""Of the largest logit: what rounding can change in float32, with room to spare."""
+
 
 class Forgetting(BaseModel):
     """What a stage does beside its loss to a student with ``init=inherited``.
@@ -210,6 +213,22 @@ class Forgetter:
         if self.how.schedule == "reference" and (group.name == "residual" or group.name.startswith("attention")):
             due = increment // 2 if group.block > 1 else increment * max((units - left) // 8, 1)
         return min(due, units - left)
+
+
+def doubt(record: dict[str, Any]) -> str | None:
+    """A note about a merge (:meth:`Forgetter.merge`) after which the student answers otherwise than it did before it."""
+    change = f"changed logits by up to {record['difference']:.2g} (the largest is {record['largest_logit']:.2g})"
+    if record["largest_masked"] >= ZERO:
+        return (
+            f"note: rows with norms up to {record['largest_masked']:.2g} had not vanished when they were left out, which "
+            f"{change}; train for longer, or use forgetting.penalty=prox"
+        )
+    if record["difference"] > ROUNDING * record["largest_logit"]:
+        return (
+            f"note: multiplying the compactors out {change} though nothing was left of what went; the student is not what "
+            "was trained, do not use it"
+        )
+    return None
 
 
 def _add_taylor(group: Group) -> None:
