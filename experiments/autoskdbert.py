@@ -49,7 +49,9 @@ from tutelage.students.build import Copied
 from tutelage.teachers.team import Learning, Team
 from tutelage.team import NEAR_CONSTANT, members_in
 
-MEMBERS = ("seed=0", "seed=1,lr=5e-5", "seed=2,layers=5", "seed=3,layers=4", "seed=4,only=1/2")
+RATES = {"clinc150": 3e-4}
+"""Peak rates of teachers and students, where it is not 1e-4: 150 classes are hardly begun after four epochs of that."""
+MEMBERS = ("seed=0", "seed=1,lr={half}", "seed=2,layers=5", "seed=3,layers=4", "seed=4,only=1/2")
 BAD = {"clinc150": "seed=5,noise=1"}
 """The one that is bad on purpose has half of its labels wrong; of 150 classes the right one would then be the most frequent."""
 ARMS = {
@@ -82,7 +84,7 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=64, help="held-out examples for one update")
     parser.add_argument("--parameters", default="all", help="whose gradients are compared: all, head, or last layers")
     parser.add_argument("--epochs", type=int, default=3, help="of the last stage")
-    parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--lr", type=float, help="peak rate of all tasks; else 1e-4, and 3e-4 for CLINC150")
     parser.add_argument("--teacher-epochs", type=int, default=4)
     parser.add_argument("--mixed-precision", default="bf16", choices=["no", "bf16", "fp16"])
     parser.add_argument("--max-train", type=int, default=8000, help="training rows of every task")
@@ -121,7 +123,7 @@ def main() -> None:
         for seed in range(arguments.seeds):
             if not mine(arguments.share, place * arguments.seeds + seed):
                 continue
-            for found in runs_of(work, team, data, seed, [arm for arm in ARMS if arm in arms], arguments):
+            for found in runs_of(task, work, team, data, seed, [arm for arm in ARMS if arm in arms], arguments):
                 results["environment"] = found.pop("environment")
                 results["runs"].append({"task": task, "seed": seed, **found})
                 if not arguments.share:
@@ -143,10 +145,16 @@ def intents(work: Path, path: str | None) -> dict[str, Any]:
     return found
 
 
+def rate_of(task: str, arguments: argparse.Namespace) -> float:
+    rate: float = arguments.lr or RATES.get(task, 1e-4)
+    return rate
+
+
 def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespace) -> dict[str, Any] | None:
     """Who is in a task's team and how its teachers compare; made if there is none, unless nothing is to be run."""
     compared = work / "compared.json"
-    made = (*MEMBERS, BAD.get(task, "seed=5,noise=0.5"))
+    half = f"{rate_of(task, arguments) / 2:g}"
+    made = (*(member.format(half=half) for member in MEMBERS), BAD.get(task, "seed=5,noise=0.5"))
     if not compared.exists():
         if arguments.finished:
             return None
@@ -157,7 +165,7 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
             str(work / "team"),
             members=made,
             epochs=arguments.teacher_epochs,
-            lr=arguments.lr,
+            lr=rate_of(task, arguments),
             mixed_precision=arguments.mixed_precision,
             **data.model_dump(exclude_defaults=True),
         )
@@ -167,7 +175,13 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
 
 
 def runs_of(
-    work: Path, team: dict[str, Any], data: DataConfig, seed: int, arms: list[str], arguments: argparse.Namespace
+    task: str,
+    work: Path,
+    team: dict[str, Any],
+    data: DataConfig,
+    seed: int,
+    arms: list[str],
+    arguments: argparse.Namespace,
 ) -> Iterator[dict[str, Any]]:
     """All arms of a seed, in their order; those that are not finished are run, or left out with ``--finished``."""
     teachers = members_in((str(work / "team"),))
@@ -177,7 +191,7 @@ def runs_of(
             out = work / (f"single{number + 1}-{seed}" if arm == "single" else f"{arm}-{seed}")
             if arguments.finished and not (out / "report.json").exists():
                 continue
-            recipe = recipe_for(arm, before, arguments)
+            recipe = recipe_for(arm, before, rate_of(task, arguments), arguments)
             config = RunConfig(
                 recipe=recipe,
                 teacher=teacher,
@@ -202,9 +216,9 @@ def learning(arguments: argparse.Namespace, arm: str = "phase1") -> Learning:
     return Learning(update=UPDATES.get(arm, "single"), examples=arguments.held, parameters=parameters)
 
 
-def recipe_for(arm: str, before: list[dict[str, Any]], arguments: argparse.Namespace) -> Recipe:
+def recipe_for(arm: str, before: list[dict[str, Any]], rate: float, arguments: argparse.Namespace) -> Recipe:
     """The arm's stages for the common student; ``before`` are the seed's finished arms, which some build on."""
-    common: dict[str, Any] = {"epochs": arguments.epochs, "lr": arguments.lr}
+    common: dict[str, Any] = {"epochs": arguments.epochs, "lr": rate}
     if arm == "single":
         recipe = kd(**common)
     elif arm == "labels":
@@ -252,7 +266,7 @@ def row(report: dict[str, Any]) -> dict[str, Any]:
 def page(results: dict[str, Any]) -> str:
     settings = results["settings"]
     lines = ["# What a learnt distribution over teachers earns", ""]
-    usual = {"tasks": "sst2,clinc150", "seeds": 3, "updates": 600, "held": 64, "parameters": "all", "epochs": 3, "lr": 1e-4,
+    usual = {"tasks": "sst2,clinc150", "seeds": 3, "updates": 600, "held": 64, "parameters": "all", "epochs": 3, "lr": None,
              "teacher_epochs": 4, "mixed_precision": "bf16", "max_train": 8000}  # fmt: skip
     changed = flags(settings, usual)
     lines += paragraph(
@@ -260,7 +274,7 @@ def page(results: dict[str, Any]) -> str:
         `results/autoskdbert.json`. Teachers: MiniLM (6 layers x 384), fine-tuned for {settings["teacher_epochs"]} epochs in
         different ways. Student: layers 1, 4 and 6 of MiniLM itself, its start the same in all arms; at most
         {settings["max_train"]:,} training texts. Last stage: {settings["epochs"]} epochs, batches of 32, peak rate
-        {settings["lr"]:g}, the same texts; 0.7 of the loss the teacher's at temperature 2, 0.3 the labels'. Each phase of
+        {rates(settings)}, the same texts; 0.7 of the loss the teacher's at temperature 2, 0.3 the labels'. Each phase of
         learning a distribution has {settings["updates"]:,} updates more, each by {settings["held"]} held-out examples of
         train, comparing gradients of {gradients(settings["parameters"])}. Checkpoints are chosen on a tenth of train, scores
         are on dev. Mean and half of the 95 % t-interval over seeds; differences are paired by seed. The interval is about
@@ -272,6 +286,12 @@ def page(results: dict[str, Any]) -> str:
         if runs:
             lines += about(task, team, runs, results["environment"])
     return "\n".join(lines)
+
+
+def rates(settings: dict[str, Any]) -> str:
+    if settings["lr"] is not None:
+        return f"{settings['lr']:g}"
+    return ", ".join(f"{RATES.get(task, 1e-4):g} ({task})" for task in settings["tasks"].split(","))
 
 
 def gradients(parameters: str) -> str:

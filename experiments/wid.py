@@ -8,8 +8,8 @@
 student of its depth and half its width: by WID, from slices of the teacher (at random, or the coordinates with the largest
 weights), from scratch, and from scratch on the teacher's predictions too. Every arm has the learning rate, of three, that is
 best with seed 0 on text that is neither learnt nor reported. ``tasks`` fine-tunes all of MiniLM on each task and makes it 192
-and 96 wide by WID on the task, and from slices, each at the rate that is best with seed 0 on the tenth of train that nobody
-learns from.
+and 96 wide by WID on the task, and from slices, either at the rate that is best for one of its students with seed 0 on the
+tenth of train that nobody learns from.
 
 Stopped and started again both go on where they were; ``--share 0/2`` and ``1/2`` divide the runs between two processes
 (first ``--share shared``, which makes what they have in common). ``--finished`` runs nothing and writes what there is:
@@ -112,12 +112,16 @@ STUDENTS = {
 LENGTH, BATCH = 48, 32
 """Of instances of text: tokens, and how many make a step."""
 TASK_ARMS = {
-    "wid_dim": ("WID, dim", (5e-5, 1e-4, 2e-4)),
-    "wid_head": ("WID, head", (5e-5, 1e-4, 2e-4)),
-    "slice_norm": ("slices by weight", (2e-4, 5e-4, 1e-3)),
-    "slice_random": ("slices at random", (2e-4, 5e-4, 1e-3)),
+    "wid_dim": "WID, dim",
+    "wid_head": "WID, head",
+    "slice_norm": "slices by weight",
+    "slice_random": "slices at random",
 }
-"""By arm: its name, and the rates that it chooses from."""
+TASK_KINDS = {
+    "wid": (("wid_dim", "wid_head"), (5e-5, 1e-4, 2e-4)),
+    "slices": (("slice_norm", "slice_random"), (2e-4, 5e-4, 1e-3)),
+}
+"""By kind: its arms, and the rates that it chooses from, by the first arm at the first width."""
 ROWS = {"sst2": 8000}
 """Training rows of a task."""
 
@@ -134,6 +138,7 @@ def main() -> None:
     parser.add_argument("--mixed-precision", default="bf16", choices=["no", "bf16", "fp16"])
     parser.add_argument("--times", type=float, default=1.0, help="of words: how much longer all learn")
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--arms", default=",".join(ARMS), help="of words")
     parser.add_argument("--tasks", default="stsb,sst2")
     parser.add_argument("--widths", default="192,96")
     parser.add_argument("--epochs", type=int, default=4)
@@ -191,7 +196,8 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
         if teacher is None or arguments.share == "shared":
             continue
         found: dict[str, Any] = {"teacher": teacher, "arms": {}, "curves": {"teacher": teacher.pop("curve")}}
-        for arm, student in STUDENTS.items():
+        for arm in arguments.arms.split(","):
+            student = STUDENTS[arm]
             rates = KINDS[kind].rates[student]
             tuned = {rate: run for rate in rates if (run := result(arm, kind, 0, rate)) is not None}
             if len(tuned) < len(rates):
@@ -216,9 +222,10 @@ def words(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def begin(work: Path, arguments: argparse.Namespace) -> None:
     """Vocabularies, corpora and untrained teachers."""
-    folders = {"words": pretrained(), "next_words": work / "vocabulary"}
+    vocabularies = {"words": pretrained(), "next_words": work / "vocabulary"}
+    folders = {kind: vocabularies[kind] for kind in arguments.kinds.split(",")}
     work.mkdir(parents=True, exist_ok=True)
-    if not folders["next_words"].exists():
+    if "next_words" in folders and not folders["next_words"].exists():
         trained = BertWordPieceTokenizer()
         # Without a limit half of the vocabulary is single characters of many scripts.
         trained.train_from_iterator(
@@ -382,20 +389,20 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
         if taught is None or arguments.share == "shared":
             continue
         found["teachers"][task] = taught
-        for width in map(int, arguments.widths.split(",")):
-            for arm, (_, rates) in TASK_ARMS.items():
-                tuned = {rate: run for rate in rates if (run := one(arm, width, 0, rate)) is not None}
-                if len(tuned) < len(rates):
-                    number += arguments.seeds
-                    continue  # another process is at it, or nothing is to be run; repeat the command
-                scores = {f"{rate:g}": run["selection"] for rate, run in tuned.items()}
-                found["tuning"].setdefault(f"{task}-{width}", {})[arm] = scores
-                best = max(tuned, key=lambda rate: tuned[rate]["selection"])
-                for seed in range(arguments.seeds):
-                    run = one(arm, width, seed, best)
-                    if run is not None:
-                        about = {"task": task, "arm": arm, "width": width, "seed": seed, "rate": best}
-                        found["runs"].append({**about, **run})
+        widths = [int(width) for width in arguments.widths.split(",")]
+        for kind, (arms, rates) in TASK_KINDS.items():
+            tuned = {rate: run for rate in rates if (run := one(arms[0], widths[0], 0, rate)) is not None}
+            wanted = [(width, arm, seed) for width in widths for arm in arms for seed in range(arguments.seeds)]
+            if len(tuned) < len(rates):
+                number += len(wanted)
+                continue  # another process is at it, or nothing is to be run; repeat the command
+            found["tuning"].setdefault(task, {})[kind] = {f"{rate:g}": run["selection"] for rate, run in tuned.items()}
+            best = max(tuned, key=lambda rate: tuned[rate]["selection"])
+            for width, arm, seed in wanted:
+                run = one(arm, width, seed, best)
+                if run is not None:
+                    about = {"task": task, "arm": arm, "width": width, "seed": seed, "rate": best}
+                    found["runs"].append({**about, **run})
     return found
 
 
@@ -509,7 +516,7 @@ def about_tasks(
     settings: dict[str, Any], teachers: dict[str, Any], tuning: dict[str, Any], runs: list[dict[str, Any]]
 ) -> list[str]:
     rows = ", ".join(f"{task} is cut to {count:,} training rows" for task, count in ROWS.items())
-    names = [name for name, _ in TASK_ARMS.values()]
+    names = list(TASK_ARMS.values())
     lines = [
         "## On tasks",
         "",
@@ -517,9 +524,10 @@ def about_tasks(
             f"""Made by `python experiments/wid.py tasks --data-dir path/to/glue{flags(settings, USUAL)}` from
             `results/wid.json`. Teacher: MiniLM (6 layers x 384), fine-tuned for 4 epochs; {rows}. Students: 6 layers,
             narrower; batches of 64, the last epoch counts ({settings["epochs"]} of them); scores on dev, mean and half of the
-            95 % t-interval over seeds. *dim* keeps 12 smaller heads, *head* keeps whole ones. Each arm has the rate that is best
-            with seed 0 on the tenth of train that nobody learns from: the second table, *open* where the best is the first or
-            last that was tried."""
+            95 % t-interval over seeds. *dim* keeps 12 smaller heads, *head* keeps whole ones. The rate of WID
+            is the one that is best for its first arm at {settings["widths"].split(",")[0]} wide with seed 0, on the tenth of
+            train that nobody learns from; so is that of slices: the second table, *open* where the best is the first or last
+            that was tried."""
         ),
         f"| task | width | parameters | teacher | {' | '.join(names)} |",
         "|---" * (4 + len(names)) + "|",
@@ -541,16 +549,15 @@ def about_tasks(
                     gains = [
                         scores[ours][seed] - scores[theirs][seed] for seed in scores[ours] if seed in scores[theirs]
                     ]
-                    claim = f"{task}, {width}: {TASK_ARMS[ours][0]} is better than {TASK_ARMS[theirs][0]}"
+                    claim = f"{task}, {width}: {TASK_ARMS[ours]} is better than {TASK_ARMS[theirs]}"
                     claims.append(verdict(claim, gains))
     lines += ["", *(f"* {claim}" for claim in claims if claim), ""]
-    lines += [f"| task, width | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
-    for place, by_arm in tuning.items():
-        cells = [
-            tried(by_arm[arm], max(by_arm[arm], key=by_arm[arm].__getitem__)) if arm in by_arm else "-"
-            for arm in TASK_ARMS
-        ]
-        lines.append(f"| {place.replace('-', ', ')} | {' | '.join(cells)} |")
+    lines += [f"| task | {' | '.join(TASK_ARMS[arms[0]] for arms, _ in TASK_KINDS.values())} |"]
+    lines += ["|---" * (1 + len(TASK_KINDS)) + "|"]
+    for task, by_kind in tuning.items():
+        found = [by_kind.get(kind) for kind in TASK_KINDS]
+        cells = ["-" if of is None else tried(of, max(of, key=of.__getitem__)) for of in found]
+        lines.append(f"| {task} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
