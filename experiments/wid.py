@@ -118,7 +118,7 @@ TASK_ARMS = {
     "slice_random": "slices at random",
 }
 TASK_KINDS = {
-    "wid": (("wid_dim", "wid_head"), (5e-5, 1e-4, 2e-4)),
+    "wid": (("wid_dim", "wid_head"), (2e-5, 5e-5, 1e-4)),
     "slices": (("slice_norm", "slice_random"), (2e-4, 5e-4, 1e-3)),
 }
 """By kind: its arms, and the rates that it chooses from, by the first arm at the first width."""
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=1.0, help="of words: how much longer all learn")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--arms", default=",".join(ARMS), help="of words")
-    parser.add_argument("--tasks", default="stsb,sst2")
+    parser.add_argument("--tasks", default="sst2,stsb")
     parser.add_argument("--widths", default="192,96")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--out", default="results/wid.json")
@@ -148,18 +148,37 @@ def main() -> None:
     results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     names = {
         "words": ("seeds", "times", "mixed_precision"),
-        "tasks": ("seeds", "tasks", "widths", "epochs", "mixed_precision"),
+        "tasks": ("seeds", "widths", "epochs", "mixed_precision"),
     }[arguments.part]
     found = words(arguments) if arguments.part == "words" else tasks(arguments)
     settings = {name: getattr(arguments, name) for name in names}
-    if arguments.part == "words" and results.get("words", {}).get("settings") == settings:
-        found = {"kinds": {**results["words"]["kinds"], **found["kinds"]}}  # of kinds that were not asked for now
+    before = results.get(arguments.part, {})
+    if before.get("settings") == settings:  # what was not asked for now stays
+        found = (kinds_of if arguments.part == "words" else tasks_of)(before, found)
     results[arguments.part] = {"settings": settings, **found}
     if not arguments.share:
         write(out, json.dumps(results, indent=1) + "\n")
         write(Path("docs/wid.md"), page(results))
         for kind, of in results.get("words", {}).get("kinds", {}).items():
             write(Path(f"docs/wid_{kind}.svg"), picture(of["curves"], KINDS[kind].title))
+
+
+def kinds_of(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Both, by kind and arm; of a kind with another teacher, what was found now alone."""
+    kinds = dict(before["kinds"])
+    for kind, of in found["kinds"].items():
+        old = kinds.get(kind)
+        if old is not None and old["teacher"]["unseen"] == of["teacher"]["unseen"]:
+            of = {**of, **{part: {**old[part], **of[part]} for part in ("arms", "curves")}}
+        kinds[kind] = of
+    return {"kinds": kinds}
+
+
+def tasks_of(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Both, by task."""
+    kept = [run for run in before["runs"] if run["task"] not in found["teachers"]]
+    both = {part: {**before[part], **found[part]} for part in ("teachers", "tuning")}
+    return {**both, "runs": [*kept, *found["runs"]]}
 
 
 # ------------------------------------------------------------------------------------------------------- on raw text
@@ -444,7 +463,7 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-USUAL = {"seeds": 3, "times": 1.0, "tasks": "stsb,sst2", "widths": "192,96", "epochs": 4, "mixed_precision": "bf16"}
+USUAL = {"seeds": 3, "times": 1.0, "tasks": "sst2,stsb", "widths": "192,96", "epochs": 4, "mixed_precision": "bf16"}
 """Options of this command as they are unless given."""
 
 
@@ -489,6 +508,9 @@ def about_words(settings: dict[str, Any], kinds: dict[str, Any]) -> list[str]:
                 f"{'-' if arm == 'wid' or not behind[arm] else shown(behind[arm], '+')} | {np.mean(of['seconds']):.0f} | "
                 f"{tried(of['tuning'], format(of['rate'], 'g'))} |"
             )
+        missing = [name for arm, name in ARMS.items() if arm not in arms]
+        if missing:
+            lines += ["", f"Not run: {'; '.join(missing)}."]
         claims = [
             verdict(f"WID is better than {ARMS[arm]}", behind[arm]) for arm in arms if arm not in ("wid", "wid_tied")
         ]
@@ -517,11 +539,12 @@ def about_tasks(
 ) -> list[str]:
     rows = ", ".join(f"{task} is cut to {count:,} training rows" for task, count in ROWS.items())
     names = list(TASK_ARMS.values())
+    changed = flags({**settings, "tasks": ",".join(teachers)}, USUAL)
     lines = [
         "## On tasks",
         "",
         *paragraph(
-            f"""Made by `python experiments/wid.py tasks --data-dir path/to/glue{flags(settings, USUAL)}` from
+            f"""Made by `python experiments/wid.py tasks --data-dir path/to/glue{changed}` from
             `results/wid.json`. Teacher: MiniLM (6 layers x 384), fine-tuned for 4 epochs; {rows}. Students: 6 layers,
             narrower; batches of 64, the last epoch counts ({settings["epochs"]} of them); scores on dev, mean and half of the
             95 % t-interval over seeds. *dim* keeps 12 smaller heads, *head* keeps whole ones. The rate of WID

@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from tutelage import anatomy, api
+from tutelage.config import with_settings
 from tutelage.data import batches
 from tutelage.errors import TutelageError
 from tutelage.evaluation.speed import count_parameters
@@ -45,7 +46,7 @@ from tutelage.students.build import Copied, Inherited, Sliced, build, parse
 from tutelage.students.compactors import Compacted, Compaction, KeptNorm, compaction_of, wrap
 from tutelage.teachers.source import Source
 from tutelage.training import checkpoint, loop
-from tutelage.training.forgetting import Forgetter, Forgetting, doubt
+from tutelage.training.forgetting import Forgetter, Forgetting
 from tutelage.training.optimizer import RowAdamW
 
 LANGUAGE = {
@@ -374,17 +375,20 @@ def test_what_a_merge_changed_is_found_and_told(wrong: float, monkeypatch: pytes
     assert record["difference"] == pytest.approx(wrong, abs=1e-4)
     assert record["difference"] == float((answers(model) - before).abs().max())
     assert record["largest_logit"] == float(before.abs().max())
-    note = doubt(record)
+    note = forgetter.doubt(record)
     assert (note is not None and "changed logits by up to 0.25" in note) if wrong else note is None
 
 
-def test_rows_that_had_not_vanished_change_the_answers() -> None:
+@pytest.mark.parametrize("penalty", ["prox", "lasso"])
+def test_rows_that_had_not_vanished_change_the_answers(penalty) -> None:
     model = teacher("bert")
     wrap(model, Inherited(hidden=16))
-    record = Forgetter(Forgetting(), model).merge(a_batch())
+    forgetter = Forgetter(Forgetting(penalty=penalty), model)
+    record = forgetter.merge(a_batch())
     assert record["largest_masked"] == 1 and not record["cut"] and record["difference"] > 0.01
-    note = doubt(record)
+    note = forgetter.doubt(record)
     assert note is not None and "rows with norms up to 1 had not vanished" in note
+    assert ("use forgetting.penalty=prox" in note) == (penalty == "lasso")
 
 
 def a_batch() -> batches.Batch:
@@ -404,7 +408,9 @@ def scene(spec: Inherited, how: Forgetting) -> tuple[PreTrainedModel, Forgetter,
 
 
 def loss_of(model: PreTrainedModel, seed: int) -> Tensor:
-    return F.cross_entropy(model(**batch(seed)).logits, torch.tensor([0, 1, 0]))
+    logits = model(**batch(seed)).logits
+    labels = torch.tensor([0, 1, 0]) if logits.ndim == 2 else batch(seed)["input_ids"]
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
 def step(model: PreTrainedModel, forgetter: Forgetter, optimizer: RowAdamW, number: int, total: int) -> bool:
@@ -417,6 +423,24 @@ def step(model: PreTrainedModel, forgetter: Forgetter, optimizer: RowAdamW, numb
     optimizer.step()
     optimizer.zero_grad()
     return forgetter.after_step(optimizer, number, total)
+
+
+@pytest.mark.parametrize("alignment", ["mask", "tied"])
+@pytest.mark.parametrize(("family", "head"), [("bert", "classes"), ("bert", "words"), ("gpt2", "words")])
+def test_what_learns_how_fast(family: str, head: str, alignment: str) -> None:
+    """Compactors at the stage's rate and without decay, all else at its share of it; every parameter once."""
+    model = teacher(family, head)
+    wrap(model, Inherited(hidden=16, alignment=alignment))
+    forgetter = Forgetter(Forgetting(weights_lr=0.25), model)
+    groups = forgetter.parameter_groups(model, 0.01)
+    listed = [id(p) for group in groups for p in group["params"]]
+    assert sorted(listed) == sorted({id(p) for p in model.parameters()})
+    matrices = {id(member.matrix) for group in forgetter.compaction for member in group.members}
+    for group in groups:
+        ours = {id(p) in matrices for p in group["params"]}
+        assert len(ours) <= 1
+        assert group.get("factor", 1.0) == (1.0 if True in ours else 0.25)
+        assert group["weight_decay"] == (0.0 if True in ours or group["params"][0].ndim == 1 else 0.01)
 
 
 def test_kept_rows_have_the_gradient_of_the_loss_and_masked_rows_none() -> None:
@@ -648,12 +672,14 @@ def test_the_even_schedule_ends_exactly() -> None:
             assert max(np.diff(values[:17])) <= math.ceil((size - target) / 16 / 12) * 12 or spec.strategy == "head"
 
 
-def test_the_cut_changes_neither_loss_nor_the_steps_that_follow() -> None:
+@pytest.mark.parametrize("alignment", ["mask", "tied"])
+@pytest.mark.parametrize(("family", "head"), [("bert", "classes"), ("bert", "words"), ("gpt2", "words")])
+def test_the_cut_changes_neither_loss_nor_the_steps_that_follow(family: str, head: str, alignment: str) -> None:
     models = []
     for cut in (False, True):
-        model = teacher("bert").double()
+        model = teacher(family, head).double()
         torch.manual_seed(3)
-        compaction = shaken(model, Inherited(hidden=16))
+        compaction = shaken(model, Inherited(hidden=16, alignment=alignment))
         model.double()
         forgetter = Forgetter(Forgetting(), model)
         optimizer = RowAdamW(forgetter.parameter_groups(model, 0.01), lr=1e-3)
@@ -892,6 +918,24 @@ def test_the_baseline_of_a_task_is_made_of_slices(teacher_folder: Path, tmp_path
             torch.testing.assert_close(ours[f"{path}.bias"], theirs[f"{path}.bias"][after] * scale)
             wanted, inside = theirs[name][after][:, before] * scale, after if reads else inside
         torch.testing.assert_close(ours[name], wanted, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_teachers_weights_stay_where_their_rate_is_zero(
+    teacher_folder: Path, tmp_path: Path, spied: Spied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge, ends = Forgetter.merge, []
+
+    def seen(self: Forgetter, batch: batches.Batch) -> dict[str, Any]:
+        ends.append(copy.deepcopy(self.model))
+        return merge(self, batch)
+
+    monkeypatch.setattr(Forgetter, "merge", seen)
+    config = config_for("wid", teacher_folder, tmp_path / "run", baseline=False)
+    run(with_settings(config, ["stages.task.forgetting.weights_lr=0"]), quiet=True)
+    start, end = spied[0][1].compaction, ends[0].compaction
+    assert end.done and all(torch.equal(link.weight, start.links[path].weight) for path, link in end.links.items())
+    eye, member = torch.eye(32), end.groups["residual"].members[0]
+    assert (member.matrix - eye[member.group.index]).abs().max() > 1e-3
 
 
 class Killed(Exception):

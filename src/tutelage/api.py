@@ -454,7 +454,8 @@ def train_team(
     Each of ``members`` says how one differs from the others: ``"layers=4,seed=1,lr=1e-4,only=1/2,noise=0.5"`` keeps four
     layers, learns from the first half of the training texts, and of these half with wrong labels (a teacher that is bad on
     purpose); ``model=...`` starts elsewhere. Without any, five of usual kinds are made. All keep away from the tenth of train
-    (300 to 2,000 examples) on which :func:`distill` learns their weights. A call that was stopped goes on when it is repeated.
+    (about 300 to 2,000 examples) on which :func:`distill` learns their weights. A call that was stopped goes on when it is
+    repeated.
 
     Raises:
         TutelageError: for anything wrong with what was given.

@@ -25,7 +25,7 @@ from tutelage.progress import Display
 from tutelage.runs import run
 from tutelage.students.build import Checkpoint, Copied, Fresh, load_config, resolve
 from tutelage.teachers.source import Source
-from tutelage.team import MANIFEST, Manifest, columns, is_store, manifest_of, members_in, short
+from tutelage.team import MANIFEST, Manifest, columns, is_store, left_out, manifest_of, members_in, short
 from tutelage.texts import (
     HEADS,
     Texts,
@@ -116,6 +116,11 @@ def train_team(
         if (member.layers or 0) > depth:
             raise TutelageError(f"--member {text!r}: the model has {depth} layers; keep at most as many")
     names = [f"{number:02d}-{_slug(text)}" for number, text in enumerate(specs, start=1)]
+    for name in ("leave_out", "only", "noise"):
+        if getattr(data, name):
+            raise TutelageError(
+                f"data.{name} says who learns from what, which a team does itself; leave it out, or see --member"
+            )
     known = load_data(data)
     if known.kind != "classification" and any(member.noise for member in made):
         raise TutelageError(f"noise gives wrong classes, and {known.task!r} is of kind {known.kind}; leave it out")
@@ -142,8 +147,10 @@ def train_team(
         configs.append(with_settings(validated(tree, "the team"), [*ours, *settings]))
     for config in configs:
         run(config, resume=True, quiet=quiet)
-    if new_accelerator().is_main_process:
+    accelerator = new_accelerator()
+    if accelerator.is_main_process:
         write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
+    accelerator.wait_for_everyone()  # others ask next who is in the folder
     return show_team([out], data, quiet=quiet)
 
 
@@ -177,6 +184,10 @@ def show_team(team: Sequence[str], data_config: DataConfig | None, *, quiet: boo
         number, parts = held_part(len(data.train))
         held = np.flatnonzero(part_of(data.train, data.kind, parts) == number)
         data, notes = match_labels(data, Source(names[0], HEADS[data.kind]).config, names[0])
+        known = dict(zip(names, short(names), strict=True))
+        near = [shown for name, shown in known.items() if not left_out(Path(name), data_config, (number, parts))]
+        if near:
+            notes = [*notes, f"{', '.join(near)} may have learnt from the examples called held-out train"]
         for note in notes:
             display.say(f"note: {note}")
         where = {"held": data.train.take(held), **data.dev}

@@ -22,7 +22,7 @@ from tutelage.progress import Display
 from tutelage.recipe import Stage
 from tutelage.teachers.teacher import Teacher
 from tutelage.training import checkpoint, loop
-from tutelage.training.forgetting import Forgetter, doubt
+from tutelage.training.forgetting import Forgetter
 from tutelage.training.weighing import Weigher
 
 INHERITED = "inherited.json"
@@ -116,7 +116,7 @@ def train_stages(
             some = work.feed.read(0, work.feed.rows(0)[:PROOF])
             batch = next(batches.step_batches(some, np.arange(len(some)), 0, 1, work.stage.max_tokens))
             record = forgetter.merge(batch.to(accelerator.device))
-            if (note := doubt(record)) is not None:
+            if (note := forgetter.doubt(record)) is not None:
                 display.say(note)
             if work.score is not None:
                 work.score()  # what is reported of the stage's end is the merged student's

@@ -38,6 +38,10 @@ MANIFEST = "team.json"
 """In a folder of ``tutelage team train``: who is in it."""
 MISNUMBERED = 0.10
 """By how much a teacher may become better when its classes are exchanged before they are taken to be misnumbered."""
+ENOUGH = 200
+"""Held-out examples from which on it is looked for."""
+PARTED_BY = ("task", "train", "dev", "text", "text_pair", "label", "kind", "max_train")
+"""Of the settings of data: those by which it is known which texts are in which part of train."""
 NEAR_CONSTANT = 0.02
 """A student that is so little better than a constant answer has learnt nothing by which teachers can be told apart."""
 
@@ -149,7 +153,7 @@ def gather(setup: Setup, accelerator: Accelerator, display: Display) -> Members:
         stage.team is not None and (stage.team.learning is not None or stage.team.weights == "teacher_rank")
         for stage in config.recipe.stages
     )
-    if judged and not all(_left_out(Path(name), config.data, setup.held_part) for name in config.team):
+    if judged and not all(left_out(Path(name), config.data, setup.held_part) for name in config.team):
         setup.warnings.append(
             "it is not known that every teacher of the team has kept away from the examples on which their weights are learnt; "
             "who has learnt from them looks better than it is (tutelage team train keeps them apart)"
@@ -179,6 +183,11 @@ def _check_stages(setup: Setup, team: Members, sources: list[Source], columns: l
         if how.weights != "teacher_rank":
             start_of(how, team, setup.data.metrics[0], earlier)
         if how.learning is not None:
+            if how.learning.parameters != "all" and anatomy.base_of(setup.student) is setup.student:
+                raise TutelageError(
+                    f"stage {stage.name!r}: team.learning.parameters={how.learning.parameters} names layers and a head, which this "
+                    "student does not have apart; use parameters=all"
+                )
             earlier = [1.0] * len(team.names)
         if objective.teacher_needs.running:
             _check_layers(setup, setup.texts(stage), sources, columns, objective.teacher_needs)
@@ -286,28 +295,30 @@ def _check_order(setup: Setup, logits: Tensor, name: str) -> None:
     """A teacher whose classes are numbered otherwise than it says looks like one that knows nothing."""
     data, held = setup.data, setup.held
     assert held is not None
-    if data.kind != "classification" or held.examples.labelled.sum() < 200:
+    known = np.flatnonzero(held.examples.labelled)
+    if data.kind != "classification" or len(known) < ENOUGH:
         return
-    known = held.examples.labelled
-    if len(set(logits.argmax(dim=1).tolist())) == 1:
+    answers, labels = logits.argmax(dim=1).numpy()[known], held.examples.labels[known]
+    if len(set(answers.tolist())) == 1:
         return  # it knows nothing, which is no matter of order
     confusion = np.zeros((len(data.labels), len(data.labels)))
-    np.add.at(confusion, (logits.argmax(dim=1).numpy()[known], held.examples.labels[known]), 1)
-    ours, theirs = linear_sum_assignment(-confusion)
-    gained = (confusion[ours, theirs].sum() - np.trace(confusion)) / known.sum()
+    np.add.at(confusion, (answers[::2], labels[::2]), 1)
+    theirs = linear_sum_assignment(-confusion)[1]
+    # On the other half: with many classes some order fits any answers that it is fitted to.
+    gained = (theirs[answers[1::2]] == labels[1::2]).mean() - (answers[1::2] == labels[1::2]).mean()
     if gained <= MISNUMBERED:
         return
-    taken = ", ".join(f"{data.labels[a]} for {data.labels[b]}" for a, b in zip(ours, theirs, strict=True) if a != b)
+    taken = [f"{data.labels[a]} for {data.labels[b]}" for a, b in enumerate(theirs) if a != b]
     line = (
-        f"the teacher {name!r} of the team would be right {gained:.0%} more often if its {taken} were taken; its labels seem to "
-        "be in another order than its id2label says"
+        f"the teacher {name!r} of the team would be right on {100 * gained:.0f} of 100 held-out examples more with "
+        f"{', '.join(taken[:3])}{' and so on' if taken[3:] else ''}; its labels seem to be in another order than its id2label says"
     )
     if not setup.config.allow_weak_teacher:
         raise TutelageError(f"{line}; correct it, or pass --allow-weak-teacher")
     setup.warnings.append(line)
 
 
-def _left_out(folder: Path, data: DataConfig, part: tuple[int, int] | None) -> bool:
+def left_out(folder: Path, data: DataConfig, part: tuple[int, int] | None) -> bool:
     """Whether it is written down that a teacher has kept away from the examples on which weights are learnt."""
     path = folder / "config.yaml"
     if not path.exists():
@@ -316,7 +327,7 @@ def _left_out(folder: Path, data: DataConfig, part: tuple[int, int] | None) -> b
         theirs = from_yaml(path).data
     except TutelageError:
         return False
-    same = all(getattr(theirs, name) == getattr(data, name) for name in ("task", "train", "dev", "label", "max_train"))
+    same = all(getattr(theirs, name) == getattr(data, name) for name in PARTED_BY)
     return same and theirs.leave_out == part and data.leave_out is None and data.only is None
 
 
@@ -403,7 +414,8 @@ def settled(
     assert setup.held is not None and setup.team is not None
     metric = setup.data.metrics[0]
     scores = scores_of(setup.data, predict(setup.student, setup.held.student, accelerator), setup.held)
-    everywhere = accelerator.gather(torch.from_numpy(weigher.team.weights.probabilities())[None].to(accelerator.device))
+    ours = torch.from_numpy(weigher.team.weights.probabilities()).view(torch.int64)  # some devices have no float64
+    everywhere = accelerator.gather(ours[None].to(accelerator.device))
     if not everywhere.eq(everywhere[0]).all():
         raise RuntimeError("processes have learnt different distributions, and have drawn different teachers")
     record = {"stage": stage.name, **weigher.record(), "score": scores[metric], "constant": setup.team.constant[metric]}

@@ -129,7 +129,7 @@ def part_of(examples: Examples, kind: Kind, parts: int) -> Rows:
 
 def held_part(count: int) -> tuple[int, int]:
     """``(k, n)``: the part of a training set of ``count`` on which a team's weights are learnt, and its teachers compared: a
-    tenth, but 300 to 2,000 examples, and at most a fifth. Its teachers must not have learnt from it."""
+    tenth, but about 300 to 2,000 examples, and at most a fifth. Its teachers must not have learnt from it."""
     return 1, max(5, round(count / min(max(0.1 * count, 300), 2000)))
 
 

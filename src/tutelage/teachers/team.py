@@ -50,7 +50,8 @@ class Learning(BaseModel):
     ``update="single"`` changes the log-weight of the drawn teacher only, as published: by the advantage of its reward over
     the running mean, in units of the running standard deviation, divided by the probability of the draw; ``reinforce`` is
     the policy gradient of the same reward; ``all`` compares all teachers on the step's examples. ``naive`` adds the reward
-    itself to whoever is drawn, a control: most teachers have some, so that the first to be drawn often wins.
+    itself, in standard deviations, to whoever is drawn, and shrinks nothing: a control. Most teachers have some reward, so that
+    the first to be drawn often wins.
 
     The cost of an update: one pass forward and back over ``examples`` and two forward over the step's.
     """

@@ -26,9 +26,10 @@ ROUNDING = 1e-3
 class Forgetting(BaseModel):
     """What a stage does beside its loss to a student with ``init=inherited``.
 
-    ``penalty`` says how a masked row vanishes: ``prox`` takes a constant length off it after each step (exactly 0 after
-    ``forget`` intervals, whatever the optimiser); ``adam_l2`` is the authors' code (``strength`` 20), which writes the
-    penalty into Adam's first moment; ``lasso`` is ResRep's (``strength`` 1e-4), on kept rows too.
+    ``penalty`` says how a masked row vanishes: ``prox`` takes a constant length off it after each step (one of norm 1, as all
+    are at first, is exactly 0 after ``forget`` intervals, whatever the optimiser); ``adam_l2`` is the authors' code
+    (``strength`` 20), which writes the penalty into Adam's first moment; ``lasso`` is ResRep's (``strength`` 1e-4), on kept
+    rows too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -189,6 +190,22 @@ class Forgetter:
         difference = float((after - before).abs().max())
         return {**record, "difference": difference, "largest_logit": float(before.abs().max())}
 
+    def doubt(self, record: dict[str, Any]) -> str | None:
+        """A note about a :meth:`merge` after which the student answers otherwise than it did before it."""
+        change = f"changed logits by up to {record['difference']:.2g} (the largest is {record['largest_logit']:.2g})"
+        if record["largest_masked"] >= ZERO:
+            other = "" if self.how.penalty == "prox" else ", or use forgetting.penalty=prox"
+            return (
+                f"note: rows with norms up to {record['largest_masked']:.2g} had not vanished when they were left out, which "
+                f"{change}; train for longer{other}"
+            )
+        if record["difference"] > ROUNDING * record["largest_logit"]:
+            return (
+                f"note: multiplying the compactors out {change} though nothing was left of what went; the student is not what "
+                "was trained, do not use it"
+            )
+        return None
+
     def mask(self, increment: int) -> None:
         """Let coordinates go that are due at an increment (from 1)."""
         for group in self.compaction:
@@ -213,22 +230,6 @@ class Forgetter:
         if self.how.schedule == "reference" and (group.name == "residual" or group.name.startswith("attention")):
             due = increment // 2 if group.block > 1 else increment * max((units - left) // 8, 1)
         return min(due, units - left)
-
-
-def doubt(record: dict[str, Any]) -> str | None:
-    """A note about a merge (:meth:`Forgetter.merge`) after which the student answers otherwise than it did before it."""
-    change = f"changed logits by up to {record['difference']:.2g} (the largest is {record['largest_logit']:.2g})"
-    if record["largest_masked"] >= ZERO:
-        return (
-            f"note: rows with norms up to {record['largest_masked']:.2g} had not vanished when they were left out, which "
-            f"{change}; train for longer, or use forgetting.penalty=prox"
-        )
-    if record["difference"] > ROUNDING * record["largest_logit"]:
-        return (
-            f"note: multiplying the compactors out {change} though nothing was left of what went; the student is not what "
-            "was trained, do not use it"
-        )
-    return None
 
 
 def _add_taylor(group: Group) -> None:

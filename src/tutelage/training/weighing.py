@@ -90,7 +90,7 @@ class Weigher:
             optimizer.catch_up(_tokens(held), step=False)
             gained, self._loss_before = self._loss_before - self._loss(held), None
             self._learn({self.team.drawn(step - 1): gained}, step - 1, total)
-        if step % max(total // SNAPSHOTS, 1) == 0 or step == total:
+        if step % -(-total // SNAPSHOTS) == 0 or step == total:
             self._history.append([step, *self.team.weights.probabilities()])
         return False
 
@@ -165,18 +165,16 @@ class Weigher:
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
         return list(batches.step_batches(self._held.take(rows), rows, rank, world, self._max_tokens))
 
-    def _labels_loss(self, part: Batch) -> Tensor:
-        # In half precision small gradients vanish, and the loss of the labels has no scaler here.
-        half = self._accelerator.mixed_precision == "fp16"
-        with nullcontext() if half else self._accelerator.autocast():
+    def _labels_loss(self, part: Batch, *, exact: bool) -> Tensor:
+        with nullcontext() if exact else self._accelerator.autocast():
             logits = anatomy.answers_of(self._student, part.inputs, part.asked)
         return HardLabels().value(Comparison(Signals(logits), Signals(), part, self._kind, [], [], nn.ModuleDict()))
 
     @torch.no_grad()
     def _loss(self, held: list[Batch]) -> float:
-        """Of the labels, on all held-out examples of a step."""
+        """Of the labels, on all held-out examples of a step; in full precision, which what one step gains may be as small as."""
         self._student.eval()
-        total = sum(self._labels_loss(part.to(self._accelerator.device)) for part in held)
+        total = sum(self._labels_loss(part.to(self._accelerator.device), exact=True) for part in held)
         self._student.train()
         return float(self._accelerator.reduce(torch.as_tensor(total), "sum"))
 
@@ -192,12 +190,15 @@ class Weigher:
         try:
             names, parameters = zip(*self._compared().items(), strict=True)
             sums: list[Tensor | None] = [None] * len(names)
-            for part in held:
-                loss = self._labels_loss(part.to(device))
-                for i, g in enumerate(torch.autograd.grad(loss, parameters, allow_unused=True)):
-                    if g is not None:
-                        before = sums[i]
-                        sums[i] = g if before is None else before + g
+            # cuDNN's recurrent networks go back only while they train.
+            with torch.backends.cudnn.flags(enabled=False):
+                for part in held:
+                    # With fp16 small gradients would vanish, and the loss of the labels has no scaler here.
+                    loss = self._labels_loss(part.to(device), exact=accelerator.mixed_precision == "fp16")
+                    for i, g in enumerate(torch.autograd.grad(loss, parameters, allow_unused=True)):
+                        if g is not None:
+                            before = sums[i]
+                            sums[i] = g if before is None else before + g
             if accelerator.num_processes > 1:
                 sums = [
                     accelerator.reduce(torch.zeros_like(p) if g is None else g, "sum")
