@@ -16,8 +16,8 @@ on the same texts in its last stage, with the same objective, rate and number of
 ``phase1`` of the same seed has found: both have the same first phase. Only dev scores are compared; what chooses (the
 checkpoint, the best teacher, the ranks) is a part of train.
 
-Stopped and started again it goes on where it was; ``--finished`` runs nothing and writes what there is:
-``results/autoskdbert.json`` and ``docs/autoskdbert.md``. To divide the runs between two processes call it with ``--share
+Stopped and started again it goes on where it was; ``--finished``, with the same options, runs nothing and writes what there
+is: ``results/autoskdbert.json`` and ``docs/autoskdbert.md``. To divide the runs between two processes call it with ``--share
 shared``, which makes the teams, then with ``--share 0/2`` and ``--share 1/2`` at once, then with ``--finished``. A step
 that learns the distribution costs several others; fewer ``--held`` examples or ``--parameters head`` make it cheaper. CLINC150's
 dev is what its authors call val; texts that are out of scope are left out.
@@ -67,6 +67,20 @@ ARMS = {
     "reinforce": "as phase1, by policy gradient (not in the paper; only if asked for)",
 }
 """Arms, those first that others build on or that cost little."""
+USUAL: dict[str, Any] = {
+    "tasks": "sst2,clinc150",
+    "arms": ",".join(arm for arm in ARMS if arm != "reinforce"),
+    "seeds": 3,
+    "updates": 600,
+    "held": 64,
+    "parameters": "all",
+    "epochs": 3,
+    "lr": None,
+    "teacher_epochs": 4,
+    "mixed_precision": "bf16",
+    "max_train": 8000,
+}
+"""Options of this command as they are unless given."""
 SEARCHED = ("phase1", "learned", "joint", "reinforce")
 UPDATES: dict[str, Literal["all", "reinforce"]] = {"joint": "all", "reinforce": "reinforce"}
 """How weights are updated, where it is not one at a time."""
@@ -78,7 +92,7 @@ def main() -> None:
     parser.add_argument("--clinc", help="CLINC150's data_full.json")
     parser.add_argument("--work", default="runs/autoskdbert", help="where the runs lie")
     parser.add_argument("--tasks", default="sst2,clinc150")
-    parser.add_argument("--arms", default=",".join(arm for arm in ARMS if arm != "reinforce"))
+    parser.add_argument("--arms", default=USUAL["arms"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--updates", type=int, default=600, help="of the distribution, in each phase")
     parser.add_argument("--held", type=int, default=64, help="held-out examples for one update")
@@ -124,7 +138,6 @@ def main() -> None:
             if not mine(arguments.share, place * arguments.seeds + seed):
                 continue
             for found in runs_of(task, work, team, data, seed, [arm for arm in ARMS if arm in arms], arguments):
-                results["environment"] = found.pop("environment")
                 results["runs"].append({"task": task, "seed": seed, **found})
                 if not arguments.share:
                     write(Path(arguments.out), json.dumps(results, indent=1) + "\n")
@@ -153,7 +166,14 @@ def rate_of(task: str, arguments: argparse.Namespace) -> float:
 def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespace) -> dict[str, Any] | None:
     """Who is in a task's team and how its teachers compare; made if there is none, unless nothing is to be run."""
     compared = work / "compared.json"
-    half = f"{rate_of(task, arguments) / 2:g}"
+    rate = rate_of(task, arguments)
+    asked = {
+        "epochs": arguments.teacher_epochs,
+        "lr": rate,
+        "mixed_precision": arguments.mixed_precision,
+        "max_train": arguments.max_train,
+    }
+    half = f"{rate / 2:g}"
     made = (*(member.format(half=half) for member in MEMBERS), BAD.get(task, "seed=5,noise=0.5"))
     if not compared.exists():
         if arguments.finished:
@@ -165,12 +185,14 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
             str(work / "team"),
             members=made,
             epochs=arguments.teacher_epochs,
-            lr=rate_of(task, arguments),
+            lr=rate,
             mixed_precision=arguments.mixed_precision,
             **data.model_dump(exclude_defaults=True),
         )
-        write(compared, json.dumps({**found, "made": made}, indent=1))
+        write(compared, json.dumps({**found, "made": made, "asked": asked}, indent=1))
     team: dict[str, Any] = json.loads(compared.read_text(encoding="utf-8"))
+    if team["asked"] != asked:
+        raise SystemExit(f"the team in {str(work)!r} was made with {team['asked']}, not {asked}; give another --work")
     return team
 
 
@@ -187,6 +209,11 @@ def runs_of(
     teachers = members_in((str(work / "team"),))
     before: list[dict[str, Any]] = []
     for arm in arms:
+        done = [run["arm"] for run in before]
+        if (arm == "student_rank" and done.count("single") < len(teachers)) or (
+            arm == "learned" and "phase1" not in done
+        ):
+            continue  # with --finished: what it builds on is not there
         for number, teacher in enumerate(teachers if arm == "single" else teachers[:1]):
             out = work / (f"single{number + 1}-{seed}" if arm == "single" else f"{arm}-{seed}")
             if arguments.finished and not (out / "report.json").exists():
@@ -207,7 +234,7 @@ def runs_of(
             report = report_of(config, ours=True)
             assert report is not None
             name = {"arm": arm, **({"teacher": team["members"][number]["name"]} if arm == "single" else {})}
-            before.append({**name, **row(report)})
+            before.append({**name, **row(report, work)})
             yield dict(before[-1])
 
 
@@ -246,7 +273,7 @@ def recipe_for(arm: str, before: list[dict[str, Any]], rate: float, arguments: a
     return recipe.model_copy(update={"student": Copied(layers=3, choose="spread", source=str(pretrained()))})
 
 
-def row(report: dict[str, Any]) -> dict[str, Any]:
+def row(report: dict[str, Any], work: Path) -> dict[str, Any]:
     team = report["team"] or {"stages": []}
     kept = ("probabilities", "next", "kept", "draws", "score", "constant", "skipped", "updates")
     return {
@@ -256,7 +283,8 @@ def row(report: dict[str, Any]) -> dict[str, Any]:
         "found": {stage["stage"]: {name: stage[name] for name in kept} for stage in team["stages"]},
         "texts": report["data"]["train"],
         "scored": report["data"]["report"],
-        "environment": report["environment"],
+        "warnings": [line.replace(f"{work}/", "") for line in report["warnings"]],
+        "environment": "{device}, {threads} threads, {precision}".format(**report["environment"]),
     }
 
 
@@ -266,9 +294,7 @@ def row(report: dict[str, Any]) -> dict[str, Any]:
 def page(results: dict[str, Any]) -> str:
     settings = results["settings"]
     lines = ["# What a learnt distribution over teachers earns", ""]
-    usual = {"tasks": "sst2,clinc150", "seeds": 3, "updates": 600, "held": 64, "parameters": "all", "epochs": 3, "lr": None,
-             "teacher_epochs": 4, "mixed_precision": "bf16", "max_train": 8000}  # fmt: skip
-    changed = flags(settings, usual)
+    changed = flags(settings, USUAL)
     lines += paragraph(
         f"""Made by `python experiments/autoskdbert.py --data-dir path/to/glue --clinc path/to/data_full.json{changed}` from
         `results/autoskdbert.json`. Teachers: MiniLM (6 layers x 384), fine-tuned for {settings["teacher_epochs"]} epochs in
@@ -284,7 +310,7 @@ def page(results: dict[str, Any]) -> str:
     for task, team in results["teams"].items():
         runs = [run for run in results["runs"] if run["task"] == task]
         if runs:
-            lines += about(task, team, runs, results["environment"])
+            lines += about(task, team, runs)
     return "\n".join(lines)
 
 
@@ -299,7 +325,7 @@ def gradients(parameters: str) -> str:
     return named.get(parameters, f"its last {parameters} layers and its head")
 
 
-def about(task: str, team: dict[str, Any], runs: list[dict[str, Any]], environment: dict[str, Any]) -> list[str]:
+def about(task: str, team: dict[str, Any], runs: list[dict[str, Any]]) -> list[str]:
     """What there is to say of a task."""
     metric = team["metric"]
     lines = [f"## {task}", ""]
@@ -307,6 +333,8 @@ def about(task: str, team: dict[str, Any], runs: list[dict[str, Any]], environme
     by_arm: dict[str, dict[int, dict[str, Any]]] = {
         arm: {run["seed"]: run for run in runs if run["arm"] == arm} for arm in ARMS if arm != "single"
     }
+    where = "; ".join(dict.fromkeys(run["environment"] for run in runs))
+    told = dict.fromkeys(line for run in runs for line in run["warnings"])
     best, worst = picked(team, runs, best=True), picked(team, runs, best=False)
     alone = {
         member["name"]: {run["seed"]: run for run in runs if run.get("teacher") == member["name"]}
@@ -317,7 +345,8 @@ def about(task: str, team: dict[str, Any], runs: list[dict[str, Any]], environme
         *teachers_table(team, alone, metric),
         *arms_table({"best single": best, **by_arm}, metric),
         *distributions(team, by_arm),
-        *seconds_table(by_arm, environment),
+        *seconds_table(by_arm, where),
+        *(line for warning in told for line in paragraph(f"A warning of its runs: {warning}")),
         f"### Which claims held, {task}",
         "",
         *claims(team, by_arm, best, worst, metric),
@@ -408,7 +437,8 @@ def distributions(team: dict[str, Any], by_arm: dict[str, dict[int, dict[str, An
         f"""Learnt probabilities, means over seeds, before anybody is dropped; in brackets in how many seeds the teacher was dropped
         after the first phase, for being below {(Learning().keep or 0) * alike:.3f}. All alike would be {alike:.3f} each."""
     )
-    lines += [f"| teacher | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    heads = [f"{title}, {len(stages)} seeds" for title, stages in columns.items()]
+    lines += [f"| teacher | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
     for number, member in enumerate(team["members"]):
         cells = []
         for title, stages in columns.items():
@@ -427,11 +457,11 @@ def distributions(team: dict[str, Any], by_arm: dict[str, dict[int, dict[str, An
     return lines
 
 
-def seconds_table(by_arm: dict[str, dict[int, dict[str, Any]]], environment: dict[str, Any]) -> list[str]:
+def seconds_table(by_arm: dict[str, dict[int, dict[str, Any]]], where: str) -> list[str]:
     """What the phases cost; ``learned`` is counted with the first phase that it took over."""
     lines = [
-        "| arm | first phase, s | second phase, s | last stage, s | both phases in last stages |",
-        "|---|---|---|---|---|",
+        "| arm | seeds | first phase, s | second phase, s | last stage, s | both phases in last stages |",
+        "|---|---|---|---|---|---|",
     ]
     for arm in SEARCHED:
         seconds: list[list[float]] = []
@@ -442,10 +472,10 @@ def seconds_table(by_arm: dict[str, dict[int, dict[str, Any]]], environment: dic
             seconds.append([spent["search"], spent.get("refine", 0.0), spent["distill"]])
         if seconds:
             search, refine, distill = np.mean(seconds, axis=0)
-            lines.append(f"| {arm} | {search:.0f} | {refine:.0f} | {distill:.0f} | {(search + refine) / distill:.1f} |")
+            times = f"{search:.0f} | {refine:.0f} | {distill:.0f} | {(search + refine) / distill:.1f}"
+            lines.append(f"| {arm} | {len(seconds)} | {times} |")
     if len(lines) == 2:
         return []
-    where = f"{environment['device']}, {environment['threads']} threads, {environment['precision']}"
     return [*lines, "", *paragraph(f"Means over seeds, on {where}; the machine may have had other work too.")]
 
 
