@@ -633,8 +633,11 @@ def picture(curves: dict[str, list[list[float]]], title: str) -> str:
             if arm == "teacher"
             else {"wid": "WID", "slice_norm": "slices", "kd": "new, KD", "scratch": "new"}[arm]
         )
-        halo = 'paint-order="stroke" stroke="#fff" stroke-width="4"'  # where another curve passes under it
-        parts.append(f'<text x="{x + 6}" y="{y + 4}" fill="{COLOURS[arm]}" {halo}>{name}</text>')
+        where = f'x="{x + 6}" y="{y + 4}"'
+        parts.append(
+            f'<text {where} stroke="#fff" stroke-width="4">{name}</text>'
+        )  # where another curve passes under it
+        parts.append(f'<text {where} fill="{COLOURS[arm]}">{name}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
 
