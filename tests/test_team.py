@@ -490,6 +490,12 @@ def test_a_team_is_made_shown_and_repeated(team_root: Path) -> None:
     assert found == api.show_team(str(team_root / "team"), quiet=True)
     folders = members_in([str(team_root / "team")])
     assert found == api.show_team(folders, quiet=True, **texts(team_root))
+    assert found["not_kept_apart"] == []
+    config = Path(folders[1]) / "config.yaml"
+    known = config.read_text(encoding="utf-8")
+    config.write_text(known.replace("leave_out:", "left_in:"), encoding="utf-8")
+    assert api.show_team(folders, quiet=True, **texts(team_root))["not_kept_apart"] == ["02-seed1-layers2"]
+    config.write_text(known, encoding="utf-8")
     assert len(folders) == 5 and all((Path(f) / "model.safetensors").exists() for f in folders)
 
 

@@ -477,7 +477,8 @@ def show_team(team: str | Sequence[str], *, quiet: bool = False, **data: Any) ->
     """Compare teachers: scores on dev and on held-out training examples, agreement, diversity.
 
     ``team`` is a folder of :func:`train_team`, or teachers by name, which need the data to be compared on. See
-    :func:`tutelage.members.diversity` for what is measured.
+    :func:`tutelage.members.diversity` for what is measured. ``not_kept_apart`` names teachers of which it is not known that they
+    have not learnt from the held-out examples.
 
     Raises:
         TutelageError: for anything wrong with what was given.

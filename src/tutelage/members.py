@@ -216,6 +216,7 @@ def show_team(team: Sequence[str], data_config: DataConfig | None, *, quiet: boo
         "metric": data.metrics[0],
         "part": part,
         "members": rows,
+        "not_kept_apart": near,
         **(
             {}
             if data.kind in ("tokens", "spans")
