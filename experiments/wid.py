@@ -567,13 +567,10 @@ def about_tasks(
                 f"| {task} ({teacher['metric']}) | {width} | {found[0]['parameters'] / 1e6:.1f} M | {teacher['score']:.3f} | "
                 f"{' | '.join(cells)} |"
             )
-            for ours in ("wid_dim", "wid_head"):
-                for theirs in ("slice_norm", "slice_random"):
-                    gains = [
-                        scores[ours][seed] - scores[theirs][seed] for seed in scores[ours] if seed in scores[theirs]
-                    ]
-                    claim = f"{task}, {width}: {TASK_ARMS[ours]} is better than {TASK_ARMS[theirs]}"
-                    claims.append(verdict(claim, gains))
+            pairs = [(ours, theirs) for ours in ("wid_dim", "wid_head") for theirs in ("slice_norm", "slice_random")]
+            for ours, theirs in [*pairs, ("wid_head", "wid_dim")]:
+                gains = [scores[ours][seed] - scores[theirs][seed] for seed in scores[ours] if seed in scores[theirs]]
+                claims.append(verdict(f"{task}, {width}: {TASK_ARMS[ours]} is better than {TASK_ARMS[theirs]}", gains))
     lines += ["", *(f"* {claim}" for claim in claims if claim), ""]
     lines += [f"| task | {' | '.join(TASK_ARMS[arms[0]] for arms, _ in TASK_KINDS.values())} |"]
     lines += ["|---" * (1 + len(TASK_KINDS)) + "|"]
