@@ -91,17 +91,18 @@ def main() -> None:
     parser.add_argument("--data-dir", help="GLUE's files")
     parser.add_argument("--clinc", help="CLINC150's data_full.json")
     parser.add_argument("--work", default="runs/autoskdbert", help="where the runs lie")
-    parser.add_argument("--tasks", default="sst2,clinc150")
-    parser.add_argument("--arms", default=USUAL["arms"])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=600, help="of the distribution, in each phase")
-    parser.add_argument("--held", type=int, default=64, help="held-out examples for one update")
-    parser.add_argument("--parameters", default="all", help="whose gradients are compared: all, head, or last layers")
-    parser.add_argument("--epochs", type=int, default=3, help="of the last stage")
+    parser.add_argument("--tasks")
+    parser.add_argument("--arms")
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--updates", type=int, help="of the distribution, in each phase")
+    parser.add_argument("--held", type=int, help="held-out examples for one update")
+    parser.add_argument("--parameters", help="whose gradients are compared: all, head, or last layers")
+    parser.add_argument("--epochs", type=int, help="of the last stage")
     parser.add_argument("--lr", type=float, help="peak rate of all tasks; else 1e-4, and 3e-4 for CLINC150")
-    parser.add_argument("--teacher-epochs", type=int, default=4)
-    parser.add_argument("--mixed-precision", default="bf16", choices=["no", "bf16", "fp16"])
-    parser.add_argument("--max-train", type=int, default=8000, help="training rows of every task")
+    parser.add_argument("--teacher-epochs", type=int)
+    parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"])
+    parser.add_argument("--max-train", type=int, help="training rows of every task")
+    parser.set_defaults(**USUAL)
     parser.add_argument("--share", help="shared, 0/2, 1/2: this process's part of the runs")
     parser.add_argument("--finished", action="store_true", help="run nothing: write what the finished runs show")
     parser.add_argument("--out", default="results/autoskdbert.json")
@@ -137,7 +138,7 @@ def main() -> None:
         for seed in range(arguments.seeds):
             if not mine(arguments.share, place * arguments.seeds + seed):
                 continue
-            for found in runs_of(task, work, team, data, seed, [arm for arm in ARMS if arm in arms], arguments):
+            for found in runs_of(work, team, data, seed, [arm for arm in ARMS if arm in arms], arguments):
                 results["runs"].append({"task": task, "seed": seed, **found})
                 if not arguments.share:
                     write(Path(arguments.out), json.dumps(results, indent=1) + "\n")
@@ -158,21 +159,17 @@ def intents(work: Path, path: str | None) -> dict[str, Any]:
     return found
 
 
-def rate_of(task: str, arguments: argparse.Namespace) -> float:
-    rate: float = arguments.lr or RATES.get(task, 1e-4)
-    return rate
+def rate_of(task: str, asked: float | None) -> float:
+    """The peak rate of a task's teachers and students."""
+    return asked or RATES.get(task, 1e-4)
 
 
 def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespace) -> dict[str, Any] | None:
     """Who is in a task's team and how its teachers compare; made if there is none, unless nothing is to be run."""
     compared = work / "compared.json"
-    rate = rate_of(task, arguments)
-    asked = {
-        "epochs": arguments.teacher_epochs,
-        "lr": rate,
-        "mixed_precision": arguments.mixed_precision,
-        "max_train": arguments.max_train,
-    }
+    rate = rate_of(task, arguments.lr)
+    how = {"epochs": arguments.teacher_epochs, "lr": rate, "mixed_precision": arguments.mixed_precision}
+    asked = {**how, "max_train": arguments.max_train}
     half = f"{rate / 2:g}"
     made = (*(member.format(half=half) for member in MEMBERS), BAD.get(task, "seed=5,noise=0.5"))
     if not compared.exists():
@@ -184,9 +181,7 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
             str(pretrained()),
             str(work / "team"),
             members=made,
-            epochs=arguments.teacher_epochs,
-            lr=rate,
-            mixed_precision=arguments.mixed_precision,
+            **how,
             **data.model_dump(exclude_defaults=True),
         )
         write(compared, json.dumps({**found, "made": made, "asked": asked}, indent=1))
@@ -197,13 +192,7 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
 
 
 def runs_of(
-    task: str,
-    work: Path,
-    team: dict[str, Any],
-    data: DataConfig,
-    seed: int,
-    arms: list[str],
-    arguments: argparse.Namespace,
+    work: Path, team: dict[str, Any], data: DataConfig, seed: int, arms: list[str], arguments: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """All arms of a seed, in their order; those that are not finished are run, or left out with ``--finished``."""
     teachers = members_in((str(work / "team"),))
@@ -218,7 +207,7 @@ def runs_of(
             out = work / (f"single{number + 1}-{seed}" if arm == "single" else f"{arm}-{seed}")
             if arguments.finished and not (out / "report.json").exists():
                 continue
-            recipe = recipe_for(arm, before, rate_of(task, arguments), arguments)
+            recipe = recipe_for(arm, before, team["asked"]["lr"], arguments)
             config = RunConfig(
                 recipe=recipe,
                 teacher=teacher,
@@ -295,12 +284,13 @@ def page(results: dict[str, Any]) -> str:
     settings = results["settings"]
     lines = ["# What a learnt distribution over teachers earns", ""]
     changed = flags(settings, USUAL)
+    rates = ", ".join(f"{rate_of(task, settings['lr']):g} ({task})" for task in settings["tasks"].split(","))
     lines += paragraph(
         f"""Made by `python experiments/autoskdbert.py --data-dir path/to/glue --clinc path/to/data_full.json{changed}` from
         `results/autoskdbert.json`. Teachers: MiniLM (6 layers x 384), fine-tuned for {settings["teacher_epochs"]} epochs in
         different ways. Student: layers 1, 4 and 6 of MiniLM itself, its start the same in all arms; at most
         {settings["max_train"]:,} training texts. Last stage: {settings["epochs"]} epochs, batches of 32, peak rate
-        {rates(settings)}, the same texts; 0.7 of the loss the teacher's at temperature 2, 0.3 the labels'. Each phase of
+        {rates}, the same texts; 0.7 of the loss the teacher's at temperature 2, 0.3 the labels'. Each phase of
         learning a distribution has {settings["updates"]:,} updates more, each by {settings["held"]} held-out examples of
         train, comparing gradients of {gradients(settings["parameters"])}. Checkpoints are chosen on a tenth of train, scores
         are on dev. Mean and half of the 95 % t-interval over seeds; differences are paired by seed. The interval is about
@@ -312,12 +302,6 @@ def page(results: dict[str, Any]) -> str:
         if runs:
             lines += about(task, team, runs)
     return "\n".join(lines)
-
-
-def rates(settings: dict[str, Any]) -> str:
-    if settings["lr"] is not None:
-        return f"{settings['lr']:g}"
-    return ", ".join(f"{RATES.get(task, 1e-4):g} ({task})" for task in settings["tasks"].split(","))
 
 
 def gradients(parameters: str) -> str:

@@ -124,6 +124,8 @@ TASK_KINDS = {
 """By kind: its arms, and the rates that it chooses from, by the first arm at the first width."""
 ROWS = {"sst2": 8000}
 """Training rows of a task."""
+USUAL = {"seeds": 3, "times": 1.0, "tasks": "sst2,stsb", "widths": "192,96", "epochs": 4, "mixed_precision": "bf16"}
+"""Options of this command as they are unless given."""
 
 
 def main() -> None:
@@ -132,18 +134,22 @@ def main() -> None:
     parser.add_argument("--text", nargs="+", help="of words: text, a paragraph a line, a blank line between documents")
     parser.add_argument("--data-dir", help="of tasks: GLUE's files")
     parser.add_argument("--work", default="runs/wid")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int)
     parser.add_argument("--share", help="shared, or 0/2, 1/2")
     parser.add_argument("--finished", action="store_true", help="run nothing: write what the finished runs show")
-    parser.add_argument("--mixed-precision", default="bf16", choices=["no", "bf16", "fp16"])
-    parser.add_argument("--times", type=float, default=1.0, help="of words: how much longer all learn")
+    parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"])
+    parser.add_argument("--times", type=float, help="of words: how much longer all learn")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--arms", default=",".join(ARMS), help="of words")
-    parser.add_argument("--tasks", default="sst2,stsb")
-    parser.add_argument("--widths", default="192,96")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--tasks")
+    parser.add_argument("--widths")
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--out", default="results/wid.json")
+    parser.set_defaults(**USUAL)
     arguments = parser.parse_args()
+    unknown = [arm for arm in arguments.arms.split(",") if arm not in ARMS]
+    if unknown:
+        parser.error(f"there is no arm {unknown[0]!r}; there are {', '.join(ARMS)}")
     out = Path(arguments.out)
     results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     names = {
@@ -463,10 +469,6 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-USUAL = {"seeds": 3, "times": 1.0, "tasks": "sst2,stsb", "widths": "192,96", "epochs": 4, "mixed_precision": "bf16"}
-"""Options of this command as they are unless given."""
-
-
 def tried(losses: dict[str, float], best: str) -> str:
     """What each rate came to; the best one is marked, and said to be open where none was tried beyond it."""
     cells = [f"**{rate}: {value:.3f}**" if rate == best else f"{rate}: {value:.3f}" for rate, value in losses.items()]
@@ -631,9 +633,8 @@ def picture(curves: dict[str, list[list[float]]], title: str) -> str:
             else {"wid": "WID", "slice_norm": "slices", "kd": "new, KD", "scratch": "new"}[arm]
         )
         where = f'x="{x + 6}" y="{y + 4}"'
-        parts.append(
-            f'<text {where} stroke="#fff" stroke-width="4">{name}</text>'
-        )  # where another curve passes under it
+        # White below it, where another curve passes.
+        parts.append(f'<text {where} stroke="#fff" stroke-width="4">{name}</text>')
         parts.append(f'<text {where} fill="{COLOURS[arm]}">{name}</text>')
     return "\n".join([*parts, "</svg>", ""])
 

@@ -106,6 +106,11 @@ def train_team(
     quiet: bool,
 ) -> dict[str, Any]:
     """See :func:`tutelage.api.train_team`."""
+    for name in ("leave_out", "only", "noise"):
+        if getattr(data, name):
+            raise TutelageError(
+                f"data.{name} says who learns from what, which a team does itself; leave it out, or see --member"
+            )
     folder = Path(out)
     specs = list(members) or usual_members(anatomy.shape_of(load_config(resolve(model))).layers)
     if len(specs) < 2:
@@ -116,11 +121,6 @@ def train_team(
         if (member.layers or 0) > depth:
             raise TutelageError(f"--member {text!r}: the model has {depth} layers; keep at most as many")
     names = [f"{number:02d}-{_slug(text)}" for number, text in enumerate(specs, start=1)]
-    for name in ("leave_out", "only", "noise"):
-        if getattr(data, name):
-            raise TutelageError(
-                f"data.{name} says who learns from what, which a team does itself; leave it out, or see --member"
-            )
     known = load_data(data)
     if known.kind != "classification" and any(member.noise for member in made):
         raise TutelageError(f"noise gives wrong classes, and {known.task!r} is of kind {known.kind}; leave it out")
@@ -184,8 +184,8 @@ def show_team(team: Sequence[str], data_config: DataConfig | None, *, quiet: boo
         number, parts = held_part(len(data.train))
         held = np.flatnonzero(part_of(data.train, data.kind, parts) == number)
         data, notes = match_labels(data, Source(names[0], HEADS[data.kind]).config, names[0])
-        known = dict(zip(names, short(names), strict=True))
-        near = [shown for name, shown in known.items() if not left_out(Path(name), data_config, (number, parts))]
+        called = dict(zip(names, short(names), strict=True))
+        near = [shown for name, shown in called.items() if not left_out(Path(name), data_config, (number, parts))]
         if near:
             notes = [*notes, f"{', '.join(near)} may have learnt from the examples called held-out train"]
         for note in notes:
@@ -194,7 +194,7 @@ def show_team(team: Sequence[str], data_config: DataConfig | None, *, quiet: boo
         rows: list[dict[str, Any]] = []
         on_dev: list[npt.NDArray[np.float32]] = []
         part = next(iter(data.dev))
-        for name, shown in zip(names, short(names), strict=True):
+        for name, shown in called.items():
             source = Source(name, HEADS[data.kind])
             places = columns(data, source.config, name, given)
             tokenizer = fitted_tokenizer(source.tokenizer, source.outline)

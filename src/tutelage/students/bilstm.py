@@ -10,6 +10,7 @@ Importing this module makes the Auto classes of transformers know the type ``bil
 # No `from __future__ import annotations` here: `strict` does not check types that it finds as strings.
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -146,7 +147,10 @@ class BiLSTMForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         else:
             last = (lengths - 1).clamp(min=0)[..., None].expand(-1, -1, self.config.hidden_size)
             ways = ((self.forwards, start + step), (self.backwards, start + lengths - 1 - step))
-            states = [lstm(words(places))[0].gather(1, last)[:, 0] for lstm, places in ways]
+            # cuDNN goes back only through what trains; the gradients of a team's rewards are those of evaluation.
+            plain = torch.is_grad_enabled() and not self.training
+            with torch.backends.cudnn.flags(enabled=False) if plain else nullcontext():
+                states = [lstm(words(places))[0].gather(1, last)[:, 0] for lstm, places in ways]
         return torch.cat(states, dim=-1).masked_fill(lengths == 0, 0.0)
 
     def _last_states_in_onnx(self, x: Tensor, lengths: Tensor) -> list[Tensor]:

@@ -190,15 +190,13 @@ class Weigher:
         try:
             names, parameters = zip(*self._compared().items(), strict=True)
             sums: list[Tensor | None] = [None] * len(names)
-            # cuDNN's recurrent networks go back only while they train.
-            with torch.backends.cudnn.flags(enabled=False):
-                for part in held:
-                    # With fp16 small gradients would vanish, and the loss of the labels has no scaler here.
-                    loss = self._labels_loss(part.to(device), exact=accelerator.mixed_precision == "fp16")
-                    for i, g in enumerate(torch.autograd.grad(loss, parameters, allow_unused=True)):
-                        if g is not None:
-                            before = sums[i]
-                            sums[i] = g if before is None else before + g
+            for part in held:
+                # With fp16 small gradients would vanish, and the loss of the labels has no scaler here.
+                loss = self._labels_loss(part.to(device), exact=accelerator.mixed_precision == "fp16")
+                for i, g in enumerate(torch.autograd.grad(loss, parameters, allow_unused=True)):
+                    if g is not None:
+                        before = sums[i]
+                        sums[i] = g if before is None else before + g
             if accelerator.num_processes > 1:
                 sums = [
                     accelerator.reduce(torch.zeros_like(p) if g is None else g, "sum")
