@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +16,13 @@ from test_common import ON_TEAMS, ROWS, config_for, small
 
 from tutelage import cli
 from tutelage.config import DataConfig, RunConfig, to_yaml
+from tutelage.knowledge.signals import Needs
 from tutelage.knowledge.store import Store
 from tutelage.objectives.terms import HiddenKnowledge, SoftLabels
 from tutelage.recipe import Recipe, Stage
 from tutelage.runs import run
 from tutelage.students.build import Copied, Fresh
+from tutelage.teacher_store import Knowledge
 from tutelage.teachers.source import Source
 
 
@@ -109,6 +112,31 @@ def test_a_larger_store_serves_and_a_smaller_one_does_not(
         out = tmp_path / method
         run(config_for(method, teacher_folder, out, recipe=recipe, baseline=False, teacher_store="auto"), quiet=True)
         assert len(finished(stores)) == count, method
+
+
+def test_a_store_that_another_run_writes_meanwhile_is_read(
+    teacher_folder: Path, tmp_path: Path, stores: Path, monkeypatch
+) -> None:
+    """Two runs begin together: the second finds none that fits, and the first has written it before the second looks where its
+    own belongs."""
+    recipe = small("kd", Copied(layers=2), 1)
+    common = {"recipe": recipe, "baseline": False, "teacher_store": "auto"}
+    few = DataConfig(train=str(write_csv(tmp_path / "few.csv", 40, 1)), dev=str(teacher_folder / "dev.csv"))
+    run(config_for("kd", teacher_folder, tmp_path / "few", **common, data=few), quiet=True)
+    (other,) = finished(stores)
+    run(config_for("kd", teacher_folder, tmp_path / "first", **common), quiet=True)
+    (ours,) = set(finished(stores)) - {other}
+    ours.rename(tmp_path / "away")
+    real = Knowledge.open
+
+    def late(self: Knowledge, folder: Path, needs: Needs) -> Any:
+        if folder == other:
+            (tmp_path / "away").rename(ours)
+        return real(self, folder, needs)
+
+    monkeypatch.setattr(Knowledge, "open", late)
+    report = run(config_for("kd", teacher_folder, tmp_path / "second", **common), quiet=True)
+    assert Path(report["store"]["path"]) == ours
 
 
 def test_new_data_get_a_new_store(teacher_folder: Path, tmp_path: Path, stores: Path) -> None:

@@ -78,11 +78,13 @@ class Knowledge:
     def fitting(self, scheme: Scheme, needs: Needs) -> tuple[Store, Rows] | None:
         """A store under :func:`root` that serves this run, the smallest of them."""
         found: list[tuple[Store, Rows]] = []
-        for manifest in root().glob("*/manifest.json"):
-            if manifest.parent.suffix == ".partial":
+        home = self.home(scheme)
+        others = {manifest.parent for manifest in root().glob("*/manifest.json")} - {home}
+        for folder in [*sorted(others), home]:  # home last: another run may write it meanwhile
+            if folder.suffix == ".partial":
                 continue
             try:
-                store, rows = self.open(manifest.parent, needs)
+                store, rows = self.open(folder, needs)
                 if store.scheme.dtype == scheme.dtype:
                     found.append((store, rows))
             except TutelageError:
