@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertTokenizerFast, GPT2TokenizerFast
 
@@ -35,6 +36,12 @@ LABELS = ("negative", "positive")
 ALL_FAMILIES = sorted(name for name, family in FAMILIES.items() if not family.derived)
 # The last of the hidden states that these models return has a final norm applied; a tap gives the layer's own output.
 FINAL_NORM = ("gpt2", "modernbert")
+
+
+@pytest.fixture(autouse=True)
+def own_accelerator() -> None:
+    """Accelerate keeps the first device that a process asked for: on a GPU that of the test before."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def data_folder() -> Path:
