@@ -75,10 +75,12 @@ USUAL: dict[str, Any] = {
     "held": 64,
     "parameters": "all",
     "epochs": 3,
+    "batch": 32,
     "lr": None,
     "teacher_epochs": 4,
     "mixed_precision": "bf16",
     "max_train": 8000,
+    "out": "results/autoskdbert.json",
 }
 """Options of this command as they are unless given."""
 SEARCHED = ("phase1", "learned", "joint", "reinforce")
@@ -98,14 +100,15 @@ def main() -> None:
     parser.add_argument("--held", type=int, help="held-out examples for one update")
     parser.add_argument("--parameters", help="whose gradients are compared: all, head, or last layers")
     parser.add_argument("--epochs", type=int, help="of the last stage")
+    parser.add_argument("--batch", type=int, help="examples in a step, of teachers and students")
     parser.add_argument("--lr", type=float, help="peak rate of all tasks; else 1e-4, and 3e-4 for CLINC150")
     parser.add_argument("--teacher-epochs", type=int)
     parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"])
     parser.add_argument("--max-train", type=int, help="training rows of every task")
+    parser.add_argument("--out", help="where the figures go; their page is the one of docs with that name")
     parser.set_defaults(**USUAL)
     parser.add_argument("--share", help="shared, 0/2, 1/2: this process's part of the runs")
     parser.add_argument("--finished", action="store_true", help="run nothing: write what the finished runs show")
-    parser.add_argument("--out", default="results/autoskdbert.json")
     arguments = parser.parse_args()
     arms = arguments.arms.split(",")
     unknown = [arm for arm in arms if arm not in ARMS]
@@ -142,7 +145,7 @@ def main() -> None:
                 results["runs"].append({"task": task, "seed": seed, **found})
                 if not arguments.share:
                     write(Path(arguments.out), json.dumps(results, indent=1) + "\n")
-                    write(Path("docs/autoskdbert.md"), page(results))
+                    write(Path("docs", Path(arguments.out).with_suffix(".md").name), page(results, arguments.out))
 
 
 def intents(work: Path, path: str | None) -> dict[str, Any]:
@@ -169,7 +172,7 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
     compared = work / "compared.json"
     rate = rate_of(task, arguments.lr)
     how = {"epochs": arguments.teacher_epochs, "lr": rate, "mixed_precision": arguments.mixed_precision}
-    asked = {**how, "max_train": arguments.max_train}
+    asked = {**how, "batch": arguments.batch, "max_train": arguments.max_train}
     half = f"{rate / 2:g}"
     made = (*(member.format(half=half) for member in MEMBERS), BAD.get(task, "seed=5,noise=0.5"))
     if not compared.exists():
@@ -182,6 +185,7 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
             str(work / "team"),
             members=made,
             **how,
+            settings=[f"stages.finetune.batch_size={arguments.batch}"],
             **data.model_dump(exclude_defaults=True),
         )
         write(compared, json.dumps({**found, "made": made, "asked": asked}, indent=1))
@@ -259,7 +263,10 @@ def recipe_for(arm: str, before: list[dict[str, Any]], rate: float, arguments: a
         else:
             stages = [search.model_copy(update={"team": Team(learning=how)}), distill]
         recipe = recipe.model_copy(update={"stages": stages})
-    return recipe.model_copy(update={"student": Copied(layers=3, choose="spread", source=str(pretrained()))})
+    stages = [stage.model_copy(update={"batch_size": arguments.batch}) for stage in recipe.stages]
+    return recipe.model_copy(
+        update={"student": Copied(layers=3, choose="spread", source=str(pretrained())), "stages": stages}
+    )
 
 
 def row(report: dict[str, Any], work: Path) -> dict[str, Any]:
@@ -280,16 +287,16 @@ def row(report: dict[str, Any], work: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: dict[str, Any]) -> str:
+def page(results: dict[str, Any], out: str) -> str:
     settings = results["settings"]
     lines = ["# What a learnt distribution over teachers earns", ""]
-    changed = flags(settings, USUAL)
+    changed = flags({**settings, "out": out}, USUAL)
     rates = ", ".join(f"{rate_of(task, settings['lr']):g} ({task})" for task in settings["tasks"].split(","))
     lines += paragraph(
         f"""Made by `python experiments/autoskdbert.py --data-dir path/to/glue --clinc path/to/data_full.json{changed}` from
-        `results/autoskdbert.json`. Teachers: MiniLM (6 layers x 384), fine-tuned for {settings["teacher_epochs"]} epochs in
+        `{out}`. Teachers: MiniLM (6 layers x 384), fine-tuned for {settings["teacher_epochs"]} epochs in
         different ways. Student: layers 1, 4 and 6 of MiniLM itself, its start the same in all arms; at most
-        {settings["max_train"]:,} training texts. Last stage: {settings["epochs"]} epochs, batches of 32, peak rate
+        {settings["max_train"]:,} training texts. Last stage: {settings["epochs"]} epochs, batches of {settings["batch"]}, peak rate
         {rates}, the same texts; 0.7 of the loss the teacher's at temperature 2, 0.3 the labels'. Each phase of
         learning a distribution has {settings["updates"]:,} updates more, each by {settings["held"]} held-out examples of
         train, comparing gradients of {gradients(settings["parameters"])}. Checkpoints are chosen on a tenth of train, scores
