@@ -24,6 +24,9 @@ from tutelage.training.optimizer import RowAdamW, parameter_groups
 
 STEP = {torch.float32: 5e-3, torch.float64: 1e-5}
 """How far a directional derivative looks to both sides, by the type it is computed in."""
+CPU_TOKENS = 512
+"""Padded tokens of held-out examples at once on a CPU, where a long text among short ones costs what they do not; a GPU would
+rather have them all than wait for several small pieces."""
 SNAPSHOTS = 200
 """How often at most a stage's distribution is written down."""
 SHOWN = 5
@@ -57,7 +60,8 @@ class Weigher:
         self.how, self.team, self.names = how, team, names
         self._student, self._held, self._kind, self._key = student, held, kind, key
         self._term = term.model_copy(update={"weight": 1.0})
-        self._accelerator, self._max_tokens = accelerator, max_tokens
+        self._accelerator = accelerator
+        self._max_tokens = min(max_tokens, CPU_TOKENS) if accelerator.device.type == "cpu" else max_tokens
         count = len(names)
         self.start = team.weights.probabilities()
         self.draws = np.zeros(count)
