@@ -6,7 +6,7 @@ A student of 3 layers x 384 with random weights takes whole optimiser steps on r
 are known beforehand, as in a run. The sides take turns: ``one`` teacher, a ``team`` of ten of which each step draws one, and
 steps that also learn the distribution, from 32 or 64 held-out examples, by the gradients of all the student, of its two last
 layers and its head, or of its head. What whole phases cost is reckoned from these steps. Writes ``results/team.json`` and
-``docs/team_speed.md``.
+``docs/team_speed.md``, or where ``--out`` says and the page of that name.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=40, help="steps of each side")
     parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16", "fp16"])
+    parser.add_argument("--out", default="results/team.json", type=Path)
     arguments = parser.parse_args()
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     steppers = sides(arguments, accelerator)
@@ -79,14 +80,14 @@ def main() -> None:
     for row in rows:
         print(row, flush=True)
     results = {
-        "settings": vars(arguments),
+        "settings": {name: value for name, value in vars(arguments).items() if name != "out"},
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "rows": rows,
         "phases": phases(rows, arguments.batch),
     }
-    write_text(Path("results/team.json"), json.dumps(results, indent=1) + "\n")
-    write_text(Path("docs/team_speed.md"), page(results))
+    write_text(arguments.out, json.dumps(results, indent=1) + "\n")
+    write_text(Path("docs", f"{arguments.out.stem}_speed.md"), page(results, arguments.out))
 
 
 def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, Callable[[int], None]]:
@@ -181,10 +182,11 @@ def phases(rows: list[dict[str, Any]], batch: int) -> list[dict[str, Any]]:
     ]
 
 
-def page(results: dict[str, Any]) -> str:
+def page(results: dict[str, Any], out: Path) -> str:
     settings, rows = results["settings"], results["rows"]
     precision = {"no": "float32", "bf16": "mixed bfloat16", "fp16": "mixed float16"}[settings["mixed_precision"]]
     flags = "" if settings["mixed_precision"] == "no" else f" --mixed-precision {settings['mixed_precision']}"
+    flags += "" if out.stem == "team" else f" --out {out}"
     where = f"{results['threads']} CPU threads" if results["device"] == "cpu" else results["device"]
     lines = [
         "# What a team of teachers costs",

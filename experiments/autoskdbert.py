@@ -270,7 +270,7 @@ def recipe_for(arm: str, before: list[dict[str, Any]], rate: float, arguments: a
 
 
 def row(report: dict[str, Any], work: Path) -> dict[str, Any]:
-    team = report["team"] or {"stages": []}
+    team, where = report["team"] or {"stages": []}, report["environment"]
     kept = ("probabilities", "next", "kept", "draws", "score", "constant", "skipped", "updates")
     return {
         "scores": next(iter(report["student"]["scores"].values())),
@@ -280,7 +280,7 @@ def row(report: dict[str, Any], work: Path) -> dict[str, Any]:
         "texts": report["data"]["train"],
         "scored": report["data"]["report"],
         "warnings": [line.replace(f"{work}/", "") for line in report["warnings"]],
-        "environment": "{device}, {threads} threads, {precision}".format(**report["environment"]),
+        "environment": "{gpu}, {threads} threads, {precision}".format(**{"gpu": where["device"], **where}),
     }
 
 
@@ -307,7 +307,7 @@ def page(results: dict[str, Any], out: str) -> str:
     for task, team in results["teams"].items():
         runs = [run for run in results["runs"] if run["task"] == task]
         if runs:
-            lines += about(task, team, runs)
+            lines += about(task, team, runs, settings["arms"].split(","))
     return "\n".join(lines)
 
 
@@ -316,14 +316,15 @@ def gradients(parameters: str) -> str:
     return named.get(parameters, f"its last {parameters} layers and its head")
 
 
-def about(task: str, team: dict[str, Any], runs: list[dict[str, Any]]) -> list[str]:
-    """What there is to say of a task."""
+def about(task: str, team: dict[str, Any], runs: list[dict[str, Any]], asked: list[str]) -> list[str]:
+    """What there is to say of a task; of the arms ``asked`` for some may not have been run yet."""
     metric = team["metric"]
     lines = [f"## {task}", ""]
     lines += paragraph(f"Students learn from {runs[0]['texts']:,} texts; {runs[0]['scored']:,} of dev are scored.")
     by_arm: dict[str, dict[int, dict[str, Any]]] = {
         arm: {run["seed"]: run for run in runs if run["arm"] == arm} for arm in ARMS if arm != "single"
     }
+    absent = [arm for arm in asked if arm != "single" and not by_arm[arm]]
     where = "; ".join(dict.fromkeys(run["environment"] for run in runs))
     told = dict.fromkeys(line for run in runs for line in run["warnings"])
     best, worst = picked(team, runs, best=True), picked(team, runs, best=False)
@@ -335,6 +336,7 @@ def about(task: str, team: dict[str, Any], runs: list[dict[str, Any]]) -> list[s
         *lines,
         *teachers_table(team, alone, metric),
         *arms_table({"best single": best, **by_arm}, metric),
+        *(paragraph(f"Not run here: {', '.join(absent)}.") if absent else ()),
         *distributions(team, by_arm),
         *seconds_table(by_arm, where),
         *(line for warning in told for line in paragraph(f"A warning of its runs: {warning}")),

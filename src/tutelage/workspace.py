@@ -119,6 +119,7 @@ def environment(accelerator: Accelerator, precision: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": str(accelerator.device.type),
+        **({"gpu": torch.cuda.get_device_name(accelerator.device)} if accelerator.device.type == "cuda" else {}),
         "threads": torch.get_num_threads(),
         "precision": {"no": "fp32"}.get(precision, precision),
     }
