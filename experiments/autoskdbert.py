@@ -80,6 +80,7 @@ USUAL: dict[str, Any] = {
     "teacher_epochs": 4,
     "mixed_precision": "bf16",
     "max_train": 8000,
+    "bad": None,
     "out": "results/autoskdbert.json",
 }
 """Options of this command as they are unless given."""
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--teacher-epochs", type=int)
     parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"])
     parser.add_argument("--max-train", type=int, help="training rows of every task")
+    parser.add_argument("--bad", help="how the bad teacher is made; of two classes seed=5,noise=1 learns the opposite")
     parser.add_argument("--out", help="where the figures go; their page is the one of docs with that name")
     parser.set_defaults(**USUAL)
     parser.add_argument("--share", help="shared, 0/2, 1/2: this process's part of the runs")
@@ -174,7 +176,7 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
     how = {"epochs": arguments.teacher_epochs, "lr": rate, "mixed_precision": arguments.mixed_precision}
     asked = {**how, "batch": arguments.batch, "max_train": arguments.max_train}
     half = f"{rate / 2:g}"
-    made = (*(member.format(half=half) for member in MEMBERS), BAD.get(task, "seed=5,noise=0.5"))
+    made = (*(member.format(half=half) for member in MEMBERS), arguments.bad or BAD.get(task, "seed=5,noise=0.5"))
     if not compared.exists():
         if arguments.finished:
             return None
@@ -190,8 +192,9 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
         )
         write(compared, json.dumps({**found, "made": made, "asked": asked}, indent=1))
     team: dict[str, Any] = json.loads(compared.read_text(encoding="utf-8"))
-    if team["asked"] != asked:
-        raise SystemExit(f"the team in {str(work)!r} was made with {team['asked']}, not {asked}; give another --work")
+    if team["asked"] != asked or [*map(member_of, team["made"])] != [*map(member_of, made)]:
+        theirs = f"{team['asked']} and {', '.join(team['made'])}"
+        raise SystemExit(f"the team in {str(work)!r} was made with {theirs}; give its settings, or another --work")
     return team
 
 
