@@ -10,10 +10,11 @@ learns
 * ``single``: from each teacher alone; ``labels``: from none, for as many steps
 * ``ensemble``, ``uniform``, ``teacher_rank``, ``student_rank``: from the team, by a distribution that is given
 * ``phase1``: by one that is learnt and from which bad teachers are dropped; ``learned``: and learnt on among the others
+* ``weighted``: from the mean of all by that distribution, instead of draws from it
 * ``joint``, ``reinforce``: as ``phase1``, with another update of the weights
 
-on the same texts in its last stage, with the same objective, rate and number of steps. ``learned`` goes on from what
-``phase1`` of the same seed has found: both have the same first phase. Only dev scores are compared; what chooses (the
+on the same texts in its last stage, with the same objective, rate and number of steps. ``learned`` and ``weighted`` go on
+from what ``phase1`` of the same seed has found: all have the same first phase. Only dev scores are compared; what chooses (the
 checkpoint, the best teacher, the ranks) is a part of train.
 
 Stopped and started again it goes on where it was; ``--finished``, with the same options, runs nothing and writes what there
@@ -63,6 +64,7 @@ ARMS = {
     "student_rank": "by the scores of students of each alone",
     "phase1": "learnt, bad ones dropped",
     "learned": "learnt, bad ones dropped, learnt on",
+    "weighted": "mean of the probabilities, by what phase1 has found (not in the paper)",
     "joint": "as phase1, all weights at each step",
     "reinforce": "as phase1, by policy gradient (not in the paper; only if asked for)",
 }
@@ -84,6 +86,8 @@ USUAL: dict[str, Any] = {
     "out": "results/autoskdbert.json",
 }
 """Options of this command as they are unless given."""
+BUILD_ON = {"student_rank": "single", "learned": "phase1", "weighted": "phase1"}
+"""Arms that need what another has found."""
 SEARCHED = ("phase1", "learned", "joint", "reinforce")
 UPDATES: dict[str, Literal["all", "reinforce"]] = {"joint": "all", "reinforce": "reinforce"}
 """How weights are updated, where it is not one at a time."""
@@ -116,7 +120,7 @@ def main() -> None:
     unknown = [arm for arm in arms if arm not in ARMS]
     if unknown:
         parser.error(f"there is no arm {unknown[0]!r}; there are {', '.join(ARMS)}")
-    for arm, before in (("student_rank", "single"), ("learned", "phase1")):
+    for arm, before in BUILD_ON.items():
         if arm in arms and before not in arms:
             parser.error(f"{arm} builds on what {before} has found; give both (what is finished is not repeated)")
     try:
@@ -206,9 +210,7 @@ def runs_of(
     before: list[dict[str, Any]] = []
     for arm in arms:
         done = [run["arm"] for run in before]
-        if (arm == "student_rank" and done.count("single") < len(teachers)) or (
-            arm == "learned" and "phase1" not in done
-        ):
+        if arm in BUILD_ON and done.count(BUILD_ON[arm]) < (len(teachers) if BUILD_ON[arm] == "single" else 1):
             continue  # with --finished: what it builds on is not there
         for number, teacher in enumerate(teachers if arm == "single" else teachers[:1]):
             out = work / (f"single{number + 1}-{seed}" if arm == "single" else f"{arm}-{seed}")
@@ -255,13 +257,14 @@ def recipe_for(arm: str, before: list[dict[str, Any]], rate: float, arguments: a
     elif arm == "student_rank":
         scores = tuple(run["selection"] for run in before if run["arm"] == "single")
         recipe = skdbert(Team(weights="student_rank", scores=scores), **common)
+    elif arm == "weighted":
+        recipe = skdbert(Team(combine="average", weights=_found(before)), **common)
     else:
         recipe = autoskdbert(arguments.updates, **common)
         how = learning(arguments, arm)
         search, refine, distill = recipe.stages
         if arm == "learned":
-            first = next(run["found"]["search"] for run in before if run["arm"] == "phase1")
-            team = Team(weights=tuple(first["next"]), learning=how.model_copy(update={"keep": None}))
+            team = Team(weights=_found(before), learning=how.model_copy(update={"keep": None}))
             stages = [refine.model_copy(update={"team": team}), distill]
         else:
             stages = [search.model_copy(update={"team": Team(learning=how)}), distill]
@@ -270,6 +273,11 @@ def recipe_for(arm: str, before: list[dict[str, Any]], rate: float, arguments: a
     return recipe.model_copy(
         update={"student": Copied(layers=3, choose="spread", source=str(pretrained())), "stages": stages}
     )
+
+
+def _found(before: list[dict[str, Any]]) -> tuple[float, ...]:
+    """The distribution with which the first phase of the seed has ended."""
+    return tuple(next(run["found"]["search"]["next"] for run in before if run["arm"] == "phase1"))
 
 
 def row(report: dict[str, Any], work: Path) -> dict[str, Any]:
@@ -483,7 +491,7 @@ def claims(
     metric: str,
 ) -> list[str]:
     """The paper's claims, and what is expected of the method here, each with what the numbers say."""
-    learned, ours = by_arm["learned"], by_arm["phase1"]
+    learned, ours, weighted, plain = (by_arm[arm] for arm in ("learned", "phase1", "weighted", "ensemble"))
     lines = [
         verdict("learned is at least as good as uniform", gains(learned, by_arm["uniform"], metric)),
         verdict("learned is at least as good as the ensemble", gains(learned, by_arm["ensemble"], metric)),
@@ -492,6 +500,10 @@ def claims(
         verdict("one weight a step is at least as good as all of them", gains(ours, by_arm["joint"], metric)),
         verdict("one weight a step is at least as good as policy gradient", gains(ours, by_arm["reinforce"], metric)),
         verdict("the second phase does not harm", gains(learned, ours, metric)),
+        verdict("a mean by the learnt distribution is at least as good as draws", gains(weighted, ours, metric)),
+        verdict(
+            "a mean by the learnt distribution is at least as good as the plain one", gains(weighted, plain, metric)
+        ),
         verdict("learned is better than the worst single teacher", gains(learned, worst, metric)),
     ]
     bad = [number for number, made in enumerate(team["made"]) if member_of(made).noise]
