@@ -76,6 +76,7 @@ USUAL: dict[str, Any] = {
     "updates": 600,
     "held": 64,
     "parameters": "all",
+    "shrink": Learning().shrink,
     "epochs": 3,
     "batch": 32,
     "lr": None,
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, help="of the distribution, in each phase")
     parser.add_argument("--held", type=int, help="held-out examples for one update")
     parser.add_argument("--parameters", help="whose gradients are compared: all, head, or last layers")
+    parser.add_argument("--shrink", type=float, help="how strongly log-weights are drawn to equality; 0 forgets nothing")
     parser.add_argument("--epochs", type=int, help="of the last stage")
     parser.add_argument("--batch", type=int, help="examples in a step, of teachers and students")
     parser.add_argument("--lr", type=float, help="peak rate of all tasks; else 1e-4, and 3e-4 for CLINC150")
@@ -126,7 +128,7 @@ def main() -> None:
     try:
         learning(arguments)
     except ValidationError as error:
-        parser.error(f"--held or --parameters: {error.errors()[0]['msg']}")
+        parser.error(f"--held, --parameters or --shrink: {error.errors()[0]['msg']}")
     left_out = ("data_dir", "clinc", "work", "share", "finished", "out")
     results: dict[str, Any] = {
         "settings": {name: value for name, value in vars(arguments).items() if name not in left_out},
@@ -238,7 +240,9 @@ def runs_of(
 
 def learning(arguments: argparse.Namespace, arm: str = "phase1") -> Learning:
     parameters = int(arguments.parameters) if arguments.parameters.isdigit() else arguments.parameters
-    return Learning(update=UPDATES.get(arm, "single"), examples=arguments.held, parameters=parameters)
+    return Learning(
+        update=UPDATES.get(arm, "single"), examples=arguments.held, parameters=parameters, shrink=arguments.shrink
+    )
 
 
 def recipe_for(arm: str, before: list[dict[str, Any]], rate: float, arguments: argparse.Namespace) -> Recipe:
