@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, help="of the distribution, in each phase")
     parser.add_argument("--held", type=int, help="held-out examples for one update")
     parser.add_argument("--parameters", help="whose gradients are compared: all, head, or last layers")
-    parser.add_argument("--shrink", type=float, help="how strongly log-weights are drawn to equality; 0 forgets nothing")
+    parser.add_argument("--shrink", type=float, help="of the log-weights to equality; 0 forgets nothing")
     parser.add_argument("--epochs", type=int, help="of the last stage")
     parser.add_argument("--batch", type=int, help="examples in a step, of teachers and students")
     parser.add_argument("--lr", type=float, help="peak rate of all tasks; else 1e-4, and 3e-4 for CLINC150")
