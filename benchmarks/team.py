@@ -148,7 +148,7 @@ def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, 
         how = Team(learning=Learning(examples=examples, parameters=parameters))
         teacher, names = team(how), [f"teacher {i}" for i in range(MEMBERS)]
         assert how.learning is not None
-        weigher = Weigher(how.learning, teacher, student, soft, held, "classification", accelerator, (0, 0), names)
+        weigher = Weigher(how.learning, teacher, student, soft, held, [], "classification", accelerator, (0, 0), names)
         return stepper(teacher, weigher)
 
     found = {"one": stepper(known()), "team": stepper(team(Team()))}

@@ -142,6 +142,7 @@ def one(team: str, seed: int, updates: int) -> dict[str, Any]:
                 model,
                 objective[0],
                 held,
+                [KnownLogits(table[TRAIN:], held.asked) for table in taught],
                 "classification",
                 accelerator,
                 (seed, stage_number),

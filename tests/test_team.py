@@ -288,12 +288,17 @@ def scene(tokenizer, update: str = "single", dtype: torch.dtype = torch.float32,
     )
     how = Learning(update=update, examples=24, **more)
     term = SoftLabels(temperature=2.0, weight=0.3)
-    weigher = Weigher(how, team, student, term, held, "classification", Accelerator(), (0, 0), ["a", "b", "c"], 100)
-    return weigher, student, encoded, held, tables
+    said = torch.randn(3, 24, 2, generator=torch.Generator().manual_seed(1))
+    answers = [KnownLogits(table, held.asked) for table in said]
+    names = ["a", "b", "c"]
+    weigher = Weigher(how, team, student, term, held, answers, "classification", Accelerator(), (0, 0), names, 100)
+    return weigher, student, encoded, held, said if how.unseen else tables
 
 
-def explicit(student, encoded: Encoded, held: Encoded, teacher: Tensor, only: list[str]) -> float:
-    """``<g_k, g_v> / ||g_v||`` by two backward passes."""
+def explicit(
+    student, encoded: Encoded, held: Encoded, teacher: Tensor, only: list[str], temperature: float = 1.0
+) -> float:
+    """``<g_k, g_v> / ||g_v||`` by two backward passes, the labels' loss at a temperature."""
     student.eval()
     parameters = [p for name, p in student.named_parameters() if name in only]
 
@@ -302,7 +307,7 @@ def explicit(student, encoded: Encoded, held: Encoded, teacher: Tensor, only: li
         return student(**batch.inputs).logits, batch
 
     logits, batch = logits_of(held)
-    g_v = torch.autograd.grad(F.cross_entropy(logits, batch.labels), parameters, allow_unused=True)
+    g_v = torch.autograd.grad(F.cross_entropy(logits / temperature, batch.labels), parameters, allow_unused=True)
     logits, batch = logits_of(encoded)
     log_s, p = F.log_softmax(logits / 2, -1), F.softmax(teacher[batch.rows].to(logits) / 2, -1)
     loss = 4 * (p * (p.log() - log_s)).sum() / len(encoded)
@@ -325,6 +330,47 @@ def test_rewards_are_the_products_of_gradients(tokenizer, parameters, dtype: tor
     assert (len(names) < len(dict(student.named_parameters()))) == (parameters != "all")
     wanted = [explicit(student, encoded, held, table, names) for table in tables]
     assert [found[k] for k in range(3)] == pytest.approx(wanted, rel=tolerance, abs=tolerance * max(map(abs, wanted)))
+
+
+def test_rewards_on_unseen_examples_forgive_too_much_confidence(tokenizer) -> None:
+    """Half of the held-out examples of a step are for the labels' gradient, the others for the teachers'; none is for both."""
+    how = {"unseen": True, "calibrated": True}
+    weigher, student, _, held, said = scene(tokenizer, "all", torch.float64, **how)
+    weigher._log_temperature = np.log(1.7)
+    mine, others = weigher._held_parts(4), weigher._held_parts(4, others=True)
+    rows, judged = (torch.cat([part.rows for part in parts]).numpy() for parts in (mine, others))
+    assert sorted([*rows, *judged]) == list(range(24)) and len(rows) == len(judged) == 12
+    assert {part.step for part in others} == {4}
+    found = weigher._alignments(mine, others)
+    names = list(weigher._compared())
+    wanted = [explicit(student, held.take(judged), held.take(rows), table[judged], names, 1.7) for table in said]
+    assert [found[k] for k in range(3)] == pytest.approx(wanted, rel=1e-6)
+    assert weigher._log_temperature != np.log(1.7)
+
+
+def test_the_temperature_becomes_the_best_one_but_never_sharpens(tokenizer) -> None:
+    weigher, student, _, held, _ = scene(tokenizer, calibrated=True)
+    (part,) = step_batches(held, np.arange(24), 0, 1, 10**6)
+    for scale in (2.0, 0.01):
+        with torch.no_grad():
+            student.classifier.weight.normal_(generator=torch.Generator().manual_seed(1)).mul_(scale)
+            student.classifier.bias.zero_()
+            logits = student.eval()(**part.inputs).logits
+            labels = logits.argmax(dim=1)
+            labels[:5] = 1 - labels[:5]  # about as sure as it may be of four in five
+        known = replace(part, labels=labels)
+        for _ in range(200):
+            weigher._alignments([known], [known])
+        tried = np.exp(np.linspace(0, np.log(10), 400))
+        best = min(tried, key=lambda t: float(F.cross_entropy(logits / t, labels)))
+        assert weigher.record()["temperature"] == pytest.approx(best, rel=0.01), scale
+        assert (best > 1.5) == (scale > 1) and best < 9
+
+
+def test_a_regression_has_no_confidence(tokenizer) -> None:
+    weigher, *_ = scene(tokenizer, calibrated=True)
+    others = (weigher._held, [], "regression", Accelerator(), (0, 0), ["a", "b", "c"])
+    assert not Weigher(weigher.how, weigher.team, weigher._student, LogitsMSE(), *others)._calibrated
 
 
 def test_rewards_are_how_the_held_out_loss_depends_on_the_distribution(tokenizer) -> None:
@@ -423,6 +469,7 @@ def test_the_student_learns_as_without_the_weigher_and_a_team_of_one_is_a_teache
                     student,
                     objective[0],
                     encoded_of(16, tokenizer, 4),
+                    [],
                     kind,
                     Accelerator(),
                     (0, 0),
@@ -805,8 +852,9 @@ def test_recipes_say_what_stages_cannot_be() -> None:
     ):
         with pytest.raises(ValidationError, match=match):
             Stage(name="s", **fields)
-    with pytest.raises(ValidationError, match="reward=lookahead"):
-        Learning(update="all", reward="lookahead")
+    for how in ({"update": "all"}, {"parameters": "head"}, {"unseen": True}, {"calibrated": True}):
+        with pytest.raises(ValidationError, match="reward=lookahead"):
+            Learning(reward="lookahead", **how)
     with pytest.raises(ValidationError, match="combine=sample"):
         Team(combine="average", learning=Learning())
     assert kd().stages[0].team is None and skdbert().stages[0].team == Team()

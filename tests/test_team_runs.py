@@ -29,7 +29,8 @@ from tutelage.texts import held_part, load_data, part_of
 from tutelage.training import checkpoint, loop
 from tutelage.training.weighing import Weigher
 
-STEPS = 48
+STEPS, HELD = 48, 240
+NOISY = ({"update": "single", "reward": "lookahead"}, {"update": "single", "unseen": True})
 
 # ------------------------------------------------------------------------------------------------- beside the training
 
@@ -40,7 +41,7 @@ def learnt(tokenizer, monkeypatch, **how):
     Returns the weigher, the rewards of each update, and the lines of the log, one for each step.
     """
     monkeypatch.setattr(loop, "LOG_SECONDS", -1.0)
-    encoded, held = (encode(examples(count, seed), tokenizer, 32) for count, seed in ((96, 1), (48, 5)))
+    encoded, held = (encode(examples(count, seed), tokenizer, 32) for count, seed in ((96, 1), (HELD, 5)))
     right = 4 * torch.nn.functional.one_hot(torch.from_numpy(encoded.labels), 2).float()
     anything = 4 * torch.randn(96, 2, generator=torch.Generator().manual_seed(0))
     teachers = [KnownLogits(table, encoded.asked) for table in (right, anything, 4 - right)]
@@ -50,7 +51,10 @@ def learnt(tokenizer, monkeypatch, **how):
     student, kind, accelerator = tiny_model(layers=2, spread=1.0), "classification", Accelerator(cpu=True)
     team = TeamTeacher(teachers, Team(learning=learning), Weights([1, 1, 1]), kind, (0, 0), 2.0)
     names = ["right", "anything", "wrong"]
-    weigher = Weigher(learning, team, student, objective[0], held, kind, accelerator, (0, 0), names)
+    sure = 4 * torch.nn.functional.one_hot(torch.from_numpy(held.labels), 2).float()
+    unsure = 4 * torch.randn(HELD, 2, generator=torch.Generator().manual_seed(1))
+    answers = [KnownLogits(table, held.asked) for table in (sure, unsure, 4 - sure)]
+    weigher = Weigher(learning, team, student, objective[0], held, answers, kind, accelerator, (0, 0), names)
     rewarded, events = [], []
     learn = weigher._learn
     monkeypatch.setattr(weigher, "_learn", lambda rewards, *rest: (rewarded.append(rewards), learn(rewards, *rest)))
@@ -99,6 +103,8 @@ def by_hand(update: str, rewarded: list[dict[int, float]], rate: float) -> list[
         {"update": "single", "every": 3, "watch": 3},
         {"update": "all", "every": 5},
         {"update": "single", "reward": "lookahead"},
+        {"update": "single", "unseen": True},
+        {"update": "all", "unseen": True, "calibrated": True},
     ],
     ids=lambda how: "-".join(map(str, how.values())),
 )
@@ -114,10 +120,21 @@ def test_each_update_moves_the_distribution_as_written(how: dict, tokenizer, mon
         assert list(beside) == ["right", "anything", "wrong"]
         assert list(beside.values()) == pytest.approx(wanted[(step - 1) // every], abs=1e-9), step
     assert [row[1:] for row in weigher.record()["history"]] == [list(shown[step].values()) for step in sorted(shown)]
-    if how.get("reward") != "lookahead" and every == 1:  # else these are too few or too noisy
+    if how not in NOISY and every == 1:  # else these are too few or too noisy
         assert shown[STEPS]["right"] > 1.2 * shown[STEPS]["wrong"]
         means = weigher.record()["reward"]
         assert means[0] > 0 > means[2]
+
+
+@pytest.mark.parametrize("settled", [0.0, 0.25])
+def test_what_is_found_is_the_mean_of_the_log_weights(settled: float, tokenizer, monkeypatch) -> None:
+    weigher, _, events = learnt(tokenizer, monkeypatch, update="all", settled=settled)
+    logs = np.log([list(event.beside.values()) for event in sorted(events, key=lambda event: event.step)])
+    wanted = np.exp((logs - logs.mean(axis=1, keepdims=True))[int(settled * STEPS) :].mean(axis=0))
+    found = weigher.record()
+    assert found["probabilities"] == pytest.approx(wanted / wanted.sum(), abs=1e-9)
+    assert np.abs(np.subtract(found["probabilities"], found["history"][-1][1:])).max() > 0.01
+    assert found["next"][2] == 0 or found["next"] == pytest.approx(found["probabilities"])
 
 
 def test_the_distribution_is_shown_as_it_moves(tokenizer, monkeypatch, capsys) -> None:
@@ -138,7 +155,7 @@ def test_of_a_large_team_the_most_drawn_are_shown(tokenizer) -> None:
     student, held = tiny_model(), encode(examples(8, 5), tokenizer, 32)
     names = list("abcdefg")
     weigher = Weigher(
-        Learning(), team, student, SoftLabels(), held, "classification", Accelerator(cpu=True), (0, 0), names
+        Learning(), team, student, SoftLabels(), held, [], "classification", Accelerator(cpu=True), (0, 0), names
     )
     assert weigher.shown() == pytest.approx({"b": 6 / 22, "c": 2 / 22, "d": 5 / 22, "f": 4 / 22, "g": 3 / 22})
 
@@ -211,12 +228,14 @@ def search(root: Path, out: Path, *settings: str, **more):
     )
 
 
-@pytest.mark.parametrize("update", ["single", "all"])
+@pytest.mark.parametrize(
+    "how", [("update=single",), ("update=all",), ("unseen=true", "calibrated=true", "settled=0.25")], ids=" ".join
+)
 def test_a_search_that_is_killed_when_weights_have_moved_goes_on(
-    update: str, teacher_folder: Path, tmp_path: Path, monkeypatch
+    how: tuple[str, ...], teacher_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
     """In the search and in what refines it; the student and all that was found are the same, to the bit."""
-    settings = [f"stages.*.team.learning.update={update}"]
+    settings = [f"stages.*.team.learning.{value}" for value in how]
     whole = search(teacher_folder, tmp_path / "whole", *settings)
     save, left = checkpoint.save, 0
     last: list[checkpoint.State] = []

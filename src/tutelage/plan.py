@@ -96,7 +96,8 @@ def team_notes(stage: Stage, steps: int, members: int) -> list[str]:
     if (how := stage.team.learning) is None:
         return []
     updates = -(-steps // how.every)
-    cost = 3 * how.examples / stage.batch_size / how.every + 2 / how.every
+    held = how.examples / stage.batch_size
+    cost = (3 * held + 2 * (held if how.unseen else 1)) / how.every
     lines = [
         f"  {updates:,} updates of the distribution, which make a step about {1 + cost / 3:.1f} times as dear (the time below "
         "does not count it)"

@@ -370,6 +370,7 @@ def team_for(
         student,
         terms[0],
         setup.held.student,
+        [KnownLogits(one.to(accelerator.device), setup.held.student.asked) for one in team.logits["held"]],
         data.kind,
         accelerator,
         key,

@@ -47,19 +47,29 @@ class Learning(BaseModel):
     ``<g_k, g_v> / ||g_v||``: by how much a step towards this teacher lowers the loss there (one step of look-ahead, in first
     order). ``reward="lookahead"`` measures it instead: by how much the step that was made has lowered that loss.
 
+    With ``unseen`` the teachers' gradients are taken on as many other held-out examples, and not on the step's: a student that
+    has learnt the step's by heart in earlier epochs is led away from them, to held-out ones, by whoever contradicts them.
+    ``calibrated`` takes the labels' loss of logits divided by the temperature (1 or more) at which it is lowest: else a student
+    that has become too sure of itself loses less by whoever is unsure. Both are ours.
+
     ``update="single"`` changes the log-weight of the drawn teacher only, as published: by the advantage of its reward over
     the running mean, in units of the running standard deviation, divided by the probability of the draw; ``reinforce`` is
     the policy gradient of the same reward; ``all`` compares all teachers on the step's examples. ``naive`` adds the reward
     itself, in standard deviations, to whoever is drawn, and shrinks nothing: a control. Most teachers have some reward, so that
     the first to be drawn often wins.
 
-    The cost of an update: one pass forward and back over ``examples`` and two forward over the step's.
+    The cost of an update: one pass forward and back over ``examples`` and two forward over the step's, or with ``unseen`` over
+    as many as ``examples``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     update: Literal["single", "reinforce", "all", "naive"] = "single"
     reward: Literal["alignment", "lookahead"] = "alignment"
+    unseen: bool = False
+    """Whether teachers are judged on held-out examples, and not on the step's."""
+    calibrated: bool = False
+    """Whether the labels' loss forgives too much confidence; regression knows none."""
     parameters: Literal["all", "head"] | Annotated[int, Field(ge=1)] = "all"
     """Whose gradients are compared: of all the student, of its so many last layers and its head, or of its head."""
     examples: Annotated[int, Field(ge=1)] = 64
@@ -72,6 +82,8 @@ class Learning(BaseModel):
     """How strongly log-weights are drawn to equality: they settle at the mean advantage divided by this."""
     watch: Annotated[int, Field(ge=0)] = 20
     """Updates at the beginning that only learn what rewards are usual."""
+    settled: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """What the stage finds is the mean of its log-weights, from this share of its steps on; none takes the last ones."""
     keep: Annotated[float, Field(ge=0)] | None = 0.5
     """At the end of the stage teachers are dropped whose probability is below this share of a uniform team's; none drops
     nobody."""
@@ -80,10 +92,11 @@ class Learning(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Learning:
-        if self.reward == "lookahead" and (self.update == "all" or self.parameters != "all"):
+        others = (self.update == "all", self.parameters != "all", self.unseen, self.calibrated)
+        if self.reward == "lookahead" and any(others):
             raise ValueError(
-                "reward=lookahead measures the step of the drawn teacher and all of the student; leave out update=all and "
-                "parameters"
+                "reward=lookahead measures the step of the drawn teacher and all of the student; leave out update=all, "
+                "parameters, unseen and calibrated"
             )
         return self
 
@@ -150,8 +163,7 @@ class Weights:
 
     def probabilities(self) -> Numbers:
         """``(n,)``, float64, summing to 1."""
-        powers = np.exp(self.logs - self.logs.max())
-        return np.asarray(powers / powers.sum())
+        return softmax(self.logs)
 
     def update(
         self,
@@ -227,6 +239,12 @@ class Weights:
     def restore(self, state: Numbers) -> None:
         self.logs, (self._mean, self._square) = state[:-3].copy(), state[-3:-1].tolist()
         self._count = int(state[-1])
+
+
+def softmax(logs: Numbers) -> Numbers:
+    """The distribution ``(n,)`` of log-weights."""
+    powers = np.exp(logs - logs.max())
+    return np.asarray(powers / powers.sum())
 
 
 def selected(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,7 +20,8 @@ from tutelage.data.batches import Batch
 from tutelage.data.examples import Encoded, Kind
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.terms import Comparison, HardLabels, Term
-from tutelage.teachers.team import Learning, Numbers, TeamTeacher, selected
+from tutelage.teachers.teacher import Teacher
+from tutelage.teachers.team import Learning, Numbers, TeamTeacher, selected, softmax
 from tutelage.training.optimizer import RowAdamW, parameter_groups
 
 STEP = {torch.float32: 5e-3, torch.float64: 1e-5}
@@ -27,6 +29,9 @@ STEP = {torch.float32: 5e-3, torch.float64: 1e-5}
 CPU_TOKENS = 512
 """Padded tokens of held-out examples at once on a CPU, where a long text among short ones costs what they do not; a GPU would
 rather have them all than wait for several small pieces."""
+PACE, LEAST_CURVATURE, HOTTEST = 0.1, 0.05, 10.0
+"""How the temperature of held-out logits follows the best one: by this share of Newton's step at each update, which is kept
+from leaping where the loss is flat; and the largest."""
 SNAPSHOTS = 200
 """How often at most a stage's distribution is written down."""
 SHOWN = 5
@@ -40,6 +45,7 @@ class Weigher:
         student: What is trained; its gradients say which teacher helps.
         term: The objective's term on predictions: the only one by which teachers differ.
         held: Labelled examples that the student does not learn from.
+        answers: Of each teacher on ``held``, which ``Learning.unseen`` reads.
         key: The run's seed and a number for the stage's name, which make its draws its own.
         names: Of the teachers, as the log shows them.
     """
@@ -51,6 +57,7 @@ class Weigher:
         student: PreTrainedModel,
         term: Term,
         held: Encoded,
+        answers: Sequence[Teacher],
         kind: Kind,
         accelerator: Accelerator,
         key: tuple[int, int],
@@ -66,6 +73,10 @@ class Weigher:
         self.start = team.weights.probabilities()
         self.draws = np.zeros(count)
         self._rewards, self._rewarded = np.zeros(count), np.zeros(count)
+        self._answers = answers
+        self._calibrated = how.calibrated and kind != "regression"
+        self._log_temperature = 0.0
+        self._settled, self._summed = np.zeros(count), 0
         self.skipped = 0
         self._history: list[list[float]] = []
         self._loss_before: float | None = None
@@ -82,11 +93,12 @@ class Weigher:
         if number % self.how.every:
             return
         held = self._held_parts(number)
-        optimizer.catch_up(_tokens(held), step=False)
+        judged = self._held_parts(number, others=True) if self.how.unseen else parts
+        optimizer.catch_up(_tokens([*held, *judged]) if self.how.unseen else _tokens(held), step=False)
         if self.how.reward == "lookahead":
             self._loss_before = self._loss(held)
         else:
-            self._learn(self._alignments(held, parts), number, total)
+            self._learn(self._alignments(held, judged), number, total)
 
     def after_step(self, optimizer: RowAdamW, step: int, total: int) -> bool:
         if self._loss_before is not None:
@@ -94,6 +106,8 @@ class Weigher:
             optimizer.catch_up(_tokens(held), step=False)
             gained, self._loss_before = self._loss_before - self._loss(held), None
             self._learn({self.team.drawn(step - 1): gained}, step - 1, total)
+        if self.how.settled is not None and step > self.how.settled * total:
+            self._settled, self._summed = self._settled + self.team.weights.logs, self._summed + 1
         if step % -(-total // SNAPSHOTS) == 0 or step == total:
             self._history.append([step, *self.team.weights.probabilities()])
         return False
@@ -105,7 +119,8 @@ class Weigher:
 
     def state(self) -> dict[str, Tensor]:
         tables = {"weights": self.team.weights.state(), "counts": np.stack([self.draws, self._rewards, self._rewarded])}
-        tables["skipped"] = np.array([self.skipped], dtype=np.float64)
+        tables["numbers"] = np.array([self.skipped, self._log_temperature, self._summed], dtype=np.float64)
+        tables["settled"] = self._settled
         tables["history"] = np.array(self._history).reshape(-1, 1 + len(self.names))
         return {name: torch.from_numpy(table) for name, table in tables.items()}
 
@@ -114,17 +129,19 @@ class Weigher:
             return
         self.team.weights.restore(state["weights"].numpy())
         self.draws, self._rewards, self._rewarded = (row.copy() for row in state["counts"].numpy())
-        self.skipped, self._history = int(state["skipped"][0]), state["history"].tolist()
+        skipped, self._log_temperature, summed = state["numbers"].tolist()
+        self.skipped, self._summed = int(skipped), int(summed)
+        self._settled, self._history = state["settled"].numpy().copy(), state["history"].tolist()
 
     # --------------------------------------------------------------------------------------------- what is found out
 
     def record(self) -> dict[str, Any]:
         """What the stage has found: plain values for the report.
 
-        ``next`` is the distribution after selection, with which a later stage begins; ``reward`` the mean of each teacher
-        that was drawn.
+        ``probabilities`` are those found, ``next`` the distribution after selection, with which a later stage begins; ``reward``
+        the mean of each teacher that was drawn; ``temperature`` the last one of the held-out logits.
         """
-        q = self.team.weights.probabilities()
+        q = softmax(self._settled / self._summed) if self._summed else self.team.weights.probabilities()
         after = q if self.how.keep is None else selected(q, self.how.keep, self.how.handed_on)
         means = np.divide(self._rewards, self._rewarded, out=np.full(len(q), math.nan), where=self._rewarded > 0)
         return {
@@ -136,6 +153,7 @@ class Weigher:
             "reward": [None if math.isnan(value) else value for value in means.tolist()],
             "updates": int(self._rewarded.sum() if self.how.update != "all" else self._rewarded.max()) + self.skipped,
             "skipped": self.skipped,
+            "temperature": math.exp(self._log_temperature),
             "history": self._history,
         }
 
@@ -162,28 +180,47 @@ class Weigher:
                 change = weights.update if how.update == "single" else weights.reinforce
                 change(drawn, reward, rate, shrink=how.shrink, watch=how.watch)
 
-    def _held_parts(self, number: int) -> list[Batch]:
-        """This process's pieces of the held-out examples for a step."""
+    def _held_parts(self, number: int, *, others: bool = False) -> list[Batch]:
+        """This process's pieces of the held-out examples for a step: of those for the labels' gradient, or of the ``others``,
+        on which teachers are judged."""
         generator = np.random.default_rng([*self._key, 0x3E16, number])
-        rows = generator.choice(len(self._held), min(self.how.examples, len(self._held)), replace=False)
+        asked = self.how.examples * (2 if self.how.unseen else 1)
+        rows = generator.choice(len(self._held), min(asked, len(self._held)), replace=False)
+        if self.how.unseen:
+            half = -(-len(rows) // 2)
+            rows = rows[half:] if others else rows[:half]
+            if not len(rows):
+                return []
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
-        return list(batches.step_batches(self._held.take(rows), rows, rank, world, self._max_tokens))
+        return list(batches.step_batches(self._held.take(rows), rows, rank, world, self._max_tokens, number=number))
 
-    def _labels_loss(self, part: Batch, *, exact: bool) -> Tensor:
+    def _logits(self, part: Batch, *, exact: bool) -> Tensor:
         with nullcontext() if exact else self._accelerator.autocast():
-            logits = anatomy.answers_of(self._student, part.inputs, part.asked)
+            return anatomy.answers_of(self._student, part.inputs, part.asked)
+
+    def _labels_loss(self, part: Batch, logits: Tensor) -> Tensor:
         return HardLabels().value(Comparison(Signals(logits), Signals(), part, self._kind, [], [], nn.ModuleDict()))
+
+    def _by_temperature(self, part: Batch, logits: Tensor) -> Tensor:
+        """``(2,)``: how the labels' loss changes with the logarithm of the temperature, and how that changes."""
+        place = torch.tensor(self._log_temperature, device=logits.device, requires_grad=True)
+        (first,) = torch.autograd.grad(self._labels_loss(part, logits.float() / place.exp()), place, create_graph=True)
+        (second,) = torch.autograd.grad(first, place)
+        return torch.stack([first.detach(), second])
 
     @torch.no_grad()
     def _loss(self, held: list[Batch]) -> float:
         """Of the labels, on all held-out examples of a step; in full precision, which what one step gains may be as small as."""
         self._student.eval()
-        total = sum(self._labels_loss(part.to(self._accelerator.device), exact=True) for part in held)
+        pieces = [part.to(self._accelerator.device) for part in held]
+        total = sum(self._labels_loss(piece, self._logits(piece, exact=True)) for piece in pieces)
         self._student.train()
         return float(self._accelerator.reduce(torch.as_tensor(total), "sum"))
 
-    def _alignments(self, held: list[Batch], parts: list[Batch]) -> dict[int, float]:
+    def _alignments(self, held: list[Batch], judged: list[Batch]) -> dict[int, float]:
         """The rewards of the step's teacher, or with ``update="all"`` of all that can be drawn; none where there is no gradient.
+
+        ``held`` are the examples for the labels' gradient ``g_v``, ``judged`` those for the teachers' ``g_k``.
 
         ``<g_k, g_v> / ||g_v||`` is the derivative of teacher k's loss along ``u = g_v / ||g_v||``, which the chain rule
         splits at the student's logits: their derivative along ``u`` is the same for all teachers, and costs two passes
@@ -194,9 +231,14 @@ class Weigher:
         try:
             names, parameters = zip(*self._compared().items(), strict=True)
             sums: list[Tensor | None] = [None] * len(names)
+            slopes = torch.zeros(2, device=device)
             for part in held:
+                piece = part.to(device)
                 # With fp16 small gradients would vanish, and the loss of the labels has no scaler here.
-                loss = self._labels_loss(part.to(device), exact=accelerator.mixed_precision == "fp16")
+                logits = self._logits(piece, exact=accelerator.mixed_precision == "fp16")
+                loss = self._labels_loss(piece, logits / math.exp(self._log_temperature))
+                if self._calibrated:
+                    slopes += self._by_temperature(piece, logits.detach())
                 for i, g in enumerate(torch.autograd.grad(loss, parameters, allow_unused=True)):
                     if g is not None:
                         before = sums[i]
@@ -207,18 +249,22 @@ class Weigher:
                     for g, p in zip(sums, parameters, strict=True)
                 ]
             used = {name: g for name, g in zip(names, sums, strict=True) if g is not None}
-            norm = float(torch.stack([_values(g).square().sum() for g in used.values()]).sum().sqrt())
-            if not math.isfinite(norm) or norm < 1e-12:
+            length = torch.stack([_values(g).square().sum() for g in used.values()]).sum().sqrt()
+            norm, *changes = torch.cat([length[None], accelerator.reduce(slopes, "sum")]).tolist()
+            if self._calibrated:
+                self._follow(*changes)
+            if not math.isfinite(norm) or norm < 1e-12 or not judged:
                 return {}
             weights = self.team.weights
             everybody: list[int] = np.flatnonzero(weights.live).tolist()
-            asked = everybody if self.how.update == "all" else [self.team.drawn(parts[0].step)]
+            asked = everybody if self.how.update == "all" else [self.team.drawn(judged[0].step)]
+            teachers = self._answers if self.how.unseen else self.team.members
             rewards = torch.zeros(len(asked), device=device)
-            for part in parts:
+            for part in judged:
                 piece = part.to(device)
                 logits, slope = self._slope(piece, used, norm)
                 for i, k in enumerate(asked):
-                    taught = self.team.members[k].signals(piece)
+                    taught = teachers[k].signals(piece)
                     leaf = logits.detach().requires_grad_()
                     compared = Comparison(Signals(leaf), taught, piece, self._kind, [], [], nn.ModuleDict())
                     (pull,) = torch.autograd.grad(self._term.value(compared), leaf)
@@ -227,6 +273,12 @@ class Weigher:
             return dict(zip(asked, rewards.tolist(), strict=True))
         finally:
             self._student.train()
+
+    def _follow(self, first: float, second: float) -> None:
+        """Move the temperature towards the one at which the labels' loss is lowest; too little confidence is no matter."""
+        if math.isfinite(first) and math.isfinite(second):
+            moved = self._log_temperature - PACE * first / max(second, LEAST_CURVATURE)
+            self._log_temperature = min(max(moved, 0.0), math.log(HOTTEST))
 
     @torch.no_grad()
     def _slope(self, part: Batch, gradient: dict[str, Tensor], norm: float) -> tuple[Tensor, Tensor]:
