@@ -142,6 +142,8 @@ def team(report: Report) -> Report:
         "reward": [-0.021, 0.5, None],
         "updates": 1250,
         "skipped": 3,
+        "settled": 625,
+        "temperature": 1.374,
         "history": [[i, 1 / 3 - i / 15000, 1 / 3 + i / 3409, 17 / 60 - i / 5357] for i in range(2, 1251, 4)]
         + [[1250, 0.25, 0.7, 0.05]],
         "score": 0.84,
@@ -156,6 +158,8 @@ def team(report: Report) -> Report:
         "reward": [0.1, 0.2, None],
         "updates": 200,
         "skipped": 0,
+        "settled": None,
+        "temperature": None,
         "history": [[100, 0.2, 0.8, 0.0], [200, 0.1, 0.9, 0.0]],
     }
     report["teacher"]["name"] = "/home/ann/team/seed0"
@@ -403,6 +407,8 @@ def test_the_team_says_what_each_stage_found(team: Report) -> None:
     assert found.rows[2].cells[2].dropped
     assert "Dropped: noise (stage search). 2 of 3 are left." in found.words
     assert found.notes[0].startswith("search: 1,250 updates of the distribution, 3 of them without a usable gradient.")
+    assert "the mean of its log-weights after step 625" in found.notes[0] and "1.37 at last" in found.notes[0]
+    assert "mean" not in found.notes[1] and "temperature" not in found.notes[1]
     assert "f1 0.840 on the held-out examples, where a constant answer has 0.812" in found.notes[0]
 
 

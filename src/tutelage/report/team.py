@@ -166,9 +166,14 @@ def dropped(record: Record, names: list[str]) -> list[str]:
 
 def _note(record: Record, metric: str) -> str:
     unusable = f", {record['skipped']:,} of them without a usable gradient" if record["skipped"] else ""
+    settled = record["settled"]
+    mean = "" if settled is None else f" What it found is the mean of its log-weights after step {settled:,}."
+    sure, heat = "", record["temperature"]
+    if heat is not None:
+        sure = f" Its student's confidence was forgiven: held-out logits were divided by a temperature, {heat:.2f} at last."
     return (
-        f"{record['stage']}: {record['updates']:,} updates of the distribution{unusable}. At the end its student reached "
-        f"{metric} {record['score']:.3f} on the held-out examples, where a constant answer has {record['constant']:.3f}."
+        f"{record['stage']}: {record['updates']:,} updates of the distribution{unusable}.{mean}{sure} At the end its student "
+        f"reached {metric} {record['score']:.3f} on the held-out examples, where a constant answer has {record['constant']:.3f}."
     )
 
 
@@ -179,7 +184,7 @@ def _caption(report: Report, metric: str) -> str:
         return text + "tutelage team train keeps from its teachers."
     return (
         text
-        + "are held out where the distribution is learnt. By stage: the probability at its end, how many steps drew the "
+        + "are held out where the distribution is learnt. By stage: the probability it found, how many steps drew the "
         "teacher, and its mean reward, which compares teachers within a stage (above 0: its lessons lowered the loss on "
         "held-out examples)."
     )
@@ -254,7 +259,7 @@ def _course(record: Record, names: list[str], styles: list[int | None]) -> Cours
         moved = [(float(row[0]), float(row[1 + i])) for row in record["history"]]
         tracks.append(thin([(0.0, record["start"][i]), *moved]))
     pairs = sorted(((record["probabilities"][i], names[i]) for i in drawn), key=lambda pair: -pair[0])
-    desc = "at the end " + ", ".join(f"{name} {p:.3f}" for p, name in pairs)
+    desc = "found: " + ", ".join(f"{name} {p:.3f}" for p, name in pairs)
     title = f"{record['stage']}: how often each teacher is drawn"
     # On one scale, which begins at 0: placed as one line, then cut.
     frame = lines(title, desc, ("step", "share"), [(0.0, 0.0), (0.0, level), *chain(*tracks)], 0.0)

@@ -139,10 +139,12 @@ class Weigher:
         """What the stage has found: plain values for the report.
 
         ``probabilities`` are those found, ``next`` the distribution after selection, with which a later stage begins; ``reward``
-        the mean of each teacher that was drawn; ``temperature`` the last one of the held-out logits.
+        the mean of each teacher that was drawn; ``temperature`` the last one of the held-out logits; ``settled`` the step after
+        which log-weights were averaged.
         """
         q = softmax(self._settled / self._summed) if self._summed else self.team.weights.probabilities()
         after = q if self.how.keep is None else selected(q, self.how.keep, self.how.handed_on)
+        steps = int(self.draws.sum())
         means = np.divide(self._rewards, self._rewarded, out=np.full(len(q), math.nan), where=self._rewarded > 0)
         return {
             "start": self.start.tolist(),
@@ -153,7 +155,8 @@ class Weigher:
             "reward": [None if math.isnan(value) else value for value in means.tolist()],
             "updates": int(self._rewarded.sum() if self.how.update != "all" else self._rewarded.max()) + self.skipped,
             "skipped": self.skipped,
-            "temperature": math.exp(self._log_temperature),
+            "temperature": math.exp(self._log_temperature) if self._calibrated else None,
+            "settled": steps - self._summed if self._summed else None,
             "history": self._history,
         }
 
