@@ -13,21 +13,27 @@ def autoskdbert(
 
     Each stage begins with a new student and draws one teacher a step. The first two take ``updates`` steps (a hundred for
     each teacher, or more) without the examples by which they learn the distribution, and half of their loss is the labels':
-    without it bad teachers can keep the student from telling good ones. The outline is the paper's, all numbers are ours.
+    without it bad teachers can keep the student from telling good ones. The outline is the paper's, all numbers are ours, and
+    so is what keeps a student that is too sure of itself from rewarding whoever contradicts it (``unseen``, ``calibrated``,
+    ``settled``).
     """
-    found = Team(weights="found")
+    found, learning = Team(weights="found"), Learning(unseen=True, calibrated=True, settled=0.5)
     searching: list[AnyTerm] = [SoftLabels(temperature=temperature, weight=0.5), HardLabels(weight=0.5)]
     search = Stage(
         name="search",
         objective=searching,
-        team=Team(learning=Learning()),
+        team=Team(learning=learning),
         epochs=updates,
         max_steps=updates,
         lr=lr,
         select="last",
     )
     refine = search.model_copy(
-        update={"name": "refine", "team": Team(weights="found", learning=Learning(keep=None)), "fresh": True}
+        update={
+            "name": "refine",
+            "team": Team(weights="found", learning=learning.model_copy(update={"keep": None})),
+            "fresh": True,
+        }
     )
     return Recipe(
         method="autoskdbert",

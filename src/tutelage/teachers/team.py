@@ -96,7 +96,7 @@ class Learning(BaseModel):
         if self.reward == "lookahead" and any(others):
             raise ValueError(
                 "reward=lookahead measures the step of the drawn teacher and all of the student; leave out update=all, "
-                "parameters, unseen and calibrated"
+                "parameters, unseen and calibrated (set those two to false)"
             )
         return self
 
