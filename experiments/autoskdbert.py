@@ -96,9 +96,8 @@ BUILD_ON = {"student_rank": "single", "learned": "phase1", "weighted": "phase1",
 SEARCHED = ("phase1", "learned", "joint", "corrected", "reinforce")
 UPDATES: dict[str, Literal["all", "reinforce"]] = {"joint": "all", "reinforce": "reinforce"}
 """How weights are updated, where it is not one at a time."""
-AS_PUBLISHED: dict[str, Any] = {"unseen": False, "calibrated": False, "settled": None}
-CORRECTED: dict[str, Any] = {"unseen": True, "calibrated": True, "settled": 0.5}
-"""The method's own, with which ``corrected`` learns; the other arms keep to the published outline."""
+OWN = {"unseen", "calibrated", "settled"}
+"""What the method's recipe sets and ``corrected`` learns with; the other arms keep to the published outline."""
 
 
 def main() -> None:
@@ -247,12 +246,14 @@ def runs_of(
 
 def learning(arguments: argparse.Namespace, arm: str = "phase1") -> Learning:
     parameters = int(arguments.parameters) if arguments.parameters.isdigit() else arguments.parameters
+    recipes = autoskdbert().stages[0].team
+    assert recipes is not None and recipes.learning is not None
     return Learning(
         update=UPDATES.get(arm, "single"),
         examples=arguments.held,
         parameters=parameters,
         shrink=arguments.shrink,
-        **(CORRECTED if arm == "corrected" else AS_PUBLISHED),
+        **(recipes.learning.model_dump(include=OWN) if arm == "corrected" else {}),
     )
 
 

@@ -27,6 +27,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from tutelage import anatomy
 from tutelage.data.batches import Known
 from tutelage.data.examples import Encoded
+from tutelage.methods.autoskdbert import autoskdbert
 from tutelage.objectives.terms import AnyTerm, HardLabels, Objective, SoftLabels
 from tutelage.recipe import Stage
 from tutelage.teachers.teacher import KnownLogits, predict
@@ -43,11 +44,12 @@ TEAMS: dict[str, list[float | None]] = {
 """The share of wrong labels in each teacher's table; none is a teacher that says nothing (all logits 0)."""
 GOOD = 0.15
 TEMPERATURE, BATCH, RATE, FINAL = 2.0, 32, 2e-3, 620
+LEARNING = autoskdbert().stages[0].team.learning  # type: ignore[union-attr]
 SEARCHES: dict[str, dict[str, Any]] = {
     "single": {},
     "reinforce": {"update": "reinforce"},
     "all": {"update": "all"},
-    "corrected": {"unseen": True, "calibrated": True, "settled": 0.5},
+    "corrected": {name: getattr(LEARNING, name) for name in ("unseen", "calibrated", "settled")},
     "naive": {"update": "naive"},
     "soft labels only": {},
     "few updates": {},
