@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from scipy.special import softmax
 from scipy.stats import rankdata
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -163,7 +164,7 @@ class Weights:
 
     def probabilities(self) -> Numbers:
         """``(n,)``, float64, summing to 1."""
-        return softmax(self.logs)
+        return np.asarray(softmax(self.logs))
 
     def update(
         self,
@@ -239,12 +240,6 @@ class Weights:
     def restore(self, state: Numbers) -> None:
         self.logs, (self._mean, self._square) = state[:-3].copy(), state[-3:-1].tolist()
         self._count = int(state[-1])
-
-
-def softmax(logs: Numbers) -> Numbers:
-    """The distribution ``(n,)`` of log-weights."""
-    powers = np.exp(logs - logs.max())
-    return np.asarray(powers / powers.sum())
 
 
 def selected(

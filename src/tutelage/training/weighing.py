@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from scipy.special import softmax
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
@@ -21,7 +22,7 @@ from tutelage.data.examples import Encoded, Kind
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.terms import Comparison, HardLabels, Term
 from tutelage.teachers.teacher import Teacher
-from tutelage.teachers.team import Learning, Numbers, TeamTeacher, selected, softmax
+from tutelage.teachers.team import Learning, Numbers, TeamTeacher, selected
 from tutelage.training.optimizer import RowAdamW, parameter_groups
 
 STEP = {torch.float32: 5e-3, torch.float64: 1e-5}
@@ -142,7 +143,8 @@ class Weigher:
         the mean of each teacher that was drawn; ``temperature`` the last one of the held-out logits; ``settled`` the step after
         which log-weights were averaged.
         """
-        q = softmax(self._settled / self._summed) if self._summed else self.team.weights.probabilities()
+        logs = self._settled / self._summed if self._summed else self.team.weights.logs
+        q = np.asarray(softmax(logs))
         after = q if self.how.keep is None else selected(q, self.how.keep, self.how.handed_on)
         steps = int(self.draws.sum())
         means = np.divide(self._rewards, self._rewarded, out=np.full(len(q), math.nan), where=self._rewarded > 0)
