@@ -109,9 +109,11 @@ def test_only_the_drawn_teachers_weight_moves() -> None:
 
 def test_nothing_moves_while_rewards_are_only_watched() -> None:
     weights = Weights([1, 1, 1])
-    for _ in range(20):
-        weights.update(0, 1.0, 1.0)
+    for number in range(20):
+        weights.update(number % 3, float(number % 3), 1.0)
     assert weights.probabilities() == pytest.approx([1 / 3] * 3, abs=1e-12)
+    weights.update(2, 2.0, 1.0)
+    assert weights.probabilities()[2] > 0.4
 
 
 def top_probability(seed: int, naive: bool) -> float:
@@ -337,7 +339,7 @@ def test_rewards_on_unseen_examples_forgive_too_much_confidence(tokenizer) -> No
     how = {"unseen": True, "calibrated": True}
     weigher, student, _, held, said = scene(tokenizer, "all", torch.float64, **how)
     weigher._log_temperature = np.log(1.7)
-    mine, others = weigher._held_parts(4), weigher._held_parts(4, others=True)
+    mine, others = weigher._held_parts(4)
     rows, judged = (torch.cat([part.rows for part in parts]).numpy() for parts in (mine, others))
     assert sorted([*rows, *judged]) == list(range(24)) and len(rows) == len(judged) == 12
     assert {part.step for part in others} == {4}
@@ -429,21 +431,6 @@ def test_without_a_gradient_nothing_is_learnt(tokenizer) -> None:
         student.classifier.bias.data.copy_(torch.tensor(bias))
         weigher.before_step(RowAdamW([{"params": list(student.parameters())}]), parts, 100)
     assert weigher.skipped == 1 and weigher.team.weights.probabilities() != pytest.approx([1 / 3] * 3)
-
-
-def test_looking_ahead_measures_what_a_step_has_gained(tokenizer) -> None:
-    weigher, student, encoded, _, _ = scene(tokenizer, reward="lookahead")
-    optimizer = RowAdamW([{"params": list(student.parameters())}], lr=1e-3)
-    parts = list(step_batches(encoded, np.arange(32), 0, 1, 10**6))
-    weigher.before_step(optimizer, parts, 100)
-    before = weigher._loss(weigher._held_parts(0))
-    with torch.no_grad():
-        for parameter in student.parameters():
-            parameter.mul_(1.01)
-    weigher.after_step(optimizer, 1, 100)
-    k = weigher.team.drawn(0)
-    gained = before - weigher._loss(weigher._held_parts(0))
-    assert weigher._rewards[k] == pytest.approx(gained, rel=1e-6) and weigher._rewarded[k] == 1
 
 
 def test_the_student_learns_as_without_the_weigher_and_a_team_of_one_is_a_teacher(tokenizer) -> None:
@@ -852,9 +839,6 @@ def test_recipes_say_what_stages_cannot_be() -> None:
     ):
         with pytest.raises(ValidationError, match=match):
             Stage(name="s", **fields)
-    for how in ({"update": "all"}, {"parameters": "head"}, {"unseen": True}, {"calibrated": True}):
-        with pytest.raises(ValidationError, match="reward=lookahead"):
-            Learning(reward="lookahead", **how)
     with pytest.raises(ValidationError, match="combine=sample"):
         Team(combine="average", learning=Learning())
     assert kd().stages[0].team is None and skdbert().stages[0].team == Team()

@@ -46,7 +46,7 @@ class Learning(BaseModel):
 
     A teacher's reward is the alignment of its loss's gradient with the gradient of the labels' loss on held-out examples,
     ``<g_k, g_v> / ||g_v||``: by how much a step towards this teacher lowers the loss there (one step of look-ahead, in first
-    order). ``reward="lookahead"`` measures it instead: by how much the step that was made has lowered that loss.
+    order).
 
     With ``unseen`` the teachers' gradients are taken on as many other held-out examples, and not on the step's: a student that
     has learnt the step's by heart in earlier epochs is led away from them, to held-out ones, by whoever contradicts them.
@@ -66,7 +66,6 @@ class Learning(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     update: Literal["single", "reinforce", "all", "naive"] = "single"
-    reward: Literal["alignment", "lookahead"] = "alignment"
     unseen: bool = False
     """Whether teachers are judged on held-out examples, and not on the step's."""
     calibrated: bool = False
@@ -90,16 +89,6 @@ class Learning(BaseModel):
     nobody."""
     handed_on: Literal["proportional", "equal"] = "proportional"
     """How the weight of those that are dropped goes to the others."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> Learning:
-        others = (self.update == "all", self.parameters != "all", self.unseen, self.calibrated)
-        if self.reward == "lookahead" and any(others):
-            raise ValueError(
-                "reward=lookahead measures the step of the drawn teacher and all of the student; leave out update=all, "
-                "parameters, unseen and calibrated (set those two to false)"
-            )
-        return self
 
 
 class Team(BaseModel):

@@ -80,7 +80,6 @@ class Weigher:
         self._settled, self._summed = np.zeros(count), 0
         self.skipped = 0
         self._history: list[list[float]] = []
-        self._loss_before: float | None = None
 
     # ------------------------------------------------------------------------------------------- what the loop calls
 
@@ -88,25 +87,16 @@ class Weigher:
         return parameter_groups(lesson, weight_decay)
 
     def before_step(self, optimizer: RowAdamW, parts: list[Batch], total: int) -> None:
-        """Where the student stands, look which way each teacher leads; with ``lookahead``, only write down the loss."""
+        """Where the student stands, look which way each teacher leads."""
         number = parts[0].step
         self.draws[self.team.drawn(number)] += 1
         if number % self.how.every:
             return
-        held = self._held_parts(number)
-        judged = self._held_parts(number, others=True) if self.how.unseen else parts
-        optimizer.catch_up(_tokens([*held, *judged]) if self.how.unseen else _tokens(held), step=False)
-        if self.how.reward == "lookahead":
-            self._loss_before = self._loss(held)
-        else:
-            self._learn(self._alignments(held, judged), number, total)
+        held, others = self._held_parts(number)
+        optimizer.catch_up(_tokens([*held, *others]), step=False)
+        self._learn(self._alignments(held, others if self.how.unseen else parts), total)
 
     def after_step(self, optimizer: RowAdamW, step: int, total: int) -> bool:
-        if self._loss_before is not None:
-            held = self._held_parts(step - 1)
-            optimizer.catch_up(_tokens(held), step=False)
-            gained, self._loss_before = self._loss_before - self._loss(held), None
-            self._learn({self.team.drawn(step - 1): gained}, step - 1, total)
         if self.how.settled is not None and step > self.how.settled * total:
             self._settled, self._summed = self._settled + self.team.weights.logs, self._summed + 1
         if step % -(-total // SNAPSHOTS) == 0 or step == total:
@@ -164,7 +154,7 @@ class Weigher:
 
     # ------------------------------------------------------------------------------------------------------- rewards
 
-    def _learn(self, rewards: dict[int, float], number: int, total: int) -> None:
+    def _learn(self, rewards: dict[int, float], total: int) -> None:
         if not rewards or not all(map(math.isfinite, rewards.values())):
             self.skipped += 1
             return
@@ -185,23 +175,20 @@ class Weigher:
                 change = weights.update if how.update == "single" else weights.reinforce
                 change(drawn, reward, rate, shrink=how.shrink, watch=how.watch)
 
-    def _held_parts(self, number: int, *, others: bool = False) -> list[Batch]:
-        """This process's pieces of the held-out examples for a step: of those for the labels' gradient, or of the ``others``,
-        on which teachers are judged."""
+    def _held_parts(self, number: int) -> tuple[list[Batch], list[Batch]]:
+        """This process's pieces of a step's held-out examples: of those for the labels' gradient, and with ``unseen`` of the
+        others, on which teachers are judged."""
         generator = np.random.default_rng([*self._key, 0x3E16, number])
         asked = self.how.examples * (2 if self.how.unseen else 1)
         rows = generator.choice(len(self._held), min(asked, len(self._held)), replace=False)
-        if self.how.unseen:
-            half = -(-len(rows) // 2)
-            rows = rows[half:] if others else rows[:half]
-            if not len(rows):
-                return []
+        half = -(-len(rows) // 2) if self.how.unseen else len(rows)
+        return self._pieces(rows[:half], number), self._pieces(rows[half:], number)
+
+    def _pieces(self, rows: batches.Rows, number: int) -> list[Batch]:
+        if not len(rows):
+            return []
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
         return list(batches.step_batches(self._held.take(rows), rows, rank, world, self._max_tokens, number=number))
-
-    def _logits(self, part: Batch, *, exact: bool) -> Tensor:
-        with nullcontext() if exact else self._accelerator.autocast():
-            return anatomy.answers_of(self._student, part.inputs, part.asked)
 
     def _labels_loss(self, part: Batch, logits: Tensor) -> Tensor:
         return HardLabels().value(Comparison(Signals(logits), Signals(), part, self._kind, [], [], nn.ModuleDict()))
@@ -212,15 +199,6 @@ class Weigher:
         (first,) = torch.autograd.grad(self._labels_loss(part, logits.float() / place.exp()), place, create_graph=True)
         (second,) = torch.autograd.grad(first, place)
         return torch.stack([first.detach(), second])
-
-    @torch.no_grad()
-    def _loss(self, held: list[Batch]) -> float:
-        """Of the labels, on all held-out examples of a step; in full precision, which what one step gains may be as small as."""
-        self._student.eval()
-        pieces = [part.to(self._accelerator.device) for part in held]
-        total = sum(self._labels_loss(piece, self._logits(piece, exact=True)) for piece in pieces)
-        self._student.train()
-        return float(self._accelerator.reduce(torch.as_tensor(total), "sum"))
 
     def _alignments(self, held: list[Batch], judged: list[Batch]) -> dict[int, float]:
         """The rewards of the step's teacher, or with ``update="all"`` of all that can be drawn; none where there is no gradient.
@@ -240,7 +218,8 @@ class Weigher:
             for part in held:
                 piece = part.to(device)
                 # With fp16 small gradients would vanish, and the loss of the labels has no scaler here.
-                logits = self._logits(piece, exact=accelerator.mixed_precision == "fp16")
+                with nullcontext() if accelerator.mixed_precision == "fp16" else accelerator.autocast():
+                    logits = anatomy.answers_of(self._student, piece.inputs, piece.asked)
                 loss = self._labels_loss(piece, logits / math.exp(self._log_temperature))
                 if self._calibrated:
                     slopes += self._by_temperature(piece, logits.detach())
