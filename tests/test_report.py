@@ -171,7 +171,8 @@ def team(report: Report) -> Report:
         last | {"name": "distill", "discarded": False},
         last | {"name": "labels", "discarded": False},
     ]
-    return report | {"mapping": [], "team": {"members": members, "stages": [search, refine]}}
+    starts = {"search": search["start"], "refine": refine["start"], "distill": refine["next"]}
+    return report | {"mapping": [], "team": {"members": members, "starts": starts, "stages": [search, refine]}}
 
 
 @pytest.fixture
@@ -436,7 +437,7 @@ def test_ten_of_many_teachers_have_a_line_of_their_own(team: Report) -> None:
     shares = [(i + 1) / 105 for i in range(14)]
     record |= dict.fromkeys(("start", "probabilities", "next"), shares)
     record |= {"draws": [1] * 14, "reward": [None] * 14, "history": [[1, *shares], [9, *shares]]}
-    team["team"] = {"members": many, "stages": [record]}
+    team["team"] = {"members": many, "starts": {"search": shares}, "stages": [record]}
     found = section(team, "f1")
     assert found is not None
     assert [row.style for row in found.rows] == [None] * 4 + list(range(10))
@@ -469,11 +470,14 @@ def test_stages_whose_student_is_discarded_are_told_apart(team: Report) -> None:
 
 
 def test_page_of_a_team_that_was_not_weighed(team: Report) -> None:
-    team["team"]["stages"] = []
+    team["team"] |= {"stages": [], "starts": {"distill": [1 / 3, 1 / 2, 1 / 6]}}
     text = page(team)
-    assert "set beforehand" in text and ">66,955,010<" not in text and ">67.0\u00a0M<" in text
+    assert "set beforehand, and not learnt: seed0 0.333, seed1 0.500 and noise 0.167." in text
+    assert ">66,955,010<" not in text and ">67.0\u00a0M<" in text
     assert "dropped" not in text and "how often each teacher is drawn" not in text
-    assert "Team, weighed as set beforehand: `seed0`, `seed1`, `noise`." in card(team)
+    assert "Team, weighed as set beforehand: `seed1` 0.500, `seed0` 0.333, `noise` 0.167." in card(team)
+    team["team"]["starts"] = {"distill": [1 / 3] * 3}
+    assert "not learnt: all alike." in page(team)
 
 
 def test_page_without_a_team_does_not_speak_of_one(report: Report) -> None:

@@ -236,6 +236,7 @@ def test_a_search_that_is_killed_when_weights_have_moved_goes_on(
     """In the search and in what refines it; the student and all that was found are the same, to the bit."""
     settings = [f"stages.*.team.learning.{value}" for value in how]
     whole = search(teacher_folder, tmp_path / "whole", *settings)
+    assert any("has kept away from the examples on which their weights are learnt" in w for w in whole["warnings"])
     save, left = checkpoint.save, 0
     last: list[checkpoint.State] = []
 
@@ -329,6 +330,7 @@ def test_a_team_from_the_console(typed: dict) -> None:
         one["name"] for one in made["members"]
     ]
     assert [stage["updates"] for stage in report["team"]["stages"]] == [12, 8]
+    assert not any("kept away" in warning for warning in report["warnings"])
     assert [len(stage["history"]) for stage in report["team"]["stages"]] == [12, 8]
     code, out, err = console("team", "show", root / "team", "--json")
     assert code == 0 and json.loads(out) == made and not err

@@ -476,16 +476,15 @@ def train_team(
 def show_team(team: str | Sequence[str], *, quiet: bool = False, **data: Any) -> dict[str, Any]:
     """Compare teachers: scores on dev and on held-out training examples, agreement, diversity.
 
-    ``team`` is a folder of :func:`train_team`, or teachers by name, which need the data to be compared on. See
+    ``team`` is a folder of :func:`train_team`, whose data are taken but for what is said here, or teachers by name, which need
+    data to be compared on. See
     :func:`tutelage.members.diversity` for what is measured. ``not_kept_apart`` names teachers of which it is not known that they
     have not learnt from the held-out examples.
 
     Raises:
         TutelageError: for anything wrong with what was given.
     """
-    config = _data_config(data)
-    named = None if config == DataConfig() else config  # the team's own, where nothing is said
-    return members_of_team.show_team([team] if isinstance(team, str) else team, named, quiet=quiet)
+    return members_of_team.show_team([team] if isinstance(team, str) else team, _data_config(data), quiet=quiet)
 
 
 def chain(

@@ -23,7 +23,7 @@ from tutelage.methods.finetune import finetune
 from tutelage.preflight import predicted
 from tutelage.progress import Display
 from tutelage.runs import run
-from tutelage.students.build import Checkpoint, Copied, Fresh, load_config, resolve
+from tutelage.students.build import Checkpoint, Copied, Fresh, Pruned, load_config, resolve
 from tutelage.teachers.source import Source
 from tutelage.team import MANIFEST, Manifest, columns, is_store, left_out, manifest_of, members_in, short
 from tutelage.texts import (
@@ -159,7 +159,7 @@ def _slug(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-." else "_" for c in text.replace("=", "").replace(",", "-"))[:60]
 
 
-def show_team(team: Sequence[str], data_config: DataConfig | None, *, quiet: bool = False) -> dict[str, Any]:
+def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = False) -> dict[str, Any]:
     """See :func:`tutelage.api.show_team`."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -173,10 +173,11 @@ def show_team(team: Sequence[str], data_config: DataConfig | None, *, quiet: boo
             raise TutelageError(
                 f"{name!r} is a store, which has no predictions on other texts; name the teacher itself"
             )
-    if data_config is None:
+    if data_config.task is None and data_config.train is None:
         if len(team) != 1 or not (Path(team[0]) / MANIFEST).exists():
             raise TutelageError("there is nothing to compare teachers on; give --task NAME or --train FILE")
-        data_config = manifest_of(Path(team[0])).data
+        said = data_config.model_dump(exclude_defaults=True)
+        data_config = manifest_of(Path(team[0])).data.model_copy(update=said)
     accelerator, display = new_accelerator(), Display(quiet)
     with display:
         data = load_data(data_config)
@@ -203,7 +204,7 @@ def show_team(team: Sequence[str], data_config: DataConfig | None, *, quiet: boo
             model = source.model.to(accelerator.device)
             scores = {}
             for place, examples in where.items():
-                encoded = encoded_as(data.kind, examples, tokenizer, length, None)
+                encoded = encoded_as(data.kind, examples, tokenizer, length, data_config.stride)
                 logits = predicted(model, encoded, accelerator, display, f"{shown} on {place}")[:, places]
                 scores[place] = scores_of(data, logits, Texts(examples, encoded, None))
                 if place == part:
@@ -266,18 +267,20 @@ def chain(configs: Sequence[RunConfig], *, quiet: bool = False) -> list[dict[str
     Runs that are finished are not repeated, a stopped one goes on.
 
     Raises:
-        TutelageError: when one is to copy more layers than its teacher has, before any is trained; and as :func:`run`.
+        TutelageError: when one is to take a layer that its teacher does not have, before any is trained; and as :func:`run`.
     """
     depth = anatomy.shape_of(load_config(resolve(str(configs[0].teacher)))).layers
     for config in configs:
-        student = config.recipe.student
-        if isinstance(student, Copied) and student.source is None:
-            count = student.layers if isinstance(student.layers, int) else len(student.layers)
-            if count > depth:
+        student, last = config.recipe.student, 0
+        if isinstance(student, Checkpoint):
+            depth = anatomy.shape_of(load_config(resolve(student.name))).layers
+        elif isinstance(student, Copied | Fresh | Pruned):
+            named = (student.layers,) if isinstance(student.layers, int) else student.layers
+            if isinstance(student, Pruned) or (isinstance(student, Copied) and student.source is None):
+                last = max(named)
+            if last > depth:
                 raise TutelageError(
-                    f"{count} layers cannot be copied from {depth}; name the assistants from large to small"
+                    f"layer {last} cannot be taken from a teacher of {depth}; name the assistants from large to small"
                 )
-            depth = count
-        elif isinstance(student, Fresh):
-            depth = student.layers
+            depth = student.layers if isinstance(student.layers, int) else len(student.layers)
     return [run(config, resume=True, quiet=quiet) for config in configs]

@@ -263,7 +263,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
     if sketch:
         return setup
     if config.teacher_store is not None and teacher is not None:
-        _find_store(setup, display)
+        _find_store(setup, accelerator, display)
     student.to(accelerator.device)
     if teacher is not None:
         if not teacher.has_weights and _asks_teacher(setup):
@@ -359,8 +359,11 @@ def ask_teacher(setup: Setup, accelerator: Accelerator, display: Display) -> Non
         TutelageError: when they are no better than a constant answer.
     """
     assert setup.teacher is not None and setup.knowledge is not None
-    if setup.store is not None:
-        setup.teacher_logits |= setup.knowledge.evaluation(setup.store)
+    store = setup.store
+    if store is None and not setup.teacher.has_weights:  # of a store that is the first of a team
+        store, _ = setup.knowledge.open(Path(setup.teacher.name).parent, Needs(logits=True))
+    if store is not None:
+        setup.teacher_logits |= setup.knowledge.evaluation(store)
     for name, (_, encoded) in setup.knowledge.dev.items():
         if name not in setup.teacher_logits:
             model = setup.teacher.model.to(accelerator.device)
@@ -461,7 +464,7 @@ def release_teacher(setup: Setup) -> None:
         setup.teacher.release()
 
 
-def _find_store(setup: Setup, display: Display) -> None:
+def _find_store(setup: Setup, accelerator: Accelerator, display: Display) -> None:
     """Open the store that the run names, or one that fits; else decide what is to be written."""
     config = setup.config
     assert setup.knowledge is not None and config.teacher_store is not None
@@ -470,7 +473,7 @@ def _find_store(setup: Setup, display: Display) -> None:
         found = setup.knowledge.open(Path(config.teacher_store), needs)
     else:
         setup.to_write = setup.knowledge.scheme(needs, config.store_dtype)
-        fitting = setup.knowledge.fitting(setup.to_write, needs)
+        fitting = setup.knowledge.fitting(setup.to_write, needs, accelerator)
         if fitting is None:
             check_place(setup.knowledge.home(setup.to_write))  # what lies there did not fit: it is damaged
             return

@@ -114,6 +114,11 @@ class Stage(BaseModel):
             )
         if self.team.combine == "discounted" and "soft_labels" not in kinds:
             raise ValueError(f"stage {self.name!r} discounts soft labels, of which it has none; use combine=average")
+        if self.team.combine != "sample" and {"soft_labels", "logits_mse"} <= set(kinds):
+            raise ValueError(
+                f"stage {self.name!r} mixes its teachers for soft_labels and for logits_mse, which are not mixed alike; leave out "
+                "one of them"
+            )
         if self.team.learning is None:
             return self
         if self.forgetting is not None:

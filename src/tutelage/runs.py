@@ -121,6 +121,7 @@ def _train(
             stage, who, teacher_shape = baseline_stage(config, steps), "baseline", None
             model = baseline = setup.new_student(True)
         torch.manual_seed(config.seed)  # making a student has drawn numbers
+        release_teacher(setup)  # and may have loaded its teacher
         shape = anatomy.shape_of(compactors.config_of(model))  # of a resumed run, whose student is still to be merged
         objective = Objective(stage.objective, data.kind, shape, teacher_shape)
         inherit(objective, config.recipe.student)
@@ -293,7 +294,7 @@ def _report(
         "student_layers": student_shape.layers,
         "stages": [{**vars(log), "discarded": number < config.recipe.begins} for number, log in enumerate(logs)],
         "inherited": inherited(folder),
-        "team": None if setup.team is None else summary(setup.team, folder),
+        "team": None if setup.team is None else summary(setup, folder),
         "warnings": setup.warnings + doubts(folder),
         "environment": environment(accelerator, config.mixed_precision),
         "seed": config.seed,

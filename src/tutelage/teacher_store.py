@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock
 from torch import Tensor
 
@@ -75,21 +76,27 @@ class Knowledge:
             )
         return store, store.locate(self.ids, self.encoded)
 
-    def fitting(self, scheme: Scheme, needs: Needs) -> tuple[Store, Rows] | None:
-        """A store under :func:`root` that serves this run, the smallest of them."""
-        found: list[tuple[Store, Rows]] = []
+    def fitting(self, scheme: Scheme, needs: Needs, accelerator: Accelerator) -> tuple[Store, Rows] | None:
+        """A store under :func:`root` that serves this run, the smallest of them; every process gets the same, whatever other
+        runs are writing meanwhile."""
+        found = [self._smallest(scheme, needs) if accelerator.is_main_process else None]
+        (folder,) = broadcast_object_list(found)
+        return None if folder is None else self.open(folder, needs)
+
+    def _smallest(self, scheme: Scheme, needs: Needs) -> Path | None:
+        found: list[Store] = []
         home = self.home(scheme)
         others = {manifest.parent for manifest in root().glob("*/manifest.json")} - {home}
         for folder in [*sorted(others), home]:  # home last: another run may write it meanwhile
             if folder.suffix == ".partial":
                 continue
             try:
-                store, rows = self.open(folder, needs)
+                store, _ = self.open(folder, needs)
                 if store.scheme.dtype == scheme.dtype:
-                    found.append((store, rows))
+                    found.append(store)
             except TutelageError:
                 continue
-        return min(found, key=lambda pair: pair[0].manifest.bytes, default=None)
+        return min(found, key=lambda store: store.manifest.bytes).folder if found else None
 
     def home(self, scheme: Scheme) -> Path:
         """Where a store of this scheme belongs."""

@@ -30,14 +30,27 @@ from tutelage.report.team import dropped
 from tutelage.teacher_store import Knowledge, verified
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import KnownLogits, Teacher, predict
-from tutelage.teachers.team import DISTRIBUTION, Members, Resident, TeamTeacher, Weights, start_of
-from tutelage.texts import HEADS, Texts, constant_scores, encoded_as, fitted_tokenizer, rows_of, scores_of, unnamed
+from tutelage.teachers.team import DISTRIBUTION, Members, Numbers, Resident, TeamTeacher, Weights, start_of
+from tutelage.texts import (
+    HEADS,
+    Texts,
+    constant_scores,
+    encoded_as,
+    fitted_tokenizer,
+    label_names,
+    listed,
+    places_of,
+    rows_of,
+    scores_of,
+    unnamed,
+)
 from tutelage.training.weighing import Weigher
 
 MANIFEST = "team.json"
 """In a folder of ``tutelage team train``: who is in it."""
-MISNUMBERED = 0.10
-"""By how much a teacher may become better when its classes are exchanged before they are taken to be misnumbered."""
+MISNUMBERED, DEVIATIONS = 0.10, 3
+"""By how much a teacher may become better when its classes are exchanged before they are taken to be misnumbered; and by how many
+standard deviations of what one that answers at random gains by chance."""
 ENOUGH = 200
 """Held-out examples from which on it is looked for."""
 PARTED_BY = ("task", "train", "dev", "text", "text_pair", "label", "kind", "max_train")
@@ -231,7 +244,7 @@ def _asked(
     if is_store(name):
         stored = knowledge.open(Path(name), needs)
     elif config.teacher_store == "auto":
-        stored = knowledge.fitting(scheme, needs)
+        stored = knowledge.fitting(scheme, needs, accelerator)
     if stored is not None:
         logits |= knowledge.evaluation(verified(stored[0], display))
     for part, texts in dev.items():
@@ -278,17 +291,19 @@ def columns(data: Data, config: Any, name: str, given: tuple[str, ...]) -> list[
         if data.kind == "regression" and count != 1:
             raise TutelageError(f"the task is a regression, but the teacher {name!r} of the team has {count} labels")
         return list(range(wanted))
-    theirs = [str(config.id2label[i]).lower() for i in range(count)]
-    ours = [label.lower() for label in data.labels]
-    if unnamed(config) and count == len(given):
-        theirs = [label.lower() for label in given]
-    missing = [label for label in ours if label not in theirs]
-    if missing or len(set(ours)) < len(ours):
+    theirs = list(given) if unnamed(config) and count == len(given) else label_names(config)
+    places = places_of(data.labels, theirs)
+    if places is None:
+        more = [label for label in data.labels if label not in given]
         raise TutelageError(
-            f"the teacher {name!r} of the team does not know the label {(missing or ours)[0]!r}; use teachers fine-tuned on this "
-            "task, or correct id2label in its config.json"
+            f"the teacher {name!r} of the team knows the labels {listed(theirs)}, and would have to know {listed(data.labels)}; "
+            + (
+                f"give another as --teacher, or name another first: the first knows {listed(more)} beside the data's"
+                if more and places_of(given, theirs) is not None
+                else "use teachers fine-tuned on this task, or correct id2label in its config.json"
+            )
         )
-    return [theirs.index(label) for label in ours]
+    return places
 
 
 def _check_order(setup: Setup, logits: Tensor, name: str) -> None:
@@ -306,7 +321,8 @@ def _check_order(setup: Setup, logits: Tensor, name: str) -> None:
     theirs = linear_sum_assignment(-confusion)[1]
     # On the other half: with many classes some order fits any answers that it is fitted to.
     gained = (theirs[answers[1::2]] == labels[1::2]).mean() - (answers[1::2] == labels[1::2]).mean()
-    if gained <= MISNUMBERED:
+    # Of two classes at random: one is right where the other is wrong, and the difference varies as 1 / sqrt(n).
+    if gained <= max(MISNUMBERED, DEVIATIONS / len(known[1::2]) ** 0.5):
         return
     taken = [f"{data.labels[a]} for {data.labels[b]}" for a, b in enumerate(theirs) if a != b]
     line = (
@@ -343,10 +359,7 @@ def team_for(
     assert team is not None and stage.team is not None and setup.held is not None
     part = setup.part(stage)
     texts = setup.parts[part]
-    # A stage that is resumed at its very end has a record of its own already.
-    earlier = {stage.name for stage in config.recipe.stages[:index]}
-    before = [record for record in history(folder) if record["stage"] in earlier]
-    start = start_of(stage.team, team, data.metrics[0], before[-1]["next"] if before else None)
+    start = starts(setup, folder, index)[stage.name]
     teachers: list[Teacher]
     if objective.teacher_needs.running:
         teachers = _running(setup, texts, objective.teacher_needs, stage.team.resident, accelerator)
@@ -431,6 +444,20 @@ def settled(
         display.say(f"note: {line}")
 
 
+def starts(setup: Setup, folder: Path, last: int | None = None) -> dict[str, Numbers]:
+    """The distribution with which each stage with a team begins, up to the one numbered ``last``, or all that have been reached."""
+    assert setup.team is not None
+    records = {record["stage"]: record["next"] for record in history(folder)}
+    found: list[float] | None = None
+    begun: dict[str, Numbers] = {}
+    for stage in setup.config.recipe.stages[: None if last is None else last + 1]:
+        if stage.team is not None:
+            begun[stage.name] = start_of(stage.team, setup.team, setup.data.metrics[0], found)
+            # A stage that is resumed at its very end has a record of its own already, which is for later ones.
+            found = records.get(stage.name, found)
+    return begun
+
+
 def history(folder: Path) -> list[dict[str, Any]]:
     """What the stages of a run have found out about their team, in their order."""
     path = folder / DISTRIBUTION
@@ -454,8 +481,10 @@ def doubts(folder: Path) -> list[str]:
     return lines
 
 
-def summary(team: Members, folder: Path) -> dict[str, Any]:
-    """For the report: who was in the team, and how its distribution moved."""
+def summary(setup: Setup, folder: Path) -> dict[str, Any]:
+    """For the report: who was in the team, with which distribution each stage began, and how those moved that were learnt."""
+    team = setup.team
+    assert team is not None
     return {
         "members": [
             {
@@ -467,5 +496,6 @@ def summary(team: Members, folder: Path) -> dict[str, Any]:
             }
             for i, name in enumerate(team.names)
         ],
+        "starts": {stage: start.tolist() for stage, start in starts(setup, folder).items()},
         "stages": history(folder),
     }

@@ -114,14 +114,21 @@ def lead(report: Report) -> tuple[str, bool] | None:
     return Path(name).name if Path(name).is_absolute() else name, False
 
 
-def final(report: Report) -> tuple[list[tuple[str, float | None]], list[str]]:
-    """The teachers with their last probabilities, the largest first, and who was dropped; none where nothing was learnt."""
-    team = report.get("team") or {"members": [], "stages": []}
+def final(report: Report) -> tuple[list[tuple[str, float]], list[str]]:
+    """The teachers with their last probabilities, the largest first, and who was dropped."""
+    team = report.get("team")
+    if not team:
+        return [], []
     names = [one["name"] for one in team["members"]]
-    if not team["stages"]:
-        return [(name, None) for name in names], []
-    pairs = sorted(zip(names, team["stages"][-1]["next"], strict=True), key=lambda pair: -pair[1])
-    return [pair for pair in pairs if pair[1] > 0], [name for name, p in pairs if p == 0]
+    pairs = sorted(zip(names, _last(team), strict=True), key=lambda pair: -pair[1])
+    return [pair for pair in pairs if pair[1] > 0], [name for name, p in pairs if p == 0 and team["stages"]]
+
+
+def _last(team: Record) -> list[float]:
+    """The distribution by which the student that is kept was taught: learnt, or set beforehand."""
+    stage, start = [*team["starts"].items()][-1]
+    found: list[float] = next((record["next"] for record in team["stages"] if record["stage"] == stage), start)
+    return found
 
 
 def listed(names: Sequence[str]) -> str:
@@ -142,9 +149,12 @@ def stages(names: Sequence[str]) -> str:
 def _words(team: Record) -> str:
     members, records = team["members"], team["stages"]
     if not records:
+        last = _last(team)
+        alike = max(last) - min(last) < 1e-9
+        shares = [f"{one['name']} {share:.3f}" for one, share in zip(members, last, strict=True)]
         return (
-            f"The student learnt from these {len(members)} teachers. How much each of them counts was set beforehand, in "
-            "config.yaml, and not learnt."
+            f"The student learnt from these {len(members)} teachers. How much each of them counts was set beforehand, and not "
+            f"learnt: {'all alike' if alike else listed(shares)}."
         )
     names = [one["name"] for one in members]
     gone = {record["stage"]: dropped(record, names) for record in records}
