@@ -5,7 +5,8 @@
 A student of 3 layers x 384 with random weights takes whole optimiser steps on random words of MRPC's lengths. All predictions
 are known beforehand, as in a run. The sides take turns: ``one`` teacher, a ``team`` of ten of which each step draws one, and
 steps that also learn the distribution, from 32 or 64 held-out examples, by the gradients of all the student, of its two last
-layers and its head, or of its head. What whole phases cost is reckoned from these steps. Writes ``results/team.json`` and
+layers and its head, or of its head; and as the method ``autoskdbert`` does. What whole phases cost is reckoned from these
+steps. Writes ``results/team.json`` and
 ``docs/team_speed.md``, or where ``--out`` says and the page of that name.
 """
 
@@ -29,6 +30,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from tutelage import anatomy
 from tutelage.data import batches
 from tutelage.disk import write_text
+from tutelage.methods.autoskdbert import autoskdbert
 from tutelage.objectives.terms import HardLabels, Objective, SoftLabels
 from tutelage.teachers.teacher import KnownLogits, Teacher
 from tutelage.teachers.team import Learning, Team, TeamTeacher, Weights
@@ -144,18 +146,19 @@ def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, 
 
         return step
 
-    def searching(examples: int, parameters: Any) -> Callable[[int], None]:
-        how = Team(learning=Learning(examples=examples, parameters=parameters))
-        teacher, names = team(how), [f"teacher {i}" for i in range(MEMBERS)]
-        assert how.learning is not None
-        weigher = Weigher(how.learning, teacher, student, soft, held, [], "classification", accelerator, (0, 0), names)
+    def searching(how: Learning) -> Callable[[int], None]:
+        teacher, names = team(Team(learning=how)), [f"teacher {i}" for i in range(MEMBERS)]
+        said = [known() for _ in range(MEMBERS)]
+        weigher = Weigher(how, teacher, student, soft, held, said, "classification", accelerator, (0, 0), names)
         return stepper(teacher, weigher)
 
     found = {"one": stepper(known()), "team": stepper(team(Team()))}
     for parameters in PARAMETERS:
         for examples_held in EXAMPLES:
-            found[side(parameters, examples_held)] = searching(examples_held, parameters)
-    return found
+            found[side(parameters, examples_held)] = searching(Learning(examples=examples_held, parameters=parameters))
+    searched = autoskdbert().stages[0].team
+    assert searched is not None and searched.learning is not None
+    return {**found, "learning, as autoskdbert": searching(searched.learning)}
 
 
 def side(parameters: str | int, examples: int) -> str:
@@ -196,7 +199,8 @@ def page(results: dict[str, Any], out: Path) -> str:
         f"the sides in turn, medians of {settings['repeats']}. *one* is a single teacher whose predictions are known, *team* draws",
         f"one of {MEMBERS}; wanted is at most {LIMIT} of *one*. *learning* also updates the distribution at every step: by the",
         "gradients of all the student (`all`), of its two last layers and its head (`2`), or of its head (`head`), on 32 or 64",
-        "held-out examples.",
+        "held-out examples; *as autoskdbert* is what that method does: `all`, 64, teachers judged on 64 more instead of the",
+        "step's, and a temperature that is followed.",
         "",
         "| side | ms a step | least and most | in steps of one |",
         "|---|---|---|---|",

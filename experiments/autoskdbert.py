@@ -97,7 +97,7 @@ SEARCHED = ("phase1", "learned", "joint", "corrected", "reinforce")
 UPDATES: dict[str, Literal["all", "reinforce"]] = {"joint": "all", "reinforce": "reinforce"}
 """How weights are updated, where it is not one at a time."""
 OWN = {"unseen", "calibrated", "settled"}
-"""What the method's recipe sets and ``corrected`` learns with; the other arms keep to the published outline."""
+"""What the method's recipe sets and ``corrected`` learns with; the other arms do without."""
 
 
 def main() -> None:

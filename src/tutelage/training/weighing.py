@@ -244,9 +244,8 @@ class Weigher:
             asked = everybody if self.how.update == "all" else [self.team.drawn(judged[0].step)]
             teachers = self._answers if self.how.unseen else self.team.members
             rewards = torch.zeros(len(asked), device=device)
-            for part in judged:
-                piece = part.to(device)
-                logits, slope = self._slope(piece, used, norm)
+            pieces = [part.to(device) for part in judged]
+            for piece, (logits, slope) in zip(pieces, self._slopes(pieces, used, norm), strict=True):
                 for i, k in enumerate(asked):
                     taught = teachers[k].signals(piece)
                     leaf = logits.detach().requires_grad_()
@@ -265,19 +264,14 @@ class Weigher:
             self._log_temperature = min(max(moved, 0.0), math.log(HOTTEST))
 
     @torch.no_grad()
-    def _slope(self, part: Batch, gradient: dict[str, Tensor], norm: float) -> tuple[Tensor, Tensor]:
-        """The student's logits on a piece and their derivative along the gradient, both ``(answers, classes)``."""
-        own = dict(self._student.named_parameters())
+    def _slopes(self, parts: list[Batch], gradient: dict[str, Tensor], norm: float) -> list[tuple[Tensor, Tensor]]:
+        """The student's logits on each piece and their derivative along the gradient, both ``(answers, classes)``."""
+        own, sides = dict(self._student.named_parameters()), []
         step = STEP[next(iter(own.values())).dtype]
-        ahead, behind = (
-            functional_call(
-                _Answers(self._student),
-                {f"model.{name}": own[name] + g * (side * step / norm) for name, g in gradient.items()},
-                (part,),
-            )
-            for side in (1, -1)
-        )
-        return (ahead + behind) / 2, (ahead - behind) / (2 * step)
+        for side in (1, -1):
+            moved = {f"model.{name}": own[name] + g * (side * step / norm) for name, g in gradient.items()}
+            sides.append([functional_call(_Answers(self._student), moved, (part,)) for part in parts])
+        return [((a + b) / 2, (a - b) / (2 * step)) for a, b in zip(*sides, strict=True)]
 
     def _compared(self) -> dict[str, nn.Parameter]:
         """The parameters whose gradients are compared."""
