@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ class Knowledge:
     dev: dict[str, tuple[Sequence[str], Encoded]]
     """The parts of dev, on which only the teacher's predictions are wanted."""
 
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """Of the teacher's tokenizer: once, however many stores are looked at, for it takes a tenth of a second."""
+        return tokenizer_fingerprint(self.teacher.tokenizer)
+
     def scheme(self, needs: Needs, dtype: Dtype) -> Scheme:
         """The smallest scheme for these needs."""
         config = self.teacher.config
@@ -68,7 +74,7 @@ class Knowledge:
             TutelageError: when it does not.
         """
         store = Store(folder)
-        store.check(self.teacher.fingerprint, tokenizer_fingerprint(self.teacher.tokenizer), self.precision)
+        store.check(self.teacher.fingerprint, self.tokenizer_fingerprint, self.precision)
         lacking = store.scheme.lacks(needs)
         if lacking:
             raise TutelageError(
@@ -120,7 +126,7 @@ class Knowledge:
             "task": self.task,
             "teacher": self.teacher.name,
             "teacher_fingerprint": self.teacher.fingerprint,
-            "tokenizer_fingerprint": tokenizer_fingerprint(self.teacher.tokenizer),
+            "tokenizer_fingerprint": self.tokenizer_fingerprint,
             "precision": self.precision,
             "max_length": self.max_length,
         }

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.config import DataConfig, RunConfig, from_yaml
 from tutelage.data.examples import Data, Encoded, Examples
+from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.disk import write_text
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
@@ -149,8 +150,9 @@ def gather(setup: Setup, accelerator: Accelerator, display: Display) -> Members:
     tables: dict[str, list[Tensor]] = {part: [] for part in (*rows, *setup.dev)}
     read = setup.knowledge.encoded  # all teachers are asked for as many answers
     starts = np.concatenate([[0], np.cumsum(read.asked)])
+    known: dict[tuple[str, ...], Read] = {}
     for source, name, shown, kept in zip(sources, config.team, team.names, columns, strict=True):
-        found, dev = _asked(setup, source, name, shown, accelerator, display)
+        found, dev = _asked(setup, source, name, shown, known, accelerator, display)
         for part, wanted in rows.items():
             places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows_of(read, wanted)[0]])
             tables[part].append(found[torch.from_numpy(places)][:, kept])
@@ -216,20 +218,38 @@ def short(names: tuple[str, ...]) -> list[str]:
     return list(names)
 
 
+Read = tuple[Encoded, dict[str, Encoded]]
+"""All texts and the parts of dev, as a teacher reads them."""
+
+
+def _read(setup: Setup, source: Source, limit: int, known: dict[tuple[str, ...], Read]) -> Read:
+    """What a teacher reads; ``known`` are those of others, by what their tokenizers do."""
+    assert setup.everything is not None
+    tokenizer = fitted_tokenizer(source.tokenizer, source.outline)
+    key = (tokenizer_fingerprint(tokenizer), tokenizer.truncation_side, *tokenizer.model_input_names, str(limit))
+    if key not in known:
+
+        def read(examples: Examples) -> Encoded:
+            return encoded_as(setup.data.kind, examples, tokenizer, limit, setup.config.data.stride)
+
+        known[key] = read(setup.everything), {part: read(texts.examples) for part, texts in setup.dev.items()}
+    return known[key]
+
+
 def _asked(
-    setup: Setup, source: Source, name: str, shown: str, accelerator: Accelerator, display: Display
+    setup: Setup,
+    source: Source,
+    name: str,
+    shown: str,
+    read: dict[tuple[str, ...], Read],
+    accelerator: Accelerator,
+    display: Display,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One teacher's logits on all texts and on the parts of dev, in its own columns."""
+    """One teacher's logits on all texts and on the parts of dev, in its own columns; ``read`` as :func:`_read` has it."""
     config, data, every, known = setup.config, setup.data, setup.everything, setup.knowledge
     assert every is not None and known is not None
-    tokenizer = fitted_tokenizer(source.tokenizer, source.outline)
     limit = min(known.max_length, anatomy.max_length(source.config))
-
-    def read(examples: Examples) -> Encoded:
-        return encoded_as(data.kind, examples, tokenizer, limit, config.data.stride)
-
-    encoded = read(every)
-    dev = {part: read(texts.examples) for part, texts in setup.dev.items()}
+    encoded, dev = _read(setup, source, limit, read)
     for ours, theirs in ((known.encoded, encoded), *((t.teacher or t.student, dev[p]) for p, t in setup.dev.items())):
         if ours.targets is not None and not np.array_equal(ours.asked, theirs.asked):
             raise TutelageError(

@@ -268,9 +268,19 @@ class Weigher:
         """The student's logits on each piece and their derivative along the gradient, both ``(answers, classes)``."""
         own, sides = dict(self._student.named_parameters()), []
         step = STEP[next(iter(own.values())).dtype]
-        for side in (1, -1):
-            moved = {f"model.{name}": own[name] + g * (side * step / norm) for name, g in gradient.items()}
-            sides.append([functional_call(_Answers(self._student), moved, (part,)) for part in parts])
+        # Of an embedding table a few rows have a gradient; those are moved where they are, which copies no table.
+        rows = {name: (g.coalesce().indices()[0], g.coalesce().values()) for name, g in gradient.items() if g.is_sparse}
+        before = {name: own[name][places] for name, (places, _) in rows.items()}
+        try:
+            for side in (1, -1):
+                far = side * step / norm
+                for name, (places, values) in rows.items():
+                    own[name][places] = before[name] + values * far
+                moved = {f"model.{name}": own[name] + g * far for name, g in gradient.items() if name not in rows}
+                sides.append([functional_call(_Answers(self._student), moved, (part,)) for part in parts])
+        finally:
+            for name, (places, _) in rows.items():
+                own[name][places] = before[name]
         return [((a + b) / 2, (a - b) / (2 * step)) for a, b in zip(*sides, strict=True)]
 
     def _compared(self) -> dict[str, nn.Parameter]:
