@@ -448,7 +448,12 @@ def main() -> None:
         "",
         f"Made by `{result['command']}`: TinyBERT's algorithm as its authors' code goes about it,",
     ]
-    head += ["and one thing more done better in each row (see the benchmark's docstring).", ""]
+    where = result["environment"]
+    head += [
+        f"and one thing more done better in each row (see the benchmark's docstring), on {where['device']} with {where['threads']} "
+        "thread(s).",
+        "",
+    ]
     write_text(Path("docs/augment_speed.md"), "\n".join([*head, *table(rows), "", said, ""]))
 
 

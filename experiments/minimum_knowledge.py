@@ -37,7 +37,7 @@ from tutelage.students.build import Checkpoint, Copied
 from tutelage.teachers.source import Source
 
 TOP = 5
-"""Ten twelfths of the teacher's six layers, the paper's safe choice."""
+"""Ten twelfths of the teacher's six layers, as in the method's recipe."""
 AMOUNTS = (
     "1l_10t_0.1h",
     "1l_1t_1h",
@@ -177,8 +177,8 @@ def main() -> None:
         )
     if parts > 1:
         return
-    names = ("tasks", "seeds", "hidden_epochs", "prediction_epochs", "teacher_epochs", "lr", "mixed_precision", "full")
-    settings = {name: vars(arguments)[name] for name in names}
+    names = ("tasks", "arms", "seeds", "hidden_epochs", "prediction_epochs", "teacher_epochs", "lr", "mixed_precision")
+    settings = {name: vars(arguments)[name] for name in (*names, "full")}
     results = {"settings": settings, "teachers": teachers, "runs": runs}
     write_text(Path(arguments.out), json.dumps(results, indent=1) + "\n")
     write_text(Path("docs/minimum_knowledge.md"), document(results))
