@@ -178,6 +178,36 @@ def test_closing_leaves_the_model_as_it_was(tmp_path) -> None:
     assert "tutelage" not in (tmp_path / "config.json").read_text()
 
 
+def test_bfloat16_attention_on_a_cpu_goes_back_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients are those of the model in float32, but for rounding; without gradients nothing is widened."""
+    from tutelage.knowledge import signals
+
+    seen = []
+    kernel = signals.sdpa_attention_forward
+
+    def watched(module, query, *rest, **more):
+        seen.append(query.dtype)
+        return kernel(module, query, *rest, **more)
+
+    monkeypatch.setattr(signals, "sdpa_attention_forward", watched)
+    model = tiny_model("bert", spread=1.0).eval()  # no dropout, for which PyTorch has another kernel
+    inputs, weight = inputs_for(model), model.bert.encoder.layer[1].attention.self.query.weight
+    tap = Tap(model, Needs(logits=True))
+    found = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = tap(inputs).logits
+        assert logits is not None
+        found.append(torch.autograd.grad(logits.float().square().sum(), weight)[0])
+    assert seen == [torch.float32] * 2 * LAYERS
+    assert (found[0] - found[1]).norm() < 0.1 * found[0].norm()
+    seen.clear()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        tap(inputs)
+    assert seen == [torch.bfloat16] * LAYERS
+    tap.close()
+
+
 def test_attention_with_dropout_builds_no_whole_map(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block of queries at a time: the kernel's values and gradients, and no (heads, length, length) tensor."""
     from torch.nn.functional import scaled_dot_product_attention
