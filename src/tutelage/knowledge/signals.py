@@ -18,6 +18,8 @@ from tutelage.knowledge.selection import Cut, Neurons, Score, Selected, Tokens, 
 
 BLOCK = 128
 """Queries at a time where attention with dropout has no fused kernel."""
+SHORT = 128
+"""Tokens up to which attention in bfloat16 goes back in float32 on a CPU; at 512 that is no faster (benchmarks/attention.py)."""
 
 
 @dataclass(frozen=True)
@@ -200,16 +202,12 @@ def _tapped_attention(
         Tap._reading._see_attention(query, key, scaling, bool(module.is_causal))
     if kwargs.get("dropout") and query.device.type == "cpu" and query.shape[2] > BLOCK and not module.is_causal:
         return _blockwise(query, key, value, attention_mask, kwargs["dropout"], kwargs.get("scaling")), None
-    if (
-        query.dtype is torch.bfloat16
-        and query.device.type == "cpu"
-        and query.requires_grad
-        and not kwargs.get("dropout")
-    ):
-        # Back through short texts PyTorch's fused CPU kernel is five times as slow as in float32, and never faster.
-        mask = (
-            attention_mask if attention_mask is None or attention_mask.dtype is torch.bool else attention_mask.float()
-        )
+    half = query.dtype is torch.bfloat16 and query.device.type == "cpu"
+    if half and query.requires_grad and query.shape[2] <= SHORT and not kwargs.get("dropout"):
+        # Back through short texts PyTorch's fused CPU kernel is up to six times as slow as in float32.
+        mask = attention_mask
+        if mask is not None and mask.dtype is not torch.bool:
+            mask = mask.float()
         with torch.autocast("cpu", enabled=False):
             exact = (query.float(), key.float(), value.float())
             return sdpa_attention_forward(module, *exact, mask, **kwargs)[0].to(query.dtype), None
