@@ -321,10 +321,10 @@ def page(results: dict[str, Any], out: str) -> str:
     rates = ", ".join(f"{rate_of(task, settings['lr']):g} ({task})" for task in settings["tasks"].split(","))
     lines += paragraph(
         f"""Made by `python experiments/autoskdbert.py --data-dir path/to/glue --clinc path/to/data_full.json{changed}` from
-        `{out}`. Teachers: MiniLM (6 layers x 384), fine-tuned for {settings["teacher_epochs"]} epochs in
+        `{out}`. Teachers: MiniLM (6 layers x 384), fine-tuned for {counted(settings["teacher_epochs"])} in
         different ways. Student: layers 1, 4 and 6 of MiniLM itself, its start the same in all arms; at most
-        {settings["max_train"]:,} training texts. Last stage: {settings["epochs"]} epochs, batches of {settings["batch"]}, peak rate
-        {rates}, the same texts; 0.7 of the loss the teacher's at temperature 2, 0.3 the labels'. Each phase of
+        {settings["max_train"]:,} training texts. Last stage: {counted(settings["epochs"])}, batches of {settings["batch"]}, peak
+        rate {rates}, the same texts; 0.7 of the loss the teacher's at temperature 2, 0.3 the labels'. Each phase of
         learning a distribution has {settings["updates"]:,} updates more, each by {settings["held"]} held-out examples of
         train, comparing gradients of {gradients(settings["parameters"])}. Checkpoints are chosen on a tenth of train, scores
         are on dev. Mean and half of the 95 % t-interval over seeds; differences are paired by seed. The interval is about
@@ -336,6 +336,10 @@ def page(results: dict[str, Any], out: str) -> str:
         if runs:
             lines += about(task, team, runs, settings["arms"].split(","))
     return "\n".join(lines)
+
+
+def counted(epochs: int) -> str:
+    return f"{epochs} epoch{'s' if epochs > 1 else ''}"
 
 
 def gradients(parameters: str) -> str:
