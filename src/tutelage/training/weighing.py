@@ -232,7 +232,8 @@ class Weigher:
                     accelerator.reduce(torch.zeros_like(p) if g is None else g, "sum")
                     for g, p in zip(sums, parameters, strict=True)
                 ]
-            used = {name: g for name, g in zip(names, sums, strict=True) if g is not None}
+            pairs = zip(names, sums, strict=True)
+            used = {name: g.coalesce() if g.is_sparse else g for name, g in pairs if g is not None}
             length = torch.stack([_values(g).square().sum() for g in used.values()]).sum().sqrt()
             norm, *changes = torch.cat([length[None], accelerator.reduce(slopes, "sum")]).tolist()
             if self._calibrated:
@@ -269,7 +270,7 @@ class Weigher:
         own, sides = dict(self._student.named_parameters()), []
         step = STEP[next(iter(own.values())).dtype]
         # Of an embedding table a few rows have a gradient; those are moved where they are, which copies no table.
-        rows = {name: (g.coalesce().indices()[0], g.coalesce().values()) for name, g in gradient.items() if g.is_sparse}
+        rows = {name: (g.indices()[0], g.values()) for name, g in gradient.items() if g.is_sparse}
         before = {name: own[name][places] for name, (places, _) in rows.items()}
         try:
             for side in (1, -1):
@@ -309,7 +310,7 @@ class _Answers(nn.Module):
 
 def _values(gradient: Tensor) -> Tensor:
     """Of an embedding's gradient the rows that there are."""
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
+    return gradient.values() if gradient.is_sparse else gradient
 
 
 def _tokens(parts: list[Batch]) -> Tensor:
