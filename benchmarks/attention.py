@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tutelage.disk import write_text
+from tutelage.artifacts import write_text
 
 SHAPES = ((64, 14, 12, 32), (32, 40, 12, 32), (32, 128, 12, 32), (32, 128, 12, 64), (4, 512, 12, 64))
 """Texts, tokens, heads and the width of a head."""

@@ -37,13 +37,15 @@ from torch import nn
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.data.augmentation import STOP_WORDS, Augmentation, Candidates, propose, variants
+from tutelage.artifacts import write_text
+from tutelage.data.augmentation.candidates import Candidates
+from tutelage.data.augmentation.propose import STOP_WORDS, propose
+from tutelage.data.augmentation.variants import Augmentation, variants
+from tutelage.data.augmentation.wordvectors import WordVectors
 from tutelage.data.examples import Examples
-from tutelage.data.tasks import load_glue
-from tutelage.data.wordvectors import WordVectors
-from tutelage.demo import pretrained
-from tutelage.disk import write_text
+from tutelage.data.readers.glue import load_glue
 from tutelage.evaluation.speed import flops
+from tutelage.studies.demo import pretrained
 
 K = 15
 VECTORS = (100_000, 300)

@@ -1,12 +1,12 @@
 """How fast general distillation is: tokens a second and its share of what its operations need, beside plain pretraining.
 
-    python benchmarks/general.py --corpus corpus/
+    python benchmarks/corpus.py --corpus corpus/
 
 Three ways to train the same student on the same instances of a corpus: TinyBERT's general stage (embeddings, hidden states,
 attention scores), DistilBERT's (masked words, soft labels, cosine) and masked language modelling without a teacher. A round
 times some optimiser steps of each in turn, through the toolkit's own loop. The floor is the time that the matrix products of a
 step would take at the speed of the largest product measured in the same run: student forwards and twice that backwards, the
-teacher as far as it is read, the head at the masked words. Writes ``results/general.json`` and ``docs/general_speed.md``.
+teacher as far as it is read, the head at the masked words. Writes ``results/corpus.json`` and ``docs/general_speed.md``.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ import torch
 from offline import matmul_peak
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
-from tutelage import general
-from tutelage.config import RunConfig
-from tutelage.data.corpus import Corpus
+from tutelage.artifacts import write_text
+from tutelage.data.corpus.reading import Corpus
 from tutelage.data.masking import Masking
-from tutelage.disk import write_text
 from tutelage.methods.distilbert import distilbert_general
 from tutelage.methods.pretrain import pretrain
 from tutelage.methods.tinybert import tinybert
-from tutelage.recipe import Instances, Recipe
-from tutelage.students.build import Fresh
+from tutelage.recipes.config import RunConfig
+from tutelage.recipes.recipe import Instances, Recipe
+from tutelage.run import corpus
+from tutelage.run.workspace import new_accelerator
+from tutelage.students.specs import Fresh
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import loop
-from tutelage.workspace import new_accelerator
 
 PAIRS = {
     "4 x 312 of BERT-base": (BertConfig(), Fresh(layers=4, hidden=312, intermediate=1200, heads=12)),
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mixed-precision", default="bf16", choices=["no", "bf16", "fp16"])
-    parser.add_argument("--out", default="results/general.json")
+    parser.add_argument("--out", default="results/corpus.json")
     arguments = parser.parse_args()
     work, corpus = Path(arguments.work), Corpus(arguments.corpus)
     peak = matmul_peak(arguments.mixed_precision)
@@ -100,7 +100,7 @@ def main() -> None:
                 mixed_precision=arguments.mixed_precision,
             )
             accelerator = new_accelerator(arguments.mixed_precision)
-            scenes[name] = general.prepare(config, accelerator), accelerator
+            scenes[name] = corpus.prepare(config, accelerator), accelerator
         rates: dict[str, list[float]] = {name: [] for name in scenes}
         for turn in range(arguments.rounds + 1):
             for name, (setup, accelerator) in scenes.items():
@@ -110,7 +110,7 @@ def main() -> None:
         plain = rates["masked words alone"]
         for name, (setup, _) in scenes.items():
             stage = setup.config.recipe.stages[0]
-            per_token = general.step_flops(setup, stage) / float(setup.feeds[0].lengths(0).mean())
+            per_token = corpus.step_flops(setup, stage) / float(setup.feeds[0].lengths(0).mean())
             rate = median(rates[name])
             entries.append(
                 {
@@ -134,17 +134,17 @@ def main() -> None:
     write_text(Path("docs/general_speed.md"), page(result))
 
 
-def measured(setup: general.Setup, accelerator: Any) -> float:
+def measured(setup: corpus.Setup, accelerator: Any) -> float:
     """Tokens a second of one short training."""
     stage = setup.config.recipe.stages[0]
-    objective = general.objective_of(setup, stage).to(accelerator.device)
+    objective = corpus.objective_of(setup, stage).to(accelerator.device)
     teacher = None
     if setup.teacher is not None:
         teacher = LiveTeacher(setup.teacher.model.to(accelerator.device), objective.teacher_needs, None, accelerator)
     lesson = loop.Lesson(setup.student, objective)
     marks: list[tuple[float, int]] = []
 
-    class Clocked(general.Drawn):
+    class Clocked(corpus.Drawn):
         """The feed, noting when a step is read: the first step's warm-up stays out."""
 
         def read(self, epoch: int, rows: Any) -> Any:
@@ -169,7 +169,7 @@ def page(result: dict[str, Any]) -> str:
     lines = [
         "# Speed of the general stage",
         "",
-        f"Made by `python benchmarks/general.py --corpus corpus/` on {result['device']}, {settings['mixed_precision']}: steps of",
+        f"Made by `python benchmarks/corpus.py --corpus corpus/` on {result['device']}, {settings['mixed_precision']}: steps of",
         f"{settings['batch']} segments of at most {settings['length']} tokens. *Share of peak* is the step's matrix products over",
         f"what the machine does in one large product ({result['peak_gflop_per_second']:,.0f} GFLOP/s here); *against plain* is the",
         "speed against training the same student on masked words without a teacher, in the same round. DistilBERT's cosine, which",

@@ -46,20 +46,26 @@ import transformers
 from accelerate import Accelerator
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from tutelage import anatomy
+from tutelage import anatomy, progress
+from tutelage.artifacts import write_text
 from tutelage.data import batches
 from tutelage.data.examples import Encoded, Examples, encode
-from tutelage.data.tasks import load_glue
+from tutelage.data.readers.glue import load_glue
 from tutelage.data.tokenizers import load_tokenizer
-from tutelage.demo import pretrained
-from tutelage.disk import write_text
 from tutelage.evaluation.speed import flops
-from tutelage.knowledge.signals import Needs
-from tutelage.knowledge.store import Scheme, Store
-from tutelage.objectives.terms import AnyTerm, HardLabels, HiddenKnowledge, Objective
-from tutelage.recipe import Stage
-from tutelage.students.build import Copied, Fresh, Pruned, Student, build, load_model
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.store.reading import Store
+from tutelage.knowledge.store.scheme import Scheme
+from tutelage.objectives.hidden_knowledge import HiddenKnowledge
+from tutelage.objectives.objective import Objective
+from tutelage.objectives.predictions import HardLabels
+from tutelage.objectives.terms import AnyTerm
+from tutelage.recipes.recipe import Stage
+from tutelage.students.build import build
+from tutelage.students.load import load_model
 from tutelage.students.pruned import Scores
+from tutelage.students.specs import Copied, Fresh, Pruned, Student
+from tutelage.studies.demo import pretrained
 from tutelage.teachers.stored import StoredTeacher, write_store
 from tutelage.teachers.teacher import LiveTeacher, Teacher
 from tutelage.training import loop
@@ -216,7 +222,7 @@ def seconds_a_step(scene: Scene, side: str, steps: int, student: PreTrainedModel
     )
     marks: list[tuple[int, float]] = []
 
-    def mark(event: loop.Event) -> None:
+    def mark(event: progress.Event) -> None:
         synchronize()
         marks.append((event.step, time.perf_counter()))
         loop.LOG_SECONDS = math.inf
@@ -240,7 +246,7 @@ def synchronize() -> None:
 def peak_memory(scene: Scene, side: str) -> float:
     """MB that two steps of a side take at their peak, in a process of its own: on a GPU there, else of resident memory."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tutelage.runs", "transformers.models.bert.modeling_bert"])
+    context.set_forkserver_preload(["tutelage.run.run", "transformers.models.bert.modeling_bert"])
     with ProcessPoolExecutor(1, context) as pool:
         return pool.submit(_peak_memory, replace(scene), side).result()
 

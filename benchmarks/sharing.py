@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from tutelage.disk import write_text
+from tutelage.artifacts import write_text
 from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
 from tutelage.training.optimizer import RowAdamW, parameter_groups
 

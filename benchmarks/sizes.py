@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from tutelage.disk import write_text
+from tutelage.artifacts import write_text
 from tutelage.evaluation import speed
 from tutelage.students.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 

@@ -42,14 +42,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tutelage import anatomy
 from tutelage.data import batches
 from tutelage.data.examples import Encoded, Examples, encode
-from tutelage.data.tasks import load_glue
+from tutelage.data.labels import label_settings
+from tutelage.data.readers.glue import load_glue
 from tutelage.data.tokenizers import load_tokenizer
-from tutelage.demo import pretrained
-from tutelage.objectives.terms import AttentionScores, Embeddings, HardLabels, Hidden, Objective, SoftLabels
-from tutelage.recipe import Stage
-from tutelage.students.build import Fresh, from_sizes, load_model
+from tutelage.objectives.attention import AttentionScores
+from tutelage.objectives.hidden import Embeddings, Hidden
+from tutelage.objectives.objective import Objective
+from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.recipes.recipe import Stage
+from tutelage.students.fresh import from_sizes
+from tutelage.students.load import load_model
+from tutelage.students.specs import Fresh
+from tutelage.studies.demo import pretrained
 from tutelage.teachers.teacher import LiveTeacher
-from tutelage.texts import label_settings
 from tutelage.training import loop
 from tutelage.training.optimizer import RowAdamW, parameter_groups
 

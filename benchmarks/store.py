@@ -31,14 +31,18 @@ import torch
 from offline import write_section
 
 from tutelage.anatomy import Shape
-from tutelage.data.batches import Batch, Rows, Totals
+from tutelage.artifacts import write_text
+from tutelage.data.batches import Batch, Totals
 from tutelage.data.draws import hashes, mixed
-from tutelage.disk import write_text
-from tutelage.knowledge import store as stores
+from tutelage.data.examples import Rows
+from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.selection import Selected
-from tutelage.knowledge.signals import Needs, Signals
-from tutelage.knowledge.store import Contents, Scheme, Store
-from tutelage.objectives.terms import HiddenKnowledge
+from tutelage.knowledge.signals import Signals
+from tutelage.knowledge.store import reading, writing
+from tutelage.knowledge.store.reading import Store
+from tutelage.knowledge.store.records import Contents
+from tutelage.knowledge.store.scheme import Scheme
+from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.teachers.stored import StoredTeacher
 
 BERT_BASE = Shape("bert", 12, 768, 12, 3072, 30522)
@@ -83,7 +87,7 @@ def taken(contents: Contents, rows: Rows) -> Contents:
 
 
 def index_of(ids: list[str]) -> npt.NDArray[Any]:
-    index = np.empty(len(ids), dtype=stores.INDEX)
+    index = np.empty(len(ids), dtype=reading.INDEX)
     index["id"], index["key"], index["length"] = hashes(ids), mixed(np.arange(len(ids))), LENGTH
     return index
 
@@ -101,7 +105,7 @@ def measure(count: int, folder: Path, contents: Contents) -> dict[str, float]:
     about = {"task": "invented", "teacher": "none", "precision": "no", "max_length": 128}
     about |= {"teacher_fingerprint": "0" * 16, "tokenizer_fingerprint": "0" * 16}
     wrote, _ = timed(
-        lambda: stores.write(
+        lambda: writing.write(
             folder, SCHEME, index, lambda rows: taken(contents, rows), about, {}, lambda place: place.mkdir()
         )
     )

@@ -28,15 +28,17 @@ from offline import make_texts, synchronize
 from transformers import BertConfig, BertForSequenceClassification
 
 from tutelage import anatomy
+from tutelage.artifacts import write_text
 from tutelage.data import batches
-from tutelage.disk import write_text
+from tutelage.mechanisms.team import Learning, Team
+from tutelage.mechanisms.weigher import Weigher
 from tutelage.methods.autoskdbert import autoskdbert
-from tutelage.objectives.terms import HardLabels, Objective, SoftLabels
+from tutelage.objectives.objective import Objective
+from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.teachers.teacher import KnownLogits, Teacher
-from tutelage.teachers.team import Learning, Team, TeamTeacher, Weights
+from tutelage.teachers.team import TeamTeacher, Weights
 from tutelage.training.loop import Lesson
 from tutelage.training.optimizer import RowAdamW, parameter_groups
-from tutelage.training.weighing import Weigher
 
 LIMIT = 1.05
 """A step with a team in steps with one teacher."""

@@ -27,11 +27,12 @@ import torch.nn.functional as F
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.disk import write_text
+from tutelage.artifacts import write_text
 from tutelage.evaluation.speed import encoder_flops
-from tutelage.students import compactors
-from tutelage.students.build import Inherited
-from tutelage.training.forgetting import Forgetter, Forgetting
+from tutelage.mechanisms.forgetter import Forgetter
+from tutelage.mechanisms.forgetting import Forgetting
+from tutelage.students.compactors import compaction
+from tutelage.students.specs import Inherited
 from tutelage.training.optimizer import RowAdamW, parameter_groups
 
 LENGTH, ASKED = 128, 0.15
@@ -50,17 +51,17 @@ def network(what: str, layers: int) -> tuple[PreTrainedModel, Any]:
     model = BertForMaskedLM(BertConfig(num_hidden_layers=layers)).train()
     if kind == "teacher":
         return model, None
-    compaction = compactors.wrap(model, Inherited(hidden=int(width)))
+    wrapped = compaction.wrap(model, Inherited(hidden=int(width)))
     forgetter = Forgetter(Forgetting(), model)
     forgetter.mask(8 if kind == "whole" else 16)
     if kind != "whole":
-        for group in compaction:
+        for group in wrapped:
             for member in group.members:
                 member.matrix.data[group.gone] = 0
     if kind == "cut":
-        compaction.cut(model)
+        wrapped.cut(model)
     if kind == "student":
-        compaction.merge(model)
+        wrapped.merge(model)
     return model, forgetter if kind == "whole" else None
 
 

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from glue import carry_out, shown, write
 
-from tutelage.config import DataConfig, RunConfig
-from tutelage.demo import pretrained
+from tutelage.data.config import DataConfig
 from tutelage.methods import METHODS
 from tutelage.methods.finetune import finetune
-from tutelage.students.build import Checkpoint, Copied
+from tutelage.recipes.config import RunConfig
+from tutelage.students.specs import Checkpoint, Copied
+from tutelage.studies.demo import pretrained
 
 METHODS_TRIED = ("finetune", "kd", "distilbert")
 

@@ -41,16 +41,17 @@ from glue import flags, mine, paragraph, report_of, shown, verdict, write
 from pydantic import ValidationError
 
 from tutelage import api
-from tutelage.config import DataConfig, RunConfig
-from tutelage.demo import pretrained
-from tutelage.members import member_of
+from tutelage.data.config import DataConfig
+from tutelage.mechanisms.team import Learning, Team
 from tutelage.methods.autoskdbert import autoskdbert, ensemble, skdbert
 from tutelage.methods.finetune import finetune
 from tutelage.methods.kd import kd
-from tutelage.recipe import Recipe
-from tutelage.students.build import Copied
-from tutelage.teachers.team import Learning, Team
-from tutelage.team import NEAR_CONSTANT, members_in
+from tutelage.recipes.config import RunConfig
+from tutelage.recipes.recipe import Recipe
+from tutelage.run.team import NEAR_CONSTANT, members_in
+from tutelage.students.specs import Copied
+from tutelage.studies.demo import pretrained
+from tutelage.studies.teams import member_of
 
 RATES = {"clinc150": 3e-4}
 """Peak rates of teachers and students, where it is not 1e-4: 150 classes are hardly begun after four epochs of that."""

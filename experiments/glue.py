@@ -23,14 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.ablation import interval
-from tutelage.config import DataConfig, RunConfig
-from tutelage.demo import pretrained
+from tutelage.data.config import DataConfig
 from tutelage.methods import METHODS
 from tutelage.methods.finetune import finetune
-from tutelage.recipe import Recipe
-from tutelage.runs import run
-from tutelage.students.build import Checkpoint, Copied
+from tutelage.recipes.config import RunConfig
+from tutelage.recipes.recipe import Recipe
+from tutelage.run.run import run
+from tutelage.students.specs import Checkpoint, Copied
+from tutelage.studies.ablation import interval
+from tutelage.studies.demo import pretrained
 
 METHOD_NAMES = ("finetune", "kd", "pkd", "distilbert", "tinybert")
 ROWS = {"sst2": 8000}

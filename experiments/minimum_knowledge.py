@@ -24,16 +24,20 @@ import numpy as np
 from glue import ROWS, carry_out, shown
 from glue import write as write_text
 
-from tutelage.ablation import interval
-from tutelage.config import DataConfig, RunConfig
-from tutelage.demo import pretrained
-from tutelage.knowledge.store import Scheme, Store
+from tutelage.data.config import DataConfig
+from tutelage.knowledge.store.reading import Store
+from tutelage.knowledge.store.scheme import Scheme
 from tutelage.methods.finetune import finetune
 from tutelage.methods.minimum_knowledge import minimum_knowledge
-from tutelage.objectives.terms import HardLabels, HiddenKnowledge, Objective
-from tutelage.recipe import Recipe
-from tutelage.stores import write as write_store
-from tutelage.students.build import Checkpoint, Copied
+from tutelage.objectives.hidden_knowledge import HiddenKnowledge
+from tutelage.objectives.objective import Objective
+from tutelage.objectives.predictions import HardLabels
+from tutelage.recipes.config import RunConfig
+from tutelage.recipes.recipe import Recipe
+from tutelage.run.stores import write as write_store
+from tutelage.students.specs import Checkpoint, Copied
+from tutelage.studies.ablation import interval
+from tutelage.studies.demo import pretrained
 from tutelage.teachers.source import Source
 
 TOP = 5

@@ -26,15 +26,17 @@ import torch.nn.functional as F
 from glue import paragraph, report_of, shown, to_run, verdict, write
 from transformers import BertConfig, BertForSequenceClassification
 
-from tutelage.config import DataConfig, RunConfig
-from tutelage.demo import pretrained
-from tutelage.knowledge.verdicts import Verdicts
+from tutelage.data.config import DataConfig
+from tutelage.data.load import load_data
+from tutelage.mechanisms.ptp import Verdicts
 from tutelage.methods.finetune import finetune
 from tutelage.methods.pea_kd import pea_kd
-from tutelage.recipe import Recipe
-from tutelage.students.build import Checkpoint, Copied, Shared, Student
+from tutelage.recipes.config import RunConfig
+from tutelage.recipes.recipe import Recipe
 from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
-from tutelage.texts import constant_scores, load_data
+from tutelage.students.specs import Checkpoint, Copied, Shared, Student
+from tutelage.studies.demo import pretrained
+from tutelage.tasks.kinds import constant_scores
 
 ARMS: dict[str, tuple[str, str, str]] = {
     "finetune": ("off", "no_kd", "off"),

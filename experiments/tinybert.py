@@ -24,13 +24,16 @@ from typing import Any
 import numpy as np
 from glue import carry_out, write
 
-from tutelage import ablation, api
-from tutelage.ablation import TABLES, interval, recipe_of
-from tutelage.config import DataConfig, RunConfig
-from tutelage.demo import pretrained
+from tutelage import api
+from tutelage.data.config import DataConfig
+from tutelage.data.load import load_data
 from tutelage.methods.finetune import finetune
-from tutelage.students.build import Checkpoint, Fresh, parse
-from tutelage.texts import constant_scores, load_data
+from tutelage.recipes.config import RunConfig
+from tutelage.students.specs import Checkpoint, Fresh, parse
+from tutelage.studies import ablation
+from tutelage.studies.ablation import TABLES, interval, recipe_of
+from tutelage.studies.demo import pretrained
+from tutelage.tasks.kinds import constant_scores
 
 ROWS = {"sst2": 8000}
 """Training rows of a task, unless ``--full``."""

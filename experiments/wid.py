@@ -43,21 +43,25 @@ from transformers import (
 
 from tutelage import anatomy
 from tutelage.api import attention_report, build_corpus
-from tutelage.config import DataConfig, RunConfig
 from tutelage.data import batches
-from tutelage.data.corpus import Corpus
+from tutelage.data.config import DataConfig
+from tutelage.data.corpus.reading import Corpus
 from tutelage.data.masking import Masking
-from tutelage.demo import pretrained
-from tutelage.general import Drawn
+from tutelage.mechanisms.forgetting import Forgetting
 from tutelage.methods.finetune import finetune
 from tutelage.methods.wid import wid
-from tutelage.objectives.terms import AnyTerm, HardLabels, SoftLabels
-from tutelage.preflight import predicted, prepare
+from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.objectives.terms import AnyTerm
 from tutelage.progress import Display
-from tutelage.recipe import Instances, Recipe, Stage
-from tutelage.students.build import Checkpoint, Fresh, Inherited, Sliced, Student, load_config, load_model
-from tutelage.texts import scores_of
-from tutelage.training.forgetting import Forgetting
+from tutelage.recipes.config import RunConfig
+from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.run.corpus import Drawn
+from tutelage.run.task import prepare
+from tutelage.students.load import load_config, load_model
+from tutelage.students.specs import Checkpoint, Fresh, Inherited, Sliced, Student
+from tutelage.studies.demo import pretrained
+from tutelage.tasks.kinds import scores_of
+from tutelage.teachers.teacher import predicted
 
 
 @dataclass(frozen=True)

@@ -137,10 +137,11 @@ def tiny_model(family: str = "bert", seed: int = 0, spread: float = 3.0, **sizes
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory, tokenizer) -> Path:
     """A tiny BERT (4 layers x 32) that has learnt the toy task, saved as a user would have it."""
-    from tutelage.config import DataConfig, RunConfig
+    from tutelage.data.config import DataConfig
     from tutelage.methods.finetune import finetune
-    from tutelage.runs import run
-    from tutelage.students.build import Checkpoint
+    from tutelage.recipes.config import RunConfig
+    from tutelage.run.run import run
+    from tutelage.students.specs import Checkpoint
 
     root = tmp_path_factory.mktemp("teacher")
     tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).save_pretrained(root / "random")

@@ -8,7 +8,9 @@ from conftest import ALL_FAMILIES, FINAL_NORM, tiny_config, tiny_model
 
 from tutelage import anatomy
 from tutelage.errors import TutelageError
-from tutelage.knowledge.signals import Needs, Tap
+from tutelage.knowledge import signals as signals_module
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.signals import Tap
 
 HIDDEN, INTERMEDIATE, LAYERS, HEADS = 32, 48, 4, 4
 
@@ -180,16 +182,15 @@ def test_closing_leaves_the_model_as_it_was(tmp_path) -> None:
 
 def test_bfloat16_attention_on_a_cpu_goes_back_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients are those of the model in float32, but for rounding; without gradients nothing is widened."""
-    from tutelage.knowledge import signals
 
     seen = []
-    kernel = signals.sdpa_attention_forward
+    kernel = signals_module.sdpa_attention_forward
 
     def watched(module, query, *rest, **more):
         seen.append(query.dtype)
         return kernel(module, query, *rest, **more)
 
-    monkeypatch.setattr(signals, "sdpa_attention_forward", watched)
+    monkeypatch.setattr(signals_module, "sdpa_attention_forward", watched)
     model = tiny_model("bert", spread=1.0).eval()  # no dropout, for which PyTorch has another kernel
     inputs, weight = inputs_for(model), model.bert.encoder.layer[1].attention.self.query.weight
     tap = Tap(model, Needs(logits=True))
@@ -213,9 +214,7 @@ def test_attention_with_dropout_builds_no_whole_map(monkeypatch: pytest.MonkeyPa
     from torch.nn.functional import scaled_dot_product_attention
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from tutelage.knowledge import signals
-
-    monkeypatch.setattr(signals, "BLOCK", 5)
+    monkeypatch.setattr(signals_module, "BLOCK", 5)
     n, heads = 12, 2
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(3, heads, n, 4, generator=generator, requires_grad=True) for _ in range(3))
@@ -226,7 +225,7 @@ def test_attention_with_dropout_builds_no_whole_map(monkeypatch: pytest.MonkeyPa
         if whole:
             output = scaled_dot_product_attention(query, key, value, mask, scale=0.3).transpose(1, 2)
         else:
-            output = signals._blockwise(query, key, value, mask, 0.0, 0.3)
+            output = signals_module._blockwise(query, key, value, mask, 0.0, 0.3)
         results.append((output, *torch.autograd.grad((output * weights).sum(), (query, key, value))))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
@@ -234,7 +233,7 @@ def test_attention_with_dropout_builds_no_whole_map(monkeypatch: pytest.MonkeyPa
     # Dropout: the backward pass must meet the masks of the forward pass again, or this derivative is wrong.
     def loss(shift: float) -> torch.Tensor:
         torch.manual_seed(3)
-        return (signals._blockwise(query, key, value + shift * direction, mask, 0.5, 0.3) * weights).sum()
+        return (signals_module._blockwise(query, key, value + shift * direction, mask, 0.5, 0.3) * weights).sum()
 
     direction = torch.randn(value.shape, generator=generator)
     slope = (torch.autograd.grad(loss(0.0), value)[0] * direction).sum()

@@ -16,12 +16,13 @@ from conftest import LABELS, sentences, tiny_config, tiny_model, write_csv
 from test_cli import invoke
 from transformers import BertTokenizerFast
 
-from tutelage import anatomy, attention
-from tutelage.attention import AttentionReport, attention_report
+from tutelage import anatomy
 from tutelage.errors import TutelageError
-from tutelage.report.attention import page
+from tutelage.report.attention import AttentionReport, page
 from tutelage.students import pruned
-from tutelage.students.build import Pruned
+from tutelage.students.specs import Pruned
+from tutelage.studies import attention
+from tutelage.studies.attention import attention_report
 
 TEXTS = sentences(23, 5)[0]
 

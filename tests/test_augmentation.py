@@ -13,16 +13,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, BertTokenizerFast, PreTrainedTokenizerFast
 
-from tutelage.data.augmentation import (
-    STOP_WORDS,
-    Augmentation,
-    Candidates,
-    hashes,
-    propose,
-    variants,
-)
+from tutelage.data.augmentation.candidates import Candidates
+from tutelage.data.augmentation.propose import STOP_WORDS, hashes, propose
+from tutelage.data.augmentation.variants import Augmentation, variants
+from tutelage.data.augmentation.wordvectors import WordVectors
 from tutelage.data.examples import Examples
-from tutelage.data.wordvectors import WordVectors
 from tutelage.errors import TutelageError
 
 NOUNS, VERBS, PLAIN = map(
@@ -316,7 +311,7 @@ def test_a_table_that_could_not_be_written_is_not_there(candidates, tmp_path, mo
     def fail(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tutelage.data.augmentation.write_text", fail)
+    monkeypatch.setattr("tutelage.data.augmentation.propose.write_text", fail)
     message(lambda: candidates.save(tmp_path / "table"), "cannot be written", "No space")
     assert not (tmp_path / "table").exists()
     monkeypatch.undo()
@@ -503,7 +498,7 @@ def test_neighbours_are_those_of_the_formula(monkeypatch) -> None:
     generator = np.random.default_rng(0)
     words = [f"w{i}" for i in range(40)]
     table = generator.normal(size=(40, 5))
-    monkeypatch.setattr("tutelage.data.wordvectors._SCORES", 120)  # three words at a time
+    monkeypatch.setattr("tutelage.data.augmentation.wordvectors._SCORES", 120)  # three words at a time
     found = WordVectors(words, table).neighbours(["w7", "unknown", "W3", *words], 6)
     cosine = table @ table.T / np.outer(*[np.linalg.norm(table, axis=1)] * 2)
     np.fill_diagonal(cosine, -np.inf)

@@ -10,17 +10,19 @@ import torch
 from conftest import tiny_model
 from transformers import BertForMaskedLM
 
-from tutelage import ablation, api
-from tutelage.config import DataConfig, RunConfig
-from tutelage.data.corpus import build
+from tutelage import api
+from tutelage.data.config import DataConfig
+from tutelage.data.corpus.building import build
 from tutelage.errors import TutelageError
 from tutelage.methods.tinybert import tinybert
-from tutelage.preflight import prepare
 from tutelage.progress import Display
-from tutelage.recipe import Recipe
-from tutelage.runs import run
-from tutelage.students.build import Fresh
-from tutelage.workspace import new_accelerator
+from tutelage.recipes.config import RunConfig
+from tutelage.recipes.recipe import Recipe
+from tutelage.run.run import run
+from tutelage.run.task import prepare
+from tutelage.run.workspace import new_accelerator
+from tutelage.students.specs import Fresh
+from tutelage.studies import ablation
 
 STUDENT = Fresh(layers=2, hidden=16, heads=4, intermediate=24)
 

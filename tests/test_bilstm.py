@@ -13,16 +13,11 @@ from conftest import LABELS, sentences
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
-from tutelage.knowledge.signals import Needs, Tap
-from tutelage.students.bilstm import (
-    SPECIAL,
-    BiLSTMConfig,
-    BiLSTMForSequenceClassification,
-    new_bilstm,
-    word_tokenizer,
-)
-from tutelage.texts import fitted_tokenizer
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.signals import Tap
+from tutelage.students.bilstm import SPECIAL, BiLSTMConfig, BiLSTMForSequenceClassification, new_bilstm, word_tokenizer
 from tutelage.training.optimizer import RowAdamW, parameter_groups
 
 TEXTS = sentences(60, 0)[0]

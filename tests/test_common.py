@@ -18,13 +18,14 @@ import torch
 from conftest import ALL_FAMILIES, FINAL_NORM, LABELS, make_data, tiny_config, tiny_model, write_csv
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tutelage.config import DataConfig, RunConfig
+from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError
+from tutelage.mechanisms.forgetting import Forgetting
 from tutelage.methods import METHODS
-from tutelage.recipe import Recipe, Stage
-from tutelage.runs import run
-from tutelage.students.build import BiLSTM, Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Student
-from tutelage.training.forgetting import Forgetting
+from tutelage.recipes.config import RunConfig
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.run.run import run
+from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Student
 
 ROWS: dict[str, Student] = {
     "finetune": Copied(layers=2),
@@ -138,7 +139,7 @@ def test_every_family_teaches_and_learns(family: str, method: str, tokenizer, tm
     tiny_model(family).save_pretrained(tmp_path / "teacher")
     fitted = tokenizer
     if family in ("distilbert", "modernbert", "roberta"):
-        from tutelage.texts import fitted_tokenizer
+        from tutelage.data.tokenizers import fitted_tokenizer
 
         fitted = fitted_tokenizer(tokenizer, tiny_model(family))
     fitted.save_pretrained(tmp_path / "teacher")
@@ -166,9 +167,9 @@ def test_a_gpt2_without_a_padding_token_learns_a_task_and_teaches_it(endoftext, 
     from tutelage import api
     from tutelage.data.examples import Examples, encode
     from tutelage.data.tokenizers import load_tokenizer
-    from tutelage.students.build import load_model
+    from tutelage.run.workspace import new_accelerator
+    from tutelage.students.load import load_model
     from tutelage.teachers.teacher import predict
-    from tutelage.workspace import new_accelerator
 
     config = tiny_config("gpt2", vocab_size=len(endoftext), pad_token_id=None, n_inner=None)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "start")
@@ -218,7 +219,7 @@ def test_a_gpt2_without_a_padding_token_learns_a_task_and_teaches_it(endoftext, 
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_copied_layers_compute_what_they_did(family: str) -> None:
     """The first layers of a teacher, copied, give the teacher's own hidden states."""
-    from tutelage.students.build import copy_layers
+    from tutelage.students.copied import copy_layers
 
     teacher = tiny_model(family)
     student = copy_layers(teacher, Copied(layers=2, choose="first"), {})
@@ -237,7 +238,7 @@ def test_copied_layers_compute_what_they_did(family: str) -> None:
 @pytest.mark.parametrize("method", ["kd", "tinybert", "wid_kd", "autoskdbert"])
 def test_a_killed_run_resumes_to_the_same_bits(method: str, teacher_folder: Path, tmp_path: Path) -> None:
     """A run is killed (SIGKILL) in its middle, resumed, and compared with one that was not."""
-    from tutelage.config import to_yaml
+    from tutelage.recipes.config import to_yaml
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     recipe = small(method, ROWS[method], 3)
@@ -246,9 +247,9 @@ def test_a_killed_run_resumes_to_the_same_bits(method: str, teacher_folder: Path
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from tutelage.config import from_yaml\n"
-        "from tutelage import runs\n"
-        "from tutelage.training import checkpoint, loop\n"
+        "from tutelage.recipes.config import from_yaml\n"
+        "from tutelage.run import run; from tutelage.training import loop\n"
+        "from tutelage.training import checkpoint\n"
         "import torch; torch.set_num_threads(1)\n"
         "loop.CHECKPOINT_SECONDS = 0.0\n"
         "save, calls = checkpoint.save, 0\n"
@@ -258,7 +259,7 @@ def test_a_killed_run_resumes_to_the_same_bits(method: str, teacher_folder: Path
         "    calls += 1\n"
         "    if calls == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)\n"
         "checkpoint.save = counting\n"
-        "runs.run(from_yaml(Path(sys.argv[1])), resume=Path(sys.argv[1]).with_suffix('').exists(), quiet=True)\n"
+        "run.run(from_yaml(Path(sys.argv[1])), resume=Path(sys.argv[1]).with_suffix('').exists(), quiet=True)\n"
     )
     # In the first stage (with compactors: while masks grow, when they are cut, in the next stage), later, never.
     more = {"wid_kd": (2, 7), "autoskdbert": (70,)}.get(method, ())
@@ -285,7 +286,7 @@ def test_a_killed_run_resumes_to_the_same_bits(method: str, teacher_folder: Path
 
 @pytest.mark.parametrize("method", ["kd", "tinybert", "wid", "autoskdbert"])
 def test_two_processes_give_the_single_processes_student(method: str, teacher_folder: Path, tmp_path: Path) -> None:
-    from tutelage.config import to_yaml
+    from tutelage.recipes.config import to_yaml
 
     recipe = small(method, Copied(layers=2) if method == "kd" else ROWS[method], 3 if method == "wid" else 1)
     if method == "autoskdbert":  # weights move at once: there are few steps
@@ -293,8 +294,8 @@ def test_two_processes_give_the_single_processes_student(method: str, teacher_fo
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from tutelage.config import from_yaml\n"
-        "from tutelage.runs import run\n"
+        "from tutelage.recipes.config import from_yaml\n"
+        "from tutelage.run.run import run\n"
         "import torch; torch.set_num_threads(1)\n"
         "run(from_yaml(Path(sys.argv[1])), quiet=True)\n"
     )

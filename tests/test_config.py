@@ -8,12 +8,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from tutelage.config import RunConfig, from_yaml, to_yaml, with_settings
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
-from tutelage.objectives.terms import HardLabels, SoftLabels
-from tutelage.recipe import Instances, Recipe, Stage, method_row
-from tutelage.students.build import Checkpoint, Copied, Fresh, parse
+from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.recipes.config import RunConfig, from_yaml, to_yaml
+from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.recipes.settings import with_settings
+from tutelage.recipes.table import method_row
+from tutelage.students.specs import Checkpoint, Copied, Fresh, parse
 
 
 def parts() -> list[Recipe]:

@@ -8,10 +8,10 @@ from conftest import data_folder
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import BertTokenizerFast, RobertaTokenizerFast
 
-from tutelage.data.conll import bio, encode_words, load_conll, read_conll
 from tutelage.data.examples import UNASKED, UNKNOWN, Examples
+from tutelage.data.readers.conll import bio, load_conll, read_conll
 from tutelage.errors import TutelageError
-from tutelage.evaluation.entities import best_tags, entities, tag_chance, tag_scores
+from tutelage.tasks.tokens import best_tags, encode_words, entities, tag_chance, tag_scores
 
 REAL = data_folder()
 NAMES = ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")

@@ -20,8 +20,9 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import BertTokenizerFast, GPT2TokenizerFast, RobertaTokenizerFast
 
-from tutelage.data import corpus as corpora
-from tutelage.data.corpus import Corpus, build, split_sentences
+from tutelage.data.corpus import building
+from tutelage.data.corpus.building import build, split_sentences
+from tutelage.data.corpus.reading import Corpus
 from tutelage.data.examples import UNASKED, UNKNOWN, Encoded
 from tutelage.data.masking import Masker, Masking, next_tokens
 from tutelage.data.tokenizers import tokenizer_fingerprint
@@ -141,7 +142,7 @@ def test_a_corpus_is_its_text(tokenizer, tmp_path: Path, monkeypatch) -> None:
     lines = build(sources, tmp_path / "lines", tokenizer, split="lines")
     assert np.diff(lines.documents).tolist() == [2, 2, 1] and np.array_equal(lines.tokens, corpus.tokens)
     # However the text falls into batches, also where a document's first sentence begins one.
-    monkeypatch.setattr(corpora, "BUFFER", 1)
+    monkeypatch.setattr(building, "BUFFER", 1)
     tokenizer(["word1", "word1 word2"], padding=True, truncation=True)  # of which nothing stays
     again = build(sources, tmp_path / "again", tokenizer)
     assert again.fingerprint == corpus.fingerprint != lines.fingerprint
@@ -173,7 +174,7 @@ def test_words_without_tokens_make_no_sentence(tokenizer, tmp_path: Path, monkey
     """Control characters vanish in the tokenizer; first, last and all sentences of a document may be such."""
     (tmp_path / "a.txt").write_text("\x01\nword1\n\x02\nword2\n\x02\n\n\x03\n\nword3\n\n\x04", encoding="utf-8")
     for buffer in (1, 1000):
-        monkeypatch.setattr(corpora, "BUFFER", buffer)
+        monkeypatch.setattr(building, "BUFFER", buffer)
         corpus = build([str(tmp_path / "a.txt")], tmp_path / f"corpus{buffer}", tokenizer, split="lines")
         assert corpus.sentences.tolist() == [0, 1, 2, 3] and corpus.documents.tolist() == [0, 2, 3]
 
@@ -302,7 +303,7 @@ def bad_sources(folder: Path) -> dict[str, tuple[list[str], str]]:
 
 
 def test_bad_sources_end_in_one_line_and_leave_nothing(tokenizer, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(corpora, "BUFFER", 1000)  # much has been written when the second file turns out to be bad
+    monkeypatch.setattr(building, "BUFFER", 1000)  # much has been written when the second file turns out to be bad
     cases = bad_sources(tmp_path / "text")
     (tmp_path / "text" / "d.txt").mkdir()
     for name, (sources, words) in cases.items():
@@ -338,7 +339,7 @@ def test_a_place_that_is_taken_is_refused(tokenizer, tmp_path: Path) -> None:
 def test_a_killed_build_leaves_nothing_that_opens(tokenizer, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "a.txt").write_text(TEXT * 50, encoding="utf-8")
     sources = [str(tmp_path / "a.txt")]
-    monkeypatch.setattr(corpora, "BUFFER", 500)
+    monkeypatch.setattr(building, "BUFFER", 500)
     heard: list[int] = []
 
     def advance(count: int) -> None:
@@ -406,7 +407,7 @@ def test_an_epoch_is_a_function_of_its_arguments(packing, corpus: Corpus, monkey
     everything = plan.read(np.arange(len(plan)))
     assert np.array_equal(plan.lengths, everything.lengths) and len(plan) == len(everything) == len(plan.lengths)
     assert plan.lengths.dtype == np.int64 and everything.tokens.dtype == np.int32
-    monkeypatch.setattr(corpora, "BLOCK", 37)  # planned in other blocks, by another process
+    monkeypatch.setattr(packing, "BLOCK", 37)  # planned in other blocks, by another process
     again = Corpus(corpus.folder).epoch(packing, 64, 7, 2)
     order = np.random.default_rng(0).permutation(len(plan))
     assert same(again.read(order), everything.take(order))

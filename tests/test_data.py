@@ -8,8 +8,8 @@ import pytest
 from conftest import data_folder
 from transformers import PreTrainedTokenizerFast
 
-from tutelage.data.files import load_files, read_unlabeled
-from tutelage.data.tasks import GLUE, load_glue
+from tutelage.data.readers.files import load_files, read_unlabeled
+from tutelage.data.readers.glue import GLUE, load_glue
 from tutelage.data.tokenizers import load_tokenizer, tokenizer_fingerprint
 from tutelage.errors import TutelageError
 

@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tutelage.data import docstrings
-from tutelage.data.docstrings import Sentence, demo_data, prose, subject_sentences
+from tutelage.data.readers import docstrings
+from tutelage.data.readers.docstrings import Sentence, demo_data, prose, subject_sentences
 from tutelage.errors import TutelageError
 
 STATS = '''"""Statistics of the small numbers that nobody else wants to count.

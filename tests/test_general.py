@@ -23,17 +23,21 @@ from transformers import (
 )
 
 from tutelage import api
-from tutelage.config import RunConfig, to_yaml
-from tutelage.data.corpus import build
+from tutelage.data.corpus.building import build
 from tutelage.data.masking import Masking
 from tutelage.errors import TutelageError
 from tutelage.methods.distilbert import distilbert_general
 from tutelage.methods.pretrain import pretrain
 from tutelage.methods.tinybert import tinybert
-from tutelage.objectives.terms import AttentionScores, HardLabels, Hidden, SoftLabels
-from tutelage.recipe import Instances, Recipe, Stage
-from tutelage.runs import run
-from tutelage.students.build import Checkpoint, Copied, Fresh, copy_layers, from_sizes
+from tutelage.objectives.attention import AttentionScores
+from tutelage.objectives.hidden import Hidden
+from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.recipes.config import RunConfig, to_yaml
+from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.run.run import run
+from tutelage.students.copied import copy_layers
+from tutelage.students.fresh import from_sizes
+from tutelage.students.specs import Checkpoint, Copied, Fresh
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +150,8 @@ def test_other_families_read_pairs(family: str, scene: Path, tmp_path: Path, tok
 def test_task_distillation_inherits_student_and_projections(
     scene: Path, teacher_folder: Path, tmp_path: Path, capsys
 ) -> None:
-    from tutelage.objectives.terms import Objective
-    from tutelage.preflight import inherit
+    from tutelage.objectives.objective import Objective
+    from tutelage.run.student import inherit
 
     general = small(tinybert(mapping="top").model_copy(update={"student": STUDENT}))
     run(config_for(scene, tmp_path / "general", general), quiet=True)
@@ -244,8 +248,8 @@ def test_pretraining_a_new_network_through_the_api(scene: Path, tmp_path: Path) 
 
 
 def test_the_same_words_are_asked_again_in_evaluation_and_others_in_the_next_epoch(scene: Path) -> None:
-    from tutelage.data.corpus import Corpus
-    from tutelage.general import Drawn
+    from tutelage.data.corpus.reading import Corpus
+    from tutelage.run.corpus import Drawn
 
     corpus = Corpus(scene / "corpus")
     assert corpus.split(10**6) == (corpus, corpus)
@@ -397,7 +401,8 @@ def test_what_a_gpt2_cannot_is_refused_in_one_line(gpt2: Path, scene: Path, tmp_
 def test_keys_and_values_are_not_kept_while_a_model_learns_or_is_asked(gpt2: Path, monkeypatch) -> None:
     from transformers.models.gpt2 import modeling_gpt2
 
-    from tutelage.knowledge.signals import Needs, Tap
+    from tutelage.knowledge.needs import Needs
+    from tutelage.knowledge.signals import Tap
 
     def kept(*args: object, **kwargs: object) -> None:
         raise AssertionError("keys and values were kept")
@@ -430,9 +435,9 @@ def test_a_killed_run_resumes_to_the_same_bits(scene: Path, tmp_path: Path) -> N
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from tutelage.config import from_yaml\n"
-        "from tutelage import runs\n"
-        "from tutelage.training import checkpoint, loop\n"
+        "from tutelage.recipes.config import from_yaml\n"
+        "from tutelage.run import run; from tutelage.training import loop\n"
+        "from tutelage.training import checkpoint\n"
         "import torch; torch.set_num_threads(1)\n"
         "loop.CHECKPOINT_SECONDS = 0.0\n"
         "save, calls = checkpoint.save, 0\n"
@@ -442,7 +447,7 @@ def test_a_killed_run_resumes_to_the_same_bits(scene: Path, tmp_path: Path) -> N
         "    calls += 1\n"
         "    if calls == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)\n"
         "checkpoint.save = counting\n"
-        "runs.run(from_yaml(Path(sys.argv[1])), resume=Path(sys.argv[1]).with_suffix('').exists(), quiet=True)\n"
+        "run.run(from_yaml(Path(sys.argv[1])), resume=Path(sys.argv[1]).with_suffix('').exists(), quiet=True)\n"
     )
     for stop in (9, 10**6):
         done = subprocess.run(
@@ -460,8 +465,8 @@ def test_two_processes_give_the_single_processes_student_and_go_on_to_a_second_r
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from tutelage.config import from_yaml\n"
-        "from tutelage.runs import run\n"
+        "from tutelage.recipes.config import from_yaml\n"
+        "from tutelage.run.run import run\n"
         "import torch; torch.set_num_threads(1)\n"
         "for path in sys.argv[1:]: run(from_yaml(Path(path)), quiet=True)\n"
     )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tutelage.errors import TutelageError
-from tutelage.evaluation.metrics import chance, score
+from tutelage.tasks.metrics import chance, score
 
 
 def logits_of(predictions, classes):

@@ -13,21 +13,16 @@ from tutelage.anatomy import Shape, shape_of
 from tutelage.data.batches import Totals, step_batches
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
-from tutelage.knowledge.signals import Needs, Tap
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.signals import Tap
 from tutelage.methods import METHODS
 from tutelage.methods.kd import kd
+from tutelage.objectives.attention import AttentionScores
+from tutelage.objectives.hidden import Embeddings, FirstToken, Hidden
+from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.objectives.mapping import pairs, picture, spread
-from tutelage.objectives.terms import (
-    AttentionScores,
-    Embeddings,
-    FirstToken,
-    HardLabels,
-    Hidden,
-    HiddenKnowledge,
-    LogitsMSE,
-    Objective,
-    SoftLabels,
-)
+from tutelage.objectives.objective import Objective
+from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
 from tutelage.teachers.teacher import LiveTeacher
 
 

@@ -13,15 +13,13 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 from tutelage import anatomy
 from tutelage.errors import TutelageError
-from tutelage.knowledge.signals import Needs, Tap
-from tutelage.students.build import Copied, Fresh, Pruned, Student, build, copy_layers, load_model, parse
-from tutelage.students.pruned import (
-    PrunedBertConfig,
-    PrunedBertForSequenceClassification,
-    check,
-    importance,
-    prune,
-)
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.signals import Tap
+from tutelage.students.build import build
+from tutelage.students.copied import copy_layers
+from tutelage.students.load import load_model
+from tutelage.students.pruned import PrunedBertConfig, PrunedBertForSequenceClassification, check, importance, prune
+from tutelage.students.specs import Copied, Fresh, Pruned, Student, parse
 from tutelage.training.optimizer import RowAdamW, parameter_groups
 
 LAYERS, HEADS, SIZE, NEURONS = 4, 4, 8, 48

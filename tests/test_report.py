@@ -11,22 +11,11 @@ import pytest
 import yaml
 
 from tutelage.report.card import card
-from tutelage.report.page import (
-    caution,
-    comparison,
-    count_text,
-    flops_text,
-    loss_charts,
-    milliseconds,
-    page,
-    percent,
-    score_charts,
-    score_text,
-    seconds_text,
-    selection,
-    verdict,
-)
+from tutelage.report.numbers import count_text, flops_text, milliseconds, percent, score_text, seconds_text
+from tutelage.report.page import comparison, page, selection
+from tutelage.report.pictures import loss_charts, score_charts
 from tutelage.report.team import section
+from tutelage.report.words import caution, verdict
 
 HOSTILE = "<script>alert(1)</script>\"'|`[a](javascript:b)</title>\n---\n# {{ 7 * 7 }}"
 Report = dict[str, Any]

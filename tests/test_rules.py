@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from tutelage.data.augmentation.rules import (
+    LONGEST,
+    Lexicon,
+    Rules,
+    by_shape,
+    by_textblob,
+    default_tagger,
+    rule_variants,
+)
 from tutelage.data.examples import Examples
-from tutelage.data.rules import LONGEST, Lexicon, Rules, by_shape, by_textblob, default_tagger, rule_variants
 from tutelage.errors import TutelageError
 
 LENGTH = 60

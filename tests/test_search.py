@@ -15,16 +15,18 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tutelage import api, runs, search
-from tutelage.config import from_yaml
+from tutelage import api
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
-from tutelage.preflight import prepare
 from tutelage.progress import Display
-from tutelage.search import BINS, Candidate, Rung, Search, Trial, candidates, draw, pareto, picture, schedule
+from tutelage.recipes.config import from_yaml
+from tutelage.report.search import Candidate, Rung, Search, Trial
+from tutelage.run.task import prepare
+from tutelage.run.workspace import new_accelerator
+from tutelage.studies import search
+from tutelage.studies.search import BINS, candidates, draw, pareto, picture, schedule
 from tutelage.teachers.source import Source
 from tutelage.training import checkpoint
-from tutelage.workspace import new_accelerator
 
 
 class Killed(BaseException):
@@ -54,7 +56,7 @@ def scene(quick: None, teacher_folder: Path, tmp_path_factory: pytest.TempPathFa
     """A search at one go, and the same one killed twice: before its third run, and within its fifth."""
     folder = tmp_path_factory.mktemp("search")
     whole = search.search_knowledge(out=str(folder / "whole"), **words(teacher_folder))
-    carry_out, save, events = runs.run, checkpoint.save, []
+    carry_out, save, events = search.run, checkpoint.save, []
 
     def never(source: Source) -> Any:
         raise AssertionError(f"the weights of {source.name} were loaded")
@@ -74,7 +76,7 @@ def scene(quick: None, teacher_folder: Path, tmp_path_factory: pytest.TempPathFa
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "run", run)
+        patch.setattr(search, "run", run)
         patch.setattr(checkpoint, "save", save_and_die)
         for _ in range(2):
             with pytest.raises(Killed):

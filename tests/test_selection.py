@@ -12,11 +12,15 @@ from tutelage.anatomy import Shape, shape_of
 from tutelage.data.batches import step_batches
 from tutelage.data.examples import Encoded, encode
 from tutelage.errors import TutelageError
-from tutelage.knowledge.selection import Cut, Neurons, Selected, Tokens, attention_of_first, choose_tokens, select
-from tutelage.knowledge.signals import Needs, Tap
+from tutelage.knowledge.cuts import Cut, Neurons, Tokens
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.selection import Selected, attention_of_first, choose_tokens, select
+from tutelage.knowledge.signals import Tap
 from tutelage.objectives import losses
+from tutelage.objectives.hidden import Embeddings, Hidden
+from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.objectives.mapping import topmost
-from tutelage.objectives.terms import Embeddings, Hidden, HiddenKnowledge, Objective
+from tutelage.objectives.objective import Objective
 from tutelage.teachers.teacher import LiveTeacher
 
 KEYS = torch.arange(100)

@@ -23,21 +23,26 @@ from transformers import (
 )
 
 from tutelage import anatomy, api
-from tutelage.config import DataConfig
+from tutelage.data import examples
+from tutelage.data.config import DataConfig
 from tutelage.data.examples import Examples
+from tutelage.data.load import load_data, part_of
 from tutelage.errors import TutelageError
 from tutelage.evaluation.speed import count_parameters
 from tutelage.knowledge import out_of_fold
-from tutelage.knowledge.signals import Needs, Tap
-from tutelage.knowledge.verdicts import Verdicts, verdicts
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.signals import Tap
+from tutelage.mechanisms.ptp import Verdicts, verdicts
 from tutelage.methods.pea_kd import pea_kd
 from tutelage.objectives.mapping import pairs
-from tutelage.objectives.terms import HardLabels, Objective, Verdict
-from tutelage.recipe import Stage
+from tutelage.objectives.objective import Objective
+from tutelage.objectives.predictions import HardLabels, Verdict
+from tutelage.recipes.recipe import Stage
 from tutelage.students import sharing
-from tutelage.students.build import Copied, Shared, build, copy_layers, parse
+from tutelage.students.build import build
+from tutelage.students.copied import copy_layers
 from tutelage.students.sharing import expanded, plan_of
-from tutelage.texts import load_data, part_of
+from tutelage.students.specs import Copied, Shared, parse
 
 FAMILIES = sorted(sharing.CONFIGS)
 ORDERS = ("shuffled", "paired", "mirror", "adjacent")
@@ -374,7 +379,7 @@ def test_the_first_stage_leaves_the_head_alone_and_hands_over_the_rest(
     recipe = pea_kd(2)
     first = recipe.stages[0].model_copy(update={"epochs": 2, "lr": 3e-3})
     still = recipe.stages[1].model_copy(update={"max_steps": 1, "lr": 1e-30, "select": "last"})
-    from tutelage.runs import run
+    from tutelage.run.run import run
 
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # two runs are the same to the bit
     learnt = {}
@@ -422,7 +427,7 @@ def test_a_depth_that_shares_none_with_the_teacher(teacher_folder: Path, tmp_pat
         out=str(tmp_path / "run"),
         baseline=False,
     )
-    from tutelage.runs import run
+    from tutelage.run.run import run
 
     report = run(config, quiet=True)
     assert any("compares no [CLS] vectors" in warning for warning in report["warnings"])
@@ -437,16 +442,16 @@ def test_verdicts_of_models_that_have_not_seen_the_texts(teacher_folder: Path, t
         str(tmp_path / "fresh"), str(tmp_path / "folds"), folds=3, epochs=2, lr=3e-3, quiet=True, **data
     )
     assert made["folds"] == 3 and made["labels"] == list(LABELS) and 0 <= made["accuracy"] <= 1
-    manifest = out_of_fold.Manifest.model_validate_json((tmp_path / "folds" / "crossfit.json").read_text())
+    manifest = out_of_fold.PredictionsManifest.model_validate_json((tmp_path / "folds" / "crossfit.json").read_text())
     whole = load_data(DataConfig(**data)).train
-    assert manifest.contents == out_of_fold.content(whole)
+    assert manifest.contents == examples.content(whole)
     stored = load_file(tmp_path / "folds" / "logits.safetensors")["logits"].numpy()
     judged: list[int] = []
     for number in (1, 2, 3):
         report = json.loads((tmp_path / "folds" / f"fold-{number}" / "report.json").read_text())
         learnt = load_data(DataConfig(**data, leave_out=(number, 3))).train
         assert report["data"]["train"] + report["data"]["selection"] == len(learnt)
-        seen = set(out_of_fold.content(learnt))
+        seen = set(examples.content(learnt))
         rows = [
             row for row, name in enumerate(manifest.contents) if name not in seen
         ]  # no fold has learnt what it judges
@@ -481,7 +486,7 @@ def test_verdicts_of_models_that_have_not_seen_the_texts(teacher_folder: Path, t
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_learns_verdicts(family: str, tokenizer, tmp_path: Path) -> None:
-    from tutelage.texts import fitted_tokenizer
+    from tutelage.data.tokenizers import fitted_tokenizer
 
     teacher = tiny_model(family)
     teacher.save_pretrained(tmp_path / "teacher")

@@ -11,9 +11,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import BertTokenizerFast, DistilBertTokenizerFast, GPT2TokenizerFast, RobertaTokenizerFast
 
 from tutelage.data.examples import UNASKED, UNKNOWN, Examples
-from tutelage.data.squad import encode_spans, load_squad, read_squad
+from tutelage.data.readers.squad import load_squad, read_squad
 from tutelage.errors import TutelageError
-from tutelage.evaluation.answers import answer_chance, best_answers, best_threshold, squad_scores
+from tutelage.tasks.spans import answer_chance, best_answers, best_threshold, encode_spans, squad_scores
 
 REAL = data_folder()
 

@@ -20,12 +20,17 @@ from tutelage.anatomy import shape_of
 from tutelage.data.batches import Known, step_batches
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
-from tutelage.knowledge import store as stores
-from tutelage.knowledge.selection import Cut, Neurons, Tokens
-from tutelage.knowledge.signals import Needs
-from tutelage.knowledge.store import Scheme, Store, compact
-from tutelage.objectives.terms import FirstToken, Hidden, HiddenKnowledge, Objective, SoftLabels
-from tutelage.recipe import Stage
+from tutelage.knowledge.cuts import Cut, Neurons, Tokens
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.store import writing
+from tutelage.knowledge.store.reading import Store
+from tutelage.knowledge.store.scheme import Scheme
+from tutelage.knowledge.store.writing import compact
+from tutelage.objectives.hidden import FirstToken, Hidden
+from tutelage.objectives.hidden_knowledge import HiddenKnowledge
+from tutelage.objectives.objective import Objective
+from tutelage.objectives.predictions import SoftLabels
+from tutelage.recipes.recipe import Stage
 from tutelage.teachers.stored import StoredTeacher, write_store
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import loop
@@ -275,7 +280,7 @@ def test_any_batches_of_the_writer_give_the_same_store(scene, tmp_path: Path, mo
     for name in ("attention", "whole"):
         scheme = SCHEMES[name].model_copy(update={"dtype": "float32"})
         one = make(tmp_path / f"{name}-1", scene, scheme, max_tokens=1)
-        monkeypatch.setattr(stores, "SHARD_EXAMPLES", 50)  # and other shards
+        monkeypatch.setattr(writing, "SHARD_EXAMPLES", 50)  # and other shards
         many = make(tmp_path / f"{name}-2", scene, scheme, max_tokens=900)
         monkeypatch.undo()
         assert len(many.manifest.shards) == 3
@@ -290,7 +295,7 @@ def test_any_batches_of_the_writer_give_the_same_store(scene, tmp_path: Path, mo
 
 @pytest.mark.parametrize("name", ["logits", "dense", "whole"])
 def test_logits_alone_are_those_of_the_records(name: str, scene, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(stores, "SHARD_EXAMPLES", 50)
+    monkeypatch.setattr(writing, "SHARD_EXAMPLES", 50)
     store = make(tmp_path / "store", scene, SCHEMES[name])
     order = np.arange(COUNT)[::-1].copy()
     batch = next(iter(step_batches(scene[1].take(order), order, 0, 1, 10**6)))
@@ -349,7 +354,7 @@ def test_a_writer_killed_at_its_very_end_has_finished(scene, tmp_path: Path) -> 
 
 def test_what_does_not_fit_is_refused(scene, tokenizer, tmp_path: Path, monkeypatch) -> None:
     data, encoded, _ = scene
-    monkeypatch.setattr(stores, "SHARD_EXAMPLES", 50)
+    monkeypatch.setattr(writing, "SHARD_EXAMPLES", 50)
     store = make(tmp_path / "store", scene, SCHEMES["dense"])
     store.verify()
     store.check("t" * 16, "k" * 16, "no")
@@ -383,7 +388,7 @@ def test_what_does_not_fit_is_refused(scene, tokenizer, tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("name", ["shard-00001.bin", "index.bin", "evaluation.safetensors", "manifest.json"])
 def test_a_flipped_byte_and_a_cut_file_are_refused(name: str, scene, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(stores, "SHARD_EXAMPLES", 50)
+    monkeypatch.setattr(writing, "SHARD_EXAMPLES", 50)
     make(tmp_path / "store", scene, SCHEMES["dense"])
     path = tmp_path / "store" / name
     content = bytearray(path.read_bytes())

@@ -15,14 +15,16 @@ from safetensors.torch import load_file
 from test_common import ON_TEAMS, ROWS, config_for, small
 
 from tutelage import cli
-from tutelage.config import DataConfig, RunConfig, to_yaml
-from tutelage.knowledge.signals import Needs
-from tutelage.knowledge.store import Store
-from tutelage.objectives.terms import HiddenKnowledge, SoftLabels
-from tutelage.recipe import Recipe, Stage
-from tutelage.runs import run
-from tutelage.students.build import Copied, Fresh
-from tutelage.teacher_store import Knowledge
+from tutelage.data.config import DataConfig
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.store.reading import Store
+from tutelage.objectives.hidden_knowledge import HiddenKnowledge
+from tutelage.objectives.predictions import SoftLabels
+from tutelage.recipes.config import RunConfig, to_yaml
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.run.run import run
+from tutelage.run.teacher_store import Knowledge
+from tutelage.students.specs import Copied, Fresh
 from tutelage.teachers.source import Source
 
 
@@ -290,8 +292,8 @@ def test_the_teacher_is_absent_from_memory(tmp_path: Path, tokenizer, stores: Pa
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from tutelage.config import from_yaml\n"
-        "from tutelage.runs import run\n"
+        "from tutelage.recipes.config import from_yaml\n"
+        "from tutelage.run.run import run\n"
         "run(from_yaml(Path(sys.argv[1])), quiet=True)\n"
         "lines = Path('/proc/self/status').read_text().splitlines()\n"
         "print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith('VmHWM')))\n"

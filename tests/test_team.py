@@ -20,35 +20,30 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
 
 from tutelage import anatomy, api
-from tutelage.config import RunConfig
 from tutelage.data.batches import Batch, Known, step_batches
 from tutelage.data.examples import Encoded, encode
+from tutelage.data.labels import places_of
 from tutelage.errors import TutelageError
-from tutelage.knowledge.signals import Needs, Signals
-from tutelage.members import diversity, member_of, usual_members
+from tutelage.evaluation.diversity import diversity
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.signals import Signals
+from tutelage.mechanisms.team import Learning, Team
+from tutelage.mechanisms.weigher import Weigher
 from tutelage.methods.autoskdbert import autoskdbert, skdbert
 from tutelage.methods.kd import kd
 from tutelage.objectives import losses
-from tutelage.objectives.terms import HardLabels, Hidden, LogitsMSE, Objective, SoftLabels
-from tutelage.plan import team_notes
-from tutelage.recipe import Stage
+from tutelage.objectives.hidden import Hidden
+from tutelage.objectives.objective import Objective
+from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
+from tutelage.recipes.config import RunConfig
+from tutelage.recipes.recipe import Stage
+from tutelage.run.plan import team_notes
+from tutelage.run.team import _check_order, assembled, doubts, members_in, short
+from tutelage.studies.teams import member_of, usual_members
 from tutelage.teachers.teacher import KnownLogits, predict
-from tutelage.teachers.team import (
-    Learning,
-    Resident,
-    Team,
-    TeamTeacher,
-    Weights,
-    by_rank,
-    draw,
-    mixture,
-    selected,
-)
-from tutelage.team import _check_order, assembled, doubts, members_in, short
-from tutelage.texts import places_of
+from tutelage.teachers.team import Resident, TeamTeacher, Weights, by_rank, draw, mixture, selected
 from tutelage.training import loop
 from tutelage.training.optimizer import RowAdamW
-from tutelage.training.weighing import Weigher
 
 # ---------------------------------------------------------------------------------------------------- the distribution
 

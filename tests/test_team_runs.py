@@ -16,18 +16,20 @@ from accelerate import Accelerator
 from conftest import examples, tiny_model
 
 from tutelage import anatomy, api, cli
-from tutelage.config import DataConfig
 from tutelage.data.batches import Known
+from tutelage.data.config import DataConfig
 from tutelage.data.examples import encode
+from tutelage.data.load import held_part, load_data, part_of
+from tutelage.mechanisms.team import Learning, Team
+from tutelage.mechanisms.weigher import Weigher
 from tutelage.methods.autoskdbert import autoskdbert
-from tutelage.objectives.terms import HardLabels, Objective, SoftLabels
+from tutelage.objectives.objective import Objective
+from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.progress import Display
-from tutelage.recipe import Stage
+from tutelage.recipes.recipe import Stage
 from tutelage.teachers.teacher import KnownLogits
-from tutelage.teachers.team import Learning, Team, TeamTeacher, Weights, selected
-from tutelage.texts import held_part, load_data, part_of
+from tutelage.teachers.team import TeamTeacher, Weights, selected
 from tutelage.training import checkpoint, loop
-from tutelage.training.weighing import Weigher
 
 STEPS, HELD = 48, 240
 NOISY = {"update": "single", "unseen": True}

@@ -13,16 +13,19 @@ from conftest import BAD, FILL, GOOD, tiny_model
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 
 from tutelage import api
-from tutelage.config import DataConfig, RunConfig
 from tutelage.data.batches import Known, step_batches
-from tutelage.data.squad import encode_spans, read_squad
+from tutelage.data.config import DataConfig
+from tutelage.data.readers.squad import read_squad
 from tutelage.errors import TutelageError
+from tutelage.mechanisms.team import Team
 from tutelage.methods import METHODS
 from tutelage.methods.finetune import finetune
 from tutelage.objectives import losses
-from tutelage.runs import evaluate, run
-from tutelage.students.build import Checkpoint, Fresh
-from tutelage.teachers.team import Team
+from tutelage.recipes.config import RunConfig
+from tutelage.run.measure import evaluate
+from tutelage.run.run import run
+from tutelage.students.specs import Checkpoint, Fresh
+from tutelage.tasks.spans import encode_spans
 
 STUDENT = Fresh(layers=2, hidden=16, heads=4, intermediate=24)
 
@@ -155,9 +158,10 @@ def test_known_logits_teach_spans_and_tokens_as_the_live_teacher_does(scene: Pat
     """The rows of the table that an example has, and their order, are those of the batch."""
     from accelerate import Accelerator
 
-    from tutelage.data.conll import encode_words, read_conll
-    from tutelage.knowledge.signals import Needs
-    from tutelage.students.build import load_model
+    from tutelage.data.readers.conll import read_conll
+    from tutelage.knowledge.needs import Needs
+    from tutelage.students.load import load_model
+    from tutelage.tasks.tokens import encode_words
     from tutelage.teachers.teacher import KnownLogits, LiveTeacher, predict
 
     accelerator = Accelerator(cpu=True)
@@ -178,8 +182,9 @@ def test_pieces_and_processes_do_not_change_the_loss(scene: Path, tokenizer) -> 
     """A step in one piece, in many, and over two processes: the parts of the loss add up."""
     from tutelage.anatomy import answers_of, shape_of
     from tutelage.knowledge.signals import Signals
-    from tutelage.objectives.terms import HardLabels, Objective, SoftLabels
-    from tutelage.students.build import load_model
+    from tutelage.objectives.objective import Objective
+    from tutelage.objectives.predictions import HardLabels, SoftLabels
+    from tutelage.students.load import load_model
 
     spans = encode_spans(read_squad(scene / "train.json", "train")[0], tokenizer, 32, stride=8, max_question=8)
     model = load_model(str(scene / "spans"), "spans")[0]
@@ -207,7 +212,8 @@ def test_the_loss_of_spans_is_that_of_its_formula(scene: Path, tokenizer) -> Non
     """Cross-entropy over the tokens asked, of start and end, averaged; by a loop over windows."""
     from tutelage.anatomy import shape_of
     from tutelage.knowledge.signals import Signals
-    from tutelage.objectives.terms import HardLabels, Objective
+    from tutelage.objectives.objective import Objective
+    from tutelage.objectives.predictions import HardLabels
 
     spans = encode_spans(read_squad(scene / "train.json", "train")[0], tokenizer, 32, stride=8, max_question=8)
     rows = np.arange(12)

@@ -18,10 +18,14 @@ from tutelage.data import batches
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
 from tutelage.methods.kd import kd
-from tutelage.objectives.terms import AttentionScores, Embeddings, HardLabels, Hidden, Objective, SoftLabels
-from tutelage.preflight import feed_of
-from tutelage.recipe import Stage
-from tutelage.students.build import Copied, copy_layers
+from tutelage.objectives.attention import AttentionScores
+from tutelage.objectives.hidden import Embeddings, Hidden
+from tutelage.objectives.objective import Objective
+from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.recipes.recipe import Stage
+from tutelage.run.task import feed_of
+from tutelage.students.copied import copy_layers
+from tutelage.students.specs import Copied
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, predict
 from tutelage.training import checkpoint, loop
 from tutelage.training.optimizer import RowAdamW, parameter_groups
@@ -199,7 +203,7 @@ def test_the_losses_fall(tokenizer, term) -> None:
 
 def test_a_folder_is_one_process_s_at_a_time(teacher_folder, tmp_path) -> None:
     """A second process with the same command would write over the first one's checkpoints; a dead one holds nothing."""
-    from tutelage.runs import run
+    from tutelage.run.run import run
 
     config = run_config(
         kd().model_copy(update={"student": Copied(layers=1)}),
@@ -209,7 +213,7 @@ def test_a_folder_is_one_process_s_at_a_time(teacher_folder, tmp_path) -> None:
         out=str(tmp_path / "run"),
         baseline=False,
     )
-    hold = "import sys; from tutelage.config import RunConfig; from tutelage.workspace import alone\n"
+    hold = "import sys; from tutelage.recipes.config import RunConfig; from tutelage.run.workspace import alone\n"
     hold += "with alone(RunConfig.model_validate_json(sys.argv[1])): print('in', flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", hold, config.model_dump_json()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -32,21 +32,25 @@ from transformers import (
 )
 
 from tutelage import anatomy, api
-from tutelage.config import with_settings
 from tutelage.data import batches
 from tutelage.errors import TutelageError
 from tutelage.evaluation.speed import count_parameters
+from tutelage.mechanisms.forgetter import Forgetter
+from tutelage.mechanisms.forgetting import Forgetting
 from tutelage.methods import METHODS
 from tutelage.methods.wid import wid, wid11, wid55, wid_reference
-from tutelage.objectives.terms import Hidden, SoftLabels
-from tutelage.recipe import Recipe, Stage
-from tutelage.runs import run
-from tutelage.students import compactors
-from tutelage.students.build import Copied, Inherited, Sliced, build, parse
-from tutelage.students.compactors import Compacted, Compaction, KeptNorm, compaction_of, wrap
+from tutelage.objectives.hidden import Hidden
+from tutelage.objectives.predictions import SoftLabels
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.recipes.settings import with_settings
+from tutelage.run.run import run
+from tutelage.students.build import build
+from tutelage.students.compactors import compaction, parts
+from tutelage.students.compactors.compaction import Compaction, compaction_of, wrap
+from tutelage.students.compactors.parts import Compacted, KeptNorm
+from tutelage.students.specs import Copied, Inherited, Sliced, parse
 from tutelage.teachers.source import Source
 from tutelage.training import checkpoint, loop
-from tutelage.training.forgetting import Forgetter, Forgetting
 from tutelage.training.optimizer import RowAdamW
 
 LANGUAGE = {
@@ -233,7 +237,7 @@ def test_weights_first_or_activations_first() -> None:
 def test_the_norm_of_kept_coordinates() -> None:
     """By the formula, its gradients by finite differences."""
     torch.manual_seed(0)
-    group = compactors.Group("residual", 7, 4)
+    group = parts.Group("residual", 7, 4)
     group.keep(torch.tensor([True, False, True, True, False, False, True]))
     plain = nn.LayerNorm(7)
     nn.init.normal_(plain.weight)
@@ -251,7 +255,7 @@ def test_the_norm_of_kept_coordinates() -> None:
     assert torch.autograd.gradcheck(normed, (x, norm.weight, norm.bias))
 
 
-def halved(family: str, cut: bool) -> compactors.Compaction:
+def halved(family: str, cut: bool) -> compaction.Compaction:
     """Compactors off the identity around a model of words that is to be half as wide, or is by now."""
     model = teacher(family, "words")
     compaction = shaken(model, Inherited(hidden=16))
@@ -344,8 +348,8 @@ def test_step_by_step_in_half_precision(family: str, cut: bool) -> None:
 
 def test_the_gradients_of_a_composed_weight() -> None:
     linear = nn.Linear(4, 3).double()
-    group_in, group_out = compactors.Group("in", 4, 2), compactors.Group("out", 3, 2)
-    out, into = compactors.Compactor(group_out).double(), compactors.Compactor(group_in).double()
+    group_in, group_out = parts.Group("in", 4, 2), parts.Group("out", 3, 2)
+    out, into = parts.Compactor(group_out).double(), parts.Compactor(group_in).double()
     link = Compacted(linear, [out], [into])
 
     def value(w: Tensor, b: Tensor, c: Tensor, q: Tensor, x: Tensor) -> Tensor:
@@ -724,7 +728,7 @@ def test_a_merged_model_is_exported(tmp_path: Path) -> None:
 def test_the_papers_sizes() -> None:
     for recipe, millions in ((wid55(), 54.70), (wid11(), 11.33)):
         with torch.device("meta"):
-            student = BertModel(compactors.narrowed(recipe.student, BertConfig()))
+            student = BertModel(compaction.narrowed(recipe.student, BertConfig()))
         assert count_parameters(student) / 1e6 == pytest.approx(millions, abs=0.01)
 
 
@@ -762,7 +766,7 @@ def test_slices_are_chosen_by_all_weights_that_make_or_read_a_coordinate(family:
     model = teacher(family, head)
     norms = weights_of_the_stream(model)
     compaction = wrap(copy.deepcopy(model), Sliced(hidden=16))
-    found = compactors._weights_of(compaction, compaction.groups["residual"])
+    found = compaction._weights_of(compaction, compaction.groups["residual"])
     torch.testing.assert_close(found, norms)
     table = anatomy.word_embeddings_of(build(Sliced(hidden=16), model, {}, 0)).weight
     assert torch.equal(table, anatomy.word_embeddings_of(model).weight[:, largest(norms, 16)])
@@ -1039,19 +1043,19 @@ def test_sizes_that_cannot_be_are_refused() -> None:
         (Inherited(hidden=16, intermediate=100), "intermediate=100 cannot be inherited"),
     ):
         with pytest.raises(TutelageError, match=words):
-            compactors.narrowed(spec, config)
+            compaction.narrowed(spec, config)
 
 
 def test_heads_that_hardware_does_not_like_are_named() -> None:
     model = tiny_model("bert", hidden=192, heads=12)
     wrap(model, Inherited(hidden=132))
-    assert "heads of 11" in str(compactors.advice(model)) and "hidden=96 would" in str(compactors.advice(model))
+    assert "heads of 11" in str(compaction.advice(model)) and "hidden=96 would" in str(compaction.advice(model))
     model = tiny_model("bert", hidden=192, heads=12)
     wrap(model, Inherited(hidden=96))
-    assert compactors.advice(model) is None
+    assert compaction.advice(model) is None
     model = tiny_model("bert")  # heads of 8: there is nothing between them and its own width
     wrap(model, Inherited(hidden=16))
-    assert compactors.advice(model) is None
+    assert compaction.advice(model) is None
 
 
 def test_an_untied_teacher_has_no_tied_student() -> None:

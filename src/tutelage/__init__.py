@@ -1,47 +1,16 @@
 """Compress BERT-family models by teaching: a fine-tuned teacher and text in, a small fast student and a report out."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-__version__ = "0.1.0"
-
-if TYPE_CHECKING:
-    from tutelage.api import (
-        attention_report,
-        chain,
-        compact_store,
-        crossfit,
-        distill,
-        evaluate,
-        export,
-        finetune,
-        plan_store,
-        show_team,
-        train_team,
-        write_store,
-    )
-    from tutelage.config import DataConfig, RunConfig
-    from tutelage.errors import TutelageError
-    from tutelage.knowledge.store import Store
-    from tutelage.methods import METHODS
-    from tutelage.objectives.terms import (
-        AttentionScores,
-        Embeddings,
-        FirstToken,
-        HardLabels,
-        Hidden,
-        HiddenKnowledge,
-        LogitsMSE,
-        SoftLabels,
-    )
-    from tutelage.recipe import Recipe, Stage
-    from tutelage.runs import run
-    from tutelage.search import search_knowledge
-    from tutelage.students.build import BiLSTM, Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Sliced
+from tutelage.version import __version__
 
 _HOMES = {
     "tutelage.api": (
+        "ablate",
         "attention_report",
+        "augment",
+        "build_corpus",
         "chain",
         "compact_store",
         "crossfit",
@@ -50,74 +19,45 @@ _HOMES = {
         "export",
         "finetune",
         "plan_store",
+        "pretrain",
         "show_team",
         "train_team",
         "write_store",
     ),
-    "tutelage.config": ("DataConfig", "RunConfig"),
+    "tutelage.data.config": ("DataConfig",),
     "tutelage.errors": ("TutelageError",),
-    "tutelage.knowledge.store": ("Store",),
+    "tutelage.knowledge.store.reading": ("Store",),
     "tutelage.methods": ("METHODS",),
-    "tutelage.objectives.terms": (
-        "AttentionScores",
-        "Embeddings",
-        "FirstToken",
-        "HardLabels",
-        "Hidden",
-        "HiddenKnowledge",
-        "LogitsMSE",
-        "SoftLabels",
+    "tutelage.objectives.attention": ("AttentionScores",),
+    "tutelage.objectives.hidden": ("Embeddings", "FirstToken", "Hidden", "Pooled"),
+    "tutelage.objectives.hidden_knowledge": ("HiddenKnowledge",),
+    "tutelage.objectives.predictions": ("HardLabels", "LogitsMSE", "SoftLabels"),
+    "tutelage.recipes.config": ("RunConfig",),
+    "tutelage.recipes.recipe": ("Recipe", "Stage"),
+    "tutelage.run.run": ("run",),
+    "tutelage.students.specs": (
+        "BiLSTM",
+        "Checkpoint",
+        "Copied",
+        "Fresh",
+        "Inherited",
+        "Pruned",
+        "Shared",
+        "Sliced",
     ),
-    "tutelage.recipe": ("Recipe", "Stage"),
-    "tutelage.runs": ("run",),
-    "tutelage.search": ("search_knowledge",),
-    "tutelage.students.build": ("BiLSTM", "Checkpoint", "Copied", "Fresh", "Inherited", "Pruned", "Shared", "Sliced"),
+    "tutelage.studies.search": ("search_knowledge",),
 }
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "METHODS",
-    "AttentionScores",
-    "BiLSTM",
-    "Checkpoint",
-    "Copied",
-    "DataConfig",
-    "Embeddings",
-    "FirstToken",
-    "Fresh",
-    "HardLabels",
-    "Hidden",
-    "HiddenKnowledge",
-    "Inherited",
-    "LogitsMSE",
-    "Pruned",
-    "Recipe",
-    "RunConfig",
-    "Shared",
-    "Sliced",
-    "SoftLabels",
-    "Stage",
-    "Store",
-    "TutelageError",
-    "attention_report",
-    "chain",
-    "compact_store",
-    "crossfit",
-    "distill",
-    "evaluate",
-    "export",
-    "finetune",
-    "plan_store",
-    "run",
-    "search_knowledge",
-    "show_team",
-    "train_team",
-    "write_store",
-]
+__all__ = ["__version__", *sorted(_HOME_OF)]
 
 
 def __getattr__(name: str) -> Any:
     # Imported when first asked for: `tutelage --help` need not wait for torch and transformers.
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module 'tutelage' has no attribute {name!r}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'tutelage' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

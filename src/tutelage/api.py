@@ -1,6 +1,6 @@
 """The commands as functions, with the same names: ``from tutelage import finetune, distill, evaluate``.
 
-Which texts to use is said in the words of :class:`tutelage.config.DataConfig`: ``task="sst2"``, or ``train="mine.csv"``,
+Which texts to use is said in the words of :class:`tutelage.data.config.DataConfig`: ``task="sst2"``, or ``train="mine.csv"``,
 ``dev=...``, ``text=...``, ``label=...``, ``unlabeled=...``.
 """
 
@@ -15,34 +15,40 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import transformers
 
-from tutelage import ablation, anatomy, attention, stores
-from tutelage import members as members_of_team
-from tutelage.attention import AttentionReport
-from tutelage.config import DataConfig, RunConfig, validated, with_settings
-from tutelage.data import corpus as corpora
-from tutelage.data.augmentation import Context, propose
-from tutelage.data.corpus import Split
-from tutelage.data.files import read_texts
-from tutelage.data.tokenizers import load_tokenizer, tokenizer_fingerprint
-from tutelage.data.wordvectors import WordVectors
-from tutelage.disk import write_text
+from tutelage import anatomy
+from tutelage.artifacts import write_text
+from tutelage.data.augmentation.candidates import Context
+from tutelage.data.augmentation.propose import propose
+from tutelage.data.augmentation.wordvectors import WordVectors
+from tutelage.data.config import DataConfig
+from tutelage.data.corpus import building, reading
+from tutelage.data.corpus.packing import Split
+from tutelage.data.load import load_data
+from tutelage.data.readers.files import read_texts
+from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer, tokenizer_fingerprint
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
-from tutelage.folds import crossfit as crossfitted
-from tutelage.knowledge.store import Store
+from tutelage.knowledge.store.reading import Store
 from tutelage.methods import METHODS
 from tutelage.methods.finetune import finetune as finetune_recipe
 from tutelage.methods.pretrain import pretrain as pretrain_recipe
 from tutelage.progress import Display
-from tutelage.recipe import Recipe
+from tutelage.recipes.config import RunConfig, validated
+from tutelage.recipes.recipe import Recipe
+from tutelage.recipes.settings import with_settings
+from tutelage.report.attention import AttentionReport
 from tutelage.report.attention import page as attention_page
-from tutelage.runs import evaluate as evaluate_model
-from tutelage.runs import run
-from tutelage.students.build import Checkpoint, Fresh, Inherited, Student, load_config, load_model, parse, resolve
+from tutelage.run import stores
+from tutelage.run.measure import evaluate as evaluate_model
+from tutelage.run.run import run
+from tutelage.run.workspace import new_accelerator
+from tutelage.students.load import load_config, load_model, resolve
 from tutelage.students.sharing import expanded
+from tutelage.students.specs import Checkpoint, Fresh, Inherited, Student, parse
+from tutelage.studies import ablation, attention, teams
+from tutelage.studies.chain import chain as carry_out_chain
+from tutelage.studies.crossfit import crossfit as crossfitted
 from tutelage.teachers.source import Source
-from tutelage.texts import fitted_tokenizer, load_data
-from tutelage.workspace import new_accelerator
 
 
 def method_recipe(method: str, task: str | None = None, without: str | None = None) -> Recipe:
@@ -158,10 +164,10 @@ def build_corpus(
     """
     display = Display(quiet)
     with display:
-        corpus = corpora.build(
+        corpus = building.build(
             sources, Path(out), load_tokenizer(resolve(tokenizer)), split=split, advance=display.count
         )
-    return corpora.describe(corpus)
+    return reading.describe(corpus)
 
 
 def augment(
@@ -180,7 +186,7 @@ def augment(
 
     ``proposer`` is a masked language model; ``vectors`` (GloVe's text format, or ``.npz`` with ``words`` and ``vectors``)
     serve words of several pieces, which else stay as they are. Training draws variants from the table, any number of them
-    and as many as it likes: ``distill(..., candidates=out)``. See :func:`tutelage.data.augmentation.propose`.
+    and as many as it likes: ``distill(..., candidates=out)``. See :func:`tutelage.data.augmentation.propose.propose`.
 
     Raises:
         TutelageError: for anything wrong with what was given; then nothing has been written.
@@ -233,7 +239,7 @@ def ablate(
     quiet: bool = False,
     **data: Any,
 ) -> ablation.Ablation:
-    """TinyBERT's tables of what each part earns, on one task: see :func:`tutelage.ablation.ablate`.
+    """TinyBERT's tables of what each part earns, on one task: see :func:`tutelage.studies.ablation.ablate`.
 
     Raises:
         TutelageError: for anything wrong with what was given.
@@ -460,7 +466,7 @@ def train_team(
     Raises:
         TutelageError: for anything wrong with what was given.
     """
-    return members_of_team.train_team(
+    return teams.train_team(
         model,
         out,
         members,
@@ -476,15 +482,14 @@ def train_team(
 def show_team(team: str | Sequence[str], *, quiet: bool = False, **data: Any) -> dict[str, Any]:
     """Compare teachers: scores on dev and on held-out training examples, agreement, diversity.
 
-    ``team`` is a folder of :func:`train_team`, whose data are taken but for what is said here, or teachers by name, which need
-    data to be compared on. See
-    :func:`tutelage.members.diversity` for what is measured. ``not_kept_apart`` names teachers of which it is not known that they
-    have not learnt from the held-out examples.
+    ``team``: a folder written by :func:`train_team`, or a list of teachers. A folder brings its own data settings; arguments
+    given here override them. A list needs data to compare the teachers on. See :func:`tutelage.evaluation.diversity.diversity`
+    for the measures. ``not_kept_apart`` names the teachers that may have been trained on the held-out examples.
 
     Raises:
         TutelageError: for anything wrong with what was given.
     """
-    return members_of_team.show_team([team] if isinstance(team, str) else team, _data_config(data), quiet=quiet)
+    return teams.show_team([team] if isinstance(team, str) else team, _data_config(data), quiet=quiet)
 
 
 def chain(
@@ -526,7 +531,7 @@ def chain(
         }
         recipe = _recipe(method, link, data.get("task")).part("task")
         configs.append(run_config(recipe, data, settings, **fields))
-    return members_of_team.chain(configs, quiet=quiet)
+    return carry_out_chain(configs, quiet=quiet)
 
 
 def export(model: str, out: str) -> dict[str, Any]:
@@ -581,7 +586,7 @@ def attention_report(
     max_length: int | None = None,
     quiet: bool = False,
 ) -> AttentionReport:
-    """How much of a teacher's attention a student shows on the texts of a file: see :mod:`tutelage.attention`.
+    """How much of a teacher's attention a student shows on the texts of a file: see :mod:`tutelage.studies.attention`.
 
     The models are folders or hub ids, with any head or none. ``texts`` is a .txt file, one text a line, or a table with a
     ``column`` of texts (each also with .gz); ``out`` is an .html file, which gets pictures and tables.

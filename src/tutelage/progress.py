@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from rich.console import Console
@@ -16,7 +17,23 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tutelage.training.loop import Event
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the log: where the stage is and how it goes."""
+
+    stage: str
+    epoch: int
+    step: int
+    steps: int
+    losses: dict[str, float]
+    lr: float
+    seconds: float
+    tokens_per_second: float
+    score: float | None = None
+    beside: dict[str, float] = field(default_factory=dict)
+    """What :class:`Beside` shows."""
+
 
 PLAIN_SECONDS = 10.0
 

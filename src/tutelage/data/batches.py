@@ -16,9 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tutelage.data.examples import UNASKED, Encoded
-
-Rows = npt.NDArray[np.int64]
+from tutelage.data.examples import UNASKED, Encoded, Rows
 
 WINDOW = 100
 """Examples of this many steps are sorted by length together."""

@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tutelage.data.batches import Rows
 from tutelage.data.draws import uniform
-from tutelage.data.examples import UNASKED, UNKNOWN, Encoded
+from tutelage.data.examples import UNASKED, UNKNOWN, Encoded, Rows
 from tutelage.errors import TutelageError
 
 Share = Annotated[float, Field(ge=0, le=1)]

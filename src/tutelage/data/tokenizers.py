@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
+from tutelage import anatomy
 from tutelage.errors import TutelageError
+
+
+def fitted_tokenizer(tokenizer: Any, model: PreTrainedModel) -> Any:
+    """The tokenizer, giving only what the model's ``forward`` takes (DistilBERT has no token types)."""
+    has_types = anatomy.has_token_types(model.config)
+    names = ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"]
+    if has_types and "token_type_ids" not in tokenizer.model_input_names:
+        return tokenizer
+    if list(tokenizer.model_input_names) == names:
+        return tokenizer
+    fitted = copy.deepcopy(tokenizer)
+    fitted.model_input_names = names
+    fitted.init_kwargs["model_input_names"] = names
+    return fitted
 
 
 def load_tokenizer(name: str) -> Any:

@@ -1,8 +1,7 @@
-"""Predictions on training texts by models that have not learnt from them, in a folder (see :mod:`tutelage.folds`)."""
+"""Predictions on training texts by models that have not learnt from them, in a folder (see :mod:`tutelage.studies.crossfit`)."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +14,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tutelage.data.examples import Examples
-from tutelage.disk import write_text
+from tutelage.artifacts import write_text
+from tutelage.data.examples import Examples, content
 from tutelage.errors import TutelageError
 
 MANIFEST, LOGITS = "crossfit.json", "logits.safetensors"
 
 
-class Manifest(BaseModel):
+class PredictionsManifest(BaseModel):
     """What is in a folder of out-of-fold predictions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,19 +37,10 @@ class Manifest(BaseModel):
     """Of the predictions, where there are classes."""
 
 
-def write(folder: Path, manifest: Manifest, logits: npt.NDArray[np.float32]) -> None:
+def write(folder: Path, manifest: PredictionsManifest, logits: npt.NDArray[np.float32]) -> None:
     """Logits ``(n, classes)`` and what they are of; the manifest last, without which a folder is unfinished."""
     save_file({"logits": torch.from_numpy(logits)}, folder / LOGITS)
     write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
-
-
-def content(examples: Examples) -> list[str]:
-    """A name for what each example says: ids count rows, which another file has too."""
-    pairs = examples.pairs or [""] * len(examples)
-    return [
-        hashlib.blake2b(f"{text}\0{pair}".encode(), digest_size=8).hexdigest()
-        for text, pair in zip(examples.texts, pairs, strict=True)
-    ]
 
 
 def read(folder: Path, examples: Examples, labels: Sequence[str]) -> npt.NDArray[Any]:
@@ -63,7 +53,7 @@ def read(folder: Path, examples: Examples, labels: Sequence[str]) -> npt.NDArray
     if not path.exists():
         raise TutelageError(f"{str(folder)!r} holds no finished predictions; tutelage crossfit makes them")
     try:
-        manifest = Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        manifest = PredictionsManifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
         logits = load_file(folder / LOGITS)["logits"].numpy()
     except (ValidationError, ValueError, OSError, KeyError, SafetensorError) as error:
         raise TutelageError(f"the predictions in {str(folder)!r} are damaged ({error}); make them anew") from None

@@ -14,7 +14,7 @@ from tutelage.methods.pkd import pkd, pkd_reference
 from tutelage.methods.pretrain import pretrain
 from tutelage.methods.tinybert import tinybert, tinybert_reference
 from tutelage.methods.wid import wid, wid11, wid55, wid_causal, wid_kd, wid_reference
-from tutelage.recipe import Recipe
+from tutelage.recipes.recipe import Recipe
 
 METHODS: dict[str, Callable[[], Recipe]] = {
     method.__name__: method

@@ -1,9 +1,10 @@
 """AutoSKDBERT (OpenReview csARsNPKgVi) and what it is measured against: one student, a team of teachers."""
 
-from tutelage.objectives.terms import AnyTerm, HardLabels, SoftLabels
-from tutelage.recipe import Recipe, Stage
-from tutelage.students.build import Copied
-from tutelage.teachers.team import Learning, Team
+from tutelage.mechanisms.team import Learning, Team
+from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.objectives.terms import AnyTerm
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.students.specs import Copied
 
 
 def autoskdbert(

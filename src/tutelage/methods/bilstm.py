@@ -1,9 +1,9 @@
 """Distilled BiLSTM (Tang et al. 2019): a student that is no Transformer learns logits, on many texts made by rules."""
 
-from tutelage.data.rules import Rules
-from tutelage.objectives.terms import LogitsMSE
-from tutelage.recipe import Recipe, Stage
-from tutelage.students.build import BiLSTM
+from tutelage.data.augmentation.rules import Rules
+from tutelage.objectives.predictions import LogitsMSE
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.students.specs import BiLSTM
 
 
 def bilstm(task: str | None = None) -> Recipe:

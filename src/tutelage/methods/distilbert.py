@@ -1,9 +1,10 @@
 """DistilBERT (Sanh et al. 2019): every-other-layer start, soft labels, aligned hidden states; on raw text or on a task."""
 
 from tutelage.data.masking import Masking
-from tutelage.objectives.terms import HardLabels, Hidden, SoftLabels
-from tutelage.recipe import Instances, Recipe, Stage
-from tutelage.students.build import Copied
+from tutelage.objectives.hidden import Hidden
+from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.students.specs import Copied
 
 
 def distilbert(

@@ -1,8 +1,8 @@
 """Plain fine-tuning: the labels alone. The teacher's own training, and the baseline that every method must beat."""
 
-from tutelage.objectives.terms import HardLabels
-from tutelage.recipe import Recipe, Stage
-from tutelage.students.build import Copied, Student
+from tutelage.objectives.predictions import HardLabels
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.students.specs import Copied, Student
 
 
 def finetune(student: Student | None = None, epochs: int = 3, lr: float = 3e-5) -> Recipe:

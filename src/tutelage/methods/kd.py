@@ -1,8 +1,8 @@
 """Knowledge distillation (Hinton et al. 2015): the teacher's softened predictions beside the labels."""
 
-from tutelage.objectives.terms import HardLabels, SoftLabels
-from tutelage.recipe import Recipe, Stage
-from tutelage.students.build import Copied
+from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.students.specs import Copied
 
 
 def kd(alpha: float = 0.7, temperature: float = 2.0, epochs: int = 3, lr: float = 5e-5) -> Recipe:

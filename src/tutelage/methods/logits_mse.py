@@ -1,8 +1,8 @@
 """Logit regression (Ba and Caruana 2014; the loss of Distilled BiLSTM, Tang et al. 2019): no labels, no temperature."""
 
-from tutelage.objectives.terms import LogitsMSE
-from tutelage.recipe import Recipe, Stage
-from tutelage.students.build import Copied
+from tutelage.objectives.predictions import LogitsMSE
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.students.specs import Copied
 
 
 def logits_mse(epochs: int = 3, lr: float = 5e-5) -> Recipe:

@@ -1,8 +1,9 @@
 """Minimum-knowledge distillation (Liu et al. 2021): a small crucial part of the hidden states, then the predictions."""
 
-from tutelage.objectives.terms import HiddenKnowledge, SoftLabels
-from tutelage.recipe import Recipe, Stage
-from tutelage.students.build import Pruned
+from tutelage.objectives.hidden_knowledge import HiddenKnowledge
+from tutelage.objectives.predictions import SoftLabels
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.students.specs import Pruned
 
 
 def minimum_knowledge(keep: str = "1l_10t_0.1h", hidden_epochs: int = 10, prediction_epochs: int = 5) -> Recipe:

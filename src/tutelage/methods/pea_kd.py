@@ -2,10 +2,12 @@
 
 from typing import Literal
 
-from tutelage.knowledge.verdicts import Verdicts
-from tutelage.objectives.terms import AnyTerm, FirstToken, HardLabels, SoftLabels, Verdict
-from tutelage.recipe import Recipe, Stage
-from tutelage.students.build import Copied, Shared, Student
+from tutelage.mechanisms.ptp import Verdicts
+from tutelage.objectives.hidden import FirstToken
+from tutelage.objectives.predictions import HardLabels, SoftLabels, Verdict
+from tutelage.objectives.terms import AnyTerm
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.students.specs import Copied, Shared, Student
 
 Ablation = Literal["no_sps", "no_shuffle", "no_ptp", "no_pkd", "no_kd"]
 """What is left out: the second run of the layers, the exchange of query and key in it, the stage on the teacher's verdicts,

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from tutelage.objectives.terms import FirstToken, HardLabels, SoftLabels
-from tutelage.recipe import Recipe, Stage
-from tutelage.students.build import Copied
+from tutelage.objectives.hidden import FirstToken
+from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.students.specs import Copied
 
 
 def pkd(

@@ -1,9 +1,9 @@
 """Pretraining without a teacher: masked or next words (Devlin et al. 2019; Radford et al. 2019)."""
 
 from tutelage.data.masking import Masking
-from tutelage.objectives.terms import HardLabels
-from tutelage.recipe import Instances, Recipe, Stage
-from tutelage.students.build import Checkpoint, Student
+from tutelage.objectives.predictions import HardLabels
+from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.students.specs import Checkpoint, Student
 
 
 def pretrain(student: Student | None = None, *, causal: bool = False, head_only: bool = False) -> Recipe:

@@ -2,12 +2,15 @@
 
 from typing import Literal
 
-from tutelage.data.augmentation import Augmentation
+from tutelage.data.augmentation.variants import Augmentation
 from tutelage.data.masking import Masking
+from tutelage.objectives.attention import AttentionScores
+from tutelage.objectives.hidden import Embeddings, Hidden, Pooled
 from tutelage.objectives.mapping import Mapping
-from tutelage.objectives.terms import AnyTerm, AttentionScores, Embeddings, HardLabels, Hidden, Pooled, SoftLabels
-from tutelage.recipe import Instances, Recipe, Stage
-from tutelage.students.build import Fresh
+from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.objectives.terms import AnyTerm
+from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.students.specs import Fresh
 
 Ablation = Literal["no_gd", "no_td", "no_da", "no_embd", "no_pred", "no_trm", "no_attn", "no_hidn"]
 """What a row of the paper's tables 2 and 3 leaves out (section 4.4): general distillation, task distillation,

@@ -1,10 +1,10 @@
 """Weight-inherited distillation (Wu et al. 2024): the teacher's weights, mixed and made narrower while they learn."""
 
 from tutelage.data.masking import Masking
-from tutelage.objectives.terms import HardLabels, SoftLabels
-from tutelage.recipe import Instances, Recipe, Stage
-from tutelage.students.build import Inherited
-from tutelage.training.forgetting import Forgetting
+from tutelage.mechanisms.forgetting import Forgetting
+from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.students.specs import Inherited
 
 
 def wid(hidden: int = 384, *, causal: bool = False) -> Recipe:

@@ -5,17 +5,83 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader
+from pydantic import BaseModel
 
 from tutelage.report.page import FORMATS
 
-if TYPE_CHECKING:
-    from tutelage.attention import AttentionReport, LayerReport, Likeness
+
+class Likeness(BaseModel):
+    """Two means: over queries for a pair of heads, over pairs for a layer, over layers for a model."""
+
+    kl: float
+    cosine: float
+
+
+class Match(Likeness):
+    """A pair of heads, both counted from 1."""
+
+    teacher_head: int
+    student_head: int
+
+
+class LayerReport(BaseModel):
+    """A student layer beside the teacher layer that it is compared with, both counted from 1."""
+
+    teacher: int
+    student: int
+    teacher_heads: int
+    student_heads: int
+    heads: list[Likeness] | None
+    """Head h of both, h from 1; none where their numbers of heads differ."""
+    matches: list[Match]
+    """The best matches, in the order of the teacher's heads."""
+    same_head: Likeness | None
+    best_match: Likeness
+    uniform: Likeness
+    """Of all heads of the teacher."""
+
+    @property
+    def name(self) -> str:
+        return str(self.student) if self.student == self.teacher else f"{self.student} from {self.teacher}"
+
+    @property
+    def kept(self) -> int:
+        """How many heads have the one of the same number as their best match."""
+        return sum(match.teacher_head == match.student_head for match in self.matches)
+
+
+class AttentionReport(BaseModel):
+    """What :func:`attention_report` found; the last three are means over layers."""
+
+    teacher: str
+    student: str
+    teacher_layers: int
+    student_layers: int
+    causal: bool
+    """Tokens look at earlier ones and themselves only."""
+    texts: int
+    """How many were read, of ``available``."""
+    available: int
+    cut: int
+    """Texts that were longer than ``max_length`` and lost their end."""
+    max_length: int
+    queries: int
+    mapping: str
+    layers: list[LayerReport]
+    same_head: Likeness | None
+    best_match: Likeness
+    uniform: Likeness
+
 
 LEFT, TOP = 46.0, 22.0
+
+
 CELL = 30.0
+
+
 WIDEST = 480.0
 
 

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from tutelage.report import page, team
+from tutelage.report import page, team, words
 
 Report = dict[str, Any]
 
@@ -50,12 +50,12 @@ def card(report: Report, language: str = "en") -> str:
         model=Markup(json.dumps(folder_name(report["student"]["name"]))),
         settings=Markup(PIPELINE_SETTINGS.get(report["kind"], "")),
         teacher=lead[0] if lead else folder_name((report.get("teacher") or {}).get("name") or "a teacher"),
-        entries=page.entries(report),
-        who=page.names(report),
-        beside=page.beside(report),
-        metric=page.words(report["metric"]),
-        verdict=page.verdict(report),
-        caution=page.caution(report),
+        entries=words.entries(report),
+        who=words.names(report),
+        beside=words.beside(report),
+        metric=words.words(report["metric"]),
+        verdict=words.verdict(report),
+        caution=words.caution(report),
         rows=page.comparison(report),
         selection=page.selection(report),
         kept=page.kept(report),
@@ -105,7 +105,7 @@ def _warnings(report: Report) -> list[str]:
 
 def _layers(entry: dict[str, Any]) -> dict[str, str]:
     pairs = ", ".join(f"{s} from {t}" for s, t in entry["pairs"])
-    return {"stage": entry["stage"], "knowledge": page.words(entry["knowledge"]), "pairs": pairs}
+    return {"stage": entry["stage"], "knowledge": words.words(entry["knowledge"]), "pairs": pairs}
 
 
 def _front_matter(report: Report, language: str) -> str:
@@ -147,7 +147,7 @@ def _results(report: Report) -> list[EvalResult]:
             dataset_name=task,
             dataset_split=_line(part),
             metric_type=METRIC_IDS.get(metric, metric),
-            metric_name=page.words(metric),
+            metric_name=words.words(metric),
             metric_value=round(value, 4),
         )
         for part, scores in report["student"]["scores"].items()

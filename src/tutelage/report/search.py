@@ -6,17 +6,86 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
+from pydantic import BaseModel
 
-from tutelage.report.page import bytes_text, words
+from tutelage.errors import TutelageError
+from tutelage.report.numbers import bytes_text
+from tutelage.report.words import words
 
-if TYPE_CHECKING:
-    from tutelage.search import Search
+
+class Candidate(BaseModel):
+    """A configuration: how much is kept (as in :class:`HiddenKnowledge`), up to which teacher layer, and what it weighs."""
+
+    keep: str
+    top: int
+    bytes_per_example: float
+    """Of the smallest store that serves it, mean over the examples; the teacher's predictions are in it."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.keep}, top {self.top}"
+
+
+class Trial(Candidate):
+    """A configuration and how well it taught in the longest runs that it had; scores are of the task's first metric."""
+
+    rung: int
+    """The rung it came to, from 1."""
+    score: float
+    """On the selection data, mean over the seeds."""
+    scores: dict[int, float]
+    """The same by seed."""
+    dev_score: float
+    """On dev, mean over the seeds; nothing was chosen by it."""
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """Lower is better: first who came further, of equal scores the smaller."""
+        return (-self.rung, -self.score, self.bytes_per_example)
+
+
+class Rung(BaseModel):
+    """How many configurations were trained for how many epochs of each stage, with how many seeds."""
+
+    epochs: dict[str, int]
+    trials: int
+    seeds: int
+
+
+class Search(BaseModel):
+    """What a search found; ``search.json`` is this."""
+
+    task: str
+    metric: str
+    teacher: str
+    rungs: list[Rung]
+    trials: list[Trial]
+    """All configurations, the smallest first. Scores compare within a rung only: later ones train longer."""
+    front: list[Trial]
+    """Of the last rung those that no other beats in score without being larger, the smallest first."""
+
+    def best_under(self, budget: float) -> Trial:
+        """The best configuration of at most ``budget`` bytes per example.
+
+        Raises:
+            TutelageError: when all that were tried are larger.
+        """
+        fitting = [trial for trial in self.trials if trial.bytes_per_example <= budget]
+        if not fitting:
+            least = min(self.trials, key=lambda trial: trial.bytes_per_example)
+            raise TutelageError(
+                f"no configuration that was tried has at most {budget:,.0f} bytes per example; the smallest, {least.name}, "
+                f"has {math.ceil(least.bytes_per_example):,}; allow that, or try more with --trials"
+            )
+        return min(fitting, key=lambda trial: trial.rank)
+
 
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 844.0, 58.0, 420.0
+
+
 Label = tuple[float, float, str]
 
 

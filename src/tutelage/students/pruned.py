@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -28,9 +28,7 @@ from tutelage import anatomy
 from tutelage.data.examples import Kind
 from tutelage.errors import TutelageError
 from tutelage.objectives import losses
-
-if TYPE_CHECKING:
-    from tutelage.students.build import Pruned
+from tutelage.students.specs import Pruned
 
 Scores = list[tuple[Tensor, Tensor]]
 """By layer: the scores of its heads, ``(heads,)``, and of its neurons, ``(intermediate,)``."""

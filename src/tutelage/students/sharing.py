@@ -12,7 +12,7 @@ checkpoint that needs no module of ours, with every layer as often as it is run.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -42,9 +42,7 @@ from transformers import (
 from tutelage import anatomy
 from tutelage.anatomy import AUTO
 from tutelage.errors import TutelageError
-
-if TYPE_CHECKING:
-    from tutelage.students.build import Shared
+from tutelage.students.specs import Shared
 
 Plan = list[str]
 

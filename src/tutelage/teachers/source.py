@@ -15,7 +15,7 @@ from tutelage import anatomy
 from tutelage.anatomy import AUTO, Head
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
-from tutelage.students.build import fitted_config, load_config, load_model, resolve
+from tutelage.students.load import fitted_config, load_config, load_model, resolve
 
 HEADS = {
     "classes": "classification head",

@@ -12,11 +12,14 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tutelage.data.batches import Batch, Rows, padded, pieces
-from tutelage.data.examples import Encoded
-from tutelage.knowledge import store as stores
-from tutelage.knowledge.signals import Needs, Signals, Tap
-from tutelage.knowledge.store import Contents, Exponents, Scheme, Store
+from tutelage.data.batches import Batch, padded, pieces
+from tutelage.data.examples import Encoded, Rows
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.signals import Signals, Tap
+from tutelage.knowledge.store import reading, records, writing
+from tutelage.knowledge.store.reading import Store
+from tutelage.knowledge.store.records import Contents
+from tutelage.knowledge.store.scheme import Exponents, Scheme, needs_of
 
 CALIBRATED_ON = 256
 """Examples from which the scales of 8-bit stores are taken."""
@@ -50,12 +53,12 @@ def write_store(
     max_tokens: int = 16384,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Store:
-    """Run a teacher over all examples and write what ``scheme`` keeps; the other arguments are :func:`stores.write`'s.
+    """Run a teacher over all examples and write what ``scheme`` keeps; the other arguments are :func:`writing.write`'s.
 
     Raises:
         TutelageError: when something else lies in ``folder``, or two examples have one id.
     """
-    tap = Tap(model.eval().requires_grad_(False), stores.needs_of(scheme))
+    tap = Tap(model.eval().requires_grad_(False), needs_of(scheme))
 
     def run(rows: Rows) -> tuple[Signals, dict[str, Tensor]]:
         inputs = {name: value.to(accelerator.device) for name, value in padded(encoded, rows).items()}
@@ -66,7 +69,7 @@ def write_store(
         signals, inputs = run(rows)
         separators = inputs["input_ids"] == encoded.separator
         keys = torch.from_numpy(encoded.keys[rows].view(np.int64))
-        return stores.contents_of(signals, scheme, inputs["attention_mask"], separators, keys, exponents)
+        return records.contents_of(signals, scheme, inputs["attention_mask"], separators, keys, exponents)
 
     def vectors() -> Iterator[tuple[int, Tensor]]:
         rows = np.arange(min(CALIBRATED_ON, len(encoded)))
@@ -75,12 +78,12 @@ def write_store(
             for layer, hidden in signals.hidden.items():
                 yield layer, hidden.float()[inputs["attention_mask"].bool()]
 
-    exponents: Exponents = stores.calibrate(vectors()) if scheme.dtype == "int8" and scheme.columns else {}
+    exponents: Exponents = records.calibrate(vectors()) if scheme.dtype == "int8" and scheme.columns else {}
     try:
-        return stores.write(
+        return writing.write(
             folder,
             scheme,
-            stores.index_of(ids, encoded),
+            reading.index_of(ids, encoded),
             read,
             about,
             evaluation,

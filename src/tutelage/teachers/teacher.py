@@ -15,8 +15,17 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.data.batches import Batch, asked_places, evaluation_batches, padded
 from tutelage.data.examples import Encoded
+from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.selection import Selected, select
-from tutelage.knowledge.signals import Needs, Signals, Tap
+from tutelage.knowledge.signals import Signals, Tap
+from tutelage.progress import Display
+
+
+def predicted(
+    model: PreTrainedModel, encoded: Encoded, accelerator: Accelerator, display: Display, name: str
+) -> Tensor:
+    """Logits of all examples, ``(examples, classes)``, with the progress shown under ``name``."""
+    return predict(model, encoded, accelerator, lambda count: display.advance(name, len(encoded), count))
 
 
 class Teacher(Protocol):

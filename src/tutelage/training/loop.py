@@ -40,13 +40,16 @@ from tutelage.data import batches
 from tutelage.data.examples import Encoded
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Signals, Tap
-from tutelage.objectives.terms import Objective
-from tutelage.recipe import Stage
+from tutelage.objectives.objective import Objective
+from tutelage.progress import Event
+from tutelage.recipes.recipe import Stage
 from tutelage.teachers.teacher import Teacher
 from tutelage.training import checkpoint
 from tutelage.training.optimizer import RowAdamW, parameter_groups
 
 LOG_SECONDS = 1.0
+
+
 CHECKPOINT_SECONDS = 60.0
 
 
@@ -102,23 +105,6 @@ class StageLog:
     scores: list[list[float]] = field(default_factory=list)
     """Pairs of epoch and selection score."""
     tokens: int = 0
-
-
-@dataclass(frozen=True)
-class Event:
-    """One line of the log: where the stage is and how it goes."""
-
-    stage: str
-    epoch: int
-    step: int
-    steps: int
-    losses: dict[str, float]
-    lr: float
-    seconds: float
-    tokens_per_second: float
-    score: float | None = None
-    beside: dict[str, float] = field(default_factory=dict)
-    """What :class:`Beside` shows."""
 
 
 def learning_rate(stage: Stage, step: int, total: int) -> float:

@@ -1,0 +1,389 @@
+"""A corpus on disk: tokenised text that is read as epochs of instances."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tutelage.data.corpus.packing import BLOCK, Draw, Offsets, Packing, Split, below, plan_pairs, plan_segments
+from tutelage.data.examples import Encoded, Rows
+from tutelage.data.tokenizers import load_tokenizer
+from tutelage.errors import TutelageError
+
+AGAIN = "remove it and build it again"
+
+
+class CorpusManifest(BaseModel):
+    """What a corpus is, and by what it is recognised."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    tutelage: str
+    documents: int = Field(ge=1)
+    sentences: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    dtype: Literal["uint16", "uint32"]
+    split: Split
+    sources: tuple[str, ...]
+    """Names of the files (without folders) and data sets, in order."""
+    tokenizer_fingerprint: str
+    sha256: dict[str, str]
+    """By file."""
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        """By array file."""
+        return {
+            "tokens.bin": self.tokens * np.dtype(self.dtype).itemsize,
+            "sentences.bin": 8 * (self.sentences + 1),
+            "documents.bin": 8 * (self.documents + 1),
+        }
+
+
+class Corpus:
+    """A finished corpus. Opening checks its manifest, sizes and tokenizer; :meth:`verify` reads every byte.
+
+    Raises:
+        TutelageError: when there is none, it is unfinished or damaged.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(os.path.abspath(folder))
+        self.manifest = _read_manifest(self.folder)
+        for name, size in self.manifest.bytes.items():
+            path = self.folder / name
+            found = path.stat().st_size if path.exists() else 0
+            if found != size:
+                raise TutelageError(
+                    f"the corpus {self.name!r} is damaged: {name} has {found:,} of {size:,} bytes; {AGAIN}"
+                )
+        # A tokenizer whose files are damaged or missing may load even so, as another one.
+        self._compare([name for name in self.manifest.sha256 if name not in self.manifest.bytes])
+        self.tokenizer = load_tokenizer(str(self.folder / "tokenizer"))
+        self.tokens: npt.NDArray[Any] = self._mapped("tokens.bin", f"<u{np.dtype(self.manifest.dtype).itemsize}")
+        """``(tokens,)``, all documents one after the other."""
+        self.sentences: Offsets = self._mapped("sentences.bin", "<i8")
+        """``(sentences + 1,)``: sentence ``i`` is ``tokens[sentences[i]:sentences[i + 1]]``; none is empty."""
+        self.documents: Offsets = self._mapped("documents.bin", "<i8")
+        """``(documents + 1,)``: document ``i`` is the sentences from ``documents[i]`` to before ``documents[i + 1]``."""
+
+    def _mapped(self, name: str, dtype: str) -> npt.NDArray[Any]:
+        # A plain array over the mapped file: indexing a memmap costs several times as much.
+        return np.asarray(np.memmap(self.folder / name, dtype=dtype, mode="r"))
+
+    @property
+    def name(self) -> str:
+        return str(self.folder)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of what it was built from."""
+        return self.manifest.sources
+
+    @property
+    def fingerprint(self) -> str:
+        """A name for what is in it; another token, sentence or document anywhere is another name."""
+        checksums = "".join(self.manifest.sha256[name] for name in self.manifest.bytes)
+        return hashlib.sha256(checksums.encode()).hexdigest()[:16]
+
+    @cached_property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """``(vocabulary,)``: how often each token occurs; read once from the whole corpus."""
+        counts = np.zeros(vocabulary_of(self.tokenizer), dtype=np.int64)
+        for start in range(0, len(self.tokens), BLOCK):
+            counts += np.bincount(self.tokens[start : start + BLOCK], minlength=len(counts))
+        return counts
+
+    def verify(self, advance: Callable[[int], None] = lambda count: None) -> None:
+        """Compare every file with its checksum; ``advance`` hears of bytes read.
+
+        Raises:
+            TutelageError: for a byte that is not as it was written.
+        """
+        self._compare(list(self.manifest.sha256), advance)
+
+    def _compare(self, names: list[str], advance: Callable[[int], None] = lambda count: None) -> None:
+        for name in names:
+            path = self.folder / name
+            if not path.exists() or sha256_of(path, advance) != self.manifest.sha256[name]:
+                raise TutelageError(f"the corpus {self.name!r} is damaged: {name} is not as it was written; {AGAIN}")
+
+    def split(self, held_out: int) -> tuple[Corpus, Corpus]:
+        """All but the last sentences, and these: about ``held_out`` tokens, two sentences at least.
+
+        The document in which the cut lies is one in both parts. Where the corpus has two documents each part has two at
+        least, that pairs can be made of. A corpus of which that would be half is both parts.
+        """
+        total, last = len(self.tokens), len(self.sentences) - 1
+        first = min(int(np.searchsorted(self.sentences, total - held_out, side="right")) - 1, last - 2)
+        if first < 2 or 2 * held_out > total:
+            return self, self
+        parts = []
+        for start, stop in ((0, first), (first, last)):
+            inner = self.documents[(self.documents > start) & (self.documents < stop)]
+            if len(self.documents) > 2 and not len(inner):
+                inner = np.array([(start + stop) // 2])
+            parts.append(self._part(start, stop, np.concatenate([[start], inner, [stop]])))
+        return parts[0], parts[1]
+
+    def _part(self, start: int, stop: int, documents: Offsets) -> Corpus:
+        """The same corpus with the sentences from ``start`` to before ``stop``, in these documents."""
+        part = copy.copy(self)
+        first = self.sentences[start]
+        part.tokens = self.tokens[first : self.sentences[stop]]
+        part.sentences = self.sentences[start : stop + 1] - first if first else self.sentences[: stop + 1]
+        part.documents = documents - start
+        return part
+
+    def epoch(self, packing: Packing, length: int, seed: int, epoch: int) -> Epoch:
+        """The instances of one epoch, each of at most ``length`` tokens; a function of the corpus and the arguments alone.
+
+        The budget of an instance is ``length`` less the special tokens that the tokenizer puts around a text or a pair.
+        A sentence longer than the budget counts as several sentences, each of ``budget`` tokens but the last.
+
+        ``pairs``
+            BERT's sentence pairs. Sentences of a document are gathered in a chunk until they reach the budget, for one
+            chunk in ten a random smaller one (from 2 tokens); the document's last chunk may be smaller. A random number of
+            the chunk's first sentences (not all, unless there is only one) is A. With probability 0.5, and always after a
+            chunk of one sentence, B comes from a random place in another document, which is drawn in proportion to
+            its sentences, and the rest of the chunk goes into the next one; otherwise the rest of the chunk is B. While
+            they are together longer than the full budget, the longer one (B if equal) loses a token at its front or end,
+            by a coin. Every sentence is part of exactly one A or B that follows; of the tokens at the ends of these an
+            instance shows what that cutting leaves, which is others in every epoch.
+        ``segments``
+            Sentences of one document, as many as fit in the budget, for one instance in ten in a random smaller one (where
+            a longer sentence stands alone). Every token is in exactly one instance.
+        ``packed``
+            All documents in a ring, after each the separator (the end token of a tokenizer that has none), cut at a random
+            place and from there on every ``budget`` tokens. The last piece, shorter than that, is left out.
+
+        Raises:
+            TutelageError: when the length leaves no room, there is too little text, or the tokenizer has no separator.
+        """
+        frame = _frame_of(self.tokenizer, 2 if packing == "pairs" else 1)
+        budget = length - frame.specials
+        if budget < 2:
+            raise TutelageError(f"length is {length}, too short for {packing}; choose at least {frame.specials + 2}")
+        key = (seed, epoch)
+        if packing == "packed":
+            return self._packed(frame, budget, key)
+        if packing == "segments":
+            plan = plan_segments(*self._pieces(budget), budget, key)
+        else:
+            if len(self.documents) < 3:
+                raise TutelageError(
+                    f"the corpus {self.name!r} has only one document, and pairs need two; part documents by blank lines "
+                    "and build it again, or choose segments"
+                )
+            if not frame.runs[1]:
+                raise TutelageError(
+                    f"the tokenizer of the corpus {self.name!r} puts nothing between two texts, so they would be no pair; "
+                    "choose segments or packed"
+                )
+            plan = plan_pairs(*self._pieces(budget), budget, key)
+        starts, sizes, cut = (np.concatenate(parts) for parts in zip(*plan, strict=True))
+        return Epoch(starts, sizes, cut, _Stream(self.tokens), frame)
+
+    def _packed(self, frame: _Frame, budget: int, key: tuple[int, int]) -> Epoch:
+        parting = _separator(self.tokenizer)
+        if parting < 0:
+            parting = -1 if self.tokenizer.eos_token_id is None else int(self.tokenizer.eos_token_id)
+        if parting < 0:
+            raise TutelageError(
+                f"the tokenizer of the corpus {self.name!r} has neither a separator nor an end token to part documents by; "
+                "set its eos_token and build the corpus again, or choose segments"
+            )
+        ends = self.sentences[self.documents[1:]] + np.arange(len(self.documents) - 1)
+        ring = int(ends[-1]) + 1
+        count = ring // budget
+        if not count:
+            raise TutelageError(
+                f"the corpus {self.name!r} has {ring:,} tokens, fewer than one instance of {budget:,}; choose a smaller length"
+            )
+        phase = int(below(ring, *key, Draw.PHASE, 0)[0])
+        starts = (phase + budget * np.arange(count, dtype=np.int64)[:, None]) % ring
+        sizes = np.full((count, 1), budget, dtype=np.int32)
+        return Epoch(starts, sizes, np.zeros(count, dtype=np.bool_), _Stream(self.tokens, ends, parting), frame)
+
+    def _pieces(self, budget: int) -> tuple[Offsets, Offsets]:
+        """Offsets of the sentences, cut where they are longer than ``budget``, and of the documents in these pieces."""
+        long = np.flatnonzero(np.diff(self.sentences) > budget)
+        if not len(long):
+            return self.sentences, self.documents
+        cuts = (self.sentences[long + 1] - self.sentences[long] - 1) // budget
+        more = np.repeat(self.sentences[long], cuts) + budget * (_within(cuts) + 1)
+        offsets = np.sort(np.concatenate([self.sentences, more]), kind="stable")
+        return offsets, np.searchsorted(offsets, self.sentences[self.documents])
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The plan of one epoch; instances are built when they are asked for."""
+
+    starts: Offsets
+    """``(n, 1)``, for pairs ``(n, 2)``: where the texts of an instance start. Places in the corpus's tokens; for packed
+    instances in the ring, in which every document is followed by one token more."""
+    sizes: npt.NDArray[np.int32]
+    """Beside ``starts``: tokens of each text."""
+    cut: npt.NDArray[np.bool_]
+    """``(n,)``: which pairs lost tokens because they were too long."""
+    _stream: _Stream
+    _frame: _Frame
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """``(n,)``: tokens of each instance, special ones among them."""
+        return np.asarray(self.sizes.sum(axis=1, dtype=np.int64) + self._frame.specials)
+
+    def read(self, rows: Rows) -> Encoded:
+        """The instances at ``rows``, in that order."""
+        frame, starts, sizes = self._frame, self.starts[rows], self.sizes[rows].astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])])
+        tokens = np.empty(offsets[-1], dtype=np.int32)
+        types = np.empty(offsets[-1], dtype=np.int8)
+        place = offsets[:-1].copy()
+        for part, run in enumerate(frame.runs):
+            for token, kind in run:
+                tokens[place], types[place] = token, kind
+                place += 1
+            if part < len(frame.types):
+                size = sizes[:, part]
+                within = _within(size)
+                here = np.repeat(place, size) + within
+                tokens[here] = self._stream.at(np.repeat(starts[:, part], size) + within)
+                types[here] = frame.types[part]
+                place += size
+        return Encoded(
+            tokens=tokens,
+            types=types if frame.has_types else None,
+            offsets=offsets,
+            cut=self.cut[rows],
+            pad_token=frame.pad_token,
+            separator=frame.separator,
+        )
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """The tokens of a corpus; with ``ends`` as a ring in which the token ``parting`` stands at these places."""
+
+    tokens: npt.NDArray[Any]
+    ends: Offsets | None = None
+    parting: int = -1
+
+    def at(self, places: Offsets) -> npt.NDArray[np.int32]:
+        if self.ends is None:
+            return self.tokens[places].astype(np.int32)
+        places = places % (self.ends[-1] + 1)
+        before = np.searchsorted(self.ends, places)
+        parted = self.ends[before] == places
+        return np.where(parted, self.parting, self.tokens[places - before - parted]).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a tokenizer puts around one text or two, found out by asking it."""
+
+    runs: tuple[tuple[tuple[int, int], ...], ...]
+    """Special tokens with their types: before the first text, after it, and (of a pair) after the second."""
+    types: tuple[int, ...]
+    """Token type of each text."""
+    has_types: bool
+    pad_token: int
+    separator: int
+
+    @property
+    def specials(self) -> int:
+        """How many special tokens there are."""
+        return sum(map(len, self.runs))
+
+
+def _frame_of(tokenizer: Any, texts: int) -> _Frame:
+    encoding = tokenizer(*["a"] * texts).encodings[0]
+    runs: list[list[tuple[int, int]]] = [[] for _ in range(texts + 1)]
+    types, begun = [0] * texts, 0
+    for token, kind, text in zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True):
+        if text is None:
+            runs[begun].append((token, kind))
+        else:
+            begun, types[text] = text + 1, kind
+    return _Frame(
+        runs=tuple(map(tuple, runs)),
+        types=tuple(types),
+        has_types="token_type_ids" in tokenizer.model_input_names,
+        pad_token=int(tokenizer.pad_token_id),
+        separator=_separator(tokenizer),
+    )
+
+
+def _separator(tokenizer: Any) -> int:
+    return -1 if tokenizer.sep_token_id is None else int(tokenizer.sep_token_id)
+
+
+def vocabulary_of(tokenizer: Any) -> int:
+    """One more than the largest token; the vocabulary of a tokenizer may have gaps."""
+    return 1 + max(map(int, tokenizer.get_vocab().values()))
+
+
+def _within(sizes: Offsets) -> Offsets:
+    """``0 .. size - 1`` for each size, one after the other."""
+    ends = np.cumsum(sizes)
+    return np.asarray(np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - sizes, sizes))
+
+
+def _read_manifest(folder: Path) -> CorpusManifest:
+    path = folder / "manifest.json"
+    if not path.exists():
+        if partial_of(folder).exists():
+            raise TutelageError(f"the corpus {str(folder)!r} is not finished; build it again")
+        raise TutelageError(f"{str(folder)!r} is no corpus; build one from text first")
+    try:
+        return CorpusManifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        raise TutelageError(
+            f"{str(path)!r} is damaged, or not that of a corpus; name another folder, or build the corpus again"
+        ) from None
+
+
+def sha256_of(path: Path, advance: Callable[[int], None] = lambda count: None) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
+
+
+def partial_of(folder: Path) -> Path:
+    """Where a corpus lies until it is finished."""
+    return folder.with_name(folder.name + ".partial")
+
+
+def describe(corpus: Corpus) -> dict[str, Any]:
+    """What a corpus is, as plain values."""
+    about = corpus.manifest
+    return {
+        "path": corpus.name,
+        "tokens": about.tokens,
+        "sentences": about.sentences,
+        "documents": about.documents,
+        "tokens_per_document": about.tokens / about.documents,
+        "bytes": sum(about.bytes.values()),
+        "split": about.split,
+        "sources": ", ".join(about.sources),
+        "tokenizer_fingerprint": about.tokenizer_fingerprint,
+    }

@@ -1,0 +1,103 @@
+"""The data that a configuration names: loaded, cut and split."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tutelage.data.config import DataConfig
+from tutelage.data.examples import Data, Examples, Kind, Rows, content
+from tutelage.data.readers.conll import load_conll, own_sentences
+from tutelage.data.readers.docstrings import demo_data
+from tutelage.data.readers.files import load_files, read_unlabeled
+from tutelage.data.readers.glue import load_glue
+from tutelage.data.readers.squad import load_squad, own_questions
+from tutelage.errors import TutelageError
+
+
+def load_data(config: DataConfig) -> Data:
+    """The data that a configuration names.
+
+    Raises:
+        TutelageError: for anything missing, malformed or contradictory.
+    """
+    if config.task is not None and (config.train is not None or config.dev is not None):
+        raise TutelageError("--task and --train/--dev exclude each other: a task by name, or files of your own")
+    folder = Path(config.data_dir) if config.data_dir else None
+    named = "".join(filter(str.isalnum, (config.task or "").lower()))
+    if config.task == "docstrings":
+        data = demo_data()
+    elif named in ("squad", "squad2"):
+        data = load_squad("squad" if named == "squad" else "squad2", folder)
+    elif named == "conll2003":
+        data = load_conll(folder)
+    elif config.task is not None:
+        data = load_glue(config.task, folder)
+    elif config.train is not None and config.kind in ("spans", "tokens"):
+        data = (own_questions if config.kind == "spans" else own_sentences)(
+            Path(config.train), Path(config.dev) if config.dev else None
+        )
+    elif config.train is not None:
+        data = load_files(
+            Path(config.train),
+            Path(config.dev) if config.dev else None,
+            None,
+            config.text,
+            config.text_pair,
+            config.label,
+            config.kind,
+        )
+    else:
+        raise TutelageError("there is nothing to learn from; give --task NAME or --train FILE")
+    if config.max_train is not None and config.max_train < len(data.train):
+        rows = np.sort(np.random.default_rng(0).permutation(len(data.train))[: config.max_train])
+        source = f"{data.sources.get('train', 'train')}, cut to {config.max_train:,} rows"
+        data = replace(data, train=data.train.take(rows), sources={**data.sources, "train": source})
+    for given, taken in ((config.leave_out, False), (config.only, True)):
+        if given is not None:
+            part, parts = given
+            rows = np.flatnonzero((part_of(data.train, data.kind, parts) == part) == taken)
+            source = f"{data.sources.get('train', 'train')}, {'only' if taken else 'without'} part {part} of {parts}"
+            data = replace(data, train=data.train.take(rows), sources={**data.sources, "train": source})
+    if config.noise:
+        source = f"{data.sources.get('train', 'train')}, {config.noise:.0%} of the labels wrong on purpose"
+        data = replace(data, train=_mislabelled(data, config.noise), sources={**data.sources, "train": source})
+    if config.unlabeled is not None:
+        if data.kind in ("spans", "tokens"):
+            raise TutelageError(
+                f"unlabelled texts cannot be read for a task of kind {data.kind}; leave out --unlabeled"
+            )
+        # GLUE's columns have names of their own, which a file of the user's need not share.
+        data = replace(data, unlabeled=read_unlabeled(Path(config.unlabeled), config.text, config.text_pair, data))
+    return data
+
+
+def part_of(examples: Examples, kind: Kind, parts: int) -> Rows:
+    """``(n,)``: in which part (from 1) each example is, drawn with seed 0. Equal texts are in one part, so that a model of the
+    others has not seen them; but for such, parts differ by one example at most, of each class too."""
+    _, first, text_of = np.unique(content(examples), return_index=True, return_inverse=True)
+    order = np.random.default_rng([0, 0xF01D]).permutation(len(first))
+    if kind == "classification":
+        order = order[np.argsort(examples.labels[first][order], kind="stable")]
+    found = np.empty(len(order), dtype=np.int64)
+    found[order] = np.arange(len(order)) % parts + 1
+    return found[text_of]
+
+
+def held_part(count: int) -> tuple[int, int]:
+    """``(k, n)``: the part of a training set of ``count`` on which a team's weights are learnt, and its teachers compared: a
+    tenth, but about 300 to 2,000 examples, and at most a fifth. Its teachers must not have learnt from it."""
+    return 1, max(5, round(count / min(max(0.1 * count, 300), 2000)))
+
+
+def _mislabelled(data: Data, share: float) -> Examples:
+    """Train with so many wrong labels."""
+    if data.kind != "classification":
+        raise TutelageError(f"data.noise changes classes, and {data.task!r} is a {data.kind}; leave it out")
+    generator = np.random.default_rng([0, 0x401E])
+    labels, classes = data.train.labels.copy(), len(data.labels)
+    wrong = generator.permutation(np.flatnonzero(labels >= 0))[: round(share * len(labels))]
+    labels[wrong] = (labels[wrong] + generator.integers(1, classes, len(wrong))) % classes
+    return replace(data.train, labels=labels)

@@ -1,0 +1,178 @@
+"""Sentences with a tag for each word: CoNLL-2003, files in its format, and their tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tutelage.data.examples import Data, Examples
+from tutelage.errors import TutelageError
+
+HUB = "eriktks/conll2003"
+
+
+REVISION = "refs/convert/parquet"
+"""The Hub's own conversion; what is on the main branch is a script, which datasets no longer runs."""
+
+
+SPLITS = {"train": "train", "dev": "validation"}
+
+
+FILES = {"train": ("eng.train", "train.txt"), "dev": ("eng.testa", "valid.txt")}
+
+
+Sentence = tuple[list[str], list[str]]
+"""Words and their tags, as :func:`bio` gives them."""
+
+
+def load_conll(data_dir: Path | None) -> Data:
+    """Train and dev of CoNLL-2003's named entities, of kind ``"tokens"``.
+
+    ``data_dir`` holds the original files (``eng.train``, ``eng.testa``; also as ``train.txt``, ``valid.txt``); without
+    it they come from the Hub.
+
+    Raises:
+        TutelageError: the Hub cannot be reached, a file is missing, or as :func:`read_conll`.
+    """
+    if data_dir is None:
+        sentences = _from_hub()
+        tags = _tags(sentences["train"])
+        train, dev = (_examples(part, sentences[part], tags) for part in FILES)
+        sources = {part: f"{HUB} on the Hub: {split}" for part, split in SPLITS.items()}
+    else:
+        paths = {part: _path(data_dir, names) for part, names in FILES.items()}
+        train, tags = read_conll(paths["train"], "train")
+        dev, _ = read_conll(paths["dev"], "dev", tags)
+        sources = {part: path.name for part, path in paths.items()}
+    return Data("conll2003", "tokens", tags, ("f1", "accuracy"), train, {"dev": dev}, sources=sources)
+
+
+def own_sentences(train: Path, dev: Path | None) -> Data:
+    """Sentences from files in CoNLL's format; without ``dev`` a tenth of ``train`` is held out.
+
+    Raises:
+        TutelageError: as :func:`read_conll`, or when too few sentences are left.
+    """
+    examples, tags = read_conll(train, "train")
+    sources = {"train": train.name, "dev": "10% of train, held out" if dev is None else dev.name}
+    if dev is None:
+        held = np.random.default_rng(0xDE7).permutation(len(examples)) % 10 == 4
+        scored, examples = examples.take(np.flatnonzero(held)), examples.take(np.flatnonzero(~held))
+    else:
+        scored, _ = read_conll(dev, "dev", tags)
+    if not len(scored) or not len(examples):
+        raise TutelageError(f"{train} has too few sentences to hold out some as dev; give a --dev file")
+    name = train.name.rpartition(".")[0] or train.name
+    return Data(name, "tokens", tags, ("f1", "accuracy"), examples, {"dev": scored}, sources=sources)
+
+
+def read_conll(path: Path, name: str, tags: tuple[str, ...] | None = None) -> tuple[Examples, tuple[str, ...]]:
+    """The sentences of a file in CoNLL's format, and the names of their tags.
+
+    Each line has a word in the first column and its tag (``O``, ``B-...``, ``I-...``) in the last, between spaces or tabs;
+    blank lines part the sentences, -DOCSTART- lines are left out. An entity that starts with ``I-`` (as in IOB1)
+    is made to start with ``B-``. Ids are ``"{name}/{number}"``, texts the words with single spaces, labels ``(n,)`` of
+    int64 arrays, one tag a word. The tags are ``tags`` if given, else ``O`` and then, sorted, both tags of each type of
+    entity that occurs.
+
+    Raises:
+        TutelageError: the file is missing, cannot be read, is not UTF-8, has no sentences, a line without tag or with a
+            tag that is not among ``tags`` or of another scheme.
+    """
+    sentences: list[Sentence] = []
+    first_lines: list[int] = []
+    inside = False
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                columns = re.split(r"[ \t]+", line.strip(" \t\n"))  # other kinds of space are parts of words
+                if columns == [""] or columns[0] == "-DOCSTART-":
+                    inside = False
+                    continue
+                if len(columns) == 1:
+                    raise TutelageError(f"{path}, line {number}: {columns[0]!r} has no tag; add one in the last column")
+                if not re.fullmatch("O|[BI]-.+", columns[-1]):
+                    raise TutelageError(
+                        f"{path}, line {number}: tag {columns[-1]!r} is not O, B-... or I-...; rewrite the file's tags so"
+                    )
+                if not inside:
+                    sentences.append(([], []))
+                    first_lines.append(number)
+                    inside = True
+                sentences[-1][0].append(columns[0])
+                sentences[-1][1].append(columns[-1])
+    except UnicodeDecodeError:
+        raise TutelageError(f"{path} is not UTF-8; convert it to UTF-8") from None
+    except OSError as error:
+        raise TutelageError(f"{path} cannot be read ({error}); check the path") from None
+    if not sentences:
+        raise TutelageError(f"{path} has no sentences; give a file with some")
+    sentences = [(words, bio(raw)) for words, raw in sentences]
+    tags = tags or _tags(sentences)
+    for first, (_, given) in zip(first_lines, sentences, strict=True):
+        for number, tag in enumerate(given, first):
+            if tag not in tags:
+                raise TutelageError(
+                    f"{path}, line {number}: tag {tag!r} is none of {', '.join(tags)}; correct it, or train on sentences"
+                    " that have it"
+                )
+    return _examples(name, sentences, tags), tags
+
+
+def _from_hub() -> dict[str, list[Sentence]]:
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(HUB, revision=REVISION)
+    except Exception as error:  # those of datasets, huggingface_hub, httpx and the operating system
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise TutelageError(
+            f"{HUB} cannot be had from the Hub ({reason}); pass --data-dir with the folder of eng.train and eng.testa"
+        ) from None
+    sentences = {}
+    for part, split in SPLITS.items():
+        names = splits[split].features["ner_tags"].feature.names
+        rows = zip(splits[split]["tokens"][:], splits[split]["ner_tags"][:], strict=True)
+        sentences[part] = [(words, bio([names[tag] for tag in tags])) for words, tags in rows]
+    return sentences
+
+
+def _path(folder: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise TutelageError(
+        f"there is no {' or '.join(names)} in {str(folder)!r}; fetch it, or set --data-dir to its folder"
+    )
+
+
+def _tags(sentences: Iterable[Sentence]) -> tuple[str, ...]:
+    types = {tag[2:] for _, tags in sentences for tag in tags if tag != "O"}
+    return ("O", *sorted(f"{prefix}-{name}" for prefix in "BI" for name in types))
+
+
+def _examples(part: str, sentences: Sequence[Sentence], names: tuple[str, ...]) -> Examples:
+    number_of = {tag: number for number, tag in enumerate(names)}
+    labels = (np.array([number_of[tag] for tag in tags], dtype=np.int64) for _, tags in sentences)
+    return Examples(
+        ids=[f"{part}/{i}" for i in range(len(sentences))],
+        texts=[" ".join(words) for words, _ in sentences],
+        pairs=None,
+        labels=np.fromiter(labels, dtype=object, count=len(sentences)),
+    )
+
+
+def bio(tags: Sequence[str]) -> list[str]:
+    """The tags with ``B-`` at the start of every entity, as conlleval reads them.
+
+    An ``I-`` after ``O``, or after a tag of another type, starts an entity.
+    """
+    result = []
+    before = "O"
+    for tag in tags:
+        result.append(f"B-{tag[2:]}" if tag.startswith("I-") and tag[2:] != before[2:] else tag)
+        before = tag
+    return result

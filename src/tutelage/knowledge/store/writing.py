@@ -1,0 +1,232 @@
+"""Writing a store, and cutting a larger one down."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tutelage.artifacts import write_text
+from tutelage.data.batches import pieces
+from tutelage.data.examples import Rows
+from tutelage.errors import TutelageError
+from tutelage.knowledge.cuts import Cut
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.store.reading import (
+    Shard,
+    Store,
+    StoreManifest,
+    checksum,
+    index_fingerprint,
+    partial_of,
+    sha256_of,
+)
+from tutelage.knowledge.store.records import Contents, records_of
+from tutelage.knowledge.store.scheme import Exponents, Scheme
+from tutelage.version import __version__
+
+SHARD_BYTES = 256 * 2**20
+
+
+SHARD_EXAMPLES = 8192
+"""A shard is what a killed writer has to do again."""
+
+
+def shards_of(sizes: npt.NDArray[np.int64]) -> list[Rows]:
+    """The examples of each shard, in order: at most ``SHARD_EXAMPLES``, and about ``SHARD_BYTES``."""
+    parts, start = [], 0
+    ends = np.cumsum(sizes)
+    while start < len(sizes):
+        before = ends[start - 1] if start else 0
+        stop = int(np.searchsorted(ends, before + SHARD_BYTES, side="right"))
+        stop = max(start + 1, min(stop, start + SHARD_EXAMPLES, len(sizes)))
+        parts.append(np.arange(start, stop))
+        start = stop
+    return parts
+
+
+def write(
+    folder: Path,
+    scheme: Scheme,
+    index: npt.NDArray[Any],
+    read: Callable[[Rows], Contents],
+    about: dict[str, Any],
+    evaluation: dict[str, tuple[str, Tensor]],
+    save_teacher: Callable[[Path], object],
+    *,
+    exponents: Exponents | None = None,
+    max_tokens: int = 16384,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Store:
+    """Write a store, or what is missing of one that was begun; it appears in ``folder`` when it is whole.
+
+    ``index`` names the examples (see :func:`index_of`), ``read`` gives what is kept of some of them, at most
+    ``max_tokens`` padded tokens at once. ``about`` holds the manifest's other fields, ``evaluation`` by part of dev the
+    fingerprint of its examples and the teacher's logits; ``save_teacher`` puts configuration and tokenizer into a folder.
+
+    Raises:
+        TutelageError: when something else lies there, or two examples have one id.
+    """
+    if len(np.unique(index["id"])) < len(index):
+        raise TutelageError("two examples have the same id; a store needs one of its own for each")
+    folder = check_place(folder)
+    partial = partial_of(folder)
+    lengths = index["length"].astype(np.int64)
+    sizes = scheme.record_bytes(lengths)
+    _check_room(folder, int(sizes.sum()))
+    exponents = exponents or {}
+    manifest: dict[str, Any] = {
+        "tutelage": __version__,
+        **about,
+        "scheme": scheme.model_dump(mode="json"),
+        "examples": len(index),
+        "tokens": int(lengths.sum()),
+        "data_fingerprint": index_fingerprint(index),
+        "exponents": {str(layer): values for layer, values in exponents.items()},
+    }
+    plan, whole = partial / "plan.json", partial / "manifest.json"
+    if partial.exists() and not _same(whole if whole.exists() else plan, manifest):
+        raise TutelageError(f"{str(partial)!r} was begun for another store; remove it, or give another --out")
+    if whole.exists():  # killed at the very end
+        partial.rename(folder)
+        return Store(folder)
+    partial.mkdir(parents=True, exist_ok=True)
+    write_text(plan, json.dumps(manifest))
+    shards = []
+    for number, rows in enumerate(shards_of(sizes)):
+        path = partial / f"shard-{number:05d}.bin"
+        done = path.with_suffix(".json")
+        if done.exists():
+            advance(len(rows))
+        else:
+            _write_shard(path, scheme, rows, lengths, read, exponents, max_tokens, advance)
+            size = path.stat().st_size
+            shard = Shard(name=path.name, examples=len(rows), bytes=size, sha256=sha256_of(path))
+            write_text(done, shard.model_dump_json())
+        shards.append(json.loads(done.read_text(encoding="utf-8")))
+    index.tofile(partial / "index.bin")
+    manifest |= {"index_sha256": sha256_of(partial / "index.bin"), "shards": shards}
+    if evaluation:
+        tensors = {name: logits.contiguous() for name, (_, logits) in evaluation.items()}
+        save_file(tensors, partial / "evaluation.safetensors")
+        manifest["evaluation"] = {name: fingerprint for name, (fingerprint, _) in evaluation.items()}
+        manifest["evaluation_sha256"] = sha256_of(partial / "evaluation.safetensors")
+    save_teacher(partial / "teacher")
+    tree = StoreManifest.model_validate(manifest).model_dump(mode="json")
+    write_text(whole, json.dumps({**tree, "sha256": checksum(tree)}, indent=1))
+    for leftover in [*partial.glob("shard-*.json"), plan]:
+        leftover.unlink()
+    partial.rename(folder)
+    return Store(folder)
+
+
+def check_place(folder: Path) -> Path:
+    """The absolute path of a store that is to be written.
+
+    Raises:
+        TutelageError: when something lies there, or nothing can be written there.
+    """
+    folder = Path(os.path.abspath(folder))
+    if folder.exists():
+        raise TutelageError(f"{str(folder)!r} exists already; remove it, or give another --out")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TutelageError(f"{str(folder)!r} cannot be written ({error.strerror}); name another folder") from None
+    if not os.access(folder.parent, os.W_OK):
+        raise TutelageError(f"{str(folder)!r} cannot be written (no permission); name another folder")
+    return folder
+
+
+def _check_room(folder: Path, size: int) -> None:
+    partial = partial_of(folder)
+    begun = sum(path.stat().st_size for path in partial.glob("*")) if partial.exists() else 0
+    free = shutil.disk_usage(folder.parent).free + begun
+    if size > free:
+        raise TutelageError(
+            f"the store {str(folder)!r} needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there; keep less, "
+            "or name another place"
+        )
+
+
+def _same(path: Path, manifest: dict[str, Any]) -> bool:
+    """Whether what was begun (its plan, or its manifest) says the same wherever ``manifest`` says something."""
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        return all(begun.get(name) == value for name, value in manifest.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _write_shard(
+    path: Path,
+    scheme: Scheme,
+    rows: Rows,
+    lengths: npt.NDArray[np.int64],
+    read: Callable[[Rows], Contents],
+    exponents: Exponents,
+    max_tokens: int,
+    advance: Callable[[int], None],
+) -> None:
+    sizes = scheme.record_bytes(lengths[rows])
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    temporary = path.with_suffix(".tmp")
+    shard = np.memmap(temporary, dtype="u1", mode="w+", shape=(int(starts[-1]),))
+    for piece in pieces(rows, lengths, max_tokens):
+        records = records_of(read(piece), scheme, exponents)
+        if not scheme.tokens.whole:
+            shard.view(scheme.record())[piece - rows[0]] = records
+            advance(len(piece))
+            continue
+        for place, row in enumerate(piece):
+            begin, record = starts[row - rows[0]], scheme.record(int(lengths[row]))
+            target = shard[begin : begin + record.itemsize].view(record)
+            for name in record.names or ():
+                shape = record[name].shape
+                target[0][name] = records[name][place][tuple(slice(size) for size in shape)]
+        advance(len(piece))
+    shard.flush()
+    del shard
+    os.replace(temporary, path)
+
+
+def compact(store: Store, folder: Path, scheme: Scheme, advance: Callable[[int], None] = lambda count: None) -> Store:
+    """Write the smaller store that ``scheme`` describes, from a larger one instead of the teacher.
+
+    Raises:
+        TutelageError: when the larger store lacks something, or the types differ.
+    """
+    wanted = Needs(
+        logits=scheme.classes > 0,
+        cuts=frozenset(Cut(layer, scheme.tokens, scheme.neurons, scorer) for layer, scorer in scheme.columns),
+    )
+    lacking = store.scheme.lacks(wanted)
+    if lacking is None and not set(scheme.scorers) <= set(store.scheme.scorers):
+        lacking = "it has not all of these rankings of tokens"
+    if lacking is not None:
+        raise TutelageError(f"the store {store.name!r} cannot be cut to this: {lacking}")
+    if scheme.dtype != store.scheme.dtype:
+        raise TutelageError(f"a store of {store.scheme.dtype} cannot become one of {scheme.dtype}; write it anew")
+    ours = store.manifest
+    names = ("teacher", "teacher_fingerprint", "tokenizer_fingerprint", "precision", "max_length", "task")
+    logits = load_file(store.folder / "evaluation.safetensors") if ours.evaluation else {}
+    layers = {layer for layer, _ in scheme.columns}
+    return write(
+        folder,
+        scheme,
+        store.index,
+        lambda rows: store.contents(rows, scheme, wanted),
+        {name: getattr(ours, name) for name in names},
+        {name: (fingerprint, logits[name]) for name, fingerprint in ours.evaluation.items()},
+        lambda place: shutil.copytree(store.folder / "teacher", place, dirs_exist_ok=True),
+        exponents={layer: values for layer, values in ours.exponents.items() if layer in layers},
+        advance=advance,
+    )

@@ -1,0 +1,209 @@
+"""How a model between compactors loses its widths while it learns: which coordinates go, when, and how they vanish.
+
+Weight-inherited distillation (Wu et al. 2024) takes from ResRep that what is to go is forgotten and what stays learns,
+apart: a masked row of a compactor has no gradient of the loss, only a penalty; a row that is kept has only the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.data.batches import Batch
+from tutelage.errors import TutelageError
+from tutelage.mechanisms.forgetting import Forgetting
+from tutelage.students.compactors.compaction import compaction_of
+from tutelage.students.compactors.parts import ZERO, Compactor, Group
+
+ROUNDING = 1e-3
+"""Of the largest logit: what rounding can change in float32, with room to spare."""
+
+
+class Forgetter:
+    """Carries out a :class:`Forgetting` for one stage; the loop calls it at each step.
+
+    What it knows is in the model (masks, scores) or follows from the step, so a resumed stage goes on as it would have.
+
+    Raises:
+        TutelageError: when the student has no compactors.
+    """
+
+    def __init__(self, how: Forgetting, model: PreTrainedModel) -> None:
+        found = compaction_of(model)
+        if found is None:
+            raise TutelageError("a stage with forgetting needs a student with compactors; use --student init=inherited")
+        self.how, self.model, self.compaction = how, model, found
+        self._held: list[tuple[Compactor, Tensor]] = []
+        if how.schedule == "reference":
+            self._as_reference()
+        if how.selection == "taylor":
+            for group in found:
+                group.score.zero_()
+
+    def times(self, total: int) -> tuple[int, int]:
+        """In a stage of ``total`` steps: the steps between increments, and after how many the student is cut.
+
+        Raises:
+            TutelageError: when they do not suffice to mask everything and let it vanish.
+        """
+        how = self.how
+        interval = how.interval or max(1, round(how.share * total / how.increments))
+        increments = 1
+        while any(self._due(group, increments) < group.units[0] - group.units[1] for group in self.compaction):
+            increments += 1
+        last = interval * (increments + math.ceil(how.forget) + 1)
+        if last > total:
+            raise TutelageError(
+                f"a stage of {total} steps is too short to let coordinates go in {increments} increments of {interval} "
+                f"steps and vanish, which takes {last}; give it more epochs, fewer forgetting.increments or a smaller "
+                f"forgetting.{'share' if how.interval is None else 'interval'}"
+            )
+        return interval, last
+
+    def parameter_groups(self, lesson: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+        """Compactors at the stage's rate without decay (which would draw them to 0, not to the identity), the rest slower."""
+        compactors = [member.matrix for group in self.compaction for member in group.members]
+        known = {id(p) for p in compactors}
+        others = [p for p in lesson.parameters() if p.requires_grad and id(p) not in known]
+        slow = {"factor": self.how.weights_lr}
+        return [
+            {"params": compactors, "weight_decay": 0.0},
+            {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay, **slow},
+            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0, **slow},
+        ]
+
+    @torch.no_grad()
+    def before_step(self, optimizer: torch.optim.Optimizer, parts: list[Batch], total: int) -> None:
+        """Gradients are complete and not yet clipped: masked rows lose theirs."""
+        if self.compaction.done:
+            return
+        how, self._held = self.how, []
+        for group in self.compaction:
+            rows = group.gone
+            if how.selection == "taylor" and not group.settled:
+                _add_taylor(group)
+            for member in group.members:
+                matrix = member.matrix
+                if matrix.grad is None:
+                    continue
+                if how.penalty == "lasso":
+                    matrix.grad[rows] = 0
+                    matrix.grad += self.strength * nn.functional.normalize(matrix.detach(), dim=1)
+                elif len(rows) and how.penalty == "prox":
+                    matrix.grad[rows] = 0
+                    # Momentum would still move them: they are put back after the step.
+                    self._held.append((member, matrix.detach()[rows]))
+                elif len(rows):
+                    values = matrix.detach()[rows]
+                    matrix.grad[rows] = min(self.strength, 1.0) * values
+                    moment = optimizer.state.get(matrix, {}).get("exp_avg")
+                    if moment is not None and self.strength > 1:
+                        moment.mul_(0.9)
+                        moment[rows] += 0.1 * (self.strength - 1) * values
+
+    @torch.no_grad()
+    def after_step(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> bool:
+        """Weights are those after optimiser step ``step`` (from 1): rows vanish, masks grow; whether shapes have changed."""
+        if self.compaction.done:
+            return False
+        interval, _ = self.times(total)
+        length = 1 / (self.how.forget * interval)
+        for member, rows in self._held:
+            norms = rows.norm(dim=1, keepdim=True)
+            # The last piece goes with the rest, rounded as it is.
+            left = torch.where(norms <= length * 1.001, 0.0, 1 - length / norms.clamp(min=1e-30))
+            member.matrix[member.group.gone] = rows * left
+        self._held = []
+        if step % interval:
+            return False
+        self.mask(step // interval)
+        if not all(group.settled for group in self.compaction) or self.compaction.largest_masked() >= ZERO:
+            return False
+        for group in self.compaction:
+            for member in group.members:
+                member.matrix[group.gone] = 0
+        self.compaction.cut(self.model, optimizer)
+        return True
+
+    def shown(self) -> dict[str, float]:
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        pass
+
+    @torch.no_grad()
+    def merge(self, batch: Batch) -> dict[str, Any]:
+        """Make the student an ordinary model; returns what was kept, and what the merge changed of its answers to ``batch``.
+
+        ``largest_masked`` is the norm of what was left of the longest row that went, ``difference`` the largest change of
+        a logit and ``largest_logit`` what it compares with.
+        """
+        found, model = self.compaction, self.model
+        for group in found:
+            if not group.settled:
+                units, left = group.units
+                group.restrict(units - left, group.norms())
+        record = {"kept": found.kept(), "largest_masked": found.largest_masked(), "cut": found.done}
+        before = anatomy.answers_of(model, batch.inputs, batch.asked)
+        found.merge(model)
+        after = anatomy.answers_of(model, batch.inputs, batch.asked)
+        difference = float((after - before).abs().max())
+        return {**record, "difference": difference, "largest_logit": float(before.abs().max())}
+
+    def doubt(self, record: dict[str, Any]) -> str | None:
+        """A note about a :meth:`merge` after which the student answers otherwise than it did before it."""
+        change = f"changed logits by up to {record['difference']:.2g} (the largest is {record['largest_logit']:.2g})"
+        if record["largest_masked"] >= ZERO:
+            other = "" if self.how.penalty == "prox" else ", or use forgetting.penalty=prox"
+            return (
+                f"note: rows with norms up to {record['largest_masked']:.2g} had not vanished when they were left out, which "
+                f"{change}; train for longer{other}"
+            )
+        if record["difference"] > ROUNDING * record["largest_logit"]:
+            return (
+                f"note: multiplying the compactors out {change} though nothing was left of what went; the student is not what "
+                "was trained, do not use it"
+            )
+        return None
+
+    def mask(self, increment: int) -> None:
+        """Let coordinates go that are due at an increment (from 1)."""
+        for group in self.compaction:
+            if not group.settled:
+                by_norm = self.how.selection == "norm"
+                scores = group.norms(of_master=self.how.scope == "master") if by_norm else group.score
+                group.restrict(self._due(group, increment), scores)
+
+    @property
+    def strength(self) -> float:
+        return self.how.strength or {"adam_l2": 20.0, "lasso": 1e-4}.get(self.how.penalty, 1.0)
+
+    def _as_reference(self) -> None:
+        """Let the residual stream be cut like heads."""
+        residual, inner = (self.compaction.groups[name] for name in ("residual", "attention_1"))
+        residual.chunks, residual.block = inner.chunks, inner.block
+
+    def _due(self, group: Group, increment: int) -> int:
+        """How many blocks of each chunk are to be gone."""
+        units, left = group.units
+        due = increment * (units - left) // self.how.increments
+        if self.how.schedule == "reference" and (group.name == "residual" or group.name.startswith("attention")):
+            due = increment // 2 if group.block > 1 else increment * max((units - left) // 8, 1)
+        return min(due, units - left)
+
+
+def _add_taylor(group: Group) -> None:
+    """Add a step's part of the scores; one whose gradients overflowed (fp16) has none, as the optimiser skips it."""
+    matrices = [member.matrix for member in group.members]
+    found = [(m.detach() * m.grad).sum(dim=1).square() for m in matrices if m.grad is not None]
+    if found:
+        together = torch.stack(found).sum(dim=0)
+        group.score += torch.where(together.isfinite().all(), together, 0.0)  # on the device: nothing waits

@@ -1,0 +1,59 @@
+"""Terms on attention."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from tutelage.anatomy import Shape
+from tutelage.errors import TutelageError
+from tutelage.knowledge.needs import Needs
+from tutelage.objectives import losses
+from tutelage.objectives.mapping import Mapping, Pairs, pairs
+from tutelage.objectives.term import Comparison, Padding, Term
+
+
+class AttentionScores(Term):
+    """Attention scores before the softmax in mapped layers, head by head; summed over the layers (TinyBERT, eq. 7).
+
+    Where one of the two looks at no later token, the scores of later tokens do not count.
+    """
+
+    kind: Literal["attention_scores"] = "attention_scores"
+    layers: Mapping = "uniform"
+    padding: Padding = "masked"
+
+    def pairs(self, student: Shape, teacher: Shape) -> Pairs:
+        return pairs(self.layers, student.layers, teacher.layers)
+
+    def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        assert teacher is not None
+        if student.heads != teacher.heads:
+            raise TutelageError(
+                f"attention scores are compared head by head, but the student has {student.heads} heads and the "
+                f"teacher {teacher.heads}; use heads={teacher.heads} or a method without attention scores"
+            )
+        mapped = self.pairs(student, teacher)
+        return Needs(attention=frozenset(s for s, _ in mapped)), Needs(attention=frozenset(t for _, t in mapped))
+
+    def value(self, x: Comparison) -> Tensor:
+        total = x.student.queries[x.pairs[0][0]].new_zeros(()).float()
+        causal, totals = x.student.causal or x.teacher.causal, x.batch.totals
+        for s, t in x.pairs:
+            value = losses.attention_score_mse(
+                x.student.queries[s],
+                x.student.keys[s],
+                x.teacher.queries[t],
+                x.teacher.keys[t],
+                x.batch.mask,
+                student_scaling=x.student.scaling,
+                teacher_scaling=x.teacher.scaling,
+                padding=self.padding,
+                causal=causal,
+                count=(totals.pairs + totals.tokens) / 2 if causal else totals.pairs,
+            )
+            if self.padding == "reference":
+                value = value * (len(x.batch.rows) / x.batch.totals.examples)
+            total = total + value
+        return total

@@ -1,0 +1,149 @@
+"""Terms on hidden states."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tutelage.anatomy import FAMILIES, Shape
+from tutelage.errors import TutelageError
+from tutelage.knowledge.cuts import Cut, Neurons, Tokens
+from tutelage.knowledge.needs import Needs
+from tutelage.objectives import losses
+from tutelage.objectives.mapping import Mapping, Pairs, pairs
+from tutelage.objectives.term import Comparison, Padding, Project, Term, resolve_projection
+
+
+class _HiddenTerm(Term):
+    """What the two terms on vectors of all tokens share.
+
+    ``project`` says how a student's vector reaches the teacher's width: ``auto`` is ``per_layer`` where the widths differ
+    and ``none`` where they agree. A ``per_layer`` map has no bias (TinyBERT, eq. 8 and 9); the one ``shared`` by the
+    embeddings and all layers has (the authors' code). ``padding="reference"`` averages over padded places too.
+    """
+
+    loss: Literal["mse", "cosine"] = "mse"
+    project: Project = "auto"
+    padding: Padding = "masked"
+
+    def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        assert teacher is not None
+        mapped = self.pairs(student, teacher)
+        theirs = Needs(hidden=frozenset(t for _, t in mapped), padding=self.padding == "reference")
+        return Needs(hidden=frozenset(s for s, _ in mapped)), theirs
+
+    def projection(self, student: Shape, teacher: Shape) -> Project:
+        return resolve_projection(self.project, student, teacher, "per_layer")
+
+    def value(self, x: Comparison) -> Tensor:
+        total = x.student.hidden[x.pairs[0][0]].new_zeros(()).float()
+        for s, t in x.pairs:
+            ours, theirs = x.student.hidden[s], x.teacher.hidden[t]
+            if self.project == "shared":
+                ours = x.projections["shared"](ours)
+            elif str(s) in x.projections and self.project != "none":
+                ours = x.projections[str(s)](ours)
+            if self.padding == "reference" and self.loss == "mse":
+                share_of_step = len(x.batch.rows) / x.batch.totals.examples
+                total = total + losses.reference_hidden_mse(ours, theirs) * share_of_step
+            else:
+                function = losses.hidden_mse if self.loss == "mse" else losses.hidden_cosine
+                total = total + function(ours, theirs, x.batch.mask, x.batch.totals.tokens)
+        return total
+
+
+class Embeddings(_HiddenTerm):
+    """The embedding output, ``hidden_states[0]`` (TinyBERT, eq. 9)."""
+
+    kind: Literal["embeddings"] = "embeddings"
+
+    def pairs(self, student: Shape, teacher: Shape) -> Pairs:
+        return [(0, 0)]
+
+
+class Hidden(_HiddenTerm):
+    """Outputs of mapped layers, all tokens; summed over the layers (TinyBERT, eq. 8; DistilBERT's cosine)."""
+
+    kind: Literal["hidden"] = "hidden"
+    layers: Mapping = "uniform"
+
+    def pairs(self, student: Shape, teacher: Shape) -> Pairs:
+        return pairs(self.layers, student.layers, teacher.layers)
+
+
+class Pooled(Term):
+    """The pooler's output, which TinyBERT's own general stage leaves random; mean over the hidden size."""
+
+    kind: Literal["pooled"] = "pooled"
+    project: Project = "auto"
+
+    def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        return Needs(pooled=True), Needs(pooled=True)
+
+    def pairs(self, student: Shape, teacher: Shape) -> Pairs:
+        return [(student.layers, teacher.layers)]
+
+    def projection(self, student: Shape, teacher: Shape) -> Project:
+        return resolve_projection(self.project, student, teacher, "per_layer")
+
+    def linears(self, student: Shape, teacher: Shape | None) -> dict[str, tuple[int, bool]]:
+        # One at most, for the one pair of vectors, whose name is not that of a layer.
+        return dict(zip(("pooled",), super().linears(student, teacher).values(), strict=False))
+
+    def value(self, x: Comparison) -> Tensor:
+        assert x.student.pooled is not None and x.teacher.pooled is not None
+        ours = x.student.pooled
+        if "pooled" in x.projections and self.project != "none":
+            ours = x.projections["pooled"](ours)
+        return losses.logits_mse(ours, x.teacher.pooled, count=x.batch.totals.examples)
+
+
+class FirstToken(Term):
+    """Vectors of the first token in mapped layers, mean over the layers (BERT-PKD, eq. 7).
+
+    ``reduction="mean"`` averages over the hidden size too, as the authors' code does: there the weight must be larger by
+    the hidden size to mean the same.
+    """
+
+    kind: Literal["first_token"] = "first_token"
+    layers: Mapping = "skip"
+    normalize: bool = True
+    reduction: Literal["sum", "mean"] = "sum"
+
+    def pairs(self, student: Shape, teacher: Shape) -> Pairs:
+        return pairs(self.layers, student.layers, teacher.layers)
+
+    def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        assert teacher is not None
+        if student.hidden != teacher.hidden:
+            raise TutelageError(
+                f"first_token compares vectors of equal size, but the student's hidden size is {student.hidden} and the "
+                f"teacher's {teacher.hidden}; copy layers of the teacher or use a method with projections (tinybert)"
+            )
+        for shape in (student, teacher):
+            if FAMILIES[shape.family].causal:
+                raise TutelageError(
+                    f"first_token compares what the first token makes of the text, but in a {shape.family} it sees no other "
+                    "token; use hidden (distilbert, tinybert)"
+                )
+        mapped = self.pairs(student, teacher)
+        if not mapped and self.layers != "gcd":
+            raise TutelageError(
+                f"first_token with layers={self.layers!r} leaves a student of {student.layers} layer(s) without a pair; "
+                "give the student at least 2 layers or name the layers as a list"
+            )
+        cuts = frozenset(self.cuts(student, teacher))
+        return Needs(hidden=frozenset(s for s, _ in mapped)), Needs(cuts=cuts)
+
+    def cuts(self, student: Shape, teacher: Shape) -> list[Cut]:
+        return [Cut(t, Tokens(count=1), Neurons()) for _, t in self.pairs(student, teacher)]
+
+    def value(self, x: Comparison) -> Tensor:
+        total = x.batch.mask.new_zeros((), dtype=torch.float32)
+        for (s, _), cut in zip(x.pairs, x.cuts, strict=True):
+            ours, theirs = x.student.hidden[s][:, 0], x.teacher.cuts[cut].values[:, 0]
+            value = losses.patient_mse(ours, theirs, normalize=self.normalize, count=x.batch.totals.examples)
+            total = total + (value / ours.shape[-1] if self.reduction == "mean" else value)
+        return total / max(len(x.pairs), 1)  # gcd may pair nothing

@@ -1,0 +1,147 @@
+"""The term on a selected part of the hidden states (minimum-knowledge distillation)."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from tutelage.anatomy import FAMILIES, Shape
+from tutelage.errors import TutelageError
+from tutelage.knowledge.cuts import Count, Cut, Neurons, Score, Tokens
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.selection import Selected
+from tutelage.objectives import losses
+from tutelage.objectives.mapping import Pairs, half_up, topmost
+from tutelage.objectives.term import Comparison, Project, Term, resolve_projection
+
+Layer = Annotated[int, Field(ge=0)]
+
+
+_AMOUNT = re.compile(r"(all|\d+)l_(all|\d+)t_(\d*\.?\d+)h")
+
+
+class HiddenKnowledge(Term):
+    """A chosen part of the teacher's hidden states (Liu et al. 2021): so many pairs of layers, tokens, neurons.
+
+    ``keep`` is written ``1l_10t_0.1h``: 1 pair of layers, 10 tokens, a tenth of the neurons; ``all`` stands for all layers
+    (the embedding output too) or all tokens. The pairs are those of the student's topmost layers under the mapping that
+    gives its last layer the teacher's layer ``top`` (left out: ten twelfths of the teacher's depth); ``pairs_of_layers``
+    names pairs instead. ``tokens_by`` and ``neurons_by`` say which (see :class:`~tutelage.knowledge.cuts.Tokens`);
+    ``scored_by="uniform"`` ranks tokens by the layer that a mapping up to the teacher's last would pair, as the authors'
+    code does, not by the layer that is distilled.
+
+    The loss is the squared difference, mean over kept tokens and neurons, summed over the pairs. ``width_target="ignore"``
+    compares the kept neurons only. ``zero_fill`` sets the others to 0 in the teacher and compares all, as the authors'
+    code does: the student is taught to be silent there.
+    """
+
+    kind: Literal["hidden_knowledge"] = "hidden_knowledge"
+    keep: str = "1l_10t_0.1h"
+    top: Count | None = None
+    pairs_of_layers: Annotated[list[tuple[Layer, Layer]], Field(min_length=1)] | None = None
+    rounding: Literal["half_up", "half_even"] = "half_up"
+    tokens_by: Literal["left", "attention", "random"] = "attention"
+    separators: bool = False
+    score: Score = "probability"
+    scored_by: Literal["same", "uniform"] = "same"
+    keep_first: bool = False
+    neurons_by: Literal["magnitude", "uniform", "random"] = "magnitude"
+    random_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    width_target: Literal["ignore", "zero_fill"] = "ignore"
+    project: Project = "auto"
+
+    @field_validator("keep")
+    @classmethod
+    def _can_be_read(cls, keep: str) -> str:
+        found = _AMOUNT.fullmatch(keep)
+        if not found or any(n.strip("0") == "" for n in found.groups()[:2]) or not 0 < float(found[3]) <= 1:
+            raise ValueError(f"keep={keep!r} is not of the form 1l_10t_0.1h (layers, tokens, share of neurons; or all)")
+        return keep
+
+    @property
+    def amount(self) -> tuple[int | None, int | None, float]:
+        """Pairs of layers, tokens, share of neurons; ``None`` for all."""
+        depth, length, width = _AMOUNT.fullmatch(self.keep).groups()  # type: ignore[union-attr]
+        return (None if depth == "all" else int(depth), None if length == "all" else int(length), float(width))
+
+    def pairs(self, student: Shape, teacher: Shape) -> Pairs:
+        if self.pairs_of_layers is not None:
+            for s, t in self.pairs_of_layers:
+                if s > student.layers or t > teacher.layers:
+                    raise TutelageError(
+                        f"pairs_of_layers has the pair {s}, {t}, but the student has layers 0 to {student.layers} and "
+                        f"the teacher 0 to {teacher.layers}"
+                    )
+            return list(self.pairs_of_layers)
+        top = half_up(10 * teacher.layers, 12) if self.top is None else self.top
+        return topmost(self.amount[0], top, student.layers, teacher.layers, self.rounding)
+
+    def cuts(self, student: Shape, teacher: Shape) -> list[Cut]:
+        """What is kept for each pair, in turn."""
+        _, length, width = self.amount
+        tokens = Tokens(
+            count=length,
+            by="left" if length is None else self.tokens_by,
+            # Where all tokens are kept in their places there is nothing to rank.
+            separators=self.separators or length is None,
+            score=self.score,
+            keep_first=self.keep_first and length is not None,
+            seed=self.random_seed if self.tokens_by == "random" and length is not None else 0,
+        )
+        count = None if width == 1 else max(1, half_up(round(width * 10**6) * teacher.hidden, 10**6))
+        seed = self.random_seed if self.neurons_by == "random" else 0
+        neurons = Neurons(count=count, by=self.neurons_by, seed=seed)
+        if tokens.by != "attention":
+            return [Cut(t, tokens, neurons) for _, t in self.pairs(student, teacher)]
+        uniform = dict(topmost(None, teacher.layers, student.layers, teacher.layers, self.rounding))
+        return [
+            Cut(t, tokens, neurons, max(1, t if self.scored_by == "same" else uniform[s]))
+            for s, t in self.pairs(student, teacher)
+        ]
+
+    def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        assert teacher is not None
+        cuts = frozenset(self.cuts(student, teacher))
+        if FAMILIES[teacher.family].causal and any(cut.scored_by is not None for cut in cuts):
+            raise TutelageError(
+                f"hidden_knowledge ranks tokens by the attention of the first, but in a {teacher.family} that sees no other "
+                "token; use tokens_by=left or random"
+            )
+        return Needs(hidden=frozenset(s for s, _ in self.pairs(student, teacher))), Needs(cuts=cuts)
+
+    def projection(self, student: Shape, teacher: Shape) -> Project:
+        return resolve_projection(self.project, student, teacher, "shared")
+
+    def value(self, x: Comparison) -> Tensor:
+        total = x.batch.mask.new_zeros((), dtype=torch.float32)
+        for (s, _), cut in zip(x.pairs, x.cuts, strict=True):
+            theirs = x.teacher.cuts[cut]
+            name = str(s) if self.project == "per_layer" else "shared"
+            linear = x.projections[name] if name in x.projections and self.project != "none" else None
+            ours = self._kept(x.student.hidden[s], linear, theirs)
+            target = theirs.values
+            if self.width_target == "zero_fill" and theirs.neurons is not None:
+                blank = target.new_zeros(*target.shape[:2], ours.shape[-1])
+                target = blank.scatter(-1, theirs.neurons.expand(target.shape), target)
+            total = total + losses.hidden_mse(ours, target, theirs.mask, cut.tokens.kept_of(x.batch.totals))
+        return total
+
+    def _kept(self, hidden: Tensor, linear: nn.Module | None, theirs: Selected) -> Tensor:
+        """The student's side of a cut, in the teacher's width: tokens are gathered before they are projected."""
+        neurons = theirs.neurons if self.width_target == "ignore" else None
+        if theirs.positions is not None:
+            hidden = torch.take_along_dim(hidden, theirs.positions[..., None], dim=1)
+        if linear is not None:
+            if neurons is not None and neurons.ndim == 1:  # the same for all vectors: nothing else need be computed
+                assert isinstance(linear, nn.Linear)
+                bias = None if linear.bias is None else linear.bias[neurons]
+                return F.linear(hidden, linear.weight[neurons], bias)
+            hidden = linear(hidden)
+        if neurons is None:
+            return hidden
+        return hidden[..., neurons] if neurons.ndim == 1 else hidden.gather(-1, neurons)

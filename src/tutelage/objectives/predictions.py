@@ -1,0 +1,110 @@
+"""Terms on predictions and labels."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from tutelage.anatomy import FAMILIES, Shape
+from tutelage.errors import TutelageError
+from tutelage.knowledge.needs import Needs
+from tutelage.objectives import losses
+from tutelage.objectives.term import Comparison, Term
+
+
+class HardLabels(Term):
+    """The labels of the data: cross-entropy; squared error for regression; binary cross-entropy for multi-label.
+
+    Where answers are given token by token each token counts once, and a span's start and end are two answers among the
+    tokens of their text.
+    """
+
+    kind: Literal["hard_labels"] = "hard_labels"
+
+    def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        return Needs(logits=True), Needs()
+
+    def value(self, x: Comparison) -> Tensor:
+        assert x.student.logits is not None
+        logits, labels = x.answers(x.student.logits), x.batch.labels
+        if x.kind == "regression":
+            return losses.squared_error(logits, labels, x.batch.totals.known)
+        if x.kind == "multilabel":
+            return losses.binary_cross_entropy(logits, labels, x.batch.totals.known)
+        return losses.cross_entropy(logits, labels.t().flatten(), x.batch.totals.known)
+
+
+class SoftLabels(Term):
+    """The teacher's predictions at a temperature (Hinton et al. 2015).
+
+    For regression there is nothing to soften: the loss is the squared error against the teacher's output. ``scale`` is
+    the factor ``temperature ** 2``; ``reduction="mean"`` averages over classes as some reference codes do.
+    """
+
+    kind: Literal["soft_labels"] = "soft_labels"
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    scale: bool = True
+    reduction: Literal["batchmean", "mean"] = "batchmean"
+
+    def value(self, x: Comparison) -> Tensor:
+        assert x.student.logits is not None and x.teacher.logits is not None
+        student, teacher, count = x.answers(x.student.logits), x.answers(x.teacher.logits), x.batch.totals.answers
+        if x.kind == "regression":
+            return losses.logits_mse(student, teacher, count=count)
+        if x.kind == "multilabel":
+            return losses.soft_binary_cross_entropy(student, teacher, self.temperature, scale=self.scale, count=count)
+        return losses.soft_cross_entropy(
+            student,
+            teacher,
+            self.temperature,
+            scale=self.scale,
+            reduction=self.reduction,
+            count=count,
+            weights=x.teacher.trust,
+        )
+
+
+class LogitsMSE(Term):
+    """Squared difference of the logits (Tang et al. 2019; Ba and Caruana 2014)."""
+
+    kind: Literal["logits_mse"] = "logits_mse"
+    reduction: Literal["mean", "sum"] = "mean"
+
+    def value(self, x: Comparison) -> Tensor:
+        assert x.student.logits is not None and x.teacher.logits is not None
+        count = x.batch.totals.answers
+        return losses.logits_mse(x.student.logits, x.teacher.logits, reduction=self.reduction, count=count)
+
+
+class Verdict(Term):
+    """What the teacher thinks of a text, as a class (Pea-KD's PTP): cross-entropy of a classifier of its own on what the
+    student's head reads, the pooler's output or the first token's vector. Its labels are those of ``Stage.verdicts``.
+    """
+
+    kind: Literal["verdict"] = "verdict"
+    classes: Annotated[int, Field(ge=2)] = 4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        if FAMILIES[student.family].causal:
+            raise TutelageError(
+                f"verdict reads what the first token makes of the text, but in a {student.family} it sees no other token; leave "
+                "the stage out (--ablation no_ptp)"
+            )
+        if FAMILIES[student.family].reads_pooler:
+            return Needs(pooled=True), Needs()
+        return Needs(hidden=frozenset([student.layers])), Needs()
+
+    def linears(self, student: Shape, teacher: Shape | None) -> dict[str, tuple[int, bool]]:
+        return {self.kind: (self.classes, True)}
+
+    def value(self, x: Comparison) -> Tensor:
+        read = x.student.pooled
+        if read is None:
+            read = next(iter(x.student.hidden.values()))[:, 0]
+        classifier = x.projections[self.kind]
+        logits = classifier(F.dropout(read, self.dropout, classifier.training))
+        return losses.cross_entropy(logits, x.batch.labels, x.batch.totals.known)

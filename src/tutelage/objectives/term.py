@@ -1,0 +1,93 @@
+"""What every term of an objective has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from tutelage.anatomy import Shape
+from tutelage.data.batches import Batch
+from tutelage.data.examples import Kind
+from tutelage.errors import TutelageError
+from tutelage.knowledge.cuts import Cut
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.signals import Signals
+from tutelage.objectives import losses
+from tutelage.objectives.mapping import Pairs
+
+Project = Literal["auto", "per_layer", "shared", "none"]
+
+
+Padding = Literal["masked", "reference"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a term sees: both models' signals for a batch, the kind of task, the layers it pairs (and what it keeps of each
+    of the teacher's, if not all), the projections."""
+
+    student: Signals
+    teacher: Signals
+    batch: Batch
+    kind: Kind
+    pairs: Pairs
+    cuts: list[Cut]
+    projections: nn.ModuleDict
+
+    def answers(self, logits: Tensor) -> Tensor:
+        """Logits as ``(answers, classes)``; of spans ``(2 * batch, tokens)``: all starts, then all ends."""
+        if self.kind != "spans":
+            return logits
+        assert self.batch.asked is not None
+        texts, width = self.batch.mask.shape
+        return losses.by_text(logits, self.batch.asked // width, texts, width).flatten(0, 1)
+
+
+class Term(BaseModel):
+    """What all terms have. ``weight`` multiplies the term's loss."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: Annotated[float, Field(ge=0)] = 1.0
+
+    def pairs(self, student: Shape, teacher: Shape) -> Pairs:
+        """The layers that the term compares; empty for terms on predictions."""
+        return []
+
+    def cuts(self, student: Shape, teacher: Shape) -> list[Cut]:
+        """What the term keeps of the teacher's layer in each pair; empty for terms that keep no part."""
+        return []
+
+    def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        """What must be read from the student and from the teacher."""
+        return Needs(logits=True), Needs(logits=True)
+
+    def projection(self, student: Shape, teacher: Shape) -> Project:
+        """``per_layer``, ``shared`` or ``none``."""
+        return "none"
+
+    def linears(self, student: Shape, teacher: Shape | None) -> dict[str, tuple[int, bool]]:
+        """The linear maps from the student's width that are learnt with it: by name their outputs, and whether with bias."""
+        how = "none" if teacher is None else self.projection(student, teacher)
+        if teacher is None or how == "none":
+            return {}
+        names = ["shared"] if how == "shared" else [str(s) for s, _ in self.pairs(student, teacher)]
+        return dict.fromkeys(names, (teacher.hidden, how == "shared"))
+
+    def value(self, x: Comparison) -> Tensor:
+        raise NotImplementedError
+
+
+def resolve_projection(asked: Project, student: Shape, teacher: Shape, usual: Project) -> Project:
+    """How a student's vectors reach the teacher's width; ``usual`` is what ``auto`` means where the widths differ."""
+    if asked == "auto":
+        return "none" if student.hidden == teacher.hidden else usual
+    if asked == "none" and student.hidden != teacher.hidden:
+        raise TutelageError(
+            f"project=none cannot compare hidden states {student.hidden} wide with the teacher's {teacher.hidden}; "
+            f"use project={usual}"
+        )
+    return asked

@@ -1,0 +1,73 @@
+"""Settings by path, as ``--set`` takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from tutelage.errors import TutelageError
+from tutelage.recipes.config import RunConfig, validated
+
+
+def with_settings(config: RunConfig, settings: list[str]) -> RunConfig:
+    """The run with ``path=value`` settings applied, as ``--set`` takes them.
+
+    A path names parts on the way to a value, in order: ``stages.prediction.temperature`` finds
+    ``recipe.stages.prediction.objective.soft_labels.temperature``. Stages go by their name, terms by their kind, and
+    ``*`` stands for all at its place (``stages.*.epochs=2``). Values are YAML.
+
+    Raises:
+        TutelageError: when a path finds nothing, or more than one place.
+    """
+    tree = config.model_dump(mode="json")
+    for setting in settings:
+        path, sign, text = setting.partition("=")
+        if not sign:
+            raise TutelageError(f"--set {setting!r} has no value; write path=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise TutelageError(f"--set {setting!r}: {text!r} is no YAML value; quote it") from None
+        wanted = path.strip().split(".")
+        found = [place for place in _places(tree, ()) if _fits(wanted, [name for name, _ in place])]
+        # The whole path given beats a path in which it is only hidden.
+        found = [p for p in found if len(p) == len(wanted)] or found
+        if not found:
+            names = sorted({place[-1][0] for place in _places(tree, ())})
+            raise TutelageError(f"--set {path}: there is no such setting; the last part may be {', '.join(names)}")
+        if len(found) > 1 and "*" not in wanted:
+            options = ", ".join(".".join(name for name, _ in place) for place in found)
+            raise TutelageError(f"--set {path} fits several settings ({options}); name one, or use * for all")
+        for place in found:
+            node = tree
+            for _, key in place[:-1]:
+                node = node[key]
+            node[place[-1][1]] = value
+    return validated(tree, "--set")
+
+
+def _places(node: Any, before: tuple[tuple[str, Any], ...]) -> list[tuple[tuple[str, Any], ...]]:
+    """Every value of the tree, as the (name, key) pairs that lead to it; inner nodes too."""
+    items: list[tuple[str, Any, Any]] = []
+    if isinstance(node, dict):
+        items = [(key, key, value) for key, value in node.items()]
+    elif isinstance(node, list):
+        items = [
+            (str(value.get("name") or value.get("kind")), key, value)
+            for key, value in enumerate(node)
+            if isinstance(value, dict)
+        ]
+    places = []
+    for name, key, value in items:
+        places.append((*before, (name, key)))
+        places += _places(value, (*before, (name, key)))
+    return places
+
+
+def _fits(wanted: list[str], names: list[str]) -> bool:
+    """Whether ``wanted`` is hidden in ``names`` in order, and both end alike; ``*`` fits one name."""
+    if wanted[-1] != names[-1]:
+        return False
+    remaining = iter(names)
+    return all(any(part in ("*", name) for name in remaining) for part in wanted)

@@ -1,0 +1,204 @@
+"""Which store a run reads its teacher's knowledge from, and the one it writes if none fits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock
+from torch import Tensor
+
+from tutelage.data.examples import Encoded, Rows
+from tutelage.data.tokenizers import tokenizer_fingerprint
+from tutelage.errors import TutelageError
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.store.reading import Store, fingerprint_of
+from tutelage.knowledge.store.scheme import Dtype, Scheme
+from tutelage.objectives.objective import Objective
+from tutelage.progress import Display
+from tutelage.teachers.source import Source
+from tutelage.teachers.stored import write_store
+
+
+def root() -> Path:
+    """Where stores are kept unless a folder is named: ``$TUTELAGE_STORES``, else ``~/.cache/tutelage/stores``."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TUTELAGE_STORES") or Path(cache) / "tutelage" / "stores")
+
+
+def storable(objectives: Sequence[Objective]) -> Needs:
+    """What these stages need that a store can hold; one that needs queries, keys, padding or the pooler runs its teacher anyway."""
+    needs = Needs(logits=True)
+    for objective in objectives:
+        theirs = objective.teacher_needs
+        if not theirs.attention and not theirs.padding and not theirs.pooled:
+            needs |= theirs
+    return needs
+
+
+@dataclass
+class Knowledge:
+    """All that a teacher may be asked about: examples by id, as its tokenizer reads them, in which precision."""
+
+    task: str
+    teacher: Source
+    ids: Sequence[str]
+    encoded: Encoded
+    precision: str
+    max_length: int
+    dev: dict[str, tuple[Sequence[str], Encoded]]
+    """The parts of dev, on which only the teacher's predictions are wanted."""
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """Of the teacher's tokenizer: once, however many stores are looked at, for it takes a tenth of a second."""
+        return tokenizer_fingerprint(self.teacher.tokenizer)
+
+    def scheme(self, needs: Needs, dtype: Dtype) -> Scheme:
+        """The smallest scheme for these needs."""
+        config = self.teacher.config
+        longest = int(self.encoded.lengths.max())
+        return Scheme.covering(needs, config.num_labels, self.teacher.shape.hidden, longest, dtype)
+
+    def open(self, folder: Path, needs: Needs) -> tuple[Store, Rows]:
+        """A store that must fit, and its rows of these examples.
+
+        Raises:
+            TutelageError: when it does not.
+        """
+        store = Store(folder)
+        store.check(self.teacher.fingerprint, self.tokenizer_fingerprint, self.precision)
+        lacking = store.scheme.lacks(needs)
+        if lacking:
+            raise TutelageError(
+                f"the store {store.name!r} cannot teach this: {lacking}; write one for this recipe, or with --whole"
+            )
+        return store, store.locate(self.ids, self.encoded)
+
+    def fitting(self, scheme: Scheme, needs: Needs, accelerator: Accelerator) -> tuple[Store, Rows] | None:
+        """A store under :func:`root` that serves this run, the smallest of them; every process gets the same, whatever other
+        runs are writing meanwhile."""
+        found = [self._smallest(scheme, needs) if accelerator.is_main_process else None]
+        (folder,) = broadcast_object_list(found)
+        return None if folder is None else self.open(folder, needs)
+
+    def _smallest(self, scheme: Scheme, needs: Needs) -> Path | None:
+        found: list[Store] = []
+        home = self.home(scheme)
+        others = {manifest.parent for manifest in root().glob("*/manifest.json")} - {home}
+        for folder in [*sorted(others), home]:  # home last: another run may write it meanwhile
+            if folder.suffix == ".partial":
+                continue
+            try:
+                store, _ = self.open(folder, needs)
+                if store.scheme.dtype == scheme.dtype:
+                    found.append(store)
+            except TutelageError:
+                continue
+        return min(found, key=lambda store: store.manifest.bytes).folder if found else None
+
+    def home(self, scheme: Scheme) -> Path:
+        """Where a store of this scheme belongs."""
+        name = f"{self.teacher.fingerprint}{self.precision}{fingerprint_of(self.ids, self.encoded)}{scheme}"
+        return root() / f"{Path(self.task).stem}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+    def evaluation(self, store: Store) -> dict[str, Tensor]:
+        """The teacher's logits on the parts of dev that the store has."""
+        found = {name: store.evaluation(name, fingerprint_of(*part)) for name, part in self.dev.items()}
+        return {name: logits for name, logits in found.items() if logits is not None}
+
+    def write(
+        self, folder: Path, scheme: Scheme, logits: dict[str, Tensor], accelerator: Accelerator, display: Display
+    ) -> Store:
+        """Run the teacher over all examples and write what ``scheme`` keeps; ``logits`` are those on dev.
+
+        Raises:
+            TutelageError: when something else lies in ``folder``, or the disk has no room.
+        """
+        about = {
+            "task": self.task,
+            "teacher": self.teacher.name,
+            "teacher_fingerprint": self.teacher.fingerprint,
+            "tokenizer_fingerprint": self.tokenizer_fingerprint,
+            "precision": self.precision,
+            "max_length": self.max_length,
+        }
+        model = self.teacher.model.to(accelerator.device)
+        evaluation = {name: (fingerprint_of(*self.dev[name]), table) for name, table in logits.items()}
+        return write_store(
+            folder,
+            scheme,
+            model,
+            self.ids,
+            self.encoded,
+            accelerator,
+            about,
+            evaluation,
+            self.teacher.save_without_weights,
+            advance=lambda count: display.advance("teacher store", len(self.ids), count),
+        )
+
+    def find_or_write(
+        self, scheme: Scheme, needs: Needs, logits: dict[str, Tensor], accelerator: Accelerator, display: Display
+    ) -> tuple[Store, Rows]:
+        """The store under :func:`root` that serves this run; two runs that want the same one do not write it twice."""
+        home = self.home(scheme)
+        if accelerator.is_main_process:
+            with FileLock(f"{home}.lock"):
+                if not home.exists():
+                    self.write(home, scheme, logits, accelerator, display)
+        accelerator.wait_for_everyone()
+        return self.open(home, needs)
+
+
+def verified(store: Store, display: Display) -> Store:
+    """The store, every byte of it read once and compared.
+
+    Raises:
+        TutelageError: when it is damaged.
+    """
+    total = sum((store.folder / name).stat().st_size for name in store.checksums)
+    store.verify(lambda count: display.advance("store verified", total, count))
+    return store
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """What a store is, as plain values."""
+    ours = store.manifest
+    return {
+        "path": store.name,
+        "task": ours.task,
+        "teacher": ours.teacher,
+        "teacher_fingerprint": ours.teacher_fingerprint,
+        "tokenizer_fingerprint": ours.tokenizer_fingerprint,
+        "precision": ours.precision,
+        "max_length": ours.max_length,
+        "examples": ours.examples,
+        "tokens": ours.tokens,
+        "keeps": kept(ours.scheme),
+        "dtype": ours.scheme.dtype,
+        "bytes": ours.bytes,
+        "bytes_per_example": ours.bytes / ours.examples,
+        "shards": len(ours.shards),
+        "dev": sorted(ours.evaluation),
+    }
+
+
+def kept(scheme: Scheme) -> str:
+    """What a store of this scheme keeps, in words."""
+    parts = [f"{scheme.classes} logits"] if scheme.classes else []
+    if scheme.columns:
+        layers = ", ".join(str(layer) for layer in sorted({layer for layer, _ in scheme.columns}))
+        parts.append(f"hidden states of layers {layers} at {scheme.tokens}, {scheme.neurons}, in {scheme.dtype}")
+    if scheme.scorers:
+        parts.append(
+            f"rankings of tokens by layers {', '.join(str(layer) for layer in sorted({s for s, _ in scheme.scorers}))}"
+        )
+    return "; ".join(parts)

@@ -1,0 +1,297 @@
+"""The parts of a model between compactors: matrices, groups of coordinates, wrapped layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+ZERO = 1e-5
+"""A row whose norm is below this is gone (ResRep's threshold); the default penalty makes it 0 exactly."""
+
+
+class Compactor(nn.Module):
+    """A trained ``matrix``, ``(coordinates, teacher's coordinates)``; the identity at first. Rows are what is cut."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.eye(group.size))
+        self._group = [group]  # in a list, which is no submodule: the group stands elsewhere
+
+    @property
+    def group(self) -> Group:
+        return self._group[0]
+
+    def rows(self) -> Tensor:
+        """``(kept, teacher's coordinates)``: the matrix without the rows that are cut, or are to be."""
+        return self.matrix if self.group.cut else self.matrix[self.group.index]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., teacher's coordinates)`` to ``(..., kept)``.
+
+        With autocast, products off the diagonal are of its precision; those on the diagonal, which is near 1, are not.
+        """
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):
+            return x @ self.matrix.T
+        x, half = x.float(), torch.get_autocast_dtype(device)
+        rest, diagonal = self._apart(half)
+        return x.to(half) @ rest.T + (x[..., self.group.index] if self.group.cut else x) * diagonal
+
+    def back(self, x: Tensor) -> Tensor:
+        """The other way, by the transposed matrix: ``(..., kept)`` to ``(..., teacher's coordinates)``; as precise."""
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):
+            return x @ self.matrix
+        x, half = x.float(), torch.get_autocast_dtype(device)
+        rest, diagonal = self._apart(half)
+        y = x.to(half) @ rest
+        return y.float().index_add(-1, self.group.index, x * diagonal) if self.group.cut else y + x * diagonal
+
+    def _apart(self, half: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What is off the diagonal, rounded, and the diagonal as it is: after the cut, the kept columns in order."""
+        rest = self.matrix.to(half)
+        if not self.group.cut:
+            return rest.diagonal_scatter(rest.new_zeros(len(rest))), self.matrix.diagonal()
+        place = self.group.index[:, None]
+        return rest.scatter(1, place, 0), self.matrix.gather(1, place)[:, 0]
+
+
+class Group(nn.Module):
+    """Coordinates that go or stay together in all ``members``, and which of them are kept.
+
+    An equal number is kept in each of ``chunks`` (heads); ``block`` neighbours go or stay as one (a head).
+    """
+
+    kept: Tensor
+    score: Tensor
+    index: Tensor
+    """``(kept,)``: the kept coordinates, ascending."""
+    share: Tensor
+
+    def __init__(self, name: str, size: int, target: int, chunks: int = 1, block: int = 1) -> None:
+        super().__init__()
+        self.name, self.size, self.target, self.chunks, self.block = name, size, target, chunks, block
+        self.members: list[Compactor] = []
+        self.masters: list[Compactor] = []
+        """Those whose rows the authors' code looks at: one, or none where it has no such group."""
+        self.register_buffer("kept", torch.ones(size, dtype=torch.bool))
+        self.register_buffer("score", torch.rand(size))
+        self.register_buffer("index", torch.arange(size), persistent=False)
+        self.register_buffer("share", torch.full((size,), 1 / size), persistent=False)
+        self.cut = False
+        self.refresh()
+
+    @property
+    def units(self) -> tuple[int, int]:
+        """What one chunk has to give: blocks at first, blocks at last."""
+        return self.size // self.chunks // self.block, self.target // self.chunks // self.block
+
+    @property
+    def gone(self) -> Tensor:
+        """``(masked,)``: the rows of the members' matrices that are to vanish; none after the cut."""
+        return self._gone[:0] if self.cut else self._gone
+
+    def restrict(self, removed: int, scores: Tensor) -> None:
+        """Let the blocks with the smallest ``scores`` ``(size,)`` go until ``removed`` of each chunk are gone."""
+        blocks = scores.double().view(self.chunks, -1, self.block).sum(dim=2)
+        kept = self.kept.view(self.chunks, -1, self.block)
+        blocks = blocks.masked_fill(~kept[:, :, 0], -torch.inf)  # what is gone stays gone
+        order = blocks.argsort(dim=1, stable=True)[:, :removed]
+        kept.scatter_(1, order[:, :, None].expand(-1, -1, self.block), False)
+        self.refresh()
+
+    def keep(self, kept: Tensor) -> None:
+        self.kept.copy_(kept)
+        self.refresh()
+
+    @property
+    def whole(self) -> bool:
+        return self._left == self.size
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more is to go."""
+        return self._left == self.target
+
+    def refresh(self) -> None:
+        """Bring what is derived from ``kept`` up to date."""
+        self.index = self.kept.nonzero()[:, 0]
+        self._gone = (~self.kept).nonzero()[:, 0]
+        self._left = self.size - len(self._gone)
+        self.share = self.kept.float() / self.kept.sum()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.refresh()
+
+    def norms(self, *, of_master: bool = False) -> Tensor:
+        """``(size,)``: the norm of each coordinate's rows in all members together, or in one."""
+        members = self.masters if of_master and self.masters else self.members
+        squares = [member.matrix.detach().double().square().sum(dim=1) for member in members]
+        return torch.stack(squares).sum(dim=0).sqrt()
+
+
+class Compacted(nn.Module):
+    """A matrix of the teacher between compactors: ``y = x (C W R)^T + C b``.
+
+    Where the teacher keeps several matrices in one (GPT-2's queries, keys and values), each has its own. The weights are
+    multiplied first, or the activations pass through one matrix after the other, whichever is less work.
+    """
+
+    def __init__(self, linear: nn.Module, outs: list[Compactor], ins: list[Compactor]) -> None:
+        super().__init__()
+        self.weight = cast(nn.Parameter, linear.weight)
+        self.bias = cast("nn.Parameter | None", linear.bias)
+        self.stored_as_input_first = isinstance(linear, Conv1D)
+        self.outs, self.ins = nn.ModuleList(outs), nn.ModuleList(ins)
+        self.factors = [1.0] * self.parts
+        """By part: what its result is multiplied with once the student's heads are narrower."""
+
+    @property
+    def parts(self) -> int:
+        return max(len(self.outs), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.numel() // x.shape[-1]
+        if self._cost_of_weights(count) > self._cost_of_activations(count):
+            return self._step_by_step(x)
+        return F.linear(x, *self.effective())
+
+    @property
+    def readers(self) -> list[Compactor]:
+        """The compactors before the parts."""
+        return [into for part in range(self.parts) if (into := self.sides(part)[1]) is not None]
+
+    def sides(self, part: int) -> tuple[Compactor | None, Compactor | None]:
+        """The compactors after and before a part."""
+        out = self.outs[part] if len(self.outs) else None
+        into = self.ins[part] if len(self.ins) else None
+        assert out is None or isinstance(out, Compactor)
+        assert into is None or isinstance(into, Compactor)
+        return out, into
+
+    def split(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Weight and bias of each part, ``(out, in)`` and ``(out,)``, as the teacher has them."""
+        weight = self.weight.T if self.stored_as_input_first else self.weight
+        biases = [None] * self.parts if self.bias is None else self.bias.chunk(self.parts)
+        yield from zip(weight.chunk(self.parts), biases, strict=True)
+
+    def effective(self, *, kept: bool = False) -> tuple[Tensor, Tensor | None]:
+        """``C W R`` and ``C b``, ``(out, in)`` and ``(out,)``; the ``kept`` rows alone are multiplied in double precision."""
+
+        def through(side: Compactor | None, weight: Tensor) -> Tensor:
+            if side is None:
+                return weight
+            return weight.double() @ side.rows().double().T if kept else side(weight)
+
+        left, right = self._orders()
+        weights, biases = [], []
+        for part, (weight, bias) in enumerate(self.split()):
+            out, into = self.sides(part)
+            if left <= right:
+                weight = through(out, weight.T).T
+            weight = through(into, weight)
+            if left > right:
+                weight = through(out, weight.T).T
+            factor = self.factors[part]
+            weights.append(weight if factor == 1 else weight * factor)
+            if bias is not None:
+                bias = through(out, bias)
+                biases.append(bias if factor == 1 else bias * factor)
+        if self.parts == 1:
+            return weights[0], biases[0] if biases else None
+        return torch.cat(weights), torch.cat(biases) if biases else None
+
+    def _step_by_step(self, x: Tensor) -> Tensor:
+        results = []
+        for part, (weight, bias) in enumerate(self.split()):
+            out, into = self.sides(part)
+            plain = F.linear(x if into is None else into.back(x), weight, bias)
+            y = plain if out is None else out(plain).to(plain.dtype)
+            results.append(y if self.factors[part] == 1 else y * self.factors[part])
+        return results[0] if self.parts == 1 else torch.cat(results, dim=-1)
+
+    def _sizes(self) -> tuple[int, int, int, int]:
+        """Outputs and inputs of one part: the teacher's, then the student's."""
+        weight = self.weight.T if self.stored_as_input_first else self.weight
+        out, into = weight.shape[0] // self.parts, weight.shape[1]
+        after, before = self.sides(0)
+        return out, into, out if after is None else len(after.matrix), into if before is None else len(before.matrix)
+
+    def _orders(self) -> tuple[int, int]:
+        """Multiplications of one part for ``(C W) R`` and for ``C (W R)``."""
+        (o, i, a, b), (out, into) = self._sizes(), self.sides(0)
+        left = (0 if out is None else a * o * i) + (0 if into is None else a * i * b)
+        right = (0 if into is None else o * i * b) + (0 if out is None else a * o * b)
+        return left, right
+
+    def _cost_of_weights(self, count: int) -> int:
+        """Multiplications of one part when the weights are multiplied first, for ``count`` vectors."""
+        _, _, a, b = self._sizes()
+        return min(self._orders()) + count * a * b
+
+    def _cost_of_activations(self, count: int) -> int:
+        (o, i, a, b), (out, into) = self._sizes(), self.sides(0)
+        return count * ((0 if into is None else b * i) + o * i + (0 if out is None else o * a))
+
+
+class KeptNorm(nn.Module):
+    """A layer norm whose mean and variance are those of the kept coordinates alone, as they will be in the student."""
+
+    def __init__(self, norm: nn.LayerNorm, group: Group) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self._group = [group]
+
+    @property
+    def group(self) -> Group:
+        return self._group[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        group = self.group
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.weight.dtype)
+            if group.whole:
+                return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+            normed: Tensor = _Normed.apply(x, group.share.to(x.dtype), self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+            return normed
+
+
+class _Normed(torch.autograd.Function):
+    """A layer norm whose statistics are means weighted by ``share``; it remembers less than autograd would, and is faster."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        normed = x - x @ share[:, None]
+        scale = (normed.square() @ share[:, None] + eps).rsqrt()
+        normed *= scale
+        ctx.save_for_backward(normed, scale, share, weight)
+        return torch.addcmul(bias, normed, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        normed, scale, share, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        product = gradient * normed
+        shift, stretch = gradient @ weight[:, None], product @ weight[:, None]
+        each = tuple(range(gradient.ndim - 1))
+        of_weight, of_bias = product.sum(each), gradient.sum(each)
+        of_x = product.copy_(shift).addcmul_(normed, stretch).mul_(share).neg_().addcmul_(gradient, weight).mul_(scale)
+        return of_x, None, of_weight, of_bias, None
+
+
+class Entrance(nn.Module):
+    """Where the sum of a token's embeddings enters: through a compactor, then into what stood there before."""
+
+    def __init__(self, compactor: Compactor, then: nn.Module) -> None:
+        super().__init__()
+        self.compactor, self.then = compactor, then
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.then(self.compactor(x))
+        return result

@@ -1,0 +1,71 @@
+"""Students with new random weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.anatomy import AUTO, Head
+from tutelage.errors import TutelageError
+from tutelage.students.load import fitted_config
+from tutelage.students.specs import Fresh
+
+
+def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "classes") -> PreTrainedModel:
+    """A network with random weights, of the sizes given and otherwise configured like ``like``."""
+    model_type = student.family or like.model_type
+    if model_type in anatomy.FAMILIES and anatomy.FAMILIES[model_type].derived:
+        raise TutelageError(
+            f"there is no fresh {model_type}; use init={anatomy.FAMILIES[model_type].derived}, or family=bert"
+        )
+    config = copy.deepcopy(like) if model_type == like.model_type else _plain_config(model_type, like)
+    family = anatomy.family_of(config)
+    setattr(config, family.depth, student.layers)
+    for size in ("hidden", "intermediate", "heads"):
+        # The teacher's are set too: what a GPT-2 leaves out would follow from its hidden size.
+        setattr(config, getattr(family, size), getattr(student, size) or getattr(anatomy.shape_of(like), size))
+    shape = anatomy.shape_of(config)
+    if shape.hidden % shape.heads:
+        fitting = [h for h in range(1, shape.hidden + 1) if shape.hidden % h == 0 and h <= 2 * shape.heads]
+        raise TutelageError(
+            f"the hidden size {shape.hidden} is not divisible by {shape.heads} heads; use one of heads="
+            f"{', '.join(map(str, fitting))} or another hidden size"
+        )
+    if anatomy.max_length(config) < 1:
+        raise TutelageError(
+            f"a {model_type} counts positions from the number of its padding token, {config.pad_token_id} here, and has "
+            f"{config.max_position_embeddings} of them; use family=bert"
+        )
+    if student.embedding is not None:
+        if not hasattr(config, "embedding_size"):
+            raise TutelageError(
+                f"{model_type} has no embedding size of its own; leave out embedding={student.embedding}"
+            )
+        config.embedding_size = student.embedding
+    if getattr(config, "layer_types", None):
+        kinds = list(config.layer_types)
+        config.layer_types = (kinds * student.layers)[: student.layers]
+    for key, value in labels.items():
+        setattr(config, key, value)
+    model: PreTrainedModel = AUTO[head].from_config(fitted_config(config, head), dtype=torch.float32)
+    return model.eval()
+
+
+def _plain_config(model_type: str, like: Any) -> Any:
+    if model_type not in anatomy.FAMILIES:
+        known = sorted(name for name, family in anatomy.FAMILIES.items() if not family.derived)
+        raise TutelageError(f"family={model_type!r} is unknown; use one of {', '.join(known)}")
+    special = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+    tokens = {name: getattr(like, name, None) for name in special}
+    # A model that generates text must not believe in an end that its vocabulary lacks, as by its family's defaults.
+    stated = anatomy.FAMILIES[model_type].causal
+    return AutoConfig.for_model(
+        model_type,
+        vocab_size=like.vocab_size,
+        max_position_embeddings=like.max_position_embeddings,
+        **{name: value for name, value in tokens.items() if value is not None or stated},
+    )

@@ -1,0 +1,250 @@
+"""How much of a teacher's attention a student shows, head by head, on text that was held out.
+
+The definition is ours. A head's attention at one token (the query) is a row of probabilities over the tokens that it may
+look at. For each pair of heads two numbers compare their rows, as means over all queries of all texts, [PAD] left out:
+``KL(teacher || student)`` in nats, 0 where they agree, and the cosine similarity of the two rows, 1 where they agree.
+
+* *same head*: head h of the teacher beside head h of the student, where both have as many;
+* *best match*: heads are paired one to one so that the sum of their cosines is largest (the Hungarian method), for a student
+  that shows the patterns in other heads; where one has more heads, some stay alone;
+* *uniform*: the same numbers for a student that looks at all tokens alike, by which to judge the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.data.batches import evaluation_batches
+from tutelage.data.examples import Encoded, Examples, encode
+from tutelage.errors import TutelageError
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.signals import Tap
+from tutelage.objectives.mapping import Pairs, pairs
+from tutelage.report.attention import AttentionReport, LayerReport, Likeness, Match
+
+LENGTH = 128
+"""The longest input in tokens where nothing is said about it."""
+
+
+def attention_report(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    max_texts: int = 256,
+    max_length: int | None = None,
+    max_tokens: int = 2048,
+    advance: Callable[[int, int], None] = lambda count, total: None,
+) -> AttentionReport:
+    """Compare the attention of two models that read the same tokens; see the top of this file for what is measured.
+
+    Of more than ``max_texts`` texts as many are drawn, always the same. ``max_tokens`` bounds a batch, padding included, and
+    changes nothing; maps exist for one text and one layer at a time. ``advance`` hears of every batch: texts done, of all.
+
+    Raises:
+        TutelageError: for two models that cannot be compared, a length beyond their positions, or no text.
+    """
+    paired = check(teacher.config, student.config)
+    encoded, length = _read(tokenizer, texts, max_texts, max_length, (teacher, student))
+    causal = anatomy.is_causal(teacher.config)
+    sums: list[tuple[Tensor, ...] | None] = [None] * len(paired)
+    with ExitStack() as stack, torch.no_grad():
+        taps = []
+        for model, wanted in ((teacher, {t for _, t in paired}), (student, {s for s, _ in paired})):
+            stack.callback(model.train, model.training)
+            taps.append(Tap(model.eval(), Needs(attention=frozenset(wanted))))
+            stack.callback(taps[-1].close)
+        for rows, inputs, _ in evaluation_batches(encoded, max_tokens):
+            # A single text is all of the first type, which is what models take where nothing is said.
+            inputs.pop("token_type_ids", None)
+            theirs, ours = (tap({name: value.to(tap.model.device) for name, value in inputs.items()}) for tap in taps)
+            for place, (s, t) in enumerate(paired):
+                signals = ((theirs.queries[t], theirs.keys[t]), (ours.queries[s], ours.keys[s]))
+                scalings = theirs.scaling, ours.scaling
+                for row, n in enumerate(encoded.lengths[rows]):
+                    # Padding stands at the end, so that cutting it off is all there is to do about it.
+                    scores = [
+                        _scores(queries[row, :, :n], keys[row, :, :n], scaling)
+                        for (queries, keys), scaling in zip(signals, scalings, strict=True)
+                    ]
+                    more = compare(scores[0], scores[1], _allowed(int(n), causal, _reach(teacher.config, t)))
+                    before = sums[place]
+                    sums[place] = more if before is None else tuple(a + b for a, b in zip(before, more, strict=True))
+            advance(len(rows), len(encoded))
+    queries = int(encoded.lengths.sum())
+    layers = [
+        _layer(s, t, [part / queries for part in total])
+        for (s, t), total in zip(paired, sums, strict=True)
+        if total is not None
+    ]
+    same = [layer.same_head for layer in layers if layer.same_head is not None]
+    depths = anatomy.shape_of(teacher.config).layers, anatomy.shape_of(student.config).layers
+    return AttentionReport(
+        teacher=teacher.name_or_path or "teacher",
+        student=student.name_or_path or "student",
+        teacher_layers=depths[0],
+        student_layers=depths[1],
+        causal=causal,
+        texts=len(encoded),
+        available=len(texts),
+        cut=encoded.truncated,
+        max_length=length,
+        queries=queries,
+        mapping="layer by layer" if depths[0] == depths[1] else "uniform",
+        layers=layers,
+        same_head=_mean(same) if len(same) == len(layers) else None,
+        best_match=_mean([layer.best_match for layer in layers]),
+        uniform=_mean([layer.uniform for layer in layers]),
+    )
+
+
+def compare(teacher: Tensor, student: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sums over the queries of one text: KL and cosine of all pairs of heads, then those of the teacher and uniform rows.
+
+    ``KL = sum_k p_k (log p_k - log s_k)`` and ``cosine = p s / (|p| |s|)`` of the rows ``p`` of the teacher and ``s`` of the
+    student, over the keys that are allowed.
+
+    Args:
+        teacher: attention scores before softmax, ``(heads, n, n)``.
+        student: the same, ``(other heads, n, n)``.
+        allowed: ``(n, n)``, which keys a query looks at; at least one.
+
+    Returns:
+        ``(heads, other heads)`` twice and ``(heads,)`` twice.
+    """
+    log_p, log_s = (scores.masked_fill(~allowed, -torch.inf).log_softmax(dim=-1) for scores in (teacher, student))
+    p, s = log_p.exp(), log_s.exp()
+    # 0 log 0 is 0, and -inf would make it nan.
+    log_p, log_s = log_p.masked_fill(~allowed, 0.0), log_s.masked_fill(~allowed, 0.0)
+    information = (p * log_p).sum(dim=(1, 2))
+    kl = information[:, None] - torch.einsum("hqk,gqk->hg", p, log_s)
+    cosine = torch.einsum("hqk,gqk->hg", F.normalize(p, dim=-1), F.normalize(s, dim=-1))
+    count = allowed.sum(dim=-1).to(p.dtype)
+    return kl, cosine, information + count.log().sum(), (1 / (p.norm(dim=-1) * count.sqrt())).sum(dim=-1)
+
+
+def _scores(queries: Tensor, keys: Tensor, scaling: float) -> Tensor:
+    """``(heads, n, n)`` in float64: KL subtracts large numbers where it is small."""
+    queries, keys = queries.cpu().double(), keys.cpu().double()
+    return queries @ keys.mT * scaling
+
+
+def _layer(student: int, teacher: int, means: list[Tensor]) -> LayerReport:
+    kl, cosine = means[0].clamp(min=0.0), means[1].clamp(max=1.0)  # rounding goes beyond them by some 1e-16
+    rows, columns = linear_sum_assignment(cosine.numpy(), maximize=True)
+    heads = None
+    if kl.shape[0] == kl.shape[1]:
+        heads = [Likeness(kl=float(kl[h, h]), cosine=float(cosine[h, h])) for h in range(kl.shape[0])]
+    matches = [
+        Match(teacher_head=int(h) + 1, student_head=int(g) + 1, kl=float(kl[h, g]), cosine=float(cosine[h, g]))
+        for h, g in zip(rows, columns, strict=True)
+    ]
+    return LayerReport(
+        teacher=teacher,
+        student=student,
+        teacher_heads=kl.shape[0],
+        student_heads=kl.shape[1],
+        heads=heads,
+        matches=matches,
+        same_head=None if heads is None else _mean(heads),
+        best_match=_mean(matches),
+        uniform=Likeness(kl=float(means[2].mean()), cosine=float(means[3].mean())),
+    )
+
+
+def _mean(parts: Sequence[Likeness]) -> Likeness:
+    return Likeness(
+        kl=float(np.mean([part.kl for part in parts])), cosine=float(np.mean([part.cosine for part in parts]))
+    )
+
+
+def _reach(config: Any, layer: int) -> int | None:
+    """How far to each side a token looks in a layer (from 1), where not everywhere (ModernBERT's local layers)."""
+    kinds = getattr(config, "layer_types", None)
+    return int(config.sliding_window) if kinds and kinds[layer - 1] == "sliding_attention" else None
+
+
+def _allowed(n: int, causal: bool, reach: int | None) -> Tensor:
+    """``(n, n)``: which keys a query looks at."""
+    distance = torch.arange(n) - torch.arange(n)[:, None]
+    allowed = distance <= 0 if causal else torch.ones(n, n, dtype=torch.bool)
+    return allowed if reach is None else allowed & (distance.abs() <= reach)
+
+
+def check(teacher: Any, student: Any) -> Pairs:
+    """The pairs of layers to compare, by two models' configurations.
+
+    Raises:
+        TutelageError: when the models cannot be compared.
+    """
+    for who, config in (("teacher", teacher), ("student", student)):
+        if not anatomy.family_of(config).layers:
+            raise TutelageError(f"the {who} is a {config.model_type}, which has no attention to compare")
+        if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+            raise TutelageError(
+                f"the {who} scales the attention of every layer differently (scale_attn_by_inverse_layer_idx), which "
+                "cannot be read; use another model"
+            )
+    if anatomy.is_causal(teacher) != anatomy.is_causal(student):
+        one, other = ("teacher", "student") if anatomy.is_causal(teacher) else ("student", "teacher")
+        raise TutelageError(
+            f"the {one} is causal and the {other} is not: their tokens look at different tokens; compare two of a kind"
+        )
+    n, m = anatomy.shape_of(teacher).layers, anatomy.shape_of(student).layers
+    if m > n:
+        raise TutelageError(
+            f"the student has {m} layers and the teacher {n}: no uniform mapping pairs them; the deeper is the teacher"
+        )
+    mapped = pairs("uniform", m, n)
+    for s, t in mapped:
+        theirs, ours = _reach(teacher, t), _reach(student, s)
+        if theirs != ours:
+            reaches = ["at all tokens" if reach is None else f"{reach} tokens to each side" for reach in (theirs, ours)]
+            raise TutelageError(
+                f"teacher layer {t} looks {reaches[0]} and student layer {s}, its pair, {reaches[1]}; compare models "
+                "whose layers look equally far"
+            )
+    return mapped
+
+
+def _read(
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_texts: int,
+    max_length: int | None,
+    models: tuple[PreTrainedModel, PreTrainedModel],
+) -> tuple[Encoded, int]:
+    """The texts as tokens, and how many of these an input has at most."""
+    if max_texts < 1 or not texts:
+        raise TutelageError(f"max_texts={max_texts} of {len(texts)} texts leaves nothing to read; give more")
+    limit = min(anatomy.max_length(model.config) for model in models)
+    least = tokenizer.num_special_tokens_to_add() + 1
+    if max_length is not None and not least <= max_length <= limit:
+        raise TutelageError(
+            f"max_length={max_length} is not between {least} and the models' {limit} positions; use {limit}"
+        )
+    length = max_length or min(LENGTH, limit)
+    if max_texts < len(texts):
+        texts = [texts[i] for i in np.sort(np.random.default_rng(0).permutation(len(texts))[:max_texts])]
+    names = [str(i) for i in range(len(texts))]
+    encoded = encode(Examples(names, texts, None, np.full(len(texts), -1)), tokenizer, length)
+    words = min(model.config.vocab_size for model in models)
+    if not encoded.lengths.all():
+        raise TutelageError(f"the text {texts[int(np.argmin(encoded.lengths))]!r} has no tokens; leave it out")
+    if int(encoded.tokens.max()) >= words:
+        raise TutelageError(
+            f"the tokenizer gives token {int(encoded.tokens.max())}, but a model knows {words} only; save the right one "
+            "beside the model"
+        )
+    return encoded, length

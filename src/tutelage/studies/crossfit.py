@@ -1,0 +1,79 @@
+"""What models think of texts that they have not learnt from: the training texts in parts, each judged by one of the others.
+
+A teacher is nearly always right about its own training texts, so that its verdicts on them (Pea-KD) say little. Here every
+part is judged by a model that was fine-tuned on the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import transformers
+
+from tutelage import anatomy
+from tutelage.data.examples import content
+from tutelage.data.load import load_data, part_of
+from tutelage.data.tokenizers import fitted_tokenizer
+from tutelage.errors import TutelageError
+from tutelage.knowledge.out_of_fold import MANIFEST, PredictionsManifest, write
+from tutelage.progress import Display
+from tutelage.recipes.config import RunConfig
+from tutelage.run.run import run
+from tutelage.run.workspace import new_accelerator
+from tutelage.students.specs import origin_of
+from tutelage.tasks.kinds import HEADS, encoded_as, longest
+from tutelage.teachers.source import Source
+from tutelage.teachers.teacher import predicted
+
+
+def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> PredictionsManifest:
+    """Carry out ``config`` (a fine-tuning) ``folds`` times, each without one part, and predict that part; into ``config.out``.
+
+    Folds that are finished are not repeated, a stopped one goes on.
+
+    Raises:
+        TutelageError: for anything wrong with what was given.
+    """
+    assert config.out is not None
+    folder, data = Path(config.out), load_data(config.data)
+    if data.kind not in ("classification", "regression"):
+        raise TutelageError(f"verdicts are about one answer for each text, and {data.task!r} is of kind {data.kind}")
+    if (folder / MANIFEST).exists():
+        raise TutelageError(f"{config.out!r} is finished already; remove it, or name another folder")
+    contents = content(data.train)
+    texts = len(set(contents))
+    if folds > texts:
+        raise TutelageError(f"{texts} texts cannot be divided into {folds} parts; use fewer folds")
+    logits: npt.NDArray[np.float32] | None = None
+    parts = part_of(data.train, data.kind, folds)
+    for number in range(folds):
+        out = folder / f"fold-{number + 1}"
+        without = config.data.model_copy(update={"leave_out": (number + 1, folds)})
+        run(config.model_copy(update={"data": without, "out": str(out)}), resume=True, quiet=quiet)
+        transformers.logging.set_verbosity_error()
+        accelerator, display = new_accelerator(config.mixed_precision), Display(quiet)
+        rows = np.flatnonzero(parts == number + 1)
+        with display:
+            source = Source(str(out), HEADS[data.kind])
+            model = source.model.to(accelerator.device)
+            length = longest(data, config.data, anatomy.max_length(model.config))
+            fitted = fitted_tokenizer(source.tokenizer, model)
+            encoded = encoded_as(data.kind, data.train.take(rows), fitted, length, None)
+            found = predicted(model, encoded, accelerator, display, f"part {number + 1}").numpy()
+        logits = np.zeros((len(data.train), found.shape[1]), dtype=np.float32) if logits is None else logits
+        logits[rows] = found
+    assert logits is not None
+    known = data.train.labelled
+    right = (logits.argmax(axis=1) == data.train.labels)[known].mean() if data.kind == "classification" else None
+    manifest = PredictionsManifest(
+        model=str(origin_of(config.recipe.student)),
+        task=data.task,
+        folds=folds,
+        contents=contents,
+        labels=list(data.labels),
+        accuracy=None if right is None else float(right),
+    )
+    write(folder, manifest, logits)
+    return manifest

@@ -1,0 +1,311 @@
+"""``tutelage search-knowledge``: the smallest part of a teacher's hidden states that teaches best.
+
+The teacher runs once, into a store of everything; each configuration then reads its part. Configurations are drawn evenly
+over the orders of magnitude of their size. Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) trains all
+of them briefly, the best third for longer, and the last ones fully and with several seeds.
+
+    OUT/search.json, search.svg    what came out, and its picture
+    OUT/store/                     the teacher's knowledge
+    OUT/students/                  where each seed starts, if it is cut out of the teacher
+    OUT/runs/                      a run for each configuration, length and seed; those of the last rung keep their student
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import transformers
+
+from tutelage import anatomy
+from tutelage.artifacts import write_text
+from tutelage.errors import TutelageError
+from tutelage.knowledge.needs import Needs
+from tutelage.methods.minimum_knowledge import minimum_knowledge
+from tutelage.objectives.hidden_knowledge import HiddenKnowledge
+from tutelage.objectives.mapping import half_up
+from tutelage.progress import Display
+from tutelage.recipes.config import RunConfig, to_yaml, validated
+from tutelage.recipes.settings import with_settings
+from tutelage.report.search import Candidate, Rung, Search, Trial, picture
+from tutelage.run import run, stores
+from tutelage.run.task import Setup, prepare
+from tutelage.run.workspace import new_accelerator
+from tutelage.students.specs import Checkpoint, Student, parse, takes_from_teacher
+
+DEPTHS = ("1", "2", "3", "all")
+
+
+LENGTHS = ("1", "5", "10", "20", "50", "all")
+
+
+WIDTHS = ("0.05", "0.1", "0.2", "0.5", "1")
+
+
+TOPS = (8, 10, 12)
+"""Twelfths of the teacher's depth; a store that is written ``whole`` has these."""
+
+
+BINS = 12
+
+
+ETA = 3
+"""One in so many goes on to the next rung, which trains so many times as long."""
+
+
+def search_knowledge(
+    teacher: str,
+    out: str,
+    *,
+    student: str | Student | None = None,
+    trials: int = 24,
+    seeds: int = 3,
+    seed: int = 0,
+    hidden_epochs: int = 3,
+    prediction_epochs: int = 2,
+    lr: float | None = None,
+    mixed_precision: str = "no",
+    dtype: str = "float16",
+    quiet: bool = False,
+    settings: Sequence[str] = (),
+    **data: Any,
+) -> Search:
+    """Find how much of a teacher's hidden states is enough, and which: score against bytes per example.
+
+    The grid is 1, 2, 3 or all pairs of layers, 1 to 50 or all tokens, a twentieth to all neurons, up to the teacher's layer
+    at 8, 10 or 12 twelfths of its depth; ``trials`` configurations of it are tried by
+    :func:`~tutelage.methods.minimum_knowledge.minimum_knowledge`. They are compared on the part of train that is held out,
+    never on dev. A killed call goes on when it is repeated; with more ``trials`` or ``seeds``, finished runs are not repeated.
+
+    Args:
+        teacher: A fine-tuned BERT-family classifier, a folder or a hub id.
+        out: Folder of the search; see the top of this module for what it gets.
+        student: As in :func:`tutelage.api.distill`; without it the method's (ROSITA6).
+        trials: How many configurations; the first rung trains all of them, each later one the best third.
+        seeds: Runs of each configuration in the last rung (seeds ``seed``, ``seed + 1``, ...); earlier rungs have one.
+        seed: Of the draw and of the runs.
+        hidden_epochs: Epochs on hidden states in the last rung; a third of it in the rung before, and so on, at least 1.
+        prediction_epochs: The same on the predictions.
+        lr: Peak learning rate of both stages; without it the method's (5e-5, then 2e-5).
+        mixed_precision: ``no``, ``bf16`` or ``fp16``, of teacher and students.
+        dtype: Type of stored hidden states: float32, float16, bfloat16 or int8. Bytes per example are counted in it.
+        quiet: Show nothing.
+        settings: ``path=value`` as ``--set`` takes them; the epochs in them are those of the last rung.
+        **data: The texts, in the words of :class:`tutelage.data.config.DataConfig`.
+
+    Raises:
+        TutelageError: for anything wrong with what was given; then nothing has been written.
+    """
+    if trials < 1 or seeds < 1:
+        raise TutelageError(f"trials={trials} and seeds={seeds} leave nothing to try; give at least 1 of each")
+    recipe = minimum_knowledge()
+    if student is not None:
+        recipe = recipe.model_copy(update={"student": parse(student) if isinstance(student, str) else student})
+    folder = Path(out)
+    tree = {
+        "recipe": recipe.model_dump(mode="json"),
+        "data": data,
+        "teacher": teacher,
+        "out": str(folder / "store"),
+        "seed": seed,
+        "baseline": False,
+        "mixed_precision": mixed_precision,
+        "store_dtype": dtype,
+    }
+    ours = [f"stages.hidden.epochs={hidden_epochs}", f"stages.prediction.epochs={prediction_epochs}"]
+    ours += [] if lr is None else [f"stages.*.lr={lr}"]
+    base = with_settings(validated(tree, "the search"), [*ours, *settings])
+    _check_place(base, folder)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    display = Display(quiet)
+    setup = prepare(base, new_accelerator(base.mixed_precision), display, sketch=True)
+    _check(setup, folder / "store")
+    drawn = draw(candidates(setup), trials, seed)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TutelageError(f"--out {out!r} cannot be written ({error.strerror}); name another folder") from None
+    write_text(folder / "search.yaml", to_yaml(base))
+    if not (folder / "store").exists():
+        stores.write(base, whole=True, quiet=quiet)
+    students = {s: _student(base, folder, s, display) for s in range(seed, seed + seeds)}
+    epochs = schedule(len(drawn), [stage.epochs for stage in base.recipe.stages])
+    rungs, tried = _climb(base, folder, drawn, epochs, students, display)
+    found = Search(
+        task=setup.data.task,
+        metric=setup.data.metrics[0],
+        teacher=teacher,
+        rungs=rungs,
+        trials=sorted(tried, key=lambda trial: (trial.bytes_per_example, trial.name)),
+        front=pareto([trial for trial in tried if trial.rung == len(rungs)]),
+    )
+    write_text(folder / "search.json", found.model_dump_json(indent=1))
+    write_text(folder / "search.svg", picture(found))
+    return found
+
+
+def _check_place(base: RunConfig, folder: Path) -> None:
+    """See that the folder is new, empty, or this search's own; a store that lies there already is welcome."""
+    before = folder / "search.yaml"
+    if before.exists():
+        if before.read_text(encoding="utf-8") != to_yaml(base):
+            raise TutelageError(
+                f"{str(folder)!r} holds a search with other settings; see its search.yaml, or give another --out"
+            )
+    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {"store"}:
+        raise TutelageError(f"{str(folder)!r} is not empty and holds no search; give an empty or new folder to --out")
+
+
+def _check(setup: Setup, store: Path) -> None:
+    """See that there is something to compare runs on, and that a store that lies there is of this teacher and data."""
+    assert setup.knowledge is not None
+    data, dtype = setup.config.data, setup.config.store_dtype
+    if setup.data.selection is next(iter(setup.data.dev.values())):
+        raise TutelageError(
+            f"data.holdout={data.holdout:g} leaves nothing of train to compare configurations on, and dev is for the "
+            "report alone; hold out a tenth (data.holdout=0.1), or give more training data"
+        )
+    last = setup.config.recipe.stages[-1]
+    if last.select != "best":
+        raise TutelageError(
+            f"stage {last.name!r} has select={last.select}, so no run would be scored on held-out data; leave select=best"
+        )
+    if store.exists():
+        found = setup.knowledge.open(store, Needs(logits=True))[0].scheme.dtype
+        if found != dtype:
+            raise TutelageError(
+                f"the store {str(store)!r} is of {found}, not {dtype}; set the same, or give another --out"
+            )
+
+
+def candidates(setup: Setup) -> list[Candidate]:
+    """The grid, without what these models and texts cannot tell apart: each amount once, none beyond what there is."""
+    assert setup.knowledge is not None and setup.teacher is not None
+    student, teacher = anatomy.shape_of(setup.student.config), setup.teacher.shape
+    lengths = setup.knowledge.encoded.lengths
+    terms = [term for stage in setup.config.recipe.stages for term in stage.objective]
+    knowledge = next(term for term in terms if isinstance(term, HiddenKnowledge))
+    found: dict[Any, Candidate] = {}
+    for twelfths, depth, length, width in product(TOPS, DEPTHS, LENGTHS, WIDTHS):
+        if (depth != "all" and int(depth) > student.layers + 1) or (length != "all" and int(length) >= lengths.max()):
+            continue
+        keep, top = f"{depth}l_{length}t_{width}h", half_up(twelfths * teacher.layers, 12)
+        term = knowledge.model_copy(update={"keep": keep, "top": top})
+        needs = Needs(logits=True) | term.needs(student, teacher)[1]
+        size = setup.knowledge.scheme(needs, setup.config.store_dtype).record_bytes(lengths).mean()
+        meaning = (tuple(term.pairs(student, teacher)), tuple(term.cuts(student, teacher)))
+        found.setdefault(meaning, Candidate(keep=keep, top=top, bytes_per_example=float(size)))
+    return list(found.values())
+
+
+def draw(given: Sequence[Candidate], count: int, seed: int) -> list[Candidate]:
+    """``count`` of them (or all) without repetition, as many from each of ``BINS`` equal parts of the log of their bytes."""
+    logs = np.log([candidate.bytes_per_example for candidate in given])
+    bins = np.digitize(logs, np.linspace(logs.min(), logs.max(), BINS + 1)[1:-1])
+    generator = np.random.default_rng([seed, 0x5EA])
+    groups = [generator.permutation(np.flatnonzero(bins == place)).tolist() for place in range(BINS)]
+    drawn: list[int] = []
+    while len(drawn) < min(count, len(given)):
+        drawn += [groups[place].pop() for place in generator.permutation(BINS) if groups[place]]
+    return [given[row] for row in drawn[:count]]
+
+
+def schedule(trials: int, epochs: list[int]) -> list[list[int]]:
+    """The epochs of each stage, by rung, ``epochs`` last; as many rungs as there are trials and epochs to divide by ``ETA``."""
+    plan = [epochs]
+    while ETA ** len(plan) <= trials:
+        shorter = [max(1, round(count / ETA ** len(plan))) for count in epochs]
+        if shorter == plan[0]:
+            break
+        plan.insert(0, shorter)
+    return plan
+
+
+def _student(base: RunConfig, folder: Path, seed: int, display: Display) -> Student:
+    """The student from which the runs of a seed start, without the teacher's weights: what is cut out of them is saved."""
+    spec = base.recipe.student
+    if not takes_from_teacher(spec):
+        return spec
+    place = folder / "students" / f"seed{seed}"
+    if not place.exists():
+        config = base.model_copy(update={"seed": seed, "teacher_store": str(folder / "store")})
+        with display:
+            setup = prepare(config, new_accelerator(base.mixed_precision), display)
+        partial = place.with_name(f"{place.name}.partial")
+        setup.student.save_pretrained(partial)
+        setup.tokenizer.save_pretrained(partial)
+        partial.rename(place)
+    return Checkpoint(name=str(place))
+
+
+def _climb(
+    base: RunConfig,
+    folder: Path,
+    drawn: Sequence[Candidate],
+    plan: list[list[int]],
+    students: dict[int, Student],
+    display: Display,
+) -> tuple[list[Rung], list[Trial]]:
+    """Successive halving: what was done, and every configuration with the scores of its last rung."""
+    rungs: list[Rung] = []
+    tried: dict[str, Trial] = {}
+    climbing: Sequence[Candidate] = drawn
+    for number, epochs in enumerate(plan, start=1):
+        last = number == len(plan)
+        seeds = list(students) if last else list(students)[:1]
+        by_stage = {stage.name: count for stage, count in zip(base.recipe.stages, epochs, strict=True)}
+        rungs.append(Rung(epochs=by_stage, trials=len(climbing), seeds=len(seeds)))
+        measured: list[Trial] = []
+        for candidate in climbing:
+            scores, dev = {}, []
+            for seed in seeds:
+                config = _config(base, folder, candidate, epochs, students[seed], seed)
+                report = run.run(config, resume=True, quiet=True)
+                scores[seed] = float(report["stages"][-1]["best"]["score"])
+                dev.append(float(report["student"]["score"]))
+                if not last:
+                    shutil.rmtree(Path(str(config.out)) / "student", ignore_errors=True)
+            result = {"rung": number, "score": mean(scores.values()), "scores": scores, "dev_score": mean(dev)}
+            measured.append(trial := Trial(**candidate.model_dump() | result))
+            display.say(
+                f"rung {number} of {len(plan)}, {len(measured)} of {len(climbing)}: {candidate.name}: "
+                f"{candidate.bytes_per_example:,.0f} bytes per example, {report['metric']} {trial.score:.4f}"
+            )
+        tried |= {trial.name: trial for trial in measured}
+        climbing = sorted(measured, key=lambda trial: trial.rank)[: math.ceil(len(measured) / ETA)]
+    return rungs, list(tried.values())
+
+
+def _config(
+    base: RunConfig, folder: Path, candidate: Candidate, epochs: list[int], student: Student, seed: int
+) -> RunConfig:
+    """The run of a configuration: it reads from the store, and knows the teacher's sizes and tokenizer only."""
+    amount = {"keep": candidate.keep, "top": candidate.top}
+    stages = []
+    for stage, count in zip(base.recipe.stages, epochs, strict=True):
+        objective = [t.model_copy(update=amount) if isinstance(t, HiddenKnowledge) else t for t in stage.objective]
+        stages.append(stage.model_copy(update={"epochs": count, "objective": objective}))
+    name = f"{candidate.keep}-top{candidate.top}-{'+'.join(map(str, epochs))}-seed{seed}"
+    place = {
+        "teacher": str(folder / "store" / "teacher"),
+        "teacher_store": str(folder / "store"),
+        "out": str(folder / "runs" / name),
+    }
+    recipe = base.recipe.model_copy(update={"student": student, "stages": stages})
+    return base.model_copy(update={"recipe": recipe, "seed": seed, **place})
+
+
+def pareto(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that no other beats in score without being larger, the smallest first."""
+    front: list[Trial] = []
+    for trial in sorted(trials, key=lambda trial: (trial.bytes_per_example, -trial.score)):
+        if not front or trial.score > front[-1].score:
+            front.append(trial)
+    return front

@@ -1,0 +1,220 @@
+"""Teams of teachers: made from one command, and compared with one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import transformers
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tutelage import anatomy
+from tutelage.artifacts import write_text
+from tutelage.data.config import DataConfig
+from tutelage.data.labels import match_labels
+from tutelage.data.load import held_part, load_data, part_of
+from tutelage.data.texts import Texts
+from tutelage.data.tokenizers import fitted_tokenizer
+from tutelage.errors import TutelageError
+from tutelage.evaluation import speed
+from tutelage.evaluation.diversity import diversity
+from tutelage.methods.finetune import finetune
+from tutelage.progress import Display
+from tutelage.recipes.config import validated
+from tutelage.recipes.settings import with_settings
+from tutelage.run.run import run
+from tutelage.run.team import MANIFEST, TeamManifest, columns, is_store, left_out, manifest_of, members_in, short
+from tutelage.run.workspace import new_accelerator
+from tutelage.students.load import load_config, resolve
+from tutelage.students.specs import Checkpoint, Copied
+from tutelage.tasks.kinds import HEADS, encoded_as, longest, scores_of
+from tutelage.teachers.source import Source
+from tutelage.teachers.teacher import predicted
+
+
+class Member(BaseModel):
+    """How one teacher of a team is made; without ``model`` it starts where the others do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = None
+    layers: Annotated[int, Field(ge=1)] | None = None
+    """Keep so many of its layers, evenly spread."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    lr: Annotated[float, Field(gt=0)] | None = None
+    only: tuple[int, int] | None = None
+    """``k/n``: learn from part k of n of the training texts."""
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of wrong labels that it learns from: for a teacher that is bad on purpose."""
+
+
+def member_of(text: str) -> Member:
+    """A teacher as it is written: ``layers=4,seed=1,lr=1e-4,only=1/2,noise=0.5``.
+
+    Raises:
+        TutelageError: for a key or value that there is not.
+    """
+    fields: dict[str, Any] = {}
+    for part in text.split(","):
+        key, sign, value = (piece.strip() for piece in part.partition("="))
+        if not sign:
+            raise TutelageError(f"--member {text!r}: {part!r} has no value; write key=value, such as layers=4,seed=1")
+        fields[key] = tuple(value.split("/")) if key == "only" else value
+    try:
+        member = Member(**fields)
+        DataConfig(only=member.only)  # knows which parts there are
+        return member
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise TutelageError(
+            f"--member {text!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}; a teacher has "
+            f"{', '.join(Member.model_fields)}"
+        ) from None
+
+
+def usual_members(depth: int) -> list[str]:
+    """Teachers that differ in seed, learning rate, depth and the texts they learnt from."""
+    return [
+        "seed=0",
+        "seed=1,only=1/2",
+        "seed=2,only=2/2",
+        f"seed=3,layers={max(1, round(depth * 5 / 6))}",
+        f"seed=4,layers={max(1, round(depth * 2 / 3))}",
+    ]
+
+
+def train_team(
+    model: str,
+    out: str,
+    members: Sequence[str],
+    data: DataConfig,
+    *,
+    epochs: int,
+    lr: float,
+    mixed_precision: Literal["no", "bf16", "fp16"],
+    settings: Sequence[str],
+    quiet: bool,
+) -> dict[str, Any]:
+    """See :func:`tutelage.api.train_team`."""
+    for name in ("leave_out", "only", "noise"):
+        if getattr(data, name):
+            raise TutelageError(
+                f"data.{name} says who learns from what, which a team does itself; leave it out, or see --member"
+            )
+    folder = Path(out)
+    specs = list(members) or usual_members(anatomy.shape_of(load_config(resolve(model))).layers)
+    if len(specs) < 2:
+        raise TutelageError("a team has at least two teachers; give --member more than once, or not at all for five")
+    made = [member_of(text) for text in specs]
+    for text, member in zip(specs, made, strict=True):
+        depth = anatomy.shape_of(load_config(resolve(member.model or model))).layers
+        if (member.layers or 0) > depth:
+            raise TutelageError(f"--member {text!r}: the model has {depth} layers; keep at most as many")
+    names = [f"{number:02d}-{_slug(text)}" for number, text in enumerate(specs, start=1)]
+    known = load_data(data)
+    if known.kind != "classification" and any(member.noise for member in made):
+        raise TutelageError(f"noise gives wrong classes, and {known.task!r} is of kind {known.kind}; leave it out")
+    part = held_part(len(known.train))
+    common = data.model_copy(update={"leave_out": part})
+    manifest = TeamManifest(data=data, members=dict(zip(names, specs, strict=True)))
+    if (folder / MANIFEST).exists() and manifest_of(folder) != manifest:
+        raise TutelageError(f"{out!r} holds another team; name another folder")
+    if folder.is_dir() and not (folder / MANIFEST).exists() and {p.name for p in folder.iterdir()} - set(names):
+        raise TutelageError(f"{out!r} is not empty and holds no team; give an empty or new folder to --out")
+    configs = []
+    for name, member in zip(names, made, strict=True):
+        start = member.model or model
+        student = Checkpoint(name=start) if member.layers is None else Copied(layers=member.layers, source=start)
+        own = common.model_copy(update={"only": member.only, "noise": member.noise})
+        tree = {
+            "recipe": finetune(student).model_dump(mode="json"),
+            "data": own.model_dump(mode="json"),
+            "out": str(folder / name),
+            "seed": member.seed,
+            "mixed_precision": mixed_precision,
+        }
+        ours = [f"stages.finetune.epochs={member.epochs or epochs}", f"stages.finetune.lr={member.lr or lr}"]
+        configs.append(with_settings(validated(tree, "the team"), [*ours, *settings]))
+    for config in configs:
+        run(config, resume=True, quiet=quiet)
+    accelerator = new_accelerator()
+    if accelerator.is_main_process:
+        write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
+    accelerator.wait_for_everyone()  # others ask next who is in the folder
+    return show_team([out], data, quiet=quiet)
+
+
+def _slug(text: str) -> str:
+    """A member's own words as the name of a folder."""
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in text.replace("=", "").replace(",", "-"))[:60]
+
+
+def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = False) -> dict[str, Any]:
+    """See :func:`tutelage.api.show_team`."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    names = members_in(tuple(team))
+    if len(names) < 2:
+        raise TutelageError(
+            "one teacher has nobody to be compared with; name at least two, or a folder of tutelage team train"
+        )
+    for name in names:
+        if is_store(name):
+            raise TutelageError(
+                f"{name!r} is a store, which has no predictions on other texts; name the teacher itself"
+            )
+    if data_config.task is None and data_config.train is None:
+        if len(team) != 1 or not (Path(team[0]) / MANIFEST).exists():
+            raise TutelageError("there is nothing to compare teachers on; give --task NAME or --train FILE")
+        said = data_config.model_dump(exclude_defaults=True)
+        data_config = manifest_of(Path(team[0])).data.model_copy(update=said)
+    accelerator, display = new_accelerator(), Display(quiet)
+    with display:
+        data = load_data(data_config)
+        given = data.labels
+        number, parts = held_part(len(data.train))
+        held = np.flatnonzero(part_of(data.train, data.kind, parts) == number)
+        data, notes = match_labels(data, Source(names[0], HEADS[data.kind]).config, names[0])
+        called = dict(zip(names, short(names), strict=True))
+        near = [shown for name, shown in called.items() if not left_out(Path(name), data_config, (number, parts))]
+        if near:
+            notes = [*notes, f"{', '.join(near)} may have learnt from the examples called held-out train"]
+        for note in notes:
+            display.say(f"note: {note}")
+        where = {"held": data.train.take(held), **data.dev}
+        rows: list[dict[str, Any]] = []
+        on_dev: list[npt.NDArray[np.float32]] = []
+        part = next(iter(data.dev))
+        for name, shown in called.items():
+            source = Source(name, HEADS[data.kind])
+            places = columns(data, source.config, name, given)
+            tokenizer = fitted_tokenizer(source.tokenizer, source.outline)
+            limit = anatomy.max_length(source.config)
+            length = min(longest(data, data_config, limit), limit)
+            model = source.model.to(accelerator.device)
+            scores = {}
+            for place, examples in where.items():
+                encoded = encoded_as(data.kind, examples, tokenizer, length, data_config.stride)
+                logits = predicted(model, encoded, accelerator, display, f"{shown} on {place}")[:, places]
+                scores[place] = scores_of(data, logits, Texts(examples, encoded, None))
+                if place == part:
+                    on_dev.append(logits.numpy())
+            parameters = speed.count_parameters(source.outline)
+            rows.append({"name": shown, "shape": str(source.shape), "parameters": parameters, "scores": scores})
+            source.release()
+    return {
+        "task": data.task,
+        "metric": data.metrics[0],
+        "part": part,
+        "members": rows,
+        "not_kept_apart": near,
+        **(
+            {}
+            if data.kind in ("tokens", "spans")
+            else diversity(np.stack(on_dev), data.dev[part].labels, data.kind == "classification")
+        ),
+    }

@@ -1,0 +1,132 @@
+"""Labels for words: encoding, predicted tags, entity scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tutelage.data.examples import UNASKED, UNKNOWN, Encoded, Examples
+from tutelage.data.readers.conll import bio
+
+
+def encode_words(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
+    """Tokenise word by word without padding; words that do not begin within ``max_length`` tokens are cut off.
+
+    Of each word its first piece is asked, with the word's class as target. So the k-th token asked of a row is of its
+    k-th word; the words of a row that are not asked are its last ones (then its ``cut`` is true).
+    """
+    has_types = "token_type_ids" in tokenizer.model_input_names
+    tokens: list[npt.NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
+    types: list[npt.NDArray[np.int8]] = [np.empty(0, dtype=np.int8)]
+    targets: list[npt.NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
+    cut: list[bool] = []
+    for begin in range(0, len(examples), 1024):
+        encodings = _encodings(
+            [text.split(" ") for text in examples.texts[begin : begin + 1024]], tokenizer, max_length
+        )
+        for encoding, classes in zip(encodings, examples.labels[begin : begin + 1024], strict=True):
+            word = np.array([-1 if number is None else number for number in encoding.word_ids])
+            first = (word >= 0) & (np.diff(word, prepend=-1) != 0)
+            target = np.full(len(word), UNASKED, dtype=np.int32)
+            target[first] = UNKNOWN if classes is None else classes[word[first]]
+            tokens.append(np.array(encoding.ids, dtype=np.int32))
+            types.append(np.array(encoding.type_ids if has_types else [], dtype=np.int8))
+            targets.append(target)
+            cut.append(bool(encoding.overflowing))
+    return Encoded(
+        tokens=np.concatenate(tokens),
+        types=np.concatenate(types) if has_types else None,
+        offsets=np.cumsum([len(row) for row in tokens], dtype=np.int64),
+        cut=np.array(cut, dtype=np.bool_),
+        pad_token=int(tokenizer.pad_token_id),
+        separator=-1 if tokenizer.sep_token_id is None else int(tokenizer.sep_token_id),
+        labels=examples.labels,
+        targets=np.concatenate(targets),
+    )
+
+
+def _encodings(sentences: list[list[str]], tokenizer: Any, max_length: int) -> list[Any]:
+    """The sentences as the tokenizer encodes them, each word at least one token."""
+
+    def encodings() -> list[Any]:
+        # With a space before it a word has the pieces that it has within a text; tokenizers without a sense of spaces
+        # ignore it. (RoBERTa's would otherwise take all words for one.)
+        words = [[f" {word}" for word in sentence] for sentence in sentences]
+        output = tokenizer(words, is_split_into_words=True, truncation=True, max_length=max_length, padding=False)
+        return list(output.encodings)
+
+    result = encodings()
+    # Of a word of control characters alone nothing is left; its place must not go to the next word.
+    vanished = False
+    for sentence, encoding in zip(sentences, result, strict=True):
+        there = {number for number in encoding.word_ids if number is not None}
+        seen = max(there, default=-1) + 1 if encoding.overflowing else len(sentence)
+        for number in set(range(seen)) - there:
+            sentence[number] = tokenizer.unk_token
+            vanished = True
+    return encodings() if vanished else result
+
+
+def best_tags(
+    logits: Tensor | npt.NDArray[Any], encoded: Encoded, examples: Examples, names: Sequence[str]
+) -> list[list[str]]:
+    """The most likely tag of each word of each of ``examples``.
+
+    ``logits`` is ``(units, classes)``, for the tokens of ``encoded`` of which something is asked (first pieces of words),
+    row by row; ``names`` are the classes. Words that were cut off are ``"O"``.
+    """
+    assert encoded.targets is not None
+    tags = [names[number] for number in torch.as_tensor(logits).argmax(dim=1).tolist()]
+    asked = np.concatenate([[0], np.cumsum(encoded.targets != UNASKED)])[encoded.offsets]
+    result = []
+    for text, start, stop in zip(examples.texts, asked[:-1], asked[1:], strict=True):
+        result.append(tags[start:stop] + ["O"] * (len(text.split(" ")) - (stop - start)))
+    return result
+
+
+def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Type, first and last word of each entity, where an ``I-`` that continues nothing starts one (as in conlleval)."""
+    found: list[tuple[str, int, int]] = []
+    for place, tag in enumerate(bio(tags)):
+        if tag.startswith("B-"):
+            found.append((tag[2:], place, place))
+        elif tag.startswith("I-"):
+            found[-1] = (tag[2:], found[-1][1], place)
+    return found
+
+
+def tag_scores(predictions: Sequence[Sequence[str]], examples: Examples, names: Sequence[str]) -> dict[str, float]:
+    """``f1``, ``precision`` and ``recall`` of entities and ``accuracy`` of words, as fractions.
+
+    ``predictions`` has a tag for each word of each of ``examples``, which are all labelled; ``names`` are the classes of
+    the labels. An entity is right if type, first and last word are. Words whose class is not known are left out.
+    """
+    right = predicted = wanted = same = words = 0
+    for row, classes in zip(predictions, examples.labels, strict=True):
+        known = [(tag, names[number]) for tag, number in zip(row, classes, strict=True) if number >= 0]
+        said, true = entities([tag for tag, _ in known]), entities([tag for _, tag in known])
+        right += len(set(said) & set(true))
+        predicted += len(said)
+        wanted += len(true)
+        same += sum(tag == name for tag, name in known)
+        words += len(known)
+    return {
+        "f1": _share(2 * right, predicted + wanted),
+        "precision": _share(right, predicted),
+        "recall": _share(right, wanted),
+        "accuracy": _share(same, words),
+    }
+
+
+def tag_chance(examples: Examples, names: Sequence[str]) -> dict[str, float]:
+    """The scores that are had for nothing: those of ``"O"`` for every word, so 0 for entities."""
+    return tag_scores([["O"] * len(classes) for classes in examples.labels], examples, names)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
