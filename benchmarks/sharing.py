@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from tutelage.artifacts import write_text
+from tutelage.mechanisms.hook import parameter_groups
 from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
-from tutelage.training.optimizer import RowAdamW, parameter_groups
+from tutelage.training.optimizer import RowAdamW
 
 LIMIT = 1.1
 """A shared step in steps of the unshared student of the same depth."""

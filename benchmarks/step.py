@@ -45,6 +45,7 @@ from tutelage.data.examples import Encoded, Examples, encode
 from tutelage.data.labels import label_settings
 from tutelage.data.readers.glue import load_glue
 from tutelage.data.tokenizers import load_tokenizer
+from tutelage.mechanisms.hook import parameter_groups
 from tutelage.objectives.attention import AttentionScores
 from tutelage.objectives.hidden import Embeddings, Hidden
 from tutelage.objectives.objective import Objective
@@ -56,7 +57,7 @@ from tutelage.students.specs import Fresh
 from tutelage.studies.demo import pretrained
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import loop
-from tutelage.training.optimizer import RowAdamW, parameter_groups
+from tutelage.training.optimizer import RowAdamW
 
 BATCH = 32
 TERMS = [Embeddings(), Hidden(), AttentionScores(), SoftLabels()]

@@ -30,15 +30,17 @@ from transformers import BertConfig, BertForSequenceClassification
 from tutelage import anatomy
 from tutelage.artifacts import write_text
 from tutelage.data import batches
-from tutelage.mechanisms.team import Learning, Team
-from tutelage.mechanisms.weigher import Weigher
+from tutelage.mechanisms.hook import parameter_groups
+from tutelage.mechanisms.team.settings import Learning, Team
+from tutelage.mechanisms.team.teacher import TeamTeacher
+from tutelage.mechanisms.team.weigher import Weigher
+from tutelage.mechanisms.team.weights import Weights
 from tutelage.methods.autoskdbert import autoskdbert
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.teachers.teacher import KnownLogits, Teacher
-from tutelage.teachers.team import TeamTeacher, Weights
 from tutelage.training.loop import Lesson
-from tutelage.training.optimizer import RowAdamW, parameter_groups
+from tutelage.training.optimizer import RowAdamW
 
 LIMIT = 1.05
 """A step with a team in steps with one teacher."""

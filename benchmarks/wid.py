@@ -29,11 +29,12 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 from tutelage import anatomy
 from tutelage.artifacts import write_text
 from tutelage.evaluation.speed import encoder_flops
-from tutelage.mechanisms.forgetter import Forgetter
-from tutelage.mechanisms.forgetting import Forgetting
+from tutelage.mechanisms.hook import parameter_groups
+from tutelage.mechanisms.pruning.pruner import Forgetter
+from tutelage.mechanisms.pruning.settings import Forgetting
 from tutelage.students.compactors import compaction
 from tutelage.students.specs import Inherited
-from tutelage.training.optimizer import RowAdamW, parameter_groups
+from tutelage.training.optimizer import RowAdamW
 
 LENGTH, ASKED = 128, 0.15
 LIMITS = {"whole": 1.5, "cut": 1.6}

@@ -42,13 +42,14 @@ from pydantic import ValidationError
 
 from tutelage import api
 from tutelage.data.config import DataConfig
-from tutelage.mechanisms.team import Learning, Team
+from tutelage.mechanisms.team.folders import members_in
+from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.methods.autoskdbert import autoskdbert, ensemble, skdbert
 from tutelage.methods.finetune import finetune
 from tutelage.methods.kd import kd
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
-from tutelage.run.team import NEAR_CONSTANT, members_in
+from tutelage.run.team import NEAR_CONSTANT
 from tutelage.students.specs import Copied
 from tutelage.studies.demo import pretrained
 from tutelage.studies.teams import member_of

@@ -27,15 +27,16 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from tutelage import anatomy
 from tutelage.data.batches import Known
 from tutelage.data.examples import Encoded
-from tutelage.mechanisms.team import Learning, Team
-from tutelage.mechanisms.weigher import Weigher
+from tutelage.mechanisms.team.settings import Learning, Team
+from tutelage.mechanisms.team.teacher import TeamTeacher
+from tutelage.mechanisms.team.weigher import Weigher
+from tutelage.mechanisms.team.weights import Weights
 from tutelage.methods.autoskdbert import autoskdbert
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Stage
 from tutelage.teachers.teacher import KnownLogits, predict
-from tutelage.teachers.team import TeamTeacher, Weights
 from tutelage.training import loop
 
 TRAIN, HELD, TEST, LENGTH, WORDS = 1600, 400, 2000, 16, 100

@@ -47,7 +47,7 @@ from tutelage.data import batches
 from tutelage.data.config import DataConfig
 from tutelage.data.corpus.reading import Corpus
 from tutelage.data.masking import Masking
-from tutelage.mechanisms.forgetting import Forgetting
+from tutelage.mechanisms.pruning.settings import Forgetting
 from tutelage.methods.finetune import finetune
 from tutelage.methods.wid import wid
 from tutelage.objectives.predictions import HardLabels, SoftLabels

@@ -17,8 +17,9 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Tap
+from tutelage.mechanisms.hook import parameter_groups
 from tutelage.students.bilstm import SPECIAL, BiLSTMConfig, BiLSTMForSequenceClassification, new_bilstm, word_tokenizer
-from tutelage.training.optimizer import RowAdamW, parameter_groups
+from tutelage.training.optimizer import RowAdamW
 
 TEXTS = sentences(60, 0)[0]
 NAMED = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}

@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError
-from tutelage.mechanisms.forgetting import Forgetting
+from tutelage.mechanisms.pruning.settings import Forgetting
 from tutelage.methods import METHODS
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe, Stage

@@ -15,12 +15,13 @@ from tutelage import anatomy
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Tap
+from tutelage.mechanisms.hook import parameter_groups
 from tutelage.students.build import build
 from tutelage.students.copied import copy_layers
 from tutelage.students.load import load_model
 from tutelage.students.pruned import PrunedBertConfig, PrunedBertForSequenceClassification, check, importance, prune
 from tutelage.students.specs import Copied, Fresh, Pruned, Student, parse
-from tutelage.training.optimizer import RowAdamW, parameter_groups
+from tutelage.training.optimizer import RowAdamW
 
 LAYERS, HEADS, SIZE, NEURONS = 4, 4, 8, 48
 SMALL = Pruned(layers=3, heads=2, intermediate=20, rank=8)

@@ -27,8 +27,11 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.diversity import diversity
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
-from tutelage.mechanisms.team import Learning, Team
-from tutelage.mechanisms.weigher import Weigher
+from tutelage.mechanisms.team.folders import members_in, short
+from tutelage.mechanisms.team.settings import Learning, Team
+from tutelage.mechanisms.team.teacher import Resident, TeamTeacher, mixture
+from tutelage.mechanisms.team.weigher import Weigher
+from tutelage.mechanisms.team.weights import Weights, by_rank, draw, selected
 from tutelage.methods.autoskdbert import autoskdbert, skdbert
 from tutelage.methods.kd import kd
 from tutelage.objectives import losses
@@ -38,10 +41,9 @@ from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
 from tutelage.run.plan import team_notes
-from tutelage.run.team import _check_order, assembled, doubts, members_in, short
+from tutelage.run.team import _check_order, assembled, doubts
 from tutelage.studies.teams import member_of, usual_members
 from tutelage.teachers.teacher import KnownLogits, predict
-from tutelage.teachers.team import Resident, TeamTeacher, Weights, by_rank, draw, mixture, selected
 from tutelage.training import loop
 from tutelage.training.optimizer import RowAdamW
 

@@ -20,15 +20,16 @@ from tutelage.data.batches import Known
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import encode
 from tutelage.data.load import held_part, load_data, part_of
-from tutelage.mechanisms.team import Learning, Team
-from tutelage.mechanisms.weigher import Weigher
+from tutelage.mechanisms.team.settings import Learning, Team
+from tutelage.mechanisms.team.teacher import TeamTeacher
+from tutelage.mechanisms.team.weigher import Weigher
+from tutelage.mechanisms.team.weights import Weights, selected
 from tutelage.methods.autoskdbert import autoskdbert
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.progress import Display
 from tutelage.recipes.recipe import Stage
 from tutelage.teachers.teacher import KnownLogits
-from tutelage.teachers.team import TeamTeacher, Weights, selected
 from tutelage.training import checkpoint, loop
 
 STEPS, HELD = 48, 240

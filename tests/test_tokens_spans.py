@@ -17,7 +17,7 @@ from tutelage.data.batches import Known, step_batches
 from tutelage.data.config import DataConfig
 from tutelage.data.readers.squad import read_squad
 from tutelage.errors import TutelageError
-from tutelage.mechanisms.team import Team
+from tutelage.mechanisms.team.settings import Team
 from tutelage.methods import METHODS
 from tutelage.methods.finetune import finetune
 from tutelage.objectives import losses

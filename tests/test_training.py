@@ -17,6 +17,7 @@ from tutelage.api import run_config
 from tutelage.data import batches
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
+from tutelage.mechanisms.hook import parameter_groups
 from tutelage.methods.kd import kd
 from tutelage.objectives.attention import AttentionScores
 from tutelage.objectives.hidden import Embeddings, Hidden
@@ -28,7 +29,7 @@ from tutelage.students.copied import copy_layers
 from tutelage.students.specs import Copied
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, predict
 from tutelage.training import checkpoint, loop
-from tutelage.training.optimizer import RowAdamW, parameter_groups
+from tutelage.training.optimizer import RowAdamW
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 

@@ -35,8 +35,8 @@ from tutelage import anatomy, api
 from tutelage.data import batches
 from tutelage.errors import TutelageError
 from tutelage.evaluation.speed import count_parameters
-from tutelage.mechanisms.forgetter import Forgetter
-from tutelage.mechanisms.forgetting import Forgetting
+from tutelage.mechanisms.pruning.pruner import Forgetter
+from tutelage.mechanisms.pruning.settings import Forgetting
 from tutelage.methods import METHODS
 from tutelage.methods.wid import wid, wid11, wid55, wid_reference
 from tutelage.objectives.hidden import Hidden

@@ -1,6 +1,6 @@
 """AutoSKDBERT (OpenReview csARsNPKgVi) and what it is measured against: one student, a team of teachers."""
 
-from tutelage.mechanisms.team import Learning, Team
+from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Recipe, Stage

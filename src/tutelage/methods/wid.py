@@ -1,7 +1,7 @@
 """Weight-inherited distillation (Wu et al. 2024): the teacher's weights, mixed and made narrower while they learn."""
 
 from tutelage.data.masking import Masking
-from tutelage.mechanisms.forgetting import Forgetting
+from tutelage.mechanisms.pruning.settings import Forgetting
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Instances, Recipe, Stage
 from tutelage.students.specs import Inherited

@@ -12,9 +12,9 @@ from tutelage.data.augmentation.variants import Augmentation
 from tutelage.data.corpus.packing import Packing
 from tutelage.data.masking import Masking
 from tutelage.errors import TutelageError
-from tutelage.mechanisms.forgetting import Forgetting
+from tutelage.mechanisms.pruning.settings import Forgetting
 from tutelage.mechanisms.ptp import Verdicts
-from tutelage.mechanisms.team import Team
+from tutelage.mechanisms.team.settings import Team
 from tutelage.objectives.predictions import HardLabels
 from tutelage.objectives.terms import AnyTerm
 from tutelage.students.specs import Inherited, Student

@@ -18,9 +18,7 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.evaluation import speed
 from tutelage.progress import Display
 from tutelage.run.plan import typical
-from tutelage.run.task import (
-    Setup,
-)
+from tutelage.run.task import Setup
 from tutelage.run.workspace import model_folder, new_accelerator
 from tutelage.tasks.kinds import HEADS, encoded_as, longest, scores_of
 from tutelage.teachers.source import Source

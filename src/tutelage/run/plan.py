@@ -12,8 +12,8 @@ from tutelage import anatomy
 from tutelage.data.batches import Feed, padded
 from tutelage.data.examples import Encoded
 from tutelage.evaluation import speed
-from tutelage.mechanisms.forgetter import Forgetter
-from tutelage.mechanisms.forgetting import Forgetting
+from tutelage.mechanisms.pruning.pruner import Forgetter
+from tutelage.mechanisms.pruning.settings import Forgetting
 from tutelage.objectives.mapping import picture
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import LogitsMSE, SoftLabels

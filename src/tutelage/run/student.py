@@ -28,15 +28,7 @@ from tutelage.students.build import Reading, build
 from tutelage.students.compactors import compaction
 from tutelage.students.load import load_config, resolve
 from tutelage.students.pruned import Scores, importance
-from tutelage.students.specs import (
-    BiLSTM,
-    Checkpoint,
-    Inherited,
-    Pruned,
-    Sliced,
-    Student,
-    takes_from_teacher,
-)
+from tutelage.students.specs import BiLSTM, Checkpoint, Inherited, Pruned, Sliced, Student, takes_from_teacher
 from tutelage.tasks.kinds import HEADS
 from tutelage.teachers.source import Source
 

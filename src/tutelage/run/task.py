@@ -30,6 +30,7 @@ from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.scheme import Scheme
 from tutelage.knowledge.store.writing import check_place
 from tutelage.mechanisms.ptp import Verdicts, described, verdicts
+from tutelage.mechanisms.team.weights import Members
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, Verdict
 from tutelage.progress import Display
@@ -40,13 +41,10 @@ from tutelage.run.student import outline, reading_of, student_maker
 from tutelage.run.teacher_store import Knowledge, storable, verified
 from tutelage.students.compactors import compaction
 from tutelage.students.load import resolve
-from tutelage.students.specs import (
-    origin_of,
-)
+from tutelage.students.specs import origin_of
 from tutelage.tasks.kinds import HEADS, encoded_as, longest
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predicted
-from tutelage.teachers.team import Members
 
 
 @dataclass

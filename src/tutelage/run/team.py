@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.artifacts import write_text
-from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples
 from tutelage.data.labels import label_names, listed, places_of, unnamed
 from tutelage.data.texts import Texts, rows_of
@@ -25,11 +23,14 @@ from tutelage.data.tokenizers import fitted_tokenizer, tokenizer_fingerprint
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.knowledge.needs import Needs
-from tutelage.mechanisms.weigher import Weigher
+from tutelage.mechanisms.team.folders import is_store, left_out, members_in, short
+from tutelage.mechanisms.team.teacher import Resident, TeamTeacher
+from tutelage.mechanisms.team.weigher import Weigher
+from tutelage.mechanisms.team.weights import DISTRIBUTION, Members, Numbers, Weights, start_of
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import LogitsMSE, SoftLabels
 from tutelage.progress import Display
-from tutelage.recipes.config import RunConfig, from_yaml
+from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
 from tutelage.report.team import dropped
 from tutelage.run.task import Setup, objectives_of
@@ -37,11 +38,6 @@ from tutelage.run.teacher_store import Knowledge, verified
 from tutelage.tasks.kinds import HEADS, constant_scores, encoded_as, scores_of
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import KnownLogits, Teacher, predict, predicted
-from tutelage.teachers.team import DISTRIBUTION, Members, Numbers, Resident, TeamTeacher, Weights, start_of
-
-MANIFEST = "team.json"
-"""In a folder of ``tutelage team train``: who is in it."""
-
 
 MISNUMBERED, DEVIATIONS = 0.10, 3
 """By how much a teacher may become better when its classes are exchanged before they are taken to be misnumbered; and by how many
@@ -52,74 +48,8 @@ ENOUGH = 200
 """Held-out examples from which on it is looked for."""
 
 
-PARTED_BY = ("task", "train", "dev", "text", "text_pair", "label", "kind", "max_train")
-"""Of the settings of data: those by which it is known which texts are in which part of train."""
-
-
 NEAR_CONSTANT = 0.02
 """A student that is so little better than a constant answer has learnt nothing by which teachers can be told apart."""
-
-
-class TeamManifest(BaseModel):
-    """Who is in a folder of ``tutelage team train``, and what they learnt from."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    data: DataConfig
-    """What was common to all; each left out the part on which weights are learnt."""
-    members: dict[str, str]
-    """By name (the folder within this one) how each was made."""
-
-
-def members_in(team: list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    """The teachers that folders and hub ids stand for: a folder of ``tutelage team train`` for all of its own.
-
-    Raises:
-        TutelageError: when such a folder is damaged, or a teacher is named twice.
-    """
-    found: list[str] = []
-    for given in team:
-        name = str(Path(given)) if Path(given).exists() else given  # folders may end in a slash
-        path = Path(name) / MANIFEST
-        found += [str(path.parent / member) for member in manifest_of(path.parent).members] if path.exists() else [name]
-    twice = next((name for number, name in enumerate(found) if name in found[:number]), None)
-    if twice is not None:
-        raise TutelageError(f"the team has {twice!r} twice; give each teacher once")
-    return tuple(found)
-
-
-def manifest_of(folder: Path) -> TeamManifest:
-    """Who is in a team's folder.
-
-    Raises:
-        TutelageError: when it is none.
-    """
-    try:
-        return TeamManifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TutelageError(f"{str(folder)!r} holds no team; tutelage team train makes one") from None
-    except ValidationError as error:
-        raise TutelageError(
-            f"{str(folder / MANIFEST)!r} is damaged ({error.errors()[0]['msg']}); make the team anew"
-        ) from None
-
-
-def assembled(config: RunConfig) -> RunConfig:
-    """The run with every teacher of its team by name, of which the first is the teacher where no other is.
-
-    Raises:
-        TutelageError: as :func:`members_in`.
-    """
-    if not config.team:
-        return config
-    team = members_in(config.team)
-    lead = str(Path(team[0]) / "teacher") if is_store(team[0]) else team[0]
-    return config.model_copy(update={"team": team, "teacher": config.teacher or lead})
-
-
-def is_store(name: str) -> bool:
-    """Whether a teacher's name is that of a store."""
-    return (Path(name) / "manifest.json").exists()
 
 
 def gather(setup: Setup, accelerator: Accelerator, display: Display) -> Members:
@@ -203,16 +133,6 @@ def _check_stages(setup: Setup, team: Members, sources: list[Source], columns: l
             earlier = [1.0] * len(team.names)
         if objective.teacher_needs.running:
             _check_layers(setup, setup.texts(stage), sources, columns, objective.teacher_needs)
-
-
-def short(names: tuple[str, ...]) -> list[str]:
-    """Names for people: the last parts of paths, as many as make them different."""
-    parts = [Path(name).parts for name in names]
-    for count in range(1, max(map(len, parts)) + 1):
-        found = ["/".join(one[-count:]) for one in parts]
-        if len(set(found)) == len(found):
-            return found
-    return list(names)
 
 
 Read = tuple[Encoded, dict[str, Encoded]]
@@ -349,19 +269,6 @@ def _check_order(setup: Setup, logits: Tensor, name: str) -> None:
     if not setup.config.allow_weak_teacher:
         raise TutelageError(f"{line}; correct it, or pass --allow-weak-teacher")
     setup.warnings.append(line)
-
-
-def left_out(folder: Path, data: DataConfig, part: tuple[int, int] | None) -> bool:
-    """Whether it is written down that a teacher has kept away from the examples on which weights are learnt."""
-    path = folder / "config.yaml"
-    if not path.exists():
-        return False
-    try:
-        theirs = from_yaml(path).data
-    except TutelageError:
-        return False
-    same = all(getattr(theirs, name) == getattr(data, name) for name in PARTED_BY)
-    return same and theirs.leave_out == part and data.leave_out is None and data.only is None
 
 
 def team_for(
@@ -513,3 +420,16 @@ def summary(setup: Setup, folder: Path) -> dict[str, Any]:
         "starts": {stage: start.tolist() for stage, start in starts(setup, folder).items()},
         "stages": history(folder),
     }
+
+
+def assembled(config: RunConfig) -> RunConfig:
+    """The run with every teacher of its team by name, of which the first is the teacher where no other is.
+
+    Raises:
+        TutelageError: as :func:`members_in`.
+    """
+    if not config.team:
+        return config
+    team = members_in(config.team)
+    lead = str(Path(team[0]) / "teacher") if is_store(team[0]) else team[0]
+    return config.model_copy(update={"team": team, "teacher": config.teacher or lead})

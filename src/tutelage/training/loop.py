@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -40,39 +40,18 @@ from tutelage.data import batches
 from tutelage.data.examples import Encoded
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Signals, Tap
+from tutelage.mechanisms.hook import Beside, parameter_groups
 from tutelage.objectives.objective import Objective
 from tutelage.progress import Event
 from tutelage.recipes.recipe import Stage
 from tutelage.teachers.teacher import Teacher
 from tutelage.training import checkpoint
-from tutelage.training.optimizer import RowAdamW, parameter_groups
+from tutelage.training.optimizer import RowAdamW
 
 LOG_SECONDS = 1.0
 
 
 CHECKPOINT_SECONDS = 60.0
-
-
-class Beside(Protocol):
-    """What a method does beside its loss, called by the loop."""
-
-    def parameter_groups(self, lesson: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-        """The optimiser's groups; a ``factor`` multiplies the stage's learning rate."""
-
-    def before_step(self, optimizer: RowAdamW, parts: list[batches.Batch], total: int) -> None:
-        """Gradients are those of the whole step, over all processes, and not clipped yet; ``parts`` are this process's
-        pieces of it, and the stage has ``total`` steps."""
-
-    def after_step(self, optimizer: RowAdamW, step: int, total: int) -> bool:
-        """``step`` of ``total`` steps are made; whether the student has other parameters now."""
-
-    def shown(self) -> dict[str, float]:
-        """What a person sees of it in the log."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What it knows beside the student's weights, to be given to :meth:`restore` when a stage is resumed."""
-
-    def restore(self, state: dict[str, Tensor]) -> None: ...
 
 
 class Lesson(nn.Module):

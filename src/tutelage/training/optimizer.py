@@ -19,15 +19,6 @@ HORIZON = 256
 """Momentum older than this many steps is nil: ``(beta1 / sqrt(beta2)) ** 256`` is 2e-12 for the usual betas."""
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters with and without weight decay: vectors (biases, norms) have none, as BERT was trained."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
 class RowAdamW(torch.optim.AdamW):
     """AdamW; the embedding ``table``, whose gradient is sparse (``nn.Embedding(sparse=True)``), is updated row by row.
 

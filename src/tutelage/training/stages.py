@@ -18,8 +18,8 @@ from tutelage import progress
 from tutelage.artifacts import write_text
 from tutelage.data import batches
 from tutelage.data.batches import Feed
-from tutelage.mechanisms.forgetter import Forgetter
-from tutelage.mechanisms.weigher import Weigher
+from tutelage.mechanisms.pruning.pruner import Forgetter
+from tutelage.mechanisms.team.weigher import Weigher
 from tutelage.objectives.objective import Objective
 from tutelage.progress import Display
 from tutelage.recipes.recipe import Stage

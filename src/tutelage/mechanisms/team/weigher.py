@@ -20,12 +20,14 @@ from tutelage.data import batches, examples
 from tutelage.data.batches import Batch
 from tutelage.data.examples import Encoded, Kind
 from tutelage.knowledge.signals import Signals
-from tutelage.mechanisms.team import Learning
+from tutelage.mechanisms.hook import parameter_groups
+from tutelage.mechanisms.team.settings import Learning
+from tutelage.mechanisms.team.teacher import TeamTeacher
+from tutelage.mechanisms.team.weights import Numbers, selected
 from tutelage.objectives.predictions import HardLabels
 from tutelage.objectives.term import Comparison, Term
 from tutelage.teachers.teacher import Teacher
-from tutelage.teachers.team import Numbers, TeamTeacher, selected
-from tutelage.training.optimizer import RowAdamW, parameter_groups
+from tutelage.training.optimizer import RowAdamW
 
 STEP = {torch.float32: 5e-3, torch.float64: 1e-5}
 """How far a directional derivative looks to both sides, by the type it is computed in."""

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.data.batches import Batch
 from tutelage.errors import TutelageError
-from tutelage.mechanisms.forgetting import Forgetting
+from tutelage.mechanisms.pruning.settings import Forgetting
 from tutelage.students.compactors.compaction import compaction_of
 from tutelage.students.compactors.parts import ZERO, Compactor, Group
 

@@ -1,9 +1,4 @@
-"""A team of teachers: one drawn at each step, or all of them averaged; and the distribution from which they are drawn.
-
-The outline (one teacher a step, a distribution that is learnt in two phases with a selection between them, only the drawn
-teacher's weight updated) is that of AutoSKDBERT (OpenReview csARsNPKgVi) and, with a distribution that is given, of SKDBERT
-(AAAI 2023, arXiv:2211.14466). Estimator, schedule and constants of the learning are ours: the papers' are not published.
-"""
+"""The distribution over the teachers of a team, and how it is updated."""
 
 from __future__ import annotations
 
@@ -13,22 +8,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from accelerate import Accelerator
 from scipy.special import softmax
 from scipy.stats import rankdata
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from tutelage.data.batches import Batch
 from tutelage.data.draws import uniform
-from tutelage.data.examples import Encoded, Kind
 from tutelage.errors import TutelageError
-from tutelage.knowledge.needs import Needs
-from tutelage.knowledge.signals import Signals
-from tutelage.mechanisms.team import Team
-from tutelage.teachers.teacher import LiveTeacher, Teacher
+from tutelage.mechanisms.team.settings import Team
 
 Numbers = npt.NDArray[np.float64]
 
@@ -175,102 +161,6 @@ def draw(probabilities: Numbers, *key: int | npt.NDArray[np.int64]) -> npt.NDArr
     edges = np.cumsum(probabilities[live])
     places = np.searchsorted(edges, uniform(*key), side="right")
     return np.asarray(live[np.minimum(places, len(live) - 1)])
-
-
-class TeamTeacher:
-    """Teachers as one; the step's teacher, where one is drawn, is the only one that is asked.
-
-    ``key`` (the run's seed and a number for the stage's name) says which draws; ``temperature`` is that of the soft labels,
-    at which probabilities are averaged.
-    """
-
-    def __init__(
-        self,
-        members: Sequence[Teacher],
-        how: Team,
-        weights: Weights,
-        kind: Kind,
-        key: tuple[int, int],
-        temperature: float = 1.0,
-    ) -> None:
-        self.members, self.weights = members, weights
-        self._how, self._kind, self._key, self._temperature = how, kind, key, temperature
-
-    def drawn(self, step: int) -> int:
-        """The teacher of an optimiser step."""
-        return int(draw(self.weights.probabilities(), *self._key, step)[0])
-
-    def signals(self, batch: Batch) -> Signals:
-        how = self._how
-        if how.combine == "sample" and how.granularity == "step":
-            return self.members[self.drawn(batch.step)].signals(batch)
-        q = self.weights.probabilities()
-        if how.combine == "sample":
-            who = torch.from_numpy(draw(q, *self._key, batch.step, batch.rows.numpy()))
-            asked = [self.members[k].signals(batch).logits if bool((who == k).any()) else None for k in range(len(q))]
-            known = next(logits for logits in asked if logits is not None)
-            table = torch.stack([torch.zeros_like(known) if logits is None else logits for logits in asked])
-            return Signals(logits=table[who.to(known.device), torch.arange(len(who), device=known.device)])
-        found = [member.signals(batch).logits for member, p in zip(self.members, q, strict=True) if p > 0]
-        table = torch.stack([logits for logits in found if logits is not None])
-        shares = torch.from_numpy(q[q > 0]).to(table)[:, None]
-        if how.combine == "average":
-            return Signals(logits=mixture(table, shares, self._temperature, self._kind, how.average))
-        labels = batch.labels.to(table.device).repeat(len(table))
-        errors = F.cross_entropy(table.flatten(0, 1).float(), labels, ignore_index=-1, reduction="none")
-        trust = shares * len(table) / (1 + errors.view(table.shape[:2]))
-        total = trust.sum(dim=0)
-        mixed = mixture(table, trust / total, self._temperature, self._kind, how.average)
-        return Signals(logits=mixed, trust=total)
-
-    def close(self) -> None:
-        for member in self.members:
-            member.close()
-
-
-class Resident:
-    """A member that runs when it is drawn. ``room`` holds those that are on the device, ``most`` of them at most."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        needs: Needs,
-        encoded: Encoded | None,
-        accelerator: Accelerator,
-        room: list[Resident],
-        most: int,
-    ) -> None:
-        self.model, self._room, self._most, self._device = model, room, most, accelerator.device
-        self._live = LiveTeacher(model, needs, encoded, accelerator)
-
-    def signals(self, batch: Batch) -> Signals:
-        if self in self._room:
-            self._room.remove(self)
-        self._room.append(self)
-        while len(self._room) > self._most:  # who has waited longest
-            self._room.pop(0).model.to("cpu")
-        self.model.to(self._device)
-        return self._live.signals(batch)
-
-    def close(self) -> None:
-        self._live.close()
-
-
-def mixture(
-    logits: Tensor, shares: Tensor, temperature: float, kind: Kind, average: Literal["probabilities", "logits"]
-) -> Tensor:
-    """Logits ``(answers, classes)`` that say what a team says: of ``(n, answers, classes)`` by ``(n, 1 or answers)``.
-
-    At the ``temperature`` their probabilities are the weighted mean of the team's; or they are the mean of its logits.
-    """
-    logits, shares = logits.float(), shares.float()[..., None]
-    if average == "logits" or kind == "regression":
-        return (shares * logits).sum(dim=0)
-    soft = logits / temperature
-    if kind == "multilabel":
-        likely, unlikely = ((shares * (sign * soft).sigmoid()).sum(dim=0) for sign in (1, -1))
-        return temperature * (likely.log() - unlikely.log())
-    return temperature * (shares.log() + soft.log_softmax(dim=-1)).logsumexp(dim=0)
 
 
 @dataclass
