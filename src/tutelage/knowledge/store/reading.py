@@ -324,12 +324,12 @@ def _read_manifest(folder: Path) -> StoreManifest:
         manifest = StoreManifest.model_validate(tree)
     except (ValueError, KeyError, AttributeError, TypeError, ValidationError):
         raise TutelageError(f"the manifest of the store {str(folder)!r} cannot be read; {AGAIN}") from None
-    if checksum != checksum(tree):
+    if checksum != checksum_of(tree):
         raise TutelageError(f"the manifest of the store {str(folder)!r} is not as it was written; {AGAIN}")
     return manifest
 
 
-def checksum(tree: dict[str, Any]) -> str:
+def checksum_of(tree: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 

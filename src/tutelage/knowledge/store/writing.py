@@ -24,7 +24,7 @@ from tutelage.knowledge.store.reading import (
     Shard,
     Store,
     StoreManifest,
-    checksum,
+    checksum_of,
     index_fingerprint,
     partial_of,
     sha256_of,
@@ -121,7 +121,7 @@ def write(
         manifest["evaluation_sha256"] = sha256_of(partial / "evaluation.safetensors")
     save_teacher(partial / "teacher")
     tree = StoreManifest.model_validate(manifest).model_dump(mode="json")
-    write_text(whole, json.dumps({**tree, "sha256": checksum(tree)}, indent=1))
+    write_text(whole, json.dumps({**tree, "sha256": checksum_of(tree)}, indent=1))
     for leftover in [*partial.glob("shard-*.json"), plan]:
         leftover.unlink()
     partial.rename(folder)
