@@ -7,33 +7,25 @@ entry in ``FAMILIES`` and one row in ``tests/test_anatomy.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor, nn
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PreTrainedModel,
-)
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tutelage.errors import TutelageError
+
+if TYPE_CHECKING:  # recipes read this table, and need not wait for torch
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 Head = Literal["classes", "tokens", "spans", "words", "next_words", "none"]
 """What a model answers: a class (or number) for a text; a class for every token; where an answer starts and ends; which
 word is masked; which word comes next; nothing, it has no head."""
 
-AUTO: dict[Head, Any] = {
-    "classes": AutoModelForSequenceClassification,
-    "tokens": AutoModelForTokenClassification,
-    "spans": AutoModelForQuestionAnswering,
-    "words": AutoModelForMaskedLM,
-    "next_words": AutoModelForCausalLM,
-    "none": AutoModel,
+_AUTO: dict[Head, str] = {
+    "classes": "AutoModelForSequenceClassification",
+    "tokens": "AutoModelForTokenClassification",
+    "spans": "AutoModelForQuestionAnswering",
+    "words": "AutoModelForMaskedLM",
+    "next_words": "AutoModelForCausalLM",
+    "none": "AutoModel",
 }
 
 UNLIMITED = 2**31 - 1
@@ -316,6 +308,13 @@ def has_token_types(config: Any) -> bool:
     return getattr(config, "type_vocab_size", 0) > 1
 
 
+def auto_class(head: Head) -> Any:
+    """The class of transformers that loads or makes a model with this head."""
+    import transformers
+
+    return getattr(transformers, _AUTO[head])
+
+
 def base_of(model: PreTrainedModel) -> PreTrainedModel:
     """The encoder inside a model with a head (or the model itself)."""
     return getattr(model, model.base_model_prefix, model)
@@ -324,8 +323,7 @@ def base_of(model: PreTrainedModel) -> PreTrainedModel:
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     """The stored layers; for a family that shares one layer, the list is shorter than the depth."""
     layers = base_of(model).get_submodule(family_of(model.config).layers)
-    assert isinstance(layers, nn.ModuleList)
-    return layers
+    return cast("nn.ModuleList", layers)
 
 
 def embedding_output_of(model: PreTrainedModel) -> nn.Module:
@@ -339,12 +337,13 @@ def embedding_output_of(model: PreTrainedModel) -> nn.Module:
 def word_embeddings_of(model: PreTrainedModel) -> nn.Embedding:
     """The token embedding table, ``(vocabulary, width)``."""
     table = base_of(model).get_submodule(family_of(model.config).embeddings)
-    assert isinstance(table, nn.Embedding)
-    return table
+    return cast("nn.Embedding", table)
 
 
 def head_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The matrices and norms between the base model and its answers, by name, in the order in which they are used."""
+    from torch import nn
+
     base = base_of(model)
     inside = {id(module) for module in base.modules()}
     kinds = (nn.Linear, nn.LayerNorm)
@@ -380,6 +379,8 @@ def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor 
     ``asked`` counts tokens of the flattened ``(batch * length)``; without it there is one answer for each text. Of a
     span every token asked has two scores, as its start and as its end.
     """
+    import torch
+
     head = head_of(model)
     if head == "classes":
         logits: Tensor = output_of(model, inputs).logits

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from tutelage.data.batches import Totals
+if TYPE_CHECKING:
+    from tutelage.data.batches import Totals
 
 Count = Annotated[int, Field(ge=1)]
 

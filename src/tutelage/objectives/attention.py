@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from tutelage.anatomy import Shape
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
-from tutelage.objectives import losses
 from tutelage.objectives.mapping import Mapping, Pairs, pairs
 from tutelage.objectives.term import Comparison, Padding, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AttentionScores(Term):
@@ -38,6 +38,8 @@ class AttentionScores(Term):
         return Needs(attention=frozenset(s for s, _ in mapped)), Needs(attention=frozenset(t for _, t in mapped))
 
     def value(self, x: Comparison) -> Tensor:
+        from tutelage.objectives import losses
+
         total = x.student.queries[x.pairs[0][0]].new_zeros(()).float()
         causal, totals = x.student.causal or x.teacher.causal, x.batch.totals
         for s, t in x.pairs:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from tutelage.anatomy import FAMILIES, Shape
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut, Neurons, Tokens
 from tutelage.knowledge.needs import Needs
-from tutelage.objectives import losses
 from tutelage.objectives.mapping import Mapping, Pairs, pairs
 from tutelage.objectives.term import Comparison, Padding, Project, Term, resolve_projection
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class _HiddenTerm(Term):
@@ -38,6 +37,8 @@ class _HiddenTerm(Term):
         return resolve_projection(self.project, student, teacher, "per_layer")
 
     def value(self, x: Comparison) -> Tensor:
+        from tutelage.objectives import losses
+
         total = x.student.hidden[x.pairs[0][0]].new_zeros(()).float()
         for s, t in x.pairs:
             ours, theirs = x.student.hidden[s], x.teacher.hidden[t]
@@ -93,6 +94,8 @@ class Pooled(Term):
         return dict(zip(("pooled",), super().linears(student, teacher).values(), strict=False))
 
     def value(self, x: Comparison) -> Tensor:
+        from tutelage.objectives import losses
+
         assert x.student.pooled is not None and x.teacher.pooled is not None
         ours = x.student.pooled
         if "pooled" in x.projections and self.project != "none":
@@ -141,6 +144,10 @@ class FirstToken(Term):
         return [Cut(t, Tokens(count=1), Neurons()) for _, t in self.pairs(student, teacher)]
 
     def value(self, x: Comparison) -> Tensor:
+        import torch
+
+        from tutelage.objectives import losses
+
         total = x.batch.mask.new_zeros((), dtype=torch.float32)
         for (s, _), cut in zip(x.pairs, x.cuts, strict=True):
             ours, theirs = x.student.hidden[s][:, 0], x.teacher.cuts[cut].values[:, 0]

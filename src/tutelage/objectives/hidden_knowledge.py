@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator
-from torch import Tensor, nn
 
 from tutelage.anatomy import FAMILIES, Shape
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Count, Cut, Neurons, Score, Tokens
 from tutelage.knowledge.needs import Needs
-from tutelage.knowledge.selection import Selected
-from tutelage.objectives import losses
 from tutelage.objectives.mapping import Pairs, half_up, topmost
 from tutelage.objectives.term import Comparison, Project, Term, resolve_projection
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tutelage.knowledge.selection import Selected
 
 Layer = Annotated[int, Field(ge=0)]
 
@@ -118,6 +118,10 @@ class HiddenKnowledge(Term):
         return resolve_projection(self.project, student, teacher, "shared")
 
     def value(self, x: Comparison) -> Tensor:
+        import torch
+
+        from tutelage.objectives import losses
+
         total = x.batch.mask.new_zeros((), dtype=torch.float32)
         for (s, _), cut in zip(x.pairs, x.cuts, strict=True):
             theirs = x.teacher.cuts[cut]
@@ -133,6 +137,10 @@ class HiddenKnowledge(Term):
 
     def _kept(self, hidden: Tensor, linear: nn.Module | None, theirs: Selected) -> Tensor:
         """The student's side of a cut, in the teacher's width: tokens are gathered before they are projected."""
+        import torch
+        import torch.nn.functional as F
+        from torch import nn
+
         neurons = theirs.neurons if self.width_target == "ignore" else None
         if theirs.positions is not None:
             hidden = torch.take_along_dim(hidden, theirs.positions[..., None], dim=1)

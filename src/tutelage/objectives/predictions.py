@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from tutelage.anatomy import FAMILIES, Shape
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
-from tutelage.objectives import losses
 from tutelage.objectives.term import Comparison, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class HardLabels(Term):
@@ -28,6 +28,8 @@ class HardLabels(Term):
         return Needs(logits=True), Needs()
 
     def value(self, x: Comparison) -> Tensor:
+        from tutelage.objectives import losses
+
         assert x.student.logits is not None
         logits, labels = x.answers(x.student.logits), x.batch.labels
         if x.kind == "regression":
@@ -50,6 +52,8 @@ class SoftLabels(Term):
     reduction: Literal["batchmean", "mean"] = "batchmean"
 
     def value(self, x: Comparison) -> Tensor:
+        from tutelage.objectives import losses
+
         assert x.student.logits is not None and x.teacher.logits is not None
         student, teacher, count = x.answers(x.student.logits), x.answers(x.teacher.logits), x.batch.totals.answers
         if x.kind == "regression":
@@ -74,6 +78,8 @@ class LogitsMSE(Term):
     reduction: Literal["mean", "sum"] = "mean"
 
     def value(self, x: Comparison) -> Tensor:
+        from tutelage.objectives import losses
+
         assert x.student.logits is not None and x.teacher.logits is not None
         count = x.batch.totals.answers
         return losses.logits_mse(x.student.logits, x.teacher.logits, reduction=self.reduction, count=count)
@@ -102,6 +108,10 @@ class Verdict(Term):
         return {self.kind: (self.classes, True)}
 
     def value(self, x: Comparison) -> Tensor:
+        import torch.nn.functional as F
+
+        from tutelage.objectives import losses
+
         read = x.student.pooled
         if read is None:
             read = next(iter(x.student.hidden.values()))[:, 0]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
 
 from tutelage.anatomy import Shape
-from tutelage.data.batches import Batch
 from tutelage.data.examples import Kind
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
-from tutelage.knowledge.signals import Signals
-from tutelage.objectives import losses
 from tutelage.objectives.mapping import Pairs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tutelage.data.batches import Batch
+    from tutelage.knowledge.signals import Signals
 
 Project = Literal["auto", "per_layer", "shared", "none"]
 
@@ -39,6 +41,8 @@ class Comparison:
 
     def answers(self, logits: Tensor) -> Tensor:
         """Logits as ``(answers, classes)``; of spans ``(2 * batch, tokens)``: all starts, then all ends."""
+        from tutelage.objectives import losses
+
         if self.kind != "spans":
             return logits
         assert self.batch.asked is not None

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.anatomy import AUTO, Head
+from tutelage.anatomy import Head, auto_class
 from tutelage.data import batches
 from tutelage.data.batches import padded
 from tutelage.data.examples import Data, Encoded, Examples, Rows, encode
@@ -62,7 +62,7 @@ def outline(
         if isinstance(student, Inherited | Sliced):
             source = load_config(resolve(student.source)) if student.source else teacher.config if teacher else None
             if source is not None:
-                return AUTO[head].from_config(compaction.narrowed(student, source)).eval()
+                return auto_class(head).from_config(compaction.narrowed(student, source)).eval()
         return build(student, None if teacher is None else teacher.outline, labels, 0, any_scores, head, reading)
 
 

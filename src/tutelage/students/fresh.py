@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.anatomy import AUTO, Head
+from tutelage.anatomy import Head, auto_class
 from tutelage.errors import TutelageError
 from tutelage.students.load import fitted_config
 from tutelage.students.specs import Fresh
@@ -51,7 +51,7 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "
         config.layer_types = (kinds * student.layers)[: student.layers]
     for key, value in labels.items():
         setattr(config, key, value)
-    model: PreTrainedModel = AUTO[head].from_config(fitted_config(config, head), dtype=torch.float32)
+    model: PreTrainedModel = auto_class(head).from_config(fitted_config(config, head), dtype=torch.float32)
     return model.eval()
 
 

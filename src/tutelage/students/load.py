@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.anatomy import AUTO, Head
+from tutelage.anatomy import Head, auto_class
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
 
@@ -50,7 +50,7 @@ def load_model(name: str, head: Head = "classes", **settings: Any) -> tuple[PreT
     elif head == "next_words":
         settings = {**settings, "is_decoder": True}
     try:
-        model, info = AUTO[head].from_pretrained(
+        model, info = auto_class(head).from_pretrained(
             name,
             trust_remote_code=False,
             dtype=torch.float32,

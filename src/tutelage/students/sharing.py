@@ -40,7 +40,7 @@ from transformers import (
 )
 
 from tutelage import anatomy
-from tutelage.anatomy import AUTO
+from tutelage.anatomy import auto_class
 from tutelage.errors import TutelageError
 from tutelage.students.specs import Shared
 
@@ -235,7 +235,7 @@ CONFIGS: dict[str, type[PreTrainedConfig]] = {
 for _config in CONFIGS.values():
     AutoConfig.register(_config.model_type, _config)
 for _model in Sharing.__subclasses__():
-    AUTO[anatomy.head_named(_model.__name__)].register(_model.config_class, _model)
+    auto_class(anatomy.head_named(_model.__name__)).register(_model.config_class, _model)
 
 
 def shared(source: PreTrainedModel, spec: Shared) -> PreTrainedModel:
@@ -253,7 +253,9 @@ def shared(source: PreTrainedModel, spec: Shared) -> PreTrainedModel:
     values = source.config.to_dict()
     for name in ("model_type", "architectures"):
         values.pop(name, None)
-    model: PreTrainedModel = AUTO[head].from_config(CONFIGS[kind](**{**values, "plan": plan}), dtype=torch.float32)
+    model: PreTrainedModel = auto_class(head).from_config(
+        CONFIGS[kind](**{**values, "plan": plan}), dtype=torch.float32
+    )
     prefix = next(name for name, module in source.named_modules() if module is anatomy.layers_of(source)) + "."
     place = {layer: plan.index(str(layer + 1)) for layer in range(len(anatomy.layers_of(source)))}
     ours = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
@@ -279,6 +281,6 @@ def expanded(model: PreTrainedModel) -> PreTrainedModel:
     for name in ("model_type", "architectures", "plan"):
         values.pop(name, None)
     config = AutoConfig.for_model(kind.removeprefix("shared_"), **values)
-    plain: PreTrainedModel = AUTO[anatomy.head_of(model)].from_config(config, dtype=torch.float32)
+    plain: PreTrainedModel = auto_class(anatomy.head_of(model)).from_config(config, dtype=torch.float32)
     plain.load_state_dict(model.state_dict())
     return plain.eval()

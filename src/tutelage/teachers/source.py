@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.anatomy import AUTO, Head
+from tutelage.anatomy import Head, auto_class
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.students.load import fitted_config, load_config, load_model, resolve
@@ -121,7 +121,7 @@ class Source:
     def _untrained(self) -> PreTrainedModel:
         # from_config writes into the configuration that it is given
         config = fitted_config(copy.deepcopy(self.config), self._head)
-        model: PreTrainedModel = AUTO[self._head].from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = auto_class(self._head).from_config(config, dtype=torch.float32)
         return model.eval()
 
     @cached_property

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.anatomy import AUTO
+from tutelage.anatomy import auto_class
 from tutelage.errors import TutelageError
 from tutelage.students.compactors.parts import Compacted, Compactor, Entrance, Group, KeptNorm
 from tutelage.students.specs import Inherited, Sliced
@@ -276,7 +276,7 @@ class Compaction(nn.Module):
             config.tie_word_embeddings = False
         weight = anatomy.word_embeddings_of(model).weight
         with torch.random.fork_rng():
-            fresh: PreTrainedModel = AUTO[anatomy.head_of(model)].from_config(config, dtype=weight.dtype)
+            fresh: PreTrainedModel = auto_class(anatomy.head_of(model)).from_config(config, dtype=weight.dtype)
         fresh.set_attn_implementation(model.config._attn_implementation)
         return fresh.to(weight.device).train(model.training)
 
