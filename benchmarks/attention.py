@@ -4,7 +4,7 @@
 
 The last is what a student without dropout trains with here (``tutelage.knowledge.signals``): queries, keys and values are
 widened, the output is bfloat16 again. The sides take turns; float32 throughout stands beside them. Writes
-``results/attention.json`` and ``docs/attention_speed.md``.
+``results/attention.json`` and ``docs/results/attention_speed.md``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
         "rows": rows,
     }
     write_text(arguments.out, json.dumps(results, indent=1) + "\n")
-    write_text(Path("docs", f"{arguments.out.stem}_speed.md"), page(results, arguments.out))
+    write_text(Path("docs/results", f"{arguments.out.stem}_speed.md"), page(results, arguments.out))
 
 
 def once(shape: tuple[int, int, int, int], dtype: torch.dtype, kernel: SDPBackend, widened: bool) -> float:

@@ -456,7 +456,7 @@ def main() -> None:
         "thread(s).",
         "",
     ]
-    write_text(Path("docs/augment_speed.md"), "\n".join([*head, *table(rows), "", said, ""]))
+    write_text(Path("docs/results/augment_speed.md"), "\n".join([*head, *table(rows), "", said, ""]))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Three ways to train the same student on the same instances of a corpus: TinyBERT
 attention scores), DistilBERT's (masked words, soft labels, cosine) and masked language modelling without a teacher. A round
 times some optimiser steps of each in turn, through the toolkit's own loop. The floor is the time that the matrix products of a
 step would take at the speed of the largest product measured in the same run: student forwards and twice that backwards, the
-teacher as far as it is read, the head at the masked words. Writes ``results/corpus.json`` and ``docs/general_speed.md``.
+teacher as far as it is read, the head at the masked words. Writes ``results/general.json`` and ``docs/results/general_speed.md``.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mixed-precision", default="bf16", choices=["no", "bf16", "fp16"])
-    parser.add_argument("--out", default="results/corpus.json")
+    parser.add_argument("--out", default="results/general.json")
     arguments = parser.parse_args()
     work, corpus = Path(arguments.work), Corpus(arguments.corpus)
     peak = matmul_peak(arguments.mixed_precision)
@@ -131,7 +131,7 @@ def main() -> None:
         "entries": entries,
     }
     write_text(Path(arguments.out), json.dumps(result, indent=1) + "\n")
-    write_text(Path("docs/general_speed.md"), page(result))
+    write_text(Path("docs/results/general_speed.md"), page(result))
 
 
 def measured(setup: corpus.Setup, accelerator: Any) -> float:

@@ -18,7 +18,7 @@ student on the same batches in the same loop:
 * ``plain``  hard labels, no teacher
 
 Wanted: ``live full`` against ``stored small`` near what the operations allow, ``stored small`` at most 1.15 of ``plain``.
-Results are merged into ``results/offline.json`` (``--setups mini`` replaces those alone) and ``docs/store_speed.md``.
+Results are merged into ``results/offline.json`` (``--setups mini`` replaces those alone) and ``docs/results/store_speed.md``.
 """
 
 from __future__ import annotations
@@ -394,7 +394,7 @@ def section(entries: list[dict[str, Any]]) -> list[str]:
     return lines[:-1]
 
 
-def write_section(name: str, lines: list[str], page: Path = Path("docs/store_speed.md")) -> None:
+def write_section(name: str, lines: list[str], page: Path = Path("docs/results/store_speed.md")) -> None:
     """Put ``lines`` between the page's markers of this name; the page and the markers are made where there are none."""
     text = page.read_text(encoding="utf-8") if page.exists() else "# What a store of teacher knowledge saves\n"
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"

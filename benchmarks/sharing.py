@@ -3,7 +3,7 @@
     python benchmarks/sharing.py
 
 Students of MiniLM's width take whole optimiser steps on random tokens, in turn. Writes ``results/sharing_speed.json`` and
-``docs/sharing_speed.md``.
+``docs/results/sharing_speed.md``.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     results = {"settings": vars(arguments), "threads": torch.get_num_threads(), "rows": rows}
     write_text(Path("results/sharing_speed.json"), json.dumps(results, indent=1) + "\n")
-    write_text(Path("docs/sharing_speed.md"), page(results))
+    write_text(Path("docs/results/sharing_speed.md"), page(results))
 
 
 def stepper(model: PreTrainedModel, arguments: argparse.Namespace) -> tuple[Callable[[], None], RowAdamW]:

@@ -4,7 +4,7 @@
 
 BERT-base, Distilled BiLSTM (1 layer, 300 units, 400 before the logits), 4 layers x 768 (BERT-PKD, DistilBERT) and 4 layers x
 312 (TinyBERT), with random weights: speed does not depend on them. Inputs are 128 texts of 128 tokens; the models take
-turns, so that a machine whose load changes is as slow for all. Writes ``results/sizes.json`` and ``docs/sizes.md``.
+turns, so that a machine whose load changes is as slow for all. Writes ``results/sizes.json`` and ``docs/results/sizes.md``.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def main() -> None:
     device = torch.cuda.get_device_name() if ids.is_cuda else f"CPU, {torch.get_num_threads()} threads"
     result = {"batch": arguments.batch, "length": arguments.length, "device": device, "models": rows}
     write_text(Path(arguments.out), json.dumps(result, indent=1) + "\n")
-    write_text(Path("docs/sizes.md"), page(result))
+    write_text(Path("docs/results/sizes.md"), page(result))
     print(page(result))
 
 

@@ -14,7 +14,7 @@ attention, soft labels); the sides take turns, so that a drifting machine hits a
 * ``dense``     ours, but with a dense gradient and update of the embedding table
 
 Also: where our step goes, the share of real tokens in our batches, peak memory (each side in a process of its own), and
-whether any tensor of a step is as large as a map. Results go to ``results/step.json`` and ``docs/speed.md``.
+whether any tensor of a step is as large as a map. Results go to ``results/step.json`` and ``docs/results/speed.md``.
 """
 
 from __future__ import annotations
@@ -436,7 +436,7 @@ def main() -> None:
     temporary = arguments.out.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, arguments.out)
-    Path("docs/speed.md").write_text(page(result), encoding="utf-8")
+    Path("docs/results/speed.md").write_text(page(result), encoding="utf-8")
     print(json.dumps(result, indent=1))
 
 

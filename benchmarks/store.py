@@ -7,7 +7,7 @@ Writes stores of 1,000 to 1,000,000 invented records: what ``1l_10t_0.1h`` keeps
 each the 77 largest of 768 neurons, in half precision) and 3 logits, 2,523 bytes each. Every record is then read once in
 shuffled order, in batches of 32, as a training step reads it (``StoredTeacher.signals``), on one thread. The files are in
 the page cache, where a training run finds them from its second epoch on. One store exists at a time; the largest takes
-2.5 GB. Results go to ``results/store.json``, ``docs/store_curve.svg`` and a table in ``docs/store_speed.md``.
+2.5 GB. Results go to ``results/store.json``, ``docs/results/store_curve.svg`` and a table in ``docs/results/store_speed.md``.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def main() -> None:
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(arguments.out, json.dumps(result, indent=1) + "\n")
-    write_text(Path("docs/store_curve.svg"), curve(results))
+    write_text(Path("docs/results/store_curve.svg"), curve(results))
     lines = [
         "## Reading a store",
         "",

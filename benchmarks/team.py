@@ -7,7 +7,7 @@ are known beforehand, as in a run. The sides take turns: ``one`` teacher, a ``te
 steps that also learn the distribution, from 32 or 64 held-out examples, by the gradients of all the student, of its two last
 layers and its head, or of its head; and as the method ``autoskdbert`` does. What whole phases cost is reckoned from these
 steps. Writes ``results/team.json`` and
-``docs/team_speed.md``, or where ``--out`` says and the page of that name.
+``docs/results/team_speed.md``, or where ``--out`` says and the page of that name.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def main() -> None:
         "phases": phases(rows, arguments.batch),
     }
     write_text(arguments.out, json.dumps(results, indent=1) + "\n")
-    write_text(Path("docs", f"{arguments.out.stem}_speed.md"), page(results, arguments.out))
+    write_text(Path("docs/results", f"{arguments.out.stem}_speed.md"), page(results, arguments.out))
 
 
 def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, Callable[[int], None]]:

