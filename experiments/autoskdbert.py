@@ -20,8 +20,8 @@ from what ``phase1`` of the same seed has found: all have the same first phase. 
 checkpoint, the best teacher, the ranks) is a part of train.
 
 Stopped and started again it goes on where it was; ``--finished``, with the same options, runs nothing and writes what there
-is: ``results/autoskdbert.json`` and ``docs/results/autoskdbert.md``. To divide the runs between two processes call it with ``--share
-shared``, which makes the teams, then with ``--share 0/2`` and ``--share 1/2`` at once, then with ``--finished``. A step
+is: ``results/autoskdbert.json`` and ``docs/results/autoskdbert.md``. To divide the runs between two processes call it with
+``--share shared``, which makes the teams, then with ``--share 0/2`` and ``--share 1/2`` at once, then with ``--finished``. A step
 that learns the distribution costs several others; fewer ``--held`` examples or ``--parameters head`` make it cheaper. CLINC150's
 dev is what its authors call val; texts that are out of scope are left out.
 """

@@ -170,7 +170,7 @@ def main() -> None:
         write(out, json.dumps(results, indent=1) + "\n")
         write(Path("docs/results/wid.md"), page(results))
         for kind, of in results.get("words", {}).get("kinds", {}).items():
-            write(Path(f"docs/wid_{kind}.svg"), picture(of["curves"], KINDS[kind].title))
+            write(Path(f"docs/results/wid_{kind}.svg"), picture(of["curves"], KINDS[kind].title))
 
 
 def kinds_of(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
