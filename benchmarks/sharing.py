@@ -23,7 +23,6 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from tutelage.artifacts import write_text
 from tutelage.mechanisms.hook import parameter_groups
 from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
-from tutelage.training.optimizer import RowAdamW
 
 LIMIT = 1.1
 """A shared step in steps of the unshared student of the same depth."""
@@ -79,16 +78,16 @@ def main() -> None:
     write_text(Path("docs/results/sharing_speed.md"), page(results))
 
 
-def stepper(model: PreTrainedModel, arguments: argparse.Namespace) -> tuple[Callable[[], None], RowAdamW]:
+def stepper(model: PreTrainedModel, arguments: argparse.Namespace) -> tuple[Callable[[], None], torch.optim.AdamW]:
     """A whole optimiser step of this model on random tokens, and the optimiser."""
     model.train()
-    optimizer = RowAdamW(parameter_groups(model, 0.01), lr=1e-5, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.01), lr=1e-5, fused=True)
     ids = torch.randint(1000, 30000, (arguments.batch, arguments.length))
     labels = torch.randint(2, (arguments.batch,))
 
     def step() -> None:
         F.cross_entropy(model(input_ids=ids).logits, labels).backward()
-        optimizer.clip(1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
 

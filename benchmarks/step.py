@@ -11,7 +11,6 @@ attention, soft labels); the sides take turns, so that a drifting machine hits a
   attention, since its attention loss needs the maps (and reads them after the softmax)
 * ``textbrewer, longest``  the same with each batch padded to its longest only
 * ``finetune``  plain fine-tuning of the same student in our loop, no teacher
-* ``dense``     ours, but with a dense gradient and update of the embedding table
 
 Also: where our step goes, the share of real tokens in our batches, peak memory (each side in a process of its own), and
 whether any tensor of a step is as large as a map. Results go to ``results/step.json`` and ``docs/results/speed.md``.
@@ -57,7 +56,6 @@ from tutelage.students.specs import Fresh
 from tutelage.studies.demo import pretrained
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import loop
-from tutelage.training.optimizer import RowAdamW
 
 BATCH = 32
 TERMS = [Embeddings(), Hidden(), AttentionScores(), SoftLabels()]
@@ -93,9 +91,7 @@ def stretched(encoded: Encoded, length: int) -> Encoded:
     return Encoded(np.concatenate(tokens), types, offsets, encoded.cut, encoded.pad_token)
 
 
-def ours(
-    scene: Scene, *, terms: list[Any] = TERMS, batch_size: int = BATCH, pad_to: int | None = None, sparse: bool = True
-) -> float:
+def ours(scene: Scene, *, terms: list[Any] = TERMS, batch_size: int = BATCH, pad_to: int | None = None) -> float:
     """Seconds of one epoch in our loop."""
     student = copy.deepcopy(scene.student)
     distilling = any(not isinstance(term, HardLabels) for term in terms)
@@ -106,29 +102,13 @@ def ours(
     scene.teacher.to(accelerator.device)
     teacher = LiveTeacher(scene.teacher, objective.teacher_needs, None, accelerator) if distilling else None
     stage = Stage(name="step", objective=terms, epochs=1, batch_size=batch_size, select="last", pad_to=pad_to)
-    if not sparse:
-        loop.RowAdamW = DenseAdamW  # type: ignore[misc]
     began = time.perf_counter()
     loop.train(stage, lesson, teacher, batches.Known(scene.encoded), accelerator, 0)
     seconds = time.perf_counter() - began
-    loop.RowAdamW = RowAdamW  # type: ignore[misc]
     lesson.close()
     if teacher is not None:
         teacher.close()
     return seconds
-
-
-class DenseAdamW(RowAdamW):
-    """The optimiser without the shortcut: the table's gradient is made dense, all rows are updated."""
-
-    def __init__(self, groups: list[dict[str, Any]], table: torch.nn.Parameter | None = None, **settings: Any) -> None:
-        super().__init__(groups, None, **settings)
-        self._dense = table
-
-    def clip(self, max_norm: float) -> torch.Tensor:
-        if self._dense is not None and self._dense.grad is not None:
-            self._dense.grad = self._dense.grad.to_dense()
-        return super().clip(max_norm)
 
 
 def finetune(scene: Scene, batch_size: int = BATCH) -> float:
@@ -203,10 +183,6 @@ SIDES: dict[str, Callable[..., float]] = {
     "textbrewer": textbrewer,
     "textbrewer, longest": lambda scene, batch_size=BATCH: textbrewer(scene, batch_size, None),
     "finetune": finetune,
-    "dense": lambda scene, batch_size=BATCH: ours(scene, batch_size=batch_size, sparse=False),
-    "finetune dense": lambda scene, batch_size=BATCH: ours(
-        scene, terms=[HardLabels()], batch_size=batch_size, sparse=False
-    ),
 }
 
 
@@ -277,46 +253,35 @@ def maps_in_a_step(scene: Scene) -> int:
 
 
 def where_a_step_goes(scene: Scene, steps: int = 30) -> dict[str, float]:
-    """Milliseconds of the parts of a step, mean over steps, for the optimiser with and without the row updates."""
+    """Milliseconds of the parts of a step, mean over steps."""
     student = copy.deepcopy(scene.student).train()
     shape = anatomy.shape_of(scene.teacher.config)
     objective = Objective(TERMS, "classification", anatomy.shape_of(student.config), shape)
     lesson = loop.Lesson(student, objective)
     teacher = LiveTeacher(scene.teacher.cpu(), objective.teacher_needs, None, Accelerator(cpu=True))
-    table = anatomy.word_embeddings_of(student)
-    result: dict[str, float] = {}
-    for kind in ("rows", "dense"):
-        table.sparse = kind == "rows"
-        optimizer = RowAdamW(
-            parameter_groups(lesson, 0.01), table=table.weight if table.sparse else None, lr=5e-5, fused=True
-        )  # type: ignore[arg-type]
-        parts = dict.fromkeys(("teacher", "student", "losses", "backward", "optimizer"), 0.0)
-        rows = np.arange(len(scene.examples))
-        for step in batches.steps(scene.encoded.lengths, rows, BATCH, 0, 0)[:steps]:
-            batch = next(iter(batches.step_batches(scene.encoded.take(step), step, 0, 1, 10**6)))
-            clock = [time.perf_counter()]
-            optimizer.catch_up(batch.inputs["input_ids"].unique())
-            catch_up = time.perf_counter() - clock[0]
-            clock = [time.perf_counter()]
-            taught = teacher.signals(batch)
-            clock.append(time.perf_counter())
-            signals = lesson._tap(batch.inputs)
-            clock.append(time.perf_counter())
-            loss = sum(objective(signals, taught, batch).values())
-            clock.append(time.perf_counter())
-            loss.backward()  # type: ignore[union-attr]
-            clock.append(time.perf_counter())
-            optimizer.clip(1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            clock.append(time.perf_counter() + catch_up)
-            for name, a, b in zip(parts, clock, clock[1:], strict=False):
-                parts[name] += (b - a) * 1000 / steps
-        result |= {f"{name}, {kind}": value for name, value in parts.items()}
-    table.sparse = False
+    optimizer = torch.optim.AdamW(parameter_groups(lesson, 0.01), lr=5e-5, fused=True)
+    parts = dict.fromkeys(("teacher", "student", "losses", "backward", "optimizer"), 0.0)
+    rows = np.arange(len(scene.examples))
+    for step in batches.steps(scene.encoded.lengths, rows, BATCH, 0, 0)[:steps]:
+        batch = next(iter(batches.step_batches(scene.encoded.take(step), step, 0, 1, 10**6)))
+        clock = [time.perf_counter()]
+        taught = teacher.signals(batch)
+        clock.append(time.perf_counter())
+        signals = lesson._tap(batch.inputs)
+        clock.append(time.perf_counter())
+        loss = sum(objective(signals, taught, batch).values())
+        clock.append(time.perf_counter())
+        loss.backward()  # type: ignore[union-attr]
+        clock.append(time.perf_counter())
+        torch.nn.utils.clip_grad_norm_(lesson.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        clock.append(time.perf_counter())
+        for name, a, b in zip(parts, clock, clock[1:], strict=True):
+            parts[name] += (b - a) * 1000 / steps
     lesson.close()
     teacher.close()
-    return result
+    return parts
 
 
 def real_tokens(data_dir: Path, tokenizer: Any) -> dict[str, dict[str, float]]:
@@ -350,8 +315,8 @@ def page(result: dict[str, Any]) -> str:
         f"{environment['transformers']}, float32; from `results/step.json`. One process, the sides in turn, median of the repeats.",
         "Teacher MiniLM (6 x 384), student 4 x 312; losses on embeddings, hidden states, attention and predictions.",
         "`textbrewer` is TextBrewer as in its SST-2 example (random batches padded to 128); `longest` pads each of its",
-        "batches to the longest text only. TextBrewer compares attention after the softmax, we before it. `dense` is ours",
-        "with a dense gradient and update of the 30,522-row embedding table; `finetune` has no teacher.",
+        "batches to the longest text only. TextBrewer compares attention after the softmax, we before it. `finetune` has",
+        "no teacher.",
         "",
     ]
     for name in ("mrpc, natural lengths", "sst2, natural lengths", "mrpc, 512 tokens"):
@@ -373,10 +338,10 @@ def page(result: dict[str, Any]) -> str:
         )
     maps = result["maps of heads x n x n in our step at 512"]
     lines += ["", f"Tensors of size heads x n x n in our step at 512 tokens: {maps}.", ""]
-    lines += ["## Where our step goes, milliseconds, SST-2", "", "| part | row updates | dense |", "|---|---|---|"]
+    lines += ["## Where our step goes, milliseconds, SST-2", "", "| part | ms |", "|---|---|"]
     parts = result["milliseconds of a step, sst2"]
     for part in ("teacher", "student", "losses", "backward", "optimizer"):
-        lines.append(f"| {part} | {parts[f'{part}, rows']:.1f} | {parts[f'{part}, dense']:.1f} |")
+        lines.append(f"| {part} | {parts[part]:.1f} |")
     lines += [
         "",
         "## Share of real tokens in a batch of 32",

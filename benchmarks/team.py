@@ -40,7 +40,6 @@ from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.teachers.teacher import KnownLogits, Teacher
 from tutelage.training.loop import Lesson
-from tutelage.training.optimizer import RowAdamW
 
 LIMIT = 1.05
 """A step with a team in steps with one teacher."""
@@ -116,10 +115,7 @@ def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, 
     shape = anatomy.shape_of(student.config)
     lesson = Lesson(student, Objective([soft, HardLabels(weight=0.5)], "classification", shape, shape))
     lesson.to(accelerator.device).train()
-    table = anatomy.word_embeddings_of(student)
-    table.sparse = True  # as in training
-    groups = parameter_groups(lesson, 0.01)
-    optimizer = RowAdamW(groups, table=table.weight, lr=1e-6, fused=True)  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(parameter_groups(lesson, 0.01), lr=1e-6, fused=True)
     order = batches.steps(learnt.lengths, np.arange(count), arguments.batch, 0, 0)
 
     def known() -> KnownLogits:
@@ -133,7 +129,6 @@ def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, 
         def step(number: int) -> None:
             rows = order[number % len(order)]
             part = learnt.take(rows)
-            optimizer.catch_up(torch.from_numpy(np.unique(np.concatenate([part.tokens, [part.pad_token]]))).long())
             parts = list(batches.step_batches(part, rows, 0, 1, 16384, number=number))
             for piece in parts:
                 batch = piece.to(accelerator.device)
@@ -142,7 +137,7 @@ def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, 
                 sum(losses.values()).backward()  # type: ignore[union-attr]
             if weigher is not None:
                 weigher.before_step(optimizer, parts, arguments.repeats + 1)
-            optimizer.clip(1.0)
+            torch.nn.utils.clip_grad_norm_(lesson.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             if weigher is not None:

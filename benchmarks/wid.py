@@ -34,7 +34,6 @@ from tutelage.mechanisms.pruning.pruner import Forgetter
 from tutelage.mechanisms.pruning.settings import Forgetting
 from tutelage.students.compactors import compaction
 from tutelage.students.specs import Inherited
-from tutelage.training.optimizer import RowAdamW
 
 LENGTH, ASKED = 128, 0.15
 LIMITS = {"whole": 1.5, "cut": 1.6}
@@ -69,7 +68,7 @@ def network(what: str, layers: int) -> tuple[PreTrainedModel, Any]:
 def measure(what: str, tokens: int, layers: int, repeats: int, bf16: bool) -> dict[str, float]:
     model, beside = network(what, layers)
     groups = parameter_groups(model, 0.01) if beside is None else beside.parameter_groups(model, 0.01)
-    optimizer = RowAdamW(groups, lr=1e-5, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=1e-5, fused=True)
     ids = torch.randint(1000, 30000, (tokens // LENGTH, LENGTH))
     asked = torch.randperm(tokens)[: int(ASKED * tokens)]
     labels = ids.flatten()[asked]
@@ -81,7 +80,7 @@ def measure(what: str, tokens: int, layers: int, repeats: int, bf16: bool) -> di
         loss.backward()
         if beside is not None:
             beside.before_step(optimizer, [], 10**6)
-        optimizer.clip(1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if beside is not None:

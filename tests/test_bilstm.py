@@ -17,9 +17,7 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Tap
-from tutelage.mechanisms.hook import parameter_groups
 from tutelage.students.bilstm import SPECIAL, BiLSTMConfig, BiLSTMForSequenceClassification, new_bilstm, word_tokenizer
-from tutelage.training.optimizer import RowAdamW
 
 TEXTS = sentences(60, 0)[0]
 NAMED = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
@@ -231,28 +229,6 @@ def test_gradients_are_those_of_finite_differences(words) -> None:
 
     values = tuple(model.get_parameter(name).detach().requires_grad_() for name in names)
     assert torch.autograd.gradcheck(loss, values, fast_mode=True)
-
-
-def test_its_table_learns_row_by_row(words) -> None:
-    """Sparse gradients and late updates give what dense AdamW gives."""
-    results = []
-    for sparse in (False, True):
-        model = small(words, pairs=True)
-        model.embeddings.sparse = sparse
-        table = model.embeddings.weight if sparse else None
-        optimizer = RowAdamW(parameter_groups(model, 0.01), table=table, lr=1e-3)
-        for step in range(5):
-            order = torch.arange(step % 3, 5)  # not every row in every step
-            inputs = {name: value[order] for name, value in inputs_for(words, True).items()}
-            optimizer.catch_up(inputs["input_ids"].unique())
-            F.cross_entropy(model(**inputs).logits, torch.tensor([0, 1, 1, 0, 1])[order]).backward()
-            assert model.embeddings.weight.grad.is_sparse == sparse
-            optimizer.step()
-            optimizer.zero_grad()
-        optimizer.catch_up()
-        results.append(model.state_dict())
-    for name, dense in results[0].items():
-        torch.testing.assert_close(results[1][name], dense, atol=2e-5, rtol=1e-4)
 
 
 def test_it_learns_the_toy_task(words) -> None:

@@ -15,13 +15,11 @@ from tutelage import anatomy
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Tap
-from tutelage.mechanisms.hook import parameter_groups
 from tutelage.students.build import build
 from tutelage.students.copied import copy_layers
 from tutelage.students.load import load_model
 from tutelage.students.pruned import PrunedBertConfig, PrunedBertForSequenceClassification, check, importance, prune
 from tutelage.students.specs import Copied, Fresh, Pruned, Student, parse
-from tutelage.training.optimizer import RowAdamW
 
 LAYERS, HEADS, SIZE, NEURONS = 4, 4, 8, 48
 SMALL = Pruned(layers=3, heads=2, intermediate=20, rank=8)
@@ -159,30 +157,6 @@ def test_layers_of_a_pruned_model_can_be_copied() -> None:
     with torch.no_grad():
         ours, theirs = (model(**inputs_for(), output_hidden_states=True).hidden_states for model in (copied, source))
     torch.testing.assert_close(ours[2], theirs[2], rtol=0, atol=0)
-
-
-def test_its_table_learns_row_by_row() -> None:
-    """Sparse gradients and late updates give what dense AdamW gives."""
-    results = []
-    for sparse in (False, True):
-        student = pruned()
-        table = anatomy.word_embeddings_of(student)
-        table.sparse = sparse
-        optimizer = RowAdamW(parameter_groups(student, 0.01), table=table.weight if sparse else None, lr=1e-3)
-        for step in range(5):
-            inputs = inputs_for(step)
-            optimizer.catch_up(inputs["input_ids"].unique())
-            F.cross_entropy(student(**inputs).logits, torch.tensor([0, 1, 1])).backward()
-            assert table.weight.grad.is_sparse == sparse
-            optimizer.clip(1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-        optimizer.catch_up()
-        results.append(student.state_dict())
-    before = pruned().state_dict()
-    for name, dense in results[0].items():
-        torch.testing.assert_close(results[1][name], dense, atol=2e-5, rtol=1e-4)
-        assert not torch.equal(dense, before[name]) or "key.bias" in name, name
 
 
 # -------------------------------------------------------------------------------------------------------- importance

@@ -45,7 +45,6 @@ from tutelage.run.team import _check_order, assembled, doubts
 from tutelage.studies.teams import member_of, usual_members
 from tutelage.teachers.teacher import KnownLogits, predict
 from tutelage.training import loop
-from tutelage.training.optimizer import RowAdamW
 
 # ---------------------------------------------------------------------------------------------------- the distribution
 
@@ -438,11 +437,11 @@ def test_without_a_gradient_nothing_is_learnt(tokenizer) -> None:
     student.classifier.bias.data.copy_(torch.tensor([60.0, -60.0]))  # sure of one class: no gradient where it is right
     weigher._held = replace(weigher._held, labels=np.zeros(24, dtype=np.int64))
     parts = list(step_batches(encoded, np.arange(32), 0, 1, 10**6))
-    weigher.before_step(RowAdamW([{"params": list(student.parameters())}]), parts, 100)
+    weigher.before_step(torch.optim.AdamW(student.parameters()), parts, 100)
     assert weigher.skipped == 1 and weigher.team.weights.probabilities() == pytest.approx([1 / 3] * 3)
     for bias in ([0.0, 0.0], [2.0, -1.0]):  # a first reward is the usual one: nothing can be over it
         student.classifier.bias.data.copy_(torch.tensor(bias))
-        weigher.before_step(RowAdamW([{"params": list(student.parameters())}]), parts, 100)
+        weigher.before_step(torch.optim.AdamW(student.parameters()), parts, 100)
     assert weigher.skipped == 1 and weigher.team.weights.probabilities() != pytest.approx([1 / 3] * 3)
 
 

@@ -10,14 +10,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import examples, make_data, tiny_model
-from torch import nn
 
 from tutelage.anatomy import shape_of
 from tutelage.api import run_config
 from tutelage.data import batches
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
-from tutelage.mechanisms.hook import parameter_groups
 from tutelage.methods.kd import kd
 from tutelage.objectives.attention import AttentionScores
 from tutelage.objectives.hidden import Embeddings, Hidden
@@ -29,7 +27,6 @@ from tutelage.students.copied import copy_layers
 from tutelage.students.specs import Copied
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, predict
 from tutelage.training import checkpoint, loop
-from tutelage.training.optimizer import RowAdamW
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -95,68 +92,6 @@ def test_truncated_examples_are_counted(tokenizer) -> None:
     assert encoded.lengths.max() == 9
 
 
-# ------------------------------------------------------------------------------------------------------- optimiser
-
-
-def trained_table(sparse: bool, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    torch.manual_seed(0)
-    table, head = nn.Embedding(400, 12, sparse=sparse), nn.Linear(12, 3)
-    model = nn.Sequential(table, head)
-    optimizer = RowAdamW(parameter_groups(model, 0.05), table=table.weight if sparse else None, lr=1e-3)
-    generator = torch.Generator().manual_seed(1)
-    frequencies = 1.0 / torch.arange(1, 401)  # some rows in every step, some once in hundreds
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * (1 - step / steps)
-        ids = torch.multinomial(frequencies, 24, replacement=True, generator=generator)
-        optimizer.catch_up(ids.unique())
-        nn.functional.cross_entropy(model(ids), ids % 3).backward()
-        optimizer.clip(0.5)
-        optimizer.step()
-        optimizer.zero_grad()
-    optimizer.catch_up()
-    return table.weight.detach(), head.weight.detach()
-
-
-@pytest.mark.parametrize("steps", [1, 30, 400])
-def test_row_updates_are_dense_adamw(steps: int) -> None:
-    dense, rows = trained_table(False, steps), trained_table(True, steps)
-    torch.manual_seed(0)
-    moved = (dense[0] - nn.Embedding(400, 12).weight).abs().max()
-    assert moved > 5e-4
-    assert (dense[0] - rows[0]).abs().max() < 1e-3 * moved
-    torch.testing.assert_close(dense[1], rows[1], atol=2e-6, rtol=1e-4)
-
-
-def test_the_dense_path_is_torchs_adamw() -> None:
-    results = []
-    for make in (RowAdamW, torch.optim.AdamW):
-        torch.manual_seed(0)
-        model = nn.Linear(5, 4)
-        optimizer = make(parameter_groups(model, 0.01), lr=1e-2)
-        for _ in range(20):
-            model(torch.ones(2, 5)).square().sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        results.append(model.weight.detach().clone())
-    assert torch.equal(*results)
-
-
-def test_clipping_counts_the_sparse_gradient_too() -> None:
-    norms = []
-    for sparse in (False, True):
-        torch.manual_seed(0)
-        table, head = nn.Embedding(50, 6, sparse=sparse), nn.Linear(6, 1)
-        model = nn.Sequential(table, head)
-        optimizer = RowAdamW(parameter_groups(model, 0.0), table=table.weight if sparse else None, lr=1e-3)
-        ids = torch.tensor([3, 3, 7])
-        optimizer.catch_up(ids.unique())
-        (100 * model(ids)).sum().backward()
-        norms.append(float(optimizer.clip(1.0)))
-    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
-    assert norms[0] > 1
-
-
 # ------------------------------------------------------------------------------------------------------------ loop
 
 
@@ -178,7 +113,7 @@ def learn(tokenizer, stage: Stage, *, wider: bool = False, **more):
     torch.manual_seed(5)
     objective = Objective(list(stage.objective), "classification", shape_of(student.config), shape_of(teacher.config))
     lesson = loop.Lesson(student, objective)
-    accelerator = Accelerator(cpu=True)
+    accelerator = more.pop("accelerator", None) or Accelerator(cpu=True)
     source = more.pop("source", None) or LiveTeacher(teacher, objective.teacher_needs, None, accelerator)
     log = loop.train(stage, lesson, source, batches.Known(encoded), accelerator, 0, **more)
     lesson.close()
@@ -233,7 +168,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("at", [1, 4, 9])
 def test_a_killed_run_resumes_to_the_same_bits(tokenizer, tmp_path, monkeypatch, at: int) -> None:
-    """With dropout, projections, momentum and a lagging embedding table: all of it has to come back."""
+    """With dropout, projections and momentum: all of it has to come back."""
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     whole, _, whole_lesson = learn(tokenizer, tiny_stage(), wider=True)
 
@@ -254,6 +189,30 @@ def test_a_killed_run_resumes_to_the_same_bits(tokenizer, tmp_path, monkeypatch,
     assert log.steps == 12
     assert same_weights(whole, resumed)
     assert same_weights(whole_lesson.objective, lesson.objective)
+
+
+def test_the_scale_of_fp16_changes_nothing_and_an_overflow_skips_the_step(tokenizer, monkeypatch) -> None:
+    """Gradients are clipped and looked at without the scale, and it is taken off once. A GPU's scaler, on the CPU."""
+    norms: list[float] = []
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a: norms.append(float(clip(*a))))
+    stage = tiny_stage(max_steps=3, objective=[Hidden(), HardLabels(weight=1000.0)])
+    plain, _, _ = learn(tokenizer, stage)
+    expected, norms[:] = norms[:], []
+
+    def scaled(scale: float):
+        accelerator = Accelerator(cpu=True)
+        scaler = accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        monkeypatch.setattr(accelerator, "unscale_gradients", lambda optimizer: scaler.unscale_(optimizer.optimizer))
+        student, _, _ = learn(tokenizer, stage, accelerator=accelerator)
+        return student, scaler.get_scale()
+
+    untouched = copy_layers(tiny_model(**NO_DROPOUT), Copied(layers=2), {})
+    student, scale = scaled(1024.0)
+    assert scale == 1024 and norms == pytest.approx(expected, rel=1e-4) and max(norms) > 1
+    assert distance(plain, student) < 1e-5 and not same_weights(student, untouched)
+    student, scale = scaled(2.0**127)
+    assert scale == 2.0**124 and same_weights(student, untouched)
 
 
 def test_pieces_do_not_change_the_step(tokenizer) -> None:
@@ -350,23 +309,6 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path) -> None:
     assert state is not None and state["n"] == 2 and torch.equal(state["a.safetensors"]["x"], torch.zeros(2))
     checkpoint.remove(folder)
     assert checkpoint.load(folder) is None
-
-
-def test_an_overflow_in_fp16_leaves_the_table_alone() -> None:
-    """The gradient scaler still calls a fused step then; only ``found_inf`` tells it to do nothing."""
-    table = nn.Embedding(10, 4, sparse=True)
-    optimizer = RowAdamW(parameter_groups(table, 0.01), table=table.weight, lr=1e-2, fused=True)
-    before = table.weight.detach().clone()
-    for overflow in (1.0, 0.0):
-        ids = torch.tensor([1, 2])
-        optimizer.catch_up(ids)
-        (table(ids) * (float("inf") if overflow else 1.0)).sum().backward()
-        optimizer.found_inf = torch.tensor(overflow)
-        optimizer.clip(1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        assert table.weight.isfinite().all()
-        assert torch.equal(table.weight, before) == bool(overflow)
 
 
 def test_a_label_order_of_the_teachers_moves_the_positive_class_too() -> None:

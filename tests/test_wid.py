@@ -51,7 +51,6 @@ from tutelage.students.compactors.parts import Compacted, KeptNorm
 from tutelage.students.specs import Copied, Inherited, Sliced, parse
 from tutelage.teachers.source import Source
 from tutelage.training import checkpoint, loop
-from tutelage.training.optimizer import RowAdamW
 
 LANGUAGE = {
     "bert": BertForMaskedLM,
@@ -403,12 +402,12 @@ def a_batch() -> batches.Batch:
 # ---------------------------------------------------------------------------------------------------- forgetting
 
 
-def scene(spec: Inherited, how: Forgetting) -> tuple[PreTrainedModel, Forgetter, RowAdamW]:
+def scene(spec: Inherited, how: Forgetting) -> tuple[PreTrainedModel, Forgetter, torch.optim.AdamW]:
     model = teacher("bert")
     torch.manual_seed(3)
     wrap(model, spec)
     forgetter = Forgetter(how, model)
-    return model, forgetter, RowAdamW(forgetter.parameter_groups(model, 0.01), lr=1e-3)
+    return model, forgetter, torch.optim.AdamW(forgetter.parameter_groups(model, 0.01), lr=1e-3)
 
 
 def loss_of(model: PreTrainedModel, seed: int) -> Tensor:
@@ -417,13 +416,13 @@ def loss_of(model: PreTrainedModel, seed: int) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
-def step(model: PreTrainedModel, forgetter: Forgetter, optimizer: RowAdamW, number: int, total: int) -> bool:
+def step(model: PreTrainedModel, forgetter: Forgetter, optimizer: torch.optim.AdamW, number: int, total: int) -> bool:
     """One step as the loop makes it."""
     for group in optimizer.param_groups:
         group["lr"] = 1e-3 * group.get("factor", 1.0)
     loss_of(model, number).backward()
     forgetter.before_step(optimizer, [], 10**6)
-    optimizer.clip(1.0)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
     return forgetter.after_step(optimizer, number, total)
@@ -686,7 +685,7 @@ def test_the_cut_changes_neither_loss_nor_the_steps_that_follow(family: str, hea
         compaction = shaken(model, Inherited(hidden=16, alignment=alignment))
         model.double()
         forgetter = Forgetter(Forgetting(), model)
-        optimizer = RowAdamW(forgetter.parameter_groups(model, 0.01), lr=1e-3)
+        optimizer = torch.optim.AdamW(forgetter.parameter_groups(model, 0.01), lr=1e-3)
         for number in range(3):  # moments that the cut has to take along
             step(model, forgetter, optimizer, 10**3 + number, 10**6)
         if cut:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from tutelage.data import batches
-from tutelage.training.optimizer import RowAdamW
 
 
 class Beside(Protocol):
@@ -16,11 +16,11 @@ class Beside(Protocol):
     def parameter_groups(self, lesson: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         """The optimiser's groups; a ``factor`` multiplies the stage's learning rate."""
 
-    def before_step(self, optimizer: RowAdamW, parts: list[batches.Batch], total: int) -> None:
+    def before_step(self, optimizer: torch.optim.Optimizer, parts: list[batches.Batch], total: int) -> None:
         """Gradients are those of the whole step, over all processes, and not clipped yet; ``parts`` are this process's
         pieces of it, and the stage has ``total`` steps."""
 
-    def after_step(self, optimizer: RowAdamW, step: int, total: int) -> bool:
+    def after_step(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> bool:
         """``step`` of ``total`` steps are made; whether the student has other parameters now."""
 
     def shown(self) -> dict[str, float]:

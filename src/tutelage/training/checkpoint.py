@@ -52,22 +52,15 @@ def remove(folder: Path) -> None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state as flat tensors.
-
-    Not ``optimizer.state_dict()``: loading that casts every tensor to the parameter's type, bookkeeping included.
-    """
-    flat = {}
-    for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-        for name, value in optimizer.state.get(parameter, {}).items():
-            flat[f"{index}.{name}"] = value
-    return flat
+    """An optimiser's state as flat tensors: ``PARAMETER.NAME``."""
+    states = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value for index, state in states.items() for name, value in state.items()}
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
-    """Put :func:`optimizer_state` back; moments go to their parameter's device, the rest to where it is expected."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    """Put :func:`optimizer_state` back."""
+    whole = optimizer.state_dict()
     for key, value in flat.items():
         index, _, name = key.partition(".")
-        parameter = parameters[int(index)]
-        on_device = name.startswith("exp_avg") or name == "step"
-        optimizer.state[parameter][name] = value.to(parameter.device) if on_device else value
+        whole["state"].setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(whole)

@@ -5,7 +5,6 @@ What happens when, for one stage::
     for epoch:
         for step in the epoch's steps:              # batch_size examples each, shuffled, similar lengths together
             seed the random state from (seed, stage, epoch, step)
-            catch up the embedding rows that the step reads
             for piece in step:                      # at most max_tokens at once; this process's share
                 teacher signals, student signals -> objective -> loss -> backward
             what is beside the loss, before the step        # rows that are to vanish lose their gradients; which
@@ -26,7 +25,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 import torch
@@ -37,7 +35,6 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.data import batches
-from tutelage.data.examples import Encoded
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Signals, Tap
 from tutelage.mechanisms.hook import Beside, parameter_groups
@@ -46,7 +43,6 @@ from tutelage.progress import Event
 from tutelage.recipes.recipe import Stage
 from tutelage.teachers.teacher import Teacher
 from tutelage.training import checkpoint
-from tutelage.training.optimizer import RowAdamW
 
 LOG_SECONDS = 1.0
 
@@ -117,22 +113,11 @@ def train(
     device, student = accelerator.device, lesson.student
     if resumed is not None:
         student.load_state_dict(resumed["student.safetensors"])  # its shapes may be others than at the stage's begin
-    table = anatomy.word_embeddings_of(student)
-    # A table that is also the output layer has a dense gradient anyway, and NCCL cannot add up sparse ones.
-    output = student.get_output_embeddings()
     if stage.train == "head":
         anatomy.base_of(student).requires_grad_(False)
-    alone = output is None or output.weight is not table.weight
-    table.sparse = accelerator.num_processes == 1 and alone and table.weight.requires_grad
     lesson.to(device)
     groups = (parameter_groups if beside is None else beside.parameter_groups)(lesson, stage.weight_decay)
-    optimizer = RowAdamW(
-        groups,
-        table=cast(nn.Parameter, table.weight) if table.sparse else None,
-        lr=stage.lr,
-        fused=device.type in ("cpu", "cuda"),
-    )
-    # All is on its device already; placing an optimiser would cast its bookkeeping to the parameters' type.
+    optimizer = torch.optim.AdamW(groups, lr=stage.lr, fused=device.type in ("cpu", "cuda"))
     wrapped, prepared = accelerator.prepare(lesson, optimizer, device_placement=[False, False])
 
     log, best, epoch, place, without_better = StageLog(stage.name), None, 0, 0, 0
@@ -147,7 +132,6 @@ def train(
             beside.restore(resumed.get("beside.safetensors", {}))
 
     def state() -> checkpoint.State:
-        # Rows that lag are saved as they are: catching up here would round differently from a run without checkpoint.
         tensors = {
             "student.safetensors": student.state_dict(),
             "projections.safetensors": lesson.objective.projections.state_dict(),
@@ -196,7 +180,6 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("factor", 1.0)
             step = feed.read(epoch, names)
-            optimizer.catch_up(_vocabulary(step))
             rank, world = accelerator.process_index, accelerator.num_processes
             parts = list(batches.step_batches(step, names, rank, world, stage.max_tokens, stage.pad_to, log.steps))
             for index, part in enumerate(parts):
@@ -210,7 +193,8 @@ def train(
             accelerator.unscale_gradients(prepared)
             if beside is not None:
                 beside.before_step(optimizer, parts, total)
-            optimizer.clip(stage.clip)
+            # Not the accelerator's: that would divide by the scale of fp16 a second time.
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], stage.clip)
             prepared.step()
             prepared.zero_grad()
             if beside is not None and beside.after_step(optimizer, log.steps + 1, total) and world > 1:
@@ -227,7 +211,6 @@ def train(
         epoch, place, log.epochs = epoch + 1, 0, epoch + 1
         value = None
         if score is not None:
-            optimizer.catch_up()
             value = score()
             if accelerator.num_processes > 1:
                 # Rounding may differ between processes, and all must keep the same epoch and stop together.
@@ -240,20 +223,13 @@ def train(
         tell(lr, value)
         if stage.patience is not None and without_better >= stage.patience:
             break
-    optimizer.catch_up()
     if best is not None:
         student.load_state_dict(best)
-    table.sparse = False
     if stage.train == "head":
         anatomy.base_of(student).requires_grad_(True)
     accelerator.free_memory()
     student.eval()
     return log
-
-
-def _vocabulary(step: Encoded) -> Tensor:
-    """The distinct token ids of a step, sorted, and the padding token."""
-    return torch.from_numpy(np.unique(np.concatenate([step.tokens, [step.pad_token]]))).long()
 
 
 def _number(name: str) -> int:

@@ -27,7 +27,6 @@ from tutelage.mechanisms.team.weights import Numbers, selected
 from tutelage.objectives.predictions import HardLabels
 from tutelage.objectives.term import Comparison, Term
 from tutelage.teachers.teacher import Teacher
-from tutelage.training.optimizer import RowAdamW
 
 STEP = {torch.float32: 5e-3, torch.float64: 1e-5}
 """How far a directional derivative looks to both sides, by the type it is computed in."""
@@ -98,17 +97,16 @@ class Weigher:
     def parameter_groups(self, lesson: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         return parameter_groups(lesson, weight_decay)
 
-    def before_step(self, optimizer: RowAdamW, parts: list[Batch], total: int) -> None:
+    def before_step(self, optimizer: torch.optim.Optimizer, parts: list[Batch], total: int) -> None:
         """Where the student stands, look which way each teacher leads."""
         number = parts[0].step
         self.draws[self.team.drawn(number)] += 1
         if number % self.how.every:
             return
         held, others = self._held_parts(number)
-        optimizer.catch_up(_tokens([*held, *others]), step=False)
         self._learn(self._alignments(held, others if self.how.unseen else parts), total)
 
-    def after_step(self, optimizer: RowAdamW, step: int, total: int) -> bool:
+    def after_step(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> bool:
         if self.how.settled is not None and step > self.how.settled * total:
             self._settled, self._summed = self._settled + self.team.weights.logs, self._summed + 1
         if step % -(-total // SNAPSHOTS) == 0 or step == total:
@@ -244,9 +242,8 @@ class Weigher:
                     accelerator.reduce(torch.zeros_like(p) if g is None else g, "sum")
                     for g, p in zip(sums, parameters, strict=True)
                 ]
-            pairs = zip(names, sums, strict=True)
-            used = {name: g.coalesce() if g.is_sparse else g for name, g in pairs if g is not None}
-            length = torch.stack([_values(g).square().sum() for g in used.values()]).sum().sqrt()
+            used = {name: g for name, g in zip(names, sums, strict=True) if g is not None}
+            length = nn.utils.get_total_norm(used.values())
             norm, *changes = torch.cat([length[None], accelerator.reduce(slopes, "sum")]).tolist()
             if self._calibrated:
                 self._follow(*changes)
@@ -281,19 +278,9 @@ class Weigher:
         """The student's logits on each piece and their derivative along the gradient, both ``(answers, classes)``."""
         own, sides = dict(self._student.named_parameters()), []
         step = STEP[next(iter(own.values())).dtype]
-        # Of an embedding table a few rows have a gradient; those are moved where they are, which copies no table.
-        rows = {name: (g.indices()[0], g.values()) for name, g in gradient.items() if g.is_sparse}
-        before = {name: own[name][places] for name, (places, _) in rows.items()}
-        try:
-            for side in (1, -1):
-                far = side * step / norm
-                for name, (places, values) in rows.items():
-                    own[name][places] = before[name] + values * far
-                moved = {f"model.{name}": own[name] + g * far for name, g in gradient.items() if name not in rows}
-                sides.append([functional_call(_Answers(self._student), moved, (part,)) for part in parts])
-        finally:
-            for name, (places, _) in rows.items():
-                own[name][places] = before[name]
+        for far in (step / norm, -step / norm):
+            moved = {f"model.{name}": own[name].add(g, alpha=far) for name, g in gradient.items()}
+            sides.append([functional_call(_Answers(self._student), moved, (part,)) for part in parts])
         return [((a + b) / 2, (a - b) / (2 * step)) for a, b in zip(*sides, strict=True)]
 
     def _compared(self) -> dict[str, nn.Parameter]:
@@ -318,13 +305,3 @@ class _Answers(nn.Module):
 
     def forward(self, part: Batch) -> Tensor:
         return anatomy.answers_of(self.model, part.inputs, part.asked)
-
-
-def _values(gradient: Tensor) -> Tensor:
-    """Of an embedding's gradient the rows that there are."""
-    return gradient.values() if gradient.is_sparse else gradient
-
-
-def _tokens(parts: list[Batch]) -> Tensor:
-    """The distinct token ids of pieces, sorted, on the CPU."""
-    return torch.from_numpy(np.unique(np.concatenate([part.inputs["input_ids"].flatten().numpy() for part in parts])))
