@@ -140,8 +140,10 @@ def measured(setup: corpus.Setup, accelerator: Any) -> float:
     objective = corpus.objective_of(setup, stage).to(accelerator.device)
     teacher = None
     if setup.teacher is not None:
-        teacher = LiveTeacher(setup.teacher.model.to(accelerator.device), objective.teacher_needs, None, accelerator)
-    lesson = loop.Lesson(setup.student, objective)
+        teacher = LiveTeacher(
+            setup.teacher.model.to(accelerator.device), objective.plan.teacher_needs, None, accelerator
+        )
+    lesson = loop.DistillationModule(setup.student, objective)
     marks: list[tuple[float, int]] = []
 
     class Clocked(corpus.Drawn):

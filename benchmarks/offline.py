@@ -187,7 +187,7 @@ def make_texts(count: int, length: int | None, data_dir: Path | None) -> tuple[E
 
 def make_store(scene: Scene, side: str) -> tuple[float, float]:
     """Write the store of a side; the seconds of the teacher's pass and the bytes an example takes."""
-    needs = scene.objective(side).teacher_needs | Needs(logits=True)
+    needs = scene.objective(side).plan.teacher_needs | Needs(logits=True)
     hidden = anatomy.shape_of(scene.teacher.config).hidden
     scheme = Scheme.covering(needs, LABELS["num_labels"], hidden, int(scene.encoded.lengths.max()), "float16")
     about = {"task": "mrpc", "teacher": "random", "precision": scene.precision, "max_length": 512}
@@ -210,8 +210,8 @@ def make_store(scene: Scene, side: str) -> tuple[float, float]:
 def seconds_a_step(scene: Scene, side: str, steps: int, student: PreTrainedModel) -> float:
     """Train for a step and ``steps`` more; the mean of those. ``student`` is changed."""
     objective = scene.objective(side)
-    lesson = loop.Lesson(student, objective)
-    teacher = scene.source(side, objective.teacher_needs)
+    lesson = loop.DistillationModule(student, objective)
+    teacher = scene.source(side, objective.plan.teacher_needs)
     stage = Stage(
         name="offline",
         objective=scene.terms(side),

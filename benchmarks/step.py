@@ -98,9 +98,9 @@ def ours(scene: Scene, *, terms: list[Any] = TERMS, batch_size: int = BATCH, pad
     shape = anatomy.shape_of(scene.teacher.config) if distilling else None
     objective = Objective(terms, "classification", anatomy.shape_of(student.config), shape)
     accelerator = Accelerator()
-    lesson = loop.Lesson(student, objective)
+    lesson = loop.DistillationModule(student, objective)
     scene.teacher.to(accelerator.device)
-    teacher = LiveTeacher(scene.teacher, objective.teacher_needs, None, accelerator) if distilling else None
+    teacher = LiveTeacher(scene.teacher, objective.plan.teacher_needs, None, accelerator) if distilling else None
     stage = Stage(name="step", objective=terms, epochs=1, batch_size=batch_size, select="last", pad_to=pad_to)
     began = time.perf_counter()
     loop.train(stage, lesson, teacher, batches.Known(scene.encoded), accelerator, 0)
@@ -242,8 +242,8 @@ def maps_in_a_step(scene: Scene) -> int:
     student = copy.deepcopy(scene.student).train()
     shape = anatomy.shape_of(scene.teacher.config)
     objective = Objective(TERMS, "classification", anatomy.shape_of(student.config), shape)
-    lesson = loop.Lesson(student, objective)
-    teacher = LiveTeacher(scene.teacher.cpu(), objective.teacher_needs, None, Accelerator(cpu=True))
+    lesson = loop.DistillationModule(student, objective)
+    teacher = LiveTeacher(scene.teacher.cpu(), objective.plan.teacher_needs, None, Accelerator(cpu=True))
     batch = next(iter(batches.step_batches(scene.encoded.take(np.arange(1)), np.arange(1), 0, 1, 10**6)))
     with LargestMap(shape.heads, int(scene.encoded.lengths[0])) as seen:
         sum(lesson(batch, teacher.signals(batch)).values()).backward()  # type: ignore[union-attr]
@@ -257,8 +257,8 @@ def where_a_step_goes(scene: Scene, steps: int = 30) -> dict[str, float]:
     student = copy.deepcopy(scene.student).train()
     shape = anatomy.shape_of(scene.teacher.config)
     objective = Objective(TERMS, "classification", anatomy.shape_of(student.config), shape)
-    lesson = loop.Lesson(student, objective)
-    teacher = LiveTeacher(scene.teacher.cpu(), objective.teacher_needs, None, Accelerator(cpu=True))
+    lesson = loop.DistillationModule(student, objective)
+    teacher = LiveTeacher(scene.teacher.cpu(), objective.plan.teacher_needs, None, Accelerator(cpu=True))
     optimizer = torch.optim.AdamW(parameter_groups(lesson, 0.01), lr=5e-5, fused=True)
     parts = dict.fromkeys(("teacher", "student", "losses", "backward", "optimizer"), 0.0)
     rows = np.arange(len(scene.examples))

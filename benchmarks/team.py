@@ -39,7 +39,7 @@ from tutelage.methods.autoskdbert import autoskdbert
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.teachers.teacher import KnownLogits, Teacher
-from tutelage.training.loop import Lesson
+from tutelage.training.loop import DistillationModule
 
 LIMIT = 1.05
 """A step with a team in steps with one teacher."""
@@ -113,7 +113,7 @@ def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, 
     )
     soft = SoftLabels(temperature=2.0, weight=0.5)
     shape = anatomy.shape_of(student.config)
-    lesson = Lesson(student, Objective([soft, HardLabels(weight=0.5)], "classification", shape, shape))
+    lesson = DistillationModule(student, Objective([soft, HardLabels(weight=0.5)], "classification", shape, shape))
     lesson.to(accelerator.device).train()
     optimizer = torch.optim.AdamW(parameter_groups(lesson, 0.01), lr=1e-6, fused=True)
     order = batches.steps(learnt.lengths, np.arange(count), arguments.batch, 0, 0)

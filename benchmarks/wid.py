@@ -30,8 +30,8 @@ from tutelage import anatomy
 from tutelage.artifacts import write_text
 from tutelage.evaluation.speed import encoder_flops
 from tutelage.mechanisms.hook import parameter_groups
-from tutelage.mechanisms.pruning.pruner import Forgetter
-from tutelage.mechanisms.pruning.settings import Forgetting
+from tutelage.mechanisms.pruning.pruner import Pruner
+from tutelage.mechanisms.pruning.settings import PruningSchedule
 from tutelage.students.compactors import compaction
 from tutelage.students.specs import Inherited
 
@@ -52,7 +52,7 @@ def network(what: str, layers: int) -> tuple[PreTrainedModel, Any]:
     if kind == "teacher":
         return model, None
     wrapped = compaction.wrap(model, Inherited(hidden=int(width)))
-    forgetter = Forgetter(Forgetting(), model)
+    forgetter = Pruner(PruningSchedule(), model)
     forgetter.mask(8 if kind == "whole" else 16)
     if kind != "whole":
         for group in wrapped:

@@ -103,7 +103,7 @@ def bytes_of(term: HiddenKnowledge | None, source: Source, recipe: Recipe, lengt
     if term is None:
         return 0.0
     student = replace(source.shape, layers=3)
-    needs = Objective([term], "classification", student, source.shape).teacher_needs
+    needs = Objective([term], "classification", student, source.shape).plan.teacher_needs
     scheme = Scheme.covering(needs, 0, source.shape.hidden, int(lengths.max()))
     return float(scheme.record_bytes(lengths).mean())
 

@@ -28,7 +28,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from tutelage.data.config import DataConfig
 from tutelage.data.load import load_data
-from tutelage.mechanisms.ptp import Verdicts
+from tutelage.mechanisms.ptp.labels import PTPLabels
 from tutelage.methods.finetune import finetune
 from tutelage.methods.pea_kd import pea_kd
 from tutelage.recipes.config import RunConfig
@@ -121,7 +121,7 @@ def recipe_for(arm: str, stored: int, arguments: argparse.Namespace) -> Recipe:
         control: Any = None if ptp == "on" else ptp
         stages = [
             first.model_copy(
-                update={"epochs": arguments.verdict_epochs, "lr": arguments.lr, "verdicts": Verdicts(control=control)}
+                update={"epochs": arguments.verdict_epochs, "lr": arguments.lr, "verdicts": PTPLabels(control=control)}
             ),
             last.model_copy(update={"epochs": arguments.epochs - arguments.verdict_epochs, "lr": arguments.lr}),
         ]

@@ -170,9 +170,9 @@ def one(team: str, seed: int, updates: int, before: dict[str, Any] | None) -> di
             select="last",
         )
         shape = anatomy.shape_of(model.config)
-        lesson = loop.Lesson(model, Objective(stage.objective, "classification", shape, shape))
+        lesson = loop.DistillationModule(model, Objective(stage.objective, "classification", shape, shape))
         rows = np.arange(TRAIN if search else TRAIN + HELD)
-        loop.train(stage, lesson, teacher, Known(encoded, rows), accelerator, seed, beside=weigher)
+        loop.train(stage, lesson, teacher, Known(encoded, rows), accelerator, seed, hooks=[weigher])
         right = predict(model, test, accelerator).argmax(dim=1).numpy() == test.labels
         return float(right.mean()), None if weigher is None else weigher.record()
 

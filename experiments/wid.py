@@ -47,7 +47,7 @@ from tutelage.data import batches
 from tutelage.data.config import DataConfig
 from tutelage.data.corpus.reading import Corpus
 from tutelage.data.masking import Masking
-from tutelage.mechanisms.pruning.settings import Forgetting
+from tutelage.mechanisms.pruning.settings import PruningSchedule
 from tutelage.methods.finetune import finetune
 from tutelage.methods.wid import wid
 from tutelage.objectives.predictions import HardLabels, SoftLabels
@@ -324,7 +324,7 @@ def config_for(
         batch_size=BATCH,
         warmup=0.05,
         select="last",
-        forgetting=Forgetting(weights_lr=1.0, share=0.15) if arm.startswith("wid") else None,
+        forgetting=PruningSchedule(weights_lr=1.0, share=0.15) if arm.startswith("wid") else None,
     )
     return RunConfig(
         recipe=Recipe(method=arm, title=arm, paper="-", student=students.get(arm, fresh), stages=[stage]),

@@ -19,8 +19,8 @@ from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
 from tutelage.run.run import run
-from tutelage.run.task import prepare
-from tutelage.run.workspace import new_accelerator
+from tutelage.run.task import TaskRun
+from tutelage.run.workspace import Bench, new_accelerator
 from tutelage.students.specs import Fresh
 from tutelage.studies import ablation
 
@@ -61,7 +61,7 @@ def config_for(root: Path, out: Path, recipe: Recipe, words: Path | None, **data
 
 
 def prepared(config: RunConfig):
-    return prepare(config, new_accelerator(), Display(quiet=True))
+    return TaskRun(Bench(new_accelerator(), Display(quiet=True)), config)
 
 
 def test_variants_of_what_is_held_out_are_not_learnt(teacher_folder: Path, words: Path, tmp_path: Path) -> None:

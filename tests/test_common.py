@@ -20,7 +20,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError
-from tutelage.mechanisms.pruning.settings import Forgetting
+from tutelage.mechanisms.mechanism import Mechanism, of_kind
+from tutelage.mechanisms.pruning.settings import PruningSchedule
+from tutelage.mechanisms.team.settings import Team
 from tutelage.methods import METHODS
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe, Stage
@@ -66,7 +68,7 @@ def small(method: str, student: Student, epochs: int = 2) -> Recipe:
     recipe = METHODS[method]().part("task")
     stages = [
         stage.model_copy(
-            update={"epochs": epochs, "lr": 3e-3, "pad_to": stage.pad_to and 24, "forgetting": soon(stage.forgetting)}
+            update={"epochs": epochs, "lr": 3e-3, "pad_to": stage.pad_to and 24, "mechanisms": soon(stage)}
         )
         for stage in recipe.stages
     ]
@@ -75,23 +77,25 @@ def small(method: str, student: Student, epochs: int = 2) -> Recipe:
 
 def eager(stage: Stage) -> Stage:
     """The same, whose team's weights move from the first update on."""
-    if stage.team is None or stage.team.learning is None:
+    team = of_kind(stage.mechanisms, Team)
+    if team is None or team.learning is None:
         return stage
-    learning = stage.team.learning.model_copy(update={"watch": 1, "keep": None})
-    return stage.model_copy(update={"team": stage.team.model_copy(update={"learning": learning})})
+    learning = team.learning.model_copy(update={"watch": 1, "keep": None})
+    return stage.model_copy(update={"mechanisms": [team.model_copy(update={"learning": learning})]})
 
 
-def soon(forgetting: Forgetting | None) -> Forgetting | None:
-    """The same in five steps: two of them mask, two let vanish; at a rate for tiny models the teacher's weights go slower,
-    or rounding grows with them."""
-    return forgetting and forgetting.model_copy(update={"increments": 2, "interval": 1, "weights_lr": 0.2})
+def soon(stage: Stage) -> list[Mechanism]:
+    """The stage's mechanisms, pruning in five steps: two of them mask, two shrink. At a rate for tiny models the teacher's
+    weights go slower, or rounding grows with them."""
+    faster = {"increments": 2, "interval": 1, "weights_lr": 0.2}
+    return [m.model_copy(update=faster) if isinstance(m, PruningSchedule) else m for m in stage.mechanisms]
 
 
 def config_for(method: str, root: Path, out: Path, **more) -> RunConfig:
     data = DataConfig(train=str(root / "train.csv"), dev=str(root / "dev.csv"))
     recipe = more.pop("recipe", None) or small(method, ROWS[method])
     team = (str(root / "teacher"), str(root / "second")) if method in ON_TEAMS else ()
-    places = {"teacher": str(root / "teacher"), "team": team, "out": str(out)}
+    places = {"teacher": str(root / "teacher"), "teachers": team, "out": str(out)}
     return RunConfig(**{"recipe": recipe, "data": data, **places, **more})
 
 

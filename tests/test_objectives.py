@@ -89,8 +89,8 @@ def test_the_picture_of_a_mapping() -> None:
 
 def test_needs_of_tinybert() -> None:
     objective = Objective([Embeddings(), Hidden(), AttentionScores()], "classification", shape(2), shape(4))
-    assert objective.student_needs == Needs(hidden=frozenset({0, 1, 2}), attention=frozenset({1, 2}))
-    assert objective.teacher_needs == Needs(hidden=frozenset({0, 2, 4}), attention=frozenset({2, 4}))
+    assert objective.plan.student_needs == Needs(hidden=frozenset({0, 1, 2}), attention=frozenset({1, 2}))
+    assert objective.plan.teacher_needs == Needs(hidden=frozenset({0, 2, 4}), attention=frozenset({2, 4}))
     assert not objective.projections
 
 
@@ -132,16 +132,16 @@ def test_a_soft_term_needs_a_teacher() -> None:
 
 def test_the_edges_of_alpha_ask_for_nothing_they_do_not_use() -> None:
     only_soft = Objective(list(kd(alpha=1.0).stages[0].objective), "classification", shape(2), shape(4))
-    assert [term.kind for term in only_soft.terms] == ["soft_labels"]
+    assert [term.kind for term in only_soft.plan.terms] == ["soft_labels"]
     only_hard = Objective(list(kd(alpha=0.0).stages[0].objective), "classification", shape(2), shape(4))
-    assert [term.kind for term in only_hard.terms] == ["hard_labels"]
-    assert not only_hard.teacher_needs
+    assert [term.kind for term in only_hard.plan.terms] == ["hard_labels"]
+    assert not only_hard.plan.teacher_needs
 
 
 def value_of(term, student, teacher, batch) -> torch.Tensor:
     objective = Objective([term], "classification", shape_of(student.config), shape_of(teacher.config))
-    ours = Tap(student, objective.student_needs)
-    theirs = LiveTeacher(teacher, objective.teacher_needs, None, Accelerator(cpu=True))
+    ours = Tap(student, objective.plan.student_needs)
+    theirs = LiveTeacher(teacher, objective.plan.teacher_needs, None, Accelerator(cpu=True))
     loss = objective(ours(batch.inputs), theirs.signals(batch), batch)[term.kind]
     ours.close()
     theirs.close()
@@ -192,7 +192,7 @@ def test_patience_touches_the_first_token_of_inner_layers_only(batch) -> None:
     signals = tap(batch.inputs)
     for hidden in signals.hidden.values():
         hidden.retain_grad()
-    taught = LiveTeacher(teacher, objective.teacher_needs, None, Accelerator(cpu=True))
+    taught = LiveTeacher(teacher, objective.plan.teacher_needs, None, Accelerator(cpu=True))
     objective(signals, taught.signals(batch), batch)["first_token"].backward()
     assert signals.hidden[4].grad is None or signals.hidden[4].grad.abs().max() == 0
     last_pair = signals.hidden[3].grad

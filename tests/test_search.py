@@ -21,8 +21,8 @@ from tutelage.evaluation import speed
 from tutelage.progress import Display
 from tutelage.recipes.config import from_yaml
 from tutelage.report.search import Candidate, Rung, Search, Trial
-from tutelage.run.task import prepare
-from tutelage.run.workspace import new_accelerator
+from tutelage.run.task import TaskRun
+from tutelage.run.workspace import Bench, new_accelerator
 from tutelage.studies import search
 from tutelage.studies.search import BINS, candidates, draw, pareto, picture, schedule
 from tutelage.teachers.source import Source
@@ -153,12 +153,11 @@ def test_what_was_found_can_be_had_again(scene: SimpleNamespace, tmp_path: Path)
 
 
 def test_the_grid_has_each_amount_once_and_none_beyond_what_there_is(scene: SimpleNamespace) -> None:
-    setup = prepare(
-        from_yaml(scene.folder / "whole" / "search.yaml"), new_accelerator(), Display(quiet=True), sketch=True
-    )
-    given = candidates(setup)
-    assert setup.knowledge is not None
-    longest = int(setup.knowledge.encoded.lengths.max())
+    config = from_yaml(scene.folder / "whole" / "search.yaml")
+    sketch = TaskRun(Bench(new_accelerator(), Display(quiet=True)), config, sketch=True)
+    given = candidates(sketch)
+    assert sketch.teacher is not None
+    longest = int(sketch.teacher.knowledge.encoded.lengths.max())
     assert 10 < longest <= 20
     parts = [candidate.keep.split("_") for candidate in given]
     assert {part[0] for part in parts} == {"1l", "2l", "3l"}  # all are three: two layers and the embeddings

@@ -170,8 +170,8 @@ def loss_of(term, teacher, student, batch, seed: int = 0) -> torch.Tensor:
         shape_of(teacher.config),
     )
     tap, live = (
-        Tap(student, objective.student_needs),
-        LiveTeacher(teacher, objective.teacher_needs, None, Accelerator(cpu=True)),
+        Tap(student, objective.plan.student_needs),
+        LiveTeacher(teacher, objective.plan.teacher_needs, None, Accelerator(cpu=True)),
     )
     values = objective(tap(batch.inputs), live.signals(batch), batch)
     tap.close()

@@ -1,4 +1,4 @@
-"""Shared layers and the teacher's verdicts: Pea-KD's laws (section by section: plans, exchange, gradients, files, labels)."""
+"""Shared layers and PTP labels: Pea-KD's laws (section by section: plans, exchange, gradients, files, labels)."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from tutelage.evaluation.speed import count_parameters
 from tutelage.knowledge import out_of_fold
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Tap
-from tutelage.mechanisms.ptp import Verdicts, verdicts
+from tutelage.mechanisms.ptp.labels import PTPLabels, ptp_labels
 from tutelage.methods.pea_kd import pea_kd
 from tutelage.objectives.mapping import pairs
 from tutelage.objectives.objective import Objective
-from tutelage.objectives.predictions import HardLabels, Verdict
+from tutelage.objectives.predictions import PTP, HardLabels
 from tutelage.recipes.recipe import Stage
 from tutelage.students import sharing
 from tutelage.students.build import build
@@ -276,7 +276,7 @@ def test_a_spec_builds_it() -> None:
         copy_layers(made, Copied(layers=2), {})
 
 
-# ------------------------------------------------------------------------------------------------------------ verdicts
+# ------------------------------------------------------------------------------------------------------------ PTP labels
 
 
 def logits_for(confidences: list[float], classes: list[int]) -> np.ndarray:
@@ -286,18 +286,18 @@ def logits_for(confidences: list[float], classes: list[int]) -> np.ndarray:
     return rows
 
 
-def test_all_four_verdicts_by_hand() -> None:
+def test_all_four_ptp_labels_by_hand() -> None:
     logits = logits_for([0.9, 0.7, 0.95, 0.6, 0.8], [0, 1, 0, 1, 1])
     labels = np.array([0, 1, 1, 0, -1])
-    found = verdicts(logits, labels, Verdicts(thresholds=(0.8, 0.75)), "classification", 0)
+    found = ptp_labels(logits, labels, PTPLabels(thresholds=(0.8, 0.75)), "classification", 0)
     assert found.tolist() == [0, 1, 2, 3, -1]
-    shifted = verdicts(logits + 5, labels, Verdicts(thresholds=(0.8, 0.75)), "classification", 0)
+    shifted = ptp_labels(logits + 5, labels, PTPLabels(thresholds=(0.8, 0.75)), "classification", 0)
     assert (shifted == found).all()
 
 
 def test_a_confidence_at_the_threshold_is_not_sure() -> None:
     logits = np.array([[0.0, 0.0], [0.0, 0.0]], dtype=np.float32)  # a confidence of one half, exactly
-    found = verdicts(logits, np.array([0, 1]), Verdicts(thresholds=(0.5, 0.5)), "classification", 0)
+    found = ptp_labels(logits, np.array([0, 1]), PTPLabels(thresholds=(0.5, 0.5)), "classification", 0)
     assert found.tolist() == [1, 3]
 
 
@@ -305,50 +305,50 @@ def test_medians_split_each_group_in_halves() -> None:
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(1001, 3)).astype(np.float32)
     labels = generator.integers(3, size=1001)
-    counts = np.bincount(verdicts(logits, labels, Verdicts(), "classification", 0), minlength=4)
+    counts = np.bincount(ptp_labels(logits, labels, PTPLabels(), "classification", 0), minlength=4)
     assert abs(counts[0] - counts[1]) <= 1 and abs(counts[2] - counts[3]) <= 1 and counts.sum() == 1001
     order = generator.permutation(1001)
-    again = verdicts(logits[order], labels[order], Verdicts(), "classification", 0)
-    assert (again == verdicts(logits, labels, Verdicts(), "classification", 0)[order]).all()
+    again = ptp_labels(logits[order], labels[order], PTPLabels(), "classification", 0)
+    assert (again == ptp_labels(logits, labels, PTPLabels(), "classification", 0)[order]).all()
 
 
-def test_a_teacher_that_is_always_right_leaves_two_verdicts() -> None:
+def test_a_teacher_that_is_always_right_leaves_two_ptp_labels() -> None:
     logits = logits_for([0.9, 0.8, 0.7], [0, 1, 0])
-    assert verdicts(logits, np.array([0, 1, 0]), Verdicts(), "classification", 0).tolist() == [0, 1, 1]
-    one_wrong = verdicts(logits, np.array([0, 1, 1]), Verdicts(), "classification", 0)
+    assert ptp_labels(logits, np.array([0, 1, 0]), PTPLabels(), "classification", 0).tolist() == [0, 1, 1]
+    one_wrong = ptp_labels(logits, np.array([0, 1, 1]), PTPLabels(), "classification", 0)
     assert one_wrong.tolist() == [0, 1, 3]  # its own median, so not above it
 
 
 def test_controls() -> None:
     logits = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
     labels = np.random.default_rng(1).integers(-1, 2, size=50)
-    real = verdicts(logits, labels, Verdicts(), "classification", 0)
-    dealt = verdicts(logits, labels, Verdicts(control="shuffled"), "classification", 0)
+    real = ptp_labels(logits, labels, PTPLabels(), "classification", 0)
+    dealt = ptp_labels(logits, labels, PTPLabels(control="shuffled"), "classification", 0)
     assert sorted(real) == sorted(dealt) and (real != dealt).any() and ((real < 0) == (dealt < 0)).all()
-    assert (verdicts(logits, labels, Verdicts(control="labels"), "classification", 0) == labels).all()
+    assert (ptp_labels(logits, labels, PTPLabels(control="labels"), "classification", 0) == labels).all()
 
 
-def test_verdicts_that_cannot_be() -> None:
-    dealt, numbers = Verdicts(control="labels"), Verdicts(thresholds=(0.9, 0.6))
-    assert Verdicts(thresholds="preset").fitted("mrpc", "classification", 2, 4) == Verdicts(thresholds=(0.95, 0.75))
+def test_ptp_labels_that_cannot_be() -> None:
+    dealt, numbers = PTPLabels(control="labels"), PTPLabels(thresholds=(0.9, 0.6))
+    assert PTPLabels(thresholds="preset").fitted("mrpc", "classification", 2, 4) == PTPLabels(thresholds=(0.95, 0.75))
     assert dealt.fitted("clinc", "classification", 150, 150) == dealt
     for how, asked, message in (
-        (Verdicts(), ("squad", "spans", 0, 4), "kind spans; leave the stage out"),
-        (Verdicts(), ("conll", "tokens", 9, 4), "kind tokens; leave the stage out"),
+        (PTPLabels(), ("squad", "spans", 0, 4), "kind spans; leave the stage out"),
+        (PTPLabels(), ("conll", "tokens", 9, 4), "kind tokens; leave the stage out"),
         (dealt, ("stsb", "regression", 0, 4), "control=shuffled"),
         (numbers, ("stsb", "regression", 0, 4), "thresholds=median"),
-        (dealt, ("clinc", "classification", 150, 4), "set verdict.classes=150"),
-        (Verdicts(), ("mrpc", "classification", 2, 3), "set verdict.classes=4"),
+        (dealt, ("clinc", "classification", 150, 4), "set ptp.classes=150"),
+        (PTPLabels(), ("mrpc", "classification", 2, 3), "set ptp.classes=4"),
         (
-            Verdicts(thresholds="preset"),
+            PTPLabels(thresholds="preset"),
             ("data/train.csv", "classification", 2, 4),
             "no preset thresholds for 'data/train.csv'",
         ),
     ):
         with pytest.raises(TutelageError, match=message):
             how.fitted(*asked)
-    with pytest.raises(TutelageError, match="in a gpt2 it sees no other token"):
-        Objective([Verdict()], "classification", anatomy.shape_of(tiny_config("gpt2")), None)
+    with pytest.raises(TutelageError, match="sees no other token in a gpt2"):
+        Objective([PTP()], "classification", anatomy.shape_of(tiny_config("gpt2")), None)
 
 
 def test_equal_texts_are_in_one_part() -> None:
@@ -361,10 +361,10 @@ def test_equal_texts_are_in_one_part() -> None:
     assert all(labels[:40][parts[:40] == part].sum() == 5 for part in (1, 2, 3, 4))
 
 
-def test_verdicts_on_a_regression_are_our_extension() -> None:
+def test_ptp_labels_on_a_regression_are_our_extension() -> None:
     logits = np.array([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]], dtype=np.float32)
     labels = np.array([0.0, 1.1, 2.0, 4.0, 9.0, np.nan], dtype=np.float32)
-    found = verdicts(logits, labels, Verdicts(), "regression", 0)
+    found = ptp_labels(logits, labels, PTPLabels(), "regression", 0)
     assert found.tolist() == [0, 1, 1, 3, 2, -1]
 
 
@@ -394,7 +394,7 @@ def test_the_first_stage_leaves_the_head_alone_and_hands_over_the_rest(
         report = run(config, quiet=True)
         learnt[name] = AutoModelForSequenceClassification.from_pretrained(tmp_path / name / "student").state_dict()
     assert [stage["steps"] for stage in report["stages"]][1] == 1
-    assert report["stages"][0]["losses"]["verdict"][-1][1] < report["stages"][0]["losses"]["verdict"][0][1]
+    assert report["stages"][0]["losses"]["ptp"][-1][1] < report["stages"][0]["losses"]["ptp"][0][1]
     teacher = AutoModelForSequenceClassification.from_pretrained(teacher_folder / "teacher")
     made = build(recipe.student, teacher, {}, 0).state_dict()
     assert torch.equal(learnt["both"]["classifier.weight"], made["classifier.weight"])
@@ -434,7 +434,7 @@ def test_a_depth_that_shares_none_with_the_teacher(teacher_folder: Path, tmp_pat
     assert {loss for _, loss in report["stages"][0]["losses"]["first_token"]} == {0.0}
 
 
-def test_verdicts_of_models_that_have_not_seen_the_texts(teacher_folder: Path, tmp_path: Path) -> None:
+def test_ptp_labels_of_models_that_have_not_seen_the_texts(teacher_folder: Path, tmp_path: Path) -> None:
     data = {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")}
     tiny_model().save_pretrained(tmp_path / "fresh")
     AutoTokenizer.from_pretrained(teacher_folder / "teacher").save_pretrained(tmp_path / "fresh")
@@ -467,7 +467,7 @@ def test_verdicts_of_models_that_have_not_seen_the_texts(teacher_folder: Path, t
     row_of = {name: row for row, name in enumerate(manifest.contents)}  # of equal texts the last
     rows = [row_of[name] for name in manifest.contents[::-1]]
     np.testing.assert_array_equal(logits, stored[rows][:, ::-1])
-    source = f"stages.ptp.verdicts.source={tmp_path / 'folds'}"
+    source = f"stages.ptp.ptp_labels.source={tmp_path / 'folds'}"
     common = {"method": "pea_kd", "student": "stored=1", "quiet": True, "baseline": False, **data}
     report = api.distill(
         str(teacher_folder / "teacher"), str(tmp_path / "run"), settings=[source, "stages.*.epochs=1"], **common
@@ -485,7 +485,7 @@ def test_verdicts_of_models_that_have_not_seen_the_texts(teacher_folder: Path, t
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_learns_verdicts(family: str, tokenizer, tmp_path: Path) -> None:
+def test_every_family_learns_ptp_labels(family: str, tokenizer, tmp_path: Path) -> None:
     from tutelage.data.tokenizers import fitted_tokenizer
 
     teacher = tiny_model(family)
@@ -521,9 +521,9 @@ def test_recipes_and_ablations() -> None:
     weights = {term.kind: term.weight for term in pea_kd(alpha=0.6, beta=0.25).stages[1].objective}
     assert weights == {"hard_labels": 0.4, "soft_labels": 0.6, "first_token": 0.25}
     assert [term.weight for term in pea_kd().stages[1].objective] == [0.3, 0.7, 100 / 768]
-    words = ["verdict.classes=150", "stages.ptp.verdicts.control=labels", "stages.ptp.verdicts.thresholds=preset"]
+    words = ["ptp.classes=150", "stages.ptp.ptp_labels.control=labels", "stages.ptp.ptp_labels.thresholds=preset"]
     ptp = api.run_config(pea_kd(), {"train": "a.csv", "dev": "b.csv"}, words, out="out", teacher="t").recipe.stages[0]
-    assert ptp.verdicts == Verdicts(control="labels", thresholds="preset") and ptp.objective == [Verdict(classes=150)]
+    assert ptp.mechanisms == [PTPLabels(control="labels", thresholds="preset")] and ptp.objective == [PTP(classes=150)]
     patient = api.method_recipe("pea_kd", without="no_sps,no_ptp")
     assert patient.student == Copied(layers=3, choose="first")
     assert [[term.kind for term in stage.objective] for stage in patient.stages] == [
@@ -536,12 +536,12 @@ def test_recipes_and_ablations() -> None:
     assert [term.kind for term in pea_kd(ablation=("no_kd",)).stages[1].objective] == ["hard_labels"]
     with pytest.raises(TutelageError, match="no ablation 'no_gd'; it knows no_sps"):
         api.method_recipe("pea_kd", without="no_gd")
-    with pytest.raises(ValueError, match="the term verdict alone"):
-        Stage(name="a", objective=[Verdict(), HardLabels()], verdicts=Verdicts(), select="last")
-    with pytest.raises(ValueError, match="the term verdict alone"):
-        Stage(name="a", objective=[Verdict()], select="last")
+    with pytest.raises(ValueError, match="that term alone"):
+        Stage(name="a", objective=[PTP(), HardLabels()], mechanisms=[PTPLabels()], select="last")
+    with pytest.raises(ValueError, match="come from the mechanism ptp_labels"):
+        Stage(name="a", objective=[PTP()], select="last")
     with pytest.raises(ValueError, match="select=last"):
-        Stage(name="a", objective=[Verdict()], verdicts=Verdicts())
+        Stage(name="a", objective=[PTP()], mechanisms=[PTPLabels()])
 
 
 def test_a_plan_gives_depth_that_one_layer_lacks() -> None:

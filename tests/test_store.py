@@ -107,12 +107,12 @@ def students(scene, terms, source, steps: int = 50):
     _, encoded, teacher = scene
     objective = objective_for(terms, teacher)
     student = tiny_model(seed=1, layers=2)
-    lesson = loop.Lesson(student, objective)
+    lesson = loop.DistillationModule(student, objective)
     # One example at a time: the teacher then computes what the store's writer computed, to the bit.
     stage = Stage(
         name="s", objective=terms, epochs=9, max_steps=steps, batch_size=8, lr=1e-3, select="last", max_tokens=1
     )
-    log = loop.train(stage, lesson, source(objective.teacher_needs), Known(encoded), Accelerator(cpu=True), 0)
+    log = loop.train(stage, lesson, source(objective.plan.teacher_needs), Known(encoded), Accelerator(cpu=True), 0)
     lesson.close()
     return log.losses, student.state_dict()
 
@@ -122,7 +122,7 @@ def test_stored_is_live_to_the_bit(encoding: str, scene, tmp_path: Path) -> None
     """Single-precision store, 50 steps: the same losses and the same bits of every weight."""
     terms = ENCODINGS[encoding]
     data, encoded, teacher = scene
-    needs = objective_for(terms, teacher).teacher_needs
+    needs = objective_for(terms, teacher).plan.teacher_needs
     store = make(tmp_path / "store", scene, needs, max_tokens=1)
     rows = store.locate(data.ids, encoded)
     live = students(scene, terms, lambda needs: LiveTeacher(teacher, needs, None, Accelerator(cpu=True)))
@@ -142,7 +142,7 @@ def test_narrower_types_come_close(
     """Mean loss of 50 steps; distance of the weights as a share of how far training has moved them."""
     terms = [HiddenKnowledge(keep="2l_6t_0.3h")]
     data, encoded, teacher = scene
-    needs = objective_for(terms, teacher).teacher_needs
+    needs = objective_for(terms, teacher).plan.teacher_needs
     store = make(tmp_path / "store", scene, needs, dtype)
     rows = store.locate(data.ids, encoded)
     live = students(scene, terms, lambda needs: LiveTeacher(teacher, needs, None, Accelerator(cpu=True)))
@@ -255,7 +255,7 @@ def test_a_cut_of_a_larger_store_is_the_store_written_directly(keep: str, dtype:
     common = {"tokens_by": keep} if keep in ("random", "left") else {}
     neurons = {"neurons_by": "uniform"} if keep in ("random", "left") else {}
     amount = {"all_tokens": "2l_allt_0.2h", "random": "2l_4t_0.2h", "left": "2l_4t_0.2h"}.get(keep, keep)
-    needs = objective_for([HiddenKnowledge(keep=amount, **common, **neurons)], teacher).teacher_needs
+    needs = objective_for([HiddenKnowledge(keep=amount, **common, **neurons)], teacher).plan.teacher_needs
     small = Scheme.covering(needs | Needs(logits=True), 2, WIDTH, LONGEST, dtype)
     direct = make(tmp_path / "direct", scene, small)
     whole = SCHEMES["whole"].model_copy(
@@ -410,7 +410,7 @@ def test_what_a_store_lacks_is_said(scene, tmp_path: Path) -> None:
     store = make(tmp_path / "store", scene, SCHEMES["attention"])
 
     def lacks(*terms) -> str | None:
-        return store.scheme.lacks(objective_for(list(terms), teacher, layers=4).teacher_needs)
+        return store.scheme.lacks(objective_for(list(terms), teacher, layers=4).plan.teacher_needs)
 
     good = HiddenKnowledge(keep="1l_5t_0.2h", top=4)
     assert lacks(good) is None

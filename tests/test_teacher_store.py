@@ -23,8 +23,8 @@ from tutelage.objectives.predictions import SoftLabels
 from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.run.run import run
-from tutelage.run.teacher_store import Knowledge
 from tutelage.students.specs import Copied, Fresh
+from tutelage.teachers.knowledge import Knowledge
 from tutelage.teachers.source import Source
 
 
@@ -92,7 +92,7 @@ def test_the_next_run_reads_the_store_and_loads_no_weights(
     place = finished(stores)[0]
     gone = {"recipe": recipe, "baseline": False, "teacher": str(place / "teacher"), "teacher_store": str(place)}
     if method in ON_TEAMS:
-        gone["team"] = tuple(map(str, finished(stores)))
+        gone["teachers"] = tuple(map(str, finished(stores)))
     report = run(config_for(method, teacher_folder, tmp_path / "gone", **gone), quiet=True)
     assert report["student"]["scores"] == first["student"]["scores"]
     assert report["teacher"]["latency_ms"] is None and report["teacher"]["parameters"] == first["teacher"]["parameters"]

@@ -28,6 +28,7 @@ from tutelage.evaluation.diversity import diversity
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
 from tutelage.mechanisms.team.folders import members_in, short
+from tutelage.mechanisms.team.members import _check_order, doubts
 from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.mechanisms.team.teacher import Resident, TeamTeacher, mixture
 from tutelage.mechanisms.team.weigher import Weigher
@@ -40,8 +41,7 @@ from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
-from tutelage.run.plan import team_notes
-from tutelage.run.team import _check_order, assembled, doubts
+from tutelage.run.run import with_teachers
 from tutelage.studies.teams import member_of, usual_members
 from tutelage.teachers.teacher import KnownLogits, predict
 from tutelage.training import loop
@@ -476,8 +476,8 @@ def test_the_student_learns_as_without_the_weigher_and_a_team_of_one_is_a_teache
                 )
             stage = Stage(name="s", objective=objective, epochs=5, batch_size=16, lr=1e-3, select="last")
             shape = anatomy.shape_of(student.config)
-            lesson = loop.Lesson(student, Objective(objective, kind, shape, shape))
-            loop.train(stage, lesson, teacher, Known(encoded), Accelerator(cpu=True), 0, beside=weigher)
+            lesson = loop.DistillationModule(student, Objective(objective, kind, shape, shape))
+            loop.train(stage, lesson, teacher, Known(encoded), Accelerator(cpu=True), 0, hooks=[weigher])
             results.append({name: tensor.clone() for name, tensor in student.state_dict().items()})
     alone, team_of_one, learning_too = results
     for name, tensor in alone.items():
@@ -572,11 +572,11 @@ def test_a_team_is_made_shown_and_repeated(team_root: Path) -> None:
 
 
 def test_a_run_as_data_may_name_the_teams_folder(team_root: Path) -> None:
-    config = assembled(RunConfig(recipe=skdbert(), team=(str(team_root / "team"),)))
-    assert config.team == members_in([str(team_root / "team")]) and config.teacher == config.team[0]
-    assert assembled(config) == config
-    named = config.model_copy(update={"teacher": config.team[1]})
-    assert assembled(named).teacher == config.team[1]
+    config = with_teachers(RunConfig(recipe=skdbert(), teachers=(str(team_root / "team"),)))
+    assert config.teachers == members_in([str(team_root / "team")]) and config.teacher == config.teachers[0]
+    assert with_teachers(config) == config
+    named = config.model_copy(update={"teacher": config.teachers[1]})
+    assert with_teachers(named).teacher == config.teachers[1]
 
 
 def test_bad_teachers_are_dropped_and_the_student_is_a_plain_model(
@@ -692,7 +692,7 @@ def test_a_running_team_and_a_known_one_give_the_same_losses(team_root: Path, to
 def test_a_stage_on_hidden_states_needs_teachers_of_one_shape(team_root: Path, tmp_path: Path) -> None:
     folders = members_in([str(team_root / "team")])
     recipe = api.method_recipe("distilbert")
-    stage = recipe.stages[0].model_copy(update={"team": Team(), "epochs": 1, "max_steps": 5})
+    stage = recipe.stages[0].model_copy(update={"mechanisms": [Team()], "epochs": 1, "max_steps": 5})
     recipe = recipe.model_copy(update={"stages": [stage]})
     common = dict(method=recipe, student="layers=2", baseline=False, quiet=True, **texts(team_root))
     api.distill(None, str(tmp_path / "same"), team=[folders[0], folders[3]], **common)
@@ -815,8 +815,8 @@ def test_with_many_classes_a_bad_teacher_is_not_taken_for_a_misnumbered_one(orde
     answers = np.roll(np.arange(classes), 1)[labels] if order else generator.integers(classes, size=600)
     held = SimpleNamespace(examples=SimpleNamespace(labels=labels, labelled=labels >= 0))
     data = SimpleNamespace(kind="classification", labels=[f"class {number}" for number in range(classes)])
-    config = SimpleNamespace(allow_weak_teacher=True)
-    setup = SimpleNamespace(data=data, held=held, config=config, warnings=[])
+    task = SimpleNamespace(data=data, held=held, allow_weak_teacher=True)
+    setup = SimpleNamespace(task=task, warnings=[])
     _check_order(setup, F.one_hot(torch.from_numpy(answers), classes).float(), "odd")  # type: ignore[arg-type]
     assert len(setup.warnings) == order
     if order:
@@ -832,8 +832,8 @@ def test_with_two_classes_a_teacher_at_chance_is_not_misnumbered_and_one_that_is
         answers = np.where(generator.random(250) < share, labels, 1 - labels)
         held = SimpleNamespace(examples=SimpleNamespace(labels=labels, labelled=labels >= 0))
         data = SimpleNamespace(kind="classification", labels=["no", "yes"])
-        config = SimpleNamespace(allow_weak_teacher=True)
-        setup = SimpleNamespace(data=data, held=held, config=config, warnings=[])
+        task = SimpleNamespace(data=data, held=held, allow_weak_teacher=True)
+        setup = SimpleNamespace(task=task, warnings=[])
         _check_order(setup, F.one_hot(torch.from_numpy(answers), 2).float(), "odd")  # type: ignore[arg-type]
         warned += len(setup.warnings)
     assert warned <= 2 if share == 0.5 else warned >= 198
@@ -858,13 +858,13 @@ def test_what_cannot_be_is_said_before_anything_is_written(team_root: Path, tmp_
             )
         assert not Path(out).exists()
 
-    attempt("has one teacher and cannot ask a team", method="kd")
-    attempt("learns from a team; use tutelage distill", team=(), teacher=folders[0])
+    attempt("learns from one teacher; for several use", method="kd")
+    attempt("learns from several teachers; use tutelage distill", team=(), teacher=folders[0])
     attempt("there is no teacher", team=())
     attempt("3 numbers for a team of 2", settings=["team.weights=[1,2,3]"])
     attempt("twice", team=[folders[0], f"{folders[0]}/"])
     attempt("1 of 2|part 3 of 2", only=(3, 2))
-    attempt("student_rank goes with scores", settings=["team.weights=student_rank"])
+    attempt("student_rank needs scores", settings=["team.weights=student_rank"])
     attempt("cannot load the model", team=[folders[0], str(tmp_path / "nothing")])
     attempt("no earlier stage has learnt any", settings=["team.weights=found"])
     parts = {
@@ -872,7 +872,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(team_root: Path, tmp_
         "student": "init=bilstm",
         "settings": ["stages.search.team.learning.parameters=head"],
     }
-    attempt("names layers and a head", **parts)
+    attempt("needs a student with separate layers and head", **parts)
     for name, value in (("leave_out", (1, 5)), ("only", (1, 2)), ("noise", 0.5)):
         with pytest.raises(TutelageError, match=f"data.{name} says who learns from what"):
             api.train_team(
@@ -885,17 +885,18 @@ def test_what_makes_a_search_doubtful_is_said(tmp_path: Path) -> None:
     soft, hard = SoftLabels(weight=0.5), HardLabels(weight=0.5)
 
     def notes(steps: int, members: int, *terms, **how) -> list[str]:
-        stage = Stage(
-            name="s", objective=list(terms), batch_size=32, select="last", team=Team(learning=Learning(**how))
-        )
-        return team_notes(stage, steps, members)
+        team = Team(learning=Learning(**how))
+        stage = Stage(name="s", objective=list(terms), batch_size=32, select="last", mechanisms=[team])
+        scene = SimpleNamespace(shared={"team": SimpleNamespace(names=["a"] * members)})
+        return team.plan(scene, SimpleNamespace(stage=stage), steps)  # type: ignore[arg-type]
 
     # Forward and back over 64, twice forward over the step's 32 (or 64 others), of which a step takes three each.
     assert [len(notes(500, 5, soft, hard)), len(notes(499, 5, soft, hard))] == [1, 2]
-    assert "500 updates" in notes(500, 5, soft, hard)[0] and "3.7 times" in notes(500, 5, soft, hard)[0]
-    assert "4.3 times" in notes(500, 5, soft, hard, unseen=True)[0]
+    assert "500 updates" in notes(500, 5, soft, hard)[0] and "3.7x slower" in notes(500, 5, soft, hard)[0]
+    assert "4.3x slower" in notes(500, 5, soft, hard, unseen=True)[0]
     assert (
-        "125 updates" in notes(500, 5, soft, hard, every=4)[0] and "1.7 times" in notes(500, 5, soft, hard, every=4)[0]
+        "125 updates" in notes(500, 5, soft, hard, every=4)[0]
+        and "1.7x slower" in notes(500, 5, soft, hard, every=4)[0]
     )
     assert "max_steps=2000" in notes(500, 5, soft, hard, every=4)[1]
     assert "no labels in its objective" in notes(500, 5, soft)[1]
@@ -906,7 +907,7 @@ def test_what_makes_a_search_doubtful_is_said(tmp_path: Path) -> None:
     cases = ({}, {"score": 0.51}, {"score": 0.52}, {"skipped": 2}, {"skipped": 3})
     said = []
     for more in cases:
-        (tmp_path / "distribution.json").write_text(json.dumps([record(**more)]))
+        (tmp_path / "mechanisms.json").write_text(json.dumps({"team": [record(**more)]}))
         said.append(doubts(tmp_path))
     assert [len(lines) for lines in said] == [0, 1, 0, 0, 1]
     assert "the weights that it has learnt mean nothing" in said[1][0] and "3 of 200 updates" in said[4][0]
@@ -970,15 +971,15 @@ def test_recipes_say_what_stages_cannot_be() -> None:
     soft, hard = SoftLabels(), HardLabels()
     learning = Team(learning=Learning())
     for fields, match in (
-        ({"objective": [hard], "team": Team()}, "nothing to learn from"),
-        ({"objective": [soft, Hidden()], "team": Team(combine="average")}, "only one teacher a step"),
-        ({"objective": [LogitsMSE()], "team": Team(combine="discounted")}, "of which it has none"),
-        ({"objective": [soft, LogitsMSE()], "team": Team(combine="average")}, "not mixed alike"),
-        ({"objective": [soft, hard], "team": learning}, "select=last"),
-        ({"objective": [soft, LogitsMSE()], "team": learning, "select": "last"}, "soft_labels"),
+        ({"objective": [hard], "mechanisms": [Team()]}, "no term that learns from a teacher"),
+        ({"objective": [soft, Hidden()], "mechanisms": [Team(combine="average")]}, "each step needs one teacher"),
+        ({"objective": [LogitsMSE()], "mechanisms": [Team(combine="discounted")]}, "its objective has none"),
+        ({"objective": [soft, LogitsMSE()], "mechanisms": [Team(combine="average")]}, "are mixed differently"),
+        ({"objective": [soft, hard], "mechanisms": [learning]}, "select=last"),
+        ({"objective": [soft, LogitsMSE()], "mechanisms": [learning], "select": "last"}, "soft_labels"),
     ):
         with pytest.raises(ValidationError, match=match):
             Stage(name="s", **fields)
     with pytest.raises(ValidationError, match="combine=sample"):
         Team(combine="average", learning=Learning())
-    assert kd().stages[0].team is None and skdbert().stages[0].team == Team()
+    assert kd().stages[0].mechanisms == [] and skdbert().stages[0].mechanisms == [Team()]

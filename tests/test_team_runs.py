@@ -62,8 +62,8 @@ def learnt(tokenizer, monkeypatch, **how):
     learn = weigher._learn
     monkeypatch.setattr(weigher, "_learn", lambda rewards, *rest: (rewarded.append(rewards), learn(rewards, *rest)))
     shape = anatomy.shape_of(student.config)
-    lesson = loop.Lesson(student, Objective(objective, kind, shape, shape))
-    loop.train(stage, lesson, team, Known(encoded), accelerator, 0, beside=weigher, report=events.append)
+    lesson = loop.DistillationModule(student, Objective(objective, kind, shape, shape))
+    loop.train(stage, lesson, team, Known(encoded), accelerator, 0, hooks=[weigher], report=events.append)
     return weigher, rewarded, events
 
 
@@ -116,7 +116,7 @@ def test_each_update_moves_the_distribution_as_written(how: dict, tokenizer, mon
     every = how.get("every", 1)
     assert len(rewarded) == -(-STEPS // every) == weigher.record()["updates"] and weigher.draws.sum() == STEPS
     wanted = by_hand(how["update"], rewarded, 8.0 / -(-STEPS // every))
-    shown = {event.step: event.beside for event in events}
+    shown = {event.step: event.hooks for event in events}
     assert sorted(shown) == list(range(1, STEPS + 1))
     for step, beside in shown.items():
         assert list(beside) == ["right", "anything", "wrong"]
@@ -131,7 +131,7 @@ def test_each_update_moves_the_distribution_as_written(how: dict, tokenizer, mon
 @pytest.mark.parametrize("settled", [0.0, 0.25])
 def test_what_is_found_is_the_mean_of_the_log_weights(settled: float, tokenizer, monkeypatch) -> None:
     weigher, _, events = learnt(tokenizer, monkeypatch, update="all", settled=settled)
-    logs = np.log([list(event.beside.values()) for event in sorted(events, key=lambda event: event.step)])
+    logs = np.log([list(event.hooks.values()) for event in sorted(events, key=lambda event: event.step)])
     wanted = np.exp((logs - logs.mean(axis=1, keepdims=True))[int(settled * STEPS) :].mean(axis=0))
     found = weigher.record()
     assert found["probabilities"] == pytest.approx(wanted / wanted.sum(), abs=1e-9)
@@ -239,7 +239,7 @@ def test_a_search_that_is_killed_when_weights_have_moved_goes_on(
     """In the search and in what refines it; the student and all that was found are the same, to the bit."""
     settings = [f"stages.*.team.learning.{value}" for value in how]
     whole = search(teacher_folder, tmp_path / "whole", *settings)
-    assert any("has kept away from the examples on which their weights are learnt" in w for w in whole["warnings"])
+    assert any("may have been trained on the held-out examples" in w for w in whole["warnings"])
     save, left = checkpoint.save, 0
     last: list[checkpoint.State] = []
 
@@ -258,7 +258,7 @@ def test_a_search_that_is_killed_when_weights_have_moved_goes_on(
         with pytest.raises(Killed):
             search(teacher_folder, tmp_path / "cut", *settings, resume=number > 0)
         assert last[-1]["work"] == number and last[-1]["log"]["steps"] == step
-        logs = last[-1]["beside.safetensors"]["weights"][:3]
+        logs = last[-1]["hooks.safetensors"]["0.weights"][:3]
         assert logs[logs.isfinite()].std() > 0.05  # they have moved
     left = -1
     cut = search(teacher_folder, tmp_path / "cut", *settings, resume=True)
@@ -289,7 +289,7 @@ def typed(teacher_folder: Path, tmp_path_factory) -> dict:
 
     def watched(stage, lesson, teacher, feed, *rest, **more):
         known = {int(key) for epoch in range(2) for key in feed.read(epoch, feed.rows(epoch)).keys}
-        seen.append((stage.name, known, more["beside"], teacher))
+        seen.append((stage.name, known, more["hooks"], teacher))
         return train(stage, lesson, teacher, feed, *rest, **more)
 
     files = ("--train", teacher_folder / "train.csv", "--dev", teacher_folder / "dev.csv")
@@ -425,12 +425,12 @@ def test_stages_draw_by_their_names(typed: dict, teacher_folder: Path, tmp_path:
     train = loop.train
 
     def watched(stage, lesson, teacher, *rest, **more):
-        seen.append((stage.name, teacher, more["beside"]))
+        seen.append((stage.name, teacher, more["hooks"]))
         return train(stage, lesson, teacher, *rest, **more)
 
     monkeypatch.setattr(loop, "train", watched)
     recipe = autoskdbert()
-    only = recipe.stages[1].model_copy(update={"team": recipe.stages[0].team, "fresh": False})
+    only = recipe.stages[1].model_copy(update={"mechanisms": recipe.stages[0].mechanisms, "fresh": False})
     alone = recipe.model_copy(update={"stages": [only]})
     for seed in (0, 1):
         api.distill(

@@ -140,7 +140,7 @@ def test_a_team_of_twins_teaches_as_one_of_them(kind: str, scene: Path, tmp_path
     shutil.copytree(scene / kind, tmp_path / "twin")
     weights = []
     for method, team in (("kd", ()), ("skdbert", (str(scene / kind), str(tmp_path / "twin")))):
-        run(config_for(scene, kind, small(method, 2), tmp_path / method, team=team), quiet=True)
+        run(config_for(scene, kind, small(method, 2), tmp_path / method, teachers=team), quiet=True)
         weights.append((tmp_path / method / "student" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     refused = {"granularity": {"granularity": "example"}}
@@ -148,10 +148,10 @@ def test_a_team_of_twins_teaches_as_one_of_them(kind: str, scene: Path, tmp_path
         refused |= {"average": {"combine": "average"}, "discounted": {"combine": "discounted"}}
     for match, settings in refused.items():
         recipe = small("skdbert", 1)
-        stage = recipe.stages[0].model_copy(update={"team": Team(**settings)})
+        stage = recipe.stages[0].model_copy(update={"mechanisms": [Team(**settings)]})
         recipe = recipe.model_copy(update={"stages": [stage]})
         with pytest.raises(TutelageError, match=match):
-            run(config_for(scene, kind, recipe, tmp_path / "none", team=team), quiet=True)
+            run(config_for(scene, kind, recipe, tmp_path / "none", teachers=team), quiet=True)
 
 
 def test_known_logits_teach_spans_and_tokens_as_the_live_teacher_does(scene: Path, tokenizer) -> None:

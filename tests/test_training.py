@@ -112,9 +112,9 @@ def learn(tokenizer, stage: Stage, *, wider: bool = False, **more):
     student = narrow if wider else copy_layers(teacher, Copied(layers=2), {})
     torch.manual_seed(5)
     objective = Objective(list(stage.objective), "classification", shape_of(student.config), shape_of(teacher.config))
-    lesson = loop.Lesson(student, objective)
+    lesson = loop.DistillationModule(student, objective)
     accelerator = more.pop("accelerator", None) or Accelerator(cpu=True)
-    source = more.pop("source", None) or LiveTeacher(teacher, objective.teacher_needs, None, accelerator)
+    source = more.pop("source", None) or LiveTeacher(teacher, objective.plan.teacher_needs, None, accelerator)
     log = loop.train(stage, lesson, source, batches.Known(encoded), accelerator, 0, **more)
     lesson.close()
     source.close()
@@ -244,7 +244,7 @@ def test_the_teacher_is_untouched_and_the_head_too_while_layers_are_matched(toke
     teacher, before = tiny_model(**NO_DROPOUT), tiny_model(**NO_DROPOUT)
     stage = tiny_stage(objective=[Embeddings(), Hidden(), AttentionScores()])
     needs = Objective(list(stage.objective), "classification", shape_of(teacher.config), shape_of(teacher.config))
-    source = LiveTeacher(teacher, needs.teacher_needs, None, Accelerator(cpu=True))
+    source = LiveTeacher(teacher, needs.plan.teacher_needs, None, Accelerator(cpu=True))
     # The objective of `learn` is for a 2-layer student; layers 2 and 4 of the teacher are among those asked for here.
     student, _, _ = learn(tokenizer, stage, source=source)
     assert same_weights(teacher, before)
@@ -279,7 +279,9 @@ def test_stages_of_labels_alone_skip_unlabelled_examples(tokenizer) -> None:
     encoded = encode(data, tokenizer, 32)
     student = tiny_model(layers=1)
     stage = tiny_stage(objective=[HardLabels()], epochs=1)
-    lesson = loop.Lesson(student, Objective([HardLabels()], "classification", shape_of(student.config), None))
+    lesson = loop.DistillationModule(
+        student, Objective([HardLabels()], "classification", shape_of(student.config), None)
+    )
     log = loop.train(stage, lesson, None, feed_of(stage, encoded), Accelerator(cpu=True), 0)
     assert log.steps == -(-56 // 16)
 

@@ -1,4 +1,4 @@
-"""Weight inheritance: that nothing is lost in wrapping, cutting and merging, and that forgetting obeys its laws."""
+"""Weight inheritance: that nothing is lost in wrapping, cutting and merging, and that pruning obeys its laws."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from tutelage import anatomy, api
 from tutelage.data import batches
 from tutelage.errors import TutelageError
 from tutelage.evaluation.speed import count_parameters
-from tutelage.mechanisms.pruning.pruner import Forgetter
-from tutelage.mechanisms.pruning.settings import Forgetting
+from tutelage.mechanisms.pruning.pruner import Pruner
+from tutelage.mechanisms.pruning.settings import PruningSchedule
 from tutelage.methods import METHODS
 from tutelage.methods.wid import wid, wid11, wid55, wid_reference
 from tutelage.objectives.hidden import Hidden
@@ -365,7 +365,7 @@ def test_the_gradients_of_a_composed_weight() -> None:
 def test_what_a_merge_changed_is_found_and_told(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
     model = teacher("bert")
     shaken(model, Inherited(hidden=16))
-    forgetter, merge = Forgetter(Forgetting(), model), Compaction.merge
+    pruner, merge = Pruner(PruningSchedule(), model), Compaction.merge
 
     def spoilt(self: Compaction, model: PreTrainedModel) -> None:
         merge(self, model)
@@ -373,12 +373,12 @@ def test_what_a_merge_changed_is_found_and_told(wrong: float, monkeypatch: pytes
 
     monkeypatch.setattr(Compaction, "merge", spoilt)
     before = answers(model)
-    record = forgetter.merge(a_batch())
+    record = pruner.merge(a_batch())
     assert compaction_of(model) is None
     assert record["difference"] == pytest.approx(wrong, abs=1e-4)
     assert record["difference"] == float((answers(model) - before).abs().max())
     assert record["largest_logit"] == float(before.abs().max())
-    note = forgetter.doubt(record)
+    note = pruner.doubt(record)
     assert (note is not None and "changed logits by up to 0.25" in note) if wrong else note is None
 
 
@@ -386,12 +386,12 @@ def test_what_a_merge_changed_is_found_and_told(wrong: float, monkeypatch: pytes
 def test_rows_that_had_not_vanished_change_the_answers(penalty) -> None:
     model = teacher("bert")
     wrap(model, Inherited(hidden=16))
-    forgetter = Forgetter(Forgetting(penalty=penalty), model)
-    record = forgetter.merge(a_batch())
+    pruner = Pruner(PruningSchedule(penalty=penalty), model)
+    record = pruner.merge(a_batch())
     assert record["largest_masked"] == 1 and not record["cut"] and record["difference"] > 0.01
-    note = forgetter.doubt(record)
+    note = pruner.doubt(record)
     assert note is not None and "rows with norms up to 1 had not vanished" in note
-    assert ("use forgetting.penalty=prox" in note) == (penalty == "lasso")
+    assert ("use pruning.penalty=prox" in note) == (penalty == "lasso")
 
 
 def a_batch() -> batches.Batch:
@@ -399,15 +399,15 @@ def a_batch() -> batches.Batch:
     return batches.Batch(nothing, nothing, batch(), torch.zeros(3, 9), nothing, None, batches.Totals(3, 3, 3, 18, 126))
 
 
-# ---------------------------------------------------------------------------------------------------- forgetting
+# ---------------------------------------------------------------------------------------------------- pruning
 
 
-def scene(spec: Inherited, how: Forgetting) -> tuple[PreTrainedModel, Forgetter, torch.optim.AdamW]:
+def scene(spec: Inherited, how: PruningSchedule) -> tuple[PreTrainedModel, Pruner, torch.optim.AdamW]:
     model = teacher("bert")
     torch.manual_seed(3)
     wrap(model, spec)
-    forgetter = Forgetter(how, model)
-    return model, forgetter, torch.optim.AdamW(forgetter.parameter_groups(model, 0.01), lr=1e-3)
+    pruner = Pruner(how, model)
+    return model, pruner, torch.optim.AdamW(pruner.parameter_groups(model, 0.01), lr=1e-3)
 
 
 def loss_of(model: PreTrainedModel, seed: int) -> Tensor:
@@ -416,16 +416,16 @@ def loss_of(model: PreTrainedModel, seed: int) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
-def step(model: PreTrainedModel, forgetter: Forgetter, optimizer: torch.optim.AdamW, number: int, total: int) -> bool:
+def step(model: PreTrainedModel, pruner: Pruner, optimizer: torch.optim.AdamW, number: int, total: int) -> bool:
     """One step as the loop makes it."""
     for group in optimizer.param_groups:
         group["lr"] = 1e-3 * group.get("factor", 1.0)
     loss_of(model, number).backward()
-    forgetter.before_step(optimizer, [], 10**6)
+    pruner.before_step(optimizer, [], 10**6)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
-    return forgetter.after_step(optimizer, number, total)
+    return pruner.after_step(optimizer, number, total)
 
 
 @pytest.mark.parametrize("alignment", ["mask", "tied"])
@@ -434,11 +434,11 @@ def test_what_learns_how_fast(family: str, head: str, alignment: str) -> None:
     """Compactors at the stage's rate and without decay, all else at its share of it; every parameter once."""
     model = teacher(family, head)
     wrap(model, Inherited(hidden=16, alignment=alignment))
-    forgetter = Forgetter(Forgetting(weights_lr=0.25), model)
-    groups = forgetter.parameter_groups(model, 0.01)
+    pruner = Pruner(PruningSchedule(weights_lr=0.25), model)
+    groups = pruner.parameter_groups(model, 0.01)
     listed = [id(p) for group in groups for p in group["params"]]
     assert sorted(listed) == sorted({id(p) for p in model.parameters()})
-    matrices = {id(member.matrix) for group in forgetter.compaction for member in group.members}
+    matrices = {id(member.matrix) for group in pruner.compaction for member in group.members}
     for group in groups:
         ours = {id(p) in matrices for p in group["params"]}
         assert len(ours) <= 1
@@ -447,12 +447,12 @@ def test_what_learns_how_fast(family: str, head: str, alignment: str) -> None:
 
 
 def test_kept_rows_have_the_gradient_of_the_loss_and_masked_rows_none() -> None:
-    model, forgetter, optimizer = scene(Inherited(hidden=16), Forgetting())
-    compaction = forgetter.compaction
-    forgetter.mask(8)
+    model, pruner, optimizer = scene(Inherited(hidden=16), PruningSchedule())
+    compaction = pruner.compaction
+    pruner.mask(8)
     loss_of(model, 0).backward()
     raw = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    forgetter.before_step(optimizer, [], 10**6)
+    pruner.before_step(optimizer, [], 10**6)
     matrices = {id(m.matrix): g for g in compaction for m in g.members}
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
@@ -463,32 +463,30 @@ def test_kept_rows_have_the_gradient_of_the_loss_and_masked_rows_none() -> None:
         else:
             assert torch.equal(parameter.grad[group.kept], raw[name][group.kept])
             assert not parameter.grad[~group.kept].any()
-            assert raw[name][~group.kept].any()  # or there would be nothing to forget
+            assert raw[name][~group.kept].any()  # or there would be nothing to prune
 
 
 def test_a_masked_row_of_norm_one_vanishes_in_its_time_and_stays_so() -> None:
-    how = Forgetting(increments=1, interval=4, forget=2.0)
-    model, forgetter, optimizer = scene(Inherited(hidden=16), how)
-    residual = forgetter.compaction.groups["residual"]
-    forgetter.mask(1)
+    how = PruningSchedule(increments=1, interval=4, intervals_to_zero=2.0)
+    model, pruner, optimizer = scene(Inherited(hidden=16), how)
+    residual = pruner.compaction.groups["residual"]
+    pruner.mask(1)
     member, rows, kept = residual.members[3], residual.gone, residual.index
     member.matrix.data[rows] = F.normalize(member.matrix.data[rows], dim=1)
     norms = []
     for _ in range(10):
         before = member.matrix.data.clone()
         member.matrix.grad = torch.randn_like(member.matrix)
-        forgetter.before_step(optimizer, [], 10**6)
+        pruner.before_step(optimizer, [], 10**6)
         optimizer.step()
         moved = member.matrix.data.clone()
-        forgetter.after_step(optimizer, 1, 10**6)  # an increment is far away
+        pruner.after_step(optimizer, 1, 10**6)  # an increment is far away
         assert torch.equal(member.matrix.data[kept], moved[kept]) and not torch.equal(before[kept], moved[kept])
         norms.append(float(member.matrix.data[rows].norm(dim=1).max()))
-    length = 1 / (2.0 * forgetter.times(10**6)[0])
+    length = 1 / (2.0 * pruner.times(10**6)[0])
     assert norms[0] == pytest.approx(1 - length, abs=1e-6)
-    forgetter.compaction.groups["residual"].members[3].matrix.data[rows] = F.normalize(
-        torch.randn(len(rows), 32), dim=1
-    )
-    fixed = Forgetter(how, model)
+    pruner.compaction.groups["residual"].members[3].matrix.data[rows] = F.normalize(torch.randn(len(rows), 32), dim=1)
+    fixed = Pruner(how, model)
     for number in range(1, 10):
         member.matrix.grad = torch.randn_like(member.matrix)
         fixed.before_step(optimizer, [], 10**6)
@@ -501,34 +499,34 @@ def test_a_masked_row_of_norm_one_vanishes_in_its_time_and_stays_so() -> None:
 @pytest.mark.parametrize("selection", ["norm", "taylor", "random"])
 @pytest.mark.parametrize("penalty", ["prox", "adam_l2", "lasso"])
 def test_masks_only_grow_and_end_at_the_students_sizes(selection: str, penalty: str) -> None:
-    how = Forgetting(selection=selection, penalty=penalty, increments=4, interval=2)
-    model, forgetter, optimizer = scene(Inherited(hidden=16), how)
-    kept = {group.name: group.kept.clone() for group in forgetter.compaction}
+    how = PruningSchedule(selection=selection, penalty=penalty, increments=4, interval=2)
+    model, pruner, optimizer = scene(Inherited(hidden=16), how)
+    kept = {group.name: group.kept.clone() for group in pruner.compaction}
     cut_at = None
     for number in range(1, 17):
-        if step(model, forgetter, optimizer, number, 40):
+        if step(model, pruner, optimizer, number, 40):
             cut_at = number
-        for group in forgetter.compaction:
+        for group in pruner.compaction:
             assert not (group.kept & ~kept[group.name]).any()
             kept[group.name] = group.kept.clone()
-    assert all(group.settled for group in forgetter.compaction)
+    assert all(group.settled for group in pruner.compaction)
     if penalty == "prox":
         assert cut_at == 14  # four increments, then two intervals and one more for rows longer than 1
-        assert {len(m.matrix) for m in forgetter.compaction.groups["residual"].members} == {16}
-        assert optimizer.state[forgetter.compaction.groups["residual"].members[0].matrix]["exp_avg"].shape == (16, 32)
+        assert {len(m.matrix) for m in pruner.compaction.groups["residual"].members} == {16}
+        assert optimizer.state[pruner.compaction.groups["residual"].members[0].matrix]["exp_avg"].shape == (16, 32)
     else:  # these take longer
-        assert forgetter.compaction.largest_masked() > 0
+        assert pruner.compaction.largest_masked() > 0
 
 
 def test_lasso_pulls_at_all_rows_and_masked_ones_have_nothing_else() -> None:
     """ResRep: 1e-4 of each row's direction, whether it is kept or not; the loss's gradient is of kept rows alone."""
-    model, forgetter, optimizer = scene(Inherited(hidden=16), Forgetting(penalty="lasso"))
-    forgetter.mask(8)
+    model, pruner, optimizer = scene(Inherited(hidden=16), PruningSchedule(penalty="lasso"))
+    pruner.mask(8)
     loss_of(model, 0).backward()
     raw = {id(p): p.grad.clone() for p in model.parameters() if p.grad is not None}
-    forgetter.before_step(optimizer, [], 10**6)
+    pruner.before_step(optimizer, [], 10**6)
     seen = 0
-    for group in forgetter.compaction:
+    for group in pruner.compaction:
         assert 0 < int(group.kept.sum()) < group.size
         for member in group.members:
             matrix = member.matrix
@@ -541,11 +539,11 @@ def test_lasso_pulls_at_all_rows_and_masked_ones_have_nothing_else() -> None:
 
 
 def test_rows_shrink_by_lasso_when_they_are_masked() -> None:
-    model, forgetter, optimizer = scene(Inherited(hidden=16), Forgetting(penalty="lasso"))
-    forgetter.mask(16)
+    model, pruner, optimizer = scene(Inherited(hidden=16), PruningSchedule(penalty="lasso"))
+    pruner.mask(16)
     for _ in range(20):
-        step(model, forgetter, optimizer, 10**3, 10**6)  # an increment is far away
-    for group in forgetter.compaction:
+        step(model, pruner, optimizer, 10**3, 10**6)  # an increment is far away
+    for group in pruner.compaction:
         for member in group.members:
             norms = member.matrix.detach().norm(dim=1)
             # Adam takes about its rate, 1e-3, off the diagonal at every step.
@@ -557,13 +555,13 @@ def test_rows_shrink_by_lasso_when_they_are_masked() -> None:
 @pytest.mark.parametrize("strategy", ["dim", "head"])
 def test_the_smallest_rows_go_first(strategy: str, scope: str) -> None:
     """By the norms of all compactors of a group or of the one that the authors' code looks at, taken by their names."""
-    how = Forgetting(scope=scope, increments=2)
-    model, forgetter, _ = scene(Inherited(hidden=16, strategy=strategy), how)
+    how = PruningSchedule(scope=scope, increments=2)
+    model, pruner, _ = scene(Inherited(hidden=16, strategy=strategy), how)
     torch.manual_seed(4)
     for name, parameter in model.named_parameters():
         if name.endswith(".matrix"):
             parameter.data *= 0.5 + torch.rand(len(parameter), 1)
-    forgetter.mask(1)
+    pruner.mask(1)
     layer = r"bert\.encoder\.layer\."
     inside, sides = r"attention\.self\.(query|key|value)", r"(attention\.output|output)\.dense"
     readers = rf"{layer}\d\.({inside}|intermediate\.dense)\.ins|bert\.pooler\.dense\.ins"
@@ -592,26 +590,26 @@ def test_the_smallest_rows_go_first(strategy: str, scope: str) -> None:
         else:
             head = int(np.argmin(norms.reshape(4, 8).sum(axis=1)))
             gone = set(range(8 * head, 8 * head + 8))
-        assert set(forgetter.compaction.groups[name].gone.tolist()) == gone, name
+        assert set(pruner.compaction.groups[name].gone.tolist()) == gone, name
 
 
 def test_scores_by_gradients_are_sums_of_squares() -> None:
-    model, forgetter, optimizer = scene(Inherited(hidden=16), Forgetting(selection="taylor"))
+    model, pruner, optimizer = scene(Inherited(hidden=16), PruningSchedule(selection="taylor"))
     expected = torch.zeros(32)
     for number in range(3):
         optimizer.zero_grad()
         loss_of(model, number).backward()
-        members = forgetter.compaction.groups["residual"].members
+        members = pruner.compaction.groups["residual"].members
         expected += sum((m.matrix.data * m.matrix.grad).sum(dim=1) ** 2 for m in members if m.matrix.grad is not None)
-        forgetter.before_step(optimizer, [], 10**6)
-    torch.testing.assert_close(forgetter.compaction.groups["residual"].score, expected)
+        pruner.before_step(optimizer, [], 10**6)
+    torch.testing.assert_close(pruner.compaction.groups["residual"].score, expected)
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_a_gradient_that_overflowed_counts_in_no_score(value: float) -> None:
     """Of an fp16 step that the scaler skips."""
-    model, forgetter, optimizer = scene(Inherited(hidden=16), Forgetting(selection="taylor"))
-    groups = forgetter.compaction.groups
+    model, pruner, optimizer = scene(Inherited(hidden=16), PruningSchedule(selection="taylor"))
+    groups = pruner.compaction.groups
     scores = []
     for broken in (False, True, False):
         optimizer.zero_grad()
@@ -620,7 +618,7 @@ def test_a_gradient_that_overflowed_counts_in_no_score(value: float) -> None:
             groups["residual"].members[2].matrix.grad[3, 4] = value
             for member in groups["attention_1"].members:
                 member.matrix.grad.fill_(value)
-        forgetter.before_step(optimizer, [], 10**6)
+        pruner.before_step(optimizer, [], 10**6)
         scores.append({name: group.score.clone() for name, group in groups.items()})
     for name in groups:
         counted = 2 if name in ("residual", "attention_1") else 3
@@ -630,35 +628,35 @@ def test_a_gradient_that_overflowed_counts_in_no_score(value: float) -> None:
 
 def test_the_authors_penalty_has_its_fixed_point() -> None:
     """m <- 0.9 m + 0.1 (lambda - 1) p, then Adam's own m <- 0.9 m + 0.1 p: 9.53 p for lambda = 20."""
-    _, forgetter, optimizer = scene(Inherited(hidden=16), Forgetting(penalty="adam_l2"))
-    forgetter.mask(16)
-    group = forgetter.compaction.groups["residual"]
+    _, pruner, optimizer = scene(Inherited(hidden=16), PruningSchedule(penalty="adam_l2"))
+    pruner.mask(16)
+    group = pruner.compaction.groups["residual"]
     matrix = group.members[0].matrix
     value = matrix.data.clone()
     for _ in range(200):
         matrix.grad = torch.zeros_like(matrix)
-        forgetter.before_step(optimizer, [], 10**6)
+        pruner.before_step(optimizer, [], 10**6)
         optimizer.step()
         matrix.data.copy_(value)  # held, to see the moment alone
     moment = optimizer.state[matrix]["exp_avg"][group.gone]
     torch.testing.assert_close(moment, 1.81 / 0.19 * value[group.gone], rtol=1e-3, atol=1e-5)
 
 
-def counts(spec: Inherited, how: Forgetting, increments: list[int]) -> dict[str, list[int]]:
+def counts(spec: Inherited, how: PruningSchedule, increments: list[int]) -> dict[str, list[int]]:
     """How many coordinates of a BERT-base's groups are masked after so many increments; one layer stands for all."""
     compaction = wrap(BertForMaskedLM(BertConfig(num_hidden_layers=1, vocab_size=10)), spec)
-    forgetter = Forgetter.__new__(Forgetter)
-    forgetter.how, forgetter.compaction = how, compaction
+    pruner = Pruner.__new__(Pruner)
+    pruner.how, pruner.compaction = how, compaction
     if how.schedule == "reference":
-        forgetter._as_reference()
+        pruner._as_reference()
     found = {}
     for group in compaction:
-        found[group.name] = [forgetter._due(group, n) * group.chunks * group.block for n in increments]
+        found[group.name] = [pruner._due(group, n) * group.chunks * group.block for n in increments]
     return found
 
 
 def test_the_schedule_of_the_authors_code() -> None:
-    how = Forgetting(schedule="reference", interval=500)
+    how = PruningSchedule(schedule="reference", interval=500)
     dim = counts(Inherited(hidden=192, decoder="untied"), how, [1, 8, 16])
     assert dim["head"] == [36, 288, 576] and dim["intermediate_1"] == [144, 1152, 2304]
     assert dim["attention_1"] == dim["residual"] == [6 * 12, 48 * 12, 48 * 12]
@@ -668,7 +666,7 @@ def test_the_schedule_of_the_authors_code() -> None:
 
 def test_the_even_schedule_ends_exactly() -> None:
     for spec in (Inherited(hidden=516), Inherited(hidden=192), Inherited(hidden=192, strategy="head")):
-        due = counts(spec, Forgetting(), list(range(18)))
+        due = counts(spec, PruningSchedule(), list(range(18)))
         for name, values in due.items():
             size, target = (3072, 4 * spec.hidden) if name.startswith("intermediate") else (768, spec.hidden)
             assert values[0] == 0 and values[16] == values[17] == size - target and values == sorted(values)
@@ -684,16 +682,16 @@ def test_the_cut_changes_neither_loss_nor_the_steps_that_follow(family: str, hea
         torch.manual_seed(3)
         compaction = shaken(model, Inherited(hidden=16, alignment=alignment))
         model.double()
-        forgetter = Forgetter(Forgetting(), model)
-        optimizer = torch.optim.AdamW(forgetter.parameter_groups(model, 0.01), lr=1e-3)
+        pruner = Pruner(PruningSchedule(), model)
+        optimizer = torch.optim.AdamW(pruner.parameter_groups(model, 0.01), lr=1e-3)
         for number in range(3):  # moments that the cut has to take along
-            step(model, forgetter, optimizer, 10**3 + number, 10**6)
+            step(model, pruner, optimizer, 10**3 + number, 10**6)
         if cut:
             compaction.cut(model, optimizer)
         losses = []
         for number in range(10):
             losses.append(loss_of(model, number).item())
-            step(model, forgetter, optimizer, 10**3 + number, 10**6)
+            step(model, pruner, optimizer, 10**3 + number, 10**6)
         models.append((losses, answers(model, 77)))
     np.testing.assert_allclose(models[0][0], models[1][0], atol=1e-8, rtol=0)
     torch.testing.assert_close(models[0][1], models[1][1], atol=1e-8, rtol=0)
@@ -809,7 +807,7 @@ def test_on_raw_text_for_masked_and_next_words(tmp_path: Path, tokenizer) -> Non
             api.build_corpus([str(tmp_path / "text.txt")], str(tmp_path / "corpus"), tokenizer=str(tmp_path / family))
         recipe = METHODS["wid_causal" if causal else "wid"]().model_copy(update={"student": Inherited(hidden=16)})
         settings = ["stages.general.lr=0.01", "stages.general.batch_size=8", "stages.general.data.length=24"]
-        settings += ["stages.general.max_steps=60", "stages.general.forgetting.share=0.4"]
+        settings += ["stages.general.max_steps=60", "stages.general.pruning.share=0.4"]
         out = tmp_path / f"{family}-run"
         report = api.distill(
             str(tmp_path / family),
@@ -838,10 +836,10 @@ def test_the_authors_code_on_raw_text(tmp_path: Path, tokenizer, capsys: pytest.
     tokenizer.save_pretrained(tmp_path / "teacher")
     api.build_corpus([str(tmp_path / "text.txt")], str(tmp_path / "corpus"), tokenizer=str(tmp_path / "teacher"))
     recipe = wid_reference(16)
-    how = recipe.stages[0].forgetting
-    assert how is not None and (how.penalty, how.scope, how.schedule) == ("adam_l2", "master", "reference")
+    (how,) = recipe.stages[0].mechanisms
+    assert (how.penalty, how.scope, how.schedule) == ("adam_l2", "master", "reference")
     settings = ["stages.general.lr=0.01", "stages.general.batch_size=8", "stages.general.data.length=24"]
-    settings += ["stages.general.max_steps=60", "stages.general.forgetting.interval=3"]
+    settings += ["stages.general.max_steps=60", "stages.general.pruning.interval=3"]
     report = api.distill(
         str(tmp_path / "teacher"),
         str(tmp_path / "run"),
@@ -875,9 +873,9 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> Spied:
     found: Spied = []
     train = loop.train
 
-    def spy(stage: Stage, lesson: loop.Lesson, *more: Any, **named: Any) -> loop.StageLog:
-        found.append((stage.name, copy.deepcopy(lesson.student)))
-        return train(stage, lesson, *more, **named)
+    def spy(stage: Stage, module: loop.DistillationModule, *more: Any, **named: Any) -> loop.StageLog:
+        found.append((stage.name, copy.deepcopy(module.student)))
+        return train(stage, module, *more, **named)
 
     monkeypatch.setattr(loop, "train", spy)
     return found
@@ -926,15 +924,15 @@ def test_the_baseline_of_a_task_is_made_of_slices(teacher_folder: Path, tmp_path
 def test_the_teachers_weights_stay_where_their_rate_is_zero(
     teacher_folder: Path, tmp_path: Path, spied: Spied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge, ends = Forgetter.merge, []
+    merge, ends = Pruner.merge, []
 
-    def seen(self: Forgetter, batch: batches.Batch) -> dict[str, Any]:
+    def seen(self: Pruner, batch: batches.Batch) -> dict[str, Any]:
         ends.append(copy.deepcopy(self.model))
         return merge(self, batch)
 
-    monkeypatch.setattr(Forgetter, "merge", seen)
+    monkeypatch.setattr(Pruner, "merge", seen)
     config = config_for("wid", teacher_folder, tmp_path / "run", baseline=False)
-    run(with_settings(config, ["stages.task.forgetting.weights_lr=0"]), quiet=True)
+    run(with_settings(config, ["stages.task.pruning.weights_lr=0"]), quiet=True)
     start, end = spied[0][1].compaction, ends[0].compaction
     assert end.done and all(torch.equal(link.weight, start.links[path].weight) for path, link in end.links.items())
     eye, member = torch.eye(32), end.groups["residual"].members[0]
@@ -951,8 +949,8 @@ def test_a_run_killed_between_increments_resumes_to_the_same_bits(
 ) -> None:
     """Masks that have begun to grow go on from where they were, by the scores that were collected before."""
     recipe = small("wid", ROWS["wid"])
-    how = Forgetting(selection=selection, increments=8, interval=2, weights_lr=0.2)
-    stage = recipe.stages[0].model_copy(update={"forgetting": how, "max_steps": 23, "epochs": 3})
+    how = PruningSchedule(selection=selection, increments=8, interval=2, weights_lr=0.2)
+    stage = recipe.stages[0].model_copy(update={"mechanisms": [how], "max_steps": 23, "epochs": 3})
     recipe = recipe.model_copy(update={"stages": [stage]})
     configs = [
         config_for("wid", teacher_folder, tmp_path / name, recipe=recipe, baseline=False) for name in ("whole", "cut")
@@ -977,7 +975,9 @@ def test_a_run_killed_between_increments_resumes_to_the_same_bits(
     run(configs[1], resume=True, quiet=True)
     ours, theirs = ((tmp_path / name / "student" / "model.safetensors").read_bytes() for name in ("cut", "whole"))
     assert ours == theirs
-    inherited = [json.loads((tmp_path / name / "inherited.json").read_text()) for name in ("cut", "whole")]
+    inherited = [
+        json.loads((tmp_path / name / "mechanisms.json").read_text())["pruning"][0] for name in ("cut", "whole")
+    ]
     assert inherited[0] == inherited[1] and inherited[0]["cut"]
 
 
@@ -1076,18 +1076,18 @@ def test_recipes_that_cannot_be_are_refused() -> None:
         )
     with pytest.raises(ValueError, match="init=inherited"):
         Recipe(method="x", title="x", paper="x", student=Copied(), stages=[stage])
-    with pytest.raises(ValueError, match="predictions alone"):
-        Stage(name="a", objective=[SoftLabels(), Hidden()], select="last", forgetting=Forgetting())
+    with pytest.raises(ValueError, match="only learn from predictions"):
+        Stage(name="a", objective=[SoftLabels(), Hidden()], select="last", mechanisms=[PruningSchedule()])
     with pytest.raises(ValueError, match="select=last"):
-        Stage(name="a", objective=[SoftLabels()], forgetting=Forgetting())
+        Stage(name="a", objective=[SoftLabels()], mechanisms=[PruningSchedule()])
     with pytest.raises(TutelageError, match="needs a student with compactors"):
-        Forgetter(Forgetting(), tiny_model("bert"))
+        Pruner(PruningSchedule(), tiny_model("bert"))
     with pytest.raises(ValueError, match="leave out patience"):
-        Stage(name="a", objective=[SoftLabels()], select="last", patience=1, forgetting=Forgetting())
-    _, forgetter, _ = scene(Inherited(hidden=16), Forgetting())
+        Stage(name="a", objective=[SoftLabels()], select="last", patience=1, mechanisms=[PruningSchedule()])
+    _, pruner, _ = scene(Inherited(hidden=16), PruningSchedule())
     with pytest.raises(TutelageError, match="too short"):
-        forgetter.times(18)
-    assert forgetter.times(19) == (1, 19)
+        pruner.times(18)
+    assert pruner.times(19) == (1, 19)
 
 
 def test_sizes_on_the_command_line() -> None:

@@ -7,7 +7,9 @@ entry in ``FAMILIES`` and one row in ``tests/test_anatomy.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from tutelage.errors import TutelageError
 
@@ -366,6 +368,48 @@ def head_named(name: str) -> Head:
         "ForCausalLM": "next_words",
     }
     return next((head for ending, head in endings.items() if name.endswith(ending)), "none")
+
+
+class Layers(BaseModel):
+    """A set of layers of a student, trained while the rest stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    layers: list[Annotated[int, Field(ge=0)]] | Literal["lower_half"]
+    """Layers from 1; 0 stands for the embeddings. ``lower_half`` is the embeddings and the first half of the layers, rounded
+    up."""
+
+    def of(self, depth: int) -> list[int]:
+        """The layers of a student of this depth.
+
+        Raises:
+            TutelageError: when it has fewer.
+        """
+        if self.layers == "lower_half":
+            return list(range((depth + 1) // 2 + 1))
+        if not self.layers or max(self.layers) > depth:
+            raise TutelageError(
+                f"train.layers={self.layers} names layers of a student that has 1 to {depth} (0: embeddings)"
+            )
+        return list(self.layers)
+
+
+def frozen_modules(model: PreTrainedModel, train: Literal["all", "head"] | Layers) -> list[nn.Module]:
+    """The modules that keep their weights when only a part of the model is trained."""
+    if train == "all":
+        return []
+    base = base_of(model)
+    if train == "head":
+        return [base]
+    layers = list(layers_of(model))
+    kept = set(train.of(shape_of(model.config).layers))
+    inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    outside = [m for m in model.modules() if any(id(p) not in inside for p in m.parameters(recurse=False))]
+    embeddings = [base.get_submodule(family_of(model.config).embeddings.partition(".")[0])]
+    frozen: list[nn.Module] = [layer for number, layer in enumerate(layers, start=1) if number not in kept]
+    known = {id(m) for part in embeddings for m in part.modules()}
+    frozen += [module for module in outside if id(module) not in known]
+    return frozen if 0 in kept else [*frozen, *embeddings]
 
 
 def output_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:

@@ -312,7 +312,7 @@ def distill(
         teacher = str(Path(str(teacher_store)) / "teacher")
     fields = {
         "teacher": teacher,
-        "team": members,
+        "teachers": members,
         "teacher_store": teacher_store,
         "store_dtype": store_dtype,
         "out": out,
@@ -430,7 +430,7 @@ def crossfit(
 ) -> dict[str, Any]:
     """Fine-tune a checkpoint ``folds`` times, each time without one part of train, and keep what each thinks of its part.
 
-    ``distill(..., method="pea_kd", settings=["stages.ptp.verdicts.source=OUT"])`` makes the verdicts of these predictions.
+    ``distill(..., method="pea_kd", settings=["stages.ptp.ptp_labels.source=OUT"])`` makes the verdicts of these predictions.
     A call that was stopped goes on when it is repeated.
 
     Raises:

@@ -705,7 +705,7 @@ def attention_report(
 def methods(as_json: Json = False) -> None:
     """Which method uses what, computed from the recipes."""
     from tutelage.methods import METHODS
-    from tutelage.recipes.table import KNOWLEDGE_COLUMNS, method_row
+    from tutelage.recipes.table import COLUMNS, method_row
 
     rows = [method_row(make()) for make in METHODS.values()]
     if as_json:
@@ -716,7 +716,7 @@ def methods(as_json: Json = False) -> None:
         table.add_column(column, overflow="fold", no_wrap=column in ("stage", "on"))
     for row in rows:
         for index, stage in enumerate(row["stages"]):
-            learns = "; ".join(f"{part}: {stage[part]}" for part in KNOWLEDGE_COLUMNS if stage[part])
+            learns = "; ".join(f"{part}: {stage[part]}" for part in COLUMNS if stage[part])
             first = (row["method"], row["init"]) if index == 0 else ("", "")
             table.add_row(*first, stage["stage"], stage["data"], learns)
     Console().print(table)
@@ -990,7 +990,7 @@ def store_plan(
 def store_inspect(path: Annotated[str, typer.Argument(help="A store.")], as_json: Json = False) -> None:
     """Say what a store holds, and of whom."""
     from tutelage.knowledge.store.reading import Store
-    from tutelage.run.teacher_store import describe
+    from tutelage.teachers.knowledge import describe
 
     _list(describe(Store(path)), as_json)
 

@@ -12,7 +12,7 @@ class Needs:
     """What an objective asks of one model.
 
     ``hidden`` counts as ``hidden_states`` does: 0 is the embedding output, ``l`` the output of layer ``l``.
-    ``attention`` names layers from 1 whose queries and keys are wanted, ``cuts`` parts of layers, ``pooled`` the pooler's
+    ``attention`` names layers from 1 whose queries, keys and values are wanted, ``cuts`` parts of layers, ``pooled`` the pooler's
     output. ``padding`` says that padded places count too, of which only a running model can tell.
     """
 

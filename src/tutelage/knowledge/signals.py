@@ -32,7 +32,7 @@ class Signals:
 
     ``logits`` is ``(answers, classes)``, of every text or of every token asked; ``hidden[l]`` is ``(batch, length, hidden)``;
     ``queries[l]`` and ``keys[l]`` are ``(batch, heads, length, head_size)``, as they enter the dot product (after rotary
-    positions, where there are any).
+    positions, where there are any); ``values[l]``, of the same shape, are what attention averages.
     ``cuts`` holds the kept parts of layers, ``pooled`` ``(batch, hidden)`` what the pooler makes of the first token.
     """
 
@@ -40,6 +40,7 @@ class Signals:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     queries: dict[int, Tensor] = field(default_factory=dict)
     keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
     cuts: dict[Cut, Selected] = field(default_factory=dict)
     pooled: Tensor | None = None
     scaling: float = 1.0
@@ -124,11 +125,12 @@ class Tap:
     def _see_pooled(self, module: nn.Module, args: Any, output: Any) -> None:
         self._signals.pooled = output
 
-    def _see_attention(self, query: Tensor, key: Tensor, scaling: float, causal: bool) -> None:
+    def _see_attention(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, causal: bool) -> None:
         self._attention_calls += 1
         if self._attention_calls in self.needs.attention:
             self._signals.queries[self._attention_calls] = query
             self._signals.keys[self._attention_calls] = key
+            self._signals.values[self._attention_calls] = value
             self._signals.scaling, self._signals.causal = scaling, causal
 
 
@@ -138,7 +140,7 @@ def _tapped_attention(
     if Tap._reading is not None:
         scaling = kwargs.get("scaling")
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        Tap._reading._see_attention(query, key, scaling, bool(module.is_causal))
+        Tap._reading._see_attention(query, key, value, scaling, bool(module.is_causal))
     if kwargs.get("dropout") and query.device.type == "cpu" and query.shape[2] > BLOCK and not module.is_causal:
         return _blockwise(query, key, value, attention_mask, kwargs["dropout"], kwargs.get("scaling")), None
     half = query.dtype is torch.bfloat16 and query.device.type == "cpu"

@@ -1,0 +1,7 @@
+"""What a stage may do beside its objective. Importing the package makes these kinds known to recipes."""
+
+from tutelage.mechanisms.pruning import settings as pruning
+from tutelage.mechanisms.ptp import labels as ptp
+from tutelage.mechanisms.team import settings as team
+
+__all__ = ["pruning", "ptp", "team"]

@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tutelage.data import batches
+from tutelage.data.batches import Batch
 
 
-class Beside(Protocol):
-    """What a method does beside its loss, called by the loop."""
+class Hook:
+    """Called by the training loop at fixed points of a stage; a subclass overrides what it needs."""
 
-    def parameter_groups(self, lesson: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-        """The optimiser's groups; a ``factor`` multiplies the stage's learning rate."""
+    def parameter_groups(self, module: nn.Module, weight_decay: float) -> list[dict[str, Any]] | None:
+        """The optimiser's groups; a ``factor`` in a group multiplies the stage's learning rate. None keeps the usual ones.
 
-    def before_step(self, optimizer: torch.optim.Optimizer, parts: list[batches.Batch], total: int) -> None:
-        """Gradients are those of the whole step, over all processes, and not clipped yet; ``parts`` are this process's
-        pieces of it, and the stage has ``total`` steps."""
+        At most one hook of a stage may return groups.
+        """
+        return None
+
+    def views(self) -> Sequence[AbstractContextManager[object]]:
+        """The contexts in which each piece of a step is run, forward and backward; their gradients add up.
+
+        Default: one context that changes nothing.
+        """
+        return (nullcontext(),)
+
+    def before_step(self, optimizer: torch.optim.Optimizer, parts: list[Batch], total: int) -> None:
+        """Called with the gradients of the whole step over all processes, before they are clipped.
+
+        Args:
+            parts: This process's pieces of the step.
+            total: The number of steps of the stage.
+        """
 
     def after_step(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> bool:
-        """``step`` of ``total`` steps are made; whether the student has other parameters now."""
+        """Called after step ``step`` (from 1) of ``total``. Returns whether the student has other parameters now."""
+        return False
 
     def shown(self) -> dict[str, float]:
-        """What a person sees of it in the log."""
+        """Values for the log line."""
+        return {}
 
     def state(self) -> dict[str, Tensor]:
-        """What it knows beside the student's weights, to be given to :meth:`restore` when a stage is resumed."""
+        """The hook's state for a checkpoint, beside the student's weights."""
+        return {}
 
-    def restore(self, state: dict[str, Tensor]) -> None: ...
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put back what :meth:`state` returned, when a stage is resumed."""
+
+    def finish(self, proof: Callable[[], Batch]) -> bool:
+        """Called when the stage is over. Returns whether it changed the student.
+
+        Args:
+            proof: Makes a small batch of the stage's data, on the device.
+        """
+        return False
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

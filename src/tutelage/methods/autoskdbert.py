@@ -23,7 +23,7 @@ def autoskdbert(
     search = Stage(
         name="search",
         objective=searching,
-        team=Team(learning=learning),
+        mechanisms=[Team(learning=learning)],
         epochs=updates,
         max_steps=updates,
         lr=lr,
@@ -32,7 +32,7 @@ def autoskdbert(
     refine = search.model_copy(
         update={
             "name": "refine",
-            "team": Team(weights="found", learning=learning.model_copy(update={"keep": None})),
+            "mechanisms": [Team(weights="found", learning=learning.model_copy(update={"keep": None}))],
             "fresh": True,
         }
     )
@@ -89,7 +89,7 @@ def _distill(team: Team, alpha: float, temperature: float, epochs: int, lr: floa
     return Stage(
         name="distill",
         objective=[SoftLabels(temperature=temperature, weight=alpha), HardLabels(weight=round(1 - alpha, 6))],
-        team=team,
+        mechanisms=[team],
         fresh=True,
         epochs=epochs,
         lr=lr,

@@ -1,17 +1,17 @@
-"""Pea-KD (Cho and Kang 2022): layers run twice, a start from the teacher's verdicts, then patient distillation."""
+"""Pea-KD (Cho and Kang 2022): shared layers that run twice, a first stage on PTP labels, then patient distillation."""
 
 from typing import Literal
 
-from tutelage.mechanisms.ptp import Verdicts
+from tutelage.mechanisms.ptp.labels import PTPLabels
 from tutelage.objectives.hidden import FirstToken
-from tutelage.objectives.predictions import HardLabels, SoftLabels, Verdict
+from tutelage.objectives.predictions import PTP, HardLabels, SoftLabels
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.students.specs import Copied, Shared, Student
 
 Ablation = Literal["no_sps", "no_shuffle", "no_ptp", "no_pkd", "no_kd"]
-"""What is left out: the second run of the layers, the exchange of query and key in it, the stage on the teacher's verdicts,
-the hidden states, all of the teacher in the last stage."""
+"""What is left out: the second run of the layers, the exchange of query and key in it, the stage on PTP labels, the hidden
+states, or all of the teacher in the last stage."""
 
 
 def pea_kd(
@@ -21,7 +21,7 @@ def pea_kd(
     temperature: float = 10.0,
     beta: float = 100 / 768,
 ) -> Recipe:
-    """``(1 - alpha) CE + alpha T^2 KL + beta L_PT`` after a stage on what the teacher gets right and is sure of.
+    """``(1 - alpha) CE + alpha T^2 KL + beta L_PT`` after a stage on PTP labels (is the teacher correct, is it confident).
 
     ``L_PT`` is that of BERT-PKD, at the layers where both models end the same share of their depth. The paper's start is the
     pretrained model's first layers: ``--student stored=3,source=bert-base-uncased``; without a source they are the
@@ -40,7 +40,7 @@ def pea_kd(
         objective = [HardLabels()]
     elif "no_pkd" in ablation:
         objective.pop()
-    ptp = Stage(name="ptp", objective=[Verdict()], verdicts=Verdicts(), epochs=4, lr=2e-5, select="last")
+    ptp = Stage(name="ptp", objective=[PTP()], mechanisms=[PTPLabels()], epochs=4, lr=2e-5, select="last")
     distill = Stage(name="distill", objective=objective, epochs=7, lr=2e-5)
     return Recipe(
         method="pea_kd",

@@ -1,7 +1,7 @@
 """Weight-inherited distillation (Wu et al. 2024): the teacher's weights, mixed and made narrower while they learn."""
 
 from tutelage.data.masking import Masking
-from tutelage.mechanisms.pruning.settings import Forgetting
+from tutelage.mechanisms.pruning.settings import PruningSchedule
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Instances, Recipe, Stage
 from tutelage.students.specs import Inherited
@@ -27,7 +27,7 @@ def wid(hidden: int = 384, *, causal: bool = False) -> Recipe:
         warmup=0.01,
         batch_size=960,
         select="last",
-        forgetting=Forgetting(share=0.02),
+        mechanisms=[PruningSchedule(share=0.02)],
     )
     task = Stage(
         name="task",
@@ -35,7 +35,7 @@ def wid(hidden: int = 384, *, causal: bool = False) -> Recipe:
         epochs=5,
         lr=1e-4,
         select="last",
-        forgetting=Forgetting(share=0.3, weights_lr=1.0),
+        mechanisms=[PruningSchedule(share=0.3, weights_lr=1.0)],
     )
     return Recipe(
         method="wid",
@@ -81,8 +81,8 @@ def wid_reference(hidden: int = 192) -> Recipe:
     bias.
     """
     recipe = wid(hidden)
-    how = Forgetting(penalty="adam_l2", scope="master", schedule="reference", interval=500)
-    general = recipe.stages[0].model_copy(update={"forgetting": how, "clip": 1e9})
+    how = PruningSchedule(penalty="adam_l2", scope="master", schedule="reference", interval=500)
+    general = recipe.stages[0].model_copy(update={"mechanisms": [how], "clip": 1e9})
     student = recipe.student.model_copy(update={"decoder": "untied"})
     return recipe.model_copy(
         update={"method": "wid_reference", "title": "WID, as its code", "student": student, "stages": [general]}

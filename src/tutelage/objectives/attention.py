@@ -20,9 +20,15 @@ class AttentionScores(Term):
     Where one of the two looks at no later token, the scores of later tokens do not count.
     """
 
+    column = "attention"
+    aligned = True
+
     kind: Literal["attention_scores"] = "attention_scores"
     layers: Mapping = "uniform"
     padding: Padding = "masked"
+
+    def words(self) -> str:
+        return f"MSE of scores, {self.layers}"
 
     def pairs(self, student: Shape, teacher: Shape) -> Pairs:
         return pairs(self.layers, student.layers, teacher.layers)

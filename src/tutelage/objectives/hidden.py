@@ -58,6 +58,9 @@ class _HiddenTerm(Term):
 class Embeddings(_HiddenTerm):
     """The embedding output, ``hidden_states[0]`` (TinyBERT, eq. 9)."""
 
+    column = "embeddings"
+    aligned = True
+
     kind: Literal["embeddings"] = "embeddings"
 
     def pairs(self, student: Shape, teacher: Shape) -> Pairs:
@@ -67,8 +70,14 @@ class Embeddings(_HiddenTerm):
 class Hidden(_HiddenTerm):
     """Outputs of mapped layers, all tokens; summed over the layers (TinyBERT, eq. 8; DistilBERT's cosine)."""
 
+    column = "hidden"
+    aligned = True
+
     kind: Literal["hidden"] = "hidden"
     layers: Mapping = "uniform"
+
+    def words(self) -> str:
+        return f"{'cosine' if self.loss == 'cosine' else 'MSE'}, {self.layers}"
 
     def pairs(self, student: Shape, teacher: Shape) -> Pairs:
         return pairs(self.layers, student.layers, teacher.layers)
@@ -77,8 +86,13 @@ class Hidden(_HiddenTerm):
 class Pooled(Term):
     """The pooler's output, which TinyBERT's own general stage leaves random; mean over the hidden size."""
 
+    column = "hidden"
+
     kind: Literal["pooled"] = "pooled"
     project: Project = "auto"
+
+    def words(self) -> str:
+        return "MSE of pooled"
 
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
         return Needs(pooled=True), Needs(pooled=True)
@@ -110,10 +124,15 @@ class FirstToken(Term):
     the hidden size to mean the same.
     """
 
+    column = "hidden"
+
     kind: Literal["first_token"] = "first_token"
     layers: Mapping = "skip"
     normalize: bool = True
     reduction: Literal["sum", "mean"] = "sum"
+
+    def words(self) -> str:
+        return f"MSE of [CLS], {self.layers}"
 
     def pairs(self, student: Shape, teacher: Shape) -> Pairs:
         return pairs(self.layers, student.layers, teacher.layers)
@@ -139,6 +158,12 @@ class FirstToken(Term):
             )
         cuts = frozenset(self.cuts(student, teacher))
         return Needs(hidden=frozenset(s for s, _ in mapped)), Needs(cuts=cuts)
+
+    def unpaired(self, student: Shape, teacher: Shape) -> str | None:
+        return (
+            f"compares no [CLS] vectors: except for the last, no layer of {student.layers} ends at the share of the depth at "
+            f"which one of {teacher.layers} does ({self.layers}); use another depth, or layers=skip"
+        )
 
     def cuts(self, student: Shape, teacher: Shape) -> list[Cut]:
         return [Cut(t, Tokens(count=1), Neurons()) for _, t in self.pairs(student, teacher)]

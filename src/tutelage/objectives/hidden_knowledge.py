@@ -40,6 +40,9 @@ class HiddenKnowledge(Term):
     code does: the student is taught to be silent there.
     """
 
+    column = "hidden"
+    aligned = True
+
     kind: Literal["hidden_knowledge"] = "hidden_knowledge"
     keep: str = "1l_10t_0.1h"
     top: Count | None = None
@@ -54,6 +57,9 @@ class HiddenKnowledge(Term):
     random_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     width_target: Literal["ignore", "zero_fill"] = "ignore"
     project: Project = "auto"
+
+    def words(self) -> str:
+        return f"MSE, {self.keep}, {self.neurons_by}"
 
     @field_validator("keep")
     @classmethod

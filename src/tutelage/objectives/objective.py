@@ -1,6 +1,9 @@
-"""The terms of one stage, ready for a student and a teacher."""
+"""The terms of one stage: first what they need of which layers, as plain data; then a module that computes the losses."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -12,60 +15,103 @@ from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.mapping import Pairs
-from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels, Verdict
-from tutelage.objectives.term import Comparison
-from tutelage.objectives.terms import AnyTerm
+from tutelage.objectives.predictions import LogitsMSE, SoftLabels
+from tutelage.objectives.term import Comparison, Term
+
+
+@dataclass(frozen=True)
+class ObjectivePlan:
+    """What an objective reads and compares, for given shapes. No module is built to learn this.
+
+    Raises:
+        TutelageError: when a term cannot hold for these shapes (heads, widths, depths), or needs a teacher and none is given.
+    """
+
+    given: Sequence[Term]
+    kind: Kind
+    student: Shape
+    teacher: Shape | None
+    terms: list[Term] = field(init=False)
+    """The terms with a weight above 0."""
+    pairs: list[Pairs] = field(init=False)
+    """For each term, the pairs of layers that it compares."""
+    cuts: list[list[Cut]] = field(init=False)
+    """For each term, what it keeps of the teacher's layer in each pair."""
+    student_needs: Needs = field(init=False)
+    teacher_needs: Needs = field(init=False)
+
+    def __post_init__(self) -> None:
+        terms = [term for term in self.given if term.weight > 0]
+        if not terms:
+            raise TutelageError("the objective has no term with a weight above 0; give one at least one")
+        ours, theirs = Needs(), Needs()
+        for term in terms:
+            self._check(term)
+            needed = term.needs(self.student, self.teacher)
+            ours, theirs = ours | needed[0], theirs | needed[1]
+        teacher = self.teacher
+        pairs = [[] if teacher is None else term.pairs(self.student, teacher) for term in terms]
+        cuts = [[] if teacher is None else term.cuts(self.student, teacher) for term in terms]
+        for name, value in (
+            ("terms", terms),
+            ("pairs", pairs),
+            ("cuts", cuts),
+            ("student_needs", ours),
+            ("teacher_needs", theirs),
+        ):
+            object.__setattr__(self, name, value)
+
+    @property
+    def linears(self) -> dict[str, tuple[int, bool]]:
+        """The projections: by name their number of outputs, and whether they have a bias."""
+        found: dict[str, tuple[int, bool]] = {}
+        for term in self.terms:
+            for name, sizes in term.linears(self.student, self.teacher).items():
+                found.setdefault(name, sizes)
+        return found
+
+    def _check(self, term: Term) -> None:
+        if self.teacher is None and not term.teacherless:
+            raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
+        if self.kind == "spans" and isinstance(term, SoftLabels) and term.reduction == "mean":
+            raise TutelageError(
+                "reduction=mean averages over fixed classes, but a span is chosen among the tokens of its text; use "
+                "reduction=batchmean"
+            )
+        if self.kind == "spans" and isinstance(term, LogitsMSE):
+            raise TutelageError(
+                "logits_mse compares scores of fixed classes, but a span is chosen among the tokens of its text; use "
+                "soft_labels"
+            )
 
 
 class Objective(nn.Module):
-    """The terms of one stage, ready for a student and a teacher.
+    """The losses of one stage, for a student and a teacher of these shapes.
 
-    Owns the projections, linear maps from student to teacher width by student layer (``"0"`` the embeddings), one for
-    all (``"shared"``), and that of the pooled output (``"pooled"``).
+    Owns the projections: linear maps from student to teacher width by student layer (``"0"`` is the embedding output), one
+    for all layers (``"shared"``), that of the pooled output (``"pooled"``), and the modules that terms bring.
 
     Raises:
-        TutelageError: when a term cannot hold for these shapes (heads, widths, depths), or needs a teacher and none is.
+        TutelageError: as :class:`ObjectivePlan`.
     """
 
-    def __init__(self, terms: list[AnyTerm], kind: Kind, student: Shape, teacher: Shape | None) -> None:
+    def __init__(self, terms: Sequence[Term], kind: Kind, student: Shape, teacher: Shape | None) -> None:
         super().__init__()
-        self.kind: Kind = kind
-        self.terms = [term for term in terms if term.weight > 0]
-        if not self.terms:
-            raise TutelageError("the objective has no term with a weight above 0; give one at least one")
-        self.student_needs, self.teacher_needs = Needs(), Needs()
+        self.plan = plan = ObjectivePlan(terms, kind, student, teacher)
         self.projections = nn.ModuleDict()
-        self.mapped: list[Pairs] = []
-        self.cuts: list[list[Cut]] = []
-        for term in self.terms:
-            if teacher is None and not isinstance(term, HardLabels | Verdict):
-                raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
-            if kind == "spans" and isinstance(term, SoftLabels) and term.reduction == "mean":
-                raise TutelageError(
-                    "reduction=mean averages over fixed classes, but a span is chosen among the tokens of its text; use "
-                    "reduction=batchmean"
-                )
-            if kind == "spans" and isinstance(term, LogitsMSE):
-                raise TutelageError(
-                    "logits_mse compares scores of fixed classes, but a span is chosen among the tokens of its text; use "
-                    "soft_labels"
-                )
-            ours, theirs = term.needs(student, teacher)
-            self.student_needs |= ours
-            self.teacher_needs |= theirs
-            self.mapped.append([] if teacher is None else term.pairs(student, teacher))
-            self.cuts.append([] if teacher is None else term.cuts(student, teacher))
-            for name, (width, bias) in term.linears(student, teacher).items():
-                if name not in self.projections:
-                    self.projections[name] = linear = nn.Linear(student.hidden, width, bias=bias)
-                    nn.init.normal_(linear.weight, std=0.02)
-                    if bias:
-                        nn.init.zeros_(linear.bias)
+        for name, (width, bias) in plan.linears.items():
+            self.projections[name] = linear = nn.Linear(plan.student.hidden, width, bias=bias)
+            nn.init.normal_(linear.weight, std=0.02)
+            if bias:
+                nn.init.zeros_(linear.bias)
+        for term in plan.terms:
+            self.projections.update(term.modules(plan.student, plan.teacher))
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         """Each term's weighted loss by name; their sum is the loss."""
+        plan = self.plan
         return {
             term.kind: term.weight
-            * term.value(Comparison(student, teacher, batch, self.kind, mapped, cuts, self.projections))
-            for term, mapped, cuts in zip(self.terms, self.mapped, self.cuts, strict=True)
+            * term.value(Comparison(student, teacher, batch, plan.kind, pairs, cuts, self.projections))
+            for term, pairs, cuts in zip(plan.terms, plan.pairs, plan.cuts, strict=True)
         }

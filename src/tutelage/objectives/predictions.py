@@ -22,7 +22,14 @@ class HardLabels(Term):
     tokens of their text.
     """
 
+    column = "labels"
+    on_logits = True
+    teacherless = True
+
     kind: Literal["hard_labels"] = "hard_labels"
+
+    def words(self) -> str:
+        return "CE"
 
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
         return Needs(logits=True), Needs()
@@ -46,10 +53,16 @@ class SoftLabels(Term):
     the factor ``temperature ** 2``; ``reduction="mean"`` averages over classes as some reference codes do.
     """
 
+    column = "predictions"
+    on_logits = True
+
     kind: Literal["soft_labels"] = "soft_labels"
     temperature: Annotated[float, Field(gt=0)] = 1.0
     scale: bool = True
     reduction: Literal["batchmean", "mean"] = "batchmean"
+
+    def words(self) -> str:
+        return f"KL, T={self.temperature:g}"
 
     def value(self, x: Comparison) -> Tensor:
         from tutelage.objectives import losses
@@ -74,6 +87,9 @@ class SoftLabels(Term):
 class LogitsMSE(Term):
     """Squared difference of the logits (Tang et al. 2019; Ba and Caruana 2014)."""
 
+    column = "predictions"
+    on_logits = True
+
     kind: Literal["logits_mse"] = "logits_mse"
     reduction: Literal["mean", "sum"] = "mean"
 
@@ -85,19 +101,28 @@ class LogitsMSE(Term):
         return losses.logits_mse(x.student.logits, x.teacher.logits, reduction=self.reduction, count=count)
 
 
-class Verdict(Term):
-    """What the teacher thinks of a text, as a class (Pea-KD's PTP): cross-entropy of a classifier of its own on what the
-    student's head reads, the pooler's output or the first token's vector. Its labels are those of ``Stage.verdicts``.
+class PTP(Term):
+    """Cross-entropy of a classifier of PTP labels (Pea-KD): is the teacher correct, is it confident?
+
+    The classifier reads what the student's head reads: the pooler's output or the first token's vector. The labels come from
+    the mechanism ``ptp_labels``.
     """
 
-    kind: Literal["verdict"] = "verdict"
+    column = "labels"
+    teacherless = True
+    labels_from = "ptp_labels"
+
+    kind: Literal["ptp"] = "ptp"
     classes: Annotated[int, Field(ge=2)] = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    def words(self) -> str:
+        return "CE of PTP labels"
 
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
         if FAMILIES[student.family].causal:
             raise TutelageError(
-                f"verdict reads what the first token makes of the text, but in a {student.family} it sees no other token; leave "
+                f"ptp reads the first token, which sees no other token in a {student.family}; leave "
                 "the stage out (--ablation no_ptp)"
             )
         if FAMILIES[student.family].reads_pooler:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -50,16 +50,42 @@ class Comparison:
         return losses.by_text(logits, self.batch.asked // width, texts, width).flatten(0, 1)
 
 
+Column = Literal["embeddings", "attention", "hidden", "predictions", "labels"]
+"""The columns of the methods table: what a stage learns from."""
+
+
 class Term(BaseModel):
-    """What all terms have. ``weight`` multiplies the term's loss."""
+    """One loss of an objective, as data. A subclass sets the class variables, says what it needs, and computes ``value``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    column: ClassVar[Column]
+    """The column of the methods table."""
+    on_logits: ClassVar[bool] = False
+    """The term reads the student's answers to the task, and nothing else of the student."""
+    aligned: ClassVar[bool] = False
+    """The term compares token by token: student and teacher must read the same tokens."""
+    teacherless: ClassVar[bool] = False
+    """The term needs no teacher."""
+    labels_from: ClassVar[str | None] = None
+    """The kind of mechanism that makes the term's labels; None for the labels of the data."""
+
+    kind: str
+    """The term's name in a recipe."""
     weight: Annotated[float, Field(ge=0)] = 1.0
+    """Factor of the term's loss; a term with weight 0 is left out."""
+
+    def words(self) -> str:
+        """The loss in a few words, for the methods table."""
+        return "MSE"
 
     def pairs(self, student: Shape, teacher: Shape) -> Pairs:
         """The layers that the term compares; empty for terms on predictions."""
         return []
+
+    def unpaired(self, student: Shape, teacher: Shape) -> str | None:
+        """A warning for a term that pairs no layers of these shapes, where that is allowed; it continues "stage NAME ..."."""
+        return None
 
     def cuts(self, student: Shape, teacher: Shape) -> list[Cut]:
         """What the term keeps of the teacher's layer in each pair; empty for terms that keep no part."""
@@ -81,7 +107,15 @@ class Term(BaseModel):
         names = ["shared"] if how == "shared" else [str(s) for s, _ in self.pairs(student, teacher)]
         return dict.fromkeys(names, (teacher.hidden, how == "shared"))
 
+    def modules(self, student: Shape, teacher: Shape | None) -> dict[str, nn.Module]:
+        """Modules that are trained with the student and read in ``value`` by name from ``Comparison.projections``.
+
+        They are saved with the projections. Names start with the term's ``kind``.
+        """
+        return {}
+
     def value(self, x: Comparison) -> Tensor:
+        """The loss of a batch, a scalar: a sum over the batch divided by the step's totals."""
         raise NotImplementedError
 
 

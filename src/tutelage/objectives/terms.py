@@ -9,7 +9,7 @@ from pydantic import Field
 from tutelage.objectives.attention import AttentionScores
 from tutelage.objectives.hidden import Embeddings, FirstToken, Hidden, Pooled
 from tutelage.objectives.hidden_knowledge import HiddenKnowledge
-from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels, Verdict
+from tutelage.objectives.predictions import PTP, HardLabels, LogitsMSE, SoftLabels
 
 AnyTerm = Annotated[
     HardLabels
@@ -18,7 +18,7 @@ AnyTerm = Annotated[
     | Embeddings
     | Hidden
     | Pooled
-    | Verdict
+    | PTP
     | AttentionScores
     | FirstToken
     | HiddenKnowledge,

@@ -10,48 +10,49 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError
-from tutelage.recipes.recipe import Instances, Recipe
+from tutelage.recipes.recipe import Recipe
 
 
 class RunConfig(BaseModel):
-    """Everything that determines a run; ``config.yaml`` of a run is this, and repeats it."""
+    """Everything that determines a run. A run writes it to ``config.yaml``, and ``tutelage run`` repeats it from there."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     recipe: Recipe
+    """The method."""
     teacher: str | None = None
-    """The teacher; beside a team the one that the student's layers are copied from, and that the report compares with."""
-    team: tuple[str, ...] = ()
-    """Teachers of stages that have a team: folders, hub ids, or stores."""
+    """The teacher: a folder or a hub id. Of several teachers, the one whose layers are copied and that the report compares with."""
+    teachers: tuple[str, ...] = ()
+    """Several teachers, for stages that learn from more than one: folders, hub ids, or stores."""
     data: DataConfig = DataConfig()
+    """The data of a run on a task."""
     corpus: str | None = None
     """A folder of ``tutelage corpus build``, for the stages on raw text."""
     out: str | None = None
+    """Folder for the result; must be new or empty."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of everything random."""
     baseline: bool = True
-    """Train the same student without the teacher too, for as many steps, and show it beside."""
+    """Train the same student without the teacher too, for as many steps, and report both."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Precision of the forward pass."""
     allow_weak_teacher: bool = False
+    """Continue even if the teacher scores no better than a constant answer."""
     teacher_store: str | None = None
-    """A folder with the teacher's stored knowledge, or ``auto``: the one that fits, written if there is none."""
+    """A folder with the teacher's stored knowledge, or ``auto``: the store that fits, written if there is none."""
     store_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
-    """In which ``auto`` writes hidden states."""
+    """Type of the hidden states that ``auto`` writes."""
     tracker: Literal["tensorboard", "trackio", "wandb", "mlflow"] | None = None
+    """Experiment tracker."""
 
     @model_validator(mode="after")
-    def _one_part(self) -> RunConfig:
-        general = [isinstance(stage.data, Instances) for stage in self.recipe.stages]
+    def _consistent(self) -> RunConfig:
+        general = [stage.on_corpus for stage in self.recipe.stages]
         if any(general) and not all(general):
             raise ValueError("stages on a corpus and stages on a task are two runs; take one part of the recipe")
-        return self
-
-    @model_validator(mode="after")
-    def _team_is_asked(self) -> RunConfig:
-        asked = [stage.name for stage in self.recipe.stages if stage.team is not None]
-        if self.team and not asked:
+        if self.teachers and not self.recipe.takes_teachers:
             raise ValueError(
-                f"the method {self.recipe.method!r} has one teacher and cannot ask a team; use autoskdbert, skdbert or "
-                "ensemble"
+                f"the method {self.recipe.method!r} learns from one teacher; for several use autoskdbert, skdbert or ensemble"
             )
         return self
 

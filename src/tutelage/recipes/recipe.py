@@ -6,170 +6,148 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tutelage.anatomy import Head
+from tutelage.anatomy import Head, Layers
 from tutelage.data.augmentation.rules import Rules
 from tutelage.data.augmentation.variants import Augmentation
 from tutelage.data.corpus.packing import Packing
 from tutelage.data.masking import Masking
 from tutelage.errors import TutelageError
-from tutelage.mechanisms.pruning.settings import Forgetting
-from tutelage.mechanisms.ptp import Verdicts
-from tutelage.mechanisms.team.settings import Team
-from tutelage.objectives.predictions import HardLabels
+from tutelage.mechanisms.mechanism import AnyMechanism
 from tutelage.objectives.terms import AnyTerm
-from tutelage.students.specs import Inherited, Student
+from tutelage.students.specs import Student
 
 
 class Instances(BaseModel):
-    """Text without a task, drawn from a corpus anew in every epoch.
+    """Raw text as training data: instances are drawn from a corpus, other ones in every epoch.
 
-    ``packing`` makes sentence ``pairs``, single ``segments`` or full ``packed`` inputs of at most ``length`` tokens. With
-    ``masking`` the terms on predictions are about the masked words; without it, about the next words.
+    With ``masking`` the terms on predictions are about the masked tokens; without it, about the next tokens.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     packing: Packing = "pairs"
+    """Sentence ``pairs``, single ``segments``, or full ``packed`` inputs."""
     length: Annotated[int, Field(ge=8)] = 128
+    """Longest instance in tokens."""
     masking: Masking | None = None
+    """How tokens are masked."""
 
 
 class Stage(BaseModel):
-    """One stretch of training with one objective.
+    """One stretch of training with one objective."""
 
-    ``data`` says on which texts: the task's own (``train``), these and the recipe's augmented ones (``augmented``), or
-    instances of a corpus. ``train="head"`` leaves everything below the head as it is.
-
-    ``batch_size`` is the number of examples in an optimiser step, whatever their lengths; ``max_tokens`` bounds how many
-    padded tokens are computed at once and changes nothing else. ``select="best"`` keeps the epoch with the best score on
-    the selection data, ``last`` the last one; ``patience`` stops after so many epochs without a better one. ``pad_to``
-    pads every input to a fixed length, as some reference codes do.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: str
+    """The stage's name, by which ``--set stages.NAME.field=value`` finds it."""
     data: Literal["train", "augmented"] | Instances = "train"
+    """The training texts: the task's own (``train``), these and the recipe's augmented texts (``augmented``), or instances of a
+    corpus."""
     objective: list[AnyTerm]
-    train: Literal["all", "head"] = "all"
+    """The losses."""
+    mechanisms: list[AnyMechanism] = []
+    """What the stage does beside its losses."""
+    train: Literal["all", "head"] | Layers = "all"
+    """What is trained: all of the student, its head alone, or some layers."""
     epochs: Annotated[int, Field(ge=1)] = 3
+    """Passes over the training data."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    """End after so many optimiser steps, even within the epochs."""
+    """Optimiser steps after which the stage ends, even within its epochs."""
     lr: Annotated[float, Field(gt=0)] = 5e-5
+    """Peak learning rate."""
     batch_size: Annotated[int, Field(ge=1)] = 32
+    """Examples in an optimiser step, whatever their lengths."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the steps in which the learning rate rises from zero."""
     decay: Literal["linear", "constant"] = "linear"
+    """The learning rate after warm-up: linear to zero, or constant."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Weight decay of matrices; vectors have none."""
     clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of a step's gradient."""
     select: Literal["best", "last"] = "best"
+    """Keep the epoch with the best score on the validation split, or the last one."""
     patience: Annotated[int, Field(ge=1)] | None = None
+    """Epochs without a better score after which the stage ends."""
     max_tokens: Annotated[int, Field(ge=1)] = 16384
+    """Padded tokens computed at once; changes memory and speed, not the result."""
     pad_to: Annotated[int, Field(ge=1)] | None = None
-    verdicts: Verdicts | None = None
-    """How the labels of the term ``verdict`` are made, which a stage learns alone."""
-    forgetting: Forgetting | None = None
-    """How a student with compactors loses its widths in this stage, at the end of which they are multiplied out."""
-    team: Team | None = None
-    """How a team of teachers teaches in this stage; none is for one teacher."""
+    """Pad every input to this length, as some reference codes do."""
     fresh: bool = False
-    """Begin with a new student: what earlier stages have made of it was for finding out about the team."""
+    """Begin with a new student; what earlier stages trained served only their mechanisms."""
 
     @model_validator(mode="after")
-    def _terms_once(self) -> Stage:
+    def _consistent(self) -> Stage:
         kinds = [term.kind for term in self.objective]
         if len(set(kinds)) != len(kinds) or not kinds:
             raise ValueError(f"stage {self.name!r} needs each term once, and at least one; it has {kinds}")
-        if isinstance(self.data, Instances) and self.select == "best":
+        mechanisms = [mechanism.kind for mechanism in self.mechanisms]
+        if len(set(mechanisms)) != len(mechanisms):
+            raise ValueError(f"stage {self.name!r} needs each mechanism once; it has {mechanisms}")
+        if self.on_corpus and self.select == "best":
             raise ValueError(f"stage {self.name!r} is on a corpus, where the last epoch is kept; set select=last")
-        if (self.verdicts is not None) != (kinds == ["verdict"]):
-            raise ValueError(
-                f"stage {self.name!r} needs verdicts and the term verdict alone, or neither; it has {kinds}"
-            )
-        if self.verdicts is not None and (self.select == "best" or isinstance(self.data, Instances)):
-            raise ValueError(
-                f"stage {self.name!r} on verdicts is about a task and keeps its last epoch; set select=last"
-            )
-        if self.forgetting is not None:
-            if self.select == "best":
-                raise ValueError(f"stage {self.name!r} forgets, and is the student only at its end; set select=last")
-            if self.patience is not None:
-                raise ValueError(f"stage {self.name!r} forgets, which takes all of its steps; leave out patience")
-            others = [kind for kind in kinds if kind not in PREDICTIONS]
-            if others or self.train != "all":
+        for term in self.objective:
+            if term.labels_from is not None and term.labels_from not in mechanisms:
                 raise ValueError(
-                    f"stage {self.name!r} forgets and learns from predictions alone; leave out {', '.join(others) or 'train=head'}"
+                    f"stage {self.name!r} has the term {term.kind}, whose labels come from the mechanism "
+                    f"{term.labels_from}; give it one"
                 )
+        for mechanism in self.mechanisms:
+            mechanism.check(self)
         return self
 
-    @model_validator(mode="after")
-    def _team_fits(self) -> Stage:
-        if self.team is None:
-            return self
-        if isinstance(self.data, Instances) or self.labels_only or self.verdicts is not None:
-            raise ValueError(f"stage {self.name!r} has a team, but nothing to learn from one; leave out team")
-        kinds = [term.kind for term in self.objective if term.weight > 0]
-        one = self.team.combine == "sample" and self.team.granularity == "step"
-        if not one and any(kind not in PREDICTIONS for kind in kinds):
-            raise ValueError(
-                f"stage {self.name!r} compares layers, which only one teacher a step can teach; set combine=sample"
-            )
-        if self.team.combine == "discounted" and "soft_labels" not in kinds:
-            raise ValueError(f"stage {self.name!r} discounts soft labels, of which it has none; use combine=average")
-        if self.team.combine != "sample" and {"soft_labels", "logits_mse"} <= set(kinds):
-            raise ValueError(
-                f"stage {self.name!r} mixes its teachers for soft_labels and for logits_mse, which are not mixed alike; leave out "
-                "one of them"
-            )
-        if self.team.learning is None:
-            return self
-        if self.forgetting is not None:
-            raise ValueError(f"stage {self.name!r} forgets and learns about a team; do one of them")
-        if any(kind not in PREDICTIONS for kind in kinds) or len({"soft_labels", "logits_mse"} & set(kinds)) != 1:
-            raise ValueError(
-                f"stage {self.name!r} learns which teachers help by their predictions; give it soft_labels (or logits_mse) and "
-                "hard_labels alone"
-            )
-        if self.data != "train" or self.select == "best":
-            raise ValueError(
-                f"stage {self.name!r} learns about its team on train, to its end; set data=train, select=last"
-            )
-        return self
+    @property
+    def on_corpus(self) -> bool:
+        """Whether the stage trains on raw text."""
+        return isinstance(self.data, Instances)
 
     @property
     def labels_only(self) -> bool:
-        """Whether the stage learns from labels alone: no teacher, and no use for unlabelled text."""
-        return all(isinstance(term, HardLabels) for term in self.objective if term.weight > 0)
+        """Whether the stage learns from the task's labels alone: it needs no teacher and cannot use unlabelled text."""
+        asks = any(mechanism.asks_teacher for mechanism in self.mechanisms)
+        return not asks and all(term.teacherless for term in self.objective if term.weight > 0)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the stage leaves out texts without labels."""
+        return self.labels_only or any(mechanism.brings_labels for mechanism in self.mechanisms)
+
+    @property
+    def brings_teacher(self) -> bool:
+        """Whether a mechanism answers in place of the run's teacher."""
+        return any(mechanism.brings_teacher for mechanism in self.mechanisms)
 
     @property
     def head(self) -> Head:
-        """What a model answers in a stage on a corpus: words, where a term is about predictions."""
+        """The head that a model needs in a stage on a corpus: a language-model head, where a term reads predictions."""
         assert isinstance(self.data, Instances)
-        if all(term.kind not in PREDICTIONS for term in self.objective if term.weight > 0):
+        if not any(term.on_logits for term in self.objective if term.weight > 0):
             return "none"
         return "words" if self.data.masking else "next_words"
 
 
-PREDICTIONS = ("hard_labels", "soft_labels", "logits_mse")
-"""The terms that are about what a model predicts."""
-
-
 class Recipe(BaseModel):
-    """A method: the student and the stages; ``title`` and ``paper`` say where it comes from.
+    """A method: the student and the stages.
 
-    Stages on a corpus come first: they are run on their own (the general part, :meth:`part`), once for all tasks.
-    ``augmentation`` says how the texts of stages with ``data="augmented"`` are made.
+    Stages on a corpus come first. They are a run of their own (the general part, :meth:`part`), once for all tasks.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     method: str
+    """The method's name."""
     title: str
+    """Its name for people."""
     paper: str
+    """Where it comes from."""
     student: Student
+    """Which network learns, and where its first weights come from."""
     augmentation: Annotated[Augmentation | Rules, Field(discriminator="kind")] | None = None
+    """How the texts of stages with ``data="augmented"`` are made."""
     longest: Annotated[int, Field(ge=8)] | None = None
-    """Longest input in tokens that the method takes of this task, unless ``data.max_length`` says otherwise."""
+    """Longest input in tokens that the method takes of this task; ``data.max_length`` overrides it."""
     stages: list[Stage]
+    """What the student goes through, in order."""
 
     @model_validator(mode="after")
     def _names_once(self) -> Recipe:
@@ -179,36 +157,45 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _forgets_first(self) -> Recipe:
+    def _mechanisms_fit(self) -> Recipe:
+        needed = self.student.needs_mechanism
         for general in (True, False):
-            part = [stage for stage in self.stages if isinstance(stage.data, Instances) == general]
-            for number, stage in enumerate(part):
-                wanted = isinstance(self.student, Inherited) and number == 0
-                if wanted and stage.forgetting is None:
+            for number, stage in enumerate(stage for stage in self.stages if stage.on_corpus == general):
+                kinds = [mechanism.kind for mechanism in stage.mechanisms]
+                if number == 0 and needed is not None and needed not in kinds:
                     raise ValueError(
-                        f"a student with init=inherited has compactors, which stage {stage.name!r} must let go; give it "
-                        "forgetting"
+                        f"a student with init={self.student.init} needs the mechanism {needed} in its first stage, "
+                        f"{stage.name!r}; give it one"
                     )
-                if not wanted and stage.forgetting is not None:
+                if number and needed is not None and stage.fresh:
                     raise ValueError(
-                        f"stage {stage.name!r} has forgetting, which is for the first stage of a student with "
-                        "init=inherited; give one (init=inherited,hidden=...), or take another method for this student"
+                        f"stage {stage.name!r} begins with a new student, which would need the mechanism {needed}; use another "
+                        "student"
                     )
-                if isinstance(self.student, Inherited) and stage.fresh and number:
-                    raise ValueError(
-                        f"stage {stage.name!r} begins with a new student, whose compactors would stay; use another"
-                    )
+                for mechanism in stage.mechanisms:
+                    mechanism.check_student(stage, self.student, first=number == 0)
         return self
 
     @property
     def begins(self) -> int:
-        """The number of the stage with which the student begins that is kept."""
+        """The number of the stage with which the final student begins."""
         return max((number for number, stage in enumerate(self.stages) if stage.fresh), default=0)
 
     @property
+    def on_corpus(self) -> bool:
+        """Whether all stages train on raw text."""
+        return all(stage.on_corpus for stage in self.stages)
+
+    @property
     def needs_teacher(self) -> bool:
-        inherits = isinstance(self.student, Inherited) and self.student.source is None
-        return inherits or any(not stage.labels_only for stage in self.stages)
+        """Whether a stage, or the student's start, needs a teacher."""
+        starts_from_it = self.student.needs_mechanism is not None and getattr(self.student, "source", None) is None
+        return starts_from_it or any(not stage.labels_only for stage in self.stages)
+
+    @property
+    def takes_teachers(self) -> bool:
+        """Whether a stage learns from several teachers."""
+        return any(mechanism.takes_teachers for stage in self.stages for mechanism in stage.mechanisms)
 
     def part(self, name: Literal["general", "task"]) -> Recipe:
         """The stages on a corpus, or those on a task.
@@ -216,12 +203,8 @@ class Recipe(BaseModel):
         Raises:
             TutelageError: when there are none.
         """
-        stages = [stage for stage in self.stages if isinstance(stage.data, Instances) == (name == "general")]
+        stages = [stage for stage in self.stages if stage.on_corpus == (name == "general")]
         if not stages:
-            where = "a corpus" if name == "general" else "a task"
-            raise TutelageError(f"the method {self.method!r} has no stage on {where}; use --stage {_other(name)}")
+            where, other = ("a corpus", "task") if name == "general" else ("a task", "general")
+            raise TutelageError(f"the method {self.method!r} has no stage on {where}; use --stage {other}")
         return self.model_copy(update={"stages": stages})
-
-
-def _other(name: Literal["general", "task"]) -> str:
-    return "task" if name == "general" else "general"

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
-from tutelage.objectives.terms import AnyTerm
+from tutelage.objectives.term import Column
 from tutelage.recipes.recipe import Recipe
 
-KNOWLEDGE_COLUMNS = {
-    "embeddings": ("embeddings",),
-    "attention": ("attention_scores",),
-    "hidden": ("hidden", "first_token", "hidden_knowledge", "pooled"),
-    "predictions": ("soft_labels", "logits_mse"),
-    "labels": ("hard_labels", "verdict"),
-}
-"""What a stage may learn from, and the terms that are about it."""
+COLUMNS: tuple[Column, ...] = get_args(Column)
+"""What a stage may learn from."""
 
 
 def method_row(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe uses, for the table of methods: computed from the recipe, never typed.
+    """One row of the methods table, computed from the recipe.
 
-    Keys: ``method``, ``init``, and for each stage its ``data`` and the knowledge (``embeddings``, ``attention``,
-    ``hidden``, ``predictions``, ``labels``) with the loss that compares it.
+    Keys: ``method``, ``title``, ``paper``, ``init``, and ``stages``. A stage has its name, its ``data`` and, for each of
+    :data:`COLUMNS`, the losses that compare this knowledge.
     """
     student = recipe.student
     init = {"fresh": "random"}.get(student.init, student.init)
@@ -30,27 +24,6 @@ def method_row(recipe: Recipe) -> dict[str, Any]:
     stages = []
     for stage in recipe.stages:
         row = {"stage": stage.name, "data": stage.data if isinstance(stage.data, str) else "corpus"}
-        for column, kinds in KNOWLEDGE_COLUMNS.items():
-            row[column] = ", ".join(_words(term) for term in stage.objective if term.kind in kinds and term.weight > 0)
-        stages.append(row)
+        terms = [term for term in stage.objective if term.weight > 0]
+        stages.append(row | {c: ", ".join(term.words() for term in terms if term.column == c) for c in COLUMNS})
     return {"method": recipe.method, "title": recipe.title, "paper": recipe.paper, "init": init, "stages": stages}
-
-
-def _words(term: AnyTerm) -> str:
-    if term.kind == "hard_labels":
-        return "CE"
-    if term.kind == "verdict":
-        return "CE of the teacher's verdicts"
-    if term.kind == "soft_labels":
-        return f"KL, T={term.temperature:g}"
-    if term.kind == "first_token":
-        return f"MSE of [CLS], {term.layers}"
-    if term.kind == "hidden":
-        return f"{'cosine' if term.loss == 'cosine' else 'MSE'}, {term.layers}"
-    if term.kind == "hidden_knowledge":
-        return f"MSE, {term.keep}, {term.neurons_by}"
-    if term.kind == "pooled":
-        return "MSE of pooled"
-    if term.kind == "attention_scores":
-        return f"MSE of scores, {term.layers}"
-    return "MSE"

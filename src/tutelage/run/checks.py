@@ -12,7 +12,7 @@ from tutelage import anatomy
 from tutelage.data.examples import Data, Encoded
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
-from tutelage.objectives.objective import Objective
+from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.tasks.kinds import constant_scores, scores_of
 from tutelage.teachers.source import Source
@@ -26,27 +26,37 @@ def check_storable(data: Data) -> None:
     """
     if data.kind in ("tokens", "spans"):
         raise TutelageError(
-            f"a store keeps one answer for each text, and the task {data.task!r} asks for one of every token; teach it "
-            "without a store"
+            f"a store keeps one answer for each text, and the task {data.task!r} needs one for every token; train it without a "
+            "store"
         )
 
 
-def check_objectives(config: RunConfig, data: Data, student: PreTrainedModel, teacher: Source | None) -> None:
-    for stage in config.recipe.stages:
-        shape = None if teacher is None else teacher.shape
-        objective = Objective(stage.objective, data.kind, anatomy.shape_of(student.config), shape)
-        configs = [(student.config, objective.student_needs)]
-        configs += [] if teacher is None else [(teacher.config, objective.teacher_needs)]
-        for asked, needs in configs:
-            if needs.running and not anatomy.family_of(asked).layers:
-                raise TutelageError(
-                    f"stage {stage.name!r} reads {needs}, but a {asked.model_type} has logits alone; use a method on "
-                    "predictions (kd, logits_mse)"
-                )
-        if objective.student_needs.pooled:
-            anatomy.pooler_of(student)
-        if objective.teacher_needs.pooled and teacher is not None:
-            anatomy.pooler_of(teacher.outline)
+def check_objective(name: str, plan: ObjectivePlan, student: PreTrainedModel, teacher: Source | None) -> None:
+    """See that what a stage reads can be read of both models.
+
+    Raises:
+        TutelageError: when a model has logits alone, or no pooler.
+    """
+    configs = [(student.config, plan.student_needs)]
+    configs += [] if teacher is None else [(teacher.config, plan.teacher_needs)]
+    for config, needs in configs:
+        if needs.running and not anatomy.family_of(config).layers:
+            raise TutelageError(
+                f"stage {name!r} reads {needs}, but a {config.model_type} has logits alone; use a method on predictions (kd, "
+                "logits_mse)"
+            )
+    if plan.student_needs.pooled:
+        anatomy.pooler_of(student)
+    if plan.teacher_needs.pooled and teacher is not None:
+        anatomy.pooler_of(teacher.outline)
+
+
+def check_unlabelled(config: RunConfig) -> None:
+    """See that unlabelled texts are of use.
+
+    Raises:
+        TutelageError: when the method learns from labels alone.
+    """
     if config.data.unlabeled is not None and all(stage.labels_only for stage in config.recipe.stages):
         raise TutelageError(
             f"the method {config.recipe.method!r} learns from labels alone and cannot use the unlabelled texts of "
@@ -54,8 +64,36 @@ def check_objectives(config: RunConfig, data: Data, student: PreTrainedModel, te
         )
 
 
+def limit_of(config: RunConfig, student: Any, teacher: Source | None) -> int:
+    """The longest input in tokens that both models take.
+
+    Raises:
+        TutelageError: when the settings ask for more.
+    """
+    limit = min(anatomy.max_length(c) for c in [student, *([teacher.config] if teacher else [])])
+    if config.data.max_length is not None and config.data.max_length > limit:
+        raise TutelageError(f"max_length={config.data.max_length} is beyond the model's {limit} positions; use {limit}")
+    check_padding(config, limit)
+    return limit
+
+
+def check_padding(config: RunConfig, limit: int) -> None:
+    """See that no stage pads beyond the models' positions.
+
+    Raises:
+        TutelageError: when one does.
+    """
+    for stage in config.recipe.stages:
+        if (stage.pad_to or 0) > limit:
+            raise TutelageError(f"stage {stage.name!r} has pad_to={stage.pad_to}, beyond the model's {limit} positions")
+
+
 def check_tokens(encoded: Encoded, tokenizer: Any, student: PreTrainedModel, name: str | None) -> None:
-    """A folder without a tokenizer loads as one that knows no word, without complaint."""
+    """See that the tokenizer is the student's. A folder without a tokenizer loads as one that knows no word, without complaint.
+
+    Raises:
+        TutelageError: when most tokens are unknown to it, or an id is beyond the vocabulary.
+    """
     unknown = float((encoded.tokens == tokenizer.unk_token_id).mean()) if tokenizer.unk_token_id is not None else 0.0
     if unknown > 0.4 or int(encoded.tokens.max()) >= student.config.vocab_size:
         raise TutelageError(
@@ -65,17 +103,21 @@ def check_tokens(encoded: Encoded, tokenizer: Any, student: PreTrainedModel, nam
 
 
 def check_alignment(config: RunConfig, train: Texts, teacher: Source | None) -> None:
-    """Layers can only be compared token by token when both models read the same tokens; spans are places in them too."""
+    """See that both models read the same tokens where layers are compared token by token, and for spans.
+
+    Raises:
+        TutelageError: when they do not.
+    """
     if teacher is None or train.teacher is None or np.array_equal(train.student.tokens, train.teacher.tokens):
         return
     if train.student.windows is not None or not np.array_equal(train.student.asked, train.teacher.asked):
         raise TutelageError(
-            "student and teacher have different tokenizers and would be asked of different tokens; use a student of the "
+            "student and teacher have different tokenizers and would predict different tokens; use a student of the "
             "teacher's family" + ("" if train.student.windows else ", or a larger max_length")
         )
     for stage in config.recipe.stages:
         for term in stage.objective:
-            if term.kind in ("embeddings", "hidden", "attention_scores", "hidden_knowledge"):
+            if term.aligned:
                 raise TutelageError(
                     f"the term {term.kind} of stage {stage.name!r} compares token by token, but student and teacher have "
                     "different tokenizers; use a method on predictions (kd, logits_mse) or a student of the teacher's family"
@@ -83,7 +125,11 @@ def check_alignment(config: RunConfig, train: Texts, teacher: Source | None) -> 
 
 
 def check_teacher(config: RunConfig, data: Data, dev: dict[str, Texts], logits: dict[str, Tensor]) -> list[str]:
-    """Stop at a teacher that knows no more than a constant answer."""
+    """Compare the teacher with a constant answer; returns a warning if it is no better and that is allowed.
+
+    Raises:
+        TutelageError: when it is no better and that is not allowed.
+    """
     name, part = next(iter(data.dev.items()))
     scores = scores_of(data, logits[name], dev[name])
     # One standard error of a proportion, at most: a score within it of a constant answer's shows nothing.

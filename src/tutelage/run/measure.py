@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import transformers
-from accelerate import Accelerator
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from tutelage import anatomy
 from tutelage.data.config import DataConfig
@@ -16,47 +11,48 @@ from tutelage.data.load import load_data
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.evaluation import speed
-from tutelage.progress import Display
-from tutelage.run.plan import typical
-from tutelage.run.task import Setup
-from tutelage.run.workspace import model_folder, new_accelerator
+from tutelage.run.plan import mapping_report, typical
+from tutelage.run.workspace import Workspace, bench
 from tutelage.tasks.kinds import HEADS, encoded_as, longest, scores_of
+from tutelage.teachers.knowledge import describe
 from tutelage.teachers.source import Source
-from tutelage.teachers.teacher import predicted
+from tutelage.training import loop
+from tutelage.version import __version__
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tutelage.run.task import TaskRun
 
 
-def measured(
-    setup: Setup, accelerator: Accelerator, display: Display, folder: Path, baseline: PreTrainedModel | None
-) -> dict[str, dict[str, Any] | None]:
-    """Scores, sizes and speed of teacher, student and baseline."""
-    config, data = setup.config, setup.data
-    part, texts = next(iter(setup.dev.items()))
-    logits = {"teacher": {name: setup.teacher_logits[name] for name in setup.dev if name in setup.teacher_logits}}
-    models: dict[str, PreTrainedModel] = {"student": setup.student}
-    if baseline is not None:
-        models["baseline"] = baseline
+def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | None]:
+    """Scores, sizes and speed of teacher, student and twin, by ``teacher``, ``student``, ``baseline``."""
+    data, device, taught = run.data, workspace.accelerator.device, run.teacher
+    part, texts = next(iter(run.dev.items()))
+    known = {} if taught is None else taught.logits
+    logits = {"teacher": {name: known[name] for name in run.dev if name in known}}
+    models: dict[str, PreTrainedModel] = {"student": run.student}
+    if run.baseline is not None:
+        models["baseline"] = run.baseline
     for who, model in models.items():
-        model.to(accelerator.device)
         logits[who] = {
-            name: predicted(model, texts.student, accelerator, display, f"{who} on {name}")
-            for name, texts in setup.dev.items()
+            name: workspace.predict(model, read.student, f"{who} on {name}") for name, read in run.dev.items()
         }
     # A teacher of which only a store is at hand is counted but not timed: this machine may have no room for it.
-    counted = dict(models)
-    if setup.teacher is not None:
-        counted["teacher"] = setup.teacher.outline
-        if setup.teacher.has_weights:
-            models["teacher"] = setup.teacher.network().to(accelerator.device)
-    display.say("measuring speed ...")
+    counted, teacher_name = dict(models), run.config.teacher
+    if taught is not None:
+        counted["teacher"] = taught.source.outline
+        if taught.source.has_weights:
+            models["teacher"] = taught.source.network().to(device)
+        elif taught.store is not None:
+            teacher_name = taught.store.manifest.teacher
+    workspace.display.say("measuring speed ...")
     read = {who: (texts.teacher if who == "teacher" else None) or texts.student for who in counted}
     latency = speed.latencies(models, {who: typical(read[who], model) for who, model in models.items()})
-    teacher_name = config.teacher
-    if setup.teacher is not None and not setup.teacher.has_weights and setup.store is not None:
-        teacher_name = setup.store.manifest.teacher
-    names = {"teacher": teacher_name, "student": str(model_folder(config, folder)), "baseline": "without teacher"}
+    names = {"teacher": teacher_name, "student": str(workspace.model_folder), "baseline": "without teacher"}
     entries: dict[str, dict[str, Any] | None] = {"teacher": None, "student": None, "baseline": None}
     for who, model in counted.items():
-        scores = {name: scores_of(data, logits[who][name], texts) for name, texts in setup.dev.items()}
+        scores = {name: scores_of(data, logits[who][name], read) for name, read in run.dev.items()}
         entries[who] = {
             "name": names[who],
             "score": scores[part][data.metrics[0]],
@@ -68,10 +64,10 @@ def measured(
         }
     student, teacher = entries["student"], entries["teacher"]
     assert student is not None
-    student["bytes"] = sum(p.stat().st_size for p in model_folder(config, folder).glob("*.safetensors"))
+    student["bytes"] = sum(p.stat().st_size for p in workspace.model_folder.glob("*.safetensors"))
     student["agreement"] = None
-    if setup.student.__module__.startswith("tutelage."):
-        student["module"] = setup.student.__module__
+    if run.student.__module__.startswith("tutelage."):
+        student["module"] = run.student.__module__
     if teacher is not None:
         student["retention"] = student["score"] / teacher["score"] if teacher["score"] else None
         if teacher["latency_ms"]:
@@ -82,28 +78,67 @@ def measured(
     return entries
 
 
+def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -> dict[str, Any]:
+    """The report of a run on a task."""
+    config, data = run.config, run.data
+    entries = measured(run, workspace)
+    part = next(iter(run.dev))
+    recipe, taught, dev = config.recipe, run.teacher, run.dev[next(iter(run.dev))]
+    added = len(run.parts["augmented"].examples) - len(run.parts["train"].examples) if "augmented" in run.parts else 0
+    mechanisms = {m.kind: m for stage in recipe.stages for m in stage.mechanisms}.values()
+    sections = {name: value for m in mechanisms for name, value in m.report(run.scene).items()}
+    doubts = [line for m in mechanisms for line in m.warnings(workspace.folder)]
+    return {
+        "tutelage": __version__,
+        "method": recipe.method,
+        "title": recipe.title,
+        "paper": recipe.paper,
+        "task": data.task,
+        "kind": data.kind,
+        "metric": data.metrics[0],
+        "labels": list(data.labels),
+        "data": {
+            "train": len(data.train),
+            "unlabeled": len(data.unlabeled) if data.unlabeled and recipe.needs_teacher else 0,
+            "augmented": added,
+            "held": 0 if run.held is None else len(run.held.examples),
+            "selection": len(run.selection.examples),
+            "report": len(data.dev[part]),
+            "sources": {"report": data.sources.get(part, part), **data.sources},
+            "truncated": {"train": run.parts["train"].student.truncated, part: dev.student.truncated},
+            "mean_length": float(dev.student.lengths.mean()),
+        },
+        **entries,
+        "store": None if taught is None or taught.store is None else describe(taught.store),
+        "mapping": mapping_report(run.plans),
+        "teacher_layers": None if taught is None else taught.source.shape.layers,
+        "student_layers": anatomy.shape_of(run.student.config).layers,
+        "stages": [{**vars(log), "discarded": number < recipe.begins} for number, log in enumerate(logs)],
+        "inherited": None,
+        "team": None,
+        **sections,
+        "warnings": run.warnings + doubts,
+        "environment": workspace.environment(),
+        "seed": config.seed,
+    }
+
+
 def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dict[str, Any]:
-    """Score a fine-tuned model on every part of dev.
+    """Score a fine-tuned model on every part of the evaluation set.
 
     Raises:
         TutelageError: when the model or the data cannot be loaded, or their labels differ.
     """
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    accelerator, display = new_accelerator(), Display(quiet)
-    with display:
+    with bench(quiet) as desk:
         data = load_data(data_config)
         source = Source(model, HEADS[data.kind])
-        network, tokenizer = source.model, source.tokenizer
         data, warnings = match_labels(data, source.config, model)
         for warning in warnings:
-            display.say(f"note: {warning}")
-        network.to(accelerator.device)
-        limit = anatomy.max_length(network.config)
+            desk.display.say(f"note: {warning}")
+        limit = anatomy.max_length(source.model.config)
+        fitted, length = fitted_tokenizer(source.tokenizer, source.model), longest(data, data_config, limit)
         scores = {}
         for name, part in data.dev.items():
-            fitted, length = fitted_tokenizer(tokenizer, network), longest(data, data_config, limit)
             texts = Texts(part, encoded_as(data.kind, part, fitted, length, data_config.stride), None)
-            logits = predicted(network, texts.student, accelerator, display, name)
-            scores[name] = scores_of(data, logits, texts)
+            scores[name] = scores_of(data, desk.predict(source.model, texts.student, name), texts)
     return {"model": model, "task": data.task, "metric": data.metrics[0], "scores": scores}

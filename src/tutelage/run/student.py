@@ -1,99 +1,117 @@
-"""Building the student of a run."""
+"""Building the student of a run on a task, and its undistilled twin."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.anatomy import Head, auto_class
+from tutelage.anatomy import Head
 from tutelage.data import batches
 from tutelage.data.batches import padded
 from tutelage.data.examples import Data, Encoded, Examples, Rows, encode
-from tutelage.data.tokenizers import fitted_tokenizer
-from tutelage.objectives.objective import Objective
+from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
+from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.students.bilstm import word_tokenizer
 from tutelage.students.build import Reading, build
-from tutelage.students.compactors import compaction
+from tutelage.students.final import outline_of
 from tutelage.students.load import load_config, resolve
 from tutelage.students.pruned import Scores, importance
-from tutelage.students.specs import BiLSTM, Checkpoint, Inherited, Pruned, Sliced, Student, takes_from_teacher
-from tutelage.tasks.kinds import HEADS
+from tutelage.students.specs import (
+    BiLSTM,
+    Checkpoint,
+    Inherited,
+    Pruned,
+    Sliced,
+    Student,
+    origin_of,
+    takes_from_teacher,
+)
 from tutelage.teachers.source import Source
 
 
-def reading_of(config: RunConfig, examples: Examples, teacher: Source | None) -> Reading | None:
-    """What a student of words reads; none for a student with a tokenizer of its own or its teacher's."""
-    spec = config.recipe.student
-    if not isinstance(spec, BiLSTM):
-        return None
-    limit = anatomy.UNLIMITED if teacher is None else anatomy.max_length(teacher.config)
-    texts = chain(examples.texts, examples.pairs or ())
-    mask = None if teacher is None else teacher.tokenizer.mask_token  # texts made by rules have the teacher's
-    tokenizer = word_tokenizer(texts, spec.words, config.data.max_length or limit, mask or "[MASK]")
-    return Reading(tokenizer, examples.pairs is not None)
+class StudentFactory:
+    """Makes a run's student, its twin and its outline; each time the same.
 
+    Args:
+        examples: All texts that the student may read: a BiLSTM's vocabulary is made of them.
+        device: Where the importance of the teacher's heads and neurons is computed, for a pruned student.
+    """
 
-def outline(
-    student: Student,
-    teacher: Source | None,
-    labels: dict[str, Any],
-    head: Head = "classes",
-    reading: Reading | None = None,
-) -> PreTrainedModel:
-    """The student as a network without memory for its weights: its sizes and its cost, before anything is loaded."""
+    def __init__(
+        self,
+        config: RunConfig,
+        data: Data,
+        head: Head,
+        labels: dict[str, Any],
+        teacher: Source | None,
+        examples: Examples,
+        device: torch.device,
+    ) -> None:
+        self.spec, self.head, self._labels, self._seed = config.recipe.student, head, labels, config.seed
+        self._data, self._teacher, self._device = data, teacher, device
+        self.reading = self._reading(config, examples)
+        self._scores: Scores | None = None
 
-    def any_scores(model: PreTrainedModel) -> Scores:
-        shape = anatomy.shape_of(model.config)
-        return [(torch.zeros(shape.heads), torch.zeros(shape.intermediate))] * shape.layers
-
-    with torch.device("meta"):
-        if isinstance(student, Inherited | Sliced):
-            source = load_config(resolve(student.source)) if student.source else teacher.config if teacher else None
-            if source is not None:
-                return auto_class(head).from_config(compaction.narrowed(student, source)).eval()
-        return build(student, None if teacher is None else teacher.outline, labels, 0, any_scores, head, reading)
-
-
-def student_maker(
-    config: RunConfig,
-    data: Data,
-    teacher: Source | None,
-    labels: dict[str, Any],
-    accelerator: Accelerator,
-    reading: Reading | None,
-) -> Callable[[bool], PreTrainedModel]:
-    """A function that builds the student or its baseline, each time the same; importance is computed once."""
-    spec = config.recipe.student
-    known: list[Scores] = []
-
-    def scores(model: PreTrainedModel) -> Scores:
-        assert isinstance(spec, Pruned) and teacher is not None
-        if not known:
-            labelled = data.train.take(np.flatnonzero(data.train.labelled)[: spec.examples])
-            tokens = encode(labelled, fitted_tokenizer(teacher.tokenizer, model), anatomy.max_length(model.config))
-            steps = batches.steps(tokens.lengths, np.arange(len(tokens)), 32, config.seed, 0)
-            model.to(accelerator.device)
-            known.append(importance(model, (_with_labels(tokens, labelled, rows, model) for rows in steps), data.kind))
-        return known[0]
-
-    def make(baseline: bool) -> PreTrainedModel:
+    def make(self, *, twin: bool = False) -> PreTrainedModel:
+        """The student as it is before training; or its twin, which is trained without the teacher."""
+        spec, teacher = self.spec, self._teacher
         source = None if teacher is None else teacher.model if takes_from_teacher(spec) else teacher.outline
-        made = spec.sliced() if baseline and isinstance(spec, Inherited) else spec
-        return build(made, source, labels, config.seed, scores, HEADS[data.kind], reading)
+        made = spec.twin() if twin else spec
+        return build(made, source, self._labels, self._seed, self._importance, self.head, self.reading)
 
-    return make
+    def outline(self) -> PreTrainedModel:
+        """The student as a network without memory for its weights: its sizes and its cost, before anything is loaded."""
+        return outline(self.spec, self._teacher, self._labels, self.head, self.reading)
+
+    @property
+    def origin(self) -> str | None:
+        """The checkpoint whose tokenizer the student uses; None for the teacher's."""
+        return origin_of(self.spec)
+
+    def tokenizer(self, student: PreTrainedModel) -> Any:
+        """The student's tokenizer, fitted to what its ``forward`` takes."""
+        if self.reading is not None:
+            tokenizer = self.reading.tokenizer
+        elif self._teacher is not None and self.origin is None:
+            tokenizer = self._teacher.tokenizer
+        else:
+            tokenizer = load_tokenizer(resolve(str(self.origin)))
+        return fitted_tokenizer(tokenizer, student)
+
+    def _reading(self, config: RunConfig, examples: Examples) -> Reading | None:
+        if not isinstance(self.spec, BiLSTM):
+            return None
+        teacher = self._teacher
+        limit = anatomy.UNLIMITED if teacher is None else anatomy.max_length(teacher.config)
+        texts = chain(examples.texts, examples.pairs or ())
+        mask = None if teacher is None else teacher.tokenizer.mask_token  # texts made by rules have the teacher's
+        tokenizer = word_tokenizer(texts, self.spec.words, config.data.max_length or limit, mask or "[MASK]")
+        return Reading(tokenizer, examples.pairs is not None)
+
+    def _importance(self, model: PreTrainedModel) -> Scores:
+        """The importance of the teacher's heads and neurons, computed once."""
+        assert isinstance(self.spec, Pruned) and self._teacher is not None
+        if self._scores is None:
+            train = self._data.train
+            labelled = train.take(np.flatnonzero(train.labelled)[: self.spec.examples])
+            tokens = encode(
+                labelled, fitted_tokenizer(self._teacher.tokenizer, model), anatomy.max_length(model.config)
+            )
+            steps = batches.steps(tokens.lengths, np.arange(len(tokens)), 32, self._seed, 0)
+            model.to(self._device)
+            read = (_with_labels(tokens, labelled, rows, model) for rows in steps)
+            self._scores = importance(model, read, self._data.kind)
+        return self._scores
 
 
 def _with_labels(
@@ -104,20 +122,50 @@ def _with_labels(
     return inputs, torch.from_numpy(examples.labels[rows]).to(device)
 
 
-def inherit(objective: Objective, student: Student) -> int:
-    """Let an objective start from the projections that a run on a corpus left beside this student; returns how many fit."""
-    folder = (
-        Path(resolve(student.name)).parent if isinstance(student, Checkpoint) and Path(student.name).is_dir() else None
-    )
-    if folder is None or not (folder / "report.json").exists():
-        return 0
-    path = folder / "projections.safetensors"
-    if not path.exists() or not json.loads((folder / "report.json").read_text(encoding="utf-8")).get("general"):
-        return 0
-    ours, found = objective.projections.state_dict(), {}
-    for name, tensor in load_file(path).items():
-        name = name.partition(".")[2]  # without the stage
-        if name in ours and ours[name].shape == tensor.shape:
-            found[name] = tensor
-    objective.projections.load_state_dict({**ours, **found})
-    return len(found)
+def outline(
+    student: Student,
+    teacher: Source | None,
+    labels: dict[str, Any],
+    head: Head = "classes",
+    reading: Reading | None = None,
+) -> PreTrainedModel:
+    """A student as a network without memory for its weights."""
+
+    def any_scores(model: PreTrainedModel) -> Scores:
+        shape = anatomy.shape_of(model.config)
+        return [(torch.zeros(shape.heads), torch.zeros(shape.intermediate))] * shape.layers
+
+    with torch.device("meta"):
+        if isinstance(student, Inherited | Sliced):
+            source = load_config(resolve(student.source)) if student.source else teacher.config if teacher else None
+            if source is not None:
+                return outline_of(student, source, head)
+        return build(student, None if teacher is None else teacher.outline, labels, 0, any_scores, head, reading)
+
+
+def general_projections(student: Student) -> dict[str, Tensor]:
+    """The projections that a run on raw text left beside this student, by name without the stage; none for other students."""
+    if not isinstance(student, Checkpoint) or not Path(student.name).is_dir():
+        return {}
+    folder = Path(resolve(student.name)).parent
+    report, path = folder / "report.json", folder / "projections.safetensors"
+    if not path.exists() or not report.exists():
+        return {}
+    if not json.loads(report.read_text(encoding="utf-8")).get("general"):
+        return {}
+    return {name.partition(".")[2]: tensor for name, tensor in load_file(path).items()}
+
+
+def inherit(objective: Objective, found: dict[str, Tensor]) -> None:
+    """Let an objective start from the projections of a run on raw text, where names and shapes agree."""
+    ours = objective.projections.state_dict()
+    fitting = {name: x for name, x in found.items() if name in ours and ours[name].shape == x.shape}
+    objective.projections.load_state_dict({**ours, **fitting})
+
+
+def inherited_count(plan: ObjectivePlan, found: dict[str, Tensor]) -> int:
+    """How many projections :func:`inherit` would take."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (width, bias) in plan.linears.items():
+        shapes |= {f"{name}.weight": (width, plan.student.hidden), **({f"{name}.bias": (width,)} if bias else {})}
+    return sum(shapes.get(name) == tuple(x.shape) for name, x in found.items())

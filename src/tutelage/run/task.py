@@ -1,437 +1,397 @@
-"""A run on a task: everything is loaded and checked before anything is written."""
+"""A run on a task: everything is loaded, checked and planned first; then stages are trained and the student is measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.data.augmentation.candidates import Candidates
-from tutelage.data.augmentation.rules import Lexicon, Rules, rule_variants
-from tutelage.data.augmentation.variants import variants
 from tutelage.data.batches import Feed, Known
-from tutelage.data.examples import Data, Encoded, Examples, Rows
-from tutelage.data.labels import label_settings, match_labels
-from tutelage.data.load import held_part, load_data, part_of
+from tutelage.data.examples import Data, Examples
+from tutelage.data.labels import label_settings
 from tutelage.data.texts import Texts
-from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError
-from tutelage.knowledge import out_of_fold
-from tutelage.knowledge.needs import Needs
-from tutelage.knowledge.store.reading import Store
-from tutelage.knowledge.store.scheme import Scheme
-from tutelage.knowledge.store.writing import check_place
-from tutelage.mechanisms.ptp import Verdicts, described, verdicts
-from tutelage.mechanisms.team.weights import Members
-from tutelage.objectives.objective import Objective
-from tutelage.objectives.predictions import HardLabels, Verdict
-from tutelage.progress import Display
+from tutelage.evaluation import speed
+from tutelage.mechanisms.scene import Scene, StageScene, TaskScene
+from tutelage.objectives.objective import Objective, ObjectivePlan
+from tutelage.objectives.predictions import HardLabels
+from tutelage.progress import duration
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
-from tutelage.run.checks import check_alignment, check_objectives, check_storable, check_teacher, check_tokens
-from tutelage.run.student import outline, reading_of, student_maker
-from tutelage.run.teacher_store import Knowledge, storable, verified
-from tutelage.students.compactors import compaction
-from tutelage.students.load import resolve
-from tutelage.students.specs import origin_of
-from tutelage.tasks.kinds import HEADS, encoded_as, longest
+from tutelage.run import checks, measure
+from tutelage.run.loading import Reader, gather_texts, load_split, task_data, truncation_notes
+from tutelage.run.plan import StagePlan, mapping_lines, model_line, planned_steps, typical
+from tutelage.run.student import StudentFactory, general_projections, inherit, inherited_count
+from tutelage.run.teacher import RunTeacher
+from tutelage.run.workspace import Bench, Workspace
+from tutelage.students.final import final_config, final_network, notes
+from tutelage.students.load import load_model
+from tutelage.tasks.kinds import HEADS, longest, scores_of
+from tutelage.teachers.knowledge import Knowledge
 from tutelage.teachers.source import Source
-from tutelage.teachers.teacher import predicted
+from tutelage.teachers.teacher import Teacher, predict
+from tutelage.training import loop
+from tutelage.training.stages import StageWork
 
 
-@dataclass
-class Setup:
-    """Everything a run is made of, checked and loaded; nothing has been written yet."""
+class TaskRun:
+    """A run on a task, checked and loaded; nothing has been written yet.
 
-    config: RunConfig
-    data: Data
-    labels: dict[str, Any]
-    teacher: Source | None
-    new_student: Callable[[bool], PreTrainedModel]
-    """Makes the student as it is before training; or (for True) what is trained without the teacher beside it."""
-    student: PreTrainedModel
-    tokenizer: Any
-    parts: dict[str, Texts]
-    """What stages learn from: ``train``; ``augmented``, which is these texts and their variants; ``search``, which is train
-    without what tells which teachers of a team help."""
-    selection: Texts
-    dev: dict[str, Texts]
-    teacher_logits: dict[str, Tensor]
-    """The teacher's predictions on each part of dev, and on the parts to learn from that it was asked about."""
-    warnings: list[str]
-    knowledge: Knowledge | None = None
-    """What a store of this teacher is about."""
-    store: Store | None = None
-    rows: dict[str, Rows] = field(default_factory=dict)
-    """Where the store has the examples of each of ``parts``."""
-    to_write: Scheme | None = None
-    """What the store is to keep that this run will write."""
-    everything: Examples | None = None
-    """All that a teacher may be asked about in training."""
-    held: Texts | None = None
-    """Beside a team: the examples of train that tell which of its teachers help."""
-    held_part: tuple[int, int] | None = None
-    """Which part of train these are (see :func:`held_part`), but for what the run holds out to choose checkpoints on."""
-    team: Members | None = None
-    given_labels: tuple[str, ...] = ()
-    """The names of the classes in the order of the data, whatever the teacher's."""
+    With ``sketch`` no weights are loaded: the student is an outline without memory, and the teacher predicts nothing.
+
+    Raises:
+        TutelageError: for every mistake of a user, with the thing, the value and the remedy.
+    """
+
+    leftovers: tuple[str, ...] = ()
+    """Files in the run's folder that are removed when the report is written."""
+
+    def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False) -> None:
+        if config.out is None:
+            raise TutelageError("there is no place for the result; give --out FOLDER")
+        self.bench, self.config, self.warnings = bench, config, list[str]()
+        given = task_data(config)
+        source = None
+        if config.teacher is not None:
+            source = Source(config.teacher, HEADS[given.kind])
+        elif config.recipe.needs_teacher:
+            raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give --teacher FOLDER")
+        split = load_split(config, given, source, self.warnings)
+        self.data: Data = split.data
+        every, names = gather_texts(config, split, source, self.warnings)
+        device = bench.accelerator.device
+        self.factory = StudentFactory(
+            config, self.data, HEADS[self.data.kind], label_settings(self.data), source, every, device
+        )
+        self.student = self.factory.outline() if sketch else self.factory.make()
+        self.tokenizer = self.factory.tokenizer(self.student)
+        self.warnings += notes(self.student)
+        self.objectives = self._objectives(source)
+        checks.check_unlabelled(config)
+        limit = checks.limit_of(config, self.student.config, source)
+        limit = longest(self.data, config.data, min(limit, config.recipe.longest or limit))
+        reader = Reader(self.data.kind, self.tokenizer, source, limit, config.data.stride)
+        everything = self._read(reader, every, names, limit)
+        self.held: Texts | None = None
+        if split.held:
+            row_of = {name: row for row, name in enumerate(every.ids)}
+            self.held = everything.at(np.array([row_of[name] for name in names["train"] if name in split.held]))
+        self.teacher: RunTeacher | None = None
+        if source is not None:
+            knowledge = self._knowledge(source, everything, limit)
+            self.teacher = RunTeacher(config, bench, source, knowledge, self.parts, self.objectives)
+        self._projections = general_projections(config.recipe.student)
+        self.scene = self._scene(split.given_labels, split.held_part if split.held else None, every)
+        self.baseline: PreTrainedModel | None = None
+        if not sketch:
+            self._load()
+            for stage in self.scene.stages:
+                for mechanism in stage.stage.mechanisms:
+                    mechanism.prepare(self.scene, stage)
+
+    # --------------------------------------------------------------------------------------------- load and check
+
+    def _objectives(self, source: Source | None) -> list[ObjectivePlan]:
+        shape = anatomy.shape_of(final_config(self.student))
+        theirs = None if source is None else source.shape
+        plans = [ObjectivePlan(s.objective, self.data.kind, shape, theirs) for s in self.config.recipe.stages]
+        for stage, plan in zip(self.config.recipe.stages, plans, strict=True):
+            checks.check_objective(stage.name, plan, self.student, source)
+            for term, mapped in zip(plan.terms, plan.pairs, strict=True):
+                if source is not None and not mapped and (note := term.unpaired(shape, source.shape)) is not None:
+                    self.warnings.append(f"stage {stage.name} {note}")
+        return plans
+
+    def _read(self, reader: Reader, every: Examples, names: dict[str, list[str]], limit: int) -> Texts:
+        """Encode all texts for both models; returns those of ``every``."""
+        config, data, reading, teacher = self.config, self.data, self.factory.reading, reader.teacher
+        assert data.selection is not None
+        everything = reader.read(every)
+        row_of = {name: row for row, name in enumerate(every.ids)}
+        self.parts = {part: everything.at(np.array([row_of[name] for name in ids])) for part, ids in names.items()}
+        self.selection = reader.read(data.selection)
+        train = self.parts["train"]
+        if reading is None:
+            checks.check_tokens(train.student, self.tokenizer, self.student, self.factory.origin or config.teacher)
+        self.dev = {name: reader.read(part) for name, part in data.dev.items()}
+        named = [("train", train), ("selection", self.selection), *self.dev.items()]
+        self.warnings += truncation_notes(data.kind, limit, named)
+        for _, texts in named:
+            checks.check_alignment(config, texts, teacher)
+        pairs = train.examples.pairs is not None and reading is None
+        if pairs and self.tokenizer.num_special_tokens_to_add(pair=True) == 0:
+            self.warnings.append(
+                "the student's tokenizer puts nothing between the two texts of a pair; they are read as one"
+            )
+        if config.teacher_store is not None:
+            checks.check_storable(data)
+        return everything
+
+    def _knowledge(self, source: Source, everything: Texts, limit: int) -> Knowledge:
+        dev = {name: (texts.examples.ids, texts.teacher or texts.student) for name, texts in self.dev.items()}
+        read = everything.teacher or everything.student
+        ids, precision = everything.examples.ids, self.config.mixed_precision
+        return Knowledge(self.data.task, source, ids, read, precision, limit, dev)
+
+    def _scene(self, given_labels: tuple[str, ...], held_part: tuple[int, int] | None, every: Examples) -> Scene:
+        config, teacher = self.config, self.teacher
+        task = TaskScene(
+            data=self.data,
+            given_labels=given_labels,
+            config=config.data,
+            teachers=config.teachers,
+            teacher=None if teacher is None else teacher.source,
+            knowledge=None if teacher is None else teacher.knowledge,
+            teacher_store=config.teacher_store,
+            store_dtype=config.store_dtype,
+            allow_weak_teacher=config.allow_weak_teacher,
+            everything=every,
+            parts=self.parts,
+            held=self.held,
+            held_part=held_part,
+            dev=self.dev,
+            train_logits=self._train_logits,
+        )
+        stages = [
+            StageScene(stage, index, plan, self._part(stage))
+            for index, (stage, plan) in enumerate(zip(config.recipe.stages, self.objectives, strict=True))
+        ]
+        bench, folder = self.bench, Path(str(config.out))
+        accelerator, display = bench.accelerator, bench.display
+        return Scene(accelerator, display, folder, config.seed, stages, self.student, self.warnings, task)
+
+    def _train_logits(self, part: str) -> Tensor:
+        assert self.teacher is not None
+        return self.teacher.on_train(part)
+
+    def _load(self) -> None:
+        """Move the student to its device, find the store, and score the teacher on the evaluation set."""
+        teacher, config = self.teacher, self.config
+        if teacher is not None and config.teacher_store is not None:
+            teacher.find_store()
+        self.student.to(self.bench.accelerator.device)
+        if teacher is None:
+            return
+        teacher.check_weights()
+        teacher.on_evaluation()
+        self.warnings += checks.check_teacher(config, self.data, self.dev, teacher.logits)
+        if config.data.drop_flipped and "augmented" in self.parts:
+            self._drop_flipped(teacher)
+        teacher.release()
+
+    def _drop_flipped(self, teacher: RunTeacher) -> None:
+        """Leave out the variants for which the teacher predicts another class than for their originals."""
+        if self.data.kind != "classification":
+            raise TutelageError(
+                f"data.drop_flipped compares predicted classes, and {self.data.task!r} is a {self.data.kind}; leave it out"
+            )
+        texts = self.parts["augmented"]
+        predicted = teacher.on_train("augmented").argmax(dim=1).numpy()
+        row_of = {name: row for row, name in enumerate(texts.examples.ids)}
+        of = np.array([row_of[name.partition("~")[0]] for name in texts.examples.ids])
+        kept = np.flatnonzero(predicted == predicted[of])
+        self.parts["augmented"] = texts.at(kept)
+        teacher.keep("augmented", kept)
+        gone = len(of) - len(kept)
+        self.bench.display.say(f"{gone:,} of {len(of):,} variants flip the teacher's prediction and are left out")
+
+    # ------------------------------------------------------------------------------------------------------- plan
+
+    def _part(self, stage: Stage) -> str:
+        """The part of the texts that a stage trains on."""
+        assert isinstance(stage.data, str)
+        reserved = any(mechanism.trains_without_held_out() for mechanism in stage.mechanisms)
+        return "search" if reserved else stage.data
+
+    def _feed(self, stage: Stage, labels: Any = None) -> Feed:
+        """The texts that a stage reads; without those that have no label, where it needs one."""
+        encoded = self.parts[self._part(stage)].student
+        if labels is not None:
+            encoded = replace(encoded, labels=labels)
+        known = encoded.known > 0
+        return Known(encoded, np.flatnonzero(known) if stage.needs_labels and not known.all() else None)
+
+    @cached_property
+    def plans(self) -> list[StagePlan]:
+        """The stages, decided; known once the store has been looked for."""
+        student = self._student_flops()
+        teacher = self._teacher_flops()
+        plans = []
+        for index, (stage, objective) in enumerate(zip(self.config.recipe.stages, self.objectives, strict=True)):
+            needs = objective.teacher_needs
+            answers = "nobody" if self.teacher is None else self.teacher.answers(stage, needs)
+            runs = answers == "running" or (answers == "mechanism" and needs.running)
+            steps, flops = planned_steps(stage, self._feed(stage)), 3 * student + (teacher if runs else 0)
+            plans.append(StagePlan(stage, index, objective, self._part(stage), answers, steps, flops))
+        return plans
+
+    def _student_flops(self) -> float:
+        return speed.flops(final_network(self.student), typical(self.parts["train"].student, self.student)(1))
+
+    def _teacher_flops(self) -> float:
+        if self.teacher is None:
+            return 0.0
+        train, outline = self.parts["train"], self.teacher.source.outline
+        return speed.flops(outline, typical(train.teacher or train.student, outline)(1))
 
     @property
-    def train(self) -> Texts:
-        return self.parts["train"]
+    def wants_baseline(self) -> bool:
+        """Whether the twin is trained without the teacher too; a student that learns from labels alone is its own twin."""
+        return self.config.baseline and self.config.teacher is not None and self.config.recipe.needs_teacher
 
-    def part(self, stage: Stage) -> str:
-        """Which of ``parts`` a stage learns from."""
-        assert isinstance(stage.data, str)
-        return "search" if stage.team is not None and stage.team.learning is not None else stage.data
+    @property
+    def count(self) -> int:
+        """How many stages are trained, the twin's included."""
+        return len(self.config.recipe.stages) + self.wants_baseline
 
-    def texts(self, stage: Stage) -> Texts:
-        """What a stage learns from."""
-        return self.parts[self.part(stage)]
-
-
-def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sketch: bool = False) -> Setup:
-    """Load and check everything; every mistake a user can make ends here, before anything is written.
-
-    With ``sketch`` no weights are loaded: the student is an outline without memory, and the teacher is asked nothing.
-
-    Raises:
-        TutelageError: with the thing, the value and the remedy.
-    """
-    if config.out is None:
-        raise TutelageError("there is no place for the result; give --out FOLDER")
-    if not config.team and any(stage.team is not None for stage in config.recipe.stages):
-        raise TutelageError(
-            f"the method {config.recipe.method!r} learns from a team; use tutelage distill --team FOLDER (tutelage team train "
-            "makes one)"
-        )
-    data = load_data(config.data)
-    given_labels = data.labels
-    held: set[str] = set()
-    held_out = held_part(len(data.train))
-    if config.team:  # before labels are numbered as the teacher does
-        parts_of_train = part_of(data.train, data.kind, held_out[1])
-        held = {name for name, part in zip(data.train.ids, parts_of_train, strict=True) if part == held_out[0]}
-    warnings: list[str] = []
-    teacher = None
-    if config.teacher is not None:
-        teacher = Source(config.teacher, HEADS[data.kind])
-        data, warnings = match_labels(data, teacher.config, config.teacher)
-    elif config.recipe.needs_teacher:
-        raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give --teacher FOLDER")
-    for stage in config.recipe.stages:
-        verdicts_of(stage, data)
-    labels = label_settings(data)
-    whole = data.train  # a store knows all of it, so that it serves runs that hold out other parts
-    if config.data.holdout:
-        data = data.hold_out(config.data.holdout, config.seed)
-    if data.selection is None:
-        first = next(iter(data.dev))
-        data = replace(data, selection=data.dev[first], sources={**data.sources, "selection": f"{first}, as reported"})
-        warnings.append(f"checkpoints are chosen on {first}, the data that the report scores; its scores flatter")
-    learnt = data.train if data.unlabeled is None else data.train.join(data.unlabeled)
-    every = whole if data.unlabeled is None else whole.join(data.unlabeled)
-    names = {"train": learnt.ids}
-    if any(stage.team is not None and stage.team.learning is not None for stage in config.recipe.stages):
-        names["search"] = [name for name in learnt.ids if name not in held]
-    if all(stage.data != "augmented" for stage in config.recipe.stages):
-        if config.data.candidates is not None or config.data.drop_flipped:
-            raise TutelageError(
-                f"the method {config.recipe.method!r} has no stage on augmented texts; leave out --candidates and "
-                "data.drop_flipped"
-            )
-    else:
-        more, of = _augmented(config, every, teacher, warnings)
-        kept = set(learnt.ids)
-        names["augmented"] = [
-            *learnt.ids,
-            *(name for name, row in zip(more.ids, of, strict=True) if every.ids[row] in kept),
+    def plan(self) -> str:
+        """What will happen, in words: sizes, who reads what from whom, which layer teaches which, the cost."""
+        config, data, plans = self.config, self.data, self.plans
+        network, train = final_network(self.student), self.parts["train"].student
+        unlabelled = f" + {len(data.unlabeled):,} unlabelled" if data.unlabeled else ""
+        lines = [
+            f"{config.recipe.title} on {data.task}: {len(data.train):,} labelled{unlabelled} texts, "
+            f"{train.lengths.mean():.1f} tokens on average; {len(self.selection.examples):,} in the validation split, "
+            f"{sum(map(len, data.dev.values())):,} in the evaluation set"
         ]
-        every = every.join(more)
-    reading = reading_of(config, every, teacher)
-    new_student = student_maker(config, data, teacher, labels, accelerator, reading)
-    student = (
-        outline(config.recipe.student, teacher, labels, HEADS[data.kind], reading) if sketch else new_student(False)
-    )
-    origin = origin_of(config.recipe.student)
-    if reading is not None:
-        tokenizer = reading.tokenizer
-    else:
-        assert teacher is not None or origin is not None  # other students cannot be built without one
-        tokenizer = teacher.tokenizer if teacher and origin is None else load_tokenizer(resolve(str(origin)))
-    tokenizer = fitted_tokenizer(tokenizer, student)
-    word = compaction.advice(student)
-    warnings += [word] if word else []
-    shape = anatomy.shape_of(student.config)
-    if shape.stored is not None:
-        warnings.append(
-            f"{shape.stored} stored layers are run {shape.layers} times: the student has the parameters of {shape.stored} "
-            f"layers and takes the time of {shape.layers}"
+        if self.teacher is not None:
+            lines.append(model_line("teacher", self.teacher.source.shape, self.teacher.source.outline))
+            lines += self._store_lines(self.teacher)
+        kinds = {mechanism.kind: mechanism for plan in plans for mechanism in plan.stage.mechanisms}
+        lines += [line for mechanism in kinds.values() for line in mechanism.about(self.scene)]
+        lines.append(model_line("student", anatomy.shape_of(network.config), network))
+        inputs, student_flops = typical(train, self.student), self._student_flops()
+        trial = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
+        rate = 32 * student_flops / (trial["student"]["32"] / 1000)
+        seconds = 0.0
+        for plan, stage in zip(plans, self.scene.stages, strict=True):
+            seconds += plan.steps * plan.stage.batch_size * plan.flops / rate
+            lines.append(plan.line())
+            for mechanism in plan.stage.mechanisms:
+                lines += mechanism.plan(self.scene, stage, plan.steps)
+            if taken := inherited_count(plan.objective, self._projections):
+                lines.append(f"  starts from {taken} projections of {config.recipe.student.name}")  # type: ignore[union-attr]
+            lines += mapping_lines(plan.objective)
+        if self.wants_baseline:
+            lines.append(f"then {config.recipe.student.twin_words}, for as many steps (--no-baseline skips it)")
+        lines.append(f"expected time on this machine: about {duration(seconds)}, without the baseline")
+        lines += [f"note: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
+
+    def _store_lines(self, teacher: RunTeacher) -> list[str]:
+        """Which store the run uses, and what it will hold."""
+        if (store := teacher.store) is not None:
+            loaded = "; the teacher is not loaded" if not teacher.source.loaded else ""
+            return [f"store    {store.name}, {store.manifest.bytes / 1e6:,.1f} MB{loaded}"]
+        if teacher.to_write is None:
+            return []
+        size = teacher.to_write.record_bytes(teacher.knowledge.encoded.lengths)
+        return [
+            f"store    will be written to {teacher.knowledge.home(teacher.to_write)}: {len(size):,} examples, "
+            f"{size.mean():,.0f} bytes each, {size.sum() / 1e6:,.1f} MB; later runs read it"
+        ]
+
+    # ------------------------------------------------------------------------------------------------------ train
+
+    def start(self, workspace: Workspace) -> None:
+        """The folder is the run's now: write the store that the plan has announced."""
+        if self.teacher is not None:
+            self.teacher.write_store()
+
+    def begin(self, index: int, logs: list[loop.StageLog]) -> StageWork:
+        """A stage of the student, or after the last one the twin's, ready to be trained."""
+        stages, config = self.config.recipe.stages, self.config
+        if index == len(stages):
+            return self._begin_twin(sum(log.steps for log in logs[config.recipe.begins :]))
+        stage, scene, plan = stages[index], self.scene.stages[index], self.objectives[index]
+        if stage.fresh and index:
+            self.student = self.factory.make().to(self.bench.accelerator.device)
+        self.scene.student = self.student
+        if self.teacher is not None:
+            self.teacher.release()  # making a student may have loaded its teacher
+        torch.manual_seed(config.seed)  # and has drawn numbers
+        objective = Objective(
+            stage.objective, self.data.kind, anatomy.shape_of(final_config(self.student)), plan.teacher
         )
-    check_objectives(config, data, student, teacher)
-    assert data.selection is not None
-    limit = min(anatomy.max_length(c) for c in [student.config, *([teacher.config] if teacher else [])])
-    if config.data.max_length is not None and config.data.max_length > limit:
-        raise TutelageError(f"max_length={config.data.max_length} is beyond the model's {limit} positions; use {limit}")
-    for stage in config.recipe.stages:
-        if (stage.pad_to or 0) > limit:
-            raise TutelageError(f"stage {stage.name!r} has pad_to={stage.pad_to}, beyond the model's {limit} positions")
-    limit = longest(data, config.data, min(limit, config.recipe.longest or limit))
+        inherit(objective, self._projections)
+        labels = [found for m in stage.mechanisms if (found := m.labels(self.scene, scene)) is not None]
+        brought = {m.kind: m.teacher(self.scene, scene) for m in stage.mechanisms}
+        teacher = next((one for one in brought.values() if one is not None), None)
+        if teacher is None and self.teacher is not None:
+            teacher = self.teacher.teacher_for(stage, self._part(stage), plan.teacher_needs)
 
-    def read(examples: Examples) -> Texts:
-        ours = encoded_as(data.kind, examples, tokenizer, limit, config.data.stride)
-        if teacher is None or tokenizer is teacher.tokenizer:
-            return Texts(examples, ours, None)
-        fitted = fitted_tokenizer(teacher.tokenizer, teacher.outline)
-        theirs = encoded_as(data.kind, examples, fitted, limit, config.data.stride)
-        same = np.array_equal(ours.tokens, theirs.tokens) and np.array_equal(ours.offsets, theirs.offsets)
-        return Texts(examples, ours, None if same and _same_types(ours, theirs) else theirs)
+        def hooks() -> list[Any]:
+            made = [m.hook(self.scene, scene, brought[m.kind]) for m in stage.mechanisms]
+            return [hook for hook in made if hook is not None]
 
-    everything = read(every)
-    row_of = {name: row for row, name in enumerate(every.ids)}
-    parts = {part: everything.at(np.array([row_of[name] for name in ids])) for part, ids in names.items()}
-    train = parts["train"]
-    selection = read(data.selection)
-    if reading is None:
-        check_tokens(train.student, tokenizer, student, origin or config.teacher)
-    dev = {name: read(part) for name, part in data.dev.items()}
-    for name, texts in (("train", train), ("selection", selection), *dev.items()):
-        if texts.student.truncated:
-            what = "questions" if data.kind == "spans" else "texts"
-            warnings.append(
-                f"{texts.student.truncated:,} {what} of {name} were longer than {limit} tokens and were cut"
-            )
-    for texts in (train, selection, *dev.values()):
-        check_alignment(config, texts, teacher)
-    if train.examples.pairs is not None and reading is None and tokenizer.num_special_tokens_to_add(pair=True) == 0:
-        warnings.append("the student's tokenizer puts nothing between the two texts of a pair; they are read as one")
-    if config.teacher_store is not None:
-        check_storable(data)
-    for stage in config.recipe.stages:
-        if stage.verdicts is not None and stage.verdicts.source != "train":
-            out_of_fold.read(Path(stage.verdicts.source), parts[str(stage.data)].examples, data.labels)
-    setup = Setup(config, data, labels, teacher, new_student, student, tokenizer, parts, selection, dev, {}, warnings)
-    setup.everything, setup.given_labels = every, given_labels
-    for stage, objective in zip(config.recipe.stages, objectives_of(setup), strict=True):
-        for term, mapped in zip(objective.terms, objective.mapped, strict=True):
-            if term.kind == "first_token" and not mapped and teacher is not None:
-                warnings.append(
-                    f"stage {stage.name} compares no [CLS] vectors: but for the last, no layer of {shape.layers} ends at the share "
-                    f"of the depth at which one of {teacher.shape.layers} does ({term.layers}); use another depth, or layers=skip"
-                )
-    if held:
-        setup.held = everything.at(np.array([row_of[name] for name in learnt.ids if name in held]))
-        setup.held_part = held_out
-    if teacher is not None:
-        asked = {name: (texts.examples.ids, texts.teacher or texts.student) for name, texts in dev.items()}
-        ids, read_by_teacher = everything.examples.ids, everything.teacher or everything.student
-        setup.knowledge = Knowledge(data.task, teacher, ids, read_by_teacher, config.mixed_precision, limit, asked)
-    if sketch:
-        return setup
-    if config.teacher_store is not None and teacher is not None:
-        _find_store(setup, accelerator, display)
-    student.to(accelerator.device)
-    if teacher is not None:
-        if not teacher.has_weights and _asks_teacher(setup):
-            raise TutelageError(teacher.without_weights)
-        ask_teacher(setup, accelerator, display)
-        if config.data.drop_flipped and "augmented" in parts:
-            _drop_flipped(setup, accelerator, display)
-        release_teacher(setup)
-    return setup
+        return self._work("student", stage, self.student, objective, labels[0] if labels else None, teacher, hooks)
+
+    def _begin_twin(self, steps: int) -> StageWork:
+        self.baseline = self.factory.make(twin=True)
+        if self.teacher is not None:
+            self.teacher.release()
+        torch.manual_seed(self.config.seed)
+        stage = twin_stage(self.config.recipe.stages[-1], steps)
+        shape = anatomy.shape_of(final_config(self.baseline))
+        objective = Objective(stage.objective, self.data.kind, shape, None)
+        return self._work("baseline", stage, self.baseline, objective, None, None, list)
+
+    def _work(
+        self,
+        who: str,
+        stage: Stage,
+        model: PreTrainedModel,
+        objective: Objective,
+        labels: Any,
+        teacher: Teacher | None,
+        hooks: Any,
+    ) -> StageWork:
+        def score() -> float:
+            logits = predict(model, self.selection.student, self.bench.accelerator)
+            return scores_of(self.data, logits, self.selection)[self.data.metrics[0]]
+
+        wanted = stage.select == "best" and objective.plan.student_needs.logits
+        feed = self._feed(stage, labels)
+        return StageWork(who, stage, model, objective, feed, teacher, score if wanted else None, hooks)
+
+    def end(self, work: StageWork, projections: dict[str, Tensor], workspace: Workspace) -> None:
+        """A stage of the student is over: save it."""
+        workspace.save_student(self.student, self.tokenizer, projections)
+
+    def reload(self, workspace: Workspace) -> None:
+        """Load the finished student of a run that was interrupted in the twin's stage."""
+        found = load_model(str(workspace.model_folder), HEADS[self.data.kind])[0]
+        self.student = self.scene.student = found.to(self.bench.accelerator.device)
+
+    # ----------------------------------------------------------------------------------------------------- report
+
+    def report(self, workspace: Workspace, logs: list[loop.StageLog]) -> dict[str, Any]:
+        """Scores, sizes, speed, and how the training went."""
+        return measure.task_report(self, workspace, logs)
 
 
-def _augmented(
-    config: RunConfig, examples: Examples, teacher: Source | None, warnings: list[str]
-) -> tuple[Examples, Rows]:
-    """Variants of the examples as the recipe wants them, and which example each is a variant of."""
-    how, data = config.recipe.augmentation, config.data
-    if isinstance(how, Rules):
-        if teacher is not None and teacher.tokenizer.mask_token is not None:
-            how = how.model_copy(update={"mask_token": teacher.tokenizer.mask_token})
-        return rule_variants(examples, Lexicon([*examples.texts, *(examples.pairs or [])]), how, config.seed)
-    if how is not None and data.candidates is not None:
-        if examples.labels.dtype.kind == "O":  # answers are places in the second text
-            how = how.model_copy(update={"fields": "text"})
-        more, of = variants(examples, Candidates.load(Path(data.candidates)), how, config.seed)
-        if not len(more):
-            raise TutelageError(
-                f"the candidates in {data.candidates!r} know none of these texts; make them with the same data: tutelage "
-                "augment"
-            )
-        return more, of
-    warnings.append(
-        f"the method {config.recipe.method!r} learns from augmented texts, but no candidates were given (--candidates, made by "
-        "tutelage augment); it learns from the texts as they are"
-    )
-    return examples.take([]), np.empty(0, dtype=np.int64)
-
-
-def _drop_flipped(setup: Setup, accelerator: Accelerator, display: Display) -> None:
-    """Leave out the variants of which the teacher predicts another class than of their originals."""
-    if setup.data.kind != "classification":
-        raise TutelageError(
-            f"data.drop_flipped compares predicted classes, and {setup.data.task!r} is a {setup.data.kind}; leave it out"
-        )
-    texts = setup.parts["augmented"]
-    predicted_class = taught(setup, "augmented", accelerator, display).argmax(dim=1).numpy()
-    row_of = {name: row for row, name in enumerate(texts.examples.ids)}
-    of = np.array([row_of[name.partition("~")[0]] for name in texts.examples.ids])
-    kept = np.flatnonzero(predicted_class == predicted_class[of])
-    setup.parts["augmented"] = texts.at(kept)
-    setup.teacher_logits["augmented"] = setup.teacher_logits["augmented"][torch.from_numpy(kept)]
-    if "augmented" in setup.rows:
-        setup.rows["augmented"] = setup.rows["augmented"][kept]
-    display.say(f"{len(of) - len(kept):,} of {len(of):,} variants flip the teacher's prediction and are left out")
-
-
-def taught(setup: Setup, part: str, accelerator: Accelerator, display: Display) -> Tensor:
-    """The teacher's logits on a part to learn from: from the store, or computed once."""
-    if part not in setup.teacher_logits:
-        assert setup.teacher is not None
-        if setup.store is not None and setup.store.scheme.lacks(Needs(logits=True)) is None:
-            setup.teacher_logits[part] = setup.store.logits(setup.rows[part])
-        else:
-            texts = setup.parts[part]
-            model = setup.teacher.model.to(accelerator.device)
-            encoded = texts.teacher or texts.student
-            setup.teacher_logits[part] = predicted(model, encoded, accelerator, display, f"teacher on {part}")
-    return setup.teacher_logits[part]
-
-
-def _same_types(one: Encoded, other: Encoded) -> bool:
-    if one.types is None or other.types is None:
-        return one.types is other.types
-    return np.array_equal(one.types, other.types)
-
-
-def ask_teacher(setup: Setup, accelerator: Accelerator, display: Display) -> None:
-    """The teacher's predictions on dev, from the store where it has them.
-
-    Raises:
-        TutelageError: when they are no better than a constant answer.
-    """
-    assert setup.teacher is not None and setup.knowledge is not None
-    store = setup.store
-    if store is None and not setup.teacher.has_weights:  # of a store that is the first of a team
-        store, _ = setup.knowledge.open(Path(setup.teacher.name).parent, Needs(logits=True))
-    if store is not None:
-        setup.teacher_logits |= setup.knowledge.evaluation(store)
-    for name, (_, encoded) in setup.knowledge.dev.items():
-        if name not in setup.teacher_logits:
-            model = setup.teacher.model.to(accelerator.device)
-            setup.teacher_logits[name] = predicted(model, encoded, accelerator, display, f"teacher on {name}")
-    setup.warnings += check_teacher(setup.config, setup.data, setup.dev, setup.teacher_logits)
-
-
-def objectives_of(setup: Setup) -> list[Objective]:
-    """Those of all stages."""
-    student = anatomy.shape_of(compaction.config_of(setup.student))
-    teacher = None if setup.teacher is None else setup.teacher.shape
-    return [Objective(stage.objective, setup.data.kind, student, teacher) for stage in setup.config.recipe.stages]
-
-
-def _asks_teacher(setup: Setup) -> bool:
-    """Whether a stage must ask the teacher: neither a store nor a team can say what it learns."""
-    lacking = None if setup.store is None else setup.store.scheme.lacks
-    return any(
-        stage.team is None and (lacking is None or lacking(objective.teacher_needs) is not None)
-        for stage, objective in zip(setup.config.recipe.stages, objectives_of(setup), strict=True)
-    )
-
-
-def release_teacher(setup: Setup) -> None:
-    """Let the teacher's weights go if there is nothing left to ask it."""
-    if setup.teacher is not None and not _asks_teacher(setup):
-        setup.teacher.release()
-
-
-def _find_store(setup: Setup, accelerator: Accelerator, display: Display) -> None:
-    """Open the store that the run names, or one that fits; else decide what is to be written."""
-    config = setup.config
-    assert setup.knowledge is not None and config.teacher_store is not None
-    needs = storable(objectives_of(setup))
-    if config.teacher_store != "auto":
-        found = setup.knowledge.open(Path(config.teacher_store), needs)
-    else:
-        setup.to_write = setup.knowledge.scheme(needs, config.store_dtype)
-        fitting = setup.knowledge.fitting(setup.to_write, needs, accelerator)
-        if fitting is None:
-            check_place(setup.knowledge.home(setup.to_write))  # what lies there did not fit: it is damaged
-            return
-        found, setup.to_write = fitting, None
-    use_store(setup, *found, display)
-
-
-def use_store(setup: Setup, store: Store, rows: Rows, display: Display) -> None:
-    """Let the run read from ``store``, where all its examples have ``rows``."""
-    assert setup.knowledge is not None
-    row_of = dict(zip(setup.knowledge.ids, rows.tolist(), strict=True))
-    setup.store = verified(store, display)
-    for part, texts in setup.parts.items():
-        setup.rows[part] = np.array([row_of[name] for name in texts.examples.ids])
-
-
-def baseline_stage(config: RunConfig, steps: int) -> Stage:
-    """Fine-tuning for ``steps`` steps, as many as the student was distilled for, at the last stage's rate."""
-    last = config.recipe.stages[-1]
+def twin_stage(last: Stage, steps: int) -> Stage:
+    """Fine-tuning on the labels for ``steps`` steps, as many as the student was distilled for, at the last stage's rate."""
+    # The twin is kept as the student is: a student that is whole only at its end keeps the last epoch.
+    keeps_last = any(mechanism.keeps_last for mechanism in last.mechanisms)
     return last.model_copy(
         update={
             "name": "labels",
             "objective": [HardLabels()],
             "epochs": 10**6,
             "max_steps": steps,
-            # Kept as the student is: of one that forgets, the last.
-            "select": "best" if last.forgetting is None else "last",
-            "forgetting": None,
-            "team": None,
+            "select": "last" if keeps_last else "best",
+            "mechanisms": [],
             "patience": None,
             "pad_to": None,
             "warmup": 0.1,
             "decay": "linear",
         }
     )
-
-
-def feed_of(stage: Stage, encoded: Encoded) -> Feed:
-    """What a stage reads of these texts: those of labels alone leave out the texts that have none."""
-    known = encoded.known > 0
-    needs = stage.labels_only or stage.verdicts is not None
-    return Known(encoded, np.flatnonzero(known) if needs and not known.all() else None)
-
-
-def verdicts_of(stage: Stage, data: Data) -> Verdicts | None:
-    """How a stage's verdicts are made for this task, if it has any.
-
-    Raises:
-        TutelageError: as :meth:`Verdicts.fitted`.
-    """
-    if stage.verdicts is None:
-        return None
-    classes = next(term.classes for term in stage.objective if isinstance(term, Verdict))
-    return stage.verdicts.fitted(data.task, data.kind, len(data.labels), classes)
-
-
-def read_by(setup: Setup, stage: Stage, accelerator: Accelerator, display: Display) -> Encoded:
-    """What the student reads in a stage: its texts, with the teacher's verdicts in the labels' place where they are asked."""
-    texts = setup.texts(stage)
-    if stage.verdicts is None:
-        return texts.student
-    assert isinstance(stage.data, str)
-    if stage.verdicts.source == "train":
-        logits = taught(setup, stage.data, accelerator, display).numpy()
-    else:
-        logits = out_of_fold.read(Path(stage.verdicts.source), texts.examples, setup.data.labels)
-    how = verdicts_of(stage, setup.data)
-    assert how is not None
-    found = verdicts(logits, texts.examples.labels, how, setup.data.kind, setup.config.seed)
-    display.say(f"the teacher is {described(found)}" if how.control != "labels" else "labels in place of verdicts")
-    return replace(texts.student, labels=found)

@@ -1,15 +1,17 @@
-"""Where a run computes and where it writes."""
+"""Where a run computes, what it shows, and the folder that it writes."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,14 +26,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage.artifacts import write_text
+from tutelage.data.examples import Encoded
 from tutelage.errors import TutelageError
 from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig, to_yaml
-from tutelage.training.checkpoint import State
+from tutelage.teachers.teacher import predicted
+from tutelage.training import checkpoint
 
 
 def new_accelerator(precision: str = "no", tracker: str | None = None, folder: str | None = None) -> Accelerator:
-    """An Accelerator of this precision, whatever one an earlier run of this process had.
+    """An Accelerator of this precision, whatever an earlier run of this process used.
 
     Raises:
         TutelageError: when the device cannot compute in that precision.
@@ -54,13 +58,142 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
         raise TutelageError(f"mixed_precision={precision!r} does not work here ({reason}); use no or bf16") from None
 
 
+@dataclass
+class Bench:
+    """A device and a display: what every command that runs a model needs."""
+
+    accelerator: Accelerator
+    display: Display
+
+    def predict(self, model: PreTrainedModel, encoded: Encoded, name: str) -> Tensor:
+        """Logits of all examples, ``(answers, classes)``, with the progress shown under ``name``."""
+        return predicted(model.to(self.accelerator.device), encoded, self.accelerator, self.display, name)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files."""
+        return bool(self.accelerator.is_main_process)
+
+
 @contextmanager
-def alone(config: RunConfig) -> Iterator[None]:
-    """While it lasts no other run of this user on this machine works in the same folder.
+def bench(quiet: bool = False, precision: str = "no") -> Iterator[Bench]:
+    """A bench for a command that writes no run.
 
     Raises:
-        TutelageError: when one does.
+        TutelageError: as :func:`new_accelerator`.
     """
+    _quieten()
+    with Display(quiet) as display:
+        yield Bench(new_accelerator(precision), display)
+
+
+def _quieten() -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+@dataclass
+class Workspace(Bench):
+    """A run's device, display and folder."""
+
+    config: RunConfig
+    folder: Path
+    resume: bool
+    resumed: checkpoint.State | None = None
+    """Where the run was interrupted, once it has begun."""
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the student lies: in ``student/``, or, for a run without a teacher on a task, in the folder itself."""
+        alone = self.config.teacher is None and not self.config.recipe.on_corpus
+        return self.folder if alone else self.folder / "student"
+
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        """The report, if the run to resume is finished."""
+        path = self.folder / "report.json"
+        if not self.resume or not path.exists():
+            return None
+        self.display.say(f"{self.folder} is finished already")
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return report
+
+    def begin(self) -> None:
+        """Write the run's settings into its folder and to its trackers: from here on the folder is this run's."""
+        if self.resume:
+            self.resumed = checkpoint.load(self.folder / "checkpoint")
+        if self.main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / "config.yaml", to_yaml(self.config))
+        if self.config.tracker:
+            self.accelerator.init_trackers("tutelage", config={"config": to_yaml(self.config)})
+
+    def save_student(self, student: PreTrainedModel, tokenizer: Any, projections: dict[str, Tensor]) -> None:
+        """Write the student with its tokenizer, and the projections beside it; each file whole or not at all."""
+        fresh = self.folder / "student.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        student.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        self.model_folder.mkdir(exist_ok=True)
+        for path in fresh.iterdir():
+            os.replace(path, self.model_folder / path.name)
+        fresh.rmdir()
+        if projections:
+            new = self.folder / "projections.tmp"
+            save_file({name: value.cpu().clone() for name, value in projections.items()}, new)
+            os.replace(new, self.folder / "projections.safetensors")
+
+    def end(
+        self, report: dict[str, Any], card: Callable[..., str], page: Callable[..., str], leftovers: tuple[str, ...]
+    ) -> None:
+        """Write the report, the model card and the page, and remove the checkpoint and the ``leftovers``."""
+        before: float = 0.0 if self.resumed is None else self.resumed["seconds_before"]
+        report["seconds"] = before + time.perf_counter() - self.began
+        if self.main:
+            write_text(self.model_folder / "README.md", card(report))
+            write_text(self.folder / "report.html", page(report))
+            write_text(self.folder / "report.json", json.dumps(report, indent=1))
+            for name in leftovers:
+                (self.folder / name).unlink(missing_ok=True)
+            checkpoint.remove(self.folder / "checkpoint")
+        # Not end_training, which ends the process group too: another run may follow.
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+        self.accelerator.wait_for_everyone()
+
+    def environment(self) -> dict[str, Any]:
+        """For the report: what the run was computed with."""
+        device, precision = self.accelerator.device, self.config.mixed_precision
+        return {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": str(device.type),
+            **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
+            "threads": torch.get_num_threads(),
+            "precision": "fp32" if precision == "no" else precision,
+        }
+
+
+@contextmanager
+def workspace(config: RunConfig, *, resume: bool, quiet: bool) -> Iterator[Workspace]:
+    """The workspace of a run. While it is open, no other run of this user on this machine can use the same folder.
+
+    Raises:
+        TutelageError: when another run uses it, the folder does not fit, or the device cannot compute in this precision.
+    """
+    if config.tracker is not None and importlib.util.find_spec(config.tracker) is None:
+        raise TutelageError(f'the tracker {config.tracker!r} is not installed; pip install "tutelage[track]"')
+    with _locked(config):
+        _quieten()
+        accelerator = new_accelerator(config.mixed_precision, config.tracker, config.out)
+        folder = run_folder(config, resume)
+        with Display(quiet or not accelerator.is_main_process) as display:
+            yield Workspace(accelerator, display, config, folder, resume)
+
+
+@contextmanager
+def _locked(config: RunConfig) -> Iterator[None]:
     if config.out is None or int(os.environ.get("RANK", "0")) > 0:
         yield  # of processes that train together the first holds the folder for all
         return
@@ -77,62 +210,6 @@ def alone(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def opened(config: RunConfig, resume: bool, quiet: bool) -> tuple[Accelerator, Display, Path, dict[str, Any] | None]:
-    """What a run computes on, shows itself on and writes into; and its report, if it was finished before.
-
-    Raises:
-        TutelageError: as :func:`new_accelerator` and :func:`run_folder`.
-    """
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    accelerator = new_accelerator(config.mixed_precision, config.tracker, config.out)
-    display = Display(quiet or not accelerator.is_main_process)
-    folder = run_folder(config, resume)
-    finished = folder / "report.json"
-    report = None
-    if resume and finished.exists():
-        display.say(f"{folder} is finished already")
-        report = json.loads(finished.read_text(encoding="utf-8"))
-    return accelerator, display, folder, report
-
-
-def write_down(config: RunConfig, accelerator: Accelerator, folder: Path) -> None:
-    """The run's settings, into its folder and to its trackers: from here on the run has begun."""
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "config.yaml", to_yaml(config))
-    if config.tracker:
-        accelerator.init_trackers("tutelage", config={"config": to_yaml(config)})
-
-
-def spent(began: float, resumed: State | None) -> float:
-    """Seconds of the whole run: since ``began``, on this process's clock, and before it was interrupted."""
-    before: float = 0.0 if resumed is None else resumed["seconds_before"]
-    return before + time.perf_counter() - began
-
-
-def environment(accelerator: Accelerator, precision: str) -> dict[str, Any]:
-    """For the report: what a run was computed with."""
-    return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "device": str(accelerator.device.type),
-        **({"gpu": torch.cuda.get_device_name(accelerator.device)} if accelerator.device.type == "cuda" else {}),
-        "threads": torch.get_num_threads(),
-        "precision": {"no": "fp32"}.get(precision, precision),
-    }
-
-
-def finish(accelerator: Accelerator) -> None:
-    """The end of a run: trackers write what they have, and no process goes on before the report is written.
-
-    Not ``end_training``, which ends the process group too: another run may follow.
-    """
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    accelerator.wait_for_everyone()
 
 
 def run_folder(config: RunConfig, resume: bool) -> Path:
@@ -162,25 +239,3 @@ def run_folder(config: RunConfig, resume: bool) -> Path:
     if not before.exists() and folder.exists() and any(folder.iterdir()):
         raise TutelageError(f"{config.out!r} is not empty and holds no run; give an empty or new folder to --out")
     return folder
-
-
-def save_student(
-    student: PreTrainedModel, tokenizer: Any, folder: Path, target: Path, projections: dict[str, Tensor]
-) -> None:
-    """Write the student with its tokenizer into ``target``, and the projections into ``folder``; each file whole."""
-    fresh = folder / "student.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    student.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    target.mkdir(exist_ok=True)
-    for path in fresh.iterdir():
-        os.replace(path, target / path.name)
-    fresh.rmdir()
-    if projections:
-        save_file({name: value.cpu().clone() for name, value in projections.items()}, folder / "projections.tmp")
-        os.replace(folder / "projections.tmp", folder / "projections.safetensors")
-
-
-def model_folder(config: RunConfig, folder: Path) -> Path:
-    """Where a run's model lies: in ``student/``, or without a teacher in the folder itself."""
-    return folder if config.teacher is None else folder / "student"

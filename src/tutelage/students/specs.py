@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,7 +14,25 @@ Count = Annotated[int, Field(ge=1)]
 Counts = Annotated[list[Count], Field(min_length=1)]
 
 
-class Copied(BaseModel):
+class StudentSpec(BaseModel):
+    """What all student specifications have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    needs_mechanism: ClassVar[str | None] = None
+    """The kind of mechanism that the student's first stage must have."""
+
+    def twin(self) -> Student:
+        """The student that is trained without the teacher, to compare with."""
+        return cast("Student", self)
+
+    @property
+    def twin_words(self) -> str:
+        """What the twin is, for the plan."""
+        return "the same student without the teacher"
+
+
+class Copied(StudentSpec):
     """Layers of the teacher, with its embeddings, pooler and head.
 
     ``choose`` takes the ``first``, the ``last`` or evenly spread layers (``spread``: first and last included, as
@@ -25,8 +43,6 @@ class Copied(BaseModel):
     does), no pooler.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     init: Literal["copied"] = "copied"
     layers: Count | Counts = 3
     choose: Literal["first", "last", "spread", "uniform"] = "spread"
@@ -34,10 +50,8 @@ class Copied(BaseModel):
     family: Literal["distilbert"] | None = None
 
 
-class Fresh(BaseModel):
+class Fresh(StudentSpec):
     """A new network of the teacher's family (or ``family``) with random weights; sizes left out are the teacher's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     init: Literal["fresh"] = "fresh"
     family: str | None = None
@@ -51,22 +65,18 @@ class Fresh(BaseModel):
     """A checkpoint whose family, vocabulary and sizes stand for the teacher's where there is no teacher."""
 
 
-class Checkpoint(BaseModel):
+class Checkpoint(StudentSpec):
     """Any checkpoint: a folder or a hub id."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     init: Literal["checkpoint"] = "checkpoint"
     name: str
 
 
-class Pruned(BaseModel):
+class Pruned(StudentSpec):
     """The bottom layers of the teacher, a BERT, with the heads and neurons that matter most to its task.
 
     The sizes left out are those of ROSITA6, the student of minimum-knowledge distillation (Liu et al. 2021).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     init: Literal["pruned"] = "pruned"
     layers: Count = 6
@@ -78,14 +88,12 @@ class Pruned(BaseModel):
     """How many training examples the importance of heads and neurons is computed on; none takes all."""
 
 
-class BiLSTM(BaseModel):
+class BiLSTM(StudentSpec):
     """No transformer: word embeddings and a bidirectional LSTM, which learn from predictions alone (Tang et al. 2019).
 
     Its tokenizer knows the ``words`` most frequent words of the texts that it learns from. ``hidden`` are the units in
     each direction; with two ``channels`` a frozen copy of the ``embedding`` wide word vectors stands beside the learnt.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     init: Literal["bilstm"] = "bilstm"
     hidden: Count = 300
@@ -97,14 +105,12 @@ class BiLSTM(BaseModel):
     """A text file of word vectors (GloVe, fastText's .vec); without it the words begin with random ones."""
 
 
-class _Narrower(BaseModel):
+class _Narrower(StudentSpec):
     """A model of the teacher's depth and family, narrower: ``hidden`` instead of its width.
 
     ``strategy="dim"`` keeps all heads and makes each smaller, ``"head"`` keeps whole heads. ``intermediate`` shrinks in
     proportion unless given. ``decoder="untied"`` gives a language model an output matrix of its own.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     hidden: Count
     strategy: Literal["dim", "head"] = "dim"
@@ -115,17 +121,23 @@ class _Narrower(BaseModel):
 
 
 class Inherited(_Narrower):
-    """The teacher between compactors, which a stage with ``forgetting`` trains and merges (Wu et al. 2024).
+    """The teacher between compactors, which a stage with the mechanism ``pruning`` trains and merges (Wu et al. 2024).
 
     With ``alignment="mask"`` every matrix has compactors of its own, of which the same coordinates are cut;
     with ``"tied"`` those of a group are one and the same (``R = C.T``).
     """
 
+    needs_mechanism = "pruning"
+
     init: Literal["inherited"] = "inherited"
     alignment: Literal["mask", "tied"] = "mask"
 
-    def sliced(self) -> Sliced:
-        """The same student without compactors: what it is measured against."""
+    @property
+    def twin_words(self) -> str:
+        return "one of slices of the teacher"
+
+    def twin(self) -> Sliced:
+        """The same student without compactors."""
         shared = self.model_dump(exclude={"init", "alignment"})
         return Sliced(**shared)
 
@@ -141,14 +153,12 @@ class Sliced(_Narrower):
         return "mask"
 
 
-class Shared(BaseModel):
+class Shared(StudentSpec):
     """Layers of the teacher that are run more than once (SPS of Pea-KD; :mod:`tutelage.students.sharing`).
 
     ``stored`` layers are copied as by :class:`Copied`, the first ones (or those named); ``order`` says how they are run:
     ``shuffled``, ``paired``, ``mirror``, ``adjacent``, or the plan itself, ``["1", "2", "1s"]``.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     init: Literal["shared"] = "shared"
     stored: Count | Counts = 3

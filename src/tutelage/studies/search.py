@@ -21,7 +21,6 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-import transformers
 
 from tutelage import anatomy
 from tutelage.artifacts import write_text
@@ -35,8 +34,8 @@ from tutelage.recipes.config import RunConfig, to_yaml, validated
 from tutelage.recipes.settings import with_settings
 from tutelage.report.search import Candidate, Rung, Search, Trial, picture
 from tutelage.run import run, stores
-from tutelage.run.task import Setup, prepare
-from tutelage.run.workspace import new_accelerator
+from tutelage.run.task import TaskRun
+from tutelage.run.workspace import Bench, bench, new_accelerator
 from tutelage.students.specs import Checkpoint, Student, parse, takes_from_teacher
 
 DEPTHS = ("1", "2", "3", "all")
@@ -122,12 +121,11 @@ def search_knowledge(
     ours += [] if lr is None else [f"stages.*.lr={lr}"]
     base = with_settings(validated(tree, "the search"), [*ours, *settings])
     _check_place(base, folder)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     display = Display(quiet)
-    setup = prepare(base, new_accelerator(base.mixed_precision), display, sketch=True)
-    _check(setup, folder / "store")
-    drawn = draw(candidates(setup), trials, seed)
+    with bench(quiet, base.mixed_precision) as desk:
+        sketch = TaskRun(desk, base, sketch=True)
+    _check(sketch, folder / "store")
+    drawn = draw(candidates(sketch), trials, seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -139,8 +137,8 @@ def search_knowledge(
     epochs = schedule(len(drawn), [stage.epochs for stage in base.recipe.stages])
     rungs, tried = _climb(base, folder, drawn, epochs, students, display)
     found = Search(
-        task=setup.data.task,
-        metric=setup.data.metrics[0],
+        task=sketch.data.task,
+        metric=sketch.data.metrics[0],
         teacher=teacher,
         rungs=rungs,
         trials=sorted(tried, key=lambda trial: (trial.bytes_per_example, trial.name)),
@@ -163,34 +161,35 @@ def _check_place(base: RunConfig, folder: Path) -> None:
         raise TutelageError(f"{str(folder)!r} is not empty and holds no search; give an empty or new folder to --out")
 
 
-def _check(setup: Setup, store: Path) -> None:
+def _check(sketch: TaskRun, store: Path) -> None:
     """See that there is something to compare runs on, and that a store that lies there is of this teacher and data."""
-    assert setup.knowledge is not None
-    data, dtype = setup.config.data, setup.config.store_dtype
-    if setup.data.selection is next(iter(setup.data.dev.values())):
+    assert sketch.teacher is not None
+    data, dtype = sketch.config.data, sketch.config.store_dtype
+    if sketch.data.selection is next(iter(sketch.data.dev.values())):
         raise TutelageError(
             f"data.holdout={data.holdout:g} leaves nothing of train to compare configurations on, and dev is for the "
             "report alone; hold out a tenth (data.holdout=0.1), or give more training data"
         )
-    last = setup.config.recipe.stages[-1]
+    last = sketch.config.recipe.stages[-1]
     if last.select != "best":
         raise TutelageError(
             f"stage {last.name!r} has select={last.select}, so no run would be scored on held-out data; leave select=best"
         )
     if store.exists():
-        found = setup.knowledge.open(store, Needs(logits=True))[0].scheme.dtype
+        found = sketch.teacher.knowledge.open(store, Needs(logits=True))[0].scheme.dtype
         if found != dtype:
             raise TutelageError(
                 f"the store {str(store)!r} is of {found}, not {dtype}; set the same, or give another --out"
             )
 
 
-def candidates(setup: Setup) -> list[Candidate]:
+def candidates(sketch: TaskRun) -> list[Candidate]:
     """The grid, without what these models and texts cannot tell apart: each amount once, none beyond what there is."""
-    assert setup.knowledge is not None and setup.teacher is not None
-    student, teacher = anatomy.shape_of(setup.student.config), setup.teacher.shape
-    lengths = setup.knowledge.encoded.lengths
-    terms = [term for stage in setup.config.recipe.stages for term in stage.objective]
+    assert sketch.teacher is not None
+    student, teacher = anatomy.shape_of(sketch.student.config), sketch.teacher.source.shape
+    known = sketch.teacher.knowledge
+    lengths = known.encoded.lengths
+    terms = [term for stage in sketch.config.recipe.stages for term in stage.objective]
     knowledge = next(term for term in terms if isinstance(term, HiddenKnowledge))
     found: dict[Any, Candidate] = {}
     for twelfths, depth, length, width in product(TOPS, DEPTHS, LENGTHS, WIDTHS):
@@ -199,7 +198,7 @@ def candidates(setup: Setup) -> list[Candidate]:
         keep, top = f"{depth}l_{length}t_{width}h", half_up(twelfths * teacher.layers, 12)
         term = knowledge.model_copy(update={"keep": keep, "top": top})
         needs = Needs(logits=True) | term.needs(student, teacher)[1]
-        size = setup.knowledge.scheme(needs, setup.config.store_dtype).record_bytes(lengths).mean()
+        size = known.scheme(needs, sketch.config.store_dtype).record_bytes(lengths).mean()
         meaning = (tuple(term.pairs(student, teacher)), tuple(term.cuts(student, teacher)))
         found.setdefault(meaning, Candidate(keep=keep, top=top, bytes_per_example=float(size)))
     return list(found.values())
@@ -237,10 +236,10 @@ def _student(base: RunConfig, folder: Path, seed: int, display: Display) -> Stud
     if not place.exists():
         config = base.model_copy(update={"seed": seed, "teacher_store": str(folder / "store")})
         with display:
-            setup = prepare(config, new_accelerator(base.mixed_precision), display)
+            made = TaskRun(Bench(new_accelerator(base.mixed_precision), display), config)
         partial = place.with_name(f"{place.name}.partial")
-        setup.student.save_pretrained(partial)
-        setup.tokenizer.save_pretrained(partial)
+        made.student.save_pretrained(partial)
+        made.tokenizer.save_pretrained(partial)
         partial.rename(place)
     return Checkpoint(name=str(place))
 

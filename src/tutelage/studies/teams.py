@@ -22,12 +22,12 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.evaluation.diversity import diversity
 from tutelage.mechanisms.team.folders import MANIFEST, TeamManifest, is_store, left_out, manifest_of, members_in, short
+from tutelage.mechanisms.team.members import columns
 from tutelage.methods.finetune import finetune
 from tutelage.progress import Display
 from tutelage.recipes.config import validated
 from tutelage.recipes.settings import with_settings
 from tutelage.run.run import run
-from tutelage.run.team import columns
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.load import load_config, resolve
 from tutelage.students.specs import Checkpoint, Copied

@@ -7,10 +7,9 @@ What happens when, for one stage::
             seed the random state from (seed, stage, epoch, step)
             for piece in step:                      # at most max_tokens at once; this process's share
                 teacher signals, student signals -> objective -> loss -> backward
-            what is beside the loss, before the step        # rows that are to vanish lose their gradients; which
-                                                            # teachers help is learnt
+            hooks, before the step                          # they see the whole step's gradients, not clipped yet
             clip, step, zero the gradients
-            what is beside the loss, after the step         # rows vanish, masks grow, the student may become smaller
+            hooks, after the step                           # the student may have other parameters now
             log; write a checkpoint when the last is a minute old
         score the selection data; keep the best weights; stop if patience has run out
     take back the best weights
@@ -22,7 +21,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -37,7 +36,7 @@ from tutelage import anatomy
 from tutelage.data import batches
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Signals, Tap
-from tutelage.mechanisms.hook import Beside, parameter_groups
+from tutelage.mechanisms.hook import Hook, parameter_groups
 from tutelage.objectives.objective import Objective
 from tutelage.progress import Event
 from tutelage.recipes.recipe import Stage
@@ -48,18 +47,19 @@ LOG_SECONDS = 1.0
 
 
 CHECKPOINT_SECONDS = 60.0
+ONE_VIEW = (nullcontext(),)
 
 
-class Lesson(nn.Module):
+class DistillationModule(nn.Module):
     """Student and objective as one module: wrapped whole, so that processes average both's gradients."""
 
     def __init__(self, student: PreTrainedModel, objective: Objective) -> None:
         super().__init__()
         self.student, self.objective = student, objective
-        self._tap = Tap(student, objective.student_needs)
+        self._tap = Tap(student, objective.plan.student_needs)
 
-    def forward(self, batch: batches.Batch, taught: Signals) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = self.objective(self._tap(batch.inputs, batch.asked), taught, batch)
+    def forward(self, batch: batches.Batch, teacher: Signals) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = self.objective(self._tap(batch.inputs, batch.asked), teacher, batch)
         return losses
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ def learning_rate(stage: Stage, step: int, total: int) -> float:
 
 def train(
     stage: Stage,
-    lesson: Lesson,
+    module: DistillationModule,
     teacher: Teacher | None,
     feed: batches.Feed,
     accelerator: Accelerator,
@@ -101,46 +101,52 @@ def train(
     resumed: checkpoint.State | None = None,
     save: Callable[[checkpoint.State], None] = lambda state: None,
     report: Callable[[Event], None] = lambda event: None,
-    beside: Beside | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> StageLog:
-    """Train ``lesson.student`` through one stage, in place.
+    """Train ``module.student`` through one stage, in place.
 
     ``score`` evaluates the student on the selection data. ``save`` is given states of which any can be handed back as
-    ``resumed``; ``beside`` is what the method does that is no loss.
+    ``resumed``; ``hooks`` are those of the stage's mechanisms.
     """
     steps_an_epoch = -(-len(feed.rows(0)) // stage.batch_size)
     total = min(stage.epochs * steps_an_epoch, stage.max_steps or 2**62)
-    device, student = accelerator.device, lesson.student
+    device, student = accelerator.device, module.student
     if resumed is not None:
         student.load_state_dict(resumed["student.safetensors"])  # its shapes may be others than at the stage's begin
-    if stage.train == "head":
-        anatomy.base_of(student).requires_grad_(False)
-    lesson.to(device)
-    groups = (parameter_groups if beside is None else beside.parameter_groups)(lesson, stage.weight_decay)
+    frozen = anatomy.frozen_modules(student, stage.train)
+    for still in frozen:
+        still.requires_grad_(False)
+    module.to(device)
+    given = [groups for hook in hooks if (groups := hook.parameter_groups(module, stage.weight_decay)) is not None]
+    groups = given[0] if given else parameter_groups(module, stage.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=stage.lr, fused=device.type in ("cpu", "cuda"))
-    wrapped, prepared = accelerator.prepare(lesson, optimizer, device_placement=[False, False])
+    wrapped, prepared = accelerator.prepare(module, optimizer, device_placement=[False, False])
 
     log, best, epoch, place, without_better = StageLog(stage.name), None, 0, 0, 0
     if resumed is not None:
         log, best = StageLog(**resumed["log"]), resumed.get("best.safetensors")
         epoch, place, without_better = resumed["epoch"], resumed["place"], resumed["without_better"]
-        lesson.objective.projections.load_state_dict(resumed["projections.safetensors"])
+        module.objective.projections.load_state_dict(resumed["projections.safetensors"])
         checkpoint.load_optimizer_state(optimizer, resumed["optimizer.safetensors"])
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(resumed["scaler"])
-        if beside is not None:
-            beside.restore(resumed.get("beside.safetensors", {}))
+        for number, hook in enumerate(hooks):
+            saved_state = resumed.get("hooks.safetensors", {})
+            hook.restore(
+                {name.partition(".")[2]: x for name, x in saved_state.items() if name.startswith(f"{number}.")}
+            )
 
     def state() -> checkpoint.State:
         tensors = {
             "student.safetensors": student.state_dict(),
-            "projections.safetensors": lesson.objective.projections.state_dict(),
+            "projections.safetensors": module.objective.projections.state_dict(),
             "optimizer.safetensors": checkpoint.optimizer_state(optimizer),
         }
         if best is not None:
             tensors["best.safetensors"] = best
-        if beside is not None:
-            tensors["beside.safetensors"] = beside.state()
+        if hooks:
+            states = enumerate(hook.state() for hook in hooks)
+            tensors["hooks.safetensors"] = {f"{number}.{name}": x for number, one in states for name, x in one.items()}
         scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
         places = {"epoch": epoch, "place": place, "without_better": without_better, "scaler": scaler}
         return {"log": vars(log), **places, **tensors}
@@ -165,7 +171,7 @@ def train(
             log.losses.setdefault(name, []).append([log.steps, mean])
         speed = tokens / max(now - logged, 1e-9)
         log.seconds += now - began
-        shown = {} if beside is None else beside.shown()
+        shown = {name: number for hook in hooks for name, number in hook.shown().items()}
         report(Event(stage.name, epoch, log.steps, total, means, lr, log.seconds, speed, value, shown))
         sums, counted, tokens, began, logged = {}, 0, 0, now, now
 
@@ -184,21 +190,26 @@ def train(
             parts = list(batches.step_batches(step, names, rank, world, stage.max_tokens, stage.pad_to, log.steps))
             for index, part in enumerate(parts):
                 batch = part.to(device)
-                # Processes average their gradients, and each loss is already divided by the step's totals.
-                with nullcontext() if index == len(parts) - 1 else accelerator.no_sync(wrapped):
-                    losses = wrapped(batch, teacher.signals(batch) if teacher else Signals())
-                    accelerator.backward(sum(losses.values()) * accelerator.num_processes)
-                for name, loss in losses.items():
-                    sums[name] = sums.get(name, 0) + loss.detach()
+                signals = teacher.signals(batch) if teacher else Signals()
+                views = next((views for hook in hooks if len(views := hook.views()) > 1), ONE_VIEW)
+                for view_number, view in enumerate(views):
+                    last = index == len(parts) - 1 and view_number == len(views) - 1
+                    # Processes average their gradients, and each loss is already divided by the step's totals.
+                    with view, nullcontext() if last else accelerator.no_sync(wrapped):
+                        losses = wrapped(batch, signals)
+                        accelerator.backward(sum(losses.values()) * accelerator.num_processes)
+                    for name, loss in losses.items():
+                        sums[name] = sums.get(name, 0) + loss.detach()
             accelerator.unscale_gradients(prepared)
-            if beside is not None:
-                beside.before_step(optimizer, parts, total)
+            for hook in hooks:
+                hook.before_step(optimizer, parts, total)
             # Not the accelerator's: that would divide by the scale of fp16 a second time.
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], stage.clip)
             prepared.step()
             prepared.zero_grad()
-            if beside is not None and beside.after_step(optimizer, log.steps + 1, total) and world > 1:
-                wrapped = accelerator.prepare_model(lesson, device_placement=False)
+            changed = [hook.after_step(optimizer, log.steps + 1, total) for hook in hooks]
+            if any(changed) and world > 1:
+                wrapped = accelerator.prepare_model(module, device_placement=False)
             log.steps, place, counted = log.steps + 1, place + 1, counted + 1
             tokens, log.tokens = tokens + len(step.tokens), log.tokens + len(step.tokens)
             late = time.perf_counter() - logged > LOG_SECONDS
@@ -225,8 +236,8 @@ def train(
             break
     if best is not None:
         student.load_state_dict(best)
-    if stage.train == "head":
-        anatomy.base_of(student).requires_grad_(True)
+    for still in frozen:
+        still.requires_grad_(True)
     accelerator.free_memory()
     student.eval()
     return log

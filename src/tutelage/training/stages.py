@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -14,56 +13,50 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tutelage import progress
-from tutelage.artifacts import write_text
 from tutelage.data import batches
-from tutelage.data.batches import Feed
-from tutelage.mechanisms.pruning.pruner import Forgetter
-from tutelage.mechanisms.team.weigher import Weigher
+from tutelage.data.batches import Batch, Feed
+from tutelage.mechanisms.hook import Hook
 from tutelage.objectives.objective import Objective
-from tutelage.progress import Display
+from tutelage.progress import Display, Event
 from tutelage.recipes.recipe import Stage
 from tutelage.teachers.teacher import Teacher
 from tutelage.training import checkpoint, loop
 
-INHERITED = "inherited.json"
-"""In the folder of a run: what a student with compactors has kept of its teacher."""
-
-
 PROOF = 8
-"""Rows on which a merged student is compared with what it was merged from."""
+"""Examples in the batch that hooks get when a stage is over."""
 
 
 @dataclass
-class Work:
-    """One stage, ready to be trained; ``who`` learns: the student, or the baseline beside it."""
+class StageWork:
+    """One stage, ready to be trained."""
 
     who: str
+    """The model that is trained: ``student``, or ``baseline``, its twin without the teacher."""
     stage: Stage
     model: PreTrainedModel
     objective: Objective
     feed: Feed
     teacher: Teacher | None = None
     score: Callable[[], float] | None = None
-    weigher: Weigher | None = None
-    settle: Callable[[], None] = lambda: None
-    """What is to be written down when the stage is over."""
+    """Scores the model at the end of every epoch; higher is better."""
+    hooks: Callable[[], list[Hook]] = list
+    """Makes the hooks of the stage's mechanisms, once the model has the weights with which the stage begins."""
 
 
 def train_stages(
     count: int,
-    begin: Callable[[int, list[loop.StageLog]], Work],
-    end: Callable[[Work, dict[str, Tensor]], None],
+    begin: Callable[[int, list[loop.StageLog]], StageWork],
+    end: Callable[[StageWork, dict[str, Tensor]], None],
     folder: Path,
     accelerator: Accelerator,
     display: Display,
     seed: int,
     resumed: checkpoint.State | None,
 ) -> list[loop.StageLog]:
-    """Train ``count`` pieces of work, each made by ``begin`` when its turn comes; returns their logs.
+    """Train ``count`` stages, each made by ``begin`` when its turn comes; returns their logs.
 
-    ``end`` is called by the main process when a stage is done, with the projections of all stages so far under
-    ``STAGE.NAME``. A run that is ``resumed`` skips what it had finished and goes on within the piece it was in.
+    ``end`` is called by the main process when a stage of the student is over, with the projections of all stages so far under
+    ``STAGE.NAME``. A ``resumed`` run skips finished stages and continues within the one that was interrupted.
     """
     logs = [loop.StageLog(**log) for log in resumed["logs"]] if resumed else []
     lines = folder / "metrics.jsonl"
@@ -79,19 +72,17 @@ def train_stages(
         work = begin(index, logs)
         begun = within is not None and "log" in within
         if within is not None and (begun or (work.who == "student" and not work.stage.fresh)):
-            # Before anything holds on to its parts: a student with compactors may be another by now.
+            # Before a hook holds references to the model's parts, which loading may replace.
             work.model.load_state_dict(within["student.safetensors"])
-        forgetter = None
-        if work.stage.forgetting is not None and work.who == "student":
-            forgetter = Forgetter(work.stage.forgetting, work.model)
-        lesson = loop.Lesson(work.model, work.objective)
+        hooks = work.hooks()
+        module = loop.DistillationModule(work.model, work.objective)
 
         def save(state: checkpoint.State, index: int = index) -> None:
             seconds = sum(log.seconds for log in logs) + state.get("log", {}).get("seconds", 0.0)
             common = {"work": index, "logs": [vars(log) for log in logs], "seconds_before": seconds}
             checkpoint.save(folder / "checkpoint", {**common, "logged": _size(lines), **state})
 
-        def tell(event: progress.Event, who: str = work.who, before: int = sum(log.steps for log in logs)) -> None:
+        def report(event: Event, who: str = work.who, before: int = sum(log.steps for log in logs)) -> None:
             display.event(who if count > 1 else "", event)
             if accelerator.is_main_process:
                 with lines.open("a", encoding="utf-8") as file:
@@ -103,7 +94,7 @@ def train_stages(
 
         log = loop.train(
             work.stage,
-            lesson,
+            module,
             work.teacher,
             work.feed,
             accelerator,
@@ -111,21 +102,13 @@ def train_stages(
             score=work.score,
             resumed=within if begun else None,
             save=save,
-            report=tell,
-            beside=forgetter or work.weigher,
+            report=report,
+            hooks=hooks,
         )
-        lesson.close()
-        if forgetter is not None:
-            some = work.feed.read(0, work.feed.rows(0)[:PROOF])
-            batch = next(batches.step_batches(some, np.arange(len(some)), 0, 1, work.stage.max_tokens))
-            record = forgetter.merge(batch.to(accelerator.device))
-            if (note := forgetter.doubt(record)) is not None:
-                display.say(note)
-            if work.score is not None:
-                work.score()  # what is reported of the stage's end is the merged student's
-            if accelerator.is_main_process:
-                write_text(folder / INHERITED, json.dumps(record))
-        work.settle()
+        module.close()
+        changed = [hook.finish(lambda work=work: _proof(work, accelerator)) for hook in hooks]  # type: ignore[misc]
+        if any(changed) and work.score is not None:
+            work.score()  # what is reported of the stage's end is the changed student's
         if work.teacher is not None:
             work.teacher.close()
         projections |= {f"{work.stage.name}.{k}": v for k, v in work.objective.projections.state_dict().items()}
@@ -137,11 +120,10 @@ def train_stages(
     return logs
 
 
-def inherited(folder: Path) -> dict[str, Any] | None:
-    """For the report: what a student with compactors has kept of its teacher (see :meth:`Forgetter.merge`)."""
-    path = folder / INHERITED
-    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    return found
+def _proof(work: StageWork, accelerator: Accelerator) -> Batch:
+    some = work.feed.read(0, work.feed.rows(0)[:PROOF])
+    batch = next(batches.step_batches(some, np.arange(len(some)), 0, 1, work.stage.max_tokens))
+    return batch.to(accelerator.device)
 
 
 def _size(path: Path) -> int:

@@ -1,12 +1,10 @@
-"""How a model between compactors loses its widths while it learns: which coordinates go, when, and how they vanish.
-
-Weight-inherited distillation (Wu et al. 2024) takes from ResRep that what is to go is forgotten and what stays learns,
-apart: a masked row of a compactor has no gradient of the loss, only a penalty; a row that is kept has only the loss.
-"""
+"""Pruning a student with compactors while it learns (Wu et al. 2024): which coordinates are masked, when, and how their
+rows shrink to zero."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +14,8 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.data.batches import Batch
 from tutelage.errors import TutelageError
-from tutelage.mechanisms.pruning.settings import Forgetting
+from tutelage.mechanisms.hook import Hook
+from tutelage.mechanisms.pruning.settings import PruningSchedule
 from tutelage.students.compactors.compaction import compaction_of
 from tutelage.students.compactors.parts import ZERO, Compactor, Group
 
@@ -24,20 +23,28 @@ ROUNDING = 1e-3
 """Of the largest logit: what rounding can change in float32, with room to spare."""
 
 
-class Forgetter:
-    """Carries out a :class:`Forgetting` for one stage; the loop calls it at each step.
+class Pruner(Hook):
+    """Carries out a :class:`PruningSchedule` in one stage.
 
-    What it knows is in the model (masks, scores) or follows from the step, so a resumed stage goes on as it would have.
+    Its state is in the model (masks, scores) or follows from the step, so a resumed stage needs nothing else.
+
+    Args:
+        settle: Called at the end of the stage with what was kept (:meth:`merge`) and a reason to doubt it (:meth:`doubt`).
 
     Raises:
         TutelageError: when the student has no compactors.
     """
 
-    def __init__(self, how: Forgetting, model: PreTrainedModel) -> None:
+    def __init__(
+        self,
+        how: PruningSchedule,
+        model: PreTrainedModel,
+        settle: Callable[[dict[str, Any], str | None], None] = lambda record, doubt: None,
+    ) -> None:
         found = compaction_of(model)
         if found is None:
-            raise TutelageError("a stage with forgetting needs a student with compactors; use --student init=inherited")
-        self.how, self.model, self.compaction = how, model, found
+            raise TutelageError("pruning needs a student with compactors; use --student init=inherited")
+        self.how, self.model, self.compaction, self._settle = how, model, found, settle
         self._held: list[tuple[Compactor, Tensor]] = []
         if how.schedule == "reference":
             self._as_reference()
@@ -56,20 +63,20 @@ class Forgetter:
         increments = 1
         while any(self._due(group, increments) < group.units[0] - group.units[1] for group in self.compaction):
             increments += 1
-        last = interval * (increments + math.ceil(how.forget) + 1)
+        last = interval * (increments + math.ceil(how.intervals_to_zero) + 1)
         if last > total:
             raise TutelageError(
-                f"a stage of {total} steps is too short to let coordinates go in {increments} increments of {interval} "
-                f"steps and vanish, which takes {last}; give it more epochs, fewer forgetting.increments or a smaller "
-                f"forgetting.{'share' if how.interval is None else 'interval'}"
+                f"a stage of {total} steps is too short: masking in {increments} increments of {interval} steps and shrinking to "
+                f"zero take {last}; give it more epochs, fewer pruning.increments or a smaller "
+                f"pruning.{'share' if how.interval is None else 'interval'}"
             )
         return interval, last
 
-    def parameter_groups(self, lesson: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         """Compactors at the stage's rate without decay (which would draw them to 0, not to the identity), the rest slower."""
         compactors = [member.matrix for group in self.compaction for member in group.members]
         known = {id(p) for p in compactors}
-        others = [p for p in lesson.parameters() if p.requires_grad and id(p) not in known]
+        others = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
         slow = {"factor": self.how.weights_lr}
         return [
             {"params": compactors, "weight_decay": 0.0},
@@ -112,7 +119,7 @@ class Forgetter:
         if self.compaction.done:
             return False
         interval, _ = self.times(total)
-        length = 1 / (self.how.forget * interval)
+        length = 1 / (self.how.intervals_to_zero * interval)
         for member, rows in self._held:
             norms = rows.norm(dim=1, keepdim=True)
             # The last piece goes with the rest, rounded as it is.
@@ -130,14 +137,11 @@ class Forgetter:
         self.compaction.cut(self.model, optimizer)
         return True
 
-    def shown(self) -> dict[str, float]:
-        return {}
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        pass
+    def finish(self, proof: Callable[[], Batch]) -> bool:
+        """Multiply the compactors into the weights and record what was kept."""
+        record = self.merge(proof())
+        self._settle(record, self.doubt(record))
+        return True
 
     @torch.no_grad()
     def merge(self, batch: Batch) -> dict[str, Any]:
@@ -162,7 +166,7 @@ class Forgetter:
         """A note about a :meth:`merge` after which the student answers otherwise than it did before it."""
         change = f"changed logits by up to {record['difference']:.2g} (the largest is {record['largest_logit']:.2g})"
         if record["largest_masked"] >= ZERO:
-            other = "" if self.how.penalty == "prox" else ", or use forgetting.penalty=prox"
+            other = "" if self.how.penalty == "prox" else ", or use pruning.penalty=prox"
             return (
                 f"note: rows with norms up to {record['largest_masked']:.2g} had not vanished when they were left out, which "
                 f"{change}; train for longer{other}"

@@ -1,40 +1,93 @@
-"""The pruning schedule of a student with compactors, as settings."""
+"""The pruning schedule of a student with compactors, as settings (Wu et al. 2024)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from tutelage.mechanisms.mechanism import Mechanism, StageLike
+from tutelage.students.specs import Student
+
+if TYPE_CHECKING:
+    from tutelage.mechanisms.hook import Hook
+    from tutelage.mechanisms.scene import Scene, StageScene
+    from tutelage.teachers.teacher import Teacher
 
 
-class Forgetting(BaseModel):
-    """What a stage does beside its loss to a student with ``init=inherited``.
+class PruningSchedule(Mechanism):
+    """How a student with ``init=inherited`` is pruned while it learns.
 
-    ``penalty`` says how a masked row vanishes: ``prox`` takes a constant length off it after each step (one of norm 1, as all
-    are at first, is exactly 0 after ``forget`` intervals, whatever the optimiser); ``adam_l2`` is the authors' code
-    (``strength`` 20), which writes the penalty into Adam's first moment; ``lasso`` is ResRep's (``strength`` 1e-4), on kept
-    rows too.
+    Rows of the compactors are masked step by step. A masked row gets no gradient of the loss, only a penalty that shrinks it
+    to zero; the other rows get only the loss (ResRep). At the end of the stage the compactors are multiplied into the
+    weights, and the student is an ordinary narrower model.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    keeps_last = True
 
+    kind: Literal["pruning"] = "pruning"
     penalty: Literal["prox", "adam_l2", "lasso"] = "prox"
+    """How a masked row is shrunk. ``prox`` subtracts a constant length after each step: a row of norm 1, as all rows are at
+    the start, is exactly 0 after ``intervals_to_zero`` intervals, whatever the optimiser. ``adam_l2`` adds the penalty to Adam's
+    first moment, as the authors' code does (``strength`` 20). ``lasso`` is ResRep's (``strength`` 1e-4), on kept rows too."""
     strength: Annotated[float, Field(gt=0)] | None = None
-    """Of ``adam_l2`` and ``lasso``; none takes theirs."""
+    """Strength of ``adam_l2`` and ``lasso``; default: 20 and 1e-4."""
     selection: Literal["norm", "taylor", "random"] = "norm"
-    """Which coordinates go first: those with the smallest rows, those that matter least to the loss by its gradients (the
-    sum of ``(row . gradient)^2`` over the steps), or any."""
+    """Which coordinates are masked first: those with the smallest rows; those that matter least to the loss, by the sum of
+    ``(row . gradient)^2`` over the steps; or random ones."""
     scope: Literal["all", "master"] = "all"
     """Whose rows count for ``norm``: all compactors of a group, or one, as in the authors' code."""
     schedule: Literal["even", "reference"] = "even"
-    """``even`` masks all groups in ``increments`` equal parts. ``reference`` counts as the authors' code, which cuts the
-    residual stream as if it had heads, and these (and heads) in half or twice the time."""
+    """``even`` masks all groups in ``increments`` equal parts. ``reference`` counts as the authors' code does: it cuts the
+    residual stream as if it had heads, and takes half or twice the time for it and for heads."""
     increments: Annotated[int, Field(ge=1)] = 16
+    """Parts in which coordinates are masked."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Of the stage's steps, after how many everything is masked; 0.02 in the paper's long run."""
+    """Share of the stage's steps after which everything is masked; 0.02 in the paper's long run."""
     interval: Annotated[int, Field(ge=1)] | None = None
-    """Steps between increments, instead of ``share``."""
-    forget: Annotated[float, Field(gt=0)] = 2.0
-    """Intervals in which a masked row of norm 1 vanishes (``prox``)."""
+    """Steps between increments; replaces ``share``."""
+    intervals_to_zero: Annotated[float, Field(gt=0)] = 2.0
+    """Intervals in which a masked row of norm 1 shrinks to zero (``prox``)."""
     weights_lr: Annotated[float, Field(ge=0)] = 0.02
-    """Learning rate of the teacher's own weights, in units of the stage's, which is the compactors'."""
+    """Learning rate of the teacher's own weights, in units of the stage's rate, which is that of the compactors."""
+
+    def check(self, stage: StageLike) -> None:
+        name = f"stage {stage.name!r}"
+        if stage.select == "best":
+            raise ValueError(f"{name} prunes, and its student is whole only at the end; set select=last")
+        if stage.patience is not None:
+            raise ValueError(f"{name} prunes, which takes all of its steps; leave out patience")
+        others = [term.kind for term in stage.objective if not term.on_logits]
+        if others or stage.train != "all":
+            what = ", ".join(others) or "train"
+            raise ValueError(f"{name} prunes and can only learn from predictions and labels; leave out {what}")
+
+    def check_student(self, stage: StageLike, student: Student, *, first: bool) -> None:
+        if not first or student.needs_mechanism != self.kind:
+            raise ValueError(
+                f"stage {stage.name!r} prunes, which is for the first stage of a student with init=inherited; give one "
+                "(init=inherited,hidden=...), or use another method for this student"
+            )
+
+    def plan(self, scene: Scene, stage: StageScene, steps: int) -> list[str]:
+        from tutelage.mechanisms.pruning.pruner import Pruner
+
+        interval, last = Pruner(self, scene.student).times(steps)
+        return [
+            f"  masks coordinates every {interval:,} steps; until about step {last:,} a step costs 1.3 to 1.5 times the teacher's "
+            "training step (not in the time below)"
+        ]
+
+    def hook(self, scene: Scene, stage: StageScene, teacher: Teacher | None) -> Hook:
+        from tutelage.mechanisms.pruning.pruner import Pruner
+
+        def settle(record: dict[str, Any], doubt: str | None) -> None:
+            if doubt is not None:
+                scene.display.say(doubt)
+            scene.record(self.kind, stage.stage.name, record)
+
+        return Pruner(self, scene.student, settle)
+
+    def report(self, scene: Scene) -> dict[str, Any]:
+        records = scene.records(self.kind)
+        return {"inherited": {k: v for k, v in records[-1].items() if k != "stage"} if records else None}

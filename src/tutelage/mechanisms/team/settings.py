@@ -1,95 +1,199 @@
-"""How a team of teachers teaches in a stage, as settings."""
+"""A team of teachers and how its sampling weights are learned, as settings."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tutelage.mechanisms.mechanism import Mechanism, StageLike
+
+if TYPE_CHECKING:
+    from tutelage.mechanisms.hook import Hook
+    from tutelage.mechanisms.scene import Scene, StageScene
+    from tutelage.mechanisms.team.teacher import TeamTeacher
+    from tutelage.mechanisms.team.weights import Members
+    from tutelage.teachers.teacher import Teacher
+
 
 class Learning(BaseModel):
-    """How a stage learns the distribution from which teachers are drawn, on examples that it holds out of training.
+    """How a stage learns the distribution that teachers are sampled from, on held-out training examples.
 
     A teacher's reward is the alignment of its loss's gradient with the gradient of the labels' loss on held-out examples,
-    ``<g_k, g_v> / ||g_v||``: by how much a step towards this teacher lowers the loss there (one step of look-ahead, in first
-    order).
+    ``<g_k, g_v> / ||g_v||``: how much a step towards this teacher lowers that loss, to first order.
 
-    With ``unseen`` the teachers' gradients are taken on as many other held-out examples, and not on the step's: a student that
-    has learnt the step's by heart in earlier epochs is led away from them, to held-out ones, by whoever contradicts them.
-    ``calibrated`` takes the labels' loss of logits divided by the temperature (1 or more) at which it is lowest: else a student
-    that has become too sure of itself loses less by whoever is unsure. Both are ours.
-
-    ``update="single"`` changes the log-weight of the drawn teacher only, as published: by the advantage of its reward over
-    the running mean, in units of the running standard deviation, divided by the probability of the draw; ``reinforce`` is
-    the policy gradient of the same reward; ``all`` compares all teachers on the step's examples. ``naive`` adds the reward
-    itself, in standard deviations, to whoever is drawn, and shrinks nothing: a control. Most teachers have some reward, so that
-    the first to be drawn often wins.
-
-    The cost of an update: one pass forward and back over ``examples`` and two forward over the step's, or with ``unseen`` over
-    as many as ``examples``.
+    The cost of an update: one pass forward and backward over ``examples`` and two forward over the step's examples, or with
+    ``unseen`` over as many as ``examples``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     update: Literal["single", "reinforce", "all", "naive"] = "single"
+    """``single`` changes the log-weight of the sampled teacher only, as published: by the advantage of its reward over the
+    running mean, in running standard deviations, divided by the probability of the sample. ``reinforce`` is the policy
+    gradient of the same reward. ``all`` compares all teachers on the step's examples. ``naive`` is a control: it adds the reward
+    itself to the sampled teacher and shrinks nothing, so that the first teachers sampled often win."""
     unseen: bool = False
-    """Whether teachers are judged on held-out examples, and not on the step's."""
+    """Compute the teachers' gradients on further held-out examples instead of the step's. If the student has memorised the
+    batch, it rewards the teacher that disagrees most; held-out examples avoid this. Ours."""
     calibrated: bool = False
-    """Whether the labels' loss forgives too much confidence; regression knows none."""
+    """Divide logits by the temperature (1 or more) that fits the held-out labels best before the labels' loss is computed. An
+    overconfident student otherwise rewards unsure teachers. Regression has no temperature. Ours."""
     parameters: Literal["all", "head"] | Annotated[int, Field(ge=1)] = "all"
-    """Whose gradients are compared: of all the student, of its so many last layers and its head, or of its head."""
+    """Whose gradients are compared: the whole student's, the head's, or those of this many last layers and the head."""
     examples: Annotated[int, Field(ge=1)] = 64
     """Held-out examples for one update."""
     every: Annotated[int, Field(ge=1)] = 1
     """Steps between updates."""
     travel: Annotated[float, Field(gt=0)] = 28.0
-    """Rate of the log-weights, times the updates of the stage; 14 to 28 are sensible."""
+    """Learning rate of the log-weights times the number of updates of the stage; 14 to 28 are sensible."""
     shrink: Annotated[float, Field(ge=0)] = 0.6
-    """How strongly log-weights are drawn to equality: they settle at the mean advantage divided by this."""
+    """Strength of the pull towards equal log-weights; they settle at the mean advantage divided by this."""
     watch: Annotated[int, Field(ge=0)] = 20
-    """Updates at the beginning that only learn what rewards are usual."""
+    """Updates at the beginning that only estimate the mean and deviation of rewards."""
     settled: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """What the stage finds is the mean of its log-weights, from this share of its steps on; none takes the last ones."""
+    """Share of the stage's steps after which log-weights are averaged; the average is the result. Default: the last ones."""
     keep: Annotated[float, Field(ge=0)] | None = 0.5
-    """At the end of the stage teachers are dropped whose probability is below this share of a uniform team's; none drops
-    nobody."""
+    """At the end of the stage, drop teachers whose probability is below this share of a uniform team's. None drops none."""
     handed_on: Literal["proportional", "equal"] = "proportional"
-    """How the weight of those that are dropped goes to the others."""
+    """How the weight of dropped teachers is divided among the others."""
 
 
-class Team(BaseModel):
-    """How a team teaches in a stage.
+class Team(Mechanism):
+    """Several teachers teach a stage. ``RunConfig.teachers`` names them."""
 
-    ``combine="sample"`` draws one teacher for each optimiser step (or with ``granularity="example"`` for each example) from
-    ``weights``. ``average`` mixes all of them by ``weights``: their softened probabilities, or with ``average="logits"``
-    their logits. ``discounted`` sums them, each divided by 1 + its own cross-entropy on the example's label (MT-BERT).
+    brings_teacher = True
+    takes_teachers = True
 
-    ``weights`` are ``uniform``, by each teacher's rank (``teacher_rank``: by its score on held-out training examples;
-    ``student_rank``: by the ``scores`` of students that it alone has taught; the best has the largest weight, in linear
-    steps), a number for each teacher, or what an earlier stage has ``found``. ``learning`` lets the stage change them.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
+    kind: Literal["team"] = "team"
     combine: Literal["sample", "average", "discounted"] = "sample"
+    """``sample`` draws one teacher from ``weights`` for each optimiser step (or each example). ``average`` mixes all teachers by
+    ``weights``. ``discounted`` sums them, each divided by 1 + its own cross-entropy on the example's label (MT-BERT)."""
     weights: Literal["uniform", "teacher_rank", "student_rank", "found"] | tuple[Annotated[float, Field(ge=0)], ...] = (
         "uniform"
     )
+    """``uniform``; linear in each teacher's rank (``teacher_rank``: by its score on held-out training examples;
+    ``student_rank``: by ``scores``); a number for each teacher; or ``found``, what an earlier stage has learned."""
     granularity: Literal["step", "example"] = "step"
+    """Sample one teacher for each optimiser step, or for each example."""
     average: Literal["probabilities", "logits"] = "probabilities"
+    """Average softened probabilities, or logits."""
     scores: tuple[float, ...] | None = None
+    """For ``student_rank``: the scores of students that were taught by each teacher alone, in the teachers' order."""
     resident: Annotated[int, Field(ge=1)] = 2
-    """Where hidden states are compared, teachers run: at most so many are on the device at once."""
+    """Where hidden states are compared, teachers run: the number of teachers on the device at once."""
     learning: Learning | None = None
+    """Learn the sampling weights during the stage."""
 
     @model_validator(mode="after")
-    def _can_be(self) -> Team:
+    def _consistent(self) -> Team:
         if self.learning is not None and (self.combine != "sample" or self.granularity != "step"):
-            raise ValueError("a distribution is learnt where one teacher is drawn at each step; set combine=sample")
+            raise ValueError(
+                "sampling weights are learned where one teacher is sampled for each step; set combine=sample"
+            )
         if not isinstance(self.weights, str) and not sum(self.weights) > 0:
             raise ValueError("team.weights are all 0; give at least one teacher a weight")
         if (self.weights == "student_rank") != (self.scores is not None):
             raise ValueError(
-                "weights=student_rank goes with scores: of a student of each teacher alone, in their order"
+                "weights=student_rank needs scores, one for each teacher, and scores need weights=student_rank"
             )
         return self
+
+    def trains_without_held_out(self) -> bool:
+        return self.learning is not None
+
+    def check(self, stage: StageLike) -> None:
+        name = f"stage {stage.name!r}"
+        if stage.on_corpus or stage.labels_only or any(m.brings_labels for m in stage.mechanisms):
+            raise ValueError(
+                f"{name} has a team, but no term that learns from a teacher's predictions or layers; leave out team"
+            )
+        terms = [term for term in stage.objective if term.weight > 0]
+        kinds = [term.kind for term in terms]
+        one = self.combine == "sample" and self.granularity == "step"
+        if not one and any(not term.on_logits for term in terms):
+            raise ValueError(f"{name} compares layers, for which each step needs one teacher; set combine=sample")
+        if self.combine == "discounted" and "soft_labels" not in kinds:
+            raise ValueError(f"{name} discounts soft labels, but its objective has none; use combine=average")
+        if self.combine != "sample" and {"soft_labels", "logits_mse"} <= set(kinds):
+            raise ValueError(
+                f"{name} mixes its teachers for soft_labels and for logits_mse, which are mixed differently; leave out one of them"
+            )
+        if self.learning is None:
+            return
+        if any(m is not self for m in stage.mechanisms):
+            raise ValueError(
+                f"{name} learns sampling weights, which works with no other mechanism; leave out the others"
+            )
+        if any(not term.on_logits for term in terms) or len({"soft_labels", "logits_mse"} & set(kinds)) != 1:
+            raise ValueError(
+                f"{name} learns sampling weights from predictions; give it soft_labels (or logits_mse) and hard_labels alone"
+            )
+        if stage.data != "train" or stage.select == "best":
+            raise ValueError(f"{name} learns sampling weights on train, to its last step; set data=train, select=last")
+
+    def expanded(self, teachers: tuple[str, ...]) -> tuple[str, ...]:
+        from tutelage.mechanisms.team.folders import members_in
+
+        return members_in(teachers)
+
+    def lead(self, teachers: tuple[str, ...]) -> str | None:
+        from tutelage.mechanisms.team.folders import is_store
+
+        return str(Path(teachers[0]) / "teacher") if is_store(teachers[0]) else teachers[0]
+
+    def prepare(self, scene: Scene, stage: StageScene) -> None:
+        from tutelage.mechanisms.team.members import gather
+
+        if self.kind not in scene.shared:
+            scene.shared[self.kind] = gather(scene)
+
+    def about(self, scene: Scene) -> list[str]:
+        assert scene.task is not None
+        members: Members = scene.shared[self.kind]
+        lines = members.lines(scene.task.data.metrics[0], next(iter(scene.task.dev)))
+        return [f"team     {line}" for line in lines]
+
+    def plan(self, scene: Scene, stage: StageScene, steps: int) -> list[str]:
+        if (how := self.learning) is None:
+            return []
+        count = len(scene.shared[self.kind].names)
+        updates = -(-steps // how.every)
+        held = how.examples / stage.stage.batch_size
+        cost = (3 * held + 2 * (held if how.unseen else 1)) / how.every
+        lines = [
+            f"  {updates:,} updates of the sampling weights; learning them makes a step about {1 + cost / 3:.1f}x slower (not in "
+            "the time below)"
+        ]
+        if updates < 100 * count:
+            lines.append(
+                f"note: {updates:,} updates are few for {count} teachers, and the weights may be noise; take {100 * count:,} or "
+                f"more (--set stages.{stage.stage.name}.max_steps={100 * count * how.every})"
+            )
+        if all(not term.teacherless for term in stage.stage.objective if term.weight > 0):
+            lines.append(
+                f"note: stage {stage.stage.name} has no labels in its objective; if many teachers are bad, its student learns "
+                "nothing that could tell them apart"
+            )
+        return lines
+
+    def teacher(self, scene: Scene, stage: StageScene) -> TeamTeacher:
+        from tutelage.mechanisms.team.members import team_teacher
+
+        return team_teacher(self, scene, stage)
+
+    def hook(self, scene: Scene, stage: StageScene, teacher: Teacher | None) -> Hook | None:
+        from tutelage.mechanisms.team.members import weigher
+
+        return None if self.learning is None else weigher(self.learning, scene, stage, cast("TeamTeacher", teacher))
+
+    def report(self, scene: Scene) -> dict[str, Any]:
+        from tutelage.mechanisms.team.members import summary
+
+        return {"team": summary(scene)}
+
+    def warnings(self, folder: Path) -> list[str]:
+        from tutelage.mechanisms.team.members import doubts
+
+        return doubts(folder)

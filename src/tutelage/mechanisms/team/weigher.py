@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,7 +20,7 @@ from tutelage.data import batches, examples
 from tutelage.data.batches import Batch
 from tutelage.data.examples import Encoded, Kind
 from tutelage.knowledge.signals import Signals
-from tutelage.mechanisms.hook import parameter_groups
+from tutelage.mechanisms.hook import Hook
 from tutelage.mechanisms.team.settings import Learning
 from tutelage.mechanisms.team.teacher import TeamTeacher
 from tutelage.mechanisms.team.weights import Numbers, selected
@@ -50,7 +50,7 @@ SHOWN = 5
 """Teachers in a line of the log."""
 
 
-class Weigher:
+class Weigher(Hook):
     """Carries out a :class:`Learning` for one stage; the loop calls it at each step.
 
     Args:
@@ -60,6 +60,7 @@ class Weigher:
         answers: Of each teacher on ``held``, which ``Learning.unseen`` reads.
         key: The run's seed and a number for the stage's name, which make its draws its own.
         names: Of the teachers, as the log shows them.
+        settle: Is called with the record at the end of the stage.
     """
 
     def __init__(
@@ -75,8 +76,10 @@ class Weigher:
         key: tuple[int, int],
         names: list[str],
         max_tokens: int = 16384,
+        settle: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> None:
         self.how, self.team, self.names = how, team, names
+        self._settle = settle
         self._student, self._held, self._kind, self._key = student, held, kind, key
         self._term = term.model_copy(update={"weight": 1.0})
         self._accelerator = accelerator
@@ -93,9 +96,6 @@ class Weigher:
         self._history: list[list[float]] = []
 
     # ------------------------------------------------------------------------------------------- what the loop calls
-
-    def parameter_groups(self, lesson: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-        return parameter_groups(lesson, weight_decay)
 
     def before_step(self, optimizer: torch.optim.Optimizer, parts: list[Batch], total: int) -> None:
         """Where the student stands, look which way each teacher leads."""
@@ -134,7 +134,9 @@ class Weigher:
         self.skipped, self._summed = int(skipped), int(summed)
         self._settled, self._history = state["settled"].numpy().copy(), state["history"].tolist()
 
-    # --------------------------------------------------------------------------------------------- what is found out
+    def finish(self, proof: Callable[[], Batch]) -> bool:
+        self._settle(self.record())
+        return False
 
     def record(self) -> dict[str, Any]:
         """What the stage has found: plain values for the report.

@@ -19,10 +19,6 @@ from tutelage.mechanisms.team.settings import Team
 Numbers = npt.NDArray[np.float64]
 
 
-DISTRIBUTION = "distribution.json"
-"""In the folder of a run: what each stage has found out about its team."""
-
-
 MEMORY = 0.98
 """How much of the running mean of rewards is kept at each update."""
 

@@ -21,7 +21,7 @@ from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.store.reading import Store, fingerprint_of
 from tutelage.knowledge.store.scheme import Dtype, Scheme
-from tutelage.objectives.objective import Objective
+from tutelage.objectives.objective import ObjectivePlan
 from tutelage.progress import Display
 from tutelage.teachers.source import Source
 from tutelage.teachers.stored import write_store
@@ -33,8 +33,8 @@ def root() -> Path:
     return Path(os.environ.get("TUTELAGE_STORES") or Path(cache) / "tutelage" / "stores")
 
 
-def storable(objectives: Sequence[Objective]) -> Needs:
-    """What these stages need that a store can hold; one that needs queries, keys, padding or the pooler runs its teacher anyway."""
+def storable(objectives: Sequence[ObjectivePlan]) -> Needs:
+    """What these stages need that a store can hold. A stage that needs queries, keys, padding or the pooler runs its teacher."""
     needs = Needs(logits=True)
     for objective in objectives:
         theirs = objective.teacher_needs

@@ -1,0 +1,178 @@
+"""What a stage does beside its objective, as data: a specification that brings its own checks, teacher, labels and hook.
+
+A mechanism is named in ``Stage.mechanisms``. A stage may have several; recipes, runs and the training loop know none by
+name. To add one, subclass :class:`Mechanism` in a file of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, WrapValidator
+from pydantic_core.core_schema import ValidatorFunctionWrapHandler
+
+from tutelage.objectives.term import Term
+from tutelage.students.specs import Student
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from tutelage.mechanisms.hook import Hook
+    from tutelage.mechanisms.scene import Scene, StageScene
+    from tutelage.teachers.teacher import Teacher
+
+
+class StageLike(Protocol):
+    """What a mechanism reads of its stage (:class:`tutelage.recipes.recipe.Stage`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def objective(self) -> Sequence[Term]: ...
+    @property
+    def data(self) -> Any: ...
+    @property
+    def train(self) -> Any: ...
+    @property
+    def select(self) -> str: ...
+    @property
+    def patience(self) -> int | None: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def max_tokens(self) -> int: ...
+    @property
+    def on_corpus(self) -> bool: ...
+    @property
+    def labels_only(self) -> bool: ...
+    @property
+    def mechanisms(self) -> Sequence[Mechanism]: ...
+
+
+class Mechanism(BaseModel):
+    """One thing that a stage does beside its objective. A subclass overrides what it needs; nothing has to be overridden.
+
+    Methods come in the order of a run: ``check`` (the recipe is read), ``prepare`` (data and models are loaded, nothing is
+    written yet), ``plan`` (the printed plan), ``labels``, ``teacher`` and ``hook`` (the stage begins), ``report``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    brings_teacher: ClassVar[bool] = False
+    """:meth:`teacher` answers in place of the run's teacher, which the stage does not need."""
+    brings_labels: ClassVar[bool] = False
+    """:meth:`labels` replaces the labels of the texts; texts without a label are left out."""
+    asks_teacher: ClassVar[bool] = False
+    """The mechanism reads the teacher's predictions, whatever the objective needs."""
+    takes_teachers: ClassVar[bool] = False
+    """The mechanism reads ``RunConfig.teachers``, and a part of train is held out for it."""
+    keeps_last: ClassVar[bool] = False
+    """The student is whole only at the end of the stage: the undistilled twin keeps its last epoch too."""
+
+    kind: str
+    """The mechanism's name in a recipe."""
+
+    def trains_without_held_out(self) -> bool:
+        """Whether the stage must not train on the part of train that is held out for :attr:`takes_teachers`."""
+        return False
+
+    def check(self, stage: StageLike) -> None:
+        """Check the stage.
+
+        Raises:
+            ValueError: when the mechanism does not fit its stage.
+        """
+
+    def check_student(self, stage: StageLike, student: Student, *, first: bool) -> None:
+        """Check the student.
+
+        Args:
+            first: Whether this is the student's first stage.
+
+        Raises:
+            ValueError: when the mechanism does not fit the student.
+        """
+
+    def expanded(self, teachers: tuple[str, ...]) -> tuple[str, ...]:
+        """The teachers that the names in ``RunConfig.teachers`` stand for."""
+        return teachers
+
+    def lead(self, teachers: tuple[str, ...]) -> str | None:
+        """Of several teachers the one that student and report refer to, when ``RunConfig.teacher`` names none."""
+        return None
+
+    def prepare(self, scene: Scene, stage: StageScene) -> None:
+        """Check and load what the stage needs; every mistake of a user ends here.
+
+        Raises:
+            TutelageError: with the thing, the value and the remedy.
+        """
+
+    def plan(self, scene: Scene, stage: StageScene, steps: int) -> list[str]:
+        """Lines for the printed plan of a stage of ``steps`` steps.
+
+        Raises:
+            TutelageError: when the steps do not suffice.
+        """
+        return []
+
+    def about(self, scene: Scene) -> list[str]:
+        """Lines for the head of the printed plan, once for a run."""
+        return []
+
+    def labels(self, scene: Scene, stage: StageScene) -> npt.NDArray[np.int64] | None:
+        """``(examples,)``: labels in place of the texts' own; -1 where there is none."""
+        return None
+
+    def teacher(self, scene: Scene, stage: StageScene) -> Teacher | None:
+        """The teacher of the stage, where the mechanism brings one."""
+        return None
+
+    def hook(self, scene: Scene, stage: StageScene, teacher: Teacher | None) -> Hook | None:
+        """The mechanism's part in the training loop; ``teacher`` is what :meth:`teacher` returned."""
+        return None
+
+    def report(self, scene: Scene) -> dict[str, Any]:
+        """Fields of the report, by name. Called once for each kind of mechanism in a run."""
+        return {}
+
+    def warnings(self, folder: Path) -> list[str]:
+        """Reasons to doubt what was found, for the report."""
+        return []
+
+
+def mechanism_of(value: Any, handler: ValidatorFunctionWrapHandler) -> Mechanism:
+    """A mechanism by the ``kind`` in its fields: any subclass of :class:`Mechanism` that has been imported."""
+    if isinstance(value, Mechanism):
+        return value
+    kinds = {cls.model_fields["kind"].default: cls for cls in subclasses(Mechanism)}
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if kind not in kinds:
+        known = ", ".join(sorted(map(str, kinds)))
+        raise ValueError(
+            f"unknown mechanism {kind!r}; use one of {known}, or name the file that defines it with --plugin"
+        )
+    mechanism: Mechanism = kinds[kind].model_validate(value)
+    return mechanism
+
+
+def subclasses(cls: type[Any]) -> list[type[Any]]:
+    """All classes derived from ``cls`` that have a ``kind``, as far as they have been imported."""
+    found = []
+    for below in cls.__subclasses__():
+        if isinstance(below.model_fields["kind"].default, str):
+            found.append(below)
+        found += subclasses(below)
+    return found
+
+
+AnyMechanism = Annotated[SerializeAsAny[Mechanism], WrapValidator(mechanism_of)]
+
+
+def of_kind(mechanisms: Sequence[Mechanism], cls: type[Mechanism]) -> Any:
+    """The mechanism of a class among a stage's, or None."""
+    return next((one for one in mechanisms if isinstance(one, cls)), None)

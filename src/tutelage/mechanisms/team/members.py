@@ -1,0 +1,418 @@
+"""The teachers of a team in a run: predictions of each on all texts, comparisons, the stage's teacher, and what was learned."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from tutelage import anatomy
+from tutelage.data.examples import Data, Encoded, Examples
+from tutelage.data.labels import label_names, listed, places_of, unnamed
+from tutelage.data.texts import Texts, rows_of
+from tutelage.data.tokenizers import fitted_tokenizer, tokenizer_fingerprint
+from tutelage.errors import TutelageError
+from tutelage.evaluation import speed
+from tutelage.knowledge.needs import Needs
+from tutelage.mechanisms.mechanism import of_kind
+from tutelage.mechanisms.scene import Scene, StageScene, TaskScene, records_in
+from tutelage.mechanisms.team.folders import is_store, left_out, short
+from tutelage.mechanisms.team.settings import Learning, Team
+from tutelage.mechanisms.team.teacher import Resident, TeamTeacher
+from tutelage.mechanisms.team.weigher import Weigher
+from tutelage.mechanisms.team.weights import Members, Numbers, Weights, start_of
+from tutelage.objectives.predictions import LogitsMSE, SoftLabels
+from tutelage.tasks.kinds import HEADS, constant_scores, encoded_as, scores_of
+from tutelage.teachers.knowledge import Knowledge, verified
+from tutelage.teachers.source import Source
+from tutelage.teachers.teacher import KnownLogits, Teacher, predict, predicted
+
+KIND = "team"
+MISNUMBERED, DEVIATIONS = 0.10, 3
+"""By how much a teacher may become better when its classes are exchanged before they are taken to be misnumbered; and by how many
+standard deviations of what one that answers at random gains by chance."""
+
+
+ENOUGH = 200
+"""Held-out examples from which on it is looked for."""
+
+
+NEAR_CONSTANT = 0.02
+"""A student that is so little better than a constant answer has learnt nothing by which teachers can be told apart."""
+
+
+def gather(scene: Scene) -> Members:
+    """Collect every teacher's predictions on all texts, one teacher after another; a store is read instead.
+
+    Each teacher reads with its own tokenizer, and its classes are matched by name.
+
+    Raises:
+        TutelageError: when a teacher cannot be loaded, has other classes, or numbers them in another order than it says.
+    """
+    task = _task(scene)
+    data, every, names = task.data, task.everything, task.teachers
+    assert task.held is not None and task.knowledge is not None
+    sources = [Source(str(Path(n) / "teacher") if is_store(n) else n, HEADS[data.kind]) for n in names]
+    team = Members(
+        names=short(names),
+        folders=list(names),
+        shapes=[str(source.shape) for source in sources],
+        parameters=[speed.count_parameters(source.outline) for source in sources],
+    )
+    columns = [columns_of(scene, source.config, name) for source, name in zip(sources, names, strict=True)]
+    _check_stages(scene, team, sources, columns)
+    row_of = {name: row for row, name in enumerate(every.ids)}
+    rows = {part: np.array([row_of[name] for name in texts.examples.ids]) for part, texts in task.parts.items()}
+    rows["held"] = np.array([row_of[name] for name in task.held.examples.ids])
+    tables: dict[str, list[Tensor]] = {part: [] for part in (*rows, *task.dev)}
+    read = task.knowledge.encoded  # all teachers have as many answers
+    starts = np.concatenate([[0], np.cumsum(read.asked)])
+    known: dict[tuple[str, ...], Read] = {}
+    for source, name, shown, kept in zip(sources, names, team.names, columns, strict=True):
+        found, dev = _predictions(scene, source, name, shown, known)
+        for part, wanted in rows.items():
+            places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows_of(read, wanted)[0]])
+            tables[part].append(found[torch.from_numpy(places)][:, kept])
+        for part in task.dev:
+            tables[part].append(dev[part][:, kept])
+        _check_order(scene, tables["held"][-1], name)
+    scored = {"held": task.held, **task.dev}
+    for part, texts in scored.items():
+        team.scores[part] = [scores_of(data, table, texts) for table in tables[part]]
+    team.logits = {part: torch.stack(found) for part, found in tables.items() if part not in task.dev}
+    team.constant = constant_scores(data, task.held.examples)
+    settings = [team for stage in scene.stages if (team := of_kind(stage.stage.mechanisms, Team)) is not None]
+    judged = any(how.learning is not None or how.weights == "teacher_rank" for how in settings)
+    if judged and not all(left_out(Path(name), task.config, task.held_part) for name in names):
+        scene.warnings.append(
+            "some teachers of the team may have been trained on the held-out examples that compare them; such a teacher looks "
+            "better than it is (tutelage team train keeps these examples out)"
+        )
+    return team
+
+
+def _task(scene: Scene) -> TaskScene:
+    assert scene.task is not None
+    return scene.task
+
+
+def _check_stages(scene: Scene, team: Members, sources: list[Source], columns: list[list[int]]) -> None:
+    """Check that the stages can learn from this team, before any teacher runs."""
+    task = _task(scene)
+    kind, earlier = task.data.kind, None
+    for stage in scene.stages:
+        how: Team | None = of_kind(stage.stage.mechanisms, Team)
+        if how is None:
+            continue
+        wrong = {
+            "combine=discounted counts errors of classes": how.combine == "discounted"
+            and kind not in ("classification", "tokens"),
+            "granularity=example gives each text one teacher": how.granularity == "example"
+            and kind in ("tokens", "spans"),
+            "average=probabilities mixes those of fixed classes (use average=logits)": how.combine == "average"
+            and how.average == "probabilities"
+            and kind == "spans",
+        }
+        for line in (line for line, found in wrong.items() if found):
+            raise TutelageError(
+                f"stage {stage.stage.name!r}: team.{line}, and the task {task.data.task!r} is of kind {kind}"
+            )
+        if how.weights != "teacher_rank":
+            start_of(how, team, task.data.metrics[0], earlier)
+        if how.learning is not None:
+            if how.learning.parameters != "all" and anatomy.base_of(scene.student) is scene.student:
+                raise TutelageError(
+                    f"stage {stage.stage.name!r}: team.learning.parameters={how.learning.parameters} needs a student with separate "
+                    "layers and head, which this one does not have; use parameters=all"
+                )
+            earlier = [1.0] * len(team.names)
+        if stage.plan.teacher_needs.running:
+            assert stage.part is not None
+            _check_layers(scene, task.parts[stage.part], sources, columns, stage.plan.teacher_needs)
+
+
+Read = tuple[Encoded, dict[str, Encoded]]
+"""All texts and the parts of dev, as a teacher reads them."""
+
+
+def _read(task: TaskScene, source: Source, limit: int, known: dict[tuple[str, ...], Read]) -> Read:
+    """What a teacher reads; ``known`` are those of others, by what their tokenizers do."""
+    tokenizer = fitted_tokenizer(source.tokenizer, source.outline)
+    key = (tokenizer_fingerprint(tokenizer), tokenizer.truncation_side, *tokenizer.model_input_names, str(limit))
+    if key not in known:
+
+        def read(examples: Examples) -> Encoded:
+            return encoded_as(task.data.kind, examples, tokenizer, limit, task.config.stride)
+
+        known[key] = read(task.everything), {part: read(texts.examples) for part, texts in task.dev.items()}
+    return known[key]
+
+
+def _predictions(
+    scene: Scene, source: Source, name: str, shown: str, read: dict[tuple[str, ...], Read]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One teacher's logits on all texts and on the parts of dev, in its own columns; ``read`` as :func:`_read` has it."""
+    task, accelerator, display = _task(scene), scene.accelerator, scene.display
+    data, every, known = task.data, task.everything, task.knowledge
+    assert known is not None
+    limit = min(known.max_length, anatomy.max_length(source.config))
+    encoded, dev = _read(task, source, limit, read)
+    for ours, theirs in ((known.encoded, encoded), *((t.teacher or t.student, dev[p]) for p, t in task.dev.items())):
+        if ours.targets is not None and not np.array_equal(ours.asked, theirs.asked):
+            raise TutelageError(
+                f"the teacher {name!r} of the team would be asked of other tokens than the student; use teachers with one "
+                "tokenizer"
+            )
+    asked = {part: (texts.examples.ids, dev[part]) for part, texts in task.dev.items()}
+    knowledge = Knowledge(data.task, source, every.ids, encoded, known.precision, limit, asked)
+    needs, logits = Needs(logits=True), dict[str, Tensor]()
+    scheme = knowledge.scheme(needs, task.store_dtype)
+    stored = None
+    if is_store(name):
+        stored = knowledge.open(Path(name), needs)
+    elif task.teacher_store == "auto":
+        stored = knowledge.fitting(scheme, needs, accelerator)
+    if stored is not None:
+        logits |= knowledge.evaluation(verified(stored[0], display))
+    for part, texts in dev.items():
+        if part not in logits:
+            if not source.has_weights:
+                raise TutelageError(
+                    f"the store {name!r} of the team has no predictions on {part}; write it with the same data, or name the "
+                    "teacher itself"
+                )
+            model = source.model.to(accelerator.device)
+            logits[part] = predicted(model, texts, accelerator, display, f"{shown} on {part}")
+    if stored is None and task.teacher_store == "auto":
+        stored = knowledge.find_or_write(scheme, needs, logits, accelerator, display)
+    if stored is None:
+        model = source.model.to(accelerator.device)
+        found = predicted(model, encoded, accelerator, display, f"{shown} on train")
+    else:
+        found = stored[0].logits(stored[1])
+    source.release()
+    return found, logits
+
+
+def columns_of(scene: Scene, config: Any, name: str) -> list[int]:
+    """Where a teacher has the classes of a run's data, in their order.
+
+    Raises:
+        TutelageError: when it has other classes.
+    """
+    task = _task(scene)
+    found = columns(task.data, config, name, task.given_labels)
+    if task.data.kind not in ("regression", "spans") and unnamed(config):
+        scene.warnings.append(f"the labels of {name!r} have no names; they are taken in the data's order")
+    return found
+
+
+def columns(data: Data, config: Any, name: str, given: tuple[str, ...]) -> list[int]:
+    """Where a teacher has the classes of the data; classes without names are taken in the order ``given``.
+
+    Raises:
+        TutelageError: when it has other classes.
+    """
+    count = config.num_labels
+    if data.kind in ("regression", "spans"):
+        wanted = 1 if data.kind == "regression" else 2
+        if data.kind == "regression" and count != 1:
+            raise TutelageError(f"the task is a regression, but the teacher {name!r} of the team has {count} labels")
+        return list(range(wanted))
+    theirs = list(given) if unnamed(config) and count == len(given) else label_names(config)
+    places = places_of(data.labels, theirs)
+    if places is None:
+        more = [label for label in data.labels if label not in given]
+        raise TutelageError(
+            f"the teacher {name!r} of the team knows the labels {listed(theirs)}, and would have to know {listed(data.labels)}; "
+            + (
+                f"give another as --teacher, or name another first: the first knows {listed(more)} beside the data's"
+                if more and places_of(given, theirs) is not None
+                else "use teachers fine-tuned on this task, or correct id2label in its config.json"
+            )
+        )
+    return places
+
+
+def _check_order(scene: Scene, logits: Tensor, name: str) -> None:
+    """A teacher whose classes are numbered otherwise than it says looks like one that knows nothing."""
+    task = _task(scene)
+    data, held = task.data, task.held
+    assert held is not None
+    known = np.flatnonzero(held.examples.labelled)
+    if data.kind != "classification" or len(known) < ENOUGH:
+        return
+    answers, labels = logits.argmax(dim=1).numpy()[known], held.examples.labels[known]
+    if len(set(answers.tolist())) == 1:
+        return  # it knows nothing, which is no matter of order
+    confusion = np.zeros((len(data.labels), len(data.labels)))
+    np.add.at(confusion, (answers[::2], labels[::2]), 1)
+    theirs = linear_sum_assignment(-confusion)[1]
+    # On the other half: with many classes some order fits any answers that it is fitted to.
+    gained = (theirs[answers[1::2]] == labels[1::2]).mean() - (answers[1::2] == labels[1::2]).mean()
+    # Of two classes at random: one is right where the other is wrong, and the difference varies as 1 / sqrt(n).
+    if gained <= max(MISNUMBERED, DEVIATIONS / len(known[1::2]) ** 0.5):
+        return
+    taken = [f"{data.labels[a]} for {data.labels[b]}" for a, b in enumerate(theirs) if a != b]
+    line = (
+        f"the teacher {name!r} of the team would be right on {100 * gained:.0f} of 100 held-out examples more with "
+        f"{', '.join(taken[:3])}{' and so on' if taken[3:] else ''}; its labels seem to be in another order than its id2label says"
+    )
+    if not task.allow_weak_teacher:
+        raise TutelageError(f"{line}; correct it, or pass --allow-weak-teacher")
+    scene.warnings.append(line)
+
+
+def team_teacher(how: Team, scene: Scene, stage: StageScene) -> TeamTeacher:
+    """The team as the teacher of a stage."""
+    task, team = _task(scene), _members(scene)
+    assert stage.part is not None
+    texts, needs = task.parts[stage.part], stage.plan.teacher_needs
+    start = starts(scene, stage.index)[stage.stage.name]
+    teachers: list[Teacher]
+    if needs.running:
+        teachers = _running(scene, texts, needs, how.resident)
+    else:
+        device = scene.accelerator.device
+        teachers = [KnownLogits(one.to(device), texts.student.asked) for one in team.logits[stage.part]]
+    terms = [term for term in stage.plan.terms if isinstance(term, SoftLabels | LogitsMSE)]
+    temperature = next((term.temperature for term in terms if isinstance(term, SoftLabels)), 1.0)
+    if not terms or not isinstance(terms[0], SoftLabels):
+        how = how.model_copy(update={"average": "logits"})
+    return TeamTeacher(teachers, how, Weights(start), task.data.kind, _key(scene, stage), temperature)
+
+
+def weigher(how: Learning, scene: Scene, stage: StageScene, teacher: TeamTeacher) -> Weigher:
+    """What learns the sampling weights during a stage."""
+    task, team = _task(scene), _members(scene)
+    assert task.held is not None
+    held, device = task.held.student, scene.accelerator.device
+    return Weigher(
+        how,
+        teacher,
+        scene.student,
+        next(term for term in stage.plan.terms if isinstance(term, SoftLabels | LogitsMSE)),
+        held,
+        [KnownLogits(one.to(device), held.asked) for one in team.logits["held"]],
+        task.data.kind,
+        scene.accelerator,
+        _key(scene, stage),
+        team.names,
+        stage.stage.max_tokens,
+        lambda record: settle(scene, stage, teacher.weights, record),
+    )
+
+
+def _key(scene: Scene, stage: StageScene) -> tuple[int, int]:
+    # By the stage's name: a stage samples the same whatever stages come before it, and other stages sample otherwise.
+    return scene.seed, zlib.crc32(stage.stage.name.encode())
+
+
+def _members(scene: Scene) -> Members:
+    members: Members = scene.shared[KIND]
+    return members
+
+
+def _running(scene: Scene, texts: Texts, needs: Needs, most: int) -> list[Teacher]:
+    """Teachers that run when they are drawn."""
+    room: list[Resident] = []
+    models = [Source(name, HEADS[_task(scene).data.kind]).model for name in _task(scene).teachers]
+    return [Resident(model, needs, texts.teacher, scene.accelerator, room, most) for model in models]
+
+
+def _check_layers(scene: Scene, texts: Texts, sources: list[Source], columns: list[list[int]], needs: Needs) -> None:
+    """See that the layers of one teacher can stand for another's."""
+    task = _task(scene)
+    assert task.teacher is not None and task.knowledge is not None
+    ours, limit = texts.teacher or texts.student, task.knowledge.max_length
+    for source, places in zip(sources, columns, strict=True):
+        if places != sorted(places) or len(places) != source.config.num_labels:
+            raise TutelageError(
+                f"a stage compares {needs}, for which teachers run, but {source.name!r} of the team numbers its labels otherwise "
+                "than the first; use a method on predictions, or give all one id2label"
+            )
+        fitted = fitted_tokenizer(source.tokenizer, source.outline)
+        theirs = encoded_as(task.data.kind, texts.examples, fitted, limit, task.config.stride)
+        if source.shape != task.teacher.shape or not np.array_equal(ours.tokens, theirs.tokens):
+            raise TutelageError(
+                f"a stage compares {needs}, but the teacher {source.name!r} of the team has not the layers ({source.shape}) or "
+                f"tokens of {task.teacher.name!r} ({task.teacher.shape}); use a method on predictions, or teachers of one shape"
+            )
+        if not source.has_weights:
+            raise TutelageError(source.without_weights)
+
+
+def settle(scene: Scene, stage: StageScene, weights: Weights, record: dict[str, Any]) -> None:
+    """Write down what a stage has found, for later stages and for the report."""
+    task, team = _task(scene), _members(scene)
+    assert task.held is not None
+    metric, accelerator = task.data.metrics[0], scene.accelerator
+    scores = scores_of(task.data, predict(scene.student, task.held.student, accelerator), task.held)
+    ours = torch.from_numpy(weights.probabilities()).view(torch.int64)  # some devices have no float64
+    everywhere = accelerator.gather(ours[None].to(accelerator.device))
+    if not everywhere.eq(everywhere[0]).all():
+        raise RuntimeError("processes have learned different distributions, and have sampled different teachers")
+    record = {**record, "score": scores[metric], "constant": team.constant[metric]}
+    scene.record(KIND, stage.stage.name, record)
+    by_weight = sorted(zip(record["next"], team.names, strict=True), key=lambda pair: -pair[0])
+    scene.display.say(f"{stage.stage.name}: " + ", ".join(f"{name} {p:.3f}" for p, name in by_weight if p > 0))
+    ends = zip(team.names, record["start"], record["next"], strict=True)
+    if gone := [name for name, before, after in ends if before > 0 and after == 0]:
+        scene.display.say(f"  dropped: {', '.join(gone)}")
+    for line in doubts(scene.folder):
+        scene.display.say(f"note: {line}")
+
+
+def starts(scene: Scene, last: int | None = None) -> dict[str, Numbers]:
+    """The distribution with which each stage with a team begins, up to stage ``last``, or all that have been reached."""
+    task, members = _task(scene), _members(scene)
+    records = {record["stage"]: record["next"] for record in scene.records(KIND)}
+    found: list[float] | None = None
+    begun: dict[str, Numbers] = {}
+    for stage in scene.stages[: None if last is None else last + 1]:
+        how: Team | None = of_kind(stage.stage.mechanisms, Team)
+        if how is not None:
+            begun[stage.stage.name] = start_of(how, members, task.data.metrics[0], found)
+            # A stage that is resumed at its very end has a record of its own already, which is for later stages.
+            found = records.get(stage.stage.name, found)
+    return begun
+
+
+def doubts(folder: Path) -> list[str]:
+    """Why what was found may mean nothing."""
+    lines = []
+    for record in records_in(folder, KIND):
+        if record["score"] < record["constant"] + NEAR_CONSTANT:
+            lines.append(
+                f"at the end of stage {record['stage']} the student scored {record['score']:.3f} on held-out examples, where a "
+                f"constant answer scores {record['constant']:.3f}: the weights that it has learnt mean nothing"
+            )
+        if record["skipped"] > 0.01 * record["updates"]:
+            lines.append(
+                f"{record['skipped']:,} of {record['updates']:,} updates of stage {record['stage']} had no usable gradient"
+            )
+    return lines
+
+
+def summary(scene: Scene) -> dict[str, Any]:
+    """For the report: the team, the distribution with which each stage began, and how learned ones changed."""
+    team = _members(scene)
+    return {
+        "members": [
+            {
+                "name": name,
+                "folder": team.folders[i],
+                "shape": team.shapes[i],
+                "parameters": team.parameters[i],
+                "scores": {part: scores[i] for part, scores in team.scores.items()},
+            }
+            for i, name in enumerate(team.names)
+        ],
+        "starts": {stage: start.tolist() for stage, start in starts(scene).items()},
+        "stages": scene.records(KIND),
+    }

@@ -1,0 +1,162 @@
+"""Who answers for the teacher in a run on a task: the running model, its known logits, or a store. Decided once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from tutelage.data.examples import Rows
+from tutelage.data.texts import Texts
+from tutelage.errors import TutelageError
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.store.reading import Store
+from tutelage.knowledge.store.scheme import Scheme
+from tutelage.knowledge.store.writing import check_place
+from tutelage.objectives.objective import ObjectivePlan
+from tutelage.recipes.config import RunConfig
+from tutelage.recipes.recipe import Stage
+from tutelage.run.workspace import Bench
+from tutelage.teachers.knowledge import Knowledge, storable, verified
+from tutelage.teachers.source import Source
+from tutelage.teachers.stored import StoredTeacher
+from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher
+
+Answers = Literal["nobody", "running", "known", "store", "mechanism"]
+"""Who answers for the teacher in a stage: nobody, where it is not needed; the running model; its logits, computed once; a store;
+or a mechanism of the stage."""
+
+
+class RunTeacher:
+    """The teacher of a run, with all that is known of it."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        bench: Bench,
+        source: Source,
+        knowledge: Knowledge,
+        parts: dict[str, Texts],
+        objectives: Sequence[ObjectivePlan],
+    ) -> None:
+        self.source, self.knowledge = source, knowledge
+        self._config, self._bench, self._parts, self._objectives = config, bench, parts, objectives
+        self.logits: dict[str, Tensor] = {}
+        """The teacher's predictions on each part of the evaluation set, and on the training parts that need them."""
+        self.store: Store | None = None
+        self.to_write: Scheme | None = None
+        """What the store keeps that this run will write."""
+        self._rows: dict[str, Rows] = {}
+
+    def answers(self, stage: Stage, needs: Needs) -> Answers:
+        """Who answers for the teacher in a stage that needs this of it."""
+        if stage.brings_teacher:
+            return "mechanism"
+        if not needs:
+            return "nobody"
+        if not needs.running:
+            return "known"
+        scheme = self.to_write if self.store is None else self.store.scheme
+        return "store" if scheme is not None and scheme.lacks(needs) is None else "running"
+
+    def teacher_for(self, stage: Stage, part: str, needs: Needs) -> Teacher | None:
+        """What answers for the teacher in a stage."""
+        texts, device, who = self._parts[part], self._bench.accelerator.device, self.answers(stage, needs)
+        if who == "known":
+            return KnownLogits(self.on_train(part).to(device), texts.student.asked)
+        if who == "store":
+            assert self.store is not None
+            return StoredTeacher(self.store, self._rows[part], needs)
+        if who == "running":
+            return LiveTeacher(self.source.model.to(device), needs, texts.teacher, self._bench.accelerator)
+        return None
+
+    def on_train(self, part: str) -> Tensor:
+        """The teacher's logits on a part that stages train on: from the store, or computed once."""
+        if part not in self.logits:
+            if self.store is not None and self.store.scheme.lacks(Needs(logits=True)) is None:
+                self.logits[part] = self.store.logits(self._rows[part])
+            else:
+                texts = self._parts[part]
+                read = texts.teacher or texts.student
+                self.logits[part] = self._bench.predict(self.source.model, read, f"teacher on {part}")
+        return self.logits[part]
+
+    def on_evaluation(self) -> None:
+        """Predict the parts of the evaluation set, or read the predictions from the store where it has them."""
+        store = self.store
+        if store is None and not self.source.has_weights:  # the teacher/ folder of a store that is not the run's own
+            store, _ = self.knowledge.open(Path(self.source.name).parent, Needs(logits=True))
+        if store is not None:
+            self.logits |= self.knowledge.evaluation(store)
+        for name, (_, encoded) in self.knowledge.dev.items():
+            if name not in self.logits:
+                self.logits[name] = self._bench.predict(self.source.model, encoded, f"teacher on {name}")
+
+    def keep(self, part: str, rows: Rows) -> None:
+        """Keep only these rows of a part, after its texts were cut to them."""
+        self.logits[part] = self.logits[part][rows]
+        if part in self._rows:
+            self._rows[part] = self._rows[part][rows]
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether a stage needs the running model: neither a store nor a mechanism answers for it."""
+        lacks = None if self.store is None else self.store.scheme.lacks
+        stages = zip(self._config.recipe.stages, self._objectives, strict=True)
+        return any(
+            not stage.brings_teacher and (lacks is None or lacks(plan.teacher_needs) is not None)
+            for stage, plan in stages
+        )
+
+    def check_weights(self) -> None:
+        """See that there are weights if a stage needs them.
+
+        Raises:
+            TutelageError: when there are none.
+        """
+        if not self.source.has_weights and self.needs_weights:
+            raise TutelageError(self.source.without_weights)
+
+    def release(self) -> None:
+        """Free the weights if no stage needs them any more."""
+        if not self.needs_weights:
+            self.source.release()
+
+    # ---------------------------------------------------------------------------------------------------- the store
+
+    def find_store(self) -> None:
+        """Open the store that the run names, or one that fits; else decide what will be written.
+
+        Raises:
+            TutelageError: when the store does not fit, or the place of a new one is taken.
+        """
+        config, knowledge = self._config, self.knowledge
+        needs = storable(self._objectives)
+        if config.teacher_store != "auto":
+            self._use(*knowledge.open(Path(str(config.teacher_store)), needs))
+            return
+        self.to_write = knowledge.scheme(needs, config.store_dtype)
+        fitting = knowledge.fitting(self.to_write, needs, self._bench.accelerator)
+        if fitting is None:
+            check_place(knowledge.home(self.to_write))  # what lies there did not fit: it is damaged
+        else:
+            self._use(*fitting)
+
+    def write_store(self) -> None:
+        """Write the store that the plan has announced, if it has, and free the teacher where nothing else needs it."""
+        if self.to_write is None:
+            return
+        needs, bench = storable(self._objectives), self._bench
+        dev = {name: self.logits[name] for name in self.knowledge.dev}
+        self._use(*self.knowledge.find_or_write(self.to_write, needs, dev, bench.accelerator, bench.display))
+        self.release()
+
+    def _use(self, store: Store, rows: Rows) -> None:
+        row_of = dict(zip(self.knowledge.ids, rows.tolist(), strict=True))
+        self.store, self.to_write = verified(store, self._bench.display), None
+        for part, texts in self._parts.items():
+            self._rows[part] = np.array([row_of[name] for name in texts.examples.ids])
