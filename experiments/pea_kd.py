@@ -27,7 +27,6 @@ from glue import paragraph, report_of, shown, to_run, verdict, write
 from transformers import BertConfig, BertForSequenceClassification
 
 from tutelage.data.config import DataConfig
-from tutelage.data.load import load_data
 from tutelage.mechanisms.ptp import Verdicts
 from tutelage.methods.finetune import finetune
 from tutelage.methods.pea_kd import pea_kd
@@ -36,7 +35,8 @@ from tutelage.recipes.recipe import Recipe
 from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
 from tutelage.students.specs import Checkpoint, Copied, Shared, Student
 from tutelage.studies.demo import pretrained
-from tutelage.tasks.kinds import constant_scores
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
 
 ARMS: dict[str, tuple[str, str, str]] = {
     "finetune": ("off", "no_kd", "off"),
@@ -174,7 +174,7 @@ def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
             }
             if arm == "teacher":
                 given = load_data(data)
-                constant = constant_scores(given, next(iter(given.dev.values())))
+                constant = kind_of(given.kind).constant_scores(given, next(iter(given.dev.values())))
                 found["teachers"][task] = {**row, "metric": report["metric"], "constant": constant}
             else:
                 found["runs"].append({"task": task, "arm": arm, "stored": stored, "seed": seed, **row})

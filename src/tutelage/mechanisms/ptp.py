@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from tutelage.data.examples import Kind
+from tutelage.data.labels import known_labels
 from tutelage.errors import TutelageError
+
+if TYPE_CHECKING:  # recipes are read without torch
+    from tutelage.tasks.kind import Kind
 
 NAMES = ("confidently right", "unconfidently right", "confidently wrong", "unconfidently wrong")
 
@@ -49,15 +52,15 @@ class Verdicts(BaseModel):
         Raises:
             TutelageError: when there can be no such verdicts.
         """
-        if kind not in ("classification", "regression"):
+        if not kind.ptp:
             raise TutelageError(
-                f"the teacher's verdicts are about one answer for each text, and {task!r} is of kind {kind}; leave the stage "
+                f"the teacher's verdicts are about one answer for each text, and {task!r} is of kind {kind.name}; leave the stage "
                 "out (--ablation no_ptp)"
             )
-        if kind == "regression" and self.control == "labels":
-            raise TutelageError(f"control=labels needs classes, and {task!r} is a regression; use control=shuffled")
-        if kind == "regression" and self.thresholds != "median":
-            raise TutelageError(f"thresholds are probabilities, and {task!r} is a regression; use thresholds=median")
+        if not kind.single_label and self.control == "labels":
+            raise TutelageError(f"control=labels needs classes, and {task!r} is a {kind.name}; use control=shuffled")
+        if not kind.probabilities and self.thresholds != "median":
+            raise TutelageError(f"thresholds are probabilities, and {task!r} is a {kind.name}; use thresholds=median")
         needed = labels if self.control == "labels" else len(NAMES)
         if needed > classes:
             raise TutelageError(
@@ -78,30 +81,21 @@ def verdicts(
 ) -> npt.NDArray[np.int64]:
     """``(n,)``: 0 to 3 as in :data:`NAMES`, or with ``control="labels"`` the label; -1 where the label is not known.
 
-    Confidence is the largest probability. For regression, which the paper has not (our extension), *right* is an error of at
-    most the median, and *sure* a prediction farther from the median prediction than is usual in its group.
+    What is right, and how confident a prediction is, the kind of task says.
 
     Args:
         logits: ``(n, classes)``, the teacher's.
         labels: ``(n,)``; -1 or NaN is not known.
         how: As :meth:`Verdicts.fitted` returns it.
-        kind: ``classification`` or ``regression``.
+        kind: One with PTP labels.
         seed: Of ``control="shuffled"``.
     """
     assert how.thresholds != "preset"
-    known = labels >= 0 if kind == "classification" else ~np.isnan(labels)
+    known = known_labels(labels)
     result = np.full(len(labels), -1, dtype=np.int64)
     if how.control == "labels":
         return np.where(known, labels, -1).astype(np.int64)
-    if kind == "classification":
-        scores = logits[known].astype(np.float64)
-        exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
-        confidence = exponents.max(axis=1) / exponents.sum(axis=1)
-        right = scores.argmax(axis=1) == labels[known]
-    else:
-        predicted = logits[known, 0].astype(np.float64)
-        error = np.abs(predicted - labels[known])
-        right, confidence = error <= np.median(error), np.abs(predicted - np.median(predicted))
+    right, confidence = kind.judged(logits[known], labels[known])
     sure = np.zeros(len(right), dtype=np.bool_)
     for group, number in ((right, 0), (~right, 1)):
         if group.any():

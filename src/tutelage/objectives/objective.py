@@ -6,14 +6,13 @@ from torch import Tensor, nn
 
 from tutelage.anatomy import Shape
 from tutelage.data.batches import Batch
-from tutelage.data.examples import Kind
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.mapping import Pairs
 from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels, Verdict
-from tutelage.objectives.term import Comparison
+from tutelage.objectives.term import Answers, Comparison
 from tutelage.objectives.terms import AnyTerm
 
 
@@ -27,9 +26,9 @@ class Objective(nn.Module):
         TutelageError: when a term cannot hold for these shapes (heads, widths, depths), or needs a teacher and none is.
     """
 
-    def __init__(self, terms: list[AnyTerm], kind: Kind, student: Shape, teacher: Shape | None) -> None:
+    def __init__(self, terms: list[AnyTerm], kind: Answers, student: Shape, teacher: Shape | None) -> None:
         super().__init__()
-        self.kind: Kind = kind
+        self.kind = kind
         self.terms = [term for term in terms if term.weight > 0]
         if not self.terms:
             raise TutelageError("the objective has no term with a weight above 0; give one at least one")
@@ -40,15 +39,14 @@ class Objective(nn.Module):
         for term in self.terms:
             if teacher is None and not isinstance(term, HardLabels | Verdict):
                 raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
-            if kind == "spans" and isinstance(term, SoftLabels) and term.reduction == "mean":
+            if not kind.fixed_outputs and isinstance(term, SoftLabels) and term.reduction == "mean":
                 raise TutelageError(
-                    "reduction=mean averages over fixed classes, but a span is chosen among the tokens of its text; use "
+                    f"reduction=mean averages over fixed classes, which a task of kind {kind.name} does not have; use "
                     "reduction=batchmean"
                 )
-            if kind == "spans" and isinstance(term, LogitsMSE):
+            if not kind.fixed_outputs and isinstance(term, LogitsMSE):
                 raise TutelageError(
-                    "logits_mse compares scores of fixed classes, but a span is chosen among the tokens of its text; use "
-                    "soft_labels"
+                    f"logits_mse compares scores of fixed classes, which a task of kind {kind.name} does not have; use soft_labels"
                 )
             ours, theirs = term.needs(student, teacher)
             self.student_needs |= ours
