@@ -14,7 +14,7 @@ from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.objectives.objective import Objective
 from tutelage.recipes.config import RunConfig
-from tutelage.tasks.kinds import constant_scores, scores_of
+from tutelage.tasks import kind_of
 from tutelage.teachers.source import Source
 
 
@@ -24,7 +24,7 @@ def check_storable(data: Data) -> None:
     Raises:
         TutelageError: when it is more than one answer for each text.
     """
-    if data.kind in ("tokens", "spans"):
+    if not kind_of(data.kind).per_text:
         raise TutelageError(
             f"a store keeps one answer for each text, and the task {data.task!r} asks for one of every token; teach it "
             "without a store"
@@ -34,7 +34,7 @@ def check_storable(data: Data) -> None:
 def check_objectives(config: RunConfig, data: Data, student: PreTrainedModel, teacher: Source | None) -> None:
     for stage in config.recipe.stages:
         shape = None if teacher is None else teacher.shape
-        objective = Objective(stage.objective, data.kind, anatomy.shape_of(student.config), shape)
+        objective = Objective(stage.objective, kind_of(data.kind), anatomy.shape_of(student.config), shape)
         configs = [(student.config, objective.student_needs)]
         configs += [] if teacher is None else [(teacher.config, objective.teacher_needs)]
         for asked, needs in configs:
@@ -85,10 +85,11 @@ def check_alignment(config: RunConfig, train: Texts, teacher: Source | None) -> 
 def check_teacher(config: RunConfig, data: Data, dev: dict[str, Texts], logits: dict[str, Tensor]) -> list[str]:
     """Stop at a teacher that knows no more than a constant answer."""
     name, part = next(iter(data.dev.items()))
-    scores = scores_of(data, logits[name], dev[name])
+    kind = kind_of(data.kind)
+    scores = kind.scores(data, logits[name], dev[name])
     # One standard error of a proportion, at most: a score within it of a constant answer's shows nothing.
     margin = 0.5 / len(part) ** 0.5
-    constant = constant_scores(data, part)
+    constant = kind.constant_scores(data, part)
     if any(scores[metric] > constant[metric] + margin for metric in data.metrics):
         return []
     metric = data.metrics[0]

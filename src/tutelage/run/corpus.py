@@ -39,6 +39,7 @@ from tutelage.students.build import build
 from tutelage.students.compactors import compaction
 from tutelage.students.load import resolve
 from tutelage.students.specs import origin_of, takes_from_teacher
+from tutelage.tasks import KINDS
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import checkpoint, loop
@@ -204,7 +205,7 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Setup:
         if (stage.pad_to or 0) > limit:
             raise TutelageError(f"stage {stage.name!r} has pad_to={stage.pad_to}, beyond the model's {limit} positions")
         shape = teacher.shape if teacher else None
-        objective = Objective(stage.objective, "tokens", anatomy.shape_of(student.config), shape)
+        objective = Objective(stage.objective, KINDS["tokens"], anatomy.shape_of(student.config), shape)
         if objective.teacher_needs.pooled and teacher is not None:
             anatomy.pooler_of(student)
             teacher.check_pooler()
@@ -301,7 +302,7 @@ def _rate(setup: Setup, network: PreTrainedModel, stage: Stage, accelerator: Acc
 def objective_of(setup: Setup, stage: Stage) -> Objective:
     """What a stage teaches."""
     teacher = None if setup.teacher is None else setup.teacher.shape
-    return Objective(stage.objective, "tokens", anatomy.shape_of(compaction.config_of(setup.student)), teacher)
+    return Objective(stage.objective, KINDS["tokens"], anatomy.shape_of(compaction.config_of(setup.student)), teacher)
 
 
 def _train(

@@ -11,8 +11,6 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.data.config import DataConfig
-from tutelage.data.labels import match_labels
-from tutelage.data.load import load_data
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.evaluation import speed
@@ -20,7 +18,8 @@ from tutelage.progress import Display
 from tutelage.run.plan import typical
 from tutelage.run.task import Setup
 from tutelage.run.workspace import model_folder, new_accelerator
-from tutelage.tasks.kinds import HEADS, encoded_as, longest, scores_of
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predicted
 
@@ -29,7 +28,7 @@ def measured(
     setup: Setup, accelerator: Accelerator, display: Display, folder: Path, baseline: PreTrainedModel | None
 ) -> dict[str, dict[str, Any] | None]:
     """Scores, sizes and speed of teacher, student and baseline."""
-    config, data = setup.config, setup.data
+    config, data, kind = setup.config, setup.data, kind_of(setup.data.kind)
     part, texts = next(iter(setup.dev.items()))
     logits = {"teacher": {name: setup.teacher_logits[name] for name in setup.dev if name in setup.teacher_logits}}
     models: dict[str, PreTrainedModel] = {"student": setup.student}
@@ -56,7 +55,7 @@ def measured(
     names = {"teacher": teacher_name, "student": str(model_folder(config, folder)), "baseline": "without teacher"}
     entries: dict[str, dict[str, Any] | None] = {"teacher": None, "student": None, "baseline": None}
     for who, model in counted.items():
-        scores = {name: scores_of(data, logits[who][name], texts) for name, texts in setup.dev.items()}
+        scores = {name: kind.scores(data, logits[who][name], texts) for name, texts in setup.dev.items()}
         entries[who] = {
             "name": names[who],
             "score": scores[part][data.metrics[0]],
@@ -76,7 +75,7 @@ def measured(
         student["retention"] = student["score"] / teacher["score"] if teacher["score"] else None
         if teacher["latency_ms"]:
             student["speedup"] = teacher["latency_ms"]["32"] / student["latency_ms"]["32"]
-        if data.kind in ("classification", "tokens"):
+        if kind.single_label:
             same = logits["student"][part].argmax(1) == logits["teacher"][part].argmax(1)
             student["agreement"] = float(same.float().mean())
     return entries
@@ -93,17 +92,18 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
     accelerator, display = new_accelerator(), Display(quiet)
     with display:
         data = load_data(data_config)
-        source = Source(model, HEADS[data.kind])
+        kind = kind_of(data.kind)
+        source = Source(model, kind.head)
         network, tokenizer = source.model, source.tokenizer
-        data, warnings = match_labels(data, source.config, model)
+        data, warnings = kind.match(data, source.config, model)
         for warning in warnings:
             display.say(f"note: {warning}")
         network.to(accelerator.device)
         limit = anatomy.max_length(network.config)
         scores = {}
         for name, part in data.dev.items():
-            fitted, length = fitted_tokenizer(tokenizer, network), longest(data, data_config, limit)
-            texts = Texts(part, encoded_as(data.kind, part, fitted, length, data_config.stride), None)
+            fitted, length = fitted_tokenizer(tokenizer, network), data_config.max_length or kind.longest(limit)
+            texts = Texts(part, kind.encode(part, fitted, length, data_config.stride), None)
             logits = predicted(network, texts.student, accelerator, display, name)
-            scores[name] = scores_of(data, logits, texts)
+            scores[name] = kind.scores(data, logits, texts)
     return {"model": model, "task": data.task, "metric": data.metrics[0], "scores": scores}

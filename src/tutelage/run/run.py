@@ -42,7 +42,7 @@ from tutelage.run.team import assembled, doubts, gather, settled, summary, team_
 from tutelage.run.workspace import alone, environment, finish, model_folder, opened, save_student, spent, write_down
 from tutelage.students.compactors import compaction
 from tutelage.students.load import load_model
-from tutelage.tasks.kinds import HEADS, scores_of
+from tutelage.tasks import kind_of
 from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, predict
 from tutelage.training import checkpoint, loop
@@ -97,7 +97,7 @@ def _train(
     setup: Setup, accelerator: Accelerator, display: Display, folder: Path, resumed: checkpoint.State | None
 ) -> tuple[list[loop.StageLog], PreTrainedModel | None]:
     """Train the student through its stages, then the baseline; returns their logs and the baseline."""
-    config, data = setup.config, setup.data
+    config, data, kind = setup.config, setup.data, kind_of(setup.data.kind)
     stages = config.recipe.stages
     baseline: PreTrainedModel | None = None
 
@@ -116,12 +116,12 @@ def _train(
         torch.manual_seed(config.seed)  # making a student has drawn numbers
         release_teacher(setup)  # and may have loaded its teacher
         shape = anatomy.shape_of(compaction.config_of(model))  # of a resumed run, whose student is still to be merged
-        objective = Objective(stage.objective, data.kind, shape, teacher_shape)
+        objective = Objective(stage.objective, kind, shape, teacher_shape)
         inherit(objective, config.recipe.student)
 
         def select() -> float:
             logits = predict(model, setup.selection.student, accelerator)
-            return scores_of(data, logits, setup.selection)[data.metrics[0]]
+            return kind.scores(data, logits, setup.selection)[data.metrics[0]]
 
         if stage.team is None:
             teacher, weigher = _teacher_for(setup, stage, objective, accelerator, display), None
@@ -151,7 +151,7 @@ def _train(
     logs = train_stages(count, begin, end, folder, accelerator, display, config.seed, resumed)
     if resumed is not None and resumed["work"] >= len(stages):
         path = str(model_folder(config, folder))
-        setup.student = load_model(path, HEADS[data.kind])[0].to(accelerator.device)
+        setup.student = load_model(path, kind.head)[0].to(accelerator.device)
     return logs, baseline
 
 

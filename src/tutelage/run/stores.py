@@ -9,7 +9,6 @@ from typing import Any
 import transformers
 
 from tutelage import anatomy
-from tutelage.data.examples import Kind
 from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
@@ -28,6 +27,7 @@ from tutelage.run.student import outline
 from tutelage.run.task import Setup, ask_teacher, feed_of, objectives_of, prepare
 from tutelage.run.teacher_store import describe, kept, storable, verified
 from tutelage.run.workspace import new_accelerator
+from tutelage.tasks import kind_of
 from tutelage.teachers.source import Source
 
 
@@ -58,7 +58,7 @@ def cut(recipe: Recipe, larger: Path, out: Path, *, quiet: bool = False) -> dict
         store = verified(Store(larger), display)
         teacher = Source(str(larger / "teacher"))
         student = anatomy.shape_of(outline(recipe.student, teacher, {}).config)
-        kind: Kind = "regression" if teacher.config.num_labels == 1 else "classification"
+        kind = kind_of("regression" if teacher.config.num_labels == 1 else "classification")
         objectives = [Objective(stage.objective, kind, student, teacher.shape) for stage in recipe.stages]
         ours = store.scheme
         scheme = Scheme.covering(storable(objectives), ours.classes, ours.hidden, ours.longest, ours.dtype)

@@ -29,7 +29,7 @@ from tutelage.students.compactors import compaction
 from tutelage.students.load import load_config, resolve
 from tutelage.students.pruned import Scores, importance
 from tutelage.students.specs import BiLSTM, Checkpoint, Inherited, Pruned, Sliced, Student, takes_from_teacher
-from tutelage.tasks.kinds import HEADS
+from tutelage.tasks import kind_of
 from tutelage.teachers.source import Source
 
 
@@ -75,7 +75,7 @@ def student_maker(
     reading: Reading | None,
 ) -> Callable[[bool], PreTrainedModel]:
     """A function that builds the student or its baseline, each time the same; importance is computed once."""
-    spec = config.recipe.student
+    spec, kind = config.recipe.student, kind_of(data.kind)
     known: list[Scores] = []
 
     def scores(model: PreTrainedModel) -> Scores:
@@ -85,13 +85,13 @@ def student_maker(
             tokens = encode(labelled, fitted_tokenizer(teacher.tokenizer, model), anatomy.max_length(model.config))
             steps = batches.steps(tokens.lengths, np.arange(len(tokens)), 32, config.seed, 0)
             model.to(accelerator.device)
-            known.append(importance(model, (_with_labels(tokens, labelled, rows, model) for rows in steps), data.kind))
+            known.append(importance(model, (_with_labels(tokens, labelled, rows, model) for rows in steps), kind))
         return known[0]
 
     def make(baseline: bool) -> PreTrainedModel:
         source = None if teacher is None else teacher.model if takes_from_teacher(spec) else teacher.outline
         made = spec.sliced() if baseline and isinstance(spec, Inherited) else spec
-        return build(made, source, labels, config.seed, scores, HEADS[data.kind], reading)
+        return build(made, source, labels, config.seed, scores, kind.head, reading)
 
     return make
 

@@ -19,8 +19,7 @@ from tutelage.data.augmentation.rules import Lexicon, Rules, rule_variants
 from tutelage.data.augmentation.variants import variants
 from tutelage.data.batches import Feed, Known
 from tutelage.data.examples import Data, Encoded, Examples, Rows
-from tutelage.data.labels import label_settings, match_labels
-from tutelage.data.load import held_part, load_data, part_of
+from tutelage.data.parts import held_part, part_of
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError
@@ -42,7 +41,9 @@ from tutelage.run.teacher_store import Knowledge, storable, verified
 from tutelage.students.compactors import compaction
 from tutelage.students.load import resolve
 from tutelage.students.specs import origin_of
-from tutelage.tasks.kinds import HEADS, encoded_as, longest
+from tutelage.tasks import kind_of
+from tutelage.tasks.kind import Kind
+from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predicted
 
@@ -114,22 +115,23 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
             "makes one)"
         )
     data = load_data(config.data)
+    kind = kind_of(data.kind)
     given_labels = data.labels
     held: set[str] = set()
     held_out = held_part(len(data.train))
     if config.team:  # before labels are numbered as the teacher does
-        parts_of_train = part_of(data.train, data.kind, held_out[1])
+        parts_of_train = part_of(data.train, held_out[1])
         held = {name for name, part in zip(data.train.ids, parts_of_train, strict=True) if part == held_out[0]}
     warnings: list[str] = []
     teacher = None
     if config.teacher is not None:
-        teacher = Source(config.teacher, HEADS[data.kind])
-        data, warnings = match_labels(data, teacher.config, config.teacher)
+        teacher = Source(config.teacher, kind.head)
+        data, warnings = kind.match(data, teacher.config, config.teacher)
     elif config.recipe.needs_teacher:
         raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give --teacher FOLDER")
     for stage in config.recipe.stages:
         verdicts_of(stage, data)
-    labels = label_settings(data)
+    labels = kind.label_settings(data)
     whole = data.train  # a store knows all of it, so that it serves runs that hold out other parts
     if config.data.holdout:
         data = data.hold_out(config.data.holdout, config.seed)
@@ -149,7 +151,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
                 "data.drop_flipped"
             )
     else:
-        more, of = _augmented(config, every, teacher, warnings)
+        more, of = _augmented(config, kind, every, teacher, warnings)
         kept = set(learnt.ids)
         names["augmented"] = [
             *learnt.ids,
@@ -158,9 +160,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
         every = every.join(more)
     reading = reading_of(config, every, teacher)
     new_student = student_maker(config, data, teacher, labels, accelerator, reading)
-    student = (
-        outline(config.recipe.student, teacher, labels, HEADS[data.kind], reading) if sketch else new_student(False)
-    )
+    student = outline(config.recipe.student, teacher, labels, kind.head, reading) if sketch else new_student(False)
     origin = origin_of(config.recipe.student)
     if reading is not None:
         tokenizer = reading.tokenizer
@@ -184,14 +184,14 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
     for stage in config.recipe.stages:
         if (stage.pad_to or 0) > limit:
             raise TutelageError(f"stage {stage.name!r} has pad_to={stage.pad_to}, beyond the model's {limit} positions")
-    limit = longest(data, config.data, min(limit, config.recipe.longest or limit))
+    limit = config.data.max_length or kind.longest(min(limit, config.recipe.longest or limit))
 
     def read(examples: Examples) -> Texts:
-        ours = encoded_as(data.kind, examples, tokenizer, limit, config.data.stride)
+        ours = kind.encode(examples, tokenizer, limit, config.data.stride)
         if teacher is None or tokenizer is teacher.tokenizer:
             return Texts(examples, ours, None)
         fitted = fitted_tokenizer(teacher.tokenizer, teacher.outline)
-        theirs = encoded_as(data.kind, examples, fitted, limit, config.data.stride)
+        theirs = kind.encode(examples, fitted, limit, config.data.stride)
         same = np.array_equal(ours.tokens, theirs.tokens) and np.array_equal(ours.offsets, theirs.offsets)
         return Texts(examples, ours, None if same and _same_types(ours, theirs) else theirs)
 
@@ -205,9 +205,8 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
     dev = {name: read(part) for name, part in data.dev.items()}
     for name, texts in (("train", train), ("selection", selection), *dev.items()):
         if texts.student.truncated:
-            what = "questions" if data.kind == "spans" else "texts"
             warnings.append(
-                f"{texts.student.truncated:,} {what} of {name} were longer than {limit} tokens and were cut"
+                f"{texts.student.truncated:,} {kind.unit} of {name} were longer than {limit} tokens and were cut"
             )
     for texts in (train, selection, *dev.values()):
         check_alignment(config, texts, teacher)
@@ -250,7 +249,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, display: Display, *, sk
 
 
 def _augmented(
-    config: RunConfig, examples: Examples, teacher: Source | None, warnings: list[str]
+    config: RunConfig, kind: Kind, examples: Examples, teacher: Source | None, warnings: list[str]
 ) -> tuple[Examples, Rows]:
     """Variants of the examples as the recipe wants them, and which example each is a variant of."""
     how, data = config.recipe.augmentation, config.data
@@ -259,7 +258,7 @@ def _augmented(
             how = how.model_copy(update={"mask_token": teacher.tokenizer.mask_token})
         return rule_variants(examples, Lexicon([*examples.texts, *(examples.pairs or [])]), how, config.seed)
     if how is not None and data.candidates is not None:
-        if examples.labels.dtype.kind == "O":  # answers are places in the second text
+        if kind.answers_in_pair:
             how = how.model_copy(update={"fields": "text"})
         more, of = variants(examples, Candidates.load(Path(data.candidates)), how, config.seed)
         if not len(more):
@@ -277,7 +276,7 @@ def _augmented(
 
 def _drop_flipped(setup: Setup, accelerator: Accelerator, display: Display) -> None:
     """Leave out the variants of which the teacher predicts another class than of their originals."""
-    if setup.data.kind != "classification":
+    if not kind_of(setup.data.kind).classifies_texts:
         raise TutelageError(
             f"data.drop_flipped compares predicted classes, and {setup.data.task!r} is a {setup.data.kind}; leave it out"
         )
@@ -336,7 +335,8 @@ def objectives_of(setup: Setup) -> list[Objective]:
     """Those of all stages."""
     student = anatomy.shape_of(compaction.config_of(setup.student))
     teacher = None if setup.teacher is None else setup.teacher.shape
-    return [Objective(stage.objective, setup.data.kind, student, teacher) for stage in setup.config.recipe.stages]
+    kind = kind_of(setup.data.kind)
+    return [Objective(stage.objective, kind, student, teacher) for stage in setup.config.recipe.stages]
 
 
 def _asks_teacher(setup: Setup) -> bool:
@@ -417,7 +417,7 @@ def verdicts_of(stage: Stage, data: Data) -> Verdicts | None:
     if stage.verdicts is None:
         return None
     classes = next(term.classes for term in stage.objective if isinstance(term, Verdict))
-    return stage.verdicts.fitted(data.task, data.kind, len(data.labels), classes)
+    return stage.verdicts.fitted(data.task, kind_of(data.kind), len(data.labels), classes)
 
 
 def read_by(setup: Setup, stage: Stage, accelerator: Accelerator, display: Display) -> Encoded:
@@ -432,6 +432,6 @@ def read_by(setup: Setup, stage: Stage, accelerator: Accelerator, display: Displ
         logits = out_of_fold.read(Path(stage.verdicts.source), texts.examples, setup.data.labels)
     how = verdicts_of(stage, setup.data)
     assert how is not None
-    found = verdicts(logits, texts.examples.labels, how, setup.data.kind, setup.config.seed)
+    found = verdicts(logits, texts.examples.labels, how, kind_of(setup.data.kind), setup.config.seed)
     display.say(f"the teacher is {described(found)}" if how.control != "labels" else "labels in place of verdicts")
     return replace(texts.student, labels=found)

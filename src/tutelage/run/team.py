@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.artifacts import write_text
-from tutelage.data.examples import Data, Encoded, Examples
-from tutelage.data.labels import label_names, listed, places_of, unnamed
+from tutelage.data.examples import Encoded, Examples
+from tutelage.data.labels import unnamed
 from tutelage.data.texts import Texts, rows_of
 from tutelage.data.tokenizers import fitted_tokenizer, tokenizer_fingerprint
 from tutelage.errors import TutelageError
@@ -35,7 +35,7 @@ from tutelage.recipes.recipe import Stage
 from tutelage.report.team import dropped
 from tutelage.run.task import Setup, objectives_of
 from tutelage.run.teacher_store import Knowledge, verified
-from tutelage.tasks.kinds import HEADS, constant_scores, encoded_as, scores_of
+from tutelage.tasks import kind_of
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import KnownLogits, Teacher, predict, predicted
 
@@ -61,8 +61,9 @@ def gather(setup: Setup, accelerator: Accelerator, display: Display) -> Members:
         TutelageError: when one cannot be loaded, knows other classes, or has them in another order than it says.
     """
     config, data, every = setup.config, setup.data, setup.everything
+    kind = kind_of(data.kind)
     assert every is not None and setup.held is not None and setup.knowledge is not None
-    sources = [Source(str(Path(n) / "teacher") if is_store(n) else n, HEADS[data.kind]) for n in config.team]
+    sources = [Source(str(Path(n) / "teacher") if is_store(n) else n, kind.head) for n in config.team]
     team = Members(
         names=short(config.team),
         folders=list(config.team),
@@ -88,9 +89,9 @@ def gather(setup: Setup, accelerator: Accelerator, display: Display) -> Members:
         _check_order(setup, tables["held"][-1], name)
     scored = {"held": setup.held, **setup.dev}
     for part, texts in scored.items():
-        team.scores[part] = [scores_of(data, table, texts) for table in tables[part]]
+        team.scores[part] = [kind.scores(data, table, texts) for table in tables[part]]
     team.logits = {part: torch.stack(found) for part, found in tables.items() if part not in setup.dev}
-    team.constant = constant_scores(data, setup.held.examples)
+    team.constant = kind.constant_scores(data, setup.held.examples)
     judged = any(
         stage.team is not None and (stage.team.learning is not None or stage.team.weights == "teacher_rank")
         for stage in config.recipe.stages
@@ -105,22 +106,20 @@ def gather(setup: Setup, accelerator: Accelerator, display: Display) -> Members:
 
 def _check_stages(setup: Setup, team: Members, sources: list[Source], columns: list[list[int]]) -> None:
     """See that the stages can learn from this team, before anybody is asked."""
-    kind, earlier = setup.data.kind, None
+    kind, earlier = kind_of(setup.data.kind), None
     for stage, objective in zip(setup.config.recipe.stages, objectives_of(setup), strict=True):
         if (how := stage.team) is None:
             continue
         wrong = {
-            "combine=discounted counts errors of classes": how.combine == "discounted"
-            and kind not in ("classification", "tokens"),
-            "granularity=example gives each text one teacher": how.granularity == "example"
-            and kind in ("tokens", "spans"),
+            "combine=discounted counts errors of classes": how.combine == "discounted" and not kind.single_label,
+            "granularity=example gives each text one teacher": how.granularity == "example" and not kind.per_text,
             "average=probabilities mixes those of fixed classes (use average=logits)": how.combine == "average"
             and how.average == "probabilities"
-            and kind == "spans",
+            and not kind.fixed_outputs,
         }
         for line in (line for line, found in wrong.items() if found):
             raise TutelageError(
-                f"stage {stage.name!r}: team.{line}, and the task {setup.data.task!r} is of kind {kind}"
+                f"stage {stage.name!r}: team.{line}, and the task {setup.data.task!r} is of kind {kind.name}"
             )
         if how.weights != "teacher_rank":
             start_of(how, team, setup.data.metrics[0], earlier)
@@ -147,7 +146,7 @@ def _read(setup: Setup, source: Source, limit: int, known: dict[tuple[str, ...],
     if key not in known:
 
         def read(examples: Examples) -> Encoded:
-            return encoded_as(setup.data.kind, examples, tokenizer, limit, setup.config.data.stride)
+            return kind_of(setup.data.kind).encode(examples, tokenizer, limit, setup.config.data.stride)
 
         known[key] = read(setup.everything), {part: read(texts.examples) for part, texts in setup.dev.items()}
     return known[key]
@@ -210,37 +209,11 @@ def columns_of(setup: Setup, config: Any, name: str) -> list[int]:
     Raises:
         TutelageError: when it has other classes.
     """
-    found = columns(setup.data, config, name, setup.given_labels)
-    if setup.data.kind not in ("regression", "spans") and unnamed(config):
+    kind = kind_of(setup.data.kind)
+    found = kind.columns(setup.data, config, name, setup.given_labels)
+    if kind.named and unnamed(config):
         setup.warnings.append(f"the labels of {name!r} have no names; they were taken in the data's order")
     return found
-
-
-def columns(data: Data, config: Any, name: str, given: tuple[str, ...]) -> list[int]:
-    """Where a teacher has the classes of the data; classes without names are taken in the order ``given``.
-
-    Raises:
-        TutelageError: when it has other classes.
-    """
-    count = config.num_labels
-    if data.kind in ("regression", "spans"):
-        wanted = 1 if data.kind == "regression" else 2
-        if data.kind == "regression" and count != 1:
-            raise TutelageError(f"the task is a regression, but the teacher {name!r} of the team has {count} labels")
-        return list(range(wanted))
-    theirs = list(given) if unnamed(config) and count == len(given) else label_names(config)
-    places = places_of(data.labels, theirs)
-    if places is None:
-        more = [label for label in data.labels if label not in given]
-        raise TutelageError(
-            f"the teacher {name!r} of the team knows the labels {listed(theirs)}, and would have to know {listed(data.labels)}; "
-            + (
-                f"give another as --teacher, or name another first: the first knows {listed(more)} beside the data's"
-                if more and places_of(given, theirs) is not None
-                else "use teachers fine-tuned on this task, or correct id2label in its config.json"
-            )
-        )
-    return places
 
 
 def _check_order(setup: Setup, logits: Tensor, name: str) -> None:
@@ -248,7 +221,7 @@ def _check_order(setup: Setup, logits: Tensor, name: str) -> None:
     data, held = setup.data, setup.held
     assert held is not None
     known = np.flatnonzero(held.examples.labelled)
-    if data.kind != "classification" or len(known) < ENOUGH:
+    if not kind_of(data.kind).classifies_texts or len(known) < ENOUGH:
         return
     answers, labels = logits.argmax(dim=1).numpy()[known], held.examples.labels[known]
     if len(set(answers.tolist())) == 1:
@@ -275,7 +248,7 @@ def team_for(
     setup: Setup, index: int, objective: Objective, student: PreTrainedModel, folder: Path, accelerator: Accelerator
 ) -> tuple[TeamTeacher, Weigher | None]:
     """The team of a run's stage, and what learns its weights there."""
-    config, data, team = setup.config, setup.data, setup.team
+    config, kind, team = setup.config, kind_of(setup.data.kind), setup.team
     stage = config.recipe.stages[index]
     assert team is not None and stage.team is not None and setup.held is not None
     part = setup.part(stage)
@@ -295,7 +268,7 @@ def team_for(
     )
     # By its name, so that a stage draws the same whatever stages its recipe has before it, and others draw otherwise.
     key = (config.seed, zlib.crc32(stage.name.encode()))
-    teacher = TeamTeacher(teachers, how, Weights(start), data.kind, key, temperature)
+    teacher = TeamTeacher(teachers, how, Weights(start), kind, key, temperature)
     if how.learning is None:
         return teacher, None
     weigher = Weigher(
@@ -305,7 +278,7 @@ def team_for(
         terms[0],
         setup.held.student,
         [KnownLogits(one.to(accelerator.device), setup.held.student.asked) for one in team.logits["held"]],
-        data.kind,
+        kind,
         accelerator,
         key,
         team.names,
@@ -317,7 +290,7 @@ def team_for(
 def _running(setup: Setup, texts: Texts, needs: Needs, most: int, accelerator: Accelerator) -> list[Teacher]:
     """Teachers that run when they are drawn."""
     room: list[Resident] = []
-    models = [Source(name, HEADS[setup.data.kind]).model for name in setup.config.team]
+    models = [Source(name, kind_of(setup.data.kind).head).model for name in setup.config.team]
     return [Resident(model, needs, texts.teacher, accelerator, room, most) for model in models]
 
 
@@ -332,7 +305,7 @@ def _check_layers(setup: Setup, texts: Texts, sources: list[Source], columns: li
                 "than the first; use a method on predictions, or give all one id2label"
             )
         fitted = fitted_tokenizer(source.tokenizer, source.outline)
-        theirs = encoded_as(setup.data.kind, texts.examples, fitted, limit, setup.config.data.stride)
+        theirs = kind_of(setup.data.kind).encode(texts.examples, fitted, limit, setup.config.data.stride)
         if source.shape != setup.teacher.shape or not np.array_equal(ours.tokens, theirs.tokens):
             raise TutelageError(
                 f"a stage compares {needs}, but the teacher {source.name!r} of the team has not the layers ({source.shape}) or "
@@ -348,7 +321,9 @@ def settled(
     """Write down what a stage has found, for later ones and for the report."""
     assert setup.held is not None and setup.team is not None
     metric = setup.data.metrics[0]
-    scores = scores_of(setup.data, predict(setup.student, setup.held.student, accelerator), setup.held)
+    scores = kind_of(setup.data.kind).scores(
+        setup.data, predict(setup.student, setup.held.student, accelerator), setup.held
+    )
     ours = torch.from_numpy(weigher.team.weights.probabilities()).view(torch.int64)  # some devices have no float64
     everywhere = accelerator.gather(ours[None].to(accelerator.device))
     if not everywhere.eq(everywhere[0]).all():
