@@ -41,7 +41,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tutelage import anatomy
 from tutelage.data import batches
 from tutelage.data.examples import Encoded, Examples, encode
-from tutelage.data.labels import label_settings
 from tutelage.data.readers.glue import load_glue
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.mechanisms.hook import parameter_groups
@@ -54,6 +53,7 @@ from tutelage.students.fresh import from_sizes
 from tutelage.students.load import load_model
 from tutelage.students.specs import Fresh
 from tutelage.studies.demo import pretrained
+from tutelage.tasks import kind_of
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import loop
 
@@ -74,7 +74,7 @@ class Scene:
         self.encoded: Encoded = encode(self.examples, self.tokenizer, 512)
         if length is not None:
             self.encoded = stretched(self.encoded, length)
-        labels = label_settings(data)
+        labels = kind_of(data.kind).label_settings(data)
         torch.manual_seed(0)
         self.teacher = load_model(str(pretrained()), **labels)[0]
         sizes = Fresh(layers=4, hidden=312, intermediate=1200, heads=12)

@@ -25,9 +25,10 @@ import torch
 import torch.nn.functional as F
 from glue import paragraph, report_of, shown, to_run, verdict, write
 from transformers import BertConfig, BertForSequenceClassification
+from tutelage.data.load import load_data
+from tutelage.tasks.kinds import constant_scores
 
 from tutelage.data.config import DataConfig
-from tutelage.data.load import load_data
 from tutelage.mechanisms.ptp.labels import PTPLabels
 from tutelage.methods.finetune import finetune
 from tutelage.methods.pea_kd import pea_kd
@@ -36,7 +37,6 @@ from tutelage.recipes.recipe import Recipe
 from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
 from tutelage.students.specs import Checkpoint, Copied, Shared, Student
 from tutelage.studies.demo import pretrained
-from tutelage.tasks.kinds import constant_scores
 
 ARMS: dict[str, tuple[str, str, str]] = {
     "finetune": ("off", "no_kd", "off"),

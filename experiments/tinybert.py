@@ -26,14 +26,14 @@ from glue import carry_out, write
 
 from tutelage import api
 from tutelage.data.config import DataConfig
-from tutelage.data.load import load_data
 from tutelage.methods.finetune import finetune
 from tutelage.recipes.config import RunConfig
 from tutelage.students.specs import Checkpoint, Fresh, parse
 from tutelage.studies import ablation
 from tutelage.studies.ablation import TABLES, interval, recipe_of
 from tutelage.studies.demo import pretrained
-from tutelage.tasks.kinds import constant_scores
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
 
 ROWS = {"sst2": 8000}
 """Training rows of a task, unless ``--full``."""
@@ -253,7 +253,7 @@ def teacher_row(path: Path, data: DataConfig) -> dict[str, Any]:
     """The teacher's scores, and those of a constant answer."""
     report = json.loads(path.read_text(encoding="utf-8"))
     found = load_data(data)
-    constant = constant_scores(found, next(iter(found.dev.values())))
+    constant = kind_of(found.kind).constant_scores(found, next(iter(found.dev.values())))
     metric = METRICS.get(str(data.task), report["metric"])
     return {"metric": metric, "scores": next(iter(report["student"]["scores"].values())), "constant": constant}
 

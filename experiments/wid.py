@@ -60,7 +60,7 @@ from tutelage.run.task import prepare
 from tutelage.students.load import load_config, load_model
 from tutelage.students.specs import Checkpoint, Fresh, Inherited, Sliced, Student
 from tutelage.studies.demo import pretrained
-from tutelage.tasks.kinds import scores_of
+from tutelage.tasks import kind_of
 from tutelage.teachers.teacher import predicted
 
 
@@ -444,7 +444,12 @@ def selection_score(config: RunConfig) -> float:
         setup = prepare(config, accelerator, display, sketch=True)
         model = load_model(str(out / "student"), "classes")[0].to(accelerator.device)
         logits = predicted(model, setup.selection.student, accelerator, display, "selection")
-        write(path, json.dumps({"score": scores_of(setup.data, logits, setup.selection)[setup.data.metrics[0]]}))
+        write(
+            path,
+            json.dumps(
+                {"score": kind_of(setup.data.kind).scores(setup.data, logits, setup.selection)[setup.data.metrics[0]]}
+            ),
+        )
     return float(json.loads(path.read_text(encoding="utf-8"))["score"])
 
 

@@ -8,10 +8,10 @@ import pytest
 from conftest import data_folder
 from transformers import PreTrainedTokenizerFast
 
-from tutelage.data.readers.files import load_files, read_unlabeled
 from tutelage.data.readers.glue import GLUE, load_glue
 from tutelage.data.tokenizers import load_tokenizer, tokenizer_fingerprint
 from tutelage.errors import TutelageError
+from tutelage.tasks.tables import load_files, read_unlabeled
 
 REAL = data_folder()
 

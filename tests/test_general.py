@@ -38,6 +38,7 @@ from tutelage.run.run import run
 from tutelage.students.copied import copy_layers
 from tutelage.students.fresh import from_sizes
 from tutelage.students.specs import Checkpoint, Copied, Fresh
+from tutelage.tasks import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def test_task_distillation_inherits_student_and_projections(
     from tutelage.anatomy import shape_of
 
     student, teacher = AutoModel.from_pretrained(tmp_path / "general" / "student"), tiny_model()
-    objective = Objective(stage.objective, "classification", shape_of(student.config), shape_of(teacher.config))
+    objective = Objective(stage.objective, KINDS["classification"], shape_of(student.config), shape_of(teacher.config))
     assert inherit(objective, spec) == 3
     theirs = load_file(tmp_path / "general" / "projections.safetensors")
     for name, tensor in objective.projections.state_dict().items():

@@ -23,6 +23,7 @@ from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.objectives.mapping import pairs, picture, spread
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
+from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import LiveTeacher
 
 
@@ -88,7 +89,7 @@ def test_the_picture_of_a_mapping() -> None:
 
 
 def test_needs_of_tinybert() -> None:
-    objective = Objective([Embeddings(), Hidden(), AttentionScores()], "classification", shape(2), shape(4))
+    objective = Objective([Embeddings(), Hidden(), AttentionScores()], KINDS["classification"], shape(2), shape(4))
     assert objective.plan.student_needs == Needs(hidden=frozenset({0, 1, 2}), attention=frozenset({1, 2}))
     assert objective.plan.teacher_needs == Needs(hidden=frozenset({0, 2, 4}), attention=frozenset({2, 4}))
     assert not objective.projections
@@ -97,7 +98,7 @@ def test_needs_of_tinybert() -> None:
 @pytest.mark.parametrize(("project", "names"), [("auto", ["0", "1", "2"]), ("shared", ["shared"])])
 def test_projections_where_widths_differ(project: str, names: list[str]) -> None:
     terms = [Embeddings(project=project), Hidden(project=project), AttentionScores()]
-    objective = Objective(terms, "classification", shape(2, hidden=16), shape(4))
+    objective = Objective(terms, KINDS["classification"], shape(2, hidden=16), shape(4))
     assert sorted(objective.projections) == names
     assert all(p.weight.shape == (32, 16) for p in objective.projections.values())
 
@@ -115,31 +116,31 @@ def test_projections_where_widths_differ(project: str, names: list[str]) -> None
 )
 def test_objectives_that_cannot_be(terms, student: Shape, message: str) -> None:
     with pytest.raises(TutelageError, match=message):
-        Objective(terms, "classification", student, shape(4))
+        Objective(terms, KINDS["classification"], student, shape(4))
 
 
 def test_the_first_token_of_a_causal_model_ranks_nothing() -> None:
     teacher = replace(shape(4), family="gpt2")
     with pytest.raises(TutelageError, match="use tokens_by=left or random"):
-        Objective([HiddenKnowledge()], "classification", shape(2), teacher)
-    Objective([HiddenKnowledge(tokens_by="left")], "classification", shape(2), teacher)
+        Objective([HiddenKnowledge()], KINDS["classification"], shape(2), teacher)
+    Objective([HiddenKnowledge(tokens_by="left")], KINDS["classification"], shape(2), teacher)
 
 
 def test_a_soft_term_needs_a_teacher() -> None:
     with pytest.raises(TutelageError, match="soft_labels needs a teacher"):
-        Objective([SoftLabels()], "classification", shape(2), None)
+        Objective([SoftLabels()], KINDS["classification"], shape(2), None)
 
 
 def test_the_edges_of_alpha_ask_for_nothing_they_do_not_use() -> None:
-    only_soft = Objective(list(kd(alpha=1.0).stages[0].objective), "classification", shape(2), shape(4))
+    only_soft = Objective(list(kd(alpha=1.0).stages[0].objective), KINDS["classification"], shape(2), shape(4))
     assert [term.kind for term in only_soft.plan.terms] == ["soft_labels"]
-    only_hard = Objective(list(kd(alpha=0.0).stages[0].objective), "classification", shape(2), shape(4))
+    only_hard = Objective(list(kd(alpha=0.0).stages[0].objective), KINDS["classification"], shape(2), shape(4))
     assert [term.kind for term in only_hard.plan.terms] == ["hard_labels"]
     assert not only_hard.plan.teacher_needs
 
 
 def value_of(term, student, teacher, batch) -> torch.Tensor:
-    objective = Objective([term], "classification", shape_of(student.config), shape_of(teacher.config))
+    objective = Objective([term], KINDS["classification"], shape_of(student.config), shape_of(teacher.config))
     ours = Tap(student, objective.plan.student_needs)
     theirs = LiveTeacher(teacher, objective.plan.teacher_needs, None, Accelerator(cpu=True))
     loss = objective(ours(batch.inputs), theirs.signals(batch), batch)[term.kind]
@@ -187,7 +188,7 @@ def test_pkds_two_scales_mean_the_same(batch) -> None:
 
 def test_patience_touches_the_first_token_of_inner_layers_only(batch) -> None:
     teacher, student = tiny_model(), tiny_model(seed=1)
-    objective = Objective([FirstToken()], "classification", shape_of(student.config), shape_of(teacher.config))
+    objective = Objective([FirstToken()], KINDS["classification"], shape_of(student.config), shape_of(teacher.config))
     tap = Tap(student, Needs(hidden=frozenset(range(5))))
     signals = tap(batch.inputs)
     for hidden in signals.hidden.values():
@@ -202,7 +203,7 @@ def test_patience_touches_the_first_token_of_inner_layers_only(batch) -> None:
 def test_soft_labels_of_a_regression_are_the_teachers_outputs(batch) -> None:
     from tutelage.knowledge.signals import Signals
 
-    objective = Objective([SoftLabels(temperature=7)], "regression", shape(2), shape(4))
+    objective = Objective([SoftLabels(temperature=7)], KINDS["regression"], shape(2), shape(4))
     ours, theirs = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [4.0]])
     pair = replace(batch, rows=batch.rows[:2], labels=batch.labels[:2], totals=Totals(2, 2, 2, 9, 9))
     loss = objective(Signals(logits=ours), Signals(logits=theirs), pair)["soft_labels"]

@@ -20,6 +20,7 @@ from tutelage.students.copied import copy_layers
 from tutelage.students.load import load_model
 from tutelage.students.pruned import PrunedBertConfig, PrunedBertForSequenceClassification, check, importance, prune
 from tutelage.students.specs import Copied, Fresh, Pruned, Student, parse
+from tutelage.tasks import KINDS
 
 LAYERS, HEADS, SIZE, NEURONS = 4, 4, 8, 48
 SMALL = Pruned(layers=3, heads=2, intermediate=20, rank=8)
@@ -215,7 +216,7 @@ def slow_importance(model, kind: str) -> list[tuple[list[float], list[float]]]:
 def test_importance_is_what_loops_over_parameters_give(kind: str) -> None:
     model = tiny_model(**TINY, num_labels=1) if kind == "regression" else tiny_model(**TINY)
     torch.manual_seed(5)
-    ours = importance(model, batches_of(kind), kind)
+    ours = importance(model, batches_of(kind), KINDS[kind])
     torch.manual_seed(5)
     theirs = slow_importance(model, kind)
     assert len(ours) == 2
@@ -223,7 +224,7 @@ def test_importance_is_what_loops_over_parameters_give(kind: str) -> None:
         torch.testing.assert_close(heads, torch.tensor(slow_heads), rtol=1e-4, atol=1e-7)
         torch.testing.assert_close(neurons, torch.tensor(slow_neurons), rtol=1e-4, atol=1e-7)
     torch.manual_seed(6)
-    assert not torch.equal(importance(model, batches_of(kind), kind)[0][1], ours[0][1])  # dropout is active
+    assert not torch.equal(importance(model, batches_of(kind), KINDS[kind])[0][1], ours[0][1])  # dropout is active
 
 
 def test_importance_leaves_the_model_as_it_was() -> None:
@@ -236,17 +237,17 @@ def test_importance_leaves_the_model_as_it_was() -> None:
         return [*flags, *(module.training for module in model.modules())]
 
     before, weights = state(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    scores = importance(model, batches_of("classification"), "classification")
+    scores = importance(model, batches_of("classification"), KINDS["classification"])
     assert not any(tensor.requires_grad for pair in scores for tensor in pair)
     with pytest.raises(IndexError):
-        importance(model, [({"input_ids": torch.tensor([[99]])}, torch.tensor([0]))], "classification")
+        importance(model, [({"input_ids": torch.tensor([[99]])}, torch.tensor([0]))], KINDS["classification"])
     assert state() == before
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_importance_without_examples_is_refused() -> None:
     with pytest.raises(TutelageError, match="labelled training examples, and there are none"):
-        importance(tiny_model(**TINY), [], "classification")
+        importance(tiny_model(**TINY), [], KINDS["classification"])
 
 
 # ------------------------------------------------------------------------------------------------ asked for by words
@@ -277,7 +278,7 @@ def test_build_scores_the_teacher_and_copies_its_head() -> None:
 
     def scores(model):
         asked.append(model)
-        return importance(model, batches_of("classification"), "classification")
+        return importance(model, batches_of("classification"), KINDS["classification"])
 
     one, two = (build(SMALL, teacher, labelled(*LABELS), 3, scores) for _ in range(2))
     assert asked == [teacher, teacher] and not one.training

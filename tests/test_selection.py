@@ -21,6 +21,7 @@ from tutelage.objectives.hidden import Embeddings, Hidden
 from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.objectives.mapping import topmost
 from tutelage.objectives.objective import Objective
+from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import LiveTeacher
 
 KEYS = torch.arange(100)
@@ -165,7 +166,7 @@ def loss_of(term, teacher, student, batch, seed: int = 0) -> torch.Tensor:
     torch.manual_seed(seed)
     objective = Objective(
         [term] if not isinstance(term, list) else term,
-        "classification",
+        KINDS["classification"],
         shape_of(student.config),
         shape_of(teacher.config),
     )
@@ -201,7 +202,7 @@ def test_the_loss_against_a_slow_one(tokenizer, target: str, neurons_by: str, hi
     term = HiddenKnowledge(keep="2l_4t_0.25h", top=3, neurons_by=neurons_by, width_target=target)
     ours = loss_of(term, teacher, student, batch)
     torch.manual_seed(0)
-    objective = Objective([term], "classification", shape_of(student.config), shape_of(teacher.config))
+    objective = Objective([term], KINDS["classification"], shape_of(student.config), shape_of(teacher.config))
     with torch.no_grad():
         theirs = teacher(**batch.inputs, output_hidden_states=True)
         mine = student(**batch.inputs, output_hidden_states=True).hidden_states
@@ -270,9 +271,9 @@ def test_what_cannot_be_is_refused() -> None:
         (HiddenKnowledge(pairs_of_layers=[(3, 1)]), "the pair 3, 1"),
     ]:
         with pytest.raises(TutelageError, match=words):
-            Objective([term], "classification", shape(2), shape(4))
+            Objective([term], KINDS["classification"], shape(2), shape(4))
     with pytest.raises(TutelageError, match="project=shared"):
-        Objective([HiddenKnowledge(project="none")], "classification", shape(2, 16), shape(4))
+        Objective([HiddenKnowledge(project="none")], KINDS["classification"], shape(2, 16), shape(4))
 
 
 def test_content_keys_tell_edits_apart() -> None:

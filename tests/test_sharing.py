@@ -26,7 +26,7 @@ from tutelage import anatomy, api
 from tutelage.data import examples
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Examples
-from tutelage.data.load import load_data, part_of
+from tutelage.data.parts import part_of
 from tutelage.errors import TutelageError
 from tutelage.evaluation.speed import count_parameters
 from tutelage.knowledge import out_of_fold
@@ -43,6 +43,8 @@ from tutelage.students.build import build
 from tutelage.students.copied import copy_layers
 from tutelage.students.sharing import expanded, plan_of
 from tutelage.students.specs import Copied, Shared, parse
+from tutelage.tasks import KINDS
+from tutelage.tasks.load import load_data
 
 FAMILIES = sorted(sharing.CONFIGS)
 ORDERS = ("shuffled", "paired", "mirror", "adjacent")
@@ -289,15 +291,15 @@ def logits_for(confidences: list[float], classes: list[int]) -> np.ndarray:
 def test_all_four_ptp_labels_by_hand() -> None:
     logits = logits_for([0.9, 0.7, 0.95, 0.6, 0.8], [0, 1, 0, 1, 1])
     labels = np.array([0, 1, 1, 0, -1])
-    found = ptp_labels(logits, labels, PTPLabels(thresholds=(0.8, 0.75)), "classification", 0)
+    found = ptp_labels(logits, labels, PTPLabels(thresholds=(0.8, 0.75)), KINDS["classification"], 0)
     assert found.tolist() == [0, 1, 2, 3, -1]
-    shifted = ptp_labels(logits + 5, labels, PTPLabels(thresholds=(0.8, 0.75)), "classification", 0)
+    shifted = ptp_labels(logits + 5, labels, PTPLabels(thresholds=(0.8, 0.75)), KINDS["classification"], 0)
     assert (shifted == found).all()
 
 
 def test_a_confidence_at_the_threshold_is_not_sure() -> None:
     logits = np.array([[0.0, 0.0], [0.0, 0.0]], dtype=np.float32)  # a confidence of one half, exactly
-    found = ptp_labels(logits, np.array([0, 1]), PTPLabels(thresholds=(0.5, 0.5)), "classification", 0)
+    found = ptp_labels(logits, np.array([0, 1]), PTPLabels(thresholds=(0.5, 0.5)), KINDS["classification"], 0)
     assert found.tolist() == [1, 3]
 
 
@@ -305,27 +307,27 @@ def test_medians_split_each_group_in_halves() -> None:
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(1001, 3)).astype(np.float32)
     labels = generator.integers(3, size=1001)
-    counts = np.bincount(ptp_labels(logits, labels, PTPLabels(), "classification", 0), minlength=4)
+    counts = np.bincount(ptp_labels(logits, labels, PTPLabels(), KINDS["classification"], 0), minlength=4)
     assert abs(counts[0] - counts[1]) <= 1 and abs(counts[2] - counts[3]) <= 1 and counts.sum() == 1001
     order = generator.permutation(1001)
-    again = ptp_labels(logits[order], labels[order], PTPLabels(), "classification", 0)
-    assert (again == ptp_labels(logits, labels, PTPLabels(), "classification", 0)[order]).all()
+    again = ptp_labels(logits[order], labels[order], PTPLabels(), KINDS["classification"], 0)
+    assert (again == ptp_labels(logits, labels, PTPLabels(), KINDS["classification"], 0)[order]).all()
 
 
 def test_a_teacher_that_is_always_right_leaves_two_ptp_labels() -> None:
     logits = logits_for([0.9, 0.8, 0.7], [0, 1, 0])
-    assert ptp_labels(logits, np.array([0, 1, 0]), PTPLabels(), "classification", 0).tolist() == [0, 1, 1]
-    one_wrong = ptp_labels(logits, np.array([0, 1, 1]), PTPLabels(), "classification", 0)
+    assert ptp_labels(logits, np.array([0, 1, 0]), PTPLabels(), KINDS["classification"], 0).tolist() == [0, 1, 1]
+    one_wrong = ptp_labels(logits, np.array([0, 1, 1]), PTPLabels(), KINDS["classification"], 0)
     assert one_wrong.tolist() == [0, 1, 3]  # its own median, so not above it
 
 
 def test_controls() -> None:
     logits = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
     labels = np.random.default_rng(1).integers(-1, 2, size=50)
-    real = ptp_labels(logits, labels, PTPLabels(), "classification", 0)
-    dealt = ptp_labels(logits, labels, PTPLabels(control="shuffled"), "classification", 0)
+    real = ptp_labels(logits, labels, PTPLabels(), KINDS["classification"], 0)
+    dealt = ptp_labels(logits, labels, PTPLabels(control="shuffled"), KINDS["classification"], 0)
     assert sorted(real) == sorted(dealt) and (real != dealt).any() and ((real < 0) == (dealt < 0)).all()
-    assert (ptp_labels(logits, labels, PTPLabels(control="labels"), "classification", 0) == labels).all()
+    assert (ptp_labels(logits, labels, PTPLabels(control="labels"), KINDS["classification"], 0) == labels).all()
 
 
 def test_ptp_labels_that_cannot_be() -> None:
@@ -348,14 +350,14 @@ def test_ptp_labels_that_cannot_be() -> None:
         with pytest.raises(TutelageError, match=message):
             how.fitted(*asked)
     with pytest.raises(TutelageError, match="sees no other token in a gpt2"):
-        Objective([PTP()], "classification", anatomy.shape_of(tiny_config("gpt2")), None)
+        Objective([PTP()], KINDS["classification"], anatomy.shape_of(tiny_config("gpt2")), None)
 
 
 def test_equal_texts_are_in_one_part() -> None:
     texts = [f"text {number % 40}" for number in range(100)]
     labels = np.array([number % 40 % 2 for number in range(100)])
     examples = Examples([str(number) for number in range(100)], texts, None, labels)
-    parts = part_of(examples, "classification", 4)
+    parts = part_of(examples, 4)
     assert {len({parts[row] for row in range(100) if texts[row] == text}) for text in texts} == {1}
     assert np.bincount(parts[:40])[1:].tolist() == [10] * 4  # the different ones
     assert all(labels[:40][parts[:40] == part].sum() == 5 for part in (1, 2, 3, 4))
@@ -364,7 +366,7 @@ def test_equal_texts_are_in_one_part() -> None:
 def test_ptp_labels_on_a_regression_are_our_extension() -> None:
     logits = np.array([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]], dtype=np.float32)
     labels = np.array([0.0, 1.1, 2.0, 4.0, 9.0, np.nan], dtype=np.float32)
-    found = ptp_labels(logits, labels, PTPLabels(), "regression", 0)
+    found = ptp_labels(logits, labels, PTPLabels(), KINDS["regression"], 0)
     assert found.tolist() == [0, 1, 1, 3, 2, -1]
 
 

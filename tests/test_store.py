@@ -31,6 +31,7 @@ from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import SoftLabels
 from tutelage.recipes.recipe import Stage
+from tutelage.tasks import KINDS
 from tutelage.teachers.stored import StoredTeacher, write_store
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import loop
@@ -73,7 +74,7 @@ def scene(tokenizer):
 def objective_for(terms, teacher, layers: int = 2, hidden: int = 32) -> Objective:
     torch.manual_seed(0)
     student = tiny_model(seed=1, layers=layers, hidden=hidden)
-    return Objective(terms, "classification", shape_of(student.config), shape_of(teacher.config))
+    return Objective(terms, KINDS["classification"], shape_of(student.config), shape_of(teacher.config))
 
 
 def make(folder: Path, scene, scheme_or_needs, dtype="float32", **more) -> Store:

@@ -43,6 +43,7 @@ from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
 from tutelage.run.run import with_teachers
 from tutelage.studies.teams import member_of, usual_members
+from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import KnownLogits, predict
 from tutelage.training import loop
 
@@ -197,7 +198,7 @@ def test_only_the_drawn_teacher_is_asked_whatever_the_pieces_and_processes(token
     seen = []
     for rank, world, limit in ((0, 1, 10**6), (0, 1, 40), (0, 2, 10**6), (1, 2, 60)):
         team = [Counting(torch.randn(64, 2)) for _ in range(4)]
-        teacher = TeamTeacher(team, Team(), Weights([0.4, 0.0, 0.3, 0.3]), "classification", (7, 0))
+        teacher = TeamTeacher(team, Team(), Weights([0.4, 0.0, 0.3, 0.3]), KINDS["classification"], (7, 0))
         for number in range(30):
             rows = np.arange(8) + 8 * (number % 8)
             for batch in step_batches(encoded.take(rows), rows, rank, world, limit, number=number):
@@ -213,7 +214,7 @@ def test_an_example_may_have_a_teacher_of_its_own(tokenizer) -> None:
     encoded = encoded_of(tokenizer=tokenizer)
     tables = [torch.full((64, 2), float(k)) for k in range(3)]
     team = [KnownLogits(table, encoded.asked) for table in tables]
-    teacher = TeamTeacher(team, Team(granularity="example"), Weights([0.5, 0.0, 0.5]), "classification", (1, 0))
+    teacher = TeamTeacher(team, Team(granularity="example"), Weights([0.5, 0.0, 0.5]), KINDS["classification"], (1, 0))
     rows = np.arange(64)
     whole = torch.zeros(64)
     for batch in step_batches(encoded, rows, 0, 1, 10**6, number=4):
@@ -231,13 +232,13 @@ def test_the_mean_of_probabilities_at_the_temperature() -> None:
     logits, shares = torch.randn(3, 5, 4) * 4, torch.tensor([0.5, 0.2, 0.3])[:, None]
     for t in (1.0, 2.0, 7.0):
         wanted = (shares[..., None] * (logits / t).softmax(-1)).sum(0)
-        found = (mixture(logits, shares, t, "classification", "probabilities") / t).softmax(-1)
+        found = (mixture(logits, shares, t, KINDS["classification"], "probabilities") / t).softmax(-1)
         assert torch.allclose(found, wanted, atol=1e-6)
-        likely = (mixture(logits, shares, t, "multilabel", "probabilities") / t).sigmoid()
+        likely = (mixture(logits, shares, t, KINDS["multilabel"], "probabilities") / t).sigmoid()
         assert torch.allclose(likely, (shares[..., None] * (logits / t).sigmoid()).sum(0), atol=1e-6)
     mean = (shares[..., None] * logits).sum(0)
-    assert torch.allclose(mixture(logits, shares, 2.0, "classification", "logits"), mean, atol=1e-6)
-    assert torch.allclose(mixture(logits, shares, 2.0, "regression", "probabilities"), mean, atol=1e-6)
+    assert torch.allclose(mixture(logits, shares, 2.0, KINDS["classification"], "logits"), mean, atol=1e-6)
+    assert torch.allclose(mixture(logits, shares, 2.0, KINDS["regression"], "probabilities"), mean, atol=1e-6)
 
 
 def test_a_team_that_is_averaged_says_the_weighted_mean(tokenizer) -> None:
@@ -250,7 +251,7 @@ def test_a_team_that_is_averaged_says_the_weighted_mean(tokenizer) -> None:
         ("logits", ((shares * said).sum(0) / 3).softmax(-1)),
     ):
         how, team = Team(combine="average", average=average), [KnownLogits(table, encoded.asked) for table in tables]
-        teacher = TeamTeacher(team, how, Weights([3, 0, 1]), "classification", (0, 0), 3.0)
+        teacher = TeamTeacher(team, how, Weights([3, 0, 1]), KINDS["classification"], (0, 0), 3.0)
         assert torch.allclose((teacher.signals(batch).logits / 3).softmax(-1), wanted, atol=1e-6), average
 
 
@@ -262,7 +263,7 @@ def test_uniform_draws_have_the_gradient_of_the_mean_of_probabilities() -> None:
         return found
 
     drawn = torch.stack([gradient(teacher) for teacher in teachers]).mean(0)
-    mean = gradient(mixture(teachers, torch.full((5, 1), 0.2), 2.0, "classification", "probabilities"))
+    mean = gradient(mixture(teachers, torch.full((5, 1), 0.2), 2.0, KINDS["classification"], "probabilities"))
     assert (drawn - mean).norm() / mean.norm() < 1e-6
 
 
@@ -272,11 +273,11 @@ def test_a_teacher_counts_less_where_it_is_wrong(tokenizer) -> None:
     tables = torch.randn(3, 8, 2) * 3
     team = [KnownLogits(table, encoded.asked) for table in tables]
     how = Team(combine="discounted")
-    teacher = TeamTeacher(team, how, Weights([1, 1, 1]), "classification", (0, 0), t)
+    teacher = TeamTeacher(team, how, Weights([1, 1, 1]), KINDS["classification"], (0, 0), t)
     (batch,) = step_batches(encoded, np.arange(8), 0, 1, 10**6)
     student = torch.randn(8, 2, requires_grad=True)
     taught = teacher.signals(batch)
-    kind, shape = "classification", anatomy.shape_of(tiny_model().config)
+    kind, shape = KINDS["classification"], anatomy.shape_of(tiny_model().config)
     objective = Objective([SoftLabels(temperature=t, scale=False)], kind, shape, shape)
     (found,) = torch.autograd.grad(objective(Signals(student), taught, batch)["soft_labels"], student)
     wanted = torch.zeros(())
@@ -298,14 +299,20 @@ def scene(tokenizer, update: str = "single", dtype: torch.dtype = torch.float32,
     encoded, held = encoded_of(32, tokenizer), encoded_of(24, tokenizer, seed=5)
     tables = torch.randn(3, 32, 2, generator=torch.Generator().manual_seed(0))
     team = TeamTeacher(
-        [KnownLogits(table, encoded.asked) for table in tables], Team(), Weights([1, 1, 1]), "classification", (0, 0)
+        [KnownLogits(table, encoded.asked) for table in tables],
+        Team(),
+        Weights([1, 1, 1]),
+        KINDS["classification"],
+        (0, 0),
     )
     how = Learning(update=update, examples=24, **more)
     term = SoftLabels(temperature=2.0, weight=0.3)
     said = torch.randn(3, 24, 2, generator=torch.Generator().manual_seed(1))
     answers = [KnownLogits(table, held.asked) for table in said]
     names = ["a", "b", "c"]
-    weigher = Weigher(how, team, student, term, held, answers, "classification", Accelerator(), (0, 0), names, 100)
+    weigher = Weigher(
+        how, team, student, term, held, answers, KINDS["classification"], Accelerator(), (0, 0), names, 100
+    )
     return weigher, student, encoded, held, said if how.unseen else tables
 
 
@@ -383,7 +390,7 @@ def test_the_temperature_becomes_the_best_one_but_never_sharpens(tokenizer) -> N
 
 def test_a_regression_has_no_confidence(tokenizer) -> None:
     weigher, *_ = scene(tokenizer, calibrated=True)
-    others = (weigher._held, [], "regression", Accelerator(), (0, 0), ["a", "b", "c"])
+    others = (weigher._held, [], KINDS["regression"], Accelerator(), (0, 0), ["a", "b", "c"])
     assert not Weigher(weigher.how, weigher.team, weigher._student, LogitsMSE(), *others)._calibrated
 
 
@@ -451,7 +458,7 @@ def test_the_student_learns_as_without_the_weigher_and_a_team_of_one_is_a_teache
     encoded = encoded_of(64, tokenizer)
     table = torch.randn(64, 2)
     objective = [SoftLabels(temperature=2.0, weight=0.5), HardLabels(weight=0.5)]
-    kind, results = "classification", []
+    kind, results = KINDS["classification"], []
     for learning in (None, Learning(examples=8)):
         for team in (False, True):
             if learning is not None and not team:
@@ -649,7 +656,7 @@ def test_hidden_states_of_one_shape_are_compared_with_few_teachers_on_the_device
     members = [Resident(model, needs, None, Accelerator(cpu=True), room, 2) for model in models]
     for member in members:
         member._device = torch.device("meta")  # stands for an accelerator: who is evicted goes the other way
-    team = TeamTeacher(members, Team(), Weights([1, 1, 1]), "classification", (0, 0))
+    team = TeamTeacher(members, Team(), Weights([1, 1, 1]), KINDS["classification"], (0, 0))
     on_device: set[int] = set()
     most = 0
     for number in range(30):
@@ -674,10 +681,10 @@ def test_a_running_team_and_a_known_one_give_the_same_losses(team_root: Path, to
     known = [KnownLogits(predict(model, encoded, accelerator), encoded.asked) for model in models]
     running = [Resident(model, Needs(logits=True), None, accelerator, room, 2) for model in models]
     shape = anatomy.shape_of(tiny_model().config)
-    objective = Objective([SoftLabels(temperature=2.0), HardLabels()], "classification", shape, shape)
+    objective = Objective([SoftLabels(temperature=2.0), HardLabels()], KINDS["classification"], shape, shape)
     student, losses_of = torch.randn(16, 2), []
     for members in (known, running):
-        team = TeamTeacher(members, Team(), Weights([0.2, 0.5, 0.3]), "classification", (7, 0))
+        team = TeamTeacher(members, Team(), Weights([0.2, 0.5, 0.3]), KINDS["classification"], (7, 0))
         found = []
         for number in range(12):
             (batch,) = step_batches(encoded, np.arange(16), 0, 1, 10**6, number=number)

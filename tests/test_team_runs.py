@@ -19,7 +19,7 @@ from tutelage import anatomy, api, cli
 from tutelage.data.batches import Known
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import encode
-from tutelage.data.load import held_part, load_data, part_of
+from tutelage.data.parts import held_part, part_of
 from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.mechanisms.team.teacher import TeamTeacher
 from tutelage.mechanisms.team.weigher import Weigher
@@ -29,6 +29,8 @@ from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.progress import Display
 from tutelage.recipes.recipe import Stage
+from tutelage.tasks import KINDS
+from tutelage.tasks.load import load_data
 from tutelage.teachers.teacher import KnownLogits
 from tutelage.training import checkpoint, loop
 
@@ -51,7 +53,7 @@ def learnt(tokenizer, monkeypatch, **how):
     learning = Learning(examples=24, **{"watch": 3, "travel": 8.0, **how})
     objective = [SoftLabels(temperature=2.0, weight=0.5), HardLabels(weight=0.5)]
     stage = Stage(name="s", objective=objective, epochs=99, max_steps=STEPS, batch_size=16, lr=1e-3, select="last")
-    student, kind, accelerator = tiny_model(layers=2, spread=1.0), "classification", Accelerator(cpu=True)
+    student, kind, accelerator = tiny_model(layers=2, spread=1.0), KINDS["classification"], Accelerator(cpu=True)
     team = TeamTeacher(teachers, Team(learning=learning), Weights([1, 1, 1]), kind, (0, 0), 2.0)
     names = ["right", "anything", "wrong"]
     sure = 4 * torch.nn.functional.one_hot(torch.from_numpy(held.labels), 2).float()
@@ -153,11 +155,11 @@ def test_the_distribution_is_shown_as_it_moves(tokenizer, monkeypatch, capsys) -
 
 def test_of_a_large_team_the_most_drawn_are_shown(tokenizer) -> None:
     weights = Weights([1, 6, 2, 5, 1, 4, 3])
-    team = TeamTeacher([], Team(), weights, "classification", (0, 0))
+    team = TeamTeacher([], Team(), weights, KINDS["classification"], (0, 0))
     student, held = tiny_model(), encode(examples(8, 5), tokenizer, 32)
     names = list("abcdefg")
     weigher = Weigher(
-        Learning(), team, student, SoftLabels(), held, [], "classification", Accelerator(cpu=True), (0, 0), names
+        Learning(), team, student, SoftLabels(), held, [], KINDS["classification"], Accelerator(cpu=True), (0, 0), names
     )
     assert weigher.shown() == pytest.approx({"b": 6 / 22, "c": 2 / 22, "d": 5 / 22, "f": 4 / 22, "g": 3 / 22})
 
@@ -386,7 +388,7 @@ def test_weights_are_learnt_on_train_alone_and_nobody_learns_from_it(typed: dict
     files = typed["files"]
     data = load_data(DataConfig(train=str(files[1]), dev=str(files[3])))
     number, parts = held_part(len(data.train))
-    inside = part_of(data.train, data.kind, parts) == number
+    inside = part_of(data.train, parts) == number
 
     def keys(these) -> set[int]:
         return set(map(int, encode(these, tokenizer, 32).keys))

@@ -25,6 +25,7 @@ from tutelage.recipes.config import RunConfig
 from tutelage.run.measure import evaluate
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Fresh
+from tutelage.tasks import KINDS
 from tutelage.tasks.spans import encode_spans
 
 STUDENT = Fresh(layers=2, hidden=16, heads=4, intermediate=24)
@@ -189,7 +190,7 @@ def test_pieces_and_processes_do_not_change_the_loss(scene: Path, tokenizer) -> 
     spans = encode_spans(read_squad(scene / "train.json", "train")[0], tokenizer, 32, stride=8, max_question=8)
     model = load_model(str(scene / "spans"), "spans")[0]
     shape = shape_of(model.config)
-    objective = Objective([HardLabels(), SoftLabels(temperature=2)], "spans", shape, shape)
+    objective = Objective([HardLabels(), SoftLabels(temperature=2)], KINDS["spans"], shape, shape)
     rows = np.arange(20)
 
     def loss(pieces: int, world: int) -> torch.Tensor:
@@ -232,7 +233,9 @@ def test_the_loss_of_spans_is_that_of_its_formula(scene: Path, tokenizer) -> Non
     offsets = np.cumsum(step.asked) - step.asked
     in_batch = torch.cat([logits[offsets[row] : offsets[row] + step.asked[row]] for row in batch.rows.tolist()])
     assert len(order) == 12
-    value = Objective([HardLabels()], "spans", shape, None)(Signals(logits=in_batch), Signals(), batch)["hard_labels"]
+    value = Objective([HardLabels()], KINDS["spans"], shape, None)(Signals(logits=in_batch), Signals(), batch)[
+        "hard_labels"
+    ]
     assert float(value) == pytest.approx(expected / 24, rel=1e-5)
 
 

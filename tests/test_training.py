@@ -25,6 +25,7 @@ from tutelage.recipes.recipe import Stage
 from tutelage.run.task import feed_of
 from tutelage.students.copied import copy_layers
 from tutelage.students.specs import Copied
+from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, predict
 from tutelage.training import checkpoint, loop
 
@@ -111,7 +112,9 @@ def learn(tokenizer, stage: Stage, *, wider: bool = False, **more):
     narrow = tiny_model(seed=3, layers=2, hidden=16, spread=1.0)
     student = narrow if wider else copy_layers(teacher, Copied(layers=2), {})
     torch.manual_seed(5)
-    objective = Objective(list(stage.objective), "classification", shape_of(student.config), shape_of(teacher.config))
+    objective = Objective(
+        list(stage.objective), KINDS["classification"], shape_of(student.config), shape_of(teacher.config)
+    )
     lesson = loop.DistillationModule(student, objective)
     accelerator = more.pop("accelerator", None) or Accelerator(cpu=True)
     source = more.pop("source", None) or LiveTeacher(teacher, objective.plan.teacher_needs, None, accelerator)
@@ -243,7 +246,9 @@ def test_known_logits_teach_as_the_live_teacher_does(tokenizer) -> None:
 def test_the_teacher_is_untouched_and_the_head_too_while_layers_are_matched(tokenizer) -> None:
     teacher, before = tiny_model(**NO_DROPOUT), tiny_model(**NO_DROPOUT)
     stage = tiny_stage(objective=[Embeddings(), Hidden(), AttentionScores()])
-    needs = Objective(list(stage.objective), "classification", shape_of(teacher.config), shape_of(teacher.config))
+    needs = Objective(
+        list(stage.objective), KINDS["classification"], shape_of(teacher.config), shape_of(teacher.config)
+    )
     source = LiveTeacher(teacher, needs.plan.teacher_needs, None, Accelerator(cpu=True))
     # The objective of `learn` is for a 2-layer student; layers 2 and 4 of the teacher are among those asked for here.
     student, _, _ = learn(tokenizer, stage, source=source)
@@ -280,7 +285,7 @@ def test_stages_of_labels_alone_skip_unlabelled_examples(tokenizer) -> None:
     student = tiny_model(layers=1)
     stage = tiny_stage(objective=[HardLabels()], epochs=1)
     lesson = loop.DistillationModule(
-        student, Objective([HardLabels()], "classification", shape_of(student.config), None)
+        student, Objective([HardLabels()], KINDS["classification"], shape_of(student.config), None)
     )
     log = loop.train(stage, lesson, None, feed_of(stage, encoded), Accelerator(cpu=True), 0)
     assert log.steps == -(-56 // 16)

@@ -23,7 +23,6 @@ from tutelage.data.augmentation.wordvectors import WordVectors
 from tutelage.data.config import DataConfig
 from tutelage.data.corpus import building, reading
 from tutelage.data.corpus.packing import Split
-from tutelage.data.load import load_data
 from tutelage.data.readers.files import read_texts
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer, tokenizer_fingerprint
 from tutelage.errors import TutelageError
@@ -48,6 +47,8 @@ from tutelage.students.specs import Checkpoint, Fresh, Inherited, Student, parse
 from tutelage.studies import ablation, attention, teams
 from tutelage.studies.chain import chain as carry_out_chain
 from tutelage.studies.crossfit import crossfit as crossfitted
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
 
 
@@ -205,8 +206,10 @@ def augment(
             "dev"
         ):  # a run may be given a dev file, and then trains on all of this one
             parts += texts.dev.values()
-        spans = texts.kind == "spans"  # answers are places in the second text, which stays
-        strings = [text for part in parts for text in (*part.texts, *(() if spans else part.pairs or ()))]
+        kind = kind_of(texts.kind)
+        strings = [
+            text for part in parts for text in (*part.texts, *(() if kind.answers_in_pair else part.pairs or ()))
+        ]
         fitted = fitted_tokenizer(source.tokenizer, source.model)
         with accelerator.autocast():
             found = propose(

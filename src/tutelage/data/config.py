@@ -6,8 +6,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tutelage.data.examples import Kind
-
 
 class DataConfig(BaseModel):
     """Which texts: a GLUE task by name, or files with columns.
@@ -26,8 +24,9 @@ class DataConfig(BaseModel):
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
-    kind: Kind | None = None
-    """Taken from the labels where it is not given."""
+    kind: str | None = None
+    """The kind of task: classification, regression, multilabel, tokens, spans, or that of a plug-in; without it the labels of
+    train decide between the first three."""
     unlabeled: str | None = None
     """A file of text without labels, which the teacher labels softly."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.1

@@ -6,15 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tutelage.data.draws import mixed
-
-Kind = Literal["classification", "regression", "multilabel", "tokens", "spans"]
-
+from tutelage.data.labels import known_labels, renumbered, strata
 
 UNKNOWN = -1
 """The target of a token whose answer is not known."""
@@ -49,12 +47,7 @@ class Examples:
     @cached_property
     def labelled(self) -> npt.NDArray[np.bool_]:
         """``(n,)``: which examples have a label."""
-        if self.labels.dtype.kind == "i":
-            return np.asarray(self.labels >= 0)
-        if self.labels.dtype.kind == "O":
-            return np.array([label is not None for label in self.labels], dtype=np.bool_)
-        missing = np.isnan(self.labels)
-        return np.asarray(~(missing if missing.ndim == 1 else missing.any(axis=1)))
+        return known_labels(self.labels)
 
     def take(self, rows: npt.NDArray[np.int64] | Sequence[int]) -> Examples:
         """The examples at ``rows``, in that order."""
@@ -85,11 +78,12 @@ class Data:
     """
 
     task: str
-    kind: Kind
+    kind: str
+    """The name of the kind of task, for ``tasks.kind_of``."""
     labels: tuple[str, ...]
-    """Names of the classes, in the order of the label numbers; empty for regression."""
+    """Names of the classes, in the order of the label numbers; empty where answers are no classes."""
     metrics: tuple[str, ...]
-    """Names of the metrics (see ``evaluation.metrics``); the first decides."""
+    """Names of the metrics (those of the kind); the first decides."""
     train: Examples
     dev: dict[str, Examples]
     selection: Examples | None = None
@@ -101,21 +95,12 @@ class Data:
 
     def with_labels(self, labels: tuple[str, ...]) -> Data:
         """The same data with the classes numbered as in ``labels``, which names at least those of ``self.labels``."""
-        if self.kind in ("regression", "spans") or labels == self.labels:
+        if not self.labels or labels == self.labels:
             return self
         new_of_old = np.array([labels.index(name) for name in self.labels])
 
         def renumber(examples: Examples) -> Examples:
-            old = examples.labels
-            if self.kind == "multilabel":
-                new = np.where(examples.labelled[:, None], np.zeros((len(old), len(labels)), np.float32), np.nan)
-                new[:, new_of_old] = old
-            elif self.kind == "tokens":
-                new = np.empty(len(old), dtype=object)
-                new[:] = [np.where(tags >= 0, new_of_old[np.maximum(tags, 0)], -1) for tags in old]
-            else:
-                new = np.where(old >= 0, new_of_old[np.maximum(old, 0)], -1)
-            return replace(examples, labels=new.astype(old.dtype))
+            return replace(examples, labels=renumbered(examples.labels, new_of_old, len(labels)))
 
         return replace(
             self,
@@ -131,12 +116,9 @@ class Data:
         """Take ``share`` of ``train`` away as ``selection``, each class in proportion."""
         generator = np.random.default_rng([seed, 0x5E1])
         n = len(self.train)
-        if self.kind == "classification":
-            groups = [np.flatnonzero(self.train.labels == c) for c in np.unique(self.train.labels)]
-        else:
-            groups = [np.arange(n)]
+        group_of = strata(self.train.labels)
         held = np.zeros(n, dtype=bool)
-        for group in groups:
+        for group in (np.flatnonzero(group_of == number) for number in np.unique(group_of)):
             held[generator.permutation(group)[: round(share * len(group))]] = True
         if not held.any() or held.all():
             return self
@@ -211,8 +193,7 @@ class Encoded:
             return self._sums(self.targets >= 0)
         if self.labels is None:
             return np.zeros(len(self), dtype=np.int64)
-        known = self.labels >= 0 if self.labels.dtype.kind == "i" else ~np.isnan(self.labels)
-        return known.astype(np.int64) if known.ndim == 1 else known.all(axis=1) * self.answers
+        return known_labels(self.labels) * self.answers
 
     def _sums(self, marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """``(n,)``: marked tokens of each example."""

@@ -1,42 +1,52 @@
-"""Matching a model's labels to the data's."""
+"""Labels: what their form says (numbers of classes, scores, sets, answers of any form), and the names that models give them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from tutelage.data.examples import Data
-from tutelage.errors import TutelageError
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[Any]
+"""As in ``Examples.labels``: integers are classes, -1 unknown; floats are scores or sets of classes, ``nan`` unknown; objects are
+answers of a kind's own form, ``None`` unknown."""
 
 
-def match_labels(data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
-    """The data with the label numbers of the teacher's configuration, matched by name; and warnings.
+def known_labels(labels: Labels) -> npt.NDArray[np.bool_]:
+    """``(n,)``: which rows of ``labels`` are wholly known."""
+    if labels.dtype.kind == "O":
+        return np.array([label is not None for label in labels], dtype=np.bool_)
+    found = labels >= 0 if labels.dtype.kind == "i" else ~np.isnan(labels)
+    return np.asarray(found if found.ndim == 1 else found.all(axis=1))
 
-    Raises:
-        TutelageError: when the teacher's labels are others than the data's.
-    """
-    count = config.num_labels
-    if data.kind == "spans":
-        return data, []
-    if data.kind == "regression":
-        if count != 1:
-            raise TutelageError(
-                f"the task {data.task!r} is a regression, but the teacher {name!r} has {count} labels; fine-tune it here"
-            )
-        return data, []
-    theirs = label_names(config)
-    places = places_of(data.labels, theirs)
-    if places is not None:
-        # The data's spelling wins; labels that only the teacher knows keep theirs.
-        spelt = dict(zip(places, data.labels, strict=True))
-        return data.with_labels(tuple(spelt.get(i, label) for i, label in enumerate(theirs))), []
-    if unnamed(config) and count == len(data.labels):
-        named = ", ".join(f"LABEL_{i}={label}" for i, label in enumerate(data.labels))
-        return data, [f"the teacher's labels have no names; they were taken in the data's order ({named})"]
-    raise TutelageError(
-        f"the teacher {name!r} knows the labels {listed(theirs)}, the data {listed(data.labels)}; use a teacher "
-        "fine-tuned on these labels, or correct id2label in its config.json"
-    )
+
+def no_labels(like: Labels, count: int) -> Labels:
+    """``count`` unknown labels of the form of ``like``."""
+    unknown = {"i": -1, "O": None}.get(like.dtype.kind, np.nan)
+    return np.full((count, *like.shape[1:]), unknown, dtype=like.dtype)
+
+
+def strata(labels: Labels) -> npt.NDArray[np.int64]:
+    """``(n,)``: the groups that a split keeps in proportion: classes; without classes all examples are one group."""
+    if labels.dtype.kind == "i":
+        return np.asarray(labels, dtype=np.int64)
+    return np.zeros(len(labels), dtype=np.int64)
+
+
+def renumbered(labels: Labels, new_of_old: npt.NDArray[np.int64], count: int) -> Labels:
+    """Classes, sets of classes or arrays of classes with other numbers: class ``i`` becomes ``new_of_old[i]`` of ``count``."""
+    if labels.ndim == 2:
+        new = np.where(
+            known_labels(labels)[:, None], np.zeros((len(labels), count), labels.dtype), labels.dtype.type(np.nan)
+        )
+        new[:, new_of_old] = labels
+        return new
+    if labels.dtype.kind == "O":
+        rows = np.empty(len(labels), dtype=object)
+        rows[:] = [np.where(row >= 0, new_of_old[np.maximum(row, 0)], -1) for row in labels]
+        return rows
+    return np.where(labels >= 0, new_of_old[np.maximum(labels, 0)], -1).astype(labels.dtype)
 
 
 def label_names(config: Any) -> list[str]:
@@ -47,9 +57,9 @@ def label_names(config: Any) -> list[str]:
 def places_of(labels: Sequence[str], theirs: Sequence[str]) -> list[int] | None:
     """Where each of ``labels`` is among a model's, spelt the same or, where that is unambiguous, but for upper case."""
     for spelt in (str, str.lower):
-        ours, known = [spelt(label) for label in labels], [spelt(label) for label in theirs]
-        if len(set(ours)) == len(ours) and all(known.count(label) == 1 for label in ours):
-            return [known.index(label) for label in ours]
+        ours, names = [spelt(label) for label in labels], [spelt(label) for label in theirs]
+        if len(set(ours)) == len(ours) and all(names.count(label) == 1 for label in ours):
+            return [names.index(label) for label in ours]
     return None
 
 
@@ -61,16 +71,3 @@ def unnamed(config: Any) -> bool:
 def listed(names: Sequence[str]) -> str:
     """As errors name labels: the first of very many."""
     return ", ".join(map(repr, names[:6])) + (f" ... ({len(names)} in all)" if len(names) > 6 else "")
-
-
-def label_settings(data: Data) -> dict[str, Any]:
-    """What the student's configuration says about labels."""
-    if data.kind == "spans":
-        return {}
-    if data.kind == "regression":
-        return {"num_labels": 1, "problem_type": "regression"}
-    names = {"id2label": dict(enumerate(data.labels)), "label2id": {name: i for i, name in enumerate(data.labels)}}
-    if data.kind == "tokens":
-        return names
-    kind = "single" if data.kind == "classification" else "multi"
-    return {**names, "problem_type": f"{kind}_label_classification"}

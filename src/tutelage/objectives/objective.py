@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from tutelage.anatomy import Shape
 from tutelage.data.batches import Batch
-from tutelage.data.examples import Kind
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.mapping import Pairs
 from tutelage.objectives.predictions import LogitsMSE, SoftLabels
-from tutelage.objectives.term import Comparison, Term
+from tutelage.objectives.term import Answers, Comparison, Term
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class ObjectivePlan:
     """
 
     given: Sequence[Term]
-    kind: Kind
+    kind: Answers
     student: Shape
     teacher: Shape | None
     terms: list[Term] = field(init=False)
@@ -73,15 +72,14 @@ class ObjectivePlan:
     def _check(self, term: Term) -> None:
         if self.teacher is None and not term.teacherless:
             raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
-        if self.kind == "spans" and isinstance(term, SoftLabels) and term.reduction == "mean":
+        if not self.kind.fixed_outputs and isinstance(term, SoftLabels) and term.reduction == "mean":
             raise TutelageError(
-                "reduction=mean averages over fixed classes, but a span is chosen among the tokens of its text; use "
+                f"reduction=mean averages over fixed classes, which a task of kind {self.kind.name} does not have; use "
                 "reduction=batchmean"
             )
-        if self.kind == "spans" and isinstance(term, LogitsMSE):
+        if not self.kind.fixed_outputs and isinstance(term, LogitsMSE):
             raise TutelageError(
-                "logits_mse compares scores of fixed classes, but a span is chosen among the tokens of its text; use "
-                "soft_labels"
+                f"logits_mse compares scores of fixed classes, which a task of kind {self.kind.name} does not have; use soft_labels"
             )
 
 
@@ -95,7 +93,7 @@ class Objective(nn.Module):
         TutelageError: as :class:`ObjectivePlan`.
     """
 
-    def __init__(self, terms: Sequence[Term], kind: Kind, student: Shape, teacher: Shape | None) -> None:
+    def __init__(self, terms: Sequence[Term], kind: Answers, student: Shape, teacher: Shape | None) -> None:
         super().__init__()
         self.plan = plan = ObjectivePlan(terms, kind, student, teacher)
         self.projections = nn.ModuleDict()

@@ -35,15 +35,8 @@ class HardLabels(Term):
         return Needs(logits=True), Needs()
 
     def value(self, x: Comparison) -> Tensor:
-        from tutelage.objectives import losses
-
         assert x.student.logits is not None
-        logits, labels = x.answers(x.student.logits), x.batch.labels
-        if x.kind == "regression":
-            return losses.squared_error(logits, labels, x.batch.totals.known)
-        if x.kind == "multilabel":
-            return losses.binary_cross_entropy(logits, labels, x.batch.totals.known)
-        return losses.cross_entropy(logits, labels.t().flatten(), x.batch.totals.known)
+        return x.kind.hard_loss(x.answers(x.student.logits), x.batch.labels, x.batch.totals.known)
 
 
 class SoftLabels(Term):
@@ -65,21 +58,14 @@ class SoftLabels(Term):
         return f"KL, T={self.temperature:g}"
 
     def value(self, x: Comparison) -> Tensor:
-        from tutelage.objectives import losses
-
         assert x.student.logits is not None and x.teacher.logits is not None
-        student, teacher, count = x.answers(x.student.logits), x.answers(x.teacher.logits), x.batch.totals.answers
-        if x.kind == "regression":
-            return losses.logits_mse(student, teacher, count=count)
-        if x.kind == "multilabel":
-            return losses.soft_binary_cross_entropy(student, teacher, self.temperature, scale=self.scale, count=count)
-        return losses.soft_cross_entropy(
-            student,
-            teacher,
+        return x.kind.soft_loss(
+            x.answers(x.student.logits),
+            x.answers(x.teacher.logits),
             self.temperature,
             scale=self.scale,
             reduction=self.reduction,
-            count=count,
+            count=x.batch.totals.answers,
             weights=x.teacher.trust,
         )
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tutelage.anatomy import Shape
-from tutelage.data.examples import Kind
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
@@ -19,11 +18,35 @@ if TYPE_CHECKING:
 
     from tutelage.data.batches import Batch
     from tutelage.knowledge.signals import Signals
+    from tutelage.objectives.losses import Count
 
 Project = Literal["auto", "per_layer", "shared", "none"]
 
 
 Padding = Literal["masked", "reference"]
+
+
+class Answers(Protocol):
+    """What terms ask of a kind of task (see ``tasks.kind.Kind``, where each is described)."""
+
+    name: str
+    fixed_outputs: bool
+
+    def answers(self, logits: Tensor, batch: Batch) -> Tensor: ...
+
+    def hard_loss(self, logits: Tensor, labels: Tensor, count: Count = None) -> Tensor: ...
+
+    def soft_loss(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        temperature: float = 1.0,
+        *,
+        scale: bool = True,
+        reduction: Literal["batchmean", "mean"] = "batchmean",
+        count: Count = None,
+        weights: Tensor | None = None,
+    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -34,20 +57,14 @@ class Comparison:
     student: Signals
     teacher: Signals
     batch: Batch
-    kind: Kind
+    kind: Answers
     pairs: Pairs
     cuts: list[Cut]
     projections: nn.ModuleDict
 
     def answers(self, logits: Tensor) -> Tensor:
-        """Logits as ``(answers, classes)``; of spans ``(2 * batch, tokens)``: all starts, then all ends."""
-        from tutelage.objectives import losses
-
-        if self.kind != "spans":
-            return logits
-        assert self.batch.asked is not None
-        texts, width = self.batch.mask.shape
-        return losses.by_text(logits, self.batch.asked // width, texts, width).flatten(0, 1)
+        """Logits as the losses of the kind take them."""
+        return self.kind.answers(logits, self.batch)
 
 
 Column = Literal["embeddings", "attention", "hidden", "predictions", "labels"]

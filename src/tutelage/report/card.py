@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from tutelage.report import page, team, words
+from tutelage.tasks import kind_of
 
 Report = dict[str, Any]
 
@@ -24,9 +25,6 @@ METRIC_IDS = {
     "spearman": "spearmanr",
 }
 """What the Hub calls metrics that it calls otherwise."""
-PIPELINES = {"tokens": "token-classification", "spans": "question-answering"}
-"""What the Hub calls the kinds of data that are not text classification."""
-PIPELINE_SETTINGS = {"regression": ', function_to_apply="none"', "multilabel": ", top_k=None"}
 
 
 def card(report: Report, language: str = "en") -> str:
@@ -47,8 +45,7 @@ def card(report: Report, language: str = "en") -> str:
         report=report,
         front_matter=Markup(_front_matter(report, language)),
         name=_name(report),
-        model=Markup(json.dumps(folder_name(report["student"]["name"]))),
-        settings=Markup(PIPELINE_SETTINGS.get(report["kind"], "")),
+        usage=Markup(kind_of(report["kind"]).usage(json.dumps(folder_name(report["student"]["name"])))),
         teacher=lead[0] if lead else folder_name((report.get("teacher") or {}).get("name") or "a teacher"),
         entries=words.entries(report),
         who=words.names(report),
@@ -112,7 +109,7 @@ def _front_matter(report: Report, language: str) -> str:
     data = ModelCardData(
         language=language,
         library_name="transformers",
-        pipeline_tag=PIPELINES.get(report["kind"], "text-classification"),
+        pipeline_tag=kind_of(report["kind"]).pipeline,
         base_model=_base_model(report),
         tags=["tutelage", *(["knowledge-distillation", _line(report["method"])] if report.get("teacher") else [])],
         metrics=sorted({METRIC_IDS.get(metric, metric) for metric in _metrics(report)}),
@@ -142,7 +139,7 @@ def _results(report: Report) -> list[EvalResult]:
     task = _line(report["task"])
     return [
         EvalResult(
-            task_type=PIPELINES.get(report["kind"], "text-classification"),
+            task_type=kind_of(report["kind"]).pipeline,
             dataset_type=task,
             dataset_name=task,
             dataset_split=_line(part),

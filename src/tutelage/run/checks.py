@@ -14,7 +14,7 @@ from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
-from tutelage.tasks.kinds import constant_scores, scores_of
+from tutelage.tasks import kind_of
 from tutelage.teachers.source import Source
 
 
@@ -24,7 +24,7 @@ def check_storable(data: Data) -> None:
     Raises:
         TutelageError: when it is more than one answer for each text.
     """
-    if data.kind in ("tokens", "spans"):
+    if not kind_of(data.kind).per_text:
         raise TutelageError(
             f"a store keeps one answer for each text, and the task {data.task!r} needs one for every token; train it without a "
             "store"
@@ -131,10 +131,10 @@ def check_teacher(config: RunConfig, data: Data, dev: dict[str, Texts], logits: 
         TutelageError: when it is no better and that is not allowed.
     """
     name, part = next(iter(data.dev.items()))
-    scores = scores_of(data, logits[name], dev[name])
+    scores = kind_of(data.kind).scores(data, logits[name], dev[name])
     # One standard error of a proportion, at most: a score within it of a constant answer's shows nothing.
     margin = 0.5 / len(part) ** 0.5
-    constant = constant_scores(data, part)
+    constant = kind_of(data.kind).constant_scores(data, part)
     if any(scores[metric] > constant[metric] + margin for metric in data.metrics):
         return []
     metric = data.metrics[0]

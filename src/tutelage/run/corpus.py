@@ -42,6 +42,7 @@ from tutelage.students.build import build
 from tutelage.students.final import final_config, final_network, notes
 from tutelage.students.load import resolve
 from tutelage.students.specs import origin_of, takes_from_teacher
+from tutelage.tasks import KINDS
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import loop
@@ -137,7 +138,7 @@ class CorpusRun:
         self._check_tokenizers(origin_of(spec))
         shape = anatomy.shape_of(final_config(self.student))
         theirs = None if self.teacher is None else self.teacher.shape
-        self.objectives = [ObjectivePlan(stage.objective, "tokens", shape, theirs) for stage in stages]
+        self.objectives = [ObjectivePlan(stage.objective, KINDS["tokens"], shape, theirs) for stage in stages]
         self.feeds: list[Drawn] = []
         self.held_out: list[tuple[Rows, Encoded]] = []
         """For each stage the same instances, masked as they are in that stage, and their rows."""
@@ -289,7 +290,7 @@ class CorpusRun:
         accelerator = self.bench.accelerator
         torch.manual_seed(self.config.seed)
         shape = anatomy.shape_of(final_config(self.student))
-        objective = Objective(stage.objective, "tokens", shape, plan.objective.teacher).to(accelerator.device)
+        objective = Objective(stage.objective, KINDS["tokens"], shape, plan.objective.teacher).to(accelerator.device)
         teacher = None
         if plan.answers == "running" and self.teacher is not None:
             model = self.teacher.model.to(accelerator.device)

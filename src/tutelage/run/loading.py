@@ -12,13 +12,14 @@ from tutelage.data.augmentation.candidates import Candidates
 from tutelage.data.augmentation.rules import Lexicon, Rules, rule_variants
 from tutelage.data.augmentation.variants import variants
 from tutelage.data.examples import Data, Encoded, Examples, Rows
-from tutelage.data.labels import match_labels
-from tutelage.data.load import held_part, load_data, part_of
+from tutelage.data.parts import held_part, part_of
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
-from tutelage.tasks.kinds import encoded_as
+from tutelage.tasks import kind_of
+from tutelage.tasks.kind import Kind
+from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
 
 
@@ -46,10 +47,10 @@ def load_split(config: RunConfig, data: Data, teacher: Source | None, warnings: 
     given_labels, part = data.labels, held_part(len(data.train))
     held: frozenset[str] = frozenset()
     if config.teachers:  # before labels are numbered as the teacher numbers them
-        numbers = part_of(data.train, data.kind, part[1])
+        numbers = part_of(data.train, part[1])
         held = frozenset(name for name, number in zip(data.train.ids, numbers, strict=True) if number == part[0])
     if teacher is not None:
-        data, notes = match_labels(data, teacher.config, str(config.teacher))
+        data, notes = kind_of(data.kind).match(data, teacher.config, str(config.teacher))
         warnings += notes
     whole = data.train
     if config.data.holdout:
@@ -96,7 +97,7 @@ def gather_texts(
                 "data.drop_flipped"
             )
         return every, names
-    more, of = _augmented(config, every, teacher, warnings)
+    more, of = _augmented(config, kind_of(data.kind), every, teacher, warnings)
     kept = set(learnt.ids)
     added = [name for name, row in zip(more.ids, of, strict=True) if every.ids[row] in kept]
     names["augmented"] = [*learnt.ids, *added]
@@ -104,7 +105,7 @@ def gather_texts(
 
 
 def _augmented(
-    config: RunConfig, examples: Examples, teacher: Source | None, warnings: list[str]
+    config: RunConfig, kind: Kind, examples: Examples, teacher: Source | None, warnings: list[str]
 ) -> tuple[Examples, Rows]:
     """Variants of the examples as the recipe wants them, and which example each is a variant of."""
     how, data = config.recipe.augmentation, config.data
@@ -113,7 +114,7 @@ def _augmented(
             how = how.model_copy(update={"mask_token": teacher.tokenizer.mask_token})
         return rule_variants(examples, Lexicon([*examples.texts, *(examples.pairs or [])]), how, config.seed)
     if how is not None and data.candidates is not None:
-        if examples.labels.dtype.kind == "O":  # answers are places in the second text
+        if kind.answers_in_pair:
             how = how.model_copy(update={"fields": "text"})
         more, of = variants(examples, Candidates.load(Path(data.candidates)), how, config.seed)
         if not len(more):
@@ -133,7 +134,7 @@ def _augmented(
 class Reader:
     """Encodes texts for the student, and for the teacher where that differs."""
 
-    kind: str
+    kind: Kind
     tokenizer: object
     """The student's."""
     teacher: Source | None
@@ -142,11 +143,11 @@ class Reader:
 
     def read(self, examples: Examples) -> Texts:
         """The texts as both models read them."""
-        ours = encoded_as(self.kind, examples, self.tokenizer, self.limit, self.stride)  # type: ignore[arg-type]
+        ours = self.kind.encode(examples, self.tokenizer, self.limit, self.stride)
         if self.teacher is None or self.tokenizer is self.teacher.tokenizer:
             return Texts(examples, ours, None)
         fitted = fitted_tokenizer(self.teacher.tokenizer, self.teacher.outline)
-        theirs = encoded_as(self.kind, examples, fitted, self.limit, self.stride)  # type: ignore[arg-type]
+        theirs = self.kind.encode(examples, fitted, self.limit, self.stride)
         same = np.array_equal(ours.tokens, theirs.tokens) and np.array_equal(ours.offsets, theirs.offsets)
         return Texts(examples, ours, None if same and _same_types(ours, theirs) else theirs)
 
@@ -157,11 +158,10 @@ def _same_types(one: Encoded, other: Encoded) -> bool:
     return np.array_equal(one.types, other.types)
 
 
-def truncation_notes(kind: str, limit: int, texts: Sequence[tuple[str, Texts]]) -> list[str]:
+def truncation_notes(kind: Kind, limit: int, texts: Sequence[tuple[str, Texts]]) -> list[str]:
     """Which texts are longer than the limit."""
-    what = "questions" if kind == "spans" else "texts"
     return [
-        f"{read.student.truncated:,} {what} of {name} are longer than {limit} tokens and are cut"
+        f"{read.student.truncated:,} {kind.unit} of {name} are longer than {limit} tokens and are cut"
         for name, read in texts
         if read.student.truncated
     ]

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage import anatomy
 from tutelage.data.config import DataConfig
-from tutelage.data.labels import match_labels
-from tutelage.data.load import load_data
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.evaluation import speed
 from tutelage.run.plan import mapping_report, typical
 from tutelage.run.workspace import Workspace, bench
-from tutelage.tasks.kinds import HEADS, encoded_as, longest, scores_of
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
 from tutelage.teachers.knowledge import describe
 from tutelage.teachers.source import Source
 from tutelage.training import loop
@@ -52,7 +51,7 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | N
     names = {"teacher": teacher_name, "student": str(workspace.model_folder), "baseline": "without teacher"}
     entries: dict[str, dict[str, Any] | None] = {"teacher": None, "student": None, "baseline": None}
     for who, model in counted.items():
-        scores = {name: scores_of(data, logits[who][name], read) for name, read in run.dev.items()}
+        scores = {name: kind_of(data.kind).scores(data, logits[who][name], read) for name, read in run.dev.items()}
         entries[who] = {
             "name": names[who],
             "score": scores[part][data.metrics[0]],
@@ -72,7 +71,7 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | N
         student["retention"] = student["score"] / teacher["score"] if teacher["score"] else None
         if teacher["latency_ms"]:
             student["speedup"] = teacher["latency_ms"]["32"] / student["latency_ms"]["32"]
-        if data.kind in ("classification", "tokens"):
+        if kind_of(data.kind).single_label:
             same = logits["student"][part].argmax(1) == logits["teacher"][part].argmax(1)
             student["agreement"] = float(same.float().mean())
     return entries
@@ -131,14 +130,18 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
     """
     with bench(quiet) as desk:
         data = load_data(data_config)
-        source = Source(model, HEADS[data.kind])
-        data, warnings = match_labels(data, source.config, model)
+        kind = kind_of(data.kind)
+        source = Source(model, kind.head)
+        data, warnings = kind.match(data, source.config, model)
         for warning in warnings:
             desk.display.say(f"note: {warning}")
         limit = anatomy.max_length(source.model.config)
-        fitted, length = fitted_tokenizer(source.tokenizer, source.model), longest(data, data_config, limit)
+        fitted, length = (
+            fitted_tokenizer(source.tokenizer, source.model),
+            data_config.max_length or kind_of(data.kind).longest(limit),
+        )
         scores = {}
         for name, part in data.dev.items():
-            texts = Texts(part, encoded_as(data.kind, part, fitted, length, data_config.stride), None)
-            scores[name] = scores_of(data, desk.predict(source.model, texts.student, name), texts)
+            texts = Texts(part, kind.encode(part, fitted, length, data_config.stride), None)
+            scores[name] = kind.scores(data, desk.predict(source.model, texts.student, name), texts)
     return {"model": model, "task": data.task, "metric": data.metrics[0], "scores": scores}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import anatomy
-from tutelage.data.examples import Kind
 from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
@@ -27,6 +26,7 @@ from tutelage.run.student import outline
 from tutelage.run.task import TaskRun
 from tutelage.run.teacher import RunTeacher
 from tutelage.run.workspace import bench
+from tutelage.tasks import KINDS
 from tutelage.teachers.knowledge import describe, kept, storable, verified
 from tutelage.teachers.source import Source
 
@@ -54,7 +54,7 @@ def cut(recipe: Recipe, larger: Path, out: Path, *, quiet: bool = False) -> dict
         store = verified(Store(larger), display)
         teacher = Source(str(larger / "teacher"))
         student = anatomy.shape_of(outline(recipe.student, teacher, {}).config)
-        kind: Kind = "regression" if teacher.config.num_labels == 1 else "classification"
+        kind = KINDS["regression" if teacher.config.num_labels == 1 else "classification"]
         plans = [ObjectivePlan(stage.objective, kind, student, teacher.shape) for stage in recipe.stages]
         ours = store.scheme
         scheme = Scheme.covering(storable(plans), ours.classes, ours.hidden, ours.longest, ours.dtype)

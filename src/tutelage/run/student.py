@@ -36,6 +36,7 @@ from tutelage.students.specs import (
     origin_of,
     takes_from_teacher,
 )
+from tutelage.tasks import kind_of
 from tutelage.teachers.source import Source
 
 
@@ -110,7 +111,7 @@ class StudentFactory:
             steps = batches.steps(tokens.lengths, np.arange(len(tokens)), 32, self._seed, 0)
             model.to(self._device)
             read = (_with_labels(tokens, labelled, rows, model) for rows in steps)
-            self._scores = importance(model, read, self._data.kind)
+            self._scores = importance(model, read, kind_of(self._data.kind))
         return self._scores
 
 

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.data.batches import Feed, Known
 from tutelage.data.examples import Data, Examples
-from tutelage.data.labels import label_settings
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
@@ -33,7 +32,7 @@ from tutelage.run.teacher import RunTeacher
 from tutelage.run.workspace import Bench, Workspace
 from tutelage.students.final import final_config, final_network, notes
 from tutelage.students.load import load_model
-from tutelage.tasks.kinds import HEADS, longest, scores_of
+from tutelage.tasks import kind_of
 from tutelage.teachers.knowledge import Knowledge
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import Teacher, predict
@@ -60,15 +59,16 @@ class TaskRun:
         given = task_data(config)
         source = None
         if config.teacher is not None:
-            source = Source(config.teacher, HEADS[given.kind])
+            source = Source(config.teacher, kind_of(given.kind).head)
         elif config.recipe.needs_teacher:
             raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give --teacher FOLDER")
         split = load_split(config, given, source, self.warnings)
         self.data: Data = split.data
+        self.kind = kind_of(self.data.kind)
         every, names = gather_texts(config, split, source, self.warnings)
         device = bench.accelerator.device
         self.factory = StudentFactory(
-            config, self.data, HEADS[self.data.kind], label_settings(self.data), source, every, device
+            config, self.data, self.kind.head, self.kind.label_settings(self.data), source, every, device
         )
         self.student = self.factory.outline() if sketch else self.factory.make()
         self.tokenizer = self.factory.tokenizer(self.student)
@@ -76,8 +76,8 @@ class TaskRun:
         self.objectives = self._objectives(source)
         checks.check_unlabelled(config)
         limit = checks.limit_of(config, self.student.config, source)
-        limit = longest(self.data, config.data, min(limit, config.recipe.longest or limit))
-        reader = Reader(self.data.kind, self.tokenizer, source, limit, config.data.stride)
+        limit = config.data.max_length or self.kind.longest(min(limit, config.recipe.longest or limit))
+        reader = Reader(self.kind, self.tokenizer, source, limit, config.data.stride)
         everything = self._read(reader, every, names, limit)
         self.held: Texts | None = None
         if split.held:
@@ -101,7 +101,7 @@ class TaskRun:
     def _objectives(self, source: Source | None) -> list[ObjectivePlan]:
         shape = anatomy.shape_of(final_config(self.student))
         theirs = None if source is None else source.shape
-        plans = [ObjectivePlan(s.objective, self.data.kind, shape, theirs) for s in self.config.recipe.stages]
+        plans = [ObjectivePlan(s.objective, self.kind, shape, theirs) for s in self.config.recipe.stages]
         for stage, plan in zip(self.config.recipe.stages, plans, strict=True):
             checks.check_objective(stage.name, plan, self.student, source)
             for term, mapped in zip(plan.terms, plan.pairs, strict=True):
@@ -122,7 +122,7 @@ class TaskRun:
             checks.check_tokens(train.student, self.tokenizer, self.student, self.factory.origin or config.teacher)
         self.dev = {name: reader.read(part) for name, part in data.dev.items()}
         named = [("train", train), ("selection", self.selection), *self.dev.items()]
-        self.warnings += truncation_notes(data.kind, limit, named)
+        self.warnings += truncation_notes(self.kind, limit, named)
         for _, texts in named:
             checks.check_alignment(config, texts, teacher)
         pairs = train.examples.pairs is not None and reading is None
@@ -188,7 +188,7 @@ class TaskRun:
 
     def _drop_flipped(self, teacher: RunTeacher) -> None:
         """Leave out the variants for which the teacher predicts another class than for their originals."""
-        if self.data.kind != "classification":
+        if not self.kind.classifies_texts:
             raise TutelageError(
                 f"data.drop_flipped compares predicted classes, and {self.data.task!r} is a {self.data.kind}; leave it out"
             )
@@ -317,9 +317,7 @@ class TaskRun:
         if self.teacher is not None:
             self.teacher.release()  # making a student may have loaded its teacher
         torch.manual_seed(config.seed)  # and has drawn numbers
-        objective = Objective(
-            stage.objective, self.data.kind, anatomy.shape_of(final_config(self.student)), plan.teacher
-        )
+        objective = Objective(stage.objective, self.kind, anatomy.shape_of(final_config(self.student)), plan.teacher)
         inherit(objective, self._projections)
         labels = [found for m in stage.mechanisms if (found := m.labels(self.scene, scene)) is not None]
         brought = {m.kind: m.teacher(self.scene, scene) for m in stage.mechanisms}
@@ -340,7 +338,7 @@ class TaskRun:
         torch.manual_seed(self.config.seed)
         stage = twin_stage(self.config.recipe.stages[-1], steps)
         shape = anatomy.shape_of(final_config(self.baseline))
-        objective = Objective(stage.objective, self.data.kind, shape, None)
+        objective = Objective(stage.objective, self.kind, shape, None)
         return self._work("baseline", stage, self.baseline, objective, None, None, list)
 
     def _work(
@@ -355,7 +353,7 @@ class TaskRun:
     ) -> StageWork:
         def score() -> float:
             logits = predict(model, self.selection.student, self.bench.accelerator)
-            return scores_of(self.data, logits, self.selection)[self.data.metrics[0]]
+            return self.kind.scores(self.data, logits, self.selection)[self.data.metrics[0]]
 
         wanted = stage.select == "best" and objective.plan.student_needs.logits
         feed = self._feed(stage, labels)
@@ -367,7 +365,7 @@ class TaskRun:
 
     def reload(self, workspace: Workspace) -> None:
         """Load the finished student of a run that was interrupted in the twin's stage."""
-        found = load_model(str(workspace.model_folder), HEADS[self.data.kind])[0]
+        found = load_model(str(workspace.model_folder), self.kind.head)[0]
         self.student = self.scene.student = found.to(self.bench.accelerator.device)
 
     # ----------------------------------------------------------------------------------------------------- report

@@ -25,10 +25,9 @@ from transformers import (
 )
 
 from tutelage import anatomy
-from tutelage.data.examples import Kind
 from tutelage.errors import TutelageError
-from tutelage.objectives import losses
 from tutelage.students.specs import Pruned
+from tutelage.tasks.kind import Kind
 
 Scores = list[tuple[Tensor, Tensor]]
 """By layer: the scores of its heads, ``(heads,)``, and of its neurons, ``(intermediate,)``."""
@@ -104,16 +103,11 @@ def importance(model: PreTrainedModel, batches: Iterable[tuple[dict[str, Tensor]
     Args:
         model: a fine-tuned classifier.
         batches: inputs and labels, on the model's device.
-        kind: which loss the labels have.
+        kind: what the labels are, which gives their loss; of one answer for each text.
 
     Raises:
         TutelageError: when there is no batch.
     """
-    loss_of = {
-        "classification": losses.cross_entropy,
-        "regression": losses.squared_error,
-        "multilabel": losses.binary_cross_entropy,
-    }[kind]
     family, heads = anatomy.family_of(model.config), anatomy.shape_of(model.config).heads
     paths = [f"{path}.weight" for path in (family.attention_output, family.ffn_up, family.ffn_down)]
     matrices = [layer.get_parameter(path) for layer in anatomy.layers_of(model) for path in paths]
@@ -121,7 +115,7 @@ def importance(model: PreTrainedModel, batches: Iterable[tuple[dict[str, Tensor]
     count = 0
     with _training(model, matrices):
         for inputs, labels in batches:
-            gradients = torch.autograd.grad(loss_of(model(**inputs).logits, labels), matrices)
+            gradients = torch.autograd.grad(kind.hard_loss(model(**inputs).logits, labels), matrices)
             for total, gradient in zip(totals, gradients, strict=True):
                 total += gradient.abs()
             count += 1

@@ -14,7 +14,7 @@ import transformers
 
 from tutelage import anatomy
 from tutelage.data.examples import content
-from tutelage.data.load import load_data, part_of
+from tutelage.data.parts import part_of
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.knowledge.out_of_fold import MANIFEST, PredictionsManifest, write
@@ -23,7 +23,8 @@ from tutelage.recipes.config import RunConfig
 from tutelage.run.run import run
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.specs import origin_of
-from tutelage.tasks.kinds import HEADS, encoded_as, longest
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predicted
 
@@ -38,7 +39,8 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Predictio
     """
     assert config.out is not None
     folder, data = Path(config.out), load_data(config.data)
-    if data.kind not in ("classification", "regression"):
+    kind = kind_of(data.kind)
+    if not kind.ptp:
         raise TutelageError(f"verdicts are about one answer for each text, and {data.task!r} is of kind {data.kind}")
     if (folder / MANIFEST).exists():
         raise TutelageError(f"{config.out!r} is finished already; remove it, or name another folder")
@@ -47,7 +49,7 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Predictio
     if folds > texts:
         raise TutelageError(f"{texts} texts cannot be divided into {folds} parts; use fewer folds")
     logits: npt.NDArray[np.float32] | None = None
-    parts = part_of(data.train, data.kind, folds)
+    parts = part_of(data.train, folds)
     for number in range(folds):
         out = folder / f"fold-{number + 1}"
         without = config.data.model_copy(update={"leave_out": (number + 1, folds)})
@@ -56,17 +58,17 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Predictio
         accelerator, display = new_accelerator(config.mixed_precision), Display(quiet)
         rows = np.flatnonzero(parts == number + 1)
         with display:
-            source = Source(str(out), HEADS[data.kind])
+            source = Source(str(out), kind.head)
             model = source.model.to(accelerator.device)
-            length = longest(data, config.data, anatomy.max_length(model.config))
+            length = config.data.max_length or kind.longest(anatomy.max_length(model.config))
             fitted = fitted_tokenizer(source.tokenizer, model)
-            encoded = encoded_as(data.kind, data.train.take(rows), fitted, length, None)
+            encoded = kind.encode(data.train.take(rows), fitted, length)
             found = predicted(model, encoded, accelerator, display, f"part {number + 1}").numpy()
         logits = np.zeros((len(data.train), found.shape[1]), dtype=np.float32) if logits is None else logits
         logits[rows] = found
     assert logits is not None
     known = data.train.labelled
-    right = (logits.argmax(axis=1) == data.train.labels)[known].mean() if data.kind == "classification" else None
+    right = (logits.argmax(axis=1) == data.train.labels)[known].mean() if kind.single_label else None
     manifest = PredictionsManifest(
         model=str(origin_of(config.recipe.student)),
         task=data.task,

@@ -14,15 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tutelage import anatomy
 from tutelage.artifacts import write_text
 from tutelage.data.config import DataConfig
-from tutelage.data.labels import match_labels
-from tutelage.data.load import held_part, load_data, part_of
+from tutelage.data.parts import held_part, part_of
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.evaluation.diversity import diversity
 from tutelage.mechanisms.team.folders import MANIFEST, TeamManifest, is_store, left_out, manifest_of, members_in, short
-from tutelage.mechanisms.team.members import columns
 from tutelage.methods.finetune import finetune
 from tutelage.progress import Display
 from tutelage.recipes.config import validated
@@ -31,7 +29,8 @@ from tutelage.run.run import run
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.load import load_config, resolve
 from tutelage.students.specs import Checkpoint, Copied
-from tutelage.tasks.kinds import HEADS, encoded_as, longest, scores_of
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predicted
 
@@ -117,7 +116,7 @@ def train_team(
             raise TutelageError(f"--member {text!r}: the model has {depth} layers; keep at most as many")
     names = [f"{number:02d}-{_slug(text)}" for number, text in enumerate(specs, start=1)]
     known = load_data(data)
-    if known.kind != "classification" and any(member.noise for member in made):
+    if not kind_of(known.kind).classifies_texts and any(member.noise for member in made):
         raise TutelageError(f"noise gives wrong classes, and {known.task!r} is of kind {known.kind}; leave it out")
     part = held_part(len(known.train))
     common = data.model_copy(update={"leave_out": part})
@@ -178,8 +177,9 @@ def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = Fal
         data = load_data(data_config)
         given = data.labels
         number, parts = held_part(len(data.train))
-        held = np.flatnonzero(part_of(data.train, data.kind, parts) == number)
-        data, notes = match_labels(data, Source(names[0], HEADS[data.kind]).config, names[0])
+        held = np.flatnonzero(part_of(data.train, parts) == number)
+        kind = kind_of(data.kind)
+        data, notes = kind.match(data, Source(names[0], kind.head).config, names[0])
         called = dict(zip(names, short(names), strict=True))
         near = [shown for name, shown in called.items() if not left_out(Path(name), data_config, (number, parts))]
         if near:
@@ -191,17 +191,17 @@ def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = Fal
         on_dev: list[npt.NDArray[np.float32]] = []
         part = next(iter(data.dev))
         for name, shown in called.items():
-            source = Source(name, HEADS[data.kind])
-            places = columns(data, source.config, name, given)
+            source = Source(name, kind.head)
+            places = kind.columns(data, source.config, name, given)
             tokenizer = fitted_tokenizer(source.tokenizer, source.outline)
             limit = anatomy.max_length(source.config)
-            length = min(longest(data, data_config, limit), limit)
+            length = min(data_config.max_length or kind.longest(limit), limit)
             model = source.model.to(accelerator.device)
             scores = {}
             for place, examples in where.items():
-                encoded = encoded_as(data.kind, examples, tokenizer, length, data_config.stride)
+                encoded = kind.encode(examples, tokenizer, length, data_config.stride)
                 logits = predicted(model, encoded, accelerator, display, f"{shown} on {place}")[:, places]
-                scores[place] = scores_of(data, logits, Texts(examples, encoded, None))
+                scores[place] = kind.scores(data, logits, Texts(examples, encoded, None))
                 if place == part:
                     on_dev.append(logits.numpy())
             parameters = speed.count_parameters(source.outline)
@@ -213,9 +213,5 @@ def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = Fal
         "part": part,
         "members": rows,
         "not_kept_apart": near,
-        **(
-            {}
-            if data.kind in ("tokens", "spans")
-            else diversity(np.stack(on_dev), data.dev[part].labels, data.kind == "classification")
-        ),
+        **(diversity(np.stack(on_dev), data.dev[part].labels, kind.single_label) if kind.per_text else {}),
     }

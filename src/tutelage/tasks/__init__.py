@@ -1,0 +1,46 @@
+"""Kinds of task, one file each; :mod:`tutelage.tasks.kind` says what is asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from inspect import isabstract
+from typing import Any
+
+from tutelage.errors import TutelageError
+from tutelage.tasks.classification import Classification
+from tutelage.tasks.kind import Kind
+from tutelage.tasks.multilabel import Multilabel
+from tutelage.tasks.regression import Regression
+from tutelage.tasks.spans import Spans
+from tutelage.tasks.tokens import Tokens
+
+KINDS: dict[str, Kind] = {
+    "classification": Classification(),
+    "regression": Regression(),
+    "multilabel": Multilabel(),
+    "tokens": Tokens(),
+    "spans": Spans(),
+}
+"""The kinds of this package by name."""
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of task by its name: one of :data:`KINDS`, or any other subclass of :class:`Kind` that has been defined.
+
+    Raises:
+        TutelageError: there is none.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    others = {kind.name: kind for kind in _defined(Kind) if kind.name not in KINDS}
+    if name not in others:
+        raise TutelageError(f"there is no kind of task {name!r}; use one of {', '.join([*KINDS, *others])}")
+    return others[name]()
+
+
+def _defined(kind: Any) -> Iterator[type[Kind]]:
+    """The subclasses that answer all questions."""
+    for child in kind.__subclasses__():
+        if not isabstract(child):
+            yield child
+        yield from _defined(child)

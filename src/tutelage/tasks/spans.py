@@ -6,6 +6,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,81 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tutelage.data.examples import UNASKED, UNKNOWN, Encoded, Examples, Windows
-from tutelage.data.readers.squad import Answers
+from tutelage.anatomy import Head
+from tutelage.data.batches import Batch
+from tutelage.data.config import DataConfig
+from tutelage.data.examples import UNASKED, UNKNOWN, Data, Encoded, Examples, Windows
+from tutelage.data.readers.squad import Answers, own_questions
+from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
+from tutelage.objectives import losses
+from tutelage.objectives.losses import Count
+from tutelage.tasks.kind import Kind
+
+
+class Spans(Kind):
+    """The span of a context that answers a question, or [CLS] for no answer. Labels are ``(n,)`` of tuples of right answers,
+    ``None`` where unknown. The outputs are two scores of each token: that it starts, and that it ends the answer."""
+
+    name = "spans"
+    head: Head = "spans"
+    pipeline = "question-answering"
+    unit = "questions"
+    named = False
+    fixed_outputs = False
+    answers_in_pair = True
+
+    def read(self, train: Path, dev: Path | None, config: DataConfig) -> Data:
+        return own_questions(train, dev)
+
+    def longest(self, limit: int) -> int:
+        """Windows are 384 tokens at most, as in SQuAD's usual settings."""
+        return min(limit, 384)
+
+    def encode(self, examples: Examples, tokenizer: Any, max_length: int, stride: int | None = None) -> Encoded:
+        third = max_length // 3
+        return encode_spans(examples, tokenizer, max_length, stride or min(128, third), min(64, third))
+
+    def label_settings(self, data: Data) -> dict[str, Any]:
+        return {}
+
+    def match(self, data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
+        return data, []
+
+    def columns(self, data: Data, config: Any, name: str, given: tuple[str, ...]) -> list[int]:
+        return [0, 1]
+
+    def scores(self, data: Data, logits: Tensor, texts: Texts) -> dict[str, float]:
+        examples = texts.examples
+        unanswerable = any(answers == () for answers in examples.labels)
+        return squad_scores(best_answers(logits, texts.student, examples, with_null=unanswerable), examples)
+
+    def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
+        return answer_chance(examples)
+
+    def answers(self, logits: Tensor, batch: Batch) -> Tensor:
+        """``(2 * batch, tokens)``: the scores of all starts, then of all ends, among the tokens of each text."""
+        assert batch.asked is not None
+        texts, width = batch.mask.shape
+        return losses.by_text(logits, batch.asked // width, texts, width).flatten(0, 1)
+
+    def hard_loss(self, logits: Tensor, labels: Tensor, count: Count = None) -> Tensor:
+        return super().hard_loss(logits, labels.t().flatten(), count)
+
+    def usage(self, model: str) -> str:
+        return "\n".join(
+            [
+                "import torch",
+                "from transformers import AutoModelForQuestionAnswering, AutoTokenizer",
+                f"tokenizer = AutoTokenizer.from_pretrained({model})",
+                f"model = AutoModelForQuestionAnswering.from_pretrained({model})",
+                'inputs = tokenizer("A question?", "A context.", return_tensors="pt")',
+                "with torch.no_grad():",
+                "    output = model(**inputs)",
+                "start, end = output.start_logits.argmax(), output.end_logits.argmax()",
+                'print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))',
+            ]
+        )
 
 
 def encode_spans(

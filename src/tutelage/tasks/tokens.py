@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,44 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tutelage.data.examples import UNASKED, UNKNOWN, Encoded, Examples
-from tutelage.data.readers.conll import bio
+from tutelage.anatomy import Head
+from tutelage.data.config import DataConfig
+from tutelage.data.examples import UNASKED, UNKNOWN, Data, Encoded, Examples
+from tutelage.data.readers.conll import bio, own_sentences
+from tutelage.data.texts import Texts
+from tutelage.tasks.kind import Kind
+
+
+class Tokens(Kind):
+    """One class for each word of a text. Labels are ``(n,)`` of int64 arrays, one class for each word. Scores are those of entities
+    (F1 first) and of words."""
+
+    name = "tokens"
+    head: Head = "tokens"
+    pipeline = "token-classification"
+    single_label = True
+
+    def read(self, train: Path, dev: Path | None, config: DataConfig) -> Data:
+        return own_sentences(train, dev)
+
+    def encode(self, examples: Examples, tokenizer: Any, max_length: int, stride: int | None = None) -> Encoded:
+        return encode_words(examples, tokenizer, max_length)
+
+    def scores(self, data: Data, logits: Tensor, texts: Texts) -> dict[str, float]:
+        tags = best_tags(logits, texts.student, texts.examples, data.labels)
+        return tag_scores(tags, texts.examples, data.labels)
+
+    def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
+        return tag_chance(examples, data.labels)
+
+    def usage(self, model: str) -> str:
+        return "\n".join(
+            [
+                "from transformers import pipeline",
+                f'tag = pipeline("token-classification", model={model}, aggregation_strategy="first")',
+                'print(tag("Ada Lovelace was born in London."))',
+            ]
+        )
 
 
 def encode_words(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tutelage.data.augmentation.variants import below, draws, keys_of
 from tutelage.data.draws import fraction
 from tutelage.data.examples import Examples
+from tutelage.data.labels import no_labels
 from tutelage.errors import TutelageError
 
 Tagger = Callable[[list[str]], list[str]]
@@ -142,7 +143,7 @@ def rule_variants(
                 made.append(kept)
                 rows.append(row)
     of = np.array(rows, dtype=np.int64)
-    labels = np.full_like(examples.labels[of], -1 if examples.labels.dtype.kind == "i" else np.nan)
+    labels = no_labels(examples.labels, len(of))
     pairs = None if len(fields) == 1 else [texts[1] for texts in made]
     return Examples(ids, [texts[0] for texts in made], pairs, labels), of
 

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from tutelage.data.examples import Kind
+from tutelage.data.labels import known_labels
 from tutelage.errors import TutelageError
 from tutelage.mechanisms.mechanism import Mechanism, StageLike
 from tutelage.objectives.predictions import PTP
 
 if TYPE_CHECKING:
     from tutelage.mechanisms.scene import Scene, StageScene
+    from tutelage.tasks.kind import Kind
 
 NAMES = ("confidently right", "unconfidently right", "confidently wrong", "unconfidently wrong")
 
@@ -64,6 +65,7 @@ class PTPLabels(Mechanism):
 
     def labels(self, scene: Scene, stage: StageScene) -> npt.NDArray[np.int64]:
         from tutelage.knowledge import out_of_fold
+        from tutelage.tasks import kind_of
 
         assert scene.task is not None and stage.part is not None
         data, examples = scene.task.data, scene.task.parts[stage.part].examples
@@ -71,7 +73,7 @@ class PTPLabels(Mechanism):
             logits = scene.task.train_logits(stage.part).numpy()
         else:
             logits = out_of_fold.read(Path(self.source), examples, data.labels)
-        found = ptp_labels(logits, examples.labels, self._fitted(scene, stage), data.kind, scene.seed)
+        found = ptp_labels(logits, examples.labels, self._fitted(scene, stage), kind_of(data.kind), scene.seed)
         shown = (
             "the task's labels replace PTP labels" if self.control == "labels" else f"PTP labels: {described(found)}"
         )
@@ -79,10 +81,12 @@ class PTPLabels(Mechanism):
         return found
 
     def _fitted(self, scene: Scene, stage: StageScene) -> PTPLabels:
+        from tutelage.tasks import kind_of
+
         assert scene.task is not None
         data = scene.task.data
         classes = next(term.classes for term in stage.stage.objective if isinstance(term, PTP))
-        return self.fitted(data.task, data.kind, len(data.labels), classes)
+        return self.fitted(data.task, kind_of(data.kind), len(data.labels), classes)
 
     def fitted(self, task: str, kind: Kind, labels: int, classes: int) -> PTPLabels:
         """The same settings with the task's thresholds in place of ``preset``.
@@ -96,14 +100,14 @@ class PTPLabels(Mechanism):
         Raises:
             TutelageError: when the task cannot have such labels.
         """
-        if kind not in ("classification", "regression"):
+        if not kind.ptp:
             raise TutelageError(
-                f"PTP labels need one answer a text, and {task!r} is of kind {kind}; leave the stage out (--ablation no_ptp)"
+                f"PTP labels need one answer a text, and {task!r} is of kind {kind.name}; leave the stage out (--ablation no_ptp)"
             )
-        if kind == "regression" and self.control == "labels":
-            raise TutelageError(f"control=labels needs classes, and {task!r} is a regression; use control=shuffled")
-        if kind == "regression" and self.thresholds != "median":
-            raise TutelageError(f"thresholds are probabilities, and {task!r} is a regression; use thresholds=median")
+        if not kind.single_label and self.control == "labels":
+            raise TutelageError(f"control=labels needs classes, and {task!r} is a {kind.name}; use control=shuffled")
+        if not kind.probabilities and self.thresholds != "median":
+            raise TutelageError(f"thresholds are probabilities, and {task!r} is a {kind.name}; use thresholds=median")
         needed = labels if self.control == "labels" else len(NAMES)
         if needed > classes:
             raise TutelageError(
@@ -124,30 +128,21 @@ def ptp_labels(
 ) -> npt.NDArray[np.int64]:
     """``(n,)``: 0 to 3 as in :data:`NAMES`, or with ``control="labels"`` the label; -1 where the label is not known.
 
-    Confidence is the largest probability. For regression, which the paper has not (our extension), *right* is an error of at
-    most the median, and *sure* a prediction farther from the median prediction than is usual in its group.
+    The kind of task says whether a prediction is right and how confident it is.
 
     Args:
         logits: ``(n, classes)``, the teacher's.
         labels: ``(n,)``; -1 or NaN is not known.
         how: As :meth:`PTPLabels.fitted` returns it.
-        kind: ``classification`` or ``regression``.
+        kind: A kind with PTP labels.
         seed: Of ``control="shuffled"``.
     """
     assert how.thresholds != "preset"
-    known = labels >= 0 if kind == "classification" else ~np.isnan(labels)
+    known = known_labels(labels)
     result = np.full(len(labels), -1, dtype=np.int64)
     if how.control == "labels":
         return np.where(known, labels, -1).astype(np.int64)
-    if kind == "classification":
-        scores = logits[known].astype(np.float64)
-        exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
-        confidence = exponents.max(axis=1) / exponents.sum(axis=1)
-        right = scores.argmax(axis=1) == labels[known]
-    else:
-        predicted = logits[known, 0].astype(np.float64)
-        error = np.abs(predicted - labels[known])
-        right, confidence = error <= np.median(error), np.abs(predicted - np.median(predicted))
+    right, confidence = kind.judged(logits[known], labels[known])
     sure = np.zeros(len(right), dtype=np.bool_)
     for group, number in ((right, 0), (~right, 1)):
         if group.any():

@@ -12,8 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tutelage import anatomy
-from tutelage.data.examples import Data, Encoded, Examples
-from tutelage.data.labels import label_names, listed, places_of, unnamed
+from tutelage.data.examples import Encoded, Examples
+from tutelage.data.labels import unnamed
 from tutelage.data.texts import Texts, rows_of
 from tutelage.data.tokenizers import fitted_tokenizer, tokenizer_fingerprint
 from tutelage.errors import TutelageError
@@ -27,7 +27,7 @@ from tutelage.mechanisms.team.teacher import Resident, TeamTeacher
 from tutelage.mechanisms.team.weigher import Weigher
 from tutelage.mechanisms.team.weights import Members, Numbers, Weights, start_of
 from tutelage.objectives.predictions import LogitsMSE, SoftLabels
-from tutelage.tasks.kinds import HEADS, constant_scores, encoded_as, scores_of
+from tutelage.tasks import kind_of
 from tutelage.teachers.knowledge import Knowledge, verified
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import KnownLogits, Teacher, predict, predicted
@@ -57,7 +57,7 @@ def gather(scene: Scene) -> Members:
     task = _task(scene)
     data, every, names = task.data, task.everything, task.teachers
     assert task.held is not None and task.knowledge is not None
-    sources = [Source(str(Path(n) / "teacher") if is_store(n) else n, HEADS[data.kind]) for n in names]
+    sources = [Source(str(Path(n) / "teacher") if is_store(n) else n, kind_of(data.kind).head) for n in names]
     team = Members(
         names=short(names),
         folders=list(names),
@@ -83,9 +83,9 @@ def gather(scene: Scene) -> Members:
         _check_order(scene, tables["held"][-1], name)
     scored = {"held": task.held, **task.dev}
     for part, texts in scored.items():
-        team.scores[part] = [scores_of(data, table, texts) for table in tables[part]]
+        team.scores[part] = [kind_of(data.kind).scores(data, table, texts) for table in tables[part]]
     team.logits = {part: torch.stack(found) for part, found in tables.items() if part not in task.dev}
-    team.constant = constant_scores(data, task.held.examples)
+    team.constant = kind_of(data.kind).constant_scores(data, task.held.examples)
     settings = [team for stage in scene.stages if (team := of_kind(stage.stage.mechanisms, Team)) is not None]
     judged = any(how.learning is not None or how.weights == "teacher_rank" for how in settings)
     if judged and not all(left_out(Path(name), task.config, task.held_part) for name in names):
@@ -104,23 +104,21 @@ def _task(scene: Scene) -> TaskScene:
 def _check_stages(scene: Scene, team: Members, sources: list[Source], columns: list[list[int]]) -> None:
     """Check that the stages can learn from this team, before any teacher runs."""
     task = _task(scene)
-    kind, earlier = task.data.kind, None
+    kind, earlier = kind_of(task.data.kind), None
     for stage in scene.stages:
         how: Team | None = of_kind(stage.stage.mechanisms, Team)
         if how is None:
             continue
         wrong = {
-            "combine=discounted counts errors of classes": how.combine == "discounted"
-            and kind not in ("classification", "tokens"),
-            "granularity=example gives each text one teacher": how.granularity == "example"
-            and kind in ("tokens", "spans"),
+            "combine=discounted counts errors of classes": how.combine == "discounted" and not kind.single_label,
+            "granularity=example gives each text one teacher": how.granularity == "example" and not kind.per_text,
             "average=probabilities mixes those of fixed classes (use average=logits)": how.combine == "average"
             and how.average == "probabilities"
-            and kind == "spans",
+            and not kind.fixed_outputs,
         }
         for line in (line for line, found in wrong.items() if found):
             raise TutelageError(
-                f"stage {stage.stage.name!r}: team.{line}, and the task {task.data.task!r} is of kind {kind}"
+                f"stage {stage.stage.name!r}: team.{line}, and the task {task.data.task!r} is of kind {kind.name}"
             )
         if how.weights != "teacher_rank":
             start_of(how, team, task.data.metrics[0], earlier)
@@ -147,7 +145,7 @@ def _read(task: TaskScene, source: Source, limit: int, known: dict[tuple[str, ..
     if key not in known:
 
         def read(examples: Examples) -> Encoded:
-            return encoded_as(task.data.kind, examples, tokenizer, limit, task.config.stride)
+            return kind_of(task.data.kind).encode(examples, tokenizer, limit, task.config.stride)
 
         known[key] = read(task.everything), {part: read(texts.examples) for part, texts in task.dev.items()}
     return known[key]
@@ -206,37 +204,10 @@ def columns_of(scene: Scene, config: Any, name: str) -> list[int]:
         TutelageError: when it has other classes.
     """
     task = _task(scene)
-    found = columns(task.data, config, name, task.given_labels)
-    if task.data.kind not in ("regression", "spans") and unnamed(config):
+    found = kind_of(task.data.kind).columns(task.data, config, name, task.given_labels)
+    if kind_of(task.data.kind).named and unnamed(config):
         scene.warnings.append(f"the labels of {name!r} have no names; they are taken in the data's order")
     return found
-
-
-def columns(data: Data, config: Any, name: str, given: tuple[str, ...]) -> list[int]:
-    """Where a teacher has the classes of the data; classes without names are taken in the order ``given``.
-
-    Raises:
-        TutelageError: when it has other classes.
-    """
-    count = config.num_labels
-    if data.kind in ("regression", "spans"):
-        wanted = 1 if data.kind == "regression" else 2
-        if data.kind == "regression" and count != 1:
-            raise TutelageError(f"the task is a regression, but the teacher {name!r} of the team has {count} labels")
-        return list(range(wanted))
-    theirs = list(given) if unnamed(config) and count == len(given) else label_names(config)
-    places = places_of(data.labels, theirs)
-    if places is None:
-        more = [label for label in data.labels if label not in given]
-        raise TutelageError(
-            f"the teacher {name!r} of the team knows the labels {listed(theirs)}, and would have to know {listed(data.labels)}; "
-            + (
-                f"give another as --teacher, or name another first: the first knows {listed(more)} beside the data's"
-                if more and places_of(given, theirs) is not None
-                else "use teachers fine-tuned on this task, or correct id2label in its config.json"
-            )
-        )
-    return places
 
 
 def _check_order(scene: Scene, logits: Tensor, name: str) -> None:
@@ -245,7 +216,7 @@ def _check_order(scene: Scene, logits: Tensor, name: str) -> None:
     data, held = task.data, task.held
     assert held is not None
     known = np.flatnonzero(held.examples.labelled)
-    if data.kind != "classification" or len(known) < ENOUGH:
+    if not kind_of(data.kind).classifies_texts or len(known) < ENOUGH:
         return
     answers, labels = logits.argmax(dim=1).numpy()[known], held.examples.labels[known]
     if len(set(answers.tolist())) == 1:
@@ -284,7 +255,7 @@ def team_teacher(how: Team, scene: Scene, stage: StageScene) -> TeamTeacher:
     temperature = next((term.temperature for term in terms if isinstance(term, SoftLabels)), 1.0)
     if not terms or not isinstance(terms[0], SoftLabels):
         how = how.model_copy(update={"average": "logits"})
-    return TeamTeacher(teachers, how, Weights(start), task.data.kind, _key(scene, stage), temperature)
+    return TeamTeacher(teachers, how, Weights(start), kind_of(task.data.kind), _key(scene, stage), temperature)
 
 
 def weigher(how: Learning, scene: Scene, stage: StageScene, teacher: TeamTeacher) -> Weigher:
@@ -299,7 +270,7 @@ def weigher(how: Learning, scene: Scene, stage: StageScene, teacher: TeamTeacher
         next(term for term in stage.plan.terms if isinstance(term, SoftLabels | LogitsMSE)),
         held,
         [KnownLogits(one.to(device), held.asked) for one in team.logits["held"]],
-        task.data.kind,
+        kind_of(task.data.kind),
         scene.accelerator,
         _key(scene, stage),
         team.names,
@@ -321,7 +292,7 @@ def _members(scene: Scene) -> Members:
 def _running(scene: Scene, texts: Texts, needs: Needs, most: int) -> list[Teacher]:
     """Teachers that run when they are drawn."""
     room: list[Resident] = []
-    models = [Source(name, HEADS[_task(scene).data.kind]).model for name in _task(scene).teachers]
+    models = [Source(name, kind_of(_task(scene).data.kind).head).model for name in _task(scene).teachers]
     return [Resident(model, needs, texts.teacher, scene.accelerator, room, most) for model in models]
 
 
@@ -337,7 +308,7 @@ def _check_layers(scene: Scene, texts: Texts, sources: list[Source], columns: li
                 "than the first; use a method on predictions, or give all one id2label"
             )
         fitted = fitted_tokenizer(source.tokenizer, source.outline)
-        theirs = encoded_as(task.data.kind, texts.examples, fitted, limit, task.config.stride)
+        theirs = kind_of(task.data.kind).encode(texts.examples, fitted, limit, task.config.stride)
         if source.shape != task.teacher.shape or not np.array_equal(ours.tokens, theirs.tokens):
             raise TutelageError(
                 f"a stage compares {needs}, but the teacher {source.name!r} of the team has not the layers ({source.shape}) or "
@@ -352,7 +323,9 @@ def settle(scene: Scene, stage: StageScene, weights: Weights, record: dict[str, 
     task, team = _task(scene), _members(scene)
     assert task.held is not None
     metric, accelerator = task.data.metrics[0], scene.accelerator
-    scores = scores_of(task.data, predict(scene.student, task.held.student, accelerator), task.held)
+    scores = kind_of(task.data.kind).scores(
+        task.data, predict(scene.student, task.held.student, accelerator), task.held
+    )
     ours = torch.from_numpy(weights.probabilities()).view(torch.int64)  # some devices have no float64
     everywhere = accelerator.gather(ours[None].to(accelerator.device))
     if not everywhere.eq(everywhere[0]).all():

@@ -12,11 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage.data.batches import Batch
-from tutelage.data.examples import Encoded, Kind
+from tutelage.data.examples import Encoded
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
 from tutelage.mechanisms.team.settings import Team
 from tutelage.mechanisms.team.weights import Weights, draw
+from tutelage.tasks.kind import Kind
 from tutelage.teachers.teacher import LiveTeacher, Teacher
 
 
@@ -107,10 +108,4 @@ def mixture(
     At the ``temperature`` their probabilities are the weighted mean of the team's; or they are the mean of its logits.
     """
     logits, shares = logits.float(), shares.float()[..., None]
-    if average == "logits" or kind == "regression":
-        return (shares * logits).sum(dim=0)
-    soft = logits / temperature
-    if kind == "multilabel":
-        likely, unlikely = ((shares * (sign * soft).sigmoid()).sum(dim=0) for sign in (1, -1))
-        return temperature * (likely.log() - unlikely.log())
-    return temperature * (shares.log() + soft.log_softmax(dim=-1)).logsumexp(dim=0)
+    return (shares * logits).sum(dim=0) if average == "logits" else kind.mix(logits, shares, temperature)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.data import batches, examples
 from tutelage.data.batches import Batch
-from tutelage.data.examples import Encoded, Kind
+from tutelage.data.examples import Encoded
 from tutelage.knowledge.signals import Signals
 from tutelage.mechanisms.hook import Hook
 from tutelage.mechanisms.team.settings import Learning
@@ -26,6 +26,7 @@ from tutelage.mechanisms.team.teacher import TeamTeacher
 from tutelage.mechanisms.team.weights import Numbers, selected
 from tutelage.objectives.predictions import HardLabels
 from tutelage.objectives.term import Comparison, Term
+from tutelage.tasks.kind import Kind
 from tutelage.teachers.teacher import Teacher
 
 STEP = {torch.float32: 5e-3, torch.float64: 1e-5}
@@ -89,7 +90,7 @@ class Weigher(Hook):
         self.draws = np.zeros(count)
         self._rewards, self._rewarded = np.zeros(count), np.zeros(count)
         self._answers = answers
-        self._calibrated = how.calibrated and kind != "regression"
+        self._calibrated = how.calibrated and kind.probabilities
         self._log_temperature = 0.0
         self._settled, self._summed = np.zeros(count), 0
         self.skipped = 0

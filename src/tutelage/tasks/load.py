@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import Data, Examples, Kind, Rows, content
-from tutelage.data.readers.conll import load_conll, own_sentences
+from tutelage.data.examples import Data, Examples
+from tutelage.data.parts import part_of
+from tutelage.data.readers.conll import load_conll
 from tutelage.data.readers.docstrings import demo_data
-from tutelage.data.readers.files import load_files, read_unlabeled
 from tutelage.data.readers.glue import load_glue
-from tutelage.data.readers.squad import load_squad, own_questions
+from tutelage.data.readers.squad import load_squad
 from tutelage.errors import TutelageError
+from tutelage.tasks import kind_of
+from tutelage.tasks.kind import TextKind
+from tutelage.tasks.tables import load_files, read_unlabeled
 
 
 def load_data(config: DataConfig) -> Data:
@@ -25,6 +28,7 @@ def load_data(config: DataConfig) -> Data:
     """
     if config.task is not None and (config.train is not None or config.dev is not None):
         raise TutelageError("--task and --train/--dev exclude each other: a task by name, or files of your own")
+    kind = None if config.kind is None else kind_of(config.kind)
     folder = Path(config.data_dir) if config.data_dir else None
     named = "".join(filter(str.isalnum, (config.task or "").lower()))
     if config.task == "docstrings":
@@ -35,20 +39,10 @@ def load_data(config: DataConfig) -> Data:
         data = load_conll(folder)
     elif config.task is not None:
         data = load_glue(config.task, folder)
-    elif config.train is not None and config.kind in ("spans", "tokens"):
-        data = (own_questions if config.kind == "spans" else own_sentences)(
-            Path(config.train), Path(config.dev) if config.dev else None
-        )
     elif config.train is not None:
-        data = load_files(
-            Path(config.train),
-            Path(config.dev) if config.dev else None,
-            None,
-            config.text,
-            config.text_pair,
-            config.label,
-            config.kind,
-        )
+        train, dev = Path(config.train), Path(config.dev) if config.dev else None
+        own = None if kind is None else kind.read(train, dev, config)
+        data = own or load_files(train, dev, None, config.text, config.text_pair, config.label, config.kind)
     else:
         raise TutelageError("there is nothing to learn from; give --task NAME or --train FILE")
     if config.max_train is not None and config.max_train < len(data.train):
@@ -58,14 +52,14 @@ def load_data(config: DataConfig) -> Data:
     for given, taken in ((config.leave_out, False), (config.only, True)):
         if given is not None:
             part, parts = given
-            rows = np.flatnonzero((part_of(data.train, data.kind, parts) == part) == taken)
+            rows = np.flatnonzero((part_of(data.train, parts) == part) == taken)
             source = f"{data.sources.get('train', 'train')}, {'only' if taken else 'without'} part {part} of {parts}"
             data = replace(data, train=data.train.take(rows), sources={**data.sources, "train": source})
     if config.noise:
         source = f"{data.sources.get('train', 'train')}, {config.noise:.0%} of the labels wrong on purpose"
         data = replace(data, train=_mislabelled(data, config.noise), sources={**data.sources, "train": source})
     if config.unlabeled is not None:
-        if data.kind in ("spans", "tokens"):
+        if not isinstance(kind_of(data.kind), TextKind):
             raise TutelageError(
                 f"unlabelled texts cannot be read for a task of kind {data.kind}; leave out --unlabeled"
             )
@@ -74,27 +68,9 @@ def load_data(config: DataConfig) -> Data:
     return data
 
 
-def part_of(examples: Examples, kind: Kind, parts: int) -> Rows:
-    """``(n,)``: in which part (from 1) each example is, drawn with seed 0. Equal texts are in one part, so that a model of the
-    others has not seen them; but for such, parts differ by one example at most, of each class too."""
-    _, first, text_of = np.unique(content(examples), return_index=True, return_inverse=True)
-    order = np.random.default_rng([0, 0xF01D]).permutation(len(first))
-    if kind == "classification":
-        order = order[np.argsort(examples.labels[first][order], kind="stable")]
-    found = np.empty(len(order), dtype=np.int64)
-    found[order] = np.arange(len(order)) % parts + 1
-    return found[text_of]
-
-
-def held_part(count: int) -> tuple[int, int]:
-    """``(k, n)``: the part of a training set of ``count`` on which a team's weights are learnt, and its teachers compared: a
-    tenth, but about 300 to 2,000 examples, and at most a fifth. Its teachers must not have learnt from it."""
-    return 1, max(5, round(count / min(max(0.1 * count, 300), 2000)))
-
-
 def _mislabelled(data: Data, share: float) -> Examples:
     """Train with so many wrong labels."""
-    if data.kind != "classification":
+    if not kind_of(data.kind).classifies_texts:
         raise TutelageError(f"data.noise changes classes, and {data.task!r} is a {data.kind}; leave it out")
     generator = np.random.default_rng([0, 0x401E])
     labels, classes = data.train.labels.copy(), len(data.labels)

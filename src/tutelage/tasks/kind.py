@@ -1,0 +1,305 @@
+"""What the rest of the program asks of a kind of task.
+
+A kind is one subclass of :class:`Kind` in a file of its own: what a model must answer, how texts become token ids, what the labels
+mean to a model's configuration, how answers are scored, which losses they have. Everything above asks the object; nothing compares
+its name. A kind with one answer for each text starts from :class:`TextKind`.
+
+What follows from the form of the labels alone (which are known, how a split keeps their proportions, how classes are renumbered)
+is in ``data/labels.py``. A new kind stores its labels in one of the forms there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from tutelage.anatomy import Head
+from tutelage.data.batches import Batch
+from tutelage.data.config import DataConfig
+from tutelage.data.examples import Data, Encoded, Examples, encode
+from tutelage.data.labels import Labels, label_names, listed, places_of, unnamed
+from tutelage.data.texts import Texts
+from tutelage.errors import TutelageError
+from tutelage.objectives import losses
+from tutelage.objectives.losses import Count
+from tutelage.tasks.metrics import value_of
+
+
+class Kind(ABC):
+    """One kind of task. Its methods depend on their arguments alone, so one object serves every run.
+
+    Shapes: ``logits`` are ``(answers, outputs)``, one row for everything that is asked, as ``Encoded.asked`` counts it.
+    """
+
+    name: str
+    """As in ``DataConfig.kind``, ``Data.kind`` and reports."""
+    head: Head
+    """What a model must answer."""
+    pipeline: str = "text-classification"
+    """The Hub's name for such tasks."""
+    unit: str = "texts"
+    """The plural noun for examples, in messages."""
+
+    per_text: bool = False
+    """Whether each text has one row of logits. Only then can a store keep teacher predictions, can a team give each example its own
+    teacher, and can the predictions of a team's teachers be compared text by text."""
+    single_label: bool = False
+    """Whether each answer is exactly one of the task's classes. Then student and teacher can agree, and errors of a teacher count
+    against its weight (``combine=discounted``)."""
+    named: bool = True
+    """Whether the outputs are the task's classes, matched by name between models."""
+    fixed_outputs: bool = True
+    """Whether all answers have the same outputs. A span is chosen among the tokens of its own text."""
+    probabilities: bool = True
+    """Whether logits stand for probabilities, so that a temperature softens them."""
+    ptp: bool = False
+    """Whether a teacher's prediction of a text can be called right and confident (PTP labels and cross-fitting)."""
+    answers_in_pair: bool = False
+    """Whether answers are places in the second text, which must then stay as it is."""
+
+    @property
+    def classifies_texts(self) -> bool:
+        """Whether each text has exactly one class."""
+        return self.per_text and self.single_label
+
+    # ------------------------------------------------------------------------------------------------------------- data
+
+    def read(self, train: Path, dev: Path | None, config: DataConfig) -> Data | None:
+        """The user's own files in a format of this kind (``config`` names columns); ``None`` where they are tables of texts and
+        labels."""
+        return None
+
+    def longest(self, limit: int) -> int:
+        """Default length of the longest input in tokens, for models that take ``limit``."""
+        return limit
+
+    def encode(self, examples: Examples, tokenizer: Any, max_length: int, stride: int | None = None) -> Encoded:
+        """Examples as token ids, with the tokens that are asked; ``stride`` is ``DataConfig.stride``."""
+        return encode(examples, tokenizer, max_length)
+
+    # ----------------------------------------------------------------------------------------------------------- labels
+
+    def label_settings(self, data: Data) -> dict[str, Any]:
+        """The fields of the student's configuration that describe its outputs."""
+        return {"id2label": dict(enumerate(data.labels)), "label2id": {name: i for i, name in enumerate(data.labels)}}
+
+    def match(self, data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
+        """The data with the label numbers of a teacher's configuration, and warnings.
+
+        Args:
+            data: As it was read.
+            config: The configuration of the teacher.
+            name: Its name, for messages.
+
+        Raises:
+            TutelageError: the teacher's outputs are not those of the data.
+        """
+        theirs = label_names(config)
+        places = places_of(data.labels, theirs)
+        if places is not None:
+            # The data's spelling wins; labels that only the teacher knows keep theirs.
+            spelt = dict(zip(places, data.labels, strict=True))
+            return data.with_labels(tuple(spelt.get(i, label) for i, label in enumerate(theirs))), []
+        if unnamed(config) and config.num_labels == len(data.labels):
+            named = ", ".join(f"LABEL_{i}={label}" for i, label in enumerate(data.labels))
+            return data, [f"the teacher's labels have no names; they were taken in the data's order ({named})"]
+        raise TutelageError(
+            f"the teacher {name!r} knows the labels {listed(theirs)}, the data {listed(data.labels)}; use a teacher "
+            "fine-tuned on these labels, or correct id2label in its config.json"
+        )
+
+    def columns(self, data: Data, config: Any, name: str, given: tuple[str, ...]) -> list[int]:
+        """Where a further teacher of a team has the outputs of ``data``, in their order.
+
+        Args:
+            data: As :meth:`match` returned it for the first teacher.
+            config: The configuration of this teacher.
+            name: Its name, for messages.
+            given: The data's classes in their own order, which classes without names are taken to have.
+
+        Raises:
+            TutelageError: its outputs are others.
+        """
+        theirs = list(given) if unnamed(config) and config.num_labels == len(given) else label_names(config)
+        places = places_of(data.labels, theirs)
+        if places is None:
+            more = [label for label in data.labels if label not in given]
+            raise TutelageError(
+                f"the teacher {name!r} of the team knows the labels {listed(theirs)}, and would have to know "
+                f"{listed(data.labels)}; "
+                + (
+                    f"give another as --teacher, or name another first: the first knows {listed(more)} beside the data's"
+                    if more and places_of(given, theirs) is not None
+                    else "use teachers fine-tuned on this task, or correct id2label in its config.json"
+                )
+            )
+        return places
+
+    # ----------------------------------------------------------------------------------------------------------- scores
+
+    @abstractmethod
+    def scores(self, data: Data, logits: Tensor, texts: Texts) -> dict[str, float]:
+        """The task's metrics of the predictions for ``texts``, which are all labelled and read as ``texts.student``."""
+
+    @abstractmethod
+    def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
+        """The same metrics of the best constant answer: chance level."""
+
+    def judged(
+        self, logits: npt.NDArray[np.float32], labels: Labels
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """``(n,)`` whether each prediction is right, and ``(n,)`` how confident it is. Only where :attr:`ptp` is true.
+
+        Args:
+            logits: ``(n, outputs)``, of a teacher.
+            labels: ``(n,)``, all known.
+        """
+        raise NotImplementedError(f"{self.name} has no PTP labels")
+
+    # ----------------------------------------------------------------------------------------------------------- losses
+
+    def answers(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Logits as :meth:`hard_loss` and :meth:`soft_loss` take them."""
+        return logits
+
+    def hard_loss(self, logits: Tensor, labels: Tensor, count: Count = None) -> Tensor:
+        """The loss on the labels of the data, summed over known answers and divided by ``count`` (by default their number); if not
+        overridden, cross-entropy.
+
+        Args:
+            logits: As :meth:`answers` returns them.
+            labels: As in :class:`~tutelage.data.batches.Batch`.
+            count: Known answers of the whole step.
+        """
+        return losses.cross_entropy(logits, labels, count)
+
+    def soft_loss(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        temperature: float = 1.0,
+        *,
+        scale: bool = True,
+        reduction: Literal["batchmean", "mean"] = "batchmean",
+        count: Count = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """The loss on a teacher's predictions; if not overridden, that of a softmax over the outputs.
+
+        Args:
+            student: As :meth:`answers` returns them.
+            teacher: Likewise.
+            temperature: Softens both, where :attr:`probabilities` is true.
+            scale: Multiply by ``temperature ** 2``.
+            reduction: ``mean`` averages over outputs too.
+            count: Answers of the whole step; by default those given.
+            weights: ``(answers,)``, factors of the losses; given only where :attr:`single_label` is true.
+        """
+        return losses.soft_cross_entropy(
+            student, teacher, temperature, scale=scale, reduction=reduction, count=count, weights=weights
+        )
+
+    def mix(self, logits: Tensor, shares: Tensor, temperature: float) -> Tensor:
+        """Logits ``(answers, outputs)`` whose probabilities at ``temperature`` are the weighted mean of several teachers'; if not
+        overridden, those of a softmax. Asked only where :attr:`fixed_outputs` is true.
+
+        Args:
+            logits: ``(teachers, answers, outputs)``, float32.
+            shares: ``(teachers, 1 or answers, 1)``, float32, summing to 1 over teachers.
+            temperature: At which probabilities are averaged.
+        """
+        return temperature * (shares.log() + (logits / temperature).log_softmax(dim=-1)).logsumexp(dim=0)
+
+    # ------------------------------------------------------------------------------------------------------- model card
+
+    def usage(self, model: str) -> str:
+        """Lines of Python that ask a student about one text; ``model`` is its quoted name."""
+        return "\n".join(
+            [
+                "from transformers import pipeline",
+                f'classify = pipeline("text-classification", model={model})',
+                'print(classify("A text."))  # of two texts: classify({"text": "The first.", "text_pair": "The second."})',
+            ]
+        )
+
+
+class TextKind(Kind):
+    """A kind with one row of logits for each text, whose data may be a table with a column of labels."""
+
+    per_text = True
+    head: Head = "classes"
+    known_metrics: tuple[str, ...]
+    """All metrics that exist."""
+    metrics: tuple[str, ...]
+    """Those of the user's own data; the first decides."""
+
+    # -------------------------------------------------------------------------------------------------- column of labels
+
+    def fits(self, values: Sequence[Any]) -> bool:
+        """Whether a column of labels is of this kind; of the kinds in ``KINDS`` exactly one says so."""
+        return False
+
+    @abstractmethod
+    def classes_in(self, path: Path, values: Sequence[Any]) -> tuple[str, ...]:
+        """The classes that occur in a column, sorted; empty where labels are no classes.
+
+        Raises:
+            TutelageError: for a cell that cannot be read, or fewer than two classes.
+        """
+
+    @abstractmethod
+    def labels_in(self, path: Path, values: Sequence[Any], names: tuple[str, ...], origin: str) -> Labels:
+        """A column of labels as in ``Examples.labels``; ``names`` are the classes, which come from ``origin``.
+
+        Raises:
+            TutelageError: for a cell that cannot be read or a class that is not among ``names``.
+        """
+
+    # ----------------------------------------------------------------------------------------------------------- scores
+
+    @abstractmethod
+    def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Answers as ``metrics.value_of`` takes them, of logits ``(n, outputs)``."""
+
+    @abstractmethod
+    def constant(self, name: str, labels: Labels, positive: int = 1) -> npt.NDArray[Any]:
+        """The answer to every text that scores best in metric ``name``."""
+
+    def score(
+        self, names: Sequence[str], logits: npt.NDArray[Any], labels: Labels, positive: int = 1
+    ) -> dict[str, float]:
+        """The metrics ``names`` of predictions ``(n, outputs)`` for labels that are all known.
+
+        Raises:
+            TutelageError: a metric does not exist for this kind, or as ``metrics.value_of``.
+        """
+        predictions = self.predictions(logits)
+        return {name: self._value(name, predictions, labels, positive) for name in names}
+
+    def chance(self, name: str, labels: Labels, positive: int = 1) -> float:
+        """The metric ``name`` of the best constant answer.
+
+        Raises:
+            TutelageError: as :meth:`score`.
+        """
+        constant = self.constant(name, labels, positive)
+        return self._value(name, np.broadcast_to(constant, labels.shape), labels, positive)
+
+    def scores(self, data: Data, logits: Tensor, texts: Texts) -> dict[str, float]:
+        return self.score(data.metrics, logits.numpy(), texts.examples.labels, data.positive)
+
+    def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
+        return {name: self.chance(name, examples.labels, data.positive) for name in data.metrics}
+
+    def _value(self, name: str, predictions: npt.NDArray[Any], labels: Labels, positive: int) -> float:
+        if name not in self.known_metrics:
+            raise TutelageError(
+                f"metric {name} does not exist for {self.name}: choose from {', '.join(self.known_metrics)}"
+            )
+        return value_of(name, predictions, labels, positive)
