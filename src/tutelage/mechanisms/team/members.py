@@ -86,8 +86,8 @@ def gather(scene: Scene) -> Members:
         team.scores[part] = [kind_of(data.kind).scores(data, table, texts) for table in tables[part]]
     team.logits = {part: torch.stack(found) for part, found in tables.items() if part not in task.dev}
     team.constant = kind_of(data.kind).constant_scores(data, task.held.examples)
-    settings = [team for stage in scene.stages if (team := of_kind(stage.stage.mechanisms, Team)) is not None]
-    judged = any(how.learning is not None or how.weights == "teacher_rank" for how in settings)
+    settings: list[Team | None] = [of_kind(stage.stage.mechanisms, Team) for stage in scene.stages]
+    judged = any(how and (how.learning is not None or how.weights == "teacher_rank") for how in settings)
     if judged and not all(left_out(Path(name), task.config, task.held_part) for name in names):
         scene.warnings.append(
             "some teachers of the team may have been trained on the held-out examples that compare them; such a teacher looks "
