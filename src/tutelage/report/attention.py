@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, FileSystemLoader
 from pydantic import BaseModel
 
-from tutelage.report.page import FORMATS
+from tutelage.report.templates import render
 
 
 class Likeness(BaseModel):
@@ -87,12 +85,12 @@ WIDEST = 480.0
 
 def page(report: AttentionReport) -> str:
     """The report as a self-contained HTML page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(FORMATS)
-    return environment.get_template("attention.html.jinja").render(
-        report=report, verdict=verdict(report), explanation=explanation(report), maps=maps(report)
+    return render(
+        "attention.html.jinja",
+        report=report,
+        verdict=verdict(report),
+        explanation=explanation(report),
+        maps=maps(report),
     )
 
 
