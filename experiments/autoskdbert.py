@@ -39,6 +39,7 @@ from typing import Any, Literal
 import numpy as np
 from glue import flags, mine, paragraph, report_of, shown, verdict, write
 from pydantic import ValidationError
+from tutelage.run.team import NEAR_CONSTANT
 
 from tutelage import api
 from tutelage.data.config import DataConfig
@@ -49,7 +50,6 @@ from tutelage.methods.finetune import finetune
 from tutelage.methods.kd import kd
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
-from tutelage.run.team import NEAR_CONSTANT
 from tutelage.students.specs import Copied
 from tutelage.studies.demo import pretrained
 from tutelage.studies.teams import member_of

@@ -311,7 +311,7 @@ def test_a_table_that_could_not_be_written_is_not_there(candidates, tmp_path, mo
     def fail(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tutelage.data.augmentation.propose.write_text", fail)
+    monkeypatch.setattr("tutelage.data.augmentation.candidates.write_text", fail)
     message(lambda: candidates.save(tmp_path / "table"), "cannot be written", "No space")
     assert not (tmp_path / "table").exists()
     monkeypatch.undo()

@@ -26,6 +26,7 @@ from tutelage.mechanisms.team.settings import Team
 from tutelage.methods import METHODS
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.model import load_report
 from tutelage.run.run import run
 from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Student
 
@@ -131,6 +132,7 @@ def test_a_run_ends_in_a_student_that_plain_transformers_loads(
         assert report["student"]["retention"] == report["student"]["score"] / report["teacher"]["score"]
     for name in ("config.yaml", "report.json", "report.html", "metrics.jsonl"):
         assert (out / name).stat().st_size > 0
+    assert load_report(out).model_dump(mode="json") == report == json.loads((out / "report.json").read_text())
     assert not (out / "checkpoint").exists()
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {stage["name"] for stage in report["stages"]}

@@ -34,6 +34,7 @@ from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.report.model import load_report
 from tutelage.run.run import run
 from tutelage.students.copied import copy_layers
 from tutelage.students.fresh import from_sizes
@@ -91,6 +92,7 @@ STUDENT = Fresh(layers=2, hidden=16, heads=4, intermediate=24)
 def test_tinybert_leaves_a_student_and_its_projections(scene: Path, tmp_path: Path) -> None:
     recipe = small(tinybert().model_copy(update={"student": STUDENT}))
     report = run(config_for(scene, tmp_path / "run", recipe), quiet=True)
+    assert load_report(tmp_path / "run").model_dump(mode="json") == report
     stage = report["stages"][0]
     for term, value in stage["held_out"]["after"].items():
         assert value < stage["held_out"]["before"][term], term
@@ -105,7 +107,7 @@ def test_tinybert_leaves_a_student_and_its_projections(scene: Path, tmp_path: Pa
         "general.2.weight",
     ]
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "text that was held out" in page and "TinyBERT" in page
+    assert ">Held-out text<" in page and "TinyBERT" in page
     assert (tmp_path / "run" / "student" / "README.md").read_text().startswith("---")
     assert not (tmp_path / "run" / "checkpoint").exists() and not (tmp_path / "run" / "held_out.json").exists()
 

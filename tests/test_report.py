@@ -1,27 +1,57 @@
-"""The page and the card: what they say of good and of bad runs, and that names cannot break them."""
+"""The typed report, its page and its card: what they say of good and of bad runs, and that names cannot break them."""
 
 from __future__ import annotations
 
-import copy
+import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tutelage.errors import TutelageError
+from tutelage.report import corpus, team
 from tutelage.report.card import card
+from tutelage.report.charts import Bars, Lines, drawing, lines
+from tutelage.report.model import (
+    REPORT,
+    Best,
+    CorpusEntry,
+    CorpusModel,
+    CorpusReport,
+    CorpusStage,
+    CorpusStudent,
+    DataEntry,
+    Environment,
+    HeldOutLosses,
+    InheritedEntry,
+    InstancesEntry,
+    KeptUnits,
+    MappingEntry,
+    Member,
+    ModelEntry,
+    StudentEntry,
+    TaskReport,
+    TaskStage,
+    TeamEntry,
+    TeamStage,
+    load_report,
+    schema,
+)
 from tutelage.report.numbers import count_text, flops_text, milliseconds, percent, score_text, seconds_text
-from tutelage.report.page import comparison, page, selection
-from tutelage.report.pictures import loss_charts, score_charts
-from tutelage.report.team import section
-from tutelage.report.words import caution, verdict
+from tutelage.report.page import comparison, loss_charts, page, score_charts
+from tutelage.report.section import Bar, BarChart, Cell, Column, Fact, Line, LineChart, Row, Section, Table
+from tutelage.report.words import caution, selection, verdict
 
 HOSTILE = "<script>alert(1)</script>\"'|`[a](javascript:b)</title>\n---\n# {{ 7 * 7 }}"
-Report = dict[str, Any]
+ENVIRONMENT = Environment(torch="2.13.0", transformers="5.23.0", device="cpu", threads=2, precision="fp32")
 
 
-def entry(name: str, f1: float, accuracy: float, parameters: int, flops: float, one: float, many: float) -> Report:
+def entry(
+    name: str, f1: float, accuracy: float, parameters: int, flops: int, one: float, many: float
+) -> dict[str, Any]:
     return {
         "name": name,
         "score": f1,
@@ -34,138 +64,180 @@ def entry(name: str, f1: float, accuracy: float, parameters: int, flops: float, 
 
 
 @pytest.fixture
-def report() -> Report:
-    student = entry("runs/mrpc/student", 0.8544, 0.811, 10_713_986, 4.5e8, 4.4, 80.1)
-    return {
-        "tutelage": "0.1.0",
-        "method": "tinybert",
-        "title": "TinyBERT",
-        "paper": "Jiao et al., Findings of EMNLP 2020, arXiv:1909.10351",
-        "task": "mrpc",
-        "kind": "classification",
-        "metric": "f1",
-        "labels": ["not_equivalent", "equivalent"],
-        "data": {
-            "train": 3301,
-            "unlabeled": 0,
-            "selection": 367,
-            "report": 408,
-            "sources": {"train": "train.tsv", "selection": "10% of train, held out", "report": "dev.tsv"},
-            "truncated": {"train": 3, "dev": 0},
-            "mean_length": 53.2,
-        },
-        "teacher": entry("runs/teacher", 0.88, 0.832, 22_713_986, 1.1e9, 9.1, 160.2),
-        "student": {**student, "retention": 0.8544 / 0.88, "speedup": 2.0, "agreement": 0.93, "bytes": 41_234_567},
-        "baseline": entry("without teacher", 0.815, 0.76, 10_713_986, 4.5e8, 4.4, 80.0),
-        "mapping": [
-            {"stage": "intermediate", "knowledge": "embeddings", "pairs": [[0, 0]]},
-            {"stage": "intermediate", "knowledge": "hidden", "pairs": [[1, 2], [2, 4], [3, 6]]},
+def report() -> TaskReport:
+    student = entry("runs/mrpc/student", 0.8544, 0.811, 10_713_986, 450_000_000, 4.4, 80.1)
+    return TaskReport(
+        tutelage="0.1.0",
+        method="tinybert",
+        title="TinyBERT",
+        paper="Jiao et al., Findings of EMNLP 2020, arXiv:1909.10351",
+        task="mrpc",
+        kind="classification",
+        metric="f1",
+        labels=["not_equivalent", "equivalent"],
+        data=DataEntry(
+            train=3301,
+            unlabeled=0,
+            augmented=0,
+            held=0,
+            selection=367,
+            report=408,
+            sources={"train": "train.tsv", "selection": "10% of train, held out", "report": "dev.tsv"},
+            truncated={"train": 3, "dev": 0},
+            mean_length=53.2,
+        ),
+        teacher=ModelEntry(**entry("runs/teacher", 0.88, 0.832, 22_713_986, 1_100_000_000, 9.1, 160.2)),
+        student=StudentEntry(**student, retention=0.8544 / 0.88, speedup=2.0, agreement=0.93, bytes=41_234_567),
+        baseline=ModelEntry(**entry("without teacher", 0.815, 0.76, 10_713_986, 450_000_000, 4.4, 80.0)),
+        store=None,
+        mapping=[
+            MappingEntry(stage="intermediate", knowledge="embeddings", pairs=[(0, 0)]),
+            MappingEntry(stage="intermediate", knowledge="hidden", pairs=[(1, 2), (2, 4), (3, 6)]),
         ],
-        "teacher_layers": 6,
-        "student_layers": 3,
-        "stages": [
-            {
-                "name": "intermediate",
-                "epochs": 10,
-                "steps": 1000,
-                "seconds": 61.2,
-                "best": None,
-                "losses": {"hidden": [[50, 1.2], [100, 0.8]], "embeddings": [[50, 0.012], [100, 0.004]]},
-                "scores": [],
-            },
-            {
-                "name": "prediction",
-                "epochs": 3,
-                "steps": 312,
-                "seconds": 340.1,
-                "best": {"epoch": 2, "score": 0.851},
-                "losses": {"soft_labels": [[104, 0.6], [312, 0.3]]},
-                "scores": [[1, 0.81], [2, 0.851], [3, 0.849]],
-            },
+        teacher_layers=6,
+        student_layers=3,
+        stages=[
+            TaskStage(
+                name="intermediate",
+                epochs=10,
+                steps=1000,
+                seconds=61.2,
+                best=None,
+                losses={"hidden": [(50, 1.2), (100, 0.8)], "embeddings": [(50, 0.012), (100, 0.004)]},
+                scores=[],
+                tokens=1_756_000,
+                discarded=False,
+            ),
+            TaskStage(
+                name="prediction",
+                epochs=3,
+                steps=312,
+                seconds=340.1,
+                best=Best(epoch=2, score=0.851),
+                losses={"soft_labels": [(104, 0.6), (312, 0.3)]},
+                scores=[(1, 0.81), (2, 0.851), (3, 0.849)],
+                tokens=527_000,
+                discarded=False,
+            ),
         ],
-        "warnings": ["3 texts of train were longer than 512 tokens and were cut"],
-        "environment": {
-            "torch": "2.13.0",
-            "transformers": "5.23.0",
-            "device": "cpu",
-            "threads": 2,
-            "precision": "fp32",
-        },
-        "seed": 0,
-        "seconds": 410.5,
-    }
+        inherited=None,
+        team=None,
+        warnings=["3 texts of train were longer than 512 tokens and were cut"],
+        environment=ENVIRONMENT,
+        seed=0,
+        seconds=410.5,
+    )
 
 
 @pytest.fixture
-def alone(report: Report) -> Report:
+def alone(report: TaskReport) -> TaskReport:
     """A fine-tuned model: no teacher, no baseline, nothing to compare with."""
-    del report["student"]["retention"], report["student"]["speedup"]
-    report["student"]["agreement"] = None
-    return report | {"teacher": None, "baseline": None, "mapping": [], "teacher_layers": None}
+    report.student.retention = report.student.speedup = report.student.agreement = None
+    return report.model_copy(update={"teacher": None, "baseline": None, "mapping": [], "teacher_layers": None})
 
 
 @pytest.fixture
-def team(report: Report) -> Report:
+def taught(report: TaskReport) -> TaskReport:
     """Three teachers, of which the first of two stages has dropped one; a new student began after each."""
     members = [
-        {
-            "name": name,
-            "folder": f"/home/ann/team/{name}",
-            "shape": "6 layers x 768, 12 heads, intermediate 3072",
-            "parameters": parameters,
-            "scores": {"held": {"f1": held, "accuracy": 0.5}, "dev": {"f1": dev, "accuracy": 0.5}},
-        }
+        Member(
+            name=name,
+            folder=f"/home/ann/team/{name}",
+            shape="6 layers x 768, 12 heads, intermediate 3072",
+            parameters=parameters,
+            scores={"held": {"f1": held, "accuracy": 0.5}, "dev": {"f1": dev, "accuracy": 0.5}},
+        )
         for name, parameters, held, dev in (
             ("seed0", 109_482_240, 0.871, 0.88),
             ("seed1", 66_955_010, 0.912, 0.86),
             ("noise", 109_482_240, 0.2, 0.1),
         )
     ]
-    search = {
-        "stage": "search",
-        "start": [1 / 3, 1 / 3, 1 / 3],
-        "probabilities": [0.25, 0.7, 0.05],
-        "next": [0.263, 0.737, 0.0],
-        "kept": ["seed0", "seed1"],
-        "draws": [100, 1100, 50],
-        "reward": [-0.021, 0.5, None],
-        "updates": 1250,
-        "skipped": 3,
-        "settled": 625,
-        "temperature": 1.374,
-        "history": [[i, 1 / 3 - i / 15000, 1 / 3 + i / 3409, 17 / 60 - i / 5357] for i in range(2, 1251, 4)]
+    search = TeamStage(
+        stage="search",
+        start=[1 / 3, 1 / 3, 1 / 3],
+        probabilities=[0.25, 0.7, 0.05],
+        next=[0.263, 0.737, 0.0],
+        kept=["seed0", "seed1"],
+        draws=[100, 1100, 50],
+        reward=[-0.021, 0.5, None],
+        updates=1250,
+        skipped=3,
+        settled=625,
+        temperature=1.374,
+        history=[[i, 1 / 3 - i / 15000, 1 / 3 + i / 3409, 17 / 60 - i / 5357] for i in range(2, 1251, 4)]
         + [[1250, 0.25, 0.7, 0.05]],
-        "score": 0.84,
-        "constant": 0.812,
-    }
-    refine = search | {
-        "stage": "refine",
-        "start": [0.263, 0.737, 0.0],
-        "probabilities": [0.1, 0.9, 0.0],
-        "next": [0.1, 0.9, 0.0],
-        "draws": [20, 180, 0],
-        "reward": [0.1, 0.2, None],
-        "updates": 200,
-        "skipped": 0,
-        "settled": None,
-        "temperature": None,
-        "history": [[100, 0.2, 0.8, 0.0], [200, 0.1, 0.9, 0.0]],
-    }
-    report["teacher"]["name"] = "/home/ann/team/seed0"
-    report["data"]["held"] = 367
-    first, last = report["stages"]
-    report["stages"] = [
-        first | {"name": "search", "discarded": True},
-        first | {"name": "refine", "discarded": True},
-        last | {"name": "distill", "discarded": False},
-        last | {"name": "labels", "discarded": False},
+        score=0.84,
+        constant=0.812,
+    )
+    refine = search.model_copy(
+        update={
+            "stage": "refine",
+            "start": [0.263, 0.737, 0.0],
+            "probabilities": [0.1, 0.9, 0.0],
+            "next": [0.1, 0.9, 0.0],
+            "draws": [20, 180, 0],
+            "reward": [0.1, 0.2, None],
+            "updates": 200,
+            "skipped": 0,
+            "settled": None,
+            "temperature": None,
+            "history": [[100, 0.2, 0.8, 0.0], [200, 0.1, 0.9, 0.0]],
+        }
+    )
+    assert report.teacher is not None
+    report.teacher.name = "/home/ann/team/seed0"
+    report.data.held = 367
+    first, last = report.stages
+    report.stages = [
+        first.model_copy(update={"name": "search", "discarded": True}),
+        first.model_copy(update={"name": "refine", "discarded": True}),
+        last.model_copy(update={"name": "distill"}),
+        last.model_copy(update={"name": "labels"}),
     ]
-    starts = {"search": search["start"], "refine": refine["start"], "distill": refine["next"]}
-    return report | {"mapping": [], "team": {"members": members, "starts": starts, "stages": [search, refine]}}
+    starts = {"search": search.start, "refine": refine.start, "distill": refine.next}
+    report.mapping, report.team = [], TeamEntry(members=members, starts=starts, stages=[search, refine])
+    return report
 
 
 @pytest.fixture
-def hostile(report: Report) -> Report:
+def pretrained() -> CorpusReport:
+    """General distillation in one stage."""
+    return CorpusReport(
+        tutelage="0.1.0",
+        method="tinybert",
+        title="TinyBERT",
+        paper="Jiao et al., Findings of EMNLP 2020, arXiv:1909.10351",
+        predicts="none",
+        held_out=256,
+        corpus=CorpusEntry(path="corpus", sources=["a.txt"], tokens=2_000_000, documents=812),
+        teacher=CorpusModel(name="bert-base-uncased", shape="12 layers x 768", parameters=109_482_240),
+        student=CorpusStudent(
+            name="runs/small/student", shape="4 layers x 312", parameters=14_350_248, bytes=57_000_000
+        ),
+        stages=[
+            CorpusStage(
+                name="general",
+                epochs=1,
+                steps=500,
+                seconds=601.0,
+                best=None,
+                losses={"hidden": [(50, 1.2), (500, 0.4)]},
+                scores=[(1, -0.41)],
+                tokens=1_980_000,
+                held_out=HeldOutLosses(before={"hidden": 1.25}, after={"hidden": 0.41}),
+                data=InstancesEntry(packing="pairs", length=128, masking=None),
+            )
+        ],
+        inherited=None,
+        environment=ENVIRONMENT,
+        seed=0,
+        seconds=640.0,
+    )
+
+
+@pytest.fixture
+def hostile(report: TaskReport) -> TaskReport:
     """Every text in the report, and every key that comes from a name, is an attack."""
 
     def spoilt(node: Any, key: str = "") -> Any:
@@ -173,14 +245,53 @@ def hostile(report: Report) -> Report:
             return {name: spoilt(value, name) for name, value in node.items()}
         if isinstance(node, list):
             return [spoilt(value, key) for value in node]
-        return HOSTILE if isinstance(node, str) and key not in ("metric", "kind", "knowledge") else node
+        return (
+            HOSTILE if isinstance(node, str) and key not in ("metric", "kind", "knowledge", "style", "align") else node
+        )
 
-    result: Report = spoilt(report)
+    report.sections = [everything()]
+    tree = spoilt(report.model_dump(mode="json"))
     for who in ("teacher", "student", "baseline"):
-        result[who]["scores"] = {HOSTILE: result[who]["scores"]["dev"]}
-    result["data"]["truncated"] = {HOSTILE: 1}
-    result["stages"][0]["losses"] = {HOSTILE: [[1, 1.0], [2, 0.5]]}
-    return result
+        tree[who]["scores"] = {HOSTILE: tree[who]["scores"]["dev"]}
+    tree["data"]["truncated"] = {HOSTILE: 1}
+    tree["stages"][0]["losses"] = {HOSTILE: [[1, 1.0], [2, 0.5]]}
+    return TaskReport.model_validate(tree)
+
+
+def everything() -> Section:
+    """A section as a mechanism in a user's own file may bring one."""
+    return Section(
+        title="Gates",
+        paragraphs=["A gate closes a head."],
+        table=Table(
+            caption="Open heads",
+            head="Layer",
+            columns=[Column(title="Open", group="Stage one"), Column(title="Why", align="text")],
+            rows=[
+                Row(name="1", cells=[Cell(text="7", below="closed", style="best"), "useful"], style=1, title="first")
+            ],
+        ),
+        remarks=["Closed heads cost nothing."],
+        items=["one", "two"],
+        facts=[Fact(name="Open", text="31 of 48", code="gates")],
+        pictures=[
+            LineChart(
+                title="Open heads by step",
+                summary="from 48 to 31",
+                x="step",
+                y="heads",
+                lines=[
+                    Line(name="all", points=[(0, 48), (9, 31)], style=1),
+                    Line(name="none", points=[(0, 0)], style=None),
+                ],
+                level=24.0,
+                level_name="half",
+            ),
+            BarChart(title="Open", bars=[Bar(name="layer 1", value=7, text="7")]),
+        ],
+        notes=["Small print."],
+        command="tutelage recipe gates",
+    )
 
 
 class Tags(HTMLParser):
@@ -205,7 +316,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def front_matter(text: str) -> Report:
+def front_matter(text: str) -> dict[str, Any]:
     match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
     assert match
     tree = yaml.safe_load(match[1])
@@ -230,55 +341,104 @@ def test_numbers_are_for_people() -> None:
 # ---------------------------------------------------------------------------------------------------------- verdict
 
 
-def test_verdict_of_a_good_run(report: Report) -> None:
+def test_verdict_of_a_good_run(report: TaskReport) -> None:
     assert verdict(report).replace("\u00a0", " ") == (
-        "The student keeps 97.1 % of the teacher's f1 with 2.1x fewer parameters and runs 2.0x faster at batch 32; "
-        "without the teacher the same student reaches 0.815, 0.039 less."
+        "The student keeps 97.1 % of the teacher's f1 with 2.1x fewer parameters and runs 2.0x faster at batch size 32; "
+        "without distillation the same student reaches 0.815, 0.039 less."
     )
     assert caution(report) is None
 
 
-@pytest.mark.parametrize(("reached", "words"), [(0.8601, "0.860, 0.006 more"), (0.8541, "0.854, just as much")])
-def test_verdict_where_distillation_did_not_pay(report: Report, reached: float, words: str) -> None:
-    report["baseline"]["score"] = reached
+@pytest.mark.parametrize(("reached", "words"), [(0.8601, "0.860, 0.006 more"), (0.8541, "0.854, the same")])
+def test_verdict_where_distillation_did_not_pay(report: TaskReport, reached: float, words: str) -> None:
+    assert report.baseline is not None
+    report.baseline.score = reached
     assert verdict(report).endswith(
-        f"; distillation did not pay here: without the teacher the same student reaches {words}."
+        f"; distillation did not pay here: without distillation the same student reaches {words}."
     )
     assert "did not pay" in page(report)
     assert "did not pay" in card(report)
 
 
-def test_verdict_of_a_poor_slow_large_student(report: Report) -> None:
-    report["student"] |= {"retention": 0.6, "speedup": 0.5, "parameters": 45_427_972}
+def test_verdict_of_a_poor_slow_large_student(report: TaskReport) -> None:
+    report.student.retention, report.student.speedup, report.student.parameters = 0.6, 0.5, 45_427_972
     text = verdict(report)
     assert "keeps only 60.0" in text
-    assert "with 2.0x more parameters but runs 2.0x slower at batch 32" in text
+    assert "with 2.0x more parameters but runs 2.0x slower at batch size 32" in text
 
 
-def test_verdict_of_a_student_above_its_teacher(report: Report) -> None:
-    report["student"] |= {"score": 0.9, "retention": 0.9 / 0.88}
+def test_verdict_of_a_student_above_its_teacher(report: TaskReport) -> None:
+    report.student.score, report.student.retention = 0.9, 0.9 / 0.88
     assert verdict(report).startswith("The student beats the teacher's f1 (0.900 against 0.880) with")
 
 
-def test_verdict_without_ratios(report: Report) -> None:
-    report["student"] |= {"retention": None, "speedup": None, "agreement": None}
+def test_verdict_without_ratios(report: TaskReport) -> None:
+    report.student.retention = report.student.speedup = report.student.agreement = None
     assert verdict(report).startswith(
         "The student reaches f1 0.854 against the teacher's 0.880, with 2.1x fewer parameters;"
     )
 
 
-def test_a_gain_within_the_error_of_the_score_is_called_so(report: Report) -> None:
-    report["baseline"]["score"] = 0.85
+def test_a_gain_within_the_error_of_the_score_is_called_so(report: TaskReport) -> None:
+    assert report.baseline is not None
+    report.baseline.score = 0.85
     remark = caution(report)
     assert remark is not None
     assert "0.004" in remark and "408 examples (about 0.017)" in remark
-    assert "another seed may turn it round" in page(report)
+    assert "another seed may reverse it" in page(report)
+
+
+# -------------------------------------------------------------------------------------------------------- report.json
+
+
+def test_a_report_is_read_back_as_it_was_written(
+    report: TaskReport, pretrained: CorpusReport, hostile: TaskReport, tmp_path: Path
+) -> None:
+    report.student.score = float("nan")
+    for one in (report, pretrained, hostile):
+        (tmp_path / REPORT).write_text(one.model_dump_json(indent=1), encoding="utf-8")
+        again = load_report(tmp_path)
+        assert type(again) is type(one)
+        assert again.model_dump_json() == one.model_dump_json()
+        assert json.loads((tmp_path / REPORT).read_text(encoding="utf-8"))["schema_version"] == 1
+
+
+def test_values_that_do_not_exist_are_absent(report: TaskReport, alone: TaskReport) -> None:
+    assert {"retention", "speedup", "module"}.isdisjoint(alone.model_dump(mode="json")["student"])
+    assert alone.model_dump(mode="json")["student"]["agreement"] is None
+    assert "gpu" not in report.model_dump(mode="json")["environment"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "holds no report.json"),
+        ('{"tutelage": ', "cannot be read"),
+        ("[]", "the file: Input should be"),
+        ('{"general": true}', "tutelage: Field required"),
+        ('{"schema_version": 2}', "schema_version: Input should be 1"),
+    ],
+)
+def test_damaged_and_foreign_reports_are_refused_in_a_line(text: str | None, words: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / REPORT).write_text(text)
+    with pytest.raises(TutelageError) as error:
+        load_report(tmp_path)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_schema_says_what_every_field_is() -> None:
+    found = schema()
+    assert found["task"]["properties"]["metric"]["description"] == "The task's first metric."
+    assert "milliseconds" in found["task"]["$defs"]["ModelEntry"]["properties"]["latency_ms"]["description"]
+    assert found["corpus"]["properties"]["general"]["const"] is True
+    json.dumps(found)
 
 
 # ------------------------------------------------------------------------------------------------------------- page
 
 
-def test_page_needs_nothing_but_itself(report: Report) -> None:
+def test_page_needs_nothing_but_itself(report: TaskReport) -> None:
     text = page(report)
     assert text.startswith("<!doctype html>")
     assert "http" not in text
@@ -289,9 +449,16 @@ def test_page_needs_nothing_but_itself(report: Report) -> None:
         assert (attributes.get("href") or "#").startswith("#")
 
 
-@pytest.mark.parametrize("which", ["report", "team"])
-def test_page_is_well_formed_and_accessible(which: str, request: pytest.FixtureRequest) -> None:
-    tags = Tags(page(request.getfixturevalue(which)))
+@pytest.mark.parametrize("which", ["report", "taught", "pretrained", "sections"])
+def test_page_is_well_formed_and_accessible(
+    which: str, report: TaskReport, pretrained: CorpusReport, request: pytest.FixtureRequest
+) -> None:
+    if which == "sections":
+        report.sections = [everything(), everything()]
+        text = page(report)
+    else:
+        text = corpus.page(pretrained) if which == "pretrained" else page(request.getfixturevalue(which))
+    tags = Tags(text)
     assert tags.open == []
     ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -304,7 +471,7 @@ def test_page_is_well_formed_and_accessible(which: str, request: pytest.FixtureR
             assert len(named) == 2 or attributes.get("aria-hidden") == "true"
 
 
-def test_page_answers_in_order(report: Report) -> None:
+def test_page_answers_in_order(report: TaskReport) -> None:
     text = page(report)
     places = [
         text.index(words)
@@ -313,8 +480,8 @@ def test_page_answers_in_order(report: Report) -> None:
             "2.1x fewer</td>",
             "Score: f1",
             "layers that are compared",
-            "loss of hidden states",
-            "on the selection data",
+            "hidden states loss",
+            "f1 on the validation split",
             "10% of train, held out",
             "were cut</li>",
             "2.13.0",
@@ -324,7 +491,37 @@ def test_page_answers_in_order(report: Report) -> None:
     assert places == sorted(places)
 
 
-def test_page_escapes_every_name(hostile: Report) -> None:
+def test_page_shows_the_sections_that_a_report_brings(
+    report: TaskReport, pretrained: CorpusReport, tmp_path: Path
+) -> None:
+    """What a mechanism of the user's own put into ``report.json`` appears, every part of it, without a change of the package."""
+    for one, draw in ((report, page), (pretrained, corpus.page)):
+        tree = one.model_dump(mode="json")
+        tree["sections"] = [everything().model_dump(mode="json")]
+        (tmp_path / REPORT).write_text(json.dumps(tree), encoding="utf-8")
+        text = draw(load_report(tmp_path))
+        parts = (
+            ">Gates</h2>",
+            "<p>A gate closes a head.</p>",
+            "<caption>Open heads</caption>",
+            'colspan="1" class="group">Stage one</th>',
+            '<td role="cell" data-of="Stage one, Open" class="own">7<br/>closed</td>',
+            '<td role="cell" data-of="Why" class="text">useful</td>',
+            "<p>Closed heads cost nothing.</p>",
+            "<li>two</li>",
+            "<dd><code>gates</code>, 31 of 48</dd>",
+            "<figcaption>Open heads by step</figcaption>",
+            "half</li>",
+            '<rect class="bar student"',
+            '<p class="aside">Small print.</p>',
+            "tutelage recipe gates",
+            ">How it was trained</h2>",
+        )
+        places = [text.index(part, text.index(">Gates</h2>")) for part in parts]
+        assert places == sorted(places)
+
+
+def test_page_escapes_every_name(hostile: TaskReport) -> None:
     tags = Tags(page(hostile))
     assert tags.open == []
     assert {tag for tag, _ in tags.found}.isdisjoint({"script", "img", "iframe"})
@@ -333,177 +530,240 @@ def test_page_escapes_every_name(hostile: Report) -> None:
     assert "{{ 7 * 7 }}" in page(hostile)
 
 
-def test_page_without_teacher_and_baseline(alone: Report) -> None:
+def test_page_without_teacher_and_baseline(alone: TaskReport) -> None:
     text = page(alone)
     assert "Trained without a teacher, the model reaches f1 0.854" in text
-    assert "Student to teacher" not in text and "Gain by" not in text
+    assert "Student to teacher" not in text and "Gain" not in text
     assert Tags(text).open == []
 
 
-def test_page_without_baseline(report: Report) -> None:
-    report["baseline"] = None
+def test_page_without_baseline(report: TaskReport) -> None:
+    report.baseline = None
     text = page(report)
-    assert "Student to teacher" in text and "Gain by" not in text
-    assert "without the teacher" not in verdict(report)
+    assert "Student to teacher" in text and "Gain" not in text
+    assert "without distillation" not in verdict(report)
 
 
-def test_page_draws_odd_numbers(report: Report) -> None:
-    odd = copy.deepcopy(report)
-    odd["metric"], odd["kind"] = "mcc", "classification"
-    for who, value in (("teacher", 0.0), ("student", -0.2), ("baseline", float("nan"))):
-        odd[who] |= {"score": value, "scores": {"dev": {"mcc": value}}}
-    odd["stages"][0]["losses"] = {
-        "hidden": [[i, 1 / i] for i in range(1, 5000)],
-        "embeddings": [[1, 0.0], [2, 0.0]],
+def test_page_draws_odd_numbers(report: TaskReport) -> None:
+    report.metric = "mcc"
+    for one, value in ((report.teacher, 0.0), (report.student, -0.2), (report.baseline, float("nan"))):
+        assert one is not None
+        one.score, one.scores = value, {"dev": {"mcc": value}}
+    report.stages[0].losses = {
+        "hidden": [(i, 1 / i) for i in range(1, 5000)],
+        "embeddings": [(1, 0.0), (2, 0.0)],
         "labels": [],
-        "soft_labels": [[1, 3e-9], [2, 1e-9]],
+        "soft_labels": [(1, 3e-9), (2, 1e-9)],
     }
-    odd["stages"][1]["scores"] = [[1, 0.5], [2, 0.5]]
-    assert Tags(page(odd)).open == []
-    charts = loss_charts(odd)
-    assert [len(chart.points) for chart in charts] == [pytest.approx(240, abs=10), 2, 2, 2]
-    for chart in [*charts, *score_charts(odd)]:
-        for x, y in chart.points:
-            assert chart.left - 0.01 <= x <= chart.right + 0.01 and chart.top - 0.01 <= y <= chart.bottom + 0.01
+    report.stages[1].scores = [(1, 0.5), (2, 0.5)]
+    assert Tags(page(report)).open == []
+    charts = [lines(chart) for chart in loss_charts(report.stages)]
+    sizes = [len(curve.points) for chart in charts for curve in chart.curves]
+    assert sizes == [pytest.approx(240, abs=10), 2, 2, 2]
+    for chart in [*charts, *map(lines, score_charts(report))]:
+        for curve in chart.curves:
+            for x, y in curve.points:
+                assert chart.left - 0.01 <= x <= chart.right + 0.01 and chart.top - 0.01 <= y <= chart.bottom + 0.01
 
 
-def test_comparison_shows_every_part(report: Report) -> None:
-    for who in ("teacher", "student", "baseline"):
-        report[who]["scores"]["mismatched"] = {"accuracy": 0.5, "f1": 0.4}
+def test_charts_of_nothing_are_drawn() -> None:
+    empty = drawing(LineChart(title="t", summary="s", x="x", y="y", lines=[Line(points=[])]))
+    assert isinstance(empty, Lines) and empty.curves == [] and empty.y_ticks
+    bars = drawing(BarChart(title="t", bars=[Bar(name="a", value=-1.0, text="-1"), Bar(name="b", value=0.0, text="0")]))
+    assert isinstance(bars, Bars) and [bar.left for bar in bars.bars] == pytest.approx([0.0, 320.0])
+
+
+def test_comparison_shows_every_part(report: TaskReport) -> None:
+    for one in (report.teacher, report.student, report.baseline):
+        assert one is not None
+        one.scores["mismatched"] = {"accuracy": 0.5, "f1": 0.4}
     rows = comparison(report)
-    assert [row["label"] for row in rows[:4]] == ["f1, dev", "accuracy, dev", "f1, mismatched", "accuracy, mismatched"]
-    assert rows[0]["ratio"].replace("\u00a0", " ") == "97.1 %" and rows[0]["gain"] == "+0.039"
+    assert [row.label for row in rows[:4]] == ["f1, dev", "accuracy, dev", "f1, mismatched", "accuracy, mismatched"]
+    assert rows[0].ratio.replace("\u00a0", " ") == "97.1 %" and rows[0].gain == "+0.039"
+
+
+def test_page_of_inherited_weights_says_how_much_was_kept(report: TaskReport, pretrained: CorpusReport) -> None:
+    places = {
+        "residual": KeptUnits(of=768, kept=[0, 2]),
+        **{f"attention_{i}": KeptUnits(of=64, kept=[1]) for i in (1, 2)},
+    }
+    found = InheritedEntry(kept=places, largest_masked=0.0, cut=True, difference=1.2e-6, largest_logit=3.21)
+    report.inherited = pretrained.inherited = found
+    for text in (page(report), corpus.page(pretrained)):
+        assert ">Inherited weights</h2>" in text and ">2 of 768</td>" in text
+        assert "Attention, each of 2 layers" in text and "more than 1.2e-06 (largest logit: 3.21)" in text
+    assert "slices of the teacher reach 0.815" in verdict(report) and ">Sliced teacher</th>" in page(report)
+
+
+# ----------------------------------------------------------------------------------------------------------- corpus
+
+
+def test_page_and_card_of_a_run_on_a_corpus(pretrained: CorpusReport) -> None:
+    text = corpus.page(pretrained)
+    assert "A model of 4 layers x 312, distilled from its teacher on 2.0" in text
+    assert "On held-out text: hidden states from 1.25 to 0.41." in text
+    assert "256 instances kept out of training" in text and "pairs, at most 128 tokens" in text
+    card = corpus.card(pretrained)
+    assert front_matter(card)["tags"] == ["tutelage", "knowledge-distillation"]
+    assert 'AutoModel.from_pretrained("small/student")' in card
+    assert "| general: hidden states loss | 1.25 | 0.41 |" in card
+    pretrained.teacher, pretrained.predicts = None, "words"
+    assert "trained without a teacher on 2.0" in corpus.page(pretrained)
+    assert "AutoModelForMaskedLM" in corpus.card(pretrained) and "teacher" not in corpus.card(pretrained).replace(
+        "without a teacher", ""
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- team
 
 
-def test_the_team_says_what_each_stage_found(team: Report) -> None:
-    found = section(team, "f1")
-    assert found is not None
-    assert found.heads == [
-        ("f1", ["dev", "held out"]),
-        ("search", ["probability", "draws", "reward"]),
-        ("refine", ["probability", "draws", "reward"]),
+def cells(section: Section) -> list[list[Cell]]:
+    """The table's values, without the parameters."""
+    assert section.table is not None
+    return [[cell for cell in row.cells if isinstance(cell, Cell)] for row in section.table.rows]
+
+
+def test_the_team_says_what_each_stage_found(taught: TaskReport) -> None:
+    found = team.section(taught)
+    assert found is not None and found.table is not None
+    assert [(group, [column.title for column in columns]) for group, columns in found.table.heads] == [
+        ("", ["Parameters"]),
+        ("f1", ["dev", "held-out"]),
+        ("search", ["weight", "steps", "reward"]),
+        ("refine", ["weight", "steps", "reward"]),
     ]
-    assert [[cell.text for cell in row.cells] for row in found.rows] == [
+    rows = cells(found)
+    assert [[cell.text for cell in row] for row in rows] == [
         ["0.880", "0.871", "0.250", "100", "−0.021", "0.100", "20", "0.1"],
         ["0.860", "0.912", "0.700", "1,100", "0.5", "0.900", "180", "0.2"],
         ["0.100", "0.200", "0.050", "50", "–", "–", "–", "–"],
     ]
-    best = [[i for i, cell in enumerate(row.cells) if cell.best] for row in found.rows]
+    best = [[i for i, cell in enumerate(row) if cell.style == "best"] for row in rows]
     assert best == [[0], [1, 2, 4, 5, 7], []]
-    assert [[cell.dropped for cell in row.cells].count(True) for row in found.rows] == [0, 0, 1]
-    assert found.rows[2].cells[2].dropped
-    assert "Dropped: noise (stage search). 2 of 3 are left." in found.words
-    assert found.notes[0].startswith("search: 1,250 updates of the distribution, 3 of them without a usable gradient.")
-    assert "the mean of its log-weights after step 625" in found.notes[0] and "1.37 at last" in found.notes[0]
-    assert "mean" not in found.notes[1] and "temperature" not in found.notes[1]
-    assert "f1 0.840 on the held-out examples, where a constant answer has 0.812" in found.notes[0]
+    assert [[cell.below for cell in row].count("dropped") for row in rows] == [0, 0, 1]
+    assert rows[2][2].below == "dropped"
+    assert "Dropped: noise (stage search). 2 of 3 remain." in found.paragraphs[0]
+    first, second = found.notes
+    assert first.startswith(
+        "search: 1,250 updates of the sampling weights, 3 of them skipped for want of a usable gradient."
+    )
+    assert "the mean of the log-weights after step 625" in first and "final temperature 1.37" in first
+    assert "mean" not in second and "temperature" not in second
+    assert "f1 0.840 on the held-out examples; a constant prediction scores 0.812" in first
 
 
-def test_the_team_is_drawn_to_scale(team: Report) -> None:
-    found = section(team, "f1")
-    assert found is not None
-    for course, record in zip(found.courses, team["team"]["stages"], strict=True):
-        low, *_, high = course.frame.y_ticks
+def test_the_team_is_drawn_to_scale(taught: TaskReport) -> None:
+    found = team.section(taught)
+    assert found is not None and taught.team is not None
+    for picture, stage in zip(found.pictures, taught.team.stages, strict=True):
+        course = drawing(picture)
+        assert isinstance(course, Lines) and course.level is not None
+        low, *_, high = course.y_ticks
         assert low.text.strip("0.") == ""
         rise = (high.at - low.at) / float(high.text)
         places = [tuple(map(float, curve.path.split()[-1].split(","))) for curve in course.curves]
-        drawn = [p for p in record["probabilities"] if p > 0]
-        assert places == [(course.frame.right, pytest.approx(low.at + rise * p, abs=0.06)) for p in drawn]
+        drawn = [p for p in stage.probabilities if p > 0]
+        assert places == [(course.right, pytest.approx(low.at + rise * p, abs=0.06)) for p in drawn]
         assert course.level == pytest.approx(low.at + rise / len(drawn))
-        assert course.alike == f"1/{len(drawn)}"
+        assert course.level_name == f"uniform, 1/{len(drawn)}"
         for curve in course.curves:
             assert len(curve.path.split()) <= 240
-            assert curve.path.split()[0].startswith(f"{course.frame.left}")
-    assert [curve.name for curve in found.courses[1].curves] == ["seed0", "seed1"]
+            assert curve.path.split()[0].startswith(f"{course.left}")
+    last = drawing(found.pictures[1])
+    assert isinstance(last, Lines) and [curve.name for curve in last.curves] == ["seed0", "seed1"]
 
 
-def test_ten_of_many_teachers_have_a_line_of_their_own(team: Report) -> None:
-    members, (record, _) = team["team"]["members"], team["team"]["stages"]
-    many = [members[0] | {"name": f"member {i}"} for i in range(14)]
+def test_ten_of_many_teachers_have_a_line_of_their_own(taught: TaskReport) -> None:
+    assert taught.team is not None
+    member, record = taught.team.members[0], taught.team.stages[0]
+    many = [member.model_copy(update={"name": f"member {i}"}) for i in range(14)]
     shares = [(i + 1) / 105 for i in range(14)]
-    record |= dict.fromkeys(("start", "probabilities", "next"), shares)
-    record |= {"draws": [1] * 14, "reward": [None] * 14, "history": [[1, *shares], [9, *shares]]}
-    team["team"] = {"members": many, "starts": {"search": shares}, "stages": [record]}
-    found = section(team, "f1")
-    assert found is not None
-    assert [row.style for row in found.rows] == [None] * 4 + list(range(10))
-    assert "No teacher was dropped" in found.words
-    text = page(team)
+    record.start = record.probabilities = record.next = shares
+    record.draws, record.reward, record.history = [1] * 14, [None] * 14, [[1, *shares], [9, *shares]]
+    taught.team = TeamEntry(members=many, starts={"search": shares}, stages=[record])
+    found = team.section(taught)
+    assert found is not None and found.table is not None
+    assert [row.style for row in found.table.rows] == [None] * 4 + list(range(10))
+    assert "No teacher was dropped" in found.paragraphs[0]
+    text = page(taught)
     assert "4 more</li>" in text and "member 3</li>" not in text and "member 4</li>" in text
-    assert text.count('<polyline class="curve grey"') == 4 and text.count('<polyline class="curve t') == 10
+    part = text[text.index(">The team</h2>") :]
+    assert part.count('<polyline class="curve grey"') == 4 and part.count('<polyline class="curve t') == 10
 
 
-def test_page_of_a_team_says_whose_numbers_it_shows(team: Report) -> None:
-    text = page(team)
-    assert '<h2 id="team">The team</h2>' in text
+def test_page_of_a_team_says_whose_numbers_it_shows(taught: TaskReport) -> None:
+    text = page(taught)
+    assert ">The team</h2>" in text
     assert "of the teacher seed0&#39;s f1 with" in text
-    assert "compared with is <code>seed0</code>." in text
-    assert "without the team the same student reaches 0.815" in text
-    assert "Gain by the team" in text and "Predicts as the teacher seed0 does" in text
+    assert "trained by a team of 3 teachers. The one it is compared with is seed0." in text
+    assert "without distillation the same student reaches 0.815" in text
+    assert "Agreement with the teacher seed0" in text
     assert re.search(r'<td[^>]*class="derived">0.050<br/>dropped</td>', text)
-    team["teacher"]["name"] = "/home/ann/other"
-    assert "<code>other</code>, which is not among them." in page(team)
+    assert taught.teacher is not None
+    taught.teacher.name = "/home/ann/other"
+    assert "compared with is other, which is not a member." in page(taught)
 
 
-def test_stages_whose_student_is_discarded_are_told_apart(team: Report) -> None:
-    assert selection(team) == (
-        "After each epoch of the stages distill and labels the student was scored on 367 examples (10% of train, held out), "
-        "and the best epoch was kept; the students of the stages search and refine made way for a new one after each."
+def test_stages_whose_student_is_discarded_are_told_apart(taught: TaskReport) -> None:
+    assert selection(taught) == (
+        "The student was scored after each epoch of stages distill and labels, on the validation split of 367 examples "
+        "(10% of train, held out), and the best epoch was kept. Each student of stages search and refine was replaced by a "
+        "new one."
     )
-    assert "for as many steps as the stage distill took" in page(team)
-    assert page(team).count(">only the team&#39;s distribution</td>") == 2
-    assert "| search | hidden states, embeddings | 10 | 1,000 | only the team's distribution |" in card(team)
+    assert "for as many steps as stage distill," in page(taught)
+    assert page(taught).count(">sampling weights</td>") == 2
+    assert "| search | hidden states, embeddings | 10 | 1,000 | sampling weights |" in card(taught)
 
 
-def test_page_of_a_team_that_was_not_weighed(team: Report) -> None:
-    team["team"] |= {"stages": [], "starts": {"distill": [1 / 3, 1 / 2, 1 / 6]}}
-    text = page(team)
-    assert "set beforehand, and not learnt: seed0 0.333, seed1 0.500 and noise 0.167." in text
+def test_page_of_a_team_with_fixed_weights(taught: TaskReport) -> None:
+    assert taught.team is not None
+    taught.team.stages, taught.team.starts = [], {"distill": [1 / 3, 1 / 2, 1 / 6]}
+    text = page(taught)
+    assert "with fixed weights: seed0 0.333, seed1 0.500 and noise 0.167." in text
     assert ">66,955,010<" not in text and ">67.0\u00a0M<" in text
-    assert "dropped" not in text and "how often each teacher is drawn" not in text
-    assert "Team, weighed as set beforehand: `seed1` 0.500, `seed0` 0.333, `noise` 0.167." in card(team)
-    team["team"]["starts"] = {"distill": [1 / 3] * 3}
-    assert "not learnt: all alike." in page(team)
+    assert "dropped" not in text and "sampling weights" not in text
+    assert "Team, with fixed weights: `seed1` 0.500, `seed0` 0.333, `noise` 0.167." in card(taught)
+    taught.team.starts = {"distill": [1 / 3] * 3}
+    assert "with fixed weights: equal for all." in page(taught)
 
 
-def test_page_without_a_team_does_not_speak_of_one(report: Report) -> None:
-    for told in (page(report | {"team": None}), page(report), card(report)):
+def test_page_without_a_team_does_not_speak_of_one(report: TaskReport) -> None:
+    for told in (page(report), card(report)):
         assert "The team" not in told and "Team, " not in told
-        assert "Gain by the teacher" in told
+        assert "Gain" in told
 
 
-def test_names_of_a_team_are_escaped(team: Report) -> None:
-    for one in team["team"]["members"]:
-        one["name"] = f"<b>{one['name']}</b> {HOSTILE}"
-    for record in team["team"]["stages"]:
-        record["stage"] += "<i>"
-    text = page(team)
+def test_names_of_a_team_are_escaped(taught: TaskReport) -> None:
+    assert taught.team is not None
+    for one in taught.team.members:
+        one.name = f"<b>{one.name}</b> {HOSTILE}"
+    for record in taught.team.stages:
+        record.stage += "<i>"
+    text = page(taught)
     tags = Tags(text)
     assert tags.open == []
     assert {tag for tag, _ in tags.found}.isdisjoint({"b", "i", "script"})
     assert "&lt;b&gt;noise&lt;/b&gt;" in text
-    body = card(team).split("\n---\n", 1)[1]
+    body = card(taught).split("\n---\n", 1)[1]
     assert "<b>" not in body and "<script" not in body
 
 
-def test_card_names_the_team_and_keeps_its_folders_to_itself(team: Report) -> None:
-    team["warnings"] = ["the teacher '/home/ann/team/noise' of the team would be right more often"]
-    text = card(team)
-    assert "A student of a team of 3 teachers, compared below with `seed0`, made" in text
-    assert "Team, and how likely each is drawn in the end: `seed1` 0.900, `seed0` 0.100; dropped: `noise`." in text
+def test_card_names_the_team_and_keeps_its_folders_to_itself(taught: TaskReport) -> None:
+    assert taught.team is not None
+    taught.warnings = ["the teacher '/home/ann/team/noise' of the team would be right more often"]
+    text = card(taught)
+    assert "Distilled from a team of 3 teachers with tutelage" in text and "compares it with `seed0`." in text
+    assert "Team, with final sampling weights: `seed1` 0.900, `seed0` 0.100; dropped: `noise`." in text
     assert "the teacher 'noise' of the team" in text and "/home" not in text
     assert "base_model" not in front_matter(text)
-    team["team"]["members"][1]["folder"] = "org/seed1"
-    assert front_matter(card(team))["base_model"] == ["org/seed1"]
+    taught.team.members[1].folder = "org/seed1"
+    assert front_matter(card(taught))["base_model"] == ["org/seed1"]
 
 
 # ------------------------------------------------------------------------------------------------------------- card
 
 
-def test_card_has_front_matter_for_the_hub(report: Report) -> None:
+def test_card_has_front_matter_for_the_hub(report: TaskReport) -> None:
     tree = front_matter(card(report))
     assert tree["library_name"] == "transformers"
     assert tree["pipeline_tag"] == "text-classification"
@@ -516,7 +776,7 @@ def test_card_has_front_matter_for_the_hub(report: Report) -> None:
     assert {metric["type"]: metric["value"] for metric in result["metrics"]} == {"f1": 0.8544, "accuracy": 0.811}
 
 
-def test_card_says_how_to_load_and_what_was_measured(report: Report) -> None:
+def test_card_says_how_to_load_and_what_was_measured(report: TaskReport) -> None:
     text = card(report, language="de")
     assert front_matter(text)["language"] == "de"
     assert 'pipeline("text-classification", model="runs/mrpc/student")' in text
@@ -527,25 +787,26 @@ def test_card_says_how_to_load_and_what_was_measured(report: Report) -> None:
     assert "408 examples (dev.tsv)" in text
 
 
-def test_card_without_teacher(alone: Report) -> None:
+def test_card_without_teacher(alone: TaskReport) -> None:
     tree = front_matter(card(alone))
     assert "base_model" not in tree and tree["tags"] == ["tutelage"]
     assert "teacher" not in card(alone).replace("without a teacher", "")
 
 
-def test_card_keeps_home_folders_to_itself(report: Report) -> None:
-    report["teacher"]["name"], report["student"]["name"] = "/home/ann/teacher", "/home/ann/runs/student"
+def test_card_keeps_home_folders_to_itself(report: TaskReport) -> None:
+    assert report.teacher is not None
+    report.teacher.name, report.student.name = "/home/ann/teacher", "/home/ann/runs/student"
     text = card(report)
     assert "/home" not in text
     assert "base_model" not in front_matter(text)
 
 
-def test_card_of_regression_asks_for_the_bare_number(report: Report) -> None:
-    report |= {"kind": "regression", "labels": []}
+def test_card_of_regression_asks_for_the_bare_number(report: TaskReport) -> None:
+    report.kind, report.labels = "regression", []
     assert 'function_to_apply="none"' in card(report)
 
 
-def test_card_shows_names_as_they_are(hostile: Report) -> None:
+def test_card_shows_names_as_they_are(hostile: TaskReport) -> None:
     text = card(hostile)
     tree = front_matter(text)
     assert "base_model" not in tree

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -16,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import transformers
 
 from tutelage import anatomy
-from tutelage.artifacts import write_text
+from tutelage.artifacts import free_place, new_folder, write_text
 from tutelage.data.augmentation.candidates import Context
 from tutelage.data.augmentation.propose import propose
 from tutelage.data.augmentation.wordvectors import WordVectors
@@ -545,17 +544,14 @@ def export(model: str, out: str) -> dict[str, Any]:
     Raises:
         TutelageError: when the model shares no layers, or the folder exists.
     """
-    folder, path = Path(out), resolve(model)
-    if folder.exists():
-        raise TutelageError(f"{out!r} exists already; remove it, or name another folder")
+    path, folder = resolve(model), free_place(out)
     transformers.utils.logging.disable_progress_bar()
     config = load_config(path)
     stored = load_model(path, anatomy.head_named((config.architectures or [""])[0]))[0]
-    plain, fresh = expanded(stored), folder.with_name(folder.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    plain.save_pretrained(fresh)
-    load_tokenizer(path).save_pretrained(fresh)
-    fresh.rename(folder)
+    plain = expanded(stored)
+    with new_folder(folder) as partial:
+        plain.save_pretrained(partial)
+        load_tokenizer(path).save_pretrained(partial)
     shape = anatomy.shape_of(plain.config)
     return {
         "model": model,

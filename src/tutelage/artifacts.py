@@ -1,13 +1,191 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that appear whole or not at all, their manifests and their checksums.
+
+A writer that is killed leaves a folder named ``NAME.partial``, which no reader takes for a finished one. What is written is on
+the disk before it gets its name, so a crash of the machine leaves the old state or the new one as well.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tutelage.errors import TutelageError
+
+MARK = ".unfinished"
+"""In a partial folder of :func:`new_folder`: it is ours, and may be removed."""
+
+BLOCK = 2**22
+"""Bytes that are read at once."""
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader (or a crash) sees the old content or the new, never a part."""
+    """Write a UTF-8 file: a reader, or a crash, sees the old content or the new one."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def sha256_of(path: Path, advance: Callable[[int], None] = lambda count: None) -> str:
+    """The SHA-256 of a file, in hexadecimal; ``advance`` is called with the number of bytes after each block."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
+
+
+def checksum_of(tree: Any) -> str:
+    """The SHA-256 of plain values (as JSON, keys sorted), in hexadecimal."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def partial_of(folder: Path) -> Path:
+    """Where a folder lies until it is finished."""
+    return folder.with_name(folder.name + ".partial")
+
+
+def unwritable(folder: Path, error: OSError) -> TutelageError:
+    """The one-line error for a folder that cannot be written."""
+    return TutelageError(f"{str(folder)!r} cannot be written ({error.strerror or error}); name another folder")
+
+
+def free_place(folder: Path | str) -> Path:
+    """The absolute path of a folder that is to be made; an empty folder may lie there.
+
+    Raises:
+        TutelageError: if something else lies there, or nothing can be written there.
+    """
+    folder = Path(os.path.abspath(folder))
+    try:
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise TutelageError(f"{str(folder)!r} exists already; remove it, or name another folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    if not os.access(folder.parent, os.W_OK):
+        raise TutelageError(f"{str(folder)!r} cannot be written (no permission); name another folder")
+    return folder
+
+
+def publish(partial: Path, folder: Path) -> None:
+    """Give a partial folder its final name, when all that is in it is on the disk; an empty folder there is replaced."""
+    places = [partial, *partial.rglob("*")]
+    for place in places:
+        _sync(place)
+    if folder.exists():
+        folder.rmdir()
+    partial.rename(folder)
+    _sync(folder.parent)
+
+
+def _sync(place: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    if os.name == "nt":
+        return  # Windows flushes nothing that is open for reading
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def new_folder(folder: Path | str) -> Iterator[Path]:
+    """Make a folder that appears when the block ends, whole; yields the partial folder to write into.
+
+    If the block fails, nothing is left. What a killed writer left is replaced.
+
+    Raises:
+        TutelageError: if something lies there already, or the disk refuses.
+    """
+    folder = free_place(folder)
+    partial = partial_of(folder)
+    if partial.exists() and not (partial / MARK).exists() and not _empty(partial):
+        raise TutelageError(f"{str(partial)!r} is in the way; remove it, or name another folder")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        (partial / MARK).touch()
+        yield partial
+        (partial / MARK).unlink()
+        publish(partial, folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise unwritable(folder, error) from None
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _empty(place: Path) -> bool:
+    return place.is_dir() and not any(place.iterdir())
+
+
+class Manifest(BaseModel):
+    """What a folder holds, in a JSON file that is written last: a folder without it is unfinished."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    FILE: ClassVar[str] = "manifest.json"
+    """Name of the file."""
+    WHAT: ClassVar[str]
+    """What such a folder is called in messages."""
+    COMMAND: ClassVar[str]
+    """The command that makes one."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The manifest of a folder.
+
+        Raises:
+            TutelageError: if there is none, the folder is unfinished, or the file is damaged.
+        """
+        path = folder / cls.FILE
+        if not path.exists():
+            if partial_of(folder).exists():
+                raise TutelageError(f"the {cls.WHAT} {str(folder)!r} is not finished; run {cls.COMMAND} again")
+            raise TutelageError(f"{str(folder)!r} is no {cls.WHAT}; {cls.COMMAND} makes one")
+        try:
+            return cls.parse(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise cls.damaged(folder, f"{cls.FILE}: {_reason(error)}") from None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The manifest that a file's content means.
+
+        Raises:
+            ValueError: if it means none.
+        """
+        return cls.model_validate_json(text)
+
+    @classmethod
+    def damaged(cls, folder: Path, reason: str) -> TutelageError:
+        """The one-line error for a folder whose content is not what was written."""
+        return TutelageError(
+            f"the {cls.WHAT} {str(folder)!r} is damaged: {reason}; remove it and make it again with {cls.COMMAND}"
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write the file into ``folder``, whole or not at all."""
+        write_text(folder / self.FILE, self.model_dump_json(indent=1))
+
+
+def _reason(error: Exception) -> str:
+    """A line about an error."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+    return " ".join(str(error).split())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tutelage.artifacts import write_text
+from tutelage.artifacts import Manifest
 from tutelage.data.examples import Examples, content
 from tutelage.errors import TutelageError
 
 MANIFEST, LOGITS = "crossfit.json", "logits.safetensors"
 
 
-class PredictionsManifest(BaseModel):
+class PredictionsManifest(Manifest):
     """What is in a folder of out-of-fold predictions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    FILE = MANIFEST
+    WHAT = "folder of out-of-fold predictions"
+    COMMAND = "tutelage crossfit"
 
     model: str
     task: str
@@ -40,7 +40,7 @@ class PredictionsManifest(BaseModel):
 def write(folder: Path, manifest: PredictionsManifest, logits: npt.NDArray[np.float32]) -> None:
     """Logits ``(n, classes)`` and what they are of; the manifest last, without which a folder is unfinished."""
     save_file({"logits": torch.from_numpy(logits)}, folder / LOGITS)
-    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
+    manifest.write(folder)
 
 
 def read(folder: Path, examples: Examples, labels: Sequence[str]) -> npt.NDArray[Any]:
@@ -49,14 +49,11 @@ def read(folder: Path, examples: Examples, labels: Sequence[str]) -> npt.NDArray
     Raises:
         TutelageError: when there are none, or they are of other examples or classes.
     """
-    path = folder / MANIFEST
-    if not path.exists():
-        raise TutelageError(f"{str(folder)!r} holds no finished predictions; tutelage crossfit makes them")
+    manifest = PredictionsManifest.read(folder)
     try:
-        manifest = PredictionsManifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
         logits = load_file(folder / LOGITS)["logits"].numpy()
-    except (ValidationError, ValueError, OSError, KeyError, SafetensorError) as error:
-        raise TutelageError(f"the predictions in {str(folder)!r} are damaged ({error}); make them anew") from None
+    except (OSError, KeyError, SafetensorError) as error:
+        raise PredictionsManifest.damaged(folder, f"{LOGITS}: {error}") from None
     if set(manifest.labels) != set(labels):
         raise TutelageError(
             f"the predictions in {str(folder)!r} are of the classes {', '.join(manifest.labels)}, the data of "

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tutelage.mechanisms.hook import Hook
     from tutelage.mechanisms.scene import Scene, StageScene
+    from tutelage.report.section import Section
     from tutelage.teachers.teacher import Teacher
 
 
@@ -137,8 +138,12 @@ class Mechanism(BaseModel):
         return None
 
     def report(self, scene: Scene) -> dict[str, Any]:
-        """Fields of the report, by name. Called once for each kind of mechanism in a run."""
+        """Fields of the report that it has for this mechanism, by name. Called once for each kind of mechanism in a run."""
         return {}
+
+    def sections(self, scene: Scene) -> list[Section]:
+        """Sections of the report's page, kept in ``report.json``. Called once for each kind of mechanism in a run."""
+        return []
 
     def warnings(self, folder: Path) -> list[str]:
         """Reasons to doubt what was found, for the report."""

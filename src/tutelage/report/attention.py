@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, FileSystemLoader
 from pydantic import BaseModel
 
-from tutelage.report.page import FORMATS
+from tutelage.report.templates import render
 
 
 class Likeness(BaseModel):
@@ -87,12 +85,12 @@ WIDEST = 480.0
 
 def page(report: AttentionReport) -> str:
     """The report as a self-contained HTML page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(FORMATS)
-    return environment.get_template("attention.html.jinja").render(
-        report=report, verdict=verdict(report), explanation=explanation(report), maps=maps(report)
+    return render(
+        "attention.html.jinja",
+        report=report,
+        verdict=verdict(report),
+        explanation=explanation(report),
+        maps=maps(report),
     )
 
 
@@ -100,38 +98,38 @@ def verdict(report: AttentionReport) -> str:
     """The result in one sentence."""
     same, best, uniform = report.same_head, report.best_match, report.uniform
     if same is None:
-        said = f"With heads matched as well as can be, the student's attention has a cosine similarity of {best.cosine:.2f}"
+        said = f"With optimally matched heads, the student's attention has a cosine similarity of {best.cosine:.2f}"
         more = ""
     else:
         said = f"Head by head, the student's attention has a cosine similarity of {same.cosine:.2f}"
         moved = sum(len(layer.matches) - layer.kept for layer in report.layers)
-        more = f", or {best.cosine:.2f} with heads matched as well as can be" if moved else ""
-    return f"{said} to the teacher's{more}; attention to all tokens alike has {uniform.cosine:.2f}."
+        more = f", or {best.cosine:.2f} with optimally matched heads" if moved else ""
+    return f"{said} to the teacher's{more}; uniform attention has {uniform.cosine:.2f}."
 
 
 def explanation(report: AttentionReport) -> list[str]:
     """On what, and how layers and heads were paired: sentences."""
     texts = f"{report.texts:,} text{'s' if report.texts > 1 else ''}"
     if report.texts < report.available:
-        texts = f"{report.texts:,} of {report.available:,} texts, drawn at random,"
-    cut = f" ({report.cut:,} were longer and lost their end)" if report.cut else ""
+        texts = f"{report.texts:,} of {report.available:,} texts, sampled at random,"
+    cut = f" ({report.cut:,} were truncated)" if report.cut else ""
     sentences = [
-        f"{texts} with {report.queries:,} tokens in all, at most {report.max_length} each{cut}; every token is a query"
-        + (", and looks at itself and earlier tokens." if report.causal else ".")
+        f"Computed on {texts} with {report.queries:,} tokens in total, at most {report.max_length} tokens each{cut}. Every token "
+        "is a query" + (" and attends to itself and earlier tokens." if report.causal else ".")
     ]
     if report.student_layers != report.teacher_layers:
         pairs = ", ".join(f"{layer.student} from {layer.teacher}" for layer in report.layers)
         sentences.append(
-            f"The student has {report.student_layers} layers, the teacher {report.teacher_layers}; they were paired "
+            f"The student has {report.student_layers} layers, the teacher {report.teacher_layers}. The layers are paired "
             f"uniformly: {pairs}."
         )
     heads, kept = (sum(of) for of in zip(*((len(layer.matches), layer.kept) for layer in report.layers), strict=True))
     if report.same_head is not None:
-        sentences.append(f"{kept} of {heads} heads have the one of the same number as their best match.")
+        sentences.append(f"For {kept} of {heads} heads the best match is the head of the same number.")
     else:
         sentences.append(
-            "The models differ in their numbers of heads: none is the same, and some have no match. The numbers of uniform "
-            "attention are of all heads of the teacher."
+            "The models have different numbers of heads: same-head values do not exist, and some heads have no match. Values of "
+            "uniform attention are over all heads of the teacher."
         )
     return sentences
 

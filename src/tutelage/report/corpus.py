@@ -1,22 +1,21 @@
-"""Page and model card of a run on raw text: what was learnt, seen on text that was held out."""
+"""Page and model card of a run on a corpus: losses on held-out text before and after training."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from tutelage.report.card import folder_name, markdown
-from tutelage.report.numbers import count_text
-from tutelage.report.page import FORMATS, facts, inheritance
-from tutelage.report.pictures import loss_charts
-from tutelage.report.words import Report, words
+from tutelage.report.model import CorpusReport
+from tutelage.report.numbers import count_text, seconds_text
+from tutelage.report.page import LOSSES, REPEAT, STAGES, draw, environment, inherited, loss_charts
+from tutelage.report.section import Column, Fact, Row, Section, Table
+from tutelage.report.templates import render
+from tutelage.report.words import folder_name, words
 
 USES = {
-    "none": "It has no head: fine-tune it on a task, or go on with task distillation (--student takes its folder).",
+    "none": "It has no head: fine-tune it on a task, or distil a task into it (--student takes its folder).",
     "words": "It fills in masked words, and can be fine-tuned or distilled further.",
     "next_words": "It continues text, and can be fine-tuned further.",
 }
@@ -25,60 +24,115 @@ USES = {
 CLASSES = {"none": "AutoModel", "words": "AutoModelForMaskedLM", "next_words": "AutoModelForCausalLM"}
 
 
-def page(report: Report) -> str:
+def page(report: CorpusReport) -> str:
     """``report.html`` of a run on a corpus."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(FORMATS)
-    template = environment.get_template("general.html.jinja")
-    return template.render(
-        report=report,
-        losses=loss_charts(report),
-        inherited=inheritance(report),
-        environment=facts(report),
-        **_words(report),
+    charts = loss_charts(report.stages)
+    return draw(
+        title=f"{report.title} on {report.corpus.path}",
+        verdict=verdict(report),
+        asides=[USES[report.predicts]],
+        sections=[
+            _held_out(report),
+            Section(title="Training curves", pictures=[*charts], notes=[LOSSES]) if charts else None,
+            inherited(report.inherited),
+            *report.sections,
+            _training(report),
+            Section(title="Environment", facts=environment(report)),
+            REPEAT,
+        ],
     )
 
 
-def card(report: Report) -> str:
+def card(report: CorpusReport) -> str:
     """The student's README.md."""
-    environment = Environment(  # Not HTML: `finalize` escapes for Markdown.
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,
-        finalize=markdown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(FORMATS)
-    folder = Path(report["student"]["name"]).parent.name
-    teacher = report["teacher"]
-    return environment.get_template("general.md.jinja").render(
+    folder = Path(report.student.name).parent.name
+    return render(
+        "corpus.md.jinja",
         report=report,
         name=folder,
-        teacher=folder_name(teacher["name"]) if teacher else None,
-        auto=CLASSES[report["predicts"]],
+        teacher=folder_name(report.teacher.name) if report.teacher else None,
+        auto=CLASSES[report.predicts],
         model=Markup(json.dumps(folder + "/student")),
-        **_words(report),
+        rows=_losses(report),
+        verdict=verdict(report),
+        use=USES[report.predicts],
     )
 
 
-def _words(report: Report) -> dict[str, Any]:
-    rows = []
-    for stage in report["stages"]:
-        before, after = stage["held_out"]["before"], stage["held_out"]["after"]
-        for name, value in after.items():
-            what = words(name) if name == "perplexity" else f"loss of {words(name)}"
-            rows.append({"name": f"{stage['name']}: {what}", "before": _value(before[name]), "after": _value(value)})
-    tokens = sum(stage["tokens"] for stage in report["stages"])
-    teacher = " from its teacher" if report["teacher"] else " without a teacher"
-    last = report["stages"][-1]["held_out"]
-    fallen = ", ".join(
-        f"{words(name)} {_value(last['before'][name])} to {_value(value)}" for name, value in last["after"].items()
+def verdict(report: CorpusReport) -> str:
+    """The result of the run in one sentence."""
+    tokens = sum(stage.tokens for stage in report.stages)
+    how = "distilled from its teacher" if report.teacher else "trained without a teacher"
+    last = report.stages[-1].held_out
+    moved = ", ".join(
+        f"{words(name)} from {_value(last.before[name])} to {_value(value)}" for name, value in last.after.items()
     )
-    verdict = f"A model of {report['student']['shape']} learnt{teacher} on {count_text(tokens)} tokens: {fallen}."
-    return {"rows": rows, "verdict": verdict, "use": USES[report["predicts"]], "held_out": report["held_out"]}
+    return f"A model of {report.student.shape}, {how} on {count_text(tokens)} tokens. On held-out text: {moved}."
+
+
+def _losses(report: CorpusReport) -> list[tuple[str, str, str]]:
+    """Stage and loss, its value before the stage, and after it."""
+    return [
+        (
+            f"{stage.name}: {words(name)}{'' if name == 'perplexity' else ' loss'}",
+            _value(stage.held_out.before[name]),
+            _value(value),
+        )
+        for stage in report.stages
+        for name, value in stage.held_out.after.items()
+    ]
+
+
+def _held_out(report: CorpusReport) -> Section:
+    return Section(
+        title="Held-out text",
+        table=Table(
+            caption=f"Means over {report.held_out} instances kept out of training, before and after each stage.",
+            head="Stage and loss",
+            columns=[Column(title="Before"), Column(title="After", strong=True)],
+            rows=[Row(name=name, cells=[before, after]) for name, before, after in _losses(report)],
+        ),
+    )
+
+
+def _training(report: CorpusReport) -> Section:
+    columns = [
+        Column(title="Losses", align="text"),
+        Column(title="Instances", align="text"),
+        *(Column(title=title) for title in ("Epochs", "Steps", "Tokens", "Time")),
+    ]
+    rows = [
+        Row(
+            name=stage.name,
+            cells=[
+                ", ".join(map(words, stage.losses)),
+                f"{stage.data.packing}, at most {stage.data.length} tokens",
+                count_text(stage.epochs),
+                count_text(stage.steps),
+                count_text(stage.tokens),
+                seconds_text(stage.seconds),
+            ],
+        )
+        for stage in report.stages
+    ]
+    corpus, models = report.corpus, [("Teacher", report.teacher), ("Student", report.student)]
+    return Section(
+        title="How it was trained",
+        paragraphs=[f"{report.title} ({report.method}): {report.paper}."],
+        table=Table(caption=STAGES, head="Stage", columns=columns, rows=rows),
+        facts=[
+            Fact(
+                name="Corpus",
+                text=f"{count_text(corpus.tokens)} tokens of {count_text(corpus.documents)} documents, from "
+                f"{', '.join(corpus.sources)}",
+            ),
+            *(
+                Fact(name=who, code=model.name, text=f"{model.shape}, {count_text(model.parameters)} parameters")
+                for who, model in models
+                if model is not None
+            ),
+        ],
+    )
 
 
 def _value(value: float) -> str:

@@ -1,17 +1,16 @@
-"""``report.html``: what a run achieved, as one page that needs nothing but itself.
+"""``report.html``: the results of a run as one page without external resources.
 
-Python computes words, numbers and geometry; ``page.html.jinja`` draws them. Everything that comes from data or names
-goes through the template's escaping.
+Python makes words, numbers and geometry; ``page.html.jinja`` draws them and escapes everything that comes from data or names.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-
 from tutelage.report import team
+from tutelage.report.model import InheritedEntry, ModelEntry, Report, StageEntry, TaskReport
 from tutelage.report.numbers import (
     bytes_text,
     count_text,
@@ -24,175 +23,382 @@ from tutelage.report.numbers import (
     score_text,
     seconds_text,
 )
-from tutelage.report.pictures import bar_charts, loss_charts, mapping_pictures, score_charts
+from tutelage.report.section import (
+    Bar,
+    BarChart,
+    Cell,
+    Column,
+    Fact,
+    LayerLinks,
+    LayerMap,
+    Line,
+    LineChart,
+    Picture,
+    Row,
+    Section,
+    Table,
+)
+from tutelage.report.templates import render
 from tutelage.report.words import (
-    Entry,
-    Report,
-    _factor,
-    beside,
+    baseline_text,
     called,
     caution,
     entries,
+    factor,
     latency_of,
+    lead,
     names,
+    outcome,
     paid,
+    selection,
     verdict,
     words,
 )
 
+WARNINGS = "Warnings and environment"
+STAGES = "Training stages"
 
-def page(report: Report) -> str:
+
+def page(report: TaskReport) -> str:
     """The report as a self-contained HTML page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FORMATS)
-    return environment.get_template("page.html.jinja").render(
-        report=report,
-        entries=entries(report),
-        metric=words(report["metric"]),
+    return draw(
+        title=f"{report.title} on {report.task}",
         verdict=verdict(report),
-        caution=caution(report),
-        paid=paid(report),
-        rows=comparison(report),
-        bars=bar_charts(report),
-        mappings=mapping_pictures(report),
-        losses=loss_charts(report),
-        scores=score_charts(report),
-        selection=selection(report),
-        inherited=inheritance(report),
-        beside=beside(report),
-        kept=kept(report),
-        team=team.section(report, words(report["metric"])),
-        lead=team.lead(report),
-        environment=facts(report),
-        who=names(report),
+        poor=not paid(report),
+        asides=[*_on_team(report), *filter(None, [caution(report)])],
+        warnings=len(report.warnings),
+        sections=[
+            scores_and_cost(report),
+            curves(report),
+            team.section(report),
+            inherited(report.inherited),
+            *report.sections,
+            training(report),
+            _environment(report),
+            REPEAT,
+        ],
     )
 
 
-FORMATS = {
-    "score": score_text,
-    "percent": percent,
-    "count": count_text,
-    "flops": flops_text,
-    "bytes": bytes_text,
-    "ms": milliseconds,
-    "seconds": seconds_text,
-    "words": words,
-    "label_list": label_list,
-    "device": device_text,
-}
+def draw(*, title: str, verdict: str, asides: Sequence[str], sections: Iterable[Section | None], **more: Any) -> str:
+    """A page with a headline, the result in one sentence, remarks, and those of the sections that there are."""
+    return render(
+        "page.html.jinja",
+        title=title,
+        verdict=verdict,
+        asides=asides,
+        sections=[section for section in sections if section is not None],
+        **more,
+    )
 
 
-def comparison(report: Report) -> list[dict[str, Any]]:
-    """Rows of the table: ``label``, ``cells`` by who, ``ratio`` to the teacher and ``gain`` over the baseline."""
-    found = entries(report)
+REPEAT = Section(
+    title="Repeat this run",
+    paragraphs=["In the folder of this report:"],
+    command="tutelage run config.yaml --set out=NEW-FOLDER",
+)
+
+
+def _on_team(report: TaskReport) -> list[str]:
+    if report.team is None:
+        return []
+    found = lead(report)
+    which = "" if found is None else f" The one it is compared with is {found[0]}"
+    which += "" if found is None else "." if found[1] else ", which is not a member."
+    return [f"The student was trained by a team of {len(report.team.members)} teachers.{which}"]
+
+
+# ------------------------------------------------------------------------------------------------- scores and cost
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A measure: ``cells`` by who, ``ratio`` to the teacher and ``gain`` over the baseline, as text."""
+
+    label: str
+    cells: dict[str, str]
+    ratio: str = ""
+    gain: str = ""
+
+
+def scores_and_cost(report: TaskReport) -> Section:
+    """What teacher, student and baseline score, and what they cost."""
+    found, who = entries(report), names(report)
+    columns = [Column(title=who[name], strong=name == "student") for name, _ in found]
+    columns += [Column(title="Student to teacher")] if report.teacher else []
+    columns += [Column(title="Gain")] if report.baseline else []
+    rows = []
+    for number, one in enumerate(comparison(report)):
+        cells: list[str | Cell] = [one.cells.get(name, "") for name, _ in found]
+        cells += [Cell(text=one.ratio, style="faint")] if report.teacher else []
+        cells += [Cell(text=one.gain, style="faint")] if report.baseline else []
+        rows.append(Row(name=one.label, cells=cells, lead=not number))
+    source = report.data.sources.get("report", "dev")
+    return Section(
+        title="Scores and cost",
+        table=Table(
+            caption=f"Scores on {count_text(report.data.report)} examples of the evaluation set ({source}). Latency is the median "
+            f"of one forward pass on {device_text(report.environment.device)}."
+            + (f" Gain is the student minus {who['baseline']!r}." if report.baseline else ""),
+            head="Measure",
+            columns=columns,
+            rows=rows,
+        ),
+        facts=[
+            Fact(name=who[name], text=f"{baseline_text(report)}, {entry.shape}")
+            if name == "baseline"
+            else Fact(name=who[name], code=entry.name, text=entry.shape)
+            for name, entry in found
+        ],
+        pictures=bar_charts(report),
+    )
+
+
+def comparison(report: TaskReport) -> list[Comparison]:
+    """The rows of the table of scores and cost; the first is the task's metric."""
+    found, student = entries(report), report.student
     rows = [
         _score_row(found, part, metric)
-        for part, scores in report["student"]["scores"].items()
-        for metric in sorted(scores, key=lambda name: name != report["metric"])
+        for part, scores in student.scores.items()
+        for metric in sorted(scores, key=lambda name: name != report.metric)
     ]
-    rows[0]["lead"] = True
     rows += [
-        _cost_row(found, "Parameters", {who: e["parameters"] for who, e in found}, count_text, ("fewer", "more")),
-        _cost_row(found, "FLOPs per example", {who: e["flops"] for who, e in found}, flops_text, ("less", "more")),
+        _cost_row(found, "Parameters", {who: e.parameters for who, e in found}, count_text, ("fewer", "more")),
+        _cost_row(found, "FLOPs per example", {who: e.flops for who, e in found}, flops_text, ("less", "more")),
     ]
     for batch in ("1", "32"):
         values = {who: latency_of(entry, batch) for who, entry in found}
-        rows.append(_cost_row(found, f"Latency, batch {batch}", values, milliseconds, ("faster", "slower")))
-    student = report["student"]
-    for key, label, form in (
-        ("bytes", "Size on disk", bytes_text),
-        ("agreement", f"Predicts as {called(report)} does", percent),
-    ):
-        if student.get(key) is not None:
-            rows.append({"label": label, "cells": {"student": form(student[key])}, "ratio": "", "gain": ""})
+        rows.append(_cost_row(found, f"Latency, batch size {batch}", values, milliseconds, ("faster", "slower")))
+    rows.append(Comparison("Size on disk", {"student": bytes_text(student.bytes)}))
+    if student.agreement is not None:
+        rows.append(Comparison(f"Agreement with {called(report)}", {"student": percent(student.agreement)}))
     return rows
 
 
-def _score_row(found: list[tuple[str, Entry]], part: str, metric: str) -> dict[str, Any]:
-    values = {who: entry["scores"].get(part, {}).get(metric) for who, entry in found}
+def _score_row(found: list[tuple[str, ModelEntry]], part: str, metric: str) -> Comparison:
+    values = {who: entry.scores.get(part, {}).get(metric) for who, entry in found}
     ours, theirs, other = values["student"], values.get("teacher"), values.get("baseline")
     ratio = percent(ours / theirs) if finite(ours) and finite(theirs) and theirs > 0 else ""
     added = f"{round(ours, 3) - round(other, 3):+.3f}" if finite(ours) and finite(other) else ""
     cells = {who: score_text(value) for who, value in values.items()}
     # A minus as wide as the plus.
-    return {"label": f"{words(metric)}, {part}", "cells": cells, "ratio": ratio, "gain": added.replace("-", "−")}
+    return Comparison(f"{words(metric)}, {part}", cells, ratio, added.replace("-", "−"))
 
 
 def _cost_row(
-    found: list[tuple[str, Entry]], label: str, values: dict[str, Any], form: Any, ways: tuple[str, str]
-) -> dict[str, Any]:
+    found: list[tuple[str, ModelEntry]],
+    label: str,
+    values: dict[str, Any],
+    form: Callable[[Any], str],
+    ways: tuple[str, str],
+) -> Comparison:
     ratio = ""
     if "teacher" in values and finite(values["teacher"]) and finite(values["student"]):
-        ratio = _factor(values["teacher"], values["student"], *ways) or "the same"
-    return {"label": label, "cells": {who: form(values[who]) for who, _ in found}, "ratio": ratio, "gain": ""}
+        ratio = factor(values["teacher"], values["student"], *ways) or "the same"
+    return Comparison(label, {who: form(values[who]) for who, _ in found}, ratio)
 
 
-def selection(report: Report) -> str:
-    """How the checkpoint of each stage was chosen, in one sentence."""
-    data = report["data"]
-    source = data["sources"].get("selection", "selection")
-    passing = [stage["name"] for stage in report["stages"] if stage.get("discarded")]
-    scored = [stage["name"] for stage in report["stages"] if stage.get("best") and stage["name"] not in passing]
-    others = [stage["name"] for stage in report["stages"] if not stage.get("best") and stage["name"] not in passing]
-    parts = []
-    if scored:
-        parts.append(
-            f"After each epoch of {team.stages(scored)} the student was scored on {data['selection']:,} examples ({source}), "
-            "and the best epoch was kept"
+def bar_charts(report: TaskReport) -> list[BarChart]:
+    """Scores and latencies, if there are several models."""
+    found, who = entries(report), names(report)
+    if len(found) < 2:
+        return []
+
+    def chart(title: str, values: dict[str, float | None], form: Callable[[Any], str], least: float) -> BarChart:
+        bars = [
+            Bar(name=who[name], value=value, text=form(value), style=name)
+            for name, value in values.items()
+            if finite(value)
+        ]
+        return BarChart(title=title, bars=bars, least=least)
+
+    charts = [chart(f"Score: {words(report.metric)}", {name: e.score for name, e in found}, score_text, 1.0)]
+    for batch, what in (("1", "one example"), ("32", "a batch of 32")):
+        values = {name: latency_of(entry, batch) for name, entry in found}
+        charts.append(chart(f"Latency of {what}", values, milliseconds, 0.0))
+    return [one for one in charts if one.bars]
+
+
+# ----------------------------------------------------------------------------------------------------------- curves
+
+
+def curves(report: TaskReport) -> Section | None:
+    """Which layers were compared, and how losses and scores moved."""
+    losses, scores = loss_charts(report.stages), score_charts(report)
+    pictures: list[Picture] = [*layer_maps(report), *losses, *scores]
+    if not pictures:
+        return None
+    notes = [LOSSES] if losses else []
+    notes += ["The ring marks the epoch that was kept."] if scores else []
+    return Section(title="Training curves", pictures=pictures, notes=[" ".join(notes)] if notes else [])
+
+
+LOSSES = "Each point of a loss is the mean over the steps since the point before. Every chart has its own scale."
+
+
+def loss_charts(stages: Sequence[StageEntry]) -> list[LineChart]:
+    """One chart for each term of each stage."""
+    charts = []
+    for stage in stages:
+        for term, values in stage.losses.items():
+            points = _points(values)
+            if len(points) > 1:
+                first, last = points[0], points[-1]
+                charts.append(
+                    LineChart(
+                        title=f"{stage.name}: {words(term)} loss",
+                        summary=f"from {first[1]:.4g} at step {first[0]:,.0f} to {last[1]:.4g} at step {last[0]:,.0f}",
+                        x="step",
+                        y="loss",
+                        lines=[Line(points=points)],
+                    )
+                )
+    return charts
+
+
+def score_charts(report: TaskReport) -> list[LineChart]:
+    """The score on the validation split by epoch, for each stage that was scored."""
+    charts, metric = [], words(report.metric)
+    for stage in report.stages:
+        points = _points(stage.scores)
+        if len(points) > 1:
+            best = stage.best
+            summary = ", ".join(f"epoch {x:.0f} {y:.3f}" for x, y in points[:50])
+            charts.append(
+                LineChart(
+                    title=f"{stage.name}: {metric} on the validation split",
+                    summary=summary + (f"; the best, epoch {best.epoch}, was kept" if best else ""),
+                    x="epoch",
+                    y=metric,
+                    lines=[Line(points=points)],
+                    start=points[0][0],
+                    mark=(float(best.epoch), best.score) if best else points[-1],
+                    dots=len(points) <= 40,
+                )
+            )
+    return charts
+
+
+def _points(values: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in values if finite(x) and finite(y)]
+
+
+def layer_maps(report: TaskReport) -> list[LayerMap]:
+    """One picture for each stage that compares layers."""
+    if not report.student_layers or not report.teacher_layers:
+        return []
+    by_stage: dict[str, list[LayerLinks]] = {}
+    for entry in report.mapping:
+        by_stage.setdefault(entry.stage, []).append(LayerLinks(name=words(entry.knowledge), pairs=entry.pairs))
+    return [
+        LayerMap(
+            title=f"{stage}: layers that are compared",
+            student_layers=report.student_layers,
+            teacher_layers=report.teacher_layers,
+            links=links,
         )
-    if others:
-        parts.append(f"{'of' if scored else 'Of'} {team.stages(others)} the last epoch was kept")
-    if passing:
-        whose, after = ("student", "it") if len(passing) == 1 else ("students", "each")
-        parts.append(f"the {whose} of {team.stages(passing)} made way for a new one after {after}")
-    return "; ".join(parts) + "."
+        for stage, links in by_stage.items()
+    ]
 
 
-def kept(report: Report) -> list[str]:
-    """What is left of each stage."""
-    metric, learnt = words(report["metric"]), [one["stage"] for one in (report.get("team") or {}).get("stages", [])]
-    found = []
-    for stage in report["stages"]:
-        if stage.get("discarded"):
-            found.append("only the team's distribution" if stage["name"] in learnt else "nothing")
-        elif best := stage.get("best"):
-            found.append(f"epoch {best['epoch']:.0f}, {metric} {score_text(best['score'])}")
-        else:
-            found.append("last epoch")
-    return found
-
+# -------------------------------------------------------------------------------------------------- other sections
 
 PLACES = {
     "residual": "Residual stream",
-    "attention": "Inside of attention",
-    "intermediate": "Inside of the feed-forward",
+    "attention": "Attention",
+    "intermediate": "Feed-forward",
     "pooler": "Pooler",
     "head": "Head",
 }
 
 
-def inheritance(report: Report) -> list[tuple[str, str]]:
-    """Of a student that was cut out of its teacher: how many coordinates were kept, by place."""
-    kept = (report.get("inherited") or {}).get("kept", {})
+def inherited(entry: InheritedEntry | None) -> Section | None:
+    """How many coordinates a student with inherited weights kept, by place."""
+    if entry is None:
+        return None
     rows = []
     for place, name in PLACES.items():
-        groups = [group for key, group in kept.items() if key.partition("_")[0] == place]
+        groups = [group for key, group in entry.kept.items() if key.partition("_")[0] == place]
         if groups:
             layers = f", each of {len(groups)} layers" if place in ("attention", "intermediate") else ""
-            rows.append((name + layers, f"{len(groups[0]['kept']):,} of {groups[0]['of']:,}"))
-    return rows
+            rows.append(Row(name=name + layers, cells=[f"{len(groups[0].kept):,} of {groups[0].of:,}"]))
+    return Section(
+        title="Inherited weights",
+        table=Table(
+            caption="Coordinates of the teacher that the student keeps.",
+            head="Place",
+            columns=[Column(title="Kept", strong=True)],
+            rows=rows,
+        ),
+        notes=[
+            f"Multiplying out the compactors changed no logit by more than {entry.difference:.1e} (largest logit: "
+            f"{entry.largest_logit:.3g}). The largest removed row had norm {entry.largest_masked:.1g}. inherited.json lists the "
+            "coordinates that were kept."
+        ],
+    )
 
 
-def facts(report: Report) -> list[tuple[str, str]]:
-    """Where and how long the run took place: names and values."""
-    device = [(words(name), str(value)) for name, value in report["environment"].items()]
-    whole = [("whole run", seconds_text(report["seconds"]))] if report.get("seconds") else []
-    kept = []
-    if store := report.get("store"):
-        kept = [("teacher store", f"{store['keeps']}; {bytes_text(store['bytes'])}")]
-    return [("tutelage", report["tutelage"]), *device, ("seed", str(report["seed"])), *kept, *whole]
+def training(report: TaskReport) -> Section:
+    """The stages and the data."""
+    data, sources = report.data, report.data.sources
+    columns = [
+        Column(title="Losses", align="text"),
+        *(Column(title=title) for title in ("Epochs", "Steps", "Time")),
+        Column(title="Kept", align="text"),
+    ]
+    rows = [
+        Row(
+            name=stage.name,
+            cells=[
+                ", ".join(map(words, stage.losses)),
+                count_text(stage.epochs),
+                count_text(stage.steps),
+                seconds_text(stage.seconds),
+                outcome(report, stage),
+            ],
+        )
+        for stage in report.stages
+    ]
+
+    def examples(part: str, count: int) -> str:
+        return f"{count_text(count)} examples" + (f" ({sources[part]})" if part in sources else "")
+
+    unlabeled = f", and {examples('unlabeled', data.unlabeled)} without labels" if data.unlabeled else ""
+    augmented = f", and {count_text(data.augmented)} augmented ones" if data.augmented else ""
+    facts = [
+        Fact(name="Task", text=f"{report.task}, {report.kind}, scored by {words(report.metric)}"),
+        Fact(name="Labels", text=label_list(report.labels)),
+        Fact(name="Training", text=examples("train", data.train) + augmented + unlabeled),
+        Fact(name="Validation split", text=examples("selection", data.selection)),
+        Fact(name="Evaluation set", text=examples("report", data.report)),
+        Fact(name="Mean length", text=f"{data.mean_length:.1f} tokens"),
+        Fact(
+            name="Truncated texts", text=", ".join(f"{count_text(n)} of {part}" for part, n in data.truncated.items())
+        ),
+    ]
+    return Section(
+        title="How it was trained",
+        paragraphs=[f"{report.title} ({report.method}): {report.paper}."],
+        table=Table(caption=STAGES, head="Stage", columns=columns, rows=rows),
+        remarks=[f"{selection(report)} The evaluation set is only used for the scores above."],
+        facts=[fact for fact in facts if fact.text],
+    )
+
+
+def _environment(report: TaskReport) -> Section:
+    return Section(
+        title=WARNINGS,
+        paragraphs=[] if report.warnings else ["No warnings."],
+        items=report.warnings,
+        facts=environment(report),
+    )
+
+
+def environment(report: Report) -> list[Fact]:
+    """What the run was computed with, and how long it took."""
+    values = [("tutelage", report.tutelage)]
+    values += [(words(name), str(value)) for name, value in report.environment if value is not None]
+    values += [("seed", str(report.seed))]
+    if isinstance(report, TaskReport) and report.store is not None:
+        values += [("teacher store", f"{report.store.keeps}; {bytes_text(report.store.bytes)}")]
+    return [Fact(name=name, text=text) for name, text in [*values, ("whole run", seconds_text(report.seconds))]]

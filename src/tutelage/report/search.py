@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 from pydantic import BaseModel
 
 from tutelage.errors import TutelageError
 from tutelage.report.numbers import bytes_text
+from tutelage.report.templates import render
 from tutelage.report.words import words
 
 
@@ -112,22 +111,17 @@ def picture(search: Search) -> str:
     factors = (1, 2, 5) if x_high - x_low < 3 else (1,)
     amounts = [factor * 10.0**power for power in range(math.floor(x_low), math.ceil(x_high)) for factor in factors]
     points = [(x_of(trial.bytes_per_example), y_of(trial.score)) for trial in last]
-    return (
-        Environment(
-            loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-        )
-        .get_template("search.svg.jinja")
-        .render(
-            search=search,
-            metric=words(search.metric),
-            marks=list(zip(last, points, _labels(points, [trial.name for trial in last]), strict=True)),
-            stairs=" ".join(f"{x},{y}" for x, y in stairs),
-            x_ticks=[(x_of(size), bytes_text(size)) for size in amounts if x_low <= math.log10(size) <= x_high],
-            y_ticks=[(y_of(i * step), f"{i * step:.{3 if step < 0.01 else 2}f}") for i in range(y_low, y_high + 1)],
-            x_of=x_of,
-            y_of=y_of,
-            frame={"left": LEFT, "right": RIGHT, "bottom": BOTTOM},
-        )
+    return render(
+        "search.svg.jinja",
+        search=search,
+        metric=words(search.metric),
+        marks=list(zip(last, points, _labels(points, [trial.name for trial in last]), strict=True)),
+        stairs=" ".join(f"{x},{y}" for x, y in stairs),
+        x_ticks=[(x_of(size), bytes_text(size)) for size in amounts if x_low <= math.log10(size) <= x_high],
+        y_ticks=[(y_of(i * step), f"{i * step:.{3 if step < 0.01 else 2}f}") for i in range(y_low, y_high + 1)],
+        x_of=x_of,
+        y_of=y_of,
+        frame={"left": LEFT, "right": RIGHT, "bottom": BOTTOM},
     )
 
 

@@ -1,284 +1,184 @@
-"""What a report says of a team of teachers: who was in it, and how the distribution moved from which it was drawn."""
+"""The section on a team of teachers: scores, learned sampling weights, and how the weights moved."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, islice
-from pathlib import Path
-from typing import Any
 
-from tutelage.report.charts import Lines, Points, lines, thin
+from tutelage.report.model import TaskReport, TeamEntry, TeamStage
+from tutelage.report.numbers import MISSING, count_text
+from tutelage.report.section import Cell, Column, Line, LineChart, Row, Section, Table
+from tutelage.report.words import listed, stages_text, words
 
-Report = dict[str, Any]
-Record = dict[str, Any]
-Column = tuple[str, list["Cell"]]
-
+TITLE = "The team"
 STYLES = 10
 """Lines of a chart that can be told apart."""
-MOST_NAMES = 8
-MISSING = "–"
+
+Cells = tuple[Column, list[Cell]]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A value of a teacher; ``of`` names its column where there is no head."""
-
-    of: str
-    text: str
-    best: bool = False
-    dropped: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """A teacher; ``style`` numbers its line in the charts, if it has one of its own."""
-
-    name: str
-    shape: str
-    style: int | None
-    parameters: int
-    cells: list[Cell]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One teacher's line; without a style it is one of many in grey."""
-
-    name: str
-    style: int | None
-    path: str
-
-
-@dataclass(frozen=True)
-class Course:
-    """How a stage's distribution moved; at ``level`` all are drawn alike."""
-
-    frame: Lines
-    curves: list[Curve]
-    grey: int
-    level: float
-    alike: str
-
-
-@dataclass(frozen=True)
-class Team:
-    """The section: ``heads`` are groups of columns, each a title and what is under it."""
-
-    words: str
-    notes: list[str]
-    caption: str
-    heads: list[tuple[str, list[str]]]
-    rows: list[Row]
-    courses: list[Course]
-
-
-def section(report: Report, metric: str) -> Team | None:
-    """What there is to say; nothing of a run without a team."""
-    team = report.get("team")
-    if team is None:
+def section(report: TaskReport) -> Section | None:
+    """The section; none for a run without a team."""
+    if report.team is None:
         return None
-    members, records = team["members"], team["stages"]
+    team, metric = report.team, words(report.metric)
     styles = _styles(team)
-    groups = [(metric, _scores(team, report["metric"], metric))]
-    groups += [(record["stage"], _found(record)) for record in records]
+    columns = [*_scores(team, report.metric, metric), *(found for stage in team.stages for found in _found(stage))]
     rows = [
         Row(
-            one["name"],
-            one["shape"],
-            styles[i],
-            one["parameters"],
-            [cells[i] for _, columns in groups for _, cells in columns],
+            name=one.name,
+            cells=[count_text(one.parameters), *(cells[i] for _, cells in columns)],
+            style=styles[i],
+            title=one.shape,
         )
-        for i, one in enumerate(members)
+        for i, one in enumerate(team.members)
     ]
-    return Team(
-        words=_words(team),
-        notes=[_note(record, metric) for record in records],
-        caption=_caption(report, metric),
-        heads=[(title, [under for under, _ in columns]) for title, columns in groups],
-        rows=rows,
-        courses=[_course(record, [one["name"] for one in members], styles) for record in records],
+    names = [one.name for one in team.members]
+    return Section(
+        title=TITLE,
+        paragraphs=[_text(team, names)],
+        table=Table(
+            caption=_caption(report, metric),
+            head="Teacher",
+            columns=[Column(title="Parameters"), *(column for column, _ in columns)],
+            rows=rows,
+        ),
+        pictures=[_course(stage, names, styles) for stage in team.stages],
+        notes=[_note(stage, metric) for stage in team.stages],
     )
 
 
-def lead(report: Report) -> tuple[str, bool] | None:
-    """Of a run with a team the teacher that it is compared with: its name, and whether it is in the team."""
-    if not report.get("team") or not report.get("teacher"):
-        return None
-    name = report["teacher"]["name"]
-    for one in report["team"]["members"]:
-        # The teacher of a store lies within it.
-        if name in (one["folder"], str(Path(one["folder"]) / "teacher")):
-            return one["name"], True
-    return Path(name).name if Path(name).is_absolute() else name, False
+def final(team: TeamEntry) -> tuple[list[tuple[str, float]], list[str]]:
+    """The teachers with their final sampling weights, the largest first, and the dropped ones."""
+    pairs = sorted(zip((one.name for one in team.members), _last(team), strict=True), key=lambda pair: -pair[1])
+    return [pair for pair in pairs if pair[1] > 0], [name for name, p in pairs if p == 0 and team.stages]
 
 
-def final(report: Report) -> tuple[list[tuple[str, float]], list[str]]:
-    """The teachers with their last probabilities, the largest first, and who was dropped."""
-    team = report.get("team")
-    if not team:
-        return [], []
-    names = [one["name"] for one in team["members"]]
-    pairs = sorted(zip(names, _last(team), strict=True), key=lambda pair: -pair[1])
-    return [pair for pair in pairs if pair[1] > 0], [name for name, p in pairs if p == 0 and team["stages"]]
+def _last(team: TeamEntry) -> list[float]:
+    """The sampling weights that trained the final student, learned or fixed."""
+    stage, start = [*team.starts.items()][-1]
+    return next((record.next for record in team.stages if record.stage == stage), start)
 
 
-def _last(team: Record) -> list[float]:
-    """The distribution by which the student that is kept was taught: learnt, or set beforehand."""
-    stage, start = [*team["starts"].items()][-1]
-    found: list[float] = next((record["next"] for record in team["stages"] if record["stage"] == stage), start)
-    return found
-
-
-def listed(names: Sequence[str]) -> str:
-    """``a, b and c``; the first of very many."""
-    if len(names) > MOST_NAMES:
-        names = [*names[: MOST_NAMES - 1], f"{len(names) - MOST_NAMES + 1} more"]
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
-def stages(names: Sequence[str]) -> str:
-    """``the stages a and b``."""
-    return f"the stage{'s' if len(names) > 1 else ''} {listed(names)}"
+def dropped(stage: TeamStage, names: Sequence[str]) -> list[str]:
+    """The teachers that the stage could sample when it began, and later ones cannot."""
+    pairs = zip(names, stage.start, stage.next, strict=True)
+    return [name for name, before, after in pairs if before > 0 and after == 0]
 
 
 # ------------------------------------------------------------------------------------------------------------ words
 
 
-def _words(team: Record) -> str:
-    members, records = team["members"], team["stages"]
-    if not records:
+def _text(team: TeamEntry, names: list[str]) -> str:
+    if not team.stages:
         last = _last(team)
-        alike = max(last) - min(last) < 1e-9
-        shares = [f"{one['name']} {share:.3f}" for one, share in zip(members, last, strict=True)]
+        equal = max(last) - min(last) < 1e-9
+        shares = [f"{name} {share:.3f}" for name, share in zip(names, last, strict=True)]
         return (
-            f"The student learnt from these {len(members)} teachers. How much each of them counts was set beforehand, and not "
-            f"learnt: {'all alike' if alike else listed(shares)}."
+            f"{len(names)} teachers trained the student, with fixed weights: "
+            f"{'equal for all' if equal else listed(shares)}."
         )
-    names = [one["name"] for one in members]
-    gone = {record["stage"]: dropped(record, names) for record in records}
-    told = [f"{listed(lost)} (stage {stage})" for stage, lost in gone.items() if lost]
-    left = sum(p > 0 for p in records[-1]["next"])
+    lost = {stage.stage: dropped(stage, names) for stage in team.stages}
+    told = [f"{listed(gone)} (stage {stage})" for stage, gone in lost.items() if gone]
+    left = sum(p > 0 for p in team.stages[-1].next)
     return (
-        f"A team of {len(names)} teachers taught the student. In {stages([record['stage'] for record in records])} one was "
-        "drawn at each step, and it was learnt how often to draw each: the more often, the more its lessons lower the "
-        "student's loss on examples that are held out there. "
-        + (f"Dropped: {'; '.join(told)}. {left} of {len(names)} are left." if told else "No teacher was dropped.")
+        f"A team of {len(names)} teachers trained the student. In {stages_text([stage.stage for stage in team.stages])} each "
+        "step samples one teacher. The sampling weights are learned: a teacher gains weight if its steps lower the student's "
+        "loss on held-out examples. "
+        + (f"Dropped: {'; '.join(told)}. {left} of {len(names)} remain." if told else "No teacher was dropped.")
     )
 
 
-def dropped(record: Record, names: list[str]) -> list[str]:
-    """Who could be drawn when a stage began and cannot any more."""
-    pairs = zip(names, record["start"], record["next"], strict=True)
-    return [name for name, before, after in pairs if before > 0 and after == 0]
-
-
-def _note(record: Record, metric: str) -> str:
-    unusable = f", {record['skipped']:,} of them without a usable gradient" if record["skipped"] else ""
-    settled = record["settled"]
-    mean = "" if settled is None else f" What it found is the mean of its log-weights after step {settled:,}."
-    sure, heat = "", record["temperature"]
-    if heat is not None:
-        sure = f" Its student's confidence was forgiven: held-out logits were divided by a temperature, {heat:.2f} at last."
+def _note(stage: TeamStage, metric: str) -> str:
+    skipped = f", {stage.skipped:,} of them skipped for want of a usable gradient" if stage.skipped else ""
+    mean = "" if stage.settled is None else f" The result is the mean of the log-weights after step {stage.settled:,}."
+    calibrated = ""
+    if stage.temperature is not None:
+        calibrated = f" Rewards used calibrated student predictions (final temperature {stage.temperature:.2f})."
     return (
-        f"{record['stage']}: {record['updates']:,} updates of the distribution{unusable}.{mean}{sure} At the end its student "
-        f"reached {metric} {record['score']:.3f} on the held-out examples, where a constant answer has {record['constant']:.3f}."
+        f"{stage.stage}: {stage.updates:,} updates of the sampling weights{skipped}.{mean}{calibrated} At the end its student "
+        f"scored {metric} {stage.score:.3f} on the held-out examples; a constant prediction scores {stage.constant:.3f}."
     )
 
 
-def _caption(report: Report, metric: str) -> str:
-    held = report["data"].get("held")
-    text = f"Each teacher's {metric}: on dev, and on {f'{held:,} ' if held else ''}examples of train that "
-    if not report["team"]["stages"]:
-        return text + "tutelage team train keeps from its teachers."
+def _caption(report: TaskReport, metric: str) -> str:
+    assert report.team is not None
+    held = f"{report.data.held:,} " if report.data.held else ""
+    text = f"Each teacher's {metric} on the evaluation set and on {held}held-out examples of train"
+    if not report.team.stages:
+        return f"{text}."
     return (
-        text
-        + "are held out where the distribution is learnt. By stage: the probability it found, how many steps drew the "
-        "teacher, and its mean reward, which compares teachers within a stage (above 0: its lessons lowered the loss on "
-        "held-out examples)."
+        f"{text}. By stage: the final sampling weight, the steps that sampled the teacher, and its mean reward. Rewards compare "
+        "teachers within a stage; above 0, the teacher's steps lowered the loss on held-out examples."
     )
 
 
 # ------------------------------------------------------------------------------------------------------------ table
 
 
-def _scores(team: Record, name: str, metric: str) -> list[Column]:
-    members = team["members"]
-    parts = [*(part for part in members[0]["scores"] if part != "held"), "held"]
-    columns = []
+def _scores(team: TeamEntry, name: str, metric: str) -> list[Cells]:
+    parts = [*(part for part in team.members[0].scores if part != "held"), "held"]
+    found = []
     for part in parts:
-        under = "held out" if part == "held" else part
-        texts = [f"{one['scores'][part][name]:.3f}" for one in members]
-        columns.append((under, _marked([Cell(f"{metric}, {under}", text) for text in texts])))
-    return columns
+        cells = [Cell(text=f"{one.scores[part][name]:.3f}") for one in team.members]
+        found.append((Column(title="held-out" if part == "held" else part, group=metric), _marked(cells)))
+    return found
 
 
-def _found(record: Record) -> list[Column]:
-    stage = record["stage"]
-    drawn = [before > 0 for before in record["start"]]
+def _found(stage: TeamStage) -> list[Cells]:
+    sampled = [before > 0 for before in stage.start]
 
-    def cells(under: str, texts: list[str], best: bool) -> Column:
-        shown = [Cell(f"{stage}, {under}", text if was else MISSING) for text, was in zip(texts, drawn, strict=True)]
-        return under, _marked(shown) if best else shown
+    def column(title: str, texts: list[str], best: bool) -> Cells:
+        cells = [Cell(text=text if was else MISSING) for text, was in zip(texts, sampled, strict=True)]
+        return Column(title=title, group=stage.stage), _marked(cells) if best else cells
 
-    under, probabilities = cells("probability", [f"{p:.3f}" for p in record["probabilities"]], True)
-    marked = [
-        replace(cell, dropped=was and after == 0)
-        for cell, was, after in zip(probabilities, drawn, record["next"], strict=True)
-    ]
-    rewards = [MISSING if reward is None else f"{reward:.3g}".replace("-", "−") for reward in record["reward"]]
+    title, weights = column("weight", [f"{p:.3f}" for p in stage.probabilities], True)
+    for cell, was, after in zip(weights, sampled, stage.next, strict=True):
+        if was and after == 0:
+            cell.below, cell.style = "dropped", "faint"
+    rewards = [MISSING if reward is None else f"{reward:.3g}".replace("-", "−") for reward in stage.reward]
     return [
-        (under, marked),
-        cells("draws", [f"{count:,}" for count in record["draws"]], False),
-        cells("reward", rewards, True),
+        (title, weights),
+        column("steps", [f"{count:,}" for count in stage.draws], False),
+        column("reward", rewards, True),
     ]
 
 
 def _marked(cells: list[Cell]) -> list[Cell]:
-    """With the largest marked, as far as it is seen; where all are alike none is."""
-    values = {value for cell in cells if (value := _value(cell)) is not None}
-    if len(values) < 2:
-        return cells
-    best = max(values)
-    return [replace(cell, best=_value(cell) == best) for cell in cells]
-
-
-def _value(cell: Cell) -> float | None:
-    return None if cell.text == MISSING else float(cell.text.replace("−", "-"))
+    """The same with the largest value marked, unless all are equal."""
+    values = [None if cell.text == MISSING else float(cell.text.replace("−", "-")) for cell in cells]
+    known = {value for value in values if value is not None}
+    if len(known) > 1:
+        for cell, value in zip(cells, values, strict=True):
+            cell.style = "best" if value == max(known) else "plain"
+    return cells
 
 
 # ----------------------------------------------------------------------------------------------------------- charts
 
 
-def _styles(team: Record) -> list[int | None]:
-    """For each teacher the number of its line: of very many only those that were the most likely at a stage's end."""
-    count = len(team["members"])
-    if not team["stages"]:
+def _styles(team: TeamEntry) -> list[int | None]:
+    """For each teacher the style of its line. With very many, only the most likely ones at a stage's end have one."""
+    count = len(team.members)
+    if not team.stages:
         return [None] * count
-    most = [max(record["probabilities"][i] for record in team["stages"]) for i in range(count)]
+    most = [max(stage.probabilities[i] for stage in team.stages) for i in range(count)]
     shown = sorted(sorted(range(count), key=lambda i: -most[i])[:STYLES])
     return [shown.index(i) if i in shown else None for i in range(count)]
 
 
-def _course(record: Record, names: list[str], styles: list[int | None]) -> Course:
-    drawn = [i for i, before in enumerate(record["start"]) if before > 0]
-    level = 1 / len(drawn)
-    tracks: list[Points] = []
-    for i in drawn:
-        moved = [(float(row[0]), float(row[1 + i])) for row in record["history"]]
-        tracks.append(thin([(0.0, record["start"][i]), *moved]))
-    pairs = sorted(((record["probabilities"][i], names[i]) for i in drawn), key=lambda pair: -pair[0])
-    desc = "found: " + ", ".join(f"{name} {p:.3f}" for p, name in pairs)
-    title = f"{record['stage']}: how often each teacher is drawn"
-    # On one scale, which begins at 0: placed as one line, then cut.
-    frame = lines(title, desc, ("step", "share"), [(0.0, 0.0), (0.0, level), *chain(*tracks)], 0.0)
-    _, (_, height), *_ = frame.points
-    placed, curves = iter(frame.points[2:]), []
-    for i, track in zip(drawn, tracks, strict=True):
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in islice(placed, len(track)))
-        curves.append(Curve(names[i], styles[i], path))
-    # The grey ones below.
-    curves.sort(key=lambda curve: curve.style is not None)
-    grey = sum(curve.style is None for curve in curves)
-    return Course(frame, curves, grey, height, f"1/{len(drawn)}")
+def _course(stage: TeamStage, names: list[str], styles: list[int | None]) -> LineChart:
+    sampled = [i for i, before in enumerate(stage.start) if before > 0]
+    lines = []
+    for i in sampled:
+        moved = [(float(row[0]), float(row[1 + i])) for row in stage.history]
+        lines.append(Line(name=names[i], points=[(0.0, stage.start[i]), *moved], style=styles[i]))
+    pairs = sorted(((stage.probabilities[i], names[i]) for i in sampled), key=lambda pair: -pair[0])
+    return LineChart(
+        title=f"{stage.stage}: sampling weights",
+        summary="at the end: " + ", ".join(f"{name} {p:.3f}" for p, name in pairs),
+        x="step",
+        y="weight",
+        lines=lines,
+        level=1 / len(sampled),
+        level_name=f"uniform, 1/{len(sampled)}",
+    )

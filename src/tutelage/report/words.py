@@ -1,20 +1,16 @@
-"""What a report says in sentences."""
+"""The sentences of a report, made from its numbers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from tutelage.report import team
+from tutelage.report.model import ModelEntry, StudentEntry, TaskReport, TaskStage
 from tutelage.report.numbers import count_text, finite, milliseconds, percent, score_text, times
 
-Report = dict[str, Any]
-
-
-Entry = dict[str, Any]
-
-
-WHO = {"teacher": "Teacher", "student": "Student", "baseline": "Without teacher"}
+WHO = {"teacher": "Teacher", "student": "Student", "baseline": "Without distillation"}
 
 
 KNOWLEDGE = {
@@ -31,7 +27,9 @@ KNOWLEDGE = {
 
 
 BOUNDED = ("accuracy", "f1", "macro_f1", "micro_f1")
-"""Metrics that are shares of examples, or nearly: the error of a proportion tells how exact they are."""
+"""Metrics that are shares of examples, or nearly: the standard error of a proportion applies."""
+
+MOST_NAMES = 8
 
 
 def words(name: str) -> str:
@@ -39,90 +37,121 @@ def words(name: str) -> str:
     return KNOWLEDGE.get(name, name.replace("_", " "))
 
 
-def entries(report: Report) -> list[tuple[str, Entry]]:
+def one_line(text: Any) -> str:
+    """Text with every run of white space as one space."""
+    return " ".join(str(text).split())
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``; the first of very many."""
+    if len(names) > MOST_NAMES:
+        names = [*names[: MOST_NAMES - 1], f"{len(names) - MOST_NAMES + 1} more"]
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def stages_text(names: Sequence[str]) -> str:
+    """``stages a and b``."""
+    return f"stage{'s' if len(names) > 1 else ''} {listed(names)}"
+
+
+def folder_name(name: str) -> str:
+    """The last part of an absolute path, whose other parts tell others nothing; any other name as it is."""
+    return Path(name).name if Path(name).is_absolute() else one_line(name)
+
+
+def entries(report: TaskReport) -> list[tuple[str, ModelEntry]]:
     """Those of teacher, student and baseline that the report has, in this order."""
-    return [(who, report[who]) for who in WHO if report.get(who) is not None]
+    found = (("teacher", report.teacher), ("student", report.student), ("baseline", report.baseline))
+    return [(who, entry) for who, entry in found if entry is not None]
 
 
-def names(report: Report) -> dict[str, str]:
-    """What teacher, student and baseline are called; a lone model is nobody's student."""
+def names(report: TaskReport) -> dict[str, str]:
+    """Column headings for teacher, student and baseline."""
     if len(entries(report)) == 1:
         return {"student": "Model"}
-    if report.get("inherited"):
-        return {**WHO, "baseline": "Slices"}
-    return {**WHO, "baseline": "Without team"} if report.get("team") else WHO
+    return {**WHO, "baseline": "Sliced teacher"} if report.inherited else WHO
 
 
-def beside(report: Report) -> str:
+def lead(report: TaskReport) -> tuple[str, bool] | None:
+    """With a team: the teacher that the student is compared with, and whether it is a member."""
+    if report.team is None or report.teacher is None:
+        return None
+    name = report.teacher.name
+    for one in report.team.members:
+        # The teacher of a store lies within it.
+        if name in (one.folder, str(Path(one.folder) / "teacher")):
+            return one.name, True
+    return folder_name(name), False
+
+
+def called(report: TaskReport) -> str:
+    """The teacher that the student is compared with; a team's by its name."""
+    found = lead(report)
+    return f"the teacher {found[0]}" if found else "the teacher"
+
+
+def baseline_text(report: TaskReport) -> str:
     """What the baseline is."""
-    who = "slices of the teacher, as large as the student" if report.get("inherited") else "the same student"
-    last = [stage["name"] for stage in report["stages"] if not stage.get("discarded")]
-    last = last[:-1] if report.get("baseline") is not None else last  # the baseline's own stage
-    as_many = f" as {team.stages(last)} took" if any(stage.get("discarded") for stage in report["stages"]) else ""
-    rate = " at the same rate (slices may want a higher one)" if report.get("inherited") else ""
+    who = "slices of the teacher, as large as the student" if report.inherited else "the same student"
+    last = [stage.name for stage in report.stages if not stage.discarded]
+    last = last[:-1] if report.baseline is not None else last  # the baseline's own stage
+    as_many = f" as {stages_text(last)}" if any(stage.discarded for stage in report.stages) else ""
+    rate = ", at the same learning rate (slices may need a higher one)" if report.inherited else ""
     return f"{who}, trained on the labels alone for as many steps{as_many}{rate}"
 
 
-def gain(report: Report) -> float | None:
-    """What the teacher added to the same student's score, as far as three digits show it."""
-    baseline = report.get("baseline")
-    if baseline is None or not (finite(baseline["score"]) and finite(report["student"]["score"])):
+def gain(report: TaskReport) -> float | None:
+    """The student's score minus the baseline's, to three digits."""
+    if report.baseline is None or not (finite(report.baseline.score) and finite(report.student.score)):
         return None
-    return round(round(report["student"]["score"], 3) - round(baseline["score"], 3), 3)
+    return round(round(report.student.score, 3) - round(report.baseline.score, 3), 3)
 
 
-def paid(report: Report) -> bool:
-    """Whether the student is better than the same student without the teacher, or nobody tried."""
+def paid(report: TaskReport) -> bool:
+    """Whether distillation raised the score, or no baseline was trained."""
     added = gain(report)
     return added is None or added > 0
 
 
-def verdict(report: Report) -> str:
-    """One sentence that says what the run achieved, from its numbers and whatever they are."""
-    student, teacher, metric = report["student"], report.get("teacher"), words(report["metric"])
+def verdict(report: TaskReport) -> str:
+    """The result of the run in one sentence."""
+    student, teacher, metric = report.student, report.teacher, words(report.metric)
     if teacher is None:
         text = (
-            f"Trained without a teacher, the model reaches {metric} {score_text(student['score'])} with "
-            f"{count_text(student['parameters'])} parameters, at {milliseconds(latency_of(student, '1'))} for one example"
+            f"Trained without a teacher, the model reaches {metric} {score_text(student.score)} with "
+            f"{count_text(student.parameters)} parameters and takes {milliseconds(latency_of(student, '1'))} for one example"
         )
     else:
-        text = f"{_kept(report)} {_smaller(student, teacher)}{_faster(student)}"
-    return f"{text}{_without_teacher(report)}."
+        text = f"{_retained(report, teacher)} {_smaller(student, teacher)}{_faster(student)}"
+    return f"{text}{_undistilled(report)}."
 
 
-def called(report: Report) -> str:
-    """The teacher that the student is compared with; of a team by its name."""
-    lead = team.lead(report)
-    return f"the teacher {lead[0]}" if lead else "the teacher"
-
-
-def _kept(report: Report) -> str:
-    student, teacher, metric = report["student"], report["teacher"], words(report["metric"])
-    retention, ours, theirs = student.get("retention"), score_text(student["score"]), score_text(teacher["score"])
+def _retained(report: TaskReport, teacher: ModelEntry) -> str:
+    student, metric = report.student, words(report.metric)
+    retention, ours, theirs = student.retention, score_text(student.score), score_text(teacher.score)
     whose = f"{called(report)}'s"
-    if not finite(retention) or teacher["score"] <= 0:
+    if not finite(retention) or teacher.score <= 0:
         return f"The student reaches {metric} {ours} against {whose} {theirs},"
     if retention > 1 and ours != theirs:
         return f"The student beats {whose} {metric} ({ours} against {theirs})"
     return f"The student keeps {'only ' if retention < 0.9 else ''}{percent(retention)} of {whose} {metric}"
 
 
-def _smaller(student: Entry, teacher: Entry) -> str:
-    factor = _factor(teacher["parameters"], student["parameters"], "fewer", "more")
-    return f"with {factor or 'as many'} parameters"
+def _smaller(student: ModelEntry, teacher: ModelEntry) -> str:
+    return f"with {factor(teacher.parameters, student.parameters, 'fewer', 'more') or 'as many'} parameters"
 
 
-def _faster(student: Entry) -> str:
-    speedup = student.get("speedup")
+def _faster(student: StudentEntry) -> str:
+    speedup = student.speedup
     if not finite(speedup) or speedup <= 0:
         return ""
-    factor = _factor(speedup, 1.0, "faster", "slower")
-    joint = " but runs" if speedup < 1 and factor else " and runs"
-    return f"{joint} {factor or 'no faster'} at batch 32"
+    ratio = factor(speedup, 1.0, "faster", "slower")
+    joint = " but runs" if speedup < 1 and ratio else " and runs"
+    return f"{joint} {ratio or 'as fast'} at batch size 32"
 
 
-def _factor(over: Any, under: Any, down: str, up: str) -> str:
-    """``2.1x fewer`` where ``over`` is the larger, ``1.3x more`` where ``under`` is; nothing where they are alike."""
+def factor(over: Any, under: Any, down: str, up: str) -> str:
+    """``2.1x fewer`` if ``over`` is the larger, ``1.3x more`` if ``under`` is; empty if they differ by less than 5 %."""
     if not (finite(over) and finite(under)) or over <= 0 or under <= 0:
         return ""
     ratio = over / under
@@ -131,33 +160,66 @@ def _factor(over: Any, under: Any, down: str, up: str) -> str:
     return f"{times(ratio)} {down}" if ratio > 1 else f"{times(1 / ratio)} {up}"
 
 
-def _without_teacher(report: Report) -> str:
+def _undistilled(report: TaskReport) -> str:
     added = gain(report)
-    if added is None:
+    if added is None or report.baseline is None:
         return ""
-    score = score_text(report["baseline"]["score"])
-    inherited = report.get("inherited")
-    without = f"without the {'team' if report.get('team') else 'teacher'} the same student reaches"
-    reached = f"{'slices of the teacher reach' if inherited else without} {score}"
+    score = score_text(report.baseline.score)
+    inherited = report.inherited is not None
+    reached = (
+        f"{'slices of the teacher reach' if inherited else 'without distillation the same student reaches'} {score}"
+    )
     if added > 0:
         return f"; {reached}, {added:.3f} less"
-    more = f"{-added:.3f} more" if added < 0 else "just as much"
-    return f"; {'mixing' if inherited else 'distillation'} did not pay here: {reached}, {more}"
+    more = f"{-added:.3f} more" if added < 0 else "the same"
+    return f"; {'inheriting weights' if inherited else 'distillation'} did not pay here: {reached}, {more}"
 
 
-def caution(report: Report) -> str | None:
-    """A remark where the gain is smaller than the examples can show."""
-    added, examples, value = gain(report), report["data"]["report"], report["student"]["score"]
-    if not added or not examples or report["metric"] not in BOUNDED or not 0 <= value <= 1:
+def caution(report: TaskReport) -> str | None:
+    """A remark if the gain is smaller than the evaluation set can resolve."""
+    added, examples, value = gain(report), report.data.report, report.student.score
+    if not added or not examples or report.metric not in BOUNDED or not 0 <= value <= 1:
         return None
     error = math.sqrt(value * (1 - value) / examples)
     if abs(added) >= error:
         return None
     return (
-        f"The difference of {abs(added):.3f} is smaller than the score's own standard error on {examples:,} examples "
-        f"(about {error:.3f}); another seed may turn it round."
+        f"The difference of {abs(added):.3f} is smaller than the standard error of the score on {examples:,} examples "
+        f"(about {error:.3f}); another seed may reverse it."
     )
 
 
-def latency_of(entry: Entry, batch: str) -> Any:
-    return (entry.get("latency_ms") or {}).get(batch)
+def selection(report: TaskReport) -> str:
+    """How the checkpoint of each stage was selected."""
+    source = report.data.sources.get("selection", "selection")
+    discarded = [stage.name for stage in report.stages if stage.discarded]
+    kept = [stage for stage in report.stages if not stage.discarded]
+    scored = [stage.name for stage in kept if stage.best]
+    others = [stage.name for stage in kept if not stage.best]
+    sentences = []
+    if scored:
+        sentences.append(
+            f"The student was scored after each epoch of {stages_text(scored)}, on the validation split of "
+            f"{report.data.selection:,} examples ({source}), and the best epoch was kept."
+        )
+    if others:
+        sentences.append(f"The last epoch of {stages_text(others)} was kept.")
+    if discarded:
+        each = "The student" if len(discarded) == 1 else "Each student"
+        sentences.append(f"{each} of {stages_text(discarded)} was replaced by a new one.")
+    return " ".join(sentences)
+
+
+def outcome(report: TaskReport, stage: TaskStage) -> str:
+    """What was kept of a stage."""
+    learned = [] if report.team is None else [one.stage for one in report.team.stages]
+    if stage.discarded:
+        return "sampling weights" if stage.name in learned else "nothing"
+    if stage.best:
+        return f"epoch {stage.best.epoch}, {words(report.metric)} {score_text(stage.best.score)}"
+    return "last epoch"
+
+
+def latency_of(entry: ModelEntry, batch: str) -> float | None:
+    """Milliseconds at a batch size, if the model was timed."""
+    return (entry.latency_ms or {}).get(batch)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +33,7 @@ from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.progress import duration
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Instances, Stage
+from tutelage.report.model import CorpusReport
 from tutelage.run import checks
 from tutelage.run.plan import StagePlan, mapping_lines, model_line, planned_steps
 from tutelage.run.teacher import Answers
@@ -327,7 +327,7 @@ class CorpusRun:
 
     # ----------------------------------------------------------------------------------------------------- report
 
-    def report(self, workspace: Workspace, logs: list[loop.StageLog]) -> dict[str, Any]:
+    def report(self, workspace: Workspace, logs: list[loop.StageLog]) -> CorpusReport:
         """Losses on held-out text, sizes, and how the training went."""
         config, corpus, recipe = self.config, self.corpus, self.config.recipe
         losses = [
@@ -339,7 +339,7 @@ class CorpusRun:
             size = speed.count_parameters(self.teacher.outline)
             teacher = {"name": config.teacher, "shape": str(self.teacher.shape), "parameters": size}
         mechanisms = {m.kind: m for stage in recipe.stages for m in stage.mechanisms}.values()
-        return {
+        tree = {
             "tutelage": __version__,
             "general": True,
             "method": recipe.method,
@@ -369,7 +369,10 @@ class CorpusRun:
             **{name: value for m in mechanisms for name, value in m.report(self.scene).items()},
             "environment": workspace.environment(),
             "seed": config.seed,
+            "sections": [section for m in mechanisms for section in m.sections(self.scene)],
+            "seconds": workspace.seconds,
         }
+        return CorpusReport.model_validate(tree)
 
 
 def _measure(

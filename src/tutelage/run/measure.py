@@ -9,6 +9,7 @@ from tutelage.data.config import DataConfig
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.evaluation import speed
+from tutelage.report.model import TaskReport
 from tutelage.run.plan import mapping_report, typical
 from tutelage.run.workspace import Workspace, bench
 from tutelage.tasks import kind_of
@@ -77,7 +78,7 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | N
     return entries
 
 
-def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -> dict[str, Any]:
+def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -> TaskReport:
     """The report of a run on a task."""
     config, data = run.config, run.data
     entries = measured(run, workspace)
@@ -85,9 +86,9 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
     recipe, taught, dev = config.recipe, run.teacher, run.dev[next(iter(run.dev))]
     added = len(run.parts["augmented"].examples) - len(run.parts["train"].examples) if "augmented" in run.parts else 0
     mechanisms = {m.kind: m for stage in recipe.stages for m in stage.mechanisms}.values()
-    sections = {name: value for m in mechanisms for name, value in m.report(run.scene).items()}
+    fields = {name: value for m in mechanisms for name, value in m.report(run.scene).items()}
     doubts = [line for m in mechanisms for line in m.warnings(workspace.folder)]
-    return {
+    tree = {
         "tutelage": __version__,
         "method": recipe.method,
         "title": recipe.title,
@@ -115,11 +116,14 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "stages": [{**vars(log), "discarded": number < recipe.begins} for number, log in enumerate(logs)],
         "inherited": None,
         "team": None,
-        **sections,
+        **fields,
         "warnings": run.warnings + doubts,
         "environment": workspace.environment(),
         "seed": config.seed,
+        "sections": [section for m in mechanisms for section in m.sections(run.scene)],
+        "seconds": workspace.seconds,
     }
+    return TaskReport.model_validate(tree)
 
 
 def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dict[str, Any]:

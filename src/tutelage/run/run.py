@@ -7,6 +7,7 @@ from typing import Any
 from tutelage.recipes.config import RunConfig
 from tutelage.report import corpus as corpus_pages
 from tutelage.report.card import card
+from tutelage.report.model import CorpusReport
 from tutelage.report.page import page
 from tutelage.run.corpus import CorpusRun
 from tutelage.run.task import TaskRun
@@ -44,9 +45,11 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
         if place.resumed is not None and place.resumed["work"] >= len(config.recipe.stages):
             work.reload(place)
         report = work.report(place, logs)
-        pages = (corpus_pages.card, corpus_pages.page) if config.recipe.on_corpus else (card, page)
-        place.end(report, *pages, work.leftovers)
-    return report
+        if isinstance(report, CorpusReport):
+            place.end(report, corpus_pages.card(report), corpus_pages.page(report), work.leftovers)
+        else:
+            place.end(report, card(report), page(report), work.leftovers)
+    return report.model_dump(mode="json")
 
 
 def with_teachers(config: RunConfig) -> RunConfig:

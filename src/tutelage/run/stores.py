@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import anatomy
+from tutelage.artifacts import free_place
 from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.scheme import Scheme
-from tutelage.knowledge.store.writing import check_place, compact
+from tutelage.knowledge.store.writing import compact
 from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.objectives.mapping import half_up
 from tutelage.objectives.objective import ObjectivePlan
@@ -36,7 +37,7 @@ def write(config: RunConfig, whole: bool, *, quiet: bool = False) -> dict[str, A
     with bench(quiet, config.mixed_precision) as desk:
         run = TaskRun(desk, config, sketch=True)
         teacher = _teacher_of(run)
-        check_place(Path(str(config.out)))
+        free_place(Path(str(config.out)))
         for warning in run.warnings:
             desk.display.say(f"note: {warning}")
         scheme, knowledge = _scheme(run, whole), teacher.knowledge

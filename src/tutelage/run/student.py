@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from tutelage.data.examples import Data, Encoded, Examples, Rows, encode
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.recipes.config import RunConfig
+from tutelage.report.model import REPORT, CorpusReport, load_report
 from tutelage.students.bilstm import word_tokenizer
 from tutelage.students.build import Reading, build
 from tutelage.students.final import outline_of
@@ -149,10 +149,8 @@ def general_projections(student: Student) -> dict[str, Tensor]:
     if not isinstance(student, Checkpoint) or not Path(student.name).is_dir():
         return {}
     folder = Path(resolve(student.name)).parent
-    report, path = folder / "report.json", folder / "projections.safetensors"
-    if not path.exists() or not report.exists():
-        return {}
-    if not json.loads(report.read_text(encoding="utf-8")).get("general"):
+    path = folder / "projections.safetensors"
+    if not path.exists() or not (folder / REPORT).exists() or not isinstance(load_report(folder), CorpusReport):
         return {}
     return {name.partition(".")[2]: tensor for name, tensor in load_file(path).items()}
 

@@ -24,6 +24,7 @@ from tutelage.objectives.predictions import HardLabels
 from tutelage.progress import duration
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
+from tutelage.report.model import TaskReport
 from tutelage.run import checks, measure
 from tutelage.run.loading import Reader, gather_texts, load_split, task_data, truncation_notes
 from tutelage.run.plan import StagePlan, mapping_lines, model_line, planned_steps, typical
@@ -370,7 +371,7 @@ class TaskRun:
 
     # ----------------------------------------------------------------------------------------------------- report
 
-    def report(self, workspace: Workspace, logs: list[loop.StageLog]) -> dict[str, Any]:
+    def report(self, workspace: Workspace, logs: list[loop.StageLog]) -> TaskReport:
         """Scores, sizes, speed, and how the training went."""
         return measure.task_report(self, workspace, logs)
 

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from tutelage.artifacts import free_place
 from tutelage.data.examples import Rows
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.scheme import Scheme
-from tutelage.knowledge.store.writing import check_place
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
@@ -142,7 +142,7 @@ class RunTeacher:
         self.to_write = knowledge.scheme(needs, config.store_dtype)
         fitting = knowledge.fitting(self.to_write, needs, self._bench.accelerator)
         if fitting is None:
-            check_place(knowledge.home(self.to_write))  # what lies there did not fit: it is damaged
+            free_place(knowledge.home(self.to_write))  # what lies there did not fit: it is damaged
         else:
             self._use(*fitting)
 

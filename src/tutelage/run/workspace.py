@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -30,6 +29,7 @@ from tutelage.data.examples import Encoded
 from tutelage.errors import TutelageError
 from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig, to_yaml
+from tutelage.report.model import REPORT, Report, load_report
 from tutelage.teachers.teacher import predicted
 from tutelage.training import checkpoint
 
@@ -112,12 +112,11 @@ class Workspace(Bench):
     @property
     def finished(self) -> dict[str, Any] | None:
         """The report, if the run to resume is finished."""
-        path = self.folder / "report.json"
+        path = self.folder / REPORT
         if not self.resume or not path.exists():
             return None
         self.display.say(f"{self.folder} is finished already")
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return report
+        return load_report(self.folder).model_dump(mode="json")
 
     def begin(self) -> None:
         """Write the run's settings into its folder and to its trackers: from here on the folder is this run's."""
@@ -144,16 +143,18 @@ class Workspace(Bench):
             save_file({name: value.cpu().clone() for name, value in projections.items()}, new)
             os.replace(new, self.folder / "projections.safetensors")
 
-    def end(
-        self, report: dict[str, Any], card: Callable[..., str], page: Callable[..., str], leftovers: tuple[str, ...]
-    ) -> None:
-        """Write the report, the model card and the page, and remove the checkpoint and the ``leftovers``."""
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the run until now, resumed parts included."""
         before: float = 0.0 if self.resumed is None else self.resumed["seconds_before"]
-        report["seconds"] = before + time.perf_counter() - self.began
+        return before + time.perf_counter() - self.began
+
+    def end(self, report: Report, card: str, page: str, leftovers: tuple[str, ...]) -> None:
+        """Write the report, the model card and the page, and remove the checkpoint and the ``leftovers``."""
         if self.main:
-            write_text(self.model_folder / "README.md", card(report))
-            write_text(self.folder / "report.html", page(report))
-            write_text(self.folder / "report.json", json.dumps(report, indent=1))
+            write_text(self.model_folder / "README.md", card)
+            write_text(self.folder / "report.html", page)
+            write_text(self.folder / REPORT, report.model_dump_json(indent=1))
             for name in leftovers:
                 (self.folder / name).unlink(missing_ok=True)
             checkpoint.remove(self.folder / "checkpoint")

@@ -12,7 +12,6 @@ import transformers
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tutelage import anatomy
-from tutelage.artifacts import write_text
 from tutelage.data.config import DataConfig
 from tutelage.data.parts import held_part, part_of
 from tutelage.data.texts import Texts
@@ -20,7 +19,7 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.evaluation.diversity import diversity
-from tutelage.mechanisms.team.folders import MANIFEST, TeamManifest, is_store, left_out, manifest_of, members_in, short
+from tutelage.mechanisms.team.folders import MANIFEST, TeamManifest, is_store, left_out, members_in, short
 from tutelage.methods.finetune import finetune
 from tutelage.progress import Display
 from tutelage.recipes.config import validated
@@ -121,7 +120,7 @@ def train_team(
     part = held_part(len(known.train))
     common = data.model_copy(update={"leave_out": part})
     manifest = TeamManifest(data=data, members=dict(zip(names, specs, strict=True)))
-    if (folder / MANIFEST).exists() and manifest_of(folder) != manifest:
+    if (folder / MANIFEST).exists() and TeamManifest.read(folder) != manifest:
         raise TutelageError(f"{out!r} holds another team; name another folder")
     if folder.is_dir() and not (folder / MANIFEST).exists() and {p.name for p in folder.iterdir()} - set(names):
         raise TutelageError(f"{out!r} is not empty and holds no team; give an empty or new folder to --out")
@@ -143,7 +142,7 @@ def train_team(
         run(config, resume=True, quiet=quiet)
     accelerator = new_accelerator()
     if accelerator.is_main_process:
-        write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
+        manifest.write(folder)
     accelerator.wait_for_everyone()  # others ask next who is in the folder
     return show_team([out], data, quiet=quiet)
 
@@ -171,7 +170,7 @@ def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = Fal
         if len(team) != 1 or not (Path(team[0]) / MANIFEST).exists():
             raise TutelageError("there is nothing to compare teachers on; give --task NAME or --train FILE")
         said = data_config.model_dump(exclude_defaults=True)
-        data_config = manifest_of(Path(team[0])).data.model_copy(update=said)
+        data_config = TeamManifest.read(Path(team[0])).data.model_copy(update=said)
     accelerator, display = new_accelerator(), Display(quiet)
     with display:
         data = load_data(data_config)

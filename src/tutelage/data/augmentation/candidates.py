@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +11,21 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from tutelage.artifacts import write_text
+from tutelage.artifacts import Manifest, new_folder, write_text
 from tutelage.data.draws import hashes
 from tutelage.errors import TutelageError
 
 Context = Literal["masked_only", "masked_plus_original"]
 
 
-class CandidatesManifest(BaseModel):
+class CandidatesManifest(Manifest):
     """What a table of candidates is."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    WHAT = "table of candidates"
+    COMMAND = "tutelage augment"
 
     format: Literal[1] = 1
     tutelage: str
@@ -73,18 +71,14 @@ class Candidates:
             TutelageError: when there is none, or it is not as it was written.
         """
         folder = Path(folder)
-        if not (folder / "manifest.json").exists():
-            raise TutelageError(f"{str(folder)!r} is no table of candidates; name the folder that one was written to")
+        manifest = CandidatesManifest.read(folder)
         try:
-            manifest = CandidatesManifest.model_validate_json((folder / "manifest.json").read_text(encoding="utf-8"))
             strings = json.loads((folder / "strings.json").read_text(encoding="utf-8"))
             arrays = load_file(folder / "candidates.safetensors")
             if checksum(arrays, strings) != manifest.sha256:
-                raise ValueError("checksum")
-        except (OSError, ValueError, SafetensorError):
-            raise TutelageError(
-                f"the table of candidates {str(folder)!r} is damaged; remove it and write it again"
-            ) from None
+                raise ValueError("it is not as it was written")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CandidatesManifest.damaged(folder, str(error)) from None
         return cls(manifest, **arrays, strings=strings)
 
     def save(self, folder: Path | str) -> None:
@@ -93,19 +87,10 @@ class Candidates:
         Raises:
             TutelageError: when something lies there already, or nothing can be written there.
         """
-        folder = Path(os.path.abspath(folder))
-        if folder.exists():
-            raise TutelageError(f"{str(folder)!r} exists already; remove it, or name another folder")
-        partial = folder.with_name(folder.name + ".partial")
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+        with new_folder(folder) as partial:
             save_file(self._arrays, partial / "candidates.safetensors")
             write_text(partial / "strings.json", json.dumps(list(self.strings), ensure_ascii=False))
-            write_text(partial / "manifest.json", self.manifest.model_dump_json(indent=1) + "\n")
-            partial.rename(folder)
-        except OSError as error:
-            raise TutelageError(f"{str(folder)!r} cannot be written ({error.strerror}); name another folder") from None
+            self.manifest.write(partial)
 
     @property
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
-import os
 import re
-import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, pairwise
@@ -16,9 +14,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from tutelage.artifacts import write_text
+from tutelage.artifacts import MARK, new_folder, sha256_of
 from tutelage.data.corpus.packing import Split
-from tutelage.data.corpus.reading import Corpus, CorpusManifest, partial_of, sha256_of, vocabulary_of
+from tutelage.data.corpus.reading import Corpus, CorpusManifest, vocabulary_of
 from tutelage.data.examples import Rows
 from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
@@ -56,36 +54,25 @@ def build(
         raise TutelageError(f"the tokenizer {name!r} has no fast version, which a corpus needs; choose one that has")
     if tokenizer.pad_token_id is None:
         raise TutelageError(f"the tokenizer {name!r} has no padding token; set one and save it again")
-    folder, partial = _begin(out)
-    try:
-        counts = _write(partial, chain.from_iterable(readers), tokenizer, split, advance)
+    with new_folder(out) as folder:
+        counts = _write(folder, chain.from_iterable(readers), tokenizer, split, advance)
         if not counts["tokens"]:
             raise TutelageError(f"there is no text in {', '.join(map(repr, sources))}; give files with text")
         kept = copy.deepcopy(tokenizer)
         # Not what it was last asked to do, which would make other files of the same text.
         kept.backend_tokenizer.no_padding()
         kept.backend_tokenizer.no_truncation()
-        kept.save_pretrained(partial / "tokenizer")
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
-        manifest = CorpusManifest(
+        kept.save_pretrained(folder / "tokenizer")
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARK)
+        CorpusManifest(
             tutelage=__version__,
             split=split,
             sources=tuple(source if source.startswith(HUB) else Path(source).name for source in sources),
             tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
-            sha256={path.relative_to(partial).as_posix(): sha256_of(path) for path in files},
+            sha256={path.relative_to(folder).as_posix(): sha256_of(path) for path in files},
             **counts,
-        )
-        write_text(partial / "manifest.json", manifest.model_dump_json(indent=1))
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise _unwritable(folder, error) from None
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return Corpus(folder)
+        ).write(folder)
+    return Corpus(out)
 
 
 def _write(
@@ -254,31 +241,4 @@ def _unreachable(name: str, error: Exception) -> TutelageError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return TutelageError(
         f"the data set {name!r} cannot be had from the Hub ({reason}); check its name, or give text files"
-    )
-
-
-def _begin(out: Path | str) -> tuple[Path, Path]:
-    """The absolute path of a corpus that is to be written, and an empty folder to write it in.
-
-    What a killed build has left there is removed.
-    """
-    folder = Path(os.path.abspath(out))
-    partial = partial_of(folder)
-    try:
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise TutelageError(f"{str(folder)!r} exists already; remove it, or name another folder")
-        if partial.exists():
-            ours = {"tokens.bin", "sentences.bin", "documents.bin", "manifest.json", "manifest.json.tmp", "tokenizer"}
-            if not partial.is_dir() or {path.name for path in partial.iterdir()} - ours:
-                raise TutelageError(f"{str(partial)!r} is in the way; remove it, or name another folder")
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    return folder, partial
-
-
-def _unwritable(folder: Path, error: OSError) -> TutelageError:
-    return TutelageError(
-        f"the corpus {str(folder)!r} cannot be written ({error.strerror or error}); name another place"
     )

@@ -13,20 +13,20 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from tutelage.artifacts import Manifest, sha256_of
 from tutelage.data.corpus.packing import BLOCK, Draw, Offsets, Packing, Split, below, plan_pairs, plan_segments
 from tutelage.data.examples import Encoded, Rows
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
 
-AGAIN = "remove it and build it again"
 
-
-class CorpusManifest(BaseModel):
+class CorpusManifest(Manifest):
     """What a corpus is, and by what it is recognised."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    WHAT = "corpus"
+    COMMAND = "tutelage corpus build"
 
     format: Literal[1] = 1
     tutelage: str
@@ -60,14 +60,12 @@ class Corpus:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(os.path.abspath(folder))
-        self.manifest = _read_manifest(self.folder)
+        self.manifest = CorpusManifest.read(self.folder)
         for name, size in self.manifest.bytes.items():
             path = self.folder / name
             found = path.stat().st_size if path.exists() else 0
             if found != size:
-                raise TutelageError(
-                    f"the corpus {self.name!r} is damaged: {name} has {found:,} of {size:,} bytes; {AGAIN}"
-                )
+                raise CorpusManifest.damaged(self.folder, f"{name} has {found:,} of {size:,} bytes")
         # A tokenizer whose files are damaged or missing may load even so, as another one.
         self._compare([name for name in self.manifest.sha256 if name not in self.manifest.bytes])
         self.tokenizer = load_tokenizer(str(self.folder / "tokenizer"))
@@ -117,7 +115,7 @@ class Corpus:
         for name in names:
             path = self.folder / name
             if not path.exists() or sha256_of(path, advance) != self.manifest.sha256[name]:
-                raise TutelageError(f"the corpus {self.name!r} is damaged: {name} is not as it was written; {AGAIN}")
+                raise CorpusManifest.damaged(self.folder, f"{name} is not as it was written")
 
     def split(self, held_out: int) -> tuple[Corpus, Corpus]:
         """All but the last sentences, and these: about ``held_out`` tokens, two sentences at least.
@@ -343,34 +341,6 @@ def _within(sizes: Offsets) -> Offsets:
     """``0 .. size - 1`` for each size, one after the other."""
     ends = np.cumsum(sizes)
     return np.asarray(np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - sizes, sizes))
-
-
-def _read_manifest(folder: Path) -> CorpusManifest:
-    path = folder / "manifest.json"
-    if not path.exists():
-        if partial_of(folder).exists():
-            raise TutelageError(f"the corpus {str(folder)!r} is not finished; build it again")
-        raise TutelageError(f"{str(folder)!r} is no corpus; build one from text first")
-    try:
-        return CorpusManifest.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        raise TutelageError(
-            f"{str(path)!r} is damaged, or not that of a corpus; name another folder, or build the corpus again"
-        ) from None
-
-
-def sha256_of(path: Path, advance: Callable[[int], None] = lambda count: None) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-            advance(len(block))
-    return digest.hexdigest()
-
-
-def partial_of(folder: Path) -> Path:
-    """Where a corpus lies until it is finished."""
-    return folder.with_name(folder.name + ".partial")
 
 
 def describe(corpus: Corpus) -> dict[str, Any]:

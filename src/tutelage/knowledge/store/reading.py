@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tutelage.artifacts import Manifest, checksum_of, sha256_of, write_text
 from tutelage.data.draws import hashes
 from tutelage.data.examples import Encoded, Rows
 from tutelage.errors import TutelageError
@@ -39,10 +40,11 @@ class Shard(BaseModel):
     sha256: str
 
 
-class StoreManifest(BaseModel):
-    """What a store is, and by what it is recognised."""
+class StoreManifest(Manifest):
+    """What a store is, and by what it is recognised. Its file holds its own checksum too."""
 
-    model_config = ConfigDict(extra="forbid")
+    WHAT = "teacher store"
+    COMMAND = "tutelage store write"
 
     format: Literal[1] = 1
     tutelage: str
@@ -57,9 +59,9 @@ class StoreManifest(BaseModel):
     examples: int
     tokens: int
     data_fingerprint: str
-    exponents: Exponents = {}
+    exponents: Exponents = Field(default_factory=dict)
     index_sha256: str
-    evaluation: dict[str, str] = {}
+    evaluation: dict[str, str] = Field(default_factory=dict)
     """By part of dev: the fingerprint of its examples."""
     evaluation_sha256: str | None = None
     shards: Annotated[list[Shard], Field(min_length=1)]
@@ -68,6 +70,19 @@ class StoreManifest(BaseModel):
     def bytes(self) -> int:
         """Bytes of all records."""
         return sum(shard.bytes for shard in self.shards)
+
+    @classmethod
+    def parse(cls, text: str) -> StoreManifest:
+        tree = json.loads(text)
+        checksum = tree.pop("sha256", None) if isinstance(tree, dict) else None
+        manifest = cls.model_validate(tree)
+        if checksum != checksum_of(tree):
+            raise ValueError("it is not as it was written")
+        return manifest
+
+    def write(self, folder: Path) -> None:
+        tree = self.model_dump(mode="json")
+        write_text(folder / self.FILE, json.dumps({**tree, "sha256": checksum_of(tree)}, indent=1))
 
 
 class Store:
@@ -79,7 +94,7 @@ class Store:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(os.path.abspath(folder))
-        self.manifest = _read_manifest(self.folder)
+        self.manifest = StoreManifest.read(self.folder)
         self.scheme = self.manifest.scheme
         for name, size in [
             ("index.bin", 20 * self.manifest.examples),
@@ -87,9 +102,7 @@ class Store:
         ]:
             found = (self.folder / name).stat().st_size if (self.folder / name).exists() else 0
             if found != size:
-                raise TutelageError(
-                    f"the store {self.name!r} is damaged: {name} has {found:,} of {size:,} bytes; {AGAIN}"
-                )
+                raise StoreManifest.damaged(self.folder, f"{name} has {found:,} of {size:,} bytes")
         self._whole = self.scheme.tokens.whole and bool(self.scheme.columns)
         counts = [shard.examples for shard in self.manifest.shards]
         self._first = np.concatenate([[0], np.cumsum(counts)])
@@ -140,7 +153,7 @@ class Store:
         """
         for name, checksum in self.checksums.items():
             if not (self.folder / name).exists() or sha256_of(self.folder / name, advance) != checksum:
-                raise TutelageError(f"the store {self.name!r} is damaged: {name} is not as it was written; {AGAIN}")
+                raise StoreManifest.damaged(self.folder, f"{name} is not as it was written")
 
     def check(self, teacher: str | None, tokenizer: str, precision: str) -> None:
         """Compare fingerprints; a teacher that is not at hand (``None``) is not compared.
@@ -157,7 +170,7 @@ class Store:
         if tokenizer != ours.tokenizer_fingerprint:
             raise TutelageError(
                 f"the store {self.name!r} was made with another tokenizer (fingerprint {ours.tokenizer_fingerprint}, "
-                f"not {tokenizer}); {AGAIN}"
+                f"not {tokenizer}); remove it and write it again"
             )
         if precision != ours.precision:
             raise TutelageError(
@@ -307,44 +320,6 @@ class Store:
             part.steps = torch.from_numpy(records["steps"][:, column].astype(np.float32))
             part.values = values * unit_of(part, self._exponents[scheme.columns[column][0]])
         return part
-
-
-AGAIN = "remove it and write it again"
-
-
-def _read_manifest(folder: Path) -> StoreManifest:
-    path = folder / "manifest.json"
-    if not path.exists():
-        if partial_of(folder).exists():
-            raise TutelageError(f"the store {str(folder)!r} is not finished; run the command that writes it again")
-        raise TutelageError(f"{str(folder)!r} is no teacher store; `tutelage store write --out {folder} ...` makes one")
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        checksum = tree.pop("sha256")
-        manifest = StoreManifest.model_validate(tree)
-    except (ValueError, KeyError, AttributeError, TypeError, ValidationError):
-        raise TutelageError(f"the manifest of the store {str(folder)!r} cannot be read; {AGAIN}") from None
-    if checksum != checksum_of(tree):
-        raise TutelageError(f"the manifest of the store {str(folder)!r} is not as it was written; {AGAIN}")
-    return manifest
-
-
-def checksum_of(tree: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-
-
-def sha256_of(path: Path, advance: Callable[[int], None] = lambda count: None) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**22):
-            digest.update(block)
-            advance(len(block))
-    return digest.hexdigest()
-
-
-def partial_of(folder: Path) -> Path:
-    """Where a store lies until it is finished."""
-    return folder.with_name(folder.name + ".partial")
 
 
 def index_of(ids: Sequence[str], encoded: Encoded) -> npt.NDArray[Any]:

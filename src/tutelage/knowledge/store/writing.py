@@ -14,21 +14,13 @@ import numpy.typing as npt
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tutelage.artifacts import write_text
+from tutelage.artifacts import free_place, partial_of, publish, sha256_of, write_text
 from tutelage.data.batches import pieces
 from tutelage.data.examples import Rows
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
-from tutelage.knowledge.store.reading import (
-    Shard,
-    Store,
-    StoreManifest,
-    checksum_of,
-    index_fingerprint,
-    partial_of,
-    sha256_of,
-)
+from tutelage.knowledge.store.reading import Shard, Store, StoreManifest, index_fingerprint
 from tutelage.knowledge.store.records import Contents, records_of
 from tutelage.knowledge.store.scheme import Exponents, Scheme
 from tutelage.version import __version__
@@ -77,7 +69,7 @@ def write(
     """
     if len(np.unique(index["id"])) < len(index):
         raise TutelageError("two examples have the same id; a store needs one of its own for each")
-    folder = check_place(folder)
+    folder = free_place(folder)
     partial = partial_of(folder)
     lengths = index["length"].astype(np.int64)
     sizes = scheme.record_bytes(lengths)
@@ -96,7 +88,7 @@ def write(
     if partial.exists() and not _same(whole if whole.exists() else plan, manifest):
         raise TutelageError(f"{str(partial)!r} was begun for another store; remove it, or give another --out")
     if whole.exists():  # killed at the very end
-        partial.rename(folder)
+        publish(partial, folder)
         return Store(folder)
     partial.mkdir(parents=True, exist_ok=True)
     write_text(plan, json.dumps(manifest))
@@ -120,30 +112,11 @@ def write(
         manifest["evaluation"] = {name: fingerprint for name, (fingerprint, _) in evaluation.items()}
         manifest["evaluation_sha256"] = sha256_of(partial / "evaluation.safetensors")
     save_teacher(partial / "teacher")
-    tree = StoreManifest.model_validate(manifest).model_dump(mode="json")
-    write_text(whole, json.dumps({**tree, "sha256": checksum_of(tree)}, indent=1))
+    StoreManifest.model_validate(manifest).write(partial)
     for leftover in [*partial.glob("shard-*.json"), plan]:
         leftover.unlink()
-    partial.rename(folder)
+    publish(partial, folder)
     return Store(folder)
-
-
-def check_place(folder: Path) -> Path:
-    """The absolute path of a store that is to be written.
-
-    Raises:
-        TutelageError: when something lies there, or nothing can be written there.
-    """
-    folder = Path(os.path.abspath(folder))
-    if folder.exists():
-        raise TutelageError(f"{str(folder)!r} exists already; remove it, or give another --out")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TutelageError(f"{str(folder)!r} cannot be written ({error.strerror}); name another folder") from None
-    if not os.access(folder.parent, os.W_OK):
-        raise TutelageError(f"{str(folder)!r} cannot be written (no permission); name another folder")
-    return folder
 
 
 def _check_room(folder: Path, size: int) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from tutelage.artifacts import Manifest
 from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError
 
@@ -18,10 +19,12 @@ PARTED_BY = ("task", "train", "dev", "text", "text_pair", "label", "kind", "max_
 """Of the settings of data: those by which it is known which texts are in which part of train."""
 
 
-class TeamManifest(BaseModel):
+class TeamManifest(Manifest):
     """Who is in a folder of ``tutelage team train``, and what they learnt from."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    FILE = MANIFEST
+    WHAT = "team of teachers"
+    COMMAND = "tutelage team train"
 
     data: DataConfig
     """What was common to all; each left out the part on which weights are learnt."""
@@ -39,27 +42,15 @@ def members_in(team: list[str] | tuple[str, ...]) -> tuple[str, ...]:
     for given in team:
         name = str(Path(given)) if Path(given).exists() else given  # folders may end in a slash
         path = Path(name) / MANIFEST
-        found += [str(path.parent / member) for member in manifest_of(path.parent).members] if path.exists() else [name]
+        found += (
+            [str(path.parent / member) for member in TeamManifest.read(path.parent).members]
+            if path.exists()
+            else [name]
+        )
     twice = next((name for number, name in enumerate(found) if name in found[:number]), None)
     if twice is not None:
         raise TutelageError(f"the team has {twice!r} twice; give each teacher once")
     return tuple(found)
-
-
-def manifest_of(folder: Path) -> TeamManifest:
-    """Who is in a team's folder.
-
-    Raises:
-        TutelageError: when it is none.
-    """
-    try:
-        return TeamManifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TutelageError(f"{str(folder)!r} holds no team; tutelage team train makes one") from None
-    except ValidationError as error:
-        raise TutelageError(
-            f"{str(folder / MANIFEST)!r} is damaged ({error.errors()[0]['msg']}); make the team anew"
-        ) from None
 
 
 def is_store(name: str) -> bool:

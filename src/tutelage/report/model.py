@@ -1,0 +1,407 @@
+"""``report.json`` as types: what a run measured. The page, the model card and the command line are made from it.
+
+``python -m tutelage.report.model`` prints the JSON schema of both kinds of report.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field, ValidationError
+
+from tutelage.errors import TutelageError
+from tutelage.report.section import Block, Section
+
+REPORT = "report.json"
+"""Name of the file in the folder of a run."""
+
+Scores: TypeAlias = dict[str, float]
+"""By metric."""
+
+
+def _absent(value: object) -> bool:
+    return value is None
+
+
+class ModelEntry(Block):
+    """What a model of the run scores and costs."""
+
+    name: str
+    """Folder or hub id. For the baseline: ``without teacher``."""
+    score: float
+    """The task's first metric on the first part of the evaluation set."""
+    scores: dict[str, Scores]
+    """All metrics, by part of the evaluation set."""
+    parameters: int
+    """Number of parameters; a tied tensor counts once."""
+    flops: int
+    """Floating-point operations of one forward pass of one example of mean length."""
+    latency_ms: dict[str, float] | None
+    """Median milliseconds of a forward pass, by batch size (``1``, ``32``). Null if only a store of the teacher is present."""
+    shape: str
+    """Layers, width, heads and intermediate size, in words."""
+
+
+class StudentEntry(ModelEntry):
+    """The student, and how it compares with its teacher."""
+
+    bytes: int
+    """Size of the weights on disk."""
+    agreement: float | None
+    """Share of evaluation examples (or tokens) on which student and teacher predict the same class. Null without classes."""
+    module: str | None = Field(default=None, exclude_if=_absent)
+    """Module to import before ``transformers`` can load the student. Absent for standard architectures."""
+    retention: float | None = Field(default=None, exclude_if=_absent)
+    """Score of the student divided by the teacher's. Absent without a teacher, or if the teacher scores 0."""
+    speedup: float | None = Field(default=None, exclude_if=_absent)
+    """Latency of the teacher divided by the student's, at batch size 32. Absent if the teacher was not timed."""
+
+
+class Best(Block):
+    """The epoch whose weights were kept."""
+
+    epoch: int
+    """From 1."""
+    score: float
+    """On the validation split."""
+
+
+class StageEntry(Block):
+    """One stage of training."""
+
+    name: str
+    epochs: int
+    """Epochs that were trained; early stopping makes them fewer."""
+    steps: int
+    """Optimiser steps."""
+    seconds: float
+    """Wall-clock time."""
+    best: Best | None
+    """Null if the last epoch was kept."""
+    losses: dict[str, list[tuple[int, float]]]
+    """By term: pairs of step and mean loss since the pair before."""
+    scores: list[tuple[int, float]]
+    """Pairs of epoch and score on the validation split. On a corpus: the negative loss on held-out text."""
+    tokens: int
+    """Tokens the student read, without padding."""
+
+
+class TaskStage(StageEntry):
+    """One stage of training on a task."""
+
+    discarded: bool
+    """Whether the next stage began with a new student."""
+
+
+class InstancesEntry(Block):
+    """What a stage on a corpus reads."""
+
+    packing: str
+    """``pairs``, ``segments`` or ``packed``."""
+    length: int
+    """Tokens of an instance, at most."""
+    masking: dict[str, Any] | None
+    """Settings of masking. Null if the next token is predicted, or nothing."""
+
+
+class HeldOutLosses(Block):
+    """Losses on held-out text, by term (and ``perplexity``, if tokens are predicted)."""
+
+    before: dict[str, float]
+    """Before the stage."""
+    after: dict[str, float]
+    """After the stage."""
+
+
+class CorpusStage(StageEntry):
+    """One stage of training on a corpus."""
+
+    held_out: HeldOutLosses
+    data: InstancesEntry
+
+
+class DataEntry(Block):
+    """Numbers of examples, and where they come from."""
+
+    train: int
+    """Training examples with a label."""
+    unlabeled: int
+    """Training examples that only the teacher labels."""
+    augmented: int
+    """Training examples made by augmentation."""
+    held: int
+    """Held-out training examples on which sampling weights are learned."""
+    selection: int
+    """Examples of the validation split, which selects checkpoints."""
+    report: int
+    """Examples of the evaluation set; nothing was chosen by them."""
+    sources: dict[str, str]
+    """By part: file, data set, or how it was split off."""
+    truncated: dict[str, int]
+    """By part: texts that were cut to the maximum length."""
+    mean_length: float
+    """Mean tokens of an evaluation example, as the student reads it."""
+
+
+class MappingEntry(Block):
+    """The layers that one term of a stage compares."""
+
+    stage: str
+    knowledge: str
+    """Kind of the term."""
+    pairs: list[tuple[int, int]]
+    """Student layer and teacher layer; 0 is the embeddings."""
+
+
+class StoreEntry(Block):
+    """The store of teacher knowledge that the student was trained from."""
+
+    path: str
+    task: str
+    teacher: str
+    """Name of the model that wrote the store."""
+    teacher_fingerprint: str
+    tokenizer_fingerprint: str
+    precision: str
+    """Precision in which the teacher computed."""
+    max_length: int
+    """In tokens."""
+    examples: int
+    tokens: int
+    keeps: str
+    """What is stored of an example, in words."""
+    dtype: str
+    bytes: int
+    """Of all records."""
+    bytes_per_example: float
+    shards: int
+    dev: list[str]
+    """Parts of the evaluation set whose teacher predictions are stored."""
+
+
+class Member(Block):
+    """A teacher of a team."""
+
+    name: str
+    folder: str
+    """Folder, store or hub id."""
+    shape: str
+    parameters: int
+    scores: dict[str, Scores]
+    """By part of the evaluation set; ``held`` is the held-out part of train."""
+
+
+class TeamStage(Block):
+    """How one stage learned the sampling weights. Lists have one value for each teacher."""
+
+    stage: str
+    start: list[float]
+    """Probabilities at the beginning; 0 for a teacher that cannot be sampled."""
+    probabilities: list[float]
+    """Probabilities at the end."""
+    next: list[float]
+    """Probabilities that later stages start from; 0 for a dropped teacher."""
+    kept: list[str]
+    """Names of the teachers that later stages may sample."""
+    draws: list[int]
+    """Steps that sampled the teacher."""
+    reward: list[float | None]
+    """Mean reward of the teacher. Null if it was never sampled."""
+    updates: int
+    """Updates of the sampling weights."""
+    skipped: int
+    """Updates that were skipped for want of a usable gradient."""
+    temperature: float | None
+    """Final temperature of the calibrated student predictions. Null without calibration."""
+    settled: int | None
+    """The result is the mean of the log-weights after this step. Null: the last weights."""
+    history: list[list[int | float]]
+    """Rows of step and the probability of each teacher."""
+    score: float
+    """First metric of the student on the held-out examples, at the end."""
+    constant: float
+    """The same for the best constant prediction."""
+
+
+class TeamEntry(Block):
+    """A team of teachers and its sampling weights."""
+
+    members: list[Member]
+    starts: dict[str, list[float]]
+    """By stage: the probabilities that it began with."""
+    stages: list[TeamStage]
+    """Stages that learned the weights, in order."""
+
+
+class KeptUnits(Block):
+    """Coordinates that the student kept in one place."""
+
+    of: int
+    """How many the teacher has."""
+    kept: list[int]
+    """Indices, from 0."""
+
+
+class InheritedEntry(Block):
+    """What a student with inherited weights kept of its teacher."""
+
+    kept: dict[str, KeptUnits]
+    """By place."""
+    largest_masked: float
+    """Largest norm of a removed row; 0 if pruning was complete."""
+    cut: bool
+    """Whether the masked coordinates were removed before the stage ended."""
+    difference: float
+    """Largest change of a logit when the compactors were multiplied out."""
+    largest_logit: float
+    """Largest absolute logit of the same inputs."""
+
+
+class Environment(Block):
+    """What the run was computed with."""
+
+    torch: str
+    transformers: str
+    device: str
+    """Type of the torch device."""
+    gpu: str | None = Field(default=None, exclude_if=_absent)
+    """Name of the GPU. Absent on other devices."""
+    threads: int
+    """CPU threads."""
+    precision: str
+    """``fp32``, ``bf16`` or ``fp16``."""
+
+
+class TaskReport(Block):
+    """Report of a run on a task."""
+
+    schema_version: Literal[1] = 1
+    tutelage: str
+    """Version of the package."""
+    method: str
+    title: str
+    """Name of the method, for people."""
+    paper: str
+    task: str
+    kind: str
+    """Kind of task, e.g. ``classification``."""
+    metric: str
+    """The task's first metric."""
+    labels: list[str]
+    """Class names in the order of the logits; empty for a regression."""
+    data: DataEntry
+    teacher: ModelEntry | None
+    """Null for a run without a teacher. Of a team: the teacher that the student is compared with."""
+    student: StudentEntry
+    baseline: ModelEntry | None
+    """The same student without distillation. Null if it was not trained."""
+    store: StoreEntry | None
+    mapping: list[MappingEntry]
+    teacher_layers: int | None
+    student_layers: int
+    stages: list[TaskStage]
+    """In order; the baseline's stage is the last."""
+    inherited: InheritedEntry | None
+    team: TeamEntry | None
+    warnings: list[str]
+    environment: Environment
+    seed: int
+    sections: list[Section] = Field(default_factory=list)
+    """Further sections of the page, from mechanisms."""
+    seconds: float
+    """Wall-clock time of the whole run, resumed parts included."""
+
+
+class CorpusModel(Block):
+    """A model of a run on a corpus."""
+
+    name: str
+    """Folder or hub id."""
+    shape: str
+    """Layers, width, heads and intermediate size, in words."""
+    parameters: int
+
+
+class CorpusStudent(CorpusModel):
+    """The student of a run on a corpus."""
+
+    bytes: int
+    """Size of the weights on disk."""
+
+
+class CorpusEntry(Block):
+    """The corpus."""
+
+    path: str
+    sources: list[str]
+    """Files and data sets it was built from."""
+    tokens: int
+    documents: int
+
+
+class CorpusReport(Block):
+    """Report of a run on a corpus: general distillation, or pretraining."""
+
+    schema_version: Literal[1] = 1
+    tutelage: str
+    """Version of the package."""
+    general: Literal[True] = True
+    """Tells the two kinds of report apart."""
+    method: str
+    title: str
+    """Name of the method, for people."""
+    paper: str
+    predicts: str
+    """The student's head: ``words`` (masked tokens), ``next_words`` or ``none``."""
+    held_out: int
+    """Instances on which the losses before and after each stage are measured."""
+    corpus: CorpusEntry
+    teacher: CorpusModel | None
+    """Null for pretraining."""
+    student: CorpusStudent
+    stages: list[CorpusStage]
+    inherited: InheritedEntry | None
+    environment: Environment
+    seed: int
+    sections: list[Section] = Field(default_factory=list)
+    """Further sections of the page, from mechanisms."""
+    seconds: float
+    """Wall-clock time of the whole run, resumed parts included."""
+
+
+Report: TypeAlias = TaskReport | CorpusReport
+
+
+def load_report(folder: Path | str) -> Report:
+    """The report of a finished run, from its folder.
+
+    Raises:
+        TutelageError: if the folder has no report, or the file is damaged or not a report of this version.
+    """
+    path = Path(folder) / REPORT
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TutelageError(f"{str(folder)!r} holds no {REPORT}; name the folder of a finished run") from None
+    except (OSError, ValueError) as error:
+        raise TutelageError(f"{str(path)!r} cannot be read ({error}); repeat the run") from None
+    kind = CorpusReport if isinstance(tree, dict) and tree.get("general") else TaskReport
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise TutelageError(
+            f"{str(path)!r} is not a report of this version of tutelage ({place}: {first['msg']}); repeat the run"
+        ) from None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of ``report.json``, by kind of run."""
+    return {"task": TaskReport.model_json_schema(), "corpus": CorpusReport.model_json_schema()}
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=1))
