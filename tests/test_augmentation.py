@@ -290,8 +290,8 @@ def test_table_survives_the_disk(candidates, tmp_path) -> None:
     manifest = json.loads((tmp_path / "table" / "manifest.json").read_text())
     assert (manifest["k"], manifest["context"], manifest["proposer"]) == (6, "masked_only", "toy")
     assert manifest["texts"] == len(TEXTS) and manifest["words"] == len(candidates.spans)
-    message(lambda: candidates.save(tmp_path / "table"), "exists already")
-    message(lambda: Candidates.load(tmp_path), "no table of candidates")
+    message(lambda: candidates.save(tmp_path / "table"), "already exists")
+    message(lambda: Candidates.load(tmp_path), "not a table of candidates")
 
 
 @pytest.mark.parametrize("name", ["candidates.safetensors", "strings.json", "manifest.json"])
@@ -311,7 +311,7 @@ def test_a_table_that_could_not_be_written_is_not_there(candidates, tmp_path, mo
     def fail(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tutelage.data.augmentation.propose.write_text", fail)
+    monkeypatch.setattr("tutelage.data.augmentation.candidates.write_text", fail)
     message(lambda: candidates.save(tmp_path / "table"), "cannot be written", "No space")
     assert not (tmp_path / "table").exists()
     monkeypatch.undo()
@@ -556,14 +556,14 @@ def test_bad_vector_files(tmp_path) -> None:
     wrong("bytes.npz", {"words": np.array([b"a", b"b"]), "vectors": eye}, "array of strings")
     wrong("lacking.npz", {"words": np.array(["a"])}, "lacks vectors")
     wrong("uneven.npz", {"words": np.array(["a"]), "vectors": eye}, "1 words", "(2, 2)")
-    wrong("array.npz", eye, "one array")
-    wrong("text.npz", b"the 1 2 3\n", "no .npz")
+    wrong("array.npz", eye, "single array")
+    wrong("text.npz", b"the 1 2 3\n", "not an .npz")
     wrong("cut.npz", b"PK\x03\x04 and no more", "cannot be read")
     wrong("nan.txt", b"a 1 nan\nb 1 2\n", "finite")
     wrong("words.txt", b"a 1 2 3\nb 1 2 x\n", "line 2")
     wrong("short.txt", b"a 1 2 3\n" * 200 + b"b 1 2\n", "line 201")
-    wrong("prose.txt", b"once\n", "no file of word vectors")
-    wrong("empty.txt", b"", "no file of word vectors")
+    wrong("prose.txt", b"once\n", "not a file of word vectors")
+    wrong("empty.txt", b"", "not a file of word vectors")
     wrong("latin.txt", b"caf\xe9 1 2 3\n", "UTF-8")
     wrong("plain.txt.gz", b"a 1 2 3\n", "cannot be read")
     message(lambda: WordVectors.read(tmp_path / "absent.txt"), "absent.txt", "No such file")
