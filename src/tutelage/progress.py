@@ -31,13 +31,8 @@ class Event:
     seconds: float
     tokens_per_second: float
     score: float | None = None
-<<<<<<< HEAD
     hooks: dict[str, float] = field(default_factory=dict)
-    """Values that the hooks of the stage show."""
-=======
-    beside: dict[str, float] = field(default_factory=dict)
     """Values that the training hooks report."""
->>>>>>> 29a4827 (Data: plain English in docstrings and messages)
 
 
 PLAIN_SECONDS = 10.0
@@ -94,13 +89,8 @@ class Display:
         """Show a line of the training log."""
         name = f"{who} / {event.stage}" if who else event.stage
         losses = " ".join(f"{term} {value:.4g}" for term, value in event.losses.items())
-<<<<<<< HEAD
-        score = "" if event.score is None else f" selection {event.score:.4f}"
-        beside = "".join(f" {name} {value:.3f}" for name, value in event.hooks.items())
-=======
         score = "" if event.score is None else f" validation {event.score:.4f}"
-        beside = "".join(f" {name} {value:.3f}" for name, value in event.beside.items())
->>>>>>> 29a4827 (Data: plain English in docstrings and messages)
+        beside = "".join(f" {name} {value:.3f}" for name, value in event.hooks.items())
         note = f"epoch {event.epoch} {losses}{beside} lr {event.lr:.2g}{score} {event.tokens_per_second:,.0f} tokens/s"
         self._progress.update(self._task(name, event.steps), completed=event.step, note=note)
         now = time.monotonic()
