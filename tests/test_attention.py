@@ -169,7 +169,7 @@ def test_layers_that_look_at_different_tokens() -> None:
     far.layer_types = near.layer_types = kinds
     assert attention.check(far, far) == [(i, i) for i in range(1, 5)]
     with pytest.raises(
-        TutelageError, match="teacher layer 3 looks 4 tokens to each side and student layer 3, its pair, 2"
+        TutelageError, match="teacher layer 3 attends 4 tokens to each side, its pair, student layer 3, 2"
     ):
         attention.check(far, near)
     with pytest.raises(TutelageError, match="scale_attn_by_inverse_layer_idx"):

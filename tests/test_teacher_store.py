@@ -253,7 +253,10 @@ def test_mistakes_end_in_one_line(teacher_folder: Path, tmp_path: Path, console)
         (("store", "write", *teacher, *data, "--out", tmp_path / "logits"), "already exists"),
         (("store", "inspect", teacher_folder), "not a teacher store"),
         (("store", "verify", tmp_path / "logits", "--teacher", other), "another teacher"),
-        (("store", "compact", tmp_path / "logits", "--out", tmp_path / "x", "--student", "layers=2"), "cannot be cut"),
+        (
+            ("store", "compact", tmp_path / "logits", "--out", tmp_path / "x", "--student", "layers=2"),
+            "cannot be reduced",
+        ),
         (("store", "write", *teacher, *data, "--out", tmp_path / "x", "--dtype", "int4"), "store_dtype"),
         (
             ("store", "plan", *teacher, *data, "--method", "finetune", *fresh),
