@@ -245,7 +245,7 @@ def test_the_command(scene: Path, tmp_path: Path) -> None:
         ({"student": "causal"}, "the student is causal and the teacher is not"),
         ({"teacher": "causal"}, "the teacher is causal and the student is not"),
         ({"student": "other"}, "have different tokenizers"),
-        ({"student": "deeper"}, "the student has 5 layers and the teacher 4"),
+        ({"student": "deeper"}, "the student has 5 layers and the teacher only 4"),
         ({"student": "nowhere"}, "cannot load the model"),
         ({"student": "weightless"}, "cannot load the model"),
         ({"texts": "nowhere.txt"}, "there is no file"),
