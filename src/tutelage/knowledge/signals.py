@@ -1,4 +1,4 @@
-"""Read signals from a running model: logits, hidden states, queries and keys."""
+"""Read signals from a running model: logits, hidden states, queries, keys and values."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class _Enough(Exception):
 class Tap:
     """Runs a model and returns the needed signals. :meth:`close` restores the model.
 
-    Hooks read the hidden states. Queries and keys are read inside the attention function, which still calls PyTorch's fused
-    kernel: the model keeps its usual speed, and no attention map is built. Layers are numbered by the order of the calls,
+    Hooks read the hidden states. Queries, keys and values are read inside the attention function, which still calls PyTorch's
+    fused kernel: the model keeps its usual speed, and no attention map is built. Layers are numbered by the order of the calls,
     because ALBERT runs one layer many times and some families do not number their attention modules.
     """
 
