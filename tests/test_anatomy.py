@@ -65,7 +65,7 @@ def test_an_unknown_family_is_refused() -> None:
 
     with pytest.raises(TutelageError, match="'t5' is not supported"):
         anatomy.family_of(T5Config())
-    with pytest.raises(TutelageError, match="8 heads share the keys and values of 2, which cannot be cut"):
+    with pytest.raises(TutelageError, match="8 query heads on 2 key and value heads, cannot be pruned"):
         anatomy.family_of(LlamaConfig(num_attention_heads=8, num_key_value_heads=2))
 
 

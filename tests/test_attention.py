@@ -169,7 +169,7 @@ def test_layers_that_look_at_different_tokens() -> None:
     far.layer_types = near.layer_types = kinds
     assert attention.check(far, far) == [(i, i) for i in range(1, 5)]
     with pytest.raises(
-        TutelageError, match="teacher layer 3 looks 4 tokens to each side and student layer 3, its pair, 2"
+        TutelageError, match="teacher layer 3 attends 4 tokens to each side, its pair, student layer 3, 2"
     ):
         attention.check(far, near)
     with pytest.raises(TutelageError, match="scale_attn_by_inverse_layer_idx"):
@@ -245,7 +245,7 @@ def test_the_command(scene: Path, tmp_path: Path) -> None:
         ({"student": "causal"}, "the student is causal and the teacher is not"),
         ({"teacher": "causal"}, "the teacher is causal and the student is not"),
         ({"student": "other"}, "have different tokenizers"),
-        ({"student": "deeper"}, "the student has 5 layers and the teacher 4"),
+        ({"student": "deeper"}, "the student has 5 layers and the teacher only 4"),
         ({"student": "nowhere"}, "cannot load the model"),
         ({"student": "weightless"}, "cannot load the model"),
         ({"texts": "nowhere.txt"}, "there is no file"),

@@ -354,7 +354,7 @@ def test_without_vectors_words_are_random(words) -> None:
         ({"good": [1.0, 2.0]}, r"has the shape \(2,\), but the student has embedding=5; set embedding"),
         ({"good": [1.0] * 5, "bad": [1.0] * 6}, r"has the shape \(6,\), but the student has embedding=5"),
         ((["good", "bad"], np.ones((2, 4))), r"has the shape \(4,\), but the student has embedding=5"),
-        ((["good", "bad"], np.ones((3, 5))), r"shape \(3, 5\) were given for 2 words"),
+        ((["good", "bad"], np.ones((3, 5))), r"shape \(3, 5\) do not match 2 words"),
         ({"Good": [1.0] * 5}, "none of the tokenizer's 34 words has a word vector"),
     ],
 )

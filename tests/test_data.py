@@ -462,4 +462,4 @@ def test_a_tokenizer_pads_with_the_end_of_a_text_if_it_has_nothing_else(endoftex
     assert {tokenizer_fingerprint(one) for one in (endoftext, loaded, again)} == {tokenizer_fingerprint(endoftext)}
     bare = PreTrainedTokenizerFast(tokenizer_object=endoftext.backend_tokenizer, bos_token="<|endoftext|>")
     bare.save_pretrained(tmp_path / "bare")
-    message(lambda: load_tokenizer(str(tmp_path / "bare")), "neither a padding token nor one that ends a text", "bare")
+    message(lambda: load_tokenizer(str(tmp_path / "bare")), "neither a padding token nor an end-of-text token", "bare")

@@ -216,7 +216,7 @@ def test_a_full_copy_as_distilbert_computes_what_the_teacher_does(scene: Path) -
         student.distilbert.embeddings.position_embeddings.weight -= folded
         other = student(input_ids=ids, attention_mask=mask).logits
     assert (other - theirs.logits)[mask.bool()].abs().max() > 1e-3
-    with pytest.raises(TutelageError, match="made of the layers of a BERT"):
+    with pytest.raises(TutelageError, match="copies the layers of a BERT"):
         copy_layers(tiny_model("roberta"), Copied(layers=2, family="distilbert"), {})
 
 
@@ -287,7 +287,7 @@ def test_a_model_of_next_words_does_not_look_ahead(scene: Path, tmp_path: Path) 
     torch.testing.assert_close(one[:, :6], other[:, :6])
     assert (one[:, 6:] - other[:, 6:]).abs().max() > 1e-3
     fresh = Fresh(layers=1, hidden=16, heads=2, family="distilbert", like=str(scene / "bare"))
-    with pytest.raises(TutelageError, match="cannot learn the next word"):
+    with pytest.raises(TutelageError, match="cannot predict the next word"):
         run(config_for(scene, tmp_path / "never", small(pretrain(fresh, causal=True)), None), quiet=True)
 
 
@@ -389,13 +389,13 @@ def test_what_a_gpt2_cannot_is_refused_in_one_line(gpt2: Path, scene: Path, tmp_
         assert "\n" not in str(caught.value) and not (tmp_path / "never").exists()
 
     start = Checkpoint(name=str(gpt2))
-    refused("sees no later tokens and cannot learn masked words", small(pretrain(start)))
-    refused("sees no later tokens and cannot learn masked words", small(distilbert_general(layers=2)))
+    refused("is causal and cannot predict masked words", small(pretrain(start)))
+    refused("is causal and cannot predict masked words", small(distilbert_general(layers=2)))
     refused("no weights of its own", small(pretrain(start, causal=True, head_only=True)))
-    refused("puts nothing between two texts", small(tinybert().model_copy(update={"student": STUDENT})))
+    refused("puts no token between the texts", small(tinybert().model_copy(update={"student": STUDENT})))
     refused("another tokenizer", small(pretrain(start, causal=True)), "corpus")
     far = tiny_config("gpt2", pad_token_id=44, eos_token_id=44)
-    with pytest.raises(TutelageError, match="counts positions from the number of its padding token, 44"):
+    with pytest.raises(TutelageError, match="numbers its positions from its padding token, here 44"):
         from_sizes(Fresh(layers=1, family="roberta"), far, {})
     masked = small(pretrain(Fresh(layers=1, hidden=16, heads=2, family="bert", like=str(gpt2))))
     refused("has no mask token", masked)

@@ -246,7 +246,7 @@ def test_importance_leaves_the_model_as_it_was() -> None:
 
 
 def test_importance_without_examples_is_refused() -> None:
-    with pytest.raises(TutelageError, match="labelled training examples, and there are none"):
+    with pytest.raises(TutelageError, match="needs labelled training examples, and there are none"):
         importance(tiny_model(**TINY), [], KINDS["classification"])
 
 
@@ -292,10 +292,10 @@ def test_build_scores_the_teacher_and_copies_its_head() -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"layers": 5}, "layers=5 cannot be kept: the teacher has no more than layers=4; use that or less"),
-        ({"heads": 5}, "heads=5 cannot be kept: the teacher has no more than heads=4"),
-        ({"intermediate": 49}, "intermediate=49 cannot be kept: the teacher has no more than intermediate=48"),
-        ({"rank": 33}, "rank=33 cannot be kept: the teacher has no more than rank=32"),
+        ({"layers": 5}, "layers=5 is too large: the teacher has layers=4; use that or less"),
+        ({"heads": 5}, "heads=5 is too large: the teacher has heads=4"),
+        ({"intermediate": 49}, "intermediate=49 is too large: the teacher has intermediate=48"),
+        ({"rank": 33}, "rank=33 is too large: the teacher has rank=32"),
     ],
 )
 def test_more_than_there_is_cannot_be_kept(sizes: dict, message: str) -> None:
@@ -316,12 +316,12 @@ def test_what_cannot_be_pruned_or_made_fresh() -> None:
             build(student, teacher, labels, 0, scores)
         assert "\n" not in str(caught.value)
 
-    refused(SMALL, tiny_model("roberta"), "the teacher is of type 'roberta'")
-    refused(SMALL, pruned(), "the teacher is of type 'pruned_bert'")
+    refused(SMALL, tiny_model("roberta"), "this one is a 'roberta'")
+    refused(SMALL, pruned(), "this one is a 'pruned_bert'")
     refused(SMALL, None, "a pruned student needs a teacher")
     refused(SMALL, tiny_model(), "labelled examples", scores=None)
-    refused(Fresh(layers=2, family="pruned_bert"), tiny_model(), "there is no fresh pruned_bert")
-    refused(Fresh(layers=2), pruned(), "there is no fresh pruned_bert")
+    refused(Fresh(layers=2, family="pruned_bert"), tiny_model(), "a fresh student cannot be a pruned_bert")
+    refused(Fresh(layers=2), pruned(), "a fresh student cannot be a pruned_bert")
     with pytest.raises(TutelageError, match="'gpt'") as caught:
         build(Fresh(layers=2, family="gpt"), tiny_model(), labels, 0)
     assert "pruned_bert" not in str(caught.value)

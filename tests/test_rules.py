@@ -190,7 +190,7 @@ def test_what_comes_out_has_no_label() -> None:
         assert new.labels.dtype == labels.dtype and new.labels.shape == (6, *labels.shape[1:])
         assert np.array_equal(new.labels, np.full_like(new.labels, empty), equal_nan=True) and not new.labelled.any()
     tags = np.empty(3, dtype=object)
-    with pytest.raises(TutelageError, match="labels belong to their words"):
+    with pytest.raises(TutelageError, match="labels belong to words"):
         rewritten(replace(examples, labels=tags), Rules())
 
 

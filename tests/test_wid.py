@@ -1036,10 +1036,10 @@ def test_families_that_cannot_are_refused_with_the_reason(family: str, reason: s
 def test_sizes_that_cannot_be_are_refused() -> None:
     config = tiny_model("bert").config
     for spec, words in (
-        (Inherited(hidden=18), "all 4 heads stay; use a multiple of 4"),
-        (Inherited(hidden=20, strategy="head"), "heads of 8 go or stay whole; use a multiple of 8"),
-        (Inherited(hidden=64), "the teacher has 32"),
-        (Inherited(hidden=16, intermediate=100), "intermediate=100 cannot be inherited"),
+        (Inherited(hidden=18), "keeps all 4 heads; use a multiple of 4"),
+        (Inherited(hidden=20, strategy="head"), "removes whole heads of 8; use a multiple of 8"),
+        (Inherited(hidden=64), "the teacher has hidden=32"),
+        (Inherited(hidden=16, intermediate=100), "intermediate=100 is too large"),
     ):
         with pytest.raises(TutelageError, match=words):
             compaction.narrowed(spec, config)
@@ -1048,7 +1048,7 @@ def test_sizes_that_cannot_be_are_refused() -> None:
 def test_heads_that_hardware_does_not_like_are_named() -> None:
     model = tiny_model("bert", hidden=192, heads=12)
     wrap(model, Inherited(hidden=132))
-    assert "heads of 11" in str(compaction.advice(model)) and "hidden=96 would" in str(compaction.advice(model))
+    assert "heads of 11" in str(compaction.advice(model)) and "hidden=96 gives" in str(compaction.advice(model))
     model = tiny_model("bert", hidden=192, heads=12)
     wrap(model, Inherited(hidden=96))
     assert compaction.advice(model) is None

@@ -1,7 +1,7 @@
-"""Where the parts of a transformers model lie: the only file that knows the insides of a model family.
+"""The parts of each model family: the only file that knows the internals of a transformers model.
 
-Copying layers, reading signals and reshaping weights are all written against this table, once. A new family is one
-entry in ``FAMILIES`` and one row in ``tests/test_anatomy.py``.
+Copying layers, reading signals and reshaping weights use this table. A new family is one entry in ``FAMILIES`` and one row in
+``tests/test_anatomy.py``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tutelage.errors import TutelageError
 
-if TYPE_CHECKING:  # recipes read this table, and need not wait for torch
+if TYPE_CHECKING:  # recipes import this module and must not load torch
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 Head = Literal["classes", "tokens", "spans", "words", "next_words", "none"]
-"""What a model answers: a class (or number) for a text; a class for every token; where an answer starts and ends; which
-word is masked; which word comes next; nothing, it has no head."""
+"""The output of a model: a class (or number) per text; a class per token; start and end of an answer; the masked word; the next
+word; none (no head)."""
 
 _AUTO: dict[Head, str] = {
     "classes": "AutoModelForSequenceClassification",
@@ -31,22 +31,22 @@ _AUTO: dict[Head, str] = {
 }
 
 UNLIMITED = 2**31 - 1
-"""The longest input of a network without positions."""
+"""The longest input of a network without position embeddings."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Dotted paths of a model family's parts.
+    """Dotted paths to the parts of a model family.
 
-    Paths of the first group start at the base model (``BertModel``), those of the second at one layer; the names of the
-    third are attributes of the configuration. Where query, key and value are one matrix, the three paths are equal.
+    Paths of the first group start at the base model (``BertModel``), those of the second group at a layer. The names of the
+    third group are attributes of the configuration. If query, key and value are one matrix, the three paths are equal.
     """
 
     embeddings: str
     embedding_output: tuple[str, ...]
-    """The module whose output is ``hidden_states[0]``: the first of these that the model has."""
+    """The module whose output is ``hidden_states[0]``: the first of these paths that exists in the model."""
     embedding_sum: str
-    """The module that is given the sum of all embeddings of a token."""
+    """The module whose input is the sum of a token's embeddings."""
     layers: str
     pooler: str | None
 
@@ -60,28 +60,28 @@ class Family:
     ffn_norm: str
 
     word_head: tuple[str, ...]
-    """Modules of the language model (not of its base), one after the other: hidden states in, scores of all words out."""
+    """Modules of the language-model head, from hidden states to scores over the vocabulary; paths start at the full model."""
 
     depth: str = "num_hidden_layers"
     hidden: str = "hidden_size"
     heads: str = "num_attention_heads"
     intermediate: str = "intermediate_size"
     shared: bool = False
-    """One set of layer weights, run many times (ALBERT): there is nothing to choose when layers are copied."""
+    """All layers share one set of weights (ALBERT), so copying layers has no choice to make."""
     first_layer_differs: bool = False
-    """The first layer lacks a part that the others have (ModernBERT's attention norm): it can only stay first."""
+    """The first layer lacks a module that the others have (ModernBERT's attention norm), so only it can be first."""
     final_norm: str | None = None
-    """The norm after the last layer, where layers begin with theirs."""
+    """The norm after the last layer, in families whose layers start with a norm."""
     rigid: str | None = None
-    """Why the widths of such a model cannot be mixed and cut, if they cannot."""
+    """The reason why the width of such a model cannot be changed, if it cannot."""
     numbers_after_padding: bool = False
-    """Positions are numbered from ``pad_token_id + 1``: so many of the table's rows are never used."""
+    """Positions start at ``pad_token_id + 1``, so the first rows of the position table are unused."""
     reads_pooler: bool = False
-    """A classifier of texts reads what the pooler makes of the first token, not the token itself."""
+    """The text classifier reads the output of the pooler, not the hidden state of the first token."""
     causal: bool = False
-    """No token ever sees a later one; the others are made so for a model of next words (``is_decoder``)."""
+    """Attention is always causal. Other families become causal with ``is_decoder``."""
     derived: str | None = None
-    """The ``init`` that makes one, of a family of our own: there is no new one by the family's name."""
+    """For families of tutelage: the ``init`` that creates one. It cannot be created by its family name."""
 
 
 _BERT = Family(
@@ -206,7 +206,7 @@ FAMILIES: dict[str, Family] = {
             **vars(_BERT),
             "embeddings": "embeddings.word_embeddings.table",
             "heads": "kept_heads",
-            "rigid": "it was cut before",
+            "rigid": "it is already pruned",
             "derived": "pruned",
         }
     ),
@@ -215,7 +215,7 @@ FAMILIES: dict[str, Family] = {
         **dict.fromkeys(_LAYERED, ""),  # type: ignore[arg-type]
         embedding_output=(),
         embedding_sum="",
-        rigid="it has no layers of attention",
+        rigid="it has no attention layers",
         pooler=None,
         word_head=(),
         derived="bilstm",
@@ -223,11 +223,9 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-# The same parts in the same places; some layers are run more than once.
+# Shared layers: the same parts at the same paths.
 FAMILIES |= {
-    f"shared_{name}": Family(
-        **{**vars(FAMILIES[name]), "rigid": "its layers are run more than once", "derived": "shared"}
-    )
+    f"shared_{name}": Family(**{**vars(FAMILIES[name]), "rigid": "its layers are shared", "derived": "shared"})
     for name in ("bert", "roberta", "electra", "distilbert")
 }
 
@@ -236,34 +234,32 @@ def family_of(config: Any) -> Family:
     """The family of a model configuration.
 
     Raises:
-        TutelageError: for a model type that the table lacks, and a GPT-2 whose layers depend on their place.
+        TutelageError: if the model type is not supported, or a GPT-2 scales attention differently in each layer.
     """
     if config.model_type not in FAMILIES:
         heads, shared = getattr(config, "num_attention_heads", 0), getattr(config, "num_key_value_heads", None)
         why = ""
         if shared is not None and shared < heads:
-            why = (
-                f" ({heads} heads share the keys and values of {shared}, which cannot be cut or exchanged head by head)"
-            )
+            why = f" (grouped-query attention, {heads} query heads on {shared} key and value heads, cannot be pruned by head)"
         raise TutelageError(
-            f"model type {config.model_type!r} is not supported{why}; tutelage knows {', '.join(sorted(FAMILIES))}"
+            f"model type {config.model_type!r} is not supported{why}; use one of {', '.join(sorted(FAMILIES))}"
         )
     if getattr(config, "scale_attn_by_inverse_layer_idx", False):
         raise TutelageError(
             f"this {config.model_type} scales the attention of every layer differently (scale_attn_by_inverse_layer_idx), "
-            "which is not supported; use a model that does not"
+            "which is not supported; use another model"
         )
     return FAMILIES[config.model_type]
 
 
 def is_causal(config: Any) -> bool:
-    """Whether no token of this model sees a later one."""
+    """Whether attention is causal: no token sees a later one."""
     return family_of(config).causal or bool(getattr(config, "is_decoder", False))
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How large a model is; what a recipe needs to know of it before anything runs."""
+    """The sizes of a model, as far as a recipe needs them before anything runs."""
 
     family: str
     layers: int
@@ -272,24 +268,24 @@ class Shape:
     intermediate: int
     vocabulary: int
     stored: int | None = None
-    """Of layers that are run more than once: how many there are."""
+    """Number of stored layers, if layers are shared."""
 
     def __str__(self) -> str:
         if not self.heads:
-            return f"a bidirectional LSTM of {self.hidden} units each way, {self.intermediate} before the logits"
+            return f"a bidirectional LSTM with {self.hidden} units per direction, {self.intermediate} before the logits"
         stored = "" if self.stored is None else f" ({self.stored} stored)"
         return f"{self.layers} layers{stored} x {self.hidden}, {self.heads} heads, intermediate {self.intermediate}"
 
 
 def shape_of(config: Any) -> Shape:
-    """The sizes that a model configuration states."""
+    """The sizes in a model configuration."""
     family = family_of(config)
     return Shape(
         family=config.model_type,
         layers=getattr(config, family.depth),
         hidden=getattr(config, family.hidden),
         heads=getattr(config, family.heads),
-        # GPT-2's n_inner may be left out.
+        # GPT-2's n_inner may be None.
         intermediate=getattr(config, family.intermediate) or 4 * getattr(config, family.hidden),
         vocabulary=config.vocab_size,
         stored=len({step.removesuffix("s") for step in config.plan}) if family.derived == "shared" else None,
@@ -297,7 +293,7 @@ def shape_of(config: Any) -> Shape:
 
 
 def max_length(config: Any) -> int:
-    """The longest input in tokens, special tokens included; for a network without positions a number beyond all texts."""
+    """The longest input in tokens, special tokens included; :data:`UNLIMITED` for a network without position embeddings."""
     family = FAMILIES[config.model_type]
     if not family.layers:
         return UNLIMITED
@@ -306,24 +302,24 @@ def max_length(config: Any) -> int:
 
 
 def has_token_types(config: Any) -> bool:
-    """Whether the model tells the first text of a pair from the second."""
+    """Whether the model marks the two texts of a pair by token types."""
     return getattr(config, "type_vocab_size", 0) > 1
 
 
 def auto_class(head: Head) -> Any:
-    """The class of transformers that loads or makes a model with this head."""
+    """The Auto class of transformers for models with this head."""
     import transformers
 
     return getattr(transformers, _AUTO[head])
 
 
 def base_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The encoder inside a model with a head (or the model itself)."""
+    """The base model (encoder) of a model with a head, or the model itself if it has none."""
     return getattr(model, model.base_model_prefix, model)
 
 
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The stored layers; for a family that shares one layer, the list is shorter than the depth."""
+    """The stored layers. In a family that shares one layer (ALBERT), the list is shorter than the depth."""
     layers = base_of(model).get_submodule(family_of(model.config).layers)
     return cast("nn.ModuleList", layers)
 
@@ -343,7 +339,7 @@ def word_embeddings_of(model: PreTrainedModel) -> nn.Embedding:
 
 
 def head_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The matrices and norms between the base model and its answers, by name, in the order in which they are used."""
+    """The matrices and norms between the base model and the predictions, by name, in the order of use."""
     from torch import nn
 
     base = base_of(model)
@@ -353,12 +349,12 @@ def head_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def head_of(model: PreTrainedModel) -> Head:
-    """What a model answers, by the name of its class."""
+    """The head of a model, from the name of its class."""
     return head_named(type(model).__name__)
 
 
 def head_named(name: str) -> Head:
-    """What models of a class answer."""
+    """The head of models of the class ``name``."""
     endings: dict[str, Head] = {
         "ForSequenceClassification": "classes",
         "ForTokenClassification": "tokens",
@@ -413,15 +409,15 @@ def frozen_modules(model: PreTrainedModel, train: Literal["all", "head"] | Layer
 
 
 def output_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
-    """What a model returns. One that could generate text keeps no keys and values for that: nobody goes on from here."""
+    """Run a model. The key-value cache of causal models is disabled: tutelage never generates text."""
     return model(**inputs, use_cache=False) if is_causal(model.config) else model(**inputs)
 
 
 def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor | None) -> Tensor:
-    """The logits of what is asked, ``(answers, classes)``.
+    """The logits of all predictions, ``(answers, classes)``.
 
-    ``asked`` counts tokens of the flattened ``(batch * length)``; without it there is one answer for each text. Of a
-    span every token asked has two scores, as its start and as its end.
+    ``asked`` ``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)``; ``None``
+    for one prediction per text. For spans, each such token has two scores: as start and as end of the answer.
     """
     import torch
 
@@ -439,9 +435,9 @@ def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor 
 
 
 def word_scores(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """What a language model's head makes of hidden states of its last layer: ``(..., hidden)`` to ``(..., vocabulary)``.
+    """Apply the language-model head to hidden states of the last layer: ``(..., hidden)`` to ``(..., vocabulary)``.
 
-    For chosen positions only, this saves most of the head, which is as dear as several layers.
+    The head costs as much as several layers. Computing it only at the needed positions saves most of that.
     """
     for path in family_of(model.config).word_head:
         hidden = model.get_submodule(path)(hidden)
@@ -449,16 +445,16 @@ def word_scores(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 
 def pooler_of(model: PreTrainedModel) -> nn.Module:
-    """The module that makes one vector of the first token's.
+    """The pooler: maps the first token's hidden state to one vector per text.
 
     Raises:
-        TutelageError: when the model has none.
+        TutelageError: if the model has none.
     """
     path = family_of(model.config).pooler
     pooler = None if path is None else getattr(base_of(model), path, None)
     if pooler is None:
         raise TutelageError(
-            f"this {model.config.model_type} has no pooler, which the objective pooled compares; leave it out"
+            f"this {model.config.model_type} has no pooler, which the term pooled needs; remove the term"
         )
     found: nn.Module = pooler
     return found

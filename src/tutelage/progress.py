@@ -1,4 +1,4 @@
-"""What a person sees while something long runs: a live line in a terminal, a plain line now and then elsewhere."""
+"""Progress of long commands: a live line in a terminal, otherwise a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rich.progress import (
 
 @dataclass(frozen=True)
 class Event:
-    """One line of the log: where the stage is and how it goes."""
+    """One line of the training log: position, losses and speed of a stage."""
 
     stage: str
     epoch: int
@@ -32,14 +32,14 @@ class Event:
     tokens_per_second: float
     score: float | None = None
     hooks: dict[str, float] = field(default_factory=dict)
-    """Values that the hooks of the stage show."""
+    """Values that the training hooks report."""
 
 
 PLAIN_SECONDS = 10.0
 
 
 class Display:
-    """Shows progress and messages on stderr (stdout is for results); ``quiet`` shows nothing."""
+    """Shows progress and messages on stderr; stdout is for results. ``quiet`` shows nothing."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
@@ -71,14 +71,14 @@ class Display:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def advance(self, name: str, total: int, count: int) -> None:
-        """``count`` more of ``total`` are done."""
+        """Count ``count`` more of ``total`` items as done."""
         task = self._task(name, total)
         self._progress.advance(task, count)
         if next(t for t in self._progress.tasks if t.id == task).finished:
             self._forget(name)
 
     def count(self, more: int) -> None:
-        """So many more tokens are done of a work whose end is not known."""
+        """Count ``more`` tokens as done, for work of unknown size."""
         self._counted += more
         now = time.monotonic()
         if now - self._printed > PLAIN_SECONDS:
@@ -86,10 +86,10 @@ class Display:
             self._printed = now
 
     def event(self, who: str, event: Event) -> None:
-        """A line of the training log."""
+        """Show a line of the training log."""
         name = f"{who} / {event.stage}" if who else event.stage
         losses = " ".join(f"{term} {value:.4g}" for term, value in event.losses.items())
-        score = "" if event.score is None else f" selection {event.score:.4f}"
+        score = "" if event.score is None else f" validation {event.score:.4f}"
         beside = "".join(f" {name} {value:.3f}" for name, value in event.hooks.items())
         note = f"epoch {event.epoch} {losses}{beside} lr {event.lr:.2g}{score} {event.tokens_per_second:,.0f} tokens/s"
         self._progress.update(self._task(name, event.steps), completed=event.step, note=note)

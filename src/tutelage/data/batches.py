@@ -1,8 +1,8 @@
-"""Which examples make up each optimiser step, and the tensors of a step.
+"""The examples of each optimiser step, and the tensors of a step.
 
-An optimiser step is always ``batch_size`` examples, as the papers mean it. How they are cut into pieces that fit the
-memory, or spread over processes, is decided here and changes nothing: every piece carries the totals of the whole step,
-by which its losses are divided.
+An optimiser step is always ``batch_size`` examples, as in the papers. This module splits a step into pieces that fit into
+memory and distributes them over processes. Neither changes the result: each piece carries the totals of the whole step, and
+its losses are divided by these.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from torch import Tensor
 from tutelage.data.examples import UNASKED, Encoded, Rows
 
 WINDOW = 100
-"""Examples of this many steps are sorted by length together."""
+"""Number of steps whose examples are sorted by length together."""
 
 
 class Feed(Protocol):
-    """What a stage reads: in every epoch some rows, of known lengths, read when their turn comes."""
+    """The texts of a stage: for each epoch, rows of known lengths that are read on demand."""
 
     def lengths(self, epoch: int) -> npt.NDArray[np.int64]:
-        """``(n,)``: tokens of every row."""
+        """``(n,)``: number of tokens of each row."""
 
     def rows(self, epoch: int) -> Rows:
-        """The rows that the epoch goes through."""
+        """The rows that the epoch uses."""
 
     def read(self, epoch: int, rows: Rows) -> Encoded:
-        """These rows, in this order."""
+        """Read these rows, in this order."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """Texts that are in memory and the same in every epoch, or some rows of them."""
+    """Texts in memory that are the same in every epoch, or selected rows of them."""
 
     encoded: Encoded
     chosen: Rows | None = None
@@ -54,30 +54,32 @@ class Known:
 
 @dataclass(frozen=True)
 class Totals:
-    """What the losses of one optimiser step are divided by, over all its pieces and processes."""
+    """The counts that the losses of one optimiser step are divided by, summed over all its pieces and processes."""
 
     examples: float
     answers: float
-    """What is asked of the examples: one answer each, one for every token, or a start and an end."""
+    """Predictions: one per example, one per token, or a start and an end per example."""
     known: float
-    """Answers that the data know."""
+    """Predictions that have a label."""
     tokens: float
     pairs: float
     """Pairs of real tokens: the sum of squared lengths."""
     sizes: tuple[tuple[int, int], ...] = ()
-    """Tokens and separators of each example."""
+    """Number of tokens and of separators of each example."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """One padded piece of an optimiser step.
 
-    ``inputs`` holds ``input_ids`` and ``attention_mask`` ``(batch, length)`` (and ``token_type_ids``) as the student's
-    tokenizer makes them; ``separators`` ``(batch, length)`` marks [SEP]. ``rows`` ``(batch,)``, always on the CPU, says
-    which examples these are, and ``keys`` ``(batch,)``, there too, what they contain.
-
-    Where every token is asked on its own (or may start or end an answer), ``asked`` ``(answers,)`` says which, counted in
-    the flattened ``(batch * length)``; ``labels`` is then ``(answers,)``, or ``(batch, 2)`` for spans.
+    * ``inputs``: ``input_ids``, ``attention_mask`` (and ``token_type_ids``), each ``(batch, length)``, from the student's
+      tokenizer.
+    * ``separators`` ``(batch, length)``: whether a token is [SEP].
+    * ``rows`` ``(batch,)``, on the CPU: the numbers of the examples.
+    * ``keys`` ``(batch,)``, on the CPU: hashes of their content.
+    * ``asked`` ``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)``.
+      ``None`` if each example has one prediction.
+    * ``labels``: ``(batch,)``; with ``asked`` ``(answers,)``, or ``(batch, 2)`` for spans.
     """
 
     rows: Tensor
@@ -88,7 +90,7 @@ class Batch:
     asked: Tensor | None
     totals: Totals
     step: int = 0
-    """The optimiser step of its stage, from 0, that it is a piece of."""
+    """The number of the optimiser step in its stage, from 0."""
 
     @property
     def mask(self) -> Tensor:
@@ -109,10 +111,10 @@ class Batch:
 
 
 def steps(lengths: npt.NDArray[np.int64], rows: Rows, batch_size: int, seed: int, epoch: int) -> list[Rows]:
-    """The optimiser steps of an epoch: shuffled, similar lengths together, the steps in random order.
+    """The optimiser steps of an epoch: shuffled examples, similar lengths together, steps in random order.
 
-    A function of its arguments alone, so a resumed run finds its place by counting. Every row occurs exactly once; the
-    last step of the epoch's order may be any and at most one step is short.
+    The result depends only on the arguments, so a resumed run only needs the step number. Each row occurs exactly once. At
+    most one step is smaller than ``batch_size``; it may be at any place in the epoch.
     """
     generator = np.random.default_rng([seed, 0xBA7C, epoch])
     order = generator.permutation(rows)
@@ -125,13 +127,13 @@ def steps(lengths: npt.NDArray[np.int64], rows: Rows, batch_size: int, seed: int
 
 
 def share(step: Rows, rank: int, world: int) -> Rows:
-    """This process's part of a step. A step smaller than the number of processes lends its first row to the rest."""
+    """This process's part of a step. If the step has fewer rows than there are processes, the others repeat its first row."""
     part = step[rank::world]
     return part if len(part) else step[:1]
 
 
 def pieces(rows: Rows, lengths: npt.NDArray[np.int64], max_tokens: int) -> list[Rows]:
-    """Cut rows into pieces of at most ``max_tokens`` padded tokens (a single longer row is a piece of its own)."""
+    """Split rows into pieces of at most ``max_tokens`` padded tokens. A longer row is a piece of its own."""
     ordered = rows[np.argsort(lengths[rows], kind="stable")]
     result: list[Rows] = []
     start = 0
@@ -151,7 +153,7 @@ def totals_of(step: Encoded) -> Totals:
 
 
 def padded(encoded: Encoded, rows: Rows, pad_to: int | None = None) -> dict[str, Tensor]:
-    """Token ids, mask (and token types) of ``rows``, padded to the longest of them or to ``pad_to``."""
+    """Token ids, mask (and token types) of ``rows``, padded to the longest row, at least to ``pad_to``."""
     lengths = encoded.lengths[rows]
     width = max(int(lengths.max()), pad_to or 0)
     mask = np.arange(width) < lengths[:, None]
@@ -175,7 +177,7 @@ def step_batches(
     pad_to: int | None = None,
     number: int = 0,
 ) -> Iterator[Batch]:
-    """This process's pieces of optimiser step ``number``; ``names`` are the numbers of its rows in the feed."""
+    """Yield this process's pieces of optimiser step ``number``. ``names`` are the numbers of the step's rows in the feed."""
     totals = totals_of(step)
     everyone = np.arange(len(step))
     part = share(everyone, rank, world)
@@ -185,13 +187,13 @@ def step_batches(
         keys = torch.from_numpy(step.keys[rows].view(np.int64))
         separators = inputs["input_ids"] == step.separator
         labels, asked = _answers(step, rows, inputs["attention_mask"])
-        if lent:  # the row counts elsewhere; here it only keeps this process in step, at weight zero
+        if lent:  # another process counts this row; here its weight is zero, it only keeps the processes synchronous
             totals = Totals(*(float("inf"),) * 5, sizes=totals.sizes)
         yield Batch(torch.from_numpy(names[rows]), keys, inputs, separators, labels, asked, totals, number)
 
 
 def _answers(step: Encoded, rows: Rows, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Labels and places of what is asked, as in :class:`Batch`."""
+    """``labels`` and ``asked`` of :class:`Batch`."""
     if step.targets is None:
         return torch.zeros(0) if step.labels is None else torch.from_numpy(step.labels[rows]), None
     part = step.take(rows)
@@ -204,7 +206,7 @@ def _answers(step: Encoded, rows: Rows, mask: Tensor) -> tuple[Tensor, Tensor | 
 
 
 def asked_places(part: Encoded, mask: Tensor) -> Tensor:
-    """``(answers,)``: the tokens asked, counted in the flattened ``(batch * length)`` of ``mask``."""
+    """``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)`` of ``mask``."""
     assert part.targets is not None
     places = mask.flatten().nonzero()[:, 0]
     return places[torch.from_numpy(part.targets != UNASKED)]
@@ -213,7 +215,7 @@ def asked_places(part: Encoded, mask: Tensor) -> Tensor:
 def evaluation_batches(
     encoded: Encoded, max_tokens: int = 16384
 ) -> Iterator[tuple[Rows, dict[str, Tensor], Tensor | None]]:
-    """All examples once, shortest first, as ``(rows, inputs, asked)``."""
+    """Yield all examples once, shortest first, as ``(rows, inputs, asked)`` (see :class:`Batch`)."""
     for rows in pieces(np.arange(len(encoded)), encoded.lengths, max_tokens):
         inputs = padded(encoded, rows)
         asked = None if encoded.targets is None else asked_places(encoded.take(rows), inputs["attention_mask"])

@@ -1,4 +1,4 @@
-"""Numbers as if drawn at random, always the same: hashes of keys, so that nothing need be remembered to draw them again."""
+"""Reproducible random numbers without state: each number is a hash of its key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 
 def mixed(x: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """Numbers to numbers as if at random, always the same (the finalizer of SplitMix64)."""
+    """Hash 64-bit integers (the finalizer of SplitMix64); keeps the shape."""
     z = x.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -19,13 +19,13 @@ def mixed(x: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
 
 
 def hashes(strings: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """64 bits for each string."""
+    """``(n,)``: a 64-bit hash of each string (BLAKE2b)."""
     digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in strings)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
 def hashed(*key: int | npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """64 bits for each combination of keys, as if drawn at random; arrays and integers (from 0) are broadcast."""
+    """A 64-bit hash of each combination of keys. Keys are arrays and integers >= 0, which are broadcast."""
     state = np.zeros(1, dtype=np.uint64)
     for part in key:
         state = mixed(state ^ np.asarray(part).astype(np.uint64))
@@ -33,10 +33,10 @@ def hashed(*key: int | npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
 
 
 def fraction(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1) of 64 bits each."""
+    """Map 64 random bits to a number in [0, 1)."""
     return np.asarray((bits >> np.uint64(11)) * 2.0**-53)
 
 
 def uniform(*key: int | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """A number in [0, 1) for each combination of keys (see :func:`hashed`)."""
+    """A uniform random number in [0, 1) for each combination of keys (see :func:`hashed`)."""
     return fraction(hashed(*key))

@@ -1,7 +1,7 @@
-"""What a language model is asked: words that are hidden from it, or the word that comes next.
+"""Targets of language models: masked tokens, or the next token.
 
-Which words are hidden is decided by hashes of the seed, the epoch and the place, anew in every epoch. It is a property
-of an optimiser step, so every process that looks at the whole step sees the same.
+Hashes of the seed, the epoch and the position choose the masked tokens, so each epoch masks other tokens. The choice is made
+for a whole optimiser step; every process computes the same one.
 """
 
 from __future__ import annotations
@@ -23,52 +23,54 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Masking(BaseModel):
-    """Which words are chosen, what stands in their place, and of which tokens something is asked."""
+    """Which tokens are chosen, what replaces them, and which tokens need a prediction."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     probability: Share = 0.15
-    """Of a step's tokens that are not special, how many are chosen: exactly this share, rounded up."""
+    """Share of a step's ordinary (not special) tokens that are chosen; the number is exact, rounded up."""
     mask: Share = 0.8
-    """Of the chosen, how many become [MASK]."""
+    """Share of the chosen tokens that become [MASK]."""
     random: Share = 0.1
-    """Of the chosen, how many become a random word, any that is not special; the rest stay as they are."""
+    """Share of the chosen tokens that become a random ordinary token. The rest stay unchanged."""
     smoothing: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Rare words are chosen more often: a word that occurs n times in the corpus with a chance in proportion to
-    ``max(n, 1) ** -smoothing``. 0.7 is XLM's and DistilBERT's; 0 treats all alike."""
+    """Choose rare tokens more often: a token that occurs n times in the corpus has the weight ``max(n, 1) ** -smoothing``.
+    XLM and DistilBERT use 0.7. 0 gives all tokens the same weight."""
     at_least_one: bool = False
-    """Choose a word of every row, however small the probability, as the code of TinyBERT does even for 0."""
+    """Choose at least one token per row, even with probability 0, as TinyBERT's code does."""
     ask: Literal["masked", "all"] = "masked"
-    """Of which tokens something is asked: the chosen, or all that are not special (where a teacher knows the answer)."""
+    """Tokens that need a prediction: the chosen ones (``masked``), or all ordinary tokens (``all``; needs a teacher)."""
 
     @model_validator(mode="after")
     def _one_fate_each(self) -> Self:
         if self.mask + self.random > 1 + 1e-9:
-            raise ValueError(f"mask + random is {self.mask + self.random:g}; together they are at most 1")
+            raise ValueError(f"mask + random is {self.mask + self.random:g}; the sum must be at most 1")
         return self
 
 
 class Masker:
-    """A masking for one vocabulary: call it with the instances of an optimiser step.
+    """Applies a masking with one tokenizer. Call it with the instances of an optimiser step.
 
     Args:
-        counts: how often each token occurs, ``(vocabulary,)`` (see ``Corpus.counts``); only smoothing needs them.
+        masking: the settings.
+        tokenizer: gives the vocabulary and the mask token.
+        counts: occurrences of each token in the corpus, ``(vocabulary,)`` (see ``Corpus.counts``); needed for smoothing.
 
     Raises:
-        TutelageError: when the tokenizer has no mask token, or smoothing has no counts.
+        TutelageError: if the tokenizer has no mask token, or smoothing has no counts.
     """
 
     def __init__(self, masking: Masking, tokenizer: Any, counts: npt.NDArray[np.int64] | None = None) -> None:
         if tokenizer.mask_token_id is None and masking.mask and (masking.probability or masking.at_least_one):
             raise TutelageError(
-                "the tokenizer has no mask token, so it is not one of a model of masked words; ask for the next words "
-                "instead, or set mask to 0"
+                "the tokenizer has no mask token, which masked language modelling needs; predict next words "
+                "(pretrain --causal), or set mask to 0"
             )
         if masking.smoothing and counts is None:
-            raise TutelageError(f"smoothing is {masking.smoothing:g}, but the words were not counted; set it to 0")
+            raise TutelageError(f"smoothing={masking.smoothing:g} needs token counts, and there are none; set it to 0")
         self.masking = masking
         self._mask_token = tokenizer.mask_token_id
-        # Special tokens that were added under no name are not in all_special_ids; a named one may be no added token.
+        # all_special_ids lacks special tokens that were added without a name; added_tokens_decoder may lack named ones.
         added = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
         vocabulary = np.unique(list(tokenizer.get_vocab().values()))
         self._words = np.setdiff1d(vocabulary, sorted(added | set(tokenizer.all_special_ids)))
@@ -78,17 +80,17 @@ class Masker:
             self._weights[self._words] = np.maximum(counts[self._words], 1.0) ** -masking.smoothing
 
     def __call__(self, encoded: Encoded, rows: Rows, seed: int, epoch: int) -> Encoded:
-        """Mask the instances ``encoded`` of one optimiser step, which are ``rows`` ``(n,)`` of their epoch.
+        """Mask the instances ``encoded`` of one optimiser step; ``rows`` ``(n,)`` are their numbers in the epoch.
 
-        Returns them with other ``tokens`` at chosen places and with ``targets``: the number of the original word at
-        chosen places; elsewhere :data:`UNASKED`, or :data:`UNKNOWN` at tokens that are not special if all are asked.
+        Returns the instances with replaced ``tokens`` and with ``targets``: the original token id at chosen tokens;
+        :data:`UNKNOWN` at the other ordinary tokens if ``ask`` is ``all``; :data:`UNASKED` elsewhere.
         """
         masking, original = self.masking, encoded.tokens
         weights = self._weights[original]
         ordinary = weights > 0
         place = np.arange(len(original)) - np.repeat(encoded.offsets[:-1], encoded.lengths)
         key = (np.repeat(rows, encoded.lengths), place)
-        # Of alarms that ring at these rates, the first to ring are a sample without replacement by these weights.
+        # Weighted sampling without replacement: the smallest of exponential variables with the weights as rates.
         rings = np.full(len(original), np.inf)
         np.divide(-np.log1p(-uniform(seed, epoch, 0, *key)), weights, out=rings, where=ordinary)
         count = math.ceil(Fraction(str(masking.probability)) * int(ordinary.sum()))
@@ -111,7 +113,7 @@ class Masker:
 
 
 def next_tokens(encoded: Encoded) -> Encoded:
-    """The same instances with the next token of each row as the target; nothing is asked of its last one."""
+    """Add targets for causal language modelling: each token's target is the next token; the last one of a row has none."""
     targets = np.full(len(encoded.tokens), UNASKED, dtype=np.int32)
     targets[:-1] = encoded.tokens[1:]
     targets[encoded.offsets[1:][encoded.lengths > 0] - 1] = UNASKED

@@ -1,4 +1,4 @@
-"""Examples with their encodings for the student and, where it differs, for the teacher."""
+"""Examples with their encodings for the student and, if its tokenizer differs, for the teacher."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tutelage.data.examples import Encoded, Examples, Rows
 
 @dataclass
 class Texts:
-    """One part of the data as the student reads it, and as the teacher does where that differs."""
+    """One split of the data: examples, their encoding for the student, and for the teacher if that differs."""
 
     examples: Examples
     student: Encoded
     teacher: Encoded | None
 
     def at(self, rows: Rows) -> Texts:
-        """The examples at ``rows``, with all the windows in which they are read."""
+        """The examples ``rows``, with all their windows."""
 
         def taken(encoded: Encoded) -> Encoded:
             read, of = rows_of(encoded, rows)
@@ -30,7 +30,7 @@ class Texts:
 
 
 def rows_of(encoded: Encoded, examples: Rows) -> tuple[Rows, Rows]:
-    """Where ``encoded`` has these examples: its rows, all windows of each, and of which of ``examples`` each row is."""
+    """The rows (windows) of ``encoded`` that belong to ``examples``, and for each row its index in ``examples``."""
     if encoded.windows is None:
         return examples, np.arange(len(examples))
     of = encoded.windows.of

@@ -1,4 +1,4 @@
-"""Tokenizers: where they come from, and by what they are recognised."""
+"""Load and compare tokenizers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tutelage.errors import TutelageError
 
 
 def fitted_tokenizer(tokenizer: Any, model: PreTrainedModel) -> Any:
-    """The tokenizer, giving only what the model's ``forward`` takes (DistilBERT has no token types)."""
+    """The tokenizer, restricted to the inputs of the model's ``forward`` (DistilBERT takes no token types)."""
     has_types = anatomy.has_token_types(model.config)
     names = ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"]
     if has_types and "token_type_ids" not in tokenizer.model_input_names:
@@ -28,27 +28,27 @@ def fitted_tokenizer(tokenizer: Any, model: PreTrainedModel) -> Any:
 
 
 def load_tokenizer(name: str) -> Any:
-    """A tokenizer from a folder or the hub. One without a padding token (GPT-2's) pads with the token that ends a text.
+    """Load a tokenizer from a folder or the Hub. If it has no padding token (GPT-2), it pads with its end-of-text token.
 
     Raises:
-        TutelageError: when there is none, or it has neither.
+        TutelageError: if there is no tokenizer, or it has neither of the two tokens.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # a damaged file ends in whatever its reader raises
+    except Exception as error:  # a damaged file can raise any exception of its parser
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TutelageError(f"cannot load the tokenizer of {name!r}: {reason}") from None
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise TutelageError(
-            f"the tokenizer of {name!r} has neither a padding token nor one that ends a text; set one and save it again"
+            f"the tokenizer of {name!r} has neither a padding token nor an end-of-text token; set one and save it again"
         )
     return tokenizer
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A name for what a tokenizer does, whatever it was last asked to pad or cut."""
+    """A hash of how a tokenizer splits text. Its current padding and truncation settings do not change it."""
     tree = json.loads(tokenizer.backend_tokenizer.to_str())
     tree.pop("padding", None)
     tree.pop("truncation", None)

@@ -1,4 +1,4 @@
-"""How much the predictions of several teachers differ."""
+"""Measure how much the predictions of several teachers differ."""
 
 from __future__ import annotations
 
@@ -12,12 +12,22 @@ from sklearn.metrics import cohen_kappa_score
 
 
 def diversity(logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], classes: bool) -> dict[str, Any]:
-    """How much teachers differ: of ``logits`` ``(n, examples, classes)``.
+    """Diversity of n teachers.
 
-    ``agreement`` ``(n, n)`` is the share of examples that two answer alike, for regression and multi-label tasks the
-    correlation of their outputs; ``disagreement`` the mean of what is missing to 1. With classes also ``kappa`` ``(n, n)``
-    (Cohen's: agreement beyond chance), ``one_right`` and ``all_right`` (the share of examples that at least one, or every
-    teacher answers rightly) and ``ensemble`` (the accuracy of the mean probabilities).
+    Args:
+        logits: ``(n, examples, classes)``.
+        labels: ``(examples,)``; negative where unknown.
+        classes: whether the task has classes (not regression or multi-label).
+
+    Returns:
+        * ``agreement`` ``(n, n)``: share of equal predictions; for regression and multi-label tasks, correlation of outputs.
+        * ``disagreement``: mean of ``1 - agreement`` over pairs of teachers.
+
+        With classes also:
+
+        * ``kappa`` ``(n, n)``: Cohen's kappa (agreement beyond chance).
+        * ``one_right``, ``all_right``: share of examples that at least one teacher, or every teacher, predicts correctly.
+        * ``ensemble``: accuracy of the mean probabilities.
     """
     count = len(logits)
     agreement = np.eye(count)
@@ -26,7 +36,7 @@ def diversity(logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], classes
     for i, j in combinations(range(count), 2):
         if classes:
             same = float((answers[i] == answers[j]).mean())
-            # Of two that always say the same one thing it is 0/0.
+            # kappa is 0/0 if both always predict one and the same class.
             kappa[i, j] = kappa[j, i] = cohen_kappa_score(answers[i], answers[j]) if same < 1 else 1.0
         else:
             same = float(np.corrcoef(logits[i].ravel(), logits[j].ravel())[0, 1])

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, floating-point operations, milliseconds."""
+"""Measure the cost of a model: parameters, floating-point operations, milliseconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WARM_UP = 2
 
 
 def _lstm_flops(x: torch.Size, *weights: Any, **kwargs: Any) -> int:
-    """Of an LSTM in one kernel, which is unknown to the counter: its matrices, on every step of every row of ``x``."""
+    """Operations of a fused LSTM kernel, which FlopCounterMode does not know: all matrices, for each step and row of ``x``."""
     matrices = weights[0] if isinstance(weights[0], list) else weights[:2]  # a list on a GPU, biases included
     return 2 * math.prod(x[:2]) * sum(math.prod(shape) for shape in matrices if len(shape) == 2)
 
@@ -29,16 +29,16 @@ LSTMS = {torch.ops.aten.mkldnn_rnn_layer: _lstm_flops, torch.ops.aten._cudnn_rnn
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The number of parameters of ``model``; a tensor that is used in two places counts once."""
+    """Number of parameters of ``model``. A shared tensor counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
-    """Floating-point operations of the matrix products in one forward pass of the whole batch ``inputs``.
+    """Floating-point operations of the matrix products in one forward pass of the batch ``inputs``.
 
-    A multiplication and addition is 2 operations. Embeddings, norms and activations do not count.
+    A multiply-add counts as 2 operations. Embeddings, norms and activations are not counted.
     """
-    # The fused attention kernel for CPUs is unknown to the counter and would count as nothing.
+    # FlopCounterMode does not know the fused CPU attention kernel and would count it as zero.
     with _evaluating([model]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         counter = FlopCounterMode(display=False, custom_mapping=LSTMS)
         with counter:
@@ -47,7 +47,10 @@ def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
 
 
 def encoder_flops(shape: Shape, length: float) -> float:
-    """Operations of the layers' matrix products for one text of ``length`` tokens: no embeddings, no head."""
+    """Floating-point operations of the layers' matrix products for one text of ``length`` tokens, without embeddings and head.
+
+    ``layers * length * (2 (4 hidden^2 + 2 hidden * intermediate) + 4 length * hidden)``
+    """
     dense = 2 * (4 * shape.hidden**2 + 2 * shape.hidden * shape.intermediate)
     return shape.layers * length * (dense + 4 * length * shape.hidden)
 
@@ -58,10 +61,10 @@ def latencies(
     batch_sizes: Sequence[int] = (1, 32),
     repeats: int = 15,
 ) -> dict[str, dict[str, float]]:
-    """Median milliseconds of a forward pass: ``{model: {"1": ..., "32": ...}}``, by batch size.
+    """Median time of a forward pass in milliseconds, by model and batch size: ``{model: {"1": ..., "32": ...}}``.
 
-    ``inputs[name](batch_size)`` makes what model ``name`` is given, on its device. The models take turns, so that
-    a machine whose load changes meanwhile is as slow for all of them.
+    ``inputs[name](batch_size)`` makes the inputs of model ``name``, on its device. The models take turns, so that a change of
+    the machine's load affects all of them.
     """
     result: dict[str, dict[str, float]] = {name: {} for name in models}
     with _evaluating(list(models.values())), torch.inference_mode():
@@ -92,7 +95,7 @@ def _milliseconds(model: nn.Module, batch: Mapping[str, Tensor]) -> float:
 
 @contextmanager
 def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in the mode that it was in."""
+    """Put the models into evaluation mode; restore the mode of every module afterwards."""
     before = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()

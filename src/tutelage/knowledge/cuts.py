@@ -1,4 +1,4 @@
-"""Which part of a layer's hidden states is kept: tokens and neurons. Pure data."""
+"""Which tokens and neurons of a layer's hidden states are kept. Pure data."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ Score = Literal["probability", "logit"]
 
 
 class Tokens(BaseModel):
-    """Which tokens of an example: ``count`` of them (``None``: all), or all that there are if it has fewer.
+    """The tokens of an example that are kept: ``count`` of them (``None``: all), or all of an example with fewer.
 
-    ``left`` takes them in reading order, ``attention`` those that the first token attends to most (mean over heads of one
-    layer), ``random`` draws them from the example's own content and ``seed``. ``separators=False`` leaves out [SEP], which
-    attracts attention and says little. ``keep_first`` takes the first token whatever its score.
+    * ``by="left"``: the first in reading order.
+    * ``by="attention"``: those that receive most attention from the first token (mean over the heads of one layer).
+    * ``by="random"``: a random choice that depends on the example's content and ``seed``.
+
+    ``separators=False`` leaves out [SEP], which attracts attention and carries little information. ``keep_first`` keeps the
+    first token regardless of its score.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,23 +45,24 @@ class Tokens(BaseModel):
 
     @property
     def whole(self) -> bool:
-        """Whether every token is kept, in its place."""
+        """Whether all tokens are kept, in reading order."""
         return self.count is None and self.separators
 
     def kept(self, length: int, separators: int) -> int:
-        """How many tokens of an example of ``length`` tokens, ``separators`` of them [SEP], are kept."""
+        """Number of kept tokens of an example with ``length`` tokens, ``separators`` of them [SEP]."""
         eligible = length if self.separators else length - separators
         return eligible if self.count is None else min(self.count, eligible)
 
     def kept_of(self, totals: Totals) -> float:
-        """How many tokens of an optimiser step are kept."""
+        """Number of kept tokens of an optimiser step."""
         return sum(self.kept(*size) for size in totals.sizes) if math.isfinite(totals.examples) else math.inf
 
 
 class Neurons(BaseModel):
-    """Which coordinates of each kept vector: ``count`` of them (``None``: all).
+    """The coordinates of each kept vector that are kept: ``count`` of them (``None``: all).
 
-    ``magnitude`` keeps the largest of each vector, ``uniform`` evenly spaced ones, ``random`` one draw for all vectors.
+    ``magnitude`` keeps the largest of each vector; ``uniform`` keeps evenly spaced ones; ``random`` draws one set for all
+    vectors.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,7 +75,7 @@ class Neurons(BaseModel):
         return "all neurons" if self.count is None else f"{self.count} neurons by {self.by}"
 
     def mask(self, width: int) -> npt.NDArray[np.int64] | None:
-        """The coordinates of ``uniform`` and ``random`` choices, ascending; ``None`` where each vector has its own or all."""
+        """The coordinates of a ``uniform`` or ``random`` choice, ascending; ``None`` if each vector has its own, or all."""
         if self.count is None or self.by == "magnitude":
             return None
         if self.by == "uniform":
@@ -81,7 +85,7 @@ class Neurons(BaseModel):
 
 @dataclass(frozen=True)
 class Cut:
-    """What is kept of one teacher layer; ``scored_by`` is the layer whose attention ranks the tokens."""
+    """The kept part of one teacher layer. ``scored_by`` is the layer whose attention ranks the tokens."""
 
     layer: int
     tokens: Tokens

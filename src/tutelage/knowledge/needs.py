@@ -1,4 +1,4 @@
-"""What an objective asks of a model. Pure data."""
+"""The signals of a model that an objective needs. Pure data."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from tutelage.knowledge.cuts import Cut, Neurons, Tokens
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective asks of one model.
+    """The signals of one model that an objective needs.
 
-    ``hidden`` counts as ``hidden_states`` does: 0 is the embedding output, ``l`` the output of layer ``l``.
-    ``attention`` names layers from 1 whose queries, keys and values are wanted, ``cuts`` parts of layers, ``pooled`` the pooler's
-    output. ``padding`` says that padded places count too, of which only a running model can tell.
+    * ``logits``: the predictions.
+    * ``hidden``: layers whose hidden states are needed, counted as in ``hidden_states``: 0 is the embedding output, ``l`` the
+      output of layer ``l``.
+    * ``attention``: layers (from 1) whose queries, keys and values are needed.
+    * ``cuts``: parts of hidden states.
+    * ``pooled``: the output of the pooler.
+    * ``padding``: whether the loss includes padded positions, which only a running model can supply.
     """
 
     logits: bool = False
@@ -38,7 +42,7 @@ class Needs:
 
     @property
     def running(self) -> bool:
-        """Whether more is asked than logits, which a model can be asked for once."""
+        """Whether more than logits is needed. Logits can be computed once, before training."""
         return bool(self.hidden) or bool(self.attention) or bool(self.cuts) or self.pooled
 
     def __str__(self) -> str:
@@ -56,17 +60,17 @@ class Needs:
 
     @property
     def parts(self) -> frozenset[Cut]:
-        """All that is asked of hidden states, as cuts: a whole layer is one of them."""
+        """All needed hidden states as cuts. A whole layer is a cut, too."""
         return self.cuts | {Cut(layer, Tokens(), Neurons()) for layer in self.hidden}
 
     @property
     def measured(self) -> Needs:
-        """What has to be read from a running model for the cuts to be made."""
+        """The signals to read from a running model in order to make the cuts."""
         layers = frozenset(cut.layer for cut in self.cuts)
         scorers = frozenset(cut.scored_by for cut in self.cuts if cut.scored_by is not None)
         return Needs(self.logits, self.hidden | layers, self.attention | scorers, pooled=self.pooled)
 
     @property
     def top(self) -> int:
-        """The last layer that has to run when no logits are asked for."""
+        """The last layer that must run if no logits are needed."""
         return max(self.hidden | self.attention, default=0)

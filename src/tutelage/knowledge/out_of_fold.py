@@ -1,4 +1,4 @@
-"""Predictions on training texts by models that have not learnt from them, in a folder (see :mod:`tutelage.studies.crossfit`)."""
+"""A folder of out-of-fold predictions for the training set, as written by :mod:`tutelage.studies.crossfit`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MANIFEST, LOGITS = "crossfit.json", "logits.safetensors"
 
 
 class PredictionsManifest(Manifest):
-    """What is in a folder of out-of-fold predictions."""
+    """Contents of a folder of out-of-fold predictions."""
 
     FILE = MANIFEST
     WHAT = "folder of out-of-fold predictions"
@@ -30,24 +30,26 @@ class PredictionsManifest(Manifest):
     task: str
     folds: int
     contents: list[str]
-    """A name for the text of each example (see :func:`content`), in the order of the rows of logits."""
+    """Hash of each example's text (see :func:`content`), in the order of the rows of the logits."""
     labels: list[str]
-    """Names of the classes, in the order of the columns; empty for a regression."""
+    """Class names, in the order of the columns; empty for regression."""
     accuracy: float | None
-    """Of the predictions, where there are classes."""
+    """Accuracy of the predictions; ``None`` for regression."""
 
 
 def write(folder: Path, manifest: PredictionsManifest, logits: npt.NDArray[np.float32]) -> None:
-    """Logits ``(n, classes)`` and what they are of; the manifest last, without which a folder is unfinished."""
+    """Write logits ``(n, classes)``, then the manifest. A folder without a manifest is unfinished."""
     save_file({"logits": torch.from_numpy(logits)}, folder / LOGITS)
     manifest.write(folder)
 
 
 def read(folder: Path, examples: Examples, labels: Sequence[str]) -> npt.NDArray[Any]:
-    """The logits of examples, ``(n, classes)``, columns in the order of ``labels``; zero where an unlabelled one is unknown.
+    """Read the logits of ``examples``, ``(n, classes)``, with columns in the order of ``labels``.
+
+    Unlabelled examples without a prediction get zeros.
 
     Raises:
-        TutelageError: when there are none, or they are of other examples or classes.
+        TutelageError: if the folder holds no predictions, or predictions of other examples or classes.
     """
     manifest = PredictionsManifest.read(folder)
     try:
@@ -56,8 +58,8 @@ def read(folder: Path, examples: Examples, labels: Sequence[str]) -> npt.NDArray
         raise PredictionsManifest.damaged(folder, f"{LOGITS}: {error}") from None
     if set(manifest.labels) != set(labels):
         raise TutelageError(
-            f"the predictions in {str(folder)!r} are of the classes {', '.join(manifest.labels)}, the data of "
-            f"{', '.join(labels)}; make them with the same data"
+            f"the predictions in {str(folder)!r} have the classes {', '.join(manifest.labels)}, the data "
+            f"{', '.join(labels)}; run tutelage crossfit with the same data"
         )
     row_of = {name: row for row, name in enumerate(manifest.contents)}
     names = content(examples)
@@ -66,8 +68,8 @@ def read(folder: Path, examples: Examples, labels: Sequence[str]) -> npt.NDArray
     )
     if len(missing):
         raise TutelageError(
-            f"the predictions in {str(folder)!r} know nothing of {len(missing):,} examples, first {examples.ids[missing[0]]!r}; "
-            "make them with the same data"
+            f"the predictions in {str(folder)!r} lack {len(missing):,} examples (the first is {examples.ids[missing[0]]!r}); "
+            "run tutelage crossfit with the same data"
         )
     columns = [manifest.labels.index(name) for name in labels] if labels else [0]
     rows = [row_of.get(name, -1) for name in names]

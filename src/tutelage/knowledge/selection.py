@@ -1,7 +1,7 @@
-"""Which part of a teacher's hidden states is kept: of which layer, at which tokens, in which neurons.
+"""Select a part of a teacher's hidden states: layers, tokens and neurons.
 
-One selector serves the running teacher and the writer and reader of a store, so that the three cannot drift apart. All of
-it is a function of one example alone: neither padding nor the other examples of a batch change what is chosen.
+The running teacher, the store writer and the store reader use the same selector, so their results cannot differ. The choice
+for an example depends on that example alone, not on padding or on the other examples of a batch.
 
 Source: Liu et al. 2021, "Marginal Utility Diminishes" (arXiv:2106.05691), sections on the depth, length and width of
 hidden-state knowledge.
@@ -24,10 +24,11 @@ from tutelage.knowledge.cuts import Cut, Neurons, Score, Tokens
 class Selected:
     """The kept part of one layer for a batch.
 
-    ``values`` is ``(batch, kept, width)``, ``mask`` ``(batch, kept)`` is 1 where an example has that many tokens.
-    ``positions`` ``(batch, kept)`` says where the tokens stand (most important first); ``None``: all, in their places.
-    ``neurons`` ``(width,)`` or ``(batch, kept, width)``, ascending, says which coordinates; ``None``: all. ``steps``
-    ``(batch, kept)``, in a store of 8-bit integers, are the units in which the vectors are written.
+    * ``values`` ``(batch, kept, width)``: the hidden states.
+    * ``mask`` ``(batch, kept)``: 1 for a kept token, 0 for padding.
+    * ``positions`` ``(batch, kept)``: positions of the tokens, most important first; ``None``: all tokens in reading order.
+    * ``neurons`` ``(width,)`` or ``(batch, kept, width)``: kept coordinates, ascending; ``None``: all.
+    * ``steps`` ``(batch, kept)``: the unit of each vector in an 8-bit store.
     """
 
     values: Tensor
@@ -40,16 +41,16 @@ class Selected:
         return self.each(lambda t: t.to(device, non_blocking=True))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Selected:
-        """The same with every tensor changed."""
+        """Apply ``change`` to every tensor."""
         optional = (None if t is None else change(t) for t in (self.positions, self.neurons, self.steps))
         return Selected(change(self.values), change(self.mask), *optional)
 
 
 def attention_of_first(query: Tensor, key: Tensor, mask: Tensor, scaling: float, score: Score) -> Tensor:
-    """How much the first token attends to each, ``(batch, length)``: mean over heads, without an attention map.
+    """Attention from the first token to each token, ``(batch, length)``: mean over heads, without a full attention map.
 
-    Shapes: query and key ``(batch, heads, length, head_size)``, mask ``(batch, length)``. ``probability`` is the mean of
-    the softmax, ``logit`` the mean of what enters it (what the authors' code ranks by).
+    Shapes: query and key ``(batch, heads, length, head_size)``, mask ``(batch, length)``. ``score="probability"`` averages
+    the softmax; ``score="logit"`` averages the softmax input, as the authors' code does.
     """
     with torch.autocast(device_type=query.device.type, enabled=False):
         scores = ((query[:, :, :1].float() @ key.float().mT) * scaling)[:, :, 0]
@@ -61,10 +62,12 @@ def attention_of_first(query: Tensor, key: Tensor, mask: Tensor, scaling: float,
 def choose_tokens(
     tokens: Tokens, mask: Tensor, separators: Tensor, scores: Tensor | None, keys: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``(positions, chosen)``, both ``(batch, kept)``: the best first, ties in reading order; 0 where nothing is chosen.
+    """Choose tokens. Returns ``(positions, chosen)``, both ``(batch, kept)``.
 
-    Shapes: ``mask`` and the boolean ``separators`` ``(batch, length)``; ``scores`` the same, for ``attention``; ``keys``
-    ``(batch,)`` the examples' content, for ``random``.
+    ``positions`` has the best token first, ties in reading order, and 0 where ``chosen`` is 0 (padding).
+
+    Shapes: ``mask`` and the boolean ``separators`` ``(batch, length)``; ``scores`` ``(batch, length)``, for ``attention``;
+    ``keys`` ``(batch,)``, hashes of the examples' content, for ``random``.
     """
     length = mask.shape[1]
     eligible = mask.bool() if tokens.separators else mask.bool() & ~separators
@@ -88,9 +91,9 @@ def choose_tokens(
 
 
 def choose_neurons(neurons: Neurons, vectors: Tensor) -> Tensor | None:
-    """Places in ``vectors`` ``(..., width)`` of the coordinates to keep, ascending; ``None``: all of them.
+    """Indices into ``vectors`` ``(..., width)`` of the coordinates to keep, ascending; ``None``: all.
 
-    ``(kept,)`` where all vectors share them, else ``(..., kept)``. Of equal magnitudes the first is kept.
+    The shape is ``(kept,)`` if all vectors share the choice, else ``(..., kept)``. Of equal magnitudes, the first is kept.
     """
     if neurons.count is None:
         return None
@@ -103,12 +106,12 @@ def choose_neurons(neurons: Neurons, vectors: Tensor) -> Tensor | None:
 def select(
     cut: Cut, given: Selected, mask: Tensor, separators: Tensor, scores: Tensor | None, keys: Tensor
 ) -> Selected:
-    """What ``cut`` keeps of ``given``: of whole hidden states, or of what a store kept of them.
+    """Apply ``cut`` to ``given``: whole hidden states, or the part that a store keeps.
 
-    The other arguments are as in :func:`choose_tokens`; they count only where ``given`` has all tokens.
+    The other arguments are those of :func:`choose_tokens`. They matter only if ``given`` has all tokens.
     """
     tokens, kept = cut.tokens, given
-    if given.positions is not None:  # the most important come first
+    if given.positions is not None:  # the most important tokens come first
         count = min(given.mask.shape[1], mask.shape[1], tokens.count or mask.shape[1])
         kept = given.each(lambda t: t if t.ndim == 1 else t[:, :count])
     elif not tokens.whole:

@@ -1,4 +1,4 @@
-"""What is read from a model while it runs: logits, hidden states, queries and keys."""
+"""Read signals from a running model: logits, hidden states, queries, keys and values."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.selection import Selected, attention_of_first
 
 BLOCK = 128
-"""Queries at a time where attention with dropout has no fused kernel."""
+"""Queries per block for attention with dropout, which has no fused CPU kernel."""
 
 
 SHORT = 128
-"""Tokens up to which attention in bfloat16 goes back in float32 on a CPU; at 512 that is no faster (benchmarks/attention.py)."""
+"""Up to this length, bfloat16 attention on a CPU runs its backward pass in float32. At 512 tokens that is no faster
+(benchmarks/attention.py)."""
 
 
 @dataclass
 class Signals:
-    """One model's signals for one batch.
+    """The signals of one model for one batch.
 
-    ``logits`` is ``(answers, classes)``, of every text or of every token asked; ``hidden[l]`` is ``(batch, length, hidden)``;
-    ``queries[l]`` and ``keys[l]`` are ``(batch, heads, length, head_size)``, as they enter the dot product (after rotary
-    positions, where there are any); ``values[l]``, of the same shape, are what attention averages.
-    ``cuts`` holds the kept parts of layers, ``pooled`` ``(batch, hidden)`` what the pooler makes of the first token.
+    * ``logits`` ``(answers, classes)``: one row per text, or per token that needs a prediction.
+    * ``hidden[l]`` ``(batch, length, hidden)``.
+    * ``queries[l]`` and ``keys[l]`` ``(batch, heads, length, head_size)``, as they enter the dot product (after rotary
+      position embedding, if any).
+    * ``values[l]``, same shape: the vectors that attention averages.
+    * ``cuts``: the kept parts of layers.
+    * ``pooled`` ``(batch, hidden)``: the output of the pooler.
     """
 
     logits: Tensor | None = None
@@ -44,27 +48,27 @@ class Signals:
     cuts: dict[Cut, Selected] = field(default_factory=dict)
     pooled: Tensor | None = None
     scaling: float = 1.0
-    """What the model multiplies the dot product of a query and a key with."""
+    """The factor of the dot product of query and key."""
     causal: bool = False
-    """Whether a query meets no later key."""
+    """Whether a query attends to no later key."""
     trust: Tensor | None = None
-    """``(answers,)``: how much the loss on each row of logits counts; all as much where it is not given."""
+    """``(answers,)``: weight of each row of logits in the loss; ``None``: equal weights."""
 
     def ranking(self, layer: int, mask: Tensor, score: Score) -> Tensor:
-        """By what tokens are ranked, ``(batch, length)``: see :func:`attention_of_first`."""
+        """Scores that rank the tokens, ``(batch, length)``: see :func:`attention_of_first`."""
         return attention_of_first(self.queries[layer], self.keys[layer], mask, self.scaling, score)
 
 
 class _Enough(Exception):
-    """Raised inside a forward pass when everything asked for has been seen."""
+    """Raised inside a forward pass to stop it when all needed signals are read."""
 
 
 class Tap:
-    """Runs a model and returns the signals asked for; :meth:`close` leaves the model as it was.
+    """Runs a model and returns the needed signals. :meth:`close` restores the model.
 
-    Hidden states are read by hooks, queries and keys inside the attention function that PyTorch's fused kernel serves,
-    so the model runs at its usual speed and no attention map exists. Layers are numbered by the order of the calls:
-    ALBERT runs one layer many times, and not every family numbers its attention modules.
+    Hooks read the hidden states. Queries, keys and values are read inside the attention function, which still calls PyTorch's
+    fused kernel: the model keeps its usual speed, and no attention map is built. Layers are numbered by the order of the calls,
+    because ALBERT runs one layer many times and some families do not number their attention modules.
     """
 
     _reading: Tap | None = None
@@ -92,10 +96,10 @@ class Tap:
             self.model.set_attn_implementation(self._attention_before)
 
     def __call__(self, inputs: dict[str, Tensor], asked: Tensor | None = None) -> Signals:
-        """Run the model on ``input_ids``, ``attention_mask`` (and ``token_type_ids``); for ``asked`` see ``Batch``."""
+        """Run the model on ``input_ids``, ``attention_mask`` (and ``token_type_ids``). For ``asked`` see ``Batch``."""
         self._signals = Signals()
         self._layer_calls = self._attention_calls = 0
-        # Under autograd (a student) every parameter should take part; a teacher stops at the last layer it must show.
+        # A student (under autograd) must use all its parameters; a teacher can stop after the last needed layer.
         self._stop_early = not self.needs.logits and not self.needs.pooled and not torch.is_grad_enabled()
         Tap._reading, outer = self, Tap._reading
         try:
@@ -145,7 +149,7 @@ def _tapped_attention(
         return _blockwise(query, key, value, attention_mask, kwargs["dropout"], kwargs.get("scaling")), None
     half = query.dtype is torch.bfloat16 and query.device.type == "cpu"
     if half and query.requires_grad and query.shape[2] <= SHORT and not kwargs.get("dropout"):
-        # Back through short texts PyTorch's fused CPU kernel is up to six times as slow as in float32.
+        # For short texts, the backward pass of PyTorch's fused CPU kernel is up to six times slower in bfloat16.
         mask = attention_mask
         if mask is not None and mask.dtype is not torch.bool:
             mask = mask.float()
@@ -159,10 +163,10 @@ def _tapped_attention(
 def _blockwise(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float | None
 ) -> Tensor:
-    """Attention with dropout a block of queries at a time, ``(batch, length, heads, head_size)``.
+    """Attention with dropout, one block of queries at a time; returns ``(batch, length, heads, head_size)``.
 
-    PyTorch's fused CPU kernel knows no dropout: it would build and keep whole ``length x length`` maps. Here a map of
-    one block exists at a time, and is computed again in the backward pass.
+    PyTorch's fused CPU kernel does not support dropout: it builds and keeps full ``length x length`` maps. Here only the map
+    of one block exists at a time, and the backward pass recomputes it.
     """
     blocks = []
     for start in range(0, query.shape[2], BLOCK):
@@ -176,5 +180,5 @@ def _blockwise(
 AttentionInterface.register("tutelage_tap", _tapped_attention)
 
 
-# Without a mask function of the same name the mask would arrive as None and padding would be attended to, silently.
+# Without a mask function of this name, the mask would be None and padding would silently be attended to.
 AttentionMaskInterface.register("tutelage_tap", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

@@ -1,10 +1,10 @@
-"""A student that is no transformer: word embeddings and one bidirectional LSTM, with a word-level tokenizer of its own.
+"""A student that is not a transformer: word embeddings and one bidirectional LSTM, with its own word-level tokenizer.
 
-Distilled BiLSTM (Tang et al. 2019, arXiv 1903.12136), after the paper and the authors' code: the smallest student here,
-which learns from the teacher's logits alone. One thing differs: every text ends with the token [SEP], so that none is
-empty and the two sentences of a pair look alike.
+Distilled BiLSTM (Tang et al. 2019, arXiv 1903.12136), after the paper and the authors' code. It is the smallest student here
+and learns from the teacher's logits alone. One difference: every text ends with the token [SEP], so that no text is empty and
+both sentences of a pair have the same form.
 
-Importing this module makes the Auto classes of transformers know the type ``bilstm``.
+Importing this module registers the model type ``bilstm`` with the Auto classes of transformers.
 """
 
 # No `from __future__ import annotations` here: `strict` does not check types that it finds as strings.
@@ -32,23 +32,23 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from tutelage.errors import TutelageError
 
 SPECIAL = ("[PAD]", "[UNK]", "[SEP]")
-"""The first entries of a vocabulary, in this order; the mask token follows."""
+"""The first entries of a vocabulary, in this order. The mask token follows."""
 
 Vectors = Mapping[str, npt.ArrayLike] | tuple[Sequence[str], npt.NDArray[np.floating[Any]]]
-"""Word vectors: by word, or the words and an array ``(words, width)``."""
+"""Word vectors: a mapping from words, or the words and an array ``(words, width)``."""
 
 
 @strict
 class BiLSTMConfig(PreTrainedConfig):  # type: ignore[misc]
-    """The sizes of a BiLSTM: of its embedding table, its LSTM in each direction, and the layer before the logits.
+    """The sizes of a BiLSTM: embedding table, LSTM units per direction, and the layer before the logits.
 
-    With two ``channels`` a word is its learnt vector and, beside it, the vector that it had at first. A model for
-    ``pairs`` compares two sentences, which token types tell apart.
+    With two ``channels``, the input of a word is its trained vector, concatenated with a frozen copy of its initial vector.
+    With ``pairs``, the model compares two sentences, marked by token types.
     """
 
     model_type = "bilstm"
 
-    # What is asked of any model's configuration; a BiLSTM has no choice.
+    # transformers reads these from every configuration; they are fixed for a BiLSTM.
     num_hidden_layers: ClassVar[int] = 1
     num_attention_heads: ClassVar[int] = 0
 
@@ -62,15 +62,15 @@ class BiLSTMConfig(PreTrainedConfig):  # type: ignore[misc]
 
     @property
     def type_vocab_size(self) -> int:
-        """Token types that the model tells apart."""
+        """Number of token types."""
         return 2 if self.pairs else 1
 
 
 class BiLSTMForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     """One bidirectional LSTM over a sentence, or over each of two, and two linear layers.
 
-    A sentence's vector is the last state of either direction, ``s = [forwards; backwards]``, ``(B, 2 hidden)``. The
-    logits ``(B, classes)`` of a sentence are ``W2 dropout(relu(W1 s))``, those of a pair with the vectors ``u`` and ``v``
+    The vector of a sentence is the last state of both directions, ``s = [forwards; backwards]``, ``(B, 2 hidden)``. The
+    logits ``(B, classes)`` of a sentence are ``W2 dropout(relu(W1 s))``. Those of a pair with the vectors ``u`` and ``v``
     are ``W2 relu(W1 [u; v; |u - v|; u * v])``, without dropout as in the authors' code.
     """
 
@@ -82,7 +82,7 @@ class BiLSTMForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         words, hidden = (config.vocab_size, config.embedding_size), config.hidden_size
         self.embeddings = nn.Embedding(*words)
         self.frozen_embeddings = nn.Embedding(*words).requires_grad_(False) if config.channels == 2 else None
-        # Two LSTMs rather than a bidirectional one: that would begin its way back in the padding.
+        # Two LSTMs instead of a bidirectional one, whose backward direction would start in the padding.
         self.forwards = nn.LSTM(config.channels * config.embedding_size, hidden, batch_first=True)
         self.backwards = nn.LSTM(config.channels * config.embedding_size, hidden, batch_first=True)
         self.dense = nn.Linear((8 if config.pairs else 2) * hidden, config.intermediate_size)
@@ -91,7 +91,7 @@ class BiLSTMForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # transformers guards the functions of torch.nn.init, so that weights which were loaded are left alone.
+        # transformers guards the functions of torch.nn.init, so they do not overwrite loaded weights.
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.1)
         elif isinstance(module, nn.Linear | nn.LSTM):
@@ -104,20 +104,20 @@ class BiLSTMForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """Logits ``(B, classes)`` of tokens ``(B, n)``, padded anywhere but within a sentence.
+        """Logits ``(B, classes)`` of tokens ``(B, n)``. Padding may be anywhere except within a sentence.
 
-        The tokens of the first sentence of a pair have the type 0, those of the second the type 1; a model for single
-        sentences does not look at types. A sentence without tokens is the zero vector. With ``labels`` there is the
-        loss that ``config.problem_type`` names, too.
+        In a pair, tokens of the first sentence have type 0, tokens of the second type 1; a model for single sentences
+        ignores types. An empty sentence has the zero vector. With ``labels``, the output includes the loss named by
+        ``config.problem_type``.
 
         Raises:
-            TutelageError: when a model for pairs is not told which sentence a token belongs to.
+            TutelageError: if a model for pairs gets no ``token_type_ids``.
         """
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if self.config.pairs:
             if token_type_ids is None:
                 raise TutelageError(
-                    "a BiLSTM for pairs needs token_type_ids; use a tokenizer whose model_input_names have them"
+                    "a BiLSTM for pairs needs token_type_ids; use a tokenizer whose model_input_names include them"
                 )
             sides = torch.cat([real * (token_type_ids == side) for side in (0, 1)])
             u, v = self._sentences(input_ids.repeat(2, 1), sides).view(2, input_ids.shape[0], -1)
@@ -129,17 +129,17 @@ class BiLSTMForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def _sentences(self, ids: Tensor, inside: Tensor) -> Tensor:
-        """Vectors ``(B, 2 hidden)`` of sentences that lie where ``inside`` is 1: ``ids`` and it are ``(B, n)``."""
+        """Vectors ``(B, 2 hidden)`` of the sentences where ``inside`` is 1; ``ids`` and ``inside`` are ``(B, n)``."""
         lengths = inside.sum(dim=1, keepdim=True)
         start = (inside.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
         width = ids.shape[1]
         if ids.device.type == "cpu" and not torch.compiler.is_compiling():
-            # Half of a pair is the other sentence. On a GPU the host would have to wait for this number.
+            # About half of a pair is the other sentence, which is skipped. On a GPU this would make the host wait.
             width = max(int(lengths.max()), 1)
         step = torch.arange(width, device=ids.device)
 
         def words(places: Tensor) -> Tensor:
-            # Beyond the sentence any token will do: no state that is used comes after it.
+            # Any token will do beyond the sentence: states after its end are not used.
             return self._vectors(ids.gather(1, places.clamp(0, ids.shape[1] - 1)))
 
         if torch.onnx.is_in_onnx_export():
@@ -147,20 +147,20 @@ class BiLSTMForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         else:
             last = (lengths - 1).clamp(min=0)[..., None].expand(-1, -1, self.config.hidden_size)
             ways = ((self.forwards, start + step), (self.backwards, start + lengths - 1 - step))
-            # cuDNN goes back only through what trains; the gradients of a team's rewards are those of evaluation.
+            # cuDNN has no backward pass in evaluation mode, in which the gradients of a team's rewards are computed.
             plain = torch.is_grad_enabled() and not self.training
             with torch.backends.cudnn.flags(enabled=False) if plain else nullcontext():
                 states = [lstm(words(places))[0].gather(1, last)[:, 0] for lstm, places in ways]
         return torch.cat(states, dim=-1).masked_fill(lengths == 0, 0.0)
 
     def _last_states_in_onnx(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
-        """Either direction's last state, ``(B, hidden)``, of ``x``, ``(B, n, width)``, as ONNX's own operator gives it.
+        """The last state of each direction, ``(B, hidden)``, for ``x`` ``(B, n, width)``, by ONNX's own LSTM operator.
 
-        It knows lengths. torch.export unrolls PyTorch's LSTM to the example's length, and the exporter's remedy holds only
-        for the first export of a process (torch 2.13).
+        That operator takes lengths. torch.export unrolls PyTorch's LSTM to the length of the example, and the exporter's
+        workaround works only for the first export of a process (torch 2.13).
         """
         (batch, length, _), hidden = x.shape, self.config.hidden_size
-        # Four gates, one below the other: input, forget, cell, output here; input, output, forget, cell there.
+        # Order of the four gates: PyTorch input, forget, cell, output; ONNX input, output, forget, cell.
         order = torch.arange(4 * hidden).view(4, hidden)[[0, 3, 1, 2]].flatten()
 
         def both(name: str) -> Tensor:
@@ -177,11 +177,11 @@ class BiLSTMForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         return list(states.unbind())
 
     def _vectors(self, ids: Tensor) -> Tensor:
-        """The words as the LSTM reads them, ``(B, n)`` to ``(B, n, channels * embedding_size)``."""
+        """The LSTM's input, ``(B, n)`` to ``(B, n, channels * embedding_size)``."""
         learnt: Tensor = self.embeddings(ids)
         if self.frozen_embeddings is None:
             return learnt
-        # Detached as well: from_pretrained makes every parameter one that learns.
+        # detach() is needed, too: from_pretrained sets requires_grad on every parameter.
         return torch.cat([self.frozen_embeddings(ids).detach(), learnt], dim=-1)
 
 
@@ -200,24 +200,23 @@ def new_bilstm(
     pairs: bool = False,
     vectors: Vectors | None = None,
 ) -> BiLSTMForSequenceClassification:
-    """A BiLSTM that has learnt nothing but, where ``vectors`` has them, what its words mean; in evaluation mode.
+    """A new BiLSTM with random weights, in evaluation mode. ``vectors`` initialise its word embeddings.
 
-    Words without a vector are drawn from a normal distribution as wide as the numbers of those with one, all words with
-    standard deviation 0.1 where there are no vectors. Both channels start alike. The result depends on torch's random
-    state.
+    Words without a vector get normal random values with the standard deviation of the known vectors (0.1 if there are no
+    vectors). Both channels start equal. The result depends on torch's random state.
 
     Args:
         tokenizer: gives the vocabulary (see :func:`word_tokenizer`).
-        labels: ``num_labels``, or ``id2label`` and ``label2id``, and ``problem_type`` of the configuration.
-        hidden: units of the LSTM in each direction.
+        labels: configuration fields: ``num_labels``, or ``id2label`` and ``label2id``; ``problem_type``.
+        hidden: LSTM units per direction.
         intermediate: width of the layer before the logits.
         embedding: width of a word's vector in one channel.
         channels: 1 or 2 (the paper's), see :class:`BiLSTMConfig`.
         pairs: whether the model reads two sentences.
-        vectors: word vectors; those of words that the tokenizer lacks are passed over.
+        vectors: word vectors; words that the tokenizer lacks are ignored.
 
     Raises:
-        TutelageError: when ``vectors`` are of another width, or of other words altogether.
+        TutelageError: if ``vectors`` have another width, or the tokenizer knows none of their words.
     """
     config = BiLSTMConfig(
         vocab_size=len(tokenizer),
@@ -240,25 +239,25 @@ def new_bilstm(
 
 
 def _table(vocabulary: dict[str, int], width: int, vectors: Vectors) -> Tensor:
-    """An embedding table ``(vocabulary, width)`` of the known words' vectors and of random ones."""
+    """An embedding table ``(vocabulary, width)``: vectors of known words, random values for the others."""
     if isinstance(vectors, tuple):
         words, array = vectors
         if array.shape[:1] != (len(words),):
             raise TutelageError(
-                f"word vectors of shape {array.shape} were given for {len(words):,} words; give as many"
+                f"word vectors of shape {array.shape} do not match {len(words):,} words; each word needs one row"
             )
         vectors = {word: vector for word, vector in zip(words, array, strict=True) if word in vocabulary}
     known = {row: np.asarray(vectors[word], np.float32) for word, row in vocabulary.items() if word in vectors}
     if not known:
         raise TutelageError(
-            f"none of the tokenizer's {len(vocabulary):,} words has a word vector; use vectors of its language, in lower "
-            "case, or none"
+            f"none of the tokenizer's {len(vocabulary):,} words has a word vector; use lower-case vectors of the same "
+            "language, or no vectors"
         )
     wrong = {vector.shape for vector in known.values()} - {(width,)}
     if wrong:
         raise TutelageError(
             f"a word vector has the shape {wrong.pop()}, but the student has embedding={width}; set embedding to the "
-            "width of the vectors"
+            "size of the vectors"
         )
     rows = torch.from_numpy(np.stack(list(known.values())))
     table = torch.randn(len(vocabulary), width, device="cpu") * rows.std(correction=0)
@@ -267,12 +266,11 @@ def _table(vocabulary: dict[str, int], width: int, vectors: Vectors) -> Tensor:
 
 
 def word_tokenizer(texts: Iterable[str], size: int, max_length: int, mask: str = "[MASK]") -> PreTrainedTokenizerFast:
-    """A tokenizer of whole words: the ``size`` most frequent of ``texts``, of equally frequent ones the first by spelling.
+    """A word-level tokenizer with the ``size`` most frequent words of ``texts`` (ties in alphabetical order).
 
-    Texts are cut as BERT's are before it cuts words into pieces: in lower case, without accents, at spaces and around
-    punctuation. A text becomes ``text [SEP]``, a pair ``text [SEP] pair [SEP]`` with the token types 0 and 1. The ids
-    begin with [PAD] = 0, [UNK], [SEP] and ``mask``, which are not counted in ``size``; written in a text, each is the one
-    entry of that name.
+    Texts are split like BERT's before WordPiece: lower case, no accents, split at spaces and around punctuation. A text
+    becomes ``text [SEP]``, a pair ``text [SEP] pair [SEP]`` with the token types 0 and 1. The ids start with [PAD] = 0,
+    [UNK], [SEP] and ``mask``; these do not count towards ``size``. If a text contains such a name, it becomes that token.
     """
     special = [*SPECIAL, mask]
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
@@ -295,7 +293,7 @@ def word_tokenizer(texts: Iterable[str], size: int, max_length: int, mask: str =
 
 
 def _without(special: list[str], text: str) -> str:
-    # The trainer does not know them in a text: [MASK] would make the words "[", "mask" and "]" frequent.
+    # The trainer does not recognise special tokens in a text: [MASK] would count as the words "[", "mask" and "]".
     for name in special:
         text = text.replace(name, " ")
     return text

@@ -1,4 +1,4 @@
-"""From a student specification to a network."""
+"""Build the network that a student specification describes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Inherited, Prune
 
 @dataclass(frozen=True)
 class Reading:
-    """What a student that builds on words is to read: its tokenizer, and whether it compares two texts."""
+    """The input of a student with its own vocabulary: its tokenizer, and whether it reads pairs of texts."""
 
     tokenizer: Any
     pairs: bool
@@ -39,14 +39,20 @@ def build(
     head: Head = "classes",
     reading: Reading | None = None,
 ) -> PreTrainedModel:
-    """The student, in float32. ``labels`` holds ``num_labels``, ``id2label``, ``label2id`` and ``problem_type``.
+    """Build the student, in float32.
 
-    ``scores`` gives the importance of the teacher's heads and neurons (:func:`tutelage.students.pruned.importance`); it
-    is called for a pruned student alone, when its sizes have been checked. ``reading`` is for a BiLSTM; without it its
-    vocabulary is empty.
+    Args:
+        student: the specification.
+        teacher: the teacher, for students that take weights or sizes from it.
+        labels: configuration fields ``num_labels``, ``id2label``, ``label2id`` and ``problem_type``.
+        seed: seed of the random weights.
+        scores: computes the importance of the teacher's heads and neurons (:func:`tutelage.students.pruned.importance`).
+            Called only for a pruned student, after its sizes are checked.
+        head: the kind of output.
+        reading: tokenizer of a BiLSTM; without it, its vocabulary is empty.
 
     Raises:
-        TutelageError: for sizes that cannot be (hidden not divisible by heads, more layers than the teacher has).
+        TutelageError: if the sizes are impossible (hidden not divisible by heads, more layers than the teacher has).
     """
     torch.manual_seed(seed)
     if isinstance(student, Checkpoint):
@@ -61,7 +67,7 @@ def build(
         if student.source is not None:
             teacher = load_model(resolve(student.source), head, **labels)[0]
         if teacher is None:
-            raise TutelageError(f"a student with init={student.init} is cut out of its teacher; give --teacher")
+            raise TutelageError(f"a student with init={student.init} takes its weights from a teacher; give --teacher")
         if isinstance(student, Sliced):
             return compaction.sliced(teacher, student, labels)
         model = copy.deepcopy(teacher)
@@ -74,11 +80,11 @@ def build(
         copied = Copied(layers=student.stored, choose="first", source=student.source)
         return sharing.shared(build(copied, teacher, labels, seed, head=head), student)
     if isinstance(student, Pruned | BiLSTM) and head != "classes":
-        raise TutelageError(f"a {student.init} student answers for whole texts only; use a copied or fresh one")
+        raise TutelageError(f"a {student.init} student only classifies whole texts; use init=copied or init=fresh")
     if isinstance(student, Pruned):
         if teacher is None or scores is None:
             raise TutelageError(
-                "a pruned student needs a teacher and labelled examples of its task, by which to choose what is kept; "
+                "a pruned student needs a teacher and labelled examples to rank its heads and neurons; "
                 "give --teacher, and data with labels"
             )
         pruned.check(student, teacher.config)
@@ -93,6 +99,6 @@ def build(
         return from_sizes(student, load_config(resolve(student.like)), labels, head)
     if teacher is None:
         raise TutelageError(
-            "a fresh student takes its family and vocabulary from a teacher; give --teacher, or like=MODEL"
+            "a fresh student takes its family and vocabulary from a teacher; give --teacher, or add like=MODEL"
         )
     return from_sizes(student, teacher.config, labels, head)

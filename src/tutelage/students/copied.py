@@ -16,10 +16,10 @@ from tutelage.students.specs import Copied
 
 
 def chosen_layers(student: Copied, depth: int) -> list[int]:
-    """The teacher layers (from 1) that the student's layers are copies of.
+    """The teacher layers (from 1) to copy.
 
     Raises:
-        TutelageError: when there are fewer.
+        TutelageError: if the teacher has fewer layers.
     """
     if isinstance(student.layers, list):
         if max(student.layers) > depth:
@@ -38,22 +38,22 @@ def chosen_layers(student: Copied, depth: int) -> list[int]:
 
 
 def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]) -> PreTrainedModel:
-    """A shallower copy: chosen layers, and everything around the layers, of ``source``."""
+    """A shallower copy of ``source``: the chosen layers, and everything outside the layers."""
     if student.family == "distilbert":
         return _as_distilbert(source, student, labels)
     family = anatomy.family_of(source.config)
     if family.derived == "shared":
         raise TutelageError(
-            f"layers of a {source.config.model_type} are run more than once and cannot be copied one by one; make an "
-            "ordinary checkpoint of it first: tutelage export --standard"
+            f"a {source.config.model_type} shares layers, which cannot be copied one by one; convert it to a standard "
+            "checkpoint first: tutelage export --standard"
         )
     if not family.layers:
         raise TutelageError(f"a {source.config.model_type} has no layers to copy; use a fresh student with family=bert")
     picked = chosen_layers(student, getattr(source.config, family.depth))
     if family.first_layer_differs and picked[0] != 1:
         raise TutelageError(
-            f"the first layer of {source.config.model_type} has no norm before its attention and cannot be replaced by "
-            f"layer {picked[0]}; choose layers that start with 1 (choose=first or choose=spread)"
+            f"the first layer of {source.config.model_type} has no norm before its attention, so layer {picked[0]} cannot "
+            "replace it; choose layers that start with 1 (choose=first or choose=spread)"
         )
     config = copy.deepcopy(source.config)
     setattr(config, family.depth, len(picked))
@@ -77,7 +77,7 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
 def _as_distilbert(source: PreTrainedModel, student: Copied, labels: dict[str, Any]) -> PreTrainedModel:
     if source.config.model_type != "bert":
         raise TutelageError(
-            f"family=distilbert is made of the layers of a BERT, and this is a {source.config.model_type}; leave it out"
+            f"family=distilbert copies the layers of a BERT, and this is a {source.config.model_type}; remove family"
         )
     theirs, ours = anatomy.FAMILIES["bert"], anatomy.FAMILIES["distilbert"]
     shape = anatomy.shape_of(source.config)

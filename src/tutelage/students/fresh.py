@@ -1,4 +1,4 @@
-"""Students with new random weights."""
+"""Students with random weights."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ from tutelage.students.specs import Fresh
 
 
 def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "classes") -> PreTrainedModel:
-    """A network with random weights, of the sizes given and otherwise configured like ``like``."""
+    """A network with random weights and the sizes of ``student``; everything else follows the configuration ``like``.
+
+    Raises:
+        TutelageError: if the family is unknown, hidden is not divisible by heads, or a size does not exist in the family.
+    """
     model_type = student.family or like.model_type
     if model_type in anatomy.FAMILIES and anatomy.FAMILIES[model_type].derived:
         raise TutelageError(
-            f"there is no fresh {model_type}; use init={anatomy.FAMILIES[model_type].derived}, or family=bert"
+            f"a fresh student cannot be a {model_type}; use init={anatomy.FAMILIES[model_type].derived}, or family=bert"
         )
     config = copy.deepcopy(like) if model_type == like.model_type else _plain_config(model_type, like)
     family = anatomy.family_of(config)
     setattr(config, family.depth, student.layers)
     for size in ("hidden", "intermediate", "heads"):
-        # The teacher's are set too: what a GPT-2 leaves out would follow from its hidden size.
+        # Sizes taken from the teacher are set explicitly, because a GPT-2 derives missing ones from its hidden size.
         setattr(config, getattr(family, size), getattr(student, size) or getattr(anatomy.shape_of(like), size))
     shape = anatomy.shape_of(config)
     if shape.hidden % shape.heads:
@@ -37,14 +41,12 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "
         )
     if anatomy.max_length(config) < 1:
         raise TutelageError(
-            f"a {model_type} counts positions from the number of its padding token, {config.pad_token_id} here, and has "
-            f"{config.max_position_embeddings} of them; use family=bert"
+            f"a {model_type} numbers its positions from its padding token, here {config.pad_token_id}, which leaves none of "
+            f"{config.max_position_embeddings}; use family=bert"
         )
     if student.embedding is not None:
         if not hasattr(config, "embedding_size"):
-            raise TutelageError(
-                f"{model_type} has no embedding size of its own; leave out embedding={student.embedding}"
-            )
+            raise TutelageError(f"{model_type} has no separate embedding size; remove embedding={student.embedding}")
         config.embedding_size = student.embedding
     if getattr(config, "layer_types", None):
         kinds = list(config.layer_types)
@@ -61,7 +63,7 @@ def _plain_config(model_type: str, like: Any) -> Any:
         raise TutelageError(f"family={model_type!r} is unknown; use one of {', '.join(known)}")
     special = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
     tokens = {name: getattr(like, name, None) for name in special}
-    # A model that generates text must not believe in an end that its vocabulary lacks, as by its family's defaults.
+    # The family's default end token may lie outside the vocabulary; a causal model must not use it.
     stated = anatomy.FAMILIES[model_type].causal
     return AutoConfig.for_model(
         model_type,

@@ -1,4 +1,4 @@
-"""Loading checkpoints from folders and the Hub."""
+"""Load checkpoints from folders and the Hub."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tutelage.errors import TutelageError
 
 
 def load_config(name: str) -> Any:
-    """The configuration of a checkpoint, a folder or on the hub.
+    """Load the configuration of a checkpoint from a folder or the Hub.
 
-    A GPT-2 classifies by the last token that is no padding, so its padding token is the tokenizer's, which it may lack.
+    GPT-2 classifies by the last token before the padding, so its configuration gets the padding token of the tokenizer.
 
     Raises:
-        TutelageError: when there is none, or it is of an unknown family.
+        TutelageError: if there is no configuration, or its model type is not supported.
     """
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -38,10 +38,12 @@ def _not_loaded(name: str, error: Exception) -> TutelageError:
 
 
 def load_model(name: str, head: Head = "classes", **settings: Any) -> tuple[PreTrainedModel, list[str]]:
-    """A model with this head from a folder or the hub, in float32 and evaluation mode; and the weights it had to make up.
+    """Load a model with this head from a folder or the Hub, in float32 and evaluation mode.
+
+    Returns the model and the names of weights that the checkpoint lacks (they are random).
 
     Raises:
-        TutelageError: when there is no such checkpoint, or it is of an unknown family.
+        TutelageError: if there is no such checkpoint, or its model type is not supported.
     """
     config = fitted_config(load_config(name), head)
     replaced = bool(settings)
@@ -55,7 +57,7 @@ def load_model(name: str, head: Head = "classes", **settings: Any) -> tuple[PreT
             trust_remote_code=False,
             dtype=torch.float32,
             output_loading_info=True,
-            # A head of another task is replaced, on purpose, where the caller says which labels there are.
+            # If the caller gives labels, a head of another task is replaced on purpose.
             ignore_mismatched_sizes=replaced,
             **settings,
         )
@@ -65,29 +67,29 @@ def load_model(name: str, head: Head = "classes", **settings: Any) -> tuple[PreT
 
 
 def fitted_config(config: Any, head: Head) -> Any:
-    """The configuration; for next words changed so that no token sees a later one, which is the answer.
+    """The configuration for a model with this head. For next words, attention becomes causal: a later token is the answer.
 
     Raises:
-        TutelageError: for a family that cannot learn what the head is for.
+        TutelageError: if the family does not support the head.
     """
     causal = anatomy.family_of(config).causal
     if head == "words" and causal:
         raise TutelageError(
-            f"a {config.model_type} sees no later tokens and cannot learn masked words; use next words (pretrain --causal), "
-            "or another family"
+            f"a {config.model_type} is causal and cannot predict masked words; predict next words (pretrain --causal), "
+            "or use another family"
         )
     if head != "next_words" or causal:
         return config
     if config.model_type not in ("bert", "roberta", "electra"):
         raise TutelageError(
-            f"a {config.model_type} sees later tokens and cannot learn the next word; use masked words, or a gpt2, bert, "
-            "roberta or electra"
+            f"a {config.model_type} sees later tokens and cannot predict the next word; predict masked words, or use a gpt2, "
+            "bert, roberta or electra"
         )
     config.is_decoder = True
     return config
 
 
 def resolve(path: str) -> str:
-    """A model's folder: the path itself, or ``student/`` in it if it is the folder of a run."""
+    """The folder of a model: ``path``, or ``path/student`` if ``path`` is the folder of a run."""
     inside = Path(path) / "student"
     return str(inside) if not (Path(path) / "config.json").exists() and (inside / "config.json").exists() else path

@@ -1,10 +1,10 @@
-"""A BERT with fewer layers, heads and neurons and a factorised embedding table, cut out of a fine-tuned one.
+"""A pruned BERT: fewer layers, heads and neurons than the fine-tuned original, and a factorised embedding table.
 
 The student ROSITA6 of minimum-knowledge distillation (Liu et al. 2021, arXiv 2106.05691), after the authors' code. Two
-things differ from that code: what is kept is chosen by index, layer by layer (the code finds it by ``weight != 0`` and,
-where no neurons are cut, uses the first layer's heads everywhere), and the singular value decomposition is the thin one.
+differences: the kept parts are chosen by index, layer by layer (the code finds them by ``weight != 0`` and, if no neurons are
+pruned, uses the heads of the first layer everywhere); and the singular value decomposition is the thin one.
 
-Importing this module makes the Auto classes of transformers know the type ``pruned_bert``.
+Importing this module registers the model type ``pruned_bert`` with the Auto classes of transformers.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ from tutelage.students.specs import Pruned
 from tutelage.tasks.kind import Kind
 
 Scores = list[tuple[Tensor, Tensor]]
-"""By layer: the scores of its heads, ``(heads,)``, and of its neurons, ``(intermediate,)``."""
+"""For each layer: scores of its heads, ``(heads,)``, and of its neurons, ``(intermediate,)``."""
 
 
 @strict
 class PrunedBertConfig(BertConfig):  # type: ignore[misc]
-    """A BERT's configuration with what was kept of it.
+    """A BERT's configuration with the kept sizes.
 
-    ``num_attention_heads`` stays that of the original, because transformers takes the size of a head from it;
-    ``kept_heads`` of them are left in each layer. ``embedding_rank`` is the width of the embedding table, where that is
-    not the hidden size.
+    ``num_attention_heads`` stays that of the original, because transformers derives the head size from it. ``kept_heads`` is
+    the number of heads left in each layer. ``embedding_rank`` is the width of a factorised embedding table, else ``None``.
     """
 
     model_type = "pruned_bert"
@@ -49,7 +48,7 @@ class PrunedBertConfig(BertConfig):  # type: ignore[misc]
 
 
 class WordEmbeddings(nn.Module):
-    """A ``table`` and, where it is factorised, the matrix that takes its rows to the hidden size.
+    """An embedding ``table`` and, if it is factorised, the matrix that projects its rows to the hidden size.
 
     Shapes: ids ``(B, n)`` to ``(B, n, hidden)``.
     """
@@ -66,7 +65,7 @@ class WordEmbeddings(nn.Module):
 
 
 class PrunedBertForSequenceClassification(BertForSequenceClassification):  # type: ignore[misc]
-    """BERT's own forward pass over narrower matrices: its attention counts the heads by the width of the queries."""
+    """BERT's forward pass with narrower matrices. Its attention derives the number of heads from the width of the queries."""
 
     config_class = PrunedBertConfig
 
@@ -93,20 +92,20 @@ AutoModelForSequenceClassification.register(PrunedBertConfig, PrunedBertForSeque
 
 
 def importance(model: PreTrainedModel, batches: Iterable[tuple[dict[str, Tensor], Tensor]], kind: Kind) -> Scores:
-    """How much each head and each neuron of a fine-tuned model matters to its task, by layer.
+    """The importance of each head and neuron of a fine-tuned model for its task, by layer.
 
-    A weight's score is ``|w sum_batches |dL/dw||``, where ``L`` is the mean loss of a batch on its labels and dropout is
-    active: the result depends on torch's random state. A head's score is the sum over its columns of the attention
-    output matrix; a neuron's, the sum over its row of the up matrix and its column of the down matrix. The model is left
-    as it was.
+    The score of a weight is ``|w sum_batches |dL/dw||``, where ``L`` is the mean loss of a batch with its labels. Dropout is
+    active, so the result depends on torch's random state. The score of a head is the sum over its columns of the attention
+    output matrix; the score of a neuron is the sum over its row of the up matrix and its column of the down matrix. The model
+    is not changed.
 
     Args:
         model: a fine-tuned classifier.
         batches: inputs and labels, on the model's device.
-        kind: what the labels are, which gives their loss; of one answer for each text.
+        kind: the kind of task, which determines the loss; one with one prediction per text.
 
     Raises:
-        TutelageError: when there is no batch.
+        TutelageError: if there is no batch.
     """
     family, heads = anatomy.family_of(model.config), anatomy.shape_of(model.config).heads
     paths = [f"{path}.weight" for path in (family.attention_output, family.ffn_up, family.ffn_down)]
@@ -121,7 +120,7 @@ def importance(model: PreTrainedModel, batches: Iterable[tuple[dict[str, Tensor]
             count += 1
     if not count:
         raise TutelageError(
-            "the importance of heads and neurons is computed on labelled training examples, and there are none; "
+            "ranking heads and neurons needs labelled training examples, and there are none; "
             "label some, or use a student with init=copied"
         )
     weights = [(total * matrix.detach()).abs().cpu() for total, matrix in zip(totals, matrices, strict=True)]
@@ -133,7 +132,7 @@ def importance(model: PreTrainedModel, batches: Iterable[tuple[dict[str, Tensor]
 
 @contextmanager
 def _training(model: PreTrainedModel, parameters: list[nn.Parameter]) -> Iterator[None]:
-    """``model`` with dropout and with gradients for ``parameters`` alone, for a while."""
+    """Enable dropout, and gradients for ``parameters`` only; restore both afterwards."""
     modes = {module: module.training for module in model.modules()}
     learnt = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
@@ -149,15 +148,15 @@ def _training(model: PreTrainedModel, parameters: list[nn.Parameter]) -> Iterato
 
 
 def check(spec: Pruned, config: Any) -> None:
-    """See that the student can be cut out of a teacher with this configuration, before anything is computed for it.
+    """Check that a teacher with this configuration can be pruned to the student, before anything is computed.
 
     Raises:
-        TutelageError: when the teacher is no BERT, or has less than is to be kept.
+        TutelageError: if the teacher is not a BERT, or has fewer layers, heads or neurons than the student.
     """
     if config.model_type != "bert":
         raise TutelageError(
-            f"a pruned student is cut out of a BERT, and the teacher is of type {config.model_type!r}; use a BERT as "
-            "teacher, or a student with init=copied"
+            f"a pruned student needs a BERT as teacher, and this one is a {config.model_type!r}; use a BERT, or a student "
+            "with init=copied"
         )
     shape = anatomy.shape_of(config)
     limits = {
@@ -169,17 +168,17 @@ def check(spec: Pruned, config: Any) -> None:
     for name, limit in limits.items():
         if (getattr(spec, name) or 0) > limit:
             raise TutelageError(
-                f"{name}={getattr(spec, name)} cannot be kept: the teacher has no more than {name}={limit}; use that or less"
+                f"{name}={getattr(spec, name)} is too large: the teacher has {name}={limit}; use that or less"
             )
 
 
 def prune(
     teacher: PreTrainedModel, spec: Pruned, scores: Scores, labels: dict[str, Any]
 ) -> PrunedBertForSequenceClassification:
-    """The student: the teacher's bottom layers, with the heads and neurons of each that have the best ``scores``.
+    """Build the student from the teacher's bottom layers, with the heads and neurons that have the best ``scores``.
 
-    The embedding table ``E`` becomes ``(U_r S_r)(V_r^T)``, the best approximation of its rank. Everything else is copied,
-    the head too if it has as many labels as the student's.
+    The embedding table ``E`` becomes ``(U_r S_r)(V_r^T)``, its best approximation of rank r. Everything else is copied,
+    including the head if it has as many labels as the student.
 
     Raises:
         TutelageError: see :func:`check`.
@@ -219,7 +218,7 @@ def _config(spec: Pruned, original: Any, labels: dict[str, Any]) -> PrunedBertCo
 
 
 def _cut(layer: nn.Module, family: anatomy.Family, columns: Tensor, neurons: Tensor) -> dict[str, Tensor]:
-    """The weights of one layer, with the ``columns`` of its kept heads and with its kept ``neurons``."""
+    """The weights of one layer, reduced to the ``columns`` of the kept heads and to the kept ``neurons``."""
     inner = {family.query: columns, family.key: columns, family.value: columns, family.ffn_up: neurons}
     kept = {f"{path}.{part}": (0, which) for path, which in inner.items() for part in ("weight", "bias")}
     kept |= {f"{family.attention_output}.weight": (1, columns), f"{family.ffn_down}.weight": (1, neurons)}
@@ -230,7 +229,7 @@ def _cut(layer: nn.Module, family: anatomy.Family, columns: Tensor, neurons: Ten
 
 
 def _best(scores: Tensor, count: int) -> Tensor:
-    """The indices of the ``count`` largest scores, ascending; of equal ones the first."""
+    """Indices of the ``count`` largest scores, ascending. Of equal scores, the first is kept."""
     return scores.argsort(descending=True, stable=True)[:count].sort().values
 
 

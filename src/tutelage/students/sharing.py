@@ -1,12 +1,12 @@
-"""Layers that are run more than once: more depth for no more parameters (SPS of Pea-KD, Cho and Kang 2022).
+"""Shared layers: each stored layer runs more than once, which adds depth without parameters (SPS of Pea-KD, Cho and Kang 2022).
 
-A plan lists the layers in the order in which they are run, by their number (from 1) among those stored; ``"2s"`` runs the
-second with query and key exchanged, so that its scores are the transpose of what they would be. The model is an ordinary one
-as deep as its plan, in which the later runs of a layer are made of the same weights: signals are read from each run as from a
-layer of its own, and every weight is stored, trained and counted once.
+A plan lists the layers in the order in which they run, by their number (from 1) among the stored layers. ``"2s"`` runs the
+second layer with query and key exchanged, which transposes its attention scores. The model is a standard one with the depth of
+its plan; repeated runs of a layer share its weights. Signals are read from each run as from a separate layer. Every weight is
+stored, trained and counted once.
 
-Importing this module makes the Auto classes of transformers know the types ``shared_bert`` and so on. :func:`expanded` makes a
-checkpoint that needs no module of ours, with every layer as often as it is run.
+Importing this module registers the model types ``shared_bert`` and so on with the Auto classes of transformers.
+:func:`expanded` makes a standard checkpoint by copying each shared layer.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ Plan = list[str]
 
 
 def plan_of(stored: int, order: str | list[str]) -> Plan:
-    """The plan of ``stored`` layers.
+    """The plan for ``stored`` layers in this ``order``:
 
-    * ``shuffled``: all in order, then all once more with query and key exchanged (SPS); of 6 or more only the upper half again,
-      as the paper has it for 6
-    * ``paired``: the same without exchange
-    * ``mirror``: all in order, then back, exchanged
-    * ``adjacent``: each twice, one after the other, without exchange (ALBERT's order)
-    * a list: ``["1", "2", "1s"]``
+    * ``shuffled``: all layers in order, then again with query and key exchanged (SPS). With 6 layers or more, only the upper
+      half runs again, as in the paper for 6.
+    * ``paired``: the same without exchange.
+    * ``mirror``: all layers in order, then in reverse order with query and key exchanged.
+    * ``adjacent``: each layer twice in a row, without exchange (ALBERT's order).
+    * a list, such as ``["1", "2", "1s"]``.
 
     Raises:
-        TutelageError: for a list that names a layer which is not stored, leaves one out, or exchanges one that has not run
-            as it is yet.
+        TutelageError: if a list names a layer that is not stored, omits a layer, or exchanges a layer before its first
+            normal run.
     """
     layers = [str(number) for number in range(1, stored + 1)]
     if isinstance(order, list):
@@ -84,17 +84,17 @@ def _check(plan: Plan, stored: int) -> None:
         if layer not in first:
             if step.endswith("s") or int(layer) != len(first) + 1:
                 raise TutelageError(
-                    f"the plan {plan} begins layer {layer} with {step!r}; each stored layer runs first as it is, in order"
+                    f"the plan {plan} runs {step!r} first; the first runs must be the stored layers in order, without exchange"
                 )
             first.append(layer)
     if len(first) != stored:
-        raise TutelageError(f"the plan {plan} leaves out layer {len(first) + 1} of {stored}; run it, or store fewer")
+        raise TutelageError(f"the plan {plan} omits layer {len(first) + 1} of {stored}; add it, or store fewer layers")
 
 
 def share(model: PreTrainedModel, plan: Plan) -> dict[str, str]:
-    """Let the later runs of a plan, which are layers of ``model`` now, be made of the weights of the first.
+    """Replace the layers of ``model`` that are repeated runs in ``plan`` by copies that share the weights of the first run.
 
-    Returns whose weight each of theirs is, by the names of both.
+    Returns the name of the shared weight for each weight name of a repeated run.
     """
     family, layers = anatomy.family_of(model.config), anatomy.layers_of(model)
     prefix = next(name for name, module in model.named_modules() if module is layers)
@@ -117,7 +117,7 @@ def share(model: PreTrainedModel, plan: Plan) -> dict[str, str]:
 
 
 def _again(layer: nn.Module, query: str, key: str, swapped: bool) -> nn.Module:
-    """Another layer of the same matrices and norms: all is shared but the modules down to query and key."""
+    """A layer with the same matrices and norms. Only the modules that contain query and key are copied."""
     new = _copied(layer)
     inner, (*path, last) = new, query.split(".")
     for name in path:
@@ -131,7 +131,7 @@ def _again(layer: nn.Module, query: str, key: str, swapped: bool) -> nn.Module:
 
 
 def _copied(module: nn.Module) -> nn.Module:
-    """The module without what it is made of, which is shared; with tables of its own for parts and hooks."""
+    """A shallow copy: parameters and submodules are shared, their dictionaries and those of hooks are copied."""
     new = copy.copy(module)
     new.__dict__ = {
         name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(module).items()
@@ -140,7 +140,7 @@ def _copied(module: nn.Module) -> nn.Module:
 
 
 class Sharing:
-    """What the classes of this module have before those of transformers: a model as deep as its plan, then shared."""
+    """Mixin for the models of this module: builds a model with the depth of its plan, then shares the layers."""
 
     config_class: Any
 
@@ -154,7 +154,7 @@ class Sharing:
 
 @strict
 class SharedBertConfig(BertConfig):  # type: ignore[misc]
-    """BERT's with the plan, ``["1", "2", "1s", "2s"]``."""
+    """BERT's configuration with the plan, such as ``["1", "2", "1s", "2s"]``."""
 
     model_type = "shared_bert"
     plan: list[str] | None = None
@@ -239,16 +239,16 @@ for _model in Sharing.__subclasses__():
 
 
 def shared(source: PreTrainedModel, spec: Shared) -> PreTrainedModel:
-    """A model whose layers are those of ``source``, run as the spec's plan says.
+    """A model with the layers of ``source``, run in the order of the specification.
 
     Raises:
-        TutelageError: for a family or head that has no shared form, or a plan that cannot be.
+        TutelageError: if the family or head does not support shared layers, or the plan is invalid.
     """
     kind, head = source.config.model_type, anatomy.head_of(source)
     if kind not in CONFIGS:
         raise TutelageError(f"the layers of a {kind} cannot be shared; use one of {', '.join(CONFIGS)}")
     if head not in ("classes", "tokens", "spans"):
-        raise TutelageError("a shared student answers for texts, tokens or spans; it has no language-model head")
+        raise TutelageError("a shared student has no language-model head; use a copied student, or a task")
     plan = plan_of(len(anatomy.layers_of(source)), spec.order)
     values = source.config.to_dict()
     for name in ("model_type", "architectures"):
@@ -269,14 +269,14 @@ def shared(source: PreTrainedModel, spec: Shared) -> PreTrainedModel:
 
 
 def expanded(model: PreTrainedModel) -> PreTrainedModel:
-    """The same function as an ordinary model: every layer as often as it is run, queries and keys exchanged where they were.
+    """The same function as a standard model: shared layers are copied, with query and key exchanged where the plan says so.
 
     Raises:
-        TutelageError: when no layers are shared.
+        TutelageError: if the model shares no layers.
     """
     kind = model.config.model_type
     if anatomy.family_of(model.config).derived != "shared":
-        raise TutelageError(f"this {kind} runs no layer twice; there is nothing to write out, it loads as it is")
+        raise TutelageError(f"this {kind} shares no layers; it is a standard checkpoint already, use it as it is")
     values = model.config.to_dict()
     for name in ("model_type", "architectures", "plan"):
         values.pop(name, None)

@@ -1,4 +1,4 @@
-"""Student specifications: which network learns and where its first weights come from. Pure data."""
+"""Student specifications: the network and its initial weights. Pure data."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ Counts = Annotated[list[Count], Field(min_length=1)]
 
 
 class StudentSpec(BaseModel):
-    """What all student specifications have."""
+    """Base class of the student specifications."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     needs_mechanism: ClassVar[str | None] = None
-    """The kind of mechanism that the student's first stage must have."""
+    """Kind of mechanism that the student's first stage needs, if any."""
 
     def twin(self) -> Student:
-        """The student that is trained without the teacher, to compare with."""
+        """The student without distillation, for comparison."""
         return cast("Student", self)
 
     @property
     def twin_words(self) -> str:
-        """What the twin is, for the plan."""
+        """Description of the twin, for the printed plan."""
         return "the same student without the teacher"
 
 
 class Copied(StudentSpec):
-    """Layers of the teacher, with its embeddings, pooler and head.
+    """Some layers of the teacher, with its embeddings, pooler and head.
 
-    ``choose`` takes the ``first``, the ``last`` or evenly spread layers (``spread``: first and last included, as
-    DistilBERT does; ``uniform``: every N/M-th, the ones that a uniform mapping pairs); ``layers`` may also name them
-    (from 1). ``source`` copies from another checkpoint of the teacher's family instead (BERT-PKD starts from the
-    pretrained, not the fine-tuned, BERT); the head is then new. ``family="distilbert"`` makes a DistilBERT of the layers of
-    a BERT: no token types (the first is added to the positions, so that a copy of all layers computes what the teacher
-    does), no pooler.
+    * ``layers``: the number of layers, or a list of layer numbers (from 1).
+    * ``choose``: ``first``, ``last``, ``spread`` (evenly, first and last included, as in DistilBERT) or ``uniform`` (every
+      N/M-th, the layers that a uniform mapping pairs).
+    * ``source``: copy from this checkpoint of the teacher's family instead (BERT-PKD starts from the pretrained BERT, not
+      from the fine-tuned one). The head is then new.
+    * ``family="distilbert"``: make a DistilBERT from the layers of a BERT. It has no pooler and no token types; the first
+      type's embedding is added to the position embeddings, so that a copy of all layers computes the same as the teacher.
     """
 
     init: Literal["copied"] = "copied"
@@ -51,7 +52,7 @@ class Copied(StudentSpec):
 
 
 class Fresh(StudentSpec):
-    """A new network of the teacher's family (or ``family``) with random weights; sizes left out are the teacher's."""
+    """A network with random weights. Family and sizes default to the teacher's."""
 
     init: Literal["fresh"] = "fresh"
     family: str | None = None
@@ -60,22 +61,22 @@ class Fresh(StudentSpec):
     intermediate: Count | None = None
     heads: Count | None = None
     embedding: Count | None = None
-    """Width of the embedding table, in families that set it apart (ELECTRA, ALBERT)."""
+    """Width of the embedding table, in families with a separate one (ELECTRA, ALBERT)."""
     like: str | None = None
-    """A checkpoint whose family, vocabulary and sizes stand for the teacher's where there is no teacher."""
+    """A checkpoint that replaces the teacher as the source of family, vocabulary and sizes, if there is no teacher."""
 
 
 class Checkpoint(StudentSpec):
-    """Any checkpoint: a folder or a hub id."""
+    """A checkpoint: a folder or a Hub id."""
 
     init: Literal["checkpoint"] = "checkpoint"
     name: str
 
 
 class Pruned(StudentSpec):
-    """The bottom layers of the teacher, a BERT, with the heads and neurons that matter most to its task.
+    """The bottom layers of a BERT teacher, with the heads and neurons that matter most for its task.
 
-    The sizes left out are those of ROSITA6, the student of minimum-knowledge distillation (Liu et al. 2021).
+    The default sizes are those of ROSITA6, the student of minimum-knowledge distillation (Liu et al. 2021).
     """
 
     init: Literal["pruned"] = "pruned"
@@ -83,16 +84,19 @@ class Pruned(StudentSpec):
     heads: Count = 2
     intermediate: Count = 768
     rank: Count | None = 128
-    """Width of the embedding table, which is approximated; none leaves it as it is."""
+    """Rank of the factorised embedding table; none keeps the full table."""
     examples: Count | None = None
-    """How many training examples the importance of heads and neurons is computed on; none takes all."""
+    """Number of training examples that rank the heads and neurons; none uses all."""
 
 
 class BiLSTM(StudentSpec):
-    """No transformer: word embeddings and a bidirectional LSTM, which learn from predictions alone (Tang et al. 2019).
+    """Word embeddings and a bidirectional LSTM, which learns from predictions alone (Tang et al. 2019).
 
-    Its tokenizer knows the ``words`` most frequent words of the texts that it learns from. ``hidden`` are the units in
-    each direction; with two ``channels`` a frozen copy of the ``embedding`` wide word vectors stands beside the learnt.
+    * ``words``: vocabulary size; the most frequent words of the training texts.
+    * ``hidden``: LSTM units per direction.
+    * ``intermediate``: width of the layer before the logits.
+    * ``embedding``: size of the word vectors.
+    * ``channels``: 2 adds a frozen copy of the initial word vectors to the trained ones.
     """
 
     init: Literal["bilstm"] = "bilstm"
@@ -102,14 +106,16 @@ class BiLSTM(StudentSpec):
     channels: Annotated[int, Field(ge=1, le=2)] = 2
     words: Count = 30000
     vectors: str | None = None
-    """A text file of word vectors (GloVe, fastText's .vec); without it the words begin with random ones."""
+    """A text file of word vectors (GloVe, fastText's .vec); none starts from random vectors."""
 
 
 class _Narrower(StudentSpec):
-    """A model of the teacher's depth and family, narrower: ``hidden`` instead of its width.
+    """A narrower model of the teacher's depth and family.
 
-    ``strategy="dim"`` keeps all heads and makes each smaller, ``"head"`` keeps whole heads. ``intermediate`` shrinks in
-    proportion unless given. ``decoder="untied"`` gives a language model an output matrix of its own.
+    * ``hidden``: the new width.
+    * ``strategy``: ``dim`` keeps all heads and makes each narrower; ``head`` removes whole heads.
+    * ``intermediate``: the new feed-forward width; by default in proportion to ``hidden``.
+    * ``decoder``: ``untied`` gives a language model a separate output matrix.
     """
 
     hidden: Count
@@ -121,10 +127,10 @@ class _Narrower(StudentSpec):
 
 
 class Inherited(_Narrower):
-    """The teacher between compactors, which a stage with the mechanism ``pruning`` trains and merges (Wu et al. 2024).
+    """The teacher with compactors at every matrix, which the mechanism ``pruning`` trains and merges (Wu et al. 2024).
 
-    With ``alignment="mask"`` every matrix has compactors of its own, of which the same coordinates are cut;
-    with ``"tied"`` those of a group are one and the same (``R = C.T``).
+    ``alignment="mask"``: every matrix has its own compactors; those of a group remove the same coordinates. ``"tied"``: the
+    matrices of a group share one compactor (``R = C.T``).
     """
 
     needs_mechanism = "pruning"
@@ -137,13 +143,13 @@ class Inherited(_Narrower):
         return "one of slices of the teacher"
 
     def twin(self) -> Sliced:
-        """The same student without compactors."""
+        """The baseline: the same sizes without compactors."""
         shared = self.model_dump(exclude={"init", "alignment"})
         return Sliced(**shared)
 
 
 class Sliced(_Narrower):
-    """Coordinates of the teacher, nothing mixed: those with the largest weights (``norm``), or any (``random``)."""
+    """Selected coordinates of the teacher: those with the largest weights (``norm``), or random ones (``random``)."""
 
     init: Literal["sliced"] = "sliced"
     choose: Literal["norm", "random"] = "norm"
@@ -154,10 +160,10 @@ class Sliced(_Narrower):
 
 
 class Shared(StudentSpec):
-    """Layers of the teacher that are run more than once (SPS of Pea-KD; :mod:`tutelage.students.sharing`).
+    """Layers of the teacher, each of which runs more than once (SPS of Pea-KD; :mod:`tutelage.students.sharing`).
 
-    ``stored`` layers are copied as by :class:`Copied`, the first ones (or those named); ``order`` says how they are run:
-    ``shuffled``, ``paired``, ``mirror``, ``adjacent``, or the plan itself, ``["1", "2", "1s"]``.
+    * ``stored``: number of layers to copy from the bottom of the teacher, or a list of layer numbers (from 1).
+    * ``order``: ``shuffled``, ``paired``, ``mirror``, ``adjacent``, or a plan such as ``["1", "2", "1s"]``.
     """
 
     init: Literal["shared"] = "shared"
@@ -172,14 +178,17 @@ Student = Annotated[
 
 
 def parse(text: str, usual: str | None = None) -> Student:
-    """The student that ``--student`` names: ``layers=3``, ``layers=4,hidden=312,heads=12``, ``layers=2+4+6``, a checkpoint.
+    """Parse the value of ``--student``.
 
-    Sizes make a fresh network, sizes with a ``rank`` (of the embedding table, or ``rank=none``) one that is cut out of
-    the teacher, with ``words`` or ``channels`` a BiLSTM; layers alone are copied from the teacher. Sizes without
-    ``layers`` make a student of the kind that is ``usual`` for the method.
+    * ``layers=3`` or ``layers=2+4+6``: layers copied from the teacher.
+    * ``layers=4,hidden=312,heads=12``: a new network with these sizes.
+    * ``layers=6,rank=128`` (or ``rank=none``): a pruned teacher.
+    * ``words=...`` or ``channels=...``: a BiLSTM.
+    * sizes without ``layers``: the kind of student ``usual`` for the method.
+    * anything without ``=``: a checkpoint (folder or Hub id).
 
     Raises:
-        TutelageError: for a key or value that no kind of student has.
+        TutelageError: if no kind of student has such a key, or a value is invalid.
     """
     if "=" not in text:
         return Checkpoint(name=text)
@@ -223,14 +232,14 @@ def parse(text: str, usual: str | None = None) -> Student:
 
 
 def takes_from_teacher(student: Student) -> bool:
-    """Whether the student's first weights are those of the teacher."""
+    """Whether the student's initial weights come from the teacher."""
     if isinstance(student, Pruned):
         return True
     return isinstance(student, Copied | Inherited | Sliced | Shared) and student.source is None
 
 
 def origin_of(student: Student) -> str | None:
-    """The checkpoint that a student comes from, or is like, if one is named: its tokenizer is the student's."""
+    """The checkpoint named in the specification, if any. The student uses its tokenizer."""
     place = {
         "checkpoint": "name",
         "copied": "source",

@@ -1,13 +1,13 @@
-"""How much of a teacher's attention a student shows, head by head, on text that was held out.
+"""Compare the attention of a teacher and a student, head by head, on held-out texts.
 
-The definition is ours. A head's attention at one token (the query) is a row of probabilities over the tokens that it may
-look at. For each pair of heads two numbers compare their rows, as means over all queries of all texts, [PAD] left out:
-``KL(teacher || student)`` in nats, 0 where they agree, and the cosine similarity of the two rows, 1 where they agree.
+The definition is ours. For each query token, a head's attention is a row of probabilities over the tokens it may attend to.
+Two numbers compare a pair of heads, as means over all queries of all texts, without [PAD]: ``KL(teacher || student)`` in nats
+(0 for equal rows) and the cosine similarity of the rows (1 for equal rows).
 
-* *same head*: head h of the teacher beside head h of the student, where both have as many;
-* *best match*: heads are paired one to one so that the sum of their cosines is largest (the Hungarian method), for a student
-  that shows the patterns in other heads; where one has more heads, some stay alone;
-* *uniform*: the same numbers for a student that looks at all tokens alike, by which to judge the others.
+* *same head*: head h of the teacher with head h of the student, if both have equally many heads.
+* *best match*: heads paired one to one so that the sum of cosines is largest (the Hungarian method). A student may have the
+  teacher's patterns in other heads. If one model has more heads, some stay unpaired.
+* *uniform*: the same numbers for a student that attends to all tokens equally, as a reference point.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tutelage.objectives.mapping import Pairs, pairs
 from tutelage.report.attention import AttentionReport, LayerReport, Likeness, Match
 
 LENGTH = 128
-"""The longest input in tokens where nothing is said about it."""
+"""Default of ``max_length`` in tokens."""
 
 
 def attention_report(
@@ -47,13 +47,21 @@ def attention_report(
     max_tokens: int = 2048,
     advance: Callable[[int, int], None] = lambda count, total: None,
 ) -> AttentionReport:
-    """Compare the attention of two models that read the same tokens; see the top of this file for what is measured.
+    """Compare the attention of two models with the same tokenizer. The top of this file defines the measures.
 
-    Of more than ``max_texts`` texts as many are drawn, always the same. ``max_tokens`` bounds a batch, padding included, and
-    changes nothing; maps exist for one text and one layer at a time. ``advance`` hears of every batch: texts done, of all.
+    Args:
+        teacher: a model with any head, or none.
+        student: a model of the same kind with at most as many layers.
+        tokenizer: the tokenizer of both.
+        texts: held-out texts.
+        max_texts: if there are more texts, this many are drawn, always the same ones.
+        max_length: longer texts are truncated (tokens); default 128, or fewer if the models have fewer positions.
+        max_tokens: padded tokens per batch; does not change the result. Attention maps exist for one text and one layer at a
+            time.
+        advance: called after each batch with its number of texts and the total.
 
     Raises:
-        TutelageError: for two models that cannot be compared, a length beyond their positions, or no text.
+        TutelageError: if the models cannot be compared, ``max_length`` exceeds their positions, or there is no text.
     """
     paired = check(teacher.config, student.config)
     encoded, length = _read(tokenizer, texts, max_texts, max_length, (teacher, student))
@@ -66,14 +74,14 @@ def attention_report(
             taps.append(Tap(model.eval(), Needs(attention=frozenset(wanted))))
             stack.callback(taps[-1].close)
         for rows, inputs, _ in evaluation_batches(encoded, max_tokens):
-            # A single text is all of the first type, which is what models take where nothing is said.
+            # A single text has only the first token type, which is the default of all models.
             inputs.pop("token_type_ids", None)
             theirs, ours = (tap({name: value.to(tap.model.device) for name, value in inputs.items()}) for tap in taps)
             for place, (s, t) in enumerate(paired):
                 signals = ((theirs.queries[t], theirs.keys[t]), (ours.queries[s], ours.keys[s]))
                 scalings = theirs.scaling, ours.scaling
                 for row, n in enumerate(encoded.lengths[rows]):
-                    # Padding stands at the end, so that cutting it off is all there is to do about it.
+                    # Padding is at the end, so slicing removes it.
                     scores = [
                         _scores(queries[row, :, :n], keys[row, :, :n], scaling)
                         for (queries, keys), scaling in zip(signals, scalings, strict=True)
@@ -110,22 +118,22 @@ def attention_report(
 
 
 def compare(teacher: Tensor, student: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sums over the queries of one text: KL and cosine of all pairs of heads, then those of the teacher and uniform rows.
+    """Sums over the queries of one text: KL and cosine of all pairs of heads, then of the teacher's heads with uniform rows.
 
-    ``KL = sum_k p_k (log p_k - log s_k)`` and ``cosine = p s / (|p| |s|)`` of the rows ``p`` of the teacher and ``s`` of the
-    student, over the keys that are allowed.
+    ``KL = sum_k p_k (log p_k - log s_k)`` and ``cosine = p s / (|p| |s|)`` for the rows ``p`` of the teacher and ``s`` of the
+    student, over the allowed keys.
 
     Args:
         teacher: attention scores before softmax, ``(heads, n, n)``.
-        student: the same, ``(other heads, n, n)``.
-        allowed: ``(n, n)``, which keys a query looks at; at least one.
+        student: attention scores before softmax, ``(student heads, n, n)``.
+        allowed: ``(n, n)``, the keys that each query may attend to; at least one per query.
 
     Returns:
-        ``(heads, other heads)`` twice and ``(heads,)`` twice.
+        KL and cosine of pairs, ``(heads, student heads)`` each; KL and cosine with uniform rows, ``(heads,)`` each.
     """
     log_p, log_s = (scores.masked_fill(~allowed, -torch.inf).log_softmax(dim=-1) for scores in (teacher, student))
     p, s = log_p.exp(), log_s.exp()
-    # 0 log 0 is 0, and -inf would make it nan.
+    # 0 log 0 is 0, but 0 * -inf is nan.
     log_p, log_s = log_p.masked_fill(~allowed, 0.0), log_s.masked_fill(~allowed, 0.0)
     information = (p * log_p).sum(dim=(1, 2))
     kl = information[:, None] - torch.einsum("hqk,gqk->hg", p, log_s)
@@ -135,13 +143,13 @@ def compare(teacher: Tensor, student: Tensor, allowed: Tensor) -> tuple[Tensor, 
 
 
 def _scores(queries: Tensor, keys: Tensor, scaling: float) -> Tensor:
-    """``(heads, n, n)`` in float64: KL subtracts large numbers where it is small."""
+    """Scores ``(heads, n, n)`` in float64, because a small KL is a difference of large numbers."""
     queries, keys = queries.cpu().double(), keys.cpu().double()
     return queries @ keys.mT * scaling
 
 
 def _layer(student: int, teacher: int, means: list[Tensor]) -> LayerReport:
-    kl, cosine = means[0].clamp(min=0.0), means[1].clamp(max=1.0)  # rounding goes beyond them by some 1e-16
+    kl, cosine = means[0].clamp(min=0.0), means[1].clamp(max=1.0)  # rounding exceeds the bounds by about 1e-16
     rows, columns = linear_sum_assignment(cosine.numpy(), maximize=True)
     heads = None
     if kl.shape[0] == kl.shape[1]:
@@ -170,23 +178,23 @@ def _mean(parts: Sequence[Likeness]) -> Likeness:
 
 
 def _reach(config: Any, layer: int) -> int | None:
-    """How far to each side a token looks in a layer (from 1), where not everywhere (ModernBERT's local layers)."""
+    """The attention window to each side in a layer (from 1), or ``None`` for global attention (ModernBERT mixes both)."""
     kinds = getattr(config, "layer_types", None)
     return int(config.sliding_window) if kinds and kinds[layer - 1] == "sliding_attention" else None
 
 
 def _allowed(n: int, causal: bool, reach: int | None) -> Tensor:
-    """``(n, n)``: which keys a query looks at."""
+    """``(n, n)``: the keys that each query may attend to."""
     distance = torch.arange(n) - torch.arange(n)[:, None]
     allowed = distance <= 0 if causal else torch.ones(n, n, dtype=torch.bool)
     return allowed if reach is None else allowed & (distance.abs() <= reach)
 
 
 def check(teacher: Any, student: Any) -> Pairs:
-    """The pairs of layers to compare, by two models' configurations.
+    """The pairs of layers to compare, from the configurations of both models.
 
     Raises:
-        TutelageError: when the models cannot be compared.
+        TutelageError: if the models cannot be compared.
     """
     for who, config in (("teacher", teacher), ("student", student)):
         if not anatomy.family_of(config).layers:
@@ -199,21 +207,22 @@ def check(teacher: Any, student: Any) -> Pairs:
     if anatomy.is_causal(teacher) != anatomy.is_causal(student):
         one, other = ("teacher", "student") if anatomy.is_causal(teacher) else ("student", "teacher")
         raise TutelageError(
-            f"the {one} is causal and the {other} is not: their tokens look at different tokens; compare two of a kind"
+            f"the {one} is causal and the {other} is not, so their tokens attend to different tokens; compare two causal or "
+            "two bidirectional models"
         )
     n, m = anatomy.shape_of(teacher).layers, anatomy.shape_of(student).layers
     if m > n:
         raise TutelageError(
-            f"the student has {m} layers and the teacher {n}: no uniform mapping pairs them; the deeper is the teacher"
+            f"the student has {m} layers and the teacher only {n}; swap them, the teacher must be the deeper model"
         )
     mapped = pairs("uniform", m, n)
     for s, t in mapped:
         theirs, ours = _reach(teacher, t), _reach(student, s)
         if theirs != ours:
-            reaches = ["at all tokens" if reach is None else f"{reach} tokens to each side" for reach in (theirs, ours)]
+            reaches = ["to all tokens" if reach is None else f"{reach} tokens to each side" for reach in (theirs, ours)]
             raise TutelageError(
-                f"teacher layer {t} looks {reaches[0]} and student layer {s}, its pair, {reaches[1]}; compare models "
-                "whose layers look equally far"
+                f"teacher layer {t} attends {reaches[0]}, its pair, student layer {s}, {reaches[1]}; compare models "
+                "with equal attention windows"
             )
     return mapped
 
@@ -225,9 +234,9 @@ def _read(
     max_length: int | None,
     models: tuple[PreTrainedModel, PreTrainedModel],
 ) -> tuple[Encoded, int]:
-    """The texts as tokens, and how many of these an input has at most."""
+    """The encoded texts, and the maximum length in tokens."""
     if max_texts < 1 or not texts:
-        raise TutelageError(f"max_texts={max_texts} of {len(texts)} texts leaves nothing to read; give more")
+        raise TutelageError(f"max_texts={max_texts} with {len(texts)} texts leaves no text; give at least one of each")
     limit = min(anatomy.max_length(model.config) for model in models)
     least = tokenizer.num_special_tokens_to_add() + 1
     if max_length is not None and not least <= max_length <= limit:
@@ -241,10 +250,10 @@ def _read(
     encoded = encode(Examples(names, texts, None, np.full(len(texts), -1)), tokenizer, length)
     words = min(model.config.vocab_size for model in models)
     if not encoded.lengths.all():
-        raise TutelageError(f"the text {texts[int(np.argmin(encoded.lengths))]!r} has no tokens; leave it out")
+        raise TutelageError(f"the text {texts[int(np.argmin(encoded.lengths))]!r} has no tokens; remove it")
     if int(encoded.tokens.max()) >= words:
         raise TutelageError(
-            f"the tokenizer gives token {int(encoded.tokens.max())}, but a model knows {words} only; save the right one "
-            "beside the model"
+            f"the tokenizer produces token {int(encoded.tokens.max())}, but a model has a vocabulary of {words}; save the "
+            "model's own tokenizer in its folder"
         )
     return encoded, length

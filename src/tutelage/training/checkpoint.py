@@ -1,4 +1,4 @@
-"""The state of a run on disk: written whole or not at all, in safetensors and JSON only."""
+"""Save and load the state of a run: atomically, as safetensors and JSON only."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 State = dict[str, Any]
-"""Plain values by name, and under names that end in ``.safetensors`` dictionaries of tensors."""
+"""Plain values by name. A name that ends in ``.safetensors`` holds a dictionary of tensors."""
 
 
 def save(folder: Path, state: State) -> None:
-    """Replace the checkpoint in ``folder``; a crash at any point leaves the old one or the new one readable."""
+    """Replace the checkpoint in ``folder``. After a crash at any point, the old or the new checkpoint can be loaded."""
     fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -36,7 +36,7 @@ def save(folder: Path, state: State) -> None:
 
 
 def load(folder: Path) -> State | None:
-    """The checkpoint in ``folder``, or None."""
+    """The checkpoint in ``folder``, or ``None``."""
     for candidate in (folder, folder.with_name(folder.name + ".old")):
         if (candidate / "state.json").exists():
             state: State = json.loads((candidate / "state.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Substitution candidates for the words of training texts, kept as a table on disk."""
+"""Substitution candidates for the words of training texts: a table on disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Context = Literal["masked_only", "masked_plus_original"]
 
 
 class CandidatesManifest(Manifest):
-    """What a table of candidates is."""
+    """Settings, counts and checksum of a table of candidates."""
 
     WHAT = "table of candidates"
     COMMAND = "tutelage augment"
@@ -30,37 +30,37 @@ class CandidatesManifest(Manifest):
     format: Literal[1] = 1
     tutelage: str
     proposer: str
-    """The language model's name."""
+    """Name of the language model."""
     vectors: str | None
-    """The word vectors' name."""
+    """Name of the word vectors, if any."""
     k: int
     context: Context
     filtered: bool
     texts: int
     words: int
-    """That have candidates."""
+    """Number of words with candidates."""
     strings: int
-    """Different candidates."""
+    """Number of distinct candidates."""
     sha256: str
-    """Of the table's content."""
+    """Checksum of the table's content."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """For the words of each text, what may stand in their place. Texts are found by content, so any data may be looked up.
+    """Substitution candidates for the words of each text. Texts are looked up by content, so the data may be re-ordered.
 
-    On disk a folder: ``manifest.json``, ``candidates.safetensors`` and ``strings.json``.
+    Stored as a folder with ``manifest.json``, ``candidates.safetensors`` and ``strings.json``.
     """
 
     manifest: CandidatesManifest
     texts: npt.NDArray[np.uint64]
-    """``(texts,)``: hashes, rising."""
+    """``(texts,)``: hashes of the texts, ascending."""
     offsets: npt.NDArray[np.int64]
-    """``(texts + 1,)``: text ``i`` has the words ``offsets[i]`` to ``offsets[i + 1]``, in their order in the text."""
+    """``(texts + 1,)``: text ``i`` has the words ``offsets[i]`` to ``offsets[i + 1] - 1``, in reading order."""
     spans: npt.NDArray[np.int32]
-    """``(words, 2)``: first character of a word and the one after its last."""
+    """``(words, 2)``: start and end of a word in characters; the end is exclusive."""
     choices: npt.NDArray[np.int32]
-    """``(words, k)``: places in ``strings``, the best first; -1 where a word has fewer."""
+    """``(words, k)``: indices into ``strings``, best first; -1 if a word has fewer candidates."""
     strings: Sequence[str]
 
     @classmethod
@@ -68,7 +68,7 @@ class Candidates:
         """Read a table.
 
         Raises:
-            TutelageError: when there is none, or it is not as it was written.
+            TutelageError: if the folder holds no table, or its checksum differs.
         """
         folder = Path(folder)
         manifest = CandidatesManifest.read(folder)
@@ -82,10 +82,10 @@ class Candidates:
         return cls(manifest, **arrays, strings=strings)
 
     def save(self, folder: Path | str) -> None:
-        """Write the table, whole or not at all.
+        """Write the table; ``folder`` appears only when it is complete.
 
         Raises:
-            TutelageError: when something lies there already, or nothing can be written there.
+            TutelageError: if ``folder`` exists or cannot be written.
         """
         with new_folder(folder) as partial:
             save_file(self._arrays, partial / "candidates.safetensors")
@@ -100,7 +100,7 @@ class Candidates:
         """``(n,)``: the table's row of each text.
 
         Raises:
-            TutelageError: for a text that the table lacks.
+            TutelageError: if a text is not in the table.
         """
         wanted = hashes(texts)
         rows = np.searchsorted(self.texts, wanted)
@@ -108,12 +108,12 @@ class Candidates:
         if len(missing):
             raise TutelageError(
                 f"the table of candidates lacks {len(missing):,} of {len(texts):,} texts (the first is "
-                f"{texts[missing[0]][:60]!r}); write one for these data"
+                f"{texts[missing[0]][:60]!r}); write a table for these data with tutelage augment"
             )
         return rows
 
     def of(self, text: str) -> dict[str, list[str]]:
-        """The words of a text and their candidates, to look at; a word that occurs twice is shown once."""
+        """The words of a text with their candidates, for inspection. A repeated word is shown once."""
         row = int(self.locate([text])[0])
         words = range(self.offsets[row], self.offsets[row + 1])
         return {

@@ -1,9 +1,10 @@
-"""More texts of the same kind: some words of each replaced by ones that fit the context (TinyBERT's data augmentation).
+"""TinyBERT's data augmentation: replace some words of a text by words that fit the context.
 
-What may stand for a word is found once for each text and kept as a table on disk (:func:`propose`, :class:`Candidates`):
-a masked language model proposes for words of one piece, word vectors for the others. Variants are then drawn from
-the table (:func:`variants`) by numbers that depend only on the seed, the example, the field and the variant's number, so
-they need no place on disk, and more of them or another probability need no second pass of the model.
+1. :func:`propose` computes substitution candidates for each word once and keeps them on disk (:class:`Candidates`). A masked
+   language model proposes candidates for words of one token, word vectors for words of several tokens.
+2. :func:`variants` draws augmented texts from the table. The random numbers depend only on the seed, the example, the field
+   and the number of the variant. So variants need no disk space, and more variants or another probability need no second
+   pass of the language model.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tutelage.errors import TutelageError
 from tutelage.version import __version__
 
 CPU_TOKENS, GPU_TOKENS = 2048, 16384
-"""Tokens of a batch by default; on a CPU the hidden states of a larger one no longer fit its caches."""
+"""Default tokens per batch. On a CPU, the hidden states of a larger batch do not fit into the caches."""
 
 
 _STOP_WORDS = """
@@ -53,7 +54,7 @@ ie eg e g
 
 
 STOP_WORDS = frozenset(_STOP_WORDS.split())
-"""English words that hold a sentence together, and what is left of contractions; neither replaced nor put in."""
+"""English function words and the parts of contractions. They are neither replaced nor used as candidates."""
 
 
 def propose(
@@ -69,31 +70,36 @@ def propose(
     max_tokens: int | None = None,
     advance: Callable[[int, int], None] = lambda count, total: None,
 ) -> Candidates:
-    """Find what may stand for the words of ``texts``; a text that occurs again costs nothing.
+    """Compute substitution candidates for the words of ``texts``. Repeated texts are computed once.
 
-    Words are runs of letters that are no stop words. For a word of one piece that begins a word, ``model`` (a
-    ``...ForMaskedLM`` in eval mode, where it is and as it is; autocast is the caller's) names the ``k`` likeliest words at its
-    place, masked; for a word of several pieces ``vectors`` names the ``k`` nearest; without them it stays as it is. So do
-    words beyond the longest input that the model takes. ``proposer`` is the model's name, for the manifest.
+    Words are runs of letters, except stop words. Words of one token get the ``k`` most probable predictions of ``model`` with
+    the word masked. Words of several tokens get the ``k`` nearest words in ``vectors``, or no candidates without ``vectors``.
+    Words beyond the model's longest input get no candidates.
 
-    ``context`` is the text alone, as in the paper, or the text and after it once more unmasked, as in the paper's code
-    (where the model mostly sees the answer). ``filtered`` leaves out the word itself, stop words and whatever is not purely
-    letters, and goes further down the ranking instead; without it the first ``k`` of the whole vocabulary are taken as they
-    come, save continuations (``##ing``), as the paper's code does.
-
-    Batches have at most ``max_tokens`` padded tokens (left out: what is fast on the model's device); ``advance`` hears of
-    inputs done and of how many there are.
+    Args:
+        texts: the training texts.
+        model: a ``...ForMaskedLM`` in eval mode, on the device to use. Autocast is left to the caller.
+        tokenizer: the model's fast tokenizer.
+        vectors: word vectors.
+        proposer: the model's name, for the manifest.
+        k: candidates per word.
+        context: ``masked_only``, the text as in the paper; ``masked_plus_original``, the masked text followed by the
+            original, as in the paper's code (the model then mostly sees the answer).
+        filtered: skip the word itself, stop words and anything that is not purely letters. ``False`` takes the first ``k`` of
+            the vocabulary except continuations (``##ing``), as the paper's code does.
+        max_tokens: padded tokens per batch; by default a size that is fast on the model's device.
+        advance: called with the number of inputs done since the last call and their total.
 
     Raises:
-        TutelageError: when the model has no head for words or is in training mode, or the tokenizer has no mask token or
-            is not a fast one.
+        TutelageError: if the model has no masked-language-model head or is in training mode, or the tokenizer has no mask
+            token or is not a fast one.
     """
     if model.get_output_embeddings() is None or model.training:
         raise TutelageError(
-            f"{proposer!r} must be a masked language model (...ForMaskedLM) in eval mode to propose words"
+            f"{proposer!r} must be a masked language model (...ForMaskedLM) in eval mode; load it as one"
         )
     if tokenizer.mask_token_id is None or not tokenizer.is_fast:
-        raise TutelageError(f"the tokenizer of {proposer!r} must be a fast one with a mask token to propose words")
+        raise TutelageError(f"the tokenizer of {proposer!r} must be a fast one with a mask token; choose another model")
     vocabulary = _Vocabulary.of(tokenizer, model.config.vocab_size, filtered)
     unique = list(dict.fromkeys(texts))
     order = np.argsort(hashes(unique))
@@ -140,17 +146,17 @@ def propose(
 
 @dataclass(frozen=True)
 class _Vocabulary:
-    """What the model's words are as text."""
+    """The model's vocabulary as text."""
 
     strings: list[str]
     begins: npt.NDArray[np.bool_]
-    """``(vocabulary,)``: which begin a word."""
+    """``(vocabulary,)``: whether a token begins a word."""
     allowed: Tensor
-    """``(vocabulary,)``: which may be candidates."""
+    """``(vocabulary,)``: whether a token may be a candidate."""
     folded: Tensor
-    """``(vocabulary,)``: a number that words differing in case share."""
+    """``(vocabulary,)``: a number shared by tokens that differ only in case."""
     twins: int
-    """The most words that differ in case only."""
+    """Largest number of allowed tokens that differ only in case."""
 
     @classmethod
     def of(cls, tokenizer: Any, size: int, filtered: bool) -> _Vocabulary:
@@ -196,15 +202,15 @@ _BEYOND = -2
 
 @dataclass(frozen=True)
 class _Words:
-    """The words of some texts that may be replaced, and the texts as input of the model."""
+    """The replaceable words of the texts, and the texts encoded for the model."""
 
     encoded: Encoded
     text: npt.NDArray[np.int64]
-    """``(words,)``: of which text."""
+    """``(words,)``: index of the text."""
     span: npt.NDArray[np.int32]
-    """``(words, 2)``: from and to which character."""
+    """``(words, 2)``: start and end in characters; the end is exclusive."""
     position: npt.NDArray[np.int64]
-    """``(words,)``: the place of its one piece in the input; ``_SEVERAL`` pieces or ``_BEYOND`` the longest input."""
+    """``(words,)``: input position of a word of one token; else ``_SEVERAL`` (tokens) or ``_BEYOND`` (the longest input)."""
 
 
 def _words(texts: list[str], tokenizer: Any, context: Context, longest: int, vocabulary: _Vocabulary) -> _Words:
@@ -215,7 +221,7 @@ def _words(texts: list[str], tokenizer: Any, context: Context, longest: int, voc
     has_types = "token_type_ids" in tokenizer.model_input_names
     for start in range(0, len(texts), 1024):
         chunk = texts[start : start + 1024]
-        # Not truncated: words are wanted of the whole text, and a pair would be cut in its first part too.
+        # No truncation here: words are needed from the whole text, and truncating a pair would shorten its first part, too.
         output = tokenizer(
             chunk, chunk if context == "masked_plus_original" else None, return_offsets_mapping=True, verbose=False
         )
@@ -240,10 +246,10 @@ def _words(texts: list[str], tokenizer: Any, context: Context, longest: int, voc
 
 
 def _words_of(text: str, encoding: Any, begins: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int, int]]:
-    """First character, end and position of the words that may be replaced.
+    """Yield start, end (in characters) and input position of the replaceable words.
 
-    The tokenizer's words, but joined where it cuts between letters or digits that touch, and without spaces and punctuation at
-    their ends. Symbols belong to a word, as for BERT: the C of °C is none.
+    These are the tokenizer's words, joined where the tokenizer splits between adjacent letters or digits, and without spaces
+    and punctuation at their ends. As in BERT, symbols belong to the word: the C in °C is not a word.
     """
     words: list[list[tuple[int, int, int]]] = []
     last = None
@@ -284,7 +290,7 @@ def _proposals(
     k: int,
     filtered: bool,
 ) -> npt.NDArray[np.int64]:
-    """``(chosen, k)``: the model's words for these, the likeliest first, -1 after the last."""
+    """``(chosen, k)``: token ids of the model's proposals, most probable first, padded with -1."""
     inputs = {name: value.to(model.device) for name, value in padded(words.encoded, words.text[chosen]).items()}
     rows, position = torch.arange(len(chosen), device=model.device), torch.from_numpy(words.position[chosen])
     position = position.to(model.device)

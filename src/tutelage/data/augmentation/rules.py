@@ -1,7 +1,7 @@
-"""Texts to be labelled by a teacher, made from others by rules: masked words, swapped words, n-grams (Distilled BiLSTM).
+"""Rule-based augmentation of Distilled BiLSTM (Tang et al. 2019): masked words, swapped words, n-grams.
 
-What comes out need not be good English or mean what the original meant, so it has no label: the teacher says what it makes
-of it.
+The new texts may be ungrammatical and may have another meaning than the original. They get no labels; the teacher's
+predictions serve as labels.
 """
 
 from __future__ import annotations
@@ -26,57 +26,55 @@ from tutelage.data.labels import no_labels
 from tutelage.errors import TutelageError
 
 Tagger = Callable[[list[str]], list[str]]
-"""The words of a text to their parts of speech."""
+"""Maps the words of a text to their parts of speech."""
 
 
 LONGEST = 5
-"""Words of the longest n-gram."""
+"""Longest n-gram in words."""
 
 
 _WORD = re.compile(r"['’](?:s|d|m|t|ll|re|ve)\b|\w+(?:['’]\w+)*|[^\w\s]")
 
 
 _PURPOSE = 2
-"""Other random numbers than those of the variants of texts and pairs."""
+"""Makes these random numbers independent of those of word substitution."""
 
 
 class Rules(BaseModel):
-    """How texts are rewritten, with the paper's numbers (10 iterations for MNLI and QQP)."""
+    """Settings of the rules; the defaults are the paper's (which uses 10 iterations for MNLI and QQP)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["rules"] = "rules"
     p_mask: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """That a word becomes the mask token."""
+    """Probability that a word becomes the mask token."""
     p_pos: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """That a word becomes another of the same part of speech (or, by chance, itself)."""
+    """Probability that a word is replaced by a random word of the same part of speech (possibly itself)."""
     p_ngram: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """That of the text only 1 to 5 words in a row are kept."""
+    """Probability that the text is reduced to an n-gram of 1 to 5 words."""
     iterations: Annotated[int, Field(ge=1)] = 20
     mask_token: str = "[MASK]"
-    """The teacher's."""
+    """The teacher's mask token."""
 
     @model_validator(mode="after")
     def _check(self) -> Rules:
         if self.p_mask + self.p_pos > 1:
-            raise ValueError(
-                f"p_mask + p_pos is {self.p_mask + self.p_pos:g}; a word suffers one of them, so at most 1"
-            )
+            raise ValueError(f"p_mask + p_pos is {self.p_mask + self.p_pos:g}; the sum must be at most 1")
         return self
 
 
 class Lexicon:
-    """The words of the training texts by part of speech, each as often as it occurs."""
+    """The words of the training texts by part of speech, with their frequencies."""
 
     def __init__(self, texts: Iterable[str], tagger: Tagger | None = None) -> None:
-        """Tag ``texts``; without ``tagger`` by :func:`default_tagger`."""
+        """Tag ``texts`` with ``tagger`` (default: :func:`default_tagger`)."""
         self._tagger = tagger or default_tagger()
         counts: dict[str, Counter[str]] = {}
         for text in texts:
             words = [match.group() for match in _WORD.finditer(text)]
             for word, tag in zip(words, self.tags(words), strict=True):
                 counts.setdefault(tag, Counter())[word] += 1
-        # Sorted, so that the order of the texts changes nothing.
+        # Sorted, so that the result does not depend on the order of the texts.
         self._words = {tag: sorted(counter) for tag, counter in counts.items()}
         self._ends = {tag: list(accumulate(counts[tag][word] for word in words)) for tag, words in self._words.items()}
 
@@ -84,46 +82,47 @@ class Lexicon:
         """The part of speech of each word of a text.
 
         Raises:
-            TutelageError: when the tagger returns more or fewer tags than words.
+            TutelageError: if the tagger does not return one tag per word.
         """
         tags = list(self._tagger(list(words)))
         if len(tags) != len(words):
-            raise TutelageError(f"the tagger gave {len(tags)} tags for {len(words)} words; it must give one for each")
+            raise TutelageError(
+                f"the tagger returned {len(tags)} tags for {len(words)} words; it must return one per word"
+            )
         return tags
 
     def count(self, tag: str) -> int:
-        """Occurrences of words with this tag."""
+        """Number of word occurrences with this tag."""
         return self._ends[tag][-1] if tag in self._ends else 0
 
     def word(self, tag: str, number: int) -> str:
-        """Occurrence ``number``, counted from 0, of the words with this tag."""
+        """The word of occurrence ``number`` (from 0) with this tag."""
         return self._words[tag][bisect_right(self._ends[tag], number)]
 
 
 def rule_variants(
     examples: Examples, lexicon: Lexicon, rules: Rules, seed: int
 ) -> tuple[Examples, npt.NDArray[np.int64]]:
-    """New examples without labels, and ``(new,)`` the row of ``examples`` that each was made of.
+    """Rewrite ``examples``. Returns new examples without labels, and ``(new,)`` the row of ``examples`` of each.
 
-    In each iteration every word is masked, swapped or kept; then perhaps an n-gram of the text takes its place. Of a pair
-    the first text is rewritten, then the second, then both, in turn. Dropped is what is there already (in ``examples`` or
-    made before) and a text of which every word left was replaced. Ids are the original's with ``~r`` and the
-    iteration: ``"train/17~r3"``.
+    Each iteration masks, swaps or keeps each word, then may reduce the text to an n-gram. For pairs, iterations change the
+    first text, the second text and both in turn. Duplicates (of ``examples`` or of earlier results) are dropped, and texts in
+    which no original word is left. The id of a result is the original id, ``~r`` and the iteration: ``"train/17~r3"``.
 
-    What an iteration makes is a function of the seed, the example's id and texts, the iteration and the lexicon. Parts of
-    the data may so be rewritten in several processes, with one lexicon of all; the first of equal texts is the one to keep.
+    A result depends only on the seed, the id and texts of its example, the iteration and the lexicon. Several processes may
+    therefore rewrite parts of the data, if they share a lexicon of all texts; the caller then removes duplicates.
 
     Raises:
-        TutelageError: for examples whose labels are places in the text.
+        TutelageError: if the labels belong to the words of the text (token and span tasks).
     """
     if examples.labels.dtype.kind == "O":
         raise TutelageError(
-            "texts whose labels belong to their words cannot be rewritten by rules; use word candidates"
+            "rules cannot rewrite texts whose labels belong to words (token and span tasks); use kind: words"
         )
     fields = [examples.texts] if examples.pairs is None else [examples.texts, examples.pairs]
     keys = [keys_of(examples.ids, seed, _PURPOSE + number) for number in range(len(fields))]
     turns = np.arange(rules.iterations, dtype=np.int64)
-    # Which iterations change which field: of a pair 0, 3, 6 ... only the first, 1, 4, 7 ... only the second, the rest both.
+    # Iterations that change each field. For a pair: 0, 3, 6, ... the first; 1, 4, 7, ... the second; the others both.
     changed = [turns] if len(fields) == 1 else [turns[turns % 3 != 1], turns[turns % 3 != 0]]
     seen = set(zip(*fields, strict=True))
     ids: list[str] = []
@@ -151,7 +150,7 @@ def rule_variants(
 def _rewritten(
     text: str, lexicon: Lexicon, rules: Rules, key: npt.NDArray[np.uint64], turns: npt.NDArray[np.int64]
 ) -> list[str | None]:
-    """The text as each of these iterations leaves it; ``None`` where every word left was replaced."""
+    """The result of each iteration for one text; ``None`` if no original word is left."""
     parts: list[str] = []
     end = 0
     for match in _WORD.finditer(text):
@@ -187,15 +186,15 @@ def _rewritten(
 
 
 def default_tagger() -> Tagger:
-    """:func:`by_textblob` where the package ``textblob`` is installed, else :func:`by_shape`."""
+    """:func:`by_textblob` if the package ``textblob`` is installed, else :func:`by_shape`."""
     return by_textblob if importlib.util.find_spec("textblob") else by_shape
 
 
 def by_textblob(words: list[str]) -> list[str]:
-    """Penn Treebank tags from the lexicon of English that ``textblob`` carries; nothing is fetched.
+    """Penn Treebank tags from the English lexicon in the package ``textblob``; nothing is downloaded.
 
     Raises:
-        TutelageError: when the package is not installed.
+        TutelageError: if the package is not installed.
     """
     try:
         english: Any = importlib.import_module("textblob.en")
@@ -246,10 +245,10 @@ _ENDINGS.sort(key=lambda entry: -len(entry[0]))
 
 
 def by_shape(words: list[str]) -> list[str]:
-    """Rough parts of speech from a word's look: the small words by name, numbers, capitals, endings; else a noun.
+    """Approximate parts of speech: a list of function words, then digits, capitals and endings; everything else is a noun.
 
-    A stand-in where no real tagger is installed. Within a tag words are like each other, which is what swapping them needs; as
-    grammar it is often wrong.
+    Used if no real tagger is installed. Words with the same tag resemble each other, which is enough for swapping them; the
+    tags are often wrong as grammar.
     """
     return [_shape_tag(word, place == 0) for place, word in enumerate(words)]
 

@@ -1,4 +1,4 @@
-"""Augmented texts: variants drawn from substitution candidates."""
+"""Draw augmented texts from substitution candidates."""
 
 from __future__ import annotations
 
@@ -16,60 +16,60 @@ from tutelage.errors import TutelageError
 
 
 class Augmentation(BaseModel):
-    """How variants are drawn. The paper's code never retries: ``retries=0``."""
+    """How augmented texts are drawn. ``retries=0`` is the behaviour of the paper's code."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["words"] = "words"
     variants: Annotated[int, Field(ge=1)] = 20
-    """Of each text; of a pair for each field."""
+    """Variants per text; for pairs, per field."""
     probability: Annotated[float, Field(ge=0, le=1)] = 0.4
-    """That a word which has candidates is replaced."""
+    """Probability that a word with candidates is replaced."""
     retries: Annotated[int, Field(ge=0)] = 3
-    """How often a variant is drawn anew that equals the original or an earlier one; after that it is left out."""
+    """How often a duplicate (of the original or an earlier variant) is drawn again before it is dropped."""
     fields: Literal["both", "text", "pair"] = "both"
 
 
 def keys_of(ids: Sequence[str], seed: int, purpose: int) -> npt.NDArray[np.uint64]:
-    """``(n,)``: by seed and id a number to draw from; different for each purpose."""
+    """``(n,)``: a random key for each example from its id, the seed and the purpose."""
     return mixed(hashes(ids) ^ mixed(mixed(np.array([seed])) ^ np.uint64(purpose)))
 
 
 def draws(key: npt.NDArray[np.uint64], counters: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.uint64]:
-    """``(counters, count)`` random 64 bits; a row depends on ``key`` ``(1,)`` and its counter only, an entry not on ``count``."""
+    """``(counters, count)`` random 64-bit integers. A row depends only on ``key`` ``(1,)`` and its counter, not on ``count``."""
     rows = mixed(key ^ mixed(counters))
     return mixed(rows[:, None] ^ np.arange(count, dtype=np.uint64))
 
 
 def below(bits: npt.NDArray[np.uint64], limit: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Random bits as whole numbers from 0 to ``limit - 1`` (less than 2^32), independent of :func:`fraction` of the same."""
+    """Map random bits to integers in ``[0, limit)``, ``limit < 2^32``; independent of :func:`fraction` of the same bits."""
     return (((mixed(bits) >> np.uint64(32)) * limit.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
 def variants(
     examples: Examples, candidates: Candidates, augmentation: Augmentation, seed: int
 ) -> tuple[Examples, npt.NDArray[np.int64]]:
-    """New examples with some words replaced, and ``(new,)`` the row of ``examples`` that each was made of.
+    """Draw augmented texts. Returns new examples, and ``(new,)`` the row of ``examples`` of each.
 
-    Of a pair one field is changed and the other kept, for each field in turn. All else stays: spaces, quotes, the case of other
-    words; what is put in takes the case pattern of the word that it replaces. Labels are those of the original. Ids are the
-    original's with ``~`` and the number of the variant, ``~b`` for one of the pair's second text: ``"train/17~3"``,
-    ``"train/17~b3"``. Numbers of variants that came out like another are missing.
+    A variant replaces some words by candidates; a candidate takes the case pattern of the word it replaces, and everything
+    else stays as it is. A variant of a pair changes one of the two texts. Labels are those of the original. The id of a
+    variant is the original id, ``~`` (``~b`` for the second text of a pair) and its number: ``"train/17~3"``,
+    ``"train/17~b3"``. The numbers of dropped duplicates are missing.
 
-    Variant ``v`` is a function of the seed, the example's id and texts, its candidates, the field and ``v``; whatever else
-    is in ``examples`` changes nothing, and asking for more variants leaves the first ones as they are.
+    Variant ``v`` depends only on the seed, the id and texts of its example, the candidates, the field and ``v``. Other
+    examples do not change it, and more variants do not change the first ones.
 
     Raises:
-        TutelageError: when the table lacks a text, there is no field to change, or the answers lie in the text that
-            would be changed.
+        TutelageError: if the table lacks a text, there is no field to change, or the labels are positions in the text to
+            be changed.
     """
     changed = [name for name in ("text", "pair") if augmentation.fields in ("both", name)]
     if examples.pairs is None:
         changed = [name for name in changed if name == "text"]
     if not changed:
-        raise TutelageError("fields: pair asks for changed second texts, but the examples have none; choose text")
+        raise TutelageError("fields: pair changes second texts, but the examples have none; use fields: text")
     if "pair" in changed and examples.labels.dtype.kind == "O":
-        raise TutelageError("answers are places in the second text, which must not be changed; choose fields: text")
+        raise TutelageError("the answers are positions in the second text, so it cannot be changed; use fields: text")
     ids: list[str] = []
     texts: list[str] = []
     pairs: list[str] = []
@@ -96,7 +96,7 @@ def variants(
 def _drawn(
     text: str, candidates: Candidates, row: int, augmentation: Augmentation, key: npt.NDArray[np.uint64]
 ) -> Iterator[tuple[int, str]]:
-    """The variants of a text that differ from it and each other, with their numbers."""
+    """Yield the distinct variants of a text with their numbers."""
     first, last = candidates.offsets[row : row + 2]
     if first == last or augmentation.probability == 0:
         return

@@ -1,4 +1,4 @@
-"""Word vectors (GloVe, word2vec) and the words nearest to a word by them."""
+"""Word vectors (GloVe, word2vec) and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ import torch
 from tutelage.errors import TutelageError
 
 LIMIT = 100_000
-"""Rows that are read; these files put frequent words first, and the tail is mostly misspellings and names."""
+"""Rows to read. These files are sorted by frequency; the tail is mostly misspellings and names."""
 
 
 _SCORES = 2**24
-"""Cosines that are held at once."""
+"""Cosine similarities in memory at once."""
 
 
 class WordVectors:
-    """Words, and a vector for each of them."""
+    """Words and their vectors."""
 
     def __init__(self, words: Sequence[str], vectors: npt.NDArray[Any], name: str = "word vectors") -> None:
-        """``words`` are n, ``vectors`` ``(n, d)`` of any length; words whose vector is zero are left out.
+        """Normalise ``vectors`` ``(n, d)`` of the n ``words``; words with a zero vector are dropped.
 
         Raises:
-            TutelageError: when the shapes do not fit together or a value is not finite.
+            TutelageError: if the shapes do not match or a value is not finite.
         """
         table = np.asarray(vectors, dtype=np.float32)
         if table.ndim != 2 or len(table) != len(words):
             raise TutelageError(
-                f"{name}: {len(words)} words, but vectors of shape {table.shape}; one row each is needed"
+                f"{name}: {len(words)} words, but vectors of shape {table.shape}; each word needs one row"
             )
         if not np.isfinite(table).all():
-            raise TutelageError(f"{name}: some values are not finite; fetch the file again")
+            raise TutelageError(f"{name}: some values are not finite; download the file again")
         lengths = np.linalg.norm(table, axis=1)
         kept = np.flatnonzero(lengths).tolist()
         self.name = name
         self.words = [words[row] for row in kept]
         self.vectors = table[kept] / lengths[kept, None]
-        """``(n, d)`` float32, of length 1."""
+        """``(n, d)`` float32, rows of length 1."""
         self._row: dict[str, int] = {}
         self._folded: dict[str, list[int]] = {}
         for row, word in enumerate(self.words):
@@ -54,19 +54,19 @@ class WordVectors:
 
     @classmethod
     def read(cls, path: Path | str, limit: int | None = LIMIT) -> WordVectors:
-        """The first ``limit`` rows (``None``: all) of a text file of ``word number number ...``, or of an ``.npz``.
+        """Read the first ``limit`` rows (``None``: all) of a text or ``.npz`` file.
 
-        The text may be packed (.gz) and begin with word2vec's line of sizes. The ``.npz`` holds ``words``, an array of
-        strings, and ``vectors``.
+        A text file has lines of ``word number number ...``. It may be compressed (.gz) and may start with word2vec's header.
+        An ``.npz`` file has two arrays: ``words`` (strings) and ``vectors``.
 
         Raises:
-            TutelageError: when the file is missing or is not such a file.
+            TutelageError: if the file is missing or has another format.
         """
         path = Path(path)
         try:
             words, vectors = (_read_npz if path.suffix == ".npz" else _read_text)(path, limit)
         except UnicodeDecodeError:
-            raise TutelageError(f"{path} is not UTF-8; word vectors are read from text or .npz files") from None
+            raise TutelageError(f"{path} is not UTF-8 text; give word vectors as text or .npz") from None
         except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise TutelageError(f"{path} cannot be read ({error}); give a file of word vectors") from None
         return cls(words, vectors, path.name)
@@ -78,11 +78,10 @@ class WordVectors:
         allowed: npt.NDArray[np.bool_] | None = None,
         device: torch.device | str = "cpu",
     ) -> list[list[str]]:
-        """For each of ``words`` at most ``k`` words by falling cosine; none for a word that has no vector.
+        """The ``k`` nearest words of each of ``words`` (or fewer), by descending cosine; none for a word without a vector.
 
-        A word is looked up as it is written, then in lower case, then without accents; it is not among its own neighbours
-        in any case.
-        ``allowed`` ``(n,)`` says which of :attr:`words` may be named.
+        A word is looked up as written, then in lower case, then without accents. It is never its own neighbour.
+        ``allowed`` ``(n,)``: which of :attr:`words` may be neighbours (default: all).
         """
         rows = [self._find(word) for word in words]
         known = [place for place, row in enumerate(rows) if row >= 0]
@@ -115,25 +114,25 @@ def _read_npz(path: Path, limit: int | None) -> tuple[list[str], npt.NDArray[Any
     try:
         archive: Any = np.load(path, allow_pickle=False)
     except ValueError:
-        raise TutelageError(f"{path} is no .npz file; np.savez writes one") from None
+        raise TutelageError(f"{path} is not an .npz file; write one with np.savez") from None
     if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise TutelageError(f"{path} is one array; an .npz with 'words' and 'vectors' is needed")
+        raise TutelageError(f"{path} is a single array; give an .npz with 'words' and 'vectors'")
     with archive:
         if missing := {"words", "vectors"} - set(archive.files):
-            raise TutelageError(f"{path} lacks {' and '.join(sorted(missing))}; it has {', '.join(archive.files)}")
+            raise TutelageError(f"{path} lacks {' and '.join(sorted(missing))}; it contains {', '.join(archive.files)}")
         try:
             words, vectors = archive["words"][:limit], archive["vectors"][:limit]
-        except ValueError:  # an array of objects, which only pickle reads
+        except ValueError:  # an array of objects, which would need pickle
             words = vectors = np.empty(0, dtype=object)
     if words.dtype.kind != "U" or vectors.dtype.kind != "f":
         raise TutelageError(
-            f"{path}: 'words' must be an array of strings and 'vectors' one of floats; np.array(words, dtype=str) makes it so"
+            f"{path}: 'words' must be an array of strings (np.array(words, dtype=str)) and 'vectors' an array of floats"
         )
     return words.tolist(), vectors
 
 
 def _read_text(path: Path, limit: int | None) -> tuple[list[str], npt.NDArray[Any]]:
-    """Lines are parsed from the right, at plain spaces: some of GloVe's words contain spaces, plain and other."""
+    """Parse lines from the right, at ASCII spaces: some of GloVe's words contain spaces of several kinds."""
     words: list[str] = []
     vectors: list[npt.NDArray[np.float32]] = []
     dimension = _dimension(path)
@@ -149,7 +148,9 @@ def _read_text(path: Path, limit: int | None) -> tuple[list[str], npt.NDArray[An
             except ValueError:
                 vector = np.empty(0, dtype=np.float32)
             if len(vector) != dimension:
-                raise TutelageError(f"{path}, line {number}: not a word and {dimension} numbers; fetch the file again")
+                raise TutelageError(
+                    f"{path}, line {number}: not a word and {dimension} numbers; download the file again"
+                )
             words.append(parts[0])
             vectors.append(vector)
     return words, np.stack(vectors)
@@ -164,12 +165,12 @@ def _is_header(line: str) -> bool:
 
 
 def _dimension(path: Path) -> int:
-    """Numbers in a line; a space in a word only adds to the fields, so the shortest of the first lines counts."""
+    """Numbers per line. A space inside a word only adds fields, so the shortest of the first lines determines it."""
     with _opened(path) as file:
         lines = [line for line, _ in zip(file, range(100), strict=False)]
     if lines and _is_header(lines[0]):
         lines = lines[1:]
     fields = [len(line.rstrip("\n ").split(" ")) for line in lines]
     if not fields or min(fields) < 3:
-        raise TutelageError(f"{path} is no file of word vectors; each line must be a word and its numbers")
+        raise TutelageError(f"{path} is not a file of word vectors; each line must be a word and its numbers")
     return min(fields) - 1

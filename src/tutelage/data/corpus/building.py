@@ -1,4 +1,4 @@
-"""Building a corpus: plain text is tokenised once and written as arrays."""
+"""Build a corpus: tokenise plain text once and write it as arrays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tutelage.errors import TutelageError
 from tutelage.version import __version__
 
 BUFFER = 2**20
-"""Characters that are tokenised together; a longer paragraph is taken whole."""
+"""Characters tokenised in one call. A longer paragraph is not split."""
 
 
 def build(
@@ -34,32 +34,45 @@ def build(
     split: Split = "sentences",
     advance: Callable[[int], None] = lambda count: None,
 ) -> Corpus:
-    """Tokenise text into a corpus, which appears in ``out`` when it is whole; ``advance`` hears of tokens written.
+    """Tokenise text into a corpus. ``out`` appears only when the corpus is complete.
 
-    A source is a file in UTF-8 that ends in .txt or .txt.gz, with one paragraph a line and a blank line between documents
-    (a file's end is a document's too); or ``hub:OWNER/NAME``, a data set on the Hub each of whose rows is a document and each line
-    of it a paragraph, with ``,config=NAME``, ``,split=train`` and ``,column=text`` after the name where they are others. Both are
-    read as a stream; only paragraphs must fit into memory. Paragraphs are split by :func:`split_sentences`, unless
-    ``split`` says that each line is one sentence already. Text that looks like a special token ("[SEP]") is read as text.
+    A source is one of:
+
+    * a UTF-8 file that ends in .txt or .txt.gz: one paragraph per line, a blank line between documents. A document also
+      ends where its file ends.
+    * ``hub:OWNER/NAME``, a data set on the Hub: each row is a document, each of its lines a paragraph. Append
+      ``,config=NAME``, ``,split=NAME`` (default ``train``) or ``,column=NAME`` (default ``text``).
+
+    Sources are streamed; only one block of paragraphs is in memory. :func:`split_sentences` splits the paragraphs, unless
+    ``split="lines"`` declares each line a sentence. Text that looks like a special token ("[SEP]") is read as ordinary text.
+
+    Args:
+        sources: files and data sets, in order.
+        out: the folder to write.
+        tokenizer: a fast tokenizer with a padding token.
+        split: ``sentences`` or ``lines``.
+        advance: called with the number of tokens written since the last call.
 
     Raises:
-        TutelageError: when a source is missing, cannot be reached or read, or is not UTF-8; there is no text; something
-            lies in ``out``, or it cannot be written; or the tokenizer is not a fast one, or cannot pad.
+        TutelageError: if a source is missing, unreachable, unreadable or not UTF-8; if the sources contain no text; if
+            ``out`` exists or cannot be written; if the tokenizer is not a fast one or has no padding token.
     """
     if not sources:
-        raise TutelageError("a corpus of no sources was asked for; name at least one file or data set")
+        raise TutelageError("a corpus needs at least one source; got none; name a text file or a data set")
     readers = [_reader(source) for source in sources]
     name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
     if not getattr(tokenizer, "is_fast", False):
-        raise TutelageError(f"the tokenizer {name!r} has no fast version, which a corpus needs; choose one that has")
+        raise TutelageError(
+            f"the tokenizer {name!r} has no fast version, and a corpus needs one; choose another tokenizer"
+        )
     if tokenizer.pad_token_id is None:
         raise TutelageError(f"the tokenizer {name!r} has no padding token; set one and save it again")
     with new_folder(out) as folder:
         counts = _write(folder, chain.from_iterable(readers), tokenizer, split, advance)
         if not counts["tokens"]:
-            raise TutelageError(f"there is no text in {', '.join(map(repr, sources))}; give files with text")
+            raise TutelageError(f"{', '.join(map(repr, sources))} contain no text; name sources with text")
         kept = copy.deepcopy(tokenizer)
-        # Not what it was last asked to do, which would make other files of the same text.
+        # Padding and truncation settings of earlier calls would change the saved files.
         kept.backend_tokenizer.no_padding()
         kept.backend_tokenizer.no_truncation()
         kept.save_pretrained(folder / "tokenizer")
@@ -78,8 +91,8 @@ def build(
 def _write(
     folder: Path, paragraphs: Iterator[str], tokenizer: Any, split: Split, advance: Callable[[int], None]
 ) -> dict[str, Any]:
-    """The three arrays; returns how much there is, as the manifest has it."""
-    # A copy, whose settings are nobody else's.
+    """Write the three arrays. Returns the manifest's counts (documents, sentences, tokens) and dtype."""
+    # A copy: the changes below must not reach the caller's tokenizer.
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
@@ -92,7 +105,7 @@ def _write(
         (folder / "sentences.bin").open("wb") as sentences_file,
         (folder / "documents.bin").open("wb") as documents_file,
     ):
-        last = -1  # the document of the last sentence that had tokens
+        last = -1  # document of the last sentence that has tokens
         for texts, of in _batches(paragraphs, split, joint):
             encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
             lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
@@ -118,7 +131,7 @@ def _write(
 
 
 def _batches(paragraphs: Iterator[str], split: Split, joint: str) -> Iterator[tuple[list[str], Rows]]:
-    """Sentences, and the number of the document that each is of."""
+    """Yield blocks of sentences with the document number of each."""
     texts: list[str] = []
     of: list[int] = []
     document, size, begun = 0, 0, False
@@ -138,9 +151,9 @@ def _batches(paragraphs: Iterator[str], split: Split, joint: str) -> Iterator[tu
 
 
 def _joint(backend: Any) -> str:
-    """What to put before a sentence so that its tokens are those that it has in running text.
+    """The prefix (a space or nothing) that gives a sentence the tokens it has in running text.
 
-    Byte-level tokenizers count the space before a word as part of it: a sentence alone would begin with another token.
+    Byte-level tokenizers include the space before a word in its token. Without the space, the first token would differ.
     """
 
     def ids(text: str) -> list[int]:
@@ -160,11 +173,14 @@ _BOUNDARY = re.compile(
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """Sentences of running text, without the space around them.
+    """Split running text into sentences, without surrounding space.
 
-    A sentence ends at ``.``, ``!``, ``?`` or ``…`` (and quotes or brackets that close after it) before a space that no
-    small letter follows, but not after a single letter (``J. Smith``, ``the U.S. Army``) or one of a few abbreviations
-    (``Dr. Who``); and at ``。``, ``！`` or ``？`` everywhere.
+    A sentence ends
+
+    * at ``.``, ``!``, ``?`` or ``…``, with closing quotes or brackets, before a space, unless a lower-case letter follows.
+      A full stop after a single letter (``J. Smith``, ``the U.S. Army``) or a known abbreviation (``Dr. Who``) does not
+      end a sentence.
+    * at ``。``, ``！`` or ``？``, with or without a space.
     """
     ends = [match.end() for match in _BOUNDARY.finditer(paragraph)]
     cuts = [0, *ends, len(paragraph)]
@@ -177,7 +193,7 @@ HUB = "hub:"
 
 
 def _reader(source: str) -> Iterator[str]:
-    """Its paragraphs, none of them empty, and an empty string after each document."""
+    """Yield the paragraphs of a source. An empty string marks the end of a document."""
     if source.startswith(HUB):
         name, *settings = source.removeprefix(HUB).split(",")
         options: dict[str, str | None] = {"config": None, "split": "train", "column": "text"}
@@ -185,18 +201,18 @@ def _reader(source: str) -> Iterator[str]:
             option, sign, value = setting.partition("=")
             if option not in options or not (sign and value):
                 raise TutelageError(
-                    f"{source!r}: {setting!r} is not among config=.., split=.. and column=..; "
+                    f"{source!r}: {setting!r} is not one of config=.., split=.. and column=..; "
                     "write hub:OWNER/NAME,split=train"
                 )
             options[option] = value
         return _from_hub(name, options["config"], options["split"] or "", options["column"] or "")
     path = Path(source)
     if not path.name.lower().endswith((".txt", ".txt.gz")):
-        raise TutelageError(f"{source!r} does not end in .txt or .txt.gz and does not begin with hub:; convert it")
+        raise TutelageError(f"{source!r} is neither a .txt or .txt.gz file nor hub:OWNER/NAME; convert it to text")
     if path.is_dir():
-        raise TutelageError(f"{source!r} is a directory; name the files in it")
+        raise TutelageError(f"{source!r} is a folder; name the files in it")
     if not path.exists():
-        raise TutelageError(f"there is no file {source!r}; check the path")
+        raise TutelageError(f"the file {source!r} does not exist; check the path")
     return _from_file(path)
 
 
@@ -209,7 +225,7 @@ def _from_file(path: Path) -> Iterator[str]:
     except UnicodeDecodeError:
         raise TutelageError(f"{path} is not UTF-8; convert it to UTF-8") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise TutelageError(f"{path} cannot be read ({error}); check the file and its ending") from None
+        raise TutelageError(f"{path} cannot be read ({error}); check the file and its extension") from None
     yield ""
 
 
@@ -218,7 +234,7 @@ def _from_hub(name: str, config: str | None, split: str, column: str) -> Iterato
 
     try:
         rows = iter(datasets.load_dataset(name, config, split=split, streaming=True))
-    except Exception as error:  # those of datasets, huggingface_hub, httpx and the operating system
+    except Exception as error:  # datasets, huggingface_hub, httpx and the operating system each raise their own
         raise _unreachable(name, error) from None
     while True:
         try:
@@ -229,10 +245,12 @@ def _from_hub(name: str, config: str | None, split: str, column: str) -> Iterato
             return
         if column not in row:
             raise TutelageError(
-                f"the data set {name!r} has no column {column!r}: its columns are {', '.join(row)}; add ,column=NAME"
+                f"the data set {name!r} has no column {column!r}, only {', '.join(row)}; append ,column=NAME"
             )
         if not isinstance(row[column] or "", str):
-            raise TutelageError(f"the column {column!r} of the data set {name!r} is not text; add another ,column=NAME")
+            raise TutelageError(
+                f"the column {column!r} of the data set {name!r} is not text; append another ,column=NAME"
+            )
         yield from filter(None, map(str.strip, re.split(r"[\r\n]+", row[column] or "")))
         yield ""
 
@@ -240,5 +258,5 @@ def _from_hub(name: str, config: str | None, split: str, column: str) -> Iterato
 def _unreachable(name: str, error: Exception) -> TutelageError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return TutelageError(
-        f"the data set {name!r} cannot be had from the Hub ({reason}); check its name, or give text files"
+        f"the data set {name!r} cannot be loaded from the Hub ({reason}); check its name, or use text files"
     )

@@ -1,4 +1,4 @@
-"""How the sentences of a corpus are packed into training instances."""
+"""Pack the sentences of a corpus into training instances."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Offsets = npt.NDArray[np.int64]
 
 
 BLOCK = 2**18
-"""How many sentences are planned, tokens counted and bytes compared at once."""
+"""Block size: sentences planned, tokens counted or bytes read at once."""
 
 
 SHORT = 0.1
-"""How many instances get a random shorter budget, so that a student sees short texts too (BERT's short_seq_prob)."""
+"""Share of instances with a random shorter budget, so that the student also sees short texts (BERT's short_seq_prob)."""
 
 
 class Draw(IntEnum):
-    """What a random number decides."""
+    """The decision that a random number is drawn for."""
 
     SHORT = 0
     BUDGET = 1
@@ -43,12 +43,12 @@ class Draw(IntEnum):
 
 
 def below(limits: int | Offsets, *key: int | npt.NDArray[Any]) -> Offsets:
-    """Whole numbers from 0 to before ``limits``."""
+    """Random integers in ``[0, limits)``."""
     return np.asarray((uniform(*key) * limits).astype(np.int64))
 
 
 def _heads(flips: Offsets, *key: int | npt.NDArray[Any]) -> Offsets:
-    """Of ``flips`` ``(n,)`` coins how many show heads: one random bit each."""
+    """Number of heads in ``flips`` ``(n,)`` coin flips, one random bit per flip."""
     heads = np.zeros_like(flips)
     for word in range(-(-int(flips.max(initial=0)) // 64)):
         rows = np.flatnonzero(flips > 64 * word)
@@ -58,17 +58,17 @@ def _heads(flips: Offsets, *key: int | npt.NDArray[Any]) -> Offsets:
 
 
 def _budgets(first: Rows, budget: int, key: tuple[int, int]) -> Offsets:
-    """Of the chunks that begin with the pieces ``first``."""
+    """Token budgets of the chunks that begin with the pieces ``first``."""
     shorter = 2 + below(budget - 1, *key, Draw.BUDGET, first)
     return np.where(uniform(*key, Draw.SHORT, first) < SHORT, shorter, budget)
 
 
 def _visited(count: int, following: Callable[[Rows], Rows]) -> Iterator[Rows]:
-    """First pieces of the chunks of a corpus of ``count`` pieces, in blocks: 0, ``following(0)``, and so on.
+    """Yield the first pieces of the chunks (0, ``following(0)``, ...) of a corpus of ``count`` pieces, in blocks.
 
-    Where a chunk ends depends on where the one before it ended, but as its random numbers are those of its first
-    piece, the chunk that *would* begin at each piece can be computed for all pieces at once. What is left to do one by
-    one is to follow them.
+    A chunk starts where the previous one ends, so the chunks form a sequence. The random numbers of a chunk depend only on
+    its first piece. The chunk that *would* start at each piece is therefore computed for all pieces at once, and only the
+    walk from chunk to chunk is sequential.
     """
     place = 0
     for start in range(0, count, BLOCK):
@@ -102,12 +102,12 @@ def plan_pairs(offsets: Offsets, documents: Offsets, budget: int, key: tuple[int
     pieces = len(offsets) - 1
 
     def reaching(first: Rows, wanted: Offsets) -> Rows:
-        """Where the pieces from ``first`` on come to ``wanted`` tokens, or their document ends."""
+        """End of the pieces from ``first`` that together reach ``wanted`` tokens, at most the end of the document."""
         ends = documents[np.searchsorted(documents, first, side="right")]
         return np.minimum(np.searchsorted(offsets, offsets[first] + wanted), ends)
 
     def chunks(first: Rows) -> tuple[Rows, Rows, npt.NDArray[np.bool_]]:
-        """Where A ends and where the chunk ends, and whether B is random."""
+        """The end of text A, the end of the chunk, and whether text B is random."""
         stop = reaching(first, _budgets(first, budget, key))
         middle = first + 1 + below(stop - first - 1, *key, Draw.SIZE_OF_A, first)
         return middle, stop, (stop - first == 1) | (uniform(*key, Draw.RANDOM_NEXT, first) < 0.5)
@@ -124,11 +124,11 @@ def plan_pairs(offsets: Offsets, documents: Offsets, budget: int, key: tuple[int
         own_pieces = documents[own] - documents[own - 1]
         other = below(pieces - own_pieces, *key, Draw.OTHER, first)
         other += np.where(other >= documents[own - 1], own_pieces, 0)
-        # A may fill the budget alone; B has one sentence even so, and both are cut.
+        # A may use the whole budget. B still gets one sentence, and both are truncated below.
         other_stop = reaching(other, np.maximum(_budgets(first, budget, key) - size_a, 1))
         start_b = np.where(random, offsets[other], start_b)
         size_b = offsets[np.where(random, other_stop, stop)] - start_b
-        # What is left when the longer one loses token after token, B where they are equal.
+        # Sizes after removing one token at a time from the longer text (from B if they are equal).
         kept_a = np.minimum(size_a, np.maximum(budget - size_b, (budget + 1) // 2))
         kept_b = np.minimum(size_b, budget - kept_a)
         start_a = start_a + _heads(size_a - kept_a, *key, Draw.FRONT_OF_A, first)

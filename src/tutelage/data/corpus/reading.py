@@ -1,4 +1,4 @@
-"""A corpus on disk: tokenised text that is read as epochs of instances."""
+"""Read a corpus from disk: tokenised text, read as epochs of training instances."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class CorpusManifest(Manifest):
     dtype: Literal["uint16", "uint32"]
     split: Split
     sources: tuple[str, ...]
-    """Names of the files (without folders) and data sets, in order."""
+    """File names (without folders) and data set names, in order."""
     tokenizer_fingerprint: str
     sha256: dict[str, str]
-    """By file."""
+    """SHA-256 of each file."""
 
     @property
     def bytes(self) -> dict[str, int]:
-        """By array file."""
+        """Size of each array file in bytes."""
         return {
             "tokens.bin": self.tokens * np.dtype(self.dtype).itemsize,
             "sentences.bin": 8 * (self.sentences + 1),
@@ -52,10 +52,10 @@ class CorpusManifest(Manifest):
 
 
 class Corpus:
-    """A finished corpus. Opening checks its manifest, sizes and tokenizer; :meth:`verify` reads every byte.
+    """A finished corpus. Opening checks the manifest, the file sizes and the tokenizer; :meth:`verify` checks every byte.
 
     Raises:
-        TutelageError: when there is none, it is unfinished or damaged.
+        TutelageError: if the folder holds no corpus, or the corpus is unfinished or damaged.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -70,14 +70,14 @@ class Corpus:
         self._compare([name for name in self.manifest.sha256 if name not in self.manifest.bytes])
         self.tokenizer = load_tokenizer(str(self.folder / "tokenizer"))
         self.tokens: npt.NDArray[Any] = self._mapped("tokens.bin", f"<u{np.dtype(self.manifest.dtype).itemsize}")
-        """``(tokens,)``, all documents one after the other."""
+        """``(tokens,)``: the tokens of all documents, concatenated."""
         self.sentences: Offsets = self._mapped("sentences.bin", "<i8")
         """``(sentences + 1,)``: sentence ``i`` is ``tokens[sentences[i]:sentences[i + 1]]``; none is empty."""
         self.documents: Offsets = self._mapped("documents.bin", "<i8")
-        """``(documents + 1,)``: document ``i`` is the sentences from ``documents[i]`` to before ``documents[i + 1]``."""
+        """``(documents + 1,)``: document ``i`` has the sentences ``documents[i]`` to ``documents[i + 1] - 1``."""
 
     def _mapped(self, name: str, dtype: str) -> npt.NDArray[Any]:
-        # A plain array over the mapped file: indexing a memmap costs several times as much.
+        # A plain array over the mapped file: indexing a memmap is several times slower.
         return np.asarray(np.memmap(self.folder / name, dtype=dtype, mode="r"))
 
     @property
@@ -86,28 +86,28 @@ class Corpus:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of what it was built from."""
+        """Names of the files and data sets it was built from."""
         return self.manifest.sources
 
     @property
     def fingerprint(self) -> str:
-        """A name for what is in it; another token, sentence or document anywhere is another name."""
+        """A hash of the content. It changes with any token, sentence boundary or document boundary."""
         checksums = "".join(self.manifest.sha256[name] for name in self.manifest.bytes)
         return hashlib.sha256(checksums.encode()).hexdigest()[:16]
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
-        """``(vocabulary,)``: how often each token occurs; read once from the whole corpus."""
+        """``(vocabulary,)``: occurrences of each token. The first access reads the whole corpus."""
         counts = np.zeros(vocabulary_of(self.tokenizer), dtype=np.int64)
         for start in range(0, len(self.tokens), BLOCK):
             counts += np.bincount(self.tokens[start : start + BLOCK], minlength=len(counts))
         return counts
 
     def verify(self, advance: Callable[[int], None] = lambda count: None) -> None:
-        """Compare every file with its checksum; ``advance`` hears of bytes read.
+        """Compare every file with its checksum. ``advance`` is called with the number of bytes read since the last call.
 
         Raises:
-            TutelageError: for a byte that is not as it was written.
+            TutelageError: if a file is missing or its checksum differs.
         """
         self._compare(list(self.manifest.sha256), advance)
 
@@ -118,10 +118,11 @@ class Corpus:
                 raise CorpusManifest.damaged(self.folder, f"{name} is not as it was written")
 
     def split(self, held_out: int) -> tuple[Corpus, Corpus]:
-        """All but the last sentences, and these: about ``held_out`` tokens, two sentences at least.
+        """Split off a held-out part at the end: about ``held_out`` tokens, at least two sentences.
 
-        The document in which the cut lies is one in both parts. Where the corpus has two documents each part has two at
-        least, that pairs can be made of. A corpus of which that would be half is both parts.
+        Returns the rest and the held-out part. A document that contains the cut continues in both. If the corpus has two
+        documents or more, each part gets at least two, because pairs need two. If the held-out part would be more than
+        half of the corpus, or less than two sentences would remain, both results are the whole corpus.
         """
         total, last = len(self.tokens), len(self.sentences) - 1
         first = min(int(np.searchsorted(self.sentences, total - held_out, side="right")) - 1, last - 2)
@@ -136,7 +137,7 @@ class Corpus:
         return parts[0], parts[1]
 
     def _part(self, start: int, stop: int, documents: Offsets) -> Corpus:
-        """The same corpus with the sentences from ``start`` to before ``stop``, in these documents."""
+        """The corpus restricted to the sentences ``start`` to ``stop - 1``, with these document boundaries."""
         part = copy.copy(self)
         first = self.sentences[start]
         part.tokens = self.tokens[first : self.sentences[stop]]
@@ -145,34 +146,35 @@ class Corpus:
         return part
 
     def epoch(self, packing: Packing, length: int, seed: int, epoch: int) -> Epoch:
-        """The instances of one epoch, each of at most ``length`` tokens; a function of the corpus and the arguments alone.
+        """The instances of one epoch, each at most ``length`` tokens long.
 
-        The budget of an instance is ``length`` less the special tokens that the tokenizer puts around a text or a pair.
-        A sentence longer than the budget counts as several sentences, each of ``budget`` tokens but the last.
+        The result depends only on the corpus and the arguments. The budget of an instance is ``length`` minus the special
+        tokens that the tokenizer adds to a text or a pair. A sentence longer than the budget is cut into pieces of
+        ``budget`` tokens (the last one shorter), and each piece counts as a sentence.
 
         ``pairs``
-            BERT's sentence pairs. Sentences of a document are gathered in a chunk until they reach the budget, for one
-            chunk in ten a random smaller one (from 2 tokens); the document's last chunk may be smaller. A random number of
-            the chunk's first sentences (not all, unless there is only one) is A. With probability 0.5, and always after a
-            chunk of one sentence, B comes from a random place in another document, which is drawn in proportion to
-            its sentences, and the rest of the chunk goes into the next one; otherwise the rest of the chunk is B. While
-            they are together longer than the full budget, the longer one (B if equal) loses a token at its front or end,
-            by a coin. Every sentence is part of exactly one A or B that follows; of the tokens at the ends of these an
-            instance shows what that cutting leaves, which is others in every epoch.
+            BERT's sentence pairs. A chunk collects sentences of one document until they reach the budget. One chunk in ten
+            has a random smaller budget (2 tokens or more); the last chunk of a document may be smaller, too. Text A is
+            a random number of sentences from the start of the chunk, at least one, and not all of several. With
+            probability 0.5, and always if the chunk has one sentence, text B starts at a random sentence of another
+            document, and the rest of the chunk moves to the next chunk. Otherwise the rest of the chunk is B. While A and B
+            together exceed the full budget, the longer text (B if equal) loses one token at its start or its end, with
+            equal probability. Each sentence occurs once per epoch in an A or as its continuation B; random B texts come
+            in addition. Tokens lost to truncation differ from epoch to epoch.
         ``segments``
-            Sentences of one document, as many as fit in the budget, for one instance in ten in a random smaller one (where
-            a longer sentence stands alone). Every token is in exactly one instance.
+            As many sentences of one document as fit into the budget. One instance in ten has a random smaller budget; a
+            sentence longer than that forms an instance alone. Each token occurs in exactly one instance.
         ``packed``
-            All documents in a ring, after each the separator (the end token of a tokenizer that has none), cut at a random
-            place and from there on every ``budget`` tokens. The last piece, shorter than that, is left out.
+            All documents in a ring, with the separator (or the end token, if the tokenizer has no separator) after each.
+            The ring is cut at a random place, then every ``budget`` tokens. The last, shorter piece is dropped.
 
         Raises:
-            TutelageError: when the length leaves no room, there is too little text, or the tokenizer has no separator.
+            TutelageError: if ``length`` leaves no room for text, the corpus is too small, or the tokenizer has no separator.
         """
         frame = _frame_of(self.tokenizer, 2 if packing == "pairs" else 1)
         budget = length - frame.specials
         if budget < 2:
-            raise TutelageError(f"length is {length}, too short for {packing}; choose at least {frame.specials + 2}")
+            raise TutelageError(f"length={length} is too short for {packing}; use at least {frame.specials + 2}")
         key = (seed, epoch)
         if packing == "packed":
             return self._packed(frame, budget, key)
@@ -181,12 +183,12 @@ class Corpus:
         else:
             if len(self.documents) < 3:
                 raise TutelageError(
-                    f"the corpus {self.name!r} has only one document, and pairs need two; part documents by blank lines "
+                    f"the corpus {self.name!r} has one document, and pairs need two; separate documents by blank lines "
                     "and build it again, or choose segments"
                 )
             if not frame.runs[1]:
                 raise TutelageError(
-                    f"the tokenizer of the corpus {self.name!r} puts nothing between two texts, so they would be no pair; "
+                    f"the tokenizer of the corpus {self.name!r} puts no token between the texts of a pair; "
                     "choose segments or packed"
                 )
             plan = plan_pairs(*self._pieces(budget), budget, key)
@@ -199,7 +201,7 @@ class Corpus:
             parting = -1 if self.tokenizer.eos_token_id is None else int(self.tokenizer.eos_token_id)
         if parting < 0:
             raise TutelageError(
-                f"the tokenizer of the corpus {self.name!r} has neither a separator nor an end token to part documents by; "
+                f"the tokenizer of the corpus {self.name!r} has neither a separator nor an end token to put between documents; "
                 "set its eos_token and build the corpus again, or choose segments"
             )
         ends = self.sentences[self.documents[1:]] + np.arange(len(self.documents) - 1)
@@ -207,7 +209,7 @@ class Corpus:
         count = ring // budget
         if not count:
             raise TutelageError(
-                f"the corpus {self.name!r} has {ring:,} tokens, fewer than one instance of {budget:,}; choose a smaller length"
+                f"the corpus {self.name!r} has {ring:,} tokens, and one instance needs {budget:,}; choose a smaller length"
             )
         phase = int(below(ring, *key, Draw.PHASE, 0)[0])
         starts = (phase + budget * np.arange(count, dtype=np.int64)[:, None]) % ring
@@ -215,7 +217,7 @@ class Corpus:
         return Epoch(starts, sizes, np.zeros(count, dtype=np.bool_), _Stream(self.tokens, ends, parting), frame)
 
     def _pieces(self, budget: int) -> tuple[Offsets, Offsets]:
-        """Offsets of the sentences, cut where they are longer than ``budget``, and of the documents in these pieces."""
+        """Offsets of the pieces (sentences, cut if longer than ``budget``), and of the documents, counted in pieces."""
         long = np.flatnonzero(np.diff(self.sentences) > budget)
         if not len(long):
             return self.sentences, self.documents
@@ -227,15 +229,15 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Epoch:
-    """The plan of one epoch; instances are built when they are asked for."""
+    """The plan of one epoch. :meth:`read` builds the instances."""
 
     starts: Offsets
-    """``(n, 1)``, for pairs ``(n, 2)``: where the texts of an instance start. Places in the corpus's tokens; for packed
-    instances in the ring, in which every document is followed by one token more."""
+    """``(n, 1)``, for pairs ``(n, 2)``: start of each text, as an index into the corpus's tokens. For packed instances, an
+    index into the ring, which has one more token after each document."""
     sizes: npt.NDArray[np.int32]
-    """Beside ``starts``: tokens of each text."""
+    """Shape of ``starts``: number of tokens of each text."""
     cut: npt.NDArray[np.bool_]
-    """``(n,)``: which pairs lost tokens because they were too long."""
+    """``(n,)``: whether a pair was truncated."""
     _stream: _Stream
     _frame: _Frame
 
@@ -244,11 +246,11 @@ class Epoch:
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """``(n,)``: tokens of each instance, special ones among them."""
+        """``(n,)``: number of tokens of each instance, special tokens included."""
         return np.asarray(self.sizes.sum(axis=1, dtype=np.int64) + self._frame.specials)
 
     def read(self, rows: Rows) -> Encoded:
-        """The instances at ``rows``, in that order."""
+        """Build the instances ``rows``, in that order."""
         frame, starts, sizes = self._frame, self.starts[rows], self.sizes[rows].astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])])
         tokens = np.empty(offsets[-1], dtype=np.int32)
@@ -277,7 +279,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class _Stream:
-    """The tokens of a corpus; with ``ends`` as a ring in which the token ``parting`` stands at these places."""
+    """The tokens of a corpus. With ``ends``, a ring that has the token ``parting`` at these places."""
 
     tokens: npt.NDArray[Any]
     ends: Offsets | None = None
@@ -294,10 +296,10 @@ class _Stream:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What a tokenizer puts around one text or two, found out by asking it."""
+    """The special tokens that a tokenizer adds to one text or a pair, read from an example encoding."""
 
     runs: tuple[tuple[tuple[int, int], ...], ...]
-    """Special tokens with their types: before the first text, after it, and (of a pair) after the second."""
+    """Special tokens with their token types: before the first text, after it, and (for a pair) after the second."""
     types: tuple[int, ...]
     """Token type of each text."""
     has_types: bool
@@ -306,7 +308,7 @@ class _Frame:
 
     @property
     def specials(self) -> int:
-        """How many special tokens there are."""
+        """Number of special tokens."""
         return sum(map(len, self.runs))
 
 
@@ -333,18 +335,18 @@ def _separator(tokenizer: Any) -> int:
 
 
 def vocabulary_of(tokenizer: Any) -> int:
-    """One more than the largest token; the vocabulary of a tokenizer may have gaps."""
+    """The largest token id plus one. The ids of a tokenizer may have gaps."""
     return 1 + max(map(int, tokenizer.get_vocab().values()))
 
 
 def _within(sizes: Offsets) -> Offsets:
-    """``0 .. size - 1`` for each size, one after the other."""
+    """``0 .. size - 1`` for each size, concatenated."""
     ends = np.cumsum(sizes)
     return np.asarray(np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - sizes, sizes))
 
 
 def describe(corpus: Corpus) -> dict[str, Any]:
-    """What a corpus is, as plain values."""
+    """A summary of a corpus as plain values."""
     about = corpus.manifest
     return {
         "path": corpus.name,

@@ -1,4 +1,4 @@
-"""A store of teacher knowledge on disk: looking examples up and reading their signals."""
+"""Read a teacher store: look up examples and load their signals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ INDEX = np.dtype([("id", "<u8"), ("key", "<u8"), ("length", "<u4")])
 
 
 class Shard(BaseModel):
-    """One file of records."""
+    """A file of records."""
 
     name: str
     examples: int
@@ -41,7 +41,7 @@ class Shard(BaseModel):
 
 
 class StoreManifest(Manifest):
-    """What a store is, and by what it is recognised. Its file holds its own checksum too."""
+    """Contents, settings and fingerprints of a store."""
 
     WHAT = "teacher store"
     COMMAND = "tutelage store write"
@@ -53,7 +53,7 @@ class StoreManifest(Manifest):
     teacher_fingerprint: str
     tokenizer_fingerprint: str
     precision: str
-    """What the teacher computed in."""
+    """The mixed precision of the teacher's forward passes."""
     max_length: int
     scheme: Scheme
     examples: int
@@ -68,7 +68,7 @@ class StoreManifest(Manifest):
 
     @property
     def bytes(self) -> int:
-        """Bytes of all records."""
+        """Total size of the records in bytes."""
         return sum(shard.bytes for shard in self.shards)
 
     @classmethod
@@ -86,10 +86,10 @@ class StoreManifest(Manifest):
 
 
 class Store:
-    """A finished store. Opening checks its manifest and sizes; :meth:`verify` reads every byte.
+    """A finished store. Opening checks the manifest and the file sizes; :meth:`verify` checks every byte.
 
     Raises:
-        TutelageError: when there is none, it is unfinished or damaged.
+        TutelageError: if the folder holds no store, or the store is unfinished or damaged.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -115,7 +115,7 @@ class Store:
 
     @cached_property
     def index(self) -> npt.NDArray[Any]:
-        """``(examples,)``: id hash, content and length, in the order of the records."""
+        """``(examples,)``: hash of the id, hash of the content and length in tokens, in the order of the records."""
         return np.fromfile(self.folder / "index.bin", dtype=INDEX)
 
     @cached_property
@@ -125,12 +125,12 @@ class Store:
     @cached_property
     def _shards(self) -> list[npt.NDArray[Any]]:
         dtype = np.dtype("u1") if self._whole else self.scheme.record()
-        # Plain arrays over the mapped files: indexing a memmap costs several times as much.
+        # Plain arrays over the mapped files: indexing a memmap is several times slower.
         return [np.asarray(np.memmap(self.folder / s.name, dtype=dtype, mode="r")) for s in self.manifest.shards]
 
     @cached_property
     def _offsets(self) -> npt.NDArray[np.int64]:
-        """Where all tokens are kept: where each record begins in its shard."""
+        """Start of each record in its shard in bytes; used if all tokens are kept (records then differ in size)."""
         sizes = self.scheme.record_bytes(self.index["length"].astype(np.int64))
         before = np.concatenate([[0], np.cumsum(sizes)])
         starts = np.repeat(before[self._first[:-1]], np.diff(self._first))
@@ -138,7 +138,7 @@ class Store:
 
     @property
     def checksums(self) -> dict[str, str]:
-        """By file."""
+        """SHA-256 of each file."""
         found = {shard.name: shard.sha256 for shard in self.manifest.shards}
         found["index.bin"] = self.manifest.index_sha256
         if self.manifest.evaluation_sha256:
@@ -146,26 +146,26 @@ class Store:
         return found
 
     def verify(self, advance: Callable[[int], None] = lambda count: None) -> None:
-        """Compare every file with its checksum; ``advance`` hears of bytes read.
+        """Compare every file with its checksum. ``advance`` is called with the number of bytes read since the last call.
 
         Raises:
-            TutelageError: for a byte that is not as it was written.
+            TutelageError: if a file is missing or its checksum differs.
         """
         for name, checksum in self.checksums.items():
             if not (self.folder / name).exists() or sha256_of(self.folder / name, advance) != checksum:
                 raise StoreManifest.damaged(self.folder, f"{name} is not as it was written")
 
     def check(self, teacher: str | None, tokenizer: str, precision: str) -> None:
-        """Compare fingerprints; a teacher that is not at hand (``None``) is not compared.
+        """Compare fingerprints with those of the run. ``teacher=None`` skips the teacher (it is not loaded).
 
         Raises:
-            TutelageError: for another teacher, tokenizer or precision.
+            TutelageError: if teacher, tokenizer or precision differ.
         """
         ours = self.manifest
         if teacher is not None and teacher != ours.teacher_fingerprint:
             raise TutelageError(
                 f"the store {self.name!r} was made by another teacher ({ours.teacher!r}, fingerprint "
-                f"{ours.teacher_fingerprint}, not {teacher}); give that one, or write a store of this one"
+                f"{ours.teacher_fingerprint}, not {teacher}); use that teacher, or write a store for this one"
             )
         if tokenizer != ours.tokenizer_fingerprint:
             raise TutelageError(
@@ -174,15 +174,15 @@ class Store:
             )
         if precision != ours.precision:
             raise TutelageError(
-                f"the store {self.name!r} was computed with mixed_precision={ours.precision}, the run asks for {precision}; "
-                "set the same, or write another store"
+                f"the store {self.name!r} was computed with mixed_precision={ours.precision}, the run uses {precision}; "
+                "set the same precision, or write another store"
             )
 
     def locate(self, ids: Sequence[str], encoded: Encoded) -> Rows:
         """The store's rows of these examples.
 
         Raises:
-            TutelageError: for an example that the store lacks, or whose content is not what the teacher read.
+            TutelageError: if the store lacks an example, or its text or encoding changed since the store was written.
         """
         wanted = hashes(ids)
         found = np.searchsorted(self.index["id"], wanted, sorter=self._order)
@@ -190,25 +190,25 @@ class Store:
         missing = np.flatnonzero(self.index["id"][rows] != wanted)
         if len(missing):
             raise TutelageError(
-                f"the store {self.name!r} knows nothing of {len(missing):,} of {len(ids):,} examples (the first is "
-                f"{ids[missing[0]]!r}); write one for these data: tutelage store write"
+                f"the store {self.name!r} lacks {len(missing):,} of {len(ids):,} examples (the first is "
+                f"{ids[missing[0]]!r}); write a store for these data: tutelage store write"
             )
         edited = np.flatnonzero(self.index["key"][rows] != encoded.keys)
         if len(edited):
             raise TutelageError(
-                f"the store {self.name!r} was made from other data: {len(edited):,} of {len(ids):,} examples are not the "
-                f"texts that the teacher read (the first is {ids[edited[0]]!r}); were they edited, re-ordered or cut to "
-                "another length? Write a store for these data"
+                f"the store {self.name!r} was made from other data: {len(edited):,} of {len(ids):,} examples differ from the "
+                f"teacher's (the first is {ids[edited[0]]!r}): edited, re-ordered or truncated to another length; write a "
+                "store for these data"
             )
         return rows
 
     def logits(self, rows: Rows) -> Tensor:
-        """Logits of these rows, ``(rows, classes)`` float32."""
+        """The logits of these rows, ``(rows, classes)`` float32."""
         table = np.empty((len(rows), self.scheme.classes), dtype="<f4")
         shard = np.searchsorted(self._first, rows, side="right") - 1
         for number in np.unique(shard):
             here = np.flatnonzero(shard == number)
-            if self._whole:  # they are the first bytes of a record
+            if self._whole:  # the logits are the first bytes of a record
                 places = self._offsets[rows[here], None] + np.arange(4 * self.scheme.classes)
                 table[here] = self._shards[number][places].view("<f4")
             else:
@@ -216,20 +216,20 @@ class Store:
         return torch.from_numpy(table)
 
     def evaluation(self, part: str, fingerprint: str) -> Tensor | None:
-        """The teacher's logits on a part of dev, if the store has them for these very examples."""
+        """The teacher's logits on a part of the evaluation set, or ``None`` if the store lacks them for these examples."""
         if self.manifest.evaluation.get(part) != fingerprint:
             return None
         return load_file(self.folder / "evaluation.safetensors")[part]
 
     def signals(self, rows: Rows, needs: Needs, mask: Tensor, separators: Tensor, keys: Tensor) -> Signals:
-        """What ``needs`` asks for, of these rows in this order; the other arguments are the batch's, as in ``Batch``."""
+        """The signals in ``needs`` for these rows, in this order. The other arguments are those of the batch (``Batch``)."""
         if self._whole:
-            # The teacher's tokens, which may be others than the batch's: then only the first token is ever asked for.
+            # The teacher may tokenise differently from the student. Then only the first token is ever needed.
             mask = self._mask(rows, mask.shape[1]).to(mask.device)
         return self._signals(self._read(rows, mask), needs, mask, separators, keys)
 
     def _mask(self, rows: Rows, least: int = 0) -> Tensor:
-        """``(rows, length)``: 1 at the tokens of these examples; at least ``least`` wide."""
+        """``(rows, length)``: 1 at real tokens of these examples; ``length`` is at least ``least``."""
         lengths = self.index["length"][rows]
         width = max(least, int(lengths.max()))
         return torch.from_numpy((np.arange(width) < lengths[:, None]).astype(np.int64))
@@ -259,7 +259,7 @@ class Store:
         return result
 
     def contents(self, rows: Rows, scheme: Scheme, needs: Needs) -> Contents:
-        """What a smaller store keeps of these rows; ``needs`` are its parts."""
+        """The contents of a smaller store for these rows. ``needs`` are the parts it keeps."""
         mask = self._mask(rows)
         records = self._read(rows, mask)
         separators = torch.zeros_like(mask, dtype=torch.bool)
@@ -276,7 +276,7 @@ class Store:
         return torch.from_numpy(np.array(records["scores"][:, self.scheme.scorers.index(scorer)]))
 
     def _fixed(self, rows: Rows) -> npt.NDArray[Any]:
-        """Records of one size, in the order of ``rows``."""
+        """Read records of equal size, in the order of ``rows``."""
         if len(self._shards) == 1:
             return self._shards[0][rows]
         shard = np.searchsorted(self._first, rows, side="right") - 1
@@ -286,7 +286,7 @@ class Store:
         return records
 
     def _ragged(self, rows: Rows, longest: int) -> npt.NDArray[Any]:
-        """Records of all sizes, padded with zeros to ``longest`` tokens."""
+        """Read records of different sizes, padded with zeros to ``longest`` tokens."""
         padded = np.zeros(len(rows), dtype=self.scheme.record(longest))
         shard = np.searchsorted(self._first, rows, side="right") - 1
         lengths = self.index["length"][rows]
@@ -299,7 +299,7 @@ class Store:
         return padded
 
     def _part(self, records: npt.NDArray[Any], column: int, mask: Tensor) -> Selected:
-        """What is stored of one layer, on the CPU."""
+        """The stored part of one layer, on the CPU."""
         scheme = self.scheme
         positions = chosen = None
         if self._whole:
@@ -323,14 +323,14 @@ class Store:
 
 
 def index_of(ids: Sequence[str], encoded: Encoded) -> npt.NDArray[Any]:
-    """``(examples,)``: by what a store knows these examples again."""
+    """``(examples,)``: the lookup keys of these examples: hash of the id, hash of the content, length."""
     index = np.empty(len(ids), dtype=INDEX)
     index["id"], index["key"], index["length"] = hashes(ids), encoded.keys, encoded.lengths
     return index
 
 
 def fingerprint_of(ids: Sequence[str], encoded: Encoded) -> str:
-    """A name for these examples with this content, in this order."""
+    """A hash of these examples: ids, contents and order."""
     return index_fingerprint(index_of(ids, encoded))
 
 

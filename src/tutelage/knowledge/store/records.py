@@ -1,4 +1,4 @@
-"""How a store's numbers are rounded, packed and unpacked."""
+"""Round, pack and unpack the values of a store."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tutelage.knowledge.store.scheme import Column, Dtype, Exponents, Scheme
 
 
 def rounded(hidden: Tensor, dtype: Dtype, exponents: list[int] | None) -> tuple[Tensor, Tensor | None]:
-    """``hidden`` ``(batch, length, d)`` as a store of this type gives it back, and the steps of 8-bit vectors.
+    """Round ``hidden`` ``(batch, length, d)`` to the store's type. Also returns the step sizes of 8-bit vectors.
 
-    A few neurons of a BERT are ten times larger than the rest. So 8-bit vectors are first divided by each neuron's usual
-    size (a power of two), then written in 127 steps of their largest entry.
+    A few neurons of a BERT are ten times larger than the rest. So 8-bit vectors are first divided by each neuron's typical
+    size (a power of two). Then 127 steps cover the largest entry of each vector.
     """
     if dtype != "int8":
         return hidden.to(getattr(torch, dtype)).float(), None
     scaled = hidden / _powers(exponents, hidden.device)
-    # Rounded up: the largest entry must not need more than 127 steps.
+    # Rounded up, so that the largest entry needs at most 127 steps.
     steps = (scaled.abs().amax(dim=-1) * (1.001 / 127)).half().float().clamp(min=2.0**-24)
     return (scaled / steps[..., None]).round() * steps[..., None] * _powers(exponents, hidden.device), steps
 
@@ -36,7 +36,7 @@ def _powers(exponents: list[int] | None, device: torch.device | None = None) -> 
 
 
 def _coded(part: Selected, scheme: Scheme, exponents: list[int] | None) -> npt.NDArray[Any]:
-    """Values that :func:`rounded` has rounded, as they lie on disk."""
+    """Encode values from :func:`rounded` for the disk."""
     values = part.values.cpu()
     if scheme.dtype == "int8":
         assert part.steps is not None
@@ -47,14 +47,17 @@ def _coded(part: Selected, scheme: Scheme, exponents: list[int] | None) -> npt.N
 
 
 def unit_of(part: Selected, exponents: list[int] | None) -> Tensor:
-    """What an 8-bit value 1 means, for each value of ``part``."""
+    """The unit of each 8-bit value of ``part``."""
     assert part.steps is not None
     powers = _powers(exponents)
     return (powers if part.neurons is None else powers[part.neurons.cpu()]) * part.steps.cpu()[..., None]
 
 
 def calibrate(vectors: Iterator[tuple[int, Tensor]]) -> dict[int, list[int]]:
-    """By layer the exponent of the power of two nearest to each neuron's root mean square; takes ``(layer, (n, d))``."""
+    """Typical size of each neuron, as an exponent of two (nearest to its root mean square), by layer.
+
+    ``vectors`` yields ``(layer, (n, d))``.
+    """
     sums: dict[int, Tensor] = {}
     counts: dict[int, int] = {}
     for layer, part in vectors:
@@ -67,12 +70,12 @@ def calibrate(vectors: Iterator[tuple[int, Tensor]]) -> dict[int, list[int]]:
 
 
 def unpacked(kept: npt.NDArray[Any], scheme: Scheme) -> npt.NDArray[np.int64]:
-    """Which neurons, ``(batch, tokens, width)``; where nothing is kept (padding), the first ones."""
+    """Indices of the kept neurons, ``(batch, tokens, width)``; for padding, the first ones."""
     if scheme._listed:
         return kept.astype(np.int64)
     bits = np.unpackbits(kept, axis=-1, count=scheme.hidden)
     bits[~kept.any(axis=-1), : scheme.width] = 1
-    # As booleans: NumPy finds them six times faster than bytes that are not zero.
+    # As booleans: flatnonzero is six times faster on booleans than on bytes.
     places = np.flatnonzero(bits.view(np.bool_)).reshape(-1, scheme.width)
     places = places - np.arange(len(places))[:, None] * scheme.hidden
     return np.asarray(places.reshape(*kept.shape[:-1], scheme.width))
@@ -88,7 +91,8 @@ def _packed(neurons: npt.NDArray[np.int64], scheme: Scheme) -> npt.NDArray[Any]:
 
 @dataclass
 class Contents:
-    """What is written of a batch: for each column of a scheme its part, rounded; ``mask`` and ``separators`` as in a batch."""
+    """The data of a batch to be written: the rounded part of each column of the scheme; ``mask`` and ``separators`` as in
+    ``Batch``."""
 
     mask: Tensor
     separators: Tensor
@@ -100,7 +104,7 @@ class Contents:
 def contents_of(
     signals: Signals, scheme: Scheme, mask: Tensor, separators: Tensor, keys: Tensor, exponents: Exponents
 ) -> Contents:
-    """What a scheme keeps of the signals (see :func:`needs_of`) of a running teacher."""
+    """The part of a running teacher's signals (see :func:`needs_of`) that a scheme keeps."""
     contents = Contents(mask, separators, signals.logits)
     contents.scores = {(layer, score): signals.ranking(layer, mask, score) for layer, score in scheme.scorers}
     for layer, scorer in scheme.columns:
@@ -112,7 +116,7 @@ def contents_of(
 
 
 def records_of(contents: Contents, scheme: Scheme, exponents: Exponents) -> npt.NDArray[Any]:
-    """A batch as records, all padded to the longest of them."""
+    """Encode a batch as records, all padded to the longest."""
     batch, length = contents.mask.shape
     records = np.zeros(batch, dtype=scheme.record(length))
     if contents.logits is not None and scheme.classes:
@@ -124,9 +128,9 @@ def records_of(contents: Contents, scheme: Scheme, exponents: Exponents) -> npt.
         for place, scorer in enumerate(scheme.scorers):
             records["scores"][:, place] = contents.scores[scorer].float().cpu().numpy()
     for place, column in enumerate(scheme.columns):
-        part = contents.parts[column].each(Tensor.cpu)  # waits for the device, which `to` does not
+        part = contents.parts[column].each(Tensor.cpu)  # not Selected.to: it does not wait for the device
         there = part.mask.bool()[..., None].numpy()
-        kept = part.values.shape[1]  # of short texts fewer than the scheme has room for
+        kept = part.values.shape[1]  # short texts have fewer tokens than the scheme has room for
         records["values"][:, place, :kept] = np.where(there, _coded(part, scheme, exponents.get(column[0])), 0)
         if part.positions is not None:
             records["positions"][:, place, :kept] = part.positions.numpy()

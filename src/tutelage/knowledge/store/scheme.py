@@ -1,4 +1,4 @@
-"""What a store keeps of each example."""
+"""What a store keeps for each example."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
 RAW: dict[str, str] = {"float32": "<f4", "float16": "<f2", "bfloat16": "<i2", "int8": "i1"}
-"""How NumPy sees the values; it has no bfloat16."""
+"""NumPy types of the values on disk. NumPy has no bfloat16, so int16 stands for it."""
 
 
 Column = tuple[int, int | None]
 
 
 Exponents = dict[int, list[int]]
-"""For 8-bit stores: by layer, the power of two by which each neuron is divided."""
+"""For 8-bit stores: by layer, the exponent of the power of two that divides each neuron."""
 
 
 class Scheme(BaseModel):
-    """What a store keeps of each example."""
+    """What a store keeps for each example."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     classes: int
-    """Logits of an example."""
+    """Number of logits per example."""
     hidden: int
     """The teacher's width ``d``."""
     longest: int
-    """Tokens of the longest example."""
+    """Length of the longest example in tokens."""
     columns: tuple[Column, ...] = ()
-    """Kept layers; where the tokens are chosen by attention, each with the layer whose attention ranks them."""
+    """Kept layers, each with the layer whose attention ranks its tokens (``None`` if attention does not choose tokens)."""
     tokens: Tokens = Tokens(count=1)
     neurons: Neurons = Neurons()
     scorers: tuple[tuple[int, Score], ...] = ()
-    """Where all tokens are kept: the rankings by attention that are kept beside them."""
+    """Attention rankings that are stored in addition if all tokens are kept."""
     dtype: Dtype = "float16"
 
     @classmethod
     def covering(cls, needs: Needs, classes: int, hidden: int, longest: int, dtype: Dtype = "float16") -> Scheme:
-        """The smallest scheme that serves ``needs``; where two of them choose differently, all tokens or neurons are kept."""
+        """The smallest scheme that serves ``needs``. If needs choose tokens (or neurons) differently, all are kept."""
         cuts = needs.parts
         common: dict[str, Any] = {"classes": classes, "hidden": hidden, "longest": longest, "dtype": dtype}
         if not cuts:
@@ -70,11 +70,11 @@ class Scheme(BaseModel):
         return cls(columns=tuple(sorted(columns, key=str)), tokens=tokens, neurons=neurons, **common)
 
     def lacks(self, needs: Needs) -> str | None:
-        """Why these needs cannot be met from the store, or ``None`` if they can."""
+        """The reason why the store cannot serve these needs, or ``None`` if it can."""
         if needs.attention:
             return "queries and keys are not stored"
         if needs.padding:
-            return "what the teacher says of padding is not stored"
+            return "predictions at padding are not stored"
         if needs.pooled:
             return "the pooled output is not stored"
         if needs.logits and not self.classes:
@@ -99,12 +99,12 @@ class Scheme(BaseModel):
 
     @property
     def width(self) -> int:
-        """Values of a vector."""
+        """Stored values per vector."""
         return self.neurons.count or self.hidden
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes that say which neurons a vector's values are of: a bit for each, or a list where that is shorter."""
+        """Bytes per vector that store which neurons are kept: a bit mask, or a list if that is shorter."""
         if self.neurons.count is None or self.neurons.by != "magnitude":
             return 0
         return min(-(-self.hidden // 8), 2 * self.neurons.count)
@@ -114,7 +114,7 @@ class Scheme(BaseModel):
         return self.neurons.count is not None and self.kept_bytes == 2 * self.neurons.count
 
     def fields(self, length: int) -> list[tuple[str, str, tuple[int, ...]]]:
-        """Name, type and shape of the parts of a record of ``length`` tokens, in their order."""
+        """Name, type and shape of the fields of a record with ``length`` tokens, in order."""
         parts: list[tuple[str, str, tuple[int, ...]]] = [("logits", "<f4", (self.classes,))] if self.classes else []
         if not self.columns:
             return parts
@@ -133,15 +133,15 @@ class Scheme(BaseModel):
         return [*parts, ("values", RAW[self.dtype], (*shape, self.width))]
 
     def record(self, length: int = 0) -> np.dtype[Any]:
-        """A record as NumPy sees it; ``length`` counts only where all tokens are kept."""
+        """The NumPy type of a record. ``length`` matters only if all tokens are kept."""
         return np.dtype(self.fields(length))
 
     def record_bytes(self, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Bytes of the records of examples of these lengths.
+        """Size of a record in bytes, for examples of these lengths.
 
-        With D layers, K tokens, W values of b bytes, p bytes a position (1 up to 255 tokens, else 2), C classes and x
-        bytes for which neurons they are: ``4 C + p + D K (p + W b + x)``; 2 more a vector for int8. Where all n tokens are
-        kept with S rankings: ``4 C + 4 S n + D n (W b + x)``, and n bits for where [SEP] is.
+        With D layers, K tokens, W values of b bytes, p bytes per position (1 up to 255 tokens, else 2), C classes and x bytes
+        for the choice of neurons: ``4 C + p + D K (p + W b + x)``, and 2 bytes more per vector for int8. If all n tokens are
+        kept, with S rankings: ``4 C + 4 S n + D n (W b + x)``, and n bits for the positions of [SEP].
         """
         if not self.tokens.whole or not self.columns:
             return np.full(len(lengths), self.record().itemsize, dtype=np.int64)
@@ -151,7 +151,7 @@ class Scheme(BaseModel):
 
 
 def needs_of(scheme: Scheme) -> Needs:
-    """What must be read from a running teacher to write a store of this scheme."""
+    """The signals of a running teacher that are needed to write a store of this scheme."""
     scorers = {by for _, by in scheme.columns} | {layer for layer, _ in scheme.scorers}
     return Needs(
         logits=scheme.classes > 0,

@@ -1,4 +1,4 @@
-"""Writing a store, and cutting a larger one down."""
+"""Write a store, from a teacher or from a larger store."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ SHARD_BYTES = 256 * 2**20
 
 
 SHARD_EXAMPLES = 8192
-"""A shard is what a killed writer has to do again."""
+"""Largest shard in examples. After a kill, the writer repeats at most one shard."""
 
 
 def shards_of(sizes: npt.NDArray[np.int64]) -> list[Rows]:
-    """The examples of each shard, in order: at most ``SHARD_EXAMPLES``, and about ``SHARD_BYTES``."""
+    """The examples of each shard, in order: at most ``SHARD_EXAMPLES`` and about ``SHARD_BYTES``."""
     parts, start = [], 0
     ends = np.cumsum(sizes)
     while start < len(sizes):
@@ -58,14 +58,22 @@ def write(
     max_tokens: int = 16384,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Store:
-    """Write a store, or what is missing of one that was begun; it appears in ``folder`` when it is whole.
+    """Write a store, or complete an unfinished one. ``folder`` appears only when the store is complete.
 
-    ``index`` names the examples (see :func:`index_of`), ``read`` gives what is kept of some of them, at most
-    ``max_tokens`` padded tokens at once. ``about`` holds the manifest's other fields, ``evaluation`` by part of dev the
-    fingerprint of its examples and the teacher's logits; ``save_teacher`` puts configuration and tokenizer into a folder.
+    Args:
+        folder: where to write.
+        scheme: what to keep for each example.
+        index: the lookup keys of the examples (see :func:`index_of`).
+        read: returns the contents of some examples, at most ``max_tokens`` padded tokens.
+        about: the other fields of the manifest.
+        evaluation: for each part of the evaluation set, the fingerprint of its examples and the teacher's logits.
+        save_teacher: saves the teacher's configuration and tokenizer to a folder.
+        exponents: typical sizes of the neurons, for 8-bit stores.
+        max_tokens: padded tokens per call of ``read``.
+        advance: called with the number of examples written since the last call.
 
     Raises:
-        TutelageError: when something else lies there, or two examples have one id.
+        TutelageError: if ``folder`` exists, an unfinished store there has other settings, or two examples have the same id.
     """
     if len(np.unique(index["id"])) < len(index):
         raise TutelageError("two examples have the same id; a store needs one of its own for each")
@@ -125,13 +133,13 @@ def _check_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder.parent).free + begun
     if size > free:
         raise TutelageError(
-            f"the store {str(folder)!r} needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there; keep less, "
-            "or name another place"
+            f"the store {str(folder)!r} needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; keep less, "
+            "or choose another disk"
         )
 
 
 def _same(path: Path, manifest: dict[str, Any]) -> bool:
-    """Whether what was begun (its plan, or its manifest) says the same wherever ``manifest`` says something."""
+    """Whether an unfinished store (its plan or manifest in ``path``) agrees with every field of ``manifest``."""
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
         return all(begun.get(name) == value for name, value in manifest.items())
@@ -172,10 +180,10 @@ def _write_shard(
 
 
 def compact(store: Store, folder: Path, scheme: Scheme, advance: Callable[[int], None] = lambda count: None) -> Store:
-    """Write the smaller store that ``scheme`` describes, from a larger one instead of the teacher.
+    """Write the smaller store ``scheme`` from a larger store, without the teacher.
 
     Raises:
-        TutelageError: when the larger store lacks something, or the types differ.
+        TutelageError: if the larger store lacks a part, or the value types differ.
     """
     wanted = Needs(
         logits=scheme.classes > 0,
@@ -183,11 +191,15 @@ def compact(store: Store, folder: Path, scheme: Scheme, advance: Callable[[int],
     )
     lacking = store.scheme.lacks(wanted)
     if lacking is None and not set(scheme.scorers) <= set(store.scheme.scorers):
-        lacking = "it has not all of these rankings of tokens"
+        lacking = "it lacks some of these token rankings"
     if lacking is not None:
-        raise TutelageError(f"the store {store.name!r} cannot be cut to this: {lacking}")
+        raise TutelageError(
+            f"the store {store.name!r} cannot be reduced to this scheme: {lacking}; write it from the teacher"
+        )
     if scheme.dtype != store.scheme.dtype:
-        raise TutelageError(f"a store of {store.scheme.dtype} cannot become one of {scheme.dtype}; write it anew")
+        raise TutelageError(
+            f"a {store.scheme.dtype} store cannot be converted to {scheme.dtype}; write it from the teacher"
+        )
     ours = store.manifest
     names = ("teacher", "teacher_fingerprint", "tokenizer_fingerprint", "precision", "max_length", "task")
     logits = load_file(store.folder / "evaluation.safetensors") if ours.evaluation else {}

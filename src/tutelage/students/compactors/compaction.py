@@ -1,21 +1,21 @@
-"""Weight-inherited distillation: a model that is made narrower by matrices at both sides of every weight (Wu et al. 2024).
+"""Weight-inherited distillation: compactor matrices on both sides of every weight make a model narrower (Wu et al. 2024).
 
-A weight ``W`` of the teacher becomes ``C W R``, with two square matrices that begin as the identity and are trained. Then
-rows of ``C`` and columns of ``R`` are taken back to zero and left out, and the product that is left is the weight of an
-ordinary narrower model: every coordinate of it is a mixture of all of the teacher's.
+A weight ``W`` of the teacher becomes ``C W R`` with two trained square matrices (compactors), initially the identity. Training
+shrinks rows of ``C`` and columns of ``R`` to zero. These are removed, and the product becomes the weight of a standard
+narrower model. Each of its coordinates is a mixture of all coordinates of the teacher.
 
 The authors' names and ours, for a weight stored as ``(out, in)``:
 
 ============== ============================= ==================== ==================
-theirs         place                         a coordinate goes by here
+theirs         place                         removed by           here
 ============== ============================= ==================== ==================
 row compactor  before the teacher's matrix   zeroing a column     ``R = matrix.T``
 column compac. after the teacher's matrix    zeroing a row        ``C = matrix``
 ============== ============================= ==================== ==================
 
-so that a coordinate is always a *row* of a compactor's ``matrix``. Coordinates that meet in a sum, or pass from one matrix
-to the next, form a group with one set of kept coordinates: the residual stream (one for the whole model), the inside of
-each layer's attention and of its feed-forward, the width of the head.
+So a coordinate is always a *row* of a compactor's ``matrix``. Coordinates that are added, or pass from one matrix to the next,
+form a group with a common set of kept coordinates: the residual stream of the whole model, the inner width of each attention
+and of each feed-forward block, the width of the head.
 """
 
 from __future__ import annotations
@@ -36,34 +36,32 @@ from tutelage.students.specs import Inherited, Sliced
 
 
 def narrowed(spec: Inherited | Sliced, config: Any) -> Any:
-    """The configuration of the student that is cut out of a teacher with this ``config``.
+    """The student's configuration for a teacher with this ``config``.
 
     Raises:
-        TutelageError: for a family whose widths cannot be cut, or sizes that no model can have.
+        TutelageError: if the family cannot be made narrower, or the sizes are impossible.
     """
     family, shape = anatomy.family_of(config), anatomy.shape_of(config)
     if family.rigid is not None:
         raise TutelageError(
-            f"no narrower {config.model_type} can be cut out of one: {family.rigid}; use a bert, roberta, distilbert or "
+            f"a {config.model_type} cannot be made narrower: {family.rigid}; use a bert, roberta, distilbert or "
             "gpt2 as teacher, or another kind of student"
         )
     size, hidden = shape.hidden // shape.heads, spec.hidden
     if hidden > shape.hidden:
-        raise TutelageError(
-            f"hidden={hidden} cannot be inherited: the teacher has {shape.hidden}; use that or less (depth stays)"
-        )
+        raise TutelageError(f"hidden={hidden} is too large: the teacher has hidden={shape.hidden}; use that or less")
     heads = shape.heads if spec.strategy == "dim" else hidden // size
     step = shape.heads if spec.strategy == "dim" else size
     if hidden % step:
         near = max(step, round(hidden / step) * step)
-        kept = f"all {shape.heads} heads stay" if spec.strategy == "dim" else f"heads of {size} go or stay whole"
+        kept = f"keeps all {shape.heads} heads" if spec.strategy == "dim" else f"removes whole heads of {size}"
         raise TutelageError(
-            f"hidden={hidden} does not fit strategy={spec.strategy}, where {kept}; use a multiple of {step}, such as {near}"
+            f"hidden={hidden} does not fit strategy={spec.strategy}, which {kept}; use a multiple of {step}, such as {near}"
         )
     intermediate = spec.intermediate or round(shape.intermediate * hidden / shape.hidden)
     if intermediate > shape.intermediate:
         raise TutelageError(
-            f"intermediate={intermediate} cannot be inherited: the teacher has {shape.intermediate}; use that or less"
+            f"intermediate={intermediate} is too large: the teacher has intermediate={shape.intermediate}; use that or less"
         )
     config = copy.deepcopy(config)
     for name, value in (("hidden", hidden), ("heads", heads), ("intermediate", intermediate)):
@@ -72,7 +70,7 @@ def narrowed(spec: Inherited | Sliced, config: Any) -> Any:
 
 
 def advice(model: PreTrainedModel) -> str | None:
-    """A word about heads that hardware does not like, of a student that is to be cut out."""
+    """A warning if the head size of the narrower student is not a multiple of 8, which is slow on most hardware."""
     compaction = compaction_of(model)
     if compaction is None:
         return None
@@ -80,20 +78,20 @@ def advice(model: PreTrainedModel) -> str | None:
     size = shape.hidden // shape.heads
     if size % 8 == 0:
         return None
-    whole = next(iter(compaction)).size  # of the residual stream
+    whole = next(iter(compaction)).size  # the first group is the residual stream
     near = [wide for wide in (size // 8 * 8 * shape.heads, (size // 8 + 1) * 8 * shape.heads) if 0 < wide < whole]
     if not near:
         return None
     return (
-        f"heads of {size} are slow on most hardware, which wants multiples of 8: hidden="
-        f"{' or '.join(map(str, near))} would have them"
+        f"heads of {size} are slow on most hardware, which prefers multiples of 8; hidden="
+        f"{' or '.join(map(str, near))} gives such heads"
     )
 
 
 class Compaction(nn.Module):
-    """The groups of a wrapped model, and what becomes of it: whole, then cut, then an ordinary narrower model.
+    """The groups of a wrapped model, and its two steps to a standard narrower model: :meth:`cut`, then :meth:`merge`.
 
-    It is the module ``compaction`` of the model, which :func:`wrap` changes in place; so is all that follows.
+    The wrapped model holds it as its module ``compaction``. All functions here change the model in place.
     """
 
     def __init__(self, model: PreTrainedModel, spec: Inherited | Sliced) -> None:
@@ -101,9 +99,9 @@ class Compaction(nn.Module):
         self.spec, self.config = spec, narrowed(spec, model.config)
         self.groups = nn.ModuleDict()
         self.done = False
-        """Whether the masked coordinates are left out."""
+        """Whether the masked coordinates are removed."""
         self.links: dict[str, Compacted] = {}
-        """By path, as are the next; all of them modules of the model, not of this one."""
+        """Wrapped matrices by path. Like the norms and tables below, they are modules of the model, not of this one."""
         self._norms: dict[str, KeptNorm] = {}
         self._tables: dict[str, nn.Embedding] = {}
         self._queries: list[str] = []
@@ -124,7 +122,7 @@ class Compaction(nn.Module):
         )
         base, size = anatomy.base_of(model), old.hidden // old.heads
         prefix = "" if base is model else f"{model.base_model_prefix}."
-        # What transformers divides scores by follows the size of a head, so queries make up for it.
+        # transformers divides scores by the square root of the head size, which changes; the queries compensate for it.
         scaled = getattr(model.config, "scale_attn_weights", True)
         self._fold = (new.hidden // new.heads / size) ** 0.5 if scaled else 1.0
         self._tables = {prefix + name: m for name, m in base.named_modules() if isinstance(m, nn.Embedding)}
@@ -161,18 +159,18 @@ class Compaction(nn.Module):
         self._wrap_head(model, prefix, residual, entrance)
 
     def _wrap_head(self, model: PreTrainedModel, prefix: str, residual: Group, entrance: Compactor) -> None:
-        """The pooler, and what stands between the base model and its answers."""
+        """Wrap the pooler and the modules between the base model and its predictions."""
         head, width = anatomy.head_of(model), anatomy.shape_of(self.config).hidden
         before, path = residual, anatomy.family_of(model.config).pooler
         if path is not None and getattr(anatomy.base_of(model), path, None) is not None:
             pooler = self._group("pooler", residual.size, width)
             self._link(model, f"{prefix}{path}.dense", [pooler], [residual])
-            before = pooler if head == "classes" else residual  # all other heads read the hidden states themselves
+            before = pooler if head == "classes" else residual  # all other heads read the hidden states directly
         words = model.get_output_embeddings() if head in ("words", "next_words") else None
         tied = words is not None and words.weight is anatomy.word_embeddings_of(model).weight
         if words is not None and not tied and self.spec.decoder == "tied":
             raise TutelageError(
-                "the teacher's output matrix is not tied to its embedding table, so the student's cannot be; use "
+                "the teacher's output matrix is not tied to its embedding table, so the student's cannot be tied; use "
                 "--set student.decoder=untied"
             )
         self.tied = words is None or self.spec.decoder == "tied"
@@ -186,7 +184,7 @@ class Compaction(nn.Module):
                 link = self._link(model, name, [], [before], shared)
                 if before is not residual:
                     before.masters = link.readers
-            else:  # as wide as the layers; one that meets the embedding table is of their coordinates
+            else:  # as wide as the layers; before a tied embedding table, it uses the coordinates of the residual stream
                 after = residual if words is not None and self.tied else self._group("head", residual.size, width)
                 self._link(model, name, [after], [before])
                 before = after
@@ -219,9 +217,9 @@ class Compaction(nn.Module):
 
     @torch.no_grad()
     def cut(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Leave the masked coordinates out for good, of which nothing is left: the model becomes as small as its student.
+        """Remove the masked coordinates, whose rows are zero. The model now has the student's size.
 
-        ``optimizer`` goes on with the smaller parameters and with what it remembers of what is left of them.
+        ``optimizer`` continues with the smaller parameters and the matching part of its state.
         """
         for group in self:
             for member in group.members:
@@ -248,7 +246,7 @@ class Compaction(nn.Module):
 
     @torch.no_grad()
     def merge(self, model: PreTrainedModel) -> None:
-        """Multiply everything out: ``model`` becomes the ordinary narrower model, and is one from then on."""
+        """Multiply the compactors into the weights. ``model`` becomes a standard narrower model."""
         fresh = self._fresh(model)
         mix = self._entrance_of(model).rows().double().T
         for path, table in self._tables.items():
@@ -270,7 +268,7 @@ class Compaction(nn.Module):
         _become(model, fresh)
 
     def _fresh(self, model: PreTrainedModel) -> PreTrainedModel:
-        """A new model of the student's sizes, for its parts: nothing of ``model`` is in it yet."""
+        """A new model of the student's sizes with random weights, whose parts are replaced next."""
         config = copy.deepcopy(self.config)
         if not self.tied:
             config.tie_word_embeddings = False
@@ -286,26 +284,26 @@ class Compaction(nn.Module):
         return entrance.compactor
 
     def _others(self, model: PreTrainedModel, fresh: PreTrainedModel) -> list[tuple[str, nn.Parameter]]:
-        """Parameters of ``model`` that no width concerns, by their path: a bias of all words."""
+        """Parameters of ``model`` that do not depend on its widths (the output bias over the vocabulary), with their paths."""
         ours = dict(model.named_parameters(remove_duplicate=False))
         concerned = {*self.links, *self._norms, *self._tables, self._entrance}
         names = [name for name, _ in fresh.named_parameters(remove_duplicate=False)]
         return [(n, ours[n]) for n in names if not any(n.startswith(f"{path}.") for path in concerned)]
 
-    # ------------------------------------------------------------------------------------------------- what to look at
+    # ------------------------------------------------------------------------------------------------------ inspection
 
     def largest_masked(self) -> float:
-        """The largest norm of a row that is to vanish."""
+        """The largest norm of a masked row."""
         found = [member.matrix[group.gone] for group in self for member in group.members if len(group.gone)]
         return max((float(rows.detach().norm(dim=1).max()) for rows in found), default=0.0)
 
     def kept(self) -> dict[str, dict[str, Any]]:
-        """By group: how many coordinates there were, and which were kept."""
+        """For each group: the original number of coordinates, and the kept ones."""
         return {group.name: {"of": group.size, "kept": group.index.tolist()} for group in self}
 
 
 def wrap(model: PreTrainedModel, spec: Inherited | Sliced) -> Compaction:
-    """Put compactors around every weight of ``model``, in place; it computes what it did before, up to rounding.
+    """Put compactors around every weight of ``model``, in place. Its outputs do not change, up to rounding.
 
     Raises:
         TutelageError: see :func:`narrowed`.
@@ -317,44 +315,46 @@ def wrap(model: PreTrainedModel, spec: Inherited | Sliced) -> Compaction:
 
 
 def compaction_of(model: PreTrainedModel) -> Compaction | None:
-    """The compaction of a model that is wrapped."""
+    """The compaction of a wrapped model, or ``None``."""
     found = getattr(model, "compaction", None)
     return found if isinstance(found, Compaction) else None
 
 
 def config_of(model: PreTrainedModel) -> Any:
-    """The configuration of a model, or the one that it will have once its compactors are multiplied out."""
+    """The configuration of a model; for a wrapped model, the configuration after :meth:`Compaction.merge`."""
     compaction = compaction_of(model)
     return model.config if compaction is None else compaction.config
 
 
 def as_merged(model: PreTrainedModel) -> PreTrainedModel:
-    """A network like the one that a wrapped model will be, its weights random; any other model is itself."""
+    """A network with the shape of a wrapped model after merging, with random weights. Other models are returned as they are."""
     compaction = compaction_of(model)
     return model if compaction is None else compaction._fresh(model)
 
 
 def _fit(model: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Before a state is loaded: bring the model into the form that it had when the state was saved."""
+    """Before a state is loaded: bring the model into the form in which the state was saved (wrapped, cut or merged)."""
     compaction = compaction_of(model)
     if compaction is None:
         return
     place = f"{prefix}compaction.groups."
     if not any(name.startswith(place) for name in state):
         for group in compaction:
-            group.restrict(group.units[0] - group.units[1], group.score)  # any: the weights are about to come
+            group.restrict(
+                group.units[0] - group.units[1], group.score
+            )  # any choice will do: the weights are loaded next
         compaction.merge(model)
         return
     for group in compaction:
         group.keep(state[f"{place}{group.name}.kept"])
-    # Any of them: a group that loses nothing keeps its matrices' shape.
+    # Check all parameters: a group that removes nothing keeps the shape of its matrices.
     saved = ((parameter, state.get(f"{prefix}{path}")) for path, parameter in model.named_parameters())
     if not compaction.done and any(then is not None and then.shape != now.shape for now, then in saved):
         compaction.cut(model)
 
 
 def _cut(module: nn.Module, name: str, index: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-    """Keep rows of a parameter, in a new one: autograd may still know the old one by its shape."""
+    """Keep some rows of a parameter. The result is a new parameter, because autograd may remember the old one's shape."""
     old = module.get_parameter(name)
     new = nn.Parameter(old.detach()[index].clone(), requires_grad=old.requires_grad)
     setattr(module, name, new)
@@ -370,15 +370,15 @@ def _cut(module: nn.Module, name: str, index: Tensor, optimizer: torch.optim.Opt
 
 
 def _become(model: PreTrainedModel, fresh: PreTrainedModel) -> None:
-    """Let ``model``, which others hold on to, be ``fresh``: a model of the same class."""
+    """Replace the content of ``model`` by that of ``fresh``, a model of the same class; references to ``model`` stay valid."""
     model.__dict__.update({name: value for name, value in fresh.__dict__.items() if not name.endswith("_hooks")})
 
 
 def sliced(teacher: PreTrainedModel, spec: Sliced, labels: dict[str, Any]) -> PreTrainedModel:
-    """The baseline of weight inheritance: coordinates of the teacher picked by weight or at random, nothing mixed.
+    """The baseline of weight inheritance: keep coordinates of the teacher, chosen by weight norm or at random.
 
-    ``choose="norm"`` scores a coordinate by the norm of all weights that make or read it: rows and columns of matrices, and
-    columns of the embedding tables; not biases and norms. Random choices depend on torch's random state.
+    ``choose="norm"`` scores a coordinate by the norm of all weights that write or read it: rows and columns of matrices, and
+    columns of the embedding tables, without biases and layer norms. Random choices depend on torch's random state.
 
     Raises:
         TutelageError: see :func:`narrowed`.
@@ -397,14 +397,14 @@ def sliced(teacher: PreTrainedModel, spec: Sliced, labels: dict[str, Any]) -> Pr
 
 @torch.no_grad()
 def _weights_of(compaction: Compaction, group: Group) -> Tensor:
-    """``(size,)``: the norm of all of the teacher's weights that make or read a coordinate, each counted once."""
+    """``(size,)``: the norm of all teacher weights that write or read a coordinate, each counted once."""
     squares = torch.zeros(group.size, dtype=torch.float64)
     tables = list(compaction._tables.values()) if group.name == "residual" else []
     for table in tables:
         squares += table.weight.double().square().sum(dim=0).cpu()
     for link in compaction.links.values():
         if any(link.weight is table.weight for table in tables):
-            continue  # the output words of a tied model
+            continue  # the output matrix of a tied model
         for part, (weight, _) in enumerate(link.split()):
             for side, dim in zip(link.sides(part), (1, 0), strict=True):
                 if side is not None and side.group is group:

@@ -1,4 +1,4 @@
-"""The parts of a model between compactors: matrices, groups of coordinates, wrapped layers."""
+"""Compactors, groups of coordinates, and the wrapped matrices and norms of a model."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 ZERO = 1e-5
-"""A row whose norm is below this is gone (ResRep's threshold); the default penalty makes it 0 exactly."""
+"""A row with a norm below this counts as zero (ResRep's threshold). The default penalty makes it exactly 0."""
 
 
 class Compactor(nn.Module):
-    """A trained ``matrix``, ``(coordinates, teacher's coordinates)``; the identity at first. Rows are what is cut."""
+    """A trained ``matrix``, ``(coordinates, teacher's coordinates)``, initially the identity. Its rows are removed."""
 
     def __init__(self, group: Group) -> None:
         super().__init__()
         self.matrix = nn.Parameter(torch.eye(group.size))
-        self._group = [group]  # in a list, which is no submodule: the group stands elsewhere
+        self._group = [group]  # in a list, so that it is not a submodule here: Compaction owns the group
 
     @property
     def group(self) -> Group:
         return self._group[0]
 
     def rows(self) -> Tensor:
-        """``(kept, teacher's coordinates)``: the matrix without the rows that are cut, or are to be."""
+        """``(kept, teacher's coordinates)``: the matrix without the masked rows."""
         return self.matrix if self.group.cut else self.matrix[self.group.index]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., teacher's coordinates)`` to ``(..., kept)``.
 
-        With autocast, products off the diagonal are of its precision; those on the diagonal, which is near 1, are not.
+        With autocast, off-diagonal products use its precision. The diagonal, which is near 1, stays in float32.
         """
         device = x.device.type
         if not torch.is_autocast_enabled(device):
@@ -43,7 +43,7 @@ class Compactor(nn.Module):
         return x.to(half) @ rest.T + (x[..., self.group.index] if self.group.cut else x) * diagonal
 
     def back(self, x: Tensor) -> Tensor:
-        """The other way, by the transposed matrix: ``(..., kept)`` to ``(..., teacher's coordinates)``; as precise."""
+        """Multiply by the transposed matrix: ``(..., kept)`` to ``(..., teacher's coordinates)``; same precision."""
         device = x.device.type
         if not torch.is_autocast_enabled(device):
             return x @ self.matrix
@@ -53,7 +53,10 @@ class Compactor(nn.Module):
         return y.float().index_add(-1, self.group.index, x * diagonal) if self.group.cut else y + x * diagonal
 
     def _apart(self, half: torch.dtype) -> tuple[Tensor, Tensor]:
-        """What is off the diagonal, rounded, and the diagonal as it is: after the cut, the kept columns in order."""
+        """The matrix without its diagonal, in half precision, and the diagonal in full precision.
+
+        After the cut, the diagonal consists of the entries at the kept columns.
+        """
         rest = self.matrix.to(half)
         if not self.group.cut:
             return rest.diagonal_scatter(rest.new_zeros(len(rest))), self.matrix.diagonal()
@@ -62,9 +65,10 @@ class Compactor(nn.Module):
 
 
 class Group(nn.Module):
-    """Coordinates that go or stay together in all ``members``, and which of them are kept.
+    """Coordinates that are kept or removed together in all ``members``.
 
-    An equal number is kept in each of ``chunks`` (heads); ``block`` neighbours go or stay as one (a head).
+    Each of the ``chunks`` (heads) keeps an equal number. ``block`` neighbouring coordinates (a head) are kept or removed as a
+    unit.
     """
 
     kept: Tensor
@@ -78,7 +82,7 @@ class Group(nn.Module):
         self.name, self.size, self.target, self.chunks, self.block = name, size, target, chunks, block
         self.members: list[Compactor] = []
         self.masters: list[Compactor] = []
-        """Those whose rows the authors' code looks at: one, or none where it has no such group."""
+        """The compactor whose rows the authors' code ranks; none if that code has no such group."""
         self.register_buffer("kept", torch.ones(size, dtype=torch.bool))
         self.register_buffer("score", torch.rand(size))
         self.register_buffer("index", torch.arange(size), persistent=False)
@@ -88,19 +92,19 @@ class Group(nn.Module):
 
     @property
     def units(self) -> tuple[int, int]:
-        """What one chunk has to give: blocks at first, blocks at last."""
+        """Number of blocks per chunk: initial and final."""
         return self.size // self.chunks // self.block, self.target // self.chunks // self.block
 
     @property
     def gone(self) -> Tensor:
-        """``(masked,)``: the rows of the members' matrices that are to vanish; none after the cut."""
+        """``(masked,)``: the rows of the members' matrices that are being pruned; none after the cut."""
         return self._gone[:0] if self.cut else self._gone
 
     def restrict(self, removed: int, scores: Tensor) -> None:
-        """Let the blocks with the smallest ``scores`` ``(size,)`` go until ``removed`` of each chunk are gone."""
+        """Mask the blocks with the smallest ``scores`` ``(size,)`` until ``removed`` blocks of each chunk are masked."""
         blocks = scores.double().view(self.chunks, -1, self.block).sum(dim=2)
         kept = self.kept.view(self.chunks, -1, self.block)
-        blocks = blocks.masked_fill(~kept[:, :, 0], -torch.inf)  # what is gone stays gone
+        blocks = blocks.masked_fill(~kept[:, :, 0], -torch.inf)  # masked blocks stay masked
         order = blocks.argsort(dim=1, stable=True)[:, :removed]
         kept.scatter_(1, order[:, :, None].expand(-1, -1, self.block), False)
         self.refresh()
@@ -115,11 +119,11 @@ class Group(nn.Module):
 
     @property
     def settled(self) -> bool:
-        """Whether nothing more is to go."""
+        """Whether all coordinates to be removed are masked."""
         return self._left == self.target
 
     def refresh(self) -> None:
-        """Bring what is derived from ``kept`` up to date."""
+        """Update the values derived from ``kept``."""
         self.index = self.kept.nonzero()[:, 0]
         self._gone = (~self.kept).nonzero()[:, 0]
         self._left = self.size - len(self._gone)
@@ -130,7 +134,7 @@ class Group(nn.Module):
         self.refresh()
 
     def norms(self, *, of_master: bool = False) -> Tensor:
-        """``(size,)``: the norm of each coordinate's rows in all members together, or in one."""
+        """``(size,)``: norm of each coordinate's rows over all members, or over the master compactor."""
         members = self.masters if of_master and self.masters else self.members
         squares = [member.matrix.detach().double().square().sum(dim=1) for member in members]
         return torch.stack(squares).sum(dim=0).sqrt()
@@ -139,8 +143,8 @@ class Group(nn.Module):
 class Compacted(nn.Module):
     """A matrix of the teacher between compactors: ``y = x (C W R)^T + C b``.
 
-    Where the teacher keeps several matrices in one (GPT-2's queries, keys and values), each has its own. The weights are
-    multiplied first, or the activations pass through one matrix after the other, whichever is less work.
+    If the teacher fuses several matrices (GPT-2's queries, keys and values), each part has its own compactors. Either the
+    weights are multiplied first, or the activations pass through the matrices one by one, whichever needs fewer operations.
     """
 
     def __init__(self, linear: nn.Module, outs: list[Compactor], ins: list[Compactor]) -> None:
@@ -150,7 +154,7 @@ class Compacted(nn.Module):
         self.stored_as_input_first = isinstance(linear, Conv1D)
         self.outs, self.ins = nn.ModuleList(outs), nn.ModuleList(ins)
         self.factors = [1.0] * self.parts
-        """By part: what its result is multiplied with once the student's heads are narrower."""
+        """For each part: the factor of its result that compensates for the student's narrower heads."""
 
     @property
     def parts(self) -> int:
@@ -164,11 +168,11 @@ class Compacted(nn.Module):
 
     @property
     def readers(self) -> list[Compactor]:
-        """The compactors before the parts."""
+        """The compactors at the inputs of the parts."""
         return [into for part in range(self.parts) if (into := self.sides(part)[1]) is not None]
 
     def sides(self, part: int) -> tuple[Compactor | None, Compactor | None]:
-        """The compactors after and before a part."""
+        """The compactors at the output and at the input of a part."""
         out = self.outs[part] if len(self.outs) else None
         into = self.ins[part] if len(self.ins) else None
         assert out is None or isinstance(out, Compactor)
@@ -176,13 +180,13 @@ class Compacted(nn.Module):
         return out, into
 
     def split(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Weight and bias of each part, ``(out, in)`` and ``(out,)``, as the teacher has them."""
+        """Yield the teacher's weight ``(out, in)`` and bias ``(out,)`` of each part."""
         weight = self.weight.T if self.stored_as_input_first else self.weight
         biases = [None] * self.parts if self.bias is None else self.bias.chunk(self.parts)
         yield from zip(weight.chunk(self.parts), biases, strict=True)
 
     def effective(self, *, kept: bool = False) -> tuple[Tensor, Tensor | None]:
-        """``C W R`` and ``C b``, ``(out, in)`` and ``(out,)``; the ``kept`` rows alone are multiplied in double precision."""
+        """``C W R`` and ``C b``, ``(out, in)`` and ``(out,)``. ``kept=True`` uses only the kept rows, in double precision."""
 
         def through(side: Compactor | None, weight: Tensor) -> Tensor:
             if side is None:
@@ -217,21 +221,21 @@ class Compacted(nn.Module):
         return results[0] if self.parts == 1 else torch.cat(results, dim=-1)
 
     def _sizes(self) -> tuple[int, int, int, int]:
-        """Outputs and inputs of one part: the teacher's, then the student's."""
+        """Output and input width of one part: the teacher's, then those after the compactors."""
         weight = self.weight.T if self.stored_as_input_first else self.weight
         out, into = weight.shape[0] // self.parts, weight.shape[1]
         after, before = self.sides(0)
         return out, into, out if after is None else len(after.matrix), into if before is None else len(before.matrix)
 
     def _orders(self) -> tuple[int, int]:
-        """Multiplications of one part for ``(C W) R`` and for ``C (W R)``."""
+        """Number of multiplications of one part for ``(C W) R`` and for ``C (W R)``."""
         (o, i, a, b), (out, into) = self._sizes(), self.sides(0)
         left = (0 if out is None else a * o * i) + (0 if into is None else a * i * b)
         right = (0 if into is None else o * i * b) + (0 if out is None else a * o * b)
         return left, right
 
     def _cost_of_weights(self, count: int) -> int:
-        """Multiplications of one part when the weights are multiplied first, for ``count`` vectors."""
+        """Number of multiplications of one part for ``count`` vectors, if the weights are multiplied first."""
         _, _, a, b = self._sizes()
         return min(self._orders()) + count * a * b
 
@@ -241,7 +245,7 @@ class Compacted(nn.Module):
 
 
 class KeptNorm(nn.Module):
-    """A layer norm whose mean and variance are those of the kept coordinates alone, as they will be in the student."""
+    """A layer norm with the mean and variance of the kept coordinates only, as in the student."""
 
     def __init__(self, norm: nn.LayerNorm, group: Group) -> None:
         super().__init__()
@@ -263,7 +267,7 @@ class KeptNorm(nn.Module):
 
 
 class _Normed(torch.autograd.Function):
-    """A layer norm whose statistics are means weighted by ``share``; it remembers less than autograd would, and is faster."""
+    """A layer norm with statistics weighted by ``share``. It stores less than autograd would and is faster."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, share: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -286,7 +290,7 @@ class _Normed(torch.autograd.Function):
 
 
 class Entrance(nn.Module):
-    """Where the sum of a token's embeddings enters: through a compactor, then into what stood there before."""
+    """The entry of the residual stream: a compactor for the sum of embeddings, then the original module."""
 
     def __init__(self, compactor: Compactor, then: nn.Module) -> None:
         super().__init__()
