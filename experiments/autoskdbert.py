@@ -161,7 +161,9 @@ def main() -> None:
                 results["runs"].append({"task": task, "seed": seed, **found})
                 if not arguments.share:
                     write(Path(arguments.out), json.dumps(results, indent=1) + "\n")
-                    write(Path("docs/results", Path(arguments.out).with_suffix(".md").name), page(results, arguments.out))
+                    write(
+                        Path("docs/results", Path(arguments.out).with_suffix(".md").name), page(results, arguments.out)
+                    )
 
 
 def intents(work: Path, path: str | None) -> dict[str, Any]:
