@@ -88,6 +88,7 @@ def ablate(
     general: str | None = None,
     mixed_precision: Literal["no", "bf16", "fp16"] = "no",
     settings: Sequence[str] = (),
+    part: tuple[int, int] = (0, 1),
     quiet: bool = False,
 ) -> Ablation:
     """Run the rows that are not finished yet and return the tables, which are also written to ``OUT/ablation.json``.
@@ -95,7 +96,7 @@ def ablate(
     The runs are a :func:`~tutelage.studies.study.study` in ``out``: a stopped ablation continues when it is called again.
     ``teacher`` is fine-tuned on the task, ``general_teacher`` is only pretrained. General students lie in ``general`` (default:
     ``OUT/general``), one for each row that needs its own, and serve all seeds and tasks. A setting of a stage that a row does
-    not have is left out for that row.
+    not have is left out for that row. ``part`` divides the runs between processes, as in a study.
 
     Raises:
         TutelageError: for anything wrong with what was given, or a row that does not exist.
@@ -126,12 +127,22 @@ def ablate(
         configs[arm] = _with(config, settings)
     for arm in dict.fromkeys(_general(arm) for arm in arms if arm != "no_gd"):
         general_student(arm, students / arm, general_teacher, corpus, student, mixed_precision, settings, quiet=quiet)
-    found = study(folder, configs, seeds, keep=lambda _, report: {"teacher": report["teacher"]["score"]}, quiet=quiet)
+    found = study(
+        folder,
+        configs,
+        seeds,
+        keep=lambda _, report: {"teacher": report["teacher"]["score"]},
+        part=part,
+        quiet=quiet,
+    )
+    known = {**finished(folder), **{(outcome.arm, outcome.seed): outcome for outcome in found.outcomes}}
     rows: dict[str, Row] = {}
-    for outcome in finished(folder).values():  # those of earlier calls too
+    for outcome in known.values():  # those of earlier calls too
         scores = rows[outcome.arm].scores if outcome.arm in rows else {}
         scores = dict(sorted({**scores, outcome.seed: outcome.scores}.items()))
         rows[outcome.arm] = Row(arm=outcome.arm, scores=scores, steps=outcome.steps)
+    if not found.outcomes:
+        raise TutelageError(f"part {part[0]} of {part[1]} has no runs; divide the rows by fewer")
     last = found.outcomes[-1]
     tables = Ablation(task=str(data.task or data.train), metric=last.metric, teacher=last.more["teacher"], rows=rows)
     write_text(folder / "ablation.json", tables.model_dump_json(indent=1))
