@@ -3,24 +3,23 @@
     python benchmarks/attention.py
 
 The last is what a student without dropout trains with here (``tutelage.knowledge.signals``): queries, keys and values are
-widened, the output is bfloat16 again. The sides take turns; float32 throughout stands beside them. Writes
-``results/attention.json`` and ``docs/results/attention_speed.md``.
+converted to float32, the output is bfloat16 again. Float32 throughout is for comparison. Writes ``results/attention.json`` and
+``docs/results/attention_speed.md``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import common
 import torch
 import torch.nn.functional as F
+from common import Results
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tutelage.artifacts import write_text
+from tutelage.studies.pages import table
 
 SHAPES = ((64, 14, 12, 32), (32, 40, 12, 32), (32, 128, 12, 32), (32, 128, 12, 64), (4, 512, 12, 64))
 """Texts, tokens, heads and the width of a head."""
@@ -31,63 +30,53 @@ SIDES: dict[str, tuple[torch.dtype, SDPBackend, bool]] = {
     "float32, fused": (torch.float32, SDPBackend.FLASH_ATTENTION, False),
 }
 OURS = "bfloat16, fused in float32"
+PARSER = common.options(__doc__, "attention", repeats=15)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--out", default="results/attention.json", type=Path)
-    arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+def measure(arguments: argparse.Namespace) -> Results:
+    rows = []
     for shape in SHAPES:
-        seconds: dict[str, list[float]] = {name: [] for name in SIDES}
-        for number in range(arguments.repeats + 1):
-            for name, side in SIDES.items():
-                taken = once(shape, *side)
-                if number:  # the first warms up
-                    seconds[name].append(taken)
-        ms = {name: statistics.median(values) * 1e3 for name, values in seconds.items()}
-        rows.append({"shape": list(shape), "ms": ms})
+        sides = {name: partial(once, shape, *side) for name, side in SIDES.items()}
+        times = common.medians(common.in_turns(sides, arguments.repeats))
+        rows.append({"shape": list(shape), "ms": {name: seconds * 1e3 for name, seconds in times.items()}})
         print(rows[-1], flush=True)
-    results = {
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "repeats": arguments.repeats,
-        "rows": rows,
-    }
-    write_text(arguments.out, json.dumps(results, indent=1) + "\n")
-    write_text(Path("docs/results", f"{arguments.out.stem}_speed.md"), page(results, arguments.out))
+    return {"threads": torch.get_num_threads(), "torch": torch.__version__, "repeats": arguments.repeats, "rows": rows}
 
 
-def once(shape: tuple[int, int, int, int], dtype: torch.dtype, kernel: SDPBackend, widened: bool) -> float:
-    """Seconds of attention and its gradient, a few tokens of each text padding."""
+def once(shape: tuple[int, int, int, int], dtype: torch.dtype, kernel: SDPBackend, widened: bool) -> None:
+    """Attention and its gradient; the last 3 tokens of each text are padding."""
     texts, tokens, heads, width = shape
     leaves = [torch.randn(texts, tokens, heads, width, dtype=dtype, requires_grad=True) for _ in range(3)]
     mask = (torch.arange(tokens) < tokens - 3).expand(texts, 1, tokens, tokens)
-    began = time.perf_counter()
     with sdpa_kernel(kernel):
         read = [leaf.transpose(1, 2).float() if widened else leaf.transpose(1, 2) for leaf in leaves]
         F.scaled_dot_product_attention(*read, attn_mask=mask).to(dtype).sum().backward()
-    return time.perf_counter() - began
 
 
-def page(results: dict[str, Any], out: Path) -> str:
-    lines = [
-        "# Attention in bfloat16 on a CPU",
-        "",
-        f"Made by `python benchmarks/attention.py` from `{out}`: attention and its gradient, padding masked, on",
-        f"{results['threads']} CPU thread(s), torch {results['torch']}; the sides in turn, medians of {results['repeats']}, ms.",
-        "",
-        "| texts x tokens, heads x width | " + " | ".join(SIDES) + " | times as fast as bfloat16, fused |",
-        "|---" * (len(SIDES) + 2) + "|",
-    ]
-    for row in results["rows"]:
+def page(results: Results, out: Path) -> str:
+    gains = [row["ms"]["bfloat16, fused"] / row["ms"][OURS] for row in results["rows"]]
+    rows = []
+    for row, gain in zip(results["rows"], gains, strict=True):
         texts, tokens, heads, width = row["shape"]
-        cells = " | ".join(f"{row['ms'][name]:.1f}" for name in SIDES)
-        gain = row["ms"]["bfloat16, fused"] / row["ms"][OURS]
-        lines.append(f"| {texts} x {tokens}, {heads} x {width} | {cells} | {gain:.1f} |")
-    return "\n".join([*lines, ""])
+        cells = [f"{row['ms'][name]:.1f}" for name in SIDES]
+        rows.append([f"{texts} x {tokens}, {heads} x {width}", *cells, f"{gain:.1f}"])
+    heads = ["texts x tokens, heads x width", *SIDES, "times as fast as bfloat16, fused"]
+    return "\n".join(
+        [
+            *common.opening(
+                "Attention in bfloat16 on a CPU",
+                f"On a CPU, attention in bfloat16 is {min(gains):.1f} to {max(gains):.1f} times as fast when the fused kernel "
+                "computes in float32.",
+            ),
+            *table(heads, rows),
+            *common.made(
+                "python benchmarks/attention.py",
+                f"""Results: `{out}`. Attention and its gradient, padding masked, in ms on {common.where(results["threads"])}, torch
+                {results["torch"]}; the sides in turn, medians of {results["repeats"]}.""",
+            ),
+        ]
+    )
 
 
 if __name__ == "__main__":
-    main()
+    common.conduct(PARSER, measure, page)

@@ -1,11 +1,11 @@
-"""How fast texts are augmented, against the published algorithm one word at a time, on the same model in one process.
+"""Speed of augmentation against the published algorithm, one word at a time, on the same model in one process.
 
     pip install -e ".[demo]"
     python benchmarks/augment.py --data-dir path/to/glue
 
 The texts are questions and sentences of QNLI, chosen so that they recur as they do in the whole data. The first row is
-TinyBERT's algorithm as its code has it: for each word of one piece a forward pass of its own on the masked text and the text once
-more, scores of all words at all places, all sorted; for the others the cosine to 100,000 word vectors, sorted, at each
+TinyBERT's algorithm as in its authors' code: for each word of one piece a forward pass of its own on the masked text and the
+text once more, scores of all words at all places, all sorted; for the others the cosine to 100,000 word vectors, sorted, at each
 occurrence; then the copies. Each row below changes one thing more, up to ``tutelage``'s defaults and those in bfloat16; the row
 "in batches" is the same algorithm in ``tutelage``, and its candidates are compared with the first row's.
 
@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import platform
 import random
 import re
 import time
@@ -29,15 +27,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import torch
-import transformers
-from offline import synchronize
+from common import Results, matmul_peak, synchronize
 from torch import nn
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.artifacts import write_text
 from tutelage.data.augmentation.candidates import Candidates
 from tutelage.data.augmentation.propose import STOP_WORDS, propose
 from tutelage.data.augmentation.variants import Augmentation, variants
@@ -46,6 +43,7 @@ from tutelage.data.examples import Examples
 from tutelage.data.readers.glue import load_glue
 from tutelage.evaluation.speed import flops
 from tutelage.studies.demo import pretrained
+from tutelage.studies.pages import table
 
 K = 15
 VECTORS = (100_000, 300)
@@ -301,19 +299,7 @@ def timed() -> Iterator[dict[str, float]]:
     result["cpu_seconds"] = time.process_time() - cpu
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of one large matrix product, the best of several."""
-    size = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    seconds = []
-    for _ in range(8):
-        with timed() as time_of:
-            a @ b
-        seconds.append(time_of["seconds"])
-    return 2.0 * size**3 / min(seconds)
-
-
-def measure(scene: Scene, copies: int, progress: Callable[[str], None]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def rows_of(scene: Scene, copies: int, progress: Callable[[str], None]) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """The rows of the table, and what was compared."""
     unique = list(dict.fromkeys(scene.texts))
     count = Operations(scene.model)
@@ -375,89 +361,80 @@ def measure(scene: Scene, copies: int, progress: Callable[[str], None]) -> tuple
     return rows, compared
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
-    lines = [
-        "| one thing more in each row | sentences a second | times the published | by CPU time | than the row above "
-        "| GFLOP a sentence | share of peak |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for above, row in zip([rows[0], *rows], rows, strict=False):
-        lines.append(
-            f"| {row['name']} | {row['sentences_per_second']:.2f} | {row['times_published']:.1f} "
-            f"| {row['times_published_cpu']:.1f} | {above['seconds'] / row['seconds']:.2f} "
-            f"| {row['gflop_per_sentence']:.1f} | {row['share_of_peak']:.0%} |"
-        )
-    return lines
+PARSER = common.options(__doc__, "augment", sentences=32, variants=20)
+PARSER.add_argument("--data-dir", type=Path, help="folder of GLUE, or of QNLI's files")
+PARSER.add_argument("--model", type=Path, help="folder of a BERT; default: the demo's")
+PARSER.add_argument("--vectors", type=Path, help="file of word vectors; default: random ones")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of GLUE, or of QNLI's files")
-    parser.add_argument("--model", type=Path, help="folder of a BERT; left out: the demo's")
-    parser.add_argument("--vectors", type=Path, help="file of word vectors; left out: random ones")
-    parser.add_argument("--sentences", type=int, default=32, help="texts; on a GPU take 1000")
-    parser.add_argument("--variants", type=int, default=20)
-    parser.add_argument("--out", default="results/augment.json", type=Path)
-    a = parser.parse_args()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+def measure(arguments: argparse.Namespace) -> Results:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    folder = a.model or pretrained()
+    folder = arguments.model or pretrained()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(0)
-    model = AutoModelForMaskedLM.from_pretrained(folder).eval()
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    texts, share, of_data = sample(a.data_dir, a.sentences)
+    model = AutoModelForMaskedLM.from_pretrained(folder).eval().to(common.device())
+    texts, share, of_data = sample(arguments.data_dir, arguments.sentences)
     scene = Scene(model, tokenizer, WordVectors(["-"], np.ones((1, 2))), texts)
-    vectors = random_vectors(texts, scene.split) if a.vectors is None else WordVectors.read(a.vectors)
+    given = arguments.vectors
+    vectors = random_vectors(texts, scene.split) if given is None else WordVectors.read(given)
     scene = Scene(model, tokenizer, vectors, texts)
-    began = time.perf_counter()
-    rows, compared = measure(
-        scene, a.variants, lambda name: print(f"{time.perf_counter() - began:6.0f} s  {name}", flush=True)
-    )
-    given = {name: value for name, value in vars(a).items() if value != parser.get_default(name)}
-    given |= {"data_dir": "path/to/glue", **({"model": "path/to/model"} if a.model else {})}
-    given |= {"vectors": "path/to/vectors"} if a.vectors else {}
-    flags = [f"--{name.replace('_', '-')} {value}" for name, value in given.items() if name != "out"]
-    result = {
-        "command": " ".join(["python benchmarks/augment.py", *flags]),
-        "environment": {
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+    rows, compared = rows_of(scene, arguments.variants, lambda name: print(name, flush=True))
+    return {
+        "command": common.command(PARSER, arguments, "data_dir", "model", "vectors"),
+        "environment": common.machine(),
         "model": str(anatomy.shape_of(model.config)),
         "texts": len(texts),
         "share_done_once": share,
         "share_done_once_of_data": of_data,
         "word_vectors": list(vectors.vectors.shape),
-        "variants": a.variants,
+        "variants": arguments.variants,
         "compared": compared,
         "wanted": WANTED,
         "rows": rows,
     }
-    a.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(a.out, json.dumps(result, indent=1) + "\n")
-    said = (
-        f"{len(texts)} texts of QNLI; done once each they are {share:.0%} of the work (of the whole data {of_data:.0%}); "
-        f"{result['model']}; the candidates of {compared['words']:,} words are the published ones. At least {WANTED} "
-        "times is wanted."
+
+
+def page(result: Results, out: Path) -> str:
+    rows, where = result["rows"], result["environment"]
+    cells = [
+        [
+            row["name"],
+            f"{row['sentences_per_second']:.2f}",
+            f"{row['times_published']:.1f}",
+            f"{row['times_published_cpu']:.1f}",
+            f"{above['seconds'] / row['seconds']:.2f}",
+            f"{row['gflop_per_sentence']:.1f}",
+            f"{row['share_of_peak']:.0%}",
+        ]
+        for above, row in zip([rows[0], *rows], rows, strict=False)
+    ]
+    heads = [
+        "one thing more in each row",
+        "sentences a second",
+        "times the published",
+        "by CPU time",
+        "than the row above",
+    ]
+    times = {row["name"]: row["times_published"] for row in rows}
+    return "\n".join(
+        [
+            *common.opening(
+                "Speed of augmentation",
+                f"Augmentation is {times['bfloat16']:.1f} times as fast as the published algorithm in bfloat16 and "
+                f"{times['filtered: the default']:.1f} times in float32.",
+            ),
+            *table([*heads, "GFLOP a sentence", "share of peak"], cells),
+            *common.made(
+                result["command"],
+                f"""Results: `{out}`. The first row is TinyBERT's algorithm as in its authors' code; each row below changes one
+                thing more (see the benchmark's docstring), on {common.where(where["threads"], where["device"])}.
+                {result["texts"]} texts of QNLI; done once each they are {result["share_done_once"]:.0%} of the work (of the whole data
+                {result["share_done_once_of_data"]:.0%}); {result["model"]}; the candidates of {result["compared"]["words"]:,} words
+                equal the published ones. At least {result["wanted"]} times is wanted.""",
+            ),
+        ]
     )
-    print("\n".join(table(rows)) + "\n\n" + said)
-    head = [
-        "# Speed of augmentation",
-        "",
-        f"Made by `{result['command']}`: TinyBERT's algorithm as its authors' code goes about it,",
-    ]
-    where = result["environment"]
-    head += [
-        f"and one thing more done better in each row (see the benchmark's docstring), on {where['device']} with {where['threads']} "
-        "thread(s).",
-        "",
-    ]
-    write_text(Path("docs/results/augment_speed.md"), "\n".join([*head, *table(rows), "", said, ""]))
 
 
 if __name__ == "__main__":
-    main()
+    common.conduct(PARSER, measure, page)

@@ -1,12 +1,12 @@
-"""How fast general distillation is: tokens a second and its share of what its operations need, beside plain pretraining.
+"""Speed of general distillation: tokens a second and share of the machine's peak, beside plain pretraining.
 
-    python benchmarks/corpus.py --corpus corpus/
+    python benchmarks/general.py --corpus corpus/
 
 Three ways to train the same student on the same instances of a corpus: TinyBERT's general stage (embeddings, hidden states,
 attention scores), DistilBERT's (masked words, soft labels, cosine) and masked language modelling without a teacher. A round
-times some optimiser steps of each in turn, through the toolkit's own loop. The floor is the time that the matrix products of a
-step would take at the speed of the largest product measured in the same run: student forwards and twice that backwards, the
-teacher as far as it is read, the head at the masked words. Writes ``results/general.json`` and ``docs/results/general_speed.md``.
+times some optimiser steps of each in turn, through the toolkit's own loop. The share of peak compares the
+step's matrix products (student forward and twice that backward, the teacher as far as it is read, the head at the masked
+words) with one large product in the same run. Writes ``results/general.json`` and ``docs/results/general_speed.md``.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-from offline import matmul_peak
+import common
+from common import Results
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
-from tutelage.artifacts import write_text
 from tutelage.data.corpus.reading import Corpus
 from tutelage.data.masking import Masking
 from tutelage.methods.distilbert import distilbert_general
 from tutelage.methods.pretrain import pretrain
 from tutelage.methods.tinybert import tinybert
+from tutelage.objectives.objective import Objective
+from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Instances, Recipe
-from tutelage.run import corpus
-from tutelage.run.workspace import new_accelerator
+from tutelage.run.corpus import CorpusRun, Drawn
+from tutelage.run.workspace import Bench, new_accelerator
 from tutelage.students.specs import Fresh
+from tutelage.studies.pages import table
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import loop
 
@@ -68,19 +70,15 @@ def recipes(student: Fresh, teacher: str, length: int, steps: int, batch: int) -
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", required=True)
-    parser.add_argument("--work", default="/tmp/general-benchmark", help="where the random teachers are written")
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--mixed-precision", default="bf16", choices=["no", "bf16", "fp16"])
-    parser.add_argument("--out", default="results/general.json")
-    arguments = parser.parse_args()
+PARSER = common.options(__doc__, "general", length=128, batch=32, steps=4, rounds=3)
+PARSER.add_argument("--corpus", help="folder of a corpus")
+PARSER.add_argument("--work", default="/tmp/general-benchmark", help="folder of the random teachers")
+PARSER.add_argument("--mixed-precision", default="bf16", choices=list(common.DTYPES))
+
+
+def measure(arguments: argparse.Namespace) -> Results:
     work, corpus = Path(arguments.work), Corpus(arguments.corpus)
-    peak = matmul_peak(arguments.mixed_precision)
+    peak = common.matmul_peak(common.device(), common.DTYPES[arguments.mixed_precision])
     entries = []
     for pair, (shape, student) in PAIRS.items():
         for name, kind in (("body", BertModel), ("words", BertForMaskedLM)):
@@ -100,7 +98,7 @@ def main() -> None:
                 mixed_precision=arguments.mixed_precision,
             )
             accelerator = new_accelerator(arguments.mixed_precision)
-            scenes[name] = corpus.prepare(config, accelerator), accelerator
+            scenes[name] = CorpusRun(Bench(accelerator, Display(quiet=True)), config), accelerator
         rates: dict[str, list[float]] = {name: [] for name in scenes}
         for turn in range(arguments.rounds + 1):
             for name, (setup, accelerator) in scenes.items():
@@ -109,8 +107,7 @@ def main() -> None:
                     rates[name].append(rate)
         plain = rates["masked words alone"]
         for name, (setup, _) in scenes.items():
-            stage = setup.config.recipe.stages[0]
-            per_token = corpus.step_flops(setup, stage) / float(setup.feeds[0].lengths(0).mean())
+            per_token = setup.plans[0].flops / float(setup.feeds[0].lengths(0).mean())
             rate = median(rates[name])
             entries.append(
                 {
@@ -123,21 +120,19 @@ def main() -> None:
                 }
             )
             print(json.dumps(entries[-1]))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    result = {
-        "settings": {k: v for k, v in vars(arguments).items() if k not in ("corpus", "work", "out")},
-        "device": device,
+    where = common.machine()
+    return {
+        "settings": common.settings(arguments, "corpus", "work"),
+        "device": f"CPU, {where['threads']} threads" if common.device() == "cpu" else where["device"],
         "peak_gflop_per_second": peak / 1e9,
         "entries": entries,
     }
-    write_text(Path(arguments.out), json.dumps(result, indent=1) + "\n")
-    write_text(Path("docs/results/general_speed.md"), page(result))
 
 
-def measured(setup: corpus.Setup, accelerator: Any) -> float:
+def measured(setup: CorpusRun, accelerator: Any) -> float:
     """Tokens a second of one short training."""
-    stage = setup.config.recipe.stages[0]
-    objective = corpus.objective_of(setup, stage).to(accelerator.device)
+    stage, plan = setup.config.recipe.stages[0], setup.objectives[0]
+    objective = Objective(stage.objective, plan.kind, plan.student, plan.teacher).to(accelerator.device)
     teacher = None
     if setup.teacher is not None:
         teacher = LiveTeacher(
@@ -146,7 +141,7 @@ def measured(setup: corpus.Setup, accelerator: Any) -> float:
     lesson = loop.DistillationModule(setup.student, objective)
     marks: list[tuple[float, int]] = []
 
-    class Clocked(corpus.Drawn):
+    class Clocked(Drawn):
         """The feed, noting when a step is read: the first step's warm-up stays out."""
 
         def read(self, epoch: int, rows: Any) -> Any:
@@ -157,8 +152,7 @@ def measured(setup: corpus.Setup, accelerator: Any) -> float:
     clocked = Clocked.__new__(Clocked)
     clocked.__dict__.update(feed.__dict__)
     loop.train(stage, lesson, teacher, clocked, accelerator, 0)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    common.synchronize()
     ended = time.perf_counter()
     lesson.close()
     if teacher is not None:
@@ -166,27 +160,40 @@ def measured(setup: corpus.Setup, accelerator: Any) -> float:
     return sum(count for _, count in marks[1:]) / (ended - marks[1][0])
 
 
-def page(result: dict[str, Any]) -> str:
-    settings = result["settings"]
-    lines = [
-        "# Speed of the general stage",
-        "",
-        f"Made by `python benchmarks/corpus.py --corpus corpus/` on {result['device']}, {settings['mixed_precision']}: steps of",
-        f"{settings['batch']} segments of at most {settings['length']} tokens. *Share of peak* is the step's matrix products over",
-        f"what the machine does in one large product ({result['peak_gflop_per_second']:,.0f} GFLOP/s here); *against plain* is the",
-        "speed against training the same student on masked words without a teacher, in the same round. DistilBERT's cosine, which",
-        "wants equal widths, is left out.",
-        "",
-        "| student and teacher | stage | tokens a second | MFLOP a token | share of peak | against plain |",
-        "|---|---|---|---|---|---|",
+def page(result: Results, out: Path) -> str:
+    settings, entries = result["settings"], result["entries"]
+    rows = [
+        [
+            entry["pair"],
+            entry["stage"],
+            f"{entry['tokens_per_second']:,.0f}",
+            f"{entry['mflop_per_token']:.1f}",
+            f"{entry['share_of_peak']:.0%}",
+            f"{entry['against_plain']:.2f}x",
+        ]
+        for entry in entries
     ]
-    for entry in result["entries"]:
-        lines.append(
-            f"| {entry['pair']} | {entry['stage']} | {entry['tokens_per_second']:,.0f} | {entry['mflop_per_token']:.1f} | "
-            f"{entry['share_of_peak']:.0%} | {entry['against_plain']:.2f}x |"
-        )
-    return "\n".join(lines) + "\n"
+    told = [
+        f"{entry['share_of_peak']:.0%} of the machine's peak for a student of {entry['pair']}"
+        for entry in entries
+        if entry["stage"] == "TinyBERT"
+    ]
+    heads = ["student and teacher", "stage", "tokens a second", "MFLOP a token", "share of peak", "against plain"]
+    return "\n".join(
+        [
+            *common.opening("Speed of the general stage", f"TinyBERT's general stage runs at {' and '.join(told)}."),
+            *table(heads, rows),
+            *common.made(
+                "python benchmarks/general.py --corpus corpus/",
+                f"""Results: `{out}`. Steps of {settings["batch"]} segments of at most {settings["length"]} tokens on
+                {result["device"]}, {settings["mixed_precision"]}. *Share of peak* is the speed of the step's matrix products over
+                that of one large product ({result["peak_gflop_per_second"]:,.0f} GFLOP/s here). *Against plain* is the speed
+                against training the same student on masked words without a teacher, in the same round. DistilBERT's cosine,
+                which needs equal widths, is left out.""",
+            ),
+        ]
+    )
 
 
 if __name__ == "__main__":
-    main()
+    common.conduct(PARSER, measure, page)

@@ -1,4 +1,4 @@
-"""Training with the teacher beside, against training from a store of its knowledge, in one process.
+"""Training with a running teacher against training from a store of its knowledge, in one process.
 
     pip install -e .
     python benchmarks/offline.py --data-dir path/to/glue
@@ -9,7 +9,7 @@ Three pairs of teacher and student, with the shapes of published models and rand
 * ``rosita6``  BERT-base to its 6 bottom layers with 2 heads and 768 neurons each and embeddings of rank 128
 * ``mini``  MiniLM (6 x 384) to 3 of its layers
 
-at MRPC's lengths and at 128 tokens. Five sides take turns, so that a drifting machine hits all alike; each trains the same
+at MRPC's lengths and at 128 tokens. Five sides take turns; each trains the same
 student on the same batches in the same loop:
 
 * ``live full``  the teacher runs in every step; all hidden states are compared (``alll_allt_1h``)
@@ -18,7 +18,8 @@ student on the same batches in the same loop:
 * ``plain``  hard labels, no teacher
 
 Wanted: ``live full`` against ``stored small`` near what the operations allow, ``stored small`` at most 1.15 of ``plain``.
-Results are merged into ``results/offline.json`` (``--setups mini`` replaces those alone) and ``docs/results/store_speed.md``.
+Results are merged into ``results/offline.json`` (``--setups mini`` replaces those alone). The page
+``docs/results/store_speed.md`` is written from them and from ``results/store.json`` of ``benchmarks/store.py``.
 """
 
 from __future__ import annotations
@@ -28,22 +29,23 @@ import copy
 import json
 import math
 import multiprocessing
-import platform
 import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
+from common import Results, synchronize
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from tutelage import anatomy, progress
@@ -66,6 +68,8 @@ from tutelage.students.load import load_model
 from tutelage.students.pruned import Scores
 from tutelage.students.specs import Copied, Fresh, Pruned, Student
 from tutelage.studies.demo import pretrained
+from tutelage.studies.pages import paragraph, table
+from tutelage.tasks import KINDS
 from tutelage.teachers.stored import StoredTeacher, write_store
 from tutelage.teachers.teacher import LiveTeacher, Teacher
 from tutelage.training import loop
@@ -134,10 +138,10 @@ class Scene:
     def objective(self, side: str) -> Objective:
         torch.manual_seed(0)
         shape = None if side == "plain" else self.shape("teacher")
-        return Objective(self.terms(side), "classification", self.shape("student"), shape)
+        return Objective(self.terms(side), KINDS["classification"], self.shape("student"), shape)
 
     def source(self, side: str, needs: Needs) -> Teacher | None:
-        """Whoever teaches this side."""
+        """The teacher of this side."""
         if side == "plain":
             return None
         if side.startswith("live"):
@@ -238,11 +242,6 @@ def seconds_a_step(scene: Scene, side: str, steps: int, student: PreTrainedModel
     return (ended - began) / max(last - first, 1)
 
 
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def peak_memory(scene: Scene, side: str) -> float:
     """MB that two steps of a side take at their peak, in a process of its own: on a GPU there, else of resident memory."""
     context = multiprocessing.get_context("forkserver")
@@ -260,26 +259,10 @@ def _peak_memory(scene: Scene, side: str) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def matmul_peak(precision: str) -> float:
-    """Operations a second of one large matrix product, the best of several."""
-    device = Accelerator(mixed_precision=precision).device
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    size = 8192 if device.type == "cuda" else 3072
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    times = []
-    for _ in range(6):
-        synchronize()
-        began = time.perf_counter()
-        a @ b
-        synchronize()
-        times.append(time.perf_counter() - began)
-    return 2.0 * size**3 / min(times[1:])
-
-
-def measure(
+def measure_setup(
     scene: Scene, steps: int, rounds: range, peak: float, memory: bool, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """All that is said of one setup at one length; round 0 is a warm-up of one step."""
+    """The results of one setup at one length; round 0 is a warm-up of one step."""
     progress("the stores")
     passed, size = {}, {}
     for side in ("stored full", "stored small"):
@@ -330,142 +313,114 @@ def measure(
     return result
 
 
-def tables(entries: list[dict[str, Any]]) -> list[str]:
+def tables(entries: list[Results]) -> list[str]:
     """The results made by one command, as Markdown."""
-    lines = [
-        f"| | tokens | {' | '.join(SIDES)} | live full / stored small | ideal | live small / stored small "
-        "| stored small / plain |",
-        "|---" * (len(SIDES) + 6) + "|",
-    ]
+    ratios = ("live full / stored small", "ideal", "live small / stored small", "stored small / plain")
+    ends, sizes = ("live full", "stored small"), ("stored full", "stored small")
+    times, works, memory = [], [], []
     for e in entries:
-        ratios = (e["ratios"][name] for name in ("live full / stored small", "ideal", "live small / stored small"))
-        lines.append(
-            f"| {e['title']} | {e['mean_tokens']:.0f} | "
-            + " | ".join(f"{e['step_ms'][side]:,.0f}" for side in SIDES)
-            + " | "
-            + " | ".join(f"{ratio:.2f}" for ratio in (*ratios, e["ratios"]["stored small / plain"]))
-            + " |"
+        about = [e["title"], f"{e['mean_tokens']:.0f}"]
+        steps = [f"{e['step_ms'][side]:,.0f}" for side in SIDES]
+        times.append([*about, *steps, *(f"{e['ratios'][name]:.2f}" for name in ratios)])
+        works.append(
+            [*about, *(f"{e['step_gflop'][side]:,.0f}" for side in ends), f"{e['peak_gflop_per_second']:,.0f}"]
         )
-    lines += [
-        "",
-        "| | tokens | GFLOP live full | GFLOP stored small | peak, GFLOP/s | live full | stored small "
-        "| bytes an example, full | small | teacher's pass, s per 1,000 |",
-        "|---" * 10 + "|",
-    ]
-    for e in entries:
-        numbers = [f"{e['step_gflop'][side]:,.0f}" for side in ("live full", "stored small")]
-        numbers.append(f"{e['peak_gflop_per_second']:,.0f}")
-        numbers += [f"{e['share_of_peak'][side]:.0%}" for side in ("live full", "stored small")]
-        numbers += [f"{e['bytes_per_example'][side]:,.0f}" for side in ("stored full", "stored small")]
-        numbers.append(f"{1000 * e['teacher_pass_seconds']['stored small'] / e['examples']:.1f}")
-        lines.append(f"| {e['title']} | {e['mean_tokens']:.0f} | " + " | ".join(numbers) + " |")
-    measured = [e for e in entries if "peak_memory_mb" in e]
-    if measured:
-        lines += ["", "| peak memory, MB | tokens | " + " | ".join(MEASURED) + " |", "|---" * (len(MEASURED) + 2) + "|"]
-    for e in measured:
-        numbers = [f"{e['peak_memory_mb'][side]:,.0f}" for side in MEASURED]
-        lines.append(f"| {e['title']} | {e['mean_tokens']:.0f} | " + " | ".join(numbers) + " |")
-    return lines
+        works[-1] += [f"{e['share_of_peak'][side]:.0%}" for side in ends]
+        works[-1] += [f"{e['bytes_per_example'][side]:,.0f}" for side in sizes]
+        works[-1].append(f"{1000 * e['teacher_pass_seconds']['stored small'] / e['examples']:.1f}")
+        if "peak_memory_mb" in e:
+            memory.append([*about, *(f"{e['peak_memory_mb'][side]:,.0f}" for side in MEASURED)])
+    heads = ["", "tokens", "GFLOP live full", "GFLOP stored small", "peak, GFLOP/s", *ends]
+    heads += ["bytes an example, full", "small", "teacher's pass, s per 1,000"]
+    lines = [*table(["", "tokens", *SIDES, *ratios], times), *table(heads, works)]
+    return lines + (table(["peak memory, MB", "tokens", *MEASURED], memory) if memory else [])
 
 
-def section(entries: list[dict[str, Any]]) -> list[str]:
-    """The page's text and tables, one set for each machine and precision."""
-    lines = [
-        "## Training from a store",
-        "",
-        "Milliseconds of a training step with the teacher beside (*live*) and from a store of its knowledge in half",
-        "precision (*stored*), comparing all hidden states (*full*, `alll_allt_1h`) or a small part of them (*small*,",
-        "`1l_10t_0.1h`); *plain* is fine-tuning on labels, without a teacher. One process, the sides in turn, each the median",
-        "of its rounds. *ideal* is (F + 3f) / 3f, with F and f the operations of the teacher's and the student's forward pass at",
-        "the mean length of the timed steps. Live full also takes all tokens of all layers to the teacher's width, which is not",
-        f"counted; live small stops at the layer it needs. Of stored small / plain at most {WANTED} is wanted. Weights are random,",
-        "shapes are the models'. *Peak* is one large matrix product in the same process.",
-        "Memory is the most that two steps take in a process of their own, above what it had before (on a GPU: there).",
-        "",
-    ]
-    groups: dict[str, list[dict[str, Any]]] = {}
+def section(entries: Iterable[Results]) -> list[str]:
+    """The part of the page about training, one set of tables for each machine and precision."""
+    groups: dict[str, list[Results]] = {}
     for e in entries:
         precision = {"no": "float32", "bf16": "mixed bfloat16"}.get(e["precision"], e["precision"])
         where = f"{e['device']}, {e['threads']} threads, {precision}, torch {e['torch']}"
         groups.setdefault(f"{where}; batches of {e['batch_size']}, texts: {e['texts']}.", []).append(e)
+    lines = ["## Training from a store", ""]
     for made, group in groups.items():
         commands = dict.fromkeys(e["command"] for e in group)
-        lines += [*(f"    {command}" for command in commands), "", made, "", *tables(group), ""]
-    return lines[:-1]
-
-
-def write_section(name: str, lines: list[str], page: Path = Path("docs/results/store_speed.md")) -> None:
-    """Put ``lines`` between the page's markers of this name; the page and the markers are made where there are none."""
-    text = page.read_text(encoding="utf-8") if page.exists() else "# What a store of teacher knowledge saves\n"
-    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    new = "\n".join([begin, "", *lines, "", end])
-    before, found, rest = text.partition(begin)
-    page.parent.mkdir(exist_ok=True)
-    write_text(page, before + new + rest.partition(end)[2] if found else f"{text}\n{new}\n")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, help="folder of GLUE; left out: random words of MRPC's lengths")
-    parser.add_argument("--setups", nargs="+", choices=SETUPS, default=list(SETUPS))
-    parser.add_argument("--lengths", nargs="+", choices=LENGTHS, default=list(LENGTHS))
-    parser.add_argument("--steps", type=int, default=2, help="timed steps of a side in a round; on a GPU take 50")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="no")
-    parser.add_argument(
-        "--memory", nargs="*", choices=LENGTHS, default=["128"], help="lengths to measure peak memory at"
+        lines += [*tables(group), *(f"    {command}" for command in commands), "", made, ""]
+    return lines + paragraph(
+        f"""Milliseconds of a training step with a running teacher (*live*) and from a store of its knowledge in half precision
+        (*stored*), comparing all hidden states (*full*, `alll_allt_1h`) or a small part of them (*small*, `1l_10t_0.1h`); *plain*
+        is fine-tuning on labels, without a teacher. One process, the sides in turn, each the median of its rounds. *ideal* is
+        (F + 3f) / 3f, with F and f the operations of the teacher's and the student's forward pass at the mean length of the timed
+        steps. Live full also takes all tokens of all layers to the teacher's width, which is not counted; live small stops at the
+        layer it needs. Of stored small / plain at most {WANTED} is wanted. Weights are random, shapes are the models'. *Peak* is
+        one large matrix product in the same process. Memory is the most that two steps take in a process of their own, above what
+        it had before (on a GPU: there)."""
     )
-    parser.add_argument(
-        "--work", type=Path, help="folder for models and stores; left out: the system's temporary folder"
+
+
+def page(entries: Results, out: Path) -> str:
+    """The page of both benchmarks of stores, this one's results first."""
+    import store
+
+    reading = out.with_name("store.json")
+    faster = [
+        f"{e['ratios']['live full / stored small']:.1f} times ({e['title']})"
+        for e in entries.values()
+        if e["length"] == "128"
+    ]
+    most = max(e["ratios"]["stored small / plain"] for e in entries.values())
+    takeaway = (
+        f"At 128 tokens a step from a small store is {', '.join(faster)} as fast as one with a running teacher and all hidden "
+        f"states; it costs at most {most:.2f} of fine-tuning without a teacher."
     )
-    parser.add_argument("--out", default="results/offline.json", type=Path)
-    a = parser.parse_args()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    given = {name: value for name, value in vars(a).items() if value != parser.get_default(name)}
-    given |= {"data_dir": "path/to/glue"} if a.data_dir else {}
-    words = {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in given.items()}
-    flags = [f"--{name.replace('_', '-')} {v}".strip() for name, v in words.items() if name not in ("work", "out")]
+    parts = section(entries.values())
+    if reading.exists():
+        parts += store.section(json.loads(reading.read_text(encoding="utf-8")))
+    return "\n".join([*common.opening("What a store of teacher knowledge saves", takeaway if faster else ""), *parts])
+
+
+PARSER = common.options(__doc__, "offline", steps=2, rounds=3, batch_size=32)
+PARSER.add_argument("--data-dir", type=Path, help="folder of GLUE; default: random words of MRPC's lengths")
+PARSER.add_argument("--setups", nargs="+", choices=SETUPS, default=list(SETUPS))
+PARSER.add_argument("--lengths", nargs="+", choices=LENGTHS, default=list(LENGTHS))
+PARSER.add_argument("--mixed-precision", choices=list(common.DTYPES), default="no")
+PARSER.add_argument("--memory", nargs="*", choices=LENGTHS, default=["128"], help="lengths to measure peak memory at")
+PARSER.add_argument("--work", type=Path, help="folder for models and stores; default: the system's temporary folder")
+
+
+def measure(a: argparse.Namespace) -> Results:
     made = {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        **common.machine(),
         "precision": a.mixed_precision,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
         "texts": "MRPC" if a.data_dir else "random words in MRPC's lengths",
-        "command": " ".join(["python benchmarks/offline.py", *flags]),
+        "command": common.command(PARSER, a, "data_dir"),
     }
-    peak = matmul_peak(a.mixed_precision)
-    entries: dict[str, Any] = json.loads(a.out.read_text(encoding="utf-8")) if a.out.exists() else {}
-    began = time.perf_counter()
+    peak = common.matmul_peak(common.device(), common.DTYPES[a.mixed_precision])
+    entries: Results = json.loads(a.out.read_text(encoding="utf-8")) if a.out.exists() else {}
+    order = [(name, length) for name in SETUPS for length in LENGTHS]
     for name in a.setups:
         pair = SETUPS[name]
         with tempfile.TemporaryDirectory(dir=a.work) as work:
             make_models(pair, Path(work))
             for length in a.lengths:
-                count = (1 + a.steps) * a.batch_size
-                scene = Scene(
-                    Path(work), *make_texts(count, LENGTHS[length], a.data_dir), a.batch_size, a.mixed_precision
-                )
+                texts = make_texts((1 + a.steps) * a.batch_size, LENGTHS[length], a.data_dir)
+                scene = Scene(Path(work), *texts, a.batch_size, a.mixed_precision)
 
                 def progress(words: str, where: str = f"{name}, {length}") -> None:
-                    print(f"{time.perf_counter() - began:6.0f} s  {where}: {words}", flush=True)
+                    print(f"{where}: {words}", flush=True)
 
                 rounds = range(int(length != a.lengths[0]), 1 + a.rounds)  # once warm, a setup stays so
-                found = measure(scene, a.steps, rounds, peak, length in a.memory, progress)
+                found = measure_setup(scene, a.steps, rounds, peak, length in a.memory, progress)
                 for side in ("stored full", "stored small"):
                     shutil.rmtree(scene.folder / side)
                 key = f"{name}, {length}, {made['device']}, {a.mixed_precision}"
                 entries[key] = {"setup": name, "title": pair.title, "length": length, **made, **found}
-                order = [(n, k) for n in SETUPS for k in LENGTHS]
                 entries = dict(sorted(entries.items(), key=lambda e: order.index((e[1]["setup"], e[1]["length"]))))
                 a.out.parent.mkdir(parents=True, exist_ok=True)
-                write_text(a.out, json.dumps(entries, indent=1) + "\n")
-    lines = section(list(entries.values()))
-    write_section("training", lines)
-    print("\n".join(lines))
+                write_text(a.out, json.dumps(entries, indent=1) + "\n")  # a setup takes minutes
+    return entries
 
 
 if __name__ == "__main__":
-    main()
+    common.conduct(PARSER, measure, page, "store_speed")

@@ -1,10 +1,10 @@
-"""What a training step costs, side by side in one process.
+"""Cost of a training step, side by side in one process.
 
     pip install -e ".[bench,demo]"
     python benchmarks/step.py --data-dir path/to/glue
 
 Same teacher (MiniLM, 6 x 384), same student (4 x 312, fresh), same texts, same losses (embeddings, hidden states,
-attention, soft labels); the sides take turns, so that a drifting machine hits all alike:
+attention, soft labels); the sides take turns:
 
 * ``ours``      one stage of TinyBERT's layer losses and soft labels
 * ``textbrewer``  ``GeneralDistiller`` of TextBrewer as its SST-2 example shows it: random batches padded to 128; eager
@@ -20,22 +20,21 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import logging
 import multiprocessing
-import os
-import platform
 import resource
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import torch
-import transformers
 from accelerate import Accelerator
+from common import Results
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tutelage import anatomy
@@ -43,7 +42,6 @@ from tutelage.data import batches
 from tutelage.data.examples import Encoded, Examples, encode
 from tutelage.data.readers.glue import load_glue
 from tutelage.data.tokenizers import load_tokenizer
-from tutelage.mechanisms.hook import parameter_groups
 from tutelage.objectives.attention import AttentionScores
 from tutelage.objectives.hidden import Embeddings, Hidden
 from tutelage.objectives.objective import Objective
@@ -53,7 +51,8 @@ from tutelage.students.fresh import from_sizes
 from tutelage.students.load import load_model
 from tutelage.students.specs import Fresh
 from tutelage.studies.demo import pretrained
-from tutelage.tasks import kind_of
+from tutelage.studies.pages import table
+from tutelage.tasks import KINDS, kind_of
 from tutelage.teachers.teacher import LiveTeacher
 from tutelage.training import loop
 
@@ -91,17 +90,17 @@ def stretched(encoded: Encoded, length: int) -> Encoded:
     return Encoded(np.concatenate(tokens), types, offsets, encoded.cut, encoded.pad_token)
 
 
-def ours(scene: Scene, *, terms: list[Any] = TERMS, batch_size: int = BATCH, pad_to: int | None = None) -> float:
+def ours(scene: Scene, *, terms: list[Any] = TERMS, batch_size: int = BATCH) -> float:
     """Seconds of one epoch in our loop."""
     student = copy.deepcopy(scene.student)
     distilling = any(not isinstance(term, HardLabels) for term in terms)
     shape = anatomy.shape_of(scene.teacher.config) if distilling else None
-    objective = Objective(terms, "classification", anatomy.shape_of(student.config), shape)
+    objective = Objective(terms, KINDS["classification"], anatomy.shape_of(student.config), shape)
     accelerator = Accelerator()
     lesson = loop.DistillationModule(student, objective)
     scene.teacher.to(accelerator.device)
     teacher = LiveTeacher(scene.teacher, objective.plan.teacher_needs, None, accelerator) if distilling else None
-    stage = Stage(name="step", objective=terms, epochs=1, batch_size=batch_size, select="last", pad_to=pad_to)
+    stage = Stage(name="step", objective=terms, epochs=1, batch_size=batch_size, select="last")
     began = time.perf_counter()
     loop.train(stage, lesson, teacher, batches.Known(scene.encoded), accelerator, 0)
     seconds = time.perf_counter() - began
@@ -159,7 +158,7 @@ def textbrewer(scene: Scene, batch_size: int = BATCH, pad_to: int | None = 128) 
         shuffle=True,
         collate_fn=collate,  # type: ignore[arg-type]
     )
-    optimizer = torch.optim.AdamW(parameter_groups(student, 0.01), lr=5e-5)
+    optimizer = common.optimizer_for(student, lr=5e-5)
     with tempfile.TemporaryDirectory() as folder:
         training = TrainingConfig(device=str(device), output_dir=folder, log_dir=None, ckpt_frequency=1)
         distillation = DistillationConfig(temperature=1, kd_loss_type="ce", intermediate_matches=hidden + attention)
@@ -186,17 +185,15 @@ SIDES: dict[str, Callable[..., float]] = {
 }
 
 
-def side_by_side(scene: Scene, repeats: int, batch_size: int, names: list[str]) -> dict[str, Any]:
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(repeats):
-        for name in names:
-            seconds[name].append(SIDES[name](scene, batch_size=batch_size))
-    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+def side_by_side(scene: Scene, repeats: int, batch_size: int, names: list[str]) -> Results:
+    sides = {name: partial(SIDES[name], scene, batch_size=batch_size) for name in names}
+    seconds = common.in_turns(sides, repeats)
+    medians = common.medians(seconds)
     return {
         "examples": len(scene.examples),
         "mean_tokens": float(scene.encoded.lengths.mean()),
         "seconds": medians,
-        "spread": {name: [min(values), max(values)] for name, values in seconds.items()},
+        "spread": {name: common.spread(values, 1.0) for name, values in seconds.items()},
         "examples_per_second": {name: len(scene.examples) / value for name, value in medians.items()},
         "ours_against": {name: value / medians["ours"] for name, value in medians.items() if name != "ours"},
     }
@@ -241,7 +238,7 @@ def maps_in_a_step(scene: Scene) -> int:
     """Tensors of size heads x n x n in the forward and backward pass of one example."""
     student = copy.deepcopy(scene.student).train()
     shape = anatomy.shape_of(scene.teacher.config)
-    objective = Objective(TERMS, "classification", anatomy.shape_of(student.config), shape)
+    objective = Objective(TERMS, KINDS["classification"], anatomy.shape_of(student.config), shape)
     lesson = loop.DistillationModule(student, objective)
     teacher = LiveTeacher(scene.teacher.cpu(), objective.plan.teacher_needs, None, Accelerator(cpu=True))
     batch = next(iter(batches.step_batches(scene.encoded.take(np.arange(1)), np.arange(1), 0, 1, 10**6)))
@@ -256,10 +253,10 @@ def where_a_step_goes(scene: Scene, steps: int = 30) -> dict[str, float]:
     """Milliseconds of the parts of a step, mean over steps."""
     student = copy.deepcopy(scene.student).train()
     shape = anatomy.shape_of(scene.teacher.config)
-    objective = Objective(TERMS, "classification", anatomy.shape_of(student.config), shape)
+    objective = Objective(TERMS, KINDS["classification"], anatomy.shape_of(student.config), shape)
     lesson = loop.DistillationModule(student, objective)
     teacher = LiveTeacher(scene.teacher.cpu(), objective.plan.teacher_needs, None, Accelerator(cpu=True))
-    optimizer = torch.optim.AdamW(parameter_groups(lesson, 0.01), lr=5e-5, fused=True)
+    optimizer = common.optimizer_for(lesson, lr=5e-5)
     parts = dict.fromkeys(("teacher", "student", "losses", "backward", "optimizer"), 0.0)
     rows = np.arange(len(scene.examples))
     for step in batches.steps(scene.encoded.lengths, rows, BATCH, 0, 0)[:steps]:
@@ -273,12 +270,10 @@ def where_a_step_goes(scene: Scene, steps: int = 30) -> dict[str, float]:
         clock.append(time.perf_counter())
         loss.backward()  # type: ignore[union-attr]
         clock.append(time.perf_counter())
-        torch.nn.utils.clip_grad_norm_(lesson.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        common.finish_step(optimizer, lesson)
         clock.append(time.perf_counter())
-        for name, a, b in zip(parts, clock, clock[1:], strict=True):
-            parts[name] += (b - a) * 1000 / steps
+        for name, began, ended in zip(parts, clock, clock[1:], strict=True):
+            parts[name] += (ended - began) * 1000 / steps
     lesson.close()
     teacher.close()
     return parts
@@ -301,80 +296,58 @@ def real_tokens(data_dir: Path, tokenizer: Any) -> dict[str, dict[str, float]]:
     return shares
 
 
-def page(result: dict[str, Any]) -> str:
+def page(result: Results, out: Path) -> str:
     """The results as Markdown."""
-    environment = result["environment"]
-    lines = [
-        "# What a training step costs",
-        "",
-        "Made by",
-        "",
-        f"    {result['command']}",
-        "",
-        f"on {environment['device']}, {environment['threads']} threads, torch {environment['torch']}, transformers",
-        f"{environment['transformers']}, float32; from `results/step.json`. One process, the sides in turn, median of the repeats.",
-        "Teacher MiniLM (6 x 384), student 4 x 312; losses on embeddings, hidden states, attention and predictions.",
-        "`textbrewer` is TextBrewer as in its SST-2 example (random batches padded to 128); `longest` pads each of its",
-        "batches to the longest text only. TextBrewer compares attention after the softmax, we before it. `finetune` has",
-        "no teacher.",
-        "",
-    ]
-    for name in ("mrpc, natural lengths", "sst2, natural lengths", "mrpc, 512 tokens"):
+    environment, lines = result["environment"], []
+    names = ("mrpc, natural lengths", "sst2, natural lengths", "mrpc, 512 tokens")
+    for name in names:
         part = result[name]
         lines += [f"## {name} ({part['mean_tokens']:.1f} tokens on average)", ""]
-        lines += ["| side | examples a second | time, ours = 1 |", "|---|---|---|"]
-        for side, rate in part["examples_per_second"].items():
-            lines.append(f"| {side} | {rate:.1f} | {part['ours_against'].get(side, 1.0):.2f} |")
-        lines.append("")
-    lines += [
-        "## Peak memory of an epoch, MB above what was there before",
-        "",
-        "| | ours | textbrewer | finetune |",
-        "|---|---|---|---|",
-    ]
-    for name, sides in result["peak_memory_mb"].items():
-        lines.append(
-            f"| {name} | " + " | ".join(f"{sides[side]:.0f}" for side in ("ours", "textbrewer", "finetune")) + " |"
-        )
+        rows = [
+            [side, f"{rate:.1f}", f"{part['ours_against'].get(side, 1.0):.2f}"]
+            for side, rate in part["examples_per_second"].items()
+        ]
+        lines += table(["side", "examples a second", "time, ours = 1"], rows)
+    sides = ("ours", "textbrewer", "finetune")
+    rows = [[name, *(f"{by[side]:.0f}" for side in sides)] for name, by in result["peak_memory_mb"].items()]
+    lines += ["## Peak memory of an epoch, MB above what was there before", "", *table(["", *sides], rows)]
     maps = result["maps of heads x n x n in our step at 512"]
-    lines += ["", f"Tensors of size heads x n x n in our step at 512 tokens: {maps}.", ""]
-    lines += ["## Where our step goes, milliseconds, SST-2", "", "| part | ms |", "|---|---|"]
-    parts = result["milliseconds of a step, sst2"]
-    for part in ("teacher", "student", "losses", "backward", "optimizer"):
-        lines.append(f"| {part} | {parts[part]:.1f} |")
-    lines += [
-        "",
-        "## Share of real tokens in a batch of 32",
-        "",
-        "| task | ours | random, padded to longest | padded to 128 |",
-        "|---|---|---|---|",
+    lines += [f"Tensors of size heads x n x n in our step at 512 tokens: {maps}.", ""]
+    rows = [[part, f"{ms:.1f}"] for part, ms in result["milliseconds of a step, sst2"].items()]
+    lines += ["## Parts of our step, milliseconds, SST-2", "", *table(["part", "ms"], rows)]
+    shares = [
+        [task, *(f"{by[key]:.1%}" for key in ("ours", "random batches", "padded to 128"))]
+        for task, by in result["real_tokens"].items()
     ]
-    for task, shares in result["real_tokens"].items():
-        numbers = (shares["ours"], shares["random batches"], shares["padded to 128"])
-        lines.append(f"| {task} | " + " | ".join(f"{share:.1%}" for share in numbers) + " |")
-    return "\n".join([*lines, ""])
+    heads = ["task", "ours", "random, padded to longest", "padded to 128"]
+    lines += ["## Share of real tokens in a batch of 32", "", *table(heads, shares)]
+    dense = "`dense` has a dense gradient and update of the embedding table. " if "dense" in str(result) else ""
+    faster = [f"{result[name]['ours_against']['textbrewer']:.1f} times ({name})" for name in names]
+    return "\n".join(
+        [
+            *common.opening(
+                "What a training step costs", f"TextBrewer needs {', '.join(faster)} the time of an epoch here."
+            ),
+            *lines,
+            *common.made(
+                result["command"],
+                f"""Results: `{out}`. {common.where(environment["threads"], environment["device"])}, torch {environment["torch"]},
+                transformers {environment["transformers"]}, float32; one process, the sides in turn, median of the repeats. Teacher
+                MiniLM (6 x 384), student 4 x 312; losses on embeddings, hidden states, attention and predictions. `textbrewer` is
+                TextBrewer as in its SST-2 example (random batches padded to 128); `longest` pads each of its batches to the longest
+                text only. TextBrewer compares attention after the softmax, we before it. {dense}`finetune` has no teacher.
+                Discussion: [findings.md](findings.md).""",
+            ),
+        ]
+    )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", required=True, type=Path)
-    parser.add_argument("--rows", type=int, default=256, help="examples an epoch at natural lengths")
-    parser.add_argument("--rows-long", type=int, default=16, help="examples an epoch at length 512")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", default="results/step.json", type=Path)
-    arguments = parser.parse_args()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    result: dict[str, Any] = {
-        "command": f"python benchmarks/step.py --data-dir path/to/glue --rows {arguments.rows} "
-        f"--rows-long {arguments.rows_long} --repeats {arguments.repeats}",
-        "environment": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-            "threads": torch.get_num_threads(),
-        },
-    }
+PARSER = common.options(__doc__, "step", rows=256, rows_long=16, repeats=3)
+PARSER.add_argument("--data-dir", type=Path, help="folder of GLUE")
+
+
+def measure(arguments: argparse.Namespace) -> Results:
+    result: Results = {"command": common.command(PARSER, arguments, "data_dir"), "environment": common.machine()}
 
     def scene(task: str, length: int | None = None) -> Scene:
         return Scene(task, arguments.data_dir, arguments.rows_long if length else arguments.rows, length)
@@ -382,28 +355,20 @@ def main() -> None:
     # First, while this process has run nothing on several threads: a forked child cannot use its parent's.
     result["peak_memory_mb"] = {
         f"{task}, {length or 'natural lengths'}": {
-            side: peak_memory(lambda: scene(task, length), side, batch)  # noqa: B023
-            for side in ("ours", "textbrewer", "finetune")
+            side: peak_memory(partial(scene, task, length), side, batch) for side in ("ours", "textbrewer", "finetune")
         }
         for task, length, batch in (("mrpc", None, BATCH), ("mrpc", 512, 8))
     }
-    print(json.dumps(result["peak_memory_mb"], indent=1), flush=True)
-    names = list(SIDES)
     for task in ("mrpc", "sst2"):
-        result[f"{task}, natural lengths"] = side_by_side(scene(task), arguments.repeats, BATCH, names)
-        print(task, json.dumps(result[f"{task}, natural lengths"], indent=1), flush=True)
+        result[f"{task}, natural lengths"] = side_by_side(scene(task), arguments.repeats, BATCH, list(SIDES))
+        print(task, result[f"{task}, natural lengths"], flush=True)
     long = scene("mrpc", 512)
     result["mrpc, 512 tokens"] = side_by_side(long, arguments.repeats, 8, ["ours", "textbrewer", "finetune"])
     result["maps of heads x n x n in our step at 512"] = maps_in_a_step(long)
     result["milliseconds of a step, sst2"] = where_a_step_goes(scene("sst2"))
     result["real_tokens"] = real_tokens(arguments.data_dir, long.tokenizer)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = arguments.out.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, arguments.out)
-    Path("docs/results/speed.md").write_text(page(result), encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    return result
 
 
 if __name__ == "__main__":
-    main()
+    common.conduct(PARSER, measure, page, "speed")

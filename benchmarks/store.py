@@ -1,21 +1,20 @@
-"""How fast a store of teacher knowledge is read, and how that grows with its size; no teacher, no data.
+"""Speed of reading a store of teacher knowledge by its size; needs no teacher and no data.
 
     pip install -e .
     python benchmarks/store.py --work /tmp/stores
 
-Writes stores of 1,000 to 1,000,000 invented records: what ``1l_10t_0.1h`` keeps of BERT-base (10 tokens of one layer, of
+Writes stores of 1,000 to 1,000,000 random records: what ``1l_10t_0.1h`` keeps of BERT-base (10 tokens of one layer, of
 each the 77 largest of 768 neurons, in half precision) and 3 logits, 2,523 bytes each. Every record is then read once in
 shuffled order, in batches of 32, as a training step reads it (``StoredTeacher.signals``), on one thread. The files are in
 the page cache, where a training run finds them from its second epoch on. One store exists at a time; the largest takes
-2.5 GB. Results go to ``results/store.json``, ``docs/results/store_curve.svg`` and a table in ``docs/results/store_speed.md``.
+2.5 GB. Writes ``results/store.json`` and
+``docs/results/store_curve.svg``; its table is a part of ``docs/results/store_speed.md``, with ``results/offline.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import platform
 import shutil
 import tempfile
 import time
@@ -25,13 +24,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import common
 import numpy as np
 import numpy.typing as npt
 import torch
-from offline import write_section
+from common import Results
 
 from tutelage.anatomy import Shape
-from tutelage.artifacts import write_text
 from tutelage.data.batches import Batch, Totals
 from tutelage.data.draws import hashes, mixed
 from tutelage.data.examples import Rows
@@ -43,6 +42,8 @@ from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.records import Contents
 from tutelage.knowledge.store.scheme import Scheme
 from tutelage.objectives.hidden_knowledge import HiddenKnowledge
+from tutelage.studies.pages import paragraph, table
+from tutelage.studies.plot import Plot
 from tutelage.teachers.stored import StoredTeacher
 
 BERT_BASE = Shape("bert", 12, 768, 12, 3072, 30522)
@@ -54,13 +55,13 @@ LENGTH = 40
 """Tokens of every example: MNLI's mean."""
 BATCH = 32
 BLOCK = 1024
-"""Records that are invented; a store repeats them."""
+"""Random records; a store repeats them."""
 REQUIRED = 30_000
 """Records a second on one core."""
 
 
 def block() -> Contents:
-    """Invented knowledge about ``BLOCK`` examples."""
+    """Random knowledge about ``BLOCK`` examples."""
     generator = torch.Generator().manual_seed(0)
 
     def shuffled(*shape: int) -> torch.Tensor:
@@ -98,7 +99,7 @@ def timed(what: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - began, result
 
 
-def measure(count: int, folder: Path, contents: Contents) -> dict[str, float]:
+def measure_size(count: int, folder: Path, contents: Contents) -> dict[str, float]:
     """Write a store of ``count`` records, read it, remove it."""
     ids = [f"train/{i}" for i in range(count)]
     index = index_of(ids)
@@ -158,80 +159,62 @@ def read_all(teacher: StoredTeacher, count: int, contents: Contents) -> None:
         assert torch.equal(getattr(found, name), getattr(part, name)), name
 
 
-def table(results: list[dict[str, float]]) -> list[str]:
-    lines = [
-        "| records | size, MB | shards | write, s | open, s | verify, s | locate all, s | read all, s | records a second |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in results:
-        numbers = (r[f"{what}_seconds"] for what in ("write", "open", "verify", "locate", "read"))
-        lines.append(
-            f"| {r['records']:,} | {r['bytes'] / 1e6:,.1f} | {r['shards']} | "
-            + " | ".join(f"{number:.3g}" for number in numbers)
-            + f" | {r['records_per_second']:,.0f} |"
-        )
-    return lines
-
-
-def curve(results: list[dict[str, float]]) -> str:
-    """Seconds to read all records against their number, both axes logarithmic, as SVG."""
-    x = [math.log10(r["records"]) for r in results]
-    y = [math.log10(r["read_seconds"]) for r in results]
-    slow = [value - math.log10(REQUIRED) for value in x]
-    left, right = math.floor(x[0]), max(math.ceil(x[-1]), math.floor(x[0]) + 1)
-    bottom, top = math.floor(min(y + slow)), math.ceil(max(y + slow))
-    width, height, edge = 520, 340, 56
-
-    def place(a: float, b: float) -> str:
-        across = edge + (a - left) / (right - left) * (width - 1.7 * edge)
-        down = height - edge - (b - bottom) / (top - bottom) * (height - 1.7 * edge)
-        return f"{across:.1f},{down:.1f}"
-
-    def text(a: float, b: float, words: str, anchor: str, dx: float = 0, dy: float = 0) -> str:
-        across, down = map(float, place(a, b).split(","))
-        return f'<text x="{across + dx:.1f}" y="{down + dy:.1f}" text-anchor="{anchor}">{words}</text>'
-
-    def line(points: list[str], style: str) -> str:
-        return f'<polyline points="{" ".join(points)}" fill="none" {style}/>'
-
-    grid = 'stroke="#ddd"'
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="#fff"/>',
-    ]
-    for tick in range(left, right + 1):
-        parts += [
-            line([place(tick, bottom), place(tick, top)], grid),
-            text(tick, bottom, f"{10**tick:,}", "middle", 0, 18),
-        ]
-    for tick in range(bottom, top + 1):
-        parts += [
-            line([place(left, tick), place(right, tick)], grid),
-            text(left, tick, f"{10.0**tick:g}", "end", -6, 4),
-        ]
-    parts += [
-        line([place(a, b) for a, b in zip(x, slow, strict=True)], 'stroke="#b55" stroke-dasharray="5 4"'),
-        line([place(a, b) for a, b in zip(x, y, strict=True)], 'stroke="#246" stroke-width="2"'),
-        *(
-            '<circle cx="{}" cy="{}" r="3.5" fill="#246"/>'.format(*place(a, b).split(","))
-            for a, b in zip(x, y, strict=True)
+def section(result: Results) -> list[str]:
+    """The part of the page about reading."""
+    heads = ["records", "size, MB", "shards", "write, s", "open, s", "verify, s", "locate all, s", "read all, s"]
+    rows = []
+    for r in result["sizes"]:
+        numbers = [r[f"{what}_seconds"] for what in ("write", "open", "verify", "locate", "read")]
+        rows.append([f"{r['records']:,}", f"{r['bytes'] / 1e6:,.1f}", str(r["shards"]), *(f"{n:.3g}" for n in numbers)])
+        rows[-1].append(f"{r['records_per_second']:,.0f}")
+    where = result["environment"]
+    return [
+        *["## Reading a store", "", *table([*heads, "records a second"], rows)],
+        *["![Seconds to read all records against their number](store_curve.svg)", "", f"    {result['command']}", ""],
+        *paragraph(
+            f"""Random records of {result["record_bytes"]:,} bytes (`1l_10t_0.1h` of BERT-base, 3 logits), read in shuffled order in
+            batches of {BATCH} on one thread, from the page cache; the bytes on disk are the formula's. At least
+            {result["required_records_per_second"]:,} records a second are wanted; the slowest size reaches
+            {result["slowest_records_per_second"]:,.0f}. Made on {where["device"]}, torch {where["torch"]}."""
         ),
-        text(right, bottom, f"dashed: {REQUIRED:,} a second", "end", -8, -10),
-        text((left + right) / 2, bottom, "records", "middle", 0, 38),
-        text(left, top, "seconds to read all of them, shuffled, one thread", "start", 0, -12),
-        "</svg>",
     ]
-    return "\n".join([*parts, ""])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="folder for the stores; left out: the system's temporary folder")
-    parser.add_argument(
-        "--records", type=int, nargs="+", default=[10**k * d for k in (3, 4, 5) for d in (1, 3)] + [10**6]
+def curve(result: Results) -> dict[str, str]:
+    """Seconds to read all records against their number, both axes logarithmic."""
+    points = [(r["records"], r["read_seconds"]) for r in result["sizes"]]
+    slow = [(count, count / REQUIRED) for count, _ in points]
+    seconds = [second for _, second in points + slow]
+    x, y = (
+        [10.0 ** np.floor(np.log10(min(v))), 10.0 ** np.ceil(np.log10(max(v)))]
+        for v in ([c for c, _ in points], seconds)
     )
-    parser.add_argument("--out", default="results/store.json", type=Path)
-    arguments = parser.parse_args()
+    title = "seconds to read all of them, shuffled, one thread"
+    plot = Plot(title, (x[0], max(x[1], 10 * x[0])), (y[0], y[1]), x_label="records", size=(520, 340), right=36)
+    plot.line(slow, "#b55", dashes="5 4")
+    plot.line(points, "#246")
+    for count, second in points:
+        plot.dot(count, second, "#246", f"{count:,}: {second:.3g} s")
+    plot.text(x[1], y[0], f"dashed: {REQUIRED:,} a second", "end", dx=-8, dy=-10)
+    return {"store_curve.svg": plot.svg}
+
+
+def page(result: Results, out: Path) -> str:
+    """The page of both benchmarks of stores."""
+    import offline
+
+    training = out.with_name("offline.json")
+    if training.exists():
+        return offline.page(json.loads(training.read_text(encoding="utf-8")), training)
+    return "\n".join(["# What a store of teacher knowledge saves", "", *section(result)])
+
+
+PARSER = common.options(__doc__, "store")
+PARSER.add_argument("--work", type=Path, help="folder for the stores; default: the system's temporary folder")
+PARSER.add_argument("--records", type=int, nargs="+", default=[10**k * d for k in (3, 4, 5) for d in (1, 3)] + [10**6])
+
+
+def measure(arguments: argparse.Namespace) -> Results:
     torch.set_num_threads(1)
     if arguments.work is not None:
         arguments.work.mkdir(parents=True, exist_ok=True)
@@ -239,42 +222,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         needed, free = 1.1 * RECORD * max(arguments.records), shutil.disk_usage(work).free
         if needed > free:
-            parser.error(f"the largest store needs {needed / 1e9:.1f} GB, but {work} has {free / 1e9:.1f} GB free")
-        measure(BLOCK, Path(work) / "warm-up", contents)
+            PARSER.error(f"the largest store needs {needed / 1e9:.1f} GB, but {work} has {free / 1e9:.1f} GB free")
+        measure_size(BLOCK, Path(work) / "warm-up", contents)
         for count in sorted(arguments.records):
-            results.append(measure(count, Path(work) / f"store-{count}", contents))
+            results.append(measure_size(count, Path(work) / f"store-{count}", contents))
             print(json.dumps(results[-1]), flush=True)
-    command = f"python benchmarks/store.py --records {' '.join(map(str, sorted(arguments.records)))}"
-    processor = platform.processor() or "cpu"
-    slowest = min(r["records_per_second"] for r in results)
-    environment = {"device": processor, "threads": 1, "torch": torch.__version__, "numpy": np.__version__}
-    result = {
-        "command": command,
-        "environment": environment,
+    return {
+        "command": f"python benchmarks/store.py --records {' '.join(map(str, sorted(arguments.records)))}",
+        "environment": {**common.machine(), "numpy": np.__version__},
         "record_bytes": RECORD,
         "required_records_per_second": REQUIRED,
-        "slowest_records_per_second": slowest,
+        "slowest_records_per_second": min(r["records_per_second"] for r in results),
         "sizes": results,
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(arguments.out, json.dumps(result, indent=1) + "\n")
-    write_text(Path("docs/results/store_curve.svg"), curve(results))
-    lines = [
-        "## Reading a store",
-        "",
-        f"    {command}",
-        "",
-        f"Invented records of {RECORD:,} bytes (`1l_10t_0.1h` of BERT-base, 3 logits), read in shuffled order in batches",
-        f"of {BATCH} on one thread, from the page cache; the bytes on disk are the formula's. At least {REQUIRED:,} records a",
-        f"second are wanted; the slowest size reaches {slowest:,.0f}. Made on {processor}, torch {torch.__version__}.",
-        "",
-        *table(results),
-        "",
-        "![Seconds to read all records against their number](store_curve.svg)",
-    ]
-    write_section("reading", lines)
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":
-    main()
+    common.conduct(PARSER, measure, page, "store_speed", curve)

@@ -1,11 +1,11 @@
-"""What compactors cost: a training step of a wrapped model against plain steps of its teacher and of its student.
+"""Cost of compactors: a training step of a wrapped model against plain steps of its teacher and of its student.
 
     python benchmarks/wid.py
 
 A masked-word model of BERT-base's widths (some of its layers: all cost the same) takes whole optimiser steps on random
 tokens: plain, between compactors with half of the coordinates masked, and, for students of 384 and 192, plain and with the
-compactors cut. Each has a process of its own, whose peak memory is told, and another as glibc is by default: it gives the
-memory of large tensors back to the system and gets it anew, zeroed page by page, which can cost half of a plain step.
+compactors cut. Each has a process of its own, whose peak memory is measured, and another with glibc's default allocator: it
+returns the memory of large tensors to the system and gets it anew, zeroed page by page, which can cost half of a plain step.
 Writes ``results/wid_speed.json`` and ``docs/results/wid_speed.md``.
 """
 
@@ -15,37 +15,36 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import common
 import torch
 import torch.nn.functional as F
+from common import Results
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.artifacts import write_text
 from tutelage.evaluation.speed import encoder_flops
-from tutelage.mechanisms.hook import parameter_groups
 from tutelage.mechanisms.pruning.pruner import Pruner
 from tutelage.mechanisms.pruning.settings import PruningSchedule
 from tutelage.students.compactors import compaction
 from tutelage.students.specs import Inherited
+from tutelage.studies.pages import table
 
-LENGTH, ASKED = 128, 0.15
+LENGTH, MASKED = 128, 0.15
 LIMITS = {"whole": 1.5, "cut": 1.6}
 """At 16,384 tokens: a wrapped step in steps of the teacher before the cut, of the student after it."""
 WARM = 3
 """Steps before time is taken."""
 ALLOCATORS = {"keeps": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**12)}, "default": {}}
-"""By what becomes of memory that is free again: the variables that tell glibc."""
+"""Environment of glibc's allocator: freed memory stays with the process, or its defaults."""
 
 
 def network(what: str, layers: int) -> tuple[PreTrainedModel, Any]:
-    """The model, and what is beside its loss; ``what`` is teacher, whole-WIDTH, student-WIDTH or cut-WIDTH."""
+    """The model and its hook; ``what`` is teacher, whole-WIDTH, student-WIDTH or cut-WIDTH."""
     kind, _, width = what.partition("-")
     torch.manual_seed(0)
     model = BertForMaskedLM(BertConfig(num_hidden_layers=layers)).train()
@@ -65,65 +64,56 @@ def network(what: str, layers: int) -> tuple[PreTrainedModel, Any]:
     return model, forgetter if kind == "whole" else None
 
 
-def measure(what: str, tokens: int, layers: int, repeats: int, bf16: bool) -> dict[str, float]:
-    model, beside = network(what, layers)
-    groups = parameter_groups(model, 0.01) if beside is None else beside.parameter_groups(model, 0.01)
-    optimizer = torch.optim.AdamW(groups, lr=1e-5, fused=True)
+def one(what: str, tokens: int, layers: int, repeats: int, bf16: bool) -> dict[str, float]:
+    """Median seconds of a step in this process, and its peak memory."""
+    model, hook = network(what, layers)
+    optimizer = common.optimizer_for(model, groups=None if hook is None else hook.parameter_groups(model, 0.01))
     ids = torch.randint(1000, 30000, (tokens // LENGTH, LENGTH))
-    asked = torch.randperm(tokens)[: int(ASKED * tokens)]
-    labels = ids.flatten()[asked]
-    seconds = []
-    for number in range(WARM + repeats):
-        began = time.perf_counter()
+    masked = torch.randperm(tokens)[: int(MASKED * tokens)]
+    labels = ids.flatten()[masked]
+
+    def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = F.cross_entropy(anatomy.answers_of(model, {"input_ids": ids}, asked).float(), labels)
+            loss = F.cross_entropy(anatomy.answers_of(model, {"input_ids": ids}, masked).float(), labels)
         loss.backward()
-        if beside is not None:
-            beside.before_step(optimizer, [], 10**6)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if beside is not None:
-            beside.after_step(optimizer, 10**5 + 1, 10**6)
-        if number >= WARM:
-            seconds.append(time.perf_counter() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        if hook is not None:
+            hook.before_step(optimizer, [], 10**6)
+        common.finish_step(optimizer, model)
+        if hook is not None:
+            hook.after_step(optimizer, 10**5 + 1, 10**6)
+
+    for _ in range(WARM - 1):
+        step()
     return {
-        "seconds": statistics.median(seconds),
-        "peak_gib": peak,
+        "seconds": common.medians(common.in_turns({what: step}, repeats))[what],
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=4)
-    parser.add_argument("--tokens", default="4096,16384")
-    parser.add_argument("--widths", default="384,192")
-    parser.add_argument("--fp32", action="store_true", help="without bf16 autocast")
-    parser.add_argument("--one", nargs=2, metavar=("WHAT", "TOKENS"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    settings = (arguments.layers, arguments.repeats, not arguments.fp32)
+PARSER = common.options(__doc__, "wid_speed", layers=2, repeats=4)
+PARSER.add_argument("--tokens", default="4096,16384", help="tokens of a step, separated by commas")
+PARSER.add_argument("--widths", default="384,192", help="widths of the students, separated by commas")
+PARSER.add_argument("--fp32", action="store_true", help="without bf16 autocast")
+PARSER.add_argument("--one", nargs=2, metavar=("WHAT", "TOKENS"), help=argparse.SUPPRESS)
+
+
+def measure(arguments: argparse.Namespace) -> Results:
     if arguments.one:
-        print(json.dumps(measure(arguments.one[0], int(arguments.one[1]), *settings)))
-        return
-    widths = arguments.widths.split(",")
-    names = ["teacher", *(f"{kind}-{width}" for width in widths for kind in ("whole", "student", "cut"))]
-    results: dict[str, Any] = {
-        "settings": {k: v for k, v in vars(arguments).items() if k != "one"},
-        "threads": torch.get_num_threads(),
-    }
+        what, tokens = arguments.one
+        print(json.dumps(one(what, int(tokens), arguments.layers, arguments.repeats, not arguments.fp32)))
+        raise SystemExit
+    results: Results = {"settings": common.settings(arguments, "one"), "threads": torch.get_num_threads()}
+    kinds = [f"{kind}-{width}" for width in arguments.widths.split(",") for kind in ("whole", "student", "cut")]
     for tokens in arguments.tokens.split(","):
-        for name in names:
+        for name in ["teacher", *kinds]:
             command = [sys.executable, __file__, *sys.argv[1:], "--one", name, tokens]
             for allocator, variables in ALLOCATORS.items():
                 environment = {**os.environ, **variables}
                 done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
                 results.setdefault(tokens, {}).setdefault(name, {})[allocator] = json.loads(done.stdout)
             print(tokens, name, results[tokens][name], flush=True)
-    write_text(Path("results/wid_speed.json"), json.dumps(results, indent=1) + "\n")
-    write_text(Path("docs/results/wid_speed.md"), page(results))
+    return results
 
 
 def ratio(found: dict[str, Any], name: str, other: str | None, allocator: str) -> str:
@@ -149,58 +139,56 @@ def over(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def page(results: dict[str, Any]) -> str:
-    settings = results["settings"]
+def page(results: Results, out: Path) -> str:
+    settings, lines = results["settings"], []
     layers, precision = settings["layers"], "fp32" if settings["fp32"] else "bf16 autocast"
-    lines = [
-        "# What compactors cost",
-        "",
-        f"Made by `python benchmarks/wid.py` on {results['threads']} CPU threads, {precision}: a whole optimiser step on masked",
-        f"words, {layers} layers of BERT-base's widths, inputs of {LENGTH} tokens. *whole* is a step between compactors with half",
-        "of what is to go masked, *cut* one when it is gone. Forward, backward, clipping, AdamW and the forgetting count.",
-        "",
-        "Memory that is free again stays with the process (`MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000`); the last",
-        "three columns are with glibc's defaults.",
-        "",
-    ]
+    labels = {"teacher": "teacher, 768 wide", "whole": "whole, to {}", "student": "student, {}", "cut": "cut to {}"}
+    heads = ["", "seconds", "in steps of the teacher", "of the student", "GFLOP/s of the plain model", "peak memory"]
+    heads += ["default: seconds", "of the plain step", "peak memory"]
     for tokens in settings["tokens"].split(","):
-        found = results[tokens]
-        lines += [
-            f"## {int(tokens):,} tokens a step",
-            "",
-            "| | seconds | in steps of the teacher | of the student | GFLOP/s of the plain model | peak memory "
-            "| default: seconds | of the plain step | peak memory |",
-            "|---|---|---|---|---|---|---|---|---|",
-        ]
+        found, rows = results[tokens], []
         for name, row in found.items():
             kind, _, width = name.partition("-")
-            plain = plain_of(name)
-            hidden = 768 if kind in ("teacher", "whole") else int(width)
+            plain, hidden = plain_of(name), 768 if kind in ("teacher", "whole") else int(width)
             shape = anatomy.Shape("bert", layers, hidden, 12, 4 * hidden, 30522)
-            flops = 3 * int(tokens) * (encoder_flops(shape, LENGTH) / LENGTH + ASKED * 2 * hidden * (hidden + 30522))
-            label = {
-                "teacher": "teacher, 768 wide",
-                "whole": f"whole, to {width}",
-                "student": f"student, {width}",
-                "cut": f"cut to {width}",
-            }
+            flops = 3 * int(tokens) * (encoder_flops(shape, LENGTH) / LENGTH + MASKED * 2 * hidden * (hidden + 30522))
             keeps, default = row["keeps"], row["default"]
-            lines.append(
-                f"| {label[kind]} | {keeps['seconds']:.2f} | {ratio(found, name, 'teacher', 'keeps')} | "
-                f"{ratio(found, name, plain if kind == 'cut' else None, 'keeps')} | {flops / keeps['seconds'] / 1e9:.0f} | "
-                f"{keeps['peak_gib']:.1f} GiB | {default['seconds']:.2f} | {ratio(found, name, plain, 'default')} | "
-                f"{default['peak_gib']:.1f} GiB |"
-            )
-        lines.append("")
-    lines += [
-        f"Wanted at 16,384 tokens: *whole* at most {LIMITS['whole']} steps of the teacher, *cut* at most {LIMITS['cut']} of the",
-        "student. A composed weight costs the same whatever the number of tokens, so few tokens make it dear.",
-        "",
-        *(f"* {line}" for line in over(results)),
-        "",
-    ]
-    return "\n".join(lines)
+            of_student = ratio(found, name, plain if kind == "cut" else None, "keeps")
+            cells = [f"{keeps['seconds']:.2f}", ratio(found, name, "teacher", "keeps"), of_student]
+            cells += [
+                f"{flops / keeps['seconds'] / 1e9:.0f}",
+                f"{keeps['peak_gib']:.1f} GiB",
+                f"{default['seconds']:.2f}",
+            ]
+            cells += [ratio(found, name, plain, "default"), f"{default['peak_gib']:.1f} GiB"]
+            rows.append([labels[kind].format(width), *cells])
+        lines += [f"## {int(tokens):,} tokens a step", "", *table(heads, rows)]
+    last = results[max(settings["tokens"].split(","), key=int)]
+    wrapped = [ratio(last, name, "teacher", "keeps") for name in last if name.startswith("whole")]
+    cut = [ratio(last, name, plain_of(name), "keeps") for name in last if name.startswith("cut")]
+    return "\n".join(
+        [
+            *common.opening(
+                "What compactors cost",
+                f"A step between compactors costs up to {max(wrapped)} steps of the teacher, and after the cut up to {max(cut)} of "
+                "the student, at the most tokens a step.",
+            ),
+            *lines,
+            *(f"* {line}" for line in over(results)),
+            "",
+            *common.made(
+                "python benchmarks/wid.py",
+                f"""Results: `{out}`. A whole optimiser step on masked words, {layers} layers of BERT-base's widths, inputs of
+                {LENGTH} tokens, on {common.where(results["threads"])}, {precision}. *whole* is a step between compactors with half
+                of the prunable coordinates masked, *cut* one after they are removed. Forward, backward, clipping, AdamW and the
+                pruning schedule count. Freed memory stays with the process (`MALLOC_MMAP_MAX_=0
+                MALLOC_TRIM_THRESHOLD_=1000000000000`); the last three columns are with glibc's defaults. Wanted at 16,384 tokens:
+                *whole* at most {LIMITS["whole"]} steps of the teacher, *cut* at most {LIMITS["cut"]} of the student. A composed
+                weight costs the same whatever the number of tokens, so with few tokens its share is large.""",
+            ),
+        ]
+    )
 
 
 if __name__ == "__main__":
-    main()
+    common.conduct(PARSER, measure, page, "{}")

