@@ -136,7 +136,7 @@ def one(team: str, seed: int, updates: int, before: dict[str, Any] | None) -> di
             [KnownLogits(table, encoded.asked) for table in taught],
             how,
             Weights(weights),
-            "classification",
+            KINDS["classification"],
             (seed, stage_number),
             TEMPERATURE,
         )
@@ -151,7 +151,7 @@ def one(team: str, seed: int, updates: int, before: dict[str, Any] | None) -> di
                 objective[0],
                 held,
                 [KnownLogits(table[TRAIN:], held.asked) for table in taught],
-                "classification",
+                KINDS["classification"],
                 accelerator,
                 (seed, stage_number),
                 names,
@@ -166,9 +166,13 @@ def one(team: str, seed: int, updates: int, before: dict[str, Any] | None) -> di
             select="last",
         )
         shape = anatomy.shape_of(model.config)
-        lesson = loop.DistillationModule(model, Objective(stage.objective, KINDS["classification"], shape, shape))
+        lesson = loop.DistillationModule(
+            model, Objective(stage.objective, KINDS[KINDS["classification"]], shape, shape)
+        )
         rows = np.arange(TRAIN if search else TRAIN + HELD)
-        loop.train(stage, lesson, teacher, Known(encoded, rows), accelerator, seed, hooks=[weigher])
+        loop.train(
+            stage, lesson, teacher, Known(encoded, rows), accelerator, seed, hooks=[] if weigher is None else [weigher]
+        )
         right = predict(model, test, accelerator).argmax(dim=1).numpy() == test.labels
         return float(right.mean()), None if weigher is None else weigher.record()
 
