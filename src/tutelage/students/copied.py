@@ -45,7 +45,7 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
     if family.derived == "shared":
         raise TutelageError(
             f"layers of a {source.config.model_type} are run more than once and cannot be copied one by one; make an "
-            "ordinary checkpoint of it first: tutelage export --standard"
+            "ordinary checkpoint of it first: tutelage export"
         )
     if not family.layers:
         raise TutelageError(f"a {source.config.model_type} has no layers to copy; use a fresh student with family=bert")

@@ -16,7 +16,7 @@ from tutelage.errors import TutelageError
 from tutelage.methods.tinybert import tinybert
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
-from tutelage.recipes.settings import with_settings
+from tutelage.recipes.settings import Settings, parsed, with_settings
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Fresh
 
@@ -93,7 +93,7 @@ def ablate(
     seeds: Sequence[int] = (0, 1, 2),
     general: str | None = None,
     mixed_precision: Literal["no", "bf16", "fp16"] = "no",
-    settings: Sequence[str] = (),
+    settings: Settings = (),
     quiet: bool = False,
 ) -> Ablation:
     """Run the rows that are not finished yet and return the tables; also written to ``OUT/ablation.json``.
@@ -159,7 +159,7 @@ def general_student(
     corpus: str,
     student: Fresh,
     mixed_precision: Literal["no", "bf16", "fp16"],
-    settings: Sequence[str],
+    settings: Settings,
     *,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -169,18 +169,18 @@ def general_student(
     return _carry_out(config, settings, quiet)
 
 
-def _carry_out(config: RunConfig, settings: Sequence[str], quiet: bool) -> dict[str, Any]:
+def _carry_out(config: RunConfig, settings: Settings, quiet: bool) -> dict[str, Any]:
     config = _with(config, settings)
     return run(config, resume=True, quiet=quiet)
 
 
-def _with(config: RunConfig, settings: Sequence[str]) -> RunConfig:
-    return with_settings(config, [setting for setting in settings if _concerns(setting, config)])
+def _with(config: RunConfig, settings: Settings) -> RunConfig:
+    return with_settings(config, {path: value for path, value in parsed(settings).items() if _concerns(path, config)})
 
 
-def _concerns(setting: str, config: RunConfig) -> bool:
+def _concerns(path: str, config: RunConfig) -> bool:
     """Whether a run has the stage that a setting names (a setting of all stages is for those on the task)."""
-    parts = setting.partition("=")[0].split(".")
+    parts = path.split(".")
     names = [stage.name for stage in config.recipe.stages]
     if parts[0] != "stages" or len(parts) < 2 or parts[1] == "*":
         return names != ["general"]
