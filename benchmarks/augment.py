@@ -429,7 +429,8 @@ def page(result: Results, out: Path) -> str:
                 f"""Results: `{out}`. The first row is TinyBERT's algorithm as in its authors' code; each row below changes one
                 thing more (see the benchmark's docstring), on {common.where(where["threads"], where["device"])}.
                 {result["texts"]} texts of QNLI; done once each they are {result["share_done_once"]:.0%} of the work (of the whole
-                data {result["share_done_once_of_data"]:.0%}); {result["model"]}; the candidates of {result["compared"]["words"]:,} words
+                data {result["share_done_once_of_data"]:.0%}); {result["model"]}; the candidates of
+                {result["compared"]["words"]:,} words
                 equal the published ones. At least {result["wanted"]} times is wanted.""",
             ),
         ]

@@ -174,7 +174,7 @@ def test_ablate_runs_the_rows_and_goes_on(teacher_folder: Path, words: Path, tmp
         "quiet": True,
     }
     arms = ["full", "no_gd", "no_td", "no_attn"]
-    found = api.ablate(str(tmp_path / "out"), arms=arms, seeds=2, **given)
+    found = api.ablate("tinybert", str(tmp_path / "out"), rows=arms, seeds=2, **given)
     assert list(found.rows) == arms and found.metric == "accuracy" and found.teacher > 0.9
     assert all(sorted(row.scores) == [0, 1] for row in found.rows.values())
     assert sorted(place.name for place in (tmp_path / "out" / "general").iterdir()) == ["full", "no_attn"]
@@ -183,7 +183,7 @@ def test_ablate_runs_the_rows_and_goes_on(teacher_folder: Path, words: Path, tmp
     assert gap == pytest.approx(np.mean(np.subtract(ours, full))) and half is not None
     assert ablation.Ablation.model_validate_json((tmp_path / "out" / "ablation.json").read_text()) == found
     reports = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("report.json")}
-    assert api.ablate(str(tmp_path / "out"), arms=arms, seeds=2, **given) == found
+    assert api.ablate("tinybert", str(tmp_path / "out"), rows=arms, seeds=2, **given) == found
     assert {path: path.stat().st_mtime_ns for path in reports} == reports  # nothing was run again
     with pytest.raises(TutelageError, match="there is no row 'no_x'"):
-        api.ablate(str(tmp_path / "out"), arms=["no_x"], **given)
+        api.ablate("tinybert", str(tmp_path / "out"), rows=["no_x"], **given)

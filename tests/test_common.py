@@ -194,7 +194,7 @@ def test_a_gpt2_without_a_padding_token_learns_a_task_and_teaches_it(endoftext, 
         settings=settings,
         quiet=True,
         **data,
-    )
+    ).report
     assert report["teacher"]["score"] == score and report["student"]["score"] > 0.8
     with pytest.raises(TutelageError, match="in a gpt2 it sees no other token"):
         api.distill(
@@ -204,7 +204,7 @@ def test_a_gpt2_without_a_padding_token_learns_a_task_and_teaches_it(endoftext, 
     pairs = {"train": str(tmp_path / "train.csv"), "dev": str(tmp_path / "dev.csv"), "text_pair": "label"}
     report = api.finetune(
         str(tmp_path / "start"), str(tmp_path / "pairs"), settings=["stages.*.max_steps=1"], quiet=True, **pairs
-    )
+    ).report
     assert any("puts nothing between the two texts" in warning for warning in report["warnings"])
 
     student, _ = load_model(str(tmp_path / "run" / "student"))

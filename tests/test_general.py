@@ -27,6 +27,7 @@ from tutelage.data.corpus.building import build
 from tutelage.data.masking import Masking
 from tutelage.errors import TutelageError
 from tutelage.methods.distilbert import distilbert_general
+from tutelage.methods.named import method_recipe
 from tutelage.methods.pretrain import pretrain
 from tutelage.methods.tinybert import tinybert
 from tutelage.objectives.attention import AttentionScores
@@ -179,7 +180,7 @@ def test_task_distillation_inherits_student_and_projections(
         dev=str(teacher_folder / "dev.csv"),
         settings=["stages.*.epochs=1", "stages.*.lr=0.003"],
         baseline=False,
-    )
+    ).report
     assert any("no candidates were given" in warning for warning in report["warnings"])
     assert "starts from 3 projections" in capsys.readouterr().err
 
@@ -242,7 +243,7 @@ def test_pretraining_a_new_network_through_the_api(scene: Path, tmp_path: Path) 
             student=student,
             settings=settings,
             quiet=True,
-        )
+        ).report
 
     report = learn("layers=1,hidden=16,heads=2", "run")
     assert report["student"]["shape"].startswith("1 layers x 16") and report["stages"][0]["steps"] == 4
@@ -309,7 +310,7 @@ def gpt2(scene: Path, endoftext) -> Path:
         causal=True,
         settings=["data.length=24", "batch_size=8", "lr=0.003", "stages.*.epochs=6"],
         quiet=True,
-    )
+    ).report
     held = report["stages"][0]["held_out"]
     assert held["after"]["perplexity"] < 0.7 * held["before"]["perplexity"]
     return scene / "gpt2-taught"
@@ -360,7 +361,7 @@ def test_a_gpt2_of_any_size_goes_on_learning_and_lends_its_layers(gpt2: Path, sc
         causal=True,
         settings=settings,
         quiet=True,
-    )
+    ).report
     assert report["student"]["shape"] == "1 layers x 16, 2 heads, intermediate 128"
     data = Instances(packing="segments", length=24)
     terms = [Hidden(), AttentionScores(), SoftLabels()]
@@ -515,6 +516,6 @@ def test_mistakes_end_in_one_line(scene: Path, tmp_path: Path, tokenizer) -> Non
         config.model_copy(update={"recipe": recipe.model_copy(update={"stages": [long]})}),
     )
     with pytest.raises(TutelageError, match="no stage on a corpus"):
-        api.method_recipe("kd").part("general")
+        method_recipe("kd").part("general")
     with pytest.raises(ValueError, match="two runs"):
         RunConfig(recipe=tinybert())

@@ -36,7 +36,7 @@ class Killed(BaseException):
 def words(root: Path, **more: Any) -> dict[str, Any]:
     """A search of 4 + 2 x 2 short runs."""
     data = {"train": str(root / "train.csv"), "dev": str(root / "dev.csv"), "max_train": 160}
-    size = {"student": "layers=2", "trials": 4, "seeds": 2, "hidden_epochs": 2, "lr": 3e-4}
+    size = {"student": "init=copied,layers=2", "trials": 4, "seeds": 2, "hidden_epochs": 2, "lr": 3e-4}
     return {"teacher": str(root / "teacher"), **data, **size, "quiet": True, **more}
 
 
@@ -55,7 +55,7 @@ def quick() -> Iterator[None]:
 def scene(quick: None, teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A search at one go, and the same one killed twice: before its third run, and within its fifth."""
     folder = tmp_path_factory.mktemp("search")
-    whole = search.search_knowledge(out=str(folder / "whole"), **words(teacher_folder))
+    whole = api.search_knowledge(out=str(folder / "whole"), **words(teacher_folder))
     carry_out, save, events = search.run, checkpoint.save, []
 
     def never(source: Source) -> Any:
@@ -80,8 +80,8 @@ def scene(quick: None, teacher_folder: Path, tmp_path_factory: pytest.TempPathFa
         patch.setattr(checkpoint, "save", save_and_die)
         for _ in range(2):
             with pytest.raises(Killed):
-                search.search_knowledge(out=str(folder / "killed"), **words(teacher_folder))
-        search.search_knowledge(out=str(folder / "killed"), **words(teacher_folder))
+                api.search_knowledge(out=str(folder / "killed"), **words(teacher_folder))
+        api.search_knowledge(out=str(folder / "killed"), **words(teacher_folder))
     return SimpleNamespace(folder=folder, found=whole, root=teacher_folder)
 
 
@@ -134,7 +134,11 @@ def test_what_was_found_can_be_had_again(scene: SimpleNamespace, tmp_path: Path)
     trial = scene.found.front[0]
     amount = [f"hidden.keep={trial.keep}", f"hidden.top={trial.top}"]
     size = api.compact_store(
-        str(scene.folder / "whole" / "store"), str(tmp_path / "store"), student="layers=2", settings=amount, quiet=True
+        str(scene.folder / "whole" / "store"),
+        str(tmp_path / "store"),
+        student="init=copied,layers=2",
+        settings=amount,
+        quiet=True,
     )
     assert size["bytes_per_example"] == trial.bytes_per_example
     given = {k: v for k, v in words(scene.root).items() if k not in ("trials", "seeds", "hidden_epochs", "lr")}
@@ -245,26 +249,26 @@ def test_the_picture_of_one_configuration() -> None:
         ({"trials": 0}, "trials=0 and seeds=2 leave nothing to try"),
         ({"holdout": 0.0}, r"data\.holdout=0 leaves nothing of train to compare configurations on"),
         ({"settings": ["prediction.select=last"]}, "stage 'prediction' has select=last"),
-        ({"student": "layers=9"}, "9 layers cannot be copied"),
-        ({"hidden_epochs": 0}, "greater than or equal to 1"),
+        ({"student": "init=copied,layers=9"}, "9 layers cannot be copied"),
+        ({"hidden_epochs": 0}, "--hidden-epochs 0 is too few"),
     ],
 )
 def test_mistakes_end_before_anything_is_written(more: Any, message: str, teacher_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TutelageError, match=message) as error:
-        search.search_knowledge(out=str(tmp_path / "out"), **words(teacher_folder, **more))
+        api.search_knowledge(out=str(tmp_path / "out"), **words(teacher_folder, **more))
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_something_else_is_left_alone(scene: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("x")
     with pytest.raises(TutelageError, match="is not empty and holds no search"):
-        search.search_knowledge(out=str(tmp_path), **words(scene.root))
+        api.search_knowledge(out=str(tmp_path), **words(scene.root))
     (tmp_path / "thesis.txt").unlink()
     with pytest.raises(TutelageError, match="holds a search with other settings"):
-        search.search_knowledge(out=str(scene.folder / "whole"), **words(scene.root, lr=1e-5))
+        api.search_knowledge(out=str(scene.folder / "whole"), **words(scene.root, lr=1e-5))
     shutil.copytree(scene.folder / "whole" / "store", tmp_path / "store")
     with pytest.raises(TutelageError, match="is of float16, not float32"):
-        search.search_knowledge(out=str(tmp_path), **words(scene.root, dtype="float32"))
+        api.search_knowledge(out=str(tmp_path), **words(scene.root, dtype="float32"))
     with pytest.raises(TutelageError, match="store"):  # it does not know the other texts
-        search.search_knowledge(out=str(tmp_path), **words(scene.root, max_train=200))
+        api.search_knowledge(out=str(tmp_path), **words(scene.root, max_train=200))
     assert [path.name for path in tmp_path.iterdir()] == ["store"]

@@ -33,11 +33,13 @@ from tutelage.knowledge import out_of_fold
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Tap
 from tutelage.mechanisms.ptp.labels import PTPLabels, ptp_labels
+from tutelage.methods.named import method_recipe
 from tutelage.methods.pea_kd import pea_kd
 from tutelage.objectives.mapping import pairs
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import PTP, HardLabels
 from tutelage.recipes.recipe import Stage
+from tutelage.recipes.settings import run_config
 from tutelage.students import sharing
 from tutelage.students.build import build
 from tutelage.students.copied import copy_layers
@@ -274,7 +276,7 @@ def test_a_spec_builds_it() -> None:
     assert parse("stored=1+3") == Shared(stored=[1, 3])
     with pytest.raises(TutelageError, match="cannot be shared"):
         build(Shared(stored=2), tiny_model("gpt2"), {}, 0)
-    with pytest.raises(TutelageError, match="export --standard"):
+    with pytest.raises(TutelageError, match="tutelage export"):
         copy_layers(made, Copied(layers=2), {})
 
 
@@ -386,7 +388,7 @@ def test_the_first_stage_leaves_the_head_alone_and_hands_over_the_rest(
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # two runs are the same to the bit
     learnt = {}
     for name, stages in (("first", [first]), ("both", [first, still])):
-        config = api.run_config(
+        config = run_config(
             recipe.model_copy(update={"stages": stages}),
             {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")},
             teacher=str(teacher_folder / "teacher"),
@@ -422,7 +424,7 @@ def test_a_source_has_a_head_of_its_own(teacher_folder: Path, tmp_path: Path) ->
 def test_a_depth_that_shares_none_with_the_teacher(teacher_folder: Path, tmp_path: Path) -> None:
     """A single layer ends where no inner layer of the teacher does: said beforehand, and its loss is 0."""
     one = pea_kd(1, ablation=("no_sps",))
-    config = api.run_config(
+    config = run_config(
         one.model_copy(update={"stages": [one.stages[1].model_copy(update={"max_steps": 3})]}),
         {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")},
         teacher=str(teacher_folder / "teacher"),
@@ -473,7 +475,7 @@ def test_ptp_labels_of_models_that_have_not_seen_the_texts(teacher_folder: Path,
     common = {"method": "pea_kd", "student": "stored=1", "quiet": True, "baseline": False, **data}
     report = api.distill(
         str(teacher_folder / "teacher"), str(tmp_path / "run"), settings=[source, "stages.*.epochs=1"], **common
-    )
+    ).report
     assert [stage["name"] for stage in report["stages"]] == ["ptp", "distill"]
     with pytest.raises(TutelageError, match="tutelage crossfit"):
         api.distill(str(teacher_folder / "teacher"), str(tmp_path / "never"), settings=[source + "x"], **common)
@@ -505,7 +507,7 @@ def test_every_family_learns_ptp_labels(family: str, tokenizer, tmp_path: Path) 
         quiet=True,
         train=str(tmp_path / "train.csv"),
         dev=str(tmp_path / "dev.csv"),
-    )
+    ).report
     assert "(1 stored)" in report["student"]["shape"]
     made = api.export(str(tmp_path / "run" / "student"), str(tmp_path / "plain"))
     assert made["layers"] == 2
@@ -524,20 +526,20 @@ def test_recipes_and_ablations() -> None:
     assert weights == {"hard_labels": 0.4, "soft_labels": 0.6, "first_token": 0.25}
     assert [term.weight for term in pea_kd().stages[1].objective] == [0.3, 0.7, 100 / 768]
     words = ["ptp.classes=150", "stages.ptp.ptp_labels.control=labels", "stages.ptp.ptp_labels.thresholds=preset"]
-    ptp = api.run_config(pea_kd(), {"train": "a.csv", "dev": "b.csv"}, words, out="out", teacher="t").recipe.stages[0]
+    ptp = run_config(pea_kd(), {"train": "a.csv", "dev": "b.csv"}, words, out="out", teacher="t").recipe.stages[0]
     assert ptp.mechanisms == [PTPLabels(control="labels", thresholds="preset")] and ptp.objective == [PTP(classes=150)]
-    patient = api.method_recipe("pea_kd", without="no_sps,no_ptp")
+    patient = method_recipe("pea_kd", ablation="no_sps,no_ptp")
     assert patient.student == Copied(layers=3, choose="first")
     assert [[term.kind for term in stage.objective] for stage in patient.stages] == [
         ["hard_labels", "soft_labels", "first_token"]
     ]
-    assert [stage.name for stage in api.method_recipe("pea_kd", without="no_ptp").stages] == ["distill"]
-    assert api.method_recipe("pea_kd", without="no_sps").student == Copied(layers=3, choose="first")
-    assert api.method_recipe("pea_kd", without="no_shuffle").student == Shared(order="paired")
+    assert [stage.name for stage in method_recipe("pea_kd", ablation="no_ptp").stages] == ["distill"]
+    assert method_recipe("pea_kd", ablation="no_sps").student == Copied(layers=3, choose="first")
+    assert method_recipe("pea_kd", ablation="no_shuffle").student == Shared(order="paired")
     assert [term.kind for term in pea_kd(ablation=("no_pkd",)).stages[1].objective] == ["hard_labels", "soft_labels"]
     assert [term.kind for term in pea_kd(ablation=("no_kd",)).stages[1].objective] == ["hard_labels"]
     with pytest.raises(TutelageError, match="no ablation 'no_gd'; it knows no_sps"):
-        api.method_recipe("pea_kd", without="no_gd")
+        method_recipe("pea_kd", ablation="no_gd")
     with pytest.raises(ValueError, match="that term alone"):
         Stage(name="a", objective=[PTP(), HardLabels()], mechanisms=[PTPLabels()], select="last")
     with pytest.raises(ValueError, match="come from the mechanism ptp_labels"):

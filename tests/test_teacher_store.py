@@ -174,7 +174,7 @@ def test_the_commands(teacher_folder: Path, tmp_path: Path, console, monkeypatch
     """Plan, write, inspect, verify, compact, distil from the cut: each as a user would."""
     data = ("--train", teacher_folder / "train.csv", "--dev", teacher_folder / "dev.csv")
     teacher = ("--teacher", teacher_folder / "teacher")
-    recipe = ("--method", "minimum_knowledge", "--student", "layers=2")
+    recipe = ("--method", "minimum_knowledge", "--student", "init=copied,layers=2")
     small_amount = ("--set", "hidden.keep=1l_3t_0.2h")
 
     code, out, err = console("store", "plan", *teacher, *data, *recipe, *small_amount, "--json")
@@ -193,7 +193,7 @@ def test_the_commands(teacher_folder: Path, tmp_path: Path, console, monkeypatch
     assert whole_plan["ideal_speedup_per_step"] > whole_plan["ideal_speedup_of_the_run"] > 1
 
     no_weights(monkeypatch)
-    cut = ("--student", "layers=2", *small_amount, "--out", tmp_path / "cut")
+    cut = ("--student", "init=copied,layers=2", *small_amount, "--out", tmp_path / "cut")
     code, out, _ = console("store", "compact", tmp_path / "whole", *cut, "--json")
     assert code == 0
     ours, theirs = tmp_path / "cut" / "shard-00000.bin", tmp_path / "one" / "shard-00000.bin"
@@ -254,10 +254,10 @@ def test_mistakes_end_in_one_line(teacher_folder: Path, tmp_path: Path, console)
         (("store", "inspect", teacher_folder), "not a teacher store"),
         (("store", "verify", tmp_path / "logits", "--teacher", other), "another teacher"),
         (
-            ("store", "compact", tmp_path / "logits", "--out", tmp_path / "x", "--student", "layers=2"),
+            ("store", "compact", tmp_path / "logits", "--out", tmp_path / "x", "--student", "init=copied,layers=2"),
             "cannot be reduced",
         ),
-        (("store", "write", *teacher, *data, "--out", tmp_path / "x", "--dtype", "int4"), "store_dtype"),
+        (("store", "write", *teacher, *data, "--out", tmp_path / "x", "--dtype", "int4"), "--dtype"),
         (
             ("store", "plan", *teacher, *data, "--method", "finetune", *fresh),
             "learns nothing from its teacher's answers",

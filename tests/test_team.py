@@ -35,6 +35,7 @@ from tutelage.mechanisms.team.weigher import Weigher
 from tutelage.mechanisms.team.weights import Weights, by_rank, draw, selected
 from tutelage.methods.autoskdbert import autoskdbert, skdbert
 from tutelage.methods.kd import kd
+from tutelage.methods.named import method_recipe
 from tutelage.objectives import losses
 from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.objective import Objective
@@ -555,7 +556,7 @@ def search(root: Path, out: Path, settings: list[str] = [], **more):  # noqa: B0
         settings=[*SHORT, *settings],
         quiet=True,
         **{**texts(root), **more},
-    )
+    ).report
 
 
 def test_a_team_is_made_shown_and_repeated(team_root: Path) -> None:
@@ -634,7 +635,7 @@ def test_fixed_distributions_and_means_teach_too(team_root: Path, tmp_path: Path
             settings=["stages.distill.max_steps=5", "stages.*.lr=1e-3", *settings],
             quiet=True,
             **texts(team_root),
-        )
+        ).report
         assert report["team"]["stages"] == [] and len(report["team"]["members"]) == 5
         (start,) = began.values()
         assert start.weights == pytest.approx(wanted, abs=1e-12), settings
@@ -698,7 +699,7 @@ def test_a_running_team_and_a_known_one_give_the_same_losses(team_root: Path, to
 
 def test_a_stage_on_hidden_states_needs_teachers_of_one_shape(team_root: Path, tmp_path: Path) -> None:
     folders = members_in([str(team_root / "team")])
-    recipe = api.method_recipe("distilbert")
+    recipe = method_recipe("distilbert")
     stage = recipe.stages[0].model_copy(update={"mechanisms": [Team()], "epochs": 1, "max_steps": 5})
     recipe = recipe.model_copy(update={"stages": [stage]})
     common = dict(method=recipe, student="layers=2", baseline=False, quiet=True, **texts(team_root))
@@ -744,7 +745,9 @@ def test_stored_teachers_say_the_same(team_root: Path, tmp_path: Path, monkeypat
     # One that is named first is what the report compares with, without its weights; a student of them cannot be made.
     more = dict(team=[stores[0], folders[1]], method="skdbert", baseline=False, quiet=True, **texts(team_root))
     new = "init=fresh,layers=1,hidden=16,heads=2,intermediate=32"
-    report = api.distill(None, str(tmp_path / "new"), student=new, settings=["stages.distill.max_steps=3"], **more)
+    report = api.distill(
+        None, str(tmp_path / "new"), student=new, settings=["stages.distill.max_steps=3"], **more
+    ).report
     assert report["teacher"]["score"] > 0.9 and report["teacher"]["latency_ms"] is None
     with pytest.raises(TutelageError, match="without weights"):
         api.distill(None, str(tmp_path / "copied"), student="layers=1", **more)
@@ -807,7 +810,9 @@ def test_a_team_is_led_by_whom_the_others_can_follow(team_root: Path, tmp_path: 
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "more")
     common = dict(method="skdbert", student="layers=1", baseline=False, quiet=True, **texts(team_root))
     short = ["stages.distill.max_steps=3"]
-    report = api.distill(None, str(tmp_path / "run"), team=[folder, str(tmp_path / "more")], settings=short, **common)
+    report = api.distill(
+        None, str(tmp_path / "run"), team=[folder, str(tmp_path / "more")], settings=short, **common
+    ).report
     one, other = report["team"]["members"]
     assert one["scores"] == other["scores"]
     with pytest.raises(TutelageError, match="name another first: the first knows 'neutral' beside the data's"):
@@ -950,7 +955,7 @@ def test_diversity_by_hand() -> None:
 
 def test_a_chain_of_assistants(team_root: Path, tmp_path: Path) -> None:
     teacher = members_in([str(team_root / "team")])[0]
-    reports = api.chain(
+    results = api.chain(
         teacher,
         str(tmp_path / "chain"),
         through=["layers=3"],
@@ -959,6 +964,7 @@ def test_a_chain_of_assistants(team_root: Path, tmp_path: Path) -> None:
         quiet=True,
         **texts(team_root),
     )
+    reports = [result.report for result in results]
     assert [report["student_layers"] for report in reports] == [3, 1] and reports[1]["teacher_layers"] == 3
     assert reports[0]["baseline"] is None and reports[1]["baseline"] is not None
     links = (

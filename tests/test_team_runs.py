@@ -229,7 +229,7 @@ def search(root: Path, out: Path, *settings: str, **more):
         train=str(root / "train.csv"),
         dev=str(root / "dev.csv"),
         quiet=True,
-    )
+    ).report
 
 
 @pytest.mark.parametrize(

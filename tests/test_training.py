@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from conftest import examples, make_data, tiny_model
 
 from tutelage.anatomy import shape_of
-from tutelage.api import run_config
 from tutelage.data import batches
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
@@ -22,6 +21,7 @@ from tutelage.objectives.hidden import Embeddings, Hidden
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Stage
+from tutelage.recipes.settings import run_config
 from tutelage.run.task import feed_of
 from tutelage.students.copied import copy_layers
 from tutelage.students.specs import Copied

@@ -816,7 +816,7 @@ def test_on_raw_text_for_masked_and_next_words(tmp_path: Path, tokenizer) -> Non
             stage="general",
             corpus=str(tmp_path / "corpus"),
             settings=settings,
-        )
+        ).report
         about = report["inherited"]
         assert about["cut"] and about["largest_masked"] == 0 and about["difference"] < 1e-4 * about["largest_logit"]
         held = report["stages"][0]["held_out"]
@@ -847,7 +847,7 @@ def test_the_authors_code_on_raw_text(tmp_path: Path, tokenizer, capsys: pytest.
         stage="general",
         corpus=str(tmp_path / "corpus"),
         settings=settings,
-    )
+    ).report
     held = report["stages"][0]["held_out"]
     assert held["after"]["hard_labels"] < held["before"]["hard_labels"]
     # An output matrix of its own, behind a group that the tied student does not have.
@@ -1091,8 +1091,8 @@ def test_recipes_that_cannot_be_are_refused() -> None:
 
 
 def test_sizes_on_the_command_line() -> None:
-    assert parse("hidden=192", "inherited") == Inherited(hidden=192)
-    assert parse("hidden=192,strategy=head", "inherited") == Inherited(hidden=192, strategy="head")
+    assert parse("hidden=192", METHODS["wid"]().student) == Inherited(hidden=192)
+    assert parse("hidden=192,strategy=head", METHODS["wid"]().student) == Inherited(hidden=192, strategy="head")
     assert parse("hidden=192,strategy=head") == Sliced(hidden=192, strategy="head")
     assert parse("init=inherited,hidden=192,alignment=tied") == Inherited(hidden=192, alignment="tied")
     assert wid_reference().student == Inherited(hidden=192, decoder="untied")

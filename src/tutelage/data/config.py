@@ -2,50 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Protocol, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _plain(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+Place = Annotated[str, BeforeValidator(_plain)]
+"""A path or a name; ``pathlib.Path`` becomes a string."""
 
 
 class DataConfig(BaseModel):
-    """Which texts: a GLUE task by name, or files with columns.
+    """The texts of a run: a task by name, or files with columns."""
 
-    ``holdout`` is the share of train that is kept out of training to choose checkpoints on; 0 chooses them on dev, and
-    the report then says so.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     task: str | None = None
-    data_dir: str | None = None
-    """Folder of GLUE's original TSV files; without it the task comes from the Hub."""
-    train: str | None = None
-    dev: str | None = None
+    """Name of a task: sst2, mrpc, stsb, cola and the rest of GLUE, squad, squad2, conll2003."""
+    data_dir: Place | None = None
+    """Folder of the task's original files. Default: the Hub."""
+    train: Place | None = None
+    """Training file: CSV, TSV, JSONL or Parquet; SQuAD's JSON for spans, CoNLL's columns for tokens."""
+    dev: Place | None = None
+    """Evaluation file. Default: 10 % of the training file."""
     text: str = "text"
+    """Column of the text."""
     text_pair: str | None = None
+    """Column of the second text, for pairs."""
     label: str = "label"
+    """Column of the label."""
     kind: str | None = None
-    """The kind of task: classification, regression, multilabel, tokens, spans, or that of a plug-in; without it the labels of
-    train decide between the first three."""
-    unlabeled: str | None = None
-    """A file of text without labels, which the teacher labels softly."""
+    """Kind of task: classification, regression, multilabel, tokens, spans, or that of a plug-in. Default: inferred from the labels,
+    between the first three."""
+    unlabeled: Place | None = None
+    """File of texts without labels. The teacher's predictions are their labels."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the training set that is kept as validation split, on which the best checkpoint is selected. With 0 it is
+    selected on the evaluation set, and the report says so."""
     max_train: Annotated[int, Field(ge=1)] | None = None
-    """Use only so many training examples, drawn with seed 0."""
+    """Number of training examples to use, drawn with seed 0. Default: all."""
     leave_out: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=2)]] | None = None
-    """``(k, n)``: do not learn from part k (from 1) of n, which are drawn with seed 0 (``tutelage crossfit``)."""
+    """``(k, n)``: leave out part k (from 1) of n parts of the training set, drawn with seed 0 (``tutelage crossfit``)."""
     only: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=2)]] | None = None
-    """``(k, n)``: learn from part k (from 1) of n alone, drawn with seed 0 from what is not left out."""
+    """``(k, n)``: use only part k (from 1) of n parts of what is not left out, drawn with seed 0."""
     noise: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Give so large a share of train another label, drawn with seed 0: to make a teacher that is bad on purpose."""
+    """Share of the training set that gets a wrong label, drawn with seed 0: for a teacher that is bad on purpose."""
     stride: Annotated[int, Field(ge=1)] | None = None
-    """For questions: tokens that neighbouring windows of a long context share; 128, or a third of short windows."""
-    candidates: str | None = None
-    """A folder of ``tutelage augment``: the words that may stand for others in augmented texts."""
+    """For spans: tokens that neighbouring windows of a long context share. Default: 128, or a third of a short window."""
+    candidates: Place | None = None
+    """Folder of `tutelage augment`: the substitution candidates for augmented texts."""
     drop_flipped: bool = False
-    """Leave out the augmented texts of which the teacher predicts another class than of their originals."""
+    """Leave out augmented texts for which the teacher predicts another class than for their original."""
     max_length: Annotated[int, Field(ge=8)] | None = None
-    """Longest input in tokens; the model's positions where it is not given."""
+    """Longest input in tokens. Default: the positions of the models."""
 
     @model_validator(mode="after")
     def _parts_exist(self) -> DataConfig:
@@ -53,3 +67,42 @@ class DataConfig(BaseModel):
             if given is not None and given[0] > given[1]:
                 raise ValueError(f"{name} names part {given[0]} of {given[1]}; count from 1 to {given[1]}")
         return self
+
+
+BY_SETTING = ("holdout", "leave_out", "only", "noise", "stride", "drop_flipped")
+"""Fields for experiments: ``--set data.NAME=VALUE`` sets them, no command has an option for them."""
+
+
+class Frame(Protocol):
+    """A pandas ``DataFrame`` or a ``datasets.Dataset``."""
+
+    def to_parquet(self, *args: Any, **more: Any) -> Any: ...
+
+
+Table = Frame | Mapping[str, Sequence[Any]] | tuple[Sequence[str], Sequence[Any]] | Sequence[str]
+"""Texts in memory: a frame, a dict of columns, ``(texts, labels)``, or texts alone (unlabelled)."""
+
+FilePath = str | os.PathLike[str]
+
+
+class DataOptions(TypedDict, total=False):
+    """The fields of :class:`DataConfig` as keyword arguments; ``train``, ``dev`` and ``unlabeled`` may be tables in memory."""
+
+    task: str | None
+    data_dir: FilePath | None
+    train: FilePath | Table | None
+    dev: FilePath | Table | None
+    text: str
+    text_pair: str | None
+    label: str
+    kind: str | None
+    unlabeled: FilePath | Table | None
+    holdout: float
+    max_train: int | None
+    leave_out: tuple[int, int] | None
+    only: tuple[int, int] | None
+    noise: float
+    stride: int | None
+    candidates: FilePath | None
+    drop_flipped: bool
+    max_length: int | None

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, WrapValidator
-from pydantic_core.core_schema import ValidatorFunctionWrapHandler
+from pydantic import BaseModel, ConfigDict, SerializeAsAny
 
+from tutelage.objectives.kinds import by_kind
 from tutelage.objectives.term import Term
 from tutelage.students.specs import Student
 
@@ -150,32 +150,7 @@ class Mechanism(BaseModel):
         return []
 
 
-def mechanism_of(value: Any, handler: ValidatorFunctionWrapHandler) -> Mechanism:
-    """A mechanism by the ``kind`` in its fields: any subclass of :class:`Mechanism` that has been imported."""
-    if isinstance(value, Mechanism):
-        return value
-    kinds = {cls.model_fields["kind"].default: cls for cls in subclasses(Mechanism)}
-    kind = value.get("kind") if isinstance(value, dict) else None
-    if kind not in kinds:
-        known = ", ".join(sorted(map(str, kinds)))
-        raise ValueError(
-            f"unknown mechanism {kind!r}; use one of {known}, or name the file that defines it with --plugin"
-        )
-    mechanism: Mechanism = kinds[kind].model_validate(value)
-    return mechanism
-
-
-def subclasses(cls: type[Any]) -> list[type[Any]]:
-    """All classes derived from ``cls`` that have a ``kind``, as far as they have been imported."""
-    found = []
-    for below in cls.__subclasses__():
-        if isinstance(below.model_fields["kind"].default, str):
-            found.append(below)
-        found += subclasses(below)
-    return found
-
-
-AnyMechanism = Annotated[SerializeAsAny[Mechanism], WrapValidator(mechanism_of)]
+AnyMechanism = Annotated[SerializeAsAny[Mechanism], by_kind(Mechanism, "mechanism")]
 
 
 def of_kind(mechanisms: Sequence[Mechanism], cls: type[Mechanism]) -> Any:

@@ -6,7 +6,14 @@ from tutelage.recipes.recipe import Instances, Recipe, Stage
 from tutelage.students.specs import Checkpoint, Student
 
 
-def pretrain(student: Student | None = None, *, causal: bool = False, head_only: bool = False) -> Recipe:
+def pretrain(
+    student: Student | None = None,
+    *,
+    causal: bool = False,
+    head_only: bool = False,
+    epochs: int = 1,
+    lr: float = 1e-4,
+) -> Recipe:
     """Cross-entropy of the masked words (a new mask in every epoch), or of each next word.
 
     ``head_only`` trains a language-model head on a body that stays as it is.
@@ -23,8 +30,8 @@ def pretrain(student: Student | None = None, *, causal: bool = False, head_only:
                 data=data,
                 objective=[HardLabels()],
                 train="head" if head_only else "all",
-                epochs=1,
-                lr=1e-4,
+                epochs=epochs,
+                lr=lr,
                 batch_size=256,
                 select="last",
             )

@@ -1,26 +1,15 @@
-"""Every term that a recipe may name."""
+"""Every term that a recipe may name: those of the modules below, and those of plug-ins."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import SerializeAsAny
 
-from tutelage.objectives.attention import AttentionScores
-from tutelage.objectives.hidden import Embeddings, FirstToken, Hidden, Pooled
-from tutelage.objectives.hidden_knowledge import HiddenKnowledge
-from tutelage.objectives.predictions import PTP, HardLabels, LogitsMSE, SoftLabels
+from tutelage.objectives import attention, hidden, hidden_knowledge, predictions
+from tutelage.objectives.kinds import by_kind
+from tutelage.objectives.term import Term
 
-AnyTerm = Annotated[
-    HardLabels
-    | SoftLabels
-    | LogitsMSE
-    | Embeddings
-    | Hidden
-    | Pooled
-    | PTP
-    | AttentionScores
-    | FirstToken
-    | HiddenKnowledge,
-    Field(discriminator="kind"),
-]
+__all__ = ["AnyTerm", "attention", "hidden", "hidden_knowledge", "predictions"]
+
+AnyTerm = Annotated[SerializeAsAny[Term], by_kind(Term, "term")]

@@ -2,48 +2,52 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tutelage.data.config import DataConfig
+from tutelage.data.config import BY_SETTING, DataConfig, Place
 from tutelage.errors import TutelageError
+from tutelage.recipes.choices import Dtype, Precision, Tracker
 from tutelage.recipes.recipe import Recipe
 
 
 class RunConfig(BaseModel):
-    """Everything that determines a run. A run writes it to ``config.yaml``, and ``tutelage run`` repeats it from there."""
+    """Everything that determines a run; ``config.yaml`` of a run is this, and repeats it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     recipe: Recipe
-    """The method."""
-    teacher: str | None = None
-    """The teacher: a folder or a hub id. Of several teachers, the one whose layers are copied and that the report compares with."""
-    teachers: tuple[str, ...] = ()
-    """Several teachers, for stages that learn from more than one: folders, hub ids, or stores."""
+    """Method: the student and the stages of its training."""
+    teacher: Place | None = None
+    """Teacher: a folder or a hub id. Of several teachers, the one whose layers are copied and that the report compares with."""
+    teachers: tuple[Place, ...] = ()
+    """Several teachers, for stages that learn from more than one: folders, hub ids or stores."""
     data: DataConfig = DataConfig()
-    """The data of a run on a task."""
-    corpus: str | None = None
-    """A folder of ``tutelage corpus build``, for the stages on raw text."""
-    out: str | None = None
-    """Folder for the result; must be new or empty."""
+    """Texts of a run on a task."""
+    corpus: Place | None = None
+    """Folder of ``tutelage corpus build``, for stages on raw text."""
+    out: Place | None = None
+    """Output folder."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     baseline: bool = True
-    """Train the same student without the teacher too, for as many steps, and report both."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the forward pass."""
+    """Train the same student without the teacher for as many steps, and show its scores in the report."""
+    mixed_precision: Precision = "no"
+    """Precision of training and evaluation. ``no`` is float32."""
     allow_weak_teacher: bool = False
-    """Continue even if the teacher scores no better than a constant answer."""
-    teacher_store: str | None = None
-    """A folder with the teacher's stored knowledge, or ``auto``: the store that fits, written if there is none."""
-    store_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
+    """Continue even if the teacher scores no better than chance."""
+    teacher_store: Place | None = None
+    """Folder of the teacher's stored knowledge, or ``auto``: the store that fits, written if there is none."""
+    store_dtype: Dtype = "float16"
     """Type of the hidden states that ``auto`` writes."""
-    tracker: Literal["tensorboard", "trackio", "wandb", "mlflow"] | None = None
-    """Experiment tracker."""
+    tracker: Tracker | None = None
+    """Experiment tracker that gets the losses and scores."""
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -57,8 +61,35 @@ class RunConfig(BaseModel):
         return self
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 3e-5 as a number and ``no`` as text, as YAML 1.2 does; by YAML 1.1 they are text and false."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that :class:`_Loader` reads as a number."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:bool"]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _class in (_Loader, _Dumper):
+    _exponent = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _exponent, list("-+.0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true$|false$", re.IGNORECASE), list("tTfF"))
+
+
+def yaml_value(text: str) -> Any:
+    """What YAML text stands for.
+
+    Raises:
+        yaml.YAMLError: when it is not YAML.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
 def to_yaml(config: RunConfig) -> str:
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=120)
 
 
 def from_yaml(path: Path) -> RunConfig:
@@ -68,7 +99,7 @@ def from_yaml(path: Path) -> RunConfig:
         TutelageError: when the file is missing, is not YAML, or does not describe a run.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml_value(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TutelageError(f"there is no file {str(path)!r}; `tutelage recipe METHOD > {path}` writes one") from None
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
@@ -76,12 +107,42 @@ def from_yaml(path: Path) -> RunConfig:
     return validated(tree, str(path))
 
 
-def validated(tree: Any, name: str) -> RunConfig:
-    """A tree of plain values as a run; every mistake becomes one line that names its place."""
+def validated(tree: Any, name: str | None = None) -> RunConfig:
+    """A tree of plain values as a run.
+
+    Raises:
+        TutelageError: as :func:`in_one_line` says it.
+    """
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the top level"
-        given = "" if isinstance(first["input"], dict | list) else f" (given: {first['input']!r})"
-        raise TutelageError(f"{name}: {place}: {first['msg']}{given}") from None
+        raise TutelageError(in_one_line(error, name)) from None
+
+
+@contextmanager
+def as_options() -> Iterator[None]:
+    """A value that pydantic refuses while this lasts is said to be that of the option of its name.
+
+    Raises:
+        TutelageError: as :func:`in_one_line` says it.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        raise TutelageError(in_one_line(error)) from None
+
+
+def in_one_line(error: ValidationError, name: str | None = None) -> str:
+    """The first mistake with its place in what has this ``name``; without a name as the option of the command line."""
+    first = error.errors()[0]
+    path = list(first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict | list | BaseModel) else f" (given: {first['input']!r})"
+    if name is not None:
+        return f"{name}: {'.'.join(map(str, path)) or 'the top level'}: {message}{given}"
+    if not path:
+        return message
+    inner = path[1:] if path[0] == "data" else path
+    if path[0] == "recipe" or not inner or inner[0] in BY_SETTING:
+        return f"{'.'.join(map(str, path))}: {message}{given}"
+    return f"--{str(inner[0]).replace('_', '-')}: {message}{given}"

@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from tutelage.errors import TutelageError
-from tutelage.recipes.config import RunConfig, validated
+from tutelage.recipes.config import RunConfig, validated, yaml_value
+from tutelage.recipes.recipe import Recipe
+
+Settings = Mapping[str, Any] | Sequence[str]
+"""Values by path, ``{"stages.*.epochs": 2}``; or as ``--set`` takes them, ``["stages.*.epochs=2"]``."""
 
 
-def with_settings(config: RunConfig, settings: list[str]) -> RunConfig:
-    """The run with ``path=value`` settings applied, as ``--set`` takes them.
-
-    A path names parts on the way to a value, in order: ``stages.prediction.temperature`` finds
-    ``recipe.stages.prediction.objective.soft_labels.temperature``. Stages go by their name, terms by their kind, and
-    ``*`` stands for all at its place (``stages.*.epochs=2``). Values are YAML.
+def parsed(settings: Settings) -> dict[str, Any]:
+    """Settings with their values; the text after ``=`` is YAML.
 
     Raises:
-        TutelageError: when a path finds nothing, or more than one place.
+        TutelageError: when one has no value, or none that is YAML.
     """
-    tree = config.model_dump(mode="json")
+    if isinstance(settings, Mapping):
+        return dict(settings)
+    found: dict[str, Any] = {}
     for setting in settings:
         path, sign, text = setting.partition("=")
         if not sign:
             raise TutelageError(f"--set {setting!r} has no value; write path=value")
         try:
-            value = yaml.safe_load(text)
+            value = yaml_value(text)
         except yaml.YAMLError:
             raise TutelageError(f"--set {setting!r}: {text!r} is no YAML value; quote it") from None
-        wanted = path.strip().split(".")
+        found.pop(path.strip(), None)  # of two for one path the later, in its place
+        found[path.strip()] = value
+    return found
+
+
+def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
+    """The run with settings applied.
+
+    A path names parts on the way to a value, in order: ``stages.prediction.temperature`` finds
+    ``recipe.stages.prediction.objective.soft_labels.temperature``. Stages go by their name, terms by their kind, and
+    ``*`` stands for all at its place (``stages.*.epochs=2``).
+
+    Raises:
+        TutelageError: when a path finds nothing, or more than one place.
+    """
+    tree = config.model_dump(mode="json")
+    for path, value in parsed(settings).items():
+        wanted = path.split(".")
         found = [place for place in _places(tree, ()) if _fits(wanted, [name for name, _ in place])]
         # The whole path given beats a path in which it is only hidden.
         found = [p for p in found if len(p) == len(wanted)] or found
@@ -45,6 +65,15 @@ def with_settings(config: RunConfig, settings: list[str]) -> RunConfig:
                 node = node[key]
             node[place[-1][1]] = value
     return validated(tree, "--set")
+
+
+def run_config(recipe: Recipe, data: Mapping[str, Any], settings: Settings = (), **fields: Any) -> RunConfig:
+    """A run from its parts: the recipe, the fields of :class:`~tutelage.data.config.DataConfig`, those of the run itself.
+
+    Raises:
+        TutelageError: for a field or value that a run does not have, by the name of its option.
+    """
+    return with_settings(validated({"recipe": recipe.model_dump(mode="json"), "data": dict(data), **fields}), settings)
 
 
 def _places(node: Any, before: tuple[tuple[str, Any], ...]) -> list[tuple[tuple[str, Any], ...]]:

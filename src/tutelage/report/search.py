@@ -65,6 +65,17 @@ class Search(BaseModel):
     """All configurations, the smallest first. Scores compare within a rung only: later ones train longer."""
     front: list[Trial]
     """Of the last rung those that no other beats in score without being larger, the smallest first."""
+    under: float | None = None
+    """The budget in bytes per example that was asked about."""
+
+    @property
+    def chosen(self) -> Trial | None:
+        """The best configuration within the budget, if there is one.
+
+        Raises:
+            TutelageError: when all that were tried are larger.
+        """
+        return None if self.under is None else self.best_under(self.under)
 
     def best_under(self, budget: float) -> Trial:
         """The best configuration of at most ``budget`` bytes per example.

@@ -72,7 +72,9 @@ def limit_of(config: RunConfig, student: Any, teacher: Source | None) -> int:
     """
     limit = min(anatomy.max_length(c) for c in [student, *([teacher.config] if teacher else [])])
     if config.data.max_length is not None and config.data.max_length > limit:
-        raise TutelageError(f"max_length={config.data.max_length} is beyond the model's {limit} positions; use {limit}")
+        raise TutelageError(
+            f"--max-length {config.data.max_length} is beyond the model's {limit} positions; use {limit}"
+        )
     check_padding(config, limit)
     return limit
 

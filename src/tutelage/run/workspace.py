@@ -30,6 +30,7 @@ from tutelage.errors import TutelageError
 from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.report.model import REPORT, Report, load_report
+from tutelage.run.inputs import FOLDER
 from tutelage.teachers.teacher import predicted
 from tutelage.training import checkpoint
 
@@ -237,6 +238,6 @@ def run_folder(config: RunConfig, resume: bool) -> Path:
         raise TutelageError(
             f"--out {config.out!r} cannot be written ({str(parent)!r} is in the way); name another folder"
         )
-    if not before.exists() and folder.exists() and any(folder.iterdir()):
+    if not before.exists() and folder.exists() and {path.name for path in folder.iterdir()} - {FOLDER}:
         raise TutelageError(f"{config.out!r} is not empty and holds no run; give an empty or new folder to --out")
     return folder

@@ -177,14 +177,39 @@ Student = Annotated[
 ]
 
 
-def parse(text: str, usual: str | None = None) -> Student:
+KINDS: dict[str, type[Copied | Fresh | Checkpoint | Pruned | BiLSTM | Inherited | Sliced | Shared]] = {
+    "copied": Copied,
+    "fresh": Fresh,
+    "checkpoint": Checkpoint,
+    "pruned": Pruned,
+    "bilstm": BiLSTM,
+    "inherited": Inherited,
+    "sliced": Sliced,
+    "shared": Shared,
+}
+
+MARKS = {
+    "shared": {"stored", "order"},
+    "inherited": {"alignment"},
+    "sliced": {"strategy"},
+    "pruned": {"rank"},
+    "bilstm": {"channels", "words", "vectors"},
+    "fresh": {"hidden", "intermediate", "heads", "family", "embedding"},
+    "checkpoint": {"name"},
+}
+"""Fields by which the kind of a student is known that names no ``init``."""
+
+
+def parse(text: str, recipe_student: Student | None = None) -> Student:
     """Parse the value of ``--student``.
+
+    Fields of the recipe's student replace its own, and it keeps the rest: with BERT-PKD ``layers=4`` still copies the first
+    layers. Other fields, or ``init=KIND`` of another kind, make a new student with the defaults of its kind:
 
     * ``layers=3`` or ``layers=2+4+6``: layers copied from the teacher.
     * ``layers=4,hidden=312,heads=12``: a new network with these sizes.
     * ``layers=6,rank=128`` (or ``rank=none``): a pruned teacher.
     * ``words=...`` or ``channels=...``: a BiLSTM.
-    * sizes without ``layers``: the kind of student ``usual`` for the method.
     * anything without ``=``: a checkpoint (folder or Hub id).
 
     Raises:
@@ -197,38 +222,31 @@ def parse(text: str, usual: str | None = None) -> Student:
         key, _, value = part.partition("=")
         value = value.strip()
         fields[key.strip()] = value.split("+") if "+" in value else None if value == "none" else value
-    kinds: dict[str, type[Copied | Fresh | Checkpoint | Pruned | BiLSTM | Inherited | Sliced | Shared]] = {
-        "copied": Copied,
-        "fresh": Fresh,
-        "checkpoint": Checkpoint,
-        "pruned": Pruned,
-        "bilstm": BiLSTM,
-        "inherited": Inherited,
-        "sliced": Sliced,
-        "shared": Shared,
-    }
-    marks = {
-        "shared": {"stored", "order"},
-        "inherited": {"alignment"},
-        "sliced": {"strategy"},
-        "pruned": {"rank"},
-        "bilstm": {"channels", "words", "vectors"},
-        "fresh": {"hidden", "intermediate", "heads", "family", "embedding"},
-        "checkpoint": {"name"},
-    }
-    init = fields.get("init") or (usual if "layers" not in fields else None)
-    init = init or next((kind for kind, names in marks.items() if names & set(fields)), "copied")
-    if init not in kinds:
-        raise TutelageError(f"--student init={init!r} is unknown; use one of {', '.join(kinds)}")
+    init = fields.get("init") or next((kind for kind, names in MARKS.items() if names & set(fields)), "copied")
+    if init not in KINDS:
+        raise TutelageError(f"--student init={init!r} is unknown; use one of {', '.join(KINDS)}")
+    if recipe_student is not None and fields.get("init", recipe_student.init) == recipe_student.init:
+        kind = type(recipe_student)
+        own = set(fields) <= set(kind.model_fields)
+        if own and (init == recipe_student.init or _known(kind, fields)):
+            init, fields = recipe_student.init, recipe_student.model_dump() | fields
     try:
-        return kinds[init](**fields)
+        return KINDS[init](**fields)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
         raise TutelageError(
-            f"--student {text!r}: {place}: {first['msg']}; a student with init={init} has the fields "
-            f"{', '.join(kinds[init].model_fields)}"
+            f"--student {text!r}: {first['loc'][0]}: {first['msg']}; a student with init={init} has the fields "
+            f"{', '.join(KINDS[init].model_fields)}"
         ) from None
+
+
+def _known(kind: type[BaseModel], fields: dict[str, Any]) -> bool:
+    """Whether a kind of student takes these values: copied layers may be of one family, a fresh network is of any."""
+    try:
+        kind(**fields)
+    except ValidationError as error:
+        return all(problem["type"] == "missing" for problem in error.errors())
+    return True
 
 
 def takes_from_teacher(student: Student) -> bool:

@@ -14,7 +14,7 @@ from tutelage.errors import TutelageError
 from tutelage.methods.tinybert import tinybert
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
-from tutelage.recipes.settings import with_settings
+from tutelage.recipes.settings import Settings, parsed, with_settings
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Fresh
 from tutelage.studies.study import Interval, finished, interval, paired, study
@@ -87,7 +87,7 @@ def ablate(
     seeds: Sequence[int] = (0, 1, 2),
     general: str | None = None,
     mixed_precision: Literal["no", "bf16", "fp16"] = "no",
-    settings: Sequence[str] = (),
+    settings: Settings = (),
     part: tuple[int, int] = (0, 1),
     quiet: bool = False,
 ) -> Ablation:
@@ -161,7 +161,7 @@ def general_student(
     corpus: str,
     student: Fresh,
     mixed_precision: Literal["no", "bf16", "fp16"],
-    settings: Sequence[str],
+    settings: Settings,
     *,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -171,13 +171,13 @@ def general_student(
     return run(_with(config, settings), resume=True, quiet=quiet)
 
 
-def _with(config: RunConfig, settings: Sequence[str]) -> RunConfig:
-    return with_settings(config, [setting for setting in settings if _concerns(setting, config)])
+def _with(config: RunConfig, settings: Settings) -> RunConfig:
+    return with_settings(config, {path: value for path, value in parsed(settings).items() if _concerns(path, config)})
 
 
-def _concerns(setting: str, config: RunConfig) -> bool:
+def _concerns(path: str, config: RunConfig) -> bool:
     """Whether a run has the stage that a setting names (a setting of all stages is for those on the task)."""
-    parts = setting.partition("=")[0].split(".")
+    parts = path.split(".")
     names = [stage.name for stage in config.recipe.stages]
     if parts[0] != "stages" or len(parts) < 2 or parts[1] == "*":
         return names != ["general"]

@@ -14,26 +14,86 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
+from tutelage.artifacts import write_text
 from tutelage.data.batches import evaluation_batches
 from tutelage.data.examples import Encoded, Examples, encode
+from tutelage.data.readers.files import read_texts
+from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Tap
 from tutelage.objectives.mapping import Pairs, pairs
+from tutelage.progress import Display
 from tutelage.report.attention import AttentionReport, LayerReport, Likeness, Match
+from tutelage.report.attention import page as page_of
+from tutelage.run.workspace import new_accelerator
+from tutelage.students.load import load_config, resolve
+from tutelage.teachers.source import Source
 
 LENGTH = 128
 """Default of ``max_length`` in tokens."""
+
+
+def compare_models(
+    teacher: str,
+    student: str,
+    texts: str,
+    out: str | None,
+    *,
+    text: str,
+    max_texts: int,
+    max_length: int | None,
+    quiet: bool,
+) -> AttentionReport:
+    """See :func:`tutelage.api.attention_report`."""
+    page = None if out is None else Path(out)
+    if page is not None and page.suffix != ".html":
+        raise TutelageError(f"--out {out!r} does not end in .html, and a page is what is written; name it so")
+    if page is not None and (page.is_dir() or not page.parent.is_dir()):
+        raise TutelageError(f"{out!r} cannot be written: it is a folder, or lies in none that exists")
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    sources = []
+    for name in (teacher, student):
+        # A family of our own is known with its head alone.
+        derived = anatomy.family_of(load_config(resolve(name))).derived
+        sources.append(Source(name, "classes" if derived else "none"))
+    check(sources[0].config, sources[1].config)
+    if len({tokenizer_fingerprint(source.tokenizer) for source in sources}) > 1:
+        raise TutelageError(
+            f"{teacher!r} and {student!r} have different tokenizers, so that their attention is between different tokens; "
+            "compare models that share one"
+        )
+    strings = read_texts(Path(texts), text)
+    accelerator, display = new_accelerator(), Display(quiet)
+    with display:
+        found = attention_report(
+            sources[0].model.to(accelerator.device),
+            sources[1].model.to(accelerator.device),
+            sources[0].tokenizer,
+            strings,
+            max_texts=max_texts,
+            max_length=max_length,
+            advance=lambda count, total: display.advance("texts", total, count),
+        )
+    if page is not None:
+        try:
+            write_text(page, page_of(found))
+        except OSError as error:
+            raise TutelageError(f"{out!r} cannot be written: {error.strerror}") from None
+    return found
 
 
 def attention_report(
@@ -236,12 +296,12 @@ def _read(
 ) -> tuple[Encoded, int]:
     """The encoded texts, and the maximum length in tokens."""
     if max_texts < 1 or not texts:
-        raise TutelageError(f"max_texts={max_texts} with {len(texts)} texts leaves no text; give at least one of each")
+        raise TutelageError(f"--max-texts {max_texts} of {len(texts)} texts leaves nothing to read; give more")
     limit = min(anatomy.max_length(model.config) for model in models)
     least = tokenizer.num_special_tokens_to_add() + 1
     if max_length is not None and not least <= max_length <= limit:
         raise TutelageError(
-            f"max_length={max_length} is not between {least} and the models' {limit} positions; use {limit}"
+            f"--max-length {max_length} is not between {least} and the models' {limit} positions; use {limit}"
         )
     length = max_length or min(LENGTH, limit)
     if max_texts < len(texts):

@@ -30,10 +30,12 @@ from tutelage.methods.minimum_knowledge import minimum_knowledge
 from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.objectives.mapping import half_up
 from tutelage.progress import Display
+from tutelage.recipes.choices import Dtype, Precision
 from tutelage.recipes.config import RunConfig, to_yaml, validated
-from tutelage.recipes.settings import with_settings
+from tutelage.recipes.settings import Settings, parsed, with_settings
 from tutelage.report.search import Candidate, Rung, Search, Trial, picture
 from tutelage.run import run, stores
+from tutelage.run.inputs import FOLDER
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import Bench, bench, new_accelerator
 from tutelage.students.specs import Checkpoint, Student, parse, takes_from_teacher
@@ -62,50 +64,30 @@ def search_knowledge(
     teacher: str,
     out: str,
     *,
-    student: str | Student | None = None,
-    trials: int = 24,
-    seeds: int = 3,
-    seed: int = 0,
-    hidden_epochs: int = 3,
-    prediction_epochs: int = 2,
-    lr: float | None = None,
-    mixed_precision: str = "no",
-    dtype: str = "float16",
-    quiet: bool = False,
-    settings: Sequence[str] = (),
-    **data: Any,
+    student: str | Student | None,
+    trials: int,
+    seeds: int,
+    seed: int,
+    under: float | None,
+    hidden_epochs: int,
+    prediction_epochs: int,
+    lr: float | None,
+    mixed_precision: Precision,
+    dtype: Dtype,
+    quiet: bool,
+    settings: Settings,
+    data: dict[str, Any],
 ) -> Search:
-    """Find how much of a teacher's hidden states is enough, and which: score against bytes per example.
-
-    The grid is 1, 2, 3 or all pairs of layers, 1 to 50 or all tokens, a twentieth to all neurons, up to the teacher's layer
-    at 8, 10 or 12 twelfths of its depth; ``trials`` configurations of it are tried by
-    :func:`~tutelage.methods.minimum_knowledge.minimum_knowledge`. They are compared on the part of train that is held out,
-    never on dev. A killed call goes on when it is repeated; with more ``trials`` or ``seeds``, finished runs are not repeated.
-
-    Args:
-        teacher: A fine-tuned BERT-family classifier, a folder or a hub id.
-        out: Folder of the search; see the top of this module for what it gets.
-        student: As in :func:`tutelage.api.distill`; without it the method's (ROSITA6).
-        trials: How many configurations; the first rung trains all of them, each later one the best third.
-        seeds: Runs of each configuration in the last rung (seeds ``seed``, ``seed + 1``, ...); earlier rungs have one.
-        seed: Of the draw and of the runs.
-        hidden_epochs: Epochs on hidden states in the last rung; a third of it in the rung before, and so on, at least 1.
-        prediction_epochs: The same on the predictions.
-        lr: Peak learning rate of both stages; without it the method's (5e-5, then 2e-5).
-        mixed_precision: ``no``, ``bf16`` or ``fp16``, of teacher and students.
-        dtype: Type of stored hidden states: float32, float16, bfloat16 or int8. Bytes per example are counted in it.
-        quiet: Show nothing.
-        settings: ``path=value`` as ``--set`` takes them; the epochs in them are those of the last rung.
-        **data: The texts, in the words of :class:`tutelage.data.config.DataConfig`.
-
-    Raises:
-        TutelageError: for anything wrong with what was given; then nothing has been written.
-    """
+    """See :func:`tutelage.api.search_knowledge`."""
     if trials < 1 or seeds < 1:
         raise TutelageError(f"trials={trials} and seeds={seeds} leave nothing to try; give at least 1 of each")
-    recipe = minimum_knowledge()
+    for name, count in (("hidden", hidden_epochs), ("prediction", prediction_epochs)):
+        if count < 1:
+            raise TutelageError(f"--{name}-epochs {count} is too few; give at least 1")
+    recipe = minimum_knowledge(hidden_epochs=hidden_epochs, prediction_epochs=prediction_epochs)
     if student is not None:
-        recipe = recipe.model_copy(update={"student": parse(student) if isinstance(student, str) else student})
+        spec = parse(student, recipe.student) if isinstance(student, str) else student
+        recipe = recipe.model_copy(update={"student": spec})
     folder = Path(out)
     tree = {
         "recipe": recipe.model_dump(mode="json"),
@@ -117,9 +99,8 @@ def search_knowledge(
         "mixed_precision": mixed_precision,
         "store_dtype": dtype,
     }
-    ours = [f"stages.hidden.epochs={hidden_epochs}", f"stages.prediction.epochs={prediction_epochs}"]
-    ours += [] if lr is None else [f"stages.*.lr={lr}"]
-    base = with_settings(validated(tree, "the search"), [*ours, *settings])
+    ours: dict[str, Any] = {} if lr is None else {"stages.*.lr": lr}
+    base = with_settings(validated(tree), ours | parsed(settings))
     _check_place(base, folder)
     display = Display(quiet)
     with bench(quiet, base.mixed_precision) as desk:
@@ -143,6 +124,7 @@ def search_knowledge(
         rungs=rungs,
         trials=sorted(tried, key=lambda trial: (trial.bytes_per_example, trial.name)),
         front=pareto([trial for trial in tried if trial.rung == len(rungs)]),
+        under=under,
     )
     write_text(folder / "search.json", found.model_dump_json(indent=1))
     write_text(folder / "search.svg", picture(found))
@@ -157,7 +139,7 @@ def _check_place(base: RunConfig, folder: Path) -> None:
             raise TutelageError(
                 f"{str(folder)!r} holds a search with other settings; see its search.yaml, or give another --out"
             )
-    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {"store"}:
+    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {"store", FOLDER}:
         raise TutelageError(f"{str(folder)!r} is not empty and holds no search; give an empty or new folder to --out")
 
 

@@ -22,8 +22,9 @@ from tutelage.evaluation.diversity import diversity
 from tutelage.mechanisms.team.folders import MANIFEST, TeamManifest, is_store, left_out, members_in, short
 from tutelage.methods.finetune import finetune
 from tutelage.progress import Display
-from tutelage.recipes.config import validated
-from tutelage.recipes.settings import with_settings
+from tutelage.recipes.config import as_options, validated
+from tutelage.recipes.settings import Settings, with_settings
+from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.load import load_config, resolve
@@ -95,7 +96,7 @@ def train_team(
     epochs: int,
     lr: float,
     mixed_precision: Literal["no", "bf16", "fp16"],
-    settings: Sequence[str],
+    settings: Settings,
     quiet: bool,
 ) -> dict[str, Any]:
     """See :func:`tutelage.api.train_team`."""
@@ -122,22 +123,23 @@ def train_team(
     manifest = TeamManifest(data=data, members=dict(zip(names, specs, strict=True)))
     if (folder / MANIFEST).exists() and TeamManifest.read(folder) != manifest:
         raise TutelageError(f"{out!r} holds another team; name another folder")
-    if folder.is_dir() and not (folder / MANIFEST).exists() and {p.name for p in folder.iterdir()} - set(names):
+    if folder.is_dir() and not (folder / MANIFEST).exists() and {p.name for p in folder.iterdir()} - {*names, FOLDER}:
         raise TutelageError(f"{out!r} is not empty and holds no team; give an empty or new folder to --out")
     configs = []
     for name, member in zip(names, made, strict=True):
         start = member.model or model
         student = Checkpoint(name=start) if member.layers is None else Copied(layers=member.layers, source=start)
         own = common.model_copy(update={"only": member.only, "noise": member.noise})
+        with as_options():
+            recipe = finetune(student, member.epochs or epochs, member.lr or lr)
         tree = {
-            "recipe": finetune(student).model_dump(mode="json"),
+            "recipe": recipe.model_dump(mode="json"),
             "data": own.model_dump(mode="json"),
             "out": str(folder / name),
             "seed": member.seed,
             "mixed_precision": mixed_precision,
         }
-        ours = [f"stages.finetune.epochs={member.epochs or epochs}", f"stages.finetune.lr={member.lr or lr}"]
-        configs.append(with_settings(validated(tree, "the team"), [*ours, *settings]))
+        configs.append(with_settings(validated(tree), settings))
     for config in configs:
         run(config, resume=True, quiet=quiet)
     accelerator = new_accelerator()

@@ -1,0 +1,206 @@
+"""What a command shows of its result: JSON, or a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tutelage.report.comparison import comparison
+
+if TYPE_CHECKING:
+    from tutelage.recipes.config import RunConfig
+    from tutelage.report.attention import AttentionReport
+    from tutelage.report.search import Search
+    from tutelage.run.result import Result
+    from tutelage.studies.ablation import Ablation
+
+
+def show(command: str, result: Any, as_json: bool) -> None:
+    """Print what the function of a command has returned."""
+    if as_json:
+        print(json.dumps(_tree(result), indent=1))
+    else:
+        table: Callable[[Any], None] = SHOWN.get(command, _list)
+        table(result)
+
+
+def _tree(result: Any) -> Any:
+    if isinstance(result, list):
+        return [_tree(one) for one in result]
+    if hasattr(result, "report"):
+        return result.report
+    if hasattr(result, "chosen"):
+        best = result.chosen
+        more = {} if best is None else {"best_under": best.model_dump(mode="json")}
+        return {**result.model_dump(mode="json", exclude={"under"}), **more}
+    return result.model_dump(mode="json") if hasattr(result, "model_dump") else result
+
+
+def _say(text: str) -> None:
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _list(values: dict[str, Any]) -> None:
+    """Names and values, one a line."""
+    table = Table(show_header=False, box=None)
+    for name, value in values.items():
+        shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        table.add_row(name.replace("_", " "), shown)
+    Console().print(table)
+
+
+def _result(result: Result) -> None:
+    """The comparison, and where to read on."""
+    found = comparison(result.report)
+    table = Table(*found.columns, title=found.title)
+    for row in found.rows:
+        table.add_row(*row)
+    Console().print(table)
+    for note in found.notes:
+        _say(note)
+    student = f"Student: {result.folder}/student; report" if result.report.get("general") else "Report"
+    _say(f"{student}: {result.folder}/report.html")
+
+
+def _scores(result: dict[str, Any]) -> None:
+    table = Table("part", "metric", "score")
+    for part, scores in result["scores"].items():
+        for metric, value in scores.items():
+            table.add_row(part, metric, f"{value:.4f}")
+    Console().print(table)
+
+
+def _chain(results: list[Result]) -> None:
+    reports = [result.report for result in results]
+    table = Table("", reports[0]["metric"], "parameters")
+    entries = [("teacher", reports[0]["teacher"])]
+    entries += [(f"assistant {number}", report["student"]) for number, report in enumerate(reports[:-1], start=1)]
+    for name, entry in [*entries, ("student", reports[-1]["student"])]:
+        table.add_row(name, f"{entry['score']:.4f}", f"{entry['parameters'] / 1e6:.1f} M")
+    Console().print(table)
+    _say(f"Student: {reports[-1]['student']['name']}")
+
+
+def _team(found: dict[str, Any]) -> None:
+    """The scores of the teachers, and the agreement of each two."""
+    metric, part, members = found["metric"], found["part"], found["members"]
+    alike = found.get("agreement", [[] for _ in members])  # for tokens and spans there is none
+    heads = [f"= {number}" for number in range(1, len(alike[0]) + 1)]
+    table = Table("", "teacher", "M parameters", f"{metric}, {part}", f"{metric}, held-out train", *heads)
+    for row, one in enumerate(members):
+        scores = [f"{one['scores'][place][metric]:.4f}" for place in (part, "held")]
+        agreement = [f"{value:.2f}" for value in alike[row]]
+        table.add_row(str(row + 1), one["name"], f"{one['parameters'] / 1e6:.1f}", *scores, *agreement)
+    Console().print(table)
+    lines = [f"mean disagreement {found['disagreement']:.3f}"] if "disagreement" in found else []
+    if "ensemble" in found:
+        lines.append(f"the mean of all: {found['ensemble']:.4f} accuracy")
+        lines.append(f"at least one is right on {found['one_right']:.4f}, all on {found['all_right']:.4f}")
+    if lines:
+        _say(f"On {part}: {'; '.join(lines)}")
+
+
+def _search(found: Search) -> None:
+    table = Table(
+        "kept", "bytes per example", f"{found.metric}, validation", "by seed", "dev", title="The best for their size"
+    )
+    for trial in found.front:
+        by_seed = " ".join(f"{score:.4f}" for score in trial.scores.values())
+        size = f"{trial.bytes_per_example:,.0f}"
+        table.add_row(trial.name, size, f"{trial.score:.4f}", by_seed, f"{trial.dev_score:.4f}")
+    Console().print(table)
+    best = found.chosen
+    if best is not None:
+        early = "" if best.rung == len(found.rungs) else ", of shorter training"
+        _say(
+            f"Best of at most {found.under:,.0f} bytes per example: {best.name}, {best.bytes_per_example:,.0f} bytes, "
+            f"{found.metric} {best.score:.4f}{early}; --method minimum_knowledge --set hidden.keep={best.keep} "
+            f"--set hidden.top={best.top}"
+        )
+
+
+def _attention(found: AttentionReport) -> None:
+    from tutelage.report.attention import explanation, verdict
+
+    columns = ["best_match", "uniform"] if found.same_head is None else ["same_head", "best_match", "uniform"]
+    table = Table("\nlayer", title="Cosine similarity, and KL in nats: means over heads")
+    for column in columns:
+        table.add_column(f"{column.replace('_', ' ')}\ncosine", justify="right")
+        table.add_column("\nKL", justify="right")
+    for name, means in [*((layer.name, layer) for layer in found.layers), ("mean", found)]:
+        if name == "mean":
+            table.add_section()
+        parts = [getattr(means, column) for column in columns]
+        table.add_row(name, *(f"{number:.3f}" for part in parts for number in (part.cosine, part.kl)))
+    console = Console()
+    console.print(table)
+    for line in (verdict(found), *explanation(found)):
+        console.print(line, markup=False, highlight=False)
+
+
+def _ablation(found: Ablation) -> None:
+    from tutelage.studies.ablation import TABLES
+    from tutelage.studies.study import interval
+
+    for title, names in TABLES.items():
+        table = Table("", f"{found.metric} on {found.task}", "against full", "seeds", title=title)
+        for name in names:
+            if name in found.rows:
+                mean, half = interval(found.rows[name].values(found.metric))
+                less, margin = found.against_full(name) if "full" in found.rows else (0.0, None)
+                against = "" if name == "full" or "full" not in found.rows else _with_margin(less, margin, sign=True)
+                table.add_row(name, _with_margin(mean, half), against, str(len(found.rows[name].scores)))
+        if table.row_count:
+            Console().print(table)
+
+
+def _with_margin(value: float, margin: float | None, *, sign: bool = False) -> str:
+    return f"{value:{'+' if sign else ''}.4f}" + ("" if margin is None else f" ± {margin:.4f}")
+
+
+def _methods(rows: list[dict[str, Any]]) -> None:
+    from tutelage.recipes.table import COLUMNS
+
+    table = Table(title="What each method takes from the teacher, and how", padding=(0, 0, 0, 1))
+    for column in ("method", "start", "stage", "on", "learns"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("stage", "on"))
+    for row in rows:
+        for index, stage in enumerate(row["stages"]):
+            learns = "; ".join(f"{part}: {stage[part]}" for part in COLUMNS if stage[part])
+            first = (row["method"], row["init"]) if index == 0 else ("", "")
+            table.add_row(*first, stage["stage"], stage["data"], learns)
+    Console().print(table)
+
+
+def _yaml(config: RunConfig) -> None:
+    from tutelage.recipes.config import to_yaml
+
+    print(to_yaml(config), end="")
+
+
+def _whole(found: dict[str, Any]) -> None:
+    _say(f"{found['path']} is whole")
+
+
+SHOWN: dict[str, Callable[[Any], None]] = {
+    "finetune": _result,
+    "pretrain": _result,
+    "distill": _result,
+    "run": _result,
+    "demo": _result,
+    "evaluate": _scores,
+    "chain": _chain,
+    "train_team": _team,
+    "show_team": _team,
+    "search_knowledge": _search,
+    "attention_report": _attention,
+    "ablate": _ablation,
+    "methods": _methods,
+    "recipe": _yaml,
+    "verify_store": _whole,
+}
+"""By the name of the command's function; others show names and values."""

@@ -1,0 +1,75 @@
+"""Terms, mechanisms and methods in a user's own file: ``--plugin my_losses.py``.
+
+A term or a mechanism is a subclass, known by its ``kind`` as soon as it is defined. A method is a function that is
+annotated to return a :class:`~tutelage.recipes.recipe.Recipe`, known by its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import get_type_hints
+
+from tutelage.errors import TutelageError
+from tutelage.mechanisms.mechanism import Mechanism
+from tutelage.objectives.kinds import kinds_of, ours
+from tutelage.objectives.term import Term
+from tutelage.recipes.recipe import Recipe
+
+
+def load(plugin: str | os.PathLike[str] | ModuleType) -> dict[str, Callable[..., Recipe]]:
+    """Read a plug-in, once for each content of its file, and return its methods by name.
+
+    Raises:
+        TutelageError: when it is no Python file, cannot be run, or defines a kind that the package has.
+    """
+    module = plugin if isinstance(plugin, ModuleType) else _module(Path(plugin))
+    for base in (Term, Mechanism):
+        known = kinds_of(base)
+        for one in (
+            one for one in vars(module).values() if isinstance(one, type) and one.__module__ == module.__name__
+        ):
+            kind = one.model_fields["kind"].default if issubclass(one, base) else None
+            if kind in known and known[kind] is not one and ours(known[kind]):
+                raise TutelageError(f"{module.__file__}: the kind {kind!r} exists already; give {one.__name__} another")
+    return {
+        name: value
+        for name, value in inspect.getmembers(module, inspect.isfunction)
+        if value.__module__ == module.__name__ and _returns_recipe(value)
+    }
+
+
+def _module(path: Path) -> ModuleType:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TutelageError(f"--plugin {str(path)!r} cannot be read ({error.strerror}); give a Python file") from None
+    name = f"tutelage_plugin_{hashlib.sha256(os.fsencode(path.resolve()) + content).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise TutelageError(f"--plugin {str(path)!r} is no Python file; give one that ends in .py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file raises
+        del sys.modules[name]
+        reason = " ".join(str(error).split())
+        raise TutelageError(
+            f"--plugin {str(path)!r} cannot be run ({type(error).__name__}: {reason}); correct it"
+        ) from None
+    return module
+
+
+def _returns_recipe(function: Callable[..., object]) -> bool:
+    try:
+        return get_type_hints(function).get("return") is Recipe
+    except NameError:
+        return False

@@ -1,0 +1,53 @@
+"""The comparison table of a run's report: teacher, student, and the student that was trained without a teacher."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any, NamedTuple
+
+
+class Comparison(NamedTuple):
+    """A table of text, and sentences below it."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+    @property
+    def html(self) -> str:
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows)
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        return f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+
+
+def comparison(report: dict[str, Any]) -> Comparison:
+    """What a report says in one table; of a run on a corpus the losses on held-out text."""
+    if report.get("general"):
+        return Comparison(
+            report["title"],
+            ["stage", "loss on held-out text", "before", "after"],
+            [
+                [stage["name"], name, f"{stage['held_out']['before'][name]:.4g}", f"{value:.4g}"]
+                for stage in report["stages"]
+                for name, value in stage["held_out"]["after"].items()
+            ],
+            [],
+        )
+    rows = []
+    for who in ("teacher", "student", "baseline"):
+        entry = report[who]
+        if entry is not None:
+            other = "slices of the teacher" if report.get("inherited") else "student, not distilled"
+            latency = entry["latency_ms"] or {}
+            times = [f"{latency[size]:.1f}" if latency else "-" for size in ("1", "32")]
+            size = f"{entry['parameters'] / 1e6:.1f} M"
+            name = {"baseline": other}.get(who, who)
+            rows.append([name, f"{entry['score']:.4f}", size, f"{entry['flops'] / 1e9:.3f}", *times])
+    student, notes = report["student"], []
+    if student.get("retention") is not None:
+        faster = f" and is {student['speedup']:.1f}x as fast" if student.get("speedup") else ""
+        notes.append(f"The student keeps {student['retention']:.1%} of the teacher's {report['metric']}{faster}.")
+    columns = ["", report["metric"], "parameters", "GFLOP", "ms, batch 1", "ms, batch 32"]
+    return Comparison(report["title"], columns, rows, notes)

@@ -1,0 +1,160 @@
+"""What a run gives: its report, its student, and their predictions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage.errors import TutelageError
+from tutelage.report.comparison import comparison
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pandas as pd
+    from transformers import PreTrainedModel
+
+    from tutelage.anatomy import Head
+    from tutelage.data.examples import Data
+    from tutelage.recipes.choices import Precision
+    from tutelage.recipes.config import RunConfig
+    from tutelage.teachers.source import Source
+
+
+@dataclass(frozen=True, repr=False)
+class Result(os.PathLike[str]):
+    """A finished run. It stands for its folder wherever a path is taken: ``distill(finetune(...), ...)``."""
+
+    folder: Path
+    report: dict[str, Any]
+    """As in ``report.json``."""
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        return f"<Result of {self.report['method']} in {str(self.folder)!r}>"
+
+    def _repr_html_(self) -> str:
+        return comparison(self.report).html
+
+    @cached_property
+    def student(self) -> PreTrainedModel:
+        """The model that was trained, in evaluation mode; loaded once."""
+        from tutelage.students.load import load_model
+
+        return load_model(self._model_folder, self._head)[0]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the student."""
+        from tutelage.data.tokenizers import load_tokenizer
+
+        return load_tokenizer(self._model_folder)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The settings of the run, as in ``config.yaml``."""
+        from tutelage.recipes.config import from_yaml
+
+        return from_yaml(self.folder / "config.yaml")
+
+    def predictions(self) -> pd.DataFrame:
+        """What student and teacher predict on the evaluation set: a row for each text.
+
+        Columns: ``text`` (and ``text_pair``), ``label``, ``student`` and ``teacher`` (the predicted label, or score), and for
+        classes the probabilities ``student: LABEL`` and ``teacher: LABEL`` (of multi-label data each by itself). Those of the
+        teacher are missing for a run without one, or whose teacher is a store. Computed when asked for.
+
+        Raises:
+            TutelageError: for a run on a corpus, or a task whose answers are tokens or spans.
+        """
+        import pandas as pd
+
+        from tutelage import anatomy
+        from tutelage.tasks import kind_of
+        from tutelage.tasks.load import load_data
+        from tutelage.teachers.source import Source
+
+        if self.report.get("general") or not kind_of(self.report["kind"]).per_text:
+            what = "a corpus" if self.report.get("general") else f"a task of kind {self.report['kind']}"
+            raise TutelageError(f"predictions are one answer for each text; this run is on {what}")
+        data = load_data(self.config.data)
+        kind = kind_of(data.kind)
+        examples = next(iter(data.dev.values()))
+        columns: dict[str, Any] = {"text": list(examples.texts)}
+        if examples.pairs is not None:
+            columns["text_pair"] = list(examples.pairs)
+        columns["label"] = _labels(examples.labels, data.labels)
+        names = {"student": self._model_folder, "teacher": self.config.teacher}
+        sources = {who: Source(name, kind.head) for who, name in names.items() if name is not None}
+        limit = min(anatomy.max_length(source.config) for source in sources.values())
+        length = self.config.data.max_length or kind.longest(min(limit, self.config.recipe.longest or limit))
+        for who, source in sources.items():
+            if source.has_weights:
+                columns |= _predicted(who, source, length, self.config.mixed_precision, data)
+        return pd.DataFrame(columns)
+
+    def disagreements(self) -> pd.DataFrame:
+        """The rows of :meth:`predictions` for which student and teacher predict different labels.
+
+        Raises:
+            TutelageError: as :meth:`predictions`, for a run without a teacher at hand, and for scores.
+        """
+        found = self.predictions()
+        if "teacher" not in found or not self.report["labels"]:
+            raise TutelageError(
+                "there are no two predicted labels to compare: the run has no teacher, or predicts scores"
+            )
+        return found[found["student"] != found["teacher"]]
+
+    def export(self, out: str | os.PathLike[str]) -> dict[str, Any]:
+        """Convert a student with shared layers to a standard checkpoint: see :func:`tutelage.export`."""
+        from tutelage.run.export import export
+
+        return export(self._model_folder, Path(out))
+
+    @property
+    def _model_folder(self) -> str:
+        inside = self.folder / "student"
+        return str(inside if inside.is_dir() else self.folder)
+
+    @property
+    def _head(self) -> Head:
+        from tutelage import anatomy
+        from tutelage.students.load import load_config
+
+        return anatomy.head_named((load_config(self._model_folder).architectures or [""])[0])
+
+
+def _labels(labels: npt.NDArray[Any], names: Sequence[str]) -> list[Any]:
+    """Labels by their names, several of a text as a list; scores as they are; None where there is none."""
+    if not names:
+        return [float(score) for score in labels]
+    if labels.ndim == 2:
+        return [[name for name, given in zip(names, row, strict=True) if given == 1] for row in labels]
+    return [None if number < 0 else names[number] for number in labels]
+
+
+def _predicted(who: str, source: Source, length: int, precision: Precision, data: Data) -> dict[str, Any]:
+    """The columns of one model, in the order of the data's own labels."""
+    from tutelage.data.labels import places_of
+    from tutelage.data.tokenizers import fitted_tokenizer
+    from tutelage.run.workspace import bench
+    from tutelage.tasks import kind_of
+
+    kind = kind_of(data.kind)
+    matched, _ = kind.match(data, source.config, source.name)
+    with bench(True, precision) as desk:
+        encoded = kind.encode(next(iter(data.dev.values())), fitted_tokenizer(source.tokenizer, source.model), length)
+        logits = desk.predict(source.model, encoded, who)
+    if not data.labels:
+        return {who: logits[:, 0].tolist()}
+    logits = logits[:, places_of(data.labels, matched.labels) or list(range(len(data.labels)))]
+    shares = logits.softmax(dim=1) if kind.single_label else logits.sigmoid()
+    answers = logits.argmax(dim=1) if kind.single_label else (logits > 0).int()
+    columns = {f"{who}: {label}": shares[:, at].tolist() for at, label in enumerate(data.labels)}
+    return {who: _labels(answers.numpy(), data.labels), **columns}

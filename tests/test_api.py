@@ -1,0 +1,345 @@
+"""The functions behind the commands: their signatures, objects in place of paths, results, plug-ins."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import LABELS, sentences, write_csv
+from test_cli import invoke
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import tutelage
+from tutelage import api, cli
+from tutelage.cli.options import about
+from tutelage.data.config import BY_SETTING, DataConfig, DataOptions
+from tutelage.errors import TutelageError
+from tutelage.methods import METHODS
+from tutelage.recipes.config import from_yaml
+from tutelage.run.inputs import Inputs
+from tutelage.run.result import Result
+from tutelage.students.specs import Copied, Fresh, Inherited, Pruned, Shared, Student, parse
+
+SHORT = {"stages.*.max_steps": 3, "stages.*.batch_size": 8}
+FUNCTIONS = [getattr(api, derived.function) for derived in cli.COMMANDS.values()]
+
+
+def table(count: int, seed: int) -> dict[str, list[str]]:
+    texts, labels = sentences(count, seed)
+    return {"text": texts, "label": [LABELS[label] for label in labels]}
+
+
+def files(root: Path) -> dict[str, str]:
+    return {"train": str(root / "train.csv"), "dev": str(root / "dev.csv")}
+
+
+def distilled(root: Path, out: Path, **more: Any) -> Result:
+    given = {"student": "layers=2", "settings": SHORT, "baseline": False, "quiet": True, **more}
+    if not {"data", "train"} & set(given):
+        given |= files(root)
+    return api.distill(given.pop("teacher", root / "teacher"), out, **given)
+
+
+# ------------------------------------------------------------------------------------------------------- signatures
+
+
+def test_data_options_are_the_fields_of_the_data() -> None:
+    assert list(DataOptions.__annotations__) == list(DataConfig.model_fields)
+    assert set(BY_SETTING) < set(DataConfig.model_fields)
+
+
+def test_a_notebook_sees_every_option_of_data_with_its_default() -> None:
+    seen = inspect.signature(tutelage.distill).parameters
+    for name, field in DataConfig.model_fields.items():
+        assert seen[name].default == field.default
+    assert "options" not in seen and seen["method"].default == "kd" and seen["data"].default is None
+    assert "max_length: 'int | None' = None" in str(inspect.signature(tutelage.evaluate))
+
+
+@pytest.mark.slow  # mypy reads the whole package
+def test_a_type_checker_sees_a_misspelt_option(tmp_path: Path) -> None:
+    from mypy import api as mypy
+
+    path = tmp_path / "user.py"
+    lines = ["distill('t', 'o', task='sst2', max_legnth=64)", "distill('t', 'o', max_length=64)"]
+    path.write_text("\n".join(["from tutelage import distill", *lines, ""]))
+    options = ["--follow-imports=silent", "--ignore-missing-imports", f"--cache-dir={tmp_path}", str(path)]
+    said = mypy.run(options)[0]
+    assert 'Unexpected keyword argument "max_legnth" for "distill"' in said and "user.py:3" not in said
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_every_parameter_is_documented(function: Any) -> None:
+    said = about(function)
+    takes_data = hasattr(function, "data_options")
+    named = [
+        name for name in inspect.signature(function).parameters if not takes_data or name not in DataConfig.model_fields
+    ]
+    assert list(said.arguments) == [*named, *(["options"] if takes_data else [])]
+    assert said.summary.endswith(".") and said.example.startswith("tutelage ")
+    assert all(words.endswith(".") and "  " not in words for words in said.arguments.values())
+
+
+def test_names_are_public_and_cheap() -> None:
+    assert dir(tutelage) == sorted(set(dir(tutelage))) == sorted(tutelage.__all__)
+    assert {"pretrain", "augment", "build_corpus", "ablate", "Pooled", "PTP", "Result"} <= set(dir(tutelage))
+    heavy = "{'torch', 'transformers', 'pydantic'}"
+    code = f"import sys, tutelage; from tutelage import distill, finetune; print({heavy} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    for name in dir(tutelage):
+        assert getattr(tutelage, name) is not None
+
+
+def test_python_m_is_the_command_line() -> None:
+    done = subprocess.run([sys.executable, "-m", "tutelage", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"tutelage {tutelage.__version__}\n"
+
+
+# --------------------------------------------------------------------------------------------------------- students
+
+
+@pytest.mark.parametrize(
+    ("method", "text", "expected"),
+    [
+        ("pkd", "layers=2", Copied(layers=2, choose="first")),
+        ("pkd", "layers=2,choose=last", Copied(layers=2, choose="last")),
+        ("pkd", "layers=2,hidden=16", Fresh(layers=2, hidden=16)),
+        ("distilbert_general", "layers=3", Copied(layers=3, family="distilbert")),
+        ("distilbert_general", "layers=3,family=electra", Fresh(layers=3, family="electra")),
+        ("wid", "hidden=192", Inherited(hidden=192)),
+        ("wid", "hidden=192,strategy=head", Inherited(hidden=192, strategy="head")),
+        ("wid", "layers=2,hidden=16", Fresh(layers=2, hidden=16)),
+        ("pea_kd", "stored=2", Shared(stored=2, order="shuffled")),
+        ("pea_kd", "layers=2", Copied(layers=2)),
+        ("minimum_knowledge", "layers=3", Pruned(layers=3)),
+        ("minimum_knowledge", "init=copied,layers=3", Copied(layers=3)),
+        ("minimum_knowledge", "layers=3,hidden=16", Fresh(layers=3, hidden=16)),
+        ("tinybert", "layers=2", Fresh(layers=2, hidden=312, intermediate=1200, heads=12)),
+    ],
+)
+def test_a_student_keeps_what_is_not_named(method: str, text: str, expected: Student) -> None:
+    assert parse(text, METHODS[method]().student) == expected
+
+
+# --------------------------------------------------------------------------------------------------- objects, results
+
+
+def test_objects_give_the_student_that_files_give(teacher_folder: Path, tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(teacher_folder / "teacher")
+    pair = (model, AutoTokenizer.from_pretrained(teacher_folder / "teacher"))
+    train, dev = table(60, 1), table(40, 2)
+    for name, rows in (("train", train), ("dev", dev)):
+        pd.DataFrame(rows).to_csv(tmp_path / f"{name}.csv", index=False)
+    ours = distilled(teacher_folder, tmp_path / "objects", teacher=pair, train=pd.DataFrame(train), dev=dev)
+    theirs = distilled(teacher_folder, tmp_path / "files", **files(tmp_path))
+    weights = [(result.folder / "student" / "model.safetensors").read_bytes() for result in (ours, theirs)]
+    assert weights[0] == weights[1]
+    # The configuration names what was written, and repeats the run.
+    assert str(ours.config.teacher).startswith(str(tmp_path / "objects" / "inputs" / "teacher-"))
+    again = api.run(ours.folder / "config.yaml", settings={"out": str(tmp_path / "again")}, quiet=True)
+    assert (again.folder / "student" / "model.safetensors").read_bytes() == weights[0]
+    # Resumed with equal objects it is finished; with others it is another run, and nothing is written.
+    reloaded = (AutoModelForSequenceClassification.from_pretrained(teacher_folder / "teacher"), pair[1])
+    same = {"teacher": reloaded, "train": datasets.Dataset.from_dict(train), "dev": pd.DataFrame(dev), "resume": True}
+    assert distilled(teacher_folder, tmp_path / "objects", **same).report == ours.report
+    before = sorted((tmp_path / "objects").rglob("*"))
+    with torch.no_grad():
+        model.classifier.bias += 1
+    for changed in ({"teacher": pair}, {"train": table(61, 1)}):
+        with pytest.raises(TutelageError, match=r"holds a run with another (teacher|train); give another --out"):
+            distilled(teacher_folder, tmp_path / "objects", **same | changed)
+    assert sorted((tmp_path / "objects").rglob("*")) == before
+
+
+def test_a_result_shows_itself_and_its_predictions(teacher_folder: Path, tmp_path: Path) -> None:
+    result = distilled(teacher_folder, tmp_path / "run")
+    found = result.predictions()
+    assert list(found) == ["text", "label", *(f"{who}{more}" for who in ("student", "teacher")
+        for more in ("", *(f": {label}" for label in LABELS)))]  # fmt: skip
+    assert (found["student"] == found["label"]).mean() == pytest.approx(result.report["student"]["score"])
+    assert (found["teacher"] == found["label"]).mean() == pytest.approx(result.report["teacher"]["score"])
+    assert (found["student"] == found["teacher"]).mean() == pytest.approx(result.report["student"]["agreement"])
+    assert np.allclose(found[[f"student: {label}" for label in LABELS]].sum(axis=1), 1)
+    assert len(result.disagreements()) == (found["student"] != found["teacher"]).sum()
+    shown = result._repr_html_()
+    assert "student" in shown and f"{result.report['student']['score']:.4f}" in shown and "<table>" in shown
+    assert result.student.config.num_hidden_layers == 2 and result.tokenizer("word1")["input_ids"]
+    # A result stands for its folder.
+    assert api.evaluate(result, quiet=True, **files(teacher_folder))["scores"] == result.report["student"]["scores"]
+    with pytest.raises(TutelageError, match="runs no layer twice"):
+        result.export(tmp_path / "plain")
+
+
+def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) -> None:
+    data = datasets.DatasetDict(
+        {
+            "train": datasets.Dataset.from_dict(
+                {"text": table(60, 1)["text"], "label": sentences(60, 1)[1]},
+                features=datasets.Features(
+                    {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=list(LABELS))}
+                ),
+            ),
+            "validation": datasets.Dataset.from_dict(table(40, 2)),
+        }
+    )
+    made = api.finetune(teacher_folder / "random", tmp_path / "teacher", data=data, settings=SHORT, quiet=True)
+    assert made.report["labels"] == list(LABELS) and made.report["data"]["report"] == 40
+    assert "teacher" not in made.predictions()
+    texts, labels = table(60, 1).values()
+    given = {"train": (texts, labels), "dev": data["validation"], "unlabeled": texts[:10], "allow_weak_teacher": True}
+    result = distilled(teacher_folder, tmp_path / "run", teacher=made, **given)
+    assert result.report["data"]["unlabeled"] == 10
+    assert result.config.teacher == str(made.folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train": {"text": ["a"], "labels": ["x"]}}, "train has no column 'label'; its columns are 'text', 'labels'"),
+        ({"train": {"text": ["a", "b"], "label": ["x"]}}, "different lengths"),
+        ({"train": ["a", "b"]}, "train has no column 'label'"),
+        ({"train": ["a"], "kind": "tokens"}, "data of kind tokens are read from files"),
+        ({"data": {"test": ["a"]}}, "data has no split 'train'"),
+        ({"train": {"text": ["a"], "label": [object()]}}, "train cannot be written as a table"),
+        ({"teacher": 3}, "teacher=int is no model"),
+        ({"mixed_precision": "fp8", "train": "x.csv"}, "--mixed-precision: Input should be 'no', 'bf16' or 'fp16'"),
+        ({"max_train": 0, "train": "x.csv"}, "--max-train: Input should be greater than or equal to 1"),
+        ({"holdout": 2, "train": "x.csv"}, "data.holdout: Input should be less than 1"),
+    ],
+)
+def test_objects_that_cannot_be_used(given: dict[str, Any], message: str, teacher_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TutelageError) as caught:
+        distilled(teacher_folder, tmp_path / "out", **given)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_objects_of_a_call_without_output_are_not_kept() -> None:
+    with Inputs() as inputs:
+        tree = inputs.data(None, {"dev": table(3, 1)})
+        path = Path(tree["dev"])
+        assert len(path.read_text().splitlines()) == 3
+    assert not path.exists()
+
+
+# --------------------------------------------------------------------------------------------------------- settings
+
+
+def test_values_are_not_text(teacher_folder: Path, tmp_path: Path) -> None:
+    """By YAML 1.1 3e-5 is text."""
+    given = ("--train", teacher_folder / "train.csv", "--model", teacher_folder / "random", "--epochs", "2")
+    code, _, error = invoke("finetune", *given, "--lr", "3e-5", "--set", "max_steps=2", "--set", "weight_decay=1e-3", "--json",
+        "--set", "mixed_precision=no", "--out", tmp_path / "a")  # fmt: skip
+    assert code == 0, error
+    config = from_yaml(tmp_path / "a" / "config.yaml")
+    stage = config.recipe.stages[0]
+    assert (stage.lr, stage.epochs, stage.weight_decay, config.mixed_precision) == (3e-5, 2, 1e-3, "no")
+    code, out, _ = invoke("recipe", "kd")
+    text = out.replace("lr: 5.0e-05", "lr: 4e-5").replace("\nout: null", "\nout: '3e-5'")
+    (tmp_path / "my.yaml").write_text(text)
+    assert from_yaml(tmp_path / "my.yaml").recipe.stages[0].lr == 4e-5
+    assert from_yaml(tmp_path / "my.yaml").out == "3e-5"
+
+
+# --------------------------------------------------------------------------------------------------------- plug-ins
+
+PLUGIN = '''
+"""Jensen-Shannon divergence of the two predicted distributions."""
+
+from typing import Literal
+
+from tutelage import Comparison, Copied, HardLabels, Recipe, Stage, Term
+
+
+class JSD(Term):
+    column = "predictions"
+    on_logits = True
+
+    kind: Literal["jsd"] = "jsd"
+    temperature: float = 1.0
+
+    def value(self, x: Comparison):
+        import torch.nn.functional as F
+
+        ours, theirs = ((signals.logits / self.temperature).softmax(-1) for signals in (x.student, x.teacher))
+        middle = (ours + theirs).log() - 0.6931471805599453
+        parts = [F.kl_div(middle, one, reduction="none").sum(-1) for one in (ours, theirs)]
+        return (parts[0] + parts[1]).mean() / 2
+
+
+def softer(temperature: float = 2.0) -> Recipe:
+    stage = Stage(name="distill", objective=[JSD(temperature=temperature), HardLabels(weight=0.5)], epochs=3, lr=1e-3)
+    return Recipe(method="softer", title="JSD", paper="none", student=Copied(choose="first"), stages=[stage])
+'''
+
+
+def test_a_plug_in_through_the_command_line(teacher_folder: Path, tmp_path: Path) -> None:
+    """A user's own term and method: trained, killed and resumed, repeated from the configuration; without the file refused."""
+    path = tmp_path / "my_losses.py"
+    path.write_text(PLUGIN)
+    code, out, _ = invoke("methods", "--plugin", path, "--json")
+    assert code == 0 and "softer" in {row["method"] for row in json.loads(out)}
+    common = ["--teacher", teacher_folder / "teacher", "--train", teacher_folder / "train.csv", "--student", "layers=2"]
+    common += ["--dev", teacher_folder / "dev.csv", "--set", "stages.*.max_steps=6", "--no-baseline", "--json"]
+    words = ["distill", *common, "--method", "softer", "--plugin", path, "--set", "jsd.temperature=3"]
+    code, out, error = invoke(*words, "--out", tmp_path / "a")
+    assert code == 0, error
+    losses = [value for _, value in json.loads(out)["stages"][0]["losses"]["jsd"]]
+    assert all(0 < value < 1 for value in losses)
+    assert from_yaml(tmp_path / "a" / "config.yaml").recipe.student == Copied(layers=2, choose="first")
+    code, again, error = invoke(*words, "--out", tmp_path / "a", "--resume")
+    assert code == 0 and json.loads(again) == json.loads(out), error
+
+    program = [sys.executable, "-m", "tutelage"]
+    repeat = [*program, "run", str(tmp_path / "a" / "config.yaml"), "--set", f"out={tmp_path / 'b'}", "--json"]
+    done = subprocess.run(repeat, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "there is no term 'jsd'" in done.stderr and "--plugin FILE" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "b").exists()
+    killed = [*repeat, "--plugin", str(path)]
+    crash = (
+        "import os, sys; from tutelage import cli; from tutelage.training import checkpoint, loop; loop.CHECKPOINT_SECONDS = -1.0\n"
+        "save = checkpoint.save\n"
+        "def stop(*a, **k): save(*a, **k); os._exit(9)\n"
+        "checkpoint.save = stop; cli.main(sys.argv[1:])"
+    )
+    assert subprocess.run([sys.executable, "-c", crash, *killed[3:]], check=False, capture_output=True).returncode == 9
+    subprocess.run([*killed, "--resume"], check=True, capture_output=True)
+    weights = [(tmp_path / name / "student" / "model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nothing_of_this_name", "cannot be run (ModuleNotFoundError"),
+        ("def f(:", "cannot be run (SyntaxError"),
+        (PLUGIN.replace('"jsd"', '"soft_labels"'), "the kind 'soft_labels' exists already"),
+        (PLUGIN.replace("softer(", "kd("), "the plug-in's method 'kd' exists already"),
+        (None, "cannot be read (No such file or directory)"),
+    ],
+)
+def test_plug_ins_that_cannot_be_used(text: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "plugin.py"
+    if text is not None:
+        path.write_text(text)
+    code, _, error = invoke("recipe", "kd", "--plugin", path)
+    assert code == 2 and message in error and "\n" not in error.strip()
+
+
+def test_terms_and_methods_as_objects(teacher_folder: Path, tmp_path: Path) -> None:
+    names: dict[str, Any] = {"__name__": "notebook"}
+    exec(compile(PLUGIN.replace("jsd", "jsd_here"), "notebook", "exec", dont_inherit=True), names)
+    result = distilled(teacher_folder, tmp_path / "a", method=names["softer"])
+    assert "jsd_here" in result.report["stages"][0]["losses"]
+    write_csv(tmp_path / "train.csv", 40, 1)
+    recipe = names["softer"](temperature=4)
+    result = distilled(teacher_folder, tmp_path / "b", method=recipe, train=tmp_path / "train.csv")
+    assert result.config.recipe.stages[0].objective == recipe.stages[0].objective
