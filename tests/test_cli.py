@@ -45,7 +45,7 @@ def distill_words(root: Path, out: Path, **more: str | None) -> list[str]:
 
 
 def test_from_raw_text_to_a_student(teacher_folder: Path, tmp_path: Path, tokenizer) -> None:
-    """The commands of docs/guides/general.md and docs/guides/augmentation.md, one after the other."""
+    """The commands of docs/guides/raw_text.md and docs/guides/augmentation.md, one after the other."""
     texts = [line.partition(",")[0] for line in (teacher_folder / "train.csv").read_text().splitlines()[1:]]
     (tmp_path / "text.txt").write_text("\n\n".join("\n".join(texts[i : i + 4]) for i in range(0, 400, 4)))
     tiny_model().base_model.save_pretrained(tmp_path / "body")
