@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.data.batches import Feed, Known
-from tutelage.data.examples import Data, Examples
+from tutelage.data.examples import Data, Encoded, Examples
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
@@ -212,12 +212,9 @@ class TaskRun:
         return "search" if reserved else stage.data
 
     def _feed(self, stage: Stage, labels: Any = None) -> Feed:
-        """The texts that a stage reads; without those that have no label, where it needs one."""
+        """The texts that a stage reads, with other labels where a mechanism makes them."""
         encoded = self.parts[self._part(stage)].student
-        if labels is not None:
-            encoded = replace(encoded, labels=labels)
-        known = encoded.known > 0
-        return Known(encoded, np.flatnonzero(known) if stage.needs_labels and not known.all() else None)
+        return feed_of(stage, encoded if labels is None else replace(encoded, labels=labels))
 
     @cached_property
     def plans(self) -> list[StagePlan]:
@@ -374,6 +371,12 @@ class TaskRun:
     def report(self, workspace: Workspace, logs: list[loop.StageLog]) -> TaskReport:
         """Scores, sizes, speed, and how the training went."""
         return measure.task_report(self, workspace, logs)
+
+
+def feed_of(stage: Stage, encoded: Encoded) -> Feed:
+    """What a stage reads of these texts: without those that have no label, where it needs one."""
+    known = encoded.known > 0
+    return Known(encoded, np.flatnonzero(known) if stage.needs_labels and not known.all() else None)
 
 
 def twin_stage(last: Stage, steps: int) -> Stage:
