@@ -40,6 +40,7 @@ ROWS: dict[str, Student] = {
     "distilbert": Fresh(layers=2, hidden=16, heads=2),
     "tinybert": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
     "tinybert_reference": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
+    "minilmv2": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
     "minimum_knowledge": Pruned(layers=2, heads=2, intermediate=24, rank=8),
     "minimum_knowledge_reference": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
     "wid": Inherited(hidden=16),

@@ -205,6 +205,39 @@ def test_attention_score_mse(form: str, sizes: tuple[int, int], mask: Tensor) ->
     assert value.item() == pytest.approx(slow_attention(*inputs), rel=1e-5)
 
 
+def slow_relations(s: Tensor, t: Tensor, lengths: list[int], heads: int, causal: bool) -> float:
+    """``1 / (A |x|) sum_a sum_i KL(softmax(A_t A_t^T / sqrt(d_r)) || softmax(A_s A_s^T / sqrt(d_r)))``."""
+    total = 0.0
+    for b, length in enumerate(lengths):
+        for a in range(heads):
+            rows = []
+            for x in (s, t):
+                vectors = x[b].transpose(0, 1).flatten(1).double()  # (n, width)
+                size = vectors.shape[1] // heads
+                part = vectors[:length, a * size : (a + 1) * size]
+                rows.append(part @ part.T / math.sqrt(size))
+            for i in range(length):
+                seen = i + 1 if causal else length
+                p_s, p_t = (softmax(scores[i, :seen].tolist()) for scores in rows)
+                total += sum(q * math.log(q / p) for p, q in zip(p_s, p_t, strict=True))
+    return total / (heads * sum(lengths))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("relation_heads", [1, 3, 6])
+def test_relation_kl(relation_heads: int, causal: bool, mask: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    s, t = tensor(B, 2, N, 6).requires_grad_(), tensor(B, 3, N, 8, seed=1)  # widths 12 and 24
+    value = losses.relation_kl(s, t, mask, relation_heads, causal=causal)
+    assert value.item() == pytest.approx(slow_relations(s, t, LENGTHS, relation_heads, causal), rel=1e-5)
+    (whole,) = torch.autograd.grad(value, s)
+    assert not whole[mask.bool()[:, None, :].expand(B, 2, N) == 0].any() and whole.abs().sum() > 0
+    monkeypatch.setattr(losses, "RELATION_ROWS", 3)
+    blocks = losses.relation_kl(s, t, mask, relation_heads, causal=causal)
+    torch.testing.assert_close(blocks, value)
+    torch.testing.assert_close(torch.autograd.grad(blocks, s)[0], whole)
+    assert losses.relation_kl(s, s, mask, relation_heads).item() == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize("form", ["auto", "gram"])
 def test_scores_that_a_causal_model_does_not_look_at_do_not_count(form: str, mask: Tensor) -> None:
     qs, ks, qt, kt = attention_inputs()

@@ -8,6 +8,7 @@ from tutelage.methods.distilbert import distilbert, distilbert_general
 from tutelage.methods.finetune import finetune
 from tutelage.methods.kd import kd
 from tutelage.methods.logits_mse import logits_mse
+from tutelage.methods.minilmv2 import minilmv2
 from tutelage.methods.minimum_knowledge import minimum_knowledge, minimum_knowledge_reference
 from tutelage.methods.pea_kd import pea_kd
 from tutelage.methods.pkd import pkd, pkd_reference
@@ -30,6 +31,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         distilbert_general,
         tinybert,
         tinybert_reference,
+        minilmv2,
         minimum_knowledge,
         minimum_knowledge_reference,
         pea_kd,

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 Count = Tensor | float | None
 
@@ -197,6 +198,69 @@ def attention_score_mse(
             x, y = torch.cat([qs, -qt], dim=-1).double(), torch.cat([ks, kt], dim=-1).double()
             total = ((x.mT @ x) * (y.mT @ y)).sum().float()
     return _mean(total / heads, count, default.to(total.device))
+
+
+RELATION_ROWS = 128
+"""Tokens whose relations are computed at a time."""
+
+
+def relation_kl(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor,
+    relation_heads: int,
+    *,
+    causal: bool = False,
+    count: Count = None,
+) -> Tensor:
+    """KL divergence between self-attention relations (MiniLMv2, Wang et al. 2021, eq. 5 and 6), mean over relation heads.
+
+    One kind of vectors (queries, keys or values) is divided anew into ``relation_heads`` heads of size ``d_r``, which need not
+    be the model's own. A relation is ``R = softmax(A A^T / sqrt(d_r))`` over the real tokens of the text, and the loss
+    ``sum_t KL(R_teacher[t] || R_student[t])``, divided by ``count`` (default: the number of real tokens). ``causal`` leaves
+    out later tokens.
+
+    Rows are computed in blocks of 128 tokens, again in the backward pass: no ``n x n`` map is kept.
+
+    Shapes: ``(B, heads, n, d_head)``, where heads and head sizes may differ between the two; mask ``(B, n)``.
+    """
+    ours, theirs = _relation_heads(student, relation_heads), _relation_heads(teacher, relation_heads)
+    real = mask.bool()
+    total = ours.new_zeros(())
+    for start in range(0, mask.shape[1], RELATION_ROWS):
+        rows = slice(start, min(start + RELATION_ROWS, mask.shape[1]))
+        arguments = (ours[:, :, rows], ours, theirs[:, :, rows], theirs, real, start, causal)
+        # Of a short text there is one block, which need not be computed twice.
+        once = mask.shape[1] <= RELATION_ROWS
+        total = total + (
+            _relation_rows(*arguments) if once else checkpoint(_relation_rows, *arguments, use_reentrant=False)
+        )
+    return _mean(total / relation_heads, count, mask.sum())
+
+
+def _relation_heads(x: Tensor, heads: int) -> Tensor:
+    """``(B, heads, n, d_head)`` as ``(B, relation heads, n, d_r)``, scaled so that a product of two needs no factor."""
+    merged = x.transpose(1, 2).flatten(2)
+    parts = merged.view(*merged.shape[:2], heads, -1).transpose(1, 2).float()
+    scaled: Tensor = parts * parts.shape[-1] ** -0.25
+    return scaled
+
+
+def _relation_rows(
+    ours: Tensor, all_ours: Tensor, theirs: Tensor, all_theirs: Tensor, real: Tensor, start: int, causal: bool
+) -> Tensor:
+    """The sum of KL divergences of a block of rows that begins at token ``start``."""
+    rows, n = ours.shape[2], real.shape[1]
+    seen = real[:, None, None, :]
+    if causal:
+        place = torch.arange(n, device=real.device)
+        seen = seen & (place[None, :] <= place[start : start + rows, None])
+    lowest = torch.finfo(torch.float32).min / 2
+    with torch.autocast(device_type=real.device.type, enabled=False):
+        log_s = (ours @ all_ours.mT).masked_fill(~seen, lowest).log_softmax(dim=-1)
+        log_t = (theirs @ all_theirs.mT).masked_fill(~seen, lowest).log_softmax(dim=-1)
+        divergence = (log_t.exp() * (log_t - log_s)).masked_fill(~seen, 0.0).sum(dim=-1)
+    return (divergence * real[:, None, start : start + rows]).sum()
 
 
 def by_text(logits: Tensor, text: Tensor, texts: int, width: int) -> Tensor:
