@@ -40,6 +40,7 @@ ROWS: dict[str, Student] = {
     "distilbert": Fresh(layers=2, hidden=16, heads=2),
     "tinybert": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
     "tinybert_reference": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
+    "fitnets": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
     "minilmv2": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
     "minimum_knowledge": Pruned(layers=2, heads=2, intermediate=24, rank=8),
     "minimum_knowledge_reference": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
@@ -126,7 +127,7 @@ def test_a_run_ends_in_a_student_that_plain_transformers_loads(
         predicted = student(**inputs).logits.argmax(-1).numpy()
     assert (predicted == data.dev["dev"].labels).mean() > 0.6
     assert (out / "student" / "README.md").read_text().startswith("---")
-    needs_projection = method.startswith(("tinybert", "distilbert", "minimum_knowledge_reference", "pea_kd"))
+    needs_projection = method.startswith(("tinybert", "distilbert", "minimum_knowledge_reference", "pea_kd", "fitnets"))
     assert (out / "projections.safetensors").exists() == needs_projection
     if method != "finetune":
         assert report["teacher"]["score"] > 0.9

@@ -223,6 +223,11 @@ def slow_relations(s: Tensor, t: Tensor, lengths: list[int], heads: int, causal:
     return total / (heads * sum(lengths))
 
 
+def test_hint(mask: Tensor) -> None:
+    student, teacher = tensor(B, N, D), tensor(B, N, D, seed=1)
+    assert losses.hint(student, teacher, mask).item() == pytest.approx(slow_hidden_mse(student, teacher) / 2, rel=1e-5)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("relation_heads", [1, 3, 6])
 def test_relation_kl(relation_heads: int, causal: bool, mask: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from tutelage.methods.autoskdbert import autoskdbert, ensemble, mt_bert, skdbert
 from tutelage.methods.bilstm import bilstm
 from tutelage.methods.distilbert import distilbert, distilbert_general
 from tutelage.methods.finetune import finetune
+from tutelage.methods.fitnets import fitnets
 from tutelage.methods.kd import kd
 from tutelage.methods.logits_mse import logits_mse
 from tutelage.methods.minilmv2 import minilmv2
@@ -24,6 +25,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         pretrain,
         kd,
         logits_mse,
+        fitnets,
         bilstm,
         pkd,
         pkd_reference,

@@ -83,6 +83,39 @@ class Hidden(_HiddenTerm):
         return pairs(self.layers, student.layers, teacher.layers)
 
 
+class Hint(Term):
+    """The student's guided layer, through a linear regressor, against the teacher's hint layer (FitNets, Romero et al. 2015).
+
+    Both are the middle layers: ``ceil(depth / 2)`` of the student and of the teacher.
+    """
+
+    column = "hidden"
+    aligned = True
+
+    kind: Literal["hint"] = "hint"
+
+    def words(self) -> str:
+        return "MSE of a regressor, middle"
+
+    def pairs(self, student: Shape, teacher: Shape) -> Pairs:
+        return [((student.layers + 1) // 2, (teacher.layers + 1) // 2)]
+
+    def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        assert teacher is not None
+        ((guided, hint),) = self.pairs(student, teacher)
+        return Needs(hidden=frozenset([guided])), Needs(hidden=frozenset([hint]))
+
+    def linears(self, student: Shape, teacher: Shape | None) -> dict[str, tuple[int, bool]]:
+        return {} if teacher is None else {self.kind: (teacher.hidden, True)}
+
+    def value(self, x: Comparison) -> Tensor:
+        from tutelage.objectives import losses
+
+        ((guided, hint),) = x.pairs
+        ours = x.projections[self.kind](x.student.hidden[guided])
+        return losses.hint(ours, x.teacher.hidden[hint], x.batch.mask, x.batch.totals.tokens)
+
+
 class Pooled(Term):
     """The pooler's output, which TinyBERT's own general stage leaves random; mean over the hidden size."""
 

@@ -121,6 +121,15 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor, count: Count = No
     return _mean(difference.square().sum() / student.shape[-1], count, mask.sum())
 
 
+def hint(student: Tensor, teacher: Tensor, mask: Tensor, count: Count = None) -> Tensor:
+    """``1/2 ||u_h - r(v_g)||^2`` (FitNets, Romero et al. 2015, eq. 3), mean over the hidden size and over real tokens.
+
+    Shapes: ``student``, the regressor's output ``r(v_g)``, and ``teacher`` ``(B, n, d)``; mask ``(B, n)``; ``count`` is the
+    number of real tokens.
+    """
+    return 0.5 * hidden_mse(student, teacher, mask, count)
+
+
 def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor, count: Count = None) -> Tensor:
     """``1 - cos(h_s, h_t)``, mean over real tokens (DistilBERT, Sanh et al. 2019).
 
