@@ -256,3 +256,21 @@ def test_attention_with_dropout_builds_no_whole_map(monkeypatch: pytest.MonkeyPa
         tap({"input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits.sum().backward()
     tap.close()
     assert seen.largest < 2 * HEADS * n * n
+
+
+@pytest.mark.parametrize("family", [family for family in ALL_FAMILIES if family != "albert"])
+def test_a_set_of_layers_is_trained_and_the_rest_is_frozen(family: str) -> None:
+    model = tiny_model(family)
+    base, layers = anatomy.base_of(model), anatomy.layers_of(model)
+    for module in anatomy.frozen_modules(model, anatomy.Layers(layers=[0, 2])):
+        module.requires_grad_(False)
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    table = anatomy.word_embeddings_of(model).weight
+    assert id(table) in trained and {id(p) for p in layers[1].parameters()} <= trained
+    for number in (0, 2, 3):
+        assert not {id(p) for p in layers[number].parameters()} & trained
+    outside = {id(p) for p in model.parameters()} - {id(p) for p in base.parameters()}
+    assert not outside & trained
+    assert anatomy.Layers(layers="lower_half").of(5) == [0, 1, 2, 3]
+    with pytest.raises(TutelageError, match="has 1 to 4"):
+        anatomy.frozen_modules(model, anatomy.Layers(layers=[5]))

@@ -303,8 +303,8 @@ class TaskReport(Block):
     student_layers: int
     stages: list[TaskStage]
     """In order; the baseline's stage is the last."""
-    inherited: InheritedEntry | None
-    team: TeamEntry | None
+    inherited: InheritedEntry | None = None
+    team: TeamEntry | None = None
     warnings: list[str]
     environment: Environment
     seed: int
@@ -362,7 +362,7 @@ class CorpusReport(Block):
     """Null for pretraining."""
     student: CorpusStudent
     stages: list[CorpusStage]
-    inherited: InheritedEntry | None
+    inherited: InheritedEntry | None = None
     environment: Environment
     seed: int
     sections: list[Section] = Field(default_factory=list)

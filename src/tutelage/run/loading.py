@@ -19,7 +19,6 @@ from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
 from tutelage.tasks import kind_of
 from tutelage.tasks.kind import Kind
-from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
 
 
@@ -60,20 +59,6 @@ def load_split(config: RunConfig, data: Data, teacher: Source | None, warnings: 
         data = replace(data, selection=data.dev[first], sources={**data.sources, "selection": f"{first}, as reported"})
         warnings.append(f"checkpoints are selected on {first}, which the report scores: its scores are optimistic")
     return Split(data, given_labels, whole, held, part)
-
-
-def task_data(config: RunConfig) -> Data:
-    """The data that the configuration names.
-
-    Raises:
-        TutelageError: as :func:`load_data`; and when the recipe learns from several teachers and none are named.
-    """
-    if config.recipe.takes_teachers and not config.teachers:
-        raise TutelageError(
-            f"the method {config.recipe.method!r} learns from several teachers; use tutelage distill --team FOLDER (tutelage team "
-            "train makes one)"
-        )
-    return load_data(config.data)
 
 
 def gather_texts(

@@ -56,10 +56,9 @@ def with_teachers(config: RunConfig) -> RunConfig:
     """The run with each of several teachers by name, and the one that student and report refer to.
 
     Raises:
-        TutelageError: when a folder of teachers is damaged, or a teacher is named twice.
+        TutelageError: when a stage learns from several teachers and none are named, a folder of teachers is damaged, or a
+            teacher is named twice.
     """
-    if not config.teachers:
-        return config
     for mechanism in (mechanism for stage in config.recipe.stages for mechanism in stage.mechanisms):
         if mechanism.takes_teachers:
             names = mechanism.expanded(config.teachers)

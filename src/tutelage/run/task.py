@@ -26,7 +26,7 @@ from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
 from tutelage.report.model import TaskReport
 from tutelage.run import checks, measure
-from tutelage.run.loading import Reader, gather_texts, load_split, task_data, truncation_notes
+from tutelage.run.loading import Reader, gather_texts, load_split, truncation_notes
 from tutelage.run.plan import StagePlan, mapping_lines, model_line, planned_steps, typical
 from tutelage.run.student import StudentFactory, general_projections, inherit, inherited_count
 from tutelage.run.teacher import RunTeacher
@@ -34,6 +34,7 @@ from tutelage.run.workspace import Bench, Workspace
 from tutelage.students.final import final_config, final_network, notes
 from tutelage.students.load import load_model
 from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
 from tutelage.teachers.knowledge import Knowledge
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import Teacher, predict
@@ -57,7 +58,7 @@ class TaskRun:
         if config.out is None:
             raise TutelageError("there is no place for the result; give --out FOLDER")
         self.bench, self.config, self.warnings = bench, config, list[str]()
-        given = task_data(config)
+        given = load_data(config.data)
         source = None
         if config.teacher is not None:
             source = Source(config.teacher, kind_of(given.kind).head)

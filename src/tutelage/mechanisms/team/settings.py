@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tutelage.errors import TutelageError
 from tutelage.mechanisms.mechanism import Mechanism, StageLike
 
 if TYPE_CHECKING:
@@ -136,6 +137,10 @@ class Team(Mechanism):
     def expanded(self, teachers: tuple[str, ...]) -> tuple[str, ...]:
         from tutelage.mechanisms.team.folders import members_in
 
+        if not teachers:
+            raise TutelageError(
+                "a team stage learns from several teachers; use tutelage distill --team FOLDER (tutelage team train makes one)"
+            )
         return members_in(teachers)
 
     def lead(self, teachers: tuple[str, ...]) -> str | None:

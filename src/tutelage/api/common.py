@@ -1,0 +1,112 @@
+"""What the functions of several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from tutelage.errors import TutelageError
+
+if TYPE_CHECKING:
+    from tutelage.data.config import DataConfig
+    from tutelage.recipes.config import RunConfig
+    from tutelage.recipes.recipe import Recipe
+    from tutelage.run.inputs import Inputs
+    from tutelage.run.result import Result
+    from tutelage.students.specs import Student
+
+
+FilePath = str | os.PathLike[str]
+
+
+Plugin = str | os.PathLike[str] | ModuleType
+
+
+FILES = ("task", "data_dir", "train", "dev", "text", "text_pair", "label", "kind")
+"""The options of data that every command on a task has."""
+
+
+def carried_out(config: RunConfig, resume: bool, quiet: bool) -> Result:
+    from tutelage.run.result import Result
+    from tutelage.run.run import run as carry_out
+
+    report = carry_out(config, resume=resume, quiet=quiet)
+    return Result(Path(str(config.out)), report)
+
+
+def read_plugins(plugins: Sequence[Plugin]) -> dict[str, Callable[..., Recipe]]:
+    """The methods of the plug-ins, by name; their terms and mechanisms are known from here on."""
+    from tutelage.recipes.plugins import load
+
+    return {name: make for plugin in plugins for name, make in load(plugin).items()}
+
+
+def recipe_for(
+    method: str | Recipe | Callable[[], Recipe],
+    student: FilePath | Student | tuple[Any, Any] | None,
+    inputs: Inputs,
+    task: str | None = None,
+    ablation: str | None = None,
+    plugins: Sequence[Plugin] = (),
+) -> Recipe:
+    """The recipe of a method with the student that was asked for."""
+    from tutelage.methods.named import method_recipe
+    from tutelage.students.specs import parse
+
+    more = read_plugins(plugins)
+    recipe = method_recipe(method, task, ablation, more) if isinstance(method, str) else method
+    if callable(recipe):
+        recipe = recipe()
+    spec = student_from(student, inputs)
+    if spec is None:
+        return recipe
+    return recipe.model_copy(update={"student": parse(spec, recipe.student) if isinstance(spec, str) else spec})
+
+
+def student_from(student: FilePath | Student | tuple[Any, Any] | None, inputs: Inputs) -> str | Student | None:
+    """A student as text or as its specification; a checkpoint for paths and models."""
+    from tutelage.students.specs import Checkpoint
+
+    if isinstance(student, os.PathLike | tuple):
+        return Checkpoint(name=inputs.model(student, "student"))
+    return student
+
+
+def store_config(
+    method: str | Recipe | Callable[[], Recipe],
+    student: FilePath | Student | tuple[Any, Any] | None,
+    inputs: Inputs,
+    data: dict[str, Any],
+    settings: Mapping[str, Any] | Sequence[str],
+    plugins: Sequence[Plugin],
+    fields: dict[str, Any],
+) -> RunConfig:
+    from tutelage.recipes.settings import run_config
+
+    recipe = recipe_for(method, student, inputs, data.get("task"), plugins=plugins).part("task")
+    return run_config(recipe, data, settings, **fields)
+
+
+def stored_teacher(store: FilePath | None) -> str:
+    """What a store keeps of its teacher."""
+    from tutelage.knowledge.store.reading import Store
+
+    if store is None or os.fspath(store) == "auto":
+        raise TutelageError("there is no teacher; give --teacher FOLDER, a --teacher-store FOLDER of one, or a --team")
+    Store(os.fspath(store))  # says so if it is none
+    return str(Path(store) / "teacher")
+
+
+def data_config(data: Mapping[str, Any]) -> DataConfig:
+    from tutelage.data.config import DataConfig
+    from tutelage.recipes.config import as_options
+
+    with as_options():
+        return DataConfig.model_validate(dict(data))
+
+
+def path_text(given: FilePath | None) -> str | None:
+    return None if given is None else os.fspath(given)

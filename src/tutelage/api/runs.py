@@ -1,0 +1,381 @@
+"""The commands of single runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from tutelage.data.signature import takes_data
+from tutelage.errors import TutelageError
+from tutelage.recipes.choices import Dtype, Precision, Tracker
+
+if TYPE_CHECKING:
+    from tutelage.data.config import DataConfig, DataOptions
+    from tutelage.recipes.config import RunConfig
+    from tutelage.recipes.recipe import Recipe
+    from tutelage.run.inputs import Model, Splits
+    from tutelage.run.result import Result
+    from tutelage.students.specs import Student
+from tutelage.api.common import (
+    FILES,
+    FilePath,
+    Plugin,
+    carried_out,
+    data_config,
+    read_plugins,
+    recipe_for,
+    stored_teacher,
+)
+
+
+@takes_data(*FILES, "max_train", "max_length")
+def finetune(
+    model: Model,
+    out: FilePath,
+    *,
+    epochs: int = 3,
+    lr: float = 3e-5,
+    seed: int = 0,
+    mixed_precision: Precision = "no",
+    tracker: Tracker | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    resume: bool = False,
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
+) -> Result:
+    """Fine-tune a model on a task: how a teacher is made.
+
+    Args:
+        model: Checkpoint to start from: a folder or a hub id.
+        out: Output folder; new or empty.
+        epochs: Passes over the training set.
+        lr: Peak learning rate.
+        seed: Seed of all random numbers.
+        mixed_precision: Precision of training and evaluation; no is float32.
+        tracker: Experiment tracker that gets the losses and scores.
+        settings: Any setting of the run as path=value: stages.finetune.batch_size=16, data.holdout=0.2.
+        resume: Continue the stopped run in the output folder.
+        quiet: Print nothing.
+        data: The texts as one object.
+        **options: The texts by the fields of DataConfig.
+
+    Raises:
+        TutelageError: for any mistake in the arguments; then nothing has been written but inputs.
+
+    Example: tutelage finetune --model bert-base-uncased --task sst2 --out teacher/
+    """
+    from tutelage.methods.finetune import finetune as recipe_of
+    from tutelage.recipes.config import as_options
+    from tutelage.recipes.settings import run_config
+    from tutelage.run.inputs import Inputs
+    from tutelage.students.specs import Checkpoint
+
+    with Inputs(out) as inputs:
+        start = Checkpoint(name=inputs.model(model, "model"))
+        with as_options():
+            recipe = recipe_of(start, epochs, lr)
+        fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision, "tracker": tracker}
+        config = run_config(recipe, inputs.data(data, options), settings, **fields)
+        return carried_out(config, resume, quiet)
+
+
+def pretrain(
+    model: Model,
+    corpus: FilePath,
+    out: FilePath,
+    *,
+    student: str | Student | None = None,
+    causal: bool = False,
+    head_only: bool = False,
+    epochs: int = 1,
+    lr: float = 1e-4,
+    seed: int = 0,
+    mixed_precision: Precision = "no",
+    tracker: Tracker | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    resume: bool = False,
+    quiet: bool = False,
+) -> Result:
+    """Train a language model on raw text without a teacher: a language-model head, or a small BERT to compare with.
+
+    Args:
+        model: Checkpoint to continue from; with a student the model whose family and vocabulary it gets.
+        corpus: Folder of `tutelage corpus build`.
+        out: Output folder; new or empty.
+        student: Sizes of a new network, such as layers=4,hidden=312. Default: train the model itself.
+        causal: Predict the next words instead of masked words.
+        head_only: Train the language-model head and leave the body as it is.
+        epochs: Passes over the corpus.
+        lr: Peak learning rate.
+        seed: Seed of all random numbers.
+        mixed_precision: Precision of training and evaluation; no is float32.
+        tracker: Experiment tracker that gets the losses.
+        settings: Any setting of the run as path=value: stages.pretrain.batch_size=64.
+        resume: Continue the stopped run in the output folder.
+        quiet: Print nothing.
+
+    Raises:
+        TutelageError: for any mistake in the arguments; then nothing has been written but inputs.
+
+    Example: tutelage pretrain --model bert-base-uncased --student layers=4,hidden=312,intermediate=1200,heads=12 --corpus corpus/
+        --out small/
+    """
+    from tutelage.methods.pretrain import pretrain as recipe_of
+    from tutelage.recipes.config import as_options
+    from tutelage.recipes.settings import run_config
+    from tutelage.run.inputs import Inputs
+    from tutelage.students.specs import Checkpoint, Fresh, parse
+
+    with Inputs(out) as inputs:
+        name = inputs.model(model, "model")
+        spec: Student = Checkpoint(name=name)
+        if student is not None:
+            spec = parse(student) if isinstance(student, str) else student
+            if not isinstance(spec, Fresh):
+                raise TutelageError(
+                    f"--student {student!r} makes no new network; give sizes, such as layers=4,hidden=312"
+                )
+            spec = spec.model_copy(update={"like": name})
+        with as_options():
+            recipe = recipe_of(spec, causal=causal, head_only=head_only, epochs=epochs, lr=lr)
+        fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision, "tracker": tracker, "corpus": corpus}
+        return carried_out(run_config(recipe, {}, settings, **fields), resume, quiet)
+
+
+@takes_data(*FILES, "unlabeled", "candidates", "max_train", "max_length")
+def distill(
+    teacher: Model | None,
+    out: FilePath,
+    *,
+    team: FilePath | Sequence[Model] = (),
+    teacher_store: FilePath | None = None,
+    store_dtype: Dtype = "float16",
+    allow_weak_teacher: bool = False,
+    method: str | Recipe | Callable[[], Recipe] = "kd",
+    ablation: str | None = None,
+    stage: Literal["task", "general"] = "task",
+    student: FilePath | Student | tuple[Any, Any] | None = None,
+    baseline: bool = True,
+    corpus: FilePath | None = None,
+    seed: int = 0,
+    mixed_precision: Precision = "no",
+    tracker: Tracker | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    plugins: Sequence[Plugin] = (),
+    resume: bool = False,
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
+) -> Result:
+    """Distil a teacher into a student, and report what the student retains and saves.
+
+    Args:
+        teacher: Teacher: a folder or a hub id, fine-tuned on the task. Default: the teacher of the store, or the first of the
+            team. Beside a team: the model that the student's layers are copied from and that the report compares with.
+        out: Output folder; new or empty.
+        team: Teacher of a team: a folder, hub id or store; or one folder of `tutelage team train` for all.
+        teacher_store: Folder of the teacher's stored knowledge; auto: the store that fits, written if there is none.
+        store_dtype: Type of the hidden states that auto writes.
+        allow_weak_teacher: Continue even if the teacher scores no better than chance.
+        method: Method: one of `tutelage methods`, or of a plug-in.
+        ablation: Part of the method to leave out: no_gd, no_td, no_da, no_embd, no_pred, no_trm, no_attn or no_hidn of TinyBERT;
+            no_sps, no_shuffle, no_ptp, no_pkd, no_kd of Pea-KD (several with commas).
+        stage: Stages to run: those on the task, or the general ones on raw text.
+        student: Fields of the method's student to replace (layers=3), sizes of a new network (layers=4,hidden=312), or a
+            checkpoint: a folder or a hub id. Default: the method's student.
+        baseline: Train the same student without the teacher too, for as many steps.
+        corpus: Folder of `tutelage corpus build`, for the general stages.
+        seed: Seed of all random numbers.
+        mixed_precision: Precision of training and evaluation; no is float32.
+        tracker: Experiment tracker that gets the losses and scores.
+        settings: Any setting of the run as path=value: stages.distill.epochs=2, data.holdout=0.2.
+        plugins: Python file with terms, mechanisms or methods of your own.
+        resume: Continue the stopped run in the output folder.
+        quiet: Print nothing.
+        data: The texts as one object.
+        **options: The texts by the fields of DataConfig.
+
+    Raises:
+        TutelageError: for any mistake in the arguments; then nothing has been written but inputs.
+
+    Example: tutelage distill --teacher teacher/ --task sst2 --method tinybert
+        --student layers=4,hidden=312,intermediate=1200,heads=12 --out runs/a
+    """
+    from tutelage.recipes.settings import run_config
+    from tutelage.run.inputs import Inputs
+
+    with Inputs(out) as inputs:
+        members = (team,) if isinstance(team, str | os.PathLike) else tuple(team)
+        names = tuple(inputs.model(one, "team") for one in members)
+        if teacher is None and not names:
+            teacher = stored_teacher(teacher_store)
+        fields = {
+            "teacher": None if teacher is None else inputs.model(teacher, "teacher"),
+            "teachers": names,
+            "teacher_store": teacher_store,
+            "store_dtype": store_dtype,
+            "out": out,
+            "seed": seed,
+            "baseline": baseline,
+            "allow_weak_teacher": allow_weak_teacher,
+            "mixed_precision": mixed_precision,
+            "tracker": tracker,
+            "corpus": corpus,
+        }
+        tree = inputs.data(data, options)
+        recipe = recipe_for(method, student, inputs, tree.get("task"), ablation, plugins).part(stage)
+        return carried_out(run_config(recipe, tree, settings, **fields), resume, quiet)
+
+
+@takes_data(*FILES)
+def evaluate(
+    model: Model, *, quiet: bool = False, data: DataConfig | Splits | None = None, **options: Unpack[DataOptions]
+) -> dict[str, Any]:
+    """Score a model on the evaluation set of a task, or on a file of your own.
+
+    Without a training file the labels are named by the evaluation file.
+
+    Args:
+        model: Fine-tuned model: a folder or a hub id.
+        quiet: Print nothing.
+        data: The texts as one object.
+        **options: The texts by the fields of DataConfig.
+
+    Returns:
+        ``{"scores": {"dev": {"accuracy": ...}}, "model": ..., "task": ..., "metric": ...}``.
+
+    Raises:
+        TutelageError: when the model or the data cannot be loaded, or their labels differ.
+
+    Example: tutelage evaluate runs/a/student --task sst2 --json
+    """
+    from tutelage.run.inputs import Inputs
+    from tutelage.run.measure import evaluate as evaluated
+
+    with Inputs() as inputs:
+        tree = inputs.data(data, options)
+        if tree.get("task") is None and tree.get("train") is None:
+            tree["train"] = tree.get("dev")
+        return evaluated(inputs.model(model, "model"), data_config(tree), quiet=quiet)
+
+
+def export(model: FilePath, out: FilePath) -> dict[str, Any]:
+    """Convert a student with shared layers into a standard checkpoint by copying each shared layer.
+
+    The checkpoint computes the same function and loads without this package. Returns what was written.
+
+    Args:
+        model: Student with shared layers: a folder or a hub id.
+        out: Folder for the checkpoint; must be new.
+
+    Raises:
+        TutelageError: when the model shares no layers, or the folder exists.
+
+    Example: tutelage export runs/pea/student --out plain/
+    """
+    from tutelage.run.export import export as exported
+
+    return exported(os.fspath(model), Path(out))
+
+
+def methods(*, plugins: Sequence[Plugin] = ()) -> list[dict[str, Any]]:
+    """List the methods: where the student starts, and what each stage learns from; computed from the recipes.
+
+    Args:
+        plugins: Python file with methods of your own.
+
+    Raises:
+        TutelageError: when a plug-in cannot be read.
+
+    Example: tutelage methods --json
+    """
+    from tutelage.methods import METHODS
+    from tutelage.recipes.table import method_row
+
+    return [method_row(make()) for make in {**METHODS, **read_plugins(plugins)}.values()]
+
+
+def recipe(
+    method: str,
+    *,
+    teacher: FilePath | None = None,
+    task: str | None = None,
+    stage: Literal["task", "general"] | None = None,
+    out: FilePath | None = None,
+    plugins: Sequence[Plugin] = (),
+) -> RunConfig:
+    """Print a run of a method as YAML: edit it, then `tutelage run` it.
+
+    Args:
+        method: Method: one of `tutelage methods`, or of a plug-in.
+        teacher: Teacher to write into the run.
+        task: Task to write into the run; some methods have numbers of their own for it.
+        stage: Stages to write: those on the task, or the general ones. Default: task, if the method has such.
+        out: Output folder to write into the run.
+        plugins: Python file with terms, mechanisms or methods of your own.
+
+    Raises:
+        TutelageError: for an unknown method, or one without such stages.
+
+    Example: tutelage recipe tinybert > my.yaml
+    """
+    from tutelage.methods.named import method_recipe
+    from tutelage.recipes.settings import run_config
+
+    found = method_recipe(method, task, more=read_plugins(plugins))
+    on_task = any(not part.on_corpus for part in found.stages)
+    found = found.part(stage or ("task" if on_task else "general"))
+    return run_config(found, {"task": task}, teacher=teacher, out=out)
+
+
+def run(
+    path: FilePath | RunConfig,
+    *,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    plugins: Sequence[Plugin] = (),
+    resume: bool = False,
+    quiet: bool = False,
+) -> Result:
+    """Carry out a run that a YAML file describes.
+
+    In Python it is ``tutelage.api.run``: ``tutelage.run`` is a package.
+
+    Args:
+        path: YAML file of `tutelage recipe`, or config.yaml of a run.
+        settings: Any setting of the run as path=value: teacher=FOLDER, stages.distill.epochs=2.
+        plugins: Python file with the terms, mechanisms or methods that the file names.
+        resume: Continue the stopped run in the output folder.
+        quiet: Print nothing.
+
+    Raises:
+        TutelageError: for any mistake in the file or the settings; then nothing has been written.
+
+    Example: tutelage run my.yaml --set teacher=teacher/ --set task=sst2 --set out=runs/b --set stages.prediction.temperature=2
+    """
+    from tutelage.recipes.config import from_yaml
+    from tutelage.recipes.settings import with_settings
+
+    read_plugins(plugins)
+    config = from_yaml(Path(path)) if isinstance(path, str | os.PathLike) else path
+    return carried_out(with_settings(config, settings), resume, quiet)
+
+
+def demo(out: FilePath = "demo-run", *, quiet: bool = False) -> Result:
+    """Fine-tune a real BERT on real text, distil it and compare: about five minutes on two cores, no network.
+
+    Args:
+        out: Output folder; new or empty.
+        quiet: Print nothing.
+
+    Raises:
+        TutelageError: when the package with the pretrained model is not installed.
+
+    Example: tutelage demo --out demo-run
+    """
+    from tutelage.run.result import Result
+    from tutelage.studies.demo import demo as shown
+
+    return Result(Path(out) / "distilled", shown(Path(out), quiet=quiet))

@@ -1,0 +1,425 @@
+"""The commands that carry out or compare several runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from tutelage.data.signature import takes_data
+from tutelage.errors import TutelageError
+from tutelage.recipes.choices import Dtype, Precision
+
+if TYPE_CHECKING:
+    from tutelage.data.config import DataConfig, DataOptions
+    from tutelage.recipes.config import RunConfig
+    from tutelage.recipes.recipe import Recipe
+    from tutelage.report.attention import AttentionReport
+    from tutelage.report.search import Search
+    from tutelage.run.inputs import Model, Splits
+    from tutelage.run.result import Result
+    from tutelage.students.specs import Student
+    from tutelage.studies.ablation import Ablation
+from tutelage.api.common import FILES, FilePath, Plugin, data_config, path_text, recipe_for, student_from
+
+
+@takes_data(*FILES, "candidates", "max_train", "max_length")
+def ablate(
+    method: Literal["tinybert"],
+    out: FilePath,
+    *,
+    teacher: FilePath,
+    general_teacher: FilePath,
+    corpus: FilePath,
+    student: str = "layers=4,hidden=312,intermediate=1200,heads=12",
+    rows: Sequence[str] = (),
+    seeds: int = 3,
+    general: FilePath | None = None,
+    mixed_precision: Precision = "no",
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
+) -> Ablation:
+    """Run a method with one part left out at a time: the tables of its paper.
+
+    Args:
+        method: Method that has such tables.
+        out: Folder of the runs; a stopped command continues when it is repeated.
+        teacher: Teacher fine-tuned on the task: a folder or a hub id.
+        general_teacher: Pretrained teacher of the general stage: a folder or a hub id.
+        corpus: Folder of `tutelage corpus build`.
+        student: Sizes of the student.
+        rows: Rows of the tables to run, with commas between them: full,no_gd,no_attn. Default: all.
+        seeds: Runs of each row.
+        general: Folder of the general students, to share them between tasks. Default: OUT/general.
+        mixed_precision: Precision of training and evaluation; no is float32.
+        settings: Any setting of the runs as path=value; a row without the stage that it names ignores it.
+        quiet: Print nothing.
+        data: The texts as one object.
+        **options: The texts by the fields of DataConfig.
+
+    Raises:
+        TutelageError: for any mistake in the arguments.
+
+    Example: tutelage ablate tinybert --task mrpc --teacher teacher/ --general-teacher bert-base-uncased --corpus corpus/
+        --candidates words/mrpc --out runs/ablation
+    """
+    from tutelage.run.inputs import Inputs
+    from tutelage.students.specs import Fresh, parse
+    from tutelage.studies import ablation
+
+    if method != "tinybert":
+        raise TutelageError(f"there are no ablation tables of {method!r}; use tinybert")
+    spec = parse(student)
+    if not isinstance(spec, Fresh):
+        raise TutelageError(f"--student {student!r} makes no new network; give sizes, such as layers=4,hidden=312")
+    with Inputs(out) as inputs:
+        return ablation.ablate(
+            os.fspath(out),
+            teacher=os.fspath(teacher),
+            general_teacher=os.fspath(general_teacher),
+            corpus=os.fspath(corpus),
+            student=spec,
+            data=data_config(inputs.data(data, options)),
+            arms=[row.strip() for text in rows for row in text.split(",")] or ablation.ARMS,
+            seeds=range(seeds),
+            general=path_text(general),
+            mixed_precision=mixed_precision,
+            settings=settings,
+            quiet=quiet,
+        )
+
+
+@takes_data(*FILES, "max_train", "max_length")
+def crossfit(
+    model: Model,
+    out: FilePath,
+    *,
+    folds: int = 5,
+    epochs: int = 3,
+    lr: float = 3e-5,
+    seed: int = 0,
+    mixed_precision: Precision = "no",
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
+) -> dict[str, Any]:
+    """Write out-of-fold predictions for the training set (k-fold cross-fitting); Pea-KD can build its PTP labels from them.
+
+    ``distill(..., method="pea_kd", settings={"stages.ptp.ptp_labels.source": out})`` reads them.
+
+    Args:
+        model: Checkpoint that each fold starts from: a folder or a hub id.
+        out: Folder of the folds; a stopped command continues when it is repeated.
+        folds: Parts of the training set.
+        epochs: Passes over the training set.
+        lr: Peak learning rate.
+        seed: Seed of all random numbers.
+        mixed_precision: Precision of training and prediction; no is float32.
+        settings: Any setting of the runs as path=value: stages.finetune.batch_size=16.
+        quiet: Print nothing.
+        data: The texts as one object.
+        **options: The texts by the fields of DataConfig.
+
+    Raises:
+        TutelageError: for any mistake in the arguments.
+
+    Example: tutelage crossfit --model bert-base-uncased --task mrpc --folds 5 --out folds/mrpc
+    """
+    from tutelage.methods.finetune import finetune as recipe_of
+    from tutelage.recipes.config import as_options
+    from tutelage.recipes.settings import run_config
+    from tutelage.run.inputs import Inputs
+    from tutelage.students.specs import Checkpoint
+    from tutelage.studies.crossfit import crossfit as crossfitted
+
+    if folds < 2:
+        raise TutelageError(f"--folds {folds} leaves nothing to learn from; give at least 2")
+    with Inputs(out) as inputs:
+        start = Checkpoint(name=inputs.model(model, "model"))
+        with as_options():
+            recipe = recipe_of(start, epochs, lr)
+        fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision}
+        config = run_config(recipe, inputs.data(data, options), settings, **fields)
+        found = crossfitted(config, folds, quiet=quiet)
+    return found.model_dump(mode="json", exclude={"contents"}) | {"examples": len(found.contents)}
+
+
+@takes_data(*FILES, "max_train", "max_length")
+def train_team(
+    model: Model,
+    out: FilePath,
+    *,
+    members: Sequence[str] = (),
+    epochs: int = 3,
+    lr: float = 3e-5,
+    mixed_precision: Precision = "no",
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
+) -> dict[str, Any]:
+    """Fine-tune several different teachers on a task; autoskdbert, skdbert and ensemble distil from them.
+
+    No teacher learns from the tenth of the training set (about 300 to 2,000 examples) on which :func:`distill` learns the
+    sampling weights. Returns how the teachers compare, as :func:`show_team`.
+
+    Args:
+        model: Checkpoint that each teacher starts from: a folder or a hub id.
+        out: Folder of the teachers; a stopped command continues when it is repeated.
+        members: How one teacher differs: model, layers, seed, epochs, lr, only=1/2 (a part of the training set), noise=0.5
+            (share of wrong labels), with commas between them. Default: five teachers of usual kinds.
+        epochs: Passes over the training set.
+        lr: Peak learning rate.
+        mixed_precision: Precision of training and evaluation; no is float32.
+        settings: Any setting of the runs as path=value: stages.finetune.batch_size=16.
+        quiet: Print nothing.
+        data: The texts as one object.
+        **options: The texts by the fields of DataConfig.
+
+    Raises:
+        TutelageError: for any mistake in the arguments.
+
+    Example: tutelage team train --model bert-base-uncased --task mrpc --member seed=0 --member layers=6,seed=1,lr=1e-4
+        --member only=1/2,seed=2 --out team/
+    """
+    from tutelage.run.inputs import Inputs
+    from tutelage.studies import teams
+
+    with Inputs(out) as inputs:
+        return teams.train_team(
+            inputs.model(model, "model"),
+            os.fspath(out),
+            members,
+            data_config(inputs.data(data, options)),
+            epochs=epochs,
+            lr=lr,
+            mixed_precision=mixed_precision,
+            settings=settings,
+            quiet=quiet,
+        )
+
+
+@takes_data(*FILES, "max_train", "max_length")
+def show_team(
+    team: FilePath | Sequence[Model],
+    *,
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
+) -> dict[str, Any]:
+    """Compare teachers: scores on the evaluation set and on held-out training examples, agreement, diversity.
+
+    See :func:`tutelage.evaluation.diversity.diversity` for the measures. ``not_kept_apart`` names the teachers that may have
+    been trained on the held-out examples.
+
+    Args:
+        team: Folder of `tutelage team train`, or a list of teachers. A folder brings its own data settings; options given here
+            override them. A list needs data to compare the teachers on.
+        quiet: Print nothing.
+        data: The texts as one object.
+        **options: The texts by the fields of DataConfig.
+
+    Raises:
+        TutelageError: for any mistake in the arguments.
+
+    Example: tutelage team show team/
+    """
+    from tutelage.run.inputs import Inputs
+    from tutelage.studies import teams
+
+    with Inputs() as inputs:
+        members = [team] if isinstance(team, str | os.PathLike) else team
+        names = [inputs.model(one, "team") for one in members]
+        return teams.show_team(names, data_config(inputs.data(data, options)), quiet=quiet)
+
+
+@takes_data(*FILES, "unlabeled", "max_train", "max_length")
+def chain(
+    teacher: Model,
+    out: FilePath,
+    *,
+    through: Sequence[str | Student],
+    student: FilePath | Student | tuple[Any, Any] = "layers=3",
+    method: str | Recipe | Callable[[], Recipe] = "kd",
+    seed: int = 0,
+    allow_weak_teacher: bool = False,
+    mixed_precision: Precision = "no",
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    plugins: Sequence[Plugin] = (),
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
+) -> list[Result]:
+    """Distil through teacher assistants (TAKD): each student is the teacher of the next.
+
+    Returns the results of all runs, the student's last. The runs lie in ``out``, numbered.
+
+    Args:
+        teacher: Fine-tuned teacher: a folder or a hub id.
+        out: Folder of the runs; a stopped command continues when it is repeated.
+        through: Teacher assistant, as a student; name them from large to small.
+        student: Fields of the method's student to replace (layers=3), sizes of a new network (layers=4,hidden=312), or a
+            checkpoint.
+        method: Method: one of `tutelage methods`, or of a plug-in.
+        seed: Seed of all random numbers.
+        allow_weak_teacher: Continue even if the teacher scores no better than chance.
+        mixed_precision: Precision of training and evaluation; no is float32.
+        settings: Any setting of the runs as path=value: stages.distill.epochs=2.
+        plugins: Python file with terms, mechanisms or methods of your own.
+        quiet: Print nothing.
+        data: The texts as one object.
+        **options: The texts by the fields of DataConfig.
+
+    Raises:
+        TutelageError: for any mistake in the arguments.
+
+    Example: tutelage chain --teacher teacher/ --through layers=9 --through layers=6 --student layers=3 --task mrpc --out runs/chain
+    """
+    from tutelage.recipes.settings import run_config
+    from tutelage.run.inputs import Inputs
+    from tutelage.run.result import Result
+    from tutelage.studies.chain import chain as carry_out
+
+    if not through:
+        raise TutelageError(
+            "there is no assistant between teacher and student; give --through layers=5, or use distill"
+        )
+    with Inputs(out) as inputs:
+        tree = inputs.data(data, options)
+        configs: list[RunConfig] = []
+        for number, link in enumerate([*through, student], start=1):
+            fields = {
+                "teacher": configs[-1].out if configs else inputs.model(teacher, "teacher"),
+                "out": Path(out) / f"{number}-{'student' if number > len(through) else 'assistant'}",
+                "seed": seed,
+                "baseline": number > len(through),
+                "allow_weak_teacher": allow_weak_teacher,
+                "mixed_precision": mixed_precision,
+            }
+            recipe = recipe_for(method, link, inputs, tree.get("task"), None, plugins).part("task")
+            configs.append(run_config(recipe, tree, settings, **fields))
+        reports = carry_out(configs, quiet=quiet)
+    return [Result(Path(str(config.out)), report) for config, report in zip(configs, reports, strict=True)]
+
+
+@takes_data(*FILES, "unlabeled", "max_train", "max_length")
+def search_knowledge(
+    teacher: Model,
+    out: FilePath,
+    *,
+    student: FilePath | Student | tuple[Any, Any] | None = None,
+    trials: int = 24,
+    seeds: int = 3,
+    under: float | None = None,
+    hidden_epochs: int = 3,
+    prediction_epochs: int = 2,
+    lr: float | None = None,
+    dtype: Dtype = "float16",
+    seed: int = 0,
+    mixed_precision: Precision = "no",
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
+) -> Search:
+    """Search the smallest part of a teacher's hidden states that is enough: score against bytes per example.
+
+    The grid is 1, 2, 3 or all pairs of layers, 1 to 50 or all tokens, a twentieth to all neurons, up to the teacher's layer at
+    8, 10 or 12 twelfths of its depth. Configurations are compared on the validation split, never on the evaluation set. See
+    :mod:`tutelage.studies.search` for the files that are written.
+
+    Args:
+        teacher: Fine-tuned teacher: a folder or a hub id.
+        out: Folder of the search; must be new. A stopped command continues when it is repeated; with more trials or seeds,
+            finished runs are not repeated.
+        student: Fields of the method's student to replace, sizes of a new network, or a checkpoint. Default: ROSITA6.
+        trials: Configurations to try; the first rung trains all of them, each later one the best third.
+        seeds: Runs of each configuration in the last rung; earlier rungs have one.
+        under: Bytes per example; the best configuration of at most so many is named.
+        hidden_epochs: Epochs on hidden states in the last rung; a third of it in the rung before, and so on.
+        prediction_epochs: Epochs on predictions in the last rung; a third of it in the rung before, and so on.
+        lr: Peak learning rate of both stages. Default: the method's.
+        dtype: Type of the stored hidden states, in which bytes per example are counted.
+        seed: Seed of the draw, and of the first run.
+        mixed_precision: Precision of training and evaluation; no is float32.
+        settings: Any setting of the runs as path=value; epochs are those of the last rung.
+        quiet: Print nothing.
+        data: The texts as one object.
+        **options: The texts by the fields of DataConfig.
+
+    Raises:
+        TutelageError: for any mistake in the arguments; then nothing has been written but inputs.
+
+    Example: tutelage search-knowledge --teacher teacher/ --task sst2 --student layers=3 --out search/ --under 10000
+    """
+    from tutelage.run.inputs import Inputs
+    from tutelage.studies import search
+
+    with Inputs(out) as inputs:
+        return search.search_knowledge(
+            inputs.model(teacher, "teacher"),
+            os.fspath(out),
+            student=student_from(student, inputs),
+            trials=trials,
+            seeds=seeds,
+            seed=seed,
+            under=under,
+            hidden_epochs=hidden_epochs,
+            prediction_epochs=prediction_epochs,
+            lr=lr,
+            mixed_precision=mixed_precision,
+            dtype=dtype,
+            quiet=quiet,
+            settings=settings,
+            data=inputs.data(data, options),
+        )
+
+
+def attention_report(
+    teacher: Model,
+    student: Model,
+    texts: FilePath,
+    out: FilePath | None = None,
+    *,
+    text: str = "text",
+    max_texts: int = 256,
+    max_length: int | None = None,
+    quiet: bool = False,
+) -> AttentionReport:
+    """Compare the attention of a student with its teacher's, head by head: divergence and cosine similarity.
+
+    See :mod:`tutelage.studies.attention` for what is measured.
+
+    Args:
+        teacher: Teacher, with any head or none: a folder or a hub id.
+        student: Student with the teacher's tokenizer: a folder or a hub id.
+        texts: Texts that were not trained on: .txt, one a line, or CSV, TSV, JSONL, Parquet.
+        out: File for a page with pictures and tables; ends in .html. Default: no page.
+        text: Column of the text.
+        max_texts: Number of texts to draw if there are more.
+        max_length: Longest input in tokens. Default: 128, or the positions of the models.
+        quiet: Print nothing.
+
+    Raises:
+        TutelageError: for any mistake in the arguments; then nothing has been written.
+
+    Example: tutelage attention-report teacher/ runs/a/student texts.txt --out attention.html
+    """
+    from tutelage.run.inputs import Inputs
+    from tutelage.studies.attention import compare_models
+
+    with Inputs() as inputs:
+        return compare_models(
+            inputs.model(teacher, "teacher"),
+            inputs.model(student, "student"),
+            os.fspath(texts),
+            path_text(out),
+            text=text,
+            max_texts=max_texts,
+            max_length=max_length,
+            quiet=quiet,
+        )

@@ -1,0 +1,120 @@
+"""The commands on texts: augmentation and corpora."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from tutelage.data.signature import takes_data
+from tutelage.recipes.choices import Precision
+
+if TYPE_CHECKING:
+    from tutelage.data.config import DataConfig, DataOptions
+    from tutelage.run.inputs import Model, Splits
+from tutelage.api.common import FILES, FilePath, data_config, path_text
+
+
+@takes_data(*(name for name in FILES if name != "dev"), "unlabeled", "max_train")
+def augment(
+    proposer: Model,
+    out: FilePath,
+    *,
+    vectors: FilePath | None = None,
+    k: int = 15,
+    context: Literal["masked_only", "masked_plus_original"] = "masked_only",
+    filtered: bool = True,
+    mixed_precision: Precision = "no",
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
+) -> dict[str, Any]:
+    """Compute substitution candidates for every word of the training texts, from which augmentation samples.
+
+    ``distill(..., candidates=out)`` uses them. See :func:`tutelage.data.augmentation.propose.propose`.
+
+    Args:
+        proposer: Masked language model that proposes words: a folder or a hub id.
+        out: Folder for the candidates; must be new.
+        vectors: Word vectors for words of several pieces: GloVe's text format, or .npz with words and vectors. Default: such
+            words stay as they are.
+        k: Candidates for each word.
+        context: What the proposer reads: the masked text, or also the original text, as TinyBERT's code does.
+        filtered: Leave out stop words, punctuation and the word itself.
+        mixed_precision: Precision of the proposer; no is float32.
+        quiet: Print nothing.
+        data: The texts as one object.
+        **options: The texts by the fields of DataConfig.
+
+    Raises:
+        TutelageError: for any mistake in the arguments; then nothing has been written.
+
+    Example: tutelage augment --proposer bert-base-uncased --vectors glove.6B.300d.txt --task mrpc --out words/mrpc
+    """
+    from tutelage.run.inputs import Inputs
+    from tutelage.studies.augmentation import augment as augmented
+
+    with Inputs() as inputs:
+        return augmented(
+            inputs.model(proposer, "proposer"),
+            os.fspath(out),
+            data_config(inputs.data(data, options)),
+            vectors=path_text(vectors),
+            k=k,
+            context=context,
+            filtered=filtered,
+            mixed_precision=mixed_precision,
+            quiet=quiet,
+        )
+
+
+def build_corpus(
+    sources: Sequence[FilePath],
+    out: FilePath,
+    *,
+    tokenizer: FilePath,
+    split: Literal["sentences", "lines"] = "sentences",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Tokenise plain text once into a corpus, for general distillation and pretraining.
+
+    Args:
+        sources: Text files (.txt, .txt.gz) with a paragraph a line and a blank line between documents; or data sets on the Hub:
+            hub:OWNER/NAME,config=..,split=train,column=text.
+        out: Folder for the corpus; must be new.
+        tokenizer: Tokenizer of the teacher: a folder or a hub id.
+        split: What a line is: a paragraph of sentences to split, or one sentence.
+        quiet: Print nothing.
+
+    Raises:
+        TutelageError: for any mistake in the arguments; then nothing has been written.
+
+    Example: tutelage corpus build wiki.txt.gz hub:wikitext,config=wikitext-103-raw-v1 --tokenizer bert-base-uncased --out corpus/
+    """
+    from tutelage.data.corpus import building, reading
+    from tutelage.data.tokenizers import load_tokenizer
+    from tutelage.progress import Display
+    from tutelage.students.load import resolve
+
+    display = Display(quiet)
+    with display:
+        texts, known = [os.fspath(source) for source in sources], load_tokenizer(resolve(os.fspath(tokenizer)))
+        corpus = building.build(texts, Path(out), known, split=split, advance=display.count)
+    return reading.describe(corpus)
+
+
+def inspect_corpus(path: FilePath) -> dict[str, Any]:
+    """Describe the content of a corpus.
+
+    Args:
+        path: Folder of `tutelage corpus build`.
+
+    Raises:
+        TutelageError: when it is no corpus.
+
+    Example: tutelage corpus inspect corpus/ --json
+    """
+    from tutelage.data.corpus.reading import Corpus, describe
+
+    return describe(Corpus(os.fspath(path)))
