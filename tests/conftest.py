@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-# One thread: tiny matrices are slower on more, and sums come out the same on every machine.
+# One thread, unless it is asked for more: tiny matrices are slower on more. Processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -22,8 +23,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BertTok
 
 from tutelage.anatomy import FAMILIES
 from tutelage.data.examples import Data, Examples
+from tutelage.training import loop
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+# The log has a line for each epoch and no other: how many there are must not depend on how busy the machine is.
+loop.LOG_SECONDS = math.inf
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
@@ -42,6 +46,12 @@ FINAL_NORM = ("gpt2", "modernbert")
 def own_accelerator() -> None:
     """Accelerate keeps the first device that a process asked for: on a GPU that of the test before."""
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
+def own_random_numbers() -> None:
+    """A test draws the same numbers whichever tests come before it."""
+    torch.manual_seed(0)
 
 
 def data_folder() -> Path:
@@ -77,6 +87,28 @@ def make_data(train: int = 96, dev: int = 40) -> Data:
         train=examples(train, 1),
         dev={"dev": examples(dev, 2, "dev")},
     )
+
+
+def determined(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without the biases of keys: they add one number to all scores of a query, which the softmax takes away again.
+
+    Their gradient is rounding alone, and Adam makes steps of it that are as long as any other: where a loss sees nothing
+    but what attention gives, two runs that sum up in another order part in them by some 1e-4, on some CPUs further.
+    """
+    return {name: tensor for name, tensor in weights.items() if not name.endswith(("key.bias", "k_lin.bias"))}
+
+
+def assert_alike(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], within: float) -> None:
+    """Two runs that differ in rounding have made the same student.
+
+    Of a tensor's weights one, and one more of each thousand, may be further apart: Adam's first step is the sign of the
+    gradient, and where that is as small as its rounding the sign may be either.
+    """
+    assert ours.keys() == theirs.keys()
+    theirs = determined(theirs)
+    for name, tensor in determined(ours).items():
+        apart = (tensor - theirs[name]).abs()
+        assert int((~(apart <= within)).sum()) <= 1 + tensor.numel() // 1000, f"{name}: up to {apart.max():.2g} apart"
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FILL, GOOD, tiny_config, tiny_model
+from conftest import FILL, GOOD, assert_alike, tiny_config, tiny_model
 from safetensors.torch import load_file
 from transformers import (
     AutoModel,
@@ -442,7 +442,6 @@ def test_a_killed_run_resumes_to_the_same_bits(scene: Path, tmp_path: Path) -> N
         "from tutelage.recipes.config import from_yaml\n"
         "from tutelage.run import run; from tutelage.training import loop\n"
         "from tutelage.training import checkpoint\n"
-        "import torch; torch.set_num_threads(1)\n"
         "loop.CHECKPOINT_SECONDS = 0.0\n"
         "save, calls = checkpoint.save, 0\n"
         "def counting(folder, state):\n"
@@ -471,7 +470,6 @@ def test_two_processes_give_the_single_processes_student_and_go_on_to_a_second_r
         "from pathlib import Path\n"
         "from tutelage.recipes.config import from_yaml\n"
         "from tutelage.run.run import run\n"
-        "import torch; torch.set_num_threads(1)\n"
         "for path in sys.argv[1:]: run(from_yaml(Path(path)), quiet=True)\n"
     )
     (tmp_path / "script.py").write_text(script)
@@ -487,8 +485,7 @@ def test_two_processes_give_the_single_processes_student_and_go_on_to_a_second_r
     one = load_file(tmp_path / "single" / "student" / "model.safetensors")
     for name in ("two", "again"):
         other = load_file(tmp_path / name / "student" / "model.safetensors")
-        for key, tensor in one.items():
-            torch.testing.assert_close(tensor, other[key], atol=2e-4, rtol=1e-3)
+        assert_alike(one, other, within=2e-5)  # as test_common has it for tasks
         report = json.loads((tmp_path / name / "report.json").read_text())
         held = [stage["held_out"]["after"]["hard_labels"] for stage in (report["stages"][0], single["stages"][0])]
         assert held[0] == pytest.approx(held[1], rel=1e-3)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import LABELS, examples, tiny_model, write_csv
+from conftest import LABELS, assert_alike, examples, tiny_model, write_csv
 from pydantic import ValidationError
 from scipy.stats import chisquare
 from torch import Tensor
@@ -488,10 +488,9 @@ def test_the_student_learns_as_without_the_weigher_and_a_team_of_one_is_a_teache
             loop.train(stage, lesson, teacher, Known(encoded), Accelerator(cpu=True), 0, hooks=[weigher])
             results.append({name: tensor.clone() for name, tensor in student.state_dict().items()})
     alone, team_of_one, learning_too = results
-    for name, tensor in alone.items():
-        assert tensor.equal(team_of_one[name]), name
-        # Rows of the embedding table that held-out examples read make their missed steps sooner: rounding.
-        assert torch.allclose(tensor, learning_too[name], atol=2e-5), name
+    assert all(tensor.equal(team_of_one[name]) for name, tensor in alone.items())
+    # Rows of the embedding table that held-out examples read make their missed steps sooner: rounding.
+    assert_alike(learning_too, alone, within=2e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------- whole runs

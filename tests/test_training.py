@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import examples, make_data, tiny_model
+from conftest import assert_alike, examples, make_data, tiny_model
 
 from tutelage.anatomy import shape_of
 from tutelage.data import batches
@@ -128,11 +128,6 @@ def same_weights(one, other) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-def distance(one, other) -> float:
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-    return max(float((a - b).abs().max()) for a, b in pairs)
-
-
 @pytest.mark.parametrize("term", [Embeddings(), Hidden(), AttentionScores(), SoftLabels(), HardLabels()])
 def test_the_losses_fall(tokenizer, term) -> None:
     _, log, _ = learn(tokenizer, tiny_stage(objective=[term], epochs=8), wider=True)
@@ -222,13 +217,13 @@ def test_pieces_do_not_change_the_step(tokenizer) -> None:
     """1 x 16 equals 4 x 4: gradient accumulation divides by the whole step's totals."""
     one, _, _ = learn(tokenizer, tiny_stage(max_steps=3))
     cut, _, _ = learn(tokenizer, tiny_stage(max_steps=3, max_tokens=40))
-    assert distance(one, cut) < 2e-5
+    assert_alike(one.state_dict(), cut.state_dict(), within=2e-5)
 
 
 def test_padding_further_does_not_change_the_step(tokenizer) -> None:
     one, _, _ = learn(tokenizer, tiny_stage(max_steps=3))
     padded, _, _ = learn(tokenizer, tiny_stage(max_steps=3, pad_to=30))
-    assert distance(one, padded) < 2e-5
+    assert_alike(one.state_dict(), padded.state_dict(), within=2e-5)
 
 
 def test_known_logits_teach_as_the_live_teacher_does(tokenizer) -> None:
@@ -240,7 +235,7 @@ def test_known_logits_teach_as_the_live_teacher_does(tokenizer) -> None:
     table = predict(tiny_model(**NO_DROPOUT), encoded, accelerator)
     known, _, _ = learn(tokenizer, stage, source=KnownLogits(table, encoded.asked))
     # Other batches, other padding: the same up to the order of a sum.
-    assert distance(live, known) < 1e-4
+    assert_alike(live.state_dict(), known.state_dict(), within=1e-4)
 
 
 def test_the_teacher_is_untouched_and_the_head_too_while_layers_are_matched(tokenizer) -> None:

@@ -11,6 +11,7 @@ Importing this module registers the model type ``bilstm`` with the Auto classes 
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -149,7 +150,11 @@ class BiLSTMForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             ways = ((self.forwards, start + step), (self.backwards, start + lengths - 1 - step))
             # cuDNN has no backward pass in evaluation mode, in which the gradients of a team's rewards are computed.
             plain = torch.is_grad_enabled() and not self.training
-            with torch.backends.cudnn.flags(enabled=False) if plain else nullcontext():
+            wide = ids.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not _half_is_known()
+            with (
+                torch.backends.cudnn.flags(enabled=False) if plain else nullcontext(),
+                torch.autocast("cpu", enabled=False) if wide else nullcontext(),
+            ):
                 states = [lstm(words(places))[0].gather(1, last)[:, 0] for lstm, places in ways]
         return torch.cat(states, dim=-1).masked_fill(lengths == 0, 0.0)
 
@@ -183,6 +188,19 @@ class BiLSTMForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             return learnt
         # detach() is needed, too: from_pretrained sets requires_grad on every parameter.
         return torch.cat([self.frozen_embeddings(ids).detach(), learnt], dim=-1)
+
+
+@cache
+def _half_is_known() -> bool:
+    """Whether this CPU computes an LSTM in bfloat16: oneDNN does so from AVX-512 on, and PyTorch's autocast does not ask."""
+    with torch.random.fork_rng(devices=[]):  # a run's random numbers stay what they were
+        lstm = nn.LSTM(1, 1)
+    try:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            lstm(torch.zeros(1, 1, 1))
+    except RuntimeError:
+        return False
+    return True
 
 
 AutoConfig.register(BiLSTMConfig.model_type, BiLSTMConfig)
