@@ -291,15 +291,18 @@ def test_two_processes_give_the_single_processes_student(method: str, teacher_fo
     if method == "autoskdbert":  # weights move at once: there are few steps
         recipe = recipe.model_copy(update={"stages": [eager(stage) for stage in recipe.stages]})
     script = (
-        "import sys\n"
+        "import os, sys\n"
         "from pathlib import Path\n"
         "from tutelage.config import from_yaml\n"
         "from tutelage.runs import run\n"
+        "from tutelage.training import loop\n"
         "import torch; torch.set_num_threads(1)\n"
+        # The first process would log each step and the second almost none: the first decides for both.
+        "loop.LOG_SECONDS = 1e9 * int(os.environ.get('RANK', '0'))\n"
         "run(from_yaml(Path(sys.argv[1])), quiet=True)\n"
     )
     (tmp_path / "script.py").write_text(script)
-    weights, found = [], []
+    weights, found, lines = [], [], []
     for processes in (1, 2):
         out = tmp_path / f"out{processes}"
         path = tmp_path / f"{processes}.yaml"
@@ -317,6 +320,11 @@ def test_two_processes_give_the_single_processes_student(method: str, teacher_fo
         assert done.returncode == 0, done.stderr[-3000:]
         weights.append(AutoModelForSequenceClassification.from_pretrained(out / "student").state_dict())
         found.append(json.loads((out / "report.json").read_text())["team"])
+        lines.append([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()])
+    for one, two in zip(*lines, strict=True):
+        assert [one[name] for name in ("stage", "step")] == [two[name] for name in ("stage", "step")]
+        assert one["losses"] == pytest.approx(two["losses"], rel=1e-2, abs=1e-3)
+    assert len(lines[1]) == sum(stage["steps"] for stage in json.loads((out / "report.json").read_text())["stages"])
     for name in weights[0]:
         # A bias before the softmax over keys has a gradient of rounding alone, which three stages of Adam make larger.
         tolerance = 1e-3 if method == "autoskdbert" else 2e-4
