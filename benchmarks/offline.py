@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import multiprocessing
 import resource
 import shutil
@@ -229,9 +228,9 @@ def seconds_a_step(scene: Scene, side: str, steps: int, student: PreTrainedModel
     def mark(event: progress.Event) -> None:
         synchronize()
         marks.append((event.step, time.perf_counter()))
-        loop.LOG_SECONDS = math.inf
+        loop.LOG_SECONDS = 1e9
 
-    # The loop reports after its first step and then at its end, and waits for the device only there.
+    # The loop reports after its first two steps and then at its end, and waits for the device only there.
     loop.LOG_SECONDS, before = 0.0, loop.LOG_SECONDS
     loop.train(stage, lesson, teacher, batches.Known(scene.encoded), scene.accelerator, 0, report=mark)
     loop.LOG_SECONDS = before

@@ -299,14 +299,17 @@ def test_two_processes_give_the_single_processes_student(method: str, teacher_fo
     if method == "autoskdbert":  # weights move at once: there are few steps
         recipe = recipe.model_copy(update={"stages": [eager(stage) for stage in recipe.stages]})
     script = (
-        "import sys\n"
+        "import os, sys\n"
         "from pathlib import Path\n"
         "from tutelage.recipes.config import from_yaml\n"
         "from tutelage.run.run import run\n"
+        "from tutelage.training import loop\n"
+        # The first process would log each step and the second almost none: the first decides for both.
+        "loop.LOG_SECONDS = 1e9 * int(os.environ.get('RANK', '0'))\n"
         "run(from_yaml(Path(sys.argv[1])), quiet=True)\n"
     )
     (tmp_path / "script.py").write_text(script)
-    students, found = [], []
+    students, found, lines = [], [], []
     for processes in (1, 2):
         out = tmp_path / f"out{processes}"
         path = tmp_path / f"{processes}.yaml"
@@ -324,6 +327,7 @@ def test_two_processes_give_the_single_processes_student(method: str, teacher_fo
         assert done.returncode == 0, done.stderr[-3000:]
         students.append(AutoModelForSequenceClassification.from_pretrained(out / "student").eval())
         found.append(json.loads((out / "report.json").read_text())["team"])
+        lines.append([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()])
     # Weights move by 1e-2 and more. The gradients' sums differ in order, which parts weights by 2e-6 and logits by 1e-6 at
     # most, on AVX2, on none of it, and with every sum rounded at random; without averaging they are 3e-2 and 6e-2 apart.
     assert_alike(students[0].state_dict(), students[1].state_dict(), within=2e-5)
@@ -333,6 +337,10 @@ def test_two_processes_give_the_single_processes_student(method: str, teacher_fo
     with torch.no_grad():
         logits = [student(**inputs).logits for student in students]
     torch.testing.assert_close(logits[0], logits[1], atol=1e-3, rtol=0)
+    for one, two in zip(*lines, strict=True):
+        assert [one[name] for name in ("stage", "step")] == [two[name] for name in ("stage", "step")]
+        assert one["losses"] == pytest.approx(two["losses"], rel=1e-2, abs=1e-3)
+    assert len(lines[1]) == sum(stage["steps"] for stage in json.loads((out / "report.json").read_text())["stages"])
     if method == "autoskdbert":
         ours, theirs = ([stage["history"] for stage in team["stages"]] for team in found)
         assert np.abs(np.array(ours) - np.array(theirs)).max() < 1e-4

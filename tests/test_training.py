@@ -160,6 +160,21 @@ def test_a_folder_is_one_process_s_at_a_time(teacher_folder, tmp_path) -> None:
     assert run(config, resume=True, quiet=True)["stages"][0]["steps"] == 2
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, list(range(1, 13))), (1e9, [6, 12])])
+def test_lines_of_the_log_fall_on_steps(tokenizer, monkeypatch, seconds: float, expected: list[int]) -> None:
+    """Each epoch's last step has a line, others when it is time; each line has the mean since the last."""
+    events: list[loop.Event] = []
+    monkeypatch.setattr(loop, "LOG_SECONDS", seconds)
+    _, log, _ = learn(tokenizer, tiny_stage(), report=events.append)
+    assert [event.step for event in events] == expected
+    assert log.losses["soft_labels"] == [[event.step, event.losses["soft_labels"]] for event in events]
+    monkeypatch.setattr(loop, "LOG_SECONDS", 0.0)
+    _, each, _ = learn(tokenizer, tiny_stage())
+    values = [value for _, value in each.losses["soft_labels"]]
+    for before, (step, mean) in zip([0, *expected], log.losses["soft_labels"], strict=False):
+        assert mean == pytest.approx(np.mean(values[before:step]), rel=1e-5)
+
+
 class Killed(Exception):
     pass
 

@@ -10,7 +10,7 @@ What happens when, for one stage::
             hooks, before the step                          # they see the whole step's gradients, not clipped yet
             clip, step, zero the gradients
             hooks, after the step                           # the student may have other parameters now
-            log; write a checkpoint when the last is a minute old
+            log about every second; write a checkpoint when the last is a minute old
         score the selection data; keep the best weights; stop if patience has run out
     take back the best weights
 
@@ -44,8 +44,7 @@ from tutelage.teachers.teacher import Teacher
 from tutelage.training import checkpoint
 
 LOG_SECONDS = 1.0
-
-
+"""Between two lines of the log, roughly: the steps from one to the next are those that take so long by the last."""
 CHECKPOINT_SECONDS = 60.0
 ONE_VIEW = (nullcontext(),)
 
@@ -154,12 +153,18 @@ def train(
     sums: dict[str, Tensor] = {}
     means: dict[str, float] = {}
     counted = tokens = 0
+    every = 0  # steps from one line to the next; not known before the first step
     began = logged = saved = time.perf_counter()
 
+    def pace(now: float) -> int:
+        """How many steps take the main process ``LOG_SECONDS``. Clocks differ, and all processes must log the same steps: a
+        line adds up their losses."""
+        steps = max(1, round(counted * LOG_SECONDS / max(now - logged, 1e-9)))
+        return steps if accelerator.num_processes == 1 else int(broadcast(torch.tensor(steps, device=device)))
+
     def tell(lr: float, value: float | None = None) -> None:
-        nonlocal sums, means, counted, tokens, began, logged
-        now = time.perf_counter()
-        # The only place where the host waits for the device. Without a step since the last line, its losses still hold.
+        nonlocal sums, means, counted, tokens, every, began, logged
+        # Here, and after the first step, the host waits for the device. Without a step since, the last losses still hold.
         fresh = {name: accelerator.reduce(s, "sum").item() / counted for name, s in sums.items()}
         means = fresh or means
         for name, mean in fresh.items():
@@ -169,6 +174,9 @@ def train(
                     f"rate (--set stages.*.lr={stage.lr / 2:g}) or use full precision"
                 )
             log.losses.setdefault(name, []).append([log.steps, mean])
+        now = time.perf_counter()
+        if value is None:  # else the time contains that of scoring
+            every = pace(now)
         speed = tokens / max(now - logged, 1e-9)
         log.seconds += now - began
         shown = {name: number for hook in hooks for name, number in hook.shown().items()}
@@ -212,9 +220,11 @@ def train(
                 wrapped = accelerator.prepare_model(module, device_placement=False)
             log.steps, place, counted = log.steps + 1, place + 1, counted + 1
             tokens, log.tokens = tokens + len(step.tokens), log.tokens + len(step.tokens)
-            late = time.perf_counter() - logged > LOG_SECONDS
+            if not every:
+                next(iter(sums.values())).item()
+                every = pace(time.perf_counter())
             # The last step of an epoch has a line of its own, below.
-            if late and place < len(order) and log.steps < total and accelerator.num_processes == 1:
+            if counted >= every and place < len(order) and log.steps < total:
                 tell(lr)
             if time.perf_counter() - saved > CHECKPOINT_SECONDS and accelerator.is_main_process:
                 save(state())
