@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from tutelage.training import loop
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # The log has a line for each epoch and no other: how many there are must not depend on how busy the machine is.
-loop.LOG_SECONDS = math.inf
+loop.LOG_SECONDS = 1e9
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 

@@ -161,7 +161,7 @@ def test_gradients_flow_through_tapped_queries() -> None:
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_word_scores_are_those_of_the_whole_model(family: str) -> None:
     torch.manual_seed(0)
-    head = "next_words" if anatomy.FAMILIES[family].causal else "words"
+    head = "causal_lm" if anatomy.FAMILIES[family].causal else "masked_lm"
     model = anatomy.auto_class(head).from_config(tiny_config(family)).eval()
     ids = torch.randint(5, 40, (2, 7), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -266,9 +266,9 @@ def test_the_same_words_are_asked_again_in_evaluation_and_others_in_the_next_epo
         assert (np.diff(part.documents) > 0).all()
         part.epoch("pairs", 16, 0, 0)
     instances = Instances(packing="segments", length=24, masking=Masking())
-    feed = Drawn(learnt, instances, "words", 0, types=True)
+    feed = Drawn(learnt, instances, "masked_lm", 0, types=True)
     rows = feed.rows(0)[:8]
-    once, again = feed.read(0, rows), Drawn(learnt, instances, "words", 0, types=True).read(0, rows)
+    once, again = feed.read(0, rows), Drawn(learnt, instances, "masked_lm", 0, types=True).read(0, rows)
     assert np.array_equal(once.tokens, again.tokens) and np.array_equal(once.targets, again.targets)
     later = feed.read(1, rows)
     assert len(later.tokens) != len(once.tokens) or not np.array_equal(once.targets, later.targets)

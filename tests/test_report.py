@@ -607,7 +607,7 @@ def test_page_and_card_of_a_run_on_a_corpus(pretrained: CorpusReport) -> None:
     assert front_matter(card)["tags"] == ["tutelage", "knowledge-distillation"]
     assert 'AutoModel.from_pretrained("small/student")' in card
     assert "| general: hidden states loss | 1.25 | 0.41 |" in card
-    pretrained.teacher, pretrained.predicts = None, "words"
+    pretrained.teacher, pretrained.predicts = None, "masked_lm"
     assert "trained without a teacher on 2.0" in corpus.page(pretrained)
     assert "AutoModelForMaskedLM" in corpus.card(pretrained) and "teacher" not in corpus.card(pretrained).replace(
         "without a teacher", ""

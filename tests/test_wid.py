@@ -63,7 +63,7 @@ LANGUAGE = {
 def teacher(family: str, head: str = "classes") -> PreTrainedModel:
     """A model of 4 layers x 32 whose biases and norms are no longer ones and zeros."""
     model = tiny_model(family)
-    if head == "words":
+    if head == "masked_lm":
         model = LANGUAGE[family](model.config)
     if head == "tokens":
         model = AutoModelForTokenClassification.from_config(model.config)
@@ -116,7 +116,7 @@ def shaken(model: PreTrainedModel, spec: Inherited) -> Compaction:
 
 
 HEADS = [
-    *((family, "words") for family in LANGUAGE),
+    *((family, "masked_lm") for family in LANGUAGE),
     *((family, "classes") for family in LANGUAGE),
     *((family, "tokens") for family in LANGUAGE),
     ("bert", "spans"),
@@ -147,7 +147,7 @@ def test_a_wrapped_model_computes_what_it_did(family: str, head: str) -> None:
 @pytest.mark.parametrize("alignment", ["mask", "tied"])
 @pytest.mark.parametrize(("family", "head"), HEADS)
 def test_cut_and_merged_it_computes_the_same(family: str, head: str, alignment: str, strategy: str) -> None:
-    for decoder in ("tied", "untied") if head == "words" else ("tied",):
+    for decoder in ("tied", "untied") if head == "masked_lm" else ("tied",):
         model = teacher(family, head).double()
         spec = Inherited(hidden=16, alignment=alignment, strategy=strategy, decoder=decoder)
         compaction = shaken(model, spec)
@@ -168,7 +168,7 @@ def test_cut_and_merged_it_computes_the_same(family: str, head: str, alignment: 
 
 
 def test_single_precision_merges_to_a_relative_error_of_rounding() -> None:
-    model = teacher("bert", "words")
+    model = teacher("bert", "masked_lm")
     compaction = shaken(model, Inherited(hidden=16))
     wrapped = answers(model)
     compaction.merge(model)
@@ -178,7 +178,7 @@ def test_single_precision_merges_to_a_relative_error_of_rounding() -> None:
 @pytest.mark.parametrize("family", LANGUAGE)
 def test_unscaled_queries_would_be_wrong(family: str) -> None:
     """The authors' merge leaves queries as they are, though heads of half the size divide scores by less."""
-    model = teacher(family, "words").double()
+    model = teacher(family, "masked_lm").double()
     compaction = shaken(model, Inherited(hidden=16))
     model.double()
     wrapped = answers(model)
@@ -189,7 +189,7 @@ def test_unscaled_queries_would_be_wrong(family: str) -> None:
 
 @pytest.mark.parametrize("family", LANGUAGE)
 def test_a_norm_over_all_coordinates_would_be_wrong(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = teacher(family, "words").double()
+    model = teacher(family, "masked_lm").double()
     compaction = shaken(model, Inherited(hidden=16))
     model.double()
     whole = lambda self, x: F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)  # noqa: E731
@@ -202,7 +202,7 @@ def test_a_norm_over_all_coordinates_would_be_wrong(family: str, monkeypatch: py
 
 @pytest.mark.parametrize("strategy", ["dim", "head"])
 def test_what_is_kept_has_the_sizes_of_the_student(strategy: str) -> None:
-    compaction = shaken(teacher("bert", "words"), Inherited(hidden=16, strategy=strategy, decoder="untied"))
+    compaction = shaken(teacher("bert", "masked_lm"), Inherited(hidden=16, strategy=strategy, decoder="untied"))
     kept = compaction.kept()
     assert {len(entry["kept"]) for name, entry in kept.items() if not name.startswith("intermediate")} == {16}
     assert {len(entry["kept"]) for name, entry in kept.items() if name.startswith("intermediate")} == {24}
@@ -214,7 +214,7 @@ def test_what_is_kept_has_the_sizes_of_the_student(strategy: str) -> None:
 
 def test_weights_first_or_activations_first() -> None:
     torch.manual_seed(0)
-    model = teacher("gpt2", "words").double()
+    model = teacher("gpt2", "masked_lm").double()
     shaken(model, Inherited(hidden=16))
     model.double()
     for link in (module for module in model.modules() if isinstance(module, Compacted)):
@@ -256,7 +256,7 @@ def test_the_norm_of_kept_coordinates() -> None:
 
 def halved(family: str, cut: bool) -> compaction.Compaction:
     """Compactors off the identity around a model of words that is to be half as wide, or is by now."""
-    model = teacher(family, "words")
+    model = teacher(family, "masked_lm")
     compaction = shaken(model, Inherited(hidden=16))
     if cut:
         compaction.cut(model)
@@ -429,7 +429,7 @@ def step(model: PreTrainedModel, pruner: Pruner, optimizer: torch.optim.AdamW, n
 
 
 @pytest.mark.parametrize("alignment", ["mask", "tied"])
-@pytest.mark.parametrize(("family", "head"), [("bert", "classes"), ("bert", "words"), ("gpt2", "words")])
+@pytest.mark.parametrize(("family", "head"), [("bert", "classes"), ("bert", "masked_lm"), ("gpt2", "masked_lm")])
 def test_what_learns_how_fast(family: str, head: str, alignment: str) -> None:
     """Compactors at the stage's rate and without decay, all else at its share of it; every parameter once."""
     model = teacher(family, head)
@@ -674,7 +674,7 @@ def test_the_even_schedule_ends_exactly() -> None:
 
 
 @pytest.mark.parametrize("alignment", ["mask", "tied"])
-@pytest.mark.parametrize(("family", "head"), [("bert", "classes"), ("bert", "words"), ("gpt2", "words")])
+@pytest.mark.parametrize(("family", "head"), [("bert", "classes"), ("bert", "masked_lm"), ("gpt2", "masked_lm")])
 def test_the_cut_changes_neither_loss_nor_the_steps_that_follow(family: str, head: str, alignment: str) -> None:
     models = []
     for cut in (False, True):
@@ -703,7 +703,7 @@ def test_the_cut_changes_neither_loss_nor_the_steps_that_follow(family: str, hea
 @pytest.mark.parametrize("decoder", ["tied", "untied"])
 @pytest.mark.parametrize("family", LANGUAGE)
 def test_a_merged_language_model_is_an_ordinary_checkpoint(family: str, decoder: str, tmp_path: Path) -> None:
-    model = teacher(family, "words")
+    model = teacher(family, "masked_lm")
     shaken(model, Inherited(hidden=16, decoder=decoder)).merge(model)
     model.save_pretrained(tmp_path)
     auto = AutoModelForCausalLM if family == "gpt2" else AutoModelForMaskedLM
@@ -757,7 +757,7 @@ def largest(norms: Tensor, count: int) -> list[int]:
 
 @pytest.mark.parametrize(
     ("family", "head"),
-    [("bert", "classes"), ("bert", "words"), ("bert", "none"), ("gpt2", "words"), ("gpt2", "tokens")],
+    [("bert", "classes"), ("bert", "masked_lm"), ("bert", "none"), ("gpt2", "masked_lm"), ("gpt2", "tokens")],
 )
 def test_slices_are_chosen_by_all_weights_that_make_or_read_a_coordinate(family: str, head: str) -> None:
     model = teacher(family, head)
@@ -801,7 +801,7 @@ def test_on_raw_text_for_masked_and_next_words(tmp_path: Path, tokenizer) -> Non
     words = " ".join(f"word{i % 30}" for i in range(4000))
     (tmp_path / "text.txt").write_text("\n".join(words[i : i + 160] for i in range(0, len(words), 160)))
     for family, causal in (("bert", False), ("gpt2", True)):
-        teacher(family, "words").save_pretrained(tmp_path / family)
+        teacher(family, "masked_lm").save_pretrained(tmp_path / family)
         tokenizer.save_pretrained(tmp_path / family)
         if not (tmp_path / "corpus").exists():
             api.build_corpus([str(tmp_path / "text.txt")], str(tmp_path / "corpus"), tokenizer=str(tmp_path / family))
@@ -832,7 +832,7 @@ def test_on_raw_text_for_masked_and_next_words(tmp_path: Path, tokenizer) -> Non
 def test_the_authors_code_on_raw_text(tmp_path: Path, tokenizer, capsys: pytest.CaptureFixture[str]) -> None:
     words = " ".join(f"word{i % 30}" for i in range(4000))
     (tmp_path / "text.txt").write_text("\n".join(words[i : i + 160] for i in range(0, len(words), 160)))
-    teacher("bert", "words").save_pretrained(tmp_path / "teacher")
+    teacher("bert", "masked_lm").save_pretrained(tmp_path / "teacher")
     tokenizer.save_pretrained(tmp_path / "teacher")
     api.build_corpus([str(tmp_path / "text.txt")], str(tmp_path / "corpus"), tokenizer=str(tmp_path / "teacher"))
     recipe = wid_reference(16)

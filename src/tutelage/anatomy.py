@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # recipes import this module and must not load torch
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-Head = Literal["classes", "tokens", "spans", "words", "next_words", "none"]
+Head = Literal["classes", "tokens", "spans", "masked_lm", "causal_lm", "none"]
 """The output of a model: a class (or number) per text; a class per token; start and end of an answer; the masked word; the next
 word; none (no head)."""
 
@@ -25,8 +25,8 @@ _AUTO: dict[Head, str] = {
     "classes": "AutoModelForSequenceClassification",
     "tokens": "AutoModelForTokenClassification",
     "spans": "AutoModelForQuestionAnswering",
-    "words": "AutoModelForMaskedLM",
-    "next_words": "AutoModelForCausalLM",
+    "masked_lm": "AutoModelForMaskedLM",
+    "causal_lm": "AutoModelForCausalLM",
     "none": "AutoModel",
 }
 
@@ -359,9 +359,9 @@ def head_named(name: str) -> Head:
         "ForSequenceClassification": "classes",
         "ForTokenClassification": "tokens",
         "ForQuestionAnswering": "spans",
-        "ForMaskedLM": "words",
-        "LMHeadModel": "next_words",
-        "ForCausalLM": "next_words",
+        "ForMaskedLM": "masked_lm",
+        "LMHeadModel": "causal_lm",
+        "ForCausalLM": "causal_lm",
     }
     return next((head for ending, head in endings.items() if name.endswith(ending)), "none")
 
@@ -426,7 +426,7 @@ def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor 
         logits: Tensor = output_of(model, inputs).logits
         return logits
     assert asked is not None
-    if head in ("words", "next_words"):
+    if head in ("masked_lm", "causal_lm"):
         return word_scores(model, output_of(base_of(model), inputs)[0].flatten(0, 1)[asked])
     output = output_of(model, inputs)
     scores = output.logits if head == "tokens" else torch.stack([output.start_logits, output.end_logits], dim=-1)

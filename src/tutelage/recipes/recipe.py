@@ -123,7 +123,7 @@ class Stage(BaseModel):
         assert isinstance(self.data, Instances)
         if not any(term.on_logits for term in self.objective if term.weight > 0):
             return "none"
-        return "words" if self.data.masking else "next_words"
+        return "masked_lm" if self.data.masking else "causal_lm"
 
 
 class Recipe(BaseModel):

@@ -16,12 +16,12 @@ from tutelage.report.words import folder_name, words
 
 USES = {
     "none": "It has no head: fine-tune it on a task, or distil a task into it (--student takes its folder).",
-    "words": "It fills in masked words, and can be fine-tuned or distilled further.",
-    "next_words": "It continues text, and can be fine-tuned further.",
+    "masked_lm": "It fills in masked words, and can be fine-tuned or distilled further.",
+    "causal_lm": "It continues text, and can be fine-tuned further.",
 }
 
 
-CLASSES = {"none": "AutoModel", "words": "AutoModelForMaskedLM", "next_words": "AutoModelForCausalLM"}
+CLASSES = {"none": "AutoModel", "masked_lm": "AutoModelForMaskedLM", "causal_lm": "AutoModelForCausalLM"}
 
 
 def page(report: CorpusReport) -> str:

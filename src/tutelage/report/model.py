@@ -354,7 +354,7 @@ class CorpusReport(Block):
     """Name of the method, for people."""
     paper: str
     predicts: str
-    """The student's head: ``words`` (masked tokens), ``next_words`` or ``none``."""
+    """The student's head: ``masked_lm`` (masked tokens), ``causal_lm`` or ``none``."""
     held_out: int
     """Instances on which the losses before and after each stage are measured."""
     corpus: CorpusEntry

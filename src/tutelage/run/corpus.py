@@ -91,7 +91,7 @@ class Drawn:
             step = replace(step, types=None)
         if self._masker is not None:
             return self._masker(step, rows, self._seed, epoch)
-        return next_tokens(step) if self._head == "next_words" else step
+        return next_tokens(step) if self._head == "causal_lm" else step
 
     def _epoch(self, epoch: int) -> Epoch:
         if self._planned is None or self._planned[0] != epoch:

@@ -114,7 +114,7 @@ def _as_distilbert(source: PreTrainedModel, student: Copied, labels: dict[str, A
         new.get_submodule(path).load_state_dict(module.state_dict())
     with torch.no_grad():
         new.get_submodule("embeddings.position_embeddings").weight += old.embeddings.token_type_embeddings.weight[0]
-    if head == "words":
+    if head == "masked_lm":
         predictions = source.get_submodule("cls.predictions")
         model.get_submodule("vocab_transform").load_state_dict(predictions.transform.dense.state_dict())
         model.get_submodule("vocab_layer_norm").load_state_dict(predictions.transform.LayerNorm.state_dict())

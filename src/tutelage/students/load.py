@@ -49,7 +49,7 @@ def load_model(name: str, head: Head = "classes", **settings: Any) -> tuple[PreT
     replaced = bool(settings)
     if anatomy.family_of(config).causal:
         settings = {**settings, "pad_token_id": config.pad_token_id}
-    elif head == "next_words":
+    elif head == "causal_lm":
         settings = {**settings, "is_decoder": True}
     try:
         model, info = auto_class(head).from_pretrained(
@@ -73,12 +73,12 @@ def fitted_config(config: Any, head: Head) -> Any:
         TutelageError: if the family does not support the head.
     """
     causal = anatomy.family_of(config).causal
-    if head == "words" and causal:
+    if head == "masked_lm" and causal:
         raise TutelageError(
             f"a {config.model_type} is causal and cannot predict masked words; predict next words (pretrain --causal), "
             "or use another family"
         )
-    if head != "next_words" or causal:
+    if head != "causal_lm" or causal:
         return config
     if config.model_type not in ("bert", "roberta", "electra"):
         raise TutelageError(

@@ -40,7 +40,7 @@ def augment(
     transformers.utils.logging.disable_progress_bar()
     accelerator, display = new_accelerator(mixed_precision), Display(quiet)
     with display:
-        source = Source(proposer, "words")
+        source = Source(proposer, "masked_lm")
         words = None if vectors is None else WordVectors.read(Path(vectors))
         texts = load_data(data)
         parts = [texts.train, *([texts.unlabeled] if texts.unlabeled else [])]

@@ -21,8 +21,8 @@ HEADS = {
     "classes": "classification head",
     "tokens": "head for tokens",
     "spans": "head for questions",
-    "words": "masked-language-model head",
-    "next_words": "language-model head",
+    "masked_lm": "masked-language-model head",
+    "causal_lm": "language-model head",
     "none": "encoder that fits its configuration",
 }
 """What a head is called."""
@@ -67,7 +67,7 @@ class Source:
                     f"the teacher {self.name!r} has no {HEADS[self._head]} (its weights lack {missing[0]}); "
                     + (
                         f"train one first: tutelage pretrain --model {self.name} ..."
-                        if self._head in ("words", "next_words")
+                        if self._head in ("masked_lm", "causal_lm")
                         else f"fine-tune it first: tutelage finetune --model {self.name} ..."
                     )
                 )

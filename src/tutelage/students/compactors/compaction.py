@@ -166,7 +166,7 @@ class Compaction(nn.Module):
             pooler = self._group("pooler", residual.size, width)
             self._link(model, f"{prefix}{path}.dense", [pooler], [residual])
             before = pooler if head == "classes" else residual  # all other heads read the hidden states directly
-        words = model.get_output_embeddings() if head in ("words", "next_words") else None
+        words = model.get_output_embeddings() if head in ("masked_lm", "causal_lm") else None
         tied = words is not None and words.weight is anatomy.word_embeddings_of(model).weight
         if words is not None and not tied and self.spec.decoder == "tied":
             raise TutelageError(
