@@ -185,7 +185,7 @@ def make_texts(count: int, length: int | None, data_dir: Path | None) -> tuple[E
         parts = [np.resize(part, length) for part in np.split(encoded.tokens, encoded.offsets[1:-1])]
         types, offsets = np.zeros(count * length, dtype=np.int8), np.arange(count + 1, dtype=np.int64) * length
         encoded = replace(encoded, tokens=np.concatenate(parts), types=types, offsets=offsets)
-    return examples, encoded
+    return examples, replace(encoded, labels=examples.labels)
 
 
 def make_store(scene: Scene, side: str) -> tuple[float, float]:

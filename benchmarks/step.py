@@ -26,6 +26,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,10 @@ class Scene:
         chosen = np.random.default_rng(0).permutation(len(data.train))[:rows]
         self.examples: Examples = data.train.take(chosen)
         self.tokenizer = load_tokenizer(str(pretrained()))
-        self.encoded: Encoded = encode(self.examples, self.tokenizer, 512)
+        encoded: Encoded = encode(self.examples, self.tokenizer, 512)
         if length is not None:
-            self.encoded = stretched(self.encoded, length)
+            encoded = stretched(encoded, length)
+        self.encoded = replace(encoded, labels=self.examples.labels)
         labels = kind_of(data.kind).label_settings(data)
         torch.manual_seed(0)
         self.teacher = load_model(str(pretrained()), **labels)[0]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import count as count_from
 from pathlib import Path
 from typing import Any
@@ -78,8 +77,7 @@ def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, 
     """A whole optimiser step by name. All sides train one student, so that they differ in nothing else."""
     torch.manual_seed(0)
     count = arguments.batch * 8
-    examples, encoded = make_texts(count + 400, None, None)
-    encoded = replace(encoded, labels=examples.labels)
+    _, encoded = make_texts(count + 400, None, None)
     learnt, held = encoded.take(np.arange(count)), encoded.take(np.arange(count, count + 400))
     student = BertForSequenceClassification(
         BertConfig(
