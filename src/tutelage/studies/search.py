@@ -34,8 +34,9 @@ from tutelage.recipes.choices import Dtype, Precision
 from tutelage.recipes.config import RunConfig, to_yaml, validated
 from tutelage.recipes.settings import Settings, parsed, with_settings
 from tutelage.report.search import Candidate, Rung, Search, Trial, picture
-from tutelage.run import run, stores
+from tutelage.run import stores
 from tutelage.run.inputs import FOLDER
+from tutelage.run.run import run
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import Bench, bench, new_accelerator
 from tutelage.students.specs import Checkpoint, Student, parse, takes_from_teacher
@@ -248,7 +249,7 @@ def _climb(
             scores, dev = {}, []
             for seed in seeds:
                 config = _config(base, folder, candidate, epochs, students[seed], seed)
-                report = run.run(config, resume=True, quiet=True)
+                report = run(config, resume=True, quiet=True)
                 scores[seed] = float(report["stages"][-1]["best"]["score"])
                 dev.append(float(report["student"]["score"]))
                 if not last:
