@@ -321,8 +321,8 @@ def test_a_plug_in_through_the_command_line(teacher_folder: Path, tmp_path: Path
     [
         ("import nothing_of_this_name", "cannot be run (ModuleNotFoundError"),
         ("def f(:", "cannot be run (SyntaxError"),
-        (PLUGIN.replace('"jsd"', '"soft_labels"'), "the kind 'soft_labels' exists already"),
-        (PLUGIN.replace("softer(", "kd("), "the plug-in's method 'kd' exists already"),
+        (PLUGIN.replace('"jsd"', '"soft_labels"'), "the kind 'soft_labels' already exists"),
+        (PLUGIN.replace("softer(", "kd("), "the plug-in's method 'kd' already exists"),
         (None, "cannot be read (No such file or directory)"),
     ],
 )

@@ -83,12 +83,12 @@ def test_an_empty_folder_is_replaced_and_any_other_refused(tmp_path: Path) -> No
     for taken in (tmp_path / "empty", tmp_path / "file"):
         with pytest.raises(TutelageError) as error:
             fill(taken)
-        assert "exists already; remove it, or name another folder" in line_of(error)
+        assert "already exists; remove it, or name another folder" in line_of(error)
     with pytest.raises(TutelageError, match="cannot be written"):
         free_place(tmp_path / "file" / "crate")
     (tmp_path / "mine.partial").mkdir()
     (tmp_path / "mine.partial" / "thesis.tex").touch()
-    with pytest.raises(TutelageError, match=r"mine\.partial' is in the way"):
+    with pytest.raises(TutelageError, match=r"mine\.partial' holds unknown files"):
         fill(tmp_path / "mine")
     assert (tmp_path / "mine.partial" / "thesis.tex").exists()
 
@@ -155,7 +155,7 @@ def test_a_killed_writer_leaves_a_folder_that_no_one_takes_for_finished(tmp_path
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "is no crate; tutelage crate makes one"),
+        (None, "is not a crate; tutelage crate makes one"),
         (b"", "is damaged: manifest.json: Invalid JSON"),
         (b'{"format": 1, "apples": ', "is damaged"),
         (b'{"format": 2, "apples": 1}', "format: Input should be 1"),

@@ -70,7 +70,7 @@ def free_place(folder: Path | str) -> Path:
     folder = Path(os.path.abspath(folder))
     try:
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise TutelageError(f"{str(folder)!r} exists already; remove it, or name another folder")
+            raise TutelageError(f"{str(folder)!r} already exists; remove it, or name another folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from None
@@ -113,7 +113,7 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
     folder = free_place(folder)
     partial = partial_of(folder)
     if partial.exists() and not (partial / MARK).exists() and not _empty(partial):
-        raise TutelageError(f"{str(partial)!r} is in the way; remove it, or name another folder")
+        raise TutelageError(f"{str(partial)!r} holds unknown files; remove it, or name another folder")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
@@ -156,7 +156,7 @@ class Manifest(BaseModel):
         if not path.exists():
             if partial_of(folder).exists():
                 raise TutelageError(f"the {cls.WHAT} {str(folder)!r} is not finished; run {cls.COMMAND} again")
-            raise TutelageError(f"{str(folder)!r} is no {cls.WHAT}; {cls.COMMAND} makes one")
+            raise TutelageError(f"{str(folder)!r} is not a {cls.WHAT}; {cls.COMMAND} makes one")
         try:
             return cls.parse(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

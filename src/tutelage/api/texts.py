@@ -111,7 +111,7 @@ def inspect_corpus(path: FilePath) -> dict[str, Any]:
         path: Folder of `tutelage corpus build`.
 
     Raises:
-        TutelageError: when it is no corpus.
+        TutelageError: when it is not a corpus.
 
     Example: tutelage corpus inspect corpus/ --json
     """

@@ -27,7 +27,7 @@ def method_recipe(
     """
     for name in more or {}:
         if name in METHODS:
-            raise TutelageError(f"the plug-in's method {name!r} exists already; rename it")
+            raise TutelageError(f"the plug-in's method {name!r} already exists; rename it")
     known_methods = {**METHODS, **(more or {})}
     if method not in known_methods:
         near = difflib.get_close_matches(method, known_methods, n=1)

@@ -37,7 +37,7 @@ def load(plugin: str | os.PathLike[str] | ModuleType) -> dict[str, Callable[...,
         ):
             kind = one.model_fields["kind"].default if issubclass(one, base) else None
             if kind in known and known[kind] is not one and ours(known[kind]):
-                raise TutelageError(f"{module.__file__}: the kind {kind!r} exists already; give {one.__name__} another")
+                raise TutelageError(f"{module.__file__}: the kind {kind!r} already exists; give {one.__name__} another")
     return {
         name: value
         for name, value in inspect.getmembers(module, inspect.isfunction)

@@ -35,7 +35,7 @@ def augment(
 ) -> dict[str, Any]:
     """See :func:`tutelage.api.augment`."""
     if Path(out).exists():
-        raise TutelageError(f"{out!r} exists already; remove it, or name another folder")
+        raise TutelageError(f"{out!r} already exists; remove it, or name another folder")
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     accelerator, display = new_accelerator(mixed_precision), Display(quiet)
