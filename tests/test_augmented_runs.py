@@ -100,11 +100,11 @@ def test_flipped_variants_are_left_out(teacher_folder: Path, words: Path, tmp_pa
     kept = prepared(config.model_copy(update={"data": config.data.model_copy(update={"drop_flipped": True})}))
     names = kept.parts["augmented"].examples.ids
     assert len(names) < len(whole.parts["augmented"].examples.ids)
-    logits = kept.teacher_logits["augmented"]
+    logits = kept.teacher.on_train("augmented")
     assert len(logits) == len(names)
     predicted = dict(zip(names, logits.argmax(1).tolist(), strict=True))
     assert all(predicted[name] == predicted[name.partition("~")[0]] for name in names)
-    assert set(kept.train.examples.ids) <= set(names)
+    assert set(kept.parts["train"].examples.ids) <= set(names)
 
 
 def test_a_store_knows_variants_by_their_names(

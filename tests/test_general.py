@@ -154,8 +154,8 @@ def test_other_families_read_pairs(family: str, scene: Path, tmp_path: Path, tok
 def test_task_distillation_inherits_student_and_projections(
     scene: Path, teacher_folder: Path, tmp_path: Path, capsys
 ) -> None:
-    from tutelage.objectives.objective import Objective
-    from tutelage.run.student import inherit
+    from tutelage.objectives.objective import Objective, ObjectivePlan
+    from tutelage.run.student import general_projections, inherit, inherited_count
 
     general = small(tinybert(mapping="top").model_copy(update={"student": STUDENT}))
     run(config_for(scene, tmp_path / "general", general), quiet=True)
@@ -165,11 +165,13 @@ def test_task_distillation_inherits_student_and_projections(
 
     student, teacher = AutoModel.from_pretrained(tmp_path / "general" / "student"), tiny_model()
     objective = Objective(stage.objective, KINDS["classification"], shape_of(student.config), shape_of(teacher.config))
-    assert inherit(objective, spec) == 3
+    found = general_projections(spec)
+    plan = ObjectivePlan(stage.objective, KINDS["classification"], shape_of(student.config), shape_of(teacher.config))
+    assert inherited_count(plan, found) == 3 and not general_projections(STUDENT)
+    inherit(objective, found)
     theirs = load_file(tmp_path / "general" / "projections.safetensors")
     for name, tensor in objective.projections.state_dict().items():
         assert torch.equal(tensor, theirs[f"general.{name}"])
-    assert inherit(objective, STUDENT) == 0
 
     report = api.distill(
         str(teacher_folder / "teacher"),

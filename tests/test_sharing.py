@@ -334,8 +334,10 @@ def test_controls() -> None:
 
 def test_ptp_labels_that_cannot_be() -> None:
     dealt, numbers = PTPLabels(control="labels"), PTPLabels(thresholds=(0.9, 0.6))
-    assert PTPLabels(thresholds="preset").fitted("mrpc", "classification", 2, 4) == PTPLabels(thresholds=(0.95, 0.75))
-    assert dealt.fitted("clinc", "classification", 150, 150) == dealt
+    assert PTPLabels(thresholds="preset").fitted("mrpc", KINDS["classification"], 2, 4) == PTPLabels(
+        thresholds=(0.95, 0.75)
+    )
+    assert dealt.fitted("clinc", KINDS["classification"], 150, 150) == dealt
     for how, asked, message in (
         (PTPLabels(), ("squad", "spans", 0, 4), "kind spans; leave the stage out"),
         (PTPLabels(), ("conll", "tokens", 9, 4), "kind tokens; leave the stage out"),
@@ -349,8 +351,9 @@ def test_ptp_labels_that_cannot_be() -> None:
             "no preset thresholds for 'data/train.csv'",
         ),
     ):
+        task, kind, labels, classes = asked
         with pytest.raises(TutelageError, match=message):
-            how.fitted(*asked)
+            how.fitted(task, KINDS[kind], labels, classes)
     with pytest.raises(TutelageError, match="sees no other token in a gpt2"):
         Objective([PTP()], KINDS["classification"], anatomy.shape_of(tiny_config("gpt2")), None)
 

@@ -318,7 +318,7 @@ def test_a_killed_writer_goes_on_to_the_same_bytes(scene, tmp_path: Path) -> Non
         "tokenizer = BertTokenizerFast(vocab={w: i for i, w in enumerate(conftest.VOCABULARY)}, model_max_length=32)\n"
         "data = conftest.examples(t.COUNT, 1, pairs=True)\n"
         "scene = (data, t.encode(data, tokenizer, t.LONGEST), conftest.tiny_model(seed=5))\n"
-        "t.stores.SHARD_EXAMPLES = 16\n"
+        "t.writing.SHARD_EXAMPLES = 16\n"
         "left = int(sys.argv[2])\n"
         "def advance(count):\n"
         "    global left\n"
@@ -349,7 +349,7 @@ def test_a_writer_killed_at_its_very_end_has_finished(scene, tmp_path: Path) -> 
     make(tmp_path / "store", scene, SCHEMES["dense"])
     assert files_of(tmp_path / "store") == before and not (tmp_path / "store.partial").exists()
     (tmp_path / "store").rename(tmp_path / "other.partial")
-    with pytest.raises(TutelageError, match="an unfinished store with other settings"):
+    with pytest.raises(TutelageError, match="was begun for another store"):
         make(tmp_path / "other", scene, SCHEMES["whole"])
 
 

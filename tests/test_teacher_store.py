@@ -259,11 +259,11 @@ def test_mistakes_end_in_one_line(teacher_folder: Path, tmp_path: Path, console)
         (("store", "write", *teacher, *data, "--out", tmp_path / "x", "--dtype", "int4"), "--dtype"),
         (
             ("store", "plan", *teacher, *data, "--method", "finetune", *fresh),
-            "learns nothing from its teacher's answers",
+            "does not learn from its teacher's answers",
         ),
         (
             ("store", "write", *teacher, *data, "--method", "wid", "--student", "hidden=16", "--out", tmp_path / "x"),
-            "learns nothing from its teacher's answers",
+            "does not learn from its teacher's answers",
         ),
         (
             ("store", "write", *teacher, *data, "--out", tmp_path / "x", *hidden, *fresh, "--set", "keep=9l_1t_1h"),

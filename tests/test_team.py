@@ -485,7 +485,9 @@ def test_the_student_learns_as_without_the_weigher_and_a_team_of_one_is_a_teache
             stage = Stage(name="s", objective=objective, epochs=5, batch_size=16, lr=1e-3, select="last")
             shape = anatomy.shape_of(student.config)
             lesson = loop.DistillationModule(student, Objective(objective, kind, shape, shape))
-            loop.train(stage, lesson, teacher, Known(encoded), Accelerator(cpu=True), 0, hooks=[weigher])
+            loop.train(
+                stage, lesson, teacher, Known(encoded), Accelerator(cpu=True), 0, hooks=[weigher] if weigher else []
+            )
             results.append({name: tensor.clone() for name, tensor in student.state_dict().items()})
     alone, team_of_one, learning_too = results
     assert all(tensor.equal(team_of_one[name]) for name, tensor in alone.items())

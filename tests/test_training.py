@@ -147,8 +147,8 @@ def test_a_folder_is_one_process_s_at_a_time(teacher_folder, tmp_path) -> None:
         out=str(tmp_path / "run"),
         baseline=False,
     )
-    hold = "import sys; from tutelage.recipes.config import RunConfig; from tutelage.run.workspace import alone\n"
-    hold += "with alone(RunConfig.model_validate_json(sys.argv[1])): print('in', flush=True); input()"
+    hold = "import sys; from tutelage.recipes.config import RunConfig; from tutelage.run.workspace import _locked\n"
+    hold += "with _locked(RunConfig.model_validate_json(sys.argv[1])): print('in', flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", hold, config.model_dump_json()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

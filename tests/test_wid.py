@@ -46,7 +46,7 @@ from tutelage.recipes.settings import with_settings
 from tutelage.run.run import run
 from tutelage.students.build import build
 from tutelage.students.compactors import compaction, parts
-from tutelage.students.compactors.compaction import Compaction, compaction_of, wrap
+from tutelage.students.compactors.compaction import Compaction, _weights_of, compaction_of, wrap
 from tutelage.students.compactors.parts import Compacted, KeptNorm
 from tutelage.students.specs import Copied, Inherited, Sliced, parse
 from tutelage.teachers.source import Source
@@ -763,7 +763,7 @@ def test_slices_are_chosen_by_all_weights_that_make_or_read_a_coordinate(family:
     model = teacher(family, head)
     norms = weights_of_the_stream(model)
     compaction = wrap(copy.deepcopy(model), Sliced(hidden=16))
-    found = compaction._weights_of(compaction, compaction.groups["residual"])
+    found = _weights_of(compaction, compaction.groups["residual"])
     torch.testing.assert_close(found, norms)
     table = anatomy.word_embeddings_of(build(Sliced(hidden=16), model, {}, 0)).weight
     assert torch.equal(table, anatomy.word_embeddings_of(model).weight[:, largest(norms, 16)])
@@ -1066,7 +1066,7 @@ def test_an_untied_teacher_has_no_tied_student() -> None:
 
 def test_recipes_that_cannot_be_are_refused() -> None:
     stage = wid().stages[1]
-    with pytest.raises(ValueError, match="must let go"):
+    with pytest.raises(ValueError, match="needs the mechanism pruning in its first stage"):
         Recipe(
             method="x",
             title="x",
