@@ -184,8 +184,7 @@ def distill(
         ablation: Part of the method to leave out: no_gd, no_td, no_da, no_embd, no_pred, no_trm, no_attn or no_hidn of TinyBERT;
             no_sps, no_shuffle, no_ptp, no_pkd, no_kd of Pea-KD (several with commas).
         stage: Stages to run: those on the task, or the general ones on raw text.
-        student: Fields of the method's student to replace (layers=3), sizes of a new network (layers=4,hidden=312), or a
-            checkpoint: a folder or a hub id. Default: the method's student.
+        student: Fields to replace in the method's student (layers=3), a new network (layers=4,hidden=312), or a folder or hub id.
         baseline: Train the same student without the teacher too, for as many steps.
         corpus: Folder of `tutelage corpus build`, for the general stages.
         seed: Seed of all random numbers.
@@ -201,8 +200,7 @@ def distill(
     Raises:
         TutelageError: for any mistake in the arguments; then nothing has been written but inputs.
 
-    Example: tutelage distill --teacher teacher/ --task sst2 --method tinybert
-        --student layers=4,hidden=312,intermediate=1200,heads=12 --out runs/a
+    Example: tutelage distill --teacher teacher/ --task sst2 --method tinybert --student layers=4,hidden=312 --out runs/a
     """
     from tutelage.recipes.settings import run_config
     from tutelage.run.inputs import Inputs

@@ -114,8 +114,6 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "teacher_layers": None if taught is None else taught.source.shape.layers,
         "student_layers": anatomy.shape_of(run.student.config).layers,
         "stages": [{**vars(log), "discarded": number < recipe.begins} for number, log in enumerate(logs)],
-        "inherited": None,
-        "team": None,
         **fields,
         "warnings": run.warnings + doubts,
         "environment": workspace.environment(),

@@ -116,12 +116,7 @@ def propose(
     number = np.array([places.get(string, -1) for string in vocabulary.strings] + [-1])
     found = number[found]
     if vectors is not None:
-        several = np.flatnonzero(words.position == _SEVERAL)
-        written = [unique[words.text[i]][slice(*words.span[i])] for i in several]
-        near = _nearest(written, vectors, k, filtered, model.device)
-        for word, name in zip(several, written, strict=True):
-            for place, string in enumerate(near[name]):
-                found[word, place] = places.setdefault(string, len(places))
+        _fill_from_vectors(found, places, words, unique, vectors, filtered, model.device)
     has = found[:, 0] >= 0
     arrays: dict[str, npt.NDArray[Any]] = {
         "texts": hashes(unique),
@@ -142,6 +137,24 @@ def propose(
         sha256=checksum(arrays, list(places)),
     )
     return Candidates(manifest, **arrays, strings=list(places))
+
+
+def _fill_from_vectors(
+    found: npt.NDArray[np.int64],
+    places: dict[str, int],
+    words: _Words,
+    texts: Sequence[str],
+    vectors: WordVectors,
+    filtered: bool,
+    device: torch.device,
+) -> None:
+    """Give the words of several tokens their nearest words, in place; strings that are new get the next places."""
+    several = np.flatnonzero(words.position == _SEVERAL)
+    written = [texts[words.text[i]][slice(*words.span[i])] for i in several]
+    near = _nearest(written, vectors, found.shape[1], filtered, device)
+    for word, name in zip(several, written, strict=True):
+        for place, string in enumerate(near[name]):
+            found[word, place] = places.setdefault(string, len(places))
 
 
 @dataclass(frozen=True)
