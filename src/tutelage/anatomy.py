@@ -1,7 +1,7 @@
 """The parts of each model family: the only file that knows the internals of a transformers model.
 
-Copying layers, reading signals and reshaping weights use this table. A new family is one entry in ``FAMILIES`` and one row in
-``tests/test_anatomy.py``.
+Copying layers, reading signals and reshaping weights use this table. A new family is one entry in ``FAMILIES``; the tests run
+over all entries.
 """
 
 from __future__ import annotations
