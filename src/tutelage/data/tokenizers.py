@@ -15,6 +15,8 @@ from tutelage.errors import TutelageError
 
 def fitted_tokenizer(tokenizer: Any, model: PreTrainedModel) -> Any:
     """The tokenizer, restricted to the inputs of the model's ``forward`` (DistilBERT takes no token types)."""
+    if anatomy.is_unread(model.config):
+        return tokenizer
     has_types = anatomy.has_token_types(model.config)
     names = ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"]
     if has_types and "token_type_ids" not in tokenizer.model_input_names:

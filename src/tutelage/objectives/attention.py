@@ -57,6 +57,8 @@ class AttentionScores(Term):
                 x.batch.mask,
                 student_scaling=x.student.scaling,
                 teacher_scaling=x.teacher.scaling,
+                student_bias=x.student.biases.get(s),
+                teacher_bias=x.teacher.biases.get(t),
                 padding=self.padding,
                 causal=causal,
                 count=(totals.pairs + totals.tokens) / 2 if causal else totals.pairs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from tutelage.anatomy import FAMILIES, Shape
+from tutelage.anatomy import Shape, family_named
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut, Neurons, Tokens
 from tutelage.knowledge.needs import Needs
@@ -178,7 +178,7 @@ class FirstToken(Term):
                 f"teacher's {teacher.hidden}; copy layers of the teacher or use a method with projections (tinybert)"
             )
         for shape in (student, teacher):
-            if FAMILIES[shape.family].causal:
+            if family_named(shape.family).causal:
                 raise TutelageError(
                     f"first_token compares what the first token makes of the text, but in a {shape.family} it sees no other "
                     "token; use hidden (distilbert, tinybert)"

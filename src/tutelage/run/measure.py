@@ -10,7 +10,7 @@ from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.evaluation import speed
 from tutelage.report.model import TaskReport
-from tutelage.run.plan import mapping_report, typical
+from tutelage.run.plan import example_flops, mapping_report, typical
 from tutelage.run.workspace import Workspace, bench
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
@@ -58,7 +58,7 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | N
             "score": scores[part][data.metrics[0]],
             "scores": scores,
             "parameters": speed.count_parameters(model),
-            "flops": speed.flops(model, typical(read[who], model)(1)),
+            "flops": example_flops(read[who], model),
             "latency_ms": latency.get(who),
             "shape": str(anatomy.shape_of(model.config)),
         }

@@ -18,7 +18,8 @@ from tutelage.errors import TutelageError
 def load_config(name: str) -> Any:
     """Load the configuration of a checkpoint from a folder or the Hub.
 
-    GPT-2 classifies by the last token before the padding, so its configuration gets the padding token of the tokenizer.
+    GPT-2 and other causal models classify by the last token before the padding, so their configuration gets the padding token
+    of the tokenizer.
 
     Raises:
         TutelageError: if there is no configuration, or its model type is not supported.
@@ -27,8 +28,10 @@ def load_config(name: str) -> Any:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _not_loaded(name, error) from None
-    if anatomy.family_of(config).causal:
-        config.pad_token_id = load_tokenizer(name).pad_token_id
+    if anatomy.family_of(config).causal or (
+        anatomy.is_unread(config) and config.get_text_config().pad_token_id is None
+    ):
+        config.get_text_config().pad_token_id = load_tokenizer(name).pad_token_id
     return config
 
 
@@ -47,8 +50,8 @@ def load_model(name: str, head: Head = "classes", **settings: Any) -> tuple[PreT
     """
     config = fitted_config(load_config(name), head)
     replaced = bool(settings)
-    if anatomy.family_of(config).causal:
-        settings = {**settings, "pad_token_id": config.pad_token_id}
+    if anatomy.family_of(config).causal or anatomy.is_unread(config):
+        settings = {**settings, "pad_token_id": config.get_text_config().pad_token_id}
     elif head == "causal_lm":
         settings = {**settings, "is_decoder": True}
     try:
@@ -80,10 +83,11 @@ def fitted_config(config: Any, head: Head) -> Any:
         )
     if head != "causal_lm" or causal:
         return config
-    if config.model_type not in ("bert", "roberta", "electra"):
+    if not anatomy.family_of(config).decoder:
+        able = ", ".join(sorted(name for name, family in anatomy.FAMILIES.items() if family.decoder))
         raise TutelageError(
-            f"a {config.model_type} sees later tokens and cannot predict the next word; predict masked words, or use a gpt2, "
-            "bert, roberta or electra"
+            f"a {config.model_type} sees later tokens and cannot predict the next word; predict masked words, or use one of "
+            f"gpt2, {able}"
         )
     config.is_decoder = True
     return config
