@@ -54,7 +54,7 @@ class AttentionScores(Term):
                 x.student.keys[s],
                 x.teacher.queries[t],
                 x.teacher.keys[t],
-                x.batch.mask,
+                x.batch.compared,
                 student_scaling=x.student.scaling,
                 teacher_scaling=x.teacher.scaling,
                 student_bias=x.student.biases.get(s),

@@ -51,7 +51,7 @@ class _HiddenTerm(Term):
                 total = total + losses.reference_hidden_mse(ours, theirs) * share_of_step
             else:
                 function = losses.hidden_mse if self.loss == "mse" else losses.hidden_cosine
-                total = total + function(ours, theirs, x.batch.mask, x.batch.totals.tokens)
+                total = total + function(ours, theirs, x.batch.compared, x.batch.totals.tokens)
         return total
 
 
@@ -113,7 +113,7 @@ class Hint(Term):
 
         ((guided, hint),) = x.pairs
         ours = x.projections[self.kind](x.student.hidden[guided])
-        return losses.hint(ours, x.teacher.hidden[hint], x.batch.mask, x.batch.totals.tokens)
+        return losses.hint(ours, x.teacher.hidden[hint], x.batch.compared, x.batch.totals.tokens)
 
 
 class Pooled(Term):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,20 +32,12 @@ def check_storable(data: Data) -> None:
         )
 
 
-def check_objective(name: str, plan: ObjectivePlan, student: PreTrainedModel, teacher: Source | None) -> None:
-    """See that what a stage reads can be read of both models.
+def check_poolers(plan: ObjectivePlan, student: PreTrainedModel, teacher: Source | None) -> None:
+    """See that both models have the poolers that a stage reads.
 
     Raises:
-        TutelageError: when a model has logits alone, or no pooler.
+        TutelageError: when one has none.
     """
-    configs = [(student.config, plan.student_needs)]
-    configs += [] if teacher is None else [(teacher.config, plan.teacher_needs)]
-    for config, needs in configs:
-        if needs.running and not anatomy.family_of(config).layers:
-            raise TutelageError(
-                f"stage {name!r} reads {needs}, but a {config.model_type} has logits alone; use a method on predictions (kd, "
-                "logits_mse)"
-            )
     if plan.student_needs.pooled:
         anatomy.pooler_of(student)
     if plan.teacher_needs.pooled and teacher is not None:
@@ -104,26 +97,30 @@ def check_tokens(encoded: Encoded, tokenizer: Any, student: PreTrainedModel, nam
         )
 
 
-def check_alignment(config: RunConfig, train: Texts, teacher: Source | None) -> None:
-    """See that both models read the same tokens where layers are compared token by token, and for spans.
+def by_token(config: RunConfig) -> str | None:
+    """The first term that compares token by token, in words."""
+    terms = ((stage, term) for stage in config.recipe.stages for term in stage.objective)
+    return next((f"the term {term.kind} of stage {stage.name!r}" for stage, term in terms if term.aligned), None)
+
+
+def check_alignment(train: Texts, objectives: Sequence[ObjectivePlan]) -> None:
+    """See that both models predict the same tokens, and that padding is compared only if it stands in the same places.
 
     Raises:
-        TutelageError: when they do not.
+        TutelageError: when they do not, or it is not.
     """
-    if teacher is None or train.teacher is None or np.array_equal(train.student.tokens, train.teacher.tokens):
+    if train.teacher is None or np.array_equal(train.student.tokens, train.teacher.tokens):
         return
     if train.student.windows is not None or not np.array_equal(train.student.asked, train.teacher.asked):
         raise TutelageError(
             "student and teacher have different tokenizers and would predict different tokens; use a student of the "
             "teacher's family" + ("" if train.student.windows else ", or a larger max_length")
         )
-    for stage in config.recipe.stages:
-        for term in stage.objective:
-            if term.aligned:
-                raise TutelageError(
-                    f"the term {term.kind} of stage {stage.name!r} compares token by token, but student and teacher have "
-                    "different tokenizers; use a method on predictions (kd, logits_mse) or a student of the teacher's family"
-                )
+    if any(plan.teacher_needs.padding for plan in objectives):
+        raise TutelageError(
+            "padding=reference compares padded places too, but student and teacher have different tokenizers; use "
+            "padding=masked"
+        )
 
 
 def check_teacher(config: RunConfig, data: Data, dev: dict[str, Texts], logits: dict[str, Tensor]) -> list[str]:
