@@ -127,4 +127,4 @@ def test_it_can_be_fine_tuned_first(family: str, tokenizer, root: Path) -> None:
     report = run(config.model_copy(update={"teacher": None}), quiet=True)
     losses = report["stages"][0]["losses"]["hard_labels"]
     assert losses[-1][1] < losses[0][1] and report["student"]["flops"] > 0
-    assert AutoConfig.from_pretrained(root / "run" / "student").model_type == family
+    assert AutoConfig.from_pretrained(root / "run").model_type == family
