@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 from pathlib import Path
@@ -39,6 +40,11 @@ LABELS = ("negative", "positive")
 ALL_FAMILIES = sorted(name for name, family in FAMILIES.items() if not family.derived)
 # The last of the hidden states that these models return has a final norm applied; a tap gives the layer's own output.
 FINAL_NORM = ("gpt2", "modernbert")
+
+
+def pytest_collection_finish() -> None:
+    """Imported modules are no garbage: each run ends with a collection, which would look through them again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import assert_alike, tiny_model, write_csv
+from processes import in_process, run_of
 from safetensors.torch import load_file
 from test_common import ON_TEAMS, ROWS, config_for, small
 
@@ -279,7 +279,15 @@ def test_mistakes_end_in_one_line(teacher_folder: Path, tmp_path: Path, console)
         assert not (tmp_path / "x").exists(), words
 
 
+def peak_memory(path: Path) -> int:
+    """Of a process that carries out a run, in bytes."""
+    run_of(path)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
+@pytest.mark.slow
 def test_the_teacher_is_absent_from_memory(tmp_path: Path, tokenizer, stores: Path) -> None:
     """Peak memory of the process that trains from the store is lower by the size of the teacher."""
     teacher = tiny_model(layers=8, hidden=512, heads=8, intermediate=2048)
@@ -291,15 +299,6 @@ def test_the_teacher_is_absent_from_memory(tmp_path: Path, tokenizer, stores: Pa
     stage = Stage(name="distill", objective=[SoftLabels(), HiddenKnowledge(keep="1l_1t_1h")], epochs=1)
     recipe = Recipe(method="kd", title="kd", paper="-", student=Fresh(layers=1, hidden=16, heads=2), stages=[stage])
     data = DataConfig(train=str(tmp_path / "train.csv"), dev=str(tmp_path / "dev.csv"))
-    script = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from tutelage.recipes.config import from_yaml\n"
-        "from tutelage.run.run import run\n"
-        "run(from_yaml(Path(sys.argv[1])), quiet=True)\n"
-        "lines = Path('/proc/self/status').read_text().splitlines()\n"
-        "print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith('VmHWM')))\n"
-    )
     peaks = {}
     for name in ("writes", "live", "stored"):
         place = str(finished(stores)[0]) if name == "stored" else None
@@ -314,9 +313,7 @@ def test_the_teacher_is_absent_from_memory(tmp_path: Path, tokenizer, stores: Pa
         )
         path = tmp_path / f"{name}.yaml"
         path.write_text(to_yaml(config))
-        done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        peaks[name] = int(done.stdout.split()[-1])
+        peaks[name] = in_process(peak_memory, path)
     assert size > 95e6
     # It was lower by 104 to 110 % of the size. The peak of one and the same process is up to 6 MB higher one time than
     # another, by what allocator and libraries take, which is 6 % here; a teacher that is loaded all the same leaves 0 %.

@@ -588,6 +588,7 @@ def test_a_run_as_data_may_name_the_teams_folder(team_root: Path) -> None:
     assert with_teachers(named).teacher == config.teachers[1]
 
 
+@pytest.mark.slow
 def test_bad_teachers_are_dropped_and_the_student_is_a_plain_model(
     team_root: Path, tmp_path: Path, monkeypatch
 ) -> None:

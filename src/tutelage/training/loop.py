@@ -81,6 +81,15 @@ class StageLog:
     tokens: int = 0
 
 
+def _seed(number: int, device: torch.device) -> None:
+    """Seed what draws on ``device``. On a CPU ``torch.manual_seed`` also notes the call for each GPU library, with its whole
+    stack of calls as text, which costs as much as a layer of a tiny model."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(number)
+    else:
+        torch.manual_seed(number)
+
+
 def learning_rate(stage: Stage, step: int, total: int) -> float:
     """Rate of step ``step`` (from 0): linear warm-up over a share of the steps, then linear to zero or constant."""
     warmup = round(stage.warmup * total)
@@ -189,7 +198,7 @@ def train(
         order = batches.steps(feed.lengths(epoch), feed.rows(epoch), stage.batch_size, seed, epoch)
         for names in order[place : place + total - log.steps]:
             place_of_step = [seed, _number(stage.name), epoch, place, accelerator.process_index]
-            torch.manual_seed(int(np.random.SeedSequence(place_of_step).generate_state(1)[0]))
+            _seed(int(np.random.SeedSequence(place_of_step).generate_state(1)[0]), device)
             lr = learning_rate(stage, log.steps, total)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("factor", 1.0)
