@@ -10,7 +10,7 @@ from conftest import data_folder
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import BertTokenizerFast, DistilBertTokenizerFast, GPT2TokenizerFast, RobertaTokenizerFast
 
-from tutelage.data.examples import UNASKED, UNKNOWN, Examples
+from tutelage.data.examples import NO_TARGET, UNLABELLED, Examples
 from tutelage.data.readers.squad import load_squad, read_squad
 from tutelage.errors import TutelageError
 from tutelage.tasks.spans import answer_chance, best_answers, best_threshold, encode_spans, squad_scores
@@ -201,9 +201,9 @@ def test_one_window_by_hand(tokenizers):
     tokens = ["[CLS]", "what", "a", "?", "[SEP]", "m", "##y", "cat", "##fish", "a", "##1", "##2", "[SEP]"]
     assert tokenizer.convert_ids_to_tokens(encoded.tokens) == tokens
     assert encoded.types.tolist() == [0] * 5 + [1] * 8
-    assert encoded.targets.tolist() == [UNKNOWN] + [UNASKED] * 4 + [UNKNOWN] * 7 + [UNASKED]
+    assert encoded.targets.tolist() == [UNLABELLED] + [NO_TARGET] * 4 + [UNLABELLED] * 7 + [NO_TARGET]
     assert encoded.windows.chars[5:12].tolist() == [[0, 1], [1, 2], [3, 6], [6, 10], [11, 12], [12, 13], [13, 14]]
-    assert (encoded.windows.chars[encoded.targets == UNASKED] == -1).all() and (encoded.windows.chars[0] == -1).all()
+    assert (encoded.windows.chars[encoded.targets == NO_TARGET] == -1).all() and (encoded.windows.chars[0] == -1).all()
     assert encoded.labels.tolist() == [[3, 4]] and encoded.labels.dtype == np.int64
     assert encoded.offsets.tolist() == [0, 13] and encoded.windows.of.tolist() == [0]
     assert encoded.cut.tolist() == [False]
@@ -217,7 +217,7 @@ def test_roberta_has_no_types_and_two_separators(tokenizers):
     tokens = ["<s>", "a", "</s>", "</s>", "b", "Ġc", "at", "</s>"]
     assert tokenizers["roberta"].convert_ids_to_tokens(encoded.tokens) == tokens
     assert encoded.types is None
-    assert (encoded.targets == UNKNOWN).tolist() == [True, False, False, False, True, True, True, False]
+    assert (encoded.targets == UNLABELLED).tolist() == [True, False, False, False, True, True, True, False]
     assert encoded.labels.tolist() == [[2, 3]]
 
 
@@ -307,7 +307,7 @@ def units(encoded):
     rows = [
         (row, place)
         for row, (start, stop) in enumerate(pairwise(encoded.offsets))
-        for place in range(int((encoded.targets[start:stop] != UNASKED).sum()))
+        for place in range(int((encoded.targets[start:stop] != NO_TARGET).sum()))
     ]
     return np.array(rows)
 

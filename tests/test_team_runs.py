@@ -49,7 +49,7 @@ def learnt(tokenizer, monkeypatch, **how):
     encoded, held = (encode(examples(count, seed), tokenizer, 32) for count, seed in ((96, 1), (HELD, 5)))
     right = 4 * torch.nn.functional.one_hot(torch.from_numpy(encoded.labels), 2).float()
     anything = 4 * torch.randn(96, 2, generator=torch.Generator().manual_seed(0))
-    teachers = [KnownLogits(table, encoded.asked) for table in (right, anything, 4 - right)]
+    teachers = [KnownLogits(table, encoded.logit_rows) for table in (right, anything, 4 - right)]
     learning = Learning(examples=24, **{"watch": 3, "travel": 8.0, **how})
     objective = [SoftLabels(temperature=2.0, weight=0.5), HardLabels(weight=0.5)]
     stage = Stage(name="s", objective=objective, epochs=99, max_steps=STEPS, batch_size=16, lr=1e-3, select="last")
@@ -58,7 +58,7 @@ def learnt(tokenizer, monkeypatch, **how):
     names = ["right", "anything", "wrong"]
     sure = 4 * torch.nn.functional.one_hot(torch.from_numpy(held.labels), 2).float()
     unsure = 4 * torch.randn(HELD, 2, generator=torch.Generator().manual_seed(1))
-    answers = [KnownLogits(table, held.asked) for table in (sure, unsure, 4 - sure)]
+    answers = [KnownLogits(table, held.logit_rows) for table in (sure, unsure, 4 - sure)]
     weigher = Weigher(learning, team, student, objective[0], held, answers, kind, accelerator, (0, 0), names)
     rewarded, events = [], []
     learn = weigher._learn

@@ -249,7 +249,7 @@ def test_known_logits_teach_as_the_live_teacher_does(tokenizer) -> None:
     accelerator = Accelerator(cpu=True)
     encoded = encode(data, tokenizer, 32)
     table = predict(tiny_model(**NO_DROPOUT), encoded, accelerator)
-    known, _, _ = learn(tokenizer, stage, source=KnownLogits(table, encoded.asked))
+    known, _, _ = learn(tokenizer, stage, source=KnownLogits(table, encoded.logit_rows))
     # Other batches, other padding: the same up to the order of a sum.
     assert_alike(live.state_dict(), known.state_dict(), within=1e-4)
 

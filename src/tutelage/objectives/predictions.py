@@ -66,7 +66,7 @@ class SoftLabels(Term):
             scale=self.scale,
             reduction=self.reduction,
             count=x.batch.totals.answers,
-            weights=x.teacher.trust,
+            weights=x.teacher.weights,
         )
 
 

@@ -136,13 +136,13 @@ class Term(BaseModel):
         raise NotImplementedError
 
 
-def resolve_projection(asked: Project, student: Shape, teacher: Shape, usual: Project) -> Project:
+def resolve_projection(given: Project, student: Shape, teacher: Shape, usual: Project) -> Project:
     """How a student's vectors reach the teacher's width; ``usual`` is what ``auto`` means where the widths differ."""
-    if asked == "auto":
+    if given == "auto":
         return "none" if student.hidden == teacher.hidden else usual
-    if asked == "none" and student.hidden != teacher.hidden:
+    if given == "none" and student.hidden != teacher.hidden:
         raise TutelageError(
             f"project=none cannot compare hidden states {student.hidden} wide with the teacher's {teacher.hidden}; "
             f"use project={usual}"
         )
-    return asked
+    return given

@@ -112,7 +112,7 @@ def check_alignment(config: RunConfig, train: Texts, teacher: Source | None) -> 
     """
     if teacher is None or train.teacher is None or np.array_equal(train.student.tokens, train.teacher.tokens):
         return
-    if train.student.windows is not None or not np.array_equal(train.student.asked, train.teacher.asked):
+    if train.student.windows is not None or not np.array_equal(train.student.logit_rows, train.teacher.logit_rows):
         raise TutelageError(
             "student and teacher have different tokenizers and would predict different tokens; use a student of the "
             "teacher's family" + ("" if train.student.windows else ", or a larger max_length")

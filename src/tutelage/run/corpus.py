@@ -252,16 +252,16 @@ class CorpusRun:
     def _flops(self, index: int, plan: ObjectivePlan) -> float:
         """Operations that one instance needs; the head counts only at the places with predictions."""
         length = float(self.feeds[index].lengths(0).mean())
-        asked = self.held_out[index][1].asked.mean() if self.head != "none" else 0.0
+        predicted = self.held_out[index][1].logit_rows.mean() if self.head != "none" else 0.0
         word = 2.0 * self.student.config.vocab_size
         ours = speed.encoder_flops(plan.student, length)
-        ours += asked * word * plan.student.hidden if plan.student_needs.logits else 0.0
+        ours += predicted * word * plan.student.hidden if plan.student_needs.logits else 0.0
         if plan.teacher is None or not plan.teacher_needs:
             return 3 * ours
         theirs, needs = plan.teacher, plan.teacher_needs
         layers = theirs.layers if needs.logits or needs.pooled else needs.measured.top
         cost = speed.encoder_flops(theirs, length) * layers / theirs.layers
-        return 3 * ours + cost + (asked * word * theirs.hidden if needs.logits else 0.0)
+        return 3 * ours + cost + (predicted * word * theirs.hidden if needs.logits else 0.0)
 
     def _rate(self, network: PreTrainedModel, length: int) -> float:
         """Operations a second of a forward pass of ``network``, measured."""

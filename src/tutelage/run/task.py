@@ -113,21 +113,21 @@ class TaskRun:
 
     def _read(self, reader: Reader, every: Examples, names: dict[str, list[str]], limit: int) -> Texts:
         """Encode all texts for both models; returns those of ``every``."""
-        config, data, reading, teacher = self.config, self.data, self.factory.reading, reader.teacher
+        config, data, own_input, teacher = self.config, self.data, self.factory.own_input, reader.teacher
         assert data.selection is not None
         everything = reader.read(every)
         row_of = {name: row for row, name in enumerate(every.ids)}
         self.parts = {part: everything.at(np.array([row_of[name] for name in ids])) for part, ids in names.items()}
         self.selection = reader.read(data.selection)
         train = self.parts["train"]
-        if reading is None:
+        if own_input is None:
             checks.check_tokens(train.student, self.tokenizer, self.student, self.factory.origin or config.teacher)
         self.dev = {name: reader.read(part) for name, part in data.dev.items()}
         named = [("train", train), ("selection", self.selection), *self.dev.items()]
         self.warnings += truncation_notes(self.kind, limit, named)
         for _, texts in named:
             checks.check_alignment(config, texts, teacher)
-        pairs = train.examples.pairs is not None and reading is None
+        pairs = train.examples.pairs is not None and own_input is None
         if pairs and self.tokenizer.num_special_tokens_to_add(pair=True) == 0:
             self.warnings.append(
                 "the student's tokenizer puts nothing between the two texts of a pair; they are read as one"

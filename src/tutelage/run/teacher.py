@@ -66,7 +66,7 @@ class RunTeacher:
         """What answers for the teacher in a stage."""
         texts, device, who = self._parts[part], self._bench.accelerator.device, self.answers(stage, needs)
         if who == "known":
-            return KnownLogits(self.on_train(part).to(device), texts.student.asked)
+            return KnownLogits(self.on_train(part).to(device), texts.student.logit_rows)
         if who == "store":
             assert self.store is not None
             return StoredTeacher(self.store, self._rows[part], needs)

@@ -70,7 +70,7 @@ def compare_models(
         # A family of our own is known with its head alone.
         derived = anatomy.family_of(load_config(resolve(name))).derived
         sources.append(Source(name, "classes" if derived else "none"))
-    check(sources[0].config, sources[1].config)
+    check_comparable(sources[0].config, sources[1].config)
     if len({tokenizer_fingerprint(source.tokenizer) for source in sources}) > 1:
         raise TutelageError(
             f"{teacher!r} and {student!r} have different tokenizers, so that their attention is between different tokens; "
@@ -123,7 +123,7 @@ def attention_report(
     Raises:
         TutelageError: if the models cannot be compared, ``max_length`` exceeds their positions, or there is no text.
     """
-    paired = check(teacher.config, student.config)
+    paired = check_comparable(teacher.config, student.config)
     encoded, length = _read(tokenizer, texts, max_texts, max_length, (teacher, student))
     causal = anatomy.is_causal(teacher.config)
     sums: list[tuple[Tensor, ...] | None] = [None] * len(paired)
@@ -250,7 +250,7 @@ def _allowed(n: int, causal: bool, reach: int | None) -> Tensor:
     return allowed if reach is None else allowed & (distance.abs() <= reach)
 
 
-def check(teacher: Any, student: Any) -> Pairs:
+def check_comparable(teacher: Any, student: Any) -> Pairs:
     """The pairs of layers to compare, from the configurations of both models.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Kinds of task, one file each; :mod:`tutelage.tasks.kind` says what is asked of them."""
+"""Kinds of task, one file each; :mod:`tutelage.tasks.kind` declares their interface."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from tutelage.tasks.metrics import value_of
 class Kind(ABC):
     """One kind of task. Its methods depend on their arguments alone, so one object serves every run.
 
-    Shapes: ``logits`` are ``(answers, outputs)``, one row for everything that is asked, as ``Encoded.asked`` counts it.
+    Shapes: ``logits`` are ``(answers, outputs)``, one row per prediction, as ``Encoded.logit_rows`` counts them.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Kind(ABC):
         return limit
 
     def encode(self, examples: Examples, tokenizer: Any, max_length: int, stride: int | None = None) -> Encoded:
-        """Examples as token ids, with the tokens that are asked; ``stride`` is ``DataConfig.stride``."""
+        """Examples as token ids, with the tokens to predict; ``stride`` is ``DataConfig.stride``."""
         return encode(examples, tokenizer, max_length)
 
     # ----------------------------------------------------------------------------------------------------------- labels

@@ -58,7 +58,7 @@ class DistillationModule(nn.Module):
         self._tap = Tap(student, objective.plan.student_needs)
 
     def forward(self, batch: batches.Batch, teacher: Signals) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = self.objective(self._tap(batch.inputs, batch.asked), teacher, batch)
+        losses: dict[str, Tensor] = self.objective(self._tap(batch.inputs, batch.predicted), teacher, batch)
         return losses
 
     def close(self) -> None:

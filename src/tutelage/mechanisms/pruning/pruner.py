@@ -87,12 +87,12 @@ class Pruner(Hook):
     @torch.no_grad()
     def before_step(self, optimizer: torch.optim.Optimizer, parts: list[Batch], total: int) -> None:
         """Gradients are complete and not yet clipped: masked rows lose theirs."""
-        if self.compaction.done:
+        if self.compaction.is_cut:
             return
         how, self._held = self.how, []
         for group in self.compaction:
             rows = group.gone
-            if how.selection == "taylor" and not group.settled:
+            if how.selection == "taylor" and not group.complete:
                 _add_taylor(group)
             for member in group.members:
                 matrix = member.matrix
@@ -116,7 +116,7 @@ class Pruner(Hook):
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> bool:
         """Weights are those after optimiser step ``step`` (from 1): rows vanish, masks grow; whether shapes have changed."""
-        if self.compaction.done:
+        if self.compaction.is_cut:
             return False
         interval, _ = self.times(total)
         length = 1 / (self.how.intervals_to_zero * interval)
@@ -129,7 +129,7 @@ class Pruner(Hook):
         if step % interval:
             return False
         self.mask(step // interval)
-        if not all(group.settled for group in self.compaction) or self.compaction.largest_masked() >= ZERO:
+        if not all(group.complete for group in self.compaction) or self.compaction.largest_masked() >= ZERO:
             return False
         for group in self.compaction:
             for member in group.members:
@@ -152,13 +152,13 @@ class Pruner(Hook):
         """
         found, model = self.compaction, self.model
         for group in found:
-            if not group.settled:
+            if not group.complete:
                 units, left = group.units
                 group.restrict(units - left, group.norms())
-        record = {"kept": found.kept(), "largest_masked": found.largest_masked(), "cut": found.done}
-        before = anatomy.answers_of(model, batch.inputs, batch.asked)
+        record = {"kept": found.kept(), "largest_masked": found.largest_masked(), "cut": found.is_cut}
+        before = anatomy.answers_of(model, batch.inputs, batch.predicted)
         found.merge(model)
-        after = anatomy.answers_of(model, batch.inputs, batch.asked)
+        after = anatomy.answers_of(model, batch.inputs, batch.predicted)
         difference = float((after - before).abs().max())
         return {**record, "difference": difference, "largest_logit": float(before.abs().max())}
 
@@ -181,7 +181,7 @@ class Pruner(Hook):
     def mask(self, increment: int) -> None:
         """Let coordinates go that are due at an increment (from 1)."""
         for group in self.compaction:
-            if not group.settled:
+            if not group.complete:
                 by_norm = self.how.selection == "norm"
                 scores = group.norms(of_master=self.how.scope == "master") if by_norm else group.score
                 group.restrict(self._due(group, increment), scores)

@@ -93,7 +93,7 @@ class PTPLabels(Mechanism):
 
         Args:
             task: Its name.
-            kind: What is asked of a text.
+            kind: The kind of task.
             labels: How many classes the task has, 0 of a regression.
             classes: How many the stage's classifier can tell apart.
 

@@ -71,7 +71,7 @@ def gather(scene: Scene) -> Members:
     rows["held"] = np.array([row_of[name] for name in task.held.examples.ids])
     tables: dict[str, list[Tensor]] = {part: [] for part in (*rows, *task.dev)}
     read = task.knowledge.encoded  # all teachers have as many answers
-    starts = np.concatenate([[0], np.cumsum(read.asked)])
+    starts = np.concatenate([[0], np.cumsum(read.logit_rows)])
     known: dict[tuple[str, ...], Read] = {}
     for source, name, shown, kept in zip(sources, names, team.names, columns, strict=True):
         found, dev = _predictions(scene, source, name, shown, known)
@@ -161,13 +161,13 @@ def _predictions(
     limit = min(known.max_length, anatomy.max_length(source.config))
     encoded, dev = _read(task, source, limit, read)
     for ours, theirs in ((known.encoded, encoded), *((t.teacher or t.student, dev[p]) for p, t in task.dev.items())):
-        if ours.targets is not None and not np.array_equal(ours.asked, theirs.asked):
+        if ours.targets is not None and not np.array_equal(ours.logit_rows, theirs.logit_rows):
             raise TutelageError(
-                f"the teacher {name!r} of the team would be asked of other tokens than the student; use teachers with one "
+                f"the teacher {name!r} of the team would predict other tokens than the student; use teachers with one "
                 "tokenizer"
             )
-    asked = {part: (texts.examples.ids, dev[part]) for part, texts in task.dev.items()}
-    knowledge = Knowledge(data.task, source, every.ids, encoded, known.precision, limit, asked)
+    scored = {part: (texts.examples.ids, dev[part]) for part, texts in task.dev.items()}
+    knowledge = Knowledge(data.task, source, every.ids, encoded, known.precision, limit, scored)
     needs, logits = Needs(logits=True), dict[str, Tensor]()
     scheme = knowledge.scheme(needs, task.store_dtype)
     stored = None
@@ -250,7 +250,7 @@ def team_teacher(how: Team, scene: Scene, stage: StageScene) -> TeamTeacher:
         teachers = _running(scene, texts, needs, how.resident)
     else:
         device = scene.accelerator.device
-        teachers = [KnownLogits(one.to(device), texts.student.asked) for one in team.logits[stage.part]]
+        teachers = [KnownLogits(one.to(device), texts.student.logit_rows) for one in team.logits[stage.part]]
     terms = [term for term in stage.plan.terms if isinstance(term, SoftLabels | LogitsMSE)]
     temperature = next((term.temperature for term in terms if isinstance(term, SoftLabels)), 1.0)
     if not terms or not isinstance(terms[0], SoftLabels):
@@ -269,7 +269,7 @@ def weigher(how: Learning, scene: Scene, stage: StageScene, teacher: TeamTeacher
         scene.student,
         next(term for term in stage.plan.terms if isinstance(term, SoftLabels | LogitsMSE)),
         held,
-        [KnownLogits(one.to(device), held.asked) for one in team.logits["held"]],
+        [KnownLogits(one.to(device), held.logit_rows) for one in team.logits["held"]],
         kind_of(task.data.kind),
         scene.accelerator,
         _key(scene, stage),

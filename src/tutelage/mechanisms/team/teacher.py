@@ -22,7 +22,7 @@ from tutelage.teachers.teacher import LiveTeacher, Teacher
 
 
 class TeamTeacher:
-    """Teachers as one; the step's teacher, where one is drawn, is the only one that is asked.
+    """Teachers as one; if one is drawn for the step, only that one runs.
 
     ``key`` (the run's seed and a number for the stage's name) says which draws; ``temperature`` is that of the soft labels,
     at which probabilities are averaged.
@@ -51,9 +51,9 @@ class TeamTeacher:
         q = self.weights.probabilities()
         if how.combine == "sample":
             who = torch.from_numpy(draw(q, *self._key, batch.step, batch.rows.numpy()))
-            asked = [self.members[k].signals(batch).logits if bool((who == k).any()) else None for k in range(len(q))]
-            known = next(logits for logits in asked if logits is not None)
-            table = torch.stack([torch.zeros_like(known) if logits is None else logits for logits in asked])
+            found = [self.members[k].signals(batch).logits if bool((who == k).any()) else None for k in range(len(q))]
+            known = next(logits for logits in found if logits is not None)
+            table = torch.stack([torch.zeros_like(known) if logits is None else logits for logits in found])
             return Signals(logits=table[who.to(known.device), torch.arange(len(who), device=known.device)])
         found = [member.signals(batch).logits for member, p in zip(self.members, q, strict=True) if p > 0]
         table = torch.stack([logits for logits in found if logits is not None])
@@ -62,10 +62,10 @@ class TeamTeacher:
             return Signals(logits=mixture(table, shares, self._temperature, self._kind, how.average))
         labels = batch.labels.to(table.device).repeat(len(table))
         errors = F.cross_entropy(table.flatten(0, 1).float(), labels, ignore_index=-1, reduction="none")
-        trust = shares * len(table) / (1 + errors.view(table.shape[:2]))
-        total = trust.sum(dim=0)
-        mixed = mixture(table, trust / total, self._temperature, self._kind, how.average)
-        return Signals(logits=mixed, trust=total)
+        weights = shares * len(table) / (1 + errors.view(table.shape[:2]))
+        total = weights.sum(dim=0)
+        mixed = mixture(table, weights / total, self._temperature, self._kind, how.average)
+        return Signals(logits=mixed, weights=total)
 
     def close(self) -> None:
         for member in self.members:

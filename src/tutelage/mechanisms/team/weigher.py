@@ -192,8 +192,8 @@ class Weigher(Hook):
         """This process's pieces of a step's held-out examples: of those for the labels' gradient, and with ``unseen`` of the
         others, on which teachers are judged."""
         generator = np.random.default_rng([*self._key, 0x3E16, number])
-        asked = self.how.examples * (2 if self.how.unseen else 1)
-        rows = generator.choice(len(self._held), min(asked, len(self._held)), replace=False)
+        wanted = self.how.examples * (2 if self.how.unseen else 1)
+        rows = generator.choice(len(self._held), min(wanted, len(self._held)), replace=False)
         half = -(-len(rows) // 2) if self.how.unseen else len(rows)
         return self._pieces(rows[:half], number), self._pieces(rows[half:], number)
 
@@ -232,7 +232,7 @@ class Weigher(Hook):
                 piece = part.to(device)
                 # With fp16 small gradients would vanish, and the loss of the labels has no scaler here.
                 with nullcontext() if accelerator.mixed_precision == "fp16" else accelerator.autocast():
-                    logits = anatomy.answers_of(self._student, piece.inputs, piece.asked)
+                    logits = anatomy.answers_of(self._student, piece.inputs, piece.predicted)
                 loss = self._labels_loss(piece, logits / math.exp(self._log_temperature))
                 if self._calibrated:
                     slopes += self._by_temperature(piece, logits.detach())
@@ -254,19 +254,19 @@ class Weigher(Hook):
                 return {}
             weights = self.team.weights
             everybody: list[int] = np.flatnonzero(weights.live).tolist()
-            asked = everybody if self.how.update == "all" else [self.team.drawn(judged[0].step)]
+            chosen = everybody if self.how.update == "all" else [self.team.drawn(judged[0].step)]
             teachers = self._answers if self.how.unseen else self.team.members
-            rewards = torch.zeros(len(asked), device=device)
+            rewards = torch.zeros(len(chosen), device=device)
             pieces = [part.to(device) for part in judged]
             for piece, (logits, slope) in zip(pieces, self._slopes(pieces, used, norm), strict=True):
-                for i, k in enumerate(asked):
+                for i, k in enumerate(chosen):
                     taught = teachers[k].signals(piece)
                     leaf = logits.detach().requires_grad_()
                     compared = Comparison(Signals(leaf), taught, piece, self._kind, [], [], nn.ModuleDict())
                     (pull,) = torch.autograd.grad(self._term.value(compared), leaf)
                     rewards[i] += (pull * slope).sum()
             rewards = accelerator.reduce(rewards, "sum")
-            return dict(zip(asked, rewards.tolist(), strict=True))
+            return dict(zip(chosen, rewards.tolist(), strict=True))
         finally:
             self._student.train()
 
@@ -307,4 +307,4 @@ class _Answers(nn.Module):
         self.model = model
 
     def forward(self, part: Batch) -> Tensor:
-        return anatomy.answers_of(self.model, part.inputs, part.asked)
+        return anatomy.answers_of(self.model, part.inputs, part.predicted)
