@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from conftest import LABELS, sentences, write_csv
 from test_cli import invoke
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -102,6 +103,11 @@ def test_names_are_public_and_cheap() -> None:
 def test_python_m_is_the_command_line() -> None:
     done = subprocess.run([sys.executable, "-m", "tutelage", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"tutelage {tutelage.__version__}\n"
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = yaml.safe_load((Path(__file__).parents[1] / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == tutelage.__version__
 
 
 # --------------------------------------------------------------------------------------------------------- students
