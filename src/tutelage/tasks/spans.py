@@ -206,7 +206,6 @@ def best_answers(
     examples: Examples,
     *,
     with_null: bool,
-    threshold: float = 0.0,
     longest: int = 30,
 ) -> list[str]:
     """The answer to each of ``examples``, cut out of its context.
@@ -214,30 +213,12 @@ def best_answers(
     ``logits`` is ``(units, 2)``, the scores of being the first and the last token of the answer, for the tokens of
     ``encoded`` that are predicted, row by row. The answer is the pair of tokens with the highest sum of scores
     in any window, at most ``longest`` tokens long (of equal ones the first and shortest). ``with_null`` (SQuAD 2.0) it
-    is empty where the sum at [CLS], the smallest over the windows, is more than ``threshold`` above that.
+    is empty where the sum at [CLS], the smallest over the windows, is above that.
     """
     texts, margins = _read(logits, encoded, examples, longest)
     if not with_null:
         return texts
-    return ["" if margin > threshold else text for text, margin in zip(texts, margins, strict=True)]
-
-
-def best_threshold(logits: Tensor | npt.NDArray[Any], encoded: Encoded, examples: Examples, longest: int = 30) -> float:
-    """The ``threshold`` at which :func:`best_answers` has the highest F1 on ``examples``, all of them labelled."""
-    texts, margins = _read(logits, encoded, examples, longest)
-    gains = np.array(
-        [
-            _scores(text, _right(answers))[0] - _scores("", _right(answers))[0]
-            for text, answers in zip(texts, examples.labels, strict=True)
-        ]
-    )
-    order = np.argsort(margins)
-    # What is gained when the questions of the k smallest margins are answered, for k = 0, 1, ..., n.
-    gained = np.concatenate([[0.0], np.cumsum(gains[order])])
-    thresholds = np.concatenate([[np.nextafter(margins[order[0]], -np.inf)], margins[order]])
-    # Equal margins are answered together, so only the last of them is a choice.
-    gained[:-1][thresholds[:-1] == thresholds[1:]] = -np.inf
-    return float(thresholds[gained.argmax()])
+    return ["" if margin > 0 else text for text, margin in zip(texts, margins, strict=True)]
 
 
 def _read(
