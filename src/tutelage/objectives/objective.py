@@ -22,7 +22,8 @@ class ObjectivePlan:
     """What an objective reads and compares, for given shapes. No module is built to learn this.
 
     Raises:
-        TutelageError: a term refuses the kind of task, does not fit the shapes (heads, widths, depths), or needs a teacher and there is none.
+        TutelageError: a term refuses the kind of task, does not fit the shapes (heads, widths, depths), or needs a teacher
+            and there is none.
     """
 
     given: Sequence[Term]
