@@ -276,7 +276,7 @@ class TaskRun:
             for mechanism in plan.stage.mechanisms:
                 lines += mechanism.plan(self.scene, stage, plan.steps)
             if taken := inherited_count(plan.objective, self._projections):
-                lines.append(f"  starts from {taken} projections of {config.recipe.student.name}")  # type: ignore[union-attr]
+                lines.append(f"  starts from {taken} projections of {self.factory.origin}")
             lines += mapping_lines(plan.objective)
         if self.wants_baseline:
             lines.append(f"then {config.recipe.student.twin_words}, for as many steps (--no-baseline skips it)")

@@ -19,7 +19,7 @@ from tutelage.students.compactors import compaction
 from tutelage.students.copied import copy_layers
 from tutelage.students.fresh import from_sizes
 from tutelage.students.load import load_config, load_model, resolve
-from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Inherited, Pruned, Shared, Sliced, Student
+from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Sliced, Student
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ def build(
         known = None if student.vectors is None else WordVectors.read(Path(student.vectors), limit=None)
         vectors = None if known is None else (known.words, known.vectors)
         return bilstm.new_bilstm(own_input.tokenizer, labels, pairs=own_input.pairs, vectors=vectors, **sizes)
+    if not isinstance(student, Fresh):
+        return student.network(teacher, labels, head).eval()
     if student.like is not None:
         return from_sizes(student, load_config(resolve(student.like)), labels, head)
     if teacher is None:
