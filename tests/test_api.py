@@ -217,8 +217,13 @@ def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) 
         ({"data": {"test": ["a"]}}, "data has no split 'train'"),
         ({"train": {"text": ["a"], "label": [object()]}}, "train cannot be written as a table"),
         ({"teacher": 3}, "teacher=int is no model"),
-        ({"mixed_precision": "fp8", "train": "x.csv"}, "--mixed-precision: Input should be 'no', 'bf16' or 'fp16'"),
-        ({"max_train": 0, "train": "x.csv"}, "--max-train: Input should be greater than or equal to 1"),
+        ({"mixed_precision": "fp8", "train": "x.csv"}, "mixed_precision: Input should be 'no', 'bf16' or 'fp16'"),
+        ({"max_train": 0, "train": "x.csv"}, "max_train: Input should be greater than or equal to 1"),
+        (
+            {"store_dtype": "int4", "train": "x.csv"},
+            "store_dtype: Input should be 'float32', 'float16', 'bfloat16' or 'int8'",
+        ),
+        ({"kind": "ranking", "train": ["a"]}, "kind 'ranking' does not exist"),
         ({"holdout": 2, "train": "x.csv"}, "data.holdout: Input should be less than 1"),
     ],
 )

@@ -348,7 +348,7 @@ def test_a_column_of_labels_is_of_one_kind() -> None:
 
 
 def test_a_kind_may_be_defined_outside_the_package(tmp_path: Path) -> None:
-    with pytest.raises(TutelageError, match=r"no kind of task 'ordinal'; use one of classification, regression, "):
+    with pytest.raises(TutelageError, match=r"^kind 'ordinal' does not exist; use one of classification, regression, "):
         kind_of("ordinal")
 
     class Ordinal(Classification):
@@ -360,7 +360,7 @@ def test_a_kind_may_be_defined_outside_the_package(tmp_path: Path) -> None:
     path.write_text("text,label\n" + "one,1\ntwo,2\n" * 10)
     data = load_data(DataConfig(train=str(path), kind="ordinal"))
     assert (data.kind, data.labels, data.metrics) == ("ordinal", ("1", "2"), ("accuracy",))
-    with pytest.raises(TutelageError, match=r"no kind of task 'ordnal'; use one of .*, ordinal"):
+    with pytest.raises(TutelageError, match=r"kind 'ordnal' does not exist; use one of .*, ordinal"):
         load_data(DataConfig(train=str(path), kind="ordnal"))
 
 

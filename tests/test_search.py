@@ -268,7 +268,7 @@ def test_a_folder_of_something_else_is_left_alone(scene: SimpleNamespace, tmp_pa
         api.search_knowledge(out=str(scene.folder / "whole"), **words(scene.root, lr=1e-5))
     shutil.copytree(scene.folder / "whole" / "store", tmp_path / "store")
     with pytest.raises(TutelageError, match="is of float16, not float32"):
-        api.search_knowledge(out=str(tmp_path), **words(scene.root, dtype="float32"))
+        api.search_knowledge(out=str(tmp_path), **words(scene.root, store_dtype="float32"))
     with pytest.raises(TutelageError, match="store"):  # it does not know the other texts
         api.search_knowledge(out=str(tmp_path), **words(scene.root, max_train=200))
     assert [path.name for path in tmp_path.iterdir()] == ["store"]

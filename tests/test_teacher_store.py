@@ -256,7 +256,7 @@ def test_mistakes_end_in_one_line(teacher_folder: Path, tmp_path: Path, console)
             ("store", "compact", tmp_path / "logits", "--out", tmp_path / "x", "--student", "init=copied,layers=2"),
             "cannot be reduced",
         ),
-        (("store", "write", *teacher, *data, "--out", tmp_path / "x", "--dtype", "int4"), "--dtype"),
+        (("store", "write", *teacher, *data, "--out", tmp_path / "x", "--store-dtype", "int4"), "--store-dtype"),
         (
             ("store", "plan", *teacher, *data, "--method", "finetune", *fresh),
             "does not learn from its teacher's answers",
