@@ -216,7 +216,7 @@ def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) 
         ({"train": ["a"], "kind": "tokens"}, "data of kind tokens are read from files"),
         ({"data": {"test": ["a"]}}, "data has no split 'train'"),
         ({"train": {"text": ["a"], "label": [object()]}}, "train cannot be written as a table"),
-        ({"teacher": 3}, "teacher=int is no model"),
+        ({"teacher": 3}, "teacher=int is not a model"),
         ({"mixed_precision": "fp8", "train": "x.csv"}, "mixed_precision: Input should be 'no', 'bf16' or 'fp16'"),
         ({"max_train": 0, "train": "x.csv"}, "max_train: Input should be greater than or equal to 1"),
         (

@@ -487,7 +487,7 @@ def test_ptp_labels_of_models_that_have_not_seen_the_texts(teacher_folder: Path,
     with pytest.raises(TutelageError, match="lack "):
         api.distill(str(teacher_folder / "teacher"), str(tmp_path / "never"), settings=[source], **other)
     assert not (tmp_path / "never").exists()
-    with pytest.raises(TutelageError, match="finished already"):
+    with pytest.raises(TutelageError, match="already finished"):
         api.crossfit(str(tmp_path / "fresh"), str(tmp_path / "folds"), quiet=True, **data)
 
 

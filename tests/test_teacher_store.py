@@ -238,7 +238,7 @@ def test_mistakes_end_in_one_line(teacher_folder: Path, tmp_path: Path, console)
     cases = [
         ((*run_of, *from_store, "--teacher", other, "--allow-weak-teacher"), "made by another teacher"),
         ((*changed, *fresh, *from_store, "--out", tmp_path / "x"), "other data"),
-        ((*run_of, *from_store, *hidden), "cannot teach this: it has no layer 3"),
+        ((*run_of, *from_store, *hidden), "lacks what this recipe needs: it has no layer 3"),
         ((*run_of, *from_store, "--max-length", 8), "is not the text|other data"),
         ((*run_of, *from_store, "--mixed-precision", "bf16"), "mixed_precision=no"),
         (("distill", *data, "--student", "layers=2", *from_store, "--out", tmp_path / "x"), "without weights"),

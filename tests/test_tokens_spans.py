@@ -266,7 +266,7 @@ def test_questions_without_answers_and_mistakes(scene: Path, tmp_path: Path) -> 
 
     spans = {"train": str(scene / "train.json"), "dev": str(scene / "dev.json"), "kind": "spans", "stride": 8}
     tokens = {"train": str(scene / "train.conll"), "dev": str(scene / "dev.conll"), "kind": "tokens"}
-    refused("keeps one answer for each text", **tokens, teacher_store="auto", student="layers=2")
+    refused("keeps one prediction per text", **tokens, teacher_store="auto", student="layers=2")
     refused("logits_mse compares the scores of fixed classes", **spans, method="logits_mse", student="layers=2")
     refused("only classifies whole texts", **tokens, student="layers=2,heads=2,intermediate=8,rank=4")
     (tmp_path / "more.txt").write_text("good\nbad\n")

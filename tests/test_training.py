@@ -153,7 +153,7 @@ def test_a_folder_is_one_process_s_at_a_time(teacher_folder, tmp_path) -> None:
         [sys.executable, "-c", hold, config.model_dump_json()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None and other.stdout.readline() == "in\n"
-        with pytest.raises(TutelageError, match="another process is at work in"):
+        with pytest.raises(TutelageError, match="another process writes to"):
             run(config, resume=True, quiet=True)
         assert not (tmp_path / "run").exists()
         other.kill()

@@ -1,4 +1,4 @@
-"""Building the student of a run on a task, and its undistilled twin."""
+"""Build the student of a run on a task, and the student without distillation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tutelage.teachers.source import Source
 
 
 class StudentFactory:
-    """Makes a run's student, its twin and its outline; each time the same.
+    """Makes a run's student, its twin (without distillation) and its outline. Each call gives the same weights.
 
     Args:
         examples: All texts that the student may read: a BiLSTM's vocabulary is made of them.
@@ -64,19 +64,19 @@ class StudentFactory:
         self._scores: Scores | None = None
 
     def make(self, *, twin: bool = False) -> PreTrainedModel:
-        """The student as it is before training; or its twin, which is trained without the teacher."""
+        """The student before training, or its twin."""
         spec, teacher = self.spec, self._teacher
         source = None if teacher is None else teacher.model if takes_from_teacher(spec) else teacher.outline
         made = spec.twin() if twin else spec
         return build(made, source, self._labels, self._seed, self._importance, self.head, self.own_input)
 
     def outline(self) -> PreTrainedModel:
-        """The student as a network without memory for its weights: its sizes and its cost, before anything is loaded."""
+        """The student without allocated weights (device ``meta``), to know its sizes and cost before anything is loaded."""
         return outline(self.spec, self._teacher, self._labels, self.head, self.own_input)
 
     @property
     def origin(self) -> str | None:
-        """The checkpoint whose tokenizer the student uses; None for the teacher's."""
+        """The checkpoint whose tokenizer the student uses; None if it uses the teacher's."""
         return origin_of(self.spec)
 
     def tokenizer(self, student: PreTrainedModel) -> Any:
@@ -130,7 +130,7 @@ def outline(
     head: Head = "classes",
     own_input: StudentInput | None = None,
 ) -> PreTrainedModel:
-    """A student as a network without memory for its weights."""
+    """A student without allocated weights (device ``meta``)."""
 
     def any_scores(model: PreTrainedModel) -> Scores:
         shape = anatomy.shape_of(model.config)
@@ -145,7 +145,7 @@ def outline(
 
 
 def general_projections(student: Student) -> dict[str, Tensor]:
-    """The projections that a run on raw text left beside this student, by name without the stage; none for other students."""
+    """The projections that a run on raw text saved with this student, by name without the stage; empty for other students."""
     if not isinstance(student, Checkpoint) or not Path(student.name).is_dir():
         return {}
     folder = Path(resolve(student.name)).parent
@@ -156,7 +156,7 @@ def general_projections(student: Student) -> dict[str, Tensor]:
 
 
 def inherit(objective: Objective, found: dict[str, Tensor]) -> None:
-    """Let an objective start from the projections of a run on raw text, where names and shapes agree."""
+    """Copy the projections of a run on raw text into an objective, where names and shapes agree."""
     ours = objective.projections.state_dict()
     fitting = {name: x for name, x in found.items() if name in ours and ours[name].shape == x.shape}
     objective.projections.load_state_dict({**ours, **fitting})

@@ -43,7 +43,7 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Predictio
     if not kind.ptp:
         raise TutelageError(f"verdicts are about one answer for each text, and {data.task!r} is of kind {data.kind}")
     if (folder / MANIFEST).exists():
-        raise TutelageError(f"{config.out!r} is finished already; remove it, or name another folder")
+        raise TutelageError(f"{config.out!r} is already finished; remove it, or name another folder")
     contents = content(data.train)
     texts = len(set(contents))
     if folds > texts:

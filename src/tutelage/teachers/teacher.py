@@ -1,4 +1,4 @@
-"""Who teaches: a running model, or its logits once they are known."""
+"""Teachers during training: a running model, or its known logits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Teacher(Protocol):
 
 
 class LiveTeacher:
-    """A model that runs on every batch: in evaluation mode, without gradients, no further than the last layer needed.
+    """A model that runs on every batch, in evaluation mode, without gradients, up to the last needed layer.
 
     ``encoded`` is given when the teacher has another tokenizer than the student and reads its own tokens.
     """
@@ -66,7 +66,7 @@ class LiveTeacher:
 
 
 class KnownLogits:
-    """A teacher whose logits ``(answers, classes)`` are in memory: a few numbers an example replace its forward pass.
+    """A teacher whose logits ``(answers, classes)`` are in memory. They replace the forward pass.
 
     ``logit_rows`` ``(examples,)``: rows of logits for each example.
     """
