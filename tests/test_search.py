@@ -247,7 +247,7 @@ def test_the_picture_of_one_configuration() -> None:
     ("more", "message"),
     [
         ({"trials": 0}, "trials=0 and seeds=2 leave nothing to try"),
-        ({"holdout": 0.0}, r"data\.holdout=0 leaves nothing of train to compare configurations on"),
+        ({"holdout": 0.0}, r"data\.holdout=0 leaves no validation split to compare configurations on"),
         ({"settings": ["prediction.select=last"]}, "stage 'prediction' has select=last"),
         ({"student": "init=copied,layers=9"}, "9 layers cannot be copied"),
         ({"hidden_epochs": 0}, "--hidden-epochs 0 is too few"),

@@ -708,7 +708,7 @@ def test_a_stage_on_hidden_states_needs_teachers_of_one_shape(team_root: Path, t
     recipe = recipe.model_copy(update={"stages": [stage]})
     common = dict(method=recipe, student="layers=2", baseline=False, quiet=True, **texts(team_root))
     api.distill(None, str(tmp_path / "same"), team=[folders[0], folders[3]], **common)
-    with pytest.raises(TutelageError, match="has not the layers"):
+    with pytest.raises(TutelageError, match="differs in layers"):
         api.distill(None, str(tmp_path / "other"), team=[folders[0], folders[1]], **common)
 
 
@@ -890,7 +890,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(team_root: Path, tmp_
     }
     attempt("needs a student with separate layers and head", **parts)
     for name, value in (("leave_out", (1, 5)), ("only", (1, 2)), ("noise", 0.5)):
-        with pytest.raises(TutelageError, match=f"data.{name} says who learns from what"):
+        with pytest.raises(TutelageError, match=f"data.{name} cannot be set for a team"):
             api.train_team(
                 folders[0], out, members=["seed=0", "seed=1"], **{name: value}, quiet=True, **texts(team_root)
             )
@@ -926,7 +926,7 @@ def test_what_makes_a_search_doubtful_is_said(tmp_path: Path) -> None:
         (tmp_path / "mechanisms.json").write_text(json.dumps({"team": [record(**more)]}))
         said.append(doubts(tmp_path))
     assert [len(lines) for lines in said] == [0, 1, 0, 0, 1]
-    assert "the weights that it has learnt mean nothing" in said[1][0] and "3 of 200 updates" in said[4][0]
+    assert "the learned weights are not meaningful" in said[1][0] and "3 of 200 updates" in said[4][0]
 
 
 def test_members_are_written_as_words() -> None:

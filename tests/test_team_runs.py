@@ -361,8 +361,8 @@ def test_mistakes_end_in_one_line(typed: dict, teacher_folder: Path, tmp_path: P
     files, model, out = typed["files"], typed["model"], ("--out", tmp_path / "x")
     two = ("--member", "seed=0", "--member", "seed=1")
     cases = (
-        (("team", "show", tmp_path / "nothing"), "nobody to be compared with"),
-        (("team", "show", teacher_folder / "teacher", teacher_folder / "second"), "nothing to compare teachers on"),
+        (("team", "show", tmp_path / "nothing"), "a team needs at least two teachers; got 1"),
+        (("team", "show", teacher_folder / "teacher", teacher_folder / "second"), "no data to compare the teachers on"),
         (("team", "train", *model, *files, "--member", "seed=0", *out), "at least two teachers"),
         (("team", "train", *model, *files, *two, "--member", "depth=3", *out), "a teacher has"),
         (("team", "train", *model, *files, *two, "--member", "layers=9", *out), "has 4 layers"),

@@ -390,7 +390,7 @@ def test_rows_that_had_not_vanished_change_the_answers(penalty) -> None:
     record = pruner.merge(a_batch())
     assert record["largest_masked"] == 1 and not record["cut"] and record["difference"] > 0.01
     note = pruner.doubt(record)
-    assert note is not None and "rows with norms up to 1 had not vanished" in note
+    assert note is not None and "pruned rows had norms up to 1 instead of 0" in note
     assert ("use pruning.penalty=prox" in note) == (penalty == "lasso")
 
 

@@ -174,7 +174,7 @@ class Inherited(_Narrower):
 
     @property
     def twin_words(self) -> str:
-        return "one of slices of the teacher"
+        return "a student of its size cut out of the teacher (init=sliced)"
 
     def twin(self) -> Sliced:
         """The baseline: the same sizes without compactors."""

@@ -24,8 +24,8 @@ from tutelage.teachers.teacher import LiveTeacher, Teacher
 class TeamTeacher:
     """Teachers as one; if one is drawn for the step, only that one runs.
 
-    ``key`` (the run's seed and a number for the stage's name) says which draws; ``temperature`` is that of the soft labels,
-    at which probabilities are averaged.
+    ``key`` (the run's seed and a number for the stage's name) seeds the draws. Probabilities are averaged at ``temperature``,
+    that of the soft labels.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class TeamTeacher:
         self._how, self._kind, self._key, self._temperature = how, kind, key, temperature
 
     def drawn(self, step: int) -> int:
-        """The teacher of an optimiser step."""
+        """The teacher that is sampled for an optimiser step."""
         return int(draw(self.weights.probabilities(), *self._key, step)[0])
 
     def signals(self, batch: Batch) -> Signals:
@@ -73,7 +73,7 @@ class TeamTeacher:
 
 
 class Resident:
-    """A member that runs when it is drawn. ``room`` holds those that are on the device, ``most`` of them at most."""
+    """A teacher that runs when it is sampled. ``room`` holds the teachers on the device, at most ``most``."""
 
     def __init__(
         self,
@@ -103,9 +103,10 @@ class Resident:
 def mixture(
     logits: Tensor, shares: Tensor, temperature: float, kind: Kind, average: Literal["probabilities", "logits"]
 ) -> Tensor:
-    """Logits ``(answers, classes)`` that say what a team says: of ``(n, answers, classes)`` by ``(n, 1 or answers)``.
+    """Logits ``(answers, classes)`` of a team: its logits ``(n, answers, classes)`` mixed by shares ``(n, 1 or answers)``.
 
-    At the ``temperature`` their probabilities are the weighted mean of the team's; or they are the mean of its logits.
+    Their probabilities at ``temperature`` are the weighted mean of the team's probabilities; with
+    ``average="logits"`` they are the weighted mean of its logits.
     """
     logits, shares = logits.float(), shares.float()[..., None]
     return (shares * logits).sum(dim=0) if average == "logits" else kind.mix(logits, shares, temperature)
