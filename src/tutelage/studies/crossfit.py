@@ -23,7 +23,7 @@ from tutelage.recipes.config import RunConfig
 from tutelage.run.run import run
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.specs import origin_of
-from tutelage.tasks import kind_of
+from tutelage.tasks import KINDS, kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predicted
@@ -42,7 +42,7 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Predictio
     kind = kind_of(data.kind)
     if not kind.ptp:
         raise TutelageError(
-            f"crossfit needs one prediction per text, and {data.task!r} is of kind {data.kind}; use the teacher's own predictions"
+            f"crossfit is for tasks of kind {' or '.join(k.name for k in KINDS.values() if k.ptp)}, and {data.task!r} is of kind {data.kind}"
         )
     if (folder / MANIFEST).exists():
         raise TutelageError(f"{config.out!r} is already finished; remove it, or name another folder")

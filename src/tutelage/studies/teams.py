@@ -110,7 +110,7 @@ def train_team(
     specs = list(members) or usual_members(anatomy.shape_of(load_config(resolve(model))).layers)
     if len(specs) < 2:
         raise TutelageError(
-            "a team needs at least two teachers; got 1; repeat --member, or leave it out for five default teachers"
+            f"a team needs at least two teachers; got {len(specs)}; repeat --member, or leave it out for five default teachers"
         )
     made = [member_of(text) for text in specs]
     for text, member in zip(specs, made, strict=True):
@@ -164,7 +164,7 @@ def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = Fal
     names = members_in(tuple(team))
     if len(names) < 2:
         raise TutelageError(
-            "a team needs at least two teachers; got 1; name another, or a folder of tutelage team train"
+            f"a team needs at least two teachers; got {len(names)}; name another, or a folder of tutelage team train"
         )
     for name in names:
         if is_store(name):

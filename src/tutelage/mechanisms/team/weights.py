@@ -194,9 +194,7 @@ def start_of(how: Team, members: Members, metric: str, found: Sequence[float] | 
     count = len(members.names)
     if how.weights == "found":
         if found is None:
-            raise TutelageError(
-                "team.weights=found, but no earlier stage learns weights; give it a stage with team.learning"
-            )
+            raise TutelageError("team.weights=found, but no earlier stage learns weights; add one with team.learning")
         start: Sequence[float] | Numbers = found
     elif how.weights == "uniform":
         start = [1.0] * count
