@@ -753,7 +753,7 @@ def test_stored_teachers_say_the_same(team_root: Path, tmp_path: Path, monkeypat
         None, str(tmp_path / "new"), student=new, settings=["stages.distill.max_steps=3"], **more
     ).report
     assert report["teacher"]["score"] > 0.9 and report["teacher"]["latency_ms"] is None
-    with pytest.raises(TutelageError, match="without weights"):
+    with pytest.raises(TutelageError, match="has no weights"):
         api.distill(None, str(tmp_path / "copied"), student="layers=1", **more)
 
 
@@ -882,7 +882,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(team_root: Path, tmp_
     attempt("1 of 2|part 3 of 2", only=(3, 2))
     attempt("student_rank needs scores", settings=["team.weights=student_rank"])
     attempt("cannot load the model", team=[folders[0], str(tmp_path / "nothing")])
-    attempt("no earlier stage has learnt any", settings=["team.weights=found"])
+    attempt("no earlier stage learns weights", settings=["team.weights=found"])
     parts = {
         "method": "autoskdbert",
         "student": "init=bilstm",

@@ -1076,7 +1076,7 @@ def test_recipes_that_cannot_be_are_refused() -> None:
         )
     with pytest.raises(ValueError, match="init=inherited"):
         Recipe(method="x", title="x", paper="x", student=Copied(), stages=[stage])
-    with pytest.raises(ValueError, match="only learn from predictions"):
+    with pytest.raises(ValueError, match="allows only terms on predictions"):
         Stage(name="a", objective=[SoftLabels(), Hidden()], select="last", mechanisms=[PruningSchedule()])
     with pytest.raises(ValueError, match="select=last"):
         Stage(name="a", objective=[SoftLabels()], mechanisms=[PruningSchedule()])

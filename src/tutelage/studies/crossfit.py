@@ -41,9 +41,8 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Predictio
     folder, data = Path(config.out), load_data(config.data)
     kind = kind_of(data.kind)
     if not kind.ptp:
-        raise TutelageError(
-            f"crossfit is for tasks of kind {' or '.join(k.name for k in KINDS.values() if k.ptp)}, and {data.task!r} is of kind {data.kind}"
-        )
+        able = " or ".join(one.name for one in KINDS.values() if one.ptp)
+        raise TutelageError(f"crossfit is for tasks of kind {able}, and {data.task!r} is of kind {data.kind}")
     if (folder / MANIFEST).exists():
         raise TutelageError(f"{config.out!r} is already finished; remove it, or name another folder")
     contents = content(data.train)
