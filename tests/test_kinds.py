@@ -310,7 +310,7 @@ def test_logits_are_compared_where_outputs_are_fixed(row: Row, tokenizer: Any) -
     encoded = encoded_for(row, tokenizer)
     if not row.kind.fixed_outputs:
         for term in (LogitsMSE(), SoftLabels(reduction="mean")):
-            with pytest.raises(TutelageError, match="fixed classes, which a task of kind spans does not have; use"):
+            with pytest.raises(TutelageError, match="fixed classes, and kind spans has none; use"):
                 objective(row, term)
         return
     student, teacher = random_logits(encoded, row, 1), random_logits(encoded, row, 2)

@@ -367,11 +367,16 @@ def test_best_answers_is_the_best_of_all_pairs(tokenizers, longest):
     encoded = encode_spans(examples, tokenizers["bert"], max_length=60, stride=20, max_question=12)
     logits = np.random.default_rng(3).normal(size=(len(units(encoded)), 2)).astype(np.float32)
     logits[units(encoded)[:, 1] == 0] += np.random.default_rng(4).normal(2.5, 1, size=(len(encoded), 1))
-    texts, margins = oracle(logits, encoded, examples, longest)
+    texts, _ = oracle(logits, encoded, examples, longest)
     assert best_answers(logits, encoded, examples, with_null=False, longest=longest) == texts
-    expected = ["" if margin > 0 else text for text, margin in zip(texts, margins, strict=True)]
-    assert "" in expected and expected != [""] * len(examples)
-    assert best_answers(torch.from_numpy(logits), encoded, examples, with_null=True, longest=longest) == expected
+    none = set()
+    for shift in (-3, 0, 3):  # of the score of no answer
+        moved = logits + np.float32(shift) * (units(encoded)[:, 1:] == 0)
+        _, margins = oracle(moved, encoded, examples, longest)
+        expected = ["" if margin > 0 else text for text, margin in zip(texts, margins, strict=True)]
+        assert best_answers(torch.from_numpy(moved), encoded, examples, with_null=True, longest=longest) == expected
+        none |= {text == "" for text in expected}
+    assert none == {True, False}
     # Where the rows stand does not matter.
     order = np.random.default_rng(5).permutation(len(encoded))
     turned = np.concatenate([logits[units(encoded)[:, 0] == row] for row in order])
