@@ -265,7 +265,7 @@ def _without_tokenizer(root: Path, tmp_path: Path) -> Path:
         ("nothing", "nothing to learn from"),
         (
             "kind",
-            "there is no kind of task 'ranking'; use one of classification, regression, multilabel, tokens, spans",
+            "--kind 'ranking' does not exist; use one of classification, regression, multilabel, tokens, spans",
         ),
     ],
 )

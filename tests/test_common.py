@@ -211,7 +211,7 @@ def test_a_gpt2_without_a_padding_token_learns_a_task_and_teaches_it(endoftext, 
     report = api.finetune(
         str(tmp_path / "start"), str(tmp_path / "pairs"), settings=["stages.*.max_steps=1"], quiet=True, **pairs
     ).report
-    assert any("puts nothing between the two texts" in warning for warning in report["warnings"])
+    assert any("has no separator for pairs" in warning for warning in report["warnings"])
 
     student, _ = load_model(str(tmp_path / "run" / "student"))
     tokenizer = load_tokenizer(str(tmp_path / "run" / "student"))

@@ -413,10 +413,10 @@ def output_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
     return model(**inputs, use_cache=False) if is_causal(model.config) else model(**inputs)
 
 
-def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor | None) -> Tensor:
+def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], predicted: Tensor | None) -> Tensor:
     """The logits of all predictions, ``(answers, classes)``.
 
-    ``asked`` ``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)``; ``None``
+    ``predicted`` ``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)``; ``None``
     for one prediction per text. For spans, each such token has two scores: as start and as end of the answer.
     """
     import torch
@@ -425,12 +425,12 @@ def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor 
     if head == "classes":
         logits: Tensor = output_of(model, inputs).logits
         return logits
-    assert asked is not None
+    assert predicted is not None
     if head in ("masked_lm", "causal_lm"):
-        return word_scores(model, output_of(base_of(model), inputs)[0].flatten(0, 1)[asked])
+        return word_scores(model, output_of(base_of(model), inputs)[0].flatten(0, 1)[predicted])
     output = output_of(model, inputs)
     scores = output.logits if head == "tokens" else torch.stack([output.start_logits, output.end_logits], dim=-1)
-    chosen: Tensor = scores.flatten(0, 1)[asked]
+    chosen: Tensor = scores.flatten(0, 1)[predicted]
     return chosen
 
 

@@ -9,6 +9,7 @@ Symbols: ``B`` batch, ``C`` classes, ``n`` padded length, ``d`` hidden size, ``h
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,6 +18,23 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 Count = Tensor | float | None
+
+
+@dataclass(frozen=True)
+class SoftLossOptions:
+    """Settings of a kind of task's loss on teacher predictions (``Kind.soft_loss``)."""
+
+    temperature: float = 1.0
+    """Divides the logits of both models."""
+    scale: bool = True
+    """Multiply the loss by ``temperature ** 2``."""
+    reduction: Literal["batchmean", "mean"] = "batchmean"
+    """``mean`` averages over outputs too."""
+    count: Count = None
+    """Answers of the whole optimiser step; by default those given."""
+    weights: Tensor | None = None
+    """``(answers,)``: factors of the losses."""
+
 
 DIRECT_UP_TO = 128
 """Longest input for which attention scores are compared map against map (see :func:`attention_score_mse`)."""

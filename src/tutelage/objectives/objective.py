@@ -14,7 +14,6 @@ from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.mapping import Pairs
-from tutelage.objectives.predictions import LogitsMSE, SoftLabels
 from tutelage.objectives.term import Answers, Comparison, Term
 
 
@@ -23,7 +22,8 @@ class ObjectivePlan:
     """What an objective reads and compares, for given shapes. No module is built to learn this.
 
     Raises:
-        TutelageError: when a term cannot hold for these shapes (heads, widths, depths), or needs a teacher and none is given.
+        TutelageError: a term refuses the kind of task, does not fit the shapes (heads, widths, depths), or needs a teacher
+            and there is none.
     """
 
     given: Sequence[Term]
@@ -72,15 +72,8 @@ class ObjectivePlan:
     def _check(self, term: Term) -> None:
         if self.teacher is None and not term.teacherless:
             raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
-        if not self.kind.fixed_outputs and isinstance(term, SoftLabels) and term.reduction == "mean":
-            raise TutelageError(
-                f"reduction=mean averages over fixed classes, which a task of kind {self.kind.name} does not have; use "
-                "reduction=batchmean"
-            )
-        if not self.kind.fixed_outputs and isinstance(term, LogitsMSE):
-            raise TutelageError(
-                f"logits_mse compares scores of fixed classes, which a task of kind {self.kind.name} does not have; use soft_labels"
-            )
+        if (reason := term.refusal(self.kind)) is not None:
+            raise TutelageError(f"the term {term.kind} {reason}")
 
 
 class Objective(nn.Module):

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tutelage.data.config import BY_SETTING, DataConfig, Place
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.recipes.choices import Dtype, Precision, Tracker
 from tutelage.recipes.recipe import Recipe
 
@@ -133,7 +133,7 @@ def as_options() -> Iterator[None]:
 
 
 def in_one_line(error: ValidationError, name: str | None = None) -> str:
-    """The first mistake with its place in what has this ``name``; without a name as the option of the command line."""
+    """The first mistake with its place in what has this ``name``; without a name as the option of the user."""
     first = error.errors()[0]
     path = list(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
@@ -145,4 +145,4 @@ def in_one_line(error: ValidationError, name: str | None = None) -> str:
     inner = path[1:] if path[0] == "data" else path
     if path[0] == "recipe" or not inner or inner[0] in BY_SETTING:
         return f"{'.'.join(map(str, path))}: {message}{given}"
-    return f"--{str(inner[0]).replace('_', '-')}: {message}{given}"
+    return f"{option(str(inner[0]))}: {message}{given}"

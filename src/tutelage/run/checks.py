@@ -19,30 +19,30 @@ from tutelage.teachers.source import Source
 
 
 def check_storable(data: Data) -> None:
-    """See that a store can keep what is answered.
+    """Check that a store can keep the predictions.
 
     Raises:
-        TutelageError: when it is more than one answer for each text.
+        TutelageError: if a text has more than one prediction.
     """
     if not kind_of(data.kind).per_text:
         raise TutelageError(
-            f"a store keeps one answer for each text, and the task {data.task!r} needs one for every token; train it without a "
-            "store"
+            f"a store keeps one prediction per text, but the task {data.task!r} has one per token; leave out --teacher-store"
         )
 
 
 def check_objective(name: str, plan: ObjectivePlan, student: PreTrainedModel, teacher: Source | None) -> None:
-    """See that what a stage reads can be read of both models.
+    """Check that both models provide what a stage reads.
 
     Raises:
-        TutelageError: when a model has logits alone, or no pooler.
+        TutelageError: if a model provides only logits, or has no pooler.
     """
     configs = [(student.config, plan.student_needs)]
     configs += [] if teacher is None else [(teacher.config, plan.teacher_needs)]
     for config, needs in configs:
         if needs.running and not anatomy.family_of(config).layers:
             raise TutelageError(
-                f"stage {name!r} reads {needs}, but a {config.model_type} has logits alone; use a method on predictions (kd, "
+                f"stage {name!r} reads {needs}, but a {config.model_type} provides only logits; use a method on predictions "
+                f"(kd, "
                 "logits_mse)"
             )
     if plan.student_needs.pooled:
@@ -52,14 +52,14 @@ def check_objective(name: str, plan: ObjectivePlan, student: PreTrainedModel, te
 
 
 def check_unlabelled(config: RunConfig) -> None:
-    """See that unlabelled texts are of use.
+    """Check that the method can use unlabelled texts.
 
     Raises:
-        TutelageError: when the method learns from labels alone.
+        TutelageError: if the method learns only from labels.
     """
     if config.data.unlabeled is not None and all(stage.labels_only for stage in config.recipe.stages):
         raise TutelageError(
-            f"the method {config.recipe.method!r} learns from labels alone and cannot use the unlabelled texts of "
+            f"the method {config.recipe.method!r} learns only from labels and cannot use the unlabelled texts of "
             f"{config.data.unlabeled!r}; use a method with a teacher, or leave out --unlabeled"
         )
 
@@ -68,7 +68,7 @@ def limit_of(config: RunConfig, student: Any, teacher: Source | None) -> int:
     """The longest input in tokens that both models take.
 
     Raises:
-        TutelageError: when the settings ask for more.
+        TutelageError: if the settings exceed it.
     """
     limit = min(anatomy.max_length(c) for c in [student, *([teacher.config] if teacher else [])])
     if config.data.max_length is not None and config.data.max_length > limit:
@@ -80,10 +80,10 @@ def limit_of(config: RunConfig, student: Any, teacher: Source | None) -> int:
 
 
 def check_padding(config: RunConfig, limit: int) -> None:
-    """See that no stage pads beyond the models' positions.
+    """Check that no stage pads beyond the models' positions.
 
     Raises:
-        TutelageError: when one does.
+        TutelageError: if one does.
     """
     for stage in config.recipe.stages:
         if (stage.pad_to or 0) > limit:
@@ -91,28 +91,30 @@ def check_padding(config: RunConfig, limit: int) -> None:
 
 
 def check_tokens(encoded: Encoded, tokenizer: Any, student: PreTrainedModel, name: str | None) -> None:
-    """See that the tokenizer is the student's. A folder without a tokenizer loads as one that knows no word, without complaint.
+    """Check that the tokenizer belongs to the student. A folder without a tokenizer loads without error as one that knows no
+    word.
 
     Raises:
-        TutelageError: when most tokens are unknown to it, or an id is beyond the vocabulary.
+        TutelageError: if most tokens are unknown to it, or an id exceeds the vocabulary.
     """
     unknown = float((encoded.tokens == tokenizer.unk_token_id).mean()) if tokenizer.unk_token_id is not None else 0.0
     if unknown > 0.4 or int(encoded.tokens.max()) >= student.config.vocab_size:
         raise TutelageError(
             f"the tokenizer of {name!r} does not fit: {unknown:.0%} of the tokens of train are unknown to it and its "
-            f"largest id is {int(encoded.tokens.max())} of {student.config.vocab_size}; save the right one beside the model"
+            f"largest id is {int(encoded.tokens.max())} of {student.config.vocab_size}; save the right one in the model's "
+            f"folder"
         )
 
 
 def check_alignment(config: RunConfig, train: Texts, teacher: Source | None) -> None:
-    """See that both models read the same tokens where layers are compared token by token, and for spans.
+    """Check that both models read the same tokens where layers are compared token by token, and for spans.
 
     Raises:
-        TutelageError: when they do not.
+        TutelageError: if they do not.
     """
     if teacher is None or train.teacher is None or np.array_equal(train.student.tokens, train.teacher.tokens):
         return
-    if train.student.windows is not None or not np.array_equal(train.student.asked, train.teacher.asked):
+    if train.student.windows is not None or not np.array_equal(train.student.logit_rows, train.teacher.logit_rows):
         raise TutelageError(
             "student and teacher have different tokenizers and would predict different tokens; use a student of the "
             "teacher's family" + ("" if train.student.windows else ", or a larger max_length")
@@ -127,10 +129,10 @@ def check_alignment(config: RunConfig, train: Texts, teacher: Source | None) -> 
 
 
 def check_teacher(config: RunConfig, data: Data, dev: dict[str, Texts], logits: dict[str, Tensor]) -> list[str]:
-    """Compare the teacher with a constant answer; returns a warning if it is no better and that is allowed.
+    """Compare the teacher with a constant prediction. Returns a warning if it is no better and the settings allow that.
 
     Raises:
-        TutelageError: when it is no better and that is not allowed.
+        TutelageError: if it is no better and the settings do not allow that.
     """
     name, part = next(iter(data.dev.items()))
     scores = kind_of(data.kind).scores(data, logits[name], dev[name])

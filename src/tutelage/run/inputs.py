@@ -1,7 +1,7 @@
-"""Objects given in place of paths: written into ``OUT/inputs/``, so that a run's config.yaml repeats it.
+"""Objects given in place of paths. They are written to ``OUT/inputs/``, so that a run's config.yaml can repeat it.
 
-The name of what is written has a checksum of its content: equal objects are one path, and a run that is resumed with equal
-objects has the configuration that it had.
+File names contain a checksum of the content. Equal objects have equal paths, so a run resumed with equal objects has the same
+configuration.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ Splits = Mapping[str, Table]
 
 FOLDER = "inputs"
 EVALUATION = ("dev", "validation", "test")
-"""Names of the split to evaluate on; the first that there is counts."""
+"""Names of the split to evaluate on; the first that exists is used."""
 
 
 class Inputs:
-    """The objects of one call, below ``out``; or, without it, in a folder that is removed at the end.
-
-    Use it as a context manager.
+    """The objects of one call, written below ``out``. Without ``out`` they go to a folder that is removed at the end. A
+    context manager.
     """
 
     def __init__(self, out: FilePath | None = None) -> None:
@@ -59,7 +58,7 @@ class Inputs:
             return os.fspath(given)
         if not isinstance(given, tuple) or len(given) != 2 or not all(hasattr(one, "save_pretrained") for one in given):
             raise TutelageError(
-                f"{name}={type(given).__name__} is no model; give a folder, a hub id or (model, tokenizer)"
+                f"{name}={type(given).__name__} is not a model; give a folder, a hub id or (model, tokenizer)"
             )
         model, tokenizer = given
         digest = hashlib.sha256(_settings_of(model.config).encode())
@@ -150,7 +149,7 @@ def _bytes() -> Any:
 
 
 def _settings_of(config: Any) -> str:
-    """A configuration without what depends on where it was loaded from."""
+    """A configuration without the fields that depend on where it was loaded from."""
     tree = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "dtype")}
     return json.dumps(tree, sort_keys=True, default=str)
 

@@ -28,9 +28,9 @@ class Split:
 
     data: Data
     given_labels: tuple[str, ...]
-    """The classes in the order of the data, whatever the teacher's order."""
+    """The classes in the order of the data, before they follow the teacher's order."""
     whole: Examples
-    """All of train: a store covers it, so that it serves runs with other splits."""
+    """The whole training set. A store covers it, so that runs with other splits can use it."""
     held: frozenset[str]
     """Ids of the examples of train that are held out for mechanisms that compare several teachers."""
     held_part: tuple[int, int]
@@ -57,17 +57,19 @@ def load_split(config: RunConfig, data: Data, teacher: Source | None, warnings: 
     if data.selection is None:
         first = next(iter(data.dev))
         data = replace(data, selection=data.dev[first], sources={**data.sources, "selection": f"{first}, as reported"})
-        warnings.append(f"checkpoints are selected on {first}, which the report scores: its scores are optimistic")
+        warnings.append(
+            f"the best checkpoint is selected on {first}, which is also the evaluation set: the reported scores are optimistic"
+        )
     return Split(data, given_labels, whole, held, part)
 
 
 def gather_texts(
     config: RunConfig, split: Split, teacher: Source | None, warnings: list[str]
 ) -> tuple[Examples, dict[str, list[str]]]:
-    """All texts that a teacher may be asked about in training, and the ids of each part that stages train on.
+    """All texts that a teacher may predict during training, and the ids of each part that stages train on.
 
     Raises:
-        TutelageError: when candidates are given that no stage uses, or that know none of these texts.
+        TutelageError: if no stage uses the given candidates, or they cover none of these texts.
     """
     data, stages = split.data, config.recipe.stages
     learnt = data.train if data.unlabeled is None else data.train.join(data.unlabeled)
@@ -92,7 +94,7 @@ def gather_texts(
 def _augmented(
     config: RunConfig, kind: Kind, examples: Examples, teacher: Source | None, warnings: list[str]
 ) -> tuple[Examples, Rows]:
-    """Variants of the examples as the recipe wants them, and which example each is a variant of."""
+    """Augmented texts for the examples, as the recipe describes them, and the row of each one's original."""
     how, data = config.recipe.augmentation, config.data
     if isinstance(how, Rules):
         if teacher is not None and teacher.tokenizer.mask_token is not None:
@@ -104,13 +106,13 @@ def _augmented(
         more, of = variants(examples, Candidates.load(Path(data.candidates)), how, config.seed)
         if not len(more):
             raise TutelageError(
-                f"the candidates in {data.candidates!r} know none of these texts; make them with the same data: tutelage "
-                "augment"
+                f"the candidates in {data.candidates!r} cover none of these texts; compute them from the same data with "
+                f"tutelage augment"
             )
         return more, of
     warnings.append(
         f"the method {config.recipe.method!r} trains on augmented texts, but no candidates were given (--candidates, made by "
-        "tutelage augment); it trains on the texts as they are"
+        "tutelage augment); it trains on the original texts only"
     )
     return examples.take([]), np.empty(0, dtype=np.int64)
 

@@ -43,12 +43,12 @@ from tutelage.training.stages import StageWork
 
 
 class TaskRun:
-    """A run on a task, checked and loaded; nothing has been written yet.
+    """A run on a task, checked and loaded. Nothing is written yet.
 
-    With ``sketch`` no weights are loaded: the student is an outline without memory, and the teacher predicts nothing.
+    With ``sketch`` no weights are loaded: the student is an outline (device ``meta``), and the teacher predicts nothing.
 
     Raises:
-        TutelageError: for every mistake of a user, with the thing, the value and the remedy.
+        TutelageError: for every mistake of the user, with the thing, the value and the remedy.
     """
 
     leftovers: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class TaskRun:
 
     def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False) -> None:
         if config.out is None:
-            raise TutelageError("there is no place for the result; give --out FOLDER")
+            raise TutelageError("there is no output folder; give --out FOLDER")
         self.bench, self.config, self.warnings = bench, config, list[str]()
         given = load_data(config.data)
         source = None
@@ -113,24 +113,24 @@ class TaskRun:
 
     def _read(self, reader: Reader, every: Examples, names: dict[str, list[str]], limit: int) -> Texts:
         """Encode all texts for both models; returns those of ``every``."""
-        config, data, reading, teacher = self.config, self.data, self.factory.reading, reader.teacher
+        config, data, own_input, teacher = self.config, self.data, self.factory.own_input, reader.teacher
         assert data.selection is not None
         everything = reader.read(every)
         row_of = {name: row for row, name in enumerate(every.ids)}
         self.parts = {part: everything.at(np.array([row_of[name] for name in ids])) for part, ids in names.items()}
         self.selection = reader.read(data.selection)
         train = self.parts["train"]
-        if reading is None:
+        if own_input is None:
             checks.check_tokens(train.student, self.tokenizer, self.student, self.factory.origin or config.teacher)
         self.dev = {name: reader.read(part) for name, part in data.dev.items()}
         named = [("train", train), ("selection", self.selection), *self.dev.items()]
         self.warnings += truncation_notes(self.kind, limit, named)
         for _, texts in named:
             checks.check_alignment(config, texts, teacher)
-        pairs = train.examples.pairs is not None and reading is None
+        pairs = train.examples.pairs is not None and own_input is None
         if pairs and self.tokenizer.num_special_tokens_to_add(pair=True) == 0:
             self.warnings.append(
-                "the student's tokenizer puts nothing between the two texts of a pair; they are read as one"
+                "the student's tokenizer has no separator for pairs: the two texts are joined into one"
             )
         if config.teacher_store is not None:
             checks.check_storable(data)
@@ -202,7 +202,9 @@ class TaskRun:
         self.parts["augmented"] = texts.at(kept)
         teacher.keep("augmented", kept)
         gone = len(of) - len(kept)
-        self.bench.display.say(f"{gone:,} of {len(of):,} variants flip the teacher's prediction and are left out")
+        self.bench.display.say(
+            f"{gone:,} of {len(of):,} augmented texts change the teacher's prediction and are left out"
+        )
 
     # ------------------------------------------------------------------------------------------------------- plan
 
@@ -219,7 +221,7 @@ class TaskRun:
 
     @cached_property
     def plans(self) -> list[StagePlan]:
-        """The stages, decided; known once the store has been looked for."""
+        """The plans of the stages; known once the store has been looked for."""
         student = self._student_flops()
         teacher = self._teacher_flops()
         plans = []
@@ -242,7 +244,7 @@ class TaskRun:
 
     @property
     def wants_baseline(self) -> bool:
-        """Whether the twin is trained without the teacher too; a student that learns from labels alone is its own twin."""
+        """Whether the baseline is trained too. A student that learns only from labels is its own baseline."""
         return self.config.baseline and self.config.teacher is not None and self.config.recipe.needs_teacher
 
     @property
@@ -251,7 +253,7 @@ class TaskRun:
         return len(self.config.recipe.stages) + self.wants_baseline
 
     def plan(self) -> str:
-        """What will happen, in words: sizes, who reads what from whom, which layer teaches which, the cost."""
+        """The printed plan: sizes, what each stage reads, the paired layers, the cost."""
         config, data, plans = self.config, self.data, self.plans
         network, train = final_network(self.student), self.parts["train"].student
         unlabelled = f" + {len(data.unlabeled):,} unlabelled" if data.unlabeled else ""
@@ -276,7 +278,7 @@ class TaskRun:
             for mechanism in plan.stage.mechanisms:
                 lines += mechanism.plan(self.scene, stage, plan.steps)
             if taken := inherited_count(plan.objective, self._projections):
-                lines.append(f"  starts from {taken} projections of {config.recipe.student.name}")  # type: ignore[union-attr]
+                lines.append(f"  starts from {taken} projections of {self.factory.origin}")
             lines += mapping_lines(plan.objective)
         if self.wants_baseline:
             lines.append(f"then {config.recipe.student.twin_words}, for as many steps (--no-baseline skips it)")
@@ -300,12 +302,12 @@ class TaskRun:
     # ------------------------------------------------------------------------------------------------------ train
 
     def start(self, workspace: Workspace) -> None:
-        """The folder is the run's now: write the store that the plan has announced."""
+        """The run has taken over its folder: write the store that the plan announced."""
         if self.teacher is not None:
             self.teacher.write_store()
 
     def begin(self, index: int, logs: list[loop.StageLog]) -> StageWork:
-        """A stage of the student, or after the last one the twin's, ready to be trained."""
+        """A stage of the student, ready to be trained; after the last one, the twin's."""
         stages, config = self.config.recipe.stages, self.config
         if index == len(stages):
             return self._begin_twin(sum(log.steps for log in logs[config.recipe.begins :]))
@@ -359,7 +361,7 @@ class TaskRun:
         return StageWork(who, stage, model, objective, feed, teacher, score if wanted else None, hooks)
 
     def end(self, work: StageWork, projections: dict[str, Tensor], workspace: Workspace) -> None:
-        """A stage of the student is over: save it."""
+        """Save the student after a stage."""
         workspace.save_student(self.student, self.tokenizer, projections)
 
     def reload(self, workspace: Workspace) -> None:
@@ -375,7 +377,7 @@ class TaskRun:
 
 
 def feed_of(stage: Stage, encoded: Encoded) -> Feed:
-    """What a stage reads of these texts: without those that have no label, where it needs one."""
+    """The texts that a stage reads; texts without a label are left out if the stage needs labels."""
     known = encoded.known > 0
     return Known(encoded, np.flatnonzero(known) if stage.needs_labels and not known.all() else None)
 

@@ -1,4 +1,4 @@
-"""Who answers for the teacher in a run on a task: the running model, its known logits, or a store. Decided once."""
+"""The source of the teacher's signals in a run on a task: the running model, its known logits, or a store. Decided once."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher
 
 Answers = Literal["nobody", "running", "known", "store", "mechanism"]
-"""Who answers for the teacher in a stage: nobody, where it is not needed; the running model; its logits, computed once; a store;
-or a mechanism of the stage."""
+"""The source of the teacher's signals in a stage: ``nobody`` (not needed), the ``running`` model, its logits computed once
+(``known``), a ``store``, or a ``mechanism`` of the stage."""
 
 
 class RunTeacher:
-    """The teacher of a run, with all that is known of it."""
+    """The teacher of a run, with its known predictions and its store."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class RunTeacher:
         """The teacher's predictions on each part of the evaluation set, and on the training parts that need them."""
         self.store: Store | None = None
         self.to_write: Scheme | None = None
-        """What the store keeps that this run will write."""
+        """The scheme of the store that this run will write."""
         self._rows: dict[str, Rows] = {}
 
     def answers(self, stage: Stage, needs: Needs) -> Answers:
-        """Who answers for the teacher in a stage that needs this of it."""
+        """The source of the teacher's signals in a stage with these needs."""
         if stage.brings_teacher:
             return "mechanism"
         if not needs:
@@ -63,10 +63,10 @@ class RunTeacher:
         return "store" if scheme is not None and scheme.lacks(needs) is None else "running"
 
     def teacher_for(self, stage: Stage, part: str, needs: Needs) -> Teacher | None:
-        """What answers for the teacher in a stage."""
+        """The object that gives the teacher's signals in a stage."""
         texts, device, who = self._parts[part], self._bench.accelerator.device, self.answers(stage, needs)
         if who == "known":
-            return KnownLogits(self.on_train(part).to(device), texts.student.asked)
+            return KnownLogits(self.on_train(part).to(device), texts.student.logit_rows)
         if who == "store":
             assert self.store is not None
             return StoredTeacher(self.store, self._rows[part], needs)
@@ -113,10 +113,10 @@ class RunTeacher:
         )
 
     def check_weights(self) -> None:
-        """See that there are weights if a stage needs them.
+        """Check that the teacher has weights if a stage needs them.
 
         Raises:
-            TutelageError: when there are none.
+            TutelageError: if it has none.
         """
         if not self.source.has_weights and self.needs_weights:
             raise TutelageError(self.source.without_weights)
@@ -129,7 +129,7 @@ class RunTeacher:
     # ---------------------------------------------------------------------------------------------------- the store
 
     def find_store(self) -> None:
-        """Open the store that the run names, or one that fits; else decide what will be written.
+        """Open the store that the run names, or one that fits; otherwise plan a new one.
 
         Raises:
             TutelageError: when the store does not fit, or the place of a new one is taken.
@@ -147,7 +147,7 @@ class RunTeacher:
             self._use(*fitting)
 
     def write_store(self) -> None:
-        """Write the store that the plan has announced, if it has, and free the teacher where nothing else needs it."""
+        """Write the planned store, if any, and free the teacher if no stage needs it."""
         if self.to_write is None:
             return
         needs, bench = storable(self._objectives), self._bench

@@ -19,11 +19,11 @@ from tutelage.students.compactors import compaction
 from tutelage.students.copied import copy_layers
 from tutelage.students.fresh import from_sizes
 from tutelage.students.load import load_config, load_model, resolve
-from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Inherited, Pruned, Shared, Sliced, Student
+from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Sliced, Student
 
 
 @dataclass(frozen=True)
-class Reading:
+class StudentInput:
     """The input of a student with its own vocabulary: its tokenizer, and whether it reads pairs of texts."""
 
     tokenizer: Any
@@ -37,7 +37,7 @@ def build(
     seed: int,
     scores: Callable[[PreTrainedModel], pruned.Scores] | None = None,
     head: Head = "classes",
-    reading: Reading | None = None,
+    own_input: StudentInput | None = None,
 ) -> PreTrainedModel:
     """Build the student, in float32.
 
@@ -49,7 +49,7 @@ def build(
         scores: computes the importance of the teacher's heads and neurons (:func:`tutelage.students.pruned.importance`).
             Called only for a pruned student, after its sizes are checked.
         head: the kind of output.
-        reading: tokenizer of a BiLSTM; without it, its vocabulary is empty.
+        own_input: tokenizer of a BiLSTM; without it, its vocabulary is empty.
 
     Raises:
         TutelageError: if the sizes are impossible (hidden not divisible by heads, more layers than the teacher has).
@@ -87,14 +87,16 @@ def build(
                 "a pruned student needs a teacher and labelled examples to rank its heads and neurons; "
                 "give --teacher, and data with labels"
             )
-        pruned.check(student, teacher.config)
+        pruned.check_prunable(student, teacher.config)
         return pruned.prune(teacher, student, scores(teacher), labels)
     if isinstance(student, BiLSTM):
-        reading = reading or Reading(bilstm.word_tokenizer((), 0, 1), pairs=False)
+        own_input = own_input or StudentInput(bilstm.word_tokenizer((), 0, 1), pairs=False)
         sizes = {name: getattr(student, name) for name in ("hidden", "intermediate", "embedding", "channels")}
         known = None if student.vectors is None else WordVectors.read(Path(student.vectors), limit=None)
         vectors = None if known is None else (known.words, known.vectors)
-        return bilstm.new_bilstm(reading.tokenizer, labels, pairs=reading.pairs, vectors=vectors, **sizes)
+        return bilstm.new_bilstm(own_input.tokenizer, labels, pairs=own_input.pairs, vectors=vectors, **sizes)
+    if not isinstance(student, Fresh):
+        return student.network(teacher, labels, head).eval()
     if student.like is not None:
         return from_sizes(student, load_config(resolve(student.like)), labels, head)
     if teacher is None:

@@ -16,10 +16,10 @@ from tutelage.students.specs import Checkpoint, Copied, Fresh, Pruned
 def chain(configs: Sequence[RunConfig], *, quiet: bool = False) -> list[dict[str, Any]]:
     """Teacher assistants (TAKD, Mirzadeh et al., AAAI 2020): each run's student is the teacher of the next.
 
-    Runs that are finished are not repeated, a stopped one goes on.
+    Finished runs are not repeated. A stopped run continues.
 
     Raises:
-        TutelageError: when one is to take a layer that its teacher does not have, before any is trained; and as :func:`run`.
+        TutelageError: if a student would copy a layer that its teacher does not have (before any is trained), and as :func:`run`.
     """
     depth = anatomy.shape_of(load_config(resolve(str(configs[0].teacher)))).layers
     for config in configs:

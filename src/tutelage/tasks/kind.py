@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +27,14 @@ from tutelage.data.labels import Labels, label_names, listed, places_of, unnamed
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.objectives import losses
-from tutelage.objectives.losses import Count
+from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks.metrics import value_of
 
 
 class Kind(ABC):
     """One kind of task. Its methods depend on their arguments alone, so one object serves every run.
 
-    Shapes: ``logits`` are ``(answers, outputs)``, one row for everything that is asked, as ``Encoded.asked`` counts it.
+    Shapes: ``logits`` are ``(answers, outputs)``, one row per prediction, as ``Encoded.logit_rows`` counts them.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Kind(ABC):
         return limit
 
     def encode(self, examples: Examples, tokenizer: Any, max_length: int, stride: int | None = None) -> Encoded:
-        """Examples as token ids, with the tokens that are asked; ``stride`` is ``DataConfig.stride``."""
+        """Examples as token ids, with the tokens to predict; ``stride`` is ``DataConfig.stride``."""
         return encode(examples, tokenizer, max_length)
 
     # ----------------------------------------------------------------------------------------------------------- labels
@@ -179,30 +179,23 @@ class Kind(ABC):
         """
         return losses.cross_entropy(logits, labels, count)
 
-    def soft_loss(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        temperature: float = 1.0,
-        *,
-        scale: bool = True,
-        reduction: Literal["batchmean", "mean"] = "batchmean",
-        count: Count = None,
-        weights: Tensor | None = None,
-    ) -> Tensor:
+    def soft_loss(self, student: Tensor, teacher: Tensor, how: SoftLossOptions) -> Tensor:
         """The loss on a teacher's predictions; if not overridden, that of a softmax over the outputs.
 
         Args:
             student: As :meth:`answers` returns them.
             teacher: Likewise.
-            temperature: Softens both, where :attr:`probabilities` is true.
-            scale: Multiply by ``temperature ** 2``.
-            reduction: ``mean`` averages over outputs too.
-            count: Answers of the whole step; by default those given.
-            weights: ``(answers,)``, factors of the losses; given only where :attr:`single_label` is true.
+            how: Its settings. ``temperature`` counts only where :attr:`probabilities` is true; ``weights`` are given only where
+                :attr:`single_label` is true.
         """
         return losses.soft_cross_entropy(
-            student, teacher, temperature, scale=scale, reduction=reduction, count=count, weights=weights
+            student,
+            teacher,
+            how.temperature,
+            scale=how.scale,
+            reduction=how.reduction,
+            count=how.count,
+            weights=how.weights,
         )
 
     def mix(self, logits: Tensor, shares: Tensor, temperature: float) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from tutelage.data.labels import Labels
 from tutelage.data.readers.files import is_missing
 from tutelage.errors import TutelageError
 from tutelage.objectives import losses
-from tutelage.objectives.losses import Count
+from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks import cells
 from tutelage.tasks.kind import TextKind
 
@@ -56,19 +56,9 @@ class Multilabel(TextKind):
     def hard_loss(self, logits: Tensor, labels: Tensor, count: Count = None) -> Tensor:
         return losses.binary_cross_entropy(logits, labels, count)
 
-    def soft_loss(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        temperature: float = 1.0,
-        *,
-        scale: bool = True,
-        reduction: Literal["batchmean", "mean"] = "batchmean",
-        count: Count = None,
-        weights: Tensor | None = None,
-    ) -> Tensor:
+    def soft_loss(self, student: Tensor, teacher: Tensor, how: SoftLossOptions) -> Tensor:
         """Always the mean over classes."""
-        return losses.soft_binary_cross_entropy(student, teacher, temperature, scale=scale, count=count)
+        return losses.soft_binary_cross_entropy(student, teacher, how.temperature, scale=how.scale, count=how.count)
 
     def mix(self, logits: Tensor, shares: Tensor, temperature: float) -> Tensor:
         soft = logits / temperature

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from tutelage.data.labels import Labels
 from tutelage.data.readers.files import shown
 from tutelage.errors import TutelageError
 from tutelage.objectives import losses
-from tutelage.objectives.losses import Count
+from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks import cells
 from tutelage.tasks.kind import TextKind
 
@@ -78,19 +78,9 @@ class Regression(TextKind):
     def hard_loss(self, logits: Tensor, labels: Tensor, count: Count = None) -> Tensor:
         return losses.squared_error(logits, labels, count)
 
-    def soft_loss(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        temperature: float = 1.0,
-        *,
-        scale: bool = True,
-        reduction: Literal["batchmean", "mean"] = "batchmean",
-        count: Count = None,
-        weights: Tensor | None = None,
-    ) -> Tensor:
+    def soft_loss(self, student: Tensor, teacher: Tensor, how: SoftLossOptions) -> Tensor:
         """Squared error against the teacher's output: there is nothing to soften."""
-        return losses.logits_mse(student, teacher, count=count)
+        return losses.logits_mse(student, teacher, count=how.count)
 
     def mix(self, logits: Tensor, shares: Tensor, temperature: float) -> Tensor:
         """The weighted mean of the teachers' outputs."""
