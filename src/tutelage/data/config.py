@@ -20,7 +20,7 @@ Place = Annotated[str, BeforeValidator(_plain)]
 class DataConfig(BaseModel):
     """The texts of a run: a task by name, or files with columns."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
     task: str | None = None
     """Name of a task: sst2, mrpc, stsb, cola and the rest of GLUE, squad, squad2, conll2003."""
