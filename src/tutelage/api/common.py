@@ -25,7 +25,19 @@ FilePath = str | os.PathLike[str]
 Plugin = str | os.PathLike[str] | ModuleType
 
 
-FILES = ("task", "data_dir", "train", "dev", "text", "text_pair", "label", "kind")
+FILES = (
+    "task",
+    "data_dir",
+    "train",
+    "dev",
+    "text",
+    "text_pair",
+    "label",
+    "labels",
+    "header",
+    "skip_bad_rows",
+    "kind",
+)
 """The options of data that every command on a task has."""
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Protocol, TypedDict
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 
 def _plain(value: Any) -> Any:
@@ -15,6 +15,10 @@ def _plain(value: Any) -> Any:
 
 Place = Annotated[str, BeforeValidator(_plain)]
 """A path or a name; ``pathlib.Path`` becomes a string."""
+
+
+def _names(value: Any) -> Any:
+    return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
 
 
 class DataConfig(BaseModel):
@@ -36,6 +40,13 @@ class DataConfig(BaseModel):
     """Column of the second text, for pairs."""
     label: str = "label"
     """Column of the label."""
+    labels: Annotated[tuple[str, ...], BeforeValidator(_names)] | None = None
+    """Names of the classes, with commas between them, in the order of the model's outputs. They name the labels 0, 1, ... of a
+    file, and the classes of a teacher without names. Default: the labels of the training file, sorted."""
+    header: bool = True
+    """First line of a CSV or TSV file names the columns. Without a header columns are numbers: --text 0 --label 1."""
+    skip_bad_rows: bool = False
+    """Leave out rows that cannot be used (no text, no label, too many fields) and say how many. Default: stop and name them."""
     kind: str | None = None
     """Kind of task: classification, regression, multilabel, tokens, spans, or that of a plug-in. Default: inferred from the labels,
     between the first three."""
@@ -60,6 +71,13 @@ class DataConfig(BaseModel):
     """Leave out augmented texts for which the teacher predicts another class than for their original."""
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Longest input in tokens. Default: the positions of the models."""
+
+    @field_validator("labels")
+    @classmethod
+    def _are_classes(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if labels is not None and (len(labels) < 2 or len(set(labels)) < len(labels) or not all(labels)):
+            raise ValueError("give two or more names, no two of them alike, with commas between them")
+        return labels
 
     @model_validator(mode="after")
     def _parts_exist(self) -> DataConfig:
@@ -95,6 +113,9 @@ class DataOptions(TypedDict, total=False):
     text: str
     text_pair: str | None
     label: str
+    labels: str | Sequence[str] | None
+    header: bool
+    skip_bad_rows: bool
     kind: str | None
     unlabeled: FilePath | Table | None
     holdout: float

@@ -92,6 +92,8 @@ class Data:
     """Of two classes the one that F1 is about."""
     sources: dict[str, str] = field(default_factory=dict)
     """For the report: where each part came from, in words."""
+    notes: tuple[str, ...] = ()
+    """How the user's own files were read, where there was a choice."""
 
     def with_labels(self, labels: tuple[str, ...]) -> Data:
         """The same data with the classes numbered as in ``labels``, which names at least those of ``self.labels``."""

@@ -137,6 +137,10 @@ class DataEntry(Block):
     """Examples of the validation split, which selects checkpoints."""
     report: int
     """Examples of the evaluation set; nothing was chosen by them."""
+    classes: dict[str, int] = Field(default_factory=dict)
+    """Training examples by class. Empty where answers are no classes."""
+    notes: list[str] = Field(default_factory=list)
+    """How the user's own files were read, where there was a choice; and the rows that were left out."""
     sources: dict[str, str]
     """By part: file, data set, or how it was split off."""
     truncated: dict[str, int]

@@ -368,6 +368,7 @@ def training(report: TaskReport) -> Section:
     facts = [
         Fact(name="Task", text=f"{report.task}, {report.kind}, scored by {words(report.metric)}"),
         Fact(name="Labels", text=label_list(report.labels)),
+        Fact(name="Files", text="; ".join(data.notes)),
         Fact(name="Training", text=examples("train", data.train) + augmented + unlabeled),
         Fact(name="Validation split", text=examples("selection", data.selection)),
         Fact(name="Evaluation set", text=examples("report", data.report)),

@@ -198,4 +198,4 @@ def _of_frame(frame: Frame) -> dict[str, list[Any]]:
 def _plain(values: Any) -> list[Any]:
     """A column as a list of Python's own values, gaps as None."""
     found = values.tolist() if hasattr(values, "tolist") else list(values)
-    return [None if isinstance(v, float) and v != v else v.item() if hasattr(v, "item") else v for v in found]
+    return [None if isinstance(v, float) and v != v else v.tolist() if hasattr(v, "tolist") else v for v in found]

@@ -260,6 +260,8 @@ class TaskRun:
             f"{train.lengths.mean():.1f} tokens on average; {len(self.selection.examples):,} in the validation split, "
             f"{sum(map(len, data.dev.values())):,} in the evaluation set"
         ]
+        lines.append(f"labels   {self.kind.about(data)}")
+        lines += [f"note: {note}" for note in data.notes]
         if self.teacher is not None:
             lines.append(model_line("teacher", self.teacher.source.shape, self.teacher.source.outline))
             lines += self._store_lines(self.teacher)

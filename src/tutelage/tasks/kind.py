@@ -23,7 +23,7 @@ from tutelage.anatomy import Head
 from tutelage.data.batches import Batch
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples, encode
-from tutelage.data.labels import Labels, label_names, listed, places_of, unnamed
+from tutelage.data.labels import Labels, class_counts, label_names, listed, places_of, unnamed
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.objectives import losses
@@ -88,6 +88,13 @@ class Kind(ABC):
     def label_settings(self, data: Data) -> dict[str, Any]:
         """The fields of the student's configuration that describe its outputs."""
         return {"id2label": dict(enumerate(data.labels)), "label2id": {name: i for i, name in enumerate(data.labels)}}
+
+    def about(self, data: Data) -> str:
+        """The labels of the training set, for the plan: the kind, the classes, and how often each occurs."""
+        counts = class_counts(data.train.labels, data.labels)
+        first = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:20])
+        more = f" and {len(counts) - 20} more" if len(counts) > 20 else ""
+        return f"{self.name}, {len(counts)} classes: {first}{more}"
 
     def match(self, data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
         """The data with the label numbers of a teacher's configuration, and warnings.
@@ -245,21 +252,21 @@ class TextKind(Kind):
         """Whether a column of labels is of this kind; of the kinds in ``KINDS`` exactly one says so."""
         return False
 
+    def prepared(self, values: Sequence[Any]) -> tuple[list[Any], list[str]]:
+        """A column of labels, made plain by ``cells.plain``, as :meth:`answer` takes its cells, and notes on how it was read."""
+        return list(values), []
+
     @abstractmethod
-    def classes_in(self, path: Path, values: Sequence[Any]) -> tuple[str, ...]:
-        """The classes that occur in a column, sorted; empty where labels are no classes.
+    def answer(self, value: Any) -> Any:
+        """What one cell says: the names of its classes, or (where the kind is not :attr:`named`) a number.
 
         Raises:
-            TutelageError: for a cell that cannot be read, or fewer than two classes.
+            cells.Unreadable: it says nothing of this kind.
         """
 
     @abstractmethod
-    def labels_in(self, path: Path, values: Sequence[Any], names: tuple[str, ...], origin: str) -> Labels:
-        """A column of labels as in ``Examples.labels``; ``names`` are the classes, which come from ``origin``.
-
-        Raises:
-            TutelageError: for a cell that cannot be read or a class that is not among ``names``.
-        """
+    def labels_of(self, answers: Sequence[Any], count: int) -> Labels:
+        """Labels as in ``Examples.labels``, of answers with the numbers of classes in place of their names; ``count`` classes."""
 
     # ----------------------------------------------------------------------------------------------------------- scores
 
