@@ -132,7 +132,7 @@ def _find_gaps(column: Column) -> None:
     if not words:
         return
     others = [value for value in column.values if not (isinstance(value, str) and value.lower() in GAPS)]
-    if numbers(others):
+    if len(others) >= len(words) and numbers(others):
         for row, value in enumerate(column.values):
             if isinstance(value, str) and value.lower() in GAPS:
                 column.bad[row] = f"has no label ({shown(value)} is a gap among numbers)"
@@ -160,7 +160,7 @@ def _read_hot(column: Column, width: int) -> None:
             column.values[row] = None
         else:
             column.values[row] = [str(place) for place, item in enumerate(value) if number(item)]
-    column.notes.append(f"labels are lists of {width} zeros and ones, one for each class")
+    column.notes.append(f"labels are lists of {width} zeros and ones, one for each class (--labels names them)")
 
 
 def separated(values: Sequence[Any]) -> tuple[str, str, int] | None:
@@ -244,8 +244,14 @@ class Classes:
         """Notes on the spellings (with their counts) that are read as another name."""
         if self.first is not None:
             known = ", ".join(f"{place + self.first}={name}" for place, name in enumerate(self.names[:20]))
-            return [f"labels are numbers, named by {self.origin}: {known}{' ...' if len(self.names) > 20 else ''}"]
+            return [f"class numbers are named by {self.origin}: {known}{' ...' if len(self.names) > 20 else ''}"]
         other = [(name, self.names[place]) for name in spelt if (place := self.place(name)) is not None]
+        floats = sorted(name for name, meant in other if name != meant and _whole(name) is not None)
+        if floats:
+            rows = sum(spelt[name] for name in floats)
+            return [
+                f"whole numbers written as {shown(floats[0])} ({rows:,} rows) are read as {shown(str(_whole(floats[0])))}"
+            ]
         changed = [
             f"{shown(name)} ({spelt[name]:,} rows) is read as {shown(meant)}" for name, meant in other if name != meant
         ]

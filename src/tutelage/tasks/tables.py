@@ -43,6 +43,7 @@ def load_files(config: DataConfig, known: Sequence[str] = (), seed: int = 0) -> 
     part = _read(train, config, None)
     how = kind or _inferred(train, part.column.values)
     part.answer(how)
+    part.table.check(config.skip_bad_rows)
     classes = _classes(part, how, config.labels or (), known)
     whole = part.examples("train", how, classes, config)
     notes, sources = part.table.said(), {"train": part.source}

@@ -64,8 +64,8 @@ def own_sentences(train: Path, dev: Path | None, config: DataConfig) -> Data:
     Args:
         train: The training file.
         dev: The evaluation file.
-        config: Names the columns of a table (where they do not exist, words are ``tokens`` or ``words``, tags ``ner_tags``, ``tags``
-            or ``labels``) and the tags that are numbers.
+        config: Names the columns of a table (where they do not exist, words are ``tokens`` or ``words``, tags ``ner_tags``,
+            ``tags`` or ``labels``) and the tags that are numbers.
 
     Raises:
         TutelageError: as :func:`read_conll`, or when too few sentences are left.

@@ -135,7 +135,7 @@ def _of_columns(path: Path, tree: Mapping[str, Any]) -> Table:
     count = len(next(iter(columns.values())))
     if not count:
         raise TutelageError(f"{path} has no rows; give a file with rows")
-    return Table(path, columns, count)
+    return Table(path, columns, count, notes=["its one object is read as columns"])
 
 
 def _splits(path: Path, tree: Mapping[str, Any]) -> Table:

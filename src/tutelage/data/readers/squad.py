@@ -10,13 +10,17 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from tutelage.data.examples import Data, Examples
-from tutelage.data.readers.files import ending_of, read_table, read_text
-from tutelage.data.readers.rows import parsed
-from tutelage.data.readers.table import shown
+from tutelage.data.readers.files import TABLES, ending_of, read_table, read_text
+from tutelage.data.readers.rows import parsed, read_rows
+from tutelage.data.readers.table import Table, shown
 from tutelage.errors import TutelageError
 
 VERSIONS = {"squad": ("v1.1", "rajpurkar/squad"), "squad2": ("v2.0", "rajpurkar/squad_v2")}
 """Version in the names of the files, and name on the Hub."""
+
+
+COLUMNS = ("question", "context")
+"""Those that a table of questions has besides ``id`` and ``answers``."""
 
 
 NEARBY = 32
@@ -96,16 +100,16 @@ def read_squad(path: Path, name: str, skip: bool = False) -> tuple[Examples, str
         TutelageError: the file is missing, cannot be read, is not UTF-8 or JSON, lacks a field, has no questions or an
             id twice.
     """
-    if ending_of(path) not in (".json", ".jsonl", ".parquet"):
-        raise TutelageError(
-            f"{str(path)!r} does not end in .json, .jsonl, .parquet; questions are read from SQuAD's format"
-        )
-    tree: Any = None
-    if ending_of(path) == ".json":
+    if ending_of(path) in TABLES and ending_of(path) != ".json":
+        questions = _rows(read_table(path, COLUMNS), skip)
+    else:
+        text, tree = read_text(path)[0], None
         with suppress(ValueError):  # then it is an object a line, or the reader of rows says what is wrong
-            tree = parsed(read_text(path)[0])
-    nested = isinstance(tree, dict) and not _is_flat(tree.get("data", [tree]))
-    questions = _questions(tree, str(path)) if nested else _rows(path, skip)
+            tree = parsed(text)
+        if isinstance(tree, dict) and not _is_flat(tree.get("data", [tree])):
+            questions = _questions(tree, str(path))
+        else:
+            questions = _rows(read_rows(path, text, COLUMNS, header=True), skip)
     examples, lost = _examples(name, questions, str(path))
     return examples, path.name + lost
 
@@ -115,9 +119,8 @@ def _is_flat(rows: Any) -> bool:
     return isinstance(rows, list) and bool(rows) and isinstance(rows[0], dict) and "context" in rows[0]
 
 
-def _rows(path: Path, skip: bool) -> Iterator[Question]:
+def _rows(table: Table, skip: bool) -> Iterator[Question]:
     """Questions from a table with a row for each, as the Hub has them."""
-    table = read_table(path, ("question", "context"))
     questions, contexts = table.texts("question", "question"), table.texts("context", "context")
     kept = set(table.kept(skip))
     ids = table.columns.get("id", range(table.count))
@@ -125,7 +128,7 @@ def _rows(path: Path, skip: bool) -> Iterator[Question]:
     for row, (key, question, context, given) in enumerate(zip(ids, questions, contexts, answers, strict=True)):
         if row not in kept:
             continue
-        yield str(key), question, context, None if given is None else _given(given, f"{path}, {table.place(row)}")
+        yield str(key), question, context, None if given is None else _given(given, f"{table.path}, {table.place(row)}")
 
 
 def _given(given: Any, where: str) -> Answers:

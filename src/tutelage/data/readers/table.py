@@ -72,27 +72,39 @@ class Table:
             found.append("" if why is not None else str(value))
         return found
 
+    def check(self, skip: bool) -> None:
+        """See that rows can be used: all of them, or with ``skip`` any.
+
+        Raises:
+            TutelageError: where not; it says how many are bad and names the first.
+        """
+        if not self.bad:
+            return
+        count = len(self.bad)
+        if count == self.count:
+            raise TutelageError(f"{self.path} has no row that can be used: {self._named()}; correct them")
+        if not skip and count > 1:
+            raise TutelageError(
+                f"{self.path}: {count:,} of {self.count:,} rows cannot be used: {self._named()}; correct them, or leave them out "
+                "with --skip-bad-rows"
+            )
+        if not skip:
+            raise TutelageError(f"{self.path}: {self._named()}; correct it, or leave it out with --skip-bad-rows")
+
     def kept(self, skip: bool) -> list[int]:
         """The good rows; a note says how many others are left out.
 
         Raises:
-            TutelageError: rows are bad and not to be skipped, or none is good.
+            TutelageError: as :meth:`check`.
         """
-        if not self.bad:
-            return list(range(self.count))
-        first = [f"{self.place(row)} {why}" for row, why in sorted(self.bad.items())[:NAMED]]
-        more = [f"and {len(self.bad) - NAMED:,} more"] if len(self.bad) > NAMED else []
-        named = "; ".join(first + more)
-        if len(self.bad) == self.count:
-            raise TutelageError(f"{self.path} has no row that can be used: {named}; correct them")
-        if not skip:
-            which = f"{len(self.bad):,} of {self.count:,} rows cannot be used: " if len(self.bad) > 1 else ""
-            them = "them" if len(self.bad) > 1 else "it"
-            raise TutelageError(
-                f"{self.path}: {which}{named}; correct {them}, or leave {them} out with --skip-bad-rows"
-            )
-        self.notes.append(f"{len(self.bad):,} of {self.count:,} rows are left out: {named}")
+        self.check(skip)
+        if self.bad:
+            self.notes.append(f"left out {len(self.bad):,} of {self.count:,} rows: {self._named()}")
         return [row for row in range(self.count) if row not in self.bad]
+
+    def _named(self) -> str:
+        first = [f"{self.place(row)} {why}" for row, why in sorted(self.bad.items())[:NAMED]]
+        return "; ".join(first + ([f"and {len(self.bad) - NAMED:,} more"] if len(self.bad) > NAMED else []))
 
     def said(self) -> list[str]:
         """The notes, with the name of the file."""
