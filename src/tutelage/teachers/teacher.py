@@ -66,11 +66,12 @@ class LiveTeacher:
 class KnownLogits:
     """A teacher whose logits ``(answers, classes)`` are in memory: a few numbers an example replace its forward pass.
 
-    ``asked`` ``(examples,)`` says how many rows of them are of each example.
+    ``asked`` ``(examples,)`` says how many rows of them are of each example; ``trust`` ``(answers,)`` are weights of the rows in
+    the losses.
     """
 
-    def __init__(self, logits: Tensor, asked: npt.NDArray[np.int64]) -> None:
-        self._logits = logits
+    def __init__(self, logits: Tensor, asked: npt.NDArray[np.int64], trust: Tensor | None = None) -> None:
+        self._logits, self._trust = logits, trust
         self._asked = torch.from_numpy(asked)
         self._start = self._asked.cumsum(0) - self._asked
 
@@ -78,7 +79,8 @@ class KnownLogits:
         asked = self._asked[batch.rows]
         before = asked.cumsum(0) - asked
         places = torch.arange(int(asked.sum())) + (self._start[batch.rows] - before).repeat_interleave(asked)
-        return Signals(logits=self._logits[places.to(self._logits.device, non_blocking=True)])
+        places = places.to(self._logits.device, non_blocking=True)
+        return Signals(logits=self._logits[places], trust=None if self._trust is None else self._trust[places])
 
     def close(self) -> None:
         pass
