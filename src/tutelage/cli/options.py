@@ -25,7 +25,16 @@ NAMES = {
 """Options whose name is not that of their parameter."""
 
 PANELS = {
-    "Teacher": ("teacher", "team", "teacher_store", "store_dtype", "allow_weak_teacher", "general_teacher"),
+    "Teacher": (
+        "teacher",
+        "teacher_predictions",
+        "prior",
+        "team",
+        "teacher_store",
+        "store_dtype",
+        "allow_weak_teacher",
+        "general_teacher",
+    ),
     "Student": ("student", "method", "ablation", "stage", "baseline", "through"),
     "Training": ("corpus", "epochs", "lr", "seed", "mixed_precision", "settings", "plugins", "seeds", "trials"),
     "Output": ("out", "tracker", "resume", "json"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Protocol, TypedDict
+from typing import Annotated, Any, Literal, Protocol, TypedDict
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -19,6 +19,38 @@ Place = Annotated[str, BeforeValidator(_plain)]
 
 def _names(value: Any) -> Any:
     return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+
+def _numbers(value: Any) -> Any:
+    return value.split(",") if isinstance(value, str) and "," in value else value
+
+
+class Predictions(BaseModel):
+    """A file of predictions as the teacher: the answers of a large language model, say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    file: Place
+    """CSV, TSV, JSONL, JSON or Parquet: a column of texts, named as in the training file, and the predictions."""
+    columns: Annotated[
+        tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+    ] = ()
+    """Columns of the predictions: one of labels, distributions, log-probabilities or votes; or several: one for each class, or
+    one for each vote. Default: recognised by their names."""
+    id: str | None = None
+    """Column of both files by which rows are matched. Default: rows are matched by their texts."""
+    missing: Literal["spread", "drop"] = "spread"
+    """Probability that the file gives to no label, as the rest of top-k log-probabilities: ``spread`` evenly over the labels that
+    the row does not list, or ``drop``: the listed labels are scaled to sum to 1."""
+    unknown: Literal["error", "drop"] = "error"
+    """Answers that are none of the labels: stop, or leave them out and count them."""
+    prior: Annotated[Literal["uniform", "data"] | tuple[float, ...] | None, BeforeValidator(_numbers)] = None
+    """Class frequencies to correct the predictions to: ``uniform``, ``data`` (those of the labelled rows), or one number for each
+    label. Probabilities are divided by their mean over the file and multiplied by the prior. Default: no correction."""
+    weights: Literal["equal", "entropy"] = "equal"
+    """Weight of a text in the losses on predictions: ``equal``, or ``entropy``: 1 - entropy / log(classes), scaled to mean 1."""
+    gold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the label in the target of a text that has both a label and a prediction."""
 
 
 class DataConfig(BaseModel):
@@ -52,6 +84,8 @@ class DataConfig(BaseModel):
     between the first three."""
     unlabeled: Place | None = None
     """File of texts without labels. The teacher's predictions are their labels."""
+    predictions: Predictions | None = None
+    """Predictions that replace a teacher model."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the training set that is kept as validation split, on which the best checkpoint is selected. With 0 it is
     selected on the evaluation set, and the report says so."""
@@ -87,7 +121,7 @@ class DataConfig(BaseModel):
         return self
 
 
-BY_SETTING = ("holdout", "leave_out", "only", "noise", "stride", "drop_flipped")
+BY_SETTING = ("predictions", "holdout", "leave_out", "only", "noise", "stride", "drop_flipped")
 """Fields for experiments: ``--set data.NAME=VALUE`` sets them, no command has an option for them."""
 
 
@@ -97,8 +131,14 @@ class Frame(Protocol):
     def to_parquet(self, *args: Any, **more: Any) -> Any: ...
 
 
-Table = Frame | Mapping[str, Sequence[Any]] | tuple[Sequence[str], Sequence[Any]] | Sequence[str]
-"""Texts in memory: a frame, a dict of columns, ``(texts, labels)``, or texts alone (unlabelled)."""
+Table = (
+    Frame
+    | Mapping[str, Sequence[Any]]
+    | tuple[Sequence[str], Sequence[Any]]
+    | Sequence[str]
+    | Sequence[Mapping[str, Any]]
+)
+"""Texts in memory: a frame, a dict of columns, ``(texts, labels)``, texts alone (unlabelled), or a list of rows."""
 
 FilePath = str | os.PathLike[str]
 
@@ -118,6 +158,7 @@ class DataOptions(TypedDict, total=False):
     skip_bad_rows: bool
     kind: str | None
     unlabeled: FilePath | Table | None
+    predictions: Predictions | None
     holdout: float
     max_train: int | None
     leave_out: tuple[int, int] | None

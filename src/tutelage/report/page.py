@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.report import team
+from tutelage.report import predictions, team
 from tutelage.report.model import InheritedEntry, ModelEntry, Report, StageEntry, TaskReport
 from tutelage.report.numbers import (
     bytes_text,
@@ -69,6 +69,7 @@ def page(report: TaskReport) -> str:
         warnings=len(report.warnings),
         sections=[
             scores_and_cost(report),
+            predictions.section(report),
             curves(report),
             team.section(report),
             inherited(report.inherited),

@@ -94,6 +94,12 @@ def _augmented(
 ) -> tuple[Examples, Rows]:
     """Variants of the examples as the recipe wants them, and which example each is a variant of."""
     how, data = config.recipe.augmentation, config.data
+    if data.predictions is not None:
+        warnings.append(
+            f"the method {config.recipe.method!r} trains on augmented texts, which have no predictions in "
+            f"{data.predictions.file!r}; it trains on the texts as they are"
+        )
+        return examples.take([]), np.empty(0, dtype=np.int64)
     if isinstance(how, Rules):
         if teacher is not None and teacher.tokenizer.mask_token is not None:
             how = how.model_copy(update={"mask_token": teacher.tokenizer.mask_token})

@@ -11,6 +11,7 @@ from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.evaluation import speed
 from tutelage.report.model import TaskReport
+from tutelage.run import predicted
 from tutelage.run.plan import mapping_report, typical
 from tutelage.run.workspace import Workspace, bench
 from tutelage.students.load import load_config, resolve
@@ -113,6 +114,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
             "mean_length": float(dev.student.lengths.mean()),
         },
         **entries,
+        "predictions": predicted.entry(run, workspace),
         "store": None if taught is None or taught.store is None else describe(taught.store),
         "mapping": mapping_report(run.plans),
         "teacher_layers": None if taught is None else taught.source.shape.layers,

@@ -25,9 +25,9 @@ from tutelage.teachers.source import Source
 from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher
 
-Answers = Literal["nobody", "running", "known", "store", "mechanism"]
+Answers = Literal["nobody", "running", "known", "store", "mechanism", "file"]
 """Who answers for the teacher in a stage: nobody, where it is not needed; the running model; its logits, computed once; a store;
-or a mechanism of the stage."""
+a mechanism of the stage; or a file of predictions."""
 
 
 class RunTeacher:

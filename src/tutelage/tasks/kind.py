@@ -29,6 +29,10 @@ from tutelage.errors import TutelageError
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count
 from tutelage.tasks.metrics import value_of
+from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, classes_in
+
+LEAST = 1e-8
+"""The smallest probability of a prediction from a file: a logarithm needs one. At temperature 2 it is still 1e-4."""
 
 
 class Kind(ABC):
@@ -267,6 +271,33 @@ class TextKind(Kind):
     @abstractmethod
     def labels_of(self, answers: Sequence[Any], count: int) -> Labels:
         """Labels as in ``Examples.labels``, of answers with the numbers of classes in place of their names; ``count`` classes."""
+
+    # -------------------------------------------------------------------------------------------- predictions of a file
+
+    def read_predictions(self, table: PredictionColumns, labels: Sequence[str]) -> PredictedValues:
+        """What a file predicts, as probabilities of the classes (or as numbers); ``labels`` are the classes, empty if the file has
+        to say them; if not overridden, one class a text.
+
+        Raises:
+            TutelageError: as ``prediction_forms.classes_in``.
+        """
+        return classes_in(table, labels)
+
+    def logits_of(self, values: Values) -> npt.NDArray[np.float32]:
+        """Logits ``(n, outputs)`` of what :meth:`read_predictions` returns; if not overridden, log-probabilities with mean 0."""
+        logs = np.log(np.maximum(values, LEAST))
+        return np.asarray(logs - logs.mean(axis=1, keepdims=True), dtype=np.float32)
+
+    def as_outputs(self, labels: Labels, outputs: int) -> Values:
+        """Labels as if they had been predicted, ``(n, outputs)``, ``nan`` where unknown; if not overridden, one class a text."""
+        found = np.full((len(labels), outputs), np.nan)
+        known = labels >= 0
+        found[known] = np.eye(outputs)[labels[known]]
+        return found
+
+    def likeliest(self, values: Values) -> Labels:
+        """The likeliest labels of what :meth:`read_predictions` returns, as in ``Examples.labels``."""
+        return self.predictions(self.logits_of(values))
 
     # ----------------------------------------------------------------------------------------------------------- scores
 

@@ -19,6 +19,7 @@ from tutelage.data.readers.squad import load_squad
 from tutelage.errors import TutelageError
 from tutelage.tasks import kind_of
 from tutelage.tasks.kind import TextKind
+from tutelage.tasks.predictions import data_from, read_predictions_file, with_predictions
 from tutelage.tasks.tables import load_files, read_unlabeled
 
 
@@ -32,6 +33,7 @@ def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:
         raise TutelageError("--task and --train/--dev exclude each other: a task by name, or files of your own")
     kind = None if config.kind is None else kind_of(config.kind)
     folder = Path(config.data_dir) if config.data_dir else None
+    predictions = None if config.predictions is None else read_predictions_file(config)
     named = "".join(filter(str.isalnum, (config.task or "").lower()))
     if config.task == "docstrings":
         data = demo_data()
@@ -45,8 +47,13 @@ def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:
         train, dev = Path(config.train), Path(config.dev) if config.dev else None
         own = None if kind is None else kind.read(train, dev, config)
         data = own or load_files(config, known)
+    elif predictions is not None:
+        data = data_from(predictions, config)
     else:
-        raise TutelageError("there is nothing to learn from; give --task NAME or --train FILE")
+        more = "; texts without labels (--unlabeled) go beside labelled rows, or with predictions (--teacher-predictions FILE)"
+        raise TutelageError(
+            f"there is nothing to learn from; give --task NAME or --train FILE{more if config.unlabeled else ''}"
+        )
     if config.labels is not None and data.labels != config.labels:
         data = _renumbered(data, config.labels)
     if config.max_train is not None and config.max_train < len(data.train):
@@ -71,6 +78,9 @@ def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:
         texts, source, notes = read_unlabeled(Path(config.unlabeled), config, data)
         sources = {**data.sources, "unlabeled": source}
         data = replace(data, unlabeled=texts, sources=sources, notes=(*data.notes, *notes))
+    if predictions is not None:
+        labelled = config.task is not None or config.train is not None
+        data = with_predictions(data, predictions, config, labelled=labelled)
     return data
 
 

@@ -15,7 +15,8 @@ from tutelage.data.readers.table import is_missing, shown
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count
 from tutelage.tasks import cells
-from tutelage.tasks.kind import TextKind
+from tutelage.tasks.kind import LEAST, TextKind
+from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, classes_in
 
 
 class Multilabel(TextKind):
@@ -54,6 +55,20 @@ class Multilabel(TextKind):
 
     def label_settings(self, data: Data) -> dict[str, Any]:
         return {**super().label_settings(data), "problem_type": "multi_label_classification"}
+
+    def read_predictions(self, table: PredictionColumns, labels: Sequence[str]) -> PredictedValues:
+        """Any number of labels, or a probability for each label by itself."""
+        return classes_in(table, labels, several=True)
+
+    def logits_of(self, values: Values) -> npt.NDArray[np.float32]:
+        inside = np.clip(values, LEAST, 1 - LEAST)
+        return (np.log(inside) - np.log1p(-inside)).astype(np.float32)
+
+    def as_outputs(self, labels: Labels, outputs: int) -> Values:
+        return labels.astype(np.float64)
+
+    def likeliest(self, values: Values) -> Labels:
+        return (values > 0.5).astype(np.float32)
 
     def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         return (logits > 0).astype(np.int64)

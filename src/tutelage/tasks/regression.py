@@ -18,6 +18,7 @@ from tutelage.objectives import losses
 from tutelage.objectives.losses import Count
 from tutelage.tasks import cells
 from tutelage.tasks.kind import TextKind
+from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, numbers_in
 
 LARGEST = 1e30
 """Larger scores have squares beyond float32."""
@@ -77,6 +78,15 @@ class Regression(TextKind):
                 f"the task is a regression, but the teacher {name!r} of the team has {config.num_labels} labels"
             )
         return [0]
+
+    def read_predictions(self, table: PredictionColumns, labels: Sequence[str]) -> PredictedValues:
+        return numbers_in(table)
+
+    def logits_of(self, values: Values) -> npt.NDArray[np.float32]:
+        return values.astype(np.float32)
+
+    def as_outputs(self, labels: Labels, outputs: int) -> Values:
+        return labels[:, None].astype(np.float64)
 
     def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return logits.reshape(len(logits))

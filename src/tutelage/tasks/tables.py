@@ -41,14 +41,14 @@ def load_files(config: DataConfig, known: Sequence[str] = (), seed: int = 0) -> 
             f"a task of kind {kind.name} is not read from a table ({train}); give it in a format of its own"
         )
     part = _read(train, config, None)
-    how = kind or _inferred(train, part.column.values)
+    how = kind or inferred(train, part.column.values)
     part.answer(how)
     part.table.check(config.skip_bad_rows)
     classes = _classes(part, how, config.labels or (), known)
     whole = part.examples("train", how, classes, config)
     notes, sources = part.table.said(), {"train": part.source}
     if dev is None:
-        learnt, held_out = _hold_out(train, whole, seed)
+        learnt, held_out = hold_out(train, whole, seed)
         sources["dev"] = "10% of train, held out"
     elif dev == train:  # an evaluation alone
         learnt, held_out = whole, replace(whole, ids=[name.replace("train", "dev", 1) for name in whole.ids])
@@ -86,6 +86,21 @@ def read_unlabeled(path: Path, config: DataConfig, like: Data) -> tuple[Examples
     rows = table.kept(config.skip_bad_rows)
     none = no_labels(like.train.labels, len(rows))
     return _examples("unlabeled", rows, texts, pairs, none), _source(table), table.said()
+
+
+def read_labelled(
+    path: Path, part: str, config: DataConfig, how: TextKind, names: Sequence[str], origin: str
+) -> tuple[Examples, str, list[str]]:
+    """Labelled texts of a task whose classes are known: where they came from in words, and notes.
+
+    Raises:
+        TutelageError: as :func:`load_files`.
+    """
+    read = _read(path, config, None)
+    read.answer(how)
+    classes = cells.named(path, read.spelt(), names, origin) if how.named else None
+    examples = read.examples(part, how, classes, config)
+    return examples, read.source, read.table.said()
 
 
 def _examples(
@@ -171,7 +186,7 @@ def _read(path: Path, config: DataConfig, width: int | None) -> _Part:
     return _Part(table, texts, pairs, column, [None] * table.count)
 
 
-def _inferred(path: Path, values: Sequence[Any]) -> TextKind:
+def inferred(path: Path, values: Sequence[Any]) -> TextKind:
     """The kind of task that a column of labels is of.
 
     Raises:
@@ -209,7 +224,7 @@ def _classes(part: _Part, how: TextKind, given: Sequence[str], known: Sequence[s
     return cells.found_classes(path, spelt)
 
 
-def _hold_out(path: Path, whole: Examples, seed: int) -> tuple[Examples, Examples]:
+def hold_out(path: Path, whole: Examples, seed: int) -> tuple[Examples, Examples]:
     """Every tenth of the examples in the order of their labels; of a class with one example, none."""
     order = np.random.default_rng([seed, 0xDE7]).permutation(len(whole))
     if whole.labels.ndim == 1:

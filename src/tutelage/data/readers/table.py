@@ -56,7 +56,10 @@ class Table:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         remedy = f"did you mean {near[0]!r}?" if near else self.hint or f"set {role} to one of them"
         if role == "label" and len(names) == 1 and not near:
-            remedy = "labels are needed here; give texts without labels as --unlabeled, beside a --train file that has labels"
+            remedy = (
+                "labels are needed here; give texts without labels as --unlabeled, beside a --train file that has labels, or with "
+                "their predictions as --teacher-predictions"
+            )
         raise TutelageError(f"{self.path} has no column {name!r} for {role}: its columns are {listed(names)}; {remedy}")
 
     def texts(self, name: str, role: str) -> list[str]:
