@@ -273,6 +273,15 @@ def test_labelled_rows_beside_predictions(tmp_path: Path) -> None:
     assert np.isnan(found.answers[found.row_of["train/0"]]).all()
 
 
+def test_texts_of_the_evaluation_set_are_not_trained_on(tmp_path: Path) -> None:
+    path = predictions(tmp_path / "p.jsonl", lambda n: {"label": LABELS[n]})
+    data = read(path, dev=gold_file(tmp_path / "dev.csv", range(50, 60)))
+    assert list(data.train.texts) == TEXTS[:50] and data.predicted.counts == {"of the evaluation set": 10}
+    assert data.predicted.agreement["dev"].texts == 10
+    with pytest.raises(TutelageError, match="give predictions for training texts"):
+        read(path, dev=gold_file(tmp_path / "all.csv", range(60)))
+
+
 def test_unlabelled_texts_need_a_prediction(tmp_path: Path) -> None:
     gold = gold_file(tmp_path / "gold.csv", range(20))
     more = jsonl(tmp_path / "more.jsonl", [{"text": text} for text in TEXTS[20:40]])

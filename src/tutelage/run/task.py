@@ -269,9 +269,10 @@ class TaskRun:
         """What will happen, in words: sizes, who reads what from whom, which layer teaches which, the cost."""
         config, data, plans = self.config, self.data, self.plans
         network, train = final_network(self.student), self.parts["train"].student
+        known = "labelled" if data.predicted is None or data.predicted.labelled else "predicted"
         unlabelled = f" + {len(data.unlabeled):,} unlabelled" if data.unlabeled else ""
         lines = [
-            f"{config.recipe.title} on {data.task}: {len(data.train):,} labelled{unlabelled} texts, "
+            f"{config.recipe.title} on {data.task}: {len(data.train):,} {known}{unlabelled} texts, "
             f"{train.lengths.mean():.1f} tokens on average; {len(self.selection.examples):,} in the validation split, "
             f"{sum(map(len, data.dev.values())):,} in the evaluation set"
         ]

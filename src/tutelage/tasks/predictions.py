@@ -100,11 +100,9 @@ def data_from(source: PredictionFile, config: DataConfig) -> Data:
         )
     kind = _kind(source, config)
     answers = kind.read_predictions(source.table(config, config.labels or ()), config.labels or ())
-    first = np.unique(source.keys, return_index=True)[1]
-    rows = np.sort(first[answers.given[first]])
-    labels = kind.likeliest(answers.values[rows])
-    pairs = None if source.pairs is None else [source.pairs[row] for row in rows]
-    whole = Examples([f"{PREFIX}/{row}" for row in rows], [source.texts[row] for row in rows], pairs, labels)
+    names, values = _averaged(source, answers)
+    first = {key: row for row, key in reversed(list(enumerate(source.keys)))}
+    whole = _texts_of(source, [first[name] for name in names], kind.likeliest(values))
     sources, notes = {"train": f"{source.path.name}, the likeliest labels"}, list[str]()
     if config.dev is None:
         train, held_out = hold_out(source.path, whole, 0)
@@ -112,7 +110,11 @@ def data_from(source: PredictionFile, config: DataConfig) -> Data:
     else:
         dev = Path(config.dev)
         held_out, origin, more = read_labelled(dev, "dev", config, kind, answers.labels, source.path.name)
-        train, sources["dev"], notes = whole, origin, more
+        scored = set(_keys(held_out, "dev", source, config))
+        train = whole.take([row for row, name in enumerate(names) if name not in scored])
+        sources["dev"], notes = origin, more
+        if not len(train):
+            raise TutelageError(f"{source.path} has the texts of {dev} alone; give predictions for training texts")
     task = source.path.name.removesuffix(".gz").rpartition(".")[0]
     return Data(
         task, kind.name, answers.labels, kind.metrics, train, {"dev": held_out}, sources=sources, notes=tuple(notes)
@@ -166,57 +168,89 @@ def with_predictions(data: Data, source: PredictionFile, config: DataConfig, *, 
     names, values = _averaged(source, answers)
     row_of = {name: row for row, name in enumerate(names)}
     keys = {part: _keys(examples, part, source, config) for part, examples in _parts(data).items()}
-    evaluated = {key for part in data.dev for key in keys[part]}
-    own = {*keys["train"], *keys.get("unlabeled", ())}
-    counts = {
+    texts, found, counts = _gathered(data, source, names, keys, labelled)
+    at = np.array([row_of.get(key, -1) for key in found])
+    usable = (at >= 0) | (texts.labelled if labelled else False)
+    _check_matched(source, texts, at)
+    said = np.where((at >= 0)[:, None], values[np.maximum(at, 0)], np.nan)
+    said, options = _corrected(said, data, how, kind, labelled)
+    gold = kind.as_outputs(texts.labels, values.shape[1]) if labelled else np.full_like(said, np.nan)
+    targets = _mixed(said, gold, how.gold)[usable]
+    if answers.missing > 0.001:
+        options["missing mass"] = f"{answers.missing:.1%} on average, {how.missing}"
+    if labelled and how.gold:
+        options["labels"] = f"{how.gold:g} of the target of texts that have both"
+    weights = entropy_weights(targets) if how.weights == "entropy" else None
+    if weights is not None:
+        options["weights"] = f"entropy, from {weights.min():.2f} to {weights.max():.2f}"
+    counts |= {
         "repeated": int(answers.given.sum()) - len(names),
         "without a prediction": int((~answers.given).sum()),
         "unknown answers": answers.unknown.total(),
-        "of the evaluation set": sum(name in evaluated for name in names) if labelled or config.dev else 0,
-        "of no text": 0,
+        "texts without a prediction": int((at < 0).sum()),
     }
-    rest = [name for name in names if name not in own and name not in evaluated] if labelled else []
-    more = _more_texts(data, source, rest, counts)
-    unlabeled = [one for one in (data.unlabeled, more) if one is not None]
-    texts = data.train
-    for one in unlabeled:
-        texts = texts.join(one)
-    found = [*keys["train"], *keys.get("unlabeled", ()), *([] if more is None else _keys(more, PREFIX, source, config))]
-    at = np.array([row_of.get(key, -1) for key in found])
-    at[[key in evaluated for key in found]] = -1
-    usable = (at >= 0) | (texts.labelled if labelled else False)
-    counts["texts without a prediction"] = int((at < 0).sum())
-    _check_matched(source, texts, at)
-    picked = np.where((at >= 0)[:, None], values[np.maximum(at, 0)], np.nan)
-    picked, options = _corrected(picked, data, how, kind, labelled)
-    said = kind.logits_of(np.where(np.isnan(picked), 0.5, picked))
-    said[np.isnan(picked).any(axis=1)] = np.nan
-    gold = kind.as_outputs(texts.labels, values.shape[1]) if labelled else np.full_like(picked, np.nan)
-    targets = _mixed(picked, gold, how.gold)
-    options |= {"missing mass": f"{answers.missing:.1%} on average, {how.missing}"} if answers.missing > 0.001 else {}
-    options |= {"labels": f"{how.gold:g} of the target of texts that have both"} if labelled and how.gold else {}
-    weights = None
-    if how.weights == "entropy":
-        weights = entropy_weights(targets[usable])
-        options["weights"] = f"entropy, from {weights.min():.2f} to {weights.max():.2f}"
+    ids = [name for name, good in zip(texts.ids, usable, strict=True) if good]
     predicted = Predicted(
         file=str(source.path),
         form=answers.form,
         rows=len(source.keys),
-        row_of={
-            name: row for row, name in enumerate(name for name, good in zip(texts.ids, usable, strict=True) if good)
-        },
-        targets=kind.logits_of(targets[usable]),
-        answers=said[usable],
+        row_of={name: row for row, name in enumerate(ids)},
+        targets=kind.logits_of(targets),
+        answers=_with_gaps(kind, said[usable]),
         weights=weights,
         labelled=int(data.train.labelled.sum()) if labelled else 0,
         options=options,
         counts={name: count for name, count in counts.items() if count},
         agreement=_agreement(data, _labelled_parts(data, config, labelled), keys, row_of, values, kind),
     )
-    count = len(data.train)
+    return _with_texts(data, source, predicted, texts, usable)
+
+
+def _gathered(
+    data: Data, source: PredictionFile, names: Sequence[str], keys: dict[str, list[str]], labelled: bool
+) -> tuple[Examples, list[str], dict[str, int]]:
+    """All training texts, those that only the file has at the end; what each is matched by; and what became of other rows."""
+    own = {*keys["train"], *keys.get("unlabeled", ())}
+    evaluated = {key for part in data.dev for key in keys[part]} - own
+    rest = [name for name in names if name not in own and name not in evaluated] if labelled else []
+    found = [*keys["train"], *keys.get("unlabeled", ())]
+    split_off = any(name.startswith(PREFIX) for part in data.dev.values() for name in part.ids)
+    counts = {"of the evaluation set": 0 if split_off else sum(name in evaluated for name in names)}
+    texts = data.train if data.unlabeled is None else data.train.join(data.unlabeled)
+    if not rest:
+        return texts, found, counts
+    if source.how.id is not None:
+        return texts, found, {**counts, "of no text": len(rest)}
+    if (source.pairs is None) != (data.train.pairs is None):
+        how = "pairs of texts; set text_pair" if data.train.pairs is not None else "single texts; leave out text_pair"
+        raise TutelageError(f"{source.path}: the task {data.task!r} has {how}")
+    first = {key: row for row, key in reversed(list(enumerate(source.keys)))}
+    rows = [first[name] for name in rest]
+    return texts.join(_texts_of(source, rows, no_labels(data.train.labels, len(rows)))), [*found, *rest], counts
+
+
+def _texts_of(source: PredictionFile, rows: Sequence[int], labels: Any) -> Examples:
+    pairs = None if source.pairs is None else [source.pairs[row] for row in rows]
+    return Examples([f"{PREFIX}/{row}" for row in rows], [source.texts[row] for row in rows], pairs, labels)
+
+
+def _with_gaps(kind: TextKind, values: Values) -> npt.NDArray[np.float32]:
+    """Logits, ``nan`` in rows of ``nan``."""
+    gaps = np.isnan(values)
+    logits = kind.logits_of(np.where(gaps, 0.5, values))
+    logits[gaps.any(axis=1)] = np.nan
+    return logits
+
+
+def _with_texts(
+    data: Data, source: PredictionFile, predicted: Predicted, texts: Examples, usable: npt.NDArray[np.bool_]
+) -> Data:
+    """The task with those of the texts that have a target; the first are those of train."""
+    count, before = len(data.train), 0 if data.unlabeled is None else len(data.unlabeled)
     train, others = np.flatnonzero(usable[:count]), np.flatnonzero(usable[count:]) + count
-    sources = {**data.sources, **({"unlabeled": _origin(data, source, more)} if len(others) else {})}
+    sources = dict(data.sources)
+    if len(texts) > count + before:
+        sources["unlabeled"] = ", ".join(filter(None, (sources.get("unlabeled"), source.path.name)))
     return replace(
         data,
         train=data.train if len(train) == count else data.train.take(train),
@@ -230,11 +264,6 @@ def with_predictions(data: Data, source: PredictionFile, config: DataConfig, *, 
 def _parts(data: Data) -> dict[str, Examples]:
     unlabeled = {} if data.unlabeled is None else {"unlabeled": data.unlabeled}
     return {"train": data.train, **unlabeled, **data.dev}
-
-
-def _origin(data: Data, source: PredictionFile, more: Examples | None) -> str:
-    own = data.sources.get("unlabeled")
-    return ", ".join(filter(None, (own, None if more is None else source.path.name)))
 
 
 def _check_options(answers: PredictedValues, how: Predictions, kind: TextKind) -> None:
@@ -275,23 +304,6 @@ def _keys(examples: Examples, part: str, source: PredictionFile, config: DataCon
     # An id of an example has the number of its row, whatever was left out.
     found = _identities(table, how.id)
     return [found[int(name.rpartition("/")[2])] for name in examples.ids]
-
-
-def _more_texts(data: Data, source: PredictionFile, names: Sequence[str], counts: dict[str, int]) -> Examples | None:
-    """The texts that only the file has."""
-    if not names:
-        return None
-    if source.how.id is not None:
-        counts["of no text"] = len(names)
-        return None
-    if (source.pairs is None) != (data.train.pairs is None):
-        how = "pairs of texts; set text_pair" if data.train.pairs is not None else "single texts; leave out text_pair"
-        raise TutelageError(f"{source.path}: the task {data.task!r} has {how}")
-    first = {key: row for row, key in reversed(list(enumerate(source.keys)))}
-    rows = [first[name] for name in names]
-    pairs = None if source.pairs is None else [source.pairs[row] for row in rows]
-    labels = no_labels(data.train.labels, len(rows))
-    return Examples([f"{PREFIX}/{row}" for row in rows], [source.texts[row] for row in rows], pairs, labels)
 
 
 def _check_matched(source: PredictionFile, texts: Examples, at: npt.NDArray[np.int64]) -> None:
