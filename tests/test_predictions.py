@@ -6,19 +6,28 @@ import csv
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import LABELS, sentences, write_csv
 from test_cli import invoke
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tutelage import api
 from tutelage.data.config import DataConfig, Predictions
 from tutelage.errors import TutelageError
+from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.signals import Signals
+from tutelage.objectives.predictions import LogitsMSE, SoftLabels
+from tutelage.objectives.term import Comparison
 from tutelage.report.model import load_report
+from tutelage.run.predicted import PredictedTeacher
+from tutelage.tasks import KINDS
 from tutelage.tasks.load import load_data
 from tutelage.tasks.prediction_forms import LabelNames, completed
 from tutelage.tasks.predictions import entropy_weights, key_of, with_prior
@@ -471,11 +480,13 @@ def test_suspects_are_found_and_escaped(tmp_path: Path, teacher_folder: Path) ->
         {"text": t if row % 20 else f"{t} <script>", "label": LABELS[n]}
         for row, (t, n) in enumerate(zip(texts, wrong, strict=True))
     ]
+    sure = AutoModelForSequenceClassification.from_pretrained(teacher_folder / "teacher")
+    sure.classifier.weight.data *= 3
     result = api.distill(
         None,
         tmp_path / "run",
         teacher_predictions=jsonl(tmp_path / "p.jsonl", rows),
-        student=str(teacher_folder / "teacher"),
+        student=(sure, AutoTokenizer.from_pretrained(teacher_folder / "teacher")),
         settings={"stages.*.max_steps": 1, "stages.*.lr": 1e-6},
         baseline=False,
         quiet=True,
@@ -497,24 +508,25 @@ def test_methods_on_predictions(tmp_path: Path, teacher_folder: Path, method: st
     assert losses and all(value > 0 for value in losses)
 
 
-def test_entropy_weights_reach_the_losses(tmp_path: Path, teacher_folder: Path) -> None:
-    """The first step's loss, computed by hand from weights, targets and the student as it was before."""
-    path = predictions(tmp_path / "p.jsonl", lambda n: {"probs": lean(n, 0.95 if n else 0.6)})
-    found = {}
-    for weights in ("equal", "entropy"):
-        for method in ("kd", "logits_mse"):
-            settings = {
-                "stages.*.max_steps": 1,
-                "stages.*.batch_size": 100,
-                "predictions.weights": weights,
-                "data.holdout": 0,
-            }
-            run = distilled(
-                tmp_path / weights / method, path, teacher_folder, method=method, baseline=False, settings=settings
-            )
-            found[weights, method] = next(iter(run.report["stages"][0]["losses"].values()))[0][1]
-    assert found["equal", "kd"] != pytest.approx(found["entropy", "kd"], rel=1e-3)
-    assert found["equal", "logits_mse"] != pytest.approx(found["entropy", "logits_mse"], rel=1e-3)
+def test_entropy_weights_reach_the_losses(tmp_path: Path) -> None:
+    """Both losses on predictions of three texts, against loops over texts and classes."""
+    data = read(predictions(tmp_path / "p.jsonl", lambda n: {"probs": lean(n, 0.95 if n else 0.6)}), weights="entropy")
+    count = len(data.train)
+    texts = SimpleNamespace(examples=data.train, student=SimpleNamespace(asked=np.ones(count, dtype=np.int64)))
+    teacher = PredictedTeacher(data.predicted, {"train": texts}, torch.device("cpu"))
+    batch = SimpleNamespace(rows=torch.tensor([4, 0, 7]), totals=SimpleNamespace(answers=3.0))
+    signals = teacher.teacher_for(SimpleNamespace(), "train", Needs(logits=True)).signals(batch)
+    student = torch.tensor([[0.3, -0.1], [1.5, 0.2], [-0.4, 0.9]])
+    seen = Comparison(Signals(logits=student), signals, batch, KINDS["classification"], [], [], torch.nn.ModuleDict())
+    kl = mse = 0.0
+    for place, row in enumerate(batch.rows.tolist()):
+        at = data.predicted.row_of[data.train.ids[row]]
+        weight, z = data.predicted.weights[at].item(), data.predicted.targets[at].tolist()
+        p, q = ([math.exp(v) / sum(map(math.exp, logits)) for v in logits] for logits in (z, student[place].tolist()))
+        kl += weight * sum(p[c] * math.log(p[c] / q[c]) for c in (0, 1)) / 3
+        mse += weight * sum((z[c] - student[place][c].item()) ** 2 for c in (0, 1)) / 2 / 3
+    assert SoftLabels().value(seen).item() == pytest.approx(kl, rel=1e-5)
+    assert LogitsMSE().value(seen).item() == pytest.approx(mse, rel=1e-5)
 
 
 def test_resume(tmp_path: Path, teacher_folder: Path) -> None:
@@ -567,7 +579,7 @@ def test_regression_and_several_labels_run(tmp_path: Path, teacher_folder: Path)
         ("multilabel", lambda n: {"probs": {"a": 0.9, "b": 0.2 + 0.6 * n}}),
     ):
         path = predictions(tmp_path / f"{kind}.jsonl", answer)
-        result = distilled(tmp_path / kind, path, teacher_folder, kind=kind)
+        result = distilled(tmp_path / kind, path, teacher_folder, kind=kind, baseline=kind == "multilabel")
         assert result.report["kind"] == kind and result.report["predictions"]["suspects_found"] is None
 
 
@@ -621,6 +633,8 @@ def test_command_line(tmp_path: Path, teacher_folder: Path) -> None:
     words += ["--set", "stages.*.max_steps=2", "--set", "predictions.missing=drop", "--json"]
     code, out, _ = invoke(*words)
     assert code == 0 and json.loads(out)["predictions"]["options"] == {"prior": "given"}
+    words[words.index("0.4,0.6")] = "even"
+    assert "give uniform, data, or a number for each label" in invoke(*words)[2]
     assert "prior:\n    - 0.4" in (tmp_path / "run" / "config.yaml").read_text()
 
 

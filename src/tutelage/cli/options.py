@@ -88,7 +88,8 @@ class Command(TyperCommand):
         parameters: dict[str, inspect.Parameter] = {}
 
         def add(name: str, hint: Any, default: Any, text: str, panel: str | None) -> None:
-            kind = option_type(hint)
+            # Objects that Python takes in place of a file, or numbers in place of text, are no options that are given twice.
+            kind = str if default is None and option_type(hint) == list[str] else option_type(hint)
             if default in (None, ()) and default is not inspect.Parameter.empty:
                 kind, default = kind | None, None
             flag = f"--{name.replace('_', '-')}"

@@ -21,8 +21,13 @@ def _names(value: Any) -> Any:
     return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
 
 
-def _numbers(value: Any) -> Any:
-    return value.split(",") if isinstance(value, str) and "," in value else value
+def _prior(value: Any) -> Any:
+    if not isinstance(value, str) or value in ("uniform", "data"):
+        return value
+    try:
+        return tuple(float(number) for number in value.split(","))
+    except ValueError:
+        raise ValueError("give uniform, data, or a number for each label, with commas between them") from None
 
 
 class Predictions(BaseModel):
@@ -44,7 +49,7 @@ class Predictions(BaseModel):
     the row does not list, or ``drop``: the listed labels are scaled to sum to 1."""
     unknown: Literal["error", "drop"] = "error"
     """Answers that are none of the labels: stop, or leave them out and count them."""
-    prior: Annotated[Literal["uniform", "data"] | tuple[float, ...] | None, BeforeValidator(_numbers)] = None
+    prior: Annotated[Literal["uniform", "data"] | tuple[float, ...] | None, BeforeValidator(_prior)] = None
     """Class frequencies to correct the predictions to: ``uniform``, ``data`` (those of the labelled rows), or one number for each
     label. Probabilities are divided by their mean over the file and multiplied by the prior. Default: no correction."""
     weights: Literal["equal", "entropy"] = "equal"
