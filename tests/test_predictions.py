@@ -492,10 +492,16 @@ def test_suspects_are_found_and_escaped(tmp_path: Path, teacher_folder: Path) ->
         quiet=True,
     )
     entry = result.report["predictions"]
-    flipped = {row["text"] for row in rows if "<script>" in row["text"]}
-    assert entry["suspects_found"] >= 5 and {one["text"] for one in entry["suspects"]} <= flipped
+    inputs = result.tokenizer(texts := [row["text"] for row in rows], return_tensors="pt", padding=True)
+    sure, ours = result.student(**inputs).logits.softmax(dim=1).max(dim=1)
+    labels = [result.student.config.id2label[number] for number in ours.tolist()]
+    pairs = zip(texts, sure.tolist(), labels, rows, strict=True)
+    expected = {text for text, share, label, row in pairs if share >= 0.9 and label != row["label"]}
+    trained = load_data(result.config.data).hold_out(0.1, 0).train.texts
+    assert {one["text"] for one in entry["suspects"]} == expected & set(trained)
+    assert entry["suspects_found"] == len(entry["suspects"]) >= 5
     page = (result.folder / "report.html").read_text()
-    assert "&lt;script&gt;" in page and "word <script>" not in page
+    assert "&lt;script&gt;" in page and "<script>" not in page
 
 
 @pytest.mark.parametrize("method", ["kd", "logits_mse", "bilstm"])
