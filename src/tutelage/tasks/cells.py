@@ -313,7 +313,7 @@ def found_classes(path: Path, spelt: Mapping[str, int]) -> Classes:
         pairs = "; ".join(
             " and ".join(f"{shown(one)} ({spelt.get(one, 0):,} rows)" for one in group) for group in near[:3]
         )
-        best = [max(group, key=lambda one: spelt.get(one, 0)) for group in groups.values()]
+        best = [max(group, key=lambda one: (spelt.get(one, 0), -len(one))) for group in groups.values()]
         remedy = f" ({','.join(best)})" if len(best) <= 10 and not any("," in name for name in best) else ""
         raise TutelageError(
             f"{path}: labels differ in case or spaces alone: {pairs}; correct them, or name the classes with --labels{remedy}"

@@ -49,8 +49,6 @@ def read_delimited(path: Path, text: str, usual: str, wanted: Sequence[str], hea
     names: list[str] = []
     if header and found:
         names = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(found[0].fields)]
-        while len(names) > 1 and names[-1] == f"Unnamed: {len(names) - 1}":
-            names.pop()  # the header ends in a delimiter
         found = found[1:]
     if not found:
         raise TutelageError(f"{path} has no rows{' below its header' if header else ''}; give a file with rows")
