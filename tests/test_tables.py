@@ -100,11 +100,11 @@ def test_labels_of_a_class_label_column(tmp_path):
 def test_spellings_that_differ_by_case_stop_unless_the_classes_are_named(tmp_path):
     content = column("Pos", "pos", "neg", "pos", "good  one", "good one")
     message = error(tmp_path / "a.csv", content)
-    assert "'Pos' (1 rows) and 'pos' (2 rows)" in message and "'good  one' (1 rows) and 'good one'" in message
+    assert "'Pos' (1 row) and 'pos' (2 rows)" in message and "'good  one' (1 row) and 'good one'" in message
     remedy = message.partition("--labels (")[2].removesuffix(")")
     data = read(tmp_path / "a.csv", labels=remedy)
     assert len(data.labels) == 3 and np.bincount(data.train.labels).tolist() == [3, 2, 1]
-    assert any("'Pos' (1 rows) is read as 'pos'" in note for note in data.notes)
+    assert any("'Pos' (1 row) is read as 'pos'" in note for note in data.notes)
     kept = read(tmp_path / "a.csv", column("us", "US"), labels="us,US")
     assert kept.train.labels.tolist() == [0, 1]
 
@@ -113,7 +113,7 @@ def test_spellings_of_the_evaluation_file_follow_the_training_file(tmp_path):
     (tmp_path / "dev.csv").write_text(column("Pos", "NEG"))
     data = read(tmp_path / "a.csv", column("neg", "pos"), dev=tmp_path / "dev.csv")
     assert data.dev["dev"].labels.tolist() == [1, 0]
-    assert "dev.csv: 'Pos' (1 rows) is read as 'pos'" in data.notes
+    assert "dev.csv: 'Pos' (1 row) is read as 'pos'" in data.notes
     (tmp_path / "dev.csv").write_text(column("1.0", "0.0"))
     assert read(tmp_path / "a.csv", column("0", "1"), dev=tmp_path / "dev.csv").dev["dev"].labels.tolist() == [1, 0]
     (tmp_path / "dev.jsonl").write_text(labelled([1, 0, 0]))
