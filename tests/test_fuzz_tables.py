@@ -41,10 +41,10 @@ CELLS = [
 cells = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=12), st.sampled_from([*CELLS, "9" * 400])
 )
-trees = st.recursive(cells, lambda of: st.lists(of, max_size=4) | st.dictionaries(names, of, max_size=4), max_leaves=12)
 names = st.sampled_from(
     ["text", "label", "tokens", "ner_tags", "question", "context", "answers", "data", "columns", "id"]
 )
+trees = st.recursive(cells, lambda of: st.lists(of, max_size=4) | st.dictionaries(names, of, max_size=4), max_leaves=12)
 rows = st.lists(st.fixed_dictionaries({"text": cells, "label": trees}), min_size=1, max_size=30)
 PIECES = [
     "text",

@@ -65,6 +65,10 @@ def one_name(value: Any) -> str:
     return class_name(value)
 
 
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
+
+
 # Columns
 @dataclass
 class Column:
@@ -139,7 +143,7 @@ def _find_gaps(column: Column) -> None:
                 column.values[row] = None
         return
     for word, count in Counter(words).items():
-        column.notes.append(f"{shown(word)} is read as a class ({count:,} rows); if it is a gap, leave these rows out")
+        column.notes.append(f"{shown(word)} is read as a class ({_rows(count)}); if it is a gap, leave these rows out")
 
 
 def _is_hot(lists: Sequence[list[Any]]) -> bool:
@@ -250,10 +254,10 @@ class Classes:
         if floats:
             rows = sum(spelt[name] for name in floats)
             return [
-                f"whole numbers written as {shown(floats[0])} ({rows:,} rows) are read as {shown(str(_whole(floats[0])))}"
+                f"whole numbers written as {shown(floats[0])} ({_rows(rows)}) are read as {shown(str(_whole(floats[0])))}"
             ]
         changed = [
-            f"{shown(name)} ({spelt[name]:,} rows) is read as {shown(meant)}" for name, meant in other if name != meant
+            f"{shown(name)} ({_rows(spelt[name])}) is read as {shown(meant)}" for name, meant in other if name != meant
         ]
         return changed[:5] + ([f"and so are {len(changed) - 5} more spellings"] if len(changed) > 5 else [])
 
@@ -311,9 +315,9 @@ def found_classes(path: Path, spelt: Mapping[str, int]) -> Classes:
         groups.setdefault(_loose(name), []).append(name)
     if near := [group for group in groups.values() if len(group) > 1]:
         pairs = "; ".join(
-            " and ".join(f"{shown(one)} ({spelt.get(one, 0):,} rows)" for one in group) for group in near[:3]
+            " and ".join(f"{shown(one)} ({_rows(spelt.get(one, 0))})" for one in group) for group in near[:3]
         )
-        best = [max(group, key=lambda one: spelt.get(one, 0)) for group in groups.values()]
+        best = [max(group, key=lambda one: (spelt.get(one, 0), -len(one))) for group in groups.values()]
         remedy = f" ({','.join(best)})" if len(best) <= 10 and not any("," in name for name in best) else ""
         raise TutelageError(
             f"{path}: labels differ in case or spaces alone: {pairs}; correct them, or name the classes with --labels{remedy}"

@@ -12,10 +12,13 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from tutelage.data.readers.table import Table, shown
 from tutelage.errors import TutelageError
+
+NUMBER = re.compile(r"\s*[+-]?\d+([.,]\d+)?\s*")
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 
@@ -23,9 +26,9 @@ DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bar
 def read_delimited(path: Path, text: str, usual: str, wanted: Sequence[str], header: bool) -> Table:
     """The rows of ``text``, all cells as strings, so that the label ``007`` stays what it is and ``NA`` is not taken for a gap.
 
-    Quoted fields are as spreadsheets write them. A file whose fields are parted by tabs and that has a quote anywhere but around
-    a field is read without quoting, as GLUE's files want it; in others such a line alone is. Rows may end early (the missing
-    cells are empty), or in superfluous delimiters.
+    Quoted fields are as spreadsheets write them. A file whose fields are parted by tabs is read without quoting, as GLUE's files
+    want it, where more lines have quotes that are not around a field than have fields that need them; in others such a line alone
+    is. Rows may end early (the missing cells are empty), or in superfluous delimiters.
 
     Args:
         path: For messages.
@@ -42,14 +45,10 @@ def read_delimited(path: Path, text: str, usual: str, wanted: Sequence[str], hea
     if (named := re.match(r"sep=(.)\r?\n", text)) and named[1] in DELIMITERS:  # spreadsheets write this for themselves
         usual, text = named[1], "\n" + text[named.end() :]
     delimiter = _delimiter(text, usual, wanted, header)
-    found = _Lines(text, delimiter).records(quoting=True)
-    if delimiter == "\t" and any(record.lone for record in found):
-        found = _Lines(text, delimiter).records(quoting=False)
+    found = _Lines(text, delimiter).records()
     names: list[str] = []
     if header and found:
         names = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(found[0].fields)]
-        while len(names) > 1 and names[-1] == f"Unnamed: {len(names) - 1}":
-            names.pop()  # the header ends in a delimiter
         found = found[1:]
     if not found:
         raise TutelageError(f"{path} has no rows{' below its header' if header else ''}; give a file with rows")
@@ -70,8 +69,19 @@ class _Record:
     """From 1."""
     last: int
     """Its last line."""
-    lone: bool
+    lone: bool = False
     """Whether it has a quote that is not around a field."""
+    needed: bool = False
+    """Whether it has a field that needs its quotes: a delimiter, a quote or a line break is in it."""
+    alone: tuple[list[str], ...] = ()
+    """Where each of its several lines could also be a record: their fields."""
+
+    def parts(self) -> list[_Record]:
+        """Each line as a record."""
+        return [
+            _Record(fields, self.line + i, self.line + i, lone=any('"' in field for field in fields))
+            for i, fields in enumerate(self.alone)
+        ]
 
 
 class _Lines:
@@ -87,38 +97,50 @@ class _Lines:
         # Possessive: a quote without an end is given up after one look.
         self.field = re.compile(rf' *"([^"]*+(?:""[^"]*+)*+)" *(?={part}|\r?\n|\r?\Z)|([^"{part}\n]*+)(?={part}|\n|\Z)')
 
-    def records(self, quoting: bool) -> list[_Record]:
+    def records(self) -> list[_Record]:
         """All records that are not blank."""
+        found = self._read(quoting=True)
+        # A lone quote and the next one far below look like a field with line breaks, of which each line is a whole row. The
+        # columns of the other rows tell which it is.
+        sure = [record for record in found if not record.alone]
+        like = _Likeness(sure[1:])
+        unsure = self.delimiter == "\t"
+        whole = [bool(record.alone) and like.fits(record.alone, unsure) for record in found]
+        found = [
+            one for record, apart in zip(found, whole, strict=True) for one in (record.parts() if apart else [record])
+        ]
+        if self.delimiter == "\t" and sum(one.lone for one in found) > sum(one.needed for one in found):
+            return self._read(quoting=False)
+        return found
+
+    def _read(self, quoting: bool) -> list[_Record]:
         found, number, width = list[_Record](), 0, 0
         while number < len(self.lines):
             line = self.lines[number].removesuffix("\r")
-            last, lone = number, False
-            if '"' not in line or not quoting:
-                fields = line.split(self.delimiter)
-                lone = '"' in line
+            if '"' in line and quoting:
+                record = self._quoted(number, width)
             else:
-                fields, last, lone = self._quoted(number, width)
-            if any(field.strip() for field in fields):
-                found.append(_Record(fields, number + 1, last + 1, lone))
-                width = width or len(fields)
-            number = last + 1
+                record = _Record(line.split(self.delimiter), number + 1, number + 1, lone='"' in line)
+            if any(field.strip() for field in record.fields):
+                found.append(record)
+                width = width or len(record.fields)
+            number = record.last
         return found
 
-    def _quoted(self, number: int, width: int) -> tuple[list[str], int, bool]:
-        """The fields of the record that begins in a line with quotes, its last line, and whether quotes are lone there."""
-        line = self.lines[number].removesuffix("\r")
+    def _quoted(self, number: int, width: int) -> _Record:
+        """The record that begins in a line with quotes."""
         read = self._record(self.starts[number])
-        if read is not None:
-            fields, end = read
-            last = bisect_right(self.starts, end) - 1
-            if last == number:
-                return fields, last, False
-            # A lone quote and the next one far below look like a field with line breaks. Then each line is a whole row.
-            within = [one.removesuffix("\r").split(self.delimiter) for one in self.lines[number : last + 1]]
-            alone = width > 1 or self.delimiter == "\t"
-            if not (alone and width and all(len(one) == width for one in within)):
-                return fields, last, False
-        return line.split(self.delimiter), number, True
+        if read is None:
+            fields = self.lines[number].removesuffix("\r").split(self.delimiter)
+            return _Record(fields, number + 1, number + 1, lone=True)
+        fields, end = read
+        last = bisect_right(self.starts, end) - 1
+        needed = last > number or any('"' in field or self.delimiter in field for field in fields)
+        alone: tuple[list[str], ...] = ()
+        if last > number and (width > 1 or (width and self.delimiter == "\t")):
+            lines = [line.removesuffix("\r").split(self.delimiter) for line in self.lines[number : last + 1]]
+            alone = tuple(lines) if all(len(line) == width for line in lines) else ()
+        return _Record(fields, number + 1, last + 1, needed=needed and not alone, alone=alone)
 
     def _record(self, start: int) -> tuple[list[str], int] | None:
         """The fields of a record and where it ends, or ``None`` where a quote is not around a whole field."""
@@ -134,6 +156,33 @@ class _Lines:
                 fields[-1] = fields[-1] if quoted is not None else fields[-1].removesuffix("\r")
                 return fields, start
             start += 1
+
+
+class _Likeness:
+    """What the columns of a file have in common: few values, or numbers."""
+
+    def __init__(self, records: Sequence[_Record]) -> None:
+        columns = list(zip_longest(*(record.fields for record in records), fillvalue=""))
+        self.values = [set(column) if 2 * len(set(column)) <= len(column) else None for column in columns]
+        self.numbers = [all(NUMBER.fullmatch(value) for value in column) for column in columns]
+
+    def fits(self, lines: Sequence[Sequence[str]], unsure: bool) -> bool:
+        """Whether lines are as the other rows; ``unsure`` where no column tells."""
+        told = False
+        for column, fields in enumerate(zip(*lines, strict=True)):
+            if column >= len(self.values):
+                break
+            values = self.values[column]
+            if self.numbers[column]:
+                alike = all(NUMBER.fullmatch(field) for field in fields)
+            elif values is not None:
+                alike = all(field in values for field in fields)
+            else:
+                continue
+            if not alike:
+                return False
+            told = True
+        return told or unsure
 
 
 def _delimiter(text: str, usual: str, wanted: Sequence[str], header: bool) -> str:

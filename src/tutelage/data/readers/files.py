@@ -31,6 +31,7 @@ OTHERS = {
     b"\xd0\xcf\x11\xe0": "an old Excel workbook; save its sheet as CSV UTF-8",
     b"PAR1": "a Parquet file; let its name end in .parquet",
     b"\x1f\x8b": "packed by gzip; let its name end in .gz",
+    b"version https://git-lfs": "a pointer of Git LFS in place of the file; fetch that with git lfs pull",
     b"ARROW1": "an Arrow file; save it as Parquet, as datasets and pandas do with to_parquet",
 }
 """What a file is that begins so."""

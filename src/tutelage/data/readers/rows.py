@@ -121,7 +121,9 @@ def _of_dict(path: Path, tree: Mapping[str, Any], wanted: Sequence[str], header:
             return _of_rows(path, values, None, {}, header)
         return _splits(path, tree)
     if all(isinstance(value, list) for value in values):
-        if of_columns and len({len(value) for value in values}) == 1:
+        if not wanted and not any(isinstance(cell, list) for cell in values[0]):
+            return None  # one sentence
+        if (of_columns or not wanted) and len({len(value) for value in values}) == 1:
             return _of_columns(path, tree)
         if of_columns:
             lengths = ", ".join(f"{shown(name)} {len(value)}" for name, value in tree.items())

@@ -46,8 +46,10 @@ class Table:
         """The cells of a column.
 
         Raises:
-            TutelageError: there is none of this name, or more than one.
+            TutelageError: there is none of this name, or more than one; or no row can be read at all.
         """
+        if len(self.bad) == self.count:
+            self.check(skip=False)
         if name in self.repeated:
             raise TutelageError(f"{self.path} has several columns {name!r}; rename all but one")
         if name in self.columns:
