@@ -370,7 +370,7 @@ def test_kinds_that_are_no_tables_read_none(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("text,label\na,b\n")
     with pytest.raises(TutelageError, match="kind spans is not read from a table"):
-        load_files(path, None, None, "text", None, "label", "spans")
+        load_files(DataConfig(train=path, kind="spans"))
 
 
 # -------------------------------------------------------------------------------------------------------------- the walls

@@ -138,9 +138,10 @@ def test_answers_that_are_elsewhere(tmp_path):
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        (b"\xff\xfe", ["UTF-8"]),
+        (b"\xff", ["UTF-8"]),
         (b'{"data": [\n}', ["line 2", "not JSON"]),
-        ([], ["no list 'data'", "SQuAD"]),
+        ([], ["no rows"]),
+        ({}, ["no list 'data'", "SQuAD"]),
         ({"data": [{"paragraphs": []}, {"title": "x"}]}, ["article 2", "no list 'paragraphs'"]),
         ({"data": [{"paragraphs": ["text"]}]}, ["article 1, paragraph 1", "no string 'context'"]),
         (tree("c", question("x"), {"id": 5, "question": "q"}), ["paragraph 1, question 2", "no string 'id'"]),

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from tutelage.data.draws import mixed
 from tutelage.data.labels import known_labels, renumbered, strata
+from tutelage.data.predicted import Predicted
 
 UNLABELLED = -1
 """The target of a predicted token without a label."""
@@ -92,6 +93,10 @@ class Data:
     """Of two classes the one that F1 is about."""
     sources: dict[str, str] = field(default_factory=dict)
     """For the report: where each part came from, in words."""
+    notes: tuple[str, ...] = ()
+    """How the user's own files were read, where there was a choice."""
+    predicted: Predicted | None = None
+    """Predictions from a file that stand for a teacher."""
 
     def with_labels(self, labels: tuple[str, ...]) -> Data:
         """The same data with the classes numbered as in ``labels``, which names at least those of ``self.labels``."""

@@ -120,13 +120,19 @@ def soft_binary_cross_entropy(
 
 
 def logits_mse(
-    student: Tensor, teacher: Tensor, *, reduction: Literal["mean", "sum"] = "mean", count: Count = None
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    count: Count = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """``||z_s - z_t||^2``, mean over examples, and mean or sum over classes (Tang et al. 2019).
 
-    Shapes: both ``(B, C)``.
+    ``weights`` multiply the examples' losses. Shapes: both ``(B, C)``, weights ``(B,)``.
     """
-    total = (student.float() - teacher.float()).square().sum()
+    squares = (student.float() - teacher.float()).square()
+    total = squares.sum() if weights is None else weights @ squares.sum(dim=-1)
     return _mean(total if reduction == "sum" else total / student.shape[-1], count, float(student.shape[0]))
 
 

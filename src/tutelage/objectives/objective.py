@@ -30,6 +30,8 @@ class ObjectivePlan:
     kind: Answers
     student: Shape
     teacher: Shape | None
+    predicted: bool = False
+    """The teacher is a file of predictions: it has logits and no network."""
     terms: list[Term] = field(init=False)
     """The terms with a weight above 0."""
     pairs: list[Pairs] = field(init=False)
@@ -70,7 +72,12 @@ class ObjectivePlan:
         return found
 
     def _check(self, term: Term) -> None:
-        if self.teacher is None and not term.teacherless:
+        if self.predicted and not term.teacherless and not term.on_logits:
+            raise TutelageError(
+                f"the objective {term.kind} compares the layers of a teacher, and a file of predictions has none; use a method on "
+                "predictions (kd, logits_mse, bilstm), or give --teacher"
+            )
+        if self.teacher is None and not self.predicted and not term.teacherless:
             raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
         if (reason := term.refusal(self.kind)) is not None:
             raise TutelageError(f"the term {term.kind} {reason}")
@@ -86,9 +93,11 @@ class Objective(nn.Module):
         TutelageError: as :class:`ObjectivePlan`.
     """
 
-    def __init__(self, terms: Sequence[Term], kind: Answers, student: Shape, teacher: Shape | None) -> None:
+    def __init__(
+        self, terms: Sequence[Term], kind: Answers, student: Shape, teacher: Shape | None, *, predicted: bool = False
+    ) -> None:
         super().__init__()
-        self.plan = plan = ObjectivePlan(terms, kind, student, teacher)
+        self.plan = plan = ObjectivePlan(terms, kind, student, teacher, predicted)
         self.projections = nn.ModuleDict()
         for name, (width, bias) in plan.linears.items():
             self.projections[name] = linear = nn.Linear(plan.student.hidden, width, bias=bias)

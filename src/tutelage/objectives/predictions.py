@@ -90,7 +90,9 @@ class LogitsMSE(Term):
 
         assert x.student.logits is not None and x.teacher.logits is not None
         count = x.batch.totals.answers
-        return losses.logits_mse(x.student.logits, x.teacher.logits, reduction=self.reduction, count=count)
+        return losses.logits_mse(
+            x.student.logits, x.teacher.logits, reduction=self.reduction, count=count, weights=x.teacher.weights
+        )
 
 
 class PTP(Term):

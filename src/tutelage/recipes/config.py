@@ -58,7 +58,19 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"the method {self.recipe.method!r} learns from one teacher; for several use autoskdbert, skdbert or ensemble"
             )
+        if self.data.predictions is not None:
+            given = {"--teacher": self.teacher, "--team": self.teachers, "--teacher-store": self.teacher_store}
+            also = [name for name, value in given.items() if value]
+            if also or any(general):
+                raise ValueError(
+                    f"--teacher-predictions stands for the teacher; leave out {also[0] if also else '--stage general'}"
+                )
         return self
+
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher is given: a model, or a file of its predictions."""
+        return self.teacher is not None or self.data.predictions is not None
 
 
 class _Loader(yaml.SafeLoader):

@@ -97,7 +97,8 @@ def baseline_text(report: TaskReport) -> str:
     last = last[:-1] if report.baseline is not None else last  # the baseline's own stage
     as_many = f" as {stages_text(last)}" if any(stage.discarded for stage in report.stages) else ""
     rate = ", at the same learning rate (slices may need a higher one)" if report.inherited else ""
-    return f"{who}, trained on the labels alone for as many steps{as_many}{rate}"
+    on = "labels" if report.predictions is None else report.predictions.baseline
+    return f"{who}, trained on the {on} alone for as many steps{as_many}{rate}"
 
 
 def gain(report: TaskReport) -> float | None:
@@ -117,8 +118,11 @@ def verdict(report: TaskReport) -> str:
     """The result of the run in one sentence."""
     student, teacher, metric = report.student, report.teacher, words(report.metric)
     if teacher is None:
+        how = "Trained without a teacher, the model"
+        if report.predictions is not None:
+            how = f"Distilled from the predictions in {folder_name(report.predictions.file)}, the student"
         text = (
-            f"Trained without a teacher, the model reaches {metric} {score_text(student.score)} with "
+            f"{how} reaches {metric} {score_text(student.score)} with "
             f"{count_text(student.parameters)} parameters and takes {milliseconds(latency_of(student, '1'))} for one example"
         )
     else:

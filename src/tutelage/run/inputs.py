@@ -103,6 +103,29 @@ class Inputs:
                 tree[part] = self._table(given, part, wanted, columns["text"], columns["label"])
         return tree
 
+    def predictions(
+        self, given: FilePath | Table | None, prior: str | Sequence[float] | None, data: DataConfig | Splits | None
+    ) -> dict[str, Any] | None:
+        """The settings of a file of predictions; a table in memory is written as JSON lines.
+
+        Raises:
+            TutelageError: as :meth:`data`; or a prior without predictions.
+        """
+        before = data.predictions if isinstance(data, DataConfig) else None
+        tree: dict[str, Any] = {} if before is None else before.model_dump(exclude_unset=True)
+        if given is None and before is None:
+            if prior is not None:
+                raise TutelageError("--prior corrects predictions; give them with --teacher-predictions FILE")
+            return None
+        if given is not None:
+            if isinstance(given, str | os.PathLike):
+                tree["file"] = given
+            else:
+                tree["file"] = self._table(
+                    given, "predictions", list(_columns(given, "text", "label")), "text", "label"
+                )
+        return tree if prior is None else tree | {"prior": prior}
+
     def _table(self, given: Table, part: str, wanted: Sequence[str], text: str, label: str) -> str:
         columns = _columns(given, text, label)
         missing = [name for name in wanted if name not in columns]
@@ -175,6 +198,9 @@ def _columns(given: Table, text: str, label: str) -> dict[str, list[Any]]:
         columns = {text: _plain(given[0]), label: _plain(given[1])}
     elif hasattr(given, "to_parquet"):
         columns = _of_frame(given)
+    elif given and all(isinstance(row, Mapping) for row in given):
+        names = dict.fromkeys(name for row in given for name in row)
+        columns = {str(name): [row.get(name) for row in given] for name in names}  # type: ignore[union-attr]
     else:
         columns = {text: _plain(given)}
     lengths = {name: len(values) for name, values in columns.items()}
@@ -195,6 +221,6 @@ def _of_frame(frame: Frame) -> dict[str, list[Any]]:
 
 
 def _plain(values: Any) -> list[Any]:
-    """A column as a list of Python's own values, gaps as None."""
+    """A column as a list of Python's own values, gaps as None, arrays as lists."""
     found = values.tolist() if hasattr(values, "tolist") else list(values)
-    return [None if isinstance(v, float) and v != v else v.item() if hasattr(v, "item") else v for v in found]
+    return [None if isinstance(v, float) and v != v else v.tolist() if hasattr(v, "tolist") else v for v in found]

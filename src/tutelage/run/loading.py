@@ -96,6 +96,12 @@ def _augmented(
 ) -> tuple[Examples, Rows]:
     """Augmented texts for the examples, as the recipe describes them, and the row of each one's original."""
     how, data = config.recipe.augmentation, config.data
+    if data.predictions is not None:
+        warnings.append(
+            f"the method {config.recipe.method!r} trains on augmented texts, which have no predictions in "
+            f"{data.predictions.file!r}; it trains on the texts as they are"
+        )
+        return examples.take([]), np.empty(0, dtype=np.int64)
     if isinstance(how, Rules):
         if teacher is not None and teacher.tokenizer.mask_token is not None:
             how = how.model_copy(update={"mask_token": teacher.tokenizer.mask_token})

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage import anatomy
 from tutelage.data.config import DataConfig
+from tutelage.data.labels import class_counts, label_names
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.evaluation import speed
 from tutelage.report.model import TaskReport
+from tutelage.run import predicted
 from tutelage.run.plan import mapping_report, typical
 from tutelage.run.workspace import Workspace, bench
+from tutelage.students.load import load_config, resolve
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.knowledge import describe
@@ -104,11 +107,14 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
             "held": 0 if run.held is None else len(run.held.examples),
             "selection": len(run.selection.examples),
             "report": len(data.dev[part]),
+            "classes": class_counts(data.train.labels, data.labels),
+            "notes": list(data.notes),
             "sources": {"report": data.sources.get(part, part), **data.sources},
             "truncated": {"train": run.parts["train"].student.truncated, part: dev.student.truncated},
             "mean_length": float(dev.student.lengths.mean()),
         },
         **entries,
+        "predictions": predicted.entry(run, workspace),
         "store": None if taught is None or taught.store is None else describe(taught.store),
         "mapping": mapping_report(run.plans),
         "teacher_layers": None if taught is None else taught.source.shape.layers,
@@ -131,10 +137,12 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
         TutelageError: when the model or the data cannot be loaded, or their labels differ.
     """
     with bench(quiet) as desk:
-        data = load_data(data_config)
+        config = load_config(resolve(model))
+        data = load_data(data_config, label_names(config) if config.num_labels > 1 else ())
         kind = kind_of(data.kind)
         source = Source(model, kind.head)
         data, warnings = kind.match(data, source.config, model)
+        warnings = [*data.notes, *warnings]
         for warning in warnings:
             desk.display.say(f"note: {warning}")
         limit = anatomy.max_length(source.model.config)

@@ -39,7 +39,7 @@ class StagePlan:
     def line(self, what: str = "examples", more: str = "") -> str:
         """The stage in one line of the printed plan."""
         read = self.objective
-        who = {"store": " (stored)", "known": " (computed once)"}.get(self.answers, "")
+        who = {"store": " (stored)", "known": " (computed once)", "file": " (from the file)"}.get(self.answers, "")
         if self.answers == "mechanism" and not read.teacher_needs.running:
             who = " (computed once)"
         return (

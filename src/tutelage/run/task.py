@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.data.batches import Feed, Known
 from tutelage.data.examples import Data, Encoded, Examples
+from tutelage.data.labels import no_labels
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
@@ -26,8 +27,10 @@ from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
 from tutelage.report.model import TaskReport
 from tutelage.run import checks, measure
+from tutelage.run import predicted as predictions
 from tutelage.run.loading import Reader, gather_texts, load_split, truncation_notes
 from tutelage.run.plan import StagePlan, mapping_lines, model_line, planned_steps, typical
+from tutelage.run.predicted import PredictedTeacher
 from tutelage.run.student import StudentFactory, general_projections, inherit, inherited_count
 from tutelage.run.teacher import RunTeacher
 from tutelage.run.workspace import Bench, Workspace
@@ -58,12 +61,19 @@ class TaskRun:
         if config.out is None:
             raise TutelageError("there is no output folder; give --out FOLDER")
         self.bench, self.config, self.warnings = bench, config, list[str]()
+        if config.data.predictions is not None:
+            predictions.check_recipe(config)
         given = load_data(config.data)
         source = None
         if config.teacher is not None:
             source = Source(config.teacher, kind_of(given.kind).head)
-        elif config.recipe.needs_teacher:
-            raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give --teacher FOLDER")
+        elif config.recipe.needs_teacher and given.predicted is None:
+            raise TutelageError(
+                f"the method {config.recipe.method!r} needs a teacher; give --teacher FOLDER, or its answers with "
+                "--teacher-predictions FILE"
+            )
+        if given.predicted is not None:
+            self.warnings += predictions.check_labels(config, given)
         split = load_split(config, given, source, self.warnings)
         self.data: Data = split.data
         self.kind = kind_of(self.data.kind)
@@ -89,6 +99,10 @@ class TaskRun:
         if source is not None:
             knowledge = self._knowledge(source, everything, limit)
             self.teacher = RunTeacher(config, bench, source, knowledge, self.parts, self.objectives)
+        predicted = self.data.predicted
+        self.answering: RunTeacher | PredictedTeacher | None = self.teacher
+        if predicted is not None:
+            self.answering = PredictedTeacher(predicted, self.parts, device)
         self._projections = general_projections(config.recipe.student)
         self.scene = self._scene(split.given_labels, split.held_part if split.held else None, every)
         self.baseline: PreTrainedModel | None = None
@@ -103,7 +117,8 @@ class TaskRun:
     def _objectives(self, source: Source | None) -> list[ObjectivePlan]:
         shape = anatomy.shape_of(final_config(self.student))
         theirs = None if source is None else source.shape
-        plans = [ObjectivePlan(s.objective, self.kind, shape, theirs) for s in self.config.recipe.stages]
+        predicted = self.data.predicted is not None
+        plans = [ObjectivePlan(s.objective, self.kind, shape, theirs, predicted) for s in self.config.recipe.stages]
         for stage, plan in zip(self.config.recipe.stages, plans, strict=True):
             checks.check_objective(stage.name, plan, self.student, source)
             for term, mapped in zip(plan.terms, plan.pairs, strict=True):
@@ -170,8 +185,8 @@ class TaskRun:
         return Scene(accelerator, display, folder, config.seed, stages, self.student, self.warnings, task)
 
     def _train_logits(self, part: str) -> Tensor:
-        assert self.teacher is not None
-        return self.teacher.on_train(part)
+        assert self.answering is not None
+        return self.answering.on_train(part)
 
     def _load(self) -> None:
         """Move the student to its device, find the store, and score the teacher on the evaluation set."""
@@ -227,7 +242,7 @@ class TaskRun:
         plans = []
         for index, (stage, objective) in enumerate(zip(self.config.recipe.stages, self.objectives, strict=True)):
             needs = objective.teacher_needs
-            answers = "nobody" if self.teacher is None else self.teacher.answers(stage, needs)
+            answers = "nobody" if self.answering is None else self.answering.answers(stage, needs)
             runs = answers == "running" or (answers == "mechanism" and needs.running)
             steps, flops = planned_steps(stage, self._feed(stage)), 3 * student + (teacher if runs else 0)
             plans.append(StagePlan(stage, index, objective, self._part(stage), answers, steps, flops))
@@ -245,7 +260,7 @@ class TaskRun:
     @property
     def wants_baseline(self) -> bool:
         """Whether the baseline is trained too. A student that learns only from labels is its own baseline."""
-        return self.config.baseline and self.config.teacher is not None and self.config.recipe.needs_teacher
+        return self.config.baseline and self.config.taught and self.config.recipe.needs_teacher
 
     @property
     def count(self) -> int:
@@ -256,15 +271,19 @@ class TaskRun:
         """The printed plan: sizes, what each stage reads, the paired layers, the cost."""
         config, data, plans = self.config, self.data, self.plans
         network, train = final_network(self.student), self.parts["train"].student
+        known = "labelled" if data.predicted is None or data.predicted.labelled else "predicted"
         unlabelled = f" + {len(data.unlabeled):,} unlabelled" if data.unlabeled else ""
         lines = [
-            f"{config.recipe.title} on {data.task}: {len(data.train):,} labelled{unlabelled} texts, "
+            f"{config.recipe.title} on {data.task}: {len(data.train):,} {known}{unlabelled} texts, "
             f"{train.lengths.mean():.1f} tokens on average; {len(self.selection.examples):,} in the validation split, "
             f"{sum(map(len, data.dev.values())):,} in the evaluation set"
         ]
+        lines.append(f"labels   {self.kind.about(data)}")
+        lines += [f"note: {note}" for note in data.notes]
         if self.teacher is not None:
             lines.append(model_line("teacher", self.teacher.source.shape, self.teacher.source.outline))
             lines += self._store_lines(self.teacher)
+        lines += predictions.plan_lines(data) if data.predicted is not None else []
         kinds = {mechanism.kind: mechanism for plan in plans for mechanism in plan.stage.mechanisms}
         lines += [line for mechanism in kinds.values() for line in mechanism.about(self.scene)]
         lines.append(model_line("student", anatomy.shape_of(network.config), network))
@@ -281,7 +300,8 @@ class TaskRun:
                 lines.append(f"  starts from {taken} projections of {self.factory.origin}")
             lines += mapping_lines(plan.objective)
         if self.wants_baseline:
-            lines.append(f"then {config.recipe.student.twin_words}, for as many steps (--no-baseline skips it)")
+            on = "" if data.predicted is None else f" on the {predictions.baseline_labels(data)}"
+            lines.append(f"then {config.recipe.student.twin_words}{on}, for as many steps (--no-baseline skips it)")
         lines.append(f"expected time on this machine: about {duration(seconds)}, without the baseline")
         lines += [f"note: {warning}" for warning in self.warnings]
         return "\n".join(lines)
@@ -318,13 +338,17 @@ class TaskRun:
         if self.teacher is not None:
             self.teacher.release()  # making a student may have loaded its teacher
         torch.manual_seed(config.seed)  # and has drawn numbers
-        objective = Objective(stage.objective, self.kind, anatomy.shape_of(final_config(self.student)), plan.teacher)
+        shape = anatomy.shape_of(final_config(self.student))
+        objective = Objective(stage.objective, self.kind, shape, plan.teacher, predicted=plan.predicted)
         inherit(objective, self._projections)
         labels = [found for m in stage.mechanisms if (found := m.labels(self.scene, scene)) is not None]
         brought = {m.kind: m.teacher(self.scene, scene) for m in stage.mechanisms}
         teacher = next((one for one in brought.values() if one is not None), None)
-        if teacher is None and self.teacher is not None:
-            teacher = self.teacher.teacher_for(stage, self._part(stage), plan.teacher_needs)
+        if self.data.predicted is not None and not self.data.predicted.labelled:
+            # The labels are the file's own: the twin learns them, the student learns what the file says.
+            labels.append(no_labels(self.data.train.labels, len(self.parts[self._part(stage)].examples)))
+        if teacher is None and self.answering is not None:
+            teacher = self.answering.teacher_for(stage, self._part(stage), plan.teacher_needs)
 
         def hooks() -> list[Any]:
             made = [m.hook(self.scene, scene, brought[m.kind]) for m in stage.mechanisms]

@@ -25,9 +25,9 @@ from tutelage.teachers.source import Source
 from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher
 
-Answers = Literal["nobody", "running", "known", "store", "mechanism"]
+Answers = Literal["nobody", "running", "known", "store", "mechanism", "file"]
 """The source of the teacher's signals in a stage: ``nobody`` (not needed), the ``running`` model, its logits computed once
-(``known``), a ``store``, or a ``mechanism`` of the stage."""
+(``known``), a ``store``, a ``mechanism`` of the stage, or a ``file`` of predictions."""
 
 
 class RunTeacher:

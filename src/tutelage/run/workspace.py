@@ -107,7 +107,7 @@ class Workspace(Bench):
     @property
     def model_folder(self) -> Path:
         """Where the student lies: in ``student/``, or, for a run without a teacher on a task, in the folder itself."""
-        alone = self.config.teacher is None and not self.config.recipe.on_corpus
+        alone = not self.config.taught and not self.config.recipe.on_corpus
         return self.folder if alone else self.folder / "student"
 
     @property

@@ -23,12 +23,16 @@ from tutelage.anatomy import Head
 from tutelage.data.batches import Batch
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples, encode
-from tutelage.data.labels import Labels, label_names, listed, places_of, unnamed
+from tutelage.data.labels import Labels, class_counts, label_names, listed, places_of, unnamed
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks.metrics import value_of
+from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, classes_in
+
+LEAST = 1e-8
+"""The smallest probability of a prediction from a file: a logarithm needs one. At temperature 2 it is still 1e-4."""
 
 
 class Kind(ABC):
@@ -88,6 +92,13 @@ class Kind(ABC):
     def label_settings(self, data: Data) -> dict[str, Any]:
         """The fields of the student's configuration that describe its outputs."""
         return {"id2label": dict(enumerate(data.labels)), "label2id": {name: i for i, name in enumerate(data.labels)}}
+
+    def about(self, data: Data) -> str:
+        """The labels of the training set, for the plan: the kind, the classes, and how often each occurs."""
+        counts = class_counts(data.train.labels, data.labels)
+        first = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:20])
+        more = f" and {len(counts) - 20} more" if len(counts) > 20 else ""
+        return f"{self.name}, {len(counts)} classes: {first}{more}"
 
     def match(self, data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
         """The data with the label numbers of a teacher's configuration, and warnings.
@@ -238,21 +249,48 @@ class TextKind(Kind):
         """Whether a column of labels is of this kind; of the kinds in ``KINDS`` exactly one says so."""
         return False
 
+    def prepared(self, values: Sequence[Any]) -> tuple[list[Any], list[str]]:
+        """A column of labels, made plain by ``cells.plain``, as :meth:`answer` takes its cells, and notes on how it was read."""
+        return list(values), []
+
     @abstractmethod
-    def classes_in(self, path: Path, values: Sequence[Any]) -> tuple[str, ...]:
-        """The classes that occur in a column, sorted; empty where labels are no classes.
+    def answer(self, value: Any) -> Any:
+        """What one cell says: the names of its classes, or (where the kind is not :attr:`named`) a number.
 
         Raises:
-            TutelageError: for a cell that cannot be read, or fewer than two classes.
+            cells.Unreadable: it says nothing of this kind.
         """
 
     @abstractmethod
-    def labels_in(self, path: Path, values: Sequence[Any], names: tuple[str, ...], origin: str) -> Labels:
-        """A column of labels as in ``Examples.labels``; ``names`` are the classes, which come from ``origin``.
+    def labels_of(self, answers: Sequence[Any], count: int) -> Labels:
+        """Labels as in ``Examples.labels``, of answers with the numbers of classes in place of their names; ``count`` classes."""
+
+    # -------------------------------------------------------------------------------------------- predictions of a file
+
+    def read_predictions(self, table: PredictionColumns, labels: Sequence[str]) -> PredictedValues:
+        """What a file predicts, as probabilities of the classes (or as numbers); ``labels`` are the classes, empty if the file has
+        to say them; if not overridden, one class a text.
 
         Raises:
-            TutelageError: for a cell that cannot be read or a class that is not among ``names``.
+            TutelageError: as ``prediction_forms.classes_in``.
         """
+        return classes_in(table, labels)
+
+    def logits_of(self, values: Values) -> npt.NDArray[np.float32]:
+        """Logits ``(n, outputs)`` of what :meth:`read_predictions` returns; if not overridden, log-probabilities with mean 0."""
+        logs = np.log(np.maximum(values, LEAST))
+        return np.asarray(logs - logs.mean(axis=1, keepdims=True), dtype=np.float32)
+
+    def as_outputs(self, labels: Labels, outputs: int) -> Values:
+        """Labels as if they had been predicted, ``(n, outputs)``, ``nan`` where unknown; if not overridden, one class a text."""
+        found = np.full((len(labels), outputs), np.nan)
+        known = labels >= 0
+        found[known] = np.eye(outputs)[labels[known]]
+        return found
+
+    def likeliest(self, values: Values) -> Labels:
+        """The likeliest labels of what :meth:`read_predictions` returns, as in ``Examples.labels``."""
+        return self.predictions(self.logits_of(values))
 
     # ----------------------------------------------------------------------------------------------------------- scores
 

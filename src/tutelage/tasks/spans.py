@@ -39,7 +39,7 @@ class Spans(Kind):
     answers_in_pair = True
 
     def read(self, train: Path, dev: Path | None, config: DataConfig) -> Data:
-        return own_questions(train, dev)
+        return own_questions(train, dev, config.skip_bad_rows)
 
     def longest(self, limit: int) -> int:
         """Windows are 384 tokens at most, as in SQuAD's usual settings."""
@@ -51,6 +51,13 @@ class Spans(Kind):
 
     def label_settings(self, data: Data) -> dict[str, Any]:
         return {}
+
+    def about(self, data: Data) -> str:
+        labels = data.train.labels
+        without, unknown = (sum(label == one for label in labels) for one in ((), None))
+        return f"{self.name}, {len(labels) - without - unknown:,} questions with an answer, {without:,} without one" + (
+            f", {unknown:,} unknown" if unknown else ""
+        )
 
     def match(self, data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
         return data, []

@@ -29,7 +29,7 @@ class Tokens(Kind):
     single_label = True
 
     def read(self, train: Path, dev: Path | None, config: DataConfig) -> Data:
-        return own_sentences(train, dev)
+        return own_sentences(train, dev, config)
 
     def encode(self, examples: Examples, tokenizer: Any, max_length: int, stride: int | None = None) -> Encoded:
         return encode_words(examples, tokenizer, max_length)

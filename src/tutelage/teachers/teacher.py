@@ -68,11 +68,12 @@ class LiveTeacher:
 class KnownLogits:
     """A teacher whose logits ``(answers, classes)`` are in memory. They replace the forward pass.
 
-    ``logit_rows`` ``(examples,)``: rows of logits for each example.
+    ``logit_rows`` ``(examples,)``: rows of logits for each example. ``weights`` ``(answers,)`` are the weights of the rows in the
+    losses.
     """
 
-    def __init__(self, logits: Tensor, logit_rows: npt.NDArray[np.int64]) -> None:
-        self._logits = logits
+    def __init__(self, logits: Tensor, logit_rows: npt.NDArray[np.int64], weights: Tensor | None = None) -> None:
+        self._logits, self._weights = logits, weights
         self._rows = torch.from_numpy(logit_rows)
         self._start = self._rows.cumsum(0) - self._rows
 
@@ -80,7 +81,8 @@ class KnownLogits:
         rows = self._rows[batch.rows]
         before = rows.cumsum(0) - rows
         places = torch.arange(int(rows.sum())) + (self._start[batch.rows] - before).repeat_interleave(rows)
-        return Signals(logits=self._logits[places.to(self._logits.device, non_blocking=True)])
+        places = places.to(self._logits.device, non_blocking=True)
+        return Signals(logits=self._logits[places], weights=None if self._weights is None else self._weights[places])
 
     def close(self) -> None:
         pass
