@@ -1,5 +1,7 @@
 """The one error that users see."""
 
+from __future__ import annotations
+
 
 class TutelageError(ValueError):
     """Something in what the user gave is wrong.
@@ -7,3 +9,19 @@ class TutelageError(ValueError):
     The message is one line: it names the thing, the value and the remedy. The command line prints it and exits
     with code 2; nothing is left half written.
     """
+
+
+UNSAFE = ("weights_only", "trust_remote_code", "allow_pickle", "Unpickl")
+
+
+def last_reason(error: BaseException) -> str:
+    """Why a library refused a file, in one short line; never its advice to load the file unsafely."""
+    text = str(error)
+    if any(word in text or word in type(error).__name__ for word in UNSAFE):
+        return "it holds Python objects or needs code of its own, which is not loaded"
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    if not text.strip() or isinstance(error, KeyError | IndexError):
+        return f"{type(error).__name__} {lines[0]}" if text.strip() else type(error).__name__
+    # An introduction ends in a colon and the reason follows.
+    chosen = next((line for line in lines if not line.endswith(":")), lines[-1])
+    return chosen if len(chosen) <= 300 else f"{chosen[:297]}..."

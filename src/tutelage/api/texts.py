@@ -92,10 +92,10 @@ def build_corpus(
 
     Example: tutelage corpus build wiki.txt.gz hub:wikitext,config=wikitext-103-raw-v1 --tokenizer bert-base-uncased --out corpus/
     """
+    from tutelage.checkpoints import resolve
     from tutelage.data.corpus import building, reading
     from tutelage.data.tokenizers import load_tokenizer
     from tutelage.progress import Display
-    from tutelage.students.load import resolve
 
     display = Display(quiet)
     with display:

@@ -108,13 +108,34 @@ def gain(report: TaskReport) -> float | None:
 
 
 def paid(report: TaskReport) -> bool:
-    """Whether distillation raised the score, or no baseline was trained."""
+    """Whether distillation raised the score, or no baseline was trained; never of a model at the level of a constant answer."""
     added = gain(report)
-    return added is None or added > 0
+    return (added is None or added > 0) and not failures(report)
+
+
+def no_better(report: TaskReport, entry: ModelEntry) -> bool:
+    """Whether a model scores no better than the best constant answer on the evaluation set, within its standard error."""
+    scores = next(iter(entry.scores.values()), {})
+    margin = 0.5 / math.sqrt(max(report.data.report, 1))
+    return bool(report.chance) and all(scores.get(m, 0.0) <= value + margin for m, value in report.chance.items())
+
+
+def failures(report: TaskReport) -> list[str]:
+    """A sentence for the student and for the teacher, if they are no better than a constant answer."""
+    chance, metric = report.chance.get(report.metric), words(report.metric)
+    who = {"student": "student" if report.teacher else "model", "teacher": "teacher"}
+    return [
+        f"The {who[name]} is no better than a constant answer: {metric} {score_text(entry.score)}, and the best constant answer to "
+        f"{report.data.report:,} examples has {score_text(chance)}."
+        for name, entry in (("student", report.student), ("teacher", report.teacher))
+        if entry is not None and no_better(report, entry)
+    ]
 
 
 def verdict(report: TaskReport) -> str:
-    """The result of the run in one sentence."""
+    """The result of the run in one sentence, or of a run that failed in two."""
+    if failed := failures(report):
+        return " ".join(failed)
     student, teacher, metric = report.student, report.teacher, words(report.metric)
     if teacher is None:
         text = (

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.anatomy import Head
 from tutelage.artifacts import write_text
+from tutelage.checkpoints import resolve
 from tutelage.data import batches
 from tutelage.data.corpus.reading import Corpus, Epoch
 from tutelage.data.examples import Encoded, Rows
@@ -40,7 +41,6 @@ from tutelage.run.teacher import Answers
 from tutelage.run.workspace import Bench, Workspace
 from tutelage.students.build import build
 from tutelage.students.final import final_config, final_network, notes
-from tutelage.students.load import resolve
 from tutelage.students.specs import origin_of, takes_from_teacher
 from tutelage.tasks import KINDS
 from tutelage.teachers.source import Source
@@ -144,6 +144,7 @@ class CorpusRun:
         """For each stage the same instances, masked as they are in that stage, and their rows."""
         self._read()
         self.tokenizer = fitted_tokenizer(self.corpus.tokenizer, self.student)
+        bench.rehearse(self.student, self.tokenizer, self.head)
         self.losses: list[dict[str, dict[str, float]]] = []
         """The losses on them, ``before`` and ``after`` each stage."""
         numbered = enumerate(zip(stages, self.objectives, strict=True))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tutelage.data.config import Place
 from tutelage.errors import TutelageError
 
 Count = Annotated[int, Field(ge=1)]
@@ -47,7 +48,7 @@ class Copied(StudentSpec):
     init: Literal["copied"] = "copied"
     layers: Count | Counts = 3
     choose: Literal["first", "last", "spread", "uniform"] = "spread"
-    source: str | None = None
+    source: Place | None = None
     family: Literal["distilbert"] | None = None
 
 
@@ -62,7 +63,7 @@ class Fresh(StudentSpec):
     heads: Count | None = None
     embedding: Count | None = None
     """Width of the embedding table, in families with a separate one (ELECTRA, ALBERT)."""
-    like: str | None = None
+    like: Place | None = None
     """A checkpoint that replaces the teacher as the source of family, vocabulary and sizes, if there is no teacher."""
 
 
@@ -70,7 +71,7 @@ class Checkpoint(StudentSpec):
     """A checkpoint: a folder or a Hub id."""
 
     init: Literal["checkpoint"] = "checkpoint"
-    name: str
+    name: Place
 
 
 class Pruned(StudentSpec):
@@ -105,7 +106,7 @@ class BiLSTM(StudentSpec):
     embedding: Count = 300
     channels: Annotated[int, Field(ge=1, le=2)] = 2
     words: Count = 30000
-    vectors: str | None = None
+    vectors: Place | None = None
     """A text file of word vectors (GloVe, fastText's .vec); none starts from random vectors."""
 
 
@@ -122,7 +123,7 @@ class _Narrower(StudentSpec):
     strategy: Literal["dim", "head"] = "dim"
     intermediate: Count | None = None
     decoder: Literal["tied", "untied"] = "tied"
-    source: str | None = None
+    source: Place | None = None
     """A checkpoint to inherit from instead of the teacher."""
 
 
@@ -169,7 +170,7 @@ class Shared(StudentSpec):
     init: Literal["shared"] = "shared"
     stored: Count | Counts = 3
     order: Literal["shuffled", "paired", "mirror", "adjacent"] | list[str] = "shuffled"
-    source: str | None = None
+    source: Place | None = None
 
 
 Student = Annotated[

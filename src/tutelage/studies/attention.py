@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.artifacts import write_text
+from tutelage.checkpoints import resolve
 from tutelage.data.batches import evaluation_batches
 from tutelage.data.examples import Encoded, Examples, encode
 from tutelage.data.readers.files import read_texts
@@ -39,7 +40,7 @@ from tutelage.progress import Display
 from tutelage.report.attention import AttentionReport, LayerReport, Likeness, Match
 from tutelage.report.attention import page as page_of
 from tutelage.run.workspace import new_accelerator
-from tutelage.students.load import load_config, resolve
+from tutelage.students.load import load_config
 from tutelage.teachers.source import Source
 
 LENGTH = 128

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tutelage import anatomy
+from tutelage.checkpoints import resolve
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
 from tutelage.run.run import run
-from tutelage.students.load import load_config, resolve
+from tutelage.students.load import load_config
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Pruned
 
 

@@ -12,6 +12,7 @@ import transformers
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tutelage import anatomy
+from tutelage.checkpoints import resolve
 from tutelage.data.config import DataConfig
 from tutelage.data.parts import held_part, part_of
 from tutelage.data.texts import Texts
@@ -27,7 +28,7 @@ from tutelage.recipes.settings import Settings, with_settings
 from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.workspace import new_accelerator
-from tutelage.students.load import load_config, resolve
+from tutelage.students.load import load_config
 from tutelage.students.specs import Checkpoint, Copied
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data

@@ -44,7 +44,7 @@ def load_data(config: DataConfig) -> Data:
         own = None if kind is None else kind.read(train, dev, config)
         data = own or load_files(train, dev, None, config.text, config.text_pair, config.label, config.kind)
     else:
-        raise TutelageError("there is nothing to learn from; give --task NAME or --train FILE")
+        raise TutelageError("there are no texts; give --task NAME or --train FILE")
     if config.max_train is not None and config.max_train < len(data.train):
         rows = np.sort(np.random.default_rng(0).permutation(len(data.train))[: config.max_train])
         source = f"{data.sources.get('train', 'train')}, cut to {config.max_train:,} rows"
