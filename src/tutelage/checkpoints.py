@@ -9,6 +9,7 @@ import difflib
 import json
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,13 @@ def check_weights(name: str, path: Path) -> None:
             )
     for one in files:
         check_fetched(name, one)
+        with one.open("rb") as opened:
+            start = opened.read(2)
+        # A state dict is a zip file, or (before PyTorch 1.6) a pickle.
+        if one.suffix == ".bin" and not (start == b"\x80\x02" or (start == b"PK" and zipfile.is_zipfile(one))):
+            raise TutelageError(
+                f"{one.name} of the model {name!r} is no whole file of PyTorch's weights; fetch the model again"
+            )
 
 
 def check_fetched(name: str, file: Path) -> None:

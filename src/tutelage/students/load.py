@@ -115,9 +115,9 @@ def _check_loadable(name: str, tree: dict[str, Any]) -> None:
         )
     for key, value in tree.items():
         for part, most in MOST.items():
-            if part in key and isinstance(value, int | float) and not abs(value) <= most:
+            if part in key and isinstance(value, int | float) and not 0 <= value <= most:
                 raise TutelageError(
-                    f"config.json of the model {name!r} has {key} {value}, at most {most:,}; correct it"
+                    f"config.json of the model {name!r} has {key} {value}, where 0 to {most:,} makes sense; correct it"
                 )
 
 
@@ -220,7 +220,9 @@ def _from_pretrained(
             **({} if renamed is None else {"key_mapping": renamed}),
         )
     except Exception as error:  # a damaged file can raise any exception of its parser
-        raise TutelageError(f"cannot load the model {name!r}: {last_reason(error)}") from None
+        raise TutelageError(
+            f"cannot load the model {name!r}: {last_reason(error)}; fetch it again, or write it once more with save_pretrained"
+        ) from None
     return model, found
 
 
