@@ -60,9 +60,26 @@ def load_config(name: str) -> Any:
             f"config.json of the model {name!r} cannot be used: {last_reason(error)}; correct it"
         ) from None
     config._commit_hash = commit
+    _check_sizes(name, config)
     if anatomy.family_of(config).causal:
         config.pad_token_id = load_tokenizer(name).pad_token_id
     return config
+
+
+def _check_sizes(name: str, config: Any) -> None:
+    """See that the sizes of a configuration are sizes."""
+    try:
+        shape, longest = anatomy.shape_of(config), anatomy.max_length(config)
+        fine = min(shape.layers, shape.hidden, shape.heads, shape.intermediate, shape.vocabulary) > 0 and longest > 2
+    except (TypeError, AttributeError) as error:  # of a size that is missing, or no number
+        raise TutelageError(
+            f"config.json of the model {name!r} lacks a size ({last_reason(error)}); correct it"
+        ) from None
+    if not fine:
+        raise TutelageError(
+            f"config.json of the model {name!r} describes no network ({shape}, {shape.vocabulary} tokens in the vocabulary, "
+            f"{longest} positions); correct it"
+        )
 
 
 def _read_config(name: str) -> tuple[dict[str, Any], str | None]:
@@ -190,13 +207,8 @@ def load_model(name: str, head: Head = "classes", **labels: Any) -> tuple[PreTra
 
 def _check_size(name: str, path: Path, config: Any, head: Head) -> None:
     """See that the weights can be those of the configuration, before room is made for them."""
-    try:
-        with torch.device("meta"):
-            outline = auto_class(head).from_config(copy.deepcopy(config), dtype=torch.float32)
-    except Exception as error:  # impossible sizes end in any exception
-        raise TutelageError(
-            f"config.json of the model {name!r} cannot be used: {last_reason(error)}; correct it"
-        ) from None
+    with torch.device("meta"):
+        outline = untrained(name, config, head)
     body = sum(parameter.numel() for parameter in anatomy.base_of(outline).parameters())
     stored = sum(file.stat().st_size for file in weight_files(path))
     if body > stored + 1_000_000:  # one byte a weight, at least; a pooler may be new
@@ -204,6 +216,25 @@ def _check_size(name: str, path: Path, config: Any, head: Head) -> None:
             f"config.json of the model {name!r} describes {body:,} parameters, but its weights have {stored:,} bytes; correct "
             "config.json, or fetch the model again"
         )
+
+
+def untrained(name: str, config: Any, head: Head) -> PreTrainedModel:
+    """The network of a configuration with random weights, in evaluation mode.
+
+    Raises:
+        TutelageError: if there is no such network.
+    """
+    try:
+        # from_config writes into the configuration that it is given
+        config = fitted_config(copy.deepcopy(config), head)
+        model: PreTrainedModel = auto_class(head).from_config(config, dtype=torch.float32)
+    except TutelageError:
+        raise
+    except Exception as error:  # impossible sizes end in any exception
+        raise TutelageError(
+            f"config.json of the model {name!r} cannot be used: {last_reason(error)}; correct it"
+        ) from None
+    return model.eval()
 
 
 def _from_pretrained(

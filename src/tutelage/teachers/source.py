@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from functools import cached_property
@@ -12,11 +11,11 @@ import torch
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.anatomy import Head, auto_class
+from tutelage.anatomy import Head
 from tutelage.checkpoints import resolve
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
-from tutelage.students.load import fitted_config, load_config, load_model
+from tutelage.students.load import load_config, load_model, untrained
 
 HEADS = {
     "classes": "classification head",
@@ -122,10 +121,7 @@ class Source:
         return self._model or self._untrained()
 
     def _untrained(self) -> PreTrainedModel:
-        # from_config writes into the configuration that it is given
-        config = fitted_config(copy.deepcopy(self.config), self._head)
-        model: PreTrainedModel = auto_class(self._head).from_config(config, dtype=torch.float32)
-        return model.eval()
+        return untrained(self.name, self.config, self._head)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.data.batches import Batch, asked_places, evaluation_batches, padded
 from tutelage.data.examples import Encoded
+from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.selection import Selected, select
 from tutelage.knowledge.signals import Signals, Tap
@@ -99,7 +100,16 @@ def predict(
     advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
     """Logits of all that is asked, ``(answers, classes)`` float32 on the CPU: example by example, as ``encoded.asked``
-    counts them. ``advance`` hears of every batch's size."""
+    counts them. ``advance`` hears of every batch's size.
+
+    Raises:
+        TutelageError: when a token has no embedding.
+    """
+    if (largest := int(encoded.tokens.max(initial=0))) >= model.config.vocab_size:
+        raise TutelageError(
+            f"the texts have the token id {largest}, but a model has {model.config.vocab_size} embeddings; save the model's own "
+            "tokenizer beside it"
+        )
     was_training = model.training
     model.eval()
     start = np.cumsum(encoded.asked) - encoded.asked
