@@ -143,7 +143,7 @@ def test_a_new_head_is_said_and_fine_tuned(tmp_path: Path, tokenizer: Any, capsy
         {"id2label": {"0": "a", "5": "b"}, "label2id": {"x": 0, "y": 1}},
         {"label2id": {"good": 0, "bad": 1}},
     ],
-    ids=lambda settings: "+".join(settings) + str(list(settings.values())[0])[:12],
+    ids=lambda settings: "+".join(settings) + str(next(iter(settings.values())))[:12],
 )
 def test_settings_that_are_not_architecture_are_reset(folder: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     plain = load_model(str(folder))[0].state_dict()
