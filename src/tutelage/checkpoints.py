@@ -65,6 +65,13 @@ def resolve(name: str) -> str:
     return name
 
 
+def resolve_tokenizer(name: str) -> str:
+    """The folder or Hub id of a tokenizer, which may lie alone in its folder; else as :func:`resolve`."""
+    path = _expanded(name)
+    alone = path.is_dir() and any((path / one).is_file() for one in VOCABULARIES)
+    return str(path) if alone else resolve(name)
+
+
 def looks_like_path(name: str) -> bool:
     """Whether a name can be no Hub id, or begins with a folder of this machine."""
     first = name.replace("\\", "/").partition("/")[0]

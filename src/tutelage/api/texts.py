@@ -92,14 +92,13 @@ def build_corpus(
 
     Example: tutelage corpus build wiki.txt.gz hub:wikitext,config=wikitext-103-raw-v1 --tokenizer bert-base-uncased --out corpus/
     """
-    from tutelage.checkpoints import resolve
     from tutelage.data.corpus import building, reading
     from tutelage.data.tokenizers import load_tokenizer
     from tutelage.progress import Display
 
     display = Display(quiet)
     with display:
-        texts, known = [os.fspath(source) for source in sources], load_tokenizer(resolve(os.fspath(tokenizer)))
+        texts, known = [os.fspath(source) for source in sources], load_tokenizer(os.fspath(tokenizer))
         corpus = building.build(texts, Path(out), known, split=split, advance=display.count)
     return reading.describe(corpus)
 

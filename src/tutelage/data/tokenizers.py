@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.checkpoints import VOCABULARIES, check_fetched, resolve
+from tutelage.checkpoints import VOCABULARIES, check_fetched, resolve_tokenizer
 from tutelage.errors import TutelageError, last_reason
 
 UNKNOWN_LIMIT = int(1e30)
@@ -42,11 +42,12 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         TutelageError: if there is no tokenizer, it has no fast version or neither of the two tokens, or it is damaged.
     """
-    path = resolve(name)
+    path = resolve_tokenizer(name)
     if Path(path).is_dir():
         _check_files(name, Path(path))
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer("A trial.", truncation=True, max_length=8)
     except Exception as error:  # a damaged file can raise any exception of its parser
         raise TutelageError(f"cannot load the tokenizer of {name!r}: {last_reason(error)}") from None
     if not getattr(tokenizer, "is_fast", False):

@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.anatomy import Head
 from tutelage.artifacts import write_text
-from tutelage.checkpoints import resolve
 from tutelage.data import batches
 from tutelage.data.corpus.reading import Corpus, Epoch
 from tutelage.data.examples import Encoded, Rows
@@ -160,7 +159,7 @@ class CorpusRun:
     def _check_tokenizers(self, named: str | None) -> None:
         found = [] if self.teacher is None else [(self.teacher.name, self.teacher.tokenizer)]
         if named is not None:
-            found.append((named, load_tokenizer(resolve(named))))
+            found.append((named, load_tokenizer(named)))
         for name, tokenizer in found:
             if tokenizer_fingerprint(tokenizer) != self.corpus.manifest.tokenizer_fingerprint:
                 raise TutelageError(

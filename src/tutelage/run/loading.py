@@ -149,13 +149,14 @@ class Reader:
             TutelageError: for a token beyond the vocabulary, or training texts of unknown words.
         """
         found: list[str] = []
-        read = [] if name is None else [(texts.student, self.tokenizer, student, name)]
-        if self.teacher is not None and (texts.teacher is not None or not read):
-            theirs = texts.teacher or texts.student
-            read.append((theirs, self.teacher.tokenizer, self.teacher.config, self.teacher.name))
-        for encoded, tokenizer, config, whose in read:
-            check_ids(encoded, tokenizer, config, whose, part)
-            found += check_words(encoded, tokenizer, whose, part, trains=part == "train")
+        if name is not None:
+            check_ids(texts.student, self.tokenizer, student, name, part)
+            found += check_words(texts.student, self.tokenizer, name, part, trains=part == "train")
+        if self.teacher is not None:
+            theirs, tokenizer, whose = texts.teacher or texts.student, self.teacher.tokenizer, self.teacher.name
+            check_ids(theirs, tokenizer, self.teacher.config, whose, part)
+            if texts.teacher is not None or name is None:
+                found += check_words(theirs, tokenizer, whose, part, trains=part == "train")
         return found
 
 

@@ -88,6 +88,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
     config, data = run.config, run.data
     entries = measured(run, workspace)
     part = next(iter(run.dev))
+    chance = kind_of(data.kind).constant_scores(data, data.dev[part])
     recipe, taught, dev = config.recipe, run.teacher, run.dev[next(iter(run.dev))]
     added = len(run.parts["augmented"].examples) - len(run.parts["train"].examples) if "augmented" in run.parts else 0
     mechanisms = {m.kind: m for stage in recipe.stages for m in stage.mechanisms}.values()
@@ -101,7 +102,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "task": data.task,
         "kind": data.kind,
         "metric": data.metrics[0],
-        "chance": kind_of(data.kind).constant_scores(data, data.dev[part]),
+        "chance": {m: score for m, score in chance.items() if m in data.metrics},
         "labels": list(data.labels),
         "data": {
             "train": len(data.train),

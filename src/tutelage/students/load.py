@@ -29,7 +29,7 @@ NOT_ARCHITECTURE = (
     "output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "torchscript", "use_cache", "dtype",
     "torch_dtype", "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset",
     "experts_implementation", "_experts_implementation_internal", "gradient_checkpointing", "_name_or_path", "name_or_path",
-    "transformers_version", "task_specific_params", "finetuning_task", "per_layer_config",
+    "transformers_version", "task_specific_params", "finetuning_task"
 )  # fmt: skip
 """Settings of the program that wrote a checkpoint. Carried over they change what ``forward`` returns, or forbid saving."""
 

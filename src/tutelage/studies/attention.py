@@ -27,7 +27,6 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.artifacts import write_text
-from tutelage.checkpoints import resolve
 from tutelage.data.batches import evaluation_batches
 from tutelage.data.examples import Encoded, Examples, encode
 from tutelage.data.readers.files import read_texts
@@ -69,7 +68,7 @@ def compare_models(
     sources = []
     for name in (teacher, student):
         # A family of our own is known with its head alone.
-        derived = anatomy.family_of(load_config(resolve(name))).derived
+        derived = anatomy.family_of(load_config(name)).derived
         sources.append(Source(name, "classes" if derived else "none"))
     check(sources[0].config, sources[1].config)
     if len({tokenizer_fingerprint(source.tokenizer) for source in sources}) > 1:

@@ -12,7 +12,6 @@ import transformers
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tutelage import anatomy
-from tutelage.checkpoints import resolve
 from tutelage.data.config import DataConfig
 from tutelage.data.parts import held_part, part_of
 from tutelage.data.texts import Texts
@@ -107,12 +106,12 @@ def train_team(
                 f"data.{name} says who learns from what, which a team does itself; leave it out, or see --member"
             )
     folder = Path(out)
-    specs = list(members) or usual_members(anatomy.shape_of(load_config(resolve(model))).layers)
+    specs = list(members) or usual_members(anatomy.shape_of(load_config(model)).layers)
     if len(specs) < 2:
         raise TutelageError("a team has at least two teachers; give --member more than once, or not at all for five")
     made = [member_of(text) for text in specs]
     for text, member in zip(specs, made, strict=True):
-        depth = anatomy.shape_of(load_config(resolve(member.model or model))).layers
+        depth = anatomy.shape_of(load_config(member.model or model)).layers
         if (member.layers or 0) > depth:
             raise TutelageError(f"--member {text!r}: the model has {depth} layers; keep at most as many")
     names = [f"{number:02d}-{_slug(text)}" for number, text in enumerate(specs, start=1)]
