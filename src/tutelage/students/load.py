@@ -191,7 +191,9 @@ def load_model(name: str, head: Head = "classes", **labels: Any) -> tuple[PreTra
         model, found = _from_pretrained(name, path, config, head, {f"^{re.escape(prefix)}": ""})
         lacking = _outside_head(model, found["missing_keys"])
     _check_whole(name, model, lacking, prefix, found)
-    wrong = [(key, ours, theirs) for key, ours, theirs in found["mismatched_keys"]]
+    wrong = sorted(
+        found["mismatched_keys"], key=lambda one: (not _outside_head(model, [one[0]]), one[0])
+    )  # the body first
     for key, given, wanted in wrong:
         if not labels or _outside_head(model, [key]):
             raise TutelageError(
