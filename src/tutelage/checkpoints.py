@@ -86,9 +86,8 @@ def _expanded(name: str) -> Path:
         path = Path(name).expanduser()
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:  # ~nobody, or a name that is too long
-        raise TutelageError(
-            f"{name[:80]!r} is no path ({getattr(error, 'strerror', None) or error}); give a folder or a Hub id"
-        ) from None
+        reason = getattr(error, "strerror", None) or error
+        raise TutelageError(f"{name[:80]!r} is no path ({reason}); give a folder or a Hub id") from None
     return path
 
 
