@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,8 +80,8 @@ for _class in (_Loader, _Dumper):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true$|false$", re.IGNORECASE), list("tTfF"))
 
 
-MOST_VALUES = 100_000
-"""Values of a YAML file, at most."""
+MOST_VALUES, DEEPEST = 100_000, 100
+"""Values of a YAML file, and brackets within brackets, at most."""
 
 
 def yaml_value(text: str) -> Any:
@@ -89,13 +90,21 @@ def yaml_value(text: str) -> Any:
     Raises:
         yaml.YAMLError: when it is not YAML, is nested very deeply, or its aliases stand for very much.
     """
+    depth = list(accumulate({"[": 1, "{": 1, "]": -1, "}": -1}.get(char, 0) for char in text))
+    if max(depth, default=0) > DEEPEST:  # PyYAML takes seconds to find out
+        raise yaml.YAMLError("it is nested too deeply")
     try:
         tree = yaml.load(text, Loader=_Loader)
         if _size(tree, {}) > MOST_VALUES:
             raise yaml.YAMLError(f"it stands for more than {MOST_VALUES:,} values")
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
-    except (ValueError, TypeError, OverflowError) as error:  # of a date or number that YAML allows and Python does not
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:  # of a date or number that YAML allows and Python does not
         raise yaml.YAMLError(str(error)) from None
     return tree
 

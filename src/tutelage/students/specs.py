@@ -224,8 +224,8 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
         value = value.strip()
         fields[key.strip()] = value.split("+") if "+" in value else None if value == "none" else value
     init = fields.get("init") or next((kind for kind, names in MARKS.items() if names & set(fields)), "copied")
-    if init not in KINDS:
-        raise TutelageError(f"--student init={init!r} is unknown; use one of {', '.join(KINDS)}")
+    if not isinstance(init, str) or init not in KINDS:
+        raise TutelageError(f"--student init={init!r:.200} is unknown; use one of {', '.join(KINDS)}")
     if recipe_student is not None and fields.get("init", recipe_student.init) == recipe_student.init:
         kind = type(recipe_student)
         own = set(fields) <= set(kind.model_fields)
@@ -236,7 +236,7 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
     except ValidationError as error:
         first = error.errors()[0]
         raise TutelageError(
-            f"--student {text!r}: {first['loc'][0]}: {first['msg']}; a student with init={init} has the fields "
+            f"--student {text!r:.200}: {first['loc'][0]}: {first['msg']}; a student with init={init} has the fields "
             f"{', '.join(KINDS[init].model_fields)}"
         ) from None
 
