@@ -94,7 +94,7 @@ def _expanded(name: str) -> Path:
 def near(path: Path) -> str:
     """``; X holds a, b``: names like the first part of a path that does not exist."""
     parent, missing = path.parent, path.name
-    while not parent.is_dir() and parent != parent.parent:
+    while not os.path.isdir(parent) and parent != parent.parent:
         parent, missing = parent.parent, parent.name
     try:
         there = sorted(one.name for one in parent.iterdir() if one.is_dir())

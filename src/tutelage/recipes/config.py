@@ -104,7 +104,7 @@ def yaml_value(text: str) -> Any:
         TypeError,
         AttributeError,
         OverflowError,
-    ) as error:  # of a date or number that YAML allows and Python does not
+    ) as error:  # of a date that Python does not know
         raise yaml.YAMLError(str(error)) from None
     return tree
 
