@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import LABELS, VOCABULARY, tiny_model, write_csv
+from conftest import LABELS, VOCABULARY, field_cases_folder, tiny_model, write_csv
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, pipeline
 
@@ -530,3 +532,109 @@ def test_what_cannot_be_saved_is_found_before_training(
     train = write_csv(tmp_path / "train.csv", 40, 1)
     text = refusal(lambda: tutelage.finetune(folder, tmp_path / "run", train=train, quiet=True))
     assert "this setting cannot be saved" in text and not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ field cases
+
+CASES = field_cases_folder()
+needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="needs the folder of field cases (TUTELAGE_FIELD_CASES)")
+
+
+def script(path: Path, *words: object) -> None:
+    """Run a case's script in this process."""
+    before = sys.argv
+    sys.argv = [str(path), *map(str, words)]
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    finally:
+        sys.argv = before
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Callable[..., Path]:
+    """The model that a case begins with."""
+
+    def made(labels: int = 2) -> Path:
+        script(CASES / "tiny.py", tmp_path / "base", labels)
+        return tmp_path / "base"
+
+    return made
+
+
+def fine_tuned(base: Path, out: Path, case: Path, train: str, dev: str, **more: Any) -> tutelage.Result:
+    settings = {"epochs": 1, "quiet": True, **more}
+    return tutelage.finetune(base, out, train=case / train, dev=case / dev, **settings)
+
+
+@needs_cases
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("10_token_beyond_vocabulary", "'[E1]'"),
+        ("11_bin_that_is_no_state_dict", "git lfs pull"),
+        ("19_texts_all_unknown", "are unknown to the tokenizer"),
+    ],
+)
+def test_cases_that_are_refused(name: str, message: str, base: Callable[..., Path], tmp_path: Path) -> None:
+    model, case = base(), CASES / name
+    if (case / "make.py").exists():
+        script(case / "make.py", model)
+    if (case / "pytorch_model.bin").exists():
+        (model / "model.safetensors").unlink()
+        shutil.copy(case / "pytorch_model.bin", model)
+    dev = "dev.csv" if (case / "dev.csv").exists() else "train.csv"
+    assert message in refusal(lambda: fine_tuned(model, tmp_path / "run", case, "train.csv", dev))
+    assert not (tmp_path / "run").exists()
+
+
+@needs_cases
+@pytest.mark.parametrize(
+    "name",
+    ["04_missing_weights_finetune", "06_output_attentions_config", "07_return_dict_false", "17_pipeline_truncation"],
+)
+def test_cases_that_train(name: str, base: Callable[..., Path], tmp_path: Path) -> None:
+    model, case = base(), CASES / name
+    started = load_file(model / "model.safetensors")
+    if (case / "make.py").exists():
+        script(case / "make.py", model)
+    assert torch.equal(load_model(str(model))[0].state_dict()["classifier.weight"], started["classifier.weight"])
+    fine_tuned(model, tmp_path / "run", case, "train.csv", "dev.csv")
+    assert pipeline("text-classification", model=str(tmp_path / "run"))("the film " * 200, truncation=True)
+
+
+@needs_cases
+def test_case_of_a_slow_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES / "08_slow_tokenizer"
+    monkeypatch.chdir(case)
+    script(case / "make.py", tmp_path / "base")
+    text = refusal(lambda: tutelage.finetune(tmp_path / "base", tmp_path / "run", train=case / "train.csv", quiet=True))
+    assert "has no fast version" in text
+
+
+@needs_cases
+@pytest.mark.slow
+def test_case_of_unnamed_classes_in_another_order(base: Callable[..., Path], tmp_path: Path) -> None:
+    case, columns = CASES / "05_unnamed_label_order", {"text": "premise", "text_pair": "hypothesis"}
+    fine_tuned(base(3), tmp_path / "nli", case, "train.csv", "dev.csv", epochs=20, lr=3e-3, **columns)
+    script(case / "make.py", tmp_path / "nli", 0, 2, 1)
+    files: dict[str, Any] = {"train": case / "train.csv", "dev": case / "dev.csv", "quiet": True, **columns}
+    text = refusal(lambda: tutelage.distill(tmp_path / "nli", tmp_path / "a", student="layers=1", **files))
+    assert re.search(r"pass --labels \w+,\w+,\w+", text) and not (tmp_path / "a").exists()
+    fine_tuned(base(), tmp_path / "two", case, "sent.csv", "sentdev.csv", epochs=12, lr=3e-3)
+    script(case / "make.py", tmp_path / "two")
+    files = {"train": case / "flip.csv", "dev": case / "flipdev.csv", "quiet": True}
+    text = refusal(lambda: tutelage.distill(tmp_path / "two", tmp_path / "b", student="layers=1", **files))
+    assert re.search(r"pass --labels \w+,\w+;", text)
+
+
+@needs_cases
+@pytest.mark.slow
+def test_case_of_a_student_that_says_one_class(base: Callable[..., Path], tmp_path: Path) -> None:
+    case = CASES / "14_student_says_one_class"
+    teacher = fine_tuned(base(), tmp_path / "teacher", case, "balanced.csv", "balanced_dev.csv", epochs=12, lr=3e-3)
+    size = "layers=1,hidden=16,heads=2,intermediate=32"
+    files: dict[str, Any] = {"train": case / "train.csv", "dev": case / "dev.csv", "quiet": True}
+    run = tutelage.distill(teacher, tmp_path / "run", student=size, **files)
+    scores, chance = run.report["student"]["scores"]["dev"], run.report["chance"]
+    assert all(scores[metric] <= value + 0.05 for metric, value in chance.items())
+    assert "no better than a constant answer" in run._repr_html_() and "keeps" not in run._repr_html_()
