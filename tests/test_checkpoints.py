@@ -561,7 +561,7 @@ def base(tmp_path: Path) -> Callable[..., Path]:
     return made
 
 
-def fine_tuned(base: Path, out: Path, case: Path, train: str, dev: str, **more: Any) -> tutelage.Result:
+def fine_tuned(base: Path, out: Path, case: Path, train: str, dev: str, **more: Any) -> Any:
     settings = {"epochs": 1, "quiet": True, **more}
     return tutelage.finetune(base, out, train=case / train, dev=case / dev, **settings)
 
