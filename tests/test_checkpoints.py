@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceCl
 import tutelage
 from tutelage.checkpoints import looks_like_path, resolve
 from tutelage.cli import main
-from tutelage.data.tokenizers import load_tokenizer
+from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError, last_reason
 from tutelage.students.load import load_config, load_model
 from tutelage.tasks.order import better_order
@@ -379,9 +379,14 @@ def test_tokenizers_that_are_refused(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [None, "long", 0, -3, 1e30, 10**30])
 def test_the_students_tokenizer_knows_the_students_limit(folder: Path, tmp_path: Path, limit: Any) -> None:
     configured(folder, "tokenizer_config.json", model_max_length=limit)
+    fitted_tokenizer(load_tokenizer(str(folder)), load_model(str(folder))[0]).save_pretrained(tmp_path / "saved")
+    assert load_tokenizer(str(tmp_path / "saved")).model_max_length == 40
+
+
+def test_a_served_student_cuts_long_texts(folder: Path, tmp_path: Path) -> None:
+    configured(folder, "tokenizer_config.json", model_max_length=None)
     train = write_csv(tmp_path / "train.csv", 40, 1)
-    run = tutelage.finetune(folder, tmp_path / "run", train=train, epochs=1, quiet=True)
-    assert run.tokenizer.model_max_length == 40
+    tutelage.finetune(folder, tmp_path / "run", train=train, epochs=1, quiet=True)
     assert pipeline("text-classification", model=str(tmp_path / "run"))("good word1 " * 100, truncation=True)
 
 
@@ -516,9 +521,9 @@ def test_paths_are_paths_everywhere(folder: Path, tmp_path: Path) -> None:
     )
     train = write_csv(tmp_path / "train.csv", 40, 1)
     run = tutelage.finetune(folder, tmp_path / "run", train=train, dev=train, epochs=1, quiet=True)
-    options: dict[str, Any] = {"train": train, "allow_weak_teacher": True, "baseline": False, "quiet": True}
-    tutelage.distill(run, tmp_path / "a", student=Checkpoint(name=folder), **options)
-    tutelage.distill(tmp_path / "run", tmp_path / "b", student=folder, **options)
+    tutelage.distill(
+        run, tmp_path / "b", student=folder, train=train, allow_weak_teacher=True, baseline=False, quiet=True
+    )
     assert tutelage.evaluate(tmp_path / "b", dev=train, quiet=True)["scores"]
 
 
