@@ -99,7 +99,7 @@ def test_weights_without_a_place_or_of_other_sizes(folder: Path) -> None:
     configured(folder, hidden_size=32, vocab_size=10**9)
     assert "describes" in refusal(lambda: load_model(str(folder)))
     configured(folder, vocab_size=len(VOCABULARY), id2label={"0": "a", "1": "b", "2": "c"})
-    assert "correct id2label" in refusal(lambda: load_model(str(folder)))
+    assert "correct its id2label" in refusal(lambda: load_model(str(folder)))
     model, new = load_model(str(folder), id2label={0: "a", 1: "b", 2: "c"}, label2id={"a": 0, "b": 1, "c": 2})
     assert model.config.num_labels == 3 and new == ["classifier.bias", "classifier.weight"]
 

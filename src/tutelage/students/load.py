@@ -10,7 +10,7 @@ import copy
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,20 +191,19 @@ def load_model(name: str, head: Head = "classes", **labels: Any) -> tuple[PreTra
         model, found = _from_pretrained(name, path, config, head, {f"^{re.escape(prefix)}": ""})
         lacking = _outside_head(model, found["missing_keys"])
     _check_whole(name, model, lacking, prefix, found)
-    wrong = sorted(
-        found["mismatched_keys"], key=lambda one: (not _outside_head(model, [one[0]]), one[0])
-    )  # the body first
-    for key, given, wanted in wrong:
-        if not labels or _outside_head(model, [key]):
+    _check_shapes(name, model, found["mismatched_keys"], bool(labels))
+    return model.eval(), sorted({*found["missing_keys"], *(key for key, _, _ in found["mismatched_keys"])})
+
+
+def _check_shapes(name: str, model: PreTrainedModel, wrong: Iterable[tuple[str, Any, Any]], new_head: bool) -> None:
+    """See that weights have the shapes of the configuration, except those of a head that is replaced."""
+    of_body = {key for key, _, _ in wrong if _outside_head(model, [key])}
+    for key, given, wanted in sorted(wrong, key=lambda one: (one[0] not in of_body, one[0])):
+        if key in of_body or not new_head:
+            remedy = "correct it" if key in of_body else "correct its id2label: one name for each output"
             raise TutelageError(
-                f"{key} of the model {name!r} is {list(given)} in its weights, but {list(wanted)} by its config.json; correct "
-                + (
-                    "config.json"
-                    if _outside_head(model, [key])
-                    else "id2label in config.json: one name for each output"
-                )
+                f"{key} of the model {name!r} is {list(given)} in its weights, but {list(wanted)} by its config.json; {remedy}"
             )
-    return model.eval(), sorted({*found["missing_keys"], *(key for key, _, _ in wrong)})
 
 
 def _check_size(name: str, path: Path, config: Any, head: Head) -> None:
