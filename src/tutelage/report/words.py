@@ -113,10 +113,14 @@ def paid(report: TaskReport) -> bool:
     return (added is None or added > 0) and not failures(report)
 
 
+def _margin(report: TaskReport) -> float:
+    """The standard error of a proportion on the evaluation set, at most."""
+    return 0.5 / math.sqrt(max(report.data.report, 1))
+
+
 def no_better(report: TaskReport, entry: ModelEntry) -> bool:
     """Whether a model scores no better than the best constant answer on the evaluation set, within its standard error."""
-    scores = next(iter(entry.scores.values()), {})
-    margin = 0.5 / math.sqrt(max(report.data.report, 1))
+    scores, margin = next(iter(entry.scores.values()), {}), _margin(report)
     return bool(report.chance) and all(scores.get(m, 0.0) <= value + margin for m, value in report.chance.items())
 
 
@@ -125,8 +129,9 @@ def failures(report: TaskReport) -> list[str]:
     chance, metric = report.chance.get(report.metric), words(report.metric)
     who = {"student": "student" if report.teacher else "model", "teacher": "teacher"}
     return [
-        f"The {who[name]} is no better than a constant answer: {metric} {score_text(entry.score)}, and the best constant answer to "
-        f"{report.data.report:,} examples has {score_text(chance)}."
+        f"The {who[name]} is no better than a constant answer: its {metric} on {report.data.report:,} examples is "
+        f"{score_text(entry.score)}, that of the best constant answer {score_text(chance)} (standard error up to "
+        f"{_margin(report):.3f})."
         for name, entry in (("student", report.student), ("teacher", report.teacher))
         if entry is not None and no_better(report, entry)
     ]
