@@ -64,6 +64,11 @@ def data_folder() -> Path:
     return Path(os.environ.get("TUTELAGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def field_cases_folder() -> Path:
+    """Situations that people reported: ``TUTELAGE_FIELD_CASES``, or ``../shared/field_cases`` beside the repository."""
+    return Path(os.environ.get("TUTELAGE_FIELD_CASES", Path(__file__).parents[2] / "shared" / "field_cases"))
+
+
 def sentences(count: int, seed: int) -> tuple[list[str], list[int]]:
     """Sentences of 3 to 14 words; the label says whether good words outnumber bad ones."""
     generator = np.random.default_rng(seed)

@@ -882,7 +882,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(team_root: Path, tmp_
     attempt("twice", team=[folders[0], f"{folders[0]}/"])
     attempt("1 of 2|part 3 of 2", only=(3, 2))
     attempt("student_rank needs scores", settings=["team.weights=student_rank"])
-    attempt("cannot load the model", team=[folders[0], str(tmp_path / "nothing")])
+    attempt("there is no folder", team=[folders[0], str(tmp_path / "nothing")])
     attempt("no earlier stage learns weights", settings=["team.weights=found"])
     parts = {
         "method": "autoskdbert",

@@ -31,3 +31,19 @@ def command_line() -> Iterator[None]:
         yield
     finally:
         _on_command_line.reset(token)
+
+
+UNSAFE = ("weights_only", "trust_remote_code", "allow_pickle", "Unpickl")
+
+
+def last_reason(error: BaseException) -> str:
+    """Why a library refused a file, in one short line; never its advice to load the file unsafely."""
+    text = str(error)
+    if any(word in text or word in type(error).__name__ for word in UNSAFE):
+        return "it holds Python objects or needs code of its own, which is not loaded"
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    if not text.strip() or isinstance(error, KeyError | IndexError):
+        return f"{type(error).__name__} {lines[0]}" if text.strip() else type(error).__name__
+    # An introduction ends in a colon and the reason follows.
+    chosen = next((line for line in lines if not line.endswith(":")), lines[-1])
+    return chosen if len(chosen) <= 300 else f"{chosen[:297]}..."

@@ -252,7 +252,7 @@ def evaluate(
         **options: The texts by the fields of DataConfig.
 
     Returns:
-        ``{"scores": {"dev": {"accuracy": ...}}, "model": ..., "task": ..., "metric": ...}``.
+        ``{"scores": {"dev": {"accuracy": ...}}, "model": ..., "task": ..., "metric": ..., "notes": [...]}``.
 
     Raises:
         TutelageError: when the model or the data cannot be loaded, or their labels differ.
@@ -265,7 +265,9 @@ def evaluate(
     with Inputs() as inputs:
         tree = inputs.data(data, options)
         if tree.get("task") is None and tree.get("train") is None:
-            tree["train"] = tree.get("dev")
+            if tree.get("dev") is None:
+                raise TutelageError("there are no texts to score the model on; give --task NAME or --dev FILE")
+            tree["train"] = tree["dev"]
         return evaluated(inputs.model(model, "model"), data_config(tree), quiet=quiet)
 
 

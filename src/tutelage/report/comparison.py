@@ -5,6 +5,9 @@ from __future__ import annotations
 from html import escape
 from typing import Any, NamedTuple
 
+from tutelage.report.model import TaskReport
+from tutelage.report.words import failures
+
 
 class Comparison(NamedTuple):
     """A table of text, and sentences below it."""
@@ -46,7 +49,10 @@ def comparison(report: dict[str, Any]) -> Comparison:
             name = {"baseline": other}.get(who, who)
             rows.append([name, f"{entry['score']:.4f}", size, f"{entry['flops'] / 1e9:.3f}", *times])
     student, notes = report["student"], []
-    if student.get("retention") is not None:
+    failed = failures(TaskReport.model_validate(report))
+    if failed:
+        notes += failed
+    elif student.get("retention") is not None:
         faster = f" and is {student['speedup']:.1f}x as fast" if student.get("speedup") else ""
         notes.append(f"The student keeps {student['retention']:.1%} of the teacher's {report['metric']}{faster}.")
     if (predictions := report.get("predictions")) is not None:

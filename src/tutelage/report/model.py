@@ -342,6 +342,8 @@ class TaskReport(Block):
     """Kind of task, e.g. ``classification``."""
     metric: str
     """The task's first metric."""
+    chance: Scores = Field(default_factory=dict)
+    """All metrics of the best constant answer, on the first part of the evaluation set. Empty in reports of older versions."""
     labels: list[str]
     """Class names in the order of the logits; empty for a regression."""
     data: DataEntry

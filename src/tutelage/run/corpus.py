@@ -40,7 +40,6 @@ from tutelage.run.teacher import Answers
 from tutelage.run.workspace import Bench, Workspace
 from tutelage.students.build import build
 from tutelage.students.final import final_config, final_network, notes
-from tutelage.students.load import resolve
 from tutelage.students.specs import origin_of, takes_from_teacher
 from tutelage.tasks import KINDS
 from tutelage.teachers.source import Source
@@ -144,6 +143,7 @@ class CorpusRun:
         """For each stage the rows of the held-out instances, and the instances as that stage masks them."""
         self._read()
         self.tokenizer = fitted_tokenizer(self.corpus.tokenizer, self.student)
+        bench.rehearse(self.student, self.tokenizer, self.head)
         self.losses: list[dict[str, dict[str, float]]] = []
         """The losses on them, ``before`` and ``after`` each stage."""
         numbered = enumerate(zip(stages, self.objectives, strict=True))
@@ -159,7 +159,7 @@ class CorpusRun:
     def _check_tokenizers(self, named: str | None) -> None:
         found = [] if self.teacher is None else [(self.teacher.name, self.teacher.tokenizer)]
         if named is not None:
-            found.append((named, load_tokenizer(resolve(named))))
+            found.append((named, load_tokenizer(named)))
         for name, tokenizer in found:
             if tokenizer_fingerprint(tokenizer) != self.corpus.manifest.tokenizer_fingerprint:
                 raise TutelageError(

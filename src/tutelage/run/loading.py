@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
+from tutelage.run.checks import check_ids, check_words
 from tutelage.tasks import kind_of
 from tutelage.tasks.kind import Kind
 from tutelage.teachers.source import Source
@@ -143,6 +145,27 @@ class Reader:
         theirs = self.kind.encode(examples, fitted, self.limit, self.stride)
         same = np.array_equal(ours.tokens, theirs.tokens) and np.array_equal(ours.offsets, theirs.offsets)
         return Texts(examples, ours, None if same and _same_types(ours, theirs) else theirs)
+
+    def check(self, texts: Texts, part: str, student: Any, name: str | None) -> list[str]:
+        """See that both models know the tokens of a part; returns notes on texts of unknown words.
+
+        Args:
+            student: The student's configuration.
+            name: The checkpoint that its tokenizer comes from; ``None`` where it was made of the training texts.
+
+        Raises:
+            TutelageError: for a token beyond the vocabulary, or training texts of unknown words.
+        """
+        found: list[str] = []
+        if name is not None:
+            check_ids(texts.student, self.tokenizer, student, name, part)
+            found += check_words(texts.student, self.tokenizer, name, part, trains=part == "train")
+        if self.teacher is not None:
+            theirs, tokenizer, whose = texts.teacher or texts.student, self.teacher.tokenizer, self.teacher.name
+            check_ids(theirs, tokenizer, self.teacher.config, whose, part)
+            if texts.teacher is not None or name is None:
+                found += check_words(theirs, tokenizer, whose, part, trains=part == "train")
+        return found
 
 
 def _same_types(one: Encoded, other: Encoded) -> bool:

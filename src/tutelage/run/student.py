@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy import Head
+from tutelage.checkpoints import resolve
 from tutelage.data import batches
 from tutelage.data.batches import padded
 from tutelage.data.examples import Data, Encoded, Examples, Rows, encode
@@ -24,7 +25,7 @@ from tutelage.report.model import REPORT, CorpusReport, load_report
 from tutelage.students.bilstm import word_tokenizer
 from tutelage.students.build import StudentInput, build
 from tutelage.students.final import outline_of
-from tutelage.students.load import load_config, resolve
+from tutelage.students.load import load_config
 from tutelage.students.pruned import Scores, importance
 from tutelage.students.specs import (
     BiLSTM,
@@ -62,13 +63,15 @@ class StudentFactory:
         self._data, self._teacher, self._device = data, teacher, device
         self.own_input = self._own_input(config, examples)
         self._scores: Scores | None = None
+        self.new: list[str] = []
+        """Names of weights that the checkpoint lacks from which the student starts: those of a new head."""
 
     def make(self, *, twin: bool = False) -> PreTrainedModel:
         """The student before training, or its twin."""
         spec, teacher = self.spec, self._teacher
         source = None if teacher is None else teacher.model if takes_from_teacher(spec) else teacher.outline
         made = spec.twin() if twin else spec
-        return build(made, source, self._labels, self._seed, self._importance, self.head, self.own_input)
+        return build(made, source, self._labels, self._seed, self._importance, self.head, self.own_input, self.new)
 
     def outline(self) -> PreTrainedModel:
         """The student without allocated weights (device ``meta``), to know its sizes and cost before anything is loaded."""
@@ -86,7 +89,7 @@ class StudentFactory:
         elif self._teacher is not None and self.origin is None:
             tokenizer = self._teacher.tokenizer
         else:
-            tokenizer = load_tokenizer(resolve(str(self.origin)))
+            tokenizer = load_tokenizer(str(self.origin))
         return fitted_tokenizer(tokenizer, student)
 
     def _own_input(self, config: RunConfig, examples: Examples) -> StudentInput | None:
@@ -138,7 +141,7 @@ def outline(
 
     with torch.device("meta"):
         if isinstance(student, Inherited | Sliced):
-            source = load_config(resolve(student.source)) if student.source else teacher.config if teacher else None
+            source = load_config(student.source) if student.source else teacher.config if teacher else None
             if source is not None:
                 return outline_of(student, source, head)
         return build(student, None if teacher is None else teacher.outline, labels, 0, any_scores, head, own_input)

@@ -26,6 +26,7 @@ from tutelage.progress import duration
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
 from tutelage.report.model import TaskReport
+from tutelage.report.words import listed
 from tutelage.run import checks, measure
 from tutelage.run import predicted as predictions
 from tutelage.run.loading import Reader, gather_texts, load_split, truncation_notes
@@ -135,10 +136,12 @@ class TaskRun:
         self.parts = {part: everything.at(np.array([row_of[name] for name in ids])) for part, ids in names.items()}
         self.selection = reader.read(data.selection)
         train = self.parts["train"]
-        if own_input is None:
-            checks.check_tokens(train.student, self.tokenizer, self.student, self.factory.origin or config.teacher)
         self.dev = {name: reader.read(part) for name, part in data.dev.items()}
         named = [("train", train), ("selection", self.selection), *self.dev.items()]
+        added = [(part, texts) for part, texts in self.parts.items() if part != "train"]
+        origin = None if own_input is not None else self.factory.origin or config.teacher
+        for part, texts in [*named, *added]:
+            self.warnings += reader.check(texts, part, self.student.config, origin)
         self.warnings += truncation_notes(self.kind, limit, named)
         for _, texts in named:
             checks.check_alignment(config, texts, teacher)
@@ -191,6 +194,7 @@ class TaskRun:
     def _load(self) -> None:
         """Move the student to its device, find the store, and score the teacher on the evaluation set."""
         teacher, config = self.teacher, self.config
+        self.bench.rehearse(self.student, self.tokenizer, self.kind.head)
         if teacher is not None and config.teacher_store is not None:
             teacher.find_store()
         self.student.to(self.bench.accelerator.device)
@@ -198,7 +202,7 @@ class TaskRun:
             return
         teacher.check_weights()
         teacher.on_evaluation()
-        self.warnings += checks.check_teacher(config, self.data, self.dev, teacher.logits)
+        self.warnings += checks.check_teacher(config, self.data, self.dev, teacher)
         if config.data.drop_flipped and "augmented" in self.parts:
             self._drop_flipped(teacher)
         teacher.release()
@@ -287,6 +291,10 @@ class TaskRun:
         kinds = {mechanism.kind: mechanism for plan in plans for mechanism in plan.stage.mechanisms}
         lines += [line for mechanism in kinds.values() for line in mechanism.about(self.scene)]
         lines.append(model_line("student", anatomy.shape_of(network.config), network))
+        if new := sorted({name.rpartition(".")[0] for name in self.factory.new}):
+            lines.append(
+                f"         its start lacks {listed(new)}, which {'is' if len(new) == 1 else 'are'} new and random"
+            )
         inputs, student_flops = typical(train, self.student), self._student_flops()
         trial = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
         rate = 32 * student_flops / (trial["student"]["32"] / 1000)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from tutelage.artifacts import free_place
-from tutelage.data.examples import Rows
+from tutelage.data.examples import Data, Rows
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
@@ -20,6 +21,7 @@ from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
 from tutelage.run.workspace import Bench
+from tutelage.tasks import kind_of
 from tutelage.teachers.knowledge import Knowledge, storable, verified
 from tutelage.teachers.source import Source
 from tutelage.teachers.stored import StoredTeacher
@@ -84,6 +86,19 @@ class RunTeacher:
                 read = texts.teacher or texts.student
                 self.logits[part] = self._bench.predict(self.source.model, read, f"teacher on {part}")
         return self.logits[part]
+
+    def confusion_on_train(self, data: Data, most: int) -> npt.NDArray[np.int64]:
+        """How the teacher's predictions and the labels of at most so many training texts go together, as ``Kind.confusion``; of a
+        teacher without weights none."""
+        classes = len(data.labels)
+        none = np.zeros((classes, classes), dtype=np.int64)
+        train = self._parts["train"]
+        texts = train.at(np.flatnonzero(train.examples.labelled)[:most])
+        if not self.source.has_weights or not len(texts.examples):
+            return none
+        logits = self._bench.predict(self.source.model, texts.teacher or texts.student, "teacher on labelled texts")
+        found = kind_of(data.kind).confusion(logits, texts, classes)
+        return none if found is None else found
 
     def on_evaluation(self) -> None:
         """Predict the parts of the evaluation set, or read the predictions from the store where it has them."""

@@ -24,13 +24,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tutelage.anatomy import Head
 from tutelage.artifacts import write_text
 from tutelage.data.examples import Encoded
-from tutelage.errors import TutelageError
+from tutelage.data.tokenizers import load_tokenizer
+from tutelage.errors import TutelageError, last_reason
 from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.report.model import REPORT, Report, load_report
 from tutelage.run.inputs import FOLDER
+from tutelage.students.final import final_network
+from tutelage.students.load import load_model
 from tutelage.teachers.teacher import predicted
 from tutelage.training import checkpoint
 
@@ -69,6 +73,26 @@ class Bench:
     def predict(self, model: PreTrainedModel, encoded: Encoded, name: str) -> Tensor:
         """Logits of all examples, ``(answers, classes)``, with the progress shown under ``name``."""
         return predicted(model.to(self.accelerator.device), encoded, self.accelerator, self.display, name)
+
+    def rehearse(self, student: PreTrainedModel, tokenizer: Any, head: Head) -> None:
+        """Save the student as it will be into a scratch folder and load it again, so that training does not end in a failure.
+
+        Raises:
+            TutelageError: when it cannot be saved or loaded.
+        """
+        with tempfile.TemporaryDirectory(prefix="tutelage-") as scratch:
+            try:
+                final_network(student).save_pretrained(scratch)
+                tokenizer.save_pretrained(scratch)
+            except Exception as error:  # each configuration and tokenizer checks in its own way
+                raise TutelageError(
+                    f"the student could not be saved after training: {last_reason(error)}; correct config.json of the model "
+                    "that it starts from, or free space"
+                ) from None
+            load_tokenizer(scratch)
+            _, lacking = load_model(scratch, head)
+        if lacking:
+            raise TutelageError(f"the student would lose {lacking[0]} when it is saved; start from another model")
 
     @property
     def main(self) -> bool:

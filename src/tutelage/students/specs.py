@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
+from tutelage.data.config import Place
 from tutelage.errors import TutelageError
 from tutelage.objectives.kinds import by_kind, kinds_of
 
@@ -73,7 +74,7 @@ class Copied(StudentSpec):
     init: Literal["copied"] = "copied"
     layers: Count | Counts = 3
     choose: Literal["first", "last", "spread", "uniform"] = "spread"
-    source: str | None = None
+    source: Place | None = None
     family: Literal["distilbert"] | None = None
 
 
@@ -90,7 +91,7 @@ class Fresh(StudentSpec):
     heads: Count | None = None
     embedding: Count | None = None
     """Width of the embedding table, in families with a separate one (ELECTRA, ALBERT)."""
-    like: str | None = None
+    like: Place | None = None
     """A checkpoint that replaces the teacher as the source of family, vocabulary and sizes, if there is no teacher."""
 
 
@@ -100,7 +101,7 @@ class Checkpoint(StudentSpec):
     origin = "name"
 
     init: Literal["checkpoint"] = "checkpoint"
-    name: str
+    name: Place
 
 
 class Pruned(StudentSpec):
@@ -137,7 +138,7 @@ class BiLSTM(StudentSpec):
     embedding: Count = 300
     channels: Annotated[int, Field(ge=1, le=2)] = 2
     words: Count = 30000
-    vectors: str | None = None
+    vectors: Place | None = None
     """A text file of word vectors (GloVe, fastText's .vec); none starts from random vectors."""
 
 
@@ -156,7 +157,7 @@ class _Narrower(StudentSpec):
     strategy: Literal["dim", "head"] = "dim"
     intermediate: Count | None = None
     decoder: Literal["tied", "untied"] = "tied"
-    source: str | None = None
+    source: Place | None = None
     """A checkpoint to inherit from instead of the teacher."""
 
 
@@ -205,7 +206,7 @@ class Shared(StudentSpec):
     init: Literal["shared"] = "shared"
     stored: Count | Counts = 3
     order: Literal["shuffled", "paired", "mirror", "adjacent"] | list[str] = "shuffled"
-    source: str | None = None
+    source: Place | None = None
 
 
 Student = Annotated[SerializeAsAny[StudentSpec], by_kind(StudentSpec, "student", "init")]
@@ -246,8 +247,10 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
         fields[key.strip()] = value.split("+") if "+" in value else None if value == "none" else value
     init = fields.get("init") or next((kind for kind, names in MARKS.items() if names & set(fields)), "copied")
     kinds = kinds_of(StudentSpec, "init")
-    if init not in kinds:
-        raise TutelageError(f"--student init={init!r} is unknown; use one of {', '.join(kinds)}, or give --plugin FILE")
+    if not isinstance(init, str) or init not in kinds:
+        raise TutelageError(
+            f"--student init={init!r:.200} is unknown; use one of {', '.join(kinds)}, or give --plugin FILE"
+        )
     if recipe_student is not None and fields.get("init", recipe_student.init) == recipe_student.init:
         kind = type(recipe_student)
         own = set(fields) <= set(kind.model_fields)
@@ -258,7 +261,7 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
     except ValidationError as error:
         first = error.errors()[0]
         raise TutelageError(
-            f"--student {text!r}: {first['loc'][0]}: {first['msg']}; a student with init={init} has the fields "
+            f"--student {text!r:.200}: {first['loc'][0]}: {first['msg']}; a student with init={init} has the fields "
             f"{', '.join(kinds[init].model_fields)}"
         ) from None
 

@@ -39,7 +39,7 @@ from tutelage.progress import Display
 from tutelage.report.attention import AttentionReport, LayerReport, Likeness, Match
 from tutelage.report.attention import page as page_of
 from tutelage.run.workspace import new_accelerator
-from tutelage.students.load import load_config, resolve
+from tutelage.students.load import load_config
 from tutelage.teachers.source import Source
 
 LENGTH = 128
@@ -70,7 +70,7 @@ def compare_models(
     sources = []
     for name in (teacher, student):
         # A family of our own is known with its head alone.
-        derived = anatomy.family_of(load_config(resolve(name))).derived
+        derived = anatomy.family_of(load_config(name)).derived
         sources.append(Source(name, "classes" if derived else "none"))
     check_comparable(sources[0].config, sources[1].config)
     if len({tokenizer_fingerprint(source.tokenizer) for source in sources}) > 1:

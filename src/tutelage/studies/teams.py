@@ -27,7 +27,7 @@ from tutelage.recipes.settings import Settings, with_settings
 from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.workspace import new_accelerator
-from tutelage.students.load import load_config, resolve
+from tutelage.students.load import load_config
 from tutelage.students.specs import Checkpoint, Copied
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
@@ -107,14 +107,14 @@ def train_team(
                 f"--member"
             )
     folder = Path(out)
-    specs = list(members) or usual_members(anatomy.shape_of(load_config(resolve(model))).layers)
+    specs = list(members) or usual_members(anatomy.shape_of(load_config(model)).layers)
     if len(specs) < 2:
         raise TutelageError(
             f"a team needs at least two teachers; got {len(specs)}; repeat --member, or leave it out for five default teachers"
         )
     made = [member_of(text) for text in specs]
     for text, member in zip(specs, made, strict=True):
-        depth = anatomy.shape_of(load_config(resolve(member.model or model))).layers
+        depth = anatomy.shape_of(load_config(member.model or model)).layers
         if (member.layers or 0) > depth:
             raise TutelageError(f"--member {text!r}: the model has {depth} layers; keep at most as many")
     names = [f"{number:02d}-{_slug(text)}" for number, text in enumerate(specs, start=1)]

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from tutelage.data.examples import Data
 from tutelage.data.labels import Labels
 from tutelage.data.readers.table import is_missing, shown
+from tutelage.data.texts import Texts
 from tutelage.tasks import cells
 from tutelage.tasks.kind import TextKind
+from tutelage.tasks.order import counted
 
 
 class Classification(TextKind):
@@ -49,6 +52,9 @@ class Classification(TextKind):
 
     def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         return np.asarray(logits.argmax(axis=1))
+
+    def confusion(self, logits: Tensor, texts: Texts, classes: int) -> npt.NDArray[np.int64]:
+        return counted(texts.examples.labels, logits, classes)
 
     def constant(self, name: str, labels: Labels, positive: int = 1) -> npt.NDArray[np.int64]:
         """The most frequent class, for ``f1`` the class ``positive``."""

@@ -91,7 +91,11 @@ class Kind(ABC):
 
     def label_settings(self, data: Data) -> dict[str, Any]:
         """The fields of the student's configuration that describe its outputs."""
-        return {"id2label": dict(enumerate(data.labels)), "label2id": {name: i for i, name in enumerate(data.labels)}}
+        return {
+            "id2label": dict(enumerate(data.labels)),
+            "label2id": {name: i for i, name in enumerate(data.labels)},
+            "problem_type": None,
+        }
 
     def about(self, data: Data) -> str:
         """The labels of the training set, for the plan: the kind, the classes, and how often each occurs."""
@@ -100,16 +104,17 @@ class Kind(ABC):
         more = f" and {len(counts) - 20} more" if len(counts) > 20 else ""
         return f"{self.name}, {len(counts)} classes: {first}{more}"
 
-    def match(self, data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
-        """The data with the label numbers of a teacher's configuration, and warnings.
+    def match(self, data: Data, config: Any, name: str, role: str = "teacher") -> tuple[Data, list[str]]:
+        """The data with the label numbers of a model's configuration, and warnings.
 
         Args:
             data: As it was read.
-            config: The configuration of the teacher.
+            config: The configuration of the model.
             name: Its name, for messages.
+            role: What messages call it.
 
         Raises:
-            TutelageError: the teacher's outputs are not those of the data.
+            TutelageError: the model's outputs are not those of the data.
         """
         theirs = label_names(config)
         places = places_of(data.labels, theirs)
@@ -119,9 +124,9 @@ class Kind(ABC):
             return data.with_labels(tuple(spelt.get(i, label) for i, label in enumerate(theirs))), []
         if unnamed(config) and config.num_labels == len(data.labels):
             named = ", ".join(f"LABEL_{i}={label}" for i, label in enumerate(data.labels))
-            return data, [f"the teacher's labels have no names; they were taken in the data's order ({named})"]
+            return data, [f"the {role}'s labels have no names; they were taken in the data's order ({named})"]
         raise TutelageError(
-            f"the teacher {name!r} knows the labels {listed(theirs)}, the data {listed(data.labels)}; use a teacher "
+            f"the {role} {name!r} knows the labels {listed(theirs)}, the data {listed(data.labels)}; use a {role} "
             "fine-tuned on these labels, or correct id2label in its config.json"
         )
 
@@ -161,6 +166,11 @@ class Kind(ABC):
     @abstractmethod
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         """The same metrics of the best constant answer: chance level."""
+
+    def confusion(self, logits: Tensor, texts: Texts, classes: int) -> npt.NDArray[np.int64] | None:
+        """``(classes, classes)``: how many answers of each class (rows) were predicted as each (columns), over those that are
+        known; ``None`` where an answer is not one class."""
+        return None
 
     def judged(
         self, logits: npt.NDArray[np.float32], labels: Labels

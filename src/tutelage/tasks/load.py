@@ -51,9 +51,7 @@ def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:
         data = data_from(predictions, config)
     else:
         more = "; texts without labels (--unlabeled) go beside labelled rows, or with predictions (--teacher-predictions FILE)"
-        raise TutelageError(
-            f"there is nothing to learn from; give --task NAME or --train FILE{more if config.unlabeled else ''}"
-        )
+        raise TutelageError(f"there are no texts; give --task NAME or --train FILE{more if config.unlabeled else ''}")
     if config.labels is not None and data.labels != config.labels:
         data = _renumbered(data, config.labels)
     if config.max_train is not None and config.max_train < len(data.train):

@@ -64,10 +64,10 @@ class Regression(TextKind):
     def label_settings(self, data: Data) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}
 
-    def match(self, data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
+    def match(self, data: Data, config: Any, name: str, role: str = "teacher") -> tuple[Data, list[str]]:
         if config.num_labels != 1:
             raise TutelageError(
-                f"the task {data.task!r} is a regression, but the teacher {name!r} has {config.num_labels} labels; "
+                f"the task {data.task!r} is a regression, but the {role} {name!r} has {config.num_labels} labels; "
                 "fine-tune it here"
             )
         return data, []

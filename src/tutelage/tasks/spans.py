@@ -50,7 +50,8 @@ class Spans(Kind):
         return encode_spans(examples, tokenizer, max_length, stride or min(128, third), min(64, third))
 
     def label_settings(self, data: Data) -> dict[str, Any]:
-        return {}
+        """Two outputs, whatever classes the checkpoint had before."""
+        return {"num_labels": 2, "problem_type": None}
 
     def about(self, data: Data) -> str:
         labels = data.train.labels
@@ -59,7 +60,7 @@ class Spans(Kind):
             f", {unknown:,} unknown" if unknown else ""
         )
 
-    def match(self, data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
+    def match(self, data: Data, config: Any, name: str, role: str = "teacher") -> tuple[Data, list[str]]:
         return data, []
 
     def columns(self, data: Data, config: Any, name: str, given: tuple[str, ...]) -> list[int]:

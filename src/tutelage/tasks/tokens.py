@@ -17,6 +17,7 @@ from tutelage.data.examples import NO_TARGET, UNLABELLED, Data, Encoded, Example
 from tutelage.data.readers.conll import bio, own_sentences
 from tutelage.data.texts import Texts
 from tutelage.tasks.kind import Kind
+from tutelage.tasks.order import counted
 
 
 class Tokens(Kind):
@@ -40,6 +41,9 @@ class Tokens(Kind):
 
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         return tag_chance(examples, data.labels)
+
+    def confusion(self, logits: Tensor, texts: Texts, classes: int) -> npt.NDArray[np.int64]:
+        return tag_confusion(logits, texts.student, classes)
 
     def usage(self, model: str) -> str:
         return "\n".join(
@@ -85,6 +89,12 @@ def encode_words(examples: Examples, tokenizer: Any, max_length: int) -> Encoded
         labels=examples.labels,
         targets=np.concatenate(targets),
     )
+
+
+def tag_confusion(logits: Tensor, encoded: Encoded, classes: int) -> npt.NDArray[np.int64]:
+    """``(classes, classes)``: how many words of each class (rows) were predicted as each (columns); logits as for best_tags."""
+    assert encoded.targets is not None
+    return counted(encoded.targets[encoded.targets != NO_TARGET], logits, classes)
 
 
 def _encodings(sentences: list[list[str]], tokenizer: Any, max_length: int) -> list[Any]:

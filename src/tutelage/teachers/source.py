@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from functools import cached_property
@@ -12,10 +11,11 @@ import torch
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.anatomy import Head, auto_class
+from tutelage.anatomy import Head
+from tutelage.checkpoints import resolve
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
-from tutelage.students.load import fitted_config, load_config, load_model, resolve
+from tutelage.students.load import load_config, load_model, untrained
 
 HEADS = {
     "classes": "classification head",
@@ -31,16 +31,18 @@ HEADS = {
 class Source:
     """A teacher by name: a folder, a hub id, or the ``teacher/`` folder of a store (which has no weights).
 
-    ``head`` is the kind of output; ``none`` loads it without a head.
+    ``head`` is the kind of output; ``none`` loads it without a head. ``role`` is what messages call it.
 
     Raises:
         TutelageError: when its configuration or tokenizer cannot be loaded, or its family is unknown.
     """
 
-    def __init__(self, name: str, head: Head = "classes") -> None:
-        self.name, self._path, self._head = name, resolve(name), head
+    def __init__(self, name: str, head: Head = "classes", role: str = "teacher") -> None:
+        self.name, self._path, self._head, self.role = name, resolve(name), head, role
         self.config = load_config(self._path)
         self.tokenizer = load_tokenizer(self._path)
+        # One that knows no limit is given the model's, so that the student's can be the same tokenizer.
+        self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, anatomy.max_length(self.config))
         self._model: PreTrainedModel | None = None
         self._no_pooler = False
 
@@ -64,7 +66,7 @@ class Source:
             missing = [name for name in missing if name not in made_up]
             if missing:
                 raise TutelageError(
-                    f"the teacher {self.name!r} has no {HEADS[self._head]} (its weights lack {missing[0]}); "
+                    f"the {self.role} {self.name!r} has no {HEADS[self._head]} (its weights lack {missing[0]}); "
                     + (
                         f"train one first: tutelage pretrain --model {self.name} ..."
                         if self._head in ("masked_lm", "causal_lm")
@@ -119,10 +121,7 @@ class Source:
         return self._model or self._untrained()
 
     def _untrained(self) -> PreTrainedModel:
-        # from_config writes into the configuration that it is given
-        config = fitted_config(copy.deepcopy(self.config), self._head)
-        model: PreTrainedModel = auto_class(self._head).from_config(config, dtype=torch.float32)
-        return model.eval()
+        return untrained(self.name, self.config, self._head)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.data.batches import Batch, evaluation_batches, padded, predicted_places
 from tutelage.data.examples import Encoded
+from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.selection import Selected, select
 from tutelage.knowledge.signals import Signals, Tap
@@ -103,7 +104,16 @@ def predict(
     advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
     """All logits, ``(answers, classes)`` float32 on the CPU: example by example, as ``encoded.logit_rows`` counts them.
-    ``advance`` is called with the size of every batch."""
+    ``advance`` is called with the size of every batch.
+
+    Raises:
+        TutelageError: if a token has no embedding.
+    """
+    if (largest := int(encoded.tokens.max(initial=0))) >= model.config.vocab_size:
+        raise TutelageError(
+            f"the texts have the token id {largest}, but a model has {model.config.vocab_size} embeddings; save the model's own "
+            "tokenizer beside it"
+        )
     was_training = model.training
     model.eval()
     start = np.cumsum(encoded.logit_rows) - encoded.logit_rows
