@@ -9,6 +9,7 @@ Symbols: ``B`` batch, ``C`` classes, ``n`` padded length, ``d`` hidden size, ``h
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,6 +18,23 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 Count = Tensor | float | None
+
+
+@dataclass(frozen=True)
+class SoftLossOptions:
+    """Settings of a kind of task's loss on teacher predictions (``Kind.soft_loss``)."""
+
+    temperature: float = 1.0
+    """Divides the logits of both models."""
+    scale: bool = True
+    """Multiply the loss by ``temperature ** 2``."""
+    reduction: Literal["batchmean", "mean"] = "batchmean"
+    """``mean`` averages over outputs too."""
+    count: Count = None
+    """Answers of the whole optimiser step; by default those given."""
+    weights: Tensor | None = None
+    """``(answers,)``: factors of the losses."""
+
 
 DIRECT_UP_TO = 128
 """Longest input for which attention scores are compared map against map (see :func:`attention_score_mse`)."""
@@ -102,13 +120,19 @@ def soft_binary_cross_entropy(
 
 
 def logits_mse(
-    student: Tensor, teacher: Tensor, *, reduction: Literal["mean", "sum"] = "mean", count: Count = None
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    count: Count = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """``||z_s - z_t||^2``, mean over examples, and mean or sum over classes (Tang et al. 2019).
 
-    Shapes: both ``(B, C)``.
+    ``weights`` multiply the examples' losses. Shapes: both ``(B, C)``, weights ``(B,)``.
     """
-    total = (student.float() - teacher.float()).square().sum()
+    squares = (student.float() - teacher.float()).square()
+    total = squares.sum() if weights is None else weights @ squares.sum(dim=-1)
     return _mean(total if reduction == "sum" else total / student.shape[-1], count, float(student.shape[0]))
 
 

@@ -14,7 +14,6 @@ from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.mapping import Pairs
-from tutelage.objectives.predictions import LogitsMSE, SoftLabels
 from tutelage.objectives.term import Answers, Comparison, Term
 
 
@@ -23,13 +22,16 @@ class ObjectivePlan:
     """What an objective reads and compares, for given shapes. No module is built to learn this.
 
     Raises:
-        TutelageError: when a term cannot hold for these shapes (heads, widths, depths), or needs a teacher and none is given.
+        TutelageError: a term refuses the kind of task, does not fit the shapes (heads, widths, depths), or needs a teacher
+            and there is none.
     """
 
     given: Sequence[Term]
     kind: Answers
     student: Shape
     teacher: Shape | None
+    predicted: bool = False
+    """The teacher is a file of predictions: it has logits and no network."""
     terms: list[Term] = field(init=False)
     """The terms with a weight above 0."""
     pairs: list[Pairs] = field(init=False)
@@ -71,7 +73,12 @@ class ObjectivePlan:
         return found
 
     def _check(self, term: Term) -> None:
-        if self.teacher is None and not term.teacherless:
+        if self.predicted and not term.teacherless and not term.on_logits:
+            raise TutelageError(
+                f"the objective {term.kind} compares the layers of a teacher, and a file of predictions has none; use a method on "
+                "predictions (kd, logits_mse, bilstm), or give --teacher"
+            )
+        if self.teacher is None and not self.predicted and not term.teacherless:
             raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
         for shape in (self.student, None if term.teacherless else self.teacher):
             if shape is not None and not term.on_logits and not family_named(shape.family).layers:
@@ -79,15 +86,8 @@ class ObjectivePlan:
                     f"the objective {term.kind} reads more than predictions, but a {shape.family} has logits alone; use a "
                     "method on predictions (kd, logits_mse)"
                 )
-        if not self.kind.fixed_outputs and isinstance(term, SoftLabels) and term.reduction == "mean":
-            raise TutelageError(
-                f"reduction=mean averages over fixed classes, which a task of kind {self.kind.name} does not have; use "
-                "reduction=batchmean"
-            )
-        if not self.kind.fixed_outputs and isinstance(term, LogitsMSE):
-            raise TutelageError(
-                f"logits_mse compares scores of fixed classes, which a task of kind {self.kind.name} does not have; use soft_labels"
-            )
+        if (reason := term.refusal(self.kind)) is not None:
+            raise TutelageError(f"the term {term.kind} {reason}")
 
     def _check_attention(self, term: Term, needed: tuple[Needs, Needs]) -> None:
         """A tap on a family that it cannot read gives no queries and keys, and no error: the loss would be zero in silence."""
@@ -110,9 +110,11 @@ class Objective(nn.Module):
         TutelageError: as :class:`ObjectivePlan`.
     """
 
-    def __init__(self, terms: Sequence[Term], kind: Answers, student: Shape, teacher: Shape | None) -> None:
+    def __init__(
+        self, terms: Sequence[Term], kind: Answers, student: Shape, teacher: Shape | None, *, predicted: bool = False
+    ) -> None:
         super().__init__()
-        self.plan = plan = ObjectivePlan(terms, kind, student, teacher)
+        self.plan = plan = ObjectivePlan(terms, kind, student, teacher, predicted)
         self.projections = nn.ModuleDict()
         for name, (width, bias) in plan.linears.items():
             self.projections[name] = linear = nn.Linear(plan.student.hidden, width, bias=bias)

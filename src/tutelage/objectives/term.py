@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tutelage.data.batches import Batch
     from tutelage.knowledge.signals import Signals
-    from tutelage.objectives.losses import Count
+    from tutelage.objectives.losses import Count, SoftLossOptions
 
 Project = Literal["auto", "per_layer", "shared", "none"]
 
@@ -31,22 +31,13 @@ class Answers(Protocol):
 
     name: str
     fixed_outputs: bool
+    single_label: bool
 
     def answers(self, logits: Tensor, batch: Batch) -> Tensor: ...
 
     def hard_loss(self, logits: Tensor, labels: Tensor, count: Count = None) -> Tensor: ...
 
-    def soft_loss(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        temperature: float = 1.0,
-        *,
-        scale: bool = True,
-        reduction: Literal["batchmean", "mean"] = "batchmean",
-        count: Count = None,
-        weights: Tensor | None = None,
-    ) -> Tensor: ...
+    def soft_loss(self, student: Tensor, teacher: Tensor, how: SoftLossOptions) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -96,6 +87,11 @@ class Term(BaseModel):
         """The loss in a few words, for the methods table."""
         return "MSE"
 
+    def refusal(self, kind: Answers) -> str | None:
+        """Why the loss is wrong for a kind of task, and the remedy; ``None`` if it is right. The message continues
+        "the term KIND ..."."""
+        return None
+
     def pairs(self, student: Shape, teacher: Shape) -> Pairs:
         """The layers that the term compares; empty for terms on predictions."""
         return []
@@ -136,13 +132,13 @@ class Term(BaseModel):
         raise NotImplementedError
 
 
-def resolve_projection(asked: Project, student: Shape, teacher: Shape, usual: Project) -> Project:
+def resolve_projection(given: Project, student: Shape, teacher: Shape, usual: Project) -> Project:
     """How a student's vectors reach the teacher's width; ``usual`` is what ``auto`` means where the widths differ."""
-    if asked == "auto":
+    if given == "auto":
         return "none" if student.hidden == teacher.hidden else usual
-    if asked == "none" and student.hidden != teacher.hidden:
+    if given == "none" and student.hidden != teacher.hidden:
         raise TutelageError(
             f"project=none cannot compare hidden states {student.hidden} wide with the teacher's {teacher.hidden}; "
             f"use project={usual}"
         )
-    return asked
+    return given

@@ -8,10 +8,11 @@ from typing import Any
 import transformers
 
 from tutelage import anatomy
+from tutelage.anatomy.checkpoints import resolve
 from tutelage.artifacts import free_place, new_folder
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.evaluation import speed
-from tutelage.students.load import load_config, load_model, resolve
+from tutelage.students.load import load_config, load_model
 from tutelage.students.sharing import expanded
 
 

@@ -1,4 +1,4 @@
-"""Who teaches: a running model, or its logits once they are known."""
+"""Teachers during training: a running model, or its known logits."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.data.batches import Batch, asked_places, evaluation_batches, padded
+from tutelage.data.batches import Batch, evaluation_batches, padded, predicted_places
 from tutelage.data.examples import Encoded
+from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.selection import Selected, select
 from tutelage.knowledge.signals import Signals, Tap
@@ -44,7 +45,7 @@ class Seen:
     inputs: dict[str, Tensor]
     separators: Tensor
     keys: Tensor
-    asked: Tensor | None
+    predicted: Tensor | None
 
     @property
     def mask(self) -> Tensor:
@@ -54,19 +55,19 @@ class Seen:
     def of(cls, batch: Batch, encoded: Encoded | None) -> Seen:
         """``encoded`` has the teacher's tokens, if they differ from the student's."""
         if encoded is None:
-            return cls(batch.inputs, batch.separators, batch.keys, batch.asked)
+            return cls(batch.inputs, batch.separators, batch.keys, batch.predicted)
         part, device = encoded.take(batch.rows.numpy()), batch.mask.device
         # The same tokens stand in the same places (a stage may pad further); others are padded as if the teacher were alone.
         same = bool((torch.from_numpy(part.lengths).to(device) == batch.mask.sum(dim=1)).all())
         inputs = padded(part, np.arange(len(part)), pad_to=batch.mask.shape[1] if same else None)
-        asked = None if part.targets is None else asked_places(part, inputs["attention_mask"]).to(device)
+        places = None if part.targets is None else predicted_places(part, inputs["attention_mask"]).to(device)
         inputs = {name: value.to(device) for name, value in inputs.items()}
         keys = torch.from_numpy(part.keys.view(np.int64))
-        return cls(inputs, inputs["input_ids"] == part.separator, keys, asked)
+        return cls(inputs, inputs["input_ids"] == part.separator, keys, places)
 
 
 class LiveTeacher:
-    """A model that runs on every batch: in evaluation mode, without gradients, no further than the last layer needed.
+    """A model that runs on every batch, in evaluation mode, without gradients, up to the last needed layer.
 
     ``encoded`` is given when the teacher has another tokenizer than the student and reads its own tokens.
     """
@@ -79,7 +80,7 @@ class LiveTeacher:
         seen = Seen.of(batch, self._encoded)
         # Not inference_mode: autograd refuses to keep its tensors for the student's backward pass.
         with torch.no_grad(), self._accelerator.autocast():
-            signals = self._tap(seen.inputs, seen.asked)
+            signals = self._tap(seen.inputs, seen.predicted)
             cut_from(signals, self._needs, seen.mask, seen.separators, seen.keys)
             return aligned(signals, batch.partners, seen.mask.shape[1])
 
@@ -88,21 +89,23 @@ class LiveTeacher:
 
 
 class KnownLogits:
-    """A teacher whose logits ``(answers, classes)`` are in memory: a few numbers an example replace its forward pass.
+    """A teacher whose logits ``(answers, classes)`` are in memory. They replace the forward pass.
 
-    ``asked`` ``(examples,)`` says how many rows of them are of each example.
+    ``logit_rows`` ``(examples,)``: rows of logits for each example. ``weights`` ``(answers,)`` are the weights of the rows in the
+    losses.
     """
 
-    def __init__(self, logits: Tensor, asked: npt.NDArray[np.int64]) -> None:
-        self._logits = logits
-        self._asked = torch.from_numpy(asked)
-        self._start = self._asked.cumsum(0) - self._asked
+    def __init__(self, logits: Tensor, logit_rows: npt.NDArray[np.int64], weights: Tensor | None = None) -> None:
+        self._logits, self._weights = logits, weights
+        self._rows = torch.from_numpy(logit_rows)
+        self._start = self._rows.cumsum(0) - self._rows
 
     def signals(self, batch: Batch) -> Signals:
-        asked = self._asked[batch.rows]
-        before = asked.cumsum(0) - asked
-        places = torch.arange(int(asked.sum())) + (self._start[batch.rows] - before).repeat_interleave(asked)
-        return Signals(logits=self._logits[places.to(self._logits.device, non_blocking=True)])
+        rows = self._rows[batch.rows]
+        before = rows.cumsum(0) - rows
+        places = torch.arange(int(rows.sum())) + (self._start[batch.rows] - before).repeat_interleave(rows)
+        places = places.to(self._logits.device, non_blocking=True)
+        return Signals(logits=self._logits[places], weights=None if self._weights is None else self._weights[places])
 
     def close(self) -> None:
         pass
@@ -145,7 +148,7 @@ def aligned(signals: Signals, partners: Tensor | None, length: int) -> Signals:
 
 
 def cut_from(signals: Signals, needs: Needs, mask: Tensor, separators: Tensor, keys: Tensor) -> None:
-    """Add the cuts asked for to the signals of a running model."""
+    """Add the needed cuts to the signals of a running model."""
     for cut in needs.cuts:
         scores = None if cut.scored_by is None else signals.ranking(cut.scored_by, mask, cut.tokens.score)
         whole = Selected(signals.hidden[cut.layer].float(), mask)
@@ -158,21 +161,30 @@ def predict(
     accelerator: Accelerator,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
-    """Logits of all that is asked, ``(answers, classes)`` float32 on the CPU: example by example, as ``encoded.asked``
-    counts them. ``advance`` hears of every batch's size."""
+    """All logits, ``(answers, classes)`` float32 on the CPU: example by example, as ``encoded.logit_rows`` counts them.
+    ``advance`` is called with the size of every batch.
+
+    Raises:
+        TutelageError: if a token has no embedding.
+    """
+    if (largest := int(encoded.tokens.max(initial=0))) >= model.config.vocab_size:
+        raise TutelageError(
+            f"the texts have the token id {largest}, but a model has {model.config.vocab_size} embeddings; save the model's own "
+            "tokenizer beside it"
+        )
     was_training = model.training
     model.eval()
-    start = np.cumsum(encoded.asked) - encoded.asked
+    start = np.cumsum(encoded.logit_rows) - encoded.logit_rows
     results: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad(), accelerator.autocast():
-        for rows, inputs, asked in evaluation_batches(encoded):
+        for rows, inputs, tokens in evaluation_batches(encoded):
             inputs = {name: value.to(accelerator.device) for name, value in inputs.items()}
-            logits = anatomy.answers_of(model, inputs, None if asked is None else asked.to(accelerator.device))
-            places = np.concatenate([np.arange(start[row], start[row] + encoded.asked[row]) for row in rows])
+            logits = anatomy.answers_of(model, inputs, None if tokens is None else tokens.to(accelerator.device))
+            places = np.concatenate([np.arange(start[row], start[row] + encoded.logit_rows[row]) for row in rows])
             results.append((torch.from_numpy(places), logits))
             advance(len(rows))
     model.train(was_training)
-    table = torch.empty(int(encoded.asked.sum()), results[0][1].shape[-1])
+    table = torch.empty(int(encoded.logit_rows.sum()), results[0][1].shape[-1])
     for index, logits in results:
         table[index] = logits.float().cpu()
     return table

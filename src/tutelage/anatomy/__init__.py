@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tutelage.anatomy.families import FAMILIES as FAMILIES  # named here for whoever reads the table through this module
+from tutelage.anatomy.families import UNREAD as UNREAD
+from tutelage.anatomy.families import Family as Family
 from tutelage.errors import TutelageError
-from tutelage.families import FAMILIES as FAMILIES  # named here for whoever reads the table through this module
-from tutelage.families import UNREAD as UNREAD
-from tutelage.families import Family as Family
 
 if TYPE_CHECKING:  # recipes import this module and must not load torch
     from torch import Tensor, nn
@@ -107,7 +107,7 @@ def shape_of(config: Any) -> Shape:
     if family is UNREAD:
         inner = config.get_text_config()
         layers, hidden = (int(getattr(inner, name, None) or 0) for name in (family.depth, family.hidden))
-        return Shape(config.model_type, layers, hidden, 0, 0, int(getattr(inner, "vocab_size", 0)))
+        return Shape(config.model_type, layers, hidden, 0, 0, int(getattr(inner, "vocab_size", 0) or 0))
     return Shape(
         family=config.model_type,
         layers=getattr(config, family.depth),
@@ -129,7 +129,10 @@ def max_length(config: Any) -> int:
     if family is UNREAD:
         inner = config.get_text_config()
         positions = getattr(inner, "max_position_embeddings", None) or 0
-        return int(positions) - ((inner.pad_token_id or 0) + 1) if positions > 0 else UNLIMITED
+        padding = getattr(inner, "pad_token_id", None) or 0
+        # Only a padding token among the first of the vocabulary can number positions; that of many decoders is the last.
+        unused = padding + 1 if padding < 16 else 0
+        return int(positions) - unused if positions > 0 else UNLIMITED
     return int(config.max_position_embeddings) - first_position(config) if family.layers else UNLIMITED
 
 
@@ -276,10 +279,10 @@ def accepted(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Any
     return found | ({"use_cache": False} if "use_cache" in names else {})
 
 
-def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor | None) -> Tensor:
+def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], predicted: Tensor | None) -> Tensor:
     """The logits of all predictions, ``(answers, classes)``.
 
-    ``asked`` ``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)``; ``None``
+    ``predicted`` ``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)``; ``None``
     for one prediction per text. For spans, each such token has two scores: as start and as end of the answer.
     """
     import torch
@@ -288,12 +291,12 @@ def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor 
     if head == "classes":
         logits: Tensor = output_of(model, inputs).logits
         return logits
-    assert asked is not None
+    assert predicted is not None
     if head in ("masked_lm", "causal_lm"):
-        return word_scores(model, output_of(base_of(model), inputs)[0].flatten(0, 1)[asked])
+        return word_scores(model, output_of(base_of(model), inputs)[0].flatten(0, 1)[predicted])
     output = output_of(model, inputs)
     scores = output.logits if head == "tokens" else torch.stack([output.start_logits, output.end_logits], dim=-1)
-    chosen: Tensor = scores.flatten(0, 1)[asked]
+    chosen: Tensor = scores.flatten(0, 1)[predicted]
     return chosen
 
 
