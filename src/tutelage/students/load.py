@@ -70,7 +70,9 @@ def _check_sizes(name: str, config: Any) -> None:
     """See that the sizes of a configuration are sizes."""
     try:
         shape, longest = anatomy.shape_of(config), anatomy.max_length(config)
-        fine = min(shape.layers, shape.hidden, shape.heads, shape.intermediate, shape.vocabulary) > 0 and longest > 2
+        sizes = [shape.hidden, shape.intermediate, shape.vocabulary]
+        sizes += [shape.layers, shape.heads] if anatomy.family_of(config).layers else []  # an LSTM has none
+        fine = min(sizes) > 0 and longest > 2
     except (TypeError, AttributeError) as error:  # of a size that is missing, or no number
         raise TutelageError(
             f"config.json of the model {name!r} lacks a size ({last_reason(error)}); correct it"
