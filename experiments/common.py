@@ -46,6 +46,14 @@ def options(
     return script
 
 
+def chosen(script: Script, given: str, known: Iterable[str]) -> list[str]:
+    """The arms of an option, separated by commas; ends the script for one that there is not."""
+    for arm in (arms := given.split(",")):
+        if arm not in known:
+            script.error(f"there is no arm {arm!r}; there are {', '.join(known)}")
+    return arms
+
+
 def part(arguments: argparse.Namespace) -> tuple[int, int]:
     """Which of how many parts of the runs are this process's."""
     which, _, parts = (arguments.share or "0/1").partition("/")

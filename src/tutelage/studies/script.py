@@ -34,7 +34,7 @@ class Script(argparse.ArgumentParser):
         for option, value in numbers.items():
             self.add_argument(f"--{option.replace('_', '-')}", type=int, default=value)
         self.add_argument("--finished", action="store_true", help="write the page from the results, run nothing")
-        self.add_argument("--out", default=f"results/{name}.json", type=Path, help="file of the results")
+        self.add_argument("--out", default=Path(f"results/{name}.json"), type=Path, help="file of the results")
 
     def conduct(
         self,
