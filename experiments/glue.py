@@ -38,7 +38,7 @@ SCRIPT.add_argument("--full", action="store_true", help="all of SST-2's training
 
 def recipe_for(method: str, epochs: int, lr: float) -> Recipe:
     """The method's recipe with the common student, length and rate; stages share the epochs, the last has one at least."""
-    recipe = METHODS[method]()
+    recipe = METHODS[method]().part("task")
     shares = [epochs] if len(recipe.stages) == 1 else [epochs - max(1, epochs // 4), max(1, epochs // 4)]
     stages = [
         stage.model_copy(update={"epochs": share, "lr": lr}) for stage, share in zip(recipe.stages, shares, strict=True)
