@@ -217,7 +217,8 @@ def learning(arm: str, arguments: argparse.Namespace) -> Learning:
 def recipe_for(arm: str, done: list[dict[str, Any]], rate: float, arguments: argparse.Namespace) -> Recipe:
     """The arm's stages for the common student; ``done`` are the seed's finished arms, which some build on."""
     common: dict[str, Any] = {"epochs": arguments.epochs, "lr": rate}
-    weights = next((tuple(run["found"]["search"]["next"]) for run in done if run["arm"] == BUILD_ON.get(arm, "")), ())
+    searched = [run["found"]["search"] for run in done if run["arm"] == BUILD_ON.get(arm) and run["found"]]
+    weights = tuple(searched[0]["next"]) if searched else ()
     alone = {"single": kd, "labels": finetune, "ensemble": ensemble, "uniform": skdbert}
     if arm in alone:
         recipe = alone[arm](**common)
