@@ -575,7 +575,7 @@ def fine_tuned(base: Path, out: Path, case: Path, train: str, dev: str, **more: 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("10_token_beyond_vocabulary", "'[E1]'"),
+        ("10_token_beyond_vocabulary", "'[e1]'"),
         ("11_bin_that_is_no_state_dict", "git lfs pull"),
         ("19_texts_all_unknown", "are unknown to the tokenizer"),
     ],

@@ -75,8 +75,9 @@ def _check_sizes(name: str, config: Any) -> None:
     """See that the sizes of a configuration are sizes."""
     try:
         shape, longest = anatomy.shape_of(config), anatomy.max_length(config)
-        sizes = (shape.layers, shape.hidden, shape.heads, shape.intermediate, shape.vocabulary)
-        # A size that is called otherwise outside the table of families is 0.
+        sizes = [shape.hidden, shape.intermediate, shape.vocabulary]
+        sizes += [shape.layers, shape.heads] if anatomy.family_of(config).layers else []  # an LSTM has none
+        # Outside the table of families, a size that is called otherwise is 0.
         fine = min(sizes) >= (0 if anatomy.is_unread(config) else 1) and longest > 2
     except (TypeError, ValueError, AttributeError) as error:  # of a size that is missing, or no number
         raise TutelageError(
