@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import common
-from common import Results
 
 from tutelage.methods import METHODS
 from tutelage.methods.finetune import finetune
@@ -27,24 +26,25 @@ from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Student
-from tutelage.studies.pages import paragraph, shown, table
+from tutelage.studies.pages import shown, table
+from tutelage.studies.script import Results, settings
 from tutelage.studies.study import paired
 
 KEYS = ("score", "parameters", "flops", "latency_ms", "retention", "speedup", "agreement")
 ARMS = (
-    "fresh:finetune,fresh:kd,fresh:distilbert,minilm:finetune,minilm:kd,minilm:distilbert,minilm:minilmv2,"
-    "cut:finetune,cut:kd,cut:pkd"
+    "fresh-finetune,fresh-kd,fresh-distilbert,minilm-finetune,minilm-kd,minilm-distilbert,minilm-minilmv2,"
+    "cut-finetune,cut-kd,cut-pkd"
 )
 
-PARSER = common.options(__doc__, "mpnet_teacher", tasks="mrpc,sst2", seeds=1, precision="no")
-PARSER.add_argument("--models", required=True, help="folder with all-mpnet-base-v2 and all-MiniLM-L6-v2")
-PARSER.add_argument("--arms", default=ARMS, help="student:method, separated by commas")
-PARSER.add_argument("--epochs", type=int, default=3)
-PARSER.add_argument("--lr", type=float, default=1e-4, help="peak rate of the students of 384")
-PARSER.add_argument("--teacher-epochs", type=int, default=2)
-PARSER.add_argument("--teacher-lr", type=float, default=2e-5, help="peak rate of the teacher and of its cut student")
-PARSER.add_argument("--max-steps", type=int, help="at most so many steps of each stage, for a trial")
-PARSER.add_argument("--max-train", type=int, help="at most so many training rows, for a trial")
+SCRIPT = common.options(__file__, __doc__, "mpnet_teacher", tasks="mrpc,sst2", seeds=1, precision="no")
+SCRIPT.add_argument("--models", type=Path, help="folder with all-mpnet-base-v2 and all-MiniLM-L6-v2")
+SCRIPT.add_argument("--arms", default=ARMS, help="student-method, separated by commas")
+SCRIPT.add_argument("--epochs", type=int, default=3)
+SCRIPT.add_argument("--lr", type=float, default=1e-4, help="peak rate of the students of 384")
+SCRIPT.add_argument("--teacher-epochs", type=int, default=2)
+SCRIPT.add_argument("--teacher-lr", type=float, default=2e-5, help="peak rate of the teacher and of its cut student")
+SCRIPT.add_argument("--max-steps", type=int, help="at most so many steps of each stage, for a trial")
+SCRIPT.add_argument("--max-train", type=int, help="at most so many training rows, for a trial")
 
 
 def student_of(name: str, models: Path) -> Student:
@@ -57,8 +57,8 @@ def student_of(name: str, models: Path) -> Student:
 
 
 def recipe_of(arguments: argparse.Namespace, arm: str) -> Recipe:
-    """The recipe of ``student:method``; stages share the epochs, the last has one at least."""
-    student, _, method = arm.partition(":")
+    """The recipe of ``student-method``; stages share the epochs, the last has one at least."""
+    student, _, method = arm.partition("-")
     recipe, epochs = METHODS[method]().part("task"), arguments.epochs
     shares = [epochs] if len(recipe.stages) == 1 else [epochs - max(1, epochs // 3), max(1, epochs // 3)]
     lr = arguments.teacher_lr if student == "cut" else arguments.lr
@@ -66,17 +66,17 @@ def recipe_of(arguments: argparse.Namespace, arm: str) -> Recipe:
         stage.model_copy(update={"epochs": share, "lr": lr, "max_steps": arguments.max_steps})
         for stage, share in zip(recipe.stages, shares, strict=True)
     ]
-    return recipe.model_copy(update={"student": student_of(student, Path(arguments.models)), "stages": stages})
+    return recipe.model_copy(update={"student": student_of(student, arguments.models), "stages": stages})
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
-    results: Results = {"settings": common.settings(arguments), "teachers": {}, "runs": []}
+    results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
     for task in arguments.tasks.split(","):
-        data, place = common.task_data(arguments, task), Path(arguments.work) / task
+        data, place = common.task_data(arguments, task), arguments.work / task
         if arguments.max_train is not None:
             data = data.model_copy(update={"max_train": arguments.max_train})
         recipe = finetune(
-            Checkpoint(name=str(Path(arguments.models) / "all-mpnet-base-v2")),
+            Checkpoint(name=str(arguments.models / "all-mpnet-base-v2")),
             epochs=arguments.teacher_epochs,
             lr=arguments.teacher_lr,
         )
@@ -93,61 +93,39 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         yield results
         if arguments.share == "shared":
             continue
-        for arm in arguments.arms.split(","):
-            results["runs"] += common.carry_out(
-                arguments, place, {arm.replace(":", "-"): recipe_of(arguments, arm)}, data, range(arguments.seeds),
-                keys=KEYS, teacher=str(place / "teacher"), allow_weak_teacher=arguments.max_steps is not None,
-                about=lambda found, task=task, arm=arm: {"task": task, "arm": arm, "seed": found.seed},
-            )  # fmt: skip
-            yield results
+        results["runs"] += common.carry_out(
+            arguments, place, {arm: recipe_of(arguments, arm) for arm in arguments.arms.split(",")}, data,
+            range(arguments.seeds), keys=KEYS, teacher=str(place / "teacher"),
+            allow_weak_teacher=arguments.max_steps is not None, about={"task": task},
+        )  # fmt: skip
+        yield results
 
 
-def page(results: Results, out: str) -> str:
+def page(results: Results, out: Path) -> Results:
     gains, lines = {}, []
     for task, theirs in results["teachers"].items():
-        known, cells = common.flat(theirs["scores"]), []
-        first = next(iter(known))
-        for arm in dict.fromkeys(row["arm"] for row in common.of(results["runs"], task=task)):
-            ours, (student, _, method) = common.of(results["runs"], task=task, arm=arm), arm.partition(":")
-            values = common.scores(results["runs"], first, task=task, arm=arm)
-            plain = common.scores(results["runs"], first, task=task, arm=f"{student}:finetune")
-            if method != "finetune" and plain:
+        known = common.flat(theirs["scores"])
+        scores = {metric: common.by_arm(results["runs"], metric, task=task) for metric in known}
+        first, *_ = known
+        cells = []
+        for arm, values in scores[first].items():
+            rows, (student, _, method) = common.of(results["runs"], task=task, arm=arm), arm.partition("-")
+            plain = scores[first].get(f"{student}-finetune", {})
+            if method != "finetune":
                 gains[f"{arm} on {task}"] = paired(values, plain)
             cells.append(
-                [
-                    student,
-                    method,
-                    str(len(ours)),
-                    *(shown([common.flat(row["scores"])[metric] for row in ours], digits=4) for metric in known),
-                    "-" if method == "finetune" or not plain else common.gain(values, plain, 4),
-                    f"{ours[0]['parameters'] / 1e6:.1f} M",
-                    f"{ours[0]['speedup']:.1f}x",
-                ]
+                [student, method, str(len(rows)), *(shown([*scores[m][arm].values()], digits=4) for m in known)]
             )
+            cells[-1] += [
+                "-" if method == "finetune" or not plain else common.gain(values, plain, 4),
+                f"{rows[0]['parameters'] / 1e6:.1f} M",
+                f"{rows[0]['speedup']:.1f}x",
+            ]
         heads = ["student", "method", "seeds", *known, f"gain in {first}", "parameters", "speed-up"]
-        lines += [f"## {task}", "", f"Teacher: {', '.join(f'{name} {value:.4f}' for name, value in known.items())}", ""]
-        lines += table(heads, cells)
-    return "\n".join(
-        [
-            *common.opening(
-                "MPNet as teacher",
-                f"Of {len(gains)} gains of distillation over fine-tuning the same student, {common.tally(gains)}."
-                if gains
-                else "No run with its comparison has finished.",
-            ),
-            *lines,
-            *["## How it was made", ""],
-            f"    {common.command(PARSER, results['settings'], '--data-dir path/to/glue --models path/to/models')}",
-            "",
-            *paragraph(
-                f"""Results: `{out}`. Teacher: `all-mpnet-base-v2` (12 layers x 768), fine-tuned on the task. *fresh*: BERT of 6
-                layers x 384 with random weights and the teacher's tokenizer. *minilm*: `all-MiniLM-L6-v2`, the same size, with
-                its own tokenizer. *cut*: six of the teacher's layers. Scores are of dev; *gain* is the paired difference to
-                `finetune`, the student without distillation. Checkpoints are selected on 10 % of train."""
-            ),
-        ]
-    )
+        lines += [f"## {task}", "", f"Teacher: {common.named(known)}", "", *table(heads, cells)]
+    command = SCRIPT.command(results["settings"], f"{common.GLUE} --models path/to/models")
+    return {"count": len(gains), "tally": common.tally(gains), "tasks": lines, "command": command}
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page)
+    SCRIPT.conduct(measure, page)
