@@ -9,6 +9,7 @@ import torch
 from conftest import LABELS, VOCABULARY, tiny_model, write_csv
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from tutelage import anatomy
 from tutelage.data.batches import evaluation_batches
 from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError
@@ -17,6 +18,7 @@ from tutelage.recipes.config import RunConfig
 from tutelage.run.run import run
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import bench
+from tutelage.students.load import load_config
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Student
 
 ATTENTION = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -109,6 +111,20 @@ def test_what_reads_more_is_refused(method: str, student: Student, line: str, to
     with pytest.raises(TutelageError, match=line):
         run(config_for(root, method, student), quiet=True)
     assert not (root / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "padding", "length"),
+    [("roberta-prelayernorm", 1, 510), ("llama", 127_999, 512), ("llama", 0, 511), ("canine", 0, 511)],
+)
+def test_padding_numbers_positions_only_if_it_is_among_the_first_tokens(
+    family: str, padding: int, length: int, tokenizer, tmp_path: Path
+) -> None:
+    sizes = {} if family == "canine" else {"vocab_size": 128_000}
+    config = AutoConfig.for_model(family, pad_token_id=padding, max_position_embeddings=512, **sizes)
+    config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert anatomy.max_length(load_config(str(tmp_path))) == length
 
 
 def test_a_fresh_student_takes_its_vocabulary(tokenizer, root: Path) -> None:

@@ -99,11 +99,11 @@ def check_ids(encoded: Encoded, tokenizer: Any, config: Any, name: str | None, p
     Raises:
         TutelageError: when a token was added to the tokenizer and not to the model.
     """
-    largest = int(encoded.tokens.max(initial=0))
-    if largest >= config.vocab_size:
+    largest, known = int(encoded.tokens.max(initial=0)), anatomy.shape_of(config).vocabulary
+    if 0 < known <= largest:  # CANINE reads characters and has no vocabulary
         raise TutelageError(
             f"the tokenizer of {name!r} gives the token {tokenizer.convert_ids_to_tokens(largest)!r} of {part} the id {largest}, "
-            f"but the model has {config.vocab_size} embeddings; save the model's own tokenizer beside it, or resize the embeddings "
+            f"but the model has {known} embeddings; save the model's own tokenizer beside it, or resize the embeddings "
             "(resize_token_embeddings) and train them"
         )
 

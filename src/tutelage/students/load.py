@@ -136,7 +136,7 @@ def _check_loadable(name: str, tree: dict[str, Any]) -> None:
     if kind not in CONFIG_MAPPING:
         raise TutelageError(
             f"the model {name!r} has model_type {kind!r}, which transformers {transformers.__version__} does not know; correct "
-            f"config.json, or use one of {', '.join(sorted(anatomy.FAMILIES))}"
+            f"config.json, or use one of {', '.join(sorted(anatomy.FAMILIES))}, or another classification model of transformers"
         )
     for key, value in tree.items():
         for part, most in MOST.items():
