@@ -367,7 +367,7 @@ def test_mistakes_end_in_one_line(typed: dict, teacher_folder: Path, tmp_path: P
         (("team", "train", *model, *files, *two, "--member", "depth=3", *out), "a teacher has"),
         (("team", "train", *model, *files, *two, "--member", "layers=9", *out), "has 4 layers"),
         (("team", "train", *model, *files, *two, "--out", typed["root"] / "team"), "holds another team"),
-        (("distill", "--method", "skdbert", "--team", tmp_path / "nothing", *files, *out), "cannot load"),
+        (("distill", "--method", "skdbert", "--team", tmp_path / "nothing", *files, *out), "there is no folder"),
         (("distill", "--method", "autoskdbert", *files, *out, "--team", typed["root"] / "team",
           "--set", "team.learning.update=all"), "stages."),
         (("chain", "--teacher", teacher_folder / "teacher", *files, *out), "--through"),
