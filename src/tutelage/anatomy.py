@@ -17,9 +17,9 @@ if TYPE_CHECKING:  # recipes import this module and must not load torch
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-Head = Literal["classes", "tokens", "spans", "masked_lm", "causal_lm", "none"]
-"""The output of a model: a class (or number) per text; a class per token; start and end of an answer; the masked word; the next
-word; none (no head)."""
+Head = Literal["classes", "tokens", "spans", "vectors", "masked_lm", "causal_lm", "none"]
+"""The output of a model: a class (or number) per text; a class per token; start and end of an answer; a vector per text; the
+masked word; the next word; none (no head)."""
 
 _AUTO: dict[Head, str] = {
     "classes": "AutoModelForSequenceClassification",
@@ -307,10 +307,23 @@ def has_token_types(config: Any) -> bool:
 
 
 def auto_class(head: Head) -> Any:
-    """The Auto class of transformers for models with this head."""
+    """The Auto class of transformers for models with this head; for vectors, which has none, the class of this package."""
     import transformers
 
+    if head == "vectors":
+        from tutelage.sentence import SentenceEncoder
+
+        return SentenceEncoder
     return getattr(transformers, _AUTO[head])
+
+
+def outputs_of(config: Any, head: Head) -> int:
+    """How many numbers a model answers with: the size of a vector, or its labels."""
+    if head == "vectors":
+        from tutelage.sentence import width_of
+
+        return width_of(config)
+    return int(config.num_labels)
 
 
 def base_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -360,6 +373,7 @@ def head_named(name: str) -> Head:
         "ForTokenClassification": "tokens",
         "ForQuestionAnswering": "spans",
         "ForMaskedLM": "masked_lm",
+        "SentenceEncoder": "vectors",
         "LMHeadModel": "causal_lm",
         "ForCausalLM": "causal_lm",
     }
@@ -416,6 +430,8 @@ def output_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
 def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor | None) -> Tensor:
     """The logits of all predictions, ``(answers, classes)``.
 
+    Vectors of texts count as logits.
+
     ``asked`` ``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)``; ``None``
     for one prediction per text. For spans, each such token has two scores: as start and as end of the answer.
     """
@@ -425,6 +441,8 @@ def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor 
     if head == "classes":
         logits: Tensor = output_of(model, inputs).logits
         return logits
+    if head == "vectors":
+        return cast("Tensor", output_of(model, inputs))
     assert asked is not None
     if head in ("masked_lm", "causal_lm"):
         return word_scores(model, output_of(base_of(model), inputs)[0].flatten(0, 1)[asked])

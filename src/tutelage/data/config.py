@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Protocol, TypedDict
+from typing import Annotated, Any, Literal, Protocol, TypedDict
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -37,8 +37,8 @@ class DataConfig(BaseModel):
     label: str = "label"
     """Column of the label."""
     kind: str | None = None
-    """Kind of task: classification, regression, multilabel, tokens, spans, or that of a plug-in. Default: inferred from the labels,
-    between the first three."""
+    """Kind of task: classification, regression, multilabel, tokens, spans, embedding, or that of a plug-in. Default: inferred from
+    the labels, between the first three."""
     unlabeled: Place | None = None
     """File of texts without labels. The teacher's predictions are their labels."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -54,6 +54,11 @@ class DataConfig(BaseModel):
     """Share of the training set that gets a wrong label, drawn with seed 0: for a teacher that is bad on purpose."""
     stride: Annotated[int, Field(ge=1)] | None = None
     """For spans: tokens that neighbouring windows of a long context share. Default: 128, or a third of a short window."""
+    pooling: Literal["mean", "first"] | None = None
+    """For embeddings: how a teacher whose folder does not say so makes one vector of its tokens. Default: mean."""
+    projection: Literal["pca", "dense"] = "pca"
+    """For embeddings, where the student is narrower than its teacher's vectors: ``pca`` compares in the principal directions of the
+    teacher's vectors, and the student comes out at its own width; ``dense`` adds a learnt linear map to the teacher's width."""
     candidates: Place | None = None
     """Folder of `tutelage augment`: the substitution candidates for augmented texts."""
     drop_flipped: bool = False
@@ -69,7 +74,7 @@ class DataConfig(BaseModel):
         return self
 
 
-BY_SETTING = ("holdout", "leave_out", "only", "noise", "stride", "drop_flipped")
+BY_SETTING = ("holdout", "leave_out", "only", "noise", "stride", "pooling", "projection", "drop_flipped")
 """Fields for experiments: ``--set data.NAME=VALUE`` sets them, no command has an option for them."""
 
 
@@ -103,6 +108,8 @@ class DataOptions(TypedDict, total=False):
     only: tuple[int, int] | None
     noise: float
     stride: int | None
+    pooling: Literal["mean", "first"] | None
+    projection: Literal["pca", "dense"]
     candidates: FilePath | None
     drop_flipped: bool
     max_length: int | None

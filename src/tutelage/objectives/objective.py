@@ -14,7 +14,7 @@ from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.mapping import Pairs
-from tutelage.objectives.predictions import LogitsMSE, SoftLabels
+from tutelage.objectives.predictions import HardLabels, LogitsMSE, SimilarityMatrix, SoftLabels
 from tutelage.objectives.term import Answers, Comparison, Term
 
 
@@ -31,7 +31,7 @@ class ObjectivePlan:
     student: Shape
     teacher: Shape | None
     terms: list[Term] = field(init=False)
-    """The terms with a weight above 0."""
+    """The terms with a weight above 0; without those on labels, where the kind of task has none."""
     pairs: list[Pairs] = field(init=False)
     """For each term, the pairs of layers that it compares."""
     cuts: list[list[Cut]] = field(init=False)
@@ -41,6 +41,13 @@ class ObjectivePlan:
 
     def __post_init__(self) -> None:
         terms = [term for term in self.given if term.weight > 0]
+        if not self.kind.learns_labels:
+            terms = [term for term in terms if not isinstance(term, HardLabels)]
+            if not terms:
+                raise TutelageError(
+                    f"a task of kind {self.kind.name} has no labels to learn from; use a method with a teacher (distill --method "
+                    "kd)"
+                )
         if not terms:
             raise TutelageError("the objective has no term with a weight above 0; give one at least one")
         ours, theirs = Needs(), Needs()
@@ -69,6 +76,11 @@ class ObjectivePlan:
                 found.setdefault(name, sizes)
         return found
 
+    @property
+    def whole_step(self) -> bool:
+        """Whether a step must be computed in one piece."""
+        return any(term.whole_step for term in self.terms)
+
     def _check(self, term: Term) -> None:
         if self.teacher is None and not term.teacherless:
             raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
@@ -76,6 +88,11 @@ class ObjectivePlan:
             raise TutelageError(
                 f"reduction=mean averages over fixed classes, which a task of kind {self.kind.name} does not have; use "
                 "reduction=batchmean"
+            )
+        if not self.kind.per_text and isinstance(term, SimilarityMatrix):
+            raise TutelageError(
+                f"similarity_matrix compares texts by their outputs, of which a task of kind {self.kind.name} has several a "
+                "text; use soft_labels"
             )
         if not self.kind.fixed_outputs and isinstance(term, LogitsMSE):
             raise TutelageError(

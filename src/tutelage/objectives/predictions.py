@@ -87,6 +87,28 @@ class LogitsMSE(Term):
         return losses.logits_mse(x.student.logits, x.teacher.logits, reduction=self.reduction, count=count)
 
 
+class SimilarityMatrix(Term):
+    """Squared difference of the cosines between the outputs of all pairs of texts in a step (after Tung and Mori 2019).
+
+    Student and teacher may have outputs of different widths. Of several processes each compares the texts of its own share.
+    """
+
+    column = "predictions"
+    on_logits = True
+    whole_step = True
+
+    kind: Literal["similarity_matrix"] = "similarity_matrix"
+
+    def words(self) -> str:
+        return "MSE of similarities"
+
+    def value(self, x: Comparison) -> Tensor:
+        from tutelage.objectives import losses
+
+        assert x.student.logits is not None and x.teacher.logits is not None
+        return losses.similarity_matrix(x.student.logits, x.teacher.logits, x.batch.totals.answers)
+
+
 class PTP(Term):
     """Cross-entropy of a classifier of PTP labels (Pea-KD): is the teacher correct, is it confident?
 

@@ -31,6 +31,8 @@ class Answers(Protocol):
 
     name: str
     fixed_outputs: bool
+    per_text: bool
+    learns_labels: bool
 
     def answers(self, logits: Tensor, batch: Batch) -> Tensor: ...
 
@@ -82,6 +84,8 @@ class Term(BaseModel):
     """The term reads the student's answers to the task, and nothing else of the student."""
     aligned: ClassVar[bool] = False
     """The term compares token by token: student and teacher must read the same tokens."""
+    whole_step: ClassVar[bool] = False
+    """The term compares the examples of a step with each other: a step is computed in one piece."""
     teacherless: ClassVar[bool] = False
     """The term needs no teacher."""
     labels_from: ClassVar[str | None] = None

@@ -9,6 +9,7 @@ from typing import Any
 
 from tutelage.report.model import ModelEntry, StudentEntry, TaskReport, TaskStage
 from tutelage.report.numbers import count_text, finite, milliseconds, percent, score_text, times
+from tutelage.tasks import kind_of
 
 WHO = {"teacher": "Teacher", "student": "Student", "baseline": "Without distillation"}
 
@@ -23,6 +24,8 @@ KNOWLEDGE = {
     "soft_labels": "soft labels",
     "logits_mse": "logits",
     "hard_labels": "labels",
+    "teacher_cosine": "cosine with the teacher",
+    "knn_accuracy": "k-NN accuracy",
 }
 
 
@@ -97,7 +100,7 @@ def baseline_text(report: TaskReport) -> str:
     last = last[:-1] if report.baseline is not None else last  # the baseline's own stage
     as_many = f" as {stages_text(last)}" if any(stage.discarded for stage in report.stages) else ""
     rate = ", at the same learning rate (slices may need a higher one)" if report.inherited else ""
-    return f"{who}, trained on the labels alone for as many steps{as_many}{rate}"
+    return f"{who}, {kind_of(report.kind).untaught}{as_many}{rate}"
 
 
 def gain(report: TaskReport) -> float | None:

@@ -64,7 +64,7 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
     model: PreTrainedModel = auto_class(anatomy.head_of(source)).from_config(config, dtype=torch.float32)
     prefix = next(name for name, module in source.named_modules() if module is anatomy.layers_of(source)) + "."
     weights: dict[str, Any] = {}
-    for name, tensor in source.state_dict().items():
+    for name, tensor in _fitting_head(source, model).items():
         if name.startswith(prefix) and not family.shared:
             index, _, rest = name.removeprefix(prefix).partition(".")
             weights |= {f"{prefix}{new}.{rest}": tensor for new, old in enumerate(picked) if old - 1 == int(index)}
@@ -72,6 +72,16 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
             weights[name] = tensor
     model.load_state_dict(weights)
     return model.eval()
+
+
+def _fitting_head(source: PreTrainedModel, model: PreTrainedModel) -> dict[str, Any]:
+    """The weights of ``source``, with the head of ``model`` where theirs has another form: such a head starts anew."""
+    base, theirs, ours = anatomy.base_of(source), source.state_dict(), model.state_dict()
+    prefix = next(f"{name}." if name else "" for name, module in source.named_modules() if module is base)
+    head = {name: tensor for name, tensor in ours.items() if not name.startswith(prefix)}
+    kept = {name for name in head if name in theirs and theirs[name].shape == head[name].shape}
+    body = {name: tensor for name, tensor in theirs.items() if name.startswith(prefix)}
+    return {**body, **head, **{name: theirs[name] for name in kept}}
 
 
 def _as_distilbert(source: PreTrainedModel, student: Copied, labels: dict[str, Any]) -> PreTrainedModel:

@@ -66,6 +66,13 @@ def load_model(name: str, head: Head = "classes", **settings: Any) -> tuple[PreT
     return model.eval(), sorted(info["missing_keys"])
 
 
+def head_in(folder: str) -> Head:
+    """The head of a checkpoint: that of its class, or vectors where a folder says how to pool them."""
+    if (Path(folder) / "modules.json").exists():
+        return "vectors"
+    return anatomy.head_named((load_config(folder).architectures or [""])[0])
+
+
 def fitted_config(config: Any, head: Head) -> Any:
     """The configuration for a model with this head. For next words, attention becomes causal: a later token is the answer.
 

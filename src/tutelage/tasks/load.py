@@ -45,6 +45,10 @@ def load_data(config: DataConfig) -> Data:
         data = own or load_files(train, dev, None, config.text, config.text_pair, config.label, config.kind)
     else:
         raise TutelageError("there is nothing to learn from; give --task NAME or --train FILE")
+    if kind is not None and kind.name != data.kind:
+        raise TutelageError(
+            f"the task {config.task!r} is of kind {data.kind}, not {kind.name}; leave out --kind, or give its texts with --train"
+        )
     if config.max_train is not None and config.max_train < len(data.train):
         rows = np.sort(np.random.default_rng(0).permutation(len(data.train))[: config.max_train])
         source = f"{data.sources.get('train', 'train')}, cut to {config.max_train:,} rows"

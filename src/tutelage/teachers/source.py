@@ -7,6 +7,7 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -15,12 +16,14 @@ from tutelage import anatomy
 from tutelage.anatomy import Head, auto_class
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
+from tutelage.sentence import Pooling, read_settings
 from tutelage.students.load import fitted_config, load_config, load_model, resolve
 
 HEADS = {
     "classes": "classification head",
     "tokens": "head for tokens",
     "spans": "head for questions",
+    "vectors": "encoder that fits its configuration",
     "masked_lm": "masked-language-model head",
     "causal_lm": "language-model head",
     "none": "encoder that fits its configuration",
@@ -31,15 +34,19 @@ HEADS = {
 class Source:
     """A teacher by name: a folder, a hub id, or the ``teacher/`` folder of a store (which has no weights).
 
-    ``head`` says what it is to answer; ``none`` takes it without a head.
+    ``head`` says what it is to answer; ``none`` takes it without a head. ``pooling`` is that of an encoder whose folder names none.
 
     Raises:
         TutelageError: when its configuration or tokenizer cannot be loaded, or its family is unknown.
     """
 
-    def __init__(self, name: str, head: Head = "classes") -> None:
+    def __init__(self, name: str, head: Head = "classes", pooling: Pooling | None = None) -> None:
         self.name, self._path, self._head = name, resolve(name), head
         self.config = load_config(self._path)
+        self._settings: dict[str, Any] = {}
+        if head == "vectors":
+            self.config.sentence = read_settings(self._path, self.config, pooling)
+            self._settings = {"sentence": self.config.sentence}
         self.tokenizer = load_tokenizer(self._path)
         self._model: PreTrainedModel | None = None
         self._no_pooler = False
@@ -47,6 +54,11 @@ class Source:
     @property
     def shape(self) -> anatomy.Shape:
         return anatomy.shape_of(self.config)
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers it answers with."""
+        return anatomy.outputs_of(self.config, self._head)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -58,8 +70,8 @@ class Source:
         if self._model is None:
             if not self.has_weights:
                 raise TutelageError(self.without_weights)
-            model, missing = load_model(self._path, self._head)
-            made_up = [name for name in missing if "pooler" in name] if self._head == "none" else []
+            model, missing = load_model(self._path, self._head, **self._settings)
+            made_up = [name for name in missing if "pooler" in name] if self._head in ("none", "vectors") else []
             self._no_pooler = bool(made_up)
             missing = [name for name in missing if name not in made_up]
             if missing:

@@ -75,9 +75,9 @@ def ending_of(path: Path) -> str:
     return ".parquet.gz" if ending == ".parquet" and name.endswith(".gz") else ending
 
 
-def read_columns(path: Path, wanted: dict[str, str | None]) -> dict[str, list[Any]]:
+def read_columns(path: Path, wanted: dict[str, str | None], optional: tuple[str, ...] = ()) -> dict[str, list[Any]]:
     """The columns of a file that ends in one of :data:`TABLES` (each but .parquet also with .gz), by their role; roles without a
-    column are left out.
+    column are left out, and ``optional`` ones whose column the file lacks.
 
     Raises:
         TutelageError: the file is missing, is a directory, has another ending, is not UTF-8, cannot be read, has no rows or
@@ -90,7 +90,7 @@ def read_columns(path: Path, wanted: dict[str, str | None]) -> dict[str, list[An
         table = _read_table(path, cache)
         result = {}
         for role, column in wanted.items():
-            if column is None:
+            if column is None or (role in optional and column not in table.column_names):
                 continue
             if column not in table.column_names:
                 near = difflib.get_close_matches(column, table.column_names, n=1, cutoff=0.5)
