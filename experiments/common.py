@@ -22,7 +22,7 @@ from tutelage.studies.study import Outcome, paired, study
 
 ROWS = {"sst2": 8000}
 """Training rows of a task, where not all of them are used."""
-PLACES = ("data_dir", "text", "vectors", "clinc", "work", "share", "finished", "out", "part")
+PLACES = ("data_dir", "models", "text", "vectors", "clinc", "work", "share", "finished", "out", "part")
 """Options that say where things are and what is run now; they are no settings of the results."""
 Results = dict[str, Any]
 Runs = Sequence[Mapping[str, Any]]

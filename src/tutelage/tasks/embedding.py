@@ -155,9 +155,6 @@ class Embedding(Kind):
 
     # ----------------------------------------------------------------------------------------------------------- losses
 
-    def hard_loss(self, logits: Tensor, labels: Tensor, count: Count = None) -> Tensor:
-        raise NotImplementedError("vectors have no labels")
-
     def soft_loss(
         self,
         student: Tensor,
