@@ -97,6 +97,8 @@ def test_a_folder_says_how_its_vectors_are_made(head: dict[str, Any], tokenizer:
     source = Source(str(tmp_path), "vectors")
     found = vectors(source.model, source.tokenizer, TEXTS[:5])
     assert source.outputs == found.shape[1]
+    source.save_without_weights(tmp_path / "store")  # as in a store, which keeps no modules
+    assert Source(str(tmp_path / "store"), "vectors").config.sentence == source.config.sentence
     if head.get("projection") == "pca":  # the map into the teacher's space lies beside the model and is no part of it
         assert (tmp_path / SPACE / "model.safetensors").exists() and found.shape[1] == 16
     else:
@@ -286,7 +288,8 @@ def test_similarities_are_of_whole_steps(root: Path, tmp_path: Path) -> None:
 
 
 def test_mistakes_are_refused_before_anything_is_written(root: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+    out, words = tmp_path / "out", tmp_path / "words.jsonl"
+    words.write_text('{"a": "good", "b": "bad", "score": "yes"}\n')
 
     def refused(message: str, **more: Any) -> None:
         with pytest.raises(TutelageError, match=message):
@@ -295,15 +298,8 @@ def test_mistakes_are_refused_before_anything_is_written(root: Path, tmp_path: P
 
     with pytest.raises(TutelageError, match="kind embedding has no labels to learn from; use a method with a teacher"):
         finetune(str(root / "teacher"), out, kind="embedding", train=str(root / "train.txt"), quiet=True)
-    refused("a pruned student only classifies whole texts", student="init=pruned,layers=2,heads=2,intermediate=24")
-    refused("a bilstm student only classifies whole texts", student="init=bilstm,hidden=16")
-    refused(
-        "row 1 has label 'yes', which is no score",
-        **{**pairs(root), "dev": str(tmp_path / "words.jsonl")} if _words(tmp_path) else {},
-    )
+    for other in ("init=pruned,layers=2,heads=2,intermediate=24", "init=bilstm,hidden=16", "init=shared,stored=1"):
+        init = other.partition(",")[0]
+        refused(f"a student with {init} cannot be a sentence encoder; use init=copied", student=other)
+    refused("row 1 has label 'yes', which is no score", **{**pairs(root), "dev": str(words)})
     refused("unlabelled texts cannot be read for a task of kind embedding", unlabeled=str(root / "train.txt"))
-
-
-def _words(folder: Path) -> bool:
-    (folder / "words.jsonl").write_text('{"a": "good", "b": "bad", "score": "yes"}\n')
-    return True

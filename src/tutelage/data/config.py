@@ -27,7 +27,7 @@ class DataConfig(BaseModel):
     data_dir: Place | None = None
     """Folder of the task's original files. Default: the Hub."""
     train: Place | None = None
-    """Training file: CSV, TSV, JSONL or Parquet; SQuAD's JSON for spans, CoNLL's columns for tokens."""
+    """Training file: CSV, TSV, JSONL or Parquet; SQuAD's JSON for spans, CoNLL's columns for tokens, .txt for embedding."""
     dev: Place | None = None
     """Evaluation file. Default: 10 % of the training file."""
     text: str = "text"

@@ -29,7 +29,7 @@ KNOWLEDGE = {
 }
 
 
-BOUNDED = ("accuracy", "f1", "macro_f1", "micro_f1")
+BOUNDED = ("accuracy", "knn_accuracy", "f1", "macro_f1", "micro_f1")
 """Metrics that are shares of examples, or nearly: the standard error of a proportion applies."""
 
 MOST_NAMES = 8

@@ -19,7 +19,7 @@ from tutelage.students.compactors import compaction
 from tutelage.students.copied import copy_layers
 from tutelage.students.fresh import from_sizes
 from tutelage.students.load import load_config, load_model, resolve
-from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Inherited, Pruned, Shared, Sliced, Student
+from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Sliced, Student
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,10 @@ def build(
         TutelageError: if the sizes are impossible (hidden not divisible by heads, more layers than the teacher has).
     """
     torch.manual_seed(seed)
+    if head == "vectors" and not isinstance(student, Checkpoint | Copied | Fresh):
+        raise TutelageError(
+            f"a student with init={student.init} cannot be a sentence encoder; use init=copied, init=fresh or a checkpoint"
+        )
     if isinstance(student, Checkpoint):
         return load_model(resolve(student.name), head, **labels)[0]
     if isinstance(student, Copied):

@@ -248,7 +248,7 @@ def shared(source: PreTrainedModel, spec: Shared) -> PreTrainedModel:
     if kind not in CONFIGS:
         raise TutelageError(f"the layers of a {kind} cannot be shared; use one of {', '.join(CONFIGS)}")
     if head not in ("classes", "tokens", "spans"):
-        raise TutelageError("a shared student answers with classes, tokens or spans; use a copied student")
+        raise TutelageError("a shared student has no language-model head; use a copied student, or a task")
     plan = plan_of(len(anatomy.layers_of(source)), spec.order)
     values = source.config.to_dict()
     for name in ("model_type", "architectures"):
