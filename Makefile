@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/tutelage demo --out demo-run
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

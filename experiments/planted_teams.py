@@ -133,7 +133,7 @@ def one(team: str, seed: int, updates: int, before: dict[str, Any] | None) -> di
         """A new student: its accuracy on test, and what was learnt about the team."""
         model = student(seed)
         teacher = TeamTeacher(
-            [KnownLogits(table, encoded.asked) for table in taught],
+            [KnownLogits(table, encoded.logit_rows) for table in taught],
             how,
             Weights(weights),
             KINDS["classification"],
@@ -150,7 +150,7 @@ def one(team: str, seed: int, updates: int, before: dict[str, Any] | None) -> di
                 model,
                 objective[0],
                 held,
-                [KnownLogits(table[TRAIN:], held.asked) for table in taught],
+                [KnownLogits(table[TRAIN:], held.logit_rows) for table in taught],
                 KINDS["classification"],
                 accelerator,
                 (seed, stage_number),

@@ -314,7 +314,7 @@ def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 2000) -> float:
     for start in range(0, len(names), 64):
         part = names[start : start + 64]
         for batch in batches.step_batches(feed.read(0, part), part, 0, 1, 2**30):
-            logits = anatomy.answers_of(model, batch.inputs, batch.asked)
+            logits = anatomy.answers_of(model, batch.inputs, batch.predicted)
             total += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
             count += len(batch.labels)
     return total / count

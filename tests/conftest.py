@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 from pathlib import Path
@@ -41,6 +42,11 @@ ALL_FAMILIES = sorted(name for name, family in FAMILIES.items() if not family.de
 FINAL_NORM = ("gpt2", "modernbert")
 
 
+def pytest_collection_finish() -> None:
+    """Imported modules are no garbage: each run ends with a collection, which would look through them again."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def own_accelerator() -> None:
     """Accelerate keeps the first device that a process asked for: on a GPU that of the test before."""
@@ -56,6 +62,11 @@ def own_random_numbers() -> None:
 def data_folder() -> Path:
     """Real data for slow tests: ``TUTELAGE_DATA``, or ``../shared/data`` beside the repository."""
     return Path(os.environ.get("TUTELAGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def field_cases_folder() -> Path:
+    """Situations that people reported: ``TUTELAGE_FIELD_CASES``, or ``../shared/field_cases`` beside the repository."""
+    return Path(os.environ.get("TUTELAGE_FIELD_CASES", Path(__file__).parents[2] / "shared" / "field_cases"))
 
 
 def sentences(count: int, seed: int) -> tuple[list[str], list[int]]:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from conftest import LABELS, sentences, write_csv
 from test_cli import invoke
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -102,6 +103,11 @@ def test_names_are_public_and_cheap() -> None:
 def test_python_m_is_the_command_line() -> None:
     done = subprocess.run([sys.executable, "-m", "tutelage", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"tutelage {tutelage.__version__}\n"
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = yaml.safe_load((Path(__file__).parents[1] / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == tutelage.__version__
 
 
 # --------------------------------------------------------------------------------------------------------- students
@@ -210,9 +216,14 @@ def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) 
         ({"train": ["a"], "kind": "tokens"}, "data of kind tokens are read from files"),
         ({"data": {"test": ["a"]}}, "data has no split 'train'"),
         ({"train": {"text": ["a"], "label": [object()]}}, "train cannot be written as a table"),
-        ({"teacher": 3}, "teacher=int is no model"),
-        ({"mixed_precision": "fp8", "train": "x.csv"}, "--mixed-precision: Input should be 'no', 'bf16' or 'fp16'"),
-        ({"max_train": 0, "train": "x.csv"}, "--max-train: Input should be greater than or equal to 1"),
+        ({"teacher": 3}, "teacher=int is not a model"),
+        ({"mixed_precision": "fp8", "train": "x.csv"}, "mixed_precision: Input should be 'no', 'bf16' or 'fp16'"),
+        ({"max_train": 0, "train": "x.csv"}, "max_train: Input should be greater than or equal to 1"),
+        (
+            {"store_dtype": "int4", "train": "x.csv"},
+            "store_dtype: Input should be 'float32', 'float16', 'bfloat16' or 'int8'",
+        ),
+        ({"kind": "ranking", "train": ["a"]}, "kind 'ranking' does not exist"),
         ({"holdout": 2, "train": "x.csv"}, "data.holdout: Input should be less than 1"),
     ],
 )
@@ -316,9 +327,60 @@ def test_a_plug_in_through_the_command_line(teacher_folder: Path, tmp_path: Path
     assert weights[0] == weights[1]
 
 
+STUDENT = '''
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tutelage import Copied, StudentSpec
+
+
+class Bottom(StudentSpec):
+    """The bottom layers of the teacher."""
+
+    inherits = True
+
+    init: Literal["bottom"] = "bottom"
+    depth: Annotated[int, Field(ge=1)] = 1
+
+    def network(self, teacher, labels, head):
+        from tutelage.students.copied import copy_layers
+
+        return copy_layers(teacher, Copied(layers=self.depth, choose="first"), labels)
+'''
+
+
+def test_a_plug_ins_student(teacher_folder: Path, tmp_path: Path) -> None:
+    """It is trained like the student of the package that is the same, and repeated from the configuration."""
+    path = tmp_path / "my_student.py"
+    path.write_text(STUDENT)
+    common = [
+        "distill",
+        "--teacher",
+        teacher_folder / "teacher",
+        "--train",
+        teacher_folder / "train.csv",
+        "--plugin",
+        path,
+    ]
+    common += ["--dev", teacher_folder / "dev.csv", "--set", "stages.*.max_steps=3", "--no-baseline", "--json"]
+    for name, student in (("own", "init=bottom,depth=2"), ("copied", "layers=2,choose=first")):
+        code, _, error = invoke(*common, "--student", student, "--out", tmp_path / name)
+        assert code == 0, error
+    assert from_yaml(tmp_path / "own" / "config.yaml").recipe.student.model_dump() == {"init": "bottom", "depth": 2}
+    weights = [(tmp_path / name / "student" / "model.safetensors").read_bytes() for name in ("own", "copied")]
+    assert weights[0] == weights[1]
+    code, _, error = invoke(*common, "--student", "init=bottom,depth=0", "--out", tmp_path / "never")
+    assert code == 2 and "depth: Input should be greater than or equal to 1" in error
+    repeat = [sys.executable, "-m", "tutelage", "run", str(tmp_path / "own" / "config.yaml"), "--json"]
+    done = subprocess.run(repeat, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "there is no student 'bottom'" in done.stderr and "--plugin FILE" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (STUDENT.replace('"bottom"', '"copied"'), "the init 'copied' already exists"),
         ("import nothing_of_this_name", "cannot be run (ModuleNotFoundError"),
         ("def f(:", "cannot be run (SyntaxError"),
         (PLUGIN.replace('"jsd"', '"soft_labels"'), "the kind 'soft_labels' already exists"),

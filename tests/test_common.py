@@ -7,15 +7,14 @@ killed run resumes to the same bits, that pieces and padding change nothing, and
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from conftest import ALL_FAMILIES, FINAL_NORM, LABELS, assert_alike, make_data, tiny_config, tiny_model, write_csv
+from processes import KILLED, in_process, in_processes, run_of
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tutelage.data.config import DataConfig
@@ -24,7 +23,7 @@ from tutelage.mechanisms.mechanism import Mechanism, of_kind
 from tutelage.mechanisms.pruning.settings import PruningSchedule
 from tutelage.mechanisms.team.settings import Team
 from tutelage.methods import METHODS
-from tutelage.recipes.config import RunConfig
+from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.report.model import load_report
 from tutelage.run.run import run
@@ -65,6 +64,11 @@ GENERAL_ONLY = {"pretrain", "distilbert_general", "wid_reference", "wid_causal"}
 
 def test_every_method_has_its_row() -> None:
     assert set(ROWS) | GENERAL_ONLY == set(METHODS)
+
+
+def rows(*fast: str) -> list[ParameterSet]:
+    """All methods: those of ``fast`` in the fast suite, the others in the slow one."""
+    return [pytest.param(name, marks=[] if name in fast else pytest.mark.slow) for name in ROWS]
 
 
 def small(method: str, student: Student, epochs: int = 2) -> Recipe:
@@ -208,7 +212,7 @@ def test_a_gpt2_without_a_padding_token_learns_a_task_and_teaches_it(endoftext, 
     report = api.finetune(
         str(tmp_path / "start"), str(tmp_path / "pairs"), settings=["stages.*.max_steps=1"], quiet=True, **pairs
     ).report
-    assert any("puts nothing between the two texts" in warning for warning in report["warnings"])
+    assert any("has no separator for pairs" in warning for warning in report["warnings"])
 
     student, _ = load_model(str(tmp_path / "run" / "student"))
     tokenizer = load_tokenizer(str(tmp_path / "run" / "student"))
@@ -244,42 +248,24 @@ def test_copied_layers_compute_what_they_did(family: str) -> None:
     torch.testing.assert_close(whole(**inputs).logits, teacher(**inputs).logits, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("method", ["kd", "tinybert", "wid_kd", "autoskdbert"])
+@pytest.mark.parametrize("method", rows("tinybert"))
 def test_a_killed_run_resumes_to_the_same_bits(method: str, teacher_folder: Path, tmp_path: Path) -> None:
     """A run is killed (SIGKILL) in its middle, resumed, and compared with one that was not."""
-    from tutelage.recipes.config import to_yaml
-
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     recipe = small(method, ROWS[method], 3)
-    run(config_for(method, teacher_folder, whole, recipe=recipe), quiet=True)
-    (tmp_path / "cut.yaml").write_text(to_yaml(config_for(method, teacher_folder, cut, recipe=recipe)))
-    script = (
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
-        "from tutelage.recipes.config import from_yaml\n"
-        "from tutelage.run import run; from tutelage.training import loop\n"
-        "from tutelage.training import checkpoint\n"
-        "loop.CHECKPOINT_SECONDS = 0.0\n"
-        "save, calls = checkpoint.save, 0\n"
-        "def counting(folder, state):\n"
-        "    global calls\n"
-        "    save(folder, state)\n"
-        "    calls += 1\n"
-        "    if calls == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "checkpoint.save = counting\n"
-        "run.run(from_yaml(Path(sys.argv[1])), resume=Path(sys.argv[1]).with_suffix('').exists(), quiet=True)\n"
-    )
+    for out in (whole, cut):
+        (tmp_path / f"{out.name}.yaml").write_text(to_yaml(config_for(method, teacher_folder, out, recipe=recipe)))
+    in_process(run_of, tmp_path / "whole.yaml")
     # In the first stage (with compactors: while masks grow, when they are cut, in the next stage), later, never.
     more = {"wid_kd": (2, 7), "autoskdbert": (70,)}.get(method, ())
-    for stop in (*sorted({17, 40, *more}), 10**6):
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path / "cut.yaml"), str(stop)], capture_output=True, text=True
-        )
-        assert done.returncode == (0 if stop == 10**6 else -9), done.stderr
-    for name in ("student/model.safetensors", *(["projections.safetensors"] if method == "tinybert" else [])):
+    ends = [in_process(run_of, tmp_path / "cut.yaml", cut.exists(), stop) for stop in sorted({17, 40, *more})]
+    assert ends[0] == KILLED
+    in_process(run_of, tmp_path / "cut.yaml", True)
+    projections = ["projections.safetensors"] if (whole / "projections.safetensors").exists() else []
+    for name in ("student/model.safetensors", *projections):
         assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
     reports = [json.loads((folder / "report.json").read_text()) for folder in (whole, cut)]
-    for who in ("teacher", "student", "baseline"):
+    for who in ("student",) if method == "finetune" else ("teacher", "student", "baseline"):
         assert reports[0][who]["scores"] == reports[1][who]["scores"]
     steps = [
         [
@@ -292,40 +278,17 @@ def test_a_killed_run_resumes_to_the_same_bits(method: str, teacher_folder: Path
     assert reports[0]["team"] == reports[1]["team"]  # and a team's distribution went the same way
 
 
-@pytest.mark.parametrize("method", ["kd", "tinybert", "wid", "autoskdbert"])
+@pytest.mark.parametrize("method", rows("tinybert", "autoskdbert"))
 def test_two_processes_give_the_single_processes_student(method: str, teacher_folder: Path, tmp_path: Path) -> None:
-    from tutelage.recipes.config import to_yaml
-
     recipe = small(method, Copied(layers=2) if method == "kd" else ROWS[method], 3 if method == "wid" else 1)
     if method == "autoskdbert":  # weights move at once: there are few steps
         recipe = recipe.model_copy(update={"stages": [eager(stage) for stage in recipe.stages]})
-    script = (
-        "import os, sys\n"
-        "from pathlib import Path\n"
-        "from tutelage.recipes.config import from_yaml\n"
-        "from tutelage.run.run import run\n"
-        "from tutelage.training import loop\n"
-        # The first process would log each step and the second almost none: the first decides for both.
-        "loop.LOG_SECONDS = 1e9 * int(os.environ.get('RANK', '0'))\n"
-        "run(from_yaml(Path(sys.argv[1])), quiet=True)\n"
-    )
-    (tmp_path / "script.py").write_text(script)
     students, found, lines = [], [], []
     for processes in (1, 2):
         out = tmp_path / f"out{processes}"
         path = tmp_path / f"{processes}.yaml"
         path.write_text(to_yaml(config_for(method, teacher_folder, out, recipe=recipe, baseline=False)))
-        launcher = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node=2",
-            "--master-port=0",
-            "--standalone",
-        ]
-        command = [*(launcher if processes == 2 else [sys.executable]), str(tmp_path / "script.py"), str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "1"})
-        assert done.returncode == 0, done.stderr[-3000:]
+        in_processes(processes, run_of, path)
         students.append(AutoModelForSequenceClassification.from_pretrained(out / "student").eval())
         found.append(json.loads((out / "report.json").read_text())["team"])
         lines.append([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()])
@@ -351,11 +314,12 @@ def test_two_processes_give_the_single_processes_student(method: str, teacher_fo
             assert one["reward"] == pytest.approx(two["reward"], rel=1e-2, abs=1e-3)
 
 
-def test_onnx_gives_what_pytorch_gives(teacher_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", rows("kd"))
+def test_onnx_gives_what_pytorch_gives(method: str, teacher_folder: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     out = tmp_path / "run"
-    run(config_for("kd", teacher_folder, out, baseline=False), quiet=True)
+    run(config_for(method, teacher_folder, out, baseline=False), quiet=True)
     student = AutoModelForSequenceClassification.from_pretrained(out / "student").eval()
     tokenizer = AutoTokenizer.from_pretrained(out / "student")
     inputs = dict(tokenizer(["word1 good word2", "bad"], padding=True, return_tensors="pt"))

@@ -8,7 +8,7 @@ from conftest import data_folder
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import BertTokenizerFast, RobertaTokenizerFast
 
-from tutelage.data.examples import UNASKED, UNKNOWN, Examples
+from tutelage.data.examples import NO_TARGET, UNLABELLED, Examples
 from tutelage.data.readers.conll import bio, load_conll, read_conll
 from tutelage.errors import TutelageError
 from tutelage.tasks.tokens import best_tags, encode_words, entities, tag_chance, tag_scores
@@ -179,8 +179,8 @@ def test_first_pieces_are_asked(bert):
     assert bert.convert_ids_to_tokens(encoded.tokens[: encoded.offsets[1]]) == [
         *("[CLS]", "john", "in", "ro", "##man", "##s", ".", "[SEP]")
     ]
-    n = UNASKED
-    assert rows(encoded, encoded.targets) == [[n, 2, 0, 1, n, n, n, n], [n, 3, UNKNOWN, n], [n, UNKNOWN, n]]
+    n = NO_TARGET
+    assert rows(encoded, encoded.targets) == [[n, 2, 0, 1, n, n, n, n], [n, 3, UNLABELLED, n], [n, UNLABELLED, n]]
     assert encoded.types.tolist() == [0] * len(encoded.tokens)
     assert encoded.labels[0].tolist() == [2, 0, 1] and encoded.labels[2] is None
     assert encoded.cut.tolist() == [False] * 3 and encoded.windows is None
@@ -190,12 +190,12 @@ def test_first_pieces_are_asked(bert):
 
 def test_words_that_do_not_fit_are_o(bert):
     examples = sentences(("in romans in rome", [1, 2, 3, 4]), ("in", [1]))
-    n = UNASKED
+    n = NO_TARGET
     for length, asked in ((7, [1, 2, n, n, 3]), (6, [1, 2, n, n]), (5, [1, 2, n]), (4, [1, 2]), (3, [1])):
         encoded = encode_words(examples, bert, length)
         assert rows(encoded, encoded.targets) == [[n, *asked, n], [n, 1, n]]
         assert encoded.cut.tolist() == [True, False] and encoded.truncated == 1
-        logits = np.eye(5)[encoded.targets[encoded.targets != UNASKED]]
+        logits = np.eye(5)[encoded.targets[encoded.targets != NO_TARGET]]
         seen = [NAMES[k] for k in asked if k != n]
         assert best_tags(logits, encoded, examples, NAMES) == [seen + ["O"] * (4 - len(seen)), ["B-LOC"]]
     assert not encode_words(examples, bert, 8).cut.any()
@@ -205,7 +205,7 @@ def test_words_that_do_not_fit_are_o(bert):
 def test_words_of_which_nothing_is_left_keep_their_place(bert, length):
     examples = sentences(("in \u200b rome  in \u200b", [1, 2, 3, 0, 4, 2]))  # the fourth word is empty
     encoded = encode_words(examples, bert, length)
-    n = UNASKED
+    n = NO_TARGET
     assert encoded.targets.tolist() == [n, *[1, 2, 3, 0, 4, 2][: length - 2], n]
     pieces = ["in", "[UNK]", "rome", "[UNK]", "in", "[UNK]"][: length - 2]
     assert bert.convert_ids_to_tokens(encoded.tokens) == ["[CLS]", *pieces, "[SEP]"]
@@ -215,7 +215,7 @@ def test_roberta_sees_the_spaces_between_words(roberta):
     encoded = encode_words(sentences(("in in \u200b .", [0, 1, 2, 3])), roberta, 32)
     tokens = roberta.convert_ids_to_tokens(encoded.tokens)
     assert tokens[:4] == ["<s>", "Ġin", "Ġin", "Ġ"] and tokens[-3:] == ["Ġ", ".", "</s>"]
-    assert encoded.targets[encoded.targets != UNASKED].tolist() == [0, 1, 2, 3]
+    assert encoded.targets[encoded.targets != NO_TARGET].tolist() == [0, 1, 2, 3]
     assert encoded.types is None
 
 
@@ -332,6 +332,6 @@ def test_real_tags_come_back():
     tokenizer = BertTokenizerFast(str(REAL / "vocab" / "bert-base-uncased-vocab.txt"))
     encoded = encode_words(dev, tokenizer, 512)
     assert not encoded.cut.any()
-    logits = np.eye(len(names))[encoded.targets[encoded.targets != UNASKED]]
+    logits = np.eye(len(names))[encoded.targets[encoded.targets != NO_TARGET]]
     assert set(tag_scores(best_tags(logits, encoded, dev, names), dev, names).values()) == {1.0}
     assert tag_chance(dev, names)["f1"] == 0

@@ -23,7 +23,7 @@ from transformers import BertTokenizerFast, GPT2TokenizerFast, RobertaTokenizerF
 from tutelage.data.corpus import building
 from tutelage.data.corpus.building import build, split_sentences
 from tutelage.data.corpus.reading import Corpus
-from tutelage.data.examples import UNASKED, UNKNOWN, Encoded
+from tutelage.data.examples import NO_TARGET, UNLABELLED, Encoded
 from tutelage.data.masking import Masker, Masking, next_tokens
 from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
@@ -722,7 +722,7 @@ def test_exactly_the_share_of_ordinary_tokens_is_chosen(probability: float, step
     chosen = masked.targets >= 0
     assert chosen.sum() == math.ceil(Fraction(str(probability)) * ordinary)
     assert np.array_equal(masked.targets[chosen], step.tokens[chosen])
-    assert (masked.targets[~chosen] == UNASKED).all()
+    assert (masked.targets[~chosen] == NO_TARGET).all()
     assert np.array_equal(masked.tokens[~chosen], step.tokens[~chosen]) and (step.tokens[chosen] > 4).all()
     assert masked.tokens.dtype == masked.targets.dtype == np.int32 and step.targets is None
 
@@ -803,15 +803,15 @@ def test_masks_depend_on_seed_epoch_row_and_place_alone(step: Encoded, few) -> N
 
 
 def test_what_is_asked_of_whom(step: Encoded, few) -> None:
-    masked = Masker(Masking(ask="all"), few)(step, np.arange(64), 0, 0)
+    masked = Masker(Masking(predict="all"), few)(step, np.arange(64), 0, 0)
     only = Masker(Masking(), few)(step, np.arange(64), 0, 0)
     ordinary, chosen = step.tokens > 4, only.targets >= 0
     assert np.array_equal(masked.tokens, only.tokens)
     assert np.array_equal(masked.targets[chosen], only.targets[chosen])
-    assert (masked.targets[ordinary & ~chosen] == UNKNOWN).all() and (masked.targets[~ordinary] == UNASKED).all()
-    nothing = Masker(Masking(probability=0, ask="all"), few)(step, np.arange(64), 0, 0)
+    assert (masked.targets[ordinary & ~chosen] == UNLABELLED).all() and (masked.targets[~ordinary] == NO_TARGET).all()
+    nothing = Masker(Masking(probability=0, predict="all"), few)(step, np.arange(64), 0, 0)
     assert np.array_equal(nothing.tokens, step.tokens)
-    assert (nothing.targets == np.where(ordinary, UNKNOWN, UNASKED)).all()
+    assert (nothing.targets == np.where(ordinary, UNLABELLED, NO_TARGET)).all()
 
 
 def test_at_least_one_of_every_row(few) -> None:
@@ -829,7 +829,7 @@ def test_at_least_one_of_every_row(few) -> None:
 def test_next_tokens(bytelevel) -> None:
     step = ragged([np.array([7, 8, 9]), np.array([5]), np.array([6, 5])], specials=False)
     asked = next_tokens(step)
-    assert asked.targets.tolist() == [8, 9, UNASKED, UNASKED, 5, UNASKED]
+    assert asked.targets.tolist() == [8, 9, NO_TARGET, NO_TARGET, 5, NO_TARGET]
     assert asked.targets.dtype == np.int32 and asked.tokens is step.tokens
 
 
@@ -844,7 +844,7 @@ def test_what_cannot_be_masked_is_refused(few, bytelevel) -> None:
         Masker(Masking(smoothing=0.7), few)
     with pytest.raises(ValidationError, match="the sum must be at most 1"):
         Masking(mask=0.8, random=0.3)
-    for wrong in ({"probability": 1.5}, {"smoothing": -1}, {"ask": "none"}, {"whole_words": True}):
+    for wrong in ({"probability": 1.5}, {"smoothing": -1}, {"predict": "none"}, {"whole_words": True}):
         with pytest.raises(ValidationError):
             Masking(**wrong)
 

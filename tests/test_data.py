@@ -8,9 +8,11 @@ import pytest
 from conftest import data_folder
 from transformers import PreTrainedTokenizerFast
 
+from tutelage.data.config import DataConfig
 from tutelage.data.readers.glue import GLUE, load_glue
 from tutelage.data.tokenizers import load_tokenizer, tokenizer_fingerprint
 from tutelage.errors import TutelageError
+from tutelage.tasks.load import load_data
 from tutelage.tasks.tables import load_files, read_unlabeled
 
 REAL = data_folder()
@@ -29,8 +31,14 @@ def write(path, content):
     return path
 
 
-def load(train, dev=None, unlabeled=None, pair=None, **options):
-    return load_files(train, dev, unlabeled, "text", pair, "label", **options)
+def load(train, dev=None, unlabeled=None, pair=None, seed=None, **options):
+    """What a configuration reads; with ``seed`` the table alone, held out by it."""
+    config = DataConfig(train=train, dev=dev, unlabeled=unlabeled, text_pair=pair, **options)
+    return load_data(config) if seed is None else load_files(config, seed=seed)
+
+
+def unlabelled(path, text, pair, like):
+    return read_unlabeled(path, DataConfig(text=text, text_pair=pair), like)[0]
 
 
 def table(labels):
@@ -309,7 +317,7 @@ def test_given_labels(tmp_path):
     data = load(train, dev, labels=("c", "b", "a"))
     assert data.labels == ("c", "b", "a")
     assert data.train.labels.tolist() == [2, 1] and data.dev["dev"].labels.tolist() == [0]
-    message(lambda: load(train, dev, labels=("a", "c")), str(train), "row 2", "'b'", "given list")
+    message(lambda: load(train, dev, labels=("a", "c")), str(train), "line 3", "'b'", "--labels lacks")
 
 
 def test_scores_of_a_large_json_file(tmp_path):
@@ -337,7 +345,7 @@ def test_hold_out(tmp_path):
 def test_unlabeled(tmp_path, kind, shape):
     path = write(tmp_path / "a.csv", table(["1", "2"]))
     data = load(path, path, kind=kind)
-    extra = read_unlabeled(write(tmp_path / "u.csv", "text\nsame\nsame\n"), "text", None, data)
+    extra = unlabelled(write(tmp_path / "u.csv", "text\nsame\nsame\n"), "text", None, data)
     assert (extra.texts, list(extra.ids)) == (["same", "same"], ["unlabeled/0", "unlabeled/1"])
     assert extra.labels.shape == shape and extra.labels.dtype == data.train.labels.dtype
     assert not extra.labelled.any()
@@ -356,10 +364,10 @@ def test_unlabeled_lines(tmp_path, ending):
 def test_unlabeled_for_glue(glue):
     pairs = write(glue / "u.csv", "a,b\nx,y\n")
     lines = write(glue / "u.txt", "x\n")
-    assert read_unlabeled(pairs, "a", "b", load_glue("rte", glue)).pairs == ["y"]
-    message(lambda: read_unlabeled(pairs, "a", None, load_glue("rte", glue)), str(pairs), "rte", "text_pair")
-    message(lambda: read_unlabeled(lines, "a", "b", load_glue("rte", glue)), str(lines), "rte", "columns")
-    message(lambda: read_unlabeled(pairs, "a", "b", load_glue("cola", glue)), "cola", "leave out text_pair", "'b'")
+    assert unlabelled(pairs, "a", "b", load_glue("rte", glue)).pairs == ["y"]
+    message(lambda: unlabelled(pairs, "a", None, load_glue("rte", glue)), str(pairs), "rte", "text_pair")
+    message(lambda: unlabelled(lines, "a", "b", load_glue("rte", glue)), str(lines), "rte", "columns")
+    message(lambda: unlabelled(pairs, "a", "b", load_glue("cola", glue)), "cola", "leave out text_pair", "'b'")
 
 
 def rows_of(*labels):
@@ -370,11 +378,11 @@ def rows_of(*labels):
     ("name", "content", "parts"),
     [
         ("a.csv", "txt,label\na,b\n", ["'text'", "'txt', 'label'", "did you mean 'txt'?"]),
-        ("a.csv", "x;label\na;b\n", ["'text'", "'x;label'", "set text to one"]),
+        ("a.csv", "x;label\na;b\n", ["'text'", "'x', 'label'", "set text to one"]),
         ("a.parquet", pd.DataFrame({"text": ["a"], "lable": ["b"]}), ["'label'", "did you mean 'lable'?"]),
         ("a.csv", "", ["is empty"]),
         ("a.csv", "text,label\n", ["no rows"]),
-        ("a.csv", "\n\n", ["no rows"]),
+        ("a.csv", "\n\n", ["is empty"]),
         ("a.jsonl", "", ["is empty"]),
         ("a.jsonl", "\n\n", ["a.jsonl"]),
         ("a.json", "[]", ["a.json"]),
@@ -383,30 +391,29 @@ def rows_of(*labels):
         ("a.jsonl", rows_of([], []), ["no class only", "two or more"]),
         ("a.csv", b"text,label\ncaf\xe9,a\n", ["UTF-8"]),
         ("a.jsonl.gz", b'{"text": "caf\xe9"}', ["UTF-8"]),
-        ("a.tsv", table("ab").encode("utf-16"), ["UTF-8"]),
-        ("a.csv", "text,label\na,x\n,y\n", ["row 2", "no text"]),
-        ("a.csv", "text,label\na,x\n  ,y\n", ["row 2", "no text"]),
-        ("a.jsonl", [*rows_of("x"), {"label": "y"}], ["row 2", "no text"]),
-        ("a.jsonl", [{"text": ["a"], "label": "y"}, {"text": ["b"], "label": "x"}], ["row 1", "string"]),
-        ("a.csv", "text,label\na,x\nb,\nc,y\n", ["row 2", "no label"]),
-        ("a.csv", "text,label\na,x\nb\nc,y\n", ["row 2", "no label"]),
-        ("a.csv", "text,label\na,1.5\nb,\n", ["row 2", "no label"]),
-        ("a.jsonl", rows_of("x", None, "y"), ["row 2", "no label"]),
-        ("a.jsonl", rows_of(1, None, 2), ["row 2", "no label"]),
-        ("a.jsonl", rows_of(1.5, None, 2), ["row 2", "no label"]),
-        ("a.jsonl", rows_of(["x"], None, ["y"]), ["row 2", "no label"]),
-        ("a.jsonl", rows_of(["x"], ["y", None]), ["row 2", "empty label"]),
-        ("a.csv", table(["1.5", "nan"]), ["row 2", "'nan'", "not a number"]),
-        ("a.csv", table(["1.5", "inf"]), ["row 2", "'inf'", "not a number"]),
+        ("a.tsv", table("ab").encode("utf-16-le"), ["UTF-16 without a byte order mark"]),
+        ("a.csv", "text,label\na,x\n,y\n", ["line 3", "no text"]),
+        ("a.csv", "text,label\na,x\n  ,y\n", ["line 3", "no text"]),
+        ("a.jsonl", [*rows_of("x"), {"label": "y"}], ["line 2", "no text"]),
+        ("a.jsonl", [{"text": ["a"], "label": "y"}, {"text": "b", "label": "x"}], ["line 1", "no plain text"]),
+        ("a.csv", "text,label\na,x\nb,\nc,y\n", ["line 3", "no label"]),
+        ("a.csv", "text,label\na,x\nb\nc,y\n", ["line 3", "no label"]),
+        ("a.csv", "text,label\na,1.5\nb,\n", ["line 3", "no label"]),
+        ("a.jsonl", rows_of("x", None, "y"), ["line 2", "no label"]),
+        ("a.jsonl", rows_of(1, None, 2), ["line 2", "no label"]),
+        ("a.jsonl", rows_of(1.5, None, 2), ["line 2", "no label"]),
+        ("a.jsonl", rows_of(["x"], None, ["y"]), ["line 2", "no label"]),
+        ("a.jsonl", rows_of(["x"], ["y", None]), ["line 2", "empty label"]),
+        ("a.csv", table(["1.5", "nan"]), ["line 3", "'nan'", "a gap"]),
+        ("a.csv", table(["1.5", "inf"]), ["line 3", "'inf'", "not a number"]),
         ("a.txt", "text\n", ["a.txt", ".csv, .tsv"]),
         ("a.xlsx", "text\n", ["a.xlsx", ".csv, .tsv"]),
         ("a.parquet.gz", "text\n", ["a.parquet.gz", ".csv, .tsv"]),
-        ("a.csv", "text,label\none, two,x\nb,y\n", ["row 1", "3 fields", "quote"]),
+        ("a.csv", "text,label\none, two,x\nb,y\n", ["line 2", "3 fields", "quote"]),
         ("a.csv", "text,label\nb,y\none, two,x\n", ["a.csv", "line 3"]),
-        ("a.tsv", 'text\tlabel\na\tx\n"lone\ty\n', ["a.tsv", "EOF inside string"]),
         ("a.csv", "text,text,label\na,b,c\n", ["several columns 'text'"]),
         ("a.jsonl", "{broken\n", ["a.jsonl", "correct it"]),
-        ("a.parquet", b"no table", ["a.parquet", "correct it"]),
+        ("a.parquet", b"no table", ["a.parquet", "not a sound .parquet file", "write it again"]),
     ],
 )
 def test_errors_of_a_file(tmp_path, name, content, parts):
@@ -424,28 +431,30 @@ def test_errors_of_paths(tmp_path):
     message(lambda: load(tmp_path / "missing.csv"), "no file", "missing.csv")
     message(lambda: load(good, tmp_path), "directory", str(tmp_path))
     message(lambda: load(good, good, write(tmp_path / "u.txt", " \n")), "u.txt", "empty")
-    message(lambda: load(good, good, write(tmp_path / "u.txt", b"\xff\xfe")), "u.txt", "UTF-8")
+    message(lambda: load(good, good, write(tmp_path / "u.txt", b"\xff")), "u.txt", "UTF-8")
     (tmp_path / "b.csv.gz").write_bytes(b"not packed")
     message(lambda: load(tmp_path / "b.csv.gz"), "b.csv.gz", "cannot be read")
 
 
 def test_errors_of_kinds(tmp_path):
     path = write(tmp_path / "a.csv", table(["1", "two"]))
-    message(lambda: load(path, path, kind="regression"), "row 2", "'two'", "not a number", "kind classification")
+    message(lambda: load(path, path, kind="regression"), "line 3", "'two'", "not a number", "kind classification")
     path = write(tmp_path / "a.jsonl", rows_of(["x"], ["y"]))
-    message(lambda: load(path, path, kind="classification"), "row 1", "['x']", "kind multilabel")
-    message(lambda: load(path, path, kind="regression"), "row 1", "['x']", "not a number")
+    assert load(path, path, kind="classification").labels == ("x", "y")
+    message(lambda: load(path, path, kind="regression"), "no row that can be used", "line 1", "['x']", "not a number")
+    path = write(tmp_path / "a.jsonl", rows_of(["x"], ["y", "x"]))
+    message(lambda: load(path, path, kind="classification"), "line 1", "['x']", "kind multilabel")
 
 
 def test_errors_of_dev(tmp_path):
     train = write(tmp_path / "train.csv", table("ab"))
     dev = write(tmp_path / "dev.csv", table("ac"))
-    message(lambda: load(train, dev), str(dev), "row 2", "'c'", f"{train} lacks", "'a', 'b'")
-    message(lambda: load(train, dev, kind="multilabel"), "row 2", "'c'")
+    message(lambda: load(train, dev), str(dev), "line 3", "'c'", f"{train} lacks", "'a', 'b'")
+    message(lambda: load(train, dev, kind="multilabel"), "line 3", "'c'")
     many = write(tmp_path / "train.csv", table(f"class\t{i}" for i in range(500)))
     message(lambda: load(many, dev), "and 480 more", r"class\t0")
     scores = write(tmp_path / "train.csv", table(["0.5", "1"]))
-    message(lambda: load(scores, dev), str(dev), "row 1", "'a'", "not a number")
+    message(lambda: load(scores, dev), str(dev), "line 2", "'a'", "not a number")
 
 
 # Tokenizers

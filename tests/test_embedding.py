@@ -20,9 +20,10 @@ from tutelage.data.config import DataConfig
 from tutelage.data.examples import Examples, encode
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
-from tutelage.sentence import SPACE, SentenceEncoder, plain_settings, read_settings
+from tutelage.students.load import load_model
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
+from tutelage.tasks.sentence import SPACE, SentenceEncoder, plain_settings, read_settings
 from tutelage.teachers.source import Source
 
 TEXTS, LABELS = sentences(60, 0)
@@ -92,7 +93,8 @@ def test_a_folder_says_how_its_vectors_are_made(head: dict[str, Any], tokenizer:
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     assert "sentence" not in json.loads((tmp_path / "config.json").read_text())
-    again = SentenceEncoder.from_pretrained(str(tmp_path), sentence=model.config.sentence)
+    again, lacking = load_model(str(tmp_path), "vectors", sentence=model.config.sentence)
+    assert not lacking
     assert torch.equal(vectors(again, tokenizer, TEXTS[:5]), vectors(model, tokenizer, TEXTS[:5]))
     source = Source(str(tmp_path), "vectors")
     found = vectors(source.model, source.tokenizer, TEXTS[:5])
@@ -235,15 +237,13 @@ def test_a_student_comes_out_at_its_own_width(small: Any, root: Path) -> None:
     # The scores in the report, which are of vectors in the teacher's space, are those of the saved vectors.
     both = by_hand(folder, TEXTS[:48])
     cosines = (both[:24] * both[24:]).sum(dim=1).numpy()
-    scored = evaluate(str(small), kind="embedding", train=str(root / "train.txt"), quiet=True, **pairs(root))
+    scored = evaluate(small, kind="embedding", train=str(root / "train.txt"), quiet=True, **pairs(root))
     assert scored["scores"]["dev"] == pytest.approx(report["student"]["scores"]["dev"], abs=1e-6)
     assert np.corrcoef(cosines, np.arange(24) % 5)[0, 1] == pytest.approx(scored["scores"]["dev"]["pearson"], abs=1e-4)
     card = (folder / "README.md").read_text()
     assert "library_name: sentence-transformers" in card and "SentenceTransformer(" in card
     assert "the same student, before training" in card
-    with pytest.raises(
-        TutelageError, match="predictions are one label or score for each text; this run is on a task of kind"
-    ):
+    with pytest.raises(TutelageError, match="needs one label or score per text; this run is on a task of kind"):
         small.predictions()
 
 
@@ -301,5 +301,7 @@ def test_mistakes_are_refused_before_anything_is_written(root: Path, tmp_path: P
     for other in ("init=pruned,layers=2,heads=2,intermediate=24", "init=bilstm,hidden=16", "init=shared,stored=1"):
         init = other.partition(",")[0]
         refused(f"a student with {init} cannot be a sentence encoder; use init=copied", student=other)
-    refused("row 1 has label 'yes', which is no score", **{**pairs(root), "dev": str(words)})
+    refused("line 1 has label 'yes', which is no score", **{**pairs(root), "dev": str(words)})
+    predictions = {"teacher": None, "teacher_predictions": str(root / "classes.jsonl")}
+    refused("one prediction a text, and a task of kind embedding needs other answers", **predictions)
     refused("unlabelled texts cannot be read for a task of kind embedding", unlabeled=str(root / "train.txt"))

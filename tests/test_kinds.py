@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 import tutelage
-from tutelage.anatomy import Shape, answers_of, auto_class, head_of
+from tutelage.anatomy import Shape, answers_of, head_of
 from tutelage.data.batches import Batch, step_batches
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples
@@ -27,12 +27,13 @@ from tutelage.knowledge.signals import Signals
 from tutelage.mechanisms.ptp.labels import PTPLabels
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
-from tutelage.sentence import plain_settings
+from tutelage.students.load import model_class
 from tutelage.tasks import KINDS, kind_of
 from tutelage.tasks.classification import Classification
 from tutelage.tasks.embedding import EmbeddingData
 from tutelage.tasks.kind import Kind, TextKind
 from tutelage.tasks.load import load_data
+from tutelage.tasks.sentence import plain_settings
 
 TEXTS = ["good word1", "bad word2 word3", "good good", "word4 bad bad word5"]
 
@@ -134,11 +135,11 @@ def encoded_for(row: Row, tokenizer: Any) -> Encoded:
 
 
 def perfect(row: Row, encoded: Encoded) -> Tensor:
-    """Logits that say what the labels say, a row for everything that is asked."""
+    """Logits that say what the labels say, one row per prediction."""
     labels = row.data.train.labels
     if row.kind.head == "spans":
-        table = torch.full((int(encoded.asked.sum()), 2), -5.0)
-        starts = np.cumsum(encoded.asked) - encoded.asked
+        table = torch.full((int(encoded.logit_rows.sum()), 2), -5.0)
+        starts = np.cumsum(encoded.logit_rows) - encoded.logit_rows
         assert encoded.labels is not None
         for first, (start, end) in zip(starts, encoded.labels, strict=True):
             table[first + start, 0] = table[first + end, 1] = 5.0
@@ -162,7 +163,7 @@ def random_logits(encoded: Encoded, row: Row, seed: int) -> Tensor:
     outputs = 1 if row.settings.get("num_labels") == 1 else len(row.data.labels) or 2
     outputs = WIDTH if row.kind.head == "vectors" else outputs
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(int(encoded.asked.sum()), outputs, generator=generator)
+    return torch.randn(int(encoded.logit_rows.sum()), outputs, generator=generator)
 
 
 def objective(row: Row, *terms: Any) -> Objective:
@@ -174,19 +175,19 @@ def objective(row: Row, *terms: Any) -> Objective:
 
 
 def test_head_encoding_and_configuration(row: Row, tokenizer: Any, tmp_path: Path) -> None:
-    """A model of the kind's head answers for all that is asked, and reloads with plain transformers as what it was."""
+    """A model of the kind's head gives every prediction, and reloads with plain transformers as what it was."""
     kind, encoded = row.kind, encoded_for(row, tokenizer)
     config = tiny_config("bert", layers=2)
     for name, value in kind.label_settings(row.data).items():
         setattr(config, name, value)
-    model = auto_class(kind.head).from_config(config).eval()
+    model = model_class(kind.head).from_config(config).eval()
     assert head_of(model) == kind.head
     batch = batch_of(row, encoded)
     with torch.no_grad():
-        logits = answers_of(model, batch.inputs, batch.asked)
+        logits = answers_of(model, batch.inputs, batch.predicted)
     assert logits.shape == random_logits(encoded, row, 0).shape
     model.save_pretrained(tmp_path)
-    again = auto_class(kind.head).from_pretrained(tmp_path)
+    again = model_class(kind.head).from_pretrained(tmp_path)
     assert {name: getattr(again.config, name) for name in row.settings} == row.settings
     assert kind.longest(512) == (384 if kind.answers_in_pair else 512) and kind.longest(64) == 64
 
@@ -285,7 +286,7 @@ def distributions(row: Row, logits: Tensor, encoded: Encoded) -> list[Tensor]:
     """The scores among which each answer is chosen, in float64."""
     if row.kind.fixed_outputs:
         return list(logits.double())
-    parts = logits.double().split(encoded.asked.tolist())
+    parts = logits.double().split(encoded.logit_rows.tolist())
     return [part[:, column] for column in (0, 1) for part in parts]
 
 
@@ -338,7 +339,7 @@ def test_logits_are_compared_where_outputs_are_fixed(row: Row, tokenizer: Any) -
     encoded = encoded_for(row, tokenizer)
     if not row.kind.fixed_outputs:
         for term in (LogitsMSE(), SoftLabels(reduction="mean")):
-            with pytest.raises(TutelageError, match="fixed classes, which a task of kind spans does not have; use"):
+            with pytest.raises(TutelageError, match="fixed classes, and kind spans has none; use"):
                 objective(row, term)
         return
     student, teacher = random_logits(encoded, row, 1), random_logits(encoded, row, 2)
@@ -376,7 +377,7 @@ def test_a_column_of_labels_is_of_one_kind() -> None:
 
 
 def test_a_kind_may_be_defined_outside_the_package(tmp_path: Path) -> None:
-    with pytest.raises(TutelageError, match=r"no kind of task 'ordinal'; use one of classification, regression, "):
+    with pytest.raises(TutelageError, match=r"^kind 'ordinal' does not exist; use one of classification, regression, "):
         kind_of("ordinal")
 
     class Ordinal(Classification):
@@ -388,7 +389,7 @@ def test_a_kind_may_be_defined_outside_the_package(tmp_path: Path) -> None:
     path.write_text("text,label\n" + "one,1\ntwo,2\n" * 10)
     data = load_data(DataConfig(train=str(path), kind="ordinal"))
     assert (data.kind, data.labels, data.metrics) == ("ordinal", ("1", "2"), ("accuracy",))
-    with pytest.raises(TutelageError, match=r"no kind of task 'ordnal'; use one of .*, ordinal"):
+    with pytest.raises(TutelageError, match=r"kind 'ordnal' does not exist; use one of .*, ordinal"):
         load_data(DataConfig(train=str(path), kind="ordnal"))
 
 
@@ -398,7 +399,7 @@ def test_kinds_that_are_no_tables_read_none(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("text,label\na,b\n")
     with pytest.raises(TutelageError, match="kind spans is not read from a table"):
-        load_files(path, None, None, "text", None, "label", "spans")
+        load_files(DataConfig(train=path, kind="spans"))
 
 
 # -------------------------------------------------------------------------------------------------------------- the walls

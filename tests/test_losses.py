@@ -151,6 +151,9 @@ def test_vectors_and_their_similarities() -> None:
     assert losses.vector_cosine(s, t).item() == pytest.approx(slow_vector_cosine(s, t), rel=1e-5)
     wider = tensor(6, D + 3, seed=2)
     assert losses.similarity_matrix(s, wider).item() == pytest.approx(slow_similarity_matrix(s, wider), rel=1e-5)
+    weighted = losses.similarity_matrix(s, wider, weights=torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0, 2.0])).item()
+    terms = {(i, j): slow_similarity_matrix(s[[i, j]], wider[[i, j]]) for i in range(6) for j in range(i)}
+    assert weighted == pytest.approx(sum(x * ((i > 3) + (j > 3)) for (i, j), x in terms.items()) / 15, rel=1e-5)
 
 
 def test_soft_cross_entropy_gradient_is_temperature_times_the_difference_of_probabilities() -> None:

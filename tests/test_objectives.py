@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ from tutelage.objectives.attention import AttentionScores
 from tutelage.objectives.hidden import Embeddings, FirstToken, Hidden
 from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.objectives.mapping import pairs, picture, spread
-from tutelage.objectives.objective import Objective
+from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
+from tutelage.objectives.term import Answers, Term
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import LiveTeacher
 
@@ -124,6 +126,30 @@ def test_the_first_token_of_a_causal_model_ranks_nothing() -> None:
     with pytest.raises(TutelageError, match="use tokens_by=left or random"):
         Objective([HiddenKnowledge()], KINDS["classification"], shape(2), teacher)
     Objective([HiddenKnowledge(tokens_by="left")], KINDS["classification"], shape(2), teacher)
+
+
+class Softmax(Term):
+    column = "predictions"
+    on_logits = True
+
+    kind: Literal["softmax_of_a_test"] = "softmax_of_a_test"
+
+    def refusal(self, kind: Answers) -> str | None:
+        return None if kind.single_label else f"compares softmax distributions, not a {kind.name}; use soft_labels"
+
+
+@pytest.mark.parametrize(
+    ("term", "kind", "message"),
+    [
+        (Softmax(), "regression", "^the term softmax_of_a_test compares softmax distributions, not a regression; use"),
+        (SoftLabels(reduction="mean"), "spans", "^the term soft_labels averages over fixed classes"),
+        (LogitsMSE(), "spans", "^the term logits_mse compares the scores of fixed classes"),
+    ],
+)
+def test_a_term_refuses_the_kinds_for_which_it_is_wrong(term: Term, kind: str, message: str) -> None:
+    with pytest.raises(TutelageError, match=message):
+        ObjectivePlan([term], KINDS[kind], shape(2), shape(4))
+    assert ObjectivePlan([term], KINDS["classification"], shape(2), shape(4)).terms == [term]
 
 
 def test_a_soft_term_needs_a_teacher() -> None:

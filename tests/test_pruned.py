@@ -18,7 +18,13 @@ from tutelage.knowledge.signals import Tap
 from tutelage.students.build import build
 from tutelage.students.copied import copy_layers
 from tutelage.students.load import load_model
-from tutelage.students.pruned import PrunedBertConfig, PrunedBertForSequenceClassification, check, importance, prune
+from tutelage.students.pruned import (
+    PrunedBertConfig,
+    PrunedBertForSequenceClassification,
+    check_prunable,
+    importance,
+    prune,
+)
 from tutelage.students.specs import Copied, Fresh, Pruned, Student, parse
 from tutelage.tasks import KINDS
 
@@ -109,7 +115,7 @@ def test_rosita6_has_14465282_parameters() -> None:
     count = sum(parameter.numel() for parameter in student.parameters())
     embeddings = sum(parameter.numel() for parameter in student.bert.embeddings.parameters())
     assert (count, embeddings) == (14_465_282, 4_401_408)
-    check(Pruned(), BertConfig())
+    check_prunable(Pruned(), BertConfig())
 
 
 @pytest.mark.parametrize("rank", [8, None])

@@ -246,8 +246,8 @@ def test_the_picture_of_one_configuration() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"trials": 0}, "trials=0 and seeds=2 leave nothing to try"),
-        ({"holdout": 0.0}, r"data\.holdout=0 leaves nothing of train to compare configurations on"),
+        ({"trials": 0}, "trials=0 and seeds=2 leave no run"),
+        ({"holdout": 0.0}, r"data\.holdout=0 leaves no validation split to compare configurations on"),
         ({"settings": ["prediction.select=last"]}, "stage 'prediction' has select=last"),
         ({"student": "init=copied,layers=9"}, "9 layers cannot be copied"),
         ({"hidden_epochs": 0}, "--hidden-epochs 0 is too few"),
@@ -267,8 +267,8 @@ def test_a_folder_of_something_else_is_left_alone(scene: SimpleNamespace, tmp_pa
     with pytest.raises(TutelageError, match="holds a search with other settings"):
         api.search_knowledge(out=str(scene.folder / "whole"), **words(scene.root, lr=1e-5))
     shutil.copytree(scene.folder / "whole" / "store", tmp_path / "store")
-    with pytest.raises(TutelageError, match="is of float16, not float32"):
-        api.search_knowledge(out=str(tmp_path), **words(scene.root, dtype="float32"))
+    with pytest.raises(TutelageError, match="has hidden states in float16, not float32"):
+        api.search_knowledge(out=str(tmp_path), **words(scene.root, store_dtype="float32"))
     with pytest.raises(TutelageError, match="store"):  # it does not know the other texts
         api.search_knowledge(out=str(tmp_path), **words(scene.root, max_train=200))
     assert [path.name for path in tmp_path.iterdir()] == ["store"]

@@ -10,10 +10,10 @@ from conftest import data_folder
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import BertTokenizerFast, DistilBertTokenizerFast, GPT2TokenizerFast, RobertaTokenizerFast
 
-from tutelage.data.examples import UNASKED, UNKNOWN, Examples
+from tutelage.data.examples import NO_TARGET, UNLABELLED, Examples
 from tutelage.data.readers.squad import load_squad, read_squad
 from tutelage.errors import TutelageError
-from tutelage.tasks.spans import answer_chance, best_answers, best_threshold, encode_spans, squad_scores
+from tutelage.tasks.spans import answer_chance, best_answers, encode_spans, squad_scores
 
 REAL = data_folder()
 
@@ -138,9 +138,10 @@ def test_answers_that_are_elsewhere(tmp_path):
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        (b"\xff\xfe", ["UTF-8"]),
+        (b"\xff", ["UTF-8"]),
         (b'{"data": [\n}', ["line 2", "not JSON"]),
-        ([], ["no list 'data'", "SQuAD"]),
+        ([], ["no rows"]),
+        ({}, ["no list 'data'", "SQuAD"]),
         ({"data": [{"paragraphs": []}, {"title": "x"}]}, ["article 2", "no list 'paragraphs'"]),
         ({"data": [{"paragraphs": ["text"]}]}, ["article 1, paragraph 1", "no string 'context'"]),
         (tree("c", question("x"), {"id": 5, "question": "q"}), ["paragraph 1, question 2", "no string 'id'"]),
@@ -201,9 +202,9 @@ def test_one_window_by_hand(tokenizers):
     tokens = ["[CLS]", "what", "a", "?", "[SEP]", "m", "##y", "cat", "##fish", "a", "##1", "##2", "[SEP]"]
     assert tokenizer.convert_ids_to_tokens(encoded.tokens) == tokens
     assert encoded.types.tolist() == [0] * 5 + [1] * 8
-    assert encoded.targets.tolist() == [UNKNOWN] + [UNASKED] * 4 + [UNKNOWN] * 7 + [UNASKED]
+    assert encoded.targets.tolist() == [UNLABELLED] + [NO_TARGET] * 4 + [UNLABELLED] * 7 + [NO_TARGET]
     assert encoded.windows.chars[5:12].tolist() == [[0, 1], [1, 2], [3, 6], [6, 10], [11, 12], [12, 13], [13, 14]]
-    assert (encoded.windows.chars[encoded.targets == UNASKED] == -1).all() and (encoded.windows.chars[0] == -1).all()
+    assert (encoded.windows.chars[encoded.targets == NO_TARGET] == -1).all() and (encoded.windows.chars[0] == -1).all()
     assert encoded.labels.tolist() == [[3, 4]] and encoded.labels.dtype == np.int64
     assert encoded.offsets.tolist() == [0, 13] and encoded.windows.of.tolist() == [0]
     assert encoded.cut.tolist() == [False]
@@ -217,7 +218,7 @@ def test_roberta_has_no_types_and_two_separators(tokenizers):
     tokens = ["<s>", "a", "</s>", "</s>", "b", "Ġc", "at", "</s>"]
     assert tokenizers["roberta"].convert_ids_to_tokens(encoded.tokens) == tokens
     assert encoded.types is None
-    assert (encoded.targets == UNKNOWN).tolist() == [True, False, False, False, True, True, True, False]
+    assert (encoded.targets == UNLABELLED).tolist() == [True, False, False, False, True, True, True, False]
     assert encoded.labels.tolist() == [[2, 3]]
 
 
@@ -307,7 +308,7 @@ def units(encoded):
     rows = [
         (row, place)
         for row, (start, stop) in enumerate(pairwise(encoded.offsets))
-        for place in range(int((encoded.targets[start:stop] != UNASKED).sum()))
+        for place in range(int((encoded.targets[start:stop] != NO_TARGET).sum()))
     ]
     return np.array(rows)
 
@@ -367,12 +368,16 @@ def test_best_answers_is_the_best_of_all_pairs(tokenizers, longest):
     encoded = encode_spans(examples, tokenizers["bert"], max_length=60, stride=20, max_question=12)
     logits = np.random.default_rng(3).normal(size=(len(units(encoded)), 2)).astype(np.float32)
     logits[units(encoded)[:, 1] == 0] += np.random.default_rng(4).normal(2.5, 1, size=(len(encoded), 1))
-    texts, margins = oracle(logits, encoded, examples, longest)
+    texts, _ = oracle(logits, encoded, examples, longest)
     assert best_answers(logits, encoded, examples, with_null=False, longest=longest) == texts
-    for threshold in (-1.0, 0.0, 1.0):
-        expected = ["" if margin > threshold else text for text, margin in zip(texts, margins, strict=True)]
-        options = {"with_null": True, "threshold": threshold, "longest": longest}
-        assert best_answers(torch.from_numpy(logits), encoded, examples, **options) == expected
+    none = set()
+    for shift in (-3, 0, 3):  # of the score of no answer
+        moved = logits + np.float32(shift) * (units(encoded)[:, 1:] == 0)
+        _, margins = oracle(moved, encoded, examples, longest)
+        expected = ["" if margin > 0 else text for text, margin in zip(texts, margins, strict=True)]
+        assert best_answers(torch.from_numpy(moved), encoded, examples, with_null=True, longest=longest) == expected
+        none |= {text == "" for text in expected}
+    assert none == {True, False}
     # Where the rows stand does not matter.
     order = np.random.default_rng(5).permutation(len(encoded))
     turned = np.concatenate([logits[units(encoded)[:, 0] == row] for row in order])
@@ -389,8 +394,8 @@ def test_no_answer_by_hand(tokenizers):
     logits[9] = 2, 1.5  # in the second: 3.5, which counts
     assert best_answers(logits, encoded, examples, with_null=False) == ["cd"]
     assert best_answers(logits, encoded, examples, with_null=True) == [""]
-    assert best_answers(logits, encoded, examples, with_null=True, threshold=0.5) == ["cd"]
-    assert best_answers(logits, encoded, examples, with_null=True, threshold=0.49) == [""]
+    logits[9, 1] = 1  # as good as "cd", which then wins
+    assert best_answers(logits, encoded, examples, with_null=True) == ["cd"]
     logits[4, 1], logits[2] = 0, (0.5, 9)  # an end before the start is none
     assert best_answers(logits, encoded, examples, with_null=False) == ["b"]
 
@@ -400,34 +405,6 @@ def test_a_context_without_tokens(tokenizers):
     encoded = encode_spans(examples, tokenizers["bert"])
     # Of equally good answers the first and shortest is taken.
     assert best_answers(np.zeros((4, 2)), encoded, examples, with_null=True) == ["", "b"]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_best_threshold(tokenizers, seed):
-    examples = random_examples(30, seed)
-    encoded = encode_spans(examples, tokenizers["bert"], max_length=200)
-    generator = np.random.default_rng(seed)
-    # Whole numbers, so that margins are often the same.
-    logits = (3 * perfect(encoded) + generator.integers(0, 3, size=(len(units(encoded)), 2))).astype(np.float32)
-
-    def f1(threshold):
-        return squad_scores(best_answers(logits, encoded, examples, with_null=True, threshold=threshold), examples)[
-            "f1"
-        ]
-
-    found = f1(best_threshold(logits, encoded, examples))
-    assert found == pytest.approx(max(f1(threshold) for threshold in np.arange(-20, 20, 0.5)))
-    assert found > f1(-20) and found > f1(20)
-
-
-@pytest.mark.parametrize("order", [[0, 1, 2], [1, 0, 2]])
-def test_equal_margins_are_answered_together(tokenizers, order):
-    examples = spans(["a"] * 3, ["b", "b", "b c"], [((0, "b"),), (), ((0, "b c"),)]).take(order)
-    encoded = encode_spans(examples, tokenizers["bert"])
-    # Each is answered "b", by margins 0, 0 and 1; at threshold 0 the first is right and the second wrong.
-    logits = np.array([[0, 0], [0, 0], [0, 0], [0, 0], [0, 1], [0, 0], [0, -9]])
-    assert best_answers(logits, encoded, examples, with_null=False) == ["b"] * 3
-    assert best_threshold(logits, encoded, examples) == 1
 
 
 # Scores
@@ -502,4 +479,3 @@ def test_real_answers_come_back(version, count, floor):
     scores = squad_scores(best_answers(perfect(encoded), encoded, few, with_null=version == "v2.0"), few)
     # Of all, not 1: a few answers end within a token, a few are longer than 30 tokens.
     assert 0.995 < scores["exact_match"] <= scores["f1"] <= 1
-    assert best_threshold(perfect(encoded), encoded, few) < 0

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import examples, tiny_model
+from processes import KILLED, in_process
 
 from tutelage.anatomy import shape_of
 from tutelage.data.batches import Known, step_batches
@@ -120,15 +119,16 @@ def students(scene, terms, source, steps: int = 50):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_stored_is_live_to_the_bit(encoding: str, scene, tmp_path: Path) -> None:
-    """Single-precision store, 50 steps: the same losses and the same bits of every weight."""
+    """Single-precision store: the same losses and the same bits of every weight."""
+    steps = 50 if encoding == "dense" else 15
     terms = ENCODINGS[encoding]
     data, encoded, teacher = scene
     needs = objective_for(terms, teacher).plan.teacher_needs
     store = make(tmp_path / "store", scene, needs, max_tokens=1)
     rows = store.locate(data.ids, encoded)
-    live = students(scene, terms, lambda needs: LiveTeacher(teacher, needs, None, Accelerator(cpu=True)))
-    stored = students(scene, terms, lambda needs: StoredTeacher(store, rows, needs))
-    assert live[0] == stored[0] and all(len(values) == 50 for values in live[0].values())
+    live = students(scene, terms, lambda needs: LiveTeacher(teacher, needs, None, Accelerator(cpu=True)), steps)
+    stored = students(scene, terms, lambda needs: StoredTeacher(store, rows, needs), steps)
+    assert live[0] == stored[0] and all(len(values) == steps for values in live[0].values())
     for name, weights in live[1].items():
         assert torch.equal(weights, stored[1][name]), name
 
@@ -308,30 +308,24 @@ def test_logits_alone_are_those_of_the_records(name: str, scene, tmp_path: Path,
     live.close()
 
 
+def write(out: Path, scene, kill_at: int | None) -> None:
+    """Write a store; with ``kill_at`` until SIGKILL after that many batches."""
+    writing.SHARD_EXAMPLES = 16
+    calls = 0
+
+    def advance(count: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    make(out, scene, SCHEMES["whole"], advance=advance, max_tokens=100)
+
+
 def test_a_killed_writer_goes_on_to_the_same_bytes(scene, tmp_path: Path) -> None:
-    script = (
-        "import os, signal, sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from pathlib import Path\n"
-        "import conftest, test_store as t\n"
-        "from transformers import BertTokenizerFast\n"
-        "tokenizer = BertTokenizerFast(vocab={w: i for i, w in enumerate(conftest.VOCABULARY)}, model_max_length=32)\n"
-        "data = conftest.examples(t.COUNT, 1, pairs=True)\n"
-        "scene = (data, t.encode(data, tokenizer, t.LONGEST), conftest.tiny_model(seed=5))\n"
-        "t.writing.SHARD_EXAMPLES = 16\n"
-        "left = int(sys.argv[2])\n"
-        "def advance(count):\n"
-        "    global left\n"
-        "    left -= 1\n"
-        "    if left == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "t.make(Path(sys.argv[1]), scene, t.SCHEMES['whole'], advance=advance, max_tokens=100)\n"
-    )
-    for name, stops in (("whole", [0]), ("cut", [9, 12, 0])):
+    for name, stops in (("whole", [None]), ("cut", [9, 12, None])):
         for stop in stops:
-            done = subprocess.run(
-                [sys.executable, "-c", script, str(tmp_path / name), str(stop)], capture_output=True, text=True
-            )
-            assert done.returncode == (-signal.SIGKILL if stop else 0), done.stderr
+            assert in_process(write, tmp_path / name, scene, stop) == (KILLED if stop else None)
             assert (tmp_path / name).exists() == (not stop)
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "cut").iterdir())

@@ -1,4 +1,4 @@
-"""Teams of teachers: the distribution, how it learns, who is asked, and what is refused."""
+"""Teams of teachers: the distribution, how it learns, which ones run, and what is refused."""
 
 from __future__ import annotations
 
@@ -180,13 +180,13 @@ def encoded_of(count: int = 64, tokenizer: BertTokenizerFast | None = None, seed
 
 
 class Counting:
-    """A teacher that remembers how often it was asked."""
+    """A teacher that counts its calls."""
 
     def __init__(self, logits: Tensor) -> None:
-        self.logits, self.asked, self.steps = logits, 0, []  # type: ignore[var-annotated]
+        self.logits, self.calls, self.steps = logits, 0, []  # type: ignore[var-annotated]
 
     def signals(self, batch: Batch) -> Signals:
-        self.asked += 1
+        self.calls += 1
         self.steps.append(batch.step)
         return Signals(logits=self.logits[batch.rows])
 
@@ -204,7 +204,7 @@ def test_only_the_drawn_teacher_is_asked_whatever_the_pieces_and_processes(token
             rows = np.arange(8) + 8 * (number % 8)
             for batch in step_batches(encoded.take(rows), rows, rank, world, limit, number=number):
                 teacher.signals(batch)
-        assert team[1].asked == 0
+        assert team[1].calls == 0
         seen.append([sorted(set(member.steps)) for member in team])
         every = sorted(step for member in team for step in set(member.steps))
         assert every == list(range(30))  # one teacher a step
@@ -214,7 +214,7 @@ def test_only_the_drawn_teacher_is_asked_whatever_the_pieces_and_processes(token
 def test_an_example_may_have_a_teacher_of_its_own(tokenizer) -> None:
     encoded = encoded_of(tokenizer=tokenizer)
     tables = [torch.full((64, 2), float(k)) for k in range(3)]
-    team = [KnownLogits(table, encoded.asked) for table in tables]
+    team = [KnownLogits(table, encoded.logit_rows) for table in tables]
     teacher = TeamTeacher(team, Team(granularity="example"), Weights([0.5, 0.0, 0.5]), KINDS["classification"], (1, 0))
     rows = np.arange(64)
     whole = torch.zeros(64)
@@ -251,7 +251,10 @@ def test_a_team_that_is_averaged_says_the_weighted_mean(tokenizer) -> None:
         ("probabilities", (shares * (said / 3).softmax(-1)).sum(0)),
         ("logits", ((shares * said).sum(0) / 3).softmax(-1)),
     ):
-        how, team = Team(combine="average", average=average), [KnownLogits(table, encoded.asked) for table in tables]
+        how, team = (
+            Team(combine="average", average=average),
+            [KnownLogits(table, encoded.logit_rows) for table in tables],
+        )
         teacher = TeamTeacher(team, how, Weights([3, 0, 1]), KINDS["classification"], (0, 0), 3.0)
         assert torch.allclose((teacher.signals(batch).logits / 3).softmax(-1), wanted, atol=1e-6), average
 
@@ -272,7 +275,7 @@ def test_a_teacher_counts_less_where_it_is_wrong(tokenizer) -> None:
     """MT-BERT's sum over teachers, written out."""
     encoded, t = encoded_of(8, tokenizer), 2.0
     tables = torch.randn(3, 8, 2) * 3
-    team = [KnownLogits(table, encoded.asked) for table in tables]
+    team = [KnownLogits(table, encoded.logit_rows) for table in tables]
     how = Team(combine="discounted")
     teacher = TeamTeacher(team, how, Weights([1, 1, 1]), KINDS["classification"], (0, 0), t)
     (batch,) = step_batches(encoded, np.arange(8), 0, 1, 10**6)
@@ -300,7 +303,7 @@ def scene(tokenizer, update: str = "single", dtype: torch.dtype = torch.float32,
     encoded, held = encoded_of(32, tokenizer), encoded_of(24, tokenizer, seed=5)
     tables = torch.randn(3, 32, 2, generator=torch.Generator().manual_seed(0))
     team = TeamTeacher(
-        [KnownLogits(table, encoded.asked) for table in tables],
+        [KnownLogits(table, encoded.logit_rows) for table in tables],
         Team(),
         Weights([1, 1, 1]),
         KINDS["classification"],
@@ -309,7 +312,7 @@ def scene(tokenizer, update: str = "single", dtype: torch.dtype = torch.float32,
     how = Learning(update=update, examples=24, **more)
     term = SoftLabels(temperature=2.0, weight=0.3)
     said = torch.randn(3, 24, 2, generator=torch.Generator().manual_seed(1))
-    answers = [KnownLogits(table, held.asked) for table in said]
+    answers = [KnownLogits(table, held.logit_rows) for table in said]
     names = ["a", "b", "c"]
     weigher = Weigher(
         how, team, student, term, held, answers, KINDS["classification"], Accelerator(), (0, 0), names, 100
@@ -431,7 +434,7 @@ def test_the_single_update_asks_the_drawn_teacher_alone(tokenizer) -> None:
     parts = list(step_batches(encoded, np.arange(32), 0, 1, 10**6, number=5))
     found = weigher._alignments(list(step_batches(held, np.arange(24), 0, 1, 10**6)), parts)
     assert list(found) == [weigher.team.drawn(5)]
-    assert [member.asked for member in weigher.team.members] == [int(k in found) for k in range(3)]
+    assert [member.calls for member in weigher.team.members] == [int(k in found) for k in range(3)]
 
 
 def test_without_a_gradient_nothing_is_learnt(tokenizer) -> None:
@@ -465,7 +468,7 @@ def test_the_student_learns_as_without_the_weigher_and_a_team_of_one_is_a_teache
             if learning is not None and not team:
                 continue
             student = tiny_model(seed=3)
-            teacher = KnownLogits(table, encoded.asked)
+            teacher = KnownLogits(table, encoded.logit_rows)
             weigher = None
             if team:
                 teacher = TeamTeacher([teacher], Team(learning=learning), Weights([1.0]), kind, (0, 0), 2.0)
@@ -588,6 +591,7 @@ def test_a_run_as_data_may_name_the_teams_folder(team_root: Path) -> None:
     assert with_teachers(named).teacher == config.teachers[1]
 
 
+@pytest.mark.slow
 def test_bad_teachers_are_dropped_and_the_student_is_a_plain_model(
     team_root: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -680,7 +684,7 @@ def test_a_running_team_and_a_known_one_give_the_same_losses(team_root: Path, to
     folders = members_in([str(team_root / "team")])
     encoded, accelerator, room = encoded_of(16, tokenizer), Accelerator(cpu=True), []  # type: ignore[var-annotated]
     models = [AutoModelForSequenceClassification.from_pretrained(folder).eval() for folder in folders[:3]]
-    known = [KnownLogits(predict(model, encoded, accelerator), encoded.asked) for model in models]
+    known = [KnownLogits(predict(model, encoded, accelerator), encoded.logit_rows) for model in models]
     running = [Resident(model, Needs(logits=True), None, accelerator, room, 2) for model in models]
     shape = anatomy.shape_of(tiny_model().config)
     objective = Objective([SoftLabels(temperature=2.0), HardLabels()], KINDS["classification"], shape, shape)
@@ -705,7 +709,7 @@ def test_a_stage_on_hidden_states_needs_teachers_of_one_shape(team_root: Path, t
     recipe = recipe.model_copy(update={"stages": [stage]})
     common = dict(method=recipe, student="layers=2", baseline=False, quiet=True, **texts(team_root))
     api.distill(None, str(tmp_path / "same"), team=[folders[0], folders[3]], **common)
-    with pytest.raises(TutelageError, match="has not the layers"):
+    with pytest.raises(TutelageError, match="differs in layers"):
         api.distill(None, str(tmp_path / "other"), team=[folders[0], folders[1]], **common)
 
 
@@ -750,7 +754,7 @@ def test_stored_teachers_say_the_same(team_root: Path, tmp_path: Path, monkeypat
         None, str(tmp_path / "new"), student=new, settings=["stages.distill.max_steps=3"], **more
     ).report
     assert report["teacher"]["score"] > 0.9 and report["teacher"]["latency_ms"] is None
-    with pytest.raises(TutelageError, match="without weights"):
+    with pytest.raises(TutelageError, match="has no weights"):
         api.distill(None, str(tmp_path / "copied"), student="layers=1", **more)
 
 
@@ -878,8 +882,8 @@ def test_what_cannot_be_is_said_before_anything_is_written(team_root: Path, tmp_
     attempt("twice", team=[folders[0], f"{folders[0]}/"])
     attempt("1 of 2|part 3 of 2", only=(3, 2))
     attempt("student_rank needs scores", settings=["team.weights=student_rank"])
-    attempt("cannot load the model", team=[folders[0], str(tmp_path / "nothing")])
-    attempt("no earlier stage has learnt any", settings=["team.weights=found"])
+    attempt("there is no folder", team=[folders[0], str(tmp_path / "nothing")])
+    attempt("no earlier stage learns weights", settings=["team.weights=found"])
     parts = {
         "method": "autoskdbert",
         "student": "init=bilstm",
@@ -887,7 +891,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(team_root: Path, tmp_
     }
     attempt("needs a student with separate layers and head", **parts)
     for name, value in (("leave_out", (1, 5)), ("only", (1, 2)), ("noise", 0.5)):
-        with pytest.raises(TutelageError, match=f"data.{name} says who learns from what"):
+        with pytest.raises(TutelageError, match=f"data.{name} cannot be set for a team"):
             api.train_team(
                 folders[0], out, members=["seed=0", "seed=1"], **{name: value}, quiet=True, **texts(team_root)
             )
@@ -923,7 +927,7 @@ def test_what_makes_a_search_doubtful_is_said(tmp_path: Path) -> None:
         (tmp_path / "mechanisms.json").write_text(json.dumps({"team": [record(**more)]}))
         said.append(doubts(tmp_path))
     assert [len(lines) for lines in said] == [0, 1, 0, 0, 1]
-    assert "the weights that it has learnt mean nothing" in said[1][0] and "3 of 200 updates" in said[4][0]
+    assert "the learned weights are not meaningful" in said[1][0] and "3 of 200 updates" in said[4][0]
 
 
 def test_members_are_written_as_words() -> None:

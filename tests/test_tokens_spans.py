@@ -168,10 +168,10 @@ def test_known_logits_teach_spans_and_tokens_as_the_live_teacher_does(scene: Pat
     accelerator = Accelerator(cpu=True)
     words = encode_words(read_conll(scene / "train.conll", "train")[0], tokenizer, 32)
     spans = encode_spans(read_squad(scene / "train.json", "train")[0], tokenizer, 32, stride=8, max_question=8)
-    assert (spans.asked > 1).all() and spans.windows is not None and len(spans) > spans.windows.of[-1] + 1
+    assert (spans.logit_rows > 1).all() and spans.windows is not None and len(spans) > spans.windows.of[-1] + 1
     for kind, encoded in (("tokens", words), ("spans", spans)):
         model = load_model(str(scene / kind), kind)[0]
-        known = KnownLogits(predict(model, encoded, accelerator), encoded.asked)
+        known = KnownLogits(predict(model, encoded, accelerator), encoded.logit_rows)
         live = LiveTeacher(model, Needs(logits=True), None, accelerator)
         rows = np.array([7, 3, 40, 21])
         for batch in step_batches(Known(encoded).read(0, rows), rows, 0, 1, 60):
@@ -198,7 +198,7 @@ def test_pieces_and_processes_do_not_change_the_loss(scene: Path, tokenizer) -> 
         for rank in range(world):
             for batch in step_batches(spans.take(rows), rows, rank, world, pieces):
                 with torch.no_grad():
-                    logits = answers_of(model, batch.inputs, batch.asked)
+                    logits = answers_of(model, batch.inputs, batch.predicted)
                 noise = torch.sin(logits * 3)  # another function of the same tokens
                 values = objective(Signals(logits=logits), Signals(logits=noise), batch)
                 total += torch.stack(list(values.values()))
@@ -220,18 +220,18 @@ def test_the_loss_of_spans_is_that_of_its_formula(scene: Path, tokenizer) -> Non
     rows = np.arange(12)
     step = spans.take(rows)
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(int(step.asked.sum()), 2, generator=generator)
+    logits = torch.randn(int(step.logit_rows.sum()), 2, generator=generator)
     expected, start = 0.0, 0
     for row in rows:
-        own = logits[start : start + step.asked[row]]
-        start += step.asked[row]
+        own = logits[start : start + step.logit_rows[row]]
+        start += step.logit_rows[row]
         for side in (0, 1):
             expected -= float(torch.log_softmax(own[:, side], dim=0)[int(step.labels[row, side])])
     shape = shape_of(tiny_model().config)
     (batch,) = step_batches(step, rows, 0, 1, 10**6)
     order = np.argsort(batch.rows.numpy(), kind="stable")  # a batch is ordered by length
-    offsets = np.cumsum(step.asked) - step.asked
-    in_batch = torch.cat([logits[offsets[row] : offsets[row] + step.asked[row]] for row in batch.rows.tolist()])
+    offsets = np.cumsum(step.logit_rows) - step.logit_rows
+    in_batch = torch.cat([logits[offsets[row] : offsets[row] + step.logit_rows[row]] for row in batch.rows.tolist()])
     assert len(order) == 12
     value = Objective([HardLabels()], KINDS["spans"], shape, None)(Signals(logits=in_batch), Signals(), batch)[
         "hard_labels"
@@ -266,8 +266,8 @@ def test_questions_without_answers_and_mistakes(scene: Path, tmp_path: Path) -> 
 
     spans = {"train": str(scene / "train.json"), "dev": str(scene / "dev.json"), "kind": "spans", "stride": 8}
     tokens = {"train": str(scene / "train.conll"), "dev": str(scene / "dev.conll"), "kind": "tokens"}
-    refused("keeps one answer for each text", **tokens, teacher_store="auto", student="layers=2")
-    refused("logits_mse compares scores of fixed classes", **spans, method="logits_mse", student="layers=2")
+    refused("keeps one prediction per text", **tokens, teacher_store="auto", student="layers=2")
+    refused("logits_mse compares the scores of fixed classes", **spans, method="logits_mse", student="layers=2")
     refused("only classifies whole texts", **tokens, student="layers=2,heads=2,intermediate=8,rank=4")
     (tmp_path / "more.txt").write_text("good\nbad\n")
     refused("unlabelled texts cannot be read", **tokens, student="layers=2", unlabeled=str(tmp_path / "more.txt"))

@@ -153,7 +153,7 @@ def test_a_folder_is_one_process_s_at_a_time(teacher_folder, tmp_path) -> None:
         [sys.executable, "-c", hold, config.model_dump_json()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None and other.stdout.readline() == "in\n"
-        with pytest.raises(TutelageError, match="another process is at work in"):
+        with pytest.raises(TutelageError, match="another process writes to"):
             run(config, resume=True, quiet=True)
         assert not (tmp_path / "run").exists()
         other.kill()
@@ -249,7 +249,7 @@ def test_known_logits_teach_as_the_live_teacher_does(tokenizer) -> None:
     accelerator = Accelerator(cpu=True)
     encoded = encode(data, tokenizer, 32)
     table = predict(tiny_model(**NO_DROPOUT), encoded, accelerator)
-    known, _, _ = learn(tokenizer, stage, source=KnownLogits(table, encoded.asked))
+    known, _, _ = learn(tokenizer, stage, source=KnownLogits(table, encoded.logit_rows))
     # Other batches, other padding: the same up to the order of a sum.
     assert_alike(live.state_dict(), known.state_dict(), within=1e-4)
 

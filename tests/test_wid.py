@@ -94,7 +94,7 @@ def answers(model: PreTrainedModel, seed: int = 0) -> Tensor:
         found = output.logits
     else:
         found, compaction = output.last_hidden_state, compaction_of(model)
-        if compaction is not None and not compaction.done:  # the others mean nothing
+        if compaction is not None and not compaction.is_cut:  # the others mean nothing
             found = found[..., compaction.groups["residual"].index]
     return found if found.shape[0] == found.numel() // found.shape[-1] else found[inputs["attention_mask"].bool()]
 
@@ -390,7 +390,7 @@ def test_rows_that_had_not_vanished_change_the_answers(penalty) -> None:
     record = pruner.merge(a_batch())
     assert record["largest_masked"] == 1 and not record["cut"] and record["difference"] > 0.01
     note = pruner.doubt(record)
-    assert note is not None and "rows with norms up to 1 had not vanished" in note
+    assert note is not None and "pruned rows had norms up to 1 instead of 0" in note
     assert ("use pruning.penalty=prox" in note) == (penalty == "lasso")
 
 
@@ -509,7 +509,7 @@ def test_masks_only_grow_and_end_at_the_students_sizes(selection: str, penalty: 
         for group in pruner.compaction:
             assert not (group.kept & ~kept[group.name]).any()
             kept[group.name] = group.kept.clone()
-    assert all(group.settled for group in pruner.compaction)
+    assert all(group.complete for group in pruner.compaction)
     if penalty == "prox":
         assert cut_at == 14  # four increments, then two intervals and one more for rows longer than 1
         assert {len(m.matrix) for m in pruner.compaction.groups["residual"].members} == {16}
@@ -934,7 +934,7 @@ def test_the_teachers_weights_stay_where_their_rate_is_zero(
     config = config_for("wid", teacher_folder, tmp_path / "run", baseline=False)
     run(with_settings(config, ["stages.task.pruning.weights_lr=0"]), quiet=True)
     start, end = spied[0][1].compaction, ends[0].compaction
-    assert end.done and all(torch.equal(link.weight, start.links[path].weight) for path, link in end.links.items())
+    assert end.is_cut and all(torch.equal(link.weight, start.links[path].weight) for path, link in end.links.items())
     eye, member = torch.eye(32), end.groups["residual"].members[0]
     assert (member.matrix - eye[member.group.index]).abs().max() > 1e-3
 
@@ -1076,7 +1076,7 @@ def test_recipes_that_cannot_be_are_refused() -> None:
         )
     with pytest.raises(ValueError, match="init=inherited"):
         Recipe(method="x", title="x", paper="x", student=Copied(), stages=[stage])
-    with pytest.raises(ValueError, match="only learn from predictions"):
+    with pytest.raises(ValueError, match="allows only terms on predictions"):
         Stage(name="a", objective=[SoftLabels(), Hidden()], select="last", mechanisms=[PruningSchedule()])
     with pytest.raises(ValueError, match="select=last"):
         Stage(name="a", objective=[SoftLabels()], mechanisms=[PruningSchedule()])

@@ -51,4 +51,5 @@ from .students.specs import Inherited as Inherited
 from .students.specs import Pruned as Pruned
 from .students.specs import Shared as Shared
 from .students.specs import Sliced as Sliced
+from .students.specs import StudentSpec as StudentSpec
 from .version import __version__ as __version__

@@ -307,23 +307,10 @@ def has_token_types(config: Any) -> bool:
 
 
 def auto_class(head: Head) -> Any:
-    """The Auto class of transformers for models with this head; for vectors, which has none, the class of this package."""
+    """The Auto class of transformers for models with this head; vectors have none (see ``students.load.model_class``)."""
     import transformers
 
-    if head == "vectors":
-        from tutelage.sentence import SentenceEncoder
-
-        return SentenceEncoder
     return getattr(transformers, _AUTO[head])
-
-
-def outputs_of(config: Any, head: Head) -> int:
-    """How many numbers a model answers with: the size of a vector, or its labels."""
-    if head == "vectors":
-        from tutelage.sentence import width_of
-
-        return width_of(config)
-    return int(config.num_labels)
 
 
 def base_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -427,12 +414,12 @@ def output_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
     return model(**inputs, use_cache=False) if is_causal(model.config) else model(**inputs)
 
 
-def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor | None) -> Tensor:
+def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], predicted: Tensor | None) -> Tensor:
     """The logits of all predictions, ``(answers, classes)``.
 
     Vectors of texts count as logits.
 
-    ``asked`` ``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)``; ``None``
+    ``predicted`` ``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)``; ``None``
     for one prediction per text. For spans, each such token has two scores: as start and as end of the answer.
     """
     import torch
@@ -443,12 +430,12 @@ def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], asked: Tensor 
         return logits
     if head == "vectors":
         return cast("Tensor", output_of(model, inputs))
-    assert asked is not None
+    assert predicted is not None
     if head in ("masked_lm", "causal_lm"):
-        return word_scores(model, output_of(base_of(model), inputs)[0].flatten(0, 1)[asked])
+        return word_scores(model, output_of(base_of(model), inputs)[0].flatten(0, 1)[predicted])
     output = output_of(model, inputs)
     scores = output.logits if head == "tokens" else torch.stack([output.start_logits, output.end_logits], dim=-1)
-    chosen: Tensor = scores.flatten(0, 1)[asked]
+    chosen: Tensor = scores.flatten(0, 1)[predicted]
     return chosen
 
 

@@ -1,4 +1,10 @@
-"""The one error that users see."""
+"""The one error that users see, and how it names an option."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 
 class TutelageError(ValueError):
@@ -7,3 +13,37 @@ class TutelageError(ValueError):
     The message is one line: it names the thing, the value and the remedy. The command line prints it and exits
     with code 2; nothing is left half written.
     """
+
+
+_on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
+
+
+def option(name: str) -> str:
+    """An option as the user typed it: ``--max-train`` on the command line, ``max_train`` in Python."""
+    return f"--{name.replace('_', '-')}" if _on_command_line.get() else name
+
+
+@contextmanager
+def command_line() -> Iterator[None]:
+    """While this lasts the user types options on the command line."""
+    token = _on_command_line.set(True)
+    try:
+        yield
+    finally:
+        _on_command_line.reset(token)
+
+
+UNSAFE = ("weights_only", "trust_remote_code", "allow_pickle", "Unpickl")
+
+
+def last_reason(error: BaseException) -> str:
+    """Why a library refused a file, in one short line; never its advice to load the file unsafely."""
+    text = str(error)
+    if any(word in text or word in type(error).__name__ for word in UNSAFE):
+        return "it holds Python objects or needs code of its own, which is not loaded"
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    if not text.strip() or isinstance(error, KeyError | IndexError):
+        return f"{type(error).__name__} {lines[0]}" if text.strip() else type(error).__name__
+    # An introduction ends in a colon and the reason follows.
+    chosen = next((line for line in lines if not line.endswith(":")), lines[-1])
+    return chosen if len(chosen) <= 300 else f"{chosen[:297]}..."

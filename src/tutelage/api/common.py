@@ -25,7 +25,19 @@ FilePath = str | os.PathLike[str]
 Plugin = str | os.PathLike[str] | ModuleType
 
 
-FILES = ("task", "data_dir", "train", "dev", "text", "text_pair", "label", "kind")
+FILES = (
+    "task",
+    "data_dir",
+    "train",
+    "dev",
+    "text",
+    "text_pair",
+    "label",
+    "labels",
+    "header",
+    "skip_bad_rows",
+    "kind",
+)
 """The options of data that every command on a task has."""
 
 
@@ -95,7 +107,10 @@ def stored_teacher(store: FilePath | None) -> str:
     from tutelage.knowledge.store.reading import Store
 
     if store is None or os.fspath(store) == "auto":
-        raise TutelageError("there is no teacher; give --teacher FOLDER, a --teacher-store FOLDER of one, or a --team")
+        raise TutelageError(
+            "there is no teacher; give --teacher FOLDER, a --teacher-store FOLDER of one, a --team, or somebody's answers with "
+            "--teacher-predictions FILE"
+        )
     Store(os.fspath(store))  # says so if it is none
     return str(Path(store) / "teacher")
 

@@ -12,7 +12,7 @@ from tutelage.errors import TutelageError
 from tutelage.recipes.choices import Dtype, Precision, Tracker
 
 if TYPE_CHECKING:
-    from tutelage.data.config import DataConfig, DataOptions
+    from tutelage.data.config import DataConfig, DataOptions, Table
     from tutelage.recipes.config import RunConfig
     from tutelage.recipes.recipe import Recipe
     from tutelage.run.inputs import Model, Splits
@@ -150,6 +150,8 @@ def distill(
     teacher: Model | None,
     out: FilePath,
     *,
+    teacher_predictions: FilePath | Table | None = None,
+    prior: str | Sequence[float] | None = None,
     team: FilePath | Sequence[Model] = (),
     teacher_store: FilePath | None = None,
     store_dtype: Dtype = "float16",
@@ -176,6 +178,10 @@ def distill(
         teacher: Teacher: a folder or a hub id, fine-tuned on the task. Default: the teacher of the store, or the first of the
             team. Beside a team: the model that the student's layers are copied from and that the report compares with.
         out: Output folder; new or empty.
+        teacher_predictions: File of predictions in place of a teacher, such as a language model's answers: labels, probabilities,
+            log-probabilities or votes. Without --train its texts are the training set; beside labelled rows they are added.
+        prior: Class frequencies to correct the predictions to: uniform, data, or a number for each label (with commas). Default: no
+            correction.
         team: Teacher of a team: a folder, hub id or store; or one folder of `tutelage team train` for all.
         teacher_store: Folder of the teacher's stored knowledge; auto: the store that fits, written if there is none.
         store_dtype: Type of the hidden states that auto writes.
@@ -208,7 +214,8 @@ def distill(
     with Inputs(out) as inputs:
         members = (team,) if isinstance(team, str | os.PathLike) else tuple(team)
         names = tuple(inputs.model(one, "team") for one in members)
-        if teacher is None and not names:
+        predictions = inputs.predictions(teacher_predictions, prior, data)
+        if teacher is None and not names and predictions is None:
             teacher = stored_teacher(teacher_store)
         fields = {
             "teacher": None if teacher is None else inputs.model(teacher, "teacher"),
@@ -224,6 +231,8 @@ def distill(
             "corpus": corpus,
         }
         tree = inputs.data(data, options)
+        if predictions is not None:
+            tree["predictions"] = predictions
         recipe = recipe_for(method, student, inputs, tree.get("task"), ablation, plugins).part(stage)
         return carried_out(run_config(recipe, tree, settings, **fields), resume, quiet)
 
@@ -243,7 +252,7 @@ def evaluate(
         **options: The texts by the fields of DataConfig.
 
     Returns:
-        ``{"scores": {"dev": {"accuracy": ...}}, "model": ..., "task": ..., "metric": ...}``.
+        ``{"scores": {"dev": {"accuracy": ...}}, "model": ..., "task": ..., "metric": ..., "notes": [...]}``.
 
     Raises:
         TutelageError: when the model or the data cannot be loaded, or their labels differ.
@@ -256,7 +265,9 @@ def evaluate(
     with Inputs() as inputs:
         tree = inputs.data(data, options)
         if tree.get("task") is None and tree.get("train") is None:
-            tree["train"] = tree.get("dev")
+            if tree.get("dev") is None:
+                raise TutelageError("there are no texts to score the model on; give --task NAME or --dev FILE")
+            tree["train"] = tree["dev"]
         return evaluated(inputs.model(model, "model"), data_config(tree), quiet=quiet)
 
 

@@ -26,7 +26,7 @@ def write_store(
     method: str | Recipe | Callable[[], Recipe] = "kd",
     student: FilePath | Student | tuple[Any, Any] | None = None,
     whole: bool = False,
-    dtype: Dtype = "float16",
+    store_dtype: Dtype = "float16",
     allow_weak_teacher: bool = False,
     mixed_precision: Precision = "no",
     settings: Mapping[str, Any] | Sequence[str] = (),
@@ -44,7 +44,7 @@ def write_store(
         student: Fields of the method's student to replace (layers=3), sizes, or a checkpoint; its depth decides which layers are
             stored. Default: the method's student.
         whole: Store all layers that the method could pair, at all tokens and neurons: a store for every smaller configuration.
-        dtype: Type of the stored hidden states.
+        store_dtype: Type of the stored hidden states.
         allow_weak_teacher: Continue even if the teacher scores no better than chance.
         mixed_precision: Precision of the teacher; no is float32.
         settings: Any setting of the method as path=value: hidden.keep=1l_10t_0.1h.
@@ -66,7 +66,7 @@ def write_store(
         fields = {
             "teacher": inputs.model(teacher, "teacher"),
             "out": out,
-            "store_dtype": dtype,
+            "store_dtype": store_dtype,
             "mixed_precision": mixed_precision,
             "allow_weak_teacher": allow_weak_teacher,
         }
@@ -81,7 +81,7 @@ def plan_store(
     method: str | Recipe | Callable[[], Recipe] = "minimum_knowledge",
     student: FilePath | Student | tuple[Any, Any] | None = None,
     whole: bool = False,
-    dtype: Dtype = "float16",
+    store_dtype: Dtype = "float16",
     settings: Mapping[str, Any] | Sequence[str] = (),
     plugins: Sequence[Plugin] = (),
     data: DataConfig | Splits | None = None,
@@ -95,7 +95,7 @@ def plan_store(
         student: Fields of the method's student to replace (layers=3), sizes, or a checkpoint; its depth decides which layers are
             stored. Default: the method's student.
         whole: Store all layers that the method could pair, at all tokens and neurons: a store for every smaller configuration.
-        dtype: Type of the stored hidden states.
+        store_dtype: Type of the stored hidden states.
         settings: Any setting of the method as path=value: hidden.keep=1l_10t_0.1h.
         plugins: Python file with terms, mechanisms or methods of your own.
         data: The texts as one object.
@@ -110,7 +110,7 @@ def plan_store(
     from tutelage.run.inputs import Inputs
 
     with Inputs() as inputs:
-        fields = {"teacher": inputs.model(teacher, "teacher"), "out": "unused", "store_dtype": dtype}
+        fields = {"teacher": inputs.model(teacher, "teacher"), "out": "unused", "store_dtype": store_dtype}
         config = store_config(method, student, inputs, inputs.data(data, options), settings, plugins, fields)
         return stores.estimate(config, whole)
 

@@ -318,7 +318,7 @@ def search_knowledge(
     hidden_epochs: int = 3,
     prediction_epochs: int = 2,
     lr: float | None = None,
-    dtype: Dtype = "float16",
+    store_dtype: Dtype = "float16",
     seed: int = 0,
     mixed_precision: Precision = "no",
     settings: Mapping[str, Any] | Sequence[str] = (),
@@ -343,7 +343,7 @@ def search_knowledge(
         hidden_epochs: Epochs on hidden states in the last rung; a third of it in the rung before, and so on.
         prediction_epochs: Epochs on predictions in the last rung; a third of it in the rung before, and so on.
         lr: Peak learning rate of both stages. Default: the method's.
-        dtype: Type of the stored hidden states, in which bytes per example are counted.
+        store_dtype: Type of the stored hidden states, in which bytes per example are counted.
         seed: Seed of the draw, and of the first run.
         mixed_precision: Precision of training and evaluation; no is float32.
         settings: Any setting of the runs as path=value; epochs are those of the last rung.
@@ -372,7 +372,7 @@ def search_knowledge(
             prediction_epochs=prediction_epochs,
             lr=lr,
             mixed_precision=mixed_precision,
-            dtype=dtype,
+            dtype=store_dtype,
             quiet=quiet,
             settings=settings,
             data=inputs.data(data, options),

@@ -95,11 +95,10 @@ def build_corpus(
     from tutelage.data.corpus import building, reading
     from tutelage.data.tokenizers import load_tokenizer
     from tutelage.progress import Display
-    from tutelage.students.load import resolve
 
     display = Display(quiet)
     with display:
-        texts, known = [os.fspath(source) for source in sources], load_tokenizer(resolve(os.fspath(tokenizer)))
+        texts, known = [os.fspath(source) for source in sources], load_tokenizer(os.fspath(tokenizer))
         corpus = building.build(texts, Path(out), known, split=split, advance=display.count)
     return reading.describe(corpus)
 

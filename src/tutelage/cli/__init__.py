@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from tutelage.cli.options import HELP, Command
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, command_line
 from tutelage.version import __version__
 
 
@@ -95,7 +95,8 @@ def main(words: Sequence[str] | None = None) -> None:
         SystemExit: with the exit code, unless it is 0.
     """
     try:
-        code = app.main(words, prog_name="tutelage", standalone_mode=False)
+        with command_line():
+            code = app.main(words, prog_name="tutelage", standalone_mode=False)
     except (TutelageError, typer.TyperException) as error:
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         print(f"tutelage: {' '.join(text.replace('Value error, ', '').split())}", file=sys.stderr)

@@ -25,7 +25,16 @@ NAMES = {
 """Options whose name is not that of their parameter."""
 
 PANELS = {
-    "Teacher": ("teacher", "team", "teacher_store", "store_dtype", "allow_weak_teacher", "general_teacher"),
+    "Teacher": (
+        "teacher",
+        "teacher_predictions",
+        "prior",
+        "team",
+        "teacher_store",
+        "store_dtype",
+        "allow_weak_teacher",
+        "general_teacher",
+    ),
     "Student": ("student", "method", "ablation", "stage", "baseline", "through"),
     "Training": ("corpus", "epochs", "lr", "seed", "mixed_precision", "settings", "plugins", "seeds", "trials"),
     "Output": ("out", "tracker", "resume", "json"),
@@ -79,7 +88,8 @@ class Command(TyperCommand):
         parameters: dict[str, inspect.Parameter] = {}
 
         def add(name: str, hint: Any, default: Any, text: str, panel: str | None) -> None:
-            kind = option_type(hint)
+            # Objects that Python takes in place of a file, or numbers in place of text, are no options that are given twice.
+            kind = str if default is None and option_type(hint) == list[str] else option_type(hint)
             if default in (None, ()) and default is not inspect.Parameter.empty:
                 kind, default = kind | None, None
             flag = f"--{name.replace('_', '-')}"

@@ -106,7 +106,12 @@ def _team(found: dict[str, Any]) -> None:
 
 def _search(found: Search) -> None:
     table = Table(
-        "kept", "bytes per example", f"{found.metric}, validation", "by seed", "dev", title="The best for their size"
+        "kept",
+        "bytes per example",
+        f"{found.metric}, validation",
+        "by seed",
+        "evaluation set",
+        title="The best for their size",
     )
     for trial in found.front:
         by_seed = " ".join(f"{score:.4f}" for score in trial.scores.values())

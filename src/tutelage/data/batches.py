@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tutelage.data.examples import UNASKED, Encoded, Rows
+from tutelage.data.examples import NO_TARGET, Encoded, Rows
 
 WINDOW = 100
 """Number of steps whose examples are sorted by length together."""
@@ -77,9 +77,9 @@ class Batch:
     * ``separators`` ``(batch, length)``: whether a token is [SEP].
     * ``rows`` ``(batch,)``, on the CPU: the numbers of the examples.
     * ``keys`` ``(batch,)``, on the CPU: hashes of their content.
-    * ``asked`` ``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)``.
+    * ``predicted`` ``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)``.
       ``None`` if each example has one prediction.
-    * ``labels``: ``(batch,)``; with ``asked`` ``(answers,)``, or ``(batch, 2)`` for spans.
+    * ``labels``: ``(batch,)``; with ``predicted`` ``(answers,)``, or ``(batch, 2)`` for spans.
     """
 
     rows: Tensor
@@ -87,7 +87,7 @@ class Batch:
     inputs: dict[str, Tensor]
     separators: Tensor
     labels: Tensor
-    asked: Tensor | None
+    predicted: Tensor | None
     totals: Totals
     step: int = 0
     """The number of the optimiser step in its stage, from 0."""
@@ -104,7 +104,7 @@ class Batch:
             {name: value.to(device) for name, value in self.inputs.items()},
             self.separators.to(device),
             self.labels.to(device),
-            None if self.asked is None else self.asked.to(device),
+            None if self.predicted is None else self.predicted.to(device),
             self.totals,
             self.step,
         )
@@ -186,37 +186,37 @@ def step_batches(
         inputs = padded(step, rows, pad_to)
         keys = torch.from_numpy(step.keys[rows].view(np.int64))
         separators = inputs["input_ids"] == step.separator
-        labels, asked = _answers(step, rows, inputs["attention_mask"])
+        labels, predicted = _answers(step, rows, inputs["attention_mask"])
         if lent:  # another process counts this row; here its weight is zero, it only keeps the processes synchronous
             totals = Totals(*(float("inf"),) * 5, sizes=totals.sizes)
-        yield Batch(torch.from_numpy(names[rows]), keys, inputs, separators, labels, asked, totals, number)
+        yield Batch(torch.from_numpy(names[rows]), keys, inputs, separators, labels, predicted, totals, number)
 
 
 def _answers(step: Encoded, rows: Rows, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    """``labels`` and ``asked`` of :class:`Batch`."""
+    """``labels`` and ``predicted`` of :class:`Batch`."""
     if step.targets is None:
         return torch.zeros(0) if step.labels is None else torch.from_numpy(step.labels[rows]), None
     part = step.take(rows)
-    asked = asked_places(part, mask)
+    predicted = predicted_places(part, mask)
     targets = part.targets if part.windows is None else part.labels
     assert targets is not None
     if part.windows is None:
-        targets = targets[targets != UNASKED]
-    return torch.from_numpy(targets.astype(np.int64)), asked
+        targets = targets[targets != NO_TARGET]
+    return torch.from_numpy(targets.astype(np.int64)), predicted
 
 
-def asked_places(part: Encoded, mask: Tensor) -> Tensor:
+def predicted_places(part: Encoded, mask: Tensor) -> Tensor:
     """``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)`` of ``mask``."""
     assert part.targets is not None
     places = mask.flatten().nonzero()[:, 0]
-    return places[torch.from_numpy(part.targets != UNASKED)]
+    return places[torch.from_numpy(part.targets != NO_TARGET)]
 
 
 def evaluation_batches(
     encoded: Encoded, max_tokens: int = 16384
 ) -> Iterator[tuple[Rows, dict[str, Tensor], Tensor | None]]:
-    """Yield all examples once, shortest first, as ``(rows, inputs, asked)`` (see :class:`Batch`)."""
+    """Yield all examples once, shortest first, as ``(rows, inputs, predicted)`` (see :class:`Batch`)."""
     for rows in pieces(np.arange(len(encoded)), encoded.lengths, max_tokens):
         inputs = padded(encoded, rows)
-        asked = None if encoded.targets is None else asked_places(encoded.take(rows), inputs["attention_mask"])
-        yield rows, inputs, asked
+        predicted = None if encoded.targets is None else predicted_places(encoded.take(rows), inputs["attention_mask"])
+        yield rows, inputs, predicted

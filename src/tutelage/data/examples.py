@@ -13,13 +13,14 @@ import numpy.typing as npt
 
 from tutelage.data.draws import mixed
 from tutelage.data.labels import known_labels, renumbered, strata
+from tutelage.data.predicted import Predicted
 
-UNKNOWN = -1
-"""The target of a token whose answer is not known."""
+UNLABELLED = -1
+"""The target of a predicted token without a label."""
 
 
-UNASKED = -2
-"""The target of a token of which nothing is asked."""
+NO_TARGET = -2
+"""The target of a token that is not predicted."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,10 @@ class Data:
     """Of two classes the one that F1 is about."""
     sources: dict[str, str] = field(default_factory=dict)
     """For the report: where each part came from, in words."""
+    notes: tuple[str, ...] = ()
+    """How the user's own files were read, where there was a choice."""
+    predicted: Predicted | None = None
+    """Predictions from a file that stand for a teacher."""
 
     def with_labels(self, labels: tuple[str, ...]) -> Data:
         """The same data with the classes numbered as in ``labels``, which names at least those of ``self.labels``."""
@@ -155,10 +160,10 @@ class Encoded:
     """The token that ends a text ([SEP]); -1 where a tokenizer has none."""
     labels: npt.NDArray[Any] | None = None
     """Of each row, as in :class:`Examples`. For ``spans`` ``(n, 2)`` int64: first and last token of the answer, counted
-    among the tokens asked (see ``targets``), the first of which, [CLS], stands for no answer here; -1 if unknown."""
+    among the predicted tokens (see ``targets``), the first of which, [CLS], stands for no answer here; -1 if unknown."""
     targets: npt.NDArray[np.int32] | None = None
-    """Beside ``tokens``, where answers are given token by token: the number of the class (or word), :data:`UNKNOWN`, or
-    :data:`UNASKED`. For ``spans`` the tokens that may start or end an answer are UNKNOWN: [CLS] and the context."""
+    """Beside ``tokens``, where answers are given token by token: the number of the class (or word), :data:`UNLABELLED`, or
+    :data:`NO_TARGET`. For ``spans`` the tokens that may start or end an answer are UNLABELLED: [CLS] and the context."""
     windows: Windows | None = None
 
     def __len__(self) -> int:
@@ -175,20 +180,20 @@ class Encoded:
         return int(self.cut.sum())
 
     @cached_property
-    def asked(self) -> npt.NDArray[np.int64]:
-        """``(n,)``: how many rows of a model's logits are of each example: 1, or one for every token that is asked."""
+    def logit_rows(self) -> npt.NDArray[np.int64]:
+        """``(n,)``: rows of logits for each example: 1, or one per predicted token."""
         if self.targets is None:
             return np.ones(len(self), dtype=np.int64)
-        return self._sums(self.targets != UNASKED)
+        return self._sums(self.targets != NO_TARGET)
 
     @cached_property
     def answers(self) -> npt.NDArray[np.int64]:
-        """``(n,)``: how many answers each example gives: as many as it is ``asked``, or a start and an end."""
-        return self.asked if self.windows is None else np.full(len(self), 2, dtype=np.int64)
+        """``(n,)``: answers of each example: one per row of logits, or a start and an end."""
+        return self.logit_rows if self.windows is None else np.full(len(self), 2, dtype=np.int64)
 
     @cached_property
     def known(self) -> npt.NDArray[np.int64]:
-        """``(n,)``: how many of its answers are known."""
+        """``(n,)``: how many of these have a label."""
         if self.windows is None and self.targets is not None:
             return self._sums(self.targets >= 0)
         if self.labels is None:

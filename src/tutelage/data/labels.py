@@ -49,6 +49,19 @@ def renumbered(labels: Labels, new_of_old: npt.NDArray[np.int64], count: int) ->
     return np.where(labels >= 0, new_of_old[np.maximum(labels, 0)], -1).astype(labels.dtype)
 
 
+def class_counts(labels: Labels, names: Sequence[str]) -> dict[str, int]:
+    """How often each class occurs; of answers that are no classes, nothing."""
+    if not names:
+        return {}
+    if labels.ndim == 2:
+        counts = np.nansum(labels, axis=0)
+    else:
+        if labels.dtype.kind == "O":
+            labels = np.concatenate([np.empty(0, dtype=np.int64), *(row for row in labels if row is not None)])
+        counts = np.bincount(labels[labels >= 0].astype(np.int64), minlength=len(names))
+    return {name: int(count) for name, count in zip(names, counts, strict=True)}
+
+
 def label_names(config: Any) -> list[str]:
     """A model's classes, in the order of its logits."""
     return [str(config.id2label[i]) for i in range(config.num_labels)]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tutelage.data.draws import uniform
-from tutelage.data.examples import UNASKED, UNKNOWN, Encoded, Rows
+from tutelage.data.examples import NO_TARGET, UNLABELLED, Encoded, Rows
 from tutelage.errors import TutelageError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -38,7 +38,7 @@ class Masking(BaseModel):
     XLM and DistilBERT use 0.7. 0 gives all tokens the same weight."""
     at_least_one: bool = False
     """Choose at least one token per row, even with probability 0, as TinyBERT's code does."""
-    ask: Literal["masked", "all"] = "masked"
+    predict: Literal["masked", "all"] = "masked"
     """Tokens that need a prediction: the chosen ones (``masked``), or all ordinary tokens (``all``; needs a teacher)."""
 
     @model_validator(mode="after")
@@ -83,7 +83,7 @@ class Masker:
         """Mask the instances ``encoded`` of one optimiser step; ``rows`` ``(n,)`` are their numbers in the epoch.
 
         Returns the instances with replaced ``tokens`` and with ``targets``: the original token id at chosen tokens;
-        :data:`UNKNOWN` at the other ordinary tokens if ``ask`` is ``all``; :data:`UNASKED` elsewhere.
+        :data:`UNLABELLED` at the other ordinary tokens if ``predict`` is ``all``; :data:`NO_TARGET` elsewhere.
         """
         masking, original = self.masking, encoded.tokens
         weights = self._weights[original]
@@ -100,7 +100,7 @@ class Masker:
         if masking.at_least_one:
             first = np.minimum.reduceat(rings, encoded.offsets[:-1])
             chosen |= ordinary & (rings == np.repeat(first, encoded.lengths))
-        targets = np.where(ordinary & (masking.ask == "all"), UNKNOWN, UNASKED).astype(np.int32)
+        targets = np.where(ordinary & (masking.predict == "all"), UNLABELLED, NO_TARGET).astype(np.int32)
         targets[chosen] = original[chosen]
         key = (key[0][chosen], place[chosen])
         fate = uniform(seed, epoch, 1, *key)
@@ -114,7 +114,7 @@ class Masker:
 
 def next_tokens(encoded: Encoded) -> Encoded:
     """Add targets for causal language modelling: each token's target is the next token; the last one of a row has none."""
-    targets = np.full(len(encoded.tokens), UNASKED, dtype=np.int32)
+    targets = np.full(len(encoded.tokens), NO_TARGET, dtype=np.int32)
     targets[:-1] = encoded.tokens[1:]
-    targets[encoded.offsets[1:][encoded.lengths > 0] - 1] = UNASKED
+    targets[encoded.offsets[1:][encoded.lengths > 0] - 1] = NO_TARGET
     return replace(encoded, targets=targets)

@@ -51,7 +51,7 @@ class Signals:
     """The factor of the dot product of query and key."""
     causal: bool = False
     """Whether a query attends to no later key."""
-    trust: Tensor | None = None
+    weights: Tensor | None = None
     """``(answers,)``: weight of each row of logits in the loss; ``None``: equal weights."""
 
     def ranking(self, layer: int, mask: Tensor, score: Score) -> Tensor:
@@ -95,8 +95,8 @@ class Tap:
         if self._attention_before is not None:
             self.model.set_attn_implementation(self._attention_before)
 
-    def __call__(self, inputs: dict[str, Tensor], asked: Tensor | None = None) -> Signals:
-        """Run the model on ``input_ids``, ``attention_mask`` (and ``token_type_ids``). For ``asked`` see ``Batch``."""
+    def __call__(self, inputs: dict[str, Tensor], predicted: Tensor | None = None) -> Signals:
+        """Run the model on ``input_ids``, ``attention_mask`` (and ``token_type_ids``). For ``predicted`` see ``Batch``."""
         self._signals = Signals()
         self._layer_calls = self._attention_calls = 0
         # A student (under autograd) must use all its parameters; a teacher can stop after the last needed layer.
@@ -104,7 +104,7 @@ class Tap:
         Tap._reading, outer = self, Tap._reading
         try:
             if self.needs.logits:
-                self._signals.logits = anatomy.answers_of(self.model, inputs, asked)
+                self._signals.logits = anatomy.answers_of(self.model, inputs, predicted)
             else:
                 anatomy.output_of(anatomy.base_of(self.model), inputs)
         except _Enough:

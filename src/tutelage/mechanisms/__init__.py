@@ -1,4 +1,4 @@
-"""What a stage may do beside its objective. Importing the package makes these kinds known to recipes."""
+"""What a stage may do in addition to its objective. Importing the package makes these kinds known to recipes."""
 
 from tutelage.mechanisms.pruning import settings as pruning
 from tutelage.mechanisms.ptp import labels as ptp

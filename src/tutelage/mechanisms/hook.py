@@ -1,4 +1,4 @@
-"""What a mechanism does during training beside the objective, called by the training loop."""
+"""What a mechanism does during training, called by the training loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Hook:
         return None
 
     def views(self) -> Sequence[AbstractContextManager[object]]:
-        """The contexts in which each piece of a step is run, forward and backward; their gradients add up.
+        """Contexts in which each piece of a step runs, forward and backward. The gradients of all contexts add up.
 
         Default: one context that changes nothing.
         """
@@ -38,7 +38,7 @@ class Hook:
         """
 
     def after_step(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> bool:
-        """Called after step ``step`` (from 1) of ``total``. Returns whether the student has other parameters now."""
+        """Called after step ``step`` (from 1) of ``total``. Returns whether the student's parameters were replaced."""
         return False
 
     def shown(self) -> dict[str, float]:
@@ -46,14 +46,14 @@ class Hook:
         return {}
 
     def state(self) -> dict[str, Tensor]:
-        """The hook's state for a checkpoint, beside the student's weights."""
+        """The hook's state for a checkpoint."""
         return {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Put back what :meth:`state` returned, when a stage is resumed."""
+        """Restore what :meth:`state` returned, when a stage is resumed."""
 
     def finish(self, proof: Callable[[], Batch]) -> bool:
-        """Called when the stage is over. Returns whether it changed the student.
+        """Called at the end of the stage. Returns whether it changed the student.
 
         Args:
             proof: Makes a small batch of the stage's data, on the device.

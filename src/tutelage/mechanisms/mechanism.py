@@ -1,6 +1,6 @@
-"""What a stage does beside its objective, as data: a specification that brings its own checks, teacher, labels and hook.
+"""What a stage does in addition to its objective, as data: a specification with its own checks, teacher, labels and hook.
 
-A mechanism is named in ``Stage.mechanisms``. A stage may have several; recipes, runs and the training loop know none by
+A mechanism is named in ``Stage.mechanisms``. A stage may have several. Recipes, runs and the training loop know none of them by
 name. To add one, subclass :class:`Mechanism` in a file of its own.
 """
 
@@ -55,30 +55,30 @@ class StageLike(Protocol):
 
 
 class Mechanism(BaseModel):
-    """One thing that a stage does beside its objective. A subclass overrides what it needs; nothing has to be overridden.
+    """One thing that a stage does in addition to its objective. A subclass overrides only what it needs.
 
-    Methods come in the order of a run: ``check`` (the recipe is read), ``prepare`` (data and models are loaded, nothing is
+    Methods in the order of their calls: ``check`` (the recipe is read), ``prepare`` (data and models are loaded, nothing is
     written yet), ``plan`` (the printed plan), ``labels``, ``teacher`` and ``hook`` (the stage begins), ``report``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     brings_teacher: ClassVar[bool] = False
-    """:meth:`teacher` answers in place of the run's teacher, which the stage does not need."""
+    """:meth:`teacher` replaces the run's teacher, which the stage then does not need."""
     brings_labels: ClassVar[bool] = False
     """:meth:`labels` replaces the labels of the texts; texts without a label are left out."""
     asks_teacher: ClassVar[bool] = False
-    """The mechanism reads the teacher's predictions, whatever the objective needs."""
+    """The mechanism reads the teacher's predictions, even if the objective does not."""
     takes_teachers: ClassVar[bool] = False
-    """The mechanism reads ``RunConfig.teachers``, and a part of train is held out for it."""
+    """The mechanism reads ``RunConfig.teachers``. A part of the training set is held out for it."""
     keeps_last: ClassVar[bool] = False
-    """The student is whole only at the end of the stage: the undistilled twin keeps its last epoch too."""
+    """The student is complete only at the end of the stage, so the baseline keeps its last epoch too."""
 
     kind: str
     """The mechanism's name in a recipe."""
 
     def trains_without_held_out(self) -> bool:
-        """Whether the stage must not train on the part of train that is held out for :attr:`takes_teachers`."""
+        """Whether the stage leaves out the part of the training set that is held out for :attr:`takes_teachers`."""
         return False
 
     def check(self, stage: StageLike) -> None:
@@ -103,11 +103,11 @@ class Mechanism(BaseModel):
         return teachers
 
     def lead(self, teachers: tuple[str, ...]) -> str | None:
-        """Of several teachers the one that student and report refer to, when ``RunConfig.teacher`` names none."""
+        """The one of several teachers that student and report refer to, if ``RunConfig.teacher`` is not set."""
         return None
 
     def prepare(self, scene: Scene, stage: StageScene) -> None:
-        """Check and load what the stage needs; every mistake of a user ends here.
+        """Check and load what the stage needs. Every mistake of the user must be found here.
 
         Raises:
             TutelageError: with the thing, the value and the remedy.
@@ -126,11 +126,11 @@ class Mechanism(BaseModel):
         return []
 
     def labels(self, scene: Scene, stage: StageScene) -> npt.NDArray[np.int64] | None:
-        """``(examples,)``: labels in place of the texts' own; -1 where there is none."""
+        """``(examples,)``: labels that replace those of the texts; -1 for none."""
         return None
 
     def teacher(self, scene: Scene, stage: StageScene) -> Teacher | None:
-        """The teacher of the stage, where the mechanism brings one."""
+        """The teacher of the stage, if the mechanism brings one."""
         return None
 
     def hook(self, scene: Scene, stage: StageScene, teacher: Teacher | None) -> Hook | None:
@@ -138,7 +138,7 @@ class Mechanism(BaseModel):
         return None
 
     def report(self, scene: Scene) -> dict[str, Any]:
-        """Fields of the report that it has for this mechanism, by name. Called once for each kind of mechanism in a run."""
+        """Fields of the report for this mechanism, by name. Called once for each kind of mechanism in a run."""
         return {}
 
     def sections(self, scene: Scene) -> list[Section]:
@@ -146,7 +146,7 @@ class Mechanism(BaseModel):
         return []
 
     def warnings(self, folder: Path) -> list[str]:
-        """Reasons to doubt what was found, for the report."""
+        """Reasons to doubt the result, for the report."""
         return []
 
 
@@ -154,5 +154,5 @@ AnyMechanism = Annotated[SerializeAsAny[Mechanism], by_kind(Mechanism, "mechanis
 
 
 def of_kind(mechanisms: Sequence[Mechanism], cls: type[Mechanism]) -> Any:
-    """The mechanism of a class among a stage's, or None."""
+    """The first mechanism of this class, or None."""
     return next((one for one in mechanisms if isinstance(one, cls)), None)

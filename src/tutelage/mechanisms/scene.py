@@ -1,4 +1,4 @@
-"""What a mechanism may use of the run that it is in."""
+"""The run as its mechanisms see it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tutelage.teachers.knowledge import Knowledge
 from tutelage.teachers.source import Source
 
 RECORDS = "mechanisms.json"
-"""In the folder of a run: what the mechanisms of its stages have recorded, by kind of mechanism."""
+"""File in the folder of a run: the records of its mechanisms, by kind of mechanism."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class StageScene:
     index: int
     plan: ObjectivePlan
     part: str | None
-    """Of a run on a task: the part of the texts that the stage trains on (a key of ``TaskScene.parts``)."""
+    """In a run on a task, the part of the texts that the stage trains on (a key of ``TaskScene.parts``)."""
 
 
 @dataclass
@@ -44,21 +44,21 @@ class TaskScene:
 
     data: Data
     given_labels: tuple[str, ...]
-    """The classes in the order of the data, before they were numbered as the teacher numbers them."""
+    """The classes in the order of the data, before they follow the order of the teacher."""
     config: DataConfig
     teachers: tuple[str, ...]
-    """Of several teachers, all: folders, hub ids, or stores."""
+    """All teachers, if there are several: folders, hub ids, or stores."""
     teacher: Source | None
     knowledge: Knowledge | None
     teacher_store: str | None
     store_dtype: Dtype
     allow_weak_teacher: bool
     everything: Examples
-    """All texts that a teacher may be asked about in training."""
+    """All texts that a teacher may predict during training."""
     parts: dict[str, Texts]
-    """What stages train on: ``train``; ``augmented``, these texts and their variants; ``search``, train without ``held``."""
+    """The texts that stages train on: ``train``; ``augmented`` (with the augmented texts); ``search`` (train without ``held``)."""
     held: Texts | None
-    """Examples of train that are held out for the mechanisms that compare several teachers."""
+    """Training examples that are held out for mechanisms that compare several teachers."""
     held_part: tuple[int, int] | None
     """``(k, n)``: which part of train these are (see :func:`tutelage.data.load.held_part`)."""
     dev: dict[str, Texts]
@@ -81,14 +81,14 @@ class Scene:
     task: TaskScene | None = None
     """None for a run on raw text."""
     shared: dict[str, Any] = field(default_factory=dict)
-    """What a kind of mechanism keeps for the whole run, by kind."""
+    """State that a kind of mechanism shares over the whole run, by kind."""
 
     def records(self, kind: str) -> list[dict[str, Any]]:
-        """What stages have recorded so far under a kind of mechanism, in their order."""
+        """The records of a kind of mechanism so far, in the order of the stages."""
         return records_in(self.folder, kind)
 
     def record(self, kind: str, stage: str, values: dict[str, Any]) -> None:
-        """Write down what a stage has found; a record of the same stage, from before a resume, is replaced."""
+        """Save the record of a stage. It replaces a record of the same stage from before a resume."""
         if not self.accelerator.is_main_process:
             return
         path = self.folder / RECORDS
@@ -98,7 +98,7 @@ class Scene:
 
 
 def records_in(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """The records of a kind of mechanism in the folder of a run; each names its ``stage``."""
+    """The records of a kind of mechanism in the folder of a run. Each has its ``stage``."""
     path = folder / RECORDS
     if not path.exists():
         return []

@@ -40,7 +40,7 @@ def distilbert_general(layers: int = 6, soft: float = 5.0, hard: float = 2.0, co
     """The paper's own stage: the triple loss at the masked words of raw text, teacher and student reading the same.
 
     The student has no token types and no pooler and starts from evenly spread layers of the teacher. The authors compare
-    predictions at all tokens: ``--set masking.ask=all``.
+    predictions at all tokens: ``--set masking.predict=all``.
     """
     return Recipe(
         method="distilbert_general",

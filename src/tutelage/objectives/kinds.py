@@ -1,21 +1,23 @@
-"""Unions that stay open: a specification by its ``kind``, among all subclasses of a base that have been defined."""
+"""Unions that stay open: a specification by its ``kind`` (a student's is ``init``), among all defined subclasses of a base."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidatorFunctionWrapHandler, WrapValidator
 
+Base = TypeVar("Base", bound=BaseModel)
 
-def kinds_of(base: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """The subclasses of ``base``, of any depth, by their ``kind``.
+
+def kinds_of(base: type[Base], key: str = "kind") -> dict[str, type[Base]]:
+    """The subclasses of ``base``, of any depth, by the default of their field ``key``.
 
     Of two with one kind it is the package's own; of a plug-in that was changed and read again, the later one.
     """
-    found: dict[str, type[BaseModel]] = {}
+    found: dict[str, type[Base]] = {}
     for one in base.__subclasses__():
-        kind = one.model_fields["kind"].default if "kind" in one.model_fields else None
-        more = ({kind: one} if isinstance(kind, str) else {}) | kinds_of(one)
+        kind = one.model_fields[key].default if key in one.model_fields else None
+        more = ({kind: one} if isinstance(kind, str) else {}) | kinds_of(one, key)
         found |= {name: more[name] for name in more if name not in found or not ours(found[name])}
     return found
 
@@ -25,16 +27,16 @@ def ours(kind: type[BaseModel]) -> bool:
     return kind.__module__.startswith("tutelage.")
 
 
-def by_kind(base: type[BaseModel], what: str) -> WrapValidator:
-    """Validates a tree as the subclass of ``base`` that its ``kind`` names, wherever that class is defined."""
+def by_kind(base: type[BaseModel], what: str, key: str = "kind") -> WrapValidator:
+    """Validates a tree as the subclass of ``base`` that its field ``key`` names, wherever that class is defined."""
 
     def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         if isinstance(value, base):
             return value
         if not isinstance(value, dict):
             return handler(value)
-        known = kinds_of(base)
-        kind = value.get("kind")
+        known = kinds_of(base, key)
+        kind = value.get(key)
         if kind not in known:
             raise ValueError(
                 f"there is no {what} {kind!r} (there are {', '.join(known)}); if a plug-in defines it, give --plugin FILE"

@@ -9,6 +9,7 @@ Symbols: ``B`` batch, ``C`` classes, ``n`` padded length, ``d`` hidden size, ``h
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,6 +18,23 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 Count = Tensor | float | None
+
+
+@dataclass(frozen=True)
+class SoftLossOptions:
+    """Settings of a kind of task's loss on teacher predictions (``Kind.soft_loss``)."""
+
+    temperature: float = 1.0
+    """Divides the logits of both models."""
+    scale: bool = True
+    """Multiply the loss by ``temperature ** 2``."""
+    reduction: Literal["batchmean", "mean"] = "batchmean"
+    """``mean`` averages over outputs too."""
+    count: Count = None
+    """Answers of the whole optimiser step; by default those given."""
+    weights: Tensor | None = None
+    """``(answers,)``: factors of the losses."""
+
 
 DIRECT_UP_TO = 128
 """Longest input for which attention scores are compared map against map (see :func:`attention_score_mse`)."""
@@ -102,13 +120,19 @@ def soft_binary_cross_entropy(
 
 
 def logits_mse(
-    student: Tensor, teacher: Tensor, *, reduction: Literal["mean", "sum"] = "mean", count: Count = None
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    count: Count = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """``||z_s - z_t||^2``, mean over examples, and mean or sum over classes (Tang et al. 2019).
 
-    Shapes: both ``(B, C)``.
+    ``weights`` multiply the examples' losses. Shapes: both ``(B, C)``, weights ``(B,)``.
     """
-    total = (student.float() - teacher.float()).square().sum()
+    squares = (student.float() - teacher.float()).square()
+    total = squares.sum() if weights is None else weights @ squares.sum(dim=-1)
     return _mean(total if reduction == "sum" else total / student.shape[-1], count, float(student.shape[0]))
 
 
@@ -121,17 +145,22 @@ def vector_cosine(student: Tensor, teacher: Tensor, count: Count = None) -> Tens
     return _mean((1 - cosines).sum(), count, float(student.shape[0]))
 
 
-def similarity_matrix(student: Tensor, teacher: Tensor, count: Count = None) -> Tensor:
+def similarity_matrix(
+    student: Tensor, teacher: Tensor, count: Count = None, *, weights: Tensor | None = None
+) -> Tensor:
     """``mean_{i != j} (cos(s_i, s_j) - cos(t_i, t_j))^2`` of the texts given (after Tung and Mori, ICCV 2019, eq. 4).
 
     Widths may differ. The matrix is over the texts of one call. ``count`` is the texts of the whole step: a process that has
     ``B`` of them adds ``B / count`` of the mean over its own pairs. One text alone has no pair and adds 0.
+    ``weights`` ``(B,)``: factors of the texts; a pair has the mean of both.
 
     Shapes: ``(B, d_s)`` and ``(B, d_t)``.
     """
     with torch.autocast(device_type=student.device.type, enabled=False):
         ours, theirs = (F.normalize(x.float(), dim=-1) for x in (student, teacher))
         difference = (ours @ ours.mT - theirs @ theirs.mT).square()
+        if weights is not None:
+            difference = weights[:, None] * difference
     texts = student.shape[0]
     total = (difference.sum() - difference.diagonal().sum()) / max(texts - 1, 1)
     return _mean(total, count, float(texts))

@@ -14,7 +14,6 @@ from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.mapping import Pairs
-from tutelage.objectives.predictions import HardLabels, LogitsMSE, SimilarityMatrix, SoftLabels
 from tutelage.objectives.term import Answers, Comparison, Term
 
 
@@ -23,13 +22,16 @@ class ObjectivePlan:
     """What an objective reads and compares, for given shapes. No module is built to learn this.
 
     Raises:
-        TutelageError: when a term cannot hold for these shapes (heads, widths, depths), or needs a teacher and none is given.
+        TutelageError: a term refuses the kind of task, does not fit the shapes (heads, widths, depths), or needs a teacher
+            and there is none.
     """
 
     given: Sequence[Term]
     kind: Answers
     student: Shape
     teacher: Shape | None
+    predicted: bool = False
+    """The teacher is a file of predictions: it has logits and no network."""
     terms: list[Term] = field(init=False)
     """The terms with a weight above 0; without those on labels, where the kind of task has none."""
     pairs: list[Pairs] = field(init=False)
@@ -42,7 +44,7 @@ class ObjectivePlan:
     def __post_init__(self) -> None:
         terms = [term for term in self.given if term.weight > 0]
         if not self.kind.learns_labels:
-            terms = [term for term in terms if not isinstance(term, HardLabels)]
+            terms = [term for term in terms if not term.on_labels]
             if not terms:
                 raise TutelageError(
                     f"a task of kind {self.kind.name} has no labels to learn from; use a method with a teacher (distill --method "
@@ -82,22 +84,15 @@ class ObjectivePlan:
         return any(term.whole_step for term in self.terms)
 
     def _check(self, term: Term) -> None:
-        if self.teacher is None and not term.teacherless:
+        if self.predicted and not term.teacherless and not term.on_logits:
+            raise TutelageError(
+                f"the objective {term.kind} compares the layers of a teacher, and a file of predictions has none; use a method on "
+                "predictions (kd, logits_mse, bilstm), or give --teacher"
+            )
+        if self.teacher is None and not self.predicted and not term.teacherless:
             raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
-        if not self.kind.fixed_outputs and isinstance(term, SoftLabels) and term.reduction == "mean":
-            raise TutelageError(
-                f"reduction=mean averages over fixed classes, which a task of kind {self.kind.name} does not have; use "
-                "reduction=batchmean"
-            )
-        if not self.kind.per_text and isinstance(term, SimilarityMatrix):
-            raise TutelageError(
-                f"similarity_matrix compares texts by their outputs, of which a task of kind {self.kind.name} has several a "
-                "text; use soft_labels"
-            )
-        if not self.kind.fixed_outputs and isinstance(term, LogitsMSE):
-            raise TutelageError(
-                f"logits_mse compares scores of fixed classes, which a task of kind {self.kind.name} does not have; use soft_labels"
-            )
+        if (reason := term.refusal(self.kind)) is not None:
+            raise TutelageError(f"the term {term.kind} {reason}")
 
 
 class Objective(nn.Module):
@@ -110,9 +105,11 @@ class Objective(nn.Module):
         TutelageError: as :class:`ObjectivePlan`.
     """
 
-    def __init__(self, terms: Sequence[Term], kind: Answers, student: Shape, teacher: Shape | None) -> None:
+    def __init__(
+        self, terms: Sequence[Term], kind: Answers, student: Shape, teacher: Shape | None, *, predicted: bool = False
+    ) -> None:
         super().__init__()
-        self.plan = plan = ObjectivePlan(terms, kind, student, teacher)
+        self.plan = plan = ObjectivePlan(terms, kind, student, teacher, predicted)
         self.projections = nn.ModuleDict()
         for name, (width, bias) in plan.linears.items():
             self.projections[name] = linear = nn.Linear(plan.student.hidden, width, bias=bias)

@@ -9,7 +9,7 @@ from pydantic import Field
 from tutelage.anatomy import FAMILIES, Shape
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
-from tutelage.objectives.term import Comparison, Term
+from tutelage.objectives.term import Answers, Comparison, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,7 @@ class HardLabels(Term):
 
     column = "labels"
     on_logits = True
+    on_labels = True
     teacherless = True
 
     kind: Literal["hard_labels"] = "hard_labels"
@@ -57,17 +58,18 @@ class SoftLabels(Term):
     def words(self) -> str:
         return f"KL, T={self.temperature:g}"
 
+    def refusal(self, kind: Answers) -> str | None:
+        if self.reduction == "mean" and not kind.fixed_outputs:
+            return f"averages over fixed classes, and kind {kind.name} has none; use reduction=batchmean"
+        return None
+
     def value(self, x: Comparison) -> Tensor:
+        from tutelage.objectives.losses import SoftLossOptions
+
         assert x.student.logits is not None and x.teacher.logits is not None
-        return x.kind.soft_loss(
-            x.answers(x.student.logits),
-            x.answers(x.teacher.logits),
-            self.temperature,
-            scale=self.scale,
-            reduction=self.reduction,
-            count=x.batch.totals.answers,
-            weights=x.teacher.trust,
-        )
+        count, weights = x.batch.totals.answers, x.teacher.weights
+        how = SoftLossOptions(self.temperature, self.scale, self.reduction, count, weights)
+        return x.kind.soft_loss(x.answers(x.student.logits), x.answers(x.teacher.logits), how)
 
 
 class LogitsMSE(Term):
@@ -79,12 +81,19 @@ class LogitsMSE(Term):
     kind: Literal["logits_mse"] = "logits_mse"
     reduction: Literal["mean", "sum"] = "mean"
 
+    def refusal(self, kind: Answers) -> str | None:
+        if not kind.fixed_outputs:
+            return f"compares the scores of fixed classes, and kind {kind.name} has none; use soft_labels"
+        return None
+
     def value(self, x: Comparison) -> Tensor:
         from tutelage.objectives import losses
 
         assert x.student.logits is not None and x.teacher.logits is not None
         count = x.batch.totals.answers
-        return losses.logits_mse(x.student.logits, x.teacher.logits, reduction=self.reduction, count=count)
+        return losses.logits_mse(
+            x.student.logits, x.teacher.logits, reduction=self.reduction, count=count, weights=x.teacher.weights
+        )
 
 
 class SimilarityMatrix(Term):
@@ -102,11 +111,19 @@ class SimilarityMatrix(Term):
     def words(self) -> str:
         return "MSE of similarities"
 
+    def refusal(self, kind: Answers) -> str | None:
+        if not kind.per_text:
+            return (
+                f"compares texts by their outputs, and kind {kind.name} has several outputs per text; use soft_labels"
+            )
+        return None
+
     def value(self, x: Comparison) -> Tensor:
         from tutelage.objectives import losses
 
         assert x.student.logits is not None and x.teacher.logits is not None
-        return losses.similarity_matrix(x.student.logits, x.teacher.logits, x.batch.totals.answers)
+        count, weights = x.batch.totals.answers, x.teacher.weights
+        return losses.similarity_matrix(x.student.logits, x.teacher.logits, count, weights=weights)
 
 
 class PTP(Term):

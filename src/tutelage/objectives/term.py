@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tutelage.data.batches import Batch
     from tutelage.knowledge.signals import Signals
-    from tutelage.objectives.losses import Count
+    from tutelage.objectives.losses import Count, SoftLossOptions
 
 Project = Literal["auto", "per_layer", "shared", "none"]
 
@@ -32,23 +32,14 @@ class Answers(Protocol):
     name: str
     fixed_outputs: bool
     per_text: bool
+    single_label: bool
     learns_labels: bool
 
     def answers(self, logits: Tensor, batch: Batch) -> Tensor: ...
 
     def hard_loss(self, logits: Tensor, labels: Tensor, count: Count = None) -> Tensor: ...
 
-    def soft_loss(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        temperature: float = 1.0,
-        *,
-        scale: bool = True,
-        reduction: Literal["batchmean", "mean"] = "batchmean",
-        count: Count = None,
-        weights: Tensor | None = None,
-    ) -> Tensor: ...
+    def soft_loss(self, student: Tensor, teacher: Tensor, how: SoftLossOptions) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -84,6 +75,8 @@ class Term(BaseModel):
     """The term reads the student's answers to the task, and nothing else of the student."""
     aligned: ClassVar[bool] = False
     """The term compares token by token: student and teacher must read the same tokens."""
+    on_labels: ClassVar[bool] = False
+    """The term reads the labels of the data. It is left out where the kind of task has none."""
     whole_step: ClassVar[bool] = False
     """The term compares the examples of a step with each other: a step is computed in one piece."""
     teacherless: ClassVar[bool] = False
@@ -99,6 +92,11 @@ class Term(BaseModel):
     def words(self) -> str:
         """The loss in a few words, for the methods table."""
         return "MSE"
+
+    def refusal(self, kind: Answers) -> str | None:
+        """Why the loss is wrong for a kind of task, and the remedy; ``None`` if it is right. The message continues
+        "the term KIND ..."."""
+        return None
 
     def pairs(self, student: Shape, teacher: Shape) -> Pairs:
         """The layers that the term compares; empty for terms on predictions."""
@@ -140,13 +138,13 @@ class Term(BaseModel):
         raise NotImplementedError
 
 
-def resolve_projection(asked: Project, student: Shape, teacher: Shape, usual: Project) -> Project:
+def resolve_projection(given: Project, student: Shape, teacher: Shape, usual: Project) -> Project:
     """How a student's vectors reach the teacher's width; ``usual`` is what ``auto`` means where the widths differ."""
-    if asked == "auto":
+    if given == "auto":
         return "none" if student.hidden == teacher.hidden else usual
-    if asked == "none" and student.hidden != teacher.hidden:
+    if given == "none" and student.hidden != teacher.hidden:
         raise TutelageError(
             f"project=none cannot compare hidden states {student.hidden} wide with the teacher's {teacher.hidden}; "
             f"use project={usual}"
         )
-    return asked
+    return given

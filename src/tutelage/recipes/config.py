@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tutelage.data.config import BY_SETTING, DataConfig, Place
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.recipes.choices import Dtype, Precision, Tracker
 from tutelage.recipes.recipe import Recipe
 
@@ -58,7 +59,19 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"the method {self.recipe.method!r} learns from one teacher; for several use autoskdbert, skdbert or ensemble"
             )
+        if self.data.predictions is not None:
+            given = {"--teacher": self.teacher, "--team": self.teachers, "--teacher-store": self.teacher_store}
+            also = [name for name, value in given.items() if value]
+            if also or any(general):
+                raise ValueError(
+                    f"--teacher-predictions stands for the teacher; leave out {also[0] if also else '--stage general'}"
+                )
         return self
+
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher is given: a model, or a file of its predictions."""
+        return self.teacher is not None or self.data.predictions is not None
 
 
 class _Loader(yaml.SafeLoader):
@@ -79,13 +92,43 @@ for _class in (_Loader, _Dumper):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true$|false$", re.IGNORECASE), list("tTfF"))
 
 
+MOST_VALUES, DEEPEST = 100_000, 100
+"""Values of a YAML file, and brackets within brackets, at most."""
+
+
 def yaml_value(text: str) -> Any:
     """What YAML text stands for.
 
     Raises:
-        yaml.YAMLError: when it is not YAML.
+        yaml.YAMLError: when it is not YAML, is nested very deeply, or its aliases stand for very much.
     """
-    return yaml.load(text, Loader=_Loader)
+    depth = list(accumulate({"[": 1, "{": 1, "]": -1, "}": -1}.get(char, 0) for char in text))
+    if max(depth, default=0) > DEEPEST:  # PyYAML takes seconds to find out
+        raise yaml.YAMLError("it is nested too deeply")
+    try:
+        tree = yaml.load(text, Loader=_Loader)
+        if _size(tree, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"it stands for more than {MOST_VALUES:,} values")
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:  # of a date that Python does not know
+        raise yaml.YAMLError(str(error)) from None
+    return tree
+
+
+def _size(tree: Any, known: dict[int, int]) -> int:
+    """How many values a tree has. One that several aliases name is counted for each, but looked at once."""
+    if not isinstance(tree, dict | list):
+        return 1
+    if id(tree) not in known:
+        known[id(tree)] = MOST_VALUES + 1  # as long as it is being looked at: a tree within itself has no end
+        known[id(tree)] = 1 + sum(_size(value, known) for value in (tree.values() if isinstance(tree, dict) else tree))
+    return known[id(tree)]
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -102,7 +145,9 @@ def from_yaml(path: Path) -> RunConfig:
         tree = yaml_value(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TutelageError(f"there is no file {str(path)!r}; `tutelage recipe METHOD > {path}` writes one") from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except OSError as error:
+        raise TutelageError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TutelageError(f"{str(path)!r} is not a YAML file: {' '.join(str(error).split())}") from None
     return validated(tree, str(path))
 
@@ -133,11 +178,11 @@ def as_options() -> Iterator[None]:
 
 
 def in_one_line(error: ValidationError, name: str | None = None) -> str:
-    """The first mistake with its place in what has this ``name``; without a name as the option of the command line."""
+    """The first mistake with its place in what has this ``name``; without a name as the option of the user."""
     first = error.errors()[0]
     path = list(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], dict | list | BaseModel) else f" (given: {first['input']!r})"
+    given = "" if isinstance(first["input"], dict | list | BaseModel) else f" (given: {first['input']!r:.200})"
     if name is not None:
         return f"{name}: {'.'.join(map(str, path)) or 'the top level'}: {message}{given}"
     if not path:
@@ -145,4 +190,4 @@ def in_one_line(error: ValidationError, name: str | None = None) -> str:
     inner = path[1:] if path[0] == "data" else path
     if path[0] == "recipe" or not inner or inner[0] in BY_SETTING:
         return f"{'.'.join(map(str, path))}: {message}{given}"
-    return f"--{str(inner[0]).replace('_', '-')}: {message}{given}"
+    return f"{option(str(inner[0]))}: {message}{given}"

@@ -1,7 +1,7 @@
-"""Terms, mechanisms and methods in a user's own file: ``--plugin my_losses.py``.
+"""Terms, mechanisms, students and methods in a user's own file: ``--plugin my_losses.py``.
 
-A term or a mechanism is a subclass, known by its ``kind`` as soon as it is defined. A method is a function that is
-annotated to return a :class:`~tutelage.recipes.recipe.Recipe`, known by its name.
+A term, a mechanism or a student is a subclass, known by its ``kind`` (a student: its ``init``) as soon as it is defined. A method
+is a function that is annotated to return a :class:`~tutelage.recipes.recipe.Recipe`, known by its name.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import get_type_hints
 
+from pydantic import BaseModel
+
 from tutelage.errors import TutelageError
 from tutelage.mechanisms.mechanism import Mechanism
 from tutelage.objectives.kinds import kinds_of, ours
 from tutelage.objectives.term import Term
 from tutelage.recipes.recipe import Recipe
+from tutelage.students.specs import StudentSpec
 
 
 def load(plugin: str | os.PathLike[str] | ModuleType) -> dict[str, Callable[..., Recipe]]:
@@ -30,14 +33,17 @@ def load(plugin: str | os.PathLike[str] | ModuleType) -> dict[str, Callable[...,
         TutelageError: when it is no Python file, cannot be run, or defines a kind that the package has.
     """
     module = plugin if isinstance(plugin, ModuleType) else _module(Path(plugin))
-    for base in (Term, Mechanism):
-        known = kinds_of(base)
+    bases: tuple[tuple[type[BaseModel], str], ...] = ((Term, "kind"), (Mechanism, "kind"), (StudentSpec, "init"))
+    for base, key in bases:
+        known = kinds_of(base, key)
         for one in (
             one for one in vars(module).values() if isinstance(one, type) and one.__module__ == module.__name__
         ):
-            kind = one.model_fields["kind"].default if issubclass(one, base) else None
+            kind = one.model_fields[key].default if issubclass(one, base) else None
             if kind in known and known[kind] is not one and ours(known[kind]):
-                raise TutelageError(f"{module.__file__}: the kind {kind!r} already exists; give {one.__name__} another")
+                raise TutelageError(
+                    f"{module.__file__}: the {key} {kind!r} already exists; give {one.__name__} another"
+                )
     return {
         name: value
         for name, value in inspect.getmembers(module, inspect.isfunction)

@@ -27,11 +27,11 @@ def parsed(settings: Settings) -> dict[str, Any]:
     for setting in settings:
         path, sign, text = setting.partition("=")
         if not sign:
-            raise TutelageError(f"--set {setting!r} has no value; write path=value")
+            raise TutelageError(f"--set {setting!r:.200} has no value; write path=value")
         try:
             value = yaml_value(text)
         except yaml.YAMLError:
-            raise TutelageError(f"--set {setting!r}: {text!r} is no YAML value; quote it") from None
+            raise TutelageError(f"--set {setting!r:.200}: {text!r:.200} is no YAML value; quote it") from None
         found.pop(path.strip(), None)  # of two for one path the later, in its place
         found[path.strip()] = value
     return found
@@ -55,10 +55,10 @@ def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
         found = [p for p in found if len(p) == len(wanted)] or found
         if not found:
             names = sorted({place[-1][0] for place in _places(tree, ())})
-            raise TutelageError(f"--set {path}: there is no such setting; the last part may be {', '.join(names)}")
+            raise TutelageError(f"--set {path:.200}: there is no such setting; the last part may be {', '.join(names)}")
         if len(found) > 1 and "*" not in wanted:
             options = ", ".join(".".join(name for name, _ in place) for place in found)
-            raise TutelageError(f"--set {path} fits several settings ({options}); name one, or use * for all")
+            raise TutelageError(f"--set {path:.200} fits several settings ({options}); name one, or use * for all")
         for place in found:
             node = tree
             for _, key in place[:-1]:

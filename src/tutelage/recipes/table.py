@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from tutelage.objectives.term import Column
 from tutelage.recipes.recipe import Recipe
+from tutelage.students.specs import Copied
 
 COLUMNS: tuple[Column, ...] = get_args(Column)
 """What a stage may learn from."""
@@ -19,7 +20,7 @@ def method_row(recipe: Recipe) -> dict[str, Any]:
     """
     student = recipe.student
     init = {"fresh": "random"}.get(student.init, student.init)
-    if student.init == "copied" and isinstance(student.layers, int):
+    if isinstance(student, Copied) and isinstance(student.layers, int):
         init += f", {student.choose}"
     stages = []
     for stage in recipe.stages:

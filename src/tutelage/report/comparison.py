@@ -5,6 +5,9 @@ from __future__ import annotations
 from html import escape
 from typing import Any, NamedTuple
 
+from tutelage.report.model import TaskReport
+from tutelage.report.words import failures
+
 
 class Comparison(NamedTuple):
     """A table of text, and sentences below it."""
@@ -46,8 +49,22 @@ def comparison(report: dict[str, Any]) -> Comparison:
             name = {"baseline": other}.get(who, who)
             rows.append([name, f"{entry['score']:.4f}", size, f"{entry['flops'] / 1e9:.3f}", *times])
     student, notes = report["student"], []
-    if student.get("retention") is not None:
+    failed = failures(TaskReport.model_validate(report))
+    if failed:
+        notes += failed
+    elif student.get("retention") is not None:
         faster = f" and is {student['speedup']:.1f}x as fast" if student.get("speedup") else ""
         notes.append(f"The student keeps {student['retention']:.1%} of the teacher's {report['metric']}{faster}.")
+    if (predictions := report.get("predictions")) is not None:
+        for part, found in predictions["agreement"].items():
+            notes.append(
+                f"The predictions agree with the labels of {part}: {report['metric']} {found['scores'][report['metric']]:.4f} on "
+                f"{found['texts']:,} texts."
+            )
+        if predictions["suspects_found"]:
+            notes.append(
+                f"On {predictions['suspects_found']:,} training texts the student is sure of another label than the predictions; "
+                "the report lists them."
+            )
     columns = ["", report["metric"], "parameters", "GFLOP", "ms, batch 1", "ms, batch 32"]
     return Comparison(report["title"], columns, rows, notes)

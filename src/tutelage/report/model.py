@@ -137,6 +137,10 @@ class DataEntry(Block):
     """Examples of the validation split, which selects checkpoints."""
     report: int
     """Examples of the evaluation set; nothing was chosen by them."""
+    classes: dict[str, int] = Field(default_factory=dict)
+    """Training examples by class. Empty where answers are no classes."""
+    notes: list[str] = Field(default_factory=list)
+    """How the user's own files were read, where there was a choice; and the rows that were left out."""
     sources: dict[str, str]
     """By part: file, data set, or how it was split off."""
     truncated: dict[str, int]
@@ -244,6 +248,55 @@ class KeptUnits(Block):
     """Indices, from 0."""
 
 
+class Agreement(Block):
+    """Predictions of a file compared with labels."""
+
+    texts: int
+    """Texts that have both."""
+    scores: Scores
+    constant: Scores
+    """The same metrics of the best constant answer."""
+
+
+class Suspect(Block):
+    """A training text on which the student is sure of another class than the file of predictions."""
+
+    text: str
+    text_pair: str | None
+    predicted: str
+    """The file's likeliest class."""
+    student: str
+    """The student's class."""
+    probability: float
+    """The student's probability of its class."""
+    label: str | None
+    """The label of the data. Null where there is none."""
+
+
+class PredictionsEntry(Block):
+    """The file of predictions that the student was trained from."""
+
+    file: str
+    form: str
+    """What the file says of a text, in words."""
+    rows: int
+    labelled: int
+    """Training texts with a label of their own, before the validation split is taken. 0: the labels of train, and of every part
+    that was split off, are the file's likeliest ones."""
+    baseline: str
+    """What the baseline learns from: ``labels`` or ``likeliest labels``."""
+    options: dict[str, str]
+    """The settings that were used, in words."""
+    counts: dict[str, int]
+    """Rows and texts that were not used as they are, by what became of them."""
+    agreement: dict[str, Agreement]
+    """By part of the data, where it has labels of its own."""
+    suspects_found: int | None
+    """Number of suspects. Null if texts do not have exactly one class."""
+    suspects: list[Suspect]
+    """The suspects of which the student is most sure, at most 100."""
+
+
 class InheritedEntry(Block):
     """What a student with inherited weights kept of its teacher."""
 
@@ -289,6 +342,8 @@ class TaskReport(Block):
     """Kind of task, e.g. ``classification``."""
     metric: str
     """The task's first metric."""
+    chance: Scores = Field(default_factory=dict)
+    """All metrics of the best constant answer, on the first part of the evaluation set. Empty in reports of older versions."""
     labels: list[str]
     """Class names in the order of the logits; empty for a regression."""
     data: DataEntry
@@ -297,6 +352,8 @@ class TaskReport(Block):
     student: StudentEntry
     baseline: ModelEntry | None
     """The same student without distillation. Null if it was not trained."""
+    predictions: PredictionsEntry | None = None
+    """Null unless a file of predictions was the teacher."""
     store: StoreEntry | None
     mapping: list[MappingEntry]
     teacher_layers: int | None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.report import team
+from tutelage.report import predictions, team
 from tutelage.report.model import InheritedEntry, ModelEntry, Report, StageEntry, TaskReport
 from tutelage.report.numbers import (
     bytes_text,
@@ -69,6 +69,7 @@ def page(report: TaskReport) -> str:
         warnings=len(report.warnings),
         sections=[
             scores_and_cost(report),
+            predictions.section(report),
             curves(report),
             team.section(report),
             inherited(report.inherited),
@@ -368,6 +369,7 @@ def training(report: TaskReport) -> Section:
     facts = [
         Fact(name="Task", text=f"{report.task}, {report.kind}, scored by {words(report.metric)}"),
         Fact(name="Labels", text=label_list(report.labels)),
+        Fact(name="Files", text="; ".join(data.notes)),
         Fact(name="Training", text=examples("train", data.train) + augmented + unlabeled),
         Fact(name="Validation split", text=examples("selection", data.selection)),
         Fact(name="Evaluation set", text=examples("report", data.report)),

@@ -100,7 +100,10 @@ def baseline_text(report: TaskReport) -> str:
     last = last[:-1] if report.baseline is not None else last  # the baseline's own stage
     as_many = f" as {stages_text(last)}" if any(stage.discarded for stage in report.stages) else ""
     rate = ", at the same learning rate (slices may need a higher one)" if report.inherited else ""
-    return f"{who}, {kind_of(report.kind).untaught}{as_many}{rate}"
+    if not kind_of(report.kind).learns_labels:
+        return f"{who}, before training"
+    on = "labels" if report.predictions is None else report.predictions.baseline
+    return f"{who}, trained on the {on} alone for as many steps{as_many}{rate}"
 
 
 def gain(report: TaskReport) -> float | None:
@@ -111,17 +114,46 @@ def gain(report: TaskReport) -> float | None:
 
 
 def paid(report: TaskReport) -> bool:
-    """Whether distillation raised the score, or no baseline was trained."""
+    """Whether distillation raised the score, or no baseline was trained; never of a model at the level of a constant answer."""
     added = gain(report)
-    return added is None or added > 0
+    return (added is None or added > 0) and not failures(report)
+
+
+def _margin(report: TaskReport) -> float:
+    """The standard error of a proportion on the evaluation set, at most."""
+    return 0.5 / math.sqrt(max(report.data.report, 1))
+
+
+def no_better(report: TaskReport, entry: ModelEntry) -> bool:
+    """Whether a model scores no better than the best constant answer on the evaluation set, within its standard error."""
+    scores, margin = next(iter(entry.scores.values()), {}), _margin(report)
+    return bool(report.chance) and all(scores.get(m, 0.0) <= value + margin for m, value in report.chance.items())
+
+
+def failures(report: TaskReport) -> list[str]:
+    """A sentence for the student and for the teacher, if they are no better than a constant answer."""
+    chance, metric = report.chance.get(report.metric), words(report.metric)
+    who = {"student": "student" if report.teacher else "model", "teacher": "teacher"}
+    return [
+        f"The {who[name]} is no better than a constant answer: its {metric} on {report.data.report:,} examples is "
+        f"{score_text(entry.score)}, that of the best constant answer {score_text(chance)} (standard error up to "
+        f"{_margin(report):.3f})."
+        for name, entry in (("student", report.student), ("teacher", report.teacher))
+        if entry is not None and no_better(report, entry)
+    ]
 
 
 def verdict(report: TaskReport) -> str:
-    """The result of the run in one sentence."""
+    """The result of the run in one sentence, or of a run that failed in two."""
+    if failed := failures(report):
+        return " ".join(failed)
     student, teacher, metric = report.student, report.teacher, words(report.metric)
     if teacher is None:
+        how = "Trained without a teacher, the model"
+        if report.predictions is not None:
+            how = f"Distilled from the predictions in {folder_name(report.predictions.file)}, the student"
         text = (
-            f"Trained without a teacher, the model reaches {metric} {score_text(student.score)} with "
+            f"{how} reaches {metric} {score_text(student.score)} with "
             f"{count_text(student.parameters)} parameters and takes {milliseconds(latency_of(student, '1'))} for one example"
         )
     else:

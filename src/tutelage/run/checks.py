@@ -2,47 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
+import numpy.typing as npt
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.data.examples import Data, Encoded
+from tutelage.data.examples import Data, Encoded, Examples
+from tutelage.data.labels import unnamed
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.tasks import kind_of
+from tutelage.tasks.order import better_order
 from tutelage.teachers.source import Source
+
+if TYPE_CHECKING:
+    from tutelage.run.teacher import RunTeacher
+
+MOST_UNKNOWN = 0.4
+"""Share of unknown tokens beyond which a tokenizer does not fit the texts."""
+ENOUGH = 200
+"""Labelled texts that tell the order of a teacher's classes."""
 
 
 def check_storable(data: Data) -> None:
-    """See that a store can keep what is answered.
+    """Check that a store can keep the predictions.
 
     Raises:
-        TutelageError: when it is more than one answer for each text.
+        TutelageError: if a text has more than one prediction.
     """
     if not kind_of(data.kind).per_text:
         raise TutelageError(
-            f"a store keeps one answer for each text, and the task {data.task!r} needs one for every token; train it without a "
-            "store"
+            f"a store keeps one prediction per text, but the task {data.task!r} has one per token; leave out --teacher-store"
         )
 
 
 def check_objective(name: str, plan: ObjectivePlan, student: PreTrainedModel, teacher: Source | None) -> None:
-    """See that what a stage reads can be read of both models.
+    """Check that both models provide what a stage reads.
 
     Raises:
-        TutelageError: when a model has logits alone, or no pooler.
+        TutelageError: if a model provides only logits, or has no pooler.
     """
     configs = [(student.config, plan.student_needs)]
     configs += [] if teacher is None else [(teacher.config, plan.teacher_needs)]
     for config, needs in configs:
         if needs.running and not anatomy.family_of(config).layers:
             raise TutelageError(
-                f"stage {name!r} reads {needs}, but a {config.model_type} has logits alone; use a method on predictions (kd, "
+                f"stage {name!r} reads {needs}, but a {config.model_type} provides only logits; use a method on predictions "
+                f"(kd, "
                 "logits_mse)"
             )
     if plan.student_needs.pooled:
@@ -52,14 +63,14 @@ def check_objective(name: str, plan: ObjectivePlan, student: PreTrainedModel, te
 
 
 def check_unlabelled(config: RunConfig) -> None:
-    """See that unlabelled texts are of use.
+    """Check that the method can use unlabelled texts.
 
     Raises:
-        TutelageError: when the method learns from labels alone.
+        TutelageError: if the method learns only from labels.
     """
     if config.data.unlabeled is not None and all(stage.labels_only for stage in config.recipe.stages):
         raise TutelageError(
-            f"the method {config.recipe.method!r} learns from labels alone and cannot use the unlabelled texts of "
+            f"the method {config.recipe.method!r} learns only from labels and cannot use the unlabelled texts of "
             f"{config.data.unlabeled!r}; use a method with a teacher, or leave out --unlabeled"
         )
 
@@ -68,7 +79,7 @@ def limit_of(config: RunConfig, student: Any, teacher: Source | None) -> int:
     """The longest input in tokens that both models take.
 
     Raises:
-        TutelageError: when the settings ask for more.
+        TutelageError: if the settings exceed it.
     """
     limit = min(anatomy.max_length(c) for c in [student, *([teacher.config] if teacher else [])])
     if config.data.max_length is not None and config.data.max_length > limit:
@@ -80,39 +91,75 @@ def limit_of(config: RunConfig, student: Any, teacher: Source | None) -> int:
 
 
 def check_padding(config: RunConfig, limit: int) -> None:
-    """See that no stage pads beyond the models' positions.
+    """Check that no stage pads beyond the models' positions.
 
     Raises:
-        TutelageError: when one does.
+        TutelageError: if one does.
     """
     for stage in config.recipe.stages:
         if (stage.pad_to or 0) > limit:
             raise TutelageError(f"stage {stage.name!r} has pad_to={stage.pad_to}, beyond the model's {limit} positions")
 
 
-def check_tokens(encoded: Encoded, tokenizer: Any, student: PreTrainedModel, name: str | None) -> None:
-    """See that the tokenizer is the student's. A folder without a tokenizer loads as one that knows no word, without complaint.
+def check_ids(encoded: Encoded, tokenizer: Any, config: Any, name: str | None, part: str) -> None:
+    """See that a model has an embedding for every token of these texts.
 
     Raises:
-        TutelageError: when most tokens are unknown to it, or an id is beyond the vocabulary.
+        TutelageError: when a token was added to the tokenizer and not to the model.
     """
-    unknown = float((encoded.tokens == tokenizer.unk_token_id).mean()) if tokenizer.unk_token_id is not None else 0.0
-    if unknown > 0.4 or int(encoded.tokens.max()) >= student.config.vocab_size:
+    largest = int(encoded.tokens.max(initial=0))
+    if largest >= config.vocab_size:
         raise TutelageError(
-            f"the tokenizer of {name!r} does not fit: {unknown:.0%} of the tokens of train are unknown to it and its "
-            f"largest id is {int(encoded.tokens.max())} of {student.config.vocab_size}; save the right one beside the model"
+            f"the tokenizer of {name!r} gives the token {tokenizer.convert_ids_to_tokens(largest)!r} of {part} the id {largest}, "
+            f"but the model has {config.vocab_size} embeddings; save the model's own tokenizer beside it, or resize the embeddings "
+            "(resize_token_embeddings) and train them"
         )
 
 
-def check_alignment(config: RunConfig, train: Texts, teacher: Source | None) -> None:
-    """See that both models read the same tokens where layers are compared token by token, and for spans.
+def unknown_share(encoded: Encoded, tokenizer: Any) -> tuple[float, int]:
+    """The share of unknown tokens, without special tokens, and the number of texts in which every token is unknown."""
+    if tokenizer.unk_token_id is None:
+        return 0.0, 0
+    special = [number for number in tokenizer.all_special_ids if number != tokenizer.unk_token_id]
+    words = ~np.isin(encoded.tokens, special)
+    unknown = encoded.tokens == tokenizer.unk_token_id
+    of_words, of_unknown = (
+        np.diff(np.concatenate([[0], np.cumsum(marked)])[encoded.offsets]) for marked in (words, unknown)
+    )
+    return float(unknown.sum() / max(words.sum(), 1)), int(((of_words > 0) & (of_words == of_unknown)).sum())
+
+
+def check_words(encoded: Encoded, tokenizer: Any, name: str | None, part: str, *, trains: bool = True) -> list[str]:
+    """See that the tokenizer knows the texts' words; returns a note where it knows none of some text, or few of others.
+
+    Args:
+        trains: A model learns from these texts.
 
     Raises:
-        TutelageError: when they do not.
+        TutelageError: when most tokens are unknown to it, and a model would learn from them.
+    """
+    share, empty = unknown_share(encoded, tokenizer)
+    if share <= MOST_UNKNOWN and not empty:
+        return []
+    line = f"{share:.0%} of the tokens of {part} are unknown to the tokenizer of {name!r}" + (
+        f", and in {empty:,} of {len(encoded):,} texts all are" if empty else ""
+    )
+    if share > MOST_UNKNOWN and trains:
+        raise TutelageError(
+            f"{line}: it does not fit; save the model's own tokenizer beside it, or use a model for this language"
+        )
+    return [line]
+
+
+def check_alignment(config: RunConfig, train: Texts, teacher: Source | None) -> None:
+    """Check that both models read the same tokens where layers are compared token by token, and for spans.
+
+    Raises:
+        TutelageError: if they do not.
     """
     if teacher is None or train.teacher is None or np.array_equal(train.student.tokens, train.teacher.tokens):
         return
-    if train.student.windows is not None or not np.array_equal(train.student.asked, train.teacher.asked):
+    if train.student.windows is not None or not np.array_equal(train.student.logit_rows, train.teacher.logit_rows):
         raise TutelageError(
             "student and teacher have different tokenizers and would predict different tokens; use a student of the "
             "teacher's family" + ("" if train.student.windows else ", or a larger max_length")
@@ -126,24 +173,58 @@ def check_alignment(config: RunConfig, train: Texts, teacher: Source | None) -> 
                 )
 
 
-def check_teacher(config: RunConfig, data: Data, dev: dict[str, Texts], logits: dict[str, Tensor]) -> list[str]:
-    """Compare the teacher with a constant answer; returns a warning if it is no better and that is allowed.
-
-    Raises:
-        TutelageError: when it is no better and that is not allowed.
-    """
-    name, part = next(iter(data.dev.items()))
-    scores = kind_of(data.kind).scores(data, logits[name], dev[name])
+def near_chance(data: Data, scores: dict[str, float], part: Examples) -> dict[str, float] | None:
+    """The scores of a constant answer, if a model's ``scores`` on a part are no better than these."""
     # One standard error of a proportion, at most: a score within it of a constant answer's shows nothing.
     margin = 0.5 / len(part) ** 0.5
     constant = kind_of(data.kind).constant_scores(data, part)
-    if any(scores[metric] > constant[metric] + margin for metric in data.metrics):
+    return None if any(scores[metric] > constant[metric] + margin for metric in data.metrics) else constant
+
+
+def check_teacher(config: RunConfig, data: Data, dev: dict[str, Texts], teacher: RunTeacher) -> list[str]:
+    """Compare the teacher with a constant answer, and the order of its classes with its predictions.
+
+    Returns a warning if it is no better, or another order fits far better, and that is allowed.
+
+    Raises:
+        TutelageError: when that is not allowed.
+    """
+    name, part = next(iter(data.dev.items()))
+    logits = teacher.logits[name]
+    scores = kind_of(data.kind).scores(data, logits, dev[name])
+    constant = near_chance(data, scores, part)
+    line, remedy = None, ""
+    if constant is not None or unnamed(teacher.source.config):
+        counts = kind_of(data.kind).confusion(logits, dev[name], len(data.labels))
+        if counts is not None and len(part) < ENOUGH:
+            counts = counts + teacher.confusion_on_train(data, ENOUGH)
+        line = None if counts is None else other_order(counts, data, teacher.source)
+        remedy = "--allow-weak-teacher goes on with the order as it is"
+    if line is None and constant is not None:
+        metric = data.metrics[0]
+        line = (
+            f"the teacher {config.teacher!r} scores {metric} {scores[metric]:.3f} on {name}, no better than a constant answer "
+            f"({constant[metric]:.3f})"
+        )
+        remedy = "fine-tune it on this task, or pass --allow-weak-teacher"
+    if line is None:
         return []
-    metric = data.metrics[0]
-    line = (
-        f"the teacher {config.teacher!r} scores {metric} {scores[metric]:.3f} on {name}, no better than a constant answer "
-        f"({constant[metric]:.3f})"
-    )
     if not config.allow_weak_teacher:
-        raise TutelageError(f"{line}; fine-tune it on this task, or pass --allow-weak-teacher")
+        raise TutelageError(f"{line}; {remedy}")
     return [line]
+
+
+def other_order(counts: npt.NDArray[np.int64], data: Data, source: Source) -> str | None:
+    """What to say where another order of a model's classes scores far higher on labelled texts, with the remedy."""
+    order = better_order(counts)
+    if order is None:
+        return None
+    names = [data.labels[number] for number in order.classes]
+    if unnamed(source.config) and not any("," in name for name in names):
+        remedy = f"pass --labels {','.join(names)}"
+    else:
+        remedy = f"correct id2label in its config.json to {json.dumps(dict(enumerate(names)), ensure_ascii=False)}"
+    return (
+        f"the {source.role} {source.name!r} seems to have its classes in another order: it is right about {order.now:.1%} of "
+        f"{int(counts.sum()):,} labelled texts, and about {order.then:.1%} if its outputs are {', '.join(names)}; {remedy}"
+    )

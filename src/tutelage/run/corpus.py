@@ -1,4 +1,4 @@
-"""A run on raw text: general distillation, or pretraining without a teacher. What comes out serves any task."""
+"""A run on raw text: general distillation, or pretraining without a teacher. The result can be fine-tuned on any task."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ from tutelage.run.teacher import Answers
 from tutelage.run.workspace import Bench, Workspace
 from tutelage.students.build import build
 from tutelage.students.final import final_config, final_network, notes
-from tutelage.students.load import resolve
 from tutelage.students.specs import origin_of, takes_from_teacher
 from tutelage.tasks import KINDS
 from tutelage.teachers.source import Source
@@ -50,18 +49,18 @@ from tutelage.training.stages import StageWork
 from tutelage.version import __version__
 
 HELD_OUT = 256
-"""Instances that are kept out of training, on which the losses are compared before and after."""
+"""Number of held-out instances. The report compares the losses on them before and after training."""
 
 
 HELD_OUT_TOKENS = 200_000
-"""A hundredth of a corpus, at most so many tokens, is kept out of training; of a small one two instances."""
+"""Upper limit of the held-out text in tokens. It is 1 % of the corpus, and at least two instances."""
 
 
 HELD_OUT_FILE = "held_out.json"
 
 
 class Drawn:
-    """The feed of a stage on a corpus: instances are drawn by (seed, epoch, row), so nothing of them is ever saved."""
+    """The feed of a stage on a corpus: instances are drawn by (seed, epoch, row), so none is ever saved."""
 
     def __init__(
         self,
@@ -101,10 +100,10 @@ class Drawn:
 
 
 class CorpusRun:
-    """A run on raw text, checked and loaded; nothing has been written yet.
+    """A run on raw text, checked and loaded. Nothing is written yet.
 
     Raises:
-        TutelageError: for every mistake of a user, with the thing, the value and the remedy.
+        TutelageError: for every mistake of the user, with the thing, the value and the remedy.
     """
 
     leftovers = (HELD_OUT_FILE,)
@@ -141,9 +140,10 @@ class CorpusRun:
         self.objectives = [ObjectivePlan(stage.objective, KINDS["tokens"], shape, theirs) for stage in stages]
         self.feeds: list[Drawn] = []
         self.held_out: list[tuple[Rows, Encoded]] = []
-        """For each stage the same instances, masked as they are in that stage, and their rows."""
+        """For each stage the rows of the held-out instances, and the instances as that stage masks them."""
         self._read()
         self.tokenizer = fitted_tokenizer(self.corpus.tokenizer, self.student)
+        bench.rehearse(self.student, self.tokenizer, self.head)
         self.losses: list[dict[str, dict[str, float]]] = []
         """The losses on them, ``before`` and ``after`` each stage."""
         numbered = enumerate(zip(stages, self.objectives, strict=True))
@@ -159,7 +159,7 @@ class CorpusRun:
     def _check_tokenizers(self, named: str | None) -> None:
         found = [] if self.teacher is None else [(self.teacher.name, self.teacher.tokenizer)]
         if named is not None:
-            found.append((named, load_tokenizer(resolve(named))))
+            found.append((named, load_tokenizer(named)))
         for name, tokenizer in found:
             if tokenizer_fingerprint(tokenizer) != self.corpus.manifest.tokenizer_fingerprint:
                 raise TutelageError(
@@ -168,7 +168,7 @@ class CorpusRun:
                 )
 
     def _read(self) -> None:
-        """Draw the feeds of all stages, and the instances that are kept out of training."""
+        """Draw the feeds of all stages, and the held-out instances."""
         stages, teacher, student = self.config.recipe.stages, self.teacher, self.student
         longest = max(stage.data.length for stage in stages if isinstance(stage.data, Instances))
         tokens = self.corpus.manifest.tokens
@@ -182,8 +182,8 @@ class CorpusRun:
             assert isinstance(stage.data, Instances)
             if stage.data.packing == "pairs" and len(typed) > 1:
                 raise TutelageError(
-                    f"stage {stage.name!r} reads pairs, which teacher and student tell apart in different ways (one by token "
-                    "types); use --set data.packing=segments"
+                    f"stage {stage.name!r} reads pairs of segments, but only one of teacher and student has token types; use "
+                    f"--set data.packing=segments"
                 )
             if stage.data.length > limit:
                 raise TutelageError(
@@ -191,8 +191,8 @@ class CorpusRun:
                 )
             if stage.train == "head" and not set(student.parameters()) - set(anatomy.base_of(student).parameters()):
                 raise TutelageError(
-                    f"stage {stage.name!r} trains the head alone, but that of this {student.config.model_type} has no weights of "
-                    "its own; train all of it (leave out --head-only)"
+                    f"stage {stage.name!r} trains only the head, but the head of this {student.config.model_type} has no "
+                    f"weights of its own; train the whole model (leave out --head-only)"
                 )
             checks.check_objective(stage.name, plan, student, None)
             if plan.teacher_needs.pooled and teacher is not None:
@@ -208,7 +208,7 @@ class CorpusRun:
 
     @cached_property
     def plans(self) -> list[StagePlan]:
-        """The stages, decided."""
+        """The plans of the stages."""
         plans = []
         for index, (stage, objective) in enumerate(zip(self.config.recipe.stages, self.objectives, strict=True)):
             answers: Answers = "running" if self.teacher is not None and objective.teacher_needs else "nobody"
@@ -222,13 +222,13 @@ class CorpusRun:
         return len(self.config.recipe.stages)
 
     def plan(self) -> str:
-        """What will happen, in words: sizes, steps, operations, time."""
+        """The printed plan: sizes, steps, operations, time."""
         config, about = self.config, self.corpus.manifest
         network = final_network(self.student)
         kept = (
             f"{self.kept_out:,} held out"
             if self.kept_out
-            else "too few to hold any out: the losses reported are on training text"
+            else "too few to hold any out, so the reported losses are on training text"
         )
         lines = [
             f"{config.recipe.title} on {about.tokens:,} tokens of {about.documents:,} documents ({config.corpus}), {kept}"
@@ -252,16 +252,16 @@ class CorpusRun:
     def _flops(self, index: int, plan: ObjectivePlan) -> float:
         """Operations that one instance needs; the head counts only at the places with predictions."""
         length = float(self.feeds[index].lengths(0).mean())
-        asked = self.held_out[index][1].asked.mean() if self.head != "none" else 0.0
+        predicted = self.held_out[index][1].logit_rows.mean() if self.head != "none" else 0.0
         word = 2.0 * self.student.config.vocab_size
         ours = speed.encoder_flops(plan.student, length)
-        ours += asked * word * plan.student.hidden if plan.student_needs.logits else 0.0
+        ours += predicted * word * plan.student.hidden if plan.student_needs.logits else 0.0
         if plan.teacher is None or not plan.teacher_needs:
             return 3 * ours
         theirs, needs = plan.teacher, plan.teacher_needs
         layers = theirs.layers if needs.logits or needs.pooled else needs.measured.top
         cost = speed.encoder_flops(theirs, length) * layers / theirs.layers
-        return 3 * ours + cost + (asked * word * theirs.hidden if needs.logits else 0.0)
+        return 3 * ours + cost + (predicted * word * theirs.hidden if needs.logits else 0.0)
 
     def _rate(self, network: PreTrainedModel, length: int) -> float:
         """Operations a second of a forward pass of ``network``, measured."""
@@ -278,7 +278,7 @@ class CorpusRun:
     # ------------------------------------------------------------------------------------------------------ train
 
     def start(self, workspace: Workspace) -> None:
-        """The folder is the run's now: take up the losses and the student of an interrupted run."""
+        """The run has taken over its folder: load the losses and the student of an interrupted run."""
         path = workspace.folder / HELD_OUT_FILE
         if workspace.resumed is not None and path.exists():
             self.losses = json.loads(path.read_text(encoding="utf-8"))
@@ -314,7 +314,7 @@ class CorpusRun:
         return work
 
     def end(self, work: StageWork, projections: dict[str, Tensor], workspace: Workspace) -> None:
-        """A stage is over: save the student."""
+        """Save the student after a stage."""
         workspace.save_student(self.student, self.tokenizer, projections)
         self._write_losses()
 
@@ -397,6 +397,6 @@ def _measure(
 
 
 def _perplexity(stage: Stage, losses: dict[str, float]) -> dict[str, float]:
-    """Of the words asked, where they are among the losses."""
+    """The perplexity of the predicted tokens, if the objective has hard labels."""
     weights = {term.kind: term.weight for term in stage.objective}
     return {"perplexity": math.exp(losses["hard_labels"] / weights["hard_labels"])} if "hard_labels" in losses else {}

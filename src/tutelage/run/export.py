@@ -9,9 +9,10 @@ import transformers
 
 from tutelage import anatomy
 from tutelage.artifacts import free_place, new_folder
+from tutelage.checkpoints import resolve
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.evaluation import speed
-from tutelage.students.load import head_in, load_model, resolve
+from tutelage.students.load import head_in, load_model
 from tutelage.students.sharing import expanded
 
 

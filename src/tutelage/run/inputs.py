@@ -1,7 +1,7 @@
-"""Objects given in place of paths: written into ``OUT/inputs/``, so that a run's config.yaml repeats it.
+"""Objects given in place of paths. They are written to ``OUT/inputs/``, so that a run's config.yaml can repeat it.
 
-The name of what is written has a checksum of its content: equal objects are one path, and a run that is resumed with equal
-objects has the configuration that it had.
+File names contain a checksum of the content. Equal objects have equal paths, so a run resumed with equal objects has the same
+configuration.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ Splits = Mapping[str, Table]
 
 FOLDER = "inputs"
 EVALUATION = ("dev", "validation", "test")
-"""Names of the split to evaluate on; the first that there is counts."""
+"""Names of the split to evaluate on; the first that exists is used."""
 
 
 class Inputs:
-    """The objects of one call, below ``out``; or, without it, in a folder that is removed at the end.
-
-    Use it as a context manager.
+    """The objects of one call, written below ``out``. Without ``out`` they go to a folder that is removed at the end. A
+    context manager.
     """
 
     def __init__(self, out: FilePath | None = None) -> None:
@@ -60,7 +59,7 @@ class Inputs:
             return os.fspath(given)
         if not isinstance(given, tuple) or len(given) != 2 or not all(hasattr(one, "save_pretrained") for one in given):
             raise TutelageError(
-                f"{name}={type(given).__name__} is no model; give a folder, a hub id or (model, tokenizer)"
+                f"{name}={type(given).__name__} is not a model; give a folder, a hub id or (model, tokenizer)"
             )
         model, tokenizer = given
         digest = hashlib.sha256(_settings_of(model.config).encode())
@@ -107,7 +106,30 @@ class Inputs:
                 tree[part] = self._table(given, part, wanted, columns["text"], columns["label"], optional)
         return tree
 
-    def _table(self, given: Table, part: str, wanted: Sequence[str], text: str, label: str, optional: Any) -> str:
+    def predictions(
+        self, given: FilePath | Table | None, prior: str | Sequence[float] | None, data: DataConfig | Splits | None
+    ) -> dict[str, Any] | None:
+        """The settings of a file of predictions; a table in memory is written as JSON lines.
+
+        Raises:
+            TutelageError: as :meth:`data`; or a prior without predictions.
+        """
+        before = data.predictions if isinstance(data, DataConfig) else None
+        tree: dict[str, Any] = {} if before is None else before.model_dump(exclude_unset=True)
+        if given is None and before is None:
+            if prior is not None:
+                raise TutelageError("--prior corrects predictions; give them with --teacher-predictions FILE")
+            return None
+        if given is not None:
+            if isinstance(given, str | os.PathLike):
+                tree["file"] = given
+            else:
+                tree["file"] = self._table(
+                    given, "predictions", list(_columns(given, "text", "label")), "text", "label"
+                )
+        return tree if prior is None else tree | {"prior": prior}
+
+    def _table(self, given: Table, part: str, wanted: Sequence[str], text: str, label: str, optional: Any = ()) -> str:
         columns = _columns(given, text, label)
         wanted = [name for name in wanted if name in columns or name not in optional]
         missing = [name for name in wanted if name not in columns]
@@ -154,7 +176,7 @@ def _bytes() -> Any:
 
 
 def _settings_of(config: Any) -> str:
-    """A configuration without what depends on where it was loaded from."""
+    """A configuration without the fields that depend on where it was loaded from."""
     tree = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "dtype")}
     return json.dumps(tree, sort_keys=True, default=str)
 
@@ -180,6 +202,9 @@ def _columns(given: Table, text: str, label: str) -> dict[str, list[Any]]:
         columns = {text: _plain(given[0]), label: _plain(given[1])}
     elif hasattr(given, "to_parquet"):
         columns = _of_frame(given)
+    elif given and all(isinstance(row, Mapping) for row in given):
+        names = dict.fromkeys(name for row in given for name in row)
+        columns = {str(name): [row.get(name) for row in given] for name in names}  # type: ignore[union-attr]
     else:
         columns = {text: _plain(given)}
     lengths = {name: len(values) for name, values in columns.items()}
@@ -200,6 +225,6 @@ def _of_frame(frame: Frame) -> dict[str, list[Any]]:
 
 
 def _plain(values: Any) -> list[Any]:
-    """A column as a list of Python's own values, gaps as None."""
+    """A column as a list of Python's own values, gaps as None, arrays as lists."""
     found = values.tolist() if hasattr(values, "tolist") else list(values)
-    return [None if isinstance(v, float) and v != v else v.item() if hasattr(v, "item") else v for v in found]
+    return [None if isinstance(v, float) and v != v else v.tolist() if hasattr(v, "tolist") else v for v in found]

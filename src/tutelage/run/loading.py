@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
+from tutelage.run.checks import check_ids, check_words
 from tutelage.tasks import kind_of
 from tutelage.tasks.kind import Kind
 from tutelage.teachers.source import Source
@@ -28,9 +30,9 @@ class Split:
 
     data: Data
     given_labels: tuple[str, ...]
-    """The classes in the order of the data, whatever the teacher's order."""
+    """The classes in the order of the data, before they follow the teacher's order."""
     whole: Examples
-    """All of train: a store covers it, so that it serves runs with other splits."""
+    """The whole training set. A store covers it, so that runs with other splits can use it."""
     held: frozenset[str]
     """Ids of the examples of train that are held out for mechanisms that compare several teachers."""
     held_part: tuple[int, int]
@@ -59,17 +61,19 @@ def load_split(config: RunConfig, data: Data, teacher: Source | None, warnings: 
     if data.selection is None:
         first = next(iter(data.dev))
         data = replace(data, selection=data.dev[first], sources={**data.sources, "selection": f"{first}, as reported"})
-        warnings.append(f"checkpoints are selected on {first}, which the report scores: its scores are optimistic")
+        warnings.append(
+            f"the best checkpoint is selected on {first}, which is also the evaluation set: the reported scores are optimistic"
+        )
     return Split(data, given_labels, whole, held, part)
 
 
 def gather_texts(
     config: RunConfig, split: Split, teacher: Source | None, warnings: list[str]
 ) -> tuple[Examples, dict[str, list[str]]]:
-    """All texts that a teacher may be asked about in training, and the ids of each part that stages train on.
+    """All texts that a teacher may predict during training, and the ids of each part that stages train on.
 
     Raises:
-        TutelageError: when candidates are given that no stage uses, or that know none of these texts.
+        TutelageError: if no stage uses the given candidates, or they cover none of these texts.
     """
     data, stages = split.data, config.recipe.stages
     learnt = data.train if data.unlabeled is None else data.train.join(data.unlabeled)
@@ -94,8 +98,14 @@ def gather_texts(
 def _augmented(
     config: RunConfig, kind: Kind, examples: Examples, teacher: Source | None, warnings: list[str]
 ) -> tuple[Examples, Rows]:
-    """Variants of the examples as the recipe wants them, and which example each is a variant of."""
+    """Augmented texts for the examples, as the recipe describes them, and the row of each one's original."""
     how, data = config.recipe.augmentation, config.data
+    if data.predictions is not None:
+        warnings.append(
+            f"the method {config.recipe.method!r} trains on augmented texts, which have no predictions in "
+            f"{data.predictions.file!r}; it trains on the texts as they are"
+        )
+        return examples.take([]), np.empty(0, dtype=np.int64)
     if isinstance(how, Rules):
         if teacher is not None and teacher.tokenizer.mask_token is not None:
             how = how.model_copy(update={"mask_token": teacher.tokenizer.mask_token})
@@ -106,13 +116,13 @@ def _augmented(
         more, of = variants(examples, Candidates.load(Path(data.candidates)), how, config.seed)
         if not len(more):
             raise TutelageError(
-                f"the candidates in {data.candidates!r} know none of these texts; make them with the same data: tutelage "
-                "augment"
+                f"the candidates in {data.candidates!r} cover none of these texts; compute them from the same data with "
+                f"tutelage augment"
             )
         return more, of
     warnings.append(
         f"the method {config.recipe.method!r} trains on augmented texts, but no candidates were given (--candidates, made by "
-        "tutelage augment); it trains on the texts as they are"
+        "tutelage augment); it trains on the original texts only"
     )
     return examples.take([]), np.empty(0, dtype=np.int64)
 
@@ -137,6 +147,27 @@ class Reader:
         theirs = self.kind.encode(examples, fitted, self.limit, self.stride)
         same = np.array_equal(ours.tokens, theirs.tokens) and np.array_equal(ours.offsets, theirs.offsets)
         return Texts(examples, ours, None if same and _same_types(ours, theirs) else theirs)
+
+    def check(self, texts: Texts, part: str, student: Any, name: str | None) -> list[str]:
+        """See that both models know the tokens of a part; returns notes on texts of unknown words.
+
+        Args:
+            student: The student's configuration.
+            name: The checkpoint that its tokenizer comes from; ``None`` where it was made of the training texts.
+
+        Raises:
+            TutelageError: for a token beyond the vocabulary, or training texts of unknown words.
+        """
+        found: list[str] = []
+        if name is not None:
+            check_ids(texts.student, self.tokenizer, student, name, part)
+            found += check_words(texts.student, self.tokenizer, name, part, trains=part == "train")
+        if self.teacher is not None:
+            theirs, tokenizer, whose = texts.teacher or texts.student, self.teacher.tokenizer, self.teacher.name
+            check_ids(theirs, tokenizer, self.teacher.config, whose, part)
+            if texts.teacher is not None or name is None:
+                found += check_words(theirs, tokenizer, whose, part, trains=part == "train")
+        return found
 
 
 def _same_types(one: Encoded, other: Encoded) -> bool:

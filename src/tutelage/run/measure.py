@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from tutelage import anatomy
 from tutelage.data.config import DataConfig
+from tutelage.data.examples import Data
+from tutelage.data.labels import class_counts, label_names, unnamed
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.evaluation import speed
 from tutelage.report.model import TaskReport
+from tutelage.run import predicted
+from tutelage.run.checks import check_ids, check_words, near_chance, other_order
 from tutelage.run.plan import mapping_report, typical
 from tutelage.run.workspace import Workspace, bench
+from tutelage.students.load import load_config
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.knowledge import describe
@@ -86,6 +93,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
     config, data = run.config, run.data
     entries = measured(run, workspace)
     part = next(iter(run.dev))
+    chance = kind_of(data.kind).constant_scores(data, data.dev[part])
     recipe, taught, dev = config.recipe, run.teacher, run.dev[next(iter(run.dev))]
     added = len(run.parts["augmented"].examples) - len(run.parts["train"].examples) if "augmented" in run.parts else 0
     mechanisms = {m.kind: m for stage in recipe.stages for m in stage.mechanisms}.values()
@@ -99,6 +107,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "task": data.task,
         "kind": data.kind,
         "metric": data.metrics[0],
+        "chance": {m: score for m, score in chance.items() if m in data.metrics},
         "labels": list(data.labels),
         "data": {
             "train": len(data.train),
@@ -107,11 +116,14 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
             "held": 0 if run.held is None else len(run.held.examples),
             "selection": len(run.selection.examples),
             "report": len(data.dev[part]),
+            "classes": class_counts(data.train.labels, data.labels),
+            "notes": list(data.notes),
             "sources": {"report": data.sources.get(part, part), **data.sources},
             "truncated": {"train": run.parts["train"].student.truncated, part: dev.student.truncated},
             "mean_length": float(dev.student.lengths.mean()),
         },
         **entries,
+        "predictions": predicted.entry(run, workspace),
         "store": None if taught is None or taught.store is None else describe(taught.store),
         "mapping": mapping_report(run.plans),
         "teacher_layers": None if taught is None else taught.source.shape.layers,
@@ -128,25 +140,45 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
 
 
 def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dict[str, Any]:
-    """Score a fine-tuned model on every part of the evaluation set.
+    """Score a fine-tuned model on every part of the evaluation set, with notes on what its scores are worth.
 
     Raises:
         TutelageError: when the model or the data cannot be loaded, or their labels differ.
     """
     with bench(quiet) as desk:
-        data = load_data(data_config)
+        config = load_config(model)
+        data = load_data(data_config, label_names(config) if config.num_labels > 1 else ())
         kind = kind_of(data.kind)
-        source = Source(model, kind.head, data_config.pooling)
-        data, warnings = kind.match(data, source.config, model)
-        for warning in warnings:
-            desk.display.say(f"note: {warning}")
-        limit = anatomy.max_length(source.model.config)
-        fitted, length = (
-            fitted_tokenizer(source.tokenizer, source.model),
-            data_config.max_length or kind_of(data.kind).longest(limit),
-        )
+        source = Source(model, kind.head, role="model", pooling=data_config.pooling)
+        data, matched = kind.match(data, source.config, model, source.role)
+        notes = [*data.notes, *matched]
+        fitted = fitted_tokenizer(source.tokenizer, source.model)
+        length = data_config.max_length or kind.longest(anatomy.max_length(source.model.config))
         scores = {}
         for name, part in data.dev.items():
-            texts = Texts(part, kind.encode(part, fitted, length, data_config.stride), None)
-            scores[name] = kind.scores(data, desk.predict(source.model, texts.student, name), texts)
-    return {"model": model, "task": data.task, "metric": data.metrics[0], "scores": scores}
+            encoded = kind.encode(part, fitted, length, data_config.stride)
+            check_ids(encoded, fitted, source.config, model, name)
+            notes += check_words(encoded, fitted, model, name, trains=False)
+            texts = Texts(part, encoded, None)
+            logits = desk.predict(source.model, encoded, name)
+            scores[name] = kind.scores(data, logits, texts)
+            notes += _worth(data, name, scores[name], logits, texts, source)
+        for note in notes:
+            desk.display.say(f"note: {note}")
+    return {"model": model, "task": data.task, "metric": data.metrics[0], "scores": scores, "notes": notes}
+
+
+def _worth(data: Data, name: str, scores: dict[str, float], logits: Tensor, texts: Texts, source: Source) -> list[str]:
+    """Notes on a model that is no better than a constant answer, or whose classes are in another order."""
+    constant = near_chance(data, scores, texts.examples)
+    if constant is not None or unnamed(source.config):
+        counts = kind_of(data.kind).confusion(logits, texts, len(data.labels))
+        line = None if counts is None else other_order(counts, data, source)
+        if line is not None:
+            return [line]
+    if constant is None:
+        return []
+    metric = data.metrics[0]
+    return [
+        f"on {name} the model is no better than a constant answer: {metric} {scores[metric]:.3f}, and {constant[metric]:.3f}"
+    ]

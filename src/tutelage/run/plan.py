@@ -1,4 +1,5 @@
-"""What a run will do, decided before it begins: what each stage reads, who answers for the teacher, its steps and its cost."""
+"""The plan of a run, made before it begins: for each stage what it reads, the source of the teacher's signals, steps and
+cost."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from tutelage.run.teacher import Answers
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage, decided: read by the printed plan, the training and the report."""
+    """The plan of one stage. The printed plan, the training and the report read it."""
 
     stage: Stage
     index: int
@@ -29,27 +30,27 @@ class StagePlan:
     part: str | None
     """Of a run on a task: the part of the texts that the stage trains on."""
     answers: Answers
-    """Who answers for the teacher."""
+    """The source of the teacher's signals."""
     steps: int
-    """Optimiser steps, if nothing ends the stage early."""
+    """Optimiser steps, unless the stage ends early."""
     flops: float
-    """Operations that one example needs: the student forward and twice that backward, and the teacher where it runs."""
+    """Operations per example: the student forward and backward (twice forward), and the teacher if it runs."""
 
     def line(self, what: str = "examples", more: str = "") -> str:
         """The stage in one line of the printed plan."""
         read = self.objective
-        who = {"store": " (stored)", "known": " (computed once)"}.get(self.answers, "")
+        who = {"store": " (stored)", "known": " (computed once)", "file": " (from the file)"}.get(self.answers, "")
         if self.answers == "mechanism" and not read.teacher_needs.running:
             who = " (computed once)"
         return (
             f"stage {self.stage.name}: {self.steps:,} steps of {self.stage.batch_size} {what}{more}, "
-            f"{self.stage.batch_size * self.flops / 1e9:.1f} GFLOP each; reads {read.student_needs} of the student and "
-            f"{read.teacher_needs} of the teacher{who}"
+            f"{self.stage.batch_size * self.flops / 1e9:.1f} GFLOP each; reads {read.student_needs} from the student and "
+            f"{read.teacher_needs} from the teacher{who}"
         )
 
 
 def planned_steps(stage: Stage, feed: Feed) -> int:
-    """Optimiser steps of a stage that nothing ends early."""
+    """Optimiser steps of a stage that does not end early."""
     return min(stage.epochs * -(-len(feed.rows(0)) // stage.batch_size), stage.max_steps or 2**62)
 
 
@@ -69,7 +70,7 @@ def model_line(who: str, shape: anatomy.Shape, network: PreTrainedModel) -> str:
 
 
 def typical(encoded: Encoded, model: PreTrainedModel) -> Callable[[int], dict[str, Tensor]]:
-    """Inputs of the texts' mean length, as many as asked for, on the model's device."""
+    """A function from a batch size to inputs of the texts' mean length, on the model's device."""
     lengths, device = encoded.lengths, next(model.parameters()).device
     row = int(np.abs(lengths - lengths.mean()).argmin())
     inputs = {name: value.to(device) for name, value in padded(encoded, np.array([row])).items()}

@@ -1,4 +1,4 @@
-"""What a run gives: its report, its student, and their predictions."""
+"""The result of a run: report, student, predictions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Result(os.PathLike[str]):
-    """A finished run. It stands for its folder wherever a path is taken: ``distill(finetune(...), ...)``."""
+    """A finished run. It can be passed in place of its folder's path: ``distill(finetune(...), ...)``."""
 
     folder: Path
     report: dict[str, Any]
@@ -66,8 +66,8 @@ class Result(os.PathLike[str]):
         """What student and teacher predict on the evaluation set: a row for each text.
 
         Columns: ``text`` (and ``text_pair``), ``label``, ``student`` and ``teacher`` (the predicted label, or score), and for
-        classes the probabilities ``student: LABEL`` and ``teacher: LABEL`` (of multi-label data each by itself). Those of the
-        teacher are missing for a run without one, or whose teacher is a store. Computed when asked for.
+        classes the probabilities ``student: LABEL`` and ``teacher: LABEL`` (of multi-label data each by itself). The
+        teacher's columns are missing if the run has no teacher, or its teacher is a store. Computed on each call.
 
         Raises:
             TutelageError: for a run on a corpus, or a task whose answers are tokens, spans or vectors.
@@ -82,7 +82,7 @@ class Result(os.PathLike[str]):
 
         if self.report.get("general") or not isinstance(kind_of(self.report["kind"]), TextKind):
             what = "a corpus" if self.report.get("general") else f"a task of kind {self.report['kind']}"
-            raise TutelageError(f"predictions are one label or score for each text; this run is on {what}")
+            raise TutelageError(f"predictions() needs one label or score per text; this run is on {what}")
         data = load_data(self.config.data)
         kind = kind_of(data.kind)
         examples = next(iter(data.dev.values()))
@@ -108,7 +108,8 @@ class Result(os.PathLike[str]):
         found = self.predictions()
         if "teacher" not in found or not self.report["labels"]:
             raise TutelageError(
-                "there are no two predicted labels to compare: the run has no teacher, or predicts scores"
+                "disagreements() compares the labels that student and teacher predict; this run has no teacher, or predicts "
+                "scores"
             )
         return found[found["student"] != found["teacher"]]
 

@@ -22,7 +22,7 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
     folder itself), ``projections.safetensors``, ``report.json`` and ``report.html``.
 
     Raises:
-        TutelageError: for anything wrong with what was given; then nothing has been written.
+        TutelageError: for every mistake of the user, before anything is written.
     """
     config = with_teachers(config)
     with workspace(config, resume=resume, quiet=quiet) as place:
@@ -53,7 +53,7 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
 
 
 def with_teachers(config: RunConfig) -> RunConfig:
-    """The run with each of several teachers by name, and the one that student and report refer to.
+    """The settings with all teachers by name, and with the one that student and report refer to.
 
     Raises:
         TutelageError: when a stage learns from several teachers and none are named, a folder of teachers is damaged, or a

@@ -1,4 +1,4 @@
-"""The commands on stores: write one, cut one down, estimate what one would cost."""
+"""The commands on stores: write one, cut one down, estimate its cost."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def write(config: RunConfig, whole: bool, *, quiet: bool = False) -> dict[str, A
         total = int(scheme.record_bytes(knowledge.encoded.lengths).sum())
         desk.display.say(f"{len(knowledge.ids):,} examples, {total / 1e6:,.1f} MB: {kept(scheme)}")
         teacher.on_evaluation()
-        checks.check_teacher(config, run.data, run.dev, teacher.logits)
+        checks.check_teacher(config, run.data, run.dev, teacher)
         store = knowledge.write(Path(str(config.out)), scheme, teacher.logits, desk.accelerator, desk.display)
     return describe(store)
 
 
 def cut(recipe: Recipe, larger: Path, out: Path, *, quiet: bool = False) -> dict[str, Any]:
-    """Write what ``recipe`` needs of a larger store (see :func:`tutelage.api.compact_store`)."""
+    """Write the part of a larger store that ``recipe`` needs (see :func:`tutelage.api.compact_store`)."""
     with Display(quiet) as display:
         store = verified(Store(larger), display)
         teacher = Source(str(larger / "teacher"))
@@ -64,7 +64,7 @@ def cut(recipe: Recipe, larger: Path, out: Path, *, quiet: bool = False) -> dict
 
 
 def estimate(config: RunConfig, whole: bool) -> dict[str, Any]:
-    """What a store costs and saves (see :func:`tutelage.api.plan_store`); no model runs."""
+    """Estimate what a store costs and saves (see :func:`tutelage.api.plan_store`). No model runs."""
     with bench(quiet=True) as desk:
         run = TaskRun(desk, config, sketch=True)
     source, knowledge = _teacher_of(run).source, _teacher_of(run).knowledge
@@ -101,10 +101,10 @@ def estimate(config: RunConfig, whole: bool) -> dict[str, Any]:
 
 
 def verify(folder: Path, teacher: str | None) -> None:
-    """Read every byte of a store; with a teacher's name, see whether it is the one that wrote it.
+    """Verify every byte of a store, and with ``teacher`` that it was written from this teacher.
 
     Raises:
-        TutelageError: when a byte is not as it was written, or the teacher is another.
+        TutelageError: if a byte has changed, or the teacher is another.
     """
     display = Display()
     with display:
@@ -128,7 +128,8 @@ def _teacher_of(run: TaskRun) -> RunTeacher:
     ]
     if not any(needed) or run.teacher is None:
         raise TutelageError(
-            f"the method {recipe.method!r} does not learn from its teacher's answers; train it without a store"
+            f"the method {recipe.method!r} reads nothing from its teacher, so there is nothing to store; train it without a "
+            f"store"
         )
     return run.teacher
 

@@ -1,4 +1,4 @@
-"""Building the student of a run on a task, and its undistilled twin."""
+"""Build the student of a run on a task, and the student without distillation."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy import Head
+from tutelage.checkpoints import resolve
 from tutelage.data import batches
 from tutelage.data.batches import padded
 from tutelage.data.examples import Data, Encoded, Examples, Rows, encode
@@ -22,9 +23,9 @@ from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.report.model import REPORT, CorpusReport, load_report
 from tutelage.students.bilstm import word_tokenizer
-from tutelage.students.build import Reading, build
+from tutelage.students.build import StudentInput, build
 from tutelage.students.final import outline_of
-from tutelage.students.load import load_config, resolve
+from tutelage.students.load import load_config
 from tutelage.students.pruned import Scores, importance
 from tutelage.students.specs import (
     BiLSTM,
@@ -41,7 +42,7 @@ from tutelage.teachers.source import Source
 
 
 class StudentFactory:
-    """Makes a run's student, its twin and its outline; each time the same.
+    """Makes a run's student, its twin (without distillation) and its outline. Each call gives the same weights.
 
     Args:
         examples: All texts that the student may read: a BiLSTM's vocabulary is made of them.
@@ -60,36 +61,38 @@ class StudentFactory:
     ) -> None:
         self.spec, self.head, self._labels, self._seed = config.recipe.student, head, labels, config.seed
         self._data, self._teacher, self._device = data, teacher, device
-        self.reading = self._reading(config, examples)
+        self.own_input = self._own_input(config, examples)
         self._scores: Scores | None = None
+        self.new: list[str] = []
+        """Names of weights that the checkpoint lacks from which the student starts: those of a new head."""
 
     def make(self, *, twin: bool = False) -> PreTrainedModel:
-        """The student as it is before training; or its twin, which is trained without the teacher."""
+        """The student before training, or its twin."""
         spec, teacher = self.spec, self._teacher
         source = None if teacher is None else teacher.model if takes_from_teacher(spec) else teacher.outline
         made = spec.twin() if twin else spec
-        return build(made, source, self._labels, self._seed, self._importance, self.head, self.reading)
+        return build(made, source, self._labels, self._seed, self._importance, self.head, self.own_input, self.new)
 
     def outline(self) -> PreTrainedModel:
-        """The student as a network without memory for its weights: its sizes and its cost, before anything is loaded."""
-        return outline(self.spec, self._teacher, self._labels, self.head, self.reading)
+        """The student without allocated weights (device ``meta``), to know its sizes and cost before anything is loaded."""
+        return outline(self.spec, self._teacher, self._labels, self.head, self.own_input)
 
     @property
     def origin(self) -> str | None:
-        """The checkpoint whose tokenizer the student uses; None for the teacher's."""
+        """The checkpoint whose tokenizer the student uses; None if it uses the teacher's."""
         return origin_of(self.spec)
 
     def tokenizer(self, student: PreTrainedModel) -> Any:
         """The student's tokenizer, fitted to what its ``forward`` takes."""
-        if self.reading is not None:
-            tokenizer = self.reading.tokenizer
+        if self.own_input is not None:
+            tokenizer = self.own_input.tokenizer
         elif self._teacher is not None and self.origin is None:
             tokenizer = self._teacher.tokenizer
         else:
-            tokenizer = load_tokenizer(resolve(str(self.origin)))
+            tokenizer = load_tokenizer(str(self.origin))
         return fitted_tokenizer(tokenizer, student)
 
-    def _reading(self, config: RunConfig, examples: Examples) -> Reading | None:
+    def _own_input(self, config: RunConfig, examples: Examples) -> StudentInput | None:
         if not isinstance(self.spec, BiLSTM):
             return None
         teacher = self._teacher
@@ -97,7 +100,7 @@ class StudentFactory:
         texts = chain(examples.texts, examples.pairs or ())
         mask = None if teacher is None else teacher.tokenizer.mask_token  # texts made by rules have the teacher's
         tokenizer = word_tokenizer(texts, self.spec.words, config.data.max_length or limit, mask or "[MASK]")
-        return Reading(tokenizer, examples.pairs is not None)
+        return StudentInput(tokenizer, examples.pairs is not None)
 
     def _importance(self, model: PreTrainedModel) -> Scores:
         """The importance of the teacher's heads and neurons, computed once."""
@@ -128,9 +131,9 @@ def outline(
     teacher: Source | None,
     labels: dict[str, Any],
     head: Head = "classes",
-    reading: Reading | None = None,
+    own_input: StudentInput | None = None,
 ) -> PreTrainedModel:
-    """A student as a network without memory for its weights."""
+    """A student without allocated weights (device ``meta``)."""
 
     def any_scores(model: PreTrainedModel) -> Scores:
         shape = anatomy.shape_of(model.config)
@@ -138,14 +141,14 @@ def outline(
 
     with torch.device("meta"):
         if isinstance(student, Inherited | Sliced):
-            source = load_config(resolve(student.source)) if student.source else teacher.config if teacher else None
+            source = load_config(student.source) if student.source else teacher.config if teacher else None
             if source is not None:
                 return outline_of(student, source, head)
-        return build(student, None if teacher is None else teacher.outline, labels, 0, any_scores, head, reading)
+        return build(student, None if teacher is None else teacher.outline, labels, 0, any_scores, head, own_input)
 
 
 def general_projections(student: Student) -> dict[str, Tensor]:
-    """The projections that a run on raw text left beside this student, by name without the stage; none for other students."""
+    """The projections that a run on raw text saved with this student, by name without the stage; empty for other students."""
     if not isinstance(student, Checkpoint) or not Path(student.name).is_dir():
         return {}
     folder = Path(resolve(student.name)).parent
@@ -156,7 +159,7 @@ def general_projections(student: Student) -> dict[str, Tensor]:
 
 
 def inherit(objective: Objective, found: dict[str, Tensor]) -> None:
-    """Let an objective start from the projections of a run on raw text, where names and shapes agree."""
+    """Copy the projections of a run on raw text into an objective, where names and shapes agree."""
     ours = objective.projections.state_dict()
     fitting = {name: x for name, x in found.items() if name in ours and ours[name].shape == x.shape}
     objective.projections.load_state_dict({**ours, **fitting})

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.data.batches import Feed, Known
 from tutelage.data.examples import Data, Encoded, Examples
+from tutelage.data.labels import no_labels
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
@@ -25,9 +26,12 @@ from tutelage.progress import duration
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
 from tutelage.report.model import TaskReport
+from tutelage.report.words import listed
 from tutelage.run import checks, measure
+from tutelage.run import predicted as predictions
 from tutelage.run.loading import Reader, gather_texts, load_split, truncation_notes
 from tutelage.run.plan import StagePlan, mapping_lines, model_line, planned_steps, typical
+from tutelage.run.predicted import PredictedTeacher
 from tutelage.run.student import StudentFactory, general_projections, inherit, inherited_count
 from tutelage.run.teacher import RunTeacher
 from tutelage.run.workspace import Bench, Workspace
@@ -43,12 +47,12 @@ from tutelage.training.stages import StageWork
 
 
 class TaskRun:
-    """A run on a task, checked and loaded; nothing has been written yet.
+    """A run on a task, checked and loaded. Nothing is written yet.
 
-    With ``sketch`` no weights are loaded: the student is an outline without memory, and the teacher predicts nothing.
+    With ``sketch`` no weights are loaded: the student is an outline (device ``meta``), and the teacher predicts nothing.
 
     Raises:
-        TutelageError: for every mistake of a user, with the thing, the value and the remedy.
+        TutelageError: for every mistake of the user, with the thing, the value and the remedy.
     """
 
     leftovers: tuple[str, ...] = ()
@@ -56,14 +60,21 @@ class TaskRun:
 
     def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False) -> None:
         if config.out is None:
-            raise TutelageError("there is no place for the result; give --out FOLDER")
+            raise TutelageError("there is no output folder; give --out FOLDER")
         self.bench, self.config, self.warnings = bench, config, list[str]()
+        if config.data.predictions is not None:
+            predictions.check_recipe(config)
         given = load_data(config.data)
         source = None
         if config.teacher is not None:
-            source = Source(config.teacher, kind_of(given.kind).head, config.data.pooling)
-        elif config.recipe.needs_teacher:
-            raise TutelageError(f"the method {config.recipe.method!r} needs a teacher; give --teacher FOLDER")
+            source = Source(config.teacher, kind_of(given.kind).head, pooling=config.data.pooling)
+        elif config.recipe.needs_teacher and given.predicted is None:
+            raise TutelageError(
+                f"the method {config.recipe.method!r} needs a teacher; give --teacher FOLDER, or its answers with "
+                "--teacher-predictions FILE"
+            )
+        if given.predicted is not None:
+            self.warnings += predictions.check_labels(config, given)
         split = load_split(config, given, source, self.warnings)
         self.data: Data = split.data
         self.kind = kind_of(self.data.kind)
@@ -89,6 +100,10 @@ class TaskRun:
         if source is not None:
             knowledge = self._knowledge(source, everything, limit)
             self.teacher = RunTeacher(config, bench, source, knowledge, self.parts, self.objectives)
+        predicted = self.data.predicted
+        self.answering: RunTeacher | PredictedTeacher | None = self.teacher
+        if predicted is not None:
+            self.answering = PredictedTeacher(predicted, self.parts, device)
         self._projections = general_projections(config.recipe.student)
         self.scene = self._scene(split.given_labels, split.held_part if split.held else None, every)
         self.baseline: PreTrainedModel | None = None
@@ -103,7 +118,8 @@ class TaskRun:
     def _objectives(self, source: Source | None) -> list[ObjectivePlan]:
         shape = anatomy.shape_of(final_config(self.student))
         theirs = None if source is None else source.shape
-        plans = [ObjectivePlan(s.objective, self.kind, shape, theirs) for s in self.config.recipe.stages]
+        predicted = self.data.predicted is not None
+        plans = [ObjectivePlan(s.objective, self.kind, shape, theirs, predicted) for s in self.config.recipe.stages]
         for stage, plan in zip(self.config.recipe.stages, plans, strict=True):
             checks.check_objective(stage.name, plan, self.student, source)
             for term, mapped in zip(plan.terms, plan.pairs, strict=True):
@@ -113,24 +129,26 @@ class TaskRun:
 
     def _read(self, reader: Reader, every: Examples, names: dict[str, list[str]], limit: int) -> Texts:
         """Encode all texts for both models; returns those of ``every``."""
-        config, data, reading, teacher = self.config, self.data, self.factory.reading, reader.teacher
+        config, data, own_input, teacher = self.config, self.data, self.factory.own_input, reader.teacher
         assert data.selection is not None
         everything = reader.read(every)
         row_of = {name: row for row, name in enumerate(every.ids)}
         self.parts = {part: everything.at(np.array([row_of[name] for name in ids])) for part, ids in names.items()}
         self.selection = reader.read(data.selection)
         train = self.parts["train"]
-        if reading is None:
-            checks.check_tokens(train.student, self.tokenizer, self.student, self.factory.origin or config.teacher)
         self.dev = {name: reader.read(part) for name, part in data.dev.items()}
         named = [("train", train), ("selection", self.selection), *self.dev.items()]
+        added = [(part, texts) for part, texts in self.parts.items() if part != "train"]
+        origin = None if own_input is not None else self.factory.origin or config.teacher
+        for part, texts in [*named, *added]:
+            self.warnings += reader.check(texts, part, self.student.config, origin)
         self.warnings += truncation_notes(self.kind, limit, named)
         for _, texts in named:
             checks.check_alignment(config, texts, teacher)
-        pairs = train.examples.pairs is not None and reading is None
+        pairs = train.examples.pairs is not None and own_input is None
         if pairs and self.tokenizer.num_special_tokens_to_add(pair=True) == 0:
             self.warnings.append(
-                "the student's tokenizer puts nothing between the two texts of a pair; they are read as one"
+                "the student's tokenizer has no separator for pairs: the two texts are joined into one"
             )
         if config.teacher_store is not None:
             checks.check_storable(data)
@@ -170,12 +188,13 @@ class TaskRun:
         return Scene(accelerator, display, folder, config.seed, stages, self.student, self.warnings, task)
 
     def _train_logits(self, part: str) -> Tensor:
-        assert self.teacher is not None
-        return self.teacher.on_train(part)
+        assert self.answering is not None
+        return self.answering.on_train(part)
 
     def _load(self) -> None:
         """Move the student to its device, find the store, and score the teacher on the evaluation set."""
         teacher, config = self.teacher, self.config
+        self.bench.rehearse(self.student, self.tokenizer, self.kind.head)
         if teacher is not None and config.teacher_store is not None:
             teacher.find_store()
         self.student.to(self.bench.accelerator.device)
@@ -186,7 +205,7 @@ class TaskRun:
         for name, texts in self.dev.items():
             texts.examples = self.kind.answered(texts.examples, teacher.logits[name])
         self.data = replace(self.data, dev={name: texts.examples for name, texts in self.dev.items()})
-        self.warnings += checks.check_teacher(config, self.data, self.dev, teacher.logits)
+        self.warnings += checks.check_teacher(config, self.data, self.dev, teacher)
         if config.data.drop_flipped and "augmented" in self.parts:
             self._drop_flipped(teacher)
         teacher.release()
@@ -205,7 +224,9 @@ class TaskRun:
         self.parts["augmented"] = texts.at(kept)
         teacher.keep("augmented", kept)
         gone = len(of) - len(kept)
-        self.bench.display.say(f"{gone:,} of {len(of):,} variants flip the teacher's prediction and are left out")
+        self.bench.display.say(
+            f"{gone:,} of {len(of):,} augmented texts change the teacher's prediction and are left out"
+        )
 
     # ------------------------------------------------------------------------------------------------------- plan
 
@@ -222,13 +243,13 @@ class TaskRun:
 
     @cached_property
     def plans(self) -> list[StagePlan]:
-        """The stages, decided; known once the store has been looked for."""
+        """The plans of the stages; known once the store has been looked for."""
         student = self._student_flops()
         teacher = self._teacher_flops()
         plans = []
         for index, (stage, objective) in enumerate(zip(self.config.recipe.stages, self.objectives, strict=True)):
             needs = objective.teacher_needs
-            answers = "nobody" if self.teacher is None else self.teacher.answers(stage, needs)
+            answers = "nobody" if self.answering is None else self.answering.answers(stage, needs)
             runs = answers == "running" or (answers == "mechanism" and needs.running)
             steps, flops = planned_steps(stage, self._feed(stage)), 3 * student + (teacher if runs else 0)
             plans.append(StagePlan(stage, index, objective, self._part(stage), answers, steps, flops))
@@ -245,12 +266,12 @@ class TaskRun:
 
     @property
     def wants_baseline(self) -> bool:
-        """Whether there is a twin without the teacher; a student that learns from labels alone is its own twin."""
-        return self.config.baseline and self.config.teacher is not None and self.config.recipe.needs_teacher
+        """Whether the run has a baseline. A student that learns only from labels is its own baseline."""
+        return self.config.baseline and self.config.taught and self.config.recipe.needs_teacher
 
     @property
     def trains_baseline(self) -> bool:
-        """Whether the twin is trained; where there are no labels to learn it is the student before training."""
+        """Whether the baseline is trained. Where there are no labels to learn, it is the student before training."""
         return self.wants_baseline and self.kind.learns_labels
 
     @property
@@ -259,22 +280,30 @@ class TaskRun:
         return len(self.config.recipe.stages) + self.trains_baseline
 
     def plan(self) -> str:
-        """What will happen, in words: sizes, who reads what from whom, which layer teaches which, the cost."""
+        """The printed plan: sizes, what each stage reads, the paired layers, the cost."""
         config, data, plans = self.config, self.data, self.plans
         network, train = final_network(self.student), self.parts["train"].student
+        known = " labelled" if data.predicted is None or data.predicted.labelled else " predicted"
+        known = known if self.kind.learns_labels else ""
         unlabelled = f" + {len(data.unlabeled):,} unlabelled" if data.unlabeled else ""
-        labelled = " labelled" if self.kind.learns_labels else ""
         lines = [
-            f"{config.recipe.title} on {data.task}: {len(data.train):,}{labelled}{unlabelled} texts, "
+            f"{config.recipe.title} on {data.task}: {len(data.train):,}{known}{unlabelled} texts, "
             f"{train.lengths.mean():.1f} tokens on average; {len(self.selection.examples):,} in the validation split, "
             f"{sum(map(len, data.dev.values())):,} in the evaluation set"
         ]
+        lines.append(f"labels   {self.kind.about(data)}")
+        lines += [f"note: {note}" for note in data.notes]
         if self.teacher is not None:
             lines.append(model_line("teacher", self.teacher.source.shape, self.teacher.source.outline))
             lines += self._store_lines(self.teacher)
+        lines += predictions.plan_lines(data) if data.predicted is not None else []
         kinds = {mechanism.kind: mechanism for plan in plans for mechanism in plan.stage.mechanisms}
         lines += [line for mechanism in kinds.values() for line in mechanism.about(self.scene)]
         lines.append(model_line("student", anatomy.shape_of(network.config), network))
+        if new := sorted({name.rpartition(".")[0] for name in self.factory.new}):
+            lines.append(
+                f"         its start lacks {listed(new)}, which {'is' if len(new) == 1 else 'are'} new and random"
+            )
         inputs, student_flops = typical(train, self.student), self._student_flops()
         trial = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
         rate = 32 * student_flops / (trial["student"]["32"] / 1000)
@@ -285,10 +314,11 @@ class TaskRun:
             for mechanism in plan.stage.mechanisms:
                 lines += mechanism.plan(self.scene, stage, plan.steps)
             if taken := inherited_count(plan.objective, self._projections):
-                lines.append(f"  starts from {taken} projections of {config.recipe.student.name}")  # type: ignore[union-attr]
+                lines.append(f"  starts from {taken} projections of {self.factory.origin}")
             lines += mapping_lines(plan.objective)
         if self.trains_baseline:
-            lines.append(f"then {config.recipe.student.twin_words}, for as many steps (--no-baseline skips it)")
+            on = "" if data.predicted is None else f" on the {predictions.baseline_labels(data)}"
+            lines.append(f"then {config.recipe.student.twin_words}{on}, for as many steps (--no-baseline skips it)")
         lines.append(f"expected time on this machine: about {duration(seconds)}, without the baseline")
         lines += [f"note: {warning}" for warning in self.warnings]
         return "\n".join(lines)
@@ -309,12 +339,12 @@ class TaskRun:
     # ------------------------------------------------------------------------------------------------------ train
 
     def start(self, workspace: Workspace) -> None:
-        """The folder is the run's now: write the store that the plan has announced."""
+        """The run has taken over its folder: write the store that the plan announced."""
         if self.teacher is not None:
             self.teacher.write_store()
 
     def begin(self, index: int, logs: list[loop.StageLog]) -> StageWork:
-        """A stage of the student, or after the last one the twin's, ready to be trained."""
+        """A stage of the student, ready to be trained; after the last one, the twin's."""
         stages, config = self.config.recipe.stages, self.config
         if index == len(stages):
             return self._begin_twin(sum(log.steps for log in logs[config.recipe.begins :]))
@@ -326,13 +356,17 @@ class TaskRun:
         if self.teacher is not None:
             self.teacher.release()  # making a student may have loaded its teacher
         torch.manual_seed(config.seed)  # and has drawn numbers
-        objective = Objective(stage.objective, self.kind, anatomy.shape_of(final_config(self.student)), plan.teacher)
+        shape = anatomy.shape_of(final_config(self.student))
+        objective = Objective(stage.objective, self.kind, shape, plan.teacher, predicted=plan.predicted)
         inherit(objective, self._projections)
         labels = [found for m in stage.mechanisms if (found := m.labels(self.scene, scene)) is not None]
         brought = {m.kind: m.teacher(self.scene, scene) for m in stage.mechanisms}
         teacher = next((one for one in brought.values() if one is not None), None)
-        if teacher is None and self.teacher is not None:
-            teacher = self.teacher.teacher_for(stage, self._part(stage), plan.teacher_needs)
+        if self.data.predicted is not None and not self.data.predicted.labelled:
+            # The labels are the file's own: the twin learns them, the student learns what the file says.
+            labels.append(no_labels(self.data.train.labels, len(self.parts[self._part(stage)].examples)))
+        if teacher is None and self.answering is not None:
+            teacher = self.answering.teacher_for(stage, self._part(stage), plan.teacher_needs)
 
         def hooks() -> list[Any]:
             made = [m.hook(self.scene, scene, brought[m.kind]) for m in stage.mechanisms]
@@ -382,7 +416,7 @@ class TaskRun:
         return StageWork(who, stage, model, objective, feed, teacher, score if wanted else None, hooks)
 
     def end(self, work: StageWork, projections: dict[str, Tensor], workspace: Workspace) -> None:
-        """A stage of the student is over: save it."""
+        """Save the student after a stage."""
         workspace.save_student(self.student, self.tokenizer, projections)
 
     def reload(self, workspace: Workspace) -> None:
@@ -398,7 +432,7 @@ class TaskRun:
 
 
 def feed_of(stage: Stage, encoded: Encoded) -> Feed:
-    """What a stage reads of these texts: without those that have no label, where it needs one."""
+    """The texts that a stage reads; texts without a label are left out if the stage needs labels."""
     known = encoded.known > 0
     return Known(encoded, np.flatnonzero(known) if stage.needs_labels and not known.all() else None)
 

@@ -1,4 +1,4 @@
-"""Who answers for the teacher in a run on a task: the running model, its known logits, or a store. Decided once."""
+"""The source of the teacher's signals in a run on a task: the running model, its known logits, or a store. Decided once."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from tutelage.artifacts import free_place
-from tutelage.data.examples import Rows
+from tutelage.data.examples import Data, Rows
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
@@ -20,18 +21,19 @@ from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
 from tutelage.run.workspace import Bench
+from tutelage.tasks import kind_of
 from tutelage.teachers.knowledge import Knowledge, storable, verified
 from tutelage.teachers.source import Source
 from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher
 
-Answers = Literal["nobody", "running", "known", "store", "mechanism"]
-"""Who answers for the teacher in a stage: nobody, where it is not needed; the running model; its logits, computed once; a store;
-or a mechanism of the stage."""
+Answers = Literal["nobody", "running", "known", "store", "mechanism", "file"]
+"""The source of the teacher's signals in a stage: ``nobody`` (not needed), the ``running`` model, its logits computed once
+(``known``), a ``store``, a ``mechanism`` of the stage, or a ``file`` of predictions."""
 
 
 class RunTeacher:
-    """The teacher of a run, with all that is known of it."""
+    """The teacher of a run, with its known predictions and its store."""
 
     def __init__(
         self,
@@ -48,11 +50,11 @@ class RunTeacher:
         """The teacher's predictions on each part of the evaluation set, and on the training parts that need them."""
         self.store: Store | None = None
         self.to_write: Scheme | None = None
-        """What the store keeps that this run will write."""
+        """The scheme of the store that this run will write."""
         self._rows: dict[str, Rows] = {}
 
     def answers(self, stage: Stage, needs: Needs) -> Answers:
-        """Who answers for the teacher in a stage that needs this of it."""
+        """The source of the teacher's signals in a stage with these needs."""
         if stage.brings_teacher:
             return "mechanism"
         if not needs:
@@ -63,10 +65,10 @@ class RunTeacher:
         return "store" if scheme is not None and scheme.lacks(needs) is None else "running"
 
     def teacher_for(self, stage: Stage, part: str, needs: Needs) -> Teacher | None:
-        """What answers for the teacher in a stage."""
+        """The object that gives the teacher's signals in a stage."""
         texts, device, who = self._parts[part], self._bench.accelerator.device, self.answers(stage, needs)
         if who == "known":
-            return KnownLogits(self.on_train(part).to(device), texts.student.asked)
+            return KnownLogits(self.on_train(part).to(device), texts.student.logit_rows)
         if who == "store":
             assert self.store is not None
             return StoredTeacher(self.store, self._rows[part], needs)
@@ -84,6 +86,19 @@ class RunTeacher:
                 read = texts.teacher or texts.student
                 self.logits[part] = self._bench.predict(self.source.model, read, f"teacher on {part}")
         return self.logits[part]
+
+    def confusion_on_train(self, data: Data, most: int) -> npt.NDArray[np.int64]:
+        """How the teacher's predictions and the labels of at most so many training texts go together, as ``Kind.confusion``; of a
+        teacher without weights none."""
+        classes = len(data.labels)
+        none = np.zeros((classes, classes), dtype=np.int64)
+        train = self._parts["train"]
+        texts = train.at(np.flatnonzero(train.examples.labelled)[:most])
+        if not self.source.has_weights or not len(texts.examples):
+            return none
+        logits = self._bench.predict(self.source.model, texts.teacher or texts.student, "teacher on labelled texts")
+        found = kind_of(data.kind).confusion(logits, texts, classes)
+        return none if found is None else found
 
     def on_evaluation(self) -> None:
         """Predict the parts of the evaluation set, or read the predictions from the store where it has them."""
@@ -113,10 +128,10 @@ class RunTeacher:
         )
 
     def check_weights(self) -> None:
-        """See that there are weights if a stage needs them.
+        """Check that the teacher has weights if a stage needs them.
 
         Raises:
-            TutelageError: when there are none.
+            TutelageError: if it has none.
         """
         if not self.source.has_weights and self.needs_weights:
             raise TutelageError(self.source.without_weights)
@@ -129,7 +144,7 @@ class RunTeacher:
     # ---------------------------------------------------------------------------------------------------- the store
 
     def find_store(self) -> None:
-        """Open the store that the run names, or one that fits; else decide what will be written.
+        """Open the store that the run names, or one that fits; otherwise plan a new one.
 
         Raises:
             TutelageError: when the store does not fit, or the place of a new one is taken.
@@ -147,7 +162,7 @@ class RunTeacher:
             self._use(*fitting)
 
     def write_store(self) -> None:
-        """Write the store that the plan has announced, if it has, and free the teacher where nothing else needs it."""
+        """Write the planned store, if any, and free the teacher if no stage needs it."""
         if self.to_write is None:
             return
         needs, bench = storable(self._objectives), self._bench

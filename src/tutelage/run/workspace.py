@@ -1,4 +1,4 @@
-"""Where a run computes, what it shows, and the folder that it writes."""
+"""A run's device, display and output folder."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tutelage.anatomy import Head
 from tutelage.artifacts import write_text
 from tutelage.data.examples import Encoded
-from tutelage.errors import TutelageError
+from tutelage.data.tokenizers import load_tokenizer
+from tutelage.errors import TutelageError, last_reason
 from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.report.model import REPORT, Report, load_report
 from tutelage.run.inputs import FOLDER
+from tutelage.students.final import final_network
+from tutelage.students.load import load_model
 from tutelage.teachers.teacher import predicted
 from tutelage.training import checkpoint
 
@@ -70,6 +74,26 @@ class Bench:
         """Logits of all examples, ``(answers, classes)``, with the progress shown under ``name``."""
         return predicted(model.to(self.accelerator.device), encoded, self.accelerator, self.display, name)
 
+    def rehearse(self, student: PreTrainedModel, tokenizer: Any, head: Head) -> None:
+        """Save the student as it will be into a scratch folder and load it again, so that training does not end in a failure.
+
+        Raises:
+            TutelageError: when it cannot be saved or loaded.
+        """
+        with tempfile.TemporaryDirectory(prefix="tutelage-") as scratch:
+            try:
+                final_network(student).save_pretrained(scratch)
+                tokenizer.save_pretrained(scratch)
+            except Exception as error:  # each configuration and tokenizer checks in its own way
+                raise TutelageError(
+                    f"the student could not be saved after training: {last_reason(error)}; correct config.json of the model "
+                    "that it starts from, or free space"
+                ) from None
+            load_tokenizer(scratch)
+            _, lacking = load_model(scratch, head)
+        if lacking:
+            raise TutelageError(f"the student would lose {lacking[0]} when it is saved; start from another model")
+
     @property
     def main(self) -> bool:
         """Whether this process writes files."""
@@ -107,20 +131,20 @@ class Workspace(Bench):
     @property
     def model_folder(self) -> Path:
         """Where the student lies: in ``student/``, or, for a run without a teacher on a task, in the folder itself."""
-        alone = self.config.teacher is None and not self.config.recipe.on_corpus
+        alone = not self.config.taught and not self.config.recipe.on_corpus
         return self.folder if alone else self.folder / "student"
 
     @property
     def finished(self) -> dict[str, Any] | None:
-        """The report, if the run to resume is finished."""
+        """The report, if the resumed run is already finished."""
         path = self.folder / REPORT
         if not self.resume or not path.exists():
             return None
-        self.display.say(f"{self.folder} is finished already")
+        self.display.say(f"the run in {self.folder} is already finished")
         return load_report(self.folder).model_dump(mode="json")
 
     def begin(self) -> None:
-        """Write the run's settings into its folder and to its trackers: from here on the folder is this run's."""
+        """Write the run's settings to its folder and its trackers. From here on the folder belongs to this run."""
         if self.resume:
             self.resumed = checkpoint.load(self.folder / "checkpoint")
         if self.main:
@@ -130,7 +154,7 @@ class Workspace(Bench):
             self.accelerator.init_trackers("tutelage", config={"config": to_yaml(self.config)})
 
     def save_student(self, student: PreTrainedModel, tokenizer: Any, projections: dict[str, Tensor]) -> None:
-        """Write the student with its tokenizer, and the projections beside it; each file whole or not at all."""
+        """Write the student with its tokenizer, and the projections. Each file is written completely or not at all."""
         fresh = self.folder / "student.new"
         shutil.rmtree(fresh, ignore_errors=True)
         student.save_pretrained(fresh)
@@ -167,7 +191,7 @@ class Workspace(Bench):
         self.accelerator.wait_for_everyone()
 
     def environment(self) -> dict[str, Any]:
-        """For the report: what the run was computed with."""
+        """The hardware and library versions, for the report."""
         device, precision = self.accelerator.device, self.config.mixed_precision
         return {
             "torch": torch.__version__,
@@ -208,7 +232,7 @@ def _locked(config: RunConfig) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise TutelageError(
-            f"another process is at work in {config.out!r}; wait until it is done, or give another --out"
+            f"another process writes to {config.out!r}; wait until it ends, or give another --out"
         ) from None
     try:
         yield
@@ -223,7 +247,7 @@ def run_folder(config: RunConfig, resume: bool) -> Path:
         TutelageError: when it is none of these, or cannot be written.
     """
     if config.out is None:
-        raise TutelageError("there is no place for the result; give --out FOLDER")
+        raise TutelageError("there is no output folder; give --out FOLDER")
     folder = Path(config.out)
     before = folder / "config.yaml"
     if folder.exists() and not folder.is_dir():
@@ -238,7 +262,7 @@ def run_folder(config: RunConfig, resume: bool) -> Path:
     parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise TutelageError(
-            f"--out {config.out!r} cannot be written ({str(parent)!r} is in the way); name another folder"
+            f"--out {config.out!r} cannot be written ({str(parent)!r} is not a writable folder); name another folder"
         )
     if not before.exists() and folder.exists() and {path.name for path in folder.iterdir()} - {FOLDER}:
         raise TutelageError(f"{config.out!r} is not empty and holds no run; give an empty or new folder to --out")

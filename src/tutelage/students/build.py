@@ -18,12 +18,12 @@ from tutelage.students import bilstm, pruned, sharing
 from tutelage.students.compactors import compaction
 from tutelage.students.copied import copy_layers
 from tutelage.students.fresh import from_sizes
-from tutelage.students.load import load_config, load_model, resolve
+from tutelage.students.load import load_config, load_model
 from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Sliced, Student
 
 
 @dataclass(frozen=True)
-class Reading:
+class StudentInput:
     """The input of a student with its own vocabulary: its tokenizer, and whether it reads pairs of texts."""
 
     tokenizer: Any
@@ -37,7 +37,8 @@ def build(
     seed: int,
     scores: Callable[[PreTrainedModel], pruned.Scores] | None = None,
     head: Head = "classes",
-    reading: Reading | None = None,
+    own_input: StudentInput | None = None,
+    new: list[str] | None = None,
 ) -> PreTrainedModel:
     """Build the student, in float32.
 
@@ -49,27 +50,35 @@ def build(
         scores: computes the importance of the teacher's heads and neurons (:func:`tutelage.students.pruned.importance`).
             Called only for a pruned student, after its sizes are checked.
         head: the kind of output.
-        reading: tokenizer of a BiLSTM; without it, its vocabulary is empty.
+        own_input: tokenizer of a BiLSTM; without it, its vocabulary is empty.
+        new: gets the names of weights that a checkpoint lacks, which are random.
 
     Raises:
         TutelageError: if the sizes are impossible (hidden not divisible by heads, more layers than the teacher has).
     """
+
+    def loaded(name: str) -> PreTrainedModel:
+        model, random = load_model(name, head, **labels)
+        if new is not None:
+            new[:] = random
+        return model
+
     torch.manual_seed(seed)
     if head == "vectors" and not isinstance(student, Checkpoint | Copied | Fresh):
         raise TutelageError(
             f"a student with init={student.init} cannot be a sentence encoder; use init=copied, init=fresh or a checkpoint"
         )
     if isinstance(student, Checkpoint):
-        return load_model(resolve(student.name), head, **labels)[0]
+        return loaded(student.name)
     if isinstance(student, Copied):
         if student.source is not None:
-            return copy_layers(load_model(resolve(student.source), head, **labels)[0], student, labels)
+            return copy_layers(loaded(student.source), student, labels)
         if teacher is None:
             raise TutelageError("a copied student needs a teacher or a source to copy from; give --teacher")
         return copy_layers(teacher, student, labels)
     if isinstance(student, Inherited | Sliced):
         if student.source is not None:
-            teacher = load_model(resolve(student.source), head, **labels)[0]
+            teacher = loaded(student.source)
         if teacher is None:
             raise TutelageError(f"a student with init={student.init} takes its weights from a teacher; give --teacher")
         if isinstance(student, Sliced):
@@ -82,7 +91,7 @@ def build(
         return model.eval()
     if isinstance(student, Shared):
         copied = Copied(layers=student.stored, choose="first", source=student.source)
-        return sharing.shared(build(copied, teacher, labels, seed, head=head), student)
+        return sharing.shared(build(copied, teacher, labels, seed, head=head, new=new), student)
     if isinstance(student, Pruned | BiLSTM) and head != "classes":
         raise TutelageError(f"a {student.init} student only classifies whole texts; use init=copied or init=fresh")
     if isinstance(student, Pruned):
@@ -91,16 +100,18 @@ def build(
                 "a pruned student needs a teacher and labelled examples to rank its heads and neurons; "
                 "give --teacher, and data with labels"
             )
-        pruned.check(student, teacher.config)
+        pruned.check_prunable(student, teacher.config)
         return pruned.prune(teacher, student, scores(teacher), labels)
     if isinstance(student, BiLSTM):
-        reading = reading or Reading(bilstm.word_tokenizer((), 0, 1), pairs=False)
+        own_input = own_input or StudentInput(bilstm.word_tokenizer((), 0, 1), pairs=False)
         sizes = {name: getattr(student, name) for name in ("hidden", "intermediate", "embedding", "channels")}
         known = None if student.vectors is None else WordVectors.read(Path(student.vectors), limit=None)
         vectors = None if known is None else (known.words, known.vectors)
-        return bilstm.new_bilstm(reading.tokenizer, labels, pairs=reading.pairs, vectors=vectors, **sizes)
+        return bilstm.new_bilstm(own_input.tokenizer, labels, pairs=own_input.pairs, vectors=vectors, **sizes)
+    if not isinstance(student, Fresh):
+        return student.network(teacher, labels, head).eval()
     if student.like is not None:
-        return from_sizes(student, load_config(resolve(student.like)), labels, head)
+        return from_sizes(student, load_config(student.like), labels, head)
     if teacher is None:
         raise TutelageError(
             "a fresh student takes its family and vocabulary from a teacher; give --teacher, or add like=MODEL"

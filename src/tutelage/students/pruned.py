@@ -147,7 +147,7 @@ def _training(model: PreTrainedModel, parameters: list[nn.Parameter]) -> Iterato
             parameter.requires_grad_(wanted)
 
 
-def check(spec: Pruned, config: Any) -> None:
+def check_prunable(spec: Pruned, config: Any) -> None:
     """Check that a teacher with this configuration can be pruned to the student, before anything is computed.
 
     Raises:
@@ -183,7 +183,7 @@ def prune(
     Raises:
         TutelageError: see :func:`check`.
     """
-    check(spec, teacher.config)
+    check_prunable(spec, teacher.config)
     config = _config(spec, teacher.config, labels)
     student: PrunedBertForSequenceClassification
     student = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)

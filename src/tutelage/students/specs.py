@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
+from tutelage.data.config import Place
 from tutelage.errors import TutelageError
+from tutelage.objectives.kinds import by_kind, kinds_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tutelage.anatomy import Head
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -15,16 +22,34 @@ Counts = Annotated[list[Count], Field(min_length=1)]
 
 
 class StudentSpec(BaseModel):
-    """Base class of the student specifications."""
+    """Base class of the student specifications. A plug-in's own has a value of ``init`` and :meth:`network`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     needs_mechanism: ClassVar[str | None] = None
     """Kind of mechanism that the student's first stage needs, if any."""
+    inherits: ClassVar[bool] = False
+    """Whether the initial weights are taken from a trained model: the teacher, or the checkpoint that ``origin`` names."""
+    origin: ClassVar[str | None] = None
+    """The field that may name a checkpoint. If it does, the student uses the checkpoint's tokenizer."""
 
-    def twin(self) -> Student:
+    init: str
+    """The name of this kind of student."""
+
+    def twin(self) -> StudentSpec:
         """The student without distillation, for comparison."""
-        return cast("Student", self)
+        return self
+
+    def network(self, teacher: PreTrainedModel | None, labels: dict[str, Any], head: Head) -> PreTrainedModel:
+        """The network of a student that a plug-in defines, in float32. The random state is seeded before each call.
+
+        Args:
+            teacher: The teacher. Without weights (on the device ``meta``) if the student does not inherit, and when only the
+                student's sizes are needed.
+            labels: Configuration fields that describe the outputs: ``id2label``, ``label2id``, ``problem_type``.
+            head: The kind of output.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no network")
 
     @property
     def twin_words(self) -> str:
@@ -44,15 +69,19 @@ class Copied(StudentSpec):
       type's embedding is added to the position embeddings, so that a copy of all layers computes the same as the teacher.
     """
 
+    inherits, origin = True, "source"
+
     init: Literal["copied"] = "copied"
     layers: Count | Counts = 3
     choose: Literal["first", "last", "spread", "uniform"] = "spread"
-    source: str | None = None
+    source: Place | None = None
     family: Literal["distilbert"] | None = None
 
 
 class Fresh(StudentSpec):
     """A network with random weights. Family and sizes default to the teacher's."""
+
+    origin = "like"
 
     init: Literal["fresh"] = "fresh"
     family: str | None = None
@@ -62,15 +91,17 @@ class Fresh(StudentSpec):
     heads: Count | None = None
     embedding: Count | None = None
     """Width of the embedding table, in families with a separate one (ELECTRA, ALBERT)."""
-    like: str | None = None
+    like: Place | None = None
     """A checkpoint that replaces the teacher as the source of family, vocabulary and sizes, if there is no teacher."""
 
 
 class Checkpoint(StudentSpec):
     """A checkpoint: a folder or a Hub id."""
 
+    origin = "name"
+
     init: Literal["checkpoint"] = "checkpoint"
-    name: str
+    name: Place
 
 
 class Pruned(StudentSpec):
@@ -78,6 +109,8 @@ class Pruned(StudentSpec):
 
     The default sizes are those of ROSITA6, the student of minimum-knowledge distillation (Liu et al. 2021).
     """
+
+    inherits = True
 
     init: Literal["pruned"] = "pruned"
     layers: Count = 6
@@ -105,7 +138,7 @@ class BiLSTM(StudentSpec):
     embedding: Count = 300
     channels: Annotated[int, Field(ge=1, le=2)] = 2
     words: Count = 30000
-    vectors: str | None = None
+    vectors: Place | None = None
     """A text file of word vectors (GloVe, fastText's .vec); none starts from random vectors."""
 
 
@@ -118,11 +151,13 @@ class _Narrower(StudentSpec):
     * ``decoder``: ``untied`` gives a language model a separate output matrix.
     """
 
+    inherits, origin = True, "source"
+
     hidden: Count
     strategy: Literal["dim", "head"] = "dim"
     intermediate: Count | None = None
     decoder: Literal["tied", "untied"] = "tied"
-    source: str | None = None
+    source: Place | None = None
     """A checkpoint to inherit from instead of the teacher."""
 
 
@@ -140,7 +175,7 @@ class Inherited(_Narrower):
 
     @property
     def twin_words(self) -> str:
-        return "one of slices of the teacher"
+        return "a student of its size cut out of the teacher (init=sliced)"
 
     def twin(self) -> Sliced:
         """The baseline: the same sizes without compactors."""
@@ -166,27 +201,15 @@ class Shared(StudentSpec):
     * ``order``: ``shuffled``, ``paired``, ``mirror``, ``adjacent``, or a plan such as ``["1", "2", "1s"]``.
     """
 
+    inherits, origin = True, "source"
+
     init: Literal["shared"] = "shared"
     stored: Count | Counts = 3
     order: Literal["shuffled", "paired", "mirror", "adjacent"] | list[str] = "shuffled"
-    source: str | None = None
+    source: Place | None = None
 
 
-Student = Annotated[
-    Copied | Fresh | Checkpoint | Pruned | BiLSTM | Inherited | Sliced | Shared, Field(discriminator="init")
-]
-
-
-KINDS: dict[str, type[Copied | Fresh | Checkpoint | Pruned | BiLSTM | Inherited | Sliced | Shared]] = {
-    "copied": Copied,
-    "fresh": Fresh,
-    "checkpoint": Checkpoint,
-    "pruned": Pruned,
-    "bilstm": BiLSTM,
-    "inherited": Inherited,
-    "sliced": Sliced,
-    "shared": Shared,
-}
+Student = Annotated[SerializeAsAny[StudentSpec], by_kind(StudentSpec, "student", "init")]
 
 MARKS = {
     "shared": {"stored", "order"},
@@ -223,20 +246,23 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
         value = value.strip()
         fields[key.strip()] = value.split("+") if "+" in value else None if value == "none" else value
     init = fields.get("init") or next((kind for kind, names in MARKS.items() if names & set(fields)), "copied")
-    if init not in KINDS:
-        raise TutelageError(f"--student init={init!r} is unknown; use one of {', '.join(KINDS)}")
+    kinds = kinds_of(StudentSpec, "init")
+    if not isinstance(init, str) or init not in kinds:
+        raise TutelageError(
+            f"--student init={init!r:.200} is unknown; use one of {', '.join(kinds)}, or give --plugin FILE"
+        )
     if recipe_student is not None and fields.get("init", recipe_student.init) == recipe_student.init:
         kind = type(recipe_student)
         own = set(fields) <= set(kind.model_fields)
         if own and (init == recipe_student.init or _known(kind, fields)):
             init, fields = recipe_student.init, recipe_student.model_dump() | fields
     try:
-        return KINDS[init](**fields)
+        return kinds[init](**fields)
     except ValidationError as error:
         first = error.errors()[0]
         raise TutelageError(
-            f"--student {text!r}: {first['loc'][0]}: {first['msg']}; a student with init={init} has the fields "
-            f"{', '.join(KINDS[init].model_fields)}"
+            f"--student {text!r:.200}: {first['loc'][0]}: {first['msg']}; a student with init={init} has the fields "
+            f"{', '.join(kinds[init].model_fields)}"
         ) from None
 
 
@@ -251,20 +277,10 @@ def _known(kind: type[BaseModel], fields: dict[str, Any]) -> bool:
 
 def takes_from_teacher(student: Student) -> bool:
     """Whether the student's initial weights come from the teacher."""
-    if isinstance(student, Pruned):
-        return True
-    return isinstance(student, Copied | Inherited | Sliced | Shared) and student.source is None
+    return student.inherits and origin_of(student) is None
 
 
 def origin_of(student: Student) -> str | None:
     """The checkpoint named in the specification, if any. The student uses its tokenizer."""
-    place = {
-        "checkpoint": "name",
-        "copied": "source",
-        "fresh": "like",
-        "inherited": "source",
-        "sliced": "source",
-        "shared": "source",
-    }.get(student.init)
-    name: str | None = getattr(student, place) if place else None
+    name: str | None = getattr(student, student.origin) if student.origin else None
     return name

@@ -1,4 +1,4 @@
-"""TinyBERT's ablation tables: the method with one part left out at a time, several seeds each, on one task."""
+"""TinyBERT's ablation tables: the method with one part removed at a time, several seeds each, on one task."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Row(BaseModel):
 
 
 class Ablation(BaseModel):
-    """The rows that have been run on one task."""
+    """The finished rows of one task."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -95,18 +95,18 @@ def ablate(
 
     The runs are a :func:`~tutelage.studies.study.study` in ``out``: a stopped ablation continues when it is called again.
     ``teacher`` is fine-tuned on the task, ``general_teacher`` is only pretrained. General students lie in ``general`` (default:
-    ``OUT/general``), one for each row that needs its own, and serve all seeds and tasks. A setting of a stage that a row does
-    not have is left out for that row. ``part`` divides the runs between processes, as in a study.
+    ``OUT/general``), one for each row that needs its own, and serve all seeds and tasks. A setting for a stage is ignored by rows
+    without that stage. ``part`` divides the runs between processes, as in a study.
 
     Raises:
-        TutelageError: for anything wrong with what was given, or a row that does not exist.
+        TutelageError: for every mistake of the user, or a row that does not exist.
     """
     for arm in arms:
         if arm not in ARMS:
             raise TutelageError(f"there is no row {arm!r} in the tables; choose from {', '.join(ARMS)}")
     if data.candidates is None:
         raise TutelageError(
-            "without augmented texts every row is no_da; give --candidates FOLDER of `tutelage augment`"
+            "without augmented texts all rows equal no_da; give --candidates FOLDER (tutelage augment writes it)"
         )
     folder, students = Path(out), Path(general or f"{out}/general")
     configs: dict[str, RunConfig] = {}
@@ -142,7 +142,7 @@ def ablate(
         scores = dict(sorted({**scores, outcome.seed: outcome.scores}.items()))
         rows[outcome.arm] = Row(arm=outcome.arm, scores=scores, steps=outcome.steps)
     if not found.outcomes:
-        raise TutelageError(f"part {part[0]} of {part[1]} has no runs; divide the rows by fewer")
+        raise TutelageError(f"part {part[0]} of {part[1]} has no runs; divide the study into fewer parts")
     last = found.outcomes[-1]
     tables = Ablation(task=str(data.task or data.train), metric=last.metric, teacher=last.more["teacher"], rows=rows)
     write_text(folder / "ablation.json", tables.model_dump_json(indent=1))

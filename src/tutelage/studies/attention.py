@@ -39,7 +39,7 @@ from tutelage.progress import Display
 from tutelage.report.attention import AttentionReport, LayerReport, Likeness, Match
 from tutelage.report.attention import page as page_of
 from tutelage.run.workspace import new_accelerator
-from tutelage.students.load import load_config, resolve
+from tutelage.students.load import load_config
 from tutelage.teachers.source import Source
 
 LENGTH = 128
@@ -60,21 +60,23 @@ def compare_models(
     """See :func:`tutelage.api.attention_report`."""
     page = None if out is None else Path(out)
     if page is not None and page.suffix != ".html":
-        raise TutelageError(f"--out {out!r} does not end in .html, and a page is what is written; name it so")
+        raise TutelageError(f"--out {out!r} does not end in .html; name a file that does")
     if page is not None and (page.is_dir() or not page.parent.is_dir()):
-        raise TutelageError(f"{out!r} cannot be written: it is a folder, or lies in none that exists")
+        raise TutelageError(
+            f"--out {out!r} cannot be written (it is a folder, or its folder does not exist); name another file"
+        )
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     sources = []
     for name in (teacher, student):
         # A family of our own is known with its head alone.
-        derived = anatomy.family_of(load_config(resolve(name))).derived
+        derived = anatomy.family_of(load_config(name)).derived
         sources.append(Source(name, "classes" if derived else "none"))
-    check(sources[0].config, sources[1].config)
+    check_comparable(sources[0].config, sources[1].config)
     if len({tokenizer_fingerprint(source.tokenizer) for source in sources}) > 1:
         raise TutelageError(
-            f"{teacher!r} and {student!r} have different tokenizers, so that their attention is between different tokens; "
-            "compare models that share one"
+            f"{teacher!r} and {student!r} have different tokenizers, so they attend to different tokens; compare models that share "
+            f"one"
         )
     strings = read_texts(Path(texts), text)
     accelerator, display = new_accelerator(), Display(quiet)
@@ -92,7 +94,7 @@ def compare_models(
         try:
             write_text(page, page_of(found))
         except OSError as error:
-            raise TutelageError(f"{out!r} cannot be written: {error.strerror}") from None
+            raise TutelageError(f"--out {out!r} cannot be written ({error.strerror}); name another file") from None
     return found
 
 
@@ -123,7 +125,7 @@ def attention_report(
     Raises:
         TutelageError: if the models cannot be compared, ``max_length`` exceeds their positions, or there is no text.
     """
-    paired = check(teacher.config, student.config)
+    paired = check_comparable(teacher.config, student.config)
     encoded, length = _read(tokenizer, texts, max_texts, max_length, (teacher, student))
     causal = anatomy.is_causal(teacher.config)
     sums: list[tuple[Tensor, ...] | None] = [None] * len(paired)
@@ -250,7 +252,7 @@ def _allowed(n: int, causal: bool, reach: int | None) -> Tensor:
     return allowed if reach is None else allowed & (distance.abs() <= reach)
 
 
-def check(teacher: Any, student: Any) -> Pairs:
+def check_comparable(teacher: Any, student: Any) -> Pairs:
     """The pairs of layers to compare, from the configurations of both models.
 
     Raises:
@@ -261,8 +263,7 @@ def check(teacher: Any, student: Any) -> Pairs:
             raise TutelageError(f"the {who} is a {config.model_type}, which has no attention to compare")
         if getattr(config, "scale_attn_by_inverse_layer_idx", False):
             raise TutelageError(
-                f"the {who} scales the attention of every layer differently (scale_attn_by_inverse_layer_idx), which "
-                "cannot be read; use another model"
+                f"the {who} scales attention by layer (scale_attn_by_inverse_layer_idx), which is not supported; use another model"
             )
     if anatomy.is_causal(teacher) != anatomy.is_causal(student):
         one, other = ("teacher", "student") if anatomy.is_causal(teacher) else ("student", "teacher")
@@ -296,7 +297,7 @@ def _read(
 ) -> tuple[Encoded, int]:
     """The encoded texts, and the maximum length in tokens."""
     if max_texts < 1 or not texts:
-        raise TutelageError(f"--max-texts {max_texts} of {len(texts)} texts leaves nothing to read; give more")
+        raise TutelageError(f"--max-texts {max_texts} of {len(texts)} texts leaves none to compare; give more")
     limit = min(anatomy.max_length(model.config) for model in models)
     least = tokenizer.num_special_tokens_to_add() + 1
     if max_length is not None and not least <= max_length <= limit:

@@ -9,23 +9,23 @@ from tutelage import anatomy
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
 from tutelage.run.run import run
-from tutelage.students.load import load_config, resolve
+from tutelage.students.load import load_config
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Pruned
 
 
 def chain(configs: Sequence[RunConfig], *, quiet: bool = False) -> list[dict[str, Any]]:
     """Teacher assistants (TAKD, Mirzadeh et al., AAAI 2020): each run's student is the teacher of the next.
 
-    Runs that are finished are not repeated, a stopped one goes on.
+    Finished runs are not repeated. A stopped run continues.
 
     Raises:
-        TutelageError: when one is to take a layer that its teacher does not have, before any is trained; and as :func:`run`.
+        TutelageError: if a student would copy a layer that its teacher does not have (before any is trained), and as :func:`run`.
     """
-    depth = anatomy.shape_of(load_config(resolve(str(configs[0].teacher)))).layers
+    depth = anatomy.shape_of(load_config(str(configs[0].teacher))).layers
     for config in configs:
         student, last = config.recipe.student, 0
         if isinstance(student, Checkpoint):
-            depth = anatomy.shape_of(load_config(resolve(student.name))).layers
+            depth = anatomy.shape_of(load_config(student.name)).layers
         elif isinstance(student, Copied | Fresh | Pruned):
             named = (student.layers,) if isinstance(student.layers, int) else student.layers
             if isinstance(student, Pruned) or (isinstance(student, Copied) and student.source is None):

@@ -1,7 +1,7 @@
-"""What models think of texts that they have not learnt from: the training texts in parts, each judged by one of the others.
+"""Out-of-fold predictions for the training set by k-fold cross-fitting.
 
-A teacher is nearly always right about its own training texts, so that its verdicts on them (Pea-KD) say little. Here every
-part is judged by a model that was fine-tuned on the rest.
+A teacher is nearly always correct on its own training texts, so PTP labels from its predictions there (Pea-KD) carry little
+information. Here a model that was fine-tuned on the other parts predicts each part.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from tutelage.recipes.config import RunConfig
 from tutelage.run.run import run
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.specs import origin_of
-from tutelage.tasks import kind_of
+from tutelage.tasks import KINDS, kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predicted
 
 
 def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> PredictionsManifest:
-    """Carry out ``config`` (a fine-tuning) ``folds`` times, each without one part, and predict that part; into ``config.out``.
+    """Fine-tune with ``config`` ``folds`` times, each time without one part, and predict that part. Results go to ``config.out``.
 
-    Folds that are finished are not repeated, a stopped one goes on.
+    Finished folds are not repeated. A stopped fold continues.
 
     Raises:
-        TutelageError: for anything wrong with what was given.
+        TutelageError: for every mistake of the user.
     """
     assert config.out is not None
     folder, data = Path(config.out), load_data(config.data)
     kind = kind_of(data.kind)
     if not kind.ptp:
-        raise TutelageError(f"verdicts are about one answer for each text, and {data.task!r} is of kind {data.kind}")
+        able = " or ".join(one.name for one in KINDS.values() if one.ptp)
+        raise TutelageError(f"crossfit is for tasks of kind {able}, and {data.task!r} is of kind {data.kind}")
     if (folder / MANIFEST).exists():
-        raise TutelageError(f"{config.out!r} is finished already; remove it, or name another folder")
+        raise TutelageError(f"{config.out!r} is already finished; remove it, or name another folder")
     contents = content(data.train)
     texts = len(set(contents))
     if folds > texts:

@@ -28,10 +28,10 @@ def pretrained() -> Path:
 
 
 def demo(out: Path, *, quiet: bool = False) -> dict[str, Any]:
-    """Fine-tune MiniLM to tell a sentence's subject, distil it into 2 layers x 128, return the student's report.
+    """Fine-tune MiniLM to classify sentences by subject, distil it into 2 layers of width 128, return the student's report.
 
-    2,000 sentences have labels; the teacher labels 9,000 more, from which the student learns too. The baseline is the
-    same student on the 2,000 labels alone, for as many steps. A demo that was stopped goes on where it was.
+    2,000 sentences have labels. The student also learns from the teacher's predictions for 9,000 unlabelled ones. The baseline is
+    the same student, trained on the 2,000 labels only for as many steps. A stopped demo continues.
     """
 
     def carry_out(config: RunConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``tutelage search-knowledge``: the smallest part of a teacher's hidden states that teaches best.
+"""``tutelage search-knowledge``: find the smallest part of a teacher's hidden states that trains the best student.
 
 The teacher runs once, into a store of everything; each configuration then reads its part. Configurations are drawn evenly
 over the orders of magnitude of their size. Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) trains all
@@ -58,7 +58,7 @@ BINS = 12
 
 
 ETA = 3
-"""One in so many goes on to the next rung, which trains so many times as long."""
+"""Divisor of the number of configurations from one rung to the next, and factor of the training time."""
 
 
 def search_knowledge(
@@ -81,7 +81,7 @@ def search_knowledge(
 ) -> Search:
     """See :func:`tutelage.api.search_knowledge`."""
     if trials < 1 or seeds < 1:
-        raise TutelageError(f"trials={trials} and seeds={seeds} leave nothing to try; give at least 1 of each")
+        raise TutelageError(f"trials={trials} and seeds={seeds} leave no run; give at least 1 of each")
     for name, count in (("hidden", hidden_epochs), ("prediction", prediction_epochs)):
         if count < 1:
             raise TutelageError(f"--{name}-epochs {count} is too few; give at least 1")
@@ -133,7 +133,7 @@ def search_knowledge(
 
 
 def _check_place(base: RunConfig, folder: Path) -> None:
-    """See that the folder is new, empty, or this search's own; a store that lies there already is welcome."""
+    """Check that the folder is new, empty, or holds this search. It may already hold a store."""
     before = folder / "search.yaml"
     if before.exists():
         if before.read_text(encoding="utf-8") != to_yaml(base):
@@ -145,29 +145,29 @@ def _check_place(base: RunConfig, folder: Path) -> None:
 
 
 def _check(sketch: TaskRun, store: Path) -> None:
-    """See that there is something to compare runs on, and that a store that lies there is of this teacher and data."""
+    """Check that there is a validation split, and that a store in the folder belongs to this teacher and data."""
     assert sketch.teacher is not None
     data, dtype = sketch.config.data, sketch.config.store_dtype
     if sketch.data.selection is next(iter(sketch.data.dev.values())):
         raise TutelageError(
-            f"data.holdout={data.holdout:g} leaves nothing of train to compare configurations on, and dev is for the "
-            "report alone; hold out a tenth (data.holdout=0.1), or give more training data"
+            f"data.holdout={data.holdout:g} leaves no validation split to compare configurations on (the evaluation set is only "
+            f"for the report); set data.holdout=0.1, or give more training data"
         )
     last = sketch.config.recipe.stages[-1]
     if last.select != "best":
         raise TutelageError(
-            f"stage {last.name!r} has select={last.select}, so no run would be scored on held-out data; leave select=best"
+            f"stage {last.name!r} has select={last.select}, so no run would be scored on the validation split; leave select=best"
         )
     if store.exists():
         found = sketch.teacher.knowledge.open(store, Needs(logits=True))[0].scheme.dtype
         if found != dtype:
             raise TutelageError(
-                f"the store {str(store)!r} is of {found}, not {dtype}; set the same, or give another --out"
+                f"the store {str(store)!r} has hidden states in {found}, not {dtype}; give --store-dtype {found}, or another --out"
             )
 
 
 def candidates(sketch: TaskRun) -> list[Candidate]:
-    """The grid, without what these models and texts cannot tell apart: each amount once, none beyond what there is."""
+    """The grid, without configurations that are equal for these models and texts, or exceed them."""
     assert sketch.teacher is not None
     student, teacher = anatomy.shape_of(sketch.student.config), sketch.teacher.source.shape
     known = sketch.teacher.knowledge
@@ -235,7 +235,7 @@ def _climb(
     students: dict[int, Student],
     display: Display,
 ) -> tuple[list[Rung], list[Trial]]:
-    """Successive halving: what was done, and every configuration with the scores of its last rung."""
+    """Successive halving. Returns every configuration with the scores of its last rung."""
     rungs: list[Rung] = []
     tried: dict[str, Trial] = {}
     climbing: Sequence[Candidate] = drawn
@@ -268,7 +268,7 @@ def _climb(
 def _config(
     base: RunConfig, folder: Path, candidate: Candidate, epochs: list[int], student: Student, seed: int
 ) -> RunConfig:
-    """The run of a configuration: it reads from the store, and knows the teacher's sizes and tokenizer only."""
+    """The run of a configuration. It reads the store, and of the teacher only sizes and tokenizer."""
     amount = {"keep": candidate.keep, "top": candidate.top}
     stages = []
     for stage, count in zip(base.recipe.stages, epochs, strict=True):
@@ -285,7 +285,7 @@ def _config(
 
 
 def pareto(trials: Sequence[Trial]) -> list[Trial]:
-    """Those that no other beats in score without being larger, the smallest first."""
+    """The Pareto front of score and size, the smallest first."""
     front: list[Trial] = []
     for trial in sorted(trials, key=lambda trial: (trial.bytes_per_example, -trial.score)):
         if not front or trial.score > front[-1].score:

@@ -51,15 +51,15 @@ class Outcome(BaseModel):
     arm: str
     seed: int
     settings: str
-    """Digest of the run's settings without its folder: the same arm with other settings is another run."""
+    """Digest of the run's settings without its folder. An arm with other settings has another digest."""
     metric: str
     """The first metric of the task."""
     scores: dict[str, float]
-    """Scores on the evaluation set, by metric; of a run on raw text there are none."""
+    """Scores on the evaluation set, by metric; empty for a run on raw text."""
     steps: int
     seconds: float
     more: dict[str, Any] = {}
-    """What the study's ``keep`` took from the report."""
+    """The result of the study's ``keep``."""
 
 
 class Study(BaseModel):
@@ -155,7 +155,7 @@ def folder_name(arm: str) -> str:
 
 
 def digest(config: RunConfig) -> str:
-    """Sixteen hexadecimal digits for the settings of a run, whatever its folder."""
+    """Sixteen hexadecimal digits of a hash of the settings of a run, without its folder."""
     return hashlib.sha256(config.model_dump_json(exclude={"out"}).encode()).hexdigest()[:16]
 
 

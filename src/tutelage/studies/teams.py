@@ -1,4 +1,4 @@
-"""Teams of teachers: made from one command, and compared with one another."""
+"""Train the teachers of a team, and compare them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tutelage.recipes.settings import Settings, with_settings
 from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.workspace import new_accelerator
-from tutelage.students.load import load_config, resolve
+from tutelage.students.load import load_config
 from tutelage.students.specs import Checkpoint, Copied
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
@@ -36,27 +36,27 @@ from tutelage.teachers.teacher import predicted
 
 
 class Member(BaseModel):
-    """How one teacher of a team is made; without ``model`` it starts where the others do."""
+    """How one teacher of a team is trained. Without ``model`` it starts from the common model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = None
     layers: Annotated[int, Field(ge=1)] | None = None
-    """Keep so many of its layers, evenly spread."""
+    """Number of layers to keep, evenly spread."""
     seed: Annotated[int, Field(ge=0)] = 0
     epochs: Annotated[int, Field(ge=1)] | None = None
     lr: Annotated[float, Field(gt=0)] | None = None
     only: tuple[int, int] | None = None
-    """``k/n``: learn from part k of n of the training texts."""
+    """``k/n``: train on part k of n of the training texts."""
     noise: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of wrong labels that it learns from: for a teacher that is bad on purpose."""
+    """Share of training labels to replace by wrong ones, to get a bad teacher on purpose."""
 
 
 def member_of(text: str) -> Member:
-    """A teacher as it is written: ``layers=4,seed=1,lr=1e-4,only=1/2,noise=0.5``.
+    """Parse the value of ``--member``: ``layers=4,seed=1,lr=1e-4,only=1/2,noise=0.5``.
 
     Raises:
-        TutelageError: for a key or value that there is not.
+        TutelageError: for an unknown key or an invalid value.
     """
     fields: dict[str, Any] = {}
     for part in text.split(","):
@@ -77,7 +77,7 @@ def member_of(text: str) -> Member:
 
 
 def usual_members(depth: int) -> list[str]:
-    """Teachers that differ in seed, learning rate, depth and the texts they learnt from."""
+    """The default team: teachers that differ in seed, depth and training texts."""
     return [
         "seed=0",
         "seed=1,only=1/2",
@@ -103,21 +103,24 @@ def train_team(
     for name in ("leave_out", "only", "noise"):
         if getattr(data, name):
             raise TutelageError(
-                f"data.{name} says who learns from what, which a team does itself; leave it out, or see --member"
+                f"data.{name} cannot be set for a team, which splits the data itself; leave it out, or set it per teacher with "
+                f"--member"
             )
     folder = Path(out)
-    specs = list(members) or usual_members(anatomy.shape_of(load_config(resolve(model))).layers)
+    specs = list(members) or usual_members(anatomy.shape_of(load_config(model)).layers)
     if len(specs) < 2:
-        raise TutelageError("a team has at least two teachers; give --member more than once, or not at all for five")
+        raise TutelageError(
+            f"a team needs at least two teachers; got {len(specs)}; repeat --member, or leave it out for five default teachers"
+        )
     made = [member_of(text) for text in specs]
     for text, member in zip(specs, made, strict=True):
-        depth = anatomy.shape_of(load_config(resolve(member.model or model))).layers
+        depth = anatomy.shape_of(load_config(member.model or model)).layers
         if (member.layers or 0) > depth:
             raise TutelageError(f"--member {text!r}: the model has {depth} layers; keep at most as many")
     names = [f"{number:02d}-{_slug(text)}" for number, text in enumerate(specs, start=1)]
     known = load_data(data)
     if not kind_of(known.kind).classifies_texts and any(member.noise for member in made):
-        raise TutelageError(f"noise gives wrong classes, and {known.task!r} is of kind {known.kind}; leave it out")
+        raise TutelageError(f"noise replaces classes, and {known.task!r} is of kind {known.kind}; leave it out")
     part = held_part(len(known.train))
     common = data.model_copy(update={"leave_out": part})
     manifest = TeamManifest(data=data, members=dict(zip(names, specs, strict=True)))
@@ -150,7 +153,7 @@ def train_team(
 
 
 def _slug(text: str) -> str:
-    """A member's own words as the name of a folder."""
+    """The value of ``--member`` as the name of a folder."""
     return "".join(c if c.isalnum() or c in "-." else "_" for c in text.replace("=", "").replace(",", "-"))[:60]
 
 
@@ -161,16 +164,14 @@ def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = Fal
     names = members_in(tuple(team))
     if len(names) < 2:
         raise TutelageError(
-            "one teacher has nobody to be compared with; name at least two, or a folder of tutelage team train"
+            f"a team needs at least two teachers; got {len(names)}; name another, or a folder of tutelage team train"
         )
     for name in names:
         if is_store(name):
-            raise TutelageError(
-                f"{name!r} is a store, which has no predictions on other texts; name the teacher itself"
-            )
+            raise TutelageError(f"{name!r} is a store, which cannot predict other texts; name the teacher itself")
     if data_config.task is None and data_config.train is None:
         if len(team) != 1 or not (Path(team[0]) / MANIFEST).exists():
-            raise TutelageError("there is nothing to compare teachers on; give --task NAME or --train FILE")
+            raise TutelageError("there is no data to compare the teachers on; give --task NAME or --train FILE")
         said = data_config.model_dump(exclude_defaults=True)
         data_config = TeamManifest.read(Path(team[0])).data.model_copy(update=said)
     accelerator, display = new_accelerator(), Display(quiet)
@@ -184,7 +185,7 @@ def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = Fal
         called = dict(zip(names, short(names), strict=True))
         near = [shown for name, shown in called.items() if not left_out(Path(name), data_config, (number, parts))]
         if near:
-            notes = [*notes, f"{', '.join(near)} may have learnt from the examples called held-out train"]
+            notes = [*notes, f"{', '.join(near)} may have been trained on the examples reported as held-out train"]
         for note in notes:
             display.say(f"note: {note}")
         where = {"held": data.train.take(held), **data.dev}

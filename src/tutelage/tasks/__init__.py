@@ -1,4 +1,4 @@
-"""Kinds of task, one file each; :mod:`tutelage.tasks.kind` says what is asked of them."""
+"""Kinds of task, one file each; :mod:`tutelage.tasks.kind` declares their interface."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from inspect import isabstract
 from typing import Any
 
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.tasks.classification import Classification
 from tutelage.tasks.embedding import Embedding
 from tutelage.tasks.kind import Kind
@@ -36,7 +36,7 @@ def kind_of(name: str) -> Kind:
         return KINDS[name]
     others = {kind.name: kind for kind in _defined(Kind) if kind.name not in KINDS}
     if name not in others:
-        raise TutelageError(f"there is no kind of task {name!r}; use one of {', '.join([*KINDS, *others])}")
+        raise TutelageError(f"{option('kind')} {name!r} does not exist; use one of {', '.join([*KINDS, *others])}")
     return others[name]()
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from tutelage.data.examples import Data
 from tutelage.data.labels import Labels
-from tutelage.data.readers.files import shown
-from tutelage.errors import TutelageError
+from tutelage.data.readers.table import is_missing, shown
+from tutelage.data.texts import Texts
 from tutelage.tasks import cells
 from tutelage.tasks.kind import TextKind
+from tutelage.tasks.order import counted
 
 
 class Classification(TextKind):
@@ -29,29 +30,31 @@ class Classification(TextKind):
     def fits(self, values: Sequence[Any]) -> bool:
         if any(isinstance(value, list) for value in values):
             return False
-        numbers = cells.numbers(values)
+        numbers = cells.numbers(cells.decimal_commas(values) or values)
         return numbers is None or all(number.is_integer() for number in numbers)
 
-    def classes_in(self, path: Path, values: Sequence[Any]) -> tuple[str, ...]:
-        return cells.sorted_classes(path, (name for (name,) in self._names(path, values)))
+    def prepared(self, values: Sequence[Any]) -> tuple[list[Any], list[str]]:
+        """Lists of one class each (one-hot lists among them) are classes."""
+        if values and all(isinstance(value, list) and len(value) == 1 for value in values if not is_missing(value)):
+            return [None if is_missing(value) else value[0] for value in values], []
+        return list(values), []
 
-    def labels_in(self, path: Path, values: Sequence[Any], names: tuple[str, ...], origin: str) -> Labels:
-        rows = cells.class_numbers(path, self._names(path, values), names, origin)
-        return np.array([number for (number,) in rows], dtype=np.int64)
+    def answer(self, value: Any) -> tuple[str, ...]:
+        if isinstance(value, list):
+            raise cells.Unreadable(f"has a list as its label ({shown(value)}; use --kind multilabel)")
+        return (cells.one_name(value),)
 
-    def _names(self, path: Path, values: Sequence[Any]) -> list[list[str]]:
-        found = []
-        for row, value in enumerate(values, 1):
-            if isinstance(value, list):
-                raise TutelageError(f"{path}: row {row} has a list as its label ({shown(value)}); use kind multilabel")
-            found.append([cells.one_name(path, row, value)])
-        return found
+    def labels_of(self, answers: Sequence[Any], count: int) -> Labels:
+        return np.array([number for (number,) in answers], dtype=np.int64)
 
     def label_settings(self, data: Data) -> dict[str, Any]:
         return {**super().label_settings(data), "problem_type": "single_label_classification"}
 
     def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         return np.asarray(logits.argmax(axis=1))
+
+    def confusion(self, logits: Tensor, texts: Texts, classes: int) -> npt.NDArray[np.int64]:
+        return counted(texts.examples.labels, logits, classes)
 
     def constant(self, name: str, labels: Labels, positive: int = 1) -> npt.NDArray[np.int64]:
         """The most frequent class, for ``f1`` the class ``positive``."""

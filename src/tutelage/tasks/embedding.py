@@ -7,10 +7,11 @@ cosine with the teacher's vectors).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +19,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage import anatomy
-from tutelage.data.config import DataConfig
+from tutelage.data.config import DataConfig, Pooling, Projection
 from tutelage.data.examples import Data, Examples
 from tutelage.data.labels import Labels
-from tutelage.data.readers.files import ending_of, read_columns, read_lines, shown, texts_of
+from tutelage.data.readers.files import ending_of, read_lines, read_table
+from tutelage.data.readers.table import Table, shown
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.objectives import losses
-from tutelage.objectives.losses import Count
-from tutelage.sentence import Pooling, Projection, SentenceEncoder, plain_settings, width_of
+from tutelage.objectives.losses import SoftLossOptions
 from tutelage.tasks import cells
 from tutelage.tasks.kind import Kind
 from tutelage.tasks.metrics import value_of
+from tutelage.tasks.regression import Regression
+from tutelage.tasks.sentence import SentenceEncoder, plain_settings, width_of
 
 PAIRS: tuple[str, ...] = ("spearman", "pearson")
 CLASSES: tuple[str, ...] = ("knn_accuracy",)
@@ -65,7 +68,6 @@ class Embedding(Kind):
     named = False
     probabilities = False
     learns_labels = False
-    untaught = "before training"
     against_teacher = TEACHER
 
     # ------------------------------------------------------------------------------------------------------------- data
@@ -74,9 +76,9 @@ class Embedding(Kind):
         """Lines of .txt, or the text columns of a table, each text once; for the evaluation set see this module.
 
         Raises:
-            TutelageError: as ``files.read_columns``; or a score is no number, or train is too small to hold out texts.
+            TutelageError: as ``tables.load_files``; or a score is no number, or train is too small to hold out texts.
         """
-        texts = list(dict.fromkeys(_texts(train, config.text, config.text_pair)))
+        texts, notes = _texts(train, config)
         sources, metrics = {"train": train.name}, TEACHER
         if dev is None:
             held = np.zeros(len(texts), dtype=bool)
@@ -88,12 +90,12 @@ class Embedding(Kind):
             sources["dev"] = "10% of train, held out"
         else:
             learnt = _unlabelled("train", texts)
-            part, metrics, classes = _evaluation(dev, config)
-            sources["dev"] = dev.name + ("" if not classes else f", {len(classes)} classes")
+            part, metrics, sources["dev"], more = _evaluation(dev, config)
+            notes += more
         task = train.name.removesuffix(".gz").rpartition(".")[0]
         return EmbeddingData(
             task, self.name, (), metrics, learnt, {"dev": part}, sources=sources, pooling=config.pooling,
-            projection=config.projection,
+            projection=config.projection, notes=tuple(notes),
         )  # fmt: skip
 
     # ----------------------------------------------------------------------------------------------------------- labels
@@ -105,7 +107,7 @@ class Embedding(Kind):
         theirs = data.head or {}
         return {"sentence": head | {name: theirs[name] for name in ("pooling", "normalize") if name in theirs}}
 
-    def match(self, data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
+    def match(self, data: Data, config: Any, name: str, role: str = "teacher") -> tuple[Data, list[str]]:
         assert isinstance(data, EmbeddingData)
         if config.sentence["pooling"] == "first" and anatomy.is_causal(config):
             raise TutelageError(f"the first token of {name!r} sees no other token; use data.pooling=mean")
@@ -155,19 +157,9 @@ class Embedding(Kind):
 
     # ----------------------------------------------------------------------------------------------------------- losses
 
-    def soft_loss(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        temperature: float = 1.0,
-        *,
-        scale: bool = True,
-        reduction: Literal["batchmean", "mean"] = "batchmean",
-        count: Count = None,
-        weights: Tensor | None = None,
-    ) -> Tensor:
+    def soft_loss(self, student: Tensor, teacher: Tensor, how: SoftLossOptions) -> Tensor:
         """One minus the cosine: there is nothing to soften."""
-        return losses.vector_cosine(student, teacher, count)
+        return losses.vector_cosine(student, teacher, how.count)
 
     def mix(self, logits: Tensor, shares: Tensor, temperature: float) -> Tensor:
         """The weighted mean of the teachers' vectors."""
@@ -186,12 +178,21 @@ class Embedding(Kind):
         )
 
 
-def _texts(path: Path, text: str, pair: str | None) -> list[str]:
-    """All texts of a file: lines, or a column; of pairs both."""
+def _table(path: Path, config: DataConfig, *columns: str | None) -> tuple[Table, str]:
+    """The rows of a file, and its column of texts."""
     if ending_of(path) == ".txt":
-        return read_lines(path)
-    columns = read_columns(path, {"text": text, "text_pair": pair}, optional=("text_pair",))
-    return [one for role in columns for one in texts_of(path, role, columns)]
+        return read_lines(path), "text"
+    return read_table(path, [name for name in columns if name is not None], config.header), config.text
+
+
+def _texts(path: Path, config: DataConfig) -> tuple[list[str], list[str]]:
+    """All texts of a file, each once, and notes: lines, or a column; of pairs both."""
+    table, text = _table(path, config, config.text, config.text_pair)
+    columns = [table.texts(text, "text")]
+    if config.text_pair is not None and config.text_pair in table.columns:
+        columns.append(table.texts(config.text_pair, "text_pair"))
+    rows = table.kept(config.skip_bad_rows)
+    return list(dict.fromkeys(texts[row] for texts in columns for row in rows)), table.said()
 
 
 def _unlabelled(part: str, texts: list[str]) -> Examples:
@@ -199,32 +200,46 @@ def _unlabelled(part: str, texts: list[str]) -> Examples:
     return Examples([f"{part}/{i}" for i in range(len(texts))], texts, None, labels)
 
 
-def _evaluation(path: Path, config: DataConfig) -> tuple[Examples, tuple[str, ...], list[str]]:
-    """The evaluation set of a file, its metrics, and its classes if it has any."""
-    if ending_of(path) == ".txt":
-        return _unlabelled("dev", read_lines(path)), TEACHER, []
-    wanted = {"text": config.text, "text_pair": config.text_pair, "label": config.label}
-    columns = read_columns(path, wanted, optional=() if config.text_pair else ("label",))
-    texts = texts_of(path, "text", columns)
-    if "text_pair" in columns:
-        pairs = texts_of(path, "text_pair", columns)
-        scores = [cells.number(value) for value in columns["label"]]
-        wrong = next((row for row, score in enumerate(scores) if score is None or not np.isfinite(score)), None)
-        if wrong is not None:
-            raise TutelageError(
-                f"{path}: row {wrong + 1} has label {shown(columns['label'][wrong])}, which is no score of similarity; "
-                "correct it, or leave out text_pair"
-            )
-        labels: Labels = np.repeat(np.array(scores, dtype=np.float32), 2)
-        both = [one for row in zip(texts, pairs, strict=True) for one in row]
-        return replace(_unlabelled("dev", both), labels=labels), PAIRS, []
-    part = _unlabelled("dev", texts)
-    if "label" not in columns:
-        return part, TEACHER, []
-    names = [cells.one_name(path, row, value) for row, value in enumerate(columns["label"], 1)]
-    classes = list(cells.sorted_classes(path, names))
-    number_of = {name: number for number, name in enumerate(classes)}
-    return replace(part, labels=np.array([number_of[name] for name in names], dtype=np.int64)), CLASSES, classes
+def _evaluation(path: Path, config: DataConfig) -> tuple[Examples, tuple[str, ...], str, list[str]]:
+    """The evaluation set of a file, its metrics, where it came from in words, and notes."""
+    table, text = _table(path, config, config.text, config.text_pair, config.label)
+    texts = table.texts(text, "text")
+    lines = ending_of(path) == ".txt"
+    if config.text_pair is not None and not lines:
+        pairs = table.texts(config.text_pair, "text_pair")
+        scores = _scores(table, config.label)
+        rows = table.kept(config.skip_bad_rows)
+        both = _unlabelled("dev", [one for row in rows for one in (texts[row], pairs[row])])
+        labels: Labels = np.repeat(np.array([scores[row] for row in rows], dtype=np.float32), 2)
+        return replace(both, labels=labels), PAIRS, path.name, table.said()
+    if lines or config.label not in table.columns:
+        rows = table.kept(config.skip_bad_rows)
+        return _unlabelled("dev", [texts[row] for row in rows]), TEACHER, path.name, table.said()
+    names = []
+    for row, value in enumerate(table.column(config.label, "label")):
+        try:
+            names.append(cells.one_name(value))
+        except cells.Unreadable as why:
+            table.reject(row, str(why))
+            names.append("")
+    rows = table.kept(config.skip_bad_rows)
+    classes = cells.found_classes(path, Counter(names[row] for row in rows))
+    numbers = np.array([classes.place(names[row]) for row in rows], dtype=np.int64)
+    part = replace(_unlabelled("dev", [texts[row] for row in rows]), labels=numbers)
+    return part, CLASSES, f"{path.name}, {len(classes.names)} classes", table.said()
+
+
+def _scores(table: Table, name: str) -> list[float]:
+    """A column of scores of similarity, ``nan`` in bad rows; a row without a score is bad."""
+    values, notes = Regression().prepared(table.column(name, "label"))
+    table.notes += notes
+    found = []
+    for row, value in enumerate(values):
+        score = cells.number(value)
+        if score is None or not np.isfinite(score):
+            table.reject(row, f"has label {shown(value)}, which is no score of similarity")
+        found.append(float("nan") if score is None else score)
+    return found
 
 
 def _neighbours(vectors: Tensor, labels: Labels) -> float:

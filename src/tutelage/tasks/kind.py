@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,18 +23,22 @@ from tutelage.anatomy import Head
 from tutelage.data.batches import Batch
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples, encode
-from tutelage.data.labels import Labels, label_names, listed, places_of, unnamed
+from tutelage.data.labels import Labels, class_counts, label_names, listed, places_of, unnamed
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.objectives import losses
-from tutelage.objectives.losses import Count
+from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks.metrics import value_of
+from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, classes_in
+
+LEAST = 1e-8
+"""The smallest probability of a prediction from a file: a logarithm needs one. At temperature 2 it is still 1e-4."""
 
 
 class Kind(ABC):
     """One kind of task. Its methods depend on their arguments alone, so one object serves every run.
 
-    Shapes: ``logits`` are ``(answers, outputs)``, one row for everything that is asked, as ``Encoded.asked`` counts it.
+    Shapes: ``logits`` are ``(answers, outputs)``, one row per prediction, as ``Encoded.logit_rows`` counts them.
     """
 
     name: str
@@ -65,8 +69,6 @@ class Kind(ABC):
     learns_labels: bool = True
     """Whether the data has labels to learn. Without them terms on labels are left out, no checkpoint is selected by score, and the
     baseline is the student before training."""
-    untaught: str = "trained on the labels alone for as many steps"
-    """What was done with the baseline."""
     against_teacher: tuple[str, ...] = ()
     """Metrics that compare with the teacher's outputs, of which a student keeps no share."""
     answers_in_pair: bool = False
@@ -89,25 +91,37 @@ class Kind(ABC):
         return limit
 
     def encode(self, examples: Examples, tokenizer: Any, max_length: int, stride: int | None = None) -> Encoded:
-        """Examples as token ids, with the tokens that are asked; ``stride`` is ``DataConfig.stride``."""
+        """Examples as token ids, with the tokens to predict; ``stride`` is ``DataConfig.stride``."""
         return encode(examples, tokenizer, max_length)
 
     # ----------------------------------------------------------------------------------------------------------- labels
 
     def label_settings(self, data: Data) -> dict[str, Any]:
         """The fields of the student's configuration that describe its outputs."""
-        return {"id2label": dict(enumerate(data.labels)), "label2id": {name: i for i, name in enumerate(data.labels)}}
+        return {
+            "id2label": dict(enumerate(data.labels)),
+            "label2id": {name: i for i, name in enumerate(data.labels)},
+            "problem_type": None,
+        }
 
-    def match(self, data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
-        """The data with the label numbers of a teacher's configuration, and warnings.
+    def about(self, data: Data) -> str:
+        """The labels of the training set, for the plan: the kind, the classes, and how often each occurs."""
+        counts = class_counts(data.train.labels, data.labels)
+        first = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:20])
+        more = f" and {len(counts) - 20} more" if len(counts) > 20 else ""
+        return f"{self.name}, {len(counts)} classes: {first}{more}"
+
+    def match(self, data: Data, config: Any, name: str, role: str = "teacher") -> tuple[Data, list[str]]:
+        """The data with the label numbers of a model's configuration, and warnings.
 
         Args:
             data: As it was read.
-            config: The configuration of the teacher.
+            config: The configuration of the model.
             name: Its name, for messages.
+            role: What messages call it.
 
         Raises:
-            TutelageError: the teacher's outputs are not those of the data.
+            TutelageError: the model's outputs are not those of the data.
         """
         theirs = label_names(config)
         places = places_of(data.labels, theirs)
@@ -117,9 +131,9 @@ class Kind(ABC):
             return data.with_labels(tuple(spelt.get(i, label) for i, label in enumerate(theirs))), []
         if unnamed(config) and config.num_labels == len(data.labels):
             named = ", ".join(f"LABEL_{i}={label}" for i, label in enumerate(data.labels))
-            return data, [f"the teacher's labels have no names; they were taken in the data's order ({named})"]
+            return data, [f"the {role}'s labels have no names; they were taken in the data's order ({named})"]
         raise TutelageError(
-            f"the teacher {name!r} knows the labels {listed(theirs)}, the data {listed(data.labels)}; use a teacher "
+            f"the {role} {name!r} knows the labels {listed(theirs)}, the data {listed(data.labels)}; use a {role} "
             "fine-tuned on these labels, or correct id2label in its config.json"
         )
 
@@ -168,6 +182,11 @@ class Kind(ABC):
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         """The same metrics of the best constant answer: chance level."""
 
+    def confusion(self, logits: Tensor, texts: Texts, classes: int) -> npt.NDArray[np.int64] | None:
+        """``(classes, classes)``: how many answers of each class (rows) were predicted as each (columns), over those that are
+        known; ``None`` where an answer is not one class."""
+        return None
+
     def judged(
         self, logits: npt.NDArray[np.float32], labels: Labels
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
@@ -196,30 +215,23 @@ class Kind(ABC):
         """
         return losses.cross_entropy(logits, labels, count)
 
-    def soft_loss(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        temperature: float = 1.0,
-        *,
-        scale: bool = True,
-        reduction: Literal["batchmean", "mean"] = "batchmean",
-        count: Count = None,
-        weights: Tensor | None = None,
-    ) -> Tensor:
+    def soft_loss(self, student: Tensor, teacher: Tensor, how: SoftLossOptions) -> Tensor:
         """The loss on a teacher's predictions; if not overridden, that of a softmax over the outputs.
 
         Args:
             student: As :meth:`answers` returns them.
             teacher: Likewise.
-            temperature: Softens both, where :attr:`probabilities` is true.
-            scale: Multiply by ``temperature ** 2``.
-            reduction: ``mean`` averages over outputs too.
-            count: Answers of the whole step; by default those given.
-            weights: ``(answers,)``, factors of the losses; given only where :attr:`single_label` is true.
+            how: Its settings. ``temperature`` counts only where :attr:`probabilities` is true; ``weights`` are given only where
+                :attr:`single_label` is true.
         """
         return losses.soft_cross_entropy(
-            student, teacher, temperature, scale=scale, reduction=reduction, count=count, weights=weights
+            student,
+            teacher,
+            how.temperature,
+            scale=how.scale,
+            reduction=how.reduction,
+            count=how.count,
+            weights=how.weights,
         )
 
     def mix(self, logits: Tensor, shares: Tensor, temperature: float) -> Tensor:
@@ -262,21 +274,48 @@ class TextKind(Kind):
         """Whether a column of labels is of this kind; of the kinds in ``KINDS`` exactly one says so."""
         return False
 
+    def prepared(self, values: Sequence[Any]) -> tuple[list[Any], list[str]]:
+        """A column of labels, made plain by ``cells.plain``, as :meth:`answer` takes its cells, and notes on how it was read."""
+        return list(values), []
+
     @abstractmethod
-    def classes_in(self, path: Path, values: Sequence[Any]) -> tuple[str, ...]:
-        """The classes that occur in a column, sorted; empty where labels are no classes.
+    def answer(self, value: Any) -> Any:
+        """What one cell says: the names of its classes, or (where the kind is not :attr:`named`) a number.
 
         Raises:
-            TutelageError: for a cell that cannot be read, or fewer than two classes.
+            cells.Unreadable: it says nothing of this kind.
         """
 
     @abstractmethod
-    def labels_in(self, path: Path, values: Sequence[Any], names: tuple[str, ...], origin: str) -> Labels:
-        """A column of labels as in ``Examples.labels``; ``names`` are the classes, which come from ``origin``.
+    def labels_of(self, answers: Sequence[Any], count: int) -> Labels:
+        """Labels as in ``Examples.labels``, of answers with the numbers of classes in place of their names; ``count`` classes."""
+
+    # -------------------------------------------------------------------------------------------- predictions of a file
+
+    def read_predictions(self, table: PredictionColumns, labels: Sequence[str]) -> PredictedValues:
+        """What a file predicts, as probabilities of the classes (or as numbers); ``labels`` are the classes, empty if the file has
+        to say them; if not overridden, one class a text.
 
         Raises:
-            TutelageError: for a cell that cannot be read or a class that is not among ``names``.
+            TutelageError: as ``prediction_forms.classes_in``.
         """
+        return classes_in(table, labels)
+
+    def logits_of(self, values: Values) -> npt.NDArray[np.float32]:
+        """Logits ``(n, outputs)`` of what :meth:`read_predictions` returns; if not overridden, log-probabilities with mean 0."""
+        logs = np.log(np.maximum(values, LEAST))
+        return np.asarray(logs - logs.mean(axis=1, keepdims=True), dtype=np.float32)
+
+    def as_outputs(self, labels: Labels, outputs: int) -> Values:
+        """Labels as if they had been predicted, ``(n, outputs)``, ``nan`` where unknown; if not overridden, one class a text."""
+        found = np.full((len(labels), outputs), np.nan)
+        known = labels >= 0
+        found[known] = np.eye(outputs)[labels[known]]
+        return found
+
+    def likeliest(self, values: Values) -> Labels:
+        """The likeliest labels of what :meth:`read_predictions` returns, as in ``Examples.labels``."""
+        return self.predictions(self.logits_of(values))
 
     # ----------------------------------------------------------------------------------------------------------- scores
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples
+from tutelage.data.labels import listed, places_of
 from tutelage.data.parts import part_of
 from tutelage.data.readers.conll import load_conll
 from tutelage.data.readers.docstrings import demo_data
@@ -17,11 +19,12 @@ from tutelage.data.readers.squad import load_squad
 from tutelage.errors import TutelageError
 from tutelage.tasks import kind_of
 from tutelage.tasks.kind import TextKind
+from tutelage.tasks.predictions import data_from, read_predictions_file, with_predictions
 from tutelage.tasks.tables import load_files, read_unlabeled
 
 
-def load_data(config: DataConfig) -> Data:
-    """The data that a configuration names.
+def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:
+    """The data that a configuration names. ``known`` are the classes of a model, for files that need not show them all.
 
     Raises:
         TutelageError: for anything missing, malformed or contradictory.
@@ -30,6 +33,7 @@ def load_data(config: DataConfig) -> Data:
         raise TutelageError("--task and --train/--dev exclude each other: a task by name, or files of your own")
     kind = None if config.kind is None else kind_of(config.kind)
     folder = Path(config.data_dir) if config.data_dir else None
+    predictions = None if config.predictions is None else read_predictions_file(config)
     named = "".join(filter(str.isalnum, (config.task or "").lower()))
     if config.task == "docstrings":
         data = demo_data()
@@ -42,13 +46,18 @@ def load_data(config: DataConfig) -> Data:
     elif config.train is not None:
         train, dev = Path(config.train), Path(config.dev) if config.dev else None
         own = None if kind is None else kind.read(train, dev, config)
-        data = own or load_files(train, dev, None, config.text, config.text_pair, config.label, config.kind)
+        data = own or load_files(config, known)
+    elif predictions is not None:
+        data = data_from(predictions, config)
     else:
-        raise TutelageError("there is nothing to learn from; give --task NAME or --train FILE")
+        more = "; texts without labels (--unlabeled) go beside labelled rows, or with predictions (--teacher-predictions FILE)"
+        raise TutelageError(f"there are no texts; give --task NAME or --train FILE{more if config.unlabeled else ''}")
     if kind is not None and kind.name != data.kind:
         raise TutelageError(
             f"the task {config.task!r} is of kind {data.kind}, not {kind.name}; leave out --kind, or give its texts with --train"
         )
+    if config.labels is not None and data.labels != config.labels:
+        data = _renumbered(data, config.labels)
     if config.max_train is not None and config.max_train < len(data.train):
         rows = np.sort(np.random.default_rng(0).permutation(len(data.train))[: config.max_train])
         source = f"{data.sources.get('train', 'train')}, cut to {config.max_train:,} rows"
@@ -68,8 +77,26 @@ def load_data(config: DataConfig) -> Data:
                 f"unlabelled texts cannot be read for a task of kind {data.kind}; leave out --unlabeled"
             )
         # GLUE's columns have names of their own, which a file of the user's need not share.
-        data = replace(data, unlabeled=read_unlabeled(Path(config.unlabeled), config.text, config.text_pair, data))
+        texts, source, notes = read_unlabeled(Path(config.unlabeled), config, data)
+        sources = {**data.sources, "unlabeled": source}
+        data = replace(data, unlabeled=texts, sources=sources, notes=(*data.notes, *notes))
+    if predictions is not None:
+        labelled = config.task is not None or config.train is not None
+        data = with_predictions(data, predictions, config, labelled=labelled)
     return data
+
+
+def _renumbered(data: Data, labels: tuple[str, ...]) -> Data:
+    """The data with its classes in the order of ``labels``, which may name more."""
+    if not data.labels:
+        raise TutelageError(f"--labels names classes, and the task {data.task!r} is of kind {data.kind}; leave it out")
+    places = places_of(data.labels, labels)
+    if places is None:
+        raise TutelageError(
+            f"--labels names {listed(labels)}, the task {data.task!r} has {listed(data.labels)}; name each of these"
+        )
+    spelt = dict(zip(places, data.labels, strict=True))
+    return data.with_labels(tuple(spelt.get(place, name) for place, name in enumerate(labels)))
 
 
 def _mislabelled(data: Data, share: float) -> Examples:

@@ -20,7 +20,7 @@ def value_of(name: str, predictions: npt.NDArray[Any], labels: npt.NDArray[Any],
     ``mcc`` and the correlations are -1 to 1, and 0 where the predictions or the labels are all the same.
 
     Raises:
-        TutelageError: ``f1`` is asked of more than two classes.
+        TutelageError: ``f1`` with more than two classes.
     """
     if name in ("pearson", "spearman"):
         if _constant(predictions) or _constant(labels):

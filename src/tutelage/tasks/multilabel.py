@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +11,12 @@ from torch import Tensor
 
 from tutelage.data.examples import Data
 from tutelage.data.labels import Labels
-from tutelage.data.readers.files import is_missing
-from tutelage.errors import TutelageError
+from tutelage.data.readers.table import is_missing, shown
 from tutelage.objectives import losses
-from tutelage.objectives.losses import Count
+from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks import cells
-from tutelage.tasks.kind import TextKind
+from tutelage.tasks.kind import LEAST, TextKind
+from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, classes_in
 
 
 class Multilabel(TextKind):
@@ -31,20 +30,45 @@ class Multilabel(TextKind):
     def fits(self, values: Sequence[Any]) -> bool:
         return any(isinstance(value, list) for value in values)
 
-    def classes_in(self, path: Path, values: Sequence[Any]) -> tuple[str, ...]:
-        return cells.sorted_classes(
-            path, (name for row, value in enumerate(values, 1) for name in _names(path, row, value))
-        )
+    def prepared(self, values: Sequence[Any]) -> tuple[list[Any], list[str]]:
+        """Strings are parted at a separator; an empty one is an example with none of the labels."""
+        return cells.split(values)
 
-    def labels_in(self, path: Path, values: Sequence[Any], names: tuple[str, ...], origin: str) -> Labels:
-        rows = (_names(path, row, value) for row, value in enumerate(values, 1))
-        result = np.zeros((len(values), len(names)), dtype=np.float32)
-        for row, numbers in enumerate(cells.class_numbers(path, rows, names, origin)):
-            result[row, numbers] = 1
+    def answer(self, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            return (cells.one_name(value),)
+        if any(is_missing(item) for item in value):
+            raise cells.Unreadable("has an empty label in its list")
+        if any(isinstance(item, list) for item in value):
+            raise cells.Unreadable(f"has label {shown(value)}, a list in a list")
+        return tuple(cells.one_name(item) for item in value)
+
+    def labels_of(self, answers: Sequence[Any], count: int) -> Labels:
+        result = np.zeros((len(answers), count), dtype=np.float32)
+        for row, numbers in enumerate(answers):
+            result[row, list(numbers)] = 1
         return result
+
+    def about(self, data: Data) -> str:
+        mean = float(np.nansum(data.train.labels) / max(len(data.train), 1))
+        return f"{super().about(data)}; {mean:.1f} a text"
 
     def label_settings(self, data: Data) -> dict[str, Any]:
         return {**super().label_settings(data), "problem_type": "multi_label_classification"}
+
+    def read_predictions(self, table: PredictionColumns, labels: Sequence[str]) -> PredictedValues:
+        """Any number of labels, or a probability for each label by itself."""
+        return classes_in(table, labels, several=True)
+
+    def logits_of(self, values: Values) -> npt.NDArray[np.float32]:
+        inside = np.clip(values, LEAST, 1 - LEAST)
+        return (np.log(inside) - np.log1p(-inside)).astype(np.float32)
+
+    def as_outputs(self, labels: Labels, outputs: int) -> Values:
+        return labels.astype(np.float64)
+
+    def likeliest(self, values: Values) -> Labels:
+        return (values > 0.5).astype(np.float32)
 
     def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         return (logits > 0).astype(np.int64)
@@ -56,19 +80,9 @@ class Multilabel(TextKind):
     def hard_loss(self, logits: Tensor, labels: Tensor, count: Count = None) -> Tensor:
         return losses.binary_cross_entropy(logits, labels, count)
 
-    def soft_loss(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        temperature: float = 1.0,
-        *,
-        scale: bool = True,
-        reduction: Literal["batchmean", "mean"] = "batchmean",
-        count: Count = None,
-        weights: Tensor | None = None,
-    ) -> Tensor:
+    def soft_loss(self, student: Tensor, teacher: Tensor, how: SoftLossOptions) -> Tensor:
         """Always the mean over classes."""
-        return losses.soft_binary_cross_entropy(student, teacher, temperature, scale=scale, count=count)
+        return losses.soft_binary_cross_entropy(student, teacher, how.temperature, scale=how.scale, count=how.count)
 
     def mix(self, logits: Tensor, shares: Tensor, temperature: float) -> Tensor:
         soft = logits / temperature
@@ -77,15 +91,3 @@ class Multilabel(TextKind):
 
     def usage(self, model: str) -> str:
         return super().usage(f"{model}, top_k=None")
-
-
-def _names(path: Path, row: int, value: Any) -> list[str]:
-    """The classes of a row: a list, or a string split at ``|``."""
-    if isinstance(value, list):
-        names = [cells.class_name(item) for item in value if not is_missing(item)]
-        if len(names) < len(value):
-            raise TutelageError(f"{path}: row {row} has an empty label in its list; correct or delete the row")
-        return names
-    if isinstance(value, str):
-        return [name.strip() for name in value.split("|") if name.strip()]
-    return [cells.one_name(path, row, value)]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +12,16 @@ from torch import Tensor
 
 from tutelage.data.examples import Data
 from tutelage.data.labels import Labels
-from tutelage.data.readers.files import shown
+from tutelage.data.readers.table import is_missing, shown
 from tutelage.errors import TutelageError
 from tutelage.objectives import losses
-from tutelage.objectives.losses import Count
+from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks import cells
 from tutelage.tasks.kind import TextKind
+from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, numbers_in
+
+LARGEST = 1e30
+"""Larger scores have squares beyond float32."""
 
 
 class Regression(TextKind):
@@ -32,22 +35,39 @@ class Regression(TextKind):
     ptp = True
 
     def fits(self, values: Sequence[Any]) -> bool:
-        numbers = cells.numbers(values)
+        numbers = cells.numbers(self.prepared(values)[0])
         return numbers is not None and not all(number.is_integer() for number in numbers)
 
-    def classes_in(self, path: Path, values: Sequence[Any]) -> tuple[str, ...]:
-        return ()
+    def prepared(self, values: Sequence[Any]) -> tuple[list[Any], list[str]]:
+        found = cells.decimal_commas(values)
+        return (list(values), []) if found is None else (list(found), ["labels are numbers with decimal commas"])
 
-    def labels_in(self, path: Path, values: Sequence[Any], names: tuple[str, ...], origin: str) -> Labels:
-        return np.array([_score(path, row, value) for row, value in enumerate(values, 1)], dtype=np.float32)
+    def answer(self, value: Any) -> float:
+        if is_missing(value) or (isinstance(value, str) and not value.strip()):
+            raise cells.Unreadable("has no label")
+        number = cells.number(value)
+        if number is None or abs(number) > LARGEST or not math.isfinite(number):
+            raise cells.Unreadable(
+                f"has label {shown(value)}, which is not a number (classes are --kind classification)"
+            )
+        return number
+
+    def labels_of(self, answers: Sequence[Any], count: int) -> Labels:
+        return np.array(answers, dtype=np.float32)
+
+    def about(self, data: Data) -> str:
+        known = data.train.labels[data.train.labelled]
+        if not len(known):
+            return self.name
+        return f"{self.name}, scores from {known.min():g} to {known.max():g}, {known.mean():.3g} on average"
 
     def label_settings(self, data: Data) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}
 
-    def match(self, data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
+    def match(self, data: Data, config: Any, name: str, role: str = "teacher") -> tuple[Data, list[str]]:
         if config.num_labels != 1:
             raise TutelageError(
-                f"the task {data.task!r} is a regression, but the teacher {name!r} has {config.num_labels} labels; "
+                f"the task {data.task!r} is a regression, but the {role} {name!r} has {config.num_labels} labels; "
                 "fine-tune it here"
             )
         return data, []
@@ -58,6 +78,15 @@ class Regression(TextKind):
                 f"the task is a regression, but the teacher {name!r} of the team has {config.num_labels} labels"
             )
         return [0]
+
+    def read_predictions(self, table: PredictionColumns, labels: Sequence[str]) -> PredictedValues:
+        return numbers_in(table)
+
+    def logits_of(self, values: Values) -> npt.NDArray[np.float32]:
+        return values.astype(np.float32)
+
+    def as_outputs(self, labels: Labels, outputs: int) -> Values:
+        return labels[:, None].astype(np.float64)
 
     def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return logits.reshape(len(logits))
@@ -78,19 +107,9 @@ class Regression(TextKind):
     def hard_loss(self, logits: Tensor, labels: Tensor, count: Count = None) -> Tensor:
         return losses.squared_error(logits, labels, count)
 
-    def soft_loss(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        temperature: float = 1.0,
-        *,
-        scale: bool = True,
-        reduction: Literal["batchmean", "mean"] = "batchmean",
-        count: Count = None,
-        weights: Tensor | None = None,
-    ) -> Tensor:
+    def soft_loss(self, student: Tensor, teacher: Tensor, how: SoftLossOptions) -> Tensor:
         """Squared error against the teacher's output: there is nothing to soften."""
-        return losses.logits_mse(student, teacher, count=count)
+        return losses.logits_mse(student, teacher, count=how.count)
 
     def mix(self, logits: Tensor, shares: Tensor, temperature: float) -> Tensor:
         """The weighted mean of the teachers' outputs."""
@@ -98,14 +117,3 @@ class Regression(TextKind):
 
     def usage(self, model: str) -> str:
         return super().usage(f'{model}, function_to_apply="none"')
-
-
-def _score(path: Path, row: int, value: Any) -> float:
-    if value is None or value == "":
-        raise TutelageError(f"{path}: row {row} has no label; give it one, or move it to the unlabelled file")
-    number = cells.number(value)
-    if number is None or not math.isfinite(number):
-        raise TutelageError(
-            f"{path}: row {row} has label {shown(value)}, which is not a number; correct it, or use kind classification"
-        )
-    return number

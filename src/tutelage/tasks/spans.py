@@ -17,7 +17,7 @@ from torch import Tensor
 from tutelage.anatomy import Head
 from tutelage.data.batches import Batch
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import UNASKED, UNKNOWN, Data, Encoded, Examples, Windows
+from tutelage.data.examples import NO_TARGET, UNLABELLED, Data, Encoded, Examples, Windows
 from tutelage.data.readers.squad import Answers, own_questions
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
@@ -39,7 +39,7 @@ class Spans(Kind):
     answers_in_pair = True
 
     def read(self, train: Path, dev: Path | None, config: DataConfig) -> Data:
-        return own_questions(train, dev)
+        return own_questions(train, dev, config.skip_bad_rows)
 
     def longest(self, limit: int) -> int:
         """Windows are 384 tokens at most, as in SQuAD's usual settings."""
@@ -50,9 +50,17 @@ class Spans(Kind):
         return encode_spans(examples, tokenizer, max_length, stride or min(128, third), min(64, third))
 
     def label_settings(self, data: Data) -> dict[str, Any]:
-        return {}
+        """Two outputs, whatever classes the checkpoint had before."""
+        return {"num_labels": 2, "problem_type": None}
 
-    def match(self, data: Data, config: Any, name: str) -> tuple[Data, list[str]]:
+    def about(self, data: Data) -> str:
+        labels = data.train.labels
+        without, unknown = (sum(label == one for label in labels) for one in ((), None))
+        return f"{self.name}, {len(labels) - without - unknown:,} questions with an answer, {without:,} without one" + (
+            f", {unknown:,} unknown" if unknown else ""
+        )
+
+    def match(self, data: Data, config: Any, name: str, role: str = "teacher") -> tuple[Data, list[str]]:
         return data, []
 
     def columns(self, data: Data, config: Any, name: str, given: tuple[str, ...]) -> list[int]:
@@ -68,9 +76,9 @@ class Spans(Kind):
 
     def answers(self, logits: Tensor, batch: Batch) -> Tensor:
         """``(2 * batch, tokens)``: the scores of all starts, then of all ends, among the tokens of each text."""
-        assert batch.asked is not None
+        assert batch.predicted is not None
         texts, width = batch.mask.shape
-        return losses.by_text(logits, batch.asked // width, texts, width).flatten(0, 1)
+        return losses.by_text(logits, batch.predicted // width, texts, width).flatten(0, 1)
 
     def hard_loss(self, logits: Tensor, labels: Tensor, count: Count = None) -> Tensor:
         return super().hard_loss(logits, labels.t().flatten(), count)
@@ -97,8 +105,8 @@ def encode_spans(
     """Questions with their contexts in overlapping windows of at most ``max_length`` tokens, without padding.
 
     A row is [CLS] question [SEP] window [SEP], as the tokenizer writes it. Neighbouring windows share ``stride`` tokens
-    of the context; a question loses its tokens beyond ``max_question`` (then ``cut`` is true for its rows). Asked are
-    [CLS] and the tokens of the context. ``labels`` ``(rows, 2)`` are of a question's first answer, and 0 (at [CLS]) also
+    of the context; a question loses its tokens beyond ``max_question`` (then ``cut`` is true for its rows). [CLS]
+    and the tokens of the context are predicted. ``labels`` ``(rows, 2)`` are of a question's first answer, and 0 (at [CLS]) also
     where that is not wholly in the window.
 
     Raises:
@@ -140,8 +148,8 @@ def encode_spans(
             # Of [CLS], the question and the separators the offsets are not those in the context.
             context = np.array([sequence == 1 for sequence in encoding.sequence_ids])
             offsets = np.where(context[:, None], np.array(encoding.offsets, dtype=np.int32), np.int32(-1))
-            target = np.where(context, np.int32(UNKNOWN), np.int32(UNASKED))
-            target[0] = UNKNOWN
+            target = np.where(context, np.int32(UNLABELLED), np.int32(NO_TARGET))
+            target[0] = UNLABELLED
             tokens.append(np.array(encoding.ids, dtype=np.int32))
             types.append(np.array(encoding.type_ids if has_types else [], dtype=np.int8))
             targets.append(target)
@@ -206,38 +214,19 @@ def best_answers(
     examples: Examples,
     *,
     with_null: bool,
-    threshold: float = 0.0,
     longest: int = 30,
 ) -> list[str]:
     """The answer to each of ``examples``, cut out of its context.
 
     ``logits`` is ``(units, 2)``, the scores of being the first and the last token of the answer, for the tokens of
-    ``encoded`` of which something is asked, row by row. The answer is the pair of tokens with the highest sum of scores
+    ``encoded`` that are predicted, row by row. The answer is the pair of tokens with the highest sum of scores
     in any window, at most ``longest`` tokens long (of equal ones the first and shortest). ``with_null`` (SQuAD 2.0) it
-    is empty where the sum at [CLS], the smallest over the windows, is more than ``threshold`` above that.
+    is empty where the sum at [CLS], the smallest over the windows, is above that.
     """
     texts, margins = _read(logits, encoded, examples, longest)
     if not with_null:
         return texts
-    return ["" if margin > threshold else text for text, margin in zip(texts, margins, strict=True)]
-
-
-def best_threshold(logits: Tensor | npt.NDArray[Any], encoded: Encoded, examples: Examples, longest: int = 30) -> float:
-    """The ``threshold`` at which :func:`best_answers` has the highest F1 on ``examples``, all of them labelled."""
-    texts, margins = _read(logits, encoded, examples, longest)
-    gains = np.array(
-        [
-            _scores(text, _right(answers))[0] - _scores("", _right(answers))[0]
-            for text, answers in zip(texts, examples.labels, strict=True)
-        ]
-    )
-    order = np.argsort(margins)
-    # What is gained when the questions of the k smallest margins are answered, for k = 0, 1, ..., n.
-    gained = np.concatenate([[0.0], np.cumsum(gains[order])])
-    thresholds = np.concatenate([[np.nextafter(margins[order[0]], -np.inf)], margins[order]])
-    # Equal margins are answered together, so only the last of them is a choice.
-    gained[:-1][thresholds[:-1] == thresholds[1:]] = -np.inf
-    return float(thresholds[gained.argmax()])
+    return ["" if margin > 0 else text for text, margin in zip(texts, margins, strict=True)]
 
 
 def _read(
@@ -246,8 +235,8 @@ def _read(
     """The best text for each example, and ``(examples,)`` by how much the score of no answer is above its score."""
     assert encoded.windows is not None and encoded.targets is not None and examples.pairs is not None
     starts, ends = torch.as_tensor(logits).detach().to("cpu", torch.float64).numpy().T
-    asked = np.flatnonzero(encoded.targets != UNASKED)
-    row = np.repeat(np.arange(len(encoded)), encoded.lengths)[asked]
+    predicted = np.flatnonzero(encoded.targets != NO_TARGET)
+    row = np.repeat(np.arange(len(encoded)), encoded.lengths)[predicted]
     of = encoded.windows.of[row]
     null = np.diff(row, prepend=-1) > 0  # a row's first unit is [CLS]
     units = len(row)
@@ -267,7 +256,7 @@ def _read(
     context = np.flatnonzero(~null)
     order = context[np.lexsort((-best[context], of[context]))]
     winners = order[np.diff(of[order], prepend=-1) > 0]
-    chars = encoded.windows.chars[asked]
+    chars = encoded.windows.chars[predicted]
     for example, start, stop in zip(of[winners], chars[winners, 0], chars[last[winners], 1], strict=True):
         texts[example] = examples.pairs[example][start:stop].strip()
     scores[of[winners]] = best[winners]

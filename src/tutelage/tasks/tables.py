@@ -2,72 +2,69 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples
-from tutelage.data.labels import Labels, no_labels, strata
-from tutelage.data.readers.files import ending_of, read_columns, read_lines, texts_of
+from tutelage.data.labels import no_labels, strata
+from tutelage.data.readers.files import ending_of, read_lines, read_table
+from tutelage.data.readers.table import Table, listed, shown
 from tutelage.errors import TutelageError
-from tutelage.tasks import KINDS, kind_of
+from tutelage.tasks import KINDS, cells, kind_of
 from tutelage.tasks.kind import TextKind
 
 
-def load_files(
-    train: Path,
-    dev: Path | None,
-    unlabeled: Path | None,
-    text: str,
-    pair: str | None,
-    label: str,
-    kind: str | None = None,
-    labels: tuple[str, ...] | None = None,
-    seed: int = 0,
-) -> Data:
+def load_files(config: DataConfig, known: Sequence[str] = (), seed: int = 0) -> Data:
     """One task from files that end in .csv, .tsv, .jsonl, .json (each also with .gz) or .parquet.
 
-    ``text``, ``pair`` and ``label`` name columns. Without ``kind`` the labels of train decide: lists are multi-label,
-    numbers of which any is not whole are regression, the rest is classification. Multi-label strings are split at
-    ``|``; an empty one is an example with none of the labels. The classes are ``labels`` if given (regression ignores
-    it), else those that occur in train, sorted. Labels are ``(n,)`` int64, ``(n,)`` float32 for regression or
-    ``(n, classes)`` float32 for multi-label data. Without ``dev`` a tenth of train is held out by ``seed``, in
-    proportion to the classes or spread over the scores; its examples keep their ids.
+    Without ``config.kind`` the labels of train decide: lists are multi-label, numbers of which any is not whole are regression,
+    the rest is classification. The classes are ``config.labels`` if given; else ``known``, if these are the labels of train;
+    else those that occur in train, sorted. Labels are ``(n,)`` int64, ``(n,)`` float32 for regression or ``(n, classes)``
+    float32 for multi-label data. Without ``config.dev`` a tenth of train is held out by ``seed``, in proportion to the classes
+    or spread over the scores. An example's id has the number of its row, from 0, whatever is left out.
 
     Raises:
-        TutelageError: a file is missing, is a directory, has another ending, is not UTF-8, cannot be read, has no rows
-            or lacks a column; a row has no text, no label, a score that is not a number or a label that is not among
-            the classes; there are fewer than two classes; or train is too small to hold out dev.
+        TutelageError: as :func:`read_table`; a column is missing; a row is bad and ``config.skip_bad_rows`` is not set; there are
+            fewer than two classes, or labels that may be several things; or train is too small to hold out dev.
     """
-    columns = read_columns(train, {"text": text, "text_pair": pair, "label": label})
-    how = _inferred(columns["label"]) if kind is None else kind_of(kind)
-    if not isinstance(how, TextKind):
-        raise TutelageError(f"a task of kind {kind} is not read from a table ({train}); give it in a format of its own")
-    found = how.classes_in(train, columns["label"])
-    names = (labels or found) if found else ()
-    origin = "the given list of labels" if labels else str(train)
-    whole = _examples("train", train, columns, how.labels_in(train, columns["label"], names, origin))
-    sources = {"train": train.name}
+    assert config.train is not None
+    train, dev = Path(config.train), None if config.dev is None else Path(config.dev)
+    kind = None if config.kind is None else kind_of(config.kind)
+    if kind is not None and not isinstance(kind, TextKind):
+        raise TutelageError(
+            f"a task of kind {kind.name} is not read from a table ({train}); give it in a format of its own"
+        )
+    part = _read(train, config, None)
+    how = kind or inferred(train, part.column.values)
+    part.answer(how)
+    part.table.check(config.skip_bad_rows)
+    classes = _classes(part, how, config.labels or (), known)
+    whole = part.examples("train", how, classes, config)
+    notes, sources = part.table.said(), {"train": part.source}
     if dev is None:
-        part, held_out = _hold_out(train, whole, seed)
+        learnt, held_out = hold_out(train, whole, seed)
         sources["dev"] = "10% of train, held out"
+    elif dev == train:  # an evaluation alone
+        learnt, held_out = whole, replace(whole, ids=[name.replace("train", "dev", 1) for name in whole.ids])
+        sources["dev"] = part.source
     else:
-        columns = read_columns(dev, {"text": text, "text_pair": pair, "label": label})
-        part, held_out = whole, _examples("dev", dev, columns, how.labels_in(dev, columns["label"], names, origin))
-        sources["dev"] = dev.name
+        other = _read(dev, config, part.column.width)
+        other.answer(how)
+        learnt, held_out = whole, other.examples("dev", how, classes, config)
+        notes, sources["dev"] = notes + other.table.said(), other.source
     task = train.name.removesuffix(".gz").rpartition(".")[0]
-    data = Data(task, how.name, names, how.metrics, part, {"dev": held_out}, sources=sources)
-    if unlabeled is None:
-        return data
-    sources["unlabeled"] = unlabeled.name
-    return replace(data, unlabeled=read_unlabeled(unlabeled, text, pair, data), sources=sources)
+    names = () if classes is None else classes.names
+    return Data(task, how.name, names, how.metrics, learnt, {"dev": held_out}, sources=sources, notes=tuple(notes))
 
 
-def read_unlabeled(path: Path, text: str, pair: str | None, like: Data) -> Examples:
-    """Texts without labels, for the task of ``like``; duplicates are kept.
+def read_unlabeled(path: Path, config: DataConfig, like: Data) -> tuple[Examples, str, list[str]]:
+    """Texts without labels for the task of ``like``, where they came from in words, and notes; duplicates are kept.
 
     The file is as for :func:`load_files`, or .txt (also with .gz): one text a line, blank lines left out. Labels are
     those of no label: ``(n,)`` -1, for regression ``(n,)`` nan, for multi-label data ``(n, classes)`` nan.
@@ -75,30 +72,159 @@ def read_unlabeled(path: Path, text: str, pair: str | None, like: Data) -> Examp
     Raises:
         TutelageError: as :func:`load_files`, or the file has pairs and ``like`` has none, or the other way round.
     """
-    lines = ending_of(path) == ".txt"
+    text, pair, lines = config.text, config.text_pair, ending_of(path) == ".txt"
     has_pairs = like.train.pairs is not None
     if has_pairs and (lines or pair is None):
         remedy = "give a file with columns" if lines else "set text_pair to a column"
         raise TutelageError(f"{path}: task {like.task} has pairs of texts; {remedy}")
     if pair is not None and not has_pairs:
         raise TutelageError(f"{path}: task {like.task} has single texts; leave out text_pair ({pair!r})")
-    columns = {"text": read_lines(path)} if lines else read_columns(path, {"text": text, "text_pair": pair})
-    count = len(columns["text"])
-    return _examples("unlabeled", path, columns, no_labels(like.train.labels, count))
+    wanted = [name for name in (text, pair) if name is not None]
+    table = read_lines(path) if lines else read_table(path, wanted, config.header)
+    texts = table.texts("text" if lines else text, "text")
+    pairs = None if pair is None else table.texts(pair, "text_pair")
+    rows = table.kept(config.skip_bad_rows)
+    none = no_labels(like.train.labels, len(rows))
+    return _examples("unlabeled", rows, texts, pairs, none), _source(table), table.said()
 
 
-def _inferred(values: Sequence[Any]) -> TextKind:
-    """The kind of task that a column of labels is of."""
-    return next(kind for kind in KINDS.values() if isinstance(kind, TextKind) and kind.fits(values))
+def read_labelled(
+    path: Path, part: str, config: DataConfig, how: TextKind, names: Sequence[str], origin: str
+) -> tuple[Examples, str, list[str]]:
+    """Labelled texts of a task whose classes are known: where they came from in words, and notes.
+
+    Raises:
+        TutelageError: as :func:`load_files`.
+    """
+    read = _read(path, config, None)
+    read.answer(how)
+    classes = cells.named(path, read.spelt(), names, origin) if how.named else None
+    examples = read.examples(part, how, classes, config)
+    return examples, read.source, read.table.said()
 
 
-def _examples(part: str, path: Path, columns: dict[str, list[Any]], labels: Labels) -> Examples:
-    texts = texts_of(path, "text", columns)
-    pairs = texts_of(path, "text_pair", columns) if "text_pair" in columns else None
-    return Examples([f"{part}/{i}" for i in range(len(texts))], texts, pairs, labels)
+def _examples(
+    part: str, rows: Sequence[int], texts: Sequence[str], pairs: Sequence[str] | None, labels: Any
+) -> Examples:
+    return Examples(
+        ids=[f"{part}/{row}" for row in rows],
+        texts=[texts[row] for row in rows],
+        pairs=None if pairs is None else [pairs[row] for row in rows],
+        labels=labels,
+    )
 
 
-def _hold_out(path: Path, whole: Examples, seed: int) -> tuple[Examples, Examples]:
+def _source(table: Table) -> str:
+    bad = len(table.bad)
+    return table.path.name + (f", without {bad:,} bad row{'s' if bad > 1 else ''}" if bad else "")
+
+
+@dataclass
+class _Part:
+    """A file on its way to examples."""
+
+    table: Table
+    texts: list[str]
+    pairs: list[str] | None
+    column: cells.Column
+    answers: list[Any]
+    """What each label says; ``None`` in bad rows."""
+
+    def answer(self, how: TextKind) -> None:
+        """Read the labels as those of a kind; a row whose label cannot be read is bad."""
+        values, notes = how.prepared(self.column.values)
+        self.table.notes += notes
+        for row, value in enumerate(values):
+            if row not in self.table.bad:
+                try:
+                    self.answers[row] = how.answer(value)
+                except cells.Unreadable as why:
+                    self.table.reject(row, str(why))
+
+    def spelt(self) -> Counter[str]:
+        """How often each class is named."""
+        return Counter(name for names in self.answers if names is not None for name in names)
+
+    def examples(self, part: str, how: TextKind, classes: cells.Classes | None, config: DataConfig) -> Examples:
+        """The good rows; a row whose class is none of ``classes`` is bad."""
+        if classes is not None:
+            self.table.notes += classes.renamed(self.spelt())
+            lacking = f", which {classes.origin} lacks (it has {listed(classes.names)})"
+            for row, names in enumerate(self.answers):
+                places = [] if names is None else [classes.place(name) for name in names]
+                if None in places:
+                    unknown = names[places.index(None)]
+                    self.table.reject(row, f"has label {shown(unknown)}{lacking}")
+                    lacking = ", another"  # said once
+                self.answers[row] = places
+        rows = self.table.kept(config.skip_bad_rows)
+        count = 0 if classes is None else len(classes.names)
+        if how.single_label and len(rows) > 40 and 2 * count > len(rows):
+            self.table.notes.append(
+                f"{count} classes for {len(rows)} texts: is the label another column (--label), or a number (--kind regression)?"
+            )
+        labels = how.labels_of([self.answers[row] for row in rows], count)
+        return _examples(part, rows, self.texts, self.pairs, labels)
+
+    @property
+    def source(self) -> str:
+        return _source(self.table)
+
+
+def _read(path: Path, config: DataConfig, width: int | None) -> _Part:
+    """A file's columns; ``width`` is that of the training file's lists of zeros and ones, where there are such."""
+    wanted = [name for name in (config.text, config.text_pair, config.label) if name is not None]
+    table = read_table(path, wanted, config.header)
+    texts = table.texts(config.text, "text")
+    pairs = None if config.text_pair is None else table.texts(config.text_pair, "text_pair")
+    column = cells.plain(table.column(config.label, "label"), width)
+    if width is not None and column.width != width:
+        raise TutelageError(f"{path}: labels are not lists of {width} zeros and ones, as those of train; write them so")
+    for row, why in column.bad.items():
+        table.reject(row, why)
+    table.notes += column.notes
+    return _Part(table, texts, pairs, column, [None] * table.count)
+
+
+def inferred(path: Path, values: Sequence[Any]) -> TextKind:
+    """The kind of task that a column of labels is of.
+
+    Raises:
+        TutelageError: it may be of two.
+    """
+    how = next(kind for kind in KINDS.values() if isinstance(kind, TextKind) and kind.fits(values))
+    if how.single_label and (several := cells.separated(values)) is not None:
+        separator, example, count = several
+        raise TutelageError(
+            f"{path}: {count:,} labels contain {separator!r}, such as {shown(example)}; pass --kind multilabel to read several "
+            "classes from each, or --kind classification to keep them whole"
+        )
+    return how
+
+
+def _classes(part: _Part, how: TextKind, given: Sequence[str], known: Sequence[str]) -> cells.Classes | None:
+    """The classes of a task; ``None`` where answers are none."""
+    path, width = part.table.path, part.column.width
+    if not how.named:
+        if given:
+            raise TutelageError(f"--labels names classes, and the labels of {path} are a {how.name}; leave it out")
+        return None
+    spelt = part.spelt()
+    if width is not None:
+        names = given or (known if len(known) == width else [str(place) for place in range(width)])
+        if len(names) != width:
+            raise TutelageError(f"{path}: labels are {width} zeros and ones, --labels names {len(names)}; name {width}")
+        return cells.named(
+            path, spelt, names, "--labels" if given else "the model" if names is known else "their place"
+        )
+    if given:
+        return cells.named(path, spelt, given, "--labels")
+    if known and (classes := cells.fitting(path, spelt, known)) is not None:
+        return classes
+    return cells.found_classes(path, spelt)
+
+
+def hold_out(path: Path, whole: Examples, seed: int) -> tuple[Examples, Examples]:
     """Every tenth of the examples in the order of their labels; of a class with one example, none."""
     order = np.random.default_rng([seed, 0xDE7]).permutation(len(whole))
     if whole.labels.ndim == 1:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from tutelage.anatomy import Head
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import UNASKED, UNKNOWN, Data, Encoded, Examples
+from tutelage.data.examples import NO_TARGET, UNLABELLED, Data, Encoded, Examples
 from tutelage.data.readers.conll import bio, own_sentences
 from tutelage.data.texts import Texts
 from tutelage.tasks.kind import Kind
+from tutelage.tasks.order import counted
 
 
 class Tokens(Kind):
@@ -29,7 +30,7 @@ class Tokens(Kind):
     single_label = True
 
     def read(self, train: Path, dev: Path | None, config: DataConfig) -> Data:
-        return own_sentences(train, dev)
+        return own_sentences(train, dev, config)
 
     def encode(self, examples: Examples, tokenizer: Any, max_length: int, stride: int | None = None) -> Encoded:
         return encode_words(examples, tokenizer, max_length)
@@ -40,6 +41,9 @@ class Tokens(Kind):
 
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         return tag_chance(examples, data.labels)
+
+    def confusion(self, logits: Tensor, texts: Texts, classes: int) -> npt.NDArray[np.int64]:
+        return tag_confusion(logits, texts.student, classes)
 
     def usage(self, model: str) -> str:
         return "\n".join(
@@ -54,8 +58,8 @@ class Tokens(Kind):
 def encode_words(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
     """Tokenise word by word without padding; words that do not begin within ``max_length`` tokens are cut off.
 
-    Of each word its first piece is asked, with the word's class as target. So the k-th token asked of a row is of its
-    k-th word; the words of a row that are not asked are its last ones (then its ``cut`` is true).
+    The first piece of each word is predicted; its target is the word's class. So the k-th predicted token of a row belongs to
+    its k-th word. Words that do not fit are the last ones of a row (then its ``cut`` is true).
     """
     has_types = "token_type_ids" in tokenizer.model_input_names
     tokens: list[npt.NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
@@ -69,8 +73,8 @@ def encode_words(examples: Examples, tokenizer: Any, max_length: int) -> Encoded
         for encoding, classes in zip(encodings, examples.labels[begin : begin + 1024], strict=True):
             word = np.array([-1 if number is None else number for number in encoding.word_ids])
             first = (word >= 0) & (np.diff(word, prepend=-1) != 0)
-            target = np.full(len(word), UNASKED, dtype=np.int32)
-            target[first] = UNKNOWN if classes is None else classes[word[first]]
+            target = np.full(len(word), NO_TARGET, dtype=np.int32)
+            target[first] = UNLABELLED if classes is None else classes[word[first]]
             tokens.append(np.array(encoding.ids, dtype=np.int32))
             types.append(np.array(encoding.type_ids if has_types else [], dtype=np.int8))
             targets.append(target)
@@ -85,6 +89,12 @@ def encode_words(examples: Examples, tokenizer: Any, max_length: int) -> Encoded
         labels=examples.labels,
         targets=np.concatenate(targets),
     )
+
+
+def tag_confusion(logits: Tensor, encoded: Encoded, classes: int) -> npt.NDArray[np.int64]:
+    """``(classes, classes)``: how many words of each class (rows) were predicted as each (columns); logits as for best_tags."""
+    assert encoded.targets is not None
+    return counted(encoded.targets[encoded.targets != NO_TARGET], logits, classes)
 
 
 def _encodings(sentences: list[list[str]], tokenizer: Any, max_length: int) -> list[Any]:
@@ -114,14 +124,14 @@ def best_tags(
 ) -> list[list[str]]:
     """The most likely tag of each word of each of ``examples``.
 
-    ``logits`` is ``(units, classes)``, for the tokens of ``encoded`` of which something is asked (first pieces of words),
+    ``logits`` is ``(units, classes)``, for the predicted tokens of ``encoded`` (first pieces of words),
     row by row; ``names`` are the classes. Words that were cut off are ``"O"``.
     """
     assert encoded.targets is not None
     tags = [names[number] for number in torch.as_tensor(logits).argmax(dim=1).tolist()]
-    asked = np.concatenate([[0], np.cumsum(encoded.targets != UNASKED)])[encoded.offsets]
+    bounds = np.concatenate([[0], np.cumsum(encoded.targets != NO_TARGET)])[encoded.offsets]
     result = []
-    for text, start, stop in zip(examples.texts, asked[:-1], asked[1:], strict=True):
+    for text, start, stop in zip(examples.texts, bounds[:-1], bounds[1:], strict=True):
         result.append(tags[start:stop] + ["O"] * (len(text.split(" ")) - (stop - start)))
     return result
 

@@ -1,4 +1,4 @@
-"""Which store a run reads its teacher's knowledge from, and the one it writes if none fits."""
+"""Find the store of a teacher's knowledge that fits a run, or write one."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ from tutelage.teachers.stored import write_store
 
 
 def root() -> Path:
-    """Where stores are kept unless a folder is named: ``$TUTELAGE_STORES``, else ``~/.cache/tutelage/stores``."""
+    """The folder of stores without an explicit path: ``$TUTELAGE_STORES``, else ``~/.cache/tutelage/stores``."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("TUTELAGE_STORES") or Path(cache) / "tutelage" / "stores")
 
 
 def storable(objectives: Sequence[ObjectivePlan]) -> Needs:
-    """What these stages need that a store can hold. A stage that needs queries, keys, padding or the pooler runs its teacher."""
+    """The needs of these stages that a store can serve. A stage that needs queries, keys, padding or the pooler runs its
+    teacher."""
     needs = Needs(logits=True)
     for objective in objectives:
         theirs = objective.teacher_needs
@@ -45,7 +46,7 @@ def storable(objectives: Sequence[ObjectivePlan]) -> Needs:
 
 @dataclass
 class Knowledge:
-    """All that a teacher may be asked about: examples by id, as its tokenizer reads them, in which precision."""
+    """The examples of a run, as a teacher reads them: ids, tokens, precision."""
 
     task: str
     teacher: Source
@@ -54,11 +55,11 @@ class Knowledge:
     precision: str
     max_length: int
     dev: dict[str, tuple[Sequence[str], Encoded]]
-    """The parts of dev, on which only the teacher's predictions are wanted."""
+    """The parts of the evaluation set, of which a store keeps only predictions."""
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
-        """Of the teacher's tokenizer: once, however many stores are looked at, for it takes a tenth of a second."""
+        """Fingerprint of the teacher's tokenizer. Cached: it takes 0.1 s, and many stores may be compared with it."""
         return tokenizer_fingerprint(self.teacher.tokenizer)
 
     def scheme(self, needs: Needs, dtype: Dtype) -> Scheme:
@@ -67,23 +68,23 @@ class Knowledge:
         return Scheme.covering(needs, self.teacher.outputs, self.teacher.shape.hidden, longest, dtype)
 
     def open(self, folder: Path, needs: Needs) -> tuple[Store, Rows]:
-        """A store that must fit, and its rows of these examples.
+        """Open a store that must fit; returns it and its rows of these examples.
 
         Raises:
-            TutelageError: when it does not.
+            TutelageError: if it does not fit.
         """
         store = Store(folder)
         store.check(self.teacher.fingerprint, self.tokenizer_fingerprint, self.precision)
         lacking = store.scheme.lacks(needs)
         if lacking:
             raise TutelageError(
-                f"the store {store.name!r} cannot teach this: {lacking}; write one for this recipe, or with --whole"
+                f"the store {store.name!r} lacks what this recipe needs: {lacking}; write one for this recipe, or with --whole"
             )
         return store, store.locate(self.ids, self.encoded)
 
     def fitting(self, scheme: Scheme, needs: Needs, accelerator: Accelerator) -> tuple[Store, Rows] | None:
-        """A store under :func:`root` that serves this run, the smallest of them; every process gets the same, whatever other
-        runs are writing meanwhile."""
+        """The smallest store under :func:`root` that serves this run. All processes get the same one, even if other runs
+        write stores meanwhile."""
         found = [self._smallest(scheme, needs) if accelerator.is_main_process else None]
         (folder,) = broadcast_object_list(found)
         return None if folder is None else self.open(folder, needs)
@@ -104,19 +105,19 @@ class Knowledge:
         return min(found, key=lambda store: store.manifest.bytes).folder if found else None
 
     def home(self, scheme: Scheme) -> Path:
-        """Where a store of this scheme belongs."""
+        """The folder of a store of this scheme."""
         name = f"{self.teacher.fingerprint}{self.precision}{fingerprint_of(self.ids, self.encoded)}{scheme}"
         return root() / f"{Path(self.task).stem}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
     def evaluation(self, store: Store) -> dict[str, Tensor]:
-        """The teacher's logits on the parts of dev that the store has."""
+        """The teacher's logits on the parts of the evaluation set that the store has."""
         found = {name: store.evaluation(name, fingerprint_of(*part)) for name, part in self.dev.items()}
         return {name: logits for name, logits in found.items() if logits is not None}
 
     def write(
         self, folder: Path, scheme: Scheme, logits: dict[str, Tensor], accelerator: Accelerator, display: Display
     ) -> Store:
-        """Run the teacher over all examples and write what ``scheme`` keeps; ``logits`` are those on dev.
+        """Run the teacher over all examples and write what ``scheme`` keeps; ``logits`` are those on the evaluation set.
 
         Raises:
             TutelageError: when something else lies in ``folder``, or the disk has no room.
@@ -147,7 +148,7 @@ class Knowledge:
     def find_or_write(
         self, scheme: Scheme, needs: Needs, logits: dict[str, Tensor], accelerator: Accelerator, display: Display
     ) -> tuple[Store, Rows]:
-        """The store under :func:`root` that serves this run; two runs that want the same one do not write it twice."""
+        """The store under :func:`root` that serves this run, written if it is missing. Two concurrent runs write it once."""
         home = self.home(scheme)
         if accelerator.is_main_process:
             with FileLock(f"{home}.lock"):
@@ -158,10 +159,10 @@ class Knowledge:
 
 
 def verified(store: Store, display: Display) -> Store:
-    """The store, every byte of it read once and compared.
+    """Verify every byte of a store and return it.
 
     Raises:
-        TutelageError: when it is damaged.
+        TutelageError: if it is damaged.
     """
     total = sum((store.folder / name).stat().st_size for name in store.checksums)
     store.verify(lambda count: display.advance("store verified", total, count))
@@ -169,7 +170,7 @@ def verified(store: Store, display: Display) -> Store:
 
 
 def describe(store: Store) -> dict[str, Any]:
-    """What a store is, as plain values."""
+    """A description of a store, as plain values."""
     ours = store.manifest
     return {
         "path": store.name,

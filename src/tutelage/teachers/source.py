@@ -1,8 +1,7 @@
-"""Where a teacher comes from: a fine-tuned checkpoint whose weights are loaded when somebody asks for them."""
+"""A teacher by name: a fine-tuned checkpoint whose weights are loaded on first use."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from functools import cached_property
@@ -13,11 +12,13 @@ import torch
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.anatomy import Head, auto_class
+from tutelage.anatomy import Head
+from tutelage.checkpoints import resolve
+from tutelage.data.config import Pooling
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
-from tutelage.sentence import Pooling, read_settings
-from tutelage.students.load import fitted_config, load_config, load_model, resolve
+from tutelage.students.load import load_config, load_model, untrained
+from tutelage.tasks.sentence import read_settings, width_of
 
 HEADS = {
     "classes": "classification head",
@@ -28,26 +29,31 @@ HEADS = {
     "causal_lm": "language-model head",
     "none": "encoder that fits its configuration",
 }
-"""What a head is called."""
+"""Names of heads in messages."""
 
 
 class Source:
     """A teacher by name: a folder, a hub id, or the ``teacher/`` folder of a store (which has no weights).
 
-    ``head`` says what it is to answer; ``none`` takes it without a head. ``pooling`` is that of an encoder whose folder names none.
+    ``head`` is the kind of output; ``none`` loads it without a head. ``role`` is what messages call it. ``pooling`` is that of an
+    encoder whose folder names none.
 
     Raises:
         TutelageError: when its configuration or tokenizer cannot be loaded, or its family is unknown.
     """
 
-    def __init__(self, name: str, head: Head = "classes", pooling: Pooling | None = None) -> None:
-        self.name, self._path, self._head = name, resolve(name), head
+    def __init__(
+        self, name: str, head: Head = "classes", role: str = "teacher", pooling: Pooling | None = None
+    ) -> None:
+        self.name, self._path, self._head, self.role = name, resolve(name), head, role
         self.config = load_config(self._path)
         self._settings: dict[str, Any] = {}
         if head == "vectors":
             self.config.sentence = read_settings(self._path, self.config, pooling)
             self._settings = {"sentence": self.config.sentence}
         self.tokenizer = load_tokenizer(self._path)
+        # One that knows no limit is given the model's, so that the student's can be the same tokenizer.
+        self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, anatomy.max_length(self.config))
         self._model: PreTrainedModel | None = None
         self._no_pooler = False
 
@@ -57,15 +63,15 @@ class Source:
 
     @property
     def outputs(self) -> int:
-        """How many numbers it answers with."""
-        return anatomy.outputs_of(self.config, self._head)
+        """How many numbers it answers with: the size of a vector, or its labels."""
+        return width_of(self.config) if self._head == "vectors" else int(self.config.num_labels)
 
     @property
     def model(self) -> PreTrainedModel:
-        """The teacher with its weights, loaded when first asked for.
+        """The teacher with its weights, loaded on first use.
 
         Raises:
-            TutelageError: when there are none, or none for the classification head.
+            TutelageError: if there are no weights, or none for the head.
         """
         if self._model is None:
             if not self.has_weights:
@@ -76,7 +82,7 @@ class Source:
             missing = [name for name in missing if name not in made_up]
             if missing:
                 raise TutelageError(
-                    f"the teacher {self.name!r} has no {HEADS[self._head]} (its weights lack {missing[0]}); "
+                    f"the {self.role} {self.name!r} has no {HEADS[self._head]} (its weights lack {missing[0]}); "
                     + (
                         f"train one first: tutelage pretrain --model {self.name} ..."
                         if self._head in ("masked_lm", "causal_lm")
@@ -87,10 +93,10 @@ class Source:
         return self._model
 
     def check_pooler(self) -> None:
-        """See that there is a pooler to learn from.
+        """Check that the teacher has a pooler.
 
         Raises:
-            TutelageError: when the model has none, or its weights lack it.
+            TutelageError: if the model has none, or its weights lack it.
         """
         anatomy.pooler_of(self.model)
         if self._no_pooler:
@@ -100,16 +106,16 @@ class Source:
 
     @property
     def has_weights(self) -> bool:
-        """Whether there are any to load: a store keeps none."""
+        """Whether there are weights to load. A store keeps none."""
         folder = Path(self._path)
         return not folder.is_dir() or bool(_weight_files(folder)) or not _manifest_of(folder).exists()
 
     @property
     def without_weights(self) -> str:
-        """What to say when they are missed."""
+        """The error message if they are needed."""
         return (
-            f"{self.name!r} is what a store kept of its teacher, without weights, but this run needs them; give the teacher "
-            "itself with --teacher"
+            f"{self.name!r} is a store's teacher folder, which has no weights, but this run needs them; give the teacher "
+            f"itself with --teacher"
         )
 
     @property
@@ -117,12 +123,12 @@ class Source:
         return self._model is not None
 
     def release(self) -> None:
-        """Let the weights go; they are loaded again if somebody asks."""
+        """Free the weights. They are loaded again on the next use."""
         self._model = None
 
     @cached_property
     def outline(self) -> PreTrainedModel:
-        """The same network without memory for its weights (on the device ``meta``): for counting and for sizes."""
+        """The network without allocated weights (device ``meta``), for counting and sizes."""
         with torch.device("meta"):
             return self._untrained()
 
@@ -131,14 +137,11 @@ class Source:
         return self._model or self._untrained()
 
     def _untrained(self) -> PreTrainedModel:
-        # from_config writes into the configuration that it is given
-        config = fitted_config(copy.deepcopy(self.config), self._head)
-        model: PreTrainedModel = auto_class(self._head).from_config(config, dtype=torch.float32)
-        return model.eval()
+        return untrained(self.name, self.config, self._head)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A name for the weights: of the files in a folder, of a hub id its commit; of a store's teacher the one it had."""
+        """An identifier of the weights: a hash of a folder's files, the commit of a hub id, or what the store recorded."""
         folder = Path(self._path)
         if not folder.is_dir():
             return f"{self.name}@{self.config._commit_hash}"

@@ -1,4 +1,4 @@
-"""A teacher that was asked once: its knowledge is read from a store, and written into one."""
+"""A teacher's knowledge on disk: read from a store, and written to one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tutelage.knowledge.store.records import Contents
 from tutelage.knowledge.store.scheme import Exponents, Scheme, needs_of
 
 CALIBRATED_ON = 256
-"""Examples from which the scales of 8-bit stores are taken."""
+"""Number of examples from which the scales of 8-bit stores are computed."""
 
 
 class StoredTeacher:

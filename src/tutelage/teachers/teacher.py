@@ -1,4 +1,4 @@
-"""Who teaches: a running model, or its logits once they are known."""
+"""Teachers during training: a running model, or its known logits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.data.batches import Batch, asked_places, evaluation_batches, padded
+from tutelage.data.batches import Batch, evaluation_batches, padded, predicted_places
 from tutelage.data.examples import Encoded
+from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.selection import Selected, select
 from tutelage.knowledge.signals import Signals, Tap
@@ -37,7 +38,7 @@ class Teacher(Protocol):
 
 
 class LiveTeacher:
-    """A model that runs on every batch: in evaluation mode, without gradients, no further than the last layer needed.
+    """A model that runs on every batch, in evaluation mode, without gradients, up to the last needed layer.
 
     ``encoded`` is given when the teacher has another tokenizer than the student and reads its own tokens.
     """
@@ -47,15 +48,17 @@ class LiveTeacher:
         self._needs, self._encoded, self._accelerator = needs, encoded, accelerator
 
     def signals(self, batch: Batch) -> Signals:
-        inputs, asked = batch.inputs, batch.asked
+        inputs, places = batch.inputs, batch.predicted
         if self._encoded is not None:
             part = self._encoded.take(batch.rows.numpy())
             inputs = padded(part, np.arange(len(part)), pad_to=batch.mask.shape[1])
-            asked = None if part.targets is None else asked_places(part, inputs["attention_mask"]).to(batch.mask.device)
+            places = (
+                None if part.targets is None else predicted_places(part, inputs["attention_mask"]).to(batch.mask.device)
+            )
             inputs = {name: value.to(batch.mask.device) for name, value in inputs.items()}
         # Not inference_mode: autograd refuses to keep its tensors for the student's backward pass.
         with torch.no_grad(), self._accelerator.autocast():
-            signals = self._tap(inputs, asked)
+            signals = self._tap(inputs, places)
             cut_from(signals, self._needs, inputs["attention_mask"], batch.separators, batch.keys)
             return signals
 
@@ -64,28 +67,30 @@ class LiveTeacher:
 
 
 class KnownLogits:
-    """A teacher whose logits ``(answers, classes)`` are in memory: a few numbers an example replace its forward pass.
+    """A teacher whose logits ``(answers, classes)`` are in memory. They replace the forward pass.
 
-    ``asked`` ``(examples,)`` says how many rows of them are of each example.
+    ``logit_rows`` ``(examples,)``: rows of logits for each example. ``weights`` ``(answers,)`` are the weights of the rows in the
+    losses.
     """
 
-    def __init__(self, logits: Tensor, asked: npt.NDArray[np.int64]) -> None:
-        self._logits = logits
-        self._asked = torch.from_numpy(asked)
-        self._start = self._asked.cumsum(0) - self._asked
+    def __init__(self, logits: Tensor, logit_rows: npt.NDArray[np.int64], weights: Tensor | None = None) -> None:
+        self._logits, self._weights = logits, weights
+        self._rows = torch.from_numpy(logit_rows)
+        self._start = self._rows.cumsum(0) - self._rows
 
     def signals(self, batch: Batch) -> Signals:
-        asked = self._asked[batch.rows]
-        before = asked.cumsum(0) - asked
-        places = torch.arange(int(asked.sum())) + (self._start[batch.rows] - before).repeat_interleave(asked)
-        return Signals(logits=self._logits[places.to(self._logits.device, non_blocking=True)])
+        rows = self._rows[batch.rows]
+        before = rows.cumsum(0) - rows
+        places = torch.arange(int(rows.sum())) + (self._start[batch.rows] - before).repeat_interleave(rows)
+        places = places.to(self._logits.device, non_blocking=True)
+        return Signals(logits=self._logits[places], weights=None if self._weights is None else self._weights[places])
 
     def close(self) -> None:
         pass
 
 
 def cut_from(signals: Signals, needs: Needs, mask: Tensor, separators: Tensor, keys: Tensor) -> None:
-    """Add the cuts asked for to the signals of a running model."""
+    """Add the needed cuts to the signals of a running model."""
     for cut in needs.cuts:
         scores = None if cut.scored_by is None else signals.ranking(cut.scored_by, mask, cut.tokens.score)
         whole = Selected(signals.hidden[cut.layer].float(), mask)
@@ -98,21 +103,30 @@ def predict(
     accelerator: Accelerator,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
-    """Logits of all that is asked, ``(answers, classes)`` float32 on the CPU: example by example, as ``encoded.asked``
-    counts them. ``advance`` hears of every batch's size."""
+    """All logits, ``(answers, classes)`` float32 on the CPU: example by example, as ``encoded.logit_rows`` counts them.
+    ``advance`` is called with the size of every batch.
+
+    Raises:
+        TutelageError: if a token has no embedding.
+    """
+    if (largest := int(encoded.tokens.max(initial=0))) >= model.config.vocab_size:
+        raise TutelageError(
+            f"the texts have the token id {largest}, but a model has {model.config.vocab_size} embeddings; save the model's own "
+            "tokenizer beside it"
+        )
     was_training = model.training
     model.eval()
-    start = np.cumsum(encoded.asked) - encoded.asked
+    start = np.cumsum(encoded.logit_rows) - encoded.logit_rows
     results: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad(), accelerator.autocast():
-        for rows, inputs, asked in evaluation_batches(encoded):
+        for rows, inputs, tokens in evaluation_batches(encoded):
             inputs = {name: value.to(accelerator.device) for name, value in inputs.items()}
-            logits = anatomy.answers_of(model, inputs, None if asked is None else asked.to(accelerator.device))
-            places = np.concatenate([np.arange(start[row], start[row] + encoded.asked[row]) for row in rows])
+            logits = anatomy.answers_of(model, inputs, None if tokens is None else tokens.to(accelerator.device))
+            places = np.concatenate([np.arange(start[row], start[row] + encoded.logit_rows[row]) for row in rows])
             results.append((torch.from_numpy(places), logits))
             advance(len(rows))
     model.train(was_training)
-    table = torch.empty(int(encoded.asked.sum()), results[0][1].shape[-1])
+    table = torch.empty(int(encoded.logit_rows.sum()), results[0][1].shape[-1])
     for index, logits in results:
         table[index] = logits.float().cpu()
     return table

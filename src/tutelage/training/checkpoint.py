@@ -58,7 +58,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
-    """Put :func:`optimizer_state` back."""
+    """Restore the result of :func:`optimizer_state`."""
     whole = optimizer.state_dict()
     for key, value in flat.items():
         index, _, name = key.partition(".")

@@ -7,14 +7,14 @@ What happens when, for one stage::
             seed the random state from (seed, stage, epoch, step)
             for piece in step:                      # at most max_tokens at once (or whole); this process's share
                 teacher signals, student signals -> objective -> loss -> backward
-            hooks, before the step                          # they see the whole step's gradients, not clipped yet
+            hooks, before the step                          # they see the whole step's gradients, before clipping
             clip, step, zero the gradients
             hooks, after the step                           # the student may have other parameters now
             log about every second; write a checkpoint when the last is a minute old
-        score the selection data; keep the best weights; stop if patience has run out
-    take back the best weights
+        score the validation split; keep the best weights; stop when patience runs out
+    restore the best weights
 
-The random state of a step is a function of its place, so a resumed run needs no saved generator to repeat it to the bit.
+The random state of a step depends only on its position, so a resumed run repeats it exactly without a saved generator.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from tutelage.teachers.teacher import Teacher
 from tutelage.training import checkpoint
 
 LOG_SECONDS = 1.0
-"""Between two lines of the log, roughly: the steps from one to the next are those that take so long by the last."""
+"""Approximate time between two lines of the log. The number of steps per line follows from the last measured speed."""
 CHECKPOINT_SECONDS = 60.0
 ONE_VIEW = (nullcontext(),)
 
 
 class DistillationModule(nn.Module):
-    """Student and objective as one module: wrapped whole, so that processes average both's gradients."""
+    """Student and objective as one module, wrapped together, so that the gradients of both are averaged over processes."""
 
     def __init__(self, student: PreTrainedModel, objective: Objective) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class DistillationModule(nn.Module):
         self._tap = Tap(student, objective.plan.student_needs)
 
     def forward(self, batch: batches.Batch, teacher: Signals) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = self.objective(self._tap(batch.inputs, batch.asked), teacher, batch)
+        losses: dict[str, Tensor] = self.objective(self._tap(batch.inputs, batch.predicted), teacher, batch)
         return losses
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class DistillationModule(nn.Module):
 
 @dataclass
 class StageLog:
-    """What a stage leaves behind for the report; plain values."""
+    """The log of a stage, for the report. Plain values."""
 
     name: str
     epochs: int = 0
@@ -75,10 +75,19 @@ class StageLog:
     seconds: float = 0.0
     best: dict[str, float] | None = None
     losses: dict[str, list[list[float]]] = field(default_factory=dict)
-    """By term: pairs of step and mean loss since the pair before."""
+    """By term: pairs of step and mean loss since the previous pair."""
     scores: list[list[float]] = field(default_factory=list)
-    """Pairs of epoch and selection score."""
+    """Pairs of epoch and score on the validation split."""
     tokens: int = 0
+
+
+def _seed(number: int, device: torch.device) -> None:
+    """Seed what draws on ``device``. On a CPU ``torch.manual_seed`` also notes the call for each GPU library, with its whole
+    stack of calls as text, which costs as much as a layer of a tiny model."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(number)
+    else:
+        torch.manual_seed(number)
 
 
 def learning_rate(stage: Stage, step: int, total: int) -> float:
@@ -104,8 +113,8 @@ def train(
 ) -> StageLog:
     """Train ``module.student`` through one stage, in place.
 
-    ``score`` evaluates the student on the selection data. ``save`` is given states of which any can be handed back as
-    ``resumed``; ``hooks`` are those of the stage's mechanisms.
+    ``score`` evaluates the student on the validation split. ``save`` receives states, any of which can be passed as
+    ``resumed`` later. ``hooks`` are the hooks of the stage's mechanisms.
     """
     steps_an_epoch = -(-len(feed.rows(0)) // stage.batch_size)
     total = min(stage.epochs * steps_an_epoch, stage.max_steps or 2**62)
@@ -158,8 +167,8 @@ def train(
     began = logged = saved = time.perf_counter()
 
     def pace(now: float) -> int:
-        """How many steps take the main process ``LOG_SECONDS``. Clocks differ, and all processes must log the same steps: a
-        line adds up their losses."""
+        """The steps that the main process takes in ``LOG_SECONDS``. All processes must log at the same steps, because a line
+        adds up their losses."""
         steps = max(1, round(counted * LOG_SECONDS / max(now - logged, 1e-9)))
         return steps if accelerator.num_processes == 1 else int(broadcast(torch.tensor(steps, device=device)))
 
@@ -190,7 +199,7 @@ def train(
         order = batches.steps(feed.lengths(epoch), feed.rows(epoch), stage.batch_size, seed, epoch)
         for names in order[place : place + total - log.steps]:
             place_of_step = [seed, _number(stage.name), epoch, place, accelerator.process_index]
-            torch.manual_seed(int(np.random.SeedSequence(place_of_step).generate_state(1)[0]))
+            _seed(int(np.random.SeedSequence(place_of_step).generate_state(1)[0]), device)
             lr = learning_rate(stage, log.steps, total)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("factor", 1.0)

@@ -1,4 +1,4 @@
-"""A run's training: one stage after another, with checkpoints and a log, whatever the stages are about."""
+"""The training of a run: one stage after another, with checkpoints and a log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tutelage.teachers.teacher import Teacher
 from tutelage.training import checkpoint, loop
 
 PROOF = 8
-"""Examples in the batch that hooks get when a stage is over."""
+"""Examples in the batch that hooks receive at the end of a stage."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class StageWork:
     """One stage, ready to be trained."""
 
     who: str
-    """The model that is trained: ``student``, or ``baseline``, its twin without the teacher."""
+    """The trained model: ``student``, or ``baseline`` (the student without distillation)."""
     stage: Stage
     model: PreTrainedModel
     objective: Objective
@@ -40,7 +40,7 @@ class StageWork:
     score: Callable[[], float] | None = None
     """Scores the model at the end of every epoch; higher is better."""
     hooks: Callable[[], list[Hook]] = list
-    """Makes the hooks of the stage's mechanisms, once the model has the weights with which the stage begins."""
+    """Makes the hooks of the stage's mechanisms. Called when the model has the weights at the start of the stage."""
 
 
 def train_stages(
@@ -53,9 +53,9 @@ def train_stages(
     seed: int,
     resumed: checkpoint.State | None,
 ) -> list[loop.StageLog]:
-    """Train ``count`` stages, each made by ``begin`` when its turn comes; returns their logs.
+    """Train ``count`` stages, each made by ``begin`` just before it starts, and return their logs.
 
-    ``end`` is called by the main process when a stage of the student is over, with the projections of all stages so far under
+    The main process calls ``end`` after each stage of the student, with the projections of all stages so far under
     ``STAGE.NAME``. A ``resumed`` run skips finished stages and continues within the one that was interrupted.
     """
     logs = [loop.StageLog(**log) for log in resumed["logs"]] if resumed else []

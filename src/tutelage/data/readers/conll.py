@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples
+from tutelage.data.readers.files import TABLES, ending_of, read_table
+from tutelage.data.readers.table import shown
 from tutelage.errors import TutelageError
 
 HUB = "eriktks/conll2003"
@@ -22,6 +25,10 @@ SPLITS = {"train": "train", "dev": "validation"}
 
 
 FILES = {"train": ("eng.train", "train.txt"), "dev": ("eng.testa", "valid.txt")}
+
+
+WORDS, TAGS = ("tokens", "words"), ("ner_tags", "tags", "labels")
+"""Usual names of the columns of tables."""
 
 
 Sentence = tuple[list[str], list[str]]
@@ -50,19 +57,32 @@ def load_conll(data_dir: Path | None) -> Data:
     return Data("conll2003", "tokens", tags, ("f1", "accuracy"), train, {"dev": dev}, sources=sources)
 
 
-def own_sentences(train: Path, dev: Path | None) -> Data:
-    """Sentences from files in CoNLL's format; without ``dev`` a tenth of ``train`` is held out.
+def own_sentences(train: Path, dev: Path | None, config: DataConfig) -> Data:
+    """Sentences from files in CoNLL's format, or tables with lists of words and tags; without ``dev`` a tenth of ``train`` is held
+    out.
+
+    Args:
+        train: The training file.
+        dev: The evaluation file.
+        config: Names the columns of a table (where they do not exist, words are ``tokens`` or ``words``, tags ``ner_tags``,
+            ``tags`` or ``labels``) and the tags that are numbers.
 
     Raises:
         TutelageError: as :func:`read_conll`, or when too few sentences are left.
     """
-    examples, tags = read_conll(train, "train")
+
+    def read(path: Path, name: str, tags: tuple[str, ...] | None = None) -> tuple[Examples, tuple[str, ...]]:
+        if ending_of(path) in TABLES:
+            return _from_table(path, name, config, tags)
+        return read_conll(path, name, tags)
+
+    examples, tags = read(train, "train")
     sources = {"train": train.name, "dev": "10% of train, held out" if dev is None else dev.name}
     if dev is None:
         held = np.random.default_rng(0xDE7).permutation(len(examples)) % 10 == 4
         scored, examples = examples.take(np.flatnonzero(held)), examples.take(np.flatnonzero(~held))
     else:
-        scored, _ = read_conll(dev, "dev", tags)
+        scored, _ = read(dev, "dev", tags)
     if not len(scored) or not len(examples):
         raise TutelageError(f"{train} has too few sentences to hold out some as dev; give a --dev file")
     name = train.name.rpartition(".")[0] or train.name
@@ -119,6 +139,46 @@ def read_conll(path: Path, name: str, tags: tuple[str, ...] | None = None) -> tu
                     f"{path}, line {number}: tag {tag!r} is none of {', '.join(tags)}; correct it, or train on sentences"
                     " that have it"
                 )
+    return _examples(name, sentences, tags), tags
+
+
+def _from_table(
+    path: Path, name: str, config: DataConfig, tags: tuple[str, ...] | None
+) -> tuple[Examples, tuple[str, ...]]:
+    """The sentences of a table whose rows have a list of words and a list of as many tags, or numbers of ``labels``."""
+    if ending_of(path) in (".csv", ".tsv"):
+        raise TutelageError(
+            f"{path}: sentences with a tag for each word are read from JSON lines or Parquet with lists, or from CoNLL's columns"
+            " (a word and its tag a line, in a .txt or .conll file)"
+        )
+    table = read_table(path)
+    columns, labels = [], config.labels
+    for given, others, role in ((config.text, WORDS, "text"), (config.label, TAGS, "label")):
+        found = next((one for one in (given, *others) if one in table.columns), given)
+        columns.append(table.column(found, role))
+    sentences: list[Sentence] = []
+    for row, (given_words, given_tags) in enumerate(zip(*columns, strict=True)):
+        if row in table.bad:
+            continue
+        if not isinstance(given_words, list) or not isinstance(given_tags, list) or len(given_words) != len(given_tags):
+            table.reject(row, "has no list of words and list of as many tags")
+            continue
+        if not given_words or not all(isinstance(word, str) and re.fullmatch(r"\S+", word) for word in given_words):
+            table.reject(row, "has a word that is empty, has a space or is no string, or no words")
+            continue
+        named = [labels[one] if labels and type(one) is int and 0 <= one < len(labels) else one for one in given_tags]
+        wrong = next((one for one in named if not (isinstance(one, str) and re.fullmatch("O|[BI]-.+", one))), None)
+        if wrong is not None:
+            remedy = "; name the numbers with --labels O,B-...,I-..." if isinstance(wrong, int) else ""
+            table.reject(row, f"has tag {shown(wrong)}, which is not O, B-... or I-...{remedy}")
+            continue
+        named = bio(named)
+        if unknown := [one for one in named if tags is not None and one not in tags]:
+            table.reject(row, f"has tag {shown(unknown[0])}, which train lacks")
+        else:
+            sentences.append((given_words, named))
+    table.kept(config.skip_bad_rows)
+    tags = tags or _tags(sentences)
     return _examples(name, sentences, tags), tags
 
 

@@ -1,73 +1,54 @@
-"""The user's own files, read as columns: CSV, TSV, JSON lines, Parquet, and the lines of .txt."""
+"""The user's own files, read as tables: CSV, TSV, JSON, JSON lines, Parquet; and the lines of .txt."""
 
 from __future__ import annotations
 
 import codecs
-import csv
-import difflib
-import glob
 import gzip
-import shutil
-import tempfile
+import json
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tutelage.data.readers.delimited import read_delimited
+from tutelage.data.readers.rows import read_rows
+from tutelage.data.readers.table import Table
 from tutelage.errors import TutelageError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+
+MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",  # begins with the mark of UTF-16
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Encodings by the byte order mark."""
+
+OTHERS = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook; save its sheet as CSV UTF-8",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save its sheet as CSV UTF-8",
+    b"PAR1": "a Parquet file; let its name end in .parquet",
+    b"\x1f\x8b": "packed by gzip; let its name end in .gz",
+    b"version https://git-lfs": "a pointer of Git LFS in place of the file; fetch that with git lfs pull",
+    b"ARROW1": "an Arrow file; save it as Parquet, as datasets and pandas do with to_parquet",
+}
+"""What a file is that begins so."""
 
 
 def read_texts(path: Path, column: str = "text") -> list[str]:
     """Texts alone: the lines of .txt (also with .gz), blank ones left out, or a column of a file of :data:`TABLES`.
 
     Raises:
-        TutelageError: as :func:`read_columns`, or a row has no text.
+        TutelageError: as :func:`read_table`, or a row has no text.
     """
-    ending = ending_of(path)
-    if ending not in (".txt", *TABLES):
-        raise TutelageError(f"{str(path)!r} does not end in .txt, {', '.join(TABLES)}; rename or convert it")
-    return texts_of(
-        path, "text", {"text": read_lines(path)} if ending == ".txt" else read_columns(path, {"text": column})
-    )
+    table = read_lines(path) if ending_of(path) == ".txt" else read_table(path, (column,))
+    texts = table.texts("text" if ending_of(path) == ".txt" else column, "text")
+    table.kept(skip=False)
+    return texts
 
 
-# Texts
-def texts_of(path: Path, role: str, columns: dict[str, list[Any]]) -> list[str]:
-    """The column ``role``, of which every row must have a text.
-
-    Raises:
-        TutelageError: for a row that has none.
-    """
-    values = columns[role]
-    for row, value in enumerate(values, 1):
-        if isinstance(value, list | dict):
-            raise TutelageError(f"{path}: row {row} has no plain text as its {role} ({shown(value)}); make it a string")
-        if is_missing(value) or not str(value).strip():
-            raise TutelageError(f"{path}: row {row} has no {role}; give it one, or delete the row")
-    return [str(value) for value in values]
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a cell of a table is empty."""
-    return value is None or value == "" or value != value  # only nan differs from itself
-
-
-def shown(value: Any) -> str:
-    """As errors show a cell: the start of a long one."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def listed(names: Sequence[str]) -> str:
-    """As errors list columns or classes: the first 20."""
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(shown(name) for name in names[:20]) + more
-
-
-# Files
 def ending_of(path: Path) -> str:
     """``.csv`` of ``a.csv`` and of ``a.csv.gz``."""
     name = path.name.lower()
@@ -75,160 +56,157 @@ def ending_of(path: Path) -> str:
     return ".parquet.gz" if ending == ".parquet" and name.endswith(".gz") else ending
 
 
-def read_columns(path: Path, wanted: dict[str, str | None], optional: tuple[str, ...] = ()) -> dict[str, list[Any]]:
-    """The columns of a file that ends in one of :data:`TABLES` (each but .parquet also with .gz), by their role; roles without a
-    column are left out, and ``optional`` ones whose column the file lacks.
+def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True) -> Table:
+    """The rows of a file that ends in one of :data:`TABLES` (each but .parquet also with .gz).
+
+    Args:
+        path: The file.
+        wanted: Columns that will be asked for. A file may have others.
+        header: Whether columns have names; see :func:`read_delimited` and :func:`read_rows`.
 
     Raises:
-        TutelageError: the file is missing, is a directory, has another ending, is not UTF-8, cannot be read, has no rows or
-            lacks a column.
+        TutelageError: the file is missing, is a directory, has another ending, is no text in a known encoding, cannot be read or
+            has no rows.
     """
     _check_file(path)
-    if ending_of(path) not in TABLES:
-        raise TutelageError(f"{str(path)!r} does not end in {', '.join(TABLES)}; rename or convert it")
-    with tempfile.TemporaryDirectory() as cache, _silence():
-        table = _read_table(path, cache)
-        result = {}
-        for role, column in wanted.items():
-            if column is None or (role in optional and column not in table.column_names):
-                continue
-            if column not in table.column_names:
-                near = difflib.get_close_matches(column, table.column_names, n=1, cutoff=0.5)
-                raise TutelageError(
-                    f"{path} has no column {column!r} for {role}: its columns are {listed(table.column_names)}; "
-                    + (f"did you mean {near[0]!r}?" if near else f"set {role} to one of them")
-                )
-            result[role] = list(table[column][:])
-    return result
-
-
-def _read_table(path: Path, cache: str) -> Any:
-    import datasets
-
     ending = ending_of(path)
-    size = path.stat().st_size if ending == ".parquet" else _check_utf8(path)
-    if size == 0:
-        raise TutelageError(f"{path} is empty; give a file with rows")
-    plain = _unpacked(path, Path(cache)) if path.name.lower().endswith(".gz") else path
-    name = glob.escape(str(plain))  # datasets takes the path for a pattern
-    try:
-        if ending == ".parquet":
-            # The batch size is taken from the first row group otherwise, and an empty one gives an obscure error.
-            table = datasets.Dataset.from_parquet(name, cache_dir=cache, batch_size=10_000)
-        elif ending in (".csv", ".tsv"):
-            table = _read_csv(path, name, cache)
-        else:
-            # In one piece: a column's type is that of the first piece, in which scores may be all whole.
-            table = datasets.Dataset.from_json(name, cache_dir=cache, chunksize=size, parse_agent_traces=False)
-    except TutelageError:
-        raise
-    except Exception as error:  # those of datasets, pandas, pyarrow and csv, wrapped in one another
-        if "corresponds to no data" in str(error):
-            raise TutelageError(f"{path} has no rows; give a file with rows") from None
-        while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-            error = error.__cause__
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise TutelageError(f"{path} is not a sound {ending} file ({reason}); correct it") from None
-    if len(table) == 0:
-        raise TutelageError(f"{path} has no rows; give a file with rows")
+    if ending in (".xlsx", ".xls", ".ods"):
+        raise TutelageError(
+            f"{str(path)!r} is a spreadsheet; save its sheet as CSV UTF-8 (or end in {', '.join(TABLES)})"
+        )
+    if ending not in TABLES:
+        raise TutelageError(f"{str(path)!r} does not end in {', '.join(TABLES)}; rename or convert it")
+    if ending == ".parquet":
+        if not header:
+            raise TutelageError(f"{path} names its columns; leave out --no-header")
+        return _read_parquet(path, wanted)
+    text, notes = read_text(path)
+    if ending in (".csv", ".tsv"):
+        table = read_delimited(path, text, "\t" if ending == ".tsv" else ",", wanted, header)
+    else:
+        table = read_rows(path, text, wanted, header)
+    table.notes[:0] = notes
     return table
 
 
-def _read_csv(path: Path, name: str, cache: str) -> Any:
-    """All columns as strings, so that the label ``007`` stays what it is and ``NA`` is not taken for a gap."""
-    import datasets
-
-    separator = "\t" if ending_of(path) == ".tsv" else ","
-    header = _csv_header(path, separator)
-    return datasets.Dataset.from_csv(
-        name,
-        features=datasets.Features({column: datasets.Value("string") for column in header}),
-        cache_dir=cache,
-        sep=separator,
-        header=0,
-        column_names=header,
-        keep_default_na=False,
-    )
-
-
-def _csv_header(path: Path, separator: str) -> list[str]:
-    with _open(path, "rt", encoding="utf-8-sig", newline="") as file:
-        rows = (row for row in csv.reader(file, delimiter=separator) if row)
-        header = [column or f"Unnamed: {i}" for i, column in enumerate(next(rows, []))]
-        first = next(rows, [])
-    if not first:
-        raise TutelageError(f"{path} has no rows below its header; give a file with rows")
-    for column in header:
-        if header.count(column) > 1:
-            raise TutelageError(f"{path} has several columns {column!r}; rename all but one")
-    # In later rows pandas reports this, but from the first it silently takes the first field for a row name.
-    if len(first) > len(header):
-        raise TutelageError(
-            f"{path}: row 1 has {len(first)} fields, the header {len(header)}; quote texts that contain {separator!r}"
-        )
-    return header
-
-
-def _unpacked(path: Path, folder: Path) -> Path:
-    with gzip.open(path, "rb") as packed, (folder / "unpacked").open("wb") as plain:
-        shutil.copyfileobj(packed, plain)
-    return folder / "unpacked"
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file (also with .gz) that are not blank.
+def read_lines(path: Path) -> Table:
+    """The lines of a text file (also with .gz) that are not blank, as the column ``text``.
 
     Raises:
-        TutelageError: the file is missing, is not UTF-8, cannot be read or is empty.
+        TutelageError: the file is missing, is no text, cannot be read or is empty.
     """
     _check_file(path)
-    _check_utf8(path)
-    with _open(path, "rt", encoding="utf-8-sig") as file:
-        lines = [line.rstrip("\n") for line in file if line.strip()]
-    if not lines:
+    if ending_of(path) != ".txt":
+        raise TutelageError(f"{str(path)!r} does not end in .txt, {', '.join(TABLES)}; rename or convert it")
+    text, notes = read_text(path)
+    if "\n" not in text:
+        text = text.replace("\r", "\n")
+    found = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not found:
         raise TutelageError(f"{path} is empty; give a file with rows")
-    return lines
+    numbers, lines = zip(*found, strict=True)
+    return Table(path, {"text": list(lines)}, len(lines), lines=numbers, notes=notes)
+
+
+def read_text(path: Path) -> tuple[str, list[str]]:
+    """The content of a text file (also with .gz) without its byte order mark, and notes on its encoding.
+
+    Raises:
+        TutelageError: it is missing, cannot be read, is empty, or is not UTF-8 (or with a mark UTF-16 or UTF-32).
+    """
+    packed = path.name.lower().endswith(".gz")
+    try:
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+            raw = file.read()
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise TutelageError(f"{path} cannot be read ({error}); check the file and its ending") from None
+    if not raw.strip():
+        raise TutelageError(f"{path} is empty; give a file with rows")
+    for begin, what in OTHERS.items():
+        if raw.startswith(begin):
+            raise TutelageError(f"{path} is {what}")
+    encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and raw[:4096].count(0) > len(raw[:4096]) // 4:
+        raise TutelageError(f"{path} looks like UTF-16 without a byte order mark; save it as UTF-8")
+    try:
+        text = raw.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise TutelageError(
+            f"{path}, line {line}: not UTF-8 (byte 0x{raw[min(error.start, len(raw) - 1)]:02x}); save it as UTF-8, for example by "
+            "iconv -f CP1252 -t UTF-8 OLD > NEW"
+        ) from None
+    if not text.strip():
+        raise TutelageError(f"{path} is empty; give a file with rows")
+    return text, [] if encoding == "utf-8" else [f"it is read as {encoding.upper()}"]
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise TutelageError(f"{str(path)!r} is a directory; name one file in it")
-    if not path.exists():
-        raise TutelageError(f"there is no file {str(path)!r}; check the path")
-
-
-def _open(path: Path, mode: str, **options: Any) -> Any:
-    return (gzip.open if path.name.lower().endswith(".gz") else open)(path, mode, **options)
-
-
-def _check_utf8(path: Path) -> int:
-    """How many bytes of (unpacked) text there are, all of them UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    size = 0
     try:
-        with _open(path, "rb") as file:
-            while piece := file.read(1 << 20):
-                decoder.decode(piece)
-                size += len(piece)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        raise TutelageError(f"{path} is not UTF-8; convert it to UTF-8") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise TutelageError(f"{path} cannot be read ({error}); check the file and its ending") from None
-    return size
+        if path.is_dir():
+            raise TutelageError(f"{str(path)!r} is a directory; {_within(path)}")
+        if not path.exists():
+            raise TutelageError(f"there is no file {str(path)!r}; check the path")
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        raise TutelageError(f"{str(path)!r} cannot be read ({error}); check the path") from None
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Without the progress bars and log lines of datasets, which come back afterwards."""
-    import datasets
+def _within(folder: Path) -> str:
+    """What to name instead of a folder."""
+    if any((folder / name).exists() for name in ("dataset_dict.json", "state.json", "dataset_info.json")):
+        return (
+            "it was written by save_to_disk: load it in Python (datasets.load_from_disk) and give the object, or write each split "
+            "with to_parquet"
+        )
+    found = sorted(path.name for path in folder.iterdir() if ending_of(path) in TABLES)
+    return "name one file in it" + (f", such as {found[0]!r}" if found else "")
 
-    bars, verbosity = datasets.is_progress_bar_enabled(), datasets.logging.get_verbosity()
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+
+def _read_parquet(path: Path, wanted: Sequence[str]) -> Table:
+    """Of the wanted columns if it has all, else of all; classes of ``datasets`` by their names."""
+    import pyarrow.parquet as parquet
+
     try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(verbosity)
-        if bars:
-            datasets.enable_progress_bars()
+        with parquet.ParquetFile(path) as file:
+            names = list(file.schema_arrow.names)
+            single = [name for name in names if names.count(name) == 1]
+            chosen = list(wanted) if wanted and set(wanted) <= set(single) else single
+            read = file.read(columns=chosen)
+            columns = {name: read.column(name).to_pylist() for name in chosen}
+            about, count = file.schema_arrow.metadata or {}, read.num_rows
+    except Exception as error:  # those of Arrow and Python, of many types
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise TutelageError(f"{path} is not a sound .parquet file ({reason[:300]}); write it again") from None
+    if not count:
+        raise TutelageError(f"{path} has no rows; give a file with rows")
+    for name, feature in _features(about).items():
+        if name in columns and (classes := _classes(feature)):
+            columns[name] = [_named(value, classes) for value in columns[name]]
+    repeated = frozenset(name for name in names if names.count(name) > 1)
+    columns |= {name: [None] * count for name in names if name not in columns and name not in repeated}
+    return Table(path, columns, count, repeated=repeated)
+
+
+def _features(about: dict[bytes, bytes]) -> dict[str, Any]:
+    """The types of columns that ``datasets`` writes into a file."""
+    try:
+        features = json.loads(about[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _classes(feature: Any) -> list[str]:
+    """The names of a column's classes, or of those in its lists."""
+    if isinstance(feature, dict) and isinstance(feature.get("feature"), dict):
+        feature = feature["feature"]
+    names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _named(value: Any, classes: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_named(one, classes) for one in value]
+    if not isinstance(value, int):
+        return value
+    return classes[value] if 0 <= value < len(classes) else None if value == -1 else value

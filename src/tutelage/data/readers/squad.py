@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from tutelage.data.examples import Data, Examples
+from tutelage.data.readers.files import TABLES, ending_of, read_table, read_text
+from tutelage.data.readers.rows import parsed, read_rows
+from tutelage.data.readers.table import Table, shown
 from tutelage.errors import TutelageError
 
 VERSIONS = {"squad": ("v1.1", "rajpurkar/squad"), "squad2": ("v2.0", "rajpurkar/squad_v2")}
 """Version in the names of the files, and name on the Hub."""
+
+
+COLUMNS = ("question", "context")
+"""Those that a table of questions has besides ``id`` and ``answers``."""
 
 
 NEARBY = 32
@@ -58,20 +63,21 @@ def load_squad(version: Literal["squad", "squad2"], data_dir: Path | None) -> Da
     )
 
 
-def own_questions(train: Path, dev: Path | None) -> Data:
-    """Questions from files in SQuAD's JSON format; without ``dev`` a tenth of ``train`` is held out.
+def own_questions(train: Path, dev: Path | None, skip: bool = False) -> Data:
+    """Questions from files in SQuAD's JSON format; without ``dev`` a tenth of ``train`` is held out. With ``skip`` bad rows
+    of a table are left out.
 
     Raises:
         TutelageError: as :func:`read_squad`, or when no question of dev has a known answer.
     """
-    examples, source = read_squad(train, "train")
+    examples, source = read_squad(train, "train", skip)
     sources = {"train": source}
     if dev is None:
         held = np.random.default_rng(0xDE7).permutation(len(examples)) % 10 == 4
         scored, examples = examples.take(np.flatnonzero(held)), examples.take(np.flatnonzero(~held))
         sources["dev"] = "10% of train, held out"
     else:
-        scored, sources["dev"] = read_squad(dev, "dev")
+        scored, sources["dev"] = read_squad(dev, "dev", skip)
     scored = scored.take(np.flatnonzero(scored.labelled))
     if not len(scored) or not len(examples):
         raise TutelageError(
@@ -81,8 +87,9 @@ def own_questions(train: Path, dev: Path | None) -> Data:
     return Data(name, "spans", (), ("f1", "exact_match"), examples, {"dev": scored}, sources=sources)
 
 
-def read_squad(path: Path, name: str) -> tuple[Examples, str]:
-    """The questions of a JSON file (also with .gz) in SQuAD's format, and in words where they came from.
+def read_squad(path: Path, name: str, skip: bool = False) -> tuple[Examples, str]:
+    """The questions of a JSON file (also with .gz) in SQuAD's format, and in words where they came from. Read is also a table
+    (JSON, JSON lines, Parquet) with a question a row, as the Hub has SQuAD: ``id``, ``question``, ``context``, ``answers``.
 
     Ids are ``"{name}/{question id}"``; labels as in ``Examples`` for spans. A question that ``is_impossible`` has no
     answer in its context; the answers of one without ``answers`` are unknown. An answer that is not at its
@@ -93,18 +100,45 @@ def read_squad(path: Path, name: str) -> tuple[Examples, str]:
         TutelageError: the file is missing, cannot be read, is not UTF-8 or JSON, lacks a field, has no questions or an
             id twice.
     """
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig") as file:
-            tree = json.load(file)
-    except UnicodeDecodeError:
-        raise TutelageError(f"{path} is not UTF-8; convert it to UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise TutelageError(f"{path}, line {error.lineno}: not JSON ({error.msg}); correct or fetch it again") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise TutelageError(f"{path} cannot be read ({error}); check the path, or fetch it again") from None
-    examples, lost = _examples(name, _questions(tree, str(path)), str(path))
+    if ending_of(path) in TABLES and ending_of(path) != ".json":
+        questions = _rows(read_table(path, COLUMNS), skip)
+    else:
+        text, tree = read_text(path)[0], None
+        with suppress(ValueError):  # then it is an object a line, or the reader of rows says what is wrong
+            tree = parsed(text)
+        if isinstance(tree, dict) and not _is_flat(tree.get("data", [tree])):
+            questions = _questions(tree, str(path))
+        else:
+            questions = _rows(read_rows(path, text, COLUMNS, header=True), skip)
+    examples, lost = _examples(name, questions, str(path))
     return examples, path.name + lost
+
+
+def _is_flat(rows: Any) -> bool:
+    """Whether these are single questions with their contexts."""
+    return isinstance(rows, list) and bool(rows) and isinstance(rows[0], dict) and "context" in rows[0]
+
+
+def _rows(table: Table, skip: bool) -> Iterator[Question]:
+    """Questions from a table with a row for each, as the Hub has them."""
+    questions, contexts = table.texts("question", "question"), table.texts("context", "context")
+    kept = set(table.kept(skip))
+    ids = table.columns.get("id", range(table.count))
+    answers = table.columns.get("answers", [None] * table.count)
+    for row, (key, question, context, given) in enumerate(zip(ids, questions, contexts, answers, strict=True)):
+        if row not in kept:
+            continue
+        yield str(key), question, context, None if given is None else _given(given, f"{table.path}, {table.place(row)}")
+
+
+def _given(given: Any, where: str) -> Answers:
+    """Answers as a dict of two lists, or as a list of dicts."""
+    if isinstance(given, dict):
+        texts, starts = _field(given, "text", list, where), _field(given, "answer_start", list, where)
+        given = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=False)]
+    if not isinstance(given, list):
+        raise TutelageError(f"{where}: its answers are {shown(given)}; write them as SQuAD's own files do")
+    return [(_field(one, "answer_start", int, where), _field(one, "text", str, where)) for one in given]
 
 
 def _from_hub(hub: str) -> dict[str, tuple[Examples, str]]:

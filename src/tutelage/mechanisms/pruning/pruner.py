@@ -1,5 +1,5 @@
-"""Pruning a student with compactors while it learns (Wu et al. 2024): which coordinates are masked, when, and how their
-rows shrink to zero."""
+"""Pruning of a student with compactors during training (Wu et al. 2024): which coordinates are masked, when, and how their rows
+shrink to zero."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tutelage.students.compactors.compaction import compaction_of
 from tutelage.students.compactors.parts import ZERO, Compactor, Group
 
 ROUNDING = 1e-3
-"""Of the largest logit: what rounding can change in float32, with room to spare."""
+"""Bound on the change of logits by float32 rounding, as a share of the largest logit, with room to spare."""
 
 
 class Pruner(Hook):
@@ -29,7 +29,7 @@ class Pruner(Hook):
     Its state is in the model (masks, scores) or follows from the step, so a resumed stage needs nothing else.
 
     Args:
-        settle: Called at the end of the stage with what was kept (:meth:`merge`) and a reason to doubt it (:meth:`doubt`).
+        settle: Called at the end of the stage with the record of :meth:`merge` and the note of :meth:`doubt`, if any.
 
     Raises:
         TutelageError: when the student has no compactors.
@@ -53,10 +53,10 @@ class Pruner(Hook):
                 group.score.zero_()
 
     def times(self, total: int) -> tuple[int, int]:
-        """In a stage of ``total`` steps: the steps between increments, and after how many the student is cut.
+        """The steps between increments, and the step after which the student is cut, in a stage of ``total`` steps.
 
         Raises:
-            TutelageError: when they do not suffice to mask everything and let it vanish.
+            TutelageError: if the stage is too short to mask all coordinates and shrink them to zero.
         """
         how = self.how
         interval = how.interval or max(1, round(how.share * total / how.increments))
@@ -87,12 +87,12 @@ class Pruner(Hook):
     @torch.no_grad()
     def before_step(self, optimizer: torch.optim.Optimizer, parts: list[Batch], total: int) -> None:
         """Gradients are complete and not yet clipped: masked rows lose theirs."""
-        if self.compaction.done:
+        if self.compaction.is_cut:
             return
         how, self._held = self.how, []
         for group in self.compaction:
             rows = group.gone
-            if how.selection == "taylor" and not group.settled:
+            if how.selection == "taylor" and not group.complete:
                 _add_taylor(group)
             for member in group.members:
                 matrix = member.matrix
@@ -115,8 +115,9 @@ class Pruner(Hook):
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> bool:
-        """Weights are those after optimiser step ``step`` (from 1): rows vanish, masks grow; whether shapes have changed."""
-        if self.compaction.done:
+        """Shrink the masked rows and mask further ones after optimiser step ``step`` (from 1). Returns whether shapes have
+        changed."""
+        if self.compaction.is_cut:
             return False
         interval, _ = self.times(total)
         length = 1 / (self.how.intervals_to_zero * interval)
@@ -129,7 +130,7 @@ class Pruner(Hook):
         if step % interval:
             return False
         self.mask(step // interval)
-        if not all(group.settled for group in self.compaction) or self.compaction.largest_masked() >= ZERO:
+        if not all(group.complete for group in self.compaction) or self.compaction.largest_masked() >= ZERO:
             return False
         for group in self.compaction:
             for member in group.members:
@@ -138,50 +139,50 @@ class Pruner(Hook):
         return True
 
     def finish(self, proof: Callable[[], Batch]) -> bool:
-        """Multiply the compactors into the weights and record what was kept."""
+        """Merge the compactors into the weights and record what was kept."""
         record = self.merge(proof())
         self._settle(record, self.doubt(record))
         return True
 
     @torch.no_grad()
     def merge(self, batch: Batch) -> dict[str, Any]:
-        """Make the student an ordinary model; returns what was kept, and what the merge changed of its answers to ``batch``.
+        """Merge the compactors into the weights. Returns what was kept, and how much that changed the predictions for ``batch``.
 
-        ``largest_masked`` is the norm of what was left of the longest row that went, ``difference`` the largest change of
-        a logit and ``largest_logit`` what it compares with.
+        ``largest_masked`` is the largest norm of a pruned row, ``difference`` the largest change of a logit, ``largest_logit``
+        the largest logit before.
         """
         found, model = self.compaction, self.model
         for group in found:
-            if not group.settled:
+            if not group.complete:
                 units, left = group.units
                 group.restrict(units - left, group.norms())
-        record = {"kept": found.kept(), "largest_masked": found.largest_masked(), "cut": found.done}
-        before = anatomy.answers_of(model, batch.inputs, batch.asked)
+        record = {"kept": found.kept(), "largest_masked": found.largest_masked(), "cut": found.is_cut}
+        before = anatomy.answers_of(model, batch.inputs, batch.predicted)
         found.merge(model)
-        after = anatomy.answers_of(model, batch.inputs, batch.asked)
+        after = anatomy.answers_of(model, batch.inputs, batch.predicted)
         difference = float((after - before).abs().max())
         return {**record, "difference": difference, "largest_logit": float(before.abs().max())}
 
     def doubt(self, record: dict[str, Any]) -> str | None:
-        """A note about a :meth:`merge` after which the student answers otherwise than it did before it."""
+        """A note if :meth:`merge` changed the student's predictions."""
         change = f"changed logits by up to {record['difference']:.2g} (the largest is {record['largest_logit']:.2g})"
         if record["largest_masked"] >= ZERO:
             other = "" if self.how.penalty == "prox" else ", or use pruning.penalty=prox"
             return (
-                f"note: rows with norms up to {record['largest_masked']:.2g} had not vanished when they were left out, which "
-                f"{change}; train for longer{other}"
+                f"note: pruned rows had norms up to {record['largest_masked']:.2g} instead of 0, and removing them {change}; train "
+                f"for longer{other}"
             )
         if record["difference"] > ROUNDING * record["largest_logit"]:
             return (
-                f"note: multiplying the compactors out {change} though nothing was left of what went; the student is not what "
-                "was trained, do not use it"
+                f"note: merging the compactors {change} although all pruned rows were 0; the saved student differs from the "
+                f"trained one, do not use it"
             )
         return None
 
     def mask(self, increment: int) -> None:
-        """Let coordinates go that are due at an increment (from 1)."""
+        """Mask the coordinates that are due at an increment (from 1)."""
         for group in self.compaction:
-            if not group.settled:
+            if not group.complete:
                 by_norm = self.how.selection == "norm"
                 scores = group.norms(of_master=self.how.scope == "master") if by_norm else group.score
                 group.restrict(self._due(group, increment), scores)
@@ -191,12 +192,12 @@ class Pruner(Hook):
         return self.how.strength or {"adam_l2": 20.0, "lasso": 1e-4}.get(self.how.penalty, 1.0)
 
     def _as_reference(self) -> None:
-        """Let the residual stream be cut like heads."""
+        """Cut the residual stream in blocks like heads."""
         residual, inner = (self.compaction.groups[name] for name in ("residual", "attention_1"))
         residual.chunks, residual.block = inner.chunks, inner.block
 
     def _due(self, group: Group, increment: int) -> int:
-        """How many blocks of each chunk are to be gone."""
+        """Blocks of each chunk that are masked after an increment."""
         units, left = group.units
         due = increment * (units - left) // self.how.increments
         if self.how.schedule == "reference" and (group.name == "residual" or group.name.startswith("attention")):

@@ -36,7 +36,7 @@ class PruningSchedule(Mechanism):
     """Which coordinates are masked first: those with the smallest rows; those that matter least to the loss, by the sum of
     ``(row . gradient)^2`` over the steps; or random ones."""
     scope: Literal["all", "master"] = "all"
-    """Whose rows count for ``norm``: all compactors of a group, or one, as in the authors' code."""
+    """Rows that count for ``norm``: those of all compactors of a group, or of one, as in the authors' code."""
     schedule: Literal["even", "reference"] = "even"
     """``even`` masks all groups in ``increments`` equal parts. ``reference`` counts as the authors' code does: it cuts the
     residual stream as if it had heads, and takes half or twice the time for it and for heads."""
@@ -54,19 +54,19 @@ class PruningSchedule(Mechanism):
     def check(self, stage: StageLike) -> None:
         name = f"stage {stage.name!r}"
         if stage.select == "best":
-            raise ValueError(f"{name} prunes, and its student is whole only at the end; set select=last")
+            raise ValueError(f"{name} prunes, so its student is complete only at the end; set select=last")
         if stage.patience is not None:
-            raise ValueError(f"{name} prunes, which takes all of its steps; leave out patience")
+            raise ValueError(f"{name} prunes, which needs all of its steps; leave out patience")
         others = [term.kind for term in stage.objective if not term.on_logits]
         if others or stage.train != "all":
             what = ", ".join(others) or "train"
-            raise ValueError(f"{name} prunes and can only learn from predictions and labels; leave out {what}")
+            raise ValueError(f"{name} prunes, which allows only terms on predictions and labels; leave out {what}")
 
     def check_student(self, stage: StageLike, student: Student, *, first: bool) -> None:
         if not first or student.needs_mechanism != self.kind:
             raise ValueError(
-                f"stage {stage.name!r} prunes, which is for the first stage of a student with init=inherited; give one "
-                "(init=inherited,hidden=...), or use another method for this student"
+                f"stage {stage.name!r} prunes, which needs a student with init=inherited in its first stage; use --student "
+                f"init=inherited,hidden=..., or another method"
             )
 
     def plan(self, scene: Scene, stage: StageScene, steps: int) -> list[str]:

@@ -27,7 +27,7 @@ Confidence = Annotated[float, Field(ge=0, le=1)]
 
 
 class PTPLabels(Mechanism):
-    """How the labels of the term ``ptp`` are made, from which a stage learns alone."""
+    """How the labels of the term ``ptp`` are made. A stage with PTP labels has no other term."""
 
     brings_labels = True
     asks_teacher = True
@@ -46,12 +46,11 @@ class PTPLabels(Mechanism):
     def check(self, stage: StageLike) -> None:
         if [term.kind for term in stage.objective] != ["ptp"]:
             raise ValueError(
-                f"stage {stage.name!r} makes PTP labels, from which only the term ptp learns; give it that term alone"
+                f"stage {stage.name!r} makes PTP labels, which only the term ptp uses; remove its other terms"
             )
         if stage.select == "best" or stage.on_corpus:
             raise ValueError(
-                f"stage {stage.name!r} learns PTP labels, which belong to a task and leave no score to select an epoch by; set "
-                "select=last"
+                f"stage {stage.name!r} learns PTP labels, which exist only on a task and give no validation score; set select=last"
             )
 
     def prepare(self, scene: Scene, stage: StageScene) -> None:
@@ -93,16 +92,17 @@ class PTPLabels(Mechanism):
 
         Args:
             task: Its name.
-            kind: What is asked of a text.
-            labels: How many classes the task has, 0 of a regression.
-            classes: How many the stage's classifier can tell apart.
+            kind: The kind of task.
+            labels: Number of classes of the task; 0 for a regression.
+            classes: Number of classes of the stage's classifier.
 
         Raises:
             TutelageError: when the task cannot have such labels.
         """
         if not kind.ptp:
             raise TutelageError(
-                f"PTP labels need one answer a text, and {task!r} is of kind {kind.name}; leave the stage out (--ablation no_ptp)"
+                f"PTP labels need one prediction per text, and {task!r} is of kind {kind.name}; leave the stage out (--ablation "
+                f"no_ptp)"
             )
         if not kind.single_label and self.control == "labels":
             raise TutelageError(f"control=labels needs classes, and {task!r} is a {kind.name}; use control=shuffled")
@@ -126,7 +126,7 @@ class PTPLabels(Mechanism):
 def ptp_labels(
     logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], how: PTPLabels, kind: Kind, seed: int
 ) -> npt.NDArray[np.int64]:
-    """``(n,)``: 0 to 3 as in :data:`NAMES`, or with ``control="labels"`` the label; -1 where the label is not known.
+    """``(n,)``: 0 to 3 as in :data:`NAMES`, or with ``control="labels"`` the label; -1 if the label is unknown.
 
     The kind of task says whether a prediction is right and how confident it is.
 
@@ -156,6 +156,6 @@ def ptp_labels(
 
 
 def described(found: npt.NDArray[np.int64]) -> str:
-    """How many texts have which label, in words."""
+    """The number of texts per label, in words."""
     counts = np.bincount(found[found >= 0], minlength=len(NAMES))
     return ", ".join(f"{name} {count:,}" for name, count in zip(NAMES, counts, strict=False))

@@ -12,28 +12,28 @@ from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError
 
 MANIFEST = "team.json"
-"""In a folder of ``tutelage team train``: who is in it."""
+"""File in a folder of ``tutelage team train`` that lists its teachers."""
 
 
 PARTED_BY = ("task", "train", "dev", "text", "text_pair", "label", "kind", "max_train")
-"""Of the settings of data: those by which it is known which texts are in which part of train."""
+"""Data settings that determine which texts are in which part of the training set."""
 
 
 class TeamManifest(Manifest):
-    """Who is in a folder of ``tutelage team train``, and what they learnt from."""
+    """The teachers in a folder of ``tutelage team train`` and their training data."""
 
     FILE = MANIFEST
     WHAT = "team of teachers"
     COMMAND = "tutelage team train"
 
     data: DataConfig
-    """What was common to all; each left out the part on which weights are learnt."""
+    """Data settings of all teachers. Each left out the part on which sampling weights are learned."""
     members: dict[str, str]
-    """By name (the folder within this one) how each was made."""
+    """The description (``--member``) of each teacher by name, which is its folder within this one."""
 
 
 def members_in(team: list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    """The teachers that folders and hub ids stand for: a folder of ``tutelage team train`` for all of its own.
+    """Replace each folder of ``tutelage team train`` by its teachers; other folders and hub ids stay.
 
     Raises:
         TutelageError: when such a folder is damaged, or a teacher is named twice.
@@ -54,12 +54,12 @@ def members_in(team: list[str] | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def is_store(name: str) -> bool:
-    """Whether a teacher's name is that of a store."""
+    """Whether a teacher's name is the folder of a store."""
     return (Path(name) / "manifest.json").exists()
 
 
 def short(names: tuple[str, ...]) -> list[str]:
-    """Names for people: the last parts of paths, as many as make them different."""
+    """Short names for display: as many last parts of the paths as make them different."""
     parts = [Path(name).parts for name in names]
     for count in range(1, max(map(len, parts)) + 1):
         found = ["/".join(one[-count:]) for one in parts]
@@ -69,7 +69,7 @@ def short(names: tuple[str, ...]) -> list[str]:
 
 
 def left_out(folder: Path, data: DataConfig, part: tuple[int, int] | None) -> bool:
-    """Whether it is written down that a teacher has kept away from the examples on which weights are learnt."""
+    """Whether a teacher's config.yaml shows that it left out the examples on which sampling weights are learned."""
     path = folder / "config.yaml"
     if not path.exists():
         return False

@@ -1,4 +1,4 @@
-"""The teachers of a team in a run: predictions of each on all texts, comparisons, the stage's teacher, and what was learned."""
+"""The teachers of a team in a run: their predictions on all texts, checks, the stage's teacher, and the learned weights."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ from tutelage.teachers.teacher import KnownLogits, Teacher, predict, predicted
 
 KIND = "team"
 MISNUMBERED, DEVIATIONS = 0.10, 3
-"""By how much a teacher may become better when its classes are exchanged before they are taken to be misnumbered; and by how many
-standard deviations of what one that answers at random gains by chance."""
+"""A teacher's classes count as misnumbered if permuting them raises its accuracy by more than this, and by more than this many
+standard deviations of the gain of a random teacher."""
 
 
 ENOUGH = 200
-"""Held-out examples from which on it is looked for."""
+"""Fewest held-out examples for that check."""
 
 
 NEAR_CONSTANT = 0.02
-"""A student that is so little better than a constant answer has learnt nothing by which teachers can be told apart."""
+"""A student that beats a constant prediction by less than this gives no usable rewards."""
 
 
 def gather(scene: Scene) -> Members:
-    """Collect every teacher's predictions on all texts, one teacher after another; a store is read instead.
+    """Collect every teacher's predictions on all texts, one teacher after another. Stores are read instead.
 
     Each teacher reads with its own tokenizer, and its classes are matched by name.
 
     Raises:
-        TutelageError: when a teacher cannot be loaded, has other classes, or numbers them in another order than it says.
+        TutelageError: if a teacher cannot be loaded, has other classes, or numbers them differently from its id2label.
     """
     task = _task(scene)
     data, every, names = task.data, task.everything, task.teachers
@@ -71,7 +71,7 @@ def gather(scene: Scene) -> Members:
     rows["held"] = np.array([row_of[name] for name in task.held.examples.ids])
     tables: dict[str, list[Tensor]] = {part: [] for part in (*rows, *task.dev)}
     read = task.knowledge.encoded  # all teachers have as many answers
-    starts = np.concatenate([[0], np.cumsum(read.asked)])
+    starts = np.concatenate([[0], np.cumsum(read.logit_rows)])
     known: dict[tuple[str, ...], Read] = {}
     for source, name, shown, kept in zip(sources, names, team.names, columns, strict=True):
         found, dev = _predictions(scene, source, name, shown, known)
@@ -110,9 +110,9 @@ def _check_stages(scene: Scene, team: Members, sources: list[Source], columns: l
         if how is None:
             continue
         wrong = {
-            "combine=discounted counts errors of classes": how.combine == "discounted" and not kind.single_label,
-            "granularity=example gives each text one teacher": how.granularity == "example" and not kind.per_text,
-            "average=probabilities mixes those of fixed classes (use average=logits)": how.combine == "average"
+            "combine=discounted needs one class per answer": how.combine == "discounted" and not kind.single_label,
+            "granularity=example needs one prediction per text": how.granularity == "example" and not kind.per_text,
+            "average=probabilities needs fixed classes (use average=logits)": how.combine == "average"
             and how.average == "probabilities"
             and not kind.fixed_outputs,
         }
@@ -135,11 +135,11 @@ def _check_stages(scene: Scene, team: Members, sources: list[Source], columns: l
 
 
 Read = tuple[Encoded, dict[str, Encoded]]
-"""All texts and the parts of dev, as a teacher reads them."""
+"""All texts and the parts of the evaluation set, as a teacher reads them."""
 
 
 def _read(task: TaskScene, source: Source, limit: int, known: dict[tuple[str, ...], Read]) -> Read:
-    """What a teacher reads; ``known`` are those of others, by what their tokenizers do."""
+    """The texts as a teacher reads them. ``known`` caches them by what the tokenizer does."""
     tokenizer = fitted_tokenizer(source.tokenizer, source.outline)
     key = (tokenizer_fingerprint(tokenizer), tokenizer.truncation_side, *tokenizer.model_input_names, str(limit))
     if key not in known:
@@ -154,20 +154,21 @@ def _read(task: TaskScene, source: Source, limit: int, known: dict[tuple[str, ..
 def _predictions(
     scene: Scene, source: Source, name: str, shown: str, read: dict[tuple[str, ...], Read]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One teacher's logits on all texts and on the parts of dev, in its own columns; ``read`` as :func:`_read` has it."""
+    """One teacher's logits on all texts and on the parts of the evaluation set, in its own columns. ``read`` is the cache of
+    :func:`_read`."""
     task, accelerator, display = _task(scene), scene.accelerator, scene.display
     data, every, known = task.data, task.everything, task.knowledge
     assert known is not None
     limit = min(known.max_length, anatomy.max_length(source.config))
     encoded, dev = _read(task, source, limit, read)
     for ours, theirs in ((known.encoded, encoded), *((t.teacher or t.student, dev[p]) for p, t in task.dev.items())):
-        if ours.targets is not None and not np.array_equal(ours.asked, theirs.asked):
+        if ours.targets is not None and not np.array_equal(ours.logit_rows, theirs.logit_rows):
             raise TutelageError(
-                f"the teacher {name!r} of the team would be asked of other tokens than the student; use teachers with one "
+                f"the teacher {name!r} of the team would predict other tokens than the student; use teachers with one "
                 "tokenizer"
             )
-    asked = {part: (texts.examples.ids, dev[part]) for part, texts in task.dev.items()}
-    knowledge = Knowledge(data.task, source, every.ids, encoded, known.precision, limit, asked)
+    scored = {part: (texts.examples.ids, dev[part]) for part, texts in task.dev.items()}
+    knowledge = Knowledge(data.task, source, every.ids, encoded, known.precision, limit, scored)
     needs, logits = Needs(logits=True), dict[str, Tensor]()
     scheme = knowledge.scheme(needs, task.store_dtype)
     stored = None
@@ -198,7 +199,7 @@ def _predictions(
 
 
 def columns_of(scene: Scene, config: Any, name: str) -> list[int]:
-    """Where a teacher has the classes of a run's data, in their order.
+    """The columns of a teacher's logits that belong to the classes of a run's data, in their order.
 
     Raises:
         TutelageError: when it has other classes.
@@ -211,7 +212,7 @@ def columns_of(scene: Scene, config: Any, name: str) -> list[int]:
 
 
 def _check_order(scene: Scene, logits: Tensor, name: str) -> None:
-    """A teacher whose classes are numbered otherwise than it says looks like one that knows nothing."""
+    """Check that a teacher numbers its classes as its id2label says. If not, it looks like a bad teacher."""
     task = _task(scene)
     data, held = task.data, task.held
     assert held is not None
@@ -250,7 +251,7 @@ def team_teacher(how: Team, scene: Scene, stage: StageScene) -> TeamTeacher:
         teachers = _running(scene, texts, needs, how.resident)
     else:
         device = scene.accelerator.device
-        teachers = [KnownLogits(one.to(device), texts.student.asked) for one in team.logits[stage.part]]
+        teachers = [KnownLogits(one.to(device), texts.student.logit_rows) for one in team.logits[stage.part]]
     terms = [term for term in stage.plan.terms if isinstance(term, SoftLabels | LogitsMSE)]
     temperature = next((term.temperature for term in terms if isinstance(term, SoftLabels)), 1.0)
     if not terms or not isinstance(terms[0], SoftLabels):
@@ -259,7 +260,7 @@ def team_teacher(how: Team, scene: Scene, stage: StageScene) -> TeamTeacher:
 
 
 def weigher(how: Learning, scene: Scene, stage: StageScene, teacher: TeamTeacher) -> Weigher:
-    """What learns the sampling weights during a stage."""
+    """The hook that learns the sampling weights during a stage."""
     task, team = _task(scene), _members(scene)
     assert task.held is not None
     held, device = task.held.student, scene.accelerator.device
@@ -269,7 +270,7 @@ def weigher(how: Learning, scene: Scene, stage: StageScene, teacher: TeamTeacher
         scene.student,
         next(term for term in stage.plan.terms if isinstance(term, SoftLabels | LogitsMSE)),
         held,
-        [KnownLogits(one.to(device), held.asked) for one in team.logits["held"]],
+        [KnownLogits(one.to(device), held.logit_rows) for one in team.logits["held"]],
         kind_of(task.data.kind),
         scene.accelerator,
         _key(scene, stage),
@@ -290,36 +291,36 @@ def _members(scene: Scene) -> Members:
 
 
 def _running(scene: Scene, texts: Texts, needs: Needs, most: int) -> list[Teacher]:
-    """Teachers that run when they are drawn."""
+    """Teachers that run when they are sampled."""
     room: list[Resident] = []
     models = [Source(name, kind_of(_task(scene).data.kind).head).model for name in _task(scene).teachers]
     return [Resident(model, needs, texts.teacher, scene.accelerator, room, most) for model in models]
 
 
 def _check_layers(scene: Scene, texts: Texts, sources: list[Source], columns: list[list[int]], needs: Needs) -> None:
-    """See that the layers of one teacher can stand for another's."""
+    """Check that all teachers have the same layers and tokens."""
     task = _task(scene)
     assert task.teacher is not None and task.knowledge is not None
     ours, limit = texts.teacher or texts.student, task.knowledge.max_length
     for source, places in zip(sources, columns, strict=True):
         if places != sorted(places) or len(places) != source.config.num_labels:
             raise TutelageError(
-                f"a stage compares {needs}, for which teachers run, but {source.name!r} of the team numbers its labels otherwise "
-                "than the first; use a method on predictions, or give all one id2label"
+                f"a stage compares {needs} with running teachers, but {source.name!r} of the team numbers its labels differently "
+                f"from the first; use a method on predictions, or give all teachers the same id2label"
             )
         fitted = fitted_tokenizer(source.tokenizer, source.outline)
         theirs = kind_of(task.data.kind).encode(texts.examples, fitted, limit, task.config.stride)
         if source.shape != task.teacher.shape or not np.array_equal(ours.tokens, theirs.tokens):
             raise TutelageError(
-                f"a stage compares {needs}, but the teacher {source.name!r} of the team has not the layers ({source.shape}) or "
-                f"tokens of {task.teacher.name!r} ({task.teacher.shape}); use a method on predictions, or teachers of one shape"
+                f"a stage compares {needs}, but the teacher {source.name!r} of the team differs in layers ({source.shape}) or "
+                f"tokens from {task.teacher.name!r} ({task.teacher.shape}); use a method on predictions, or teachers of one shape"
             )
         if not source.has_weights:
             raise TutelageError(source.without_weights)
 
 
 def settle(scene: Scene, stage: StageScene, weights: Weights, record: dict[str, Any]) -> None:
-    """Write down what a stage has found, for later stages and for the report."""
+    """Save the learned weights of a stage, for later stages and for the report."""
     task, team = _task(scene), _members(scene)
     assert task.held is not None
     metric, accelerator = task.data.metrics[0], scene.accelerator
@@ -329,7 +330,7 @@ def settle(scene: Scene, stage: StageScene, weights: Weights, record: dict[str, 
     ours = torch.from_numpy(weights.probabilities()).view(torch.int64)  # some devices have no float64
     everywhere = accelerator.gather(ours[None].to(accelerator.device))
     if not everywhere.eq(everywhere[0]).all():
-        raise RuntimeError("processes have learned different distributions, and have sampled different teachers")
+        raise RuntimeError("the processes learned different distributions and sampled different teachers")
     record = {**record, "score": scores[metric], "constant": team.constant[metric]}
     scene.record(KIND, stage.stage.name, record)
     by_weight = sorted(zip(record["next"], team.names, strict=True), key=lambda pair: -pair[0])
@@ -342,7 +343,7 @@ def settle(scene: Scene, stage: StageScene, weights: Weights, record: dict[str, 
 
 
 def starts(scene: Scene, last: int | None = None) -> dict[str, Numbers]:
-    """The distribution with which each stage with a team begins, up to stage ``last``, or all that have been reached."""
+    """The distribution at the start of each stage with a team, up to stage ``last``; by default of all stages so far."""
     task, members = _task(scene), _members(scene)
     records = {record["stage"]: record["next"] for record in scene.records(KIND)}
     found: list[float] | None = None
@@ -357,13 +358,13 @@ def starts(scene: Scene, last: int | None = None) -> dict[str, Numbers]:
 
 
 def doubts(folder: Path) -> list[str]:
-    """Why what was found may mean nothing."""
+    """Reasons why the learned weights may not be meaningful."""
     lines = []
     for record in records_in(folder, KIND):
         if record["score"] < record["constant"] + NEAR_CONSTANT:
             lines.append(
-                f"at the end of stage {record['stage']} the student scored {record['score']:.3f} on held-out examples, where a "
-                f"constant answer scores {record['constant']:.3f}: the weights that it has learnt mean nothing"
+                f"at the end of stage {record['stage']} the student scored {record['score']:.3f} on held-out examples, and a "
+                f"constant prediction scores {record['constant']:.3f}: the learned weights are not meaningful"
             )
         if record["skipped"] > 0.01 * record["updates"]:
             lines.append(
@@ -373,7 +374,7 @@ def doubts(folder: Path) -> list[str]:
 
 
 def summary(scene: Scene) -> dict[str, Any]:
-    """For the report: the team, the distribution with which each stage began, and how learned ones changed."""
+    """For the report: the team, the distribution at the start of each stage, and how learned distributions changed."""
     team = _members(scene)
     return {
         "members": [

@@ -42,7 +42,7 @@ class Learning(BaseModel):
     """Divide logits by the temperature (1 or more) that fits the held-out labels best before the labels' loss is computed. An
     overconfident student otherwise rewards unsure teachers. Regression has no temperature. Ours."""
     parameters: Literal["all", "head"] | Annotated[int, Field(ge=1)] = "all"
-    """Whose gradients are compared: the whole student's, the head's, or those of this many last layers and the head."""
+    """Parameters whose gradients are compared: the whole student, its head, or this many last layers and the head."""
     examples: Annotated[int, Field(ge=1)] = 64
     """Held-out examples for one update."""
     every: Annotated[int, Field(ge=1)] = 1
@@ -81,18 +81,16 @@ class Team(Mechanism):
     average: Literal["probabilities", "logits"] = "probabilities"
     """Average softened probabilities, or logits."""
     scores: tuple[float, ...] | None = None
-    """For ``student_rank``: the scores of students that were taught by each teacher alone, in the teachers' order."""
+    """For ``student_rank``: the score of a student distilled from each teacher alone, in the order of the teachers."""
     resident: Annotated[int, Field(ge=1)] = 2
-    """Where hidden states are compared, teachers run: the number of teachers on the device at once."""
+    """Number of teachers on the device at once, if hidden states are compared (then teachers run)."""
     learning: Learning | None = None
     """Learn the sampling weights during the stage."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Team:
         if self.learning is not None and (self.combine != "sample" or self.granularity != "step"):
-            raise ValueError(
-                "sampling weights are learned where one teacher is sampled for each step; set combine=sample"
-            )
+            raise ValueError("learning sampling weights needs one sampled teacher per step; set combine=sample")
         if not isinstance(self.weights, str) and not sum(self.weights) > 0:
             raise ValueError("team.weights are all 0; give at least one teacher a weight")
         if (self.weights == "student_rank") != (self.scores is not None):
@@ -119,20 +117,18 @@ class Team(Mechanism):
             raise ValueError(f"{name} discounts soft labels, but its objective has none; use combine=average")
         if self.combine != "sample" and {"soft_labels", "logits_mse"} <= set(kinds):
             raise ValueError(
-                f"{name} mixes its teachers for soft_labels and for logits_mse, which are mixed differently; leave out one of them"
+                f"{name} has soft_labels and logits_mse, for which teachers are mixed differently; leave out one of them"
             )
         if self.learning is None:
             return
         if any(m is not self for m in stage.mechanisms):
-            raise ValueError(
-                f"{name} learns sampling weights, which works with no other mechanism; leave out the others"
-            )
+            raise ValueError(f"{name} learns sampling weights, which excludes other mechanisms; leave them out")
         if any(not term.on_logits for term in terms) or len({"soft_labels", "logits_mse"} & set(kinds)) != 1:
             raise ValueError(
-                f"{name} learns sampling weights from predictions; give it soft_labels (or logits_mse) and hard_labels alone"
+                f"{name} learns sampling weights from predictions; give it only soft_labels (or logits_mse) and hard_labels"
             )
         if stage.data != "train" or stage.select == "best":
-            raise ValueError(f"{name} learns sampling weights on train, to its last step; set data=train, select=last")
+            raise ValueError(f"{name} learns sampling weights, which needs data=train and select=last; set both")
 
     def expanded(self, teachers: tuple[str, ...]) -> tuple[str, ...]:
         from tutelage.mechanisms.team.folders import members_in
@@ -178,8 +174,8 @@ class Team(Mechanism):
             )
         if all(not term.teacherless for term in stage.stage.objective if term.weight > 0):
             lines.append(
-                f"note: stage {stage.stage.name} has no labels in its objective; if many teachers are bad, its student learns "
-                "nothing that could tell them apart"
+                f"note: stage {stage.stage.name} has no labels in its objective; if many teachers are bad, its student cannot "
+                f"identify them"
             )
         return lines
 

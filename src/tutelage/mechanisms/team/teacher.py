@@ -22,10 +22,10 @@ from tutelage.teachers.teacher import LiveTeacher, Teacher
 
 
 class TeamTeacher:
-    """Teachers as one; the step's teacher, where one is drawn, is the only one that is asked.
+    """Teachers as one; if one is drawn for the step, only that one runs.
 
-    ``key`` (the run's seed and a number for the stage's name) says which draws; ``temperature`` is that of the soft labels,
-    at which probabilities are averaged.
+    ``key`` (the run's seed and a number for the stage's name) seeds the draws. Probabilities are averaged at ``temperature``,
+    that of the soft labels.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class TeamTeacher:
         self._how, self._kind, self._key, self._temperature = how, kind, key, temperature
 
     def drawn(self, step: int) -> int:
-        """The teacher of an optimiser step."""
+        """The teacher that is sampled for an optimiser step."""
         return int(draw(self.weights.probabilities(), *self._key, step)[0])
 
     def signals(self, batch: Batch) -> Signals:
@@ -51,9 +51,9 @@ class TeamTeacher:
         q = self.weights.probabilities()
         if how.combine == "sample":
             who = torch.from_numpy(draw(q, *self._key, batch.step, batch.rows.numpy()))
-            asked = [self.members[k].signals(batch).logits if bool((who == k).any()) else None for k in range(len(q))]
-            known = next(logits for logits in asked if logits is not None)
-            table = torch.stack([torch.zeros_like(known) if logits is None else logits for logits in asked])
+            found = [self.members[k].signals(batch).logits if bool((who == k).any()) else None for k in range(len(q))]
+            known = next(logits for logits in found if logits is not None)
+            table = torch.stack([torch.zeros_like(known) if logits is None else logits for logits in found])
             return Signals(logits=table[who.to(known.device), torch.arange(len(who), device=known.device)])
         found = [member.signals(batch).logits for member, p in zip(self.members, q, strict=True) if p > 0]
         table = torch.stack([logits for logits in found if logits is not None])
@@ -62,10 +62,10 @@ class TeamTeacher:
             return Signals(logits=mixture(table, shares, self._temperature, self._kind, how.average))
         labels = batch.labels.to(table.device).repeat(len(table))
         errors = F.cross_entropy(table.flatten(0, 1).float(), labels, ignore_index=-1, reduction="none")
-        trust = shares * len(table) / (1 + errors.view(table.shape[:2]))
-        total = trust.sum(dim=0)
-        mixed = mixture(table, trust / total, self._temperature, self._kind, how.average)
-        return Signals(logits=mixed, trust=total)
+        weights = shares * len(table) / (1 + errors.view(table.shape[:2]))
+        total = weights.sum(dim=0)
+        mixed = mixture(table, weights / total, self._temperature, self._kind, how.average)
+        return Signals(logits=mixed, weights=total)
 
     def close(self) -> None:
         for member in self.members:
@@ -73,7 +73,7 @@ class TeamTeacher:
 
 
 class Resident:
-    """A member that runs when it is drawn. ``room`` holds those that are on the device, ``most`` of them at most."""
+    """A teacher that runs when it is sampled. ``room`` holds the teachers on the device, at most ``most``."""
 
     def __init__(
         self,
@@ -103,9 +103,10 @@ class Resident:
 def mixture(
     logits: Tensor, shares: Tensor, temperature: float, kind: Kind, average: Literal["probabilities", "logits"]
 ) -> Tensor:
-    """Logits ``(answers, classes)`` that say what a team says: of ``(n, answers, classes)`` by ``(n, 1 or answers)``.
+    """Logits ``(answers, classes)`` of a team: its logits ``(n, answers, classes)`` mixed by shares ``(n, 1 or answers)``.
 
-    At the ``temperature`` their probabilities are the weighted mean of the team's; or they are the mean of its logits.
+    Their probabilities at ``temperature`` are the weighted mean of the team's probabilities; with
+    ``average="logits"`` they are the weighted mean of its logits.
     """
     logits, shares = logits.float(), shares.float()[..., None]
     return (shares * logits).sum(dim=0) if average == "logits" else kind.mix(logits, shares, temperature)

@@ -1,4 +1,4 @@
-"""Which teachers of a team help: their distribution is learnt beside the student's training."""
+"""Learn the sampling weights of a team's teachers during the student's training."""
 
 from __future__ import annotations
 
@@ -30,38 +30,37 @@ from tutelage.tasks.kind import Kind
 from tutelage.teachers.teacher import Teacher
 
 STEP = {torch.float32: 5e-3, torch.float64: 1e-5}
-"""How far a directional derivative looks to both sides, by the type it is computed in."""
+"""Step of the central difference for a directional derivative, by the type it is computed in."""
 
 
 CPU_TOKENS = 512
-"""Padded tokens of held-out examples at once on a CPU, where a long text among short ones costs what they do not; a GPU would
-rather have them all than wait for several small pieces."""
+"""Padded tokens of held-out examples at once on a CPU, where padding costs time. A GPU is faster with all of them at once."""
 
 
 PACE, LEAST_CURVATURE, HOTTEST = 0.1, 0.05, 10.0
-"""How the temperature of held-out logits follows the best one: by this share of Newton's step at each update, which is kept
-from leaping where the loss is flat; and the largest."""
+"""The temperature of held-out logits moves by this share of Newton's step at each update. The curvature has a lower bound, so
+that the step stays small where the loss is flat; the temperature has an upper bound."""
 
 
 SNAPSHOTS = 200
-"""How often at most a stage's distribution is written down."""
+"""Largest number of snapshots of the distribution per stage."""
 
 
 SHOWN = 5
-"""Teachers in a line of the log."""
+"""Number of teachers in a line of the log."""
 
 
 class Weigher(Hook):
     """Carries out a :class:`Learning` for one stage; the loop calls it at each step.
 
     Args:
-        student: What is trained; its gradients say which teacher helps.
-        term: The objective's term on predictions: the only one by which teachers differ.
-        held: Labelled examples that the student does not learn from.
-        answers: Of each teacher on ``held``, which ``Learning.unseen`` reads.
-        key: The run's seed and a number for the stage's name, which make its draws its own.
-        names: Of the teachers, as the log shows them.
-        settle: Is called with the record at the end of the stage.
+        student: The trained student, whose gradients give the rewards.
+        term: The objective's term on the teachers' predictions.
+        held: Labelled held-out examples.
+        answers: Each teacher's predictions on ``held``, for ``Learning.unseen``.
+        key: The run's seed and a number for the stage's name; they seed the draws.
+        names: The teachers' names in the log.
+        settle: Called with the record at the end of the stage.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class Weigher(Hook):
     # ------------------------------------------------------------------------------------------- what the loop calls
 
     def before_step(self, optimizer: torch.optim.Optimizer, parts: list[Batch], total: int) -> None:
-        """Where the student stands, look which way each teacher leads."""
+        """Update the sampling weights from gradients at the student's current weights."""
         number = parts[0].step
         self.draws[self.team.drawn(number)] += 1
         if number % self.how.every:
@@ -140,11 +139,11 @@ class Weigher(Hook):
         return False
 
     def record(self) -> dict[str, Any]:
-        """What the stage has found: plain values for the report.
+        """The result of the stage, as plain values for the report.
 
-        ``probabilities`` are those found, ``next`` the distribution after selection, with which a later stage begins; ``reward``
-        the mean of each teacher that was drawn; ``temperature`` the last one of the held-out logits; ``settled`` the step after
-        which log-weights were averaged.
+        ``probabilities`` is the learned distribution, ``next`` the distribution after selection, for later stages; ``reward`` the
+        mean reward of each sampled teacher; ``temperature`` the final temperature of the held-out logits; ``settled`` the step
+        after which log-weights were averaged.
         """
         logs = self._settled / self._summed if self._summed else self.team.weights.logs
         q = np.asarray(softmax(logs))
@@ -189,11 +188,11 @@ class Weigher(Hook):
                 change(drawn, reward, rate, shrink=how.shrink, watch=how.watch)
 
     def _held_parts(self, number: int) -> tuple[list[Batch], list[Batch]]:
-        """This process's pieces of a step's held-out examples: of those for the labels' gradient, and with ``unseen`` of the
-        others, on which teachers are judged."""
+        """This process's pieces of a step's held-out examples: those for the labels' gradient, and with ``unseen`` those for the
+        teachers' gradients."""
         generator = np.random.default_rng([*self._key, 0x3E16, number])
-        asked = self.how.examples * (2 if self.how.unseen else 1)
-        rows = generator.choice(len(self._held), min(asked, len(self._held)), replace=False)
+        wanted = self.how.examples * (2 if self.how.unseen else 1)
+        rows = generator.choice(len(self._held), min(wanted, len(self._held)), replace=False)
         half = -(-len(rows) // 2) if self.how.unseen else len(rows)
         return self._pieces(rows[:half], number), self._pieces(rows[half:], number)
 
@@ -207,14 +206,14 @@ class Weigher(Hook):
         return HardLabels().value(Comparison(Signals(logits), Signals(), part, self._kind, [], [], nn.ModuleDict()))
 
     def _by_temperature(self, part: Batch, logits: Tensor) -> Tensor:
-        """``(2,)``: how the labels' loss changes with the logarithm of the temperature, and how that changes."""
+        """``(2,)``: first and second derivative of the labels' loss in the logarithm of the temperature."""
         place = torch.tensor(self._log_temperature, device=logits.device, requires_grad=True)
         (first,) = torch.autograd.grad(self._labels_loss(part, logits.float() / place.exp()), place, create_graph=True)
         (second,) = torch.autograd.grad(first, place)
         return torch.stack([first.detach(), second])
 
     def _alignments(self, held: list[Batch], judged: list[Batch]) -> dict[int, float]:
-        """The rewards of the step's teacher, or with ``update="all"`` of all that can be drawn; none where there is no gradient.
+        """The reward of the step's teacher, or with ``update="all"`` of all teachers that can be sampled; empty without a gradient.
 
         ``held`` are the examples for the labels' gradient ``g_v``, ``judged`` those for the teachers' ``g_k``.
 
@@ -232,7 +231,7 @@ class Weigher(Hook):
                 piece = part.to(device)
                 # With fp16 small gradients would vanish, and the loss of the labels has no scaler here.
                 with nullcontext() if accelerator.mixed_precision == "fp16" else accelerator.autocast():
-                    logits = anatomy.answers_of(self._student, piece.inputs, piece.asked)
+                    logits = anatomy.answers_of(self._student, piece.inputs, piece.predicted)
                 loss = self._labels_loss(piece, logits / math.exp(self._log_temperature))
                 if self._calibrated:
                     slopes += self._by_temperature(piece, logits.detach())
@@ -254,24 +253,24 @@ class Weigher(Hook):
                 return {}
             weights = self.team.weights
             everybody: list[int] = np.flatnonzero(weights.live).tolist()
-            asked = everybody if self.how.update == "all" else [self.team.drawn(judged[0].step)]
+            chosen = everybody if self.how.update == "all" else [self.team.drawn(judged[0].step)]
             teachers = self._answers if self.how.unseen else self.team.members
-            rewards = torch.zeros(len(asked), device=device)
+            rewards = torch.zeros(len(chosen), device=device)
             pieces = [part.to(device) for part in judged]
             for piece, (logits, slope) in zip(pieces, self._slopes(pieces, used, norm), strict=True):
-                for i, k in enumerate(asked):
+                for i, k in enumerate(chosen):
                     taught = teachers[k].signals(piece)
                     leaf = logits.detach().requires_grad_()
                     compared = Comparison(Signals(leaf), taught, piece, self._kind, [], [], nn.ModuleDict())
                     (pull,) = torch.autograd.grad(self._term.value(compared), leaf)
                     rewards[i] += (pull * slope).sum()
             rewards = accelerator.reduce(rewards, "sum")
-            return dict(zip(asked, rewards.tolist(), strict=True))
+            return dict(zip(chosen, rewards.tolist(), strict=True))
         finally:
             self._student.train()
 
     def _follow(self, first: float, second: float) -> None:
-        """Move the temperature towards the one at which the labels' loss is lowest; too little confidence is no matter."""
+        """Move the temperature towards the minimum of the labels' loss, but not below 1."""
         if math.isfinite(first) and math.isfinite(second):
             moved = self._log_temperature - PACE * first / max(second, LEAST_CURVATURE)
             self._log_temperature = min(max(moved, 0.0), math.log(HOTTEST))
@@ -300,11 +299,11 @@ class Weigher(Hook):
 
 
 class _Answers(nn.Module):
-    """A model's answers as a module's output, for ``functional_call``."""
+    """A model's predictions as the output of a module, for ``functional_call``."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, part: Batch) -> Tensor:
-        return anatomy.answers_of(self.model, part.inputs, part.asked)
+        return anatomy.answers_of(self.model, part.inputs, part.predicted)

@@ -20,21 +20,21 @@ Numbers = npt.NDArray[np.float64]
 
 
 MEMORY = 0.98
-"""How much of the running mean of rewards is kept at each update."""
+"""Decay of the running moments of the rewards."""
 
 
 BOUND = 3.0
-"""Largest advantage, in standard deviations."""
+"""Largest absolute advantage, in standard deviations."""
 
 
 RARE = 4.0
-"""How much more than in a uniform team an update of a teacher that is rarely drawn may count."""
+"""Upper bound on the weight of an update of a rarely sampled teacher, relative to a uniform team."""
 
 
 class Weights:
-    """A categorical distribution over ``n`` teachers, held as logarithms, and how rewards change it. No model is involved.
+    """A categorical distribution over ``n`` teachers as log-weights, and its updates from rewards.
 
-    ``probabilities`` ``(n,)`` is where it starts; a teacher with none is never drawn and never gets any.
+    ``probabilities`` ``(n,)`` is the initial distribution. A teacher with probability 0 is never sampled and keeps 0.
     """
 
     def __init__(self, probabilities: Sequence[float] | Numbers) -> None:
@@ -47,7 +47,7 @@ class Weights:
 
     @property
     def live(self) -> npt.NDArray[np.bool_]:
-        """``(n,)``: who can be drawn."""
+        """``(n,)``: which teachers can be sampled."""
         return np.isfinite(self.logs)
 
     def probabilities(self) -> Numbers:
@@ -63,10 +63,9 @@ class Weights:
         shrink: float = 0.6,
         watch: int = 20,
     ) -> None:
-        """The single-weight strategy: only the drawn teacher's log-weight moves (but for what is common to all).
+        """The single-weight strategy: only the sampled teacher's log-weight changes, apart from shrinkage and centring.
 
-        Its expectation over draws is the natural gradient of the expected reward: what a teacher earns over the mean,
-        however rarely it is drawn.
+        Its expectation over samples is the natural gradient of the expected reward, however rarely a teacher is sampled.
         """
         p, live = self.probabilities()[drawn], self.live
         advantage = self._advantage(reward, reward, reward**2)
@@ -90,7 +89,7 @@ class Weights:
         self.logs[live] -= self.logs[live].mean()
 
     def naive(self, drawn: int, reward: float, rate: float, *, watch: int = 20) -> None:
-        """What seems natural and fails: the drawn teacher gets its reward, whatever the others would have got."""
+        """A control that fails: add the reward to the sampled teacher, without a baseline."""
         advantage = self._advantage(reward, reward, reward**2, over=0.0)
         if self._count <= watch:
             return
@@ -98,7 +97,8 @@ class Weights:
         self.logs[self.live] -= self.logs[self.live].mean()
 
     def update_all(self, rewards: Numbers, rate: float, *, shrink: float = 0.6, watch: int = 20) -> None:
-        """The joint counterpart: every teacher's reward ``(n,)`` is known, and counts as the single one does on average."""
+        """The joint counterpart: every teacher's reward ``(n,)`` is known. The update equals the expectation of the single-weight
+        update."""
         q, live = self.probabilities(), self.live
         mean = float(q[live] @ rewards[live])
         advantages = self._advantage(rewards[live], mean, float(q[live] @ rewards[live] ** 2), over=mean)
@@ -111,8 +111,8 @@ class Weights:
     def _advantage(
         self, reward: float | Numbers, mean: float, square: float, *, over: float | None = None
     ) -> float | Numbers:
-        """How much a reward exceeds the usual one (or ``over``), in standard deviations, of which ``mean`` and ``square``
-        are news."""
+        """Standardised reward: ``(reward - baseline) / std``, clipped; the baseline is the running mean, or ``over``. ``mean``
+        and ``square`` update the running moments."""
         self._count += 1
         self._mean = MEMORY * self._mean + (1 - MEMORY) * mean
         self._square = MEMORY * self._square + (1 - MEMORY) * square
@@ -133,7 +133,7 @@ class Weights:
 def selected(
     probabilities: Numbers, keep: float, handed_on: Literal["proportional", "equal"] = "proportional"
 ) -> Numbers:
-    """The distribution ``(n,)`` without those below ``keep / n``, whose weight goes to the others; the best always stays."""
+    """The distribution ``(n,)`` without teachers below ``keep / n``; the others get their weight. The best teacher always stays."""
     kept = probabilities >= keep / len(probabilities)
     kept[probabilities.argmax()] = True
     freed = probabilities[~kept].sum()
@@ -143,15 +143,15 @@ def selected(
 
 
 def by_rank(scores: Sequence[float]) -> Numbers:
-    """``(n,)``: weights in linear steps, the best score's the largest; equal scores share theirs."""
+    """``(n,)``: weights linear in the rank of the scores, the best score's the largest; equal scores get equal weights."""
     places = rankdata(scores)  # the worst is 1
     return np.asarray(places / places.sum())
 
 
 def draw(probabilities: Numbers, *key: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Which teacher, for each combination of keys (integers from 0, or arrays of them): the same for the same keys.
+    """Sample a teacher for each combination of keys (integers from 0, or arrays of them). Equal keys give equal samples.
 
-    Numbers are hashes of their place, so that resuming, the number of processes and the size of pieces change nothing.
+    The random numbers are hashes of the keys, so resuming, the number of processes and the size of pieces change nothing.
     """
     live = np.flatnonzero(probabilities > 0)
     edges = np.cumsum(probabilities[live])
@@ -161,22 +161,22 @@ def draw(probabilities: Numbers, *key: int | npt.NDArray[np.int64]) -> npt.NDArr
 
 @dataclass
 class Members:
-    """A team that has been asked: who they are and what they say."""
+    """The teachers of a team, with their predictions and scores."""
 
     names: list[str]
-    """As people read them: each different."""
+    """Short names for display, each different."""
     folders: list[str]
     shapes: list[str]
     parameters: list[int]
     logits: dict[str, Tensor] = field(default_factory=dict)
     """``(n, answers, classes)`` by part of the data, columns in the order of its labels."""
     scores: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    """Each teacher's metrics, by part that is scored: ``held`` (for the weights) and those of dev."""
+    """Each teacher's metrics by part: ``held`` (for the weights) and the parts of the evaluation set."""
     constant: dict[str, float] = field(default_factory=dict)
-    """What the same answer to everything scores on ``held``."""
+    """The scores of the best constant prediction on ``held``."""
 
     def lines(self, metric: str, part: str) -> list[str]:
-        """A line for each: what it is, and its scores on held-out training examples and on a part of dev."""
+        """A line for each teacher: its size, and its scores on held-out training examples and on a part of the evaluation set."""
         held, dev = self.scores["held"], self.scores[part]
         return [
             f"{name}: {self.shapes[i]}, {self.parameters[i] / 1e6:.1f} M parameters, {metric} {held[i][metric]:.4f} on held-out "
@@ -186,17 +186,15 @@ class Members:
 
 
 def start_of(how: Team, members: Members, metric: str, found: Sequence[float] | None) -> Numbers:
-    """The distribution with which a stage begins.
+    """The distribution at the start of a stage.
 
     Raises:
-        TutelageError: when there is not one number for each teacher.
+        TutelageError: if there is not one number per teacher.
     """
     count = len(members.names)
     if how.weights == "found":
         if found is None:
-            raise TutelageError(
-                "team.weights=found, but no earlier stage has learnt any; give it a stage with team.learning"
-            )
+            raise TutelageError("team.weights=found, but no earlier stage learns weights; add one with team.learning")
         start: Sequence[float] | Numbers = found
     elif how.weights == "uniform":
         start = [1.0] * count

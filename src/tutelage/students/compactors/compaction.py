@@ -98,7 +98,7 @@ class Compaction(nn.Module):
         super().__init__()
         self.spec, self.config = spec, narrowed(spec, model.config)
         self.groups = nn.ModuleDict()
-        self.done = False
+        self.is_cut = False
         """Whether the masked coordinates are removed."""
         self.links: dict[str, Compacted] = {}
         """Wrapped matrices by path. Like the norms and tables below, they are modules of the model, not of this one."""
@@ -240,7 +240,7 @@ class Compaction(nn.Module):
         for path, parameter in self._others(model, fresh):
             place, _, name = path.rpartition(".")
             setattr(fresh.get_submodule(place), name, parameter)
-        self.done = True
+        self.is_cut = True
         _become(model, fresh)
         model.compaction = self
 
@@ -260,7 +260,7 @@ class Compaction(nn.Module):
             if bias is not None:
                 plain.bias.copy_(bias)
         for path, norm in self._norms.items():
-            plain, index = fresh.get_submodule(path), slice(None) if self.done else norm.group.index
+            plain, index = fresh.get_submodule(path), slice(None) if self.is_cut else norm.group.index
             plain.weight.copy_(norm.weight[index])
             plain.bias.copy_(norm.bias[index])
         for path, parameter in self._others(model, fresh):
@@ -349,7 +349,7 @@ def _fit(model: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
         group.keep(state[f"{place}{group.name}.kept"])
     # Check all parameters: a group that removes nothing keeps the shape of its matrices.
     saved = ((parameter, state.get(f"{prefix}{path}")) for path, parameter in model.named_parameters())
-    if not compaction.done and any(then is not None and then.shape != now.shape for now, then in saved):
+    if not compaction.is_cut and any(then is not None and then.shape != now.shape for now, then in saved):
         compaction.cut(model)
 
 

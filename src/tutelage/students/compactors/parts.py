@@ -118,7 +118,7 @@ class Group(nn.Module):
         return self._left == self.size
 
     @property
-    def settled(self) -> bool:
+    def complete(self) -> bool:
         """Whether all coordinates to be removed are masked."""
         return self._left == self.target
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,8 @@ from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.utils import cached_file
 
+from tutelage.data.config import Pooling
 from tutelage.errors import TutelageError
-
-Pooling = Literal["mean", "first"]
-Projection = Literal["pca", "dense"]
 
 SPACE = "teacher_space"
 """The folder beside a student's parts with the map into the teacher's space; it is no module of sentence-transformers."""
@@ -235,33 +233,37 @@ class SentenceEncoder(nn.Module):
         cls,
         name: str,
         *,
-        sentence: dict[str, Any] | None = None,
+        config: Any = None,
         output_loading_info: bool = False,
-        ignore_mismatched_sizes: bool = False,
         **more: Any,
     ) -> Any:
-        """Load a folder or hub id, as ``AutoModel.from_pretrained``; ``sentence`` gives the encoder another head.
+        """Load a folder or hub id, as ``AutoModel.from_pretrained``; ``config.sentence`` gives the encoder another head.
 
-        ``ignore_mismatched_sizes`` concerns heads, of which a checkpoint has none.
+        Weights of ``dense`` that the folder does not have in this form are among the missing ones.
         """
-        encoder, info = AutoModel.from_pretrained(name, output_loading_info=True, **more)
-        own = read_settings(name, encoder.config)
-        encoder.config.sentence = own if sentence is None else sentence
+        head = getattr(config, "sentence", None)
+        encoder, info = AutoModel.from_pretrained(name, config=config, output_loading_info=True, **more)
+        encoder.config.sentence = read_settings(name, encoder.config) if head is None else head
         model = cls(encoder)
-        model._load("dense", name, "2_Dense/model.safetensors")
-        model._load("space", name, f"{SPACE}/model.safetensors")
+        within = f"{cls.base_model_prefix}."
+        info["missing_keys"] = {within + key for key in info["missing_keys"]}
+        info["mismatched_keys"] = {(within + key, given, wanted) for key, given, wanted in info["mismatched_keys"]}
+        info["missing_keys"] |= model._load("dense", name, "2_Dense/model.safetensors")
+        model._load("space", name, f"{SPACE}/model.safetensors")  # which is fitted to a teacher in any case
         model.eval()
         return (model, info) if output_loading_info else model
 
-    def _load(self, part: str, name: str, path: str) -> None:
-        """The weights of a linear map, where the folder has them in this form."""
+    def _load(self, part: str, name: str, path: str) -> set[str]:
+        """The weights of a linear map, where the folder has them in this form; returns the names of those that it lacks."""
         linear, found = getattr(self, part), _file(name, path)
-        if linear is None or found is None:
-            return
-        weights = {key.removeprefix("linear."): x for key, x in load_file(found).items()}
+        if linear is None:
+            return set()
+        weights = {} if found is None else {key.removeprefix("linear."): x for key, x in load_file(found).items()}
         ours = linear.state_dict()
-        if {key: x.shape for key, x in weights.items()} == {key: x.shape for key, x in ours.items()}:
-            linear.load_state_dict(weights)
+        if {key: x.shape for key, x in weights.items()} != {key: x.shape for key, x in ours.items()}:
+            return {f"{part}.{key}" for key in ours}
+        linear.load_state_dict(weights)
+        return set()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the encoder as a checkpoint of transformers, and the parts that sentence-transformers reads beside it."""

@@ -1,0 +1,149 @@
+"""Rows of JSON: one object a line, or one value for all (a list of rows, or columns as pandas and others write them).
+
+The standard library parses them. Arrow's reader, which datasets uses, ends the interpreter on a line that is ``null``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tutelage.data.readers.table import Table, listed, shown
+from tutelage.errors import TutelageError
+
+
+def parsed(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is none, or one that is nested too deeply, or a number too long.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_rows(path: Path, text: str, wanted: Sequence[str], header: bool) -> Table:
+    """The table that a JSON text holds.
+
+    Read are: one object (or, without ``header``, one list) a line; a list of these; a dict of columns, each a list or a dict by
+    row; a dict of rows; pandas' ``orient="split"`` and ``"table"``.
+
+    Args:
+        path: For messages.
+        text: The content, without a byte order mark.
+        wanted: Columns that are asked for; they tell a dict of columns from a dict of rows.
+        header: False for rows that are lists, whose columns are ``"0"``, ``"1"``, ...
+
+    Raises:
+        TutelageError: it is no JSON, or has another shape.
+    """
+    try:
+        tree = parsed(text)
+    except ValueError as error:
+        whole = error
+    else:
+        if isinstance(tree, list):
+            return _of_rows(path, tree, None, {}, header)
+        if isinstance(tree, dict) and any(isinstance(value, list | dict) for value in tree.values()):
+            found = _of_dict(path, tree, wanted, header)
+            if found is not None:
+                return found
+        return _of_rows(path, [tree], [1], {}, header)
+    rows, lines, bad = list[Any](), list[int](), dict[int, str]()
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(parsed(line))
+        except ValueError as error:
+            bad[len(rows)] = f"is not JSON ({_reason(error)})"
+            rows.append(None)
+        lines.append(number)
+    if len(bad) == len(rows):
+        at = f", line {whole.lineno}" if isinstance(whole, json.JSONDecodeError) else ""
+        raise TutelageError(
+            f"{path}{at}: not JSON ({_reason(whole)}); correct it: one object a line, or a list of objects"
+        )
+    return _of_rows(path, rows, lines, bad, header)
+
+
+def _reason(error: ValueError) -> str:
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error).partition(";")[0]
+
+
+def _of_rows(path: Path, rows: Sequence[Any], lines: list[int] | None, bad: dict[int, str], header: bool) -> Table:
+    """A table of rows that are objects, or without ``header`` lists."""
+    if not rows:
+        raise TutelageError(f"{path} has no rows; give a file with rows")
+    lists = sum(isinstance(row, list) for row in rows)
+    if header and 2 * lists > len(rows):
+        raise TutelageError(
+            f"{path}: its rows are lists ({shown(next(row for row in rows if isinstance(row, list)))}), whose columns have no "
+            "names; pass --no-header and number them: --text 0 --label 1"
+        )
+    if not header and not lists:
+        raise TutelageError(f"{path} names its columns; leave out --no-header")
+    kind, what = (dict, "an object") if header else (list, "a list")
+    columns: dict[str, list[Any]] = {}
+    for number, row in enumerate(rows):
+        if not isinstance(row, kind):
+            bad.setdefault(number, f"is {shown(row)}, not {what}")
+            continue
+        for name, value in row.items() if isinstance(row, dict) else enumerate(row):
+            column = columns.get(str(name))
+            if column is None:
+                column = columns[str(name)] = [None] * len(rows)
+            column[number] = value
+    hint = "" if header else "with --no-header columns are numbers: --text 0 --label 1"
+    return Table(path, columns, len(rows), lines=lines, bad=bad, hint=hint)
+
+
+def _of_dict(path: Path, tree: Mapping[str, Any], wanted: Sequence[str], header: bool) -> Table | None:
+    """A table that is one object; ``None`` where that is a row itself."""
+    values = list(tree.values())
+    if isinstance(tree.get("data"), list) and isinstance(names := tree.get("columns"), list):  # pandas: split
+        rows = [dict(zip(map(str, names), row, strict=False)) if isinstance(row, list) else row for row in tree["data"]]
+        return _of_rows(path, rows, None, {}, header)
+    if isinstance(tree.get("data"), list) and all(isinstance(row, dict) for row in tree["data"]):  # pandas: table
+        return _of_rows(path, tree["data"], None, {}, header)
+    of_columns = any(name in tree for name in wanted)
+    if all(isinstance(value, dict) for value in values):
+        same = all(value.keys() == values[0].keys() for value in values)
+        if of_columns and same:
+            return _of_columns(path, {name: list(value.values()) for name, value in tree.items()})
+        if not of_columns and any(name in values[0] for name in wanted):
+            if any(isinstance(value, list | dict) for value in values[0].values()):
+                return _splits(path, tree)
+            return _of_rows(path, values, None, {}, header)
+        return _splits(path, tree)
+    if all(isinstance(value, list) for value in values):
+        if not wanted and not any(isinstance(cell, list) for cell in values[0]):
+            return None  # one sentence
+        if (of_columns or not wanted) and len({len(value) for value in values}) == 1:
+            return _of_columns(path, tree)
+        if of_columns:
+            lengths = ", ".join(f"{shown(name)} {len(value)}" for name, value in tree.items())
+            raise TutelageError(f"{path}: its columns have different lengths ({lengths}); correct them")
+        return _splits(path, tree)
+    return None
+
+
+def _of_columns(path: Path, tree: Mapping[str, Any]) -> Table:
+    columns = {str(name): list(values) for name, values in tree.items()}
+    count = len(next(iter(columns.values())))
+    if not count:
+        raise TutelageError(f"{path} has no rows; give a file with rows")
+    return Table(path, columns, count, notes=["its one object is read as columns"])
+
+
+def _splits(path: Path, tree: Mapping[str, Any]) -> Table:
+    lists = any(isinstance(value, list) and value and isinstance(value[0], list) for value in tree.values())
+    numbered = " and pass --no-header --text 0 --label 1" if lists else ""
+    raise TutelageError(
+        f"{path} is one object with the keys {listed(list(tree))}, not a table; if these are splits, write each to a file of its "
+        f"own{numbered}"
+    )
