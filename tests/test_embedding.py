@@ -51,9 +51,15 @@ def pairs(root: Path) -> dict[str, Any]:
 
 
 def run(root: Path, out: Path, **more: Any) -> Any:
-    given = {"teacher": str(root / "teacher"), "kind": "embedding", "train": str(root / "train.txt"), "student": SMALL}
+    given: dict[str, Any] = {
+        "teacher": str(root / "teacher"),
+        "kind": "embedding",
+        "train": str(root / "train.txt"),
+        "student": SMALL,
+    }
+    given["allow_weak_teacher"] = True
     settings = [*QUICK, *more.pop("settings", [])]
-    return distill(out=str(out), allow_weak_teacher=True, quiet=True, settings=settings, **{**given, **more})
+    return distill(out=str(out), quiet=True, settings=settings, **{**given, **more})
 
 
 def by_hand(folder: Path, texts: list[str]) -> Tensor:
@@ -255,10 +261,11 @@ def test_sentence_transformers_gives_the_same_vectors(small: Any) -> None:
 
 
 def test_a_dense_maps_to_the_teachers_width(root: Path, tmp_path: Path) -> None:
-    result = run(root, tmp_path / "run", method="similarity", settings=["data.projection=dense"])
+    settings = ["data.projection=dense"]
+    result = run(root, tmp_path / "run", method="similarity", settings=settings, allow_weak_teacher=False)
     report = result.report
     assert report["metric"] == "teacher_cosine" and report["teacher"]["score"] == pytest.approx(1.0)
-    assert report["student"]["retention"] is None and report["student"]["score"] > report["baseline"]["score"]
+    assert "retention" not in report["student"] and report["student"]["score"] > report["baseline"]["score"]
     assert list(report["stages"][0]["losses"]) == ["soft_labels", "similarity_matrix"]
     assert Source(str(tmp_path / "run" / "student"), "vectors").outputs == 32
 
@@ -302,6 +309,7 @@ def test_mistakes_are_refused_before_anything_is_written(root: Path, tmp_path: P
         init = other.partition(",")[0]
         refused(f"a student with {init} cannot be a sentence encoder; use init=copied", student=other)
     refused("line 1 has label 'yes', which is no score", **{**pairs(root), "dev": str(words)})
-    predictions = {"teacher": None, "teacher_predictions": str(root / "classes.jsonl")}
-    refused("one prediction a text, and a task of kind embedding needs other answers", **predictions)
+    answers = {"teacher": None, "teacher_predictions": str(root / "classes.jsonl")}
+    like = f"{SMALL},like={root / 'teacher'}"
+    refused("one prediction a text, and a task of kind embedding needs other answers", student=like, **answers)
     refused("unlabelled texts cannot be read for a task of kind embedding", unlabeled=str(root / "train.txt"))

@@ -75,13 +75,12 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
 
 
 def _fitting_head(source: PreTrainedModel, model: PreTrainedModel) -> dict[str, Any]:
-    """The weights of ``source``, with the head of ``model`` where theirs has another form: such a head starts anew."""
+    """The weights of ``source``, with the parts of a head that only ``model`` has, and without those that it lacks."""
     base, theirs, ours = anatomy.base_of(source), source.state_dict(), model.state_dict()
     prefix = next(f"{name}." if name else "" for name, module in source.named_modules() if module is base)
     head = {name: tensor for name, tensor in ours.items() if not name.startswith(prefix)}
-    kept = {name for name in head if name in theirs and theirs[name].shape == head[name].shape}
     body = {name: tensor for name, tensor in theirs.items() if name.startswith(prefix)}
-    return {**body, **head, **{name: theirs[name] for name in kept}}
+    return {**body, **{name: theirs.get(name, tensor) for name, tensor in head.items()}}
 
 
 def _as_distilbert(source: PreTrainedModel, student: Copied, labels: dict[str, Any]) -> PreTrainedModel:
