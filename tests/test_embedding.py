@@ -240,6 +240,7 @@ def test_a_student_comes_out_at_its_own_width(small: Any, root: Path) -> None:
     assert report["baseline"]["score"] != report["student"]["score"]
     found = by_hand(folder, TEXTS[:6])
     assert found.shape == (6, 16)
+    torch.testing.assert_close(vectors(small.student, small.tokenizer, TEXTS[:6]), found, atol=1e-5, rtol=1e-4)
     # The scores in the report, which are of vectors in the teacher's space, are those of the saved vectors.
     both = by_hand(folder, TEXTS[:48])
     cosines = (both[:24] * both[24:]).sum(dim=1).numpy()
