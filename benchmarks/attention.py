@@ -10,16 +10,17 @@ converted to float32, the output is bfloat16 again. Float32 throughout is for co
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import common
 import torch
 import torch.nn.functional as F
-from common import Results
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tutelage.studies.pages import table
+from tutelage.studies.script import Results, Script
 
 SHAPES = ((64, 14, 12, 32), (32, 40, 12, 32), (32, 128, 12, 32), (32, 128, 12, 64), (4, 512, 12, 64))
 """Texts, tokens, heads and the width of a head."""
@@ -30,17 +31,17 @@ SIDES: dict[str, tuple[torch.dtype, SDPBackend, bool]] = {
     "float32, fused": (torch.float32, SDPBackend.FLASH_ATTENTION, False),
 }
 OURS = "bfloat16, fused in float32"
-PARSER = common.options(__doc__, "attention", repeats=15)
+SCRIPT = Script(__file__, __doc__, "attention", repeats=15)
 
 
-def measure(arguments: argparse.Namespace) -> Results:
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     rows = []
     for shape in SHAPES:
         sides = {name: partial(once, shape, *side) for name, side in SIDES.items()}
         times = common.medians(common.in_turns(sides, arguments.repeats))
         rows.append({"shape": list(shape), "ms": {name: seconds * 1e3 for name, seconds in times.items()}})
         print(rows[-1], flush=True)
-    return {"threads": torch.get_num_threads(), "torch": torch.__version__, "repeats": arguments.repeats, "rows": rows}
+    yield {"threads": torch.get_num_threads(), "torch": torch.__version__, "repeats": arguments.repeats, "rows": rows}
 
 
 def once(shape: tuple[int, int, int, int], dtype: torch.dtype, kernel: SDPBackend, widened: bool) -> None:
@@ -53,30 +54,16 @@ def once(shape: tuple[int, int, int, int], dtype: torch.dtype, kernel: SDPBacken
         F.scaled_dot_product_attention(*read, attn_mask=mask).to(dtype).sum().backward()
 
 
-def page(results: Results, out: Path) -> str:
-    gains = [row["ms"]["bfloat16, fused"] / row["ms"][OURS] for row in results["rows"]]
+def page(results: Results, out: Path) -> Results:
     rows = []
+    gains = [row["ms"]["bfloat16, fused"] / row["ms"][OURS] for row in results["rows"]]
     for row, gain in zip(results["rows"], gains, strict=True):
-        texts, tokens, heads, width = row["shape"]
         cells = [f"{row['ms'][name]:.1f}" for name in SIDES]
-        rows.append([f"{texts} x {tokens}, {heads} x {width}", *cells, f"{gain:.1f}"])
+        rows.append(["{} x {}, {} x {}".format(*row["shape"]), *cells, f"{gain:.1f}"])
     heads = ["texts x tokens, heads x width", *SIDES, "times as fast as bfloat16, fused"]
-    return "\n".join(
-        [
-            *common.opening(
-                "Attention in bfloat16 on a CPU",
-                f"On a CPU, attention in bfloat16 is {min(gains):.1f} to {max(gains):.1f} times as fast when the fused kernel "
-                "computes in float32.",
-            ),
-            *table(heads, rows),
-            *common.made(
-                "python benchmarks/attention.py",
-                f"""Results: `{out}`. Attention and its gradient, padding masked, in ms on {common.where(results["threads"])}, torch
-                {results["torch"]}; the sides in turn, medians of {results["repeats"]}.""",
-            ),
-        ]
-    )
+    gain = {"least": min(gains), "most": max(gains), "machine": common.where(results["threads"])}
+    return {**results, **gain, "rows": table(heads, rows)}
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page)
+    SCRIPT.conduct(measure, page, name="{}_speed")

@@ -9,8 +9,8 @@ text once more, scores of all words at all places, all sorted; for the others th
 occurrence; then the copies. Each row below changes one thing more, up to ``tutelage``'s defaults and those in bfloat16; the row
 "in batches" is the same algorithm in ``tutelage``, and its candidates are compared with the first row's.
 
-The model is by default the one that the demo carries, with a random head for words, and the word vectors are random, of
-GloVe's size: speed does not depend on their values. Results go to ``results/augment.json``.
+The model is the one that the demo carries, with a random head for words, and the word vectors are random, of GloVe's size:
+speed does not depend on their values. Results go to ``results/augment.json``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import common
 import numpy as np
 import torch
-from common import Results, matmul_peak, synchronize
 from torch import nn
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
@@ -44,6 +43,7 @@ from tutelage.data.readers.glue import load_glue
 from tutelage.evaluation.speed import flops
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import table
+from tutelage.studies.script import Results, Script, settings
 
 K = 15
 VECTORS = (100_000, 300)
@@ -74,6 +74,17 @@ class Proposals:
     """Of single pieces, by word the scores of the best and somewhat more."""
 
 
+def split(tokenizer: Any, text: str) -> list[str]:
+    """As BERT's basic tokenizer: lower case, without accents, cut at spaces and punctuation."""
+    backend = tokenizer.backend_tokenizer
+    return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))]
+
+
+def proposed(word: str) -> bool:
+    """Whether the published code proposes for a word (of one piece by the model, else by vectors)."""
+    return bool(re.fullmatch("[a-z]+", word)) and word not in STOP_WORDS
+
+
 class Scene:
     """What all rows share."""
 
@@ -82,18 +93,13 @@ class Scene:
         self.row_of = {word: row for row, word in enumerate(vectors.words)}
         self.longest = anatomy.max_length(model.config)
 
-    def split(self, text: str) -> list[str]:
-        """As BERT's basic tokenizer: lower case, without accents, cut at spaces and punctuation."""
-        backend = self.tokenizer.backend_tokenizer
-        return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))]
-
     def published(self, text: str, habits: Published, near: dict[str, list[str]]) -> Proposals:
         """Candidates of all words of a text."""
-        words = self.split(text)
+        words = split(self.tokenizer, text)
         cut = [self.tokenizer.tokenize(word) for word in words]
         found = Proposals(words, {}, {})
         for place, word in enumerate(words):
-            if not re.fullmatch("[a-z]+", word) or word in STOP_WORDS:
+            if not proposed(word):
                 continue
             if len(cut[place]) == 1:
                 found.candidates[place], found.scores[place] = self.by_model(cut, place, habits)
@@ -182,7 +188,7 @@ def compare(scene: Scene, theirs: dict[str, Proposals], table: Candidates) -> di
         row = int(table.locate([text])[0])
         ours = []
         for word in range(table.offsets[row], table.offsets[row + 1]):
-            name = "".join(scene.split(text[slice(*table.spans[word])]))
+            name = "".join(split(scene.tokenizer, text[slice(*table.spans[word])]))
             choices = [table.strings[i] for i in table.choices[word] if i >= 0]
             if re.fullmatch("[a-z]+", name):
                 ours.append((name, choices))
@@ -227,13 +233,10 @@ def operations(scene: Scene, count: Operations, texts: Sequence[str], doubled: b
     """Of the forward passes for all single-piece words of ``texts``."""
     total = 0
     for text in texts:
-        words = scene.split(text)
+        words = split(scene.tokenizer, text)
         cut = [len(scene.tokenizer.tokenize(word)) for word in words]
         pieces = sum(cut)
-        masked = sum(
-            n == 1 and bool(re.fullmatch("[a-z]+", word)) and word not in STOP_WORDS
-            for word, n in zip(words, cut, strict=True)
-        )
+        masked = sum(n == 1 and proposed(word) for word, n in zip(words, cut, strict=True))
         length = min(2 * pieces + 3 if doubled else pieces + 2, scene.longest)
         total += masked * (count.body(length) + count.head * (length if everywhere else 1))
     return float(total)
@@ -277,36 +280,20 @@ def sample(data_dir: Path, count: int) -> tuple[list[str], float, float]:
     return texts, share(texts), of_data
 
 
-def random_vectors(texts: Sequence[str], split: Callable[[str], list[str]]) -> WordVectors:
-    """Vectors for the words of ``texts`` and as many more as make up GloVe's part that the published code reads."""
-    words = sorted({word for text in texts for word in split(text)})
+def random_vectors(words: Sequence[str]) -> WordVectors:
+    """Vectors for these words and as many more as make up GloVe's part that the published code reads."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     more = ("q" + "".join(letters[number // 26**i % 26] for i in range(4)) for number in range(VECTORS[0]))
-    table = np.random.default_rng(0).normal(size=VECTORS).astype(np.float32)
     names = list(dict.fromkeys([*words, *more]))[: VECTORS[0]]
-    return WordVectors(names, table[: len(names)], "random")
+    return WordVectors(names, np.random.default_rng(0).normal(size=VECTORS).astype(np.float32)[: len(names)], "random")
 
 
-@contextlib.contextmanager
-def timed() -> Iterator[dict[str, float]]:
-    """Seconds by the clock, and of the process."""
-    result: dict[str, float] = {}
-    synchronize()
-    began, cpu = time.perf_counter(), time.process_time()
-    yield result
-    synchronize()
-    result["seconds"] = time.perf_counter() - began
-    result["cpu_seconds"] = time.process_time() - cpu
-
-
-def rows_of(scene: Scene, copies: int, progress: Callable[[str], None]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def rows_of(scene: Scene, copies: int) -> tuple[list[Results], dict[str, int]]:
     """The rows of the table, and what was compared."""
     unique = list(dict.fromkeys(scene.texts))
-    count = Operations(scene.model)
-    device = scene.model.device
-    peaks = {"no": matmul_peak(device, torch.float32), "bf16": matmul_peak(device, torch.bfloat16)}
+    count, device = Operations(scene.model), scene.model.device
+    peaks = {name: common.matmul_peak(device, common.DTYPES[name]) for name in ("no", "bf16")}
     parity: dict[str, Any] = {"context": "masked_plus_original", "filtered": False}
-    alone = {"context": "masked_only", "filtered": False}
     published = [
         ("published", Published(), scene.texts, True),
         ("no gradients", Published(gradients=False), scene.texts, True),
@@ -315,7 +302,7 @@ def rows_of(scene: Scene, copies: int, progress: Callable[[str], None]) -> tuple
     ]
     ours: list[tuple[str, dict[str, Any], bool]] = [
         ("in batches", parity, True),
-        ("masked text alone", alone, False),
+        ("masked text alone", {"context": "masked_only", "filtered": False}, False),
         ("filtered: the default", {}, False),
         ("bfloat16", {"precision": "bf16"}, False),
     ]
@@ -323,64 +310,55 @@ def rows_of(scene: Scene, copies: int, progress: Callable[[str], None]) -> tuple
     by_publication(warm, Published(), 2)
     for _, options, _ in ours:
         by_tutelage(warm, 2, **options)
-    rows: list[dict[str, Any]] = []
-    theirs: dict[str, Proposals] = {}
-    compared: dict[str, int] = {}
+    rows: list[Results] = []
+    kept: dict[str, Any] = {}
 
-    def add(name: str, time_of: dict[str, float], work: float, precision: str = "no") -> None:
+    def add(name: str, what: Callable[[], Any], work: float, repeats: int = 1, precision: str = "no") -> None:
+        print(name, flush=True)
+        times = []
+        for _ in range(repeats):
+            cpu = time.process_time()
+            seconds = common.seconds_of(lambda: kept.update({name: what()}))
+            times.append((seconds, time.process_time() - cpu))
+        seconds, cpu = sorted(times)[repeats // 2]
         rows.append(
             {
                 "name": name,
-                **time_of,
-                "sentences_per_second": len(scene.texts) / time_of["seconds"],
-                "times_published": rows[0]["seconds"] / time_of["seconds"] if rows else 1.0,
-                "times_published_cpu": rows[0]["cpu_seconds"] / time_of["cpu_seconds"] if rows else 1.0,
+                "seconds": seconds,
+                "cpu_seconds": cpu,
+                "sentences_per_second": len(scene.texts) / seconds,
+                "times_published": rows[0]["seconds"] / seconds if rows else 1.0,
+                "times_published_cpu": rows[0]["cpu_seconds"] / cpu if rows else 1.0,
                 "gflop_per_sentence": work / len(scene.texts) / 1e9,
-                "share_of_peak": work / time_of["seconds"] / peaks[precision],
+                "share_of_peak": work / seconds / peaks[precision],
                 "peak_gflop_per_second": peaks[precision] / 1e9,
             }
         )
 
     for name, habits, texts, everywhere in published:
-        progress(name)
-        with timed() as time_of:
-            found = by_publication(scene, habits, copies)
-        theirs = theirs or found
-        add(name, time_of, operations(scene, count, texts, True, everywhere))
+        work = operations(scene, count, texts, True, everywhere)
+        add(name, partial(by_publication, scene, habits, copies), work)
     for name, options, doubled in ours:
-        progress(name)
-        times = []
-        for _ in range(3):
-            with timed() as time_of:
-                table = by_tutelage(scene, copies, **options)
-            times.append(time_of)
-        if options is parity:
-            compared = compare(scene, theirs, table)
-        median = sorted(times, key=lambda t: t["seconds"])[1]
-        add(name, median, operations(scene, count, unique, doubled, False), options.get("precision", "no"))
-    return rows, compared
+        work, precision = operations(scene, count, unique, doubled, False), options.get("precision", "no")
+        add(name, partial(by_tutelage, scene, copies, **options), work, 3, precision)
+    return rows, compare(scene, kept["published"], kept["in batches"])
 
 
-PARSER = common.options(__doc__, "augment", sentences=32, variants=20)
-PARSER.add_argument("--data-dir", type=Path, help="folder of GLUE, or of QNLI's files")
-PARSER.add_argument("--model", type=Path, help="folder of a BERT; default: the demo's")
-PARSER.add_argument("--vectors", type=Path, help="file of word vectors; default: random ones")
+SCRIPT = Script(__file__, __doc__, "augment", sentences=32, variants=20)
+SCRIPT.add_argument("--data-dir", type=Path, help="folder of GLUE, or of QNLI's files")
 
 
-def measure(arguments: argparse.Namespace) -> Results:
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    folder = arguments.model or pretrained()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(pretrained())
     torch.manual_seed(0)
-    model = AutoModelForMaskedLM.from_pretrained(folder).eval().to(common.device())
+    model = AutoModelForMaskedLM.from_pretrained(pretrained()).eval().to(common.device())
     texts, share, of_data = sample(arguments.data_dir, arguments.sentences)
-    scene = Scene(model, tokenizer, WordVectors(["-"], np.ones((1, 2))), texts)
-    given = arguments.vectors
-    vectors = random_vectors(texts, scene.split) if given is None else WordVectors.read(given)
-    scene = Scene(model, tokenizer, vectors, texts)
-    rows, compared = rows_of(scene, arguments.variants, lambda name: print(name, flush=True))
-    return {
-        "command": common.command(PARSER, arguments, "data_dir", "model", "vectors"),
+    words = sorted({word for text in texts for word in split(tokenizer, text)})
+    vectors = random_vectors(words)
+    rows, compared = rows_of(Scene(model, tokenizer, vectors, texts), arguments.variants)
+    yield {
+        "command": SCRIPT.command(settings(arguments), "--data-dir path/to/glue"),
         "environment": common.machine(),
         "model": str(anatomy.shape_of(model.config)),
         "texts": len(texts),
@@ -394,20 +372,12 @@ def measure(arguments: argparse.Namespace) -> Results:
     }
 
 
-def page(result: Results, out: Path) -> str:
-    rows, where = result["rows"], result["environment"]
-    cells = [
-        [
-            row["name"],
-            f"{row['sentences_per_second']:.2f}",
-            f"{row['times_published']:.1f}",
-            f"{row['times_published_cpu']:.1f}",
-            f"{above['seconds'] / row['seconds']:.2f}",
-            f"{row['gflop_per_sentence']:.1f}",
-            f"{row['share_of_peak']:.0%}",
-        ]
-        for above, row in zip([rows[0], *rows], rows, strict=False)
-    ]
+def page(results: Results, out: Path) -> Results:
+    rows, cells = results["rows"], []
+    for above, row in zip([rows[0], *rows], rows, strict=False):
+        cells.append([row["name"], f"{row['sentences_per_second']:.2f}", f"{row['times_published']:.1f}"])
+        cells[-1] += [f"{row['times_published_cpu']:.1f}", f"{above['seconds'] / row['seconds']:.2f}"]
+        cells[-1] += [f"{row['gflop_per_sentence']:.1f}", f"{row['share_of_peak']:.0%}"]
     heads = [
         "one thing more in each row",
         "sentences a second",
@@ -416,26 +386,14 @@ def page(result: Results, out: Path) -> str:
         "than the row above",
     ]
     times = {row["name"]: row["times_published"] for row in rows}
-    return "\n".join(
-        [
-            *common.opening(
-                "Speed of augmentation",
-                f"Augmentation is {times['bfloat16']:.1f} times as fast as the published algorithm in bfloat16 and "
-                f"{times['filtered: the default']:.1f} times in float32.",
-            ),
-            *table([*heads, "GFLOP a sentence", "share of peak"], cells),
-            *common.made(
-                result["command"],
-                f"""Results: `{out}`. The first row is TinyBERT's algorithm as in its authors' code; each row below changes one
-                thing more (see the benchmark's docstring), on {common.where(where["threads"], where["device"])}.
-                {result["texts"]} texts of QNLI; done once each they are {result["share_done_once"]:.0%} of the work (of the whole
-                data {result["share_done_once_of_data"]:.0%}); {result["model"]}; the candidates of
-                {result["compared"]["words"]:,} words
-                equal the published ones. At least {result["wanted"]} times is wanted.""",
-            ),
-        ]
-    )
+    return {
+        **results,
+        "rows": table([*heads, "GFLOP a sentence", "share of peak"], cells),
+        "machine": common.where(results["environment"]["threads"], results["environment"]["device"]),
+        "half": times["bfloat16"],
+        "full": times["filtered: the default"],
+    }
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page)
+    SCRIPT.conduct(measure, page, name="{}_speed")

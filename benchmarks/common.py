@@ -1,79 +1,44 @@
-"""What the benchmarks share: sides timed in turn, the machine, one optimiser step, and pages written from results."""
+"""What the benchmarks share: sides timed in turn, the machine, texts, one optimiser step, distillation without a run."""
 
 from __future__ import annotations
 
-import argparse
-import json
+import contextlib
+import multiprocessing
 import platform
+import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from accelerate import Accelerator
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from tutelage.artifacts import write_text
+from tutelage import anatomy
+from tutelage.data.examples import Encoded, Examples, encode
+from tutelage.data.readers.glue import load_glue
+from tutelage.data.tokenizers import load_tokenizer
+from tutelage.knowledge.needs import Needs
 from tutelage.mechanisms.hook import parameter_groups
-from tutelage.studies.pages import paragraph
+from tutelage.objectives.objective import Objective
+from tutelage.objectives.terms import AnyTerm
+from tutelage.studies.demo import pretrained
+from tutelage.tasks import KINDS
+from tutelage.teachers.teacher import LiveTeacher, Teacher
+from tutelage.training.loop import DistillationModule
 
-Results = dict[str, Any]
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"no": "float32", "bf16": "mixed bfloat16", "fp16": "mixed float16"}
+MRPC_DECILES = (19, 36, 41, 45, 50, 53, 57, 61, 64, 70, 103)
+"""Tokens of MRPC's training pairs, shortest to longest; random texts have lengths drawn from these."""
 
-
-def options(doc: str | None, out: str, **usual: int) -> argparse.ArgumentParser:
-    """A parser with the options of all benchmarks; ``usual`` are further numbers with their defaults."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in usual.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
-    parser.add_argument("--finished", action="store_true", help="write the page from the results, measure nothing")
-    parser.add_argument("--out", default=f"results/{out}.json", type=Path, help="file of the results")
-    return parser
-
-
-def conduct(
-    parser: argparse.ArgumentParser,
-    measure: Callable[[argparse.Namespace], Results],
-    page: Callable[[Results, Path], str],
-    name: str = "{}_speed",
-    pictures: Callable[[Results], dict[str, str]] = lambda results: {},
-) -> None:
-    """Measure, or read the results, and write results, page and pictures.
-
-    The page of ``results/STEM.json`` is ``docs/results/NAME.md`` (``name`` with the stem in it); that of any other file lies
-    beside it.
-    """
-    arguments = parser.parse_args()
-    out: Path = arguments.out
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    if arguments.finished:
-        results = json.loads(out.read_text(encoding="utf-8"))
-    else:
-        results = measure(arguments)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, json.dumps(results, indent=1) + "\n")
-    folder = Path("docs/results") if out.parent == Path("results") else out.parent
-    write_text(folder / f"{name.format(out.stem)}.md", page(results, out))
-    for file, picture in pictures(results).items():
-        write_text(folder / file, picture)
-
-
-def settings(arguments: argparse.Namespace, *places: str) -> Results:
-    """The options without ``places`` and those that belong to no result."""
-    return {name: value for name, value in vars(arguments).items() if name not in ("finished", "out", *places)}
-
-
-def command(parser: argparse.ArgumentParser, arguments: argparse.Namespace, *places: str) -> str:
-    """The command with the options that are not at their defaults; of ``places`` only that they are given."""
-    words = [f"python benchmarks/{Path(parser.prog).name}"]
-    for name, value in settings(arguments, "work").items():
-        if value != parser.get_default(name):
-            shown = f"path/to/{name.removesuffix('_dir')}" if name in places else value
-            words.append(
-                f"--{name.replace('_', '-')} {' '.join(map(str, shown)) if isinstance(shown, list) else shown}"
-            )
-    return " ".join(words).replace("path/to/data", "path/to/glue")
+# -------------------------------------------------------------------------------------------------------------- timing
 
 
 def synchronize() -> None:
@@ -117,6 +82,32 @@ def spread(values: list[float], factor: float = 1000.0) -> list[float]:
     return [min(values) * factor, max(values) * factor]
 
 
+def peak_memory(prepare: Callable[..., Callable[[], Any]], *given: Any) -> float:
+    """MB that a call takes at its peak, in a process of its own: on a GPU there, else of resident memory.
+
+    ``prepare`` makes the call in that process; what it takes itself is not counted.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tutelage.run.run", "transformers.models.bert.modeling_bert"])
+    with ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(_peak_memory, prepare, given).result()
+
+
+def _peak_memory(prepare: Callable[..., Callable[[], Any]], given: Sequence[Any]) -> float:
+    transformers.utils.logging.disable_progress_bar()
+    call = prepare(*given)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    call()
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+# --------------------------------------------------------------------------------------------------------- the machine
+
+
 def matmul_peak(device: torch.device | str, dtype: torch.dtype) -> float:
     """Operations a second of one large matrix product, the best of several."""
     size = 8192 if torch.device(device).type == "cuda" else 3072
@@ -124,14 +115,11 @@ def matmul_peak(device: torch.device | str, dtype: torch.dtype) -> float:
     return 2.0 * size**3 / min([seconds_of(lambda: a @ b) for _ in range(6)][1:])
 
 
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def machine() -> Results:
+def machine() -> dict[str, Any]:
     """The device, its CPU threads, and the versions that matter."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
@@ -141,6 +129,46 @@ def machine() -> Results:
 def where(threads: int, name: str | None = None) -> str:
     """A machine in words."""
     return f"{threads} CPU thread{'s' * (threads > 1)}" if name in (None, "cpu") else str(name)
+
+
+# ----------------------------------------------------------------------------------------------------- models and texts
+
+
+def bert(layers: int, hidden: int, *, heads: int = 12, **more: Any) -> PreTrainedModel:
+    """A BERT for classes with random weights: speed does not depend on them."""
+    sizes = {"num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": 4 * hidden, **more}
+    return BertForSequenceClassification(BertConfig(num_attention_heads=heads, **sizes))
+
+
+def texts(
+    count: int, length: int | None = None, task: str = "mrpc", data_dir: Path | None = None
+) -> tuple[Examples, Encoded]:
+    """Training texts of a task, or random words of MRPC's lengths; each repeated or cut to ``length`` tokens, if that is given."""
+    generator = np.random.default_rng(0)
+    if data_dir is not None:
+        train = load_glue(task, data_dir).train
+        examples = train.take(generator.permutation(len(train))[:count])
+        encoded = encode(examples, load_tokenizer(str(pretrained())), 512)
+    else:
+        labels = generator.integers(0, 2, count)
+        examples = Examples([f"train/{i}" for i in range(count)], [""] * count, None, labels)
+        lengths = np.interp(generator.random(count), np.linspace(0, 1, len(MRPC_DECILES)), MRPC_DECILES).astype(
+            np.int64
+        )
+        ends = np.cumsum(lengths)
+        tokens = generator.integers(1000, 30522, ends[-1]).astype(np.int32)
+        tokens[ends - lengths], tokens[ends - lengths // 2], tokens[ends - 1] = 101, 102, 102
+        offsets = np.concatenate([[0], ends])
+        types = np.zeros(len(tokens), dtype=np.int8)
+        encoded = Encoded(tokens, types, offsets, np.zeros(count, dtype=np.bool_), pad_token=0, separator=102)
+    if length is not None:
+        parts = [np.resize(part, length) for part in np.split(encoded.tokens, encoded.offsets[1:-1])]
+        types, offsets = np.zeros(count * length, dtype=np.int8), np.arange(count + 1, dtype=np.int64) * length
+        encoded = replace(encoded, tokens=np.concatenate(parts), types=types, offsets=offsets)
+    return examples, replace(encoded, labels=examples.labels)
+
+
+# ------------------------------------------------------------------------------------------------------------- training
 
 
 def optimizer_for(model: torch.nn.Module, lr: float = 1e-5, groups: Any = None) -> torch.optim.AdamW:
@@ -155,11 +183,26 @@ def finish_step(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> Non
     optimizer.zero_grad()
 
 
-def opening(title: str, takeaway: str) -> list[str]:
-    """A page's title, and the sentence that the reader may take away."""
-    return [f"# {title}", "", *paragraph(takeaway)]
+def live(model: PreTrainedModel, accelerator: Accelerator) -> Callable[[Needs], Teacher]:
+    """A teacher that runs in every step, for what is needed of it."""
+    return lambda needs: LiveTeacher(model.to(accelerator.device), needs, None, accelerator)
 
 
-def made(command: str, text: str) -> list[str]:
-    """The command of a page and how to read it."""
-    return ["## How it was made", "", f"    {command}", "", *paragraph(text)]
+@contextlib.contextmanager
+def distilling(
+    terms: Sequence[AnyTerm],
+    student: PreTrainedModel,
+    shape: anatomy.Shape | None,
+    source: Callable[[Needs], Teacher] | None,
+    kind: Any = KINDS["classification"],
+) -> Iterator[tuple[DistillationModule, Teacher | None]]:
+    """A student with its objective, and the teacher of this shape that ``source`` makes, if there is one."""
+    objective = Objective([*terms], kind, anatomy.shape_of(student.config), shape)
+    module = DistillationModule(student, objective)
+    teacher = None if source is None else source(objective.plan.teacher_needs)
+    try:
+        yield module, teacher
+    finally:
+        module.close()
+        if teacher is not None:
+            teacher.close()

@@ -26,16 +26,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import multiprocessing
-import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +40,17 @@ import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
-from common import Results, synchronize
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from tutelage import anatomy, progress
-from tutelage.artifacts import write_text
 from tutelage.data import batches
-from tutelage.data.examples import Encoded, Examples, encode
-from tutelage.data.readers.glue import load_glue
-from tutelage.data.tokenizers import load_tokenizer
+from tutelage.data.examples import Encoded, Examples
 from tutelage.evaluation.speed import flops
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.scheme import Scheme
 from tutelage.objectives.hidden_knowledge import HiddenKnowledge
-from tutelage.objectives.objective import Objective
+from tutelage.objectives.objective import ObjectivePlan
 from tutelage.objectives.predictions import HardLabels
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Stage
@@ -66,8 +58,8 @@ from tutelage.students.build import build
 from tutelage.students.load import load_model
 from tutelage.students.pruned import Scores
 from tutelage.students.specs import Copied, Fresh, Pruned, Student
-from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import paragraph, table
+from tutelage.studies.pages import table
+from tutelage.studies.script import Results, Script, before, settings
 from tutelage.tasks import KINDS
 from tutelage.teachers.stored import StoredTeacher, write_store
 from tutelage.teachers.teacher import LiveTeacher, Teacher
@@ -78,8 +70,6 @@ MEASURED = ("live full", "stored full", "stored small", "plain")
 """Sides whose memory is measured, each in a process of its own."""
 LENGTHS = {"natural": None, "128": 128}
 LABELS: dict[str, Any] = {"num_labels": 2, "problem_type": "single_label_classification"}
-MRPC_DECILES = (19, 36, 41, 45, 50, 53, 57, 61, 64, 70, 103)
-"""Tokens of MRPC's training pairs, shortest to longest; without ``--data-dir`` lengths are drawn from these."""
 WANTED = 1.15
 """Most that a step of ``stored small`` may cost, where one of ``plain`` is 1."""
 
@@ -134,19 +124,18 @@ class Scene:
             return [HiddenKnowledge(keep="alll_allt_1h", top=self.shape("teacher").layers)]
         return [HiddenKnowledge(keep="1l_10t_0.1h")]
 
-    def objective(self, side: str) -> Objective:
-        torch.manual_seed(0)
-        shape = None if side == "plain" else self.shape("teacher")
-        return Objective(self.terms(side), KINDS["classification"], self.shape("student"), shape)
-
-    def source(self, side: str, needs: Needs) -> Teacher | None:
-        """The teacher of this side."""
-        if side == "plain":
-            return None
+    def source(self, side: str, needs: Needs) -> Teacher:
         if side.startswith("live"):
             return LiveTeacher(self.teacher, needs, None, self.accelerator)
         store = Store(self.folder / side)
         return StoredTeacher(store, store.locate(self.examples.ids, self.encoded), needs)
+
+    def distilling(self, side: str, student: PreTrainedModel) -> Any:
+        """What :func:`common.distilling` gives for a side."""
+        torch.manual_seed(0)
+        if side == "plain":
+            return common.distilling(self.terms(side), student, None, None)
+        return common.distilling(self.terms(side), student, self.shape("teacher"), partial(self.source, side))
 
 
 def make_models(pair: Pair, folder: Path) -> None:
@@ -162,35 +151,10 @@ def make_models(pair: Pair, folder: Path) -> None:
     teacher.save_pretrained(folder / "teacher")
 
 
-def make_texts(count: int, length: int | None, data_dir: Path | None) -> tuple[Examples, Encoded]:
-    """MRPC's texts, or random words of its lengths; each repeated or cut to ``length`` tokens, if that is given."""
-    generator = np.random.default_rng(0)
-    if data_dir is not None:
-        train = load_glue("mrpc", data_dir).train
-        examples = train.take(generator.permutation(len(train))[:count])
-        encoded = encode(examples, load_tokenizer(str(pretrained())), 512)
-    else:
-        labels = generator.integers(0, 2, count)
-        examples = Examples([f"train/{i}" for i in range(count)], [""] * count, None, labels)
-        lengths = np.interp(generator.random(count), np.linspace(0, 1, len(MRPC_DECILES)), MRPC_DECILES).astype(
-            np.int64
-        )
-        ends = np.cumsum(lengths)
-        tokens = generator.integers(1000, 30522, ends[-1]).astype(np.int32)
-        tokens[ends - lengths], tokens[ends - lengths // 2], tokens[ends - 1] = 101, 102, 102
-        offsets = np.concatenate([[0], ends])
-        types = np.zeros(len(tokens), dtype=np.int8)
-        encoded = Encoded(tokens, types, offsets, np.zeros(count, dtype=np.bool_), pad_token=0, separator=102)
-    if length is not None:
-        parts = [np.resize(part, length) for part in np.split(encoded.tokens, encoded.offsets[1:-1])]
-        types, offsets = np.zeros(count * length, dtype=np.int8), np.arange(count + 1, dtype=np.int64) * length
-        encoded = replace(encoded, tokens=np.concatenate(parts), types=types, offsets=offsets)
-    return examples, replace(encoded, labels=examples.labels)
-
-
 def make_store(scene: Scene, side: str) -> tuple[float, float]:
     """Write the store of a side; the seconds of the teacher's pass and the bytes an example takes."""
-    needs = scene.objective(side).plan.teacher_needs | Needs(logits=True)
+    plan = ObjectivePlan(scene.terms(side), KINDS["classification"], scene.shape("student"), scene.shape("teacher"))
+    needs = plan.teacher_needs | Needs(logits=True)
     hidden = anatomy.shape_of(scene.teacher.config).hidden
     scheme = Scheme.covering(needs, LABELS["num_labels"], hidden, int(scene.encoded.lengths.max()), "float16")
     about = {"task": "mrpc", "teacher": "random", "precision": scene.precision, "max_length": 512}
@@ -212,50 +176,27 @@ def make_store(scene: Scene, side: str) -> tuple[float, float]:
 
 def seconds_a_step(scene: Scene, side: str, steps: int, student: PreTrainedModel) -> float:
     """Train for a step and ``steps`` more; the mean of those. ``student`` is changed."""
-    objective = scene.objective(side)
-    lesson = loop.DistillationModule(student, objective)
-    teacher = scene.source(side, objective.plan.teacher_needs)
-    stage = Stage(
-        name="offline",
-        objective=scene.terms(side),
-        epochs=1,
-        max_steps=1 + steps,
-        batch_size=scene.batch_size,
-        select="last",
-    )
+    terms, size = scene.terms(side), scene.batch_size
+    stage = Stage(name="offline", objective=terms, epochs=1, max_steps=1 + steps, batch_size=size, select="last")
     marks: list[tuple[int, float]] = []
 
     def mark(event: progress.Event) -> None:
-        synchronize()
+        common.synchronize()
         marks.append((event.step, time.perf_counter()))
         loop.LOG_SECONDS = 1e9
 
     # The loop reports after its first two steps and then at its end, and waits for the device only there.
     loop.LOG_SECONDS, before = 0.0, loop.LOG_SECONDS
-    loop.train(stage, lesson, teacher, batches.Known(scene.encoded), scene.accelerator, 0, report=mark)
+    with scene.distilling(side, student) as (module, teacher):
+        loop.train(stage, module, teacher, batches.Known(scene.encoded), scene.accelerator, 0, report=mark)
     loop.LOG_SECONDS = before
-    lesson.close()
-    if teacher is not None:
-        teacher.close()
     (first, began), (last, ended) = marks[0], marks[-1]
     return (ended - began) / max(last - first, 1)
 
 
-def peak_memory(scene: Scene, side: str) -> float:
-    """MB that two steps of a side take at their peak, in a process of its own: on a GPU there, else of resident memory."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tutelage.run.run", "transformers.models.bert.modeling_bert"])
-    with ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(_peak_memory, replace(scene), side).result()
-
-
-def _peak_memory(scene: Scene, side: str) -> float:
-    transformers.utils.logging.disable_progress_bar()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds_a_step(scene, side, 1, scene.student)
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+def two_steps(scene: Scene, side: str) -> Callable[[], float]:
+    """Two steps of a side in a new process; the models are read in the call."""
+    return lambda: seconds_a_step(scene, side, 1, scene.student)
 
 
 def measure_setup(
@@ -308,7 +249,7 @@ def measure_setup(
         result["peak_memory_mb"] = {}
         for side in MEASURED:
             progress(f"peak memory of {side}")
-            result["peak_memory_mb"][side] = peak_memory(scene, side)
+            result["peak_memory_mb"][side] = common.peak_memory(two_steps, replace(scene), side)
     return result
 
 
@@ -339,71 +280,63 @@ def section(entries: Iterable[Results]) -> list[str]:
     """The part of the page about training, one set of tables for each machine and precision."""
     groups: dict[str, list[Results]] = {}
     for e in entries:
-        precision = {"no": "float32", "bf16": "mixed bfloat16"}.get(e["precision"], e["precision"])
-        where = f"{e['device']}, {e['threads']} threads, {precision}, torch {e['torch']}"
+        where = f"{e['device']}, {e['threads']} threads, {common.PRECISIONS[e['precision']]}, torch {e['torch']}"
         groups.setdefault(f"{where}; batches of {e['batch_size']}, texts: {e['texts']}.", []).append(e)
-    lines = ["## Training from a store", ""]
+    lines = []
     for made, group in groups.items():
         commands = dict.fromkeys(e["command"] for e in group)
         lines += [*tables(group), *(f"    {command}" for command in commands), "", made, ""]
-    return lines + paragraph(
-        f"""Milliseconds of a training step with a running teacher (*live*) and from a store of its knowledge in half precision
-        (*stored*), comparing all hidden states (*full*, `alll_allt_1h`) or a small part of them (*small*, `1l_10t_0.1h`); *plain*
-        is fine-tuning on labels, without a teacher. One process, the sides in turn, each the median of its rounds. *ideal* is
-        (F + 3f) / 3f, with F and f the operations of the teacher's and the student's forward pass at the mean length of the timed
-        steps. Live full also takes all tokens of all layers to the teacher's width, which is not counted; live small stops at the
-        layer it needs. Of stored small / plain at most {WANTED} is wanted. Weights are random, shapes are the models'. *Peak* is
-        one large matrix product in the same process. Memory is the most that two steps take in a process of their own, above what
-        it had before (on a GPU: there)."""
-    )
+    return lines
 
 
-def page(entries: Results, out: Path) -> str:
-    """The page of both benchmarks of stores, this one's results first."""
+def page(results: Results, out: Path) -> Results:
+    """The page of both benchmarks of stores: these are this one's results, those of reading lie beside."""
     import store
 
-    reading = out.with_name("store.json")
     faster = [
         f"{e['ratios']['live full / stored small']:.1f} times ({e['title']})"
-        for e in entries.values()
+        for e in results.values()
         if e["length"] == "128"
     ]
-    most = max(e["ratios"]["stored small / plain"] for e in entries.values())
+    most = max(e["ratios"]["stored small / plain"] for e in results.values())
     takeaway = (
         f"At 128 tokens a step from a small store is {', '.join(faster)} as fast as one with a running teacher and all hidden "
         f"states; it costs at most {most:.2f} of fine-tuning without a teacher."
     )
-    parts = section(entries.values())
-    if reading.exists():
-        parts += store.section(json.loads(reading.read_text(encoding="utf-8")))
-    return "\n".join([*common.opening("What a store of teacher knowledge saves", takeaway if faster else ""), *parts])
+    reading = before(out.with_name("store.json"))
+    return {
+        "takeaway": takeaway if faster else "",
+        "training": section(results.values()),
+        "reading": store.section(reading) if reading else [],
+        "wanted": WANTED,
+    }
 
 
-PARSER = common.options(__doc__, "offline", steps=2, rounds=3, batch_size=32)
-PARSER.add_argument("--data-dir", type=Path, help="folder of GLUE; default: random words of MRPC's lengths")
-PARSER.add_argument("--setups", nargs="+", choices=SETUPS, default=list(SETUPS))
-PARSER.add_argument("--lengths", nargs="+", choices=LENGTHS, default=list(LENGTHS))
-PARSER.add_argument("--mixed-precision", choices=list(common.DTYPES), default="no")
-PARSER.add_argument("--memory", nargs="*", choices=LENGTHS, default=["128"], help="lengths to measure peak memory at")
-PARSER.add_argument("--work", type=Path, help="folder for models and stores; default: the system's temporary folder")
+SCRIPT = Script(__file__, __doc__, "offline", steps=2, rounds=3, batch_size=32)
+SCRIPT.add_argument("--data-dir", type=Path, help="folder of GLUE; default: random words of MRPC's lengths")
+SCRIPT.add_argument("--setups", nargs="+", choices=SETUPS, default=list(SETUPS))
+SCRIPT.add_argument("--lengths", nargs="+", choices=LENGTHS, default=list(LENGTHS))
+SCRIPT.add_argument("--mixed-precision", choices=list(common.DTYPES), default="no")
+SCRIPT.add_argument("--memory", nargs="*", choices=LENGTHS, default=["128"], help="lengths to measure peak memory at")
+SCRIPT.add_argument("--work", type=Path, help="folder for models and stores; default: the system's temporary folder")
 
 
-def measure(a: argparse.Namespace) -> Results:
+def measure(a: argparse.Namespace) -> Iterator[Results]:
     made = {
         **common.machine(),
         "precision": a.mixed_precision,
         "texts": "MRPC" if a.data_dir else "random words in MRPC's lengths",
-        "command": common.command(PARSER, a, "data_dir"),
+        "command": SCRIPT.command(settings(a), "--data-dir path/to/glue" if a.data_dir else ""),
     }
     peak = common.matmul_peak(common.device(), common.DTYPES[a.mixed_precision])
-    entries: Results = json.loads(a.out.read_text(encoding="utf-8")) if a.out.exists() else {}
+    entries = before(a.out)
     order = [(name, length) for name in SETUPS for length in LENGTHS]
     for name in a.setups:
         pair = SETUPS[name]
         with tempfile.TemporaryDirectory(dir=a.work) as work:
             make_models(pair, Path(work))
             for length in a.lengths:
-                texts = make_texts((1 + a.steps) * a.batch_size, LENGTHS[length], a.data_dir)
+                texts = common.texts((1 + a.steps) * a.batch_size, LENGTHS[length], data_dir=a.data_dir)
                 scene = Scene(Path(work), *texts, a.batch_size, a.mixed_precision)
 
                 def progress(words: str, where: str = f"{name}, {length}") -> None:
@@ -416,10 +349,8 @@ def measure(a: argparse.Namespace) -> Results:
                 key = f"{name}, {length}, {made['device']}, {a.mixed_precision}"
                 entries[key] = {"setup": name, "title": pair.title, "length": length, **made, **found}
                 entries = dict(sorted(entries.items(), key=lambda e: order.index((e[1]["setup"], e[1]["length"]))))
-                a.out.parent.mkdir(parents=True, exist_ok=True)
-                write_text(a.out, json.dumps(entries, indent=1) + "\n")  # a setup takes minutes
-    return entries
+                yield entries  # a setup takes minutes
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page, "store_speed")
+    SCRIPT.conduct(measure, page, name="store_speed")

@@ -10,43 +10,33 @@ Writes ``results/sizes.json`` and ``docs/results/sizes.md``.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
 
 import common
 import torch
-from common import Results
-from transformers import BertConfig, BertForSequenceClassification
 
 from tutelage.evaluation import speed
 from tutelage.students.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from tutelage.studies.pages import table
+from tutelage.studies.script import Results, Script
 
 PAPER = {"BERT-base": (109.0, 1.0), "BiLSTM": (10.1, 7.6), "4 x 768": (52.2, 3.0), "4 x 312": (14.5, 9.4)}
 """Millions of parameters and how many times as fast as BERT-base on a K80."""
 
 
-def models() -> dict[str, torch.nn.Module]:
-    def bert(**sizes: int) -> torch.nn.Module:
-        return BertForSequenceClassification(BertConfig(num_labels=2, **sizes))
-
-    # 25,647 words: with them the trained parameters are the 10.1 million of the paper's table, which does not say how many.
-    words = BiLSTMConfig(vocab_size=25_647, num_labels=2)
-    return {
-        "BERT-base": bert(),
-        "BiLSTM": BiLSTMForSequenceClassification(words),
-        "4 x 768": bert(num_hidden_layers=4),
-        "4 x 312": bert(num_hidden_layers=4, hidden_size=312, intermediate_size=1200),
-    }
+SCRIPT = Script(__file__, __doc__, "sizes", batch=128, length=128, repeats=5)
 
 
-PARSER = common.options(__doc__, "sizes", batch=128, length=128, repeats=5)
-
-
-def measure(arguments: argparse.Namespace) -> Results:
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     torch.manual_seed(0)
-    shapes = {name: model.eval().to(common.device()) for name, model in models().items()}
+    # 25,647 words: with them the trained parameters are the 10.1 million of the paper's table, which does not say how many.
+    bilstm = BiLSTMForSequenceClassification(BiLSTMConfig(vocab_size=25_647, num_labels=2))
+    shapes: dict[str, torch.nn.Module] = {"BERT-base": common.bert(12, 768), "BiLSTM": bilstm}
+    shapes |= {"4 x 768": common.bert(4, 768), "4 x 312": common.bert(4, 312, intermediate_size=1200)}
+    shapes = {name: model.eval().to(common.device()) for name, model in shapes.items()}
     ids = torch.randint(1000, 25_000, (arguments.batch, arguments.length), device=common.device())
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with torch.inference_mode():
@@ -65,36 +55,21 @@ def measure(arguments: argparse.Namespace) -> Results:
         }
     where = common.machine()
     device = where["device"] if ids.is_cuda else f"CPU, {where['threads']} threads"
-    return {"batch": arguments.batch, "length": arguments.length, "device": device, "models": rows}
+    yield {"batch": arguments.batch, "length": arguments.length, "device": device, "models": rows}
 
 
-def page(result: Results, out: Path) -> str:
+def page(results: Results, out: Path) -> Results:
     rows = []
-    for name, row in result["models"].items():
+    for name, row in results["models"].items():
         size, faster = PAPER[name]
         sizes = [f"{row[key] / 1e6:.1f} M" for key in ("trained", "without_pooler")]
         times = [f"{row['gflop']:.2f}", f"{row['seconds']:.2f}", f"{row['speedup']:.1f}"]
         rows.append([name, *sizes, *times, f"{size} M", str(faster)])
     heads = ["model", "parameters", "without pooler", "GFLOP a text", "seconds", "times BERT-base"]
-    tiny = result["models"]["4 x 312"]
-    return "\n".join(
-        [
-            *common.opening(
-                "Sizes and speed",
-                f"TinyBERT's shape (4 x 312) has {tiny['trained'] / 1e6:.1f} M parameters and is {tiny['speedup']:.1f} times as "
-                f"fast as BERT-base at batch {result['batch']} and {result['length']} tokens.",
-            ),
-            *table([*heads, "paper: parameters", "paper: times"], rows),
-            *common.made(
-                "python benchmarks/sizes.py",
-                f"""Results: `{out}`. {result["batch"]} texts of {result["length"]} tokens on {result["device"]}, fp32, random
-                weights, median of passes taken in turn. Parameters are those that are trained: the BiLSTM's frozen copy of its
-                word vectors comes on top. The paper's columns (Jiao et al. 2019, arXiv:1909.10351v1, table 3) are from a K80 and
-                count 4 x 768 without its pooler.""",
-            ),
-        ]
-    )
+    tiny = results["models"]["4 x 312"]
+    rows = table([*heads, "paper: parameters", "paper: times"], rows)
+    return {**results, "rows": rows, "millions": tiny["trained"] / 1e6, "faster": tiny["speedup"]}
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page, "{}")
+    SCRIPT.conduct(measure, page)

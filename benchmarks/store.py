@@ -18,7 +18,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +28,6 @@ import common
 import numpy as np
 import numpy.typing as npt
 import torch
-from common import Results
 
 from tutelage.anatomy import Shape
 from tutelage.data.batches import Batch, Totals
@@ -44,6 +43,7 @@ from tutelage.knowledge.store.scheme import Scheme
 from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.studies.pages import paragraph, table
 from tutelage.studies.plot import Plot
+from tutelage.studies.script import Results, Script, before
 from tutelage.teachers.stored import StoredTeacher
 
 BERT_BASE = Shape("bert", 12, 768, 12, 3072, 30522)
@@ -199,22 +199,12 @@ def curve(result: Results) -> dict[str, str]:
     return {"store_curve.svg": plot.svg}
 
 
-def page(result: Results, out: Path) -> str:
-    """The page of both benchmarks of stores."""
-    import offline
-
-    training = out.with_name("offline.json")
-    if training.exists():
-        return offline.page(json.loads(training.read_text(encoding="utf-8")), training)
-    return "\n".join(["# What a store of teacher knowledge saves", "", *section(result)])
+SCRIPT = Script(__file__, __doc__, "store")
+SCRIPT.add_argument("--work", type=Path, help="folder for the stores; default: the system's temporary folder")
+SCRIPT.add_argument("--records", type=int, nargs="+", default=[10**k * d for k in (3, 4, 5) for d in (1, 3)] + [10**6])
 
 
-PARSER = common.options(__doc__, "store")
-PARSER.add_argument("--work", type=Path, help="folder for the stores; default: the system's temporary folder")
-PARSER.add_argument("--records", type=int, nargs="+", default=[10**k * d for k in (3, 4, 5) for d in (1, 3)] + [10**6])
-
-
-def measure(arguments: argparse.Namespace) -> Results:
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     torch.set_num_threads(1)
     if arguments.work is not None:
         arguments.work.mkdir(parents=True, exist_ok=True)
@@ -222,12 +212,12 @@ def measure(arguments: argparse.Namespace) -> Results:
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         needed, free = 1.1 * RECORD * max(arguments.records), shutil.disk_usage(work).free
         if needed > free:
-            PARSER.error(f"the largest store needs {needed / 1e9:.1f} GB, but {work} has {free / 1e9:.1f} GB free")
+            SCRIPT.error(f"the largest store needs {needed / 1e9:.1f} GB, but {work} has {free / 1e9:.1f} GB free")
         measure_size(BLOCK, Path(work) / "warm-up", contents)
         for count in sorted(arguments.records):
             results.append(measure_size(count, Path(work) / f"store-{count}", contents))
             print(json.dumps(results[-1]), flush=True)
-    return {
+    yield {
         "command": f"python benchmarks/store.py --records {' '.join(map(str, sorted(arguments.records)))}",
         "environment": {**common.machine(), "numpy": np.__version__},
         "record_bytes": RECORD,
@@ -237,5 +227,14 @@ def measure(arguments: argparse.Namespace) -> Results:
     }
 
 
+def page(results: Results, out: Path) -> Results:
+    """The page of both benchmarks of stores; without the other's results, of these alone."""
+    import offline
+
+    if training := before(out.with_name("offline.json")):
+        return {**offline.page(training, out.with_name("offline.json")), "out": out}
+    return {"takeaway": "", "training": [], "reading": section(results), "wanted": offline.WANTED}
+
+
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page, "store_speed", curve)
+    SCRIPT.conduct(measure, page, name="store_speed", template="offline.md", pictures=curve)

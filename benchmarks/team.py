@@ -12,7 +12,7 @@ these steps. Writes ``results/team.json`` and ``docs/results/team_speed.md``.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count as count_from
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,6 @@ import common
 import numpy as np
 import torch
 from accelerate import Accelerator
-from common import Results
-from offline import make_texts
-from transformers import BertConfig, BertForSequenceClassification
 
 from tutelage import anatomy
 from tutelage.data import batches
@@ -35,7 +32,8 @@ from tutelage.mechanisms.team.weights import Weights
 from tutelage.methods.autoskdbert import autoskdbert
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, SoftLabels
-from tutelage.studies.pages import paragraph, table
+from tutelage.studies.pages import table
+from tutelage.studies.script import Results, Script, settings
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import KnownLogits, Teacher
 from tutelage.training.loop import DistillationModule
@@ -51,21 +49,20 @@ PHASES = ((600, 3), (1000, 3), (1000, 10))
 """Updates of each of the two phases, and epochs of the last stage."""
 
 
-PARSER = common.options(__doc__, "team", hidden=384, layers=3, batch=32, repeats=40)
-PARSER.add_argument("--mixed-precision", default="no", choices=list(common.DTYPES))
+SCRIPT = Script(__file__, __doc__, "team", hidden=384, layers=3, batch=32, repeats=40)
+SCRIPT.add_argument("--mixed-precision", default="no", choices=list(common.DTYPES))
 
 
-def measure(arguments: argparse.Namespace) -> Results:
-    seconds = common.in_turns(
-        sides(arguments, Accelerator(mixed_precision=arguments.mixed_precision)), arguments.repeats
-    )
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+    accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
+    seconds = common.in_turns(sides(arguments, accelerator), arguments.repeats)
     times = common.medians(seconds)
     rows = [
         {"side": name, "ms": value * 1e3, "range_ms": common.spread(seconds[name]), "of_one": value / times["one"]}
         for name, value in times.items()
     ]
-    return {
-        "settings": common.settings(arguments),
+    yield {
+        "settings": settings(arguments),
         "threads": torch.get_num_threads(),
         "device": common.machine()["device"] if common.device() == "cuda" else "cpu",
         "rows": rows,
@@ -76,33 +73,22 @@ def measure(arguments: argparse.Namespace) -> Results:
 def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, Callable[[], None]]:
     """A whole optimiser step by name. All sides train one student, so that they differ in nothing else."""
     torch.manual_seed(0)
-    count = arguments.batch * 8
-    _, encoded = make_texts(count + 400, None, None)
+    count, kind = arguments.batch * 8, KINDS["classification"]
+    _, encoded = common.texts(count + 400)
     learnt, held = encoded.take(np.arange(count)), encoded.take(np.arange(count, count + 400))
-    student = BertForSequenceClassification(
-        BertConfig(
-            num_hidden_layers=arguments.layers,
-            hidden_size=arguments.hidden,
-            num_attention_heads=12,
-            intermediate_size=4 * arguments.hidden,
-            num_labels=CLASSES,
-        )
-    )
+    student = common.bert(arguments.layers, arguments.hidden, num_labels=CLASSES)
     soft = SoftLabels(temperature=2.0, weight=0.5)
     shape = anatomy.shape_of(student.config)
-    lesson = DistillationModule(
-        student, Objective([soft, HardLabels(weight=0.5)], KINDS["classification"], shape, shape)
-    )
-    lesson.to(accelerator.device).train()
-    optimizer = common.optimizer_for(lesson, lr=1e-6)
+    module = DistillationModule(student, Objective([soft, HardLabels(weight=0.5)], kind, shape, shape))
+    module.to(accelerator.device).train()
+    optimizer = common.optimizer_for(module, lr=1e-6)
     order = batches.steps(learnt.lengths, np.arange(count), arguments.batch, 0, 0)
 
     def known() -> KnownLogits:
         return KnownLogits(torch.randn(MRPC, CLASSES).to(accelerator.device), np.ones(MRPC, dtype=np.int64))
 
     def team(how: Team) -> TeamTeacher:
-        members = [known() for _ in range(MEMBERS)]
-        return TeamTeacher(members, how, Weights([1.0] * MEMBERS), KINDS["classification"], (0, 0), 2.0)
+        return TeamTeacher([known() for _ in range(MEMBERS)], how, Weights([1.0] * MEMBERS), kind, (0, 0), 2.0)
 
     def stepper(teacher: Teacher, weigher: Weigher | None = None) -> Callable[[], None]:
         numbers = count_from(0)
@@ -115,11 +101,11 @@ def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, 
             for piece in parts:
                 batch = piece.to(accelerator.device)
                 with accelerator.autocast():
-                    losses = lesson(batch, teacher.signals(batch))
+                    losses = module(batch, teacher.signals(batch))
                 sum(losses.values()).backward()  # type: ignore[union-attr]
             if weigher is not None:
                 weigher.before_step(optimizer, parts, arguments.repeats + 1)
-            common.finish_step(optimizer, lesson)
+            common.finish_step(optimizer, module)
             if weigher is not None:
                 weigher.after_step(optimizer, number + 1, arguments.repeats + 1)
 
@@ -128,9 +114,7 @@ def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, 
     def searching(how: Learning) -> Callable[[], None]:
         teacher, names = team(Team(learning=how)), [f"teacher {i}" for i in range(MEMBERS)]
         predictions = [known() for _ in range(MEMBERS)]
-        weigher = Weigher(
-            how, teacher, student, soft, held, predictions, KINDS["classification"], accelerator, (0, 0), names
-        )
+        weigher = Weigher(how, teacher, student, soft, held, predictions, kind, accelerator, (0, 0), names)
         return stepper(teacher, weigher)
 
     found = {"one": stepper(known()), "team": stepper(team(Team()))}
@@ -166,57 +150,38 @@ def phases(rows: list[dict[str, Any]], batch: int) -> list[dict[str, Any]]:
     ]
 
 
-def page(results: Results, out: Path) -> str:
-    settings, rows = results["settings"], results["rows"]
-    precision = {"no": "float32", "bf16": "mixed bfloat16", "fp16": "mixed float16"}[settings["mixed_precision"]]
-    flags = "" if settings["mixed_precision"] == "no" else f" --mixed-precision {settings['mixed_precision']}"
-    flags += "" if out.stem == "team" else f" --out {out}"
+def page(results: Results, out: Path) -> Results:
+    given, rows = results["settings"], results["rows"]
+    of_one = {row["side"]: row["of_one"] for row in rows}
+    learning = [name for name in of_one if name.startswith("learning")]
     cells = [
         [row["side"], f"{row['ms']:.0f}", "{:.0f} to {:.0f}".format(*row["range_ms"]), f"{row['of_one']:.3f}"]
         for row in rows
     ]
-    of_one = {row["side"]: row["of_one"] for row in rows}
-    learning = [name for name in of_one if name.startswith("learning")]
-    phases = [
-        [f"{phase['updates']:,}", f"{phase['epochs']} epochs, {phase['steps']:,} steps"]
-        + [f"{phase['of_last'][name]:.1f}" for name in learning]
-        for phase in results["phases"]
-    ]
+    whole = []
+    for phase in results["phases"]:
+        whole.append([f"{phase['updates']:,}", f"{phase['epochs']} epochs, {phase['steps']:,} steps"])
+        whole[-1] += [f"{phase['of_last'][name]:.1f}" for name in learning]
     heads = ["updates a phase", "last stage", *(name.removeprefix("learning, ") for name in learning)]
-    return "\n".join(
-        [
-            *common.opening(
-                "What a team of teachers costs",
-                f"A step with a drawn teacher costs {of_one['team']:.3f} of a step with one teacher; a step that also learns the "
-                f"sampling weights costs {min(of_one[name] for name in learning):.1f} to "
-                f"{max(of_one[name] for name in learning):.1f}.",
-            ),
-            *table(["side", "ms a step", "least and most", "in steps of one"], cells),
-            f"The team's step is {'within' if of_one['team'] <= LIMIT else 'beyond'} the limit: {of_one['team']:.3f} of {LIMIT}.",
-            *["", "## Both phases of learning, on MRPC", ""],
-            *table(heads, phases),
-            *paragraph(
-                f"""Computed from the steps above, not measured whole: two phases of so many updates, in the time of a last stage on
-                nine tenths of MRPC's {MRPC:,} training texts; scoring and the teachers' own predictions are not counted."""
-            ),
-            *common.made(
-                f"python benchmarks/team.py{flags}",
-                f"""Results: `{out}`. Whole optimiser steps of {settings["batch"]} random texts of MRPC's lengths, a student of
-                {settings["layers"]} layers x {settings["hidden"]}, on {common.where(results["threads"], results["device"])}, in
-                {precision}; the sides in turn, medians of {settings["repeats"]}. *one* is a single teacher whose predictions are
-                stored, *team* draws one of {MEMBERS}; wanted is at most {LIMIT} of *one*. *learning* also updates the sampling
-                weights at every step: by the gradients of all the student (`all`), of its two last layers and its head (`2`), or
-                of its head (`head`), on 32 or 64 held-out examples."""
-                + (
-                    """ *as autoskdbert* is what that method does: `all`, 64, teachers judged on 64 more instead of the step's, and
-                    a calibration temperature."""
-                    if any("autoskdbert" in name for name in learning)
-                    else ""
-                ),
-            ),
-        ]
-    )
+    ours = """ *as autoskdbert* is what that method does: `all`, 64, teachers judged on 64 more instead of the step's, and a
+        calibration temperature."""
+    elsewhere = {} if out == SCRIPT.get_default("out") else {"out": out}
+    return {
+        "team": of_one["team"],
+        "least": min(of_one[name] for name in learning),
+        "most": max(of_one[name] for name in learning),
+        "rows": table(["side", "ms a step", "least and most", "in steps of one"], cells),
+        "within": "within" if of_one["team"] <= LIMIT else "beyond",
+        "phases": table(heads, whole),
+        "command": SCRIPT.command({"mixed_precision": given["mixed_precision"], **elsewhere}),
+        "machine": common.where(results["threads"], results["device"]),
+        "precision": common.PRECISIONS[given["mixed_precision"]],
+        "as_autoskdbert": ours if any("autoskdbert" in name for name in learning) else "",
+        "limit": LIMIT,
+        "texts": MRPC,
+        "members": MEMBERS,
+    }
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page)
+    SCRIPT.conduct(measure, page, name="{}_speed")

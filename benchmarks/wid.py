@@ -17,13 +17,13 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import common
 import torch
 import torch.nn.functional as F
-from common import Results
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from tutelage import anatomy
@@ -33,6 +33,7 @@ from tutelage.mechanisms.pruning.settings import PruningSchedule
 from tutelage.students.compactors import compaction
 from tutelage.students.specs import Inherited
 from tutelage.studies.pages import table
+from tutelage.studies.script import Results, Script, settings
 
 LENGTH, MASKED = 128, 0.15
 LIMITS = {"whole": 1.5, "cut": 1.6}
@@ -91,19 +92,19 @@ def one(what: str, tokens: int, layers: int, repeats: int, bf16: bool) -> dict[s
     }
 
 
-PARSER = common.options(__doc__, "wid_speed", layers=2, repeats=4)
-PARSER.add_argument("--tokens", default="4096,16384", help="tokens of a step, separated by commas")
-PARSER.add_argument("--widths", default="384,192", help="widths of the students, separated by commas")
-PARSER.add_argument("--fp32", action="store_true", help="without bf16 autocast")
-PARSER.add_argument("--one", nargs=2, metavar=("WHAT", "TOKENS"), help=argparse.SUPPRESS)
+SCRIPT = Script(__file__, __doc__, "wid_speed", layers=2, repeats=4)
+SCRIPT.add_argument("--tokens", default="4096,16384", help="tokens of a step, separated by commas")
+SCRIPT.add_argument("--widths", default="384,192", help="widths of the students, separated by commas")
+SCRIPT.add_argument("--fp32", action="store_true", help="without bf16 autocast")
+SCRIPT.add_argument("--one", nargs=2, metavar=("WHAT", "TOKENS"), help=argparse.SUPPRESS)
 
 
-def measure(arguments: argparse.Namespace) -> Results:
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     if arguments.one:
         what, tokens = arguments.one
         print(json.dumps(one(what, int(tokens), arguments.layers, arguments.repeats, not arguments.fp32)))
         raise SystemExit
-    results: Results = {"settings": common.settings(arguments, "one"), "threads": torch.get_num_threads()}
+    results: Results = {"settings": settings(arguments), "threads": torch.get_num_threads()}
     kinds = [f"{kind}-{width}" for width in arguments.widths.split(",") for kind in ("whole", "student", "cut")]
     for tokens in arguments.tokens.split(","):
         for name in ["teacher", *kinds]:
@@ -113,7 +114,7 @@ def measure(arguments: argparse.Namespace) -> Results:
                 done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
                 results.setdefault(tokens, {}).setdefault(name, {})[allocator] = json.loads(done.stdout)
             print(tokens, name, results[tokens][name], flush=True)
-    return results
+    yield results
 
 
 def ratio(found: dict[str, Any], name: str, other: str | None, allocator: str) -> str:
@@ -129,66 +130,48 @@ def plain_of(name: str) -> str | None:
 
 def over(results: dict[str, Any]) -> list[str]:
     """Whether the limits are kept at 16,384 tokens, by each way to keep memory."""
-    found, lines = results.get("16384"), []
-    if found is None:
-        return []
-    for allocator, title in (("keeps", "memory kept"), ("default", "glibc's defaults")):
+    found, lines = results.get("16384", {}), []
+    for allocator, title in (("keeps", "memory kept"), ("default", "glibc's defaults")) if found else ():
         steps = {name: ratio(found, name, plain, allocator) for name in found if (plain := plain_of(name))}
         broken = [f"{name} {steps[name]}" for name in steps if float(steps[name]) > LIMITS[name.partition("-")[0]]]
-        lines.append(f"{title}: {'over the limit: ' + ', '.join(broken) if broken else 'all within'}")
+        lines.append(f"* {title}: {'over the limit: ' + ', '.join(broken) if broken else 'all within'}")
     return lines
 
 
-def page(results: Results, out: Path) -> str:
-    settings, lines = results["settings"], []
-    layers, precision = settings["layers"], "fp32" if settings["fp32"] else "bf16 autocast"
+def page(results: Results, out: Path) -> Results:
+    given, lines = results["settings"], []
     labels = {"teacher": "teacher, 768 wide", "whole": "whole, to {}", "student": "student, {}", "cut": "cut to {}"}
     heads = ["", "seconds", "in steps of the teacher", "of the student", "GFLOP/s of the plain model", "peak memory"]
     heads += ["default: seconds", "of the plain step", "peak memory"]
-    for tokens in settings["tokens"].split(","):
+    for tokens in given["tokens"].split(","):
         found, rows = results[tokens], []
         for name, row in found.items():
             kind, _, width = name.partition("-")
             plain, hidden = plain_of(name), 768 if kind in ("teacher", "whole") else int(width)
-            shape = anatomy.Shape("bert", layers, hidden, 12, 4 * hidden, 30522)
+            shape = anatomy.Shape("bert", given["layers"], hidden, 12, 4 * hidden, 30522)
             flops = 3 * int(tokens) * (encoder_flops(shape, LENGTH) / LENGTH + MASKED * 2 * hidden * (hidden + 30522))
             keeps, default = row["keeps"], row["default"]
             of_student = ratio(found, name, plain if kind == "cut" else None, "keeps")
-            cells = [f"{keeps['seconds']:.2f}", ratio(found, name, "teacher", "keeps"), of_student]
-            cells += [
-                f"{flops / keeps['seconds'] / 1e9:.0f}",
-                f"{keeps['peak_gib']:.1f} GiB",
+            rows.append([labels[kind].format(width), f"{keeps['seconds']:.2f}", ratio(found, name, "teacher", "keeps")])
+            rows[-1] += [of_student, f"{flops / keeps['seconds'] / 1e9:.0f}", f"{keeps['peak_gib']:.1f} GiB"]
+            rows[-1] += [
                 f"{default['seconds']:.2f}",
+                ratio(found, name, plain, "default"),
+                f"{default['peak_gib']:.1f} GiB",
             ]
-            cells += [ratio(found, name, plain, "default"), f"{default['peak_gib']:.1f} GiB"]
-            rows.append([labels[kind].format(width), *cells])
         lines += [f"## {int(tokens):,} tokens a step", "", *table(heads, rows)]
-    last = results[max(settings["tokens"].split(","), key=int)]
-    wrapped = [ratio(last, name, "teacher", "keeps") for name in last if name.startswith("whole")]
-    cut = [ratio(last, name, plain_of(name), "keeps") for name in last if name.startswith("cut")]
-    return "\n".join(
-        [
-            *common.opening(
-                "What compactors cost",
-                f"A step between compactors costs up to {max(wrapped)} steps of the teacher, and after the cut up to {max(cut)} of "
-                "the student, at the most tokens a step.",
-            ),
-            *lines,
-            *(f"* {line}" for line in over(results)),
-            "",
-            *common.made(
-                "python benchmarks/wid.py",
-                f"""Results: `{out}`. A whole optimiser step on masked words, {layers} layers of BERT-base's widths, inputs of
-                {LENGTH} tokens, on {common.where(results["threads"])}, {precision}. *whole* is a step between compactors with half
-                of the prunable coordinates masked, *cut* one after they are removed. Forward, backward, clipping, AdamW and the
-                pruning schedule count. Freed memory stays with the process (`MALLOC_MMAP_MAX_=0
-                MALLOC_TRIM_THRESHOLD_=1000000000000`); the last three columns are with glibc's defaults. Wanted at 16,384 tokens:
-                *whole* at most {LIMITS["whole"]} steps of the teacher, *cut* at most {LIMITS["cut"]} of the student. A composed
-                weight costs the same whatever the number of tokens, so with few tokens its share is large.""",
-            ),
-        ]
-    )
+    last = results[max(given["tokens"].split(","), key=int)]
+    return {
+        "wrapped": max(ratio(last, name, "teacher", "keeps") for name in last if name.startswith("whole")),
+        "cut": max(ratio(last, name, plain_of(name), "keeps") for name in last if name.startswith("cut")),
+        "steps": lines,
+        "limits": over(results),
+        "machine": common.where(results["threads"]),
+        "precision": "fp32" if given["fp32"] else "bf16 autocast",
+        "length": LENGTH,
+        "limit": LIMITS,
+    }
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page, "{}")
+    SCRIPT.conduct(measure, page)

@@ -18,31 +18,31 @@ from pathlib import Path
 
 import common
 import numpy as np
-from common import Results
 
 from tutelage.data.config import DataConfig
 from tutelage.methods import METHODS
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import Copied
-from tutelage.studies.pages import paragraph, shown, table
+from tutelage.studies.pages import shown, table
+from tutelage.studies.script import Results, settings, write
 from tutelage.studies.study import paired
 
 METHODS_TRIED = ("finetune", "kd", "distilbert")
 
-PARSER = common.options(__doc__, "answers", tasks="conll2003,squad")
-PARSER.add_argument("--questions", type=int, default=5000, help="number of SQuAD's training questions")
-PARSER.add_argument("--dev-questions", type=int, default=2000, help="number of SQuAD's questions of dev")
-PARSER.add_argument("--epochs", type=int, default=2)
-PARSER.add_argument("--teacher-epochs", type=int, default=3)
-PARSER.add_argument("--lr", type=float, default=1e-4)
+SCRIPT = common.options(__file__, __doc__, "answers", tasks="conll2003,squad")
+SCRIPT.add_argument("--questions", type=int, default=5000, help="number of SQuAD's training questions")
+SCRIPT.add_argument("--dev-questions", type=int, default=2000, help="number of SQuAD's questions of dev")
+SCRIPT.add_argument("--epochs", type=int, default=2)
+SCRIPT.add_argument("--teacher-epochs", type=int, default=3)
+SCRIPT.add_argument("--lr", type=float, default=1e-4)
 
 
 def data_of(task: str, arguments: argparse.Namespace) -> DataConfig:
-    folder, part = Path(str(arguments.data_dir)), Path(arguments.work) / "squad-dev.json"
+    folder, part = Path(str(arguments.data_dir)), arguments.work / "squad-dev.json"
     if task == "conll2003":
         return DataConfig(task=task, data_dir=str(folder / "conll2003"), max_length=128)
     if not part.exists():
-        common.write(part, some_of(folder / "squad" / "dev-v1.1.json.gz", arguments.dev_questions))
+        write(part, some_of(folder / "squad" / "dev-v1.1.json.gz", arguments.dev_questions))
     train = str(folder / "squad" / "train-v1.1.json.gz")
     return DataConfig(train=train, dev=str(part), kind="spans", max_train=arguments.questions, holdout=0.05)
 
@@ -54,9 +54,9 @@ def recipe_for(method: str, arguments: argparse.Namespace) -> Recipe:
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
-    results: Results = {"settings": common.settings(arguments), "teachers": {}, "runs": []}
+    results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
     for task in arguments.tasks.split(","):
-        data, place = data_of(task, arguments), Path(arguments.work) / task
+        data, place = data_of(task, arguments), arguments.work / task
         report = common.teacher(arguments, task, data, epochs=arguments.teacher_epochs, lr=arguments.lr)
         about = {"metric": report["metric"], "data": report["data"]}
         results["teachers"][task] = {**common.measured(report), **about}
@@ -64,8 +64,8 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
             continue
         recipes = {method: recipe_for(method, arguments) for method in METHODS_TRIED}
         results["runs"] += common.carry_out(
-            arguments, place, recipes, data, range(arguments.seeds), keys=("speedup",), teacher=str(place / "teacher"),
-            about=lambda run, task=task: {"task": task, "method": run.arm, "seed": run.seed},
+            arguments, place, recipes, data, range(arguments.seeds), keys=("speedup",), about={"task": task}, arm="method",
+            teacher=str(place / "teacher"),
         )  # fmt: skip
         yield results
 
@@ -83,40 +83,26 @@ def some_of(path: Path, count: int) -> str:
     return json.dumps(tree)
 
 
-def page(results: Results, out: str) -> str:
-    settings, runs, gains, lines = results["settings"], results["runs"], {}, []
+def page(results: Results, out: Path) -> Results:
+    runs, gains, lines = results["runs"], {}, []
     for task, teacher in results["teachers"].items():
-        metric, about = teacher["metric"], teacher["data"]
-        plain = common.scores(runs, metric, task=task, method="finetune")
+        first, about = teacher["metric"], teacher["data"]
+        scores = {metric: common.by_arm(runs, metric, "method", task=task) for metric in teacher["scores"]}
         cells = []
-        for method in METHODS_TRIED:
-            ours = common.scores(runs, metric, task=task, method=method)
-            if not ours:
-                continue
+        for method, ours in scores[first].items():
+            plain = scores[first].get("finetune", {})
             if method != "finetune":
                 gains[f"{method} on {task}"] = paired(ours, plain)
-            values = [[*common.scores(runs, name, task=task, method=method).values()] for name in teacher["scores"]]
-            against = "-" if method == "finetune" else common.gain(ours, plain, 4)
-            cells.append([method, str(len(ours)), *(shown(v, digits=4) for v in values), against])
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in teacher["scores"].items())
-        lines += [f"## {task}", ""]
-        lines += [f"Teacher: {scores}. Trained on {about['train']:,}, scored on {about['report']:,} of dev.", ""]
-        lines += table(["method", "seeds", *teacher["scores"], f"gain in {metric}"], cells)
-    takeaway = f"Of {len(gains)} gains of distillation over training on the labels alone, {common.tally(gains)}."
-    return "\n".join(
-        [
-            *common.opening("Questions and entities", takeaway),
-            *lines,
-            *["## How it was made", "", f"    {common.command(PARSER, settings, '--data-dir path/to/data')}", ""],
-            *paragraph(
-                f"""Results: `{out}`. Teacher: MiniLM (6 layers x 384), fine-tuned for {settings["teacher_epochs"]} epochs.
-                Student: layers 1, 4 and 6 of the teacher, {settings["epochs"]} epochs; `finetune` is trained on the labels
-                alone. Scores are means over seeds with half of the 95 % t-interval; *gain* is paired by seed against
-                `finetune`."""
-            ),
+            cells.append([method, str(len(ours)), *(shown([*by[method].values()], digits=4) for by in scores.values())])
+            cells[-1].append("-" if method == "finetune" else common.gain(ours, plain, 4))
+        lines += [
+            *[f"## {task}", ""],
+            f"Teacher: {common.named(teacher['scores'])}. Trained on {about['train']:,}, scored on {about['report']:,} of dev.",
+            *["", *table(["method", "seeds", *scores, f"gain in {first}"], cells)],
         ]
-    )
+    command = SCRIPT.command(results["settings"], "--data-dir path/to/data")
+    return {"count": len(gains), "tally": common.tally(gains), "tasks": lines, "command": command}
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page)
+    SCRIPT.conduct(measure, page)

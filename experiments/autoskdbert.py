@@ -10,7 +10,7 @@ training texts, and one is trained on wrong labels. A student of three of MiniLM
 * ``ensemble``, ``uniform``, ``teacher_rank``, ``student_rank``: by the team with given sampling weights
 * ``phase1``: with sampling weights that are learned and from which bad teachers are dropped; ``learned``: and learned on
 * ``weighted``: by the mean of all with those weights, instead of draws from them
-* ``joint``, ``reinforce``: as ``phase1``, with another update of the weights
+* ``joint``: as ``phase1``, with another update of the weights
 * ``corrected``: as ``phase1``, with rewards and an end that are this project's alone; ``corrected_mean``: by the mean of all
   with those weights
 
@@ -19,8 +19,7 @@ from the weights of ``phase1`` with the same seed. Only dev scores are compared;
 are selected on a part of train.
 
 A stopped experiment continues where it was. Writes ``results/autoskdbert.json`` and ``docs/results/autoskdbert.md``. A step that
-learns the weights costs several others; fewer ``--held`` examples or ``--parameters head`` make it cheaper. CLINC150's dev is
-what its authors call val; texts that are out of scope are left out.
+learns the weights costs several others. CLINC150's dev is what its authors call val; texts that are out of scope are left out.
 """
 
 from __future__ import annotations
@@ -31,11 +30,10 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import common
 import numpy as np
-from common import Results
 from pydantic import ValidationError
 
 from tutelage import api
@@ -52,6 +50,7 @@ from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import Copied
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import judged, paragraph, shown, table
+from tutelage.studies.script import Results, before, settings, write
 from tutelage.studies.study import paired, study
 from tutelage.studies.teams import member_of
 
@@ -73,7 +72,6 @@ ARMS = {
     "joint": "as phase1, all weights at each step",
     "corrected": "as phase1, unseen texts, calibrated rewards, averaged weights (not in the paper)",
     "corrected_mean": "mean of the probabilities, with the weights of corrected (not in the paper)",
-    "reinforce": "as phase1, by policy gradient (not in the paper; only on request)",
 }
 """Arms; those first that others continue from or that cost little."""
 CLAIMS = (
@@ -82,7 +80,6 @@ CLAIMS = (
     ("learned is at least as good as the best single teacher", "learned", "best single"),
     ("the best single teacher is at least as good as the ensemble", "best single", "ensemble"),
     ("one weight a step is at least as good as all of them", "phase1", "joint"),
-    ("one weight a step is at least as good as policy gradient", "phase1", "reinforce"),
     ("the second phase does not harm", "learned", "phase1"),
     ("a mean by the learned weights is at least as good as draws", "weighted", "phase1"),
     ("a mean by the learned weights is at least as good as the plain one", "weighted", "ensemble"),
@@ -95,50 +92,46 @@ CLAIMS = (
 """The paper's claims, and what is expected of the method here: which arm against which."""
 BUILD_ON = {"student_rank": "single", "learned": "phase1", "weighted": "phase1", "corrected_mean": "corrected"}
 """Arms that need what another has found."""
-SEARCHED = ("phase1", "learned", "joint", "corrected", "reinforce")
-UPDATES: dict[str, Literal["all", "reinforce"]] = {"joint": "all", "reinforce": "reinforce"}
-"""How weights are updated, where it is not one at a time."""
+PHASES = {
+    "phase1": ("phase1", "search"),
+    "learned, second phase": ("learned", "refine"),
+    "joint": ("joint", "search"),
+    "corrected": ("corrected", "search"),
+}
+"""Phases of learning: arm and stage. ``learned`` continues from ``phase1``."""
 OWN = {"unseen", "calibrated", "settled"}
 """What the method's recipe sets and ``corrected`` learns with; the other arms do without."""
 
 
-PARSER = common.options(__doc__, "autoskdbert", tasks="sst2,clinc150")
-PARSER.add_argument("--clinc", help="CLINC150's data_full.json")
-PARSER.add_argument("--arms", default=",".join(arm for arm in ARMS if arm != "reinforce"))
-PARSER.add_argument("--updates", type=int, default=600, help="updates of the sampling weights in each phase")
-PARSER.add_argument("--held", type=int, default=64, help="held-out examples of one update")
-PARSER.add_argument(
-    "--parameters", default="all", help="parameters whose gradients are compared: all, head, or last layers"
-)
-PARSER.add_argument("--shrink", type=float, default=Learning().shrink, help="shrinking of the log-weights; 0 is none")
-PARSER.add_argument("--epochs", type=int, default=3, help="epochs of the last stage")
-PARSER.add_argument("--batch", type=int, default=32, help="examples of a step, of teachers and students")
-PARSER.add_argument("--lr", type=float, help="peak rate of all tasks; default: 1e-4, and 3e-4 for CLINC150")
-PARSER.add_argument("--teacher-epochs", type=int, default=4)
-PARSER.add_argument("--max-train", type=int, default=8000, help="training rows of every task")
-PARSER.add_argument("--bad", help="how the bad teacher is made; with two classes seed=5,noise=1 inverts all labels")
+SCRIPT = common.options(__file__, __doc__, "autoskdbert", tasks="sst2,clinc150")
+SCRIPT.add_argument("--clinc", help="CLINC150's data_full.json")
+SCRIPT.add_argument("--arms", default=",".join(ARMS), help="arms, separated by commas")
+SCRIPT.add_argument("--updates", type=int, default=600, help="updates of the sampling weights in each phase")
+SCRIPT.add_argument("--shrink", type=float, default=Learning().shrink, help="shrinking of the log-weights; 0 is none")
+SCRIPT.add_argument("--epochs", type=int, default=3, help="epochs of the last stage")
+SCRIPT.add_argument("--batch", type=int, default=32, help="examples of a step, of teachers and students")
+SCRIPT.add_argument("--teacher-epochs", type=int, default=4)
+SCRIPT.add_argument("--max-train", type=int, default=8000, help="training rows of every task")
+SCRIPT.add_argument("--bad", help="how the bad teacher is made; with two classes seed=5,noise=1 inverts all labels")
+SCRIPT.set_defaults(held=64, parameters="all")  # held-out examples of an update, and whose gradients are compared
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
-    arms = arguments.arms.split(",")
-    if unknown := [arm for arm in arms if arm not in ARMS]:
-        PARSER.error(f"there is no arm {unknown[0]!r}; there are {', '.join(ARMS)}")
+    arms = common.chosen(SCRIPT, arguments.arms, ARMS)
     for arm, first in BUILD_ON.items():
         if arm in arms and first not in arms:
-            PARSER.error(f"{arm} continues from what {first} has found; give both (finished runs are not repeated)")
+            SCRIPT.error(f"{arm} continues from what {first} has found; give both (finished runs are not repeated)")
     try:
-        learning(arguments)
+        learning("phase1", arguments)
     except ValidationError as error:
-        PARSER.error(f"--held, --parameters or --shrink: {error.errors()[0]['msg']}")
-    results: Results = {"settings": common.settings(arguments), "teams": {}, "runs": []}
+        SCRIPT.error(f"--shrink: {error.errors()[0]['msg']}")
+    results: Results = {"settings": settings(arguments), "teams": {}, "runs": []}
     which, parts = common.part(arguments)
     for place, task in enumerate(arguments.tasks.split(",")):
-        work = Path(arguments.work) / task
+        work = arguments.work / task
         given: dict[str, Any] = {"max_train": arguments.max_train, "max_length": 128}
-        if task == "clinc150":
-            data = DataConfig(**intents(work, arguments.clinc), **given)
-        else:
-            data = DataConfig(task=task, data_dir=arguments.data_dir, **given)
+        where = {"task": task, "data_dir": arguments.data_dir}
+        data = DataConfig(**(intents(work, arguments.clinc) if task == "clinc150" else where), **given)
         results["teams"][task] = team = team_of(task, work, data, arguments)
         if arguments.share == "shared":
             continue
@@ -155,23 +148,17 @@ def intents(work: Path, path: str | None) -> dict[str, Any]:
     if not Path(found["dev"]).exists():
         if path is None:
             raise SystemExit("CLINC150 needs --clinc path/to/data_full.json")
-        whole = json.loads(Path(path).read_text(encoding="utf-8"))
+        whole = before(Path(path))
         for part, name in (("train", "train"), ("val", "dev")):
             out = io.StringIO()
             csv.writer(out).writerows([("text", "label"), *whole[part]])
-            common.write(Path(found[name]), out.getvalue())
+            write(Path(found[name]), out.getvalue())
     return found
-
-
-def rate_of(task: str, asked: float | None) -> float:
-    """The peak rate of a task's teachers and students."""
-    return asked or RATES.get(task, 1e-4)
 
 
 def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespace) -> dict[str, Any]:
     """A task's team and how its teachers compare; the team is made if there is none."""
-    compared = work / "compared.json"
-    rate = rate_of(task, arguments.lr)
+    compared, rate = work / "compared.json", RATES.get(task, 1e-4)
     how = {"epochs": arguments.teacher_epochs, "lr": rate, "mixed_precision": arguments.mixed_precision}
     asked = {**how, "batch": arguments.batch, "max_train": arguments.max_train}
     half = f"{rate / 2:g}"
@@ -179,16 +166,10 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
     if not compared.exists():
         if arguments.share not in (None, "shared"):
             raise SystemExit(f"there is no team for {task} yet; make it first, with --share shared")
-        found = api.train_team(
-            str(pretrained()),
-            str(work / "team"),
-            members=made,
-            **how,
-            settings=[f"stages.finetune.batch_size={arguments.batch}"],
-            **data.model_dump(exclude_defaults=True),
-        )
-        common.write(compared, json.dumps({**found, "made": made, "asked": asked}, indent=1))
-    team: dict[str, Any] = json.loads(compared.read_text(encoding="utf-8"))
+        batch, given = [f"stages.finetune.batch_size={arguments.batch}"], data.model_dump(exclude_defaults=True)
+        found = api.train_team(str(pretrained()), str(work / "team"), members=made, **how, settings=batch, **given)
+        write(compared, json.dumps({**found, "made": made, "asked": asked}, indent=1))
+    team = before(compared)
     if team["asked"] != asked or [*map(member_of, team["made"])] != [*map(member_of, made)]:
         theirs = f"{team['asked']} and {', '.join(team['made'])}"
         raise SystemExit(f"the team in {str(work)!r} was made with {theirs}; give its settings, or another --work")
@@ -200,10 +181,10 @@ def runs_of(
 ) -> Iterator[dict[str, Any]]:
     """All arms of a seed, in their order: later ones continue from what earlier ones have found."""
     teachers = members_in((str(work / "team"),))
-    before: list[dict[str, Any]] = []
+    done: list[dict[str, Any]] = []
     for arm in arms:
         for number, teacher in enumerate(teachers if arm == "single" else teachers[:1]):
-            recipe = recipe_for(arm, before, team["asked"]["lr"], arguments)
+            recipe = recipe_for(arm, done, team["asked"]["lr"], arguments)
             name = f"single{number + 1}" if arm == "single" else arm
             about = {"arm": arm, **({"teacher": team["members"][number]["name"]} if arm == "single" else {})}
             config = RunConfig(
@@ -217,60 +198,48 @@ def runs_of(
                 allow_weak_teacher=True,  # one is bad on purpose
             )
             found = study(work, {name: config}, [seed], keep=lambda _, report: row(report, work))
-            before.append({**about, **found.outcomes[0].more})
-            yield dict(before[-1])
+            done.append({**about, **found.outcomes[0].more})
+            yield dict(done[-1])
 
 
-def learning(arguments: argparse.Namespace, arm: str = "phase1") -> Learning:
-    parameters = int(arguments.parameters) if arguments.parameters.isdigit() else arguments.parameters
-    recipes: Team | None = of_kind(autoskdbert().stages[0].mechanisms, Team)
-    assert recipes is not None and recipes.learning is not None
+def learning(arm: str, arguments: argparse.Namespace) -> Learning:
+    team: Team | None = of_kind(autoskdbert().stages[0].mechanisms, Team)
+    assert team is not None and team.learning is not None
     return Learning(
-        update=UPDATES.get(arm, "single"),
+        update="all" if arm == "joint" else "single",
         examples=arguments.held,
-        parameters=parameters,
+        parameters=arguments.parameters,
         shrink=arguments.shrink,
-        **(recipes.learning.model_dump(include=OWN) if arm == "corrected" else {}),
+        **(team.learning.model_dump(include=OWN) if arm == "corrected" else {}),
     )
 
 
-def recipe_for(arm: str, before: list[dict[str, Any]], rate: float, arguments: argparse.Namespace) -> Recipe:
-    """The arm's stages for the common student; ``before`` are the seed's finished arms, which some build on."""
+def recipe_for(arm: str, done: list[dict[str, Any]], rate: float, arguments: argparse.Namespace) -> Recipe:
+    """The arm's stages for the common student; ``done`` are the seed's finished arms, which some build on."""
     common: dict[str, Any] = {"epochs": arguments.epochs, "lr": rate}
-    if arm == "single":
-        recipe = kd(**common)
-    elif arm == "labels":
-        recipe = finetune(**common)
-    elif arm == "ensemble":
-        recipe = ensemble(**common)
-    elif arm == "uniform":
-        recipe = skdbert(**common)
+    searched = [run["found"]["search"] for run in done if run["arm"] == BUILD_ON.get(arm) and run["found"]]
+    weights = tuple(searched[0]["next"]) if searched else ()
+    alone = {"single": kd, "labels": finetune, "ensemble": ensemble, "uniform": skdbert}
+    if arm in alone:
+        recipe = alone[arm](**common)
     elif arm == "teacher_rank":
         recipe = skdbert(Team(weights="teacher_rank"), **common)
     elif arm == "student_rank":
-        scores = tuple(run["selection"] for run in before if run["arm"] == "single")
+        scores = tuple(run["selection"] for run in done if run["arm"] == "single")
         recipe = skdbert(Team(weights="student_rank", scores=scores), **common)
     elif arm in ("weighted", "corrected_mean"):
-        recipe = skdbert(Team(combine="average", weights=_found(before, BUILD_ON[arm])), **common)
+        recipe = skdbert(Team(combine="average", weights=weights), **common)
     else:
         recipe = autoskdbert(arguments.updates, **common)
-        how = learning(arguments, arm)
-        search, refine, distill = recipe.stages
+        how = learning(arm, arguments)
+        first, second, distill = recipe.stages
+        team = Team(learning=how)
         if arm == "learned":
-            team = Team(weights=_found(before, BUILD_ON[arm]), learning=how.model_copy(update={"keep": None}))
-            stages = [refine.model_copy(update={"mechanisms": [team]}), distill]
-        else:
-            stages = [search.model_copy(update={"mechanisms": [Team(learning=how)]}), distill]
-        recipe = recipe.model_copy(update={"stages": stages})
+            first, team = second, Team(weights=weights, learning=how.model_copy(update={"keep": None}))
+        recipe = recipe.model_copy(update={"stages": [first.model_copy(update={"mechanisms": [team]}), distill]})
     stages = [stage.model_copy(update={"batch_size": arguments.batch}) for stage in recipe.stages]
-    return recipe.model_copy(
-        update={"student": Copied(layers=3, choose="spread", source=str(pretrained())), "stages": stages}
-    )
-
-
-def _found(before: list[dict[str, Any]], arm: str) -> tuple[float, ...]:
-    """The distribution with which the first phase of the seed's arm has ended."""
-    return tuple(next(run["found"]["search"]["next"] for run in before if run["arm"] == arm))
+    student = Copied(layers=3, choose="spread", source=str(pretrained()))
+    return recipe.model_copy(update={"student": student, "stages": stages})
 
 
 def row(report: dict[str, Any], work: Path) -> dict[str, Any]:
@@ -291,37 +260,33 @@ def row(report: dict[str, Any], work: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: Results, out: str) -> str:
-    settings, lines, takeaways = results["settings"], [], []
+def page(results: Results, out: Path) -> Results:
+    given, lines, takeaways = results["settings"], [], []
     for task, team in results["teams"].items():
         runs = common.of(results["runs"], task=task)
         if runs:
-            lines += about(task, team, runs, settings["arms"].split(","))
+            lines += about(task, team, runs, given["arms"].split(","))
             takeaways += takeaway(task, team, runs)
-    rates = ", ".join(f"{rate_of(task, settings['lr']):g} ({task})" for task in settings["tasks"].split(","))
-    given = settings if out == PARSER.get_default("out") else {**settings, "out": out}
-    return "\n".join(
-        [
-            *common.opening("What a learned distribution over teachers gains", " ".join(takeaways)),
-            *lines,
-            "## How it was made",
-            "",
-            f"    {common.command(PARSER, given, '--data-dir path/to/glue --clinc path/to/data_full.json')}",
-            "",
-            *paragraph(
-                f"""Results: `{out}`. Teachers: MiniLM (6 layers x 384), fine-tuned for {counted(settings["teacher_epochs"])} in
-                different ways. Student: layers 1, 4 and 6 of MiniLM itself, the same start in all arms; at most
-                {settings["max_train"]:,} training texts. Last stage: {counted(settings["epochs"])}, batches of
-                {settings["batch"]}, peak rate {rates}, the same texts; 0.7 of the loss from the teacher at temperature 2, 0.3
-                from the labels. Each phase of learning the sampling weights has {settings["updates"]:,} updates more, each by
-                {settings["held"]} held-out examples of train, comparing gradients of {gradients(settings["parameters"])}.
-                Checkpoints are selected on a validation split (10 % of train), scores are of dev. Means with half of the 95 %
-                t-interval over seeds; differences are paired by seed. The interval is about seeds: what another dev set or
-                another team would show is not in it. The algorithm follows the published outline; how weights are updated, and
-                all constants, are this project's. Discussion: [findings.md](findings.md)."""
-            ),
-        ]
-    )
+    elsewhere = {} if out == SCRIPT.get_default("out") else {"out": out}
+    return {
+        "takeaways": " ".join(takeaways),
+        "tasks": lines,
+        "command": SCRIPT.command({**given, **elsewhere}, f"{common.GLUE} --clinc path/to/data_full.json"),
+        "teacher_epochs": counted(given["teacher_epochs"]),
+        "epochs": counted(given["epochs"]),
+        "rates": ", ".join(f"{RATES.get(task, 1e-4):g} ({task})" for task in given["tasks"].split(",")),
+    }
+
+
+def counted(epochs: int) -> str:
+    return f"{epochs} epoch{'s' if epochs > 1 else ''}"
+
+
+def dropped(team: dict[str, Any], runs: common.Runs) -> tuple[list[Any], list[int], int]:
+    """First phases of runs, the numbers of the bad teachers, and how often one of these was dropped."""
+    stages = [run["found"]["search"] for run in runs]
+    bad = [number for number, made in enumerate(team["made"]) if member_of(made).noise]
+    return stages, bad, sum(stage["next"][number] == 0 for stage in stages for number in bad)
 
 
 def takeaway(task: str, team: dict[str, Any], runs: common.Runs) -> list[str]:
@@ -331,22 +296,11 @@ def takeaway(task: str, team: dict[str, Any], runs: common.Runs) -> list[str]:
         ours, uniform = (common.scores(runs, team["metric"], arm=name) for name in (arm, "uniform"))
         if paired(ours, uniform):
             words.append(f"`{arm}` scores {common.gain(ours, uniform)} against uniform draws")
-    bad = [number for number, made in enumerate(team["made"]) if member_of(made).noise]
     for arm in ("phase1", "corrected"):
-        stages = [run["found"]["search"] for run in common.of(runs, arm=arm)]
+        stages, bad, count = dropped(team, common.of(runs, arm=arm))
         if stages and bad:
-            dropped = sum(stage["next"][number] == 0 for stage in stages for number in bad)
-            words.append(f"`{arm}` drops the bad teacher in {dropped} of {len(stages)} runs")
+            words.append(f"`{arm}` drops the bad teacher in {count} of {len(stages)} runs")
     return [f"On {task} {common.listed(words)}."] if words else []
-
-
-def counted(epochs: int) -> str:
-    return f"{epochs} epoch{'s' if epochs > 1 else ''}"
-
-
-def gradients(parameters: str) -> str:
-    named = {"all": "all the student", "head": "its head"}
-    return named.get(parameters, f"its last {parameters} layers and its head")
 
 
 def about(task: str, team: dict[str, Any], runs: common.Runs, asked: list[str]) -> list[str]:
@@ -387,10 +341,8 @@ def gains(ours: dict[int, Any], theirs: dict[int, Any], metric: str) -> list[flo
 
 
 def teachers_table(team: dict[str, Any], runs: common.Runs, metric: str) -> list[str]:
-    heads = [
-        "teacher", "made by", "parameters", f"{metric}, held-out train", f"{metric}, dev", "its student alone: seeds",
-        f"{metric}, validation split", f"{metric}, dev",
-    ]  # fmt: skip
+    heads = ["teacher", "made by", "parameters", f"{metric}, held-out train", f"{metric}, dev"]
+    heads += ["its student alone: seeds", f"{metric}, validation split", f"{metric}, dev"]
     cells = []
     for member, made in zip(team["members"], team["made"], strict=True):
         students = common.of(runs, teacher=member["name"])
@@ -425,22 +377,10 @@ def arms_table(arms: dict[str, dict[int, Any]], metric: str) -> list[str]:
     return table(heads, cells)
 
 
-def phases(by_arm: dict[str, dict[int, dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """The records of each phase of each search, by seed; ``learned`` continues from ``phase1``."""
-    columns = (
-        ("phase1", "search", "phase1"),
-        ("learned", "refine", "learned, second phase"),
-        ("joint", "search", "joint"),
-        ("corrected", "search", "corrected"),
-        ("reinforce", "search", "reinforce"),
-    )
-    found = {title: [run["found"][phase] for run in by_arm[arm].values()] for arm, phase, title in columns}
-    return {title: stages for title, stages in found.items() if stages}
-
-
 def distributions(team: dict[str, Any], by_arm: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
     """The learned probabilities, and which teachers are dropped."""
-    columns = phases(by_arm)
+    columns = {title: [r["found"][stage] for r in by_arm[arm].values()] for title, (arm, stage) in PHASES.items()}
+    columns = {title: stages for title, stages in columns.items() if stages}
     if not columns:
         return []
     alike = 1 / len(team["members"])
@@ -468,13 +408,11 @@ def distributions(team: dict[str, Any], by_arm: dict[str, dict[int, dict[str, An
 def seconds_table(by_arm: dict[str, dict[int, dict[str, Any]]], where: str) -> list[str]:
     """Seconds of the phases; ``learned`` is counted with the first phase that it continues from."""
     cells = []
-    for arm in SEARCHED:
+    for arm in ("phase1", "learned", "joint", "corrected"):
         seconds: list[list[float]] = []
         for seed, run in by_arm[arm].items():
-            spent = {name: stage["seconds"] for name, stage in run["stages"].items()}
-            if arm == "learned":
-                spent["search"] = by_arm["phase1"][seed]["stages"]["search"]["seconds"]
-            seconds.append([spent["search"], spent.get("refine", 0.0), spent["distill"]])
+            stages = {**(by_arm["phase1"][seed]["stages"] if arm == "learned" else {}), **run["stages"]}
+            seconds.append([stages.get(name, {"seconds": 0.0})["seconds"] for name in ("search", "refine", "distill")])
         if seconds:
             search, refine, distill = np.mean(seconds, axis=0)
             times = [f"{search:.0f}", f"{refine:.0f}", f"{distill:.0f}", f"{(search + refine) / distill:.1f}"]
@@ -487,21 +425,19 @@ def seconds_table(by_arm: dict[str, dict[int, dict[str, Any]]], where: str) -> l
 def claims(team: dict[str, Any], arms: dict[str, dict[int, Any]], metric: str) -> list[str]:
     """Each claim with the judgement of the numbers."""
     lines = [judged(claim, gains(arms[ours], arms[theirs], metric)) for claim, ours, theirs in CLAIMS]
-    bad = [number for number, made in enumerate(team["made"]) if member_of(made).noise]
-    for arm, found in (("the first phase", arms["phase1"]), ("corrected", arms["corrected"])):
-        stages = [run["found"]["search"] for run in found.values()]
+    for name, arm in (("the first phase", "phase1"), ("corrected", "corrected")):
+        stages, bad, count = dropped(team, [*arms[arm].values()])
         if not stages or not bad:
             continue
-        count = sum(stage["next"][number] == 0 for stage in stages for number in bad)
-        others = sum(stage["next"][n] == 0 for stage in stages for n in range(len(team["made"])) if n not in bad)
+        others = sum(stage["next"][n] == 0 for stage in stages for n in range(len(team["made"]))) - count
         most = max(stage["probabilities"][number] for stage in stages for number in bad)
         total = len(bad) * len(stages)
         lines.append(
-            f"{arm} drops the teacher with wrong labels: {'held' if count == total else 'did not hold'}, in {count} of "
+            f"{name} drops the teacher with wrong labels: {'held' if count == total else 'did not hold'}, in {count} of "
             f"{total} runs (its largest probability {most:.3f}); of the others it dropped {others / len(stages):.1f} a run"
         )
     return [f"* {line}" for line in lines if line]
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page)
+    SCRIPT.conduct(measure, page)

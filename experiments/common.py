@@ -1,109 +1,57 @@
-"""What the experiments share: options, teachers, resumed runs, and pages written from results."""
+"""What the experiments share: options, data, teachers, resumed runs, and how their results are read."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.artifacts import write_text
 from tutelage.data.config import DataConfig
-from tutelage.errors import TutelageError
 from tutelage.methods.finetune import finetune
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import judgement, paragraph, shown
-from tutelage.studies.study import Outcome, paired, study
+from tutelage.studies.pages import judgement, shown
+from tutelage.studies.script import Results, Script
+from tutelage.studies.study import paired, study
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
 
 ROWS = {"sst2": 8000}
 """Training rows of a task, where not all of them are used."""
-PLACES = ("data_dir", "models", "text", "vectors", "clinc", "work", "share", "finished", "out", "part")
-"""Options that say where things are and what is run now; they are no settings of the results."""
-Results = dict[str, Any]
+GLUE = "--data-dir path/to/glue"
 Runs = Sequence[Mapping[str, Any]]
 
 
 def options(
-    doc: str | None, name: str, *, tasks: str | None = None, seeds: int = 3, precision: str | None = "bf16"
-) -> argparse.ArgumentParser:
-    """A parser with the options of all experiments; without ``tasks`` or ``precision`` those are left out."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", help="folder of the data sets")
-    parser.add_argument("--work", default=f"runs/{name}", help="folder of the runs")
+    file: str, doc: str | None, name: str, *, tasks: str | None = None, seeds: int = 3, precision: str | None = "bf16"
+) -> Script:
+    """A script with the options of all experiments; without ``tasks`` or ``precision`` those are left out."""
+    script = Script(file, doc, name)
+    script.add_argument("--data-dir", help="folder of the data sets")
+    script.add_argument("--work", default=f"runs/{name}", type=Path, help="folder of the runs")
     if tasks is not None:
-        parser.add_argument("--tasks", default=tasks, help="tasks, separated by commas")
-    parser.add_argument("--seeds", type=int, default=seeds, help="runs of each arm")
+        script.add_argument("--tasks", default=tasks, help="tasks, separated by commas")
+    script.add_argument("--seeds", type=int, default=seeds, help="runs of each arm")
     if precision is not None:
-        parser.add_argument("--mixed-precision", default=precision, choices=["no", "bf16", "fp16"])
-    parser.add_argument(
+        script.add_argument("--mixed-precision", default=precision, choices=["no", "bf16", "fp16"])
+    script.add_argument(
         "--share",
         help="part of the runs for this process: shared (teachers and data only), then 0/2 and 1/2; repeat without it to "
         "collect the results",
     )
-    parser.add_argument("--finished", action="store_true", help="write the page from the results, run nothing")
-    parser.add_argument("--out", default=f"results/{name}.json", help="file of the results")
-    return parser
+    return script
 
 
-def conduct(
-    parser: argparse.ArgumentParser,
-    measure: Callable[[argparse.Namespace], Iterator[Results]],
-    page: Callable[[Results, str], str],
-    pictures: Callable[[Results], dict[str, str]] = lambda results: {},
-) -> None:
-    """Run the experiment, or read its results, and write results, page and pictures.
-
-    ``measure`` yields the results each time there are more. The page of ``results/NAME.json`` is ``docs/results/NAME.md``;
-    that of any other file lies beside it.
-    """
-    arguments = parser.parse_args()
-    out = Path(arguments.out)
-    try:
-        for results in [before(arguments)] if arguments.finished else measure(arguments):
-            if arguments.share:
-                continue
-            if not arguments.finished:
-                write(out, json.dumps(results, indent=1) + "\n")
-            folder = Path("docs/results") if out.parent == Path("results") else out.parent
-            write(folder / f"{out.stem}.md", page(results, arguments.out))
-            for name, picture in pictures(results).items():
-                write(folder / name, picture)
-    except TutelageError as error:
-        parser.exit(1, f"{error}\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file and the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
-
-
-def before(arguments: argparse.Namespace) -> Results:
-    """The results that ``--out`` has already."""
-    out = Path(arguments.out)
-    found: Results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    return found
-
-
-def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options that belong to the results."""
-    return {name: value for name, value in vars(arguments).items() if name not in PLACES}
-
-
-def command(parser: argparse.ArgumentParser, given: Mapping[str, Any], places: str = "--data-dir path/to/glue") -> str:
-    """The command that has these settings; options at their defaults are left out."""
-    changed = {name: value for name, value in given.items() if value != parser.get_default(name)}
-    flags = [f"--{name.replace('_', '-')}" + flag(value) for name, value in changed.items() if value is not False]
-    return " ".join([f"python experiments/{Path(parser.prog).name}", *([places] if places else []), *flags])
-
-
-def flag(value: Any) -> str:
-    return "" if value is True else f" '{value}'" if " " in str(value) else f" {value}"
+def chosen(script: Script, given: str, known: Iterable[str]) -> list[str]:
+    """The arms of an option, separated by commas; ends the script for one that there is not."""
+    for arm in (arms := given.split(",")):
+        if arm not in known:
+            script.error(f"there is no arm {arm!r}; there are {', '.join(known)}")
+    return arms
 
 
 def part(arguments: argparse.Namespace) -> tuple[int, int]:
@@ -125,11 +73,17 @@ def teacher(
     config = RunConfig(
         recipe=finetune(Checkpoint(name=str(pretrained())), epochs=epochs, lr=lr),
         data=data,
-        out=str(Path(arguments.work) / task / "teacher"),
+        out=str(arguments.work / task / "teacher"),
         baseline=False,
         mixed_precision=arguments.mixed_precision,
     )
     return run(config, resume=True)
+
+
+def constant_scores(data: DataConfig) -> dict[str, float]:
+    """The scores of a constant answer on the evaluation set."""
+    found = load_data(data)
+    return kind_of(found.kind).constant_scores(found, next(iter(found.dev.values())))
 
 
 def measured(report: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -152,22 +106,23 @@ def carry_out(
     *,
     keys: Sequence[str] = (),
     more: Callable[[RunConfig, Results], Results] = lambda config, report: {},
-    about: Callable[[Outcome], Results],
+    about: Mapping[str, Any] = {},
+    arm: str = "arm",
     **settings: Any,
 ) -> list[Results]:
-    """The runs of a study of recipes as they stand in the results: ``about`` the run, what was :func:`measured`, and ``more``.
+    """The runs of a study of recipes as they stand in the results: ``about``, ``arm``, seed, :func:`measured`, and ``more``.
 
     ``settings`` are further ones of :class:`RunConfig`, such as the teacher.
     """
     common = {"data": data, "baseline": False, "mixed_precision": arguments.mixed_precision, **settings}
     found = study(
         place,
-        {arm: RunConfig(recipe=recipe, **common) for arm, recipe in recipes.items()},
+        {name: RunConfig(recipe=recipe, **common) for name, recipe in recipes.items()},
         list(seeds),
         keep=lambda config, report: {**measured(report, *keys), **more(config, report)},
         part=part(arguments),
     )
-    return [{**about(outcome), **outcome.more} for outcome in found.outcomes]
+    return [{**about, arm: outcome.arm, "seed": outcome.seed, **outcome.more} for outcome in found.outcomes]
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -183,6 +138,12 @@ def scores(runs: Runs, metric: str, **where: Any) -> dict[int, float]:
     return {run["seed"]: flat(run["scores"])[metric] for run in of(runs, **where)}
 
 
+def by_arm(runs: Runs, metric: str, arm: str = "arm", **where: Any) -> dict[str, dict[int, float]]:
+    """By arm, in the order of the runs, and by seed the score of the runs with these values."""
+    chosen = of(runs, **where)
+    return {name: scores(chosen, metric, **{arm: name}) for name in dict.fromkeys(run[arm] for run in chosen)}
+
+
 def flat(scores: Mapping[str, Any]) -> dict[str, float]:
     """Scores by metric, of the first evaluation set where there are several."""
     first = next(iter(scores.values()))
@@ -194,9 +155,8 @@ def gain(ours: Mapping[int, float], theirs: Mapping[int, float], digits: int = 3
     return shown(paired(ours, theirs), "+", digits)
 
 
-def opening(title: str, takeaway: str) -> list[str]:
-    """A page's title, and the sentence that the reader may take away."""
-    return [f"# {title}", "", *paragraph(takeaway)]
+def named(scores: Mapping[str, float], digits: int = 4) -> str:
+    return ", ".join(f"{name} {value:.{digits}f}" for name, value in scores.items())
 
 
 def listed(names: Sequence[str]) -> str:

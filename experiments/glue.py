@@ -18,27 +18,27 @@ from pathlib import Path
 
 import common
 import numpy as np
-from common import Results
 
 from tutelage.methods import METHODS
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import Copied
-from tutelage.studies.pages import paragraph, shown, table
+from tutelage.studies.pages import shown, table
+from tutelage.studies.script import Results, settings
 from tutelage.studies.study import paired
 
 KEYS = ("score", "parameters", "flops", "latency_ms", "retention", "speedup", "agreement")
 
-PARSER = common.options(__doc__, "glue", tasks="stsb,cola,sst2,mrpc", precision="no")
-PARSER.add_argument("--methods", default="finetune,kd,pkd,distilbert,tinybert")
-PARSER.add_argument("--epochs", type=int, default=3)
-PARSER.add_argument("--teacher-epochs", type=int, default=4)
-PARSER.add_argument("--lr", type=float, default=1e-4)
-PARSER.add_argument("--full", action="store_true", help="all of SST-2's training rows")
+SCRIPT = common.options(__file__, __doc__, "glue", tasks="stsb,cola,sst2,mrpc", precision="no")
+SCRIPT.add_argument("--methods", default="finetune,kd,pkd,distilbert,tinybert")
+SCRIPT.add_argument("--epochs", type=int, default=3)
+SCRIPT.add_argument("--teacher-epochs", type=int, default=4)
+SCRIPT.add_argument("--lr", type=float, default=1e-4)
+SCRIPT.add_argument("--full", action="store_true", help="all of SST-2's training rows")
 
 
 def recipe_for(method: str, epochs: int, lr: float) -> Recipe:
     """The method's recipe with the common student, length and rate; stages share the epochs, the last has one at least."""
-    recipe = METHODS[method]()
+    recipe = METHODS[method]().part("task")
     shares = [epochs] if len(recipe.stages) == 1 else [epochs - max(1, epochs // 4), max(1, epochs // 4)]
     stages = [
         stage.model_copy(update={"epochs": share, "lr": lr}) for stage, share in zip(recipe.stages, shares, strict=True)
@@ -47,66 +47,46 @@ def recipe_for(method: str, epochs: int, lr: float) -> Recipe:
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
-    results: Results = {"settings": common.settings(arguments), "teachers": {}, "runs": []}
+    results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
     for task in arguments.tasks.split(","):
-        data, place = common.task_data(arguments, task), Path(arguments.work) / task
+        data, place = common.task_data(arguments, task), arguments.work / task
         report = common.teacher(arguments, task, data, epochs=arguments.teacher_epochs, lr=arguments.lr)
         results["teachers"][task] = {"metric": report["metric"], **common.measured(report, *KEYS)}
         if arguments.share == "shared":
             continue
         recipes = {name: recipe_for(name, arguments.epochs, arguments.lr) for name in arguments.methods.split(",")}
         results["runs"] += common.carry_out(
-            arguments, place, recipes, data, range(arguments.seeds), keys=KEYS, teacher=str(place / "teacher"),
-            about=lambda run, task=task: {"task": task, "method": run.arm, "seed": run.seed},
+            arguments, place, recipes, data, range(arguments.seeds), keys=KEYS, about={"task": task}, arm="method",
+            teacher=str(place / "teacher"),
         )  # fmt: skip
         yield results
 
 
-def page(results: Results, out: str) -> str:
+def page(results: Results, out: Path) -> Results:
     runs, gains, lines = results["runs"], {}, []
-    for task, theirs in results["teachers"].items():
-        known = common.flat(theirs["scores"])
-        first = next(iter(known))
-        plain = common.scores(runs, first, task=task, method="finetune")
+    for task, teacher in results["teachers"].items():
+        known = common.flat(teacher["scores"])
+        scores = {metric: common.by_arm(runs, metric, "method", task=task) for metric in known}
+        first, *_ = known
         cells = []
-        for method in dict.fromkeys(run["method"] for run in common.of(runs, task=task)):
-            ours = common.of(runs, task=task, method=method)
-            agreement = [run["agreement"] for run in ours if run["agreement"] is not None]
-            values = common.scores(runs, first, task=task, method=method)
+        for method, ours in scores[first].items():
+            rows = common.of(runs, task=task, method=method)
+            agreement = [run["agreement"] for run in rows if run["agreement"] is not None]
+            plain = scores[first].get("finetune", {})
             if method != "finetune":
-                gains[f"{method} on {task}"] = paired(values, plain)
-            cells.append(
-                [
-                    method,
-                    str(len(ours)),
-                    *(shown([common.flat(run["scores"])[metric] for run in ours], digits=4) for metric in known),
-                    "-" if method == "finetune" else common.gain(values, plain, 4),
-                    f"{np.mean([run['retention'] for run in ours]):.1%}",
-                    f"{np.mean(agreement):.3f}" if agreement else "-",
-                    f"{np.median([run['speedup'] for run in ours]):.2f}x",
-                ]
-            )
+                gains[f"{method} on {task}"] = paired(ours, plain)
+            cells.append([method, str(len(rows)), *(shown([*scores[m][method].values()], digits=4) for m in known)])
+            cells[-1] += [
+                "-" if method == "finetune" else common.gain(ours, plain, 4),
+                f"{np.mean([run['retention'] for run in rows]):.1%}",
+                f"{np.mean(agreement):.3f}" if agreement else "-",
+                f"{np.median([run['speedup'] for run in rows]):.2f}x",
+            ]
         heads = ["method", "seeds", *known, f"gain in {first}", "kept", "agreement with the teacher", "speed-up"]
-        lines += [f"## {task}", "", f"Teacher: {', '.join(f'{name} {value:.4f}' for name, value in known.items())}", ""]
-        lines += table(heads, cells)
-    return "\n".join(
-        [
-            *common.opening(
-                "Results on GLUE dev",
-                f"Of {len(gains)} gains of distillation over fine-tuning the same student, {common.tally(gains)}.",
-            ),
-            *lines,
-            *["## How it was made", "", f"    {common.command(PARSER, results['settings'])}", ""],
-            *paragraph(
-                f"""Results: `{out}`. Teacher: MiniLM (6 layers x 384), fine-tuned on the task. Student: layers 1, 4 and 6 of the
-                teacher. All arms have the same start, the same number of steps and the same peak rate. Scores are means over
-                seeds with half of the 95 % t-interval. *gain* is the paired difference to `finetune`, the student without
-                distillation, with its own interval. *kept* is the student's score over the teacher's. Checkpoints are selected
-                on a validation split (10 % of train), scores are of dev. Discussion: [findings.md](findings.md)."""
-            ),
-        ]
-    )
+        lines += [f"## {task}", "", f"Teacher: {common.named(known)}", "", *table(heads, cells)]
+    command = SCRIPT.command(results["settings"], common.GLUE)
+    return {"count": len(gains), "tally": common.tally(gains), "tasks": lines, "command": command}
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page)
+    SCRIPT.conduct(measure, page)

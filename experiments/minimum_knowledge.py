@@ -21,7 +21,6 @@ from typing import Any
 
 import common
 import numpy as np
-from common import Results
 
 from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.scheme import Scheme
@@ -33,8 +32,9 @@ from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
 from tutelage.run.stores import write as write_store
 from tutelage.students.specs import Copied
-from tutelage.studies.pages import paragraph, shown, table
+from tutelage.studies.pages import shown, table
 from tutelage.studies.plot import Plot, side_by_side
+from tutelage.studies.script import Results, settings
 from tutelage.studies.study import interval
 from tutelage.tasks import KINDS
 from tutelage.teachers.source import Source
@@ -56,13 +56,13 @@ AMOUNTS = (
 WIDTH_AT, LENGTH_AT = "1l_10t_0.1h", "2l_5t_0.05h"
 
 
-PARSER = common.options(__doc__, "minimum_knowledge", tasks="stsb,sst2", precision="no")
-PARSER.add_argument("--arms", type=int, help="number of arms, the most important first; default: all")
-PARSER.add_argument("--hidden-epochs", type=int, default=2)
-PARSER.add_argument("--prediction-epochs", type=int, default=1)
-PARSER.add_argument("--teacher-epochs", type=int, default=4)
-PARSER.add_argument("--lr", type=float, default=1e-4)
-PARSER.add_argument("--full", action="store_true", help="all of SST-2's training rows")
+SCRIPT = common.options(__file__, __doc__, "minimum_knowledge", tasks="stsb,sst2", precision="no")
+SCRIPT.add_argument("--arms", type=int, help="number of arms, the most important first; default: all")
+SCRIPT.add_argument("--hidden-epochs", type=int, default=2)
+SCRIPT.add_argument("--prediction-epochs", type=int, default=1)
+SCRIPT.add_argument("--teacher-epochs", type=int, default=4)
+SCRIPT.add_argument("--lr", type=float, default=1e-4)
+SCRIPT.add_argument("--full", action="store_true", help="all of SST-2's training rows")
 
 
 def arms() -> dict[str, HiddenKnowledge | None]:
@@ -118,16 +118,16 @@ def bytes_of(term: HiddenKnowledge | None, source: Source, lengths: np.ndarray) 
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
-    results: Results = {"settings": common.settings(arguments), "teachers": {}, "runs": []}
+    results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
     known = dict(list(arms().items())[: arguments.arms])
     for task in arguments.tasks.split(","):
-        data, place = common.task_data(arguments, task), Path(arguments.work) / task
+        data, place = common.task_data(arguments, task), arguments.work / task
         report = common.teacher(arguments, task, data, epochs=arguments.teacher_epochs, lr=arguments.lr)
+        teacher = str(place / "teacher")
         if not (place / "store").exists():
             recipe = recipe_for(arms()["full"], "full", 0, arguments)
-            config = RunConfig(recipe=recipe, data=data, teacher=str(place / "teacher"), out=str(place / "store"))
-            precision = arguments.mixed_precision
-            write_store(config.model_copy(update={"baseline": False, "mixed_precision": precision}), whole=True)
+            config = RunConfig(recipe=recipe, data=data, teacher=teacher, out=str(place / "store"), baseline=False)
+            write_store(config.model_copy(update={"mixed_precision": arguments.mixed_precision}), whole=True)
         store = Store(place / "store")
         results["teachers"][task] = {
             "metric": report["metric"],
@@ -137,17 +137,15 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         }
         if arguments.share == "shared":
             continue
-        source, lengths = Source(str(place / "teacher")), store.index["length"].astype(np.int64)
+        source, lengths = Source(teacher), store.index["length"].astype(np.int64)
         sizes = {name: bytes_of(term, source, lengths) for name, term in known.items()}
         for seed in range(arguments.seeds):  # the arms of a seed draw their random neurons by it
             recipes = {name: recipe_for(term, name, seed, arguments) for name, term in known.items()}
-            results["runs"] += common.carry_out(
-                arguments, place, recipes, data, [seed], keys=("score", "agreement"),
-                teacher=str(place / "teacher"), teacher_store=str(place / "store"),
-                about=lambda run, task=task, sizes=sizes: {
-                    "task": task, "arm": run.arm, "seed": run.seed, "bytes_per_example": sizes[run.arm]
-                },
+            runs = common.carry_out(
+                arguments, place, recipes, data, [seed], keys=("score", "agreement"), about={"task": task},
+                teacher=teacher, teacher_store=str(place / "store"),
             )  # fmt: skip
+            results["runs"] += [{**run, "bytes_per_example": sizes[run["arm"]]} for run in runs]
             yield results
 
 
@@ -156,32 +154,24 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
 
 def scores_of(results: Results, task: str) -> dict[str, dict[int, float]]:
     """Scores by arm and seed, of the arms that were run."""
-    runs = results["runs"]
-    found = {name: {run["seed"]: run["score"] for run in common.of(runs, task=task, arm=name)} for name in arms()}
-    return {name: scores for name, scores in found.items() if scores}
+    found = common.by_arm(results["runs"], results["teachers"][task]["metric"], task=task)
+    return {name: found[name] for name in arms() if name in found}
 
 
 def bytes_in(results: Results, task: str) -> dict[str, float]:
     return {run["arm"]: run["bytes_per_example"] for run in common.of(results["runs"], task=task)}
 
 
-def page(results: Results, out: str) -> str:
-    settings, lines, told = results["settings"], [], []
+def page(results: Results, out: Path) -> Results:
+    lines, told = [], []
     for task, teacher in results["teachers"].items():
         metric, scores, sizes = teacher["metric"], scores_of(results, task), bytes_in(results, task)
         full = sizes.get("full", 1)
-        cells = [
-            [
-                name,
-                str(len(ours)),
-                f"{sizes[name]:,.0f}" if sizes[name] else "-",
-                f"{sizes[name] / full:.2%}" if sizes[name] else "-",
-                shown([*ours.values()], digits=4),
-                "-" if name == "full" else common.gain(ours, scores["full"], 4),
-                "-" if name == "none" else common.gain(ours, scores["none"], 4),
-            ]
-            for name, ours in scores.items()
-        ]
+        cells = []
+        for name, ours in scores.items():
+            stored = [f"{sizes[name]:,.0f}", f"{sizes[name] / full:.2%}"] if sizes[name] else ["-", "-"]
+            against = ["-" if name == other else common.gain(ours, scores[other], 4) for other in ("full", "none")]
+            cells.append([name, str(len(ours)), *stored, shown([*ours.values()], digits=4), *against])
         if {WIDTH_AT, "full", "none"} <= scores.keys():
             small = scores[WIDTH_AT]
             told.append(
@@ -189,36 +179,15 @@ def page(results: Results, out: str) -> str:
                 f"{common.gain(small, scores['full'])} against all of them and {common.gain(small, scores['none'])} against "
                 "predictions alone"
             )
-        lines += [f"## {task}", ""]
-        lines += [
+        about = (
             f"Teacher: {metric} {common.flat(teacher['scores'])[metric]:.4f}. {teacher['examples']:,} examples, nested store "
-            f"{teacher['store_bytes'] / 1e6:,.0f} MB.",
-            "",
-        ]
-        lines += table(["arm", "seeds", "bytes an example", "of full", metric, "against full", "against none"], cells)
+            f"{teacher['store_bytes'] / 1e6:,.0f} MB."
+        )
+        heads = ["arm", "seeds", "bytes an example", "of full", metric, "against full", "against none"]
+        lines += [f"## {task}", "", about, "", *table(heads, cells)]
     takeaway = "A small part of the teacher's hidden states does about as well as all of them: " + "; ".join(told) + "."
-    return "\n".join(
-        [
-            *common.opening("How much hidden knowledge is needed, and which", takeaway if told else ""),
-            *["![score against bytes](minimum_knowledge.svg)", ""],
-            *lines,
-            *["## How it was made", "", f"    {common.command(PARSER, settings)}", ""],
-            *paragraph(
-                f"""Results: `{out}`. Teacher: MiniLM (6 layers x 384), fine-tuned on the task; student: its first 3 layers. Stage
-                `hidden` takes {settings["hidden_epochs"]} epochs, stage `prediction` {settings["prediction_epochs"]}. `none`
-                is trained on the teacher's predictions for as many steps in all, `plain` on the labels (the student without
-                distillation). All hidden states are stored once in float16; no run executes the teacher. Bytes are those of the
-                smallest store for the arm (float16, without the logits). Score: the task's first metric on dev, mean over seeds
-                and half of the 95 % t-interval; differences are paired by seed. Checkpoints are selected on a validation split
-                (10 % of train)."""
-            ),
-            *paragraph(
-                f"""`1l_10t_0.1h`: 1 pair of layers, 10 tokens, a tenth of the neurons. Unless the arm says otherwise, tokens
-                are chosen by attention without [SEP], neurons by magnitude, other neurons are ignored, and teacher layer {TOP}
-                of 6 is the topmost. Discussion: [findings.md](findings.md)."""
-            ),
-        ]
-    )
+    command = SCRIPT.command(results["settings"], common.GLUE)
+    return {"takeaway": takeaway if told else "", "tasks": lines, "command": command, "top": TOP}
 
 
 COLOURS = {"none": "#b3661a", "plain": "#777", "full": "#1d6a86"}
@@ -267,4 +236,4 @@ def panel(results: Results, task: str) -> Plot:
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page, pictures)
+    SCRIPT.conduct(measure, page, pictures=pictures)

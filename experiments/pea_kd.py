@@ -19,12 +19,11 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import common
 import torch
 import torch.nn.functional as F
-from common import Results
 from transformers import BertConfig, BertForSequenceClassification
 
 from tutelage.mechanisms.ptp.labels import PTPLabels
@@ -34,9 +33,8 @@ from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceCla
 from tutelage.students.specs import Copied, Shared, Student
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import judged, paragraph, shown, table
+from tutelage.studies.script import Results, before, settings, write
 from tutelage.studies.study import folder_name, paired
-from tutelage.tasks import kind_of
-from tutelage.tasks.load import load_data
 
 ARMS: dict[str, tuple[str, str, str]] = {
     "finetune": ("off", "no_kd", "off"),
@@ -73,14 +71,14 @@ TITLES = {
 STARTS = {"teacher": "the fine-tuned teacher", "pretrained": "MiniLM, which has not seen the task (the paper's start)"}
 KEYS = ("score", "parameters", "bytes", "latency_ms")
 
-PARSER = common.options(__doc__, "pea_kd", tasks="mrpc,sst2")
-PARSER.add_argument("part", nargs="?", choices=["tasks", "lookup"], default="tasks")
-PARSER.add_argument("--stored", default="1,2", help="numbers of stored layers")
-PARSER.add_argument("--arms", default=";".join(ARMS), help="arms, separated by semicolons")
-PARSER.add_argument("--start", default="teacher", choices=list(STARTS), help="model whose layers the students copy")
-PARSER.add_argument("--epochs", type=int, default=5, help="epochs of all stages together")
-PARSER.add_argument("--verdict-epochs", type=int, default=2, help="epochs of the stage on PTP labels")
-PARSER.add_argument("--lr", type=float, default=1e-4)
+SCRIPT = common.options(__file__, __doc__, "pea_kd", tasks="mrpc,sst2")
+SCRIPT.add_argument("part", nargs="?", choices=["tasks", "lookup"], default="tasks")
+SCRIPT.add_argument("--stored", default="1,2", help="numbers of stored layers")
+SCRIPT.add_argument("--arms", default=";".join(ARMS), help="arms, separated by semicolons")
+SCRIPT.add_argument("--start", default="teacher", choices=list(STARTS), help="model whose layers the students copy")
+SCRIPT.add_argument("--epochs", type=int, default=5, help="epochs of all stages together")
+SCRIPT.add_argument("--verdict-epochs", type=int, default=2, help="epochs of the stage on PTP labels")
+SCRIPT.add_argument("--lr", type=float, default=1e-4)
 
 
 def recipe_for(arm: str, stored: int, arguments: argparse.Namespace) -> Recipe:
@@ -89,55 +87,42 @@ def recipe_for(arm: str, stored: int, arguments: argparse.Namespace) -> Recipe:
     ablation: Any = () if kd == "pkd" else (kd,)
     recipe = pea_kd(stored, ablation=ablation)
     source = str(pretrained()) if arguments.start == "pretrained" else None
-    student: Student = Copied(layers=stored, choose="first", source=source)
+    layers = 2 * stored if sharing == "deep" else stored
+    student: Student = Copied(layers=layers, choose="first", source=source)
     if sharing in ("paired", "shuffled"):
-        order: Literal["paired", "shuffled"] = "paired" if sharing == "paired" else "shuffled"
-        student = Shared(stored=stored, order=order, source=source)
-    if sharing == "deep":
-        student = Copied(layers=2 * stored, choose="first", source=source)
+        student = Shared(stored=stored, order=sharing, source=source)  # type: ignore[arg-type]
     first, last = recipe.stages
     if ptp == "off":
         stages = [last.model_copy(update={"epochs": arguments.epochs, "lr": arguments.lr})]
     else:
         control: Any = None if ptp == "on" else ptp
-        stages = [
-            first.model_copy(
-                update={
-                    "epochs": arguments.verdict_epochs,
-                    "lr": arguments.lr,
-                    "mechanisms": [PTPLabels(control=control)],
-                }
-            ),
-            last.model_copy(update={"epochs": arguments.epochs - arguments.verdict_epochs, "lr": arguments.lr}),
-        ]
+        given = {"epochs": arguments.verdict_epochs, "lr": arguments.lr, "mechanisms": [PTPLabels(control=control)]}
+        rest = {"epochs": arguments.epochs - arguments.verdict_epochs, "lr": arguments.lr}
+        stages = [first.model_copy(update=given), last.model_copy(update=rest)]
     return recipe.model_copy(update={"method": folder_name(arm), "student": student, "stages": stages})
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
-    results = common.before(arguments)
+    results = before(arguments.out)
     if arguments.part == "lookup":
-        results["lookup"] = lookups(Path(arguments.work) / "lookup", arguments.seeds)
+        results["lookup"] = lookups(arguments.work / "lookup", arguments.seeds)
         yield results
         return
-    given = {name: value for name, value in common.settings(arguments).items() if name != "start"}
+    given = {name: value for name, value in settings(arguments).items() if name != "start"}
     found: Results = {"settings": given, "teachers": {}, "runs": []}
     results.setdefault("tasks", {})[arguments.start] = found
     for task in arguments.tasks.split(","):
-        data, place = common.task_data(arguments, task, max_length=128), Path(arguments.work) / task
+        data, place = common.task_data(arguments, task, max_length=128), arguments.work / task
         report = common.teacher(arguments, task, data, epochs=4, lr=arguments.lr)
-        texts = load_data(data)
-        constant = kind_of(texts.kind).constant_scores(texts, next(iter(texts.dev.values())))
-        about = {"metric": report["metric"], "constant": constant}
+        about = {"metric": report["metric"], "constant": common.constant_scores(data)}
         found["teachers"][task] = {**common.measured(report, *KEYS), **about}
         if arguments.share == "shared":
             continue
         for stored in map(int, arguments.stored.split(",")):
             recipes = {arm: recipe_for(arm, stored, arguments) for arm in arguments.arms.split(";")}
-            about = {"task": task, "stored": stored}
             found["runs"] += common.carry_out(
                 arguments, place / f"{stored}-{arguments.start}", recipes, data, range(arguments.seeds), keys=KEYS,
-                teacher=str(place / "teacher"), teacher_store="auto",
-                about=lambda run, about=about: {**about, "arm": run.arm, "seed": run.seed},
+                about={"task": task, "stored": stored}, teacher=str(place / "teacher"), teacher_store="auto",
             )  # fmt: skip
             yield results
 
@@ -198,7 +183,7 @@ def lookups(work: Path, seeds: int) -> dict[str, Any]:
         for seed in range(seeds):
             path = work / f"{folder_name(name)}-{seed}.json"
             if not path.exists():
-                common.write(path, json.dumps(lookup(plan, seed)))
+                write(path, json.dumps(lookup(plan, seed)))
                 print(name, seed, path.read_text(encoding="utf-8"), flush=True)
             found.setdefault(name, []).append(json.loads(path.read_text(encoding="utf-8")))
     return found
@@ -207,66 +192,49 @@ def lookups(work: Path, seeds: int) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: Results, out: str) -> str:
-    lines = common.opening("What the parts of Pea-KD gain", takeaway(results["tasks"]["teacher"]))
+def page(results: Results, out: Path) -> Results:
+    lines, commands, puzzled = [], [], results.get("lookup", {})
     for start, found in results["tasks"].items():
+        commands.append(SCRIPT.command({**found["settings"], "start": start}, f"tasks {common.GLUE}"))
         for task, teacher in found["teachers"].items():
             for stored in map(int, found["settings"]["stored"].split(",")):
-                runs = common.of(found["runs"], task=task, stored=stored)
-                if runs:
+                if runs := common.of(found["runs"], task=task, stored=stored):
                     lines += [f"## {task}, {stored} stored, from {start}", "", *of_task(teacher, runs)]
-    if "lookup" in results:
+    if puzzled:
+        commands.append(f"python {SCRIPT.prog} lookup")
         cells = [
             [name, f"{rows[0]['parameters']:,}", ", ".join(f"{row['accuracy']:.3f}" for row in rows)]
-            for name, rows in results["lookup"].items()
+            for name, rows in puzzled.items()
         ]
         lines += ["## A puzzle of two steps", "", *table(["model", "parameters", "accuracy by seed"], cells)]
         lines += paragraph(
             f"""{ITEMS} keys with values in their order; the answer is the value of the value of a key (chance
             {1 / ITEMS:.3f}). Models are {WIDTH} wide with 4 heads, trained for {STEPS:,} steps of 128 puzzles."""
         )
-    lines += ["## How it was made", ""]
-    for start, found in results["tasks"].items():
-        given = {**found["settings"], "start": start}
-        lines.append("    " + common.command(PARSER, given, "tasks --data-dir path/to/glue"))
-    if "lookup" in results:
-        lines.append("    python experiments/pea_kd.py lookup")
-    settings = results["tasks"]["teacher"]["settings"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            *paragraph(
-                f"""Results: `{out}`. Teacher: MiniLM (6 layers x 384), fine-tuned for 4 epochs. Students: the first layers
-                {"; ".join(f"of {words} (*from {start}*)" for start, words in STARTS.items())}; {settings["epochs"]} epochs in
-                all, of which {settings["verdict_epochs"]} on PTP labels where there is such a stage. Scores are of dev,
-                checkpoints are selected on a validation split (10 % of train); means over seeds with half of the 95 %
-                t-interval; *against pkd* is paired by seed. `deep` is the unshared student of the depth that the shared ones
-                have in use. With one layer stored the gcd rule pairs no layers, so `pkd` is `kd`. Milliseconds are the least
-                over seeds, since other runs were active at the same time. Discussion: [findings.md](findings.md)."""
-            ),
-        ]
-    )
+    return {
+        **takeaway(results["tasks"]["teacher"]),
+        "settings": results["tasks"]["teacher"]["settings"],
+        "parts": lines,
+        "commands": [f"    {command}" for command in commands],
+        "starts": "; ".join(f"of {words} (*from {start}*)" for start, words in STARTS.items()),
+        "items": ITEMS,
+        "chance": 1 / ITEMS,
+        "width": WIDTH,
+        "steps": STEPS,
+    }
 
 
-def takeaway(found: Results) -> str:
-    """What all of Pea-KD and what layers run twice gain over PKD, with the most layers stored."""
-    most = max(run["stored"] for run in found["runs"])
-
-    def over_pkd(arm: str) -> str:
+def takeaway(found: Results) -> Results:
+    """What all of Pea-KD and what its parts gain over PKD, with the most layers stored."""
+    most, gains = max(run["stored"] for run in found["runs"]), {}
+    for arm in ("full", "paired", "ptp"):
         parts = []
         for task, teacher in found["teachers"].items():
-            ours, pkd = (
-                common.scores(found["runs"], next(iter(teacher["scores"])), task=task, stored=most, arm=name)
-                for name in (arm, "pkd")
-            )
-            parts.append(f"{common.gain(ours, pkd)} ({next(iter(teacher['scores']))} on {task})")
-        return common.listed(parts)
-
-    return (
-        f"With {most} layers stored, all of Pea-KD gains {over_pkd('full')} over PKD; running the layers twice alone gains "
-        f"{over_pkd('paired')}, a first stage on PTP labels alone {over_pkd('ptp')}."
-    )
+            metric = next(iter(teacher["scores"]))
+            by_arm = common.by_arm(found["runs"], metric, task=task, stored=most)
+            parts.append(f"{common.gain(by_arm[arm], by_arm['pkd'])} ({metric} on {task})")
+        gains[arm] = common.listed(parts)
+    return {"most": most, **gains}
 
 
 def of_task(teacher: Results, runs: common.Runs) -> list[str]:
@@ -277,25 +245,15 @@ def of_task(teacher: Results, runs: common.Runs) -> list[str]:
         for name, score in teacher["scores"].items()
     ]
     heads = ["arm", "seeds", metric, "against pkd", *others, "parameters", "on disk", "ms, batch 32"]
-    scores = {
-        name: {arm: by_seed for arm in ARMS if (by_seed := common.scores(runs, name, arm=arm))}
-        for name in (metric, *others)
-    }
+    scores = {name: common.by_arm(runs, name) for name in (metric, *others)}
     cells = []
-    for arm, ours in scores[metric].items():
-        first = common.of(runs, arm=arm)[0]
-        cells.append(
-            [
-                TITLES.get(arm, arm),
-                str(len(ours)),
-                shown([*ours.values()]),
-                "-" if arm == "pkd" else common.gain(ours, scores[metric].get("pkd", {})),
-                *(shown([*scores[name][arm].values()]) for name in others),
-                f"{first['parameters'] / 1e6:.1f} M",
-                f"{first['bytes'] / 1e6:.0f} MB",
-                f"{min(run['latency_ms']['32'] for run in common.of(runs, arm=arm)):.1f}",
-            ]
-        )
+    for arm in (arm for arm in ARMS if arm in scores[metric]):
+        ours, rows = scores[metric][arm], common.of(runs, arm=arm)
+        against = "-" if arm == "pkd" else common.gain(ours, scores[metric].get("pkd", {}))
+        cells.append([TITLES.get(arm, arm), str(len(ours)), shown([*ours.values()]), against])
+        cells[-1] += [shown([*scores[name][arm].values()]) for name in others]
+        cells[-1] += [f"{rows[0]['parameters'] / 1e6:.1f} M", f"{rows[0]['bytes'] / 1e6:.0f} MB"]
+        cells[-1].append(f"{min(run['latency_ms']['32'] for run in rows):.1f}")
     claims = []
     for claim, ours, theirs in CLAIMS:
         found = [judged(name, paired(by_arm.get(ours, {}), by_arm.get(theirs, {}))) for name, by_arm in scores.items()]
@@ -304,4 +262,4 @@ def of_task(teacher: Results, runs: common.Runs) -> list[str]:
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page)
+    SCRIPT.conduct(measure, page)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ import common
 import numpy as np
 import torch
 from accelerate import Accelerator
-from common import Results
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from tutelage import anatomy
@@ -36,9 +36,9 @@ from tutelage.mechanisms.team.weights import Weights
 from tutelage.methods.autoskdbert import autoskdbert
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, SoftLabels
-from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Stage
 from tutelage.studies.pages import paragraph, shown, table
+from tutelage.studies.script import Results, before, write
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import KnownLogits, predict
 from tutelage.training import loop
@@ -65,22 +65,22 @@ SEARCHES: dict[str, dict[str, Any]] = {
 """Ways to learn the distribution; the last three are controls and expected to fail."""
 
 
-PARSER = common.options(__doc__, "planted_teams", seeds=5, precision=None)
-PARSER.add_argument("--updates", type=int, default=900, help="updates of the distribution in each phase")
-PARSER.add_argument("--teams", default=",".join(TEAMS), help="teams, separated by commas")
+SCRIPT = common.options(__file__, __doc__, "planted_teams", seeds=5, precision=None)
+SCRIPT.add_argument("--updates", type=int, default=900, help="updates of the distribution in each phase")
+SCRIPT.add_argument("--teams", default=",".join(TEAMS), help="teams, separated by commas")
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     results: Results = {"updates": arguments.updates, "teams": TEAMS, "runs": []}
     which, parts = common.part(arguments)
     for number, (seed, team) in enumerate((s, t) for s in range(arguments.seeds) for t in arguments.teams.split(",")):
-        path = Path(arguments.work) / f"{team}-{seed}-{arguments.updates}.json"
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        if before is None and number % parts != which:
+        path = arguments.work / f"{team}-{seed}-{arguments.updates}.json"
+        known = before(path)
+        if not known and number % parts != which:
             continue
-        run = one(team, seed, arguments.updates, before)
-        if run != before:
-            common.write(path, json.dumps(run, indent=1))
+        run = one(team, seed, arguments.updates, known)
+        if run != known:
+            write(path, json.dumps(run, indent=1))
         results["runs"].append(run)
         yield results
 
@@ -118,47 +118,36 @@ def student(seed: int) -> PreTrainedModel:
     )
 
 
-def one(team: str, seed: int, updates: int, before: dict[str, Any] | None) -> dict[str, Any]:
-    """All searches and students of one team and seed; what ``before`` has is not run again."""
-    generator = np.random.default_rng([seed, 0x71A])
-    encoded, test = texts(TRAIN + HELD, generator), texts(TEST, generator)
-    assert encoded.labels is not None and test.labels is not None
-    taught = tables(team, encoded.labels, generator)
-    held = encoded.take(np.arange(TRAIN, TRAIN + HELD))
-    accelerator = Accelerator(cpu=True)
+@dataclass
+class Trial:
+    """Texts and the teachers' tables of one team and seed."""
+
+    team: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        generator = np.random.default_rng([self.seed, 0x71A])
+        self.encoded, self.test = texts(TRAIN + HELD, generator), texts(TEST, generator)
+        assert self.encoded.labels is not None and self.test.labels is not None
+        self.tables = tables(self.team, self.encoded.labels, generator)
 
     def train(
-        weights: np.ndarray, steps: int, how: Team, labels: float, stage_number: int, search: bool
-    ) -> tuple[float, dict[str, Any] | None]:
-        """A new student: its accuracy on test, and what was learnt about the team."""
-        model = student(seed)
-        teacher = TeamTeacher(
-            [KnownLogits(table, encoded.logit_rows) for table in taught],
-            how,
-            Weights(weights),
-            KINDS["classification"],
-            (seed, stage_number),
-            TEMPERATURE,
-        )
-        objective: list[AnyTerm] = [SoftLabels(temperature=TEMPERATURE, weight=1 - labels), HardLabels(weight=labels)]
-        weigher = None
+        self, weights: np.ndarray, how: Team, steps: int, labels: float = 0.0, number: int = 2
+    ) -> tuple[float, dict[str, Any]]:
+        """A new student: its accuracy on the evaluation set, and what a stage that learns has learned about the team."""
+        model, place, kind = student(self.seed), (self.seed, number), KINDS["classification"]
+        known = [KnownLogits(table, self.encoded.logit_rows) for table in self.tables]
+        teacher = TeamTeacher(known, how, Weights(weights), kind, place, TEMPERATURE)
+        soft = SoftLabels(temperature=TEMPERATURE, weight=1 - labels)
+        accelerator, hooks = Accelerator(cpu=True), []
         if how.learning is not None:
-            names = [str(number) for number in range(len(taught))]
-            weigher = Weigher(
-                how.learning,
-                teacher,
-                model,
-                objective[0],
-                held,
-                [KnownLogits(table[TRAIN:], held.logit_rows) for table in taught],
-                KINDS["classification"],
-                accelerator,
-                (seed, stage_number),
-                names,
-            )
+            held = self.encoded.take(np.arange(TRAIN, TRAIN + HELD))
+            predictions = [KnownLogits(table[TRAIN:], held.logit_rows) for table in self.tables]
+            names = [str(member) for member in range(len(known))]
+            hooks = [Weigher(how.learning, teacher, model, soft, held, predictions, kind, accelerator, place, names)]
         stage = Stage(
-            name=f"stage{stage_number}",
-            objective=objective,
+            name=f"stage{number}",
+            objective=[soft, HardLabels(weight=labels)],
             epochs=steps,
             max_steps=steps,
             lr=RATE,
@@ -166,66 +155,59 @@ def one(team: str, seed: int, updates: int, before: dict[str, Any] | None) -> di
             select="last",
         )
         shape = anatomy.shape_of(model.config)
-        lesson = loop.DistillationModule(
-            model, Objective(stage.objective, KINDS[KINDS["classification"]], shape, shape)
-        )
-        rows = np.arange(TRAIN if search else TRAIN + HELD)
-        loop.train(
-            stage, lesson, teacher, Known(encoded, rows), accelerator, seed, hooks=[] if weigher is None else [weigher]
-        )
-        right = predict(model, test, accelerator).argmax(dim=1).numpy() == test.labels
-        return float(right.mean()), None if weigher is None else weigher.record()
+        module = loop.DistillationModule(model, Objective(stage.objective, kind, shape, shape))
+        feed = Known(self.encoded, np.arange(TRAIN if hooks else TRAIN + HELD))
+        loop.train(stage, module, teacher, feed, accelerator, self.seed, hooks=hooks)
+        right = predict(model, self.test, accelerator).argmax(dim=1).numpy() == self.test.labels
+        return float(right.mean()), hooks[0].record() if hooks else {}
 
-    uniform = np.full(len(taught), 1 / len(taught))
-    good = np.array([wrong is not None and wrong <= GOOD for wrong in TEAMS[team]])
-    result: dict[str, Any] = {"team": team, "seed": seed, "search": {}, "accuracy": {}}
-    known = before or result
+
+def one(team: str, seed: int, updates: int, known: Results) -> Results:
+    """All searches and students of one team and seed; what is ``known`` is not run again."""
+    trial, members = Trial(team, seed), len(TEAMS[team])
+    uniform = np.full(members, 1 / members)
+    search: Results = {}
     for name, choice in SEARCHES.items():
-        if name in known["search"]:
-            result["search"][name] = known["search"][name]
-            continue
         if team == "equals" and name not in ("single", "corrected", "naive"):
             continue
-        labels, steps = (0.0 if name == "soft labels only" else 0.5), (120 if name == "few updates" else updates)
-        how = Team(learning=Learning(**choice))
-        accuracy, record = train(uniform, steps, how, labels, 0, True)
-        assert record is not None
-        result["search"][name] = {
-            "q": record["probabilities"],
-            "next": record["next"],
-            "kept": [int(k) for k in record["kept"]],
-            "student": accuracy,
+        search[name] = known.get("search", {}).get(name) or searched(trial, uniform, name, choice, updates)
+    accuracy: Results = {}
+    if team != "equals":
+        good = np.array([wrong is not None and wrong <= GOOD for wrong in TEAMS[team]])
+        finals = {
+            "uniform draws": uniform,
+            "mean of all": uniform,
+            "good ones, uniform draws": good / good.sum(),
+            "learnt, after selection": search["single"]["next"],
+            "learnt, refined": search["single"]["refined"],
+            "learnt jointly, after selection": search["all"]["next"],
+            "learnt by policy gradient, after selection": search["reinforce"]["next"],
+            "learnt as corrected, after selection": search["corrected"]["next"],
+            "what soft labels alone have left": search["soft labels only"]["next"],
         }
-        if name == "single" and team != "equals":
-            after = np.array(record["next"])
-            how = Team(learning=Learning(**choice, keep=None))
-            _, record = train(after, updates, how, labels, 1, True)
-            assert record is not None
-            result["search"][name]["refined"] = record["probabilities"]
-    if team == "equals":
-        return result
-    found = result["search"]
-    finals = {
-        "uniform draws": (uniform, Team()),
-        "mean of all": (uniform, Team(combine="average")),
-        "good ones, uniform draws": (good / good.sum(), Team()),
-        "learnt, after selection": (np.array(found["single"]["next"]), Team()),
-        "learnt, refined": (np.array(found["single"]["refined"]), Team()),
-        "learnt jointly, after selection": (np.array(found["all"]["next"]), Team()),
-        "learnt by policy gradient, after selection": (np.array(found["reinforce"]["next"]), Team()),
-        "learnt as corrected, after selection": (np.array(found["corrected"]["next"]), Team()),
-        "what soft labels alone have left": (np.array(found["soft labels only"]["next"]), Team()),
-    }
-    for name, (weights, how) in finals.items():
-        done = known["accuracy"].get(name)
-        result["accuracy"][name] = train(weights, FINAL, how, 0.0, 2, False)[0] if done is None else done
-    return result
+        for name, weights in finals.items():
+            how = Team(combine="average") if name == "mean of all" else Team()
+            done = known.get("accuracy", {}).get(name)
+            accuracy[name] = trial.train(np.array(weights), how, FINAL)[0] if done is None else done
+    return {"team": team, "seed": seed, "search": search, "accuracy": accuracy}
+
+
+def searched(trial: Trial, uniform: np.ndarray, name: str, choice: Results, updates: int) -> Results:
+    """What one way to learn the distribution finds; ``single`` has a second phase, but not in a team of equals."""
+    labels, steps = 0.0 if name == "soft labels only" else 0.5, 120 if name == "few updates" else updates
+    accuracy, record = trial.train(uniform, Team(learning=Learning(**choice)), steps, labels, 0)
+    kept = [int(k) for k in record["kept"]]
+    found = {"q": record["probabilities"], "next": record["next"], "kept": kept, "student": accuracy}
+    if name == "single" and trial.team != "equals":
+        how = Team(learning=Learning(**choice, keep=None))
+        found["refined"] = trial.train(np.array(record["next"]), how, updates, labels, 1)[1]["probabilities"]
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: Results, out: str) -> str:
+def page(results: Results, out: Path) -> Results:
     lines, takeaways = [], []
     for team, teachers in results["teams"].items():
         runs = common.of(results["runs"], team=team)
@@ -236,11 +218,11 @@ def page(results: Results, out: str) -> str:
         titles = ["no opinion" if wrong is None else f"{wrong:.2f} wrong" for wrong in teachers]
         cells = []
         for name in runs[0]["search"]:
-            found = [run["search"][name] for run in runs]
-            means = [f"{np.mean([one['q'][k] for one in found]):.3f}" for k in range(len(teachers))]
-            kept = f"{sum(counts(runs, name, bad))} of {len(bad) * len(runs)}" if bad else "-"
+            means = np.mean([run["search"][name]["q"] for run in runs], axis=0)
+            kept = f"{counts(runs, name, bad)} of {len(bad) * len(runs)}" if bad else "-"
             every = len(good) * len(runs)
-            cells.append([name, *means, kept, f"{every - sum(counts(runs, name, good))} of {every}"])
+            cells.append([name, *(f"{mean:.3f}" for mean in means), kept])
+            cells[-1].append(f"{every - counts(runs, name, good)} of {every}")
         lines += [f"## {team}, {len(runs)} seeds", ""]
         lines += table(["learned by", *titles, "bad ones kept", "good ones dropped"], cells)
         accuracies = {name: [run["accuracy"][name] for run in runs] for name in runs[0]["accuracy"]}
@@ -252,36 +234,28 @@ def page(results: Results, out: str) -> str:
             ]
             lines += table(["student trained by", "accuracy", "against uniform draws"], cells)
             takeaways.append(
-                f"of {team}, {sum(counts(runs, 'single', bad))} of {len(bad) * len(runs)} bad teachers are kept and the "
-                f"student reaches {shown(accuracies['learnt, refined'])} instead of {shown(base)} by uniform draws"
+                f"of {team}, {counts(runs, 'single', bad)} of {len(bad) * len(runs)} bad teachers are kept and the student "
+                f"reaches {shown(accuracies['learnt, refined'])} instead of {shown(base)} by uniform draws"
             )
         lines += paragraph(judged_team(team, runs, good, bad))
-    return "\n".join(
-        [
-            *common.opening(
-                "Simulated teams with known good and bad teachers",
-                f"The learned distribution identifies the bad teachers: {'; '.join(takeaways)}.",
-            ),
-            *lines,
-            *["## How it was made", "", f"    {common.command(PARSER, {'updates': results['updates']}, '')}", ""],
-            *paragraph(
-                f"""Results: `{out}`. Texts of {LENGTH} words of two classes of {WORDS} (with fewer, uniform draws from the
-                mixed team are at the ceiling); the label is the class of the majority. {TRAIN:,} texts train the student,
-                {HELD} the weights of the teachers, {TEST:,} are the evaluation set. Teachers are tables of logits with a share
-                of wrong labels. The student (BERT, 2 layers x 32, random weights) takes {results["updates"]} updates in each
-                phase of the search, with half of its loss from the labels, and then {FINAL} steps on soft labels alone.
-                Probabilities are after the first phase; a teacher is dropped below half of a uniform team's ({0.5 / 6:.3f}).
-                `corrected` is `single` with what the method adds to the published outline: teachers are judged on held-out
-                examples, rewards use calibrated predictions, log-weights are averaged over the phase's second half. Means over
-                seeds with half of the 95 % t-interval; differences are paired by seed."""
-            ),
-        ]
-    )
+    return {
+        "takeaways": "; ".join(takeaways),
+        "tables": lines,
+        "command": SCRIPT.command({"updates": results["updates"]}),
+        "updates": results["updates"],
+        "half": 0.5 / 6,
+        "length": LENGTH,
+        "words": WORDS,
+        "train": TRAIN,
+        "held": HELD,
+        "test": TEST,
+        "final": FINAL,
+    }
 
 
-def counts(runs: common.Runs, name: str, teachers: list[int]) -> list[int]:
-    """How many of these teachers each run keeps."""
-    return [sum(k in run["search"][name]["kept"] for k in teachers) for run in runs]
+def counts(runs: common.Runs, name: str, teachers: list[int]) -> int:
+    """How many of these teachers the runs keep, in all."""
+    return sum(k in run["search"][name]["kept"] for run in runs for k in teachers)
 
 
 def judged_team(team: str, runs: common.Runs, good: list[int], bad: list[int]) -> str:
@@ -300,18 +274,18 @@ def judged_team(team: str, runs: common.Runs, good: list[int], bad: list[int]) -
     cases, lows = len(best) * len(runs), [run["search"]["single"]["q"] for run in runs]
     lowest = all(max(q[k] for k in bad) < min(q[k] for k in good) for q in lows)
     return (
-        f"Teachers that are wrong on at most 8 % are kept in {sum(counts(runs, 'single', best))} of {cases} cases, bad ones in "
-        f"{sum(counts(runs, 'single', bad))} of {len(bad) * len(runs)}. Bad teachers have the lowest probabilities in "
+        f"Teachers that are wrong on at most 8 % are kept in {counts(runs, 'single', best)} of {cases} cases, bad ones in "
+        f"{counts(runs, 'single', bad)} of {len(bad) * len(runs)}. Bad teachers have the lowest probabilities in "
         f"{'every seed' if lowest else 'not every seed'}. Students of the learned distribution are "
         f"{gain('uniform draws'):+.1f} points from those of uniform draws, {gain('mean of all'):+.1f} from the mean of all and "
         f"{gain('good ones, uniform draws'):+.1f} from the good ones alone. Controls: by the naive update the largest "
         f"probability is {min(naive):.2f} at least (by `single` {max(tops):.2f} at most); soft labels alone keep "
-        f"{sum(counts(runs, 'soft labels only', bad))} bad ones, few updates {sum(counts(runs, 'few updates', bad))}. As "
-        f"corrected, those wrong on at most 8 % are kept in {sum(counts(runs, 'corrected', best))} of {cases} cases, bad ones "
-        f"in {sum(counts(runs, 'corrected', bad))} of {len(bad) * len(runs)}, and the student is "
+        f"{counts(runs, 'soft labels only', bad)} bad ones, few updates {counts(runs, 'few updates', bad)}. As corrected, "
+        f"those wrong on at most 8 % are kept in {counts(runs, 'corrected', best)} of {cases} cases, bad ones in "
+        f"{counts(runs, 'corrected', bad)} of {len(bad) * len(runs)}, and the student is "
         f"{gain('good ones, uniform draws', 'learnt as corrected, after selection'):+.1f} points from the good ones alone."
     )
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page)
+    SCRIPT.conduct(measure, page)

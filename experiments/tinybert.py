@@ -14,13 +14,10 @@ The defaults are for two CPU cores: few tokens, few variants, short stages. On a
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import common
-from common import Results
 
 from tutelage import api
 from tutelage.data.config import DataConfig
@@ -31,8 +28,8 @@ from tutelage.studies import ablation
 from tutelage.studies.ablation import TABLES, recipe_of
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import paragraph, shown, table
+from tutelage.studies.script import Results, before, settings
 from tutelage.studies.study import paired
-from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 
 CPU_ARMS = ("full", "no_gd", "no_td", "no_da", "no_pred", "no_trm", "no_attn", "top", "bottom")
@@ -54,26 +51,26 @@ PUBLISHED = {
 """Scores of TinyBERT4 on dev: MNLI-m and -mm, MRPC (accuracy), CoLA (Matthews), their mean (Jiao et al. 2019, tables 5 to 7)."""
 
 
-PARSER = common.options(__doc__, "tinybert", tasks="mrpc,sst2")
-PARSER.add_argument("--text", nargs="+", help="files of text, a paragraph a line, a blank line between documents")
-PARSER.add_argument("--vectors", help="word vectors for words of several pieces")
-PARSER.add_argument("--arms", default="plain," + ",".join(CPU_ARMS), help="rows of the tables, separated by commas")
-PARSER.add_argument("--student", default="layers=4,hidden=192,intermediate=768,heads=12")
-PARSER.add_argument("--words-steps", type=int, default=700, help="steps of 64 texts of 64 tokens on masked words")
-PARSER.add_argument("--general-steps", type=int, default=500, help="steps of 32 texts of 128 tokens")
-PARSER.add_argument("--general-lr", type=float, default=2e-3)
-PARSER.add_argument("--variants", type=int, default=1, help="augmented texts for each text (for each of a pair)")
-PARSER.add_argument("--intermediate-epochs", type=int, default=1)
-PARSER.add_argument("--prediction-epochs", type=int, default=1)
-PARSER.add_argument("--lr", type=float, default=5e-4, help="peak rate of both stages on a task")
-PARSER.add_argument("--teacher-epochs", type=int, default=3)
-PARSER.add_argument("--teacher-lr", type=float, default=1e-4)
-PARSER.add_argument("--full", action="store_true", help="all of SST-2's training rows")
+SCRIPT = common.options(__file__, __doc__, "tinybert", tasks="mrpc,sst2")
+SCRIPT.add_argument("--text", nargs="+", help="files of text, a paragraph a line, a blank line between documents")
+SCRIPT.add_argument("--vectors", help="word vectors for words of several pieces")
+SCRIPT.add_argument("--arms", default="plain," + ",".join(CPU_ARMS), help="rows of the tables, separated by commas")
+SCRIPT.add_argument("--student", default="layers=4,hidden=192,intermediate=768,heads=12")
+SCRIPT.add_argument("--words-steps", type=int, default=700, help="steps of 64 texts of 64 tokens on masked words")
+SCRIPT.add_argument("--general-steps", type=int, default=500, help="steps of 32 texts of 128 tokens")
+SCRIPT.add_argument("--general-lr", type=float, default=2e-3)
+SCRIPT.add_argument("--variants", type=int, default=1, help="augmented texts for each text (for each of a pair)")
+SCRIPT.add_argument("--intermediate-epochs", type=int, default=1)
+SCRIPT.add_argument("--prediction-epochs", type=int, default=1)
+SCRIPT.add_argument("--lr", type=float, default=5e-4, help="peak rate of both stages on a task")
+SCRIPT.add_argument("--teacher-epochs", type=int, default=3)
+SCRIPT.add_argument("--teacher-lr", type=float, default=1e-4)
+SCRIPT.add_argument("--full", action="store_true", help="all of SST-2's training rows")
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
-    work, tasks, arms = Path(arguments.work), arguments.tasks.split(","), arguments.arms.split(",")
-    student = parse(arguments.student)
+    work, arms, start = arguments.work, arguments.arms.split(","), str(pretrained())
+    corpus, precision, student = str(work / "corpus"), arguments.mixed_precision, parse(arguments.student)
     assert isinstance(student, Fresh)
     overrides = [
         f"stages.general.lr={arguments.general_lr}", "stages.general.batch_size=32",
@@ -83,7 +80,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         "stages.*.max_tokens=4096", f"augmentation.variants={arguments.variants}",
     ]  # fmt: skip
     if not (work / "corpus").exists():
-        api.build_corpus(arguments.text, str(work / "corpus"), tokenizer=str(pretrained()))
+        api.build_corpus(arguments.text, corpus, tokenizer=start)
     words = work / "words-model"
     if not (words / "report.json").exists():
         steps = [
@@ -92,55 +89,58 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
             f"max_steps={arguments.words_steps}",
             "stages.pretrain.max_tokens=4096",
         ]
-        precision = arguments.mixed_precision
-        api.pretrain(
-            str(pretrained()), str(work / "corpus"), str(words), lr=5e-4, mixed_precision=precision, settings=steps, resume=True
-        )  # fmt: skip
-    results: Results = {"settings": common.settings(arguments), "words": held_out(words / "report.json")}
+        api.pretrain(start, corpus, str(words), lr=5e-4, mixed_precision=precision, settings=steps, resume=True)
+    results: Results = {"settings": settings(arguments), "words": held_out(words / "report.json")}
     results |= {"general": {}, "teachers": {}, "augmented": {}, "runs": {}}
-    for task in tasks:
+    for task in arguments.tasks.split(","):
         data, place = common.task_data(arguments, task), work / task
-        if not (work / "words" / task).exists():
+        candidates = str(work / "words" / task)
+        if not Path(candidates).exists():
             where = {"task": task, "data_dir": arguments.data_dir, "max_train": data.max_train}
-            precision = arguments.mixed_precision
-            api.augment(
-                str(words), str(work / "words" / task), vectors=arguments.vectors, mixed_precision=precision, **where
-            )
+            api.augment(str(words), candidates, vectors=arguments.vectors, mixed_precision=precision, **where)
         report = common.teacher(arguments, task, data, epochs=arguments.teacher_epochs, lr=arguments.teacher_lr)
-        results["teachers"][task] = teacher_row(report, data)
+        results["teachers"][task] = {
+            "metric": METRICS.get(task, report["metric"]),
+            "scores": common.flat(report["student"]["scores"]),
+            "constant": common.constant_scores(data),
+        }
         if arguments.share == "shared":
             for arm in dict.fromkeys(arm if arm in ablation.OWN_GENERAL else "full" for arm in arms):
-                general, start = work / "general" / arm, (str(pretrained()), str(work / "corpus"))
-                ablation.general_student(arm, general, *start, student, arguments.mixed_precision, overrides)
+                ablation.general_student(arm, work / "general" / arm, start, corpus, student, precision, overrides)
             continue
         runs = results["runs"][task] = []
         if "plain" in arms:
-            recipe = plain_recipe(arguments, student, data, task)
+            recipes = {"plain": plain_recipe(arguments, student, data, task)}
             runs += common.carry_out(
-                arguments, place, {"plain": recipe}, data, range(arguments.seeds), more=row, about=about, teacher=None
-            )  # fmt: skip
+                arguments,
+                place,
+                recipes,
+                data,
+                range(arguments.seeds),
+                more=lambda _, report: row(report),
+                teacher=None,
+            )
         found = ablation.ablate(
             str(place),
             teacher=str(place / "teacher"),
-            general_teacher=str(pretrained()),
-            corpus=str(work / "corpus"),
+            general_teacher=start,
+            corpus=corpus,
             student=student,
-            data=data.model_copy(update={"candidates": str(work / "words" / task)}),
+            data=data.model_copy(update={"candidates": candidates}),
             arms=[arm for arm in arms if arm != "plain"],
             seeds=range(arguments.seeds),
             general=str(work / "general"),
-            mixed_precision=arguments.mixed_precision,
+            mixed_precision=precision,
             settings=overrides,
             part=common.part(arguments),
         )
         for arm, seed in ((arm, seed) for arm, of in found.rows.items() if arm != "plain" for seed in of.scores):
-            report = json.loads((place / f"{arm}-{seed}" / "report.json").read_text(encoding="utf-8"))
-            runs.append({"arm": arm, "seed": seed, **common.measured(report, "parameters"), **row(None, report)})
+            report = before(place / f"{arm}-{seed}" / "report.json")
+            runs.append({"arm": arm, "seed": seed, **common.measured(report, "parameters"), **row(report)})
         for path in sorted(place.glob("full-*/report.json"))[:1]:
-            counts = json.loads(path.read_text(encoding="utf-8"))["data"]
-            results["augmented"][task] = {"train": counts["train"], "augmented": counts["augmented"]}
-        general = {path.parent.name: path for path in sorted((work / "general").glob("*/report.json"))}
-        results["general"] = {arm: held_out(path) for arm, path in general.items()}
+            results["augmented"][task] = {name: before(path)["data"][name] for name in ("train", "augmented")}
+        general = sorted((work / "general").glob("*/report.json"))
+        results["general"] = {path.parent.name: held_out(path) for path in general}
         yield results
 
 
@@ -154,63 +154,42 @@ def plain_recipe(arguments: argparse.Namespace, student: Fresh, data: DataConfig
     return recipe_of("full", task, student).model_copy(update=named)
 
 
-def about(run: Any) -> Results:
-    return {"arm": run.arm, "seed": run.seed}
-
-
-def row(_: Any, report: Results) -> Results:
+def row(report: Results) -> Results:
     return {"metric": report["metric"], "tokens": sum(stage["tokens"] for stage in report["stages"])}
 
 
 def held_out(path: Path) -> Results:
     """The losses on held-out text of a run on raw text."""
-    report = json.loads(path.read_text(encoding="utf-8"))
+    report = before(path)
     stage = report["stages"][0]
     return {"tokens": stage["tokens"], "seconds": report["seconds"], **stage["held_out"]}
-
-
-def teacher_row(report: Results, data: DataConfig) -> Results:
-    """The teacher's scores, and those of a constant answer."""
-    found = load_data(data)
-    constant = kind_of(found.kind).constant_scores(found, next(iter(found.dev.values())))
-    metric = METRICS.get(str(data.task), report["metric"])
-    return {"metric": metric, "scores": common.flat(report["student"]["scores"]), "constant": constant}
 
 
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: Results, out: str) -> str:
-    """The results as Markdown, in the shape of the paper's tables."""
-    settings, tasks, words, lines = results["settings"], list(results["runs"]), results["words"], []
-    scores = {
-        (task, run["arm"]): common.scores(results["runs"][task], results["teachers"][task]["metric"], arm=run["arm"])
-        for task in tasks
-        for run in results["runs"][task]
-    }
+def page(results: Results, out: Path) -> Results:
+    """The results in the shape of the paper's tables."""
+    tasks, words, lines = list(results["runs"]), results["words"], []
+    teachers = {task: results["teachers"][task] for task in tasks}
+    scores = {task: common.by_arm(results["runs"][task], teachers[task]["metric"]) for task in tasks}
+    heads = [head for task in tasks for head in (f"{task} ({teachers[task]['metric']})", "against full")]
     for title, arms in {**TABLES, "Procedures": ("plain", *TABLES["Procedures"])}.items():
-        heads = [f"{task} ({results['teachers'][task]['metric']})" for task in tasks]
-        heads = ["row", *(name for head in heads for name in (head, "against full")), "paper, MRPC", "paper, mean"]
         rows = []
-        for arm in arms:
-            if not any((task, arm) in scores for task in tasks):
-                continue
-            cells = [cell for task in tasks for cell in against_full(scores, task, arm)]
-            theirs = PUBLISHED.get(arm)
-            cells += (
-                [f"{theirs[2]}", f"{theirs[-1]}", f"{theirs[-1] - PUBLISHED['full'][-1]:+.1f}"] if theirs else ["-"] * 3
-            )
-            rows.append([arm, *cells])
-        lines += [f"## {title}", "", *table([*heads, "against full"], rows)]
-    for task in tasks:
-        teacher, counts = results["teachers"][task], results["augmented"].get(task)
-        steps = {run["arm"]: run["steps"] for run in results["runs"][task]}
-        known = ", ".join(f"{name} {value:.4f}" for name, value in teacher["scores"].items())
+        for arm in (arm for arm in arms if any(arm in scores[task] for task in tasks)):
+            theirs = ["-"] * 3
+            if paper := PUBLISHED.get(arm):
+                theirs = [f"{paper[2]}", f"{paper[-1]}", f"{paper[-1] - PUBLISHED['full'][-1]:+.1f}"]
+            rows.append([arm, *(cell for task in tasks for cell in against_full(scores[task], arm)), *theirs])
+        lines += [f"## {title}", "", *table(["row", *heads, "paper, MRPC", "paper, mean", "against full"], rows)]
+    for task, teacher in teachers.items():
+        counts = results["augmented"].get(task)
+        steps = {run["arm"]: f"{run['arm']} {run['steps']:,}" for run in results["runs"][task]}
         lines += paragraph(
-            f"Teacher of {task}: {known}; a constant answer has {teacher['metric']} "
+            f"Teacher of {task}: {common.named(teacher['scores'])}; a constant answer has {teacher['metric']} "
             f"{teacher['constant'][teacher['metric']]:.4f}."
             + (f" {counts['train']:,} texts and {counts['augmented']:,} variants." if counts else "")
-            + f" Steps: {', '.join(f'{arm} {count:,}' for arm, count in steps.items())}."
+            + f" Steps: {', '.join(steps.values())}."
         )
     terms = ("embeddings", "hidden", "attention_scores")
     general = [
@@ -218,55 +197,29 @@ def page(results: Results, out: str) -> str:
         + [f"{run['before'][t]:.3f} to {run['after'][t]:.3f}" if t in run["after"] else "-" for t in terms]
         for arm, run in results["general"].items()
     ]
-    losses = [
-        f"{common.listed([f'{gap(scores, task, arm)} ({task})' for task in tasks])} without {what}"
-        for arm, what in (("no_gd", "general distillation"), ("no_td", "task distillation"), ("no_da", "augmentation"))
-    ]
-    places = "--data-dir path/to/glue --text path/to/wikipedia/*.txt.gz --vectors vectors.npz"
-    return "\n".join(
-        [
-            *common.opening(
-                "TinyBERT, whole, and what its parts gain",
-                f"Left out alone, each procedure costs accuracy in the mean: {'; '.join(losses)}.",
-            ),
-            *lines,
-            *["## Losses on held-out text in the general stage", ""],
-            *table(["general stage of", "tokens", "embeddings", "hidden", "attention scores"], general),
-            *paragraph(
-                f"""The model that proposes words: perplexity {words["before"]["perplexity"]:,.0f} to
-                {words["after"]["perplexity"]:.1f} on held-out text after {words["tokens"]:,} tokens."""
-            ),
-            *["## How it was made", "", f"    {common.command(PARSER, settings, places)}", ""],
-            *paragraph(
-                f"""Results: `{out}`. Budget: {settings["general_steps"]} general steps of 32 texts,
-                {settings["intermediate_epochs"]} + {settings["prediction_epochs"]} epochs on the task, {settings["variants"]}
-                variant(s) for each text. General teacher: MiniLM (6 layers x 384). Task teachers: the same, fine-tuned.
-                Student: 4 layers x 192, 12 heads, intermediate 768, random at first. Scores are of dev; checkpoints are
-                selected on a validation split (10 % of train); means with half of the 95 % t-interval over seeds, whose number
-                is in parentheses; differences are paired by seed. The paper's columns are TinyBERT4 (4 x 312 from BERT-base,
-                GLUE dev, Jiao et al. 2019, arXiv:1909.10351, tables 5 to 7), their mean that of MNLI-m, MNLI-mm, MRPC (accuracy)
-                and CoLA (MCC): another teacher, student and budget, so compare orders, not numbers. Discussion:
-                [findings.md](findings.md)."""
-            ),
-        ]
-    )
+    gaps = {
+        arm: common.listed(
+            [f"{common.gain(by.get(arm, {}), by.get('full', {}))} ({task})" for task, by in scores.items()]
+        )
+        for arm in ("no_gd", "no_td", "no_da")
+    }
+    places = f"{common.GLUE} --text path/to/wikipedia/*.txt.gz --vectors vectors.npz"
+    command = SCRIPT.command(results["settings"], places)
+    losses = table(["general stage of", "tokens", "embeddings", "hidden", "attention scores"], general)
+    return {**gaps, "tables": lines, "general": losses, "words": words, "command": command}
 
 
 def counted(values: list[float], sign: str = "") -> str:
     return f"{shown(values, sign, 4)} ({len(values) if len(values) > 1 else 'one seed'})"
 
 
-def gap(scores: dict[tuple[str, str], dict[int, float]], task: str, arm: str) -> str:
-    return shown(paired(scores.get((task, arm), {}), scores.get((task, "full"), {})), "+")
-
-
-def against_full(scores: dict[tuple[str, str], dict[int, float]], task: str, arm: str) -> list[str]:
+def against_full(scores: dict[str, dict[int, float]], arm: str) -> list[str]:
     """The score of a row on a task, and its difference to the full method."""
-    if (task, arm) not in scores:
+    if arm not in scores:
         return ["-", "-"]
-    both = paired(scores[task, arm], scores.get((task, "full"), {}))
-    return [counted([*scores[task, arm].values()]), "" if arm == "full" or not both else counted(both, "+")]
+    both = paired(scores[arm], scores.get("full", {}))
+    return [counted([*scores[arm].values()]), "" if arm == "full" or not both else counted(both, "+")]
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page)
+    SCRIPT.conduct(measure, page)

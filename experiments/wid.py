@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,6 @@ import common
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import Results
 from tokenizers import BertWordPieceTokenizer
 from transformers import (
     AutoTokenizer,
@@ -41,6 +39,7 @@ from transformers import (
 )
 
 from tutelage import anatomy
+from tutelage.anatomy import Head
 from tutelage.api import attention_report, build_corpus
 from tutelage.data import batches
 from tutelage.data.config import DataConfig
@@ -58,9 +57,11 @@ from tutelage.run.task import TaskRun
 from tutelage.run.workspace import bench
 from tutelage.students.load import load_config, load_model
 from tutelage.students.specs import Checkpoint, Fresh, Inherited, Sliced, Student
+from tutelage.studies import script
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import judged, paragraph, shown, table
 from tutelage.studies.plot import Plot
+from tutelage.studies.script import Results, write
 from tutelage.studies.study import Outcome, paired, study
 
 
@@ -69,6 +70,7 @@ class Kind:
     """The task on raw text, its teacher, and the steps of all."""
 
     title: str
+    head: Head
     teacher: str
     teacher_steps: int
     teacher_rate: float
@@ -80,6 +82,7 @@ class Kind:
 KINDS = {
     "words": Kind(
         "masked words (BERT)",
+        "masked_lm",
         "the first 3 layers of MiniLM (384 wide, 12 heads) and its vocabulary of 30,522",
         1500,
         2e-4,
@@ -88,6 +91,7 @@ KINDS = {
     ),
     "next_words": Kind(
         "next words (GPT-2)",
+        "causal_lm",
         "3 new layers (96 wide, 4 heads) and a vocabulary of 2,000 made here",
         6000,
         1e-3,
@@ -104,15 +108,6 @@ ARMS = {
     "kd": "new, labels and teacher's predictions",
     "scratch": "new, labels",
 }
-STUDENTS = {
-    "wid": "wid",
-    "wid_tied": "wid",
-    "slice_norm": "slices",
-    "slice_random": "slices",
-    "kd": "new",
-    "scratch": "new",
-}
-"""By arm: the kind of student it is."""
 LENGTH, BATCH = 48, 32
 """Tokens of an input, and inputs of a step."""
 TASK_ARMS = {
@@ -126,22 +121,21 @@ TASK_KINDS = {
     "slices": (("slice_norm", "slice_random"), (2e-4, 5e-4, 1e-3)),
 }
 """By kind: its arms, and the rates to select from, by the first arm at the first width."""
-PARSER = common.options(__doc__, "wid", tasks="sst2,stsb")
-PARSER.add_argument("part", nargs="?", choices=["words", "tasks"], default="words")
-PARSER.add_argument("--text", nargs="+", help="of words: text, a paragraph a line, a blank line between documents")
-PARSER.add_argument("--times", type=float, default=1.0, help="of words: factor on all numbers of steps")
-PARSER.add_argument("--kinds", default=",".join(KINDS))
-PARSER.add_argument("--arms", default=",".join(ARMS), help="of words: arms, separated by commas")
-PARSER.add_argument("--widths", default="192,96", help="of tasks: widths of the students")
-PARSER.add_argument("--epochs", type=int, default=4, help="of tasks: epochs of the students")
+SCRIPT = common.options(__file__, __doc__, "wid", tasks="sst2,stsb")
+SCRIPT.add_argument("part", nargs="?", choices=["words", "tasks"], default="words")
+SCRIPT.add_argument("--text", nargs="+", help="of words: text, a paragraph a line, a blank line between documents")
+SCRIPT.add_argument("--times", type=float, default=1.0, help="of words: factor on all numbers of steps")
+SCRIPT.add_argument("--kinds", default=",".join(KINDS))
+SCRIPT.add_argument("--arms", default=",".join(ARMS), help="of words: arms, separated by commas")
+SCRIPT.add_argument("--widths", default="192,96", help="of tasks: widths of the students")
+SCRIPT.add_argument("--epochs", type=int, default=4, help="of tasks: epochs of the students")
 NAMES = {"words": ("seeds", "times", "mixed_precision"), "tasks": ("seeds", "widths", "epochs", "mixed_precision")}
 """Settings of each part."""
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
-    if unknown := [arm for arm in arguments.arms.split(",") if arm not in ARMS]:
-        PARSER.error(f"there is no arm {unknown[0]!r}; there are {', '.join(ARMS)}")
-    part, results = arguments.part, common.before(arguments)
+    common.chosen(SCRIPT, arguments.arms, ARMS)
+    part, results = arguments.part, script.before(arguments.out)
     given = {name: getattr(arguments, name) for name in NAMES[part]}
     before = results.get(part, {})
     for found in words(arguments) if part == "words" else tasks(arguments):
@@ -174,31 +168,31 @@ def tasks_of(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 
 def words(arguments: argparse.Namespace) -> Iterator[Results]:
     """Teachers and students of masked and of next words, and their losses on held-out text."""
-    work = Path(arguments.work) / "words"
+    work = arguments.work / "words"
     begin(work, arguments)
 
-    def results_of(kind: str, arms: dict[str, tuple[str, float]], seeds: Sequence[int], whole: bool) -> list[Outcome]:
-        """The runs of arms ``(student, rate)`` that are finished or this process's."""
+    def results_of(kind: str, arms: dict[str, tuple[str, float]], seeds: Sequence[int]) -> list[Outcome]:
+        """The runs of arms ``(student, rate)`` that are finished or this process's; a teacher is every process's."""
         configs = {name: config_for(arm, kind, work, rate, arguments) for name, (arm, rate) in arms.items()}
-        part = (0, 1) if whole else common.part(arguments)
-        return study(
-            work, configs, seeds, keep=lambda config, report: losses(config, report, work, kind), part=part
-        ).outcomes
+        part = (0, 1) if f"{kind}-teacher" in arms else common.part(arguments)
+        found = study(work, configs, seeds, keep=lambda config, report: losses(config, report, work, kind), part=part)
+        return found.outcomes
 
-    kinds: dict[str, Any] = {}
+    kinds: Results = {}
     for kind in arguments.kinds.split(","):
         how = KINDS[kind]
-        teacher = dict(results_of(kind, {f"{kind}-teacher": ("teacher", how.teacher_rate)}, [0], whole=True)[0].more)
+        teacher = dict(results_of(kind, {f"{kind}-teacher": ("teacher", how.teacher_rate)}, [0])[0].more)
         if arguments.share == "shared":
             continue
         found: Results = {"teacher": teacher, "arms": {}, "curves": {"teacher": teacher.pop("curve")}}
         for arm in arguments.arms.split(","):
-            names = {f"{kind}-{arm}-{rate:g}": rate for rate in how.rates[STUDENTS[arm]]}
-            tuned = results_of(kind, {name: (arm, rate) for name, rate in names.items()}, [0], whole=False)
+            rates = how.rates[{"wid": "wid", "slice": "slices"}.get(arm.partition("_")[0], "new")]
+            names = {f"{kind}-{arm}-{rate:g}": rate for rate in rates}
+            tuned = results_of(kind, {name: (arm, rate) for name, rate in names.items()}, [0])
             if len(tuned) < len(names):
                 continue  # another process has the rest; repeat the command
             best = min(tuned, key=lambda run: run.more["tuning"])
-            runs = results_of(kind, {best.arm: (arm, names[best.arm])}, range(arguments.seeds), whole=False)
+            runs = results_of(kind, {best.arm: (arm, names[best.arm])}, range(arguments.seeds))
             found["curves"][arm] = best.more["curve"]
             found["arms"][arm] = {
                 "rate": names[best.arm],
@@ -214,10 +208,16 @@ def words(arguments: argparse.Namespace) -> Iterator[Results]:
 
 
 def losses(config: RunConfig, report: Results, work: Path, kind: str) -> Results:
-    """Losses of a finished run on text of neither training nor report (``tuning``) and on held-out text (``unseen``)."""
+    """Losses of a finished run on text of neither training nor report (``tuning``) and on held-out text (``unseen``).
+
+    The curve has steps and cross-entropy of the labels during training, as means over stretches of the log.
+    """
     student = Path(str(config.out)) / "student"
     found = {name: loss_on(student, Corpus(work / f"{kind}-{name}"), kind) for name in ("tuning", "unseen")}
-    return {**found, "seconds": sum(stage["seconds"] for stage in report["stages"]), "curve": curve(report)}
+    weight, seen = (0.5 if report["method"] == "kd" else 1.0), np.array(report["stages"][0]["losses"]["hard_labels"])
+    parts = np.array_split(seen, min(60, len(seen)))
+    curve = [[float(part[-1, 0]), round(float(part[:, 1].mean()) / weight, 4)] for part in parts]
+    return {**found, "seconds": sum(stage["seconds"] for stage in report["stages"]), "curve": curve}
 
 
 def begin(work: Path, arguments: argparse.Namespace) -> None:
@@ -234,8 +234,8 @@ def begin(work: Path, arguments: argparse.Namespace) -> None:
         BertTokenizerFast(vocab=trained.get_vocab(), model_max_length=LENGTH).save_pretrained(folders["next_words"])
     if not (work / "unseen.txt").exists():
         last = list(lines(Path(arguments.text[-1]), 9_000))
-        common.write(work / "tuning.txt", "\n".join(last[6_000:]))
-        common.write(work / "unseen.txt", "\n".join(last[:6_000]))
+        write(work / "tuning.txt", "\n".join(last[6_000:]))
+        write(work / "unseen.txt", "\n".join(last[:6_000]))
     texts = {"tuning": [work / "tuning.txt"], "unseen": [work / "unseen.txt"], "corpus": arguments.text[:-1]}
     for kind, folder in folders.items():
         for name, paths in texts.items():
@@ -306,13 +306,12 @@ def config_for(arm: str, kind: str, work: Path, rate: float, arguments: argparse
 @torch.no_grad()
 def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 2000) -> float:
     """Cross-entropy in nats a word on held-out text; every model predicts the same words."""
-    model = load_model(str(folder), "words" if kind == "words" else "next_words")[0]
-    types = anatomy.has_token_types(model.config)
-    feed = Drawn(corpus, instances(kind), "words" if kind == "words" else "next_words", 0, types=types)
+    head = KINDS[kind].head
+    model = load_model(str(folder), head)[0]
+    feed = Drawn(corpus, instances(kind), head, 0, types=anatomy.has_token_types(model.config))
     names = feed.rows(0)[:rows]
     total, count = 0.0, 0
-    for start in range(0, len(names), 64):
-        part = names[start : start + 64]
+    for part in np.split(names, range(64, len(names), 64)):
         for batch in batches.step_batches(feed.read(0, part), part, 0, 1, 2**30):
             logits = anatomy.answers_of(model, batch.inputs, batch.predicted)
             total += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
@@ -320,25 +319,14 @@ def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 2000) -> float:
     return total / count
 
 
-def attention_of(work: Path, kind: str, out: Path) -> dict[str, Any]:
+def attention_of(work: Path, kind: str, out: Path) -> Results:
     """The student's attention beside the teacher's on held-out text, stored beside the run."""
     path = out / "attention.json"
     if not path.exists():
-        teacher = str(work / f"{kind}-teacher-0" / "student")
-        report = attention_report(
-            teacher, str(out / "student"), str(work / "unseen.txt"), max_length=LENGTH, quiet=True
-        )
-        common.write(path, report.model_dump_json(include={"same_head", "best_match", "uniform"}))
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def curve(report: dict[str, Any], points: int = 60) -> list[list[float]]:
-    """Steps and cross-entropy of the labels during training, as means over stretches of the log."""
-    weight = 0.5 if report["method"] == "kd" else 1.0
-    seen = np.array(report["stages"][0]["losses"]["hard_labels"])
-    parts = np.array_split(seen, min(points, len(seen)))
-    return [[float(part[-1, 0]), round(float(part[:, 1].mean()) / weight, 4)] for part in parts]
+        teacher, texts = str(work / f"{kind}-teacher-0" / "student"), str(work / "unseen.txt")
+        report = attention_report(teacher, str(out / "student"), texts, max_length=LENGTH, quiet=True)
+        write(path, report.model_dump_json(include={"same_head", "best_match", "uniform"}))
+    return script.before(path)
 
 
 # ------------------------------------------------------------------------------------------------------------ on tasks
@@ -346,10 +334,10 @@ def curve(report: dict[str, Any], points: int = 60) -> list[list[float]]:
 
 def tasks(arguments: argparse.Namespace) -> Iterator[Results]:
     """MiniLM made narrower on a task: by WID with either strategy, and from slices."""
-    work = Path(arguments.work) / "tasks"
     found: Results = {"teachers": {}, "tuning": {}, "runs": []}
     for task in arguments.tasks.split(","):
-        data, place = common.task_data(arguments, task, holdout=0.1, max_length=128), work / task
+        place = arguments.work / "tasks" / task
+        data = common.task_data(arguments, task, holdout=0.1, max_length=128)
         found["teachers"][task] = run_arms(arguments, place, data, {"teacher": ("teacher", 0, 0.0)}, [0])[0]
         if arguments.share == "shared":
             continue
@@ -377,27 +365,27 @@ def run_arms(
     seeds: Iterable[int],
 ) -> list[Results]:
     """The runs of ``(arm, width, rate)`` that are finished or this process's."""
-    recipes = {name: task_recipe(arm, width, arguments.epochs, rate) for name, (arm, width, rate) in arms.items()}
+    recipes = {name: task_recipe(*arm, arguments.epochs) for name, arm in arms.items()}
+    teacher = None if "teacher" in arms else str(place / "teacher-0")
+    keys = ("score", "parameters")
     return common.carry_out(
-        arguments, place, recipes, data, seeds, keys=("score", "parameters"),
-        teacher=None if "teacher" in arms else str(place / "teacher-0"),
-        about=lambda run: {"name": run.arm, "seed": run.seed},
-        more=lambda config, report: {
-            "selection": None if config.teacher is None else selection_score(config), "metric": report["metric"]
-        },
-    )  # fmt: skip
+        arguments, place, recipes, data, seeds, keys=keys, more=about_run, arm="name", teacher=teacher
+    )
 
 
-def selection_score(config: RunConfig) -> float:
-    """The finished student's score on the validation split."""
+def about_run(config: RunConfig, report: Results) -> Results:
+    """The task's metric, and a finished student's score on the validation split."""
+    if config.teacher is None:
+        return {"selection": None, "metric": report["metric"]}
     with bench(quiet=True) as desk:
         run = TaskRun(desk, config, sketch=True)
         model = load_model(str(Path(str(config.out)) / "student"), "classes")[0]
         logits = desk.predict(model, run.selection.student, "selection")
-    return float(run.kind.scores(run.data, logits, run.selection)[run.data.metrics[0]])
+    scores = run.kind.scores(run.data, logits, run.selection)
+    return {"selection": float(scores[run.data.metrics[0]]), "metric": report["metric"]}
 
 
-def task_recipe(arm: str, width: int, epochs: int, rate: float) -> Recipe:
+def task_recipe(arm: str, width: int, rate: float, epochs: int) -> Recipe:
     if arm == "teacher":
         return finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=1e-4)
     if arm.startswith("wid"):
@@ -413,20 +401,16 @@ def task_recipe(arm: str, width: int, epochs: int, rate: float) -> Recipe:
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: Results, out: str) -> str:
+def page(results: Results, out: Path) -> Results:
     lines, commands, notes, takeaways = [], [], [], []
     if "words" in results:
-        settings, kinds = results["words"]["settings"], results["words"]["kinds"]
-        lines += about_words(settings, kinds)
-        commands.append(common.command(PARSER, settings, "words --text path/to/wikipedia/*.txt.gz"))
+        given, kinds = results["words"]["settings"], results["words"]["kinds"]
+        lines += about_words(given, kinds)
+        commands.append(SCRIPT.command(given, "words --text path/to/wikipedia/*.txt.gz"))
         for kind, found in kinds.items():
             behind = behind_wid(found["arms"])
-            takeaways.append(
-                f"on {KINDS[kind].title} WID is "
-                + common.listed(
-                    [f"{shown(behind[arm])} nats better than {ARMS[arm]}" for arm in ("slice_norm", "scratch")]
-                )
-            )
+            better = [f"{shown(behind[arm])} nats better than {ARMS[arm]}" for arm in ("slice_norm", "scratch")]
+            takeaways.append(f"on {KINDS[kind].title} WID is {common.listed(better)}")
         notes += paragraph(
             f"""On raw text all train on {BATCH} inputs of {LENGTH} tokens a step. Students are as deep as the teacher, with as many
             heads, half as wide. Loss: nats a word on held-out text, the same words for all; means with half of the 95 %
@@ -435,22 +419,22 @@ def page(results: Results, out: str) -> str:
             training, with other runs at the same time."""
         )
     if "tasks" in results:
-        settings = results["tasks"]["settings"]
+        given = results["tasks"]["settings"]
         lines += about_tasks(**results["tasks"])
-        given = {**settings, "tasks": ",".join(results["tasks"]["teachers"])}
-        commands.append(common.command(PARSER, given, "tasks --data-dir path/to/glue"))
+        commands.append(
+            SCRIPT.command({**given, "tasks": ",".join(results["tasks"]["teachers"])}, f"tasks {common.GLUE}")
+        )
         rows = ", ".join(f"{task} is cut to {count:,} training rows" for task, count in common.ROWS.items())
         notes += paragraph(
             f"""On tasks the teacher is MiniLM (6 layers x 384), fine-tuned for 4 epochs; {rows}. Students have 6 layers and are
-            narrower; batches of 64; the last epoch ({settings["epochs"]} of them) counts; scores are of dev, means with half of
+            narrower; batches of 64; the last epoch ({given["epochs"]} of them) counts; scores are of dev, means with half of
             the 95 % t-interval over seeds. *dim* keeps 12 smaller heads, *head* keeps whole ones. The rate of WID is the one
-            that is best for its first arm at {settings["widths"].split(",")[0]} wide with seed 0, on the validation split (10 %
+            that is best for its first arm at {given["widths"].split(",")[0]} wide with seed 0, on the validation split (10 %
             of train); so is that of slices: the second table, *open* where the best is the first or last that was tried.
             Discussion: [findings.md](findings.md)."""
         )
-    how = ["## How it was made", "", *(f"    {command}" for command in commands), "", f"Results: `{out}`.", ""]
-    takeaway = f"Inherited weights beat slices of the teacher at equal steps: {'; '.join(takeaways)}."
-    return "\n".join([*common.opening("WID against other ways to a narrower student", takeaway), *lines, *how, *notes])
+    commands = [f"    {command}" for command in commands]
+    return {"takeaways": "; ".join(takeaways), "parts": lines, "commands": commands, "notes": notes}
 
 
 def behind_wid(arms: Results) -> dict[str, list[float]]:
@@ -465,79 +449,75 @@ def tried(losses: dict[str, float], best: str) -> str:
     return ", ".join(cells) + (" (open)" if best in (next(iter(losses)), next(reversed(losses))) else "")
 
 
-def about_words(settings: dict[str, Any], kinds: dict[str, Any]) -> list[str]:
+def about_words(given: Results, kinds: Results) -> list[str]:
     lines = ["## On raw text", ""]
     for kind, found in kinds.items():
         how, arms = KINDS[kind], found["arms"]
-        behind = behind_wid(arms)
-        lines += [f"### {how.title[0].upper()}{how.title[1:]}", ""]
-        cells = [
-            [
-                ARMS[arm],
-                str(len(of["losses"])),
-                shown([*of["losses"].values()]),
-                "-" if arm == "wid" else shown(behind[arm], "+"),
-                f"{np.mean(of['seconds']):.0f}",
-                tried(of["tuning"], format(of["rate"], "g")),
-            ]
-            for arm, of in arms.items()
-        ]
-        lines += table(["student", "seeds", "loss", "behind WID", "seconds", "rates: loss with seed 0"], cells)
-        lines += paragraph(
-            f"""Teacher: {how.teacher}, trained here for {round(how.teacher_steps * settings["times"]):,} steps;
-            {found["teacher"]["unseen"]:.3f}. Students train for {round(how.steps * settings["times"]):,} steps."""
-        )
+        behind, rows, attention = behind_wid(arms), [], []
+        for arm, of in arms.items():
+            rows.append([ARMS[arm], str(len(of["losses"])), shown([*of["losses"].values()])])
+            rows[-1] += ["-" if arm == "wid" else shown(behind[arm], "+"), f"{np.mean(of['seconds']):.0f}"]
+            rows[-1].append(tried(of["tuning"], format(of["rate"], "g")))
+            values = [(h, m) for h in ("same_head", "best_match", "uniform") for m in ("cosine", "kl")]
+            cells = [shown([one[h][m] for one in of["attention"]]) for h, m in values]
+            attention.append([ARMS[arm], str(len(of["attention"])), *cells])
         missing = [name for arm, name in ARMS.items() if arm not in arms]
-        lines += [f"Not run: {'; '.join(missing)}.", ""] if missing else []
         claims = [judged(f"WID is better than {ARMS[a]}", behind[a]) for a in arms if a not in ("wid", "wid_tied")]
-        lines += [*(f"* {claim}" for claim in claims if claim), "", f"![Loss during training](wid_{kind}.svg)", ""]
-        kinds_of_head = ("same_head", "best_match", "uniform")
-        cells = [
-            [ARMS[arm], str(len(of["attention"]))]
-            + [shown([one[h][m] for one in of["attention"]]) for h in kinds_of_head for m in ("cosine", "kl")]
-            for arm, of in arms.items()
+        lines += [
+            *[f"### {how.title[0].upper()}{how.title[1:]}", ""],
+            *table(["student", "seeds", "loss", "behind WID", "seconds", "rates: loss with seed 0"], rows),
+            *paragraph(
+                f"""Teacher: {how.teacher}, trained here for {round(how.teacher_steps * given["times"]):,} steps;
+                {found["teacher"]["unseen"]:.3f}. Students train for {round(how.steps * given["times"]):,} steps."""
+            ),
+            *([f"Not run: {'; '.join(missing)}.", ""] if missing else []),
+            *[*(f"* {claim}" for claim in claims if claim), "", f"![Loss during training](wid_{kind}.svg)", ""],
+            *table(
+                ["student", "seeds", "same head: cosine", "KL", "best match: cosine", "KL", "uniform: cosine", "KL"],
+                attention,
+            ),
+            *paragraph(
+                """Attention on held-out text beside the teacher's (`tutelage attention-report`): cosine and KL in nats of the
+                same head, of the best matching one, and of uniform attention."""
+            ),
         ]
-        heads = ["same head: cosine", "KL", "best match: cosine", "KL", "uniform: cosine", "KL"]
-        lines += table(["student", "seeds", *heads], cells)
-        lines += paragraph(
-            """Attention on held-out text beside the teacher's (`tutelage attention-report`): cosine and KL in nats of the same
-            head, of the best matching one, and of uniform attention."""
-        )
     return lines
 
 
-def about_tasks(
-    settings: dict[str, Any], teachers: dict[str, Any], tuning: dict[str, Any], runs: list[dict[str, Any]]
-) -> list[str]:
-    lines, rows = ["## On tasks", ""], []
-    claims = []
+def about_tasks(settings: Results, teachers: Results, tuning: Results, runs: list[Results]) -> list[str]:
+    rows, claims = [], []
+    pairs = [(ours, theirs) for ours in ("wid_dim", "wid_head") for theirs in ("slice_norm", "slice_random")]
     for task, teacher in teachers.items():
         for width in map(int, settings["widths"].split(",")):
-            found = [run for run in runs if run["task"] == task and run["width"] == width]
-            scores = {arm: {r["seed"]: r["score"] for r in found if r["arm"] == arm} for arm in TASK_ARMS}
+            found = common.of(runs, task=task, width=width)
             if not found:
                 continue
+            scores = {arm: {r["seed"]: r["score"] for r in common.of(found, arm=arm)} for arm in TASK_ARMS}
             head = [f"{task} ({teacher['metric']})", str(width), f"{found[0]['parameters'] / 1e6:.1f} M"]
             cells = [f"{shown([*of.values()])} ({len(of)})" if of else "-" for of in scores.values()]
             rows.append([*head, f"{teacher['score']:.3f}", *cells])
-            pairs = [(ours, theirs) for ours in ("wid_dim", "wid_head") for theirs in ("slice_norm", "slice_random")]
             for ours, theirs in [*pairs, ("wid_head", "wid_dim")]:
                 gains = paired(scores[ours], scores[theirs])
                 claims.append(judged(f"{task}, {width}: {TASK_ARMS[ours]} is better than {TASK_ARMS[theirs]}", gains))
-    lines += table(["task", "width", "parameters", "teacher", *TASK_ARMS.values()], rows)
-    lines += [*(f"* {claim}" for claim in claims if claim), ""]
-    found = [
-        [task]
-        + [tried(by[kind], max(by[kind], key=by[kind].__getitem__)) if kind in by else "-" for kind in TASK_KINDS]
+    rates = [
+        [task] + [tried(by[kind], max(by[kind], key=by[kind].get)) if kind in by else "-" for kind in TASK_KINDS]
         for task, by in tuning.items()
     ]
-    return lines + table(["task", *(TASK_ARMS[arms[0]] for arms, _ in TASK_KINDS.values())], found)
+    return [
+        *["## On tasks", "", *table(["task", "width", "parameters", "teacher", *TASK_ARMS.values()], rows)],
+        *[*(f"* {claim}" for claim in claims if claim), ""],
+        *table(["task", *(TASK_ARMS[arms[0]] for arms, _ in TASK_KINDS.values())], rates),
+    ]
 
 
-COLOURS = {"teacher": "#888", "wid": "#1b6ca8", "slice_norm": "#5a9e4b", "kd": "#c8782a", "scratch": "#b23a48"}
-
-
-SHORT = {"teacher": "teacher", "wid": "WID", "slice_norm": "slices", "kd": "new, KD", "scratch": "new"}
+CURVES = {
+    "teacher": ("teacher", "#888"),
+    "wid": ("WID", "#1b6ca8"),
+    "slice_norm": ("slices", "#5a9e4b"),
+    "kd": ("new, KD", "#c8782a"),
+    "scratch": ("new", "#b23a48"),
+}
+"""The arms of the picture: name and colour."""
 
 
 def pictures(results: Results) -> dict[str, str]:
@@ -547,14 +527,13 @@ def pictures(results: Results) -> dict[str, str]:
 
 
 def picture(curves: dict[str, list[list[float]]], title: str) -> Plot:
-    kept = {arm: curve for arm, curve in curves.items() if arm in COLOURS and curve}
+    kept = {arm: curve for arm, curve in curves.items() if arm in CURVES and curve}
     most = max(curve[-1][0] for curve in kept.values())
     if students := [curve[-1][0] for arm, curve in kept.items() if arm != "teacher"]:
         most = min(most, 6 * max(students))  # a teacher that trains for long is cut where students can still be seen
     kept = {arm: [point for point in curve if point[0] <= most] for arm, curve in kept.items()}
-    values = [
-        loss for curve in kept.values() for _, loss in (curve[2:] or curve)
-    ]  # the first fall is above the picture
+    # The first fall is above the picture.
+    values = [loss for curve in kept.values() for _, loss in (curve[2:] or curve)]
     low, high = np.floor(min(values) * 2) / 2, np.ceil(max(values) * 2) / 2
     plot = Plot(
         f"Loss of {title} during training, nats a word", (0, most), (low, high), x_label="steps",
@@ -562,14 +541,15 @@ def picture(curves: dict[str, list[list[float]]], title: str) -> Plot:
     )  # fmt: skip
     taken: list[float] = []
     for arm, curve in sorted(kept.items(), key=lambda item: item[1][-1][1]):
-        plot.line([(step, min(loss, high)) for step, loss in curve], COLOURS[arm])
+        name, colour = CURVES[arm]
+        plot.line([(step, min(loss, high)) for step, loss in curve], colour)
         y = first = plot.at(*curve[-1])[1]
         while any(abs(y - other) < 14 for other in taken):
             y -= 7
         taken.append(y)
-        plot.text(*curve[-1], SHORT[arm], colour=COLOURS[arm], dx=6, dy=4 + y - first)
+        plot.text(*curve[-1], name, colour=colour, dx=6, dy=4 + y - first)
     return plot
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page, pictures)
+    SCRIPT.conduct(measure, page, pictures=pictures)

@@ -39,7 +39,11 @@ LABELS = ("negative", "positive")
 # A derived family has no random model of its own; test_pruned puts it through the same questions.
 ALL_FAMILIES = sorted(name for name, family in FAMILIES.items() if not family.derived)
 # The last of the hidden states that these models return has a final norm applied; a tap gives the layer's own output.
-FINAL_NORM = ("gpt2", "modernbert")
+FINAL_NORM = tuple(name for name in ALL_FAMILIES if FAMILIES[name].final_norm)
+# Families that share an entry with an earlier one, or are read as another is: the fast tests do not train them.
+_NAMES = [name for name, family in FAMILIES.items() if not family.derived]
+ALIKE = [name for place, name in enumerate(_NAMES) if FAMILIES[name] in [FAMILIES[other] for other in _NAMES[:place]]]
+ALIKE += ["deberta", "nomic_bert"]
 
 
 def pytest_collection_finish() -> None:
@@ -158,6 +162,11 @@ def tiny_config(family: str, layers: int = 4, hidden: int = 32, heads: int = 4, 
     }
     if family in ("electra", "albert"):
         sizes["embedding_size"] = 16
+    if family.startswith("deberta"):
+        more_sizes = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
+        sizes |= {**more_sizes, "type_vocab_size": 0, "pooler_hidden_size": hidden}
+    if family == "deberta-v2":
+        sizes |= {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True}
     if family == "modernbert":
         sizes |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "local_attention": 8}
     return AutoConfig.for_model(family, **{**sizes, **more})

@@ -52,22 +52,23 @@ def in_processes(count: int, function: Callable[..., Any], *arguments: Any) -> l
         process.start()
         sender.close()
         started.append((process, receiver))
-    return [_result(process, receiver) for process, receiver in started]
+    ends = [_end(process, receiver) for process, receiver in started]
+    assert not any(error for _, error in ends), "\n".join(error for _, error in ends if error)
+    return [value for value, _ in ends]
 
 
 KILLED = "killed"
 
 
-def _result(process: Any, receiver: Connection) -> Any:
+def _end(process: Any, receiver: Connection) -> tuple[Any, str | None]:
+    """The value of a process, or its traceback."""
     try:
         value, error = receiver.recv()
     except EOFError:
         process.join()
-        assert process.exitcode == -signal.SIGKILL, f"a process ended with {process.exitcode} and no result"
-        return KILLED
+        return KILLED, None if process.exitcode == -signal.SIGKILL else f"a process ended with {process.exitcode}"
     process.join()
-    assert error is None, error
-    return value
+    return value, error
 
 
 def in_process(function: Callable[..., Any], *arguments: Any) -> Any:

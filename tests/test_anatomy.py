@@ -26,7 +26,7 @@ def test_paths_lead_to_parts_of_the_stated_sizes(family: str) -> None:
     model = tiny_model(family)
     table = anatomy.FAMILIES[family]
     layer = anatomy.layers_of(model)[-1]
-    fused, gated = table.query == table.key, family == "modernbert"
+    fused, gated = table.query == table.key, family == "modernbert"  # nomic_bert's gate is a matrix of its own
 
     def shape(path: str) -> tuple[int, ...]:
         weight = layer.get_submodule(path).weight
@@ -40,7 +40,7 @@ def test_paths_lead_to_parts_of_the_stated_sizes(family: str) -> None:
         assert layer.get_submodule(norm).weight.shape == (HIDDEN,)
     assert len(anatomy.layers_of(model)) == (1 if table.shared else LAYERS)
     assert anatomy.word_embeddings_of(model).num_embeddings == model.config.vocab_size
-    if table.pooler is not None and family != "roberta":  # RoBERTa's classifier is built without its pooler
+    if table.pooler is not None and table.reads_pooler:  # RoBERTa's classifier is built without its pooler
         assert anatomy.base_of(model).get_submodule(table.pooler) is not None
 
 
@@ -50,8 +50,9 @@ def test_shape(family: str) -> None:
     assert (shape.layers, shape.hidden, shape.heads, shape.intermediate) == (LAYERS, HIDDEN, HEADS, INTERMEDIATE)
 
 
-def test_a_roberta_has_fewer_positions_than_its_table_rows() -> None:
-    model = tiny_model("roberta")
+@pytest.mark.parametrize("family", [name for name in ALL_FAMILIES if anatomy.FAMILIES[name].numbers_after_padding])
+def test_a_family_that_numbers_after_padding_has_fewer_positions_than_table_rows(family: str) -> None:
+    model = tiny_model(family)
     longest = anatomy.max_length(model.config)
     ids = torch.full((1, longest), 7)
     model(input_ids=ids, attention_mask=torch.ones_like(ids))
@@ -61,12 +62,13 @@ def test_a_roberta_has_fewer_positions_than_its_table_rows() -> None:
 
 
 def test_an_unknown_family_is_refused() -> None:
-    from transformers import LlamaConfig, T5Config
+    from transformers import LlamaConfig, ViTConfig
 
-    with pytest.raises(TutelageError, match="'t5' is not supported"):
-        anatomy.family_of(T5Config())
-    with pytest.raises(TutelageError, match="8 query heads on 2 key and value heads, cannot be pruned"):
-        anatomy.family_of(LlamaConfig(num_attention_heads=8, num_key_value_heads=2))
+    with pytest.raises(
+        TutelageError, match="'vit' is not supported and transformers has no classification model of it"
+    ):
+        anatomy.family_of(ViTConfig())
+    assert anatomy.family_of(LlamaConfig()) is anatomy.UNREAD
 
 
 @pytest.mark.parametrize("family", ALL_FAMILIES)
@@ -84,9 +86,14 @@ def test_hidden_states_are_those_the_model_returns(family: str) -> None:
         torch.testing.assert_close(signals.hidden[layer], own.hidden_states[layer], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("family", ALL_FAMILIES)
+READ = [name for name in ALL_FAMILIES if anatomy.FAMILIES[name].attention]
+"""Families whose attention can be read."""
+
+
+@pytest.mark.parametrize("family", READ)
 def test_queries_and_keys_are_those_of_the_eager_attention(family: str) -> None:
-    """softmax(Q K^T) of the tapped tensors is what eager attention returns; the fused kernel's output does not change."""
+    """softmax(Q K^T) of the tapped tensors (and what relative positions add) is what eager attention returns; the fused
+    kernel's output does not change."""
     model = tiny_model(family)
     inputs = inputs_for(model)
     plain = model(**inputs).logits.detach()
@@ -105,6 +112,8 @@ def test_queries_and_keys_are_those_of_the_eager_attention(family: str) -> None:
     mask = inputs["attention_mask"].bool()
     for layer in range(1, LAYERS + 1):
         scores = signals.queries[layer] @ signals.keys[layer].mT * signals.scaling
+        assert (layer in signals.biases) == (anatomy.FAMILIES[family].bias is not None)
+        scores = scores + signals.biases.get(layer, torch.zeros(()))
         scores = scores.masked_fill(~mask[:, None, None, :], float("-inf"))
         assert signals.causal == anatomy.FAMILIES[family].causal
         if signals.causal:
@@ -116,7 +125,7 @@ def test_queries_and_keys_are_those_of_the_eager_attention(family: str) -> None:
         torch.testing.assert_close(ours, maps[layer - 1] * mask[:, None, :, None], atol=2e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", ALL_FAMILIES)
+@pytest.mark.parametrize("family", READ)
 def test_padding_is_not_attended_to_while_tapped(family: str) -> None:
     """A new attention name gets no mask unless one is registered for it: then padding would leak in, silently."""
     model = tiny_model(family)
@@ -125,7 +134,8 @@ def test_padding_is_not_attended_to_while_tapped(family: str) -> None:
     with torch.no_grad():
         logits = tap(inputs).logits
         other = {**inputs, "input_ids": torch.where(inputs["attention_mask"].bool(), inputs["input_ids"], 9)}
-        if family in ("gpt2", "roberta"):  # they look for padding tokens (its end, positions): garbage must not be one
+        table = anatomy.FAMILIES[family]
+        if table.causal or table.numbers_after_padding:  # they look for padding tokens: garbage must not be one
             other = {**inputs, "input_ids": torch.nn.functional.pad(inputs["input_ids"], (0, 4))}
             other["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 4))
         same = tap(other).logits
@@ -139,11 +149,12 @@ def test_a_teacher_stops_after_the_last_layer_needed(family: str) -> None:
     inputs = inputs_for(model)
     calls = []
     hooks = [layer.register_forward_hook(lambda *_: calls.append(1)) for layer in anatomy.layers_of(model)]
-    tap = Tap(model, Needs(hidden=frozenset({0, 2}), attention=frozenset({1})))
+    read = frozenset({1} if family in READ else ())
+    tap = Tap(model, Needs(hidden=frozenset({0, 2}), attention=read))
     with torch.no_grad():
         signals = tap(inputs)
     assert len(calls) == 2
-    assert sorted(signals.hidden) == [0, 2] and sorted(signals.keys) == [1]
+    assert sorted(signals.hidden) == [0, 2] and signals.keys.keys() == read
     tap.close()
     for hook in hooks:
         hook.remove()
@@ -274,3 +285,55 @@ def test_a_set_of_layers_is_trained_and_the_rest_is_frozen(family: str) -> None:
     assert anatomy.Layers(layers="lower_half").of(5) == [0, 1, 2, 3]
     with pytest.raises(TutelageError, match="has 1 to 4"):
         anatomy.frozen_modules(model, anatomy.Layers(layers=[5]))
+
+
+def test_a_signal_that_never_comes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family that does not call the attention interface raises nothing of its own: a loss over no layers would be zero."""
+    model = tiny_model("bert")
+    monkeypatch.setattr(model, "set_attn_implementation", lambda name: None)
+    tap = Tap(model, Needs(logits=True, attention=frozenset({2})))
+    with pytest.raises(TutelageError, match="this bert gave no queries and keys of layer 2"):
+        tap(inputs_for(model))
+    tap.close()
+
+
+@pytest.mark.parametrize("family", ["mpnet", "deberta-v2"])
+def test_closing_leaves_attention_that_is_read_at_its_matrices(family: str) -> None:
+    model = tiny_model(family)
+    modules = [layer.get_submodule(anatomy.FAMILIES[family].attention_module) for layer in anatomy.layers_of(model)]
+    before = [dict(vars(module)) for module in modules]
+    tap = Tap(model, Needs(attention=frozenset({1})))
+    signals = tap(inputs_for(model))
+    signals.queries[1].sum().backward()
+    assert anatomy.layers_of(model)[0].get_submodule(anatomy.FAMILIES[family].query).weight.grad.abs().max() > 0
+    tap.close()
+    for module, was in zip(modules, before, strict=True):
+        assert vars(module).keys() == was.keys()
+        assert not module._forward_hooks and not module._forward_pre_hooks
+
+
+def test_debertas_convolution_is_part_of_the_first_layer() -> None:
+    model = tiny_model("deberta-v2", conv_kernel_size=3)
+    inputs = inputs_for(model)
+    tap = Tap(model, Needs(hidden=frozenset(range(LAYERS + 1))))
+    with torch.no_grad():
+        own = model(**inputs, output_hidden_states=True).hidden_states
+        signals = tap(inputs)
+    tap.close()
+    for layer in range(LAYERS + 1):
+        torch.testing.assert_close(signals.hidden[layer], own[layer], rtol=0, atol=0)
+
+
+def test_mpnet_numbers_positions_from_two_whatever_pads() -> None:
+    """Its code fixes the padding token: in a student with another vocabulary, too."""
+    from tutelage.students.copied import copy_layers
+    from tutelage.students.fresh import from_sizes
+    from tutelage.students.specs import Copied, Fresh
+
+    fresh = from_sizes(Fresh(family="mpnet", layers=2), tiny_config("bert", pad_token_id=0), {})
+    for model in (fresh, copy_layers(tiny_model("mpnet"), Copied(layers=2), {})):
+        seen = []
+        positions = anatomy.base_of(model).embeddings.position_embeddings
+        positions.register_forward_hook(lambda module, args, output, seen=seen: seen.append(args[0]))
+        model(**inputs_for(model))
+        assert seen[0][0].tolist() == list(range(2, 11)) and anatomy.max_length(model.config) == 38

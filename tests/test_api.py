@@ -223,7 +223,7 @@ def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) 
             {"store_dtype": "int4", "train": "x.csv"},
             "store_dtype: Input should be 'float32', 'float16', 'bfloat16' or 'int8'",
         ),
-        ({"kind": "ranking", "train": ["a"]}, "kind 'ranking' does not exist"),
+        ({"kind": "ranking", "train": "x.csv"}, "kind 'ranking' does not exist"),
         ({"holdout": 2, "train": "x.csv"}, "data.holdout: Input should be less than 1"),
     ],
 )

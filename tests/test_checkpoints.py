@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, pipeline
 
 import tutelage
-from tutelage.checkpoints import looks_like_path, resolve
+from tutelage.anatomy.checkpoints import looks_like_path, resolve
 from tutelage.cli import main
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError, last_reason
@@ -575,7 +575,7 @@ def fine_tuned(base: Path, out: Path, case: Path, train: str, dev: str, **more: 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("10_token_beyond_vocabulary", "'[E1]'"),
+        ("10_token_beyond_vocabulary", "'[e1]'"),
         ("11_bin_that_is_no_state_dict", "git lfs pull"),
         ("19_texts_all_unknown", "are unknown to the tokenizer"),
     ],

@@ -13,11 +13,23 @@ import numpy as np
 import pytest
 import torch
 from _pytest.mark import ParameterSet
-from conftest import ALL_FAMILIES, FINAL_NORM, LABELS, assert_alike, make_data, tiny_config, tiny_model, write_csv
+from conftest import (
+    ALIKE,
+    ALL_FAMILIES,
+    FINAL_NORM,
+    LABELS,
+    assert_alike,
+    make_data,
+    tiny_config,
+    tiny_model,
+    write_csv,
+)
 from processes import KILLED, in_process, in_processes, run_of
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from tutelage.anatomy.families import FAMILIES
 from tutelage.data.config import DataConfig
+from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.mechanisms.mechanism import Mechanism, of_kind
 from tutelage.mechanisms.pruning.settings import PruningSchedule
@@ -145,30 +157,34 @@ def test_a_run_ends_in_a_student_that_plain_transformers_loads(
     assert {line["stage"] for line in lines} == {stage["name"] for stage in report["stages"]}
 
 
-@pytest.mark.parametrize("family", ALL_FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in ALL_FAMILIES]
+)
 @pytest.mark.parametrize("method", ["distilbert", "tinybert"])
 def test_every_family_teaches_and_learns(family: str, method: str, tokenizer, tmp_path: Path) -> None:
     """A random teacher of the family, a narrower fresh student: signals are read, losses fall, the student reloads."""
     tiny_model(family).save_pretrained(tmp_path / "teacher")
-    fitted = tokenizer
-    if family in ("distilbert", "modernbert", "roberta"):
-        from tutelage.data.tokenizers import fitted_tokenizer
-
-        fitted = fitted_tokenizer(tokenizer, tiny_model(family))
-    fitted.save_pretrained(tmp_path / "teacher")
+    fitted_tokenizer(tokenizer, tiny_model(family)).save_pretrained(tmp_path / "teacher")
     write_csv(tmp_path / "train.csv", 64, 1)
     write_csv(tmp_path / "dev.csv", 32, 2)
     student = Fresh(layers=2, hidden=16, heads=4, intermediate=24)
     config = config_for(
         method, tmp_path, tmp_path / "run", recipe=small(method, student, 4), baseline=False, allow_weak_teacher=True
     )
+    if method == "tinybert" and FAMILIES[family].attention is None:
+        with pytest.raises(
+            TutelageError, match=f"attention_scores reads attention, which cannot be read of a {family}"
+        ):
+            run(config, quiet=True)
+        assert not (tmp_path / "run").exists()
+        return
     report = run(config, quiet=True)
     for stage in report["stages"]:
         for term in ("hidden", "embeddings", "attention_scores"):
             if term in stage["losses"]:
                 assert stage["losses"][term][-1][1] < stage["losses"][term][0][1], term
     reloaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student").eval()
-    assert type(reloaded).__name__.lower() == f"{family}forsequenceclassification"
+    assert reloaded.config.model_type == family
     inputs = AutoTokenizer.from_pretrained(tmp_path / "run" / "student")(
         ["word1 good", "bad"], padding=True, return_tensors="pt"
     )
@@ -278,6 +294,12 @@ def test_a_killed_run_resumes_to_the_same_bits(method: str, teacher_folder: Path
     assert reports[0]["team"] == reports[1]["team"]  # and a team's distribution went the same way
 
 
+def run_without_dropout(path: Path) -> None:
+    """Processes draw numbers of their own, so they part where values are dropped: by an LSTM, and before the PTP classifier."""
+    torch.nn.functional.dropout = lambda x, *args, **kwargs: x
+    run_of(path)
+
+
 @pytest.mark.parametrize("method", rows("tinybert", "autoskdbert"))
 def test_two_processes_give_the_single_processes_student(method: str, teacher_folder: Path, tmp_path: Path) -> None:
     recipe = small(method, Copied(layers=2) if method == "kd" else ROWS[method], 3 if method == "wid" else 1)
@@ -288,7 +310,7 @@ def test_two_processes_give_the_single_processes_student(method: str, teacher_fo
         out = tmp_path / f"out{processes}"
         path = tmp_path / f"{processes}.yaml"
         path.write_text(to_yaml(config_for(method, teacher_folder, out, recipe=recipe, baseline=False)))
-        in_processes(processes, run_of, path)
+        in_processes(processes, run_without_dropout, path)
         students.append(AutoModelForSequenceClassification.from_pretrained(out / "student").eval())
         found.append(json.loads((out / "report.json").read_text())["team"])
         lines.append([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()])
@@ -354,7 +376,10 @@ def test_unlabelled_text_and_other_tokenizers(teacher_folder: Path, tmp_path: Pa
     report = run(config, quiet=True)
     assert report["data"]["unlabeled"] == 200
     assert report["student"]["score"] > 0.85
+    # Both cut the words alike, so layers can be compared token by token, whatever the ids.
     recipe = small("distilbert", Checkpoint(name=str(tmp_path / "student")))
-    with pytest.raises(TutelageError, match="different tokenizers"):
-        run(config_for("distilbert", teacher_folder, tmp_path / "never", recipe=recipe), quiet=True)
-    assert not (tmp_path / "never").exists()
+    report = run(
+        config_for("distilbert", teacher_folder, tmp_path / "hidden", recipe=recipe, baseline=False), quiet=True
+    )
+    hidden = report["stages"][0]["losses"]["hidden"]
+    assert hidden[-1][1] < hidden[0][1]

@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
+from tutelage.objectives.kinds import kinds_of
 from tutelage.recipes.config import RunConfig, from_yaml, to_yaml
 from tutelage.recipes.settings import with_settings
 from tutelage.students.load import load_model
-from tutelage.students.specs import KINDS, parse
+from tutelage.students.specs import StudentSpec, parse
 from tutelage.teachers.source import Source
 
 pytestmark = pytest.mark.slow
@@ -269,9 +270,22 @@ def test_settings_of_the_command_line() -> None:
 
 
 def test_student_specifications() -> None:
-    fields = sorted({name for kind in KINDS.values() for name in kind.model_fields})
+    fields = sorted({name for kind in kinds_of(StudentSpec, "init").values() for name in kind.model_fields})
     values = st.sampled_from(
-        ["3", "1+2", "none", "shuffled", "0", "-1", "x", "", "+", "1e9", "99999999999999999999", *KINDS]
+        [
+            "3",
+            "1+2",
+            "none",
+            "shuffled",
+            "0",
+            "-1",
+            "x",
+            "",
+            "+",
+            "1e9",
+            "99999999999999999999",
+            *kinds_of(StudentSpec, "init"),
+        ]
     )
     parts = st.tuples(st.sampled_from([*fields, "", "no such"]), st.sampled_from(["=", "", "=="]), values).map("".join)
     recipes = st.sampled_from([None, *(make().student for make in METHODS.values())])

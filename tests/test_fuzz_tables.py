@@ -1,5 +1,6 @@
 """Any bytes given as a table end in data or in one line: no other exception, nothing that hangs, no crash of the interpreter."""
 
+import csv
 import io
 import json
 import os
@@ -145,8 +146,10 @@ def test_pieces(tmp_path, ending, found, changes, chosen):
 @fuzzed
 @given(st.sampled_from([",", "\t", ";", "|"]), st.sampled_from([".csv", ".tsv"]), rows, mutations, options)
 def test_delimited(tmp_path, separator, ending, found, changes, chosen):
-    text = pd.DataFrame(found).astype(str).to_csv(index=False, sep=separator)
-    tried(tmp_path, ending, mutated(text.encode("utf-8", "surrogatepass"), changes), chosen)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=separator)
+    writer.writerows([["text", "label"], *([row["text"], row["label"]] for row in found)])
+    tried(tmp_path, ending, mutated(buffer.getvalue().encode("utf-8", "surrogatepass"), changes), chosen)
 
 
 @fuzzed
@@ -159,13 +162,11 @@ def test_json(tmp_path, ending, lined, found, changes, chosen):
 @fuzzed
 @given(rows, st.booleans(), mutations, options)
 def test_parquet(tmp_path, found, alike, changes, chosen):
-    frame = pd.DataFrame(found)
-    if alike:
-        frame = frame.map(lambda value: str(value).encode("utf-8", "replace").decode())
+    plain = [{name: str(value).encode("utf-8", "replace").decode() for name, value in row.items()} for row in found]
     buffer = io.BytesIO()
     try:
-        frame.to_parquet(buffer)
+        pd.DataFrame(plain if alike else found).to_parquet(buffer)
     except Exception:  # Arrow has no type for such a column
-        frame.map(lambda value: ascii(value)).to_parquet(buffer)
-        buffer.seek(0)
+        buffer = io.BytesIO()
+        pd.DataFrame(plain).to_parquet(buffer)
     tried(tmp_path, ".parquet", mutated(buffer.getvalue(), changes), chosen)

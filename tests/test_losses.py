@@ -80,7 +80,7 @@ def slow_cosine(s: Tensor, t: Tensor) -> float:
     return total / sum(LENGTHS)
 
 
-def slow_attention(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> float:
+def slow_attention(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor, bias: Tensor | None = None) -> float:
     total = 0.0
     for b, length in enumerate(LENGTHS):
         for a in range(H):
@@ -88,6 +88,7 @@ def slow_attention(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> float:
                 for j in range(length):
                     ours = float(qs[b, a, i].double() @ ks[b, a, j].double()) / math.sqrt(qs.shape[-1])
                     theirs = float(qt[b, a, i].double() @ kt[b, a, j].double()) / math.sqrt(qt.shape[-1])
+                    theirs += 0.0 if bias is None else float(bias[b, a, i, j])
                     total += (ours - theirs) ** 2
     return total / (H * sum(length**2 for length in LENGTHS))
 
@@ -228,6 +229,14 @@ def test_attention_score_mse(form: str, sizes: tuple[int, int], mask: Tensor) ->
     inputs = attention_inputs(d_s=sizes[0], d_t=sizes[1])
     value = losses.attention_score_mse(*inputs, mask, form=form)
     assert value.item() == pytest.approx(slow_attention(*inputs), rel=1e-5)
+
+
+def test_attention_score_mse_with_relative_positions(mask: Tensor) -> None:
+    inputs, bias = attention_inputs(), tensor(B, H, N, N, seed=9)
+    value = losses.attention_score_mse(*inputs, mask, teacher_bias=bias, form="gram")
+    assert value.item() == pytest.approx(slow_attention(*inputs, bias), rel=1e-5)
+    swapped = losses.attention_score_mse(*inputs[2:], *inputs[:2], mask, student_bias=bias)
+    assert swapped.item() == pytest.approx(value.item(), rel=1e-6)
 
 
 def slow_relations(s: Tensor, t: Tensor, lengths: list[int], heads: int, causal: bool) -> float:

@@ -518,7 +518,7 @@ def test_entropy_weights_reach_the_losses(tmp_path: Path) -> None:
     """Both losses on predictions of three texts, against loops over texts and classes."""
     data = read(predictions(tmp_path / "p.jsonl", lambda n: {"probs": lean(n, 0.95 if n else 0.6)}), weights="entropy")
     count = len(data.train)
-    texts = SimpleNamespace(examples=data.train, student=SimpleNamespace(asked=np.ones(count, dtype=np.int64)))
+    texts = SimpleNamespace(examples=data.train, student=SimpleNamespace(logit_rows=np.ones(count, dtype=np.int64)))
     teacher = PredictedTeacher(data.predicted, {"train": texts}, torch.device("cpu"))
     batch = SimpleNamespace(rows=torch.tensor([4, 0, 7]), totals=SimpleNamespace(answers=3.0))
     signals = teacher.teacher_for(SimpleNamespace(), "train", Needs(logits=True)).signals(batch)

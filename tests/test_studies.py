@@ -18,6 +18,7 @@ from tutelage.students.specs import Copied
 from tutelage.studies import pages
 from tutelage.studies import study as studies
 from tutelage.studies.plot import Plot, side_by_side
+from tutelage.studies.script import Script, settings
 from tutelage.studies.study import FILE, Outcome, Study, interval, paired, study
 
 
@@ -142,3 +143,80 @@ def test_a_table_and_a_plot() -> None:
     whole = side_by_side([plot, plot])
     assert whole.count("loss &amp; time") == 2 and "<b>" not in whole and 'viewBox="0 0 1128 384"' in whole
     assert plot.svg.count("<polyline") == 4 + 5  # powers of ten, and steps of a half
+
+
+TEMPLATE = """# Scores
+
+The best of {count} is {best:.2f},
+in {settings[epochs]} epochs.
+
+{rows}
+
+{nothing}
+
+    {command}
+"""
+
+
+def test_a_template_is_filled_and_wrapped(tmp_path: Path) -> None:
+    """Fields have formats; paragraphs are wrapped, commands are not; empty blocks leave no gap."""
+    (tmp_path / "page.md").write_text(TEMPLATE + "\n" + "a word " * 30)
+    command = "python x.py " + "--option value " * 12
+    page = pages.filled(
+        tmp_path / "page.md", count=2, best=0.5, settings={"epochs": 3}, rows=["| a |", ""], nothing=[], command=command
+    )
+    blocks = page.split("\n\n")
+    assert blocks[:3] == ["# Scores", "The best of 2 is 0.50, in 3 epochs.", "| a |"]
+    assert blocks[3] == "    " + command
+    assert blocks[4].split() == ["a", "word"] * 30
+    assert [len(line) <= 120 for line in blocks[4].split("\n")] == [True, True, True]
+    assert page.endswith("word\n")
+
+
+def test_a_script_writes_its_page_from_finished_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """``--finished`` makes the same page from the results, and measures nothing; a mistake ends the script with its message."""
+    (tmp_path / "scores.py").write_text("")
+    (tmp_path / "scores.md").write_text(TEMPLATE)
+    tool = Script(str(tmp_path / "scores.py"), "Scores.", "scores", epochs=3)
+    tool.add_argument("--data-dir")
+    tool.add_argument("--arms", default="a;b")
+
+    measured = []
+
+    def measure(arguments):
+        measured.append(arguments)
+        for best in (0.25, 0.5):
+            yield {"settings": settings(arguments), "best": best}
+        if arguments.data_dir == "nowhere":
+            raise TutelageError("no data in 'nowhere'")
+
+    def page(results, out):
+        return {
+            **results,
+            "count": 2,
+            "rows": [],
+            "nothing": [],
+            "command": tool.command(results["settings"], "--data-dir d"),
+        }
+
+    def conduct(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["scores.py", *arguments, "--out", str(tmp_path / "made" / "r.json")])
+        tool.conduct(measure, page, name="{}_page", pictures=lambda results: {"a.svg": str(results["best"])})
+        return (tmp_path / "made" / "r_page.md").read_text()
+
+    made = conduct("--epochs", "2", "--arms", "a; c", "--data-dir", "d")
+    assert json.loads((tmp_path / "made" / "r.json").read_text())["settings"] == {"epochs": 2, "arms": "a; c"}
+    assert made == (
+        "# Scores\n\nThe best of 2 is 0.50, in 2 epochs.\n\n"
+        f"    python {tmp_path.name}/scores.py --data-dir d --epochs 2 --arms 'a; c'\n"
+    )
+    assert (tmp_path / "made" / "a.svg").read_text() == "0.5"
+    count = len(measured)
+    assert conduct("--finished") == made
+    assert len(measured) == count
+    with pytest.raises(SystemExit) as end:
+        conduct("--data-dir", "nowhere")
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "no data in 'nowhere'\n"

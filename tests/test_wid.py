@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_model
+from conftest import ALIKE, tiny_model
 from test_common import ROWS, config_for, small
 from torch import Tensor, nn
 from transformers import (
@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from tutelage import anatomy, api
+from tutelage.anatomy.families import FAMILIES
 from tutelage.data import batches
 from tutelage.errors import TutelageError
 from tutelage.evaluation.speed import count_parameters
@@ -64,7 +65,7 @@ def teacher(family: str, head: str = "classes") -> PreTrainedModel:
     """A model of 4 layers x 32 whose biases and norms are no longer ones and zeros."""
     model = tiny_model(family)
     if head == "masked_lm":
-        model = LANGUAGE[family](model.config)
+        model = LANGUAGE[family](model.config) if family in LANGUAGE else AutoModelForMaskedLM.from_config(model.config)
     if head == "tokens":
         model = AutoModelForTokenClassification.from_config(model.config)
     if head == "spans":
@@ -121,6 +122,12 @@ HEADS = [
     *((family, "tokens") for family in LANGUAGE),
     ("bert", "spans"),
     ("bert", "none"),
+    *(
+        pytest.param(family, head, marks=pytest.mark.slow)
+        for family in ALIKE
+        if FAMILIES[family].rigid is None
+        for head in ("masked_lm", "classes")
+    ),
 ]
 
 # ----------------------------------------------------------------------------------------------------- exactness

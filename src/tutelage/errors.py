@@ -11,8 +11,11 @@ class TutelageError(ValueError):
     """Something in what the user gave is wrong.
 
     The message is one line: it names the thing, the value and the remedy. The command line prints it and exits
-    with code 2; nothing is left half written.
+    with code 2; nothing is left half written. Line breaks and control characters in a value are shown escaped.
     """
+
+    def __init__(self, line: str) -> None:
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))
 
 
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)

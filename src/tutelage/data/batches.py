@@ -62,8 +62,9 @@ class Totals:
     known: float
     """Predictions that have a label."""
     tokens: float
+    """Real tokens; where the teacher has another tokenizer, those that it has too."""
     pairs: float
-    """Pairs of real tokens: the sum of squared lengths."""
+    """Pairs of these tokens: the sum of squares."""
     sizes: tuple[tuple[int, int], ...] = ()
     """Number of tokens and of separators of each example."""
 
@@ -80,6 +81,8 @@ class Batch:
     * ``predicted`` ``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)``.
       ``None`` if each example has one prediction.
     * ``labels``: ``(batch,)``; with ``predicted`` ``(answers,)``, or ``(batch, 2)`` for spans.
+    * ``partners`` ``(batch, length)``: the position of the teacher's token for the same characters, -1 where there is none;
+      ``None`` if the teacher reads the same tokens.
     """
 
     rows: Tensor
@@ -91,11 +94,17 @@ class Batch:
     totals: Totals
     step: int = 0
     """The number of the optimiser step in its stage, from 0."""
+    partners: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
         """``(batch, length)``: 1 at real tokens, 0 at padding."""
         return self.inputs["attention_mask"]
+
+    @property
+    def compared(self) -> Tensor:
+        """``(batch, length)``: 1 at tokens that are compared with the teacher's: all real ones, or those that it has too."""
+        return self.mask if self.partners is None else (self.partners >= 0).to(self.mask.dtype)
 
     def to(self, device: torch.device) -> Batch:
         return Batch(
@@ -107,6 +116,7 @@ class Batch:
             None if self.predicted is None else self.predicted.to(device),
             self.totals,
             self.step,
+            None if self.partners is None else self.partners.to(device),
         )
 
 
@@ -146,7 +156,7 @@ def pieces(rows: Rows, lengths: npt.NDArray[np.int64], max_tokens: int) -> list[
 
 def totals_of(step: Encoded) -> Totals:
     """The totals of one optimiser step."""
-    n = step.lengths
+    n = step.compared
     sizes = tuple(zip(n.tolist(), step.separators.tolist(), strict=True))
     answers, known = float(step.answers.sum()), float(step.known.sum())
     return Totals(float(len(step)), answers, known, float(n.sum()), float((n * n).sum()), sizes)
@@ -189,7 +199,12 @@ def step_batches(
         labels, predicted = _answers(step, rows, inputs["attention_mask"])
         if lent:  # another process counts this row; here its weight is zero, it only keeps the processes synchronous
             totals = Totals(*(float("inf"),) * 5, sizes=totals.sizes)
-        yield Batch(torch.from_numpy(names[rows]), keys, inputs, separators, labels, predicted, totals, number)
+        partners = None if step.partners is None else torch.full_like(inputs["input_ids"], -1)
+        if partners is not None:
+            partners[inputs["attention_mask"].bool()] = torch.from_numpy(step.take(rows).partners).long()
+        yield Batch(
+            torch.from_numpy(names[rows]), keys, inputs, separators, labels, predicted, totals, number, partners
+        )
 
 
 def _answers(step: Encoded, rows: Rows, mask: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tutelage.data.alignment import Place, places_of
 from tutelage.data.draws import mixed
 from tutelage.data.labels import known_labels, renumbered, strata
 from tutelage.data.predicted import Predicted
@@ -165,6 +166,9 @@ class Encoded:
     """Beside ``tokens``, where answers are given token by token: the number of the class (or word), :data:`UNLABELLED`, or
     :data:`NO_TARGET`. For ``spans`` the tokens that may start or end an answer are UNLABELLED: [CLS] and the context."""
     windows: Windows | None = None
+    partners: npt.NDArray[np.int32] | None = None
+    """Beside ``tokens``, where a teacher reads other tokens and is compared token by token: the position of its token for the
+    same characters, -1 where it has none. ``None``: it reads the same."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -205,9 +209,15 @@ class Encoded:
         return np.diff(np.concatenate([[0], np.cumsum(marked, dtype=np.int64)])[self.offsets])
 
     @cached_property
+    def compared(self) -> npt.NDArray[np.int64]:
+        """``(n,)``: how many tokens of each example the teacher has too."""
+        return self.lengths if self.partners is None else self._sums(self.partners >= 0)
+
+    @cached_property
     def separators(self) -> npt.NDArray[np.int64]:
-        """``(n,)``: how many separators each example has."""
-        return self._sums(self.tokens == self.separator)
+        """``(n,)``: how many of them are separators."""
+        separators = self.tokens == self.separator
+        return self._sums(separators if self.partners is None else separators & (self.partners >= 0))
 
     @cached_property
     def keys(self) -> npt.NDArray[np.uint64]:
@@ -231,6 +241,7 @@ class Encoded:
             labels=None if self.labels is None else self.labels[rows],
             targets=None if self.targets is None else self.targets[flat],
             windows=None if self.windows is None else Windows(self.windows.of[rows], self.windows.chars[flat]),
+            partners=None if self.partners is None else self.partners[flat],
         )
 
 
@@ -244,18 +255,7 @@ def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
     lengths: list[int] = []
     cut: list[bool] = []
     has_types = "token_type_ids" in tokenizer.model_input_names
-    for start in range(0, len(examples), 1024):
-        stop = start + 1024
-        pairs = None if examples.pairs is None else list(examples.pairs[start:stop])
-        output = tokenizer(
-            list(examples.texts[start:stop]),
-            pairs,
-            truncation=True,
-            max_length=max_length,
-            padding=False,
-            return_token_type_ids=has_types,
-            return_attention_mask=False,
-        )
+    for output in _outputs(examples, tokenizer, max_length):
         cut += [bool(encoding.overflowing) for encoding in output.encodings]
         for row, ids in enumerate(output["input_ids"]):
             tokens.append(np.asarray(ids or [tokenizer.pad_token_id], dtype=np.int32))
@@ -271,6 +271,30 @@ def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
         separator=-1 if tokenizer.sep_token_id is None else int(tokenizer.sep_token_id),
         labels=examples.labels,
     )
+
+
+def _outputs(examples: Examples, tokenizer: Any, max_length: int) -> Iterator[Any]:
+    """What the tokenizer returns, 1,024 examples at a time."""
+    for start in range(0, len(examples), 1024):
+        stop = start + 1024
+        yield tokenizer(
+            list(examples.texts[start:stop]),
+            None if examples.pairs is None else list(examples.pairs[start:stop]),
+            truncation=True,
+            max_length=max_length,
+            padding=False,
+            return_token_type_ids="token_type_ids" in tokenizer.model_input_names,
+            return_attention_mask=False,
+        )
+
+
+def token_places(examples: Examples, tokenizer: Any, max_length: int) -> Iterator[list[Place]]:
+    """For each example, the places of the tokens that :func:`encode` makes of it."""
+    rows = zip(examples.texts, examples.pairs or [""] * len(examples), strict=True)
+    for output in _outputs(examples, tokenizer, max_length):
+        for encoding in output.encodings:
+            # A text of no tokens is read as one padding token.
+            yield places_of(encoding.offsets, next(rows), encoding.sequence_ids) or [(-1, 0, 0)]
 
 
 Rows = npt.NDArray[np.int64]

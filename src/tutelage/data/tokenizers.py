@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.checkpoints import VOCABULARIES, check_fetched, resolve_tokenizer
+from tutelage.anatomy.checkpoints import VOCABULARIES, check_fetched, resolve_tokenizer
 from tutelage.errors import TutelageError, last_reason
 
 UNKNOWN_LIMIT = int(1e30)
@@ -25,7 +25,7 @@ def fitted_tokenizer(tokenizer: Any, model: PreTrainedModel) -> Any:
     """
     has_types = anatomy.has_token_types(model.config)
     names = ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"]
-    if has_types and "token_type_ids" not in tokenizer.model_input_names:
+    if anatomy.is_unread(model.config) or (has_types and "token_type_ids" not in tokenizer.model_input_names):
         names = list(tokenizer.model_input_names)
     longest = min(int(tokenizer.model_max_length), anatomy.max_length(model.config))
     if list(tokenizer.model_input_names) == names and tokenizer.model_max_length == longest:

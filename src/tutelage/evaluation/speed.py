@@ -38,12 +38,26 @@ def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
 
     A multiply-add counts as 2 operations. Embeddings, norms and activations are not counted.
     """
-    # FlopCounterMode does not know the fused CPU attention kernel and would count it as zero.
-    with _evaluating([model]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        counter = FlopCounterMode(display=False, custom_mapping=LSTMS)
-        with counter:
+    # FlopCounterMode does not know the fused CPU attention kernel and would count it as zero. It hooks into gradients even where
+    # none are computed, and fails at DeBERTa's slices of a parameter unless that needs none.
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    counter = FlopCounterMode(display=False, custom_mapping=LSTMS)
+    try:
+        with _evaluating([model]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            for parameter in trained:
+                parameter.requires_grad_(False)
             model(**inputs)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
     return int(counter.get_total_flops())
+
+
+def dense_flops(model: nn.Module, length: float) -> int:
+    """Floating-point operations of a text of ``length`` tokens, estimated: two for each weight outside the embedding tables and
+    token."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return round(2 * length * sum(p.numel() for p in model.parameters() if id(p) not in tables))
 
 
 def encoder_flops(shape: Shape, length: float) -> float:

@@ -46,14 +46,18 @@ class Selected:
         return Selected(change(self.values), change(self.mask), *optional)
 
 
-def attention_of_first(query: Tensor, key: Tensor, mask: Tensor, scaling: float, score: Score) -> Tensor:
+def attention_of_first(
+    query: Tensor, key: Tensor, mask: Tensor, scaling: float, score: Score, bias: Tensor | None = None
+) -> Tensor:
     """Attention from the first token to each token, ``(batch, length)``: mean over heads, without a full attention map.
 
-    Shapes: query and key ``(batch, heads, length, head_size)``, mask ``(batch, length)``. ``score="probability"`` averages
-    the softmax; ``score="logit"`` averages the softmax input, as the authors' code does.
+    Shapes: query and key ``(batch, heads, length, head_size)``, mask ``(batch, length)``, ``bias`` (added to the scaled
+    products) ``(1 or batch, heads, 1, length)``. ``score="probability"`` averages the softmax; ``score="logit"`` averages
+    the softmax input, as the authors' code does.
     """
     with torch.autocast(device_type=query.device.type, enabled=False):
-        scores = ((query[:, :, :1].float() @ key.float().mT) * scaling)[:, :, 0]
+        scores = (query[:, :, :1].float() @ key.float().mT) * scaling
+        scores = (scores if bias is None else scores + bias.float())[:, :, 0]
     if score == "logit":
         return scores.mean(dim=1)
     return scores.masked_fill(mask[:, None] == 0, -torch.inf).softmax(dim=-1).mean(dim=1)

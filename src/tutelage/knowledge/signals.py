@@ -14,6 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from tutelage import anatomy
+from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut, Score
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.selection import Selected, attention_of_first
@@ -36,6 +37,8 @@ class Signals:
     * ``queries[l]`` and ``keys[l]`` ``(batch, heads, length, head_size)``, as they enter the dot product (after rotary
       position embedding, if any).
     * ``values[l]``, same shape: the vectors that attention averages.
+    * ``biases[l]`` ``(1 or batch, heads, length, length)``: what is added to the scaled products of query and key, in
+      families with relative positions.
     * ``cuts``: the kept parts of layers.
     * ``pooled`` ``(batch, hidden)``: the output of the pooler.
     """
@@ -45,6 +48,7 @@ class Signals:
     queries: dict[int, Tensor] = field(default_factory=dict)
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
+    biases: dict[int, Tensor] = field(default_factory=dict)
     cuts: dict[Cut, Selected] = field(default_factory=dict)
     pooled: Tensor | None = None
     scaling: float = 1.0
@@ -56,7 +60,8 @@ class Signals:
 
     def ranking(self, layer: int, mask: Tensor, score: Score) -> Tensor:
         """Scores that rank the tokens, ``(batch, length)``: see :func:`attention_of_first`."""
-        return attention_of_first(self.queries[layer], self.keys[layer], mask, self.scaling, score)
+        bias = self.biases[layer][:, :, :1] if layer in self.biases else None
+        return attention_of_first(self.queries[layer], self.keys[layer], mask, self.scaling, score, bias)
 
 
 class _Enough(Exception):
@@ -67,8 +72,9 @@ class Tap:
     """Runs a model and returns the needed signals. :meth:`close` restores the model.
 
     Hooks read the hidden states. Queries, keys and values are read inside the attention function, which still calls PyTorch's
-    fused kernel: the model keeps its usual speed, and no attention map is built. Layers are numbered by the order of the calls,
-    because ALBERT runs one layer many times and some families do not number their attention modules.
+    fused kernel: the model keeps its usual speed, and no attention map is built. Families that compute attention themselves
+    never call that function; there, hooks read the outputs of the three matrices. Layers are numbered by the order of the
+    calls, because ALBERT runs one layer many times and some families do not number their attention modules.
     """
 
     _reading: Tap | None = None
@@ -80,23 +86,35 @@ class Tap:
         self._stop_early = False
         self._attention_before = None
         self._hooks = []
+        self._eager: list[anatomy.EagerAttention] = []
         if needs.hidden or needs.attention:
             self._hooks.append(anatomy.embedding_output_of(model).register_forward_hook(self._see_embeddings))
-            self._hooks += [layer.register_forward_hook(self._see_layer) for layer in anatomy.layers_of(model)]
+            self._hooks += [layer.register_forward_hook(self._see_layer) for layer in anatomy.layer_outputs_of(model)]
         if needs.pooled:
             self._hooks.append(anatomy.pooler_of(model).register_forward_hook(self._see_pooled))
-        if needs.attention or model.config._attn_implementation == "sdpa":
+        family = anatomy.family_of(model.config)
+        if family.attention == "projections" and needs.attention:
+            self._eager = [
+                anatomy.EagerAttention(layer, model.config, self._see_eager) for layer in anatomy.layers_of(model)
+            ]
+        if family.attention == "interface" and (needs.attention or model.config._attn_implementation == "sdpa"):
             self._attention_before = model.config._attn_implementation
             model.set_attn_implementation("tutelage_tap")
 
     def close(self) -> None:
         for hook in self._hooks:
             hook.remove()
+        for attention in self._eager:
+            attention.close()
         if self._attention_before is not None:
             self.model.set_attn_implementation(self._attention_before)
 
     def __call__(self, inputs: dict[str, Tensor], predicted: Tensor | None = None) -> Signals:
-        """Run the model on ``input_ids``, ``attention_mask`` (and ``token_type_ids``). For ``predicted`` see ``Batch``."""
+        """Run the model on ``input_ids``, ``attention_mask`` (and ``token_type_ids``). For ``predicted`` see ``Batch``.
+
+        Raises:
+            TutelageError: if the model ran without giving a signal that is needed.
+        """
         self._signals = Signals()
         self._layer_calls = self._attention_calls = 0
         # A student (under autograd) must use all its parameters; a teacher can stop after the last needed layer.
@@ -111,7 +129,22 @@ class Tap:
             pass
         finally:
             Tap._reading = outer
+        self._check()
         return self._signals
+
+    def _check(self) -> None:
+        """A loss over signals that never come would be zero in silence."""
+        found, needs = self._signals, self.needs
+        lacking = {
+            "hidden states": needs.hidden - found.hidden.keys(),
+            "queries and keys": needs.attention - found.queries.keys(),
+        }
+        for what, layers in lacking.items():
+            if layers:
+                raise TutelageError(
+                    f"this {self.model.config.model_type} gave no {what} of layer {min(layers)}; use a method that does not "
+                    "read them (kd, logits_mse)"
+                )
 
     def _see_embeddings(self, module: nn.Module, args: Any, output: Any) -> None:
         if 0 in self.needs.hidden:
@@ -128,6 +161,11 @@ class Tap:
 
     def _see_pooled(self, module: nn.Module, args: Any, output: Any) -> None:
         self._signals.pooled = output
+
+    def _see_eager(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None) -> None:
+        self._see_attention(query, key, value, scaling, causal=False)
+        if bias is not None and self._attention_calls in self.needs.attention:
+            self._signals.biases[self._attention_calls] = bias
 
     def _see_attention(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, causal: bool) -> None:
         self._attention_calls += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from tutelage.anatomy import FAMILIES, Shape
+from tutelage.anatomy import Shape, family_named
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut, Neurons, Tokens
 from tutelage.knowledge.needs import Needs
@@ -51,7 +51,7 @@ class _HiddenTerm(Term):
                 total = total + losses.reference_hidden_mse(ours, theirs) * share_of_step
             else:
                 function = losses.hidden_mse if self.loss == "mse" else losses.hidden_cosine
-                total = total + function(ours, theirs, x.batch.mask, x.batch.totals.tokens)
+                total = total + function(ours, theirs, x.batch.compared, x.batch.totals.tokens)
         return total
 
 
@@ -113,7 +113,7 @@ class Hint(Term):
 
         ((guided, hint),) = x.pairs
         ours = x.projections[self.kind](x.student.hidden[guided])
-        return losses.hint(ours, x.teacher.hidden[hint], x.batch.mask, x.batch.totals.tokens)
+        return losses.hint(ours, x.teacher.hidden[hint], x.batch.compared, x.batch.totals.tokens)
 
 
 class Pooled(Term):
@@ -178,7 +178,7 @@ class FirstToken(Term):
                 f"teacher's {teacher.hidden}; copy layers of the teacher or use a method with projections (tinybert)"
             )
         for shape in (student, teacher):
-            if FAMILIES[shape.family].causal:
+            if family_named(shape.family).causal:
                 raise TutelageError(
                     f"first_token compares what the first token makes of the text, but in a {shape.family} it sees no other "
                     "token; use hidden (distilbert, tinybert)"

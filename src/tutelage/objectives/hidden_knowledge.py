@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from tutelage.anatomy import FAMILIES, Shape
+from tutelage.anatomy import Shape, family_named
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Count, Cut, Neurons, Score, Tokens
 from tutelage.knowledge.needs import Needs
@@ -113,7 +113,7 @@ class HiddenKnowledge(Term):
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
         assert teacher is not None
         cuts = frozenset(self.cuts(student, teacher))
-        if FAMILIES[teacher.family].causal and any(cut.scored_by is not None for cut in cuts):
+        if family_named(teacher.family).causal and any(cut.scored_by is not None for cut in cuts):
             raise TutelageError(
                 f"hidden_knowledge ranks tokens by the attention of the first, but in a {teacher.family} that sees no other "
                 "token; use tokens_by=left or random"

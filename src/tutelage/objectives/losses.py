@@ -216,6 +216,8 @@ def attention_score_mse(
     *,
     student_scaling: float | None = None,
     teacher_scaling: float | None = None,
+    student_bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
     padding: Literal["masked", "reference"] = "masked",
     form: Literal["auto", "direct", "gram"] = "auto",
     causal: bool = False,
@@ -233,13 +235,16 @@ def attention_score_mse(
 
     needs two ``(d_s + d_t)^2`` matrices and no ``n x n`` map. That form subtracts large numbers where the student is
     close to the teacher (in float32 a relative error of 4 % at a mismatch of 1e-3), so it is computed in float64. The
-    direct form is faster for short inputs and serves them (``form="auto"``: up to 128 tokens), and causal ones, of which
-    not the whole product counts.
+    direct form is faster for short inputs and serves them (``form="auto"``: up to 128 tokens), causal ones, of which not
+    the whole product counts, and families that add a bias for relative positions to the scores.
 
-    Shapes: queries and keys ``(B, h, n, d_head)``, head sizes may differ between the two; mask ``(B, n)``.
+    Shapes: queries and keys ``(B, h, n, d_head)``, head sizes may differ between the two; mask ``(B, n)``; biases
+    ``(1 or B, h, n, n)``.
     """
     length, heads = mask.shape[1], student_query.shape[1]
-    if form == "auto" or causal:
+    if student_bias is not None or teacher_bias is not None:
+        form = "direct"
+    elif form == "auto" or causal:
         # Devices without float64 take the direct form at any length.
         form = "direct" if length <= DIRECT_UP_TO or causal or mask.device.type == "mps" else "gram"
     scale_s = student_query.shape[-1] ** -0.5 if student_scaling is None else student_scaling
@@ -256,6 +261,8 @@ def attention_score_mse(
     with torch.autocast(device_type=mask.device.type, enabled=False):
         if form == "direct":
             difference = qs @ ks.mT - qt @ kt.mT
+            for bias, sign in ((student_bias, 1), (teacher_bias, -1)):
+                difference = difference if bias is None else difference + sign * (bias.float() * rows * real.mT)
             total = (difference.tril() if causal else difference).square().sum()
         else:
             x, y = torch.cat([qs, -qt], dim=-1).double(), torch.cat([ks, kt], dim=-1).double()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from tutelage.anatomy import Shape
+from tutelage.anatomy import Shape, family_named
 from tutelage.data.batches import Batch
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut
@@ -56,6 +56,7 @@ class ObjectivePlan:
         for term in terms:
             self._check(term)
             needed = term.needs(self.student, self.teacher)
+            self._check_attention(term, needed)
             ours, theirs = ours | needed[0], theirs | needed[1]
         teacher = self.teacher
         pairs = [[] if teacher is None else term.pairs(self.student, teacher) for term in terms]
@@ -91,8 +92,24 @@ class ObjectivePlan:
             )
         if self.teacher is None and not self.predicted and not term.teacherless:
             raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
+        for shape in (self.student, None if term.teacherless else self.teacher):
+            if shape is not None and not term.on_logits and not family_named(shape.family).layers:
+                raise TutelageError(
+                    f"the objective {term.kind} reads more than predictions, but a {shape.family} has logits alone; use a "
+                    "method on predictions (kd, logits_mse)"
+                )
         if (reason := term.refusal(self.kind)) is not None:
             raise TutelageError(f"the term {term.kind} {reason}")
+
+    def _check_attention(self, term: Term, needed: tuple[Needs, Needs]) -> None:
+        """A tap on a family that it cannot read gives no queries and keys, and no error: the loss would be zero in silence."""
+        for shape, needs in zip((self.student, self.teacher), needed, strict=True):
+            scored = needs.attention or any(cut.scored_by is not None for cut in needs.cuts)
+            if shape is not None and scored and family_named(shape.family).attention is None:
+                raise TutelageError(
+                    f"the objective {term.kind} reads attention, which cannot be read of a {shape.family}; predictions and "
+                    "hidden states can: use kd, pkd or distilbert"
+                )
 
 
 class Objective(nn.Module):

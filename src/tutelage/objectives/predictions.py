@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from tutelage.anatomy import FAMILIES, Shape
+from tutelage.anatomy import Shape, family_named
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.term import Answers, Comparison, Term
@@ -145,12 +145,12 @@ class PTP(Term):
         return "CE of PTP labels"
 
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
-        if FAMILIES[student.family].causal:
+        if family_named(student.family).causal:
             raise TutelageError(
                 f"ptp reads the first token, which sees no other token in a {student.family}; leave "
                 "the stage out (--ablation no_ptp)"
             )
-        if FAMILIES[student.family].reads_pooler:
+        if family_named(student.family).reads_pooler:
             return Needs(pooled=True), Needs()
         return Needs(hidden=frozenset([student.layers])), Needs()
 

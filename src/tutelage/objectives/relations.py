@@ -58,7 +58,7 @@ class Relations(Term):
                 ours, theirs = getattr(x.student, name)[s], getattr(x.teacher, name)[t]
                 heads = self._heads(*(one.shape[1] * one.shape[3] for one in (ours, theirs)))
                 total = total + losses.relation_kl(
-                    ours, theirs, x.batch.mask, heads, causal=causal, count=x.batch.totals.tokens
+                    ours, theirs, x.batch.compared, heads, causal=causal, count=x.batch.totals.tokens
                 )
         return total
 

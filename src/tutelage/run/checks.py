@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,21 +42,12 @@ def check_storable(data: Data) -> None:
         )
 
 
-def check_objective(name: str, plan: ObjectivePlan, student: PreTrainedModel, teacher: Source | None) -> None:
-    """Check that both models provide what a stage reads.
+def check_poolers(plan: ObjectivePlan, student: PreTrainedModel, teacher: Source | None) -> None:
+    """Check that both models have the poolers that a stage reads.
 
     Raises:
-        TutelageError: if a model provides only logits, or has no pooler.
+        TutelageError: if a model has none.
     """
-    configs = [(student.config, plan.student_needs)]
-    configs += [] if teacher is None else [(teacher.config, plan.teacher_needs)]
-    for config, needs in configs:
-        if needs.running and not anatomy.family_of(config).layers:
-            raise TutelageError(
-                f"stage {name!r} reads {needs}, but a {config.model_type} provides only logits; use a method on predictions "
-                f"(kd, "
-                "logits_mse)"
-            )
     if plan.student_needs.pooled:
         anatomy.pooler_of(student)
     if plan.teacher_needs.pooled and teacher is not None:
@@ -107,13 +99,19 @@ def check_ids(encoded: Encoded, tokenizer: Any, config: Any, name: str | None, p
     Raises:
         TutelageError: when a token was added to the tokenizer and not to the model.
     """
-    largest = int(encoded.tokens.max(initial=0))
-    if largest >= config.vocab_size:
+    largest, known = int(encoded.tokens.max(initial=0)), anatomy.shape_of(config).vocabulary
+    if 0 < known <= largest:  # CANINE reads characters and has no vocabulary
         raise TutelageError(
             f"the tokenizer of {name!r} gives the token {tokenizer.convert_ids_to_tokens(largest)!r} of {part} the id {largest}, "
-            f"but the model has {config.vocab_size} embeddings; save the model's own tokenizer beside it, or resize the embeddings "
+            f"but the model has {known} embeddings; save the model's own tokenizer beside it, or resize the embeddings "
             "(resize_token_embeddings) and train them"
         )
+
+
+def by_token(config: RunConfig) -> str | None:
+    """The first term that compares token by token, in words."""
+    terms = ((stage, term) for stage in config.recipe.stages for term in stage.objective)
+    return next((f"the term {term.kind} of stage {stage.name!r}" for stage, term in terms if term.aligned), None)
 
 
 def unknown_share(encoded: Encoded, tokenizer: Any) -> tuple[float, int]:
@@ -151,26 +149,24 @@ def check_words(encoded: Encoded, tokenizer: Any, name: str | None, part: str, *
     return [line]
 
 
-def check_alignment(config: RunConfig, train: Texts, teacher: Source | None) -> None:
-    """Check that both models read the same tokens where layers are compared token by token, and for spans.
+def check_alignment(train: Texts, objectives: Sequence[ObjectivePlan]) -> None:
+    """Check that both models predict the same tokens, and that padding is compared only if it stands in the same places.
 
     Raises:
-        TutelageError: if they do not.
+        TutelageError: if they do not, or it is not.
     """
-    if teacher is None or train.teacher is None or np.array_equal(train.student.tokens, train.teacher.tokens):
+    if train.teacher is None or np.array_equal(train.student.tokens, train.teacher.tokens):
         return
     if train.student.windows is not None or not np.array_equal(train.student.logit_rows, train.teacher.logit_rows):
         raise TutelageError(
             "student and teacher have different tokenizers and would predict different tokens; use a student of the "
             "teacher's family" + ("" if train.student.windows else ", or a larger max_length")
         )
-    for stage in config.recipe.stages:
-        for term in stage.objective:
-            if term.aligned:
-                raise TutelageError(
-                    f"the term {term.kind} of stage {stage.name!r} compares token by token, but student and teacher have "
-                    "different tokenizers; use a method on predictions (kd, logits_mse) or a student of the teacher's family"
-                )
+    if any(plan.teacher_needs.padding for plan in objectives):
+        raise TutelageError(
+            "padding=reference compares padded places too, but student and teacher have different tokenizers; use "
+            "padding=masked"
+        )
 
 
 def near_chance(data: Data, scores: dict[str, float], part: Examples) -> dict[str, float] | None:

@@ -194,7 +194,7 @@ class CorpusRun:
                     f"stage {stage.name!r} trains only the head, but the head of this {student.config.model_type} has no "
                     f"weights of its own; train the whole model (leave out --head-only)"
                 )
-            checks.check_objective(stage.name, plan, student, None)
+            checks.check_poolers(plan, student, None)
             if plan.teacher_needs.pooled and teacher is not None:
                 teacher.check_pooler()
             counts = self.corpus.counts if stage.data.masking and stage.data.masking.smoothing else None

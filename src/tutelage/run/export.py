@@ -8,8 +8,8 @@ from typing import Any
 import transformers
 
 from tutelage import anatomy
+from tutelage.anatomy.checkpoints import resolve
 from tutelage.artifacts import free_place, new_folder
-from tutelage.checkpoints import resolve
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.evaluation import speed
 from tutelage.students.load import head_in, load_model

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from tutelage.data.alignment import align
 from tutelage.data.augmentation.candidates import Candidates
 from tutelage.data.augmentation.rules import Lexicon, Rules, rule_variants
 from tutelage.data.augmentation.variants import variants
@@ -127,6 +129,15 @@ def _augmented(
     return examples.take([]), np.empty(0, dtype=np.int64)
 
 
+APART = 0.01
+"""Up to this share of a student's tokens may have no counterpart in the teacher's text; they are not compared. It leaves room
+for odd characters, which tokenizers of one vocabulary treat differently."""
+
+
+def shortened(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 @dataclass(frozen=True)
 class Reader:
     """Encodes texts for the student, and for the teacher where that differs."""
@@ -137,16 +148,41 @@ class Reader:
     teacher: Source | None
     limit: int
     stride: int | None
+    by_token: str | None = None
+    """The first term of the recipe that compares token by token, in words."""
 
-    def read(self, examples: Examples) -> Texts:
-        """The texts as both models read them."""
+    def read(self, examples: Examples, *, learnt: bool = False) -> Texts:
+        """The texts as both models read them. Of texts that stages learn from (``learnt``) the tokens of both are paired, if a
+        term compares them.
+
+        Raises:
+            TutelageError: when the tokenizers cut the texts differently.
+        """
         ours = self.kind.encode(examples, self.tokenizer, self.limit, self.stride)
         if self.teacher is None or self.tokenizer is self.teacher.tokenizer:
             return Texts(examples, ours, None)
         fitted = fitted_tokenizer(self.teacher.tokenizer, self.teacher.outline)
         theirs = self.kind.encode(examples, fitted, self.limit, self.stride)
         same = np.array_equal(ours.tokens, theirs.tokens) and np.array_equal(ours.offsets, theirs.offsets)
-        return Texts(examples, ours, None if same and _same_types(ours, theirs) else theirs)
+        if same:
+            return Texts(examples, ours, None if _same_types(ours, theirs) else theirs)
+        if learnt and self.by_token is not None and ours.windows is None:
+            ours = replace(ours, partners=self._partners(examples, fitted, ours.cut | theirs.cut))
+        return Texts(examples, ours, theirs)
+
+    def _partners(self, examples: Examples, teacher: object, cut: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        """The teacher's token for each of the student's, by the characters that they stand for."""
+        ours, theirs = (self.kind.places(examples, one, self.limit) for one in (self.tokenizer, teacher))
+        found = align(ours, theirs, cut)
+        if found.apart > APART:
+            row = examples.take([found.example])
+            text = f"{row.texts[0]} {row.pairs[0] if row.pairs else ''}".strip()
+            raise TutelageError(
+                f"{self.by_token} compares token by token, but student and teacher have different tokenizers, which cut "
+                f"{found.apart:.0%} of the student's tokens differently (as in {shortened(text)!r}); use a method on "
+                "predictions (kd, logits_mse) or a student with the teacher's tokenizer"
+            )
+        return found.partners
 
     def check(self, texts: Texts, part: str, student: Any, name: str | None) -> list[str]:
         """See that both models know the tokens of a part; returns notes on texts of unknown words.

@@ -16,7 +16,7 @@ from tutelage.evaluation import speed
 from tutelage.report.model import TaskReport
 from tutelage.run import predicted
 from tutelage.run.checks import check_ids, check_words, near_chance, other_order
-from tutelage.run.plan import mapping_report, typical
+from tutelage.run.plan import example_flops, mapping_report, typical
 from tutelage.run.workspace import Workspace, bench
 from tutelage.students.load import load_config
 from tutelage.tasks import kind_of
@@ -67,7 +67,7 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | N
             "score": scores[part][data.metrics[0]],
             "scores": scores,
             "parameters": speed.count_parameters(model),
-            "flops": speed.flops(model, typical(read[who], model)(1)),
+            "flops": example_flops(read[who], model),
             "latency_ms": latency.get(who),
             "shape": str(anatomy.shape_of(model.config)),
         }

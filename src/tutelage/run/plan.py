@@ -75,11 +75,22 @@ def typical(encoded: Encoded, model: PreTrainedModel) -> Callable[[int], dict[st
     row = int(np.abs(lengths - lengths.mean()).argmin())
     inputs = {name: value.to(device) for name, value in padded(encoded, np.array([row])).items()}
     if device.type == "meta":
-        # transformers looks into a mask, or (GPT-2) for padding where there is none; one of each pair is taken as it is.
-        mask = inputs.pop("attention_mask").bool()
-        if anatomy.family_of(model.config).causal:
-            inputs["attention_mask"] = mask[:, None, None, :].expand(1, 1, mask.shape[1], -1)
+        # transformers looks into a mask, or (GPT-2, DeBERTa) for padding where there is none; one of each pair is taken as it is.
+        family, mask = anatomy.family_of(model.config), inputs.pop("attention_mask")
+        if family.causal:
+            inputs["attention_mask"] = mask.bool()[:, None, None, :].expand(1, 1, mask.shape[1], -1)
+        elif family.multiplies_mask:
+            inputs["attention_mask"] = mask
+    inputs = {name: value for name, value in anatomy.accepted(model, inputs).items() if name in inputs}
     return lambda count: {name: value.repeat_interleave(count, 0) for name, value in inputs.items()}
+
+
+def example_flops(encoded: Encoded, model: PreTrainedModel) -> int:
+    """Floating-point operations of one text of mean length. They are counted; but for the outline of a model that only
+    transformers knows they are two for each weight and token, since its code may look into the tensors, which are empty."""
+    if anatomy.is_unread(model.config) and any(parameter.is_meta for parameter in model.parameters()):
+        return speed.dense_flops(model, float(encoded.lengths.mean()))
+    return speed.flops(model, typical(encoded, model)(1))
 
 
 def mapping_report(plans: Sequence[StagePlan]) -> list[dict[str, object]]:

@@ -10,7 +10,6 @@ from tutelage import anatomy
 from tutelage.artifacts import free_place
 from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
-from tutelage.evaluation import speed
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.scheme import Scheme
@@ -22,7 +21,7 @@ from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
 from tutelage.run import checks
-from tutelage.run.plan import typical
+from tutelage.run.plan import example_flops
 from tutelage.run.student import outline
 from tutelage.run.task import TaskRun
 from tutelage.run.teacher import RunTeacher
@@ -70,9 +69,9 @@ def estimate(config: RunConfig, whole: bool) -> dict[str, Any]:
     source, knowledge = _teacher_of(run).source, _teacher_of(run).knowledge
     scheme, lengths = _scheme(run, whole), knowledge.encoded.lengths
     sizes = scheme.record_bytes(lengths)
-    teacher = speed.flops(source.outline, typical(knowledge.encoded, source.outline)(1))
+    teacher = example_flops(knowledge.encoded, source.outline)
     train = run.parts["train"]
-    student = speed.flops(run.student, typical(train.student, run.student)(1))
+    student = example_flops(train.student, run.student)
     shown = [plan.steps * plan.stage.batch_size for plan in run.plans]
     running = sum(count for count, plan in zip(shown, run.plans, strict=True) if plan.objective.teacher_needs.running)
     learning = 3 * student * sum(shown)

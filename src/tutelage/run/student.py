@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy import Head
-from tutelage.checkpoints import resolve
+from tutelage.anatomy.checkpoints import resolve
 from tutelage.data import batches
 from tutelage.data.batches import padded
 from tutelage.data.examples import Data, Encoded, Examples, Rows, encode

@@ -30,7 +30,7 @@ from tutelage.report.words import listed
 from tutelage.run import checks, measure
 from tutelage.run import predicted as predictions
 from tutelage.run.loading import Reader, gather_texts, load_split, truncation_notes
-from tutelage.run.plan import StagePlan, mapping_lines, model_line, planned_steps, typical
+from tutelage.run.plan import StagePlan, example_flops, mapping_lines, model_line, planned_steps, typical
 from tutelage.run.predicted import PredictedTeacher
 from tutelage.run.student import StudentFactory, general_projections, inherit, inherited_count
 from tutelage.run.teacher import RunTeacher
@@ -90,7 +90,7 @@ class TaskRun:
         checks.check_unlabelled(config)
         limit = checks.limit_of(config, self.student.config, source)
         limit = config.data.max_length or self.kind.longest(min(limit, config.recipe.longest or limit))
-        reader = Reader(self.kind, self.tokenizer, source, limit, config.data.stride)
+        reader = Reader(self.kind, self.tokenizer, source, limit, config.data.stride, checks.by_token(config))
         everything = self._read(reader, every, names, limit)
         self.held: Texts | None = None
         if split.held:
@@ -121,7 +121,7 @@ class TaskRun:
         predicted = self.data.predicted is not None
         plans = [ObjectivePlan(s.objective, self.kind, shape, theirs, predicted) for s in self.config.recipe.stages]
         for stage, plan in zip(self.config.recipe.stages, plans, strict=True):
-            checks.check_objective(stage.name, plan, self.student, source)
+            checks.check_poolers(plan, self.student, source)
             for term, mapped in zip(plan.terms, plan.pairs, strict=True):
                 if source is not None and not mapped and (note := term.unpaired(shape, source.shape)) is not None:
                     self.warnings.append(f"stage {stage.name} {note}")
@@ -129,9 +129,9 @@ class TaskRun:
 
     def _read(self, reader: Reader, every: Examples, names: dict[str, list[str]], limit: int) -> Texts:
         """Encode all texts for both models; returns those of ``every``."""
-        config, data, own_input, teacher = self.config, self.data, self.factory.own_input, reader.teacher
+        config, data, own_input = self.config, self.data, self.factory.own_input
         assert data.selection is not None
-        everything = reader.read(every)
+        everything = reader.read(every, learnt=True)
         row_of = {name: row for row, name in enumerate(every.ids)}
         self.parts = {part: everything.at(np.array([row_of[name] for name in ids])) for part, ids in names.items()}
         self.selection = reader.read(data.selection)
@@ -144,7 +144,7 @@ class TaskRun:
             self.warnings += reader.check(texts, part, self.student.config, origin)
         self.warnings += truncation_notes(self.kind, limit, named)
         for _, texts in named:
-            checks.check_alignment(config, texts, teacher)
+            checks.check_alignment(texts, self.objectives)
         pairs = train.examples.pairs is not None and own_input is None
         if pairs and self.tokenizer.num_special_tokens_to_add(pair=True) == 0:
             self.warnings.append(
@@ -256,13 +256,13 @@ class TaskRun:
         return plans
 
     def _student_flops(self) -> float:
-        return speed.flops(final_network(self.student), typical(self.parts["train"].student, self.student)(1))
+        return example_flops(self.parts["train"].student, final_network(self.student))
 
     def _teacher_flops(self) -> float:
         if self.teacher is None:
             return 0.0
-        train, outline = self.parts["train"], self.teacher.source.outline
-        return speed.flops(outline, typical(train.teacher or train.student, outline)(1))
+        train = self.parts["train"]
+        return example_flops(train.teacher or train.student, self.teacher.source.outline)
 
     @property
     def wants_baseline(self) -> bool:

@@ -71,7 +71,7 @@ class RunTeacher:
             return KnownLogits(self.on_train(part).to(device), texts.student.logit_rows)
         if who == "store":
             assert self.store is not None
-            return StoredTeacher(self.store, self._rows[part], needs)
+            return StoredTeacher(self.store, self._rows[part], needs, texts.teacher)
         if who == "running":
             return LiveTeacher(self.source.model.to(device), needs, texts.teacher, self._bench.accelerator)
         return None

@@ -80,6 +80,8 @@ class Bench:
         Raises:
             TutelageError: when it cannot be saved or loaded.
         """
+        if not self.main:  # the process that writes
+            return
         with tempfile.TemporaryDirectory(prefix="tutelage-") as scratch:
             try:
                 final_network(student).save_pretrained(scratch)

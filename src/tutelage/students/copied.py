@@ -48,7 +48,9 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
             "checkpoint first: tutelage export"
         )
     if not family.layers:
-        raise TutelageError(f"a {source.config.model_type} has no layers to copy; use a fresh student with family=bert")
+        raise TutelageError(
+            f"a {source.config.model_type} has no layers that can be copied; use a fresh student with family=bert"
+        )
     picked = chosen_layers(student, getattr(source.config, family.depth))
     if family.first_layer_differs and picked[0] != 1:
         raise TutelageError(

@@ -14,6 +14,9 @@ from tutelage.errors import TutelageError
 from tutelage.students.load import fitted_config, model_class
 from tutelage.students.specs import Fresh
 
+POSITIONS = 512
+"""Positions of a student that cannot take their number from its teacher."""
+
 
 def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "classes") -> PreTrainedModel:
     """A network with random weights and the sizes of ``student``; everything else follows the configuration ``like``.
@@ -28,11 +31,18 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "
         )
     config = copy.deepcopy(like) if model_type == like.model_type else _plain_config(model_type, like)
     family = anatomy.family_of(config)
+    if not family.layers:
+        raise TutelageError(
+            f"a fresh student cannot be a {model_type}, of which only predictions are read; add family=bert, or name a model "
+            "that is like it: like=MODEL"
+        )
     setattr(config, family.depth, student.layers)
     for size in ("hidden", "intermediate", "heads"):
         # Sizes taken from the teacher are set explicitly, because a GPT-2 derives missing ones from its hidden size.
-        setattr(config, getattr(family, size), getattr(student, size) or getattr(anatomy.shape_of(like), size))
+        setattr(config, getattr(family, size), getattr(student, size) or _size_of(like, size))
     shape = anatomy.shape_of(config)
+    for name in family.follows_hidden:
+        setattr(config, name, shape.hidden)
     if shape.hidden % shape.heads:
         fitting = [h for h in range(1, shape.hidden + 1) if shape.hidden % h == 0 and h <= 2 * shape.heads]
         raise TutelageError(
@@ -57,6 +67,18 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "
     return model.eval()
 
 
+def _size_of(like: Any, size: str) -> int:
+    """A size that a student takes over.
+
+    Raises:
+        TutelageError: if it is not known of a model of which only predictions are read.
+    """
+    found = getattr(anatomy.shape_of(like), size)
+    if not found:
+        raise TutelageError(f"the student's {size} cannot be taken from a {like.model_type}; give {size}=NUMBER")
+    return int(found)
+
+
 def _plain_config(model_type: str, like: Any) -> Any:
     if model_type not in anatomy.FAMILIES:
         known = sorted(name for name, family in anatomy.FAMILIES.items() if not family.derived)
@@ -65,9 +87,12 @@ def _plain_config(model_type: str, like: Any) -> Any:
     tokens = {name: getattr(like, name, None) for name in special}
     # The family's default end token may lie outside the vocabulary; a causal model must not use it.
     stated = anatomy.FAMILIES[model_type].causal
+    positions = getattr(like, "max_position_embeddings", None)
+    if anatomy.is_unread(like):  # relative positions have no table, and a language model's context is no encoder's
+        positions = min(positions or POSITIONS, POSITIONS) if (positions or 0) >= 0 else POSITIONS
     return AutoConfig.for_model(
         model_type,
-        vocab_size=like.vocab_size,
-        max_position_embeddings=like.max_position_embeddings,
+        vocab_size=like.get_text_config().vocab_size,
+        max_position_embeddings=positions,
         **{name: value for name, value in tokens.items() if value is not None or stated},
     )

@@ -21,7 +21,7 @@ from transformers.utils import cached_file
 
 from tutelage import anatomy
 from tutelage.anatomy import Head, auto_class
-from tutelage.checkpoints import check_fetched, check_weights, near, resolve, weight_files
+from tutelage.anatomy.checkpoints import check_fetched, check_weights, near, resolve, weight_files
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
 from tutelage.tasks.sentence import SentenceEncoder
@@ -42,7 +42,8 @@ MOST = {"layer": 512, "label": 100_000}
 def load_config(name: str) -> Any:
     """Load the configuration of a checkpoint from a folder or the Hub, without settings that are not architecture.
 
-    GPT-2 classifies by the last token before the padding, so its configuration gets the padding token of the tokenizer.
+    GPT-2 and other causal models classify by the last token before the padding, so their configuration gets the padding token
+    of the tokenizer.
 
     Raises:
         TutelageError: if there is no configuration, it is damaged or needs code of its own, or its model type is not supported.
@@ -62,8 +63,12 @@ def load_config(name: str) -> Any:
         ) from None
     config._commit_hash = commit
     _check_sizes(name, config)
-    if anatomy.family_of(config).causal:
-        config.pad_token_id = load_tokenizer(name).pad_token_id
+    family = anatomy.family_of(config)
+    if family.causal or family is anatomy.UNREAD:
+        inner = config.get_text_config()
+        if family.causal or getattr(inner, "pad_token_id", None) is None:
+            inner.pad_token_id = load_tokenizer(name).pad_token_id
+        config.pad_token_id = inner.pad_token_id
     return config
 
 
@@ -71,8 +76,11 @@ def _check_sizes(name: str, config: Any) -> None:
     """See that the sizes of a configuration are sizes."""
     try:
         shape, longest = anatomy.shape_of(config), anatomy.max_length(config)
-        fine = min(shape.layers, shape.hidden, shape.heads, shape.intermediate, shape.vocabulary) > 0 and longest > 2
-    except (TypeError, AttributeError) as error:  # of a size that is missing, or no number
+        sizes = [shape.hidden, shape.intermediate, shape.vocabulary]
+        sizes += [shape.layers, shape.heads] if anatomy.family_of(config).layers else []  # an LSTM has none
+        # Outside the table of families, a size that is called otherwise is 0.
+        fine = min(sizes) >= (0 if anatomy.is_unread(config) else 1) and longest > 2
+    except (TypeError, ValueError, AttributeError) as error:  # of a size that is missing, or no number
         raise TutelageError(
             f"config.json of the model {name!r} lacks a size ({last_reason(error)}); correct it"
         ) from None
@@ -129,7 +137,7 @@ def _check_loadable(name: str, tree: dict[str, Any]) -> None:
     if kind not in CONFIG_MAPPING:
         raise TutelageError(
             f"the model {name!r} has model_type {kind!r}, which transformers {transformers.__version__} does not know; correct "
-            f"config.json, or use one of {', '.join(sorted(anatomy.FAMILIES))}"
+            f"config.json, or use one of {', '.join(sorted(anatomy.FAMILIES))}, or another classification model of transformers"
         )
     for key, value in tree.items():
         for part, most in MOST.items():
@@ -333,10 +341,11 @@ def fitted_config(config: Any, head: Head) -> Any:
         )
     if head != "causal_lm" or causal:
         return config
-    if config.model_type not in ("bert", "roberta", "electra"):
+    if not anatomy.family_of(config).decoder:
+        able = ", ".join(sorted(name for name, family in anatomy.FAMILIES.items() if family.decoder))
         raise TutelageError(
-            f"a {config.model_type} sees later tokens and cannot predict the next word; predict masked words, or use a gpt2, "
-            "bert, roberta or electra"
+            f"a {config.model_type} sees later tokens and cannot predict the next word; predict masked words, or use one of "
+            f"gpt2, {able}"
         )
     config.is_decoder = True
     return config

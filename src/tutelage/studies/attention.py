@@ -33,7 +33,7 @@ from tutelage.data.readers.files import read_texts
 from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
-from tutelage.knowledge.signals import Tap
+from tutelage.knowledge.signals import Signals, Tap
 from tutelage.objectives.mapping import Pairs, pairs
 from tutelage.progress import Display
 from tutelage.report.attention import AttentionReport, LayerReport, Likeness, Match
@@ -140,14 +140,10 @@ def attention_report(
             inputs.pop("token_type_ids", None)
             theirs, ours = (tap({name: value.to(tap.model.device) for name, value in inputs.items()}) for tap in taps)
             for place, (s, t) in enumerate(paired):
-                signals = ((theirs.queries[t], theirs.keys[t]), (ours.queries[s], ours.keys[s]))
-                scalings = theirs.scaling, ours.scaling
+                signals = ((theirs, t), (ours, s))
                 for row, n in enumerate(encoded.lengths[rows]):
                     # Padding is at the end, so slicing removes it.
-                    scores = [
-                        _scores(queries[row, :, :n], keys[row, :, :n], scaling)
-                        for (queries, keys), scaling in zip(signals, scalings, strict=True)
-                    ]
+                    scores = [_scores(found, layer, row, int(n)) for found, layer in signals]
                     more = compare(scores[0], scores[1], _allowed(int(n), causal, _reach(teacher.config, t)))
                     before = sums[place]
                     sums[place] = more if before is None else tuple(a + b for a, b in zip(before, more, strict=True))
@@ -204,10 +200,12 @@ def compare(teacher: Tensor, student: Tensor, allowed: Tensor) -> tuple[Tensor, 
     return kl, cosine, information + count.log().sum(), (1 / (p.norm(dim=-1) * count.sqrt())).sum(dim=-1)
 
 
-def _scores(queries: Tensor, keys: Tensor, scaling: float) -> Tensor:
-    """Scores ``(heads, n, n)`` in float64, because a small KL is a difference of large numbers."""
-    queries, keys = queries.cpu().double(), keys.cpu().double()
-    return queries @ keys.mT * scaling
+def _scores(signals: Signals, layer: int, row: int, n: int) -> Tensor:
+    """Scores ``(heads, n, n)`` of one text, in float64, because a small KL is a difference of large numbers."""
+    queries, keys = (part[layer][row, :, :n].cpu().double() for part in (signals.queries, signals.keys))
+    scores = queries @ keys.mT * signals.scaling
+    bias = signals.biases.get(layer)
+    return scores if bias is None else scores + bias[row, :, :n, :n].cpu().double()
 
 
 def _layer(student: int, teacher: int, means: list[Tensor]) -> LayerReport:
@@ -259,8 +257,8 @@ def check_comparable(teacher: Any, student: Any) -> Pairs:
         TutelageError: if the models cannot be compared.
     """
     for who, config in (("teacher", teacher), ("student", student)):
-        if not anatomy.family_of(config).layers:
-            raise TutelageError(f"the {who} is a {config.model_type}, which has no attention to compare")
+        if anatomy.family_of(config).attention is None:
+            raise TutelageError(f"the {who} is a {config.model_type}, of which no attention can be read to compare")
         if getattr(config, "scale_attn_by_inverse_layer_idx", False):
             raise TutelageError(
                 f"the {who} scales attention by layer (scale_attn_by_inverse_layer_idx), which is not supported; use another model"

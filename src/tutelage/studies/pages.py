@@ -1,11 +1,31 @@
-"""Results as Markdown: tables, paragraphs, and whether a claim holds."""
+"""Results as Markdown: templates, tables, paragraphs, and whether a claim holds."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from tutelage.studies.study import interval
+
+
+def filled(template: Path, **values: Any) -> str:
+    """A page made of a Markdown template with fields as in :meth:`str.format`.
+
+    A block (between empty lines) that is one field is replaced by the lines of a list, or left out where it is empty. Paragraphs
+    are wrapped again; headings, pictures, and commands (four spaces before them) are not.
+    """
+    blocks = []
+    for block in template.read_text(encoding="utf-8").strip().split("\n\n"):
+        value = values.get(block.strip("{}"))
+        if isinstance(value, list):
+            text = "\n".join(value).strip("\n")
+        else:
+            text = block.format_map(values)
+            text = text if block.startswith(("#", "!", "    ")) else "\n".join(paragraph(text)).rstrip()
+        blocks += [text] if text else []
+    return "\n\n".join(blocks) + "\n"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -11,7 +11,7 @@ is in ``data/labels.py``. A new kind stores its labels in one of the forms there
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 from tutelage.anatomy import Head
+from tutelage.data.alignment import Place
 from tutelage.data.batches import Batch
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import Data, Encoded, Examples, encode
+from tutelage.data.examples import Data, Encoded, Examples, encode, token_places
 from tutelage.data.labels import Labels, class_counts, label_names, listed, places_of, unnamed
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
@@ -93,6 +94,10 @@ class Kind(ABC):
     def encode(self, examples: Examples, tokenizer: Any, max_length: int, stride: int | None = None) -> Encoded:
         """Examples as token ids, with the tokens to predict; ``stride`` is ``DataConfig.stride``."""
         return encode(examples, tokenizer, max_length)
+
+    def places(self, examples: Examples, tokenizer: Any, max_length: int) -> Iterator[list[Place]]:
+        """For each example, where the tokens of :meth:`encode` stand in it. Only where an example is one row."""
+        return token_places(examples, tokenizer, max_length)
 
     # ----------------------------------------------------------------------------------------------------------- labels
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tutelage.anatomy import Head
+from tutelage.data.alignment import Place, places_of
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import NO_TARGET, UNLABELLED, Data, Encoded, Examples
 from tutelage.data.readers.conll import bio, own_sentences
@@ -34,6 +35,20 @@ class Tokens(Kind):
 
     def encode(self, examples: Examples, tokenizer: Any, max_length: int, stride: int | None = None) -> Encoded:
         return encode_words(examples, tokenizer, max_length)
+
+    def places(self, examples: Examples, tokenizer: Any, max_length: int) -> Iterator[list[Place]]:
+        for begin in range(0, len(examples), 1024):
+            sentences = [text.split(" ") for text in examples.texts[begin : begin + 1024]]
+            encodings = _encodings(sentences, tokenizer, max_length)
+            for sentence, encoding in zip(sentences, encodings, strict=True):
+                words = [f" {word}" for word in sentence]  # as they were given to the tokenizer
+                start = np.cumsum([0, *map(len, words)])
+                parts = [None if number is None else 0 for number in encoding.word_ids]
+                of_text = [
+                    (int(start[number or 0]) + first, int(start[number or 0]) + last)
+                    for number, (first, last) in zip(encoding.word_ids, encoding.offsets, strict=True)
+                ]
+                yield places_of(of_text, ["".join(words)], parts)
 
     def scores(self, data: Data, logits: Tensor, texts: Texts) -> dict[str, float]:
         tags = best_tags(logits, texts.student, texts.examples, data.labels)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy import Head
-from tutelage.checkpoints import resolve
+from tutelage.anatomy.checkpoints import resolve
 from tutelage.data.config import Pooling
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError

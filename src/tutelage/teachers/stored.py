@@ -20,20 +20,23 @@ from tutelage.knowledge.store import reading, records, writing
 from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.records import Contents
 from tutelage.knowledge.store.scheme import Exponents, Scheme, needs_of
+from tutelage.teachers.teacher import Seen, aligned
 
 CALIBRATED_ON = 256
 """Number of examples from which the scales of 8-bit stores are computed."""
 
 
 class StoredTeacher:
-    """Signals from a store; ``rows`` ``(examples,)`` are the store's rows of the run's examples."""
+    """Signals from a store; ``rows`` ``(examples,)`` are the store's rows of the run's examples. ``encoded`` has the teacher's
+    tokens, if they differ from the student's."""
 
-    def __init__(self, store: Store, rows: Rows, needs: Needs) -> None:
-        self._store, self._rows, self._needs = store, rows, needs
+    def __init__(self, store: Store, rows: Rows, needs: Needs, encoded: Encoded | None = None) -> None:
+        self._store, self._rows, self._needs, self._encoded = store, rows, needs, encoded
 
     def signals(self, batch: Batch) -> Signals:
-        rows = self._rows[batch.rows.numpy()]
-        return self._store.signals(rows, self._needs, batch.mask, batch.separators, batch.keys)
+        rows, seen = self._rows[batch.rows.numpy()], Seen.of(batch, self._encoded)
+        signals = self._store.signals(rows, self._needs, seen.mask, seen.separators, seen.keys)
+        return aligned(signals, batch.partners, seen.mask.shape[1])
 
     def close(self) -> None:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -37,6 +38,34 @@ class Teacher(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A batch as its teacher reads it: as in :class:`Batch`, from the teacher's own tokens where these differ."""
+
+    inputs: dict[str, Tensor]
+    separators: Tensor
+    keys: Tensor
+    predicted: Tensor | None
+
+    @property
+    def mask(self) -> Tensor:
+        return self.inputs["attention_mask"]
+
+    @classmethod
+    def of(cls, batch: Batch, encoded: Encoded | None) -> Seen:
+        """``encoded`` has the teacher's tokens, if they differ from the student's."""
+        if encoded is None:
+            return cls(batch.inputs, batch.separators, batch.keys, batch.predicted)
+        part, device = encoded.take(batch.rows.numpy()), batch.mask.device
+        # The same tokens stand in the same places (a stage may pad further); others are padded as if the teacher were alone.
+        same = bool((torch.from_numpy(part.lengths).to(device) == batch.mask.sum(dim=1)).all())
+        inputs = padded(part, np.arange(len(part)), pad_to=batch.mask.shape[1] if same else None)
+        places = None if part.targets is None else predicted_places(part, inputs["attention_mask"]).to(device)
+        inputs = {name: value.to(device) for name, value in inputs.items()}
+        keys = torch.from_numpy(part.keys.view(np.int64))
+        return cls(inputs, inputs["input_ids"] == part.separator, keys, places)
+
+
 class LiveTeacher:
     """A model that runs on every batch, in evaluation mode, without gradients, up to the last needed layer.
 
@@ -48,19 +77,12 @@ class LiveTeacher:
         self._needs, self._encoded, self._accelerator = needs, encoded, accelerator
 
     def signals(self, batch: Batch) -> Signals:
-        inputs, places = batch.inputs, batch.predicted
-        if self._encoded is not None:
-            part = self._encoded.take(batch.rows.numpy())
-            inputs = padded(part, np.arange(len(part)), pad_to=batch.mask.shape[1])
-            places = (
-                None if part.targets is None else predicted_places(part, inputs["attention_mask"]).to(batch.mask.device)
-            )
-            inputs = {name: value.to(batch.mask.device) for name, value in inputs.items()}
+        seen = Seen.of(batch, self._encoded)
         # Not inference_mode: autograd refuses to keep its tensors for the student's backward pass.
         with torch.no_grad(), self._accelerator.autocast():
-            signals = self._tap(inputs, places)
-            cut_from(signals, self._needs, inputs["attention_mask"], batch.separators, batch.keys)
-            return signals
+            signals = self._tap(seen.inputs, seen.predicted)
+            cut_from(signals, self._needs, seen.mask, seen.separators, seen.keys)
+            return aligned(signals, batch.partners, seen.mask.shape[1])
 
     def close(self) -> None:
         self._tap.close()
@@ -87,6 +109,42 @@ class KnownLogits:
 
     def close(self) -> None:
         pass
+
+
+def aligned(signals: Signals, partners: Tensor | None, length: int) -> Signals:
+    """A teacher's signals at the student's tokens, whose ``partners`` are as in :class:`Batch`; ``length`` is the teacher's.
+
+    What stands at tokens without a partner has no meaning: they are not compared.
+    """
+    if partners is None:
+        return signals
+    place, own = partners.clamp(min=0), torch.arange(partners.shape[1], device=partners.device)
+    # The student's position of each of the teacher's tokens; what has no partner is written into one place more.
+    back = torch.full((len(partners), length + 1), -1, device=partners.device)
+    back.scatter_(1, partners.where(partners >= 0, length), own.expand_as(partners))
+    back[:, length] = -1
+
+    def along(x: Tensor, dim: int) -> Tensor:
+        shape = [1] * x.ndim
+        shape[0], shape[dim] = place.shape
+        return x.take_along_dim(place.view(shape), dim)
+
+    def selected(part: Selected) -> Selected:
+        if part.positions is None:
+            moved = part.each(lambda t: t if t.ndim == 1 else along(t, 1))
+            return replace(moved, mask=partners >= 0)
+        positions = back[:, :length].gather(1, part.positions)
+        return replace(part, mask=part.mask.bool() & (positions >= 0), positions=positions.clamp(min=0))
+
+    return replace(
+        signals,
+        hidden={layer: along(x, 1) for layer, x in signals.hidden.items()},
+        queries={layer: along(x, 2) for layer, x in signals.queries.items()},
+        keys={layer: along(x, 2) for layer, x in signals.keys.items()},
+        values={layer: along(x, 2) for layer, x in signals.values.items()},
+        biases={layer: along(along(x, 2), 3) for layer, x in signals.biases.items()},
+        cuts={cut: selected(part) for cut, part in signals.cuts.items()},
+    )
 
 
 def cut_from(signals: Signals, needs: Needs, mask: Tensor, separators: Tensor, keys: Tensor) -> None:

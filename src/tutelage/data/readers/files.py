@@ -43,7 +43,7 @@ def read_texts(path: Path, column: str = "text") -> list[str]:
     Raises:
         TutelageError: as :func:`read_table`, or a row has no text.
     """
-    table = read_lines(path) if ending_of(path) == ".txt" else read_table(path, (column,))
+    table = read_table(path, (column,)) if ending_of(path) in TABLES else read_lines(path)
     texts = table.texts("text" if ending_of(path) == ".txt" else column, "text")
     table.kept(skip=False)
     return texts

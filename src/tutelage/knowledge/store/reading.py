@@ -222,17 +222,14 @@ class Store:
         return load_file(self.folder / "evaluation.safetensors")[part]
 
     def signals(self, rows: Rows, needs: Needs, mask: Tensor, separators: Tensor, keys: Tensor) -> Signals:
-        """The signals in ``needs`` for these rows, in this order. The other arguments are those of the batch (``Batch``)."""
-        if self._whole:
-            # The teacher may tokenise differently from the student. Then only the first token is ever needed.
-            mask = self._mask(rows, mask.shape[1]).to(mask.device)
+        """The signals in ``needs`` for these rows, in this order. The other arguments are those of the batch (``Batch``), as
+        the teacher's tokenizer encodes it."""
         return self._signals(self._read(rows, mask), needs, mask, separators, keys)
 
-    def _mask(self, rows: Rows, least: int = 0) -> Tensor:
-        """``(rows, length)``: 1 at real tokens of these examples; ``length`` is at least ``least``."""
+    def _mask(self, rows: Rows) -> Tensor:
+        """``(rows, length)``: 1 at real tokens of these examples."""
         lengths = self.index["length"][rows]
-        width = max(least, int(lengths.max()))
-        return torch.from_numpy((np.arange(width) < lengths[:, None]).astype(np.int64))
+        return torch.from_numpy((np.arange(int(lengths.max())) < lengths[:, None]).astype(np.int64))
 
     def _read(self, rows: Rows, mask: Tensor) -> npt.NDArray[Any]:
         return self._ragged(rows, mask.shape[1]) if self._whole else self._fixed(rows)

@@ -1,16 +1,20 @@
-"""The parts of each model family: the only file that knows the internals of a transformers model.
+"""The parts of a transformers model: this file and its table ``families.py`` alone know the internals of one.
 
-Copying layers, reading signals and reshaping weights use this table. A new family is one entry in ``FAMILIES``; the tests run
-over all entries.
+Copying layers, reading signals and reshaping weights use them.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tutelage.anatomy.families import FAMILIES as FAMILIES  # named here for whoever reads the table through this module
+from tutelage.anatomy.families import UNREAD as UNREAD
+from tutelage.anatomy.families import Family as Family
 from tutelage.errors import TutelageError
 
 if TYPE_CHECKING:  # recipes import this module and must not load torch
@@ -34,216 +38,32 @@ UNLIMITED = 2**31 - 1
 """The longest input of a network without position embeddings."""
 
 
-@dataclass(frozen=True)
-class Family:
-    """Dotted paths to the parts of a model family.
-
-    Paths of the first group start at the base model (``BertModel``), those of the second group at a layer. The names of the
-    third group are attributes of the configuration. If query, key and value are one matrix, the three paths are equal.
-    """
-
-    embeddings: str
-    embedding_output: tuple[str, ...]
-    """The module whose output is ``hidden_states[0]``: the first of these paths that exists in the model."""
-    embedding_sum: str
-    """The module whose input is the sum of a token's embeddings."""
-    layers: str
-    pooler: str | None
-
-    query: str
-    key: str
-    value: str
-    attention_output: str
-    attention_norm: str
-    ffn_up: str
-    ffn_down: str
-    ffn_norm: str
-
-    word_head: tuple[str, ...]
-    """Modules of the language-model head, from hidden states to scores over the vocabulary; paths start at the full model."""
-
-    depth: str = "num_hidden_layers"
-    hidden: str = "hidden_size"
-    heads: str = "num_attention_heads"
-    intermediate: str = "intermediate_size"
-    shared: bool = False
-    """All layers share one set of weights (ALBERT), so copying layers has no choice to make."""
-    first_layer_differs: bool = False
-    """The first layer lacks a module that the others have (ModernBERT's attention norm), so only it can be first."""
-    final_norm: str | None = None
-    """The norm after the last layer, in families whose layers start with a norm."""
-    rigid: str | None = None
-    """The reason why the width of such a model cannot be changed, if it cannot."""
-    numbers_after_padding: bool = False
-    """Positions start at ``pad_token_id + 1``, so the first rows of the position table are unused."""
-    reads_pooler: bool = False
-    """The text classifier reads the output of the pooler, not the hidden state of the first token."""
-    causal: bool = False
-    """Attention is always causal. Other families become causal with ``is_decoder``."""
-    derived: str | None = None
-    """For families of tutelage: the ``init`` that creates one. It cannot be created by its family name."""
+def family_named(model_type: str) -> Family:
+    """The family of a model type; :data:`UNREAD` for those outside the table."""
+    return FAMILIES.get(model_type, UNREAD)
 
 
-_BERT = Family(
-    embeddings="embeddings.word_embeddings",
-    embedding_output=("embeddings",),
-    embedding_sum="embeddings.LayerNorm",
-    layers="encoder.layer",
-    pooler="pooler",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    attention_output="attention.output.dense",
-    attention_norm="attention.output.LayerNorm",
-    ffn_up="intermediate.dense",
-    ffn_down="output.dense",
-    ffn_norm="output.LayerNorm",
-    word_head=("cls",),
-    reads_pooler=True,
-)
-
-_LAYERED = (
-    "layers", "query", "key", "value", "attention_output", "attention_norm", "ffn_up", "ffn_down", "ffn_norm"
-)  # fmt: skip
-
-FAMILIES: dict[str, Family] = {
-    "bert": _BERT,
-    "roberta": Family(
-        **{**vars(_BERT), "word_head": ("lm_head",), "numbers_after_padding": True, "reads_pooler": False}
-    ),
-    "electra": Family(
-        **{
-            **vars(_BERT),
-            "embedding_output": ("embeddings_project", "embeddings"),
-            "pooler": None,
-            "reads_pooler": False,
-            "word_head": ("generator_predictions", "generator_lm_head"),
-            "rigid": "its embedding table has a width of its own",
-        }
-    ),
-    "distilbert": Family(
-        embeddings="embeddings.word_embeddings",
-        embedding_output=("embeddings",),
-        embedding_sum="embeddings.LayerNorm",
-        layers="transformer.layer",
-        pooler=None,
-        query="attention.q_lin",
-        key="attention.k_lin",
-        value="attention.v_lin",
-        attention_output="attention.out_lin",
-        attention_norm="sa_layer_norm",
-        ffn_up="ffn.lin1",
-        ffn_down="ffn.lin2",
-        ffn_norm="output_layer_norm",
-        word_head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
-        depth="n_layers",
-        hidden="dim",
-        heads="n_heads",
-        intermediate="hidden_dim",
-    ),
-    "albert": Family(
-        embeddings="embeddings.word_embeddings",
-        embedding_output=("encoder.embedding_hidden_mapping_in",),
-        embedding_sum="embeddings.LayerNorm",
-        layers="encoder.albert_layer_groups",
-        pooler="pooler",
-        query="albert_layers.0.attention.query",
-        key="albert_layers.0.attention.key",
-        value="albert_layers.0.attention.value",
-        attention_output="albert_layers.0.attention.dense",
-        attention_norm="albert_layers.0.attention.LayerNorm",
-        ffn_up="albert_layers.0.ffn",
-        ffn_down="albert_layers.0.ffn_output",
-        ffn_norm="albert_layers.0.full_layer_layer_norm",
-        word_head=("predictions",),
-        reads_pooler=True,
-        shared=True,
-        rigid="its embedding table has a width of its own",
-    ),
-    "modernbert": Family(
-        embeddings="embeddings.tok_embeddings",
-        embedding_output=("embeddings",),
-        embedding_sum="embeddings.norm",
-        layers="layers",
-        pooler=None,
-        query="attn.Wqkv",
-        key="attn.Wqkv",
-        value="attn.Wqkv",
-        attention_output="attn.Wo",
-        attention_norm="attn_norm",
-        ffn_up="mlp.Wi",
-        ffn_down="mlp.Wo",
-        ffn_norm="mlp_norm",
-        word_head=("head", "decoder"),
-        final_norm="final_norm",
-        first_layer_differs=True,
-        rigid="rotary positions bind the coordinates of a head in pairs, and its feed-forward is gated",
-    ),
-    "gpt2": Family(
-        embeddings="wte",
-        embedding_output=("drop",),
-        embedding_sum="drop",
-        layers="h",
-        pooler=None,
-        query="attn.c_attn",
-        key="attn.c_attn",
-        value="attn.c_attn",
-        attention_output="attn.c_proj",
-        attention_norm="ln_1",
-        ffn_up="mlp.c_fc",
-        ffn_down="mlp.c_proj",
-        ffn_norm="ln_2",
-        word_head=("lm_head",),
-        final_norm="ln_f",
-        depth="n_layer",
-        hidden="n_embd",
-        heads="n_head",
-        intermediate="n_inner",
-        causal=True,
-    ),
-    "pruned_bert": Family(
-        **{
-            **vars(_BERT),
-            "embeddings": "embeddings.word_embeddings.table",
-            "heads": "kept_heads",
-            "rigid": "it is already pruned",
-            "derived": "pruned",
-        }
-    ),
-    "bilstm": Family(
-        embeddings="embeddings",
-        **dict.fromkeys(_LAYERED, ""),  # type: ignore[arg-type]
-        embedding_output=(),
-        embedding_sum="",
-        rigid="it has no attention layers",
-        pooler=None,
-        word_head=(),
-        derived="bilstm",
-    ),
-}
-
-
-# Shared layers: the same parts at the same paths.
-FAMILIES |= {
-    f"shared_{name}": Family(**{**vars(FAMILIES[name]), "rigid": "its layers are shared", "derived": "shared"})
-    for name in ("bert", "roberta", "electra", "distilbert")
-}
+def is_unread(config: Any) -> bool:
+    """Whether a model is known to transformers alone: only its logits are read."""
+    return config.model_type not in FAMILIES
 
 
 def family_of(config: Any) -> Family:
-    """The family of a model configuration.
+    """The family of a model configuration; :data:`UNREAD` for other classification models of transformers.
 
     Raises:
-        TutelageError: if the model type is not supported, or a GPT-2 scales attention differently in each layer.
+        TutelageError: if the model classifies neither texts nor tokens, or a GPT-2 scales attention differently in each layer.
     """
-    if config.model_type not in FAMILIES:
-        heads, shared = getattr(config, "num_attention_heads", 0), getattr(config, "num_key_value_heads", None)
-        why = ""
-        if shared is not None and shared < heads:
-            why = f" (grouped-query attention, {heads} query heads on {shared} key and value heads, cannot be pruned by head)"
-        raise TutelageError(
-            f"model type {config.model_type!r} is not supported{why}; use one of {', '.join(sorted(FAMILIES))}"
-        )
+    if is_unread(config):
+        from transformers.models.auto import modeling_auto
+
+        known = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+        if config.model_type not in {**known, **modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES}:
+            raise TutelageError(
+                f"model type {config.model_type!r} is not supported and transformers has no classification model of it; use "
+                f"one of {', '.join(sorted(FAMILIES))}, or a classification model of transformers"
+            )
+        return UNREAD
     if getattr(config, "scale_attn_by_inverse_layer_idx", False):
         raise TutelageError(
             f"this {config.model_type} scales the attention of every layer differently (scale_attn_by_inverse_layer_idx), "
@@ -271,6 +91,10 @@ class Shape:
     """Number of stored layers, if layers are shared."""
 
     def __str__(self) -> str:
+        if self.family not in FAMILIES:
+            return f"{self.family}, of which the predictions are read" + (
+                f" ({self.layers} layers)" if self.layers else ""
+            )
         if not self.heads:
             return f"a bidirectional LSTM with {self.hidden} units per direction, {self.intermediate} before the logits"
         stored = "" if self.stored is None else f" ({self.stored} stored)"
@@ -280,6 +104,10 @@ class Shape:
 def shape_of(config: Any) -> Shape:
     """The sizes in a model configuration."""
     family = family_of(config)
+    if family is UNREAD:
+        inner = config.get_text_config()
+        layers, hidden = (int(getattr(inner, name, None) or 0) for name in (family.depth, family.hidden))
+        return Shape(config.model_type, layers, hidden, 0, 0, int(getattr(inner, "vocab_size", 0) or 0))
     return Shape(
         family=config.model_type,
         layers=getattr(config, family.depth),
@@ -293,12 +121,27 @@ def shape_of(config: Any) -> Shape:
 
 
 def max_length(config: Any) -> int:
-    """The longest input in tokens, special tokens included; :data:`UNLIMITED` for a network without position embeddings."""
-    family = FAMILIES[config.model_type]
-    if not family.layers:
-        return UNLIMITED
-    unused = config.pad_token_id + 1 if family.numbers_after_padding else 0
-    return int(config.max_position_embeddings) - unused
+    """The longest input in tokens, special tokens included; :data:`UNLIMITED` for a network without position embeddings.
+
+    Where the insides of a model are not known, its first positions are taken to be unused, as RoBERTa's are.
+    """
+    family = family_of(config)
+    if family is UNREAD:
+        inner = config.get_text_config()
+        positions = getattr(inner, "max_position_embeddings", None) or 0
+        padding = getattr(inner, "pad_token_id", None) or 0
+        # Only a padding token among the first of the vocabulary can number positions; that of many decoders is the last.
+        unused = padding + 1 if padding < 16 else 0
+        return int(positions) - unused if positions > 0 else UNLIMITED
+    return int(config.max_position_embeddings) - first_position(config) if family.layers else UNLIMITED
+
+
+def first_position(config: Any) -> int:
+    """The row of the position table that the first token of a text has."""
+    family = family_of(config)
+    if not family.numbers_after_padding:
+        return 0
+    return int(config.pad_token_id if family.padding_in_code is None else family.padding_in_code) + 1
 
 
 def has_token_types(config: Any) -> bool:
@@ -322,6 +165,14 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     """The stored layers. In a family that shares one layer (ALBERT), the list is shorter than the depth."""
     layers = base_of(model).get_submodule(family_of(model.config).layers)
     return cast("nn.ModuleList", layers)
+
+
+def layer_outputs_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The modules whose outputs are ``hidden_states[1:]``, in the order of the calls."""
+    modules, after = list(layers_of(model)), family_of(model.config).after_first
+    convolution = None if after is None else base_of(model).get_submodule(after.rpartition(".")[0])
+    found = None if convolution is None else getattr(convolution, str(after).rpartition(".")[2], None)
+    return modules if found is None else [found, *modules[1:]]
 
 
 def embedding_output_of(model: PreTrainedModel) -> nn.Module:
@@ -411,7 +262,22 @@ def frozen_modules(model: PreTrainedModel, train: Literal["all", "head"] | Layer
 
 def output_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
     """Run a model. The key-value cache of causal models is disabled: tutelage never generates text."""
+    if is_unread(model.config):
+        return model(**accepted(model, inputs))
     return model(**inputs, use_cache=False) if is_causal(model.config) else model(**inputs)
+
+
+def accepted(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """The arguments that ``forward`` has among these; models outside the table differ (FNet takes no mask)."""
+    if not is_unread(model.config):
+        return inputs
+    if model.config.model_type == "xlnet" and head_of(model) == "classes":
+        # It classifies by the last place of a row, so padding must stand before the text.
+        order = inputs["attention_mask"].argsort(dim=1, stable=True)
+        inputs = {name: tensor.gather(1, order) for name, tensor in inputs.items()}
+    names = inspect.signature(model.forward).parameters
+    found: dict[str, Any] = {name: tensor for name, tensor in inputs.items() if name in names}
+    return found | ({"use_cache": False} if "use_cache" in names else {})
 
 
 def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], predicted: Tensor | None) -> Tensor:
@@ -463,3 +329,63 @@ def pooler_of(model: PreTrainedModel) -> nn.Module:
         )
     found: nn.Module = pooler
     return found
+
+
+class EagerAttention:
+    """Reads queries, keys, values and the bias of one layer, in a family that computes attention without transformers'
+    ``AttentionInterface``. :meth:`close` restores the layer.
+
+    ``see(query, key, value, scaling, bias)`` is called after each run of the layer's attention. Shapes:
+    ``(batch, heads, length, head_size)``, and ``bias`` ``(batch, heads, length, length)`` or ``None``.
+    """
+
+    def __init__(self, layer: nn.Module, config: Any, see: Callable[..., None]) -> None:
+        family = family_of(config)
+        self._see, self._heads, self._config = see, shape_of(config).heads, config
+        self._module = layer.get_submodule(family.attention_module)
+        self._parts: dict[str, Tensor] = {}
+        self._bias: Tensor | None = None
+        self._hooks = [
+            self._module.register_forward_pre_hook(self._begin, with_kwargs=True),
+            self._module.register_forward_hook(self._end),
+        ]
+        for part in ("query", "key", "value"):
+            matrix = layer.get_submodule(getattr(family, part))
+            self._hooks.append(matrix.register_forward_hook(self._keeping(part)))
+        self._method = family.bias if hasattr(type(self._module), str(family.bias)) else None
+        if self._method is not None:
+            # An attribute of the instance hides the method of the class until it is deleted.
+            setattr(self._module, self._method, self._watched(getattr(self._module, self._method)))
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        if self._method is not None:
+            delattr(self._module, self._method)
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._parts, self._bias = {}, None
+        if self._method is None:
+            given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+            self._bias = given.get(str(family_of(self._config).bias))
+
+    def _keeping(self, part: str) -> Callable[..., None]:
+        def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+            # DeBERTa uses the matrices a second time, for the embeddings of relative positions.
+            self._parts.setdefault(part, output.view(*output.shape[:-1], self._heads, -1).transpose(1, 2))
+
+        return keep
+
+    def _watched(self, method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def watched(*args: Any, **kwargs: Any) -> Tensor:
+            bias = method(*args, **kwargs)
+            self._bias = bias.view(-1, self._heads, *bias.shape[1:])
+            return bias
+
+        return watched
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        # DeBERTa divides by the root of one head size for each kind of score that it adds.
+        kinds = 1 + sum(kind in (getattr(self._config, "pos_att_type", None) or ()) for kind in ("c2p", "p2c"))
+        query, key, value = (self._parts[part] for part in ("query", "key", "value"))
+        self._see(query, key, value, (query.shape[-1] * kinds) ** -0.5, self._bias)

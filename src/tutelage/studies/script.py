@@ -1,0 +1,101 @@
+"""A script that measures: its options, its results as JSON, and the page that is made of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from tutelage.artifacts import write_text
+from tutelage.errors import TutelageError
+from tutelage.studies.pages import filled
+
+Results = dict[str, Any]
+PLACES = ("data_dir", "text", "vectors", "clinc", "corpus", "models", "work", "share", "finished", "out", "part", "one")
+"""Options that say where things are and what is run now; they are no settings of the results."""
+
+
+class Script(argparse.ArgumentParser):
+    """The options of a script. :meth:`conduct` runs it.
+
+    ``name`` is the default name of the results, ``numbers`` are integer options with their defaults. The template of the page
+    lies beside ``file`` (see :func:`~tutelage.studies.pages.filled`).
+    """
+
+    def __init__(self, file: str, doc: str | None, name: str, **numbers: int) -> None:
+        self.file = Path(file)
+        super().__init__(
+            prog="/".join(self.file.parts[-2:]), description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        for option, value in numbers.items():
+            self.add_argument(f"--{option.replace('_', '-')}", type=int, default=value)
+        self.add_argument("--finished", action="store_true", help="write the page from the results, run nothing")
+        self.add_argument("--out", default=Path(f"results/{name}.json"), type=Path, help="file of the results")
+
+    def conduct(
+        self,
+        measure: Callable[[argparse.Namespace], Iterator[Results]],
+        page: Callable[[Results, Path], Results],
+        *,
+        name: str = "{}",
+        template: str | None = None,
+        pictures: Callable[[Results], dict[str, str]] = lambda results: {},
+    ) -> None:
+        """Measure, or read the results, and write results, page and pictures.
+
+        ``measure`` yields the results each time there are more. ``page`` returns what the template is filled with, beside ``out``
+        and the settings of the results. The page of ``results/STEM.json`` is ``docs/results/NAME.md`` (``name`` with the stem in
+        it); that of any other file lies beside it.
+        """
+        arguments = self.parse_args()
+        out: Path = arguments.out
+        transformers.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        folder = Path("docs/results") if out.parent == Path("results") else out.parent
+        source = self.file.with_name(template) if template else self.file.with_suffix(".md")
+        try:
+            for results in [before(out)] if arguments.finished else measure(arguments):
+                if getattr(arguments, "share", None):
+                    continue
+                if not arguments.finished:
+                    write(out, json.dumps(results, indent=1) + "\n")
+                values = {"out": out, "settings": results.get("settings"), **page(results, out)}
+                write(folder / f"{name.format(out.stem)}.md", filled(source, **values))
+                for file, picture in pictures(results).items():
+                    write(folder / file, picture)
+        except TutelageError as error:
+            self.exit(1, f"{error}\n")
+
+    def command(self, given: Mapping[str, Any], places: str = "") -> str:
+        """The command that has these settings; options at their defaults are left out."""
+        words = [f"python {self.prog}", *([places] if places else [])]
+        for name, value in given.items():
+            if value != self.get_default(name) and value is not False:
+                words.append(f"--{name.replace('_', '-')}")
+                words += [] if value is True else map(quoted, value if isinstance(value, list) else [value])
+        return " ".join(words)
+
+
+def quoted(value: object) -> str:
+    return f"'{value}'" if " " in str(value) else str(value)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+
+
+def before(path: Path) -> Results:
+    """The results that a file has; none without a file."""
+    found: Results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+def settings(arguments: argparse.Namespace) -> Results:
+    """The options that belong to the results."""
+    return {name: value for name, value in vars(arguments).items() if name not in PLACES}
