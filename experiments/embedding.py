@@ -23,7 +23,6 @@ from typing import Any
 
 import common
 import numpy as np
-from common import Results
 
 from tutelage.data.config import DataConfig
 from tutelage.knowledge.store import writing
@@ -31,7 +30,8 @@ from tutelage.methods import METHODS
 from tutelage.recipes.recipe import Recipe
 from tutelage.run.measure import evaluate
 from tutelage.students.specs import Copied, Fresh, Student
-from tutelage.studies.pages import paragraph, shown, table
+from tutelage.studies.pages import shown, table
+from tutelage.studies.script import Results, before, settings, write
 from tutelage.studies.study import interval
 
 TEACHER, START = "all-mpnet-base-v2", "all-MiniLM-L6-v2"
@@ -41,12 +41,12 @@ TASKS = {"STS-B": ("sentence1", "sentence2"), "MRPC": ("#1 String", "#2 String")
 LONGEST = 30
 """Most words of a sentence from the corpus."""
 
-PARSER = common.options(__doc__, "embedding", seeds=1, precision="no")
-PARSER.add_argument("--models", help="folder of the pretrained encoders")
-PARSER.add_argument("--texts", type=int, default=60_000)
-PARSER.add_argument("--epochs", type=int, default=8)
-PARSER.add_argument("--lr", type=float, default=2e-4)
-PARSER.add_argument("--arms", default=",".join(ARMS), help="arms, separated by commas")
+SCRIPT = common.options(__file__, __doc__, "embedding", seeds=1, precision="no")
+SCRIPT.add_argument("--models", help="folder of the pretrained encoders")
+SCRIPT.add_argument("--texts", type=int, default=60_000)
+SCRIPT.add_argument("--epochs", type=int, default=8)
+SCRIPT.add_argument("--lr", type=float, default=2e-4)
+SCRIPT.add_argument("--arms", default=",".join(ARMS), help="arms, separated by commas")
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -83,11 +83,11 @@ def data_for(arguments: argparse.Namespace) -> DataConfig:
         known = task_sentences(folder)
         half = [known[i] for i in np.random.default_rng(0).permutation(len(known))[: arguments.texts // 2]]
         lines = half + corpus_sentences(folder, arguments.texts - len(half))
-        common.write(train, "\n".join(" ".join(line.split()) for line in lines) + "\n")
+        write(train, "\n".join(" ".join(line.split()) for line in lines) + "\n")
     if not dev.exists():
         names = {"text": "sentence1", "text_pair": "sentence2", "label": "score"}
         rows = [{name: row[column] for name, column in names.items()} for row in rows_of(folder / "glue/STS-B/dev.tsv")]
-        common.write(dev, "".join(json.dumps(row) + "\n" for row in rows))
+        write(dev, "".join(json.dumps(row) + "\n" for row in rows))
     return DataConfig(train=str(train), dev=str(dev), kind="embedding", text_pair="text_pair", max_length=64)
 
 
@@ -107,8 +107,11 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     os.environ.setdefault("TUTELAGE_STORES", str((Path(arguments.work) / "stores").absolute()))
     writing.SHARD_EXAMPLES = 1024  # minutes of the teacher on one core: no more is lost when the experiment is stopped
     data, models = data_for(arguments), Path(arguments.models)
-    before = common.before(arguments)
-    results: Results = {"settings": common.settings(arguments), "references": before.get("references", {}), "runs": []}
+    results: Results = {
+        "settings": settings(arguments),
+        "references": before(arguments.out).get("references", {}),
+        "runs": [],
+    }
     for name in REFERENCES:
         if name not in results["references"]:
             found = evaluate(str(models / name), data, quiet=True)
@@ -126,13 +129,13 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         results["runs"] += common.carry_out(
             arguments, Path(arguments.work) / f"runs-{arguments.texts}", {arm: recipe_for(arm, arguments)}, data,
             range(arguments.seeds), keys=("speedup",), teacher=str(models / TEACHER), teacher_store="auto",
-            baseline=True, more=more, about=lambda run: {"arm": run.arm, "seed": run.seed},
+            baseline=True, more=more,
         )  # fmt: skip
         yield results
 
 
-def page(results: Results, out: str) -> str:
-    settings, runs, references = results["settings"], results["runs"], results["references"]
+def page(results: Results, out: Path) -> Results:
+    runs, references = results["runs"], results["references"]
     small = references.get(REFERENCES[0], {}).get("spearman", float("nan"))
     lines, takeaway = [], "No run is finished."
     if runs:
@@ -155,22 +158,9 @@ def page(results: Results, out: str) -> str:
             start = [run["baseline"]["spearman"] for run in mine]
             cells.append([one, f"{mine[0]['parameters'] / 1e6:.1f} M", shown(values, digits=4), shown(start, digits=4)])
         lines = table(["model", "parameters", "Spearman", "before training"], cells)
-    places = "--data-dir path/to/data --models path/to/models"
-    return "\n".join(
-        [
-            *common.opening("Sentence vectors", takeaway),
-            *lines,
-            *["## How it was made", "", f"    {common.command(PARSER, settings, places)}", ""],
-            *paragraph(
-                f"""Results: `{out}`. `similarity` and `kd` start from the first 3 layers of {START}, `fresh` from random weights
-                and learns as `similarity`. Each trains for {settings["epochs"]} epochs of {settings["texts"]:,} texts at batch 64;
-                the last epoch is kept, so no score decides anything. The student has 384 numbers a text, its teacher 768: they are
-                compared in the principal directions of the teacher's vectors. {REFERENCES[0]} was trained on paraphrases,
-                all-* encoders on a billion pairs. *Before training* is the same student at its start."""
-            ),
-        ]
-    )
+    command = SCRIPT.command(results["settings"], "--data-dir path/to/data --models path/to/models")
+    return {"takeaway": takeaway, "models": lines, "small": REFERENCES[0], "start": START, "command": command}
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page)
+    SCRIPT.conduct(measure, page)
