@@ -142,6 +142,7 @@ def test_methods() -> None:
         "finetune",
         "kd",
         "logits_mse",
+        "similarity",
         "pkd",
         "distilbert",
         "tinybert",

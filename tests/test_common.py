@@ -45,6 +45,7 @@ ROWS: dict[str, Student] = {
     "finetune": Copied(layers=2),
     "kd": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
     "logits_mse": Copied(layers=2),
+    "similarity": Copied(layers=2),
     "bilstm": BiLSTM(hidden=16, intermediate=16, embedding=16),
     "pkd": Copied(layers=2, choose="first"),
     "pkd_reference": Copied(layers=2, choose="first"),

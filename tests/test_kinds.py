@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 import tutelage
-from tutelage.anatomy import Shape, answers_of, auto_class, head_of
+from tutelage.anatomy import Shape, answers_of, head_of
 from tutelage.data.batches import Batch, step_batches
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples
@@ -27,10 +27,13 @@ from tutelage.knowledge.signals import Signals
 from tutelage.mechanisms.ptp.labels import PTPLabels
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
+from tutelage.students.load import model_class
 from tutelage.tasks import KINDS, kind_of
 from tutelage.tasks.classification import Classification
+from tutelage.tasks.embedding import EmbeddingData
 from tutelage.tasks.kind import Kind, TextKind
 from tutelage.tasks.load import load_data
+from tutelage.tasks.sentence import plain_settings
 
 TEXTS = ["good word1", "bad word2 word3", "good good", "word4 bad bad word5"]
 
@@ -69,6 +72,7 @@ CONTEXTS = ["word1 word2 good", "bad word3 word4", "good word5 good", "word6 wor
 ANSWERS = [((6, "word2"),), ((4, "word3 word4"),), ((0, "good"),), ()]
 NO_CHANCE = {"f1": 0.0, "precision": 0.0, "recall": 0.0}
 TAGS = [[1, 0], [0, 0, 1], [1, 2], [0, 0, 0, 0]]
+WIDTH = 32
 NAMED = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
 
 ROWS = {
@@ -107,6 +111,12 @@ ROWS = {
         {"num_labels": 2},
         "P",
     ),
+    "embedding": Row(
+        EmbeddingData(**vars(task("embedding", np.eye(4, WIDTH, dtype=np.float32), (), ("teacher_cosine",)))),
+        {"teacher_cosine": 0.5},
+        {"sentence": plain_settings()},
+        "pf",
+    ),
 }
 
 
@@ -137,6 +147,8 @@ def perfect(row: Row, encoded: Encoded) -> Tensor:
     if row.kind.head == "tokens":
         return 5 * torch.eye(3)[torch.from_numpy(np.concatenate(list(labels)))]
     found = torch.from_numpy(labels)
+    if row.kind.head == "vectors":
+        return 3 * found
     if labels.ndim == 2:
         return 10 * found - 5
     return 5 * torch.eye(2)[found] if row.kind.single_label else found[:, None]
@@ -149,6 +161,7 @@ def batch_of(row: Row, encoded: Encoded) -> Batch:
 
 def random_logits(encoded: Encoded, row: Row, seed: int) -> Tensor:
     outputs = 1 if row.settings.get("num_labels") == 1 else len(row.data.labels) or 2
+    outputs = WIDTH if row.kind.head == "vectors" else outputs
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(int(encoded.logit_rows.sum()), outputs, generator=generator)
 
@@ -167,14 +180,14 @@ def test_head_encoding_and_configuration(row: Row, tokenizer: Any, tmp_path: Pat
     config = tiny_config("bert", layers=2)
     for name, value in kind.label_settings(row.data).items():
         setattr(config, name, value)
-    model = auto_class(kind.head).from_config(config).eval()
+    model = model_class(kind.head).from_config(config).eval()
     assert head_of(model) == kind.head
     batch = batch_of(row, encoded)
     with torch.no_grad():
         logits = answers_of(model, batch.inputs, batch.predicted)
     assert logits.shape == random_logits(encoded, row, 0).shape
     model.save_pretrained(tmp_path)
-    again = auto_class(kind.head).from_pretrained(tmp_path)
+    again = model_class(kind.head).from_pretrained(tmp_path)
     assert {name: getattr(again.config, name) for name in row.settings} == row.settings
     assert kind.longest(512) == (384 if kind.answers_in_pair else 512) and kind.longest(64) == 64
 
@@ -190,7 +203,8 @@ def test_what_a_kind_allows(row: Row) -> None:
         "t": kind.ptp,
     }
     assert "".join(name for name, holds in flags.items() if holds) == row.flags
-    assert kind.per_text == isinstance(kind, TextKind)
+    assert (kind.head == "classes") == isinstance(kind, TextKind)
+    assert kind.per_text == (kind.head in ("classes", "vectors"))
     assert kind.classifies_texts == (kind.per_text and kind.single_label)
     compile(kind.usage('"folder/of a student"'), "card", "exec")
     assert '"folder/of a student"' in kind.usage('"folder/of a student"')
@@ -204,6 +218,14 @@ def test_a_teachers_outputs_are_matched_by_name(row: Row) -> None:
     config = tiny_config("bert", layers=2)
     for name, value in kind.label_settings(data).items():
         setattr(config, name, value)
+    if kind.head == "vectors":  # any encoder will do, and several have no mean
+        config.sentence = plain_settings("first")
+        matched, _ = kind.match(data, config, "teacher")
+        wanted = {**plain_settings("first"), "width": WIDTH, "projection": "pca"}
+        assert kind.label_settings(matched) == {"sentence": wanted}
+        with pytest.raises(TutelageError, match="lie in different spaces"):
+            kind.columns(data, config, "odd", ())
+        return
     same, warnings = kind.match(data, config, "teacher")
     assert same is data and not warnings
     assert kind.columns(data, config, "teacher", data.labels) == list(range(config.num_labels))
@@ -270,6 +292,11 @@ def distributions(row: Row, logits: Tensor, encoded: Encoded) -> list[Tensor]:
 
 def test_hard_loss_is_the_textbooks(row: Row, tokenizer: Any) -> None:
     encoded = encoded_for(row, tokenizer)
+    if not row.kind.learns_labels:
+        with pytest.raises(TutelageError, match=f"kind {row.kind.name} has no labels to learn from; use a method with"):
+            objective(row, HardLabels())
+        assert [term.kind for term in objective(row, HardLabels(), SoftLabels()).plan.terms] == ["soft_labels"]
+        return
     batch, logits = batch_of(row, encoded), random_logits(encoded, row, 1)
     rows = distributions(row, logits, encoded)
     if row.kind.name == "regression":
@@ -292,6 +319,8 @@ def test_soft_loss_is_the_textbooks(row: Row, tokenizer: Any) -> None:
     pairs = zip(distributions(row, student, encoded), distributions(row, teacher, encoded), strict=True)
     if row.kind.name == "regression":
         wanted = [(s[0] - z[0]) ** 2 for s, z in pairs]
+    elif row.kind.name == "embedding":
+        wanted = [1 - (s @ z) / (s @ s).sqrt() / (z @ z).sqrt() for s, z in pairs]
     elif row.kind.name == "multilabel":
         wanted = []
         for s, z in pairs:
@@ -327,7 +356,7 @@ def test_a_mixture_has_the_mean_of_the_probabilities(row: Row) -> None:
     )
     shares = torch.tensor([0.2, 0.5, 0.3])[:, None, None]
     found = row.kind.mix(logits, shares, t)
-    probability = {"regression": lambda z: z, "multilabel": lambda z: (z / t).sigmoid()}
+    probability = {"regression": lambda z: z, "embedding": lambda z: z, "multilabel": lambda z: (z / t).sigmoid()}
     of = probability.get(row.kind.name, lambda z: (z / t).softmax(-1))
     torch.testing.assert_close(of(found), (shares * of(logits)).sum(dim=0))
 
@@ -376,8 +405,8 @@ def test_kinds_that_are_no_tables_read_none(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------------- the walls
 
 COMPARED = re.compile(
-    r"""(==|!=)\s*["'](classification|regression|multilabel|tokens|spans)["']"""
-    r"""|\bin\s*[({\[][^)}\]]*["'](classification|regression|multilabel|tokens|spans)["']"""
+    r"""(==|!=)\s*["'](classification|regression|multilabel|tokens|spans|embedding)["']"""
+    r"""|\bin\s*[({\[][^)}\]]*["'](classification|regression|multilabel|tokens|spans|embedding)["']"""
     r"""|dtype\.kind"""
 )
 """A name of a kind (or of a head that is called so) in a comparison, or a type of numbers that may stand for a kind."""

@@ -34,6 +34,21 @@ def softmax(row: list[float]) -> list[float]:
 # ------------------------------------------------------------------------------------------------ slow references
 
 
+def slow_angle(u: Tensor, v: Tensor) -> float:
+    return sum(a * b for a, b in zip(u.tolist(), v.tolist(), strict=True)) / math.sqrt(
+        sum(a * a for a in u.tolist()) * sum(b * b for b in v.tolist())
+    )
+
+
+def slow_vector_cosine(s: Tensor, t: Tensor) -> float:
+    return sum(1 - slow_angle(u, v) for u, v in zip(s, t, strict=True)) / len(s)
+
+
+def slow_similarity_matrix(s: Tensor, t: Tensor) -> float:
+    pairs = [(i, j) for i in range(len(s)) for j in range(len(s)) if i != j]
+    return sum((slow_angle(s[i], s[j]) - slow_angle(t[i], t[j])) ** 2 for i, j in pairs) / len(pairs)
+
+
 def slow_cross_entropy(z: Tensor, y: Tensor) -> float:
     rows = [(row.tolist(), int(label)) for row, label in zip(z, y, strict=True) if label >= 0]
     return sum(-math.log(softmax(row)[label]) for row, label in rows) / len(rows)
@@ -130,6 +145,16 @@ def test_soft_cross_entropy(temperature: float) -> None:
     assert unscaled == pytest.approx(expected / temperature**2, rel=1e-5)
     over_classes = losses.soft_cross_entropy(s, t, temperature, reduction="mean").item()
     assert over_classes == pytest.approx(expected / CLASSES, rel=1e-5)
+
+
+def test_vectors_and_their_similarities() -> None:
+    s, t = tensor(6, D, scale=3), tensor(6, D, seed=1)
+    assert losses.vector_cosine(s, t).item() == pytest.approx(slow_vector_cosine(s, t), rel=1e-5)
+    wider = tensor(6, D + 3, seed=2)
+    assert losses.similarity_matrix(s, wider).item() == pytest.approx(slow_similarity_matrix(s, wider), rel=1e-5)
+    weighted = losses.similarity_matrix(s, wider, weights=torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0, 2.0])).item()
+    terms = {(i, j): slow_similarity_matrix(s[[i, j]], wider[[i, j]]) for i in range(6) for j in range(i)}
+    assert weighted == pytest.approx(sum(x * ((i > 3) + (j > 3)) for (i, j), x in terms.items()) / 15, rel=1e-5)
 
 
 def test_soft_cross_entropy_gradient_is_temperature_times_the_difference_of_probabilities() -> None:
@@ -356,7 +381,15 @@ def test_zero_when_student_and_teacher_agree(name: str, mask: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    "loss", [losses.soft_cross_entropy, losses.logits_mse, losses.soft_binary_cross_entropy, losses.patient_mse]
+    "loss",
+    [
+        losses.soft_cross_entropy,
+        losses.logits_mse,
+        losses.soft_binary_cross_entropy,
+        losses.patient_mse,
+        losses.vector_cosine,
+        losses.similarity_matrix,
+    ],
 )
 def test_zero_when_the_predictions_agree(loss) -> None:
     x = tensor(4, CLASSES).requires_grad_()
@@ -380,10 +413,21 @@ def test_pieces_of_a_step_add_up(mask: Tensor) -> None:
         ),
         (lambda r: losses.cross_entropy(z[r], y[r], 2.0), losses.cross_entropy(z, y)),
         (lambda r: losses.logits_mse(z[r], z[r] * 2, count=float(B)), losses.logits_mse(z, z * 2)),
+        (lambda r: losses.vector_cosine(s[r, 0], t[r, 0], float(B)), losses.vector_cosine(s[:, 0], t[:, 0])),
         (lambda r: losses.patient_mse(s[r, 0], t[r, 0], count=float(B)), losses.patient_mse(s[:, 0], t[:, 0])),
     ]
     for part, whole in cases:
         assert float(part(slice(0, 1)) + part(slice(1, B))) == pytest.approx(float(whole), rel=1e-5)
+
+
+def test_similarities_of_a_process_weigh_as_much_as_its_texts() -> None:
+    """Of 5 texts in a step, one process reads 3 and another 2; a text alone has no pair."""
+    s, t = tensor(5, D), tensor(5, D + 2, seed=1)
+    parts = [(slice(0, 3), 3), (slice(3, 5), 2)]
+    found = sum(float(losses.similarity_matrix(s[part], t[part], 5.0)) for part, _ in parts)
+    wanted = sum(count / 5 * slow_similarity_matrix(s[part], t[part]) for part, count in parts)
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert float(losses.similarity_matrix(s[:1], t[:1], 5.0)) == 0
 
 
 def test_half_precision_inputs_are_compared_in_float32(mask: Tensor) -> None:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:  # recipes import this module and must not load torch
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-Head = Literal["classes", "tokens", "spans", "masked_lm", "causal_lm", "none"]
-"""The output of a model: a class (or number) per text; a class per token; start and end of an answer; the masked word; the next
-word; none (no head)."""
+Head = Literal["classes", "tokens", "spans", "vectors", "masked_lm", "causal_lm", "none"]
+"""The output of a model: a class (or number) per text; a class per token; start and end of an answer; a vector per text; the
+masked word; the next word; none (no head)."""
 
 _AUTO: dict[Head, str] = {
     "classes": "AutoModelForSequenceClassification",
@@ -150,7 +150,7 @@ def has_token_types(config: Any) -> bool:
 
 
 def auto_class(head: Head) -> Any:
-    """The Auto class of transformers for models with this head."""
+    """The Auto class of transformers for models with this head; vectors have none (see ``students.load.model_class``)."""
     import transformers
 
     return getattr(transformers, _AUTO[head])
@@ -211,6 +211,7 @@ def head_named(name: str) -> Head:
         "ForTokenClassification": "tokens",
         "ForQuestionAnswering": "spans",
         "ForMaskedLM": "masked_lm",
+        "SentenceEncoder": "vectors",
         "LMHeadModel": "causal_lm",
         "ForCausalLM": "causal_lm",
     }
@@ -282,6 +283,8 @@ def accepted(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Any
 def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], predicted: Tensor | None) -> Tensor:
     """The logits of all predictions, ``(answers, classes)``.
 
+    Vectors of texts count as logits.
+
     ``predicted`` ``(answers,)``: the tokens that need a prediction, as indices into the flattened ``(batch * length)``; ``None``
     for one prediction per text. For spans, each such token has two scores: as start and as end of the answer.
     """
@@ -291,6 +294,8 @@ def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], predicted: Ten
     if head == "classes":
         logits: Tensor = output_of(model, inputs).logits
         return logits
+    if head == "vectors":
+        return cast("Tensor", output_of(model, inputs))
     assert predicted is not None
     if head in ("masked_lm", "causal_lm"):
         return word_scores(model, output_of(base_of(model), inputs)[0].flatten(0, 1)[predicted])

@@ -13,6 +13,11 @@ def _plain(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+Pooling = Literal["mean", "first"]
+"""How a sentence encoder makes one vector of its tokens."""
+Projection = Literal["pca", "dense"]
+"""How a narrow sentence encoder is compared with a wider one."""
+
 Place = Annotated[str, BeforeValidator(_plain)]
 """A path or a name; ``pathlib.Path`` becomes a string."""
 
@@ -68,7 +73,8 @@ class DataConfig(BaseModel):
     data_dir: Place | None = None
     """Folder of the task's original files. Default: the Hub."""
     train: Place | None = None
-    """Training file: CSV, TSV, JSON, JSON lines or Parquet; for spans also SQuAD's JSON, for tokens CoNLL's columns."""
+    """Training file: CSV, TSV, JSON, JSON lines or Parquet; for spans also SQuAD's JSON, for tokens CoNLL's columns, for embedding
+    lines of .txt."""
     dev: Place | None = None
     """Evaluation file. Default: 10 % of the training file."""
     text: str = "text"
@@ -85,8 +91,8 @@ class DataConfig(BaseModel):
     skip_bad_rows: bool = False
     """Leave out rows that cannot be used (no text, no label, too many fields) and say how many. Default: stop and name them."""
     kind: str | None = None
-    """Kind of task: classification, regression, multilabel, tokens, spans, or that of a plug-in. Default: inferred from the labels,
-    between the first three."""
+    """Kind of task: classification, regression, multilabel, tokens, spans, embedding, or that of a plug-in. Default: inferred from
+    the labels, between the first three."""
     unlabeled: Place | None = None
     """File of texts without labels. The teacher's predictions are their labels."""
     predictions: Predictions | None = None
@@ -104,6 +110,11 @@ class DataConfig(BaseModel):
     """Share of the training set that gets a wrong label, drawn with seed 0: for a teacher that is bad on purpose."""
     stride: Annotated[int, Field(ge=1)] | None = None
     """For spans: tokens that neighbouring windows of a long context share. Default: 128, or a third of a short window."""
+    pooling: Pooling | None = None
+    """For embeddings: how a teacher whose folder does not say so makes one vector of its tokens. Default: mean."""
+    projection: Projection = "pca"
+    """For embeddings, where the student is narrower than its teacher's vectors: ``pca`` compares in the principal directions of the
+    teacher's vectors, and the student comes out at its own width; ``dense`` adds a learnt linear map to the teacher's width."""
     candidates: Place | None = None
     """Folder of `tutelage augment`: the substitution candidates for augmented texts."""
     drop_flipped: bool = False
@@ -126,7 +137,7 @@ class DataConfig(BaseModel):
         return self
 
 
-BY_SETTING = ("predictions", "holdout", "leave_out", "only", "noise", "stride", "drop_flipped")
+BY_SETTING = ("predictions", "holdout", "leave_out", "only", "noise", "stride", "pooling", "projection", "drop_flipped")
 """Fields for experiments: ``--set data.NAME=VALUE`` sets them, no command has an option for them."""
 
 
@@ -170,6 +181,8 @@ class DataOptions(TypedDict, total=False):
     only: tuple[int, int] | None
     noise: float
     stride: int | None
+    pooling: Pooling | None
+    projection: Projection
     candidates: FilePath | None
     drop_flipped: bool
     max_length: int | None

@@ -14,6 +14,7 @@ from tutelage.methods.minimum_knowledge import minimum_knowledge, minimum_knowle
 from tutelage.methods.pea_kd import pea_kd
 from tutelage.methods.pkd import pkd, pkd_reference
 from tutelage.methods.pretrain import pretrain
+from tutelage.methods.similarity import similarity
 from tutelage.methods.tinybert import tinybert, tinybert_reference
 from tutelage.methods.wid import wid, wid11, wid55, wid_causal, wid_kd, wid_reference
 from tutelage.recipes.recipe import Recipe
@@ -25,6 +26,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         pretrain,
         kd,
         logits_mse,
+        similarity,
         fitnets,
         bilstm,
         pkd,

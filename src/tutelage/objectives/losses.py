@@ -136,6 +136,36 @@ def logits_mse(
     return _mean(total if reduction == "sum" else total / student.shape[-1], count, float(student.shape[0]))
 
 
+def vector_cosine(student: Tensor, teacher: Tensor, count: Count = None) -> Tensor:
+    """``1 - cos(v_s, v_t)``, mean over texts.
+
+    Shapes: both ``(B, d)``.
+    """
+    cosines = F.cosine_similarity(student.float(), teacher.float(), dim=-1)
+    return _mean((1 - cosines).sum(), count, float(student.shape[0]))
+
+
+def similarity_matrix(
+    student: Tensor, teacher: Tensor, count: Count = None, *, weights: Tensor | None = None
+) -> Tensor:
+    """``mean_{i != j} (cos(s_i, s_j) - cos(t_i, t_j))^2`` of the texts given (after Tung and Mori, ICCV 2019, eq. 4).
+
+    Widths may differ. The matrix is over the texts of one call. ``count`` is the texts of the whole step: a process that has
+    ``B`` of them adds ``B / count`` of the mean over its own pairs. One text alone has no pair and adds 0.
+    ``weights`` ``(B,)``: factors of the texts; a pair has the mean of both.
+
+    Shapes: ``(B, d_s)`` and ``(B, d_t)``.
+    """
+    with torch.autocast(device_type=student.device.type, enabled=False):
+        ours, theirs = (F.normalize(x.float(), dim=-1) for x in (student, teacher))
+        difference = (ours @ ours.mT - theirs @ theirs.mT).square()
+        if weights is not None:
+            difference = weights[:, None] * difference
+    texts = student.shape[0]
+    total = (difference.sum() - difference.diagonal().sum()) / max(texts - 1, 1)
+    return _mean(total, count, float(texts))
+
+
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor, count: Count = None) -> Tensor:
     """``||h_s - h_t||^2 / d``, mean over real tokens (TinyBERT, Jiao et al. 2020, eq. 8 and 9).
 

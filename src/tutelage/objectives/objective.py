@@ -33,7 +33,7 @@ class ObjectivePlan:
     predicted: bool = False
     """The teacher is a file of predictions: it has logits and no network."""
     terms: list[Term] = field(init=False)
-    """The terms with a weight above 0."""
+    """The terms with a weight above 0; without those on labels, where the kind of task has none."""
     pairs: list[Pairs] = field(init=False)
     """For each term, the pairs of layers that it compares."""
     cuts: list[list[Cut]] = field(init=False)
@@ -43,6 +43,13 @@ class ObjectivePlan:
 
     def __post_init__(self) -> None:
         terms = [term for term in self.given if term.weight > 0]
+        if not self.kind.learns_labels:
+            terms = [term for term in terms if not term.on_labels]
+            if not terms:
+                raise TutelageError(
+                    f"a task of kind {self.kind.name} has no labels to learn from; use a method with a teacher (distill --method "
+                    "kd)"
+                )
         if not terms:
             raise TutelageError("the objective has no term with a weight above 0; give one at least one")
         ours, theirs = Needs(), Needs()
@@ -71,6 +78,11 @@ class ObjectivePlan:
             for name, sizes in term.linears(self.student, self.teacher).items():
                 found.setdefault(name, sizes)
         return found
+
+    @property
+    def whole_step(self) -> bool:
+        """Whether a step must be computed in one piece."""
+        return any(term.whole_step for term in self.terms)
 
     def _check(self, term: Term) -> None:
         if self.predicted and not term.teacherless and not term.on_logits:

@@ -24,6 +24,7 @@ class HardLabels(Term):
 
     column = "labels"
     on_logits = True
+    on_labels = True
     teacherless = True
 
     kind: Literal["hard_labels"] = "hard_labels"
@@ -93,6 +94,36 @@ class LogitsMSE(Term):
         return losses.logits_mse(
             x.student.logits, x.teacher.logits, reduction=self.reduction, count=count, weights=x.teacher.weights
         )
+
+
+class SimilarityMatrix(Term):
+    """Squared difference of the cosines between the outputs of all pairs of texts in a step (after Tung and Mori 2019).
+
+    Student and teacher may have outputs of different widths. Of several processes each compares the texts of its own share.
+    """
+
+    column = "predictions"
+    on_logits = True
+    whole_step = True
+
+    kind: Literal["similarity_matrix"] = "similarity_matrix"
+
+    def words(self) -> str:
+        return "MSE of similarities"
+
+    def refusal(self, kind: Answers) -> str | None:
+        if not kind.per_text:
+            return (
+                f"compares texts by their outputs, and kind {kind.name} has several outputs per text; use soft_labels"
+            )
+        return None
+
+    def value(self, x: Comparison) -> Tensor:
+        from tutelage.objectives import losses
+
+        assert x.student.logits is not None and x.teacher.logits is not None
+        count, weights = x.batch.totals.answers, x.teacher.weights
+        return losses.similarity_matrix(x.student.logits, x.teacher.logits, count, weights=weights)
 
 
 class PTP(Term):

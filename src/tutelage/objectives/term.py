@@ -31,7 +31,9 @@ class Answers(Protocol):
 
     name: str
     fixed_outputs: bool
+    per_text: bool
     single_label: bool
+    learns_labels: bool
 
     def answers(self, logits: Tensor, batch: Batch) -> Tensor: ...
 
@@ -73,6 +75,10 @@ class Term(BaseModel):
     """The term reads the student's answers to the task, and nothing else of the student."""
     aligned: ClassVar[bool] = False
     """The term compares token by token: student and teacher must read the same tokens."""
+    on_labels: ClassVar[bool] = False
+    """The term reads the labels of the data. It is left out where the kind of task has none."""
+    whole_step: ClassVar[bool] = False
+    """The term compares the examples of a step with each other: a step is computed in one piece."""
     teacherless: ClassVar[bool] = False
     """The term needs no teacher."""
     labels_from: ClassVar[str | None] = None

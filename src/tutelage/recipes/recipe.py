@@ -70,7 +70,8 @@ class Stage(BaseModel):
     patience: Annotated[int, Field(ge=1)] | None = None
     """Epochs without a better score after which the stage ends."""
     max_tokens: Annotated[int, Field(ge=1)] = 16384
-    """Padded tokens computed at once; changes memory and speed, not the result."""
+    """Padded tokens computed at once; changes memory and speed, not the result. A term that compares the texts of a step with
+    each other ignores it."""
     pad_to: Annotated[int, Field(ge=1)] | None = None
     """Pad every input to this length, as some reference codes do."""
     fresh: bool = False

@@ -76,7 +76,7 @@ def _layers(entry: MappingEntry) -> dict[str, str]:
 def _front_matter(report: TaskReport, language: str) -> str:
     data = ModelCardData(
         language=language,
-        library_name="transformers",
+        library_name=kind_of(report.kind).library,
         pipeline_tag=kind_of(report.kind).pipeline,
         base_model=_base_model(report),
         tags=[

@@ -9,6 +9,7 @@ from typing import Any
 
 from tutelage.report.model import ModelEntry, StudentEntry, TaskReport, TaskStage
 from tutelage.report.numbers import count_text, finite, milliseconds, percent, score_text, times
+from tutelage.tasks import kind_of
 
 WHO = {"teacher": "Teacher", "student": "Student", "baseline": "Without distillation"}
 
@@ -23,10 +24,12 @@ KNOWLEDGE = {
     "soft_labels": "soft labels",
     "logits_mse": "logits",
     "hard_labels": "labels",
+    "teacher_cosine": "cosine with the teacher",
+    "knn_accuracy": "k-NN accuracy",
 }
 
 
-BOUNDED = ("accuracy", "f1", "macro_f1", "micro_f1")
+BOUNDED = ("accuracy", "knn_accuracy", "f1", "macro_f1", "micro_f1")
 """Metrics that are shares of examples, or nearly: the standard error of a proportion applies."""
 
 MOST_NAMES = 8
@@ -97,6 +100,8 @@ def baseline_text(report: TaskReport) -> str:
     last = last[:-1] if report.baseline is not None else last  # the baseline's own stage
     as_many = f" as {stages_text(last)}" if any(stage.discarded for stage in report.stages) else ""
     rate = ", at the same learning rate (slices may need a higher one)" if report.inherited else ""
+    if not kind_of(report.kind).learns_labels:
+        return f"{who}, before training"
     on = "labels" if report.predictions is None else report.predictions.baseline
     return f"{who}, trained on the {on} alone for as many steps{as_many}{rate}"
 

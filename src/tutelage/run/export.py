@@ -12,7 +12,7 @@ from tutelage.anatomy.checkpoints import resolve
 from tutelage.artifacts import free_place, new_folder
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.evaluation import speed
-from tutelage.students.load import load_config, load_model
+from tutelage.students.load import head_in, load_model
 from tutelage.students.sharing import expanded
 
 
@@ -20,8 +20,7 @@ def export(model: str, folder: Path) -> dict[str, Any]:
     """See :func:`tutelage.api.export`."""
     path, place = resolve(model), free_place(folder)
     transformers.utils.logging.disable_progress_bar()
-    config = load_config(path)
-    stored = load_model(path, anatomy.head_named((config.architectures or [""])[0]))[0]
+    stored = load_model(path, head_in(path))[0]
     plain = expanded(stored)
     with new_folder(place) as partial:
         plain.save_pretrained(partial)

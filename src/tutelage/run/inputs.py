@@ -18,6 +18,7 @@ from typing import Any
 
 from tutelage.data.config import DataConfig, DataOptions, FilePath, Frame, Table
 from tutelage.errors import TutelageError
+from tutelage.tasks import kind_of
 
 Model = FilePath | tuple[Any, Any]
 """A model: a folder, a hub id, or ``(model, tokenizer)``."""
@@ -94,13 +95,15 @@ class Inputs:
             "text_pair": tree.get("text_pair"),
             "label": tree.get("label", "label"),
         }
+        labelled = tree.get("kind") is None or kind_of(tree["kind"]).learns_labels
+        optional = () if labelled else (columns["text_pair"], columns["label"])
         for part in ("train", "dev", "unlabeled"):
             given = tree.get(part)
             if given is not None and not isinstance(given, str | os.PathLike):
                 if tree.get("kind") in ("tokens", "spans"):
                     raise TutelageError(f"{part}: data of kind {tree['kind']} are read from files; give a path")
                 wanted = [name for role, name in columns.items() if name and (role != "label" or part != "unlabeled")]
-                tree[part] = self._table(given, part, wanted, columns["text"], columns["label"])
+                tree[part] = self._table(given, part, wanted, columns["text"], columns["label"], optional)
         return tree
 
     def predictions(
@@ -126,8 +129,9 @@ class Inputs:
                 )
         return tree if prior is None else tree | {"prior": prior}
 
-    def _table(self, given: Table, part: str, wanted: Sequence[str], text: str, label: str) -> str:
+    def _table(self, given: Table, part: str, wanted: Sequence[str], text: str, label: str, optional: Any = ()) -> str:
         columns = _columns(given, text, label)
+        wanted = [name for name in wanted if name in columns or name not in optional]
         missing = [name for name in wanted if name not in columns]
         if missing:
             raise TutelageError(

@@ -56,7 +56,9 @@ def load_split(config: RunConfig, data: Data, teacher: Source | None, warnings: 
         data, notes = kind_of(data.kind).match(data, teacher.config, str(config.teacher))
         warnings += notes
     whole = data.train
-    if config.data.holdout:
+    if not kind_of(data.kind).learns_labels:
+        data = replace(data, selection=data.train.take([]))
+    elif config.data.holdout:
         data = data.hold_out(config.data.holdout, config.seed)
     if data.selection is None:
         first = next(iter(data.dev))

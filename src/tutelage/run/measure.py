@@ -39,6 +39,8 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | N
     known = {} if taught is None else taught.logits
     logits = {"teacher": {name: known[name] for name in run.dev if name in known}}
     models: dict[str, PreTrainedModel] = {"student": run.student}
+    if run.wants_baseline and not run.trains_baseline:
+        run.baseline = run.untrained()
     if run.baseline is not None:
         models["baseline"] = run.baseline
     for who, model in models.items():
@@ -76,7 +78,8 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | N
     if run.student.__module__.startswith("tutelage."):
         student["module"] = run.student.__module__
     if teacher is not None:
-        student["retention"] = student["score"] / teacher["score"] if teacher["score"] else None
+        relative = data.metrics[0] not in kind_of(data.kind).against_teacher
+        student["retention"] = student["score"] / teacher["score"] if teacher["score"] and relative else None
         if teacher["latency_ms"]:
             student["speedup"] = teacher["latency_ms"]["32"] / student["latency_ms"]["32"]
         if kind_of(data.kind).single_label:
@@ -146,7 +149,7 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
         config = load_config(model)
         data = load_data(data_config, label_names(config) if config.num_labels > 1 else ())
         kind = kind_of(data.kind)
-        source = Source(model, kind.head, role="model")
+        source = Source(model, kind.head, role="model", pooling=data_config.pooling)
         data, matched = kind.match(data, source.config, model, source.role)
         notes = [*data.notes, *matched]
         fitted = fitted_tokenizer(source.tokenizer, source.model)

@@ -70,18 +70,19 @@ class Result(os.PathLike[str]):
         teacher's columns are missing if the run has no teacher, or its teacher is a store. Computed on each call.
 
         Raises:
-            TutelageError: for a run on a corpus, or a task whose answers are tokens or spans.
+            TutelageError: for a run on a corpus, or a task whose answers are tokens, spans or vectors.
         """
         import pandas as pd
 
         from tutelage import anatomy
         from tutelage.tasks import kind_of
+        from tutelage.tasks.kind import TextKind
         from tutelage.tasks.load import load_data
         from tutelage.teachers.source import Source
 
-        if self.report.get("general") or not kind_of(self.report["kind"]).per_text:
+        if self.report.get("general") or not isinstance(kind_of(self.report["kind"]), TextKind):
             what = "a corpus" if self.report.get("general") else f"a task of kind {self.report['kind']}"
-            raise TutelageError(f"predictions() needs one prediction per text; this run is on {what}")
+            raise TutelageError(f"predictions() needs one label or score per text; this run is on {what}")
         data = load_data(self.config.data)
         kind = kind_of(data.kind)
         examples = next(iter(data.dev.values()))
@@ -125,10 +126,9 @@ class Result(os.PathLike[str]):
 
     @property
     def _head(self) -> Head:
-        from tutelage import anatomy
-        from tutelage.students.load import load_config
+        from tutelage.students.load import head_in
 
-        return anatomy.head_named((load_config(self._model_folder).architectures or [""])[0])
+        return head_in(self._model_folder)
 
 
 def _labels(labels: npt.NDArray[Any], names: Sequence[str]) -> list[Any]:

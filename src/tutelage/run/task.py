@@ -67,7 +67,7 @@ class TaskRun:
         given = load_data(config.data)
         source = None
         if config.teacher is not None:
-            source = Source(config.teacher, kind_of(given.kind).head)
+            source = Source(config.teacher, kind_of(given.kind).head, pooling=config.data.pooling)
         elif config.recipe.needs_teacher and given.predicted is None:
             raise TutelageError(
                 f"the method {config.recipe.method!r} needs a teacher; give --teacher FOLDER, or its answers with "
@@ -202,6 +202,9 @@ class TaskRun:
             return
         teacher.check_weights()
         teacher.on_evaluation()
+        for name, texts in self.dev.items():
+            texts.examples = self.kind.answered(texts.examples, teacher.logits[name])
+        self.data = replace(self.data, dev={name: texts.examples for name, texts in self.dev.items()})
         self.warnings += checks.check_teacher(config, self.data, self.dev, teacher)
         if config.data.drop_flipped and "augmented" in self.parts:
             self._drop_flipped(teacher)
@@ -263,22 +266,28 @@ class TaskRun:
 
     @property
     def wants_baseline(self) -> bool:
-        """Whether the baseline is trained too. A student that learns only from labels is its own baseline."""
+        """Whether the run has a baseline. A student that learns only from labels is its own baseline."""
         return self.config.baseline and self.config.taught and self.config.recipe.needs_teacher
+
+    @property
+    def trains_baseline(self) -> bool:
+        """Whether the baseline is trained. Where there are no labels to learn, it is the student before training."""
+        return self.wants_baseline and self.kind.learns_labels
 
     @property
     def count(self) -> int:
         """How many stages are trained, the twin's included."""
-        return len(self.config.recipe.stages) + self.wants_baseline
+        return len(self.config.recipe.stages) + self.trains_baseline
 
     def plan(self) -> str:
         """The printed plan: sizes, what each stage reads, the paired layers, the cost."""
         config, data, plans = self.config, self.data, self.plans
         network, train = final_network(self.student), self.parts["train"].student
-        known = "labelled" if data.predicted is None or data.predicted.labelled else "predicted"
+        known = " labelled" if data.predicted is None or data.predicted.labelled else " predicted"
+        known = known if self.kind.learns_labels else ""
         unlabelled = f" + {len(data.unlabeled):,} unlabelled" if data.unlabeled else ""
         lines = [
-            f"{config.recipe.title} on {data.task}: {len(data.train):,} {known}{unlabelled} texts, "
+            f"{config.recipe.title} on {data.task}: {len(data.train):,}{known}{unlabelled} texts, "
             f"{train.lengths.mean():.1f} tokens on average; {len(self.selection.examples):,} in the validation split, "
             f"{sum(map(len, data.dev.values())):,} in the evaluation set"
         ]
@@ -307,7 +316,7 @@ class TaskRun:
             if taken := inherited_count(plan.objective, self._projections):
                 lines.append(f"  starts from {taken} projections of {self.factory.origin}")
             lines += mapping_lines(plan.objective)
-        if self.wants_baseline:
+        if self.trains_baseline:
             on = "" if data.predicted is None else f" on the {predictions.baseline_labels(data)}"
             lines.append(f"then {config.recipe.student.twin_words}{on}, for as many steps (--no-baseline skips it)")
         lines.append(f"expected time on this machine: about {duration(seconds)}, without the baseline")
@@ -343,6 +352,7 @@ class TaskRun:
         if stage.fresh and index:
             self.student = self.factory.make().to(self.bench.accelerator.device)
         self.scene.student = self.student
+        self._start(self.student)
         if self.teacher is not None:
             self.teacher.release()  # making a student may have loaded its teacher
         torch.manual_seed(config.seed)  # and has drawn numbers
@@ -363,6 +373,19 @@ class TaskRun:
             return [hook for hook in made if hook is not None]
 
         return self._work("student", stage, self.student, objective, labels[0] if labels else None, teacher, hooks)
+
+    def _start(self, student: PreTrainedModel) -> None:
+        if self.teacher is None:
+            return
+        note = self.kind.start(student, lambda: self._train_logits("train"))
+        if note is not None:
+            self.bench.display.say(note)
+
+    def untrained(self) -> PreTrainedModel:
+        """The student before training."""
+        model = self.factory.make(twin=True)
+        self._start(model)
+        return model.to(self.bench.accelerator.device)
 
     def _begin_twin(self, steps: int) -> StageWork:
         self.baseline = self.factory.make(twin=True)
@@ -388,7 +411,7 @@ class TaskRun:
             logits = predict(model, self.selection.student, self.bench.accelerator)
             return self.kind.scores(self.data, logits, self.selection)[self.data.metrics[0]]
 
-        wanted = stage.select == "best" and objective.plan.student_needs.logits
+        wanted = stage.select == "best" and objective.plan.student_needs.logits and self.kind.learns_labels
         feed = self._feed(stage, labels)
         return StageWork(who, stage, model, objective, feed, teacher, score if wanted else None, hooks)
 

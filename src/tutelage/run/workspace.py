@@ -162,9 +162,11 @@ class Workspace(Bench):
         student.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
         self.model_folder.mkdir(exist_ok=True)
-        for path in fresh.iterdir():
-            os.replace(path, self.model_folder / path.name)
-        fresh.rmdir()
+        for path in [path for path in fresh.rglob("*") if path.is_file()]:
+            place = self.model_folder / path.relative_to(fresh)
+            place.parent.mkdir(exist_ok=True)
+            os.replace(path, place)
+        shutil.rmtree(fresh)
         if projections:
             new = self.folder / "projections.tmp"
             save_file({name: value.cpu().clone() for name, value in projections.items()}, new)

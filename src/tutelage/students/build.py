@@ -64,6 +64,10 @@ def build(
         return model
 
     torch.manual_seed(seed)
+    if head == "vectors" and not isinstance(student, Checkpoint | Copied | Fresh):
+        raise TutelageError(
+            f"a student with init={student.init} cannot be a sentence encoder; use init=copied, init=fresh or a checkpoint"
+        )
     if isinstance(student, Checkpoint):
         return loaded(student.name)
     if isinstance(student, Copied):

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.anatomy import auto_class
 from tutelage.errors import TutelageError
 from tutelage.objectives.mapping import half_up, spread
+from tutelage.students.load import model_class
 from tutelage.students.specs import Copied
 
 
@@ -63,10 +63,10 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
         config.layer_types = [source.config.layer_types[i - 1] for i in picked]
     for key, value in labels.items():
         setattr(config, key, value)
-    model: PreTrainedModel = auto_class(anatomy.head_of(source)).from_config(config, dtype=torch.float32)
+    model: PreTrainedModel = model_class(anatomy.head_of(source)).from_config(config, dtype=torch.float32)
     prefix = next(name for name, module in source.named_modules() if module is anatomy.layers_of(source)) + "."
     weights: dict[str, Any] = {}
-    for name, tensor in source.state_dict().items():
+    for name, tensor in _fitting_head(source, model).items():
         if name.startswith(prefix) and not family.shared:
             index, _, rest = name.removeprefix(prefix).partition(".")
             weights |= {f"{prefix}{new}.{rest}": tensor for new, old in enumerate(picked) if old - 1 == int(index)}
@@ -74,6 +74,15 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
             weights[name] = tensor
     model.load_state_dict(weights)
     return model.eval()
+
+
+def _fitting_head(source: PreTrainedModel, model: PreTrainedModel) -> dict[str, Any]:
+    """The weights of ``source``, with the parts of a head that only ``model`` has, and without those that it lacks."""
+    base, theirs, ours = anatomy.base_of(source), source.state_dict(), model.state_dict()
+    prefix = next(f"{name}." if name else "" for name, module in source.named_modules() if module is base)
+    head = {name: tensor for name, tensor in ours.items() if not name.startswith(prefix)}
+    body = {name: tensor for name, tensor in theirs.items() if name.startswith(prefix)}
+    return {**body, **{name: theirs.get(name, tensor) for name, tensor in head.items()}}
 
 
 def _as_distilbert(source: PreTrainedModel, student: Copied, labels: dict[str, Any]) -> PreTrainedModel:
@@ -97,7 +106,7 @@ def _as_distilbert(source: PreTrainedModel, student: Copied, labels: dict[str, A
     picked = chosen_layers(student, shape.layers)
     setattr(config, ours.depth, len(picked))
     head = anatomy.head_of(source)
-    model: PreTrainedModel = auto_class(head).from_config(config, dtype=torch.float32)
+    model: PreTrainedModel = model_class(head).from_config(config, dtype=torch.float32)
     old, new = anatomy.base_of(source), anatomy.base_of(model)
     parts = ("query", "key", "value", "attention_output", "attention_norm", "ffn_up", "ffn_down", "ffn_norm")
     pairs = [

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.anatomy import Head, auto_class
+from tutelage.anatomy import Head
 from tutelage.errors import TutelageError
-from tutelage.students.load import fitted_config
+from tutelage.students.load import fitted_config, model_class
 from tutelage.students.specs import Fresh
 
 POSITIONS = 512
@@ -63,7 +63,7 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "
         config.layer_types = (kinds * student.layers)[: student.layers]
     for key, value in labels.items():
         setattr(config, key, value)
-    model: PreTrainedModel = auto_class(head).from_config(fitted_config(config, head), dtype=torch.float32)
+    model: PreTrainedModel = model_class(head).from_config(fitted_config(config, head), dtype=torch.float32)
     return model.eval()
 
 

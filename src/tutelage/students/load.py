@@ -24,6 +24,7 @@ from tutelage.anatomy import Head, auto_class
 from tutelage.anatomy.checkpoints import check_fetched, check_weights, near, resolve, weight_files
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
+from tutelage.tasks.sentence import SentenceEncoder
 
 NOT_ARCHITECTURE = (
     "output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "torchscript", "use_cache", "dtype",
@@ -236,7 +237,7 @@ def untrained(name: str, config: Any, head: Head) -> PreTrainedModel:
     try:
         # from_config writes into the configuration that it is given
         config = fitted_config(copy.deepcopy(config), head)
-        model: PreTrainedModel = auto_class(head).from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = model_class(head).from_config(config, dtype=torch.float32)
     except TutelageError:
         raise
     except Exception as error:  # impossible sizes end in any exception
@@ -250,7 +251,7 @@ def _from_pretrained(
     name: str, path: str, config: Any, head: Head, renamed: dict[str, str] | None = None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     try:
-        model, found = auto_class(head).from_pretrained(
+        model, found = model_class(head).from_pretrained(
             path,
             config=copy.deepcopy(config),
             trust_remote_code=False,
@@ -312,6 +313,18 @@ def _check_whole(
             f"the weights of the model {name!r} hold {len(beyond)} tensors that its config.json has no place for (such as "
             f"{beyond[0]}); correct config.json (its number of layers?)"
         )
+
+
+def head_in(folder: str) -> Head:
+    """The head of a checkpoint: that of its class, or vectors where a folder says how to pool them."""
+    if (Path(folder) / "modules.json").exists():
+        return "vectors"
+    return anatomy.head_named((load_config(folder).architectures or [""])[0])
+
+
+def model_class(head: Head) -> Any:
+    """The class that makes and loads models with this head: an Auto class of transformers, for vectors that of this package."""
+    return SentenceEncoder if head == "vectors" else auto_class(head)
 
 
 def fitted_config(config: Any, head: Head) -> Any:

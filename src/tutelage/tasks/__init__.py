@@ -8,6 +8,7 @@ from typing import Any
 
 from tutelage.errors import TutelageError, option
 from tutelage.tasks.classification import Classification
+from tutelage.tasks.embedding import Embedding
 from tutelage.tasks.kind import Kind
 from tutelage.tasks.multilabel import Multilabel
 from tutelage.tasks.regression import Regression
@@ -20,6 +21,7 @@ KINDS: dict[str, Kind] = {
     "multilabel": Multilabel(),
     "tokens": Tokens(),
     "spans": Spans(),
+    "embedding": Embedding(),
 }
 """The kinds of this package by name."""
 

@@ -11,7 +11,7 @@ is in ``data/labels.py``. A new kind stores its labels in one of the forms there
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Kind(ABC):
     """What a model must answer."""
     pipeline: str = "text-classification"
     """The Hub's name for such tasks."""
+    library: str = "transformers"
+    """The Hub's name for the library that loads the student."""
     unit: str = "texts"
     """The plural noun for examples, in messages."""
 
@@ -65,6 +67,11 @@ class Kind(ABC):
     """Whether logits stand for probabilities, so that a temperature softens them."""
     ptp: bool = False
     """Whether a teacher's prediction of a text can be called right and confident (PTP labels and cross-fitting)."""
+    learns_labels: bool = True
+    """Whether the data has labels to learn. Without them terms on labels are left out, no checkpoint is selected by score, and the
+    baseline is the student before training."""
+    against_teacher: tuple[str, ...] = ()
+    """Metrics that compare with the teacher's outputs, of which a student keeps no share."""
     answers_in_pair: bool = False
     """Whether answers are places in the second text, which must then stay as it is."""
 
@@ -161,6 +168,14 @@ class Kind(ABC):
                 )
             )
         return places
+
+    def start(self, student: Any, outputs: Callable[[], Tensor]) -> str | None:
+        """Prepare a new student for its teacher's outputs on the training texts, ``(answers, outputs)``; returns a note on it."""
+        return None
+
+    def answered(self, examples: Examples, outputs: Tensor) -> Examples:
+        """A part of the evaluation set, with the teacher's outputs as labels where it has none and the kind has use for them."""
+        return examples
 
     # ----------------------------------------------------------------------------------------------------------- scores
 

@@ -52,6 +52,10 @@ def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:
     else:
         more = "; texts without labels (--unlabeled) go beside labelled rows, or with predictions (--teacher-predictions FILE)"
         raise TutelageError(f"there are no texts; give --task NAME or --train FILE{more if config.unlabeled else ''}")
+    if kind is not None and kind.name != data.kind:
+        raise TutelageError(
+            f"the task {config.task!r} is of kind {data.kind}, not {kind.name}; leave out --kind, or give its texts with --train"
+        )
     if config.labels is not None and data.labels != config.labels:
         data = _renumbered(data, config.labels)
     if config.max_train is not None and config.max_train < len(data.train):

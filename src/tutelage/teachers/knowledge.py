@@ -64,9 +64,8 @@ class Knowledge:
 
     def scheme(self, needs: Needs, dtype: Dtype) -> Scheme:
         """The smallest scheme for these needs."""
-        config = self.teacher.config
         longest = int(self.encoded.lengths.max())
-        return Scheme.covering(needs, config.num_labels, self.teacher.shape.hidden, longest, dtype)
+        return Scheme.covering(needs, self.teacher.outputs, self.teacher.shape.hidden, longest, dtype)
 
     def open(self, folder: Path, needs: Needs) -> tuple[Store, Rows]:
         """Open a store that must fit; returns it and its rows of these examples.

@@ -6,6 +6,7 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -13,14 +14,17 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.anatomy import Head
 from tutelage.anatomy.checkpoints import resolve
+from tutelage.data.config import Pooling
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.students.load import load_config, load_model, untrained
+from tutelage.tasks.sentence import read_settings, width_of
 
 HEADS = {
     "classes": "classification head",
     "tokens": "head for tokens",
     "spans": "head for questions",
+    "vectors": "encoder that fits its configuration",
     "masked_lm": "masked-language-model head",
     "causal_lm": "language-model head",
     "none": "encoder that fits its configuration",
@@ -31,15 +35,22 @@ HEADS = {
 class Source:
     """A teacher by name: a folder, a hub id, or the ``teacher/`` folder of a store (which has no weights).
 
-    ``head`` is the kind of output; ``none`` loads it without a head. ``role`` is what messages call it.
+    ``head`` is the kind of output; ``none`` loads it without a head. ``role`` is what messages call it. ``pooling`` is that of an
+    encoder whose folder names none.
 
     Raises:
         TutelageError: when its configuration or tokenizer cannot be loaded, or its family is unknown.
     """
 
-    def __init__(self, name: str, head: Head = "classes", role: str = "teacher") -> None:
+    def __init__(
+        self, name: str, head: Head = "classes", role: str = "teacher", pooling: Pooling | None = None
+    ) -> None:
         self.name, self._path, self._head, self.role = name, resolve(name), head, role
         self.config = load_config(self._path)
+        self._settings: dict[str, Any] = {}
+        if head == "vectors":
+            self.config.sentence = read_settings(self._path, self.config, pooling)
+            self._settings = {"sentence": self.config.sentence}
         self.tokenizer = load_tokenizer(self._path)
         # One that knows no limit is given the model's, so that the student's can be the same tokenizer.
         self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, anatomy.max_length(self.config))
@@ -51,6 +62,11 @@ class Source:
         return anatomy.shape_of(self.config)
 
     @property
+    def outputs(self) -> int:
+        """How many numbers it answers with: the size of a vector, or its labels."""
+        return width_of(self.config) if self._head == "vectors" else int(self.config.num_labels)
+
+    @property
     def model(self) -> PreTrainedModel:
         """The teacher with its weights, loaded on first use.
 
@@ -60,8 +76,8 @@ class Source:
         if self._model is None:
             if not self.has_weights:
                 raise TutelageError(self.without_weights)
-            model, missing = load_model(self._path, self._head)
-            made_up = [name for name in missing if "pooler" in name] if self._head == "none" else []
+            model, missing = load_model(self._path, self._head, **self._settings)
+            made_up = [name for name in missing if "pooler" in name] if self._head in ("none", "vectors") else []
             self._no_pooler = bool(made_up)
             missing = [name for name in missing if name not in made_up]
             if missing:

@@ -5,7 +5,7 @@ What happens when, for one stage::
     for epoch:
         for step in the epoch's steps:              # batch_size examples each, shuffled, similar lengths together
             seed the random state from (seed, stage, epoch, step)
-            for piece in step:                      # at most max_tokens at once; this process's share
+            for piece in step:                      # at most max_tokens at once (or whole); this process's share
                 teacher signals, student signals -> objective -> loss -> backward
             hooks, before the step                          # they see the whole step's gradients, before clipping
             clip, step, zero the gradients
@@ -119,6 +119,7 @@ def train(
     steps_an_epoch = -(-len(feed.rows(0)) // stage.batch_size)
     total = min(stage.epochs * steps_an_epoch, stage.max_steps or 2**62)
     device, student = accelerator.device, module.student
+    most_tokens = 2**62 if module.objective.plan.whole_step else stage.max_tokens
     if resumed is not None:
         student.load_state_dict(resumed["student.safetensors"])  # its shapes may be others than at the stage's begin
     frozen = anatomy.frozen_modules(student, stage.train)
@@ -204,7 +205,7 @@ def train(
                 group["lr"] = lr * group.get("factor", 1.0)
             step = feed.read(epoch, names)
             rank, world = accelerator.process_index, accelerator.num_processes
-            parts = list(batches.step_batches(step, names, rank, world, stage.max_tokens, stage.pad_to, log.steps))
+            parts = list(batches.step_batches(step, names, rank, world, most_tokens, stage.pad_to, log.steps))
             for index, part in enumerate(parts):
                 batch = part.to(device)
                 signals = teacher.signals(batch) if teacher else Signals()

@@ -1,0 +1,29 @@
+"""Similarity-preserving distillation: predictions, and how alike the texts of a step are by them."""
+
+from tutelage.objectives.predictions import HardLabels, SimilarityMatrix, SoftLabels
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.students.specs import Copied
+
+
+def similarity(temperature: float = 1.0, weight: float = 1.0, labels: float = 0.5) -> Recipe:
+    """``soft + weight * mean_{i != j} (cos(s_i, s_j) - cos(t_i, t_j))^2 + labels * hard``, over the texts of a step.
+
+    The paper compares the activations of a middle layer with the labels' loss alone; here the outputs are compared (ours),
+    which for sentence encoders are the vectors that are used.
+    """
+    return Recipe(
+        method="similarity",
+        title="Similarity-preserving KD",
+        paper="after Tung and Mori, ICCV 2019, arXiv:1907.09682",
+        student=Copied(),
+        stages=[
+            Stage(
+                name="distill",
+                objective=[
+                    SoftLabels(temperature=temperature),
+                    SimilarityMatrix(weight=weight),
+                    HardLabels(weight=labels),
+                ],
+            )
+        ],
+    )
