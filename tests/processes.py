@@ -6,7 +6,9 @@ interpreter would spend ten seconds of CPU time on imports.
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import multiprocessing
 import os
 import signal
@@ -76,24 +78,47 @@ def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
     return in_processes(1, function, *arguments)[0]
 
 
-def run_of(path: Path, resume: bool = False, kill_at: int | None = None) -> None:
-    """Carry out a run's YAML file, with a checkpoint at each point; with ``kill_at`` until SIGKILL after that many."""
-    from tutelage.recipes.config import from_yaml
-    from tutelage.run.run import run
+def kill_after(checkpoints: int) -> None:
+    """End this process by SIGKILL when it has written that many checkpoints, one at each point."""
     from tutelage.training import checkpoint, loop
 
     loop.CHECKPOINT_SECONDS = 0.0
-    # The first process would log each step and the second almost none: the first decides for both.
-    loop.LOG_SECONDS = 1e9 * int(os.environ.get("RANK", "0"))
     save, calls = checkpoint.save, 0
 
     def counting(folder: Path, state: checkpoint.State) -> None:
         nonlocal calls
         save(folder, state)
         calls += 1
-        if calls == kill_at:
+        if calls == checkpoints:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    checkpoint.save = counting
+
+
+def run_of(path: Path, resume: bool = False, kill_at: int | None = None) -> None:
+    """Carry out a run's YAML file, with a checkpoint at each point; with ``kill_at`` until SIGKILL after that many."""
+    from tutelage.recipes.config import from_yaml
+    from tutelage.run.run import run
+    from tutelage.training import loop
+
+    loop.CHECKPOINT_SECONDS = 0.0
+    # The first process would log each step and the second almost none: the first decides for both.
+    loop.LOG_SECONDS = 1e9 * int(os.environ.get("RANK", "0"))
     if kill_at is not None:
-        checkpoint.save = counting
+        kill_after(kill_at)
     run(from_yaml(path), resume=resume, quiet=True)
+
+
+def command(words: list[str], kill_at: int | None = None) -> tuple[int, str]:
+    """Carry out a command line: its exit code and what it wrote to stderr; with ``kill_at`` until that many checkpoints."""
+    from tutelage import cli
+
+    written = io.StringIO()
+    if kill_at is not None:
+        kill_after(kill_at)
+    with contextlib.redirect_stderr(written):
+        try:
+            cli.main(words)
+        except SystemExit as stop:
+            return int(stop.code or 0), written.getvalue()
+    return 0, written.getvalue()

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from conftest import LABELS, sentences, write_csv
+from processes import KILLED, command, in_process
 from test_cli import invoke
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -96,6 +97,11 @@ def test_names_are_public_and_cheap() -> None:
     heavy = "{'torch', 'transformers', 'pydantic'}"
     code = f"import sys, tutelage; from tutelage import distill, finetune; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    code = "import sys; from tutelage import cli; cli.main(['methods']); print({'torch', 'transformers'} & set(sys.modules))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout[-6:]
+        == "set()\n"
+    )
     for name in dir(tutelage):
         assert getattr(tutelage, name) is not None
 
@@ -309,20 +315,14 @@ def test_a_plug_in_through_the_command_line(teacher_folder: Path, tmp_path: Path
     code, again, error = invoke(*words, "--out", tmp_path / "a", "--resume")
     assert code == 0 and json.loads(again) == json.loads(out), error
 
-    program = [sys.executable, "-m", "tutelage"]
-    repeat = [*program, "run", str(tmp_path / "a" / "config.yaml"), "--set", f"out={tmp_path / 'b'}", "--json"]
-    done = subprocess.run(repeat, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "there is no term 'jsd'" in done.stderr and "--plugin FILE" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "b").exists()
-    killed = [*repeat, "--plugin", str(path)]
-    crash = (
-        "import os, sys; from tutelage import cli; from tutelage.training import checkpoint, loop; loop.CHECKPOINT_SECONDS = -1.0\n"
-        "save = checkpoint.save\n"
-        "def stop(*a, **k): save(*a, **k); os._exit(9)\n"
-        "checkpoint.save = stop; cli.main(sys.argv[1:])"
-    )
-    assert subprocess.run([sys.executable, "-c", crash, *killed[3:]], check=False, capture_output=True).returncode == 9
-    subprocess.run([*killed, "--resume"], check=True, capture_output=True)
+    repeat = ["run", str(tmp_path / "a" / "config.yaml"), "--set", f"out={tmp_path / 'b'}", "--json"]
+    code, error = in_process(command, repeat)
+    assert code == 2 and "there is no term 'jsd'" in error and "--plugin FILE" in error
+    assert len(error.strip().splitlines()) == 1 and not (tmp_path / "b").exists()
+    repeat += ["--plugin", str(path)]
+    assert in_process(command, repeat, 1) == KILLED
+    code, error = in_process(command, [*repeat, "--resume"])
+    assert code == 0, error
     weights = [(tmp_path / name / "student" / "model.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
 

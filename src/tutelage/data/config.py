@@ -38,7 +38,9 @@ def _prior(value: Any) -> Any:
 class Predictions(BaseModel):
     """A file of predictions as the teacher: the answers of a large language model, say."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, defer_build=True
+    )
 
     file: Place
     """CSV, TSV, JSONL, JSON or Parquet: a column of texts, named as in the training file, and the predictions."""

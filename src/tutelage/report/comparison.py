@@ -6,7 +6,6 @@ from html import escape
 from typing import Any, NamedTuple
 
 from tutelage.report.model import TaskReport
-from tutelage.report.words import failures
 
 
 class Comparison(NamedTuple):
@@ -49,6 +48,8 @@ def comparison(report: dict[str, Any]) -> Comparison:
             name = {"baseline": other}.get(who, who)
             rows.append([name, f"{entry['score']:.4f}", size, f"{entry['flops'] / 1e9:.3f}", *times])
     student, notes = report["student"], []
+    from tutelage.report.words import failures  # needs torch, and a table of methods does not
+
     failed = failures(TaskReport.model_validate(report))
     if failed:
         notes += failed
