@@ -23,11 +23,14 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BertTok
 
 from tutelage.anatomy import FAMILIES
 from tutelage.data.examples import Data, Examples
+from tutelage.evaluation import speed
 from tutelage.training import loop
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # The log has a line for each epoch and no other: how many there are must not depend on how busy the machine is.
 loop.LOG_SECONDS = 1e9
+# What a run measures of time is looked at in test_speed alone.
+speed.REPEATS = speed.WARM_UP = 1
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 

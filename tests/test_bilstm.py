@@ -280,7 +280,7 @@ def test_a_saved_student_is_the_same_to_the_bit(words, channels: int, tmp_path: 
     assert torch.equal(three.backwards.weight_hh_l0, model.backwards.weight_hh_l0)
 
 
-@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("pairs", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_onnx_gives_what_pytorch_gives(words, pairs: bool, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")

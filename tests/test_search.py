@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import random
 import shutil
@@ -42,13 +41,11 @@ def words(root: Path, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
-    """Nothing here is about the speed of the students, and there is no need to look for garbage among the libraries."""
+    """Nothing here is about the speed of the students."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "latencies", lambda models, *_, **__: {name: {"1": 1.0, "32": 1.0} for name in models})
         patch.setattr(speed, "flops", lambda *_: 1)
-        gc.freeze()
         yield
-        gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -491,7 +491,9 @@ def test_ptp_labels_of_models_that_have_not_seen_the_texts(teacher_folder: Path,
         api.crossfit(str(tmp_path / "fresh"), str(tmp_path / "folds"), quiet=True, **data)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name == "bert" else pytest.mark.slow) for name in FAMILIES]
+)
 def test_every_family_learns_ptp_labels(family: str, tokenizer, tmp_path: Path) -> None:
     from tutelage.data.tokenizers import fitted_tokenizer
 

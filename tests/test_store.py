@@ -102,7 +102,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix == ".bin"}
 
 
-def students(scene, terms, source, steps: int = 50):
+def students(scene, terms, source, steps: int = 50, max_tokens: int = 1):
     """Train for some steps; returns losses and weights."""
     _, encoded, teacher = scene
     objective = objective_for(terms, teacher)
@@ -110,7 +110,14 @@ def students(scene, terms, source, steps: int = 50):
     lesson = loop.DistillationModule(student, objective)
     # One example at a time: the teacher then computes what the store's writer computed, to the bit.
     stage = Stage(
-        name="s", objective=terms, epochs=9, max_steps=steps, batch_size=8, lr=1e-3, select="last", max_tokens=1
+        name="s",
+        objective=terms,
+        epochs=9,
+        max_steps=steps,
+        batch_size=8,
+        lr=1e-3,
+        select="last",
+        max_tokens=max_tokens,
     )
     log = loop.train(stage, lesson, source(objective.plan.teacher_needs), Known(encoded), Accelerator(cpu=True), 0)
     lesson.close()
@@ -146,8 +153,9 @@ def test_narrower_types_come_close(
     needs = objective_for(terms, teacher).plan.teacher_needs
     store = make(tmp_path / "store", scene, needs, dtype)
     rows = store.locate(data.ids, encoded)
-    live = students(scene, terms, lambda needs: LiveTeacher(teacher, needs, None, Accelerator(cpu=True)))
-    stored = students(scene, terms, lambda needs: StoredTeacher(store, rows, needs))
+    whole = {"max_tokens": 4096}
+    live = students(scene, terms, lambda needs: LiveTeacher(teacher, needs, None, Accelerator(cpu=True)), **whole)
+    stored = students(scene, terms, lambda needs: StoredTeacher(store, rows, needs), **whole)
     ours, theirs = (np.mean([loss for _, loss in side[0]["hidden_knowledge"]]) for side in (stored, live))
     assert ours == pytest.approx(theirs, rel=loss_within)
     start = tiny_model(seed=1, layers=2).state_dict()

@@ -17,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tutelage.anatomy import Shape
 
 WARM_UP = 2
+REPEATS = 15
+"""Forward passes of a model and batch size that are not measured, and that are."""
 
 
 def _lstm_flops(x: torch.Size, *weights: Any, **kwargs: Any) -> int:
@@ -73,7 +75,7 @@ def latencies(
     models: Mapping[str, nn.Module],
     inputs: Mapping[str, Callable[[int], dict[str, Tensor]]],
     batch_sizes: Sequence[int] = (1, 32),
-    repeats: int = 15,
+    repeats: int | None = None,
 ) -> dict[str, dict[str, float]]:
     """Median time of a forward pass in milliseconds, by model and batch size: ``{model: {"1": ..., "32": ...}}``.
 
@@ -88,7 +90,7 @@ def latencies(
                 for _ in range(WARM_UP):
                     _milliseconds(model, batches[name])
             times: dict[str, list[float]] = {name: [] for name in models}
-            for _ in range(repeats):
+            for _ in range(repeats or REPEATS):
                 for name, model in models.items():
                     times[name].append(_milliseconds(model, batches[name]))
             for name in models:
