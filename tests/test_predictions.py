@@ -594,8 +594,8 @@ REFUSED = {
     "sizes alone": ({"student": "layers=1,hidden=32"}, "like=bert-base-uncased"),
     "hidden states": ({"method": "pkd", "student": "layers=1,source=SOURCE"}, "compares the layers of a teacher"),
     "labels alone": ({"method": "finetune"}, "learns from labels alone"),
-    "a teacher too": ({"teacher": "SOURCE"}, "stands for the teacher; leave out --teacher"),
-    "a store too": ({"teacher_store": "auto"}, "stands for the teacher; leave out --teacher-store"),
+    "a teacher too": ({"teacher": "SOURCE"}, "stands for the teacher; leave out teacher"),
+    "a store too": ({"teacher_store": "auto"}, "stands for the teacher; leave out teacher_store"),
     "a team too": ({"team": ["a", "b"], "method": "skdbert"}, "stands for the teacher|needs a teacher that runs"),
 }
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tutelage.data.config import DataConfig
     from tutelage.recipes.config import RunConfig
     from tutelage.recipes.recipe import Recipe
-    from tutelage.run.inputs import Inputs
+    from tutelage.run.inputs import Inputs, Model
     from tutelage.run.result import Result
     from tutelage.students.specs import Student
 
@@ -113,6 +113,18 @@ def stored_teacher(store: FilePath | None) -> str:
         )
     Store(os.fspath(store))  # says so if it is none
     return str(Path(store) / "teacher")
+
+
+def teachers_of(
+    inputs: Inputs, teacher: Model | None, team: FilePath | Sequence[Model], store: FilePath | None, predicted: bool
+) -> dict[str, Any]:
+    """The fields of a run that say who teaches: one model, several, or what a store keeps of one."""
+    members = (team,) if isinstance(team, str | os.PathLike) else tuple(team)
+    names = tuple(inputs.model(one, "team") for one in members)
+    if teacher is None and not names and not predicted:
+        teacher = stored_teacher(store)
+    found = None if teacher is None else inputs.model(teacher, "teacher")
+    return {"teacher": found, "teachers": names, "teacher_store": store}
 
 
 def data_config(data: Mapping[str, Any]) -> DataConfig:

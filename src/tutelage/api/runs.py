@@ -26,7 +26,7 @@ from tutelage.api.common import (
     data_config,
     read_plugins,
     recipe_for,
-    stored_teacher,
+    teachers_of,
 )
 
 
@@ -180,8 +180,7 @@ def distill(
         out: Output folder; new or empty.
         teacher_predictions: File of predictions in place of a teacher, such as a language model's answers: labels, probabilities,
             log-probabilities or votes. Without --train its texts are the training set; beside labelled rows they are added.
-        prior: Class frequencies to correct the predictions to: uniform, data, or a number for each label (with commas). Default: no
-            correction.
+        prior: Class frequencies to correct the predictions to: uniform, data, or numbers with commas. Default: no correction.
         team: Teacher of a team: a folder, hub id or store; or one folder of `tutelage team train` for all.
         teacher_store: Folder of the teacher's stored knowledge; auto: the store that fits, written if there is none.
         store_dtype: Type of the hidden states that auto writes.
@@ -212,15 +211,8 @@ def distill(
     from tutelage.run.inputs import Inputs
 
     with Inputs(out) as inputs:
-        members = (team,) if isinstance(team, str | os.PathLike) else tuple(team)
-        names = tuple(inputs.model(one, "team") for one in members)
         predictions = inputs.predictions(teacher_predictions, prior, data)
-        if teacher is None and not names and predictions is None:
-            teacher = stored_teacher(teacher_store)
-        fields = {
-            "teacher": None if teacher is None else inputs.model(teacher, "teacher"),
-            "teachers": names,
-            "teacher_store": teacher_store,
+        fields = teachers_of(inputs, teacher, team, teacher_store, predictions is not None) | {
             "store_dtype": store_dtype,
             "out": out,
             "seed": seed,
@@ -230,9 +222,7 @@ def distill(
             "tracker": tracker,
             "corpus": corpus,
         }
-        tree = inputs.data(data, options)
-        if predictions is not None:
-            tree["predictions"] = predictions
+        tree = inputs.data(data, options) | ({} if predictions is None else {"predictions": predictions})
         recipe = recipe_for(method, student, inputs, tree.get("task"), ablation, plugins).part(stage)
         return carried_out(run_config(recipe, tree, settings, **fields), resume, quiet)
 

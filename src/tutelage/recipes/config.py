@@ -60,12 +60,11 @@ class RunConfig(BaseModel):
                 f"the method {self.recipe.method!r} learns from one teacher; for several use autoskdbert, skdbert or ensemble"
             )
         if self.data.predictions is not None:
-            given = {"--teacher": self.teacher, "--team": self.teachers, "--teacher-store": self.teacher_store}
-            also = [name for name, value in given.items() if value]
-            if also or any(general):
-                raise ValueError(
-                    f"--teacher-predictions stands for the teacher; leave out {also[0] if also else '--stage general'}"
-                )
+            also = [option(name) for name in ("teacher", "teacher_store") if getattr(self, name)]
+            also += ["the other teachers"] if self.teachers else []
+            also += ["the stages on a corpus"] if any(general) else []
+            if also:
+                raise ValueError(f"{option('teacher_predictions')} stands for the teacher; leave out {also[0]}")
         return self
 
     @property

@@ -77,18 +77,8 @@ def build(
             raise TutelageError("a copied student needs a teacher or a source to copy from; give --teacher")
         return copy_layers(teacher, student, labels)
     if isinstance(student, Inherited | Sliced):
-        if student.source is not None:
-            teacher = loaded(student.source)
-        if teacher is None:
-            raise TutelageError(f"a student with init={student.init} takes its weights from a teacher; give --teacher")
-        if isinstance(student, Sliced):
-            return compaction.sliced(teacher, student, labels)
-        model = copy.deepcopy(teacher)
-        wrapped = compaction.wrap(model, student)
-        for config in (model.config, wrapped.config):
-            for key, value in labels.items():
-                setattr(config, key, value)
-        return model.eval()
+        source = teacher if student.source is None else loaded(student.source)
+        return _taken(student, source, labels)
     if isinstance(student, Shared):
         copied = Copied(layers=student.stored, choose="first", source=student.source)
         return sharing.shared(build(copied, teacher, labels, seed, head=head, new=new), student)
@@ -117,3 +107,17 @@ def build(
             "a fresh student takes its family and vocabulary from a teacher; give --teacher, or add like=MODEL"
         )
     return from_sizes(student, teacher.config, labels, head)
+
+
+def _taken(student: Inherited | Sliced, source: PreTrainedModel | None, labels: dict[str, Any]) -> PreTrainedModel:
+    """The student whose weights are those of a larger model: between compactors, or a part of them."""
+    if source is None:
+        raise TutelageError(f"a student with init={student.init} takes its weights from a teacher; give --teacher")
+    if isinstance(student, Sliced):
+        return compaction.sliced(source, student, labels)
+    model = copy.deepcopy(source)
+    wrapped = compaction.wrap(model, student)
+    for config in (model.config, wrapped.config):
+        for key, value in labels.items():
+            setattr(config, key, value)
+    return model.eval()
