@@ -2,14 +2,13 @@
 
 import gzip
 import json
-import os
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import data_folder, tiny_model
+from conftest import data_folder, field_cases_folder, tiny_model
 
 from tutelage.api import evaluate
 from tutelage.data.config import DataConfig
@@ -18,7 +17,7 @@ from tutelage.run.inputs import Inputs
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 
-FIELD = Path(os.environ.get("TUTELAGE_FIELD_CASES", Path(__file__).parents[2] / "shared" / "field_cases"))
+FIELD = field_cases_folder()
 
 
 def read(path, content=None, **options):

@@ -10,6 +10,7 @@ from typing import Any
 from tutelage.report.model import ModelEntry, StudentEntry, TaskReport, TaskStage
 from tutelage.report.numbers import count_text, finite, milliseconds, percent, score_text, times
 from tutelage.tasks import kind_of
+from tutelage.tasks.metrics import no_better, standard_error
 
 WHO = {"teacher": "Teacher", "student": "Student", "baseline": "Without distillation"}
 
@@ -119,17 +120,6 @@ def paid(report: TaskReport) -> bool:
     return (added is None or added > 0) and not failures(report)
 
 
-def _margin(report: TaskReport) -> float:
-    """The standard error of a proportion on the evaluation set, at most."""
-    return 0.5 / math.sqrt(max(report.data.report, 1))
-
-
-def no_better(report: TaskReport, entry: ModelEntry) -> bool:
-    """Whether a model scores no better than the best constant answer on the evaluation set, within its standard error."""
-    scores, margin = next(iter(entry.scores.values()), {}), _margin(report)
-    return bool(report.chance) and all(scores.get(m, 0.0) <= value + margin for m, value in report.chance.items())
-
-
 def failures(report: TaskReport) -> list[str]:
     """A sentence for the student and for the teacher, if they are no better than a constant answer."""
     chance, metric = report.chance.get(report.metric), words(report.metric)
@@ -137,9 +127,11 @@ def failures(report: TaskReport) -> list[str]:
     return [
         f"The {who[name]} is no better than a constant answer: its {metric} on {report.data.report:,} examples is "
         f"{score_text(entry.score)}, that of the best constant answer {score_text(chance)} (standard error up to "
-        f"{_margin(report):.3f})."
+        f"{standard_error(report.data.report):.3f})."
         for name, entry in (("student", report.student), ("teacher", report.teacher))
-        if entry is not None and no_better(report, entry)
+        if entry is not None
+        and report.chance
+        and no_better(next(iter(entry.scores.values()), {}), report.chance, report.data.report)
     ]
 
 

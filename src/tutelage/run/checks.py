@@ -18,6 +18,7 @@ from tutelage.errors import TutelageError
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.tasks import kind_of
+from tutelage.tasks.metrics import no_better
 from tutelage.tasks.order import better_order
 from tutelage.teachers.source import Source
 
@@ -171,10 +172,8 @@ def check_alignment(train: Texts, objectives: Sequence[ObjectivePlan]) -> None:
 
 def near_chance(data: Data, scores: dict[str, float], part: Examples) -> dict[str, float] | None:
     """The scores of a constant answer, if a model's ``scores`` on a part are no better than these."""
-    # One standard error of a proportion, at most: a score within it of a constant answer's shows nothing.
-    margin = 0.5 / len(part) ** 0.5
     constant = kind_of(data.kind).constant_scores(data, part)
-    return None if any(scores[metric] > constant[metric] + margin for metric in data.metrics) else constant
+    return constant if no_better(scores, {name: constant[name] for name in data.metrics}, len(part)) else None
 
 
 def check_teacher(config: RunConfig, data: Data, dev: dict[str, Texts], teacher: RunTeacher) -> list[str]:

@@ -18,6 +18,7 @@ from tutelage.recipes.recipe import Stage
 from tutelage.run.teacher import Answers
 from tutelage.students.specs import Fresh, takes_from_teacher
 from tutelage.tasks import kind_of
+from tutelage.tasks.metrics import no_better
 from tutelage.teachers.teacher import KnownLogits, Teacher
 
 if TYPE_CHECKING:
@@ -107,9 +108,8 @@ def check_labels(config: RunConfig, data: Data) -> list[str]:
             )
     for part, found in predicted.agreement.items():
         metric = data.metrics[0]
-        margin = 0.5 / found.texts**0.5
-        better = any(found.scores[name] > found.constant[name] + margin for name in data.metrics)
-        if found.texts < FEWEST_COMPARED or better:
+        constant = {name: found.constant[name] for name in data.metrics}
+        if found.texts < FEWEST_COMPARED or not no_better(found.scores, constant, found.texts):
             continue
         line = (
             f"the predictions in {predicted.file!r} have {metric} {found.scores[metric]:.3f} on {found.texts:,} labelled texts of "

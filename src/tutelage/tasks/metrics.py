@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,19 @@ def value_of(name: str, predictions: npt.NDArray[Any], labels: npt.NDArray[Any],
             raise TutelageError("metric f1 is for two classes, the data has more: choose macro_f1 or micro_f1")
         return float(f1_score(labels, predictions, pos_label=positive, zero_division=0))
     return float(f1_score(labels, predictions, average=name.removesuffix("_f1"), zero_division=0))
+
+
+def standard_error(texts: int) -> float:
+    """The standard error of a proportion of so many texts, at most."""
+    return 0.5 / math.sqrt(max(texts, 1))
+
+
+def no_better(scores: Mapping[str, float], constant: Mapping[str, float], texts: int) -> bool:
+    """Whether scores on so many texts are no better than those of a constant answer, in all metrics of ``constant``.
+
+    A score within one standard error of a constant answer's shows nothing. A metric without a score counts as 0.
+    """
+    return not any(scores.get(name, 0.0) > value + standard_error(texts) for name, value in constant.items())
 
 
 def _constant(values: npt.NDArray[Any]) -> bool:

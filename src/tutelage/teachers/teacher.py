@@ -167,9 +167,10 @@ def predict(
     Raises:
         TutelageError: if a token has no embedding.
     """
-    if (largest := int(encoded.tokens.max(initial=0))) >= model.config.vocab_size:
+    largest, known = int(encoded.tokens.max(initial=0)), anatomy.shape_of(model.config).vocabulary
+    if 0 < known <= largest:  # a model of characters has no vocabulary
         raise TutelageError(
-            f"the texts have the token id {largest}, but a model has {model.config.vocab_size} embeddings; save the model's own "
+            f"the texts have the token id {largest}, but a model has {known} embeddings; save the model's own "
             "tokenizer beside it"
         )
     was_training = model.training
