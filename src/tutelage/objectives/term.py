@@ -26,6 +26,9 @@ Project = Literal["auto", "per_layer", "shared", "none"]
 Padding = Literal["masked", "reference"]
 
 
+Normalize = Literal["none", "teacher"]
+
+
 class Answers(Protocol):
     """What terms ask of a kind of task (see ``tasks.kind.Kind``, where each is described)."""
 

@@ -297,6 +297,31 @@ class PredictionsEntry(Block):
     """The suspects of which the student is most sure, at most 100."""
 
 
+class Trial(Block):
+    """A candidate that was trained for a few steps before the choice."""
+
+    name: str
+    untrained_loss: float
+    """Loss on the held-out texts before the trial."""
+    untrained_score: float | None
+    """What chooses checkpoints, on the validation split. Null where no score does."""
+    loss: float
+    """Loss on the held-out texts after the trial."""
+    score: float | None
+
+
+class Trials(Block):
+    """Candidates for one choice; the one with the lowest loss was taken."""
+
+    chosen: str
+    """Name of the candidate."""
+    steps: int
+    """Steps of a trial."""
+    texts: int
+    """Held-out texts, of the validation split."""
+    tried: list[Trial]
+
+
 class InheritedEntry(Block):
     """What a student with inherited weights kept of its teacher."""
 
@@ -362,6 +387,10 @@ class TaskReport(Block):
     """In order; the baseline's stage is the last."""
     inherited: InheritedEntry | None = None
     team: TeamEntry | None = None
+    start: Trials | None = None
+    """Starts that were tried: the teacher's layers (from 1) that the student is made of. Null if there was no choice."""
+    twin_rates: Trials | None = None
+    """Peak learning rates that were tried for the baseline."""
     warnings: list[str]
     environment: Environment
     seed: int

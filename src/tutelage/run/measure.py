@@ -130,6 +130,8 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "student_layers": anatomy.shape_of(run.student.config).layers,
         "stages": [{**vars(log), "discarded": number < recipe.begins} for number, log in enumerate(logs)],
         **fields,
+        "start": run.start_trials,
+        "twin_rates": run.twin_trials,
         "warnings": run.warnings + doubts,
         "environment": workspace.environment(),
         "seed": config.seed,

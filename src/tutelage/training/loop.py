@@ -92,10 +92,10 @@ def _seed(number: int, device: torch.device) -> None:
 
 def learning_rate(stage: Stage, step: int, total: int) -> float:
     """Rate of step ``step`` (from 0): linear warm-up over a share of the steps, then linear to zero or constant."""
-    warmup = round(stage.warmup * total)
+    warmup, (_, peak) = round(stage.warmup * total), stage.schedule
     if step < warmup:
-        return stage.lr * (step + 1) / warmup
-    return stage.lr if stage.decay == "constant" else stage.lr * (total - step) / max(total - warmup, 1)
+        return peak * (step + 1) / warmup
+    return peak if stage.decay == "constant" else peak * (total - step) / max(total - warmup, 1)
 
 
 def train(
@@ -117,7 +117,8 @@ def train(
     ``resumed`` later. ``hooks`` are the hooks of the stage's mechanisms.
     """
     steps_an_epoch = -(-len(feed.rows(0)) // stage.batch_size)
-    total = min(stage.epochs * steps_an_epoch, stage.max_steps or 2**62)
+    epochs, peak = stage.schedule
+    total = min(epochs * steps_an_epoch, stage.max_steps or 2**62)
     device, student = accelerator.device, module.student
     most_tokens = 2**62 if module.objective.plan.whole_step else stage.max_tokens
     if resumed is not None:
@@ -128,7 +129,7 @@ def train(
     module.to(device)
     given = [groups for hook in hooks if (groups := hook.parameter_groups(module, stage.weight_decay)) is not None]
     groups = given[0] if given else parameter_groups(module, stage.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=stage.lr, fused=device.type in ("cpu", "cuda"))
+    optimizer = torch.optim.AdamW(groups, lr=peak, fused=device.type in ("cpu", "cuda"))
     wrapped, prepared = accelerator.prepare(module, optimizer, device_placement=[False, False])
 
     log, best, epoch, place, without_better = StageLog(stage.name), None, 0, 0, 0
@@ -181,7 +182,7 @@ def train(
             if not math.isfinite(mean):
                 raise TutelageError(
                     f"the loss {name!r} became {mean} in stage {stage.name!r} at step {log.steps}; lower the learning "
-                    f"rate (--set stages.*.lr={stage.lr / 2:g}) or use full precision"
+                    f"rate (--set stages.*.lr={peak / 2:g}) or use full precision"
                 )
             log.losses.setdefault(name, []).append([log.steps, mean])
         now = time.perf_counter()
@@ -194,7 +195,7 @@ def train(
         sums, counted, tokens, began, logged = {}, 0, 0, now, now
 
     student.train()
-    while epoch < stage.epochs and (log.steps < total or place):
+    while epoch < epochs and (log.steps < total or place):
         lr = 0.0
         order = batches.steps(feed.lengths(epoch), feed.rows(epoch), stage.batch_size, seed, epoch)
         for names in order[place : place + total - log.steps]:
