@@ -43,6 +43,7 @@ from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Fresh, Inherited
 
 ROWS: dict[str, Student] = {
     "finetune": Copied(layers=2, choose="first"),
+    "compact": Copied(layers=2),
     "kd": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
     "logits_mse": Copied(layers=2),
     "similarity": Copied(layers=2, choose="first"),
@@ -303,7 +304,9 @@ def run_without_dropout(path: Path) -> None:
 
 @pytest.mark.parametrize("method", rows("tinybert", "autoskdbert"))
 def test_two_processes_give_the_single_processes_student(method: str, teacher_folder: Path, tmp_path: Path) -> None:
-    recipe = small(method, Copied(layers=2, choose="first") if method == "kd" else ROWS[method], 3 if method == "wid" else 1)
+    recipe = small(
+        method, Copied(layers=2, choose="first") if method == "kd" else ROWS[method], 3 if method == "wid" else 1
+    )
     if method == "autoskdbert":  # weights move at once: there are few steps
         recipe = recipe.model_copy(update={"stages": [eager(stage) for stage in recipe.stages]})
     students, found, lines = [], [], []

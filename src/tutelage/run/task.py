@@ -88,6 +88,16 @@ class TaskRun:
         self.student = self.factory.outline() if sketch else self.factory.make()
         self.tokenizer = self.factory.tokenizer(self.student)
         self.warnings += notes(self.student)
+        recipe, left_out = checks.possible(
+            config.recipe,
+            self.kind,
+            anatomy.shape_of(final_config(self.student)),
+            None if source is None else source.shape,
+            predicted=self.data.predicted is not None,
+            same_tokens=source is None or self.factory.reads_as(source),
+        )
+        self.warnings += left_out
+        self.config = config = config.model_copy(update={"recipe": recipe})
         self.objectives = self._objectives(source)
         checks.check_unlabelled(config)
         limit = checks.limit_of(config, self.student.config, source)
@@ -318,6 +328,9 @@ class TaskRun:
             lines.append(
                 f"         its start lacks {listed(new)}, which {'is' if len(new) == 1 else 'are'} new and random"
             )
+        if self._starts:
+            ways = ", ".join(f"{name} ({' '.join(map(str, layers))})" for name, layers in self._starts.items())
+            lines.append(f"start    the best of the layers {ways}; each is tried for some steps")
         inputs, student_flops = typical(train, self.student), self._student_flops()
         trial = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
         rate = 32 * student_flops / (trial["student"]["32"] / 1000)
@@ -332,7 +345,10 @@ class TaskRun:
             lines += mapping_lines(plan.objective)
         if self.trains_baseline:
             on = "" if data.predicted is None else f" on the {predictions.baseline_labels(data)}"
-            lines.append(f"then {config.recipe.student.twin_words}{on}, for as many steps (--no-baseline skips it)")
+            lines.append(
+                f"then {config.recipe.student.twin_words}{on}, for as many steps, at the better of two rates (--no-baseline "
+                "skips it)"
+            )
         lines.append(f"expected time on this machine: about {duration(seconds)}, without the baseline")
         lines += [f"note: {warning}" for warning in self.warnings]
         return "\n".join(lines)

@@ -79,6 +79,22 @@ class StageLog:
     scores: list[list[float]] = field(default_factory=list)
     """Pairs of epoch and score on the validation split."""
     tokens: int = 0
+    first_step: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Of several terms: ``loss`` and ``gradient`` (its norm) of each, before the first update, on a piece of the first step."""
+
+
+def first_step(module: DistillationModule, batch: batches.Batch, signals: Signals) -> dict[str, dict[str, float]]:
+    """Each term's loss and the norm of its gradient; nothing of a single term."""
+    losses = module(batch, signals)
+    if len(losses) < 2:
+        return {}
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    found = {}
+    for name, loss in losses.items():
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        norms = [gradient.detach().float().norm() for gradient in gradients if gradient is not None]
+        found[name] = {"loss": loss.item(), "gradient": torch.stack(norms).norm().item() if norms else 0.0}
+    return found
 
 
 def _seed(number: int, device: torch.device) -> None:
@@ -200,7 +216,8 @@ def train(
         order = batches.steps(feed.lengths(epoch), feed.rows(epoch), stage.batch_size, seed, epoch)
         for names in order[place : place + total - log.steps]:
             place_of_step = [seed, _number(stage.name), epoch, place, accelerator.process_index]
-            _seed(int(np.random.SeedSequence(place_of_step).generate_state(1)[0]), device)
+            seed_of_step = int(np.random.SeedSequence(place_of_step).generate_state(1)[0])
+            _seed(seed_of_step, device)
             lr = learning_rate(stage, log.steps, total)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("factor", 1.0)
@@ -210,6 +227,10 @@ def train(
             for index, part in enumerate(parts):
                 batch = part.to(device)
                 signals = teacher.signals(batch) if teacher else Signals()
+                if not log.steps and not index:
+                    with accelerator.autocast():
+                        log.first_step = first_step(module, batch, signals)
+                    _seed(seed_of_step, device)
                 views = next((views for hook in hooks if len(views := hook.views()) > 1), ONE_VIEW)
                 for view_number, view in enumerate(views):
                     last = index == len(parts) - 1 and view_number == len(views) - 1
