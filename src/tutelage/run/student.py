@@ -97,7 +97,7 @@ class StudentFactory:
         if self.own_input is not None or self.origin is None:
             return self.own_input is None
         own: dict[str, int] = load_tokenizer(str(self.origin)).get_vocab()
-        return own == teacher.tokenizer.get_vocab()
+        return bool(own == teacher.tokenizer.get_vocab())
 
     def _own_input(self, config: RunConfig, examples: Examples) -> StudentInput | None:
         if not isinstance(self.spec, BiLSTM):
