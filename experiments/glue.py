@@ -26,19 +26,20 @@ from tutelage.studies.pages import shown, table
 from tutelage.studies.script import Results, settings
 from tutelage.studies.study import paired
 
+METHODS_TRIED = ("finetune", "kd", "pkd", "distilbert", "tinybert")
 KEYS = ("score", "parameters", "flops", "latency_ms", "retention", "speedup", "agreement")
 
 SCRIPT = common.options(__file__, __doc__, "glue", tasks="stsb,cola,sst2,mrpc", precision="no")
-SCRIPT.add_argument("--methods", default="finetune,kd,pkd,distilbert,tinybert")
+SCRIPT.add_argument("--methods", default=",".join(METHODS_TRIED))
 SCRIPT.add_argument("--epochs", type=int, default=3)
 SCRIPT.add_argument("--teacher-epochs", type=int, default=4)
 SCRIPT.add_argument("--lr", type=float, default=1e-4)
 SCRIPT.add_argument("--full", action="store_true", help="all of SST-2's training rows")
 
 
-def recipe_for(method: str, epochs: int, lr: float) -> Recipe:
+def recipe_for(method: str, arguments: argparse.Namespace) -> Recipe:
     """The method's recipe with the common student, length and rate; stages share the epochs, the last has one at least."""
-    recipe = METHODS[method]().part("task")
+    recipe, epochs, lr = METHODS[method]().part("task"), arguments.epochs, arguments.lr
     shares = [epochs] if len(recipe.stages) == 1 else [epochs - max(1, epochs // 4), max(1, epochs // 4)]
     stages = [
         stage.model_copy(update={"epochs": share, "lr": lr}) for stage, share in zip(recipe.stages, shares, strict=True)
@@ -54,7 +55,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         results["teachers"][task] = {"metric": report["metric"], **common.measured(report, *KEYS)}
         if arguments.share == "shared":
             continue
-        recipes = {name: recipe_for(name, arguments.epochs, arguments.lr) for name in arguments.methods.split(",")}
+        recipes = {name: recipe_for(name, arguments) for name in arguments.methods.split(",")}
         results["runs"] += common.carry_out(
             arguments, place, recipes, data, range(arguments.seeds), keys=KEYS, about={"task": task}, arm="method",
             teacher=str(place / "teacher"),

@@ -31,14 +31,16 @@ from tutelage.studies.script import Results, settings
 from tutelage.studies.study import paired
 
 KEYS = ("score", "parameters", "flops", "latency_ms", "retention", "speedup", "agreement")
-ARMS = (
-    "fresh-finetune,fresh-kd,fresh-distilbert,minilm-finetune,minilm-kd,minilm-distilbert,minilm-minilmv2,"
-    "cut-finetune,cut-kd,cut-pkd"
-)
+STUDENTS = {
+    "fresh": ("finetune", "kd", "distilbert"),
+    "minilm": ("finetune", "kd", "distilbert", "minilmv2"),
+    "cut": ("finetune", "kd", "pkd"),
+}
+ARMS = [f"{student}-{method}" for student, methods in STUDENTS.items() for method in methods]
 
 SCRIPT = common.options(__file__, __doc__, "mpnet_teacher", tasks="mrpc,sst2", seeds=1, precision="no")
 SCRIPT.add_argument("--models", type=Path, help="folder with all-mpnet-base-v2 and all-MiniLM-L6-v2")
-SCRIPT.add_argument("--arms", default=ARMS, help="student-method, separated by commas")
+SCRIPT.add_argument("--arms", default=",".join(ARMS), help="student-method, separated by commas")
 SCRIPT.add_argument("--epochs", type=int, default=3)
 SCRIPT.add_argument("--lr", type=float, default=1e-4, help="peak rate of the students of 384")
 SCRIPT.add_argument("--teacher-epochs", type=int, default=2)
@@ -56,7 +58,7 @@ def student_of(name: str, models: Path) -> Student:
     }[name]
 
 
-def recipe_of(arguments: argparse.Namespace, arm: str) -> Recipe:
+def recipe_for(arm: str, arguments: argparse.Namespace) -> Recipe:
     """The recipe of ``student-method``; stages share the epochs, the last has one at least."""
     student, _, method = arm.partition("-")
     recipe, epochs = METHODS[method]().part("task"), arguments.epochs
@@ -94,7 +96,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         if arguments.share == "shared":
             continue
         results["runs"] += common.carry_out(
-            arguments, place, {arm: recipe_of(arguments, arm) for arm in arguments.arms.split(",")}, data,
+            arguments, place, {arm: recipe_for(arm, arguments) for arm in arguments.arms.split(",")}, data,
             range(arguments.seeds), keys=KEYS, teacher=str(place / "teacher"),
             allow_weak_teacher=arguments.max_steps is not None, about={"task": task},
         )  # fmt: skip

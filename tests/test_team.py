@@ -717,6 +717,7 @@ def test_a_stage_on_hidden_states_needs_teachers_of_one_shape(team_root: Path, t
 def test_stored_teachers_say_the_same(team_root: Path, tmp_path: Path, monkeypatch) -> None:
     """A store in a member's place gives the same student, to the bit; so does one that is written on the way."""
     folders = list(members_in([str(team_root / "team")]))[:3]
+    few = {**texts(team_root), "train": str(write_csv(tmp_path / "train.csv", 300, 1))}
     stores = []
     for number, folder in enumerate(folders):
         api.write_store(
@@ -726,7 +727,7 @@ def test_stored_teachers_say_the_same(team_root: Path, tmp_path: Path, monkeypat
             student="layers=1",
             allow_weak_teacher=True,
             quiet=True,
-            **texts(team_root),
+            **few,
         )
         stores.append(str(tmp_path / f"store{number}"))
     monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "written"))
@@ -743,13 +744,13 @@ def test_stored_teachers_say_the_same(team_root: Path, tmp_path: Path, monkeypat
             settings=["stages.distill.epochs=1"],
             teacher_store=teacher_store,
             quiet=True,
-            **texts(team_root),
+            **few,
         )
         students.append((tmp_path / out / "student" / "model.safetensors").read_bytes())
     assert students[0] == students[1] == students[2]
     assert len(list((tmp_path / "written").rglob("manifest.json"))) == 3
     # One that is named first is what the report compares with, without its weights; a student of them cannot be made.
-    more = dict(team=[stores[0], folders[1]], method="skdbert", baseline=False, quiet=True, **texts(team_root))
+    more = dict(team=[stores[0], folders[1]], method="skdbert", baseline=False, quiet=True, **few)
     new = "init=fresh,layers=1,hidden=16,heads=2,intermediate=32"
     report = api.distill(
         None, str(tmp_path / "new"), student=new, settings=["stages.distill.max_steps=3"], **more
