@@ -125,7 +125,7 @@ def test_the_citation_names_this_version() -> None:
         ("pkd", "layers=2", Copied(layers=2, choose="first")),
         ("pkd", "layers=2,choose=last", Copied(layers=2, choose="last")),
         ("pkd", "layers=2,hidden=16", Fresh(layers=2, hidden=16)),
-        ("distilbert_general", "layers=3", Copied(layers=3, family="distilbert")),
+        ("distilbert_general", "layers=3", Copied(layers=3, choose="spread", family="distilbert")),
         ("distilbert_general", "layers=3,family=electra", Fresh(layers=3, family="electra")),
         ("wid", "hidden=192", Inherited(hidden=192)),
         ("wid", "hidden=192,strategy=head", Inherited(hidden=192, strategy="head")),

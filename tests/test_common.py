@@ -43,10 +43,11 @@ from tutelage.run.run import run
 from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Student
 
 ROWS: dict[str, Student] = {
-    "finetune": Copied(layers=2),
+    "finetune": Copied(layers=2, choose="first"),
+    "compact": Copied(layers=2),
     "kd": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
     "logits_mse": Copied(layers=2),
-    "similarity": Copied(layers=2),
+    "similarity": Copied(layers=2, choose="first"),
     "bilstm": BiLSTM(hidden=16, intermediate=16, embedding=16),
     "pkd": Copied(layers=2, choose="first"),
     "pkd_reference": Copied(layers=2, choose="first"),
@@ -62,8 +63,8 @@ ROWS: dict[str, Student] = {
     "wid11": Inherited(hidden=16, alignment="tied"),
     "wid_kd": Inherited(hidden=16),
     "pea_kd": Shared(stored=2),
-    "autoskdbert": Copied(layers=2),
-    "skdbert": Copied(layers=2),
+    "autoskdbert": Copied(layers=2, choose="first"),
+    "skdbert": Copied(layers=2, choose="first"),
     "ensemble": Fresh(layers=2, hidden=16, heads=2),
     "mt_bert": Fresh(layers=2, hidden=16, heads=2),
 }
@@ -306,7 +307,9 @@ def run_without_dropout(path: Path) -> None:
 
 @pytest.mark.parametrize("method", rows("tinybert", "autoskdbert"))
 def test_two_processes_give_the_single_processes_student(method: str, teacher_folder: Path, tmp_path: Path) -> None:
-    recipe = small(method, Copied(layers=2) if method == "kd" else ROWS[method], 3 if method == "wid" else 1)
+    recipe = small(
+        method, Copied(layers=2, choose="first") if method == "kd" else ROWS[method], 3 if method == "wid" else 1
+    )
     if method == "autoskdbert":  # weights move at once: there are few steps
         recipe = recipe.model_copy(update={"stages": [eager(stage) for stage in recipe.stages]})
     students, found, lines = [], [], []

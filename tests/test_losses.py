@@ -231,6 +231,53 @@ def test_attention_score_mse(form: str, sizes: tuple[int, int], mask: Tensor) ->
     assert value.item() == pytest.approx(slow_attention(*inputs), rel=1e-5)
 
 
+def test_hidden_mse_relative_to_the_teacher(mask: Tensor) -> None:
+    s, t = tensor(B, N, D), tensor(B, N, D, seed=1)
+    expected = tokens = 0.0
+    for b in range(B):
+        real = [i for i in range(N) if mask[b, i]]
+        squares = sum((float(s[b, i, d]) - float(t[b, i, d])) ** 2 for i in real for d in range(D))
+        own = sum(float(t[b, i, d]) ** 2 for i in real for d in range(D))
+        expected, tokens = expected + len(real) * squares / own, tokens + len(real)
+    assert losses.hidden_mse(s, t, mask, relative=True).item() == pytest.approx(expected / tokens, rel=1e-5)
+    assert losses.hidden_mse(0 * s, t, mask, relative=True).item() == pytest.approx(1.0, rel=1e-6)
+    louder = losses.hidden_mse(100 * s, 100 * t, mask, relative=True).item()
+    assert louder == pytest.approx(expected / tokens, rel=1e-5)
+
+
+@pytest.mark.parametrize("form", ["direct", "gram"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_score_mse_relative_to_the_teacher(form: str, causal: bool, mask: Tensor) -> None:
+    qs, ks, qt, kt = attention_inputs(d_s=5, d_t=6)
+    expected = count = 0.0
+    for b in range(B):
+        real = [i for i in range(N) if mask[b, i]]
+        pairs = [(i, j) for i in real for j in real if j <= i or not causal]
+        ours, theirs = (
+            [float(q[b, h, i] @ k[b, h, j]) / math.sqrt(q.shape[-1]) for h in range(H) for i, j in pairs]
+            for q, k in ((qs, ks), (qt, kt))
+        )
+        squares = sum((x - y) ** 2 for x, y in zip(ours, theirs, strict=True))
+        expected, count = expected + len(pairs) * squares / sum(y * y for y in theirs), count + len(pairs)
+    value = losses.attention_score_mse(qs, ks, qt, kt, mask, form=form, causal=causal, relative=True)
+    assert value.item() == pytest.approx(expected / count, rel=1e-5)
+
+
+def test_a_relative_loss_keeps_the_direction_of_its_gradient() -> None:
+    """Of a single text; of several, texts of every scale count alike."""
+    whole = torch.ones(1, N)
+    for loss in (
+        lambda s, t, relative: losses.hidden_mse(s, t, whole, relative=relative),
+        lambda s, t, relative: losses.attention_score_mse(*_heads(s), *_heads(t), whole, relative=relative),
+    ):
+        directions = []
+        for relative in (False, True):
+            s, t = tensor(1, N, D).float().requires_grad_(), tensor(1, N, D, seed=1).float()
+            loss(s, t, relative).backward()
+            directions.append(torch.nn.functional.normalize(s.grad.flatten(), dim=0))
+        torch.testing.assert_close(directions[0], directions[1], rtol=1e-4, atol=1e-6)
+
+
 def test_attention_score_mse_with_relative_positions(mask: Tensor) -> None:
     inputs, bias = attention_inputs(), tensor(B, H, N, N, seed=9)
     value = losses.attention_score_mse(*inputs, mask, teacher_bias=bias, form="gram")

@@ -28,7 +28,7 @@ def arms(teacher_folder: Path) -> dict[str, RunConfig]:
     found = {}
     for name, recipe in (("labels, alone", finetune(lr=1e-3)), ("kd", kd(lr=1e-3))):
         stages = [recipe.stages[0].model_copy(update={"epochs": 1, "max_steps": 3})]
-        recipe = recipe.model_copy(update={"student": Copied(layers=1), "stages": stages})
+        recipe = recipe.model_copy(update={"student": Copied(layers=1, choose="first"), "stages": stages})
         found[name] = RunConfig(recipe=recipe, teacher=str(teacher_folder / "teacher"), data=data, baseline=False)
     return found
 

@@ -103,7 +103,7 @@ def test_the_next_run_reads_the_store_and_loads_no_weights(
 def test_a_larger_store_serves_and_a_smaller_one_does_not(
     teacher_folder: Path, tmp_path: Path, stores: Path, monkeypatch
 ) -> None:
-    student = Copied(layers=2)
+    student = Copied(layers=2, choose="first")
     whole = small("distilbert", student, 1)
     config = config_for(
         "distilbert", teacher_folder, tmp_path / "a", recipe=whole, baseline=False, teacher_store="auto"
@@ -121,7 +121,7 @@ def test_a_store_that_another_run_writes_meanwhile_is_read(
 ) -> None:
     """Two runs begin together: the second finds none that fits, and the first has written it before the second looks where its
     own belongs."""
-    recipe = small("kd", Copied(layers=2), 1)
+    recipe = small("kd", Copied(layers=2, choose="first"), 1)
     common = {"recipe": recipe, "baseline": False, "teacher_store": "auto"}
     few = DataConfig(train=str(write_csv(tmp_path / "few.csv", 40, 1)), dev=str(teacher_folder / "dev.csv"))
     run(config_for("kd", teacher_folder, tmp_path / "few", **common, data=few), quiet=True)

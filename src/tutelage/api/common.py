@@ -37,6 +37,7 @@ FILES = (
     "header",
     "skip_bad_rows",
     "kind",
+    "metric",
 )
 """The options of data that every command on a task has."""
 

@@ -35,8 +35,8 @@ def finetune(
     model: Model,
     out: FilePath,
     *,
-    epochs: int = 3,
-    lr: float = 3e-5,
+    epochs: int | Literal["auto"] = "auto",
+    lr: float | Literal["auto"] = "auto",
     seed: int = 0,
     mixed_precision: Precision = "no",
     tracker: Tracker | None = None,
@@ -51,8 +51,8 @@ def finetune(
     Args:
         model: Checkpoint to start from: a folder or a hub id.
         out: Output folder; new or empty.
-        epochs: Passes over the training set.
-        lr: Peak learning rate.
+        epochs: Passes over the training set; auto: by its size, and no more than improve the validation score.
+        lr: Peak learning rate; auto: by the model's width.
         seed: Seed of all random numbers.
         mixed_precision: Precision of training and evaluation; no is float32.
         tracker: Experiment tracker that gets the losses and scores.
@@ -156,7 +156,7 @@ def distill(
     teacher_store: FilePath | None = None,
     store_dtype: Dtype = "float16",
     allow_weak_teacher: bool = False,
-    method: str | Recipe | Callable[[], Recipe] = "kd",
+    method: str | Recipe | Callable[[], Recipe] = "compact",
     ablation: str | None = None,
     stage: Literal["task", "general"] = "task",
     student: FilePath | Student | tuple[Any, Any] | None = None,

@@ -23,7 +23,7 @@ def write_store(
     teacher: Model,
     out: FilePath,
     *,
-    method: str | Recipe | Callable[[], Recipe] = "kd",
+    method: str | Recipe | Callable[[], Recipe] = "compact",
     student: FilePath | Student | tuple[Any, Any] | None = None,
     whole: bool = False,
     store_dtype: Dtype = "float16",

@@ -244,7 +244,7 @@ def chain(
     *,
     through: Sequence[str | Student],
     student: FilePath | Student | tuple[Any, Any] = "layers=3",
-    method: str | Recipe | Callable[[], Recipe] = "kd",
+    method: str | Recipe | Callable[[], Recipe] = "compact",
     seed: int = 0,
     allow_weak_teacher: bool = False,
     mixed_precision: Precision = "no",

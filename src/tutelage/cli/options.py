@@ -140,6 +140,8 @@ class _Known(dict[str, Any]):
 def option_type(hint: Any) -> Any:
     """What an option takes whose parameter has this type: choices, a number, a flag, a list of strings; else a string."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if any(get_origin(kind) is Literal for kind in kinds) and {int, float} & set(kinds):
+        return str  # a number or a word
     for kind in kinds:
         if get_origin(kind) is Literal or kind in (bool, int, float):
             return kind

@@ -95,6 +95,9 @@ class DataConfig(BaseModel):
     kind: str | None = None
     """Kind of task: classification, regression, multilabel, tokens, spans, embedding, or that of a plug-in. Default: inferred from
     the labels, between the first three."""
+    metric: str | None = None
+    """Metric that leads the report and selects the best epoch: accuracy, f1, macro_f1, micro_f1, mcc, spearman or pearson. Default:
+    the task's own; the mean of F1 and accuracy selects for MRPC and QQP."""
     unlabeled: Place | None = None
     """File of texts without labels. The teacher's predictions are their labels."""
     predictions: Predictions | None = None
@@ -175,6 +178,7 @@ class DataOptions(TypedDict, total=False):
     header: bool
     skip_bad_rows: bool
     kind: str | None
+    metric: str | None
     unlabeled: FilePath | Table | None
     predictions: Predictions | None
     holdout: float

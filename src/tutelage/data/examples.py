@@ -85,7 +85,7 @@ class Data:
     labels: tuple[str, ...]
     """Names of the classes, in the order of the label numbers; empty where answers are no classes."""
     metrics: tuple[str, ...]
-    """Names of the metrics (those of the kind); the first decides."""
+    """Names of the metrics (those of the kind); the first leads the report."""
     train: Examples
     dev: dict[str, Examples]
     selection: Examples | None = None
@@ -98,6 +98,8 @@ class Data:
     """How the user's own files were read, where there was a choice."""
     predicted: Predicted | None = None
     """Predictions from a file that stand for a teacher."""
+    selected_by: tuple[str, ...] = ()
+    """Metrics whose mean chooses checkpoints. Empty: the first of ``metrics``."""
 
     def with_labels(self, labels: tuple[str, ...]) -> Data:
         """The same data with the classes numbered as in ``labels``, which names at least those of ``self.labels``."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from tutelage.methods.autoskdbert import autoskdbert, ensemble, mt_bert, skdbert
 from tutelage.methods.bilstm import bilstm
+from tutelage.methods.compact import compact
 from tutelage.methods.distilbert import distilbert, distilbert_general
 from tutelage.methods.finetune import finetune
 from tutelage.methods.fitnets import fitnets
@@ -24,6 +25,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
     for method in (
         finetune,
         pretrain,
+        compact,
         kd,
         logits_mse,
         similarity,

@@ -1,11 +1,15 @@
 """Plain fine-tuning: the labels alone. The teacher's own training, and the baseline that every method must beat."""
 
+from typing import Literal
+
 from tutelage.objectives.predictions import HardLabels
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.students.specs import Copied, Student
 
 
-def finetune(student: Student | None = None, epochs: int = 3, lr: float = 3e-5) -> Recipe:
+def finetune(
+    student: Student | None = None, epochs: int | Literal["auto"] = "auto", lr: float | Literal["auto"] = "auto"
+) -> Recipe:
     """Cross-entropy (or squared error) on the labels."""
     return Recipe(
         method="finetune",

@@ -36,20 +36,21 @@ def tinybert(
 ) -> Recipe:
     """Embeddings + attention scores + hidden states (eq. 7-9) in two stages, then soft cross-entropy at temperature 1 (eq. 10).
 
-    The stages follow one another and no label enters any loss. All terms have weight 1; the projections to the teacher's
-    width are learnt in the general stage and inherited by the next. ``task`` brings the paper's numbers for it; the last
-    stage of STS-B and SQuAD is on the original texts. ``ablation`` leaves out what a row of the paper's tables does: the
-    labels then stand for what is missing where something must (``no_td`` on augmented texts, ``no_pred`` on the original
-    ones). ``pooler`` lets the general stage teach the pooler too, which the paper's leaves random.
+    The stages follow one another and no label enters any loss. All terms have weight 1, and each is divided by the teacher's
+    own squares: as published (``--set stages.*.normalize=none``) the attention scores outweigh the hidden states many times over.
+    The projections to the teacher's width are learnt in the general stage and inherited by the next. ``task`` brings the
+    paper's numbers for it; the last stage of STS-B and SQuAD is on the original texts. ``ablation`` leaves out what a row of the
+    paper's tables does: the labels then stand for what is missing where something must (``no_td`` on augmented texts, ``no_pred``
+    on the original ones). ``pooler`` lets the general stage teach the pooler too, which the paper's leaves random.
     """
     task = "".join(filter(str.isalnum, (task or "").lower()))  # in any spelling, as DataConfig takes it
     layer_terms: list[AnyTerm] = []
     if ablation != "no_embd":
-        layer_terms.append(Embeddings())
+        layer_terms.append(Embeddings(normalize="teacher"))
     if ablation not in ("no_hidn", "no_trm"):
-        layer_terms.append(Hidden(layers=mapping))
+        layer_terms.append(Hidden(layers=mapping, normalize="teacher"))
     if ablation not in ("no_attn", "no_trm"):
-        layer_terms.append(AttentionScores(layers=mapping))
+        layer_terms.append(AttentionScores(layers=mapping, normalize="teacher"))
     texts: Literal["train", "augmented"] = "train" if ablation == "no_da" else "augmented"
     last = texts if task not in ("stsb", "squad", "squad2") and ablation != "no_pred" else "train"
     general = Stage(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import model_validator
 
 from tutelage.anatomy import Shape
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.mapping import Mapping, Pairs, pairs
-from tutelage.objectives.term import Comparison, Padding, Term
+from tutelage.objectives.term import Comparison, Normalize, Padding, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 class AttentionScores(Term):
     """Attention scores before the softmax in mapped layers, head by head; summed over the layers (TinyBERT, eq. 7).
 
-    Where one of the two looks at no later token, the scores of later tokens do not count.
+    Where one of the two looks at no later token, the scores of later tokens do not count. ``normalize="teacher"`` divides the
+    squares of each text by those of the teacher's scores.
     """
 
     column = "attention"
@@ -26,6 +29,13 @@ class AttentionScores(Term):
     kind: Literal["attention_scores"] = "attention_scores"
     layers: Mapping = "uniform"
     padding: Padding = "masked"
+    normalize: Normalize = "none"
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> Self:
+        if self.normalize == "teacher" and self.padding == "reference":
+            raise ValueError("normalize=teacher is for padding=masked; leave it out")
+        return self
 
     def words(self) -> str:
         return f"MSE of scores, {self.layers}"
@@ -61,6 +71,7 @@ class AttentionScores(Term):
                 teacher_bias=x.teacher.biases.get(t),
                 padding=self.padding,
                 causal=causal,
+                relative=self.normalize == "teacher",
                 count=(totals.pairs + totals.tokens) / 2 if causal else totals.pairs,
             )
             if self.padding == "reference":

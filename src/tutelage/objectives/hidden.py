@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import model_validator
 
 from tutelage.anatomy import Shape, family_named
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut, Neurons, Tokens
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.mapping import Mapping, Pairs, pairs
-from tutelage.objectives.term import Comparison, Padding, Project, Term, resolve_projection
+from tutelage.objectives.term import Comparison, Normalize, Padding, Project, Term, resolve_projection
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,11 +24,19 @@ class _HiddenTerm(Term):
     ``project`` says how a student's vector reaches the teacher's width: ``auto`` is ``per_layer`` where the widths differ
     and ``none`` where they agree. A ``per_layer`` map has no bias (TinyBERT, eq. 8 and 9); the one ``shared`` by the
     embeddings and all layers has (the authors' code). ``padding="reference"`` averages over padded places too.
+    ``normalize="teacher"`` divides the squares of each text by the teacher's, so that layers of every scale weigh alike.
     """
 
     loss: Literal["mse", "cosine"] = "mse"
     project: Project = "auto"
     padding: Padding = "masked"
+    normalize: Normalize = "none"
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> Self:
+        if self.normalize == "teacher" and (self.loss, self.padding) != ("mse", "masked"):
+            raise ValueError("normalize=teacher is for loss=mse and padding=masked; leave it out")
+        return self
 
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
         assert teacher is not None
@@ -50,7 +61,9 @@ class _HiddenTerm(Term):
                 share_of_step = len(x.batch.rows) / x.batch.totals.examples
                 total = total + losses.reference_hidden_mse(ours, theirs) * share_of_step
             else:
-                function = losses.hidden_mse if self.loss == "mse" else losses.hidden_cosine
+                function = losses.hidden_cosine
+                if self.loss == "mse":
+                    function = partial(losses.hidden_mse, relative=self.normalize == "teacher")
                 total = total + function(ours, theirs, x.batch.compared, x.batch.totals.tokens)
         return total
 

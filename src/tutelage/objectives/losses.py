@@ -166,13 +166,27 @@ def similarity_matrix(
     return _mean(total, count, float(texts))
 
 
-def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor, count: Count = None) -> Tensor:
+def hidden_mse(
+    student: Tensor, teacher: Tensor, mask: Tensor, count: Count = None, *, relative: bool = False
+) -> Tensor:
     """``||h_s - h_t||^2 / d``, mean over real tokens (TinyBERT, Jiao et al. 2020, eq. 8 and 9).
+
+    ``relative`` divides the squares of each text by the teacher's own, ``sum_n ||h_s - h_t||^2 / sum_n ||h_t||^2``, mean over
+    texts by their tokens: 1 for a student that is 0 everywhere, whatever the scale of the layer.
 
     Shapes: both ``(B, n, d)``, mask ``(B, n)``; ``count`` is a number of tokens.
     """
-    difference = (student.float() - teacher.float()) * mask.unsqueeze(-1)
-    return _mean(difference.square().sum() / student.shape[-1], count, mask.sum())
+    real = mask.unsqueeze(-1)
+    squares = ((student.float() - teacher.float()) * real).square()
+    if not relative:
+        return _mean(squares.sum() / student.shape[-1], count, mask.sum())
+    share = _relative(squares.sum(dim=(1, 2)), (teacher.float() * real).square().sum(dim=(1, 2)))
+    return _mean((share * mask.sum(dim=1)).sum(), count, mask.sum())
+
+
+def _relative(squares: Tensor, of: Tensor) -> Tensor:
+    """``(B,)``: squares as shares of other squares."""
+    return squares / of.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def hint(student: Tensor, teacher: Tensor, mask: Tensor, count: Count = None) -> Tensor:
@@ -221,6 +235,7 @@ def attention_score_mse(
     padding: Literal["masked", "reference"] = "masked",
     form: Literal["auto", "direct", "gram"] = "auto",
     causal: bool = False,
+    relative: bool = False,
     count: Count = None,
 ) -> Tensor:
     """MSE of the attention scores ``Q K^T / sqrt(d_head)`` before the softmax (TinyBERT, eq. 7), mean over heads.
@@ -228,6 +243,7 @@ def attention_score_mse(
     The mean runs over pairs of real tokens: ``count`` is ``sum_b n_b^2``. With ``padding="reference"`` it runs over all
     ``B n^2`` places as in the authors' code, where masked keys count as zero and padded queries take part. ``causal``
     leaves out the keys after a query, which one of the models does not look at: ``count`` is ``sum_b n_b (n_b + 1) / 2``.
+    ``relative`` divides the squares of each text by those of the teacher's scores, mean over texts by their pairs.
 
     The scores' difference is itself one product, ``X Y^T`` with ``X = [Q_s, -Q_t]`` (scaled) and ``Y = [K_s, K_t]``, so
 
@@ -253,21 +269,30 @@ def attention_score_mse(
     rows = real if padding == "masked" else torch.ones_like(real)
     qs, ks = student_query.float() * (rows * scale_s), student_key.float() * real
     qt, kt = teacher_query.float() * (rows * scale_t), teacher_key.float() * real
+    n = mask.sum(dim=1).float()
+    places = n * (n + 1) / 2 if causal else n.square()
     if padding == "masked":
-        n = mask.sum(dim=1).float()
-        default = (n * (n + 1) / 2 if causal else n.square()).sum()
+        default = places.sum()
     else:
         default, count = torch.tensor(float(mask.shape[0] * length**2)), None
     with torch.autocast(device_type=mask.device.type, enabled=False):
         if form == "direct":
-            difference = qs @ ks.mT - qt @ kt.mT
-            for bias, sign in ((student_bias, 1), (teacher_bias, -1)):
-                difference = difference if bias is None else difference + sign * (bias.float() * rows * real.mT)
-            total = (difference.tril() if causal else difference).square().sum()
+            ours, theirs = qs @ ks.mT, qt @ kt.mT
+            ours = ours if student_bias is None else ours + student_bias.float() * rows * real.mT
+            theirs = theirs if teacher_bias is None else theirs + teacher_bias.float() * rows * real.mT
+            squares, of = (
+                (one.tril() if causal else one).square().sum(dim=(1, 2, 3)) for one in (ours - theirs, theirs)
+            )
         else:
-            x, y = torch.cat([qs, -qt], dim=-1).double(), torch.cat([ks, kt], dim=-1).double()
-            total = ((x.mT @ x) * (y.mT @ y)).sum().float()
-    return _mean(total / heads, count, default.to(total.device))
+
+            def gram(x: Tensor, y: Tensor) -> Tensor:
+                x, y = x.double(), y.double()
+                return ((x.mT @ x) * (y.mT @ y)).sum(dim=(1, 2, 3)).float()
+
+            squares = gram(torch.cat([qs, -qt], dim=-1), torch.cat([ks, kt], dim=-1))
+            of = gram(qt, kt) if relative else squares
+    total = (_relative(squares, of) * places).sum() if relative else squares.sum() / heads
+    return _mean(total, count, default.to(total.device))
 
 
 RELATION_ROWS = 128

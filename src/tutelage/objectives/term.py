@@ -26,6 +26,9 @@ Project = Literal["auto", "per_layer", "shared", "none"]
 Padding = Literal["masked", "reference"]
 
 
+Normalize = Literal["none", "teacher"]
+
+
 class Answers(Protocol):
     """What terms ask of a kind of task (see ``tasks.kind.Kind``, where each is described)."""
 
@@ -88,6 +91,8 @@ class Term(BaseModel):
     """The term's name in a recipe."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Factor of the term's loss; a term with weight 0 is left out."""
+    optional: bool = False
+    """Leave the term out where the models or the kind of task do not allow it, instead of an error."""
 
     def words(self) -> str:
         """The loss in a few words, for the methods table."""

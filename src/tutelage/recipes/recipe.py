@@ -49,12 +49,12 @@ class Stage(BaseModel):
     """What the stage does beside its losses."""
     train: Literal["all", "head"] | Layers = "all"
     """What is trained: all of the student, its head alone, or some layers."""
-    epochs: Annotated[int, Field(ge=1)] = 3
-    """Passes over the training data."""
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = 3
+    """Passes over the training data; ``auto``: enough for the number of texts (on a task)."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimiser steps after which the stage ends, even within its epochs."""
-    lr: Annotated[float, Field(gt=0)] = 5e-5
-    """Peak learning rate."""
+    lr: Annotated[float, Field(gt=0)] | Literal["auto"] = 5e-5
+    """Peak learning rate; ``auto``: by the student's width and start (on a task)."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Examples in an optimiser step, whatever their lengths."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -85,6 +85,8 @@ class Stage(BaseModel):
         mechanisms = [mechanism.kind for mechanism in self.mechanisms]
         if len(set(mechanisms)) != len(mechanisms):
             raise ValueError(f"stage {self.name!r} needs each mechanism once; it has {mechanisms}")
+        if self.on_corpus and "auto" in (self.epochs, self.lr):
+            raise ValueError(f"stage {self.name!r} is on a corpus, where epochs and lr are numbers; set both")
         if self.on_corpus and self.select == "best":
             raise ValueError(f"stage {self.name!r} is on a corpus, where the last epoch is kept; set select=last")
         for term in self.objective:
@@ -96,6 +98,12 @@ class Stage(BaseModel):
         for mechanism in self.mechanisms:
             mechanism.check(self)
         return self
+
+    @property
+    def schedule(self) -> tuple[int, float]:
+        """Epochs and peak learning rate, once both are numbers."""
+        assert self.epochs != "auto" and self.lr != "auto"
+        return self.epochs, self.lr
 
     @property
     def on_corpus(self) -> bool:

@@ -56,6 +56,8 @@ def comparison(report: dict[str, Any]) -> Comparison:
     elif student.get("retention") is not None:
         faster = f" and is {student['speedup']:.1f}x as fast" if student.get("speedup") else ""
         notes.append(f"The student keeps {student['retention']:.1%} of the teacher's {report['metric']}{faster}.")
+    told = [one for one in report.get("findings", []) if one["kind"] != "constant answer"]  # which is said above
+    notes += [f"{one['text']} {one['remedy'] or ''}".strip() for one in told]
     if (predictions := report.get("predictions")) is not None:
         for part, found in predictions["agreement"].items():
             notes.append(

@@ -51,6 +51,9 @@ class StudentEntry(ModelEntry):
     """Size of the weights on disk."""
     agreement: float | None
     """Share of evaluation examples (or tokens) on which student and teacher predict the same class. Null without classes."""
+    against_label: float | None = None
+    """Share of evaluation examples (or tokens) on which student and teacher agree on a class that is not the label's. Null without
+    classes."""
     module: str | None = Field(default=None, exclude_if=_absent)
     """Module to import before ``transformers`` can load the student. Absent for standard architectures."""
     retention: float | None = Field(default=None, exclude_if=_absent)
@@ -66,6 +69,25 @@ class Best(Block):
     """From 1."""
     score: float
     """On the validation split."""
+
+
+class FirstStep(Block):
+    """One term in the first step of a stage."""
+
+    loss: float
+    """Weighted loss."""
+    gradient: float
+    """Norm of its gradient over all trained parameters."""
+
+
+class Finding(Block):
+    """What the numbers of a run say about its settings."""
+
+    kind: str
+    """A few words, the same for findings of one kind."""
+    text: str
+    remedy: str | None
+    """The setting that mends it."""
 
 
 class StageEntry(Block):
@@ -86,6 +108,8 @@ class StageEntry(Block):
     """Pairs of epoch and score on the validation split. On a corpus: the negative loss on held-out text."""
     tokens: int
     """Tokens the student read, without padding."""
+    first_step: dict[str, FirstStep] = Field(default_factory=dict)
+    """By term, of stages with several: losses and gradients of some texts before the first update."""
 
 
 class TaskStage(StageEntry):
@@ -297,6 +321,31 @@ class PredictionsEntry(Block):
     """The suspects of which the student is most sure, at most 100."""
 
 
+class Trial(Block):
+    """A candidate that was trained for a few steps before the choice."""
+
+    name: str
+    untrained_loss: float
+    """Loss on the held-out texts before the trial."""
+    untrained_score: float | None
+    """What chooses checkpoints, on the validation split. Null where no score does."""
+    loss: float
+    """Loss on the held-out texts after the trial."""
+    score: float | None
+
+
+class Trials(Block):
+    """Candidates for one choice; the one with the lowest loss was taken."""
+
+    chosen: str
+    """Name of the candidate."""
+    steps: int
+    """Steps of a trial."""
+    texts: int
+    """Held-out texts, of the validation split."""
+    tried: list[Trial]
+
+
 class InheritedEntry(Block):
     """What a student with inherited weights kept of its teacher."""
 
@@ -342,6 +391,8 @@ class TaskReport(Block):
     """Kind of task, e.g. ``classification``."""
     metric: str
     """The task's first metric."""
+    selected_by: list[str] = Field(default_factory=list)
+    """Metrics whose mean on the validation split chose the epoch. Empty: ``metric``."""
     chance: Scores = Field(default_factory=dict)
     """All metrics of the best constant answer, on the first part of the evaluation set. Empty in reports of older versions."""
     labels: list[str]
@@ -362,6 +413,12 @@ class TaskReport(Block):
     """In order; the baseline's stage is the last."""
     inherited: InheritedEntry | None = None
     team: TeamEntry | None = None
+    start: Trials | None = None
+    """Starts that were tried: the teacher's layers (from 1) that the student is made of. Null if there was no choice."""
+    twin_rates: Trials | None = None
+    """Peak learning rates that were tried for the baseline."""
+    findings: list[Finding] = Field(default_factory=list)
+    """What the numbers say about the settings."""
     warnings: list[str]
     environment: Environment
     seed: int

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.report import predictions, team
-from tutelage.report.model import InheritedEntry, ModelEntry, Report, StageEntry, TaskReport
+from tutelage.report.model import InheritedEntry, ModelEntry, Report, StageEntry, TaskReport, Trials
 from tutelage.report.numbers import (
     bytes_text,
     count_text,
@@ -51,6 +51,7 @@ from tutelage.report.words import (
     outcome,
     paid,
     selection,
+    selector,
     verdict,
     words,
 )
@@ -69,12 +70,15 @@ def page(report: TaskReport) -> str:
         warnings=len(report.warnings),
         sections=[
             scores_and_cost(report),
+            found(report),
             predictions.section(report),
+            tried(report.start, "Start: the teacher's layers that the student is made of", "Layers"),
             curves(report),
             team.section(report),
             inherited(report.inherited),
             *report.sections,
             training(report),
+            tried(report.twin_rates, "Learning rate of the student without distillation", "Peak rate"),
             _environment(report),
             REPEAT,
         ],
@@ -98,6 +102,45 @@ REPEAT = Section(
     paragraphs=["In the folder of this report:"],
     command="tutelage run config.yaml --set out=NEW-FOLDER",
 )
+
+
+def found(report: TaskReport) -> Section | None:
+    """The findings, with their remedies."""
+    if not report.findings:
+        return None
+    return Section(title="Findings", items=[f"{one.text} {one.remedy or ''}".strip() for one in report.findings])
+
+
+def tried(trials: Trials | None, title: str, head: str) -> Section | None:
+    """Candidates that were tried before training."""
+    if trials is None:
+        return None
+
+    def cell(value: float | None) -> str:
+        return "" if value is None else score_text(value)
+
+    columns = [Column(title=f"{what} {when}") for when in ("untrained", "tried") for what in ("Loss", "Score")]
+    rows = [
+        Row(
+            name=one.name + (" (taken)" if one.name == trials.chosen else ""),
+            cells=[
+                f"{one.untrained_loss:.4f}",
+                cell(one.untrained_score),
+                f"{one.loss:.4f}",
+                cell(one.score),
+            ],
+            lead=one.name == trials.chosen,
+        )
+        for one in trials.tried
+    ]
+    return Section(
+        title=title,
+        table=Table(caption=title, head=head, columns=columns, rows=rows),
+        notes=[
+            f"Each was trained for {count_text(trials.steps)} steps; the lowest loss on {count_text(trials.texts)} held-out texts "
+            "was taken. The score is that on the validation split."
+        ],
+    )
 
 
 def _on_team(report: TaskReport) -> list[str]:
@@ -259,7 +302,7 @@ def loss_charts(stages: Sequence[StageEntry]) -> list[LineChart]:
 
 def score_charts(report: TaskReport) -> list[LineChart]:
     """The score on the validation split by epoch, for each stage that was scored."""
-    charts, metric = [], words(report.metric)
+    charts, metric = [], selector(report)
     for stage in report.stages:
         points = _points(stage.scores)
         if len(points) > 1:

@@ -243,8 +243,14 @@ def outcome(report: TaskReport, stage: TaskStage) -> str:
     if stage.discarded:
         return "sampling weights" if stage.name in learned else "nothing"
     if stage.best:
-        return f"epoch {stage.best.epoch}, {words(report.metric)} {score_text(stage.best.score)}"
+        return f"epoch {stage.best.epoch}, {selector(report)} {score_text(stage.best.score)}"
     return "last epoch"
+
+
+def selector(report: TaskReport) -> str:
+    """The score on the validation split that chose the epoch."""
+    names = [words(name) for name in report.selected_by or [report.metric]]
+    return names[0] if len(names) == 1 else f"mean of {listed(names)}"
 
 
 def latency_of(entry: ModelEntry, batch: str) -> float | None:

@@ -11,13 +11,16 @@ import numpy.typing as npt
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
+from tutelage.anatomy import Shape
 from tutelage.data.examples import Data, Encoded, Examples
 from tutelage.data.labels import unnamed
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
+from tutelage.recipes.recipe import Recipe
 from tutelage.tasks import kind_of
+from tutelage.tasks.kind import Kind
 from tutelage.tasks.metrics import no_better
 from tutelage.tasks.order import better_order
 from tutelage.teachers.source import Source
@@ -107,6 +110,30 @@ def check_ids(encoded: Encoded, tokenizer: Any, config: Any, name: str | None, p
             f"but the model has {known} embeddings; save the model's own tokenizer beside it, or resize the embeddings "
             "(resize_token_embeddings) and train them"
         )
+
+
+def possible(
+    recipe: Recipe, kind: Kind, student: Shape, teacher: Shape | None, *, predicted: bool, same_tokens: bool
+) -> tuple[Recipe, list[str]]:
+    """The recipe without the optional terms that these models do not allow, and a note on each."""
+    notes, stages = [], []
+    for stage in recipe.stages:
+        kept = []
+        for term in stage.objective:
+            reason = None
+            if term.optional and term.aligned and teacher is not None and not same_tokens:
+                reason = "student and teacher have different tokenizers"
+            elif term.optional and term.weight > 0:
+                try:
+                    ObjectivePlan([term], kind, student, teacher, predicted)
+                except TutelageError as error:
+                    reason = str(error).partition(";")[0]
+            if reason is None:
+                kept.append(term)
+            else:
+                notes.append(f"stage {stage.name} leaves out {term.kind}: {reason}")
+        stages.append(stage if len(kept) == len(stage.objective) else stage.model_copy(update={"objective": kept}))
+    return recipe.model_copy(update={"stages": stages}), notes
 
 
 def by_token(config: RunConfig) -> str | None:

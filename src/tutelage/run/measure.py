@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from tutelage import anatomy
@@ -13,6 +14,7 @@ from tutelage.data.labels import class_counts, label_names, unnamed
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.evaluation import speed
+from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport
 from tutelage.run import predicted
 from tutelage.run.checks import check_ids, check_words, near_chance, other_order
@@ -85,6 +87,9 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | N
         if kind_of(data.kind).single_label:
             same = logits["student"][part].argmax(1) == logits["teacher"][part].argmax(1)
             student["agreement"] = float(same.float().mean())
+            if kind_of(data.kind).per_text:
+                wrong = logits["student"][part].argmax(1) != torch.from_numpy(texts.examples.labels)
+                student["against_label"] = float((same & wrong).float().mean())
     return entries
 
 
@@ -107,6 +112,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "task": data.task,
         "kind": data.kind,
         "metric": data.metrics[0],
+        "selected_by": list(data.selected_by),
         "chance": {m: score for m, score in chance.items() if m in data.metrics},
         "labels": list(data.labels),
         "data": {
@@ -130,13 +136,16 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "student_layers": anatomy.shape_of(run.student.config).layers,
         "stages": [{**vars(log), "discarded": number < recipe.begins} for number, log in enumerate(logs)],
         **fields,
+        "start": run.start_trials,
+        "twin_rates": run.twin_trials,
         "warnings": run.warnings + doubts,
         "environment": workspace.environment(),
         "seed": config.seed,
         "sections": [section for m in mechanisms for section in m.sections(run.scene)],
         "seconds": workspace.seconds,
     }
-    return TaskReport.model_validate(tree)
+    report = TaskReport.model_validate(tree)
+    return report.model_copy(update={"findings": findings(report)})
 
 
 def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dict[str, Any]:

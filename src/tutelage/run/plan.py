@@ -51,7 +51,7 @@ class StagePlan:
 
 def planned_steps(stage: Stage, feed: Feed) -> int:
     """Optimiser steps of a stage that does not end early."""
-    return min(stage.epochs * -(-len(feed.rows(0)) // stage.batch_size), stage.max_steps or 2**62)
+    return min(stage.schedule[0] * -(-len(feed.rows(0)) // stage.batch_size), stage.max_steps or 2**62)
 
 
 def mapping_lines(plan: ObjectivePlan) -> list[str]:

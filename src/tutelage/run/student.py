@@ -92,6 +92,13 @@ class StudentFactory:
             tokenizer = load_tokenizer(str(self.origin))
         return fitted_tokenizer(tokenizer, student)
 
+    def reads_as(self, teacher: Source) -> bool:
+        """Whether the student's tokenizer cuts texts as the teacher's does."""
+        if self.own_input is not None or self.origin is None:
+            return self.own_input is None
+        own: dict[str, int] = load_tokenizer(str(self.origin)).get_vocab()
+        return own == teacher.tokenizer.get_vocab()
+
     def _own_input(self, config: RunConfig, examples: Examples) -> StudentInput | None:
         if not isinstance(self.spec, BiLSTM):
             return None

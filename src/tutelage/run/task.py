@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +26,11 @@ from tutelage.objectives.predictions import HardLabels
 from tutelage.progress import duration
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
-from tutelage.report.model import TaskReport
+from tutelage.report.model import TaskReport, Trial, Trials
 from tutelage.report.words import listed
-from tutelage.run import checks, measure
+from tutelage.run import checks, measure, trials
 from tutelage.run import predicted as predictions
+from tutelage.run.budget import settled
 from tutelage.run.loading import Reader, gather_texts, load_split, truncation_notes
 from tutelage.run.plan import StagePlan, example_flops, mapping_lines, model_line, planned_steps, typical
 from tutelage.run.predicted import PredictedTeacher
@@ -41,7 +43,7 @@ from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.knowledge import Knowledge
 from tutelage.teachers.source import Source
-from tutelage.teachers.teacher import Teacher, predict
+from tutelage.teachers.teacher import KnownLogits, Teacher, predict
 from tutelage.training import loop
 from tutelage.training.stages import StageWork
 
@@ -55,7 +57,7 @@ class TaskRun:
         TutelageError: for every mistake of the user, with the thing, the value and the remedy.
     """
 
-    leftovers: tuple[str, ...] = ()
+    leftovers = (trials.START, trials.TWIN)
     """Files in the run's folder that are removed when the report is written."""
 
     def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False) -> None:
@@ -86,12 +88,23 @@ class TaskRun:
         self.student = self.factory.outline() if sketch else self.factory.make()
         self.tokenizer = self.factory.tokenizer(self.student)
         self.warnings += notes(self.student)
+        recipe, left_out = checks.possible(
+            config.recipe,
+            self.kind,
+            anatomy.shape_of(final_config(self.student)),
+            None if source is None else source.shape,
+            predicted=self.data.predicted is not None,
+            same_tokens=source is None or self.factory.reads_as(source),
+        )
+        self.warnings += left_out
+        self.config = config = config.model_copy(update={"recipe": recipe})
         self.objectives = self._objectives(source)
         checks.check_unlabelled(config)
         limit = checks.limit_of(config, self.student.config, source)
         limit = config.data.max_length or self.kind.longest(min(limit, config.recipe.longest or limit))
         reader = Reader(self.kind, self.tokenizer, source, limit, config.data.stride, checks.by_token(config))
         everything = self._read(reader, every, names, limit)
+        self.config = config = self._settled(config)
         self.held: Texts | None = None
         if split.held:
             row_of = {name: row for row, name in enumerate(every.ids)}
@@ -107,6 +120,8 @@ class TaskRun:
         self._projections = general_projections(config.recipe.student)
         self.scene = self._scene(split.given_labels, split.held_part if split.held else None, every)
         self.baseline: PreTrainedModel | None = None
+        self.start_trials: Trials | None = None
+        self.twin_trials: Trials | None = None
         if not sketch:
             self._load()
             for stage in self.scene.stages:
@@ -158,6 +173,15 @@ class TaskRun:
         if config.teacher_store is not None:
             checks.check_storable(data)
         return everything
+
+    def _settled(self, config: RunConfig) -> RunConfig:
+        """The settings with numbers where a stage leaves epochs or rate open."""
+
+        def examples(stage: Stage) -> int:
+            return len(feed_of(stage, self.parts[self._part(stage)].student).rows(0))
+
+        hidden = anatomy.shape_of(final_config(self.student)).hidden
+        return config.model_copy(update={"recipe": settled(config.recipe, examples, hidden)})
 
     def _knowledge(self, source: Source, everything: Texts, limit: int) -> Knowledge:
         dev = {name: (texts.examples.ids, texts.teacher or texts.student) for name, texts in self.dev.items()}
@@ -309,6 +333,9 @@ class TaskRun:
             lines.append(
                 f"         its start lacks {listed(new)}, which {'is' if len(new) == 1 else 'are'} new and random"
             )
+        if self._starts:
+            ways = ", ".join(f"{name} ({' '.join(map(str, layers))})" for name, layers in self._starts.items())
+            lines.append(f"start    the best of the layers {ways}; each is tried for some steps")
         inputs, student_flops = typical(train, self.student), self._student_flops()
         trial = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
         rate = 32 * student_flops / (trial["student"]["32"] / 1000)
@@ -323,7 +350,10 @@ class TaskRun:
             lines += mapping_lines(plan.objective)
         if self.trains_baseline:
             on = "" if data.predicted is None else f" on the {predictions.baseline_labels(data)}"
-            lines.append(f"then {config.recipe.student.twin_words}{on}, for as many steps (--no-baseline skips it)")
+            lines.append(
+                f"then {config.recipe.student.twin_words}{on}, for as many steps, at the better of two rates (--no-baseline "
+                "skips it)"
+            )
         lines.append(f"expected time on this machine: about {duration(seconds)}, without the baseline")
         lines += [f"note: {warning}" for warning in self.warnings]
         return "\n".join(lines)
@@ -347,6 +377,66 @@ class TaskRun:
         """The run has taken over its folder: write the store that the plan announced."""
         if self.teacher is not None:
             self.teacher.write_store()
+        if self._starts:
+            self._choose_start(workspace.folder)
+
+    @cached_property
+    def _starts(self) -> dict[str, list[int]]:
+        """The candidates for the layers that the student is made of."""
+        return trials.starts(self.factory.spec, None if self.teacher is None else self.teacher.source.shape)
+
+    def _choose_start(self, folder: Path) -> None:
+        """Try each candidate for a few steps, and make the student of the best."""
+        recipe, spec = self.config.recipe, self.factory.spec
+        last, steps = recipe.stages[-1], sum(plan.steps for plan in self.plans[recipe.begins :])
+        stage = trials.trial_stage(last, steps, taught=not last.brings_teacher, labels=self.kind.learns_labels)
+        if stage is not None:
+            ground = self._ground(stage)
+
+            def tried() -> Iterator[Trial]:
+                for name, layers in self._starts.items():
+                    self.factory.spec = spec.model_copy(update={"layers": layers})
+                    yield ground.trial(f"{name}: {' '.join(map(str, layers))}", stage, self.factory.make())
+
+            self.start_trials = found = trials.best_of(folder / trials.START, ground, tried, stage.max_steps or 0)
+            self.factory.spec = spec.model_copy(update={"layers": self._starts[found.chosen.partition(":")[0]]})
+            self.student = self.scene.student = self.factory.make().to(self.bench.accelerator.device)
+            self.bench.display.say(
+                f"start: of {len(found.tried)} tried for {found.steps} steps the best is {found.chosen}"
+            )
+
+    def _ground(self, stage: Stage) -> trials.Ground:
+        """What the trials of a stage have in common."""
+        part = "search" if "search" in self.parts else "train"
+        texts = self.selection.at(np.arange(min(len(self.selection.examples), trials.HELD_OUT)))
+        needs = ObjectivePlan(stage.objective, self.kind, *self._shapes()).teacher_needs
+        taught = self.teacher if needs else None
+        known: Teacher | None = None
+        if taught is not None:
+            logits = self.bench.predict(
+                taught.source.model, texts.teacher or texts.student, "teacher on held-out texts"
+            )
+            known = KnownLogits(logits.to(self.bench.accelerator.device), texts.student.logit_rows)
+
+        def objective(stage: Stage, model: PreTrainedModel) -> Objective:
+            self._start(model)
+            return Objective(stage.objective, self.kind, *self._shapes())
+
+        return trials.Ground(
+            objective=objective,
+            feed=feed_of(stage, self.parts[part].student),
+            teacher=lambda: None if taught is None else taught.teacher_for(stage, part, needs),
+            held_out=texts.student,
+            held_out_teacher=known,
+            score=self._score if self.kind.learns_labels else None,
+            accelerator=self.bench.accelerator,
+            seed=self.config.seed,
+        )
+
+    def _shapes(self) -> tuple[anatomy.Shape, anatomy.Shape | None]:
+        """The shapes of the student and of its teacher."""
+        theirs = None if self.teacher is None else self.teacher.source.shape
+        return anatomy.shape_of(final_config(self.student)), theirs
 
     def begin(self, index: int, logs: list[loop.StageLog]) -> StageWork:
         """A stage of the student, ready to be trained; after the last one, the twin's."""
@@ -394,14 +484,31 @@ class TaskRun:
         return model.to(self.bench.accelerator.device)
 
     def _begin_twin(self, steps: int) -> StageWork:
+        stage = twin_stage(self.config.recipe.stages[-1], steps)
+        stage = stage.model_copy(update={"lr": self._twin_rate(stage, steps)})
         self.baseline = self.factory.make(twin=True)
         if self.teacher is not None:
             self.teacher.release()
         torch.manual_seed(self.config.seed)
-        stage = twin_stage(self.config.recipe.stages[-1], steps)
         shape = anatomy.shape_of(final_config(self.baseline))
         objective = Objective(stage.objective, self.kind, shape, None)
         return self._work("baseline", stage, self.baseline, objective, None, None, list)
+
+    def _twin_rate(self, twin: Stage, steps: int) -> float:
+        """The better of two rates for the twin, each tried for a few steps: the last stage's is often too low for it."""
+        stage = trials.trial_stage(twin, steps, taught=False, labels=True)
+        assert stage is not None and self.config.out is not None
+        peak = twin.schedule[1]
+        rates = {f"{peak * factor:.2g}": peak * factor for factor in trials.RATES}
+        ground = self._ground(stage)
+
+        def tried() -> Iterator[Trial]:
+            for name, rate in rates.items():
+                yield ground.trial(name, stage.model_copy(update={"lr": rate}), self.factory.make(twin=True))
+
+        folder = Path(self.config.out)
+        self.twin_trials = trials.best_of(folder / trials.TWIN, ground, tried, stage.max_steps or 0)
+        return rates[self.twin_trials.chosen]
 
     def _work(
         self,
@@ -413,13 +520,15 @@ class TaskRun:
         teacher: Teacher | None,
         hooks: Any,
     ) -> StageWork:
-        def score() -> float:
-            logits = predict(model, self.selection.student, self.bench.accelerator)
-            return self.kind.scores(self.data, logits, self.selection)[self.data.metrics[0]]
-
         wanted = stage.select == "best" and objective.plan.student_needs.logits and self.kind.learns_labels
         feed = self._feed(stage, labels)
-        return StageWork(who, stage, model, objective, feed, teacher, score if wanted else None, hooks)
+        return StageWork(
+            who, stage, model, objective, feed, teacher, (lambda: self._score(model)) if wanted else None, hooks
+        )
+
+    def _score(self, model: PreTrainedModel) -> float:
+        logits = predict(model, self.selection.student, self.bench.accelerator)
+        return self.kind.selection_score(self.data, logits, self.selection)
 
     def end(self, work: StageWork, projections: dict[str, Tensor], workspace: Workspace) -> None:
         """Save the student after a stage."""

@@ -16,7 +16,7 @@ from tutelage.students.specs import Copied
 
 
 def chosen_layers(student: Copied, depth: int) -> list[int]:
-    """The teacher layers (from 1) to copy.
+    """The teacher layers (from 1) to copy; of ``choose=best`` those that it begins with, the first.
 
     Raises:
         TutelageError: if the teacher has fewer layers.
@@ -28,7 +28,7 @@ def chosen_layers(student: Copied, depth: int) -> list[int]:
     count = student.layers
     if count > depth:
         raise TutelageError(f"{count} layers cannot be copied: the teacher has {depth}; use layers={depth} or fewer")
-    if student.choose == "first":
+    if student.choose in ("best", "first"):
         return list(range(1, count + 1))
     if student.choose == "last":
         return list(range(depth - count + 1, depth + 1))

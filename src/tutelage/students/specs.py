@@ -32,6 +32,8 @@ class StudentSpec(BaseModel):
     """Whether the initial weights are taken from a trained model: the teacher, or the checkpoint that ``origin`` names."""
     origin: ClassVar[str | None] = None
     """The field that may name a checkpoint. If it does, the student uses the checkpoint's tokenizer."""
+    random_start: ClassVar[bool] = False
+    """Whether the initial weights are random."""
 
     init: str
     """The name of this kind of student."""
@@ -61,8 +63,9 @@ class Copied(StudentSpec):
     """Some layers of the teacher, with its embeddings, pooler and head.
 
     * ``layers``: the number of layers, or a list of layer numbers (from 1).
-    * ``choose``: ``first``, ``last``, ``spread`` (evenly, first and last included, as in DistilBERT) or ``uniform`` (every
-      N/M-th, the layers that a uniform mapping pairs).
+    * ``choose``: ``best`` tries several and takes the one that learns most in a few steps (:mod:`tutelage.run.start`);
+      ``first``, ``last``, ``spread`` (evenly, first and last included, as in DistilBERT) or ``uniform`` (every N/M-th, the
+      layers that a uniform mapping pairs). Where there is nothing to try (on a corpus) ``best`` is ``first``.
     * ``source``: copy from this checkpoint of the teacher's family instead (BERT-PKD starts from the pretrained BERT, not
       from the fine-tuned one). The head is then new.
     * ``family="distilbert"``: make a DistilBERT from the layers of a BERT. It has no pooler and no token types; the first
@@ -73,7 +76,7 @@ class Copied(StudentSpec):
 
     init: Literal["copied"] = "copied"
     layers: Count | Counts = 3
-    choose: Literal["first", "last", "spread", "uniform"] = "spread"
+    choose: Literal["best", "first", "last", "spread", "uniform"] = "best"
     source: Place | None = None
     family: Literal["distilbert"] | None = None
 
@@ -81,7 +84,7 @@ class Copied(StudentSpec):
 class Fresh(StudentSpec):
     """A network with random weights. Family and sizes default to the teacher's."""
 
-    origin = "like"
+    origin, random_start = "like", True
 
     init: Literal["fresh"] = "fresh"
     family: str | None = None
@@ -131,6 +134,8 @@ class BiLSTM(StudentSpec):
     * ``embedding``: size of the word vectors.
     * ``channels``: 2 adds a frozen copy of the initial word vectors to the trained ones.
     """
+
+    random_start = True
 
     init: Literal["bilstm"] = "bilstm"
     hidden: Count = 300

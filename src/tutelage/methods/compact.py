@@ -1,0 +1,37 @@
+"""The house's own method: what measured best for a student made of its teacher's layers (docs/results/defaults.md)."""
+
+from typing import Literal
+
+from tutelage.objectives.hidden import Hidden
+from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.students.specs import Copied
+
+
+def compact(
+    alpha: float = 0.7, temperature: float = 2.0, hidden: float = 1.0, epochs: int | Literal["auto"] = "auto"
+) -> Recipe:
+    """``alpha T^2 KL(p_t || p_s) + (1 - alpha) CE(z_s, y) + hidden ||h_s - h_t||^2 / ||h_t||^2`` of the last layers' tokens.
+
+    The start is the best of several (:mod:`tutelage.run.trials`), for it decides more than any loss. Where the models or the kind
+    of task allow no comparison token by token, the term on hidden states is left out. Epochs and rate follow from the data and
+    the student's width (:mod:`tutelage.run.budget`).
+    """
+    return Recipe(
+        method="compact",
+        title="Compact distillation",
+        paper="this package",
+        student=Copied(),
+        stages=[
+            Stage(
+                name="distill",
+                objective=[
+                    SoftLabels(temperature=temperature, weight=alpha),
+                    HardLabels(weight=round(1 - alpha, 6)),
+                    Hidden(layers="final", normalize="teacher", weight=hidden, optional=True),
+                ],
+                epochs=epochs,
+                lr="auto",
+            )
+        ],
+    )

@@ -1,0 +1,126 @@
+"""What a run's numbers say about its settings: each finding with the setting that mends it. Computed from the report alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tutelage.report.model import Finding, StageEntry, TaskReport
+from tutelage.report.numbers import finite, percent, score_text
+from tutelage.report.words import failures, folder_name, gain, words
+from tutelage.tasks.metrics import standard_error
+
+ONE_SIDED = 10.0
+"""One term's gradient is so many times another's: it decides alone."""
+CUT = 0.02
+"""Share of training texts that are cut, beyond which it is a finding."""
+FEW = 1000
+"""Training texts below which more unlabelled texts help most."""
+DOUBTFUL = 0.05
+"""Share of evaluation texts on which student and teacher agree against the label, beyond which it is a finding."""
+DISTANT = 0.1
+"""A trial's best candidate is ahead of the worst by so much of the worst's loss: the choice mattered."""
+
+
+def findings(report: TaskReport) -> list[Finding]:
+    """The findings of a report that is complete but for them."""
+    return [*_scores(report), *_training(report), *_data(report)]
+
+
+def _scores(report: TaskReport) -> Iterator[Finding]:
+    for line in failures(report):
+        yield Finding(
+            kind="constant answer",
+            text=line,
+            remedy="Check labels and teacher with `tutelage evaluate`; then raise epochs (--set stages.*.epochs=20) or the "
+            "learning rate.",
+        )
+    added = gain(report)
+    if report.baseline is not None and added is not None and added < 0:
+        remedy = "Use finetune for this student, give more unlabelled texts (--unlabeled FILE)"
+        remedy += "" if report.method == "compact" else ", or try --method compact"
+        yield Finding(
+            kind="twin is better",
+            text=f"Without distillation the same student reaches {score_text(report.baseline.score)}, {-added:.3f} more.",
+            remedy=f"{remedy}.",
+        )
+    teacher = report.teacher
+    if teacher is not None and report.baseline is not None and teacher.score < report.baseline.score:
+        yield Finding(
+            kind="weak teacher",
+            text=f"The teacher's {words(report.metric)} of {score_text(teacher.score)} is below that of the student without it.",
+            remedy="Fine-tune the teacher longer (tutelage finetune --epochs auto) or use another.",
+        )
+    retention = report.student.retention
+    if finite(retention) and retention < 0.9 and not failures(report):
+        yield Finding(
+            kind="capacity",
+            text=f"The student keeps {percent(retention)} of the teacher's {words(report.metric)}.",
+            remedy="Use a deeper or wider student, or more unlabelled texts (--unlabeled FILE).",
+        )
+
+
+def _training(report: TaskReport) -> Iterator[Finding]:
+    for number, stage in enumerate(report.stages):
+        whose = "twin" if report.baseline is not None and number == len(report.stages) - 1 else "student"
+        if stage.best is not None and len(stage.scores) > 1 and stage.best.epoch == stage.epochs:
+            rise = stage.scores[-1][1] - max(score for _, score in stage.scores[:-1])
+            if rise > standard_error(report.data.selection) / 2:
+                yield Finding(
+                    kind="still improving",
+                    text=f"The {whose} was still improving in the last of {stage.epochs} epochs of stage {stage.name}: "
+                    f"by {rise:.3f} on the validation split.",
+                    remedy=f"Train longer: --set stages.{stage.name}.epochs={2 * stage.epochs}."
+                    if whose == "student"
+                    else None,
+                )
+        yield from _one_sided(stage)
+    if (tried := report.start) is not None:
+        losses = {one.name: one.loss for one in tried.tried}
+        worst = max(losses, key=lambda name: losses[name])
+        if losses[worst] - losses[tried.chosen] > DISTANT * abs(losses[worst]):
+            yield Finding(
+                kind="start",
+                text=f"The start matters: after {tried.steps} steps the held-out loss from {tried.chosen} is "
+                f"{losses[tried.chosen]:.3f}, from {worst} {losses[worst]:.3f}.",
+                remedy=None,
+            )
+
+
+def _one_sided(stage: StageEntry) -> Iterator[Finding]:
+    norms = {name: first.gradient for name, first in stage.first_step.items() if first.gradient > 0}
+    if len(norms) < 2:
+        return
+    largest, smallest = max(norms, key=lambda name: norms[name]), min(norms, key=lambda name: norms[name])
+    ratio = norms[largest] / norms[smallest]
+    if ratio > ONE_SIDED:
+        yield Finding(
+            kind="one term decides",
+            text=f"In the first step of stage {stage.name} the gradient of {words(largest)} is {ratio:.0f} times that of "
+            f"{words(smallest)}.",
+            remedy=f"Balance them: --set stages.{stage.name}.{largest}.weight={1 / ratio:.2g}.",
+        )
+
+
+def _data(report: TaskReport) -> Iterator[Finding]:
+    data = report.data
+    cut = data.truncated.get("train", 0)
+    if cut > CUT * max(data.train, 1):
+        yield Finding(
+            kind="texts are cut",
+            text=f"{percent(cut / data.train)} of the training texts are longer than the model reads.",
+            remedy="Raise --max-length where the model allows it, or split the texts.",
+        )
+    if report.teacher is not None and not data.unlabeled and data.train < FEW:
+        yield Finding(
+            kind="few texts",
+            text=f"The student learnt from {data.train:,} texts.",
+            remedy="Give unlabelled texts of the same kind (--unlabeled FILE): the teacher's predictions are their labels.",
+        )
+    doubtful = report.student.against_label
+    if doubtful is not None and doubtful > DOUBTFUL and report.teacher is not None:
+        yield Finding(
+            kind="doubtful labels",
+            text=f"On {percent(doubtful)} of the evaluation texts student and teacher "
+            f"({folder_name(report.teacher.name)}) agree against the label.",
+            remedy="Read some of these texts: Result.disagreements lists predictions beside labels.",
+        )

@@ -1,0 +1,137 @@
+"""Short trials before training: which of the teacher's layers a student starts from, and at which rate its twin learns.
+
+A trial trains a candidate for a few steps on labels and the teacher's known predictions, and measures its loss on held-out texts.
+The lowest loss wins. Trials depend on the settings of the run alone, and their result is kept in the run's folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.artifacts import write_text
+from tutelage.data.batches import Feed, step_batches
+from tutelage.data.examples import Encoded
+from tutelage.knowledge.signals import Signals
+from tutelage.objectives.objective import Objective
+from tutelage.objectives.predictions import HardLabels
+from tutelage.objectives.term import Term
+from tutelage.recipes.recipe import Stage
+from tutelage.report.model import Trial, Trials
+from tutelage.students.copied import chosen_layers
+from tutelage.students.specs import Copied, Student
+from tutelage.teachers.teacher import Teacher
+from tutelage.training import loop
+
+START, TWIN = "start.json", "twin.json"
+"""Files of the results, until the report is written."""
+HELD_OUT = 512
+"""Texts of the validation split on which a trial is measured, at most."""
+SHARE, FEWEST, MOST = 0.06, 20, 150
+"""Steps of a trial: a share of the run's steps, at least and at most so many; never more than the run has."""
+RATES = (1.0, 3.0)
+"""The rates that the twin tries, as factors of the last stage's."""
+
+
+def starts(student: Student, teacher: anatomy.Shape | None) -> dict[str, list[int]]:
+    """The layers (from 1) of each candidate start, by name, equal ones once; none where there is nothing to choose."""
+    if not isinstance(student, Copied) or student.choose != "best" or isinstance(student.layers, list):
+        return {}
+    if teacher is None or student.layers >= teacher.layers:
+        return {}
+    ways = {
+        choose: chosen_layers(student.model_copy(update={"choose": choose}), teacher.layers)
+        for choose in ("first", "spread", "uniform", "last")
+    }
+    ways["first and last"] = [*range(1, student.layers), teacher.layers]
+    differs = anatomy.family_named(teacher.family).first_layer_differs
+    found: dict[str, list[int]] = {}
+    for name, layers in ways.items():
+        if layers not in found.values() and (layers[0] == 1 or not differs):
+            found[name] = layers
+    return found if len(found) > 1 else {}
+
+
+def trial_stage(last: Stage, steps: int, *, taught: bool, labels: bool) -> Stage | None:
+    """The stage of a trial in a run of so many steps: the terms of the last stage on predictions; without a teacher those on
+    labels. None if there are none."""
+    terms: list[Term] = [term for term in last.objective if term.on_logits and (taught or term.teacherless)]
+    if not terms and labels:
+        terms = [HardLabels()]
+    if not terms:
+        return None
+    return last.model_copy(
+        update={
+            "name": "trial",
+            "objective": terms,
+            "epochs": 10**6,
+            "max_steps": min(max(round(SHARE * steps), FEWEST), MOST, steps),
+            "select": "last",
+            "mechanisms": [],
+            "patience": None,
+            "pad_to": None,
+            "train": "all",
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all trials of one kind have in common."""
+
+    objective: Callable[[Stage, PreTrainedModel], Objective]
+    feed: Feed
+    teacher: Callable[[], Teacher | None]
+    """The teacher's predictions on ``feed``."""
+    held_out: Encoded
+    held_out_teacher: Teacher | None
+    """The teacher's predictions on ``held_out``."""
+    score: Callable[[PreTrainedModel], float] | None
+    """The task's metric on the validation split."""
+    accelerator: Accelerator
+    seed: int
+
+    def trial(self, name: str, stage: Stage, student: PreTrainedModel) -> Trial:
+        """Measure a candidate, train it, measure it again."""
+        torch.manual_seed(self.seed)
+        module = loop.DistillationModule(student.to(self.accelerator.device), self.objective(stage, student))
+        before = self._loss(module)
+        untrained = None if self.score is None else self.score(student)
+        loop.train(stage, module, self.teacher(), self.feed, self.accelerator, self.seed)
+        after = self._loss(module)
+        module.close()
+        score = None if self.score is None else self.score(student)
+        return Trial(name=name, untrained_loss=before, untrained_score=untrained, loss=after, score=score)
+
+    def _loss(self, module: loop.DistillationModule) -> float:
+        module.to(self.accelerator.device).eval()
+        total = 0.0
+        with torch.no_grad(), self.accelerator.autocast():
+            for piece in step_batches(self.held_out, np.arange(len(self.held_out)), 0, 1, 16384):
+                batch = piece.to(self.accelerator.device)
+                taught = Signals() if self.held_out_teacher is None else self.held_out_teacher.signals(batch)
+                total += sum(loss.item() for loss in module(batch, taught).values())
+        return total
+
+
+def best_of(place: Path, ground: Ground, trials: Callable[[], Iterable[Trial]], steps: int) -> Trials:
+    """Make the trials, or read those of a stopped run, and say which is best."""
+    if place.exists():
+        return Trials.model_validate_json(place.read_text(encoding="utf-8"))
+    tried = list(trials())
+    chosen = [min(tried, key=lambda one: one.loss).name]
+    if ground.accelerator.num_processes > 1:  # rounding may differ between processes
+        broadcast_object_list(chosen)
+    found = Trials(chosen=chosen[0], steps=steps, texts=len(ground.held_out), tried=tried)
+    if ground.accelerator.is_main_process:
+        write_text(place, found.model_dump_json(indent=1))
+    ground.accelerator.wait_for_everyone()
+    return found

@@ -1,0 +1,245 @@
+"""Short trials: which layers a student starts from, at which rate its twin learns; open epochs and rates; findings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import tiny_model
+
+from tutelage import anatomy, api
+from tutelage.errors import TutelageError
+from tutelage.methods import METHODS
+from tutelage.methods.compact import compact
+from tutelage.methods.finetune import finetune
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.findings import findings
+from tutelage.report.model import TaskReport, load_report
+from tutelage.run import budget, trials
+from tutelage.students.specs import Copied, Fresh
+from tutelage.tasks import kind_of
+
+SHORT = {"stages.*.max_steps": 12, "stages.*.lr": 3e-3}
+
+
+def shape(layers: int) -> anatomy.Shape:
+    return anatomy.shape_of(tiny_model(layers=layers).config)
+
+
+def test_candidates_are_named_once() -> None:
+    assert trials.starts(Copied(layers=3), shape(6)) == {
+        "first": [1, 2, 3],
+        "spread": [1, 4, 6],
+        "uniform": [2, 4, 6],
+        "last": [4, 5, 6],
+        "first and last": [1, 2, 6],
+    }
+    assert list(trials.starts(Copied(layers=1), shape(2))) == ["first", "uniform"]
+
+
+@pytest.mark.parametrize(
+    "student", [Copied(layers=3, choose="first"), Copied(layers=[1, 3]), Copied(layers=4), Fresh(layers=2)]
+)
+def test_where_nothing_is_to_choose_nothing_is_tried(student: Any) -> None:
+    assert trials.starts(student, shape(4)) == {}
+    assert trials.starts(Copied(layers=2), None) == {}
+
+
+def test_methods_that_mean_a_start_keep_it() -> None:
+    starts = {name: make().student for name, make in METHODS.items()}
+    chosen = {name: student.choose for name, student in starts.items() if isinstance(student, Copied)}
+    assert {name for name, choose in chosen.items() if choose != "best"} == {
+        "pkd",
+        "pkd_reference",
+        "distilbert",
+        "distilbert_general",
+    }
+
+
+def test_a_trial_asks_what_the_last_stage_asks_of_predictions() -> None:
+    last = compact().stages[-1].model_copy(update={"epochs": 2, "lr": 1e-4})
+    stage = trials.trial_stage(last, 10_000, taught=True, labels=True)
+    assert stage is not None and [term.kind for term in stage.objective] == ["soft_labels", "hard_labels"]
+    assert stage.max_steps == trials.MOST
+    alone = trials.trial_stage(last, 5, taught=False, labels=True)
+    assert alone is not None and [term.kind for term in alone.objective] == ["hard_labels"]
+    assert alone.max_steps == 5  # never more than the run has
+    layers = METHODS["minilmv2"]().stages[1]
+    assert trials.trial_stage(layers, 100, taught=True, labels=False) is None
+
+
+@pytest.fixture(scope="module")
+def distilled(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trials") / "run"
+    api.distill(
+        str(teacher_folder / "teacher"), out, student="layers=2", settings=SHORT, quiet=True,
+        train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv",
+    )  # fmt: skip
+    return out
+
+
+def test_the_best_start_is_taken_and_reported(distilled: Path, teacher_folder: Path) -> None:
+    report = load_report(distilled)
+    assert isinstance(report, TaskReport) and report.start is not None and report.twin_rates is not None
+    losses = {one.name: one.loss for one in report.start.tried}
+    assert report.start.chosen == min(losses, key=lambda name: losses[name]) and len(losses) > 2
+    assert {one.name for one in report.twin_rates.tried} == {"0.003", "0.009"}
+    assert report.start.texts == report.data.selection
+    page = (distilled / "report.html").read_text(encoding="utf-8")
+    assert f"{report.start.chosen} (taken)" in page and "Learning rate of the student without" in page
+    assert not (distilled / trials.START).exists() and not (distilled / trials.TWIN).exists()
+
+
+def test_the_student_begins_with_the_layers_that_were_taken(teacher_folder: Path, tmp_path: Path) -> None:
+    """With a rate so small that training changes nothing."""
+    from transformers import AutoModelForSequenceClassification
+
+    still = {"stages.*.max_steps": 2, "stages.*.lr": 1e-12, "stages.*.weight_decay": 0.0}
+    given = {"student": "layers=1", "settings": still, "quiet": True, "baseline": False}
+    texts = {"train": teacher_folder / "train.csv", "dev": teacher_folder / "dev.csv"}
+    teacher = AutoModelForSequenceClassification.from_pretrained(teacher_folder / "teacher")
+    result = api.distill(str(teacher_folder / "teacher"), tmp_path / "run", **given, **texts)
+    taken = int(result.report["start"]["chosen"].rpartition(" ")[2])
+    kept = dict(anatomy.layers_of(result.student)[0].state_dict())
+    for name, value in anatomy.layers_of(teacher)[taken - 1].state_dict().items():
+        torch.testing.assert_close(kept[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_stopped_run_reads_its_trials(tmp_path: Path) -> None:
+    found = trials.Trials(chosen="b", steps=3, texts=5, tried=[])
+    (tmp_path / trials.START).write_text(found.model_dump_json(), encoding="utf-8")
+
+    def never() -> list[trials.Trial]:
+        raise AssertionError("tried again")
+
+    assert trials.best_of(tmp_path / trials.START, None, never, 3) == found  # type: ignore[arg-type]
+
+
+# -------------------------------------------------------------------------------------------------- epochs and rates
+
+
+@pytest.mark.parametrize(
+    ("hidden", "random", "rate"), [(768, False, 3e-5), (384, False, 1.2e-4), (312, True, 7.3e-4), (64, True, 1e-3)]
+)
+def test_rates_follow_the_width(hidden: int, random: bool, rate: float) -> None:
+    assert budget.peak_rate(hidden, random=random) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(("examples", "epochs"), [(100, 20), (3300, 12), (8000, 5), (60_000, 3)])
+def test_open_epochs_give_steps_enough(examples: int, epochs: int) -> None:
+    stage = budget.settled(finetune(Copied()), lambda stage: examples, 768).stages[0]
+    assert stage.epochs == epochs and stage.patience == budget.PATIENCE and stage.lr == 3e-5
+
+
+def test_what_a_recipe_says_stays() -> None:
+    recipe = METHODS["kd"]()
+    assert budget.settled(recipe, lambda stage: 100, 64) == recipe
+
+
+def test_on_a_corpus_both_are_numbers() -> None:
+    general = METHODS["tinybert"]().stages[0]
+    with pytest.raises(ValueError, match="on a corpus, where epochs and lr are numbers"):
+        Stage.model_validate(general.model_dump() | {"epochs": "auto"})
+
+
+# ------------------------------------------------------------------------------------------------------- selection
+
+
+def test_a_constant_answer_is_never_selected() -> None:
+    """Of F1 it is the best score: two texts of three are positive."""
+    from tutelage.data.examples import Data, Examples
+    from tutelage.data.texts import Texts
+
+    labels = np.array([1, 1, 0, 1, 1, 0])
+    examples = Examples(ids=list("abcdef"), texts=list("abcdef"), pairs=None, labels=labels)
+    data = Data(
+        "mrpc", "classification", ("no", "yes"), ("f1", "accuracy"), examples, {}, selected_by=("f1", "accuracy")
+    )
+    texts, kind = Texts(examples, None, None), kind_of("classification")  # type: ignore[arg-type]
+    constant = torch.tensor([[0.0, 1.0]]).repeat(6, 1)
+    useful = constant.clone()
+    useful[[2, 0]] = torch.tensor([1.0, 0.0])
+    assert kind.scores(data, constant, texts)["f1"] > kind.scores(data, useful, texts)["f1"]
+    assert kind.selection_score(data, constant, texts) == 0.0
+    assert kind.selection_score(data, useful, texts) == pytest.approx((0.75 + 4 / 6) / 2)
+
+
+def test_a_metric_of_ones_own_leads(teacher_folder: Path) -> None:
+    from tutelage.data.config import DataConfig
+    from tutelage.tasks.load import load_data
+
+    files = {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")}
+    data = load_data(DataConfig(**files, metric="macro_f1"))
+    assert data.metrics == ("macro_f1", "accuracy") and data.selected_by == ("macro_f1",)
+    with pytest.raises(TutelageError, match="--metric spearman: a task of kind classification has accuracy"):
+        load_data(DataConfig(**files, metric="spearman"))
+
+
+# -------------------------------------------------------------------------------------------------------- findings
+
+
+def test_the_first_step_is_reported(distilled: Path) -> None:
+    report = load_report(distilled)
+    first = report.stages[0].first_step
+    assert set(first) == {"soft_labels", "hard_labels", "hidden"}
+    assert all(one.loss > 0 and one.gradient > 0 for one in first.values())
+    assert not report.stages[-1].first_step  # the twin's has one term
+
+
+def found(report: TaskReport, **changed: Any) -> dict[str, str]:
+    return {one.kind: f"{one.text} {one.remedy}" for one in findings(report.model_copy(update=changed))}
+
+
+def test_findings(distilled: Path) -> None:
+    report = load_report(distilled)
+    assert isinstance(report, TaskReport) and report.baseline is not None
+    fine = report.model_copy(update={"start": None, "chance": {}})
+    student = fine.student.model_copy(update={"score": 0.9, "retention": 0.99, "against_label": 0.01})
+    data = fine.data.model_copy(update={"train": 5000, "truncated": {}})
+    stage = fine.stages[0].model_copy(update={"first_step": {}, "best": None})
+    fine = fine.model_copy(
+        update={
+            "student": student,
+            "data": data,
+            "stages": [stage],
+            "baseline": fine.baseline.model_copy(update={"score": 0.8}),
+            "teacher": fine.teacher.model_copy(update={"score": 0.91}),
+        }
+    )
+    assert found(fine) == {}
+    assert "0.050 more" in found(fine, baseline=fine.baseline.model_copy(update={"score": 0.95}))["twin is better"]
+    assert "few texts" in found(fine, data=data.model_copy(update={"train": 300}))
+    assert (
+        "10.0\N{NO-BREAK SPACE}%"
+        in found(fine, data=data.model_copy(update={"truncated": {"train": 500}}))["texts are cut"]
+    )
+    assert "doubtful labels" in found(fine, student=student.model_copy(update={"against_label": 0.2}))
+    assert "capacity" in found(fine, student=student.model_copy(update={"retention": 0.7}))
+    best = {"epochs": 3, "scores": [(1, 0.5), (2, 0.6), (3, 0.9)], "best": {"epoch": 3, "score": 0.9}}
+    improving = type(stage).model_validate(stage.model_dump() | best)
+    assert f"--set stages.{stage.name}.epochs=6" in found(fine, stages=[improving, stage])["still improving"]
+    norms = {"soft_labels": {"loss": 1.0, "gradient": 1.0}, "attention_scores": {"loss": 40.0, "gradient": 40.0}}
+    ruled = type(stage).model_validate(stage.model_dump() | {"first_step": norms})
+    assert "attention_scores.weight=0.025" in found(fine, stages=[ruled])["one term decides"]
+
+
+def test_terms_that_a_model_does_not_allow_are_left_out(teacher_folder: Path, tmp_path: Path) -> None:
+    """Compact works for a student without layers: its term on hidden states is optional."""
+    given = {"settings": {"stages.*.max_steps": 3}, "quiet": True, "baseline": False}
+    result = api.distill(
+        str(teacher_folder / "teacher"), tmp_path / "run", student="words=50,hidden=8", **given,
+        train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv",
+    )  # fmt: skip
+    assert any("leaves out hidden: " in line for line in result.report["warnings"])
+    needed: Recipe = compact()
+    hidden = needed.stages[0].objective[-1].model_copy(update={"optional": False})
+    stage = needed.stages[0].model_copy(update={"objective": [*needed.stages[0].objective[:-1], hidden]})
+    with pytest.raises(TutelageError, match="reads more than predictions"):
+        api.distill(
+            str(teacher_folder / "teacher"), tmp_path / "never", student="words=50,hidden=8", **given,
+            method=needed.model_copy(update={"stages": [stage]}),
+            train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv",
+        )  # fmt: skip
