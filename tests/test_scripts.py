@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from tutelage.data.config import DataConfig
 from tutelage.recipes.config import RunConfig, from_yaml, to_yaml
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.bilstm import word_tokenizer
+from tutelage.studies.script import PLACES
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(
@@ -57,6 +59,64 @@ def test_the_pages_are_made_of_the_results(path: Path, script, monkeypatch, tmp_
     assert len(made) >= len(names)
     for file in made:
         assert file.read_text() == (ROOT / "docs" / "results" / file.name).read_text(), file.name
+
+
+def runs(arms: Iterable[str], **more: Any) -> list[dict[str, Any]]:
+    """Made-up runs of arms on a task: each is 0.1 better than the one before, with seed 1 half of that."""
+    common = {"parameters": 2_000_000, "speedup": 2.5, "suspects": 3, "suspects_right": 0.5, "texts": 100}
+    common |= {"teacher": {"spearman": 0.9, "parameters": 10**8}, "baseline": {"spearman": 0.25}}
+    return [
+        {
+            **common,
+            "arm": arm,
+            "seed": seed,
+            "scores": dict.fromkeys(("accuracy", "spearman"), (2 - seed) * 0.05 * n),
+            **more,
+        }
+        for n, arm in enumerate(arms)
+        for seed in (0, 1)
+    ]
+
+
+def made_up(script: SimpleNamespace) -> dict[str, Any]:
+    """Results in the form of a script that has none yet."""
+    scores = {"accuracy": 0.75}
+    given = {name: value for name, value in vars(script.SCRIPT.parse_args([])).items() if name not in PLACES}
+    return {
+        "defaults": lambda: {
+            "teachers": {"pairs": {"scores": scores}},
+            "runs": [run for name, arms in script.GROUPS.items() for run in runs(arms, task="pairs", group=name)],
+        },
+        "embedding": lambda: {
+            "references": {name: {"spearman": 0.5} for name in script.REFERENCES},
+            "runs": runs(script.ARMS),
+        },
+        "mpnet_teacher": lambda: {
+            "teachers": {"rte": {"scores": scores}},
+            "runs": runs(["cut-finetune", "cut-kd"], task="rte"),
+        },
+        "predictions_as_teacher": lambda: {
+            "annotators": {noise: {"accuracy": 0.75} for noise in "013"},
+            "runs": [run for noise in "013" for run in runs([*script.FORMS, *script.MORE], noise=noise)],
+        },
+    }[Path(script.__file__).stem]() | {"settings": given}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("defaults", "| labels | 0.0000 ± 0.0000 | 0.0000 |"),
+        ("embedding", "reach Spearman 0.150"),
+        ("mpnet_teacher", "| cut-kd | 2 | 0.0750 ± 0.3177 | +0.0750 ± 0.3177 | 2.0 M | 2.5x |"),
+        ("predictions_as_teacher", "50% of them had a wrong label"),
+    ],
+)
+def test_a_script_without_results_makes_a_page_of_made_up_ones(name: str, words: str, script, tmp_path: Path) -> None:
+    path = ROOT / "experiments" / f"{name}.py"
+    results = made_up(SimpleNamespace(**script(path)))
+    (tmp_path / "made_up.json").write_text(json.dumps(results))
+    script(path, "--finished", "--out", str(tmp_path / "made_up.json"))
+    assert words in (tmp_path / "made_up.md").read_text()
 
 
 def by_arms(names: str = "ARMS") -> Callable[[SimpleNamespace, Namespace], list[Recipe]]:
