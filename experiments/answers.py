@@ -23,9 +23,7 @@ from tutelage.data.config import DataConfig
 from tutelage.methods import METHODS
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import Copied
-from tutelage.studies.pages import shown, table
-from tutelage.studies.script import Results, settings, write
-from tutelage.studies.study import paired
+from tutelage.studies.script import Results, write
 
 METHODS_TRIED = ("finetune", "kd", "distilbert")
 
@@ -37,7 +35,7 @@ SCRIPT.add_argument("--teacher-epochs", type=int, default=3)
 SCRIPT.add_argument("--lr", type=float, default=1e-4)
 
 
-def data_of(task: str, arguments: argparse.Namespace) -> DataConfig:
+def data_of(arguments: argparse.Namespace, task: str) -> DataConfig:
     folder, part = Path(str(arguments.data_dir)), arguments.work / "squad-dev.json"
     if task == "conll2003":
         return DataConfig(task=task, data_dir=str(folder / "conll2003"), max_length=128)
@@ -54,20 +52,11 @@ def recipe_for(method: str, arguments: argparse.Namespace) -> Recipe:
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
-    results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
-    for task in arguments.tasks.split(","):
-        data, place = data_of(task, arguments), arguments.work / task
-        report = common.teacher(arguments, task, data, epochs=arguments.teacher_epochs, lr=arguments.lr)
-        about = {"metric": report["metric"], "data": report["data"]}
-        results["teachers"][task] = {**common.measured(report), **about}
-        if arguments.share == "shared":
-            continue
-        recipes = {method: recipe_for(method, arguments) for method in METHODS_TRIED}
-        results["runs"] += common.carry_out(
-            arguments, place, recipes, data, range(arguments.seeds), keys=("speedup",), about={"task": task}, arm="method",
-            teacher=str(place / "teacher"),
-        )  # fmt: skip
-        yield results
+    recipes = {method: recipe_for(method, arguments) for method in METHODS_TRIED}
+    taught = {"epochs": arguments.teacher_epochs, "lr": arguments.lr}
+    return common.on_tasks(
+        arguments, recipes, taught, data=data_of, keys=("speedup",), about=lambda report: {"data": report["data"]}, arm="method"
+    )  # fmt: skip
 
 
 def some_of(path: Path, count: int) -> str:
@@ -84,24 +73,10 @@ def some_of(path: Path, count: int) -> str:
 
 
 def page(results: Results, out: Path) -> Results:
-    runs, gains, lines = results["runs"], {}, []
-    for task, teacher in results["teachers"].items():
-        first, about = teacher["metric"], teacher["data"]
-        scores = {metric: common.by_arm(runs, metric, "method", task=task) for metric in teacher["scores"]}
-        cells = []
-        for method, ours in scores[first].items():
-            plain = scores[first].get("finetune", {})
-            if method != "finetune":
-                gains[f"{method} on {task}"] = paired(ours, plain)
-            cells.append([method, str(len(ours)), *(shown([*by[method].values()], digits=4) for by in scores.values())])
-            cells[-1].append("-" if method == "finetune" else common.gain(ours, plain, 4))
-        lines += [
-            *[f"## {task}", ""],
-            f"Teacher: {common.named(teacher['scores'])}. Trained on {about['train']:,}, scored on {about['report']:,} of dev.",
-            *["", *table(["method", "seeds", *scores, f"gain in {first}"], cells)],
-        ]
-    command = SCRIPT.command(results["settings"], "--data-dir path/to/data")
-    return {"count": len(gains), "tally": common.tally(gains), "tasks": lines, "command": command}
+    def about(teacher: Results) -> str:
+        return f". Trained on {teacher['data']['train']:,}, scored on {teacher['data']['report']:,} of dev."
+
+    return common.tables_of_tasks(SCRIPT, results, "--data-dir path/to/data", arm="method", about=about)
 
 
 if __name__ == "__main__":

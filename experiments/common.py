@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from tutelage.recipes.recipe import Recipe
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import judgement, shown
-from tutelage.studies.script import Results, Script
+from tutelage.studies.pages import judgement, shown, table
+from tutelage.studies.script import Results, Script, settings
 from tutelage.studies.study import paired, study
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
@@ -67,17 +67,52 @@ def task_data(arguments: argparse.Namespace, task: str, **more: Any) -> DataConf
 
 
 def teacher(
-    arguments: argparse.Namespace, task: str, data: DataConfig, *, epochs: int, lr: float = 1e-4
+    arguments: argparse.Namespace,
+    task: str,
+    data: DataConfig,
+    *,
+    start: Path | None = None,
+    lr: float = 1e-4,
+    **stage: Any,
 ) -> dict[str, Any]:
-    """Fine-tune MiniLM on a task in ``WORK/TASK/teacher``, unless it is finished; returns the run's report."""
+    """Fine-tune ``start`` (default: MiniLM) on a task in ``WORK/TASK/teacher``, unless it is finished; returns the run's report."""
+    recipe = finetune(Checkpoint(name=str(start or pretrained())), lr=lr)
+    stages = [one.model_copy(update=stage) for one in recipe.stages]
     config = RunConfig(
-        recipe=finetune(Checkpoint(name=str(pretrained())), epochs=epochs, lr=lr),
+        recipe=recipe.model_copy(update={"stages": stages}),
         data=data,
         out=str(arguments.work / task / "teacher"),
         baseline=False,
         mixed_precision=arguments.mixed_precision,
     )
     return run(config, resume=True)
+
+
+def on_tasks(
+    arguments: argparse.Namespace,
+    recipes: Mapping[str, Recipe],
+    taught: Mapping[str, Any],
+    *,
+    data: Callable[[argparse.Namespace, str], DataConfig] = task_data,
+    keys: Sequence[str] = (),
+    about: Callable[[Results], Results] = lambda report: {},
+    **how: Any,
+) -> Iterator[Results]:
+    """The results of recipes on each of the tasks, as often as there are more of them.
+
+    ``taught`` is for :func:`teacher`, of whose report ``about`` is kept too, and ``how`` for :func:`carry_out`.
+    """
+    results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
+    for task in arguments.tasks.split(","):
+        given, place = data(arguments, task), arguments.work / task
+        report = teacher(arguments, task, given, **taught)
+        results["teachers"][task] = {"metric": report["metric"], **measured(report, *keys), **about(report)}
+        if arguments.share != "shared":
+            results["runs"] += carry_out(
+                arguments, place, recipes, given, range(arguments.seeds), keys=keys, about={"task": task},
+                teacher=str(place / "teacher"), **how,
+            )  # fmt: skip
+        yield results
 
 
 def constant_scores(data: DataConfig) -> dict[str, float]:
@@ -153,6 +188,38 @@ def flat(scores: Mapping[str, Any]) -> dict[str, float]:
 def gain(ours: Mapping[int, float], theirs: Mapping[int, float], digits: int = 3) -> str:
     """The paired difference as a cell of a table."""
     return shown(paired(ours, theirs), "+", digits)
+
+
+def tables_of_tasks(
+    script: Script,
+    results: Results,
+    places: str,
+    *,
+    arm: str = "arm",
+    columns: Mapping[str, Callable[[Runs], str]] = {},
+    about: Callable[[Results], str] = lambda teacher: "",
+) -> Results:
+    """The fields of a page on the results of :func:`on_tasks`: a table for each task, and how many gains there are.
+
+    The gain of ``START-METHOD`` is that over ``START-finetune``; ``columns`` are further ones; ``about`` is said of the teacher.
+    """
+    gains, lines = {}, []
+    for task, teacher in results["teachers"].items():
+        known = flat(teacher["scores"])
+        scores = {metric: by_arm(results["runs"], metric, arm, task=task) for metric in known}
+        first, *_ = known
+        cells = []
+        for name, ours in scores[first].items():
+            runs, plain = of(results["runs"], task=task, **{arm: name}), f"{name[: name.rfind('-') + 1]}finetune"
+            theirs = {} if name == plain else scores[first].get(plain, {})
+            if name != plain:
+                gains[f"{name} on {task}"] = paired(ours, theirs)
+            cells.append([name, str(len(runs)), *(shown([*by[name].values()], digits=4) for by in scores.values())])
+            cells[-1] += [gain(ours, theirs, 4), *(column(runs) for column in columns.values())]
+        heads = [arm, "seeds", *known, f"gain in {first}", *columns]
+        lines += [f"## {task}", "", f"Teacher: {named(known)}{about(teacher)}", "", *table(heads, cells)]
+    command = script.command(results["settings"], places)
+    return {"count": len(gains), "tally": tally(gains), "tasks": lines, "command": command}
 
 
 def named(scores: Mapping[str, float], digits: int = 4) -> str:

@@ -13,7 +13,7 @@ validation split (10 % of train); the scores are of dev.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import common
@@ -22,23 +22,22 @@ import numpy as np
 from tutelage.methods import METHODS
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import Copied
-from tutelage.studies.pages import shown, table
-from tutelage.studies.script import Results, settings
-from tutelage.studies.study import paired
+from tutelage.studies.script import Results
 
+METHODS_TRIED = ("finetune", "kd", "pkd", "distilbert", "tinybert")
 KEYS = ("score", "parameters", "flops", "latency_ms", "retention", "speedup", "agreement")
 
 SCRIPT = common.options(__file__, __doc__, "glue", tasks="stsb,cola,sst2,mrpc", precision="no")
-SCRIPT.add_argument("--methods", default="finetune,kd,pkd,distilbert,tinybert")
+SCRIPT.add_argument("--methods", default=",".join(METHODS_TRIED))
 SCRIPT.add_argument("--epochs", type=int, default=3)
 SCRIPT.add_argument("--teacher-epochs", type=int, default=4)
 SCRIPT.add_argument("--lr", type=float, default=1e-4)
 SCRIPT.add_argument("--full", action="store_true", help="all of SST-2's training rows")
 
 
-def recipe_for(method: str, epochs: int, lr: float) -> Recipe:
+def recipe_for(method: str, arguments: argparse.Namespace) -> Recipe:
     """The method's recipe with the common student, length and rate; stages share the epochs, the last has one at least."""
-    recipe = METHODS[method]().part("task")
+    recipe, epochs, lr = METHODS[method]().part("task"), arguments.epochs, arguments.lr
     shares = [epochs] if len(recipe.stages) == 1 else [epochs - max(1, epochs // 4), max(1, epochs // 4)]
     stages = [
         stage.model_copy(update={"epochs": share, "lr": lr}) for stage, share in zip(recipe.stages, shares, strict=True)
@@ -47,45 +46,23 @@ def recipe_for(method: str, epochs: int, lr: float) -> Recipe:
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
-    results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
-    for task in arguments.tasks.split(","):
-        data, place = common.task_data(arguments, task), arguments.work / task
-        report = common.teacher(arguments, task, data, epochs=arguments.teacher_epochs, lr=arguments.lr)
-        results["teachers"][task] = {"metric": report["metric"], **common.measured(report, *KEYS)}
-        if arguments.share == "shared":
-            continue
-        recipes = {name: recipe_for(name, arguments.epochs, arguments.lr) for name in arguments.methods.split(",")}
-        results["runs"] += common.carry_out(
-            arguments, place, recipes, data, range(arguments.seeds), keys=KEYS, about={"task": task}, arm="method",
-            teacher=str(place / "teacher"),
-        )  # fmt: skip
-        yield results
+    recipes = {name: recipe_for(name, arguments) for name in arguments.methods.split(",")}
+    taught = {"epochs": arguments.teacher_epochs, "lr": arguments.lr}
+    return common.on_tasks(arguments, recipes, taught, keys=KEYS, arm="method")
+
+
+def agreement(runs: common.Runs) -> str:
+    values = [run["agreement"] for run in runs if run["agreement"] is not None]
+    return f"{np.mean(values):.3f}" if values else "-"
 
 
 def page(results: Results, out: Path) -> Results:
-    runs, gains, lines = results["runs"], {}, []
-    for task, teacher in results["teachers"].items():
-        known = common.flat(teacher["scores"])
-        scores = {metric: common.by_arm(runs, metric, "method", task=task) for metric in known}
-        first, *_ = known
-        cells = []
-        for method, ours in scores[first].items():
-            rows = common.of(runs, task=task, method=method)
-            agreement = [run["agreement"] for run in rows if run["agreement"] is not None]
-            plain = scores[first].get("finetune", {})
-            if method != "finetune":
-                gains[f"{method} on {task}"] = paired(ours, plain)
-            cells.append([method, str(len(rows)), *(shown([*scores[m][method].values()], digits=4) for m in known)])
-            cells[-1] += [
-                "-" if method == "finetune" else common.gain(ours, plain, 4),
-                f"{np.mean([run['retention'] for run in rows]):.1%}",
-                f"{np.mean(agreement):.3f}" if agreement else "-",
-                f"{np.median([run['speedup'] for run in rows]):.2f}x",
-            ]
-        heads = ["method", "seeds", *known, f"gain in {first}", "kept", "agreement with the teacher", "speed-up"]
-        lines += [f"## {task}", "", f"Teacher: {common.named(known)}", "", *table(heads, cells)]
-    command = SCRIPT.command(results["settings"], common.GLUE)
-    return {"count": len(gains), "tally": common.tally(gains), "tasks": lines, "command": command}
+    columns: dict[str, Callable[[common.Runs], str]] = {
+        "kept": lambda runs: f"{np.mean([run['retention'] for run in runs]):.1%}",
+        "agreement with the teacher": agreement,
+        "speed-up": lambda runs: f"{np.median([run['speedup'] for run in runs]):.2f}x",
+    }
+    return common.tables_of_tasks(SCRIPT, results, common.GLUE, arm="method", columns=columns)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from typing import Any
 
 import common
 import numpy as np
-from common import Results
 
 from tutelage import api
 from tutelage.data.config import DataConfig, Predictions
@@ -31,8 +30,9 @@ from tutelage.methods.kd import kd
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import Copied
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import paragraph, shown, table
-from tutelage.studies.study import paired
+from tutelage.studies.pages import shown, table
+from tutelage.studies.script import Results, before, settings, write
+from tutelage.studies.study import folder_name, paired
 
 FORMS = {"labels": "likeliest label", "full": "distribution", "top3": "top-3 log-probabilities", "votes": "five votes"}
 MORE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -43,23 +43,23 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
 """Options of the middle noise, without labelled rows."""
 GOLD = (0.0, 0.5, 1.0)
 
-PARSER = common.options(__doc__, "predictions_as_teacher", precision="no")
-PARSER.add_argument("--clinc", help="CLINC150's data_full.json")
-PARSER.add_argument("--intents", type=int, default=30, help="intents, of 150")
-PARSER.add_argument(
+SCRIPT = common.options(__file__, __doc__, "predictions_as_teacher", precision="no")
+SCRIPT.add_argument("--clinc", help="CLINC150's data_full.json")
+SCRIPT.add_argument("--intents", type=int, default=30, help="intents, of 150")
+SCRIPT.add_argument(
     "--rows", type=int, default=1500, help="rows that are annotated; as many others train the annotator"
 )
-PARSER.add_argument("--gold-rows", type=int, default=150, help="labelled rows of the comparison of gold")
-PARSER.add_argument("--noise", default="0,1.5,3", help="standard deviations of the noise on the annotator's logits")
-PARSER.add_argument("--epochs", type=int, default=6, help="epochs of the students")
-PARSER.add_argument("--annotator-epochs", type=int, default=6)
-PARSER.add_argument("--lr", type=float, default=3e-4)
-PARSER.add_argument("--minutes", type=float, help="begin no run after so many minutes")
+SCRIPT.add_argument("--gold-rows", type=int, default=150, help="labelled rows of the comparison of gold")
+SCRIPT.add_argument("--noise", default="0,1.5,3", help="standard deviations of the noise on the annotator's logits")
+SCRIPT.add_argument("--epochs", type=int, default=6, help="epochs of the students")
+SCRIPT.add_argument("--annotator-epochs", type=int, default=6)
+SCRIPT.add_argument("--lr", type=float, default=3e-4)
+SCRIPT.add_argument("--minutes", type=float, help="begin no run after so many minutes")
 
 
 def split(work: Path, arguments: argparse.Namespace) -> list[str]:
     """The files of the annotator, of the texts to annotate, of gold rows and of the evaluation set; returns the labels."""
-    whole = json.loads(Path(arguments.clinc).read_text(encoding="utf-8"))
+    whole = before(Path(arguments.clinc))
     names = sorted({label for _, label in whole["train"]})
     labels = sorted(np.random.default_rng(0).permutation(names)[: arguments.intents].tolist())
     train, dev = ([row for row in part if row[1] in labels] for part in (whole["train"], whole["val"] + whole["test"]))
@@ -70,7 +70,7 @@ def split(work: Path, arguments: argparse.Namespace) -> list[str]:
         out = io.StringIO()
         csv.writer(out).writerows([("text", "label"), *part])
         if not (work / f"{name}.csv").exists():
-            common.write(work / f"{name}.csv", out.getvalue())
+            write(work / f"{name}.csv", out.getvalue())
     return labels
 
 
@@ -93,9 +93,8 @@ def annotate(work: Path, labels: list[str], arguments: argparse.Namespace) -> di
             write_files(work / f"noise-{noise}", list(found["text"]), shares, labels, generator)
             right = shares.argmax(axis=1) == truth
             scores[noise] = {"accuracy": float(right.mean()), "confidence": float(shares.max(axis=1).mean())}
-        common.write(done, json.dumps(scores, indent=1))
-    scored: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-    return scored
+        write(done, json.dumps(scores, indent=1))
+    return before(done)
 
 
 def write_files(
@@ -111,7 +110,7 @@ def write_files(
         lines["top3"].append({"text": text, "logprobs": {labels[i]: round(float(np.log(row[i])), 6) for i in top}})
         lines["votes"].append({"text": text, "votes": [labels[i] for i in votes]})
     for form, found in lines.items():
-        common.write(folder / f"{form}.jsonl", "".join(f"{json.dumps(line)}\n" for line in found))
+        write(folder / f"{form}.jsonl", "".join(f"{json.dumps(line)}\n" for line in found))
 
 
 def recipe_for(arguments: argparse.Namespace) -> Recipe:
@@ -121,11 +120,11 @@ def recipe_for(arguments: argparse.Namespace) -> Recipe:
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     if arguments.clinc is None:
-        PARSER.error("give --clinc path/to/data_full.json")
+        SCRIPT.error("give --clinc path/to/data_full.json")
     began, work = time.monotonic(), Path(arguments.work)
     labels = split(work, arguments)
     noises = arguments.noise.split(",")
-    given = {key: value for key, value in common.settings(arguments).items() if key != "minutes"}
+    given = {key: value for key, value in settings(arguments).items() if key != "minutes"}
     results: Results = {"settings": given, "annotators": annotate(work, labels, arguments), "runs": []}
     middle = noises[len(noises) // 2]
     arms: list[tuple[str, str, str, dict[str, Any], bool]] = [
@@ -136,9 +135,8 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     for seed in range(arguments.seeds):
         for noise, arm, form, options, gold in arms:
             place = work / f"noise-{noise}" / "runs"
-            name = arm.replace(", ", "_")
             late = arguments.minutes is not None and time.monotonic() - began > 60 * arguments.minutes
-            if late and not (place / f"{name}-{seed}" / "report.json").exists():
+            if late and not (place / f"{folder_name(arm)}-{seed}" / "report.json").exists():
                 continue
             file = str(work / f"noise-{noise}" / f"{form}.jsonl")
             data = DataConfig(
@@ -149,12 +147,11 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
                 max_length=64,
             )
             results["runs"] += common.carry_out(
-                arguments, place, {name: recipe_for(arguments)}, data, [seed],
+                arguments, place, {arm: recipe_for(arguments)}, data, [seed], about={"noise": noise},
                 more=lambda config, report: {
                     "suspects": report["predictions"]["suspects_found"],
                     "suspects_right": right_suspects(work, report),
                 },
-                about=lambda run, noise=noise, arm=arm: {"noise": noise, "arm": arm, "seed": run.seed},
             )  # fmt: skip
             yield results
 
@@ -167,65 +164,44 @@ def right_suspects(work: Path, report: Results) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def page(results: Results, out: str) -> str:
-    runs, settings, annotators = results["runs"], results["settings"], results["annotators"]
-    rows, gains, metric = [], {}, "accuracy"
-    for noise, about in annotators.items():
-        plain = common.scores(runs, metric, noise=noise, arm="labels")
-        for arm, words in FORMS.items():
-            ours = common.scores(runs, metric, noise=noise, arm=arm)
-            if not ours:
-                continue
-            if arm != "labels" and plain:
-                gains[f"{words} at {about['accuracy']:.0%}"] = paired(ours, plain)
-            against = "-" if arm == "labels" else common.gain(ours, plain, 4)
-            rows.append([f"{about['accuracy']:.3f}", words, str(len(ours)), shown([*ours.values()], digits=4), against])
+def page(results: Results, out: Path) -> Results:
+    given, annotators, metric = results["settings"], results["annotators"], "accuracy"
     middle = [*annotators][len(annotators) // 2]
-    options = []
-    for arm, (form, _) in MORE.items():
-        ours = common.scores(runs, metric, noise=middle, arm=arm)
-        against = common.scores(runs, metric, noise=middle, arm=form)
-        if ours:
-            options.append([arm, FORMS[form], shown([*ours.values()], digits=4), common.gain(ours, against, 4)])
-    zero = common.scores(runs, metric, noise=middle, arm="full, gold=0")
-    golds = []
-    for share in GOLD:
-        ours = common.scores(runs, metric, noise=middle, arm=f"full, gold={share:g}")
-        if ours:
-            golds.append(
-                [f"{share:g}", shown([*ours.values()], digits=4), "-" if not share else common.gain(ours, zero, 4)]
-            )
-    suspects = [run for run in runs if run["arm"] in FORMS and run["suspects_right"] is not None]
-    caught = [run["suspects_right"] for run in suspects]
-    takeaway = f"Of {len(gains)} gains of a richer answer over the likeliest label alone, {common.tally(gains)}."
-    lines = common.opening("Predictions as the teacher", takeaway)
-    heads = ["annotator's accuracy", "the file has", "seeds", "student's accuracy", "gain over labels"]
-    lines += ["## What should the file hold?", "", *table(heads, rows)]
-    lines += [
-        "## Options, at the middle noise",
-        "",
-        *table(["options", "the file has", "accuracy", "gain over the default"], options),
-    ]
-    lines += [
-        f"## {settings['gold_rows']} labelled rows beside the distributions, at the middle noise", "",
-        *table(["share of the label in the target", "accuracy", "gain over 0"], golds),
-    ]  # fmt: skip
-    if caught:
-        lines += paragraph(
-            f"""Suspects (training texts on which the student is sure of another label than the file): on average
-            {np.mean(caught):.0%} of those listed were really wrong in the file, over {len(caught)} runs that listed any."""
-        )
-    lines += ["## How it was made", "", f"    {common.command(PARSER, settings, '--clinc path/to/data_full.json')}", ""]
-    lines += paragraph(
-        f"""Results: `{out}`. {settings["intents"]} intents of CLINC150; {settings["rows"]:,} annotated rows, scored on all rows of
-        val and test with these intents. The annotator is MiniLM fine-tuned on {settings["rows"]:,} other rows; normal noise with
-        standard deviation {settings["noise"]} was added to its logits. Student: the first 2 layers of the pretrained MiniLM, method
-        `kd` with its defaults, {settings["epochs"]} epochs at rate {settings["lr"]:g}; no labelled row unless the table says so.
-        The five votes are drawn from the distribution. Means over seeds with half of the 95 % t-interval; gains are paired by seed.
-        One data set, and a simulated annotator: a language model's errors are less random."""
+
+    def of(noise: str, arm: str) -> dict[int, float]:
+        return common.scores(results["runs"], metric, noise=noise, arm=arm)
+
+    def cells(noise: str, arm: str, against: str) -> list[str]:
+        ours = of(noise, arm)
+        gain = "-" if arm == against else common.gain(ours, of(noise, against), 4)
+        return [str(len(ours)), shown([*ours.values()], digits=4), gain]
+
+    known = [(noise, arm) for noise in annotators for arm in FORMS if of(noise, arm)]
+    forms = [[f"{annotators[noise]['accuracy']:.3f}", FORMS[arm], *cells(noise, arm, "labels")] for noise, arm in known]
+    gains = {
+        f"{FORMS[arm]} at {annotators[noise]['accuracy']:.0%}": paired(of(noise, arm), of(noise, "labels"))
+        for noise, arm in known
+        if arm != "labels"
+    }
+    options = [[arm, FORMS[form], *cells(middle, arm, form)] for arm, (form, _) in MORE.items() if of(middle, arm)]
+    shares = {f"{share:g}": f"full, gold={share:g}" for share in GOLD}
+    golds = [[share, *cells(middle, arm, shares["0"])] for share, arm in shares.items() if of(middle, arm)]
+    found = [run["suspects_right"] for run in results["runs"] if run["arm"] in FORMS]
+    caught = [share for share in found if share is not None]
+    suspects = (
+        f"on average {np.mean(caught):.0%} of them had a wrong label in the file" if caught else "there were none"
     )
-    return "\n".join(lines)
+    seeds, gain = ["seeds", "student's accuracy"], "gain over labels"
+    return {
+        "count": len(gains),
+        "tally": common.tally(gains),
+        "forms": table(["annotator's accuracy", "the file has", *seeds, gain], forms),
+        "options": table(["options", "the file has", *seeds, "gain over the default"], options),
+        "golds": table(["share of the label in the target", *seeds, "gain over 0"], golds),
+        "suspects": f"{suspects} ({len(caught)} runs)",
+        "command": SCRIPT.command(given, "--clinc path/to/data_full.json"),
+    }
 
 
 if __name__ == "__main__":
-    common.conduct(PARSER, measure, page)
+    SCRIPT.conduct(measure, page)

@@ -29,14 +29,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import BertWordPieceTokenizer
-from transformers import (
-    AutoTokenizer,
-    BertForMaskedLM,
-    BertTokenizerFast,
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedModel,
-)
+from transformers import AutoTokenizer, BertForMaskedLM, BertTokenizerFast, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy import Head

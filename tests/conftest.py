@@ -6,6 +6,8 @@ import csv
 import gc
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,12 +20,14 @@ import pytest
 import torch
 import transformers
 from accelerate.state import AcceleratorState
+from filelock import FileLock
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertTokenizerFast, GPT2TokenizerFast
 
 from tutelage.anatomy import FAMILIES
 from tutelage.data.examples import Data, Examples
 from tutelage.evaluation import speed
+from tutelage.run import trials
 from tutelage.training import loop
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -31,6 +35,8 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 loop.LOG_SECONDS = 1e9
 # What a run measures of time is looked at in test_speed alone.
 speed.REPEATS = speed.WARM_UP = 1
+# Which start or rate wins is looked at in test_trials; elsewhere trials take as few steps as they may.
+trials.FEWEST = 2
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
@@ -128,6 +134,24 @@ def assert_alike(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor],
         assert int((~(apart <= within)).sum()) <= 1 + tensor.numel() // 1000, f"{name}: up to {apart.max():.2g} apart"
 
 
+def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
+    """The folder that ``build`` fills, once a session: of pytest-xdist's processes the first fills it and all read it.
+
+    A test that would change such a folder takes a copy.
+    """
+    place = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    folder, finished = place / name, place / f"{name}.finished"
+    with FileLock(place / f"{name}.lock"):
+        if not finished.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+            folder.mkdir()
+            build(folder)
+            finished.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> BertTokenizerFast:
     return BertTokenizerFast(vocab={word: i for i, word in enumerate(VOCABULARY)}, model_max_length=32)
@@ -191,13 +215,16 @@ def tiny_model(family: str = "bert", seed: int = 0, spread: float = 3.0, **sizes
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory, tokenizer) -> Path:
     """A tiny BERT (4 layers x 32) that has learnt the toy task, saved as a user would have it."""
+    return built_once(tmp_path_factory, "teacher", lambda root: make_teacher(root, tokenizer))
+
+
+def make_teacher(root: Path, tokenizer: BertTokenizerFast) -> None:
     from tutelage.data.config import DataConfig
     from tutelage.methods.finetune import finetune
     from tutelage.recipes.config import RunConfig
     from tutelage.run.run import run
     from tutelage.students.specs import Checkpoint
 
-    root = tmp_path_factory.mktemp("teacher")
     tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).save_pretrained(root / "random")
     tokenizer.save_pretrained(root / "random")
     write_csv(root / "train.csv", 400, 1)
@@ -210,7 +237,6 @@ def teacher_folder(tmp_path_factory, tokenizer) -> Path:
     second.classifier.weight.data *= 0.5
     second.save_pretrained(root / "second")
     tokenizer.save_pretrained(root / "second")
-    return root
 
 
 def write_csv(path: Path, count: int, seed: int, label: bool = True) -> Path:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import LABELS, VOCABULARY, tiny_model, write_csv
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from tutelage import anatomy
 from tutelage.data.batches import evaluation_batches
 from tutelage.data.config import DataConfig
+from tutelage.data.examples import Encoded
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.recipes.config import RunConfig
@@ -20,6 +23,7 @@ from tutelage.run.task import TaskRun
 from tutelage.run.workspace import bench
 from tutelage.students.load import load_config
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Student
+from tutelage.teachers.teacher import predict
 
 ATTENTION = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 SIZES = {
@@ -125,6 +129,20 @@ def test_padding_numbers_positions_only_if_it_is_among_the_first_tokens(
     config.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     assert anatomy.max_length(load_config(str(tmp_path))) == length
+
+
+def test_a_model_of_characters_answers_every_code_point() -> None:
+    """CANINE hashes code points: no token is beyond its vocabulary, for it has none."""
+    sizes = {**ATTENTION, "num_hash_buckets": 32, "max_position_embeddings": 64, "initializer_range": 0.3}
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("canine", **sizes)).eval()
+    texts = [[57344, *map(ord, text), 57345] for text in ("plain words", "\N{GRINNING FACE} beyond")]
+    offsets = np.cumsum([0, *map(len, texts)])
+    encoded = Encoded(np.concatenate(texts).astype(np.int32), None, offsets, np.zeros(2, bool), pad_token=0)
+    with torch.no_grad():
+        alone = torch.cat([model(torch.tensor([text])).logits for text in texts])
+    torch.testing.assert_close(predict(model, encoded, Accelerator(cpu=True)), alone, atol=1e-3, rtol=1e-3)
+    assert (alone[0] - alone[1]).abs().max() > 0.05
 
 
 def test_a_fresh_student_takes_its_vocabulary(tokenizer, root: Path) -> None:

@@ -372,9 +372,8 @@ def test_a_plug_ins_student(teacher_folder: Path, tmp_path: Path) -> None:
     assert weights[0] == weights[1]
     code, _, error = invoke(*common, "--student", "init=bottom,depth=0", "--out", tmp_path / "never")
     assert code == 2 and "depth: Input should be greater than or equal to 1" in error
-    repeat = [sys.executable, "-m", "tutelage", "run", str(tmp_path / "own" / "config.yaml"), "--json"]
-    done = subprocess.run(repeat, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "there is no student 'bottom'" in done.stderr and "--plugin FILE" in done.stderr
+    code, error = in_process(command, ["run", str(tmp_path / "own" / "config.yaml"), "--json"])
+    assert code == 2 and "there is no student 'bottom'" in error and "--plugin FILE" in error
 
 
 @pytest.mark.parametrize(

@@ -81,14 +81,16 @@ def test_variants_of_what_is_held_out_are_not_learnt(teacher_folder: Path, words
 
 
 def test_stages_read_what_they_name(teacher_folder: Path, words: Path, tmp_path: Path) -> None:
-    report = run(config_for(teacher_folder, tmp_path / "run", small(tinybert("stsb")), words), quiet=True)
+    report = run(config_for(teacher_folder, tmp_path / "run", small(tinybert("stsb"), epochs=1), words), quiet=True)
     first, second = report["stages"]
     assert first["steps"] > 2 * second["steps"]  # the last stage of STS-B is on the original texts
     assert report["data"]["augmented"] > report["data"]["train"]
-    without = run(config_for(teacher_folder, tmp_path / "without", small(tinybert()), None), quiet=True)
+    without = run(config_for(teacher_folder, tmp_path / "without", small(tinybert(), epochs=1), None), quiet=True)
     assert without["data"]["augmented"] == 0
     assert any("no candidates were given" in warning for warning in without["warnings"])
-    none = run(config_for(teacher_folder, tmp_path / "none", small(tinybert(ablation="no_da")), None), quiet=True)
+    none = run(
+        config_for(teacher_folder, tmp_path / "none", small(tinybert(ablation="no_da"), epochs=1), None), quiet=True
+    )
     assert not any("candidates" in warning for warning in none["warnings"])
     with pytest.raises(TutelageError, match="no stage on augmented texts"):
         run(config_for(teacher_folder, tmp_path / "never", small(tinybert(ablation="no_da")), words), quiet=True)
@@ -111,7 +113,7 @@ def test_a_store_knows_variants_by_their_names(
     teacher_folder: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
-    recipe = small(tinybert(ablation="no_attn"))  # attention is read from a running teacher only
+    recipe = small(tinybert(ablation="no_attn"), variants=1)  # attention is read from a running teacher only
     live = run(config_for(teacher_folder, tmp_path / "live", recipe, words), quiet=True)
     config = config_for(teacher_folder, tmp_path / "stored", recipe, words)
     stored = run(config.model_copy(update={"teacher_store": "auto", "store_dtype": "float32"}), quiet=True)
@@ -161,6 +163,7 @@ def test_ablate_runs_the_rows_and_goes_on(teacher_folder: Path, words: Path, tmp
         "corpus": str(tmp_path / "corpus"),
         "student": "layers=2,hidden=16,heads=4,intermediate=24",
         "train": str(teacher_folder / "train.csv"),
+        "max_train": 120,
         "dev": str(teacher_folder / "dev.csv"),
         "candidates": str(words),
         "settings": [

@@ -349,7 +349,10 @@ def test_what_looks_like_a_path_never_leaves_the_machine(
         assert not asked, name
         assert len(text) < 6000
     assert "'model'" in refusal(lambda: load_config("./modle"))
-    assert refusal(lambda: load_config("modle")).count("'model'") == 1 and asked  # a bare name may be a repository
+    # A bare name may be a repository: the error names both.
+    text = refusal(lambda: load_config("modle"))
+    assert asked and "no folder 'modle' here, and the Hub gives no model of this name (there is no network)" in text
+    assert text.count("'model'") == 1 and "\n" not in text
     assert not looks_like_path("bert-base-uncased") and not looks_like_path("google/bert_uncased_L-2_H-128_A-2")
 
 

@@ -275,8 +275,12 @@ def test_hidden_states_vectors_and_stores(root: Path, tmp_path: Path, monkeypatc
     """A method on layers needs nothing of its own here, and a stored teacher makes the student of a running one."""
     monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
     common = {"method": "tinybert", "baseline": False, "dev": str(root / "classes.jsonl"), "store_dtype": "float32"}
-    settings = ["stages.*.epochs=1"]
+    settings = ["stages.*.epochs=1", "stages.prediction.patience=3"]
+    fitted, fit = [], SentenceEncoder.fit_space
+    monkeypatch.setattr(SentenceEncoder, "fit_space", lambda self, outputs: fitted.append(self) or fit(self, outputs))
     running = run(root, tmp_path / "running", settings=settings, **common)
+    assert len(running.report["stages"]) == 2 and len(fitted) == 1  # the second stage goes on in the space of the first
+    assert [line for line in running.report["warnings"] if "prediction: patience=3 has no effect" in line]
     stored = run(root, tmp_path / "stored", settings=settings, teacher_store="auto", **common)
     assert running.report["metric"] == "knn_accuracy" and stored.report["store"]["keeps"].startswith("32 logits")
     ours, theirs = (load_file(one.folder / "student" / "model.safetensors") for one in (running, stored))

@@ -34,7 +34,7 @@ class Killed(BaseException):
 
 def words(root: Path, **more: Any) -> dict[str, Any]:
     """A search of 4 + 2 x 2 short runs."""
-    data = {"train": str(root / "train.csv"), "dev": str(root / "dev.csv"), "max_train": 160}
+    data = {"train": str(root / "train.csv"), "dev": str(root / "dev.csv"), "max_train": 80}
     size = {"student": "init=copied,layers=2", "trials": 4, "seeds": 2, "hidden_epochs": 2, "lr": 3e-4}
     return {"teacher": str(root / "teacher"), **data, **size, "quiet": True, **more}
 

@@ -442,11 +442,11 @@ def test_a_depth_that_shares_none_with_the_teacher(teacher_folder: Path, tmp_pat
 
 
 def test_ptp_labels_of_models_that_have_not_seen_the_texts(teacher_folder: Path, tmp_path: Path) -> None:
-    data = {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")}
+    data = {"train": str(write_csv(tmp_path / "train.csv", 120, 1)), "dev": str(teacher_folder / "dev.csv")}
     tiny_model().save_pretrained(tmp_path / "fresh")
     AutoTokenizer.from_pretrained(teacher_folder / "teacher").save_pretrained(tmp_path / "fresh")
     made = api.crossfit(
-        str(tmp_path / "fresh"), str(tmp_path / "folds"), folds=3, epochs=2, lr=3e-3, quiet=True, **data
+        str(tmp_path / "fresh"), str(tmp_path / "folds"), folds=3, epochs=1, lr=3e-3, quiet=True, **data
     )
     assert made["folds"] == 3 and made["labels"] == list(LABELS) and 0 <= made["accuracy"] <= 1
     manifest = out_of_fold.PredictionsManifest.model_validate_json((tmp_path / "folds" / "crossfit.json").read_text())

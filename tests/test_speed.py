@@ -59,6 +59,20 @@ def test_flops_of_a_gpt2_count_its_transposed_layers():
     assert speed.flops(model, inputs(3, 20)) == 3 * speed.encoder_flops(shape, 20)
 
 
+def test_equal_architectures_are_counted_once_and_others_anew(monkeypatch):
+    counted, count = [], speed._count
+    monkeypatch.setattr(speed, "_count", lambda model, inputs: counted.append(model) or count(model, inputs))
+    monkeypatch.setattr(speed, "_COUNTED", {})
+    first, twin, wider, shared = (BertForSequenceClassification(config(2, 64, 96, 4, vocabulary=50)) for _ in range(4))
+    twin.config._name_or_path = "elsewhere"
+    wider.classifier = nn.Linear(64, 9)
+    shared.config.chunk_size_feed_forward = 2  # the same weights, but the code may do otherwise
+    found = [speed.flops(model, inputs(1, 20)) for model in (first, twin, wider, shared)]
+    assert counted == [first, wider, shared]
+    assert found[0] == found[1] == found[3] and found[2] - found[0] == 2 * 64 * 7
+    assert speed.flops(first, inputs(1, 21)) > found[0] == speed.flops(first, inputs(1, 20))
+
+
 @pytest.mark.parametrize(("shape", "gigaflops"), [((12, 768, 3072, 12), 22.35), ((4, 312, 1200, 12), 1.25)])
 def test_flops_as_published(shape, gigaflops):
     with torch.device("meta"):

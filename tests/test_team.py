@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import LABELS, assert_alike, examples, tiny_model, write_csv
+from conftest import LABELS, assert_alike, built_once, examples, tiny_model, write_csv
 from pydantic import ValidationError
 from scipy.stats import chisquare
 from torch import Tensor
@@ -127,8 +127,8 @@ def top_probability(seed: int, naive: bool) -> float:
 
 
 def test_equals_stay_equals_and_by_the_naive_update_the_first_wins() -> None:
-    assert max(top_probability(seed, False) for seed in range(8)) < 0.6
-    assert min(top_probability(seed, True) for seed in range(8)) > 0.99
+    assert max(top_probability(seed, False) for seed in range(4)) < 0.6
+    assert min(top_probability(seed, True) for seed in range(4)) > 0.99
 
 
 def test_a_better_teacher_wins_back_what_it_has_lost() -> None:
@@ -374,7 +374,7 @@ def test_rewards_on_unseen_examples_forgive_too_much_confidence(tokenizer) -> No
 
 
 def test_the_temperature_becomes_the_best_one_but_never_sharpens(tokenizer) -> None:
-    weigher, student, _, held, _ = scene(tokenizer, calibrated=True)
+    weigher, student, _, held, _ = scene(tokenizer, calibrated=True, parameters="head")
     (part,) = step_batches(held, np.arange(24), 0, 1, 10**6)
     for scale in (2.0, 0.01):
         with torch.no_grad():
@@ -384,8 +384,8 @@ def test_the_temperature_becomes_the_best_one_but_never_sharpens(tokenizer) -> N
             labels = logits.argmax(dim=1)
             labels[:5] = 1 - labels[:5]  # about as sure as it may be of four in five
         known = replace(part, labels=labels)
-        for _ in range(200):
-            weigher._alignments([known], [known])
+        for _ in range(80):
+            weigher._alignments([known], [])
         tried = np.exp(np.linspace(0, np.log(10), 400))
         best = min(tried, key=lambda t: float(F.cross_entropy(logits / t, labels)))
         assert weigher.record()["temperature"] == pytest.approx(best, rel=0.01), scale
@@ -504,7 +504,10 @@ def test_the_student_learns_as_without_the_weigher_and_a_team_of_one_is_a_teache
 @pytest.fixture(scope="module")
 def team_root(tmp_path_factory, tokenizer) -> Path:
     """Three teachers that know the toy task, one with random and one with wrong labels, made by one call."""
-    root = tmp_path_factory.mktemp("team")
+    return built_once(tmp_path_factory, "team", lambda root: make_team(root, tokenizer))
+
+
+def make_team(root: Path, tokenizer) -> None:
     tiny_model(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1).save_pretrained(root / "random")
     tokenizer.save_pretrained(root / "random")
     write_csv(root / "train.csv", 1500, 1)
@@ -514,7 +517,6 @@ def team_root(tmp_path_factory, tokenizer) -> Path:
         str(root / "random"), str(root / "team"), members=members, epochs=2, lr=3e-3, quiet=True, **texts(root)
     )
     (root / "shown.json").write_text(json.dumps(found))
-    return root
 
 
 def texts(root: Path) -> dict[str, str]:
@@ -563,7 +565,7 @@ def search(root: Path, out: Path, settings: list[str] = [], **more):  # noqa: B0
     ).report
 
 
-def test_a_team_is_made_shown_and_repeated(team_root: Path) -> None:
+def test_a_team_is_made_shown_and_repeated(team_root: Path, tmp_path: Path) -> None:
     found = json.loads((team_root / "shown.json").read_text())
     scores = [member["scores"]["held"]["accuracy"] for member in found["members"]]
     assert min(scores[0], scores[1], scores[3]) > 0.9 and 0.3 < scores[2] < 0.7 and scores[4] < 0.1
@@ -575,11 +577,10 @@ def test_a_team_is_made_shown_and_repeated(team_root: Path) -> None:
     # What is said replaces only that of the team's data.
     cut = api.show_team(str(team_root / "team"), max_length=8, quiet=True)
     assert cut["task"] == found["task"] and cut["members"][0]["scores"] != found["members"][0]["scores"]
-    config = Path(folders[1]) / "config.yaml"
-    known = config.read_text(encoding="utf-8")
-    config.write_text(known.replace("leave_out:", "left_in:"), encoding="utf-8")
-    assert api.show_team(folders, quiet=True, **texts(team_root))["not_kept_apart"] == ["02-seed1-layers2"]
-    config.write_text(known, encoding="utf-8")
+    copied = shutil.copytree(folders[1], tmp_path / Path(folders[1]).name) / "config.yaml"
+    copied.write_text(copied.read_text(encoding="utf-8").replace("leave_out:", "left_in:"), encoding="utf-8")
+    shown = api.show_team([folders[0], str(copied.parent)], quiet=True, **texts(team_root))
+    assert shown["not_kept_apart"] == ["02-seed1-layers2"]
     assert len(folders) == 5 and all((Path(f) / "model.safetensors").exists() for f in folders)
 
 
@@ -716,6 +717,7 @@ def test_a_stage_on_hidden_states_needs_teachers_of_one_shape(team_root: Path, t
 def test_stored_teachers_say_the_same(team_root: Path, tmp_path: Path, monkeypatch) -> None:
     """A store in a member's place gives the same student, to the bit; so does one that is written on the way."""
     folders = list(members_in([str(team_root / "team")]))[:3]
+    few = {**texts(team_root), "train": str(write_csv(tmp_path / "train.csv", 300, 1))}
     stores = []
     for number, folder in enumerate(folders):
         api.write_store(
@@ -725,7 +727,7 @@ def test_stored_teachers_say_the_same(team_root: Path, tmp_path: Path, monkeypat
             student="layers=1",
             allow_weak_teacher=True,
             quiet=True,
-            **texts(team_root),
+            **few,
         )
         stores.append(str(tmp_path / f"store{number}"))
     monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "written"))
@@ -742,13 +744,13 @@ def test_stored_teachers_say_the_same(team_root: Path, tmp_path: Path, monkeypat
             settings=["stages.distill.epochs=1"],
             teacher_store=teacher_store,
             quiet=True,
-            **texts(team_root),
+            **few,
         )
         students.append((tmp_path / out / "student" / "model.safetensors").read_bytes())
     assert students[0] == students[1] == students[2]
     assert len(list((tmp_path / "written").rglob("manifest.json"))) == 3
     # One that is named first is what the report compares with, without its weights; a student of them cannot be made.
-    more = dict(team=[stores[0], folders[1]], method="skdbert", baseline=False, quiet=True, **texts(team_root))
+    more = dict(team=[stores[0], folders[1]], method="skdbert", baseline=False, quiet=True, **few)
     new = "init=fresh,layers=1,hidden=16,heads=2,intermediate=32"
     report = api.distill(
         None, str(tmp_path / "new"), student=new, settings=["stages.distill.max_steps=3"], **more

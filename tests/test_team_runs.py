@@ -232,8 +232,15 @@ def search(root: Path, out: Path, *settings: str, **more):
     ).report
 
 
+# The last has all that the others keep, and more.
 @pytest.mark.parametrize(
-    "how", [("update=single",), ("update=all",), ("unseen=true", "calibrated=true", "settled=0.25")], ids=" ".join
+    "how",
+    [
+        pytest.param(("update=single",), marks=pytest.mark.slow),
+        pytest.param(("update=all",), marks=pytest.mark.slow),
+        ("unseen=true", "calibrated=true", "settled=0.25"),
+    ],
+    ids=" ".join,
 )
 def test_a_search_that_is_killed_when_weights_have_moved_goes_on(
     how: tuple[str, ...], teacher_folder: Path, tmp_path: Path, monkeypatch

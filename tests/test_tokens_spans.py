@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BAD, FILL, GOOD, tiny_model
+from conftest import BAD, FILL, GOOD, built_once, tiny_model
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 
 from tutelage import api
@@ -73,7 +73,10 @@ def write_squad(path: Path, count: int, seed: int, empty: bool = False) -> Path:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory, tokenizer) -> Path:
     """Files and a fine-tuned teacher for both tasks."""
-    root = tmp_path_factory.mktemp("answers")
+    return built_once(tmp_path_factory, "answers", lambda root: make_scene(root, tokenizer))
+
+
+def make_scene(root: Path, tokenizer) -> None:
     tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).base_model.save_pretrained(root / "body")
     tokenizer.save_pretrained(root / "body")
     for part, count, seed in (("train", 300, 1), ("dev", 60, 2)):
@@ -82,7 +85,6 @@ def scene(tmp_path_factory, tokenizer) -> Path:
     for kind in ("tokens", "spans"):
         recipe = finetune(Checkpoint(name=str(root / "body")), epochs=25, lr=3e-3)
         run(config_for(root, kind, recipe, root / kind, teacher=None), quiet=True)
-    return root
 
 
 def config_for(root: Path, kind: str, recipe, out: Path, **more) -> RunConfig:

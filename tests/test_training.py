@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from conftest import assert_alike, examples, make_data, tiny_model
+from processes import KILLED, in_process
 
 from tutelage.anatomy import shape_of
 from tutelage.data import batches
@@ -20,9 +21,12 @@ from tutelage.objectives.attention import AttentionScores
 from tutelage.objectives.hidden import Embeddings, Hidden
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
 from tutelage.recipes.settings import run_config
+from tutelage.run.run import run
 from tutelage.run.task import feed_of
+from tutelage.run.workspace import _locked
 from tutelage.students.copied import copy_layers
 from tutelage.students.specs import Copied
 from tutelage.tasks import KINDS
@@ -135,10 +139,19 @@ def test_the_losses_fall(tokenizer, term) -> None:
     assert values[-1] < 0.9 * values[0]
 
 
+def die_in_a_run(config: RunConfig) -> None:
+    with _locked(config):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def error_of_a_run(config: RunConfig) -> str:
+    with pytest.raises(TutelageError) as caught:
+        run(config, resume=True, quiet=True)
+    return str(caught.value)
+
+
 def test_a_folder_is_one_process_s_at_a_time(teacher_folder, tmp_path) -> None:
     """A second process with the same command would write over the first one's checkpoints; a dead one holds nothing."""
-    from tutelage.run.run import run
-
     config = run_config(
         kd().model_copy(update={"student": Copied(layers=1)}),
         {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")},
@@ -147,16 +160,10 @@ def test_a_folder_is_one_process_s_at_a_time(teacher_folder, tmp_path) -> None:
         out=str(tmp_path / "run"),
         baseline=False,
     )
-    hold = "import sys; from tutelage.recipes.config import RunConfig; from tutelage.run.workspace import _locked\n"
-    hold += "with _locked(RunConfig.model_validate_json(sys.argv[1])): print('in', flush=True); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", hold, config.model_dump_json()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None and other.stdout.readline() == "in\n"
-        with pytest.raises(TutelageError, match="another process writes to"):
-            run(config, resume=True, quiet=True)
-        assert not (tmp_path / "run").exists()
-        other.kill()
+    with _locked(config):
+        assert "another process writes to" in in_process(error_of_a_run, config)
+    assert in_process(die_in_a_run, config) == KILLED
+    assert not (tmp_path / "run").exists()
     assert run(config, resume=True, quiet=True)["stages"][0]["steps"] == 2
 
 

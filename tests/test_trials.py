@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.conftest import tiny_model
+from conftest import tiny_model
 
 from tutelage import anatomy, api
 from tutelage.errors import TutelageError

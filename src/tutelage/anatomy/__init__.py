@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -55,10 +56,7 @@ def family_of(config: Any) -> Family:
         TutelageError: if the model classifies neither texts nor tokens, or a GPT-2 scales attention differently in each layer.
     """
     if is_unread(config):
-        from transformers.models.auto import modeling_auto
-
-        known = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-        if config.model_type not in {**known, **modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES}:
+        if not _classifies(config.model_type):
             raise TutelageError(
                 f"model type {config.model_type!r} is not supported and transformers has no classification model of it; use "
                 f"one of {', '.join(sorted(FAMILIES))}, or a classification model of transformers"
@@ -70,6 +68,15 @@ def family_of(config: Any) -> Family:
             "which is not supported; use another model"
         )
     return FAMILIES[config.model_type]
+
+
+@cache
+def _classifies(model_type: str) -> bool:
+    """Whether transformers has a model of this type that classifies texts or tokens."""
+    from transformers.models.auto import modeling_auto
+
+    texts = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    return model_type in texts or model_type in modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES
 
 
 def is_causal(config: Any) -> bool:
@@ -275,9 +282,14 @@ def accepted(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Any
         # It classifies by the last place of a row, so padding must stand before the text.
         order = inputs["attention_mask"].argsort(dim=1, stable=True)
         inputs = {name: tensor.gather(1, order) for name, tensor in inputs.items()}
-    names = inspect.signature(model.forward).parameters
+    names = _arguments(type(model))
     found: dict[str, Any] = {name: tensor for name, tensor in inputs.items() if name in names}
     return found | ({"use_cache": False} if "use_cache" in names else {})
+
+
+@cache
+def _arguments(model: type[PreTrainedModel]) -> frozenset[str]:
+    return frozenset(inspect.signature(model.forward).parameters)
 
 
 def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], predicted: Tensor | None) -> Tensor:

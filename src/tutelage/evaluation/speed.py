@@ -38,8 +38,27 @@ def count_parameters(model: nn.Module) -> int:
 def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     """Floating-point operations of the matrix products in one forward pass of the batch ``inputs``.
 
-    A multiply-add counts as 2 operations. Embeddings, norms and activations are not counted.
+    A multiply-add counts as 2 operations. Embeddings, norms and activations are not counted. They follow from the architecture and
+    the shapes of the inputs: a process counts each architecture once.
     """
+    key = _architecture(model), tuple((name, tuple(value.shape)) for name, value in sorted(inputs.items()))
+    if key not in _COUNTED:
+        _COUNTED[key] = _count(model, inputs)
+    return _COUNTED[key]
+
+
+_COUNTED: dict[Any, int] = {}
+
+
+def _architecture(model: nn.Module) -> tuple[Any, ...]:
+    """What the operations of a model depend on: its classes, the shapes of its weights, and its configuration."""
+    config = model.config.to_dict() if hasattr(model, "config") else {}
+    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in model.named_parameters(remove_duplicate=False))
+    modules = tuple((name, type(module)) for name, module in model.named_modules(remove_duplicate=False))
+    return modules, shapes, repr({name: value for name, value in config.items() if name != "_name_or_path"})
+
+
+def _count(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     # FlopCounterMode does not know the fused CPU attention kernel and would count it as zero. It hooks into gradients even where
     # none are computed, and fails at DeBERTa's slices of a parameter unless that needs none.
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

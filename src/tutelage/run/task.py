@@ -137,6 +137,11 @@ class TaskRun:
         plans = [ObjectivePlan(s.objective, self.kind, shape, theirs, predicted) for s in self.config.recipe.stages]
         for stage, plan in zip(self.config.recipe.stages, plans, strict=True):
             checks.check_poolers(plan, self.student, source)
+            if stage.patience is not None and not self.kind.learns_labels:
+                self.warnings.append(
+                    f"stage {stage.name}: patience={stage.patience} has no effect, because vectors are not scored during training; "
+                    "all epochs are trained"
+                )
             for term, mapped in zip(plan.terms, plan.pairs, strict=True):
                 if source is not None and not mapped and (note := term.unpaired(shape, source.shape)) is not None:
                     self.warnings.append(f"stage {stage.name} {note}")
@@ -442,7 +447,8 @@ class TaskRun:
         if stage.fresh and index:
             self.student = self.factory.make().to(self.bench.accelerator.device)
         self.scene.student = self.student
-        self._start(self.student)
+        if stage.fresh or index == 0:
+            self._start(self.student)
         if self.teacher is not None:
             self.teacher.release()  # making a student may have loaded its teacher
         torch.manual_seed(config.seed)  # and has drawn numbers

@@ -100,8 +100,10 @@ def _read_config(name: str) -> tuple[dict[str, Any], str | None]:
         try:
             file = Path(str(cached_file(name, "config.json")))
         except Exception as error:  # of the Hub's client
-            folder = near(Path(name)) if "/" not in name else ""
-            raise TutelageError(f"cannot load the model {name!r}: {last_reason(error)}{folder}") from None
+            raise TutelageError(
+                f"there is no folder {name!r} here, and the Hub gives no model of this name ({last_reason(error).rstrip('.')})"
+                f"{near(Path(name))}"
+            ) from None
     check_fetched(name, file)
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
