@@ -16,7 +16,7 @@ from tutelage import anatomy
 from tutelage.anatomy.families import FAMILIES
 from tutelage.data.batches import Batch, Totals
 from tutelage.errors import TutelageError
-from tutelage.evaluation.speed import count_parameters
+from tutelage.evaluation.speed import count_parameters, flops
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Tap
 from tutelage.methods.minimum_knowledge import ROSITA6
@@ -25,7 +25,7 @@ from tutelage.students.copied import copy_layers
 from tutelage.students.importance import importance
 from tutelage.students.load import load_model, model_class
 from tutelage.students.pruned import CONFIGS, check_prunable, prune
-from tutelage.students.sizes import Costs, sizes_of
+from tutelage.students.sizes import Costs, Sizes, sizes_of
 from tutelage.students.specs import Copied, Fresh, Pruned, Student, parse
 from tutelage.students.tuning import tune
 from tutelage.tasks import KINDS
@@ -144,7 +144,7 @@ def answers(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
 
 def test_keeping_everything_keeps_the_teacher() -> None:
     teacher = tiny_model()
-    student = prune(teacher, Pruned(layers=4, heads=4, intermediate=48, rank=None), some_scores(), {})
+    student = prune(teacher, Pruned(target_parameters=1.0), some_scores(), {})
     torch.testing.assert_close(student(**inputs_for()).logits, teacher(**inputs_for()).logits, rtol=0, atol=0)
 
 
@@ -374,6 +374,71 @@ def test_importance_without_examples_is_refused(how: str) -> None:
         importance(tiny_model(**TINY), [], KINDS["classification"], how)
 
 
+# ------------------------------------------------------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize("family", CUT)
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"target_parameters": 0.8},
+        {"target_parameters": 0.7, "layers": 3},
+        {"target_flops": 4e6},
+        {"target_flops": 0.3},
+        {"target_flops": 0.3, "intermediate": 48},
+    ],
+)
+def test_targets_are_met(family: str, target: dict) -> None:
+    """By the network itself, and as closely as 8 neurons allow."""
+    teacher, spec = tiny_model(family), Pruned(**target)
+    name, wanted = next((name, value) for name, value in target.items() if name.startswith("target"))
+    sizes, costs = sizes_of(spec, teacher), Costs(teacher, None)
+    student = prune(teacher, spec, some_scores(), {})
+    assert count_parameters(student) == costs.parameters(sizes)
+    assert anatomy.shape_of(student.config).intermediate == sizes.intermediate
+    assert student.config.model_type == family and sizes.heads == HEADS
+    whole = Sizes(LAYERS, HEADS, NEURONS)
+    limit = wanted * costs.of(name, whole) if wanted <= 1 else wanted
+    assert costs.of(name, sizes) <= limit
+    if "intermediate" in target:
+        larger = Sizes(sizes.layers + 1, HEADS, NEURONS)
+    elif sizes.intermediate < NEURONS:
+        larger = Sizes(sizes.layers, HEADS, sizes.intermediate + 8)
+    else:
+        larger = Sizes(sizes.layers + 1, HEADS, 16)  # what a target leaves at least
+    assert costs.of(name, larger) > limit
+    assert sizes.layers == target.get("layers", sizes.layers) and (wanted != 0.3 or sizes.layers < LAYERS)
+
+
+def test_operations_are_those_of_the_matrix_products() -> None:
+    """Beside torch's counter, less the pooler and the classifier; whatever the heads."""
+    teacher = tiny_model(max_position_embeddings=128)
+    inputs = {"input_ids": torch.ones(1, 128, dtype=torch.long), "attention_mask": torch.ones(1, 128, dtype=torch.long)}
+    for heads in (2, 4):
+        student = prune(teacher, Pruned(layers=3, heads=heads, intermediate=24), some_scores(), {})
+        head = 2 * 32 * 32 + 2 * 32 * 2
+        assert flops(student, inputs) - head == Costs(teacher, None).flops(Sizes(3, heads, 24))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (Pruned(), "nothing says how small a pruned student is to be; give target_parameters=0.5"),
+        (Pruned(layers=4), "nothing says how small"),
+        (Pruned(target_parameters=0.5, target_flops=0.5), "may contradict each other; leave one out"),
+        (Pruned(target_parameters=100), "target_parameters=100 cannot be reached: 1 layers .*rank=128"),
+        (
+            Pruned(target_flops=0.1, layers=4),
+            "target_flops=0.1 cannot be reached: 4 layers with 4 heads and 16 neurons",
+        ),
+    ],
+)
+def test_sizes_that_do_not_exist(spec: Pruned, message: str) -> None:
+    with pytest.raises(TutelageError, match=message) as caught:
+        build(spec, tiny_model(), labelled(*LABELS), 0, lambda model: some_scores())
+    assert "\n" not in str(caught.value)
+
+
 # ------------------------------------------------------------------------------------------------------------ tuning
 
 
@@ -444,7 +509,7 @@ def test_tuning_solves_the_least_squares(family: str, how: str) -> None:
 
 def test_tuning_of_everything_changes_nothing() -> None:
     teacher = tiny_model()
-    student = prune(teacher, Pruned(layers=4), some_scores(), {})
+    student = prune(teacher, Pruned(layers=4, target_parameters=1.0), some_scores(), {})
     fits = tune(student, teacher, [inputs_for(seed) for seed in range(3)], "matrices")
     assert all(fit.before <= 1e-9 * fit.size for fit in fits)
     torch.testing.assert_close(student(**inputs_for()).logits, teacher(**inputs_for()).logits, rtol=1e-4, atol=1e-4)
