@@ -615,7 +615,7 @@ def test_scores_by_gradients_are_sums_of_squares() -> None:
 
 def test_energies_are_mean_squares_of_what_is_read() -> None:
     """Of every matrix that reads a group, over the real tokens of all pieces of a step; an evaluation does not count."""
-    model, pruner, optimizer = scene(Inherited(hidden=16), PruningSchedule())
+    model, pruner, optimizer = scene(Inherited(hidden=16), PruningSchedule(selection="activation"))
     base, inputs = teacher("bert"), [batch(0), batch(1)]
     expected, inner, pooled = torch.zeros(32), torch.zeros(48), torch.zeros(32)
     for module in model.modules():

@@ -67,7 +67,7 @@ class StudentFactory:
     ) -> None:
         self.spec, self.head, self._labels, self._seed = config.recipe.student, head, labels, config.seed
         self._data, self._teacher, self._device = data, teacher, device
-        self._longest = config.data.max_length
+        self._reading = config.data
         self.own_input = self._own_input(config, examples)
         self._pruned: PreTrainedModel | None = None
         self.new: list[str] = []
@@ -141,8 +141,8 @@ class StudentFactory:
         if most is not None and most < len(rows):
             rows = np.sort(np.random.default_rng(self._seed).permutation(rows)[:most])
         tokenizer = fitted_tokenizer(self._teacher.tokenizer, model)
-        limit = min(anatomy.max_length(model.config), self._longest or anatomy.UNLIMITED)
-        encoded = kind.encode(train.take(rows), tokenizer, kind.longest(limit))
+        limit = min(anatomy.max_length(model.config), self._reading.max_length or anatomy.UNLIMITED)
+        encoded = kind.encode(train.take(rows), tokenizer, kind.longest(limit), self._reading.stride)
         for names in batches.steps(encoded.lengths, np.arange(len(encoded)), 32, self._seed, 0):
             for batch in batches.step_batches(encoded.take(names), names, 0, 1, 2**62):
                 yield batch.to(self._device)
