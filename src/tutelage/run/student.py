@@ -43,8 +43,8 @@ from tutelage.students.tuning import tune
 from tutelage.tasks import kind_of
 from tutelage.teachers.source import Source
 
-TUNING_TEXTS = 512
-"""Training examples that a pruned student is fitted on; their hidden states are held in memory."""
+TUNING_TEXTS, TUNING_TOKENS = 512, 2**16
+"""Most training examples and tokens that a pruned student is fitted on; their hidden states are held in memory."""
 
 
 class StudentFactory:
@@ -116,13 +116,13 @@ class StudentFactory:
         if self._pruned is None:
             model = build(spec, teacher, self._labels, self._seed, self._importance, self.head)
             if spec.tune is not None and teacher is not None:
-                most = min(TUNING_TEXTS, spec.examples or TUNING_TEXTS)
-                tune(
-                    model.to(self._device),
-                    teacher.to(self._device),
-                    [batch.inputs for batch in self._examples(teacher, most)],
-                    spec.tune,
-                )
+                texts, tokens = [], 0
+                for batch in self._examples(teacher.to(self._device), min(TUNING_TEXTS, spec.examples or TUNING_TEXTS)):
+                    tokens += batch.mask.numel()
+                    if texts and tokens > TUNING_TOKENS:
+                        break
+                    texts.append(batch.inputs)
+                tune(model.to(self._device), teacher, texts, spec.tune)
             self._pruned = model.cpu()
         return copy.deepcopy(self._pruned)
 
