@@ -31,6 +31,7 @@ from tutelage.students.tuning import tune
 from tutelage.tasks import KINDS
 
 LAYERS, HEADS, SIZE, NEURONS = 4, 4, 8, 48
+ROSITA_TINY = {"layers": 2, "intermediate": 16, "rank": 8}
 SMALL = Pruned(layers=3, heads=2, intermediate=20, rank=8)
 
 
@@ -167,8 +168,7 @@ def test_rosita6_has_14465282_parameters() -> None:
         teacher = AutoModelForSequenceClassification.from_config(BertConfig())
     embeddings = sum(parameter.numel() for parameter in student.bert.embeddings.parameters())
     assert (count_parameters(student), embeddings) == (14_465_282, 4_401_408)
-    check_prunable(ROSITA6, BertConfig())
-    assert Costs(teacher, 128).parameters(sizes_of(ROSITA6, teacher)) == 14_465_282
+    assert Costs(teacher, 128).parameters(check_prunable(ROSITA6, teacher)) == 14_465_282
 
 
 @pytest.mark.parametrize("rank", [8, None])
@@ -426,6 +426,10 @@ def test_operations_are_those_of_the_matrix_products() -> None:
         (Pruned(), "nothing says how small a pruned student is to be; give target_parameters=0.5"),
         (Pruned(layers=4), "nothing says how small"),
         (Pruned(target_parameters=0.5, target_flops=0.5), "may contradict each other; leave one out"),
+        (
+            ROSITA6.model_copy(update={**ROSITA_TINY, "target_flops": 0.5}),
+            "layers and intermediate are; set one of them to none",
+        ),
         (Pruned(target_parameters=100), "target_parameters=100 cannot be reached: 1 layers .*rank=128"),
         (
             Pruned(target_flops=0.1, layers=4),
@@ -435,7 +439,7 @@ def test_operations_are_those_of_the_matrix_products() -> None:
 )
 def test_sizes_that_do_not_exist(spec: Pruned, message: str) -> None:
     with pytest.raises(TutelageError, match=message) as caught:
-        build(spec, tiny_model(), labelled(*LABELS), 0, lambda model: some_scores())
+        build(spec, tiny_model(), labelled(*LABELS), 0, pytest.fail)  # before the teacher is scored
     assert "\n" not in str(caught.value)
 
 

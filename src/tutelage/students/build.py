@@ -96,7 +96,7 @@ def build(
                 "a pruned student needs a teacher and labelled examples to rank its heads and neurons; "
                 "give --teacher, and data with labels"
             )
-        pruned.check_prunable(student, teacher.config)
+        pruned.check_prunable(student, teacher)
         return pruned.prune(teacher, student, scores(teacher), labels)
     if isinstance(student, BiLSTM):
         own_input = own_input or StudentInput(bilstm.word_tokenizer((), 0, 1), pairs=False)

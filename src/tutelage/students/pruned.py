@@ -115,17 +115,19 @@ CONFIGS = {
 """By model type of the teacher the configuration of a student with fewer heads or a factorised table."""
 
 
-def check_prunable(spec: Pruned, config: Any) -> None:
-    """Check that a teacher with this configuration can be pruned to the student, before anything is computed.
+def check_prunable(spec: Pruned, teacher: PreTrainedModel) -> Sizes:
+    """Check that a teacher can be pruned to the student, before anything is computed; returns the student's sizes.
 
     Raises:
         TutelageError: if the family cannot be pruned, the teacher has fewer layers, heads or neurons than the student, or no
             sizes reach the target.
     """
+    config = teacher.config
     family, shape = anatomy.family_of(config), anatomy.shape_of(config)
-    other = "use another kind of student, such as init=copied"
     if family.neurons_fixed is not None:
-        raise TutelageError(f"a {config.model_type} cannot be pruned: {family.neurons_fixed}; {other}")
+        raise TutelageError(
+            f"a {config.model_type} cannot be pruned: {family.neurons_fixed}; use another kind of student, such as init=copied"
+        )
     limits = {
         "layers": shape.layers,
         "heads": shape.heads,
@@ -143,6 +145,7 @@ def check_prunable(spec: Pruned, config: Any) -> None:
         )
     if spec.rank is not None and config.model_type not in CONFIGS:
         raise TutelageError(f"the embedding table of a {config.model_type} cannot be factorised; leave out rank")
+    return sizes_of(spec, teacher)
 
 
 def prune(teacher: PreTrainedModel, spec: Pruned, scores: Scores, labels: dict[str, Any]) -> PreTrainedModel:
@@ -152,10 +155,9 @@ def prune(teacher: PreTrainedModel, spec: Pruned, scores: Scores, labels: dict[s
     including the head if it has as many labels as the student.
 
     Raises:
-        TutelageError: see :func:`check_prunable` and :func:`sizes_of`.
+        TutelageError: see :func:`check_prunable`.
     """
-    check_prunable(spec, teacher.config)
-    head, sizes = anatomy.head_of(teacher), sizes_of(spec, teacher)
+    head, sizes = anatomy.head_of(teacher), check_prunable(spec, teacher)
     config = _config(spec, sizes, teacher.config, labels)
     student: PreTrainedModel = model_class(head).from_config(config, dtype=torch.float32)
     family, base = anatomy.family_of(teacher.config), anatomy.base_of(teacher)
@@ -163,7 +165,7 @@ def prune(teacher: PreTrainedModel, spec: Pruned, scores: Scores, labels: dict[s
     layers, within = f"{names[anatomy.layers_of(teacher)]}.", f"{names[base]}." if names[base] else ""
     weights = {name: tensor for name, tensor in teacher.state_dict().items() if not name.startswith(layers)}
     words = f"{within}{family.embeddings}."
-    if family_derived(config):
+    if anatomy.family_of(config).derived == "pruned":
         factors = _factors(weights.pop(f"{words}weight"), spec.rank)
         weights |= {words + name: tensor for name, tensor in factors.items()}
     size = getattr(teacher.config, family.hidden) // getattr(teacher.config, family.heads)
@@ -173,21 +175,13 @@ def prune(teacher: PreTrainedModel, spec: Pruned, scores: Scores, labels: dict[s
         )
         columns = (heads[:, None] * size + torch.arange(size)).flatten()
         weights |= {f"{layers}{index}.{name}": tensor for name, tensor in _cut(layer, family, columns, neurons).items()}
-    ours = student.state_dict()
-    own = {  # a head of another size, or one that the teacher lacks, is new
-        name: tensor
-        for name, tensor in ours.items()
-        if not name.startswith(within) and (name not in weights or weights[name].shape != tensor.shape)
-    }
-    student.load_state_dict(
-        {name: tensor for name, tensor in (weights | own).items() if name in ours or name.startswith(within)}
-    )
+    body = {name: tensor for name, tensor in weights.items() if name.startswith(within)}
+    outside = {name: tensor for name, tensor in student.state_dict().items() if not name.startswith(within)}
+    for name, new in outside.items():  # a head of another size, or one that the teacher lacks, stays random
+        if name in weights and weights[name].shape == new.shape:
+            outside[name] = weights[name]
+    student.load_state_dict(body | outside)
     return student.eval()
-
-
-def family_derived(config: Any) -> bool:
-    """Whether a model has a type of this module, which plain transformers does not know."""
-    return anatomy.family_of(config).derived == "pruned"
 
 
 def _config(spec: Pruned, sizes: Sizes, original: Any, labels: dict[str, Any]) -> Any:

@@ -80,6 +80,10 @@ def sizes_of(spec: Pruned, teacher: PreTrainedModel) -> Sizes:
                 f"heads, intermediate or rank (the teacher: {shape})"
             )
         return named
+    if spec.layers and spec.intermediate:
+        raise TutelageError(
+            f"{given[0]} chooses the sizes that are not named, and layers and intermediate are; set one of them to none"
+        )
     name, target, costs = given[0], getattr(spec, given[0]), Costs(teacher, spec.rank)
     limit = target * Costs(teacher, None).of(name, whole) if target <= 1 else target
     step = 8 if whole.intermediate % 8 == 0 else 1  # hardware prefers multiples of 8
