@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,8 @@ def test_methods_that_mean_a_start_keep_it() -> None:
     }
 
 
-def test_a_trial_asks_what_the_last_stage_asks_of_predictions() -> None:
+def test_a_trial_asks_what_the_last_stage_asks_of_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "FEWEST", 20)
     last = compact().stages[-1].model_copy(update={"epochs": 2, "lr": 1e-4})
     stage = trials.trial_stage(last, 10_000, taught=True, labels=True)
     assert stage is not None and [term.kind for term in stage.objective] == ["soft_labels", "hard_labels"]
@@ -243,3 +246,29 @@ def test_terms_that_a_model_does_not_allow_are_left_out(teacher_folder: Path, tm
             method=needed.model_copy(update={"stages": [stage]}),
             train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv",
         )  # fmt: skip
+
+
+def test_a_stage_on_layers_is_scored_under_the_teachers_head(teacher_folder: Path, tmp_path: Path) -> None:
+    """A copied student has the head; a new one's answers would say nothing."""
+    texts = {"train": teacher_folder / "train.csv", "dev": teacher_folder / "dev.csv"}
+    common = {"method": "minilmv2", "settings": SHORT, "quiet": True, "baseline": False, **texts}
+    teacher = str(teacher_folder / "teacher")
+    copied = api.distill(teacher, tmp_path / "a", student="init=copied,layers=2,choose=first", **common)
+    new = api.distill(teacher, tmp_path / "b", student="layers=2,hidden=16,heads=2,intermediate=24", **common)
+    assert copied.report["stages"][0]["scores"] and copied.report["stages"][0]["best"] is None
+    assert not new.report["stages"][0]["scores"]
+
+
+def test_a_students_dropout_can_be_off(teacher_folder: Path, tmp_path: Path) -> None:
+    """A copy of all layers differs from its teacher by dropout alone."""
+    texts = {"train": teacher_folder / "train.csv", "dev": teacher_folder / "dev.csv"}
+    teacher, losses = shutil.copytree(teacher_folder / "teacher", tmp_path / "teacher"), {}
+    settings = json.loads((teacher / "config.json").read_text(encoding="utf-8"))
+    (teacher / "config.json").write_text(json.dumps(settings | {"hidden_dropout_prob": 0.5}), encoding="utf-8")
+    for dropout in (True, False):
+        result = api.distill(
+            str(teacher), tmp_path / str(dropout), student="layers=4", quiet=True, baseline=False, **texts,
+            settings={"stages.*.max_steps": 1, "stages.*.dropout": dropout},
+        )  # fmt: skip
+        losses[dropout] = result.report["stages"][0]["first_step"]["hidden"]["loss"]
+    assert losses[False] == pytest.approx(0.0, abs=1e-8) and losses[True] > 1e-4

@@ -65,6 +65,8 @@ class Stage(BaseModel):
     """Weight decay of matrices; vectors have none."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of a step's gradient."""
+    dropout: bool = True
+    """Whether the student's dropout is on. Off, hidden states are compared as the student computes them later."""
     select: Literal["best", "last"] = "best"
     """Keep the epoch with the best score on the validation split, or the last one."""
     patience: Annotated[int, Field(ge=1)] | None = None

@@ -39,6 +39,7 @@ from tutelage.run.teacher import RunTeacher
 from tutelage.run.workspace import Bench, Workspace
 from tutelage.students.final import final_config, final_network, notes
 from tutelage.students.load import load_model
+from tutelage.students.specs import takes_from_teacher
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.knowledge import Knowledge
@@ -520,7 +521,10 @@ class TaskRun:
         teacher: Teacher | None,
         hooks: Any,
     ) -> StageWork:
-        wanted = stage.select == "best" and objective.plan.student_needs.logits and self.kind.learns_labels
+        # A stage on layers is scored under the teacher's head, where the student has that.
+        answers = objective.plan.student_needs.logits
+        wanted = stage.select == "best" if answers else takes_from_teacher(self.factory.spec)
+        wanted = wanted and self.kind.learns_labels
         feed = self._feed(stage, labels)
         return StageWork(
             who, stage, model, objective, feed, teacher, (lambda: self._score(model)) if wanted else None, hooks

@@ -39,7 +39,7 @@ from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import Bench, bench, new_accelerator
-from tutelage.students.specs import Checkpoint, Student, parse, takes_from_teacher
+from tutelage.students.specs import Checkpoint, Copied, Student, parse, takes_from_teacher
 
 DEPTHS = ("1", "2", "3", "all")
 
@@ -88,6 +88,8 @@ def search_knowledge(
     recipe = minimum_knowledge(hidden_epochs=hidden_epochs, prediction_epochs=prediction_epochs)
     if student is not None:
         spec = parse(student, recipe.student) if isinstance(student, str) else student
+        if isinstance(spec, Copied) and spec.choose == "best":  # all amounts are compared from one start
+            spec = spec.model_copy(update={"choose": "first"})
         recipe = recipe.model_copy(update={"student": spec})
     folder = Path(out)
     tree = {

@@ -210,7 +210,7 @@ def train(
         report(Event(stage.name, epoch, log.steps, total, means, lr, log.seconds, speed, value, shown))
         sums, counted, tokens, began, logged = {}, 0, 0, now, now
 
-    student.train()
+    student.train(stage.dropout)
     while epoch < epochs and (log.steps < total or place):
         lr = 0.0
         order = batches.steps(feed.lengths(epoch), feed.rows(epoch), stage.batch_size, seed, epoch)

@@ -222,6 +222,7 @@ class Weigher(Hook):
         forward. Both passes are without dropout and (but for ``g_v``) in full precision.
         """
         device, accelerator = self._accelerator.device, self._accelerator
+        training = self._student.training
         self._student.eval()
         try:
             names, parameters = zip(*self._compared().items(), strict=True)
@@ -267,7 +268,7 @@ class Weigher(Hook):
             rewards = accelerator.reduce(rewards, "sum")
             return dict(zip(chosen, rewards.tolist(), strict=True))
         finally:
-            self._student.train()
+            self._student.train(training)
 
     def _follow(self, first: float, second: float) -> None:
         """Move the temperature towards the minimum of the labels' loss, but not below 1."""
