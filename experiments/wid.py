@@ -22,7 +22,7 @@ import gzip
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import common
 import numpy as np
@@ -72,6 +72,8 @@ class Kind:
     """Learning rates to select from, by the kind of student."""
 
 
+SELECTION: Literal["norm"] = "norm"
+"""Which coordinates all students with compactors mask first."""
 KINDS = {
     "words": Kind(
         "masked words (BERT)",
@@ -286,7 +288,7 @@ def config_for(arm: str, kind: str, work: Path, rate: float, arguments: argparse
         batch_size=BATCH,
         warmup=0.05,
         select="last",
-        mechanisms=[PruningSchedule(weights_lr=1.0, share=0.15)] if arm.startswith("wid") else [],
+        mechanisms=[PruningSchedule(weights_lr=1.0, share=0.15, selection=SELECTION)] if arm.startswith("wid") else [],
     )
     return RunConfig(
         recipe=Recipe(method=arm, title=arm, paper="-", student=students.get(arm, fresh), stages=[stage]),
@@ -384,7 +386,9 @@ def task_recipe(arm: str, width: int, rate: float, epochs: int) -> Recipe:
     if arm.startswith("wid"):
         recipe = wid(width).part("task")
         student: Student = Inherited(hidden=width, strategy="dim" if arm == "wid_dim" else "head")
-        stage = recipe.stages[0].model_copy(update={"epochs": epochs, "batch_size": 64, "lr": rate})
+        schedule = recipe.stages[0].mechanisms[0].model_copy(update={"selection": SELECTION})
+        update = {"epochs": epochs, "batch_size": 64, "lr": rate, "mechanisms": [schedule]}
+        stage = recipe.stages[0].model_copy(update=update)
         return recipe.model_copy(update={"student": student, "stages": [stage]})
     recipe = finetune(Sliced(hidden=width, choose="norm" if arm == "slice_norm" else "random"), epochs=epochs, lr=rate)
     stage = recipe.stages[0].model_copy(update={"select": "last", "batch_size": 64})
@@ -427,6 +431,10 @@ def page(results: Results, out: Path) -> Results:
             Discussion: [findings.md](findings.md)."""
         )
     commands = [f"    {command}" for command in commands]
+    notes += paragraph(
+        f"""Coordinates are masked by `selection={SELECTION}`, as in the authors' code. The default is another: the scores left by
+        both without training are in [cutting.md](cutting.md)."""
+    )
     return {"takeaways": "; ".join(takeaways), "parts": lines, "commands": commands, "notes": notes}
 
 

@@ -26,6 +26,7 @@ from tutelage.cli.options import about
 from tutelage.data.config import BY_SETTING, DataConfig, DataOptions
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
+from tutelage.methods.minimum_knowledge import ROSITA6
 from tutelage.recipes.config import from_yaml
 from tutelage.run.inputs import Inputs
 from tutelage.run.result import Result
@@ -132,7 +133,8 @@ def test_the_citation_names_this_version() -> None:
         ("wid", "layers=2,hidden=16", Fresh(layers=2, hidden=16)),
         ("pea_kd", "stored=2", Shared(stored=2, order="shuffled")),
         ("pea_kd", "layers=2", Copied(layers=2)),
-        ("minimum_knowledge", "layers=3", Pruned(layers=3)),
+        ("minimum_knowledge", "layers=3", ROSITA6.model_copy(update={"layers": 3})),
+        ("kd", "target_parameters=0.5", Pruned(target_parameters=0.5)),
         ("minimum_knowledge", "init=copied,layers=3", Copied(layers=3)),
         ("minimum_knowledge", "layers=3,hidden=16", Fresh(layers=3, hidden=16)),
         ("tinybert", "layers=2", Fresh(layers=2, hidden=312, intermediate=1200, heads=12)),

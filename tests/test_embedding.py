@@ -271,6 +271,14 @@ def test_a_dense_maps_to_the_teachers_width(root: Path, tmp_path: Path) -> None:
     assert Source(str(tmp_path / "run" / "student"), "vectors").outputs == 32
 
 
+def test_a_pruned_encoder(root: Path, tmp_path: Path) -> None:
+    """Cut without labels; an ordinary encoder as long as it keeps its heads."""
+    result = run(root, tmp_path / "run", method="kd", student="target_flops=0.6,examples=16", **pairs(root))
+    assert result.report["metric"] == "spearman"
+    found = by_hand(tmp_path / "run" / "student", TEXTS[:6])
+    torch.testing.assert_close(vectors(result.student, result.tokenizer, TEXTS[:6]), found, atol=1e-5, rtol=1e-4)
+
+
 def test_hidden_states_vectors_and_stores(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A method on layers needs nothing of its own here, and a stored teacher makes the student of a running one."""
     monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
@@ -310,7 +318,7 @@ def test_mistakes_are_refused_before_anything_is_written(root: Path, tmp_path: P
 
     with pytest.raises(TutelageError, match="kind embedding has no labels to learn from; use a method with a teacher"):
         finetune(str(root / "teacher"), out, kind="embedding", train=str(root / "train.txt"), quiet=True)
-    for other in ("init=pruned,layers=2,heads=2,intermediate=24", "init=bilstm,hidden=16", "init=shared,stored=1"):
+    for other in ("init=bilstm,hidden=16", "init=shared,stored=1"):
         init = other.partition(",")[0]
         refused(f"a student with {init} cannot be a sentence encoder; use init=copied", student=other)
     refused("line 1 has label 'yes', which is no score", **{**pairs(root), "dev": str(words)})

@@ -7,28 +7,31 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LABELS, tiny_model
-from torch import Tensor
-from transformers import AutoModelForSequenceClassification, BertConfig
+from conftest import ALL_FAMILIES, LABELS, tiny_config, tiny_model
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 
 from tutelage import anatomy
+from tutelage.anatomy.families import FAMILIES
+from tutelage.data.batches import Batch, Totals
 from tutelage.errors import TutelageError
+from tutelage.evaluation.speed import count_parameters, flops
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Tap
+from tutelage.methods.minimum_knowledge import ROSITA6
 from tutelage.students.build import build
 from tutelage.students.copied import copy_layers
-from tutelage.students.load import load_model
-from tutelage.students.pruned import (
-    PrunedBertConfig,
-    PrunedBertForSequenceClassification,
-    check_prunable,
-    importance,
-    prune,
-)
+from tutelage.students.importance import importance
+from tutelage.students.load import load_model, model_class
+from tutelage.students.pruned import CONFIGS, check_prunable, prune
+from tutelage.students.sizes import Costs, Sizes, sizes_of
 from tutelage.students.specs import Copied, Fresh, Pruned, Student, parse
+from tutelage.students.tuning import tune
 from tutelage.tasks import KINDS
 
 LAYERS, HEADS, SIZE, NEURONS = 4, 4, 8, 48
+ROSITA_TINY = {"layers": 2, "intermediate": 16, "rank": 8}
 SMALL = Pruned(layers=3, heads=2, intermediate=20, rank=8)
 
 
@@ -42,7 +45,7 @@ def some_scores(seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     return [(torch.rand(HEADS, generator=generator), torch.rand(NEURONS, generator=generator)) for _ in range(LAYERS)]
 
 
-def pruned(spec: Pruned = SMALL, seed: int = 0) -> PrunedBertForSequenceClassification:
+def pruned(spec: Pruned = SMALL, seed: int = 0) -> PreTrainedModel:
     return prune(tiny_model(), spec, some_scores(seed), labelled(*LABELS))
 
 
@@ -90,9 +93,59 @@ def test_the_student_computes_what_the_masked_teacher_does() -> None:
     assert (theirs.logits - whole.logits).abs().max() > 1e-2  # the masks do something
 
 
+CUT = [name for name in ALL_FAMILIES if FAMILIES[name].neurons_fixed is None]
+OTHER_HEADS = [(family, head) for family in ("bert", "roberta") for head in ("tokens", "spans", "vectors")]
+
+
+@pytest.mark.parametrize(("family", "head"), [*((name, "classes") for name in CUT), *OTHER_HEADS])
+def test_a_cut_model_is_the_masked_one(family: str, head: anatomy.Head, tmp_path: Path) -> None:
+    """In every family and with every head; it is an ordinary model unless heads are cut, and loads as it was saved."""
+    torch.manual_seed(0)
+    config = tiny_model(family).config
+    teacher = tiny_model(family) if head == "classes" else model_class(head).from_config(config, dtype=torch.float32)
+    for parameter in teacher.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.1
+    table, scores, inputs = FAMILIES[family], some_scores(), inputs_for()
+    if head == "vectors" or not anatomy.has_token_types(config):
+        inputs.pop("token_type_ids")
+    for count in {HEADS, HEADS if table.heads_fixed else 2}:
+        spec = Pruned(layers=3, heads=None if count == HEADS else count, intermediate=20)
+        masked = copy_layers(teacher.eval(), Copied(layers=3, choose="first"), {})
+        for layer, (heads, neurons) in zip(anatomy.layers_of(masked), scores, strict=False):
+            for path, values, kept, size in (
+                (table.attention_output, heads, count, SIZE),
+                (table.ffn_down, neurons, 20, 1),
+            ):
+                mask = torch.zeros(len(values), size)
+                mask[sorted(range(len(values)), key=lambda i: -values[i])[:kept]] = 1
+                times(layer.get_submodule(path), mask.flatten())
+        student = prune(teacher, spec, scores, {})
+        with torch.no_grad():
+            ours, theirs, whole = (answers(model, inputs) for model in (student, masked, teacher))
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+        assert (theirs - whole).abs().max() > 1e-3  # the masks do something
+        plain = student.encoder if head == "vectors" else student
+        assert (plain.config.model_type == family) == (count == HEADS)
+        student.save_pretrained(tmp_path / str(count))
+        again, new = load_model(str(tmp_path / str(count)), head)
+        assert not new and torch.equal(answers(again, inputs), answers(student, inputs))
+
+
+def times(module: nn.Module, mask: Tensor) -> RemovableHandle:
+    """Multiply a module's input."""
+    return module.register_forward_pre_hook(lambda module, args: (args[0] * mask,))
+
+
+@torch.no_grad()
+def answers(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+    head = anatomy.head_of(model)
+    every = inputs["attention_mask"].flatten().nonzero()[:, 0] if head in ("tokens", "spans") else None
+    return anatomy.answers_of(model, inputs, every)
+
+
 def test_keeping_everything_keeps_the_teacher() -> None:
     teacher = tiny_model()
-    student = prune(teacher, Pruned(layers=4, heads=4, intermediate=48, rank=None), some_scores(), {})
+    student = prune(teacher, Pruned(target_parameters=1.0), some_scores(), {})
     torch.testing.assert_close(student(**inputs_for()).logits, teacher(**inputs_for()).logits, rtol=0, atol=0)
 
 
@@ -111,11 +164,11 @@ def test_the_table_is_the_best_of_its_rank() -> None:
 def test_rosita6_has_14465282_parameters() -> None:
     with torch.device("meta"):
         sizes = {"num_hidden_layers": 6, "kept_heads": 2, "intermediate_size": 768, "embedding_rank": 128}
-        student = PrunedBertForSequenceClassification(PrunedBertConfig(**sizes))
-    count = sum(parameter.numel() for parameter in student.parameters())
+        student = AutoModelForSequenceClassification.from_config(CONFIGS["bert"](**sizes))
+        teacher = AutoModelForSequenceClassification.from_config(BertConfig())
     embeddings = sum(parameter.numel() for parameter in student.bert.embeddings.parameters())
-    assert (count, embeddings) == (14_465_282, 4_401_408)
-    check_prunable(Pruned(), BertConfig())
+    assert (count_parameters(student), embeddings) == (14_465_282, 4_401_408)
+    assert Costs(teacher, 128).parameters(check_prunable(ROSITA6, teacher)) == 14_465_282
 
 
 @pytest.mark.parametrize("rank", [8, None])
@@ -123,7 +176,7 @@ def test_a_saved_student_is_the_same_to_the_bit(rank: int | None, tmp_path: Path
     student = pruned(SMALL.model_copy(update={"rank": rank}))
     student.save_pretrained(tmp_path)
     for again in (AutoModelForSequenceClassification.from_pretrained(tmp_path).eval(), load_model(str(tmp_path))[0]):
-        assert type(again) is PrunedBertForSequenceClassification
+        assert type(again).__name__ == "PrunedBertForSequenceClassification"
         assert list(again.state_dict()) == list(student.state_dict())
         assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in student.state_dict().items())
         assert torch.equal(again(**inputs_for()).logits, student(**inputs_for()).logits)
@@ -171,28 +224,38 @@ def test_layers_of_a_pruned_model_can_be_copied() -> None:
 TINY = {"layers": 2, "hidden": 8, "heads": 2, "intermediate": 6}
 
 
-def batches_of(kind: str) -> list[tuple[dict[str, Tensor], Tensor]]:
+def batch_of(inputs: dict[str, Tensor], labels: Tensor) -> Batch:
+    nothing = torch.zeros(len(labels), dtype=torch.long)
+    return Batch(nothing, nothing, inputs, torch.zeros_like(inputs["input_ids"]), labels, None, Totals(0, 0, 0, 0, 0))
+
+
+def batches_of(kind: str) -> list[Batch]:
     labels = {
         "classification": torch.tensor([0, 1, 1, 0, 1, -1, 0]),
         "regression": torch.tensor([0.5, -1.0, 2.0, 0.0, float("nan"), 1.5, 3.0]),
         "multilabel": torch.tensor([[0, 1], [1, 1], [0, 0], [1, 0], [0, 1], [1, 1], [1, 0]]).float(),
     }[kind]
-    return [(inputs_for(seed, len(part)), part) for seed, part in enumerate(labels.split([4, 3]))]
+    return [batch_of(inputs_for(seed, len(part)), part) for seed, part in enumerate(labels.split([4, 3]))]
+
+
+def slow_loss(kind: str, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """Over the examples whose labels are known."""
+    known = labels >= 0 if kind == "classification" else ~labels.isnan().reshape(len(labels), -1).any(1)
+    logits, labels = logits[known], labels[known]
+    if kind == "classification":
+        return F.cross_entropy(logits, labels, reduction=reduction)
+    if kind == "regression":
+        return F.mse_loss(logits[:, 0], labels.to(logits.dtype), reduction=reduction)
+    loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction=reduction)
+    return loss / (1 if reduction == "mean" else labels.shape[1])
 
 
 def slow_importance(model, kind: str) -> list[tuple[list[float], list[float]]]:
     """From the text: accumulate |gradient| of the batch-mean loss per parameter; score = | accumulated |g| * w |."""
     sums = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     model.train()
-    for inputs, labels in batches_of(kind):
-        known = labels >= 0 if kind == "classification" else ~labels.isnan().reshape(len(labels), -1).any(1)
-        logits, labels = model(**inputs).logits[known], labels[known]
-        if kind == "classification":
-            loss = F.cross_entropy(logits, labels)
-        elif kind == "regression":
-            loss = F.mse_loss(logits[:, 0], labels)
-        else:
-            loss = F.binary_cross_entropy_with_logits(logits, labels)
+    for batch in batches_of(kind):
+        loss = slow_loss(kind, model(**batch.inputs).logits, batch.labels)
         loss.backward()
         for name, parameter in model.named_parameters():
             sums[name] += parameter.grad.abs()
@@ -222,7 +285,7 @@ def slow_importance(model, kind: str) -> list[tuple[list[float], list[float]]]:
 def test_importance_is_what_loops_over_parameters_give(kind: str) -> None:
     model = tiny_model(**TINY, num_labels=1) if kind == "regression" else tiny_model(**TINY)
     torch.manual_seed(5)
-    ours = importance(model, batches_of(kind), KINDS[kind])
+    ours = importance(model, batches_of(kind), KINDS[kind], "taylor")
     torch.manual_seed(5)
     theirs = slow_importance(model, kind)
     assert len(ours) == 2
@@ -230,10 +293,62 @@ def test_importance_is_what_loops_over_parameters_give(kind: str) -> None:
         torch.testing.assert_close(heads, torch.tensor(slow_heads), rtol=1e-4, atol=1e-7)
         torch.testing.assert_close(neurons, torch.tensor(slow_neurons), rtol=1e-4, atol=1e-7)
     torch.manual_seed(6)
-    assert not torch.equal(importance(model, batches_of(kind), KINDS[kind])[0][1], ours[0][1])  # dropout is active
+    assert not torch.equal(
+        importance(model, batches_of(kind), KINDS[kind], "taylor")[0][1], ours[0][1]
+    )  # dropout is active
 
 
-def test_importance_leaves_the_model_as_it_was() -> None:
+@pytest.mark.parametrize("kind", ["classification", "regression", "multilabel"])
+def test_fisher_importance_is_the_squared_slope_of_each_mask(kind: str) -> None:
+    """One example and one mask at a time, by central differences in float64."""
+    model = tiny_model(**TINY, num_labels=1) if kind == "regression" else tiny_model(**TINY)
+    model.double()
+    ours = importance(model, batches_of(kind), KINDS[kind])
+    table = FAMILIES["bert"]
+    for index, layer in enumerate(anatomy.layers_of(model)):
+        for place, (path, units) in enumerate(((table.attention_output, 2), (table.ffn_down, 6))):
+            for unit in range(units):
+                total = 0.0
+                for batch in batches_of(kind):
+                    for row in range(len(batch.labels)):
+                        one = batch_of(
+                            {k: v[row : row + 1] for k, v in batch.inputs.items()}, batch.labels[row : row + 1]
+                        )
+                        losses = []
+                        for factor in (1 + 1e-4, 1 - 1e-4):
+                            mask = torch.ones(units, 8 // units if place == 0 else 1).double()
+                            mask[unit] = factor
+                            hook = times(layer.get_submodule(path), mask.flatten())
+                            with torch.no_grad():
+                                losses.append(float(slow_loss(kind, model(**one.inputs).logits, one.labels, "sum")))
+                            hook.remove()
+                        total += ((losses[0] - losses[1]) / 2e-4) ** 2
+                assert float(ours[index][place][unit]) == pytest.approx(total, rel=1e-4, abs=1e-9)
+
+
+def test_vectors_are_ranked_without_labels() -> None:
+    """By the squares of the Jacobian: their expectation over the random numbers is the sum over outputs."""
+    encoder = model_class("vectors").from_config(tiny_config("bert", **TINY), dtype=torch.float32).eval()
+    for parameter in encoder.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.3)
+    inputs = {name: value for name, value in inputs_for().items() if name != "token_type_ids"}
+    scores = importance(encoder, [batch_of(inputs, torch.zeros(3))] * 200, KINDS["embedding"])
+    place = anatomy.layers_of(encoder)[1].output.dense
+
+    def vectors(mask: Tensor) -> Tensor:
+        hook = times(place, mask)
+        try:
+            return encoder(**inputs)
+        finally:
+            hook.remove()
+
+    jacobian = torch.autograd.functional.jacobian(vectors, torch.ones(6))  # (texts, width, 6)
+    total = jacobian.square().sum(dim=(0, 1))
+    torch.testing.assert_close(scores[1][1].float() / 200, total, rtol=0.3, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["fisher", "taylor"])
+def test_importance_leaves_the_model_as_it_was(how: str) -> None:
     model = tiny_model(**TINY)
     model.bert.embeddings.requires_grad_(False)
     model.bert.pooler.train()
@@ -243,17 +358,177 @@ def test_importance_leaves_the_model_as_it_was() -> None:
         return [*flags, *(module.training for module in model.modules())]
 
     before, weights = state(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    scores = importance(model, batches_of("classification"), KINDS["classification"])
+    scores = importance(model, batches_of("classification"), KINDS["classification"], how)
     assert not any(tensor.requires_grad for pair in scores for tensor in pair)
     with pytest.raises(IndexError):
-        importance(model, [({"input_ids": torch.tensor([[99]])}, torch.tensor([0]))], KINDS["classification"])
+        importance(
+            model, [batch_of({"input_ids": torch.tensor([[99]])}, torch.tensor([0]))], KINDS["classification"], how
+        )
     assert state() == before
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_importance_without_examples_is_refused() -> None:
+@pytest.mark.parametrize("how", ["fisher", "taylor"])
+def test_importance_without_examples_is_refused(how: str) -> None:
     with pytest.raises(TutelageError, match="needs labelled training examples, and there are none"):
-        importance(tiny_model(**TINY), [], KINDS["classification"])
+        importance(tiny_model(**TINY), [], KINDS["classification"], how)
+
+
+# ------------------------------------------------------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize("family", CUT)
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"target_parameters": 0.8},
+        {"target_parameters": 0.7, "layers": 3},
+        {"target_flops": 4e6},
+        {"target_flops": 0.3},
+        {"target_flops": 0.3, "intermediate": 48},
+    ],
+)
+def test_targets_are_met(family: str, target: dict) -> None:
+    """By the network itself, and as closely as 8 neurons allow."""
+    teacher, spec = tiny_model(family), Pruned(**target)
+    name, wanted = next((name, value) for name, value in target.items() if name.startswith("target"))
+    sizes, costs = sizes_of(spec, teacher), Costs(teacher, None)
+    student = prune(teacher, spec, some_scores(), {})
+    assert count_parameters(student) == costs.parameters(sizes)
+    assert anatomy.shape_of(student.config).intermediate == sizes.intermediate
+    assert student.config.model_type == family and sizes.heads == HEADS
+    whole = Sizes(LAYERS, HEADS, NEURONS)
+    limit = wanted * costs.of(name, whole) if wanted <= 1 else wanted
+    assert costs.of(name, sizes) <= limit
+    if "intermediate" in target:
+        larger = Sizes(sizes.layers + 1, HEADS, NEURONS)
+    elif sizes.intermediate < NEURONS:
+        larger = Sizes(sizes.layers, HEADS, sizes.intermediate + 8)
+    else:
+        larger = Sizes(sizes.layers + 1, HEADS, 16)  # what a target leaves at least
+    assert costs.of(name, larger) > limit
+    assert sizes.layers == target.get("layers", sizes.layers) and (wanted != 0.3 or sizes.layers < LAYERS)
+
+
+def test_operations_are_those_of_the_matrix_products() -> None:
+    """Beside torch's counter, less the pooler and the classifier; whatever the heads."""
+    teacher = tiny_model(max_position_embeddings=128)
+    inputs = {"input_ids": torch.ones(1, 128, dtype=torch.long), "attention_mask": torch.ones(1, 128, dtype=torch.long)}
+    for heads in (2, 4):
+        student = prune(teacher, Pruned(layers=3, heads=heads, intermediate=24), some_scores(), {})
+        head = 2 * 32 * 32 + 2 * 32 * 2
+        assert flops(student, inputs) - head == Costs(teacher, None).flops(Sizes(3, heads, 24))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (Pruned(), "nothing says how small a pruned student is to be; give target_parameters=0.5"),
+        (Pruned(layers=4), "nothing says how small"),
+        (Pruned(target_parameters=0.5, target_flops=0.5), "may contradict each other; leave one out"),
+        (
+            ROSITA6.model_copy(update={**ROSITA_TINY, "target_flops": 0.5}),
+            "layers and intermediate are; set one of them to none",
+        ),
+        (Pruned(target_parameters=100), "target_parameters=100 cannot be reached: 1 layers .*rank=128"),
+        (
+            Pruned(target_flops=0.1, layers=4),
+            "target_flops=0.1 cannot be reached: 4 layers with 4 heads and 16 neurons",
+        ),
+    ],
+)
+def test_sizes_that_do_not_exist(spec: Pruned, message: str) -> None:
+    with pytest.raises(TutelageError, match=message) as caught:
+        build(spec, tiny_model(), labelled(*LABELS), 0, pytest.fail)  # before the teacher is scored
+    assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------------ tuning
+
+
+def slow_sums(model: PreTrainedModel, inputs: dict[str, Tensor], layer: int, path: str, norm: str) -> list[Tensor]:
+    """Input and output of a matrix and input of the norm after it, at real tokens."""
+    found: list[Tensor] = []
+    one = anatomy.layers_of(model)[layer]
+    hooks = [
+        one.get_submodule(path).register_forward_hook(lambda m, args, out: found.extend([args[0], out])),
+        one.get_submodule(norm).register_forward_hook(lambda m, args, out: found.append(args[0])),
+    ]
+    with torch.no_grad():
+        model(**inputs)
+    for hook in hooks:
+        hook.remove()
+    return [x[inputs["attention_mask"].bool()].double() for x in found]
+
+
+@pytest.mark.parametrize("how", ["masks", "matrices"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet"])
+def test_tuning_solves_the_least_squares(family: str, how: str) -> None:
+    """The first block against a design matrix of all tokens; no block is worse than before on the texts of the fit."""
+    table, teacher, ridge = FAMILIES[family], tiny_model(family), 1e-2
+    spec = Pruned(layers=3, heads=None if table.heads_fixed else 2, intermediate=20)
+    texts = [{k: v for k, v in inputs_for(seed).items() if k != "token_type_ids"} for seed in range(5)]
+    student = prune(teacher, spec, some_scores(), {})
+    first = anatomy.layers_of(student)[0]
+    path, norm, units = (
+        (table.ffn_down, table.ffn_norm, 20) if table.heads_fixed else (table.attention_output, table.attention_norm, 2)
+    )
+    weight, bias = (first.get_parameter(f"{path}.{name}").detach().double() for name in ("weight", "bias"))
+    columns, wanted = [], []
+    for one in texts:
+        h, y, total = slow_sums(student, one, 0, path, norm)
+        wanted.append(slow_sums(teacher, one, 0, path, norm)[2] - (total - y))
+        columns.append(h)
+    h, y = torch.cat(columns), torch.cat(wanted)
+    if how == "masks":
+        size = h.shape[1] // units
+        design = torch.stack(
+            [
+                (h[:, j * size : (j + 1) * size] @ weight[:, j * size : (j + 1) * size].T).flatten()
+                for j in range(units)
+            ],
+            1,
+        )
+        start, aim = torch.ones(units).double(), (y - bias).flatten()
+    else:
+        design = torch.cat([h, torch.ones(len(h), 1)], dim=1)
+        start, aim = torch.cat([weight.T, bias[None]]), y
+    strength = ridge * (design.T @ design).diagonal().mean()
+    # ridge by more rows: sqrt(strength) (x - start) = 0
+    rows = strength.sqrt() * torch.eye(design.shape[1]).double()
+    solved = torch.linalg.lstsq(
+        torch.cat([design, rows]), torch.cat([aim, rows @ start]).reshape(len(design) + len(rows), -1)
+    ).solution
+    fits = tune(student, teacher, texts, how, ridge)
+    assert len(fits) == 6 and all(fit.after <= fit.before + 1e-9 * fit.size for fit in fits)
+    assert sum(fit.after for fit in fits) < 0.98 * sum(fit.before for fit in fits)
+    ours, ours_bias = (first.get_parameter(f"{path}.{name}").detach().double() for name in ("weight", "bias"))
+    if how == "masks":
+        expected, expected_bias = weight * solved[:, 0].repeat_interleave(size), bias
+    else:
+        expected, expected_bias = solved[:-1].T, solved[-1]
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours_bias, expected_bias, rtol=1e-4, atol=1e-5)
+
+
+def test_tuning_of_everything_changes_nothing() -> None:
+    teacher = tiny_model()
+    student = prune(teacher, Pruned(layers=4, target_parameters=1.0), some_scores(), {})
+    fits = tune(student, teacher, [inputs_for(seed) for seed in range(3)], "matrices")
+    assert all(fit.before <= 1e-9 * fit.size for fit in fits)
+    torch.testing.assert_close(student(**inputs_for()).logits, teacher(**inputs_for()).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_tuning_leaves_the_teacher_and_the_modes() -> None:
+    teacher = tiny_model()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    student = prune(teacher, SMALL, some_scores(), {}).train()
+    tune(student, teacher, [inputs_for()])
+    assert student.training and student.bert.encoder.layer[0].training and not teacher.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for m in (student, teacher) for module in m.modules()
+    )
 
 
 # ------------------------------------------------------------------------------------------------ asked for by words
@@ -264,7 +539,12 @@ def test_importance_without_examples_is_refused() -> None:
     [
         ("init=pruned", Pruned()),
         ("rank=64", Pruned(rank=64)),
-        ("init=pruned,layers=6,heads=2,intermediate=768,rank=128", Pruned()),
+        (
+            "init=pruned,layers=6,heads=2,intermediate=768,rank=128",
+            Pruned(layers=6, heads=2, intermediate=768, rank=128),
+        ),
+        ("target_parameters=0.5", Pruned(target_parameters=0.5)),
+        ("init=pruned,target_flops=2e9,tune=none", Pruned(target_flops=2e9, tune=None)),
         ("layers=2,heads=3,rank=none,examples=500", Pruned(layers=2, heads=3, rank=None, examples=500)),
     ],
 )
@@ -272,7 +552,9 @@ def test_a_pruned_student_by_words(text: str, expected: Pruned) -> None:
     assert parse(text) == expected
 
 
-@pytest.mark.parametrize("text", ["rank=0", "rank=8,hidden=16", "init=pruned,layers=2+4", "heads=none"])
+@pytest.mark.parametrize(
+    "text", ["rank=0", "rank=8,hidden=16", "init=pruned,layers=2+4", "heads=none", "target_flops=0"]
+)
 def test_wrong_words_are_refused(text: str) -> None:
     with pytest.raises(TutelageError, match="--student") as caught:
         parse(text)
@@ -322,8 +604,13 @@ def test_what_cannot_be_pruned_or_made_fresh() -> None:
             build(student, teacher, labels, 0, scores)
         assert "\n" not in str(caught.value)
 
-    refused(SMALL, tiny_model("roberta"), "this one is a 'roberta'")
-    refused(SMALL, pruned(), "this one is a 'pruned_bert'")
+    refused(
+        SMALL, tiny_model("gpt2"), "a gpt2 cannot be pruned: its queries, keys and values are one matrix; use another"
+    )
+    refused(SMALL, tiny_model("modernbert"), "a modernbert cannot be pruned: its feed-forward is gated")
+    refused(SMALL, pruned(), "a pruned_bert cannot be pruned: it is already pruned")
+    refused(Pruned(heads=2), tiny_model("mpnet"), "single heads of a mpnet cannot be removed: .*; leave out heads")
+    refused(Pruned(rank=8), tiny_model("mpnet"), "the embedding table of a mpnet cannot be factorised; leave out rank")
     refused(SMALL, None, "a pruned student needs a teacher")
     refused(SMALL, tiny_model(), "labelled examples", scores=None)
     refused(Fresh(layers=2, family="pruned_bert"), tiny_model(), "a fresh student cannot be a pruned_bert")

@@ -24,7 +24,7 @@ from tutelage.objectives import losses
 from tutelage.recipes.config import RunConfig
 from tutelage.run.measure import evaluate
 from tutelage.run.run import run
-from tutelage.students.specs import Checkpoint, Fresh
+from tutelage.students.specs import Checkpoint, Fresh, Pruned
 from tutelage.tasks import KINDS
 from tutelage.tasks.spans import encode_spans
 
@@ -135,6 +135,17 @@ def test_methods_teach_them(kind: str, method: str, scene: Path, tmp_path: Path)
     assert {"tokens": "token-classification", "spans": "question-answering"}[kind] in (
         tmp_path / "run" / "student" / "README.md"
     ).read_text()
+
+
+@pytest.mark.parametrize("kind", ["tokens", "spans"])
+def test_a_pruned_student_of_them(kind: str, scene: Path, tmp_path: Path) -> None:
+    """The heads and neurons of the task; a share of the teacher's is left, and it comes out twice the same."""
+    recipe = small("kd", 2).model_copy(update={"student": Pruned(layers=3, heads=3, intermediate=32, examples=64)})
+    weights = []
+    for name in ("one", "two"):
+        report = run(config_for(scene, kind, recipe, tmp_path / name), quiet=True)
+        weights.append((tmp_path / name / "student" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] and report["student"]["score"] > 0.3
 
 
 @pytest.mark.parametrize("kind", ["tokens", "spans"])

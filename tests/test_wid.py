@@ -414,6 +414,7 @@ def scene(spec: Inherited, how: PruningSchedule) -> tuple[PreTrainedModel, Prune
     torch.manual_seed(3)
     wrap(model, spec)
     pruner = Pruner(how, model)
+    pruner.start()
     return model, pruner, torch.optim.AdamW(pruner.parameter_groups(model, 0.01), lr=1e-3)
 
 
@@ -503,7 +504,7 @@ def test_a_masked_row_of_norm_one_vanishes_in_its_time_and_stays_so() -> None:
         assert (largest == 0.0) == (number >= math.ceil(8)), number
 
 
-@pytest.mark.parametrize("selection", ["norm", "taylor", "random"])
+@pytest.mark.parametrize("selection", ["activation", "norm", "taylor", "random"])
 @pytest.mark.parametrize("penalty", ["prox", "adam_l2", "lasso"])
 def test_masks_only_grow_and_end_at_the_students_sizes(selection: str, penalty: str) -> None:
     how = PruningSchedule(selection=selection, penalty=penalty, increments=4, interval=2)
@@ -562,7 +563,7 @@ def test_rows_shrink_by_lasso_when_they_are_masked() -> None:
 @pytest.mark.parametrize("strategy", ["dim", "head"])
 def test_the_smallest_rows_go_first(strategy: str, scope: str) -> None:
     """By the norms of all compactors of a group or of the one that the authors' code looks at, taken by their names."""
-    how = PruningSchedule(scope=scope, increments=2)
+    how = PruningSchedule(selection="norm", scope=scope, increments=2)
     model, pruner, _ = scene(Inherited(hidden=16, strategy=strategy), how)
     torch.manual_seed(4)
     for name, parameter in model.named_parameters():
@@ -610,6 +611,43 @@ def test_scores_by_gradients_are_sums_of_squares() -> None:
         expected += sum((m.matrix.data * m.matrix.grad).sum(dim=1) ** 2 for m in members if m.matrix.grad is not None)
         pruner.before_step(optimizer, [], 10**6)
     torch.testing.assert_close(pruner.compaction.groups["residual"].score, expected)
+
+
+def test_energies_are_mean_squares_of_what_is_read() -> None:
+    """Of every matrix that reads a group, over the real tokens of all pieces of a step; an evaluation does not count."""
+    model, pruner, optimizer = scene(Inherited(hidden=16), PruningSchedule(selection="activation"))
+    base, inputs = teacher("bert"), [batch(0), batch(1)]
+    expected, inner, pooled = torch.zeros(32), torch.zeros(48), torch.zeros(32)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for mode in (True, False):
+        model.train(mode)
+        for one in inputs:
+            model(**one)
+        pruner.before_step(optimizer, [], 10**6)
+    seen: dict[str, list[Tensor]] = {}
+    for name, module in base.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(lambda m, args, name=name: seen.setdefault(name, []).append(args[0]))
+    for one in inputs:
+        base(**one)
+    real = [one["attention_mask"].bool() for one in inputs]
+    for name, xs in seen.items():
+        tokens = torch.cat([x[r] if x.ndim == 3 else x for x, r in zip(xs, real, strict=True)])
+        energy = tokens.detach().square().mean(dim=0)
+        if "self" in name or "intermediate" in name or name == "bert.pooler.dense":
+            expected += energy
+        elif name == "bert.encoder.layer.1.output.dense":
+            inner += energy
+        elif name == "classifier":
+            pooled += energy
+    groups = pruner.compaction.groups
+    for found, wanted in (("residual", expected), ("intermediate_2", inner), ("pooler", pooled)):
+        torch.testing.assert_close(groups[found].score, wanted, rtol=1e-4, atol=1e-5)
+    pruner.mask(1)
+    gone = sorted(expected.argsort()[: len(groups["residual"].gone)].tolist())
+    assert groups["residual"].gone.tolist() == gone
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
@@ -952,7 +990,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("selection", ["taylor", "random"])
+@pytest.mark.parametrize("selection", ["activation", "taylor", "random"])
 def test_a_run_killed_between_increments_resumes_to_the_same_bits(
     selection: str, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,10 @@ class Family:
     """The norm after the last layer, in families whose layers start with a norm."""
     rigid: str | None = None
     """The reason why the width of such a model cannot be changed, if it cannot."""
+    heads_fixed: str | None = None
+    """The reason why single heads cannot be removed, if they cannot."""
+    neurons_fixed: str | None = None
+    """The reason why single feed-forward neurons cannot be removed, if they cannot; such a model cannot be pruned at all."""
     follows_hidden: tuple[str, ...] = ()
     """Further sizes in the configuration that always equal the hidden size."""
     numbers_after_padding: bool = False
@@ -122,7 +126,10 @@ FAMILIES: dict[str, Family] = {
             "attention": "projections",
             "attention_module": "attention.attn",
             "bias": "position_bias",
-            "rigid": "all layers share one table of relative positions, with a column for each head",
+            **dict.fromkeys(
+                ("rigid", "heads_fixed"),
+                "all layers share one table of relative positions, with a column for each head",
+            ),
         }
     ),
     "deberta-v2": Family(
@@ -140,7 +147,9 @@ FAMILIES: dict[str, Family] = {
             "bias": "disentangled_attention_bias",
             "multiplies_mask": True,
             "after_first": "encoder.conv",
-            "rigid": "its queries and keys also meet embeddings of relative positions",
+            **dict.fromkeys(
+                ("rigid", "heads_fixed"), "its queries and keys also meet embeddings of relative positions"
+            ),
         }
     ),
     "deberta": Family(
@@ -153,7 +162,9 @@ FAMILIES: dict[str, Family] = {
             "decoder": False,
             "attention": None,
             "multiplies_mask": True,
-            "rigid": "its queries and keys also meet embeddings of relative positions",
+            **dict.fromkeys(
+                ("rigid", "heads_fixed"), "its queries and keys also meet embeddings of relative positions"
+            ),
         }
     ),
     "nomic_bert": Family(
@@ -173,6 +184,7 @@ FAMILIES: dict[str, Family] = {
         word_head=("cls",),
         reads_pooler=True,
         rigid="rotary positions bind the coordinates of a head in pairs, and its feed-forward is gated",
+        neurons_fixed="its feed-forward is gated",
     ),
     "electra": Family(
         **{
@@ -221,6 +233,7 @@ FAMILIES: dict[str, Family] = {
         word_head=("predictions",),
         reads_pooler=True,
         shared=True,
+        neurons_fixed="all layers share one set of weights",
         rigid="its embedding table has a width of its own",
     ),
     "modernbert": Family(
@@ -241,6 +254,7 @@ FAMILIES: dict[str, Family] = {
         final_norm="final_norm",
         first_layer_differs=True,
         rigid="rotary positions bind the coordinates of a head in pairs, and its feed-forward is gated",
+        neurons_fixed="its feed-forward is gated",
     ),
     "gpt2": Family(
         embeddings="wte",
@@ -263,23 +277,14 @@ FAMILIES: dict[str, Family] = {
         heads="n_head",
         intermediate="n_inner",
         causal=True,
-    ),
-    "pruned_bert": Family(
-        **{
-            **vars(_BERT),
-            "embeddings": "embeddings.word_embeddings.table",
-            "heads": "kept_heads",
-            "rigid": "it is already pruned",
-            "decoder": False,
-            "derived": "pruned",
-        }
+        neurons_fixed="its queries, keys and values are one matrix",
     ),
     "bilstm": Family(
         embeddings="embeddings",
         **dict.fromkeys(_LAYERED, ""),  # type: ignore[arg-type]
         embedding_output=(),
         embedding_sum="",
-        rigid="it has no attention layers",
+        **dict.fromkeys(("rigid", "neurons_fixed"), "it has no attention layers"),
         pooler=None,
         word_head=(),
         attention=None,
@@ -291,10 +296,37 @@ FAMILIES: dict[str, Family] = {
 # Shared layers: the same parts at the same paths.
 FAMILIES |= {
     f"shared_{name}": Family(
-        **{**vars(FAMILIES[name]), "rigid": "its layers are shared", "decoder": False, "derived": "shared"}
+        **{
+            **vars(FAMILIES[name]),
+            **dict.fromkeys(("rigid", "neurons_fixed"), "its layers are shared"),
+            "decoder": False,
+            "derived": "shared",
+        }
     )
     for name in ("bert", "roberta", "electra", "distilbert")
 }
 
-UNREAD = Family(**{**vars(FAMILIES["bilstm"]), "rigid": "only its predictions are read", "derived": None})
+# Fewer heads than the width has room for, and an embedding table that may be factorised.
+FAMILIES |= {
+    f"pruned_{name}": Family(
+        **{
+            **vars(family),
+            "embeddings": f"{family.embeddings}.table",
+            "heads": "kept_heads",
+            **dict.fromkeys(("rigid", "neurons_fixed"), "it is already pruned"),
+            "decoder": False,
+            "derived": "pruned",
+        }
+    )
+    for name, family in FAMILIES.items()
+    if family.derived is family.heads_fixed is family.neurons_fixed is None
+}
+
+UNREAD = Family(
+    **{
+        **vars(FAMILIES["bilstm"]),
+        **dict.fromkeys(("rigid", "neurons_fixed"), "only its predictions are read"),
+        "derived": None,
+    }
+)
 """Every classification model of transformers that is not in the table: logits are read, and nothing else."""

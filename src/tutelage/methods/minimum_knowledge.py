@@ -5,6 +5,9 @@ from tutelage.objectives.predictions import SoftLabels
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.students.specs import Pruned
 
+ROSITA6 = Pruned(layers=6, heads=2, intermediate=768, rank=128, importance="taylor", tune=None, examples=None)
+"""The paper's student: 14.5 M parameters from BERT-base."""
+
 
 def minimum_knowledge(keep: str = "1l_10t_0.1h", hidden_epochs: int = 10, prediction_epochs: int = 5) -> Recipe:
     """Hidden states cut in depth, length and width, then soft cross-entropy at temperature 1; no label in any loss.
@@ -17,7 +20,7 @@ def minimum_knowledge(keep: str = "1l_10t_0.1h", hidden_epochs: int = 10, predic
         method="minimum_knowledge",
         title="Minimum-knowledge distillation",
         paper="Liu et al., ACL 2021, arXiv:2106.05691",
-        student=Pruned(),
+        student=ROSITA6,
         stages=[
             Stage(
                 name="hidden",

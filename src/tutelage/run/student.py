@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ from tutelage import anatomy
 from tutelage.anatomy import Head
 from tutelage.anatomy.checkpoints import resolve
 from tutelage.data import batches
-from tutelage.data.batches import padded
-from tutelage.data.examples import Data, Encoded, Examples, Rows, encode
+from tutelage.data.batches import Batch
+from tutelage.data.examples import Data, Examples
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.recipes.config import RunConfig
@@ -25,8 +27,8 @@ from tutelage.report.model import REPORT, CorpusReport, load_report
 from tutelage.students.bilstm import word_tokenizer
 from tutelage.students.build import StudentInput, build
 from tutelage.students.final import outline_of
+from tutelage.students.importance import Scores, importance
 from tutelage.students.load import load_config
-from tutelage.students.pruned import Scores, importance
 from tutelage.students.specs import (
     BiLSTM,
     Checkpoint,
@@ -37,8 +39,12 @@ from tutelage.students.specs import (
     origin_of,
     takes_from_teacher,
 )
+from tutelage.students.tuning import tune
 from tutelage.tasks import kind_of
 from tutelage.teachers.source import Source
+
+TUNING_TEXTS, TUNING_TOKENS = 512, 2**16
+"""Most training examples and tokens that a pruned student is fitted on; their hidden states are held in memory."""
 
 
 class StudentFactory:
@@ -61,8 +67,9 @@ class StudentFactory:
     ) -> None:
         self.spec, self.head, self._labels, self._seed = config.recipe.student, head, labels, config.seed
         self._data, self._teacher, self._device = data, teacher, device
+        self._reading = config.data
         self.own_input = self._own_input(config, examples)
-        self._scores: Scores | None = None
+        self._pruned: PreTrainedModel | None = None
         self.new: list[str] = []
         """Names of weights that the checkpoint lacks from which the student starts: those of a new head."""
 
@@ -71,7 +78,9 @@ class StudentFactory:
         spec, teacher = self.spec, self._teacher
         source = None if teacher is None else teacher.model if takes_from_teacher(spec) else teacher.outline
         made = spec.twin() if twin else spec
-        return build(made, source, self._labels, self._seed, self._importance, self.head, self.own_input, self.new)
+        if isinstance(made, Pruned):
+            return self._cut(made, source)
+        return build(made, source, self._labels, self._seed, None, self.head, self.own_input, self.new)
 
     def outline(self) -> PreTrainedModel:
         """The student without allocated weights (device ``meta``), to know its sizes and cost before anything is loaded."""
@@ -97,7 +106,7 @@ class StudentFactory:
         if self.own_input is not None or self.origin is None:
             return self.own_input is None
         own: dict[str, int] = load_tokenizer(str(self.origin)).get_vocab()
-        return own == teacher.tokenizer.get_vocab()
+        return bool(own == teacher.tokenizer.get_vocab())
 
     def _own_input(self, config: RunConfig, examples: Examples) -> StudentInput | None:
         if not isinstance(self.spec, BiLSTM):
@@ -109,28 +118,41 @@ class StudentFactory:
         tokenizer = word_tokenizer(texts, self.spec.words, config.data.max_length or limit, mask or "[MASK]")
         return StudentInput(tokenizer, examples.pairs is not None)
 
+    def _cut(self, spec: Pruned, teacher: PreTrainedModel | None) -> PreTrainedModel:
+        """A pruned student. Cutting and tuning are done once."""
+        if self._pruned is None:
+            model = build(spec, teacher, self._labels, self._seed, self._importance, self.head)
+            if spec.tune is not None and teacher is not None:
+                texts, tokens = [], 0
+                for batch in self._examples(teacher.to(self._device), min(TUNING_TEXTS, spec.examples or TUNING_TEXTS)):
+                    tokens += batch.mask.numel()
+                    if texts and tokens > TUNING_TOKENS:
+                        break
+                    texts.append(batch.inputs)
+                tune(model.to(self._device), teacher, texts, spec.tune)
+            self._pruned = model.cpu()
+        return copy.deepcopy(self._pruned)
+
     def _importance(self, model: PreTrainedModel) -> Scores:
-        """The importance of the teacher's heads and neurons, computed once."""
-        assert isinstance(self.spec, Pruned) and self._teacher is not None
-        if self._scores is None:
-            train = self._data.train
-            labelled = train.take(np.flatnonzero(train.labelled)[: self.spec.examples])
-            tokens = encode(
-                labelled, fitted_tokenizer(self._teacher.tokenizer, model), anatomy.max_length(model.config)
-            )
-            steps = batches.steps(tokens.lengths, np.arange(len(tokens)), 32, self._seed, 0)
-            model.to(self._device)
-            read = (_with_labels(tokens, labelled, rows, model) for rows in steps)
-            self._scores = importance(model, read, kind_of(self._data.kind))
-        return self._scores
+        """The importance of the teacher's heads and neurons."""
+        assert isinstance(self.spec, Pruned)
+        examples = self._examples(model.to(self._device), self.spec.examples)
+        return importance(model, examples, kind_of(self._data.kind), self.spec.importance)
 
-
-def _with_labels(
-    encoded: Encoded, examples: Examples, rows: Rows, model: PreTrainedModel
-) -> tuple[dict[str, Tensor], Tensor]:
-    device = next(model.parameters()).device
-    inputs = {name: value.to(device) for name, value in padded(encoded, rows).items()}
-    return inputs, torch.from_numpy(examples.labels[rows]).to(device)
+    def _examples(self, model: PreTrainedModel, most: int | None) -> Iterator[Batch]:
+        """Up to ``most`` training examples, drawn at random, as the teacher reads them. Of a kind with labels, those that have
+        them."""
+        assert self._teacher is not None
+        train, kind = self._data.train, kind_of(self._data.kind)
+        rows = np.flatnonzero(train.labelled) if kind.learns_labels else np.arange(len(train))
+        if most is not None and most < len(rows):
+            rows = np.sort(np.random.default_rng(self._seed).permutation(rows)[:most])
+        tokenizer = fitted_tokenizer(self._teacher.tokenizer, model)
+        limit = min(anatomy.max_length(model.config), self._reading.max_length or anatomy.UNLIMITED)
+        encoded = kind.encode(train.take(rows), tokenizer, kind.longest(limit), self._reading.stride)
+        for names in batches.steps(encoded.lengths, np.arange(len(encoded)), 32, self._seed, 0):
+            for batch in batches.step_batches(encoded.take(names), names, 0, 1, 2**62):
+                yield batch.to(self._device)
 
 
 def outline(

@@ -18,6 +18,7 @@ from tutelage.students import bilstm, pruned, sharing
 from tutelage.students.compactors import compaction
 from tutelage.students.copied import copy_layers
 from tutelage.students.fresh import from_sizes
+from tutelage.students.importance import Scores
 from tutelage.students.load import load_config, load_model
 from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Sliced, Student
 
@@ -35,7 +36,7 @@ def build(
     teacher: PreTrainedModel | None,
     labels: dict[str, Any],
     seed: int,
-    scores: Callable[[PreTrainedModel], pruned.Scores] | None = None,
+    scores: Callable[[PreTrainedModel], Scores] | None = None,
     head: Head = "classes",
     own_input: StudentInput | None = None,
     new: list[str] | None = None,
@@ -47,7 +48,7 @@ def build(
         teacher: the teacher, for students that take weights or sizes from it.
         labels: configuration fields ``num_labels``, ``id2label``, ``label2id`` and ``problem_type``.
         seed: seed of the random weights.
-        scores: computes the importance of the teacher's heads and neurons (:func:`tutelage.students.pruned.importance`).
+        scores: computes the importance of the teacher's heads and neurons (:func:`tutelage.students.importance.importance`).
             Called only for a pruned student, after its sizes are checked.
         head: the kind of output.
         own_input: tokenizer of a BiLSTM; without it, its vocabulary is empty.
@@ -64,9 +65,10 @@ def build(
         return model
 
     torch.manual_seed(seed)
-    if head == "vectors" and not isinstance(student, Checkpoint | Copied | Fresh):
+    if head == "vectors" and not isinstance(student, Checkpoint | Copied | Fresh | Pruned):
         raise TutelageError(
-            f"a student with init={student.init} cannot be a sentence encoder; use init=copied, init=fresh or a checkpoint"
+            f"a student with init={student.init} cannot be a sentence encoder; use init=copied, init=pruned, init=fresh or a "
+            "checkpoint"
         )
     if isinstance(student, Checkpoint):
         return loaded(student.name)
@@ -82,15 +84,19 @@ def build(
     if isinstance(student, Shared):
         copied = Copied(layers=student.stored, choose="first", source=student.source)
         return sharing.shared(build(copied, teacher, labels, seed, head=head, new=new), student)
-    if isinstance(student, Pruned | BiLSTM) and head != "classes":
+    if isinstance(student, BiLSTM) and head != "classes":
         raise TutelageError(f"a {student.init} student only classifies whole texts; use init=copied or init=fresh")
+    if isinstance(student, Pruned) and head in ("masked_lm", "causal_lm"):
+        raise TutelageError(
+            "a pruned student is cut for a task, from a fine-tuned teacher; on raw text use init=copied or init=fresh"
+        )
     if isinstance(student, Pruned):
         if teacher is None or scores is None:
             raise TutelageError(
                 "a pruned student needs a teacher and labelled examples to rank its heads and neurons; "
                 "give --teacher, and data with labels"
             )
-        pruned.check_prunable(student, teacher.config)
+        pruned.check_prunable(student, teacher)
         return pruned.prune(teacher, student, scores(teacher), labels)
     if isinstance(student, BiLSTM):
         own_input = own_input or StudentInput(bilstm.word_tokenizer((), 0, 1), pairs=False)

@@ -1,217 +1,201 @@
-"""A pruned BERT: fewer layers, heads and neurons than the fine-tuned original, and a factorised embedding table.
+"""A pruned student: fewer layers, heads and neurons than the fine-tuned teacher, and possibly a factorised embedding table.
 
-The student ROSITA6 of minimum-knowledge distillation (Liu et al. 2021, arXiv 2106.05691), after the authors' code. Two
-differences: the kept parts are chosen by index, layer by layer (the code finds them by ``weight != 0`` and, if no neurons are
-pruned, uses the heads of the first layer everywhere); and the singular value decomposition is the thin one.
+ROSITA6 of minimum-knowledge distillation (Liu et al. 2021, arXiv 2106.05691) is one, after the authors' code. Two differences:
+the kept parts are chosen by index, layer by layer (the code finds them by ``weight != 0`` and, if no neurons are pruned, uses
+the heads of the first layer everywhere); and the singular value decomposition is the thin one.
 
-Importing this module registers the model type ``pruned_bert`` with the Auto classes of transformers.
+A student with all heads and the full table is an ordinary model of the teacher's family. transformers derives the size of a head
+from the number of heads, so a model with fewer heads of the same size has its own type. Importing this module registers these
+types (``pruned_bert``, ``pruned_roberta``, ...) with the Auto classes of transformers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import copy
 from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    BertForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from tutelage import anatomy
+from tutelage.anatomy import Head, auto_class
 from tutelage.errors import TutelageError
+from tutelage.students.importance import Scores
+from tutelage.students.load import model_class
+from tutelage.students.sizes import Sizes, sizes_of
 from tutelage.students.specs import Pruned
-from tutelage.tasks.kind import Kind
 
-Scores = list[tuple[Tensor, Tensor]]
-"""For each layer: scores of its heads, ``(heads,)``, and of its neurons, ``(intermediate,)``."""
-
-
-@strict
-class PrunedBertConfig(BertConfig):  # type: ignore[misc]
-    """A BERT's configuration with the kept sizes.
-
-    ``num_attention_heads`` stays that of the original, because transformers derives the head size from it. ``kept_heads`` is
-    the number of heads left in each layer. ``embedding_rank`` is the width of a factorised embedding table, else ``None``.
-    """
-
-    model_type = "pruned_bert"
-
-    kept_heads: int = 12
-    embedding_rank: int | None = None
+HEADS: tuple[Head, ...] = ("classes", "tokens", "spans", "none")
+"""Heads of models with a type of their own; ``none`` is the encoder, also that of a sentence encoder."""
 
 
 class WordEmbeddings(nn.Module):
-    """An embedding ``table`` and, if it is factorised, the matrix that projects its rows to the hidden size.
+    """An embedding ``table`` and, if it is factorised, the matrix that projects its rows to the width of the model's.
 
-    Shapes: ids ``(B, n)`` to ``(B, n, hidden)``.
+    Shapes: ids ``(B, n)`` to ``(B, n, width)``.
     """
 
-    def __init__(self, config: PrunedBertConfig) -> None:
+    def __init__(self, original: nn.Embedding, rank: int | None) -> None:
         super().__init__()
-        rank, hidden = config.embedding_rank, config.hidden_size
-        self.table = nn.Embedding(config.vocab_size, rank or hidden, padding_idx=config.pad_token_id)
-        self.project = nn.Linear(rank, hidden, bias=False) if rank else nn.Identity()
+        count, width = original.num_embeddings, original.embedding_dim
+        self.table = nn.Embedding(count, rank or width, padding_idx=original.padding_idx)
+        self.project = nn.Linear(rank, width, bias=False) if rank else nn.Identity()
 
     def forward(self, ids: Tensor) -> Tensor:
         vectors: Tensor = self.project(self.table(ids))
         return vectors
 
 
-class PrunedBertForSequenceClassification(BertForSequenceClassification):  # type: ignore[misc]
-    """BERT's forward pass with narrower matrices. Its attention derives the number of heads from the width of the queries."""
+class Narrow:
+    """Mixin for the models of this module: narrower matrices. The attention of these families derives the number of heads from
+    the width of the queries."""
 
-    config_class = PrunedBertConfig
-
-    def __init__(self, config: PrunedBertConfig) -> None:
-        super().__init__(config)
-        hidden, family = config.hidden_size, anatomy.family_of(config)
-        width = config.kept_heads * (hidden // config.num_attention_heads)
-        for layer in anatomy.layers_of(self):
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        model: Any = self
+        base, family = anatomy.base_of(model), anatomy.family_of(config)
+        hidden, original = getattr(config, family.hidden), anatomy.FAMILIES[plain_type(config)]
+        width = config.kept_heads * (hidden // getattr(config, original.heads))
+        for layer in anatomy.layers_of(model):
             for path in (family.query, family.key, family.value):
                 layer.set_submodule(path, nn.Linear(hidden, width))
             layer.set_submodule(family.attention_output, nn.Linear(width, hidden))
-        self.bert.embeddings.word_embeddings = WordEmbeddings(config)
-        self.post_init()
+        table = base.get_submodule(original.embeddings)
+        base.set_submodule(original.embeddings, WordEmbeddings(table, config.embedding_rank))
+        model.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
-        return anatomy.word_embeddings_of(self)
+        model: Any = self
+        return anatomy.word_embeddings_of(model)
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.bert.embeddings.word_embeddings.table = value
+        model: Any = self
+        place = anatomy.FAMILIES[plain_type(model.config)].embeddings
+        anatomy.base_of(model).get_submodule(place).table = value
 
 
-AutoConfig.register(PrunedBertConfig.model_type, PrunedBertConfig)
-AutoModelForSequenceClassification.register(PrunedBertConfig, PrunedBertForSequenceClassification)
+def plain_type(config: Any) -> str:
+    """The model type of the family that a pruned model belongs to."""
+    return str(config.model_type).removeprefix("pruned_")
 
 
-def importance(model: PreTrainedModel, batches: Iterable[tuple[dict[str, Tensor], Tensor]], kind: Kind) -> Scores:
-    """The importance of each head and neuron of a fine-tuned model for its task, by layer.
+def _config_class(name: str) -> Any:
+    """The configuration of a family with the kept sizes.
 
-    The score of a weight is ``|w sum_batches |dL/dw||``, where ``L`` is the mean loss of a batch with its labels. Dropout is
-    active, so the result depends on torch's random state. The score of a head is the sum over its columns of the attention
-    output matrix; the score of a neuron is the sum over its row of the up matrix and its column of the down matrix. The model
-    is not changed.
+    The original number of heads stays as it is, because transformers derives the head size from it. ``kept_heads`` is the
+    number of heads left in each layer. ``embedding_rank`` is the width of a factorised embedding table, else ``None``.
+    """
+    base = CONFIG_MAPPING[name]
+    fields = {"kept_heads": 12, "embedding_rank": None}
+    types = {"kept_heads": int, "embedding_rank": int | None}
+    about = {"model_type": f"pruned_{name}", "__annotations__": types, "__module__": __name__, **fields}
+    return strict(type(f"Pruned{base.__name__}", (base,), about))
 
-    Args:
-        model: a fine-tuned classifier.
-        batches: inputs and labels, on the model's device.
-        kind: the kind of task, which determines the loss; one with one prediction per text.
+
+def _model_class(plain: type[PreTrainedModel], config: Any) -> Any:
+    return type(f"Pruned{plain.__name__}", (Narrow, plain), {"config_class": config, "__module__": __name__})
+
+
+def _register(name: str) -> type[PreTrainedConfig]:
+    config: type[PreTrainedConfig] = _config_class(name)
+    AutoConfig.register(config.model_type, config)
+    for head in HEADS:
+        plain = auto_class(head)._model_mapping[CONFIG_MAPPING[name]]
+        auto_class(head).register(config, _model_class(plain, config))
+    return config
+
+
+CONFIGS = {
+    name.removeprefix("pruned_"): _register(name.removeprefix("pruned_"))
+    for name, family in anatomy.FAMILIES.items()
+    if family.derived == "pruned"
+}
+"""By model type of the teacher the configuration of a student with fewer heads or a factorised table."""
+
+
+def check_prunable(spec: Pruned, teacher: PreTrainedModel) -> Sizes:
+    """Check that a teacher can be pruned to the student, before anything is computed; returns the student's sizes.
 
     Raises:
-        TutelageError: if there is no batch.
+        TutelageError: if the family cannot be pruned, the teacher has fewer layers, heads or neurons than the student, or no
+            sizes reach the target.
     """
-    family, heads = anatomy.family_of(model.config), anatomy.shape_of(model.config).heads
-    paths = [f"{path}.weight" for path in (family.attention_output, family.ffn_up, family.ffn_down)]
-    matrices = [layer.get_parameter(path) for layer in anatomy.layers_of(model) for path in paths]
-    totals = [torch.zeros_like(matrix) for matrix in matrices]
-    count = 0
-    with _training(model, matrices):
-        for inputs, labels in batches:
-            gradients = torch.autograd.grad(kind.hard_loss(model(**inputs).logits, labels), matrices)
-            for total, gradient in zip(totals, gradients, strict=True):
-                total += gradient.abs()
-            count += 1
-    if not count:
+    config = teacher.config
+    family, shape = anatomy.family_of(config), anatomy.shape_of(config)
+    if family.neurons_fixed is not None:
         raise TutelageError(
-            "ranking heads and neurons needs labelled training examples, and there are none; "
-            "label some, or use a student with init=copied"
+            f"a {config.model_type} cannot be pruned: {family.neurons_fixed}; use another kind of student, such as init=copied"
         )
-    weights = [(total * matrix.detach()).abs().cpu() for total, matrix in zip(totals, matrices, strict=True)]
-    return [
-        (output.sum(dim=0).view(heads, -1).sum(dim=1), up.sum(dim=1) + down.sum(dim=0))
-        for output, up, down in zip(*[iter(weights)] * 3, strict=True)
-    ]
-
-
-@contextmanager
-def _training(model: PreTrainedModel, parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Enable dropout, and gradients for ``parameters`` only; restore both afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    learnt = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    try:
-        model.train().requires_grad_(False)
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for parameter, wanted in learnt.items():
-            parameter.requires_grad_(wanted)
-
-
-def check_prunable(spec: Pruned, config: Any) -> None:
-    """Check that a teacher with this configuration can be pruned to the student, before anything is computed.
-
-    Raises:
-        TutelageError: if the teacher is not a BERT, or has fewer layers, heads or neurons than the student.
-    """
-    if config.model_type != "bert":
-        raise TutelageError(
-            f"a pruned student needs a BERT as teacher, and this one is a {config.model_type!r}; use a BERT, or a student "
-            "with init=copied"
-        )
-    shape = anatomy.shape_of(config)
     limits = {
         "layers": shape.layers,
         "heads": shape.heads,
         "intermediate": shape.intermediate,
-        "rank": min(shape.vocabulary, shape.hidden),
+        "rank": min(shape.vocabulary, getattr(config, "embedding_size", shape.hidden)),
     }
     for name, limit in limits.items():
         if (getattr(spec, name) or 0) > limit:
             raise TutelageError(
                 f"{name}={getattr(spec, name)} is too large: the teacher has {name}={limit}; use that or less"
             )
+    if family.heads_fixed is not None and spec.heads not in (None, shape.heads):
+        raise TutelageError(
+            f"single heads of a {config.model_type} cannot be removed: {family.heads_fixed}; leave out heads"
+        )
+    if spec.rank is not None and config.model_type not in CONFIGS:
+        raise TutelageError(f"the embedding table of a {config.model_type} cannot be factorised; leave out rank")
+    return sizes_of(spec, teacher)
 
 
-def prune(
-    teacher: PreTrainedModel, spec: Pruned, scores: Scores, labels: dict[str, Any]
-) -> PrunedBertForSequenceClassification:
+def prune(teacher: PreTrainedModel, spec: Pruned, scores: Scores, labels: dict[str, Any]) -> PreTrainedModel:
     """Build the student from the teacher's bottom layers, with the heads and neurons that have the best ``scores``.
 
     The embedding table ``E`` becomes ``(U_r S_r)(V_r^T)``, its best approximation of rank r. Everything else is copied,
     including the head if it has as many labels as the student.
 
     Raises:
-        TutelageError: see :func:`check`.
+        TutelageError: see :func:`check_prunable`.
     """
-    check_prunable(spec, teacher.config)
-    config = _config(spec, teacher.config, labels)
-    student: PrunedBertForSequenceClassification
-    student = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    family, base = anatomy.family_of(teacher.config), teacher.base_model_prefix
-    prefix, words = f"{base}.{family.layers}.", f"{base}.{family.embeddings}."
-    weights = {name: tensor for name, tensor in teacher.state_dict().items() if not name.startswith(prefix)}
-    weights |= {words + name: tensor for name, tensor in _factors(weights.pop(words + "weight"), spec.rank).items()}
-    if config.num_labels != teacher.config.num_labels:
-        weights |= {f"classifier.{name}": tensor for name, tensor in student.classifier.state_dict().items()}
-    size = config.hidden_size // config.num_attention_heads
-    for index, layer in enumerate(anatomy.layers_of(teacher)[: spec.layers]):
+    head, sizes = anatomy.head_of(teacher), check_prunable(spec, teacher)
+    config = _config(spec, sizes, teacher.config, labels)
+    student: PreTrainedModel = model_class(head).from_config(config, dtype=torch.float32)
+    family, base = anatomy.family_of(teacher.config), anatomy.base_of(teacher)
+    names = {module: name for name, module in teacher.named_modules()}
+    layers, within = f"{names[anatomy.layers_of(teacher)]}.", f"{names[base]}." if names[base] else ""
+    weights = {name: tensor for name, tensor in teacher.state_dict().items() if not name.startswith(layers)}
+    words = f"{within}{family.embeddings}."
+    if anatomy.family_of(config).derived == "pruned":
+        factors = _factors(weights.pop(f"{words}weight"), spec.rank)
+        weights |= {words + name: tensor for name, tensor in factors.items()}
+    size = getattr(teacher.config, family.hidden) // getattr(teacher.config, family.heads)
+    for index, layer in enumerate(anatomy.layers_of(teacher)[: sizes.layers]):
         heads, neurons = (
-            _best(s, count) for s, count in zip(scores[index], (spec.heads, spec.intermediate), strict=True)
+            _best(s, count) for s, count in zip(scores[index], (sizes.heads, sizes.intermediate), strict=True)
         )
         columns = (heads[:, None] * size + torch.arange(size)).flatten()
-        weights |= {f"{prefix}{index}.{name}": tensor for name, tensor in _cut(layer, family, columns, neurons).items()}
-    student.load_state_dict(weights)
-    student.eval()
-    return student
+        weights |= {f"{layers}{index}.{name}": tensor for name, tensor in _cut(layer, family, columns, neurons).items()}
+    body = {name: tensor for name, tensor in weights.items() if name.startswith(within)}
+    outside = {name: tensor for name, tensor in student.state_dict().items() if not name.startswith(within)}
+    for name, new in outside.items():  # a head of another size, or one that the teacher lacks, stays random
+        if name in weights and weights[name].shape == new.shape:
+            outside[name] = weights[name]
+    student.load_state_dict(body | outside)
+    return student.eval()
 
 
-def _config(spec: Pruned, original: Any, labels: dict[str, Any]) -> PrunedBertConfig:
-    values = original.to_dict()
-    for name in ("model_type", "architectures"):
-        values.pop(name, None)
-    config = PrunedBertConfig(**values)
-    config.num_hidden_layers, config.intermediate_size = spec.layers, spec.intermediate
-    config.kept_heads, config.embedding_rank = spec.heads, spec.rank
+def _config(spec: Pruned, sizes: Sizes, original: Any, labels: dict[str, Any]) -> Any:
+    family, all_heads = anatomy.family_of(original), anatomy.shape_of(original).heads
+    if sizes.heads == all_heads and spec.rank is None:
+        config = copy.deepcopy(original)
+    else:
+        values = original.to_dict()
+        for name in ("model_type", "architectures"):
+            values.pop(name, None)
+        config = CONFIGS[original.model_type](**values)
+        config.kept_heads, config.embedding_rank = sizes.heads, spec.rank
+    setattr(config, family.depth, sizes.layers)
+    setattr(config, family.intermediate, sizes.intermediate)
     for name, value in labels.items():
         setattr(config, name, value)
     return config
@@ -219,9 +203,12 @@ def _config(spec: Pruned, original: Any, labels: dict[str, Any]) -> PrunedBertCo
 
 def _cut(layer: nn.Module, family: anatomy.Family, columns: Tensor, neurons: Tensor) -> dict[str, Tensor]:
     """The weights of one layer, reduced to the ``columns`` of the kept heads and to the kept ``neurons``."""
-    inner = {family.query: columns, family.key: columns, family.value: columns, family.ffn_up: neurons}
-    kept = {f"{path}.{part}": (0, which) for path, which in inner.items() for part in ("weight", "bias")}
-    kept |= {f"{family.attention_output}.weight": (1, columns), f"{family.ffn_down}.weight": (1, neurons)}
+    rows = {family.ffn_up: neurons}
+    kept = {f"{family.ffn_down}.weight": (1, neurons)}
+    if family.heads_fixed is None:
+        rows |= {family.query: columns, family.key: columns, family.value: columns}
+        kept |= {f"{family.attention_output}.weight": (1, columns)}
+    kept |= {f"{path}.{part}": (0, which) for path, which in rows.items() for part in ("weight", "bias")}
     weights = dict(layer.state_dict())
     for name, (dimension, which) in kept.items():
         weights[name] = weights[name].index_select(dimension, which.to(weights[name].device))

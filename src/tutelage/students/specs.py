@@ -19,6 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 Counts = Annotated[list[Count], Field(min_length=1)]
+Target = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class StudentSpec(BaseModel):
@@ -108,20 +109,34 @@ class Checkpoint(StudentSpec):
 
 
 class Pruned(StudentSpec):
-    """The bottom layers of a BERT teacher, with the heads and neurons that matter most for its task.
+    """The bottom layers of the teacher, with the attention heads and feed-forward neurons that matter most for its task.
 
-    The default sizes are those of ROSITA6, the student of minimum-knowledge distillation (Liu et al. 2021).
+    All layers keep equally many heads and neurons. A size that is not named stays the teacher's, or is chosen for a target.
+    With all heads and the full embedding table the student is an ordinary model of the teacher's family.
     """
 
     inherits = True
 
     init: Literal["pruned"] = "pruned"
-    layers: Count = 6
-    heads: Count = 2
-    intermediate: Count = 768
-    rank: Count | None = 128
-    """Rank of the factorised embedding table; none keeps the full table."""
-    examples: Count | None = None
+    layers: Count | None = None
+    """Number of layers, from the bottom."""
+    heads: Count | None = None
+    """Number of heads in each layer, each as wide as the teacher's."""
+    intermediate: Count | None = None
+    """Number of feed-forward neurons in each layer."""
+    rank: Count | None = None
+    """Rank of a factorised embedding table; none keeps the full table."""
+    target_parameters: Target | None = None
+    """Parameters of the whole student: a number, or a share of the teacher's (up to 1)."""
+    target_flops: Target | None = None
+    """Operations of the layers for a text of 128 tokens: a number, or a share of the teacher's (up to 1)."""
+    importance: Literal["fisher", "taylor"] = "fisher"
+    """Score of a head or neuron: the squared gradient of its mask, summed over examples (Kwon et al. 2022), or weight times
+    gradient, summed over its output weights (ROSITA)."""
+    tune: Literal["masks", "matrices"] | None = "masks"
+    """Least-squares fit of each layer's output to the teacher's after cutting: one factor for each kept head and neuron (Kwon
+    et al. 2022), the whole output matrices, or none."""
+    examples: Count | None = 2048
     """Number of training examples that rank the heads and neurons; none uses all."""
 
 
@@ -220,7 +235,7 @@ MARKS = {
     "shared": {"stored", "order"},
     "inherited": {"alignment"},
     "sliced": {"strategy"},
-    "pruned": {"rank"},
+    "pruned": {"rank", "target_parameters", "target_flops"},
     "bilstm": {"channels", "words", "vectors"},
     "fresh": {"hidden", "intermediate", "heads", "family", "embedding"},
     "checkpoint": {"name"},
@@ -236,7 +251,7 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
 
     * ``layers=3`` or ``layers=2+4+6``: layers copied from the teacher.
     * ``layers=4,hidden=312,heads=12``: a new network with these sizes.
-    * ``layers=6,rank=128`` (or ``rank=none``): a pruned teacher.
+    * ``target_parameters=0.5``, ``layers=6,rank=128`` or ``init=pruned,heads=4``: a pruned teacher.
     * ``words=...`` or ``channels=...``: a BiLSTM.
     * anything without ``=``: a checkpoint (folder or Hub id).
 

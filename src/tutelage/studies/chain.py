@@ -27,12 +27,12 @@ def chain(configs: Sequence[RunConfig], *, quiet: bool = False) -> list[dict[str
         if isinstance(student, Checkpoint):
             depth = anatomy.shape_of(load_config(student.name)).layers
         elif isinstance(student, Copied | Fresh | Pruned):
-            named = (student.layers,) if isinstance(student.layers, int) else student.layers
+            named = (student.layers or depth,) if not isinstance(student.layers, list) else student.layers
             if isinstance(student, Pruned) or (isinstance(student, Copied) and student.source is None):
                 last = max(named)
             if last > depth:
                 raise TutelageError(
                     f"layer {last} cannot be taken from a teacher of {depth}; name the assistants from large to small"
                 )
-            depth = student.layers if isinstance(student.layers, int) else len(student.layers)
+            depth = len(student.layers) if isinstance(student.layers, list) else named[0]
     return [run(config, resume=True, quiet=quiet) for config in configs]

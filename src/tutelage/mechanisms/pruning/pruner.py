@@ -15,6 +15,7 @@ from tutelage import anatomy
 from tutelage.data.batches import Batch
 from tutelage.errors import TutelageError
 from tutelage.mechanisms.hook import Hook
+from tutelage.mechanisms.pruning.energies import Energies
 from tutelage.mechanisms.pruning.settings import PruningSchedule
 from tutelage.students.compactors.compaction import compaction_of
 from tutelage.students.compactors.parts import ZERO, Compactor, Group
@@ -48,9 +49,18 @@ class Pruner(Hook):
         self._held: list[tuple[Compactor, Tensor]] = []
         if how.schedule == "reference":
             self._as_reference()
-        if how.selection == "taylor":
-            for group in found:
+        self._energies: Energies | None = None
+
+    def start(self) -> None:
+        """Begin to collect scores, where they are made of what happens during training. Called once, before the stage.
+
+        A resumed stage loads the scores afterwards, with the model's state.
+        """
+        if self.how.selection in ("activation", "taylor"):
+            for group in self.compaction:
                 group.score.zero_()
+        if self.how.selection == "activation":
+            self._energies = Energies(self.model, self.compaction)
 
     def times(self, total: int) -> tuple[int, int]:
         """The steps between increments, and the step after which the student is cut, in a stage of ``total`` steps.
@@ -90,6 +100,8 @@ class Pruner(Hook):
         if self.compaction.is_cut:
             return
         how, self._held = self.how, []
+        if self._energies is not None:
+            self._energies.settle()
         for group in self.compaction:
             rows = group.gone
             if how.selection == "taylor" and not group.complete:

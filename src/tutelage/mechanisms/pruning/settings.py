@@ -32,9 +32,10 @@ class PruningSchedule(Mechanism):
     first moment, as the authors' code does (``strength`` 20). ``lasso`` is ResRep's (``strength`` 1e-4), on kept rows too."""
     strength: Annotated[float, Field(gt=0)] | None = None
     """Strength of ``adam_l2`` and ``lasso``; default: 20 and 1e-4."""
-    selection: Literal["norm", "taylor", "random"] = "norm"
-    """Which coordinates are masked first: those with the smallest rows; those that matter least to the loss, by the sum of
-    ``(row . gradient)^2`` over the steps; or random ones."""
+    selection: Literal["taylor", "activation", "norm", "random"] = "taylor"
+    """Which coordinates are masked first: those that matter least to the loss, by the sum of ``(row . gradient)^2`` over the
+    steps; those with the smallest values, by the mean square of what the next matrices read; those with the smallest rows, as
+    in the authors' code, which are all alike at the start; or random ones."""
     scope: Literal["all", "master"] = "all"
     """Rows that count for ``norm``: those of all compactors of a group, or of one, as in the authors' code."""
     schedule: Literal["even", "reference"] = "even"
@@ -86,7 +87,9 @@ class PruningSchedule(Mechanism):
                 scene.display.say(doubt)
             scene.record(self.kind, stage.stage.name, record)
 
-        return Pruner(self, scene.student, settle)
+        pruner = Pruner(self, scene.student, settle)
+        pruner.start()
+        return pruner
 
     def report(self, scene: Scene) -> dict[str, Any]:
         records = scene.records(self.kind)

@@ -1,0 +1,256 @@
+"""Students against the rival that a short script makes: the teacher itself, exported and quantised.
+
+    python experiments/front.py --data-dir path/to/glue --clinc path/to/data_full.json --models path/to/models
+
+fine-tunes a teacher for each task with the defaults of ``tutelage finetune`` and distils it with those of ``tutelage distill``.
+``--models`` holds ``all-MiniLM-L6-v2`` (6 layers x 384), ``all-mpnet-base-v2`` (12 x 768) and ``paraphrase-MiniLM-L3-v2``.
+Teachers and students are written as ONNX in float32 and int8. Scores are those of dev, times those of one text of the task's mean
+length on one thread, sides in turn. Writes ``results/front.json`` and ``docs/results/front.md``. A stopped experiment continues
+where it was; ``--tasks``, ``--teachers`` and ``--points`` make a part of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import torch
+from tutelage.serving.graph import quantize, to_onnx
+from tutelage.serving.latency import latency
+from tutelage.serving.session import OnnxModel
+
+from tutelage.data.batches import evaluation_batches
+from tutelage.data.config import DataConfig
+from tutelage.data.texts import Texts
+from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
+from tutelage.methods.compact import compact
+from tutelage.methods.finetune import finetune
+from tutelage.recipes.config import RunConfig
+from tutelage.run.plan import typical
+from tutelage.run.run import run
+from tutelage.students.load import load_model
+from tutelage.students.specs import Checkpoint, Copied, Fresh, Student
+from tutelage.studies.pages import shown, table
+from tutelage.studies.script import Results, settings, write
+from tutelage.studies.study import interval
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
+
+ROWS = {"sst2": 8000, "qnli": 20000}
+MODELS = {"minilm": "all-MiniLM-L6-v2", "mpnet": "all-mpnet-base-v2"}
+POINTS = "3 x 384,4 x 312,2 x 128,3 x 384 trimmed,2 x 128 trimmed,6 x 384,L3"
+
+SCRIPT = common.options(__file__, __doc__, "front", tasks="mrpc,stsb,cola,sst2,clinc,qnli", seeds=3, precision="no")
+SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")
+SCRIPT.add_argument("--models", type=Path, help="folder with the pretrained encoders")
+SCRIPT.add_argument("--teachers", default="minilm,mpnet")
+SCRIPT.add_argument("--points", default=POINTS, help="students, separated by commas")
+
+
+def student_of(point: str, teacher: str, models: Path) -> Student | None:
+    """The student of a point; None where a teacher has no such one."""
+    sizes, _, _ = point.partition(" trimmed")
+    vocabulary = {} if point == sizes else {"vocabulary": "trimmed"}
+    pretrained = str(models / MODELS["minilm"])
+    known: dict[str, Student | None] = {
+        "3 x 384": Copied(layers=3, source=None if teacher == "minilm" else pretrained, **vocabulary),
+        "6 x 384": None if teacher == "minilm" else Checkpoint(name=pretrained),
+        "4 x 312": Fresh(family="bert", layers=4, hidden=312, intermediate=1200, heads=12, **vocabulary),
+        "2 x 128": Fresh(family="bert", layers=2, hidden=128, intermediate=512, heads=2, **vocabulary),
+        "L3": Checkpoint(name=str(models / "paraphrase-MiniLM-L3-v2")),
+    }
+    return known[sizes]
+
+
+def task_data(arguments: argparse.Namespace, task: str) -> DataConfig:
+    """A task's texts; CLINC150 as files in the folder of the runs."""
+    if task != "clinc":
+        return DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task))
+    files = {part: arguments.work / "data" / f"clinc-{part}.csv" for part in ("train", "val")}
+    for part, path in files.items():
+        if not path.exists():
+            rows = json.loads(arguments.clinc.read_text(encoding="utf-8"))[part]
+            out = io.StringIO()
+            csv.writer(out).writerows([("text", "label"), *rows])
+            write(path, out.getvalue())
+    return DataConfig(train=str(files["train"]), dev=str(files["val"]))
+
+
+def measured(folder: Path, data: DataConfig, place: Path) -> dict[str, Any]:
+    """Scores, bytes and models of a checkpoint as PyTorch, ONNX and int8."""
+    read = load_data(data)
+    kind, (name, dev) = kind_of(read.kind), next(iter(read.dev.items()))
+    model, _ = load_model(str(folder), kind.head)
+    tokenizer = fitted_tokenizer(load_tokenizer(str(folder)), model)
+    read, _ = kind.match(read, model.config, str(folder))
+    dev = read.dev[name]
+    encoded = kind.encode(dev, tokenizer, kind.longest(512))
+    place.mkdir(parents=True, exist_ok=True)
+    graphs = {"onnx": to_onnx(model.eval(), tokenizer, place / "model.onnx", kind=kind)}
+    graphs["int8"] = quantize(place / "model.onnx", place / "model.int8.onnx")
+    texts = Texts(dev, encoded, None)
+    found: dict[str, Any] = {"scores": {}, "bytes": {}, "predictions": {}}
+    for side, graph in graphs.items():
+        logits = np.empty((len(encoded), model.config.num_labels), dtype=np.float32)
+        for rows, inputs, _ in evaluation_batches(encoded):
+            logits[rows] = graph.logits(inputs)
+        found["scores"][side] = kind.scores(read, torch.from_numpy(logits), texts)
+        found["bytes"][side] = graph.bytes
+    return {**found, "encoded": encoded, "model": model, "graphs": graphs}
+
+
+def times(sides: Mapping[str, Any], inputs: Any) -> dict[str, float]:
+    """Milliseconds of each side for one text on one thread."""
+    entries, _ = latency(sides, inputs, batch_sizes=(1,), threads=(1,))
+    return {name: rows[0].p50_ms for name, rows in entries.items()}
+
+
+def cell(
+    arguments: argparse.Namespace, place: Path, config: RunConfig, teacher: Path | None, data: DataConfig
+) -> dict[str, Any]:
+    """Train one model, unless it is done, and measure it beside its teacher."""
+    done = place / "measured.json"
+    if done.exists():
+        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        return found
+    report = run(config, resume=True)
+    folder = place / "run" / ("student" if config.teacher else "")
+    ours = measured(folder, data, place / "onnx")
+    sides = {"pytorch": ours["model"], **ours["graphs"]}
+    if teacher is not None:
+        sides |= {"teacher": load_model(str(teacher.parent / "run"), "classes")[0].eval()}
+        sides |= {f"teacher {side}": OnnxModel(teacher / file) for side, file in FILES.items()}
+    baseline = report["baseline"]
+    values = {
+        "scores": {"pytorch": next(iter(report["student"]["scores"].values())), **ours["scores"]},
+        "twin": None if baseline is None else next(iter(baseline["scores"].values())),
+        "parameters": report["student"]["parameters"],
+        "bytes": {"pytorch": report["student"]["bytes"], **ours["bytes"]},
+        "ms": times(sides, typical(ours["encoded"], ours["model"])),
+        "metric": report["metric"],
+        "start": None if report["start"] is None else report["start"]["chosen"],
+        "steps": report["stages"][0]["steps"],
+        "best": report["stages"][0]["best"],
+        "seconds": report["seconds"],
+    }
+    write(done, json.dumps(values, indent=1))
+    return values
+
+
+FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+    results: Results = {"settings": settings(arguments), "teachers": [], "runs": []}
+    for teacher in arguments.teachers.split(","):
+        for task in arguments.tasks.split(","):
+            data, place = task_data(arguments, task), arguments.work / f"{teacher}-{task}"
+            start = Checkpoint(name=str(arguments.models / MODELS[teacher]))
+            common_settings = {"data": data, "mixed_precision": arguments.mixed_precision}
+            config = RunConfig(
+                recipe=finetune(start), out=str(place / "teacher" / "run"), baseline=False, **common_settings
+            )
+            found = cell(arguments, place / "teacher", config, None, data)
+            results["teachers"].append({"teacher": teacher, "task": task, **found})
+            yield results
+            for seed in range(arguments.seeds):
+                for point in arguments.points.split(","):
+                    student = student_of(point, teacher, arguments.models)
+                    if student is None or (point == "L3" and teacher != "mpnet"):
+                        continue
+                    folder = place / f"{point.replace(' ', '')}-{seed}"
+                    recipe = finetune(student) if point == "L3" else compact()
+                    taught = (
+                        {} if point == "L3" else {"teacher": str(place / "teacher" / "run"), "teacher_store": "auto"}
+                    )
+                    config = RunConfig(
+                        recipe=recipe.model_copy(update={"student": student}), out=str(folder / "run"), seed=seed,
+                        **taught, **common_settings,
+                    )  # fmt: skip
+                    found = cell(arguments, folder, config, place / "teacher" / "onnx", data)
+                    results["runs"].append({"teacher": teacher, "task": task, "point": point, "seed": seed, **found})
+                    yield results
+
+
+def page(results: Results, out: Path) -> Results:
+    lines: list[str] = []
+    for teacher in dict.fromkeys(one["teacher"] for one in results["teachers"]):
+        known = {one["task"]: one for one in results["teachers"] if one["teacher"] == teacher}
+        runs = common.of(results["runs"], teacher=teacher)
+        rows = [
+            row_of("teacher", "PyTorch", [(one, one["scores"]["pytorch"]) for one in known.values()], known, runs),
+            row_of("teacher", "int8", [(one, one["scores"]["int8"]) for one in known.values()], known, runs),
+        ]
+        for point in dict.fromkeys(one["point"] for one in runs):
+            mine = common.of(runs, point=point)
+            for side in ("pytorch", "int8"):
+                name = {"pytorch": "PyTorch"}.get(side, side)
+                rows.append(row_of(point, name, [(one, one["scores"][side]) for one in mine], known, runs))
+            if any(one["twin"] for one in mine):
+                rows.append(row_of(point, "its twin", [(one, one["twin"]) for one in mine], known, runs))
+        heads = ["model", "as", *known, "kept", "MB", "ms", "speed"]
+        lines += [f"## {MODELS[teacher]}", "", *table(heads, rows), *claims(runs, known)]
+    command = SCRIPT.command(
+        results["settings"],
+        f"{common.GLUE} --clinc path/to/data_full.json --models path/to/models",
+    )
+    return {"teachers": lines, "command": command}
+
+
+Scored = list[tuple[Mapping[str, Any], Mapping[str, float]]]
+
+
+def row_of(name: str, side: str, scored: Scored, known: Mapping[str, Any], runs: common.Runs) -> list[str]:
+    """A row of a teacher's table: scores by task, share of the teacher's score kept in the mean, size, time, speed."""
+    by_task: dict[str, list[float]] = {task: [] for task in known}
+    for one, scores in scored:
+        by_task[one["task"]].append(scores[one["metric"]])
+    kept = [
+        np.mean(values) / known[task]["scores"]["pytorch"][known[task]["metric"]]
+        for task, values in by_task.items()
+        if values
+    ]
+    cells = [shown(values, digits=3) for values in by_task.values()]
+    key = {"PyTorch": "pytorch", "its twin": None}.get(side, side)
+    if key is None:
+        return [name, side, *cells, f"{np.mean(kept):.1%}", "", "", ""]
+    # A teacher is timed beside its students, in turn.
+    beside = {"pytorch": "teacher"}.get(key, f"teacher {key}") if name == "teacher" else key
+    timed = runs if name == "teacher" else [one for one, _ in scored]
+    ms = [one["ms"][beside] for one in timed if beside in one["ms"]]
+    speeds = [one["ms"]["teacher"] / one["ms"][beside] for one in timed if beside in one["ms"]]
+    size = np.mean([one["bytes"][key] for one, _ in scored]) / 1e6
+    times_ = [f"{np.median(ms):.2f}", f"{np.median(speeds):.1f}x"] if ms else ["", ""]
+    return [name, side, *cells, f"{np.mean(kept):.1%}", f"{size:.1f}", *times_]
+
+
+def claims(runs: common.Runs, known: Mapping[str, Any]) -> list[str]:
+    """What holds: students against their twins and against the quantised teacher, mean over tasks by seed."""
+    said = []
+    for point in dict.fromkeys(one["point"] for one in runs):
+        mine = [one for one in common.of(runs, point=point) if one["twin"]]
+        for words, theirs in (
+            ("its twin", lambda one: one["twin"][one["metric"]]),
+            ("the int8 teacher, itself in int8", lambda one: known[one["task"]]["scores"]["int8"][one["metric"]]),
+        ):
+            side = "pytorch" if words == "its twin" else "int8"
+            by_seed: dict[int, list[float]] = {}
+            for one in mine:
+                by_seed.setdefault(one["seed"], []).append(one["scores"][side][one["metric"]] - theirs(one))
+            whole = [np.mean(values) for values in by_seed.values() if len(values) == len(known)]
+            if whole:
+                mean, half = interval([float(value) for value in whole])
+                noise = "one seed" if half is None else f"± {half:.3f}"
+                said.append(f"* {point} against {words}: {mean:+.3f} ({noise}), mean over {len(known)} tasks")
+    return [*said, ""] if said else []
+
+
+if __name__ == "__main__":
+    SCRIPT.conduct(measure, page)

@@ -1,0 +1,101 @@
+"""The sizes of a pruned student: those that are named, and those that reach a target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.errors import TutelageError
+from tutelage.evaluation.speed import count_parameters
+from tutelage.students.specs import Pruned
+
+LENGTH = 128
+"""Tokens of the text whose operations ``target_flops`` counts."""
+LEAST = 0.25
+"""Share of the neurons that a target leaves before it removes layers."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Layers of a student, and heads and neurons in each layer."""
+
+    layers: int
+    heads: int
+    intermediate: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a student cut out of ``teacher`` costs, by its sizes."""
+
+    teacher: PreTrainedModel
+    rank: int | None
+
+    def parameters(self, sizes: Sizes) -> int:
+        """Parameters of the whole student."""
+        family, shape = anatomy.family_of(self.teacher.config), anatomy.shape_of(self.teacher.config)
+        layers, hidden = anatomy.layers_of(self.teacher), shape.hidden
+        layer = count_parameters(layers[0])
+        layer -= (shape.heads - sizes.heads) * (hidden // shape.heads) * (4 * hidden + 3)
+        layer -= (shape.intermediate - sizes.intermediate) * (2 * hidden + 1)
+        outside = count_parameters(self.teacher) - count_parameters(layers)
+        if self.rank is not None:
+            table = anatomy.base_of(self.teacher).get_submodule(family.embeddings).weight
+            outside += self.rank * sum(table.shape) - table.numel()
+        return outside + sizes.layers * layer
+
+    def flops(self, sizes: Sizes) -> int:
+        """Operations of the layers' matrix products for one text of :data:`LENGTH` tokens."""
+        shape = anatomy.shape_of(self.teacher.config)
+        inner = sizes.heads * (shape.hidden // shape.heads)
+        dense = 2 * (4 * inner * shape.hidden + 2 * shape.hidden * sizes.intermediate)
+        return sizes.layers * LENGTH * (dense + 4 * LENGTH * inner)
+
+    def of(self, target: str, sizes: Sizes) -> int:
+        """What ``target_parameters`` or ``target_flops`` limits."""
+        return self.parameters(sizes) if target == "target_parameters" else self.flops(sizes)
+
+
+def sizes_of(spec: Pruned, teacher: PreTrainedModel) -> Sizes:
+    """The student's sizes. They follow from the specification and the teacher's shape alone.
+
+    For a target, sizes that are named stay, and so do all heads, which keeps a standard shape. Neurons are removed until the
+    share :data:`LEAST` of them is left; where that is not enough, layers are removed, too.
+
+    Raises:
+        TutelageError: if nothing says how small the student is to be, or no sizes reach the target.
+    """
+    shape = anatomy.shape_of(teacher.config)
+    whole = Sizes(shape.layers, shape.heads, shape.intermediate)
+    named = Sizes(spec.layers or whole.layers, spec.heads or whole.heads, spec.intermediate or whole.intermediate)
+    given = [name for name in ("target_parameters", "target_flops") if getattr(spec, name) is not None]
+    if len(given) > 1:
+        raise TutelageError("target_parameters and target_flops may contradict each other; leave one out")
+    if not given:
+        if named == whole and spec.rank is None:
+            raise TutelageError(
+                "nothing says how small a pruned student is to be; give target_parameters=0.5 or target_flops=0.5, or name layers, "
+                f"heads, intermediate or rank (the teacher: {shape})"
+            )
+        return named
+    if spec.layers and spec.intermediate:
+        raise TutelageError(
+            f"{given[0]} chooses the sizes that are not named, and layers and intermediate are; set one of them to none"
+        )
+    name, target, costs = given[0], getattr(spec, given[0]), Costs(teacher, spec.rank)
+    limit = target * Costs(teacher, None).of(name, whole) if target <= 1 else target
+    step = 8 if whole.intermediate % 8 == 0 else 1  # hardware prefers multiples of 8
+    least = spec.intermediate or max(step, round(LEAST * whole.intermediate / step) * step)
+    for layers in [spec.layers] if spec.layers else range(whole.layers, 0, -1):
+        smallest = costs.of(name, Sizes(layers, named.heads, least))
+        if smallest <= limit:
+            neurons = int(limit - smallest) // (costs.of(name, Sizes(layers, named.heads, least + 1)) - smallest)
+            most = spec.intermediate or whole.intermediate
+            return Sizes(layers, named.heads, min(least + neurons // step * step, most))
+    raise TutelageError(
+        f"{name}={target:g} cannot be reached: {layers} layers with {named.heads} heads and {least} neurons have {smallest:,}, "
+        f"and the target is {limit:,.0f}; use a larger target, fewer layers or heads"
+        + (", or rank=128 for the embedding table" if name == "target_parameters" and spec.rank is None else "")
+    )

@@ -1,0 +1,222 @@
+"""Least-squares repair of a pruned student, layer by layer and without gradients (Kwon et al. 2022, arXiv 2204.09656).
+
+After cutting, each block (attention, then feed-forward) of each layer is fitted so that its output, with the residual that the
+student has by then, comes closest to the teacher's on some texts: ``min_m sum_tokens |y - sum_j m_j h_j w_j|^2``, where ``h_j w_j``
+is what kept head or neuron j adds, and ``y`` is the teacher's sum before the norm without the student's residual and bias. The
+factors ``m`` are multiplied into the output matrix. ``matrices`` fits the whole output matrix and its bias instead. A ridge draws
+``m`` to 1, or the matrix to its old value, so the fit is never worse than no fit on its texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tutelage import anatomy
+
+RIDGE = 1e-3
+"""Ridge, relative to the mean of the diagonal of the normal equations."""
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The squared error of one block on the texts of the fit, before and after; ``size`` is that of the teacher's output."""
+
+    before: float
+    after: float
+    size: float
+
+
+@torch.no_grad()
+def tune(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    texts: Sequence[Inputs],
+    how: Literal["masks", "matrices"] = "masks",
+    ridge: float = RIDGE,
+) -> list[Fit]:
+    """Fit the student's output matrices in place; returns the fit of each block, from the bottom.
+
+    Args:
+        student: A pruned student, as :func:`tutelage.students.pruned.prune` makes it.
+        teacher: The model it was cut out of, on the same device.
+        texts: Padded batches. Both models run them once, layer by layer, and hold their hidden states.
+        how: ``masks`` or ``matrices``.
+        ridge: Relative to the mean of the diagonal.
+    """
+    modes = [(module, module.training) for model in (student, teacher) for module in model.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        return _tune(student, teacher, texts, how, ridge)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _tune(
+    student: PreTrainedModel, teacher: PreTrainedModel, texts: Sequence[Inputs], how: str, ridge: float
+) -> list[Fit]:
+    family, heads = anatomy.family_of(student.config), anatomy.shape_of(student.config).heads
+    blocks = (
+        (family.attention_output, family.attention_norm, heads),
+        (family.ffn_down, family.ffn_norm, None),
+    )
+    ours, theirs = ([_Place.at(model, one) for one in texts] for model in (student, teacher))
+    fits = []
+    for layer, original in zip(anatomy.layers_of(student), anatomy.layers_of(teacher), strict=False):
+        sums: dict[str, list[Tensor]] = {norm: [] for _, norm, _ in blocks}
+        for place in theirs:
+            seen = _Seen(original, [(norm, "in") for norm in sums])
+            place.run(original)
+            for norm, found in sums.items():
+                found.append(seen.close()[norm, "in"])
+        for output, norm, units in blocks:
+            matrix = layer.get_submodule(output)
+            assert isinstance(matrix, nn.Linear)
+            equations = _Equations.of(matrix)
+            for place, wanted in zip(ours, sums[norm], strict=True):
+                seen = _Seen(layer, [(output, "in"), (output, "out"), (norm, "in")])
+                place.peek(layer)
+                found = seen.close()
+                residual = found[norm, "in"] - found[output, "out"]
+                equations.add(found[output, "in"][place.real], (wanted - residual)[place.real])
+            fits.append(equations.solve_masks(units, ridge) if how == "masks" else equations.solve_matrix(ridge))
+        for place in ours:
+            place.run(layer)
+    return fits
+
+
+class _Stop(Exception):
+    """Ends a forward pass where the layers begin."""
+
+
+@dataclass
+class _Place:
+    """A batch on its way through the layers of a model."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    real: Tensor
+    """``(batch, length)``: the real tokens."""
+
+    @classmethod
+    def at(cls, model: PreTrainedModel, inputs: Inputs) -> _Place:
+        """A batch before the first layer, with what the model gives to all layers."""
+        found: list[_Place] = []
+
+        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found.append(cls(args, kwargs, inputs["attention_mask"].bool()))
+            raise _Stop
+
+        hook = anatomy.layers_of(model)[0].register_forward_pre_hook(begin, with_kwargs=True)
+        try:
+            anatomy.output_of(model, inputs)
+        except _Stop:
+            pass
+        finally:
+            hook.remove()
+        return found[0]
+
+    def peek(self, layer: nn.Module) -> Tensor:
+        """Run a layer and stay before it."""
+        result = layer(*self.args, **self.kwargs)
+        hidden: Tensor = result[0] if isinstance(result, tuple) else result
+        return hidden
+
+    def run(self, layer: nn.Module) -> None:
+        self.args = (self.peek(layer), *self.args[1:])
+
+
+class _Seen:
+    """What goes into and out of parts of a layer in the next run."""
+
+    def __init__(self, layer: nn.Module, what: Sequence[tuple[str, str]]) -> None:
+        self._found: dict[tuple[str, str], Tensor] = {}
+        self._hooks = [self._watch(layer.get_submodule(path), path, side) for path, side in what]
+
+    def _watch(self, module: nn.Module, path: str, side: str) -> Any:
+        def keep(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+            self._found[path, side] = args[0] if side == "in" else output
+
+        return module.register_forward_hook(keep)
+
+    def close(self) -> dict[tuple[str, str], Tensor]:
+        for hook in self._hooks:
+            hook.remove()
+        return self._found
+
+
+@dataclass
+class _Equations:
+    """The normal equations of one output matrix ``W`` ``(out, in)`` with bias, in float64 on the CPU."""
+
+    matrix: nn.Linear
+    inner: Tensor
+    """``H^T H``, with a column of ones for the bias: ``(in + 1, in + 1)``."""
+    outer: Tensor
+    """``H^T Y``: ``(in + 1, out)``."""
+    squares: float = field(default=0.0)
+    """``|Y|^2``."""
+
+    @classmethod
+    def of(cls, matrix: nn.Linear) -> _Equations:
+        width = matrix.in_features + 1
+        return cls(
+            matrix,
+            torch.zeros(width, width, dtype=torch.float64),
+            torch.zeros(width, matrix.out_features, dtype=torch.float64),
+        )
+
+    def add(self, h: Tensor, y: Tensor) -> None:
+        """Add tokens: inputs ``(tokens, in)`` and wanted outputs ``(tokens, out)``."""
+        h = torch.cat([h, h.new_ones(len(h), 1)], dim=1)
+        self.inner += (h.T @ h).double().cpu()
+        self.outer += (h.T @ y).double().cpu()
+        self.squares += float(y.double().square().sum())
+
+    @property
+    def _weights(self) -> Tensor:
+        """``(in + 1, out)``: the matrix, transposed, and its bias."""
+        return torch.cat([self.matrix.weight.T, self.matrix.bias[None]]).double().cpu()
+
+    def error(self, weights: Tensor) -> float:
+        """``|Y - H weights|^2``."""
+        return float(self.squares - 2 * (self.outer * weights).sum() + (weights * (self.inner @ weights)).sum())
+
+    def solve_masks(self, units: int | None, ridge: float) -> Fit:
+        """Fit a factor for each of ``units`` heads, or for each column."""
+        weights = self._weights
+        columns, bias = weights[:-1], weights[-1:]
+        products = self.inner[:-1, :-1] * (columns @ columns.T)
+        wanted = ((self.outer[:-1] - self.inner[:-1, -1:] * bias) * columns).sum(dim=1)
+        count = units or len(columns)
+        size = len(columns) // count
+        products = products.view(count, size, count, size).sum(dim=(1, 3))
+        wanted = wanted.view(count, size).sum(dim=1)
+        ones = torch.ones(count, dtype=torch.float64)
+        factors = ones + _ridged(products, (wanted - products @ ones)[:, None], ridge)[:, 0]
+        return self._settle(torch.cat([columns * factors.repeat_interleave(size)[:, None], bias]))
+
+    def solve_matrix(self, ridge: float) -> Fit:
+        """Fit the matrix and its bias."""
+        weights = self._weights
+        return self._settle(weights + _ridged(self.inner, self.outer - self.inner @ weights, ridge))
+
+    def _settle(self, weights: Tensor) -> Fit:
+        before = self.error(self._weights)
+        self.matrix.weight.copy_(weights[:-1].T)
+        self.matrix.bias.copy_(weights[-1])
+        return Fit(before, self.error(self._weights), self.squares)
+
+
+def _ridged(products: Tensor, wanted: Tensor, ridge: float) -> Tensor:
+    """``(products + ridge * mean(diagonal) I)^-1 wanted``."""
+    strength = ridge * products.diagonal().mean().clamp(min=torch.finfo(products.dtype).tiny)
+    return torch.linalg.solve(products + strength * torch.eye(len(products), dtype=products.dtype), wanted)
