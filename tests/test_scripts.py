@@ -148,11 +148,18 @@ def tinybert(script: SimpleNamespace, options: Namespace) -> list[Recipe]:
     return [script.plain_recipe(options, student, data, "sst2"), *general, *(recipe.part("task") for recipe in rows)]
 
 
+def front(script: SimpleNamespace, options: Namespace) -> list[Recipe]:
+    points = [(point, teacher) for point in options.points.split(",") for teacher in options.teachers.split(",")]
+    students = [script.student_of(point, teacher, options.models) for point, teacher in points]
+    return [script.compact().model_copy(update={"student": student}) for student in students if student is not None]
+
+
 RECIPES: dict[str, Callable[[SimpleNamespace, Namespace], list[Recipe]]] = {
     "answers": by_arms("METHODS_TRIED"),
     "autoskdbert": autoskdbert,
     "defaults": lambda script, options: [recipe for group in script.GROUPS.values() for recipe in group.values()],
     "embedding": by_arms(),
+    "front": front,
     "glue": by_arms("METHODS_TRIED"),
     "minimum_knowledge": lambda script, options: [
         script.recipe_for(term, name, 0, options) for name, term in script.arms().items()
@@ -163,11 +170,13 @@ RECIPES: dict[str, Callable[[SimpleNamespace, Namespace], list[Recipe]]] = {
     "tinybert": tinybert,
     "wid": wid,
 }
-"""All recipes that an experiment trains, by its name; ``planted_teams`` trains without any."""
+"""All recipes that an experiment trains, by its name."""
+NONE = {"cutting", "planted_teams"}
+"""Experiments without recipes of their own."""
 
 
 def test_every_experiment_has_its_recipes_here() -> None:
-    assert {path.stem for path in SCRIPTS if path.parent.name == "experiments"} == {*RECIPES, "planted_teams"}
+    assert {path.stem for path in SCRIPTS if path.parent.name == "experiments"} == {*RECIPES, *NONE}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -224,7 +224,7 @@ def search(root: Path, out: Path, *settings: str, **more):
         None,
         str(out),
         team=[str(root / "teacher"), str(root / "random"), str(root / "second")],
-        **{"method": recipe, "student": "layers=1", "allow_weak_teacher": True, "baseline": False, **more},
+        **{"method": recipe, "student": "layers=1,choose=first", "allow_weak_teacher": True, "baseline": False, **more},
         settings=[*short, *moving, *settings],
         train=str(root / "train.csv"),
         dev=str(root / "dev.csv"),
@@ -310,7 +310,16 @@ def typed(teacher_folder: Path, tmp_path_factory) -> dict:
         for part in ("--set", f"stages.{setting}")
     ]
     found = {"root": root, "files": files, "members": members, "model": model, "seen": seen}
-    run = ("--team", root / "team", "--student", "layers=1", *files, *short, "--allow-weak-teacher", "--no-baseline")
+    run = (
+        "--team",
+        root / "team",
+        "--student",
+        "layers=1,choose=first",
+        *files,
+        *short,
+        "--allow-weak-teacher",
+        "--no-baseline",
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train", watched)
         found["made"] = console("team", "train", *model, *members, *files, "--out", root / "team", "--json")
@@ -354,7 +363,15 @@ def test_a_team_from_the_console(typed: dict) -> None:
 
 
 def test_a_chain_from_the_console(typed: dict, teacher_folder: Path) -> None:
-    words = ("chain", "--teacher", teacher_folder / "teacher", "--through", "layers=2", "--student", "layers=1")
+    words = (
+        "chain",
+        "--teacher",
+        teacher_folder / "teacher",
+        "--through",
+        "layers=2",
+        "--student",
+        "layers=1,choose=first",
+    )
     words = (*words, *typed["files"], "--set", "stages.distill.max_steps=4", "--out", typed["root"] / "chain")
     code, out, err = console(*words, "--json")
     assert code == 0 and not err, err
@@ -447,7 +464,7 @@ def test_stages_draw_by_their_names(typed: dict, teacher_folder: Path, tmp_path:
             str(tmp_path / str(seed)),
             team=str(typed["root"] / "team"),
             method=alone,
-            student="layers=1",
+            student="layers=1,choose=first",
             allow_weak_teacher=True,
             baseline=False,
             seed=seed,
