@@ -29,7 +29,9 @@ from tutelage.studies.script import Results, settings
 SCRIPT = common.options(__file__, __doc__, "defaults", tasks=",".join(TASKS), seeds=1, precision="no")
 SCRIPT.add_argument("--squad", type=Path, help="SQuAD 1.1's training file")
 SCRIPT.add_argument("--corpus", type=Path, help="a file of paragraphs, one a line")
-SCRIPT.add_argument("--groups", default="losses,starts,rates", help="groups of arms, separated by commas")
+SCRIPT.add_argument(
+    "--groups", default="losses;starts;rates;ten epochs;a new network", help="groups of arms, separated by semicolons"
+)
 
 FIRST = Copied(layers=3, choose="first")
 SOFT = [SoftLabels(temperature=2.0, weight=0.7), HardLabels(weight=0.3)]
@@ -67,10 +69,17 @@ GROUPS: dict[str, dict[str, Recipe]] = {
     },
     "rates": {
         "1e-4": arm(SOFT, lr=1e-4),
+        "2e-4": arm(SOFT),
         "4e-4": arm(SOFT, lr=4e-4),
-        "6 epochs at 2e-4": arm(SOFT, epochs=6),
-        "new, 6 epochs at 2e-4": arm(SOFT, NEW, epochs=6),
-        "new, 6 epochs at 7e-4": arm(SOFT, NEW, lr=7e-4, epochs=6),
+    },
+    "ten epochs": {
+        "labels": arm([HardLabels()], epochs=10),
+        "soft + hard": arm(SOFT, epochs=10),
+        "+ last hidden": arm([*SOFT, Hidden(layers="final", normalize="teacher")], epochs=10),
+    },
+    "a new network": {
+        "2e-4": arm(SOFT, NEW, epochs=10),
+        "7e-4": arm(SOFT, NEW, lr=7e-4, epochs=10),
     },
 }
 
@@ -81,7 +90,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         task: tuning_data(arguments.work / "data", task, arguments.squad, arguments.corpus)
         for task in arguments.tasks.split(",")
     }
-    for group in arguments.groups.split(","):
+    for group in arguments.groups.split(";"):
         for task, files in data.items():
             place = arguments.work / task
             report = common.teacher(arguments, task, files, epochs=4, lr=2e-4)
