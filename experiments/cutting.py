@@ -177,9 +177,8 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
                     work.append((about, lambda s=sizes, h=how, r=repair, x=scene, k=ranked: x.cut(s, k(h), r)))
         for share, shapes in SHAPES.items():
             for shape in shapes:
-                for repair in REPAIRS[1:]:
-                    about = {"table": "shapes", "task": task, "share": share, "shape": list(shape), "tune": repair}
-                    work.append((about, lambda s=shape, r=repair, x=scene, k=ranked: x.cut(Sizes(*s), k("fisher"), r)))
+                about = {"table": "shapes", "task": task, "share": share, "shape": list(shape)}
+                work.append((about, lambda s=shape, x=scene, k=ranked: x.cut(Sizes(*s), k("fisher"), "matrices")))
         for about, compute in work:
             results["runs"].append(runs(**about) or {**about, **compute()})
             yield results
@@ -221,14 +220,11 @@ def page(results: Results, out: Any) -> Results:
         shapes = []
         for share, found in SHAPES.items():
             for shape in found:
-                row = [one_of(runs, share=share, shape=list(shape), tune=repair) for repair in REPAIRS[1:]]
-                about = (
-                    ["-", "-"]
-                    if row[0] is None
-                    else [f"{row[0]['parameters'] / 1e6:.1f} M", f"{row[0]['flops'] / 1e9:.2f} G"]
-                )
-                shapes.append(([share, *map(str, shape), *about], row))
-        lines += of_rows(["kept", "layers", "heads", "neurons", "parameters", "operations", *REPAIRS[1:]], shapes)
+                run = one_of(runs, share=share, shape=list(shape))
+                if run is not None:
+                    costs = [f"{run['parameters'] / 1e6:.1f} M", f"{run['flops'] / 1e9:.2f} G"]
+                    shapes.append(([share, *map(str, shape), *costs], [run]))
+        lines += of_rows(["kept", "layers", "heads", "neurons", "parameters", "operations", "matrices"], shapes)
         lines += ["### Which coordinates weight inheritance masks first", ""]
         lines += of_rows(
             ["selection", *(f"{count} masked" for count in MASKED), "others masked"],

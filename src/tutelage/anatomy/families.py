@@ -284,7 +284,8 @@ FAMILIES: dict[str, Family] = {
         **dict.fromkeys(_LAYERED, ""),  # type: ignore[arg-type]
         embedding_output=(),
         embedding_sum="",
-        **dict.fromkeys(("rigid", "neurons_fixed"), "it has no attention layers"),
+        rigid="it has no attention layers",
+        neurons_fixed="it has no attention layers",
         pooler=None,
         word_head=(),
         attention=None,

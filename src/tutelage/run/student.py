@@ -123,7 +123,8 @@ class StudentFactory:
         if self._pruned is None:
             model = build(spec, teacher, self._labels, self._seed, self._importance, self.head)
             if spec.tune is not None and teacher is not None:
-                texts, tokens = [], 0
+                texts: list[dict[str, Tensor]] = []
+                tokens = 0
                 for batch in self._examples(teacher.to(self._device), min(TUNING_TEXTS, spec.examples or TUNING_TEXTS)):
                     tokens += batch.mask.numel()
                     if texts and tokens > TUNING_TOKENS:

@@ -69,7 +69,7 @@ def _fisher(model: PreTrainedModel, batches: Iterable[Batch], kind: Kind) -> Sco
     def masked(units: int | None) -> object:
         def hook(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
             (x,) = args
-            parts = x.unflatten(-1, (units or x.shape[-1], -1))  # (batch, length, heads or neurons, size)
+            parts = x.reshape(*x.shape[:-1], units or x.shape[-1], -1)  # (batch, length, heads or neurons, size)
             mask = torch.ones(len(x), 1, parts.shape[2], 1, dtype=x.dtype, device=x.device, requires_grad=True)
             masks.append(mask)
             return ((parts * mask).flatten(-2),)

@@ -53,7 +53,7 @@ class Narrow:
     the width of the queries."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         model: Any = self
         base, family = anatomy.base_of(model), anatomy.family_of(config)
         hidden, original = getattr(config, family.hidden), anatomy.FAMILIES[plain_type(config)]

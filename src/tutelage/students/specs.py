@@ -133,9 +133,9 @@ class Pruned(StudentSpec):
     importance: Literal["fisher", "taylor"] = "fisher"
     """Score of a head or neuron: the squared gradient of its mask, summed over examples (Kwon et al. 2022), or weight times
     gradient, summed over its output weights (ROSITA)."""
-    tune: Literal["masks", "matrices"] | None = "masks"
-    """Least-squares fit of each layer's output to the teacher's after cutting: one factor for each kept head and neuron (Kwon
-    et al. 2022), the whole output matrices, or none."""
+    tune: Literal["matrices", "masks"] | None = "matrices"
+    """Least-squares fit of each layer's output to the teacher's after cutting: the whole output matrices, one factor for each
+    kept head and neuron (Kwon et al. 2022), or none."""
     examples: Count | None = 2048
     """Number of training examples that rank the heads and neurons; none uses all."""
 

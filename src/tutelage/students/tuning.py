@@ -38,7 +38,7 @@ def tune(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
     texts: Sequence[Inputs],
-    how: Literal["masks", "matrices"] = "masks",
+    how: Literal["matrices", "masks"] = "matrices",
     ridge: float = RIDGE,
 ) -> list[Fit]:
     """Fit the student's output matrices in place; returns the fit of each block, from the bottom.
@@ -47,7 +47,7 @@ def tune(
         student: A pruned student, as :func:`tutelage.students.pruned.prune` makes it.
         teacher: The model it was cut out of, on the same device.
         texts: Padded batches. Both models run them once, layer by layer, and hold their hidden states.
-        how: ``masks`` or ``matrices``.
+        how: ``matrices`` or ``masks``.
         ridge: Relative to the mean of the diagonal.
     """
     modes = [(module, module.training) for model in (student, teacher) for module in model.modules()]
@@ -64,7 +64,7 @@ def _tune(
     student: PreTrainedModel, teacher: PreTrainedModel, texts: Sequence[Inputs], how: str, ridge: float
 ) -> list[Fit]:
     family, heads = anatomy.family_of(student.config), anatomy.shape_of(student.config).heads
-    blocks = (
+    blocks: tuple[tuple[str, str, int | None], ...] = (
         (family.attention_output, family.attention_norm, heads),
         (family.ffn_down, family.ffn_norm, None),
     )
@@ -75,8 +75,8 @@ def _tune(
         for place in theirs:
             seen = _Seen(original, [(norm, "in") for norm in sums])
             place.run(original)
-            for norm, found in sums.items():
-                found.append(seen.close()[norm, "in"])
+            for (norm, _), total in seen.close().items():
+                sums[norm].append(total)
         for output, norm, units in blocks:
             matrix = layer.get_submodule(output)
             assert isinstance(matrix, nn.Linear)
@@ -188,7 +188,8 @@ class _Equations:
 
     def error(self, weights: Tensor) -> float:
         """``|Y - H weights|^2``."""
-        return float(self.squares - 2 * (self.outer * weights).sum() + (weights * (self.inner @ weights)).sum())
+        found = self.squares - 2 * (self.outer * weights).sum() + (weights * (self.inner @ weights)).sum()
+        return max(float(found), 0.0)  # rounding may leave less than nothing of a perfect fit
 
     def solve_masks(self, units: int | None, ridge: float) -> Fit:
         """Fit a factor for each of ``units`` heads, or for each column."""
@@ -219,4 +220,5 @@ class _Equations:
 def _ridged(products: Tensor, wanted: Tensor, ridge: float) -> Tensor:
     """``(products + ridge * mean(diagonal) I)^-1 wanted``."""
     strength = ridge * products.diagonal().mean().clamp(min=torch.finfo(products.dtype).tiny)
-    return torch.linalg.solve(products + strength * torch.eye(len(products), dtype=products.dtype), wanted)
+    solved: Tensor = torch.linalg.solve(products + strength * torch.eye(len(products), dtype=products.dtype), wanted)
+    return solved
