@@ -19,6 +19,7 @@ from tutelage.data import batches
 from tutelage.data.batches import padded
 from tutelage.data.examples import Data, Encoded, Examples, Rows, encode
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
+from tutelage.errors import TutelageError
 from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.report.model import REPORT, CorpusReport, load_report
@@ -37,6 +38,7 @@ from tutelage.students.specs import (
     origin_of,
     takes_from_teacher,
 )
+from tutelage.students.vocabulary import Vocabulary
 from tutelage.tasks import kind_of
 from tutelage.teachers.source import Source
 
@@ -45,7 +47,7 @@ class StudentFactory:
     """Makes a run's student, its twin (without distillation) and its outline. Each call gives the same weights.
 
     Args:
-        examples: All texts that the student may read: a BiLSTM's vocabulary is made of them.
+        examples: All texts that the student may read: a BiLSTM's vocabulary, or a trimmed one, is made of them.
         device: Where the importance of the teacher's heads and neurons is computed, for a pruned student.
     """
 
@@ -62,6 +64,8 @@ class StudentFactory:
         self.spec, self.head, self._labels, self._seed = config.recipe.student, head, labels, config.seed
         self._data, self._teacher, self._device = data, teacher, device
         self.own_input = self._own_input(config, examples)
+        self.vocabulary = self._trimmed(config, examples)
+        """What the student keeps of the vocabulary, if it does not keep all."""
         self._scores: Scores | None = None
         self.new: list[str] = []
         """Names of weights that the checkpoint lacks from which the student starts: those of a new head."""
@@ -71,11 +75,21 @@ class StudentFactory:
         spec, teacher = self.spec, self._teacher
         source = None if teacher is None else teacher.model if takes_from_teacher(spec) else teacher.outline
         made = spec.twin() if twin else spec
-        return build(made, source, self._labels, self._seed, self._importance, self.head, self.own_input, self.new)
+        return build(
+            made,
+            source,
+            self._labels,
+            self._seed,
+            self._importance,
+            self.head,
+            self.own_input,
+            self.new,
+            self.vocabulary,
+        )
 
     def outline(self) -> PreTrainedModel:
         """The student without allocated weights (device ``meta``), to know its sizes and cost before anything is loaded."""
-        return outline(self.spec, self._teacher, self._labels, self.head, self.own_input)
+        return outline(self.spec, self._teacher, self._labels, self.head, self.own_input, self.vocabulary)
 
     @property
     def origin(self) -> str | None:
@@ -86,11 +100,31 @@ class StudentFactory:
         """The student's tokenizer, fitted to what its ``forward`` takes."""
         if self.own_input is not None:
             tokenizer = self.own_input.tokenizer
-        elif self._teacher is not None and self.origin is None:
-            tokenizer = self._teacher.tokenizer
+        elif self.vocabulary is not None:
+            tokenizer = self.vocabulary.tokenizer
         else:
-            tokenizer = load_tokenizer(str(self.origin))
+            tokenizer = self._given_tokenizer()
         return fitted_tokenizer(tokenizer, student)
+
+    def _given_tokenizer(self) -> Any:
+        """The tokenizer of the model that the student is made from."""
+        if self._teacher is not None and self.origin is None:
+            return self._teacher.tokenizer
+        return load_tokenizer(str(self.origin))
+
+    def _trimmed(self, config: RunConfig, examples: Examples) -> Vocabulary | None:
+        teacher = self._teacher
+        if self.spec.vocabulary == "full" or (teacher is None and self.origin is None):
+            return None
+        if self.own_input is not None:
+            raise TutelageError(
+                "a BiLSTM has a vocabulary of its own, the most frequent words of the training texts; leave out "
+                "vocabulary=trimmed, and set its size with words=NUMBER"
+            )
+        whole = self._given_tokenizer()
+        source = load_config(self.origin) if self.origin is not None else teacher.config if teacher else None
+        read = kind_of(self._data.kind).encode(examples, whole, anatomy.UNLIMITED, config.data.stride)
+        return Vocabulary.of(whole, source, np.unique(read.tokens))
 
     def _own_input(self, config: RunConfig, examples: Examples) -> StudentInput | None:
         if not isinstance(self.spec, BiLSTM):
@@ -108,9 +142,7 @@ class StudentFactory:
         if self._scores is None:
             train = self._data.train
             labelled = train.take(np.flatnonzero(train.labelled)[: self.spec.examples])
-            tokens = encode(
-                labelled, fitted_tokenizer(self._teacher.tokenizer, model), anatomy.max_length(model.config)
-            )
+            tokens = encode(labelled, self.tokenizer(model), anatomy.max_length(model.config))
             steps = batches.steps(tokens.lengths, np.arange(len(tokens)), 32, self._seed, 0)
             model.to(self._device)
             read = (_with_labels(tokens, labelled, rows, model) for rows in steps)
@@ -132,6 +164,7 @@ def outline(
     labels: dict[str, Any],
     head: Head = "classes",
     own_input: StudentInput | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> PreTrainedModel:
     """A student without allocated weights (device ``meta``)."""
 
@@ -143,8 +176,9 @@ def outline(
         if isinstance(student, Inherited | Sliced):
             source = load_config(student.source) if student.source else teacher.config if teacher else None
             if source is not None:
-                return outline_of(student, source, head)
-        return build(student, None if teacher is None else teacher.outline, labels, 0, any_scores, head, own_input)
+                return outline_of(student, source if vocabulary is None else vocabulary.config(source), head)
+        model = None if teacher is None else teacher.outline
+        return build(student, model, labels, 0, any_scores, head, own_input, vocabulary=vocabulary)
 
 
 def general_projections(student: Student) -> dict[str, Tensor]:
