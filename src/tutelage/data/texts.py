@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from tutelage.data.examples import Encoded, Examples, Rows
 
@@ -27,6 +28,12 @@ class Texts:
 
         teacher = None if self.teacher is None else taken(self.teacher)
         return Texts(self.examples.take(rows), taken(self.student), teacher)
+
+
+def same_pieces(ours: Encoded, theirs: Encoded, kept: npt.NDArray[np.int64] | None) -> bool:
+    """Whether a student and its teacher read the same pieces, numbered anew in the student's vocabulary if it is trimmed."""
+    tokens = ours.tokens if kept is None else kept[ours.tokens]
+    return np.array_equal(tokens, theirs.tokens) and np.array_equal(ours.offsets, theirs.offsets)
 
 
 def rows_of(encoded: Encoded, examples: Rows) -> tuple[Rows, Rows]:

@@ -51,6 +51,7 @@ def card(report: TaskReport, language: str = "en") -> str:
         dropped=dropped,
         warnings=_warnings(report),
         layers=[_layers(entry) for entry in report.mapping],
+        vocabulary=words.vocabulary_lines(report.vocabulary),
     )
 
 

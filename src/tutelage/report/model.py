@@ -361,6 +361,34 @@ class InheritedEntry(Block):
     """Largest absolute logit of the same inputs."""
 
 
+class Coverage(Block):
+    """How a trimmed vocabulary reads texts that it was not made of."""
+
+    tokens: float
+    """Share of the tokens of the whole vocabulary that are kept pieces, special tokens left out."""
+    texts: float
+    """Share of the texts (or windows) that are read as with the whole vocabulary."""
+    unknown: float
+    """Share of unknown tokens."""
+    unknown_before: float
+    """The same with the whole vocabulary."""
+
+
+class VocabularyEntry(Block):
+    """The part of a tokenizer's vocabulary that the student keeps."""
+
+    kept: int
+    """Pieces."""
+    of: int
+    """Rows of the whole embedding table."""
+    parameters: int
+    """Parameters of the rows that were removed."""
+    bytes: int
+    """Their size on disk."""
+    held_out: dict[str, Coverage]
+    """By part of the data that the vocabulary was not made of."""
+
+
 class Environment(Block):
     """What the run was computed with."""
 
@@ -409,6 +437,8 @@ class TaskReport(Block):
     mapping: list[MappingEntry]
     teacher_layers: int | None
     student_layers: int
+    vocabulary: VocabularyEntry | None = None
+    """Null unless the student has a trimmed vocabulary."""
     stages: list[TaskStage]
     """In order; the baseline's stage is the last."""
     inherited: InheritedEntry | None = None

@@ -53,6 +53,7 @@ from tutelage.report.words import (
     selection,
     selector,
     verdict,
+    vocabulary_lines,
     words,
 )
 
@@ -420,6 +421,7 @@ def training(report: TaskReport) -> Section:
         Fact(
             name="Truncated texts", text=", ".join(f"{count_text(n)} of {part}" for part, n in data.truncated.items())
         ),
+        Fact(name="Vocabulary", text="; ".join(vocabulary_lines(report.vocabulary))),
     ]
     return Section(
         title="How it was trained",

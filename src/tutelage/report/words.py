@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.report.model import ModelEntry, StudentEntry, TaskReport, TaskStage
-from tutelage.report.numbers import count_text, finite, milliseconds, percent, score_text, times
+from tutelage.report.model import ModelEntry, StudentEntry, TaskReport, TaskStage, VocabularyEntry
+from tutelage.report.numbers import bytes_text, count_text, finite, milliseconds, percent, score_text, times
 from tutelage.tasks import kind_of
 from tutelage.tasks.metrics import no_better, standard_error
 
@@ -86,6 +86,21 @@ def lead(report: TaskReport) -> tuple[str, bool] | None:
         if name in (one.folder, str(Path(one.folder) / "teacher")):
             return one.name, True
     return folder_name(name), False
+
+
+def vocabulary_lines(entry: VocabularyEntry | None) -> list[str]:
+    """What the student keeps of its tokenizer's vocabulary, and how it reads held-out texts with it."""
+    if entry is None:
+        return []
+    lines = [
+        f"{entry.kept:,} of {entry.of:,} pieces are kept; {count_text(entry.parameters)} parameters "
+        f"({bytes_text(entry.bytes)}) are left out"
+    ]
+    return lines + [
+        f"of {part}, {percent(one.tokens)} of the tokens are kept pieces, and {percent(one.texts)} of the texts are read as with "
+        f"the whole vocabulary; {percent(one.unknown)} of the tokens are unknown, {percent(one.unknown_before)} with it"
+        for part, one in entry.held_out.items()
+    ]
 
 
 def called(report: TaskReport) -> str:

@@ -14,7 +14,7 @@ from tutelage import anatomy
 from tutelage.anatomy import Shape
 from tutelage.data.examples import Data, Encoded, Examples
 from tutelage.data.labels import unnamed
-from tutelage.data.texts import Texts
+from tutelage.data.texts import Texts, same_pieces
 from tutelage.errors import TutelageError
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
@@ -177,18 +177,27 @@ def check_words(encoded: Encoded, tokenizer: Any, name: str | None, part: str, *
     return [line]
 
 
-def check_alignment(train: Texts, objectives: Sequence[ObjectivePlan]) -> None:
+def check_alignment(
+    train: Texts, objectives: Sequence[ObjectivePlan], kept: npt.NDArray[np.int64] | None = None
+) -> None:
     """Check that both models predict the same tokens, and that padding is compared only if it stands in the same places.
+
+    Args:
+        train: Texts as both read them.
+        objectives: Those of the stages.
+        kept: The former id of each piece of a trimmed vocabulary.
 
     Raises:
         TutelageError: if they do not, or it is not.
     """
-    if train.teacher is None or np.array_equal(train.student.tokens, train.teacher.tokens):
+    if train.teacher is None or same_pieces(train.student, train.teacher, kept):
         return
     if train.student.windows is not None or not np.array_equal(train.student.logit_rows, train.teacher.logit_rows):
         raise TutelageError(
             "student and teacher have different tokenizers and would predict different tokens; use a student of the "
-            "teacher's family" + ("" if train.student.windows else ", or a larger max_length")
+            "teacher's family"
+            + ("" if kept is None else " with vocabulary=full")
+            + ("" if train.student.windows else ", or a larger max_length")
         )
     if any(plan.teacher_needs.padding for plan in objectives):
         raise TutelageError(

@@ -114,6 +114,11 @@ class CorpusRun:
         stages, spec = config.recipe.stages, config.recipe.student
         if config.corpus is None:
             raise TutelageError("there is no text to train on; give --corpus FOLDER (tutelage corpus build makes one)")
+        if spec.vocabulary != "full":
+            raise TutelageError(
+                "a run on raw text reads the whole vocabulary of its corpus; leave out vocabulary=trimmed here, and trim when the "
+                "student learns a task: --student name=FOLDER,vocabulary=trimmed"
+            )
         self.corpus = Corpus(Path(config.corpus))
         heads = {stage.head for stage in stages} - {"none"}
         if len(heads) > 1:

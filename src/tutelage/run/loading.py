@@ -16,7 +16,7 @@ from tutelage.data.augmentation.rules import Lexicon, Rules, rule_variants
 from tutelage.data.augmentation.variants import variants
 from tutelage.data.examples import Data, Encoded, Examples, Rows
 from tutelage.data.parts import held_part, part_of
-from tutelage.data.texts import Texts
+from tutelage.data.texts import Texts, same_pieces
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
@@ -150,6 +150,8 @@ class Reader:
     stride: int | None
     by_token: str | None = None
     """The first term of the recipe that compares token by token, in words."""
+    kept: npt.NDArray[np.int64] | None = None
+    """``(pieces,)``: the former id of each piece of the student's, if its vocabulary is trimmed."""
 
     def read(self, examples: Examples, *, learnt: bool = False) -> Texts:
         """The texts as both models read them. Of texts that stages learn from (``learnt``) the tokens of both are paired, if a
@@ -163,9 +165,9 @@ class Reader:
             return Texts(examples, ours, None)
         fitted = fitted_tokenizer(self.teacher.tokenizer, self.teacher.outline)
         theirs = self.kind.encode(examples, fitted, self.limit, self.stride)
-        same = np.array_equal(ours.tokens, theirs.tokens) and np.array_equal(ours.offsets, theirs.offsets)
-        if same:
-            return Texts(examples, ours, None if _same_types(ours, theirs) else theirs)
+        if same_pieces(ours, theirs, self.kept):
+            shared = self.kept is None and _same_types(ours, theirs)
+            return Texts(examples, ours, None if shared else theirs)
         if learnt and self.by_token is not None and ours.windows is None:
             ours = replace(ours, partners=self._partners(examples, fitted, ours.cut | theirs.cut))
         return Texts(examples, ours, theirs)

@@ -134,6 +134,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "mapping": mapping_report(run.plans),
         "teacher_layers": None if taught is None else taught.source.shape.layers,
         "student_layers": anatomy.shape_of(run.student.config).layers,
+        "vocabulary": run.vocabulary,
         "stages": [{**vars(log), "discarded": number < recipe.begins} for number, log in enumerate(logs)],
         **fields,
         "start": run.start_trials,

@@ -21,6 +21,7 @@ from tutelage.data import batches
 from tutelage.data.batches import Batch
 from tutelage.data.examples import Data, Examples
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
+from tutelage.errors import TutelageError
 from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.report.model import REPORT, CorpusReport, load_report
@@ -40,6 +41,7 @@ from tutelage.students.specs import (
     takes_from_teacher,
 )
 from tutelage.students.tuning import tune
+from tutelage.students.vocabulary import Vocabulary
 from tutelage.tasks import kind_of
 from tutelage.teachers.source import Source
 
@@ -51,7 +53,7 @@ class StudentFactory:
     """Makes a run's student, its twin (without distillation) and its outline. Each call gives the same weights.
 
     Args:
-        examples: All texts that the student may read: a BiLSTM's vocabulary is made of them.
+        examples: All texts that the student may read: a BiLSTM's vocabulary, or a trimmed one, is made of them.
         device: Where the importance of the teacher's heads and neurons is computed, for a pruned student.
     """
 
@@ -69,6 +71,8 @@ class StudentFactory:
         self._data, self._teacher, self._device = data, teacher, device
         self._reading = config.data
         self.own_input = self._own_input(config, examples)
+        self.vocabulary = self._trimmed(config, examples)
+        """What the student keeps of the vocabulary, if it does not keep all."""
         self._pruned: PreTrainedModel | None = None
         self.new: list[str] = []
         """Names of weights that the checkpoint lacks from which the student starts: those of a new head."""
@@ -80,11 +84,12 @@ class StudentFactory:
         made = spec.twin() if twin else spec
         if isinstance(made, Pruned):
             return self._cut(made, source)
-        return build(made, source, self._labels, self._seed, None, self.head, self.own_input, self.new)
+        own, kept = self.own_input, self.vocabulary
+        return build(made, source, self._labels, self._seed, None, self.head, own, self.new, kept)
 
     def outline(self) -> PreTrainedModel:
         """The student without allocated weights (device ``meta``), to know its sizes and cost before anything is loaded."""
-        return outline(self.spec, self._teacher, self._labels, self.head, self.own_input)
+        return outline(self.spec, self._teacher, self._labels, self.head, self.own_input, self.vocabulary)
 
     @property
     def origin(self) -> str | None:
@@ -95,10 +100,10 @@ class StudentFactory:
         """The student's tokenizer, fitted to what its ``forward`` takes."""
         if self.own_input is not None:
             tokenizer = self.own_input.tokenizer
-        elif self._teacher is not None and self.origin is None:
-            tokenizer = self._teacher.tokenizer
+        elif self.vocabulary is not None:
+            tokenizer = self.vocabulary.tokenizer
         else:
-            tokenizer = load_tokenizer(str(self.origin))
+            tokenizer = self._given_tokenizer()
         return fitted_tokenizer(tokenizer, student)
 
     def reads_as(self, teacher: Source) -> bool:
@@ -107,6 +112,26 @@ class StudentFactory:
             return self.own_input is None
         own: dict[str, int] = load_tokenizer(str(self.origin)).get_vocab()
         return bool(own == teacher.tokenizer.get_vocab())
+
+    def _given_tokenizer(self) -> Any:
+        """The tokenizer of the model that the student is made from."""
+        if self._teacher is not None and self.origin is None:
+            return self._teacher.tokenizer
+        return load_tokenizer(str(self.origin))
+
+    def _trimmed(self, config: RunConfig, examples: Examples) -> Vocabulary | None:
+        teacher = self._teacher
+        if self.spec.vocabulary == "full" or (teacher is None and self.origin is None):
+            return None
+        if self.own_input is not None:
+            raise TutelageError(
+                "a BiLSTM has a vocabulary of its own, the most frequent words of the training texts; leave out "
+                "vocabulary=trimmed, and set its size with words=NUMBER"
+            )
+        whole = self._given_tokenizer()
+        source = load_config(self.origin) if self.origin is not None else teacher.config if teacher else None
+        read = kind_of(self._data.kind).encode(examples, whole, anatomy.UNLIMITED, config.data.stride)
+        return Vocabulary.of(whole, source, np.unique(read.tokens))
 
     def _own_input(self, config: RunConfig, examples: Examples) -> StudentInput | None:
         if not isinstance(self.spec, BiLSTM):
@@ -121,6 +146,8 @@ class StudentFactory:
     def _cut(self, spec: Pruned, teacher: PreTrainedModel | None) -> PreTrainedModel:
         """A pruned student. Cutting and tuning are done once."""
         if self._pruned is None:
+            if self.vocabulary is not None and teacher is not None:
+                teacher = self.vocabulary.network(teacher)
             model = build(spec, teacher, self._labels, self._seed, self._importance, self.head)
             if spec.tune is not None and teacher is not None:
                 texts: list[dict[str, Tensor]] = []
@@ -148,7 +175,7 @@ class StudentFactory:
         rows = np.flatnonzero(train.labelled) if kind.learns_labels else np.arange(len(train))
         if most is not None and most < len(rows):
             rows = np.sort(np.random.default_rng(self._seed).permutation(rows)[:most])
-        tokenizer = fitted_tokenizer(self._teacher.tokenizer, model)
+        tokenizer = self.tokenizer(model)
         limit = min(anatomy.max_length(model.config), self._reading.max_length or anatomy.UNLIMITED)
         encoded = kind.encode(train.take(rows), tokenizer, kind.longest(limit), self._reading.stride)
         for names in batches.steps(encoded.lengths, np.arange(len(encoded)), 32, self._seed, 0):
@@ -162,6 +189,7 @@ def outline(
     labels: dict[str, Any],
     head: Head = "classes",
     own_input: StudentInput | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> PreTrainedModel:
     """A student without allocated weights (device ``meta``)."""
 
@@ -173,8 +201,9 @@ def outline(
         if isinstance(student, Inherited | Sliced):
             source = load_config(student.source) if student.source else teacher.config if teacher else None
             if source is not None:
-                return outline_of(student, source, head)
-        return build(student, None if teacher is None else teacher.outline, labels, 0, any_scores, head, own_input)
+                return outline_of(student, source if vocabulary is None else vocabulary.config(source), head)
+        model = None if teacher is None else teacher.outline
+        return build(student, model, labels, 0, any_scores, head, own_input, vocabulary=vocabulary)
 
 
 def general_projections(student: Student) -> dict[str, Tensor]:

@@ -26,9 +26,9 @@ from tutelage.objectives.predictions import HardLabels
 from tutelage.progress import duration
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
-from tutelage.report.model import TaskReport, Trial, Trials
-from tutelage.report.words import listed
-from tutelage.run import checks, measure, trials
+from tutelage.report.model import TaskReport, Trial, Trials, VocabularyEntry
+from tutelage.report.words import listed, vocabulary_lines
+from tutelage.run import checks, measure, trials, vocabulary
 from tutelage.run import predicted as predictions
 from tutelage.run.budget import settled
 from tutelage.run.loading import Reader, gather_texts, load_split, truncation_notes
@@ -36,6 +36,7 @@ from tutelage.run.plan import StagePlan, example_flops, mapping_lines, model_lin
 from tutelage.run.predicted import PredictedTeacher
 from tutelage.run.student import StudentFactory, general_projections, inherit, inherited_count
 from tutelage.run.teacher import RunTeacher
+from tutelage.run.vocabulary import held_out
 from tutelage.run.workspace import Bench, Workspace
 from tutelage.students.final import final_config, final_network, notes
 from tutelage.students.load import load_model
@@ -103,8 +104,11 @@ class TaskRun:
         checks.check_unlabelled(config)
         limit = checks.limit_of(config, self.student.config, source)
         limit = config.data.max_length or self.kind.longest(min(limit, config.recipe.longest or limit))
-        reader = Reader(self.kind, self.tokenizer, source, limit, config.data.stride, checks.by_token(config))
+        trimmed, stride = self.factory.vocabulary, config.data.stride
+        kept = None if trimmed is None else trimmed.kept
+        reader = Reader(self.kind, self.tokenizer, source, limit, stride, checks.by_token(config), kept)
         everything = self._read(reader, every, names, limit)
+        self.vocabulary = self._trimmed(reader, everything)
         self.config = config = self._settled(config)
         self.held: Texts | None = None
         if split.held:
@@ -165,7 +169,7 @@ class TaskRun:
             self.warnings += reader.check(texts, part, self.student.config, origin)
         self.warnings += truncation_notes(self.kind, limit, named)
         for _, texts in named:
-            checks.check_alignment(texts, self.objectives)
+            checks.check_alignment(texts, self.objectives, reader.kept)
         pairs = train.examples.pairs is not None and own_input is None
         if pairs and self.tokenizer.num_special_tokens_to_add(pair=True) == 0:
             self.warnings.append(
@@ -183,6 +187,16 @@ class TaskRun:
 
         hidden = anatomy.shape_of(final_config(self.student)).hidden
         return config.model_copy(update={"recipe": settled(config.recipe, examples, hidden)})
+
+    def _trimmed(self, reader: Reader, everything: Texts) -> VocabularyEntry | None:
+        """What a trimmed vocabulary saves and covers."""
+        if self.factory.vocabulary is None:
+            return None
+        parts = held_out([*self.dev.items(), ("selection", self.selection)], everything)
+        width = anatomy.word_embeddings_of(final_network(self.student)).embedding_dim
+        entry, warnings = vocabulary.entry(self.factory.vocabulary, reader, parts, width)
+        self.warnings += warnings
+        return entry
 
     def _knowledge(self, source: Source, everything: Texts, limit: int) -> Knowledge:
         dev = {name: (texts.examples.ids, texts.teacher or texts.student) for name, texts in self.dev.items()}
@@ -330,6 +344,7 @@ class TaskRun:
         kinds = {mechanism.kind: mechanism for plan in plans for mechanism in plan.stage.mechanisms}
         lines += [line for mechanism in kinds.values() for line in mechanism.about(self.scene)]
         lines.append(model_line("student", anatomy.shape_of(network.config), network))
+        lines += [f"         {line}" for line in vocabulary_lines(self.vocabulary)]
         if new := sorted({name.rpartition(".")[0] for name in self.factory.new}):
             lines.append(
                 f"         its start lacks {listed(new)}, which {'is' if len(new) == 1 else 'are'} new and random"

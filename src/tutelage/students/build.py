@@ -20,7 +20,19 @@ from tutelage.students.copied import copy_layers
 from tutelage.students.fresh import from_sizes
 from tutelage.students.importance import Scores
 from tutelage.students.load import load_config, load_model
-from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Sliced, Student
+from tutelage.students.specs import (
+    BiLSTM,
+    Checkpoint,
+    Copied,
+    Fresh,
+    Inherited,
+    Pruned,
+    Shared,
+    Sliced,
+    Student,
+    origin_of,
+)
+from tutelage.students.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ def build(
     head: Head = "classes",
     own_input: StudentInput | None = None,
     new: list[str] | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> PreTrainedModel:
     """Build the student, in float32.
 
@@ -53,6 +66,7 @@ def build(
         head: the kind of output.
         own_input: tokenizer of a BiLSTM; without it, its vocabulary is empty.
         new: gets the names of weights that a checkpoint lacks, which are random.
+        vocabulary: what the student keeps of the vocabulary of the model that it is made from; without it, all.
 
     Raises:
         TutelageError: if the sizes are impossible (hidden not divisible by heads, more layers than the teacher has).
@@ -62,8 +76,10 @@ def build(
         model, random = load_model(name, head, **labels)
         if new is not None:
             new[:] = random
-        return model
+        return model if vocabulary is None else vocabulary.network(model)
 
+    if vocabulary is not None and teacher is not None and origin_of(student) is None and not isinstance(student, Fresh):
+        teacher = vocabulary.network(teacher)
     torch.manual_seed(seed)
     if head == "vectors" and not isinstance(student, Checkpoint | Copied | Fresh | Pruned):
         raise TutelageError(
@@ -72,18 +88,16 @@ def build(
         )
     if isinstance(student, Checkpoint):
         return loaded(student.name)
-    if isinstance(student, Copied):
-        if student.source is not None:
-            return copy_layers(loaded(student.source), student, labels)
-        if teacher is None:
+    if isinstance(student, Copied | Shared):
+        source = teacher if student.source is None else loaded(student.source)
+        if source is None:
             raise TutelageError("a copied student needs a teacher or a source to copy from; give --teacher")
-        return copy_layers(teacher, student, labels)
+        if isinstance(student, Copied):
+            return copy_layers(source, student, labels)
+        return sharing.shared(copy_layers(source, Copied(layers=student.stored, choose="first"), labels), student)
     if isinstance(student, Inherited | Sliced):
         source = teacher if student.source is None else loaded(student.source)
         return _taken(student, source, labels)
-    if isinstance(student, Shared):
-        copied = Copied(layers=student.stored, choose="first", source=student.source)
-        return sharing.shared(build(copied, teacher, labels, seed, head=head, new=new), student)
     if isinstance(student, BiLSTM) and head != "classes":
         raise TutelageError(f"a {student.init} student only classifies whole texts; use init=copied or init=fresh")
     if isinstance(student, Pruned) and head in ("masked_lm", "causal_lm"):
@@ -106,13 +120,12 @@ def build(
         return bilstm.new_bilstm(own_input.tokenizer, labels, pairs=own_input.pairs, vectors=vectors, **sizes)
     if not isinstance(student, Fresh):
         return student.network(teacher, labels, head).eval()
-    if student.like is not None:
-        return from_sizes(student, load_config(student.like), labels, head)
-    if teacher is None:
+    if student.like is None and teacher is None:
         raise TutelageError(
             "a fresh student takes its family and vocabulary from a teacher; give --teacher, or add like=MODEL"
         )
-    return from_sizes(student, teacher.config, labels, head)
+    like = load_config(student.like) if student.like is not None else teacher.config if teacher is not None else None
+    return from_sizes(student, like if vocabulary is None else vocabulary.config(like), labels, head)
 
 
 def _taken(student: Inherited | Sliced, source: PreTrainedModel | None, labels: dict[str, Any]) -> PreTrainedModel:

@@ -38,6 +38,9 @@ class StudentSpec(BaseModel):
 
     init: str
     """The name of this kind of student."""
+    vocabulary: Literal["full", "trimmed"] = "full"
+    """``trimmed`` keeps the pieces that the training texts use, and single characters, of the tokenizer that the student takes
+    over (:mod:`tutelage.students.vocabulary`)."""
 
     def twin(self) -> StudentSpec:
         """The student without distillation, for comparison."""
