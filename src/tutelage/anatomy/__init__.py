@@ -282,14 +282,14 @@ def accepted(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Any
         # It classifies by the last place of a row, so padding must stand before the text.
         order = inputs["attention_mask"].argsort(dim=1, stable=True)
         inputs = {name: tensor.gather(1, order) for name, tensor in inputs.items()}
-    names = _arguments(type(model))
+    names = _arguments(type(model).forward)
     found: dict[str, Any] = {name: tensor for name, tensor in inputs.items() if name in names}
     return found | ({"use_cache": False} if "use_cache" in names else {})
 
 
 @cache
-def _arguments(model: type[PreTrainedModel]) -> frozenset[str]:
-    return frozenset(inspect.signature(model.forward).parameters)
+def _arguments(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def answers_of(model: PreTrainedModel, inputs: dict[str, Tensor], predicted: Tensor | None) -> Tensor:

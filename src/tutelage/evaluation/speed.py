@@ -52,7 +52,8 @@ _COUNTED: dict[Any, int] = {}
 
 def _architecture(model: nn.Module) -> tuple[Any, ...]:
     """What the operations of a model depend on: its classes, the shapes of its weights, and its configuration."""
-    config = model.config.to_dict() if hasattr(model, "config") else {}
+    given: Any = getattr(model, "config", None)
+    config = {} if given is None else given.to_dict()
     shapes = tuple((name, tuple(tensor.shape)) for name, tensor in model.named_parameters(remove_duplicate=False))
     modules = tuple((name, type(module)) for name, module in model.named_modules(remove_duplicate=False))
     return modules, shapes, repr({name: value for name, value in config.items() if name != "_name_or_path"})
