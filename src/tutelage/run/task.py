@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,7 @@ from tutelage.objectives.predictions import HardLabels
 from tutelage.progress import duration
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
-from tutelage.report.model import TaskReport, Trial, Trials, VocabularyEntry
+from tutelage.report.model import TaskReport, Trials, VocabularyEntry
 from tutelage.report.words import listed, vocabulary_lines
 from tutelage.run import checks, measure, trials, vocabulary
 from tutelage.run import predicted as predictions
@@ -45,7 +44,7 @@ from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.knowledge import Knowledge
 from tutelage.teachers.source import Source
-from tutelage.teachers.teacher import KnownLogits, Teacher, predict
+from tutelage.teachers.teacher import Teacher, predict
 from tutelage.training import loop
 from tutelage.training.stages import StageWork
 
@@ -183,7 +182,7 @@ class TaskRun:
         """The settings with numbers where a stage leaves epochs or rate open."""
 
         def examples(stage: Stage) -> int:
-            return len(feed_of(stage, self.parts[self._part(stage)].student).rows(0))
+            return len(self.feed(stage).rows(0))
 
         hidden = anatomy.shape_of(final_config(self.student)).hidden
         return config.model_copy(update={"recipe": settled(config.recipe, examples, hidden)})
@@ -280,9 +279,9 @@ class TaskRun:
         reserved = any(mechanism.trains_without_held_out() for mechanism in stage.mechanisms)
         return "search" if reserved else stage.data
 
-    def _feed(self, stage: Stage, labels: Any = None) -> Feed:
-        """The texts that a stage reads, with other labels where a mechanism makes them."""
-        encoded = self.parts[self._part(stage)].student
+    def feed(self, stage: Stage, part: str | None = None, labels: Any = None) -> Feed:
+        """The texts that a stage reads (those of its own part), with other labels where a mechanism makes them."""
+        encoded = self.parts[part or self._part(stage)].student
         return feed_of(stage, encoded if labels is None else replace(encoded, labels=labels))
 
     @cached_property
@@ -295,7 +294,7 @@ class TaskRun:
             needs = objective.teacher_needs
             answers = "nobody" if self.answering is None else self.answering.answers(stage, needs)
             runs = answers == "running" or (answers == "mechanism" and needs.running)
-            steps, flops = planned_steps(stage, self._feed(stage)), 3 * student + (teacher if runs else 0)
+            steps, flops = planned_steps(stage, self.feed(stage)), 3 * student + (teacher if runs else 0)
             plans.append(StagePlan(stage, index, objective, self._part(stage), answers, steps, flops))
         return plans
 
@@ -349,8 +348,8 @@ class TaskRun:
             lines.append(
                 f"         its start lacks {listed(new)}, which {'is' if len(new) == 1 else 'are'} new and random"
             )
-        if self._starts:
-            ways = ", ".join(f"{name} ({' '.join(map(str, layers))})" for name, layers in self._starts.items())
+        if self.starts:
+            ways = ", ".join(f"{name} ({' '.join(map(str, layers))})" for name, layers in self.starts.items())
             lines.append(f"start    the best of the layers {ways}; each is tried for some steps")
         inputs, student_flops = typical(train, self.student), self._student_flops()
         trial = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
@@ -393,63 +392,15 @@ class TaskRun:
         """The run has taken over its folder: write the store that the plan announced."""
         if self.teacher is not None:
             self.teacher.write_store()
-        if self._starts:
-            self._choose_start(workspace.folder)
+        if self.starts:
+            self.start_trials = trials.choose_start(self, workspace.folder)
 
     @cached_property
-    def _starts(self) -> dict[str, list[int]]:
+    def starts(self) -> dict[str, list[int]]:
         """The candidates for the layers that the student is made of."""
         return trials.starts(self.factory.spec, None if self.teacher is None else self.teacher.source.shape)
 
-    def _choose_start(self, folder: Path) -> None:
-        """Try each candidate for a few steps, and make the student of the best."""
-        recipe, spec = self.config.recipe, self.factory.spec
-        last, steps = recipe.stages[-1], sum(plan.steps for plan in self.plans[recipe.begins :])
-        stage = trials.trial_stage(last, steps, taught=not last.brings_teacher, labels=self.kind.learns_labels)
-        if stage is not None:
-            ground = self._ground(stage)
-
-            def tried() -> Iterator[Trial]:
-                for name, layers in self._starts.items():
-                    self.factory.spec = spec.model_copy(update={"layers": layers})
-                    yield ground.trial(f"{name}: {' '.join(map(str, layers))}", stage, self.factory.make())
-
-            self.start_trials = found = trials.best_of(folder / trials.START, ground, tried, stage.max_steps or 0)
-            self.factory.spec = spec.model_copy(update={"layers": self._starts[found.chosen.partition(":")[0]]})
-            self.student = self.scene.student = self.factory.make().to(self.bench.accelerator.device)
-            self.bench.display.say(
-                f"start: of {len(found.tried)} tried for {found.steps} steps the best is {found.chosen}"
-            )
-
-    def _ground(self, stage: Stage) -> trials.Ground:
-        """What the trials of a stage have in common."""
-        part = "search" if "search" in self.parts else "train"
-        texts = self.selection.at(np.arange(min(len(self.selection.examples), trials.HELD_OUT)))
-        needs = ObjectivePlan(stage.objective, self.kind, *self._shapes()).teacher_needs
-        taught = self.teacher if needs else None
-        known: Teacher | None = None
-        if taught is not None:
-            logits = self.bench.predict(
-                taught.source.model, texts.teacher or texts.student, "teacher on held-out texts"
-            )
-            known = KnownLogits(logits.to(self.bench.accelerator.device), texts.student.logit_rows)
-
-        def objective(stage: Stage, model: PreTrainedModel) -> Objective:
-            self._start(model)
-            return Objective(stage.objective, self.kind, *self._shapes())
-
-        return trials.Ground(
-            objective=objective,
-            feed=feed_of(stage, self.parts[part].student),
-            teacher=lambda: None if taught is None else taught.teacher_for(stage, part, needs),
-            held_out=texts.student,
-            held_out_teacher=known,
-            score=self._score if self.kind.learns_labels else None,
-            accelerator=self.bench.accelerator,
-            seed=self.config.seed,
-        )
-
-    def _shapes(self) -> tuple[anatomy.Shape, anatomy.Shape | None]:
+    def shapes(self) -> tuple[anatomy.Shape, anatomy.Shape | None]:
         """The shapes of the student and of its teacher."""
         theirs = None if self.teacher is None else self.teacher.source.shape
         return anatomy.shape_of(final_config(self.student)), theirs
@@ -464,7 +415,7 @@ class TaskRun:
             self.student = self.factory.make().to(self.bench.accelerator.device)
         self.scene.student = self.student
         if stage.fresh or index == 0:
-            self._start(self.student)
+            self.prepare(self.student)
         if self.teacher is not None:
             self.teacher.release()  # making a student may have loaded its teacher
         torch.manual_seed(config.seed)  # and has drawn numbers
@@ -486,7 +437,7 @@ class TaskRun:
 
         return self._work("student", stage, self.student, objective, labels[0] if labels else None, teacher, hooks)
 
-    def _start(self, student: PreTrainedModel) -> None:
+    def prepare(self, student: PreTrainedModel) -> None:
         if self.teacher is None:
             return
         note = self.kind.start(student, lambda: self._train_logits("train"))
@@ -496,12 +447,13 @@ class TaskRun:
     def untrained(self) -> PreTrainedModel:
         """The student before training."""
         model = self.factory.make(twin=True)
-        self._start(model)
+        self.prepare(model)
         return model.to(self.bench.accelerator.device)
 
     def _begin_twin(self, steps: int) -> StageWork:
         stage = twin_stage(self.config.recipe.stages[-1], steps)
-        stage = stage.model_copy(update={"lr": self._twin_rate(stage, steps)})
+        self.twin_trials, rate = trials.twin_rate(self, stage, steps)
+        stage = stage.model_copy(update={"lr": rate})
         self.baseline = self.factory.make(twin=True)
         if self.teacher is not None:
             self.teacher.release()
@@ -509,22 +461,6 @@ class TaskRun:
         shape = anatomy.shape_of(final_config(self.baseline))
         objective = Objective(stage.objective, self.kind, shape, None)
         return self._work("baseline", stage, self.baseline, objective, None, None, list)
-
-    def _twin_rate(self, twin: Stage, steps: int) -> float:
-        """The better of two rates for the twin, each tried for a few steps: the last stage's is often too low for it."""
-        stage = trials.trial_stage(twin, steps, taught=False, labels=True)
-        assert stage is not None and self.config.out is not None
-        peak = twin.schedule[1]
-        rates = {f"{peak * factor:.2g}": peak * factor for factor in trials.RATES}
-        ground = self._ground(stage)
-
-        def tried() -> Iterator[Trial]:
-            for name, rate in rates.items():
-                yield ground.trial(name, stage.model_copy(update={"lr": rate}), self.factory.make(twin=True))
-
-        folder = Path(self.config.out)
-        self.twin_trials = trials.best_of(folder / trials.TWIN, ground, tried, stage.max_steps or 0)
-        return rates[self.twin_trials.chosen]
 
     def _work(
         self,
@@ -540,12 +476,12 @@ class TaskRun:
         answers = objective.plan.student_needs.logits
         wanted = stage.select == "best" if answers else takes_from_teacher(self.factory.spec)
         wanted = wanted and self.kind.learns_labels
-        feed = self._feed(stage, labels)
+        feed = self.feed(stage, labels=labels)
         return StageWork(
-            who, stage, model, objective, feed, teacher, (lambda: self._score(model)) if wanted else None, hooks
+            who, stage, model, objective, feed, teacher, (lambda: self.score(model)) if wanted else None, hooks
         )
 
-    def _score(self, model: PreTrainedModel) -> float:
+    def score(self, model: PreTrainedModel) -> float:
         logits = predict(model, self.selection.student, self.bench.accelerator)
         return self.kind.selection_score(self.data, logits, self.selection)
 

@@ -6,9 +6,10 @@ The lowest loss wins. Trials depend on the settings of the run alone, and their 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,15 +22,18 @@ from tutelage.artifacts import write_text
 from tutelage.data.batches import Feed, step_batches
 from tutelage.data.examples import Encoded
 from tutelage.knowledge.signals import Signals
-from tutelage.objectives.objective import Objective
+from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.objectives.predictions import HardLabels
 from tutelage.objectives.term import Term
 from tutelage.recipes.recipe import Stage
 from tutelage.report.model import Trial, Trials
 from tutelage.students.copied import chosen_layers
 from tutelage.students.specs import Copied, Student
-from tutelage.teachers.teacher import Teacher
+from tutelage.teachers.teacher import KnownLogits, Teacher
 from tutelage.training import loop
+
+if TYPE_CHECKING:
+    from tutelage.run.task import TaskRun
 
 START, TWIN = "start.json", "twin.json"
 """Files of the results, until the report is written."""
@@ -135,3 +139,68 @@ def best_of(place: Path, ground: Ground, trials: Callable[[], Iterable[Trial]], 
         write_text(place, found.model_dump_json(indent=1))
     ground.accelerator.wait_for_everyone()
     return found
+
+
+def choose_start(run: TaskRun, folder: Path) -> Trials | None:
+    """Try each of the run's starts for some steps, and make its student of the best; None where nothing can be trained."""
+    recipe, spec = run.config.recipe, run.factory.spec
+    last, steps = recipe.stages[-1], sum(plan.steps for plan in run.plans[recipe.begins :])
+    stage = trial_stage(last, steps, taught=not last.brings_teacher, labels=run.kind.learns_labels)
+    if stage is None:
+        return None
+    ground = ground_of(run, stage)
+
+    def tried() -> Iterator[Trial]:
+        for name, layers in run.starts.items():
+            run.factory.spec = spec.model_copy(update={"layers": layers})
+            yield ground.trial(f"{name}: {' '.join(map(str, layers))}", stage, run.factory.make())
+
+    found = best_of(folder / START, ground, tried, stage.max_steps or 0)
+    run.factory.spec = spec.model_copy(update={"layers": run.starts[found.chosen.partition(":")[0]]})
+    run.student = run.scene.student = run.factory.make().to(run.bench.accelerator.device)
+    run.bench.display.say(f"start: of {len(found.tried)} tried for {found.steps} steps the best is {found.chosen}")
+    return found
+
+
+def twin_rate(run: TaskRun, twin: Stage, steps: int) -> tuple[Trials, float]:
+    """The better of two rates for the twin, each tried for some steps: the last stage's is often too low for it."""
+    stage = trial_stage(twin, steps, taught=False, labels=True)
+    assert stage is not None and run.config.out is not None
+    peak = twin.schedule[1]
+    rates = {f"{peak * factor:.2g}": peak * factor for factor in RATES}
+    ground = ground_of(run, stage)
+
+    def tried() -> Iterator[Trial]:
+        for name, rate in rates.items():
+            yield ground.trial(name, stage.model_copy(update={"lr": rate}), run.factory.make(twin=True))
+
+    found = best_of(Path(run.config.out) / TWIN, ground, tried, stage.max_steps or 0)
+    return found, rates[found.chosen]
+
+
+def ground_of(run: TaskRun, stage: Stage) -> Ground:
+    """What the trials of a run have in common."""
+    device, part = run.bench.accelerator.device, "search" if "search" in run.parts else "train"
+    texts = run.selection.at(np.arange(min(len(run.selection.examples), HELD_OUT)))
+    needs = ObjectivePlan(stage.objective, run.kind, *run.shapes()).teacher_needs
+    taught = run.teacher if needs else None
+    known: Teacher | None = None
+    if taught is not None:
+        read = texts.teacher or texts.student
+        logits = run.bench.predict(taught.source.model, read, "teacher on held-out texts")
+        known = KnownLogits(logits.to(device), texts.student.logit_rows)
+
+    def objective(stage: Stage, model: PreTrainedModel) -> Objective:
+        run.prepare(model)
+        return Objective(stage.objective, run.kind, *run.shapes())
+
+    return Ground(
+        objective=objective,
+        feed=run.feed(stage, part),
+        teacher=lambda: None if taught is None else taught.teacher_for(stage, part, needs),
+        held_out=texts.student,
+        held_out_teacher=known,
+        score=run.score if run.kind.learns_labels else None,
+        accelerator=run.bench.accelerator,
+        seed=run.config.seed,
+    )
