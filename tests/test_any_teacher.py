@@ -132,16 +132,16 @@ def test_padding_numbers_positions_only_if_it_is_among_the_first_tokens(
 
 
 def test_a_model_of_characters_answers_every_code_point() -> None:
-    """CANINE hashes code points: no token is beyond its vocabulary, for it has none."""
+    """CANINE hashes code points: no token is beyond its vocabulary, for it has none. Padding would change its answers."""
     sizes = {**ATTENTION, "num_hash_buckets": 32, "max_position_embeddings": 64, "initializer_range": 0.3}
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("canine", **sizes)).eval()
-    texts = [[57344, *map(ord, text), 57345] for text in ("plain words", "\N{GRINNING FACE} beyond")]
+    texts = [[57344, *map(ord, text), 57345] for text in ("plain words", "\N{GRINNING FACE} beyond 12")]
     offsets = np.cumsum([0, *map(len, texts)])
     encoded = Encoded(np.concatenate(texts).astype(np.int32), None, offsets, np.zeros(2, bool), pad_token=0)
     with torch.no_grad():
         alone = torch.cat([model(torch.tensor([text])).logits for text in texts])
-    torch.testing.assert_close(predict(model, encoded, Accelerator(cpu=True)), alone, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(predict(model, encoded, Accelerator(cpu=True)), alone, atol=1e-4, rtol=1e-4)
     assert (alone[0] - alone[1]).abs().max() > 0.05
 
 

@@ -34,7 +34,7 @@ from tutelage.tasks.load import load_data
 from tutelage.teachers.teacher import KnownLogits
 from tutelage.training import checkpoint, loop
 
-STEPS, HELD = 48, 240
+STEPS, HELD = 32, 240
 NOISY = {"update": "single", "unseen": True}
 
 # ------------------------------------------------------------------------------------------------- beside the training
