@@ -65,6 +65,7 @@ class Embedding(Kind):
     pipeline = "sentence-similarity"
     library = "sentence-transformers"
     per_text = True
+    served_as = "vector"
     named = False
     probabilities = False
     learns_labels = False

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,8 @@ class Kind(ABC):
     """The Hub's name for the library that loads the student."""
     unit: str = "texts"
     """The plural noun for examples, in messages."""
+    served_as: Literal["class", "classes", "number", "tags", "span", "vector"] = "class"
+    """How the script in an exported folder reads the outputs."""
 
     per_text: bool = False
     """Whether each text has one row of logits. Only then can a store keep teacher predictions, can a team give each example its own
@@ -79,6 +81,10 @@ class Kind(ABC):
     def classifies_texts(self) -> bool:
         """Whether each text has exactly one class."""
         return self.per_text and self.single_label
+
+    def describes(self, config: Any) -> bool:
+        """Whether a model with this kind's head and this configuration answers such a task; if not overridden, it does."""
+        return True
 
     # ------------------------------------------------------------------------------------------------------------- data
 

@@ -26,6 +26,10 @@ class Multilabel(TextKind):
     name = "multilabel"
     metrics = ("micro_f1", "macro_f1")
     known_metrics = ("accuracy", "macro_f1", "micro_f1")
+    served_as = "classes"
+
+    def describes(self, config: Any) -> bool:
+        return bool(config.problem_type == "multi_label_classification")
 
     def fits(self, values: Sequence[Any]) -> bool:
         return any(isinstance(value, list) for value in values)

@@ -37,6 +37,7 @@ class Spans(Kind):
     named = False
     fixed_outputs = False
     answers_in_pair = True
+    served_as = "span"
 
     def read(self, train: Path, dev: Path | None, config: DataConfig) -> Data:
         return own_questions(train, dev, config.skip_bad_rows)

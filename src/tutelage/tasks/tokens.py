@@ -29,6 +29,7 @@ class Tokens(Kind):
     head: Head = "tokens"
     pipeline = "token-classification"
     single_label = True
+    served_as = "tags"
 
     def read(self, train: Path, dev: Path | None, config: DataConfig) -> Data:
         return own_sentences(train, dev, config)
