@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -29,6 +31,15 @@ def _lstm_flops(x: torch.Size, *weights: Any, **kwargs: Any) -> int:
 
 
 LSTMS = {torch.ops.aten.mkldnn_rnn_layer: _lstm_flops, torch.ops.aten._cudnn_rnn: _lstm_flops}
+
+
+def cpu_name() -> str:
+    """The model of the CPU, as the system calls it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy import Head
-from tutelage.data.tokenizers import UNKNOWN_LIMIT, fitted_tokenizer
+from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError, last_reason
 from tutelage.serving.session import KEY, About, OnnxModel, check_installed
 from tutelage.tasks import kind_of_model
@@ -68,6 +68,7 @@ def to_onnx(
     *,
     kind: Kind | None = None,
     temperature: float = 1.0,
+    max_length: int | None = None,
 ) -> OnnxModel:
     """Write a model as an ONNX graph in float32; batch and length are free.
 
@@ -80,6 +81,7 @@ def to_onnx(
         path: File to write, ``model.onnx``; weights beyond 2 GB go to a file beside it.
         kind: The kind of task. Default: what the configuration says.
         temperature: Divides the logits before they become probabilities.
+        max_length: Longest input in tokens. Default: what the kind reads at most.
 
     Raises:
         TutelageError: the libraries of the extra ``onnx`` are missing, or torch cannot export this model.
@@ -95,7 +97,7 @@ def to_onnx(
     example = dict(fitted(list(TRACED), padding=True, truncation=True, max_length=32, return_tensors="pt"))
     inputs = {name: value.to(model.device) for name, value in example.items() if name in fitted.model_input_names}
     free = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in inputs}
-    about = _about(model, fitted, kind or kind_of_model(head, model.config), temperature)
+    about = _about(model, fitted, kind or kind_of_model(head, model.config), temperature, max_length)
     try:
         with _quiet(), torch.no_grad():
             program: Any = torch.onnx.export(
@@ -122,14 +124,14 @@ def to_onnx(
     return OnnxModel(path)
 
 
-def _about(model: PreTrainedModel, fitted: Any, kind: Kind, temperature: float) -> About:
-    longest = min(int(fitted.model_max_length), anatomy.max_length(model.config))
+def _about(model: PreTrainedModel, fitted: Any, kind: Kind, temperature: float, max_length: int | None) -> About:
+    longest = max_length or kind.longest(anatomy.max_length(model.config))
     return About(
         kind=kind.name,
         answer=kind.served_as,
         labels=tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels)) if kind.named else (),
         temperature=temperature,
-        max_length=longest if longest < UNKNOWN_LIMIT else None,
+        max_length=longest if longest < anatomy.UNLIMITED else None,
         pad_token=int(fitted.pad_token_id),
         made_by=f"tutelage {__version__}",
     )

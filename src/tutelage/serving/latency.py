@@ -10,8 +10,10 @@ from functools import partial
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
+from tutelage import anatomy
 from tutelage.evaluation import speed
 from tutelage.serving.session import OnnxModel
 
@@ -43,7 +45,7 @@ class Latency(BaseModel):
 
 
 def latency(
-    models: Mapping[str, nn.Module | OnnxModel],
+    models: Mapping[str, PreTrainedModel | OnnxModel],
     inputs: Callable[[int], Mapping[str, Tensor]],
     *,
     batch_sizes: Sequence[int] = (1, 32),
@@ -74,10 +76,12 @@ def latency(
                 name: one.with_threads(count) if isinstance(one, OnnxModel) else one for name, one in models.items()
             }
             for batch in batch_sizes:
-                given = inputs(batch)
+                given = dict(inputs(batch))
                 arrays = {name: value.numpy() for name, value in given.items()}
                 calls: dict[str, Callable[[], object]] = {
-                    name: partial(one.logits, arrays) if isinstance(one, OnnxModel) else partial(one, **given)
+                    name: partial(one.logits, arrays)
+                    if isinstance(one, OnnxModel)
+                    else partial(anatomy.output_of, one, given)
                     for name, one in sides.items()
                 }
                 began, worked = time.perf_counter(), time.process_time()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from tutelage.data.batches import padded
+from tutelage.data.examples import NO_TARGET, Encoded
 from tutelage.errors import TutelageError, last_reason
 
 KEY = "tutelage"
@@ -105,6 +108,20 @@ class OnnxModel:
     def with_threads(self, threads: int) -> OnnxModel:
         """The same model in a session of its own with so many threads."""
         return OnnxModel(self.path, threads)
+
+    def answers(self, encoded: Encoded, advance: Callable[[int], None] = lambda count: None) -> Tensor:
+        """All logits, ``(answers, outputs)``, as ``encoded.logit_rows`` counts them: each text alone, as ``serve.py`` runs it.
+
+        (The activations of an int8 model share one scale within a batch, so its answers depend a little on the other texts.)
+        """
+        found = []
+        for row in range(len(encoded)):
+            one = encoded.take(np.array([row]))
+            logits = torch.from_numpy(self.logits(padded(one, np.array([0]))))
+            predicted = None if one.targets is None else torch.from_numpy(np.flatnonzero(one.targets != NO_TARGET))
+            found.append(logits if predicted is None else logits[0, predicted])
+            advance(1)
+        return torch.cat(found)
 
     def logits(self, inputs: Mapping[str, Tensor | npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         """The outputs of a batch, float32.

@@ -27,6 +27,7 @@ from tutelage.data.examples import Data, Encoded, Examples, encode, token_places
 from tutelage.data.labels import Labels, class_counts, label_names, listed, places_of, unnamed
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
+from tutelage.evaluation.intervals import Metric
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks.metrics import value_of
@@ -192,6 +193,15 @@ class Kind(ABC):
     @abstractmethod
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         """The same metrics of the best constant answer: chance level."""
+
+    @abstractmethod
+    def resampled(self, data: Data, logits: Tensor, texts: Texts) -> tuple[int, Metric]:
+        """The first metric of predictions as :meth:`scores` takes them, as a function of the examples that count, and how many
+        there are: for intervals."""
+
+    def agreement(self, ours: Tensor, theirs: Tensor) -> float | None:
+        """Share of equal answers of two models, of their logits ``(answers, outputs)``; ``None`` where answers are no classes."""
+        return float((ours.argmax(1) == theirs.argmax(1)).float().mean()) if self.single_label else None
 
     def confusion(self, logits: Tensor, texts: Texts, classes: int) -> npt.NDArray[np.int64] | None:
         """``(classes, classes)``: how many answers of each class (rows) were predicted as each (columns), over those that are
@@ -360,6 +370,11 @@ class TextKind(Kind):
 
     def scores(self, data: Data, logits: Tensor, texts: Texts) -> dict[str, float]:
         return self.score(data.metrics, logits.numpy(), texts.examples.labels, data.positive)
+
+    def resampled(self, data: Data, logits: Tensor, texts: Texts) -> tuple[int, Metric]:
+        predictions, labels = self.predictions(logits.numpy()), texts.examples.labels
+        name, positive = data.metrics[0], data.positive
+        return len(labels), lambda rows: self._value(name, predictions[rows], labels[rows], positive)
 
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         return {name: self.chance(name, examples.labels, data.positive) for name in data.metrics}

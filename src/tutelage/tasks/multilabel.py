@@ -77,6 +77,10 @@ class Multilabel(TextKind):
     def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         return (logits > 0).astype(np.int64)
 
+    def agreement(self, ours: Tensor, theirs: Tensor) -> float | None:
+        """Share of texts with the same set of classes."""
+        return float(((ours > 0) == (theirs > 0)).all(dim=1).float().mean())
+
     def constant(self, name: str, labels: Labels, positive: int = 1) -> npt.NDArray[np.int64]:
         """The classes of more than half of the texts."""
         return np.asarray(labels.mean(axis=0) > 0.5).astype(np.int64)
