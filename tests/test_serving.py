@@ -21,7 +21,7 @@ from tutelage.anatomy import FAMILIES, auto_class
 from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import paired_difference
 from tutelage.run import export as exporting
-from tutelage.serving import session
+from tutelage.serving import serve, session
 from tutelage.serving.latency import Latency
 from tutelage.serving.report import REPORT, Change, ExportReport, Side, busy_note, flags_of
 from tutelage.students.bilstm import new_bilstm, word_tokenizer
@@ -29,9 +29,6 @@ from tutelage.students.build import build
 from tutelage.students.load import load_model
 from tutelage.students.specs import Shared, Sliced
 from tutelage.tasks.sentence import SentenceEncoder
-
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
 
 TEXTS = [*sentences(6, 3)[0], "good", "word1 " * 50]
 
@@ -264,7 +261,7 @@ def test_every_head(family: str, head: str, tokenizer: Any, tmp_path: Path) -> N
         model = auto_class(head if head in ("tokens", "spans") else "classes").from_config(config)
     report = checked(saved(model, tokenizer, tmp_path / "model"), tmp_path / "out")
     assert report.kind == {"vectors": "embedding"}.get(head, head)
-    served = exporting.serve.Model(tmp_path / "out" / "model.onnx")
+    served = serve.Model(tmp_path / "out" / "model.onnx")
     answer = served.answer("who is good?", "word1 good word2") if head == "spans" else served.answer("good word1 bad")
     assert (
         set(answer)

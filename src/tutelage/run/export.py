@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,16 +23,16 @@ from tutelage.artifacts import free_place, new_folder, write_text
 from tutelage.data.batches import padded
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples
-from tutelage.data.labels import label_names
+from tutelage.data.labels import label_names, unnamed
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.evaluation.intervals import paired_difference
 from tutelage.recipes.config import from_yaml
 from tutelage.run.checks import check_ids, check_words
 from tutelage.run.workspace import Bench, bench
-from tutelage.serving import OnnxModel, serve
+from tutelage.serving import OnnxModel
 from tutelage.serving.graph import OPSET
 from tutelage.serving.report import REPORT, Change, ExportReport, Side, busy_note, flags_of
 from tutelage.serving.session import check_installed
@@ -67,6 +68,7 @@ QUESTION = "What does this text say?"
 class Checked:
     """The texts that files are checked on."""
 
+    kind: Kind
     data: Data | None
     """The task, labels in the model's order; None for texts of no task."""
     texts: Texts
@@ -98,9 +100,12 @@ def export(
         path = resolve(model)
         head = head_in(path)
         source = Source(path, head, role="model", pooling=None if data_config is None else data_config.pooling)
-        kind = kind_of_model(head, source.config)
-        checked = _checked(model, source, kind, data_config, most)
+        checked = _checked(model, source, kind_of_model(head, source.config), data_config, most)
         plain = expanded(source.model) if form == "checkpoint" else source.model
+        if checked.data is not None and checked.kind.named and unnamed(source.config):
+            for name, value in checked.kind.label_settings(checked.data).items():
+                setattr(plain.config, name, value)
+        desk.display.say("exporting ...")
         with new_folder(place) as partial:
             tokenizer = fitted_tokenizer(source.tokenizer, plain)
             tokenizer.save_pretrained(partial)
@@ -108,32 +113,26 @@ def export(
                 plain.save_pretrained(partial)
                 made: dict[str, OnnxModel | PreTrainedModel] = {"checkpoint": plain}
             else:
-                made = dict(_graphs(partial, plain, tokenizer, kind, temperature, checked.limit, int8, desk))
-            report = _report(model, folder, source, kind, checked, made, desk, temperature=temperature)
+                made = dict(_graphs(partial, plain, tokenizer, checked, temperature, int8))
+            report = _report(model, folder, source, checked, made, desk, temperature)
             if strict and report.flags:
-                raise TutelageError(f"nothing was exported, because of --strict: {'; '.join(report.flags)}")
+                raise TutelageError(f"nothing was exported, because of {option('strict')}: {'; '.join(report.flags)}")
             write_text(partial / REPORT, report.model_dump_json(indent=1))
     return report
 
 
 def _graphs(
-    partial: Path,
-    model: PreTrainedModel,
-    tokenizer: Any,
-    kind: Kind,
-    temperature: float,
-    limit: int,
-    int8: bool,
-    desk: Bench,
+    partial: Path, model: PreTrainedModel, tokenizer: Any, checked: Checked, temperature: float, int8: bool
 ) -> dict[str, OnnxModel]:
     """The graphs, and what serves them."""
-    desk.display.say("exporting ...")
-    graph = partial / "model.onnx"
-    made = {"onnx": serving.to_onnx(model, tokenizer, graph, kind=kind, temperature=temperature, max_length=limit)}
+    graph, limit = partial / "model.onnx", checked.limit
+    made = {
+        "onnx": serving.to_onnx(model, tokenizer, graph, kind=checked.kind, temperature=temperature, max_length=limit)
+    }
     if int8:
         made["int8"] = serving.quantize(graph, partial / "model.int8.onnx")
     model.config.save_pretrained(partial)
-    shutil.copy(Path(str(serve.__file__)), partial / "serve.py")
+    shutil.copy(Path(str(serving.__file__)).with_name("serve.py"), partial)
     return made
 
 
@@ -142,70 +141,65 @@ def _graphs(
 
 def _checked(model: str, source: Source, kind: Kind, data_config: DataConfig | None, most: int) -> Checked:
     """The texts to check on: those that are given, those of the run that made the model, or sentences of no task."""
-    notes: list[str] = []
-    if data_config is None:
-        data_config, notes = _config_of_run(Path(source_folder(model)))
+    if data_config is not None:
+        return _of_task(model, source, kind, data_config, most)
+    notes = []
+    try:
+        data_config = _config_of_run(Path(os.path.abspath(resolve(model))))
         if data_config is not None:
-            try:
-                return _of_task(model, source, kind, data_config, most, notes)
-            except TutelageError as error:
-                notes = [f"the texts of the run cannot be used ({error})"]
-    else:
-        return _of_task(model, source, kind, data_config, most, notes)
+            return _of_task(model, source, kind, data_config, most)
+    except TutelageError as error:
+        notes.append(f"the texts of the run cannot be used ({error})")
     notes.append(
-        f"checked on {len(SENTENCES)} sentences of no task: differences and times, no scores; give --task or --dev"
+        f"checked on {len(SENTENCES)} sentences of no task: differences and times, no scores; give {option('task')} or "
+        f"{option('dev')}"
     )
     pairs = list(SENTENCES) if kind.answers_in_pair else None
     texts = [QUESTION] * len(SENTENCES) if kind.answers_in_pair else list(SENTENCES)
     labels = np.full(len(SENTENCES), None, dtype=object)
     examples = Examples([f"built-in/{i}" for i in range(len(texts))], texts, pairs, labels)
     limit = kind.longest(anatomy.max_length(source.config))
-    return Checked(None, _read(source, kind, examples, limit, None), limit, "built-in sentences", notes)
+    return Checked(kind, None, _read(source, kind, examples, limit, None), limit, "built-in sentences", notes)
 
 
-def source_folder(model: str) -> str:
-    """The folder in which the model's weights lie."""
-    return os.path.abspath(resolve(model))
-
-
-def _config_of_run(folder: Path) -> tuple[DataConfig | None, list[str]]:
-    """The texts of the run in whose folder a model lies."""
+def _config_of_run(folder: Path) -> DataConfig | None:
+    """The texts of the run in whose folder a model lies; None where it lies in none, or its run was on a corpus."""
     for place in (folder / "config.yaml", folder.parent / "config.yaml"):
         if place.is_file():
-            try:
-                config = from_yaml(place)
-            except TutelageError as error:
-                return None, [f"the run's settings cannot be read ({error})"]
+            config = from_yaml(place)
             if config.data.task is not None or config.data.train is not None:
                 longest = config.data.max_length or config.recipe.longest
-                return config.data.model_copy(update={"max_length": longest}), []
-    return None, []
+                return config.data.model_copy(update={"max_length": longest})
+    return None
 
 
-def _of_task(model: str, source: Source, kind: Kind, config: DataConfig, most: int, notes: list[str]) -> Checked:
-    """The evaluation set of a task."""
+def _of_task(model: str, source: Source, kind: Kind, config: DataConfig, most: int) -> Checked:
+    """The evaluation set of a task.
+
+    Raises:
+        TutelageError: it cannot be read, or is not of the model's task.
+    """
     data = load_data(config, label_names(source.config) if source.config.num_labels > 1 else ())
     if kind_of(data.kind).head != kind.head:
         raise TutelageError(
             f"the model {model!r} answers tasks of kind {kind.name}, and the data are of kind {data.kind}; give data of its task"
         )
-    data, matched = kind_of(data.kind).match(data, source.config, model, source.role)
-    part, examples = next(iter(data.dev.items()))
-    where = f"{part} of {data.task}"
-    if most and len(examples) > most:
-        examples = examples.take(_drawn(len(examples), most))
-        notes = [
-            *notes,
-            f"checked on {most:,} examples of {len(data.dev[part]):,}, drawn with seed 0; --texts 0 takes all",
-        ]
     kind = kind_of(data.kind)
+    data, notes = kind.match(data, source.config, model, source.role)
+    part, examples = next(iter(data.dev.items()))
+    notes = [*data.notes, *notes]
+    if most and len(examples) > most:
+        notes.append(
+            f"checked on {most:,} examples of {len(examples):,}, drawn with seed 0; {option('texts')} 0 takes all"
+        )
+        examples = examples.take(_drawn(len(examples), most))
     longest = kind.longest(anatomy.max_length(source.config))
     limit = min(config.max_length or longest, longest)
     texts = _read(source, kind, examples, limit, config.stride)
     fitted = fitted_tokenizer(source.tokenizer, source.model)
     check_ids(texts.student, fitted, source.config, model, part)
-    words = check_words(texts.student, fitted, model, part, trains=False)
-    return Checked(data, texts, limit, where, [*data.notes, *matched, *notes, *words])
+    notes += check_words(texts.student, fitted, model, part, trains=False)
+    return Checked(kind, data, texts, limit, f"{part} of {data.task}", notes)
 
 
 def _drawn(count: int, most: int) -> list[int]:
@@ -225,15 +219,13 @@ def _report(
     model: str,
     folder: Path,
     source: Source,
-    kind: Kind,
     checked: Checked,
     made: dict[str, OnnxModel | PreTrainedModel],
     desk: Bench,
-    *,
     temperature: float,
 ) -> ExportReport:
-    data, texts, notes = checked.data, checked.texts, list(checked.notes)
-    kind = kind if data is None else kind_of(data.kind)
+    """The files against the model."""
+    kind, data, texts, notes = checked.kind, checked.data, checked.texts, list(checked.notes)
     models: dict[str, OnnxModel | PreTrainedModel] = {"pytorch": source.model, **made}
     logits = {name: _logits(one, texts.student, name, desk) for name, one in models.items()}
     if data is not None:
@@ -246,32 +238,27 @@ def _report(
     busy = busy_note(core)
     sides = []
     for name, one in models.items():
+        weights = one.bytes if isinstance(one, OnnxModel) else _bytes_of(one)
+        file = one.path.name if isinstance(one, OnnxModel) else "model.safetensors" if name == "checkpoint" else model
+        found = {} if name == "pytorch" else _compared(kind, data, texts, logits[name], logits["pytorch"])
+        if isinstance(one, OnnxModel):
+            found["tokens_agree"] = _tokens_agree(one, texts)
+        scores = None if data is None else kind.scores(data, logits[name], texts)
         exact = name in ("onnx", "checkpoint")
-        side = Side(
-            name=name,
-            file=one.path.name if isinstance(one, OnnxModel) else model if name == "pytorch" else "model.safetensors",
-            bytes=one.bytes if isinstance(one, OnnxModel) else _bytes_of(one),
-            exact=exact,
-            scores=None if data is None else kind.scores(data, logits[name], texts),
-            latency=times[name],
+        sides.append(
+            Side(name=name, file=file, bytes=weights, exact=exact, scores=scores, latency=times[name], **found)
         )
-        if name != "pytorch":
-            side = side.model_copy(update=_compared(kind, data, texts, logits[name], logits["pytorch"]))
-            if isinstance(one, OnnxModel):
-                side = side.model_copy(update={"tokens_agree": _tokens_agree(one, texts)})
-        sides.append(side)
-    shape = anatomy.shape_of(source.config)
-    named = kind.named and source.config.num_labels > 0
+    config = next((one.config for one in made.values() if not isinstance(one, OnnxModel)), source.config)
     return ExportReport(
         tutelage=__version__,
         model=model,
         out=str(folder),
-        type=source.config.model_type if "checkpoint" not in made else made["checkpoint"].config.model_type,  # type: ignore[union-attr]
+        type=config.model_type,
         kind=kind.name,
-        labels=[str(source.config.id2label[i]) for i in range(source.config.num_labels)] if named else [],
+        labels=[str(config.id2label[i]) for i in range(config.num_labels)] if kind.named else [],
         temperature=temperature,
         opset=OPSET if "onnx" in made else None,
-        layers=shape.layers,
+        layers=anatomy.shape_of(config).layers,
         parameters=speed.count_parameters(source.model),
         texts=len(texts.examples),
         source=checked.source,
@@ -286,7 +273,9 @@ def _report(
 def _logits(model: OnnxModel | PreTrainedModel, encoded: Encoded, name: str, desk: Bench) -> Tensor:
     if isinstance(model, OnnxModel):
         return model.answers(encoded, lambda count: desk.display.advance(name, len(encoded), count))
-    return desk.predict(model, encoded, name)
+    found = desk.predict(model, encoded, name)
+    model.to("cpu")  # where times are taken
+    return found
 
 
 def _compared(kind: Kind, data: Data | None, texts: Texts, ours: Tensor, theirs: Tensor) -> dict[str, Any]:
@@ -304,6 +293,8 @@ def _compared(kind: Kind, data: Data | None, texts: Texts, ours: Tensor, theirs:
 
 def _tokens_agree(model: OnnxModel, texts: Texts) -> float:
     """The share of the rows that the script in the folder turns into the same tokens."""
+    from tutelage.serving import serve  # which needs the extra onnx
+
     script = serve.Model(model.path)
     examples, encoded = texts.examples, texts.student
     pairs = examples.pairs or [None] * len(examples)
@@ -330,13 +321,7 @@ def _bytes_of(model: PreTrainedModel) -> int:
 
 
 def _environment() -> dict[str, str]:
-    names = ("torch", "transformers", "onnx", "onnxruntime")
-    found = {name: version(name) for name in names if name in ("torch", "transformers") or _there(name)}
-    return {"cpu": speed.cpu_name(), "cores": str(os.cpu_count()), "threads": str(torch.get_num_threads()),
-            "python": platform.python_version(), **found}  # fmt: skip
-
-
-def _there(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
+    """The machine and the libraries."""
+    names = [name for name in ("torch", "transformers", "onnx", "onnxruntime") if find_spec(name) is not None]
+    machine = {"cpu": speed.cpu_name(), "cores": str(os.cpu_count()), "threads": str(torch.get_num_threads())}
+    return machine | {"python": platform.python_version()} | {name: version(name) for name in names}

@@ -148,13 +148,14 @@ def _name_axes(value: Any) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's remarks on its own parts."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 def quantize(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> OnnxModel:
@@ -175,7 +176,7 @@ def quantize(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> OnnxM
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     if OnnxModel(path).bytes >= LARGEST:
-        raise TutelageError(f"{os.fspath(path)!r} has 2 GB or more, which onnxruntime cannot quantise; distil it first")
+        raise TutelageError(f"{os.fspath(path)!r} has 2 GB or more, which onnxruntime cannot quantise; leave out int8")
     graph = onnx.load(os.fspath(path))
     # Shapes noted for intermediate values contradict those that the quantiser infers.
     del graph.graph.value_info[:]
