@@ -27,9 +27,11 @@ class Model:
         self.tokenizer = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
-        if self.about["answer"] == "span":  # a long context is read in windows
+        if self.about["answer"] == "span":  # a long context is read in windows, of a long question the beginning
+            self.questions = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
+            self.questions.no_truncation()
             third = self.about["max_length"] // 3
-            self.tokenizer.enable_truncation(self.about["max_length"], min(128, third), strategy="only_second")
+            self.tokenizer.enable_truncation(self.about["max_length"], stride=min(128, third), strategy="only_second")
         elif self.about["max_length"] is not None:
             self.tokenizer.enable_truncation(self.about["max_length"])
 
@@ -37,6 +39,9 @@ class Model:
         """The tokens of a text; of a question and its context, in windows."""
         if self.about["answer"] == "tags":
             return [self.tokenizer.encode([f" {word}" for word in text.split()], is_pretokenized=True)]
+        if self.about["answer"] == "span":
+            tokens = self.questions.encode(text, add_special_tokens=False).offsets
+            text = text[: tokens[: min(64, self.about["max_length"] // 3)][-1][1]] if tokens else text
         first = self.tokenizer.encode(text, pair)
         return [first, *first.overflowing] if self.about["answer"] == "span" else [first]
 
@@ -50,9 +55,11 @@ class Model:
     def answer(self, text: str, pair: str | None = None) -> dict[str, Any]:
         """The answer to a text, or to a pair of texts."""
         form, labels, heat = self.about["answer"], self.about["labels"], self.about["temperature"]
+        if form == "span" and not pair:
+            return {"error": "a question needs its context, after a tab"}
         encodings = self.encodings(text, pair)
         if form == "span":
-            return max((self.span(one, pair or "") for one in encodings), key=lambda found: found["score"])
+            return max((self.span(one, str(pair)) for one in encodings), key=lambda found: found["score"])
         values = self.outputs(encodings[0])[0]
         if form == "vector":
             return {"vector": [float(f"{value:.7g}") for value in values]}
