@@ -266,7 +266,8 @@ def _neighbours(vectors: Tensor, labels: Labels) -> Tensor:
 
     The 5 nearest vote with their cosines; among classes with equal votes the first wins. Vectors are of unit length.
     """
-    classes, right = torch.from_numpy(labels), []
+    classes = torch.from_numpy(labels)
+    right: list[Tensor] = []
     count = min(NEIGHBOURS, len(labels) - 1)
     for start in range(0, len(labels), 1024):
         rows = torch.arange(start, min(start + 1024, len(labels)))
