@@ -144,22 +144,18 @@ def _export(found: ExportReport) -> None:
     if found.metric is not None:
         row(found.metric, (f"{(side.scores or {})[str(found.metric)]:.4f}" for side in found.sides))
         changes = [side.change for side in files if side.change is not None]
-        points = [f"{100 * one.value:+.2f} [{100 * one.low:+.2f}, {100 * one.high:+.2f}]" for one in changes]
-        row("points against PyTorch, 95 %", ["", *points])
-    row("largest difference of outputs", ["", *(f"{side.largest_difference:.2g}" for side in files)])
+        row("change in points", ["", *(f"{100 * one.value:+.2f}" for one in changes)])
+        row("  95 % interval", ["", *(f"{100 * one.low:+.2f} to {100 * one.high:+.2f}" for one in changes)])
+    row("largest difference", ["", *(f"{side.largest_difference:.2g}" for side in files)])
     if any(side.agreement is not None for side in files):
-        row(
-            "equal answers" if found.kind != "embedding" else "mean cosine",
-            ["", *(f"{side.agreement:.4f}" for side in files)],
-        )
+        row("agreement", ["", *(f"{side.agreement:.4f}" for side in files)])
     for place, one in enumerate(model.latency):
         threads = "1 thread" if one.threads == 1 else f"{one.threads} threads"
         times = (side.latency[place] for side in found.sides)
-        row(f"ms, batch {one.batch}, {threads}", (f"{t.p50_ms:.2f} (95 %: {t.p95_ms:.2f})" for t in times))
+        row(f"ms, batch {one.batch}, {threads}", (f"{time.p50_ms:.2f} ({time.p95_ms:.2f})" for time in times))
     Console().print(table)
-    _say(
-        f"Times are medians for texts of {model.latency[0].tokens} tokens on {found.environment['cpu']}, sides in turn."
-    )
+    where = f"texts of {model.latency[0].tokens} tokens on {found.environment['cpu']}"
+    _say(f"Times are medians (95th percentiles) for {where}; the models take turns.")
     for note in found.notes:
         _say(f"note: {note}")
     for flag in found.flags:
