@@ -286,7 +286,9 @@ def test_every_kind_of_student(student: str, tokenizer: Any, tmp_path: Path) -> 
     )
     if student.startswith("bilstm"):
         words = word_tokenizer(VOCABULARY[5:], 50, 64)
-        model: Any = new_bilstm(words, labels, hidden=8, intermediate=12, embedding=8, pairs=student == "bilstm-pairs")
+        model: Any = new_bilstm(
+            words, labels, hidden=64, intermediate=64, embedding=32, pairs=student == "bilstm-pairs"
+        )
         tokenizer = words
     elif student == "pruned":
         model = pruned()
