@@ -101,14 +101,14 @@ class Scene:
         if how == "random":
             shape = anatomy.shape_of(self.teacher.config)
             return [(torch.rand(shape.heads), torch.rand(shape.intermediate)) for _ in range(shape.layers)]
-        return importance(self.teacher, self.ranking, self.kind, how)  # type: ignore[arg-type]
+        return importance(self.teacher, self.ranking, self.kind, how)
 
     def cut(self, sizes: Sizes, scores: Scores, repair: str) -> Results:
         """Score and cost of a cut model."""
         spec = Pruned(layers=sizes.layers, heads=sizes.heads, intermediate=sizes.intermediate)
         student = prune(self.teacher, spec, scores, {})
         if repair != "none":
-            tune(student, self.teacher, self.repairing, repair)  # type: ignore[arg-type]
+            tune(student, self.teacher, self.repairing, repair)
         costs = Costs(self.teacher, None)
         return {"score": self.score(student), "parameters": costs.parameters(sizes), "flops": costs.flops(sizes)}
 
@@ -118,7 +118,7 @@ class Scene:
         torch.manual_seed(int(seed or 0))
         model = copy.deepcopy(self.teacher)
         compaction = wrap(model, Inherited(hidden=192))
-        pruner = Pruner(PruningSchedule(selection=name), model)  # type: ignore[arg-type]
+        pruner = Pruner(PruningSchedule(selection=name), model)
         pruner.start()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         if name != "random":
@@ -132,9 +132,9 @@ class Scene:
         found = {}
         for count in MASKED:
             residual = compaction.groups["residual"]
-            residual.restrict(count, residual.score)  # type: ignore[operator, arg-type]
+            residual.restrict(count, residual.score)
             found[count] = {"score": self.score(model)}
-        residual.keep(torch.ones_like(residual.kept))  # type: ignore[operator, arg-type]
+        residual.keep(torch.ones_like(residual.kept))
         for group in compaction:
             if group is not residual:
                 units, left = group.units

@@ -22,18 +22,16 @@ from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.relations import Relations
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Recipe, Stage
-from tutelage.students.specs import Copied, Fresh, Student
+from tutelage.students.specs import Copied, Student
 from tutelage.studies.pages import shown, table
 from tutelage.studies.script import Results, settings
 
 SCRIPT = common.options(__file__, __doc__, "defaults", tasks=",".join(TASKS), seeds=1, precision="no")
 SCRIPT.add_argument("--squad", type=Path, help="SQuAD 1.1's training file")
 SCRIPT.add_argument("--corpus", type=Path, help="a file of paragraphs, one a line")
-SCRIPT.add_argument(
-    "--groups", default="losses;starts;rates;ten epochs;a new network", help="groups of arms, separated by semicolons"
-)
+SCRIPT.add_argument("--groups", help="groups of arms, separated by semicolons; default: all")
 
-FIRST = Copied(layers=3, choose="first")
+FIRST, SPREAD = Copied(layers=3, choose="first"), Copied(layers=3, choose="spread")
 SOFT = [SoftLabels(temperature=2.0, weight=0.7), HardLabels(weight=0.3)]
 
 
@@ -51,9 +49,8 @@ def in_two(first: list[AnyTerm]) -> Recipe:
     return Recipe(method="arm", title="An arm", paper="none", student=FIRST, stages=stages)
 
 
-NEW = Fresh(layers=4, hidden=312, intermediate=1200, heads=12)
 GROUPS: dict[str, dict[str, Recipe]] = {
-    "losses": {
+    "losses, first layers": {
         "labels": arm([HardLabels()]),
         "soft + hard": arm(SOFT),
         "+ last hidden": arm([*SOFT, Hidden(layers="final", normalize="teacher")]),
@@ -61,8 +58,14 @@ GROUPS: dict[str, dict[str, Recipe]] = {
         "+ last relations": arm([*SOFT, Relations(layers="final", weight=0.1)]),
         "last hidden, then": in_two([Hidden(layers="final", normalize="teacher")]),
     },
+    "losses, layers 1 4 6": {
+        "labels": arm([HardLabels()], SPREAD),
+        "soft + hard": arm(SOFT, SPREAD),
+        "+ last hidden": arm([*SOFT, Hidden(layers="final", normalize="teacher")], SPREAD),
+    },
     "starts": {
-        "spread": arm(SOFT, Copied(layers=3, choose="spread")),
+        "first": arm(SOFT),
+        "spread": arm(SOFT, SPREAD),
         "uniform": arm(SOFT, Copied(layers=3, choose="uniform")),
         "last": arm(SOFT, Copied(layers=3, choose="last")),
         "first and last": arm(SOFT, Copied(layers=[1, 2, 6])),
@@ -72,14 +75,9 @@ GROUPS: dict[str, dict[str, Recipe]] = {
         "2e-4": arm(SOFT),
         "4e-4": arm(SOFT, lr=4e-4),
     },
-    "ten epochs": {
-        "labels": arm([HardLabels()], epochs=10),
-        "soft + hard": arm(SOFT, epochs=10),
-        "+ last hidden": arm([*SOFT, Hidden(layers="final", normalize="teacher")], epochs=10),
-    },
-    "a new network": {
-        "2e-4": arm(SOFT, NEW, epochs=10),
-        "7e-4": arm(SOFT, NEW, lr=7e-4, epochs=10),
+    "ten epochs, layers 1 4 6": {
+        "soft + hard": arm(SOFT, SPREAD, epochs=10),
+        "+ last hidden": arm([*SOFT, Hidden(layers="final", normalize="teacher")], SPREAD, epochs=10),
     },
 }
 
@@ -90,7 +88,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         task: tuning_data(arguments.work / "data", task, arguments.squad, arguments.corpus)
         for task in arguments.tasks.split(",")
     }
-    for group in arguments.groups.split(";"):
+    for group in GROUPS if arguments.groups is None else arguments.groups.split(";"):
         for task, files in data.items():
             place = arguments.work / task
             report = common.teacher(arguments, task, files, epochs=4, lr=2e-4)

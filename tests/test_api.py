@@ -190,7 +190,7 @@ def test_a_result_shows_itself_and_its_predictions(teacher_folder: Path, tmp_pat
     # A result stands for its folder.
     assert api.evaluate(result, quiet=True, **files(teacher_folder))["scores"] == result.report["student"]["scores"]
     with pytest.raises(TutelageError, match="shares no layers"):
-        result.export(tmp_path / "plain")
+        result.export(tmp_path / "plain", format="checkpoint")
 
 
 def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) -> None:

@@ -261,6 +261,25 @@ def test_perfect_and_constant_answers(row: Row, tokenizer: Any) -> None:
     assert row.kind.constant_scores(row.data, row.data.train) == pytest.approx(row.constant)
 
 
+def test_a_score_on_resampled_examples_is_that_of_a_set_with_them(row: Row, tokenizer: Any) -> None:
+    """Predictions of which some are wrong: the score of all examples, and of the first three, the second of them twice."""
+    encoded = encoded_for(row, tokenizer)
+    logits = perfect(row, encoded) + 2 * torch.randn(perfect(row, encoded).shape)
+    texts = Texts(row.data.train, encoded, None)
+    count, metric = row.kind.resampled(row.data, logits, texts)
+    assert count == 4
+    assert metric(np.arange(4)) == pytest.approx(row.kind.scores(row.data, logits, texts)[row.data.metrics[0]])
+    rows = np.array([0, 1, 1, 2])
+    bounds = np.concatenate([[0], np.cumsum(encoded.logit_rows)])
+    units = np.concatenate([np.arange(bounds[i], bounds[i + 1]) for i in rows])
+    some = row.data.train.take(rows)
+    read = Texts(some, row.kind.encode(some, tokenizer, 24), None)
+    wanted = row.kind.scores(row.data, logits[units], read)[row.data.metrics[0]]
+    assert metric(rows) == pytest.approx(wanted)
+    agreement = row.kind.agreement(logits, logits)
+    assert agreement is None if row.kind.name in ("regression", "spans") else agreement == pytest.approx(1)
+
+
 def test_right_and_confident(row: Row) -> None:
     """PTP labels ask for both; confident is what is surer than the median of its group."""
     if not row.kind.ptp:

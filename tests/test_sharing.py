@@ -514,14 +514,16 @@ def test_every_family_learns_ptp_labels(family: str, tokenizer, tmp_path: Path) 
         dev=str(tmp_path / "dev.csv"),
     ).report
     assert "(1 stored)" in report["student"]["shape"]
-    made = api.export(str(tmp_path / "run" / "student"), str(tmp_path / "plain"))
-    assert made["layers"] == 2
+    made = api.export(str(tmp_path / "run" / "student"), str(tmp_path / "plain"), format="checkpoint", quiet=True)
+    assert made.layers == 2 and made.type == family and made.source == "dev of train"
+    model, plain_side = made.sides
+    assert plain_side.largest_difference == 0 and plain_side.bytes > model.bytes
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
     native = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student").eval()
     assert plain.config.model_type == family and plain.config.id2label == dict(enumerate(LABELS))
     assert torch.equal(plain(**batch()).logits, native(**batch()).logits)
     with pytest.raises(TutelageError, match="shares no layers"):
-        api.export(str(tmp_path / "plain"), str(tmp_path / "again"))
+        api.export(str(tmp_path / "plain"), str(tmp_path / "again"), format="checkpoint", quiet=True)
     assert not (tmp_path / "again").exists()
 
 

@@ -109,7 +109,7 @@ def test_latencies_take_turns_and_restore_modes():
 
 
 def test_latencies_are_medians_in_milliseconds(monkeypatch):
-    clock = iter([0, 9, 0, 9, 0, 0.001, 0, 0.002, 0, 0.5])
+    clock = iter([0, 0, 9, 0, 0.001, 0, 0.002])
     monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
     make = {"model": lambda size: {"input": torch.zeros(size, 2)}}
     assert speed.latencies({"model": nn.Identity()}, make, (1,), repeats=3)["model"]["1"] == pytest.approx(2)

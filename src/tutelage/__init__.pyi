@@ -43,6 +43,7 @@ from .recipes.recipe import Instances as Instances
 from .recipes.recipe import Recipe as Recipe
 from .recipes.recipe import Stage as Stage
 from .run.result import Result as Result
+from .serving.report import ExportReport as ExportReport
 from .students.specs import BiLSTM as BiLSTM
 from .students.specs import Checkpoint as Checkpoint
 from .students.specs import Copied as Copied

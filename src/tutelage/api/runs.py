@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tutelage.recipes.recipe import Recipe
     from tutelage.run.inputs import Model, Splits
     from tutelage.run.result import Result
+    from tutelage.serving.report import ExportReport
     from tutelage.students.specs import Student
 from tutelage.api.common import (
     FILES,
@@ -261,23 +262,64 @@ def evaluate(
         return evaluated(inputs.model(model, "model"), data_config(tree), quiet=quiet)
 
 
-def export(model: FilePath, out: FilePath) -> dict[str, Any]:
-    """Convert a student with shared layers into a standard checkpoint by copying each shared layer.
+@takes_data(*FILES, "max_length")
+def export(
+    model: Model,
+    out: FilePath,
+    *,
+    format: Literal["onnx", "checkpoint"] = "onnx",
+    int8: bool = True,
+    temperature: float = 1.0,
+    texts: int = 1000,
+    strict: bool = False,
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
+) -> ExportReport:
+    """Write a model as files that serve without this package, and check them against it.
 
-    The checkpoint computes the same function and loads without this package. Returns what was written.
+    ``format="onnx"`` writes ``model.onnx`` (float32), ``model.int8.onnx``, the tokenizer and ``serve.py``, which needs onnxruntime,
+    tokenizers and numpy alone. ``format="checkpoint"`` copies each shared layer of a student, which is then an ordinary checkpoint.
+    Outputs, scores and times are compared with the model's on the given texts; without any, on those of the run in whose folder the
+    model lies, or on a few sentences of no task. ``export.json`` holds the comparison.
 
     Args:
-        model: Student with shared layers: a folder or a hub id.
-        out: Folder for the checkpoint; must be new.
+        model: Student or teacher: a folder or a hub id.
+        out: Folder to write; new or empty.
+        format: onnx, or checkpoint: a standard checkpoint of a student with shared layers.
+        int8: Write a graph with int8 weights too.
+        temperature: Divides the logits before they become probabilities; from a calibration on held-out rows.
+        texts: Texts of the evaluation set to check on, at most; 0 for all.
+        strict: Write nothing if a file differs from the model, scores worse or is slower.
+        quiet: Print nothing.
+        data: The texts as one object.
+        **options: The texts by the fields of DataConfig.
 
     Raises:
-        TutelageError: when the model shares no layers, or the folder exists.
+        TutelageError: when the model or the data cannot be loaded or exported; with strict, when a file is flagged. Then nothing is
+            written.
 
-    Example: tutelage export runs/pea/student --out plain/
+    Example: tutelage export runs/a/student --out served/
     """
     from tutelage.run.export import export as exported
+    from tutelage.run.inputs import Inputs
 
-    return exported(os.fspath(model), Path(out))
+    with Inputs() as inputs:
+        tree = inputs.data(data, options)
+        given = any(tree.get(name) is not None for name in ("task", "train", "dev"))
+        if given and tree.get("task") is None and tree.get("train") is None:
+            tree["train"] = tree["dev"]
+        return exported(
+            inputs.model(model, "model"),
+            Path(out),
+            data_config(tree) if given else None,
+            form=format,
+            int8=int8,
+            temperature=temperature,
+            most=texts,
+            strict=strict,
+            quiet=quiet,
+        )
 
 
 def methods(*, plugins: Sequence[Plugin] = ()) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ PANELS = {
     ),
     "Student": ("student", "method", "ablation", "stage", "baseline", "through"),
     "Training": ("corpus", "epochs", "lr", "seed", "mixed_precision", "settings", "plugins", "seeds", "trials"),
-    "Output": ("out", "tracker", "resume", "json"),
+    "Output": ("out", "format", "int8", "temperature", "strict", "tracker", "resume", "json"),
 }
 """Where ``--help`` shows an option; those of data have a panel of their own, others none."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tutelage.report.attention import AttentionReport
     from tutelage.report.search import Search
     from tutelage.run.result import Result
+    from tutelage.serving.report import ExportReport
     from tutelage.studies.ablation import Ablation
 
 
@@ -128,6 +129,41 @@ def _search(found: Search) -> None:
         )
 
 
+def _export(found: ExportReport) -> None:
+    """What was written, beside the model itself."""
+    model, *files = found.sides
+    table = Table(title=f"{found.model}: {found.type}, {found.kind}; {found.texts:,} texts ({found.source})")
+    table.add_column("", overflow="fold")
+    for side in found.sides:
+        table.add_column(side.file if side is not model else "PyTorch", justify="right")
+
+    def row(name: str, cells: Iterable[str]) -> None:
+        table.add_row(name, *cells)
+
+    row("MB", (f"{side.bytes / 1e6:.1f}" for side in found.sides))
+    if found.metric is not None:
+        row(found.metric, (f"{(side.scores or {})[str(found.metric)]:.4f}" for side in found.sides))
+        changes = [side.change for side in files if side.change is not None]
+        row("change in points", ["", *(f"{100 * one.value:+.2f}" for one in changes)])
+        row("  95 % interval", ["", *(f"{100 * one.low:+.2f} to {100 * one.high:+.2f}" for one in changes)])
+    row("largest difference", ["", *(f"{side.largest_difference:.2g}" for side in files)])
+    if any(side.agreement is not None for side in files):
+        row("agreement", ["", *(f"{side.agreement:.4f}" for side in files)])
+    for place, one in enumerate(model.latency):
+        threads = "1 thread" if one.threads == 1 else f"{one.threads} threads"
+        times = (side.latency[place] for side in found.sides)
+        row(f"ms, batch {one.batch}, {threads}", (f"{time.p50_ms:.2f} ({time.p95_ms:.2f})" for time in times))
+    Console().print(table)
+    where = f"texts of {model.latency[0].tokens} tokens on {found.environment['cpu']}"
+    _say(f"Times are medians (95th percentiles) for {where}; the models take turns.")
+    for note in found.notes:
+        _say(f"note: {note}")
+    for flag in found.flags:
+        _say(f"WARNING: {flag}")
+    served = "" if found.opset is None else f'; python {found.out}/serve.py "A text." answers'
+    _say(f"Written to {found.out}; the comparison is in export.json{served}")
+
+
 def _attention(found: AttentionReport) -> None:
     from tutelage.report.attention import explanation, verdict
 
@@ -198,6 +234,7 @@ SHOWN: dict[str, Callable[[Any], None]] = {
     "run": _result,
     "demo": _result,
     "evaluate": _scores,
+    "export": _export,
     "chain": _chain,
     "train_team": _team,
     "show_team": _team,

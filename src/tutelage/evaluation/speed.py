@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -28,6 +31,15 @@ def _lstm_flops(x: torch.Size, *weights: Any, **kwargs: Any) -> int:
 
 
 LSTMS = {torch.ops.aten.mkldnn_rnn_layer: _lstm_flops, torch.ops.aten._cudnn_rnn: _lstm_flops}
+
+
+def cpu_name() -> str:
+    """The model of the CPU, as the system calls it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -103,30 +115,47 @@ def latencies(
     the machine's load affects all of them.
     """
     result: dict[str, dict[str, float]] = {name: {} for name in models}
+    rounds = repeats or REPEATS
     with _evaluating(list(models.values())), torch.inference_mode():
         for batch_size in batch_sizes:
             batches = {name: inputs[name](batch_size) for name in models}
-            for name, model in models.items():
-                for _ in range(WARM_UP):
-                    _milliseconds(model, batches[name])
-            times: dict[str, list[float]] = {name: [] for name in models}
-            for _ in range(repeats or REPEATS):
-                for name, model in models.items():
-                    times[name].append(_milliseconds(model, batches[name]))
-            for name in models:
-                result[name][str(batch_size)] = median(times[name])
+            calls = {name: partial(_forward, model, batches[name]) for name, model in models.items()}
+            for name, times in in_turn(calls, least=rounds, most=rounds).items():
+                result[name][str(batch_size)] = median(times)
     return result
 
 
-def _milliseconds(model: nn.Module, batch: Mapping[str, Tensor]) -> float:
-    cuda = any(tensor.is_cuda for tensor in batch.values())
-    if cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+def in_turn(
+    calls: Mapping[str, Callable[[], object]], *, least: int, most: int, seconds: float = math.inf
+) -> dict[str, list[float]]:
+    """The milliseconds of each call, made in turn, after rounds that are not measured.
+
+    Args:
+        calls: What is measured, by name.
+        least: Rounds at least.
+        most: Rounds at most.
+        seconds: After the least number of rounds, measuring stops when it has taken so long.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(WARM_UP):
+        for call in calls.values():
+            call()
+    began = time.perf_counter()
+    for done in range(most):
+        if done >= least and time.perf_counter() - began > seconds:
+            break
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - start) * 1000)
+    return times
+
+
+def _forward(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
+    """One forward pass, waited for; what a GPU did before is over, because each pass is waited for."""
     model(**batch)
-    if cuda:
+    if any(tensor.is_cuda for tensor in batch.values()):
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1000
 
 
 @contextmanager

@@ -1,38 +1,327 @@
-"""A student as a checkpoint that needs nothing of this package."""
+"""An export: a model as files that serve, checked against the model before the folder appears."""
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import transformers
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from tutelage import anatomy
+from tutelage import anatomy, serving
 from tutelage.anatomy.checkpoints import resolve
-from tutelage.artifacts import free_place, new_folder
-from tutelage.data.tokenizers import load_tokenizer
+from tutelage.artifacts import free_place, new_folder, write_text
+from tutelage.data.batches import padded
+from tutelage.data.config import DataConfig
+from tutelage.data.examples import Data, Encoded, Examples
+from tutelage.data.labels import label_names, unnamed
+from tutelage.data.texts import Texts
+from tutelage.data.tokenizers import fitted_tokenizer
+from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
-from tutelage.students.load import head_in, load_model
+from tutelage.evaluation.intervals import paired_difference
+from tutelage.recipes.config import from_yaml
+from tutelage.run.checks import check_ids, check_words
+from tutelage.run.workspace import Bench, bench
+from tutelage.serving import OnnxModel
+from tutelage.serving.graph import OPSET
+from tutelage.serving.report import REPORT, Change, ExportReport, Side, busy_note, flags_of
+from tutelage.serving.session import check_installed
+from tutelage.students.load import head_in
 from tutelage.students.sharing import expanded
+from tutelage.tasks import kind_of, kind_of_model
+from tutelage.tasks.kind import Kind
+from tutelage.tasks.load import load_data
+from tutelage.teachers.source import Source
+from tutelage.version import __version__
+
+Format = Literal["onnx", "checkpoint"]
+
+SENTENCES = (
+    "The meeting was moved from Tuesday to Thursday afternoon.",
+    "Please cancel my order and refund the full amount of 49.90 euros.",
+    "What a wonderful film!",
+    "No.",
+    "My card was declined at the petrol station, although there is enough money in my account.",
+    "Heavy rain is expected in the north, with gusts of up to 90 km/h near the coast.",
+    "Ada Lovelace wrote the first program for Charles Babbage's machine in London.",
+    "i cant log in since the last update pls help",
+    "The committee, which had not met since March, rejected the proposal by seven votes to two and asked for a new one.",
+    "Wo ist der nächste Bahnhof? Où est la gare? ¿Dónde está la estación?",
+    "The soup was cold, the waiter was rude, and still we would come back for the view.",
+    "Turn off the lights in the kitchen at half past ten.",
+)
+"""Texts of no task, for a model without texts of its own: they show differences, and no scores."""
+QUESTION = "What does this text say?"
 
 
-def export(model: str, folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Checked:
+    """The texts that files are checked on."""
+
+    kind: Kind
+    data: Data | None
+    """The task, labels in the model's order; None for texts of no task."""
+    texts: Texts
+    limit: int
+    """The longest input in tokens."""
+    source: str
+    notes: list[str]
+
+
+def export(
+    model: str,
+    folder: Path,
+    data_config: DataConfig | None,
+    *,
+    form: Format = "onnx",
+    int8: bool = True,
+    temperature: float = 1.0,
+    most: int = 1000,
+    strict: bool = False,
+    quiet: bool = False,
+) -> ExportReport:
     """See :func:`tutelage.api.export`."""
-    path, place = resolve(model), free_place(folder)
-    transformers.utils.logging.disable_progress_bar()
-    stored = load_model(path, head_in(path))[0]
-    plain = expanded(stored)
-    with new_folder(place) as partial:
-        plain.save_pretrained(partial)
-        load_tokenizer(path).save_pretrained(partial)
-    shape = anatomy.shape_of(plain.config)
-    return {
-        "model": model,
-        "out": str(folder),
-        "type": shape.family,
-        "layers": shape.layers,
-        "stored_layers": anatomy.shape_of(stored.config).stored,
-        "parameters": speed.count_parameters(plain),
-        "stored_parameters": speed.count_parameters(stored),
-        "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+    place = free_place(folder)
+    if form == "onnx":
+        check_installed()
+    if not temperature > 0:
+        raise TutelageError(f"temperature={temperature} makes no probabilities; give a number above 0")
+    with bench(quiet) as desk:
+        path = resolve(model)
+        head = head_in(path)
+        source = Source(path, head, role="model", pooling=None if data_config is None else data_config.pooling)
+        checked = _checked(model, source, kind_of_model(head, source.config), data_config, most)
+        plain = expanded(source.model) if form == "checkpoint" else source.model
+        if checked.data is not None and checked.kind.named and unnamed(source.config):
+            for name, value in checked.kind.label_settings(checked.data).items():
+                setattr(plain.config, name, value)
+        desk.display.say("exporting ...")
+        with new_folder(place) as partial:
+            tokenizer = fitted_tokenizer(source.tokenizer, plain)
+            tokenizer.save_pretrained(partial)
+            if form == "checkpoint":
+                plain.save_pretrained(partial)
+                made: dict[str, OnnxModel | PreTrainedModel] = {"checkpoint": plain}
+            else:
+                made = dict(_graphs(partial, plain, tokenizer, checked, temperature, int8))
+            report = _report(model, folder, source, checked, made, desk, temperature)
+            if strict and report.flags:
+                raise TutelageError(f"nothing was exported, because of {option('strict')}: {'; '.join(report.flags)}")
+            write_text(partial / REPORT, report.model_dump_json(indent=1))
+    return report
+
+
+def _graphs(
+    partial: Path, model: PreTrainedModel, tokenizer: Any, checked: Checked, temperature: float, int8: bool
+) -> dict[str, OnnxModel]:
+    """The graphs, and what serves them."""
+    graph, limit = partial / "model.onnx", checked.limit
+    made = {
+        "onnx": serving.to_onnx(model, tokenizer, graph, kind=checked.kind, temperature=temperature, max_length=limit)
     }
+    if int8:
+        made["int8"] = serving.quantize(graph, partial / "model.int8.onnx")
+    model.config.save_pretrained(partial)
+    shutil.copy(Path(str(serving.__file__)).with_name("serve.py"), partial)
+    return made
+
+
+# ------------------------------------------------------------------------------------------------------------------ texts
+
+
+def _checked(model: str, source: Source, kind: Kind, data_config: DataConfig | None, most: int) -> Checked:
+    """The texts to check on: those that are given, those of the run that made the model, or sentences of no task."""
+    if data_config is not None:
+        return _of_task(model, source, kind, data_config, most)
+    notes = []
+    try:
+        data_config = _config_of_run(Path(os.path.abspath(resolve(model))))
+        if data_config is not None:
+            return _of_task(model, source, kind, data_config, most)
+    except TutelageError as error:
+        notes.append(f"the texts of the run cannot be used ({error})")
+    notes.append(
+        f"checked on {len(SENTENCES)} sentences of no task: differences and times, no scores; give {option('task')} or "
+        f"{option('dev')}"
+    )
+    pairs = list(SENTENCES) if kind.answers_in_pair else None
+    texts = [QUESTION] * len(SENTENCES) if kind.answers_in_pair else list(SENTENCES)
+    labels = np.full(len(SENTENCES), None, dtype=object)
+    examples = Examples([f"built-in/{i}" for i in range(len(texts))], texts, pairs, labels)
+    limit = kind.longest(anatomy.max_length(source.config))
+    return Checked(kind, None, _read(source, kind, examples, limit, None), limit, "built-in sentences", notes)
+
+
+def _config_of_run(folder: Path) -> DataConfig | None:
+    """The texts of the run in whose folder a model lies; None where it lies in none, or its run was on a corpus."""
+    for place in (folder / "config.yaml", folder.parent / "config.yaml"):
+        if place.is_file():
+            config = from_yaml(place)
+            if config.data.task is not None or config.data.train is not None:
+                longest = config.data.max_length or config.recipe.longest
+                return config.data.model_copy(update={"max_length": longest})
+    return None
+
+
+def _of_task(model: str, source: Source, kind: Kind, config: DataConfig, most: int) -> Checked:
+    """The evaluation set of a task.
+
+    Raises:
+        TutelageError: it cannot be read, or is not of the model's task.
+    """
+    data = load_data(config, label_names(source.config) if source.config.num_labels > 1 else ())
+    if kind_of(data.kind).head != kind.head:
+        raise TutelageError(
+            f"the model {model!r} answers tasks of kind {kind.name}, and the data are of kind {data.kind}; give data of its task"
+        )
+    kind = kind_of(data.kind)
+    data, notes = kind.match(data, source.config, model, source.role)
+    part, examples = next(iter(data.dev.items()))
+    notes = [*data.notes, *notes]
+    if most and len(examples) > most:
+        notes.append(
+            f"checked on {most:,} examples of {len(examples):,}, drawn with seed 0; {option('texts')} 0 takes all"
+        )
+        examples = examples.take(_drawn(len(examples), most))
+    longest = kind.longest(anatomy.max_length(source.config))
+    limit = min(config.max_length or longest, longest)
+    texts = _read(source, kind, examples, limit, config.stride)
+    fitted = fitted_tokenizer(source.tokenizer, source.model)
+    check_ids(texts.student, fitted, source.config, model, part)
+    notes += check_words(texts.student, fitted, model, part, trains=False)
+    return Checked(kind, data, texts, limit, f"{part} of {data.task}", notes)
+
+
+def _drawn(count: int, most: int) -> list[int]:
+    """So many examples in pairs of neighbours: those of sentence pairs for similarity stand together."""
+    pairs = np.sort(np.random.default_rng(0).permutation(count // 2)[: max(most // 2, 1)])
+    return [int(row) for pair in pairs for row in (2 * pair, 2 * pair + 1)]
+
+
+def _read(source: Source, kind: Kind, examples: Examples, limit: int, stride: int | None) -> Texts:
+    return Texts(examples, kind.encode(examples, fitted_tokenizer(source.tokenizer, source.model), limit, stride), None)
+
+
+# ------------------------------------------------------------------------------------------------------------ comparison
+
+
+def _report(
+    model: str,
+    folder: Path,
+    source: Source,
+    checked: Checked,
+    made: dict[str, OnnxModel | PreTrainedModel],
+    desk: Bench,
+    temperature: float,
+) -> ExportReport:
+    """The files against the model."""
+    kind, data, texts, notes = checked.kind, checked.data, checked.texts, list(checked.notes)
+    models: dict[str, OnnxModel | PreTrainedModel] = {"pytorch": source.model, **made}
+    logits = {name: _logits(one, texts.student, name, desk) for name, one in models.items()}
+    if data is not None:
+        texts = replace(texts, examples=kind.answered(texts.examples, logits["pytorch"]))
+        if not texts.examples.labelled.all():
+            notes.append("the texts have no labels: differences and times, no scores")
+            data = None
+    desk.display.say("measuring speed ...")
+    times, core = serving.latency(models, _typical(texts.student))
+    busy = busy_note(core)
+    sides = []
+    for name, one in models.items():
+        weights = one.bytes if isinstance(one, OnnxModel) else _bytes_of(one)
+        file = one.path.name if isinstance(one, OnnxModel) else "model.safetensors" if name == "checkpoint" else model
+        found = {} if name == "pytorch" else _compared(kind, data, texts, logits[name], logits["pytorch"])
+        if isinstance(one, OnnxModel):
+            found["tokens_agree"] = _tokens_agree(one, texts)
+        scores = None if data is None else kind.scores(data, logits[name], texts)
+        exact = name in ("onnx", "checkpoint")
+        sides.append(
+            Side(name=name, file=file, bytes=weights, exact=exact, scores=scores, latency=times[name], **found)
+        )
+    config = next((one.config for one in made.values() if not isinstance(one, OnnxModel)), source.config)
+    return ExportReport(
+        tutelage=__version__,
+        model=model,
+        out=str(folder),
+        type=config.model_type,
+        kind=kind.name,
+        labels=[str(config.id2label[i]) for i in range(config.num_labels)] if kind.named else [],
+        temperature=temperature,
+        opset=OPSET if "onnx" in made else None,
+        layers=anatomy.shape_of(config).layers,
+        parameters=speed.count_parameters(source.model),
+        texts=len(texts.examples),
+        source=checked.source,
+        metric=None if data is None else data.metrics[0],
+        sides=sides,
+        notes=[*notes, *([busy] if busy else [])],
+        flags=flags_of(sides),
+        environment=_environment(),
+    )
+
+
+def _logits(model: OnnxModel | PreTrainedModel, encoded: Encoded, name: str, desk: Bench) -> Tensor:
+    if isinstance(model, OnnxModel):
+        return model.answers(encoded, lambda count: desk.display.advance(name, len(encoded), count))
+    found = desk.predict(model, encoded, name)
+    model.to("cpu")  # where times are taken
+    return found
+
+
+def _compared(kind: Kind, data: Data | None, texts: Texts, ours: Tensor, theirs: Tensor) -> dict[str, Any]:
+    """What a file's outputs are against the model's."""
+    found: dict[str, Any] = {
+        "largest_difference": float((ours - theirs).abs().max()),
+        "agreement": kind.agreement(ours, theirs),
+    }
+    if data is not None:
+        count, metric = kind.resampled(data, ours, texts)
+        value, low, high = paired_difference(metric, kind.resampled(data, theirs, texts)[1], count)
+        found["change"] = Change(value=value, low=low, high=high)
+    return found
+
+
+def _tokens_agree(model: OnnxModel, texts: Texts) -> float:
+    """The share of the rows that the script in the folder turns into the same tokens."""
+    from tutelage.serving import serve  # which needs the extra onnx
+
+    script = serve.Model(model.path)
+    examples, encoded = texts.examples, texts.student
+    pairs: Sequence[str | None] = examples.pairs or [None] * len(examples)
+    theirs = [
+        tuple(one.ids) for text, pair in zip(examples.texts, pairs, strict=True) for one in script.encodings(text, pair)
+    ]
+    ours = [tuple(row.tolist()) for row in np.split(encoded.tokens, encoded.offsets[1:-1])]
+    if len(theirs) != len(ours):  # windows of another length
+        return len(set(theirs) & set(ours)) / len(ours)
+    return float(np.mean([one == other for one, other in zip(theirs, ours, strict=True)]))
+
+
+def _typical(encoded: Encoded) -> Callable[[int], dict[str, Tensor]]:
+    """Makes batches of a text of mean length."""
+    row = int(np.abs(encoded.lengths - encoded.lengths.mean()).argmin())
+    inputs = padded(encoded, np.array([row]))
+    return lambda count: {name: value.repeat_interleave(count, 0) for name, value in inputs.items()}
+
+
+def _bytes_of(model: PreTrainedModel) -> int:
+    """Bytes of the weights, each shared one once."""
+    tensors = {one.data_ptr(): one for one in model.state_dict().values()}
+    return sum(one.numel() * one.element_size() for one in tensors.values())
+
+
+def _environment() -> dict[str, str]:
+    """The machine and the libraries."""
+    names = [name for name in ("torch", "transformers", "onnx", "onnxruntime") if find_spec(name) is not None]
+    machine = {"cpu": speed.cpu_name(), "cores": str(os.cpu_count()), "threads": str(torch.get_num_threads())}
+    return machine | {"python": platform.python_version()} | {name: version(name) for name in names}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.errors import TutelageError
 from tutelage.report.comparison import comparison
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tutelage.data.examples import Data
     from tutelage.recipes.choices import Precision
     from tutelage.recipes.config import RunConfig
+    from tutelage.serving.report import ExportReport
     from tutelage.teachers.source import Source
 
 
@@ -113,11 +114,13 @@ class Result(os.PathLike[str]):
             )
         return found[found["student"] != found["teacher"]]
 
-    def export(self, out: str | os.PathLike[str]) -> dict[str, Any]:
-        """Convert a student with shared layers to a standard checkpoint: see :func:`tutelage.export`."""
+    def export(
+        self, out: str | os.PathLike[str], *, format: Literal["onnx", "checkpoint"] = "onnx", int8: bool = True
+    ) -> ExportReport:
+        """Write the student as files that serve, checked on the texts of this run: see :func:`tutelage.export`."""
         from tutelage.run.export import export
 
-        return export(self._model_folder, Path(out))
+        return export(self._model_folder, Path(out), None, form=format, int8=int8, quiet=True)
 
     @property
     def _model_folder(self) -> str:

@@ -45,7 +45,7 @@ from tutelage.students.vocabulary import Vocabulary
 from tutelage.tasks import kind_of
 from tutelage.teachers.source import Source
 
-TUNING_TEXTS, TUNING_TOKENS = 512, 2**16
+TUNING_TEXTS, TUNING_TOKENS = 512, 2**15
 """Most training examples and tokens that a pruned student is fitted on; their hidden states are held in memory."""
 
 

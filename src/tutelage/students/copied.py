@@ -45,7 +45,7 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
     if family.derived == "shared":
         raise TutelageError(
             f"a {source.config.model_type} shares layers, which cannot be copied one by one; convert it to a standard "
-            "checkpoint first: tutelage export"
+            "checkpoint first: tutelage export --format checkpoint"
         )
     if not family.layers:
         raise TutelageError(

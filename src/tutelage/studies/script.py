@@ -15,7 +15,21 @@ from tutelage.errors import TutelageError
 from tutelage.studies.pages import filled
 
 Results = dict[str, Any]
-PLACES = ("data_dir", "text", "vectors", "clinc", "corpus", "models", "work", "share", "finished", "out", "part", "one")
+PLACES = (
+    "data_dir",
+    "text",
+    "vectors",
+    "clinc",
+    "squad",
+    "corpus",
+    "models",
+    "work",
+    "share",
+    "finished",
+    "out",
+    "part",
+    "one",
+)
 """Options that say where things are and what is run now; they are no settings of the results."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from inspect import isabstract
 from typing import Any
 
+from tutelage.anatomy import Head
 from tutelage.errors import TutelageError, option
 from tutelage.tasks.classification import Classification
 from tutelage.tasks.embedding import Embedding
@@ -38,6 +39,20 @@ def kind_of(name: str) -> Kind:
     if name not in others:
         raise TutelageError(f"{option('kind')} {name!r} does not exist; use one of {', '.join([*KINDS, *others])}")
     return others[name]()
+
+
+def kind_of_model(head: Head, config: Any) -> Kind:
+    """The kind of task that a model with this head and configuration answers.
+
+    Raises:
+        TutelageError: it answers none: it has no head of a task.
+    """
+    for kind in KINDS.values():
+        if kind.head == head and kind.describes(config):
+            return kind
+    raise TutelageError(
+        f"a {config.model_type} with the head {head} answers no task; fine-tune or distil it on one first"
+    )
 
 
 def _defined(kind: Any) -> Iterator[type[Kind]]:

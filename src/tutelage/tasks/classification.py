@@ -27,6 +27,9 @@ class Classification(TextKind):
     single_label = True
     ptp = True
 
+    def describes(self, config: Any) -> bool:
+        return config.problem_type in (None, "single_label_classification") and config.num_labels > 1
+
     def fits(self, values: Sequence[Any]) -> bool:
         if any(isinstance(value, list) for value in values):
             return False

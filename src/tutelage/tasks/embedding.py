@@ -26,6 +26,7 @@ from tutelage.data.readers.files import ending_of, read_lines, read_table
 from tutelage.data.readers.table import Table, shown
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
+from tutelage.evaluation.intervals import Metric
 from tutelage.objectives import losses
 from tutelage.objectives.losses import SoftLossOptions
 from tutelage.tasks import cells
@@ -65,6 +66,7 @@ class Embedding(Kind):
     pipeline = "sentence-similarity"
     library = "sentence-transformers"
     per_text = True
+    served_as = "vector"
     named = False
     probabilities = False
     learns_labels = False
@@ -144,8 +146,25 @@ class Embedding(Kind):
             cosines = (vectors[::2] * vectors[1::2]).sum(dim=-1).numpy()
             return {name: value_of(name, cosines, labels[::2]) for name in PAIRS}
         if data.metrics == CLASSES:
-            return {"knn_accuracy": _neighbours(vectors, labels)}
+            return {"knn_accuracy": float(_neighbours(vectors, labels).float().mean())}
         return {"teacher_cosine": float((vectors * F.normalize(torch.from_numpy(labels), dim=-1)).sum(dim=-1).mean())}
+
+    def resampled(self, data: Data, logits: Tensor, texts: Texts) -> tuple[int, Metric]:
+        """Examples are pairs, or texts. Of classes the neighbours are those among all texts: a text that counts twice is no
+        neighbour of itself."""
+        labels, vectors = texts.examples.labels, F.normalize(logits.float(), dim=-1)
+        if data.metrics == PAIRS:
+            cosines, scores = (vectors[::2] * vectors[1::2]).sum(dim=-1).numpy(), labels[::2]
+            return len(scores), lambda rows: value_of(PAIRS[0], cosines[rows], scores[rows])
+        if data.metrics == CLASSES:
+            each = _neighbours(vectors, labels).numpy().astype(np.float64)
+        else:
+            each = (vectors * F.normalize(torch.from_numpy(labels), dim=-1)).sum(dim=-1).numpy().astype(np.float64)
+        return len(each), lambda rows: float(each[rows].mean())
+
+    def agreement(self, ours: Tensor, theirs: Tensor) -> float | None:
+        """Mean cosine of the two vectors of a text."""
+        return float(F.cosine_similarity(ours.float(), theirs.float()).mean())
 
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         """Correlations of a constant are 0; the commonest class; the cosine with one vector, the best for all texts."""
@@ -242,12 +261,13 @@ def _scores(table: Table, name: str) -> list[float]:
     return found
 
 
-def _neighbours(vectors: Tensor, labels: Labels) -> float:
-    """The share of texts whose class is that of their nearest neighbours among the other texts.
+def _neighbours(vectors: Tensor, labels: Labels) -> Tensor:
+    """``(n,)``: whether the class of a text is that of its nearest neighbours among the other texts.
 
     The 5 nearest vote with their cosines; among classes with equal votes the first wins. Vectors are of unit length.
     """
-    classes, right = torch.from_numpy(labels), 0
+    classes = torch.from_numpy(labels)
+    right: list[Tensor] = []
     count = min(NEIGHBOURS, len(labels) - 1)
     for start in range(0, len(labels), 1024):
         rows = torch.arange(start, min(start + 1024, len(labels)))
@@ -255,5 +275,5 @@ def _neighbours(vectors: Tensor, labels: Labels) -> float:
         cosines[torch.arange(len(rows)), rows] = -2.0
         near, places = cosines.topk(count, dim=1)
         votes = torch.zeros(len(rows), int(classes.max()) + 1).scatter_add_(1, classes[places], near + 1)
-        right += int((votes.argmax(dim=1) == classes[rows]).sum())
-    return right / len(labels)
+        right.append(votes.argmax(dim=1) == classes[rows])
+    return torch.cat(right)

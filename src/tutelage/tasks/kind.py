@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from tutelage.data.examples import Data, Encoded, Examples, encode, token_places
 from tutelage.data.labels import Labels, class_counts, label_names, listed, places_of, unnamed
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
+from tutelage.evaluation.intervals import Metric
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks.metrics import value_of
@@ -52,6 +53,8 @@ class Kind(ABC):
     """The Hub's name for the library that loads the student."""
     unit: str = "texts"
     """The plural noun for examples, in messages."""
+    served_as: Literal["class", "classes", "number", "tags", "span", "vector"] = "class"
+    """How the script in an exported folder reads the outputs."""
 
     per_text: bool = False
     """Whether each text has one row of logits. Only then can a store keep teacher predictions, can a team give each example its own
@@ -79,6 +82,10 @@ class Kind(ABC):
     def classifies_texts(self) -> bool:
         """Whether each text has exactly one class."""
         return self.per_text and self.single_label
+
+    def describes(self, config: Any) -> bool:
+        """Whether a model with this kind's head and this configuration answers such a task; if not overridden, it does."""
+        return True
 
     # ------------------------------------------------------------------------------------------------------------- data
 
@@ -198,6 +205,15 @@ class Kind(ABC):
     def is_constant(self, logits: Tensor) -> bool:
         """Whether all texts get the same answer; if not overridden, never."""
         return False
+
+    @abstractmethod
+    def resampled(self, data: Data, logits: Tensor, texts: Texts) -> tuple[int, Metric]:
+        """The first metric of predictions as :meth:`scores` takes them, as a function of the examples that count, and how many
+        there are: for intervals."""
+
+    def agreement(self, ours: Tensor, theirs: Tensor) -> float | None:
+        """Share of equal answers of two models, of their logits ``(answers, outputs)``; ``None`` where answers are no classes."""
+        return float((ours.argmax(1) == theirs.argmax(1)).float().mean()) if self.single_label else None
 
     def confusion(self, logits: Tensor, texts: Texts, classes: int) -> npt.NDArray[np.int64] | None:
         """``(classes, classes)``: how many answers of each class (rows) were predicted as each (columns), over those that are
@@ -370,6 +386,11 @@ class TextKind(Kind):
 
     def scores(self, data: Data, logits: Tensor, texts: Texts) -> dict[str, float]:
         return self.score(data.metrics, logits.numpy(), texts.examples.labels, data.positive)
+
+    def resampled(self, data: Data, logits: Tensor, texts: Texts) -> tuple[int, Metric]:
+        predictions, labels = self.predictions(logits.numpy()), texts.examples.labels
+        name, positive = data.metrics[0], data.positive
+        return len(labels), lambda rows: self._value(name, predictions[rows], labels[rows], positive)
 
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         return {name: self.chance(name, examples.labels, data.positive) for name in data.metrics}

@@ -26,6 +26,10 @@ class Multilabel(TextKind):
     name = "multilabel"
     metrics = ("micro_f1", "macro_f1")
     known_metrics = ("accuracy", "macro_f1", "micro_f1")
+    served_as = "classes"
+
+    def describes(self, config: Any) -> bool:
+        return bool(config.problem_type == "multi_label_classification")
 
     def fits(self, values: Sequence[Any]) -> bool:
         return any(isinstance(value, list) for value in values)
@@ -72,6 +76,10 @@ class Multilabel(TextKind):
 
     def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         return (logits > 0).astype(np.int64)
+
+    def agreement(self, ours: Tensor, theirs: Tensor) -> float | None:
+        """Share of texts with the same set of classes."""
+        return float(((ours > 0) == (theirs > 0)).all(dim=1).float().mean())
 
     def constant(self, name: str, labels: Labels, positive: int = 1) -> npt.NDArray[np.int64]:
         """The classes of more than half of the texts."""

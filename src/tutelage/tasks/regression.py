@@ -32,7 +32,11 @@ class Regression(TextKind):
     known_metrics = ("pearson", "spearman")
     named = False
     probabilities = False
+    served_as = "number"
     ptp = True
+
+    def describes(self, config: Any) -> bool:
+        return bool(config.problem_type == "regression" or config.num_labels == 1)
 
     def fits(self, values: Sequence[Any]) -> bool:
         numbers = cells.numbers(self.prepared(values)[0])

@@ -21,6 +21,7 @@ from tutelage.data.examples import NO_TARGET, UNLABELLED, Data, Encoded, Example
 from tutelage.data.readers.squad import Answers, own_questions
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
+from tutelage.evaluation.intervals import Metric
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count
 from tutelage.tasks.kind import Kind
@@ -37,6 +38,7 @@ class Spans(Kind):
     named = False
     fixed_outputs = False
     answers_in_pair = True
+    served_as = "span"
 
     def read(self, train: Path, dev: Path | None, config: DataConfig) -> Data:
         return own_questions(train, dev, config.skip_bad_rows)
@@ -70,6 +72,13 @@ class Spans(Kind):
         examples = texts.examples
         unanswerable = any(answers == () for answers in examples.labels)
         return squad_scores(best_answers(logits, texts.student, examples, with_null=unanswerable), examples)
+
+    def resampled(self, data: Data, logits: Tensor, texts: Texts) -> tuple[int, Metric]:
+        examples = texts.examples
+        unanswerable = any(answers == () for answers in examples.labels)
+        said = best_answers(logits, texts.student, examples, with_null=unanswerable)
+        each = np.array([_scores(text, _right(known))[0] for text, known in zip(said, examples.labels, strict=True)])
+        return len(each), lambda rows: float(each[rows].mean())
 
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         return answer_chance(examples)

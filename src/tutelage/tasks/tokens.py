@@ -17,6 +17,7 @@ from tutelage.data.config import DataConfig
 from tutelage.data.examples import NO_TARGET, UNLABELLED, Data, Encoded, Examples
 from tutelage.data.readers.conll import bio, own_sentences
 from tutelage.data.texts import Texts
+from tutelage.evaluation.intervals import Metric
 from tutelage.tasks.kind import Kind
 from tutelage.tasks.order import counted
 
@@ -29,6 +30,7 @@ class Tokens(Kind):
     head: Head = "tokens"
     pipeline = "token-classification"
     single_label = True
+    served_as = "tags"
 
     def read(self, train: Path, dev: Path | None, config: DataConfig) -> Data:
         return own_sentences(train, dev, config)
@@ -53,6 +55,17 @@ class Tokens(Kind):
     def scores(self, data: Data, logits: Tensor, texts: Texts) -> dict[str, float]:
         tags = best_tags(logits, texts.student, texts.examples, data.labels)
         return tag_scores(tags, texts.examples, data.labels)
+
+    def resampled(self, data: Data, logits: Tensor, texts: Texts) -> tuple[int, Metric]:
+        tags = best_tags(logits, texts.student, texts.examples, data.labels)
+        rows = zip(tags, texts.examples.labels, strict=True)
+        each = np.array([_counted(row, classes, data.labels)[:3] for row, classes in rows])
+
+        def f1(rows: npt.NDArray[np.int64]) -> float:
+            right, predicted, wanted = each[rows].sum(axis=0).tolist()
+            return _share(2 * right, predicted + wanted)
+
+        return len(each), f1
 
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         return tag_chance(examples, data.labels)
@@ -168,21 +181,24 @@ def tag_scores(predictions: Sequence[Sequence[str]], examples: Examples, names: 
     ``predictions`` has a tag for each word of each of ``examples``, which are all labelled; ``names`` are the classes of
     the labels. An entity is right if type, first and last word are. Words whose class is not known are left out.
     """
-    right = predicted = wanted = same = words = 0
-    for row, classes in zip(predictions, examples.labels, strict=True):
-        known = [(tag, names[number]) for tag, number in zip(row, classes, strict=True) if number >= 0]
-        said, true = entities([tag for tag, _ in known]), entities([tag for _, tag in known])
-        right += len(set(said) & set(true))
-        predicted += len(said)
-        wanted += len(true)
-        same += sum(tag == name for tag, name in known)
-        words += len(known)
+    rows = zip(predictions, examples.labels, strict=True)
+    counts = np.array([_counted(row, classes, names) for row, classes in rows]).reshape(-1, 5)
+    right, predicted, wanted, same, words = counts.sum(axis=0).tolist()
     return {
         "f1": _share(2 * right, predicted + wanted),
         "precision": _share(right, predicted),
         "recall": _share(right, wanted),
         "accuracy": _share(same, words),
     }
+
+
+def _counted(
+    tags: Sequence[str], classes: npt.NDArray[np.int64], names: Sequence[str]
+) -> tuple[int, int, int, int, int]:
+    """Of one sentence: entities that are right, predicted and wanted; words that are right, and known."""
+    known = [(tag, names[number]) for tag, number in zip(tags, classes, strict=True) if number >= 0]
+    said, true = entities([tag for tag, _ in known]), entities([tag for _, tag in known])
+    return len(set(said) & set(true)), len(said), len(true), sum(tag == name for tag, name in known), len(known)
 
 
 def tag_chance(examples: Examples, names: Sequence[str]) -> dict[str, float]:

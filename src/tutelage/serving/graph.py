@@ -1,0 +1,239 @@
+"""Models as ONNX graphs: from PyTorch in float32, and with int8 weights."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tutelage import anatomy
+from tutelage.anatomy import Head
+from tutelage.data.tokenizers import fitted_tokenizer
+from tutelage.errors import TutelageError, last_reason
+from tutelage.serving.session import KEY, About, OnnxModel, check_installed
+from tutelage.tasks import kind_of_model
+from tutelage.tasks.kind import Kind
+from tutelage.version import __version__
+
+OPSET = 20
+"""The version of ONNX's operators: the first with GELU as one operator. onnxruntime runs it since 1.17."""
+
+OUTPUTS: dict[Head, tuple[str, ...]] = {
+    "classes": ("logits",),
+    "tokens": ("logits",),
+    "spans": ("start_logits", "end_logits"),
+    "vectors": ("sentence_embedding",),
+}
+"""The names of a graph's outputs by the head of its model; a model with another head has no graph."""
+
+TRACED = ("A short text.", "A text that is longer than the first: the graph must not depend on lengths.")
+"""The texts with which a model is traced: two lengths, so that one is padded."""
+
+LARGEST = 2**31
+"""The most bytes of a graph in one file, which quantisation needs."""
+
+
+class Answers(nn.Module):
+    """A model as its graph has it: inputs by name, and of the outputs those that answer."""
+
+    def __init__(self, model: PreTrainedModel, head: Head) -> None:
+        super().__init__()
+        self.model, self.head = model, head
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        named = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        given = {name: value for name, value in named.items() if value is not None}
+        output = anatomy.output_of(self.model, given)
+        if self.head == "vectors":
+            return (output,)
+        return tuple(getattr(output, name) for name in OUTPUTS[self.head])
+
+
+def to_onnx(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    path: str | os.PathLike[str],
+    *,
+    kind: Kind | None = None,
+    temperature: float = 1.0,
+    max_length: int | None = None,
+) -> OnnxModel:
+    """Write a model as an ONNX graph in float32; batch and length are free.
+
+    Inputs are ``input_ids``, ``attention_mask`` and, of models that have them, ``token_type_ids``, ``(batch, tokens)`` int64.
+    Outputs are those of :data:`OUTPUTS`. The metadata holds labels, temperature and length (:class:`About`).
+
+    Args:
+        model: In evaluation mode.
+        tokenizer: Its tokenizer.
+        path: File to write, ``model.onnx``; weights beyond 2 GB go to a file beside it.
+        kind: The kind of task. Default: what the configuration says.
+        temperature: Divides the logits before they become probabilities.
+        max_length: Longest input in tokens. Default: what the kind reads at most.
+
+    Raises:
+        TutelageError: the libraries of the extra ``onnx`` are missing, or torch cannot export this model.
+    """
+    check_installed()
+    path, head = Path(path), anatomy.head_of(model)
+    if head not in OUTPUTS:
+        raise TutelageError(
+            f"a {type(model).__name__} answers nothing that can be served; export a model with a head for "
+            f"{', '.join(OUTPUTS)}"
+        )
+    fitted = fitted_tokenizer(tokenizer, model)
+    example = dict(fitted(list(TRACED), padding=True, truncation=True, max_length=32, return_tensors="pt"))
+    inputs = {name: value.to(model.device) for name, value in example.items() if name in fitted.model_input_names}
+    free = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in inputs}
+    about = _about(model, fitted, kind or kind_of_model(head, model.config), temperature, max_length)
+    try:
+        with _quiet(), torch.no_grad():
+            program: Any = torch.onnx.export(
+                Answers(model, head).eval(),
+                (),
+                kwargs=inputs,
+                dynamo=True,
+                dynamic_shapes=free,
+                output_names=list(OUTPUTS[head]),
+                opset_version=OPSET,
+                verbose=False,
+            )
+            graph = program.model.graph
+            for value in (*graph.inputs, *graph.outputs):
+                _name_axes(value)
+            program.model.metadata_props[KEY] = about.model_dump_json()
+            program.save(str(path))
+    except Exception as error:  # the exporter raises whatever the model's code runs into
+        path.unlink(missing_ok=True)
+        raise TutelageError(
+            f"torch {torch.__version__} cannot export a {model.config.model_type} of transformers {transformers.__version__} to "
+            f"ONNX: {last_reason(error)}; serve it with transformers, or distil it into another family"
+        ) from None
+    return OnnxModel(path)
+
+
+def _about(model: PreTrainedModel, fitted: Any, kind: Kind, temperature: float, max_length: int | None) -> About:
+    longest = max_length or kind.longest(anatomy.max_length(model.config))
+    return About(
+        kind=kind.name,
+        answer=kind.served_as,
+        labels=tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels)) if kind.named else (),
+        temperature=temperature,
+        max_length=longest if longest < anatomy.UNLIMITED else None,
+        pad_token=int(fitted.pad_token_id),
+        made_by=f"tutelage {__version__}",
+    )
+
+
+def _name_axes(value: Any) -> None:
+    """Call the free axes of an input or output by what they are."""
+    import onnx_ir
+
+    names = ("batch", "tokens")
+    value.shape = onnx_ir.Shape(size if isinstance(size, int) else names[axis] for axis, size in enumerate(value.shape))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on its own parts."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def quantize(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> OnnxModel:
+    """Write a graph of :func:`to_onnx` with int8 weights; activations are quantised while it runs (dynamic quantisation).
+
+    Weights of matrix products have one scale for each output, embedding tables one for each row. The weights of matrix products
+    use 7 of the 8 bits: on x86 CPUs without VNNI the sums of full products overflow 16 bits.
+
+    Args:
+        path: The graph in float32.
+        out: File to write.
+
+    Raises:
+        TutelageError: the graph is too large for a single file, or onnxruntime cannot quantise it.
+    """
+    check_installed()
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    if OnnxModel(path).bytes >= LARGEST:
+        raise TutelageError(f"{os.fspath(path)!r} has 2 GB or more, which onnxruntime cannot quantise; leave out int8")
+    graph = onnx.load(os.fspath(path))
+    # Shapes noted for intermediate values contradict those that the quantiser infers.
+    del graph.graph.value_info[:]
+    about = {entry.key: entry.value for entry in graph.metadata_props}
+    _quantize_tables(graph)
+    try:
+        with _quiet():
+            quantize_dynamic(
+                graph,
+                os.fspath(out),
+                op_types_to_quantize=["MatMul", "Gemm", "LSTM"],
+                per_channel=True,
+                reduce_range=True,
+                weight_type=QuantType.QInt8,
+            )
+    except Exception as error:  # of onnx's checks, or onnxruntime's
+        Path(out).unlink(missing_ok=True)
+        raise TutelageError(
+            f"onnxruntime cannot quantise {os.fspath(path)!r}: {last_reason(error)}; serve the float32 graph"
+        ) from None
+    if KEY in about:
+        made = onnx.load(os.fspath(out))
+        said = About.model_validate_json(about[KEY]).model_copy(update={"precision": "int8"})
+        onnx.helper.set_model_props(made, {KEY: said.model_dump_json()})
+        onnx.save(made, os.fspath(out))
+    return OnnxModel(out)
+
+
+def _quantize_tables(model: Any) -> None:
+    """Replace float32 tables that rows are gathered from by int8 rows with a scale each. onnxruntime's own way has one scale for
+    a whole table, which the largest of all its numbers determines."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes: list[Any] = []
+    for node in model.graph.node:
+        tensor = weights.get(node.input[0]) if node.op_type == "Gather" else None
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+        if tensor is None or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2 or axis != 0:
+            nodes.append(node)
+            continue
+        rows, scales = f"{tensor.name}.rows", f"{tensor.name}.scales"
+        if all(one.name != rows for one in model.graph.initializer):
+            values = numpy_helper.to_array(tensor)
+            scale = np.maximum(np.abs(values).max(axis=1, keepdims=True), np.float32(1e-12)) / np.float32(127)
+            model.graph.initializer.append(numpy_helper.from_array(np.rint(values / scale).astype(np.int8), rows))
+            model.graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), scales))
+        ids, result = node.input[1], node.output[0]
+        nodes += [
+            helper.make_node("Gather", [rows, ids], [f"{result}.rows"]),
+            helper.make_node("Cast", [f"{result}.rows"], [f"{result}.cast"], to=TensorProto.FLOAT),
+            helper.make_node("Gather", [scales, ids], [f"{result}.scales"]),
+            helper.make_node("Mul", [f"{result}.cast", f"{result}.scales"], [result]),
+        ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)

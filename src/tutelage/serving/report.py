@@ -1,0 +1,127 @@
+"""``export.json`` as types: what was written, and how it compares with the model that it comes from."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tutelage.serving.latency import BUSY, Latency
+
+REPORT = "export.json"
+"""Name of the file in an exported folder."""
+
+CLOSE = 1e-4
+"""A float32 file whose outputs differ by more from those of its model is not the same function."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Change(_Part):
+    """By how much a score is above that of the model that a file comes from, with a 95 % interval: paired bootstrap over
+    examples."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Side(_Part):
+    """The model itself, or a file that was made of it."""
+
+    name: str
+    """``pytorch``; ``onnx``, ``int8`` or ``checkpoint``."""
+    file: str
+    """The file; of the model itself its name."""
+    bytes: int
+    """Size of the weights on disk."""
+    exact: bool
+    """Whether its outputs must be the model's but for rounding in float32."""
+    largest_difference: float | None = None
+    """Of any output from the model's."""
+    agreement: float | None = None
+    """Share of equal answers; of vectors, the mean cosine. Null for numbers and spans."""
+    scores: dict[str, float] | None = None
+    """The task's metrics, the first of which decides. Null where the texts have no labels."""
+    change: Change | None = None
+    """In the first metric."""
+    tokens_agree: float | None = None
+    """Share of the texts that ``serve.py`` turns into the same tokens."""
+    latency: list[Latency]
+
+
+class ExportReport(_Part):
+    """What ``tutelage export`` wrote."""
+
+    version: Literal[1] = 1
+    tutelage: str
+    model: str
+    """Folder or hub id that was exported."""
+    out: str
+    """The folder."""
+    type: str
+    """The model's type, as in its configuration."""
+    kind: str
+    """The kind of task."""
+    labels: list[str]
+    temperature: float
+    opset: int | None
+    """Version of ONNX's operators; null for a checkpoint."""
+    layers: int
+    parameters: int
+    texts: int
+    """Texts on which the files were checked."""
+    source: str
+    """Where these come from."""
+    metric: str | None
+    """The metric that decides; null where the texts have no labels."""
+    sides: list[Side]
+    """The model itself, then each file."""
+    notes: list[str]
+    """On how the files were checked."""
+    flags: list[str]
+    """What is wrong with a file: it differs, scores worse or is slower than what it comes from. Empty for a good export."""
+    environment: dict[str, str]
+
+
+def flags_of(sides: list[Side]) -> list[str]:
+    """What is wrong with the files, in plain words. The first side is the model; each side comes from the one before it."""
+    found = []
+    model = sides[0]
+    for before, side in pairwise(sides):
+        if side.exact and (side.largest_difference or 0) > CLOSE:
+            found.append(
+                f"{side.file} is not the same function as the model: outputs differ by up to {side.largest_difference:.2g} "
+                f"(float32 files may differ by {CLOSE:g})"
+            )
+        if side.change is not None and side.change.high < 0:
+            found.append(
+                f"{side.file} scores {-100 * side.change.value:.1f} points lower than the model (95 % interval "
+                f"{100 * side.change.low:+.1f} to {100 * side.change.high:+.1f})"
+            )
+        if side.tokens_agree is not None and side.tokens_agree < 1:
+            found.append(
+                f"serve.py reads {1 - side.tokens_agree:.1%} of the texts as other tokens than the model was checked on"
+            )
+        for ours, theirs in zip(side.latency, before.latency, strict=True):
+            if ours.p50_ms - theirs.p50_ms > max(ours.spread_ms, theirs.spread_ms):
+                whose = "the model" if before is model else before.file
+                threads = "1 thread" if ours.threads == 1 else f"{ours.threads} threads"
+                found.append(
+                    f"{side.file} is slower than {whose} at batch {ours.batch} on {threads}: {ours.p50_ms:.2f} ms against "
+                    f"{theirs.p50_ms:.2f} ms"
+                )
+    return found
+
+
+def busy_note(share: float) -> str | None:
+    """A warning where the machine did other things while times were taken."""
+    if share >= BUSY:
+        return None
+    return (
+        f"the machine was busy: while times were taken on one thread, this process had {share:.0%} of a core; repeat the "
+        "export on an idle machine before you quote them"
+    )

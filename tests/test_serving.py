@@ -1,0 +1,301 @@
+"""Exported files against the models that they come from, and the folder that serves without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ALL_FAMILIES, LABELS, VOCABULARY, sentences, tiny_config, tiny_model, write_csv
+from test_pruned import pruned
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from tutelage import api, cli, serving
+from tutelage.anatomy import FAMILIES, auto_class
+from tutelage.errors import TutelageError
+from tutelage.evaluation.intervals import paired_difference
+from tutelage.run import export as exporting
+from tutelage.serving import serve, session
+from tutelage.serving.latency import Latency
+from tutelage.serving.report import REPORT, Change, ExportReport, Side, busy_note, flags_of
+from tutelage.students.bilstm import new_bilstm, word_tokenizer
+from tutelage.students.build import build
+from tutelage.students.load import load_model
+from tutelage.students.specs import Shared, Sliced
+from tutelage.tasks.sentence import SentenceEncoder
+
+TEXTS = [*sentences(6, 3)[0], "good", "word1 " * 50]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> tuple[Path, ExportReport]:
+    """A model of one layer, its files, and what the command found."""
+    root = tmp_path_factory.mktemp("exported")
+    model = tiny_model(layers=1)
+    with torch.no_grad():
+        model.classifier.weight.mul_(3)
+    model.save_pretrained(root / "model")
+    tokenizer.save_pretrained(root / "model")
+    write_csv(root / "dev.csv", 60, 2)
+    report = api.export(str(root / "model"), root / "out", dev=str(root / "dev.csv"), temperature=2.0, quiet=True)
+    return root, report
+
+
+def test_an_export_is_measured_against_its_model(exported: tuple[Path, ExportReport]) -> None:
+    root, report = exported
+    assert ExportReport.model_validate_json((root / "out" / REPORT).read_text()) == report
+    assert sorted(path.name for path in (root / "out").iterdir()) == sorted(
+        ["config.json", REPORT, "model.int8.onnx", "model.onnx", "serve.py", "tokenizer.json", "tokenizer_config.json"]
+    )
+    model, onnx, int8 = report.sides
+    assert [side.file for side in (onnx, int8)] == ["model.onnx", "model.int8.onnx"]
+    scores = api.evaluate(str(root / "model"), dev=str(root / "dev.csv"), quiet=True)["scores"]["dev"]
+    assert model.scores == scores and onnx.scores == scores
+    assert onnx.largest_difference is not None and onnx.largest_difference < 1e-5 and onnx.agreement == 1
+    assert onnx.change == Change(value=0, low=0, high=0)
+    assert int8.largest_difference is not None and 0 < int8.largest_difference < 0.2
+    assert int8.bytes == (root / "out" / "model.int8.onnx").stat().st_size < onnx.bytes
+    assert (onnx.tokens_agree, int8.tokens_agree) == (1, 1)
+    assert [(one.batch, one.threads) for one in int8.latency] == [(1, 1), (32, 1)]
+    assert all(0 < one.p50_ms <= one.p95_ms and one.rounds >= 10 for side in report.sides for one in side.latency)
+    assert (report.texts, report.kind, report.metric, report.labels) == (60, "classification", "accuracy", list(LABELS))
+
+
+def test_a_graph_takes_inputs_by_name_and_any_length(exported: tuple[Path, ExportReport], tokenizer: Any) -> None:
+    root, _ = exported
+    graph, model = serving.OnnxModel(root / "out" / "model.onnx"), load_model(str(root / "model"))[0]
+    assert graph.about.labels == LABELS and graph.about.temperature == 2 and graph.about.max_length == 40
+    assert serving.OnnxModel(root / "out" / "model.int8.onnx").about.precision == "int8"
+    named = [(one.name, one.shape) for one in graph.session.get_inputs()]
+    assert sorted(named) == [(n, ["batch", "tokens"]) for n in ("attention_mask", "input_ids", "token_type_ids")]
+    for texts in (TEXTS, TEXTS[:1], [TEXTS[-1]]):
+        inputs = dict(tokenizer(texts, padding=True, truncation=True, return_tensors="pt"))
+        turned = dict(reversed(inputs.items()))
+        with torch.no_grad():
+            np.testing.assert_allclose(graph.logits(turned), model(**inputs).logits, atol=1e-5)
+    with pytest.raises(TutelageError, match="needs the input"):
+        graph.logits({"input_ids": inputs["input_ids"]})
+
+
+def test_the_folder_serves_without_torch(exported: tuple[Path, ExportReport], tmp_path: Path) -> None:
+    root, _ = exported
+    for name in ("torch", "transformers", "tutelage"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is not here')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    texts = [text.strip() for text in TEXTS]
+
+    def served(*words: str, stdin: str = "") -> list[dict[str, Any]]:
+        found = subprocess.run(
+            [sys.executable, str(root / "out" / "serve.py"), *words],
+            env=environment, cwd=tmp_path, input=stdin, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return [json.loads(line) for line in found.stdout.splitlines()]
+
+    answers = served("model.onnx", *texts)
+    model, tokenizer = load_model(str(root / "model"))[0], AutoTokenizer.from_pretrained(root / "model")
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=40, return_tensors="pt")
+    with torch.no_grad():
+        shares = (model(**inputs).logits / 2).softmax(dim=1)  # the temperature of the export
+    assert [one["label"] for one in answers] == [LABELS[number] for number in shares.argmax(dim=1)]
+    assert [one["score"] for one in answers] == pytest.approx(shares.max(dim=1).values.tolist(), abs=1e-4)
+    assert [set(one) for one in served(stdin="\n".join(texts[:3]))] == [{"label", "score"}] * 3
+
+
+def test_a_strict_export_writes_nothing_that_is_flagged(
+    exported: tuple[Path, ExportReport],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, _ = exported
+    graphs = {"onnx": serving.OnnxModel(root / "out" / "model.onnx")}
+    monkeypatch.setattr(exporting, "_graphs", lambda *given: graphs)
+    words = ["export", str(root / "model"), "--dev", str(root / "dev.csv"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(exporting, "flags_of", lambda sides: ["model.onnx is slower than the model"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*words, "--strict"])
+    assert (
+        stopped.value.code == 2
+        and "nothing was exported, because of --strict: model.onnx is" in capsys.readouterr().err
+    )
+    assert not list(tmp_path.iterdir())
+    cli.main(words)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert (
+        "WARNING: model.onnx is slower than the model" in shown and "accuracy" in shown and (tmp_path / "out").is_dir()
+    )
+
+
+def test_without_texts_those_of_the_run_are_taken(
+    exported: tuple[Path, ExportReport], teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = exported
+    graphs = {"onnx": serving.OnnxModel(root / "out" / "model.onnx")}
+    monkeypatch.setattr(exporting, "_graphs", lambda *given: graphs)
+    report = api.export(str(teacher_folder / "teacher"), tmp_path / "run", texts=50, quiet=True)
+    assert (report.source, report.texts, report.metric) == ("dev of train", 50, "accuracy")
+    # The files are those of another model.
+    assert report.flags and "is not the same function as the model" in report.flags[0]
+    report = api.export(str(root / "model"), tmp_path / "alone", quiet=True)
+    assert (report.source, report.texts, report.metric) == ("built-in sentences", len(exporting.SENTENCES), None)
+    assert report.sides[1].scores is None and report.sides[1].change is None
+
+
+def side(name: str, milliseconds: float, **more: Any) -> Side:
+    time = Latency(batch=1, threads=1, tokens=9, p50_ms=milliseconds, p95_ms=9, spread_ms=0.5, rounds=20)
+    return Side(**{"name": name, "file": f"{name}.onnx", "bytes": 1, "exact": name == "onnx", "latency": [time]} | more)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ([side("onnx", 5, largest_difference=1e-5), side("int8", 3, largest_difference=0.5)], []),
+        ([side("onnx", 5, largest_difference=2e-4)], ["not the same function"]),
+        ([side("onnx", 11), side("int8", 8)], ["onnx.onnx is slower than the model at batch 1 on 1 thread: 11.00 ms"]),
+        ([side("onnx", 5), side("int8", 8)], ["int8.onnx is slower than onnx.onnx"]),
+        ([side("onnx", 10.4)], []),  # within the spread
+        ([side("int8", 1, change=Change(value=-0.02, low=-0.03, high=-0.01))], ["scores 2.0 points lower", "-3.0 to -1.0"]),
+        ([side("int8", 1, change=Change(value=-0.02, low=-0.05, high=0.01))], []),
+        ([side("int8", 1, tokens_agree=0.75)], ["25.0% of the texts as other tokens"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(files: list[Side], words: list[str]) -> None:
+    found = flags_of([side("pytorch", 10, exact=False), *files])
+    assert bool(found) == bool(words) and all(one in " ".join(found) for one in words)
+    assert busy_note(0.95) is None and "80% of a core" in str(busy_note(0.8))
+
+
+def test_an_interval_is_that_of_resampled_examples() -> None:
+    generator = np.random.default_rng(1)
+    theirs = generator.random(400)
+    ours = theirs + generator.normal(0.05, 0.2, 400)
+    value, low, high = paired_difference(lambda rows: ours[rows].mean(), lambda rows: theirs[rows].mean(), 400)
+    difference = ours - theirs
+    assert value == pytest.approx(difference.mean())
+    half = 1.96 * difference.std() / 20  # of a normal distribution; percentiles of 1,000 resamples scatter
+    assert (low, high) == pytest.approx((value - half, value + half), abs=0.2 * half)
+
+
+def test_mistakes_are_one_line(
+    exported: tuple[Path, ExportReport], tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = exported
+    model = str(root / "model")
+
+    def refused(message: str, given: str = model, **more: Any) -> None:
+        with pytest.raises(TutelageError, match=message):
+            api.export(given, tmp_path / "out", quiet=True, **more)
+        assert not (tmp_path / "out").exists()
+
+    write_csv(tmp_path / "numbers.csv", 20, 1)
+    numbers = "text,label\n" + "\n".join(f"good word{i},{i}.5" for i in range(20))
+    (tmp_path / "numbers.csv").write_text(numbers)
+    refused("temperature=0", temperature=0)
+    refused("is a regression", dev=str(tmp_path / "numbers.csv"))
+    refused("shares no layers", format="checkpoint")
+    AutoModelForCausalLM.from_config(tiny_config("gpt2", layers=1)).save_pretrained(tmp_path / "words")
+    tokenizer.save_pretrained(tmp_path / "words")
+    refused("answers no task", str(tmp_path / "words"))
+    (tmp_path / "bad.onnx").write_bytes(b"nothing")
+    with pytest.raises(TutelageError, match="cannot load"):
+        serving.OnnxModel(tmp_path / "bad.onnx")
+    monkeypatch.setattr(torch.onnx, "export", lambda *given, **more: 1 / 0)
+    refused("cannot export a bert of transformers")
+    monkeypatch.setattr(session, "find_spec", lambda name: None)
+    refused(r"pip install \"tutelage\[onnx\]\"")
+
+
+# ---------------------------------------------------------------------------------------- every family, head and student
+
+
+def checked(folder: Path, out: Path, exact: float = 1e-4, **data: Any) -> ExportReport:
+    report = api.export(str(folder), out, quiet=True, **data)
+    _, onnx, int8 = report.sides
+    assert onnx.largest_difference is not None and onnx.largest_difference < exact
+    assert (onnx.tokens_agree, int8.tokens_agree) == (1, 1)
+    assert int8.bytes < onnx.bytes
+    return report
+
+
+def saved(model: Any, tokenizer: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_every_family(family: str, tokenizer: Any, endoftext: Any, tmp_path: Path) -> None:
+    causal = FAMILIES[family].causal
+    model = tiny_model(family, layers=2, **({"vocab_size": len(endoftext)} if causal else {}))
+    folder = saved(model, endoftext if causal else tokenizer, tmp_path / "model")
+    report = checked(folder, tmp_path / "out", dev=str(write_csv(tmp_path / "dev.csv", 60, 2)))
+    assert report.sides[2].agreement is not None and report.sides[2].agreement > 0.85
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "mpnet", "deberta-v2", "modernbert"])
+@pytest.mark.parametrize("head", ["tokens", "spans", "vectors", "regression", "multilabel"])
+def test_every_head(family: str, head: str, tokenizer: Any, tmp_path: Path) -> None:
+    names = {"id2label": {0: "O", 1: "B-PER", 2: "I-PER"}}
+    config = tiny_config(family, layers=2)
+    settings = {
+        "tokens": names,
+        "spans": {"num_labels": 2},
+        "vectors": {},
+        "regression": {"num_labels": 1, "problem_type": "regression"},
+        "multilabel": {**names, "problem_type": "multi_label_classification"},
+    }[head]
+    for name, value in settings.items():
+        setattr(config, name, value)
+    torch.manual_seed(0)
+    if head == "vectors":
+        model: Any = SentenceEncoder(AutoModel.from_config(config))
+    else:
+        model = auto_class(head if head in ("tokens", "spans") else "classes").from_config(config)
+    report = checked(saved(model, tokenizer, tmp_path / "model"), tmp_path / "out")
+    assert report.kind == {"vectors": "embedding"}.get(head, head)
+    served = serve.Model(tmp_path / "out" / "model.onnx")
+    answer = served.answer("who is good?", "word1 good word2") if head == "spans" else served.answer("good word1 bad")
+    assert (
+        set(answer)
+        == {
+            "tokens": {"tags"},
+            "spans": {"answer", "start", "end", "score", "no_answer"},
+            "vectors": {"vector"},
+            "regression": {"score"},
+            "multilabel": {"labels"},
+        }[head]
+    )
+    if head == "tokens":
+        assert [tag["word"] for tag in answer["tags"]] == ["good", "word1", "bad"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("student", ["shared", "pruned", "sliced", "bilstm", "bilstm-pairs"])
+def test_every_kind_of_student(student: str, tokenizer: Any, tmp_path: Path) -> None:
+    teacher, labels = (
+        tiny_model(),
+        {"id2label": dict(enumerate(LABELS)), "label2id": dict(zip(LABELS, (0, 1), strict=True))},
+    )
+    if student.startswith("bilstm"):
+        words = word_tokenizer(VOCABULARY[5:], 50, 64)
+        model: Any = new_bilstm(
+            words, labels, hidden=64, intermediate=64, embedding=32, pairs=student == "bilstm-pairs"
+        )
+        tokenizer = words
+    elif student == "pruned":
+        model = pruned()
+    else:
+        model = build(Shared(stored=2) if student == "shared" else Sliced(hidden=16), teacher, labels, 0)
+    folder = saved(model, tokenizer, tmp_path / "model")
+    report = checked(folder, tmp_path / "out")
+    if student == "shared":
+        once = sum(p.numel() for p in load_model(str(folder))[0].parameters())
+        assert report.sides[1].bytes < 4 * once + 150_000  # shared layers lie in the file once
