@@ -91,7 +91,8 @@ def first_step(module: DistillationModule, batch: batches.Batch, signals: Signal
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     found = {}
     for name, loss in losses.items():
-        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        trains = loss.requires_grad  # a term without pairs of layers is a constant
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) if trains else ()
         norms = [gradient.detach().float().norm() for gradient in gradients if gradient is not None]
         found[name] = {"loss": loss.item(), "gradient": torch.stack(norms).norm().item() if norms else 0.0}
     return found
