@@ -111,6 +111,22 @@ def test_the_student_begins_with_the_layers_that_were_taken(teacher_folder: Path
         torch.testing.assert_close(kept[name], value, rtol=0, atol=1e-6)
 
 
+def test_candidates_are_layers_of_the_model_that_they_are_copied_from(teacher_folder: Path, tmp_path: Path) -> None:
+    """Not of the teacher, which may be shallower."""
+    deep = tmp_path / "deep"
+    tiny_model(layers=6).save_pretrained(deep)
+    for file in (teacher_folder / "teacher").glob("*token*"):
+        shutil.copy(file, deep)
+    result = api.distill(
+        str(teacher_folder / "teacher"), tmp_path / "run", student=Copied(layers=2, source=str(deep)), quiet=True,
+        settings={"stages.*.max_steps": 2}, baseline=False,
+        train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv",
+    )  # fmt: skip
+    assert {one["name"] for one in result.report["start"]["tried"]} == {
+        "first: 1 2", "spread: 1 6", "uniform: 3 6", "last: 5 6",
+    }  # fmt: skip
+
+
 def test_a_stopped_run_reads_its_trials(tmp_path: Path) -> None:
     found = trials.Trials(chosen="b", steps=3, texts=5, tried=[])
     (tmp_path / trials.START).write_text(found.model_dump_json(), encoding="utf-8")

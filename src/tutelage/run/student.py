@@ -96,6 +96,13 @@ class StudentFactory:
         """The checkpoint whose tokenizer the student uses; None if it uses the teacher's."""
         return origin_of(self.spec)
 
+    @property
+    def source_shape(self) -> anatomy.Shape | None:
+        """The shape of the model that layers are copied from."""
+        if self.origin is not None:
+            return anatomy.shape_of(load_config(self.origin))
+        return None if self._teacher is None else self._teacher.shape
+
     def tokenizer(self, student: PreTrainedModel) -> Any:
         """The student's tokenizer, fitted to what its ``forward`` takes."""
         if self.own_input is not None:

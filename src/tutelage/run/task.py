@@ -398,7 +398,7 @@ class TaskRun:
     @cached_property
     def starts(self) -> dict[str, list[int]]:
         """The candidates for the layers that the student is made of."""
-        return trials.starts(self.factory.spec, None if self.teacher is None else self.teacher.source.shape)
+        return trials.starts(self.factory.spec, self.factory.source_shape)
 
     def shapes(self) -> tuple[anatomy.Shape, anatomy.Shape | None]:
         """The shapes of the student and of its teacher."""

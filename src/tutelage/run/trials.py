@@ -45,18 +45,19 @@ RATES = (1.0, 3.0)
 """The rates that the twin tries, as factors of the last stage's."""
 
 
-def starts(student: Student, teacher: anatomy.Shape | None) -> dict[str, list[int]]:
-    """The layers (from 1) of each candidate start, by name, equal ones once; none where there is nothing to choose."""
+def starts(student: Student, source: anatomy.Shape | None) -> dict[str, list[int]]:
+    """The layers (from 1) of each candidate start, by name, equal ones once; none where there is nothing to choose. ``source`` is
+    the shape of the model that layers are copied from."""
     if not isinstance(student, Copied) or student.choose != "best" or isinstance(student.layers, list):
         return {}
-    if teacher is None or student.layers >= teacher.layers:
+    if source is None or student.layers >= source.layers:
         return {}
     ways = {
-        choose: chosen_layers(student.model_copy(update={"choose": choose}), teacher.layers)
+        choose: chosen_layers(student.model_copy(update={"choose": choose}), source.layers)
         for choose in ("first", "spread", "uniform", "last")
     }
-    ways["first and last"] = [*range(1, student.layers), teacher.layers]
-    differs = anatomy.family_named(teacher.family).first_layer_differs
+    ways["first and last"] = [*range(1, student.layers), source.layers]
+    differs = anatomy.family_named(source.family).first_layer_differs
     found: dict[str, list[int]] = {}
     for name, layers in ways.items():
         if layers not in found.values() and (layers[0] == 1 or not differs):
