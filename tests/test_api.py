@@ -64,7 +64,7 @@ def test_a_notebook_sees_every_option_of_data_with_its_default() -> None:
     seen = inspect.signature(tutelage.distill).parameters
     for name, field in DataConfig.model_fields.items():
         assert seen[name].default == field.default
-    assert "options" not in seen and seen["method"].default == "kd" and seen["data"].default is None
+    assert "options" not in seen and seen["method"].default == "compact" and seen["data"].default is None
     assert "max_length: 'int | None' = None" in str(inspect.signature(tutelage.evaluate))
 
 
@@ -369,7 +369,11 @@ def test_a_plug_ins_student(teacher_folder: Path, tmp_path: Path) -> None:
     for name, student in (("own", "init=bottom,depth=2"), ("copied", "layers=2,choose=first")):
         code, _, error = invoke(*common, "--student", student, "--out", tmp_path / name)
         assert code == 0, error
-    assert from_yaml(tmp_path / "own" / "config.yaml").recipe.student.model_dump() == {"init": "bottom", "depth": 2}
+    assert from_yaml(tmp_path / "own" / "config.yaml").recipe.student.model_dump() == {
+        "init": "bottom",
+        "depth": 2,
+        "vocabulary": "full",
+    }
     weights = [(tmp_path / name / "student" / "model.safetensors").read_bytes() for name in ("own", "copied")]
     assert weights[0] == weights[1]
     code, _, error = invoke(*common, "--student", "init=bottom,depth=0", "--out", tmp_path / "never")

@@ -36,12 +36,10 @@ def _scores(report: TaskReport) -> Iterator[Finding]:
         )
     added = gain(report)
     if report.baseline is not None and added is not None and added < 0:
-        remedy = "Use finetune for this student, give more unlabelled texts (--unlabeled FILE)"
-        remedy += "" if report.method == "compact" else ", or try --method compact"
         yield Finding(
             kind="twin is better",
             text=f"Without distillation the same student reaches {score_text(report.baseline.score)}, {-added:.3f} more.",
-            remedy=f"{remedy}.",
+            remedy="Give unlabelled texts (--unlabeled FILE), use a better teacher, or fine-tune this student.",
         )
     teacher = report.teacher
     if teacher is not None and report.baseline is not None and teacher.score < report.baseline.score:
