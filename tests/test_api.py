@@ -367,7 +367,8 @@ def test_a_plug_ins_student(teacher_folder: Path, tmp_path: Path) -> None:
     for name, student in (("own", "init=bottom,depth=2"), ("copied", "layers=2,choose=first")):
         code, _, error = invoke(*common, "--student", student, "--out", tmp_path / name)
         assert code == 0, error
-    assert from_yaml(tmp_path / "own" / "config.yaml").recipe.student.model_dump() == {"init": "bottom", "depth": 2}
+    written = from_yaml(tmp_path / "own" / "config.yaml").recipe.student.model_dump()
+    assert written == {"init": "bottom", "depth": 2, "vocabulary": "full"}
     weights = [(tmp_path / name / "student" / "model.safetensors").read_bytes() for name in ("own", "copied")]
     assert weights[0] == weights[1]
     code, _, error = invoke(*common, "--student", "init=bottom,depth=0", "--out", tmp_path / "never")
