@@ -281,7 +281,7 @@ def test_questions_without_answers_and_mistakes(scene: Path, tmp_path: Path) -> 
     tokens = {"train": str(scene / "train.conll"), "dev": str(scene / "dev.conll"), "kind": "tokens"}
     refused("keeps one prediction per text", **tokens, teacher_store="auto", student="layers=2")
     refused("logits_mse compares the scores of fixed classes", **spans, method="logits_mse", student="layers=2")
-    refused("only classifies whole texts", **tokens, student="layers=2,heads=2,intermediate=8,rank=4")
+    refused("a bilstm student only classifies whole texts", **tokens, student="channels=1")
     (tmp_path / "more.txt").write_text("good\nbad\n")
     refused("unlabelled texts cannot be read", **tokens, student="layers=2", unlabeled=str(tmp_path / "more.txt"))
     with pytest.raises(TutelageError, match="no head for questions"):
