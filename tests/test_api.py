@@ -63,7 +63,7 @@ def test_a_notebook_sees_every_option_of_data_with_its_default() -> None:
     seen = inspect.signature(tutelage.distill).parameters
     for name, field in DataConfig.model_fields.items():
         assert seen[name].default == field.default
-    assert "options" not in seen and seen["method"].default == "kd" and seen["data"].default is None
+    assert "options" not in seen and seen["method"].default == "compact" and seen["data"].default is None
     assert "max_length: 'int | None' = None" in str(inspect.signature(tutelage.evaluate))
 
 
