@@ -68,7 +68,7 @@ class Stage(BaseModel):
     dropout: bool = True
     """Whether the student's dropout is on. Off, hidden states are compared as the student computes them later."""
     select: Literal["best", "last"] = "best"
-    """Keep the epoch with the best score on the validation split, or the last one."""
+    """Keep the epoch with the best score on the validation split (of equals the later), or the last one."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Epochs without a better score after which the stage ends."""
     max_tokens: Annotated[int, Field(ge=1)] = 16384

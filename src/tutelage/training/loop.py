@@ -11,7 +11,7 @@ What happens when, for one stage::
             clip, step, zero the gradients
             hooks, after the step                           # the student may have other parameters now
             log about every second; write a checkpoint when the last is a minute old
-        score the validation split; keep the best weights; stop when patience runs out
+        score the validation split; keep the best weights (the later of equals); stop when patience runs out
     restore the best weights
 
 The random state of a step depends only on its position, so a resumed run repeats it exactly without a saved generator.
@@ -270,9 +270,11 @@ def train(
                 # Rounding may differ between processes, and all must keep the same epoch and stop together.
                 value = float(broadcast(torch.tensor(value, device=device)))
             log.scores.append([epoch, value])
-            without_better += 1
-            if stage.select == "best" and (log.best is None or value > log.best["score"]):
-                log.best, without_better = {"epoch": epoch, "score": value}, 0
+            before = -math.inf if log.best is None else log.best["score"]
+            without_better = 0 if value > before else without_better + 1
+            # Of equal scores, which are common on a small split, the later: the longer training shows where the split does not.
+            if stage.select == "best" and value >= before:
+                log.best = {"epoch": epoch, "score": value}
                 best = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
         tell(lr, value)
         if stage.patience is not None and without_better >= stage.patience:
