@@ -207,8 +207,8 @@ def page(results: Results, out: Any) -> Results:
     for task, teacher in results["teachers"].items():
         runs = common.of(results["runs"], task=task)
         lines += [f"## {task}", "", f"Uncut: {teacher['metric']} {teacher['score']:.3f}.", ""]
-        lines += ["### Which heads and neurons, repaired how", ""]
-        lines += of_rows(
+        lines += section(
+            "Which heads and neurons, repaired how",
             ["kept", "importance", "not repaired", *REPAIRS[1:]],
             [
                 ([share, how], [one_of(runs, share=share, importance=how, tune=repair) for repair in REPAIRS])
@@ -216,7 +216,6 @@ def page(results: Results, out: Any) -> Results:
                 for how in IMPORTANCES
             ],
         )
-        lines += ["### Which shape", ""]
         shapes = []
         for share, found in SHAPES.items():
             for shape in found:
@@ -224,9 +223,10 @@ def page(results: Results, out: Any) -> Results:
                 if run is not None:
                     costs = [f"{run['parameters'] / 1e6:.1f} M", f"{run['flops'] / 1e9:.2f} G"]
                     shapes.append(([share, *map(str, shape), *costs], [run]))
-        lines += of_rows(["kept", "layers", "heads", "neurons", "parameters", "operations", "matrices"], shapes)
-        lines += ["### Which coordinates weight inheritance masks first", ""]
-        lines += of_rows(
+        heads = ["kept", "layers", "heads", "neurons", "parameters", "operations", "score"]
+        lines += section("Which shape (chosen by `fisher`, repaired by `matrices`)", heads, shapes)
+        lines += section(
+            "Which coordinates weight inheritance masks first",
             ["selection", *(f"{count} masked" for count in MASKED), "others masked"],
             [([name], [one_of(runs, selection=name, masked=count) for count in (*MASKED, 0)]) for name in SELECTIONS],
         )
@@ -251,12 +251,12 @@ def one_of(runs: common.Runs, **where: Any) -> Any:
     return next(iter(common.of(runs, **where)), None)
 
 
-def of_rows(heads: list[str], rows: list[tuple[list[str], list[Any]]]) -> list[str]:
-    """A table of scores, without rows of which none is there."""
-    return table(
-        heads,
-        [[*names, *("-" if one is None else f"{one['score']:.3f}" for one in row)] for names, row in rows if any(row)],
-    )
+def section(title: str, heads: list[str], rows: list[tuple[list[str], list[Any]]]) -> list[str]:
+    """A table of scores under its title, without rows of which none is there; nothing if that leaves no row."""
+    cells = [
+        [*names, *("-" if one is None else f"{one['score']:.3f}" for one in row)] for names, row in rows if any(row)
+    ]
+    return [f"### {title}", "", *table(heads, cells)] if cells else []
 
 
 if __name__ == "__main__":
