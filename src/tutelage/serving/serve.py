@@ -72,7 +72,8 @@ class Model:
         shares /= shares.sum(-1, keepdims=True)
         if form == "class":
             return {"label": labels[int(shares.argmax())], "score": round(float(shares.max()), 4)}
-        words, place = text.split(), {}
+        words = text.split()
+        place: dict[int, int] = {}
         for token, word in enumerate(encodings[0].word_ids):
             if word is not None:
                 place.setdefault(word, token)  # the first piece of a word answers for it
