@@ -33,7 +33,6 @@ loop.LOG_SECONDS = 1e9
 # What a run measures of time is looked at in test_speed alone.
 speed.REPEATS = speed.WARM_UP = 1
 timing.SECONDS = 0.0
-latency.SECONDS = 0.0
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 

@@ -22,8 +22,8 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import paired_difference
 from tutelage.run import export as exporting
 from tutelage.serving import serve, session
-from tutelage.serving.timing import Latency
 from tutelage.serving.report import REPORT, Change, ExportReport, Side, busy_note, flags_of
+from tutelage.serving.timing import Latency
 from tutelage.students.bilstm import new_bilstm, word_tokenizer
 from tutelage.students.build import build
 from tutelage.students.load import load_model
