@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -297,7 +297,7 @@ def _tokens_agree(model: OnnxModel, texts: Texts) -> float:
 
     script = serve.Model(model.path)
     examples, encoded = texts.examples, texts.student
-    pairs = examples.pairs or [None] * len(examples)
+    pairs: Sequence[str | None] = examples.pairs or [None] * len(examples)
     theirs = [
         tuple(one.ids) for text, pair in zip(examples.texts, pairs, strict=True) for one in script.encodings(text, pair)
     ]
