@@ -26,7 +26,7 @@ from tutelage.tasks.kind import Kind
 from tutelage.version import __version__
 
 OPSET = 20
-"""The version of ONNX's operators: the first with GELU as one operator. onnxruntime runs it since 1.17."""
+"""The version of ONNX's operators: the first with GELU as one operator. onnxruntime runs it since 1.18 (for the version of the file format)."""
 
 OUTPUTS: dict[Head, tuple[str, ...]] = {
     "classes": ("logits",),
