@@ -22,9 +22,6 @@ from typing import Any
 import common
 import numpy as np
 import torch
-from tutelage.serving.graph import quantize, to_onnx
-from tutelage.serving.latency import latency
-from tutelage.serving.session import OnnxModel
 
 from tutelage.data.batches import evaluation_batches
 from tutelage.data.config import DataConfig
@@ -35,6 +32,9 @@ from tutelage.methods.finetune import finetune
 from tutelage.recipes.config import RunConfig
 from tutelage.run.plan import typical
 from tutelage.run.run import run
+from tutelage.serving.graph import quantize, to_onnx
+from tutelage.serving.session import OnnxModel
+from tutelage.serving.timing import latency
 from tutelage.students.load import load_model
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Student
 from tutelage.studies.pages import shown, table

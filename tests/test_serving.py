@@ -22,8 +22,8 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import paired_difference
 from tutelage.run import export as exporting
 from tutelage.serving import serve, session
-from tutelage.serving.latency import Latency
 from tutelage.serving.report import REPORT, Change, ExportReport, Side, busy_note, flags_of
+from tutelage.serving.timing import Latency
 from tutelage.students.bilstm import new_bilstm, word_tokenizer
 from tutelage.students.build import build
 from tutelage.students.load import load_model
@@ -299,3 +299,13 @@ def test_every_kind_of_student(student: str, tokenizer: Any, tmp_path: Path) -> 
     if student == "shared":
         once = sum(p.numel() for p in load_model(str(folder))[0].parameters())
         assert report.sides[1].bytes < 4 * once + 150_000  # shared layers lie in the file once
+
+
+@pytest.mark.slow
+def test_students_of_this_package_load_in_a_fresh_process() -> None:
+    """Nothing but what loads checkpoints is imported, as in `tutelage evaluate` and `tutelage export`."""
+    code = (
+        "import tutelage.students.load\nfrom transformers import CONFIG_MAPPING\n"
+        "assert {'bilstm', 'pruned_bert', 'shared_bert'} <= set(CONFIG_MAPPING)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -26,7 +26,8 @@ from tutelage.tasks.kind import Kind
 from tutelage.version import __version__
 
 OPSET = 20
-"""The version of ONNX's operators: the first with GELU as one operator. onnxruntime runs it since 1.17."""
+"""The version of ONNX's operators: the first with GELU as one operator. With the file format that torch writes, onnxruntime runs it
+since 1.18."""
 
 OUTPUTS: dict[Head, tuple[str, ...]] = {
     "classes": ("logits",),

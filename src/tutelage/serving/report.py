@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tutelage.serving.latency import BUSY, Latency
+from tutelage.serving.timing import BUSY, Latency
 
 REPORT = "export.json"
 """Name of the file in an exported folder."""

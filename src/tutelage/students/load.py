@@ -24,6 +24,7 @@ from tutelage.anatomy import Head, auto_class
 from tutelage.anatomy.checkpoints import check_fetched, check_weights, near, resolve, weight_files
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
+from tutelage.students import bilstm, pruned, sharing  # noqa: F401 (their model types, for transformers)
 from tutelage.tasks.sentence import SentenceEncoder
 
 NOT_ARCHITECTURE = (

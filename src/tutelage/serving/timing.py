@@ -50,7 +50,7 @@ def latency(
     *,
     batch_sizes: Sequence[int] = (1, 32),
     threads: Sequence[int] | None = None,
-    seconds: float = SECONDS,
+    seconds: float | None = None,
 ) -> tuple[dict[str, list[Latency]], float]:
     """The time of a forward pass of each model on the CPU, for each number of threads and batch size.
 
@@ -61,12 +61,13 @@ def latency(
         inputs: Makes the inputs of a batch, ``(batch, tokens)`` each.
         batch_sizes: Texts in a batch.
         threads: Numbers of threads. Default: 1, and as many as PyTorch uses by itself (the cores).
-        seconds: After 10 rounds, measuring stops when it has taken so long; 60 rounds at most.
+        seconds: After 10 rounds, measuring stops when it has taken so long; 60 rounds at most. Default: 4.
 
     Returns:
         The measurements by model, and the share of a core that the process got while it computed on one thread (1 where one
         thread was not measured). Below 0.9 the machine was busy.
     """
+    limit = SECONDS if seconds is None else seconds
     counts = sorted({1, _cores()}) if threads is None else threads
     found: dict[str, list[Latency]] = {name: [] for name in models}
     core = 1.0
@@ -85,7 +86,7 @@ def latency(
                     for name, one in sides.items()
                 }
                 began, worked = time.perf_counter(), time.process_time()
-                times = speed.in_turn(calls, least=LEAST, most=MOST, seconds=seconds)
+                times = speed.in_turn(calls, least=LEAST, most=MOST, seconds=limit)
                 if count == 1:
                     core = min(core, (time.process_time() - worked) / (time.perf_counter() - began))
                 tokens = int(given["input_ids"].shape[1])
