@@ -89,7 +89,8 @@ def test_the_best_start_is_taken_and_reported(distilled: Path, teacher_folder: P
     assert isinstance(report, TaskReport) and report.start is not None and report.twin_rates is not None
     losses = {one.name: one.loss for one in report.start.tried}
     assert report.start.chosen == min(losses, key=lambda name: losses[name]) and len(losses) > 2
-    assert {one.name for one in report.twin_rates.tried} == {"0.003", "0.009"}
+    assert {one.name for one in report.twin_rates.tried} == {"0.003", "0.0075"}
+    assert report.rates is None  # the settings name it
     assert report.start.texts == report.data.selection
     page = (distilled / "report.html").read_text(encoding="utf-8")
     assert f"{report.start.chosen} (taken)" in page and "Learning rate of the student without" in page
@@ -151,6 +152,22 @@ def test_rates_follow_the_width(hidden: int, random: bool, rate: float) -> None:
 def test_open_epochs_give_steps_enough(examples: int, epochs: int) -> None:
     stage = budget.settled(finetune(Copied()), lambda stage: examples, 768).stages[0]
     assert stage.epochs == epochs and stage.patience == budget.PATIENCE and stage.lr == 3e-5
+
+
+def test_an_open_rate_is_tried(teacher_folder: Path, tmp_path: Path) -> None:
+    result = api.distill(
+        str(teacher_folder / "teacher"), tmp_path / "run", student="layers=2,choose=first", quiet=True,
+        settings={"stages.*.max_steps": 5}, train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv",
+    )  # fmt: skip
+    tried = {one["name"]: one["loss"] for one in result.report["rates"]["tried"]}
+    assert set(tried) == {"0.001", "0.0025"}
+    chosen = min(tried, key=lambda name: tried[name])
+    assert result.report["rates"]["chosen"] == chosen
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    peak = max(line["lr"] for line in lines if line["who"] == "student")
+    assert peak <= float(chosen) and peak > float(chosen) / 10
+    # The twin begins from the student's rate.
+    assert {one["name"] for one in result.report["twin_rates"]["tried"]} == {chosen, f"{2.5 * float(chosen):.2g}"}
 
 
 def test_what_a_recipe_says_stays() -> None:

@@ -445,6 +445,8 @@ class TaskReport(Block):
     team: TeamEntry | None = None
     start: Trials | None = None
     """Starts that were tried: the teacher's layers (from 1) that the student is made of. Null if there was no choice."""
+    rates: Trials | None = None
+    """Peak learning rates that were tried for the student. Null if the recipe names the rate."""
     twin_rates: Trials | None = None
     """Peak learning rates that were tried for the baseline."""
     findings: list[Finding] = Field(default_factory=list)

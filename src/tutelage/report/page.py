@@ -79,6 +79,7 @@ def page(report: TaskReport) -> str:
             inherited(report.inherited),
             *report.sections,
             training(report),
+            tried(report.rates, "Learning rate", "Peak rate"),
             tried(report.twin_rates, "Learning rate of the student without distillation", "Peak rate"),
             _environment(report),
             REPEAT,

@@ -138,6 +138,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "stages": [{**vars(log), "discarded": number < recipe.begins} for number, log in enumerate(logs)],
         **fields,
         "start": run.start_trials,
+        "rates": run.rate_trials,
         "twin_rates": run.twin_trials,
         "warnings": run.warnings + doubts,
         "environment": workspace.environment(),

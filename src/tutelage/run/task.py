@@ -58,7 +58,7 @@ class TaskRun:
         TutelageError: for every mistake of the user, with the thing, the value and the remedy.
     """
 
-    leftovers = (trials.START, trials.TWIN)
+    leftovers = (trials.START, trials.RATE, trials.TWIN)
     """Files in the run's folder that are removed when the report is written."""
 
     def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False) -> None:
@@ -125,6 +125,7 @@ class TaskRun:
         self.scene = self._scene(split.given_labels, split.held_part if split.held else None, every)
         self.baseline: PreTrainedModel | None = None
         self.start_trials: Trials | None = None
+        self.rate_trials: Trials | None = None
         self.twin_trials: Trials | None = None
         if not sketch:
             self._load()
@@ -184,6 +185,7 @@ class TaskRun:
         def examples(stage: Stage) -> int:
             return len(self.feed(stage).rows(0))
 
+        self.open_rates = {stage.name for stage in config.recipe.stages if stage.lr == "auto"}
         hidden = anatomy.shape_of(final_config(self.student)).hidden
         return config.model_copy(update={"recipe": settled(config.recipe, examples, hidden)})
 
@@ -394,6 +396,8 @@ class TaskRun:
             self.teacher.write_store()
         if self.starts:
             self.start_trials = trials.choose_start(self, workspace.folder)
+        if self.open_rates:
+            self.rate_trials = trials.choose_rate(self, workspace.folder)
 
     @cached_property
     def starts(self) -> dict[str, list[int]]:

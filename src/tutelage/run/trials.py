@@ -1,4 +1,4 @@
-"""Short trials before training: which of the teacher's layers a student starts from, and at which rate its twin learns.
+"""Short trials before training: which of the teacher's layers a student starts from, and at which rate it and its twin learn.
 
 A trial trains a candidate for a few steps on labels and the teacher's known predictions, and measures its loss on held-out texts.
 The lowest loss wins. Trials depend on the settings of the run alone, and their result is kept in the run's folder.
@@ -35,14 +35,14 @@ from tutelage.training import loop
 if TYPE_CHECKING:
     from tutelage.run.task import TaskRun
 
-START, TWIN = "start.json", "twin.json"
+START, RATE, TWIN = "start.json", "rate.json", "twin.json"
 """Files of the results, until the report is written."""
 HELD_OUT = 512
 """Texts of the validation split on which a trial is measured, at most."""
 SHARE, FEWEST, MOST = 0.06, 20, 150
 """Steps of a trial: a share of the run's steps, at least and at most so many; never more than the run has."""
-RATES = (1.0, 3.0)
-"""The rates that the twin tries, as factors of the last stage's."""
+RATES = (1.0, 2.5)
+"""The rates that are tried where a recipe leaves the rate open, and by the twin, as factors of the first."""
 
 
 def starts(student: Student, source: anatomy.Shape | None) -> dict[str, list[int]]:
@@ -163,19 +163,43 @@ def choose_start(run: TaskRun, folder: Path) -> Trials | None:
     return found
 
 
+def choose_rate(run: TaskRun, folder: Path) -> Trials | None:
+    """Try two rates for the student, and give the better to the stages whose recipe leaves it open; None where nothing can be
+    trained."""
+    recipe = run.config.recipe
+    last, steps = recipe.stages[-1], sum(plan.steps for plan in run.plans[recipe.begins :])
+    stage = trial_stage(last, steps, taught=not last.brings_teacher, labels=run.kind.learns_labels)
+    if stage is None:
+        return None
+    found, factor = better_rate(run, stage, folder / RATE, twin=False)
+    stages = [
+        one.model_copy(update={"lr": one.schedule[1] * factor}) if one.name in run.open_rates else one
+        for one in recipe.stages
+    ]
+    run.config = run.config.model_copy(update={"recipe": recipe.model_copy(update={"stages": stages})})
+    run.bench.display.say(f"rate: of {len(found.tried)} tried for {found.steps} steps the best is {found.chosen}")
+    return found
+
+
 def twin_rate(run: TaskRun, twin: Stage, steps: int) -> tuple[Trials, float]:
-    """The better of two rates for the twin, each tried for some steps: the last stage's is often too low for it."""
+    """The better of two rates for the twin: the last stage's is often too low for it."""
     stage = trial_stage(twin, steps, taught=False, labels=True)
     assert stage is not None and run.config.out is not None
-    peak = twin.schedule[1]
-    rates = {f"{peak * factor:.2g}": peak * factor for factor in RATES}
-    ground = ground_of(run, stage)
+    found, factor = better_rate(run, stage, Path(run.config.out) / TWIN, twin=True)
+    return found, factor * twin.schedule[1]
+
+
+def better_rate(run: TaskRun, stage: Stage, place: Path, *, twin: bool) -> tuple[Trials, float]:
+    """The trials of both rates, and the factor of the better."""
+    peak, ground = stage.schedule[1], ground_of(run, stage)
+    rates = {f"{peak * factor:.2g}": factor for factor in RATES}
 
     def tried() -> Iterator[Trial]:
-        for name, rate in rates.items():
-            yield ground.trial(name, stage.model_copy(update={"lr": rate}), run.factory.make(twin=True))
+        for name, factor in rates.items():
+            tuned = stage.model_copy(update={"lr": peak * factor})
+            yield ground.trial(name, tuned, run.factory.make(twin=twin))
 
-    found = best_of(Path(run.config.out) / TWIN, ground, tried, stage.max_steps or 0)
+    found = best_of(place, ground, tried, stage.max_steps or 0)
     return found, rates[found.chosen]
 
 

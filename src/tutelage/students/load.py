@@ -24,7 +24,6 @@ from tutelage.anatomy import Head, auto_class
 from tutelage.anatomy.checkpoints import check_fetched, check_weights, near, resolve, weight_files
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
-from tutelage.students import bilstm, pruned, sharing  # noqa: F401 (their model types, for transformers)
 from tutelage.tasks.sentence import SentenceEncoder
 
 NOT_ARCHITECTURE = (
@@ -49,6 +48,8 @@ def load_config(name: str) -> Any:
     Raises:
         TutelageError: if there is no configuration, it is damaged or needs code of its own, or its model type is not supported.
     """
+    from tutelage.students import bilstm, pruned, sharing  # noqa: F401 (transformers knows their model types then)
+
     tree, commit = _read_config(name)
     _check_loadable(name, tree)
     kept = {key: value for key, value in tree.items() if key not in NOT_ARCHITECTURE}
