@@ -104,6 +104,8 @@ def page(results: Results, out: Path) -> Results:
     lines: list[str] = []
     for group in GROUPS:
         runs = common.of(results["runs"], group=group)
+        if not runs:
+            continue
         tasks = list(dict.fromkeys(run["task"] for run in runs))
         cells = []
         for name in dict.fromkeys(run["arm"] for run in runs):

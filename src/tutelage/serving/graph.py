@@ -114,6 +114,7 @@ def to_onnx(
             graph = program.model.graph
             for value in (*graph.inputs, *graph.outputs):
                 _name_axes(value)
+            _strip(graph)
             program.model.metadata_props[KEY] = about.model_dump_json()
             program.save(str(path))
     except Exception as error:  # the exporter raises whatever the model's code runs into
@@ -144,6 +145,15 @@ def _name_axes(value: Any) -> None:
 
     names = ("batch", "tokens")
     value.shape = onnx_ir.Shape(size if isinstance(size, int) else names[axis] for axis, size in enumerate(value.shape))
+
+
+def _strip(graph: Any) -> None:
+    """Remove what the exporter notes of where each part comes from: paths of this machine, and most of a small file."""
+    graph.metadata_props.clear()
+    nodes = list(graph.all_nodes())
+    outputs = [value for node in nodes for value in node.outputs]
+    for part in (*nodes, *outputs, *graph.inputs, *graph.initializers.values()):
+        part.metadata_props.clear()
 
 
 @contextmanager
