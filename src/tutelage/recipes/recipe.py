@@ -70,7 +70,7 @@ class Stage(BaseModel):
     select: Literal["best", "last"] = "best"
     """Keep the epoch with the best score on the validation split (of equals the later), or the last one."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Epochs without a better score after which the stage ends."""
+    """Epochs in a row below the best score after which the stage ends."""
     max_tokens: Annotated[int, Field(ge=1)] = 16384
     """Padded tokens computed at once; changes memory and speed, not the result. A term that compares the texts of a step with
     each other ignores it."""

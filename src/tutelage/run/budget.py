@@ -12,7 +12,7 @@ STEPS = 1200
 FEWEST, MOST = 3, 20
 """Epochs of an open stage, at least and at most."""
 PATIENCE = 4
-"""Epochs without a better score after which an open stage ends."""
+"""Epochs in a row below the best score after which an open stage ends."""
 BASE = (768, 3e-5)
 """Width of BERT-base, and the middle of the rates at which it is fine-tuned (Devlin et al. 2019, appendix A.3)."""
 RANDOM = 4.0
