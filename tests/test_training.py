@@ -296,6 +296,13 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_stage(tokenizer) -> None:
     assert same_weights(student, repeat)
 
 
+def test_of_equal_scores_the_later_is_kept(tokenizer) -> None:
+    """And the stage goes on, as it does not for scores below."""
+    stage = tiny_stage(objective=[HardLabels()], epochs=6, patience=2, select="best")
+    _, log, _ = learn(tokenizer, stage, score=iter([0.9, 0.7, 0.9, 0.9, 0.8, 0.7]).__next__)
+    assert log.best == {"epoch": 4, "score": 0.9} and log.epochs == 6
+
+
 def test_stages_of_labels_alone_skip_unlabelled_examples(tokenizer) -> None:
     data = make_data().train
     data.labels[:40] = -1
