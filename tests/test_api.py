@@ -26,6 +26,7 @@ from tutelage.cli.options import about
 from tutelage.data.config import BY_SETTING, DataConfig, DataOptions
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
+from tutelage.methods.minimum_knowledge import ROSITA6
 from tutelage.recipes.config import from_yaml
 from tutelage.run.inputs import Inputs
 from tutelage.run.result import Result
@@ -125,14 +126,15 @@ def test_the_citation_names_this_version() -> None:
         ("pkd", "layers=2", Copied(layers=2, choose="first")),
         ("pkd", "layers=2,choose=last", Copied(layers=2, choose="last")),
         ("pkd", "layers=2,hidden=16", Fresh(layers=2, hidden=16)),
-        ("distilbert_general", "layers=3", Copied(layers=3, family="distilbert")),
+        ("distilbert_general", "layers=3", Copied(layers=3, choose="spread", family="distilbert")),
         ("distilbert_general", "layers=3,family=electra", Fresh(layers=3, family="electra")),
         ("wid", "hidden=192", Inherited(hidden=192)),
         ("wid", "hidden=192,strategy=head", Inherited(hidden=192, strategy="head")),
         ("wid", "layers=2,hidden=16", Fresh(layers=2, hidden=16)),
         ("pea_kd", "stored=2", Shared(stored=2, order="shuffled")),
         ("pea_kd", "layers=2", Copied(layers=2)),
-        ("minimum_knowledge", "layers=3", Pruned(layers=3)),
+        ("minimum_knowledge", "layers=3", ROSITA6.model_copy(update={"layers": 3})),
+        ("kd", "target_parameters=0.5", Pruned(target_parameters=0.5)),
         ("minimum_knowledge", "init=copied,layers=3", Copied(layers=3)),
         ("minimum_knowledge", "layers=3,hidden=16", Fresh(layers=3, hidden=16)),
         ("tinybert", "layers=2", Fresh(layers=2, hidden=312, intermediate=1200, heads=12)),
@@ -188,7 +190,7 @@ def test_a_result_shows_itself_and_its_predictions(teacher_folder: Path, tmp_pat
     # A result stands for its folder.
     assert api.evaluate(result, quiet=True, **files(teacher_folder))["scores"] == result.report["student"]["scores"]
     with pytest.raises(TutelageError, match="shares no layers"):
-        result.export(tmp_path / "plain")
+        result.export(tmp_path / "plain", format="checkpoint")
 
 
 def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) -> None:
@@ -367,15 +369,17 @@ def test_a_plug_ins_student(teacher_folder: Path, tmp_path: Path) -> None:
     for name, student in (("own", "init=bottom,depth=2"), ("copied", "layers=2,choose=first")):
         code, _, error = invoke(*common, "--student", student, "--out", tmp_path / name)
         assert code == 0, error
-    written = from_yaml(tmp_path / "own" / "config.yaml").recipe.student.model_dump()
-    assert written == {"init": "bottom", "depth": 2, "vocabulary": "full"}
+    assert from_yaml(tmp_path / "own" / "config.yaml").recipe.student.model_dump() == {
+        "init": "bottom",
+        "depth": 2,
+        "vocabulary": "full",
+    }
     weights = [(tmp_path / name / "student" / "model.safetensors").read_bytes() for name in ("own", "copied")]
     assert weights[0] == weights[1]
     code, _, error = invoke(*common, "--student", "init=bottom,depth=0", "--out", tmp_path / "never")
     assert code == 2 and "depth: Input should be greater than or equal to 1" in error
-    repeat = [sys.executable, "-m", "tutelage", "run", str(tmp_path / "own" / "config.yaml"), "--json"]
-    done = subprocess.run(repeat, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "there is no student 'bottom'" in done.stderr and "--plugin FILE" in done.stderr
+    code, error = in_process(command, ["run", str(tmp_path / "own" / "config.yaml"), "--json"])
+    assert code == 2 and "there is no student 'bottom'" in error and "--plugin FILE" in error
 
 
 @pytest.mark.parametrize(

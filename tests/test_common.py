@@ -129,7 +129,7 @@ def test_a_run_ends_in_a_student_that_plain_transformers_loads(
     method: str, teacher_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    recipe = small(method, ROWS[method], epochs=3 if method == "autoskdbert" else 5)  # its steps cost several
+    recipe = small(method, ROWS[method], epochs=5)
     report = run(config_for(method, teacher_folder, out, recipe=recipe, baseline=False), quiet=True)
 
     # The losses fall; not those of a student that has learnt the labels already.

@@ -298,7 +298,8 @@ def typed(teacher_folder: Path, tmp_path_factory) -> dict:
 
     def watched(stage, lesson, teacher, feed, *rest, **more):
         known = {int(key) for epoch in range(2) for key in feed.read(epoch, feed.rows(epoch)).keys}
-        seen.append((stage.name, known, next(iter(more.get("hooks", ())), None), teacher))
+        if stage.name != "trial":
+            seen.append((stage.name, known, next(iter(more.get("hooks", ())), None), teacher))
         return train(stage, lesson, teacher, feed, *rest, **more)
 
     files = ("--train", teacher_folder / "train.csv", "--dev", teacher_folder / "dev.csv")

@@ -146,7 +146,9 @@ def choose_start(run: TaskRun, folder: Path) -> Trials | None:
     """Try each of the run's starts for some steps, and make its student of the best; None where nothing can be trained."""
     recipe, spec = run.config.recipe, run.factory.spec
     last, steps = recipe.stages[-1], sum(plan.steps for plan in run.plans[recipe.begins :])
-    stage = trial_stage(last, steps, taught=not last.brings_teacher, labels=run.kind.learns_labels)
+    stage = trial_stage(
+        last, steps, taught=run.teacher is not None and not last.brings_teacher, labels=run.kind.learns_labels
+    )
     if stage is None:
         return None
     ground = ground_of(run, stage)
@@ -168,7 +170,9 @@ def choose_rate(run: TaskRun, folder: Path) -> Trials | None:
     trained."""
     recipe = run.config.recipe
     last, steps = recipe.stages[-1], sum(plan.steps for plan in run.plans[recipe.begins :])
-    stage = trial_stage(last, steps, taught=not last.brings_teacher, labels=run.kind.learns_labels)
+    stage = trial_stage(
+        last, steps, taught=run.teacher is not None and not last.brings_teacher, labels=run.kind.learns_labels
+    )
     if stage is None:
         return None
     found, factor = better_rate(run, stage, folder / RATE, twin=False)
