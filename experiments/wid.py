@@ -432,8 +432,7 @@ def page(results: Results, out: Path) -> Results:
         )
     commands = [f"    {command}" for command in commands]
     notes += paragraph(
-        f"""Coordinates are masked by `selection={SELECTION}`, as in the authors' code. The default is another: the scores left by
-        both without training are in [cutting.md](cutting.md)."""
+        f"Coordinates are masked by `selection={SELECTION}`, as in the authors' code; the default is another."
     )
     return {"takeaways": "; ".join(takeaways), "parts": lines, "commands": commands, "notes": notes}
 

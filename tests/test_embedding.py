@@ -273,7 +273,7 @@ def test_a_dense_maps_to_the_teachers_width(root: Path, tmp_path: Path) -> None:
 
 def test_a_pruned_encoder(root: Path, tmp_path: Path) -> None:
     """Cut without labels; an ordinary encoder as long as it keeps its heads."""
-    result = run(root, tmp_path / "run", method="kd", student="target_flops=0.6,examples=16", **pairs(root))
+    result = run(root, tmp_path / "run", method="kd", student="heads=4,target_flops=0.6,examples=16", **pairs(root))
     assert result.report["metric"] == "spearman"
     found = by_hand(tmp_path / "run" / "student", TEXTS[:6])
     torch.testing.assert_close(vectors(result.student, result.tokenizer, TEXTS[:6]), found, atol=1e-5, rtol=1e-4)

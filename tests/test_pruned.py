@@ -390,7 +390,7 @@ def test_importance_without_examples_is_refused(how: str) -> None:
 )
 def test_targets_are_met(family: str, target: dict) -> None:
     """By the network itself, and as closely as 8 neurons allow."""
-    teacher, spec = tiny_model(family), Pruned(**target)
+    teacher, spec = tiny_model(family), Pruned(**target, heads=HEADS)
     name, wanted = next((name, value) for name, value in target.items() if name.startswith("target"))
     sizes, costs = sizes_of(spec, teacher), Costs(teacher, None)
     student = prune(teacher, spec, some_scores(), {})
@@ -405,9 +405,24 @@ def test_targets_are_met(family: str, target: dict) -> None:
     elif sizes.intermediate < NEURONS:
         larger = Sizes(sizes.layers, HEADS, sizes.intermediate + 8)
     else:
-        larger = Sizes(sizes.layers + 1, HEADS, 16)  # what a target leaves at least
+        larger = Sizes(sizes.layers + 1, HEADS, 8)  # what a target leaves at least
     assert costs.of(name, larger) > limit
     assert sizes.layers == target.get("layers", sizes.layers) and (wanted != 0.3 or sizes.layers < LAYERS)
+
+
+@pytest.mark.parametrize("family", CUT)
+def test_heads_and_neurons_go_in_equal_shares(family: str) -> None:
+    """Where heads can be removed; no layer goes as long as there are others."""
+    teacher, costs = tiny_model(family), Costs(tiny_model(family), None)
+    limit = 0.5 * costs.flops(Sizes(LAYERS, HEADS, NEURONS))
+    sizes = sizes_of(Pruned(target_flops=0.5), teacher)
+    assert costs.flops(sizes) <= limit
+    if FAMILIES[family].heads_fixed is None:
+        assert sizes.layers == LAYERS and sizes.heads < HEADS
+        assert sizes.intermediate >= sizes.heads * NEURONS / HEADS
+        assert costs.flops(Sizes(LAYERS, sizes.heads + 1, (sizes.heads + 1) * NEURONS // HEADS // 8 * 8)) > limit
+    else:
+        assert sizes.heads == HEADS and sizes.layers < LAYERS
 
 
 def test_operations_are_those_of_the_matrix_products() -> None:
@@ -433,7 +448,7 @@ def test_operations_are_those_of_the_matrix_products() -> None:
         (Pruned(target_parameters=100), "target_parameters=100 cannot be reached: 1 layers .*rank=128"),
         (
             Pruned(target_flops=0.1, layers=4),
-            "target_flops=0.1 cannot be reached: 4 layers with 4 heads and 16 neurons",
+            "target_flops=0.1 cannot be reached: 4 layers with 1 heads and 8 neurons",
         ),
     ],
 )

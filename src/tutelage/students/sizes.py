@@ -14,7 +14,7 @@ from tutelage.students.specs import Pruned
 LENGTH = 128
 """Tokens of the text whose operations ``target_flops`` counts."""
 LEAST = 0.25
-"""Share of the neurons that a target leaves before it removes layers."""
+"""Share of the neurons that a target leaves before it removes layers, in a student that keeps its heads."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Costs:
 def sizes_of(spec: Pruned, teacher: PreTrainedModel) -> Sizes:
     """The student's sizes. They follow from the specification and the teacher's shape alone.
 
-    For a target, sizes that are named stay, and so do all heads, which keeps a standard shape. Neurons are removed until the
-    share :data:`LEAST` of them is left; where that is not enough, layers are removed, too.
+    For a target, sizes that are named stay. Heads and neurons are removed in equal shares from all layers; where heads are named
+    or cannot be removed, neurons until the share :data:`LEAST` of them is left. Layers go where that is not enough.
 
     Raises:
         TutelageError: if nothing says how small the student is to be, or no sizes reach the target.
@@ -87,15 +87,18 @@ def sizes_of(spec: Pruned, teacher: PreTrainedModel) -> Sizes:
     name, target, costs = given[0], getattr(spec, given[0]), Costs(teacher, spec.rank)
     limit = target * Costs(teacher, None).of(name, whole) if target <= 1 else target
     step = 8 if whole.intermediate % 8 == 0 else 1  # hardware prefers multiples of 8
-    least = spec.intermediate or max(step, round(LEAST * whole.intermediate / step) * step)
+    whole_heads = spec.heads or anatomy.family_of(teacher.config).heads_fixed is not None
     for layers in [spec.layers] if spec.layers else range(whole.layers, 0, -1):
-        smallest = costs.of(name, Sizes(layers, named.heads, least))
-        if smallest <= limit:
-            neurons = int(limit - smallest) // (costs.of(name, Sizes(layers, named.heads, least + 1)) - smallest)
-            most = spec.intermediate or whole.intermediate
-            return Sizes(layers, named.heads, min(least + neurons // step * step, most))
+        for heads in [named.heads] if whole_heads else range(whole.heads, 0, -1):
+            share = LEAST if whole_heads else heads / whole.heads
+            least = spec.intermediate or max(step, int(share * whole.intermediate) // step * step)
+            smallest = costs.of(name, Sizes(layers, heads, least))
+            if smallest <= limit:
+                neurons = int(limit - smallest) // (costs.of(name, Sizes(layers, heads, least + 1)) - smallest)
+                most = spec.intermediate or whole.intermediate
+                return Sizes(layers, heads, min(least + neurons // step * step, most))
     raise TutelageError(
-        f"{name}={target:g} cannot be reached: {layers} layers with {named.heads} heads and {least} neurons have {smallest:,}, "
+        f"{name}={target:g} cannot be reached: {layers} layers with {heads} heads and {least} neurons have {smallest:,}, "
         f"and the target is {limit:,.0f}; use a larger target, fewer layers or heads"
         + (", or rank=128 for the embedding table" if name == "target_parameters" and spec.rank is None else "")
     )
