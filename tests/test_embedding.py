@@ -296,6 +296,15 @@ def test_hidden_states_vectors_and_stores(root: Path, tmp_path: Path, monkeypatc
         torch.testing.assert_close(theirs[name], tensor, atol=1e-4, rtol=1e-3)
 
 
+def test_a_start_and_a_rate_are_tried_without_a_validation_split(root: Path, tmp_path: Path) -> None:
+    """The default method; its rate is left open."""
+    settings = ["stages.*.lr=auto", "stages.*.max_steps=4"]
+    report = run(root, tmp_path / "run", method="compact", student="layers=1", settings=settings, **pairs(root)).report
+    assert {one["name"] for one in report["start"]["tried"]} == {"first: 1", "uniform: 2"}
+    assert len(report["rates"]["tried"]) == 2 and report["rates"]["texts"] == len(TEXTS)
+    assert report["rates"]["tried"][0]["score"] is None
+
+
 def test_similarities_are_of_whole_steps(root: Path, tmp_path: Path) -> None:
     """However few tokens a piece may have."""
     found = []

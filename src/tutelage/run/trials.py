@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 START, RATE, TWIN = "start.json", "rate.json", "twin.json"
 """Files of the results, until the report is written."""
 HELD_OUT = 512
-"""Texts of the validation split on which a trial is measured, at most."""
+"""Texts of the validation split (of the training texts, where there is no split) on which a trial is measured, at most."""
 SHARE, FEWEST, MOST = 0.06, 20, 150
 """Steps of a trial: a share of the run's steps, at least and at most so many; never more than the run has."""
 RATES = (1.0, 2.5)
@@ -210,7 +210,9 @@ def better_rate(run: TaskRun, stage: Stage, place: Path, *, twin: bool) -> tuple
 def ground_of(run: TaskRun, stage: Stage) -> Ground:
     """What the trials of a run have in common."""
     device, part = run.bench.accelerator.device, "search" if "search" in run.parts else "train"
-    texts = run.selection.at(np.arange(min(len(run.selection.examples), HELD_OUT)))
+    # Without labels no split is held out; in so few steps few texts are seen twice.
+    measured = run.selection if len(run.selection.examples) else run.parts[part]
+    texts = measured.at(np.arange(min(len(measured.examples), HELD_OUT)))
     needs = ObjectivePlan(stage.objective, run.kind, *run.shapes()).teacher_needs
     taught = run.teacher if needs else None
     known: Teacher | None = None
