@@ -368,7 +368,10 @@ def test_verdict_of_a_poor_slow_large_student(report: TaskReport) -> None:
 
 
 def test_verdict_of_a_student_above_its_teacher(report: TaskReport) -> None:
+    """It beats the teacher by more than the standard error of the score, or it is level with it."""
     report.student.score, report.student.retention = 0.9, 0.9 / 0.88
+    assert verdict(report).startswith("The student is level with the teacher's f1 (0.900 against 0.880) with")
+    report.data.report = 10_000
     assert verdict(report).startswith("The student beats the teacher's f1 (0.900 against 0.880) with")
 
 

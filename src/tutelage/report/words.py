@@ -174,6 +174,8 @@ def _retained(report: TaskReport, teacher: ModelEntry) -> str:
     whose = f"{called(report)}'s"
     if not finite(retention) or teacher.score <= 0:
         return f"The student reaches {metric} {ours} against {whose} {theirs},"
+    if retention > 1 and student.score - teacher.score < standard_error(report.data.report):
+        return f"The student is level with {whose} {metric} ({ours} against {theirs})"
     if retention > 1 and ours != theirs:
         return f"The student beats {whose} {metric} ({ours} against {theirs})"
     return f"The student keeps {'only ' if retention < 0.9 else ''}{percent(retention)} of {whose} {metric}"
