@@ -1,4 +1,4 @@
-"""How long a stage trains, and at which rate, where its recipe says ``auto``. Measured: docs/results/defaults.md."""
+"""How long a stage trains, and at which rate, where its recipe says ``auto``: rules of thumb, not yet tuned."""
 
 from __future__ import annotations
 
