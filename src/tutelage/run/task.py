@@ -394,10 +394,7 @@ class TaskRun:
         """The run has taken over its folder: write the store that the plan announced."""
         if self.teacher is not None:
             self.teacher.write_store()
-        if self.starts:
-            self.start_trials = trials.choose_start(self, workspace.folder)
-        if self.open_rates:
-            self.rate_trials = trials.choose_rate(self, workspace.folder)
+        self.start_trials, self.rate_trials = trials.choose(self, workspace.folder)
 
     @cached_property
     def starts(self) -> dict[str, list[int]]:

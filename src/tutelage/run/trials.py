@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,8 +98,8 @@ class Ground:
     teacher: Callable[[], Teacher | None]
     """The teacher's predictions on ``feed``."""
     held_out: Encoded
-    held_out_teacher: Teacher | None
-    """The teacher's predictions on ``held_out``."""
+    held_out_teacher: Callable[[], Teacher | None]
+    """The teacher's predictions on ``held_out``; made when they are first asked for, and kept."""
     score: Callable[[PreTrainedModel], float] | None
     """The task's metric on the validation split."""
     accelerator: Accelerator
@@ -118,11 +119,11 @@ class Ground:
 
     def _loss(self, module: loop.DistillationModule) -> float:
         module.to(self.accelerator.device).eval()
-        total = 0.0
+        total, known = 0.0, self.held_out_teacher()
         with torch.no_grad(), self.accelerator.autocast():
             for piece in step_batches(self.held_out, np.arange(len(self.held_out)), 0, 1, 16384):
                 batch = piece.to(self.accelerator.device)
-                taught = Signals() if self.held_out_teacher is None else self.held_out_teacher.signals(batch)
+                taught = Signals() if known is None else known.signals(batch)
                 total += sum(loss.item() for loss in module(batch, taught).values())
         return total
 
@@ -142,16 +143,34 @@ def best_of(place: Path, ground: Ground, trials: Callable[[], Iterable[Trial]], 
     return found
 
 
-def choose_start(run: TaskRun, folder: Path) -> Trials | None:
-    """Try each of the run's starts for some steps, and make its student of the best; None where nothing can be trained."""
-    recipe, spec = run.config.recipe, run.factory.spec
+def choose(run: TaskRun, folder: Path) -> tuple[Trials | None, Trials | None]:
+    """Try the run's starts and, where its recipe leaves the rate open, two rates, each for some steps. The best start becomes its
+    student, the better rate that of the open stages. None for what is not to choose, or where nothing can be trained."""
+    recipe = run.config.recipe
     last, steps = recipe.stages[-1], sum(plan.steps for plan in run.plans[recipe.begins :])
-    stage = trial_stage(
-        last, steps, taught=run.teacher is not None and not last.brings_teacher, labels=run.kind.learns_labels
-    )
-    if stage is None:
-        return None
-    ground = ground_of(run, stage)
+    taught = run.teacher is not None and not last.brings_teacher
+    stage = trial_stage(last, steps, taught=taught, labels=run.kind.learns_labels)
+    if stage is None or not (run.starts or run.open_rates):
+        return None, None
+    ground, started, rated = ground_of(run, stage), None, None
+    if run.starts:
+        started = choose_start(run, ground, stage, folder)
+    if run.open_rates:
+        # The first rate is that at which the starts were tried.
+        done = None if started is None else next(one for one in started.tried if one.name == started.chosen)
+        rated, factor = better_rate(run, ground, stage, folder / RATE, twin=False, done=done)
+        stages = [
+            one.model_copy(update={"lr": one.schedule[1] * factor}) if one.name in run.open_rates else one
+            for one in recipe.stages
+        ]
+        run.config = run.config.model_copy(update={"recipe": recipe.model_copy(update={"stages": stages})})
+        run.bench.display.say(f"rate: of {len(rated.tried)} tried for {rated.steps} steps the best is {rated.chosen}")
+    return started, rated
+
+
+def choose_start(run: TaskRun, ground: Ground, stage: Stage, folder: Path) -> Trials:
+    """Try each of the run's starts, and make its student of the best."""
+    spec = run.factory.spec
 
     def tried() -> Iterator[Trial]:
         for name, layers in run.starts.items():
@@ -165,41 +184,27 @@ def choose_start(run: TaskRun, folder: Path) -> Trials | None:
     return found
 
 
-def choose_rate(run: TaskRun, folder: Path) -> Trials | None:
-    """Try two rates for the student, and give the better to the stages whose recipe leaves it open; None where nothing can be
-    trained."""
-    recipe = run.config.recipe
-    last, steps = recipe.stages[-1], sum(plan.steps for plan in run.plans[recipe.begins :])
-    stage = trial_stage(
-        last, steps, taught=run.teacher is not None and not last.brings_teacher, labels=run.kind.learns_labels
-    )
-    if stage is None:
-        return None
-    found, factor = better_rate(run, stage, folder / RATE, twin=False)
-    stages = [
-        one.model_copy(update={"lr": one.schedule[1] * factor}) if one.name in run.open_rates else one
-        for one in recipe.stages
-    ]
-    run.config = run.config.model_copy(update={"recipe": recipe.model_copy(update={"stages": stages})})
-    run.bench.display.say(f"rate: of {len(found.tried)} tried for {found.steps} steps the best is {found.chosen}")
-    return found
-
-
 def twin_rate(run: TaskRun, twin: Stage, steps: int) -> tuple[Trials, float]:
     """The better of two rates for the twin: the last stage's is often too low for it."""
     stage = trial_stage(twin, steps, taught=False, labels=True)
     assert stage is not None and run.config.out is not None
-    found, factor = better_rate(run, stage, Path(run.config.out) / TWIN, twin=True)
+    place = Path(run.config.out) / TWIN
+    found, factor = better_rate(run, ground_of(run, stage), stage, place, twin=True)
     return found, factor * twin.schedule[1]
 
 
-def better_rate(run: TaskRun, stage: Stage, place: Path, *, twin: bool) -> tuple[Trials, float]:
-    """The trials of both rates, and the factor of the better."""
-    peak, ground = stage.schedule[1], ground_of(run, stage)
+def better_rate(
+    run: TaskRun, ground: Ground, stage: Stage, place: Path, *, twin: bool, done: Trial | None = None
+) -> tuple[Trials, float]:
+    """The trials of both rates, and the factor of the better. ``done`` is the trial of the first rate, if it was made before."""
+    peak = stage.schedule[1]
     rates = {f"{peak * factor:.2g}": factor for factor in RATES}
 
     def tried() -> Iterator[Trial]:
         for name, factor in rates.items():
+            if done is not None and factor == RATES[0]:
+                yield done.model_copy(update={"name": name})
+                continue
             tuned = stage.model_copy(update={"lr": peak * factor})
             yield ground.trial(name, tuned, run.factory.make(twin=twin))
 
@@ -215,11 +220,14 @@ def ground_of(run: TaskRun, stage: Stage) -> Ground:
     texts = measured.at(np.arange(min(len(measured.examples), HELD_OUT)))
     needs = ObjectivePlan(stage.objective, run.kind, *run.shapes()).teacher_needs
     taught = run.teacher if needs else None
-    known: Teacher | None = None
-    if taught is not None:
+
+    @cache
+    def known() -> Teacher | None:
+        if taught is None:
+            return None
         read = texts.teacher or texts.student
         logits = run.bench.predict(taught.source.model, read, "teacher on held-out texts")
-        known = KnownLogits(logits.to(device), texts.student.logit_rows)
+        return KnownLogits(logits.to(device), texts.student.logit_rows)
 
     def objective(stage: Stage, model: PreTrainedModel) -> Objective:
         run.prepare(model)
