@@ -21,9 +21,7 @@ from typing import Any
 
 import common
 import numpy as np
-import torch
 
-from tutelage.data.batches import evaluation_batches
 from tutelage.data.config import DataConfig
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
@@ -98,10 +96,7 @@ def measured(folder: Path, data: DataConfig, place: Path) -> dict[str, Any]:
     texts = Texts(dev, encoded, None)
     found: dict[str, Any] = {"scores": {}, "bytes": {}, "predictions": {}}
     for side, graph in graphs.items():
-        logits = np.empty((len(encoded), model.config.num_labels), dtype=np.float32)
-        for rows, inputs, _ in evaluation_batches(encoded):
-            logits[rows] = graph.logits(inputs)
-        found["scores"][side] = kind.scores(read, torch.from_numpy(logits), texts)
+        found["scores"][side] = kind.scores(read, graph.answers(encoded), texts)
         found["bytes"][side] = graph.bytes
     return {**found, "encoded": encoded, "model": model, "graphs": graphs}
 

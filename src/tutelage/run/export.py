@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -20,7 +20,6 @@ from transformers import PreTrainedModel
 from tutelage import anatomy, serving
 from tutelage.anatomy.checkpoints import resolve
 from tutelage.artifacts import free_place, new_folder, write_text
-from tutelage.data.batches import padded
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples
 from tutelage.data.labels import label_names, unnamed
@@ -31,6 +30,7 @@ from tutelage.evaluation import speed
 from tutelage.evaluation.intervals import paired_difference
 from tutelage.recipes.config import from_yaml
 from tutelage.run.checks import check_ids, check_words
+from tutelage.run.plan import typical
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel
 from tutelage.serving.graph import OPSET
@@ -234,7 +234,7 @@ def _report(
             notes.append("the texts have no labels: differences and times, no scores")
             data = None
     desk.display.say("measuring speed ...")
-    times, core = serving.latency(models, _typical(texts.student))
+    times, core = serving.latency(models, typical(texts.student, source.model))
     busy = busy_note(core)
     sides = []
     for name, one in models.items():
@@ -305,13 +305,6 @@ def _tokens_agree(model: OnnxModel, texts: Texts) -> float:
     if len(theirs) != len(ours):  # windows of another length
         return len(set(theirs) & set(ours)) / len(ours)
     return float(np.mean([one == other for one, other in zip(theirs, ours, strict=True)]))
-
-
-def _typical(encoded: Encoded) -> Callable[[int], dict[str, Tensor]]:
-    """Makes batches of a text of mean length."""
-    row = int(np.abs(encoded.lengths - encoded.lengths.mean()).argmin())
-    inputs = padded(encoded, np.array([row]))
-    return lambda count: {name: value.repeat_interleave(count, 0) for name, value in inputs.items()}
 
 
 def _bytes_of(model: PreTrainedModel) -> int:

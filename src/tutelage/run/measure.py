@@ -84,12 +84,12 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | N
         student["retention"] = student["score"] / teacher["score"] if teacher["score"] and relative else None
         if teacher["latency_ms"]:
             student["speedup"] = teacher["latency_ms"]["32"] / student["latency_ms"]["32"]
-        if kind_of(data.kind).single_label:
-            same = logits["student"][part].argmax(1) == logits["teacher"][part].argmax(1)
-            student["agreement"] = float(same.float().mean())
-            if kind_of(data.kind).per_text:
-                wrong = logits["student"][part].argmax(1) != torch.from_numpy(texts.examples.labels)
-                student["against_label"] = float((same & wrong).float().mean())
+        kind, ours, theirs = kind_of(data.kind), logits["student"][part], logits["teacher"][part]
+        if kind.single_label:
+            student["agreement"] = kind.agreement(ours, theirs)
+        if kind.classifies_texts:
+            wrong = ours.argmax(1) != torch.from_numpy(texts.examples.labels)
+            student["against_label"] = float(((ours.argmax(1) == theirs.argmax(1)) & wrong).float().mean())
     return entries
 
 
