@@ -4,9 +4,10 @@
 
 fine-tunes a teacher for each task with the defaults of ``tutelage finetune`` and distils it with those of ``tutelage distill``.
 ``--models`` holds ``all-MiniLM-L6-v2`` (6 layers x 384), ``all-mpnet-base-v2`` (12 x 768) and ``paraphrase-MiniLM-L3-v2``.
-Teachers and students are written as ONNX in float32 and int8. Scores are those of dev, times those of one text of the task's mean
-length on one thread, sides in turn. Writes ``results/front.json`` and ``docs/results/front.md``. A stopped experiment continues
-where it was; ``--tasks``, ``--teachers`` and ``--points`` make a part of it.
+Teachers and students are written as ONNX in float32 and int8. Scores are those of dev. Times are those of one text of the task's
+mean length on one thread; they are taken when all models are trained, all of a teacher and a task in turn (``--again`` takes them
+again). Writes ``results/front.json`` and ``docs/results/front.md``. A stopped experiment continues where it was; ``--tasks``,
+``--teachers`` and ``--points`` make a part of it.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from tutelage.run.plan import typical
 from tutelage.run.run import run
 from tutelage.serving.graph import quantize, to_onnx
 from tutelage.serving.session import OnnxModel
-from tutelage.serving.timing import latency
+from tutelage.serving.timing import BUSY, latency
 from tutelage.students.load import load_model
-from tutelage.students.specs import Checkpoint, Copied, Fresh, Student
+from tutelage.students.specs import Checkpoint, Copied, Fresh, Pruned, Student
 from tutelage.studies.pages import shown, table
 from tutelage.studies.script import Results, settings, write
 from tutelage.studies.study import interval
@@ -43,13 +44,14 @@ from tutelage.tasks.load import load_data
 
 ROWS = {"sst2": 8000, "qnli": 20000}
 MODELS = {"minilm": "all-MiniLM-L6-v2", "mpnet": "all-mpnet-base-v2"}
-POINTS = "3 x 384,4 x 312,2 x 128,3 x 384 trimmed,2 x 128 trimmed,6 x 384,L3"
+POINTS = "cut 1/2,cut 1/4,3 x 384,4 x 312,2 x 128,cut 1/4 trimmed,2 x 128 trimmed,6 x 384,L3"
 
 SCRIPT = common.options(__file__, __doc__, "front", tasks="mrpc,stsb,cola,sst2,clinc,qnli", seeds=3, precision="no")
 SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")
 SCRIPT.add_argument("--models", type=Path, help="folder with the pretrained encoders")
 SCRIPT.add_argument("--teachers", default="minilm,mpnet")
 SCRIPT.add_argument("--points", default=POINTS, help="students, separated by commas")
+SCRIPT.add_argument("--again", action="store_true", help="take all times again")
 
 
 def student_of(point: str, teacher: str, models: Path) -> Student | None:
@@ -57,6 +59,9 @@ def student_of(point: str, teacher: str, models: Path) -> Student | None:
     sizes, _, _ = point.partition(" trimmed")
     vocabulary = {} if point == sizes else {"vocabulary": "trimmed"}
     pretrained = str(models / MODELS["minilm"])
+    if sizes.startswith("cut "):
+        over, _, under = sizes.removeprefix("cut ").partition("/")
+        return Pruned(target_flops=int(over) / int(under), **vocabulary)
     known: dict[str, Student | None] = {
         "3 x 384": Copied(layers=3, source=None if teacher == "minilm" else pretrained, **vocabulary),
         "6 x 384": None if teacher == "minilm" else Checkpoint(name=pretrained),
@@ -94,41 +99,28 @@ def measured(folder: Path, data: DataConfig, place: Path) -> dict[str, Any]:
     graphs = {"onnx": to_onnx(model.eval(), tokenizer, place / "model.onnx", kind=kind)}
     graphs["int8"] = quantize(place / "model.onnx", place / "model.int8.onnx")
     texts = Texts(dev, encoded, None)
-    found: dict[str, Any] = {"scores": {}, "bytes": {}, "predictions": {}}
+    found: dict[str, Any] = {"scores": {}, "bytes": {}}
     for side, graph in graphs.items():
         found["scores"][side] = kind.scores(read, graph.answers(encoded), texts)
         found["bytes"][side] = graph.bytes
-    return {**found, "encoded": encoded, "model": model, "graphs": graphs}
+    return found
 
 
-def times(sides: Mapping[str, Any], inputs: Any) -> dict[str, float]:
-    """Milliseconds of each side for one text on one thread."""
-    entries, _ = latency(sides, inputs, batch_sizes=(1,), threads=(1,))
-    return {name: rows[0].p50_ms for name, rows in entries.items()}
-
-
-def cell(
-    arguments: argparse.Namespace, place: Path, config: RunConfig, teacher: Path | None, data: DataConfig
-) -> dict[str, Any]:
-    """Train one model, unless it is done, and measure it beside its teacher."""
+def cell(place: Path, config: RunConfig, data: DataConfig) -> dict[str, Any]:
+    """Train one model, unless it is done, and score it in all its forms."""
     done = place / "measured.json"
     if done.exists():
         found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return found
     report = run(config, resume=True)
-    folder = place / "run" / ("student" if config.teacher else "")
-    ours = measured(folder, data, place / "onnx")
-    sides = {"pytorch": ours["model"], **ours["graphs"]}
-    if teacher is not None:
-        sides |= {"teacher": load_model(str(teacher.parent / "run"), "classes")[0].eval()}
-        sides |= {f"teacher {side}": OnnxModel(teacher / file) for side, file in FILES.items()}
+    ours = measured(model_of(place), data, place / "onnx")
     baseline = report["baseline"]
     values = {
         "scores": {"pytorch": next(iter(report["student"]["scores"].values())), **ours["scores"]},
         "twin": None if baseline is None else next(iter(baseline["scores"].values())),
         "parameters": report["student"]["parameters"],
         "bytes": {"pytorch": report["student"]["bytes"], **ours["bytes"]},
-        "ms": times(sides, typical(ours["encoded"], ours["model"])),
+        "shape": report["student"]["shape"],
         "metric": report["metric"],
         "start": None if report["start"] is None else report["start"]["chosen"],
         "steps": report["stages"][0]["steps"],
@@ -139,20 +131,63 @@ def cell(
     return values
 
 
+def model_of(place: Path) -> Path:
+    """The folder of a trained model."""
+    run_folder = place / "run"
+    return run_folder / "student" if (run_folder / "student").exists() else run_folder
+
+
+def times(places: Mapping[str, Path], data: DataConfig, again: bool) -> dict[str, dict[str, float]]:
+    """Milliseconds of models that solve one task, by place and form, for one text on one thread; all in turn."""
+    done = next(iter(places.values())).parent / "times.json"
+    found: dict[str, dict[str, float]] = {} if again or not done.exists() else json.loads(done.read_text("utf-8"))
+    if set(places) <= set(found):
+        return found
+    read = load_data(data)
+    kind, dev = kind_of(read.kind), next(iter(read.dev.values()))
+    sides: dict[str, Any] = {}
+    for name, place in places.items():
+        model, _ = load_model(str(model_of(place)), kind.head)
+        sides[f"{name}|pytorch"] = model.eval()
+        sides |= {f"{name}|{form}": OnnxModel(place / "onnx" / file) for form, file in FILES.items()}
+    # All read the teacher's tokens; a trimmed vocabulary, which numbers them anew, has as many.
+    teacher, _ = load_model(str(model_of(places["teacher"])), kind.head)
+    tokenizer = fitted_tokenizer(load_tokenizer(str(model_of(places["teacher"]))), teacher)
+    encoded = kind.encode(dev, tokenizer, kind.longest(512))
+    smallest = min(one.config.vocab_size for one in sides.values() if not isinstance(one, OnnxModel))
+    inputs = typical(encoded, teacher)
+
+    def known(batch: int) -> dict[str, Any]:
+        given = dict(inputs(batch))
+        return {**given, "input_ids": given["input_ids"] % smallest}
+
+    entries, core = latency(sides, known, batch_sizes=(1,), threads=(1,))
+    if core < BUSY:
+        print(f"the machine is busy: {core:.0%} of a core; take the times again with --again")
+    found = {name: {} for name in places}
+    for side, rows in entries.items():
+        name, _, form = side.partition("|")
+        found[name][form] = rows[0].p50_ms
+    write(done, json.dumps(found, indent=1))
+    return found
+
+
 FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     results: Results = {"settings": settings(arguments), "teachers": [], "runs": []}
+    places: dict[tuple[str, str], dict[str, Path]] = {}
     for teacher in arguments.teachers.split(","):
         for task in arguments.tasks.split(","):
             data, place = task_data(arguments, task), arguments.work / f"{teacher}-{task}"
+            known = places[teacher, task] = {"teacher": place / "teacher"}
             start = Checkpoint(name=str(arguments.models / MODELS[teacher]))
             common_settings = {"data": data, "mixed_precision": arguments.mixed_precision}
             config = RunConfig(
                 recipe=finetune(start), out=str(place / "teacher" / "run"), baseline=False, **common_settings
             )
-            found = cell(arguments, place / "teacher", config, None, data)
+            found = cell(place / "teacher", config, data)
             results["teachers"].append({"teacher": teacher, "task": task, **found})
             yield results
             for seed in range(arguments.seeds):
@@ -160,18 +195,27 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
                     student = student_of(point, teacher, arguments.models)
                     if student is None or (point == "L3" and teacher != "mpnet"):
                         continue
-                    folder = place / f"{point.replace(' ', '')}-{seed}"
+                    name = f"{point.replace(' ', '').replace('/', 'of')}-{seed}"
+                    known[name] = place / name
                     recipe = finetune(student) if point == "L3" else compact()
                     taught = (
                         {} if point == "L3" else {"teacher": str(place / "teacher" / "run"), "teacher_store": "auto"}
                     )
                     config = RunConfig(
-                        recipe=recipe.model_copy(update={"student": student}), out=str(folder / "run"), seed=seed,
+                        recipe=recipe.model_copy(update={"student": student}), out=str(place / name / "run"), seed=seed,
                         **taught, **common_settings,
                     )  # fmt: skip
-                    found = cell(arguments, folder, config, place / "teacher" / "onnx", data)
-                    results["runs"].append({"teacher": teacher, "task": task, "point": point, "seed": seed, **found})
+                    found = cell(place / name, config, data)
+                    entry = {"teacher": teacher, "task": task, "point": point, "seed": seed, "place": name}
+                    results["runs"].append({**entry, **found})
                     yield results
+    for teacher, task in places:
+        found = times(places[teacher, task], task_data(arguments, task), arguments.again)
+        for one in common.of(results["teachers"], teacher=teacher, task=task):
+            one["ms"] = found["teacher"]
+        for one in common.of(results["runs"], teacher=teacher, task=task):
+            one["ms"] = found[one["place"]]
+        yield results
 
 
 def page(results: Results, out: Path) -> Results:
@@ -180,16 +224,16 @@ def page(results: Results, out: Path) -> Results:
         known = {one["task"]: one for one in results["teachers"] if one["teacher"] == teacher}
         runs = common.of(results["runs"], teacher=teacher)
         rows = [
-            row_of("teacher", "PyTorch", [(one, one["scores"]["pytorch"]) for one in known.values()], known, runs),
-            row_of("teacher", "int8", [(one, one["scores"]["int8"]) for one in known.values()], known, runs),
+            row_of("teacher", "PyTorch", [(one, one["scores"]["pytorch"]) for one in known.values()], known),
+            row_of("teacher", "int8", [(one, one["scores"]["int8"]) for one in known.values()], known),
         ]
         for point in dict.fromkeys(one["point"] for one in runs):
             mine = common.of(runs, point=point)
             for side in ("pytorch", "int8"):
                 name = {"pytorch": "PyTorch"}.get(side, side)
-                rows.append(row_of(point, name, [(one, one["scores"][side]) for one in mine], known, runs))
+                rows.append(row_of(point, name, [(one, one["scores"][side]) for one in mine], known))
             if any(one["twin"] for one in mine):
-                rows.append(row_of(point, "its twin", [(one, one["twin"]) for one in mine], known, runs))
+                rows.append(row_of(point, "its twin", [(one, one["twin"]) for one in mine], known))
         heads = ["model", "as", *known, "kept", "MB", "ms", "speed"]
         lines += [f"## {MODELS[teacher]}", "", *table(heads, rows), *claims(runs, known)]
     command = SCRIPT.command(
@@ -202,7 +246,7 @@ def page(results: Results, out: Path) -> Results:
 Scored = list[tuple[Mapping[str, Any], Mapping[str, float]]]
 
 
-def row_of(name: str, side: str, scored: Scored, known: Mapping[str, Any], runs: common.Runs) -> list[str]:
+def row_of(name: str, side: str, scored: Scored, known: Mapping[str, Any]) -> list[str]:
     """A row of a teacher's table: scores by task, share of the teacher's score kept in the mean, size, time, speed."""
     by_task: dict[str, list[float]] = {task: [] for task in known}
     for one, scores in scored:
@@ -216,11 +260,9 @@ def row_of(name: str, side: str, scored: Scored, known: Mapping[str, Any], runs:
     key = {"PyTorch": "pytorch", "its twin": None}.get(side, side)
     if key is None:
         return [name, side, *cells, f"{np.mean(kept):.1%}", "", "", ""]
-    # A teacher is timed beside its students, in turn.
-    beside = {"pytorch": "teacher"}.get(key, f"teacher {key}") if name == "teacher" else key
-    timed = runs if name == "teacher" else [one for one, _ in scored]
-    ms = [one["ms"][beside] for one in timed if beside in one["ms"]]
-    speeds = [one["ms"]["teacher"] / one["ms"][beside] for one in timed if beside in one["ms"]]
+    timed = [one for one, _ in scored if "ms" in one]
+    ms = [one["ms"][key] for one in timed]
+    speeds = [known[one["task"]]["ms"]["pytorch"] / one["ms"][key] for one in timed]
     size = np.mean([one["bytes"][key] for one, _ in scored]) / 1e6
     times_ = [f"{np.median(ms):.2f}", f"{np.median(speeds):.1f}x"] if ms else ["", ""]
     return [name, side, *cells, f"{np.mean(kept):.1%}", f"{size:.1f}", *times_]

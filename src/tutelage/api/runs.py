@@ -162,6 +162,7 @@ def distill(
     stage: Literal["task", "general"] = "task",
     student: FilePath | Student | tuple[Any, Any] | None = None,
     baseline: bool = True,
+    served: bool = True,
     corpus: FilePath | None = None,
     seed: int = 0,
     mixed_precision: Precision = "no",
@@ -192,6 +193,7 @@ def distill(
         stage: Stages to run: those on the task, or the general ones on raw text.
         student: Fields to replace in the method's student (layers=3), a new network (layers=4,hidden=312), or a folder or hub id.
         baseline: Train the same student without the teacher too, for as many steps.
+        served: Measure teacher and student in ONNX and int8 too (needs the extra onnx).
         corpus: Folder of `tutelage corpus build`, for the general stages.
         seed: Seed of all random numbers.
         mixed_precision: Precision of training and evaluation; no is float32.
@@ -218,6 +220,7 @@ def distill(
             "out": out,
             "seed": seed,
             "baseline": baseline,
+            "served": served,
             "allow_weak_teacher": allow_weak_teacher,
             "mixed_precision": mixed_precision,
             "tracker": tracker,

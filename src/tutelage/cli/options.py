@@ -35,7 +35,7 @@ PANELS = {
         "allow_weak_teacher",
         "general_teacher",
     ),
-    "Student": ("student", "method", "ablation", "stage", "baseline", "through"),
+    "Student": ("student", "method", "ablation", "stage", "baseline", "served", "through"),
     "Training": ("corpus", "epochs", "lr", "seed", "mixed_precision", "settings", "plugins", "seeds", "trials"),
     "Output": ("out", "format", "int8", "temperature", "strict", "tracker", "resume", "json"),
 }

@@ -12,6 +12,13 @@ Metric = Callable[[npt.NDArray[np.int64]], float]
 """A score as a function of the examples that count, by number; one may count several times."""
 
 
+def drawn(count: int, most: int) -> list[int]:
+    """Numbers of ``most`` of ``count`` examples, drawn with seed 0 in pairs of neighbours: those of sentence pairs for similarity
+    stand together."""
+    pairs = np.sort(np.random.default_rng(0).permutation(count // 2)[: max(most // 2, 1)])
+    return [int(row) for pair in pairs for row in (2 * pair, 2 * pair + 1)]
+
+
 def paired_difference(
     ours: Metric, theirs: Metric, examples: int, *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:

@@ -70,4 +70,13 @@ def comparison(report: dict[str, Any]) -> Comparison:
                 "the report lists them."
             )
     columns = ["", report["metric"], "parameters", "GFLOP", "ms, batch 1", "ms, batch 32"]
+    if (served := report.get("served")) is not None:
+        columns += [f"int8: {report['metric']}", "MB", "ms"]
+        by_model = {one["model"]: one for one in served["entries"] if one["form"] == "int8"}
+        models = [who for who in ("teacher", "student", "baseline") if report[who] is not None]
+        for row, who in zip(rows, models, strict=True):
+            one = by_model.get(who)
+            row += (
+                ["-"] * 3 if one is None else [f"{one['score']:.4f}", f"{one['bytes'] / 1e6:.1f}", f"{one['ms']:.2f}"]
+            )
     return Comparison(report["title"], columns, rows, notes)

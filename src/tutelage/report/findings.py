@@ -48,12 +48,37 @@ def _scores(report: TaskReport) -> Iterator[Finding]:
             text=f"The teacher's {words(report.metric)} of {score_text(teacher.score)} is below that of the student without it.",
             remedy="Fine-tune the teacher longer (tutelage finetune --epochs auto) or use another.",
         )
+    yield from _rival(report)
     retention = report.student.retention
     if finite(retention) and retention < 0.9 and not failures(report):
         yield Finding(
             kind="capacity",
             text=f"The student keeps {percent(retention)} of the teacher's {words(report.metric)}.",
             remedy="Use a deeper or wider student, or more unlabelled texts (--unlabeled FILE).",
+        )
+
+
+def _rival(report: TaskReport) -> Iterator[Finding]:
+    """The quantised teacher, which costs no training."""
+    if report.served is None:
+        return
+    rival, ours = report.served.of("teacher", "int8"), report.served.of("student", "int8")
+    difference = report.served.against_teacher
+    if rival is None or ours is None or difference is None:
+        return
+    if difference.high < 0 and rival.ms <= ours.ms:
+        yield Finding(
+            kind="quantised teacher is better",
+            text=f"In int8 the teacher scores {-difference.value:.3f} more than the student and is as fast ({rival.ms:.2f} and "
+            f"{ours.ms:.2f} ms).",
+            remedy="Export the teacher (tutelage export), or distil a student that keeps its depth (--student target_flops=0.5).",
+        )
+    elif rival.ms < report.served.pytorch_ms["student"] and difference.value < 0:
+        yield Finding(
+            kind="quantised teacher is faster than PyTorch",
+            text=f"The teacher in int8 takes {rival.ms:.2f} ms and scores {score_text(rival.score)}; the student takes "
+            f"{report.served.pytorch_ms['student']:.2f} ms in PyTorch and {ours.ms:.2f} ms in int8.",
+            remedy="Serve the student in int8: tutelage export.",
         )
 
 

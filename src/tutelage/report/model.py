@@ -389,6 +389,55 @@ class VocabularyEntry(Block):
     """By part of the data that the vocabulary was not made of."""
 
 
+class Difference(Block):
+    """By how much one score is above another on the same examples, with a 95 % interval: paired bootstrap over examples."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ServedEntry(Block):
+    """A model in one of the forms in which it would be served."""
+
+    model: Literal["teacher", "student", "baseline"]
+    form: Literal["onnx", "int8"]
+    """An ONNX graph in float32, or with int8 weights and activations that are quantised while it runs."""
+    score: float
+    """The task's first metric."""
+    scores: Scores
+    bytes: int
+    """Size of the file."""
+    change: Difference | None
+    """What int8 changes in the first metric. Null for float32."""
+    ms: float
+    """Median milliseconds of one text of mean length on one thread of the CPU."""
+    spread_ms: float
+    """Distance of the quartiles."""
+
+
+class Served(Block):
+    """Teacher, student and baseline as they would be served, scored and timed side by side."""
+
+    part: str
+    """The part of the evaluation set."""
+    texts: int
+    """Texts of that part on which the files are scored, at most 1,000."""
+    tokens: int
+    """Tokens of the text that is timed."""
+    pytorch_ms: dict[str, float]
+    """The same time in PyTorch, by model."""
+    entries: list[ServedEntry]
+    against_teacher: Difference | None
+    """Score of the student in int8 minus the teacher's in int8."""
+    against_baseline: Difference | None
+    notes: list[str]
+
+    def of(self, model: str, form: str) -> ServedEntry | None:
+        """One of the entries."""
+        return next((one for one in self.entries if (one.model, one.form) == (model, form)), None)
+
+
 class Environment(Block):
     """What the run was computed with."""
 
@@ -439,6 +488,8 @@ class TaskReport(Block):
     student_layers: int
     vocabulary: VocabularyEntry | None = None
     """Null unless the student has a trimmed vocabulary."""
+    served: Served | None = None
+    """The models in ONNX and int8. Null if they were not measured in these forms."""
     stages: list[TaskStage]
     """In order; the baseline's stage is the last."""
     inherited: InheritedEntry | None = None

@@ -54,6 +54,7 @@ from tutelage.report.words import (
     selector,
     verdict,
     vocabulary_lines,
+    with_interval,
     words,
 )
 
@@ -72,6 +73,7 @@ def page(report: TaskReport) -> str:
         sections=[
             scores_and_cost(report),
             found(report),
+            served(report),
             predictions.section(report),
             tried(report.start, "Start: the teacher's layers that the student is made of", "Layers"),
             curves(report),
@@ -111,6 +113,57 @@ def found(report: TaskReport) -> Section | None:
     if not report.findings:
         return None
     return Section(title="Findings", items=[f"{one.text} {one.remedy or ''}".strip() for one in report.findings])
+
+
+FORMS = {"pytorch": "PyTorch", "onnx": "ONNX, float32", "int8": "ONNX, int8"}
+
+
+def served(report: TaskReport) -> Section | None:
+    """Teacher, student and twin in the forms in which they would be served."""
+    found, who = report.served, names(report)
+    if found is None:
+        return None
+    slowest = found.pytorch_ms.get("teacher")
+    rows = []
+    for entry in found.entries:
+        change = entry.change
+        rows.append(
+            Row(
+                name=f"{who[entry.model]}, {FORMS[entry.form]}",
+                cells=[
+                    score_text(entry.score),
+                    "" if change is None else with_interval(change),
+                    bytes_text(entry.bytes),
+                    milliseconds(entry.ms),
+                    "" if slowest is None else f"{slowest / entry.ms:.1f}x",
+                ],
+                lead=(entry.model, entry.form) == ("student", "int8"),
+            )
+        )
+    remarks = [
+        f"In int8 the student's score minus {whose} is {with_interval(difference)}."
+        for whose, difference in (
+            ("the teacher's", found.against_teacher),
+            ("that of the student without distillation", found.against_baseline),
+        )
+        if difference is not None
+    ]
+    columns = [Column(title=words(report.metric)), Column(title="Change by int8"), Column(title="Size")]
+    columns += [Column(title="Latency"), Column(title="Speed")]
+    speed = "" if slowest is None else f" Speed is relative to the teacher in PyTorch ({milliseconds(slowest)})."
+    return Section(
+        title="As they would be served",
+        table=Table(
+            caption=f"Scores on {count_text(found.texts)} examples of {found.part}; latency is the median for one text of "
+            f"{found.tokens} tokens on one thread of the CPU, the models in turn.{speed}",
+            head="Model",
+            columns=columns,
+            rows=rows,
+        ),
+        remarks=remarks,
+        notes=["Differences have 95 % intervals: paired bootstrap over the examples.", *found.notes],
+        command="tutelage export student --out served" if report.teacher else "",
+    )
 
 
 def tried(trials: Trials | None, title: str, head: str) -> Section | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.report.model import ModelEntry, StudentEntry, TaskReport, TaskStage, VocabularyEntry
+from tutelage.report.model import Difference, ModelEntry, StudentEntry, TaskReport, TaskStage, VocabularyEntry
 from tutelage.report.numbers import bytes_text, count_text, finite, milliseconds, percent, score_text, times
 from tutelage.tasks import kind_of
 from tutelage.tasks.metrics import no_better, standard_error
@@ -101,6 +101,11 @@ def vocabulary_lines(entry: VocabularyEntry | None) -> list[str]:
         f"the whole vocabulary; {percent(one.unknown)} of the tokens are unknown, {percent(one.unknown_before)} with it"
         for part, one in entry.held_out.items()
     ]
+
+
+def with_interval(difference: Difference) -> str:
+    """A difference of scores with its interval."""
+    return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})".replace("-", "−")
 
 
 def called(report: TaskReport) -> str:

@@ -27,7 +27,7 @@ from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
-from tutelage.evaluation.intervals import paired_difference
+from tutelage.evaluation.intervals import drawn, paired_difference
 from tutelage.recipes.config import from_yaml
 from tutelage.run.checks import check_ids, check_words
 from tutelage.run.plan import typical
@@ -192,7 +192,7 @@ def _of_task(model: str, source: Source, kind: Kind, config: DataConfig, most: i
         notes.append(
             f"checked on {most:,} examples of {len(examples):,}, drawn with seed 0; {option('texts')} 0 takes all"
         )
-        examples = examples.take(_drawn(len(examples), most))
+        examples = examples.take(drawn(len(examples), most))
     longest = kind.longest(anatomy.max_length(source.config))
     limit = min(config.max_length or longest, longest)
     texts = _read(source, kind, examples, limit, config.stride)
@@ -200,12 +200,6 @@ def _of_task(model: str, source: Source, kind: Kind, config: DataConfig, most: i
     check_ids(texts.student, fitted, source.config, model, part)
     notes += check_words(texts.student, fitted, model, part, trains=False)
     return Checked(kind, data, texts, limit, f"{part} of {data.task}", notes)
-
-
-def _drawn(count: int, most: int) -> list[int]:
-    """So many examples in pairs of neighbours: those of sentence pairs for similarity stand together."""
-    pairs = np.sort(np.random.default_rng(0).permutation(count // 2)[: max(most // 2, 1)])
-    return [int(row) for pair in pairs for row in (2 * pair, 2 * pair + 1)]
 
 
 def _read(source: Source, kind: Kind, examples: Examples, limit: int, stride: int | None) -> Texts:

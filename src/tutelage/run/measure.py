@@ -19,6 +19,7 @@ from tutelage.report.model import TaskReport
 from tutelage.run import predicted
 from tutelage.run.checks import check_ids, check_words, near_chance, other_order
 from tutelage.run.plan import example_flops, mapping_report, typical
+from tutelage.run.served import served
 from tutelage.run.workspace import Workspace, bench
 from tutelage.students.load import load_config
 from tutelage.tasks import kind_of
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     from tutelage.run.task import TaskRun
 
 
-def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | None]:
-    """Scores, sizes and speed of teacher, student and twin, by ``teacher``, ``student``, ``baseline``."""
+def measured(run: TaskRun, workspace: Workspace) -> dict[str, Any]:
+    """Scores, sizes and speed of teacher, student and twin, by ``teacher``, ``student``, ``baseline``; and what they are as they
+    would be served, ``served``."""
     data, device, taught = run.data, workspace.accelerator.device, run.teacher
     part, texts = next(iter(run.dev.items()))
     known = {} if taught is None else taught.logits
@@ -90,7 +92,7 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | N
         if kind.classifies_texts:
             wrong = ours.argmax(1) != torch.from_numpy(texts.examples.labels)
             student["against_label"] = float(((ours.argmax(1) == theirs.argmax(1)) & wrong).float().mean())
-    return entries
+    return {**entries, "served": served(run, models)}
 
 
 def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -> TaskReport:

@@ -122,6 +122,6 @@ def busy_note(share: float) -> str | None:
     if share >= BUSY:
         return None
     return (
-        f"the machine was busy: while times were taken on one thread, this process had {share:.0%} of a core; repeat the "
-        "export on an idle machine before you quote them"
+        f"the machine was busy: while times were taken on one thread, this process had {share:.0%} of a core; take them "
+        "again on an idle machine before you quote them"
     )

@@ -25,15 +25,19 @@ KEY = "tutelage"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
+def missing() -> list[str]:
+    """The libraries of the extra ``onnx`` that are not installed."""
+    return [name for name in NEEDED if find_spec(name) is None]
+
+
 def check_installed() -> None:
     """See that the libraries of the extra ``onnx`` are there.
 
     Raises:
         TutelageError: one is missing.
     """
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise TutelageError(f'{", ".join(missing)} is not installed; pip install "tutelage[onnx]"')
+    if lacking := missing():
+        raise TutelageError(f'{", ".join(lacking)} is not installed; pip install "tutelage[onnx]"')
 
 
 class About(BaseModel):

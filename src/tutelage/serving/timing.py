@@ -17,6 +17,8 @@ from tutelage import anatomy
 from tutelage.evaluation import speed
 from tutelage.serving.session import OnnxModel
 
+Inputs = Callable[[int], Mapping[str, Tensor]]
+"""Makes the inputs of a batch of so many texts."""
 LEAST, MOST = 10, 60
 """Rounds that are measured at least, and at most."""
 SECONDS = 4.0
@@ -46,7 +48,7 @@ class Latency(BaseModel):
 
 def latency(
     models: Mapping[str, PreTrainedModel | OnnxModel],
-    inputs: Callable[[int], Mapping[str, Tensor]],
+    inputs: Inputs | Mapping[str, Inputs],
     *,
     batch_sizes: Sequence[int] = (1, 32),
     threads: Sequence[int] | None = None,
@@ -58,7 +60,7 @@ def latency(
 
     Args:
         models: PyTorch models in evaluation mode and ONNX models, by name.
-        inputs: Makes the inputs of a batch, ``(batch, tokens)`` each.
+        inputs: Makes the inputs of a batch, ``(batch, tokens)`` each; by model where they differ.
         batch_sizes: Texts in a batch.
         threads: Numbers of threads. Default: 1, and as many as PyTorch uses by itself (the cores).
         seconds: After 10 rounds, measuring stops when it has taken so long; 60 rounds at most. Default: 4.
@@ -77,20 +79,14 @@ def latency(
                 name: one.with_threads(count) if isinstance(one, OnnxModel) else one for name, one in models.items()
             }
             for batch in batch_sizes:
-                given = dict(inputs(batch))
-                arrays = {name: value.numpy() for name, value in given.items()}
-                calls: dict[str, Callable[[], object]] = {
-                    name: partial(one.logits, arrays)
-                    if isinstance(one, OnnxModel)
-                    else partial(anatomy.output_of, one, given)
-                    for name, one in sides.items()
-                }
+                given = {name: dict(_inputs_of(inputs, name)(batch)) for name in sides}
+                calls = {name: _call(one, given[name]) for name, one in sides.items()}
                 began, worked = time.perf_counter(), time.process_time()
                 times = speed.in_turn(calls, least=LEAST, most=MOST, seconds=limit)
                 if count == 1:
                     core = min(core, (time.process_time() - worked) / (time.perf_counter() - began))
-                tokens = int(given["input_ids"].shape[1])
                 for name, values in times.items():
+                    tokens = int(given[name]["input_ids"].shape[1])
                     low, middle, high, late = np.percentile(values, [25, 50, 75, 95])
                     entry = Latency(
                         batch=batch, threads=count, tokens=tokens, p50_ms=round(float(middle), 3),
@@ -98,6 +94,16 @@ def latency(
                     )  # fmt: skip
                     found[name].append(entry)
     return found, core
+
+
+def _inputs_of(inputs: Inputs | Mapping[str, Inputs], name: str) -> Inputs:
+    return inputs[name] if isinstance(inputs, Mapping) else inputs
+
+
+def _call(model: PreTrainedModel | OnnxModel, inputs: Mapping[str, Tensor]) -> Callable[[], object]:
+    if isinstance(model, OnnxModel):
+        return partial(model.logits, {name: value.numpy() for name, value in inputs.items()})
+    return partial(anatomy.output_of, model, dict(inputs))
 
 
 def _cores() -> int:

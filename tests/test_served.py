@@ -1,0 +1,102 @@
+"""Teacher, student and twin in the forms in which they would be served, in the report of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import tiny_model, write_csv
+
+from tutelage import api
+from tutelage.report.findings import findings
+from tutelage.report.model import Difference, TaskReport
+from tutelage.report.page import page, served
+from tutelage.run import served as serving_of_a_run
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Any:
+    root = tmp_path_factory.mktemp("served")
+    tiny_model(layers=2).save_pretrained(root / "teacher")
+    tokenizer.save_pretrained(root / "teacher")
+    for part, rows, seed in (("train", 60, 1), ("dev", 40, 2)):
+        write_csv(root / f"{part}.csv", rows, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving_of_a_run, "missing", list)
+        return api.distill(
+            str(root / "teacher"), root / "run", student="layers=1", train=str(root / "train.csv"), dev=str(root / "dev.csv"),
+            settings={"stages.distill.epochs": 1}, allow_weak_teacher=True, quiet=True,
+        )  # fmt: skip
+
+
+def test_the_report_has_every_model_in_every_form(result: Any) -> None:
+    report = TaskReport.model_validate(result.report)
+    found = report.served
+    assert found is not None and (found.texts, found.part) == (40, "dev")
+    assert [(one.model, one.form) for one in found.entries] == [
+        (who, form) for who in ("teacher", "student", "baseline") for form in ("onnx", "int8")
+    ]
+    for one in found.entries:
+        whole = getattr(report, one.model)
+        if one.form == "onnx":
+            assert one.score == whole.score and one.change is None
+        else:
+            assert one.change is not None and one.change.low <= one.change.value <= one.change.high
+        assert one.ms > 0 and one.bytes > 0
+    teacher, student = found.of("teacher", "int8"), found.of("student", "int8")
+    assert teacher is not None and student is not None and student.bytes < teacher.bytes
+    assert found.against_teacher is not None
+    assert found.against_teacher.value == pytest.approx(student.score - teacher.score)
+    assert set(found.pytorch_ms) == {"teacher", "student", "baseline"}
+
+
+def test_the_page_and_the_table_show_them(result: Any) -> None:
+    report = TaskReport.model_validate(result.report)
+    section = served(report)
+    assert section is not None and section.table is not None
+    assert [row.name for row in section.table.rows][1] == "Teacher, ONNX, int8"
+    assert "As they would be served" in page(report)
+    assert "int8: accuracy" in result._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("difference", "teacher_ms", "kind"),
+    [
+        (Difference(value=-0.1, low=-0.2, high=-0.01), 1.0, "quantised teacher is better"),
+        (Difference(value=-0.1, low=-0.2, high=0.01), 1.0, "quantised teacher is faster than PyTorch"),
+        (Difference(value=0.1, low=0.0, high=0.2), 1.0, None),
+        (Difference(value=-0.1, low=-0.2, high=-0.01), 9.0, None),
+    ],
+)
+def test_a_rival_that_wins_is_a_finding(
+    result: Any, difference: Difference, teacher_ms: float, kind: str | None
+) -> None:
+    report = TaskReport.model_validate(result.report)
+    assert report.served is not None
+    entries = [
+        one.model_copy(update={"ms": teacher_ms if one.model == "teacher" else 2.0}) for one in report.served.entries
+    ]
+    found = report.served.model_copy(
+        update={"entries": entries, "against_teacher": difference, "pytorch_ms": {"teacher": 9.0, "student": 5.0}}
+    )
+    said = {one.kind for one in findings(report.model_copy(update={"served": found})) if "quantised" in one.kind}
+    assert said == (set() if kind is None else {kind})
+
+
+def test_without_the_libraries_or_the_wish_there_is_no_section(result: Any, tmp_path: Path) -> None:
+    report = TaskReport.model_validate(result.report).model_copy(update={"served": None})
+    assert served(report) is None and "As they would be served" not in page(report)
+
+
+def test_a_drawn_part_of_the_texts_is_scored(result: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(serving_of_a_run, "missing", list)
+    monkeypatch.setattr(serving_of_a_run, "TEXTS", 10)
+    write_csv(tmp_path / "train.csv", 40, 1)
+    write_csv(tmp_path / "dev.csv", 40, 2)
+    found = api.finetune(
+        str(Path(result.folder) / "student"), tmp_path / "run", train=str(tmp_path / "train.csv"),
+        dev=str(tmp_path / "dev.csv"), epochs=1, quiet=True,
+    ).report["served"]  # fmt: skip
+    assert found["texts"] == 10 and {one["model"] for one in found["entries"]} == {"student"}
+    assert found["against_teacher"] is None
