@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ def result(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Any:
         patch.setattr(serving_of_a_run, "missing", list)
         return api.distill(
             str(root / "teacher"), root / "run", student="layers=1", train=str(root / "train.csv"), dev=str(root / "dev.csv"),
-            settings={"stages.distill.epochs": 1}, allow_weak_teacher=True, quiet=True,
+            settings={"stages.distill.epochs": 1}, allow_weak_teacher=True, baseline=False, quiet=True,
         )  # fmt: skip
 
 
@@ -35,7 +34,7 @@ def test_the_report_has_every_model_in_every_form(result: Any) -> None:
     found = report.served
     assert found is not None and (found.texts, found.part) == (40, "dev")
     assert [(one.model, one.form) for one in found.entries] == [
-        (who, form) for who in ("teacher", "student", "baseline") for form in ("onnx", "int8")
+        (who, form) for who in ("teacher", "student") for form in ("onnx", "int8")
     ]
     for one in found.entries:
         whole = getattr(report, one.model)
@@ -48,7 +47,7 @@ def test_the_report_has_every_model_in_every_form(result: Any) -> None:
     assert teacher is not None and student is not None and student.bytes < teacher.bytes
     assert found.against_teacher is not None
     assert found.against_teacher.value == pytest.approx(student.score - teacher.score)
-    assert set(found.pytorch_ms) == {"teacher", "student", "baseline"}
+    assert set(found.pytorch_ms) == {"teacher", "student"} and found.against_baseline is None
 
 
 def test_the_page_and_the_table_show_them(result: Any) -> None:
@@ -84,19 +83,6 @@ def test_a_rival_that_wins_is_a_finding(
     assert said == (set() if kind is None else {kind})
 
 
-def test_without_the_libraries_or_the_wish_there_is_no_section(result: Any, tmp_path: Path) -> None:
+def test_without_the_libraries_there_is_no_section(result: Any) -> None:
     report = TaskReport.model_validate(result.report).model_copy(update={"served": None})
     assert served(report) is None and "As they would be served" not in page(report)
-
-
-def test_a_drawn_part_of_the_texts_is_scored(result: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(serving_of_a_run, "missing", list)
-    monkeypatch.setattr(serving_of_a_run, "TEXTS", 10)
-    write_csv(tmp_path / "train.csv", 40, 1)
-    write_csv(tmp_path / "dev.csv", 40, 2)
-    found = api.finetune(
-        str(Path(result.folder) / "student"), tmp_path / "run", train=str(tmp_path / "train.csv"),
-        dev=str(tmp_path / "dev.csv"), epochs=1, quiet=True,
-    ).report["served"]  # fmt: skip
-    assert found["texts"] == 10 and {one["model"] for one in found["entries"]} == {"student"}
-    assert found["against_teacher"] is None
