@@ -24,14 +24,16 @@ def result(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(serving_of_a_run, "missing", list)
         return api.distill(
-            str(root / "teacher"), root / "run", student="layers=1", train=str(root / "train.csv"), dev=str(root / "dev.csv"),
+            str(root / "teacher"), root / "run", method="kd", student="layers=1", train=str(root / "train.csv"), dev=str(root / "dev.csv"),
             settings={"stages.distill.epochs": 1}, allow_weak_teacher=True, baseline=False, quiet=True,
         )  # fmt: skip
 
 
 def test_the_report_has_every_model_in_every_form(result: Any) -> None:
+    """KD computes the teacher's predictions once and lets its weights go: they are loaded again."""
     report = TaskReport.model_validate(result.report)
     found = report.served
+    assert report.teacher is not None
     assert found is not None and (found.texts, found.part) == (40, "dev")
     assert [(one.model, one.form) for one in found.entries] == [
         (who, form) for who in ("teacher", "student") for form in ("onnx", "int8")
@@ -45,8 +47,9 @@ def test_the_report_has_every_model_in_every_form(result: Any) -> None:
         assert one.ms > 0 and one.bytes > 0
     teacher, student = found.of("teacher", "int8"), found.of("student", "int8")
     assert teacher is not None and student is not None and student.bytes < teacher.bytes
-    assert found.against_teacher is not None
-    assert found.against_teacher.value == pytest.approx(student.score - teacher.score)
+    assert found.against_teacher is not None and found.against_int8_teacher is not None
+    assert found.against_teacher.value == pytest.approx(student.score - report.teacher.score)
+    assert found.against_int8_teacher.value == pytest.approx(student.score - teacher.score)
     assert set(found.pytorch_ms) == {"teacher", "student"} and found.against_baseline is None
 
 
@@ -77,7 +80,7 @@ def test_a_rival_that_wins_is_a_finding(
         one.model_copy(update={"ms": teacher_ms if one.model == "teacher" else 2.0}) for one in report.served.entries
     ]
     found = report.served.model_copy(
-        update={"entries": entries, "against_teacher": difference, "pytorch_ms": {"teacher": 9.0, "student": 5.0}}
+        update={"entries": entries, "against_int8_teacher": difference, "pytorch_ms": {"teacher": 9.0, "student": 5.0}}
     )
     said = {one.kind for one in findings(report.model_copy(update={"served": found})) if "quantised" in one.kind}
     assert said == (set() if kind is None else {kind})

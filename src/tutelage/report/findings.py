@@ -63,7 +63,7 @@ def _rival(report: TaskReport) -> Iterator[Finding]:
     if report.served is None:
         return
     rival, ours = report.served.of("teacher", "int8"), report.served.of("student", "int8")
-    difference = report.served.against_teacher
+    difference = report.served.against_int8_teacher
     if rival is None or ours is None or difference is None:
         return
     if difference.high < 0 and rival.ms <= ours.ms:

@@ -429,8 +429,11 @@ class Served(Block):
     """The same time in PyTorch, by model."""
     entries: list[ServedEntry]
     against_teacher: Difference | None
-    """Score of the student in int8 minus the teacher's in int8."""
+    """Score of the student in int8 minus the teacher's in float32."""
+    against_int8_teacher: Difference | None
+    """The same minus the teacher's in int8."""
     against_baseline: Difference | None
+    """The same minus the baseline's in int8."""
     notes: list[str]
 
     def of(self, model: str, form: str) -> ServedEntry | None:

@@ -143,7 +143,8 @@ def served(report: TaskReport) -> Section | None:
     remarks = [
         f"In int8 the student's score minus {whose} is {with_interval(difference)}."
         for whose, difference in (
-            ("the teacher's", found.against_teacher),
+            ("the teacher's in float32", found.against_teacher),
+            ("the teacher's in int8", found.against_int8_teacher),
             ("that of the student without distillation", found.against_baseline),
         )
         if difference is not None
