@@ -24,7 +24,8 @@ def result(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(serving_of_a_run, "missing", list)
         return api.distill(
-            str(root / "teacher"), root / "run", method="kd", student="layers=1", train=str(root / "train.csv"), dev=str(root / "dev.csv"),
+            str(root / "teacher"), root / "run", method="kd", student="layers=1", train=str(root / "train.csv"),
+            dev=str(root / "dev.csv"),
             settings={"stages.distill.epochs": 1}, allow_weak_teacher=True, baseline=False, quiet=True,
         )  # fmt: skip
 

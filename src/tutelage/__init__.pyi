@@ -17,6 +17,7 @@ from .api import pretrain as pretrain
 from .api import recipe as recipe
 from .api import search_knowledge as search_knowledge
 from .api import show_team as show_team
+from .api import shrink as shrink
 from .api import train_team as train_team
 from .api import verify_store as verify_store
 from .api import write_store as write_store

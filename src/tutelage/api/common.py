@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 
 if TYPE_CHECKING:
     from tutelage.data.config import DataConfig
@@ -126,6 +127,26 @@ def teachers_of(
         teacher = stored_teacher(store)
     found = None if teacher is None else inputs.model(teacher, "teacher")
     return {"teacher": found, "teachers": names, "teacher_store": store}
+
+
+def amount(given: str | float | None, name: str, units: Mapping[str, float]) -> float | None:
+    """A positive number with one of the ``units``, in the first of them, which may be left out.
+
+    Raises:
+        TutelageError: it is none.
+    """
+    if given is None:
+        return None
+    found = re.fullmatch(r"\s*([\d.,_]+(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*", str(given))
+    by_name = {unit.lower(): factor for unit, factor in units.items()} | {"": 1.0}
+    try:
+        value = float(found[1].replace("_", "").replace(",", "")) * by_name[found[2].lower()] if found else 0.0
+    except (ValueError, KeyError):
+        value = 0.0
+    if not 0 < value < float("inf"):
+        known = ", ".join(f"5{unit}" for unit in units)
+        raise TutelageError(f"{option(name)} {given!r} is no positive amount; write it as {known}")
+    return value
 
 
 def data_config(data: Mapping[str, Any]) -> DataConfig:

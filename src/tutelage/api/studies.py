@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from tutelage.recipes.recipe import Recipe
     from tutelage.report.attention import AttentionReport
     from tutelage.report.search import Search
+    from tutelage.report.shrink import Shrink
     from tutelage.run.inputs import Model, Splits
     from tutelage.run.result import Result
     from tutelage.students.specs import Student
     from tutelage.studies.ablation import Ablation
-from tutelage.api.common import FILES, FilePath, Plugin, data_config, path_text, recipe_for, student_from
+from tutelage.api.common import FILES, FilePath, Plugin, amount, data_config, path_text, recipe_for, student_from
 
 
 @takes_data(*FILES, "candidates", "max_train", "max_length")
@@ -377,6 +378,68 @@ def search_knowledge(
             settings=settings,
             data=inputs.data(data, options),
         )
+
+
+@takes_data(*FILES, "unlabeled", "max_train", "max_length")
+def shrink(
+    teacher: Model,
+    out: FilePath,
+    *,
+    max_latency: str | float | None = None,
+    max_size: str | float | None = None,
+    max_parameters: str | float | None = None,
+    min_retention: float = 0.98,
+    vocabulary: Literal["full", "trimmed"] = "full",
+    teacher_store: FilePath | None = None,
+    seed: int = 0,
+    mixed_precision: Precision = "no",
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
+) -> Shrink:
+    """Find the best student within limits of time and size on this machine, train it, and export it in int8.
+
+    Shapes are exported and timed before anything is trained; of those that meet the limits the largest are tried for some steps,
+    and the best is trained with the default method. If the teacher itself meets the limits in int8, it is exported and no student
+    is trained. See :mod:`tutelage.studies.shrink`.
+
+    Args:
+        teacher: Fine-tuned teacher: a folder or a hub id.
+        out: Output folder; new or empty. A stopped command continues when it is repeated.
+        max_latency: Time of one text of mean length on one thread, in milliseconds: 5ms.
+        max_size: Size of the int8 file, in megabytes: 20MB.
+        max_parameters: Number of parameters: 10M.
+        min_retention: Score in int8 divided by that of the teacher in float32, at least.
+        vocabulary: full, or trimmed to the pieces of the training texts.
+        teacher_store: Folder of the teacher's stored knowledge. Default: the store that fits, written if there is none.
+        seed: Seed of all random numbers.
+        mixed_precision: Precision of training and evaluation; no is float32.
+        quiet: Print nothing.
+        data: The texts as one object.
+        **options: The texts by the fields of DataConfig.
+
+    Raises:
+        TutelageError: for any mistake in the arguments.
+
+    Example: tutelage shrink --teacher teacher/ --task sst2 --max-latency 5ms --min-retention 0.97 --out small/
+    """
+    from tutelage.methods.compact import compact
+    from tutelage.recipes.settings import run_config
+    from tutelage.report.shrink import Limits
+    from tutelage.run.inputs import Inputs
+    from tutelage.studies.shrink import shrink as shrunk
+
+    limits = Limits(
+        max_latency_ms=amount(max_latency, "max_latency", {"ms": 1, "s": 1000}),
+        max_size_mb=amount(max_size, "max_size", {"MB": 1, "kB": 1e-3, "GB": 1000}),
+        max_parameters=amount(max_parameters, "max_parameters", {"": 1, "M": 1e6, "k": 1e3}),
+        min_retention=min_retention,
+    )
+    with Inputs(out) as inputs:
+        fields = {"teacher": inputs.model(teacher, "teacher"), "teacher_store": teacher_store, "seed": seed}
+        fields |= {"mixed_precision": mixed_precision, "baseline": False}
+        config = run_config(compact(), inputs.data(data, options), (), **fields)
+        return shrunk(config, Path(out), limits, vocabulary=vocabulary, quiet=quiet)
 
 
 def attention_report(

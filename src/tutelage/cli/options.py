@@ -37,6 +37,7 @@ PANELS = {
     ),
     "Student": ("student", "method", "ablation", "stage", "baseline", "served", "through"),
     "Training": ("corpus", "epochs", "lr", "seed", "mixed_precision", "settings", "plugins", "seeds", "trials"),
+    "Limits": ("max_latency", "max_size", "max_parameters", "min_retention", "vocabulary"),
     "Output": ("out", "format", "int8", "temperature", "strict", "tracker", "resume", "json"),
 }
 """Where ``--help`` shows an option; those of data have a panel of their own, others none."""
@@ -140,8 +141,8 @@ class _Known(dict[str, Any]):
 def option_type(hint: Any) -> Any:
     """What an option takes whose parameter has this type: choices, a number, a flag, a list of strings; else a string."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    if any(get_origin(kind) is Literal for kind in kinds) and {int, float} & set(kinds):
-        return str  # a number or a word
+    if (str in kinds or any(get_origin(kind) is Literal for kind in kinds)) and {int, float} & set(kinds):
+        return str  # a number or a word, or one with a unit
     for kind in kinds:
         if get_origin(kind) is Literal or kind in (bool, int, float):
             return kind

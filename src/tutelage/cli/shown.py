@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tutelage.recipes.config import RunConfig
     from tutelage.report.attention import AttentionReport
     from tutelage.report.search import Search
+    from tutelage.report.shrink import Shrink
     from tutelage.run.result import Result
     from tutelage.serving.report import ExportReport
     from tutelage.studies.ablation import Ablation
@@ -164,6 +165,25 @@ def _export(found: ExportReport) -> None:
     _say(f"Written to {found.out}; the comparison is in export.json{served}")
 
 
+def _shrink(found: Shrink) -> None:
+    """What was considered, and the answer."""
+    table = Table(title=f"Students in int8; one text of {found.tokens} tokens on one thread")
+    for column in ("", "ms", "MB", "M parameters", "trial loss", "exceeds"):
+        table.add_column(column, justify="left" if column in ("", "exceeds") else "right")
+    for form in found.forms:
+        table.add_row(f"teacher, {form.form}", f"{form.ms:.2f}", f"{form.bytes / 1e6:.1f}", "", "", "")
+    for shape in found.shapes:
+        loss = "" if shape.loss is None else f"{shape.loss:.4f}"
+        sizes = f"{shape.bytes / 1e6:.1f}", f"{shape.parameters / 1e6:.1f}"
+        table.add_row(shape.name, f"{shape.ms:.2f}", *sizes, loss, "; ".join(shape.exceeds))
+    Console().print(table)
+    for note in found.notes:
+        _say(f"note: {note}")
+    _say(found.verdict)
+    if found.folder is not None:
+        _say(f'Written to {found.folder}; python {found.folder}/serve.py "A text." answers')
+
+
 def _attention(found: AttentionReport) -> None:
     from tutelage.report.attention import explanation, verdict
 
@@ -235,6 +255,7 @@ SHOWN: dict[str, Callable[[Any], None]] = {
     "demo": _result,
     "evaluate": _scores,
     "export": _export,
+    "shrink": _shrink,
     "chain": _chain,
     "train_team": _team,
     "show_team": _team,

@@ -2,6 +2,7 @@
 
 from tutelage.mechanisms.pruning import settings as pruning
 from tutelage.mechanisms.ptp import labels as ptp
+from tutelage.mechanisms.quantization import settings as quantization
 from tutelage.mechanisms.team import settings as team
 
-__all__ = ["pruning", "ptp", "team"]
+__all__ = ["pruning", "ptp", "quantization", "team"]

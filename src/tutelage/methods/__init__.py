@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from tutelage.methods.autoskdbert import autoskdbert, ensemble, mt_bert, skdbert
 from tutelage.methods.bilstm import bilstm
-from tutelage.methods.compact import compact
+from tutelage.methods.compact import compact, compact_int8
 from tutelage.methods.distilbert import distilbert, distilbert_general
 from tutelage.methods.finetune import finetune
 from tutelage.methods.fitnets import fitnets
@@ -26,6 +26,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         finetune,
         pretrain,
         compact,
+        compact_int8,
         kd,
         logits_mse,
         similarity,

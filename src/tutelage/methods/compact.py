@@ -6,6 +6,7 @@ The start and the rate rest on measurements (docs/results/defaults.md), the term
 
 from typing import Literal
 
+from tutelage.mechanisms.quantization.settings import Quantization
 from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Recipe, Stage
@@ -38,4 +39,17 @@ def compact(
                 lr="auto",
             )
         ],
+    )
+
+
+def compact_int8() -> Recipe:
+    """``compact``, and then the same losses with the rounding of int8: for a student that is served in int8."""
+    recipe = compact()
+    last = recipe.stages[-1].model_copy(update={"name": "int8", "epochs": 2, "mechanisms": [Quantization()]})
+    return recipe.model_copy(
+        update={
+            "method": "compact_int8",
+            "title": "Compact distillation for int8",
+            "stages": [*recipe.stages, last],
+        }
     )

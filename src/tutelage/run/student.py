@@ -87,6 +87,19 @@ class StudentFactory:
         own, kept = self.own_input, self.vocabulary
         return build(made, source, self._labels, self._seed, None, self.head, own, self.new, kept)
 
+    def of(self, spec: Student) -> StudentFactory:
+        """A factory of another student that reads the same tokens."""
+        other = copy.copy(self)
+        other.spec, other._pruned, other.new = spec, None, []
+        return other
+
+    def rough(self) -> PreTrainedModel:
+        """A network of the student's sizes, quickly made: what it costs does not depend on which weights it keeps."""
+        teacher = None if self._teacher is None else self._teacher.model
+        return build(
+            self.spec, teacher, self._labels, self._seed, _any_scores, self.head, self.own_input, None, self.vocabulary
+        )
+
     def outline(self) -> PreTrainedModel:
         """The student without allocated weights (device ``meta``), to know its sizes and cost before anything is loaded."""
         return outline(self.spec, self._teacher, self._labels, self.head, self.own_input, self.vocabulary)
@@ -190,6 +203,12 @@ class StudentFactory:
                 yield batch.to(self._device)
 
 
+def _any_scores(model: PreTrainedModel) -> Scores:
+    """Heads and neurons of equal importance."""
+    shape = anatomy.shape_of(model.config)
+    return [(torch.zeros(shape.heads), torch.zeros(shape.intermediate))] * shape.layers
+
+
 def outline(
     student: Student,
     teacher: Source | None,
@@ -200,17 +219,13 @@ def outline(
 ) -> PreTrainedModel:
     """A student without allocated weights (device ``meta``)."""
 
-    def any_scores(model: PreTrainedModel) -> Scores:
-        shape = anatomy.shape_of(model.config)
-        return [(torch.zeros(shape.heads), torch.zeros(shape.intermediate))] * shape.layers
-
     with torch.device("meta"):
         if isinstance(student, Inherited | Sliced):
             source = load_config(student.source) if student.source else teacher.config if teacher else None
             if source is not None:
                 return outline_of(student, source if vocabulary is None else vocabulary.config(source), head)
         model = None if teacher is None else teacher.outline
-        return build(student, model, labels, 0, any_scores, head, own_input, vocabulary=vocabulary)
+        return build(student, model, labels, 0, _any_scores, head, own_input, vocabulary=vocabulary)
 
 
 def general_projections(student: Student) -> dict[str, Tensor]:

@@ -1,0 +1,42 @@
+"""Training with the rounding of int8, as settings: the student learns to answer as it will when it is served in int8."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from tutelage.mechanisms.mechanism import Mechanism
+from tutelage.students.specs import Student
+
+if TYPE_CHECKING:
+    from tutelage.mechanisms.hook import Hook
+    from tutelage.mechanisms.mechanism import StageLike
+    from tutelage.mechanisms.scene import Scene, StageScene
+    from tutelage.teachers.teacher import Teacher
+
+
+class Quantization(Mechanism):
+    """The student's matrix products and embedding tables are rounded as in the int8 file of ``tutelage export``, forward; backward
+    the rounding is left out (straight-through estimator, Bengio et al. 2013). The weights stay float32.
+
+    Jacob et al. 2018 (arXiv 1712.05877) train so; Q8BERT (Zafrir et al. 2019, arXiv 1910.06188) does it with BERT.
+    """
+
+    kind: Literal["quantization"] = "quantization"
+    activations: bool = True
+    """Round the inputs of matrix products too, each text with a scale of its own, as they are when one text is served."""
+
+    def check_student(self, stage: StageLike, student: Student, *, first: bool) -> None:
+        if student.needs_mechanism is not None and first:
+            raise ValueError(
+                f"stage {stage.name!r} trains the compactors of a student with init={student.init}, which are no part of the int8 "
+                "file; round in a later stage"
+            )
+        if student.init == "bilstm":
+            raise ValueError(
+                "the matrices of a BiLSTM are inside one operator, which cannot be rounded while it learns"
+            )
+
+    def hook(self, scene: Scene, stage: StageScene, teacher: Teacher | None) -> Hook:
+        from tutelage.mechanisms.quantization.quantizer import Quantizer
+
+        return Quantizer(self, scene.student)

@@ -1,0 +1,313 @@
+"""``tutelage shrink``: the best student within limits of time and size, trained, exported and measured.
+
+The costs of a student do not depend on its weights, so each shape is exported and timed before anything is trained. Of those that
+meet the limits the largest are tried for some steps, and the one with the lowest held-out loss is trained. If the quantised teacher
+meets the limits, it is the answer: it costs no training.
+
+    OUT/served/        the exported model
+    OUT/runs/          a run for each student that was trained
+    OUT/shrink.json, shrink.html
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from transformers import PreTrainedModel
+
+from tutelage.artifacts import write_text
+from tutelage.errors import TutelageError, option
+from tutelage.evaluation import speed
+from tutelage.methods.compact import compact
+from tutelage.recipes.config import RunConfig, to_yaml
+from tutelage.report.model import Served
+from tutelage.report.shrink import REPORT, Form, Limits, Shape, Shrink, Trained, page
+from tutelage.run import trials
+from tutelage.run.export import export
+from tutelage.run.plan import typical
+from tutelage.run.run import run
+from tutelage.run.task import TaskRun
+from tutelage.run.workspace import bench
+from tutelage.serving.graph import quantize, to_onnx
+from tutelage.serving.report import busy_note
+from tutelage.serving.session import OnnxModel, check_installed
+from tutelage.serving.timing import latency
+from tutelage.students.specs import Copied, Pruned, Student
+from tutelage.version import __version__
+
+SHARES = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
+"""Operations of the layers that a student keeps, as a share of the teacher's, in students that are cut in width."""
+DEPTHS = (2 / 3, 1 / 2, 1 / 3, 1 / 6)
+"""Layers that a student keeps, in students that are cut in depth."""
+ROOM = 0.95
+"""A shape has to take this share of the limit of time at most, since times vary."""
+TRIED = 3
+"""Shapes that are tried for some steps: the slowest that meet the limits, for those are the largest."""
+MOST_TRAINED = 3
+"""Students that are trained, one after another, until one meets the limits."""
+
+
+def shrink(
+    config: RunConfig,
+    out: Path,
+    limits: Limits,
+    *,
+    vocabulary: Literal["full", "trimmed"] = "full",
+    quiet: bool = False,
+) -> Shrink:
+    """See :func:`tutelage.api.shrink`. ``config`` is a run without output folder, whose student is not looked at."""
+    check_installed()
+    if all(value is None for value in (limits.max_latency_ms, limits.max_size_mb, limits.max_parameters)):
+        raise TutelageError(
+            f"there is no limit to meet; give {option('max_latency')} 5ms, {option('max_size')} 20MB or "
+            f"{option('max_parameters')} 10M"
+        )
+    _take_place(config, out, limits, vocabulary)
+    found = Shrink.model_validate_json((out / REPORT).read_text(encoding="utf-8")) if (out / REPORT).exists() else None
+    if found is not None and found.verdict:
+        return found
+    kept: dict[str, Any] = {} if vocabulary == "full" else {"vocabulary": "trimmed"}
+    first = config.model_copy(
+        update={
+            "recipe": compact().model_copy(update={"student": Copied(layers=1, choose="first", **kept)}),
+            "out": str(out / "runs" / "none"),
+            "teacher_store": config.teacher_store or "auto",
+        }
+    )
+    with bench(quiet, config.mixed_precision) as desk:
+        task = TaskRun(desk, first)
+        if not task.kind.learns_labels or task.data.metrics[0] in task.kind.against_teacher:
+            raise TutelageError(
+                f"shrink compares scores on labels, and {task.data.task!r} is of kind {task.kind.name}; use distill and export"
+            )
+        if task.teacher is None or not task.teacher.source.has_weights:
+            raise TutelageError("shrink measures the teacher itself, and there are no weights of it; give --teacher")
+        task.teacher.write_store()
+        wanted = students(task.teacher.source.shape.layers, kept)
+        if found is None:
+            with tempfile.TemporaryDirectory(prefix="tutelage-") as scratch:
+                found = _costs(task, limits, wanted, str(config.teacher), Path(scratch))
+            _save(out, found)
+        int8 = next(one for one in found.forms if one.form == "int8")
+        base = next(one.score for one in found.forms if one.form == "onnx")
+        size = speed.count_parameters(task.teacher.source.model)
+        if not limits.exceeded(int8.ms, int8.bytes, size) and int8.score >= limits.min_retention * base:
+            desk.display.say("the teacher itself in int8 meets the limits; no student is trained")
+            return _finish(_teacher_exported(found, out, str(config.teacher), quiet), out)
+        fitting = [one for one in reversed(found.shapes) if not one.exceeds]
+        if not fitting:
+            return _finish(_nothing_fits(found), out)
+        order = _tried(task, found, fitting[:TRIED], wanted, out) + [one.name for one in fitting[TRIED:]]
+    done = {one.name for one in found.trained}
+    for name in order[:MOST_TRAINED]:
+        if not found.met and name not in done:
+            _train(found, name, wanted[name], first, out, quiet)
+            _save(out, found)
+    return _finish(found, out)
+
+
+def _take_place(config: RunConfig, out: Path, limits: Limits, vocabulary: str) -> None:
+    """Write what was asked into the folder, or see that it holds the same question."""
+    asked = f"{to_yaml(config)}limits: {limits.model_dump_json()}\nvocabulary: {vocabulary}\n"
+    place = out / "shrink.yaml"
+    if place.exists():
+        if place.read_text(encoding="utf-8") != asked:
+            raise TutelageError(f"{str(out)!r} holds a search with other settings; give another folder to --out")
+    elif out.exists() and any(out.iterdir()):
+        raise TutelageError(f"{str(out)!r} is not empty and holds no search; give an empty or new folder to --out")
+    else:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TutelageError(
+                f"--out {str(out)!r} cannot be written ({error.strerror}); name another folder"
+            ) from None
+        write_text(place, asked)
+
+
+def _save(out: Path, found: Shrink) -> None:
+    write_text(out / REPORT, found.model_dump_json(indent=1))
+
+
+def _finish(found: Shrink, out: Path) -> Shrink:
+    if not found.verdict:
+        found.verdict = _verdict(found)
+    _save(out, found)
+    write_text(out / "shrink.html", page(found))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------------- costs
+
+
+def students(layers: int, kept: dict[str, Any]) -> dict[str, Student]:
+    """The shapes that are considered, by what ``--student`` calls them."""
+    more = "".join(f",{name}={value}" for name, value in kept.items())
+    found: dict[str, Student] = {f"target_flops={share}{more}": Pruned(target_flops=share, **kept) for share in SHARES}
+    for depth in sorted({max(1, round(share * layers)) for share in DEPTHS}, reverse=True):
+        if depth < layers:
+            found[f"layers={depth}{more}"] = Copied(layers=depth, **kept)
+    return found
+
+
+def _costs(task: TaskRun, limits: Limits, wanted: dict[str, Student], name_of_teacher: str, folder: Path) -> Shrink:
+    """The forms of the teacher and the shapes of students: sizes and times, all in turn."""
+    assert task.teacher is not None
+    display, source, kind = task.bench.display, task.teacher.source, task.kind
+    teacher = source.model.cpu().eval()
+    notes: list[str] = []
+    sides: dict[str, PreTrainedModel | OnnxModel] = {"pytorch": teacher}
+    sides["onnx"] = to_onnx(teacher, source.tokenizer, folder / "teacher.onnx", kind=kind)
+    sides["int8"] = quantize(folder / "teacher.onnx", folder / "teacher.int8.onnx")
+    parameters: dict[str, int] = {}
+    for number, (name, spec) in enumerate(wanted.items()):
+        display.advance("shapes of students", len(wanted), 1)
+        try:
+            network = task.factory.of(spec).rough()
+        except TutelageError as error:
+            notes.append(f"{name} is left out: {error}")
+            continue
+        parameters[name] = speed.count_parameters(network)
+        graph = folder / f"{number}.onnx"
+        to_onnx(network.cpu().eval(), task.tokenizer, graph, kind=kind)
+        sides[name] = quantize(graph, folder / f"{number}.int8.onnx")
+        graph.unlink()
+    if not parameters:
+        raise TutelageError(notes[0])
+    display.say("measuring speed ...")
+    texts = next(iter(task.dev.values()))
+    read = dict.fromkeys(sides, texts.student) | dict.fromkeys(
+        ("pytorch", "onnx", "int8"), texts.teacher or texts.student
+    )
+    inputs = {name: typical(read[name], teacher) for name in sides}
+    times, core = latency(sides, inputs, batch_sizes=(1,), threads=(1,))
+    if (busy := busy_note(core)) is not None:
+        notes.append(busy)
+    forms = []
+    chosen = task.selection
+    for form in ("pytorch", "onnx", "int8"):
+        side = sides[form]
+        encoded = chosen.teacher or chosen.student
+        logits = side.answers(encoded) if isinstance(side, OnnxModel) else task.bench.predict(teacher, encoded, form)
+        bytes_ = side.bytes if isinstance(side, OnnxModel) else sum(p.nbytes for p in teacher.parameters())
+        score = kind.scores(task.data, logits, chosen)[task.data.metrics[0]]
+        forms.append(Form(form=cast(Any, form), ms=times[form][0].p50_ms, bytes=bytes_, score=score))
+    shapes = []
+    for name, count in parameters.items():
+        side, ms = cast(OnnxModel, sides[name]), times[name][0].p50_ms
+        exceeds = limits.exceeded(ms / ROOM, side.bytes, count)
+        shapes.append(Shape(name=name, parameters=count, ms=ms, bytes=side.bytes, exceeds=exceeds))
+    return Shrink(
+        tutelage=__version__,
+        teacher=name_of_teacher,
+        task=task.data.task,
+        metric=task.data.metrics[0],
+        limits=limits,
+        tokens=times["int8"][0].tokens,
+        forms=forms,
+        shapes=sorted(shapes, key=lambda shape: shape.ms),
+        notes=notes,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------------ answers
+
+
+def _tried(task: TaskRun, found: Shrink, shapes: list[Shape], wanted: dict[str, Student], out: Path) -> list[str]:
+    """The shapes in the order of their held-out loss after some steps."""
+    steps = sum(plan.steps for plan in task.plans)
+    stage = trials.trial_stage(task.config.recipe.stages[-1], steps, taught=True, labels=True)
+    if stage is None or len(shapes) < 2:
+        return [shape.name for shape in shapes]
+    ground = trials.ground_of(task, stage)
+
+    def tried() -> Iterator[Any]:
+        for shape in shapes:
+            task.bench.display.say(f"trying {shape.name} for {stage.max_steps} steps")
+            made = task.factory.of(_spread(wanted[shape.name])).make()
+            yield ground.trial(shape.name, stage, made)
+
+    result = trials.best_of(out / "trials.json", ground, tried, stage.max_steps or 0)
+    losses = {one.name: one.loss for one in result.tried}
+    for shape in found.shapes:
+        shape.loss = losses.get(shape.name)
+    _save(out, found)
+    return sorted(losses, key=lambda name: losses[name])
+
+
+def _spread(spec: Student) -> Student:
+    """Of the starts of a shallower student, which its own run tries, the one that is most often the best."""
+    return spec.model_copy(update={"choose": "spread"}) if isinstance(spec, Copied) else spec
+
+
+def _train(found: Shrink, name: str, spec: Student, first: RunConfig, out: Path, quiet: bool) -> None:
+    """Train a student, and take it if it meets the limits when it is measured again."""
+    folder = out / "runs" / name.replace(",", "-")
+    recipe = first.recipe.model_copy(update={"student": spec})
+    config = first.model_copy(update={"recipe": recipe, "out": str(folder), "served": True})
+    report = run(config, resume=True, quiet=quiet)
+    served = None if report["served"] is None else Served.model_validate(report["served"])
+    student, teacher = (None, None) if served is None else (served.of("student", "int8"), served.of("teacher", "onnx"))
+    if served is None or student is None or teacher is None or served.against_teacher is None:
+        raise TutelageError(f"the run {str(folder)!r} has no scores in int8; read its report.html")
+    place = out / "served"
+    shutil.rmtree(place, ignore_errors=True)
+    exported = export(str(folder / "student"), place, None, quiet=quiet)
+    int8 = next(side for side in exported.sides if side.name == "int8")
+    again = next(one.p50_ms for one in int8.latency if (one.batch, one.threads) == (1, 1))
+    one = Trained(
+        name=name,
+        folder=str(folder),
+        ms=again,
+        bytes=int8.bytes,
+        score=student.score,
+        teacher=teacher.score,
+        difference=served.against_teacher,
+        exceeds=found.limits.exceeded(again, int8.bytes, exported.parameters),
+    )
+    if one.retention < found.limits.min_retention:
+        one.exceeds.append(f"keeps {one.retention:.1%} of {found.limits.min_retention:.1%}")
+    found.trained.append(one)
+    if one.exceeds:
+        shutil.rmtree(place)
+    else:
+        found.answer, found.folder = name, str(place)
+
+
+def _teacher_exported(found: Shrink, out: Path, teacher: str, quiet: bool) -> Shrink:
+    place = out / "served"
+    shutil.rmtree(place, ignore_errors=True)
+    export(teacher, place, None, quiet=quiet)
+    found.answer, found.folder = "teacher", str(place)
+    return found
+
+
+def _nothing_fits(found: Shrink) -> Shrink:
+    nearest = min(found.shapes, key=lambda shape: (len(shape.exceeds), shape.ms, shape.bytes))
+    found.verdict = (
+        f"No student meets the limits: the nearest, {nearest.name}, takes {' and '.join(nearest.exceeds)}. Raise the limit"
+        + ("" if "trimmed" in nearest.name else ", or give --vocabulary trimmed for a smaller file")
+        + "."
+    )
+    return found
+
+
+def _verdict(found: Shrink) -> str:
+    if found.answer == "teacher":
+        form = next(one for one in found.forms if one.form == "int8")
+        return (
+            f"The teacher in int8 is the answer: {form.ms:.2f} ms, {form.bytes / 1e6:.1f} MB, {found.metric} {form.score:.3f} on "
+            "the validation split. No student was trained."
+        )
+    best = max(found.trained, key=lambda one: (not one.exceeds, one.retention))
+    said = (
+        f"{best.name} in int8 keeps {best.retention:.1%} of the teacher's {found.metric} (95 % interval from {best.least:.1%}) at "
+        f"{best.ms:.2f} ms and {best.bytes / 1e6:.1f} MB"
+    )
+    if found.met:
+        return f"{said}."
+    return f"No student meets the limits. The nearest: {said}; beyond the limits: {' and '.join(best.exceeds)}."

@@ -1,0 +1,94 @@
+"""The rounding of int8 during training: it is that of the exported file, and leaves the student as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import sentences, tiny_model
+
+from tutelage.errors import TutelageError
+from tutelage.mechanisms.quantization.quantizer import INPUT, MATRIX, Quantizer, rounded_inputs, rounded_rows
+from tutelage.mechanisms.quantization.settings import Quantization
+from tutelage.methods import METHODS
+from tutelage.recipes.settings import run_config
+from tutelage.serving import quantize, to_onnx
+from tutelage.students.specs import BiLSTM, Inherited
+
+
+def slow_rows(weight: list[list[float]]) -> list[list[float]]:
+    """Each row in steps of its largest entry over 64."""
+    found = []
+    for row in weight:
+        step = max(abs(value) for value in row) / MATRIX
+        found.append([step * round(value / step) for value in row])
+    return found
+
+
+def slow_inputs(text: list[float]) -> list[float]:
+    """255 steps between the least and the largest value, or 0; 0 is one of them."""
+    low, high = min(*text, 0.0), max(*text, 0.0)
+    step = (high - low) / INPUT
+    zero = round(-low / step)
+    return [(min(max(round(value / step) + zero, 0), INPUT) - zero) * step for value in text]
+
+
+def test_weights_and_inputs_are_rounded_as_the_formula_says() -> None:
+    weight, x = torch.randn(3, 7, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+    assert rounded_rows(weight, MATRIX).tolist() == [pytest.approx(row) for row in slow_rows(weight.tolist())]
+    assert rounded_inputs(x).tolist() == [pytest.approx(slow_inputs(row)) for row in x.tolist()]
+    # A text's numbers do not depend on the others, and zero stays zero.
+    assert torch.equal(rounded_inputs(x)[:1], rounded_inputs(x[:1]))
+    assert torch.equal(rounded_inputs(torch.zeros(2, 3)), torch.zeros(2, 3))
+
+
+def test_the_gradient_passes_through() -> None:
+    weight = torch.randn(3, 4, requires_grad=True)
+    factor = torch.randn(3, 4)
+    (rounded_rows(weight, MATRIX) * factor).sum().backward()
+    assert torch.equal(weight.grad, factor)
+
+
+def test_a_rounded_model_answers_as_its_int8_file(tokenizer: Any, tmp_path: Path) -> None:
+    model = tiny_model(layers=2).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    to_onnx(model, tokenizer, tmp_path / "model.onnx")
+    int8 = quantize(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    inputs = [dict(tokenizer([text], return_tensors="pt")) for text in sentences(20, 3)[0]]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        full = torch.cat([model(**one).logits for one in inputs])
+        served = torch.cat([torch.from_numpy(int8.logits(one)) for one in inputs])
+        hook = Quantizer(Quantization(), model)
+        rounded = torch.cat([model(**one).logits for one in inputs])
+        assert list(model.state_dict()) == list(before)
+        assert hook.finish(lambda: pytest.fail("no batch is needed"))
+        again = torch.cat([model(**one).logits for one in inputs])
+    assert torch.equal(again, full) and all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    lost, left = float((served - full).abs().mean()), float((served - rounded).abs().mean())
+    assert left < lost / 4, (left, lost)
+
+
+def test_weights_alone_can_be_rounded() -> None:
+    model = tiny_model(layers=1).eval()
+    ids = torch.tensor([[2, 7, 9, 3]])
+    with torch.no_grad():
+        both = Quantizer(Quantization(), model)
+        first = model(ids).logits
+        both.finish(lambda: pytest.fail("no batch is needed"))
+        weights = Quantizer(Quantization(activations=False), model)
+        second = model(ids).logits
+        weights.finish(lambda: pytest.fail("no batch is needed"))
+    assert not torch.equal(first, second)
+
+
+def test_what_cannot_be_rounded_is_refused() -> None:
+    recipe = METHODS["compact_int8"]()
+    stages = [recipe.stages[1]]
+    for student, reason in ((BiLSTM(), "inside one operator"), (Inherited(hidden=16), "needs the mechanism pruning")):
+        with pytest.raises((TutelageError, ValueError), match=reason):
+            run_config(type(recipe)(**{**recipe.model_dump(), "student": student.model_dump(), "stages": stages}), {})

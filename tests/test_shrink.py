@@ -1,0 +1,131 @@
+"""A student within limits: shapes are timed, the best is trained and exported, and what does not fit is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import tiny_model, write_csv
+
+from tutelage import api, cli
+from tutelage.api.common import amount
+from tutelage.errors import TutelageError
+from tutelage.report.model import Difference
+from tutelage.report.shrink import Form, Limits, Shape, Shrink, Trained, page
+from tutelage.run import served
+from tutelage.studies import shrink as study
+from tutelage.studies.shrink import _verdict, students
+
+SETTINGS: dict[str, Any] = {"quiet": True, "min_retention": 0.1}
+
+
+@pytest.fixture
+def task(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A teacher of two layers that is somewhat right, and few shapes."""
+    monkeypatch.setattr(served, "missing", list)
+    monkeypatch.setattr(study, "SHARES", (0.5,))
+    monkeypatch.setattr(study, "DEPTHS", (0.5,))
+    model = tiny_model(layers=2)
+    model.save_pretrained(tmp_path / "start")
+    tokenizer.save_pretrained(tmp_path / "start")
+    write_csv(tmp_path / "train.csv", 120, 1)
+    write_csv(tmp_path / "dev.csv", 60, 2)
+    data = {"train": str(tmp_path / "train.csv"), "dev": str(tmp_path / "dev.csv")}
+    monkeypatch.setattr(served, "missing", lambda: ["not for the teacher"])
+    api.finetune(str(tmp_path / "start"), tmp_path / "teacher", epochs=12, lr=3e-3, quiet=True, **data)
+    monkeypatch.setattr(served, "missing", list)
+    return data
+
+
+def test_a_student_within_limits_is_trained_exported_and_remembered(
+    task: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, teacher = tmp_path / "out", str(tmp_path / "teacher")
+    sizes = study.speed.count_parameters(tiny_model(layers=2))
+    found = api.shrink(teacher, out, max_parameters=sizes - 1, **SETTINGS, **task)
+    assert {shape.name for shape in found.shapes} == {"target_flops=0.5", "layers=1"}
+    assert [form.form for form in found.forms] == ["pytorch", "onnx", "int8"]
+    assert all(shape.ms > 0 and shape.loss is not None and not shape.exceeds for shape in found.shapes)
+    best = min(found.shapes, key=lambda shape: shape.loss or 0.0)
+    assert found.answer == best.name == found.trained[0].name and found.met
+    assert (out / "served" / "model.int8.onnx").stat().st_size == found.trained[0].bytes
+    assert found.answer in found.verdict and (out / "shrink.html").exists()
+    # The finished search is read, not repeated; other limits are another search.
+    monkeypatch.setattr(study, "TaskRun", None)
+    assert api.shrink(teacher, out, max_parameters=sizes - 1, **SETTINGS, **task) == found
+    with pytest.raises(TutelageError, match="holds a search with other settings"):
+        api.shrink(teacher, out, max_parameters=sizes - 2, **SETTINGS, **task)
+
+
+def test_a_teacher_within_limits_needs_no_student(task: dict[str, str], tmp_path: Path) -> None:
+    found = api.shrink(str(tmp_path / "teacher"), tmp_path / "out", max_latency="10s", **SETTINGS, **task)
+    assert found.answer == "teacher" and not found.trained and "No student was trained" in found.verdict
+    assert (tmp_path / "out" / "served" / "model.int8.onnx").exists()
+
+
+def test_impossible_limits_end_before_training(task: dict[str, str], tmp_path: Path) -> None:
+    found = api.shrink(str(tmp_path / "teacher"), tmp_path / "out", max_size="1kB", **SETTINGS, **task)
+    assert not found.met and not found.trained and "MB of 0.001 MB" in found.verdict
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_limit_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["shrink", "--teacher", "t", "--out", str(tmp_path / "o"), "--task", "sst2"])
+    assert "there is no limit to meet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "value"), [("5ms", 5), ("5", 5), (5, 5), (2.5, 2.5), ("0.1s", 100), (" 7 MS", 7), (None, None)]
+)
+def test_amounts_have_units(given: Any, value: float | None) -> None:
+    assert amount(given, "max_latency", {"ms": 1, "s": 1000}) == value
+
+
+@pytest.mark.parametrize("given", ["", "fast", "-3ms", "5MB", "0", "nan", "1e999"])
+def test_other_amounts_are_refused(given: str) -> None:
+    with pytest.raises(TutelageError, match=r"--max-latency .* is no positive amount; write it as 5ms, 5s"):
+        amount(given, "max_latency", {"ms": 1, "s": 1000})
+
+
+def test_shapes_are_cut_in_width_or_in_depth() -> None:
+    found = students(6, {})
+    assert list(found)[:2] == ["target_flops=0.75", "target_flops=0.5"]
+    assert [name for name in found if name.startswith("layers")] == ["layers=4", "layers=3", "layers=2", "layers=1"]
+    assert [name for name in students(1, {}) if name.startswith("layers")] == []
+    assert "layers=3,vocabulary=trimmed" in students(6, {"vocabulary": "trimmed"})
+
+
+def found_of(*trained: Trained, answer: str | None = None) -> Shrink:
+    return Shrink(
+        tutelage="0", teacher="<b>t</b>", task="a <script>", metric="accuracy", limits=Limits(max_latency_ms=1, min_retention=0.9),
+        tokens=9, forms=[Form(form="onnx", ms=3, bytes=9, score=0.9), Form(form="int8", ms=2, bytes=3, score=0.9)],
+        shapes=[Shape(name="layers=1", parameters=10, ms=0.5, bytes=2, exceeds=[])], trained=list(trained), answer=answer,
+    )  # fmt: skip
+
+
+def trained(score: float, exceeds: list[str]) -> Trained:
+    difference = Difference(value=score - 0.9, low=score - 0.95, high=score - 0.85)
+    return Trained(
+        name="layers=1", folder="f", ms=0.5, bytes=2, score=score, teacher=0.9, difference=difference, exceeds=exceeds
+    )
+
+
+def test_the_verdict_names_the_limit_that_binds() -> None:
+    said = _verdict(found_of(trained(0.72, ["keeps 80.0% of 90.0%"])))
+    assert said.startswith("No student meets the limits") and said.endswith("keeps 80.0% of 90.0%.")
+    assert "keeps 95.0%" in _verdict(found_of(trained(0.855, []), answer="layers=1"))
+    one = trained(0.855, [])
+    assert one.retention == pytest.approx(0.95) and one.least == pytest.approx(1 + (0.855 - 0.95) / 0.9)
+
+
+def test_the_page_escapes_names() -> None:
+    drawn = page(found_of(trained(0.855, []), answer="layers=1"))
+    assert "a &lt;script&gt;" in drawn and "layers=1 (taken)" in drawn
+
+
+def test_limits_say_what_is_exceeded() -> None:
+    limits = Limits(max_latency_ms=1, max_size_mb=2, max_parameters=3, min_retention=0.9)
+    assert limits.exceeded(0.5, 1_000_000, 3) == []
+    assert limits.exceeded(1.5, 2_500_000, 4) == ["1.50 ms of 1 ms", "2.5 MB of 2 MB", "4 parameters of 3"]
