@@ -85,7 +85,7 @@ def test_amounts_have_units(given: Any, value: float | None) -> None:
 
 @pytest.mark.parametrize("given", ["", "fast", "-3ms", "5MB", "0", "nan", "1e999"])
 def test_other_amounts_are_refused(given: str) -> None:
-    with pytest.raises(TutelageError, match=r"--max-latency .* is no positive amount; write it as 5ms, 5s"):
+    with pytest.raises(TutelageError, match=r"max.latency .* is no positive amount; write it as 5ms, 5s"):
         amount(given, "max_latency", {"ms": 1, "s": 1000})
 
 
