@@ -22,7 +22,7 @@ from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
 from tutelage.run import checks
 from tutelage.run.plan import example_flops
-from tutelage.run.student import outline
+from tutelage.run.student import outline, with_size
 from tutelage.run.task import TaskRun
 from tutelage.run.teacher import RunTeacher
 from tutelage.run.workspace import bench
@@ -53,6 +53,7 @@ def cut(recipe: Recipe, larger: Path, out: Path, *, quiet: bool = False) -> dict
     with Display(quiet) as display:
         store = verified(Store(larger), display)
         teacher = Source(str(larger / "teacher"))
+        recipe = with_size(recipe, teacher)
         student = anatomy.shape_of(outline(recipe.student, teacher, {}).config)
         kind = KINDS["regression" if teacher.config.num_labels == 1 else "classification"]
         plans = [ObjectivePlan(stage.objective, kind, student, teacher.shape) for stage in recipe.stages]

@@ -24,6 +24,7 @@ from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.recipes.config import RunConfig
+from tutelage.recipes.recipe import Recipe
 from tutelage.report.model import REPORT, CorpusReport, load_report
 from tutelage.students.bilstm import word_tokenizer
 from tutelage.students.build import StudentInput, build
@@ -35,6 +36,7 @@ from tutelage.students.specs import (
     Checkpoint,
     Inherited,
     Pruned,
+    Sized,
     Sliced,
     Student,
     origin_of,
@@ -201,6 +203,24 @@ class StudentFactory:
         for names in batches.steps(encoded.lengths, np.arange(len(encoded)), 32, self._seed, 0):
             for batch in batches.step_batches(encoded.take(names), names, 0, 1, 2**62):
                 yield batch.to(self._device)
+
+
+def with_size(recipe: Recipe, teacher: Source | None) -> Recipe:
+    """The recipe with a student of this teacher in place of one that is given by its cost alone.
+
+    Raises:
+        TutelageError: when there is no teacher whose share it could be.
+    """
+    student = recipe.student
+    if not isinstance(student, Sized):
+        return recipe
+    if teacher is None:
+        raise TutelageError(
+            f"a student of {student.flops:g} of the teacher's operations needs a teacher model; give --student a checkpoint, or "
+            "sizes with like=MODEL"
+        )
+    cut = anatomy.family_of(teacher.config).neurons_fixed is None
+    return recipe.model_copy(update={"student": student.of(teacher.shape.layers, cut=cut)})
 
 
 def _any_scores(model: PreTrainedModel) -> Scores:

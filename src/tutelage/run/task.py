@@ -33,7 +33,7 @@ from tutelage.run.budget import settled
 from tutelage.run.loading import Reader, gather_texts, load_split, truncation_notes
 from tutelage.run.plan import StagePlan, example_flops, mapping_lines, model_line, planned_steps, typical
 from tutelage.run.predicted import PredictedTeacher
-from tutelage.run.student import StudentFactory, general_projections, inherit, inherited_count
+from tutelage.run.student import StudentFactory, general_projections, inherit, inherited_count, with_size
 from tutelage.run.teacher import RunTeacher
 from tutelage.run.vocabulary import held_out
 from tutelage.run.workspace import Bench, Workspace
@@ -78,6 +78,7 @@ class TaskRun:
             )
         if given.predicted is not None:
             self.warnings += predictions.check_labels(config, given)
+        config = config.model_copy(update={"recipe": with_size(config.recipe, source)})
         split = load_split(config, given, source, self.warnings)
         self.data: Data = split.data
         self.kind = kind_of(self.data.kind)

@@ -143,6 +143,26 @@ class Pruned(StudentSpec):
     """Number of training examples that rank the heads and neurons; none uses all."""
 
 
+class Sized(StudentSpec):
+    """A smaller teacher, given by its cost alone: the teacher with fewer heads and neurons in every layer (``init=pruned``), or,
+    where single ones cannot be removed, with fewer layers (``init=copied``).
+
+    Keeping the depth is far ahead of removing layers, at the same cost and before any training (docs/results/cutting.md).
+    """
+
+    inherits = True
+
+    init: Literal["sized"] = "sized"
+    flops: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Operations of the layers for a text of 128 tokens, as a share of the teacher's."""
+
+    def of(self, layers: int, *, cut: bool) -> Pruned | Copied:
+        """The student of a teacher with so many layers; ``cut``: whether heads and neurons can be removed."""
+        if cut:
+            return Pruned(target_flops=self.flops, vocabulary=self.vocabulary)
+        return Copied(layers=max(1, round(self.flops * layers)), vocabulary=self.vocabulary)
+
+
 class BiLSTM(StudentSpec):
     """Word embeddings and a bidirectional LSTM, which learns from predictions alone (Tang et al. 2019).
 
@@ -240,6 +260,7 @@ MARKS = {
     "sliced": {"strategy"},
     "pruned": {"rank", "target_parameters", "target_flops"},
     "bilstm": {"channels", "words", "vectors"},
+    "sized": {"flops"},
     "fresh": {"hidden", "intermediate", "heads", "family", "embedding"},
     "checkpoint": {"name"},
 }
@@ -254,6 +275,7 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
 
     * ``layers=3`` or ``layers=2+4+6``: layers copied from the teacher.
     * ``layers=4,hidden=312,heads=12``: a new network with these sizes.
+    * ``flops=0.5``: the teacher with half of the operations.
     * ``target_parameters=0.5``, ``layers=6,rank=128`` or ``init=pruned,heads=4``: a pruned teacher.
     * ``words=...`` or ``channels=...``: a BiLSTM.
     * anything without ``=``: a checkpoint (folder or Hub id).

@@ -1,0 +1,65 @@
+"""A student that is given by its cost alone becomes one of the run's teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import tiny_model, write_csv
+
+from tutelage import api
+from tutelage.errors import TutelageError
+from tutelage.methods import METHODS
+from tutelage.recipes.config import from_yaml
+from tutelage.run.student import with_size
+from tutelage.students.specs import Copied, Pruned, Sized, parse
+from tutelage.teachers.source import Source
+
+
+def saved(folder: Path, tokenizer: Any, **sizes: Any) -> Source:
+    tiny_model(**sizes).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Source(str(folder))
+
+
+def test_the_share_is_cut_through_all_layers_where_that_is_possible(tokenizer: Any, tmp_path: Path) -> None:
+    recipe = METHODS["kd"]().model_copy(update={"student": Sized(flops=0.25, vocabulary="trimmed")})
+    made = with_size(recipe, saved(tmp_path / "bert", tokenizer, layers=4)).student
+    assert made == Pruned(target_flops=0.25, vocabulary="trimmed")
+    other = with_size(recipe, saved(tmp_path / "albert", tokenizer, family="albert", layers=4)).student
+    assert other == Copied(layers=1, vocabulary="trimmed")
+    assert Sized(flops=0.01).of(6, cut=False) == Copied(layers=1)
+
+
+def test_other_students_stay_and_none_can_be_made_of_nothing(tokenizer: Any, tmp_path: Path) -> None:
+    recipe = METHODS["kd"]().model_copy(update={"student": Copied(layers=1)})
+    assert with_size(recipe, None) is recipe
+    with pytest.raises(TutelageError, match=r"0.5 of the teacher's operations needs a teacher model"):
+        with_size(recipe.model_copy(update={"student": Sized()}), None)
+
+
+def test_it_is_named_by_its_share() -> None:
+    assert parse("flops=0.25") == Sized(flops=0.25)
+    assert parse("flops=0.25", Copied()) == Sized(flops=0.25)
+    assert parse("layers=3", Sized()) == Copied(layers=3)
+    assert parse("vocabulary=trimmed", Sized(flops=0.3)) == Sized(flops=0.3, vocabulary="trimmed")
+    with pytest.raises(TutelageError, match="flops"):
+        parse("flops=2")
+
+
+def test_a_run_keeps_the_share_in_its_settings_and_the_sizes_in_its_report(tokenizer: Any, tmp_path: Path) -> None:
+    saved(tmp_path / "teacher", tokenizer, layers=2)
+    write_csv(tmp_path / "train.csv", 40, 1)
+    write_csv(tmp_path / "dev.csv", 20, 2)
+    data = {"train": str(tmp_path / "train.csv"), "dev": str(tmp_path / "dev.csv")}
+    common: dict[str, Any] = {"student": "flops=0.5", "settings": {"stages.distill.epochs": 1}, **data}
+    plan = api.plan_store(str(tmp_path / "teacher"), method="compact", student="flops=0.5", **data)
+    assert plan["examples"] > 0
+    result = api.distill(
+        str(tmp_path / "teacher"), tmp_path / "out", baseline=False, allow_weak_teacher=True, quiet=True, **common
+    )
+    assert from_yaml(tmp_path / "out" / "config.yaml").recipe.student == Sized(flops=0.5)
+    report = result.report
+    assert report["student_layers"] == 2
+    assert report["student"]["parameters"] < report["teacher"]["parameters"]
