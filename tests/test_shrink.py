@@ -58,12 +58,14 @@ def test_a_student_within_limits_is_trained_exported_and_remembered(
         api.shrink(teacher, out, max_parameters=sizes - 2, **SETTINGS, **task)
 
 
+@pytest.mark.slow
 def test_a_teacher_within_limits_needs_no_student(task: dict[str, str], tmp_path: Path) -> None:
     found = api.shrink(str(tmp_path / "teacher"), tmp_path / "out", max_latency="10s", **SETTINGS, **task)
     assert found.answer == "teacher" and not found.trained and "No student was trained" in found.verdict
     assert (tmp_path / "out" / "served" / "model.int8.onnx").exists()
 
 
+@pytest.mark.slow
 def test_impossible_limits_end_before_training(task: dict[str, str], tmp_path: Path) -> None:
     found = api.shrink(str(tmp_path / "teacher"), tmp_path / "out", max_size="1kB", **SETTINGS, **task)
     assert not found.met and not found.trained and "MB of 0.001 MB" in found.verdict
