@@ -68,6 +68,8 @@ class Table(Block):
     """Heading of the first column."""
     columns: list[Column]
     rows: list[Row]
+    searchable: bool = False
+    """Whether a box above the table shows only the rows that contain what is typed."""
 
     @property
     def grouped(self) -> bool:

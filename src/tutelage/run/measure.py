@@ -16,7 +16,7 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.evaluation import speed
 from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport
-from tutelage.run import predicted
+from tutelage.run import predicted, quality
 from tutelage.run.checks import check_ids, check_words, near_chance, other_order
 from tutelage.run.plan import example_flops, mapping_report, typical
 from tutelage.run.workspace import Workspace, bench
@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from tutelage.run.task import TaskRun
 
 
-def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | None]:
-    """Scores, sizes and speed of teacher, student and twin, by ``teacher``, ``student``, ``baseline``."""
+def measured(
+    run: TaskRun, workspace: Workspace
+) -> tuple[dict[str, dict[str, Any] | None], dict[str, dict[str, Tensor]]]:
+    """Scores, sizes and speed of teacher, student and twin, by ``teacher``, ``student``, ``baseline``; and their logits by part of
+    the evaluation set."""
     data, device, taught = run.data, workspace.accelerator.device, run.teacher
     part, texts = next(iter(run.dev.items()))
     known = {} if taught is None else taught.logits
@@ -82,6 +85,10 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | N
     if teacher is not None:
         relative = data.metrics[0] not in kind_of(data.kind).against_teacher
         student["retention"] = student["score"] / teacher["score"] if teacher["score"] and relative else None
+        if relative:
+            student["over_teacher"] = quality.difference(
+                kind_of(data.kind), data, texts, logits["student"][part], logits["teacher"][part]
+            )
         if teacher["latency_ms"]:
             student["speedup"] = teacher["latency_ms"]["32"] / student["latency_ms"]["32"]
         kind, ours, theirs = kind_of(data.kind), logits["student"][part], logits["teacher"][part]
@@ -90,13 +97,17 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | N
         if kind.classifies_texts:
             wrong = ours.argmax(1) != torch.from_numpy(texts.examples.labels)
             student["against_label"] = float(((ours.argmax(1) == theirs.argmax(1)) & wrong).float().mean())
-    return entries
+    if "baseline" in logits:
+        student["over_baseline"] = quality.difference(
+            kind_of(data.kind), data, texts, logits["student"][part], logits["baseline"][part]
+        )
+    return entries, logits
 
 
 def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -> TaskReport:
     """The report of a run on a task."""
     config, data = run.config, run.data
-    entries = measured(run, workspace)
+    entries, logits = measured(run, workspace)
     part = next(iter(run.dev))
     chance = kind_of(data.kind).constant_scores(data, data.dev[part])
     recipe, taught, dev = config.recipe, run.teacher, run.dev[next(iter(run.dev))]
@@ -129,6 +140,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
             "mean_length": float(dev.student.lengths.mean()),
         },
         **entries,
+        **quality.entry(run, workspace, part, logits["student"][part], logits["teacher"].get(part)),
         "predictions": predicted.entry(run, workspace),
         "store": None if taught is None or taught.store is None else describe(taught.store),
         "mapping": mapping_report(run.plans),

@@ -356,6 +356,11 @@ class TextKind(Kind):
     def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Answers as ``metrics.value_of`` takes them, of logits ``(n, outputs)``."""
 
+    def members(self, answers: npt.NDArray[Any], classes: int) -> npt.NDArray[np.bool_] | None:
+        """``(n, classes)``: which classes each text is in, by its label or its prediction, in the form of :meth:`predictions`; if
+        not overridden ``None``: answers are no classes."""
+        return None
+
     @abstractmethod
     def constant(self, name: str, labels: Labels, positive: int = 1) -> npt.NDArray[Any]:
         """The answer to every text that scores best in metric ``name``."""
