@@ -269,7 +269,7 @@ def export(
     *,
     format: Literal["onnx", "checkpoint"] = "onnx",
     int8: bool = True,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     texts: int = 1000,
     strict: bool = False,
     quiet: bool = False,
@@ -288,7 +288,8 @@ def export(
         out: Folder to write; new or empty.
         format: onnx, or checkpoint: a standard checkpoint of a student with shared layers.
         int8: Write a graph with int8 weights too.
-        temperature: Divides the logits before they become probabilities; from a calibration on held-out rows.
+        temperature: Divides the logits before they become probabilities. Default: of a classifier in the folder of a run the fitted
+            temperature of its report, else 1.
         texts: Texts of the evaluation set to check on, at most; 0 for all.
         strict: Write nothing if a file differs from the model, scores worse or is slower.
         quiet: Print nothing.

@@ -28,8 +28,9 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.evaluation.intervals import paired_difference
-from tutelage.recipes.config import from_yaml
+from tutelage.report import model as run_report
 from tutelage.run.checks import check_ids, check_words
+from tutelage.run.folder import config_of_run, run_of
 from tutelage.run.plan import typical
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel
@@ -85,7 +86,7 @@ def export(
     *,
     form: Format = "onnx",
     int8: bool = True,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     most: int = 1000,
     strict: bool = False,
     quiet: bool = False,
@@ -94,13 +95,16 @@ def export(
     place = free_place(folder)
     if form == "onnx":
         check_installed()
-    if not temperature > 0:
+    if temperature is not None and not temperature > 0:
         raise TutelageError(f"temperature={temperature} makes no probabilities; give a number above 0")
     with bench(quiet) as desk:
         path = resolve(model)
         head = head_in(path)
         source = Source(path, head, role="model", pooling=None if data_config is None else data_config.pooling)
         checked = _checked(model, source, kind_of_model(head, source.config), data_config, most)
+        if temperature is None:
+            temperature, note = _fitted_temperature(path, checked.kind) if form == "onnx" else (1.0, [])
+            checked.notes.extend(note)
         plain = expanded(source.model) if form == "checkpoint" else source.model
         if checked.data is not None and checked.kind.named and unnamed(source.config):
             for name, value in checked.kind.label_settings(checked.data).items():
@@ -145,7 +149,7 @@ def _checked(model: str, source: Source, kind: Kind, data_config: DataConfig | N
         return _of_task(model, source, kind, data_config, most)
     notes = []
     try:
-        data_config = _config_of_run(Path(os.path.abspath(resolve(model))))
+        data_config = config_of_run(resolve(model))
         if data_config is not None:
             return _of_task(model, source, kind, data_config, most)
     except TutelageError as error:
@@ -162,15 +166,21 @@ def _checked(model: str, source: Source, kind: Kind, data_config: DataConfig | N
     return Checked(kind, None, _read(source, kind, examples, limit, None), limit, "built-in sentences", notes)
 
 
-def _config_of_run(folder: Path) -> DataConfig | None:
-    """The texts of the run in whose folder a model lies; None where it lies in none, or its run was on a corpus."""
-    for place in (folder / "config.yaml", folder.parent / "config.yaml"):
-        if place.is_file():
-            config = from_yaml(place)
-            if config.data.task is not None or config.data.train is not None:
-                longest = config.data.max_length or config.recipe.longest
-                return config.data.model_copy(update={"max_length": longest})
-    return None
+def _fitted_temperature(path: str, kind: Kind) -> tuple[float, list[str]]:
+    """The temperature in the report of the run that made a model, and a note on it; 1 where there is none.
+
+    Raises:
+        TutelageError: the report cannot be read.
+    """
+    folder = run_of(path, run_report.REPORT) if kind.classifies_texts else None
+    report = None if folder is None else run_report.load_report(folder)
+    entry = report.calibration if isinstance(report, run_report.TaskReport) else None
+    if entry is None:
+        return 1.0, []
+    return entry.temperature, [
+        f"temperature {entry.temperature:.3g} of the run's report, fitted on {entry.texts:,} rows of the validation split; "
+        f"{option('temperature')} gives another"
+    ]
 
 
 def _of_task(model: str, source: Source, kind: Kind, config: DataConfig, most: int) -> Checked:
