@@ -10,6 +10,7 @@ from .api import distill as distill
 from .api import evaluate as evaluate
 from .api import export as export
 from .api import finetune as finetune
+from .api import gate as gate
 from .api import inspect_corpus as inspect_corpus
 from .api import inspect_store as inspect_store
 from .api import plan_store as plan_store

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tutelage.recipes.config import RunConfig
     from tutelage.report.attention import AttentionReport
     from tutelage.report.search import Search
+    from tutelage.run.gate import Gate
     from tutelage.run.result import Result
     from tutelage.serving.report import ExportReport
     from tutelage.studies.ablation import Ablation
@@ -164,6 +165,11 @@ def _export(found: ExportReport) -> None:
     _say(f"Written to {found.out}; the comparison is in export.json{served}")
 
 
+def _gate(found: Gate) -> None:
+    for one in found.conditions:
+        _say(one.line)
+
+
 def _attention(found: AttentionReport) -> None:
     from tutelage.report.attention import explanation, verdict
 
@@ -235,6 +241,7 @@ SHOWN: dict[str, Callable[[Any], None]] = {
     "demo": _result,
     "evaluate": _scores,
     "export": _export,
+    "gate": _gate,
     "chain": _chain,
     "train_team": _team,
     "show_team": _team,
