@@ -2,6 +2,7 @@ from .api import ablate as ablate
 from .api import attention_report as attention_report
 from .api import augment as augment
 from .api import build_corpus as build_corpus
+from .api import cascade as cascade
 from .api import chain as chain
 from .api import compact_store as compact_store
 from .api import crossfit as crossfit

@@ -13,7 +13,7 @@ Nothing heavy is imported before a function is called.
 """
 
 from tutelage.api.common import FILES, FilePath, Plugin
-from tutelage.api.release import gate
+from tutelage.api.release import cascade, gate
 from tutelage.api.runs import demo, distill, evaluate, export, finetune, methods, pretrain, recipe, run
 from tutelage.api.stores import compact_store, inspect_store, plan_store, verify_store, write_store
 from tutelage.api.studies import ablate, attention_report, chain, crossfit, search_knowledge, show_team, train_team
@@ -27,6 +27,7 @@ __all__ = [
     "attention_report",
     "augment",
     "build_corpus",
+    "cascade",
     "chain",
     "compact_store",
     "crossfit",

@@ -24,7 +24,7 @@ from tutelage.api.common import (
     FilePath,
     Plugin,
     carried_out,
-    data_config,
+    checked_data,
     read_plugins,
     recipe_for,
     teachers_of,
@@ -254,12 +254,10 @@ def evaluate(
     from tutelage.run.measure import evaluate as evaluated
 
     with Inputs() as inputs:
-        tree = inputs.data(data, options)
-        if tree.get("task") is None and tree.get("train") is None:
-            if tree.get("dev") is None:
-                raise TutelageError("there are no texts to score the model on; give --task NAME or --dev FILE")
-            tree["train"] = tree["dev"]
-        return evaluated(inputs.model(model, "model"), data_config(tree), quiet=quiet)
+        config = checked_data(inputs, data, options)
+        if config is None:
+            raise TutelageError("there are no texts to score the model on; give --task NAME or --dev FILE")
+        return evaluated(inputs.model(model, "model"), config, quiet=quiet)
 
 
 @takes_data(*FILES, "max_length")
@@ -306,14 +304,10 @@ def export(
     from tutelage.run.inputs import Inputs
 
     with Inputs() as inputs:
-        tree = inputs.data(data, options)
-        given = any(tree.get(name) is not None for name in ("task", "train", "dev"))
-        if given and tree.get("task") is None and tree.get("train") is None:
-            tree["train"] = tree["dev"]
         return exported(
             inputs.model(model, "model"),
             Path(out),
-            data_config(tree) if given else None,
+            checked_data(inputs, data, options),
             form=format,
             int8=int8,
             temperature=temperature,

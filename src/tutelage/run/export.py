@@ -28,9 +28,8 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.evaluation.intervals import paired_difference
-from tutelage.report import model as run_report
 from tutelage.run.checks import check_ids, check_words
-from tutelage.run.folder import config_of_run, run_of
+from tutelage.run.folder import config_of_run, temperature_of_run
 from tutelage.run.plan import typical
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel
@@ -103,8 +102,10 @@ def export(
         source = Source(path, head, role="model", pooling=None if data_config is None else data_config.pooling)
         checked = _checked(model, source, kind_of_model(head, source.config), data_config, most)
         if temperature is None:
-            temperature, note = _fitted_temperature(path, checked.kind) if form == "onnx" else (1.0, [])
-            checked.notes.extend(note)
+            temperature, note = (
+                temperature_of_run(path) if form == "onnx" and checked.kind.classifies_texts else (1.0, [])
+            )
+            checked.notes.extend(f"{line}; {option('temperature')} gives another" for line in note)
         plain = expanded(source.model) if form == "checkpoint" else source.model
         if checked.data is not None and checked.kind.named and unnamed(source.config):
             for name, value in checked.kind.label_settings(checked.data).items():
@@ -164,23 +165,6 @@ def _checked(model: str, source: Source, kind: Kind, data_config: DataConfig | N
     examples = Examples([f"built-in/{i}" for i in range(len(texts))], texts, pairs, labels)
     limit = kind.longest(anatomy.max_length(source.config))
     return Checked(kind, None, _read(source, kind, examples, limit, None), limit, "built-in sentences", notes)
-
-
-def _fitted_temperature(path: str, kind: Kind) -> tuple[float, list[str]]:
-    """The temperature in the report of the run that made a model, and a note on it; 1 where there is none.
-
-    Raises:
-        TutelageError: the report cannot be read.
-    """
-    folder = run_of(path, run_report.REPORT) if kind.classifies_texts else None
-    report = None if folder is None else run_report.load_report(folder)
-    entry = report.calibration if isinstance(report, run_report.TaskReport) else None
-    if entry is None:
-        return 1.0, []
-    return entry.temperature, [
-        f"temperature {entry.temperature:.3g} of the run's report, fitted on {entry.texts:,} rows of the validation split; "
-        f"{option('temperature')} gives another"
-    ]
 
 
 def _of_task(model: str, source: Source, kind: Kind, config: DataConfig, most: int) -> Checked:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tutelage.data.config import DataConfig
 from tutelage.recipes.config import from_yaml
+from tutelage.report.model import REPORT, TaskReport, load_report
 
 
 def run_of(model: str, file: str) -> Path | None:
@@ -23,3 +24,19 @@ def config_of_run(model: str) -> DataConfig | None:
     if config is None or (config.data.task is None and config.data.train is None):
         return None
     return config.data.model_copy(update={"max_length": config.data.max_length or config.recipe.longest})
+
+
+def temperature_of_run(model: str) -> tuple[float, list[str]]:
+    """The temperature in the report of the run that made a classifier, and a note on it; 1 where there is none.
+
+    Raises:
+        TutelageError: the report cannot be read.
+    """
+    folder = run_of(model, REPORT)
+    report = None if folder is None else load_report(folder)
+    entry = report.calibration if isinstance(report, TaskReport) else None
+    if entry is None:
+        return 1.0, []
+    return entry.temperature, [
+        f"temperature {entry.temperature:.3g} of the run's report, fitted on {entry.texts:,} rows of the validation split"
+    ]
