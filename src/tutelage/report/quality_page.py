@@ -18,7 +18,7 @@ CHARACTERS = 200
 
 def sections(report: TaskReport) -> list[Section | None]:
     """The sections that the report has numbers for."""
-    return [classes(report), confusions(report), disagreements(report), calibration(report)]
+    return [classes(report), confusions(report), calibration(report), disagreements(report)]
 
 
 def classes(report: TaskReport) -> Section | None:
@@ -142,10 +142,10 @@ def calibration(report: TaskReport) -> Section | None:
         ),
         pictures=[
             LineChart(
-                title="Accuracy by confidence",
+                title="Accuracy by confidence, in percent",
                 summary=f"before {_course(entry.before)}; after {_course(entry.after)}",
-                x="confidence, %",
-                y="accuracy, %",
+                x="confidence",
+                y="accuracy",
                 lines=[
                     Line(name="temperature 1", points=_points(entry.before), style=1),
                     Line(name=f"temperature {entry.temperature:.3g}", points=_points(entry.after), style=0),
