@@ -107,7 +107,7 @@ def disagreements(report: TaskReport) -> Section | None:
         ],
         table=Table(
             caption="Texts on which only the teacher is right first, then those on which the student is surest. Below a class its "
-            "probability; the label is bold.",
+            "probability; the right class is bold.",
             head="Text",
             columns=[Column(title=title, align="text") for title in ("Label", "Student", "Teacher")],
             rows=rows,
