@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BertTok
 
 from tutelage.anatomy import FAMILIES
 from tutelage.data.examples import Data, Examples
-from tutelage.evaluation import speed
+from tutelage.evaluation import intervals, speed
 from tutelage.run import served, trials
 from tutelage.serving import timing
 from tutelage.training import loop
@@ -36,6 +36,8 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 loop.LOG_SECONDS = 1e9
 # What a run measures of time is looked at in test_speed alone.
 speed.REPEATS = speed.WARM_UP = 1
+# Intervals are looked at in test_report and test_serving.
+intervals.RESAMPLES = 40
 # Which start or rate wins is looked at in test_trials; elsewhere trials take as few steps as they may.
 trials.FEWEST = 2
 timing.SECONDS = 0.0

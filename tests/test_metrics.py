@@ -6,6 +6,7 @@ import pytest
 
 from tutelage.errors import TutelageError
 from tutelage.tasks import KINDS
+from tutelage.tasks.metrics import of_rows, value_of
 
 
 def score(names, logits, labels, kind, positive=1):
@@ -107,3 +108,24 @@ def test_f1_is_about_the_positive_class_wherever_it_is_numbered():
     turned = score(["f1"], logits[:, ::-1], 1 - labels, "classification", positive=0)["f1"]
     assert there == turned == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
     assert chance("f1", 1 - labels, "classification", positive=0) == chance("f1", labels, "classification")
+
+
+ONE_CLASS = ("accuracy", "f1", "macro_f1", "micro_f1", "mcc", "pearson", "spearman")
+SEVERAL = ("accuracy", "macro_f1", "micro_f1")
+
+
+@pytest.mark.parametrize(("name", "several"), [*((n, False) for n in ONE_CLASS), *((n, True) for n in SEVERAL)])
+def test_a_metric_of_rows_is_that_of_the_chosen_examples(name, several):
+    """Rows that count several times, classes that no chosen row has, constant answers."""
+    generator = np.random.default_rng(0)
+    classes = 2 if name == "f1" else 4
+    shape, high = ((30, classes), 2) if several else ((30,), classes)
+    labels = generator.integers(high, size=shape)
+    predictions = np.where(generator.random(shape) < 0.6, labels, generator.integers(high, size=shape))
+    metric = of_rows(name, predictions, labels)
+    chosen = [np.arange(30), *generator.integers(30, size=(20, 30)), generator.integers(3, size=30), np.zeros(30, int)]
+    for rows in chosen:
+        assert metric(rows) == pytest.approx(value_of(name, predictions[rows], labels[rows]), abs=1e-12)
+    if name == "f1":
+        rows = chosen[1]
+        assert of_rows(name, predictions, labels, 0)(rows) == value_of(name, predictions[rows], labels[rows], 0)

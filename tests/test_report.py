@@ -42,6 +42,17 @@ from tutelage.report.model import (
 )
 from tutelage.report.numbers import count_text, flops_text, milliseconds, percent, score_text, seconds_text
 from tutelage.report.page import comparison, loss_charts, page, score_charts
+from tutelage.report.quality import (
+    CalibrationEntry,
+    CalibrationScores,
+    ClassEntry,
+    ClassScores,
+    Confusion,
+    Difference,
+    Disagreement,
+    DisagreementsEntry,
+    ReliabilityBin,
+)
 from tutelage.report.section import Bar, BarChart, Cell, Column, Fact, Line, LineChart, Row, Section, Table
 from tutelage.report.words import caution, selection, verdict
 
@@ -250,12 +261,49 @@ def hostile(report: TaskReport) -> TaskReport:
         )
 
     report.sections = [everything()]
+    report = with_answers(report)
     tree = spoilt(report.model_dump(mode="json"))
     for who in ("teacher", "student", "baseline"):
         tree[who]["scores"] = {HOSTILE: tree[who]["scores"]["dev"]}
     tree["data"]["truncated"] = {HOSTILE: 1}
     tree["stages"][0]["losses"] = {HOSTILE: [[1, 1.0], [2, 0.5]]}
     return TaskReport.model_validate(tree)
+
+
+def with_answers(report: TaskReport, classes: int = 2, texts: int = 1) -> TaskReport:
+    """The report with numbers by class, errors, disagreements and a calibration."""
+    scores = CalibrationScores(
+        ece=0.081, brier=0.3, kl_to_teacher=0.25, bins=[ReliabilityBin(count=408, confidence=0.92, accuracy=0.811)]
+    )
+    after = scores.model_copy(update={"ece": 0.02})
+    change = Difference(value=-0.25, low=-0.4, high=-0.1)
+    student, teacher = ClassScores(recall=0.5, f1=0.6), ClassScores(recall=0.75, f1=0.8)
+    more = {
+        "classes": [
+            ClassEntry(name=f"class {i}", support=30, student=student, teacher=teacher, recall_difference=change)
+            for i in range(classes)
+        ],
+        "confusions": [Confusion(label="not_equivalent", predicted="equivalent", student=41, teacher=17)],
+        "disagreements": DisagreementsEntry(
+            found=texts + 7,
+            listed=[
+                Disagreement(
+                    text=f"text {i} " + 10_000 * "x",
+                    text_pair="a pair",
+                    label="equivalent",
+                    student="not_equivalent",
+                    student_probability=0.61,
+                    teacher="equivalent",
+                    teacher_probability=0.9,
+                )
+                for i in range(texts)
+            ],
+        ),
+        "calibration": CalibrationEntry(
+            temperature=1.374, texts=367, source="10% of train, held out", before=scores, after=after
+        ),
+    }
+    return report.model_copy(update=more)
 
 
 def everything() -> Section:
@@ -306,7 +354,7 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
-        if tag != "meta":
+        if tag not in ("meta", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -342,11 +390,16 @@ def test_numbers_are_for_people() -> None:
 
 
 def test_verdict_of_a_good_run(report: TaskReport) -> None:
+    report.student.over_teacher = Difference(value=-0.0256, low=-0.041, high=-0.0104)
+    report.student.over_baseline = Difference(value=0.0394, low=0.012, high=0.066)
     assert verdict(report).replace("\u00a0", " ") == (
-        "The student keeps 97.1 % of the teacher's f1 with 2.1x fewer parameters and runs 2.0x faster at batch size 32; "
-        "without distillation the same student reaches 0.815, 0.039 less."
+        "The student keeps 97.1 % of the teacher's f1 (difference −0.026, 95 % interval −0.041 to −0.010) with 2.1x fewer "
+        "parameters and runs 2.0x faster at batch size 32; without distillation the same student reaches 0.815, 0.039 less "
+        "(difference +0.039, 95 % interval +0.012 to +0.066)."
     )
     assert caution(report) is None
+    told = "student minus &#39;Without distillation&#39; +0.039 (95\u00a0% interval +0.012 to +0.066)"
+    assert told in page(report)
 
 
 @pytest.mark.parametrize(("reached", "words"), [(0.8601, "0.860, 0.006 more"), (0.8541, "0.854, the same")])
@@ -368,11 +421,14 @@ def test_verdict_of_a_poor_slow_large_student(report: TaskReport) -> None:
 
 
 def test_verdict_of_a_student_above_its_teacher(report: TaskReport) -> None:
-    """It beats the teacher by more than the standard error of the score, or it is level with it."""
+    """The interval of the difference decides; without one neither word is used."""
     report.student.score, report.student.retention = 0.9, 0.9 / 0.88
-    assert verdict(report).startswith("The student is level with the teacher's f1 (0.900 against 0.880) with")
-    report.data.report = 10_000
-    assert verdict(report).startswith("The student beats the teacher's f1 (0.900 against 0.880) with")
+    assert verdict(report).startswith("The student keeps 102.3\u00a0% of the teacher's f1 with")
+    for low, words in ((-0.004, "is level with"), (0.003, "beats")):
+        report.student.over_teacher = Difference(value=0.02, low=low, high=0.044)
+        assert verdict(report).startswith(
+            f"The student {words} the teacher's f1 (0.900 against 0.880; 95\u00a0% interval "
+        )
 
 
 def test_verdict_without_ratios(report: TaskReport) -> None:
@@ -382,13 +438,14 @@ def test_verdict_without_ratios(report: TaskReport) -> None:
     )
 
 
-def test_a_gain_within_the_error_of_the_score_is_called_so(report: TaskReport) -> None:
+def test_a_gain_whose_interval_includes_0_is_called_so(report: TaskReport) -> None:
     assert report.baseline is not None
     report.baseline.score = 0.85
+    report.student.over_baseline = Difference(value=0.0044, low=-0.012, high=0.02)
     remark = caution(report)
     assert remark is not None
-    assert "0.004" in remark and "408 examples (about 0.017)" in remark
-    assert "another seed may reverse it" in page(report)
+    assert "0.004" in remark and "408 examples" in remark and "−0.012 to +0.020" in remark
+    assert "Another seed may reverse it" in page(report)
 
 
 # -------------------------------------------------------------------------------------------------------- report.json
@@ -527,10 +584,36 @@ def test_page_shows_the_sections_that_a_report_brings(
 def test_page_escapes_every_name(hostile: TaskReport) -> None:
     tags = Tags(page(hostile))
     assert tags.open == []
-    assert {tag for tag, _ in tags.found}.isdisjoint({"script", "img", "iframe"})
+    assert {tag for tag, _ in tags.found}.isdisjoint({"img", "iframe"})
     assert not any(name.startswith("on") for _, attributes in tags.found for name in attributes)
-    assert "<script" not in page(hostile)
+    assert page(hostile).count("<script") == 1  # the page's own
+    assert "<script>alert" not in page(hostile)
     assert "{{ 7 * 7 }}" in page(hostile)
+
+
+def test_page_shows_the_answers(report: TaskReport) -> None:
+    text = page(with_answers(report, classes=23, texts=3))
+    assert Tags(text).open == []
+    assert "class 19</th>" in text and "class 20</th>" not in text and "report.json lists 3 more classes." in text
+    assert "−0.250<br/>−0.400 to −0.100</td>" in text
+    assert re.search(r"not_equivalent</th>\s*<td[^>]*>equivalent</td>\s*<td[^>]*>41</td>\s*<td[^>]*>17</td>", text)
+    assert (
+        "On 10 of 408 texts of the evaluation set the student predicts another class than the teacher. 3 are shown."
+        in text
+    )
+    assert "text 2 " in text and "x" * 200 not in text and "x" * 180 in text
+    assert text.count('<input type="search"') == 1 and text.count("<script>") == 1
+    assert "The temperature 1.37 was fitted on 367 texts of the validation split (10% of train, held out)." in text
+    assert re.search(r"Expected calibration error</th>\s*<td[^>]*>0.081</td>\s*<td[^>]*>0.020</td>", text)
+    assert "81% right at 92%" in text
+    assert "<script>" not in page(report) and "By class" not in page(report)
+
+
+def test_page_of_a_model_without_a_teacher_shows_its_classes(alone: TaskReport) -> None:
+    entries = with_answers(alone).classes
+    alone.classes = [one.model_copy(update={"teacher": None, "recall_difference": None}) for one in entries]
+    text = page(alone)
+    assert "The lowest recall first" in text and "Difference in recall" not in text and "Teacher" not in text
 
 
 def test_page_without_teacher_and_baseline(alone: TaskReport) -> None:

@@ -9,8 +9,9 @@ from conftest import tiny_model, write_csv
 
 from tutelage import api
 from tutelage.report.findings import findings
-from tutelage.report.model import Difference, TaskReport
+from tutelage.report.model import TaskReport
 from tutelage.report.page import page, served
+from tutelage.report.quality import Difference
 from tutelage.run import served as serving_of_a_run
 
 

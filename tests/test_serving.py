@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from tutelage import api, cli, serving
 from tutelage.anatomy import FAMILIES, auto_class
 from tutelage.errors import TutelageError
+from tutelage.evaluation import intervals
 from tutelage.evaluation.intervals import paired_difference
+from tutelage.report.model import TaskReport, load_report
 from tutelage.run import export as exporting
 from tutelage.serving import serve, session
 from tutelage.serving.report import REPORT, Change, ExportReport, Side, busy_note, flags_of
@@ -151,6 +154,33 @@ def test_without_texts_those_of_the_run_are_taken(
     assert report.sides[1].scores is None and report.sides[1].change is None
 
 
+def test_a_student_is_exported_at_the_temperature_of_its_report(
+    exported: tuple[Path, ExportReport], teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = exported
+    asked: list[float] = []
+
+    def graphs(partial: Path, model: Any, tokenizer: Any, checked: Any, temperature: float, int8: bool) -> Any:
+        asked.append(temperature)
+        return {"onnx": serving.OnnxModel(root / "out" / "model.onnx")}
+
+    monkeypatch.setattr(exporting, "_graphs", graphs)
+    run = tmp_path / "run"
+    shutil.copytree(teacher_folder / "teacher", run)
+    found = load_report(run)
+    assert isinstance(found, TaskReport) and found.calibration is not None
+    found.calibration.temperature = 1.25
+    (run / "report.json").write_text(found.model_dump_json())
+    report = api.export(str(run), tmp_path / "fitted", texts=10, quiet=True)
+    assert report.temperature == 1.25 and any("temperature 1.25 of the run's report" in one for one in report.notes)
+    assert api.export(str(run), tmp_path / "given", texts=10, temperature=2, quiet=True).temperature == 2
+    (run / "report.json").write_text("{")
+    with pytest.raises(TutelageError, match="cannot be read"):
+        api.export(str(run), tmp_path / "damaged", texts=10, quiet=True)
+    assert api.export(str(root / "model"), tmp_path / "alone", quiet=True).temperature == 1
+    assert asked == [1.25, 2, 1]
+
+
 def side(name: str, milliseconds: float, **more: Any) -> Side:
     time = Latency(batch=1, threads=1, tokens=9, p50_ms=milliseconds, p95_ms=9, spread_ms=0.5, rounds=20)
     return Side(**{"name": name, "file": f"{name}.onnx", "bytes": 1, "exact": name == "onnx", "latency": [time]} | more)
@@ -175,7 +205,8 @@ def test_what_is_wrong_is_said(files: list[Side], words: list[str]) -> None:
     assert busy_note(0.95) is None and "80% of a core" in str(busy_note(0.8))
 
 
-def test_an_interval_is_that_of_resampled_examples() -> None:
+def test_an_interval_is_that_of_resampled_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "RESAMPLES", 1000)
     generator = np.random.default_rng(1)
     theirs = generator.random(400)
     ours = theirs + generator.normal(0.05, 0.2, 400)

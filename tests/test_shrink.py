@@ -11,7 +11,7 @@ from conftest import tiny_model, write_csv
 from tutelage import api, cli
 from tutelage.api.common import amount
 from tutelage.errors import TutelageError
-from tutelage.report.model import Difference
+from tutelage.report.quality import Difference
 from tutelage.report.shrink import Form, Limits, Shape, Shrink, Trained, page
 from tutelage.run import served
 from tutelage.studies import shrink as study
@@ -48,7 +48,7 @@ def test_a_student_within_limits_is_trained_exported_and_remembered(
     assert [form.form for form in found.forms] == ["pytorch", "onnx", "int8"]
     assert all(shape.ms > 0 and shape.loss is not None and not shape.exceeds for shape in found.shapes)
     best = min(found.shapes, key=lambda shape: shape.loss or 0.0)
-    assert found.answer == best.name == found.trained[0].name and found.met
+    assert found.answer == best.name == found.trained[0].name and found.passed
     assert (out / "served" / "model.int8.onnx").stat().st_size == found.trained[0].bytes
     assert found.answer in found.verdict and (out / "shrink.html").exists()
     # The finished search is read, not repeated; other limits are another search.
@@ -68,7 +68,7 @@ def test_a_teacher_within_limits_needs_no_student(task: dict[str, str], tmp_path
 @pytest.mark.slow
 def test_impossible_limits_end_before_training(task: dict[str, str], tmp_path: Path) -> None:
     found = api.shrink(str(tmp_path / "teacher"), tmp_path / "out", max_size="1kB", **SETTINGS, **task)
-    assert not found.met and not found.trained and "MB of 0.001 MB" in found.verdict
+    assert not found.passed and not found.trained and "MB of 0.001 MB" in found.verdict
     assert not (tmp_path / "out" / "runs").exists()
 
 

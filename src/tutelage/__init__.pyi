@@ -2,6 +2,7 @@ from .api import ablate as ablate
 from .api import attention_report as attention_report
 from .api import augment as augment
 from .api import build_corpus as build_corpus
+from .api import cascade as cascade
 from .api import chain as chain
 from .api import compact_store as compact_store
 from .api import crossfit as crossfit
@@ -10,6 +11,7 @@ from .api import distill as distill
 from .api import evaluate as evaluate
 from .api import export as export
 from .api import finetune as finetune
+from .api import gate as gate
 from .api import inspect_corpus as inspect_corpus
 from .api import inspect_store as inspect_store
 from .api import plan_store as plan_store

@@ -13,6 +13,7 @@ Nothing heavy is imported before a function is called.
 """
 
 from tutelage.api.common import FILES, FilePath, Plugin
+from tutelage.api.release import cascade, gate
 from tutelage.api.runs import demo, distill, evaluate, export, finetune, methods, pretrain, recipe, run
 from tutelage.api.stores import compact_store, inspect_store, plan_store, verify_store, write_store
 from tutelage.api.studies import (
@@ -35,6 +36,7 @@ __all__ = [
     "attention_report",
     "augment",
     "build_corpus",
+    "cascade",
     "chain",
     "compact_store",
     "crossfit",
@@ -43,6 +45,7 @@ __all__ = [
     "evaluate",
     "export",
     "finetune",
+    "gate",
     "inspect_corpus",
     "inspect_store",
     "methods",

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from tutelage.errors import TutelageError, option
 
 if TYPE_CHECKING:
-    from tutelage.data.config import DataConfig
+    from tutelage.data.config import DataConfig, DataOptions
     from tutelage.recipes.config import RunConfig
     from tutelage.recipes.recipe import Recipe
-    from tutelage.run.inputs import Inputs, Model
+    from tutelage.run.inputs import Inputs, Model, Splits
     from tutelage.run.result import Result
     from tutelage.students.specs import Student
 
@@ -155,6 +155,16 @@ def data_config(data: Mapping[str, Any]) -> DataConfig:
 
     with as_options():
         return DataConfig.model_validate(dict(data))
+
+
+def checked_data(inputs: Inputs, data: DataConfig | Splits | None, options: DataOptions) -> DataConfig | None:
+    """The texts to check a model on; an evaluation file alone names its own labels. None if there are none."""
+    tree = inputs.data(data, options)
+    if all(tree.get(name) is None for name in ("task", "train", "dev")):
+        return None
+    if tree.get("task") is None and tree.get("train") is None:
+        tree["train"] = tree["dev"]
+    return data_config(tree)
 
 
 def path_text(given: FilePath | None) -> str | None:

@@ -24,7 +24,7 @@ from tutelage.api.common import (
     FilePath,
     Plugin,
     carried_out,
-    data_config,
+    checked_data,
     read_plugins,
     recipe_for,
     teachers_of,
@@ -257,12 +257,10 @@ def evaluate(
     from tutelage.run.measure import evaluate as evaluated
 
     with Inputs() as inputs:
-        tree = inputs.data(data, options)
-        if tree.get("task") is None and tree.get("train") is None:
-            if tree.get("dev") is None:
-                raise TutelageError("there are no texts to score the model on; give --task NAME or --dev FILE")
-            tree["train"] = tree["dev"]
-        return evaluated(inputs.model(model, "model"), data_config(tree), quiet=quiet)
+        config = checked_data(inputs, data, options)
+        if config is None:
+            raise TutelageError("there are no texts to score the model on; give --task NAME or --dev FILE")
+        return evaluated(inputs.model(model, "model"), config, quiet=quiet)
 
 
 @takes_data(*FILES, "max_length")
@@ -272,7 +270,7 @@ def export(
     *,
     format: Literal["onnx", "checkpoint"] = "onnx",
     int8: bool = True,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     texts: int = 1000,
     strict: bool = False,
     quiet: bool = False,
@@ -291,7 +289,8 @@ def export(
         out: Folder to write; new or empty.
         format: onnx, or checkpoint: a standard checkpoint of a student with shared layers.
         int8: Write a graph with int8 weights too.
-        temperature: Divides the logits before they become probabilities; from a calibration on held-out rows.
+        temperature: Divides the logits before they become probabilities. Default: of a classifier in the folder of a run the fitted
+            temperature of its report, else 1.
         texts: Texts of the evaluation set to check on, at most; 0 for all.
         strict: Write nothing if a file differs from the model, scores worse or is slower.
         quiet: Print nothing.
@@ -308,14 +307,10 @@ def export(
     from tutelage.run.inputs import Inputs
 
     with Inputs() as inputs:
-        tree = inputs.data(data, options)
-        given = any(tree.get(name) is not None for name in ("task", "train", "dev"))
-        if given and tree.get("task") is None and tree.get("train") is None:
-            tree["train"] = tree["dev"]
         return exported(
             inputs.model(model, "model"),
             Path(out),
-            data_config(tree) if given else None,
+            checked_data(inputs, data, options),
             form=format,
             int8=int8,
             temperature=temperature,

@@ -35,6 +35,8 @@ COMMANDS = {
     "crossfit": Derived("crossfit"),
     "export": Derived("export", ("model",)),
     "shrink": Derived("shrink"),
+    "gate": Derived("gate", ("report",)),
+    "cascade": Derived("cascade", ("student",)),
     "search-knowledge": Derived("search_knowledge"),
     "attention-report": Derived("attention_report", ("teacher", "student", "texts")),
     "ablate": Derived("ablate", ("method",)),

@@ -124,7 +124,10 @@ class Command(TyperCommand):
                     given.setdefault(name, None)
             if "quiet" in own.parameters:
                 given["quiet"] = json
-            shown.show(self.function.__name__, self.function(**given), json)
+            result = self.function(**given)
+            shown.show(self.function.__name__, result, json)
+            if getattr(result, "passed", True) is False:
+                raise typer.Exit(1)
 
         called.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
         called.__annotations__ = {name: one.annotation for name, one in parameters.items()}

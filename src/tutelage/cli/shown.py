@@ -14,8 +14,10 @@ from tutelage.report.comparison import comparison
 if TYPE_CHECKING:
     from tutelage.recipes.config import RunConfig
     from tutelage.report.attention import AttentionReport
+    from tutelage.report.cascade import CascadeReport
     from tutelage.report.search import Search
     from tutelage.report.shrink import Shrink
+    from tutelage.run.gate import Gate
     from tutelage.run.result import Result
     from tutelage.serving.report import ExportReport
     from tutelage.studies.ablation import Ablation
@@ -184,6 +186,46 @@ def _shrink(found: Shrink) -> None:
         _say(f'Written to {found.folder}; python {found.folder}/serve.py "A text." answers')
 
 
+def _gate(found: Gate) -> None:
+    for one in found.conditions:
+        _say(one.line)
+
+
+def _cascade(found: CascadeReport) -> None:
+    """When the student answers, and what other thresholds would give."""
+    rows = next(iter(found.classes.values()), found.rule)
+    assert rows is not None
+    if found.rule is not None:
+        table = Table("answered", "threshold", "agreement", "95 % bound", title="By threshold, for looking at")
+        for point in found.curve[4::5]:
+            shares = (point.coverage, point.threshold, point.agreement, point.bound)
+            table.add_row(*(f"{share:.4f}" for share in shares))
+    else:
+        table = Table("class", "texts", "answered", "threshold", "agreement", "bound", title="By predicted class")
+        for name, rule in found.classes.items():
+            shown = ("-" if one is None else f"{one:.4f}" for one in (rule.threshold, rule.agreement, rule.bound))
+            table.add_row(name, f"{rule.rows:,}", f"{rule.answered:,}", *shown)
+    Console().print(table)
+    where = f"on {sum(one.rows for one in found.classes.values()) or rows.rows:,} texts ({found.source})"
+    if found.coverage == 0:
+        _say(f"No threshold keeps the promise {where}: the teacher answers all. Promise less, or give more texts.")
+    else:
+        above = (
+            "" if found.rule is None else f", where the probability of its class is above {found.rule.threshold:.6g}"
+        )
+        _say(f"The student answers {found.coverage:.1%}{above}; {where} that share of the teacher's calls is saved.")
+        each = " of each class" if found.rule is None else ""
+        _say(
+            f"Promise: at least {found.agreement:.1%} of its answers{each} are the teacher's, with confidence "
+            f"{found.confidence:.0%}."
+        )
+    _say("Accuracy: " + ", ".join(f"{who} {value:.4f}" for who, value in found.accuracy.items()))
+    if found.suspects_found:
+        _say(f"On {found.suspects_found:,} texts the student is sure, and the teacher or the label disagrees.")
+    for note in found.notes:
+        _say(f"note: {note}")
+
+
 def _attention(found: AttentionReport) -> None:
     from tutelage.report.attention import explanation, verdict
 
@@ -256,6 +298,8 @@ SHOWN: dict[str, Callable[[Any], None]] = {
     "evaluate": _scores,
     "export": _export,
     "shrink": _shrink,
+    "gate": _gate,
+    "cascade": _cascade,
     "chain": _chain,
     "train_team": _team,
     "show_team": _team,

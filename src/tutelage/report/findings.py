@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tutelage.report.model import Finding, StageEntry, TaskReport
 from tutelage.report.numbers import finite, percent, score_text
-from tutelage.report.words import failures, folder_name, gain, words
+from tutelage.report.words import failures, folder_name, gain, interval, signed, words
 from tutelage.tasks.metrics import standard_error
 
 ONE_SIDED = 10.0
@@ -35,10 +35,12 @@ def _scores(report: TaskReport) -> Iterator[Finding]:
             "learning rate.",
         )
     added = gain(report)
+    change = report.student.over_baseline
+    within = "" if change is None else f" (difference {signed(change.value)}, {interval(change)})"
     if report.baseline is not None and added is not None and added < 0:
         yield Finding(
             kind="twin is better",
-            text=f"Without distillation the same student reaches {score_text(report.baseline.score)}, {-added:.3f} more.",
+            text=f"Without distillation the same student reaches {score_text(report.baseline.score)}, {-added:.3f} more{within}.",
             remedy="Give unlabelled texts (--unlabeled FILE), use a better teacher, or fine-tune this student.",
         )
     teacher = report.teacher

@@ -1,6 +1,7 @@
 """``report.json`` as types: what a run measured. The page, the model card and the command line are made from it.
 
-``python -m tutelage.report.model`` prints the JSON schema of both kinds of report.
+``python -m tutelage.report.model`` prints the JSON schema of both kinds of report. ``schema_version`` rises when a field goes or
+changes its meaning; new fields leave it as it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import Field, ValidationError
 
 from tutelage.errors import TutelageError
+from tutelage.report.quality import CalibrationEntry, ClassEntry, Confusion, Difference, DisagreementsEntry
 from tutelage.report.section import Block, Section
 
 REPORT = "report.json"
@@ -54,6 +56,10 @@ class StudentEntry(ModelEntry):
     against_label: float | None = None
     """Share of evaluation examples (or tokens) on which student and teacher agree on a class that is not the label's. Null without
     classes."""
+    over_teacher: Difference | None = None
+    """Score of the student minus the teacher's. Null without a teacher, and for scores that compare with one."""
+    over_baseline: Difference | None = None
+    """Score of the student minus the baseline's."""
     module: str | None = Field(default=None, exclude_if=_absent)
     """Module to import before ``transformers`` can load the student. Absent for standard architectures."""
     retention: float | None = Field(default=None, exclude_if=_absent)
@@ -389,14 +395,6 @@ class VocabularyEntry(Block):
     """By part of the data that the vocabulary was not made of."""
 
 
-class Difference(Block):
-    """By how much one score is above another on the same examples, with a 95 % interval: paired bootstrap over examples."""
-
-    value: float
-    low: float
-    high: float
-
-
 class ServedEntry(Block):
     """A model in one of the forms in which it would be served."""
 
@@ -483,6 +481,14 @@ class TaskReport(Block):
     student: StudentEntry
     baseline: ModelEntry | None
     """The same student without distillation. Null if it was not trained."""
+    classes: list[ClassEntry] = Field(default_factory=list)
+    """The classes that occur in the first part of the evaluation set, the worst regressions first. Empty where texts have none."""
+    confusions: list[Confusion] = Field(default_factory=list)
+    """The student's most frequent errors there, at most 100. Empty where texts do not have exactly one class."""
+    disagreements: DisagreementsEntry | None = None
+    """Null without a teacher, and where texts do not have exactly one class."""
+    calibration: CalibrationEntry | None = None
+    """Null where texts do not have exactly one class."""
     predictions: PredictionsEntry | None = None
     """Null unless a file of predictions was the teacher."""
     store: StoreEntry | None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.report import predictions, team
+from tutelage.report import predictions, quality_page, team
 from tutelage.report.model import InheritedEntry, ModelEntry, Report, StageEntry, TaskReport, Trials
 from tutelage.report.numbers import (
     bytes_text,
@@ -45,6 +45,7 @@ from tutelage.report.words import (
     caution,
     entries,
     factor,
+    interval,
     latency_of,
     lead,
     names,
@@ -52,6 +53,7 @@ from tutelage.report.words import (
     paid,
     selection,
     selector,
+    signed,
     verdict,
     vocabulary_lines,
     with_interval,
@@ -75,6 +77,7 @@ def page(report: TaskReport) -> str:
             found(report),
             served(report),
             predictions.section(report),
+            *quality_page.sections(report),
             tried(report.start, "Start: the teacher's layers that the student is made of", "Layers"),
             curves(report),
             team.section(report),
@@ -244,6 +247,7 @@ def scores_and_cost(report: TaskReport) -> Section:
             columns=columns,
             rows=rows,
         ),
+        remarks=differences(report),
         facts=[
             Fact(name=who[name], text=f"{baseline_text(report)}, {entry.shape}")
             if name == "baseline"
@@ -252,6 +256,19 @@ def scores_and_cost(report: TaskReport) -> Section:
         ],
         pictures=bar_charts(report),
     )
+
+
+def differences(report: TaskReport) -> list[str]:
+    """The first score's differences with their intervals, in a sentence."""
+    student, who = report.student, names(report)
+    found = [("teacher", student.over_teacher), ("baseline", student.over_baseline)]
+    told = [
+        f"student minus {who[name]!r} {signed(one.value)} ({interval(one)})" for name, one in found if one is not None
+    ]
+    if not told:
+        return []
+    what = f"{words(report.metric)}, {next(iter(student.scores))}"
+    return [f"Differences in {what}: {'; '.join(told)}. Intervals are those of a paired bootstrap over the examples."]
 
 
 def comparison(report: TaskReport) -> list[Comparison]:
@@ -279,10 +296,9 @@ def _score_row(found: list[tuple[str, ModelEntry]], part: str, metric: str) -> C
     values = {who: entry.scores.get(part, {}).get(metric) for who, entry in found}
     ours, theirs, other = values["student"], values.get("teacher"), values.get("baseline")
     ratio = percent(ours / theirs) if finite(ours) and finite(theirs) and theirs > 0 else ""
-    added = f"{round(ours, 3) - round(other, 3):+.3f}" if finite(ours) and finite(other) else ""
+    added = signed(round(ours, 3) - round(other, 3)) if finite(ours) and finite(other) else ""
     cells = {who: score_text(value) for who, value in values.items()}
-    # A minus as wide as the plus.
-    return Comparison(f"{words(metric)}, {part}", cells, ratio, added.replace("-", "−"))
+    return Comparison(f"{words(metric)}, {part}", cells, ratio, added)
 
 
 def _cost_row(

@@ -68,6 +68,8 @@ class Table(Block):
     """Heading of the first column."""
     columns: list[Column]
     rows: list[Row]
+    searchable: bool = False
+    """Whether a box above the table shows only the rows that contain what is typed."""
 
     @property
     def grouped(self) -> bool:
@@ -186,5 +188,6 @@ class Section(Block):
 
     @property
     def keys(self) -> bool:
-        """Whether a chart has several lines, so that rows of the table show theirs."""
-        return any(isinstance(picture, LineChart) and len(picture.lines) > 1 for picture in self.pictures)
+        """Whether a chart has several lines and rows of the table show theirs."""
+        styled = self.table is not None and any(row.style is not None for row in self.table.rows)
+        return styled and any(isinstance(picture, LineChart) and len(picture.lines) > 1 for picture in self.pictures)

@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from tutelage.report.model import Difference
 from tutelage.report.numbers import bytes_text, count_text, milliseconds, percent, score_text
 from tutelage.report.page import draw
+from tutelage.report.quality import Difference
 from tutelage.report.section import Block, Column, Line, LineChart, Row, Section, Table
 from tutelage.report.words import with_interval, words
 
@@ -114,7 +114,7 @@ class Shrink(Block):
     """The result in one sentence."""
 
     @property
-    def met(self) -> bool:
+    def passed(self) -> bool:
         """Whether something meets all limits."""
         return self.answer is not None
 
@@ -124,7 +124,7 @@ def page(found: Shrink) -> str:
     return draw(
         title=f"Within limits: {found.task}",
         verdict=found.verdict,
-        poor=not found.met,
+        poor=not found.passed,
         asides=found.notes,
         warnings=0,
         sections=[_forms(found), _shapes(found), _trained(found), _front(found)],

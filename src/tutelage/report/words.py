@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.report.model import Difference, ModelEntry, StudentEntry, TaskReport, TaskStage, VocabularyEntry
-from tutelage.report.numbers import bytes_text, count_text, finite, milliseconds, percent, score_text, times
+from tutelage.report.model import ModelEntry, StudentEntry, TaskReport, TaskStage, VocabularyEntry
+from tutelage.report.numbers import NBSP, bytes_text, count_text, finite, milliseconds, percent, score_text, times
+from tutelage.report.quality import Difference
 from tutelage.tasks import kind_of
 from tutelage.tasks.metrics import no_better, standard_error
 
@@ -29,9 +29,6 @@ KNOWLEDGE = {
     "knn_accuracy": "k-NN accuracy",
 }
 
-
-BOUNDED = ("accuracy", "knn_accuracy", "f1", "macro_f1", "micro_f1")
-"""Metrics that are shares of examples, or nearly: the standard error of a proportion applies."""
 
 MOST_NAMES = 8
 
@@ -105,7 +102,7 @@ def vocabulary_lines(entry: VocabularyEntry | None) -> list[str]:
 
 def with_interval(difference: Difference) -> str:
     """A difference of scores with its interval."""
-    return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})".replace("-", "−")
+    return f"{signed(difference.value)} ({signed(difference.low)} to {signed(difference.high)})"
 
 
 def called(report: TaskReport) -> str:
@@ -179,11 +176,22 @@ def _retained(report: TaskReport, teacher: ModelEntry) -> str:
     whose = f"{called(report)}'s"
     if not finite(retention) or teacher.score <= 0:
         return f"The student reaches {metric} {ours} against {whose} {theirs},"
-    if retention > 1 and student.score - teacher.score < standard_error(report.data.report):
-        return f"The student is level with {whose} {metric} ({ours} against {theirs})"
-    if retention > 1 and ours != theirs:
-        return f"The student beats {whose} {metric} ({ours} against {theirs})"
-    return f"The student keeps {'only ' if retention < 0.9 else ''}{percent(retention)} of {whose} {metric}"
+    change = student.over_teacher
+    if change is not None and change.value > 0:
+        verb = "beats" if change.low > 0 else "is level with"
+        return f"The student {verb} {whose} {metric} ({ours} against {theirs}; {interval(change)})"
+    text = f"The student keeps {'only ' if retention < 0.9 else ''}{percent(retention)} of {whose} {metric}"
+    return text if change is None else f"{text} (difference {signed(change.value)}, {interval(change)})"
+
+
+def signed(value: float) -> str:
+    """A difference to three digits: ``+0.012``, with a minus as wide as the plus."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def interval(change: Difference) -> str:
+    """The interval of a difference: ``95 % interval −0.041 to −0.010``."""
+    return f"95{NBSP}% interval {signed(change.low)} to {signed(change.high)}"
 
 
 def _smaller(student: ModelEntry, teacher: ModelEntry) -> str:
@@ -218,23 +226,22 @@ def _undistilled(report: TaskReport) -> str:
     reached = (
         f"{'slices of the teacher reach' if inherited else 'without distillation the same student reaches'} {score}"
     )
+    change = report.student.over_baseline
+    within = "" if change is None else f" (difference {signed(change.value)}, {interval(change)})"
     if added > 0:
-        return f"; {reached}, {added:.3f} less"
-    more = f"{-added:.3f} more" if added < 0 else "the same"
+        return f"; {reached}, {added:.3f} less{within}"
+    more = f"{-added:.3f} more{within}" if added < 0 else "the same"
     return f"; {'inheriting weights' if inherited else 'distillation'} did not pay here: {reached}, {more}"
 
 
 def caution(report: TaskReport) -> str | None:
-    """A remark if the gain is smaller than the evaluation set can resolve."""
-    added, examples, value = gain(report), report.data.report, report.student.score
-    if not added or not examples or report.metric not in BOUNDED or not 0 <= value <= 1:
-        return None
-    error = math.sqrt(value * (1 - value) / examples)
-    if abs(added) >= error:
+    """A remark if the interval of the gain includes 0."""
+    added, change = gain(report), report.student.over_baseline
+    if not added or change is None or not change.low <= 0 <= change.high:
         return None
     return (
-        f"The difference of {abs(added):.3f} is smaller than the standard error of the score on {examples:,} examples "
-        f"(about {error:.3f}); another seed may reverse it."
+        f"The difference of {abs(added):.3f} may be chance: on {report.data.report:,} examples its {interval(change)} includes 0. "
+        "Another seed may reverse it."
     )
 
 

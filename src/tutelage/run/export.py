@@ -28,8 +28,8 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.evaluation.intervals import drawn, paired_difference
-from tutelage.recipes.config import from_yaml
 from tutelage.run.checks import check_ids, check_words
+from tutelage.run.folder import config_of_run, temperature_of_run
 from tutelage.run.plan import typical
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel
@@ -85,7 +85,7 @@ def export(
     *,
     form: Format = "onnx",
     int8: bool = True,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     most: int = 1000,
     strict: bool = False,
     quiet: bool = False,
@@ -94,13 +94,18 @@ def export(
     place = free_place(folder)
     if form == "onnx":
         check_installed()
-    if not temperature > 0:
+    if temperature is not None and not temperature > 0:
         raise TutelageError(f"temperature={temperature} makes no probabilities; give a number above 0")
     with bench(quiet) as desk:
         path = resolve(model)
         head = head_in(path)
         source = Source(path, head, role="model", pooling=None if data_config is None else data_config.pooling)
         checked = _checked(model, source, kind_of_model(head, source.config), data_config, most)
+        if temperature is None:
+            temperature, note = (
+                temperature_of_run(path) if form == "onnx" and checked.kind.classifies_texts else (1.0, [])
+            )
+            checked.notes.extend(f"{line}; {option('temperature')} gives another" for line in note)
         plain = expanded(source.model) if form == "checkpoint" else source.model
         if checked.data is not None and checked.kind.named and unnamed(source.config):
             for name, value in checked.kind.label_settings(checked.data).items():
@@ -145,7 +150,7 @@ def _checked(model: str, source: Source, kind: Kind, data_config: DataConfig | N
         return _of_task(model, source, kind, data_config, most)
     notes = []
     try:
-        data_config = _config_of_run(Path(os.path.abspath(resolve(model))))
+        data_config = config_of_run(resolve(model))
         if data_config is not None:
             return _of_task(model, source, kind, data_config, most)
     except TutelageError as error:
@@ -160,17 +165,6 @@ def _checked(model: str, source: Source, kind: Kind, data_config: DataConfig | N
     examples = Examples([f"built-in/{i}" for i in range(len(texts))], texts, pairs, labels)
     limit = kind.longest(anatomy.max_length(source.config))
     return Checked(kind, None, _read(source, kind, examples, limit, None), limit, "built-in sentences", notes)
-
-
-def _config_of_run(folder: Path) -> DataConfig | None:
-    """The texts of the run in whose folder a model lies; None where it lies in none, or its run was on a corpus."""
-    for place in (folder / "config.yaml", folder.parent / "config.yaml"):
-        if place.is_file():
-            config = from_yaml(place)
-            if config.data.task is not None or config.data.train is not None:
-                longest = config.data.max_length or config.recipe.longest
-                return config.data.model_copy(update={"max_length": longest})
-    return None
 
 
 def _of_task(model: str, source: Source, kind: Kind, config: DataConfig, most: int) -> Checked:

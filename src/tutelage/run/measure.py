@@ -16,7 +16,7 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.evaluation import speed
 from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport
-from tutelage.run import predicted
+from tutelage.run import predicted, quality
 from tutelage.run.checks import check_ids, check_words, near_chance, other_order
 from tutelage.run.plan import example_flops, mapping_report, typical
 from tutelage.run.served import served
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from tutelage.run.task import TaskRun
 
 
-def measured(run: TaskRun, workspace: Workspace) -> dict[str, Any]:
-    """Scores, sizes and speed of teacher, student and twin, by ``teacher``, ``student``, ``baseline``; and what they are as they
-    would be served, ``served``."""
+def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Scores, sizes and speed of teacher, student and twin, by ``teacher``, ``student``, ``baseline``, and what they are as they
+    would be served, ``served``; and their logits by part of the evaluation set."""
     data, device, taught = run.data, workspace.accelerator.device, run.teacher
     part, texts = next(iter(run.dev.items()))
     known = {} if taught is None else taught.logits
@@ -84,6 +84,10 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, Any]:
     if teacher is not None:
         relative = data.metrics[0] not in kind_of(data.kind).against_teacher
         student["retention"] = student["score"] / teacher["score"] if teacher["score"] and relative else None
+        if relative:
+            student["over_teacher"] = quality.difference(
+                kind_of(data.kind), data, texts, logits["student"][part], logits["teacher"][part]
+            )
         if teacher["latency_ms"]:
             student["speedup"] = teacher["latency_ms"]["32"] / student["latency_ms"]["32"]
         kind, ours, theirs = kind_of(data.kind), logits["student"][part], logits["teacher"][part]
@@ -92,13 +96,17 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, Any]:
         if kind.classifies_texts:
             wrong = ours.argmax(1) != torch.from_numpy(texts.examples.labels)
             student["against_label"] = float(((ours.argmax(1) == theirs.argmax(1)) & wrong).float().mean())
-    return {**entries, "served": served(run, models)}
+    if "baseline" in logits:
+        student["over_baseline"] = quality.difference(
+            kind_of(data.kind), data, texts, logits["student"][part], logits["baseline"][part]
+        )
+    return {**entries, "served": served(run, models)}, logits
 
 
 def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -> TaskReport:
     """The report of a run on a task."""
     config, data = run.config, run.data
-    entries = measured(run, workspace)
+    entries, logits = measured(run, workspace)
     part = next(iter(run.dev))
     chance = kind_of(data.kind).constant_scores(data, data.dev[part])
     recipe, taught, dev = config.recipe, run.teacher, run.dev[next(iter(run.dev))]
@@ -131,6 +139,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
             "mean_length": float(dev.student.lengths.mean()),
         },
         **entries,
+        **quality.entry(run, workspace, part, logits["student"][part], logits["teacher"].get(part)),
         "predictions": predicted.entry(run, workspace),
         "store": None if taught is None or taught.store is None else describe(taught.store),
         "mapping": mapping_report(run.plans),

@@ -19,7 +19,8 @@ from tutelage.data.examples import Encoded
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import drawn, paired_difference
-from tutelage.report.model import Difference, Served, ServedEntry
+from tutelage.report.model import Served, ServedEntry
+from tutelage.report.quality import Difference
 from tutelage.run.plan import typical
 from tutelage.serving.graph import OUTPUTS, quantize, to_onnx
 from tutelage.serving.report import busy_note

@@ -104,7 +104,7 @@ def shrink(
         order = _tried(task, found, fitting[:TRIED], wanted, out) + [one.name for one in fitting[TRIED:]]
     done = {one.name for one in found.trained}
     for name in order[:MOST_TRAINED]:
-        if not found.met and name not in done:
+        if not found.passed and name not in done:
             _train(found, name, wanted[name], first, out, quiet)
             _save(out, found)
     return _finish(found, out)
@@ -300,14 +300,14 @@ def _verdict(found: Shrink) -> str:
     if found.answer == "teacher":
         form = next(one for one in found.forms if one.form == "int8")
         return (
-            f"The teacher in int8 is the answer: {form.ms:.2f} ms, {form.bytes / 1e6:.1f} MB, {found.metric} {form.score:.3f} on "
+            f"The teacher in int8 is the answer: {form.ms:.2f} ms, {form.bytes / 1e6:.1f} MB, {found.passedric} {form.score:.3f} on "
             "the validation split. No student was trained."
         )
     best = max(found.trained, key=lambda one: (not one.exceeds, one.retention))
     said = (
-        f"{best.name} in int8 keeps {best.retention:.1%} of the teacher's {found.metric} (95 % interval from {best.least:.1%}) at "
+        f"{best.name} in int8 keeps {best.retention:.1%} of the teacher's {found.passedric} (95 % interval from {best.least:.1%}) at "
         f"{best.ms:.2f} ms and {best.bytes / 1e6:.1f} MB"
     )
-    if found.met:
+    if found.passed:
         return f"{said}."
     return f"No student meets the limits. The nearest: {said}; beyond the limits: {' and '.join(best.exceeds)}."

@@ -56,6 +56,9 @@ class Classification(TextKind):
     def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         return np.asarray(logits.argmax(axis=1))
 
+    def members(self, answers: npt.NDArray[Any], classes: int) -> npt.NDArray[np.bool_]:
+        return np.asarray(answers[:, None] == np.arange(classes))
+
     def confusion(self, logits: Tensor, texts: Texts, classes: int) -> npt.NDArray[np.int64]:
         return counted(texts.examples.labels, logits, classes)
 

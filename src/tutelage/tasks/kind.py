@@ -30,7 +30,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import Metric
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count, SoftLossOptions
-from tutelage.tasks.metrics import value_of
+from tutelage.tasks.metrics import of_rows, value_of
 from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, classes_in
 
 LEAST = 1e-8
@@ -356,6 +356,11 @@ class TextKind(Kind):
     def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Answers as ``metrics.value_of`` takes them, of logits ``(n, outputs)``."""
 
+    def members(self, answers: npt.NDArray[Any], classes: int) -> npt.NDArray[np.bool_] | None:
+        """``(n, classes)``: which classes each text is in, by its label or its prediction, in the form of :meth:`predictions`; if
+        not overridden ``None``: answers are no classes."""
+        return None
+
     @abstractmethod
     def constant(self, name: str, labels: Labels, positive: int = 1) -> npt.NDArray[Any]:
         """The answer to every text that scores best in metric ``name``."""
@@ -389,8 +394,7 @@ class TextKind(Kind):
 
     def resampled(self, data: Data, logits: Tensor, texts: Texts) -> tuple[int, Metric]:
         predictions, labels = self.predictions(logits.numpy()), texts.examples.labels
-        name, positive = data.metrics[0], data.positive
-        return len(labels), lambda rows: self._value(name, predictions[rows], labels[rows], positive)
+        return len(labels), of_rows(data.metrics[0], predictions, labels, data.positive)
 
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         return {name: self.chance(name, examples.labels, data.positive) for name in data.metrics}

@@ -12,6 +12,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from tutelage.errors import TutelageError
+from tutelage.evaluation.intervals import Metric
 
 
 def value_of(name: str, predictions: npt.NDArray[Any], labels: npt.NDArray[Any], positive: int = 1) -> float:
@@ -40,6 +41,45 @@ def value_of(name: str, predictions: npt.NDArray[Any], labels: npt.NDArray[Any],
             raise TutelageError("metric f1 is for two classes, the data has more: choose macro_f1 or micro_f1")
         return float(f1_score(labels, predictions, pos_label=positive, zero_division=0))
     return float(f1_score(labels, predictions, average=name.removesuffix("_f1"), zero_division=0))
+
+
+def of_rows(name: str, predictions: npt.NDArray[Any], labels: npt.NDArray[Any], positive: int = 1) -> Metric:
+    """:func:`value_of` as a function of the examples that count: counting alone, for thousands of resamples."""
+    if name in ("pearson", "spearman"):
+        return lambda rows: value_of(name, predictions[rows], labels[rows], positive)
+    labels = labels.astype(np.int64)
+    if name == "accuracy":
+        right = predictions == labels if labels.ndim == 1 else (predictions == labels).all(axis=1)
+        return lambda rows: float(right[rows].mean())
+    if labels.ndim == 2:
+        both, either = predictions * labels, predictions + labels
+        return lambda rows: _f1(name, both[rows].sum(axis=0), either[rows].sum(axis=0), np.ones(labels.shape[1], bool))
+    classes = int(max(labels.max(), predictions.max(), positive)) + 1
+    cells = labels * classes + predictions
+
+    def metric(rows: npt.NDArray[np.int64]) -> float:
+        counts = np.bincount(cells[rows], minlength=classes**2).reshape(classes, classes)
+        right, wanted, given = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+        if name == "mcc":
+            total = len(rows)
+            spread = (total**2 - (given**2).sum()) * (total**2 - (wanted**2).sum())
+            return float((right.sum() * total - (wanted * given).sum()) / math.sqrt(spread)) if spread else 0.0
+        if name == "f1":
+            return _share(2 * right[positive], wanted[positive] + given[positive])
+        return _f1(name, right, wanted + given, wanted + given > 0)
+
+    return metric
+
+
+def _f1(name: str, both: npt.NDArray[Any], either: npt.NDArray[Any], present: npt.NDArray[np.bool_]) -> float:
+    """Micro or macro F1 of classes: their right answers, answers plus labels, and which classes there are."""
+    if name == "micro_f1":
+        return _share(2 * both.sum(), either.sum())
+    return float(np.mean(2 * both[present] / np.maximum(either[present], 1)))
+
+
+def _share(part: Any, whole: Any) -> float:
+    return float(part / whole) if whole else 0.0
 
 
 def standard_error(texts: int) -> float:

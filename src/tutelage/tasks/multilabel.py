@@ -77,6 +77,9 @@ class Multilabel(TextKind):
     def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         return (logits > 0).astype(np.int64)
 
+    def members(self, answers: npt.NDArray[Any], classes: int) -> npt.NDArray[np.bool_]:
+        return np.asarray(answers > 0)
+
     def agreement(self, ours: Tensor, theirs: Tensor) -> float | None:
         """Share of texts with the same set of classes."""
         return float(((ours > 0) == (theirs > 0)).all(dim=1).float().mean())

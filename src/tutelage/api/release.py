@@ -1,0 +1,110 @@
+"""The commands that decide whether and how a student is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from tutelage.data.signature import takes_data
+
+if TYPE_CHECKING:
+    from tutelage.data.config import DataConfig, DataOptions
+    from tutelage.report.cascade import CascadeReport
+    from tutelage.run.gate import Gate
+    from tutelage.run.inputs import Model, Splits
+from tutelage.api.common import FILES, FilePath, checked_data
+
+
+def gate(
+    report: FilePath,
+    *,
+    min_retention: float | None = None,
+    max_class_drop: float | None = None,
+    min_agreement: float | None = None,
+    max_latency_ms: float | None = None,
+    max_size_mb: float | None = None,
+) -> Gate:
+    """Check the numbers of a run or an export against limits: exit code 0 if all are met, 1 if not, 2 for a mistake.
+
+    A limit is compared with the bound of the 95 % interval, so that chance does not pass the gate. Of an exported folder the file
+    that serves is checked: int8 where there is one.
+
+    Args:
+        report: Folder of a run, its report.json, or a folder of `tutelage export`.
+        min_retention: Least share of the teacher's score that the student keeps.
+        max_class_drop: Largest drop of the recall of any class against the teacher's.
+        min_agreement: Least share of texts with the teacher's class.
+        max_latency_ms: Most milliseconds for one text; of an exported file its p95 on one thread.
+        max_size_mb: Largest size of the weights on disk, in MB (10^6 bytes).
+
+    Returns:
+        ``passed``, and for each condition value, bound and limit.
+
+    Raises:
+        TutelageError: when there is no limit, or the report lacks what a limit is about.
+
+    Example: tutelage gate runs/a --min-retention 0.97 --max-class-drop 0.05
+    """
+    from tutelage.run.gate import gate as checked
+
+    return checked(
+        Path(report),
+        min_retention=min_retention,
+        max_class_drop=max_class_drop,
+        min_agreement=min_agreement,
+        max_latency_ms=max_latency_ms,
+        max_size_mb=max_size_mb,
+    )
+
+
+@takes_data(*FILES, "max_length")
+def cascade(
+    student: Model,
+    teacher: Model,
+    out: FilePath,
+    *,
+    agreement: float = 0.98,
+    confidence: float = 0.95,
+    per_class: bool = False,
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
+) -> CascadeReport:
+    """Choose when a student answers and when its teacher is asked, so that its answers agree with the teacher's at a promised rate.
+
+    The student answers where the probability of its class is above a threshold. This is chosen on the evaluation set of the given
+    texts, or of the run in whose folder the student lies; neither model may have been trained on them. The promise holds for new
+    texts of the same kind. ``cascade.json`` has the threshold, the coverage curve, and the texts on which the student is sure and
+    the teacher or the label disagrees.
+
+    Args:
+        student: Student: a folder or a hub id.
+        teacher: Its teacher: a folder or a hub id.
+        out: Folder to write; new or empty.
+        agreement: Promised share of the student's answers that are the teacher's.
+        confidence: Probability that the promise is kept, over draws of the texts.
+        per_class: Choose a threshold for each class, with the promise for each.
+        quiet: Print nothing.
+        data: The texts as one object.
+        **options: The texts by the fields of DataConfig.
+
+    Raises:
+        TutelageError: when a model or the data cannot be loaded, or there are too few texts for the promise. Then nothing is
+            written.
+
+    Example: tutelage cascade runs/a/student --teacher teacher/ --out cascade/ --agreement 0.98
+    """
+    from tutelage.run.cascade import cascade as chosen
+    from tutelage.run.inputs import Inputs
+
+    with Inputs() as inputs:
+        return chosen(
+            inputs.model(student, "student"),
+            inputs.model(teacher, "teacher"),
+            Path(out),
+            checked_data(inputs, data, options),
+            agreement=agreement,
+            confidence=confidence,
+            per_class=per_class,
+            quiet=quiet,
+        )

@@ -1,0 +1,79 @@
+"""How far the probabilities of a classifier can be trusted, and the temperature that mends them.
+
+Shapes everywhere: ``logits`` and ``probabilities`` ``(n, classes)``, ``labels`` ``(n,)`` from 0, all known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, rel_entr, softmax
+
+Array = npt.NDArray[np.float64]
+Classes = npt.NDArray[np.int64]
+
+BINS = 15
+"""Bins of confidence, of equal width: as in Guo et al., ICML 2017, arXiv:1706.04599."""
+COLDEST, HOTTEST = 0.05, 20.0
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Predictions of about the same confidence."""
+
+    count: int
+    confidence: float
+    """Mean."""
+    accuracy: float
+
+
+def probabilities(logits: npt.NDArray[np.floating], temperature: float = 1.0) -> Array:
+    """``softmax(z / T)`` in float64."""
+    return np.asarray(softmax(logits.astype(np.float64) / temperature, axis=1))
+
+
+def fitted_temperature(logits: npt.NDArray[np.floating], labels: Classes) -> float:
+    """The temperature that minimises ``-mean log softmax(z / T)[y]``, between 0.05 and 20 (Guo et al. 2017).
+
+    Where all rows are right (or there are none) the minimum lies at temperature 0 and says nothing; then it is 1.
+    """
+    scores = logits.astype(np.float64)
+    if (scores.argmax(axis=1) == labels).all():
+        return 1.0
+    rows = np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        return -float(log_softmax(scores / np.exp(log_temperature), axis=1)[rows, labels].mean())
+
+    # In 1 / T the loss is convex, so in log T it has one minimum.
+    found = minimize_scalar(loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def reliability(shares: Array, labels: Classes, bins: int = BINS) -> list[Bin]:
+    """The predictions by confidence (the largest probability): bins of equal width ``(a, b]``, empty ones left out."""
+    sure, right = shares.max(axis=1), shares.argmax(axis=1) == labels
+    place = np.clip(np.ceil(sure * bins).astype(int), 1, bins) - 1
+    return [
+        Bin(int(inside.sum()), float(sure[inside].mean()), float(right[inside].mean()))
+        for inside in (place == number for number in range(bins))
+        if inside.any()
+    ]
+
+
+def calibration_error(shares: Array, labels: Classes, bins: int = BINS) -> float:
+    """Expected calibration error (ECE): mean over predictions of the ``|accuracy - confidence|`` of their bin."""
+    return sum(b.count * abs(b.accuracy - b.confidence) for b in reliability(shares, labels, bins)) / len(labels)
+
+
+def brier(shares: Array, labels: Classes) -> float:
+    """Brier score: ``mean_i sum_c (p_ic - [y_i = c])^2``, 0 to 2 (Brier 1950)."""
+    return float(((shares - np.eye(shares.shape[1])[labels]) ** 2).sum(axis=1).mean())
+
+
+def divergence(teacher: Array, student: Array) -> float:
+    """``KL(teacher || student)``, mean over rows, in nats."""
+    return float(rel_entr(teacher, np.maximum(student, np.finfo(np.float64).tiny)).sum(axis=1).mean())

@@ -1,0 +1,105 @@
+"""Blocks of ``report.json`` on the answers of the student: by class, beside its teacher's, and how sure it is of them."""
+
+from __future__ import annotations
+
+from tutelage.report.section import Block
+
+
+class Difference(Block):
+    """By how much a score of the student is above that of another model on the same examples."""
+
+    value: float
+    low: float
+    """Lower end of the 95 % interval: paired bootstrap over examples."""
+    high: float
+
+
+class ClassScores(Block):
+    """What a model scores on one class."""
+
+    recall: float
+    """Share of the texts of the class that are given it."""
+    f1: float
+
+
+class ClassEntry(Block):
+    """One class on the evaluation set."""
+
+    name: str
+    support: int
+    """Texts of the class."""
+    student: ClassScores
+    teacher: ClassScores | None
+    """Null without a teacher."""
+    recall_difference: Difference | None
+    """Recall of the student minus the teacher's, over the texts of the class. Null without a teacher."""
+
+
+class Confusion(Block):
+    """Texts of one class that are given another."""
+
+    label: str
+    predicted: str
+    student: int
+    """Number of such texts."""
+    teacher: int | None
+    """The same of the teacher. Null without a teacher."""
+
+
+class Disagreement(Block):
+    """A text of the evaluation set for which student and teacher predict different classes."""
+
+    text: str
+    text_pair: str | None
+    label: str
+    student: str
+    student_probability: float
+    """The student's probability of its class, at temperature 1."""
+    teacher: str
+    teacher_probability: float
+
+
+class DisagreementsEntry(Block):
+    """Where student and teacher differ."""
+
+    found: int
+    """Number of such texts."""
+    listed: list[Disagreement]
+    """At most 200: those on which only the teacher is right first, then those on which the student is surest."""
+
+
+class ReliabilityBin(Block):
+    """Predictions of about the same confidence (the largest probability)."""
+
+    count: int
+    confidence: float
+    """Mean."""
+    accuracy: float
+
+
+class CalibrationScores(Block):
+    """How far the student's probabilities can be trusted, on the evaluation set."""
+
+    ece: float
+    """Expected calibration error: mean distance of accuracy and confidence, over 15 bins of equal width."""
+    brier: float
+    """Brier score, 0 to 2: squared distance of the probabilities from the label."""
+    kl_to_teacher: float | None
+    """KL divergence of the student's probabilities from the teacher's (at temperature 1), in nats. Null without a teacher."""
+    bins: list[ReliabilityBin]
+
+
+class CalibrationEntry(Block):
+    """The temperature of the student's probabilities."""
+
+    temperature: float
+    """Divides the logits; it has the lowest cross-entropy on rows that the student was not trained on. 1 where the student is
+    right on all of them."""
+    texts: int
+    """Rows that it was fitted on."""
+    source: str
+    """Where these come from."""
+    before: CalibrationScores
+    """At temperature 1."""
+    after: CalibrationScores
+    """At the fitted temperature."""

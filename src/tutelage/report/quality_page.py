@@ -1,0 +1,166 @@
+"""Sections of the page on the answers of the student: by class, errors, texts on which the teacher differs, calibration."""
+
+from __future__ import annotations
+
+from tutelage.report.model import TaskReport
+from tutelage.report.numbers import count_text, finite, percent, score_text
+from tutelage.report.quality import CalibrationScores, ClassScores
+from tutelage.report.section import Cell, Column, Line, LineChart, Row, Section, Table
+from tutelage.report.words import called, one_line, signed
+
+CLASSES = 20
+"""Classes on the page; ``report.json`` has all."""
+CONFUSIONS = 10
+"""Confusions on the page; ``report.json`` has up to 100."""
+CHARACTERS = 200
+"""Characters of a text."""
+
+
+def sections(report: TaskReport) -> list[Section | None]:
+    """The sections that the report has numbers for."""
+    return [classes(report), confusions(report), calibration(report), disagreements(report)]
+
+
+def classes(report: TaskReport) -> Section | None:
+    """The worst regressions by class."""
+    if not report.classes:
+        return None
+    taught = report.classes[0].recall_difference is not None
+    groups = ("Teacher", "Student") if taught else ("Model",)
+    columns = [Column(title="Texts")]
+    columns += [Column(title=title, group=group) for group in groups for title in ("recall", "F1")]
+    columns += [Column(title="Difference in recall")] if taught else []
+    rows = []
+    for one in report.classes[:CLASSES]:
+        cells: list[str | Cell] = [count_text(one.support)]
+        for scores in (one.teacher, one.student) if taught else (one.student,):
+            cells += _recall_and_f1(scores)
+        if (change := one.recall_difference) is not None:
+            below = f"{signed(change.low)} to {signed(change.high)}" if finite(change.low) else ""
+            cells.append(Cell(text=signed(change.value), below=below))
+        rows.append(Row(name=one_line(one.name), cells=cells))
+    first = "The worst regressions first" if taught else "The lowest recall first"
+    more = len(report.classes) - CLASSES
+    return Section(
+        title="By class",
+        table=Table(
+            caption=f"{first}. Recall is the share of the texts of a class that are given it."
+            + (
+                " Below the difference its 95 % interval (paired bootstrap over the texts of the class)."
+                if taught
+                else ""
+            ),
+            head="Class",
+            columns=columns,
+            rows=rows,
+        ),
+        notes=[f"report.json lists {more:,} more classes."] if more > 0 else [],
+    )
+
+
+def _recall_and_f1(scores: ClassScores | None) -> list[str]:
+    return ["", ""] if scores is None else [score_text(scores.recall), score_text(scores.f1)]
+
+
+def confusions(report: TaskReport) -> Section | None:
+    """The student's most frequent errors."""
+    if not report.confusions:
+        return None
+    taught = report.confusions[0].teacher is not None
+    columns = [Column(title="Predicted", align="text"), Column(title="Student" if taught else "Model", strong=True)]
+    columns += [Column(title="Teacher")] if taught else []
+    rows = [
+        Row(
+            name=one_line(one.label),
+            cells=[
+                one_line(one.predicted),
+                f"{one.student:,}",
+                *([f"{one.teacher:,}"] if one.teacher is not None else []),
+            ],
+        )
+        for one in report.confusions[:CONFUSIONS]
+    ]
+    caption = "The most frequent errors: numbers of texts of a class that are given another."
+    return Section(title="Confusions", table=Table(caption=caption, head="Class", columns=columns, rows=rows))
+
+
+def disagreements(report: TaskReport) -> Section | None:
+    """The texts on which student and teacher differ."""
+    entry = report.disagreements
+    if entry is None or not entry.found:
+        return None
+    rows = []
+    for one in entry.listed:
+        text = one_line(one.text if one.text_pair is None else f"{one.text} | {one.text_pair}")
+        cells: list[str | Cell] = [one_line(one.label)]
+        for said, share in ((one.student, one.student_probability), (one.teacher, one.teacher_probability)):
+            cells.append(
+                Cell(text=one_line(said), below=percent(share), style="best" if said == one.label else "plain")
+            )
+        rows.append(Row(name=text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]} ...", cells=cells))
+    which = "" if len(rows) == entry.found else f" {len(rows)} are shown."
+    return Section(
+        title="Where student and teacher differ",
+        paragraphs=[
+            f"On {count_text(entry.found)} of {count_text(report.data.report)} texts of the evaluation set the student predicts "
+            f"another class than {called(report)}.{which}"
+        ],
+        table=Table(
+            caption="Texts on which only the teacher is right first, then those on which the student is surest. Below a class its "
+            "probability; the right class is bold.",
+            head="Text",
+            columns=[Column(title=title, align="text") for title in ("Label", "Student", "Teacher")],
+            rows=rows,
+            searchable=True,
+        ),
+    )
+
+
+def calibration(report: TaskReport) -> Section | None:
+    """How far the probabilities can be trusted, before and after the fitted temperature."""
+    entry = report.calibration
+    if entry is None:
+        return None
+    measures = [
+        ("Expected calibration error", "ece"),
+        ("Brier score", "brier"),
+        ("KL to the teacher, nats", "kl_to_teacher"),
+    ]
+    rows = [
+        Row(name=name, cells=[score_text(getattr(entry.before, field)), score_text(getattr(entry.after, field))])
+        for name, field in measures
+        if getattr(entry.before, field) is not None
+    ]
+    return Section(
+        title="Calibration",
+        table=Table(
+            caption="The student's probabilities on the evaluation set; lower is better. The temperature "
+            f"{entry.temperature:.3g} was fitted on {count_text(entry.texts)} texts of the validation split ({entry.source}).",
+            head="Measure",
+            columns=[Column(title="Temperature 1"), Column(title=f"Temperature {entry.temperature:.3g}", strong=True)],
+            rows=rows,
+        ),
+        pictures=[
+            LineChart(
+                title="Accuracy by confidence, in percent",
+                summary=f"before {_course(entry.before)}; after {_course(entry.after)}",
+                x="confidence",
+                y="accuracy",
+                lines=[
+                    Line(name="temperature 1", points=_points(entry.before), style=1),
+                    Line(name=f"temperature {entry.temperature:.3g}", points=_points(entry.after), style=0),
+                    Line(name="calibrated", points=[(0, 0), (100, 100)], style=8),
+                ],
+                dots=True,
+            )
+        ],
+        notes=["tutelage export writes this temperature into the exported files."],
+    )
+
+
+def _points(scores: CalibrationScores) -> list[tuple[float, float]]:
+    return [(100 * one.confidence, 100 * one.accuracy) for one in scores.bins]
+
+
+def _course(scores: CalibrationScores) -> str:
+    return ", ".join(f"{one.accuracy:.0%} right at {one.confidence:.0%}" for one in scores.bins)

@@ -1,0 +1,42 @@
+"""The run in whose folder a model lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tutelage.data.config import DataConfig
+from tutelage.recipes.config import from_yaml
+from tutelage.report.model import REPORT, TaskReport, load_report
+
+
+def run_of(model: str, file: str) -> Path | None:
+    """The folder of the run that made a model, if it has ``file``: the model's own, or the one that it is the ``student/`` of."""
+    folder = Path(os.path.abspath(model))
+    places = [folder, folder.parent] if folder.name == "student" else [folder]
+    return next((place for place in places if (place / file).is_file()), None)
+
+
+def config_of_run(model: str) -> DataConfig | None:
+    """The texts of the run that made a model; None where there is none, or it was on a corpus."""
+    folder = run_of(model, "config.yaml")
+    config = None if folder is None else from_yaml(folder / "config.yaml")
+    if config is None or (config.data.task is None and config.data.train is None):
+        return None
+    return config.data.model_copy(update={"max_length": config.data.max_length or config.recipe.longest})
+
+
+def temperature_of_run(model: str) -> tuple[float, list[str]]:
+    """The temperature in the report of the run that made a classifier, and a note on it; 1 where there is none.
+
+    Raises:
+        TutelageError: the report cannot be read.
+    """
+    folder = run_of(model, REPORT)
+    report = None if folder is None else load_report(folder)
+    entry = report.calibration if isinstance(report, TaskReport) else None
+    if entry is None:
+        return 1.0, []
+    return entry.temperature, [
+        f"temperature {entry.temperature:.3g} of the run's report, fitted on {entry.texts:,} rows of the validation split"
+    ]

@@ -1,0 +1,241 @@
+"""A release gate: whether the numbers of a run, or of an exported folder, meet limits with their intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError, computed_field
+
+from tutelage.errors import TutelageError, option
+from tutelage.evaluation.intervals import least_share
+from tutelage.report.model import REPORT, TaskReport, load_report
+from tutelage.report.section import Block
+from tutelage.run.folder import run_of
+from tutelage.serving import report as exported
+from tutelage.serving.report import ExportReport
+from tutelage.tasks import kind_of
+
+CONFIDENCE = 0.975
+"""Of a one-sided bound: the lower end of a 95 % interval."""
+
+
+class Condition(Block):
+    """One limit and what was measured."""
+
+    name: str
+    """``retention``, ``class drop``, ``agreement``, ``latency_ms`` or ``size_mb``."""
+    value: float
+    bound: float
+    """The end of the value's 95 % interval that is compared with the limit; of a latency p95 where it is known. A value without an
+    interval is its own bound."""
+    limit: float
+    at_least: bool
+    """Whether the bound must reach the limit, instead of staying within it."""
+    of: str
+    """What was measured, in words."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def passed(self) -> bool:
+        return self.bound >= self.limit if self.at_least else self.bound <= self.limit
+
+    @property
+    def line(self) -> str:
+        """The condition in one line."""
+        return (
+            f"{'passed' if self.passed else 'FAILED'}: {self.name} {self.value:.3f}, bound {self.bound:.3f}, limit "
+            f"{'at least' if self.at_least else 'at most'} {self.limit:g} ({self.of})"
+        )
+
+
+class Gate(Block):
+    """Whether all conditions are met."""
+
+    version: Literal[1] = 1
+    path: str
+    """The ``report.json`` or ``export.json`` that was read."""
+    passed: bool
+    conditions: list[Condition]
+
+
+def gate(
+    path: Path,
+    *,
+    min_retention: float | None = None,
+    max_class_drop: float | None = None,
+    min_agreement: float | None = None,
+    max_latency_ms: float | None = None,
+    max_size_mb: float | None = None,
+) -> Gate:
+    """See :func:`tutelage.api.gate`."""
+    shares = {"min_retention": min_retention, "max_class_drop": max_class_drop, "min_agreement": min_agreement}
+    amounts = {"max_latency_ms": max_latency_ms, "max_size_mb": max_size_mb}
+    for name, limit in shares.items():
+        # A student may have to be better than its teacher.
+        if limit is not None and not 0 <= limit <= (2 if name == "min_retention" else 1):
+            raise TutelageError(f"{option(name)} {limit:g} is not a share; write 0.97 for 97 %")
+    for name, limit in amounts.items():
+        if limit is not None and not limit > 0:
+            raise TutelageError(f"{option(name)} {limit:g} cannot be met; give a number above 0")
+    if all(limit is None for limit in (shares | amounts).values()):
+        raise TutelageError(f"there is no limit to check; give {option('min_retention')} 0.97 or another")
+    file = _file(path)
+    export = _read_export(file) if file.name == exported.REPORT else None
+    if export is not None and (max_class_drop is not None or min_agreement is not None):
+        name = "max_class_drop" if max_class_drop is not None else "min_agreement"
+        raise TutelageError(
+            f"{str(file)!r} compares no classes with the teacher; check {option(name)} on the run's folder"
+        )
+    needs_run = export is None or min_retention is not None
+    report = _report(file, export) if needs_run else None
+    found: list[Condition] = []
+    if report is not None:
+        if min_retention is not None:
+            found.append(_retention(report, export, min_retention))
+        if max_class_drop is not None:
+            found.append(_class_drop(report, max_class_drop))
+        if min_agreement is not None:
+            found.append(_agreement(report, min_agreement))
+    if max_latency_ms is not None:
+        found.append(_latency(report, export, max_latency_ms))
+    if max_size_mb is not None:
+        found.append(_size(report, export, max_size_mb))
+    return Gate(path=str(file), passed=all(one.passed for one in found), conditions=found)
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def _file(path: Path) -> Path:
+    """The report that a path means.
+
+    Raises:
+        TutelageError: there is none.
+    """
+    names = (REPORT, exported.REPORT)
+    if path.name in names and path.is_file():
+        return path
+    found = next((path / name for name in names if (path / name).is_file()), None)
+    if found is None:
+        raise TutelageError(
+            f"{str(path)!r} holds no {' and no '.join(names)}; name the folder of a finished run, its {REPORT}, or a folder of "
+            "tutelage export"
+        )
+    return found
+
+
+def _read_export(file: Path) -> ExportReport:
+    try:
+        return ExportReport.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise TutelageError(f"{str(file)!r} is not a report of tutelage export ({reason}); repeat the export") from None
+
+
+def _report(file: Path, export: ExportReport | None) -> TaskReport:
+    """The report of the run: the file itself, or that of the run which made the exported model.
+
+    Raises:
+        TutelageError: there is none, or it is of a run on a corpus.
+    """
+    folder = file.parent if export is None else run_of(export.model, REPORT)
+    if folder is None:
+        assert export is not None
+        raise TutelageError(
+            f"the exported model {export.model!r} lies in the folder of no run, whose {REPORT} compares it with its teacher; check "
+            f"{option('min_retention')} on the run's folder"
+        )
+    report = load_report(folder)
+    if not isinstance(report, TaskReport):
+        raise TutelageError(f"the run in {str(folder)!r} is on a corpus and scores nothing; name a run on a task")
+    return report
+
+
+# ------------------------------------------------------------------------------------------------------------ conditions
+
+
+def _retention(report: TaskReport, export: ExportReport | None, limit: float) -> Condition:
+    """The student's score over the teacher's; its bound is that of the difference, over the teacher's score."""
+    teacher, over = report.teacher, report.student.over_teacher
+    if teacher is None or over is None or teacher.score <= 0:
+        raise TutelageError(
+            "the report compares the student with no teacher's score (trained without a teacher, a score of 0 or below, or by an "
+            f"older version); leave out {option('min_retention')}, or repeat the run"
+        )
+    value, low, of = (
+        report.student.score,
+        teacher.score + over.low,
+        f"{report.metric} of the student over the teacher's",
+    )
+    if export is not None:
+        side = export.sides[-1]
+        if side.change is None or export.metric != report.metric:
+            raise TutelageError(
+                f"the exported files were not scored by {report.metric}; repeat the export with the run's texts, or check "
+                f"{option('min_retention')} on the run's folder"
+            )
+        # Both ends are those of 95 % intervals: their sum lies below the whole change at least as often.
+        value, low, of = (
+            value + side.change.value,
+            low + side.change.low,
+            f"{report.metric} of {side.file} over the teacher's",
+        )
+    return Condition(
+        name="retention", value=value / teacher.score, bound=low / teacher.score, limit=limit, at_least=True, of=of
+    )
+
+
+def _class_drop(report: TaskReport, limit: float) -> Condition:
+    """By how much the recall of the worst class is below the teacher's."""
+    drops = [(one, one.recall_difference) for one in report.classes if one.recall_difference is not None]
+    if not drops:
+        raise TutelageError(
+            f"the report compares no classes with a teacher's; leave out {option('max_class_drop')}, or repeat the run with this "
+            "version"
+        )
+    worst, change = min(drops, key=lambda pair: pair[1].low)
+    over = sum(-one.low > limit for _, one in drops)
+    return Condition(
+        name="class drop",
+        value=-change.value,
+        bound=-change.low,
+        limit=limit,
+        at_least=False,
+        of=f"recall of class {worst.name!r}, {worst.support:,} texts; {over} of {len(drops)} classes are over the limit",
+    )
+
+
+def _agreement(report: TaskReport, limit: float) -> Condition:
+    """The share of texts with the teacher's class; its bound is exact (Clopper-Pearson)."""
+    share, texts = report.student.agreement, report.data.report
+    if share is None or not kind_of(report.kind).classifies_texts:
+        raise TutelageError(f"the report counts no texts with the teacher's class; leave out {option('min_agreement')}")
+    bound = least_share(round(share * texts), texts, CONFIDENCE)
+    of = f"texts with the teacher's class, of {texts:,}"
+    return Condition(name="agreement", value=share, bound=bound, limit=limit, at_least=True, of=of)
+
+
+def _latency(report: TaskReport | None, export: ExportReport | None, limit: float) -> Condition:
+    """Milliseconds for one text: of the served file on one thread median and p95, of the student in PyTorch the median."""
+    if export is not None:
+        side = export.sides[-1]
+        time = next(one for one in side.latency if one.batch == 1)
+        value, bound = time.p50_ms, time.p95_ms
+        threads = "1 thread" if time.threads == 1 else f"{time.threads} threads"
+        of = f"{side.file}, one text of {time.tokens} tokens, {threads}; the bound is p95"
+    else:
+        assert report is not None
+        value = bound = (report.student.latency_ms or {})["1"]
+        of = f"the student in PyTorch, one text, median on {report.environment.device}"
+    return Condition(name="latency_ms", value=value, bound=bound, limit=limit, at_least=False, of=of)
+
+
+def _size(report: TaskReport | None, export: ExportReport | None, limit: float) -> Condition:
+    """Size of the weights on disk in MB (10^6 bytes)."""
+    if export is not None:
+        size, of = export.sides[-1].bytes / 1e6, export.sides[-1].file
+    else:
+        assert report is not None
+        size, of = report.student.bytes / 1e6, "the student's weights on disk"
+    return Condition(name="size_mb", value=size, bound=size, limit=limit, at_least=False, of=of)

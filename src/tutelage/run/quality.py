@@ -1,0 +1,154 @@
+"""What a report says of the student's answers: by class, beside the teacher's, and how sure it is of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from tutelage.data.examples import Data, Examples
+from tutelage.data.texts import Texts
+from tutelage.evaluation import calibration
+from tutelage.evaluation.intervals import paired_difference, paired_shares
+from tutelage.tasks import kind_of
+from tutelage.tasks.kind import Kind, TextKind
+
+if TYPE_CHECKING:
+    from tutelage.run.task import TaskRun
+    from tutelage.run.workspace import Workspace
+
+MOST_CONFUSIONS = 100
+MOST_DISAGREEMENTS = 200
+
+
+def difference(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tensor) -> dict[str, float]:
+    """By how much the first metric of one model is above another's on the same texts."""
+    count, metric = kind.resampled(data, ours, texts)
+    value, low, high = paired_difference(metric, kind.resampled(data, theirs, texts)[1], count)
+    return {"value": value, "low": low, "high": high}
+
+
+def entry(run: TaskRun, workspace: Workspace, part: str, ours: Tensor, theirs: Tensor | None) -> dict[str, Any]:
+    """The report's fields ``classes``, ``confusions``, ``disagreements`` and ``calibration``, of a part of the evaluation set.
+
+    Args:
+        run: The run.
+        workspace: Its device and display.
+        part: Name of the part.
+        ours: The student's logits of it.
+        theirs: The teacher's, if there is one.
+    """
+    kind, data, texts = kind_of(run.data.kind), run.data, run.dev[part]
+    found: dict[str, Any] = {"classes": by_class(kind, data, texts, ours, theirs)}
+    if not kind.classifies_texts:
+        return found
+    found["confusions"] = confusions(kind, data, texts, ours, theirs)
+    if theirs is not None:
+        found["disagreements"] = disagreements(data, texts.examples, ours, theirs)
+    known = np.flatnonzero(run.selection.examples.labelled)
+    if len(known):
+        logits = workspace.predict(run.student, run.selection.student, "student on the validation split")
+        labels = run.selection.examples.labels[known]
+        found["calibration"] = {
+            "temperature": calibration.fitted_temperature(logits.numpy()[known], labels),
+            "texts": len(known),
+            "source": data.sources.get("selection", "validation split"),
+        }
+        for when, temperature in (("before", 1.0), ("after", found["calibration"]["temperature"])):
+            found["calibration"][when] = trusted(ours, theirs, texts.examples.labels, temperature)
+    return found
+
+
+def by_class(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tensor | None) -> list[dict[str, Any]]:
+    """Each class that the texts have, the worst regressions first."""
+    if not isinstance(kind, TextKind):
+        return []
+
+    def members(answers: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+        return kind.members(answers, len(data.labels))
+
+    gold, student = members(texts.examples.labels), members(kind.predictions(ours.numpy()))
+    if gold is None or student is None:
+        return []
+    teacher = None if theirs is None else members(kind.predictions(theirs.numpy()))
+    rows = []
+    for number, name in enumerate(data.labels):
+        of = gold[:, number]
+        if not of.any():
+            continue
+        row: dict[str, Any] = {"name": name, "support": int(of.sum()), "student": _scores(of, student[:, number])}
+        row |= {"teacher": None, "recall_difference": None}
+        if teacher is not None:
+            value, low, high = paired_shares(student[of, number], teacher[of, number])
+            row["teacher"] = _scores(of, teacher[:, number])
+            row["recall_difference"] = {"value": value, "low": low, "high": high}
+        rows.append(row)
+
+    def first(row: dict[str, Any]) -> tuple[float, int]:
+        change = row["recall_difference"]
+        return (row["student"]["recall"] if change is None else change["value"]), -row["support"]
+
+    return sorted(rows, key=first)
+
+
+def _scores(gold: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """Recall and F1 of one class; there are texts of it."""
+    both = int((gold & predicted).sum())
+    return {"recall": both / int(gold.sum()), "f1": 2 * both / int(gold.sum() + predicted.sum())}
+
+
+def confusions(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tensor | None) -> list[dict[str, Any]]:
+    """The most frequent errors of the student."""
+    classes = len(data.labels)
+    student = kind.confusion(ours, texts, classes)
+    teacher = None if theirs is None else kind.confusion(theirs, texts, classes)
+    assert student is not None
+    wrong = student * (1 - np.eye(classes, dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSIONS]
+    return [
+        {
+            "label": data.labels[row],
+            "predicted": data.labels[column],
+            "student": int(wrong[row, column]),
+            "teacher": None if teacher is None else int(teacher[row, column]),
+        }
+        for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)
+        if wrong[row, column]
+    ]
+
+
+def disagreements(data: Data, examples: Examples, ours: Tensor, theirs: Tensor) -> dict[str, Any]:
+    """The texts on which student and teacher differ: where only the teacher is right first, then where the student is surest."""
+    mine, other = (calibration.probabilities(logits.numpy()) for logits in (ours, theirs))
+    said, taught, labels = mine.argmax(axis=1), other.argmax(axis=1), examples.labels
+    rows = np.flatnonzero(said != taught)
+    lost = taught[rows] == labels[rows]
+    order = rows[np.lexsort((-mine.max(axis=1)[rows], ~lost))]
+    listed = [
+        {
+            "text": examples.texts[row],
+            "text_pair": None if examples.pairs is None else examples.pairs[row],
+            "label": data.labels[labels[row]],
+            "student": data.labels[said[row]],
+            "student_probability": float(mine[row].max()),
+            "teacher": data.labels[taught[row]],
+            "teacher_probability": float(other[row].max()),
+        }
+        for row in order[:MOST_DISAGREEMENTS]
+    ]
+    return {"found": len(rows), "listed": listed}
+
+
+def trusted(ours: Tensor, theirs: Tensor | None, labels: npt.NDArray[np.int64], temperature: float) -> dict[str, Any]:
+    """How far the student's probabilities at a temperature can be trusted."""
+    shares = calibration.probabilities(ours.numpy(), temperature)
+    return {
+        "ece": calibration.calibration_error(shares, labels),
+        "brier": calibration.brier(shares, labels),
+        "kl_to_teacher": None
+        if theirs is None
+        else calibration.divergence(calibration.probabilities(theirs.numpy()), shares),
+        "bins": [vars(one) for one in calibration.reliability(shares, labels)],
+    }

@@ -1,0 +1,172 @@
+"""The release gate: decides by the bound, says why, and its exit code is one that a pipeline can read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutelage import api, cli
+from tutelage.errors import TutelageError
+from tutelage.report.model import REPORT, ModelEntry, StudentEntry, TaskReport, load_report
+from tutelage.report.quality import ClassEntry, ClassScores, Difference
+from tutelage.serving.report import REPORT as EXPORT
+from tutelage.serving.report import Change, ExportReport, Side
+from tutelage.serving.timing import Latency
+
+
+@pytest.fixture
+def run(teacher_folder: Path, tmp_path: Path) -> Path:
+    """A run whose student scores 0.88 of 0.9 on 400 texts, -0.04 to 0; class x lost 0.1, at most 0.2."""
+    report = load_report(teacher_folder / "teacher")
+    assert isinstance(report, TaskReport)
+    scores: dict[str, Any] = {
+        "name": "t",
+        "score": 0.9,
+        "scores": {"dev": {"accuracy": 0.9}},
+        "parameters": 1,
+        "flops": 1,
+    }
+    teacher = ModelEntry(**scores, latency_ms={"1": 9.0, "32": 90.0}, shape="4 layers")
+    student = StudentEntry(
+        **{**scores, "score": 0.88, "latency_ms": {"1": 4.5, "32": 40.0}, "shape": "1 layer"},
+        bytes=20_000_000,
+        agreement=0.95,
+        retention=0.88 / 0.9,
+        over_teacher=Difference(value=-0.02, low=-0.04, high=0.0),
+    )
+    same = ClassScores(recall=0.9, f1=0.9)
+    classes = [
+        ClassEntry(
+            name=name,
+            support=100,
+            student=same,
+            teacher=same,
+            recall_difference=Difference(value=value, low=low, high=value + 0.02),
+        )
+        for name, value, low in (("y", -0.12, -0.15), ("x", -0.1, -0.2), ("z", 0.1, 0.05))
+    ]
+    report.data.report = 400
+    changed = report.model_copy(update={"teacher": teacher, "student": student, "classes": classes})
+    folder = tmp_path / "run"
+    (folder / "student").mkdir(parents=True)
+    (folder / REPORT).write_text(changed.model_dump_json())
+    return folder
+
+
+@pytest.fixture
+def served(run: Path) -> Path:
+    """An export of the run's student: int8 loses 0.01, at most 0.02; p50 2 ms and p95 3 ms on one thread."""
+    time = Latency(batch=1, threads=1, tokens=9, p50_ms=2.0, p95_ms=3.0, spread_ms=0.1, rounds=20)
+    many = time.model_copy(update={"batch": 32, "p50_ms": 50.0, "p95_ms": 60.0})
+    side = Side(name="pytorch", file="student", bytes=20_000_000, exact=False, latency=[many, time])
+    change = Change(value=-0.01, low=-0.02, high=0.0)
+    files = [
+        side.model_copy(update={"name": "onnx", "file": "model.onnx", "exact": True}),
+        side.model_copy(update={"name": "int8", "file": "model.int8.onnx", "bytes": 5_000_000, "change": change}),
+    ]
+    report = ExportReport(
+        tutelage="0.2.0", model=str(run / "student"), out="served", type="bert", kind="classification", labels=["a", "b"],
+        temperature=1.0, opset=20, layers=1, parameters=1, texts=100, source="dev", metric="accuracy", sides=[side, *files],
+        notes=[], flags=[], environment={},
+    )  # fmt: skip
+    folder = run.parent / "served"
+    folder.mkdir()
+    (folder / EXPORT).write_text(report.model_dump_json())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("limits", "passed", "value", "bound"),
+    [
+        ({"min_retention": 0.95}, True, 0.88 / 0.9, 0.86 / 0.9),
+        ({"min_retention": 0.97}, False, 0.88 / 0.9, 0.86 / 0.9),  # which the value alone would pass
+        ({"max_class_drop": 0.2}, True, 0.1, 0.2),
+        ({"max_class_drop": 0.15}, False, 0.1, 0.2),
+        ({"min_agreement": 0.92}, True, 0.95, 0.9238),  # 380 of 400
+        ({"min_agreement": 0.93}, False, 0.95, 0.9238),
+        ({"max_latency_ms": 4.5}, True, 4.5, 4.5),
+        ({"max_latency_ms": 4.4}, False, 4.5, 4.5),
+        ({"max_size_mb": 20}, True, 20, 20),
+        ({"max_size_mb": 19.9}, False, 20, 20),
+    ],
+)
+def test_the_bound_decides(limits: dict[str, float], passed: bool, value: float, bound: float, run: Path) -> None:
+    found = api.gate(run, **limits)
+    assert found.passed is passed and found.path == str(run / REPORT)
+    (one,) = found.conditions
+    assert (one.value, one.bound) == (pytest.approx(value), pytest.approx(bound, abs=1e-4))
+    assert one.limit == next(iter(limits.values())) and one.passed is passed
+
+
+@pytest.mark.parametrize(
+    ("limits", "passed", "value", "bound"),
+    [
+        ({"min_retention": 0.93}, True, 0.87 / 0.9, 0.84 / 0.9),
+        ({"min_retention": 0.95}, False, 0.87 / 0.9, 0.84 / 0.9),
+        ({"max_latency_ms": 3}, True, 2, 3),
+        ({"max_latency_ms": 2.5}, False, 2, 3),
+        ({"max_size_mb": 5}, True, 5, 5),
+    ],
+)
+def test_an_export_is_judged_by_the_file_that_serves(
+    limits: dict[str, float], passed: bool, value: float, bound: float, served: Path
+) -> None:
+    for path in (served, served / EXPORT):
+        (one,) = api.gate(path, **limits).conditions
+        assert (one.passed, one.value, one.bound) == (passed, pytest.approx(value), pytest.approx(bound))
+        assert "model.int8.onnx" in one.of
+
+
+def test_exit_codes_and_lines(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["gate", str(run / REPORT), "--min-retention", "0.9", "--max-size-mb", "30"])  # which ends with 0
+    assert capsys.readouterr().out.splitlines() == [
+        "passed: retention 0.978, bound 0.956, limit at least 0.9 (accuracy of the student over the teacher's)",
+        "passed: size_mb 20.000, bound 20.000, limit at most 30 (the student's weights on disk)",
+    ]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["gate", str(run), "--max-class-drop", "0.16", "--min-retention", "0.9"])
+    assert stopped.value.code == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("passed: retention")
+    assert told[1] == (
+        "FAILED: class drop 0.100, bound 0.200, limit at most 0.16 (recall of class 'x', 100 texts; 1 of 3 classes are over "
+        "the limit)"
+    )
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["gate", str(run), "--min-agreement", "0.99", "--json"])
+    assert stopped.value.code == 1
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["passed"] is False and tree["conditions"][0]["passed"] is False
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["gate", str(run)])
+    assert stopped.value.code == 2 and "there is no limit to check; give --min-retention" in capsys.readouterr().err
+
+
+def test_mistakes_are_one_line(
+    run: Path, served: Path, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(message: str, path: Path, **limits: float) -> None:
+        with pytest.raises(TutelageError, match=message):
+            api.gate(path, **limits)
+
+    refused("holds no report.json and no export.json", tmp_path, max_size_mb=1)
+    refused("holds no", tmp_path / "nothing.json", max_size_mb=1)
+    refused("min_retention 97 is not a share", run, min_retention=97)
+    refused("min_agreement 1.5 is not a share", run, min_agreement=1.5)
+    refused("max_size_mb 0 cannot be met", run, max_size_mb=0)
+    refused("compares the student with no teacher", teacher_folder / "teacher", min_retention=0.9)
+    refused("compares no classes", teacher_folder / "teacher", max_class_drop=0.1)
+    refused("counts no texts", teacher_folder / "teacher", min_agreement=0.9)
+    refused("check max_class_drop on the run's folder", served, max_class_drop=0.1)
+    refused("check min_agreement on the run's folder", served, min_agreement=0.1)
+    text = (served / EXPORT).read_text()
+    (served / EXPORT).write_text(text.replace('"metric":"accuracy"', '"metric":null'))
+    refused("were not scored by accuracy", served, min_retention=0.9)
+    (run / REPORT).rename(run / "gone.json")
+    refused("lies in the folder of no run", served, min_retention=0.9)
+    assert api.gate(served, max_size_mb=9).passed
+    (served / EXPORT).write_text("{")
+    refused("is not a report of tutelage export", served, max_size_mb=9)
