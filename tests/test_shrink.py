@@ -38,6 +38,7 @@ def task(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> dic
     return data
 
 
+@pytest.mark.slow
 def test_a_student_within_limits_is_trained_exported_and_remembered(
     task: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

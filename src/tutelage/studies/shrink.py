@@ -300,12 +300,12 @@ def _verdict(found: Shrink) -> str:
     if found.answer == "teacher":
         form = next(one for one in found.forms if one.form == "int8")
         return (
-            f"The teacher in int8 is the answer: {form.ms:.2f} ms, {form.bytes / 1e6:.1f} MB, {found.passedric} {form.score:.3f} on "
+            f"The teacher in int8 is the answer: {form.ms:.2f} ms, {form.bytes / 1e6:.1f} MB, {found.metric} {form.score:.3f} on "
             "the validation split. No student was trained."
         )
     best = max(found.trained, key=lambda one: (not one.exceeds, one.retention))
     said = (
-        f"{best.name} in int8 keeps {best.retention:.1%} of the teacher's {found.passedric} (95 % interval from {best.least:.1%}) at "
+        f"{best.name} in int8 keeps {best.retention:.1%} of the teacher's {found.metric} (95 % interval from {best.least:.1%}) at "
         f"{best.ms:.2f} ms and {best.bytes / 1e6:.1f} MB"
     )
     if found.passed:
