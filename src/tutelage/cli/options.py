@@ -35,11 +35,25 @@ PANELS = {
         "allow_weak_teacher",
         "general_teacher",
     ),
-    "Student": ("student", "method", "ablation", "stage", "baseline", "through"),
-    "Training": ("corpus", "epochs", "lr", "seed", "mixed_precision", "settings", "plugins", "seeds", "trials"),
+    "Student": ("student", "students", "method", "methods", "against", "ablation", "stage", "baseline", "through"),
+    "Training": (
+        "corpus",
+        "epochs",
+        "lr",
+        "seed",
+        "mixed_precision",
+        "settings",
+        "plugins",
+        "seeds",
+        "steps",
+        "trials",
+    ),
     "Output": ("out", "format", "int8", "temperature", "strict", "tracker", "resume", "json"),
 }
 """Where ``--help`` shows an option; those of data have a panel of their own, others none."""
+
+SEVERAL = ("--students", "--methods")
+"""Options that take all words up to the next option. (Click's take one word each time they are given.)"""
 
 NOT_SHOWN = ("quiet", "data", "options")
 """Parameters for Python: ``--json`` makes a command quiet, the texts have options of their own."""
@@ -79,6 +93,17 @@ class Command(TyperCommand):
             built = typer.main.get_command(app)
             self.params, self.callback = built.params, built.callback
         return super().get_params(ctx)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        taking = ""
+        for place, word in enumerate(args):
+            if word.startswith("-"):
+                taking = word if word in SEVERAL else ""
+            elif taking and args[place - 1] != taking:
+                spread.append(taking)
+            spread.append(word)
+        return super().parse_args(ctx, spread)
 
     def _called(self) -> Callable[..., None]:
         """A function with typer's annotations, which shows what the command's function returns."""
@@ -123,7 +148,10 @@ class Command(TyperCommand):
                     given.setdefault(name, None)
             if "quiet" in own.parameters:
                 given["quiet"] = json
-            shown.show(self.function.__name__, self.function(**given), json)
+            result = self.function(**given)
+            shown.show(self.function.__name__, result, json)
+            if code := getattr(result, "exit_code", 0):
+                raise typer.Exit(code)
 
         called.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
         called.__annotations__ = {name: one.annotation for name, one in parameters.items()}
