@@ -17,13 +17,12 @@ from conftest import write_csv
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy import stats
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from test_cli import invoke
 
 from tutelage import api
 from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import holm, p_of_resamples, p_of_seeds, paired_difference, percentiles, resampled
-from tutelage.recipes.config import RunConfig, from_yaml
+from tutelage.recipes.config import RunConfig, from_yaml, yaml_value
 from tutelage.report import compared_page, compared_tables
 from tutelage.report.compared import ComparedArm, ComparedTask, CompareReport, Contrast, Gap, QueueEntry
 from tutelage.report.compared_tables import rounded
@@ -32,7 +31,6 @@ from tutelage.run.measure import PREDICTIONS
 from tutelage.studies import compare as comparing
 from tutelage.studies import contrasts
 from tutelage.tasks import kind_of
-from tutelage.tasks.metrics import value_of
 
 SHORT = {"stages.*.lr": 1e-3, "stages.*.batch_size": 16}
 
@@ -147,7 +145,7 @@ def pretend(finished: tuple[Path, CompareReport, list[str]], fails: str = "nothi
             wrong = generator.random(100) < share
             tables[who] = np.stack([np.where(wrong, 1 - labels, labels), labels], axis=1)
             tree[who]["score"] = float((~wrong).mean())
-        place.mkdir(parents=True)
+        (place / PREDICTIONS).parent.mkdir(parents=True)
         save_file(tables, place / PREDICTIONS, about)
         (place / "report.json").write_text(json.dumps(tree))
 
@@ -216,6 +214,18 @@ def test_mistakes_are_one_line_before_anything_is_written(
     with pytest.raises(TutelageError, match=words) as error:
         api.compare(path, out=tmp_path / "out", quiet=True)
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_the_plan_of_the_guide_is_one() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "guides" / "compare.md").read_text(encoding="utf-8")
+    found = comparing.plan_of(yaml_value(guide.partition("```yaml")[2].partition("```")[0]), "compare.yaml")
+    found.check()
+    assert [task.called for task in found.tasks] == ["mrpc", "intents"] and found.seeds == (0, 1, 2)
+    assert [method.called for method in found.methods] == ["kd", "compact", "kd, T=4"]
+    for task in found.tasks:
+        for method in found.methods:
+            recipe = api.recipe(method.method).recipe
+            comparing._config(found, task, method, "layers=3", lambda *names, recipe=recipe: recipe)
 
 
 def test_a_plan_and_a_folder_that_do_not_fit(teacher_folder: Path, tmp_path: Path) -> None:
@@ -383,26 +393,6 @@ def test_conclusions_are_those_of_slow_oracles(
     for name in ("examples", "seeds"):
         p = [getattr(one, f"p_{name}") for one in found.contrasts]
         assert [getattr(one, f"holm_{name}") for one in found.contrasts] == pytest.approx(holm(p))
-
-
-def test_metrics_of_classes_are_scikit_learns() -> None:
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        classes, count = int(generator.integers(2, 5)), int(generator.integers(1, 12))
-        shapes = ((count,), (count, classes))
-        for shape in shapes:
-            said, true = generator.integers(0, classes if len(shape) == 1 else 2, (2, *shape))
-            assert value_of("accuracy", said, true) == pytest.approx(accuracy_score(true, said))
-            for name in ("macro", "micro"):
-                wanted = f1_score(true, said, average=name, zero_division=0)
-                assert value_of(f"{name}_f1", said, true) == pytest.approx(wanted)
-        said, true = generator.integers(0, classes, (2, count))
-        wanted = 0.0 if np.ptp(said) == 0 or np.ptp(true) == 0 else matthews_corrcoef(true, said)
-        assert value_of("mcc", said, true) == pytest.approx(wanted)
-        said, true = generator.integers(0, 2, (2, count))
-        for positive in (0, 1):
-            wanted = f1_score(true, said, pos_label=positive, zero_division=0)
-            assert value_of("f1", said, true, positive) == pytest.approx(wanted)
 
 
 # --------------------------------------------------------------------------------------------------- what is written

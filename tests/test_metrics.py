@@ -3,9 +3,11 @@ import warnings
 
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from tutelage.errors import TutelageError
 from tutelage.tasks import KINDS
+from tutelage.tasks.metrics import value_of
 
 
 def score(names, logits, labels, kind, positive=1):
@@ -107,3 +109,23 @@ def test_f1_is_about_the_positive_class_wherever_it_is_numbered():
     turned = score(["f1"], logits[:, ::-1], 1 - labels, "classification", positive=0)["f1"]
     assert there == turned == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
     assert chance("f1", 1 - labels, "classification", positive=0) == chance("f1", labels, "classification")
+
+
+def test_metrics_of_classes_are_scikit_learns() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        classes, count = int(generator.integers(2, 5)), int(generator.integers(1, 12))
+        shapes = ((count,), (count, classes))
+        for shape in shapes:
+            said, true = generator.integers(0, classes if len(shape) == 1 else 2, (2, *shape))
+            assert value_of("accuracy", said, true) == pytest.approx(accuracy_score(true, said))
+            for name in ("macro", "micro"):
+                wanted = f1_score(true, said, average=name, zero_division=0)
+                assert value_of(f"{name}_f1", said, true) == pytest.approx(wanted)
+        said, true = generator.integers(0, classes, (2, count))
+        wanted = 0.0 if np.ptp(said) == 0 or np.ptp(true) == 0 else matthews_corrcoef(true, said)
+        assert value_of("mcc", said, true) == pytest.approx(wanted)
+        said, true = generator.integers(0, 2, (2, count))
+        for positive in (0, 1):
+            wanted = f1_score(true, said, pos_label=positive, zero_division=0)
+            assert value_of("f1", said, true, positive) == pytest.approx(wanted)

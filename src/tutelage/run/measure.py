@@ -100,8 +100,8 @@ def measured(run: TaskRun, workspace: Workspace) -> dict[str, dict[str, Any] | N
     return entries
 
 
-PREDICTIONS = "predictions.safetensors"
-"""Name of the file in the folder of a run."""
+PREDICTIONS = "predictions/evaluation.safetensors"
+"""The file in the folder of a run. A run without a teacher is a model's folder, whose own weights are safetensors too."""
 
 
 def _keep_predictions(run: TaskRun, folder: Path, logits: dict[str, Tensor]) -> None:
@@ -118,8 +118,10 @@ def _keep_predictions(run: TaskRun, folder: Path, logits: dict[str, Tensor]) -> 
     named = [data.labels[label] for label in labels] if kind.classifies_texts else labels
     examples = checksum_of([content(texts.examples), str(named)])
     about = {"part": part, "kind": data.kind, "metric": data.metrics[0], "examples": examples}
-    save_file(tables, folder / f"{PREDICTIONS}.tmp", about)
-    os.replace(folder / f"{PREDICTIONS}.tmp", folder / PREDICTIONS)
+    place = folder / PREDICTIONS
+    place.parent.mkdir(exist_ok=True)
+    save_file(tables, place.with_suffix(".tmp"), about)
+    os.replace(place.with_suffix(".tmp"), place)
 
 
 def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -> TaskReport:
