@@ -170,9 +170,13 @@ def test_a_cell_that_fails_is_recorded_and_tried_again(
     assert "RuntimeError: out of memory" in trace.read_text()
     assert {one.seeds for one in found.contrasts if one.student == "layers=2" and one.arm == "logits_mse"} == {1}
     monkeypatch.setattr(comparing, "run", pretend(finished))
-    code, out, _ = invoke(*words, "--json")
-    assert code == 0 and not list((tmp_path / "out" / "errors").iterdir())
+    # The same cells from a plan, with one option beside it: only the failed one is run.
+    tree = plan(teacher_folder, methods=["kd", "logits_mse"], students=["layers=1", "layers=2"], seeds=7)
+    (tmp_path / "plan.yaml").write_text(json.dumps(tree))
+    code, out, error = invoke("compare", tmp_path / "plan.yaml", "--seeds", "2", "--out", tmp_path / "out", "--json")
+    assert code == 0 and not error and not list((tmp_path / "out" / "errors").iterdir())
     assert len(json.loads(out)["arms"]) == 8 and not json.loads(out)["notes"]
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 8
 
 
 # --------------------------------------------------------------------------------------------------- what it refuses
@@ -218,7 +222,7 @@ def test_mistakes_are_one_line_before_anything_is_written(
 
 def test_the_plan_of_the_guide_is_one() -> None:
     guide = (Path(__file__).parents[1] / "docs" / "guides" / "compare.md").read_text(encoding="utf-8")
-    found = comparing.plan_of(yaml_value(guide.partition("```yaml")[2].partition("```")[0]), "compare.yaml")
+    found = comparing.plan_of(yaml_value(guide.partition("```yaml")[2].partition("```")[0]), {})
     found.check()
     assert [task.called for task in found.tasks] == ["mrpc", "intents"] and found.seeds == (0, 1, 2)
     assert [method.called for method in found.methods] == ["kd", "compact", "kd, T=4"]
@@ -234,6 +238,8 @@ def test_a_plan_and_a_folder_that_do_not_fit(teacher_folder: Path, tmp_path: Pat
         api.compare({**tree, "tasks": tree["tasks"] * 2}, out=tmp_path / "out")
     with pytest.raises(TutelageError, match="leave out --teacher and the options of data"):
         api.compare(tree, out=tmp_path / "out", teacher=teacher_folder / "teacher")
+    with pytest.raises(TutelageError, match="there is no teacher; give --teacher FOLDER, or name"):
+        api.compare(out=tmp_path / "out", methods=["kd"], train="a.csv")
     with pytest.raises(TutelageError, match=r"there is no file 'none.yaml'; docs/guides/compare.md shows one"):
         api.compare("none.yaml", out=tmp_path / "out")
     (tmp_path / "mine.txt").touch()
@@ -299,7 +305,7 @@ def test_equal_steps_are_divided_as_recipes_plan(teacher_folder: Path) -> None:
     data = {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv"), "holdout": 0.1}
     tree = plan(teacher_folder, methods=["kd", {"method": "pkd", "settings": {"stages.*.epochs": 9}}], seeds=1)
     tree["tasks"][0]["data"] = data
-    checked = comparing.plan_of(tree, None)
+    checked = comparing.plan_of(tree, {})
     grounds, queue = comparing._queue(checked, Path("out"), lambda method, student, task: api.recipe(method).recipe)
     # 360 texts in train are 12 batches of 32; 9 epochs
     assert [ground.steps for ground in grounds] == [108]
@@ -453,6 +459,11 @@ def test_the_page_shows_names_as_text_and_needs_nothing_else(report: CompareRepo
     assert body.count('class="chart"') == len(report.arms) + len(report.contrasts)
     places = [float(found) for found in re.findall(r"(?:left|width):([\d.]+)%", body)]
     assert places and all(0 <= place <= 100 for place in places)
+    worse = report.contrasts[0].model_copy(update={"examples": Gap(value=-0.1, low=-0.2, high=0.0)})
+    mixed = compared_page.page(report.model_copy(update={"contrasts": [worse, *report.contrasts[1:]]}))
+    count = len(report.contrasts)
+    assert f"help in {count} of {count} comparisons with the same student trained without it." in page
+    assert f"help in {count - 1} of {count} comparisons" in mixed and "without it, and to harm in 1." in mixed
     empty = report.model_copy(update={"arms": [], "contrasts": [], "notes": []})
     assert "No cell is finished." in compared_page.page(empty)
 

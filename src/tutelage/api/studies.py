@@ -140,35 +140,29 @@ def compare(
     Example: tutelage compare --teacher teacher/ --task mrpc --methods kd,pkd,compact --students layers=3
         layers=4,hidden=312,heads=12 --out compare
     """
+    from tutelage.data.config import DataConfig
     from tutelage.recipes.settings import parsed
     from tutelage.run.inputs import Inputs
     from tutelage.studies import compare as comparing
 
     more = read_plugins(plugins)
     with Inputs(out) as inputs:
-        tree = dict(plan) if isinstance(plan, Mapping) else comparing.plan_tree(plan)
-        given = inputs.data(data, options)
-        if teacher is not None or given:
-            if plan is not None:
-                raise TutelageError(
-                    "a plan names the tasks and their teachers; leave out --teacher and the options of data"
-                )
-            if teacher is None:
-                raise TutelageError("there is no teacher; give --teacher FOLDER")
-            tree["tasks"] = [{"teacher": inputs.model(teacher, "teacher"), "data": given}]
-        fields = {
+        own: dict[str, Any] = {
             "methods": [name.strip() for text in methods for name in text.split(",")],
             "students": [os.fspath(student) for student in students],
             "seeds": seeds,
             "steps": int(steps) if isinstance(steps, str) and steps.isdecimal() else steps,
             "against": against,
             "mixed_precision": mixed_precision,
+            "baseline": None if baseline else False,
+            "settings": parsed(settings),
         }
-        tree |= {name: value for name, value in fields.items() if value not in (None, [])}
-        tree["settings"] = {**(tree.get("settings") or {}), **parsed(settings)}
-        if not baseline:
-            tree["baseline"] = False
-        checked = comparing.plan_of(tree, None if isinstance(plan, Mapping | None) else os.fspath(plan))
+        texts = inputs.data(data, options)
+        if teacher is not None:
+            own["tasks"] = [{"teacher": inputs.model(teacher, "teacher"), "data": texts}]
+        elif data_config(texts) != DataConfig():
+            raise TutelageError("there is no teacher; give --teacher FOLDER, or name teachers and texts in the plan")
+        checked = comparing.plan_of(plan, own)
 
         def recipe_of(method: str, student: str, task: str | None) -> Recipe:
             return recipe_for(method, student or None, inputs, task, more=more).part("task")

@@ -81,12 +81,12 @@ def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _scale(values: Iterable[float]) -> tuple[float, float]:
+def _scale(values: Iterable[float], room: float = 0.06) -> tuple[float, float]:
     """The smallest value, and the width of the scale; with room at both ends."""
     found = list(values)
     low, high = min(found), max(found)
-    room = 0.06 * (high - low) or 0.01
-    return low - room, high - low + 2 * room
+    edge = room * (high - low) or 0.01
+    return low - edge, high - low + 2 * edge
 
 
 def _marks(scale: tuple[float, float], low: float, high: float, points: Iterable[tuple[str, float]]) -> list[ChartMark]:
@@ -104,11 +104,11 @@ def _text(value: str) -> GridCell:
 def _arms(report: CompareReport) -> Grid:
     """Scores and costs; the chart has the score of each seed on the scale of its task."""
     teachers = {task.name: task.teacher_score for task in report.tasks}
-    ends = {task: [] if score is None else [score] for task, score in teachers.items()}
+    known = {task: [] if score is None else [score] for task, score in teachers.items()}
     for arm in report.arms:
-        half = arm.half or 0.0
-        ends[arm.task] += [*arm.scores.values(), arm.mean - half, arm.mean + half]
-    scales = {task: _scale(values) for task, values in ends.items() if values}
+        known[arm.task] += arm.scores.values()
+    # Scores decide, with room for intervals: that of two seeds may be wider than all scores are apart, and is cut.
+    scales = {task: _scale(values, room=0.25) for task, values in known.items() if values}
 
     def line(arm: ComparedArm) -> GridRow:
         half, teacher = arm.half or 0.0, teachers[arm.task]

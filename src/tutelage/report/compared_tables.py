@@ -47,8 +47,9 @@ def summary(report: CompareReport) -> str:
         return "No cell is finished."
     if not twins:
         return "The students were not trained without distillation, so it is not known whether it pays."
-    better = sum(one.holm_examples < LEVEL and one.examples.value > 0 for one in twins)
-    return f"Distillation is shown to help in {better} of {len(twins)} comparisons with the same student trained without it."
+    shown = [one.examples.value > 0 for one in twins if one.holm_examples < LEVEL]
+    harm = "" if all(shown) else f", and to harm in {len(shown) - sum(shown)}"
+    return f"Distillation is shown to help in {sum(shown)} of {len(twins)} comparisons with the same student trained without it{harm}."
 
 
 def best_lines(report: CompareReport) -> list[str]:

@@ -173,34 +173,30 @@ class QueuedRun:
         )
 
 
-def plan_tree(path: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """What a plan's YAML file says, unchecked; nothing without a file.
+def plan_of(given: str | os.PathLike[str] | Mapping[str, Any] | None, own: Mapping[str, Any]) -> ComparePlan:
+    """A plan from its YAML file or its fields, with the fields of ``own`` that say something in place of its own.
 
     Raises:
-        TutelageError: when there is no such file, or it is no YAML of names and values.
+        TutelageError: when the file cannot be read; for the first field that is missing or wrong.
     """
-    if path is None:
-        return {}
-    tree = yaml_file(Path(path), "docs/guides/compare.md shows one")
-    if not isinstance(tree, dict):
-        raise TutelageError(f"{str(path)!r} has no names and values; docs/guides/compare.md shows what a plan has")
-    return tree
-
-
-def plan_of(tree: Mapping[str, Any], name: str | None) -> ComparePlan:
-    """A plan from plain values; ``name`` is that of their file.
-
-    Raises:
-        TutelageError: for the first field that is missing or wrong.
-    """
-    if not tree.get("tasks"):
+    name = None if given is None or isinstance(given, Mapping) else os.fspath(given)
+    tree = given if name is None else yaml_file(Path(name), "docs/guides/compare.md shows one")
+    if not isinstance(tree, Mapping | None):
+        raise TutelageError(f"{name!r} has no names and values; docs/guides/compare.md shows what a plan has")
+    if given is not None and "tasks" in own:
+        raise TutelageError("a plan names the tasks and their teachers; leave out --teacher and the options of data")
+    found = dict(tree or {})
+    found |= {field: value for field, value in own.items() if value not in (None, [], {})}
+    if isinstance(before := (tree or {}).get("settings"), Mapping):
+        found["settings"] = {**before, **own.get("settings", {})}
+    if not found.get("tasks"):
         raise TutelageError(
             "there is nothing to compare on; give --teacher FOLDER with --task or --train, or a plan in YAML"
         )
-    if not tree.get("methods"):
+    if not found.get("methods"):
         raise TutelageError("there are no methods to compare; give --methods kd,compact")
     try:
-        return ComparePlan.model_validate(dict(tree))
+        return ComparePlan.model_validate(found)
     except ValidationError as error:
         raise TutelageError(in_one_line(error, name)) from None
 
