@@ -242,6 +242,10 @@ def test_a_plan_and_a_folder_that_do_not_fit(teacher_folder: Path, tmp_path: Pat
         api.compare(out=tmp_path / "out", methods=["kd"], train="a.csv")
     with pytest.raises(TutelageError, match=r"there is no file 'none.yaml'; docs/guides/compare.md shows one"):
         api.compare("none.yaml", out=tmp_path / "out")
+    (tmp_path / "few.csv").write_text("".join((teacher_folder / "dev.csv").read_text().splitlines(keepends=True)[:4]))
+    with pytest.raises(TutelageError, match="has 3 examples, on which no difference can be shown; give at least 4"):
+        api.compare(out=tmp_path / "out", **given(teacher_folder, dev=str(tmp_path / "few.csv")))
+    (tmp_path / "few.csv").unlink()
     (tmp_path / "mine.txt").touch()
     with pytest.raises(TutelageError, match="is not empty and holds no comparison"):
         api.compare(tree, out=tmp_path)

@@ -49,7 +49,8 @@ def summary(report: CompareReport) -> str:
         return "The students were not trained without distillation, so it is not known whether it pays."
     shown = [one.examples.value > 0 for one in twins if one.holm_examples < LEVEL]
     harm = "" if all(shown) else f", and to harm in {len(shown) - sum(shown)}"
-    return f"Distillation is shown to help in {sum(shown)} of {len(twins)} comparisons with the same student trained without it{harm}."
+    all_of = f"{len(twins)} comparisons with the same student trained without it"
+    return f"Distillation is shown to help in {sum(shown)} of {all_of}{harm}."
 
 
 def best_lines(report: CompareReport) -> list[str]:

@@ -50,6 +50,10 @@ SHARED = ("task", "data_dir", "dev", "kind", "metric", "text", "text_pair", "lab
 """Settings of the data that decide what is scored, and how; without an evaluation file also ``train``, from which it is split."""
 
 
+FEWEST = 4
+"""Examples of an evaluation set: two pairs, where examples are pairs."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -302,6 +306,11 @@ def _queue(plan: ComparePlan, out: Path, recipe_of: RecipeOf) -> tuple[list[Task
             steps = plan.steps if isinstance(plan.steps, int) else max(sum(stages) for stages in planned.values())
             arms = {arm: with_steps(config, steps, planned[arm]) for arm, config in arms.items()}
         part, examples = next(iter(data.dev.items()))
+        if len(examples) < FEWEST:
+            raise TutelageError(
+                f"the evaluation set of task {task.called!r} has {len(examples)} examples, on which no difference can be shown; "
+                f"give at least {FEWEST}"
+            )
         source = data.sources.get(part, part)
         grounds.append(
             TaskGround(task.called, task.teacher, steps, data.kind, data.metrics[0], part, source, len(examples))
