@@ -253,3 +253,15 @@ def write_csv(path: Path, count: int, seed: int, label: bool = True) -> Path:
         for text, number in zip(texts, labels, strict=True):
             writer.writerow([text, LABELS[number]] if label else [text])
     return path
+
+
+def kept_score(folder: Path, who: str = "student") -> float:
+    """The score that comes out of the predictions that a run has kept."""
+    from safetensors import safe_open
+
+    from tutelage.run.measure import PREDICTIONS
+    from tutelage.tasks import kind_of
+
+    with safe_open(folder / PREDICTIONS, "np") as file:
+        about = file.metadata()
+        return kind_of(about["kind"]).pooled(about["metric"], file.get_tensor(who))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import sentences, tiny_config
+from conftest import kept_score, sentences, tiny_config
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -238,6 +238,8 @@ def test_a_student_comes_out_at_its_own_width(small: Any, root: Path) -> None:
     assert list(losses) == ["soft_labels"] and losses["soft_labels"][-1][1] < losses["soft_labels"][0][1]
     assert report["metric"] == "spearman" and report["stages"][0]["best"] is None
     assert report["baseline"]["score"] != report["student"]["score"]
+    for who in ("student", "baseline", "teacher"):
+        assert kept_score(small.folder, who) == pytest.approx(report[who]["score"])
     found = by_hand(folder, TEXTS[:6])
     assert found.shape == (6, 16)
     torch.testing.assert_close(vectors(small.student, small.tokenizer, TEXTS[:6]), found, atol=1e-5, rtol=1e-4)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BAD, FILL, GOOD, built_once, tiny_model
+from conftest import BAD, FILL, GOOD, built_once, kept_score, tiny_model
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 
 from tutelage import api
@@ -118,7 +118,9 @@ def test_methods_teach_them(kind: str, method: str, scene: Path, tmp_path: Path)
     for stage in report["stages"]:
         for term, values in stage["losses"].items():
             assert values[-1][1] < values[0][1], term
-    assert report["student"]["score"] > 0.3
+    assert report["student"]["score"] > 0.3 and kept_score(tmp_path / "run") == pytest.approx(
+        report["student"]["score"]
+    )
     auto = {"tokens": AutoModelForTokenClassification, "spans": AutoModelForQuestionAnswering}[kind]
     student = auto.from_pretrained(tmp_path / "run" / "student").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "student")

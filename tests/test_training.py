@@ -26,7 +26,7 @@ from tutelage.recipes.recipe import Stage
 from tutelage.recipes.settings import run_config
 from tutelage.run.run import run
 from tutelage.run.task import feed_of
-from tutelage.run.workspace import _locked
+from tutelage.run.workspace import locked
 from tutelage.students.copied import copy_layers
 from tutelage.students.specs import Copied
 from tutelage.tasks import KINDS
@@ -140,7 +140,7 @@ def test_the_losses_fall(tokenizer, term) -> None:
 
 
 def die_in_a_run(config: RunConfig) -> None:
-    with _locked(config):
+    with locked(config.out):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -160,7 +160,7 @@ def test_a_folder_is_one_process_s_at_a_time(teacher_folder, tmp_path) -> None:
         out=str(tmp_path / "run"),
         baseline=False,
     )
-    with _locked(config):
+    with locked(config.out):
         assert "another process writes to" in in_process(error_of_a_run, config)
     assert in_process(die_in_a_run, config) == KILLED
     assert not (tmp_path / "run").exists()

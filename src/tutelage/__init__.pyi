@@ -5,6 +5,7 @@ from .api import build_corpus as build_corpus
 from .api import cascade as cascade
 from .api import chain as chain
 from .api import compact_store as compact_store
+from .api import compare as compare
 from .api import crossfit as crossfit
 from .api import demo as demo
 from .api import distill as distill

@@ -65,12 +65,13 @@ def recipe_for(
     task: str | None = None,
     ablation: str | None = None,
     plugins: Sequence[Plugin] = (),
+    more: Mapping[str, Callable[..., Recipe]] | None = None,
 ) -> Recipe:
-    """The recipe of a method with the student that was asked for."""
+    """The recipe of a method with the student that was asked for. ``more`` are the methods of plug-ins that are already read."""
     from tutelage.methods.named import method_recipe
     from tutelage.students.specs import parse
 
-    more = read_plugins(plugins)
+    more = read_plugins(plugins) if more is None else more
     recipe = method_recipe(method, task, ablation, more) if isinstance(method, str) else method
     if callable(recipe):
         recipe = recipe()

@@ -16,13 +16,24 @@ if TYPE_CHECKING:
     from tutelage.recipes.config import RunConfig
     from tutelage.recipes.recipe import Recipe
     from tutelage.report.attention import AttentionReport
+    from tutelage.report.compared import CompareReport
     from tutelage.report.search import Search
     from tutelage.report.shrink import Shrink
     from tutelage.run.inputs import Model, Splits
     from tutelage.run.result import Result
     from tutelage.students.specs import Student
     from tutelage.studies.ablation import Ablation
-from tutelage.api.common import FILES, FilePath, Plugin, amount, data_config, path_text, recipe_for, student_from
+from tutelage.api.common import (
+    FILES,
+    FilePath,
+    Plugin,
+    amount,
+    data_config,
+    path_text,
+    read_plugins,
+    recipe_for,
+    student_from,
+)
 
 
 @takes_data(*FILES, "candidates", "max_train", "max_length")
@@ -91,6 +102,83 @@ def ablate(
             settings=settings,
             quiet=quiet,
         )
+
+
+@takes_data(*FILES, "unlabeled", "candidates", "max_train", "max_length")
+def compare(
+    plan: FilePath | Mapping[str, Any] | None = None,
+    *,
+    out: FilePath,
+    teacher: Model | None = None,
+    methods: Sequence[str] = (),
+    students: Sequence[str] = (),
+    seeds: int | None = None,
+    steps: int | Literal["equal", "recipe"] | None = None,
+    against: str | None = None,
+    baseline: bool = True,
+    mixed_precision: Precision | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    plugins: Sequence[Plugin] = (),
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
+) -> CompareReport:
+    """Compare methods, students, tasks and seeds: scores with intervals, and which differences are shown.
+
+    Every combination is a run in ``out``. One that is finished is read, one that was stopped is continued, and one that fails is
+    recorded while the others go on; the exit code is then 1. See docs/guides/compare.md for what is written and computed.
+
+    Args:
+        plan: YAML file of several tasks, or of methods with settings; options given beside it replace its fields.
+        out: Folder of the comparison; a stopped command continues when it is repeated.
+        teacher: Fine-tuned teacher: a folder or a hub id.
+        methods: Methods, with commas between them: kd,pkd,compact.
+        students: Students, as distill takes them: layers=3. Default: each method's own.
+        seeds: Runs of each method with each student. Default: 3.
+        steps: Optimiser steps of each run; equal: as many as the longest recipe plans; recipe: each its own. Default: equal.
+        against: Method that the others are compared with. Default: the first.
+        baseline: Train each student without the teacher too, for as many steps.
+        mixed_precision: Precision of training and evaluation; no is float32. Default: no.
+        settings: Any setting of all runs as path=value: stages.*.batch_size=16.
+        plugins: Python file with terms, mechanisms or methods of your own.
+        quiet: Print nothing.
+        data: The texts as one object.
+        **options: The texts by the fields of DataConfig.
+
+    Raises:
+        TutelageError: for any mistake in the arguments; then nothing has been written but inputs.
+
+    Example: tutelage compare --teacher teacher/ --task mrpc --methods kd,pkd,compact --students layers=3
+        layers=4,hidden=312,heads=12 --out compare
+    """
+    from tutelage.data.config import DataConfig
+    from tutelage.recipes.settings import parsed
+    from tutelage.run.inputs import Inputs
+    from tutelage.studies import compare as comparing
+
+    more = read_plugins(plugins)
+    with Inputs(out) as inputs:
+        own: dict[str, Any] = {
+            "methods": [name.strip() for text in methods for name in text.split(",")],
+            "students": [os.fspath(student) for student in students],
+            "seeds": seeds,
+            "steps": int(steps) if isinstance(steps, str) and steps.isdecimal() else steps,
+            "against": against,
+            "mixed_precision": mixed_precision,
+            "baseline": None if baseline else False,
+            "settings": parsed(settings),
+        }
+        texts = inputs.data(data, options)
+        if teacher is not None:
+            own["tasks"] = [{"teacher": inputs.model(teacher, "teacher"), "data": texts}]
+        elif data_config(texts) != DataConfig():
+            raise TutelageError("there is no teacher; give --teacher FOLDER, or name teachers and texts in the plan")
+        checked = comparing.plan_of(plan, own)
+
+        def recipe_of(method: str, student: str, task: str | None) -> Recipe:
+            return recipe_for(method, student or None, inputs, task, more=more).part("task")
+
+        return comparing.compare(checked, os.fspath(out), recipe_of, quiet=quiet)
 
 
 @takes_data(*FILES, "max_train", "max_length")

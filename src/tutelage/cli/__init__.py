@@ -39,6 +39,7 @@ COMMANDS = {
     "cascade": Derived("cascade", ("student",)),
     "search-knowledge": Derived("search_knowledge"),
     "attention-report": Derived("attention_report", ("teacher", "student", "texts")),
+    "compare": Derived("compare", ("plan",)),
     "ablate": Derived("ablate", ("method",)),
     "corpus build": Derived("build_corpus", ("sources",)),
     "corpus inspect": Derived("inspect_corpus", ("path",)),

@@ -35,12 +35,37 @@ PANELS = {
         "allow_weak_teacher",
         "general_teacher",
     ),
-    "Student": ("student", "method", "ablation", "stage", "baseline", "served", "through"),
-    "Training": ("corpus", "epochs", "lr", "seed", "mixed_precision", "settings", "plugins", "seeds", "trials"),
+    "Student": (
+        "student",
+        "students",
+        "method",
+        "methods",
+        "against",
+        "ablation",
+        "stage",
+        "baseline",
+        "served",
+        "through",
+    ),
+    "Training": (
+        "corpus",
+        "epochs",
+        "lr",
+        "seed",
+        "mixed_precision",
+        "settings",
+        "plugins",
+        "seeds",
+        "steps",
+        "trials",
+    ),
     "Limits": ("max_latency", "max_size", "max_parameters", "min_retention", "vocabulary"),
     "Output": ("out", "format", "int8", "temperature", "strict", "tracker", "resume", "json"),
 }
 """Where ``--help`` shows an option; those of data have a panel of their own, others none."""
+
+SEVERAL = ("--students", "--methods")
+"""Options that take all words up to the next option. (Click's take one word each time they are given.)"""
 
 NOT_SHOWN = ("quiet", "data", "options")
 """Parameters for Python: ``--json`` makes a command quiet, the texts have options of their own."""
@@ -80,6 +105,17 @@ class Command(TyperCommand):
             built = typer.main.get_command(app)
             self.params, self.callback = built.params, built.callback
         return super().get_params(ctx)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        taking = ""
+        for place, word in enumerate(args):
+            if word.startswith("-"):
+                taking = word if word in SEVERAL else ""
+            elif taking and args[place - 1] != taking:
+                spread.append(taking)
+            spread.append(word)
+        return super().parse_args(ctx, spread)
 
     def _called(self) -> Callable[..., None]:
         """A function with typer's annotations, which shows what the command's function returns."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from tutelage.recipes.config import RunConfig
     from tutelage.report.attention import AttentionReport
     from tutelage.report.cascade import CascadeReport
+    from tutelage.report.compared import CompareReport
     from tutelage.report.search import Search
     from tutelage.report.shrink import Shrink
     from tutelage.run.gate import Gate
@@ -261,6 +263,40 @@ def _ablation(found: Ablation) -> None:
             Console().print(table)
 
 
+def _compared(found: CompareReport) -> None:
+    """Scores and comparisons of each task, and where to read on."""
+    from tutelage.report import compared_tables as words
+
+    for task in found.tasks:
+        arms = [arm for arm in found.arms if arm.task == task.name]
+        contrasts = [one for one in found.contrasts if one.task == task.name]
+        teacher = "" if task.teacher_score is None else f"; teacher {words.rounded(task.teacher_score, 3)}"
+        if arms:
+            _say(f"\n{task.name}: {task.metric} on {task.part}, {task.examples:,} examples{teacher}")
+        for student in dict.fromkeys(arm.student for arm in arms):
+            ours = sorted((arm for arm in arms if arm.student == student), key=lambda arm: -arm.mean)
+            sizes = ", ".join(dict.fromkeys(f"{arm.parameters / 1e6:.1f} M parameters" for arm in ours))
+            table = Table(
+                "", task.metric, "to teacher", "steps", title=f"{student or words.OWN}: {sizes}", box=SIMPLE_HEAD
+            )
+            for arm in ours:
+                score, gap = words.with_margin(arm.mean, arm.half), words.gap_text(arm.to_teacher)
+                table.add_row(arm.name, score, gap, f"{arm.steps:,}")
+            Console().print(table)
+            table = Table("", "difference", "seeds", "p, examples", "p, seeds", "shown", box=SIMPLE_HEAD)
+            for one in contrasts:
+                if one.student == student:
+                    table.add_row(f"{one.arm} - {one.other}", *words.contrast_cells(one))
+            if table.row_count:
+                Console().print(table)
+    for line in (words.summary(found), *words.best_lines(found), *(f"note: {note}" for note in found.notes)):
+        _say(line)
+    for cell in found.failed:
+        student = f" with {cell.student}" if cell.student else ""
+        _say(f"FAILED: {cell.method}{student} on {cell.task}, seed {cell.seed}: {cell.error}")
+    _say(f"Page: {found.out}/compare.html; also compare.json, arms.csv, contrasts.csv and compare.tex")
+
+
 def _with_margin(value: float, margin: float | None, *, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.4f}" + ("" if margin is None else f" ± {margin:.4f}")
 
@@ -306,6 +342,7 @@ SHOWN: dict[str, Callable[[Any], None]] = {
     "search_knowledge": _search,
     "attention_report": _attention,
     "ablate": _ablation,
+    "compare": _compared,
     "methods": _methods,
     "recipe": _yaml,
     "verify_store": _whole,

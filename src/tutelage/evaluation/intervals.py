@@ -1,8 +1,8 @@
-"""Confidence intervals over examples."""
+"""Confidence intervals over examples, and what they show of many comparisons."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,11 @@ Metric = Callable[[npt.NDArray[np.int64]], float]
 
 RESAMPLES = 1000
 
+Scores = npt.NDArray[np.float64]
+
+ROUNDING = 1e-12
+"""Scores that differ by less are equal: sums in another order."""
+
 
 def drawn(count: int, most: int) -> list[int]:
     """Numbers of ``most`` of ``count`` examples, drawn with seed 0 in pairs of neighbours: those of sentence pairs for similarity
@@ -21,28 +26,37 @@ def drawn(count: int, most: int) -> list[int]:
     return [int(row) for pair in pairs for row in (2 * pair, 2 * pair + 1)]
 
 
-def paired_difference(ours: Metric, theirs: Metric, examples: int, *, seed: int = 0) -> tuple[float, float, float]:
-    """How much ``ours`` is above ``theirs`` on the same examples, and a 95 % interval: paired bootstrap over examples.
+def resampled(metric: Metric, examples: int, *, resamples: int | None = None, seed: int = 0) -> Scores:
+    """``(resamples,)``: the metric on as many examples, drawn with replacement (bootstrap, Efron 1979).
 
-    The interval has the percentiles of the differences on resampled examples (Efron 1979).
+    Equal ``examples`` and ``seed`` draw the same examples for every metric: the difference of two results is paired.
     """
-    every = np.arange(examples)
-
-    def difference(rows: npt.NDArray[np.int64]) -> float:
-        return ours(rows) - theirs(rows)
-
-    if examples < 2:
-        return difference(every), float("-inf"), float("inf")
     found = stats.bootstrap(
-        (every,),
-        difference,
+        (np.arange(examples),),
+        metric,
         vectorized=False,
-        n_resamples=RESAMPLES,
+        n_resamples=resamples or RESAMPLES,
+        batch=100,  # all draws at once would be resamples x examples numbers
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    interval = found.confidence_interval
-    return difference(every), float(interval.low), float(interval.high)
+    return np.asarray(found.bootstrap_distribution)
+
+
+def percentiles(differences: Scores) -> tuple[float, float]:
+    """The 95 % interval of resampled values: their percentiles."""
+    low, high = np.percentile(differences, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def paired_difference(ours: Metric, theirs: Metric, examples: int, *, seed: int = 0) -> tuple[float, float, float]:
+    """How much ``ours`` is above ``theirs`` on the same examples, and a 95 % interval: paired bootstrap over examples."""
+    every = np.arange(examples)
+    value = ours(every) - theirs(every)
+    if examples < 2:
+        return value, float("-inf"), float("inf")
+    low, high = percentiles(resampled(ours, examples, seed=seed) - resampled(theirs, examples, seed=seed))
+    return value, low, high
 
 
 def paired_shares(
@@ -58,8 +72,7 @@ def paired_shares(
         return value, float("-inf"), float("inf")
     parts = [mine / count, other / count, (count - mine - other) / count]
     drawn = np.random.default_rng(seed).multinomial(count, parts, size=RESAMPLES)
-    low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / count, [2.5, 97.5])
-    return value, float(low), float(high)
+    return value, *percentiles((drawn[:, 0] - drawn[:, 1]) / count)
 
 
 def least_share(successes: int, trials: int, confidence: float = 0.95) -> float:
@@ -67,3 +80,31 @@ def least_share(successes: int, trials: int, confidence: float = 0.95) -> float:
     if successes == 0:
         return 0.0
     return float(stats.beta.ppf(1 - confidence, successes, trials - successes + 1))
+
+
+def p_of_resamples(differences: Scores) -> float:
+    """The two-sided p-value of no difference: twice the share of resampled differences on the other side of 0, or at 0.
+
+    At least ``2 / (resamples + 1)`` (Davison and Hinkley 1997, section 4.2.3).
+    """
+    other = min((differences <= ROUNDING).sum(), (differences >= -ROUNDING).sum())
+    return min(1.0, 2 * (int(other) + 1) / (len(differences) + 1))
+
+
+def p_of_seeds(differences: Sequence[float]) -> float | None:
+    """The two-sided p-value of Student's paired t-test; None for fewer than two differences."""
+    if len(differences) < 2:
+        return None
+    if np.ptp(differences) < ROUNDING:  # the test divides by their spread
+        return 1.0 if abs(differences[0]) < ROUNDING else 0.0
+    return float(stats.ttest_1samp(differences, 0).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number, by Holm's step-down method (1979): each is the smallest level of the whole family at
+    which its own hypothesis is rejected."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted

@@ -132,7 +132,7 @@ def _size(tree: Any, known: dict[int, int]) -> int:
     return known[id(tree)]
 
 
-def to_yaml(config: RunConfig) -> str:
+def to_yaml(config: BaseModel) -> str:
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=120)
 
 
@@ -142,15 +142,23 @@ def from_yaml(path: Path) -> RunConfig:
     Raises:
         TutelageError: when the file is missing, is not YAML, or does not describe a run.
     """
+    return validated(yaml_file(path, f"`tutelage recipe METHOD > {path}` writes one"), str(path))
+
+
+def yaml_file(path: Path, remedy: str) -> Any:
+    """What a YAML file stands for; ``remedy`` is for one that is missing.
+
+    Raises:
+        TutelageError: when the file is missing or is not YAML.
+    """
     try:
-        tree = yaml_value(path.read_text(encoding="utf-8"))
+        return yaml_value(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise TutelageError(f"there is no file {str(path)!r}; `tutelage recipe METHOD > {path}` writes one") from None
+        raise TutelageError(f"there is no file {str(path)!r}; {remedy}") from None
     except OSError as error:
         raise TutelageError(f"{str(path)!r} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TutelageError(f"{str(path)!r} is not a YAML file: {' '.join(str(error).split())}") from None
-    return validated(tree, str(path))
 
 
 def validated(tree: Any, name: str | None = None) -> RunConfig:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from tutelage import anatomy
+from tutelage.artifacts import checksum_of
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import Data
+from tutelage.data.examples import Data, content
 from tutelage.data.labels import class_counts, label_names, unnamed
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
@@ -51,6 +56,8 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
         logits[who] = {
             name: workspace.predict(model, read.student, f"{who} on {name}") for name, read in run.dev.items()
         }
+    if workspace.main:
+        _keep_predictions(run, workspace.folder, {who: found[part] for who, found in logits.items() if part in found})
     # A teacher of which only a store is at hand is counted but not timed: this machine may have no room for it.
     counted, teacher_name = dict(models), run.config.teacher
     if taught is not None:
@@ -101,6 +108,30 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
             kind_of(data.kind), data, texts, logits["student"][part], logits["baseline"][part]
         )
     return {**entries, "served": served(run, models)}, logits
+
+
+PREDICTIONS = "predictions/evaluation.safetensors"
+"""The file in the folder of a run. A run without a teacher is a model's folder, whose own weights are safetensors too."""
+
+
+def _keep_predictions(run: TaskRun, folder: Path, logits: dict[str, Tensor]) -> None:
+    """Write what each model predicts on the first part of the evaluation set, as ``Kind.per_example`` has it.
+
+    The metadata say of which examples: part, kind, metric, and a fingerprint of texts and labels.
+    """
+    data, (part, texts) = run.data, next(iter(run.dev.items()))
+    kind = kind_of(data.kind)
+    tables = {who: np.ascontiguousarray(kind.per_example(data, found, texts)) for who, found in logits.items()}
+    labels = [answer.tolist() if isinstance(answer, np.ndarray) else answer for answer in texts.examples.labels]
+    if data.metrics[0] in kind.against_teacher:
+        labels = []  # they are the teacher's own outputs
+    named = [data.labels[label] for label in labels] if kind.classifies_texts else labels
+    examples = checksum_of([content(texts.examples), str(named)])
+    about = {"part": part, "kind": data.kind, "metric": data.metrics[0], "examples": examples}
+    place = folder / PREDICTIONS
+    place.parent.mkdir(exist_ok=True)
+    save_file(tables, place.with_suffix(".tmp"), about)
+    os.replace(place.with_suffix(".tmp"), place)
 
 
 def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -> TaskReport:

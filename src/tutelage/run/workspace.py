@@ -214,7 +214,7 @@ def workspace(config: RunConfig, *, resume: bool, quiet: bool) -> Iterator[Works
     """
     if config.tracker is not None and importlib.util.find_spec(config.tracker) is None:
         raise TutelageError(f'the tracker {config.tracker!r} is not installed; pip install "tutelage[track]"')
-    with _locked(config):
+    with locked(config.out):
         _quieten()
         accelerator = new_accelerator(config.mixed_precision, config.tracker, config.out)
         folder = run_folder(config, resume)
@@ -223,19 +223,22 @@ def workspace(config: RunConfig, *, resume: bool, quiet: bool) -> Iterator[Works
 
 
 @contextmanager
-def _locked(config: RunConfig) -> Iterator[None]:
-    if config.out is None or int(os.environ.get("RANK", "0")) > 0:
+def locked(out: str | None) -> Iterator[None]:
+    """While this lasts, no other process of this user on this machine can lock the same folder.
+
+    Raises:
+        TutelageError: when another does.
+    """
+    if out is None or int(os.environ.get("RANK", "0")) > 0:
         yield  # of processes that train together the first holds the folder for all
         return
     user = os.getuid() if hasattr(os, "getuid") else 0  # elsewhere the folder of temporary files is a user's own
-    name = f"{user} {Path(config.out).resolve()}"
+    name = f"{user} {Path(out).resolve()}"
     lock = FileLock(Path(tempfile.gettempdir()) / f"tutelage-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise TutelageError(
-            f"another process writes to {config.out!r}; wait until it ends, or give another --out"
-        ) from None
+        raise TutelageError(f"another process writes to {out!r}; wait until it ends, or give another --out") from None
     try:
         yield
     finally:

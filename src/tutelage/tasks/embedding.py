@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,7 +27,6 @@ from tutelage.data.readers.files import ending_of, read_lines, read_table
 from tutelage.data.readers.table import Table, shown
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
-from tutelage.evaluation.intervals import Metric
 from tutelage.objectives import losses
 from tutelage.objectives.losses import SoftLossOptions
 from tutelage.tasks import cells
@@ -149,18 +149,21 @@ class Embedding(Kind):
             return {"knn_accuracy": float(_neighbours(vectors, labels).float().mean())}
         return {"teacher_cosine": float((vectors * F.normalize(torch.from_numpy(labels), dim=-1)).sum(dim=-1).mean())}
 
-    def resampled(self, data: Data, logits: Tensor, texts: Texts) -> tuple[int, Metric]:
-        """Examples are pairs, or texts. Of classes the neighbours are those among all texts: a text that counts twice is no
-        neighbour of itself."""
+    def per_example(self, data: Data, logits: Tensor, texts: Texts) -> npt.NDArray[Any]:
+        """Of pairs cosine and score, of texts alone the cosine with the teacher's vector. Of classes whether a text is right: its
+        neighbours are those among all texts, so a text that counts twice is no neighbour of itself."""
         labels, vectors = texts.examples.labels, F.normalize(logits.float(), dim=-1)
         if data.metrics == PAIRS:
             cosines, scores = (vectors[::2] * vectors[1::2]).sum(dim=-1).numpy(), labels[::2]
-            return len(scores), lambda rows: value_of(PAIRS[0], cosines[rows], scores[rows])
+            return np.stack([cosines, scores], axis=1)
         if data.metrics == CLASSES:
-            each = _neighbours(vectors, labels).numpy().astype(np.float64)
+            each = _neighbours(vectors, labels).numpy()
         else:
-            each = (vectors * F.normalize(torch.from_numpy(labels), dim=-1)).sum(dim=-1).numpy().astype(np.float64)
-        return len(each), lambda rows: float(each[rows].mean())
+            each = (vectors * F.normalize(torch.from_numpy(labels), dim=-1)).sum(dim=-1).numpy()
+        return each.astype(np.float64)[:, None]
+
+    def pooled(self, metric: str, rows: npt.NDArray[Any]) -> float:
+        return value_of(metric, *rows.T) if metric in PAIRS else super().pooled(metric, rows)
 
     def agreement(self, ours: Tensor, theirs: Tensor) -> float | None:
         """Mean cosine of the two vectors of a text."""

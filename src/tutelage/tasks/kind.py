@@ -30,7 +30,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import Metric
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count, SoftLossOptions
-from tutelage.tasks.metrics import of_rows, value_of
+from tutelage.tasks.metrics import value_of
 from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, classes_in
 
 LEAST = 1e-8
@@ -207,9 +207,19 @@ class Kind(ABC):
         return False
 
     @abstractmethod
+    def per_example(self, data: Data, logits: Tensor, texts: Texts) -> npt.NDArray[Any]:
+        """``(examples, columns)``: what the task's first metric asks of each example, for :meth:`pooled`; predictions as
+        :meth:`scores` takes them."""
+
+    def pooled(self, metric: str, rows: npt.NDArray[Any]) -> float:
+        """The first metric of a task, of rows of :meth:`per_example`; if not overridden, their mean."""
+        return float(rows.mean())
+
     def resampled(self, data: Data, logits: Tensor, texts: Texts) -> tuple[int, Metric]:
         """The first metric of predictions as :meth:`scores` takes them, as a function of the examples that count, and how many
         there are: for intervals."""
+        each = self.per_example(data, logits, texts)
+        return len(each), lambda rows: self.pooled(data.metrics[0], each[rows])
 
     def agreement(self, ours: Tensor, theirs: Tensor) -> float | None:
         """Share of equal answers of two models, of their logits ``(answers, outputs)``; ``None`` where answers are no classes."""
@@ -392,9 +402,16 @@ class TextKind(Kind):
     def scores(self, data: Data, logits: Tensor, texts: Texts) -> dict[str, float]:
         return self.score(data.metrics, logits.numpy(), texts.examples.labels, data.positive)
 
-    def resampled(self, data: Data, logits: Tensor, texts: Texts) -> tuple[int, Metric]:
-        predictions, labels = self.predictions(logits.numpy()), texts.examples.labels
-        return len(labels), of_rows(data.metrics[0], predictions, labels, data.positive)
+    def per_example(self, data: Data, logits: Tensor, texts: Texts) -> npt.NDArray[Any]:
+        """The prediction and the label, one after the other; for F1 of one class, whether they are that class."""
+        sides = [self.predictions(logits.numpy()), texts.examples.labels]
+        if data.metrics[0] == "f1":
+            sides = [(side == data.positive).astype(np.int64) for side in sides]
+        return np.concatenate([side.reshape(len(side), -1) for side in sides], axis=1)
+
+    def pooled(self, metric: str, rows: npt.NDArray[Any]) -> float:
+        predictions, labels = (side.squeeze(1) if side.shape[1] == 1 else side for side in np.split(rows, 2, axis=1))
+        return self._value(metric, predictions, labels, 1)
 
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         return {name: self.chance(name, examples.labels, data.positive) for name in data.metrics}

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from tutelage.errors import TutelageError
-from tutelage.evaluation.intervals import Metric
 
 
 def value_of(name: str, predictions: npt.NDArray[Any], labels: npt.NDArray[Any], positive: int = 1) -> float:
@@ -31,55 +29,43 @@ def value_of(name: str, predictions: npt.NDArray[Any], labels: npt.NDArray[Any],
         if name == "pearson":
             return float(stats.pearsonr(predictions.astype(np.float64), labels.astype(np.float64)).statistic)
         return float(stats.spearmanr(predictions, labels).statistic)
-    labels = labels.astype(np.int64)
+    # By counts, not by scikit-learn, which takes milliseconds to check its arguments: a bootstrap asks thousands of times.
+    predictions, labels = predictions.astype(np.int64), labels.astype(np.int64)
     if name == "accuracy":
-        return float(accuracy_score(labels, predictions))
+        same = predictions == labels
+        return float((same.all(axis=1) if same.ndim == 2 else same).mean())
+    right, predicted, wanted = _counts(predictions, labels)
     if name == "mcc":
-        return 0.0 if _constant(predictions) or _constant(labels) else float(matthews_corrcoef(labels, predictions))
+        return _correlation(right, predicted, wanted)
     if name == "f1":
-        if max(labels.max(), predictions.max()) > 1:
+        if len(right) > 2:
             raise TutelageError("metric f1 is for two classes, the data has more: choose macro_f1 or micro_f1")
-        return float(f1_score(labels, predictions, pos_label=positive, zero_division=0))
-    return float(f1_score(labels, predictions, average=name.removesuffix("_f1"), zero_division=0))
-
-
-def of_rows(name: str, predictions: npt.NDArray[Any], labels: npt.NDArray[Any], positive: int = 1) -> Metric:
-    """:func:`value_of` as a function of the examples that count: counting alone, for thousands of resamples."""
-    if name in ("pearson", "spearman"):
-        return lambda rows: value_of(name, predictions[rows], labels[rows], positive)
-    labels = labels.astype(np.int64)
-    if name == "accuracy":
-        right = predictions == labels if labels.ndim == 1 else (predictions == labels).all(axis=1)
-        return lambda rows: float(right[rows].mean())
-    if labels.ndim == 2:
-        both, either = predictions * labels, predictions + labels
-        return lambda rows: _f1(name, both[rows].sum(axis=0), either[rows].sum(axis=0), np.ones(labels.shape[1], bool))
-    classes = int(max(labels.max(), predictions.max(), positive)) + 1
-    cells = labels * classes + predictions
-
-    def metric(rows: npt.NDArray[np.int64]) -> float:
-        counts = np.bincount(cells[rows], minlength=classes**2).reshape(classes, classes)
-        right, wanted, given = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-        if name == "mcc":
-            total = len(rows)
-            spread = (total**2 - (given**2).sum()) * (total**2 - (wanted**2).sum())
-            return float((right.sum() * total - (wanted * given).sum()) / math.sqrt(spread)) if spread else 0.0
-        if name == "f1":
-            return _share(2 * right[positive], wanted[positive] + given[positive])
-        return _f1(name, right, wanted + given, wanted + given > 0)
-
-    return metric
-
-
-def _f1(name: str, both: npt.NDArray[Any], either: npt.NDArray[Any], present: npt.NDArray[np.bool_]) -> float:
-    """Micro or macro F1 of classes: their right answers, answers plus labels, and which classes there are."""
+        return float(_f1(right, predicted, wanted)[positive]) if positive < len(right) else 0.0
     if name == "micro_f1":
-        return _share(2 * both.sum(), either.sum())
-    return float(np.mean(2 * both[present] / np.maximum(either[present], 1)))
+        return float(_f1(right.sum(), predicted.sum(), wanted.sum()))
+    counted = predicted + wanted > 0 if labels.ndim == 1 else np.full(len(right), True)
+    return float(_f1(right, predicted, wanted)[counted].mean())
 
 
-def _share(part: Any, whole: Any) -> float:
-    return float(part / whole) if whole else 0.0
+def _counts(predictions: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> tuple[Any, Any, Any]:
+    """By class, ``(classes,)``: how many are right, predicted and wanted."""
+    if labels.ndim == 2:
+        return (predictions * labels).sum(axis=0), predictions.sum(axis=0), labels.sum(axis=0)
+    classes = max(predictions.max(), labels.max()) + 1
+    found = [np.bincount(one, minlength=classes) for one in (labels[predictions == labels], predictions, labels)]
+    return found[0], found[1], found[2]
+
+
+def _f1(right: Any, predicted: Any, wanted: Any) -> Any:
+    """F1 of counts; 0 where nothing is predicted or wanted."""
+    return 2 * right / np.maximum(predicted + wanted, 1)
+
+
+def _correlation(right: Any, predicted: Any, wanted: Any) -> float:
+    """Matthews' correlation of classes (Gorodkin 2004, equation 8); 0 where one side is constant."""
+    total, expected = int(wanted.sum()), int(predicted @ wanted)
+    spread = (total**2 - int(predicted @ predicted)) * (total**2 - int(wanted @ wanted))
+    return float((int(right.sum()) * total - expected) / math.sqrt(spread)) if spread else 0.0
 
 
 def standard_error(texts: int) -> float:

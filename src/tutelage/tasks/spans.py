@@ -21,7 +21,6 @@ from tutelage.data.examples import NO_TARGET, UNLABELLED, Data, Encoded, Example
 from tutelage.data.readers.squad import Answers, own_questions
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
-from tutelage.evaluation.intervals import Metric
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count
 from tutelage.tasks.kind import Kind
@@ -73,12 +72,13 @@ class Spans(Kind):
         unanswerable = any(answers == () for answers in examples.labels)
         return squad_scores(best_answers(logits, texts.student, examples, with_null=unanswerable), examples)
 
-    def resampled(self, data: Data, logits: Tensor, texts: Texts) -> tuple[int, Metric]:
+    def per_example(self, data: Data, logits: Tensor, texts: Texts) -> npt.NDArray[Any]:
+        """F1 with the best of the right answers."""
         examples = texts.examples
         unanswerable = any(answers == () for answers in examples.labels)
         said = best_answers(logits, texts.student, examples, with_null=unanswerable)
-        each = np.array([_scores(text, _right(known))[0] for text, known in zip(said, examples.labels, strict=True)])
-        return len(each), lambda rows: float(each[rows].mean())
+        each = [_scores(text, _right(known))[0] for text, known in zip(said, examples.labels, strict=True)]
+        return np.array(each)[:, None]
 
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         return answer_chance(examples)

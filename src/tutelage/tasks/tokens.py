@@ -17,7 +17,6 @@ from tutelage.data.config import DataConfig
 from tutelage.data.examples import NO_TARGET, UNLABELLED, Data, Encoded, Examples
 from tutelage.data.readers.conll import bio, own_sentences
 from tutelage.data.texts import Texts
-from tutelage.evaluation.intervals import Metric
 from tutelage.tasks.kind import Kind
 from tutelage.tasks.order import counted
 
@@ -56,16 +55,15 @@ class Tokens(Kind):
         tags = best_tags(logits, texts.student, texts.examples, data.labels)
         return tag_scores(tags, texts.examples, data.labels)
 
-    def resampled(self, data: Data, logits: Tensor, texts: Texts) -> tuple[int, Metric]:
+    def per_example(self, data: Data, logits: Tensor, texts: Texts) -> npt.NDArray[Any]:
+        """Entities that are right, predicted and wanted."""
         tags = best_tags(logits, texts.student, texts.examples, data.labels)
         rows = zip(tags, texts.examples.labels, strict=True)
-        each = np.array([_counted(row, classes, data.labels)[:3] for row, classes in rows])
+        return np.array([_counted(row, classes, data.labels)[:3] for row, classes in rows])
 
-        def f1(rows: npt.NDArray[np.int64]) -> float:
-            right, predicted, wanted = each[rows].sum(axis=0).tolist()
-            return _share(2 * right, predicted + wanted)
-
-        return len(each), f1
+    def pooled(self, metric: str, rows: npt.NDArray[Any]) -> float:
+        right, predicted, wanted = rows.sum(axis=0).tolist()
+        return _share(2 * right, predicted + wanted)
 
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         return tag_chance(examples, data.labels)

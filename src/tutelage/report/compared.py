@@ -1,0 +1,168 @@
+"""``compare.json`` as types: what ``tutelage compare`` measured, and what it shows. The tables and the page are made of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tutelage.report.section import Block
+
+REPORT = "compare.json"
+"""Name of the file in the folder of a comparison."""
+LEVEL = 0.05
+"""Adjusted p-values below it show a difference."""
+
+
+class Gap(Block):
+    """By how much a score is above another, and its 95 % interval: paired bootstrap over examples."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ComparedTask(Block):
+    """A task, and what all its scores have in common."""
+
+    name: str
+    kind: str
+    """Kind of task, e.g. ``classification``."""
+    metric: str
+    """The task's first metric; all scores are in it."""
+    part: str
+    """The part of the evaluation set that all scores are on."""
+    source: str
+    """Where that part comes from, in words."""
+    examples: int
+    """Of that part."""
+    steps: int | None
+    """Optimiser steps that every cell was given. Null: as many as each recipe says."""
+    teacher: str
+    """Folder or hub id."""
+    teacher_score: float | None
+    """Null while no cell is finished."""
+    teacher_parameters: int | None
+    resamples: int
+    """Of the examples, in every bootstrap."""
+
+
+class ComparedArm(Block):
+    """A method with a student, or the same student without distillation, over all seeds."""
+
+    task: str
+    method: str
+    student: str
+    """As it was given; empty: the method's own."""
+    distilled: bool
+    """False for the student that was trained without the teacher."""
+    scores: dict[int, float]
+    """By seed."""
+    mean: float
+    half: float | None
+    """Half of the 95 % interval of the mean over seeds, by Student's t. Null for one seed."""
+    to_teacher: Gap | None
+    """The mean over seeds against the teacher. Null if the teacher's predictions are not known."""
+    parameters: int
+    flops: int
+    """Of one forward pass of one example of mean length."""
+    latency_ms: float | None
+    """Of one example: median of a run, mean over seeds."""
+    steps: int
+    """Optimiser steps of the first seed, in all stages."""
+
+    @property
+    def name(self) -> str:
+        """The arm's name within its task and student."""
+        return self.method if self.distilled else f"{self.method}, not distilled"
+
+
+class Contrast(Block):
+    """Two arms of a task with the same student, by the seeds that both have. Differences are the first minus the second."""
+
+    task: str
+    student: str
+    arm: str
+    """A method."""
+    against: str
+    """Another method, or empty: the same student without distillation."""
+    seeds: int
+    examples: Gap
+    """The mean difference; its interval over examples."""
+    half: float | None
+    """Half of the 95 % interval over seeds, by Student's t. Null for one seed."""
+    p_examples: float
+    """Two-sided, of the bootstrap over examples: would these models differ on other examples?"""
+    p_seeds: float | None
+    """Two-sided, of the paired t-test over seeds: would other seeds differ on these examples? Null for one seed."""
+    holm_examples: float
+    """``p_examples`` adjusted for all comparisons of the task."""
+    holm_seeds: float | None
+
+    @property
+    def other(self) -> str:
+        """What the arm is compared with, for people."""
+        return self.against or "not distilled"
+
+    @property
+    def verdict(self) -> str:
+        """What the two adjusted p-values show together."""
+        examples = self.holm_examples < LEVEL
+        seeds = self.holm_seeds is not None and self.holm_seeds < LEVEL
+        way = "better" if self.examples.value > 0 else "worse"
+        if examples and self.holm_seeds is None:
+            return f"{way} (one seed)"
+        if examples and seeds:
+            return way
+        return f"{way} for these seeds" if examples else f"{way} on these examples" if seeds else "no difference shown"
+
+
+class QueueEntry(Block):
+    """One cell: a method, a student, a task and a seed."""
+
+    task: str
+    method: str
+    student: str
+    seed: int
+    key: str
+    """Digest of the cell's resolved settings."""
+    folder: str
+    """Its run, below the comparison's folder."""
+    error: str | None
+    """Why it failed. Null if it is finished."""
+    score: float | None
+    baseline: float | None
+    """Score of the same student without distillation. Null if it was not trained."""
+    steps: int | None
+    seconds: float | None
+
+
+class CompareReport(Block):
+    """Methods x students x tasks x seeds."""
+
+    schema_version: Literal[1] = 1
+    tutelage: str
+    """Version of the package."""
+    out: str
+    """Folder of the comparison."""
+    seeds: list[int]
+    against: str
+    """The method that the others are compared with."""
+    tasks: list[ComparedTask]
+    arms: list[ComparedArm]
+    contrasts: list[Contrast]
+    cells: list[QueueEntry]
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Of the first finished cell: versions, device, precision."""
+    notes: list[str]
+    """What to bear in mind when reading the scores."""
+
+    @property
+    def failed(self) -> list[QueueEntry]:
+        """The cells without a result."""
+        return [cell for cell in self.cells if cell.error is not None]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no cell failed."""
+        return not self.failed

@@ -1,0 +1,177 @@
+"""A comparison as CSV, as a LaTeX table, and in the words that terminal and page share."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from tutelage.report.compared import LEVEL, ComparedArm, CompareReport, Contrast, Gap
+
+OWN = "its own"
+"""A method's own student, in tables."""
+
+
+def rounded(value: float, digits: int, *, scale: int = 0, sign: bool = False) -> str:
+    """A number times ``10 ** scale`` with so many digits. The decimal number that Python prints is rounded, half to even, not the
+    binary one beside it: 0.8835 in points is 88.4, and as a binary number it is a little less."""
+    number = Decimal(repr(value)).scaleb(scale).quantize(Decimal(1).scaleb(-digits))
+    return f"{abs(number) if number == 0 else number:{'+' if sign else ''}.{digits}f}"
+
+
+def with_margin(mean: float, half: float | None) -> str:
+    """``0.883 ± 0.010``; the mean alone of one seed."""
+    return rounded(mean, 3) + ("" if half is None else f" ± {rounded(half, 3)}")
+
+
+def gap_text(gap: Gap | None) -> str:
+    """``+0.013 (-0.002 to +0.028)``."""
+    if gap is None:
+        return ""
+    value, low, high = (rounded(one, 3, sign=True) for one in (gap.value, gap.low, gap.high))
+    return f"{value} ({low} to {high})".replace("-", "−")
+
+
+def p_text(p: float | None) -> str:
+    """``0.012``, ``<0.001``."""
+    return "" if p is None else "<0.001" if p < 0.001 else rounded(p, 3)
+
+
+def summary(report: CompareReport) -> str:
+    """What the comparison shows of distillation, in a sentence."""
+    twins = [one for one in report.contrasts if not one.against]
+    if not report.arms:
+        return "No cell is finished."
+    if not twins:
+        return "The students were not trained without distillation, so it is not known whether it pays."
+    shown = [one.examples.value > 0 for one in twins if one.holm_examples < LEVEL]
+    harm = "" if all(shown) else f", and to harm in {len(shown) - sum(shown)}"
+    all_of = f"{len(twins)} comparisons with the same student trained without it"
+    return f"Distillation is shown to help in {sum(shown)} of {all_of}{harm}."
+
+
+def best_lines(report: CompareReport) -> list[str]:
+    """The best distilled student of each task beside its teacher."""
+    lines = []
+    for task in report.tasks:
+        arms = [arm for arm in report.arms if arm.task == task.name and arm.distilled]
+        if arms:
+            best = max(arms, key=lambda arm: arm.mean)
+            teacher = "" if task.teacher_score is None else f"; the teacher has {rounded(task.teacher_score, 3)}"
+            student = f" with {best.student}" if best.student else ""
+            lines.append(
+                f"Highest on {task.name}: {best.method}{student}, {task.metric} {with_margin(best.mean, best.half)}{teacher}."
+            )
+    return lines
+
+
+# ------------------------------------------------------------------------------------------------------------------- CSV
+
+
+def arms_csv(report: CompareReport) -> str:
+    """One row for each arm, teachers first; numbers with six digits, scores by seed in a column each."""
+    metrics = {task.name: task.metric for task in report.tasks}
+    heads = ["task", "metric", "method", "student", "distilled", "mean", "half_95", "to_teacher", "to_teacher_low"]
+    heads += ["to_teacher_high", "parameters", "flops", "latency_ms", "steps", *(f"seed_{n}" for n in report.seeds)]
+    rows: list[list[Any]] = [
+        [task.name, task.metric, "teacher", task.teacher, "", task.teacher_score, *[None] * 4, task.teacher_parameters]
+        for task in report.tasks
+    ]
+    for arm in report.arms:
+        gap = arm.to_teacher
+        gaps = [None] * 3 if gap is None else [gap.value, gap.low, gap.high]
+        about = [arm.task, metrics[arm.task], arm.method, arm.student, str(arm.distilled).lower(), arm.mean, arm.half]
+        costs = [arm.parameters, arm.flops, arm.latency_ms, arm.steps]
+        rows.append([*about, *gaps, *costs, *(arm.scores.get(seed) for seed in report.seeds)])
+    return _csv(heads, rows)
+
+
+def contrasts_csv(report: CompareReport) -> str:
+    """One row for each comparison; an empty ``against`` is the student without distillation."""
+    heads = ["task", "student", "arm", "against", "seeds", "difference", "low_examples", "high_examples", "half_seeds"]
+    heads += ["p_examples", "p_seeds", "holm_examples", "holm_seeds", "verdict"]
+    rows = []
+    for one in report.contrasts:
+        gap = one.examples
+        about = [one.task, one.student, one.arm, one.against, one.seeds, gap.value, gap.low, gap.high, one.half]
+        rows.append([*about, one.p_examples, one.p_seeds, one.holm_examples, one.holm_seeds, one.verdict])
+    return _csv(heads, rows)
+
+
+def _csv(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heads)
+    for row in rows:
+        cells = [rounded(cell, 6) if isinstance(cell, float) else cell for cell in row]
+        writer.writerow([*cells, *[""] * (len(heads) - len(cells))])
+    return text.getvalue()
+
+
+# ----------------------------------------------------------------------------------------------------------------- LaTeX
+
+_ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+def escaped(text: str) -> str:
+    """Text in one line in which LaTeX sees no command."""
+    return re.sub(r"[\\~^&%$#_{}]", lambda found: _ESCAPES.get(found[0], "\\" + found[0]), " ".join(text.split()))
+
+
+def latex(report: CompareReport) -> str:
+    r"""A table with a row for each arm and a column for each task, in points; needs ``\usepackage{booktabs}``.
+
+    The highest of each student is bold; a star says that an arm is better than the same student without distillation, on other
+    examples and with other seeds (adjusted p < 0.05).
+    """
+    starred = {
+        (one.task, one.student, one.arm) for one in report.contrasts if not one.against and one.verdict == "better"
+    }
+    students = list(dict.fromkeys(arm.student for arm in report.arms))
+    best: dict[tuple[str, str], float] = {}
+    for arm in report.arms:
+        place = arm.task, arm.student
+        best[place] = max(best.get(place, arm.mean), arm.mean)
+    cells: dict[tuple[str, str, bool], dict[str, str]] = {}
+    for arm in sorted(report.arms, key=lambda arm: students.index(arm.student)):
+        text = _points(arm, bold=arm.mean == best[arm.task, arm.student])
+        if arm.distilled and (arm.task, arm.student, arm.method) in starred:
+            text += "$^{*}$"
+        cells.setdefault((arm.student, arm.method, arm.distilled), {})[arm.task] = text
+    heads = " & ".join(f"{escaped(task.name)} ({escaped(task.metric)})" for task in report.tasks)
+    teachers = (
+        "--" if task.teacher_score is None else f"${rounded(task.teacher_score, 1, scale=2)}$" for task in report.tasks
+    )
+    lines = [
+        r"% \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{ll{'r' * len(report.tasks)}}}",
+        r"\toprule",
+        rf"Student & Method & {heads} \\",
+        r"\midrule",
+        rf"Teacher & & {' & '.join(teachers)} \\",
+    ]
+    before = None
+    for (student, method, distilled), by_task in cells.items():
+        if student != before:
+            lines.append(r"\midrule")
+        name = escaped(method if distilled else f"{method}, not distilled")
+        shown = escaped(student or OWN) if student != before else ""
+        scores = " & ".join(by_task.get(task.name, "--") for task in report.tasks)
+        lines.append(rf"{shown} & {name} & {scores} \\")
+        before = student
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _points(arm: ComparedArm, *, bold: bool) -> str:
+    mean = rounded(arm.mean, 1, scale=2)
+    half = "" if arm.half is None else rf" \pm {rounded(arm.half, 1, scale=2)}"
+    return rf"$\mathbf{{{mean}}}{half}$" if bold else f"${mean}{half}$"
+
+
+def contrast_cells(one: Contrast) -> list[str]:
+    """A comparison as text: difference over examples, over seeds, adjusted p-values, verdict."""
+    half = "" if one.half is None else f"± {rounded(one.half, 3)}"
+    return [gap_text(one.examples), half, p_text(one.holm_examples), p_text(one.holm_seeds), one.verdict]

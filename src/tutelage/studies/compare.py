@@ -1,0 +1,394 @@
+"""``tutelage compare``: methods x students x tasks x seeds, as a queue of runs that can be stopped and resumed.
+
+A cell is one run, in a folder whose name ends in a digest of its resolved settings: a cell with other settings is another cell,
+and one that is finished is read, not repeated. Cells of a task read the same teacher store, if the task's kind can be stored.
+
+    OUT/compare.json               what was measured and what it shows (:mod:`tutelage.report.compared`)
+    OUT/compare.html, .tex         a page, and a table for a paper
+    OUT/arms.csv, contrasts.csv    the same numbers for other programs
+    OUT/cells/                     the runs
+    OUT/errors/                    the traceback of each cell that failed
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from tutelage.artifacts import unwritable, write_text
+from tutelage.data.config import DataConfig, Place
+from tutelage.data.examples import Data
+from tutelage.errors import TutelageError, last_reason, option
+from tutelage.progress import Display
+from tutelage.recipes.choices import Precision
+from tutelage.recipes.config import RunConfig, in_one_line, to_yaml, validated, yaml_file
+from tutelage.recipes.recipe import Recipe
+from tutelage.recipes.settings import run_config
+from tutelage.report import compared_page, compared_tables
+from tutelage.report.compared import REPORT, CompareReport, QueueEntry
+from tutelage.report.model import REPORT as RUN_REPORT
+from tutelage.report.model import TaskReport, load_report
+from tutelage.run.budget import settled
+from tutelage.run.inputs import FOLDER
+from tutelage.run.run import run
+from tutelage.run.workspace import locked
+from tutelage.studies.contrasts import Finished, TaskGround, conclusions, same_ground
+from tutelage.studies.study import digest
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
+from tutelage.teachers.source import Source
+
+SHARED = ("task", "data_dir", "dev", "kind", "metric", "text", "text_pair", "label", "labels")
+"""Settings of the data that decide what is scored, and how; without an evaluation file also ``train``, from which it is split."""
+
+
+FEWEST = 4
+"""Examples of an evaluation set: two pairs, where examples are pairs."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ComparedMethod(_Part):
+    """A method, and what is changed in it."""
+
+    method: str
+    """One of ``tutelage methods``, or of a plug-in."""
+    name: str = ""
+    """The arm's name. Default: the method's."""
+    settings: dict[str, Any] = {}
+    """Settings of this method's runs, by path."""
+
+    @property
+    def called(self) -> str:
+        return self.name or self.method
+
+
+class TeacherTask(_Part):
+    """A task with its teacher."""
+
+    teacher: Place
+    """Folder or hub id, fine-tuned on the task."""
+    data: DataConfig
+    """The texts."""
+    name: str = ""
+    """Default: the task's name, or that of the training file."""
+
+    @property
+    def called(self) -> str:
+        return self.name or self.data.task or Path(str(self.data.train)).name.partition(".")[0]
+
+
+def _seeds(value: Any) -> Any:
+    return range(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _methods(value: Any) -> Any:
+    return [{"method": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
+
+
+class ComparePlan(_Part):
+    """What is compared; one YAML file is this."""
+
+    tasks: Annotated[tuple[TeacherTask, ...], Field(min_length=1)]
+    methods: Annotated[tuple[ComparedMethod, ...], Field(min_length=1), BeforeValidator(_methods)]
+    students: tuple[Place, ...] = ("",)
+    """As ``--student`` takes them; empty: the method's own."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), BeforeValidator(_seeds)] = (0, 1, 2)
+    """How many (0, 1, ...), or which."""
+    steps: Annotated[int, Field(ge=1)] | Literal["equal", "recipe"] = "equal"
+    """Optimiser steps of every cell: ``equal``: as many as the longest recipe of the task plans; ``recipe``: each its own."""
+    against: str = ""
+    """The method that the others are compared with. Default: the first."""
+    baseline: bool = True
+    """Train each student without distillation too, for as many steps."""
+    mixed_precision: Precision = "no"
+    settings: dict[str, Any] = {}
+    """Settings of all runs, by path."""
+
+    def check(self) -> None:
+        """See that names are unique and known.
+
+        Raises:
+            TutelageError: if not.
+        """
+        for what, names in (
+            ("tasks", [task.called for task in self.tasks]),
+            ("methods", [method.called for method in self.methods]),
+            ("students", list(self.students)),
+            ("seeds", list(map(str, self.seeds))),
+        ):
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                remedy = "give one of them another name" if what in ("tasks", "methods") else "leave one out"
+                raise TutelageError(f"two of the {what} are {twice!r}; {remedy}")
+        names = [method.called for method in self.methods]
+        if self.against and self.against not in names:
+            raise TutelageError(
+                f"{option('against')} {self.against!r} is none of the methods {', '.join(names)}; name one"
+            )
+
+
+@dataclass(frozen=True)
+class QueuedRun:
+    """One cell."""
+
+    task: str
+    method: str
+    student: str
+    config: RunConfig
+
+    @property
+    def key(self) -> str:
+        return digest(self.config)
+
+    @property
+    def folder(self) -> Path:
+        return Path(str(self.config.out))
+
+    @property
+    def about(self) -> str:
+        parts = [self.task, self.method, self.student, f"seed {self.config.seed}"]
+        return ", ".join(filter(None, parts))
+
+    def entry(self, out: Path, finished: Finished | None, error: str | None) -> QueueEntry:
+        report = None if finished is None else finished.report
+        return QueueEntry(
+            task=self.task,
+            method=self.method,
+            student=self.student,
+            seed=self.config.seed,
+            key=self.key,
+            folder=str(self.folder.relative_to(out)),
+            error=error,
+            score=None if report is None else report.student.score,
+            baseline=None if report is None or report.baseline is None else report.baseline.score,
+            steps=None if finished is None else finished.steps,
+            seconds=None if report is None else report.seconds,
+        )
+
+
+def plan_of(given: str | os.PathLike[str] | Mapping[str, Any] | None, own: Mapping[str, Any]) -> ComparePlan:
+    """A plan from its YAML file or its fields, with the fields of ``own`` that say something in place of its own.
+
+    Raises:
+        TutelageError: when the file cannot be read; for the first field that is missing or wrong.
+    """
+    name = None if given is None or isinstance(given, Mapping) else os.fspath(given)
+    tree = given if name is None else yaml_file(Path(name), "docs/guides/compare.md shows one")
+    if not isinstance(tree, Mapping | None):
+        raise TutelageError(f"{name!r} has no names and values; docs/guides/compare.md shows what a plan has")
+    if given is not None and "tasks" in own:
+        raise TutelageError("a plan names the tasks and their teachers; leave out --teacher and the options of data")
+    found = dict(tree or {})
+    found |= {field: value for field, value in own.items() if value not in (None, [], {})}
+    if isinstance(before := (tree or {}).get("settings"), Mapping):
+        found["settings"] = {**before, **own.get("settings", {})}
+    if not found.get("tasks"):
+        raise TutelageError(
+            "there is nothing to compare on; give --teacher FOLDER with --task or --train, or a plan in YAML"
+        )
+    if not found.get("methods"):
+        raise TutelageError("there are no methods to compare; give --methods kd,compact")
+    try:
+        return ComparePlan.model_validate(found)
+    except ValidationError as error:
+        raise TutelageError(in_one_line(error, name)) from None
+
+
+RecipeOf = Callable[[str, str, str | None], Recipe]
+"""The recipe of a method with a student on a task, all by name."""
+
+
+def compare(plan: ComparePlan, out: str, recipe_of: RecipeOf, *, quiet: bool = False) -> CompareReport:
+    """Run the cells that are not finished, and write what all of them show; see :func:`tutelage.api.compare`.
+
+    Raises:
+        TutelageError: for every mistake of the user, before anything is written; and when cells of a task were scored on
+            different examples.
+    """
+    plan.check()
+    folder = Path(out)
+    grounds, queue = _queue(plan, folder, recipe_of)
+    with locked(out), Display(quiet) as display:
+        _take(folder, plan)
+        finished: list[Finished] = []
+        entries: list[QueueEntry] = []
+        for number, cell in enumerate(queue, start=1):
+            found, error = _carried_out(cell, folder, display, f"{number} of {len(queue)}: {cell.about}")
+            if found is not None:
+                same_ground(found, finished)
+                finished.append(found)
+            entries.append(cell.entry(folder, found, error))
+        display.say("resampling the evaluation examples ...")
+        report = conclusions(plan.against or plan.methods[0].called, plan.seeds, out, grounds, finished, entries)
+        write_text(folder / REPORT, report.model_dump_json(indent=1))
+        write_text(folder / "compare.html", compared_page.page(report))
+        write_text(folder / "compare.tex", compared_tables.latex(report))
+        write_text(folder / "arms.csv", compared_tables.arms_csv(report))
+        write_text(folder / "contrasts.csv", compared_tables.contrasts_csv(report))
+    return report
+
+
+def _take(folder: Path, plan: ComparePlan) -> None:
+    """Take over the folder: new, empty, or that of a comparison."""
+    plan_file = folder / "compare.yaml"
+    if folder.is_dir() and not plan_file.exists() and {path.name for path in folder.iterdir()} - {FOLDER}:
+        raise TutelageError(
+            f"{str(folder)!r} is not empty and holds no comparison; give an empty or new folder to --out"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(plan_file, to_yaml(plan))
+    except OSError as error:
+        raise unwritable(folder, error) from None
+
+
+def _carried_out(cell: QueuedRun, out: Path, display: Display, line: str) -> tuple[Finished | None, str | None]:
+    """The result of a cell, or why it failed. A mistake in one cell is no reason to stop the others."""
+    place = out / "errors" / f"{cell.folder.name}.txt"
+    before = (cell.folder / RUN_REPORT).exists()
+    if not before:
+        display.say(f"{line} ...")
+    try:
+        if not before:
+            run(cell.config, resume=True, quiet=True)
+        report = load_report(cell.folder)
+        assert isinstance(report, TaskReport)
+        found = Finished(cell.task, cell.method, cell.student, cell.folder, report, len(cell.config.recipe.stages))
+    except Exception as error:  # out of memory, a damaged file, a bug: the queue goes on, and the exit code says so
+        reason = str(error) if isinstance(error, TutelageError) else f"{type(error).__name__}: {last_reason(error)}"
+        place.parent.mkdir(exist_ok=True)
+        write_text(place, traceback.format_exc())
+        display.say(f"{line}: FAILED: {reason}")
+        return None, reason
+    place.unlink(missing_ok=True)
+    done = "finished before" if before else f"{report.seconds:,.0f} s"
+    display.say(f"{line}: {report.metric} {report.student.score:.4f} ({done})")
+    return found, None
+
+
+# ------------------------------------------------------------------------------------------------------------ the queue
+
+
+def _queue(plan: ComparePlan, out: Path, recipe_of: RecipeOf) -> tuple[list[TaskGround], list[QueuedRun]]:
+    """The tasks, and all cells: seeds are the outer loop, so that an interrupted comparison has fewer seeds, not fewer arms."""
+    read = cache(load_data)
+    grounds: list[TaskGround] = []
+    configs: dict[tuple[str, str, str], RunConfig] = {}
+    for task in plan.tasks:
+        arms = {
+            (task.called, method.called, student): _config(plan, task, method, student, recipe_of)
+            for method in plan.methods
+            for student in plan.students
+        }
+        _check_shared(task.called, arms)
+        data = read(task.data)
+        kind = kind_of(data.kind)
+        kind.match(data, Source(task.teacher, kind.head, pooling=task.data.pooling).config, task.teacher)
+        store = "auto" if kind.per_text else None
+        arms = {
+            arm: config.model_copy(update={"teacher_store": config.teacher_store or store})
+            for arm, config in arms.items()
+        }
+        steps = None
+        if plan.steps != "recipe":
+            planned = {arm: _planned(config, read(config.data)) for arm, config in arms.items()}
+            steps = plan.steps if isinstance(plan.steps, int) else max(sum(stages) for stages in planned.values())
+            arms = {arm: with_steps(config, steps, planned[arm]) for arm, config in arms.items()}
+        part, examples = next(iter(data.dev.items()))
+        if len(examples) < FEWEST:
+            raise TutelageError(
+                f"the evaluation set of task {task.called!r} has {len(examples)} examples, on which no difference can be shown; "
+                f"give at least {FEWEST}"
+            )
+        source = data.sources.get(part, part)
+        grounds.append(
+            TaskGround(task.called, task.teacher, steps, data.kind, data.metrics[0], part, source, len(examples))
+        )
+        configs |= arms
+    cells = [
+        QueuedRun(*arm, _placed(out, arm, config.model_copy(update={"seed": seed})))
+        for seed in plan.seeds
+        for arm, config in configs.items()
+    ]
+    return grounds, cells
+
+
+def _config(
+    plan: ComparePlan, task: TeacherTask, method: ComparedMethod, student: str, recipe_of: RecipeOf
+) -> RunConfig:
+    recipe = recipe_of(method.method, student, task.data.task)
+    if recipe.takes_teachers:
+        raise TutelageError(
+            f"the method {method.method!r} learns from several teachers; compare takes methods with one teacher"
+        )
+    fields = {"teacher": task.teacher, "baseline": plan.baseline, "mixed_precision": plan.mixed_precision}
+    data = task.data.model_dump(mode="json", exclude_unset=True)
+    return run_config(recipe, data, {**plan.settings, **method.settings}, **fields)
+
+
+def _check_shared(task: str, arms: Mapping[tuple[str, str, str], RunConfig]) -> None:
+    """Check that all cells of a task are scored on the same examples, by the same metric.
+
+    Raises:
+        TutelageError: if settings of methods say otherwise.
+    """
+    (first, *_), *others = arms.items()
+    same = arms[first].data
+    for (_, method, _), config in others:
+        names = [*SHARED, *(["train"] if same.dev is None else [])]
+        for name in names:
+            ours, theirs = getattr(same, name), getattr(config.data, name)
+            if ours != theirs:
+                raise TutelageError(
+                    f"the cells of task {task!r} do not share data.{name} ({first[1]} has {ours!r}, {method} has {theirs!r}), and "
+                    "their scores cannot be compared; set it for the whole task, or make two tasks of it"
+                )
+
+
+def _planned(config: RunConfig, data: Data) -> list[int]:
+    """About how many optimiser steps each stage of a run plans: texts that augmentation adds are not counted."""
+    held = data.hold_out(config.data.holdout, 0) if config.data.holdout and kind_of(data.kind).learns_labels else data
+    more = len(data.unlabeled) if data.unlabeled is not None else 0
+    sizes = {stage.name: len(held.train) + (0 if stage.needs_labels else more) for stage in config.recipe.stages}
+    recipe = settled(config.recipe, lambda stage: sizes[stage.name], 768)  # the width decides about rates alone
+    each = [-(-sizes[stage.name] // stage.batch_size) * stage.schedule[0] for stage in recipe.stages]
+    return [max(min(steps, stage.max_steps or steps), 1) for steps, stage in zip(each, recipe.stages, strict=True)]
+
+
+def with_steps(config: RunConfig, steps: int, planned: Sequence[int]) -> RunConfig:
+    """The run with ``steps`` optimiser steps in all, divided between its stages in the proportion that they plan.
+
+    Raises:
+        TutelageError: when there are fewer steps than stages.
+    """
+    if steps < len(planned):
+        raise TutelageError(
+            f"{option('steps')} {steps} is fewer than the {len(planned)} stages of {config.recipe.method!r}; give more"
+        )
+    bounds = [round(steps * sum(planned[:place]) / sum(planned)) for place in range(len(planned) + 1)]
+    for place in range(1, len(bounds)):  # at least one step a stage
+        bounds[place] = min(max(bounds[place], bounds[place - 1] + 1), steps - (len(planned) - place))
+    stages = [
+        stage.model_copy(update={"epochs": 10**6, "max_steps": bounds[place + 1] - bounds[place], "patience": None})
+        for place, stage in enumerate(config.recipe.stages)
+    ]
+    recipe = config.recipe.model_copy(update={"stages": stages})
+    return validated(config.model_copy(update={"recipe": recipe}).model_dump(mode="json"))
+
+
+def _placed(out: Path, arm: tuple[str, str, str], config: RunConfig) -> RunConfig:
+    """The run with its folder, named for people and by its settings."""
+    words = [re.sub(r"[^\w.=+-]+", "_", word)[:40] for word in arm if word]
+    name = "-".join([*words, f"seed{config.seed}", digest(config)])
+    return config.model_copy(update={"out": str(out / "cells" / name)})

@@ -1,0 +1,518 @@
+"""Comparisons: the queue, what it refuses, the statistics against slow oracles, and what is written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import write_csv
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from scipy import stats
+from test_cli import invoke
+
+from tutelage import api
+from tutelage.errors import TutelageError
+from tutelage.evaluation.intervals import holm, p_of_resamples, p_of_seeds, paired_difference, percentiles, resampled
+from tutelage.recipes.config import RunConfig, from_yaml, yaml_value
+from tutelage.report import compared_page, compared_tables
+from tutelage.report.compared import ComparedArm, ComparedTask, CompareReport, Contrast, Gap, QueueEntry
+from tutelage.report.compared_tables import rounded
+from tutelage.report.model import TaskReport, load_report
+from tutelage.run.measure import PREDICTIONS
+from tutelage.studies import compare as comparing
+from tutelage.studies import contrasts
+from tutelage.tasks import kind_of
+
+SHORT = {"stages.*.lr": 1e-3, "stages.*.batch_size": 16}
+
+
+class Killed(BaseException):
+    """As a signal would end the process."""
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrasts, "RESAMPLES", 100)
+    monkeypatch.setattr(contrasts, "PER_CONTRAST", 1)
+
+
+@pytest.fixture
+def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
+    return tmp_path / "stores"
+
+
+def given(root: Path, **more: Any) -> dict[str, Any]:
+    files = {"train": str(root / "train.csv"), "dev": str(root / "dev.csv"), "max_train": 64}
+    common = {"teacher": root / "teacher", "students": ["layers=1"], "settings": SHORT, "steps": 3, "quiet": True}
+    return {**common, "methods": ["kd,logits_mse"], "seeds": 1, **files, **more}
+
+
+# ------------------------------------------------------------------------------------------------------------- the queue
+
+
+@pytest.fixture(scope="module")
+def finished(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompareReport, list[str]]:
+    """A comparison that was killed in its second cell and went on: its folder, its report, the runs that were begun."""
+    folder, began = tmp_path_factory.mktemp("compare"), []
+    carry_out = comparing.run
+
+    def killing(config: RunConfig, **how: Any) -> Any:
+        began.append(Path(str(config.out)).name)
+        if len(began) == 2:
+            raise Killed
+        return carry_out(config, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUTELAGE_STORES", str(folder / "stores"))
+        patch.setattr(comparing, "run", killing)
+        patch.setattr(contrasts, "RESAMPLES", 100)
+        with pytest.raises(Killed):
+            api.compare(out=folder / "out", **given(teacher_folder))
+        assert not (folder / "out" / "compare.json").exists()
+        found = api.compare(out=folder / "out", **given(teacher_folder))
+    return folder, found, began
+
+
+def test_a_killed_comparison_goes_on(finished) -> None:
+    """The cell that was finished is read, the other is run; both read one store, and both have as many steps."""
+    folder, found, began = finished
+    assert [name.split("-")[1] for name in began] == ["kd", "logits_mse", "logits_mse"]
+    assert len({name.rpartition("-")[2] for name in began}) == 2
+    assert CompareReport.model_validate_json((folder / "out" / "compare.json").read_text()) == found
+    assert found.passed and [cell.error for cell in found.cells] == [None, None]
+    assert len(list((folder / "stores").glob("*/manifest.json"))) == 1
+    for cell in found.cells:
+        report, config = (
+            load_report(folder / "out" / cell.folder),
+            from_yaml(folder / "out" / cell.folder / "config.yaml"),
+        )
+        assert isinstance(report, TaskReport) and config.teacher_store == "auto" and report.store is not None
+        assert [stage.steps for stage in report.stages] == [
+            3,
+            3,
+        ]  # the student's, and the student's without distillation
+        assert cell.folder.endswith(cell.key) and cell.score == report.student.score
+    names = [(arm.name, list(arm.scores)) for arm in found.arms]
+    assert names == [(name + end, [0]) for name in ("kd", "logits_mse") for end in ("", ", not distilled")]
+    assert [(one.arm, one.against) for one in found.contrasts] == [("kd", ""), ("logits_mse", "kd"), ("logits_mse", "")]
+    assert "one seed" in found.notes[-1] and found.tasks[0].teacher_score == report.teacher.score
+    for name in ("compare.html", "compare.tex", "arms.csv", "contrasts.csv", "compare.yaml"):
+        assert (folder / "out" / name).stat().st_size > 100
+
+
+def test_a_run_keeps_what_its_models_predict(finished) -> None:
+    """Of each model a row for each example, from which its score comes out again."""
+    folder, found, _ = finished
+    for cell in found.cells:
+        report = load_report(folder / "out" / cell.folder)
+        with safe_open(folder / "out" / cell.folder / PREDICTIONS, "np") as file:
+            about = file.metadata()
+            assert sorted(file.keys()) == ["baseline", "student", "teacher"]
+            for who in file.keys():  # noqa: SIM118
+                table = file.get_tensor(who)
+                assert table.shape == (100, 2)
+                assert kind_of(about["kind"]).pooled(about["metric"], table) == pytest.approx(
+                    getattr(report, who).score
+                )
+        assert (about["part"], about["metric"]) == ("dev", "accuracy")
+
+
+def pretend(finished: tuple[Path, CompareReport, list[str]], fails: str = "nothing"):
+    """A run that takes no time: what a finished one wrote, with a score that depends on method and seed."""
+    folder, found, _ = finished
+    source = folder / "out" / found.cells[0].folder
+
+    def run(config: RunConfig, **how: Any) -> None:
+        place = Path(str(config.out))
+        if fails in place.name:
+            raise RuntimeError("out of memory\nmore of it")
+        tree = json.loads((source / "report.json").read_text()) | {"seed": config.seed}
+        generator = np.random.default_rng([config.seed, len(config.recipe.method)])
+        with safe_open(source / PREDICTIONS, "np") as file:
+            about, tables = file.metadata(), {who: file.get_tensor(who) for who in file.keys()}  # noqa: SIM118
+        for who, share in (("student", 0.1), ("baseline", 0.4), ("teacher", 0.0)):
+            labels = tables[who][:, 1]
+            wrong = generator.random(100) < share
+            tables[who] = np.stack([np.where(wrong, 1 - labels, labels), labels], axis=1)
+            tree[who]["score"] = float((~wrong).mean())
+        (place / PREDICTIONS).parent.mkdir(parents=True)
+        save_file(tables, place / PREDICTIONS, about)
+        (place / "report.json").write_text(json.dumps(tree))
+
+    return run
+
+
+def test_a_cell_that_fails_is_recorded_and_tried_again(
+    finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the command line, with two students after one option: the others go on, and the exit code says so."""
+    monkeypatch.setattr(comparing, "run", pretend(finished, fails="logits_mse-layers=2-seed1"))
+    words = ["compare", "--teacher", teacher_folder / "teacher", "--train", teacher_folder / "train.csv"]
+    words += ["--dev", teacher_folder / "dev.csv", "--methods", "kd,logits_mse", "--students", "layers=1", "layers=2"]
+    words += ["--seeds", "2", "--out", tmp_path / "out"]
+    code, shown, _ = invoke(*words)
+    assert code == 1 and "FAILED: logits_mse with layers=2 on train, seed 1: RuntimeError: out of memory" in shown
+    found = CompareReport.model_validate_json((tmp_path / "out" / "compare.json").read_text())
+    assert [cell.error is not None for cell in found.cells] == [False] * 7 + [True]
+    assert [cell.seed for cell in found.cells] == [0] * 4 + [1] * 4  # seeds are the outer loop
+    assert "1 of 8 cells failed" in found.notes[0] and "not all arms have the same seeds" in " ".join(found.notes)
+    (trace,) = (tmp_path / "out" / "errors").iterdir()
+    assert "RuntimeError: out of memory" in trace.read_text()
+    assert {one.seeds for one in found.contrasts if one.student == "layers=2" and one.arm == "logits_mse"} == {1}
+    monkeypatch.setattr(comparing, "run", pretend(finished))
+    # The same cells from a plan, with one option beside it: only the failed one is run.
+    tree = plan(teacher_folder, methods=["kd", "logits_mse"], students=["layers=1", "layers=2"], seeds=7)
+    (tmp_path / "plan.yaml").write_text(json.dumps(tree))
+    code, out, error = invoke("compare", tmp_path / "plan.yaml", "--seeds", "2", "--out", tmp_path / "out", "--json")
+    assert code == 0 and not error and not list((tmp_path / "out" / "errors").iterdir())
+    assert len(json.loads(out)["arms"]) == 8 and not json.loads(out)["notes"]
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 8
+
+
+# --------------------------------------------------------------------------------------------------- what it refuses
+
+
+def plan(root: Path, **more: Any) -> dict[str, Any]:
+    data = {"train": str(root / "train.csv"), "dev": str(root / "dev.csv")}
+    return {"tasks": [{"teacher": str(root / "teacher"), "data": data}], "methods": ["kd", "pkd"], **more}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (
+            {"methods": ["kd", {"method": "kd", "name": "b", "settings": {"data.metric": "f1"}}]},
+            r"do not share data.metric \(kd has None, b has 'f1'\)",
+        ),
+        (
+            {"methods": ["kd", {"method": "kd", "name": "b", "settings": {"data.dev": "test.csv"}}]},
+            "do not share data.dev .*make two tasks of it",
+        ),
+        ({"methods": ["kd", "kd"]}, "two of the methods are 'kd'; give one of them another name"),
+        ({"methods": ["kd", "pkdd"]}, "there is no method 'pkdd'; did you mean 'pkd'"),
+        ({"methods": ["skdbert"]}, "'skdbert' learns from several teachers"),
+        ({"methods": []}, "there are no methods to compare"),
+        ({"tasks": []}, "there is nothing to compare on"),
+        ({"against": "compact"}, "'compact' is none of the methods kd, pkd"),
+        ({"seeds": 0}, "plan.yaml: seeds"),
+        ({"stepz": 3}, "plan.yaml: stepz: Extra inputs"),
+        ({"steps": 1, "methods": ["tinybert"]}, "steps 1 is fewer than the 2 stages"),
+        ({"students": ["layers=x"]}, "--student 'layers=x'"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_is_written(
+    more: dict[str, Any], words: str, teacher_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(json.dumps(plan(teacher_folder, **more)))
+    with pytest.raises(TutelageError, match=words) as error:
+        api.compare(path, out=tmp_path / "out", quiet=True)
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_the_plan_of_the_guide_is_one() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "guides" / "compare.md").read_text(encoding="utf-8")
+    found = comparing.plan_of(yaml_value(guide.partition("```yaml")[2].partition("```")[0]), {})
+    found.check()
+    assert [task.called for task in found.tasks] == ["mrpc", "intents"] and found.seeds == (0, 1, 2)
+    assert [method.called for method in found.methods] == ["kd", "compact", "kd, T=4"]
+    for task in found.tasks:
+        for method in found.methods:
+            recipe = api.recipe(method.method).recipe
+            comparing._config(found, task, method, "layers=3", lambda *names, recipe=recipe: recipe)
+
+
+def test_a_plan_and_a_folder_that_do_not_fit(teacher_folder: Path, tmp_path: Path) -> None:
+    tree = plan(teacher_folder)
+    with pytest.raises(TutelageError, match="two of the tasks are 'train'; give one of them another name"):
+        api.compare({**tree, "tasks": tree["tasks"] * 2}, out=tmp_path / "out")
+    with pytest.raises(TutelageError, match="leave out --teacher and the options of data"):
+        api.compare(tree, out=tmp_path / "out", teacher=teacher_folder / "teacher")
+    with pytest.raises(TutelageError, match="there is no teacher; give --teacher FOLDER, or name"):
+        api.compare(out=tmp_path / "out", methods=["kd"], train="a.csv")
+    with pytest.raises(TutelageError, match=r"there is no file 'none.yaml'; docs/guides/compare.md shows one"):
+        api.compare("none.yaml", out=tmp_path / "out")
+    (tmp_path / "few.csv").write_text("".join((teacher_folder / "dev.csv").read_text().splitlines(keepends=True)[:4]))
+    with pytest.raises(TutelageError, match="has 3 examples, on which no difference can be shown; give at least 4"):
+        api.compare(out=tmp_path / "out", **given(teacher_folder, dev=str(tmp_path / "few.csv")))
+    (tmp_path / "few.csv").unlink()
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(TutelageError, match="is not empty and holds no comparison"):
+        api.compare(tree, out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_cells_of_changed_data_are_not_compared(
+    finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stores: Path
+) -> None:
+    """The evaluation file is another one since the first seed: the fingerprints of the examples differ."""
+    shutil.copytree(finished[0] / "out", tmp_path / "out")
+    run, different = pretend(finished), dict[str, str]()
+
+    def changed(config: RunConfig, **how: Any) -> None:
+        run(config)
+        path = Path(str(config.out)) / PREDICTIONS
+        with safe_open(path, "np") as file:
+            about, tables = file.metadata(), {who: file.get_tensor(who) for who in file.keys()}  # noqa: SIM118
+        save_file(tables, path, about | different)
+
+    monkeypatch.setattr(comparing, "run", changed)
+    for name, words in (("examples", "examples; the data"), ("metric", "metrics: accuracy and another")):
+        different = {name: "another"}
+        with pytest.raises(TutelageError, match=f"were scored on different {words}") as error:
+            api.compare(out=tmp_path / "out", **given(teacher_folder, seeds=2))
+        assert "\n" not in str(error.value)
+        for path in (tmp_path / "out" / "cells").glob("*-seed1-*"):
+            shutil.rmtree(path)
+    (tmp_path / "out" / finished[1].cells[0].folder / PREDICTIONS).unlink()
+    with pytest.raises(TutelageError, match="remove the folder, and the cell is run again"):
+        api.compare(out=tmp_path / "out", **given(teacher_folder))
+
+
+def test_examples_have_another_fingerprint_in_another_file(
+    finished, teacher_folder: Path, tmp_path: Path, stores
+) -> None:
+    """A real run on other evaluation texts, and the fingerprint of the same texts does not depend on the model."""
+    write_csv(tmp_path / "dev.csv", 100, 3)
+    options = given(teacher_folder, methods=["kd"], dev=str(tmp_path / "dev.csv"))
+    other = api.compare(out=tmp_path / "out", **options, baseline=False)
+    paths = [finished[0] / "out" / cell.folder for cell in finished[1].cells] + [
+        tmp_path / "out" / other.cells[0].folder
+    ]
+    prints = []
+    for path in paths:
+        with safe_open(path / PREDICTIONS, "np") as file:
+            prints.append(file.metadata()["examples"])
+    assert prints[0] == prints[1] != prints[2]
+    assert [arm.name for arm in other.arms] == ["kd"] and not other.contrasts
+
+
+def test_equal_steps_are_divided_as_recipes_plan(teacher_folder: Path) -> None:
+    """All cells get as many steps as the longest recipe plans; its stages keep their proportion; 0 is no share."""
+    for steps, planned, wanted in ((100, [30, 10], [75, 25]), (3, [1000, 1, 1], [1, 1, 1]), (7, [1, 1000], [1, 6])):
+        recipe = api.recipe("minilmv2" if len(planned) == 2 else "kd").recipe
+        stage = recipe.stages[0]
+        stages = [stage.model_copy(update={"name": str(place)}) for place in range(len(planned))]
+        config = RunConfig(recipe=recipe.model_copy(update={"stages": stages}), out="x")
+        found = comparing.with_steps(config, steps, planned).recipe.stages
+        assert [one.max_steps for one in found] == wanted and {one.patience for one in found} == {None}
+    data = {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv"), "holdout": 0.1}
+    tree = plan(teacher_folder, methods=["kd", {"method": "pkd", "settings": {"stages.*.epochs": 9}}], seeds=1)
+    tree["tasks"][0]["data"] = data
+    checked = comparing.plan_of(tree, {})
+    grounds, queue = comparing._queue(checked, Path("out"), lambda method, student, task: api.recipe(method).recipe)
+    # 360 texts in train are 12 batches of 32; 9 epochs
+    assert [ground.steps for ground in grounds] == [108]
+    assert [sum(stage.max_steps or 0 for stage in cell.config.recipe.stages) for cell in queue] == [108, 108]
+    own = checked.model_copy(update={"steps": "recipe"})
+    grounds, queue = comparing._queue(own, Path("out"), lambda method, student, task: api.recipe(method).recipe)
+    assert grounds[0].steps is None and [cell.config.recipe.stages[0].epochs for cell in queue] == [3, 9]
+
+
+# -------------------------------------------------------------------------------------------------------- statistics
+
+
+def test_holm_is_the_closed_test_of_bonferroni() -> None:
+    """Slow oracle: a hypothesis is rejected if Bonferroni rejects every set of hypotheses that has it."""
+    generator = np.random.default_rng(0)
+    for size in (0, 1, 2, 5):
+        p = list(generator.random(size) ** 3)
+        if size == 5:
+            p[3] = p[1]
+        sets = [s for count in range(1, size + 1) for s in itertools.combinations(range(size), count)]
+        wanted = [max(min(1.0, len(s) * min(p[j] for j in s)) for s in sets if i in s) for i in range(size)]
+        assert holm(p) == pytest.approx(wanted)
+
+
+def test_resampled_differences_are_paired() -> None:
+    """Each resample has the same examples on both sides: loops over the same draws give the same numbers."""
+    generator = np.random.default_rng(3)
+    ours, theirs = generator.random(30), generator.random(30)
+    draws: list[list[int]] = []
+
+    def noting(rows: Any) -> float:
+        draws.append(list(rows))
+        return float(ours[rows].mean())
+
+    first = resampled(noting, 30, resamples=250, seed=1)
+    second = resampled(lambda rows: theirs[rows].mean(), 30, resamples=250, seed=1)
+    assert len(draws) == 250 and len({tuple(one) for one in draws}) == 250
+    slow = [sum(ours[row] - theirs[row] for row in rows) / 30 for rows in draws]
+    assert first - second == pytest.approx(slow)
+    ordered = sorted(slow)
+    low, high = percentiles(first - second)
+    assert ordered[5] <= low <= ordered[7] and ordered[242] <= high <= ordered[244]
+    below, above = sum(one <= 0 for one in slow), sum(one >= 0 for one in slow)
+    assert p_of_resamples(first - second) == pytest.approx(min(1, 2 * (min(below, above) + 1) / 251))
+    assert p_of_resamples(np.zeros(9)) == 1 and p_of_resamples(np.ones(99)) == pytest.approx(0.02)
+    same = paired_difference(noting, noting, 30)
+    assert same == (0, 0, 0)
+
+
+def test_seeds_are_compared_by_the_paired_t_test() -> None:
+    generator = np.random.default_rng(2)
+    ours, theirs = generator.normal(0.8, 0.02, (2, 5))
+    assert p_of_seeds(ours - theirs) == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
+    assert p_of_seeds([0.1]) is None and p_of_seeds([0.0, 0.0]) == 1 and p_of_seeds([0.1, 0.1]) == 0
+
+
+def test_conclusions_are_those_of_slow_oracles(
+    finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three seeds of made-up predictions: means, intervals, differences and p-values, all computed again in other ways."""
+    monkeypatch.setattr(comparing, "run", pretend(finished))
+    monkeypatch.setattr(contrasts, "RESAMPLES", 1000)
+    found = api.compare(out=tmp_path / "out", **given(teacher_folder, seeds=3))
+    tables: dict[tuple[str, str, str], list[np.ndarray]] = {}
+    for cell in found.cells:
+        with safe_open(tmp_path / "out" / cell.folder / PREDICTIONS, "np") as file:
+            for who in ("student", "baseline"):
+                right = file.get_tensor(who)[:, 0] == file.get_tensor(who)[:, 1]
+                tables.setdefault((cell.method, cell.student, who), []).append(right)
+    for arm in found.arms:
+        values = [right.mean() for right in tables[arm.method, arm.student, "student" if arm.distilled else "baseline"]]
+        low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+        assert arm.half is not None and arm.to_teacher is not None
+        assert (arm.mean - arm.half, arm.mean + arm.half) == pytest.approx((low, high))
+        assert arm.to_teacher.value == pytest.approx(arm.mean - 1) and arm.to_teacher.high < 0
+    assert len(found.contrasts) == 3 and found.tasks[0].resamples == 1000
+    for one in found.contrasts:
+        ours = tables[one.arm, one.student, "student"]
+        theirs = tables[one.against or one.arm, one.student, "student" if one.against else "baseline"]
+        each = np.mean(ours, axis=0) - np.mean(theirs, axis=0)
+        test = stats.ttest_rel([right.mean() for right in ours], [right.mean() for right in theirs])
+        interval = test.confidence_interval(0.95)
+        assert one.examples.value == pytest.approx(each.mean()) and one.p_seeds == pytest.approx(test.pvalue)
+        assert one.half == pytest.approx((interval.high - interval.low) / 2)
+        error = each.std() / 10  # of the mean of 100 examples; percentiles of 1,000 resamples scatter
+        assert (one.examples.low, one.examples.high) == pytest.approx(
+            (each.mean() - 1.96 * error, each.mean() + 1.96 * error), abs=0.3 * error
+        )
+        if not one.against:
+            assert one.holm_examples < 0.05 and one.verdict in ("better", "better for these seeds")
+    for name in ("examples", "seeds"):
+        p = [getattr(one, f"p_{name}") for one in found.contrasts]
+        assert [getattr(one, f"holm_{name}") for one in found.contrasts] == pytest.approx(holm(p))
+
+
+# --------------------------------------------------------------------------------------------------- what is written
+
+EVIL = "<script>alert('x')</script>"
+
+
+@pytest.fixture
+def report() -> CompareReport:
+    """Two tasks, made-up scores, names that are markup."""
+    tasks = [
+        ComparedTask(
+            name=name, kind="classification", metric="f1", part="dev", source=f"{EVIL}.csv", examples=408, steps=1200,
+            teacher="t&t", teacher_score=0.905, teacher_parameters=109_483_778, resamples=2000,
+        )
+        for name in ("mrpc_1", EVIL)
+    ]  # fmt: skip
+    arms = [
+        ComparedArm(
+            task=task.name, method=method, student=student, distilled=distilled, scores={0: mean, 1: mean + 0.01},
+            mean=mean, half=half, to_teacher=Gap(value=mean - 0.905, low=mean - 0.93, high=mean - 0.88),
+            parameters=14_350_000, flops=10**9, latency_ms=5.04, steps=1200,
+        )
+        for task in tasks
+        for student in ("layers=4,hidden=312", "50% & ${x}_~^\\")
+        for method, distilled, mean, half in (
+            ("kd", True, 0.8835, 0.01049), ("kd", False, 0.86, None), ("pkd", True, 0.87449, 0.0105),
+        )
+    ]  # fmt: skip
+    contrasts = [
+        Contrast(
+            task=arm.task, student=arm.student, arm=arm.method, against="", seeds=2, half=0.004, p_examples=0.0005,
+            examples=Gap(value=0.0234567, low=0.01, high=0.03), p_seeds=p, holm_examples=0.002, holm_seeds=p,
+        )
+        for arm in arms
+        for p in [0.01 if arm.method == "kd" else 0.2]
+        if arm.distilled
+    ]  # fmt: skip
+    cells = [
+        QueueEntry(
+            task=EVIL, method="kd", student="", seed=0, key="0" * 16, folder="cells/a", error=error, score=None,
+            baseline=None, steps=None, seconds=None,
+        )
+        for error in (None, f"no {EVIL}")
+    ]  # fmt: skip
+    return CompareReport(
+        tutelage="0", out="out", seeds=[0, 1], against="kd", tasks=tasks, arms=arms, contrasts=contrasts, cells=cells,
+        environment={"device": EVIL}, notes=[EVIL],
+    )  # fmt: skip
+
+
+def test_the_page_shows_names_as_text_and_needs_nothing_else(report: CompareReport) -> None:
+    page = compared_page.page(report)
+    assert page.count("<script>") == 1 and "alert(&#39;x&#39;)" in page and f'data-task="{EVIL}' not in page
+    assert not re.search(r"(src|href)=|@import|url\(|https?:", page)
+    assert "0.884 ± 0.010" in page and "+0.023 (+0.010 to +0.030)" in page and "failed: no &lt;script&gt;" in page
+    body = page.partition("<tbody")[2]
+    assert body.count('class="chart"') == len(report.arms) + len(report.contrasts)
+    places = [float(found) for found in re.findall(r"(?:left|width):([\d.]+)%", body)]
+    assert places and all(0 <= place <= 100 for place in places)
+    worse = report.contrasts[0].model_copy(update={"examples": Gap(value=-0.1, low=-0.2, high=0.0)})
+    mixed = compared_page.page(report.model_copy(update={"contrasts": [worse, *report.contrasts[1:]]}))
+    count = len(report.contrasts)
+    assert f"help in {count} of {count} comparisons with the same student trained without it." in page
+    assert f"help in {count - 1} of {count} comparisons" in mixed and "without it, and to harm in 1." in mixed
+    empty = report.model_copy(update={"arms": [], "contrasts": [], "notes": []})
+    assert "No cell is finished." in compared_page.page(empty)
+
+
+def test_csv_has_every_number(report: CompareReport) -> None:
+    rows = list(csv.DictReader(io.StringIO(compared_tables.arms_csv(report))))
+    assert len(rows) == 2 + len(report.arms) and rows[0]["method"] == "teacher" and rows[0]["mean"] == "0.905000"
+    for row, arm in zip(rows[2:], report.arms, strict=True):
+        assert (row["task"], row["student"]) == (arm.task, arm.student)
+        assert float(row["mean"]) == pytest.approx(arm.mean, abs=5e-7)
+        assert row["half_95"] == ("" if arm.half is None else f"{arm.half:.6f}")
+        assert float(row["seed_1"]) == pytest.approx(arm.scores[1], abs=5e-7)
+    pairs = list(csv.DictReader(io.StringIO(compared_tables.contrasts_csv(report))))
+    assert [row["difference"] for row in pairs] == ["0.023457"] * len(report.contrasts)
+    assert {row["verdict"] for row in pairs} == {"better", "better for these seeds"}
+
+
+def test_latex_rounds_and_escapes(report: CompareReport) -> None:
+    lines = compared_tables.latex(report).splitlines()
+    first = next(line for line in lines if "kd" in line)
+    assert first.startswith(r"layers=4,hidden=312 & kd & $\mathbf{88.4} \pm 1.0$$^{*}$ & $\mathbf{88.4}")
+    assert (
+        r" & kd, not distilled & $86.0$ & $86.0$ \\" in lines
+        and r" & pkd & $87.4 \pm 1.0$ & $87.4 \pm 1.0$ \\" in lines
+    )
+    assert r"mrpc\_1 (f1)" in lines[3] and lines[1] == r"\begin{tabular}{llrr}"
+    assert any(r"50\% \& \$\{x\}\_\textasciitilde{}\textasciicircum{}\textbackslash{} & kd" in line for line in lines)
+    assert r"Teacher & & $90.5$ & $90.5$ \\" in lines
+    assert all(
+        line.count("&") - 2 * line.count(r"\&") == 3 - line.count(r"\&") for line in lines if line.endswith("\\\\")
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "scale", "sign", "text"),
+    [
+        (0.8835, 1, 2, False, "88.4"),
+        (0.8825, 1, 2, False, "88.2"),
+        (0.0005, 3, 0, False, "0.000"),
+        (0.0015, 3, 0, True, "+0.002"),
+        (-0.0001, 3, 0, True, "+0.000"),
+        (-0.02, 3, 0, False, "-0.020"),
+        (1e-07, 6, 0, False, "0.000000"),
+        (1.0, 1, 2, False, "100.0"),
+    ],
+)
+def test_rounding(value: float, digits: int, scale: int, sign: bool, text: str) -> None:
+    assert rounded(value, digits, scale=scale, sign=sign) == text
