@@ -275,8 +275,9 @@ def test_cells_of_changed_data_are_not_compared(
         for path in (tmp_path / "out" / "cells").glob("*-seed1-*"):
             shutil.rmtree(path)
     (tmp_path / "out" / finished[1].cells[0].folder / PREDICTIONS).unlink()
-    with pytest.raises(TutelageError, match="remove the folder, and the cell is run again"):
-        api.compare(out=tmp_path / "out", **given(teacher_folder))
+    found = api.compare(out=tmp_path / "out", **given(teacher_folder))
+    assert found.exit_code == 1 and "remove the folder, and the cell is run again" in str(found.cells[0].error)
+    assert [cell.error is None for cell in found.cells] == [False, True]
 
 
 def test_examples_have_another_fingerprint_in_another_file(
@@ -285,7 +286,8 @@ def test_examples_have_another_fingerprint_in_another_file(
     """A real run on other evaluation texts, and the fingerprint of the same texts does not depend on the model."""
     write_csv(tmp_path / "dev.csv", 100, 3)
     options = given(teacher_folder, methods=["kd"], dev=str(tmp_path / "dev.csv"))
-    other = api.compare(out=tmp_path / "out", **options, baseline=False)
+    other = api.compare(out=tmp_path / "out", **options, baseline=False, store=False)
+    assert not stores.exists()
     paths = [finished[0] / "out" / cell.folder for cell in finished[1].cells] + [
         tmp_path / "out" / other.cells[0].folder
     ]

@@ -116,6 +116,7 @@ def compare(
     steps: int | Literal["equal", "recipe"] | None = None,
     against: str | None = None,
     baseline: bool = True,
+    store: bool = True,
     mixed_precision: Precision | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     plugins: Sequence[Plugin] = (),
@@ -138,6 +139,7 @@ def compare(
         steps: Optimiser steps of each run; equal: as many as the longest recipe plans; recipe: each its own. Default: equal.
         against: Method that the others are compared with. Default: the first.
         baseline: Train each student without the teacher too, for as many steps.
+        store: Keep the teacher's knowledge of a task's texts on disk, once for all runs that need the same of it.
         mixed_precision: Precision of training and evaluation; no is float32. Default: no.
         settings: Any setting of all runs as path=value: stages.*.batch_size=16.
         plugins: Python file with terms, mechanisms or methods of your own.
@@ -166,6 +168,7 @@ def compare(
             "against": against,
             "mixed_precision": mixed_precision,
             "baseline": None if baseline else False,
+            "store": None if store else False,
             "settings": parsed(settings),
         }
         texts = inputs.data(data, options)

@@ -31,6 +31,7 @@ PANELS = {
         "prior",
         "team",
         "teacher_store",
+        "store",
         "store_dtype",
         "allow_weak_teacher",
         "general_teacher",

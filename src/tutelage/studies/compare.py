@@ -111,6 +111,8 @@ class ComparePlan(_Part):
     """The method that the others are compared with. Default: the first."""
     baseline: bool = True
     """Train each student without distillation too, for as many steps."""
+    store: bool = True
+    """Keep what the teacher knows of a task's texts on disk, once for all cells that need the same of it."""
     mixed_precision: Precision = "no"
     settings: dict[str, Any] = {}
     """Settings of all runs, by path."""
@@ -265,9 +267,10 @@ def _carried_out(cell: QueuedRun, out: Path, display: Display, line: str) -> tup
         report = load_report(cell.folder)
         assert isinstance(report, TaskReport)
         found = Finished(cell.task, cell.method, cell.student, cell.folder, report, len(cell.config.recipe.stages))
+        found.table("student")  # lost predictions are the cell's failure, too
     except Exception as error:  # out of memory, a damaged file, a bug: the queue goes on, and the exit code says so
         reason = str(error) if isinstance(error, TutelageError) else f"{type(error).__name__}: {last_reason(error)}"
-        place.parent.mkdir(exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         write_text(place, traceback.format_exc())
         display.say(f"{line}: FAILED: {reason}")
         return None, reason
@@ -295,7 +298,7 @@ def _queue(plan: ComparePlan, out: Path, recipe_of: RecipeOf) -> tuple[list[Task
         data = read(task.data)
         kind = kind_of(data.kind)
         kind.match(data, Source(task.teacher, kind.head, pooling=task.data.pooling).config, task.teacher)
-        store = "auto" if kind.per_text else None
+        store = "auto" if plan.store and kind.per_text else None
         arms = {
             arm: config.model_copy(update={"teacher_store": config.teacher_store or store})
             for arm, config in arms.items()
