@@ -200,12 +200,12 @@ def _cascade(found: CascadeReport) -> None:
     if found.rule is not None:
         table = Table("answered", "threshold", "agreement", "95 % bound", title="By threshold, for looking at")
         for point in found.curve[4::5]:
-            shares = (point.coverage, point.threshold, point.agreement, point.bound)
-            table.add_row(*(f"{share:.4f}" for share in shares))
+            shares = (f"{share:.4f}" for share in (point.agreement, point.bound))
+            table.add_row(f"{point.coverage:.1%}", f"{point.threshold:.6g}", *shares)
     else:
         table = Table("class", "texts", "answered", "threshold", "agreement", "bound", title="By predicted class")
         for name, rule in found.classes.items():
-            shown = ("-" if one is None else f"{one:.4f}" for one in (rule.threshold, rule.agreement, rule.bound))
+            shown = ("-" if one is None else f"{one:.6g}" for one in (rule.threshold, rule.agreement, rule.bound))
             table.add_row(name, f"{rule.rows:,}", f"{rule.answered:,}", *shown)
     Console().print(table)
     where = f"on {sum(one.rows for one in found.classes.values()) or rows.rows:,} texts ({found.source})"

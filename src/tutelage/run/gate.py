@@ -198,8 +198,8 @@ def _class_drop(report: TaskReport, limit: float) -> Condition:
     over = sum(-one.low > limit for _, one in drops)
     return Condition(
         name="class drop",
-        value=-change.value,
-        bound=-change.low,
+        value=0.0 - change.value,  # no change is 0, and not -0
+        bound=0.0 - change.low,
         limit=limit,
         at_least=False,
         of=f"recall of class {worst.name!r}, {worst.support:,} texts; {over} of {len(drops)} classes are over the limit",
