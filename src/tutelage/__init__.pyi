@@ -16,6 +16,7 @@ from .api import plan_store as plan_store
 from .api import pretrain as pretrain
 from .api import recipe as recipe
 from .api import search_knowledge as search_knowledge
+from .api import serve as serve
 from .api import show_team as show_team
 from .api import train_team as train_team
 from .api import verify_store as verify_store

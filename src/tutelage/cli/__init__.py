@@ -34,6 +34,7 @@ COMMANDS = {
     "chain": Derived("chain"),
     "crossfit": Derived("crossfit"),
     "export": Derived("export", ("model",)),
+    "serve": Derived("serve", ("student",)),
     "search-knowledge": Derived("search_knowledge"),
     "attention-report": Derived("attention_report", ("teacher", "student", "texts")),
     "ablate": Derived("ablate", ("method",)),

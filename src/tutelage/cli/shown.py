@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from tutelage.report.search import Search
     from tutelage.run.result import Result
     from tutelage.serving.report import ExportReport
+    from tutelage.serving.server import Server
     from tutelage.studies.ablation import Ablation
 
 
 def show(command: str, result: Any, as_json: bool) -> None:
     """Print what the function of a command has returned."""
     if as_json:
-        print(json.dumps(_tree(result), indent=1))
+        print(json.dumps(_tree(result), indent=1), flush=True)
     else:
         table: Callable[[Any], None] = SHOWN.get(command, _list)
         table(result)
+    if hasattr(result, "wait"):
+        result.wait()
 
 
 def _tree(result: Any) -> Any:
@@ -38,6 +41,8 @@ def _tree(result: Any) -> Any:
         best = result.chosen
         more = {} if best is None else {"best_under": best.model_dump(mode="json")}
         return {**result.model_dump(mode="json", exclude={"under"}), **more}
+    if hasattr(result, "address"):
+        return {"address": result.address}
     return result.model_dump(mode="json") if hasattr(result, "model_dump") else result
 
 
@@ -164,6 +169,12 @@ def _export(found: ExportReport) -> None:
     _say(f"Written to {found.out}; the comparison is in export.json{served}")
 
 
+def _serve(page: Server) -> None:
+    _say(f"Open {page.address} (Ctrl-C ends)")
+    if page.open_to_others:
+        _say("note: every machine that reaches this address can ask the models")
+
+
 def _attention(found: AttentionReport) -> None:
     from tutelage.report.attention import explanation, verdict
 
@@ -235,6 +246,7 @@ SHOWN: dict[str, Callable[[Any], None]] = {
     "demo": _result,
     "evaluate": _scores,
     "export": _export,
+    "serve": _serve,
     "chain": _chain,
     "train_team": _team,
     "show_team": _team,
