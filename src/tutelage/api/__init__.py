@@ -14,7 +14,7 @@ Nothing heavy is imported before a function is called.
 
 from tutelage.api.common import FILES, FilePath, Plugin
 from tutelage.api.runs import demo, distill, evaluate, export, finetune, methods, pretrain, recipe, run
-from tutelage.api.serving import serve
+from tutelage.api.serving import push, serve
 from tutelage.api.stores import compact_store, inspect_store, plan_store, verify_store, write_store
 from tutelage.api.studies import ablate, attention_report, chain, crossfit, search_knowledge, show_team, train_team
 from tutelage.api.texts import augment, build_corpus, inspect_corpus
@@ -40,6 +40,7 @@ __all__ = [
     "methods",
     "plan_store",
     "pretrain",
+    "push",
     "recipe",
     "run",
     "search_knowledge",

@@ -35,6 +35,7 @@ COMMANDS = {
     "crossfit": Derived("crossfit"),
     "export": Derived("export", ("model",)),
     "serve": Derived("serve", ("student",)),
+    "push": Derived("push", ("folder", "repo")),
     "search-knowledge": Derived("search_knowledge"),
     "attention-report": Derived("attention_report", ("teacher", "student", "texts")),
     "ablate": Derived("ablate", ("method",)),

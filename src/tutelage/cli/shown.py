@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,10 +16,15 @@ if TYPE_CHECKING:
     from tutelage.recipes.config import RunConfig
     from tutelage.report.attention import AttentionReport
     from tutelage.report.search import Search
+    from tutelage.run.push import Push
     from tutelage.run.result import Result
     from tutelage.serving.report import ExportReport
     from tutelage.serving.server import Server
     from tutelage.studies.ablation import Ablation
+
+
+CARD_LINES = 30
+"""Lines of a model card that are shown before it is uploaded."""
 
 
 def show(command: str, result: Any, as_json: bool) -> None:
@@ -41,6 +47,8 @@ def _tree(result: Any) -> Any:
         best = result.chosen
         more = {} if best is None else {"best_under": best.model_dump(mode="json")}
         return {**result.model_dump(mode="json", exclude={"under"}), **more}
+    if is_dataclass(result) and not isinstance(result, type):
+        return asdict(result)
     if hasattr(result, "address"):
         return {"address": result.address}
     return result.model_dump(mode="json") if hasattr(result, "model_dump") else result
@@ -169,6 +177,23 @@ def _export(found: ExportReport) -> None:
     _say(f"Written to {found.out}; the comparison is in export.json{served}")
 
 
+def _push(found: Push) -> None:
+    table = Table("file", "bytes", title=f"{'Uploaded to' if found.uploaded else 'Would be uploaded to'} {found.repo}")
+    for name, size in found.files.items():
+        table.add_row(name, f"{size:,}")
+    Console().print(table)
+    head = found.card.splitlines()[:CARD_LINES]
+    _say(
+        "\n".join(["README.md:", *(f"    {line}" for line in head), *(["    ..."] if len(head) == CARD_LINES else [])])
+    )
+    if found.left_out:
+        _say(f"Left out: {', '.join(found.left_out)}")
+    for note in found.notes:
+        _say(f"note: {note}")
+    if not found.uploaded:
+        _say("Nothing was uploaded; --yes does it")
+
+
 def _serve(page: Server) -> None:
     _say(f"Open {page.address} (Ctrl-C ends)")
     if page.open_to_others:
@@ -247,6 +272,7 @@ SHOWN: dict[str, Callable[[Any], None]] = {
     "evaluate": _scores,
     "export": _export,
     "serve": _serve,
+    "push": _push,
     "chain": _chain,
     "train_team": _team,
     "show_team": _team,
