@@ -136,5 +136,15 @@ def data_config(data: Mapping[str, Any]) -> DataConfig:
         return DataConfig.model_validate(dict(data))
 
 
+def to_score(tree: dict[str, Any]) -> dict[str, Any] | None:
+    """The settings of data to score a model on; None where there are no texts.
+
+    Without a training file the evaluation file names the labels.
+    """
+    if tree.get("task") is not None or tree.get("train") is not None:
+        return tree
+    return None if tree.get("dev") is None else tree | {"train": tree["dev"]}
+
+
 def path_text(given: FilePath | None) -> str | None:
     return None if given is None else os.fspath(given)

@@ -28,6 +28,7 @@ from tutelage.api.common import (
     read_plugins,
     recipe_for,
     teachers_of,
+    to_score,
 )
 
 
@@ -254,11 +255,9 @@ def evaluate(
     from tutelage.run.measure import evaluate as evaluated
 
     with Inputs() as inputs:
-        tree = inputs.data(data, options)
-        if tree.get("task") is None and tree.get("train") is None:
-            if tree.get("dev") is None:
-                raise TutelageError("there are no texts to score the model on; give --task NAME or --dev FILE")
-            tree["train"] = tree["dev"]
+        tree = to_score(inputs.data(data, options))
+        if tree is None:
+            raise TutelageError("there are no texts to score the model on; give --task NAME or --dev FILE")
         return evaluated(inputs.model(model, "model"), data_config(tree), quiet=quiet)
 
 
@@ -305,14 +304,11 @@ def export(
     from tutelage.run.inputs import Inputs
 
     with Inputs() as inputs:
-        tree = inputs.data(data, options)
-        given = any(tree.get(name) is not None for name in ("task", "train", "dev"))
-        if given and tree.get("task") is None and tree.get("train") is None:
-            tree["train"] = tree["dev"]
+        tree = to_score(inputs.data(data, options))
         return exported(
             inputs.model(model, "model"),
             Path(out),
-            data_config(tree) if given else None,
+            None if tree is None else data_config(tree),
             form=format,
             int8=int8,
             temperature=temperature,
