@@ -142,16 +142,18 @@ def by_token(config: RunConfig) -> str | None:
     return next((f"the term {term.kind} of stage {stage.name!r}" for stage, term in terms if term.aligned), None)
 
 
+def are_words(encoded: Encoded, tokenizer: Any) -> npt.NDArray[np.bool_]:
+    """``(tokens,)``: which tokens stand for text, known or not, and are not special."""
+    special = [number for number in tokenizer.all_special_ids if number != tokenizer.unk_token_id]
+    return ~np.isin(encoded.tokens, special)
+
+
 def unknown_share(encoded: Encoded, tokenizer: Any) -> tuple[float, int]:
     """The share of unknown tokens, without special tokens, and the number of texts in which every token is unknown."""
     if tokenizer.unk_token_id is None:
         return 0.0, 0
-    special = [number for number in tokenizer.all_special_ids if number != tokenizer.unk_token_id]
-    words = ~np.isin(encoded.tokens, special)
-    unknown = encoded.tokens == tokenizer.unk_token_id
-    of_words, of_unknown = (
-        np.diff(np.concatenate([[0], np.cumsum(marked)])[encoded.offsets]) for marked in (words, unknown)
-    )
+    words, unknown = are_words(encoded, tokenizer), encoded.tokens == tokenizer.unk_token_id
+    of_words, of_unknown = encoded.sums(words), encoded.sums(unknown)
     return float(unknown.sum() / max(words.sum(), 1)), int(((of_words > 0) & (of_words == of_unknown)).sum())
 
 
