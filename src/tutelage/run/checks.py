@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,15 +113,22 @@ def check_ids(encoded: Encoded, tokenizer: Any, config: Any, name: str | None, p
 
 
 def possible(
-    recipe: Recipe, kind: Kind, student: Shape, teacher: Shape | None, *, predicted: bool, same_tokens: bool
+    recipe: Recipe,
+    kind: Kind,
+    student: Shape,
+    teacher: Shape | None,
+    *,
+    predicted: bool,
+    same_tokens: Callable[[], bool],
 ) -> tuple[Recipe, list[str]]:
-    """The recipe without the optional terms that these models do not allow, and a note on each."""
+    """The recipe without the optional terms that these models do not allow, and a note on each. ``same_tokens`` says whether both
+    models cut texts alike; it is asked only for an optional term that compares tokens."""
     notes, stages = [], []
     for stage in recipe.stages:
         kept = []
         for term in stage.objective:
             reason = None
-            if term.optional and term.aligned and teacher is not None and not same_tokens:
+            if term.optional and term.aligned and teacher is not None and not same_tokens():
                 reason = "student and teacher have different tokenizers"
             elif term.optional and term.weight > 0:
                 try:

@@ -95,7 +95,7 @@ class TaskRun:
             anatomy.shape_of(final_config(self.student)),
             None if source is None else source.shape,
             predicted=self.data.predicted is not None,
-            same_tokens=source is None or self.factory.reads_as(source),
+            same_tokens=lambda: source is None or self.factory.reads_as(source),
         )
         self.warnings += left_out
         self.config = config = config.model_copy(update={"recipe": recipe})
