@@ -187,26 +187,32 @@ def check_words(encoded: Encoded, tokenizer: Any, name: str | None, part: str, *
 
 
 def check_alignment(
-    train: Texts, objectives: Sequence[ObjectivePlan], kept: npt.NDArray[np.int64] | None = None
+    texts: Texts, part: str, objectives: Sequence[ObjectivePlan], kept: npt.NDArray[np.int64] | None = None
 ) -> None:
     """Check that both models predict the same tokens, and that padding is compared only if it stands in the same places.
 
     Args:
-        train: Texts as both read them.
+        texts: A part of the data as both read it.
+        part: Its name.
         objectives: Those of the stages.
         kept: The former id of each piece of a trimmed vocabulary.
 
     Raises:
         TutelageError: if they do not, or it is not.
     """
-    if train.teacher is None or same_pieces(train.student, train.teacher, kept):
+    if texts.teacher is None or same_pieces(texts.student, texts.teacher, kept):
         return
-    if train.student.windows is not None or not np.array_equal(train.student.logit_rows, train.teacher.logit_rows):
+    if texts.student.windows is not None and kept is not None:
+        raise TutelageError(
+            f"the trimmed vocabulary lacks words of {part} and spells them with more pieces, so that student and teacher would "
+            "answer from different windows of a context; leave out vocabulary=trimmed"
+        )
+    if texts.student.windows is not None or not np.array_equal(texts.student.logit_rows, texts.teacher.logit_rows):
         raise TutelageError(
             "student and teacher have different tokenizers and would predict different tokens; use a student of the "
             "teacher's family"
             + ("" if kept is None else " with vocabulary=full")
-            + ("" if train.student.windows else ", or a larger max_length")
+            + ("" if texts.student.windows else ", or a larger max_length")
         )
     if any(plan.teacher_needs.padding for plan in objectives):
         raise TutelageError(

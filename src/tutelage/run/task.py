@@ -169,7 +169,7 @@ class TaskRun:
             self.warnings += reader.check(texts, part, self.student.config, origin)
         self.warnings += truncation_notes(self.kind, limit, named)
         for part, texts in named:  # losses compare the texts of train alone
-            checks.check_alignment(texts, self.objectives if part == "train" else (), reader.kept)
+            checks.check_alignment(texts, part, self.objectives if part == "train" else (), reader.kept)
         pairs = train.examples.pairs is not None and own_input is None
         if pairs and self.tokenizer.num_special_tokens_to_add(pair=True) == 0:
             self.warnings.append(
