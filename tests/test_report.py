@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tutelage.errors import TutelageError
+from tutelage.methods import METHODS
 from tutelage.report import corpus, team
 from tutelage.report.card import card
 from tutelage.report.charts import Bars, Lines, drawing, lines
@@ -53,6 +54,7 @@ from tutelage.report.quality import (
     DisagreementsEntry,
     ReliabilityBin,
 )
+from tutelage.report.references import bibtex
 from tutelage.report.section import Bar, BarChart, Cell, Column, Fact, Line, LineChart, Row, Section, Table
 from tutelage.report.words import caution, selection, verdict
 
@@ -854,7 +856,7 @@ def test_card_has_front_matter_for_the_hub(report: TaskReport) -> None:
     assert tree["library_name"] == "transformers"
     assert tree["pipeline_tag"] == "text-classification"
     assert tree["base_model"] == "runs/teacher"
-    assert tree["language"] == "en"
+    assert not {"language", "license", "datasets", "widget"} & tree.keys()  # which a run does not know
     assert {"tutelage", "knowledge-distillation", "tinybert"} == set(tree["tags"])
     assert tree["metrics"] == ["accuracy", "f1"]
     (index,) = tree["model-index"]
@@ -863,14 +865,28 @@ def test_card_has_front_matter_for_the_hub(report: TaskReport) -> None:
 
 
 def test_card_says_how_to_load_and_what_was_measured(report: TaskReport) -> None:
-    text = card(report, language="de")
-    assert front_matter(text)["language"] == "de"
+    text = card(report)
     assert 'pipeline("text-classification", model="runs/mrpc/student")' in text
     assert re.search(r"\| f1, dev \| 0\.880 \| 0\.854 \| 0\.815 \| 97\.1 % \| \+0\.039 \|\n\| accuracy", text)
     assert "| intermediate | hidden states, embeddings | 10 | 1,000 | last epoch |" in text
     assert "hidden states: 1 from 2, 2 from 4, 3 from 6" in text
     assert "367 examples (10% of train, held out)" in text
     assert "408 examples (dev.tsv)" in text
+
+
+def test_card_cites_the_paper_of_the_method(report: TaskReport, pretrained: CorpusReport) -> None:
+    report.paper = "Sanh et al., 2019, arXiv:1910.01108; Sun et al., EMNLP 2019, arXiv:1908.09355"
+    text = card(report)
+    assert text.count("@misc{") == 2 and "@misc{sanh2019,\n  title = {{DistilBERT}, a distilled" in text
+    assert "eprint = {1908.09355}" in text and text.endswith("}\n```\n")
+    report.paper = "Somebody, 2030, arXiv:3001.00001"
+    assert "Citation" not in card(report)
+    pretrained.paper = "Jiao et al., Findings of EMNLP 2020, arXiv:1909.10351"
+    assert "@misc{jiao2019," in corpus.card(pretrained)
+    for make in METHODS.values():  # every paper with a number is known, and braces are closed
+        for number in re.findall(r"arXiv:([\d.]+)", make().paper):
+            entry = bibtex(f"arXiv:{number}")
+            assert f"eprint = {{{number}}}" in entry and entry.count("{") == entry.count("}")
 
 
 def test_card_without_teacher(alone: TaskReport) -> None:

@@ -218,6 +218,24 @@ def test_the_commands(teacher_folder: Path, tmp_path: Path, console, monkeypatch
     assert "the teacher is not loaded" in err and "(stored)" in err
 
 
+@pytest.mark.parametrize("student", ["init=checkpoint,name={0}", "init=copied,layers=1,source={0}"])
+def test_a_store_for_a_student_made_of_a_checkpoint(
+    student: str, teacher_folder: Path, tmp_path: Path, tokenizer, console
+) -> None:
+    """Its sizes are known without its weights."""
+    tiny_model(layers=2, hidden=16, intermediate=24, num_labels=3, id2label=dict(enumerate("abc"))).save_pretrained(
+        tmp_path / "start"
+    )
+    tokenizer.save_pretrained(tmp_path / "start")
+    given = ("--teacher", teacher_folder / "teacher", "--train", teacher_folder / "train.csv", "--dev", teacher_folder / "dev.csv",
+             "--method", "kd", "--student", student.format(tmp_path / "start"), "--json")  # fmt: skip
+    code, out, err = console("store", "plan", *given)
+    assert code == 0, err
+    plan = json.loads(out)
+    code, out, err = console("store", "write", *given, "--out", tmp_path / "store")
+    assert code == 0 and json.loads(out)["bytes"] == plan["bytes"], err
+
+
 def test_mistakes_end_in_one_line(teacher_folder: Path, tmp_path: Path, console) -> None:
     data = ("--train", teacher_folder / "train.csv", "--dev", teacher_folder / "dev.csv")
     teacher = ("--teacher", teacher_folder / "teacher")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ from tutelage.recipes.recipe import Stage
 from tutelage.recipes.settings import run_config
 from tutelage.run.run import run
 from tutelage.run.task import feed_of
-from tutelage.run.workspace import locked
+from tutelage.run.workspace import _lock_file, locked
 from tutelage.students.copied import copy_layers
 from tutelage.students.specs import Copied
 from tutelage.tasks import KINDS
@@ -165,6 +167,33 @@ def test_a_folder_is_one_process_s_at_a_time(teacher_folder, tmp_path) -> None:
     assert in_process(die_in_a_run, config) == KILLED
     assert not (tmp_path / "run").exists()
     assert run(config, resume=True, quiet=True)["stages"][0]["steps"] == 2
+    assert not _lock_file(str(config.out)).exists()
+
+
+def hold_often(config: RunConfig, log: Path, times: int) -> None:
+    """Hold the folder again and again; while it is held, the log gets this process's number 40 times."""
+    held = 0
+    while held < times:
+        try:
+            with locked(config.out), log.open("a") as file:
+                for _ in range(40):
+                    file.write(f"{os.getpid()}\n")
+                    file.flush()
+                held += 1
+        except TutelageError:
+            pass
+
+
+@pytest.mark.slow
+def test_no_two_processes_hold_a_folder_whose_lock_is_removed(tmp_path) -> None:
+    config, log = RunConfig(recipe=kd(), out=str(tmp_path / "run")), tmp_path / "log"
+    with ThreadPoolExecutor(3) as all_three:
+        for one in [all_three.submit(in_process, hold_often, config, log, 300) for _ in range(3)]:
+            one.result()
+    lines = log.read_text().split()
+    turns = [set(lines[begin : begin + 40]) for begin in range(0, len(lines), 40)]
+    assert len(turns) == 900 and len(set(lines)) == 3 and all(len(turn) == 1 for turn in turns)
+    assert not _lock_file(str(config.out)).exists()
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0, list(range(1, 13))), (1e9, [6, 12])])

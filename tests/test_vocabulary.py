@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ALL_FAMILIES, LABELS, VOCABULARY, assert_alike, sentences, tiny_model
+from conftest import ALL_FAMILIES, LABELS, VOCABULARY, assert_alike, sentences, tiny_config, tiny_model
 from safetensors.torch import load_file
 from test_cli import invoke
 from test_common import small
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModel,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertTokenizerFast,
@@ -29,6 +30,7 @@ from tutelage import anatomy
 from tutelage.data.config import DataConfig
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError
+from tutelage.methods.kd import kd
 from tutelage.methods.pretrain import pretrain
 from tutelage.recipes.config import RunConfig
 from tutelage.run.run import run
@@ -421,6 +423,36 @@ def test_where_it_is_refused(scene: Path, tmp_path: Path) -> None:
     config = RunConfig(recipe=recipe, corpus="corpus", out=str(tmp_path / "b"))
     with pytest.raises(TutelageError, match="a run on raw text reads the whole vocabulary of its corpus"):
         run(config, quiet=True)
+
+
+def test_windows_that_a_trimmed_vocabulary_would_move_are_refused(tmp_path: Path) -> None:
+    """Contexts of the evaluation set with words that the training contexts lack: they need more pieces, so more windows."""
+    letters = "known"
+    pieces = [*VOCABULARY[:5], *letters, *(f"##{one}" for one in letters), "known", "unknown", "now"]
+    tokenizer = BertTokenizerFast(vocab={piece: number for number, piece in enumerate(dict.fromkeys(pieces))})
+    torch.manual_seed(0)
+    config = tiny_config("bert", layers=2, num_labels=2)
+    AutoModelForQuestionAnswering.from_config(config).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+
+    def write(name: str, words: str) -> str:
+        rows = [{"context": f"{words} {n * 'known '}" * 6, "qas": [
+            {"id": f"{name}{n}", "question": "known ?", "answers": [{"text": "known", "answer_start": len(words) + 1}]}
+        ]} for n in range(1, 21)]  # fmt: skip
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"version": "1.1", "data": [{"title": name, "paragraphs": rows}]}))
+        return str(path)
+
+    data = DataConfig(train=write("train", "known"), dev=write("dev", "unknown now"), kind="spans")
+    recipe = kd().model_copy(update={"student": Copied(layers=1, choose="first", vocabulary="trimmed")})
+    config = RunConfig(recipe=recipe, teacher=str(tmp_path / "teacher"), data=data, out=str(tmp_path / "out"))
+    with (
+        bench(quiet=True) as desk,
+        pytest.raises(TutelageError, match="spells them with more pieces") as e,
+    ):
+        TaskRun(desk, config)
+    assert "words of dev" in str(e.value) and "leave out vocabulary=trimmed" in str(e.value)
+    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------------------------------------- real models

@@ -17,8 +17,10 @@ from .api import inspect_corpus as inspect_corpus
 from .api import inspect_store as inspect_store
 from .api import plan_store as plan_store
 from .api import pretrain as pretrain
+from .api import push as push
 from .api import recipe as recipe
 from .api import search_knowledge as search_knowledge
+from .api import serve as serve
 from .api import show_team as show_team
 from .api import shrink as shrink
 from .api import train_team as train_team

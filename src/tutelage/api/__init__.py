@@ -15,6 +15,7 @@ Nothing heavy is imported before a function is called.
 from tutelage.api.common import FILES, FilePath, Plugin
 from tutelage.api.release import cascade, gate
 from tutelage.api.runs import demo, distill, evaluate, export, finetune, methods, pretrain, recipe, run
+from tutelage.api.serving import push, serve
 from tutelage.api.stores import compact_store, inspect_store, plan_store, verify_store, write_store
 from tutelage.api.studies import (
     ablate,
@@ -53,9 +54,11 @@ __all__ = [
     "methods",
     "plan_store",
     "pretrain",
+    "push",
     "recipe",
     "run",
     "search_knowledge",
+    "serve",
     "show_team",
     "shrink",
     "train_team",

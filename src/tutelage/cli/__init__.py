@@ -37,6 +37,8 @@ COMMANDS = {
     "shrink": Derived("shrink"),
     "gate": Derived("gate", ("report",)),
     "cascade": Derived("cascade", ("student",)),
+    "serve": Derived("serve", ("student",)),
+    "push": Derived("push", ("folder", "repo")),
     "search-knowledge": Derived("search_knowledge"),
     "attention-report": Derived("attention_report", ("teacher", "student", "texts")),
     "compare": Derived("compare", ("plan",)),

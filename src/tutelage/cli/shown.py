@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -20,18 +21,26 @@ if TYPE_CHECKING:
     from tutelage.report.search import Search
     from tutelage.report.shrink import Shrink
     from tutelage.run.gate import Gate
+    from tutelage.run.push import Push
     from tutelage.run.result import Result
     from tutelage.serving.report import ExportReport
+    from tutelage.serving.server import Server
     from tutelage.studies.ablation import Ablation
+
+
+CARD_LINES = 30
+"""Lines of a model card that are shown before it is uploaded."""
 
 
 def show(command: str, result: Any, as_json: bool) -> None:
     """Print what the function of a command has returned."""
     if as_json:
-        print(json.dumps(_tree(result), indent=1))
+        print(json.dumps(_tree(result), indent=1), flush=True)
     else:
         table: Callable[[Any], None] = SHOWN.get(command, _list)
         table(result)
+    if hasattr(result, "wait"):
+        result.wait()
 
 
 def _tree(result: Any) -> Any:
@@ -43,6 +52,10 @@ def _tree(result: Any) -> Any:
         best = result.chosen
         more = {} if best is None else {"best_under": best.model_dump(mode="json")}
         return {**result.model_dump(mode="json", exclude={"under"}), **more}
+    if is_dataclass(result) and not isinstance(result, type):
+        return asdict(result)
+    if hasattr(result, "address"):
+        return {"address": result.address}
     return result.model_dump(mode="json") if hasattr(result, "model_dump") else result
 
 
@@ -228,6 +241,29 @@ def _cascade(found: CascadeReport) -> None:
         _say(f"note: {note}")
 
 
+def _push(found: Push) -> None:
+    table = Table("file", "bytes", title=f"{'Uploaded to' if found.uploaded else 'Would be uploaded to'} {found.repo}")
+    for name, size in found.files.items():
+        table.add_row(name, f"{size:,}")
+    Console().print(table)
+    head = found.card.splitlines()[:CARD_LINES]
+    _say(
+        "\n".join(["README.md:", *(f"    {line}" for line in head), *(["    ..."] if len(head) == CARD_LINES else [])])
+    )
+    if found.left_out:
+        _say(f"Left out: {', '.join(found.left_out)}")
+    for note in found.notes:
+        _say(f"note: {note}")
+    if not found.uploaded:
+        _say("Nothing was uploaded; --yes does it")
+
+
+def _serve(page: Server) -> None:
+    _say(f"Open {page.address} (Ctrl-C ends)")
+    if page.open_to_others:
+        _say("note: every machine that reaches this address can ask the models")
+
+
 def _attention(found: AttentionReport) -> None:
     from tutelage.report.attention import explanation, verdict
 
@@ -336,6 +372,8 @@ SHOWN: dict[str, Callable[[Any], None]] = {
     "shrink": _shrink,
     "gate": _gate,
     "cascade": _cascade,
+    "serve": _serve,
+    "push": _push,
     "chain": _chain,
     "train_team": _team,
     "show_team": _team,

@@ -190,7 +190,7 @@ class Encoded:
         """``(n,)``: rows of logits for each example: 1, or one per predicted token."""
         if self.targets is None:
             return np.ones(len(self), dtype=np.int64)
-        return self._sums(self.targets != NO_TARGET)
+        return self.sums(self.targets != NO_TARGET)
 
     @cached_property
     def answers(self) -> npt.NDArray[np.int64]:
@@ -201,25 +201,25 @@ class Encoded:
     def known(self) -> npt.NDArray[np.int64]:
         """``(n,)``: how many of these have a label."""
         if self.windows is None and self.targets is not None:
-            return self._sums(self.targets >= 0)
+            return self.sums(self.targets >= 0)
         if self.labels is None:
             return np.zeros(len(self), dtype=np.int64)
         return known_labels(self.labels) * self.answers
 
-    def _sums(self, marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    def sums(self, marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """``(n,)``: marked tokens of each example."""
         return np.diff(np.concatenate([[0], np.cumsum(marked, dtype=np.int64)])[self.offsets])
 
     @cached_property
     def compared(self) -> npt.NDArray[np.int64]:
         """``(n,)``: how many tokens of each example the teacher has too."""
-        return self.lengths if self.partners is None else self._sums(self.partners >= 0)
+        return self.lengths if self.partners is None else self.sums(self.partners >= 0)
 
     @cached_property
     def separators(self) -> npt.NDArray[np.int64]:
         """``(n,)``: how many of them are separators."""
         separators = self.tokens == self.separator
-        return self._sums(separators if self.partners is None else separators & (self.partners >= 0))
+        return self.sums(separators if self.partners is None else separators & (self.partners >= 0))
 
     @cached_property
     def keys(self) -> npt.NDArray[np.uint64]:

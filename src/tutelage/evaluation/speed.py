@@ -77,7 +77,7 @@ def _count(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     counter = FlopCounterMode(display=False, custom_mapping=LSTMS)
     try:
-        with _evaluating([model]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        with evaluating([model]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             for parameter in trained:
                 parameter.requires_grad_(False)
             model(**inputs)
@@ -116,7 +116,7 @@ def latencies(
     """
     result: dict[str, dict[str, float]] = {name: {} for name in models}
     rounds = repeats or REPEATS
-    with _evaluating(list(models.values())), torch.inference_mode():
+    with evaluating(list(models.values())), torch.inference_mode():
         for batch_size in batch_sizes:
             batches = {name: inputs[name](batch_size) for name in models}
             calls = {name: partial(_forward, model, batches[name]) for name, model in models.items()}
@@ -159,7 +159,7 @@ def _forward(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
 
 
 @contextmanager
-def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+def evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
     """Put the models into evaluation mode; restore the mode of every module afterwards."""
     before = [(module, module.training) for model in models for module in model.modules()]
     for model in models:

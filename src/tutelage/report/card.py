@@ -12,6 +12,7 @@ from markupsafe import Markup
 from tutelage.report import team, words
 from tutelage.report.model import MappingEntry, TaskReport
 from tutelage.report.page import comparison
+from tutelage.report.references import bibtex
 from tutelage.report.templates import render
 from tutelage.report.words import folder_name, one_line
 from tutelage.tasks import kind_of
@@ -26,14 +27,17 @@ METRIC_IDS = {
 """Names of metrics on the Hub, if they differ from ours."""
 
 
-def card(report: TaskReport, language: str = "en") -> str:
-    """The student's README.md: front matter for the Hub, then use, scores, training, data and limits."""
+def card(report: TaskReport) -> str:
+    """The student's README.md: front matter for the Hub, then use, scores, training, data, limits and citation.
+
+    Language, licence and data set are not known to a run; ``tutelage push`` asks for them.
+    """
     left, dropped = ([], []) if report.team is None else team.final(report.team)
     lead = words.lead(report)
     return render(
         "card.md.jinja",
         report=report,
-        front_matter=Markup(_front_matter(report, language)),
+        front_matter=Markup(_front_matter(report)),
         name=_name(report),
         usage=Markup(kind_of(report.kind).usage(json.dumps(folder_name(report.student.name)))),
         predictions=folder_name(report.predictions.file) if report.predictions else None,
@@ -52,6 +56,7 @@ def card(report: TaskReport, language: str = "en") -> str:
         warnings=_warnings(report),
         layers=[_layers(entry) for entry in report.mapping],
         vocabulary=words.vocabulary_lines(report.vocabulary),
+        references=Markup(bibtex(report.paper)),
     )
 
 
@@ -74,9 +79,8 @@ def _layers(entry: MappingEntry) -> dict[str, str]:
     return {"stage": entry.stage, "knowledge": words.words(entry.knowledge), "pairs": pairs}
 
 
-def _front_matter(report: TaskReport, language: str) -> str:
+def _front_matter(report: TaskReport) -> str:
     data = ModelCardData(
-        language=language,
         library_name=kind_of(report.kind).library,
         pipeline_tag=kind_of(report.kind).pipeline,
         base_model=_base_model(report),

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from tutelage.report.model import CorpusReport
 from tutelage.report.numbers import count_text, seconds_text
 from tutelage.report.page import LOSSES, REPEAT, STAGES, draw, environment, inherited, loss_charts
+from tutelage.report.references import bibtex
 from tutelage.report.section import Column, Fact, Row, Section, Table
 from tutelage.report.templates import render
 from tutelage.report.words import folder_name, words
@@ -56,6 +57,7 @@ def card(report: CorpusReport) -> str:
         rows=_losses(report),
         verdict=verdict(report),
         use=USES[report.predicts],
+        references=Markup(bibtex(report.paper)),
     )
 
 

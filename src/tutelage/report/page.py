@@ -194,7 +194,7 @@ def tried(trials: Trials | None, title: str, head: str) -> Section | None:
     ]
     return Section(
         title=title,
-        table=Table(caption=title, head=head, columns=columns, rows=rows),
+        table=Table(caption="Before the trial and after it", head=head, columns=columns, rows=rows),
         notes=[
             f"Each was trained for {count_text(trials.steps)} steps; the lowest loss on {count_text(trials.texts)} held-out texts "
             "was taken. The score is that on the validation split."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,15 +113,22 @@ def check_ids(encoded: Encoded, tokenizer: Any, config: Any, name: str | None, p
 
 
 def possible(
-    recipe: Recipe, kind: Kind, student: Shape, teacher: Shape | None, *, predicted: bool, same_tokens: bool
+    recipe: Recipe,
+    kind: Kind,
+    student: Shape,
+    teacher: Shape | None,
+    *,
+    predicted: bool,
+    same_tokens: Callable[[], bool],
 ) -> tuple[Recipe, list[str]]:
-    """The recipe without the optional terms that these models do not allow, and a note on each."""
+    """The recipe without the optional terms that these models do not allow, and a note on each. ``same_tokens`` says whether both
+    models cut texts alike; it is asked only for an optional term that compares tokens."""
     notes, stages = [], []
     for stage in recipe.stages:
         kept = []
         for term in stage.objective:
             reason = None
-            if term.optional and term.aligned and teacher is not None and not same_tokens:
+            if term.optional and term.aligned and teacher is not None and not same_tokens():
                 reason = "student and teacher have different tokenizers"
             elif term.optional and term.weight > 0:
                 try:
@@ -142,16 +149,18 @@ def by_token(config: RunConfig) -> str | None:
     return next((f"the term {term.kind} of stage {stage.name!r}" for stage, term in terms if term.aligned), None)
 
 
+def are_words(encoded: Encoded, tokenizer: Any) -> npt.NDArray[np.bool_]:
+    """``(tokens,)``: which tokens stand for text, known or not, and are not special."""
+    special = [number for number in tokenizer.all_special_ids if number != tokenizer.unk_token_id]
+    return ~np.isin(encoded.tokens, special)
+
+
 def unknown_share(encoded: Encoded, tokenizer: Any) -> tuple[float, int]:
     """The share of unknown tokens, without special tokens, and the number of texts in which every token is unknown."""
     if tokenizer.unk_token_id is None:
         return 0.0, 0
-    special = [number for number in tokenizer.all_special_ids if number != tokenizer.unk_token_id]
-    words = ~np.isin(encoded.tokens, special)
-    unknown = encoded.tokens == tokenizer.unk_token_id
-    of_words, of_unknown = (
-        np.diff(np.concatenate([[0], np.cumsum(marked)])[encoded.offsets]) for marked in (words, unknown)
-    )
+    words, unknown = are_words(encoded, tokenizer), encoded.tokens == tokenizer.unk_token_id
+    of_words, of_unknown = encoded.sums(words), encoded.sums(unknown)
     return float(unknown.sum() / max(words.sum(), 1)), int(((of_words > 0) & (of_words == of_unknown)).sum())
 
 
@@ -178,26 +187,32 @@ def check_words(encoded: Encoded, tokenizer: Any, name: str | None, part: str, *
 
 
 def check_alignment(
-    train: Texts, objectives: Sequence[ObjectivePlan], kept: npt.NDArray[np.int64] | None = None
+    texts: Texts, part: str, objectives: Sequence[ObjectivePlan], kept: npt.NDArray[np.int64] | None = None
 ) -> None:
     """Check that both models predict the same tokens, and that padding is compared only if it stands in the same places.
 
     Args:
-        train: Texts as both read them.
+        texts: A part of the data as both read it.
+        part: Its name.
         objectives: Those of the stages.
         kept: The former id of each piece of a trimmed vocabulary.
 
     Raises:
         TutelageError: if they do not, or it is not.
     """
-    if train.teacher is None or same_pieces(train.student, train.teacher, kept):
+    if texts.teacher is None or same_pieces(texts.student, texts.teacher, kept):
         return
-    if train.student.windows is not None or not np.array_equal(train.student.logit_rows, train.teacher.logit_rows):
+    if texts.student.windows is not None and kept is not None:
+        raise TutelageError(
+            f"the trimmed vocabulary lacks words of {part} and spells them with more pieces, so that student and teacher would "
+            "answer from different windows of a context; leave out vocabulary=trimmed"
+        )
+    if texts.student.windows is not None or not np.array_equal(texts.student.logit_rows, texts.teacher.logit_rows):
         raise TutelageError(
             "student and teacher have different tokenizers and would predict different tokens; use a student of the "
             "teacher's family"
             + ("" if kept is None else " with vocabulary=full")
-            + ("" if train.student.windows else ", or a larger max_length")
+            + ("" if texts.student.windows else ", or a larger max_length")
         )
     if any(plan.teacher_needs.padding for plan in objectives):
         raise TutelageError(

@@ -30,7 +30,7 @@ from tutelage.students.bilstm import word_tokenizer
 from tutelage.students.build import StudentInput, build
 from tutelage.students.final import outline_of
 from tutelage.students.importance import Scores, importance
-from tutelage.students.load import load_config
+from tutelage.students.load import load_config, sketched
 from tutelage.students.specs import (
     BiLSTM,
     Checkpoint,
@@ -245,7 +245,7 @@ def outline(
             if source is not None:
                 return outline_of(student, source if vocabulary is None else vocabulary.config(source), head)
         model = None if teacher is None else teacher.outline
-        return build(student, model, labels, 0, _any_scores, head, own_input, vocabulary=vocabulary)
+        return build(student, model, labels, 0, _any_scores, head, own_input, vocabulary=vocabulary, load=sketched)
 
 
 def general_projections(student: Student) -> dict[str, Tensor]:

@@ -96,7 +96,7 @@ class TaskRun:
             anatomy.shape_of(final_config(self.student)),
             None if source is None else source.shape,
             predicted=self.data.predicted is not None,
-            same_tokens=source is None or self.factory.reads_as(source),
+            same_tokens=lambda: source is None or self.factory.reads_as(source),
         )
         self.warnings += left_out
         self.config = config = config.model_copy(update={"recipe": recipe})
@@ -170,7 +170,7 @@ class TaskRun:
             self.warnings += reader.check(texts, part, self.student.config, origin)
         self.warnings += truncation_notes(self.kind, limit, named)
         for part, texts in named:  # losses compare the texts of train alone
-            checks.check_alignment(texts, self.objectives if part == "train" else (), reader.kept)
+            checks.check_alignment(texts, part, self.objectives if part == "train" else (), reader.kept)
         pairs = train.examples.pairs is not None and own_input is None
         if pairs and self.tokenizer.num_special_tokens_to_add(pair=True) == 0:
             self.warnings.append(

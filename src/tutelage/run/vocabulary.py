@@ -9,7 +9,7 @@ import numpy as np
 from tutelage.data.examples import Encoded
 from tutelage.data.texts import Texts
 from tutelage.report.model import Coverage, VocabularyEntry
-from tutelage.run.checks import unknown_share
+from tutelage.run.checks import are_words, unknown_share
 from tutelage.run.loading import Reader
 from tutelage.students.vocabulary import Vocabulary
 
@@ -54,9 +54,8 @@ def entry(
 
 
 def _coverage(before: Encoded, after: Encoded, vocabulary: Vocabulary) -> Coverage:
-    special = [number for number in vocabulary.whole.all_special_ids if number != vocabulary.whole.unk_token_id]
-    words, kept = ~np.isin(before.tokens, special), np.isin(before.tokens, vocabulary.kept)
-    lacking = np.diff(np.concatenate([[0], np.cumsum(~kept)])[before.offsets])
+    words, kept = are_words(before, vocabulary.whole), np.isin(before.tokens, vocabulary.kept)
+    lacking = before.sums(~kept)
     return Coverage(
         tokens=float((words & kept).sum() / max(words.sum(), 1)),
         texts=float((lacking == 0).mean()),

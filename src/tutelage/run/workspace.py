@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -222,6 +222,13 @@ def workspace(config: RunConfig, *, resume: bool, quiet: bool) -> Iterator[Works
             yield Workspace(accelerator, display, config, folder, resume)
 
 
+def _lock_file(out: str) -> Path:
+    """The file that is locked while a run of this user writes to a folder."""
+    user = os.getuid() if hasattr(os, "getuid") else 0  # elsewhere the folder of temporary files is a user's own
+    name = f"{user} {Path(out).resolve()}"
+    return Path(tempfile.gettempdir()) / f"tutelage-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+
+
 @contextmanager
 def locked(out: str | None) -> Iterator[None]:
     """While this lasts, no other process of this user on this machine can lock the same folder.
@@ -232,9 +239,8 @@ def locked(out: str | None) -> Iterator[None]:
     if out is None or int(os.environ.get("RANK", "0")) > 0:
         yield  # of processes that train together the first holds the folder for all
         return
-    user = os.getuid() if hasattr(os, "getuid") else 0  # elsewhere the folder of temporary files is a user's own
-    name = f"{user} {Path(out).resolve()}"
-    lock = FileLock(Path(tempfile.gettempdir()) / f"tutelage-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock")
+    place = _lock_file(out)
+    lock = FileLock(place)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -242,6 +248,9 @@ def locked(out: str | None) -> Iterator[None]:
     try:
         yield
     finally:
+        # Removed while it is held: who opened it before finds, once it has the lock, that the file has no name (filelock looks).
+        with suppress(OSError):  # Windows removes it on release
+            place.unlink()
         lock.release()
 
 

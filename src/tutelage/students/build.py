@@ -43,6 +43,10 @@ class StudentInput:
     pairs: bool
 
 
+Load = Callable[..., tuple[PreTrainedModel, list[str]]]
+"""As :func:`~tutelage.students.load.load_model`."""
+
+
 def build(
     student: Student,
     teacher: PreTrainedModel | None,
@@ -53,6 +57,7 @@ def build(
     own_input: StudentInput | None = None,
     new: list[str] | None = None,
     vocabulary: Vocabulary | None = None,
+    load: Load = load_model,
 ) -> PreTrainedModel:
     """Build the student, in float32.
 
@@ -67,13 +72,14 @@ def build(
         own_input: tokenizer of a BiLSTM; without it, its vocabulary is empty.
         new: gets the names of weights that a checkpoint lacks, which are random.
         vocabulary: what the student keeps of the vocabulary of the model that it is made from; without it, all.
+        load: loads the checkpoint that the student is made from.
 
     Raises:
         TutelageError: if the sizes are impossible (hidden not divisible by heads, more layers than the teacher has).
     """
 
     def loaded(name: str) -> PreTrainedModel:
-        model, random = load_model(name, head, **labels)
+        model, random = load(name, head, **labels)
         if new is not None:
             new[:] = random
         return model if vocabulary is None else vocabulary.network(model)

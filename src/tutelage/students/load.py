@@ -251,6 +251,14 @@ def untrained(name: str, config: Any, head: Head) -> PreTrainedModel:
     return model.eval()
 
 
+def sketched(name: str, head: Head = "classes", **labels: Any) -> tuple[PreTrainedModel, list[str]]:
+    """As :func:`load_model`, but without the weights, which need not be there: for sizes, on the device ``meta``."""
+    config = load_config(resolve(name))
+    for key, value in labels.items():
+        setattr(config, key, value)
+    return untrained(name, config, head), []
+
+
 def _from_pretrained(
     name: str, path: str, config: Any, head: Head, renamed: dict[str, str] | None = None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
+from tutelage.evaluation.speed import evaluating
 
 RIDGE = 1e-3
 """Ridge, relative to the mean of the diagonal of the normal equations."""
@@ -50,14 +51,8 @@ def tune(
         how: ``matrices`` or ``masks``.
         ridge: Relative to the mean of the diagonal.
     """
-    modes = [(module, module.training) for model in (student, teacher) for module in model.modules()]
-    for module, _ in modes:
-        module.training = False
-    try:
+    with evaluating([student, teacher]):
         return _tune(student, teacher, texts, how, ridge)
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _tune(

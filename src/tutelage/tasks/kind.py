@@ -32,6 +32,7 @@ from tutelage.objectives import losses
 from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks.metrics import value_of
 from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, classes_in
+from tutelage.tasks.reply import MOST, Reply, by_share
 
 LEAST = 1e-8
 """The smallest probability of a prediction from a file: a logarithm needs one. At temperature 2 it is still 1e-4."""
@@ -288,6 +289,34 @@ class Kind(ABC):
         """
         return temperature * (shares.log() + (logits / temperature).log_softmax(dim=-1)).logsumexp(dim=0)
 
+    # -------------------------------------------------------------------------------------------------------- for people
+
+    def typed(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Examples:
+        """Texts that somebody types, as examples without labels.
+
+        Raises:
+            TutelageError: the answers are places in a second text, and there is none.
+        """
+        if self.answers_in_pair and pairs is None:
+            raise TutelageError("a question needs the text that holds its answer; give it as the second text")
+        return Examples(
+            [f"typed/{i}" for i in range(len(texts))], texts, pairs, np.full(len(texts), None, dtype=object)
+        )
+
+    def replies(self, logits: Tensor, texts: Texts, labels: Sequence[str], temperature: float = 1.0) -> list[Reply]:
+        """The answers to :meth:`typed` texts, for people.
+
+        Args:
+            logits: ``(answers, outputs)`` of ``texts.student``.
+            texts: The texts.
+            labels: The names of the outputs.
+            temperature: Divides logits before they become probabilities.
+
+        Raises:
+            TutelageError: such answers cannot be read by people.
+        """
+        raise TutelageError(f"the answers of {self.name} cannot be shown; use the model with its own library")
+
     # ------------------------------------------------------------------------------------------------------- model card
 
     def usage(self, model: str) -> str:
@@ -359,6 +388,13 @@ class TextKind(Kind):
     def likeliest(self, values: Values) -> Labels:
         """The likeliest labels of what :meth:`read_predictions` returns, as in ``Examples.labels``."""
         return self.predictions(self.logits_of(values))
+
+    # -------------------------------------------------------------------------------------------------------- for people
+
+    def replies(self, logits: Tensor, texts: Texts, labels: Sequence[str], temperature: float = 1.0) -> list[Reply]:
+        """If not overridden, the likeliest class."""
+        shares = (logits / temperature).softmax(dim=1).tolist()
+        return [Reply(ranked[0][0], ranked[:MOST]) for ranked in (by_share(labels, row) for row in shares)]
 
     # ----------------------------------------------------------------------------------------------------------- scores
 

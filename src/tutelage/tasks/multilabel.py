@@ -12,11 +12,13 @@ from torch import Tensor
 from tutelage.data.examples import Data
 from tutelage.data.labels import Labels
 from tutelage.data.readers.table import is_missing, shown
+from tutelage.data.texts import Texts
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks import cells
 from tutelage.tasks.kind import LEAST, TextKind
 from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, classes_in
+from tutelage.tasks.reply import MOST, Reply, by_share
 
 
 class Multilabel(TextKind):
@@ -79,6 +81,15 @@ class Multilabel(TextKind):
 
     def members(self, answers: npt.NDArray[Any], classes: int) -> npt.NDArray[np.bool_]:
         return np.asarray(answers > 0)
+
+    def replies(self, logits: Tensor, texts: Texts, labels: Sequence[str], temperature: float = 1.0) -> list[Reply]:
+        """All classes with a probability above 0.5."""
+        found = []
+        for row in (logits / temperature).sigmoid().tolist():
+            ranked = by_share(labels, row)
+            chosen = [name for name, share in ranked if share > 0.5]
+            found.append(Reply(", ".join(sorted(chosen)) or "no class", ranked[: max(MOST, len(chosen))]))
+        return found
 
     def agreement(self, ours: Tensor, theirs: Tensor) -> float | None:
         """Share of texts with the same set of classes."""

@@ -13,12 +13,14 @@ from torch import Tensor
 from tutelage.data.examples import Data
 from tutelage.data.labels import Labels
 from tutelage.data.readers.table import is_missing, shown
+from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks import cells
 from tutelage.tasks.kind import TextKind
 from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, numbers_in
+from tutelage.tasks.reply import Reply
 
 LARGEST = 1e30
 """Larger scores have squares beyond float32."""
@@ -94,6 +96,9 @@ class Regression(TextKind):
 
     def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return logits.reshape(len(logits))
+
+    def replies(self, logits: Tensor, texts: Texts, labels: Sequence[str], temperature: float = 1.0) -> list[Reply]:
+        return [Reply(f"{value:.3f}") for value in logits[:, 0].tolist()]
 
     def constant(self, name: str, labels: Labels, positive: int = 1) -> npt.NDArray[Any]:
         """Any number: correlations of a constant are 0."""

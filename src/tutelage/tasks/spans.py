@@ -24,6 +24,10 @@ from tutelage.errors import TutelageError
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count
 from tutelage.tasks.kind import Kind
+from tutelage.tasks.reply import Piece, Reply
+
+LONGEST = 30
+"""The most tokens of an answer."""
 
 
 class Spans(Kind):
@@ -91,6 +95,19 @@ class Spans(Kind):
 
     def hard_loss(self, logits: Tensor, labels: Tensor, count: Count = None) -> Tensor:
         return super().hard_loss(logits, labels.t().flatten(), count)
+
+    def replies(self, logits: Tensor, texts: Texts, labels: Sequence[str], temperature: float = 1.0) -> list[Reply]:
+        """The best span, whether or not its score is above that of no answer; both scores are in the note."""
+        assert texts.examples.pairs is not None
+        found = []
+        chosen = _read(logits, texts.student, texts.examples, LONGEST)
+        for context, start, stop, score, null in zip(
+            texts.examples.pairs, *(one.tolist() for one in chosen), strict=True
+        ):
+            pieces = (Piece(context[:start]), Piece(context[start:stop], "answer"), Piece(context[stop:]))
+            note = f"score {score:.1f}; that of no answer {null:.1f}"
+            found.append(Reply(context[start:stop], pieces=tuple(one for one in pieces if one.text), note=note))
+        return found
 
     def usage(self, model: str) -> str:
         return "\n".join(
@@ -223,7 +240,7 @@ def best_answers(
     examples: Examples,
     *,
     with_null: bool,
-    longest: int = 30,
+    longest: int = LONGEST,
 ) -> list[str]:
     """The answer to each of ``examples``, cut out of its context.
 
@@ -232,16 +249,18 @@ def best_answers(
     in any window, at most ``longest`` tokens long (of equal ones the first and shortest). ``with_null`` (SQuAD 2.0) it
     is empty where the sum at [CLS], the smallest over the windows, is above that.
     """
-    texts, margins = _read(logits, encoded, examples, longest)
-    if not with_null:
-        return texts
-    return ["" if margin > 0 else text for text, margin in zip(texts, margins, strict=True)]
+    assert examples.pairs is not None
+    starts, stops, scores, nulls = _read(logits, encoded, examples, longest)
+    refused = (nulls > scores) & with_null
+    places = zip(examples.pairs, starts.tolist(), stops.tolist(), refused, strict=True)
+    return ["" if no_answer else context[start:stop] for context, start, stop, no_answer in places]
 
 
 def _read(
     logits: Tensor | npt.NDArray[Any], encoded: Encoded, examples: Examples, longest: int
-) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """The best text for each example, and ``(examples,)`` by how much the score of no answer is above its score."""
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """For each example, ``(examples,)`` each: the first character of the best answer in its context and the one after its last,
+    spaces around it left out; its score; and the score of no answer. Without tokens of the context the answer is empty."""
     assert encoded.windows is not None and encoded.targets is not None and examples.pairs is not None
     starts, ends = torch.as_tensor(logits).detach().to("cpu", torch.float64).numpy().T
     predicted = np.flatnonzero(encoded.targets != NO_TARGET)
@@ -260,16 +279,18 @@ def _read(
         last[:here][better] = np.flatnonzero(better) + ahead
     nulls = np.full(len(examples), np.inf)
     np.minimum.at(nulls, of[null], (starts + ends)[null])
-    texts = [""] * len(examples)
+    firsts, stops = (np.zeros(len(examples), dtype=np.int64) for _ in range(2))
     scores = np.full(len(examples), -np.inf)
     context = np.flatnonzero(~null)
     order = context[np.lexsort((-best[context], of[context]))]
     winners = order[np.diff(of[order], prepend=-1) > 0]
     chars = encoded.windows.chars[predicted]
     for example, start, stop in zip(of[winners], chars[winners, 0], chars[last[winners], 1], strict=True):
-        texts[example] = examples.pairs[example][start:stop].strip()
+        text = examples.pairs[example][start:stop]
+        firsts[example] = start + len(text) - len(text.lstrip())
+        stops[example] = firsts[example] + len(text.strip())
     scores[of[winners]] = best[winners]
-    return texts, nulls - scores
+    return firsts, stops, scores, nulls
 
 
 def squad_scores(predictions: Sequence[str], examples: Examples) -> dict[str, float]:

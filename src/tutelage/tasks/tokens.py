@@ -17,8 +17,10 @@ from tutelage.data.config import DataConfig
 from tutelage.data.examples import NO_TARGET, UNLABELLED, Data, Encoded, Examples
 from tutelage.data.readers.conll import bio, own_sentences
 from tutelage.data.texts import Texts
+from tutelage.errors import TutelageError
 from tutelage.tasks.kind import Kind
 from tutelage.tasks.order import counted
+from tutelage.tasks.reply import Piece, Reply
 
 
 class Tokens(Kind):
@@ -70,6 +72,30 @@ class Tokens(Kind):
 
     def confusion(self, logits: Tensor, texts: Texts, classes: int) -> npt.NDArray[np.int64]:
         return tag_confusion(logits, texts.student, classes)
+
+    def typed(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Examples:
+        """Words are what stands between spaces.
+
+        Raises:
+            TutelageError: there are second texts.
+        """
+        if pairs is not None:
+            raise TutelageError("this model labels the words of one text; leave out the second text")
+        return super().typed([" ".join(text.split()) for text in texts])
+
+    def replies(self, logits: Tensor, texts: Texts, labels: Sequence[str], temperature: float = 1.0) -> list[Reply]:
+        """The entities with the mean probability of their words; with tags that mark none, each word with its tag."""
+        shares = (logits / temperature).softmax(dim=1).max(dim=1).values.tolist()
+        marks_entities = any(name.startswith(("B-", "I-")) for name in labels)
+        found, begin = [], 0
+        tagged = best_tags(logits, texts.student, texts.examples, labels)
+        for text, tags, count in zip(texts.examples.texts, tagged, texts.student.logit_rows.tolist(), strict=True):
+            spans = entities(tags) if marks_entities else [(tag, i, i) for i, tag in enumerate(tags[:count])]
+            pieces = _pieces(text.split(" "), spans, shares[begin : begin + count])
+            said = "; ".join(f"{one.label}: {one.text}" for one in pieces if one.label is not None)
+            found.append(Reply(said or "no entity", pieces=pieces))
+            begin += count
+        return found
 
     def usage(self, model: str) -> str:
         return "\n".join(
@@ -202,6 +228,24 @@ def _counted(
 def tag_chance(examples: Examples, names: Sequence[str]) -> dict[str, float]:
     """The scores that are had for nothing: those of ``"O"`` for every word, so 0 for entities."""
     return tag_scores([["O"] * len(classes) for classes in examples.labels], examples, names)
+
+
+def _pieces(words: Sequence[str], spans: Sequence[tuple[str, int, int]], shares: Sequence[float]) -> tuple[Piece, ...]:
+    """A text in labelled spans, ``(label, first word, last word)`` in order, and what lies between them."""
+    found: list[Piece] = []
+
+    def add(piece: Piece) -> None:
+        found.extend([Piece(" "), piece] if found else [piece])
+
+    place = 0
+    for label, first, last in spans:
+        if first > place:
+            add(Piece(" ".join(words[place:first])))
+        add(Piece(" ".join(words[first : last + 1]), label, float(np.mean(shares[first : last + 1]))))
+        place = last + 1
+    if place < len(words):
+        add(Piece(" ".join(words[place:])))
+    return tuple(found)
 
 
 def _share(part: int, whole: int) -> float:

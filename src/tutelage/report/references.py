@@ -1,0 +1,84 @@
+"""The papers of the methods as BibTeX, by their arXiv numbers."""
+
+from __future__ import annotations
+
+import re
+
+# Titles and authors as on arXiv, which also gives the year.
+PAPERS = {
+    "1312.6184": ("Do Deep Nets Really Need to be Deep?", "Ba, Lei Jimmy and Caruana, Rich"),
+    "1412.6550": (
+        "{FitNets}: Hints for Thin Deep Nets",
+        "Romero, Adriana and Ballas, Nicolas and Kahou, Samira Ebrahimi and Chassang, Antoine and Gatta, Carlo and Bengio, Yoshua",
+    ),
+    "1503.02531": (
+        "Distilling the Knowledge in a Neural Network",
+        "Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff",
+    ),
+    "1810.04805": (
+        "{BERT}: Pre-training of Deep Bidirectional Transformers for Language Understanding",
+        "Devlin, Jacob and Chang, Ming-Wei and Lee, Kenton and Toutanova, Kristina",
+    ),
+    "1903.12136": (
+        "Distilling Task-Specific Knowledge from {BERT} into Simple Neural Networks",
+        "Tang, Raphael and Lu, Yao and Liu, Linqing and Mou, Lili and Vechtomova, Olga and Lin, Jimmy",
+    ),
+    "1907.09682": ("Similarity-Preserving Knowledge Distillation", "Tung, Frederick and Mori, Greg"),
+    "1908.09355": (
+        "Patient Knowledge Distillation for {BERT} Model Compression",
+        "Sun, Siqi and Cheng, Yu and Gan, Zhe and Liu, Jingjing",
+    ),
+    "1909.10351": (
+        "{TinyBERT}: Distilling {BERT} for Natural Language Understanding",
+        "Jiao, Xiaoqi and Yin, Yichun and Shang, Lifeng and Jiang, Xin and Chen, Xiao and Li, Linlin and Wang, Fang and Liu, Qun",
+    ),
+    "1910.01108": (
+        "{DistilBERT}, a distilled version of {BERT}: smaller, faster, cheaper and lighter",
+        "Sanh, Victor and Debut, Lysandre and Chaumond, Julien and Wolf, Thomas",
+    ),
+    "2009.14822": (
+        "{Pea-KD}: Parameter-efficient and Accurate Knowledge Distillation on {BERT}",
+        "Cho, Ikhyun and Kang, U",
+    ),
+    "2012.15828": (
+        "{MiniLMv2}: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained Transformers",
+        "Wang, Wenhui and Bao, Hangbo and Huang, Shaohan and Dong, Li and Wei, Furu",
+    ),
+    "2106.01023": (
+        "One Teacher is Enough? {P}re-trained Language Model Distillation from Multiple Teachers",
+        "Wu, Chuhan and Wu, Fangzhao and Huang, Yongfeng",
+    ),
+    "2106.05691": (
+        "Marginal Utility Diminishes: Exploring the Minimum Knowledge for {BERT} Knowledge Distillation",
+        "Liu, Yuanxin and Meng, Fandong and Lin, Zheng and Wang, Weiping and Zhou, Jie",
+    ),
+    "2211.14466": (
+        "{SKDBERT}: Compressing {BERT} via Stochastic Knowledge Distillation",
+        "Ding, Zixiang and Jiang, Guoqing and Zhang, Shuai and Guo, Lin and Lin, Wei",
+    ),
+    "2305.09098": (
+        "Weight-Inherited Distillation for Task-Agnostic {BERT} Compression",
+        "Wu, Taiqiang and Hou, Cheng and Lao, Shanshan and Li, Jiayi and Wong, Ngai and Zhao, Zhe and Yang, Yujiu",
+    ),
+}
+
+
+def bibtex(paper: str) -> str:
+    """BibTeX entries for the known arXiv numbers in a reference, such as "Sun et al., EMNLP 2019, arXiv:1908.09355"."""
+    return "\n\n".join(_entry(number) for number in re.findall(r"arXiv:(\d{4}\.\d{4,5})", paper) if number in PAPERS)
+
+
+def _entry(number: str) -> str:
+    title, authors = PAPERS[number]
+    first, year = authors.partition(",")[0].lower(), f"20{number[:2]}"
+    return "\n".join(
+        [
+            f"@misc{{{first}{year},",
+            f"  title = {{{title}}},",
+            f"  author = {{{authors}}},",
+            f"  year = {{{year}}},",
+            f"  eprint = {{{number}}},",
+            "  archivePrefix = {arXiv},",
+            "}",
+        ]
+    )
