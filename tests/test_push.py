@@ -82,7 +82,7 @@ def test_nothing_is_uploaded_unless_asked_twice(run: Path, hub: list[Any]) -> No
     assert not hub and not found.uploaded and set(found.files) == WANTED
     assert {".env", "train.csv", "optimizer.pt", "checkpoint/model.safetensors", "notes.md"} == set(found.left_out)
     assert found.files["model.safetensors"] == (run / "student" / "model.safetensors").stat().st_size
-    assert found.notes == ["the card does not say what language, license, datasets would"]
+    assert found.notes == ["the card does not say what language, license, dataset would"]
     code, out, _ = invoke("push", run, "me/small")
     assert (
         code == 0 and not hub and "Nothing was uploaded; --yes does it" in out and "library_name: transformers" in out
@@ -94,7 +94,7 @@ def test_nothing_is_uploaded_unless_asked_twice(run: Path, hub: list[Any]) -> No
 
 def test_what_is_uploaded(run: Path, hub: list[Any]) -> None:
     found = api.push(
-        run, "me/small", language=["en"], license="apache-2.0", datasets=["nyu-mll/glue"], examples=["A text.", "One.\tTwo."],
+        run, "me/small", language=["en"], license="apache-2.0", dataset=["nyu-mll/glue"], example=["A text.", "One.\tTwo."],
         yes=True,
     )  # fmt: skip
     (_, repo), (_, commit) = hub
@@ -139,7 +139,7 @@ def test_mistakes_are_one_line(run: Path, hub: list[Any], monkeypatch: pytest.Mo
     refused("there is no folder", run / "nothing")
     refused("language 'English' is no identifier", language=["English"])
     refused("license 'Apache 2' is no identifier", license="Apache 2")
-    refused("dataset 'my data' is no identifier", datasets=["my data"])
+    refused("dataset 'my data' is no identifier", dataset=["my data"])
     (run / "student" / REPORT).write_text("{}")
     refused("is no report of an export")
     (run / "student" / REPORT).unlink()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 import torch
 from conftest import LABELS, sentences, tiny_config, tiny_model
@@ -23,9 +24,11 @@ from transformers import (
 )
 
 from tutelage import api, serving
+from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.serving import serve as script
 from tutelage.serving.server import LONGEST_BODY, Server
+from tutelage.tasks import KINDS
 from tutelage.tasks.sentence import SentenceEncoder
 
 TEXTS = sentences(8, 3)[0]
@@ -233,6 +236,33 @@ def test_entities_and_answers_are_marked_in_the_text(tmp_path: Path, tokenizer: 
         assert [one["text"] for one in reply["pieces"] if one["label"]] == [said]
         assert reply["note"] == f"score {best:.1f}; that of no answer {null:.1f}"
         assert "needs the text that holds its answer" in ask(page, {"text": "a"})["error"]
+
+
+def test_entities_are_pieces_of_the_text(tokenizer: Any) -> None:
+    def pieces(names: list[str], tags: list[str], text: str) -> tuple[str, list[tuple[str, str | None]], list[float]]:
+        kind = KINDS["tokens"]
+        examples = kind.typed([text, text])
+        encoded = kind.encode(examples, tokenizer, 7)  # [CLS], five words, [SEP]
+        logits = torch.zeros(2 * len(tags), len(names))
+        for row, tag in enumerate(2 * tags):
+            logits[row, names.index(tag)] = 2.0
+        first, second = kind.replies(logits, Texts(examples, encoded, None), names, temperature=2.0)
+        assert first == second
+        shares = [one.share for one in first.pieces if one.share is not None]
+        return first.said, [(one.text, one.label) for one in first.pieces], shares
+
+    names = ["O", "B-PER", "I-PER", "B-LOC"]
+    share = float(np.exp(1) / (np.exp(1) + 3))  # of logits 2 and three times 0, at temperature 2
+    said, found, shares = pieces(
+        names, ["B-PER", "I-PER", "B-LOC", "O", "I-PER"], " good  bad great word1\tword2 word3 word4"
+    )
+    assert said == "PER: good bad; LOC: great; PER: word2" and shares == pytest.approx([share] * 3)
+    assert found == [
+        ("good bad", "PER"), (" ", None), ("great", "LOC"), (" ", None), ("word1", None), (" ", None), ("word2", "PER"),
+        (" ", None), ("word3 word4", None),
+    ]  # fmt: skip
+    said, found, _ = pieces(["NOUN", "VERB"], ["NOUN", "VERB"], "good word1")  # tags that mark no entities
+    assert said == "NOUN: good; VERB: word1" and found == [("good", "NOUN"), (" ", None), ("word1", "VERB")]
 
 
 def best_span(model: Any, tokenizer: Any, question: str, context: str) -> tuple[str, float, float]:

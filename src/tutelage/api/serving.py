@@ -47,8 +47,8 @@ def push(
     *,
     language: Sequence[str] = (),
     license: str | None = None,
-    datasets: Sequence[str] = (),
-    examples: Sequence[str] = (),
+    dataset: Sequence[str] = (),
+    example: Sequence[str] = (),
     public: bool = False,
     with_report: bool = False,
     yes: bool = False,
@@ -63,8 +63,8 @@ def push(
         repo: Repository on the Hub: OWNER/NAME.
         language: Language of the texts for the card, such as en.
         license: Licence for the card, such as apache-2.0.
-        datasets: Data set on the Hub for the card.
-        examples: Example text for the model's widget, which everybody can read; a tab parts two texts.
+        dataset: Data set on the Hub for the card.
+        example: Example text for the model's widget, which everybody can read; a tab parts two texts.
         public: Make a new repository public. Default: private.
         with_report: Upload the reports too; they hold texts of the data and names of folders.
         yes: Really upload.
@@ -84,8 +84,8 @@ def push(
         repo,
         language=language,
         license=license,
-        datasets=datasets,
-        examples=examples,
+        datasets=dataset,
+        examples=example,
         public=public,
         with_report=with_report,
         yes=yes,

@@ -20,8 +20,6 @@ NAMES = {
     "settings": "--set",
     "members": "--member",
     "plugins": "--plugin",
-    "datasets": "--dataset",
-    "examples": "--example",
     "filtered": "--filtered/--unfiltered",
 }
 """Options whose name is not that of their parameter."""

@@ -147,7 +147,8 @@ def _card(
     body = card.text.strip()
     if report is not None:
         body += "\n\n" + render("export.md.jinja", report=report, source=folder_name(report.source)).strip()
-    missing = [option(name) for name in ("language", "license", "datasets") if not data.get(name)]
+    fields = {"language": "language", "license": "license", "dataset": "datasets"}
+    missing = [option(name) for name, field in fields.items() if not data.get(field)]
     notes = [f"the card does not say what {', '.join(missing)} would"] if missing else []
     return f"---\n{data.to_yaml()}\n---\n\n{body}\n", notes
 
