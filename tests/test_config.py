@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.objectives.predictions import HardLabels, SoftLabels
-from tutelage.recipes.config import RunConfig, from_yaml, to_yaml
+from tutelage.recipes.config import RunConfig, from_yaml, to_yaml, with_absolute_paths
 from tutelage.recipes.recipe import Instances, Recipe, Stage
 from tutelage.recipes.settings import with_settings
 from tutelage.recipes.table import method_row
@@ -146,3 +146,27 @@ def test_the_table_of_methods_is_computed_from_the_recipes() -> None:
     assert row["stages"][2]["predictions"] == "KL, T=1" and not row["stages"][2]["labels"]
     colder = METHODS["kd"]().model_copy(update={"stages": [Stage(name="x", objective=[SoftLabels(temperature=3)])]})
     assert method_row(colder)["stages"][0]["predictions"] == "KL, T=3"
+
+
+def test_a_run_is_repeated_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and folders that are there get their absolute paths; ids of the Hub, columns and the output folder stay."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "mine.csv").write_text("text,label\n")
+    student = {"init": "copied", "source": "teacher/"}
+    recipe = METHODS["kd"]().model_copy(update={"student": Copied(**student)})
+    config = RunConfig(
+        recipe=recipe,
+        teacher="teacher/",
+        teachers=(),
+        data={"train": "mine.csv", "dev": "somebody/some-data", "text": "text"},
+        out="text",
+    )
+    found = with_absolute_paths(config)
+    assert found.teacher == found.recipe.student.source == str(tmp_path / "teacher")
+    assert found.data.train == str(tmp_path / "mine.csv")
+    assert (found.data.dev, found.data.text, found.out) == ("somebody/some-data", "text", "text")
+    assert with_absolute_paths(found) == found
+    nothing = RunConfig(recipe=recipe)
+    assert with_absolute_paths(nothing).recipe.stages == recipe.stages

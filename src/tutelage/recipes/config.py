@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -130,6 +131,25 @@ def _size(tree: Any, known: dict[int, int]) -> int:
         known[id(tree)] = MOST_VALUES + 1  # as long as it is being looked at: a tree within itself has no end
         known[id(tree)] = 1 + sum(_size(value, known) for value in (tree.values() if isinstance(tree, dict) else tree))
     return known[id(tree)]
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The run with files and folders by their absolute paths, so that it can be repeated from anywhere; ``out`` stays."""
+    found: RunConfig = _absolute(config)
+    return found.model_copy(update={"out": config.out})
+
+
+def _absolute(value: Any, hint: Any = None) -> Any:
+    if isinstance(value, BaseModel):
+        hints = get_type_hints(type(value), include_extras=True)
+        kept = {name: getattr(value, name) for name in type(value).model_fields}
+        changed = {name: new for name, old in kept.items() if (new := _absolute(old, hints[name])) != old}
+        return value.model_copy(update=changed) if changed else value
+    if isinstance(value, list | tuple):
+        return type(value)(_absolute(one, hint) for one in value)
+    if isinstance(value, str) and (hint == Place or Place in get_args(hint)) and os.path.exists(value):
+        return os.path.abspath(value)
+    return value
 
 
 def to_yaml(config: BaseModel) -> str:

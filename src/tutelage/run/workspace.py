@@ -30,7 +30,7 @@ from tutelage.data.examples import Encoded
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
 from tutelage.progress import Display
-from tutelage.recipes.config import RunConfig, to_yaml
+from tutelage.recipes.config import RunConfig, to_yaml, with_absolute_paths
 from tutelage.report.model import REPORT, Report, load_report
 from tutelage.run.inputs import FOLDER
 from tutelage.students.final import final_network
@@ -151,9 +151,9 @@ class Workspace(Bench):
             self.resumed = checkpoint.load(self.folder / "checkpoint")
         if self.main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.folder / "config.yaml", to_yaml(self.config))
+            write_text(self.folder / "config.yaml", to_yaml(with_absolute_paths(self.config)))
         if self.config.tracker:
-            self.accelerator.init_trackers("tutelage", config={"config": to_yaml(self.config)})
+            self.accelerator.init_trackers("tutelage", config={"config": to_yaml(with_absolute_paths(self.config))})
 
     def save_student(self, student: PreTrainedModel, tokenizer: Any, projections: dict[str, Tensor]) -> None:
         """Write the student with its tokenizer, and the projections. Each file is written completely or not at all."""
@@ -269,7 +269,7 @@ def run_folder(config: RunConfig, resume: bool) -> Path:
     if before.exists():
         if not resume:
             raise TutelageError(f"{config.out!r} holds another run; continue it with --resume, or give another --out")
-        if before.read_text(encoding="utf-8") != to_yaml(config):
+        if before.read_text(encoding="utf-8") != to_yaml(with_absolute_paths(config)):
             raise TutelageError(
                 f"{config.out!r} holds a run with other settings; see its config.yaml, or give another --out"
             )
