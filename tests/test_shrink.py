@@ -86,7 +86,7 @@ def test_amounts_have_units(given: Any, value: float | None) -> None:
     assert amount(given, "max_latency", {"ms": 1, "s": 1000}) == value
 
 
-@pytest.mark.parametrize("given", ["", "fast", "-3ms", "5MB", "0", "nan", "1e999"])
+@pytest.mark.parametrize("given", ["", "2,5ms", "fast", "-3ms", "5MB", "0", "nan", "1e999"])
 def test_other_amounts_are_refused(given: str) -> None:
     with pytest.raises(TutelageError, match=r"max.latency .* is no positive amount; write it as 5ms, 5s"):
         amount(given, "max_latency", {"ms": 1, "s": 1000})

@@ -138,10 +138,10 @@ def amount(given: str | float | None, name: str, units: Mapping[str, float]) -> 
     """
     if given is None:
         return None
-    found = re.fullmatch(r"\s*([\d.,_]+(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*", str(given))
+    found = re.fullmatch(r"\s*([\d._]+(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*", str(given))
     by_name = {unit.lower(): factor for unit, factor in units.items()} | {"": 1.0}
     try:
-        value = float(found[1].replace("_", "").replace(",", "")) * by_name[found[2].lower()] if found else 0.0
+        value = float(found[1].replace("_", "")) * by_name[found[2].lower()] if found else 0.0
     except (ValueError, KeyError):
         value = 0.0
     if not 0 < value < float("inf"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tutelage.report.comparison import comparison
@@ -219,7 +220,7 @@ def _cascade(found: CascadeReport) -> None:
         table = Table("class", "texts", "answered", "threshold", "agreement", "bound", title="By predicted class")
         for name, rule in found.classes.items():
             shown = ("-" if one is None else f"{one:.6g}" for one in (rule.threshold, rule.agreement, rule.bound))
-            table.add_row(name, f"{rule.rows:,}", f"{rule.answered:,}", *shown)
+            table.add_row(escape(name), f"{rule.rows:,}", f"{rule.answered:,}", *shown)
     Console().print(table)
     where = f"on {sum(one.rows for one in found.classes.values()) or rows.rows:,} texts ({found.source})"
     if found.coverage == 0:

@@ -92,11 +92,12 @@ def p_of_resamples(differences: Scores) -> float:
 
 
 def p_of_seeds(differences: Sequence[float]) -> float | None:
-    """The two-sided p-value of Student's paired t-test; None for fewer than two differences."""
+    """The two-sided p-value of Student's paired t-test; None for fewer than two differences, and for equal ones, whose spread says
+    nothing."""
     if len(differences) < 2:
         return None
     if np.ptp(differences) < ROUNDING:  # the test divides by their spread
-        return 1.0 if abs(differences[0]) < ROUNDING else 0.0
+        return 1.0 if abs(differences[0]) < ROUNDING else None
     return float(stats.ttest_1samp(differences, 0).pvalue)
 
 

@@ -27,15 +27,16 @@ class Limits(Block):
     min_retention: float
     """Score divided by that of the teacher in float32."""
 
-    def exceeded(self, ms: float, size: int, parameters: int) -> list[str]:
-        """Which limits a model exceeds, and by how much."""
+    def exceeded(self, ms: float, size: int, parameters: int, room: float = 1.0) -> list[str]:
+        """Which limits a model exceeds, and by how much; ``room`` is the share of the limit of time that it may take."""
         found = []
-        for limit, value, text in (
-            (self.max_latency_ms, ms, "{:.2f} ms of {:g} ms"),
-            (self.max_size_mb, size / 1e6, "{:.1f} MB of {:g} MB"),
-            (self.max_parameters, parameters, "{:,.0f} parameters of {:,.0f}"),
+        within = "" if room == 1 else f" (at most {room:.0%} of it)"
+        for limit, value, share, text in (
+            (self.max_latency_ms, ms, room, "{:.2f} ms of {:g} ms" + within),
+            (self.max_size_mb, size / 1e6, 1.0, "{:.1f} MB of {:g} MB"),
+            (self.max_parameters, parameters, 1.0, "{:,.0f} parameters of {:,.0f}"),
         ):
-            if limit is not None and value > limit:
+            if limit is not None and value > limit * share:
                 found.append(text.format(value, limit))
         return found
 

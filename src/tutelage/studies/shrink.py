@@ -20,6 +20,7 @@ from typing import Any, Literal, cast
 from transformers import PreTrainedModel
 
 from tutelage.artifacts import write_text
+from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.methods.compact import compact
@@ -28,6 +29,7 @@ from tutelage.report.model import Served
 from tutelage.report.shrink import REPORT, Form, Limits, Shape, Shrink, Trained, page
 from tutelage.run import trials
 from tutelage.run.export import export
+from tutelage.run.inputs import FOLDER
 from tutelage.run.plan import typical
 from tutelage.run.run import run
 from tutelage.run.task import TaskRun
@@ -37,6 +39,8 @@ from tutelage.serving.report import busy_note
 from tutelage.serving.session import OnnxModel, check_installed
 from tutelage.serving.timing import latency
 from tutelage.students.specs import Copied, Pruned, Student
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
 from tutelage.version import __version__
 
 SHARES = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
@@ -66,16 +70,19 @@ def shrink(
             f"there is no limit to meet; give {option('max_latency')} 5ms, {option('max_size')} 20MB or "
             f"{option('max_parameters')} 10M"
         )
+    if not 0 < limits.min_retention <= 1:
+        raise TutelageError(f"{option('min_retention')} {limits.min_retention:g} is no share; write 0.97")
     _take_place(config, out, limits, vocabulary)
     found = Shrink.model_validate_json((out / REPORT).read_text(encoding="utf-8")) if (out / REPORT).exists() else None
     if found is not None and found.verdict:
         return found
     kept: dict[str, Any] = {} if vocabulary == "full" else {"vocabulary": "trimmed"}
+    store = "auto" if kind_of(load_data(config.data).kind).per_text else None
     first = config.model_copy(
         update={
             "recipe": compact().model_copy(update={"student": Copied(layers=1, choose="first", **kept)}),
             "out": str(out / "runs" / "none"),
-            "teacher_store": config.teacher_store or "auto",
+            "teacher_store": config.teacher_store or store,
         }
     )
     with bench(quiet, config.mixed_precision) as desk:
@@ -96,8 +103,9 @@ def shrink(
         base = next(one.score for one in found.forms if one.form == "onnx")
         size = speed.count_parameters(task.teacher.source.model)
         if not limits.exceeded(int8.ms, int8.bytes, size) and int8.score >= limits.min_retention * base:
-            desk.display.say("the teacher itself in int8 meets the limits; no student is trained")
-            return _finish(_teacher_exported(found, out, str(config.teacher), quiet), out)
+            desk.display.say("the teacher itself in int8 meets the limits; it is exported and measured again")
+            if _teacher_exported(found, out, str(config.teacher), first.data, size, quiet):
+                return _finish(found, out)
         fitting = [one for one in reversed(found.shapes) if not one.exceeds]
         if not fitting:
             return _finish(_nothing_fits(found), out)
@@ -117,7 +125,7 @@ def _take_place(config: RunConfig, out: Path, limits: Limits, vocabulary: str) -
     if place.exists():
         if place.read_text(encoding="utf-8") != asked:
             raise TutelageError(f"{str(out)!r} holds a search with other settings; give another folder to --out")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and {path.name for path in out.iterdir()} - {FOLDER}:
         raise TutelageError(f"{str(out)!r} is not empty and holds no search; give an empty or new folder to --out")
     else:
         try:
@@ -199,7 +207,7 @@ def _costs(task: TaskRun, limits: Limits, wanted: dict[str, Student], name_of_te
     shapes = []
     for name, count in parameters.items():
         side, ms = cast(OnnxModel, sides[name]), times[name][0].p50_ms
-        exceeds = limits.exceeded(ms / ROOM, side.bytes, count)
+        exceeds = limits.exceeded(ms, side.bytes, count, room=ROOM)
         shapes.append(Shape(name=name, parameters=count, ms=ms, bytes=side.bytes, exceeds=exceeds))
     return Shrink(
         tutelage=__version__,
@@ -278,19 +286,32 @@ def _train(found: Shrink, name: str, spec: Student, first: RunConfig, out: Path,
         found.answer, found.folder = name, str(place)
 
 
-def _teacher_exported(found: Shrink, out: Path, teacher: str, quiet: bool) -> Shrink:
+def _teacher_exported(found: Shrink, out: Path, teacher: str, data: DataConfig, parameters: int, quiet: bool) -> bool:
+    """Export the teacher, and take it if it meets the limits on the evaluation set, too, and when it is timed again."""
     place = out / "served"
     shutil.rmtree(place, ignore_errors=True)
-    export(teacher, place, None, quiet=quiet)
+    sides = {side.name: side for side in export(teacher, place, data, quiet=quiet).sides}
+    int8, scores = sides["int8"], {name: (side.scores or {})[found.metric] for name, side in sides.items()}
+    again = next(one.p50_ms for one in int8.latency if (one.batch, one.threads) == (1, 1))
+    exceeds = found.limits.exceeded(again, int8.bytes, parameters)
+    if scores["int8"] < found.limits.min_retention * scores["pytorch"]:
+        exceeds.append(f"{found.metric} {scores['int8']:.3f} of {scores['pytorch']:.3f}")
+    if exceeds:
+        found.notes.append(
+            f"the teacher in int8 does not meet the limits when it is measured again: {'; '.join(exceeds)}"
+        )
+        shutil.rmtree(place)
+        return False
     found.answer, found.folder = "teacher", str(place)
-    return found
+    return True
 
 
 def _nothing_fits(found: Shrink) -> Shrink:
     nearest = min(found.shapes, key=lambda shape: (len(shape.exceeds), shape.ms, shape.bytes))
+    smaller = "trimmed" not in nearest.name and any(" ms " not in one for one in nearest.exceeds)
     found.verdict = (
         f"No student meets the limits: the nearest, {nearest.name}, takes {' and '.join(nearest.exceeds)}. Raise the limit"
-        + ("" if "trimmed" in nearest.name else ", or give --vocabulary trimmed for a smaller file")
+        + (", or give --vocabulary trimmed for a smaller file" if smaller else "")
         + "."
     )
     return found
