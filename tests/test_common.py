@@ -45,7 +45,7 @@ from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Fresh, Inherited
 ROWS: dict[str, Student] = {
     "finetune": Copied(layers=2, choose="first"),
     "compact": Copied(layers=2),
-    "compact_int8": Copied(layers=2),
+    "compact_int8": Copied(layers=1),
     "kd": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
     "logits_mse": Copied(layers=2),
     "similarity": Copied(layers=2, choose="first"),
