@@ -78,7 +78,7 @@ def finetune(
         start = Checkpoint(name=inputs.model(model, "model"))
         with as_options():
             recipe = recipe_of(start, epochs, lr)
-        fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision, "tracker": tracker}
+        fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision, "tracker": tracker, "served": True}
         config = run_config(recipe, inputs.data(data, options), settings, **fields)
         return carried_out(config, resume, quiet)
 
@@ -367,7 +367,7 @@ def recipe(
     found = method_recipe(method, task, more=read_plugins(plugins))
     on_task = any(not part.on_corpus for part in found.stages)
     found = found.part(stage or ("task" if on_task else "general"))
-    return run_config(found, {"task": task}, teacher=teacher, out=out)
+    return run_config(found, {"task": task}, teacher=teacher, out=out, served=True)
 
 
 def run(

@@ -389,6 +389,7 @@ def chain(
                 "out": Path(out) / f"{number}-{'student' if number > len(through) else 'assistant'}",
                 "seed": seed,
                 "baseline": number > len(through),
+                "served": number > len(through),
                 "allow_weak_teacher": allow_weak_teacher,
                 "mixed_precision": mixed_precision,
             }

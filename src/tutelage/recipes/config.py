@@ -40,8 +40,9 @@ class RunConfig(BaseModel):
     """Seed of all random numbers."""
     baseline: bool = True
     """Train the same student without the teacher for as many steps, and show its scores in the report."""
-    served: bool = True
-    """Measure teacher, student and baseline in ONNX and int8 too, where the libraries of the extra ``onnx`` are installed."""
+    served: bool = False
+    """Measure teacher, student and baseline in ONNX and int8 too, where the libraries of the extra ``onnx`` are installed. The
+    commands of one run ask for it; studies of many runs do not."""
     mixed_precision: Precision = "no"
     """Precision of training and evaluation. ``no`` is float32."""
     allow_weak_teacher: bool = False

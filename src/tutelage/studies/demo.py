@@ -39,7 +39,9 @@ def demo(out: Path, *, quiet: bool = False) -> dict[str, Any]:
 
     data = DataConfig(task="docstrings")
     teacher = finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=1e-4)
-    carry_out(RunConfig(recipe=teacher, data=data, out=str(out / "teacher"), baseline=False))
+    carry_out(RunConfig(recipe=teacher, data=data, out=str(out / "teacher"), baseline=False, served=True))
     recipe = kd(alpha=1.0, temperature=2.0, epochs=5, lr=1e-3)
     recipe = recipe.model_copy(update={"student": Fresh(layers=2, hidden=128, intermediate=512, heads=2)})
-    return carry_out(RunConfig(recipe=recipe, teacher=str(out / "teacher"), data=data, out=str(out / "distilled")))
+    return carry_out(
+        RunConfig(recipe=recipe, teacher=str(out / "teacher"), data=data, out=str(out / "distilled"), served=True)
+    )
