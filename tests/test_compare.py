@@ -24,9 +24,10 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import holm, p_of_resamples, p_of_seeds, paired_difference, percentiles, resampled
 from tutelage.recipes.config import RunConfig, from_yaml, yaml_value
 from tutelage.report import compared_page, compared_tables
-from tutelage.report.compared import ComparedArm, ComparedTask, CompareReport, Contrast, Gap, QueueEntry
+from tutelage.report.compared import ComparedArm, ComparedTask, CompareReport, Contrast, QueueEntry
 from tutelage.report.compared_tables import rounded
 from tutelage.report.model import TaskReport, load_report
+from tutelage.report.quality import Difference
 from tutelage.run.measure import PREDICTIONS
 from tutelage.studies import compare as comparing
 from tutelage.studies import contrasts
@@ -425,7 +426,7 @@ def report() -> CompareReport:
     arms = [
         ComparedArm(
             task=task.name, method=method, student=student, distilled=distilled, scores={0: mean, 1: mean + 0.01},
-            mean=mean, half=half, to_teacher=Gap(value=mean - 0.905, low=mean - 0.93, high=mean - 0.88),
+            mean=mean, half=half, to_teacher=Difference(value=mean - 0.905, low=mean - 0.93, high=mean - 0.88),
             parameters=14_350_000, flops=10**9, latency_ms=5.04, steps=1200,
         )
         for task in tasks
@@ -437,7 +438,7 @@ def report() -> CompareReport:
     contrasts = [
         Contrast(
             task=arm.task, student=arm.student, arm=arm.method, against="", seeds=2, half=0.004, p_examples=0.0005,
-            examples=Gap(value=0.0234567, low=0.01, high=0.03), p_seeds=p, holm_examples=0.002, holm_seeds=p,
+            examples=Difference(value=0.0234567, low=0.01, high=0.03), p_seeds=p, holm_examples=0.002, holm_seeds=p,
         )
         for arm in arms
         for p in [0.01 if arm.method == "kd" else 0.2]
@@ -465,7 +466,7 @@ def test_the_page_shows_names_as_text_and_needs_nothing_else(report: CompareRepo
     assert body.count('class="chart"') == len(report.arms) + len(report.contrasts)
     places = [float(found) for found in re.findall(r"(?:left|width):([\d.]+)%", body)]
     assert places and all(0 <= place <= 100 for place in places)
-    worse = report.contrasts[0].model_copy(update={"examples": Gap(value=-0.1, low=-0.2, high=0.0)})
+    worse = report.contrasts[0].model_copy(update={"examples": Difference(value=-0.1, low=-0.2, high=0.0)})
     mixed = compared_page.page(report.model_copy(update={"contrasts": [worse, *report.contrasts[1:]]}))
     count = len(report.contrasts)
     assert f"help in {count} of {count} comparisons with the same student trained without it." in page

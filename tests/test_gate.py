@@ -13,7 +13,7 @@ from tutelage.errors import TutelageError
 from tutelage.report.model import REPORT, ModelEntry, StudentEntry, TaskReport, load_report
 from tutelage.report.quality import ClassEntry, ClassScores, Difference
 from tutelage.serving.report import REPORT as EXPORT
-from tutelage.serving.report import Change, ExportReport, Side
+from tutelage.serving.report import ExportReport, Side
 from tutelage.serving.timing import Latency
 
 
@@ -62,7 +62,7 @@ def served(run: Path) -> Path:
     time = Latency(batch=1, threads=1, tokens=9, p50_ms=2.0, p95_ms=3.0, spread_ms=0.1, rounds=20)
     many = time.model_copy(update={"batch": 32, "p50_ms": 50.0, "p95_ms": 60.0})
     side = Side(name="pytorch", file="student", bytes=20_000_000, exact=False, latency=[many, time])
-    change = Change(value=-0.01, low=-0.02, high=0.0)
+    change = Difference(value=-0.01, low=-0.02, high=0.0)
     files = [
         side.model_copy(update={"name": "onnx", "file": "model.onnx", "exact": True}),
         side.model_copy(update={"name": "int8", "file": "model.int8.onnx", "bytes": 5_000_000, "change": change}),

@@ -13,8 +13,9 @@ from test_cli import invoke
 
 from tutelage import api
 from tutelage.errors import TutelageError
+from tutelage.report.quality import Difference
 from tutelage.run import push as pushing
-from tutelage.serving.report import REPORT, Change, ExportReport, Side
+from tutelage.serving.report import REPORT, ExportReport, Side
 from tutelage.serving.timing import Latency
 
 CARD = "---\nlibrary_name: transformers\npipeline_tag: text-classification\ntags:\n- tutelage\n---\n\n# mine\n\nIt was measured.\n"
@@ -64,7 +65,7 @@ def export_report() -> ExportReport:
     sides = [
         Side(name="pytorch", file="/home/ada/model", exact=False, scores={"accuracy": 0.9}, **plain),
         Side(name="int8", file="model.int8.onnx", exact=False, largest_difference=0.25, scores={"accuracy": 0.89},
-             change=Change(value=-0.01, low=-0.03, high=0.01), **plain),
+             change=Difference(value=-0.01, low=-0.03, high=0.01), **plain),
     ]  # fmt: skip
     return ExportReport(
         tutelage="0.2", model="/home/ada/model", out="/home/ada/out", type="bert", kind="classification",

@@ -23,9 +23,10 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation import intervals
 from tutelage.evaluation.intervals import paired_difference
 from tutelage.report.model import TaskReport, load_report
+from tutelage.report.quality import Difference
 from tutelage.run import export as exporting
 from tutelage.serving import serve, session
-from tutelage.serving.report import REPORT, Change, ExportReport, Side, busy_note, flags_of
+from tutelage.serving.report import REPORT, ExportReport, Side, busy_note, flags_of
 from tutelage.serving.timing import Latency
 from tutelage.students.bilstm import new_bilstm, word_tokenizer
 from tutelage.students.build import build
@@ -61,7 +62,7 @@ def test_an_export_is_measured_against_its_model(exported: tuple[Path, ExportRep
     scores = api.evaluate(str(root / "model"), dev=str(root / "dev.csv"), quiet=True)["scores"]["dev"]
     assert model.scores == scores and onnx.scores == scores
     assert onnx.largest_difference is not None and onnx.largest_difference < 1e-5 and onnx.agreement == 1
-    assert onnx.change == Change(value=0, low=0, high=0)
+    assert onnx.change == Difference(value=0, low=0, high=0)
     assert int8.largest_difference is not None and 0 < int8.largest_difference < 0.2
     assert int8.bytes == (root / "out" / "model.int8.onnx").stat().st_size < onnx.bytes
     assert (onnx.tokens_agree, int8.tokens_agree) == (1, 1)
@@ -194,8 +195,8 @@ def side(name: str, milliseconds: float, **more: Any) -> Side:
         ([side("onnx", 11), side("int8", 8)], ["onnx.onnx is slower than the model at batch 1 on 1 thread: 11.00 ms"]),
         ([side("onnx", 5), side("int8", 8)], ["int8.onnx is slower than onnx.onnx"]),
         ([side("onnx", 10.4)], []),  # within the spread
-        ([side("int8", 1, change=Change(value=-0.02, low=-0.03, high=-0.01))], ["scores 2.0 points lower", "-3.0 to -1.0"]),
-        ([side("int8", 1, change=Change(value=-0.02, low=-0.05, high=0.01))], []),
+        ([side("int8", 1, change=Difference(value=-0.02, low=-0.03, high=-0.01))], ["scores 2.0 points lower", "-3.0 to -1.0"]),
+        ([side("int8", 1, change=Difference(value=-0.02, low=-0.05, high=0.01))], []),
         ([side("int8", 1, tokens_agree=0.75)], ["25.0% of the texts as other tokens"]),
     ],
 )  # fmt: skip

@@ -6,20 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
+from tutelage.report.quality import Difference
 from tutelage.report.section import Block
 
 REPORT = "compare.json"
 """Name of the file in the folder of a comparison."""
 LEVEL = 0.05
 """Adjusted p-values below it show a difference."""
-
-
-class Gap(Block):
-    """By how much a score is above another, and its 95 % interval: paired bootstrap over examples."""
-
-    value: float
-    low: float
-    high: float
 
 
 class ComparedTask(Block):
@@ -61,7 +54,7 @@ class ComparedArm(Block):
     mean: float
     half: float | None
     """Half of the 95 % interval of the mean over seeds, by Student's t. Null for one seed."""
-    to_teacher: Gap | None
+    to_teacher: Difference | None
     """The mean over seeds against the teacher. Null if the teacher's predictions are not known."""
     parameters: int
     flops: int
@@ -87,7 +80,7 @@ class Contrast(Block):
     against: str
     """Another method, or empty: the same student without distillation."""
     seeds: int
-    examples: Gap
+    examples: Difference
     """The mean difference; its interval over examples."""
     half: float | None
     """Half of the 95 % interval over seeds, by Student's t. Null for one seed."""

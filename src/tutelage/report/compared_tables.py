@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from tutelage.report.compared import LEVEL, ComparedArm, CompareReport, Contrast, Gap
+from tutelage.report.compared import LEVEL, ComparedArm, CompareReport, Contrast
+from tutelage.report.quality import Difference
 
 OWN = "its own"
 """A method's own student, in tables."""
@@ -27,7 +28,7 @@ def with_margin(mean: float, half: float | None) -> str:
     return rounded(mean, 3) + ("" if half is None else f" ± {rounded(half, 3)}")
 
 
-def gap_text(gap: Gap | None) -> str:
+def gap_text(gap: Difference | None) -> str:
     """``+0.013 (-0.002 to +0.028)``."""
     if gap is None:
         return ""

@@ -6,11 +6,10 @@ from tutelage.report.section import Block
 
 
 class Difference(Block):
-    """By how much a score of the student is above that of another model on the same examples."""
+    """By how much a score is above another on the same examples, and its 95 % interval: paired bootstrap over examples."""
 
     value: float
     low: float
-    """Lower end of the 95 % interval: paired bootstrap over examples."""
     high: float
 
 

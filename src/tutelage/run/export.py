@@ -27,14 +27,15 @@ from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
-from tutelage.evaluation.intervals import drawn, paired_difference
+from tutelage.evaluation.intervals import drawn
 from tutelage.run.checks import check_ids, check_words
 from tutelage.run.folder import config_of_run, temperature_of_run
 from tutelage.run.plan import typical
+from tutelage.run.quality import difference
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel
 from tutelage.serving.graph import OPSET
-from tutelage.serving.report import REPORT, Change, ExportReport, Side, busy_note, flags_of
+from tutelage.serving.report import REPORT, ExportReport, Side, busy_note, flags_of
 from tutelage.serving.session import check_installed
 from tutelage.students.load import head_in
 from tutelage.students.sharing import expanded
@@ -273,9 +274,7 @@ def _compared(kind: Kind, data: Data | None, texts: Texts, ours: Tensor, theirs:
         "agreement": kind.agreement(ours, theirs),
     }
     if data is not None:
-        count, metric = kind.resampled(data, ours, texts)
-        value, low, high = paired_difference(metric, kind.resampled(data, theirs, texts)[1], count)
-        found["change"] = Change(value=value, low=low, high=high)
+        found["change"] = difference(kind, data, texts, ours, theirs)
     return found
 
 

@@ -12,6 +12,7 @@ from tutelage.data.examples import Data, Examples
 from tutelage.data.texts import Texts
 from tutelage.evaluation import calibration
 from tutelage.evaluation.intervals import paired_difference, paired_shares
+from tutelage.report.quality import Difference
 from tutelage.tasks import kind_of
 from tutelage.tasks.kind import Kind, TextKind
 
@@ -23,11 +24,11 @@ MOST_CONFUSIONS = 100
 MOST_DISAGREEMENTS = 200
 
 
-def difference(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tensor) -> dict[str, float]:
+def difference(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tensor) -> Difference:
     """By how much the first metric of one model is above another's on the same texts."""
     count, metric = kind.resampled(data, ours, texts)
     value, low, high = paired_difference(metric, kind.resampled(data, theirs, texts)[1], count)
-    return {"value": value, "low": low, "high": high}
+    return Difference(value=value, low=low, high=high)
 
 
 def entry(run: TaskRun, workspace: Workspace, part: str, ours: Tensor, theirs: Tensor | None) -> dict[str, Any]:

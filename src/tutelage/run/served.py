@@ -18,10 +18,11 @@ from tutelage import anatomy
 from tutelage.data.examples import Encoded
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
-from tutelage.evaluation.intervals import drawn, paired_difference
-from tutelage.report.model import Served, ServedEntry
+from tutelage.evaluation.intervals import drawn
 from tutelage.report.quality import Difference
+from tutelage.report.served import Served, ServedEntry
 from tutelage.run.plan import typical
+from tutelage.run.quality import difference
 from tutelage.serving.graph import OUTPUTS, quantize, to_onnx
 from tutelage.serving.report import busy_note
 from tutelage.serving.session import OnnxModel, missing
@@ -87,12 +88,10 @@ def _measured(run: TaskRun, part: str, texts: Texts, models: dict[str, PreTraine
     scores = {key: run.kind.scores(run.data, logits, texts) for key, logits in answers.items()}
     metric = run.data.metrics[0]
 
-    def difference(ours: tuple[str, str], theirs: tuple[str, str]) -> Difference | None:
+    def between(ours: tuple[str, str], theirs: tuple[str, str]) -> Difference | None:
         if ours not in answers or theirs not in answers:
             return None
-        count, mine = run.kind.resampled(run.data, answers[ours], texts)
-        value, low, high = paired_difference(mine, run.kind.resampled(run.data, answers[theirs], texts)[1], count)
-        return Difference(value=value, low=low, high=high)
+        return difference(run.kind, run.data, texts, answers[ours], answers[theirs])
 
     times, busy = _times(models, graphs, read)
     entries = [
@@ -102,7 +101,7 @@ def _measured(run: TaskRun, part: str, texts: Texts, models: dict[str, PreTraine
             "score": scores[who, form][metric],
             "scores": scores[who, form],
             "bytes": graph.bytes,
-            "change": difference((who, form), (who, "onnx")) if form == "int8" else None,
+            "change": between((who, form), (who, "onnx")) if form == "int8" else None,
             "ms": times[who, form].p50_ms,
             "spread_ms": times[who, form].spread_ms,
         }
@@ -115,9 +114,9 @@ def _measured(run: TaskRun, part: str, texts: Texts, models: dict[str, PreTraine
         tokens=first.tokens,
         pytorch_ms={who: times[who, "pytorch"].p50_ms for who in models},
         entries=[ServedEntry.model_validate(entry) for entry in entries],
-        against_teacher=difference(("student", "int8"), ("teacher", "onnx")),
-        against_int8_teacher=difference(("student", "int8"), ("teacher", "int8")),
-        against_baseline=difference(("student", "int8"), ("baseline", "int8")),
+        against_teacher=between(("student", "int8"), ("teacher", "onnx")),
+        against_int8_teacher=between(("student", "int8"), ("teacher", "int8")),
+        against_baseline=between(("student", "int8"), ("baseline", "int8")),
         notes=[*notes, *([busy] if busy else [])],
     )
 

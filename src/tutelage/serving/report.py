@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tutelage.report.quality import Difference
 from tutelage.serving.timing import BUSY, Latency
 
 REPORT = "export.json"
@@ -18,15 +19,6 @@ CLOSE = 1e-4
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Change(_Part):
-    """By how much a score is above that of the model that a file comes from, with a 95 % interval: paired bootstrap over
-    examples."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Side(_Part):
@@ -46,8 +38,8 @@ class Side(_Part):
     """Share of equal answers; of vectors, the mean cosine. Null for numbers and spans."""
     scores: dict[str, float] | None = None
     """The task's metrics, the first of which decides. Null where the texts have no labels."""
-    change: Change | None = None
-    """In the first metric."""
+    change: Difference | None = None
+    """Of the first metric, from the model that the file comes from."""
     tokens_agree: float | None = None
     """Share of the texts that ``serve.py`` turns into the same tokens."""
     latency: list[Latency]

@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 
 from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import Scores, holm, p_of_resamples, p_of_seeds, percentiles, resampled
-from tutelage.report.compared import ComparedArm, ComparedTask, CompareReport, Contrast, Gap, QueueEntry
+from tutelage.report.compared import ComparedArm, ComparedTask, CompareReport, Contrast, QueueEntry
 from tutelage.report.model import TaskReport
+from tutelage.report.quality import Difference
 from tutelage.run.measure import PREDICTIONS
 from tutelage.studies.study import interval, paired
 from tutelage.tasks import kind_of
@@ -122,9 +123,9 @@ class _Resampling:
         return np.asarray(np.mean([self.of(cell, who) for cell in cells], axis=0))
 
 
-def _gap(value: float, differences: Scores) -> Gap:
+def _gap(value: float, differences: Scores) -> Difference:
     low, high = percentiles(differences)
-    return Gap(value=value, low=low, high=high)
+    return Difference(value=value, low=low, high=high)
 
 
 def conclusions(

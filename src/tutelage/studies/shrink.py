@@ -25,7 +25,7 @@ from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.methods.compact import compact
 from tutelage.recipes.config import RunConfig, to_yaml
-from tutelage.report.model import Served
+from tutelage.report.served import Served
 from tutelage.report.shrink import REPORT, Form, Limits, Shape, Shrink, Trained, page
 from tutelage.run import trials
 from tutelage.run.export import export
