@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from tutelage.artifacts import unwritable, write_text
+from tutelage.artifacts import write_text
 from tutelage.data.config import DataConfig, Place
 from tutelage.data.examples import Data
 from tutelage.errors import TutelageError, last_reason, option
@@ -37,17 +37,20 @@ from tutelage.report.compared import REPORT, CompareReport, QueueEntry
 from tutelage.report.model import REPORT as RUN_REPORT
 from tutelage.report.model import TaskReport, load_report
 from tutelage.run.budget import settled
-from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.workspace import locked
 from tutelage.studies.contrasts import Finished, TaskGround, conclusions, same_ground
-from tutelage.studies.study import digest
+from tutelage.studies.study import check_folder, digest, take_folder
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
 
 SHARED = ("task", "data_dir", "dev", "kind", "metric", "text", "text_pair", "label", "labels")
 """Settings of the data that decide what is scored, and how; without an evaluation file also ``train``, from which it is split."""
+
+
+FILE = "compare.yaml"
+"""The plan, in the folder of the comparison."""
 
 
 FEWEST = 4
@@ -222,7 +225,8 @@ def compare(plan: ComparePlan, out: str, recipe_of: RecipeOf, *, quiet: bool = F
     folder = Path(out)
     grounds, queue = _queue(plan, folder, recipe_of)
     with locked(out), Display(quiet) as display:
-        _take(folder, plan)
+        check_folder(folder, FILE, "comparison", None)
+        take_folder(folder, FILE, to_yaml(plan))
         finished: list[Finished] = []
         entries: list[QueueEntry] = []
         for number, cell in enumerate(queue, start=1):
@@ -239,20 +243,6 @@ def compare(plan: ComparePlan, out: str, recipe_of: RecipeOf, *, quiet: bool = F
         write_text(folder / "arms.csv", compared_tables.arms_csv(report))
         write_text(folder / "contrasts.csv", compared_tables.contrasts_csv(report))
     return report
-
-
-def _take(folder: Path, plan: ComparePlan) -> None:
-    """Take over the folder: new, empty, or that of a comparison."""
-    plan_file = folder / "compare.yaml"
-    if folder.is_dir() and not plan_file.exists() and {path.name for path in folder.iterdir()} - {FOLDER}:
-        raise TutelageError(
-            f"{str(folder)!r} is not empty and holds no comparison; give an empty or new folder to --out"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(plan_file, to_yaml(plan))
-    except OSError as error:
-        raise unwritable(folder, error) from None
 
 
 def _carried_out(cell: QueuedRun, out: Path, display: Display, line: str) -> tuple[Finished | None, str | None]:

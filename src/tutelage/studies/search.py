@@ -35,11 +35,15 @@ from tutelage.recipes.config import RunConfig, to_yaml, validated
 from tutelage.recipes.settings import Settings, parsed, with_settings
 from tutelage.report.search import Candidate, Rung, Search, Trial, picture
 from tutelage.run import stores
-from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import Bench, bench, new_accelerator
 from tutelage.students.specs import Checkpoint, Copied, Student, parse, takes_from_teacher
+from tutelage.studies.study import check_folder, take_folder
+
+FILE = "search.yaml"
+"""The settings of the search, in its folder."""
+
 
 DEPTHS = ("1", "2", "3", "all")
 
@@ -104,17 +108,13 @@ def search_knowledge(
     }
     ours: dict[str, Any] = {} if lr is None else {"stages.*.lr": lr}
     base = with_settings(validated(tree), ours | parsed(settings))
-    _check_place(base, folder)
+    check_folder(folder, FILE, "search", to_yaml(base), beside=["store"])
     display = Display(quiet)
     with bench(quiet, base.mixed_precision) as desk:
         sketch = TaskRun(desk, base, sketch=True)
     _check(sketch, folder / "store")
     drawn = draw(candidates(sketch), trials, seed)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TutelageError(f"--out {out!r} cannot be written ({error.strerror}); name another folder") from None
-    write_text(folder / "search.yaml", to_yaml(base))
+    take_folder(folder, FILE, to_yaml(base))
     if not (folder / "store").exists():
         stores.write(base, whole=True, quiet=quiet)
     students = {s: _student(base, folder, s, display) for s in range(seed, seed + seeds)}
@@ -132,18 +132,6 @@ def search_knowledge(
     write_text(folder / "search.json", found.model_dump_json(indent=1))
     write_text(folder / "search.svg", picture(found))
     return found
-
-
-def _check_place(base: RunConfig, folder: Path) -> None:
-    """Check that the folder is new, empty, or holds this search. It may already hold a store."""
-    before = folder / "search.yaml"
-    if before.exists():
-        if before.read_text(encoding="utf-8") != to_yaml(base):
-            raise TutelageError(
-                f"{str(folder)!r} holds a search with other settings; see its search.yaml, or give another --out"
-            )
-    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {"store", FOLDER}:
-        raise TutelageError(f"{str(folder)!r} is not empty and holds no search; give an empty or new folder to --out")
 
 
 def _check(sketch: TaskRun, store: Path) -> None:

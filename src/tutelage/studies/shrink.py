@@ -29,20 +29,22 @@ from tutelage.report.served import Served
 from tutelage.report.shrink import REPORT, Form, Limits, Shape, Shrink, Trained, page
 from tutelage.run import trials
 from tutelage.run.export import export
-from tutelage.run.inputs import FOLDER
 from tutelage.run.plan import typical
 from tutelage.run.run import run
 from tutelage.run.task import TaskRun
-from tutelage.run.workspace import bench
+from tutelage.run.workspace import bench, locked
 from tutelage.serving.graph import quantize, to_onnx
 from tutelage.serving.report import busy_note
 from tutelage.serving.session import OnnxModel, check_installed
 from tutelage.serving.timing import latency
 from tutelage.students.specs import Copied, Pruned, Student
+from tutelage.studies.study import check_folder, take_folder
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.version import __version__
 
+FILE = "shrink.yaml"
+"""What the search was asked, in its folder."""
 SHARES = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
 """Operations of the layers that a student keeps, as a share of the teacher's, in students that are cut in width."""
 DEPTHS = (2 / 3, 1 / 2, 1 / 3, 1 / 6)
@@ -72,7 +74,15 @@ def shrink(
         )
     if not 0 < limits.min_retention <= 1:
         raise TutelageError(f"{option('min_retention')} {limits.min_retention:g} is no share; write 0.97")
-    _take_place(config, out, limits, vocabulary)
+    asked = f"{to_yaml(config)}limits: {limits.model_dump_json()}\nvocabulary: {vocabulary}\n"
+    with locked(str(out)):
+        check_folder(out, FILE, "search", asked)
+        take_folder(out, FILE, asked)
+        return _searched(config, out, limits, vocabulary, quiet)
+
+
+def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, quiet: bool) -> Shrink:
+    """The search in a folder that is this process's own; what a stopped one has measured is read."""
     found = Shrink.model_validate_json((out / REPORT).read_text(encoding="utf-8")) if (out / REPORT).exists() else None
     if found is not None and found.verdict:
         return found
@@ -116,25 +126,6 @@ def shrink(
             _train(found, name, wanted[name], first, out, quiet)
             _save(out, found)
     return _finish(found, out)
-
-
-def _take_place(config: RunConfig, out: Path, limits: Limits, vocabulary: str) -> None:
-    """Write what was asked into the folder, or see that it holds the same question."""
-    asked = f"{to_yaml(config)}limits: {limits.model_dump_json()}\nvocabulary: {vocabulary}\n"
-    place = out / "shrink.yaml"
-    if place.exists():
-        if place.read_text(encoding="utf-8") != asked:
-            raise TutelageError(f"{str(out)!r} holds a search with other settings; give another folder to --out")
-    elif out.exists() and {path.name for path in out.iterdir()} - {FOLDER}:
-        raise TutelageError(f"{str(out)!r} is not empty and holds no search; give an empty or new folder to --out")
-    else:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TutelageError(
-                f"--out {str(out)!r} cannot be written ({error.strerror}); name another folder"
-            ) from None
-        write_text(place, asked)
 
 
 def _save(out: Path, found: Shrink) -> None:

@@ -7,7 +7,7 @@ measure is in ``OUT/study.json``, which is written after every run, so a stopped
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +15,49 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
-from tutelage.artifacts import write_text
+from tutelage.artifacts import unwritable, write_text
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
+from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 
 FILE = "study.json"
+
+
+def check_folder(folder: Path, file: str, what: str, asked: str | None, beside: Collection[str] = ()) -> None:
+    """Check that a folder is new, empty, or holds the same study.
+
+    Args:
+        folder: The folder.
+        file: The file that says what the study in it was asked.
+        what: What messages call the study.
+        asked: What is asked now; None if it may change.
+        beside: Names that may lie in the folder before the study begins.
+
+    Raises:
+        TutelageError: it holds something else, or a study that was asked something else.
+    """
+    before = folder / file
+    if before.exists():
+        if asked is not None and before.read_text(encoding="utf-8") != asked:
+            raise TutelageError(
+                f"{str(folder)!r} holds a {what} with other settings; see its {file}, or give another --out"
+            )
+    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {FOLDER, *beside}:
+        raise TutelageError(f"{str(folder)!r} is not empty and holds no {what}; give an empty or new folder to --out")
+
+
+def take_folder(folder: Path, file: str, asked: str) -> None:
+    """Make the folder of a study, with the file that says what it was asked.
+
+    Raises:
+        TutelageError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / file, asked)
+    except OSError as error:
+        raise unwritable(folder, error) from None
 
 
 class Interval(NamedTuple):
