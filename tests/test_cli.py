@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_model, write_csv
+from rich.table import Table
 
 from tutelage import cli
+from tutelage.cli import shown
 
 
 def invoke(*words: str | Path) -> tuple[int, str, str]:
@@ -298,3 +300,12 @@ def test_a_weak_teacher_may_be_allowed(teacher_folder: Path, tmp_path: Path) -> 
     code, out, _ = invoke(*words, "--allow-weak-teacher", "--json")
     assert code == 0
     assert any("no better than" in warning for warning in json.loads(out)["warnings"])
+
+
+def test_names_in_tables_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("name")
+    for name in ("[/x]", "[other]", "[bold]big[/bold]"):
+        table.add_row(name)
+    shown._show(table)
+    out = capsys.readouterr().out
+    assert "[/x]" in out and "[other]" in out and "[bold]big[/bold]" in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -92,3 +93,13 @@ def test_what_cannot_be_rounded_is_refused() -> None:
     for student, reason in ((BiLSTM(), "inside one operator"), (Inherited(hidden=16), "needs the mechanism pruning")):
         with pytest.raises((TutelageError, ValueError), match=reason):
             run_config(type(recipe)(**{**recipe.model_dump(), "student": student.model_dump(), "stages": stages}), {})
+
+
+def test_a_family_without_linear_layers_is_refused_before_training() -> None:
+    scene, stage = (
+        SimpleNamespace(student=tiny_model(family="gpt2")),
+        SimpleNamespace(stage=SimpleNamespace(name="int8")),
+    )
+    with pytest.raises(TutelageError, match="stage 'int8' rounds linear layers, and a gpt2 has others"):
+        Quantization().prepare(scene, stage)
+    Quantization().prepare(SimpleNamespace(student=tiny_model()), stage)

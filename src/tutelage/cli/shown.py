@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from tutelage.report.comparison import comparison
@@ -64,13 +63,18 @@ def _say(text: str) -> None:
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def _show(table: Table) -> None:
+    """Print a table. Its names come from data: what looks like markup in them is text."""
+    Console(markup=False).print(table)
+
+
 def _list(values: dict[str, Any]) -> None:
     """Names and values, one a line."""
     table = Table(show_header=False, box=None)
     for name, value in values.items():
         shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
         table.add_row(name.replace("_", " "), shown)
-    Console().print(table)
+    _show(table)
 
 
 def _result(result: Result) -> None:
@@ -79,7 +83,7 @@ def _result(result: Result) -> None:
     table = Table(*found.columns, title=found.title)
     for row in found.rows:
         table.add_row(*row)
-    Console().print(table)
+    _show(table)
     for note in found.notes:
         _say(note)
     student = f"Student: {result.folder}/student; report" if result.report.get("general") else "Report"
@@ -91,7 +95,7 @@ def _scores(result: dict[str, Any]) -> None:
     for part, scores in result["scores"].items():
         for metric, value in scores.items():
             table.add_row(part, metric, f"{value:.4f}")
-    Console().print(table)
+    _show(table)
 
 
 def _chain(results: list[Result]) -> None:
@@ -101,7 +105,7 @@ def _chain(results: list[Result]) -> None:
     entries += [(f"assistant {number}", report["student"]) for number, report in enumerate(reports[:-1], start=1)]
     for name, entry in [*entries, ("student", reports[-1]["student"])]:
         table.add_row(name, f"{entry['score']:.4f}", f"{entry['parameters'] / 1e6:.1f} M")
-    Console().print(table)
+    _show(table)
     _say(f"Student: {reports[-1]['student']['name']}")
 
 
@@ -115,7 +119,7 @@ def _team(found: dict[str, Any]) -> None:
         scores = [f"{one['scores'][place][metric]:.4f}" for place in (part, "held")]
         agreement = [f"{value:.2f}" for value in alike[row]]
         table.add_row(str(row + 1), one["name"], f"{one['parameters'] / 1e6:.1f}", *scores, *agreement)
-    Console().print(table)
+    _show(table)
     lines = [f"mean disagreement {found['disagreement']:.3f}"] if "disagreement" in found else []
     if "ensemble" in found:
         lines.append(f"the mean of all: {found['ensemble']:.4f} accuracy")
@@ -137,7 +141,7 @@ def _search(found: Search) -> None:
         by_seed = " ".join(f"{score:.4f}" for score in trial.scores.values())
         size = f"{trial.bytes_per_example:,.0f}"
         table.add_row(trial.name, size, f"{trial.score:.4f}", by_seed, f"{trial.dev_score:.4f}")
-    Console().print(table)
+    _show(table)
     best = found.chosen
     if best is not None:
         early = "" if best.rung == len(found.rungs) else ", of shorter training"
@@ -172,7 +176,7 @@ def _export(found: ExportReport) -> None:
         threads = "1 thread" if one.threads == 1 else f"{one.threads} threads"
         times = (side.latency[place] for side in found.sides)
         row(f"ms, batch {one.batch}, {threads}", (f"{time.p50_ms:.2f} ({time.p95_ms:.2f})" for time in times))
-    Console().print(table)
+    _show(table)
     where = f"texts of {model.latency[0].tokens} tokens on {found.environment['cpu']}"
     _say(f"Times are medians (95th percentiles) for {where}; the models take turns.")
     for note in found.notes:
@@ -194,7 +198,7 @@ def _shrink(found: Shrink) -> None:
         loss = "" if shape.loss is None else f"{shape.loss:.4f}"
         sizes = f"{shape.bytes / 1e6:.1f}", f"{shape.parameters / 1e6:.1f}"
         table.add_row(shape.name, f"{shape.ms:.2f}", *sizes, loss, "; ".join(shape.exceeds))
-    Console().print(table)
+    _show(table)
     for note in found.notes:
         _say(f"note: {note}")
     _say(found.verdict)
@@ -220,8 +224,8 @@ def _cascade(found: CascadeReport) -> None:
         table = Table("class", "texts", "answered", "threshold", "agreement", "bound", title="By predicted class")
         for name, rule in found.classes.items():
             shown = ("-" if one is None else f"{one:.6g}" for one in (rule.threshold, rule.agreement, rule.bound))
-            table.add_row(escape(name), f"{rule.rows:,}", f"{rule.answered:,}", *shown)
-    Console().print(table)
+            table.add_row(name, f"{rule.rows:,}", f"{rule.answered:,}", *shown)
+    _show(table)
     where = f"on {sum(one.rows for one in found.classes.values()) or rows.rows:,} texts ({found.source})"
     if found.coverage == 0:
         _say(f"No threshold keeps the promise {where}: the teacher answers all. Promise less, or give more texts.")
@@ -246,7 +250,7 @@ def _push(found: Push) -> None:
     table = Table("file", "bytes", title=f"{'Uploaded to' if found.uploaded else 'Would be uploaded to'} {found.repo}")
     for name, size in found.files.items():
         table.add_row(name, f"{size:,}")
-    Console().print(table)
+    _show(table)
     head = found.card.splitlines()[:CARD_LINES]
     _say(
         "\n".join(["README.md:", *(f"    {line}" for line in head), *(["    ..."] if len(head) == CARD_LINES else [])])
@@ -278,10 +282,10 @@ def _attention(found: AttentionReport) -> None:
             table.add_section()
         parts = [getattr(means, column) for column in columns]
         table.add_row(name, *(f"{number:.3f}" for part in parts for number in (part.cosine, part.kl)))
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     for line in (verdict(found), *explanation(found)):
-        console.print(line, markup=False, highlight=False)
+        console.print(line, highlight=False)
 
 
 def _ablation(found: Ablation) -> None:
@@ -297,7 +301,7 @@ def _ablation(found: Ablation) -> None:
                 against = "" if name == "full" or "full" not in found.rows else _with_margin(less, margin, sign=True)
                 table.add_row(name, _with_margin(mean, half), against, str(len(found.rows[name].scores)))
         if table.row_count:
-            Console().print(table)
+            _show(table)
 
 
 def _compared(found: CompareReport) -> None:
@@ -319,13 +323,13 @@ def _compared(found: CompareReport) -> None:
             for arm in ours:
                 score, gap = words.with_margin(arm.mean, arm.half), words.gap_text(arm.to_teacher)
                 table.add_row(arm.name, score, gap, f"{arm.steps:,}")
-            Console().print(table)
+            _show(table)
             table = Table("", "difference", "seeds", "p, examples", "p, seeds", "shown", box=SIMPLE_HEAD)
             for one in contrasts:
                 if one.student == student:
                     table.add_row(f"{one.arm} - {one.other}", *words.contrast_cells(one))
             if table.row_count:
-                Console().print(table)
+                _show(table)
     for line in (words.summary(found), *words.best_lines(found), *(f"note: {note}" for note in found.notes)):
         _say(line)
     for cell in found.failed:
@@ -349,7 +353,7 @@ def _methods(rows: list[dict[str, Any]]) -> None:
             learns = "; ".join(f"{part}: {stage[part]}" for part in COLUMNS if stage[part])
             first = (row["method"], row["init"]) if index == 0 else ("", "")
             table.add_row(*first, stage["stage"], stage["data"], learns)
-    Console().print(table)
+    _show(table)
 
 
 def _yaml(config: RunConfig) -> None:

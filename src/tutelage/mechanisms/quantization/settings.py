@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from tutelage.errors import TutelageError
 from tutelage.mechanisms.mechanism import Mechanism
 from tutelage.students.specs import Student
 
@@ -34,6 +35,15 @@ class Quantization(Mechanism):
         if student.init == "bilstm":
             raise ValueError(
                 "the matrices of a BiLSTM are inside one operator, which cannot be rounded while it learns"
+            )
+
+    def prepare(self, scene: Scene, stage: StageScene) -> None:
+        from transformers.pytorch_utils import Conv1D
+
+        if any(isinstance(module, Conv1D) for module in scene.student.modules()):
+            raise TutelageError(
+                f"stage {stage.stage.name!r} rounds linear layers, and a {scene.student.config.model_type} has others in their "
+                "place; leave out the mechanism quantization, or take another family"
             )
 
     def hook(self, scene: Scene, stage: StageScene, teacher: Teacher | None) -> Hook:
