@@ -83,7 +83,7 @@ def test_nothing_is_uploaded_unless_asked_twice(run: Path, hub: list[Any]) -> No
     assert not hub and not found.uploaded and set(found.files) == WANTED
     assert {".env", "train.csv", "optimizer.pt", "checkpoint/model.safetensors", "notes.md"} == set(found.left_out)
     assert found.files["model.safetensors"] == (run / "student" / "model.safetensors").stat().st_size
-    assert found.notes == ["the card does not say what language, license, dataset would"]
+    assert found.notes == ["the card lacks what language, license, dataset would add"]
     code, out, _ = invoke("push", run, "me/small")
     assert (
         code == 0 and not hub and "Nothing was uploaded; --yes does it" in out and "library_name: transformers" in out

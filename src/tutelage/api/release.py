@@ -72,9 +72,11 @@ def cascade(
 ) -> CascadeReport:
     """Choose when a student answers and when its teacher is asked, so that its answers agree with the teacher's at a promised rate.
 
-    The student answers where the probability of its class is above a threshold. This is chosen on the evaluation set of the given
-    texts, or of the run in whose folder the student lies; neither model may have been trained on them. The promise holds for new
-    texts of the same kind. ``cascade.json`` has the threshold, the coverage curve, and the texts on which the student is sure and
+    The student answers where the probability of its class is above a threshold. The threshold is chosen on the evaluation set: that
+    of the given texts, or, without any, that of the run in whose folder the student lies. Neither model may have been trained on
+    it.
+    The promise holds for new texts of the same kind, and for the student as it is given: a file in int8 answers a little otherwise.
+    ``cascade.json`` has the threshold, the coverage curve, and the texts on which the student is sure and
     the teacher or the label disagrees.
 
     Args:

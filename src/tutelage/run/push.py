@@ -1,4 +1,4 @@
-"""Upload a student, or an exported folder, to the Hub: known files only, and only when asked twice."""
+"""Upload a student, or an exported folder, to the Hub: known files only, and nothing without ``--yes``."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _card(
         body += "\n\n" + render("export.md.jinja", report=report, source=folder_name(report.source)).strip()
     fields = {"language": "language", "license": "license", "dataset": "datasets"}
     missing = [option(name) for name, field in fields.items() if not data.get(field)]
-    notes = [f"the card does not say what {', '.join(missing)} would"] if missing else []
+    notes = [f"the card lacks what {', '.join(missing)} would add"] if missing else []
     return f"---\n{data.to_yaml()}\n---\n\n{body}\n", notes
 
 

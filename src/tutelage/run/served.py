@@ -39,7 +39,7 @@ SECONDS = 2.0
 
 
 def served(run: TaskRun, models: dict[str, PreTrainedModel]) -> Served | None:
-    """The forms in which the run's models would be served; None where there are no such forms, which the display says.
+    """The forms in which the run's models would be served; None where they cannot be made; the display says why.
 
     Args:
         run: The run.
@@ -57,7 +57,7 @@ def served(run: TaskRun, models: dict[str, PreTrainedModel]) -> Served | None:
     if len(texts.examples) > TEXTS:
         texts = texts.at(np.array(drawn(len(texts.examples), TEXTS)))
     if "teacher" in models and run.teacher is not None:
-        # For its speed alone a teacher that was let go would do, which has no weights.
+        # The run may have released the teacher's weights: timing needs none, and scores do.
         models = {**models, "teacher": run.teacher.source.model}
     places = {who: next(model.parameters()).device for who, model in models.items()}
     run.bench.display.say("measuring the models in ONNX and int8 ...")

@@ -73,7 +73,7 @@ def shrink(
             f"{option('max_parameters')} 10M"
         )
     if not 0 < limits.min_retention <= 1:
-        raise TutelageError(f"{option('min_retention')} {limits.min_retention:g} is no share; write 0.97")
+        raise TutelageError(f"{option('min_retention')} {limits.min_retention:g} is not a share; write 0.97 for 97 %")
     asked = f"{to_yaml(config)}limits: {limits.model_dump_json()}\nvocabulary: {vocabulary}\n"
     with locked(str(out)):
         check_folder(out, FILE, "search", asked)
