@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tutelage.report.comparison import comparison
+from tutelage.report.comparison import tables
 
 if TYPE_CHECKING:
     from tutelage.recipes.config import RunConfig
@@ -79,13 +79,13 @@ def _list(values: dict[str, Any]) -> None:
 
 def _result(result: Result) -> None:
     """The comparison, and where to read on."""
-    found = comparison(result.report)
-    table = Table(*found.columns, title=found.title)
-    for row in found.rows:
-        table.add_row(*row)
-    _show(table)
-    for note in found.notes:
-        _say(note)
+    for found in tables(result.report):
+        table = Table(*found.columns, title=found.title)
+        for row in found.rows:
+            table.add_row(*row)
+        _show(table)
+        for note in found.notes:
+            _say(note)
     student = f"Student: {result.folder}/student; report" if result.report.get("general") else "Report"
     _say(f"{student}: {result.folder}/report.html")
 

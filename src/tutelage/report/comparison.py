@@ -24,6 +24,36 @@ class Comparison(NamedTuple):
         return f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
 
+def tables(report: dict[str, Any]) -> list[Comparison]:
+    """What a report says of its models in tables: as they were trained and, where that was measured, as they would be served."""
+    found = [comparison(report)]
+    if report.get("served") is not None:
+        found.append(_served(report))
+    return found
+
+
+def _called(report: dict[str, Any], who: str) -> str:
+    other = "slices of the teacher" if report.get("inherited") else "student, not distilled"
+    return {"baseline": other}.get(who, who)
+
+
+def _served(report: dict[str, Any]) -> Comparison:
+    """The models in ONNX and int8. Their scores are those of some of the texts, so they have a table of their own."""
+    served, metric = report["served"], report["metric"]
+    forms = {(one["model"], one["form"]): one for one in served["entries"]}
+    rows = []
+    for who in dict.fromkeys(model for model, _ in forms):
+        onnx, int8 = forms[who, "onnx"], forms.get((who, "int8"))
+        row = [_called(report, who), f"{onnx['score']:.4f}", f"{onnx['ms']:.2f}"]
+        shown = (
+            ["-"] * 3 if int8 is None else [f"{int8['score']:.4f}", f"{int8['ms']:.2f}", f"{int8['bytes'] / 1e6:.1f}"]
+        )
+        rows.append([*row, *shown])
+    columns = ["", f"ONNX: {metric}", "ms", f"int8: {metric}", "ms", "MB"]
+    title = f"As served: {served['texts']:,} texts; ms of one text on one thread"
+    return Comparison(title, columns, rows, list(served["notes"]))
+
+
 def comparison(report: dict[str, Any]) -> Comparison:
     """What a report says in one table; of a run on a corpus the losses on held-out text."""
     if report.get("general"):
@@ -41,12 +71,10 @@ def comparison(report: dict[str, Any]) -> Comparison:
     for who in ("teacher", "student", "baseline"):
         entry = report[who]
         if entry is not None:
-            other = "slices of the teacher" if report.get("inherited") else "student, not distilled"
             latency = entry["latency_ms"] or {}
             times = [f"{latency[size]:.1f}" if latency else "-" for size in ("1", "32")]
             size = f"{entry['parameters'] / 1e6:.1f} M"
-            name = {"baseline": other}.get(who, who)
-            rows.append([name, f"{entry['score']:.4f}", size, f"{entry['flops'] / 1e9:.3f}", *times])
+            rows.append([_called(report, who), f"{entry['score']:.4f}", size, f"{entry['flops'] / 1e9:.3f}", *times])
     student, notes = report["student"], []
     from tutelage.report.words import failures  # needs torch, and a table of methods does not
 
@@ -70,13 +98,4 @@ def comparison(report: dict[str, Any]) -> Comparison:
                 "the report lists them."
             )
     columns = ["", report["metric"], "parameters", "GFLOP", "ms, batch 1", "ms, batch 32"]
-    if (served := report.get("served")) is not None:
-        columns += [f"int8: {report['metric']}", "MB", "ms"]
-        by_model = {one["model"]: one for one in served["entries"] if one["form"] == "int8"}
-        models = [who for who in ("teacher", "student", "baseline") if report[who] is not None]
-        for row, who in zip(rows, models, strict=True):
-            one = by_model.get(who)
-            row += (
-                ["-"] * 3 if one is None else [f"{one['score']:.4f}", f"{one['bytes'] / 1e6:.1f}", f"{one['ms']:.2f}"]
-            )
     return Comparison(report["title"], columns, rows, notes)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.errors import TutelageError
-from tutelage.report.comparison import comparison
+from tutelage.report.comparison import tables
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -40,7 +40,7 @@ class Result(os.PathLike[str]):
         return f"<Result of {self.report['method']} in {str(self.folder)!r}>"
 
     def _repr_html_(self) -> str:
-        return comparison(self.report).html
+        return "".join(table.html for table in tables(self.report))
 
     @cached_property
     def student(self) -> PreTrainedModel:
