@@ -12,7 +12,7 @@ from tutelage import api, cli
 from tutelage.api.common import amount
 from tutelage.errors import TutelageError
 from tutelage.report.quality import Difference
-from tutelage.report.shrink import Form, Limits, Shape, Shrink, Trained, page
+from tutelage.report.shrink import Form, Limits, ShapeEntry, Shrink, Trained, page
 from tutelage.run import served
 from tutelage.studies import shrink as study
 from tutelage.studies.shrink import _verdict, students
@@ -104,7 +104,7 @@ def found_of(*trained: Trained, answer: str | None = None) -> Shrink:
     return Shrink(
         tutelage="0", teacher="<b>t</b>", task="a <script>", metric="accuracy", limits=Limits(max_latency_ms=1, min_retention=0.9),
         tokens=9, forms=[Form(form="onnx", ms=3, bytes=9, score=0.9), Form(form="int8", ms=2, bytes=3, score=0.9)],
-        shapes=[Shape(name="layers=1", parameters=10, ms=0.5, bytes=2, exceeds=[])], trained=list(trained), answer=answer,
+        shapes=[ShapeEntry(name="layers=1", parameters=10, ms=0.5, bytes=2, exceeds=[])], trained=list(trained), answer=answer,
     )  # fmt: skip
 
 

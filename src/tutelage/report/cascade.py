@@ -38,7 +38,7 @@ class Point(Block):
     """95 % lower bound of the agreement at this threshold alone."""
 
 
-class Suspect(Block):
+class CascadeSuspect(Block):
     """A row that the student answers, and on which the teacher or the label disagrees."""
 
     text: str
@@ -80,6 +80,6 @@ class CascadeReport(Block):
     curve: list[Point]
     """From few answered rows to all, over all classes."""
     suspects_found: int
-    suspects: list[Suspect]
+    suspects: list[CascadeSuspect]
     """At most 100, the surest first."""
     notes: list[str]

@@ -51,7 +51,7 @@ class Form(Block):
     """On the validation split."""
 
 
-class Shape(Block):
+class ShapeEntry(Block):
     """A student that was considered, in int8. Its costs are measured before it is trained: they do not depend on its weights."""
 
     name: str
@@ -103,7 +103,7 @@ class Shrink(Block):
     tokens: int
     """Tokens of the text that is timed."""
     forms: list[Form]
-    shapes: list[Shape]
+    shapes: list[ShapeEntry]
     """Smallest latency first."""
     trained: list[Trained] = Field(default_factory=list)
     answer: str | None = None

@@ -19,7 +19,7 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation import cascade as choosing
 from tutelage.evaluation.calibration import probabilities
-from tutelage.report.cascade import CASCADE, CascadeReport, Point, Rule, Suspect
+from tutelage.report.cascade import CASCADE, CascadeReport, CascadeSuspect, Point, Rule
 from tutelage.run.checks import check_ids
 from tutelage.run.folder import config_of_run, temperature_of_run
 from tutelage.run.workspace import Bench, bench
@@ -156,7 +156,7 @@ def _decided(
         ],
         "suspects_found": len(doubtful),
         "suspects": [
-            Suspect(
+            CascadeSuspect(
                 text=examples.texts[row],
                 text_pair=None if pairs is None else pairs[row],
                 label=data.labels[labels[row]],

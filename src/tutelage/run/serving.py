@@ -36,7 +36,7 @@ TRIAL = ("A trial.", "A second text.")
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """A model that answers."""
 
     role: str
@@ -96,7 +96,7 @@ def serve(model: str, teacher: str | None, *, host: str, port: int) -> Server:
     return Server(about, answer, host, port)
 
 
-def _served(name: str, role: str, desk: Bench) -> Served:
+def _served(name: str, role: str, desk: Bench) -> ServedModel:
     """A model by the name of its folder or file, or by its Hub id.
 
     Raises:
@@ -116,10 +116,10 @@ def _graph(path: Path) -> Path | None:
     return found[0] if found and not list(path.glob("*.safetensors")) else None
 
 
-def _of_graph(name: str, path: Path, role: str) -> Served:
+def _of_graph(name: str, path: Path, role: str) -> ServedModel:
     model = OnnxModel(path)
     about = model.about
-    return Served(
+    return ServedModel(
         role=role,
         name=name,
         form=f"{path.name}, onnxruntime",
@@ -132,13 +132,13 @@ def _of_graph(name: str, path: Path, role: str) -> Served:
     )
 
 
-def _of_checkpoint(name: str, role: str, desk: Bench) -> Served:
+def _of_checkpoint(name: str, role: str, desk: Bench) -> ServedModel:
     path = resolve(name)
     head = head_in(path)
     source = Source(path, head, role=role)
     kind, config = kind_of_model(head, source.config), source.config
     network = source.model.to(desk.accelerator.device)
-    return Served(
+    return ServedModel(
         role=role,
         name=name,
         form=f"PyTorch, {desk.accelerator.device.type}",

@@ -26,7 +26,7 @@ from tutelage.evaluation import speed
 from tutelage.methods.compact import compact
 from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.report.served import Served
-from tutelage.report.shrink import REPORT, Form, Limits, Shape, Shrink, Trained, page
+from tutelage.report.shrink import REPORT, Form, Limits, ShapeEntry, Shrink, Trained, page
 from tutelage.run import trials
 from tutelage.run.export import export
 from tutelage.run.plan import typical
@@ -199,7 +199,7 @@ def _costs(task: TaskRun, limits: Limits, wanted: dict[str, Student], name_of_te
     for name, count in parameters.items():
         side, ms = cast(OnnxModel, sides[name]), times[name][0].p50_ms
         exceeds = limits.exceeded(ms, side.bytes, count, room=ROOM)
-        shapes.append(Shape(name=name, parameters=count, ms=ms, bytes=side.bytes, exceeds=exceeds))
+        shapes.append(ShapeEntry(name=name, parameters=count, ms=ms, bytes=side.bytes, exceeds=exceeds))
     return Shrink(
         tutelage=__version__,
         teacher=name_of_teacher,
@@ -216,7 +216,7 @@ def _costs(task: TaskRun, limits: Limits, wanted: dict[str, Student], name_of_te
 # ------------------------------------------------------------------------------------------------------------------ answers
 
 
-def _tried(task: TaskRun, found: Shrink, shapes: list[Shape], wanted: dict[str, Student], out: Path) -> list[str]:
+def _tried(task: TaskRun, found: Shrink, shapes: list[ShapeEntry], wanted: dict[str, Student], out: Path) -> list[str]:
     """The shapes in the order of their held-out loss after some steps."""
     steps = sum(plan.steps for plan in task.plans)
     stage = trials.trial_stage(task.config.recipe.stages[-1], steps, taught=True, labels=True)
