@@ -26,6 +26,7 @@ from transformers import (
 from tutelage import api, serving
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
+from tutelage.run import serving as serving_of_a_run
 from tutelage.serving import serve as script
 from tutelage.serving.server import LONGEST_BODY, Server
 from tutelage.tasks import KINDS
@@ -236,6 +237,22 @@ def test_entities_and_answers_are_marked_in_the_text(tmp_path: Path, tokenizer: 
         assert [one["text"] for one in reply["pieces"] if one["label"]] == [said]
         assert reply["note"] == f"score {best:.1f}; that of no answer {null:.1f}"
         assert "needs the text that holds its answer" in ask(page, {"text": "a"})["error"]
+
+
+def test_a_checkpoint_answers_at_the_temperature_of_its_run(
+    folders: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an export of it does: twice the temperature, half of the difference of the logits."""
+
+    def difference() -> float:
+        with api.serve(folders[1]) as page:
+            (reply,) = ask(page, {"text": TEXTS[0]})["replies"]
+        shares = [share for _, share in reply["shares"]]
+        return float(np.log(shares[0] / shares[1]))
+
+    before = difference()
+    monkeypatch.setattr(serving_of_a_run, "temperature_of_run", lambda model: (2.0, []))
+    assert difference() == pytest.approx(before / 2, rel=1e-3)
 
 
 def test_entities_are_pieces_of_the_text(tokenizer: Any) -> None:

@@ -20,6 +20,7 @@ from tutelage.data.examples import Encoded
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError
+from tutelage.run.folder import temperature_of_run
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel
 from tutelage.serving.server import Server
@@ -138,13 +139,15 @@ def _of_checkpoint(name: str, role: str, desk: Bench) -> ServedModel:
     source = Source(path, head, role=role)
     kind, config = kind_of_model(head, source.config), source.config
     network = source.model.to(desk.accelerator.device)
+    # As an export of the model has them, so that both say the same of a text.
+    temperature, _ = temperature_of_run(path) if kind.classifies_texts else (1.0, [])
     return ServedModel(
         role=role,
         name=name,
         form=f"PyTorch, {desk.accelerator.device.type}",
         kind=kind,
         labels=tuple(str(config.id2label[i]) for i in range(config.num_labels)) if kind.named else (),
-        temperature=1.0,
+        temperature=temperature,
         limit=kind.longest(anatomy.max_length(config)),
         tokenizer=fitted_tokenizer(source.tokenizer, network),
         logits=lambda encoded: _logits(network, encoded),
