@@ -137,6 +137,7 @@ def test_mistakes_are_one_line(run: Path, hub: list[Any], monkeypatch: pytest.Mo
         assert "\n" not in str(error.value) and not hub
 
     refused("names no repository", repo="me/a/b")
+    refused("give OWNER/NAME", repo="small")
     refused("there is no folder", run / "nothing")
     refused("language 'English' is no identifier", language=["English"])
     refused("license 'Apache 2' is no identifier", license="Apache 2")

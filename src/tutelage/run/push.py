@@ -72,7 +72,7 @@ def push(
     yes: bool,
 ) -> Push:
     """See :func:`tutelage.api.push`."""
-    if not HUB_ID.fullmatch(repo):
+    if not HUB_ID.fullmatch(repo) or "/" not in repo:  # without its owner the upload has no address
         raise TutelageError(f"{repo!r} names no repository of the Hub; give OWNER/NAME")
     place = _place(folder)
     found = {str(path.relative_to(place)): path for path in sorted(place.rglob("*")) if path.is_file()}
