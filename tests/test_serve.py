@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import http.client
 import json
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -299,8 +300,16 @@ def best_span(model: Any, tokenizer: Any, question: str, context: str) -> tuple[
     return found[1], found[0], null
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A process that a shell starts in the background ignores Ctrl-C: the page would wait for ever."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_the_command_prints_its_address_and_ends_quietly(
-    folders: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
+    folders: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch, interruptible: None
 ) -> None:
     _, student, _ = folders
     waiting: list[Server] = []
