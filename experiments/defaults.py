@@ -17,6 +17,7 @@ from pathlib import Path
 import common
 from tuning_tasks import TASKS, tuning_data
 
+from tutelage.data.augmentation.rules import Rules
 from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.relations import Relations
@@ -32,12 +33,20 @@ SCRIPT.add_argument("--corpus", type=Path, help="a file of paragraphs, one a lin
 SCRIPT.add_argument("--groups", help="groups of arms, separated by semicolons; default: all")
 
 FIRST, SPREAD = Copied(layers=3, choose="first"), Copied(layers=3, choose="spread")
+HIDDEN = Hidden(layers="final", normalize="teacher")
 SOFT = [SoftLabels(temperature=2.0, weight=0.7), HardLabels(weight=0.3)]
 
 
 def arm(terms: list[AnyTerm], student: Student = FIRST, *, epochs: int = 2, lr: float = 2e-4) -> Recipe:
     stage = Stage(name="distill", objective=terms, epochs=epochs, lr=lr)
     return Recipe(method="arm", title="An arm", paper="none", student=student, stages=[stage])
+
+
+def made(terms: list[AnyTerm], *, epochs: int, ngrams: float = 0.0, student: Student = SPREAD) -> Recipe:
+    """The same on four more texts for each one, made by rules; only the teacher answers for them."""
+    recipe = arm(terms, student, epochs=epochs)
+    stages = [stage.model_copy(update={"data": "augmented"}) for stage in recipe.stages]
+    return recipe.model_copy(update={"stages": stages, "augmentation": Rules(iterations=4, p_ngram=ngrams)})
 
 
 def in_two(first: list[AnyTerm]) -> Recipe:
@@ -53,15 +62,15 @@ GROUPS: dict[str, dict[str, Recipe]] = {
     "losses, first layers": {
         "labels": arm([HardLabels()]),
         "soft + hard": arm(SOFT),
-        "+ last hidden": arm([*SOFT, Hidden(layers="final", normalize="teacher")]),
+        "+ last hidden": arm([*SOFT, HIDDEN]),
         "+ last three hidden": arm([*SOFT, Hidden(layers="top", normalize="teacher")]),
         "+ last relations": arm([*SOFT, Relations(layers="final", weight=0.1)]),
-        "last hidden, then": in_two([Hidden(layers="final", normalize="teacher")]),
+        "last hidden, then": in_two([HIDDEN]),
     },
     "losses, layers 1 4 6": {
         "labels": arm([HardLabels()], SPREAD),
         "soft + hard": arm(SOFT, SPREAD),
-        "+ last hidden": arm([*SOFT, Hidden(layers="final", normalize="teacher")], SPREAD),
+        "+ last hidden": arm([*SOFT, HIDDEN], SPREAD),
     },
     "starts": {
         "first": arm(SOFT),
@@ -77,7 +86,17 @@ GROUPS: dict[str, dict[str, Recipe]] = {
     },
     "ten epochs, layers 1 4 6": {
         "soft + hard": arm(SOFT, SPREAD, epochs=10),
-        "+ last hidden": arm([*SOFT, Hidden(layers="final", normalize="teacher")], SPREAD, epochs=10),
+        "+ last hidden": arm([*SOFT, HIDDEN], SPREAD, epochs=10),
+    },
+    "few texts, layers 1 4 6": {
+        "labels": arm([HardLabels()], SPREAD, epochs=20),
+        "soft + hard": arm(SOFT, SPREAD, epochs=20),
+        "+ last hidden": arm([*SOFT, HIDDEN], SPREAD, epochs=20),
+        "soft + hard, made texts": made(SOFT, epochs=4),
+        "soft + hard, made texts and n-grams": made(SOFT, epochs=4, ngrams=0.25),
+        "+ last hidden, made texts": made([*SOFT, HIDDEN], epochs=4),
+        "+ last hidden, made texts, twice the steps": made([*SOFT, HIDDEN], epochs=8),
+        "+ last hidden, twice the steps": arm([*SOFT, HIDDEN], SPREAD, epochs=40),
     },
 }
 

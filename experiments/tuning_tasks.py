@@ -2,6 +2,8 @@
 
 * ``topics``: to which of 40 articles a question belongs (one text, 40 classes)
 * ``order``: whether two neighbouring words of a sentence changed places (one text, 2 classes)
+
+``topics-1000`` is ``topics`` with 1,000 of its training texts.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ WORDS = (6, 25)
 
 def tuning_data(folder: Path, task: str, squad: Path, corpus: Path) -> DataConfig:
     """A task's files in ``folder``, written if they are not there."""
+    task, _, few = task.partition("-")
     files = {part: folder / f"{task}-{part}.csv" for part in ("train", "dev")}
     if not files["dev"].exists():
         rows = order(corpus) if task == "order" else topics(articles(squad))
@@ -34,7 +37,7 @@ def tuning_data(folder: Path, task: str, squad: Path, corpus: Path) -> DataConfi
             out = io.StringIO()
             csv.writer(out).writerows(some)
             write(files[part], out.getvalue())
-    return DataConfig(train=str(files["train"]), dev=str(files["dev"]), text_pair="other" if task == "pairs" else None)
+    return DataConfig(train=str(files["train"]), dev=str(files["dev"]), max_train=int(few) if few else None)
 
 
 Rows = dict[str, list[tuple[str, ...]]]

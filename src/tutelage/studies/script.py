@@ -29,6 +29,7 @@ PLACES = (
     "out",
     "part",
     "one",
+    "front",
 )
 """Options that say where things are and what is run now; they are no settings of the results."""
 
