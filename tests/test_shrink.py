@@ -45,7 +45,7 @@ def test_a_student_within_limits_is_trained_exported_and_remembered(
     out, teacher = tmp_path / "out", str(tmp_path / "teacher")
     sizes = study.speed.count_parameters(tiny_model(layers=2))
     found = api.shrink(teacher, out, max_parameters=sizes - 1, **SETTINGS, **task)
-    assert {shape.name for shape in found.shapes} == {"target_flops=0.5", "layers=1"}
+    assert {shape.name for shape in found.shapes} == {"flops=0.5", "layers=1"}
     assert [form.form for form in found.forms] == ["pytorch", "onnx", "int8"]
     assert all(shape.ms > 0 and shape.loss is not None and not shape.exceeds for shape in found.shapes)
     best = min(found.shapes, key=lambda shape: shape.loss or 0.0)
@@ -94,7 +94,7 @@ def test_other_amounts_are_refused(given: str) -> None:
 
 def test_shapes_are_cut_in_width_or_in_depth() -> None:
     found = students(6, {})
-    assert list(found)[:2] == ["target_flops=0.75", "target_flops=0.5"]
+    assert list(found)[:2] == ["flops=0.75", "flops=0.5"]
     assert [name for name in found if name.startswith("layers")] == ["layers=4", "layers=3", "layers=2", "layers=1"]
     assert [name for name in students(1, {}) if name.startswith("layers")] == []
     assert "layers=3,vocabulary=trimmed" in students(6, {"vocabulary": "trimmed"})
@@ -111,14 +111,23 @@ def found_of(*trained: Trained, answer: str | None = None) -> Shrink:
 def trained(score: float, exceeds: list[str]) -> Trained:
     difference = Difference(value=score - 0.9, low=score - 0.95, high=score - 0.85)
     return Trained(
-        name="layers=1", folder="f", ms=0.5, bytes=2, score=score, teacher=0.9, difference=difference, exceeds=exceeds
+        name="layers=1",
+        folder="f",
+        ms=0.5,
+        bytes=2,
+        score=score,
+        teacher=0.9,
+        int8_teacher=0.88,
+        difference=difference,
+        exceeds=exceeds,
     )
 
 
 def test_the_verdict_names_the_limit_that_binds() -> None:
     said = _verdict(found_of(trained(0.72, ["keeps 80.0% of 90.0%"])))
     assert said.startswith("No student meets the limits") and said.endswith("keeps 80.0% of 90.0%.")
-    assert "keeps 95.0%" in _verdict(found_of(trained(0.855, []), answer="layers=1"))
+    said = _verdict(found_of(trained(0.855, []), answer="layers=1"))
+    assert "keeps 95.0%" in said and said.endswith("; the teacher in int8 keeps 97.8% at 2.00 ms and 0.0 MB.")
     one = trained(0.855, [])
     assert one.retention == pytest.approx(0.95) and one.least == pytest.approx(1 + (0.855 - 0.95) / 0.9)
 
@@ -126,6 +135,8 @@ def test_the_verdict_names_the_limit_that_binds() -> None:
 def test_the_page_escapes_names() -> None:
     drawn = page(found_of(trained(0.855, []), answer="layers=1"))
     assert "a &lt;script&gt;" in drawn and "layers=1 (taken)" in drawn
+    # The rival is on the page, scored on the same texts.
+    assert "teacher, int8" in drawn and "97.8" in drawn and "teacher 0.978 at 2.00 ms" in drawn
 
 
 def test_limits_say_what_is_exceeded() -> None:

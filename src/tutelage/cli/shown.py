@@ -191,7 +191,7 @@ def _shrink(found: Shrink) -> None:
     """What was considered, and the answer."""
     table = Table(title=f"Students in int8; one text of {found.tokens} tokens on one thread")
     for column in ("", "ms", "MB", "M parameters", "trial loss", "exceeds"):
-        table.add_column(column, justify="left" if column in ("", "exceeds") else "right")
+        table.add_column(column, justify="left" if column in ("", "exceeds") else "right", overflow="fold")
     for form in found.forms:
         table.add_row(f"teacher, {form.form}", f"{form.ms:.2f}", f"{form.bytes / 1e6:.1f}", "", "", "")
     for shape in found.shapes:

@@ -172,8 +172,10 @@ def lines(chart: LineChart) -> Lines:
     """A line chart: axes, ticks and the placed lines, grey ones below the others."""
     tracks = [(line, thin(line.points)) for line in sorted(chart.lines, key=_above) if line.points]
     heights = [y for _, points in tracks for _, y in points]
-    if len(chart.lines) > 1 or chart.level is not None or not heights:
-        heights += [0.0, chart.level or 0.0]
+    if chart.level is not None:
+        heights.append(chart.level)
+    if not heights or (chart.zero and (len(chart.lines) > 1 or chart.level is not None)):
+        heights.append(0.0)
     x_low = chart.start
     x_high = max([x for _, points in tracks for x, _ in points] + [x_low + 1])
     y_low, y_high = min(heights), max(heights)

@@ -73,7 +73,7 @@ def _rival(report: TaskReport) -> Iterator[Finding]:
             kind="quantised teacher is better",
             text=f"In int8 the teacher scores {-difference.value:.3f} more than the student and is as fast ({rival.ms:.2f} and "
             f"{ours.ms:.2f} ms).",
-            remedy="Export the teacher (tutelage export), or distil a student that keeps its depth (--student target_flops=0.5).",
+            remedy="Export the teacher (tutelage export), or distil a student that keeps its depth (--student flops=0.5).",
         )
     elif rival.ms < report.served.pytorch_ms["student"] and difference.value < 0:
         yield Finding(

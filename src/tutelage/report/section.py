@@ -101,7 +101,7 @@ class Line(Block):
 
 
 class LineChart(Block):
-    """Lines over a common pair of axes. With several lines or a level the y axis includes 0 and a legend names them."""
+    """Lines over a common pair of axes. A legend names several lines and a level."""
 
     kind: Literal["lines"] = "lines"
     title: str
@@ -119,6 +119,8 @@ class LineChart(Block):
     level: float | None = None
     """Height of a dotted reference line."""
     level_name: str = ""
+    zero: bool = True
+    """Whether the y axis includes 0 where there are several lines or a level."""
     dots: bool = False
     """Whether every point gets a dot."""
 

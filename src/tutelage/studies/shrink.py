@@ -109,8 +109,7 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
             with tempfile.TemporaryDirectory(prefix="tutelage-") as scratch:
                 found = _costs(task, limits, wanted, str(config.teacher), Path(scratch))
             _save(out, found)
-        int8 = next(one for one in found.forms if one.form == "int8")
-        base = next(one.score for one in found.forms if one.form == "onnx")
+        int8, base = found.form("int8"), found.form("onnx").score
         size = speed.count_parameters(task.teacher.source.model)
         if not limits.exceeded(int8.ms, int8.bytes, size) and int8.score >= limits.min_retention * base:
             desk.display.say("the teacher itself in int8 meets the limits; it is exported and measured again")
@@ -146,7 +145,7 @@ def _finish(found: Shrink, out: Path) -> Shrink:
 def students(layers: int, kept: dict[str, Any]) -> dict[str, Student]:
     """The shapes that are considered, by what ``--student`` calls them."""
     more = "".join(f",{name}={value}" for name, value in kept.items())
-    found: dict[str, Student] = {f"target_flops={share}{more}": Pruned(target_flops=share, **kept) for share in SHARES}
+    found: dict[str, Student] = {f"flops={share}{more}": Pruned(target_flops=share, **kept) for share in SHARES}
     for depth in sorted({max(1, round(share * layers)) for share in DEPTHS}, reverse=True):
         if depth < layers:
             found[f"layers={depth}{more}"] = Copied(layers=depth, **kept)
@@ -250,8 +249,9 @@ def _train(found: Shrink, name: str, spec: Student, first: RunConfig, out: Path,
     config = first.model_copy(update={"recipe": recipe, "out": str(folder), "served": True})
     report = run(config, resume=True, quiet=quiet)
     served = None if report["served"] is None else Served.model_validate(report["served"])
-    student, teacher = (None, None) if served is None else (served.of("student", "int8"), served.of("teacher", "onnx"))
-    if served is None or student is None or teacher is None or served.against_teacher is None:
+    sides = (("student", "int8"), ("teacher", "onnx"), ("teacher", "int8"))
+    student, teacher, rival = (None if served is None else served.of(*side) for side in sides)
+    if served is None or student is None or teacher is None or rival is None or served.against_teacher is None:
         raise TutelageError(f"the run {str(folder)!r} has no scores in int8; read its report.html")
     place = out / "served"
     shutil.rmtree(place, ignore_errors=True)
@@ -265,6 +265,7 @@ def _train(found: Shrink, name: str, spec: Student, first: RunConfig, out: Path,
         bytes=int8.bytes,
         score=student.score,
         teacher=teacher.score,
+        int8_teacher=rival.score,
         difference=served.against_teacher,
         exceeds=found.limits.exceeded(again, int8.bytes, exported.parameters),
     )
@@ -309,8 +310,8 @@ def _nothing_fits(found: Shrink) -> Shrink:
 
 
 def _verdict(found: Shrink) -> str:
+    form = found.form("int8")
     if found.answer == "teacher":
-        form = next(one for one in found.forms if one.form == "int8")
         return (
             f"The teacher in int8 is the answer: {form.ms:.2f} ms, {form.bytes / 1e6:.1f} MB, {found.metric} {form.score:.3f} on "
             "the validation split. No student was trained."
@@ -321,5 +322,6 @@ def _verdict(found: Shrink) -> str:
         f"{best.ms:.2f} ms and {best.bytes / 1e6:.1f} MB"
     )
     if found.passed:
-        return f"{said}."
+        share = best.int8_teacher / best.teacher
+        return f"{said}; the teacher in int8 keeps {share:.1%} at {form.ms:.2f} ms and {form.bytes / 1e6:.1f} MB."
     return f"No student meets the limits. The nearest: {said}; beyond the limits: {' and '.join(best.exceeds)}."
