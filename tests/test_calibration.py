@@ -100,3 +100,5 @@ def test_the_least_share_is_exact(successes: int, trials: int) -> None:
         assert bound == 0
     else:
         assert binom.sf(successes - 1, trials, bound) == pytest.approx(0.05)
+    most = intervals.most_share(successes, trials, 0.95)
+    assert most == 1 if successes == trials else binom.cdf(successes, trials, most) == pytest.approx(0.05)

@@ -57,6 +57,7 @@ def test_a_run_reports_what_its_models_predict(distilled: tuple[Result, TaskRepo
         given = [row for row in rows if row["student"] == one.name]
         both = sum(row["student"] == one.name for row in of)
         assert one.support == len(of)
+        assert one.lost == sum(row["teacher"] == one.name != row["student"] for row in of)
         assert one.student.recall == pytest.approx(both / len(of))
         assert one.student.f1 == pytest.approx(2 * both / (len(of) + len(given)))
     for two in report.confusions:
@@ -97,6 +98,7 @@ def test_texts_in_several_classes_are_counted_in_each() -> None:
     assert [(row["name"], row["support"]) for row in found] == [("y", 2), ("x", 3)]  # of z there is no text
     assert found[0]["student"] == {"recall": 0.5, "f1": 0.5} and found[0]["teacher"] == {"recall": 1.0, "f1": 1.0}
     assert found[0]["recall_difference"]["value"] == -0.5
+    assert [row["lost"] for row in found] == [1, 1]
     assert found[1]["student"] == {"recall": pytest.approx(2 / 3), "f1": pytest.approx(0.8)}
 
 

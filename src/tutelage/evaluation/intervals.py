@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -80,6 +81,16 @@ def least_share(successes: int, trials: int, confidence: float = 0.95) -> float:
     if successes == 0:
         return 0.0
     return float(stats.beta.ppf(1 - confidence, successes, trials - successes + 1))
+
+
+def most_share(successes: int, trials: int, confidence: float = 0.95) -> float:
+    """The one-sided upper bound of a proportion (Clopper and Pearson 1934): exact, 1 without trials or failures."""
+    return 1 - least_share(trials - successes, trials, confidence)
+
+
+def fewest_rows(share: float, error: float) -> int:
+    """Rows from which on a success in all of them shows the rate ``share``, in (0, 1): the least n with ``share^n <= error``."""
+    return math.ceil(math.log(error) / math.log(share) - 1e-9)
 
 
 def p_of_resamples(differences: Scores) -> float:

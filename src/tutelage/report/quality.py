@@ -32,6 +32,8 @@ class ClassEntry(Block):
     """Null without a teacher."""
     recall_difference: Difference | None
     """Recall of the student minus the teacher's, over the texts of the class. Null without a teacher."""
+    lost: int | None = None
+    """Texts of the class that are given it by the teacher and not by the student. Null without a teacher."""
 
 
 class Confusion(Block):

@@ -19,6 +19,7 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation import cascade as choosing
 from tutelage.evaluation.calibration import probabilities
+from tutelage.evaluation.intervals import fewest_rows
 from tutelage.report.cascade import CASCADE, CascadeReport, CascadeSuspect, Point, Rule
 from tutelage.run.checks import check_ids
 from tutelage.run.folder import config_of_run, temperature_of_run
@@ -68,7 +69,7 @@ def cascade(
         data, notes = kind_of(data.kind).match(data, small.config, student, "student")
         columns = kind_of(data.kind).columns(data, large.config, teacher, given)
         part, examples = next(iter(data.dev.items()))
-        fewest = choosing.fewest_rows(agreement, 1 - confidence)
+        fewest = fewest_rows(agreement, 1 - confidence)
         if len(examples) < fewest:
             raise TutelageError(
                 f"{part} has {len(examples):,} rows, and {option('agreement')} {agreement:g} with confidence {confidence:g} "

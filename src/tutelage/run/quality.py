@@ -80,11 +80,12 @@ def by_class(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tensor 
         if not of.any():
             continue
         row: dict[str, Any] = {"name": name, "support": int(of.sum()), "student": _scores(of, student[:, number])}
-        row |= {"teacher": None, "recall_difference": None}
+        row |= {"teacher": None, "recall_difference": None, "lost": None}
         if teacher is not None:
             value, low, high = paired_shares(student[of, number], teacher[of, number])
             row["teacher"] = _scores(of, teacher[:, number])
             row["recall_difference"] = {"value": value, "low": low, "high": high}
+            row["lost"] = int((teacher[of, number] & ~student[of, number]).sum())
         rows.append(row)
 
     def first(row: dict[str, Any]) -> tuple[float, int]:
