@@ -172,6 +172,11 @@ def test_mistakes_are_one_line(
     refused("holds no report.json and no export.json", tmp_path, max_size_mb=1)
     refused("holds no", tmp_path / "nothing.json", max_size_mb=1)
     refused("min_retention 97 is not a share", run, min_retention=97)
+    for file, name in ((run / REPORT, "evaluation set"), (served / EXPORT, "texts that the export was checked on")):
+        text = file.read_text()
+        file.write_text(text.replace('"low":-0.04,', '"low":null,').replace('"low":-0.02,', '"low":null,'))
+        refused(f"{name} has a single example, which has no interval", served, min_retention=0.9)
+        file.write_text(text)
     refused("min_agreement 1.5 is not a share", run, min_agreement=1.5)
     refused("max_size_mb 0 cannot be met", run, max_size_mb=0)
     refused("max_class_drop 0 can be shown by no number of texts", run, max_class_drop=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,27 @@ def test_a_run_reports_what_its_models_predict(distilled: tuple[Result, TaskRepo
     labels = np.array([LABELS.index(row["label"]) for row in rows])
     assert report.calibration.before.ece == pytest.approx(calibration_error(shares, labels), abs=1e-6)
     assert (result.folder / "report.html").read_text(encoding="utf-8").count(">By class</h2>") == 1
+
+
+def test_classes_of_one_text_are_written_as_json(teacher_folder: Path, tmp_path: Path) -> None:
+    """JSON has no word for an infinite end of an interval; Python's reader would take one, and others would not."""
+
+    def refused(word: str) -> None:
+        raise AssertionError(f"report.json has {word}")
+
+    (tmp_path / "train.csv").write_text("text,label\n" + "good word1,positive\nbad word2,negative\n" * 10)
+    (tmp_path / "dev.csv").write_text("text,label\ngood word3,positive\nbad word4,negative\n")
+    files = {"train": str(tmp_path / "train.csv"), "dev": str(tmp_path / "dev.csv")}
+    settings = {"stages.distill.epochs": 1}
+    api.distill(
+        str(teacher_folder / "teacher"), tmp_path / "run", method="kd", student="layers=1", settings=settings, quiet=True,
+        allow_weak_teacher=True, **files,
+    )  # fmt: skip
+    tree = json.loads((tmp_path / "run" / "report.json").read_text(), parse_constant=refused)
+    assert [one["support"] for one in tree["classes"]] == [1, 1]
+    for one in tree["classes"]:
+        assert one["recall_difference"]["low"] is one["recall_difference"]["high"] is None
+    assert tree["student"]["over_teacher"]["low"] is not None  # of two texts
 
 
 def test_a_model_without_a_teacher_has_classes_and_a_calibration(teacher_folder: Path) -> None:

@@ -197,6 +197,7 @@ def side(name: str, milliseconds: float, **more: Any) -> Side:
         ([side("onnx", 10.4)], []),  # within the spread
         ([side("int8", 1, change=Difference(value=-0.02, low=-0.03, high=-0.01))], ["scores 2.0 points lower", "-3.0 to -1.0"]),
         ([side("int8", 1, change=Difference(value=-0.02, low=-0.05, high=0.01))], []),
+        ([side("int8", 1, change=Difference(value=-1, low=None, high=None))], []),  # of a single text
         ([side("int8", 1, tokens_agree=0.75)], ["25.0% of the texts as other tokens"]),
     ],
 )  # fmt: skip

@@ -9,8 +9,21 @@ class Difference(Block):
     """By how much a score is above another on the same examples, and its 95 % interval: paired bootstrap over examples."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    """Null for a single example, of which nothing follows about others."""
+    high: float | None
+    """Null where ``low`` is."""
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The interval, where there is one."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def sign(self) -> int:
+        """1 if the interval lies above 0, -1 if it lies below; 0 if it includes 0 or there is none."""
+        low, high = self.ends or (0.0, 0.0)
+        return int(low > 0) - int(high < 0)
 
 
 class ClassScores(Block):

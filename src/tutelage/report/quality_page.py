@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tutelage.report.model import TaskReport
-from tutelage.report.numbers import count_text, finite, percent, score_text
+from tutelage.report.numbers import count_text, percent, score_text
 from tutelage.report.quality import CalibrationScores, ClassScores
 from tutelage.report.section import Cell, Column, Line, LineChart, Row, Section, Table
 from tutelage.report.words import called, one_line, signed
@@ -36,7 +36,7 @@ def classes(report: TaskReport) -> Section | None:
         for scores in (one.teacher, one.student) if taught else (one.student,):
             cells += _recall_and_f1(scores)
         if (change := one.recall_difference) is not None:
-            below = f"{signed(change.low)} to {signed(change.high)}" if finite(change.low) else ""
+            below = "" if change.ends is None else " to ".join(map(signed, change.ends))
             cells.append(Cell(text=signed(change.value), below=below))
         rows.append(Row(name=one_line(one.name), cells=cells))
     first = "The worst regressions first" if taught else "The lowest recall first"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tutelage import anatomy
 from tutelage.anatomy.checkpoints import resolve
-from tutelage.artifacts import free_place, new_folder, write_text
+from tutelage.artifacts import free_place, new_folder, write_json
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples
 from tutelage.data.labels import label_names
@@ -92,7 +92,7 @@ def cascade(
             **_decided(data, examples, shares, theirs.argmax(dim=1).numpy(), agreement, confidence, per_class),
         )
         with new_folder(place) as partial:
-            write_text(partial / CASCADE, report.model_dump_json(indent=1))
+            write_json(partial / CASCADE, report)
     return report
 
 

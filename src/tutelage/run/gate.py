@@ -10,6 +10,7 @@ from pydantic import ValidationError, computed_field
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation.intervals import fewest_rows, least_share, most_share
 from tutelage.report.model import REPORT, TaskReport, load_report
+from tutelage.report.quality import Difference
 from tutelage.report.section import Block
 from tutelage.run.folder import run_of
 from tutelage.serving import report as exported
@@ -170,7 +171,7 @@ def _retention(report: TaskReport, export: ExportReport | None, limit: float) ->
         )
     value, low, of = (
         report.student.score,
-        teacher.score + over.low,
+        teacher.score + _low(over, "evaluation set"),
         f"{report.metric} of the student over the teacher's",
     )
     if export is not None:
@@ -183,12 +184,23 @@ def _retention(report: TaskReport, export: ExportReport | None, limit: float) ->
         # Both ends are those of 95 % intervals: their sum lies below the whole change at least as often.
         value, low, of = (
             value + side.change.value,
-            low + side.change.low,
+            low + _low(side.change, "set of texts that the export was checked on"),
             f"{report.metric} of {side.file} over the teacher's",
         )
     return Condition(
         name="retention", value=value / teacher.score, bound=low / teacher.score, limit=limit, at_least=True, of=of
     )
+
+
+def _low(difference: Difference, where: str) -> float:
+    """The lower end of an interval.
+
+    Raises:
+        TutelageError: there is none.
+    """
+    if difference.low is None:
+        raise TutelageError(f"the {where} has a single example, which has no interval; repeat with more examples")
+    return difference.low
 
 
 def _class_drop(report: TaskReport, limit: float) -> Condition:

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from tutelage.artifacts import write_text
+from tutelage.artifacts import write_json, write_text
 from tutelage.data.config import DataConfig, Place
 from tutelage.data.examples import Data
 from tutelage.errors import TutelageError, last_reason, option
@@ -237,7 +237,7 @@ def compare(plan: ComparePlan, out: str, recipe_of: RecipeOf, *, quiet: bool = F
             entries.append(cell.entry(folder, found, error))
         display.say("resampling the evaluation examples ...")
         report = conclusions(plan.against or plan.methods[0].called, plan.seeds, out, grounds, finished, entries)
-        write_text(folder / REPORT, report.model_dump_json(indent=1))
+        write_json(folder / REPORT, report)
         write_text(folder / "compare.html", compared_page.page(report))
         write_text(folder / "compare.tex", compared_tables.latex(report))
         write_text(folder / "arms.csv", compared_tables.arms_csv(report))
