@@ -243,7 +243,8 @@ def caution(report: TaskReport) -> str | None:
     if not added or change is None or change.sign:
         return None
     why = "it has no interval" if change.ends is None else f"its {interval(change)} includes 0"
-    return f"The difference of {abs(added):.3f} may be chance: on {report.data.report:,} examples {why}. Another seed may reverse it."
+    chance = f"The difference of {abs(added):.3f} may be chance: on {report.data.report:,} examples {why}."
+    return f"{chance} Another seed may reverse it."
 
 
 def selection(report: TaskReport) -> str:
