@@ -17,6 +17,7 @@ from tutelage.data.texts import Texts
 from tutelage.evaluation.calibration import calibration_error
 from tutelage.report.model import TaskReport, load_report
 from tutelage.run import quality
+from tutelage.run.folder import temperature_of_run
 from tutelage.run.result import Result
 from tutelage.tasks import kind_of
 
@@ -96,6 +97,26 @@ def test_classes_of_one_text_are_written_as_json(teacher_folder: Path, tmp_path:
     for one in tree["classes"]:
         assert one["recall_difference"]["low"] is one["recall_difference"]["high"] is None
     assert tree["student"]["over_teacher"]["low"] is not None  # of two texts
+
+
+def test_without_a_validation_split_no_temperature_is_fitted(teacher_folder: Path, tmp_path: Path) -> None:
+    """One that is fitted on the evaluation set looks better there than it is, and an export would keep it."""
+    write_csv(tmp_path / "train.csv", 20, 5)
+    write_csv(tmp_path / "dev.csv", 20, 6)
+    files = {"train": str(tmp_path / "train.csv"), "dev": str(tmp_path / "dev.csv")}
+    api.distill(
+        str(teacher_folder / "random"), tmp_path / "run", method="kd", student="layers=1", quiet=True, allow_weak_teacher=True,
+        settings={"stages.distill.epochs": 1, "data.holdout": 0}, baseline=False, **files,
+    )  # fmt: skip
+    report = load_report(tmp_path / "run")
+    assert isinstance(report, TaskReport) and report.calibration is not None
+    found = report.calibration
+    assert report.student.score < 1  # of a student that is always right the temperature would be 1
+    assert (found.temperature, found.texts, found.source, found.after) == (None, 0, None, None)
+    assert 0 < found.before.ece < 1 and found.before.kl_to_teacher is not None
+    assert "No temperature was fitted" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    temperature, (note,) = temperature_of_run(str(tmp_path / "run" / "student"))
+    assert temperature == 1 and note.startswith("temperature 1: the run kept no labels")
 
 
 def test_a_model_without_a_teacher_has_classes_and_a_calibration(teacher_folder: Path) -> None:

@@ -106,14 +106,14 @@ class CalibrationScores(Block):
 class CalibrationEntry(Block):
     """The temperature of the student's probabilities."""
 
-    temperature: float
+    temperature: float | None
     """Divides the logits; it has the lowest cross-entropy on rows that the student was not trained on. 1 where the student is
-    right on all of them."""
+    right on all of them. Null without such rows, beside those of the evaluation set."""
     texts: int
     """Rows that it was fitted on."""
-    source: str
-    """Where these come from."""
+    source: str | None
+    """Where these come from. Null where nothing was fitted."""
     before: CalibrationScores
     """At temperature 1."""
-    after: CalibrationScores
-    """At the fitted temperature."""
+    after: CalibrationScores | None
+    """At the fitted temperature. Null where there is none."""
