@@ -146,7 +146,14 @@ def test_without_texts_those_of_the_run_are_taken(
     root, _ = exported
     graphs = {"onnx": serving.OnnxModel(root / "out" / "model.onnx")}
     monkeypatch.setattr(exporting, "_graphs", lambda *given: graphs)
-    report = api.export(str(teacher_folder / "teacher"), tmp_path / "run", texts=50, quiet=True)
+    monkeypatch.chdir(teacher_folder)
+    report = api.export("teacher", tmp_path / "run", texts=50, quiet=True)
+    monkeypatch.chdir(tmp_path)
+    assert report.model == str(teacher_folder / "teacher")
+    with pytest.raises(
+        TutelageError, match="compares the student with no teacher's score"
+    ):  # so the run's report is found
+        api.gate("run", min_retention=0.9)
     assert (report.source, report.texts, report.metric) == ("dev of train", 50, "accuracy")
     # The files are those of another model.
     assert report.flags and "is not the same function as the model" in report.flags[0]

@@ -121,7 +121,9 @@ def export(
                 made: dict[str, OnnxModel | PreTrainedModel] = {"checkpoint": plain}
             else:
                 made = dict(_graphs(partial, plain, tokenizer, checked, temperature, int8))
-            report = _report(model, folder, source, checked, made, desk, temperature)
+            # A gate looks for the run that made the model, and may be started from anywhere.
+            place_of_model = os.path.abspath(path) if os.path.isdir(path) else model
+            report = _report(place_of_model, folder, source, checked, made, desk, temperature)
             if strict and report.flags:
                 raise TutelageError(f"nothing was exported, because of {option('strict')}: {'; '.join(report.flags)}")
             write_json(partial / REPORT, report)

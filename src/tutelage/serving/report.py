@@ -51,7 +51,7 @@ class ExportReport(_Part):
     version: Literal[1] = 1
     tutelage: str
     model: str
-    """Folder or hub id that was exported."""
+    """What was exported: the absolute path of a folder, or a hub id."""
     out: str
     """The folder."""
     type: str
