@@ -89,7 +89,7 @@ def test_shares_have_the_interval_of_the_bootstrap(monkeypatch: pytest.MonkeyPat
     slow = intervals.paired_difference(lambda rows: ours[rows].mean(), lambda rows: theirs[rows].mean(), 200)
     assert quick == pytest.approx(slow, abs=0.006)
     assert quick[0] == pytest.approx(slow[0])
-    assert intervals.paired_shares(ours[:1], theirs[:1])[1:] == (-math.inf, math.inf)
+    assert intervals.paired_shares(ours[:1], theirs[:1])[1:] == (None, None)
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 20), (1, 20), (19, 20), (20, 20), (196, 200)])
@@ -100,3 +100,5 @@ def test_the_least_share_is_exact(successes: int, trials: int) -> None:
         assert bound == 0
     else:
         assert binom.sf(successes - 1, trials, bound) == pytest.approx(0.05)
+    most = intervals.most_share(successes, trials, 0.95)
+    assert most == 1 if successes == trials else binom.cdf(successes, trials, most) == pytest.approx(0.05)

@@ -13,7 +13,8 @@ from scipy.stats import binom
 
 from tutelage import api, cli
 from tutelage.errors import TutelageError
-from tutelage.evaluation.cascade import candidates, choose, curve, fewest_rows
+from tutelage.evaluation.cascade import candidates, choose, curve
+from tutelage.evaluation.intervals import fewest_rows
 from tutelage.report.cascade import CASCADE, CascadeReport
 
 Rate = Callable[[np.ndarray], np.ndarray]

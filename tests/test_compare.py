@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from conftest import write_csv
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from scipy import stats
 from test_cli import invoke
 
 from tutelage import api
 from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import holm, p_of_resamples, p_of_seeds, paired_difference, percentiles, resampled
-from tutelage.recipes.config import RunConfig, from_yaml, yaml_value
+from tutelage.recipes.config import RunConfig, from_yaml, to_yaml, yaml_value
 from tutelage.report import compared_page, compared_tables
 from tutelage.report.compared import ComparedArm, ComparedTask, CompareReport, Contrast, QueueEntry
 from tutelage.report.compared_tables import rounded
@@ -178,6 +178,73 @@ def test_a_cell_that_fails_is_recorded_and_tried_again(
     assert code == 0 and not error and not list((tmp_path / "out" / "errors").iterdir())
     assert len(json.loads(out)["arms"]) == 8 and not json.loads(out)["notes"]
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 8
+
+
+def test_a_cell_is_known_by_contents(
+    finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same path with another file is another cell; another path with the same file is not, nor is another store."""
+    carry_out, began = pretend(finished), list[str]()
+
+    def run(config: RunConfig, **how: Any) -> None:
+        began.append(str(config.out))
+        carry_out(config)
+
+    monkeypatch.setattr(comparing, "run", run)
+
+    def runs(root: Path, **more: Any) -> int:
+        began.clear()
+        api.compare(out=tmp_path / "out", **given(root, methods=["kd"], **more))
+        return len(began)
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    for name in ("teacher", "train.csv", "dev.csv"):
+        copy = shutil.copytree if name == "teacher" else shutil.copy
+        first.mkdir(exist_ok=True)
+        copy(teacher_folder / name, first / name)
+    assert runs(first) == 1 and runs(first) == 0
+    assert runs(first, store=False) == 0
+    shutil.copytree(first, second)
+    assert runs(second) == 0
+    for part, seed in (("train", 8), ("dev", 9)):
+        write_csv(second / f"{part}.csv", 100, seed)
+        assert runs(second) == 1 and runs(second) == 0
+    (second / "teacher" / "README.md").write_text("Nothing that a run reads.")
+    assert runs(second) == 0
+    weights = load_file(second / "teacher" / "model.safetensors")
+    save_file(
+        weights | {"classifier.bias": weights["classifier.bias"] + 1},
+        second / "teacher" / "model.safetensors",
+        {"format": "pt"},
+    )
+    assert runs(second) == 1
+    shutil.copytree(second / "teacher", tmp_path / "student")
+    assert runs(second, students=[str(tmp_path / "student")]) == 1
+    (tmp_path / "student" / "model.safetensors").write_bytes((first / "teacher" / "model.safetensors").read_bytes())
+    assert runs(second, students=[str(tmp_path / "student")]) == 1
+
+
+def test_a_stopped_cell_goes_on_with_moved_files(
+    finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run refuses a folder with other settings, and paths are settings; the cell's key says that it is the same run."""
+    begun = comparing.run
+
+    def stopped(config: RunConfig, **how: Any) -> None:
+        place = Path(str(config.out))
+        place.mkdir(parents=True)
+        (place / "config.yaml").write_text(to_yaml(config))
+        raise Killed
+
+    monkeypatch.setattr(comparing, "run", stopped)
+    with pytest.raises(Killed):
+        api.compare(out=tmp_path / "out", **given(teacher_folder, methods=["kd"], store=False))
+    (tmp_path / "moved").mkdir()
+    shutil.copy(teacher_folder / "train.csv", tmp_path / "moved")
+    monkeypatch.setattr(comparing, "run", begun)
+    moved = given(teacher_folder, methods=["kd"], store=False, train=str(tmp_path / "moved" / "train.csv"))
+    found = api.compare(out=tmp_path / "out", **moved)
+    assert found.passed and len(found.cells) == len(list((tmp_path / "out" / "cells").iterdir())) == 1
 
 
 # --------------------------------------------------------------------------------------------------- what it refuses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tutelage.data.texts import Texts
 from tutelage.evaluation.calibration import calibration_error
 from tutelage.report.model import TaskReport, load_report
 from tutelage.run import quality
+from tutelage.run.folder import temperature_of_run
 from tutelage.run.result import Result
 from tutelage.tasks import kind_of
 
@@ -57,6 +59,7 @@ def test_a_run_reports_what_its_models_predict(distilled: tuple[Result, TaskRepo
         given = [row for row in rows if row["student"] == one.name]
         both = sum(row["student"] == one.name for row in of)
         assert one.support == len(of)
+        assert one.lost == sum(row["teacher"] == one.name != row["student"] for row in of)
         assert one.student.recall == pytest.approx(both / len(of))
         assert one.student.f1 == pytest.approx(2 * both / (len(of) + len(given)))
     for two in report.confusions:
@@ -73,6 +76,47 @@ def test_a_run_reports_what_its_models_predict(distilled: tuple[Result, TaskRepo
     labels = np.array([LABELS.index(row["label"]) for row in rows])
     assert report.calibration.before.ece == pytest.approx(calibration_error(shares, labels), abs=1e-6)
     assert (result.folder / "report.html").read_text(encoding="utf-8").count(">By class</h2>") == 1
+
+
+def test_classes_of_one_text_are_written_as_json(teacher_folder: Path, tmp_path: Path) -> None:
+    """JSON has no word for an infinite end of an interval; Python's reader would take one, and others would not."""
+
+    def refused(word: str) -> None:
+        raise AssertionError(f"report.json has {word}")
+
+    (tmp_path / "train.csv").write_text("text,label\n" + "good word1,positive\nbad word2,negative\n" * 10)
+    (tmp_path / "dev.csv").write_text("text,label\ngood word3,positive\nbad word4,negative\n")
+    files = {"train": str(tmp_path / "train.csv"), "dev": str(tmp_path / "dev.csv")}
+    settings = {"stages.distill.epochs": 1}
+    api.distill(
+        str(teacher_folder / "teacher"), tmp_path / "run", method="kd", student="layers=1", settings=settings, quiet=True,
+        allow_weak_teacher=True, **files,
+    )  # fmt: skip
+    tree = json.loads((tmp_path / "run" / "report.json").read_text(), parse_constant=refused)
+    assert [one["support"] for one in tree["classes"]] == [1, 1]
+    for one in tree["classes"]:
+        assert one["recall_difference"]["low"] is one["recall_difference"]["high"] is None
+    assert tree["student"]["over_teacher"]["low"] is not None  # of two texts
+
+
+def test_without_a_validation_split_no_temperature_is_fitted(teacher_folder: Path, tmp_path: Path) -> None:
+    """One that is fitted on the evaluation set looks better there than it is, and an export would keep it."""
+    write_csv(tmp_path / "train.csv", 20, 5)
+    write_csv(tmp_path / "dev.csv", 20, 6)
+    files = {"train": str(tmp_path / "train.csv"), "dev": str(tmp_path / "dev.csv")}
+    api.distill(
+        str(teacher_folder / "random"), tmp_path / "run", method="kd", student="layers=1", quiet=True, allow_weak_teacher=True,
+        settings={"stages.distill.epochs": 1, "data.holdout": 0}, baseline=False, **files,
+    )  # fmt: skip
+    report = load_report(tmp_path / "run")
+    assert isinstance(report, TaskReport) and report.calibration is not None
+    found = report.calibration
+    assert report.student.score < 1  # of a student that is always right the temperature would be 1
+    assert (found.temperature, found.texts, found.source, found.after) == (None, 0, None, None)
+    assert 0 < found.before.ece < 1 and found.before.kl_to_teacher is not None
+    assert "No temperature was fitted" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    temperature, (note,) = temperature_of_run(str(tmp_path / "run" / "student"))
+    assert temperature == 1 and note.startswith("temperature 1: the run kept no labels")
 
 
 def test_a_model_without_a_teacher_has_classes_and_a_calibration(teacher_folder: Path) -> None:
@@ -97,6 +141,7 @@ def test_texts_in_several_classes_are_counted_in_each() -> None:
     assert [(row["name"], row["support"]) for row in found] == [("y", 2), ("x", 3)]  # of z there is no text
     assert found[0]["student"] == {"recall": 0.5, "f1": 0.5} and found[0]["teacher"] == {"recall": 1.0, "f1": 1.0}
     assert found[0]["recall_difference"]["value"] == -0.5
+    assert [row["lost"] for row in found] == [1, 1]
     assert found[1]["student"] == {"recall": pytest.approx(2 / 3), "f1": pytest.approx(0.8)}
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from tutelage.artifacts import write_json
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.report import corpus, team
@@ -56,7 +58,7 @@ from tutelage.report.quality import (
 )
 from tutelage.report.references import bibtex
 from tutelage.report.section import Bar, BarChart, Cell, Column, Fact, Line, LineChart, Row, Section, Table
-from tutelage.report.words import caution, selection, verdict
+from tutelage.report.words import caution, selection, verdict, with_interval
 
 HOSTILE = "<script>alert(1)</script>\"'|`[a](javascript:b)</title>\n---\n# {{ 7 * 7 }}"
 ENVIRONMENT = Environment(torch="2.13.0", transformers="5.23.0", device="cpu", threads=2, precision="fp32")
@@ -440,6 +442,35 @@ def test_verdict_without_ratios(report: TaskReport) -> None:
     )
 
 
+def test_a_difference_on_a_single_example_has_no_interval(report: TaskReport) -> None:
+    """Nothing is said to be better, and what is written is JSON."""
+    assert report.baseline is not None and report.teacher is not None
+    alone = Difference(value=1.0, low=None, high=None)
+    report.data.report, report.student.over_teacher, report.student.over_baseline = 1, alone, alone
+    report.student.retention = 1.1
+    report.classes = [
+        ClassEntry(name="x", support=1, student=ClassScores(recall=1, f1=1), teacher=ClassScores(recall=0, f1=0),
+                   recall_difference=alone, lost=0),
+    ]  # fmt: skip
+    level = "The student is level with the teacher's f1 (0.854 against 0.880; no interval of a single example)"
+    assert verdict(report).startswith(level)
+    assert "on 1 examples it has no interval" in str(caution(report))
+    assert "no interval of a single example" in page(report) and "None" not in page(report)
+    assert with_interval(alone) == "+1.000"
+    for value in ("Infinity", "NaN"):
+        assert value not in report.model_dump_json()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_refused(report: TaskReport, value: float, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="finite"):
+        Difference(value=0.0, low=value, high=0.0)
+    report.student.score = value  # past the validation
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / REPORT, report)
+    assert not (tmp_path / REPORT).exists()
+
+
 def test_a_gain_whose_interval_includes_0_is_called_so(report: TaskReport) -> None:
     assert report.baseline is not None
     report.baseline.score = 0.85
@@ -456,7 +487,7 @@ def test_a_gain_whose_interval_includes_0_is_called_so(report: TaskReport) -> No
 def test_a_report_is_read_back_as_it_was_written(
     report: TaskReport, pretrained: CorpusReport, hostile: TaskReport, tmp_path: Path
 ) -> None:
-    report.student.score = float("nan")
+    report.student.over_teacher = Difference(value=-0.1, low=None, high=None)
     for one in (report, pretrained, hostile):
         (tmp_path / REPORT).write_text(one.model_dump_json(indent=1), encoding="utf-8")
         again = load_report(tmp_path)

@@ -146,7 +146,14 @@ def test_without_texts_those_of_the_run_are_taken(
     root, _ = exported
     graphs = {"onnx": serving.OnnxModel(root / "out" / "model.onnx")}
     monkeypatch.setattr(exporting, "_graphs", lambda *given: graphs)
-    report = api.export(str(teacher_folder / "teacher"), tmp_path / "run", texts=50, quiet=True)
+    monkeypatch.chdir(teacher_folder)
+    report = api.export("teacher", tmp_path / "run", texts=50, quiet=True)
+    monkeypatch.chdir(tmp_path)
+    assert report.model == str(teacher_folder / "teacher")
+    with pytest.raises(
+        TutelageError, match="compares the student with no teacher's score"
+    ):  # so the run's report is found
+        api.gate("run", min_retention=0.9)
     assert (report.source, report.texts, report.metric) == ("dev of train", 50, "accuracy")
     # The files are those of another model.
     assert report.flags and "is not the same function as the model" in report.flags[0]
@@ -197,6 +204,7 @@ def side(name: str, milliseconds: float, **more: Any) -> Side:
         ([side("onnx", 10.4)], []),  # within the spread
         ([side("int8", 1, change=Difference(value=-0.02, low=-0.03, high=-0.01))], ["scores 2.0 points lower", "-3.0 to -1.0"]),
         ([side("int8", 1, change=Difference(value=-0.02, low=-0.05, high=0.01))], []),
+        ([side("int8", 1, change=Difference(value=-1, low=None, high=None))], []),  # of a single text
         ([side("int8", 1, tokens_agree=0.75)], ["25.0% of the texts as other tokens"]),
     ],
 )  # fmt: skip

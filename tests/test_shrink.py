@@ -132,6 +132,13 @@ def test_the_verdict_names_the_limit_that_binds() -> None:
     assert one.retention == pytest.approx(0.95) and one.least == pytest.approx(1 + (0.855 - 0.95) / 0.9)
 
 
+def test_a_single_example_has_no_interval() -> None:
+    one = trained(0.855, []).model_copy(update={"difference": Difference(value=-0.045, low=None, high=None)})
+    found = found_of(one, answer="layers=1")
+    assert one.least is None and "keeps 95.0% of the teacher's accuracy at 0.50 ms" in _verdict(found)
+    assert "−0.045" in page(found) and "None" not in page(found)
+
+
 def test_the_page_escapes_names() -> None:
     drawn = page(found_of(trained(0.855, []), answer="layers=1"))
     assert "a &lt;script&gt;" in drawn and "layers=1 (taken)" in drawn

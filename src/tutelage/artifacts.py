@@ -36,6 +36,16 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def write_json(path: Path, tree: BaseModel | dict[str, Any]) -> None:
+    """Write a report, or plain values, as JSON, as :func:`write_text` writes.
+
+    Raises:
+        ValueError: a number is infinite or not a number, for which JSON has no word.
+    """
+    plain = tree.model_dump(mode="json") if isinstance(tree, BaseModel) else tree
+    write_text(path, json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False))
+
+
 def sha256_of(path: Path, advance: Callable[[int], None] = lambda count: None) -> str:
     """The SHA-256 of a file, in hexadecimal; ``advance`` is called with the number of bytes after each block."""
     digest = hashlib.sha256()
@@ -180,7 +190,7 @@ class Manifest(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Write the file into ``folder``, whole or not at all."""
-        write_text(folder / self.FILE, self.model_dump_json(indent=1))
+        write_json(folder / self.FILE, self)
 
 
 def _reason(error: Exception) -> str:

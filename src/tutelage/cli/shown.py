@@ -35,7 +35,7 @@ CARD_LINES = 30
 def show(command: str, result: Any, as_json: bool) -> None:
     """Print what the function of a command has returned."""
     if as_json:
-        print(json.dumps(_tree(result), indent=1), flush=True)
+        print(json.dumps(_tree(result), indent=1, allow_nan=False), flush=True)
     else:
         table: Callable[[Any], None] = SHOWN.get(command, _list)
         table(result)
@@ -168,7 +168,8 @@ def _export(found: ExportReport) -> None:
         row(found.metric, (f"{(side.scores or {})[str(found.metric)]:.4f}" for side in found.sides))
         changes = [side.change for side in files if side.change is not None]
         row("change in points", ["", *(f"{100 * one.value:+.2f}" for one in changes)])
-        row("  95 % interval", ["", *(f"{100 * one.low:+.2f} to {100 * one.high:+.2f}" for one in changes)])
+        intervals = (" to ".join(f"{100 * end:+.2f}" for end in one.ends or ()) for one in changes)
+        row("  95 % interval", ["", *intervals])
     row("largest difference", ["", *(f"{side.largest_difference:.2g}" for side in files)])
     if any(side.agreement is not None for side in files):
         row("agreement", ["", *(f"{side.agreement:.4f}" for side in files)])

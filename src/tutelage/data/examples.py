@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tutelage.artifacts import checksum_of
 from tutelage.data.alignment import Place, places_of
 from tutelage.data.draws import mixed
 from tutelage.data.labels import known_labels, renumbered, strata
@@ -300,6 +301,12 @@ def token_places(examples: Examples, tokenizer: Any, max_length: int) -> Iterato
 
 
 Rows = npt.NDArray[np.int64]
+
+
+def fingerprint(examples: Examples, answers: Iterable[Any]) -> str:
+    """An identifier of what examples say and what the answers to them are."""
+    plain = [answer.tolist() if isinstance(answer, np.ndarray | np.generic) else answer for answer in answers]
+    return checksum_of([content(examples), str(plain)])
 
 
 def content(examples: Examples) -> list[str]:

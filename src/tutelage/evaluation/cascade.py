@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from tutelage.evaluation.intervals import least_share
+from tutelage.evaluation.intervals import fewest_rows, least_share
 
 Confidences = npt.NDArray[np.float64]
 Agrees = npt.NDArray[np.bool_]
@@ -28,11 +27,6 @@ class Choice:
     """Of these, rows on which student and teacher agree."""
     bound: float
     """Lower bound of the agreement, at the confidence at which this candidate was tested."""
-
-
-def fewest_rows(agreement: float, error: float) -> int:
-    """Rows from which on agreement on all of them shows ``agreement``: the least n with ``agreement^n <= error``."""
-    return math.ceil(math.log(error) / math.log(agreement) - 1e-9)
 
 
 def candidates(rows: int, agreement: float, error: float) -> dict[int, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -49,27 +50,30 @@ def percentiles(differences: Scores) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def paired_difference(ours: Metric, theirs: Metric, examples: int, *, seed: int = 0) -> tuple[float, float, float]:
+Gap = tuple[float, float | None, float | None]
+"""A difference, and the ends of its 95 % interval; None where there are fewer than two examples."""
+
+
+def paired_difference(ours: Metric, theirs: Metric, examples: int, *, seed: int = 0) -> Gap:
     """How much ``ours`` is above ``theirs`` on the same examples, and a 95 % interval: paired bootstrap over examples."""
     every = np.arange(examples)
     value = ours(every) - theirs(every)
     if examples < 2:
-        return value, float("-inf"), float("inf")
+        return value, None, None
     low, high = percentiles(resampled(ours, examples, seed=seed) - resampled(theirs, examples, seed=seed))
     return value, low, high
 
 
-def paired_shares(
-    ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_], *, seed: int = 0
-) -> tuple[float, float, float]:
-    """As :func:`paired_difference`, of the shares of examples that ``ours`` and ``theirs`` hold for, both ``(n,)``.
+def paired_shares(ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_], *, seed: int = 0) -> Gap:
+    """As :func:`paired_difference`, of the shares of examples that ``ours`` and ``theirs`` hold for, both ``(n,)``
+    with n of at least 1.
 
     To draw n examples is to draw how many of them each has alone, so a resample costs no pass over the examples.
     """
     count, mine, other = len(ours), int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    value = (mine - other) / count if count else float("nan")
+    value = (mine - other) / count
     if count < 2:
-        return value, float("-inf"), float("inf")
+        return value, None, None
     parts = [mine / count, other / count, (count - mine - other) / count]
     drawn = np.random.default_rng(seed).multinomial(count, parts, size=RESAMPLES)
     return value, *percentiles((drawn[:, 0] - drawn[:, 1]) / count)
@@ -80,6 +84,16 @@ def least_share(successes: int, trials: int, confidence: float = 0.95) -> float:
     if successes == 0:
         return 0.0
     return float(stats.beta.ppf(1 - confidence, successes, trials - successes + 1))
+
+
+def most_share(successes: int, trials: int, confidence: float = 0.95) -> float:
+    """The one-sided upper bound of a proportion (Clopper and Pearson 1934): exact, 1 without trials or failures."""
+    return 1 - least_share(trials - successes, trials, confidence)
+
+
+def fewest_rows(share: float, error: float) -> int:
+    """Rows from which on a success in all of them shows the rate ``share``, in (0, 1): the least n with ``share^n <= error``."""
+    return math.ceil(math.log(error) / math.log(share) - 1e-9)
 
 
 def p_of_resamples(differences: Scores) -> float:

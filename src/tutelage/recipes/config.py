@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -136,20 +136,25 @@ def _size(tree: Any, known: dict[int, int]) -> int:
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The run with files and folders by their absolute paths, so that it can be repeated from anywhere; ``out`` stays."""
-    found: RunConfig = _absolute(config)
+    return with_places(config, os.path.abspath)
+
+
+def with_places(config: RunConfig, change: Callable[[str], str]) -> RunConfig:
+    """The run with another name for each file and folder that it names and that exists; ``out`` stays."""
+    found: RunConfig = _changed(config, change)
     return found.model_copy(update={"out": config.out})
 
 
-def _absolute(value: Any, hint: Any = None) -> Any:
+def _changed(value: Any, change: Callable[[str], str], hint: Any = None) -> Any:
     if isinstance(value, BaseModel):
         hints = get_type_hints(type(value), include_extras=True)
         kept = {name: getattr(value, name) for name in type(value).model_fields}
-        changed = {name: new for name, old in kept.items() if (new := _absolute(old, hints[name])) != old}
+        changed = {name: new for name, old in kept.items() if (new := _changed(old, change, hints[name])) != old}
         return value.model_copy(update=changed) if changed else value
     if isinstance(value, list | tuple):
-        return type(value)(_absolute(one, hint) for one in value)
+        return type(value)(_changed(one, change, hint) for one in value)
     if isinstance(value, str) and (hint == Place or Place in get_args(hint)) and os.path.exists(value):
-        return os.path.abspath(value)
+        return change(value)
     return value
 
 

@@ -118,7 +118,7 @@ class QueueEntry(Block):
     student: str
     seed: int
     key: str
-    """Digest of the cell's resolved settings."""
+    """Digest of the cell's resolved settings, its teacher and its texts."""
     folder: str
     """Its run, below the comparison's folder."""
     error: str | None

@@ -141,11 +141,12 @@ def _arms(report: CompareReport) -> Grid:
 def _contrasts(report: CompareReport) -> Grid:
     """Paired differences; the chart has the interval over examples, and 0."""
     gaps = [one.examples for one in report.contrasts]
-    scale = _scale([0.0, *(end for gap in gaps for end in (gap.low, gap.high))])
+    scale = _scale([0.0, *(end for gap in gaps for end in gap.ends or (gap.value,))])
 
     def line(one: Contrast) -> GridRow:
         gap = one.examples
-        chart = RowChart(_marks(scale, gap.low, gap.high, [("mean", gap.value), ("zero", 0.0)]), gap_text(gap))
+        low, high = gap.ends or (gap.value, gap.value)
+        chart = RowChart(_marks(scale, low, high, [("mean", gap.value), ("zero", 0.0)]), gap_text(gap))
         difference, half, examples, seeds, verdict = contrast_cells(one)
         values = [
             _text(f"{one.arm} against {one.other}"),

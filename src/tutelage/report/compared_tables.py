@@ -32,8 +32,8 @@ def gap_text(gap: Difference | None) -> str:
     """``+0.013 (-0.002 to +0.028)``."""
     if gap is None:
         return ""
-    value, low, high = (rounded(one, 3, sign=True) for one in (gap.value, gap.low, gap.high))
-    return f"{value} ({low} to {high})".replace("-", "−")
+    value, *ends = (rounded(one, 3, sign=True) for one in (gap.value, *(gap.ends or ())))
+    return (value + (f" ({' to '.join(ends)})" if ends else "")).replace("-", "−")
 
 
 def p_text(p: float | None) -> str:

@@ -68,7 +68,7 @@ def _rival(report: TaskReport) -> Iterator[Finding]:
     difference = report.served.against_int8_teacher
     if rival is None or ours is None or difference is None:
         return
-    if difference.high < 0 and rival.ms <= ours.ms:
+    if difference.sign < 0 and rival.ms <= ours.ms:
         yield Finding(
             kind="quantised teacher is better",
             text=f"In int8 the teacher scores {-difference.value:.3f} more than the student and is as fast ({rival.ms:.2f} and "
@@ -100,9 +100,9 @@ def _training(report: TaskReport) -> Iterator[Finding]:
                 )
         yield from _one_sided(stage)
     if (tried := report.start) is not None:
-        losses = {one.name: one.loss for one in tried.tried}
-        worst = max(losses, key=lambda name: losses[name])
-        if losses[worst] - losses[tried.chosen] > DISTANT * abs(losses[worst]):
+        losses = {one.name: one.loss for one in tried.tried if one.loss is not None}
+        worst = max(losses, key=lambda name: losses[name], default=tried.chosen)
+        if tried.chosen in losses and losses[worst] - losses[tried.chosen] > DISTANT * abs(losses[worst]):
             yield Finding(
                 kind="start",
                 text=f"The start matters: after {tried.steps} steps the held-out loss from {tried.chosen} is "
@@ -112,7 +112,7 @@ def _training(report: TaskReport) -> Iterator[Finding]:
 
 
 def _one_sided(stage: StageEntry) -> Iterator[Finding]:
-    norms = {name: first.gradient for name, first in stage.first_step.items() if first.gradient > 0}
+    norms = {name: first.gradient for name, first in stage.first_step.items() if first.gradient}
     if len(norms) < 2:
         return
     largest, smallest = max(norms, key=lambda name: norms[name]), min(norms, key=lambda name: norms[name])

@@ -1,7 +1,7 @@
 """``report.json`` as types: what a run measured. The page, the model card and the command line are made from it.
 
 ``python -m tutelage.report.model`` prints the JSON schema of both kinds of report. ``schema_version`` rises when a field goes or
-changes its meaning; new fields leave it as it is.
+changes its meaning; new fields leave it as it is. Numbers are finite; a value that does not exist is null.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class FirstStep(Block):
 
     loss: float
     """Weighted loss."""
-    gradient: float
-    """Norm of its gradient over all trained parameters."""
+    gradient: float | None
+    """Norm of its gradient over all trained parameters. Null where it overflows the precision."""
 
 
 class Finding(Block):
@@ -336,8 +336,8 @@ class Trial(Block):
     """Loss on the held-out texts before the trial."""
     untrained_score: float | None
     """What chooses checkpoints, on the validation split. Null where no score does."""
-    loss: float
-    """Loss on the held-out texts after the trial."""
+    loss: float | None
+    """Loss on the held-out texts after the trial. Null if it is no number: the training diverged."""
     score: float | None
 
 

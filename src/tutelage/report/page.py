@@ -185,7 +185,7 @@ def tried(trials: Trials | None, title: str, head: str) -> Section | None:
             cells=[
                 f"{one.untrained_loss:.4f}",
                 cell(one.untrained_score),
-                f"{one.loss:.4f}",
+                "diverged" if one.loss is None else f"{one.loss:.4f}",
                 cell(one.score),
             ],
             lead=one.name == trials.chosen,

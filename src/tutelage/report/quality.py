@@ -9,8 +9,21 @@ class Difference(Block):
     """By how much a score is above another on the same examples, and its 95 % interval: paired bootstrap over examples."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    """Null for a single example, of which nothing follows about others."""
+    high: float | None
+    """Null where ``low`` is."""
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The interval, where there is one."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def sign(self) -> int:
+        """1 if the interval lies above 0, -1 if it lies below; 0 if it includes 0 or there is none."""
+        low, high = self.ends or (0.0, 0.0)
+        return int(low > 0) - int(high < 0)
 
 
 class ClassScores(Block):
@@ -32,6 +45,8 @@ class ClassEntry(Block):
     """Null without a teacher."""
     recall_difference: Difference | None
     """Recall of the student minus the teacher's, over the texts of the class. Null without a teacher."""
+    lost: int | None = None
+    """Texts of the class that are given it by the teacher and not by the student. Null without a teacher."""
 
 
 class Confusion(Block):
@@ -91,14 +106,14 @@ class CalibrationScores(Block):
 class CalibrationEntry(Block):
     """The temperature of the student's probabilities."""
 
-    temperature: float
+    temperature: float | None
     """Divides the logits; it has the lowest cross-entropy on rows that the student was not trained on. 1 where the student is
-    right on all of them."""
+    right on all of them. Null without such rows, beside those of the evaluation set."""
     texts: int
     """Rows that it was fitted on."""
-    source: str
-    """Where these come from."""
+    source: str | None
+    """Where these come from. Null where nothing was fitted."""
     before: CalibrationScores
     """At temperature 1."""
-    after: CalibrationScores
-    """At the fitted temperature."""
+    after: CalibrationScores | None
+    """At the fitted temperature. Null where there is none."""

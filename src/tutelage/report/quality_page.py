@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tutelage.report.model import TaskReport
-from tutelage.report.numbers import count_text, finite, percent, score_text
+from tutelage.report.numbers import count_text, percent, score_text
 from tutelage.report.quality import CalibrationScores, ClassScores
 from tutelage.report.section import Cell, Column, Line, LineChart, Row, Section, Table
 from tutelage.report.words import called, one_line, signed
@@ -36,7 +36,7 @@ def classes(report: TaskReport) -> Section | None:
         for scores in (one.teacher, one.student) if taught else (one.student,):
             cells += _recall_and_f1(scores)
         if (change := one.recall_difference) is not None:
-            below = f"{signed(change.low)} to {signed(change.high)}" if finite(change.low) else ""
+            below = "" if change.ends is None else " to ".join(map(signed, change.ends))
             cells.append(Cell(text=signed(change.value), below=below))
         rows.append(Row(name=one_line(one.name), cells=cells))
     first = "The worst regressions first" if taught else "The lowest recall first"
@@ -126,35 +126,44 @@ def calibration(report: TaskReport) -> Section | None:
         ("Brier score", "brier"),
         ("KL to the teacher, nats", "kl_to_teacher"),
     ]
-    rows = [
-        Row(name=name, cells=[score_text(getattr(entry.before, field)), score_text(getattr(entry.after, field))])
-        for name, field in measures
-        if getattr(entry.before, field) is not None
-    ]
+    fitted, summary = "", _course(entry.before)
+    columns, scores = [Column(title="Temperature 1")], [entry.before]
+    lines = [Line(name="temperature 1", points=_points(entry.before), style=1)]
+    if entry.temperature is None or entry.after is None:
+        note = "No temperature was fitted: no labels are kept beside the evaluation set (--set data.holdout=0.1 keeps some)."
+    else:
+        fitted = (
+            f" The temperature {entry.temperature:.3g} was fitted on {count_text(entry.texts)} texts of the validation split "
+            f"({entry.source})."
+        )
+        summary = f"before {summary}; after {_course(entry.after)}"
+        scores.append(entry.after)
+        columns.append(Column(title=f"Temperature {entry.temperature:.3g}", strong=True))
+        lines.append(Line(name=f"temperature {entry.temperature:.3g}", points=_points(entry.after), style=0))
+        note = "tutelage export writes this temperature into the exported files."
     return Section(
         title="Calibration",
         table=Table(
-            caption="The student's probabilities on the evaluation set; lower is better. The temperature "
-            f"{entry.temperature:.3g} was fitted on {count_text(entry.texts)} texts of the validation split ({entry.source}).",
+            caption=f"The student's probabilities on the evaluation set; lower is better.{fitted}",
             head="Measure",
-            columns=[Column(title="Temperature 1"), Column(title=f"Temperature {entry.temperature:.3g}", strong=True)],
-            rows=rows,
+            columns=columns,
+            rows=[
+                Row(name=name, cells=[score_text(getattr(one, field)) for one in scores])
+                for name, field in measures
+                if getattr(entry.before, field) is not None
+            ],
         ),
         pictures=[
             LineChart(
                 title="Accuracy by confidence, in percent",
-                summary=f"before {_course(entry.before)}; after {_course(entry.after)}",
+                summary=summary,
                 x="confidence",
                 y="accuracy",
-                lines=[
-                    Line(name="temperature 1", points=_points(entry.before), style=1),
-                    Line(name=f"temperature {entry.temperature:.3g}", points=_points(entry.after), style=0),
-                    Line(name="calibrated", points=[(0, 0), (100, 100)], style=8),
-                ],
+                lines=[*lines, Line(name="calibrated", points=[(0, 0), (100, 100)], style=8)],
                 dots=True,
             )
         ],
-        notes=["tutelage export writes this temperature into the exported files."],
+        notes=[note],
     )
 
 

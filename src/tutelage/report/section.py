@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Block(BaseModel):
-    """A part of ``report.json``. Unknown fields are refused."""
+    """A part of ``report.json``. Unknown fields are refused, and so are infinite numbers and NaN, for which JSON has no word."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Cell(Block):

@@ -88,9 +88,9 @@ class Trained(Block):
         return self.score / self.teacher
 
     @property
-    def least(self) -> float:
-        """The lower end of the interval of the retention, the teacher's score taken as known."""
-        return 1 + self.difference.low / self.teacher
+    def least(self) -> float | None:
+        """The lower end of the interval of the retention, the teacher's score taken as known. Null for a single example."""
+        return None if self.difference.low is None else 1 + self.difference.low / self.teacher
 
 
 class Shrink(Block):

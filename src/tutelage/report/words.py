@@ -101,8 +101,9 @@ def vocabulary_lines(entry: VocabularyEntry | None) -> list[str]:
 
 
 def with_interval(difference: Difference) -> str:
-    """A difference of scores with its interval."""
-    return f"{signed(difference.value)} ({signed(difference.low)} to {signed(difference.high)})"
+    """A difference of scores with its interval, where there is one."""
+    ends = "" if difference.ends is None else f" ({' to '.join(map(signed, difference.ends))})"
+    return signed(difference.value) + ends
 
 
 def called(report: TaskReport) -> str:
@@ -178,7 +179,7 @@ def _retained(report: TaskReport, teacher: ModelEntry) -> str:
         return f"The student reaches {metric} {ours} against {whose} {theirs},"
     change = student.over_teacher
     if change is not None and change.value > 0:
-        verb = "beats" if change.low > 0 else "is level with"
+        verb = "beats" if change.sign > 0 else "is level with"
         return f"The student {verb} {whose} {metric} ({ours} against {theirs}; {interval(change)})"
     text = f"The student keeps {'only ' if retention < 0.9 else ''}{percent(retention)} of {whose} {metric}"
     return text if change is None else f"{text} (difference {signed(change.value)}, {interval(change)})"
@@ -191,7 +192,9 @@ def signed(value: float) -> str:
 
 def interval(change: Difference) -> str:
     """The interval of a difference: ``95 % interval −0.041 to −0.010``."""
-    return f"95{NBSP}% interval {signed(change.low)} to {signed(change.high)}"
+    if change.ends is None:
+        return "no interval of a single example"
+    return f"95{NBSP}% interval {' to '.join(map(signed, change.ends))}"
 
 
 def _smaller(student: ModelEntry, teacher: ModelEntry) -> str:
@@ -235,14 +238,13 @@ def _undistilled(report: TaskReport) -> str:
 
 
 def caution(report: TaskReport) -> str | None:
-    """A remark if the interval of the gain includes 0."""
+    """A remark if the interval of the gain includes 0, or there is none."""
     added, change = gain(report), report.student.over_baseline
-    if not added or change is None or not change.low <= 0 <= change.high:
+    if not added or change is None or change.sign:
         return None
-    return (
-        f"The difference of {abs(added):.3f} may be chance: on {report.data.report:,} examples its {interval(change)} includes 0. "
-        "Another seed may reverse it."
-    )
+    why = "it has no interval" if change.ends is None else f"its {interval(change)} includes 0"
+    chance = f"The difference of {abs(added):.3f} may be chance: on {report.data.report:,} examples {why}."
+    return f"{chance} Another seed may reverse it."
 
 
 def selection(report: TaskReport) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tutelage import anatomy
 from tutelage.anatomy.checkpoints import resolve
-from tutelage.artifacts import free_place, new_folder, write_text
+from tutelage.artifacts import free_place, new_folder, write_json
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples
 from tutelage.data.labels import label_names
@@ -19,6 +19,7 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation import cascade as choosing
 from tutelage.evaluation.calibration import probabilities
+from tutelage.evaluation.intervals import fewest_rows
 from tutelage.report.cascade import CASCADE, CascadeReport, CascadeSuspect, Point, Rule
 from tutelage.run.checks import check_ids
 from tutelage.run.folder import config_of_run, temperature_of_run
@@ -68,7 +69,7 @@ def cascade(
         data, notes = kind_of(data.kind).match(data, small.config, student, "student")
         columns = kind_of(data.kind).columns(data, large.config, teacher, given)
         part, examples = next(iter(data.dev.items()))
-        fewest = choosing.fewest_rows(agreement, 1 - confidence)
+        fewest = fewest_rows(agreement, 1 - confidence)
         if len(examples) < fewest:
             raise TutelageError(
                 f"{part} has {len(examples):,} rows, and {option('agreement')} {agreement:g} with confidence {confidence:g} "
@@ -91,7 +92,7 @@ def cascade(
             **_decided(data, examples, shares, theirs.argmax(dim=1).numpy(), agreement, confidence, per_class),
         )
         with new_folder(place) as partial:
-            write_text(partial / CASCADE, report.model_dump_json(indent=1))
+            write_json(partial / CASCADE, report)
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy, serving
 from tutelage.anatomy.checkpoints import resolve
-from tutelage.artifacts import free_place, new_folder, write_text
+from tutelage.artifacts import free_place, new_folder, write_json
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples
 from tutelage.data.labels import label_names, unnamed
@@ -120,10 +121,12 @@ def export(
                 made: dict[str, OnnxModel | PreTrainedModel] = {"checkpoint": plain}
             else:
                 made = dict(_graphs(partial, plain, tokenizer, checked, temperature, int8))
-            report = _report(model, folder, source, checked, made, desk, temperature)
+            # A gate looks for the run that made the model, and may be started from anywhere.
+            place_of_model = os.path.abspath(path) if os.path.isdir(path) else model
+            report = _report(place_of_model, folder, source, checked, made, desk, temperature)
             if strict and report.flags:
                 raise TutelageError(f"nothing was exported, because of {option('strict')}: {'; '.join(report.flags)}")
-            write_text(partial / REPORT, report.model_dump_json(indent=1))
+            write_json(partial / REPORT, report)
     return report
 
 
@@ -269,10 +272,12 @@ def _logits(model: OnnxModel | PreTrainedModel, encoded: Encoded, name: str, des
 
 def _compared(kind: Kind, data: Data | None, texts: Texts, ours: Tensor, theirs: Tensor) -> dict[str, Any]:
     """What a file's outputs are against the model's."""
-    found: dict[str, Any] = {
-        "largest_difference": float((ours - theirs).abs().max()),
-        "agreement": kind.agreement(ours, theirs),
-    }
+    largest = float((ours - theirs).abs().max())
+    if not math.isfinite(largest):
+        raise TutelageError(
+            "the model or a file of it answers with values that are no numbers; train or export it again"
+        )
+    found: dict[str, Any] = {"largest_difference": largest, "agreement": kind.agreement(ours, theirs)}
     if data is not None:
         found["change"] = difference(kind, data, texts, ours, theirs)
     return found

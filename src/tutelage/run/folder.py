@@ -37,6 +37,8 @@ def temperature_of_run(model: str) -> tuple[float, list[str]]:
     entry = report.calibration if isinstance(report, TaskReport) else None
     if entry is None:
         return 1.0, []
+    if entry.temperature is None:
+        return 1.0, ["temperature 1: the run kept no labels beside its evaluation set to fit another on"]
     return entry.temperature, [
         f"temperature {entry.temperature:.3g} of the run's report, fitted on {entry.texts:,} rows of the validation split"
     ]

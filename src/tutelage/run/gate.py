@@ -8,8 +8,9 @@ from typing import Literal
 from pydantic import ValidationError, computed_field
 
 from tutelage.errors import TutelageError, option
-from tutelage.evaluation.intervals import least_share
+from tutelage.evaluation.intervals import fewest_rows, least_share, most_share
 from tutelage.report.model import REPORT, TaskReport, load_report
+from tutelage.report.quality import Difference
 from tutelage.report.section import Block
 from tutelage.run.folder import run_of
 from tutelage.serving import report as exported
@@ -75,6 +76,11 @@ def gate(
         # A student may have to be better than its teacher.
         if limit is not None and not 0 <= limit <= (2 if name == "min_retention" else 1):
             raise TutelageError(f"{option(name)} {limit:g} is not a share; write 0.97 for 97 %")
+    if max_class_drop == 0:
+        raise TutelageError(
+            f"{option('max_class_drop')} 0 can be shown by no number of texts; give 0.05, which needs "
+            f"{fewest_rows(0.95, 1 - CONFIDENCE)} texts of each class or more"
+        )
     for name, limit in amounts.items():
         if limit is not None and not limit > 0:
             raise TutelageError(f"{option(name)} {limit:g} cannot be met; give a number above 0")
@@ -165,7 +171,7 @@ def _retention(report: TaskReport, export: ExportReport | None, limit: float) ->
         )
     value, low, of = (
         report.student.score,
-        teacher.score + over.low,
+        teacher.score + _low(over, "evaluation set"),
         f"{report.metric} of the student over the teacher's",
     )
     if export is not None:
@@ -178,7 +184,7 @@ def _retention(report: TaskReport, export: ExportReport | None, limit: float) ->
         # Both ends are those of 95 % intervals: their sum lies below the whole change at least as often.
         value, low, of = (
             value + side.change.value,
-            low + side.change.low,
+            low + _low(side.change, "set of texts that the export was checked on"),
             f"{report.metric} of {side.file} over the teacher's",
         )
     return Condition(
@@ -186,23 +192,48 @@ def _retention(report: TaskReport, export: ExportReport | None, limit: float) ->
     )
 
 
+def _low(difference: Difference, where: str) -> float:
+    """The lower end of an interval.
+
+    Raises:
+        TutelageError: there is none.
+    """
+    if difference.low is None:
+        raise TutelageError(f"the {where} has a single example, which has no interval; repeat with more examples")
+    return difference.low
+
+
 def _class_drop(report: TaskReport, limit: float) -> Condition:
-    """By how much the recall of the worst class is below the teacher's."""
-    drops = [(one, one.recall_difference) for one in report.classes if one.recall_difference is not None]
-    if not drops:
+    """By how much the recall of the class with the worst bound is below the teacher's.
+
+    The drop is the share of the class's texts that only the teacher gets right, minus the share that only the student gets right.
+    So it is at most the first share, whose upper bound is exact however few the texts are (Clopper and Pearson, Biometrika 1934). A
+    bootstrap of the difference is not: texts on which the models never differ give the same difference in every resample. The gate
+    passes only if every class does, so the classes need no correction (intersection-union test; Berger, Technometrics 1982).
+    """
+    drops = [(one, one.recall_difference, one.lost) for one in report.classes if one.recall_difference is not None]
+    bounds = [
+        (one, change, most_share(lost, one.support, CONFIDENCE)) for one, change, lost in drops if lost is not None
+    ]
+    if not bounds:
         raise TutelageError(
             f"the report compares no classes with a teacher's; leave out {option('max_class_drop')}, or repeat the run with this "
             "version"
         )
-    worst, change = min(drops, key=lambda pair: pair[1].low)
-    over = sum(-one.low > limit for _, one in drops)
+    worst, change, bound = max(bounds, key=lambda one: one[2])
+    over = sum(bound > limit for *_, bound in bounds)
+    of = f"recall of class {worst.name!r}, {worst.support:,} texts; {over} of {len(bounds)} classes are over the limit"
+    if over:
+        fewest = fewest_rows(1 - limit, 1 - CONFIDENCE)
+        if few := sum(one.support < fewest for one, *_ in bounds):
+            of += f", {few} of them with fewer than the {fewest:,} texts that a class without any loss needs"
     return Condition(
         name="class drop",
         value=0.0 - change.value,  # no change is 0, and not -0
-        bound=0.0 - change.low,
+        bound=bound,
         limit=limit,
         at_least=False,
-        of=f"recall of class {worst.name!r}, {worst.support:,} texts; {over} of {len(drops)} classes are over the limit",
+        of=of,
     )
 
 

@@ -12,9 +12,8 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from tutelage import anatomy
-from tutelage.artifacts import checksum_of
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import Data, content
+from tutelage.data.examples import Data, fingerprint
 from tutelage.data.labels import class_counts, label_names, unnamed
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
@@ -122,11 +121,10 @@ def _keep_predictions(run: TaskRun, folder: Path, logits: dict[str, Tensor]) -> 
     data, (part, texts) = run.data, next(iter(run.dev.items()))
     kind = kind_of(data.kind)
     tables = {who: np.ascontiguousarray(kind.per_example(data, found, texts)) for who, found in logits.items()}
-    labels = [answer.tolist() if isinstance(answer, np.ndarray) else answer for answer in texts.examples.labels]
-    if data.metrics[0] in kind.against_teacher:
-        labels = []  # they are the teacher's own outputs
+    # Labels that are the teacher's own outputs are no part of the data.
+    labels = () if data.metrics[0] in kind.against_teacher else texts.examples.labels
     named = [data.labels[label] for label in labels] if kind.classifies_texts else labels
-    examples = checksum_of([content(texts.examples), str(named)])
+    examples = fingerprint(texts.examples, named)
     about = {"part": part, "kind": data.kind, "metric": data.metrics[0], "examples": examples}
     place = folder / PREDICTIONS
     place.parent.mkdir(exist_ok=True)

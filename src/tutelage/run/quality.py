@@ -48,17 +48,25 @@ def entry(run: TaskRun, workspace: Workspace, part: str, ours: Tensor, theirs: T
     found["confusions"] = confusions(kind, data, texts, ours, theirs)
     if theirs is not None:
         found["disagreements"] = disagreements(data, texts.examples, ours, theirs)
+    found["calibration"] = {
+        "temperature": None,
+        "texts": 0,
+        "source": None,
+        "before": trusted(ours, theirs, texts.examples.labels, 1.0),
+        "after": None,
+    }
+    # A temperature that is fitted on the rows that it is judged on looks better than it is, and an export would keep it.
+    judged = any(run.selection.examples.ids == read.examples.ids for read in run.dev.values())
     known = np.flatnonzero(run.selection.examples.labelled)
-    if len(known):
+    if len(known) and not judged:
         logits = workspace.predict(run.student, run.selection.student, "student on the validation split")
-        labels = run.selection.examples.labels[known]
-        found["calibration"] = {
-            "temperature": calibration.fitted_temperature(logits.numpy()[known], labels),
+        temperature = calibration.fitted_temperature(logits.numpy()[known], run.selection.examples.labels[known])
+        found["calibration"] |= {
+            "temperature": temperature,
             "texts": len(known),
             "source": data.sources.get("selection", "validation split"),
+            "after": trusted(ours, theirs, texts.examples.labels, temperature),
         }
-        for when, temperature in (("before", 1.0), ("after", found["calibration"]["temperature"])):
-            found["calibration"][when] = trusted(ours, theirs, texts.examples.labels, temperature)
     return found
 
 
@@ -80,11 +88,12 @@ def by_class(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tensor 
         if not of.any():
             continue
         row: dict[str, Any] = {"name": name, "support": int(of.sum()), "student": _scores(of, student[:, number])}
-        row |= {"teacher": None, "recall_difference": None}
+        row |= {"teacher": None, "recall_difference": None, "lost": None}
         if teacher is not None:
             value, low, high = paired_shares(student[of, number], teacher[of, number])
             row["teacher"] = _scores(of, teacher[:, number])
             row["recall_difference"] = {"value": value, "low": low, "high": high}
+            row["lost"] = int((teacher[of, number] & ~student[of, number]).sum())
         rows.append(row)
 
     def first(row: dict[str, Any]) -> tuple[float, int]:

@@ -6,6 +6,7 @@ The lowest loss wins. Trials depend on the settings of the run alone, and their 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +20,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.artifacts import write_text
+from tutelage.artifacts import write_json
 from tutelage.data.batches import Feed, step_batches
 from tutelage.data.examples import Encoded
 from tutelage.knowledge.signals import Signals
@@ -115,7 +116,8 @@ class Ground:
         after = self._loss(module)
         module.close()
         score = None if self.score is None else self.score(student)
-        return Trial(name=name, untrained_loss=before, untrained_score=untrained, loss=after, score=score)
+        loss = after if math.isfinite(after) else None
+        return Trial(name=name, untrained_loss=before, untrained_score=untrained, loss=loss, score=score)
 
     def _loss(self, module: loop.DistillationModule) -> float:
         module.to(self.accelerator.device).eval()
@@ -133,12 +135,12 @@ def best_of(place: Path, ground: Ground, trials: Callable[[], Iterable[Trial]], 
     if place.exists():
         return Trials.model_validate_json(place.read_text(encoding="utf-8"))
     tried = list(trials())
-    chosen = [min(tried, key=lambda one: one.loss).name]
+    chosen = [min(tried, key=lambda one: math.inf if one.loss is None else one.loss).name]
     if ground.accelerator.num_processes > 1:  # rounding may differ between processes
         broadcast_object_list(chosen)
     found = Trials(chosen=chosen[0], steps=steps, texts=len(ground.held_out), tried=tried)
     if ground.accelerator.is_main_process:
-        write_text(place, found.model_dump_json(indent=1))
+        write_json(place, found)
     ground.accelerator.wait_for_everyone()
     return found
 

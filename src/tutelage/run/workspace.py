@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage.anatomy import Head
-from tutelage.artifacts import write_text
+from tutelage.artifacts import write_json, write_text
 from tutelage.data.examples import Encoded
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
@@ -183,7 +183,7 @@ class Workspace(Bench):
         if self.main:
             write_text(self.model_folder / "README.md", card)
             write_text(self.folder / "report.html", page)
-            write_text(self.folder / REPORT, report.model_dump_json(indent=1))
+            write_json(self.folder / REPORT, report)
             for name in leftovers:
                 (self.folder / name).unlink(missing_ok=True)
             checkpoint.remove(self.folder / "checkpoint")

@@ -51,7 +51,7 @@ class ExportReport(_Part):
     version: Literal[1] = 1
     tutelage: str
     model: str
-    """Folder or hub id that was exported."""
+    """What was exported: the absolute path of a folder, or a hub id."""
     out: str
     """The folder."""
     type: str
@@ -89,10 +89,10 @@ def flags_of(sides: list[Side]) -> list[str]:
                 f"{side.file} is not the same function as the model: outputs differ by up to {side.largest_difference:.2g} "
                 f"(float32 files may differ by {CLOSE:g})"
             )
-        if side.change is not None and side.change.high < 0:
+        if side.change is not None and side.change.sign < 0:
+            interval = " to ".join(f"{100 * end:+.1f}" for end in side.change.ends or ())
             found.append(
-                f"{side.file} scores {-100 * side.change.value:.1f} points lower than the model (95 % interval "
-                f"{100 * side.change.low:+.1f} to {100 * side.change.high:+.1f})"
+                f"{side.file} scores {-100 * side.change.value:.1f} points lower than the model (95 % interval {interval})"
             )
         if side.tokens_agree is not None and side.tokens_agree < 1:
             found.append(

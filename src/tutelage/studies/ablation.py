@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tutelage.artifacts import write_text
+from tutelage.artifacts import write_json
 from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError
 from tutelage.methods.tinybert import tinybert
@@ -145,7 +145,7 @@ def ablate(
         raise TutelageError(f"part {part[0]} of {part[1]} has no runs; divide the study into fewer parts")
     last = found.outcomes[-1]
     tables = Ablation(task=str(data.task or data.train), metric=last.metric, teacher=last.more["teacher"], rows=rows)
-    write_text(folder / "ablation.json", tables.model_dump_json(indent=1))
+    write_json(folder / "ablation.json", tables)
     return tables
 
 

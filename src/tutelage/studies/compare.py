@@ -1,7 +1,9 @@
 """``tutelage compare``: methods x students x tasks x seeds, as a queue of runs that can be stopped and resumed.
 
-A cell is one run, in a folder whose name ends in a digest of its resolved settings: a cell with other settings is another cell,
-and one that is finished is read, not repeated. Cells of a task read the same teacher store, if the task's kind can be stored.
+A cell is one run, in a folder whose name ends in its key, a digest of its resolved settings and of the contents of the files that
+they name: with other settings, another teacher or other texts it is another cell, wherever the files lie. One that is finished is
+read, not repeated. Cells of a task read the same teacher store, if the task's kind can be stored; it is a cache and no part of the
+key.
 
     OUT/compare.json               what was measured and what it shows (:mod:`tutelage.report.compared`)
     OUT/compare.html, .tex         a page, and a table for a paper
@@ -23,13 +25,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from tutelage.artifacts import write_text
+from tutelage.artifacts import checksum_of, sha256_of, write_json, write_text
 from tutelage.data.config import DataConfig, Place
-from tutelage.data.examples import Data
+from tutelage.data.examples import Data, fingerprint
+from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError, last_reason, option
 from tutelage.progress import Display
 from tutelage.recipes.choices import Precision
-from tutelage.recipes.config import RunConfig, in_one_line, to_yaml, validated, yaml_file
+from tutelage.recipes.config import (
+    RunConfig,
+    in_one_line,
+    to_yaml,
+    validated,
+    with_absolute_paths,
+    with_places,
+    yaml_file,
+)
 from tutelage.recipes.recipe import Recipe
 from tutelage.recipes.settings import run_config
 from tutelage.report import compared_page, compared_tables
@@ -40,7 +51,7 @@ from tutelage.run.budget import settled
 from tutelage.run.run import run
 from tutelage.run.workspace import locked
 from tutelage.studies.contrasts import Finished, TaskGround, conclusions, same_ground
-from tutelage.studies.study import check_folder, digest, take_folder
+from tutelage.studies.study import check_folder, take_folder
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
@@ -51,6 +62,10 @@ SHARED = ("task", "data_dir", "dev", "kind", "metric", "text", "text_pair", "lab
 
 FILE = "compare.yaml"
 """The plan, in the folder of the comparison."""
+
+
+CONFIG = "config.yaml"
+"""The settings of a run, in its folder."""
 
 
 FEWEST = 4
@@ -151,10 +166,7 @@ class QueuedRun:
     method: str
     student: str
     config: RunConfig
-
-    @property
-    def key(self) -> str:
-        return digest(self.config)
+    key: str
 
     @property
     def folder(self) -> Path:
@@ -237,7 +249,7 @@ def compare(plan: ComparePlan, out: str, recipe_of: RecipeOf, *, quiet: bool = F
             entries.append(cell.entry(folder, found, error))
         display.say("resampling the evaluation examples ...")
         report = conclusions(plan.against or plan.methods[0].called, plan.seeds, out, grounds, finished, entries)
-        write_text(folder / REPORT, report.model_dump_json(indent=1))
+        write_json(folder / REPORT, report)
         write_text(folder / "compare.html", compared_page.page(report))
         write_text(folder / "compare.tex", compared_tables.latex(report))
         write_text(folder / "arms.csv", compared_tables.arms_csv(report))
@@ -253,6 +265,10 @@ def _carried_out(cell: QueuedRun, out: Path, display: Display, line: str) -> tup
         display.say(f"{line} ...")
     try:
         if not before:
+            if (
+                cell.folder / CONFIG
+            ).exists():  # by its key the same run, whose files may lie elsewhere since it was stopped
+                write_text(cell.folder / CONFIG, to_yaml(with_absolute_paths(cell.config)))
             run(cell.config, resume=True, quiet=True)
         report = load_report(cell.folder)
         assert isinstance(report, TaskReport)
@@ -278,6 +294,7 @@ def _queue(plan: ComparePlan, out: Path, recipe_of: RecipeOf) -> tuple[list[Task
     read = cache(load_data)
     grounds: list[TaskGround] = []
     configs: dict[tuple[str, str, str], RunConfig] = {}
+    taught: dict[str, str] = {}
     for task in plan.tasks:
         arms = {
             (task.called, method.called, student): _config(plan, task, method, student, recipe_of)
@@ -287,7 +304,9 @@ def _queue(plan: ComparePlan, out: Path, recipe_of: RecipeOf) -> tuple[list[Task
         _check_shared(task.called, arms)
         data = read(task.data)
         kind = kind_of(data.kind)
-        kind.match(data, Source(task.teacher, kind.head, pooling=task.data.pooling).config, task.teacher)
+        source = Source(task.teacher, kind.head, pooling=task.data.pooling)
+        kind.match(data, source.config, task.teacher)
+        taught[task.called] = f"{source.fingerprint} {tokenizer_fingerprint(source.tokenizer)}"
         store = "auto" if plan.store and kind.per_text else None
         arms = {
             arm: config.model_copy(update={"teacher_store": config.teacher_store or store})
@@ -304,17 +323,49 @@ def _queue(plan: ComparePlan, out: Path, recipe_of: RecipeOf) -> tuple[list[Task
                 f"the evaluation set of task {task.called!r} has {len(examples)} examples, on which no difference can be shown; "
                 f"give at least {FEWEST}"
             )
-        source = data.sources.get(part, part)
+        place = data.sources.get(part, part)
         grounds.append(
-            TaskGround(task.called, task.teacher, steps, data.kind, data.metrics[0], part, source, len(examples))
+            TaskGround(task.called, task.teacher, steps, data.kind, data.metrics[0], part, place, len(examples))
         )
         configs |= arms
-    cells = [
-        QueuedRun(*arm, _placed(out, arm, config.model_copy(update={"seed": seed})))
-        for seed in plan.seeds
-        for arm, config in configs.items()
-    ]
+    texts, contents = cache(lambda config: _fingerprint(read(config))), cache(_contents)
+    cells = []
+    for seed in plan.seeds:
+        for arm, config in configs.items():
+            seeded = config.model_copy(update={"seed": seed})
+            key = _key(seeded, taught[arm[0]], texts(config.data), contents)
+            cells.append(QueuedRun(*arm, _placed(out, arm, seeded, key), key))
     return grounds, cells
+
+
+def _key(config: RunConfig, teacher: str, texts: str, contents: Callable[[str], str]) -> str:
+    """Sixteen hexadecimal digits of a hash of the settings of a run, and of the contents of the files and folders that they name.
+
+    Args:
+        config: The run. Its folder and its store of the teacher's knowledge are no part of the key.
+        teacher: The fingerprint of its teacher.
+        texts: That of its texts.
+        contents: :func:`_contents`.
+    """
+    data = config.data.model_copy(update=dict.fromkeys(("data_dir", "train", "dev", "unlabeled")))
+    plain = config.model_copy(update={"data": data, "out": None, "teacher": None, "teacher_store": None})
+    tree = with_places(plain, contents).model_dump(mode="json")
+    return checksum_of({**tree, "teacher": teacher, "texts": texts})[:16]
+
+
+def _contents(place: str) -> str:
+    """The checksum of a file, or of all files in a folder."""
+    path = Path(place)
+    if path.is_file():
+        return sha256_of(path)
+    return checksum_of({str(one.relative_to(path)): sha256_of(one) for one in path.rglob("*") if one.is_file()})
+
+
+def _fingerprint(data: Data) -> str:
+    """The fingerprint of all texts of a task with their labels."""
+    parts = {"train": data.train, **({} if data.unlabeled is None else {"unlabeled": data.unlabeled}), **data.dev}
+    prints = {name: fingerprint(part, part.labels) for name, part in parts.items()}
+    return checksum_of([prints, data.kind, data.metrics, data.labels])
 
 
 def _config(
@@ -380,8 +431,8 @@ def with_steps(config: RunConfig, steps: int, planned: Sequence[int]) -> RunConf
     return validated(config.model_copy(update={"recipe": recipe}).model_dump(mode="json"))
 
 
-def _placed(out: Path, arm: tuple[str, str, str], config: RunConfig) -> RunConfig:
-    """The run with its folder, named for people and by its settings."""
+def _placed(out: Path, arm: tuple[str, str, str], config: RunConfig, key: str) -> RunConfig:
+    """The run with its folder, named for people and by its key."""
     words = [re.sub(r"[^\w.=+-]+", "_", word)[:40] for word in arm if word]
-    name = "-".join([*words, f"seed{config.seed}", digest(config)])
+    name = "-".join([*words, f"seed{config.seed}", key])
     return config.model_copy(update={"out": str(out / "cells" / name)})

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tutelage import anatomy
-from tutelage.artifacts import write_text
+from tutelage.artifacts import write_json, write_text
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.methods.minimum_knowledge import minimum_knowledge
@@ -129,7 +129,7 @@ def search_knowledge(
         front=pareto([trial for trial in tried if trial.rung == len(rungs)]),
         under=under,
     )
-    write_text(folder / "search.json", found.model_dump_json(indent=1))
+    write_json(folder / "search.json", found)
     write_text(folder / "search.svg", picture(found))
     return found
 

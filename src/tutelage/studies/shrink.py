@@ -11,6 +11,7 @@ meets the limits, it is the answer: it costs no training.
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import Any, Literal, cast
 
 from transformers import PreTrainedModel
 
-from tutelage.artifacts import write_text
+from tutelage.artifacts import write_json, write_text
 from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
@@ -128,7 +129,7 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
 
 
 def _save(out: Path, found: Shrink) -> None:
-    write_text(out / REPORT, found.model_dump_json(indent=1))
+    write_json(out / REPORT, found)
 
 
 def _finish(found: Shrink, out: Path) -> Shrink:
@@ -230,9 +231,9 @@ def _tried(task: TaskRun, found: Shrink, shapes: list[ShapeEntry], wanted: dict[
             yield ground.trial(shape.name, stage, made)
 
     result = trials.best_of(out / "trials.json", ground, tried, stage.max_steps or 0)
-    losses = {one.name: one.loss for one in result.tried}
+    losses = {one.name: math.inf if one.loss is None else one.loss for one in result.tried}
     for shape in found.shapes:
-        shape.loss = losses.get(shape.name)
+        shape.loss = next((one.loss for one in result.tried if one.name == shape.name), None)
     _save(out, found)
     return sorted(losses, key=lambda name: losses[name])
 
@@ -317,9 +318,10 @@ def _verdict(found: Shrink) -> str:
             "the validation split. No student was trained."
         )
     best = max(found.trained, key=lambda one: (not one.exceeds, one.retention))
+    from_least = "" if best.least is None else f" (95 % interval from {best.least:.1%})"
     said = (
-        f"{best.name} in int8 keeps {best.retention:.1%} of the teacher's {found.metric} (95 % interval from {best.least:.1%}) at "
-        f"{best.ms:.2f} ms and {best.bytes / 1e6:.1f} MB"
+        f"{best.name} in int8 keeps {best.retention:.1%} of the teacher's {found.metric}{from_least} at {best.ms:.2f} ms and "
+        f"{best.bytes / 1e6:.1f} MB"
     )
     if found.passed:
         share = best.int8_teacher / best.teacher

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
-from tutelage.artifacts import unwritable, write_text
+from tutelage.artifacts import unwritable, write_json, write_text
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
 from tutelage.run.inputs import FOLDER
@@ -172,7 +172,7 @@ def study(
             outcome = known[arm, seed] = _outcome(arm, seed, settings, report, keep(config, report))
             if parts == 1:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_text(folder / FILE, Study(outcomes=list(known.values())).model_dump_json(indent=1))
+                write_json(folder / FILE, Study(outcomes=list(known.values())))
         found.append(outcome)
     return Study(outcomes=found)
 

@@ -79,22 +79,25 @@ class StageLog:
     scores: list[list[float]] = field(default_factory=list)
     """Pairs of epoch and score on the validation split."""
     tokens: int = 0
-    first_step: dict[str, dict[str, float]] = field(default_factory=dict)
+    first_step: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """Of several terms: ``loss`` and ``gradient`` (its norm) of each, before the first update, on a piece of the first step."""
 
 
-def first_step(module: DistillationModule, batch: batches.Batch, signals: Signals) -> dict[str, dict[str, float]]:
-    """Each term's loss and the norm of its gradient; nothing of a single term."""
+def first_step(
+    module: DistillationModule, batch: batches.Batch, signals: Signals
+) -> dict[str, dict[str, float | None]]:
+    """Each term's loss and the norm of its gradient, None where that overflows; nothing of a single term."""
     losses = module(batch, signals)
     if len(losses) < 2:
         return {}
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    found = {}
+    found: dict[str, dict[str, float | None]] = {}
     for name, loss in losses.items():
         trains = loss.requires_grad  # a term without pairs of layers is a constant
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) if trains else ()
         norms = [gradient.detach().float().norm() for gradient in gradients if gradient is not None]
-        found[name] = {"loss": loss.item(), "gradient": torch.stack(norms).norm().item() if norms else 0.0}
+        norm = torch.stack(norms).norm().item() if norms else 0.0
+        found[name] = {"loss": loss.item(), "gradient": norm if math.isfinite(norm) else None}
     return found
 
 
