@@ -50,6 +50,7 @@ ROWS: dict[str, Student] = {
     "logits_mse": Copied(layers=2),
     "similarity": Copied(layers=2, choose="first"),
     "bilstm": BiLSTM(hidden=16, intermediate=16, embedding=16),
+    "bilstm_reference": BiLSTM(hidden=16, intermediate=16, embedding=16),
     "pkd": Copied(layers=2, choose="first"),
     "pkd_reference": Copied(layers=2, choose="first"),
     "distilbert": Fresh(layers=2, hidden=16, heads=2),
@@ -94,7 +95,12 @@ def small(method: str, student: Student, epochs: int = 2) -> Recipe:
         recipe = recipe.model_copy(update={"augmentation": Rules(iterations=3)})
     stages = [
         stage.model_copy(
-            update={"epochs": epochs, "lr": 3e-3, "pad_to": stage.pad_to and 24, "mechanisms": soon(stage)}
+            update={
+                "epochs": epochs,
+                "lr": stage.lr if stage.optimizer == "adadelta" else 3e-3,
+                "pad_to": stage.pad_to and 24,
+                "mechanisms": soon(stage),
+            }
         )
         for stage in recipe.stages
     ]

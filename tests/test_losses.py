@@ -54,6 +54,14 @@ def slow_cross_entropy(z: Tensor, y: Tensor) -> float:
     return sum(-math.log(softmax(row)[label]) for row, label in rows) / len(rows)
 
 
+def slow_pseudo_label_cross_entropy(s: Tensor, t: Tensor, y: Tensor, weights: list[float]) -> float:
+    total = 0.0
+    for row, theirs, label, weight in zip(s.tolist(), t.tolist(), y.tolist(), weights, strict=True):
+        chosen = label if label >= 0 else max(range(len(theirs)), key=lambda c: theirs[c])
+        total -= weight * math.log(softmax(row)[chosen])
+    return total / len(s)
+
+
 def slow_soft_cross_entropy(s: Tensor, t: Tensor, temperature: float) -> float:
     total = 0.0
     for row_s, row_t in zip(s.tolist(), t.tolist(), strict=True):
@@ -446,6 +454,19 @@ def test_zero_when_the_predictions_agree(loss) -> None:
     assert x.grad is not None and x.grad.abs().max() < 1e-6
 
 
+def test_pseudo_labels_stand_where_there_is_no_label() -> None:
+    s, t, y = tensor(5, CLASSES), tensor(5, CLASSES, seed=1), torch.tensor([-1, 2, -1, 0, 1])
+    none, weights = torch.full_like(y, -1), [0.2, 1.0, 0.0, 0.5, 2.0]
+    for labels in (y, none):
+        expected = slow_pseudo_label_cross_entropy(s, t, labels, [1.0] * 5)
+        assert float(losses.pseudo_label_cross_entropy(s, t, labels)) == pytest.approx(expected, rel=1e-6)
+        found = losses.pseudo_label_cross_entropy(s, t, labels, weights=torch.tensor(weights))
+        assert float(found) == pytest.approx(slow_pseudo_label_cross_entropy(s, t, labels, weights), rel=1e-6)
+    assert float(losses.pseudo_label_cross_entropy(s, t, y)) != pytest.approx(
+        float(losses.pseudo_label_cross_entropy(s, t, none))
+    )
+
+
 def test_pieces_of_a_step_add_up(mask: Tensor) -> None:
     """A batch cut in two, each part divided by the whole's totals, gives the whole's loss and gradient."""
     s, t = tensor(B, N, D), tensor(B, N, D, seed=1)
@@ -459,6 +480,10 @@ def test_pieces_of_a_step_add_up(mask: Tensor) -> None:
             losses.attention_score_mse(*_heads(s), *_heads(t), mask),
         ),
         (lambda r: losses.cross_entropy(z[r], y[r], 2.0), losses.cross_entropy(z, y)),
+        (
+            lambda r: losses.pseudo_label_cross_entropy(z[r], -z[r], y[r], float(B)),
+            losses.pseudo_label_cross_entropy(z, -z, y),
+        ),
         (lambda r: losses.logits_mse(z[r], z[r] * 2, count=float(B)), losses.logits_mse(z, z * 2)),
         (lambda r: losses.vector_cosine(s[r, 0], t[r, 0], float(B)), losses.vector_cosine(s[:, 0], t[:, 0])),
         (lambda r: losses.patient_mse(s[r, 0], t[r, 0], count=float(B)), losses.patient_mse(s[:, 0], t[:, 0])),

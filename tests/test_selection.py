@@ -219,7 +219,7 @@ def test_the_loss_against_a_slow_one(tokenizer, target: str, neurons_by: str, hi
                 h = theirs.hidden_states[t][b, j]
                 x = mine[s][b, j]
                 if hidden != 32:
-                    x = objective.projections["shared"](x)
+                    x = objective.projections["hidden_knowledge_shared"](x)
                 if neurons_by == "magnitude":
                     kept = sorted(range(32), key=lambda i: -abs(h[i].item()))[:8]
                 else:
@@ -231,6 +231,34 @@ def test_the_loss_against_a_slow_one(tokenizer, target: str, neurons_by: str, hi
                 vectors += 1
         total += squares / vectors
     assert ours.item() == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [32, 16])
+@pytest.mark.parametrize("project", ["per_layer", "shared"])
+def test_a_term_goes_through_its_own_map_alone(tokenizer, project: str, hidden: int) -> None:
+    """Beside a term that maps the same layers, each term has the loss that it has alone with the same map."""
+    batch, teacher, student = batch_of(tokenizer), tiny_model(), tiny_model(seed=1, hidden=hidden, layers=2)
+    plain, mapped = Hidden(), HiddenKnowledge(keep="2l_allt_1h", top=4, project=project)
+    shapes = (KINDS["classification"], shape_of(student.config), shape_of(teacher.config))
+    both = Objective([plain, mapped], *shapes)
+    own = {"per_layer": {"hidden_knowledge_1", "hidden_knowledge_2"}, "shared": {"hidden_knowledge_shared"}}[project]
+    assert set(both.projections) == own | ({"1", "2"} if hidden == 16 else set())
+
+    def values(objective: Objective) -> dict[str, float]:
+        tap, live = (
+            Tap(student, objective.plan.student_needs),
+            LiveTeacher(teacher, objective.plan.teacher_needs, None, Accelerator(cpu=True)),
+        )
+        found = {name: x.item() for name, x in objective(tap(batch.inputs), live.signals(batch), batch).items()}
+        tap.close()
+        live.close()
+        return found
+
+    together = values(both)
+    for term in (plain, mapped):
+        alone = Objective([term], *shapes)
+        alone.projections.load_state_dict(both.projections.state_dict(), strict=False)
+        assert values(alone) == {term.kind: pytest.approx(together[term.kind], rel=1e-6)}
 
 
 def test_padding_changes_nothing(tokenizer) -> None:

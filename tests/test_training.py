@@ -18,6 +18,7 @@ from tutelage.anatomy import shape_of
 from tutelage.data import batches
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
+from tutelage.mechanisms.hook import parameter_groups
 from tutelage.methods.kd import kd
 from tutelage.objectives.attention import AttentionScores
 from tutelage.objectives.hidden import Embeddings, Hidden
@@ -34,6 +35,8 @@ from tutelage.students.specs import Copied
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, predict
 from tutelage.training import checkpoint, loop
+from tutelage.training.optimizers import clip as clip_gradients
+from tutelage.training.optimizers import learning_rate, optimizer_of
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -215,11 +218,14 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [1, 4, 9])
-def test_a_killed_run_resumes_to_the_same_bits(tokenizer, tmp_path, monkeypatch, at: int) -> None:
+@pytest.mark.parametrize(
+    ("at", "optimizer"), [(1, "adamw"), (4, "adamw"), (9, "adamw"), (4, "bert_adam"), (4, "adadelta")]
+)
+def test_a_killed_run_resumes_to_the_same_bits(tokenizer, tmp_path, monkeypatch, at: int, optimizer: str) -> None:
     """With dropout, projections and momentum: all of it has to come back."""
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    whole, _, whole_lesson = learn(tokenizer, tiny_stage(), wider=True)
+    stage = tiny_stage(optimizer=optimizer, **({"lr": 1.0} if optimizer == "adadelta" else {}))
+    whole, _, whole_lesson = learn(tokenizer, stage, wider=True)
 
     calls = 0
 
@@ -231,10 +237,10 @@ def test_a_killed_run_resumes_to_the_same_bits(tokenizer, tmp_path, monkeypatch,
             raise Killed
 
     with pytest.raises(Killed):
-        learn(tokenizer, tiny_stage(), wider=True, save=save_and_die)
+        learn(tokenizer, stage, wider=True, save=save_and_die)
     state = checkpoint.load(tmp_path / "checkpoint")
     assert state is not None
-    resumed, log, lesson = learn(tokenizer, tiny_stage(), wider=True, resumed=state)
+    resumed, log, lesson = learn(tokenizer, stage, wider=True, resumed=state)
     assert log.steps == 12
     assert same_weights(whole, resumed)
     assert same_weights(whole_lesson.objective, lesson.objective)
@@ -347,10 +353,51 @@ def test_stages_of_labels_alone_skip_unlabelled_examples(tokenizer) -> None:
 
 def test_learning_rate() -> None:
     stage = tiny_stage(lr=1.0, warmup=0.2)
-    rates = [loop.learning_rate(stage, step, 10) for step in range(10)]
+    rates = [learning_rate(stage, step, 10) for step in range(10)]
     assert rates[:3] == [0.5, 1.0, 1.0] and rates[-1] == pytest.approx(1 / 8)
     constant = tiny_stage(lr=1.0, warmup=0.0, decay="constant")
-    assert {loop.learning_rate(constant, step, 10) for step in range(10)} == {1.0}
+    assert {learning_rate(constant, step, 10) for step in range(10)} == {1.0}
+
+
+def test_the_rate_of_bert_adam_is_the_one_of_berts_code() -> None:
+    """``x / w`` while the share x of steps done is below w, then ``(x - 1) / (w - 1)``."""
+    stage = tiny_stage(lr=2.0, warmup=0.25, optimizer="bert_adam")
+    for step in range(10):
+        done = step / 10
+        expected = done / 0.25 if done < 0.25 else (done - 1) / (0.25 - 1)
+        assert learning_rate(stage, step, 10) == pytest.approx(2 * expected)
+
+
+@pytest.mark.parametrize("clip", [0.3, 1e9])
+def test_bert_adam_against_a_slow_one(clip: float) -> None:
+    """Loops over numbers in float64: each tensor clipped alone, no bias correction, decay beside the update."""
+    stage = tiny_stage(lr=0.1, warmup=0.0, optimizer="bert_adam", clip=clip, weight_decay=0.05)
+    generator = torch.Generator().manual_seed(0)
+    matrix, vector = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((3, 2), (4,)))
+    module = torch.nn.ParameterList([matrix.clone(), vector.clone()])
+    optimizer = optimizer_of(stage, parameter_groups(module, stage.weight_decay), torch.device("cpu"))
+    slow = {0: matrix.flatten().tolist(), 1: vector.tolist()}
+    moments = {name: [[0.0, 0.0] for _ in values] for name, values in slow.items()}
+    for step in range(6):
+        rate = learning_rate(stage, step, 6)
+        for parameter in module:
+            parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * (step + 0.1)
+        given = {name: p.grad.flatten().tolist() for name, p in enumerate(module)}
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        clip_gradients(stage, optimizer)
+        optimizer.step()
+        for name, values in slow.items():
+            norm = sum(g * g for g in given[name]) ** 0.5
+            for i, value in enumerate(values):
+                g = given[name][i] * min(1.0, clip / (norm + 1e-6))
+                m, v = moments[name][i]
+                m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+                moments[name][i] = [m, v]
+                decay = 0.05 if name == 0 else 0.0  # vectors have none
+                values[i] = value - rate * (m / (v**0.5 + 1e-6) + decay * value)
+        for name, parameter in enumerate(module):
+            assert parameter.flatten().tolist() == pytest.approx(slow[name], rel=1e-9)
 
 
 def test_a_loss_that_is_not_finite_ends_in_one_line(tokenizer) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tutelage.methods.autoskdbert import autoskdbert, ensemble, mt_bert, skdbert
-from tutelage.methods.bilstm import bilstm
+from tutelage.methods.bilstm import bilstm, bilstm_reference
 from tutelage.methods.compact import compact, compact_int8
 from tutelage.methods.distilbert import distilbert, distilbert_general
 from tutelage.methods.finetune import finetune
@@ -32,6 +32,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         similarity,
         fitnets,
         bilstm,
+        bilstm_reference,
         pkd,
         pkd_reference,
         distilbert,

@@ -44,13 +44,15 @@ def minimum_knowledge(keep: str = "1l_10t_0.1h", hidden_epochs: int = 10, predic
 
 def minimum_knowledge_reference() -> Recipe:
     """The choices of the authors' code: neurons not kept are compared with zero, tokens are
-    ranked by logits of the layers of the mapping up to the last, halves round to even, KL averaged over classes."""
+    ranked by logits of the layers of the mapping up to the last, halves round to even, KL averaged over classes, Adam without
+    bias correction."""
     recipe = minimum_knowledge()
     first, second = recipe.stages
     knowledge = HiddenKnowledge(width_target="zero_fill", score="logit", scored_by="uniform", rounding="half_even")
+    as_coded = {"pad_to": 128, "optimizer": "bert_adam"}
     stages = [
-        first.model_copy(update={"objective": [knowledge], "pad_to": 128}),
-        second.model_copy(update={"objective": [SoftLabels(reduction="mean")], "pad_to": 128}),
+        first.model_copy(update={**as_coded, "objective": [knowledge]}),
+        second.model_copy(update={**as_coded, "objective": [SoftLabels(reduction="mean")]}),
     ]
     title = "Minimum-knowledge distillation, as its code"
     return recipe.model_copy(update={"method": "minimum_knowledge_reference", "title": title, "stages": stages})

@@ -43,7 +43,7 @@ def pkd(
 
 
 def pkd_reference(alpha: float = 0.5, temperature: float = 10.0, beta: float = 100.0) -> Recipe:
-    """The reductions of the authors' code: KL averaged over classes, patient loss averaged over the hidden size."""
+    """The authors' code: KL averaged over classes, patient loss averaged over the hidden size, Adam without bias correction."""
     recipe = pkd(alpha, temperature, beta)
     stage = recipe.stages[0].model_copy(
         update={
@@ -51,7 +51,8 @@ def pkd_reference(alpha: float = 0.5, temperature: float = 10.0, beta: float = 1
                 HardLabels(weight=round(1 - alpha, 6)),
                 SoftLabels(temperature=temperature, weight=alpha, reduction="mean"),
                 FirstToken(weight=beta, reduction="mean"),
-            ]
+            ],
+            "optimizer": "bert_adam",
         }
     )
     return recipe.model_copy(update={"method": "pkd_reference", "title": "BERT-PKD, as its code", "stages": [stage]})

@@ -91,8 +91,7 @@ def tinybert(
 def tinybert_reference(task: str | None = None) -> Recipe:
     """The authors' code: padding takes part, one projection for all layers, constant lr first, KL averaged over classes.
 
-    Not as there: the optimiser is AdamW with one clip for all (theirs has no bias correction and clips each tensor), the
-    teacher has no dropout, the head no ReLU, and STS-B learns the teacher's score, not the gold one.
+    Not as there: the teacher has no dropout, the head no ReLU, and STS-B learns the teacher's score, not the gold one.
     """
     recipe = tinybert(task)
     general, first, second = recipe.stages
@@ -103,11 +102,11 @@ def tinybert_reference(task: str | None = None) -> Recipe:
     ]
     # The code hides one word of each instance even at probability 0.
     one_masked = Instances(packing="pairs", length=128, masking=Masking(probability=0.0, at_least_one=True))
-    as_coded = {"objective": terms, "pad_to": 128}
+    as_coded = {"objective": terms, "pad_to": 128, "optimizer": "bert_adam"}
     stages = [
         general.model_copy(update={**as_coded, "lr": 5e-5, "data": one_masked}),
         first.model_copy(update={**as_coded, "warmup": 0.0, "decay": "constant", "epochs": 10}),
-        second.model_copy(update={"objective": [SoftLabels(reduction="mean")], "pad_to": 128}),
+        second.model_copy(update={**as_coded, "objective": [SoftLabels(reduction="mean")]}),
     ]
     assert isinstance(recipe.augmentation, Augmentation)
     augmentation = recipe.augmentation.model_copy(update={"retries": 0})

@@ -78,12 +78,11 @@ def wid_reference(hidden: int = 192) -> Recipe:
     """The authors' code: the penalty inside Adam's moment, one compactor that decides for its group, a free output matrix.
 
     Not as there: queries are scaled for their narrower heads when they are merged, gradients of biases and norms are
-    those of the loss, compactors do not decay, nothing shrinks before the first mask, masks only grow, Adam corrects its
-    bias.
+    those of the loss, compactors do not decay, nothing shrinks before the first mask, masks only grow.
     """
     recipe = wid(hidden)
     how = PruningSchedule(penalty="adam_l2", selection="norm", scope="master", schedule="reference", interval=500)
-    general = recipe.stages[0].model_copy(update={"mechanisms": [how], "clip": 1e9})
+    general = recipe.stages[0].model_copy(update={"mechanisms": [how], "clip": 1e9, "optimizer": "bert_adam"})
     student = recipe.student.model_copy(update={"decoder": "untied"})
     return recipe.model_copy(
         update={"method": "wid_reference", "title": "WID, as its code", "student": student, "stages": [general]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import model_validator
@@ -47,16 +48,21 @@ class _HiddenTerm(Term):
     def projection(self, student: Shape, teacher: Shape) -> Project:
         return resolve_projection(self.project, student, teacher, "per_layer")
 
+    def maps(self, student: Shape, teacher: Shape) -> list[str]:
+        # Without the term's name: the embeddings are layer 0, and "shared" is one map for both terms.
+        how = self.projection(student, teacher)
+        if how == "none":
+            return []
+        return ["shared" if how == "shared" else str(s) for s, _ in self.pairs(student, teacher)]
+
     def value(self, x: Comparison) -> Tensor:
         from tutelage.objectives import losses
 
         total = x.student.hidden[x.pairs[0][0]].new_zeros(()).float()
-        for s, t in x.pairs:
+        for (s, t), linear in zip_longest(x.pairs, x.maps):
             ours, theirs = x.student.hidden[s], x.teacher.hidden[t]
-            if self.project == "shared":
-                ours = x.projections["shared"](ours)
-            elif str(s) in x.projections and self.project != "none":
-                ours = x.projections[str(s)](ours)
+            if linear is not None:
+                ours = linear(ours)
             if self.padding == "reference" and self.loss == "mse":
                 share_of_step = len(x.batch.rows) / x.batch.totals.examples
                 total = total + losses.reference_hidden_mse(ours, theirs) * share_of_step
@@ -149,17 +155,14 @@ class Pooled(Term):
     def projection(self, student: Shape, teacher: Shape) -> Project:
         return resolve_projection(self.project, student, teacher, "per_layer")
 
-    def linears(self, student: Shape, teacher: Shape | None) -> dict[str, tuple[int, bool]]:
-        # One at most, for the one pair of vectors, whose name is not that of a layer.
-        return dict(zip(("pooled",), super().linears(student, teacher).values(), strict=False))
+    def maps(self, student: Shape, teacher: Shape) -> list[str]:
+        return [] if self.projection(student, teacher) == "none" else [self.kind]
 
     def value(self, x: Comparison) -> Tensor:
         from tutelage.objectives import losses
 
         assert x.student.pooled is not None and x.teacher.pooled is not None
-        ours = x.student.pooled
-        if "pooled" in x.projections and self.project != "none":
-            ours = x.projections["pooled"](ours)
+        ours = x.maps[0](x.student.pooled) if x.maps else x.student.pooled
         return losses.logits_mse(ours, x.teacher.pooled, count=x.batch.totals.examples)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -129,10 +130,8 @@ class HiddenKnowledge(Term):
         from tutelage.objectives import losses
 
         total = x.batch.mask.new_zeros((), dtype=torch.float32)
-        for (s, _), cut in zip(x.pairs, x.cuts, strict=True):
+        for (s, _), cut, linear in zip_longest(x.pairs, x.cuts, x.maps):
             theirs = x.teacher.cuts[cut]
-            name = str(s) if self.project == "per_layer" else "shared"
-            linear = x.projections[name] if name in x.projections and self.project != "none" else None
             ours = self._kept(x.student.hidden[s], linear, theirs)
             target = theirs.values
             if self.width_target == "zero_fill" and theirs.neurons is not None:

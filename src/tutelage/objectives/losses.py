@@ -54,6 +54,18 @@ def cross_entropy(logits: Tensor, labels: Tensor, count: Count = None) -> Tensor
     return _mean(total, count, (labels >= 0).sum())
 
 
+def pseudo_label_cross_entropy(
+    student: Tensor, teacher: Tensor, labels: Tensor, count: Count = None, *, weights: Tensor | None = None
+) -> Tensor:
+    """``-log softmax(z_s)[y]``, mean over examples; y is the label, and ``argmax z_t`` where that is -1 (Tang et al. 2019).
+
+    ``weights`` multiply the examples' losses. Shapes: logits ``(B, C)``, labels and weights ``(B,)``.
+    """
+    chosen = torch.where(labels < 0, teacher.argmax(dim=-1), labels)
+    each = F.cross_entropy(student.float(), chosen, reduction="none")
+    return _mean(each.sum() if weights is None else weights @ each, count, float(student.shape[0]))
+
+
 def squared_error(outputs: Tensor, labels: Tensor, count: Count = None) -> Tensor:
     """Regression on labels: ``(z - y)^2``, mean over examples; ``nan`` marks an example without a label.
 

@@ -38,6 +38,8 @@ class ObjectivePlan:
     """For each term, the pairs of layers that it compares."""
     cuts: list[list[Cut]] = field(init=False)
     """For each term, what it keeps of the teacher's layer in each pair."""
+    maps: list[list[str]] = field(init=False)
+    """For each term, the name of the linear map of each pair; empty where it compares without."""
     student_needs: Needs = field(init=False)
     teacher_needs: Needs = field(init=False)
 
@@ -65,6 +67,7 @@ class ObjectivePlan:
             ("terms", terms),
             ("pairs", pairs),
             ("cuts", cuts),
+            ("maps", [[] if teacher is None else term.maps(self.student, teacher) for term in terms]),
             ("student_needs", ours),
             ("teacher_needs", theirs),
         ):
@@ -115,8 +118,8 @@ class ObjectivePlan:
 class Objective(nn.Module):
     """The losses of one stage, for a student and a teacher of these shapes.
 
-    Owns the projections: linear maps from student to teacher width by student layer (``"0"`` is the embedding output), one
-    for all layers (``"shared"``), that of the pooled output (``"pooled"``), and the modules that terms bring.
+    Owns the projections: linear maps from student to teacher width by the names that terms give them (:meth:`Term.maps`), and
+    the modules that terms bring. A term is given its own maps, in the order of its pairs.
 
     Raises:
         TutelageError: as :class:`ObjectivePlan`.
@@ -139,8 +142,10 @@ class Objective(nn.Module):
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         """Each term's weighted loss by name; their sum is the loss."""
         plan = self.plan
-        return {
-            term.kind: term.weight
-            * term.value(Comparison(student, teacher, batch, plan.kind, pairs, cuts, self.projections))
-            for term, pairs, cuts in zip(plan.terms, plan.pairs, plan.cuts, strict=True)
-        }
+        seen = [
+            Comparison(
+                student, teacher, batch, plan.kind, pairs, cuts, self.projections, [self.projections[m] for m in maps]
+            )
+            for pairs, cuts, maps in zip(plan.pairs, plan.cuts, plan.maps, strict=True)
+        ]
+        return {term.kind: term.weight * term.value(x) for term, x in zip(plan.terms, seen, strict=True)}

@@ -96,6 +96,38 @@ class LogitsMSE(Term):
         )
 
 
+class PseudoLabels(Term):
+    """Cross-entropy with the class that the teacher finds most likely, as with a label (Tang et al. 2019).
+
+    ``gold`` takes the label of the data instead, where there is one.
+    """
+
+    column = "predictions"
+    on_logits = True
+
+    kind: Literal["pseudo_labels"] = "pseudo_labels"
+    gold: bool = True
+
+    def words(self) -> str:
+        return "CE of arg max"
+
+    def refusal(self, kind: Answers) -> str | None:
+        if not kind.single_label:
+            return f"needs one class per answer, and kind {kind.name} has none; use soft_labels"
+        return None
+
+    def value(self, x: Comparison) -> Tensor:
+        import torch
+
+        from tutelage.objectives import losses
+
+        assert x.student.logits is not None and x.teacher.logits is not None
+        student, teacher = x.answers(x.student.logits), x.answers(x.teacher.logits)
+        labels = x.batch.labels if self.gold else torch.full_like(x.batch.labels, -1)
+        count, weights = x.batch.totals.answers, x.teacher.weights
+        return losses.pseudo_label_cross_entropy(student, teacher, labels, count, weights=weights)
+
+
 class SimilarityMatrix(Term):
     """Squared difference of the cosines between the outputs of all pairs of texts in a step (after Tung and Mori 2019).
 

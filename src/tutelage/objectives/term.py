@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
@@ -57,6 +58,8 @@ class Comparison:
     pairs: Pairs
     cuts: list[Cut]
     projections: nn.ModuleDict
+    maps: Sequence[nn.Module] = ()
+    """The linear map of each pair, in their order; empty for a term that compares without one."""
 
     def answers(self, logits: Tensor) -> Tensor:
         """Logits as the losses of the kind take them."""
@@ -123,13 +126,22 @@ class Term(BaseModel):
         """``per_layer``, ``shared`` or ``none``."""
         return "none"
 
+    def maps(self, student: Shape, teacher: Shape) -> list[str]:
+        """The name of the linear map to the teacher's width of each pair; empty for a term that compares without one.
+
+        Names start with ``kind``: terms of one name have one map, which is right only where the recipe asks for it.
+        """
+        how = self.projection(student, teacher)
+        if how == "none":
+            return []
+        return [f"{self.kind}_{'shared' if how == 'shared' else s}" for s, _ in self.pairs(student, teacher)]
+
     def linears(self, student: Shape, teacher: Shape | None) -> dict[str, tuple[int, bool]]:
         """The linear maps from the student's width that are learnt with it: by name their outputs, and whether with bias."""
-        how = "none" if teacher is None else self.projection(student, teacher)
-        if teacher is None or how == "none":
+        if teacher is None:
             return {}
-        names = ["shared"] if how == "shared" else [str(s) for s, _ in self.pairs(student, teacher)]
-        return dict.fromkeys(names, (teacher.hidden, how == "shared"))
+        has_bias = self.projection(student, teacher) == "shared"
+        return dict.fromkeys(self.maps(student, teacher), (teacher.hidden, has_bias))
 
     def modules(self, student: Shape, teacher: Shape | None) -> dict[str, nn.Module]:
         """Modules that are trained with the student and read in ``value`` by name from ``Comparison.projections``.

@@ -55,6 +55,9 @@ class Stage(BaseModel):
     """Optimiser steps after which the stage ends, even within its epochs."""
     lr: Annotated[float, Field(gt=0)] | Literal["auto"] = 5e-5
     """Peak learning rate; ``auto``: by the student's width and start (on a task)."""
+    optimizer: Literal["adamw", "bert_adam", "adadelta"] = "adamw"
+    """``adamw``; ``bert_adam``, as in BERT's code: Adam without bias correction, each tensor's gradient clipped on its own;
+    ``adadelta``, whose usual rate is 1."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Examples in an optimiser step, whatever their lengths."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -64,7 +67,7 @@ class Stage(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Weight decay of matrices; vectors have none."""
     clip: Annotated[float, Field(gt=0)] = 1.0
-    """Largest norm of a step's gradient."""
+    """Largest norm of a step's gradient; for ``bert_adam`` of each tensor's gradient."""
     dropout: bool = True
     """Whether the student's dropout is on. Off, hidden states are compared as the student computes them later."""
     select: Literal["best", "last"] = "best"

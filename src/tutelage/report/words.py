@@ -25,6 +25,7 @@ KNOWLEDGE = {
     "soft_labels": "soft labels",
     "logits_mse": "logits",
     "hard_labels": "labels",
+    "pseudo_labels": "teacher's most likely class",
     "teacher_cosine": "cosine with the teacher",
     "knn_accuracy": "k-NN accuracy",
 }

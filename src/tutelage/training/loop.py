@@ -41,7 +41,7 @@ from tutelage.objectives.objective import Objective
 from tutelage.progress import Event
 from tutelage.recipes.recipe import Stage
 from tutelage.teachers.teacher import Teacher
-from tutelage.training import checkpoint
+from tutelage.training import checkpoint, optimizers
 
 LOG_SECONDS = 1.0
 """Approximate time between two lines of the log. The number of steps per line follows from the last measured speed."""
@@ -110,14 +110,6 @@ def _seed(number: int, device: torch.device) -> None:
         torch.manual_seed(number)
 
 
-def learning_rate(stage: Stage, step: int, total: int) -> float:
-    """Rate of step ``step`` (from 0): linear warm-up over a share of the steps, then linear to zero or constant."""
-    warmup, (_, peak) = round(stage.warmup * total), stage.schedule
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak if stage.decay == "constant" else peak * (total - step) / max(total - warmup, 1)
-
-
 def train(
     stage: Stage,
     module: DistillationModule,
@@ -149,7 +141,7 @@ def train(
     module.to(device)
     given = [groups for hook in hooks if (groups := hook.parameter_groups(module, stage.weight_decay)) is not None]
     groups = given[0] if given else parameter_groups(module, stage.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=peak, fused=device.type in ("cpu", "cuda"))
+    optimizer = optimizers.optimizer_of(stage, groups, device)
     wrapped, prepared = accelerator.prepare(module, optimizer, device_placement=[False, False])
 
     log, best, epoch, place, without_better = StageLog(stage.name), None, 0, 0, 0
@@ -222,7 +214,7 @@ def train(
             place_of_step = [seed, _number(stage.name), epoch, place, accelerator.process_index]
             seed_of_step = int(np.random.SeedSequence(place_of_step).generate_state(1)[0])
             _seed(seed_of_step, device)
-            lr = learning_rate(stage, log.steps, total)
+            lr = optimizers.learning_rate(stage, log.steps, total)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("factor", 1.0)
             step = feed.read(epoch, names)
@@ -247,8 +239,7 @@ def train(
             accelerator.unscale_gradients(prepared)
             for hook in hooks:
                 hook.before_step(optimizer, parts, total)
-            # Not the accelerator's: that would divide by the scale of fp16 a second time.
-            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], stage.clip)
+            optimizers.clip(stage, optimizer)
             prepared.step()
             prepared.zero_grad()
             changed = [hook.after_step(optimizer, log.steps + 1, total) for hook in hooks]
