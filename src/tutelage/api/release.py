@@ -75,14 +75,16 @@ def cascade(
     The student answers where the probability of its class is above a threshold. The threshold is chosen on the evaluation set: that
     of the given texts, or, without any, that of the run in whose folder the student lies. Neither model may have been trained on
     it.
-    The promise holds for new texts of the same kind, and for the student as it is given: a file in int8 answers a little otherwise.
+    The promise holds for new texts of the same kind, and for the student as it is given. A file in int8 answers a little otherwise
+    than its checkpoint, so give the exported folder if that is what serves. In the folder of the student ``cascade.json`` makes
+    ``serve.py`` and ``tutelage serve`` answer, or say that the teacher is to be asked.
     ``cascade.json`` has the threshold, the coverage curve, and the texts on which the student is sure and
     the teacher or the label disagrees.
 
     Args:
-        student: Student: a folder or a hub id.
+        student: Student: a folder, a hub id, a folder of `tutelage export`, or one of its files: served/model.onnx.
         teacher: Its teacher: a folder or a hub id.
-        out: Folder to write; new or empty.
+        out: Folder to write: new or empty, or that of the student, which then follows the rule when it serves.
         agreement: Promised share of the student's answers that are the teacher's.
         confidence: Probability that the promise is kept, over draws of the texts.
         per_class: Choose a threshold for each class, with the promise for each.
@@ -94,7 +96,7 @@ def cascade(
         TutelageError: when a model or the data cannot be loaded, or there are too few texts for the promise. Then nothing is
             written.
 
-    Example: tutelage cascade runs/a/student --teacher teacher/ --out cascade/ --agreement 0.98
+    Example: tutelage cascade served/ --teacher teacher/ --out served/ --agreement 0.98
     """
     from tutelage.run.cascade import cascade as chosen
     from tutelage.run.inputs import Inputs

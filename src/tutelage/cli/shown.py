@@ -243,6 +243,8 @@ def _cascade(found: CascadeReport) -> None:
     _say("Accuracy: " + ", ".join(f"{who} {value:.4f}" for who, value in found.accuracy.items()))
     if found.suspects_found:
         _say(f"On {found.suspects_found:,} texts the student is sure, and the teacher or the label disagrees.")
+    if found.file is not None:
+        _say(f"cascade.json beside {found.file} makes serve.py and tutelage serve follow this, and no other file.")
     for note in found.notes:
         _say(f"note: {note}")
 

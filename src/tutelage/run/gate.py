@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError, computed_field
+from pydantic import computed_field
 
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation.intervals import fewest_rows, least_share, most_share
@@ -14,7 +14,7 @@ from tutelage.report.quality import Difference
 from tutelage.report.section import Block
 from tutelage.run.folder import run_of
 from tutelage.serving import report as exported
-from tutelage.serving.report import ExportReport
+from tutelage.serving.report import ExportReport, load_export
 from tutelage.tasks import kind_of
 
 CONFIDENCE = 0.975
@@ -87,7 +87,7 @@ def gate(
     if all(limit is None for limit in (shares | amounts).values()):
         raise TutelageError(f"there is no limit to check; give {option('min_retention')} 0.97 or another")
     file = _file(path)
-    export = _read_export(file) if file.name == exported.REPORT else None
+    export = load_export(file) if file.name == exported.REPORT else None
     if export is not None and (max_class_drop is not None or min_agreement is not None):
         name = "max_class_drop" if max_class_drop is not None else "min_agreement"
         raise TutelageError(
@@ -129,14 +129,6 @@ def _file(path: Path) -> Path:
             "tutelage export"
         )
     return found
-
-
-def _read_export(file: Path) -> ExportReport:
-    try:
-        return ExportReport.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise TutelageError(f"{str(file)!r} is not a report of tutelage export ({reason}); repeat the export") from None
 
 
 def _report(file: Path, export: ExportReport | None) -> TaskReport:
