@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tutelage.report.cascade import CascadeReport
     from tutelage.run.gate import Gate
     from tutelage.run.inputs import Model, Splits
-from tutelage.api.common import FILES, FilePath, checked_data
+from tutelage.api.common import FILES, FilePath, checked_data, megabytes, milliseconds
 
 
 def gate(
@@ -21,8 +21,8 @@ def gate(
     min_retention: float | None = None,
     max_class_drop: float | None = None,
     min_agreement: float | None = None,
-    max_latency_ms: float | None = None,
-    max_size_mb: float | None = None,
+    max_latency: str | float | None = None,
+    max_size: str | float | None = None,
 ) -> Gate:
     """Check the numbers of a run or an export against limits: exit code 0 if all are met, 1 if not, 2 for a mistake.
 
@@ -34,8 +34,8 @@ def gate(
         min_retention: Least share of the teacher's score that the student keeps.
         max_class_drop: Largest drop of the recall of any class against the teacher's, above 0. A class needs 72 texts to show 0.05.
         min_agreement: Least share of texts with the teacher's class.
-        max_latency_ms: Most milliseconds for one text; of an exported file its p95 on one thread.
-        max_size_mb: Largest size of the weights on disk, in MB (10^6 bytes).
+        max_latency: Most time for one text, in milliseconds: 5ms. Of an exported file its p95 on one thread.
+        max_size: Largest size of the weights on disk, in megabytes (10^6 bytes): 20MB.
 
     Returns:
         ``passed``, and for each condition value, bound and limit.
@@ -52,8 +52,8 @@ def gate(
         min_retention=min_retention,
         max_class_drop=max_class_drop,
         min_agreement=min_agreement,
-        max_latency_ms=max_latency_ms,
-        max_size_mb=max_size_mb,
+        max_latency_ms=milliseconds(max_latency, "max_latency"),
+        max_size_mb=megabytes(max_size, "max_size"),
     )
 
 

@@ -71,7 +71,6 @@ def gate(
 ) -> Gate:
     """See :func:`tutelage.api.gate`."""
     shares = {"min_retention": min_retention, "max_class_drop": max_class_drop, "min_agreement": min_agreement}
-    amounts = {"max_latency_ms": max_latency_ms, "max_size_mb": max_size_mb}
     for name, limit in shares.items():
         # A student may have to be better than its teacher.
         if limit is not None and not 0 <= limit <= (2 if name == "min_retention" else 1):
@@ -81,10 +80,7 @@ def gate(
             f"{option('max_class_drop')} 0 can be shown by no number of texts; give 0.05, which needs "
             f"{fewest_rows(0.95, 1 - CONFIDENCE)} texts of each class or more"
         )
-    for name, limit in amounts.items():
-        if limit is not None and not limit > 0:
-            raise TutelageError(f"{option(name)} {limit:g} cannot be met; give a number above 0")
-    if all(limit is None for limit in (shares | amounts).values()):
+    if all(limit is None for limit in (*shares.values(), max_latency_ms, max_size_mb)):
         raise TutelageError(f"there is no limit to check; give {option('min_retention')} 0.97 or another")
     file = _file(path)
     export = load_export(file) if file.name == exported.REPORT else None
