@@ -61,13 +61,13 @@ class TaskRun:
     leftovers = (trials.START, trials.RATE, trials.TWIN)
     """Files in the run's folder that are removed when the report is written."""
 
-    def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False) -> None:
+    def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False, given: Data | None = None) -> None:
         if config.out is None:
             raise TutelageError("there is no output folder; give --out FOLDER")
         self.bench, self.config, self.warnings = bench, config, list[str]()
         if config.data.predictions is not None:
             predictions.check_recipe(config)
-        given = load_data(config.data)
+        given = load_data(config.data) if given is None else given
         source = None
         if config.teacher is not None:
             source = Source(config.teacher, kind_of(given.kind).head, pooling=config.data.pooling)
