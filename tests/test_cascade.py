@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import LABELS, write_csv
 from scipy.stats import binom
+from test_serve import ask
+from transformers import AutoModelForSequenceClassification, pipeline
 
-from tutelage import api, cli
+from tutelage import api, cli, serving
 from tutelage.errors import TutelageError
 from tutelage.evaluation.cascade import candidates, choose, curve
 from tutelage.evaluation.intervals import fewest_rows
 from tutelage.report.cascade import CASCADE, CascadeReport
+from tutelage.serving import serve as script
 
 Rate = Callable[[np.ndarray], np.ndarray]
 
@@ -148,6 +157,96 @@ def test_a_poor_student_asks_its_teacher(
     assert found.rule is not None and found.rule.threshold is None and found.coverage == 0
     assert found.accuracy["cascade"] == found.accuracy["teacher"] > found.accuracy["student"]
     assert found.suspects == [] and len(found.curve) > 20
+
+
+@pytest.fixture(scope="module")
+def served(teacher_folder: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A student that differs from its teacher where it is least sure, as a checkpoint and as an exported folder in ``files``."""
+    root = tmp_path_factory.mktemp("served")
+    model = AutoModelForSequenceClassification.from_pretrained(teacher_folder / "second")
+    with rows.open(newline="") as file, torch.no_grad():
+        texts = [row["text"] for row in csv.DictReader(file)]
+        logits = model(**tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")).logits
+        margins = logits[:, 1] - logits[:, 0]
+        model.classifier.bias[1] -= margins[margins > 0].quantile(0.3)
+    model.save_pretrained(root)
+    tokenizer.save_pretrained(root)
+    (root / "files").mkdir()
+    serving.to_onnx(model, tokenizer, root / "files" / "model.onnx", temperature=2.0)
+    serving.quantize(root / "files" / "model.onnx", root / "files" / "model.int8.onnx")
+    tokenizer.save_pretrained(root / "files")
+    model.config.save_pretrained(root / "files")
+    shutil.copy(script.__file__, root / "files")
+    return root
+
+
+def test_what_serves_follows_the_cascade_beside_it(
+    served: Path, teacher_folder: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rule is chosen on the answers of the file that serves, and gives there exactly what it says."""
+    files = served / "files"
+    words = ["cascade", str(files), "--teacher", str(teacher_folder / "teacher"), "--dev", str(rows)]
+    words += ["--agreement", "0.9", "--out", str(files)]
+    cli.main(words)
+    assert "cascade.json beside model.int8.onnx makes serve.py" in " ".join(capsys.readouterr().out.split())
+    found = CascadeReport.model_validate_json((files / CASCADE).read_text())
+    rule, model = found.rule, script.Model(files / "model.int8.onnx")
+    assert (found.file, found.temperature, found.student) == ("model.int8.onnx", 2.0, str(files))
+    assert rule is not None and rule.threshold is not None and 0 < rule.answered < 400
+    teacher = pipeline("text-classification", model=str(teacher_folder / "teacher"), device="cpu")
+    with rows.open(newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    said = [model.answer(text) for text in texts]
+    answers = [(one["label"], text) for one, text in zip(said, texts, strict=True) if "label" in one]
+    asked = [text for one, text in zip(said, texts, strict=True) if "label" not in one]
+    assert len(answers) == rule.answered and said[texts.index(asked[0])]["ask"] == "teacher"
+    theirs = teacher([text for _, text in answers])
+    agree = [label == other["label"] for (label, _), other in zip(answers, theirs, strict=True)]
+    assert np.mean(agree) == pytest.approx(rule.agreement)
+    with api.serve(files, teacher=teacher_folder / "teacher") as page:
+        for text, asks in [(asked[0], True), (answers[0][1], False)]:
+            reply = ask(page, {"text": text})
+            assert [one["asks"] for one in reply["replies"]] == [asks, False]
+            assert (reply["replies"][0]["said"] == "ask the teacher") is asks
+            assert not (asks and reply["differ"]) and ("not sure enough" in str(reply["replies"][0]["note"])) is asks
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert "already holds a cascade.json; remove it" in capsys.readouterr().err
+    for model_file, words in ((files / "model.onnx", "chosen for another"), (files, "is no cascade of this version")):
+        if model_file == files:
+            (files / CASCADE).write_text("{}")
+        with pytest.raises(TutelageError, match=words):
+            api.serve(model_file)
+        if model_file != files:
+            shown = subprocess.run(
+                [sys.executable, str(files / "serve.py"), "model.onnx", "a"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert shown.returncode == 1 and "chosen for another file than model.onnx" in shown.stderr
+            assert "Traceback" not in shown.stderr
+    (files / CASCADE).unlink()
+    assert "label" in script.Model(files / "model.int8.onnx").answer(asked[0])
+
+
+def test_a_class_without_a_rule_asks_the_teacher(
+    served: Path, teacher_folder: Path, rows: Path, tmp_path: Path
+) -> None:
+    """By class, and of a checkpoint: a class that was never predicted, or never passed, has no promise."""
+    student = tmp_path / "student"
+    shutil.copytree(served, student, ignore=shutil.ignore_patterns("files"))
+    given: dict[str, Any] = {"dev": str(rows), "quiet": True, "agreement": 0.9, "per_class": True}
+    found = api.cascade(student, teacher_folder / "teacher", student, **given)
+    assert found.file is None and set(found.classes) == set(LABELS)
+    assert found.is_sure(0, 1.0) and not found.is_sure(0, found.classes[LABELS[0]].threshold or 0.0)
+    tree = json.loads((student / CASCADE).read_text())
+    tree["classes"] = {LABELS[0]: {**tree["classes"][LABELS[0]], "threshold": None}}
+    (student / CASCADE).write_text(json.dumps(tree))
+    with api.serve(student) as page:
+        for text in ("good great superb", "bad awful weak"):
+            (reply,) = ask(page, {"text": text})["replies"]
+            assert reply["asks"]
 
 
 def test_mistakes_are_one_line(teacher_folder: Path, rows: Path, tmp_path: Path) -> None:

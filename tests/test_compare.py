@@ -25,8 +25,8 @@ from tutelage.evaluation.intervals import holm, p_of_resamples, p_of_seeds, pair
 from tutelage.recipes.config import RunConfig, from_yaml, to_yaml, yaml_value
 from tutelage.report import compared_page, compared_tables
 from tutelage.report.compared import ComparedArm, ComparedTask, CompareReport, Contrast, QueueEntry
-from tutelage.report.compared_tables import rounded
 from tutelage.report.model import TaskReport, load_report
+from tutelage.report.numbers import rounded
 from tutelage.report.quality import Difference
 from tutelage.run.measure import PREDICTIONS
 from tutelage.studies import compare as comparing

@@ -143,7 +143,7 @@ def test_mistakes_are_one_line(run: Path, hub: list[Any], monkeypatch: pytest.Mo
     refused("license 'Apache 2' is no identifier", license="Apache 2")
     refused("dataset 'my data' is no identifier", dataset=["my data"])
     (run / "student" / REPORT).write_text("{}")
-    refused("is no report of an export")
+    refused("is not a report of tutelage export")
     (run / "student" / REPORT).unlink()
     (run / "student" / "README.md").write_text("---\n[\n---\n")
     refused("is no model card")

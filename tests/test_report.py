@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from tutelage.artifacts import write_json
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
+from tutelage.report import comparison as compared
 from tutelage.report import corpus, team
 from tutelage.report.card import card
 from tutelage.report.charts import Bars, Lines, drawing, lines
@@ -422,6 +423,16 @@ def test_verdict_of_a_poor_slow_large_student(report: TaskReport) -> None:
     text = verdict(report)
     assert "keeps only 60.0" in text
     assert "with 2.0x more parameters but runs 2.0x slower at batch size 32" in text
+
+
+def test_the_terminal_says_how_sure_a_retention_is(report: TaskReport) -> None:
+    report.student.over_teacher = Difference(value=-0.0256, low=-0.041, high=-0.0104)
+    note = compared.comparison(report.model_dump(mode="json")).notes[0]
+    kept = "The student keeps 97.1% of the teacher's f1 (difference −0.026, 95\u00a0% interval −0.041 to −0.010)"
+    assert note.startswith(kept)
+    report.student.over_teacher = None
+    note = compared.comparison(report.model_dump(mode="json")).notes[0]
+    assert note.startswith("The student keeps 97.1% of the teacher's f1 and is ")
 
 
 def test_verdict_of_a_student_above_its_teacher(report: TaskReport) -> None:

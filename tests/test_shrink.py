@@ -14,8 +14,10 @@ from tutelage.errors import TutelageError
 from tutelage.report.quality import Difference
 from tutelage.report.shrink import Form, Limits, ShapeEntry, Shrink, Trained, page
 from tutelage.run import served
+from tutelage.run import task as of_tasks
 from tutelage.studies import shrink as study
 from tutelage.studies.shrink import _verdict, students
+from tutelage.tasks.load import load_data
 
 SETTINGS: dict[str, Any] = {"quiet": True, "min_retention": 0.1}
 
@@ -77,6 +79,30 @@ def test_a_limit_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         cli.main(["shrink", "--teacher", "t", "--out", str(tmp_path / "o"), "--task", "sst2"])
     assert "there is no limit to meet" in capsys.readouterr().err
+
+
+def test_the_data_are_read_once(teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To know their kind, and for the search."""
+    read: list[str] = []
+
+    class Enough(Exception):
+        """All that is read has been read."""
+
+    def counting(config: Any, *more: Any) -> Any:
+        read.append(config.train)
+        return load_data(config, *more)
+
+    def costs(*given: Any) -> None:
+        raise Enough
+
+    for place in (study, of_tasks):
+        monkeypatch.setattr(place, "load_data", counting)
+    monkeypatch.setattr(study, "_costs", costs)
+    monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
+    files = {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")}
+    with pytest.raises(Enough):
+        api.shrink(str(teacher_folder / "teacher"), tmp_path / "out", max_parameters=9, quiet=True, **files)
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,12 @@ from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.methods.compact import compact
 from tutelage.methods.finetune import finetune
+from tutelage.progress import duration
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport, load_report
 from tutelage.run import budget, trials
+from tutelage.run import task as of_tasks
 from tutelage.students.specs import Copied, Fresh
 from tutelage.tasks import kind_of
 
@@ -95,6 +97,45 @@ def test_the_best_start_is_taken_and_reported(distilled: Path, teacher_folder: P
     page = (distilled / "report.html").read_text(encoding="utf-8")
     assert f"{report.start.chosen} (taken)" in page and "Learning rate of the student without" in page
     assert not (distilled / trials.START).exists() and not (distilled / trials.TWIN).exists()
+
+
+def test_the_expected_time_has_the_trials_in_it(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starts and rates are counted before they are tried."""
+    seen: list[int] = []
+    train, choose, told = trials.loop.train, trials.choose, list[str]()
+
+    def training(stage: Stage, *more: Any) -> Any:
+        seen.append((stage.max_steps or 0) * stage.batch_size)
+        return train(stage, *more)
+
+    def choosing(run: Any, folder: Path) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(of_tasks.speed, "latencies", lambda *given, **how: {"student": {"32": 32e3}})  # one a second
+            for passes in (trials.passes, lambda run: 0):
+                patch.setattr(trials, "passes", passes)
+                told.append(next(line for line in run.plan().splitlines() if line.startswith("expected time")))
+        monkeypatch.setattr(trials.loop, "train", training)
+        found = choose(run, folder)
+        monkeypatch.setattr(trials.loop, "train", train)
+        seen.append(trials.passes(run))
+        (plan,) = run.plans
+        seen.append(round(plan.steps * plan.stage.batch_size * plan.flops / run._student_flops()))
+        return found
+
+    monkeypatch.setattr(trials, "choose", choosing)
+    api.distill(
+        str(teacher_folder / "teacher"), tmp_path / "run", student="layers=2", quiet=True, baseline=False,
+        train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv", settings={"stages.distill.epochs": 2},
+    )  # fmt: skip
+    *trained, passes, planned = seen
+    assert len(trained) > 4 and passes == sum(3 * one + 2 * (40 + 40) for one in trained)
+    assert told == [
+        f"expected time on this machine: about {duration(seconds)}{more}, without the baseline"
+        for seconds, more in ((planned + passes, ", with the trials"), (planned, ""))
+    ]
+    assert told[0] != told[1]
 
 
 def test_the_student_begins_with_the_layers_that_were_taken(teacher_folder: Path, tmp_path: Path) -> None:

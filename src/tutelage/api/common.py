@@ -150,6 +150,16 @@ def amount(given: str | float | None, name: str, units: Mapping[str, float]) -> 
     return value
 
 
+def milliseconds(given: str | float | None, name: str) -> float | None:
+    """An amount of time: ``5ms``, ``0.1s``, ``5``."""
+    return amount(given, name, {"ms": 1, "s": 1000})
+
+
+def megabytes(given: str | float | None, name: str) -> float | None:
+    """An amount of storage: ``20MB`` (10^6 bytes), ``900kB``, ``20``."""
+    return amount(given, name, {"MB": 1, "kB": 1e-3, "GB": 1000})
+
+
 def data_config(data: Mapping[str, Any]) -> DataConfig:
     from tutelage.data.config import DataConfig
     from tutelage.recipes.config import as_options

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tutelage.report.cascade import CascadeReport
     from tutelage.run.gate import Gate
     from tutelage.run.inputs import Model, Splits
-from tutelage.api.common import FILES, FilePath, checked_data
+from tutelage.api.common import FILES, FilePath, checked_data, megabytes, milliseconds
 
 
 def gate(
@@ -21,8 +21,8 @@ def gate(
     min_retention: float | None = None,
     max_class_drop: float | None = None,
     min_agreement: float | None = None,
-    max_latency_ms: float | None = None,
-    max_size_mb: float | None = None,
+    max_latency: str | float | None = None,
+    max_size: str | float | None = None,
 ) -> Gate:
     """Check the numbers of a run or an export against limits: exit code 0 if all are met, 1 if not, 2 for a mistake.
 
@@ -34,8 +34,8 @@ def gate(
         min_retention: Least share of the teacher's score that the student keeps.
         max_class_drop: Largest drop of the recall of any class against the teacher's, above 0. A class needs 72 texts to show 0.05.
         min_agreement: Least share of texts with the teacher's class.
-        max_latency_ms: Most milliseconds for one text; of an exported file its p95 on one thread.
-        max_size_mb: Largest size of the weights on disk, in MB (10^6 bytes).
+        max_latency: Most time for one text, in milliseconds: 5ms. Of an exported file its p95 on one thread.
+        max_size: Largest size of the weights on disk, in megabytes (10^6 bytes): 20MB.
 
     Returns:
         ``passed``, and for each condition value, bound and limit.
@@ -52,8 +52,8 @@ def gate(
         min_retention=min_retention,
         max_class_drop=max_class_drop,
         min_agreement=min_agreement,
-        max_latency_ms=max_latency_ms,
-        max_size_mb=max_size_mb,
+        max_latency_ms=milliseconds(max_latency, "max_latency"),
+        max_size_mb=megabytes(max_size, "max_size"),
     )
 
 
@@ -75,14 +75,16 @@ def cascade(
     The student answers where the probability of its class is above a threshold. The threshold is chosen on the evaluation set: that
     of the given texts, or, without any, that of the run in whose folder the student lies. Neither model may have been trained on
     it.
-    The promise holds for new texts of the same kind, and for the student as it is given: a file in int8 answers a little otherwise.
+    The promise holds for new texts of the same kind, and for the student as it is given. A file in int8 answers a little otherwise
+    than its checkpoint, so give the exported folder if that is what serves. In the folder of the student ``cascade.json`` makes
+    ``serve.py`` and ``tutelage serve`` answer, or say that the teacher is to be asked.
     ``cascade.json`` has the threshold, the coverage curve, and the texts on which the student is sure and
     the teacher or the label disagrees.
 
     Args:
-        student: Student: a folder or a hub id.
+        student: Student: a folder, a hub id, a folder of `tutelage export`, or one of its files: served/model.onnx.
         teacher: Its teacher: a folder or a hub id.
-        out: Folder to write; new or empty.
+        out: Folder to write: new or empty, or that of the student, which then follows the rule when it serves.
         agreement: Promised share of the student's answers that are the teacher's.
         confidence: Probability that the promise is kept, over draws of the texts.
         per_class: Choose a threshold for each class, with the promise for each.
@@ -94,7 +96,7 @@ def cascade(
         TutelageError: when a model or the data cannot be loaded, or there are too few texts for the promise. Then nothing is
             written.
 
-    Example: tutelage cascade runs/a/student --teacher teacher/ --out cascade/ --agreement 0.98
+    Example: tutelage cascade served/ --teacher teacher/ --out served/ --agreement 0.98
     """
     from tutelage.run.cascade import cascade as chosen
     from tutelage.run.inputs import Inputs

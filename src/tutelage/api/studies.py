@@ -29,6 +29,8 @@ from tutelage.api.common import (
     Plugin,
     amount,
     data_config,
+    megabytes,
+    milliseconds,
     path_text,
     read_plugins,
     recipe_for,
@@ -522,8 +524,8 @@ def shrink(
     from tutelage.studies.shrink import shrink as shrunk
 
     limits = Limits(
-        max_latency_ms=amount(max_latency, "max_latency", {"ms": 1, "s": 1000}),
-        max_size_mb=amount(max_size, "max_size", {"MB": 1, "kB": 1e-3, "GB": 1000}),
+        max_latency_ms=milliseconds(max_latency, "max_latency"),
+        max_size_mb=megabytes(max_size, "max_size"),
         max_parameters=amount(max_parameters, "max_parameters", {"": 1, "M": 1e6, "k": 1e3}),
         min_retention=min_retention,
     )

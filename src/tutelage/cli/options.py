@@ -60,7 +60,15 @@ PANELS = {
         "steps",
         "trials",
     ),
-    "Limits": ("max_latency", "max_size", "max_parameters", "min_retention", "vocabulary"),
+    "Limits": (
+        "max_latency",
+        "max_size",
+        "max_parameters",
+        "min_retention",
+        "max_class_drop",
+        "min_agreement",
+        "vocabulary",
+    ),
     "Output": ("out", "format", "int8", "temperature", "strict", "tracker", "resume", "json"),
 }
 """Where ``--help`` shows an option; those of data have a panel of their own, others none."""

@@ -243,6 +243,8 @@ def _cascade(found: CascadeReport) -> None:
     _say("Accuracy: " + ", ".join(f"{who} {value:.4f}" for who, value in found.accuracy.items()))
     if found.suspects_found:
         _say(f"On {found.suspects_found:,} texts the student is sure, and the teacher or the label disagrees.")
+    if found.file is not None:
+        _say(f"cascade.json beside {found.file} makes serve.py and tutelage serve follow this, and no other file.")
     for note in found.notes:
         _say(f"note: {note}")
 
@@ -308,11 +310,13 @@ def _ablation(found: Ablation) -> None:
 def _compared(found: CompareReport) -> None:
     """Scores and comparisons of each task, and where to read on."""
     from tutelage.report import compared_tables as words
+    from tutelage.report.numbers import rounded
+    from tutelage.report.words import with_interval
 
     for task in found.tasks:
         arms = [arm for arm in found.arms if arm.task == task.name]
         contrasts = [one for one in found.contrasts if one.task == task.name]
-        teacher = "" if task.teacher_score is None else f"; teacher {words.rounded(task.teacher_score, 3)}"
+        teacher = "" if task.teacher_score is None else f"; teacher {rounded(task.teacher_score, 3)}"
         if arms:
             _say(f"\n{task.name}: {task.metric} on {task.part}, {task.examples:,} examples{teacher}")
         for student in dict.fromkeys(arm.student for arm in arms):
@@ -322,7 +326,10 @@ def _compared(found: CompareReport) -> None:
                 "", task.metric, "to teacher", "steps", title=f"{student or words.OWN}: {sizes}", box=SIMPLE_HEAD
             )
             for arm in ours:
-                score, gap = words.with_margin(arm.mean, arm.half), words.gap_text(arm.to_teacher)
+                score, gap = (
+                    words.with_margin(arm.mean, arm.half),
+                    "" if arm.to_teacher is None else with_interval(arm.to_teacher),
+                )
                 table.add_row(arm.name, score, gap, f"{arm.steps:,}")
             _show(table)
             table = Table("", "difference", "seeds", "p, examples", "p, seeds", "shown", box=SIMPLE_HEAD)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from tutelage.errors import TutelageError
 from tutelage.report.section import Block
 
 CASCADE = "cascade.json"
@@ -57,7 +60,11 @@ class CascadeReport(Block):
     tutelage: str
     """Version of the package."""
     student: str
-    """Folder or hub id."""
+    """Absolute path of a folder or of a file, or a hub id."""
+    file: str | None
+    """The ONNX file that answered. Null for a checkpoint."""
+    fingerprint: str
+    """Of the student's weights. Another model must not answer by these rules."""
     teacher: str
     source: str
     """Where the rows come from."""
@@ -83,3 +90,33 @@ class CascadeReport(Block):
     suspects: list[CascadeSuspect]
     """At most 100, the surest first."""
     notes: list[str]
+
+    def is_sure(self, number: int, share: float) -> bool:
+        """Whether the student answers with a class, by number, to which it gives a probability of ``share``."""
+        rule = self.rule or self.classes.get(self.labels[number])
+        return rule is not None and rule.threshold is not None and share > rule.threshold
+
+
+def load_cascade(folder: Path, fingerprint: Callable[[], str]) -> CascadeReport | None:
+    """The cascade beside a student; None without one.
+
+    Args:
+        folder: The folder of the student.
+        fingerprint: That of its weights.
+
+    Raises:
+        TutelageError: the file cannot be read, or was chosen for another student.
+    """
+    path = folder / CASCADE
+    if not path.is_file():
+        return None
+    try:
+        found = CascadeReport.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise TutelageError(
+            f"{str(path)!r} is no cascade of this version of tutelage ({reason}); run tutelage cascade again, or remove it"
+        ) from None
+    if found.fingerprint != fingerprint():
+        raise TutelageError(f"{str(path)!r} was chosen for another student; run tutelage cascade again, or remove it")
+    return found

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from tutelage.report.compared import ComparedArm, CompareReport, Contrast
-from tutelage.report.compared_tables import OWN, best_lines, contrast_cells, gap_text, rounded, summary, with_margin
-from tutelage.report.numbers import count_text, milliseconds, seconds_text
+from tutelage.report.compared_tables import OWN, best_lines, contrast_cells, summary, with_margin
+from tutelage.report.numbers import count_text, milliseconds, rounded, seconds_text
 from tutelage.report.templates import render
+from tutelage.report.words import with_interval
 
 
 class ChartMark(NamedTuple):
@@ -123,7 +124,9 @@ def _arms(report: CompareReport) -> Grid:
             _text(arm.student or OWN),
             GridCell(with_margin(arm.mean, arm.half), arm.mean),
             GridCell("", arm.mean, chart),
-            GridCell(gap_text(arm.to_teacher), arm.to_teacher.value if arm.to_teacher else 0.0),
+            GridCell(
+                with_interval(arm.to_teacher) if arm.to_teacher else "", arm.to_teacher.value if arm.to_teacher else 0.0
+            ),
             GridCell(count_text(arm.parameters), arm.parameters),
             GridCell(milliseconds(arm.latency_ms), arm.latency_ms or 0.0),
             GridCell(count_text(arm.steps), arm.steps),
@@ -146,7 +149,7 @@ def _contrasts(report: CompareReport) -> Grid:
     def line(one: Contrast) -> GridRow:
         gap = one.examples
         low, high = gap.ends or (gap.value, gap.value)
-        chart = RowChart(_marks(scale, low, high, [("mean", gap.value), ("zero", 0.0)]), gap_text(gap))
+        chart = RowChart(_marks(scale, low, high, [("mean", gap.value), ("zero", 0.0)]), with_interval(gap))
         difference, half, examples, seeds, verdict = contrast_cells(one)
         values = [
             _text(f"{one.arm} against {one.other}"),

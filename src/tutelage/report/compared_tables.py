@@ -6,34 +6,19 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
 from typing import Any
 
 from tutelage.report.compared import LEVEL, ComparedArm, CompareReport, Contrast
-from tutelage.report.quality import Difference
+from tutelage.report.numbers import rounded
+from tutelage.report.words import with_interval
 
 OWN = "its own"
 """A method's own student, in tables."""
 
 
-def rounded(value: float, digits: int, *, scale: int = 0, sign: bool = False) -> str:
-    """A number times ``10 ** scale`` with so many digits. The decimal number that Python prints is rounded, half to even, not the
-    binary one beside it: 0.8835 in points is 88.4, and as a binary number it is a little less."""
-    number = Decimal(repr(value)).scaleb(scale).quantize(Decimal(1).scaleb(-digits))
-    return f"{abs(number) if number == 0 else number:{'+' if sign else ''}.{digits}f}"
-
-
 def with_margin(mean: float, half: float | None) -> str:
     """``0.883 ± 0.010``; the mean alone of one seed."""
     return rounded(mean, 3) + ("" if half is None else f" ± {rounded(half, 3)}")
-
-
-def gap_text(gap: Difference | None) -> str:
-    """``+0.013 (-0.002 to +0.028)``."""
-    if gap is None:
-        return ""
-    value, *ends = (rounded(one, 3, sign=True) for one in (gap.value, *(gap.ends or ())))
-    return (value + (f" ({' to '.join(ends)})" if ends else "")).replace("-", "−")
 
 
 def p_text(p: float | None) -> str:
@@ -175,4 +160,4 @@ def _points(arm: ComparedArm, *, bold: bool) -> str:
 def contrast_cells(one: Contrast) -> list[str]:
     """A comparison as text: difference over examples, over seeds, adjusted p-values, verdict."""
     half = "" if one.half is None else f"± {rounded(one.half, 3)}"
-    return [gap_text(one.examples), half, p_text(one.holm_examples), p_text(one.holm_seeds), one.verdict]
+    return [with_interval(one.examples), half, p_text(one.holm_examples), p_text(one.holm_seeds), one.verdict]

@@ -76,14 +76,17 @@ def comparison(report: dict[str, Any]) -> Comparison:
             size = f"{entry['parameters'] / 1e6:.1f} M"
             rows.append([_called(report, who), f"{entry['score']:.4f}", size, f"{entry['flops'] / 1e9:.3f}", *times])
     student, notes = report["student"], []
-    from tutelage.report.words import failures  # needs torch, and a table of methods does not
+    from tutelage.report.words import difference, failures  # which need torch, and a table of methods does not
 
-    failed = failures(TaskReport.model_validate(report))
-    if failed:
+    whole = TaskReport.model_validate(report)
+    if failed := failures(whole):
         notes += failed
     elif student.get("retention") is not None:
         faster = f" and is {student['speedup']:.1f}x as fast" if student.get("speedup") else ""
-        notes.append(f"The student keeps {student['retention']:.1%} of the teacher's {report['metric']}{faster}.")
+        apart = difference(whole.student.over_teacher)
+        notes.append(
+            f"The student keeps {student['retention']:.1%} of the teacher's {report['metric']}{apart}{faster}."
+        )
     told = [one for one in report.get("findings", []) if one["kind"] != "constant answer"]  # which is said above
     notes += [f"{one['text']} {one['remedy'] or ''}".strip() for one in told]
     if (predictions := report.get("predictions")) is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tutelage.report.model import Finding, StageEntry, TaskReport
 from tutelage.report.numbers import finite, percent, score_text
-from tutelage.report.words import failures, folder_name, gain, interval, signed, words
+from tutelage.report.words import difference, failures, folder_name, gain, words
 from tutelage.tasks.metrics import standard_error
 
 ONE_SIDED = 10.0
@@ -35,8 +35,7 @@ def _scores(report: TaskReport) -> Iterator[Finding]:
             "learning rate.",
         )
     added = gain(report)
-    change = report.student.over_baseline
-    within = "" if change is None else f" (difference {signed(change.value)}, {interval(change)})"
+    within = difference(report.student.over_baseline)
     if report.baseline is not None and added is not None and added < 0:
         yield Finding(
             kind="twin is better",
@@ -65,17 +64,17 @@ def _rival(report: TaskReport) -> Iterator[Finding]:
     if report.served is None:
         return
     rival, ours = report.served.of("teacher", "int8"), report.served.of("student", "int8")
-    difference = report.served.against_int8_teacher
-    if rival is None or ours is None or difference is None:
+    gap = report.served.against_int8_teacher
+    if rival is None or ours is None or gap is None:
         return
-    if difference.sign < 0 and rival.ms <= ours.ms:
+    if gap.sign < 0 and rival.ms <= ours.ms:
         yield Finding(
             kind="quantised teacher is better",
-            text=f"In int8 the teacher scores {-difference.value:.3f} more than the student and is as fast ({rival.ms:.2f} and "
+            text=f"In int8 the teacher scores {-gap.value:.3f} more than the student and is as fast ({rival.ms:.2f} and "
             f"{ours.ms:.2f} ms).",
             remedy="Export the teacher (tutelage export), or distil a student that keeps its depth (--student flops=0.5).",
         )
-    elif rival.ms < report.served.pytorch_ms["student"] and difference.value < 0:
+    elif rival.ms < report.served.pytorch_ms["student"] and gap.value < 0:
         yield Finding(
             kind="quantised teacher is faster than PyTorch",
             text=f"The teacher in int8 takes {rival.ms:.2f} ms and scores {score_text(rival.score)}; the student takes "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Any, TypeGuard
 
 NBSP = "\u00a0"
@@ -22,6 +23,18 @@ def finite(value: Any) -> TypeGuard[float]:
 def score_text(value: Any) -> str:
     """``0.883``."""
     return f"{value:.3f}" if finite(value) else MISSING
+
+
+def rounded(value: float, digits: int, *, scale: int = 0, sign: bool = False) -> str:
+    """A number times ``10 ** scale`` with so many digits. The decimal number that Python prints is rounded, half to even, not the
+    binary one beside it: 0.8835 in points is 88.4, and as a binary number it is a little less."""
+    number = Decimal(repr(float(value))).scaleb(scale).quantize(Decimal(1).scaleb(-digits))
+    return f"{abs(number) if number == 0 else number:{'+' if sign else ''}.{digits}f}"
+
+
+def signed(value: float) -> str:
+    """A difference to three digits: ``+0.012``, with a minus as wide as the plus."""
+    return rounded(value, 3, sign=True).replace("-", "−")
 
 
 def percent(value: Any) -> str:

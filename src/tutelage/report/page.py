@@ -22,6 +22,7 @@ from tutelage.report.numbers import (
     percent,
     score_text,
     seconds_text,
+    signed,
 )
 from tutelage.report.section import (
     Bar,
@@ -53,7 +54,6 @@ from tutelage.report.words import (
     paid,
     selection,
     selector,
-    signed,
     verdict,
     vocabulary_lines,
     with_interval,

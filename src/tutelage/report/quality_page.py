@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tutelage.report.model import TaskReport
-from tutelage.report.numbers import count_text, percent, score_text
+from tutelage.report.numbers import count_text, percent, score_text, signed
 from tutelage.report.quality import CalibrationScores, ClassScores
 from tutelage.report.section import Cell, Column, Line, LineChart, Row, Section, Table
-from tutelage.report.words import called, one_line, signed
+from tutelage.report.words import called, one_line
 
 CLASSES = 20
 """Classes on the page; ``report.json`` has all."""

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.report.model import ModelEntry, StudentEntry, TaskReport, TaskStage, VocabularyEntry
-from tutelage.report.numbers import NBSP, bytes_text, count_text, finite, milliseconds, percent, score_text, times
+from tutelage.report.numbers import (
+    NBSP,
+    bytes_text,
+    count_text,
+    finite,
+    milliseconds,
+    percent,
+    score_text,
+    signed,
+    times,
+)
 from tutelage.report.quality import Difference
 from tutelage.tasks import kind_of
 from tutelage.tasks.metrics import no_better, standard_error
@@ -102,7 +112,7 @@ def vocabulary_lines(entry: VocabularyEntry | None) -> list[str]:
 
 
 def with_interval(difference: Difference) -> str:
-    """A difference of scores with its interval, where there is one."""
+    """``+0.013 (−0.002 to +0.028)``: a difference of scores with its interval, where there is one."""
     ends = "" if difference.ends is None else f" ({' to '.join(map(signed, difference.ends))})"
     return signed(difference.value) + ends
 
@@ -183,12 +193,12 @@ def _retained(report: TaskReport, teacher: ModelEntry) -> str:
         verb = "beats" if change.sign > 0 else "is level with"
         return f"The student {verb} {whose} {metric} ({ours} against {theirs}; {interval(change)})"
     text = f"The student keeps {'only ' if retention < 0.9 else ''}{percent(retention)} of {whose} {metric}"
-    return text if change is None else f"{text} (difference {signed(change.value)}, {interval(change)})"
+    return text + difference(change)
 
 
-def signed(value: float) -> str:
-    """A difference to three digits: ``+0.012``, with a minus as wide as the plus."""
-    return f"{value:+.3f}".replace("-", "−")
+def difference(change: Difference | None) -> str:
+    """After two scores: `` (difference −0.021, 95 % interval −0.041 to −0.010)``; empty where it is not known."""
+    return "" if change is None else f" (difference {signed(change.value)}, {interval(change)})"
 
 
 def interval(change: Difference) -> str:
@@ -230,8 +240,7 @@ def _undistilled(report: TaskReport) -> str:
     reached = (
         f"{'slices of the teacher reach' if inherited else 'without distillation the same student reaches'} {score}"
     )
-    change = report.student.over_baseline
-    within = "" if change is None else f" (difference {signed(change.value)}, {interval(change)})"
+    within = difference(report.student.over_baseline)
     if added > 0:
         return f"; {reached}, {added:.3f} less{within}"
     more = f"{-added:.3f} more{within}" if added < 0 else "the same"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,13 @@ import numpy.typing as npt
 from torch import Tensor
 
 from tutelage import anatomy
+from tutelage.anatomy import Head
 from tutelage.anatomy.checkpoints import resolve
-from tutelage.artifacts import free_place, new_folder, write_json
+from tutelage.artifacts import free_place, new_folder, sha256_of, write_json
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples
 from tutelage.data.labels import label_names
-from tutelage.data.tokenizers import fitted_tokenizer
+from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation import cascade as choosing
 from tutelage.evaluation.calibration import probabilities
@@ -23,8 +27,12 @@ from tutelage.evaluation.intervals import fewest_rows
 from tutelage.report.cascade import CASCADE, CascadeReport, CascadeSuspect, Point, Rule
 from tutelage.run.checks import check_ids
 from tutelage.run.folder import config_of_run, temperature_of_run
+from tutelage.run.serving import graph_of
 from tutelage.run.workspace import Bench, bench
-from tutelage.students.load import head_in
+from tutelage.serving import OnnxModel
+from tutelage.serving.report import REPORT as EXPORT
+from tutelage.serving.report import load_export
+from tutelage.students.load import head_in, load_config
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
@@ -45,20 +53,24 @@ def cascade(
     quiet: bool = False,
 ) -> CascadeReport:
     """See :func:`tutelage.api.cascade`."""
-    place = free_place(folder)
+    graph = graph_of(student)
+    home = Path(resolve(student)) if graph is None else graph.parent
+    beside = home.is_dir() and folder.is_dir() and home.samefile(folder)
+    if beside and (home / CASCADE).exists():
+        raise TutelageError(f"{str(folder)!r} already holds a {CASCADE}; remove it, or name another folder")
+    place = home if beside else free_place(folder)
     for name, value in (("agreement", agreement), ("confidence", confidence)):
         if not 0 < value < 1:
             raise TutelageError(f"{option(name)} {value:g} is not between 0 and 1; write 0.98 for 98 %")
     with bench(quiet) as desk:
-        path = resolve(student)
-        config = data_config or config_of_run(path)
+        small = _checkpoint(student, desk) if graph is None else _graph(student, graph, desk)
+        config = data_config or config_of_run(small.model)
         if config is None:
             raise TutelageError(
                 f"{student!r} lies in the folder of no run on a task, so there are no rows to choose a threshold on; give "
                 f"{option('task')} or {option('dev')}"
             )
-        head = head_in(path)
-        small, large = Source(path, head, role="student"), Source(resolve(teacher), head)
+        large = Source(resolve(teacher), small.head)
         data = load_data(config, label_names(small.config) if small.config.num_labels > 1 else ())
         if not kind_of(data.kind).classifies_texts:
             raise TutelageError(
@@ -75,25 +87,67 @@ def cascade(
                 f"{part} has {len(examples):,} rows, and {option('agreement')} {agreement:g} with confidence {confidence:g} "
                 f"needs at least {fewest:,}; give more rows, or promise less"
             )
-        temperature, told = temperature_of_run(path)
-        ours = _logits(small, data, part, config, desk)
+        ours = small.logits(data, part, config)
         theirs = _logits(large, data, part, config, desk)[:, columns]
-        shares = probabilities(ours.numpy(), temperature)
+        shares = probabilities(ours.numpy(), small.temperature)
         report = CascadeReport(
             tutelage=__version__,
-            student=student,
-            teacher=teacher,
+            student=os.path.abspath(student) if home.is_dir() else student,
+            file=None if graph is None else graph.name,
+            fingerprint=small.fingerprint(),
+            teacher=os.path.abspath(teacher) if os.path.isdir(teacher) else teacher,
             source=f"{part} of {data.task}",
             labels=list(data.labels),
-            temperature=temperature,
+            temperature=small.temperature,
             agreement=agreement,
             confidence=confidence,
-            notes=[*data.notes, *notes, *told],
+            notes=[*data.notes, *notes, *small.notes],
             **_decided(data, examples, shares, theirs.argmax(dim=1).numpy(), agreement, confidence, per_class),
         )
-        with new_folder(place) as partial:
-            write_json(partial / CASCADE, report)
+        if beside:
+            write_json(place / CASCADE, report)
+        else:
+            with new_folder(place) as partial:
+                write_json(partial / CASCADE, report)
     return report
+
+
+@dataclass(frozen=True)
+class _Small:
+    """The student: a checkpoint, or a file of an exported folder."""
+
+    model: str
+    """The checkpoint, or that of which the file was made."""
+    head: Head
+    config: Any
+    temperature: float
+    notes: list[str]
+    fingerprint: Callable[[], str]
+    logits: Callable[[Data, str, DataConfig], Tensor]
+    """Of a part of the data, ``(n, outputs)``."""
+
+
+def _checkpoint(name: str, desk: Bench) -> _Small:
+    path = resolve(name)
+    source = Source(path, head_in(path), role="student")
+    temperature, notes = temperature_of_run(path)
+    logits = lambda data, part, config: _logits(source, data, part, config, desk)  # noqa: E731
+    return _Small(path, head_in(path), source.config, temperature, notes, lambda: source.fingerprint, logits)
+
+
+def _graph(name: str, path: Path, desk: Bench) -> _Small:
+    """The student in an ONNX file, which answers each text alone, as ``serve.py`` has it answer."""
+    model, folder, exported = OnnxModel(path), str(path.parent), path.parent / EXPORT
+    about, config, tokenizer = model.about, load_config(folder), load_tokenizer(folder)
+
+    def logits(data: Data, part: str, _: DataConfig) -> Tensor:
+        encoded = kind_of(data.kind).encode(data.dev[part], tokenizer, about.max_length or anatomy.UNLIMITED)
+        check_ids(encoded, tokenizer, config, name, part)
+        return model.answers(encoded, lambda count: desk.display.advance(f"student on {part}", len(encoded), count))
+
+    made_of = load_export(exported).model if exported.is_file() else folder
+    head = kind_of(about.kind).head
+    return _Small(made_of, head, config, about.temperature, [], lambda: sha256_of(path), logits)
 
 
 def _logits(source: Source, data: Data, part: str, config: DataConfig, desk: Bench) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError, computed_field
+from pydantic import computed_field
 
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation.intervals import fewest_rows, least_share, most_share
@@ -14,7 +14,7 @@ from tutelage.report.quality import Difference
 from tutelage.report.section import Block
 from tutelage.run.folder import run_of
 from tutelage.serving import report as exported
-from tutelage.serving.report import ExportReport
+from tutelage.serving.report import ExportReport, load_export
 from tutelage.tasks import kind_of
 
 CONFIDENCE = 0.975
@@ -71,7 +71,6 @@ def gate(
 ) -> Gate:
     """See :func:`tutelage.api.gate`."""
     shares = {"min_retention": min_retention, "max_class_drop": max_class_drop, "min_agreement": min_agreement}
-    amounts = {"max_latency_ms": max_latency_ms, "max_size_mb": max_size_mb}
     for name, limit in shares.items():
         # A student may have to be better than its teacher.
         if limit is not None and not 0 <= limit <= (2 if name == "min_retention" else 1):
@@ -81,13 +80,10 @@ def gate(
             f"{option('max_class_drop')} 0 can be shown by no number of texts; give 0.05, which needs "
             f"{fewest_rows(0.95, 1 - CONFIDENCE)} texts of each class or more"
         )
-    for name, limit in amounts.items():
-        if limit is not None and not limit > 0:
-            raise TutelageError(f"{option(name)} {limit:g} cannot be met; give a number above 0")
-    if all(limit is None for limit in (shares | amounts).values()):
+    if all(limit is None for limit in (*shares.values(), max_latency_ms, max_size_mb)):
         raise TutelageError(f"there is no limit to check; give {option('min_retention')} 0.97 or another")
     file = _file(path)
-    export = _read_export(file) if file.name == exported.REPORT else None
+    export = load_export(file) if file.name == exported.REPORT else None
     if export is not None and (max_class_drop is not None or min_agreement is not None):
         name = "max_class_drop" if max_class_drop is not None else "min_agreement"
         raise TutelageError(
@@ -129,14 +125,6 @@ def _file(path: Path) -> Path:
             "tutelage export"
         )
     return found
-
-
-def _read_export(file: Path) -> ExportReport:
-    try:
-        return ExportReport.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise TutelageError(f"{str(file)!r} is not a report of tutelage export ({reason}); repeat the export") from None
 
 
 def _report(file: Path, export: ExportReport | None) -> TaskReport:

@@ -9,13 +9,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData
-from pydantic import ValidationError
 
 from tutelage.anatomy.checkpoints import HUB_ID, VOCABULARIES, near
 from tutelage.errors import TutelageError, last_reason, option
+from tutelage.report.cascade import CASCADE
 from tutelage.report.templates import render
 from tutelage.report.words import folder_name
-from tutelage.serving.report import REPORT, ExportReport
+from tutelage.serving.report import REPORT, ExportReport, load_export
 from tutelage.tasks import kind_of
 
 CARD = "README.md"
@@ -39,7 +39,7 @@ KNOWN = (
     "serve.py",
 )
 """The files that are uploaded. Whatever else lies in the folder stays: data, logs, checkpoints, keys."""
-REPORTS = (REPORT, "report.html", "report.json")
+REPORTS = (REPORT, CASCADE, "report.html", "report.json")
 """With a report. They hold texts of the data and names of this machine's folders."""
 
 
@@ -178,9 +178,4 @@ def _plain(report: ExportReport | None) -> ModelCard:
 
 def _export_report(place: Path) -> ExportReport | None:
     path = place / REPORT
-    if not path.is_file():
-        return None
-    try:
-        return ExportReport.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, ValueError, OSError) as error:
-        raise TutelageError(f"{str(path)!r} is no report of an export ({last_reason(error)}); export again") from None
+    return load_export(path) if path.is_file() else None

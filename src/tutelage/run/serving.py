@@ -15,11 +15,14 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy.checkpoints import near, resolve
+from tutelage.artifacts import sha256_of
 from tutelage.data.batches import padded, predicted_places
 from tutelage.data.examples import Encoded
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError
+from tutelage.evaluation.calibration import probabilities
+from tutelage.report.cascade import CASCADE, CascadeReport, load_cascade
 from tutelage.run.folder import temperature_of_run
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel
@@ -50,6 +53,8 @@ class ServedModel:
     limit: int
     tokenizer: Any
     logits: Callable[[Encoded], Tensor]
+    cascade: CascadeReport | None = None
+    """When it answers; None: always."""
 
     def reply(self, text: str, pair: str | None = None) -> dict[str, Any]:
         """The answer, and the milliseconds that reading the text and the forward pass took.
@@ -64,8 +69,24 @@ class ServedModel:
         took = time.perf_counter() - began
         (found,) = self.kind.replies(logits, Texts(examples, encoded, None), self.labels, self.temperature)
         cut = f"cut at {self.limit:,} tokens" if encoded.windows is None else "the question was cut"
-        note = "; ".join(part for part in (found.note, cut if encoded.truncated else None) if part)
-        return {**asdict(found), "note": note or None, "ms": round(1000 * took, 2)}
+        asks = None if self.cascade is None else self._asks(self.cascade, logits)
+        note = "; ".join(part for part in (asks, found.note, cut if encoded.truncated else None) if part)
+        said = found.said if asks is None else "ask the teacher"
+        return {
+            **asdict(found),
+            "said": said,
+            "asks": asks is not None,
+            "note": note or None,
+            "ms": round(1000 * took, 2),
+        }
+
+    def _asks(self, cascade: CascadeReport, logits: Tensor) -> str | None:
+        """Why the teacher is asked; None where the model is sure enough."""
+        (shares,) = probabilities(logits.numpy(), cascade.temperature)
+        best = int(shares.argmax())
+        if cascade.is_sure(best, float(shares[best])):
+            return None
+        return f"not sure enough by {CASCADE}: {self.labels[best]} has probability {shares[best]:.4f}"
 
 
 def serve(model: str, teacher: str | None, *, host: str, port: int) -> Server:
@@ -86,7 +107,7 @@ def serve(model: str, teacher: str | None, *, host: str, port: int) -> Server:
 
     def answer(text: str, pair: str | None) -> Any:
         replies = [side.reply(text, pair) for side in sides]
-        differ = first.probabilities and len({one["said"] for one in replies}) > 1
+        differ = first.probabilities and len({one["said"] for one in replies if not one["asks"]}) > 1
         return {"differ": differ, "replies": replies}
 
     about = {
@@ -103,12 +124,17 @@ def _served(name: str, role: str, desk: Bench) -> ServedModel:
     Raises:
         TutelageError: it cannot be loaded, or answers no task.
     """
-    graph = _graph(Path(name).expanduser())
+    graph = graph_of(name)
     return _of_checkpoint(name, role, desk) if graph is None else _of_graph(name, graph, role)
 
 
-def _graph(path: Path) -> Path | None:
-    """The graph that a path stands for; None where it stands for a checkpoint."""
+def graph_of(name: str) -> Path | None:
+    """The ONNX file that a name stands for: its own, or that of an exported folder; None where it stands for a checkpoint.
+
+    Raises:
+        TutelageError: there is no such file.
+    """
+    path = Path(name).expanduser()
     if path.suffix == ".onnx" and not path.is_dir():
         if not path.is_file():
             raise TutelageError(f"there is no file {str(path)!r}{near(path)}")
@@ -130,6 +156,7 @@ def _of_graph(name: str, path: Path, role: str) -> ServedModel:
         limit=about.max_length or anatomy.UNLIMITED,
         tokenizer=load_tokenizer(str(path.parent)),
         logits=model.answers,
+        cascade=None if role == "teacher" else load_cascade(path.parent, lambda: sha256_of(path)),
     )
 
 
@@ -151,6 +178,7 @@ def _of_checkpoint(name: str, role: str, desk: Bench) -> ServedModel:
         limit=kind.longest(anatomy.max_length(config)),
         tokenizer=fitted_tokenizer(source.tokenizer, network),
         logits=lambda encoded: _logits(network, encoded),
+        cascade=None if role == "teacher" else load_cascade(Path(path), lambda: source.fingerprint),
     )
 
 

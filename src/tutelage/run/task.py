@@ -61,13 +61,13 @@ class TaskRun:
     leftovers = (trials.START, trials.RATE, trials.TWIN)
     """Files in the run's folder that are removed when the report is written."""
 
-    def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False) -> None:
+    def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False, given: Data | None = None) -> None:
         if config.out is None:
             raise TutelageError("there is no output folder; give --out FOLDER")
         self.bench, self.config, self.warnings = bench, config, list[str]()
         if config.data.predictions is not None:
             predictions.check_recipe(config)
-        given = load_data(config.data)
+        given = load_data(config.data) if given is None else given
         source = None
         if config.teacher is not None:
             source = Source(config.teacher, kind_of(given.kind).head, pooling=config.data.pooling)
@@ -357,7 +357,8 @@ class TaskRun:
         inputs, student_flops = typical(train, self.student), self._student_flops()
         trial = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
         rate = 32 * student_flops / (trial["student"]["32"] / 1000)
-        seconds = 0.0
+        tried = trials.passes(self)
+        seconds = tried * student_flops / rate
         for plan, stage in zip(plans, self.scene.stages, strict=True):
             seconds += plan.steps * plan.stage.batch_size * plan.flops / rate
             lines.append(plan.line())
@@ -372,7 +373,9 @@ class TaskRun:
                 f"then {config.recipe.student.twin_words}{on}, for as many steps, at the better of two rates (--no-baseline "
                 "skips it)"
             )
-        lines.append(f"expected time on this machine: about {duration(seconds)}, without the baseline")
+        lines.append(
+            f"expected time on this machine: about {duration(seconds)}{', with the trials' if tried else ''}, without the baseline"
+        )
         lines += [f"note: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 

@@ -23,6 +23,7 @@ from tutelage import anatomy
 from tutelage.artifacts import write_json
 from tutelage.data.batches import Feed, step_batches
 from tutelage.data.examples import Encoded
+from tutelage.data.texts import Texts
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.objectives.predictions import HardLabels
@@ -145,14 +146,33 @@ def best_of(place: Path, ground: Ground, trials: Callable[[], Iterable[Trial]], 
     return found
 
 
+def _stage_of(run: TaskRun) -> Stage | None:
+    """The stage of a run's trials; None where there is nothing to choose, or nothing can be trained."""
+    last, steps = run.config.recipe.stages[-1], sum(plan.steps for plan in run.plans[run.config.recipe.begins :])
+    taught = run.teacher is not None and not last.brings_teacher
+    stage = trial_stage(last, steps, taught=taught, labels=run.kind.learns_labels)
+    return stage if run.starts or run.open_rates else None
+
+
+def passes(run: TaskRun) -> int:
+    """Examples that the trials of :func:`choose` read, in forward passes of the student: a step of training is worth three, and
+    each candidate is measured before and after."""
+    stage = _stage_of(run)
+    if stage is None:
+        return 0
+    # The first rate is that at which the starts are tried.
+    candidates = len(run.starts) + (len(RATES) - bool(run.starts) if run.open_rates else 0)
+    trained = (stage.max_steps or 0) * stage.batch_size
+    measured = min(len(_measured(run).examples), HELD_OUT)
+    scored = len(run.selection.examples) if run.kind.learns_labels else 0
+    return candidates * (3 * trained + 2 * (measured + scored))
+
+
 def choose(run: TaskRun, folder: Path) -> tuple[Trials | None, Trials | None]:
     """Try the run's starts and, where its recipe leaves the rate open, two rates, each for some steps. The best start becomes its
     student, the better rate that of the open stages. None for what is not to choose, or where nothing can be trained."""
-    recipe = run.config.recipe
-    last, steps = recipe.stages[-1], sum(plan.steps for plan in run.plans[recipe.begins :])
-    taught = run.teacher is not None and not last.brings_teacher
-    stage = trial_stage(last, steps, taught=taught, labels=run.kind.learns_labels)
-    if stage is None or not (run.starts or run.open_rates):
+    recipe, stage = run.config.recipe, _stage_of(run)
+    if stage is None:
         return None, None
     ground, started, rated = ground_of(run, stage), None, None
     if run.starts:
@@ -214,11 +234,19 @@ def better_rate(
     return found, rates[found.chosen]
 
 
+def _part(run: TaskRun) -> str:
+    """The part of the texts that trials train on."""
+    return "search" if "search" in run.parts else "train"
+
+
+def _measured(run: TaskRun) -> Texts:
+    """The texts on which trials are measured. Without labels no split is held out; in so few steps few texts are seen twice."""
+    return run.selection if len(run.selection.examples) else run.parts[_part(run)]
+
+
 def ground_of(run: TaskRun, stage: Stage) -> Ground:
     """What the trials of a run have in common."""
-    device, part = run.bench.accelerator.device, "search" if "search" in run.parts else "train"
-    # Without labels no split is held out; in so few steps few texts are seen twice.
-    measured = run.selection if len(run.selection.examples) else run.parts[part]
+    device, part, measured = run.bench.accelerator.device, _part(run), _measured(run)
     texts = measured.at(np.arange(min(len(measured.examples), HELD_OUT)))
     needs = ObjectivePlan(stage.objective, run.kind, *run.shapes()).teacher_needs
     taught = run.teacher if needs else None

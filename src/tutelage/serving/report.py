@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tutelage.errors import TutelageError
 from tutelage.report.quality import Difference
 from tutelage.serving.timing import BUSY, Latency
 
@@ -77,6 +79,19 @@ class ExportReport(_Part):
     flags: list[str]
     """What is wrong with a file: it differs, scores worse or is slower than what it comes from. Empty for a good export."""
     environment: dict[str, str]
+
+
+def load_export(file: Path) -> ExportReport:
+    """The report of an export.
+
+    Raises:
+        TutelageError: the file cannot be read, or is none.
+    """
+    try:
+        return ExportReport.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise TutelageError(f"{str(file)!r} is not a report of tutelage export ({reason}); repeat the export") from None
 
 
 def flags_of(sides: list[Side]) -> list[str]:

@@ -4,9 +4,11 @@
     python serve.py < lines_of_text.txt
     python serve.py model.onnx "A text."
 
-Two texts (a pair, or a question and its context) have a tab between them. pip install onnxruntime tokenizers numpy
+Two texts (a pair, or a question and its context) have a tab between them. Where ``tutelage cascade`` has written a ``cascade.json``
+beside the model, texts of which it is not sure enough give ``{"ask": "teacher", ...}``. pip install onnxruntime tokenizers numpy
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -19,12 +21,22 @@ from tokenizers import Encoding, Tokenizer
 
 
 class Model:
-    """A model of ``tutelage export``: its graph says what the outputs mean, ``tokenizer.json`` lies beside it."""
+    """A model of ``tutelage export``: its graph says what the outputs mean, ``tokenizer.json`` lies beside it.
+
+    Raises:
+        ValueError: the ``cascade.json`` beside it was chosen for another file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         self.about = json.loads(self.session.get_modelmeta().custom_metadata_map["tutelage"])
         self.tokenizer = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
+        beside = path.with_name("cascade.json")
+        self.cascade = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
+        if self.cascade and self.cascade["fingerprint"] != hashlib.sha256(path.read_bytes()).hexdigest():
+            raise ValueError(
+                f"{beside} was chosen for another file than {path.name}; run tutelage cascade again, or remove it"
+            )
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         if self.about["answer"] == "span":  # a long context is read in windows, of a long question the beginning
@@ -68,10 +80,14 @@ class Model:
         if form == "classes":
             shares = 1 / (1 + np.exp(-values / heat))
             return {"labels": {labels[i]: round(float(shares[i]), 4) for i in np.flatnonzero(values > 0)}}
-        shares = np.exp((values - values.max(-1, keepdims=True)) / heat)
+        scaled = values.astype(np.float64) / heat
+        shares = np.exp(scaled - scaled.max(-1, keepdims=True))
         shares /= shares.sum(-1, keepdims=True)
         if form == "class":
-            return {"label": labels[int(shares.argmax())], "score": round(float(shares.max()), 4)}
+            best, score = int(shares.argmax()), round(float(shares.max()), 4)
+            if self.is_sure(best, float(shares.max())):
+                return {"label": labels[best], "score": score}
+            return {"ask": "teacher", "student": labels[best], "score": score}
         words = text.split()
         place: dict[int, int] = {}
         for token, word in enumerate(encodings[0].word_ids):
@@ -81,6 +97,13 @@ class Model:
         return {
             "tags": [{"word": w, "label": labels[int(p.argmax())], "score": round(float(p.max()), 4)} for w, p in tags]
         }
+
+    def is_sure(self, best: int, share: float) -> bool:
+        """Whether the model may answer by the cascade beside it, if there is one."""
+        if self.cascade is None:
+            return True
+        rule = self.cascade["rule"] or self.cascade["classes"].get(self.cascade["labels"][best])
+        return bool(rule and rule["threshold"] is not None and share > rule["threshold"])
 
     def span(self, encoding: Encoding, context: str) -> dict[str, Any]:
         """The best span of at most 30 tokens of one window of the context."""
@@ -110,6 +133,9 @@ def texts(given: list[str]) -> Iterator[tuple[str, str | None]]:
 if __name__ == "__main__":
     folder, words = Path(__file__).parent, sys.argv[1:]
     files = [words.pop(0)] if words and words[0].endswith(".onnx") else ["model.int8.onnx", "model.onnx"]
-    model = Model(next((folder / name for name in files if (folder / name).exists()), folder / files[-1]))
+    try:
+        model = Model(next((folder / name for name in files if (folder / name).exists()), folder / files[-1]))
+    except ValueError as error:
+        sys.exit(str(error))
     for text, pair in texts(words):
         print(json.dumps(model.answer(text, pair), ensure_ascii=False), flush=True)

@@ -88,7 +88,8 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
     if found is not None and found.verdict:
         return found
     kept: dict[str, Any] = {} if vocabulary == "full" else {"vocabulary": "trimmed"}
-    store = "auto" if kind_of(load_data(config.data).kind).per_text else None
+    data = load_data(config.data)
+    store = "auto" if kind_of(data.kind).per_text else None
     first = config.model_copy(
         update={
             "recipe": compact().model_copy(update={"student": Copied(layers=1, choose="first", **kept)}),
@@ -97,7 +98,7 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
         }
     )
     with bench(quiet, config.mixed_precision) as desk:
-        task = TaskRun(desk, first)
+        task = TaskRun(desk, first, given=data)
         if not task.kind.learns_labels or task.data.metrics[0] in task.kind.against_teacher:
             raise TutelageError(
                 f"shrink compares scores on labels, and {task.data.task!r} is of kind {task.kind.name}; use distill and export"

@@ -77,6 +77,7 @@ async function ask() {
   at("stop").hidden = false;
   const times = about.models.map(() => []);
   let differ = 0;
+  let asks = 0;
   for (const [text, pair] of texts) {
     try {
       const response = await fetch("/answer", {
@@ -88,9 +89,10 @@ async function ask() {
       const found = await response.json();
       if (found.error) throw new Error(found.error);
       differ += found.differ;
+      asks += found.replies[0].asks;
       found.replies.forEach((reply, place) => times[place].push(reply.ms));
       at("answers").append(drawn(text, pair, found));
-      summarise(texts.length, times, differ);
+      summarise(texts.length, times, differ, asks);
     } catch (error) {
       if (mine.signal.aborted) break;
       at("message").textContent = error instanceof TypeError ? "the server does not answer; is it still running?" : error.message;
@@ -100,10 +102,11 @@ async function ask() {
   if (stopping === mine) at("stop").hidden = true;
 }
 
-function summarise(count, times, differ) {
+function summarise(count, times, differ, asks) {
   const done = times[0].length;
   const parts = [`${done === count ? "" : `${done} of `}${count} ${count === 1 ? "text" : "texts"}`];
   if (about.models.length > 1 && done) parts.push(differ ? `the models differ on ${differ}` : "the models agree");
+  if (asks) parts.push(`the teacher is asked about ${asks}`);
   const medians = about.models.map((model, place) => `${model.role} ${ms(middle(times[place]))}`);
   parts.push(`${done > 1 ? "median " : ""}${medians.join(", ")}`);
   at("summary").textContent = parts.join("; ");
