@@ -14,6 +14,7 @@ from tutelage import api
 from tutelage.data.config import DataConfig
 from tutelage.data.corpus.building import build
 from tutelage.errors import TutelageError
+from tutelage.methods.minimum_knowledge import minimum_knowledge, minimum_knowledge_reference
 from tutelage.methods.tinybert import tinybert
 from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig
@@ -148,6 +149,16 @@ def test_every_ablation_leaves_out_what_its_row_says() -> None:
     assert tinybert("mnli").stages[1].epochs == 10 and tinybert().stages[1].epochs == 20
     top = tinybert(mapping="top")
     assert all(term.layers == "top" for stage in top.stages[:2] for term in stage.objective[1:])
+
+
+def test_minimum_knowledge_has_numbers_for_tasks() -> None:
+    for make in (minimum_knowledge, minimum_knowledge_reference):
+        found = {name: make(task=name) for name in ("CoLA", "sst-2", "mrpc", "mnli", "toy")}
+        epochs = {name: recipe.stages[0].epochs for name, recipe in found.items()}
+        assert epochs == {"CoLA": 30, "sst-2": 10, "mrpc": 20, "mnli": 5, "toy": 10}
+        assert [found[name].longest for name in ("CoLA", "sst-2", "mrpc", "toy")] == [64, 64, 128, None]
+    assert minimum_knowledge(task="cola", hidden_epochs=3).stages[0].epochs == 3
+    assert [stage.pad_to for stage in minimum_knowledge_reference("cola").stages] == [64, 64]
 
 
 def test_ablate_runs_the_rows_and_goes_on(teacher_folder: Path, words: Path, tmp_path: Path, tokenizer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from conftest import LABELS, assert_alike, built_once, examples, tiny_model, write_csv
 from pydantic import ValidationError
+from scipy.special import softmax
 from scipy.stats import chisquare
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,7 +34,7 @@ from tutelage.mechanisms.team.members import _check_order, doubts
 from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.mechanisms.team.teacher import Resident, TeamTeacher, mixture
 from tutelage.mechanisms.team.weigher import Weigher
-from tutelage.mechanisms.team.weights import Weights, by_rank, draw, selected
+from tutelage.mechanisms.team.weights import Weights, by_rank, by_softmax, draw, selected
 from tutelage.methods.autoskdbert import autoskdbert, skdbert
 from tutelage.methods.kd import kd
 from tutelage.methods.named import method_recipe
@@ -149,17 +151,34 @@ def test_the_joint_update_ranks_as_the_rewards_do() -> None:
 
 def test_the_dropped_hand_their_weight_on() -> None:
     q = np.array([0.50, 0.30, 0.12, 0.08])
-    assert selected(q, 0.4) == pytest.approx([0.5 / 0.92, 0.3 / 0.92, 0.12 / 0.92, 0], abs=1e-12)
-    assert selected(q, 0.52) == pytest.approx([0.5 / 0.8, 0.3 / 0.8, 0, 0], abs=1e-12)
-    assert selected(q, 0.52, "equal") == pytest.approx([0.6, 0.4, 0, 0], abs=1e-12)
-    assert selected(q, 100.0) == pytest.approx([1, 0, 0, 0])
-    assert selected(np.full(3, 1 / 3), 100.0).tolist() == [1, 0, 0]
-    assert selected(q, 0.0).tolist() == pytest.approx(q.tolist())
+    assert selected(q, Learning(keep=0.4)) == pytest.approx([0.5 / 0.92, 0.3 / 0.92, 0.12 / 0.92, 0], abs=1e-12)
+    assert selected(q, Learning(keep=0.52)) == pytest.approx([0.5 / 0.8, 0.3 / 0.8, 0, 0], abs=1e-12)
+    assert selected(q, Learning(keep=0.52, handed_on="equal")) == pytest.approx([0.6, 0.4, 0, 0], abs=1e-12)
+    assert selected(q, Learning(keep=100.0)) == pytest.approx([1, 0, 0, 0])
+    assert selected(np.full(3, 1 / 3), Learning(keep=100.0)).tolist() == [1, 0, 0]
+    assert selected(q, Learning(keep=0.0)).tolist() == pytest.approx(q.tolist())
+    assert selected(q, Learning(keep=None)).tolist() == q.tolist()
+
+
+def test_a_number_of_teachers_is_kept() -> None:
+    q = np.array([0.12, 0.50, 0.08, 0.30])
+    assert selected(q, Learning(top_m=2)) == pytest.approx([0, 0.625, 0, 0.375], abs=1e-12)
+    assert selected(q, Learning(top_m=2, handed_on="equal")) == pytest.approx([0, 0.6, 0, 0.4], abs=1e-12)
+    assert selected(q, Learning(top_m=1)) == pytest.approx([0, 1, 0, 0])
+    assert selected(np.full(4, 0.25), Learning(top_m=3)) == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
+    dropped = np.array([0.7, 0.3, 0.0])  # before: it gets nothing of the others' weight
+    assert selected(dropped, Learning(top_m=3, handed_on="equal")) == pytest.approx([0.7, 0.3, 0])
 
 
 def test_ranks() -> None:
     assert by_rank([0.9, 0.5, 0.7]) == pytest.approx([3 / 6, 1 / 6, 2 / 6])
     assert by_rank([0.5, 0.5, 0.7]) == pytest.approx([1.5 / 6, 1.5 / 6, 3 / 6])
+
+
+def test_softmax_of_scores() -> None:
+    parts = [math.exp(10 * score) for score in (0.9, 0.5, 0.7)]
+    assert by_softmax([0.9, 0.5, 0.7], 10.0) == pytest.approx([part / sum(parts) for part in parts], rel=1e-12)
+    assert by_softmax([900.0, 0.0], 10.0) == pytest.approx([1, 0])
 
 
 # --------------------------------------------------------------------------------------------------------------- draws
@@ -626,6 +645,12 @@ def test_fixed_distributions_and_means_teach_too(team_root: Path, tmp_path: Path
     for method, settings, wanted in (
         ("skdbert", ["team.weights=teacher_rank"], np.array(ranks) / 15),
         ("skdbert", ["team.weights=student_rank", "team.scores=[0.5,0.9,0.7,0.6,0.8]"], np.array([1, 5, 3, 2, 4]) / 15),
+        ("skdbert", ["team.weights=score_softmax", "team.beta=5"], None),
+        (
+            "skdbert",
+            ["team.weights=score_softmax", "team.scores=[0.5,0.9,0.7,0.6,0.8]"],
+            softmax(20 * np.array([0.5, 0.9, 0.7, 0.6, 0.8])),
+        ),
         ("skdbert", ["team.weights=[1,0,2,0,1]"], [0.25, 0, 0.5, 0, 0.25]),
         ("ensemble", [], [0.2] * 5),
         ("mt_bert", [], [0.2] * 5),
@@ -645,6 +670,8 @@ def test_fixed_distributions_and_means_teach_too(team_root: Path, tmp_path: Path
         ).report
         assert report["team"]["stages"] == [] and len(report["team"]["members"]) == 5
         (start,) = began.values()
+        if wanted is None:  # by the teachers' own scores, on what this run holds out
+            wanted = softmax([5 * member["scores"]["held"]["accuracy"] for member in report["team"]["members"]])
         assert start.weights == pytest.approx(wanted, abs=1e-12), settings
         assert report["team"]["starts"] == {"distill": pytest.approx(wanted, abs=1e-12)}, settings
         if method == "ensemble":  # what it says is what all say in the mean, at the temperature of the recipe
@@ -885,6 +912,11 @@ def test_what_cannot_be_is_said_before_anything_is_written(team_root: Path, tmp_
     attempt("twice", team=[folders[0], f"{folders[0]}/"])
     attempt("1 of 2|part 3 of 2", only=(3, 2))
     attempt("student_rank needs scores", settings=["team.weights=student_rank"])
+    attempt("scores need weights=student_rank", settings=["team.scores=[1,2]"])
+    search = {"method": "autoskdbert", "student": "layers=1,choose=first"}
+    attempt(
+        "top_m=3 keeps more teachers than the team of 2", settings=["stages.search.team.learning.top_m=3"], **search
+    )
     attempt("there is no folder", team=[folders[0], str(tmp_path / "nothing")])
     attempt("no earlier stage learns weights", settings=["team.weights=found"])
     parts = {

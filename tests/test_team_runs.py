@@ -138,7 +138,7 @@ def test_what_is_found_is_the_mean_of_the_log_weights(settled: float, tokenizer,
     found = weigher.record()
     assert found["probabilities"] == pytest.approx(wanted / wanted.sum(), abs=1e-9)
     assert np.abs(np.subtract(found["probabilities"], found["history"][-1][1:])).max() > 0.01
-    assert found["next"] == pytest.approx(selected(np.array(found["probabilities"]), 0.5).tolist())
+    assert found["next"] == pytest.approx(selected(np.array(found["probabilities"]), Learning(keep=0.5)).tolist())
 
 
 def test_the_distribution_is_shown_as_it_moves(tokenizer, monkeypatch, capsys) -> None:

@@ -89,7 +89,7 @@ def search_knowledge(
     for name, count in (("hidden", hidden_epochs), ("prediction", prediction_epochs)):
         if count < 1:
             raise TutelageError(f"--{name}-epochs {count} is too few; give at least 1")
-    recipe = minimum_knowledge(hidden_epochs=hidden_epochs, prediction_epochs=prediction_epochs)
+    recipe = minimum_knowledge(hidden_epochs=hidden_epochs, prediction_epochs=prediction_epochs, task=data.get("task"))
     if student is not None:
         spec = parse(student, recipe.student) if isinstance(student, str) else student
         if isinstance(spec, Copied) and spec.choose == "best":  # all amounts are compared from one start

@@ -87,7 +87,7 @@ def gather(scene: Scene) -> Members:
     team.logits = {part: torch.stack(found) for part, found in tables.items() if part not in task.dev}
     team.constant = kind_of(data.kind).constant_scores(data, task.held.examples)
     settings: list[Team | None] = [of_kind(stage.stage.mechanisms, Team) for stage in scene.stages]
-    judged = any(how and (how.learning is not None or how.weights == "teacher_rank") for how in settings)
+    judged = any(how and (how.learning is not None or how.judges) for how in settings)
     if judged and not all(left_out(Path(name), task.config, task.held_part) for name in names):
         scene.warnings.append(
             "some teachers of the team may have been trained on the held-out examples that compare them; such a teacher looks "
@@ -120,9 +120,14 @@ def _check_stages(scene: Scene, team: Members, sources: list[Source], columns: l
             raise TutelageError(
                 f"stage {stage.stage.name!r}: team.{line}, and the task {task.data.task!r} is of kind {kind.name}"
             )
-        if how.weights != "teacher_rank":
+        if not how.judges:
             start_of(how, team, task.data.metrics[0], earlier)
         if how.learning is not None:
+            if (how.learning.top_m or 0) > len(team.names):
+                raise TutelageError(
+                    f"stage {stage.stage.name!r}: team.learning.top_m={how.learning.top_m} keeps more teachers than the team of "
+                    f"{len(team.names)} has; give a smaller number"
+                )
             if how.learning.parameters != "all" and anatomy.base_of(scene.student) is scene.student:
                 raise TutelageError(
                     f"stage {stage.stage.name!r}: team.learning.parameters={how.learning.parameters} needs a student with separate "

@@ -57,6 +57,8 @@ class Learning(BaseModel):
     """Share of the stage's steps after which log-weights are averaged; the average is the result. Default: the last ones."""
     keep: Annotated[float, Field(ge=0)] | None = 0.5
     """At the end of the stage, drop teachers whose probability is below this share of a uniform team's. None drops none."""
+    top_m: Annotated[int, Field(ge=1)] | None = None
+    """At the end of the stage, keep this many teachers, the most probable, in place of those above ``keep``."""
     handed_on: Literal["proportional", "equal"] = "proportional"
     """How the weight of dropped teachers is divided among the others."""
 
@@ -71,17 +73,22 @@ class Team(Mechanism):
     combine: Literal["sample", "average", "discounted"] = "sample"
     """``sample`` draws one teacher from ``weights`` for each optimiser step (or each example). ``average`` mixes all teachers by
     ``weights``. ``discounted`` sums them, each divided by 1 + its own cross-entropy on the example's label (MT-BERT)."""
-    weights: Literal["uniform", "teacher_rank", "student_rank", "found"] | tuple[Annotated[float, Field(ge=0)], ...] = (
-        "uniform"
-    )
+    weights: (
+        Literal["uniform", "teacher_rank", "student_rank", "score_softmax", "found"]
+        | tuple[Annotated[float, Field(ge=0)], ...]
+    ) = "uniform"
     """``uniform``; linear in each teacher's rank (``teacher_rank``: by its score on held-out training examples;
-    ``student_rank``: by ``scores``); a number for each teacher; or ``found``, what an earlier stage has learned."""
+    ``student_rank``: by ``scores``); ``score_softmax``: proportional to ``exp(beta * score)``, of ``scores`` if given, else of
+    the teachers' own; a number for each teacher; or ``found``, what an earlier stage has learned."""
+    beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
+    """For ``score_softmax``: with 20, a score higher by 0.05 has e times the weight."""
     granularity: Literal["step", "example"] = "step"
     """Sample one teacher for each optimiser step, or for each example."""
     average: Literal["probabilities", "logits"] = "probabilities"
     """Average softened probabilities, or logits."""
     scores: tuple[float, ...] | None = None
-    """For ``student_rank``: the score of a student distilled from each teacher alone, in the order of the teachers."""
+    """For ``student_rank`` and ``score_softmax``: the score of a student distilled from each teacher alone, in the order of the
+    teachers."""
     resident: Annotated[int, Field(ge=1)] = 2
     """Number of teachers on the device at once, if hidden states are compared (then teachers run)."""
     learning: Learning | None = None
@@ -93,11 +100,16 @@ class Team(Mechanism):
             raise ValueError("learning sampling weights needs one sampled teacher per step; set combine=sample")
         if not isinstance(self.weights, str) and not sum(self.weights) > 0:
             raise ValueError("team.weights are all 0; give at least one teacher a weight")
-        if (self.weights == "student_rank") != (self.scores is not None):
-            raise ValueError(
-                "weights=student_rank needs scores, one for each teacher, and scores need weights=student_rank"
-            )
+        if self.weights == "student_rank" and self.scores is None:
+            raise ValueError("weights=student_rank needs scores, one for each teacher")
+        if self.scores is not None and self.weights not in ("student_rank", "score_softmax"):
+            raise ValueError("team.scores need weights=student_rank or weights=score_softmax")
         return self
+
+    @property
+    def judges(self) -> bool:
+        """Whether the weights at the start follow from the teachers' own scores on held-out training examples."""
+        return self.weights == "teacher_rank" or (self.weights == "score_softmax" and self.scores is None)
 
     def trains_without_held_out(self) -> bool:
         return self.learning is not None

@@ -147,7 +147,7 @@ class Weigher(Hook):
         """
         logs = self._settled / self._summed if self._summed else self.team.weights.logs
         q = np.asarray(softmax(logs))
-        after = q if self.how.keep is None else selected(q, self.how.keep, self.how.handed_on)
+        after = selected(q, self.how)
         steps = int(self.draws.sum())
         means = np.divide(self._rewards, self._rewarded, out=np.full(len(q), math.nan), where=self._rewarded > 0)
         return {

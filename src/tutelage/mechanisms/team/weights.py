@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from tutelage.data.draws import uniform
 from tutelage.errors import TutelageError
-from tutelage.mechanisms.team.settings import Team
+from tutelage.mechanisms.team.settings import Learning, Team
 
 Numbers = npt.NDArray[np.float64]
 
@@ -130,14 +129,20 @@ class Weights:
         self._count = int(state[-1])
 
 
-def selected(
-    probabilities: Numbers, keep: float, handed_on: Literal["proportional", "equal"] = "proportional"
-) -> Numbers:
-    """The distribution ``(n,)`` without teachers below ``keep / n``; the others get their weight. The best teacher always stays."""
-    kept = probabilities >= keep / len(probabilities)
-    kept[probabilities.argmax()] = True
+def selected(probabilities: Numbers, how: Learning) -> Numbers:
+    """The distribution ``(n,)`` without the teachers that are dropped: those below ``keep / n``, or all but the ``top_m`` most
+    probable (of equals the first). The others get their weight. The best teacher always stays."""
+    if how.top_m is not None:
+        kept = np.zeros(len(probabilities), dtype=np.bool_)
+        kept[np.argsort(-probabilities, kind="stable")[: how.top_m]] = True
+    elif how.keep is not None:
+        kept = probabilities >= how.keep / len(probabilities)
+        kept[probabilities.argmax()] = True
+    else:
+        return probabilities
+    kept &= probabilities > 0  # what an earlier stage dropped stays out
     freed = probabilities[~kept].sum()
-    share = probabilities / (1 - freed) if handed_on == "proportional" else probabilities + freed / kept.sum()
+    share = probabilities / (1 - freed) if how.handed_on == "proportional" else probabilities + freed / kept.sum()
     left = np.where(kept, share, 0.0)
     return np.asarray(left / left.sum())
 
@@ -146,6 +151,11 @@ def by_rank(scores: Sequence[float]) -> Numbers:
     """``(n,)``: weights linear in the rank of the scores, the best score's the largest; equal scores get equal weights."""
     places = rankdata(scores)  # the worst is 1
     return np.asarray(places / places.sum())
+
+
+def by_softmax(scores: Sequence[float], beta: float) -> Numbers:
+    """``(n,)``: weights proportional to ``exp(beta * score)``."""
+    return np.asarray(softmax(beta * np.asarray(scores, dtype=np.float64)))
 
 
 def draw(probabilities: Numbers, *key: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -198,10 +208,11 @@ def start_of(how: Team, members: Members, metric: str, found: Sequence[float] | 
         start: Sequence[float] | Numbers = found
     elif how.weights == "uniform":
         start = [1.0] * count
-    elif how.weights == "teacher_rank":
-        start = by_rank([scores[metric] for scores in members.scores["held"]])
+    elif isinstance(how.weights, tuple):
+        start = how.weights
     else:
-        start = by_rank(how.scores or ()) if how.weights == "student_rank" else how.weights
+        scores = [one[metric] for one in members.scores["held"]] if how.judges else how.scores or ()
+        start = by_softmax(scores, how.beta) if how.weights == "score_softmax" else by_rank(scores)
     if len(start) != count:
         raise TutelageError(f"team.weights has {len(start)} numbers for a team of {count}; give one for each teacher")
     array = np.asarray(start, dtype=np.float64)
