@@ -107,8 +107,8 @@ def test_the_bound_decides(limits: dict[str, Any], passed: bool, value: float, b
     [
         ({"min_retention": 0.93}, True, 0.87 / 0.9, 0.84 / 0.9),
         ({"min_retention": 0.95}, False, 0.87 / 0.9, 0.84 / 0.9),
-        ({"max_latency": 3}, True, 2, 3),
-        ({"max_latency": 2.5}, False, 2, 3),
+        ({"max_latency": 2.1}, True, 2, 2),
+        ({"max_latency": 1.9}, False, 2, 2),
         ({"max_size": 5}, True, 5, 5),
     ],
 )

@@ -28,7 +28,7 @@ class Condition(Block):
     """``retention``, ``class drop``, ``agreement``, ``latency_ms`` or ``size_mb``."""
     value: float
     bound: float
-    """The end of the value's 95 % interval that is compared with the limit; of a latency p95 where it is known. A value without an
+    """The end of the value's 95 % interval that is compared with the limit. A value without an
     interval is its own bound."""
     limit: float
     at_least: bool
@@ -236,18 +236,21 @@ def _agreement(report: TaskReport, limit: float) -> Condition:
 
 
 def _latency(report: TaskReport | None, export: ExportReport | None, limit: float) -> Condition:
-    """Milliseconds for one text: of the served file on one thread median and p95, of the student in PyTorch the median."""
+    """Median milliseconds of one text: of the served file on one thread, as ``shrink`` counts them, else of the student in PyTorch.
+
+    The 95th percentile is told and not compared: on a machine that does other work it is that work's.
+    """
     if export is not None:
         side = export.sides[-1]
         time = next(one for one in side.latency if one.batch == 1)
-        value, bound = time.p50_ms, time.p95_ms
+        value = time.p50_ms
         threads = "1 thread" if time.threads == 1 else f"{time.threads} threads"
-        of = f"{side.file}, one text of {time.tokens} tokens, {threads}; the bound is p95"
+        of = f"{side.file}, one text of {time.tokens} tokens, {threads}; median, p95 is {time.p95_ms:.2f}"
     else:
         assert report is not None
-        value = bound = (report.student.latency_ms or {})["1"]
+        value = (report.student.latency_ms or {})["1"]
         of = f"the student in PyTorch, one text, median on {report.environment.device}"
-    return Condition(name="latency_ms", value=value, bound=bound, limit=limit, at_least=False, of=of)
+    return Condition(name="latency_ms", value=value, bound=value, limit=limit, at_least=False, of=of)
 
 
 def _size(report: TaskReport | None, export: ExportReport | None, limit: float) -> Condition:

@@ -213,7 +213,9 @@ def workspace(config: RunConfig, *, resume: bool, quiet: bool) -> Iterator[Works
         TutelageError: when another run uses it, the folder does not fit, or the device cannot compute in this precision.
     """
     if config.tracker is not None and importlib.util.find_spec(config.tracker) is None:
-        raise TutelageError(f'the tracker {config.tracker!r} is not installed; pip install "tutelage[{config.tracker}]"')
+        raise TutelageError(
+            f'the tracker {config.tracker!r} is not installed; pip install "tutelage[{config.tracker}]"'
+        )
     with locked(config.out):
         _quieten()
         accelerator = new_accelerator(config.mixed_precision, config.tracker, config.out)
