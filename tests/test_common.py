@@ -47,6 +47,7 @@ ROWS: dict[str, Student] = {
     "compact": Copied(layers=2),
     "compact_int8": Copied(layers=1),
     "kd": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
+    "takd": Copied(layers=1, choose="first"),
     "logits_mse": Copied(layers=2),
     "similarity": Copied(layers=2, choose="first"),
     "bilstm": BiLSTM(hidden=16, intermediate=16, embedding=16),
@@ -104,7 +105,8 @@ def small(method: str, student: Student, epochs: int = 2) -> Recipe:
         )
         for stage in recipe.stages
     ]
-    return recipe.model_copy(update={"student": student, "stages": stages})
+    assistants = [Copied(layers=2, choose="first") for _ in recipe.assistants]
+    return recipe.model_copy(update={"student": student, "assistants": assistants, "stages": stages})
 
 
 def eager(stage: Stage) -> Stage:

@@ -35,16 +35,17 @@ from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.mechanisms.team.teacher import Resident, TeamTeacher, mixture
 from tutelage.mechanisms.team.weigher import Weigher
 from tutelage.mechanisms.team.weights import Weights, by_rank, by_softmax, draw, selected
-from tutelage.methods.autoskdbert import autoskdbert, skdbert
+from tutelage.methods.autoskdbert import autoskdbert, ensemble, skdbert
 from tutelage.methods.kd import kd
 from tutelage.methods.named import method_recipe
 from tutelage.objectives import losses
 from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
-from tutelage.recipes.config import RunConfig
-from tutelage.recipes.recipe import Stage
+from tutelage.recipes.config import RunConfig, from_yaml
+from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.run.run import with_teachers
+from tutelage.students.specs import Copied
 from tutelage.studies.teams import member_of, usual_members
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import KnownLogits, predict
@@ -1007,9 +1008,12 @@ def test_a_chain_of_assistants(team_root: Path, tmp_path: Path) -> None:
     reports = [result.report for result in results]
     assert [report["student_layers"] for report in reports] == [3, 1] and reports[1]["teacher_layers"] == 3
     assert reports[0]["baseline"] is None and reports[1]["baseline"] is not None
+    assert [result.folder for result in results] == [tmp_path / "chain" / "assistants" / "1", tmp_path / "chain"]
+    own = from_yaml(tmp_path / "chain" / "config.yaml")
+    assert own.teacher == str(tmp_path / "chain" / "assistants" / "1" / "student") and not own.recipe.assistants
     links = (
         (["layers=2"], "layers=3", "layer 3 cannot be taken from a teacher of 2"),
-        ([f"init=checkpoint,name={tmp_path / 'chain' / '2-student' / 'student'}"], "layers=2", "layer 2 .* of 1"),
+        ([f"init=checkpoint,name={tmp_path / 'chain' / 'student'}"], "layers=2", "layer 2 .* of 1"),
         (["init=pruned,layers=5,heads=1,intermediate=8,rank=none"], "layers=1", "layer 5 .* of 4"),
     )
     for through, student, match in links:
@@ -1018,6 +1022,22 @@ def test_a_chain_of_assistants(team_root: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
     with pytest.raises(TutelageError, match="no assistant"):
         api.chain(teacher, str(tmp_path / "none"), through=[], quiet=True, **texts(team_root))
+    with pytest.raises(ValidationError, match="learn from one teacher, and a stage has a team"):
+        Recipe.model_validate(ensemble().model_dump() | {"assistants": [Copied(layers=3)]})
+
+
+ASSISTANT = {"recipe.assistants": [{"init": "copied", "layers": 2, "choose": "first"}]}
+
+
+def test_assistants_are_not_trained_into_the_folder_of_another_run(team_root: Path, tmp_path: Path) -> None:
+    teacher, full = members_in([str(team_root / "team")])[0], tmp_path / "full"
+    full.mkdir()
+    (full / "notes.txt").write_text("mine")
+    with pytest.raises(TutelageError, match="is not empty and holds no run"):
+        api.distill(
+            teacher, full, method="takd", student="layers=1", settings=ASSISTANT, quiet=True, **texts(team_root)
+        )
+    assert [path.name for path in full.iterdir()] == ["notes.txt"]
 
 
 def test_recipes_say_what_stages_cannot_be() -> None:

@@ -13,7 +13,6 @@ from tutelage.recipes.choices import Dtype, Precision
 
 if TYPE_CHECKING:
     from tutelage.data.config import DataConfig, DataOptions
-    from tutelage.recipes.config import RunConfig
     from tutelage.recipes.recipe import Recipe
     from tutelage.report.attention import AttentionReport
     from tutelage.report.compared import CompareReport
@@ -28,6 +27,7 @@ from tutelage.api.common import (
     FilePath,
     Plugin,
     amount,
+    carried_out,
     data_config,
     megabytes,
     milliseconds,
@@ -350,7 +350,7 @@ def chain(
 ) -> list[Result]:
     """Distil through teacher assistants (TAKD): each student is the teacher of the next.
 
-    Returns the results of all runs, the student's last. The runs lie in ``out``, numbered.
+    Returns the results of all runs, the student's last. Its run is ``out``; those of the assistants lie in ``out/assistants``.
 
     Args:
         teacher: Fine-tuned teacher: a folder or a hub id.
@@ -374,9 +374,10 @@ def chain(
     Example: tutelage chain --teacher teacher/ --through layers=9 --through layers=6 --student layers=3 --task mrpc --out runs/chain
     """
     from tutelage.recipes.settings import run_config
+    from tutelage.report.model import load_report
+    from tutelage.run.assistants import links
     from tutelage.run.inputs import Inputs
     from tutelage.run.result import Result
-    from tutelage.studies.chain import chain as carry_out
 
     if not through:
         raise TutelageError(
@@ -384,21 +385,23 @@ def chain(
         )
     with Inputs(out) as inputs:
         tree = inputs.data(data, options)
-        configs: list[RunConfig] = []
-        for number, link in enumerate([*through, student], start=1):
-            fields = {
-                "teacher": configs[-1].out if configs else inputs.model(teacher, "teacher"),
-                "out": Path(out) / f"{number}-{'student' if number > len(through) else 'assistant'}",
-                "seed": seed,
-                "baseline": number > len(through),
-                "served": number > len(through),
-                "allow_weak_teacher": allow_weak_teacher,
-                "mixed_precision": mixed_precision,
-            }
-            recipe = recipe_for(method, link, inputs, tree.get("task"), None, plugins).part("task")
-            configs.append(run_config(recipe, tree, settings, **fields))
-        reports = carry_out(configs, quiet=quiet)
-    return [Result(Path(str(config.out)), report) for config, report in zip(configs, reports, strict=True)]
+        known, task = read_plugins(plugins), tree.get("task")
+        recipe, *assistants = (
+            recipe_for(method, link, inputs, task, None, more=known).part("task") for link in (student, *through)
+        )
+        fields = {
+            "teacher": inputs.model(teacher, "teacher"),
+            "out": out,
+            "seed": seed,
+            "served": True,
+            "allow_weak_teacher": allow_weak_teacher,
+            "mixed_precision": mixed_precision,
+        }
+        recipe = recipe.model_copy(update={"assistants": [assistant.student for assistant in assistants]})
+        config = run_config(recipe, tree, settings, **fields)
+        last = carried_out(config, True, quiet)
+        folders = [Path(str(one.out)) for one in links(config)[:-1]]
+    return [*(Result(folder, load_report(folder).model_dump(mode="json")) for folder in folders), last]
 
 
 @takes_data(*FILES, "unlabeled", "max_train", "max_length")

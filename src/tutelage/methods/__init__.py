@@ -16,6 +16,7 @@ from tutelage.methods.pea_kd import pea_kd
 from tutelage.methods.pkd import pkd, pkd_reference
 from tutelage.methods.pretrain import pretrain
 from tutelage.methods.similarity import similarity
+from tutelage.methods.takd import takd
 from tutelage.methods.tinybert import tinybert, tinybert_reference
 from tutelage.methods.wid import wid, wid11, wid55, wid_causal, wid_kd, wid_reference
 from tutelage.recipes.recipe import Recipe
@@ -28,6 +29,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         compact,
         compact_int8,
         kd,
+        takd,
         logits_mse,
         similarity,
         fitnets,

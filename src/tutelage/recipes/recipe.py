@@ -156,6 +156,8 @@ class Recipe(BaseModel):
     """Where it comes from."""
     student: Student
     """Which network learns, and where its first weights come from."""
+    assistants: list[Student] = []
+    """Teacher assistants, from large to small: students that go through the same stages and teach the next one (TAKD)."""
     augmentation: Annotated[Augmentation | Rules, Field(discriminator="kind")] | None = None
     """How the texts of stages with ``data="augmented"`` are made."""
     longest: Annotated[int, Field(ge=8)] | None = None
@@ -172,6 +174,8 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _mechanisms_fit(self) -> Recipe:
+        if self.assistants and self.takes_teachers:
+            raise ValueError("teacher assistants learn from one teacher, and a stage has a team; leave out assistants")
         needed = self.student.needs_mechanism
         for general in (True, False):
             for number, stage in enumerate(stage for stage in self.stages if stage.on_corpus == general):

@@ -19,6 +19,10 @@ PAPERS = {
         "{BERT}: Pre-training of Deep Bidirectional Transformers for Language Understanding",
         "Devlin, Jacob and Chang, Ming-Wei and Lee, Kenton and Toutanova, Kristina",
     ),
+    "1902.03393": (
+        "Improved Knowledge Distillation via Teacher Assistant",
+        "Mirzadeh, Seyed-Iman and Farajtabar, Mehrdad and Li, Ang and Levine, Nir and Matsukawa, Akihiro and Ghasemzadeh, Hassan",
+    ),
     "1903.12136": (
         "Distilling Task-Specific Knowledge from {BERT} into Simple Neural Networks",
         "Tang, Raphael and Lu, Yao and Liu, Linqing and Mou, Lili and Vechtomova, Olga and Lin, Jimmy",

@@ -9,9 +9,10 @@ from tutelage.report import corpus as corpus_pages
 from tutelage.report.card import card
 from tutelage.report.model import CorpusReport
 from tutelage.report.page import page
+from tutelage.run.assistants import links
 from tutelage.run.corpus import CorpusRun
 from tutelage.run.task import TaskRun
-from tutelage.run.workspace import workspace
+from tutelage.run.workspace import run_folder, workspace
 from tutelage.training.stages import train_stages
 
 
@@ -19,12 +20,18 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
     """Carry out a run and return its report (also written to ``report.json``).
 
     The output folder gets ``config.yaml``, ``metrics.jsonl``, ``student/`` (without a teacher the model of a task lies in the
-    folder itself), ``projections.safetensors``, ``report.json`` and ``report.html``.
+    folder itself), ``projections.safetensors``, ``report.json`` and ``report.html``. Teacher assistants are trained first, in
+    ``assistants/``; the run's settings name the last one as the teacher.
 
     Raises:
         TutelageError: for every mistake of the user, before anything is written.
     """
     config = with_teachers(config)
+    if config.recipe.assistants:
+        *before, config = links(config)
+        run_folder(config, resume)
+        for assistant in before:  # finished ones are not repeated
+            run(assistant, resume=True, quiet=quiet)
     with workspace(config, resume=resume, quiet=quiet) as place:
         if (finished := place.finished) is not None:
             return finished

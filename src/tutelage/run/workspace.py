@@ -32,6 +32,7 @@ from tutelage.errors import TutelageError, last_reason
 from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig, to_yaml, with_absolute_paths
 from tutelage.report.model import REPORT, Report, load_report
+from tutelage.run import assistants
 from tutelage.run.inputs import FOLDER
 from tutelage.students.final import final_network
 from tutelage.students.load import load_model
@@ -280,6 +281,10 @@ def run_folder(config: RunConfig, resume: bool) -> Path:
         raise TutelageError(
             f"--out {config.out!r} cannot be written ({str(parent)!r} is not a writable folder); name another folder"
         )
-    if not before.exists() and folder.exists() and {path.name for path in folder.iterdir()} - {FOLDER}:
+    if (
+        not before.exists()
+        and folder.exists()
+        and {path.name for path in folder.iterdir()} - {FOLDER, assistants.FOLDER}
+    ):
         raise TutelageError(f"{config.out!r} is not empty and holds no run; give an empty or new folder to --out")
     return folder
