@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tutelage.methods.finetune import finetune
 from tutelage.progress import duration
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.report.findings import findings
-from tutelage.report.model import TaskReport, load_report
+from tutelage.report.model import TaskReport, Trial, load_report
 from tutelage.run import budget, trials
 from tutelage.run import task as of_tasks
 from tutelage.students.specs import Copied, Fresh
@@ -74,6 +75,15 @@ def test_a_trial_asks_what_the_last_stage_asks_of_predictions(monkeypatch: pytes
     assert alone.max_steps == 5  # never more than the run has
     layers = METHODS["minilmv2"]().stages[1]
     assert trials.trial_stage(layers, 100, taught=True, labels=False) is None
+
+
+def test_a_trial_that_diverged_is_not_taken(tmp_path: Path) -> None:
+    """Its loss is no number, which neither compares nor is JSON."""
+    tried = [Trial(name=str(loss), untrained_loss=1, untrained_score=None, loss=loss, score=None) for loss in (None, 2)]
+    main = SimpleNamespace(num_processes=1, is_main_process=True, wait_for_everyone=lambda: None)
+    ground: Any = SimpleNamespace(accelerator=main, held_out=[])
+    assert trials.best_of(tmp_path / "rate.json", ground, lambda: tried, 9).chosen == "2"
+    assert json.loads((tmp_path / "rate.json").read_text())["tried"][0]["loss"] is None
 
 
 @pytest.fixture(scope="module")
