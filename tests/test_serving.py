@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import ALL_FAMILIES, LABELS, VOCABULARY, sentences, tiny_config, tiny_model, write_csv
 from test_pruned import pruned
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from tutelage import api, cli, serving
 from tutelage.anatomy import FAMILIES, auto_class
@@ -246,6 +246,9 @@ def test_mistakes_are_one_line(
     AutoModelForCausalLM.from_config(tiny_config("gpt2", layers=1)).save_pretrained(tmp_path / "words")
     tokenizer.save_pretrained(tmp_path / "words")
     refused("answers no task", str(tmp_path / "words"))
+    AutoModelForMaskedLM.from_config(tiny_config("bert", layers=1)).save_pretrained(tmp_path / "masked")
+    tokenizer.save_pretrained(tmp_path / "masked")
+    refused("masked_lm answers no task; fine-tune or distil it on one first", str(tmp_path / "masked"))
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
     with pytest.raises(TutelageError, match="cannot load"):
         serving.OnnxModel(tmp_path / "bad.onnx")
