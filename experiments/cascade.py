@@ -58,7 +58,7 @@ def pool_of(arguments: argparse.Namespace, task: str) -> tuple[DataConfig, DataC
         else:
             every = load_data(train.model_copy(update={"max_train": None}))
             order = np.random.default_rng(0).permutation(len(every.train))  # the one that max_train cuts
-            left = every.train.at(order[ROWS[task] : ROWS[task] + POOL[task]])
+            left = every.train.take(order[ROWS[task] : ROWS[task] + POOL[task]])
             parts = [next(iter(every.dev.values())), left]
             rows = [(t, every.labels[n]) for part in parts for t, n in zip(part.texts, part.labels, strict=True)]
         out = io.StringIO()
