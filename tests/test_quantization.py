@@ -40,6 +40,12 @@ def test_weights_and_inputs_are_rounded_as_the_formula_says() -> None:
     weight, x = torch.randn(3, 7, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
     assert rounded_rows(weight, MATRIX).tolist() == [pytest.approx(row) for row in slow_rows(weight.tolist())]
     assert rounded_inputs(x).tolist() == [pytest.approx(slow_inputs(row)) for row in x.tolist()]
+    tokens = torch.randn(2, 4, 5, dtype=torch.float64) * torch.tensor([1.0, 50, 1, 1])[:, None]
+    for ours, text in zip(rounded_inputs(tokens, by_token=True).tolist(), tokens.tolist(), strict=True):
+        sizes = [max(abs(value) for value in token) for token in text]
+        steps = slow_inputs([value / size for token, size in zip(text, sizes, strict=True) for value in token])
+        expected = [[value * size for value in steps[5 * n : 5 * n + 5]] for n, size in enumerate(sizes)]
+        assert ours == [pytest.approx(token) for token in expected]
     # A text's numbers do not depend on the others, and zero stays zero.
     assert torch.equal(rounded_inputs(x)[:1], rounded_inputs(x[:1]))
     assert torch.equal(rounded_inputs(torch.zeros(2, 3)), torch.zeros(2, 3))

@@ -172,8 +172,9 @@ def _quiet() -> Iterator[None]:
 def quantize(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> OnnxModel:
     """Write a graph of :func:`to_onnx` with int8 weights; activations are quantised while it runs (dynamic quantisation).
 
-    Weights of matrix products have one scale for each output, embedding tables one for each row. The weights of matrix products
-    use 7 of the 8 bits: on x86 CPUs without VNNI the sums of full products overflow 16 bits.
+    Weights of matrix products have one scale for each output, embedding tables one for each row. Activations have one scale for
+    all tokens, and one for each token where a product makes them narrower (:func:`narrows`). The weights of matrix products use 7
+    of the 8 bits: on x86 CPUs without VNNI the sums of full products overflow 16 bits.
 
     Args:
         path: The graph in float32.
@@ -193,6 +194,7 @@ def quantize(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> OnnxM
     del graph.graph.value_info[:]
     about = {entry.key: entry.value for entry in graph.metadata_props}
     _quantize_tables(graph)
+    _scale_tokens(graph)
     try:
         with _quiet():
             quantize_dynamic(
@@ -214,6 +216,47 @@ def quantize(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> OnnxM
         onnx.helper.set_model_props(made, {KEY: said.model_dump_json()})
         onnx.save(made, os.fspath(out))
     return OnnxModel(out)
+
+
+def narrows(inputs: int, outputs: int) -> bool:
+    """Whether a matrix product has fewer outputs than inputs, as the second of a feed-forward layer.
+
+    Its inputs come from an activation function and differ much between tokens; those of the other products mostly come from a
+    layer norm. One scale for each token of all products costs four times as much and gains little more
+    (docs/results/int8_scales.md).
+    """
+    return inputs > outputs
+
+
+def _scale_tokens(model: Any) -> None:
+    """Divide each token's inputs of the products that :func:`narrows` holds for by the largest of them, and multiply the outputs
+    by it. onnxruntime has one scale for all tokens, which the few with very large values determine."""
+    from onnx import helper, numpy_helper
+
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    divided: set[str] = set()
+    nodes: list[Any] = []
+    for node in model.graph.node:
+        if node.op_type != "MatMul" or node.input[1] not in sizes or not narrows(*sizes[node.input[1]]):
+            nodes.append(node)
+            continue
+        x, y = node.input[0], node.output[0]
+        largest, unit = f"{x}.largest", f"{x}.divided"
+        if x not in divided:
+            divided.add(x)
+            nodes += [
+                helper.make_node("Abs", [x], [f"{x}.sizes"]),
+                helper.make_node("ReduceMax", [f"{x}.sizes", "scale_tokens.axes"], [f"{x}.most"]),
+                helper.make_node("Max", [f"{x}.most", "scale_tokens.least"], [largest]),  # a token may be all zeros
+                helper.make_node("Div", [x, largest], [unit]),
+            ]
+        node.input[0], node.output[0] = unit, f"{y}.divided"
+        nodes += [node, helper.make_node("Mul", [f"{y}.divided", largest], [y])]
+    if divided:
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        model.graph.initializer.append(numpy_helper.from_array(np.array([-1], dtype=np.int64), "scale_tokens.axes"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(1e-12, dtype=np.float32), "scale_tokens.least"))
 
 
 def _quantize_tables(model: Any) -> None:

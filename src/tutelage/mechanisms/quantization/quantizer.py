@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from tutelage.data.batches import Batch
 from tutelage.mechanisms.hook import Hook
 from tutelage.mechanisms.quantization.settings import Quantization
+from tutelage.serving.graph import narrows
 
 MATRIX, TABLE, INPUT = 64, 127, 255
 """Largest integer of a weight in a matrix product (7 bits, so that sums do not overflow on older CPUs) and in an embedding table;
@@ -31,12 +32,16 @@ def rounded_rows(weight: Tensor, largest: int) -> Tensor:
     return _through(weight, (weight / scale).round() * scale)
 
 
-def rounded_inputs(x: Tensor) -> Tensor:
+def rounded_inputs(x: Tensor, by_token: bool = False) -> Tensor:
     """The inputs of a matrix product in 256 steps between their least and largest value, 0 among them; each text has its own.
 
     Args:
         x: ``(texts, ..., features)``.
+        by_token: Divide each token's by the largest of them before, and multiply by it afterwards.
     """
+    if by_token:
+        largest = x.detach().abs().amax(dim=-1, keepdim=True).clamp(min=1e-12)
+        return rounded_inputs(x / largest) * largest
     dims = tuple(range(1, x.ndim))
     low, high = x.detach().amin(dim=dims, keepdim=True), x.detach().amax(dim=dims, keepdim=True)
     low, high = low.clamp(max=0), high.clamp(min=0)
@@ -74,10 +79,11 @@ class Quantizer(Hook):
 
 
 def _linear(module: nn.Linear, activations: bool) -> Callable[[Tensor], Tensor]:
+    by_token = narrows(module.in_features, module.out_features)
+
     def forward(x: Tensor) -> Tensor:
-        return nn.functional.linear(
-            rounded_inputs(x) if activations else x, rounded_rows(module.weight, MATRIX), module.bias
-        )
+        inputs = rounded_inputs(x, by_token) if activations else x
+        return nn.functional.linear(inputs, rounded_rows(module.weight, MATRIX), module.bias)
 
     return forward
 

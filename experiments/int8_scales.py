@@ -1,0 +1,123 @@
+"""Scales of activations in int8: one for all tokens, one for each token of the products that narrow, or of all products.
+
+    python experiments/int8_scales.py --data-dir path/to/glue --clinc path/to/data_full.json --front runs/front
+
+quantises models that ``front.py`` has trained in each way. Scores and agreement with float32 are those of dev. Times are those of
+a text of the task's mean length on one thread, all forms of a model in turn. Writes ``results/int8_scales.json`` and
+``docs/results/int8_scales.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import common
+from front import model_of, task_data
+
+from tutelage.data.texts import Texts
+from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
+from tutelage.run.plan import typical
+from tutelage.run.quality import difference
+from tutelage.serving import graph
+from tutelage.serving.session import OnnxModel
+from tutelage.serving.timing import BUSY, latency
+from tutelage.students.load import load_model
+from tutelage.studies.pages import table
+from tutelage.studies.script import Results, settings
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
+
+SCRIPT = common.options(__file__, __doc__, "int8_scales", tasks="cola,clinc", precision=None)
+SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")
+SCRIPT.add_argument("--front", type=Path, help="folder of the runs of front.py")
+SCRIPT.add_argument("--sides", default="teacher,3x384-0,cut1of2-0", help="folders of front.py's models, with commas")
+
+FORMS: dict[str, Callable[[int, int], bool]] = {
+    "one for all tokens": lambda inputs, outputs: False,
+    "one for each token, products that narrow": graph.narrows,
+    "one for each token, all products": lambda inputs, outputs: True,
+}
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+    results: Results = {"settings": settings(arguments), "runs": []}
+    for task in arguments.tasks.split(","):
+        for side in arguments.sides.split(","):
+            place = arguments.front / f"minilm-{task}" / side
+            data = load_data(task_data(arguments, task))
+            kind, folder = kind_of(data.kind), str(model_of(place))
+            model, _ = load_model(folder, kind.head)
+            tokenizer = fitted_tokenizer(load_tokenizer(folder), model.eval())
+            data, _ = kind.match(data, model.config, folder)
+            dev = next(iter(data.dev.values()))
+            encoded = kind.encode(dev, tokenizer, kind.longest(512))
+            texts, exact = Texts(dev, encoded, None), OnnxModel(place / "onnx" / "model.onnx")
+            with tempfile.TemporaryDirectory() as scratch:
+                sides = {"float32": exact}
+                for number, (name, narrows) in enumerate(FORMS.items()):
+                    with patch.object(graph, "narrows", narrows):
+                        sides[name] = graph.quantize(exact.path, Path(scratch) / f"{number}.onnx")
+                times, core = latency(sides, typical(encoded, model), batch_sizes=(1, 32), threads=(1,))
+                if core < BUSY:
+                    print(f"the machine is busy: {core:.0%} of a core")
+                full = exact.answers(encoded)
+                for name, one in sides.items():
+                    answers = one.answers(encoded)
+                    apart = difference(kind, data, texts, answers, full)
+                    moved = (answers.softmax(-1) - full.softmax(-1)).abs().sum(-1).mean() / 2
+                    results["runs"].append(
+                        {
+                            "task": task,
+                            "side": side,
+                            "form": name,
+                            "metric": data.metrics[0],
+                            "score": kind.scores(data, answers, texts)[data.metrics[0]],
+                            "difference": [apart.value, apart.low, apart.high],
+                            "agreement": kind.agreement(answers, full),
+                            "moved": float(moved),
+                            "bytes": one.bytes,
+                            "ms": {str(time.batch): time.p50_ms for time in times[name]},
+                            "core": core,
+                        }
+                    )
+            yield results
+
+
+def page(results: Results, out: Path) -> Results:
+    lines: list[str] = []
+    for task in dict.fromkeys(run["task"] for run in results["runs"]):
+        runs = common.of(results["runs"], task=task)
+        rows = []
+        for run in runs:
+            before = next(one for one in runs if one["side"] == run["side"] and one["form"] == next(iter(FORMS)))
+            full = run["form"] == "float32"
+            relative = [f"{run['ms'][batch] / before['ms'][batch]:.2f}" for batch in ("1", "32")]
+            apart = "" if full else "{:+.3f} ({:+.3f} to {:+.3f})".format(*run["difference"])
+            rows.append(
+                [
+                    run["side"], run["form"], f"{run['score']:.4f}", apart, f"{run['agreement']:.4f}",
+                    f"{run['moved']:.2%}", f"{run['ms']['1']:.2f}", *relative,
+                ]
+            )  # fmt: skip
+        heads = [
+            "model",
+            "scales",
+            runs[0]["metric"],
+            "minus float32",
+            "agreement",
+            "moved",
+            "ms",
+            "batch 1",
+            "batch 32",
+        ]
+        lines += [f"## {task}", "", *table(heads, rows)]
+    places = f"{common.GLUE} --clinc path/to/data_full.json --front runs/front"
+    return {"tasks": lines, "command": SCRIPT.command(results["settings"], places)}
+
+
+if __name__ == "__main__":
+    SCRIPT.conduct(measure, page)
