@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
 
 from tutelage import anatomy, api
+from tutelage.artifacts import signed
 from tutelage.data.batches import Batch, Known, step_batches
 from tutelage.data.examples import Encoded, encode
 from tutelage.data.labels import places_of
@@ -960,7 +961,7 @@ def test_what_makes_a_search_doubtful_is_said(tmp_path: Path) -> None:
     cases = ({}, {"score": 0.51}, {"score": 0.52}, {"skipped": 2}, {"skipped": 3})
     said = []
     for more in cases:
-        (tmp_path / "mechanisms.json").write_text(json.dumps({"team": [record(**more)]}))
+        (tmp_path / "mechanisms.json").write_text(signed({"team": [record(**more)]}))
         said.append(doubts(tmp_path))
     assert [len(lines) for lines in said] == [0, 1, 0, 0, 1]
     assert "the learned weights are not meaningful" in said[1][0] and "3 of 200 updates" in said[4][0]

@@ -61,6 +61,42 @@ def checksum_of(tree: Any) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
+def signed(tree: dict[str, Any]) -> str:
+    """Plain values as JSON, with their checksum; :func:`opened` reads it."""
+    plain = json.loads(json.dumps(tree))  # keys are texts from here on
+    return json.dumps({**plain, "sha256": checksum_of(plain)}, indent=1)
+
+
+def opened(text: str) -> dict[str, Any]:
+    """The plain values that :func:`signed` wrote.
+
+    Raises:
+        ValueError: if the text is not as it was written.
+    """
+    try:
+        tree = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    checksum = tree.pop("sha256", None) if isinstance(tree, dict) else None
+    if not isinstance(tree, dict) or checksum != checksum_of(tree):
+        raise ValueError("it is not as it was written")
+    return tree
+
+
+def read_signed(path: Path) -> dict[str, Any]:
+    """The plain values in a file that holds a :func:`signed` text.
+
+    Raises:
+        TutelageError: if the file is damaged or missing.
+    """
+    try:
+        return opened(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TutelageError(
+            f"{str(path)!r} is damaged ({_reason(error)}); remove the folder {str(path.parent)!r} and repeat the command"
+        ) from None
+
+
 def partial_of(folder: Path) -> Path:
     """Where a folder lies until it is finished."""
     return folder.with_name(folder.name + ".partial")
@@ -93,14 +129,14 @@ def publish(partial: Path, folder: Path) -> None:
     """Give a partial folder its final name, when all that is in it is on the disk; an empty folder there is replaced."""
     places = [partial, *partial.rglob("*")]
     for place in places:
-        _sync(place)
+        sync(place)
     if folder.exists():
         folder.rmdir()
     partial.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
-def _sync(place: Path) -> None:
+def sync(place: Path) -> None:
     """Wait until a file, or a folder's list of names, is on the disk."""
     if os.name == "nt":
         return  # Windows flushes nothing that is open for reading

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tutelage.artifacts import Manifest
+from tutelage.artifacts import Manifest, sha256_of
 from tutelage.data.examples import Examples, content
 from tutelage.errors import TutelageError
 
@@ -35,12 +35,14 @@ class PredictionsManifest(Manifest):
     """Class names, in the order of the columns; empty for regression."""
     accuracy: float | None
     """Accuracy of the predictions; ``None`` for regression."""
+    sha256: str = ""
+    """Checksum of the file of the logits."""
 
 
 def write(folder: Path, manifest: PredictionsManifest, logits: npt.NDArray[np.float32]) -> None:
     """Write logits ``(n, classes)``, then the manifest. A folder without a manifest is unfinished."""
     save_file({"logits": torch.from_numpy(logits)}, folder / LOGITS)
-    manifest.write(folder)
+    manifest.model_copy(update={"sha256": sha256_of(folder / LOGITS)}).write(folder)
 
 
 def read(folder: Path, examples: Examples, labels: Sequence[str]) -> npt.NDArray[Any]:
@@ -53,6 +55,8 @@ def read(folder: Path, examples: Examples, labels: Sequence[str]) -> npt.NDArray
     """
     manifest = PredictionsManifest.read(folder)
     try:
+        if sha256_of(folder / LOGITS) != manifest.sha256:
+            raise PredictionsManifest.damaged(folder, f"{LOGITS} is not as it was written")
         logits = load_file(folder / LOGITS)["logits"].numpy()
     except (OSError, KeyError, SafetensorError) as error:
         raise PredictionsManifest.damaged(folder, f"{LOGITS}: {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tutelage.artifacts import write_text
+from tutelage.artifacts import read_signed, signed, write_text
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples
 from tutelage.data.texts import Texts
@@ -92,9 +91,9 @@ class Scene:
         if not self.accelerator.is_main_process:
             return
         path = self.folder / RECORDS
-        tree = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        tree = read_signed(path) if path.exists() else {}
         others = [one for one in tree.get(kind, []) if one["stage"] != stage]
-        write_text(path, json.dumps({**tree, kind: [*others, {"stage": stage, **values}]}))
+        write_text(path, signed({**tree, kind: [*others, {"stage": stage, **values}]}))
 
 
 def records_in(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -102,5 +101,5 @@ def records_in(folder: Path, kind: str) -> list[dict[str, Any]]:
     path = folder / RECORDS
     if not path.exists():
         return []
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")).get(kind, [])
+    found: list[dict[str, Any]] = read_signed(path).get(kind, [])
     return found

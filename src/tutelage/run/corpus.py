@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +17,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy import Head
-from tutelage.artifacts import write_text
+from tutelage.artifacts import read_signed, signed, write_text
 from tutelage.data import batches
 from tutelage.data.corpus.reading import Corpus, Epoch
 from tutelage.data.examples import Encoded, Rows
@@ -120,6 +119,8 @@ class CorpusRun:
                 "student learns a task: --student name=FOLDER,vocabulary=trimmed"
             )
         self.corpus = Corpus(Path(config.corpus))
+        total = sum(self.corpus.manifest.bytes.values())
+        self.corpus.verify(lambda count: bench.display.advance("corpus verified", total, count))
         heads = {stage.head for stage in stages} - {"none"}
         if len(heads) > 1:
             raise TutelageError(
@@ -284,9 +285,8 @@ class CorpusRun:
 
     def start(self, workspace: Workspace) -> None:
         """The run has taken over its folder: load the losses and the student of an interrupted run."""
-        path = workspace.folder / HELD_OUT_FILE
-        if workspace.resumed is not None and path.exists():
-            self.losses = json.loads(path.read_text(encoding="utf-8"))
+        if workspace.resumed is not None:
+            self.losses = read_signed(workspace.folder / HELD_OUT_FILE)["losses"]
             self.student.load_state_dict(workspace.resumed["student.safetensors"])
 
     def begin(self, index: int, logs: list[loop.StageLog]) -> StageWork:
@@ -318,17 +318,17 @@ class CorpusRun:
         work.score = score
         return work
 
-    def end(self, work: StageWork, projections: dict[str, Tensor], workspace: Workspace) -> None:
-        """Save the student after a stage."""
-        workspace.save_student(self.student, self.tokenizer, projections)
+    def end(self, work: StageWork, projections: dict[str, Tensor], workspace: Workspace) -> dict[str, str]:
+        """Save the student after a stage; returns the checksums of its files."""
         self._write_losses()
+        return workspace.save_student(self.student, self.tokenizer, projections)
 
     def reload(self, workspace: Workspace) -> None:
         """Nothing: the student of an interrupted run is loaded when it starts."""
 
     def _write_losses(self) -> None:
         if self.bench.main:
-            write_text(Path(str(self.config.out)) / HELD_OUT_FILE, json.dumps(self.losses))
+            write_text(Path(str(self.config.out)) / HELD_OUT_FILE, signed({"losses": self.losses}))
 
     # ----------------------------------------------------------------------------------------------------- report
 

@@ -490,12 +490,17 @@ class TaskRun:
         logits = predict(model, self.selection.student, self.bench.accelerator)
         return self.kind.selection_score(self.data, logits, self.selection)
 
-    def end(self, work: StageWork, projections: dict[str, Tensor], workspace: Workspace) -> None:
-        """Save the student after a stage."""
-        workspace.save_student(self.student, self.tokenizer, projections)
+    def end(self, work: StageWork, projections: dict[str, Tensor], workspace: Workspace) -> dict[str, str]:
+        """Save the student after a stage; returns the checksums of its files."""
+        return workspace.save_student(self.student, self.tokenizer, projections)
 
     def reload(self, workspace: Workspace) -> None:
-        """Load the finished student of a run that was interrupted in the twin's stage."""
+        """Load the finished student of a run that was interrupted in the twin's stage.
+
+        Raises:
+            TutelageError: if its files are not as they were written.
+        """
+        workspace.check_student()
         found = load_model(str(workspace.model_folder), self.kind.head)[0]
         self.student = self.scene.student = found.to(self.bench.accelerator.device)
 

@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.artifacts import write_json
+from tutelage.artifacts import read_signed, signed, write_text
 from tutelage.data.batches import Feed, step_batches
 from tutelage.data.examples import Encoded
 from tutelage.data.texts import Texts
@@ -134,14 +134,14 @@ class Ground:
 def best_of(place: Path, ground: Ground, trials: Callable[[], Iterable[Trial]], steps: int) -> Trials:
     """Make the trials, or read those of a stopped run, and say which is best."""
     if place.exists():
-        return Trials.model_validate_json(place.read_text(encoding="utf-8"))
+        return Trials.model_validate(read_signed(place))
     tried = list(trials())
     chosen = [min(tried, key=lambda one: math.inf if one.loss is None else one.loss).name]
     if ground.accelerator.num_processes > 1:  # rounding may differ between processes
         broadcast_object_list(chosen)
     found = Trials(chosen=chosen[0], steps=steps, texts=len(ground.held_out), tried=tried)
     if ground.accelerator.is_main_process:
-        write_json(place, found)
+        write_text(place, signed(found.model_dump(mode="json")))
     ground.accelerator.wait_for_everyone()
     return found
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage.anatomy import Head
-from tutelage.artifacts import write_json, write_text
+from tutelage.artifacts import sha256_of, sync, write_json, write_text
 from tutelage.data.examples import Encoded
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
@@ -143,35 +143,61 @@ class Workspace(Bench):
         path = self.folder / REPORT
         if not self.resume or not path.exists():
             return None
+        report = load_report(self.folder).model_dump(mode="json")
         self.display.say(f"the run in {self.folder} is already finished")
-        return load_report(self.folder).model_dump(mode="json")
+        if self.main:  # killed just before its end, it left its checkpoint
+            checkpoint.remove(self.folder / "checkpoint")
+        return report
 
     def begin(self) -> None:
         """Write the run's settings to its folder and its trackers. From here on the folder belongs to this run."""
         if self.resume:
-            self.resumed = checkpoint.load(self.folder / "checkpoint")
+            self.resumed = checkpoint.load(self.folder / "checkpoint", self.display.say)
         if self.main:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "config.yaml", to_yaml(with_absolute_paths(self.config)))
         if self.config.tracker:
             self.accelerator.init_trackers("tutelage", config={"config": to_yaml(with_absolute_paths(self.config))})
 
-    def save_student(self, student: PreTrainedModel, tokenizer: Any, projections: dict[str, Tensor]) -> None:
-        """Write the student with its tokenizer, and the projections. Each file is written completely or not at all."""
+    def save_student(self, student: PreTrainedModel, tokenizer: Any, projections: dict[str, Tensor]) -> dict[str, str]:
+        """Write the student with its tokenizer, and the projections. Each file is written completely or not at all.
+
+        Returns the SHA-256 of each file of the student by its path in :attr:`model_folder`.
+        """
         fresh = self.folder / "student.new"
         shutil.rmtree(fresh, ignore_errors=True)
         student.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
         self.model_folder.mkdir(exist_ok=True)
-        for path in [path for path in fresh.rglob("*") if path.is_file()]:
-            place = self.model_folder / path.relative_to(fresh)
+        written = {path.relative_to(fresh).as_posix(): path for path in fresh.rglob("*") if path.is_file()}
+        kept = {name: sha256_of(path) for name, path in written.items()}
+        for name, path in written.items():
+            sync(path)
+            place = self.model_folder / name
             place.parent.mkdir(exist_ok=True)
             os.replace(path, place)
         shutil.rmtree(fresh)
         if projections:
             new = self.folder / "projections.tmp"
             save_file({name: value.cpu().clone() for name, value in projections.items()}, new)
+            sync(new)
             os.replace(new, self.folder / "projections.safetensors")
+        return kept
+
+    def check_student(self) -> None:
+        """Compare the saved student of a resumed run with its checksums.
+
+        Raises:
+            TutelageError: if a file is not as it was written.
+        """
+        assert self.resumed is not None
+        for name, checksum in self.resumed["kept"].items():
+            path = self.model_folder / name
+            if not path.is_file() or sha256_of(path) != checksum:
+                raise TutelageError(
+                    f"the student {str(self.model_folder)!r} is damaged: {name} is not as it was written; remove "
+                    f"{str(self.folder)!r} and repeat the command, which starts the run anew"
+                )
 
     @property
     def seconds(self) -> float:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -46,7 +45,7 @@ class StageWork:
 def train_stages(
     count: int,
     begin: Callable[[int, list[loop.StageLog]], StageWork],
-    end: Callable[[StageWork, dict[str, Tensor]], None],
+    end: Callable[[StageWork, dict[str, Tensor]], dict[str, str]],
     folder: Path,
     accelerator: Accelerator,
     display: Display,
@@ -56,16 +55,17 @@ def train_stages(
     """Train ``count`` stages, each made by ``begin`` just before it starts, and return their logs.
 
     The main process calls ``end`` after each stage of the student, with the projections of all stages so far under
-    ``STAGE.NAME``. A ``resumed`` run skips finished stages and continues within the one that was interrupted.
+    ``STAGE.NAME``; checkpoints keep the checksums that it returns, as ``kept``. A ``resumed`` run skips finished stages and
+    continues within the one that was interrupted.
     """
     logs = [loop.StageLog(**log) for log in resumed["logs"]] if resumed else []
     lines = folder / "metrics.jsonl"
     if lines.exists() and accelerator.is_main_process:
         # What the killed run logged after its last checkpoint will be logged again.
         with lines.open("r+b") as file:
-            file.truncate(resumed["logged"] if resumed else 0)
-    before = folder / "projections.safetensors"
-    projections: dict[str, Tensor] = load_file(before) if resumed and before.exists() else {}
+            file.truncate(min(resumed["logged"], _size(lines)) if resumed else 0)
+    projections: dict[str, Tensor] = resumed["finished.safetensors"] if resumed else {}
+    lasting: checkpoint.State = {"finished.safetensors": projections, "kept": resumed["kept"] if resumed else {}}
     start = 0 if resumed is None else resumed["work"]
     for index in range(start, count):
         within = resumed if resumed is not None and index == start else None
@@ -80,7 +80,7 @@ def train_stages(
         def save(state: checkpoint.State, index: int = index) -> None:
             seconds = sum(log.seconds for log in logs) + state.get("log", {}).get("seconds", 0.0)
             common = {"work": index, "logs": [vars(log) for log in logs], "seconds_before": seconds}
-            checkpoint.save(folder / "checkpoint", {**common, "logged": _size(lines), **state})
+            checkpoint.save(folder / "checkpoint", {**common, **lasting, "logged": _size(lines), **state})
 
         def report(event: Event, who: str = work.who, before: int = sum(log.steps for log in logs)) -> None:
             display.event(who if count > 1 else "", event)
@@ -114,7 +114,7 @@ def train_stages(
         projections |= {f"{work.stage.name}.{k}": v for k, v in work.objective.projections.state_dict().items()}
         logs.append(log)
         if work.who == "student" and accelerator.is_main_process:
-            end(work, projections)
+            lasting["kept"] = end(work, projections)
             save({"work": index + 1, "student.safetensors": work.model.state_dict()})
         accelerator.wait_for_everyone()
     return logs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -17,7 +16,7 @@ from pydantic import BaseModel, Field
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tutelage.artifacts import Manifest, checksum_of, sha256_of, write_text
+from tutelage.artifacts import Manifest, opened, sha256_of, signed, write_text
 from tutelage.data.draws import hashes
 from tutelage.data.examples import Encoded, Rows
 from tutelage.errors import TutelageError
@@ -73,16 +72,10 @@ class StoreManifest(Manifest):
 
     @classmethod
     def parse(cls, text: str) -> StoreManifest:
-        tree = json.loads(text)
-        checksum = tree.pop("sha256", None) if isinstance(tree, dict) else None
-        manifest = cls.model_validate(tree)
-        if checksum != checksum_of(tree):
-            raise ValueError("it is not as it was written")
-        return manifest
+        return cls.model_validate(opened(text))
 
     def write(self, folder: Path) -> None:
-        tree = self.model_dump(mode="json")
-        write_text(folder / self.FILE, json.dumps({**tree, "sha256": checksum_of(tree)}, indent=1))
+        write_text(folder / self.FILE, signed(self.model_dump(mode="json")))
 
 
 class Store:

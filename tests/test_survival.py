@@ -1,0 +1,138 @@
+"""What a run does with damaged files, changed inputs, signals and failures of the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tutelage.artifacts import read_signed, signed
+from tutelage.errors import TutelageError
+from tutelage.methods.kd import kd
+from tutelage.recipes.config import RunConfig
+from tutelage.recipes.settings import run_config
+from tutelage.run.run import run
+from tutelage.students.specs import Copied
+from tutelage.training import checkpoint, loop
+
+
+def flipped(path: Path) -> None:
+    """Flip one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+DAMAGE: list[Callable[[Path], None]] = [flipped, truncated, Path.unlink]
+
+
+# ----------------------------------------------------------------------------------------------------- checkpoints
+
+
+def two_checkpoints(folder: Path) -> None:
+    for number in (1, 2):
+        checkpoint.save(folder, {"n": number, "a.safetensors": {"x": torch.full((64,), float(number))}})
+
+
+@pytest.mark.parametrize("name", ["state.json", "a.safetensors"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path: Path, damage, name: str) -> None:
+    folder, lines = tmp_path / "checkpoint", list[str]()
+    two_checkpoints(folder)
+    damage(folder / name)
+    state = checkpoint.load(folder, lines.append)
+    assert state is not None and state["n"] == 1 and set(state["a.safetensors"]["x"].tolist()) == {1.0}
+    assert len(lines) == 1 and name in lines[0] and "the checkpoint before it" in lines[0]
+    # What is damaged never takes the place of what is whole.
+    checkpoint.save(folder, {"n": 3, "a.safetensors": {"x": torch.zeros(64)}})
+    flipped(folder / name)
+    state = checkpoint.load(folder)
+    assert state is not None and state["n"] == 1
+
+
+@pytest.mark.parametrize("name", ["state.json", "a.safetensors"])
+def test_without_a_whole_checkpoint_the_run_ends_in_one_line(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "checkpoint"
+    two_checkpoints(folder)
+    for place in (folder, tmp_path / "checkpoint.old"):
+        flipped(place / name)
+    with pytest.raises(TutelageError, match=rf"is damaged: {name}.*remove '{tmp_path}' and repeat"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "[" * 100_000, '{"n": 1, "sha256": "0"}'])
+def test_a_signed_file_is_as_it_was_written_or_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(signed({"a": {1: [0.1, None]}}))
+    assert read_signed(path) == {"a": {"1": [0.1, None]}}
+    path.write_text(text)
+    with pytest.raises(TutelageError, match=r"x.json' is damaged .*; remove the folder"):
+        read_signed(path)
+
+
+class Killed(Exception):
+    pass
+
+
+def config_of(scene: Path, out: Path, *more: str) -> RunConfig:
+    """Six steps of a student of one layer, and of its twin."""
+    return run_config(
+        kd().model_copy(update={"student": Copied(layers=1)}),
+        {"train": str(scene / "train.csv"), "dev": str(scene / "dev.csv")},
+        ["stages.*.max_steps=6", "stages.*.batch_size=16", *more],
+        teacher=str(scene / "teacher"),
+        out=str(out),
+    )
+
+
+def killed(config: RunConfig, patch: pytest.MonkeyPatch, at: int) -> None:
+    """Carry out a run with a checkpoint at each step until the checkpoint of this number is written."""
+    save, count = checkpoint.save, 0
+
+    def save_and_die(folder: Path, state: checkpoint.State) -> None:
+        nonlocal count
+        save(folder, state)
+        count += 1
+        if count == at:
+            raise Killed
+
+    with patch.context() as patched:
+        patched.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+        patched.setattr(checkpoint, "save", save_and_die)
+        with pytest.raises(Killed):
+            run(config, quiet=True)
+
+
+def test_a_stopped_run_refuses_damaged_files_and_continues_from_an_earlier_checkpoint_to_the_same_bits(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = (config_of(teacher_folder, tmp_path / name) for name in ("whole", "cut"))
+    run(whole, quiet=True)
+    folder = tmp_path / "cut"
+    killed(
+        cut, monkeypatch, at=8
+    )  # in the twin's stage, where the student is read again; the one before is a stage's end
+    for name in ("student/model.safetensors", "student/config.json", "twin.json"):
+        path = folder / name
+        before = path.read_bytes()
+        flipped(path)
+        with pytest.raises(TutelageError, match=rf"{path.name}.*damaged|damaged.*{path.name}"):
+            run(cut, resume=True, quiet=True)
+        path.write_bytes(before)
+    flipped(folder / "checkpoint" / "student.safetensors")
+    run(cut, resume=True, quiet=True)
+    for name in ("student/model.safetensors", "predictions/evaluation.safetensors"):  # the twin's predictions too
+        ours, theirs = (load_file(tmp_path / one / name) for one in ("cut", "whole"))
+        assert [n for n in theirs if not torch.equal(ours[n], theirs[n])] == []
+    assert not list(folder.glob("checkpoint*"))
+    # Killed just before its end a run leaves its checkpoint.
+    (folder / "checkpoint").mkdir()
+    run(cut, resume=True, quiet=True)
+    assert not (folder / "checkpoint").exists()
