@@ -116,7 +116,7 @@ class OnnxModel:
     def answers(self, encoded: Encoded, advance: Callable[[int], None] = lambda count: None) -> Tensor:
         """All logits, ``(answers, outputs)``, as ``encoded.logit_rows`` counts them: each text alone, as ``serve.py`` runs it.
 
-        (The activations of an int8 model share one scale within a batch, so its answers depend a little on the other texts.)
+        (Most activations of an int8 model share one scale within a batch, so its answers depend a little on the other texts.)
         """
         found = []
         for row in range(len(encoded)):
