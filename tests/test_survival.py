@@ -14,6 +14,7 @@ from tutelage.errors import TutelageError
 from tutelage.methods.kd import kd
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.settings import run_config
+from tutelage.run import origins
 from tutelage.run.run import run
 from tutelage.students.specs import Copied
 from tutelage.training import checkpoint, loop
@@ -110,6 +111,24 @@ def killed(config: RunConfig, patch: pytest.MonkeyPatch, at: int) -> None:
             run(config, quiet=True)
 
 
+def refuses_other_origins(config: RunConfig, patch: pytest.MonkeyPatch) -> None:
+    """Data, teacher and program that are not those of the run's begin are named in one line."""
+    assert config.data.dev is not None and config.teacher is not None
+    for path, name in [(config.data.dev, "the data"), (f"{config.teacher}/config.json", "the teacher '.*'")]:
+        before = Path(path).read_text()
+        Path(path).write_text(before.replace("good", "bad").replace('"hidden_act": "gelu"', '"hidden_act": "relu"'))
+        try:
+            assert Path(path).read_text() != before
+            with pytest.raises(TutelageError, match=rf"^{name} changed since the run in .* began; restore"):
+                run(config, resume=True, quiet=True)
+        finally:
+            Path(path).write_text(before)
+    with patch.context() as patched:
+        patched.setattr(origins, "__version__", "0.0")
+        with pytest.raises(TutelageError, match=r"^the version of tutelage changed"):
+            run(config, resume=True, quiet=True)
+
+
 def test_a_stopped_run_refuses_damaged_files_and_continues_from_an_earlier_checkpoint_to_the_same_bits(
     teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +145,7 @@ def test_a_stopped_run_refuses_damaged_files_and_continues_from_an_earlier_check
         with pytest.raises(TutelageError, match=rf"{path.name}.*damaged|damaged.*{path.name}"):
             run(cut, resume=True, quiet=True)
         path.write_bytes(before)
+    refuses_other_origins(cut, monkeypatch)
     flipped(folder / "checkpoint" / "student.safetensors")
     run(cut, resume=True, quiet=True)
     for name in ("student/model.safetensors", "predictions/evaluation.safetensors"):  # the twin's predictions too

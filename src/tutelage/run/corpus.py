@@ -34,6 +34,7 @@ from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Instances, Stage
 from tutelage.report.model import CorpusReport
 from tutelage.run import checks
+from tutelage.run.origins import origins
 from tutelage.run.plan import StagePlan, mapping_lines, model_line, planned_steps
 from tutelage.run.teacher import Answers
 from tutelage.run.workspace import Bench, Workspace
@@ -282,6 +283,10 @@ class CorpusRun:
         return tokens * per_token / (trial["student"]["1"] / 1000)
 
     # ------------------------------------------------------------------------------------------------------ train
+
+    def origins(self) -> dict[str, str]:
+        """The fingerprint of each thing that the run learns from."""
+        return origins(self.config, self.corpus.fingerprint, self.teacher)
 
     def start(self, workspace: Workspace) -> None:
         """The run has taken over its folder: load the losses and the student of an interrupted run."""

@@ -37,7 +37,7 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
             return finished
         work = CorpusRun(place, config) if config.recipe.on_corpus else TaskRun(place, config)
         place.display.say(work.plan())
-        place.begin()
+        place.begin(work.origins())
         work.start(place)
         logs = train_stages(
             work.count,

@@ -31,6 +31,7 @@ from tutelage.run import checks, measure, trials, vocabulary
 from tutelage.run import predicted as predictions
 from tutelage.run.budget import settled
 from tutelage.run.loading import Reader, gather_texts, load_split, truncation_notes
+from tutelage.run.origins import origins, texts_of
 from tutelage.run.plan import StagePlan, example_flops, mapping_lines, model_line, planned_steps, typical
 from tutelage.run.predicted import PredictedTeacher
 from tutelage.run.student import StudentFactory, general_projections, inherit, inherited_count, with_size
@@ -68,6 +69,7 @@ class TaskRun:
         if config.data.predictions is not None:
             predictions.check_recipe(config)
         given = load_data(config.data) if given is None else given
+        self._given = given
         source = None
         if config.teacher is not None:
             source = Source(config.teacher, kind_of(given.kind).head, pooling=config.data.pooling)
@@ -393,6 +395,11 @@ class TaskRun:
         ]
 
     # ------------------------------------------------------------------------------------------------------ train
+
+    def origins(self) -> dict[str, str]:
+        """The fingerprint of each thing that the run learns from."""
+        teacher = None if self.teacher is None else self.teacher.source
+        return origins(self.config, texts_of(self._given), teacher)
 
     def start(self, workspace: Workspace) -> None:
         """The run has taken over its folder: write the store that the plan announced."""

@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage.anatomy import Head
-from tutelage.artifacts import sha256_of, sync, write_json, write_text
+from tutelage.artifacts import read_signed, sha256_of, signed, sync, write_json, write_text
 from tutelage.data.examples import Encoded
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
@@ -38,6 +38,9 @@ from tutelage.students.final import final_network
 from tutelage.students.load import load_model
 from tutelage.teachers.teacher import predicted
 from tutelage.training import checkpoint
+
+ORIGINS = "origins.json"
+"""In the folder of an unfinished run: the fingerprints of what it learns from."""
 
 
 def new_accelerator(precision: str = "no", tracker: str | None = None, folder: str | None = None) -> Accelerator:
@@ -149,15 +152,33 @@ class Workspace(Bench):
             checkpoint.remove(self.folder / "checkpoint")
         return report
 
-    def begin(self) -> None:
-        """Write the run's settings to its folder and its trackers. From here on the folder belongs to this run."""
+    def begin(self, origins: dict[str, str]) -> None:
+        """Write the run's settings to its folder and its trackers. From here on the folder belongs to this run.
+
+        Args:
+            origins: The fingerprint of each thing that the run learns from.
+
+        Raises:
+            TutelageError: when a resumed run began with others, or its checkpoint is damaged.
+        """
+        place = self.folder / ORIGINS
         if self.resume:
             self.resumed = checkpoint.load(self.folder / "checkpoint", self.display.say)
+            if self.resumed is not None or place.exists():
+                self._compare(origins, read_signed(place))
         if self.main:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "config.yaml", to_yaml(with_absolute_paths(self.config)))
+            write_text(place, signed(origins))
         if self.config.tracker:
             self.accelerator.init_trackers("tutelage", config={"config": to_yaml(with_absolute_paths(self.config))})
+
+    def _compare(self, ours: dict[str, str], theirs: dict[str, str]) -> None:
+        for name in [*theirs, *ours]:
+            if ours.get(name) != theirs.get(name):
+                raise TutelageError(
+                    f"{name} changed since the run in {str(self.folder)!r} began; restore what it began with, or give another --out"
+                )
 
     def save_student(self, student: PreTrainedModel, tokenizer: Any, projections: dict[str, Tensor]) -> dict[str, str]:
         """Write the student with its tokenizer, and the projections. Each file is written completely or not at all.
@@ -211,7 +232,7 @@ class Workspace(Bench):
             write_text(self.model_folder / "README.md", card)
             write_text(self.folder / "report.html", page)
             write_json(self.folder / REPORT, report)
-            for name in leftovers:
+            for name in (*leftovers, ORIGINS):
                 (self.folder / name).unlink(missing_ok=True)
             checkpoint.remove(self.folder / "checkpoint")
         # Not end_training, which ends the process group too: another run may follow.

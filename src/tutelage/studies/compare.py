@@ -25,9 +25,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from tutelage.artifacts import checksum_of, sha256_of, write_json, write_text
+from tutelage.artifacts import checksum_of, write_json, write_text
 from tutelage.data.config import DataConfig, Place
-from tutelage.data.examples import Data, fingerprint
+from tutelage.data.examples import Data
 from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError, last_reason, option
 from tutelage.progress import Display
@@ -47,6 +47,7 @@ from tutelage.report import compared_page, compared_tables
 from tutelage.report.compared import REPORT, CompareReport, QueueEntry
 from tutelage.report.model import REPORT as RUN_REPORT
 from tutelage.report.model import TaskReport, load_report
+from tutelage.run import origins
 from tutelage.run.budget import settled
 from tutelage.run.run import run
 from tutelage.run.workspace import locked
@@ -328,7 +329,7 @@ def _queue(plan: ComparePlan, out: Path, recipe_of: RecipeOf) -> tuple[list[Task
             TaskGround(task.called, task.teacher, steps, data.kind, data.metrics[0], part, place, len(examples))
         )
         configs |= arms
-    texts, contents = cache(lambda config: _fingerprint(read(config))), cache(_contents)
+    texts, contents = cache(lambda config: origins.texts_of(read(config))), cache(origins.contents)
     cells = []
     for seed in plan.seeds:
         for arm, config in configs.items():
@@ -345,27 +346,12 @@ def _key(config: RunConfig, teacher: str, texts: str, contents: Callable[[str], 
         config: The run. Its folder and its store of the teacher's knowledge are no part of the key.
         teacher: The fingerprint of its teacher.
         texts: That of its texts.
-        contents: :func:`_contents`.
+        contents: :func:`tutelage.run.origins.contents`.
     """
-    data = config.data.model_copy(update=dict.fromkeys(("data_dir", "train", "dev", "unlabeled")))
+    data = config.data.model_copy(update=dict.fromkeys(origins.READ))
     plain = config.model_copy(update={"data": data, "out": None, "teacher": None, "teacher_store": None})
     tree = with_places(plain, contents).model_dump(mode="json")
     return checksum_of({**tree, "teacher": teacher, "texts": texts})[:16]
-
-
-def _contents(place: str) -> str:
-    """The checksum of a file, or of all files in a folder."""
-    path = Path(place)
-    if path.is_file():
-        return sha256_of(path)
-    return checksum_of({str(one.relative_to(path)): sha256_of(one) for one in path.rglob("*") if one.is_file()})
-
-
-def _fingerprint(data: Data) -> str:
-    """The fingerprint of all texts of a task with their labels."""
-    parts = {"train": data.train, **({} if data.unlabeled is None else {"unlabeled": data.unlabeled}), **data.dev}
-    prints = {name: fingerprint(part, part.labels) for name, part in parts.items()}
-    return checksum_of([prints, data.kind, data.metrics, data.labels])
 
 
 def _config(
