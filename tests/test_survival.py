@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tutelage import cli
 from tutelage.artifacts import read_signed, signed
 from tutelage.errors import TutelageError
 from tutelage.methods.kd import kd
-from tutelage.recipes.config import RunConfig
+from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.recipes.settings import run_config
-from tutelage.run import origins
+from tutelage.run import origins, trials
 from tutelage.run.run import run
 from tutelage.students.specs import Copied
 from tutelage.training import checkpoint, loop
@@ -156,3 +162,39 @@ def test_a_stopped_run_refuses_damaged_files_and_continues_from_an_earlier_check
     (folder / "checkpoint").mkdir()
     run(cut, resume=True, quiet=True)
     assert not (folder / "checkpoint").exists()
+
+
+# --------------------------------------------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_training_after_the_step_with_a_checkpoint(
+    number: int, code: int, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    kept = {one: signal.signal(one, handler) for one, handler in before.items()}  # jobs in the background ignore SIGINT
+    config = config_of(teacher_folder, tmp_path / "run")
+    clip, steps = loop.optimizers.clip, 0
+
+    def clip_and_stop(*given: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 3 and (tmp_path / "run" / "origins.json").exists():
+            os.kill(os.getpid(), number)
+        clip(*given)
+
+    (tmp_path / "run.yaml").write_text(to_yaml(config.model_copy(update={"baseline": False})))
+    monkeypatch.setattr(loop.optimizers, "clip", clip_and_stop)
+    monkeypatch.setattr(trials, "choose", lambda *given: (None, None))
+    written = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(written), pytest.raises(SystemExit) as end:
+            cli.main(["run", str(tmp_path / "run.yaml")])
+        assert {one: signal.getsignal(one) for one in before} == before
+    finally:
+        for one, handler in kept.items():
+            signal.signal(one, handler)
+    assert end.value.code == code, written.getvalue()
+    assert "stopped at step 3 of stage" in written.getvalue() and "with --resume" in written.getvalue()
+    state = checkpoint.load(tmp_path / "run" / "checkpoint")
+    assert state is not None and state["log"]["steps"] == 3

@@ -18,6 +18,15 @@ class TutelageError(ValueError):
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))
 
 
+class Stopped(BaseException):
+    """The user (Ctrl-C) or the system (SIGTERM) asked the program to end. The message says how to go on."""
+
+    def __init__(self, number: int, line: str) -> None:
+        super().__init__(line)
+        self.code = 128 + number
+        """The exit code: 130 or 143."""
+
+
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
 
 
