@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from tutelage import cli
@@ -198,3 +200,39 @@ def test_a_signal_ends_training_after_the_step_with_a_checkpoint(
     assert "stopped at step 3 of stage" in written.getvalue() and "with --resume" in written.getvalue()
     state = checkpoint.load(tmp_path / "run" / "checkpoint")
     assert state is not None and state["log"]["steps"] == 3
+
+
+# ------------------------------------------------------------------------------------------------------ the machine
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "a/b"), "the disk is full .*free space"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "the disk is full .*free space"),
+        (SafetensorError("Error while deserializing header"), r"\.safetensors file is damaged"),
+        (PermissionError(13, "Permission denied", "a/b"), "'a/b': Permission denied; see"),
+        (MemoryError(), r"out of memory .*max_tokens"),
+        (torch.OutOfMemoryError("CUDA out of memory."), r"out of memory .*max_tokens"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), r"out of memory .*max_tokens"),
+    ],
+)
+def test_a_failure_of_the_machine_is_one_line(error: Exception, line: str, monkeypatch, capsys) -> None:
+    def fail(*given: Any, **more: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli.app, "main", fail)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["methods"])
+    assert end.value.code == 2
+    written = capsys.readouterr().err
+    assert re.search(line, written) and written.count("\n") == 1
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch) -> None:
+    def fail(*given: Any, **more: Any) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(cli.app, "main", fail)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        cli.main(["methods"])

@@ -45,6 +45,27 @@ def command_line() -> Iterator[None]:
         _on_command_line.reset(token)
 
 
+def of_the_machine(error: BaseException) -> str | None:
+    """One line about a disk that refuses a file or a memory that is exhausted, with a remedy; None for other errors."""
+    text, name = str(error), type(error).__name__
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in text:
+        return (
+            f"out of memory ({last_reason(error)}); use smaller pieces (--set stages.*.max_tokens=1024), or free memory, and "
+            "repeat the command; a run goes on with --resume"
+        )
+    if "No space left on device" in text:
+        return (
+            f"the disk is full ({last_reason(error)}); free space and repeat the command; a run goes on with --resume"
+        )
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{str(error.filename)!r}: {error.strerror or text}; see that it exists and may be read and written"
+    if name == "SafetensorError":
+        return (
+            f"a .safetensors file is damaged or cannot be written ({last_reason(error)}); copy or train the model again"
+        )
+    return None
+
+
 UNSAFE = ("weights_only", "trust_remote_code", "allow_pickle", "Unpickl")
 
 
