@@ -24,6 +24,7 @@ from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.recipes.settings import run_config
 from tutelage.run import origins, trials
 from tutelage.run.run import run
+from tutelage.run.workspace import run_folder
 from tutelage.students.specs import Copied
 from tutelage.training import checkpoint, loop
 
@@ -236,3 +237,13 @@ def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch) -> None:
     monkeypatch.setattr(cli.app, "main", fail)
     with pytest.raises(RuntimeError, match="shapes differ"):
         cli.main(["methods"])
+
+
+def test_a_folder_whose_first_file_was_not_finished_counts_as_empty(tmp_path: Path) -> None:
+    config = RunConfig(recipe=kd(), out=str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml.tmp").touch()
+    assert run_folder(config, resume=True) == tmp_path / "run"
+    (tmp_path / "run" / "notes.txt").touch()
+    with pytest.raises(TutelageError, match="is not empty and holds no run"):
+        run_folder(config, resume=True)
