@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from tutelage import cli
 from tutelage.artifacts import read_signed, signed
 from tutelage.errors import TutelageError
 from tutelage.methods.kd import kd
-from tutelage.recipes.config import RunConfig
+from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.recipes.settings import run_config
-from tutelage.run import origins
+from tutelage.run import origins, trials
 from tutelage.run.run import run
+from tutelage.run.workspace import run_folder
 from tutelage.students.specs import Copied
 from tutelage.training import checkpoint, loop
 
@@ -156,3 +165,85 @@ def test_a_stopped_run_refuses_damaged_files_and_continues_from_an_earlier_check
     (folder / "checkpoint").mkdir()
     run(cut, resume=True, quiet=True)
     assert not (folder / "checkpoint").exists()
+
+
+# --------------------------------------------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_training_after_the_step_with_a_checkpoint(
+    number: int, code: int, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    kept = {one: signal.signal(one, handler) for one, handler in before.items()}  # jobs in the background ignore SIGINT
+    config = config_of(teacher_folder, tmp_path / "run")
+    clip, steps = loop.optimizers.clip, 0
+
+    def clip_and_stop(*given: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 3 and (tmp_path / "run" / "origins.json").exists():
+            os.kill(os.getpid(), number)
+        clip(*given)
+
+    (tmp_path / "run.yaml").write_text(to_yaml(config.model_copy(update={"baseline": False})))
+    monkeypatch.setattr(loop.optimizers, "clip", clip_and_stop)
+    monkeypatch.setattr(trials, "choose", lambda *given: (None, None))
+    written = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(written), pytest.raises(SystemExit) as end:
+            cli.main(["run", str(tmp_path / "run.yaml")])
+        assert {one: signal.getsignal(one) for one in before} == before
+    finally:
+        for one, handler in kept.items():
+            signal.signal(one, handler)
+    assert end.value.code == code, written.getvalue()
+    assert "stopped at step 3 of stage" in written.getvalue() and "with --resume" in written.getvalue()
+    state = checkpoint.load(tmp_path / "run" / "checkpoint")
+    assert state is not None and state["log"]["steps"] == 3
+
+
+# ------------------------------------------------------------------------------------------------------ the machine
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "a/b"), "the disk is full .*free space"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "the disk is full .*free space"),
+        (SafetensorError("Error while deserializing header"), r"\.safetensors file is damaged"),
+        (PermissionError(13, "Permission denied", "a/b"), "'a/b': Permission denied; see"),
+        (MemoryError(), r"out of memory .*max_tokens"),
+        (torch.OutOfMemoryError("CUDA out of memory."), r"out of memory .*max_tokens"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), r"out of memory .*max_tokens"),
+    ],
+)
+def test_a_failure_of_the_machine_is_one_line(error: Exception, line: str, monkeypatch, capsys) -> None:
+    def fail(*given: Any, **more: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli.app, "main", fail)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["methods"])
+    assert end.value.code == 2
+    written = capsys.readouterr().err
+    assert re.search(line, written) and written.count("\n") == 1
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch) -> None:
+    def fail(*given: Any, **more: Any) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(cli.app, "main", fail)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        cli.main(["methods"])
+
+
+def test_a_folder_whose_first_file_was_not_finished_counts_as_empty(tmp_path: Path) -> None:
+    config = RunConfig(recipe=kd(), out=str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml.tmp").touch()
+    assert run_folder(config, resume=True) == tmp_path / "run"
+    (tmp_path / "run" / "notes.txt").touch()
+    with pytest.raises(TutelageError, match="is not empty and holds no run"):
+        run_folder(config, resume=True)

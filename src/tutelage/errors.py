@@ -18,6 +18,15 @@ class TutelageError(ValueError):
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))
 
 
+class Stopped(BaseException):
+    """The user (Ctrl-C) or the system (SIGTERM) asked the program to end. The message says how to go on."""
+
+    def __init__(self, number: int, line: str) -> None:
+        super().__init__(line)
+        self.code = 128 + number
+        """The exit code: 130 or 143."""
+
+
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
 
 
@@ -34,6 +43,27 @@ def command_line() -> Iterator[None]:
         yield
     finally:
         _on_command_line.reset(token)
+
+
+def of_the_machine(error: BaseException) -> str | None:
+    """One line about a disk that refuses a file or a memory that is exhausted, with a remedy; None for other errors."""
+    text, name = str(error), type(error).__name__
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in text:
+        return (
+            f"out of memory ({last_reason(error)}); use smaller pieces (--set stages.*.max_tokens=1024), or free memory, and "
+            "repeat the command; a run goes on with --resume"
+        )
+    if "No space left on device" in text:
+        return (
+            f"the disk is full ({last_reason(error)}); free space and repeat the command; a run goes on with --resume"
+        )
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{str(error.filename)!r}: {error.strerror or text}; see that it exists and may be read and written"
+    if name == "SafetensorError":
+        return (
+            f"a .safetensors file is damaged or cannot be written ({last_reason(error)}); copy or train the model again"
+        )
+    return None
 
 
 UNSAFE = ("weights_only", "trust_remote_code", "allow_pickle", "Unpickl")

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from tutelage.cli.options import HELP, Command
-from tutelage.errors import TutelageError, command_line
+from tutelage.errors import Stopped, TutelageError, command_line, of_the_machine
 from tutelage.version import __version__
 
 
@@ -107,6 +107,14 @@ def main(words: Sequence[str] | None = None) -> None:
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         print(f"tutelage: {' '.join(text.replace('Value error, ', '').split())}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if (line := of_the_machine(error)) is None:
+            raise
+        print(f"tutelage: {' '.join(TutelageError(line).args[0].split())}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as error:
+        print(f"tutelage: {error}", file=sys.stderr)
+        sys.exit(error.code)
     except typer.Abort:
         sys.exit(130)
     if code:

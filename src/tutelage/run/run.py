@@ -14,6 +14,7 @@ from tutelage.run.corpus import CorpusRun
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import run_folder, workspace
 from tutelage.training.stages import train_stages
+from tutelage.training.stopping import deferred
 
 
 def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
 
     Raises:
         TutelageError: for every mistake of the user, before anything is written.
+        Stopped: after Ctrl-C or SIGTERM during training, when the step is finished and a checkpoint written.
     """
     config = with_teachers(config)
     if config.recipe.assistants:
@@ -39,16 +41,18 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
         place.display.say(work.plan())
         place.begin(work.origins())
         work.start(place)
-        logs = train_stages(
-            work.count,
-            work.begin,
-            lambda stage, projections: work.end(stage, projections, place),
-            place.folder,
-            place.accelerator,
-            place.display,
-            config.seed,
-            place.resumed,
-        )
+        with deferred() as asked:
+            logs = train_stages(
+                work.count,
+                work.begin,
+                lambda stage, projections: work.end(stage, projections, place),
+                place.folder,
+                place.accelerator,
+                place.display,
+                config.seed,
+                place.resumed,
+                asked,
+            )
         if place.resumed is not None and place.resumed["work"] >= len(config.recipe.stages):
             work.reload(place)
         report = work.report(place, logs)

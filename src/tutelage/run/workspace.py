@@ -328,10 +328,11 @@ def run_folder(config: RunConfig, resume: bool) -> Path:
         raise TutelageError(
             f"--out {config.out!r} cannot be written ({str(parent)!r} is not a writable folder); name another folder"
         )
+    # A run that was killed while it wrote its first file leaves config.yaml.tmp alone.
     if (
         not before.exists()
         and folder.exists()
-        and {path.name for path in folder.iterdir()} - {FOLDER, assistants.FOLDER}
+        and {path.name for path in folder.iterdir()} - {FOLDER, assistants.FOLDER, "config.yaml.tmp"}
     ):
         raise TutelageError(f"{config.out!r} is not empty and holds no run; give an empty or new folder to --out")
     return folder

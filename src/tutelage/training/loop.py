@@ -42,6 +42,7 @@ from tutelage.progress import Event
 from tutelage.recipes.recipe import Stage
 from tutelage.teachers.teacher import Teacher
 from tutelage.training import checkpoint, optimizers
+from tutelage.training.stopping import stopped
 
 LOG_SECONDS = 1.0
 """Approximate time between two lines of the log. The number of steps per line follows from the last measured speed."""
@@ -122,11 +123,16 @@ def train(
     save: Callable[[checkpoint.State], None] = lambda state: None,
     report: Callable[[Event], None] = lambda event: None,
     hooks: Sequence[Hook] = (),
+    asked: Callable[[], int] = int,
 ) -> StageLog:
     """Train ``module.student`` through one stage, in place.
 
     ``score`` evaluates the student on the validation split. ``save`` receives states, any of which can be passed as
-    ``resumed`` later. ``hooks`` are the hooks of the stage's mechanisms.
+    ``resumed`` later. ``hooks`` are the hooks of the stage's mechanisms. ``asked`` returns the
+    number of a signal that asks for the end, or 0.
+
+    Raises:
+        Stopped: after the step in which a signal came, when its checkpoint is written.
     """
     steps_an_epoch = -(-len(feed.rows(0)) // stage.batch_size)
     epochs, peak = stage.schedule
@@ -251,11 +257,16 @@ def train(
                 next(iter(sums.values())).item()
                 every = pace(time.perf_counter())
             # The last step of an epoch has a line of its own, below.
-            if counted >= every and place < len(order) and log.steps < total:
+            line = counted >= every and place < len(order) and log.steps < total
+            if line:
                 tell(lr)
-            if time.perf_counter() - saved > CHECKPOINT_SECONDS and accelerator.is_main_process:
+            signal = asked() if world == 1 else _agreed(accelerator, asked()) if line else 0
+            if (signal or time.perf_counter() - saved > CHECKPOINT_SECONDS) and accelerator.is_main_process:
                 save(state())
                 saved = time.perf_counter()
+            if signal:
+                accelerator.wait_for_everyone()  # the first that ends has the others ended
+                raise stopped(signal, f"at step {log.steps} of stage {stage.name!r}")
         epoch, place, log.epochs = epoch + 1, 0, epoch + 1
         value = None
         if score is not None:
@@ -280,6 +291,12 @@ def train(
     accelerator.free_memory()
     student.eval()
     return log
+
+
+def _agreed(accelerator: Accelerator, signal: int) -> int:
+    """The signal that any of the processes received, or 0: they end together, where all of them log."""
+    found = torch.tensor(float(signal), device=accelerator.device)
+    return signal or 15 * bool(accelerator.reduce(found, "sum").item())
 
 
 def _number(name: str) -> int:

@@ -51,6 +51,7 @@ def train_stages(
     display: Display,
     seed: int,
     resumed: checkpoint.State | None,
+    asked: Callable[[], int] = int,
 ) -> list[loop.StageLog]:
     """Train ``count`` stages, each made by ``begin`` just before it starts, and return their logs.
 
@@ -104,6 +105,7 @@ def train_stages(
             save=save,
             report=report,
             hooks=hooks,
+            asked=asked,
         )
         module.close()
         changed = [hook.finish(lambda work=work: _proof(work, accelerator)) for hook in hooks]  # type: ignore[misc]

@@ -93,7 +93,8 @@ def write(
         "exponents": {str(layer): values for layer, values in exponents.items()},
     }
     plan, whole = partial / "plan.json", partial / "manifest.json"
-    if partial.exists() and not _same(whole if whole.exists() else plan, manifest):
+    begun = partial.exists() and {path.name for path in partial.iterdir()} - {"plan.json.tmp"}
+    if begun and not _same(whole if whole.exists() else plan, manifest):
         raise TutelageError(f"{str(partial)!r} was begun for another store; remove it, or give another --out")
     if whole.exists():  # killed at the very end
         publish(partial, folder)
