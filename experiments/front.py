@@ -257,15 +257,16 @@ def row_of(name: str, side: str, scored: Scored, known: Mapping[str, Any]) -> li
         if values
     ]
     cells = [shown(values, digits=3) for values in by_task.values()]
+    part = "" if len(kept) == len(known) else f" ({len(kept)} of {len(known)})"
     key = {"PyTorch": "pytorch", "its twin": None}.get(side, side)
     if key is None:
-        return [name, side, *cells, f"{np.mean(kept):.1%}", "", "", ""]
+        return [name, side, *cells, f"{np.mean(kept):.1%}{part}", "", "", ""]
     timed = [one for one, _ in scored if "ms" in one]
     ms = [one["ms"][key] for one in timed]
     speeds = [known[one["task"]]["ms"]["pytorch"] / one["ms"][key] for one in timed]
     size = np.mean([one["bytes"][key] for one, _ in scored]) / 1e6
     times_ = [f"{np.median(ms):.2f}", f"{np.median(speeds):.1f}x"] if ms else ["", ""]
-    return [name, side, *cells, f"{np.mean(kept):.1%}", f"{size:.1f}", *times_]
+    return [name, side, *cells, f"{np.mean(kept):.1%}{part}", f"{size:.1f}", *times_]
 
 
 def claims(runs: common.Runs, known: Mapping[str, Any]) -> list[str]:
@@ -279,13 +280,14 @@ def claims(runs: common.Runs, known: Mapping[str, Any]) -> list[str]:
         ):
             side = "pytorch" if words == "its twin" else "int8"
             by_seed: dict[int, list[float]] = {}
+            tasks = {one["task"] for one in mine}
             for one in mine:
                 by_seed.setdefault(one["seed"], []).append(one["scores"][side][one["metric"]] - theirs(one))
-            whole = [np.mean(values) for values in by_seed.values() if len(values) == len(known)]
+            whole = [np.mean(values) for values in by_seed.values() if len(values) == len(tasks)]
             if whole:
                 mean, half = interval([float(value) for value in whole])
                 noise = "one seed" if half is None else f"± {half:.3f}"
-                said.append(f"* {point} against {words}: {mean:+.3f} ({noise}), mean over {len(known)} tasks")
+                said.append(f"* {point} against {words}: {mean:+.3f} ({noise}), mean over {len(tasks)} tasks")
     return [*said, ""] if said else []
 
 
