@@ -126,7 +126,7 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monke
     (partial / "deep" / "a").touch()
     events: list[str] = []
     rename = Path.rename
-    monkeypatch.setattr(artifacts, "_sync", lambda place: events.append(place.name))
+    monkeypatch.setattr(artifacts, "sync", lambda place: events.append(place.name))
     monkeypatch.setattr(Path, "rename", lambda one, other: (events.append("named"), rename(one, other))[1])
     publish(partial, tmp_path / "crate")
     assert events == ["crate.partial", "deep", "a", "named", tmp_path.name]

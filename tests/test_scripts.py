@@ -171,7 +171,7 @@ RECIPES: dict[str, Callable[[SimpleNamespace, Namespace], list[Recipe]]] = {
     "wid": wid,
 }
 """All recipes that an experiment trains, by its name."""
-NONE = {"cutting", "planted_teams"}
+NONE = {"cascade", "cutting", "int8_scales", "planted_teams"}
 """Experiments without recipes of their own."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -412,6 +413,7 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path) -> None:
     checkpoint.save(folder, {"n": 1, "a.safetensors": {"x": torch.ones(2)}})
     checkpoint.save(folder, {"n": 2, "a.safetensors": {"x": torch.zeros(2)}})
     # As a crash between the two renames leaves it.
+    shutil.rmtree(tmp_path / "checkpoint.old")
     folder.rename(tmp_path / "checkpoint.old")
     state = checkpoint.load(folder)
     assert state is not None and state["n"] == 2 and torch.equal(state["a.safetensors"]["x"], torch.zeros(2))

@@ -14,6 +14,7 @@ import torch
 from conftest import tiny_model
 
 from tutelage import anatomy, api
+from tutelage.artifacts import signed
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.methods.compact import compact
@@ -181,7 +182,7 @@ def test_candidates_are_layers_of_the_model_that_they_are_copied_from(teacher_fo
 
 def test_a_stopped_run_reads_its_trials(tmp_path: Path) -> None:
     found = trials.Trials(chosen="b", steps=3, texts=5, tried=[])
-    (tmp_path / trials.START).write_text(found.model_dump_json(), encoding="utf-8")
+    (tmp_path / trials.START).write_text(signed(found.model_dump(mode="json")), encoding="utf-8")
 
     def never() -> list[trials.Trial]:
         raise AssertionError("tried again")
