@@ -12,7 +12,10 @@ from tutelage.errors import Stopped, option
 
 def stopped(number: int, where: str) -> Stopped:
     """The end that a signal asked for; ``where`` says how far the run came."""
-    return Stopped(number, f"stopped {where}; repeat the command with {option('resume')} to go on from there")
+    return Stopped(
+        number,
+        f"stopped {where}; repeat the command, with {option('resume')} if it has that option, to go on from there",
+    )
 
 
 @contextmanager
