@@ -131,12 +131,17 @@ class Ground:
         return total
 
 
+def rank(loss: float | None) -> float:
+    """The place of a trial's loss among others: one that diverged is last."""
+    return math.inf if loss is None else loss
+
+
 def best_of(place: Path, ground: Ground, trials: Callable[[], Iterable[Trial]], steps: int) -> Trials:
     """Make the trials, or read those of a stopped run, and say which is best."""
     if place.exists():
         return Trials.model_validate(read_signed(place))
     tried = list(trials())
-    chosen = [min(tried, key=lambda one: math.inf if one.loss is None else one.loss).name]
+    chosen = [min(tried, key=lambda one: rank(one.loss)).name]
     if ground.accelerator.num_processes > 1:  # rounding may differ between processes
         broadcast_object_list(chosen)
     found = Trials(chosen=chosen[0], steps=steps, texts=len(ground.held_out), tried=tried)

@@ -266,9 +266,8 @@ def _carried_out(cell: QueuedRun, out: Path, display: Display, line: str) -> tup
         display.say(f"{line} ...")
     try:
         if not before:
-            if (
-                cell.folder / CONFIG
-            ).exists():  # by its key the same run, whose files may lie elsewhere since it was stopped
+            # A stopped run with this key is the same run; its files may lie elsewhere now.
+            if (cell.folder / CONFIG).exists():
                 write_text(cell.folder / CONFIG, to_yaml(with_absolute_paths(cell.config)))
             run(cell.config, resume=True, quiet=True)
         report = load_report(cell.folder)

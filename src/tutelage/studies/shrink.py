@@ -11,7 +11,6 @@ meets the limits, it is the answer: it costs no training.
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -232,11 +231,11 @@ def _tried(task: TaskRun, found: Shrink, shapes: list[ShapeEntry], wanted: dict[
             yield ground.trial(shape.name, stage, made)
 
     result = trials.best_of(out / "trials.json", ground, tried, stage.max_steps or 0)
-    losses = {one.name: math.inf if one.loss is None else one.loss for one in result.tried}
+    losses = {one.name: one.loss for one in result.tried}
     for shape in found.shapes:
-        shape.loss = next((one.loss for one in result.tried if one.name == shape.name), None)
+        shape.loss = losses.get(shape.name)
     _save(out, found)
-    return sorted(losses, key=lambda name: losses[name])
+    return sorted(losses, key=lambda name: trials.rank(losses[name]))
 
 
 def _spread(spec: Student) -> Student:
