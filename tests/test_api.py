@@ -300,6 +300,7 @@ def softer(temperature: float = 2.0) -> Recipe:
 '''
 
 
+@pytest.mark.slow
 def test_a_plug_in_through_the_command_line(teacher_folder: Path, tmp_path: Path) -> None:
     """A user's own term and method: trained, killed and resumed, repeated from the configuration; without the file refused."""
     path = tmp_path / "my_losses.py"

@@ -180,6 +180,7 @@ def served(teacher_folder: Path, rows: Path, tmp_path_factory: pytest.TempPathFa
     return root
 
 
+@pytest.mark.slow
 def test_what_serves_follows_the_cascade_beside_it(
     served: Path, teacher_folder: Path, rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

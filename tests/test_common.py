@@ -205,6 +205,7 @@ def test_every_family_teaches_and_learns(family: str, method: str, tokenizer, tm
     assert reloaded(**inputs).logits.isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_gpt2_without_a_padding_token_learns_a_task_and_teaches_it(endoftext, tmp_path: Path) -> None:
     """Texts that end in the token that pads, and one of no tokens, are answered as plain transformers does."""
     from tutelage import api
@@ -314,7 +315,7 @@ def run_without_dropout(path: Path) -> None:
     run_of(path)
 
 
-@pytest.mark.parametrize("method", rows("tinybert", "autoskdbert"))
+@pytest.mark.parametrize("method", rows("tinybert"))
 def test_two_processes_give_the_single_processes_student(method: str, teacher_folder: Path, tmp_path: Path) -> None:
     recipe = small(
         method, Copied(layers=2, choose="first") if method == "kd" else ROWS[method], 3 if method == "wid" else 1

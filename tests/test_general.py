@@ -432,6 +432,7 @@ def test_a_run_folder_is_a_model(scene: Path, tmp_path: Path) -> None:
     assert report["stages"][0]["held_out"]["before"] == pytest.approx(first["stages"][0]["held_out"]["after"])
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(scene: Path, tmp_path: Path) -> None:
     recipe = small(tinybert().model_copy(update={"student": STUDENT}))
     run(config_for(scene, tmp_path / "whole", recipe), quiet=True)

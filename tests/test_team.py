@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -637,49 +638,61 @@ def test_bad_teachers_are_dropped_and_the_student_is_a_plain_model(
     )
 
 
-def test_fixed_distributions_and_means_teach_too(team_root: Path, tmp_path: Path, monkeypatch) -> None:
-    shown = json.loads((team_root / "shown.json").read_text())
-    scores = [member["scores"]["held"]["accuracy"] for member in shown["members"]]
-    # Linear steps by place from the worst, 1 to 5, whose sum is 15; equal scores share theirs.
-    ranks = [sum((b < a) + (b == a) / 2 for b in scores) + 0.5 for a in scores]
-    assert len(set(ranks)) > 3 and ranks[2] == 2 and ranks[4] == 1
-    began = beginnings(monkeypatch)
-    for method, settings, wanted in (
-        ("skdbert", ["team.weights=teacher_rank"], np.array(ranks) / 15),
-        ("skdbert", ["team.weights=student_rank", "team.scores=[0.5,0.9,0.7,0.6,0.8]"], np.array([1, 5, 3, 2, 4]) / 15),
-        ("skdbert", ["team.weights=score_softmax", "team.beta=5"], None),
-        (
+@pytest.mark.parametrize(
+    ("method", "settings", "wanted"),
+    [
+        ("skdbert", ["team.weights=teacher_rank"], "ranks"),
+        pytest.param(
+            "skdbert",
+            ["team.weights=student_rank", "team.scores=[0.5,0.9,0.7,0.6,0.8]"],
+            np.array([1, 5, 3, 2, 4]) / 15,
+            marks=pytest.mark.slow,
+        ),
+        ("skdbert", ["team.weights=score_softmax", "team.beta=5"], "softmax"),
+        pytest.param(
             "skdbert",
             ["team.weights=score_softmax", "team.scores=[0.5,0.9,0.7,0.6,0.8]"],
             softmax(20 * np.array([0.5, 0.9, 0.7, 0.6, 0.8])),
+            marks=pytest.mark.slow,
         ),
-        ("skdbert", ["team.weights=[1,0,2,0,1]"], [0.25, 0, 0.5, 0, 0.25]),
+        pytest.param("skdbert", ["team.weights=[1,0,2,0,1]"], [0.25, 0, 0.5, 0, 0.25], marks=pytest.mark.slow),
         ("ensemble", [], [0.2] * 5),
-        ("mt_bert", [], [0.2] * 5),
-    ):
-        began.clear()
-        report = api.distill(
-            None,
-            str(tmp_path / f"{method}{len(list(tmp_path.iterdir()))}"),
-            team=str(team_root / "team"),
-            method=method,
-            student="layers=1,choose=first",
-            allow_weak_teacher=True,
-            baseline=False,
-            settings=["stages.distill.max_steps=5", "stages.*.lr=1e-3", *settings],
-            quiet=True,
-            **texts(team_root),
-        ).report
-        assert report["team"]["stages"] == [] and len(report["team"]["members"]) == 5
-        (start,) = began.values()
-        if wanted is None:  # by the teachers' own scores, on what this run holds out
-            wanted = softmax([5 * member["scores"]["held"]["accuracy"] for member in report["team"]["members"]])
-        assert start.weights == pytest.approx(wanted, abs=1e-12), settings
-        assert report["team"]["starts"] == {"distill": pytest.approx(wanted, abs=1e-12)}, settings
-        if method == "ensemble":  # what it says is what all say in the mean, at the temperature of the recipe
-            mean = (start.said / 2).softmax(-1).mean(0)
-            assert torch.allclose((start.signals.logits / 2).softmax(-1), mean, atol=1e-6)
-            assert not torch.allclose(start.signals.logits.softmax(-1), start.said.softmax(-1).mean(0), atol=1e-2)
+        pytest.param("mt_bert", [], [0.2] * 5, marks=pytest.mark.slow),
+    ],
+)
+def test_fixed_distributions_and_means_teach_too(
+    method: str, settings: list[str], wanted: Any, team_root: Path, tmp_path: Path, monkeypatch
+) -> None:
+    if isinstance(wanted, str) and wanted == "ranks":
+        shown = json.loads((team_root / "shown.json").read_text())
+        scores = [member["scores"]["held"]["accuracy"] for member in shown["members"]]
+        # Linear steps by place from the worst, 1 to 5, whose sum is 15; equal scores share theirs.
+        ranks = [sum((b < a) + (b == a) / 2 for b in scores) + 0.5 for a in scores]
+        assert len(set(ranks)) > 3 and ranks[2] == 2 and ranks[4] == 1
+        wanted = np.array(ranks) / 15
+    began = beginnings(monkeypatch)
+    report = api.distill(
+        None,
+        str(tmp_path / "run"),
+        team=str(team_root / "team"),
+        method=method,
+        student="layers=1,choose=first",
+        allow_weak_teacher=True,
+        baseline=False,
+        settings=["stages.distill.max_steps=5", "stages.*.lr=1e-3", *settings],
+        quiet=True,
+        **texts(team_root),
+    ).report
+    assert report["team"]["stages"] == [] and len(report["team"]["members"]) == 5
+    (start,) = began.values()
+    if isinstance(wanted, str):  # softmax of the teachers' own scores, on what this run holds out
+        wanted = softmax([5 * member["scores"]["held"]["accuracy"] for member in report["team"]["members"]])
+    assert start.weights == pytest.approx(wanted, abs=1e-12)
+    assert report["team"]["starts"] == {"distill": pytest.approx(wanted, abs=1e-12)}
+    if method == "ensemble":  # what it says is what all say in the mean, at the temperature of the recipe
+        mean = (start.said / 2).softmax(-1).mean(0)
+        assert torch.allclose((start.signals.logits / 2).softmax(-1), mean, atol=1e-6)
+        assert not torch.allclose(start.signals.logits.softmax(-1), start.said.softmax(-1).mean(0), atol=1e-2)
 
 
 def test_hidden_states_of_one_shape_are_compared_with_few_teachers_on_the_device(team_root: Path, tokenizer) -> None:
@@ -744,6 +757,7 @@ def test_a_stage_on_hidden_states_needs_teachers_of_one_shape(team_root: Path, t
         api.distill(None, str(tmp_path / "other"), team=[folders[0], folders[1]], **common)
 
 
+@pytest.mark.slow
 def test_stored_teachers_say_the_same(team_root: Path, tmp_path: Path, monkeypatch) -> None:
     """A store in a member's place gives the same student, to the bit; so does one that is written on the way."""
     folders = list(members_in([str(team_root / "team")]))[:3]
@@ -995,6 +1009,7 @@ def test_diversity_by_hand() -> None:
     assert diversity(outputs, np.zeros(3), False)["agreement"][0][1] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_chain_of_assistants(team_root: Path, tmp_path: Path) -> None:
     teacher = members_in([str(team_root / "team")])[0]
     results = api.chain(

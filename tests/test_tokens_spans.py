@@ -110,8 +110,15 @@ def small(method: str, epochs: int = 12):
     return recipe.model_copy(update={"student": STUDENT, "stages": stages})
 
 
-@pytest.mark.parametrize("kind", ["tokens", "spans"])
-@pytest.mark.parametrize("method", ["kd", "tinybert"])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("kd", "spans"),
+        ("tinybert", "tokens"),
+        pytest.param("kd", "tokens", marks=pytest.mark.slow),
+        pytest.param("tinybert", "spans", marks=pytest.mark.slow),
+    ],
+)
 def test_methods_teach_them(kind: str, method: str, scene: Path, tmp_path: Path) -> None:
     report = run(config_for(scene, kind, small(method), tmp_path / "run"), quiet=True)
     assert report["metric"] == "f1" and report["teacher"]["score"] > 0.8
@@ -139,7 +146,7 @@ def test_methods_teach_them(kind: str, method: str, scene: Path, tmp_path: Path)
     ).read_text()
 
 
-@pytest.mark.parametrize("kind", ["tokens", "spans"])
+@pytest.mark.parametrize("kind", ["tokens", pytest.param("spans", marks=pytest.mark.slow)])
 def test_a_pruned_student_of_them(kind: str, scene: Path, tmp_path: Path) -> None:
     """The heads and neurons of the task; a share of the teacher's is left, and it comes out twice the same."""
     recipe = small("kd", 2).model_copy(update={"student": Pruned(layers=3, heads=3, intermediate=32, examples=64)})
@@ -150,7 +157,7 @@ def test_a_pruned_student_of_them(kind: str, scene: Path, tmp_path: Path) -> Non
     assert weights[0] == weights[1] and report["student"]["score"] > 0.3
 
 
-@pytest.mark.parametrize("kind", ["tokens", "spans"])
+@pytest.mark.parametrize("kind", [pytest.param("tokens", marks=pytest.mark.slow), "spans"])
 def test_a_team_of_twins_teaches_as_one_of_them(kind: str, scene: Path, tmp_path: Path) -> None:
     """Which rows of logits are of which text, in how many windows: to the bit."""
     shutil.copytree(scene / kind, tmp_path / "twin")

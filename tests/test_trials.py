@@ -352,8 +352,8 @@ def test_a_students_dropout_can_be_off(teacher_folder: Path, tmp_path: Path) -> 
     (teacher / "config.json").write_text(json.dumps(settings | {"hidden_dropout_prob": 0.5}), encoding="utf-8")
     for dropout in (True, False):
         result = api.distill(
-            str(teacher), tmp_path / str(dropout), student="layers=4", quiet=True, baseline=False, **texts,
-            settings={"stages.*.max_steps": 1, "stages.*.dropout": dropout},
+            str(teacher), tmp_path / str(dropout), student="layers=4,choose=first", quiet=True, baseline=False, **texts,
+            settings={"stages.*.max_steps": 1, "stages.*.lr": 1e-3, "stages.*.dropout": dropout},
         )  # fmt: skip
         losses[dropout] = result.report["stages"][0]["first_step"]["hidden"]["loss"]
     assert losses[False] == pytest.approx(0.0, abs=1e-8) and losses[True] > 1e-4

@@ -162,9 +162,8 @@ def replace_known(task: TaskRun, needs):
 @pytest.mark.parametrize(
     "method",
     [
-        "tinybert",
         "minimum_knowledge",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in ("pkd", "distilbert", "minilmv2")),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("tinybert", "pkd", "distilbert", "minilmv2")),
     ],
 )
 def test_methods_on_hidden_states_and_attention_learn_across_tokenizers(method: str, scene: Path) -> None:

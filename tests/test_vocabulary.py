@@ -308,7 +308,7 @@ def words(root: Path, out: Path, method: str, student: str) -> list[str]:
     return ["distill", *options, "--method", method, "--student", student, *short]
 
 
-@pytest.mark.parametrize("method", ["kd", "tinybert_reference"])
+@pytest.mark.parametrize("method", ["kd", pytest.param("tinybert_reference", marks=pytest.mark.slow)])
 def test_distilled_from_the_command_line(method: str, scene: Path, tmp_path: Path) -> None:
     """With labels, predictions, hidden states and attention; the student is a plain checkpoint, its twin has the same pieces."""
     code, out, error = invoke(*words(scene, tmp_path / "a", method, "init=copied,layers=2,vocabulary=trimmed"))
@@ -334,7 +334,9 @@ def test_distilled_from_the_command_line(method: str, scene: Path, tmp_path: Pat
     assert code == 0 and json.loads(out)["scores"] == report["student"]["scores"], error
 
 
-@pytest.mark.parametrize("method", ["kd", "pkd", "minilmv2"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("kd", marks=pytest.mark.slow), "pkd", pytest.param("minilmv2", marks=pytest.mark.slow)]
+)
 def test_training_is_that_of_the_whole_vocabulary(method: str, scene: Path, tmp_path: Path, monkeypatch) -> None:
     """The rows that are left out get no gradient: losses and weights differ by the order of sums alone. A store that one has
     written serves the other."""

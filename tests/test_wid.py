@@ -718,8 +718,17 @@ def test_the_even_schedule_ends_exactly() -> None:
             assert max(np.diff(values[:17])) <= math.ceil((size - target) / 16 / 12) * 12 or spec.strategy == "head"
 
 
-@pytest.mark.parametrize("alignment", ["mask", "tied"])
-@pytest.mark.parametrize(("family", "head"), [("bert", "classes"), ("bert", "masked_lm"), ("gpt2", "masked_lm")])
+@pytest.mark.parametrize(
+    ("family", "head", "alignment"),
+    [
+        ("bert", "masked_lm", "mask"),
+        ("gpt2", "masked_lm", "tied"),
+        pytest.param("bert", "masked_lm", "tied", marks=pytest.mark.slow),
+        pytest.param("gpt2", "masked_lm", "mask", marks=pytest.mark.slow),
+        pytest.param("bert", "classes", "mask", marks=pytest.mark.slow),
+        pytest.param("bert", "classes", "tied", marks=pytest.mark.slow),
+    ],
+)
 def test_the_cut_changes_neither_loss_nor_the_steps_that_follow(family: str, head: str, alignment: str) -> None:
     models = []
     for cut in (False, True):
@@ -874,6 +883,7 @@ def test_on_raw_text_for_masked_and_next_words(tmp_path: Path, tokenizer) -> Non
         assert "16 of 32" in page
 
 
+@pytest.mark.slow
 def test_the_authors_code_on_raw_text(tmp_path: Path, tokenizer, capsys: pytest.CaptureFixture[str]) -> None:
     words = " ".join(f"word{i % 30}" for i in range(4000))
     (tmp_path / "text.txt").write_text("\n".join(words[i : i + 160] for i in range(0, len(words), 160)))
@@ -929,6 +939,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> Spied:
     return found
 
 
+@pytest.mark.slow
 def test_the_baseline_of_a_task_is_made_of_slices(teacher_folder: Path, tmp_path: Path, spied: Spied) -> None:
     report = run(config_for("wid", teacher_folder, tmp_path / "run"), quiet=True)
     assert report["baseline"]["shape"] == report["student"]["shape"]
@@ -991,7 +1002,10 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("selection", ["activation", "taylor", "random"])
+@pytest.mark.parametrize(
+    "selection",
+    ["activation", pytest.param("taylor", marks=pytest.mark.slow), pytest.param("random", marks=pytest.mark.slow)],
+)
 def test_a_run_killed_between_increments_resumes_to_the_same_bits(
     selection: str, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
