@@ -171,7 +171,7 @@ RECIPES: dict[str, Callable[[SimpleNamespace, Namespace], list[Recipe]]] = {
     "wid": wid,
 }
 """All recipes that an experiment trains, by its name."""
-NONE = {"cascade", "cutting", "int8_scales", "planted_teams"}
+NONE = {"cascade", "cutting", "int8_scales", "ledger", "planted_teams"}
 """Experiments without recipes of their own."""
 
 
@@ -192,3 +192,25 @@ def test_the_recipes_of_an_experiment_can_be_built(name: str, script, tmp_path: 
         config = RunConfig(recipe=recipe, teacher="teacher" if recipe.needs_teacher else None, out="out", **data)
         (tmp_path / "run.yaml").write_text(to_yaml(config))
         assert from_yaml(tmp_path / "run.yaml") == config
+
+
+def test_the_ledger_is_that_of_the_committed_results(script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    defined = SimpleNamespace(**script(ROOT / "experiments" / "ledger.py"))
+    (found,) = defined.measure(Namespace())
+    assert found == json.loads((ROOT / "results" / "ledger.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("differences", "said"),
+    [
+        ({"a": [0.1, 0.11, 0.12], "b": [0.2, 0.21, 0.22]}, "held"),
+        ({"a": [0.1, 0.11, 0.12], "b": [0.2, -0.2, 0.1]}, "held in part"),
+        ({"a": [0.1, 0.11, 0.12], "b": [-0.2, -0.21, -0.22]}, "held and failed"),
+        ({"a": [0.2, -0.2, 0.1], "b": [-0.2, -0.21, -0.22]}, "did not hold"),
+        ({"a": [0.2, -0.2, 0.1], "b": []}, "not decidable here"),
+        ({"a": [], "b": []}, "not measured"),
+    ],
+)
+def test_a_verdict_follows_from_the_intervals(differences: dict[str, list[float]], said: str, script) -> None:
+    assert SimpleNamespace(**script(ROOT / "experiments" / "ledger.py")).verdict(differences) == said

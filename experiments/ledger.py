@@ -1,0 +1,389 @@
+"""The ledger: what the five papers claim, and what the committed results say about each claim.
+
+    python experiments/ledger.py
+
+trains nothing. It reads the files that the other experiments and benchmarks have written into ``results`` and writes
+``results/ledger.json`` and ``docs/results/ledger.md``. Each claim stands with the paper's figure and setting, the differences found
+here, the command that repeats them, and a verdict that follows from the intervals alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import autoskdbert
+import common
+import minimum_knowledge
+import tinybert
+import wid
+
+from tutelage.studies.pages import judgement, shown, table
+from tutelage.studies.script import Results, Script, before
+from tutelage.studies.study import paired
+
+FOLDER = Path("results")
+PAPERS = {
+    "WID": "Wu et al. 2024, arXiv:2305.09098",
+    "minimum knowledge": "Liu et al. 2021, ACL, arXiv:2106.05691",
+    "AutoSKDBERT": "AutoSKDBERT, OpenReview csARsNPKgVi, and SKDBERT, AAAI 2023, arXiv:2211.14466",
+    "TinyBERT": "Jiao et al. 2019, arXiv:1909.10351, tables 3, 5, 6 and 7",
+    "Pea-KD": "Cho and Kang 2022, PLOS ONE, arXiv:2009.14822",
+}
+HELD, PARTLY, MIXED, FAILED, OPEN, MISSING = (
+    "held",
+    "held in part",
+    "held and failed",
+    "did not hold",
+    "not decidable here",
+    "not measured",
+)
+Differences = Mapping[str, Sequence[float]]
+"""By setting, differences paired by seed; positive ones speak for the claim."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says (``says``) by which figures in which setting (``theirs``).
+
+    ``ours`` reads the differences from the results, or the words and the verdict where the measure is no difference; ``None`` where
+    nothing was measured. ``limits`` is why the runs here cannot decide it, or what they leave open.
+    """
+
+    paper: str
+    says: str
+    theirs: str
+    ours: Callable[[], Differences | tuple[str, str]] | None
+    evidence: str
+    limits: str = ""
+
+
+def result(name: str) -> Results:
+    return before(FOLDER / f"{name}.json")
+
+
+def of_words(arm: str) -> Callable[[], Differences]:
+    """How much higher the loss of an arm is than WID's, in nats."""
+
+    def read() -> Differences:
+        kinds = result("wid")["words"]["kinds"]
+        return {f"{wid.KINDS[name].title}, nats": wid.behind_wid(kinds[name]["arms"])[arm] for name in kinds}
+
+    return read
+
+
+def attention_of_words() -> Differences:
+    """Cosine with the teacher's same head: WID's less that of uniform attention, which knows nothing of the teacher."""
+    found = {}
+    for name, kind in result("wid")["words"]["kinds"].items():
+        rows = kind["arms"]["wid"]["attention"]
+        found[f"{wid.KINDS[name].title}, cosine"] = [
+            row["same_head"]["cosine"] - row["uniform"]["cosine"] for row in rows
+        ]
+    return found
+
+
+def of_wid_tasks(ours: str, theirs: str) -> Callable[[], Differences]:
+    def read() -> Differences:
+        runs, found = result("wid")["tasks"]["runs"], {}
+        for task, width in dict.fromkeys((run["task"], run["width"]) for run in runs):
+            by = {
+                arm: {run["seed"]: run["score"] for run in common.of(runs, task=task, width=width, arm=arm)}
+                for arm in (ours, theirs)
+            }
+            found[f"{task} at {width}"] = paired(by[ours], by[theirs])
+        return found
+
+    return read
+
+
+def of_knowledge(ours: str, theirs: str) -> Callable[[], Differences]:
+    def read() -> Differences:
+        results = result("minimum_knowledge")
+        by = {task: minimum_knowledge.scores_of(results, task) for task in results["teachers"]}
+        return {task: paired(arms.get(ours, {}), arms.get(theirs, {})) for task, arms in by.items()}
+
+    return read
+
+
+def of_teams(ours: str, theirs: str) -> Callable[[], Differences]:
+    def read() -> Differences:
+        found = {}
+        for name, results in of_teams_by_file():
+            for task, team in results["teams"].items():
+                runs = common.of(results["runs"], task=task)
+                by = {arm: common.scores(runs, team["metric"], arm=arm) for arm in (ours, theirs)}
+                found[name or task] = paired(by[ours], by[theirs])
+        return found
+
+    return read
+
+
+def of_tinybert(arm: str) -> Callable[[], Differences]:
+    """Accuracy of the whole method less that of a row without a part."""
+
+    def read() -> Differences:
+        runs, found = result("tinybert")["runs"], {}
+        for task in runs:
+            by = common.by_arm(runs[task], "accuracy")
+            found[task] = paired(by.get("full", {}), by.get(arm, {}))
+        return found
+
+    return read
+
+
+def of_pea(ours: str, theirs: str) -> Callable[[], Differences]:
+    def read() -> Differences:
+        found = {}
+        for start, results in result("pea_kd")["tasks"].items():
+            places = dict.fromkeys((run["task"], run["stored"]) for run in results["runs"])
+            for task, stored in places:
+                by = common.by_arm(results["runs"], "accuracy", task=task, stored=stored)
+                words = f"{task}, {stored} stored" + ("" if start == "teacher" else f", from {start}")
+                found[words] = paired(by.get(ours, {}), by.get(theirs, {}))
+        return found
+
+    return read
+
+
+def of_glue(ours: str, theirs: str) -> Callable[[], Differences]:
+    def read() -> Differences:
+        results, found = result("glue"), {}
+        for task, teacher in results["teachers"].items():
+            by = common.by_arm(results["runs"], next(iter(common.flat(teacher["scores"]))), "method", task=task)
+            found[task] = paired(by.get(ours, {}), by.get(theirs, {}))
+        return found
+
+    return read
+
+
+def speed_of_stores() -> tuple[str, str]:
+    """Steps with a running teacher and all hidden states over steps from a small store: seconds, no seeds."""
+    ratios = {
+        rows["title"] + f", {rows['length']} tokens": rows["step_ms"]["live full"] / rows["step_ms"]["stored small"]
+        for rows in result("offline").values()
+        if rows["setup"] in ("tinybert4", "rosita6")
+    }
+    words = "; ".join(f"{name}: {ratio:.2f}x" for name, ratio in ratios.items())
+    return words, HELD if min(ratios.values()) >= 2.7 else FAILED
+
+
+def sizes_of_students() -> tuple[str, str]:
+    """Times that a student of the paper's shape is as fast as BERT-base."""
+    model = result("sizes")["models"]["4 x 312"]
+    words = f"{model['speedup']:.1f}x, {model['without_pooler'] / 1e6:.1f} M parameters without the pooler"
+    return words, HELD if model["speedup"] >= 9.4 else FAILED
+
+
+def bad_teachers_dropped() -> tuple[str, str]:
+    """In how many runs the first phase drops the teacher that was trained on wrong labels."""
+    found = {}
+    for name, results in of_teams_by_file():
+        for task, team in results["teams"].items():
+            _, bad, count = autoskdbert.dropped(team, common.of(results["runs"], task=task, arm="phase1"))
+            found[name or task] = count, len(bad) * len(common.of(results["runs"], task=task, arm="phase1"))
+    words = "; ".join(f"{name}: {count} of {total} runs" for name, (count, total) in found.items())
+    held = {count == total for count, total in found.values()}
+    return words, MIXED if len(held) == 2 else HELD if held == {True} else FAILED
+
+
+def of_teams_by_file() -> Iterator[tuple[str, Results]]:
+    """The results on real teams, with a name for the one whose task another has, too."""
+    for name, words in (("autoskdbert", ""), ("autoskdbert_cola", ""), ("autoskdbert_sst2", "all of sst2")):
+        yield words, result(name)
+
+
+CLAIMS = (
+    Claim(
+        "WID", "Inherited weights beat a student of the size that is trained from scratch, also with the teacher's predictions",
+        "GPT: training curves of vanilla, KD and WID students", of_words("kd"), "wid",
+        "KD's best rate on next words is the highest that was tried.",
+    ),
+    Claim(
+        "WID", "Mixing coordinates beats keeping some of them", "the text contrasts WID with pruning",
+        of_words("slice_norm"), "wid", "WID takes 1.4 to 2.4 times as long for as many steps.",
+    ),
+    Claim(
+        "WID", "The student is better on tasks than one made of slices", "no such row in what we have read",
+        of_wid_tasks("wid_dim", "slice_norm"), "wid",
+        "240 to 340 steps. On stsb at 96 nothing learns; at 192 the slices do not.",
+    ),
+    Claim(
+        "WID", "The student has the teacher's attention without a loss on it", "figure of attention patterns", attention_of_words,
+        "wid", "Ours is cosine with the same head, less that of uniform attention; slices by weight are higher on masked words.",
+    ),
+    Claim(
+        "WID", "WID 55 M is better than TinyBERT (GD) and DistilBERT after fine-tuning",
+        "average 83.4 against 81.2 (TinyBERT, 54.9 M) and 80.1 (DistilBERT, 67.5 M); BERT-base 84.3; dev", None, "wid",
+        "Needs a general stage of each from one teacher of BERT-base's size.",
+    ),
+    Claim(
+        "WID", "WID 11 M is better than TinyBERT (GD) of its size", "average 76.7 against 75.6, dev", None, "wid",
+        "Needs the same.",
+    ),
+    Claim(
+        "minimum knowledge", "Hidden states help over soft labels alone", "abstract; BERT-base, 4 x 312 and ROSITA6",
+        of_knowledge("full", "none"), "minimum_knowledge", "On sst2 the teacher is 0.03 above plain fine-tuning: no room.",
+    ),
+    Claim(
+        "minimum knowledge", "About 1 % of the hidden states does better than none", "a tiny fraction equals all (abstract)",
+        of_knowledge(minimum_knowledge.WIDTH_AT, "none"), "minimum_knowledge", "1.5 % (stsb) and 3 % (sst2) of the bytes.",
+    ),
+    Claim(
+        "minimum knowledge", "Some part of the knowledge beats all of it", "abstract", of_knowledge("alll_allt_0.1h", "full"),
+        "minimum_knowledge", "All neurons' largest tenth; no arm is beyond its interval.",
+    ),
+    Claim(
+        "minimum knowledge", "Which part is kept matters", "crucial knowledge is in few places (abstract)",
+        of_knowledge(minimum_knowledge.WIDTH_AT, "1l_1t_1h"), "minimum_knowledge", "10 tokens' tenths against one whole token.",
+    ),
+    Claim(
+        "minimum knowledge", "Neurons by magnitude are better than uniform ones", "direction only; the figures were not at hand",
+        of_knowledge(f"{minimum_knowledge.WIDTH_AT}, magnitude, zero_fill", f"{minimum_knowledge.WIDTH_AT}, uniform, zero_fill"),
+        "minimum_knowledge", "With the other neurons set to zero, as in the authors' code; ignoring them most of it goes.",
+    ),
+    Claim(
+        "minimum knowledge", "Training from a store is 2.7 to 3.4 times as fast as with a running teacher",
+        "two students, two kinds of device (abstract)", speed_of_stores, "store_speed", "Medians of a step on a CPU, no seeds.",
+    ),
+    Claim(
+        "AutoSKDBERT", "A learned distribution is better than uniform draws", "MRPC 93.2/90.7, RTE 76.9: +0.6/+1.2 and +2.9 over "
+        "the best before (split and size unknown)", of_teams("learned", "uniform"), "autoskdbert",
+        "Students copy layers 1, 4 and 6; on cola they have 0.10 to 0.15 MCC, which separates no teachers.",
+    ),
+    Claim(
+        "AutoSKDBERT", "The first phase drops teachers that teach nothing", "stated outline", bad_teachers_dropped, "autoskdbert",
+        "With simulated teams none of 35 is kept ([page](planted_teams.md)).",
+    ),
+    Claim(
+        "AutoSKDBERT", "It is better than the ensemble", "table 1: an ensemble loses to single teachers on some tasks",
+        of_teams("learned", "ensemble"), "autoskdbert", "Teachers are variants of one 22 M model.",
+    ),
+    Claim(
+        "AutoSKDBERT", "Updating the drawn teacher's weight alone is better than all weights at each step", "stated purpose",
+        of_teams("phase1", "joint"), "autoskdbert",
+    ),
+    Claim(
+        "AutoSKDBERT", "The second phase helps", "stated outline", of_teams("learned", "phase1"), "autoskdbert",
+    ),
+    Claim(
+        "TinyBERT", "4 x 312 is 9.4 times as fast as BERT-base", "table 3: 19.9 s against 188 s on a K80, 14.5 M parameters",
+        sizes_of_students, "sizes", "Batch 128, 128 tokens, CPU, random weights.",
+    ),
+    *(
+        Claim(
+            "TinyBERT", f"{what} helps", f"without it {gap} on MNLI, MRPC and CoLA in the mean (dev)",
+            of_tinybert(arm), "tinybert", why,
+        )
+        for arm, what, why in (
+            ("no_gd", "General distillation", ""),
+            ("no_td", "Task distillation of layers", "Without it there are half as many steps."),
+            ("no_da", "Augmentation", "Without it there are a third to a half as many steps."),
+            ("no_trm", "The loss on transformer layers", ""),
+            ("no_attn", "The loss on attention", ""),
+            ("no_pred", "The loss on predictions", "Labels stand in their place; mrpc's teacher is right on 81 %."),
+        )
+        for gap in [f"{tinybert.PUBLISHED[arm][-1] - tinybert.PUBLISHED['full'][-1]:+.1f}"]
+    ),
+    *(
+        Claim(
+            "TinyBERT", f"The uniform map is better than the {arm} layers",
+            f"{tinybert.PUBLISHED[arm][-1] - tinybert.PUBLISHED['full'][-1]:+.1f} with the {arm} ones in the mean of four (dev)",
+            of_tinybert(arm), "tinybert",
+        )
+        for arm in ("top", "bottom")
+    ),
+    Claim(
+        "TinyBERT", "The student is better than plain training of its shape", "76.5 against 70.2 in the mean (GLUE test)",
+        of_tinybert("plain"), "tinybert", "Random start for both; the paper's small BERT is pretrained.",
+    ),
+    Claim(
+        "TinyBERT", "The task stages are better than PKD", "76.5 against 72.6 in the mean (GLUE test)", of_glue("tinybert", "pkd"),
+        "glue", "Not TinyBERT as published: no general stage, no augmentation, and a copied start that its attention loss breaks.",
+    ),
+    Claim(
+        "Pea-KD", "Pea-KD is better than PKD", "+4.4 % over four tasks in the mean", of_pea("full", "pkd"), "pea_kd",
+        "A 6-layer teacher of 22 M; 3 and 6 stored layers were not run.",
+    ),
+    Claim(
+        "Pea-KD", "Layers that run twice are better than once", "the tables were not at hand", of_pea("paired", "pkd"), "pea_kd",
+        "Twice the time of the student.",
+    ),
+    Claim(
+        "Pea-KD", "Exchanged queries and keys are better than the same layers again", "the tables were not at hand",
+        of_pea("shuffled", "paired"), "pea_kd",
+    ),
+    Claim(
+        "Pea-KD", "A first stage on PTP labels helps", "the tables were not at hand", of_pea("ptp", "pkd"), "pea_kd",
+        "The teacher is nearly always right on what it was trained on; labels of held-out folds were not tried.",
+    ),
+    Claim(
+        "Pea-KD", "PTP labels say more than the same in random order", "the tables were not at hand",
+        of_pea("full", "full, verdicts at random"), "pea_kd",
+    ),
+)  # fmt: skip
+
+
+def verdict(found: Differences) -> str:
+    """What the intervals say of a claim in all its settings."""
+    judged = {judgement(values) for values in found.values() if values}
+    if not judged:
+        return MISSING
+    if "did not hold" in judged:
+        return MIXED if "held" in judged else FAILED
+    if "held" in judged:
+        return HELD if judged == {"held"} else PARTLY
+    return OPEN
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+    rows = []
+    for claim in CLAIMS:
+        found = claim.ours() if claim.ours else {}
+        if isinstance(found, tuple):
+            words, said = found
+        else:
+            said = verdict(found)
+            words = "; ".join(
+                f"{name}: {shown(values, '+')} ({len(values)})" for name, values in found.items() if values
+            )
+        rows.append(
+            {"paper": claim.paper, "claim": claim.says, "published": claim.theirs, "measured": words, "verdict": said}
+            | {"evidence": claim.evidence, "limits": claim.limits}
+        )
+    yield {"claims": rows}
+
+
+def page(results: Results, out: Path) -> Results:
+    rows, lines = results["claims"], []
+    counts = {
+        said: sum(row["verdict"] == said for row in rows) for said in (HELD, PARTLY, MIXED, FAILED, OPEN, MISSING)
+    }
+    for paper, source in PAPERS.items():
+        cells = [
+            [
+                row["claim"],
+                row["published"],
+                row["measured"] or "-",
+                f"**{row['verdict']}**",
+                f"[page]({row['evidence']}.md)",
+                row["limits"],
+            ]
+            for row in rows
+            if row["paper"] == paper
+        ]
+        heads = ["claim", "published", "measured here", "verdict", "evidence", "what limits it"]
+        lines += [f"## {paper}", "", f"{source}.", "", *table(heads, cells)]
+    return {
+        "count": len(rows),
+        "tally": common.listed([f"{count} {said}" for said, count in counts.items() if count]),
+        "papers": lines,
+    }
+
+
+SCRIPT = Script(__file__, __doc__, "ledger")
+
+if __name__ == "__main__":
+    SCRIPT.conduct(measure, page)
