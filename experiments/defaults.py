@@ -23,7 +23,7 @@ from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.relations import Relations
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Recipe, Stage
-from tutelage.students.specs import Copied, Student
+from tutelage.students.specs import Copied, Pruned, Student
 from tutelage.studies.pages import shown, table
 from tutelage.studies.script import Results, settings
 
@@ -83,6 +83,11 @@ GROUPS: dict[str, dict[str, Recipe]] = {
         "1e-4": arm(SOFT, lr=1e-4),
         "2e-4": arm(SOFT),
         "4e-4": arm(SOFT, lr=4e-4),
+    },
+    "half of the operations": {
+        "layers 1 2 6": arm(SOFT, Copied(layers=[1, 2, 6])),
+        "heads and neurons of all layers": arm(SOFT, Pruned(target_flops=0.5)),
+        "neurons of all layers": arm(SOFT, Pruned(intermediate=384)),
     },
     "ten epochs, layers 1 4 6": {
         "soft + hard": arm(SOFT, SPREAD, epochs=10),
