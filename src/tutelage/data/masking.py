@@ -39,7 +39,8 @@ class Masking(BaseModel):
     at_least_one: bool = False
     """Choose at least one token per row, even with probability 0, as TinyBERT's code does."""
     predict: Literal["masked", "all"] = "masked"
-    """Tokens that need a prediction: the chosen ones (``masked``), or all ordinary tokens (``all``; needs a teacher)."""
+    """Tokens that need a prediction: the chosen ones (``masked``), or all tokens, special ones too, as in DistilBERT's code
+    (``all``; needs a teacher)."""
 
     @model_validator(mode="after")
     def _one_fate_each(self) -> Self:
@@ -83,7 +84,7 @@ class Masker:
         """Mask the instances ``encoded`` of one optimiser step; ``rows`` ``(n,)`` are their numbers in the epoch.
 
         Returns the instances with replaced ``tokens`` and with ``targets``: the original token id at chosen tokens;
-        :data:`UNLABELLED` at the other ordinary tokens if ``predict`` is ``all``; :data:`NO_TARGET` elsewhere.
+        :data:`UNLABELLED` at the other tokens if ``predict`` is ``all``, else :data:`NO_TARGET`.
         """
         masking, original = self.masking, encoded.tokens
         weights = self._weights[original]
@@ -100,7 +101,7 @@ class Masker:
         if masking.at_least_one:
             first = np.minimum.reduceat(rings, encoded.offsets[:-1])
             chosen |= ordinary & (rings == np.repeat(first, encoded.lengths))
-        targets = np.where(ordinary & (masking.predict == "all"), UNLABELLED, NO_TARGET).astype(np.int32)
+        targets = np.full(len(original), UNLABELLED if masking.predict == "all" else NO_TARGET, dtype=np.int32)
         targets[chosen] = original[chosen]
         key = (key[0][chosen], place[chosen])
         fate = uniform(seed, epoch, 1, *key)
