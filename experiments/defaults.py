@@ -33,6 +33,7 @@ SCRIPT.add_argument("--corpus", type=Path, help="a file of paragraphs, one a lin
 SCRIPT.add_argument("--groups", help="groups of arms, separated by semicolons; default: all")
 
 FIRST, SPREAD = Copied(layers=3, choose="first"), Copied(layers=3, choose="spread")
+HALF = Pruned(target_flops=0.5)
 HIDDEN = Hidden(layers="final", normalize="teacher")
 SOFT = [SoftLabels(temperature=2.0, weight=0.7), HardLabels(weight=0.3)]
 
@@ -86,8 +87,14 @@ GROUPS: dict[str, dict[str, Recipe]] = {
     },
     "half of the operations": {
         "layers 1 2 6": arm(SOFT, Copied(layers=[1, 2, 6])),
-        "heads and neurons of all layers": arm(SOFT, Pruned(target_flops=0.5)),
+        "heads and neurons of all layers": arm(SOFT, HALF),
         "neurons of all layers": arm(SOFT, Pruned(intermediate=384)),
+    },
+    "losses, half of heads and neurons": {
+        "labels": arm([HardLabels()], HALF),
+        "soft + hard": arm(SOFT, HALF),
+        "+ last hidden": arm([*SOFT, HIDDEN], HALF),
+        "+ all hidden": arm([*SOFT, Hidden(layers="uniform", normalize="teacher")], HALF),
     },
     "ten epochs, layers 1 4 6": {
         "soft + hard": arm(SOFT, SPREAD, epochs=10),
