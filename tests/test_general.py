@@ -131,6 +131,19 @@ def test_minilm_learns_through_an_assistant(scene: Path, tmp_path: Path) -> None
     assert AutoModel.from_pretrained(tmp_path / "run" / "student").config.num_hidden_layers == 1
 
 
+@pytest.mark.parametrize(("who", "start"), [("student", "^"), ("assistants", "^teacher assistant 1 .*: ")])
+def test_heads_that_differ_are_refused_before_an_assistant_learns(
+    who: str, start: str, scene: Path, tmp_path: Path
+) -> None:
+    fewer = Fresh(layers=1, hidden=16, heads=2, intermediate=24)
+    recipe = minilm_chain(**{who: [fewer] if who == "assistants" else fewer})
+    with pytest.raises(
+        TutelageError, match=f"{start}relations .* the student has 2 heads and the teacher 4; use heads=4"
+    ):
+        run(config_for(scene, tmp_path / "run", recipe), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_pooler_is_taught_when_asked(scene: Path, tmp_path: Path, tokenizer) -> None:
     tiny_model().base_model.save_pretrained(scene / "pooled")
     tokenizer.save_pretrained(scene / "pooled")
