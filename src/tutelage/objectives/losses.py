@@ -309,8 +309,8 @@ def attention_score_mse(
 
 
 RELATION_BLOCK = {"cpu": 2**18}
-"""Most relations computed at a time, by device; on others ``2**24``. A CPU is fastest while a block fits into its cache
-(benchmarks/relations.py)."""
+"""Most relations computed at a time, by device; on others ``2**24``. A CPU is fastest while a block fits into its
+cache."""
 
 
 def relation_kl(
@@ -326,8 +326,8 @@ def relation_kl(
     causal: bool = False,
     count: Count = None,
 ) -> Tensor:
-    """KL divergence between self-attention relations, mean over heads (MiniLM, Wang et al. 2020, eq. 5 and 7; MiniLMv2, Wang
-    et al. 2021, eq. 5 and 6).
+    """KL divergence between self-attention relations, mean over heads (MiniLM, Wang et al. 2020, sections 3.1 and
+    3.2; MiniLMv2, Wang et al. 2021, eq. 5 and 6).
 
     A relation of vectors ``A`` to vectors ``B`` is ``R = softmax(A B^T / sqrt(d_r))`` over the real tokens of the text, and the
     loss ``sum_t KL(R_teacher[t] || R_student[t])``, divided by ``count`` (default: the number of real tokens). Queries to keys
@@ -336,8 +336,8 @@ def relation_kl(
     Each model's vectors are divided anew into ``relation_heads`` heads of size ``d_r``. None keeps the models' own heads, of
     which both have equally many; only these can have a bias. A scaling replaces ``1 / sqrt(d_r)``.
 
-    Blocks of relations are computed one after the other, and the gradient with them: no ``n x n`` map exists at any time.
-    The teacher gets no gradient.
+    At most :data:`RELATION_BLOCK` relations are computed at a time, and their gradient with them: no ``n x n`` map is kept
+    for the backward pass. The teacher gets no gradient.
 
     Shapes: ``A`` and ``B`` ``(B, heads, n, d_head)``, where heads and head sizes may differ between the two models; mask
     ``(B, n)``; biases ``(1 or B, heads, n, n)``.
