@@ -47,26 +47,28 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def seconds_of(what: Callable[[], Any]) -> float:
+def seconds_of(what: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds that a call takes, the GPU's work included."""
     synchronize()
-    began = time.perf_counter()
+    began = clock()
     what()
     synchronize()
-    return time.perf_counter() - began
+    return clock() - began
 
 
-def in_turns(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def in_turns(
+    sides: Mapping[str, Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of every side, ``repeats`` times after one round to warm up.
 
     The sides take turns, so that a machine whose load changes is as slow for all; every other round is in reverse order, so
-    that no side always follows the same one.
+    that no side always follows the same one. With one thread, ``time.process_time`` leaves out what other programs take.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(repeats + 1):
         turns = list(sides.items())
         for name, side in turns if number % 2 else turns[::-1]:
-            taken = seconds_of(side)
+            taken = seconds_of(side, clock)
             if number:
                 seconds[name].append(taken)
     return seconds

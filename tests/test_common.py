@@ -58,6 +58,8 @@ ROWS: dict[str, Student] = {
     "tinybert": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
     "tinybert_reference": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
     "fitnets": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
+    "minilm": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
+    "minilm_assistant": Fresh(layers=1, hidden=16, heads=4, intermediate=24),
     "minilmv2": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
     "minimum_knowledge": Pruned(layers=2, heads=2, intermediate=24, rank=8),
     "minimum_knowledge_reference": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
@@ -133,7 +135,7 @@ def config_for(method: str, root: Path, out: Path, **more) -> RunConfig:
     return RunConfig(**{"recipe": recipe, "data": data, **places, **more})
 
 
-@pytest.mark.parametrize("method", ROWS)
+@pytest.mark.parametrize("method", rows(*(ROWS.keys() - {"minilm", "minilm_assistant"})))  # like minilmv2
 def test_a_run_ends_in_a_student_that_plain_transformers_loads(
     method: str, teacher_folder: Path, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from tutelage.data.corpus.building import build
 from tutelage.data.masking import Masking
 from tutelage.errors import TutelageError
 from tutelage.methods.distilbert import distilbert_general
+from tutelage.methods.minilm import minilm_assistant
 from tutelage.methods.named import method_recipe
 from tutelage.methods.pretrain import pretrain
 from tutelage.methods.tinybert import tinybert
@@ -109,6 +110,38 @@ def test_tinybert_leaves_a_student_and_its_projections(scene: Path, tmp_path: Pa
     assert ">Held-out text<" in page and "TinyBERT" in page
     assert (tmp_path / "run" / "student" / "README.md").read_text().startswith("---")
     assert not (tmp_path / "run" / "checkpoint").exists() and not (tmp_path / "run" / "held_out.json").exists()
+
+
+def minilm_chain(**update: object) -> Recipe:
+    """MiniLM through an assistant, for tiny models."""
+    sizes = {"hidden": 16, "heads": 4, "intermediate": 24}
+    chain = {"student": Fresh(layers=1, **sizes), "assistants": [Fresh(layers=4, **sizes)], **update}
+    return small(minilm_assistant().model_copy(update=chain), epochs=2)
+
+
+@pytest.mark.slow
+def test_minilm_learns_through_an_assistant(scene: Path, tmp_path: Path) -> None:
+    """Attention and relations of values, from the teacher to the assistant and from it to the student."""
+    report = run(config_for(scene, tmp_path / "run", minilm_chain()), quiet=True)
+    before = load_report(tmp_path / "run" / "assistants" / "1").model_dump(mode="json")
+    assert report["teacher"]["name"] == before["student"]["name"] and before["teacher"]["name"] == str(scene / "bare")
+    for one in (before, report):
+        held = one["stages"][0]["held_out"]
+        assert held["after"]["relations"] < held["before"]["relations"]
+    assert AutoModel.from_pretrained(tmp_path / "run" / "student").config.num_hidden_layers == 1
+
+
+@pytest.mark.parametrize(("who", "start"), [("student", "^"), ("assistants", "^teacher assistant 1 .*: ")])
+def test_heads_that_differ_are_refused_before_an_assistant_learns(
+    who: str, start: str, scene: Path, tmp_path: Path
+) -> None:
+    fewer = Fresh(layers=1, hidden=16, heads=2, intermediate=24)
+    recipe = minilm_chain(**{who: [fewer] if who == "assistants" else fewer})
+    with pytest.raises(
+        TutelageError, match=f"{start}relations .* the student has 2 heads and the teacher 4; use heads=4"
+    ):
+        run(config_for(scene, tmp_path / "run", recipe), quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_pooler_is_taught_when_asked(scene: Path, tmp_path: Path, tokenizer) -> None:

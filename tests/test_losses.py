@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tutelage.objectives import losses
 
@@ -294,22 +296,29 @@ def test_attention_score_mse_with_relative_positions(mask: Tensor) -> None:
     assert swapped.item() == pytest.approx(value.item(), rel=1e-6)
 
 
-def slow_relations(s: Tensor, t: Tensor, lengths: list[int], heads: int, causal: bool) -> float:
-    """``1 / (A |x|) sum_a sum_i KL(softmax(A_t A_t^T / sqrt(d_r)) || softmax(A_s A_s^T / sqrt(d_r)))``."""
-    total = 0.0
-    for b, length in enumerate(lengths):
+def slow_relations(
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    heads: int,
+    causal: bool,
+    scalings: tuple[float | None, float | None] = (None, None),
+    biases: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> Tensor:
+    """``1 / (A |x|) sum_a sum_i KL(softmax(A_t B_t^T / sqrt(d_r)) || softmax(A_s B_s^T / sqrt(d_r)))``, row by row."""
+    total = torch.zeros((), dtype=torch.float64)
+    for b, length in enumerate(LENGTHS):
         for a in range(heads):
-            rows = []
-            for x in (s, t):
-                vectors = x[b].transpose(0, 1).flatten(1).double()  # (n, width)
-                size = vectors.shape[1] // heads
-                part = vectors[:length, a * size : (a + 1) * size]
-                rows.append(part @ part.T / math.sqrt(size))
+            scores = []
+            for vectors, scaling, bias in zip((student, teacher), scalings, biases, strict=True):
+                rows, columns = (x[b].transpose(0, 1).flatten(1)[:length].double() for x in vectors)  # (n, width)
+                size = rows.shape[1] // heads
+                part = slice(a * size, (a + 1) * size)
+                product = rows[:, part] @ columns[:, part].T * (scaling or 1 / math.sqrt(size))
+                scores.append(product if bias is None else product + bias[b % len(bias), a, :length, :length])
             for i in range(length):
-                seen = i + 1 if causal else length
-                p_s, p_t = (softmax(scores[i, :seen].tolist()) for scores in rows)
-                total += sum(q * math.log(q / p) for p, q in zip(p_s, p_t, strict=True))
-    return total / (heads * sum(lengths))
+                log_s, log_t = (x[i, : i + 1 if causal else length].log_softmax(0) for x in scores)
+                total = total + (log_t.exp() * (log_t - log_s)).sum()
+    return total / (heads * sum(LENGTHS))
 
 
 def test_hint(mask: Tensor) -> None:
@@ -318,18 +327,58 @@ def test_hint(mask: Tensor) -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("relation_heads", [1, 3, 6])
-def test_relation_kl(relation_heads: int, causal: bool, mask: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    s, t = tensor(B, 2, N, 6).requires_grad_(), tensor(B, 3, N, 8, seed=1)  # widths 12 and 24
-    value = losses.relation_kl(s, t, mask, relation_heads, causal=causal)
-    assert value.item() == pytest.approx(slow_relations(s, t, LENGTHS, relation_heads, causal), rel=1e-5)
-    (whole,) = torch.autograd.grad(value, s)
-    assert not whole[mask.bool()[:, None, :].expand(B, 2, N) == 0].any() and whole.abs().sum() > 0
-    monkeypatch.setattr(losses, "RELATION_ROWS", 3)
-    blocks = losses.relation_kl(s, t, mask, relation_heads, causal=causal)
-    torch.testing.assert_close(blocks, value)
-    torch.testing.assert_close(torch.autograd.grad(blocks, s)[0], whole)
-    assert losses.relation_kl(s, s, mask, relation_heads).item() == pytest.approx(0, abs=1e-6)
+@pytest.mark.parametrize("relation_heads", [1, 3, 6, None])
+def test_relation_kl(relation_heads: int | None, causal: bool, mask: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and gradients, whatever the blocks: rows of a head, some heads of a text, some texts, all at once."""
+    own = relation_heads is None
+    s = [tensor(B, 2, N, 6, seed=i).double().requires_grad_() for i in (0, 1)]
+    t = [tensor(B, 2 if own else 3, N, 8, seed=i).double() for i in (2, 3)]
+    bias = tensor(1, 2, N, N, seed=4).double().requires_grad_()
+    their_bias = tensor(B, 2, N, N, seed=5).double()
+    more = {"student_scaling": 0.3, "student_bias": bias, "teacher_bias": their_bias} if own else {}
+    leaves = [*s, *([bias] if own else [])]
+    heads, biases = (2, (bias, their_bias)) if own else (relation_heads, (None, None))
+    expected = slow_relations(tuple(s), tuple(t), heads, causal, (0.3 if own else None, None), biases)
+    gradients = torch.autograd.grad(expected, leaves)
+    for size in (1, 20, 120, 300, 2**18):
+        monkeypatch.setitem(losses.RELATION_BLOCK, "cpu", size)
+        value = losses.relation_kl(tuple(s), tuple(t), mask, relation_heads, causal=causal, **more)
+        assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+        for found, wanted in zip(torch.autograd.grad(value, leaves), gradients, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("of", [1, 2], ids=["self", "pair"])
+def test_relations_in_float32(of: int, mask: Tensor) -> None:
+    s = [tensor(B, 2, N, 6, seed=i, scale=3.0).requires_grad_() for i in range(of)]
+    t = [tensor(B, 2, N, 8, seed=5 + i, scale=3.0) for i in range(of)]
+    ours, theirs = (s[0], s[-1]), (t[0], t[-1])
+    found, wanted = losses.relation_kl(ours, theirs, mask), slow_relations(ours, theirs, 2, False)
+    assert found.dtype == torch.float32 and found.item() == pytest.approx(wanted.item(), rel=1e-5)
+    for one, other in zip(torch.autograd.grad(found, s), torch.autograd.grad(wanted, s), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers in a tensor that an operation gives."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        self.most = max(self.most, *(x.numel() for x in tree_leaves(found) if isinstance(x, Tensor)), 0)
+        return found
+
+
+def test_relations_make_no_map_of_all_tokens_by_all_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    n, s = 1024, tensor(1, 2, 1024, 8).requires_grad_()
+    most = []
+    for size in (losses.RELATION_BLOCK["cpu"], n * n):
+        monkeypatch.setitem(losses.RELATION_BLOCK, "cpu", size)
+        with Largest() as largest:
+            losses.relation_kl((s, s), (s.detach(), s.detach()), torch.ones(1, n, dtype=torch.int64)).backward()
+        most.append(largest.most)
+    assert most == [n * n // 4, n * n]
 
 
 @pytest.mark.parametrize("form", ["auto", "gram"])
@@ -400,6 +449,7 @@ MASKED = {
     "hidden_cosine": lambda s, t, m: losses.hidden_cosine(s, t, m),
     "attention direct": lambda s, t, m: losses.attention_score_mse(*_heads(s), *_heads(t), m, form="direct"),
     "attention gram": lambda s, t, m: losses.attention_score_mse(*_heads(s), *_heads(t), m, form="gram"),
+    "relations": lambda s, t, m: losses.relation_kl(_heads(s), _heads(t), m),
 }
 
 
@@ -478,6 +528,10 @@ def test_pieces_of_a_step_add_up(mask: Tensor) -> None:
         (
             lambda r: losses.attention_score_mse(*_heads(s[r]), *_heads(t[r]), mask[r], count=pairs),
             losses.attention_score_mse(*_heads(s), *_heads(t), mask),
+        ),
+        (
+            lambda r: losses.relation_kl(_heads(s[r]), _heads(t[r]), mask[r], count=tokens),
+            losses.relation_kl(_heads(s), _heads(t), mask),
         ),
         (lambda r: losses.cross_entropy(z[r], y[r], 2.0), losses.cross_entropy(z, y)),
         (

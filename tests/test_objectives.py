@@ -24,6 +24,7 @@ from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.objectives.mapping import pairs, picture, spread
 from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
+from tutelage.objectives.relations import Relations
 from tutelage.objectives.term import Answers, Term
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import LiveTeacher
@@ -109,6 +110,16 @@ def test_projections_where_widths_differ(project: str, names: list[str]) -> None
     ("terms", "student", "message"),
     [
         ([AttentionScores()], shape(2, heads=2), "student has 2 heads and the teacher 4"),
+        (
+            [Relations(relation_heads="own")],
+            shape(2, hidden=24, heads=2),
+            "the student has 2 heads and the teacher 4; use heads=4, or relation_heads=8$",
+        ),
+        (
+            [Relations(relation_heads=3)],
+            shape(2, hidden=24),
+            "cannot divide the widths 24 and 32; use relation_heads=8$",
+        ),
         ([FirstToken()], shape(2, hidden=16), "hidden size is 16 and the teacher's 32"),
         ([FirstToken()], shape(1), "leaves a student of 1 layer"),
         ([Hidden(project="none")], shape(2, hidden=16), "project=none cannot compare"),
@@ -189,6 +200,8 @@ def test_every_term_is_zero_for_a_student_that_is_its_teacher(batch) -> None:
         Hidden(),
         Hidden(loss="cosine"),
         AttentionScores(),
+        Relations(),
+        Relations(of=("queries-keys", "values"), relation_heads="own"),
         FirstToken(),
         HiddenKnowledge(top=4),
         LogitsMSE(),
@@ -199,6 +212,23 @@ def test_every_term_is_zero_for_a_student_that_is_its_teacher(batch) -> None:
         loss.backward()
         assert abs(loss.item()) < 1e-6, term.kind
         assert all(p.grad is None or p.grad.abs().max() < 1e-5 for p in student.parameters()), term.kind
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet", "deberta-v2", "gpt2"])
+def test_relations_of_queries_to_keys_compare_the_models_attention(family: str, batch) -> None:
+    """The attention that the models themselves give: with padding, scaling, relative positions, and no later tokens."""
+    teacher, student = tiny_model(family, spread=10.0), tiny_model(family, seed=1, spread=10.0, layers=2, hidden=16)
+    found = value_of(Relations(of=("queries-keys",), relation_heads="own"), student, teacher, batch)
+    maps = []
+    for model in (teacher, student):
+        model.set_attn_implementation("eager")
+        with torch.no_grad():
+            maps.append(model(**batch.inputs, output_attentions=True).attentions[-1].double())
+    theirs, ours = maps
+    rows = torch.where(theirs > 0, theirs * (theirs / ours).log(), 0.0).sum(-1)
+    wanted = (rows * batch.mask[:, None]).sum() / (4 * batch.mask.sum())
+    assert not batch.mask.all() and wanted > 0.05
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-4)
 
 
 def test_pkds_two_scales_mean_the_same(batch) -> None:

@@ -10,6 +10,7 @@ from tutelage.methods.finetune import finetune
 from tutelage.methods.fitnets import fitnets
 from tutelage.methods.kd import kd
 from tutelage.methods.logits_mse import logits_mse
+from tutelage.methods.minilm import minilm, minilm_assistant
 from tutelage.methods.minilmv2 import minilmv2
 from tutelage.methods.minimum_knowledge import minimum_knowledge, minimum_knowledge_reference
 from tutelage.methods.pea_kd import pea_kd
@@ -41,6 +42,8 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         distilbert_general,
         tinybert,
         tinybert_reference,
+        minilm,
+        minilm_assistant,
         minilmv2,
         minimum_knowledge,
         minimum_knowledge_reference,

@@ -9,13 +9,14 @@ Symbols: ``B`` batch, ``C`` classes, ``n`` padded length, ``d`` hidden size, ``h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 Count = Tensor | float | None
 
@@ -307,67 +308,137 @@ def attention_score_mse(
     return _mean(total, count, default.to(total.device))
 
 
-RELATION_ROWS = 128
-"""Tokens whose relations are computed at a time."""
+RELATION_BLOCK = {"cpu": 2**18}
+"""Most relations computed at a time, by device; on others ``2**24``. A CPU is fastest while a block fits into its
+cache."""
 
 
 def relation_kl(
-    student: Tensor,
-    teacher: Tensor,
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
     mask: Tensor,
-    relation_heads: int,
+    relation_heads: int | None = None,
     *,
+    student_scaling: float | None = None,
+    teacher_scaling: float | None = None,
+    student_bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
     causal: bool = False,
     count: Count = None,
 ) -> Tensor:
-    """KL divergence between self-attention relations (MiniLMv2, Wang et al. 2021, eq. 5 and 6), mean over relation heads.
+    """KL divergence between self-attention relations, mean over heads (MiniLM, Wang et al. 2020, sections 3.1 and
+    3.2; MiniLMv2, Wang et al. 2021, eq. 5 and 6).
 
-    One kind of vectors (queries, keys or values) is divided anew into ``relation_heads`` heads of size ``d_r``, which need not
-    be the model's own. A relation is ``R = softmax(A A^T / sqrt(d_r))`` over the real tokens of the text, and the loss
-    ``sum_t KL(R_teacher[t] || R_student[t])``, divided by ``count`` (default: the number of real tokens). ``causal`` leaves
-    out later tokens.
+    A relation of vectors ``A`` to vectors ``B`` is ``R = softmax(A B^T / sqrt(d_r))`` over the real tokens of the text, and the
+    loss ``sum_t KL(R_teacher[t] || R_student[t])``, divided by ``count`` (default: the number of real tokens). Queries to keys
+    are the attention distribution; ``A`` and ``B`` may be the same tensor. ``causal`` leaves out later tokens.
 
-    Rows are computed in blocks of 128 tokens, again in the backward pass: no ``n x n`` map is kept.
+    Each model's vectors are divided anew into ``relation_heads`` heads of size ``d_r``. None keeps the models' own heads, of
+    which both have equally many; only these can have a bias. A scaling replaces ``1 / sqrt(d_r)``.
 
-    Shapes: ``(B, heads, n, d_head)``, where heads and head sizes may differ between the two; mask ``(B, n)``.
+    At most :data:`RELATION_BLOCK` relations are computed at a time, and their gradient with them: no ``n x n`` map is kept
+    for the backward pass. The teacher gets no gradient.
+
+    Shapes: ``A`` and ``B`` ``(B, heads, n, d_head)``, where heads and head sizes may differ between the two models; mask
+    ``(B, n)``; biases ``(1 or B, heads, n, n)``.
     """
-    ours, theirs = _relation_heads(student, relation_heads), _relation_heads(teacher, relation_heads)
-    real = mask.bool()
-    total = ours.new_zeros(())
-    for start in range(0, mask.shape[1], RELATION_ROWS):
-        rows = slice(start, min(start + RELATION_ROWS, mask.shape[1]))
-        arguments = (ours[:, :, rows], ours, theirs[:, :, rows], theirs, real, start, causal)
-        # Of a short text there is one block, which need not be computed twice.
-        once = mask.shape[1] <= RELATION_ROWS
-        total = total + (
-            _relation_rows(*arguments) if once else checkpoint(_relation_rows, *arguments, use_reentrant=False)
+    (ours, our_keys), (theirs, their_keys) = (
+        (_relation_heads(rows, relation_heads), _relation_heads(columns, relation_heads))
+        for rows, columns in (student, teacher)
+    )
+    ours = ours * (ours.shape[-1] ** -0.5 if student_scaling is None else student_scaling)
+    theirs = theirs * (theirs.shape[-1] ** -0.5 if teacher_scaling is None else teacher_scaling)
+    our_bias, their_bias = (
+        None if bias is None else bias.to(ours.dtype).expand(len(mask), -1, -1, -1)
+        for bias in (student_bias, teacher_bias)
+    )
+    with torch.autocast(device_type=mask.device.type, enabled=False):
+        total: Tensor = _RelationKL.apply(  # type: ignore[no-untyped-call]
+            ours, our_keys, our_bias, theirs, their_keys, their_bias, mask, causal
         )
-    return _mean(total / relation_heads, count, mask.sum())
+    return _mean(total / ours.shape[1], count, mask.sum())
 
 
-def _relation_heads(x: Tensor, heads: int) -> Tensor:
-    """``(B, heads, n, d_head)`` as ``(B, relation heads, n, d_r)``, scaled so that a product of two needs no factor."""
-    merged = x.transpose(1, 2).flatten(2)
-    parts = merged.view(*merged.shape[:2], heads, -1).transpose(1, 2).float()
-    scaled: Tensor = parts * parts.shape[-1] ** -0.25
-    return scaled
+def _relation_heads(x: Tensor, heads: int | None) -> Tensor:
+    """``(B, heads, n, d_head)`` as ``(B, relation heads, n, d_r)``, in float32 at least."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return wide if heads is None else wide.transpose(1, 2).reshape(len(x), x.shape[2], heads, -1).transpose(1, 2)
 
 
-def _relation_rows(
-    ours: Tensor, all_ours: Tensor, theirs: Tensor, all_theirs: Tensor, real: Tensor, start: int, causal: bool
-) -> Tensor:
-    """The sum of KL divergences of a block of rows that begins at token ``start``."""
-    rows, n = ours.shape[2], real.shape[1]
-    seen = real[:, None, None, :]
-    if causal:
-        place = torch.arange(n, device=real.device)
-        seen = seen & (place[None, :] <= place[start : start + rows, None])
-    lowest = torch.finfo(torch.float32).min / 2
-    with torch.autocast(device_type=real.device.type, enabled=False):
-        log_s = (ours @ all_ours.mT).masked_fill(~seen, lowest).log_softmax(dim=-1)
-        log_t = (theirs @ all_theirs.mT).masked_fill(~seen, lowest).log_softmax(dim=-1)
-        divergence = (log_t.exp() * (log_t - log_s)).masked_fill(~seen, 0.0).sum(dim=-1)
-    return (divergence * real[:, None, start : start + rows]).sum()
+class _RelationKL(torch.autograd.Function):
+    """The sum of the rows' KL divergences of :func:`relation_kl`.
+
+    The gradient of the scores, ``softmax(student) - softmax(teacher)``, needs what the loss needs. The forward pass therefore
+    also computes the gradients of the student's vectors, block by block; the backward pass scales them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        ours: Tensor,
+        our_keys: Tensor,
+        our_bias: Tensor | None,
+        theirs: Tensor,
+        their_keys: Tensor,
+        their_bias: Tensor | None,
+        mask: Tensor,
+        causal: bool,
+    ) -> Tensor:
+        texts, heads, n, _ = ours.shape
+        lowest = torch.finfo(ours.dtype).min / 2  # plus a score it is the same number, in both models
+        hidden = torch.zeros_like(mask, dtype=ours.dtype).masked_fill(mask == 0, lowest)[:, None, None, :]
+        real = mask.to(ours.dtype)[:, None, :, None]
+        learning = zip((ours, our_keys, our_bias), ctx.needs_input_grad, strict=False)
+        gradients = [torch.zeros_like(x) if x is not None and needed else None for x, needed in learning]
+        total = ours.new_zeros(())
+        for at, columns in _relation_blocks(texts, heads, n, RELATION_BLOCK.get(ours.device.type, 2**24)):
+            both = []
+            for rows, keys, bias in ((ours, our_keys, our_bias), (theirs, their_keys, their_bias)):
+                scores = (rows[at] @ keys[columns].mT).add_(hidden[at[0]])
+                if bias is not None:
+                    scores.add_(bias[at])
+                if causal:
+                    place = torch.arange(n, device=mask.device)
+                    scores.masked_fill_(place > place[at[2], None], lowest)
+                softmax = scores.softmax(dim=-1)
+                # The logarithm of the softmax's divisor, from the largest score.
+                divisor = scores.amax(dim=-1, keepdim=True) - softmax.amax(dim=-1, keepdim=True).log()
+                both.append((scores, softmax, divisor))
+            (scores, softmax, divisor), (their_scores, their_softmax, their_divisor) = both
+            here = real[at[0], :, at[2]]
+            divergence = their_scores.sub_(scores).mul_(their_softmax).sum(dim=-1, keepdim=True)
+            total += ((divergence + divisor - their_divisor) * here).sum()
+            by_rows, by_keys, by_bias = gradients
+            slope = softmax.sub_(their_softmax)
+            if by_rows is not None:
+                by_rows[at] = (slope @ our_keys[columns]).mul_(here)
+            if by_keys is not None:
+                by_keys[columns] += slope.mT @ (ours[at] * here)
+            if by_bias is not None:
+                by_bias[at] = slope.mul_(here)
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        found = [None if saved is None else gradient * saved for saved in ctx.saved_tensors]
+        return (*found, None, None, None, None, None)
+
+
+def _relation_blocks(
+    texts: int, heads: int, n: int, size: int
+) -> Iterator[tuple[tuple[slice, slice, slice], tuple[slice, slice]]]:
+    """Texts, heads and rows of each block, and the texts and heads alone: whole texts, if several fit into ``size`` relations;
+    else some heads of a text, or some rows of a head."""
+    rows = min(max(size // n, 1), n)
+    some_heads = min(max(size // (n * rows), 1), heads)
+    some_texts = max(size // (n * rows * some_heads), 1)
+    for text in range(0, texts, some_texts):
+        for head in range(0, heads, some_heads):
+            columns = slice(text, text + some_texts), slice(head, head + some_heads)
+            for row in range(0, n, rows):
+                yield (*columns, slice(row, row + rows)), columns
 
 
 def by_text(logits: Tensor, text: Tensor, texts: int, width: int) -> Tensor:

@@ -40,6 +40,10 @@ PAPERS = {
         "{DistilBERT}, a distilled version of {BERT}: smaller, faster, cheaper and lighter",
         "Sanh, Victor and Debut, Lysandre and Chaumond, Julien and Wolf, Thomas",
     ),
+    "2002.10957": (
+        "{MiniLM}: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers",
+        "Wang, Wenhui and Wei, Furu and Dong, Li and Bao, Hangbo and Yang, Nan and Zhou, Ming",
+    ),
     "2009.14822": (
         "{Pea-KD}: Parameter-efficient and Accurate Knowledge Distillation on {BERT}",
         "Cho, Ikhyun and Kang, U",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tutelage import anatomy
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
 from tutelage.students.load import load_config
-from tutelage.students.specs import Checkpoint, Copied, Fresh, Pruned
+from tutelage.students.specs import Checkpoint, Copied, Fresh, Pruned, Student, origin_of
 
 FOLDER = "assistants"
 """Folder within that of a run, with a run of each assistant by its number."""
@@ -20,7 +21,8 @@ def links(config: RunConfig) -> list[RunConfig]:
     The student of each is the teacher of the next. The last is in the run's own folder.
 
     Raises:
-        TutelageError: if there is no teacher model, or a student would copy a layer that its teacher does not have.
+        TutelageError: if there is no teacher model, a student would copy a layer that its teacher does not
+            have, or a term does not fit a student and its teacher.
     """
     recipe, out = config.recipe, Path(str(config.out))
     if config.teacher is None:
@@ -32,7 +34,7 @@ def links(config: RunConfig) -> list[RunConfig]:
         found.append(config.model_copy(update=update | _taught(found)))
     update = {"recipe": recipe.model_copy(update={"assistants": []})}
     found.append(config.model_copy(update=update | _taught(found)))
-    _check_depths(found)
+    _check_sizes(found)
     return found
 
 
@@ -44,18 +46,40 @@ def _taught(before: list[RunConfig]) -> dict[str, str | None]:
     return {"teacher": str(Path(str(before[-1].out)) / "student"), "teacher_store": store if store == "auto" else None}
 
 
-def _check_depths(runs: list[RunConfig]) -> None:
-    depth = anatomy.shape_of(load_config(str(runs[0].teacher))).layers
-    for config in runs:
-        student, last = config.recipe.student, 0
-        if isinstance(student, Checkpoint):
-            depth = anatomy.shape_of(load_config(student.name)).layers
-        elif isinstance(student, Copied | Fresh | Pruned):
-            named = (student.layers or depth,) if not isinstance(student.layers, list) else student.layers
-            if isinstance(student, Pruned) or (isinstance(student, Copied) and student.source is None):
-                last = max(named)
-            if last > depth:
-                raise TutelageError(
-                    f"layer {last} cannot be taken from a teacher of {depth}; name the assistants from large to small"
-                )
-            depth = len(student.layers) if isinstance(student.layers, list) else named[0]
+def _check_sizes(runs: list[RunConfig]) -> None:
+    """Each student against its teacher, before the first of them is trained."""
+    teacher, known = anatomy.shape_of(load_config(str(runs[0].teacher))), True
+    for number, config in enumerate(runs, start=1):
+        student = _shape(config.recipe.student, teacher)
+        known = known and isinstance(config.recipe.student, Checkpoint | Copied | Fresh | Pruned) and teacher.heads > 0
+        for term in (term for stage in config.recipe.stages for term in stage.objective):
+            if known and term.weight > 0 and not term.optional and not term.on_logits:
+                try:
+                    term.needs(student, teacher)
+                except TutelageError as error:
+                    who = "" if number == len(runs) else f"teacher assistant {number} (recipe.assistants): "
+                    raise TutelageError(f"{who}{error}") from None
+        teacher = student
+
+
+def _shape(student: Student, teacher: anatomy.Shape) -> anatomy.Shape:
+    """The sizes of a student that is not made yet; for kinds of students that name no layers, the teacher's."""
+    if isinstance(student, Checkpoint):
+        return anatomy.shape_of(load_config(student.name))
+    if not isinstance(student, Copied | Fresh | Pruned):
+        return teacher
+    named, last = (student.layers or teacher.layers,) if not isinstance(student.layers, list) else student.layers, 0
+    if isinstance(student, Pruned) or (isinstance(student, Copied) and student.source is None):
+        last = max(named)
+    if last > teacher.layers:
+        raise TutelageError(
+            f"layer {last} cannot be taken from a teacher of {teacher.layers}; name the assistants from large to small"
+        )
+    origin = origin_of(student)
+    whole = teacher if origin is None else anatomy.shape_of(load_config(origin))
+    return replace(
+        whole,
+        layers=len(student.layers) if isinstance(student.layers, list) else named[0],
+        hidden=getattr(student, "hidden", None) or whole.hidden,
+        heads=getattr(student, "heads", None) or whole.heads,
+    )
