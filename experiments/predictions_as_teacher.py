@@ -18,6 +18,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Options of the middle noise, without labelled rows."""
 GOLD = (0.0, 0.5, 1.0)
+Arms = list[tuple[str, str, str, dict[str, Any], bool]]
+"""Noise, name, form of the file, options, and whether labelled rows stand beside."""
 
 SCRIPT = common.options(__file__, __doc__, "predictions_as_teacher", precision="no")
 SCRIPT.add_argument("--clinc", help="CLINC150's data_full.json")
@@ -127,13 +130,11 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     given = {key: value for key, value in settings(arguments).items() if key != "minutes"}
     results: Results = {"settings": given, "annotators": annotate(work, labels, arguments), "runs": []}
     middle = noises[len(noises) // 2]
-    arms: list[tuple[str, str, str, dict[str, Any], bool]] = [
-        (noise, form, form, {}, False) for noise in noises for form in FORMS
-    ]
-    arms += [(middle, arm, form, options, False) for arm, (form, options) in MORE.items()]
-    arms += [(middle, f"full, gold={share:g}", "full", {"gold": share}, True) for share in GOLD]
-    for seed in range(arguments.seeds):
-        for noise, arm, form, options, gold in arms:
+    forms: Arms = [(noise, form, form, {}, False) for noise in noises for form in FORMS]
+    more: Arms = [(middle, arm, form, options, False) for arm, (form, options) in MORE.items()]
+    more += [(middle, f"full, gold={share:g}", "full", {"gold": share}, True) for share in GOLD]
+    for arms in (forms, more):
+        for seed, (noise, arm, form, options, gold) in product(range(arguments.seeds), arms):
             place = work / f"noise-{noise}" / "runs"
             late = arguments.minutes is not None and time.monotonic() - began > 60 * arguments.minutes
             if late and not (place / f"{folder_name(arm)}-{seed}" / "report.json").exists():
