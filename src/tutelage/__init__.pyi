@@ -15,6 +15,7 @@ from .api import finetune as finetune
 from .api import gate as gate
 from .api import inspect_corpus as inspect_corpus
 from .api import inspect_store as inspect_store
+from .api import pack as pack
 from .api import plan_store as plan_store
 from .api import pretrain as pretrain
 from .api import push as push
@@ -24,6 +25,7 @@ from .api import serve as serve
 from .api import show_team as show_team
 from .api import shrink as shrink
 from .api import train_team as train_team
+from .api import unpack as unpack
 from .api import verify_store as verify_store
 from .api import write_store as write_store
 from .data.config import DataConfig as DataConfig

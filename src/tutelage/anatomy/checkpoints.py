@@ -27,6 +27,8 @@ VOCABULARIES = (
 POINTER = b"version https://git-lfs"
 """The first bytes of what git-lfs leaves in place of a file that was not fetched."""
 
+PACKED = "packed.safetensors"
+"""The weights of a packed model (:mod:`tutelage.students.coded`)."""
 FOREIGN = {
     "*.gguf": "GGUF weights, made for llama.cpp",
     "*.onnx": "an ONNX graph, which cannot be trained",
@@ -207,6 +209,10 @@ def check_weights(name: str, path: Path) -> None:
         TutelageError: when they are not.
     """
     files = weight_files(path)
+    if not files and (path / PACKED).is_file():
+        raise TutelageError(
+            f"the model {name!r} is packed; make a plain one of it: tutelage unpack {name} --out FOLDER"
+        )
     if not files:
         for pattern, what in FOREIGN.items():
             if (found := _first(path, pattern)) is not None:

@@ -15,7 +15,7 @@ Nothing heavy is imported before a function is called.
 from tutelage.api.common import FILES, FilePath, Plugin
 from tutelage.api.release import cascade, gate
 from tutelage.api.runs import demo, distill, evaluate, export, finetune, methods, pretrain, recipe, run
-from tutelage.api.serving import push, serve
+from tutelage.api.serving import pack, push, serve, unpack
 from tutelage.api.stores import compact_store, inspect_store, plan_store, verify_store, write_store
 from tutelage.api.studies import (
     ablate,
@@ -52,6 +52,7 @@ __all__ = [
     "inspect_corpus",
     "inspect_store",
     "methods",
+    "pack",
     "plan_store",
     "pretrain",
     "push",
@@ -62,6 +63,7 @@ __all__ = [
     "show_team",
     "shrink",
     "train_team",
+    "unpack",
     "verify_store",
     "write_store",
 ]

@@ -10,6 +10,7 @@ from tutelage.api.common import FilePath
 
 if TYPE_CHECKING:
     from tutelage.run.inputs import Model
+    from tutelage.run.packing import Packed
     from tutelage.run.push import Push
     from tutelage.serving.server import Server
 
@@ -39,6 +40,49 @@ def serve(student: Model, *, teacher: Model | None = None, host: str = "127.0.0.
     with Inputs() as inputs:
         second = None if teacher is None else inputs.model(teacher, "teacher")
         return served(inputs.model(student, "student"), second, host=host, port=port)
+
+
+def pack(model: FilePath, out: FilePath) -> Packed:
+    """Write a model whose matrices have few values into a small folder, in a Huffman code.
+
+    ``--method deep_compression`` trains such a student. The new folder has the tokenizer and the configuration, too, and ``unpack``
+    makes a plain checkpoint of it, equal to the bit. Weights of other models are written as they are.
+
+    Args:
+        model: Folder of a run, or of its student.
+        out: Folder to write; new or empty.
+
+    Returns:
+        The bytes of the plain and of the packed weights.
+
+    Raises:
+        TutelageError: when the folder holds no weights, or ``out`` cannot be written.
+
+    Example: tutelage pack runs/a --out small/
+    """
+    from tutelage.run.packing import pack as packed
+
+    return packed(Path(model), Path(out))
+
+
+def unpack(folder: FilePath, out: FilePath) -> Packed:
+    """Make a plain checkpoint of a folder that ``pack`` has written.
+
+    Args:
+        folder: The packed folder.
+        out: Folder to write; new or empty.
+
+    Returns:
+        The bytes of the plain and of the packed weights.
+
+    Raises:
+        TutelageError: when the folder holds no packed weights or they are damaged, or ``out`` cannot be written.
+
+    Example: tutelage unpack small/ --out plain/
+    """
+    from tutelage.run.packing import unpack as plain
+
+    return plain(Path(folder), Path(out))
 
 
 def push(

@@ -39,6 +39,8 @@ COMMANDS = {
     "cascade": Derived("cascade", ("student",)),
     "serve": Derived("serve", ("student",)),
     "push": Derived("push", ("folder", "repo")),
+    "pack": Derived("pack", ("model",)),
+    "unpack": Derived("unpack", ("folder",)),
     "search-knowledge": Derived("search_knowledge"),
     "attention-report": Derived("attention_report", ("teacher", "student", "texts")),
     "compare": Derived("compare", ("plan",)),

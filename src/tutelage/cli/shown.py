@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tutelage.report.search import Search
     from tutelage.report.shrink import Shrink
     from tutelage.run.gate import Gate
+    from tutelage.run.packing import Packed
     from tutelage.run.push import Push
     from tutelage.run.result import Result
     from tutelage.serving.report import ExportReport
@@ -266,6 +267,16 @@ def _push(found: Push) -> None:
         _say("Nothing was uploaded; --yes does it")
 
 
+def _packed(found: Packed) -> None:
+    share = found.packed / max(found.plain, 1)
+    _say(f"{found.folder}: {found.plain / 1e6:.1f} MB plain, {found.packed / 1e6:.1f} MB packed ({share:.1%})")
+    if not found.coded:
+        _say(
+            "note: no matrix has at most 256 different values, so packing saves nothing; train the student with "
+            "--method deep_compression"
+        )
+
+
 def _serve(page: Server) -> None:
     _say(f"Open {page.address} (Ctrl-C ends)")
     if page.open_to_others:
@@ -387,6 +398,8 @@ SHOWN: dict[str, Callable[[Any], None]] = {
     "cascade": _cascade,
     "serve": _serve,
     "push": _push,
+    "pack": _packed,
+    "unpack": _packed,
     "chain": _chain,
     "train_team": _team,
     "show_team": _team,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from tutelage.methods.autoskdbert import autoskdbert, ensemble, mt_bert, skdbert
 from tutelage.methods.bilstm import bilstm, bilstm_reference
 from tutelage.methods.compact import compact, compact_int8
+from tutelage.methods.deep_compression import deep_compression
 from tutelage.methods.distilbert import distilbert, distilbert_general
 from tutelage.methods.finetune import finetune
 from tutelage.methods.fitnets import fitnets
@@ -31,6 +32,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         compact_int8,
         kd,
         takd,
+        deep_compression,
         logits_mse,
         similarity,
         fitnets,

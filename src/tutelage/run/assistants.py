@@ -68,7 +68,8 @@ def _shape(student: Student, teacher: anatomy.Shape) -> anatomy.Shape:
         return anatomy.shape_of(load_config(student.name))
     if not isinstance(student, Copied | Fresh | Pruned):
         return teacher
-    named, last = (student.layers or teacher.layers,) if not isinstance(student.layers, list) else student.layers, 0
+    count = None if student.layers == "all" else student.layers
+    named, last = count if isinstance(count, list) else (count or teacher.layers,), 0
     if isinstance(student, Pruned) or (isinstance(student, Copied) and student.source is None):
         last = max(named)
     if last > teacher.layers:
@@ -79,7 +80,7 @@ def _shape(student: Student, teacher: anatomy.Shape) -> anatomy.Shape:
     whole = teacher if origin is None else anatomy.shape_of(load_config(origin))
     return replace(
         whole,
-        layers=len(student.layers) if isinstance(student.layers, list) else named[0],
+        layers=whole.layers if student.layers == "all" else len(count) if isinstance(count, list) else named[0],
         hidden=getattr(student, "hidden", None) or whole.hidden,
         heads=getattr(student, "heads", None) or whole.heads,
     )

@@ -51,7 +51,7 @@ RATES = (1.0, 2.5)
 def starts(student: Student, source: anatomy.Shape | None) -> dict[str, list[int]]:
     """The layers (from 1) of each candidate start, by name, equal ones once; none where there is nothing to choose. ``source`` is
     the shape of the model that layers are copied from."""
-    if not isinstance(student, Copied) or student.choose != "best" or isinstance(student.layers, list):
+    if not isinstance(student, Copied) or student.choose != "best" or not isinstance(student.layers, int):
         return {}
     if source is None or student.layers >= source.layers:
         return {}

@@ -21,6 +21,8 @@ def chosen_layers(student: Copied, depth: int) -> list[int]:
     Raises:
         TutelageError: if the teacher has fewer layers.
     """
+    if student.layers == "all":
+        return list(range(1, depth + 1))
     if isinstance(student.layers, list):
         if max(student.layers) > depth:
             raise TutelageError(f"layer {max(student.layers)} cannot be copied: the teacher has layers 1 to {depth}")

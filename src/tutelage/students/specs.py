@@ -66,7 +66,7 @@ class StudentSpec(BaseModel):
 class Copied(StudentSpec):
     """Some layers of the teacher, with its embeddings, pooler and head.
 
-    * ``layers``: the number of layers, or a list of layer numbers (from 1).
+    * ``layers``: the number of layers, a list of layer numbers (from 1), or ``all``.
     * ``choose``: ``best`` tries several and takes the one that learns most in a few steps (:mod:`tutelage.run.start`);
       ``first``, ``last``, ``spread`` (evenly, first and last included, as in DistilBERT) or ``uniform`` (every N/M-th, the
       layers that a uniform mapping pairs). Where there is nothing to try (on a corpus) ``best`` is ``first``.
@@ -79,7 +79,7 @@ class Copied(StudentSpec):
     inherits, origin = True, "source"
 
     init: Literal["copied"] = "copied"
-    layers: Count | Counts = 3
+    layers: Count | Counts | Literal["all"] = 3
     choose: Literal["best", "first", "last", "spread", "uniform"] = "best"
     source: Place | None = None
     family: Literal["distilbert"] | None = None
