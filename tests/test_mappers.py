@@ -7,13 +7,27 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import torch
+from accelerate import Accelerator
+from conftest import examples, tiny_model
+from test_losses import softmax, tensor
 from test_training import learn, tiny_stage
+from torch import Tensor
 
-from tutelage.anatomy import Shape
+from tutelage.anatomy import Shape, shape_of
+from tutelage.data.batches import Batch, Totals, step_batches
+from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
+from tutelage.knowledge.signals import Signals
+from tutelage.objectives.mapped import AttendedLayers
 from tutelage.objectives.mappers import Mapper
 from tutelage.objectives.mapping import grouped, picture
+from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import SoftLabels
+from tutelage.objectives.term import Term
+from tutelage.tasks import KINDS
+from tutelage.teachers.teacher import LiveTeacher, cut_from
+from tutelage.training import loop
 
 
 @pytest.mark.parametrize(
@@ -80,3 +94,110 @@ def test_a_mapper_hears_of_epochs_and_steps_and_again_of_the_epoch_when_resumed(
     assert steps == whole[-2:] == [-1, -1] and first != second and min(first, second) >= 0
     assert (states[2]["epoch"], states[2]["place"]) == (1, 1)
     assert heard(tokenizer, resumed=states[2]) == [second, -1]
+
+
+# ----------------------------------------------------------------------------------------------------------- terms
+
+B, N, LENGTHS, STUDENT, TEACHER = 3, 5, [5, 3, 2], 3, 6
+TERMS = [AttendedLayers(), AttendedLayers(layers="overlapping")]
+
+
+def shape(layers: int, hidden: int) -> Shape:
+    return Shape("bert", layers, hidden, 2, 12, 45)
+
+
+def signals(layers: int, hidden: int, seed: int) -> Signals:
+    """Random hidden states, queries and keys (2 heads) of all layers. What stands at padded places is large."""
+    far = (torch.arange(N) >= torch.tensor(LENGTHS)[:, None]) * 100.0
+
+    def some(i: int, *size: int) -> Tensor:
+        return tensor(*size, seed=seed + 10 * i) + far.view(B, *[1] * (len(size) - 3), N, 1)
+
+    hidden_states = {i: some(i, B, N, hidden) for i in range(layers + 1)}
+    queries, keys = ({i: some(i + k, B, 2, N, hidden // 2) for i in range(1, layers + 1)} for k in (50, 90))
+    return Signals(hidden=hidden_states, queries=queries, keys=keys, scaling=(hidden // 2) ** -0.5)
+
+
+class Scene:
+    """A term between random signals of a narrower student and its teacher."""
+
+    def __init__(self, term: Term, width: int = 4) -> None:
+        self.student, self.teacher = signals(STUDENT, width, 1), signals(TEACHER, 8, 2)
+        self.term, self.objective = (
+            term,
+            Objective([term], KINDS["classification"], shape(STUDENT, width), shape(TEACHER, 8)),
+        )
+        mask = (torch.arange(N) < torch.tensor(LENGTHS)[:, None]).long()
+        totals = Totals(B, B, B, sum(LENGTHS), sum(n * n for n in LENGTHS))
+        keys = torch.arange(B)
+        self.batch = Batch(keys, keys, {"attention_mask": mask}, mask.bool() & False, keys, None, totals)
+        cut_from(self.teacher, self.objective.plan.teacher_needs, mask, self.batch.separators, keys)
+
+    def value(self) -> Tensor:
+        return self.objective(self.student, self.teacher, self.batch)[self.term.kind]
+
+    def module(self, name: str) -> torch.nn.Module:
+        return self.objective.projections[name]
+
+
+def mapped_by(linear: Tensor, vector: Tensor) -> list[float]:
+    return [sum(float(w) * float(v) for w, v in zip(row, vector, strict=True)) for row in linear.detach()]
+
+
+@pytest.mark.parametrize(("layers", "width"), [("all", 8), ("all", 4), ("regular", 8), ("overlapping", 4)])
+def test_attended_layers_against_the_formula(layers: str, width: int) -> None:
+    """sum_j MSE(s_j, sum_i softmax_i(<s_j, t_i>) t_i), mean over texts."""
+    scene = Scene(AttendedLayers(layers=layers), width)
+    groups = {s: [t for other, t in grouped(layers, STUDENT, TEACHER) if other == s] for s in range(1, STUDENT + 1)}
+    total = 0.0
+    for b in range(B):
+        for s, group in groups.items():
+            ours = scene.student.hidden[s][b, 0].double().tolist()
+            if width != 8:
+                ours = mapped_by(scene.module(f"attended_layers_{s}").weight, scene.student.hidden[s][b, 0])
+            theirs = [scene.teacher.hidden[t][b, 0].double().tolist() for t in group]
+            weights = softmax([sum(q * k for q, k in zip(ours, key, strict=True)) for key in theirs])
+            target = [sum(w * key[k] for w, key in zip(weights, theirs, strict=True)) for k in range(8)]
+            total += sum((a - c) ** 2 for a, c in zip(ours, target, strict=True)) / 8
+    assert scene.value().item() == pytest.approx(total / B, rel=1e-5)
+
+
+def test_attended_layers_refuse_models_whose_first_token_sees_nothing() -> None:
+    causal = Shape("gpt2", 6, 8, 2, 12, 45)
+    with pytest.raises(TutelageError, match=r"attended_layers compares what the first token .* in a gpt2"):
+        Objective([AttendedLayers()], KINDS["classification"], shape(STUDENT, 8), causal)
+
+
+@pytest.fixture(scope="module")
+def models():
+    """A student of random weights, narrower than its teacher, both without dropout."""
+    return tiny_model(seed=3, layers=2, hidden=16, spread=1.0).eval(), tiny_model()
+
+
+def step(term: Term, models, tokenizer, **more) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients of a step of eight texts."""
+    student, teacher = models
+    torch.manual_seed(5)
+    objective = Objective([term], KINDS["classification"], shape_of(student.config), shape_of(teacher.config))
+    lesson = loop.DistillationModule(student, objective)
+    source = LiveTeacher(teacher, objective.plan.teacher_needs, None, Accelerator(cpu=True))
+    encoded, total = encode(examples(8, 3), tokenizer, 32), 0.0
+    most = 10**6 if objective.plan.whole_step else more.pop("max_tokens", 10**6)
+    lesson.zero_grad()
+    for batch in step_batches(encoded, np.arange(8), 0, 1, **{"max_tokens": most, **more}):
+        loss = lesson(batch, source.signals(batch))[term.kind]
+        loss.backward()
+        total += loss.item()
+    lesson.close()
+    source.close()
+    return total, {name: p.grad.clone() for name, p in lesson.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("term", TERMS, ids=lambda term: f"{term.kind}-{getattr(term, 'layers', '')}")
+def test_pieces_and_padding_change_nothing(term: Term, models, tokenizer) -> None:
+    loss, gradients = step(term, models, tokenizer)
+    assert loss > 0 and max(g.abs().max() for g in gradients.values()) > 1e-4
+    for more in ({"max_tokens": 40}, {"pad_to": 30}):
+        other, theirs = step(term, models, tokenizer, **more)
+        assert other == pytest.approx(loss, rel=1e-5)
+        torch.testing.assert_close(theirs, gradients, rtol=1e-3, atol=1e-6)

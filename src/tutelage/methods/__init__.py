@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from tutelage.methods.alp_kd import alp_kd
 from tutelage.methods.autoskdbert import autoskdbert, ensemble, mt_bert, skdbert
 from tutelage.methods.bilstm import bilstm, bilstm_reference
 from tutelage.methods.compact import compact, compact_int8
@@ -37,6 +38,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         bilstm_reference,
         pkd,
         pkd_reference,
+        alp_kd,
         distilbert,
         distilbert_general,
         tinybert,

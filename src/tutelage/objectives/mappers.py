@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 
 class Mapper(nn.Module):
@@ -19,3 +19,13 @@ class Mapper(nn.Module):
 
     def after_step(self) -> None:
         """Called after each optimiser step, on every process."""
+
+
+def attended(query: Tensor, layers: Tensor) -> Tensor:
+    """``sum_i softmax_i(<q, h_i>) h_i``: the mean of the layers' vectors, weighted by attention without scaling (ALP-KD).
+
+    Shapes: query ``(B, d)``, layers ``(B, n, d)``, result ``(B, d)``, in float32.
+    """
+    layers = layers.float()
+    weights = (layers * query.float()[:, None]).sum(-1).softmax(-1)
+    return (weights[..., None] * layers).sum(1)

@@ -44,6 +44,10 @@ PAPERS = {
         "{Pea-KD}: Parameter-efficient and Accurate Knowledge Distillation on {BERT}",
         "Cho, Ikhyun and Kang, U",
     ),
+    "2012.14022": (
+        "{ALP-KD}: Attention-Based Layer Projection for Knowledge Distillation",
+        "Passban, Peyman and Wu, Yimeng and Rezagholizadeh, Mehdi and Liu, Qun",
+    ),
     "2012.15828": (
         "{MiniLMv2}: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained Transformers",
         "Wang, Wenhui and Bao, Hangbo and Huang, Shaohan and Dong, Li and Wei, Furu",
