@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from typing import Literal
 
@@ -19,7 +20,7 @@ from tutelage.data.batches import Batch, Totals, step_batches
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Signals
-from tutelage.objectives.mapped import AttendedLayers
+from tutelage.objectives.mapped import AttendedLayers, ConcatenatedLayers
 from tutelage.objectives.mappers import Mapper
 from tutelage.objectives.mapping import grouped, picture
 from tutelage.objectives.objective import Objective
@@ -99,7 +100,12 @@ def test_a_mapper_hears_of_epochs_and_steps_and_again_of_the_epoch_when_resumed(
 # ----------------------------------------------------------------------------------------------------------- terms
 
 B, N, LENGTHS, STUDENT, TEACHER = 3, 5, [5, 3, 2], 3, 6
-TERMS = [AttendedLayers(), AttendedLayers(layers="overlapping")]
+TERMS = [
+    AttendedLayers(),
+    AttendedLayers(layers="overlapping"),
+    ConcatenatedLayers(layers="crossed"),
+    ConcatenatedLayers(layers="overlapping", normalize=False),
+]
 
 
 def shape(layers: int, hidden: int) -> Shape:
@@ -144,6 +150,11 @@ def mapped_by(linear: Tensor, vector: Tensor) -> list[float]:
     return [sum(float(w) * float(v) for w, v in zip(row, vector, strict=True)) for row in linear.detach()]
 
 
+def unit(vector: list[float]) -> list[float]:
+    length = math.sqrt(sum(x * x for x in vector))
+    return [x / length for x in vector]
+
+
 @pytest.mark.parametrize(("layers", "width"), [("all", 8), ("all", 4), ("regular", 8), ("overlapping", 4)])
 def test_attended_layers_against_the_formula(layers: str, width: int) -> None:
     """sum_j MSE(s_j, sum_i softmax_i(<s_j, t_i>) t_i), mean over texts."""
@@ -166,6 +177,37 @@ def test_attended_layers_refuse_models_whose_first_token_sees_nothing() -> None:
     causal = Shape("gpt2", 6, 8, 2, 12, 45)
     with pytest.raises(TutelageError, match=r"attended_layers compares what the first token .* in a gpt2"):
         Objective([AttendedLayers()], KINDS["classification"], shape(STUDENT, 8), causal)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("layers", ["regular", "overlapping", "skipping", "crossed"])
+def test_concatenated_layers_against_the_formula(layers: str, normalize: bool) -> None:
+    """sum_j |s/|s| - c/|c||^2 with c = W_j [t_i; ...], mean over tokens; or |s - c|^2 / d."""
+    scene = Scene(ConcatenatedLayers(layers=layers, normalize=normalize))
+    total = 0.0
+    for s in range(1, STUDENT + 1):
+        group = [t for other, t in grouped(layers, STUDENT, TEACHER) if other == s]
+        linear = scene.module(f"concatenated_layers_{s}").weight
+        for b, length in enumerate(LENGTHS):
+            for i in range(length):
+                ours = scene.student.hidden[s][b, i].double().tolist()
+                target = mapped_by(linear, torch.cat([scene.teacher.hidden[t][b, i] for t in group]))
+                if normalize:
+                    ours, target = unit(ours), unit(target)
+                squares = sum((a - c) ** 2 for a, c in zip(ours, target, strict=True))
+                total += squares if normalize else squares / len(ours)
+    assert scene.value().item() == pytest.approx(total / sum(LENGTHS), rel=1e-5)
+
+
+@pytest.mark.parametrize(("normalize", "share"), [(True, 1.0), (False, 1e-4)])
+def test_a_student_and_maps_of_zero_are_no_solution_for_vectors_of_length_one(normalize: bool, share: float) -> None:
+    scene = Scene(ConcatenatedLayers(normalize=normalize))
+    before = scene.value().item()
+    with torch.no_grad():
+        for s in range(1, STUDENT + 1):
+            scene.module(f"concatenated_layers_{s}").weight.mul_(0.01)
+            scene.student.hidden[s].mul_(0.01)
+    assert scene.value().item() == pytest.approx(share * before, rel=1e-4)
 
 
 @pytest.fixture(scope="module")

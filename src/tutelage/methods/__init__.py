@@ -5,6 +5,7 @@ from collections.abc import Callable
 from tutelage.methods.alp_kd import alp_kd
 from tutelage.methods.autoskdbert import autoskdbert, ensemble, mt_bert, skdbert
 from tutelage.methods.bilstm import bilstm, bilstm_reference
+from tutelage.methods.ckd import ckd
 from tutelage.methods.compact import compact, compact_int8
 from tutelage.methods.distilbert import distilbert, distilbert_general
 from tutelage.methods.finetune import finetune
@@ -39,6 +40,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         pkd,
         pkd_reference,
         alp_kd,
+        ckd,
         distilbert,
         distilbert_general,
         tinybert,

@@ -29,3 +29,10 @@ def attended(query: Tensor, layers: Tensor) -> Tensor:
     layers = layers.float()
     weights = (layers * query.float()[:, None]).sum(-1).softmax(-1)
     return (weights[..., None] * layers).sum(1)
+
+
+def new_map(width: int, outputs: int) -> nn.Linear:
+    """A linear map without bias, initialised as projections are."""
+    linear = nn.Linear(width, outputs, bias=False)
+    nn.init.normal_(linear.weight, std=0.02)
+    return linear

@@ -44,6 +44,10 @@ PAPERS = {
         "{Pea-KD}: Parameter-efficient and Accurate Knowledge Distillation on {BERT}",
         "Cho, Ikhyun and Kang, U",
     ),
+    "2010.03034": (
+        "Why Skip If You Can Combine: A Simple Knowledge Distillation Technique for Intermediate Layers",
+        "Wu, Yimeng and Passban, Peyman and Rezagholizadeh, Mehdi and Liu, Qun",
+    ),
     "2012.14022": (
         "{ALP-KD}: Attention-Based Layer Projection for Knowledge Distillation",
         "Passban, Peyman and Wu, Yimeng and Rezagholizadeh, Mehdi and Liu, Qun",
