@@ -20,8 +20,8 @@ from tutelage.data.batches import Batch, Totals, step_batches
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Signals
-from tutelage.objectives.mapped import AttendedLayers, ConcatenatedLayers
-from tutelage.objectives.mappers import Mapper
+from tutelage.objectives.mapped import AttendedLayers, ConcatenatedLayers, RandomLayers
+from tutelage.objectives.mappers import Drawn, Mapper
 from tutelage.objectives.mapping import grouped, picture
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import SoftLabels
@@ -105,6 +105,8 @@ TERMS = [
     AttendedLayers(layers="overlapping"),
     ConcatenatedLayers(layers="crossed"),
     ConcatenatedLayers(layers="overlapping", normalize=False),
+    RandomLayers(),
+    RandomLayers(concatenated=False, width=6),
 ]
 
 
@@ -208,6 +210,52 @@ def test_a_student_and_maps_of_zero_are_no_solution_for_vectors_of_length_one(no
             scene.module(f"concatenated_layers_{s}").weight.mul_(0.01)
             scene.student.hidden[s].mul_(0.01)
     assert scene.value().item() == pytest.approx(share * before, rel=1e-4)
+
+
+@pytest.mark.parametrize("student_width", [4, 8])
+@pytest.mark.parametrize("width", [None, 6])
+@pytest.mark.parametrize("concatenated", [True, False])
+def test_random_layers_against_the_formula(concatenated: bool, width: int | None, student_width: int) -> None:
+    """|s/|s| - t/|t||^2 of the means over tokens, mean over texts; of the concatenation, or summed over layers."""
+    scene = Scene(RandomLayers(concatenated=concatenated, width=width), student_width)
+    scene.objective.begin_epoch(np.random.default_rng(5))
+    teacher_layers = scene.module("random_layers").layers
+    maps = {
+        name.rpartition("_")[2]: x.weight for name, x in scene.objective.projections.items() if name != "random_layers"
+    }
+    assert set(maps) == {(8, None): set(), (4, None): {"student"}}.get((student_width, width), {"student", "teacher"})
+    total = 0.0
+    for b, length in enumerate(LENGTHS):
+        sides = {
+            "student": [scene.student.hidden[s][b, :length].double().mean(0) for s in (1, 2)],
+            "teacher": [scene.teacher.hidden[t][b, :length].double().mean(0) for t in teacher_layers],
+        }
+        vectors = {who: [torch.cat(layers)] if concatenated else layers for who, layers in sides.items()}
+        for pair in zip(vectors["student"], vectors["teacher"], strict=True):
+            s, t = (
+                unit(mapped_by(maps[who], one) if who in maps else one.tolist())
+                for who, one in zip(("student", "teacher"), pair, strict=True)
+            )
+            total += sum((x - y) ** 2 for x, y in zip(s, t, strict=True))
+    assert scene.value().item() == pytest.approx(total / B, rel=1e-5)
+
+
+def test_each_epoch_draws_sorted_layers_before_the_last_and_a_pair_of_the_plan() -> None:
+    drawn, term = Drawn(2, 5), RandomLayers()
+    draws = []
+    for epoch in range(60):
+        drawn.begin_epoch(np.random.default_rng([7, epoch]))
+        draws.append(tuple(drawn.layers))
+        drawn.begin_epoch(np.random.default_rng([7, epoch]))
+        assert draws[-1] == tuple(drawn.layers)
+    assert set(draws) == {(a, b) for a in range(1, 6) for b in range(a + 1, 6)}
+    assert {pair for draw in draws for pair in enumerate(draw, 1)} == set(term.pairs(shape(3, 4), shape(6, 8)))
+
+
+@pytest.mark.parametrize("layers", [1, 7])
+def test_random_layers_refuse_a_student_without_intermediate_layers_or_deeper_than_its_teacher(layers: int) -> None:
+    with pytest.raises(TutelageError, match=f"the student has {layers} layer.*; use a student of 2 to 6 layers"):
+        Objective([RandomLayers()], KINDS["classification"], shape(layers, 8), shape(6, 8))
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from tutelage.methods.minimum_knowledge import minimum_knowledge, minimum_knowle
 from tutelage.methods.pea_kd import pea_kd
 from tutelage.methods.pkd import pkd, pkd_reference
 from tutelage.methods.pretrain import pretrain
+from tutelage.methods.rail_kd import rail_kd
 from tutelage.methods.similarity import similarity
 from tutelage.methods.takd import takd
 from tutelage.methods.tinybert import tinybert, tinybert_reference
@@ -41,6 +42,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         pkd_reference,
         alp_kd,
         ckd,
+        rail_kd,
         distilbert,
         distilbert_general,
         tinybert,

@@ -6,7 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
 from tutelage.anatomy import Shape
-from tutelage.knowledge.cuts import Cut, Neurons, Tokens
+from tutelage.errors import TutelageError
+from tutelage.knowledge.cuts import Count, Cut, Neurons, Tokens
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.hidden import check_first_token
 from tutelage.objectives.mapping import Pairs, grouped
@@ -116,4 +117,76 @@ class ConcatenatedLayers(Term):
                 total = total + 2 * losses.hidden_cosine(ours, target, mask, tokens)
             else:
                 total = total + losses.hidden_mse(ours, target, mask, tokens)
+        return total
+
+
+class RandomLayers(Term):
+    """Mean vectors of the tokens in the student's intermediate layers against those of teacher layers drawn anew each epoch
+    (RAIL-KD, Haidar et al. 2022).
+
+    Of a teacher of N layers M - 1 of the first N - 1 are drawn, sorted, and paired with the first M - 1 layers of the student of M.
+    The loss is ``|s/|s| - t/|t||^2``, mean over texts. A draw follows from the run's seed, the stage and the epoch.
+    """
+
+    column = "hidden"
+    aligned = True
+
+    kind: Literal["random_layers"] = "random_layers"
+    concatenated: bool = True
+    """Compare the layers' vectors as one long vector (the paper's RAIL-KD c); off, layer by layer, summed (RAIL-KD l)."""
+    width: Count | None = None
+    """Map both sides to this width, as published. Default: compare in the teacher's width, to which the student's vectors are
+    mapped where the widths differ: a learnt map of the target could make the target easy instead of the student good."""
+
+    def words(self) -> str:
+        return f"MSE of token means, {'concatenated ' if self.concatenated else ''}random layers"
+
+    def pairs(self, student: Shape, teacher: Shape) -> Pairs:
+        """All pairs that a draw may have."""
+        m, n = student.layers, teacher.layers
+        if not 2 <= m <= n:
+            raise TutelageError(
+                f"{self.kind} pairs the layers before the last of the student with some of the teacher's, but the student has {m} "
+                f"layer(s) and the teacher {n}; use a student of 2 to {n} layers, or a method on predictions (kd)"
+            )
+        return [(s, t) for s in range(1, m) for t in range(s, n - m + s + 1)]
+
+    def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        assert teacher is not None
+        ours, theirs = (frozenset(layers) for layers in zip(*self.pairs(student, teacher), strict=True))
+        return Needs(hidden=ours), Needs(hidden=theirs)
+
+    def modules(self, student: Shape, teacher: Shape | None) -> dict[str, nn.Module]:
+        from tutelage.objectives.mappers import Drawn, new_map
+
+        assert teacher is not None
+        count = student.layers - 1
+        found: dict[str, nn.Module] = {self.kind: Drawn(count, teacher.layers - 1)}
+        together = count if self.concatenated else 1
+        if self.width is not None:
+            found[f"{self.kind}_teacher"] = new_map(together * teacher.hidden, self.width)
+        if self.width is not None or student.hidden != teacher.hidden:
+            outputs = self.width or together * teacher.hidden
+            found[f"{self.kind}_student"] = new_map(together * student.hidden, outputs)
+        return found
+
+    def value(self, x: Comparison) -> Tensor:
+        import torch
+
+        from tutelage.objectives import losses
+        from tutelage.objectives.mappers import Drawn, token_mean
+
+        drawn = x.projections[self.kind]
+        assert isinstance(drawn, Drawn)
+        ours = [token_mean(x.student.hidden[s], x.batch.compared) for s in range(1, len(drawn.layers) + 1)]
+        theirs = [token_mean(x.teacher.hidden[t], x.batch.compared) for t in drawn.layers]
+        if self.concatenated:
+            ours, theirs = [torch.cat(ours, dim=-1)], [torch.cat(theirs, dim=-1)]
+        total = ours[0].new_zeros(())
+        for pair in zip(ours, theirs, strict=True):
+            mapped = [
+                x.projections[name](vectors) if (name := f"{self.kind}_{who}") in x.projections else vectors
+                for who, vectors in zip(("student", "teacher"), pair, strict=True)
+            ]
+            total = total + losses.patient_mse(*mapped, count=x.batch.totals.examples)
         return total

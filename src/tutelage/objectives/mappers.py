@@ -36,3 +36,23 @@ def new_map(width: int, outputs: int) -> nn.Linear:
     linear = nn.Linear(width, outputs, bias=False)
     nn.init.normal_(linear.weight, std=0.02)
     return linear
+
+
+class Drawn(Mapper):
+    """``count`` of the first ``among`` teacher layers, ascending, drawn anew each epoch."""
+
+    def __init__(self, count: int, among: int) -> None:
+        super().__init__()
+        self.layers: list[int] = []
+        self._count, self._among = count, among
+        self.begin_epoch(np.random.default_rng(0))
+
+    def begin_epoch(self, generator: np.random.Generator) -> None:
+        drawn = generator.choice(self._among, self._count, replace=False)
+        self.layers = sorted(int(layer) + 1 for layer in drawn)
+
+
+def token_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the real tokens' vectors, in float32. Shapes: ``(B, n, d)``, mask ``(B, n)``, result ``(B, d)``."""
+    real = mask.float()
+    return (hidden.float() * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)

@@ -64,6 +64,11 @@ PAPERS = {
         "Marginal Utility Diminishes: Exploring the Minimum Knowledge for {BERT} Knowledge Distillation",
         "Liu, Yuanxin and Meng, Fandong and Lin, Zheng and Wang, Weiping and Zhou, Jie",
     ),
+    "2109.10164": (
+        "{RAIL-KD}: {RA}ndom Intermediate Layer Mapping for Knowledge Distillation",
+        "Haidar, Md Akmal and Anchuri, Nithin and Rezagholizadeh, Mehdi and Ghaddar, Abbas and Langlais, Philippe and "
+        "Poupart, Pascal",
+    ),
     "2211.14466": (
         "{SKDBERT}: Compressing {BERT} via Stochastic Knowledge Distillation",
         "Ding, Zixiang and Jiang, Guoqing and Zhang, Shuai and Guo, Lin and Lin, Wei",
