@@ -60,6 +60,7 @@ ROWS: dict[str, Student] = {
     "distilbert": Fresh(layers=2, hidden=16, heads=2),
     "tinybert": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
     "tinybert_reference": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
+    "bert_emd": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
     "fitnets": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
     "minilmv2": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
     "minimum_knowledge": Pruned(layers=2, heads=2, intermediate=24, rank=8),
@@ -161,7 +162,17 @@ def test_a_run_ends_in_a_student_that_plain_transformers_loads(
         predicted = student(**inputs).logits.argmax(-1).numpy()
     assert (predicted == data.dev["dev"].labels).mean() > 0.6
     assert (out / "student" / "README.md").read_text().startswith("---")
-    mapped = ("tinybert", "distilbert", "minimum_knowledge_reference", "pea_kd", "fitnets", "alp_kd", "ckd", "rail_kd")
+    mapped = (
+        "tinybert",
+        "distilbert",
+        "minimum_knowledge_reference",
+        "pea_kd",
+        "fitnets",
+        "alp_kd",
+        "ckd",
+        "rail_kd",
+        "bert_emd",
+    )
     needs_projection = method.startswith(mapped)
     assert (out / "projections.safetensors").exists() == needs_projection
     if method != "finetune":

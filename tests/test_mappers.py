@@ -11,8 +11,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import examples, tiny_model
+from scipy.optimize import linprog
 from test_losses import softmax, tensor
-from test_training import learn, tiny_stage
+from test_training import learn, same_weights, tiny_stage
 from torch import Tensor
 
 from tutelage.anatomy import Shape, shape_of
@@ -20,12 +21,14 @@ from tutelage.data.batches import Batch, Totals, step_batches
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Signals
+from tutelage.objectives import losses
 from tutelage.objectives.mapped import AttendedLayers, ConcatenatedLayers, RandomLayers
-from tutelage.objectives.mappers import Drawn, Mapper
+from tutelage.objectives.mappers import LEAST_COST, Drawn, Flows, Mapper
 from tutelage.objectives.mapping import grouped, picture
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import SoftLabels
 from tutelage.objectives.term import Term
+from tutelage.objectives.transport import Transport, scores_of
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import LiveTeacher, cut_from
 from tutelage.training import loop
@@ -107,6 +110,7 @@ TERMS = [
     ConcatenatedLayers(layers="overlapping", normalize=False),
     RandomLayers(),
     RandomLayers(concatenated=False, width=6),
+    Transport(),
 ]
 
 
@@ -256,6 +260,120 @@ def test_each_epoch_draws_sorted_layers_before_the_last_and_a_pair_of_the_plan()
 def test_random_layers_refuse_a_student_without_intermediate_layers_or_deeper_than_its_teacher(layers: int) -> None:
     with pytest.raises(TutelageError, match=f"the student has {layers} layer.*; use a student of 2 to 6 layers"):
         Objective([RandomLayers()], KINDS["classification"], shape(layers, 8), shape(6, 8))
+
+
+def slow_costs(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Mean squared differences of hidden states and of attention scores, for all pairs of layers, in loops and float64."""
+    student, teacher = scene.student, scene.teacher
+    linear = scene.module("transport_shared") if student.hidden[1].shape[-1] != 8 else None
+    hidden, attention = np.zeros((STUDENT, TEACHER)), np.zeros((STUDENT, TEACHER))
+    for s in range(1, STUDENT + 1):
+        for t in range(1, TEACHER + 1):
+            for b, length in enumerate(LENGTHS):
+                ours, theirs = student.hidden[s][b, :length].double(), teacher.hidden[t][b, :length].double()
+                if linear is not None:
+                    ours = ours @ linear.weight.detach().double().T + linear.bias.detach().double()
+                hidden[s - 1, t - 1] += float((ours - theirs).square().sum()) / 8 / sum(LENGTHS)
+                for head in range(2):
+                    maps = []
+                    for model, layer in ((student, s), (teacher, t)):
+                        queries, keys = (x[layer][b, head, :length].double() for x in (model.queries, model.keys))
+                        maps.append(queries @ keys.T * model.scaling)
+                    attention[s - 1, t - 1] += (
+                        float((maps[0] - maps[1]).square().sum()) / 2 / sum(n * n for n in LENGTHS)
+                    )
+    return hidden, attention
+
+
+def slow_flow(costs: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """The transport of least cost as a linear program."""
+    m, n = costs.shape
+    rows = [np.kron(np.eye(m)[i], np.ones(n)) for i in range(m)] + [np.kron(np.ones(m), np.eye(n)[j]) for j in range(n)]
+    return linprog(costs.ravel(), A_eq=np.array(rows), b_eq=np.concatenate([ours, theirs])).x.reshape(m, n)
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_transport_against_the_formula_for_three_steps(width: int) -> None:
+    """<f, D> with the f of least cost; w_i proportional to (sum_k c_k) / c_i with c_i = sum_j f_ij D_ij / w_i, averaged."""
+    scene = Scene(Transport(), width)
+    flows = scene.module("transport")
+    ours, theirs = np.full(STUDENT, 1 / STUDENT), np.full(TEACHER, 1 / TEACHER)
+    for number in range(3):
+        for layer in range(1, STUDENT + 1):  # the student learns something meanwhile
+            scene.student.hidden[layer] = scene.student.hidden[layer] * 0.9
+        total, new = 0.0, []
+        for costs in slow_costs(scene):
+            flow = slow_flow(costs, ours, theirs)
+            total += float((flow * costs).sum())
+            units = (flow * costs).sum(1) / ours, (flow * costs).sum(0) / theirs
+            new.append([unit.sum() / unit / (unit.sum() / unit).sum() for unit in units])
+        assert scene.value().item() == pytest.approx(total, rel=1e-5)
+        assert scene.value().item() == pytest.approx(total, rel=1e-5)  # a forward pass leaves the weights alone
+        assert flows.student.numpy() == pytest.approx(ours, rel=1e-5)
+        scene.objective.after_step()
+        ours, theirs = (np.mean([one[side] for one in new], axis=0) for side in (0, 1))
+        assert flows.student.numpy() == pytest.approx(ours, rel=1e-5), number
+        assert flows.teacher.numpy() == pytest.approx(theirs, rel=1e-5), number
+    assert ours.max() / ours.min() > 1.01
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_costs_of_all_pairs_are_the_losses_of_each(causal: bool, monkeypatch) -> None:
+    """In blocks as in one, with biases; of layers that are nearly the same up to 1e-5 of their squares."""
+    monkeypatch.setattr(losses, "COST_ROWS", 2)
+    monkeypatch.setattr(losses, "COST_SCORES", 400)  # two texts
+    monkeypatch.setattr(losses, "COST_TOKENS", 3)
+    student, teacher = signals(STUDENT, 8, 1), signals(TEACHER, 8, 2)
+    student.hidden[2] = teacher.hidden[4] + 1e-4 * student.hidden[2]
+    teacher.biases = {i: tensor(1, 2, N, N, seed=i) for i in range(1, TEACHER + 1)}
+    mask = (torch.arange(N) < torch.tensor(LENGTHS)[:, None]).long()
+    ours = losses.hidden_costs([student.hidden[i] for i in (1, 2, 3)], [teacher.hidden[i] for i in range(1, 7)], mask)
+    scores = losses.attention_costs(scores_of(student), scores_of(teacher), mask, causal=causal)
+    for s in range(1, STUDENT + 1):
+        for t in range(1, TEACHER + 1):
+            expected = losses.hidden_mse(student.hidden[s], teacher.hidden[t], mask)
+            assert ours[s - 1, t - 1].item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-5)
+            sides = (student.queries[s], student.keys[s], teacher.queries[t], teacher.keys[t])
+            more = {"causal": causal, "teacher_bias": teacher.biases[t]}
+            expected = losses.attention_score_mse(*sides, mask, **more)
+            assert scores[s - 1, t - 1].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_layer_that_costs_nothing_does_not_take_all_weight_and_costs_that_are_no_numbers_move_nothing() -> None:
+    flows = Flows(2, 3)
+    assert flows.solve([torch.full((2, 3), math.nan)])[0] == pytest.approx(np.full((2, 3), 1 / 6))
+    flows.after_step()
+    assert flows.student.tolist() == [0.5, 0.5]
+    flows.solve([torch.zeros(2, 3)])
+    flows.after_step()
+    assert flows.student.tolist() == [0.5, 0.5]
+    flows.solve([torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])])
+    flows.after_step()
+    assert flows.student[1].item() == pytest.approx(LEAST_COST / 2, rel=0.01) and flows.student.sum() == 1
+    assert flows.teacher.min() > 0
+
+
+def test_weights_of_layers_are_in_checkpoints(tokenizer, monkeypatch) -> None:
+    """A stage that is resumed ends with the same bits; with weights that begin anew it would not."""
+    monkeypatch.setattr("tutelage.training.loop.CHECKPOINT_SECONDS", 0.0)
+    stage, states = tiny_stage(objective=[Transport()], epochs=1, max_steps=4), []
+    whole, _, lesson = learn(tokenizer, stage, wider=True, save=lambda state: states.append(deepcopy(state)))
+    resumed, _, other = learn(tokenizer, stage, wider=True, resumed=deepcopy(states[1]))
+    assert same_weights(whole, resumed) and same_weights(lesson.objective, other.objective)
+    states[1]["projections.safetensors"]["transport.student"].fill_(1 / 2)
+    assert not same_weights(whole, learn(tokenizer, stage, wider=True, resumed=states[1])[0])
+
+
+def test_transport_refuses_other_heads_and_says_what_to_install(monkeypatch) -> None:
+    narrow = Shape("bert", 2, 8, 4, 12, 45)
+    with pytest.raises(TutelageError, match=r"has 4 heads and the teacher 2; use heads=2, or hidden states alone"):
+        Objective([Transport()], KINDS["classification"], narrow, shape(6, 8))
+    assert not Objective(
+        [Transport(of=("hidden",))], KINDS["classification"], narrow, shape(6, 8)
+    ).plan.teacher_needs.attention
+    monkeypatch.setattr("tutelage.objectives.transport.find_spec", lambda name: None)
+    with pytest.raises(TutelageError, match=r'pip install "tutelage\[transport\]"'):
+        Objective([Transport()], KINDS["classification"], shape(2, 8), shape(6, 8))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from tutelage.methods.alp_kd import alp_kd
 from tutelage.methods.autoskdbert import autoskdbert, ensemble, mt_bert, skdbert
+from tutelage.methods.bert_emd import bert_emd
 from tutelage.methods.bilstm import bilstm, bilstm_reference
 from tutelage.methods.ckd import ckd
 from tutelage.methods.compact import compact, compact_int8
@@ -47,6 +48,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         distilbert_general,
         tinybert,
         tinybert_reference,
+        bert_emd,
         minilmv2,
         minimum_knowledge,
         minimum_knowledge_reference,

@@ -48,6 +48,10 @@ PAPERS = {
         "Why Skip If You Can Combine: A Simple Knowledge Distillation Technique for Intermediate Layers",
         "Wu, Yimeng and Passban, Peyman and Rezagholizadeh, Mehdi and Liu, Qun",
     ),
+    "2010.06133": (
+        "{BERT-EMD}: Many-to-Many Layer Mapping for {BERT} Compression with Earth Mover's Distance",
+        "Li, Jianquan and Liu, Xiaokang and Zhao, Honghong and Xu, Ruifeng and Yang, Min and Jin, Yaohong",
+    ),
     "2012.14022": (
         "{ALP-KD}: Attention-Based Layer Projection for Knowledge Distillation",
         "Passban, Peyman and Wu, Yimeng and Rezagholizadeh, Mehdi and Liu, Qun",
