@@ -55,9 +55,13 @@ ROWS: dict[str, Student] = {
     "bilstm_reference": BiLSTM(hidden=16, intermediate=16, embedding=16),
     "pkd": Copied(layers=2, choose="first"),
     "pkd_reference": Copied(layers=2, choose="first"),
+    "alp_kd": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
+    "ckd": Copied(layers=2, choose="first"),
+    "rail_kd": Fresh(layers=3, hidden=16, heads=2, intermediate=24),
     "distilbert": Fresh(layers=2, hidden=16, heads=2),
     "tinybert": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
     "tinybert_reference": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
+    "bert_emd": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
     "fitnets": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
     "minilm": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
     "minilm_assistant": Fresh(layers=1, hidden=16, heads=4, intermediate=24),
@@ -161,7 +165,18 @@ def test_a_run_ends_in_a_student_that_plain_transformers_loads(
         predicted = student(**inputs).logits.argmax(-1).numpy()
     assert (predicted == data.dev["dev"].labels).mean() > 0.6
     assert (out / "student" / "README.md").read_text().startswith("---")
-    needs_projection = method.startswith(("tinybert", "distilbert", "minimum_knowledge_reference", "pea_kd", "fitnets"))
+    mapped = (
+        "tinybert",
+        "distilbert",
+        "minimum_knowledge_reference",
+        "pea_kd",
+        "fitnets",
+        "alp_kd",
+        "ckd",
+        "rail_kd",
+        "bert_emd",
+    )
+    needs_projection = method.startswith(mapped)
     assert (out / "projections.safetensors").exists() == needs_projection
     if method != "finetune":
         assert report["teacher"]["score"] > 0.9

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 
+from tutelage.methods.alp_kd import alp_kd
 from tutelage.methods.autoskdbert import autoskdbert, ensemble, mt_bert, skdbert
+from tutelage.methods.bert_emd import bert_emd
 from tutelage.methods.bilstm import bilstm, bilstm_reference
+from tutelage.methods.ckd import ckd
 from tutelage.methods.compact import compact, compact_int8
 from tutelage.methods.deep_compression import deep_compression
 from tutelage.methods.distilbert import distilbert, distilbert_general
@@ -17,6 +20,7 @@ from tutelage.methods.minimum_knowledge import minimum_knowledge, minimum_knowle
 from tutelage.methods.pea_kd import pea_kd
 from tutelage.methods.pkd import pkd, pkd_reference
 from tutelage.methods.pretrain import pretrain
+from tutelage.methods.rail_kd import rail_kd
 from tutelage.methods.similarity import similarity
 from tutelage.methods.takd import takd
 from tutelage.methods.tinybert import tinybert, tinybert_reference
@@ -40,10 +44,14 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         bilstm_reference,
         pkd,
         pkd_reference,
+        alp_kd,
+        ckd,
+        rail_kd,
         distilbert,
         distilbert_general,
         tinybert,
         tinybert_reference,
+        bert_emd,
         minilm,
         minilm_assistant,
         minilmv2,

@@ -166,6 +166,20 @@ class Pooled(Term):
         return losses.logits_mse(ours, x.teacher.pooled, count=x.batch.totals.examples)
 
 
+def check_first_token(kind: str, *shapes: Shape) -> None:
+    """Check that the first token of these models sees the text.
+
+    Raises:
+        TutelageError: for a causal model.
+    """
+    for shape in shapes:
+        if family_named(shape.family).causal:
+            raise TutelageError(
+                f"{kind} compares what the first token makes of the text, but in a {shape.family} it sees no other token; use "
+                "hidden (distilbert, tinybert)"
+            )
+
+
 class FirstToken(Term):
     """Vectors of the first token in mapped layers, mean over the layers (BERT-PKD, eq. 7).
 
@@ -193,12 +207,7 @@ class FirstToken(Term):
                 f"first_token compares vectors of equal size, but the student's hidden size is {student.hidden} and the "
                 f"teacher's {teacher.hidden}; copy layers of the teacher or use a method with projections (tinybert)"
             )
-        for shape in (student, teacher):
-            if family_named(shape.family).causal:
-                raise TutelageError(
-                    f"first_token compares what the first token makes of the text, but in a {shape.family} it sees no other "
-                    "token; use hidden (distilbert, tinybert)"
-                )
+        check_first_token(self.kind, student, teacher)
         mapped = self.pairs(student, teacher)
         if not mapped and self.layers != "gcd":
             raise TutelageError(

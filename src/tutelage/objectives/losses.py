@@ -9,7 +9,7 @@ Symbols: ``B`` batch, ``C`` classes, ``n`` padded length, ``d`` hidden size, ``h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -306,6 +306,88 @@ def attention_score_mse(
             of = gram(qt, kt) if relative else squares
     total = (_relative(squares, of) * places).sum() if relative else squares.sum() / heads
     return _mean(total, count, default.to(total.device))
+
+
+COST_TOKENS = 256
+"""Tokens whose vectors of all layers are compared at a time."""
+COST_ROWS = 128
+"""Rows of attention scores that are compared at a time."""
+COST_SCORES = 2**22
+"""Attention scores of all layers that are compared at a time; those of one text at least."""
+
+
+def hidden_costs(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, count: Count = None) -> Tensor:
+    """``(M, N)``: :func:`hidden_mse` of each of M student layers with each of N teacher layers, without gradients.
+
+    From products, ``|s_i - t_j|^2 = |s_i|^2 + |t_j|^2 - 2 <s_i, t_j>``: one matrix product for a block of tokens, and no difference
+    of two layers. Large numbers are subtracted: a cost below about 1e-5 of the layers' squares is not known.
+
+    Shapes: ``(B, n, d)`` each, mask ``(B, n)``; the result is float64.
+    """
+    real = mask.bool()
+    with torch.no_grad(), torch.autocast(device_type=mask.device.type, enabled=False):
+        ours, theirs = (torch.stack([layer[real] for layer in layers]) for layers in (student, teacher))
+        blocks = zip(*(torch.split(one, COST_TOKENS, dim=1) for one in (ours, theirs)), strict=True)
+        squares = torch.stack([_squared_distances(*block) for block in blocks]).sum(0)
+        return _mean(squares / ours.shape[-1], count, mask.sum())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the attention scores of some layers are computed from: for each layer queries and keys ``(B, h, n, d_head)``, the factor
+    of their products, and what is added, ``(1 or B, h, n, n)`` or ``None``."""
+
+    queries: Sequence[Tensor]
+    keys: Sequence[Tensor]
+    scaling: float
+    biases: Sequence[Tensor | None]
+
+    def of(self, texts: slice, rows: slice) -> Tensor:
+        """``(layers, texts, h, rows, n)``: the scores of some tokens of some texts with all tokens."""
+        queries, keys = (
+            torch.stack([layer[texts] for layer in layers]).float() for layers in (self.queries, self.keys)
+        )
+        scores = queries[:, :, :, rows] * self.scaling @ keys.mT
+        for layer, bias in zip(scores, self.biases, strict=True):
+            if bias is not None:
+                layer += (bias if len(bias) == 1 else bias[texts])[:, :, rows]
+        return scores
+
+
+def attention_costs(
+    student: Scores, teacher: Scores, mask: Tensor, *, causal: bool = False, count: Count = None
+) -> Tensor:
+    """``(M, N)``: :func:`attention_score_mse` of each of M student layers with each of N teacher layers, without gradients.
+
+    As :func:`hidden_costs`, for blocks of texts and of 128 rows: the maps of all layers are there for a block at a time, and
+    those of no pair of layers. Shapes: as there; mask ``(B, n)``.
+    """
+    real, n = mask.bool(), mask.sum(dim=1).float()
+    heads, length = student.queries[0].shape[1], mask.shape[1]
+    each = (len(student.queries) + len(teacher.queries)) * heads * min(length, COST_ROWS) * length
+    some = max(1, COST_SCORES // each)
+    place = torch.arange(length, device=mask.device)
+    with torch.no_grad(), torch.autocast(device_type=mask.device.type, enabled=False):
+        squares = []
+        for first in range(0, len(mask), some):
+            texts = slice(first, first + some)
+            for start in range(0, length, COST_ROWS):
+                rows = slice(start, start + COST_ROWS)
+                seen = real[texts, rows, None] & real[texts, None, :]
+                if causal:
+                    seen = seen & (place <= place[rows, None])
+                blocks = (scores.of(texts, rows).masked_fill(~seen[:, None], 0.0) for scores in (student, teacher))
+                squares.append(_squared_distances(*blocks))
+        default = (n * (n + 1) / 2 if causal else n.square()).sum()
+        return _mean(torch.stack(squares).sum(0) / heads, count, default)
+
+
+def _squared_distances(ours: Tensor, theirs: Tensor) -> Tensor:
+    """``(M, N)``: of M tensors with N others of their shape; blocks add up in float64, on devices that have it."""
+    x, y = ours.flatten(1).float(), theirs.flatten(1).float()
+    ours_squared, theirs_squared = (torch.stack([torch.dot(one, one) for one in side]) for side in (x, y))
+    squares = (ours_squared[:, None] + theirs_squared - 2 * x @ y.T).clamp(min=0)
+    return squares if squares.device.type == "mps" else squares.double()
 
 
 RELATION_BLOCK = {"cpu": 2**18}

@@ -1,17 +1,20 @@
 """Which teacher layer teaches which student layer.
 
-A mapping is a list of pairs ``(student layer, teacher layer)``; layers count from 1, and 0 is the embedding output.
+A mapping is a list of pairs ``(student layer, teacher layer)``; layers count from 1, and 0 is the embedding output. In a mapping
+of many to one, or of many to many, a layer is in several pairs; :mod:`tutelage.objectives.mappers` makes one target of them.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 from tutelage.errors import TutelageError
 
 Strategy = Literal["uniform", "top", "bottom", "skip", "last", "final", "gcd"]
 Mapping = Strategy | list[int]
+Layout = Literal["all", "regular", "overlapping", "skipping", "crossed"]
 Pairs = list[tuple[int, int]]
 
 
@@ -99,8 +102,45 @@ def topmost(
     return [(i, half_up(i * top, m) if rounding == "half_up" else round(i * top / m)) for i in range(first, m + 1)]
 
 
+def grouped(layout: Layout, student_layers: int, teacher_layers: int) -> Pairs:
+    """Several teacher layers for each of ``M`` student layers, as pairs: student layers in turn, each with its group, ascending.
+
+    * ``all``: all ``N`` teacher layers for each student layer (ALP-KD)
+    * ``regular``: consecutive blocks, of ``N / M`` layers each where that is a whole number
+    * ``overlapping``: a block, and the first layer of the next
+    * ``skipping``: a block without its last layer, unless that is its only one
+    * ``crossed``: every M-th layer: student layer m has m, m + M, m + 2 M, ... (CKD has the last four)
+
+    Raises:
+        TutelageError: for a student deeper than its teacher.
+    """
+    m, n = student_layers, teacher_layers
+    if m > n:
+        raise TutelageError(
+            f"layers={layout!r} needs a teacher at least as deep as the student, but the student has {m} layers and the teacher "
+            f"{n}; use a student of at most {n} layers"
+        )
+    ends = [half_up(i * n, m) for i in range(m + 1)]
+    groups: list[range] = []
+    for i, (before, end) in enumerate(pairwise(ends), start=1):
+        groups.append(
+            {
+                "all": range(1, n + 1),
+                "regular": range(before + 1, end + 1),
+                "overlapping": range(before + 1, min(end + 1, n) + 1),
+                "skipping": range(before + 1, max(end - 1, before + 1) + 1),
+                "crossed": range(i, n + 1, m),
+            }[layout]
+        )
+    return [(s, t) for s, group in enumerate(groups, start=1) for t in group]
+
+
 def picture(mapped: Pairs, student_layers: int, teacher_layers: int) -> str:
-    """The mapping as text, the teacher's layers in a row above the student layers that they teach."""
+    """The mapping as text, the teacher's layers in a row above the student layers that they teach. Where a teacher layer teaches
+    several, each student layer has a line with its teacher layers."""
+    if len({t for _, t in mapped}) < len(mapped):
+        groups = {s: [str(t) for other, t in mapped if other == s] for s, _ in mapped}
+        return "\n".join(f"student {s:>2} from teacher {', '.join(group)}" for s, group in groups.items())
     taught = {t: s for s, t in mapped}
     width = max(3, len(str(max(teacher_layers, student_layers))) + 1)
     top = "".join(str(t).rjust(width) for t in range(teacher_layers + 1))

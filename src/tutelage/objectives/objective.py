@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from torch import Tensor, nn
 
 from tutelage.anatomy import Shape, family_named
@@ -13,6 +14,7 @@ from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
+from tutelage.objectives.mappers import Mapper
 from tutelage.objectives.mapping import Pairs
 from tutelage.objectives.term import Answers, Comparison, Term
 
@@ -138,6 +140,20 @@ class Objective(nn.Module):
                 nn.init.zeros_(linear.bias)
         for term in plan.terms:
             self.projections.update(term.modules(plan.student, plan.teacher))
+
+    @property
+    def _mappers(self) -> Iterator[Mapper]:
+        return (module for module in self.projections.values() if isinstance(module, Mapper))
+
+    def begin_epoch(self, generator: np.random.Generator) -> None:
+        """The loop begins an epoch; ``generator`` follows from the seed, the stage and the epoch (:meth:`Mapper.begin_epoch`)."""
+        for mapper in self._mappers:
+            mapper.begin_epoch(generator)
+
+    def after_step(self) -> None:
+        """The loop has made an optimiser step (:meth:`Mapper.after_step`)."""
+        for mapper in self._mappers:
+            mapper.after_step()
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         """Each term's weighted loss by name; their sum is the loss."""

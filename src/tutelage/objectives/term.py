@@ -65,6 +65,14 @@ class Comparison:
         """Logits as the losses of the kind take them."""
         return self.kind.answers(logits, self.batch)
 
+    @property
+    def groups(self) -> dict[int, list[int]]:
+        """The places in ``pairs`` (and in ``cuts`` and ``maps``) of each student layer, where layers have several pairs."""
+        found: dict[int, list[int]] = {}
+        for place, (s, _) in enumerate(self.pairs):
+            found.setdefault(s, []).append(place)
+        return found
+
 
 Column = Literal["embeddings", "attention", "hidden", "predictions", "labels"]
 """The columns of the methods table: what a stage learns from."""
@@ -146,7 +154,8 @@ class Term(BaseModel):
     def modules(self, student: Shape, teacher: Shape | None) -> dict[str, nn.Module]:
         """Modules that are trained with the student and read in ``value`` by name from ``Comparison.projections``.
 
-        They are saved with the projections. Names start with the term's ``kind``.
+        They are saved with the projections. Names start with the term's ``kind``. One that follows the training, epoch by epoch or
+        step by step, is a :class:`~tutelage.objectives.mappers.Mapper`.
         """
         return {}
 

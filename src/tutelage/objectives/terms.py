@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import SerializeAsAny
 
-from tutelage.objectives import attention, hidden, hidden_knowledge, predictions, relations
+from tutelage.objectives import attention, hidden, hidden_knowledge, mapped, predictions, relations, transport
 from tutelage.objectives.kinds import by_kind
 from tutelage.objectives.term import Term
 
-__all__ = ["AnyTerm", "attention", "hidden", "hidden_knowledge", "predictions", "relations"]
+__all__ = ["AnyTerm", "attention", "hidden", "hidden_knowledge", "mapped", "predictions", "relations", "transport"]
 
 AnyTerm = Annotated[SerializeAsAny[Term], by_kind(Term, "term")]

@@ -48,6 +48,18 @@ PAPERS = {
         "{Pea-KD}: Parameter-efficient and Accurate Knowledge Distillation on {BERT}",
         "Cho, Ikhyun and Kang, U",
     ),
+    "2010.03034": (
+        "Why Skip If You Can Combine: A Simple Knowledge Distillation Technique for Intermediate Layers",
+        "Wu, Yimeng and Passban, Peyman and Rezagholizadeh, Mehdi and Liu, Qun",
+    ),
+    "2010.06133": (
+        "{BERT-EMD}: Many-to-Many Layer Mapping for {BERT} Compression with Earth Mover's Distance",
+        "Li, Jianquan and Liu, Xiaokang and Zhao, Honghong and Xu, Ruifeng and Yang, Min and Jin, Yaohong",
+    ),
+    "2012.14022": (
+        "{ALP-KD}: Attention-Based Layer Projection for Knowledge Distillation",
+        "Passban, Peyman and Wu, Yimeng and Rezagholizadeh, Mehdi and Liu, Qun",
+    ),
     "2012.15828": (
         "{MiniLMv2}: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained Transformers",
         "Wang, Wenhui and Bao, Hangbo and Huang, Shaohan and Dong, Li and Wei, Furu",
@@ -59,6 +71,11 @@ PAPERS = {
     "2106.05691": (
         "Marginal Utility Diminishes: Exploring the Minimum Knowledge for {BERT} Knowledge Distillation",
         "Liu, Yuanxin and Meng, Fandong and Lin, Zheng and Wang, Weiping and Zhou, Jie",
+    ),
+    "2109.10164": (
+        "{RAIL-KD}: {RA}ndom Intermediate Layer Mapping for Knowledge Distillation",
+        "Haidar, Md Akmal and Anchuri, Nithin and Rezagholizadeh, Mehdi and Ghaddar, Abbas and Langlais, Philippe and "
+        "Poupart, Pascal",
     ),
     "2211.14466": (
         "{SKDBERT}: Compressing {BERT} via Stochastic Knowledge Distillation",

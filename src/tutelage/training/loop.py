@@ -3,13 +3,14 @@
 What happens when, for one stage::
 
     for epoch:
+        mappers of the objective may draw anew          # from (seed, stage, epoch)
         for step in the epoch's steps:              # batch_size examples each, shuffled, similar lengths together
             seed the random state from (seed, stage, epoch, step)
             for piece in step:                      # at most max_tokens at once (or whole); this process's share
                 teacher signals, student signals -> objective -> loss -> backward
             hooks, before the step                          # they see the whole step's gradients, before clipping
             clip, step, zero the gradients
-            hooks, after the step                           # the student may have other parameters now
+            mappers and hooks, after the step               # the student may have other parameters now
             log about every second; write a checkpoint when the last is a minute old
         score the validation split; keep the best weights (the later of equals); stop when patience runs out
     restore the best weights
@@ -215,6 +216,7 @@ def train(
     student.train(stage.dropout)
     while epoch < epochs and (log.steps < total or place):
         lr = 0.0
+        module.objective.begin_epoch(np.random.default_rng([seed, _number(stage.name), epoch]))
         order = batches.steps(feed.lengths(epoch), feed.rows(epoch), stage.batch_size, seed, epoch)
         for names in order[place : place + total - log.steps]:
             place_of_step = [seed, _number(stage.name), epoch, place, accelerator.process_index]
@@ -248,6 +250,7 @@ def train(
             optimizers.clip(stage, optimizer)
             prepared.step()
             prepared.zero_grad()
+            module.objective.after_step()
             changed = [hook.after_step(optimizer, log.steps + 1, total) for hook in hooks]
             if any(changed) and world > 1:
                 wrapped = accelerator.prepare_model(module, device_placement=False)
