@@ -149,7 +149,9 @@ def test_a_run_ends_in_a_student_that_plain_transformers_loads(
     report = run(config_for(method, teacher_folder, out, recipe=recipe, baseline=False), quiet=True)
 
     # The losses fall; not those of a student that has learnt the labels already.
-    for stage in report["stages"][: 1 if method in ("wid_kd", "compact_int8") else 0 if method == "deep_compression" else None]:
+    for stage in report["stages"][
+        : 1 if method in ("wid_kd", "compact_int8") else 0 if method == "deep_compression" else None
+    ]:
         for term, values in stage["losses"].items():
             assert values[-1][1] < values[0][1], term
 

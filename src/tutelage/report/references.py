@@ -15,6 +15,10 @@ PAPERS = {
         "Distilling the Knowledge in a Neural Network",
         "Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff",
     ),
+    "1510.00149": (
+        "Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization and {Huffman} Coding",
+        "Han, Song and Mao, Huizi and Dally, William J.",
+    ),
     "1810.04805": (
         "{BERT}: Pre-training of Deep Bidirectional Transformers for Language Understanding",
         "Devlin, Jacob and Chang, Ming-Wei and Lee, Kenton and Toutanova, Kristina",
