@@ -62,6 +62,9 @@ def test_methods_that_mean_a_start_keep_it() -> None:
         "pkd_reference",
         "distilbert",
         "distilbert_general",
+        "alp_kd",
+        "ckd",
+        "rail_kd",
     }
 
 
