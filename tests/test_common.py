@@ -140,7 +140,20 @@ def config_for(method: str, root: Path, out: Path, **more) -> RunConfig:
     return RunConfig(**{"recipe": recipe, "data": data, **places, **more})
 
 
-@pytest.mark.parametrize("method", rows(*(ROWS.keys() - {"minilm", "minilm_assistant"})))  # like minilmv2
+LIKE_OTHERS = {
+    "minilm",
+    "minilm_assistant",
+    "alp_kd",
+    "rail_kd",
+    "deep_compression",
+    "bilstm_reference",
+    "wid11",
+    "wid55",
+}
+"""Their end-to-end check is in the slow suite: another row, or tests of their own, have the same parts."""
+
+
+@pytest.mark.parametrize("method", rows(*(ROWS.keys() - LIKE_OTHERS)))
 def test_a_run_ends_in_a_student_that_plain_transformers_loads(
     method: str, teacher_folder: Path, tmp_path: Path
 ) -> None:
