@@ -213,9 +213,12 @@ def test_a_signal_ends_training_after_the_step_with_a_checkpoint(
         (SafetensorError("I/O error: No space left on device (os error 28)"), "the disk is full .*free space"),
         (SafetensorError("Error while deserializing header"), r"\.safetensors file is damaged"),
         (PermissionError(13, "Permission denied", "a/b"), "'a/b': Permission denied; see"),
-        (MemoryError(), r"out of memory .*max_tokens"),
-        (torch.OutOfMemoryError("CUDA out of memory."), r"out of memory .*max_tokens"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), r"out of memory .*max_tokens"),
+        (MemoryError(), r"out of memory .*free memory and repeat"),
+        (torch.OutOfMemoryError("CUDA out of memory."), r"out of memory .*free memory and repeat"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            r"out of memory .*free memory and repeat",
+        ),
     ],
 )
 def test_a_failure_of_the_machine_is_one_line(error: Exception, line: str, monkeypatch, capsys) -> None:

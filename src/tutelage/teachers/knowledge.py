@@ -143,6 +143,7 @@ class Knowledge:
             evaluation,
             self.teacher.save_without_weights,
             advance=lambda count: display.advance("teacher store", len(self.ids), count),
+            say=display.say,
         )
 
     def find_or_write(
