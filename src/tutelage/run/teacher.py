@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from tutelage.artifacts import free_place
 from tutelage.data.examples import Data, Rows
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
@@ -157,7 +156,7 @@ class RunTeacher:
         self.to_write = knowledge.scheme(needs, config.store_dtype)
         fitting = knowledge.fitting(self.to_write, needs, self._bench.accelerator)
         if fitting is None:
-            free_place(knowledge.home(self.to_write))  # what lies there did not fit: it is damaged
+            knowledge.check_free(self.to_write, needs)
         else:
             self._use(*fitting)
 
