@@ -313,7 +313,7 @@ def test_a_sealed_file_is_as_it_was_written_or_refused(tmp_path: Path) -> None:
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         with contextlib.suppress(ValueError):
             check_seal(path)
-            passed.append(content[place - 12 : place + 12])
+            passed.append(content[max(place - 12, 0) : place + 12])
     # Without its key a file was never sealed. Its tensors are whole.
     assert len(passed) < 8 and all(b"metadata" in there or b"sha256" in there for there in passed)
 
