@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -298,6 +299,21 @@ def test_a_damaged_or_hostile_store_is_refused_by_name_also_where_a_run_finds_it
     truncated(home / "shard-00000.bin")
     again = config.model_copy(update={"out": str(tmp_path / "again")})
     refused(r"the teacher store .* is damaged: shard-00000\.bin has .*; remove it", lambda: run(again, quiet=True))
+
+
+def test_a_teacher_that_answers_nan_teaches_nobody_and_is_stored_nowhere(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
+    broken = Path(shutil.copytree(teacher_folder / "teacher", tmp_path / "broken"))
+    weights = load_file(broken / "model.safetensors")
+    weights["classifier.bias"][0] = torch.nan
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    config = config_of(teacher_folder, tmp_path / "run").model_copy(
+        update={"teacher": str(broken), "allow_weak_teacher": True, "teacher_store": "auto"}
+    )
+    refused(r"^the teacher '.*broken' answers with NaN or infinity", lambda: run(config, quiet=True))
+    assert not any((tmp_path / "stores").iterdir()) and not (tmp_path / "run").exists()
 
 
 def test_a_sealed_file_is_as_it_was_written_or_refused(tmp_path: Path) -> None:

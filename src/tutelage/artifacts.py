@@ -100,7 +100,12 @@ def read_signed(path: Path) -> dict[str, Any]:
 def seal(path: Path) -> None:
     """Write into a .safetensors file a checksum of its tensors and metadata, and wait until the file is on the disk."""
     header, tensors = _parts(path)
-    header.setdefault("__metadata__", {})["sha256"] = _checksum(header, tensors)
+    metadata = {**header.get("__metadata__", {}), "sha256": _checksum(header, tensors)}
+    # Sorted: safetensors writes them in another order each time.
+    header = {
+        "__metadata__": dict(sorted(metadata.items())),
+        **{k: v for k, v in header.items() if k != "__metadata__"},
+    }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the format aligns the tensors
     with path.open("wb") as file:

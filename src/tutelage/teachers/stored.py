@@ -20,7 +20,7 @@ from tutelage.knowledge.store import reading, records, writing
 from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.records import Contents
 from tutelage.knowledge.store.scheme import Exponents, Scheme, needs_of
-from tutelage.teachers.teacher import Seen, aligned
+from tutelage.teachers.teacher import Seen, aligned, check_finite
 
 CALIBRATED_ON = 256
 """Number of examples from which the scales of 8-bit stores are computed."""
@@ -60,7 +60,7 @@ def write_store(
     """Run a teacher over all examples and write what ``scheme`` keeps; the other arguments are :func:`writing.write`'s.
 
     Raises:
-        TutelageError: when something else lies in ``folder``, or two examples have one id.
+        TutelageError: when something else lies in ``folder``, two examples have one id, or the teacher's outputs are not finite.
     """
     tap = Tap(model.eval().requires_grad_(False), needs_of(scheme))
 
@@ -71,6 +71,10 @@ def write_store(
 
     def read(rows: Rows) -> Contents:
         signals, inputs = run(rows)
+        real = inputs["attention_mask"].bool()
+        for answers in (signals.logits, *(hidden[real] for hidden in signals.hidden.values())):
+            if answers is not None:
+                check_finite(answers, str(about["teacher"]))
         separators = inputs["input_ids"] == encoded.separator
         keys = torch.from_numpy(encoded.keys[rows].view(np.int64))
         return records.contents_of(signals, scheme, inputs["attention_mask"], separators, keys, exponents)

@@ -37,6 +37,19 @@ def predicted(
     return predict(model, encoded, accelerator, lambda count: display.advance(name, len(encoded), count), display.say)
 
 
+def check_finite(answers: Tensor, name: str) -> None:
+    """Check the outputs of the teacher ``name``.
+
+    Raises:
+        TutelageError: if one is infinite or not a number.
+    """
+    if not bool(answers.isfinite().all()):
+        raise TutelageError(
+            f"the teacher {name!r} answers with NaN or infinity; its weights are damaged, or too large for this precision: take "
+            "another checkpoint, or leave out --mixed-precision"
+        )
+
+
 class Teacher(Protocol):
     """A source of signals for a batch of examples."""
 
