@@ -12,7 +12,7 @@ from conftest import LABELS, VOCABULARY, tiny_model, write_csv
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from tutelage import anatomy
-from tutelage.data.batches import evaluation_batches
+from tutelage.data.batches import EVALUATION_TOKENS, pieces
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Encoded
 from tutelage.errors import TutelageError
@@ -80,7 +80,8 @@ def test_it_teaches_as_it_answers_alone(family: str, tokenizer, root: Path) -> N
         task = TaskRun(desk, config)
         assert task.teacher is not None
         known, texts = task.teacher.on_train("train"), task.parts["train"]
-        for rows, _, _ in evaluation_batches(texts.teacher or texts.student):
+        read = texts.teacher or texts.student
+        for rows in pieces(np.arange(len(read)), read.lengths, EVALUATION_TOKENS):
             inputs = own(texts.examples.take(rows).texts, padding=True, return_tensors="pt")
             if family == "fnet":
                 inputs.pop("attention_mask")

@@ -20,6 +20,7 @@ from scipy import stats
 from test_cli import invoke
 
 from tutelage import api
+from tutelage.artifacts import seal
 from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import holm, p_of_resamples, p_of_seeds, paired_difference, percentiles, resampled
 from tutelage.recipes.config import RunConfig, from_yaml, to_yaml, yaml_value
@@ -148,6 +149,7 @@ def pretend(finished: tuple[Path, CompareReport, list[str]], fails: str = "nothi
             tree[who]["score"] = float((~wrong).mean())
         (place / PREDICTIONS).parent.mkdir(parents=True)
         save_file(tables, place / PREDICTIONS, about)
+        seal(place / PREDICTIONS)
         (place / "report.json").write_text(json.dumps(tree))
 
     return run
@@ -333,6 +335,7 @@ def test_cells_of_changed_data_are_not_compared(
         with safe_open(path, "np") as file:
             about, tables = file.metadata(), {who: file.get_tensor(who) for who in file.keys()}  # noqa: SIM118
         save_file(tables, path, about | different)
+        seal(path)
 
     monkeypatch.setattr(comparing, "run", changed)
     for name, words in (("examples", "examples; the data"), ("metric", "metrics: accuracy and another")):

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +15,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tutelage import cli
-from tutelage.artifacts import read_signed, signed
+from tutelage.artifacts import check_seal, read_signed, seal, signed
+from tutelage.data.readers.files import read_table
 from tutelage.errors import TutelageError
+from tutelage.knowledge.store.reading import Store
 from tutelage.methods.kd import kd
-from tutelage.recipes.config import RunConfig, to_yaml
+from tutelage.recipes.config import RunConfig, from_yaml, to_yaml
 from tutelage.recipes.settings import run_config
 from tutelage.run import origins, trials
 from tutelage.run.run import run
-from tutelage.run.workspace import run_folder
+from tutelage.run.workspace import locked, run_folder
 from tutelage.students.specs import Copied
 from tutelage.training import checkpoint, loop
 
@@ -213,9 +216,12 @@ def test_a_signal_ends_training_after_the_step_with_a_checkpoint(
         (SafetensorError("I/O error: No space left on device (os error 28)"), "the disk is full .*free space"),
         (SafetensorError("Error while deserializing header"), r"\.safetensors file is damaged"),
         (PermissionError(13, "Permission denied", "a/b"), "'a/b': Permission denied; see"),
-        (MemoryError(), r"out of memory .*max_tokens"),
-        (torch.OutOfMemoryError("CUDA out of memory."), r"out of memory .*max_tokens"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), r"out of memory .*max_tokens"),
+        (MemoryError(), r"out of memory .*free memory and repeat"),
+        (torch.OutOfMemoryError("CUDA out of memory."), r"out of memory .*free memory and repeat"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            r"out of memory .*free memory and repeat",
+        ),
     ],
 )
 def test_a_failure_of_the_machine_is_one_line(error: Exception, line: str, monkeypatch, capsys) -> None:
@@ -247,3 +253,109 @@ def test_a_folder_whose_first_file_was_not_finished_counts_as_empty(tmp_path: Pa
     (tmp_path / "run" / "notes.txt").touch()
     with pytest.raises(TutelageError, match="is not empty and holds no run"):
         run_folder(config, resume=True)
+
+
+# ------------------------------------------------------------------------------------------- what others wrote
+
+
+def resigned(store: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Change a store's manifest and sign it anew: its checksum is no secret."""
+    tree = read_signed(store / "manifest.json")
+    edit(tree)
+    (store / "manifest.json").write_text(signed(tree))
+
+
+def refused(line: str, call: Callable[[], object]) -> None:
+    with pytest.raises(TutelageError, match=line):
+        call()
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
+    "shards.0.name": lambda tree: tree["shards"][0].update(name="../../../etc/hostname"),
+    "scheme.hidden": lambda tree: tree["scheme"].update(hidden=10**9),
+    "scheme.classes": lambda tree: tree["scheme"].update(classes=-1),
+    "the size of its records": lambda tree: tree["scheme"].update(classes=3),
+}
+
+
+def test_a_damaged_or_hostile_store_is_refused_by_name_also_where_a_run_finds_it(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
+    config = config_of(teacher_folder, tmp_path / "run").model_copy(update={"baseline": False, "teacher_store": "auto"})
+    run(config, quiet=True)
+    (home,) = (path for path in (tmp_path / "stores").iterdir() if path.is_dir())
+    for name in ("shard-00000.bin", "index.bin", "manifest.json", "evaluation.safetensors"):
+        for damage in DAMAGE:
+            before = (home / name).read_bytes()
+            damage(home / name)
+            refused(rf"is damaged: {name}|is not a teacher store", lambda: Store(home).verify())
+            (home / name).write_bytes(before)
+    before = (home / "manifest.json").read_bytes()
+    for named, edit in HOSTILE.items():
+        resigned(home, edit)
+        refused(rf"is damaged: .*{named}", lambda: Store(home))
+        (home / "manifest.json").write_bytes(before)
+    truncated(home / "shard-00000.bin")
+    again = config.model_copy(update={"out": str(tmp_path / "again")})
+    refused(r"the teacher store .* is damaged: shard-00000\.bin has .*; remove it", lambda: run(again, quiet=True))
+
+
+def test_a_teacher_that_answers_nan_teaches_nobody_and_is_stored_nowhere(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
+    broken = Path(shutil.copytree(teacher_folder / "teacher", tmp_path / "broken"))
+    weights = load_file(broken / "model.safetensors")
+    weights["classifier.bias"][0] = torch.nan
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    config = config_of(teacher_folder, tmp_path / "run").model_copy(
+        update={"teacher": str(broken), "allow_weak_teacher": True, "teacher_store": "auto"}
+    )
+    refused(r"^the teacher '.*broken' answers with NaN or infinity", lambda: run(config, quiet=True))
+    assert not any((tmp_path / "stores").iterdir()) and not (tmp_path / "run").exists()
+
+
+def test_a_sealed_file_is_as_it_was_written_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"x": torch.arange(64.0), "y": torch.ones(3, dtype=torch.bfloat16)}, path, {"part": "dev"})
+    check_seal(path)  # one that was never sealed passes
+    seal(path)
+    check_seal(path)
+    assert load_file(path)["x"].tolist() == list(range(64))
+    content = path.read_bytes()
+    passed = []
+    for place in range(8, len(content), 3):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with contextlib.suppress(ValueError):
+            check_seal(path)
+            passed.append(content[max(place - 12, 0) : place + 12])
+    # Without its key a file was never sealed. Its tensors are whole.
+    assert len(passed) < 8 and all(b"metadata" in there or b"sha256" in there for there in passed)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\udcff", "dangling"])
+def test_a_name_that_no_folder_can_have_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    with (
+        pytest.raises(TutelageError, match=r"^--out .* cannot be written \(.*\); name another folder"),
+        locked(str(tmp_path / "new" / name if name != "dangling" else tmp_path / name)),
+    ):
+        pass
+    assert not (tmp_path / "new").exists()
+
+
+def test_yaml_and_rates_that_blow_up_are_refused(tmp_path: Path) -> None:
+    bomb = "a0: &a0 {x: 1}\n" + "".join(
+        f"a{i}: &a{i}\n  <<: [{', '.join([f'*a{i - 1}'] * 9)}]\n  k{i}: 1\n" for i in range(1, 10)
+    )
+    for text in (bomb, "seed: !!bool x"):
+        (tmp_path / "run.yaml").write_text(text)
+        with pytest.raises(TutelageError, match="is not a YAML file"):
+            from_yaml(tmp_path / "run.yaml")
+    for setting in ("lr=.inf", "lr=200", "weight_decay=.inf", "weight_decay=1e9"):
+        with pytest.raises(TutelageError, match=r"finite number|a step would take away"):
+            run_config(kd(), {}, [f"stages.*.{setting}"])
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(TutelageError, match="is a pipe or a device"):
+        read_table(tmp_path / "pipe.csv")

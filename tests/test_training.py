@@ -30,7 +30,7 @@ from tutelage.recipes.recipe import Stage
 from tutelage.recipes.settings import run_config
 from tutelage.run.run import run
 from tutelage.run.task import feed_of
-from tutelage.run.workspace import _lock_file, locked
+from tutelage.run.workspace import LOCK, locked
 from tutelage.students.copied import copy_layers
 from tutelage.students.specs import Copied
 from tutelage.tasks import KINDS
@@ -169,9 +169,9 @@ def test_a_folder_is_one_process_s_at_a_time(teacher_folder, tmp_path) -> None:
     with locked(config.out):
         assert "another process writes to" in in_process(error_of_a_run, config)
     assert in_process(die_in_a_run, config) == KILLED
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
     assert run(config, resume=True, quiet=True)["stages"][0]["steps"] == 2
-    assert not _lock_file(str(config.out)).exists()
+    assert not (tmp_path / "run" / LOCK).exists()
 
 
 def hold_often(config: RunConfig, log: Path, times: int) -> None:
@@ -197,7 +197,7 @@ def test_no_two_processes_hold_a_folder_whose_lock_is_removed(tmp_path) -> None:
     lines = log.read_text().split()
     turns = [set(lines[begin : begin + 40]) for begin in range(0, len(lines), 40)]
     assert len(turns) == 900 and len(set(lines)) == 3 and all(len(turn) == 1 for turn in turns)
-    assert not _lock_file(str(config.out)).exists()
+    assert not (tmp_path / "run" / LOCK).exists()
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0, list(range(1, 13))), (1e9, [6, 12])])

@@ -97,6 +97,54 @@ def read_signed(path: Path) -> dict[str, Any]:
         ) from None
 
 
+def seal(path: Path) -> None:
+    """Write into a .safetensors file a checksum of its tensors and metadata, and wait until the file is on the disk."""
+    header, tensors = _parts(path)
+    metadata = {**header.get("__metadata__", {}), "sha256": _checksum(header, tensors)}
+    # Sorted: safetensors writes them in another order each time.
+    header = {
+        "__metadata__": dict(sorted(metadata.items())),
+        **{k: v for k, v in header.items() if k != "__metadata__"},
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the tensors
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text + tensors)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_seal(path: Path) -> None:
+    """Compare a .safetensors file with the checksum that :func:`seal` wrote; one that was never sealed passes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not as it was written.
+    """
+    header, tensors = _parts(path)
+    checksum = header.get("__metadata__", {}).get("sha256")
+    if checksum is not None and checksum != _checksum(header, tensors):
+        raise ValueError("it is not as it was written")
+
+
+def _parts(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The header of a .safetensors file, and the bytes of its tensors."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    try:
+        header = json.loads(content[8:end])
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
+        raise ValueError("it is not as it was written")
+    return header, content[end:]
+
+
+def _checksum(header: dict[str, Any], tensors: bytes) -> str:
+    metadata = {name: text for name, text in header.get("__metadata__", {}).items() if name != "sha256"}
+    return hashlib.sha256(checksum_of({**header, "__metadata__": metadata}).encode() + tensors).hexdigest()
+
+
 def partial_of(folder: Path) -> Path:
     """Where a folder lies until it is finished."""
     return folder.with_name(folder.name + ".partial")

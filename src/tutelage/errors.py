@@ -45,13 +45,21 @@ def command_line() -> Iterator[None]:
         _on_command_line.reset(token)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the machine or of its GPU did not suffice."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of memory", "could not create a primitive")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
 def of_the_machine(error: BaseException) -> str | None:
     """One line about a disk that refuses a file or a memory that is exhausted, with a remedy; None for other errors."""
     text, name = str(error), type(error).__name__
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in text:
+    if out_of_memory(error):
         return (
-            f"out of memory ({last_reason(error)}); use smaller pieces (--set stages.*.max_tokens=1024), or free memory, and "
-            "repeat the command; a run goes on with --resume"
+            f"out of memory ({last_reason(error)}); free memory and repeat the command, a run with --resume; or start anew with "
+            "a smaller model, or shorter texts (--max-length)"
         )
     if "No space left on device" in text:
         return (

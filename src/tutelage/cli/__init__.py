@@ -96,6 +96,14 @@ def _program(version: Version = False) -> None:
 app = _app()
 
 
+def _check_text(word: str) -> None:
+    """A name that is not UTF-8, as the system gives it, cannot be written into a run's settings."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise TutelageError(f"{word!r:.200} is not UTF-8 text; rename it") from None
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Run a command line, by default the program's own; mistakes of the user end in one line and exit code 2.
 
@@ -104,6 +112,8 @@ def main(words: Sequence[str] | None = None) -> None:
     """
     try:
         with command_line():
+            for word in sys.argv[1:] if words is None else words:
+                _check_text(word)
             code = app.main(words, prog_name="tutelage", standalone_mode=False)
     except (TutelageError, typer.TyperException) as error:
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)

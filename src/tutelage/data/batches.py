@@ -7,7 +7,8 @@ its losses are divided by these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.examples import NO_TARGET, Encoded, Rows
+from tutelage.errors import out_of_memory
 
 WINDOW = 100
 """Number of steps whose examples are sorted by length together."""
@@ -154,6 +156,52 @@ def pieces(rows: Rows, lengths: npt.NDArray[np.int64], max_tokens: int) -> list[
     return result
 
 
+def halved(error: Exception, tokens: int, texts: int) -> int:
+    """The largest size of pieces, in padded tokens, after a piece of this size and so many texts did not fit into memory.
+
+    Raises:
+        Exception: ``error``, if it has another cause or one text alone does not fit.
+    """
+    if not out_of_memory(error) or texts < 2:
+        raise error
+    return tokens // 2
+
+
+def free_memory(tokens: int, say: Callable[[str], None]) -> None:
+    """Give back what a piece that did not fit has left in memory, and ``say`` how the program continues."""
+    gc.collect()  # the error's frames held its tensors
+    torch.cuda.empty_cache()  # does nothing without a GPU
+    say(f"out of memory: pieces are halved, to at most {tokens:,} padded tokens; a step keeps its examples")
+
+
+def in_pieces(
+    carry_out: Callable[[Rows], None],
+    rows: Rows,
+    lengths: npt.NDArray[np.int64],
+    max_tokens: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> int:
+    """Call ``carry_out`` on each of the :func:`pieces`; one that does not fit into memory is repeated in halves, and those after
+    it are as small. Returns the ``max_tokens`` at the end.
+
+    Raises:
+        Exception: what ``carry_out`` raises, if it has another cause or one text alone does not fit.
+    """
+    left = pieces(rows, lengths, max_tokens)[::-1]
+    while left:
+        piece = left[-1]
+        try:
+            carry_out(piece)
+        except Exception as error:
+            max_tokens = halved(error, len(piece) * int(lengths[piece].max()), len(piece))
+        else:
+            left.pop()
+            continue
+        free_memory(max_tokens, say)
+        left = pieces(np.concatenate(left), lengths, max_tokens)[::-1]
+    return max_tokens
+
+
 def totals_of(step: Encoded) -> Totals:
     """The totals of one optimiser step."""
     n = step.compared
@@ -189,22 +237,27 @@ def step_batches(
 ) -> Iterator[Batch]:
     """Yield this process's pieces of optimiser step ``number``. ``names`` are the numbers of the step's rows in the feed."""
     totals = totals_of(step)
-    everyone = np.arange(len(step))
-    part = share(everyone, rank, world)
-    lent = rank >= len(step)
+    if rank >= len(
+        step
+    ):  # another process counts this row; here its weight is zero, it only keeps the processes synchronous
+        totals = Totals(*(float("inf"),) * 5, sizes=totals.sizes)
+    part = share(np.arange(len(step)), rank, world)
     for rows in pieces(part, np.maximum(step.lengths, pad_to or 0), max_tokens):
-        inputs = padded(step, rows, pad_to)
-        keys = torch.from_numpy(step.keys[rows].view(np.int64))
-        separators = inputs["input_ids"] == step.separator
-        labels, predicted = _answers(step, rows, inputs["attention_mask"])
-        if lent:  # another process counts this row; here its weight is zero, it only keeps the processes synchronous
-            totals = Totals(*(float("inf"),) * 5, sizes=totals.sizes)
-        partners = None if step.partners is None else torch.full_like(inputs["input_ids"], -1)
-        if partners is not None:
-            partners[inputs["attention_mask"].bool()] = torch.from_numpy(step.take(rows).partners).long()
-        yield Batch(
-            torch.from_numpy(names[rows]), keys, inputs, separators, labels, predicted, totals, number, partners
-        )
+        yield piece_of(step, names, rows, totals, pad_to, number)
+
+
+def piece_of(
+    step: Encoded, names: Rows, rows: Rows, totals: Totals, pad_to: int | None = None, number: int = 0
+) -> Batch:
+    """The piece of optimiser step ``number`` that has these of its rows; the other arguments are those of :func:`step_batches`."""
+    inputs = padded(step, rows, pad_to)
+    keys = torch.from_numpy(step.keys[rows].view(np.int64))
+    separators = inputs["input_ids"] == step.separator
+    labels, predicted = _answers(step, rows, inputs["attention_mask"])
+    partners = None if step.partners is None else torch.full_like(inputs["input_ids"], -1)
+    if partners is not None:
+        partners[inputs["attention_mask"].bool()] = torch.from_numpy(step.take(rows).partners).long()
+    return Batch(torch.from_numpy(names[rows]), keys, inputs, separators, labels, predicted, totals, number, partners)
 
 
 def _answers(step: Encoded, rows: Rows, mask: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -227,11 +280,12 @@ def predicted_places(part: Encoded, mask: Tensor) -> Tensor:
     return places[torch.from_numpy(part.targets != NO_TARGET)]
 
 
-def evaluation_batches(
-    encoded: Encoded, max_tokens: int = 16384
-) -> Iterator[tuple[Rows, dict[str, Tensor], Tensor | None]]:
-    """Yield all examples once, shortest first, as ``(rows, inputs, predicted)`` (see :class:`Batch`)."""
-    for rows in pieces(np.arange(len(encoded)), encoded.lengths, max_tokens):
-        inputs = padded(encoded, rows)
-        predicted = None if encoded.targets is None else predicted_places(encoded.take(rows), inputs["attention_mask"])
-        yield rows, inputs, predicted
+EVALUATION_TOKENS = 16384
+"""Padded tokens at once where a model is only run."""
+
+
+def evaluation_batch(encoded: Encoded, rows: Rows) -> tuple[dict[str, Tensor], Tensor | None]:
+    """``inputs`` and ``predicted`` of these examples (see :class:`Batch`)."""
+    inputs = padded(encoded, rows)
+    part = encoded.take(rows)
+    return inputs, None if part.targets is None else predicted_places(part, inputs["attention_mask"])

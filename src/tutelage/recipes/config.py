@@ -36,7 +36,7 @@ class RunConfig(BaseModel):
     """Folder of ``tutelage corpus build``, for stages on raw text."""
     out: Place | None = None
     """Output folder."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of all random numbers."""
     baseline: bool = True
     """Train the same student without the teacher for as many steps, and show its scores in the report."""
@@ -78,7 +78,16 @@ class RunConfig(BaseModel):
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 3e-5 as a number and ``no`` as text, as YAML 1.2 does; by YAML 1.1 they are text and false."""
+    """Reads 3e-5 as a number and ``no`` as text, as YAML 1.2 does; by YAML 1.1 they are text and false.
+
+    Merge keys (``<<``) are not read, as in YAML 1.2: a few nested ones stand for more than any memory holds.
+    """
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuse a merge key, which the base class would carry out here."""
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.YAMLError("merge keys (<<) are not read; write the values out")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -97,6 +106,9 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true$|false
 
 MOST_VALUES, DEEPEST = 100_000, 100
 """Values of a YAML file, and brackets within brackets, at most."""
+
+LARGEST_FILE = 10_000_000
+"""Bytes of a YAML file at most."""
 
 
 def yaml_value(text: str) -> Any:
@@ -118,6 +130,7 @@ def yaml_value(text: str) -> Any:
         ValueError,
         TypeError,
         AttributeError,
+        KeyError,
         OverflowError,
     ) as error:  # of a date that Python does not know
         raise yaml.YAMLError(str(error)) from None
@@ -178,11 +191,15 @@ def yaml_file(path: Path, remedy: str) -> Any:
         TutelageError: when the file is missing or is not YAML.
     """
     try:
-        return yaml_value(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise yaml.YAMLError(f"it is larger than {LARGEST_FILE:,} bytes")
+        return yaml_value(content.decode())
     except FileNotFoundError:
         raise TutelageError(f"there is no file {str(path)!r}; {remedy}") from None
     except OSError as error:
-        raise TutelageError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+        raise TutelageError(f"{str(path)!r:.200} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TutelageError(f"{str(path)!r} is not a YAML file: {' '.join(str(error).split())}") from None
 

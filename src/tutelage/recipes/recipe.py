@@ -53,7 +53,7 @@ class Stage(BaseModel):
     """Passes over the training data; ``auto``: enough for the number of texts (on a task)."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimiser steps after which the stage ends, even within its epochs."""
-    lr: Annotated[float, Field(gt=0)] | Literal["auto"] = 5e-5
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = 5e-5
     """Peak learning rate; ``auto``: by the student's width and start (on a task)."""
     optimizer: Literal["adamw", "bert_adam", "adadelta"] = "adamw"
     """``adamw``; ``bert_adam``, as in BERT's code: Adam without bias correction, each tensor's gradient clipped on its own;
@@ -64,7 +64,7 @@ class Stage(BaseModel):
     """Share of the steps in which the learning rate rises from zero."""
     decay: Literal["linear", "constant"] = "linear"
     """The learning rate after warm-up: linear to zero, or constant."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     """Weight decay of matrices; vectors have none."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of a step's gradient; for ``bert_adam`` of each tensor's gradient."""
@@ -90,6 +90,11 @@ class Stage(BaseModel):
         mechanisms = [mechanism.kind for mechanism in self.mechanisms]
         if len(set(mechanisms)) != len(mechanisms):
             raise ValueError(f"stage {self.name!r} needs each mechanism once; it has {mechanisms}")
+        if self.lr != "auto" and self.lr * self.weight_decay >= 1:
+            raise ValueError(
+                f"stage {self.name!r} has lr={self.lr:g} and weight_decay={self.weight_decay:g}, and a step would take away "
+                f"{self.lr * self.weight_decay:g} of each weight; give less than 1, as lr=5e-5 and weight_decay=0.01"
+            )
         if self.on_corpus and "auto" in (self.epochs, self.lr):
             raise ValueError(f"stage {self.name!r} is on a corpus, where epochs and lr are numbers; set both")
         if self.on_corpus and self.select == "best":

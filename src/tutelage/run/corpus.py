@@ -393,12 +393,15 @@ def _measure(
     def measure() -> dict[str, float]:
         module = loop.DistillationModule(work.model, work.objective).eval()
         rows, step = held_out
-        sums: dict[str, Tensor] = {}
+        totals, sums = batches.totals_of(step), dict[str, Tensor]()
+
+        def add(part: Rows) -> None:
+            batch = batches.piece_of(step, rows, part, totals).to(accelerator.device)
+            for name, loss in module(batch, work.teacher.signals(batch) if work.teacher else Signals()).items():
+                sums[name] = sums.get(name, 0) + loss
+
         with torch.no_grad(), accelerator.autocast():
-            for part in batches.step_batches(step, rows, 0, 1, work.stage.max_tokens):
-                batch = part.to(accelerator.device)
-                for name, loss in module(batch, work.teacher.signals(batch) if work.teacher else Signals()).items():
-                    sums[name] = sums.get(name, 0) + loss
+            batches.in_pieces(add, np.arange(len(step)), step.lengths, work.stage.max_tokens)
         module.close()
         module.train()
         return {name: float(total) for name, total in sums.items()}

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from tutelage import anatomy
-from tutelage.artifacts import sync
+from tutelage.artifacts import seal
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, fingerprint
 from tutelage.data.labels import class_counts, label_names, unnamed
@@ -130,7 +130,7 @@ def _keep_predictions(run: TaskRun, folder: Path, logits: dict[str, Tensor]) -> 
     place = folder / PREDICTIONS
     place.parent.mkdir(exist_ok=True)
     save_file(tables, place.with_suffix(".tmp"), about)
-    sync(place.with_suffix(".tmp"))
+    seal(place.with_suffix(".tmp"))
     os.replace(place.with_suffix(".tmp"), place)
 
 

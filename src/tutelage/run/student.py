@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.anatomy import Head
 from tutelage.anatomy.checkpoints import resolve
+from tutelage.artifacts import check_seal
 from tutelage.data import batches
 from tutelage.data.batches import Batch
 from tutelage.data.examples import Data, Examples
@@ -249,14 +251,25 @@ def outline(
 
 
 def general_projections(student: Student) -> dict[str, Tensor]:
-    """The projections that a run on raw text saved with this student, by name without the stage; empty for other students."""
+    """The projections that a run on raw text saved with this student, by name without the stage; empty for other students.
+
+    Raises:
+        TutelageError: if their file is damaged.
+    """
     if not isinstance(student, Checkpoint) or not Path(student.name).is_dir():
         return {}
     folder = Path(resolve(student.name)).parent
     path = folder / "projections.safetensors"
     if not path.exists() or not (folder / REPORT).exists() or not isinstance(load_report(folder), CorpusReport):
         return {}
-    return {name.partition(".")[2]: tensor for name, tensor in load_file(path).items()}
+    try:
+        check_seal(path)
+        found = load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TutelageError(
+            f"{str(path)!r} is damaged ({error}); remove it, and the run begins with new projections"
+        ) from None
+    return {name.partition(".")[2]: tensor for name, tensor in found.items()}
 
 
 def inherit(objective: Objective, found: dict[str, Tensor]) -> None:

@@ -494,7 +494,7 @@ class TaskRun:
         )
 
     def score(self, model: PreTrainedModel) -> float:
-        logits = predict(model, self.selection.student, self.bench.accelerator)
+        logits = predict(model, self.selection.student, self.bench.accelerator, say=self.bench.display.say)
         return self.kind.selection_score(self.data, logits, self.selection)
 
     def end(self, work: StageWork, projections: dict[str, Tensor], workspace: Workspace) -> dict[str, str]:

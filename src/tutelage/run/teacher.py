@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from tutelage.artifacts import free_place
-from tutelage.data.examples import Data, Rows
+from tutelage.data.examples import Data, Encoded, Rows
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
@@ -25,7 +24,7 @@ from tutelage.tasks import kind_of
 from tutelage.teachers.knowledge import Knowledge, storable, verified
 from tutelage.teachers.source import Source
 from tutelage.teachers.stored import StoredTeacher
-from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher
+from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, check_finite
 
 Answers = Literal["nobody", "running", "known", "store", "mechanism", "file"]
 """The source of the teacher's signals in a stage: ``nobody`` (not needed), the ``running`` model, its logits computed once
@@ -76,6 +75,16 @@ class RunTeacher:
             return LiveTeacher(self.source.model.to(device), needs, texts.teacher, self._bench.accelerator)
         return None
 
+    def _predicted(self, read: Encoded, name: str) -> Tensor:
+        """The teacher's logits on these texts.
+
+        Raises:
+            TutelageError: if one is not finite, from which nobody could learn.
+        """
+        logits = self._bench.predict(self.source.model, read, name)
+        check_finite(logits, self.source.name)
+        return logits
+
     def on_train(self, part: str) -> Tensor:
         """The teacher's logits on a part that stages train on: from the store, or computed once."""
         if part not in self.logits:
@@ -84,7 +93,7 @@ class RunTeacher:
             else:
                 texts = self._parts[part]
                 read = texts.teacher or texts.student
-                self.logits[part] = self._bench.predict(self.source.model, read, f"teacher on {part}")
+                self.logits[part] = self._predicted(read, f"teacher on {part}")
         return self.logits[part]
 
     def confusion_on_train(self, data: Data, most: int) -> npt.NDArray[np.int64]:
@@ -96,7 +105,7 @@ class RunTeacher:
         texts = train.at(np.flatnonzero(train.examples.labelled)[:most])
         if not self.source.has_weights or not len(texts.examples):
             return none
-        logits = self._bench.predict(self.source.model, texts.teacher or texts.student, "teacher on labelled texts")
+        logits = self._predicted(texts.teacher or texts.student, "teacher on labelled texts")
         found = kind_of(data.kind).confusion(logits, texts, classes)
         return none if found is None else found
 
@@ -109,7 +118,7 @@ class RunTeacher:
             self.logits |= self.knowledge.evaluation(store)
         for name, (_, encoded) in self.knowledge.dev.items():
             if name not in self.logits:
-                self.logits[name] = self._bench.predict(self.source.model, encoded, f"teacher on {name}")
+                self.logits[name] = self._predicted(encoded, f"teacher on {name}")
 
     def keep(self, part: str, rows: Rows) -> None:
         """Keep only these rows of a part, after its texts were cut to them."""
@@ -157,7 +166,7 @@ class RunTeacher:
         self.to_write = knowledge.scheme(needs, config.store_dtype)
         fitting = knowledge.fitting(self.to_write, needs, self._bench.accelerator)
         if fitting is None:
-            free_place(knowledge.home(self.to_write))  # what lies there did not fit: it is damaged
+            knowledge.check_free(self.to_write, needs)
         else:
             self._use(*fitting)
 

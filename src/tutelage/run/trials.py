@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.artifacts import read_signed, signed, write_text
-from tutelage.data.batches import Feed, step_batches
-from tutelage.data.examples import Encoded
+from tutelage.data.batches import EVALUATION_TOKENS, Feed, in_pieces, piece_of, totals_of
+from tutelage.data.examples import Encoded, Rows
 from tutelage.data.texts import Texts
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.objective import Objective, ObjectivePlan
@@ -122,12 +122,17 @@ class Ground:
 
     def _loss(self, module: loop.DistillationModule) -> float:
         module.to(self.accelerator.device).eval()
-        total, known = 0.0, self.held_out_teacher()
+        total, known, held_out = 0.0, self.held_out_teacher(), self.held_out
+        names, totals = np.arange(len(held_out)), totals_of(held_out)
+
+        def add(rows: Rows) -> None:
+            nonlocal total
+            batch = piece_of(held_out, names, rows, totals).to(self.accelerator.device)
+            taught = Signals() if known is None else known.signals(batch)
+            total += sum(loss.item() for loss in module(batch, taught).values())
+
         with torch.no_grad(), self.accelerator.autocast():
-            for piece in step_batches(self.held_out, np.arange(len(self.held_out)), 0, 1, 16384):
-                batch = piece.to(self.accelerator.device)
-                taught = Signals() if known is None else known.signals(batch)
-                total += sum(loss.item() for loss in module(batch, taught).values())
+            in_pieces(add, names, held_out.lengths, EVALUATION_TOKENS)
         return total
 
 

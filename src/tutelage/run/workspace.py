@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -25,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage.anatomy import Head
-from tutelage.artifacts import read_signed, sha256_of, signed, sync, write_json, write_text
+from tutelage.artifacts import read_signed, seal, sha256_of, signed, sync, write_json, write_text
 from tutelage.data.examples import Encoded
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
@@ -38,6 +37,9 @@ from tutelage.students.final import final_network
 from tutelage.students.load import load_model
 from tutelage.teachers.teacher import predicted
 from tutelage.training import checkpoint
+
+LOCK = ".lock"
+"""In a folder that a process writes to."""
 
 ORIGINS = "origins.json"
 """In the folder of an unfinished run: the fingerprints of what it learns from."""
@@ -200,8 +202,8 @@ class Workspace(Bench):
         shutil.rmtree(fresh)
         if projections:
             new = self.folder / "projections.tmp"
-            save_file({name: value.cpu().clone() for name, value in projections.items()}, new)
-            sync(new)
+            save_file({name: value.cpu().clone() for name, value in projections.items()}, new, {"format": "pt"})
+            seal(new)
             os.replace(new, self.folder / "projections.safetensors")
         return kept
 
@@ -255,7 +257,7 @@ class Workspace(Bench):
 
 @contextmanager
 def workspace(config: RunConfig, *, resume: bool, quiet: bool) -> Iterator[Workspace]:
-    """The workspace of a run. While it is open, no other run of this user on this machine can use the same folder.
+    """The workspace of a run. While it is open, no other run can use the same folder.
 
     Raises:
         TutelageError: when another run uses it, the folder does not fit, or the device cannot compute in this precision.
@@ -272,36 +274,59 @@ def workspace(config: RunConfig, *, resume: bool, quiet: bool) -> Iterator[Works
             yield Workspace(accelerator, display, config, folder, resume)
 
 
-def _lock_file(out: str) -> Path:
-    """The file that is locked while a run of this user writes to a folder."""
-    user = os.getuid() if hasattr(os, "getuid") else 0  # elsewhere the folder of temporary files is a user's own
-    name = f"{user} {Path(out).resolve()}"
-    return Path(tempfile.gettempdir()) / f"tutelage-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+def _rank() -> int:
+    """This process's number among those that train together."""
+    given = os.environ.get("RANK", "0")
+    if not given.isdecimal():
+        raise TutelageError(
+            f"the environment variable RANK={given!r} is not a number; unset it, or start with torchrun"
+        )
+    return int(given)
 
 
 @contextmanager
 def locked(out: str | None) -> Iterator[None]:
-    """While this lasts, no other process of this user on this machine can lock the same folder.
+    """While this lasts, no other process can lock the same folder, on this machine or another that shares it. The lock is a file in
+    the folder, which is made for it, and removed again if nothing was written.
 
     Raises:
-        TutelageError: when another does.
+        TutelageError: when another does, or the folder cannot be made.
     """
-    if out is None or int(os.environ.get("RANK", "0")) > 0:
+    if out is None or _rank() > 0:
         yield  # of processes that train together the first holds the folder for all
         return
-    place = _lock_file(out)
-    lock = FileLock(place)
+    folder, made = Path(out), list[Path]()
+    lock = FileLock(folder / LOCK)
     try:
+        out.encode()  # a name that is no text cannot be written down
+        if folder.is_file():
+            raise TutelageError(f"--out {out!r} is a file; name a folder")
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
+    except TutelageError:
+        raise
     except Timeout:
         raise TutelageError(f"another process writes to {out!r}; wait until it ends, or give another --out") from None
+    except (OSError, ValueError) as error:
+        _remove_empty(made)
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise TutelageError(f"--out {out!r:.200} cannot be written ({reason}); name another folder") from None
     try:
         yield
     finally:
         # Removed while it is held: who opened it before finds, once it has the lock, that the file has no name (filelock looks).
         with suppress(OSError):  # Windows removes it on release
-            place.unlink()
+            (folder / LOCK).unlink()
         lock.release()
+        _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, from the innermost, as far as they hold nothing."""
+    for folder in folders:
+        with suppress(OSError, ValueError):  # a name that no folder can have
+            folder.rmdir()
 
 
 def run_folder(config: RunConfig, resume: bool) -> Path:
@@ -332,7 +357,7 @@ def run_folder(config: RunConfig, resume: bool) -> Path:
     if (
         not before.exists()
         and folder.exists()
-        and {path.name for path in folder.iterdir()} - {FOLDER, assistants.FOLDER, "config.yaml.tmp"}
+        and {path.name for path in folder.iterdir()} - {FOLDER, assistants.FOLDER, LOCK, "config.yaml.tmp"}
     ):
         raise TutelageError(f"{config.out!r} is not empty and holds no run; give an empty or new folder to --out")
     return folder

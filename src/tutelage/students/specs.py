@@ -92,7 +92,7 @@ class Fresh(StudentSpec):
 
     init: Literal["fresh"] = "fresh"
     family: str | None = None
-    layers: Count
+    layers: Annotated[int, Field(ge=1, le=512)]
     hidden: Count | None = None
     intermediate: Count | None = None
     heads: Count | None = None

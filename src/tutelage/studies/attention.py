@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.artifacts import write_text
-from tutelage.data.batches import evaluation_batches
+from tutelage.data.batches import evaluation_batch, pieces
 from tutelage.data.examples import Encoded, Examples, encode
 from tutelage.data.readers.files import read_texts
 from tutelage.data.tokenizers import tokenizer_fingerprint
@@ -135,7 +135,8 @@ def attention_report(
             stack.callback(model.train, model.training)
             taps.append(Tap(model.eval(), Needs(attention=frozenset(wanted))))
             stack.callback(taps[-1].close)
-        for rows, inputs, _ in evaluation_batches(encoded, max_tokens):
+        for rows in pieces(np.arange(len(encoded)), encoded.lengths, max_tokens):
+            inputs, _ = evaluation_batch(encoded, rows)
             # A single text has only the first token type, which is the default of all models.
             inputs.pop("token_type_ids", None)
             theirs, ours = (tap({name: value.to(tap.model.device) for name, value in inputs.items()}) for tap in taps)

@@ -62,6 +62,7 @@ def augment(
                 context=context,
                 filtered=filtered,
                 advance=lambda count, total: display.advance("words", total, count),
+                say=display.say,
             )
         found.save(Path(out))
     return found.manifest.model_dump(mode="json")

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from tutelage.artifacts import check_seal
 from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import Scores, holm, p_of_resamples, p_of_seeds, percentiles, resampled
 from tutelage.report.compared import ComparedArm, ComparedTask, CompareReport, Contrast, QueueEntry
@@ -69,9 +70,10 @@ class Finished:
     def _predictions(self) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
         path = self.folder / PREDICTIONS
         try:
+            check_seal(path)
             with safe_open(path, "np") as file:
                 return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise TutelageError(
                 f"{str(path)!r} cannot be read ({str(error).splitlines()[0]}); remove the folder, and the cell is run again"
             ) from None

@@ -20,6 +20,7 @@ from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
 from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
+from tutelage.run.workspace import LOCK
 
 FILE = "study.json"
 
@@ -43,7 +44,7 @@ def check_folder(folder: Path, file: str, what: str, asked: str | None, beside: 
             raise TutelageError(
                 f"{str(folder)!r} holds a {what} with other settings; see its {file}, or give another --out"
             )
-    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {FOLDER, *beside}:
+    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {FOLDER, LOCK, *beside}:
         raise TutelageError(f"{str(folder)!r} is not empty and holds no {what}; give an empty or new folder to --out")
 
 

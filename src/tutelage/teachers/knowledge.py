@@ -15,11 +15,12 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock
 from torch import Tensor
 
+from tutelage.artifacts import free_place
 from tutelage.data.examples import Encoded, Rows
 from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
-from tutelage.knowledge.store.reading import Store, fingerprint_of
+from tutelage.knowledge.store.reading import Store, StoreManifest, fingerprint_of
 from tutelage.knowledge.store.scheme import Dtype, Scheme
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.progress import Display
@@ -109,6 +110,19 @@ class Knowledge:
         name = f"{self.teacher.fingerprint}{self.precision}{fingerprint_of(self.ids, self.encoded)}{scheme}"
         return root() / f"{Path(self.task).stem}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
+    def check_free(self, scheme: Scheme, needs: Needs) -> None:
+        """Check that a store of this scheme can be written to its :meth:`home`.
+
+        Raises:
+            TutelageError: if something lies there, or nothing can be written there. A store that did not fit is damaged.
+        """
+        home = self.home(scheme)
+        if home.is_dir() and any(home.iterdir()):
+            if not (home / StoreManifest.FILE).exists():
+                raise StoreManifest.damaged(home, f"{StoreManifest.FILE} is missing")
+            self.open(home, needs)
+        free_place(home)
+
     def evaluation(self, store: Store) -> dict[str, Tensor]:
         """The teacher's logits on the parts of the evaluation set that the store has."""
         found = {name: store.evaluation(name, fingerprint_of(*part)) for name, part in self.dev.items()}
@@ -143,6 +157,7 @@ class Knowledge:
             evaluation,
             self.teacher.save_without_weights,
             advance=lambda count: display.advance("teacher store", len(self.ids), count),
+            say=display.say,
         )
 
     def find_or_write(

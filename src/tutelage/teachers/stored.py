@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tutelage.data.batches import Batch, padded, pieces
+from tutelage.data.batches import EVALUATION_TOKENS, Batch, in_pieces, padded
 from tutelage.data.examples import Encoded, Rows
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals, Tap
@@ -20,7 +20,7 @@ from tutelage.knowledge.store import reading, records, writing
 from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.records import Contents
 from tutelage.knowledge.store.scheme import Exponents, Scheme, needs_of
-from tutelage.teachers.teacher import Seen, aligned
+from tutelage.teachers.teacher import Seen, aligned, check_finite
 
 CALIBRATED_ON = 256
 """Number of examples from which the scales of 8-bit stores are computed."""
@@ -53,13 +53,14 @@ def write_store(
     evaluation: dict[str, tuple[str, Tensor]],
     save_teacher: Callable[[Path], object],
     *,
-    max_tokens: int = 16384,
+    max_tokens: int = EVALUATION_TOKENS,
     advance: Callable[[int], None] = lambda count: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Store:
     """Run a teacher over all examples and write what ``scheme`` keeps; the other arguments are :func:`writing.write`'s.
 
     Raises:
-        TutelageError: when something else lies in ``folder``, or two examples have one id.
+        TutelageError: when something else lies in ``folder``, two examples have one id, or the teacher's outputs are not finite.
     """
     tap = Tap(model.eval().requires_grad_(False), needs_of(scheme))
 
@@ -70,18 +71,27 @@ def write_store(
 
     def read(rows: Rows) -> Contents:
         signals, inputs = run(rows)
+        real = inputs["attention_mask"].bool()
+        for answers in (signals.logits, *(hidden[real] for hidden in signals.hidden.values())):
+            if answers is not None:
+                check_finite(answers, str(about["teacher"]))
         separators = inputs["input_ids"] == encoded.separator
         keys = torch.from_numpy(encoded.keys[rows].view(np.int64))
         return records.contents_of(signals, scheme, inputs["attention_mask"], separators, keys, exponents)
 
-    def vectors() -> Iterator[tuple[int, Tensor]]:
-        rows = np.arange(min(CALIBRATED_ON, len(encoded)))
-        for piece in pieces(rows, encoded.lengths, max_tokens):
-            signals, inputs = run(piece)
-            for layer, hidden in signals.hidden.items():
-                yield layer, hidden.float()[inputs["attention_mask"].bool()]
+    squares: list[tuple[int, Tensor, int]] = []
 
-    exponents: Exponents = records.calibrate(vectors()) if scheme.dtype == "int8" and scheme.columns else {}
+    def square(rows: Rows) -> None:
+        signals, inputs = run(rows)
+        real = inputs["attention_mask"].bool()
+        squares.extend(
+            (layer, hidden.float()[real].double().square().sum(dim=0), int(real.sum()))
+            for layer, hidden in signals.hidden.items()
+        )
+
+    if scheme.dtype == "int8" and scheme.columns:
+        max_tokens = in_pieces(square, np.arange(min(CALIBRATED_ON, len(encoded))), encoded.lengths, max_tokens, say)
+    exponents: Exponents = records.calibrate(squares)
     try:
         return writing.write(
             folder,
@@ -94,6 +104,7 @@ def write_store(
             exponents=exponents,
             max_tokens=max_tokens,
             advance=advance,
+            say=say,
         )
     finally:
         tap.close()

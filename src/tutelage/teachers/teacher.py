@@ -14,8 +14,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.data.batches import Batch, evaluation_batches, padded, predicted_places
-from tutelage.data.examples import Encoded
+from tutelage.data.batches import (
+    EVALUATION_TOKENS,
+    Batch,
+    evaluation_batch,
+    in_pieces,
+    padded,
+    predicted_places,
+)
+from tutelage.data.examples import Encoded, Rows
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.selection import Selected, select
@@ -27,7 +34,20 @@ def predicted(
     model: PreTrainedModel, encoded: Encoded, accelerator: Accelerator, display: Display, name: str
 ) -> Tensor:
     """Logits of all examples, ``(examples, classes)``, with the progress shown under ``name``."""
-    return predict(model, encoded, accelerator, lambda count: display.advance(name, len(encoded), count))
+    return predict(model, encoded, accelerator, lambda count: display.advance(name, len(encoded), count), display.say)
+
+
+def check_finite(answers: Tensor, name: str) -> None:
+    """Check the outputs of the teacher ``name``.
+
+    Raises:
+        TutelageError: if one is infinite or not a number.
+    """
+    if not bool(answers.isfinite().all()):
+        raise TutelageError(
+            f"the teacher {name!r} answers with NaN or infinity; its weights are damaged, or too large for this precision: take "
+            "another checkpoint, or leave out --mixed-precision"
+        )
 
 
 class Teacher(Protocol):
@@ -160,9 +180,10 @@ def predict(
     encoded: Encoded,
     accelerator: Accelerator,
     advance: Callable[[int], None] = lambda count: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Tensor:
     """All logits, ``(answers, classes)`` float32 on the CPU: example by example, as ``encoded.logit_rows`` counts them.
-    ``advance`` is called with the size of every batch.
+    ``advance`` is called with the size of every batch. Batches that do not fit into memory are halved, and ``say`` is told.
 
     Raises:
         TutelageError: if a token has no embedding.
@@ -177,13 +198,17 @@ def predict(
     model.eval()
     start = np.cumsum(encoded.logit_rows) - encoded.logit_rows
     results: list[tuple[Tensor, Tensor]] = []
+
+    def answer(rows: Rows) -> None:
+        inputs, tokens = evaluation_batch(encoded, rows)
+        inputs = {name: value.to(accelerator.device) for name, value in inputs.items()}
+        logits = anatomy.answers_of(model, inputs, None if tokens is None else tokens.to(accelerator.device))
+        places = np.concatenate([np.arange(start[row], start[row] + encoded.logit_rows[row]) for row in rows])
+        results.append((torch.from_numpy(places), logits))
+        advance(len(rows))
+
     with torch.no_grad(), accelerator.autocast():
-        for rows, inputs, tokens in evaluation_batches(encoded):
-            inputs = {name: value.to(accelerator.device) for name, value in inputs.items()}
-            logits = anatomy.answers_of(model, inputs, None if tokens is None else tokens.to(accelerator.device))
-            places = np.concatenate([np.arange(start[row], start[row] + encoded.logit_rows[row]) for row in rows])
-            results.append((torch.from_numpy(places), logits))
-            advance(len(rows))
+        in_pieces(answer, np.arange(len(encoded)), encoded.lengths, EVALUATION_TOKENS, say)
     model.train(was_training)
     table = torch.empty(int(encoded.logit_rows.sum()), results[0][1].shape[-1])
     for index, logits in results:

@@ -6,7 +6,7 @@ What happens when, for one stage::
         mappers of the objective may draw anew          # from (seed, stage, epoch)
         for step in the epoch's steps:              # batch_size examples each, shuffled, similar lengths together
             seed the random state from (seed, stage, epoch, step)
-            for piece in step:                      # at most max_tokens at once (or whole); this process's share
+            for piece in step:                      # at most max_tokens at once (or whole); halved if memory does not suffice
                 teacher signals, student signals -> objective -> loss -> backward
             hooks, before the step                          # they see the whole step's gradients, before clipping
             clip, step, zero the gradients
@@ -23,7 +23,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,12 +42,12 @@ from tutelage.progress import Event
 from tutelage.recipes.recipe import Stage
 from tutelage.teachers.teacher import Teacher
 from tutelage.training import checkpoint, optimizers
+from tutelage.training.step import Stepper, Terms
 from tutelage.training.stopping import stopped
 
 LOG_SECONDS = 1.0
 """Approximate time between two lines of the log. The number of steps per line follows from the last measured speed."""
 CHECKPOINT_SECONDS = 60.0
-ONE_VIEW = (nullcontext(),)
 
 
 class DistillationModule(nn.Module):
@@ -81,35 +80,8 @@ class StageLog:
     scores: list[list[float]] = field(default_factory=list)
     """Pairs of epoch and score on the validation split."""
     tokens: int = 0
-    first_step: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    first_step: Terms = field(default_factory=dict)
     """Of several terms: ``loss`` and ``gradient`` (its norm) of each, before the first update, on a piece of the first step."""
-
-
-def first_step(
-    module: DistillationModule, batch: batches.Batch, signals: Signals
-) -> dict[str, dict[str, float | None]]:
-    """Each term's loss and the norm of its gradient, None where that overflows; nothing of a single term."""
-    losses = module(batch, signals)
-    if len(losses) < 2:
-        return {}
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    found: dict[str, dict[str, float | None]] = {}
-    for name, loss in losses.items():
-        trains = loss.requires_grad  # a term without pairs of layers is a constant
-        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) if trains else ()
-        norms = [gradient.detach().float().norm() for gradient in gradients if gradient is not None]
-        norm = torch.stack(norms).norm().item() if norms else 0.0
-        found[name] = {"loss": loss.item(), "gradient": norm if math.isfinite(norm) else None}
-    return found
-
-
-def _seed(number: int, device: torch.device) -> None:
-    """Seed what draws on ``device``. On a CPU ``torch.manual_seed`` also notes the call for each GPU library, with its whole
-    stack of calls as text, which costs as much as a layer of a tiny model."""
-    if device.type == "cpu":
-        torch.default_generator.manual_seed(number)
-    else:
-        torch.manual_seed(number)
 
 
 def train(
@@ -125,12 +97,13 @@ def train(
     report: Callable[[Event], None] = lambda event: None,
     hooks: Sequence[Hook] = (),
     asked: Callable[[], int] = int,
+    say: Callable[[str], None] = lambda line: None,
 ) -> StageLog:
     """Train ``module.student`` through one stage, in place.
 
     ``score`` evaluates the student on the validation split. ``save`` receives states, any of which can be passed as
     ``resumed`` later. ``hooks`` are the hooks of the stage's mechanisms. ``asked`` returns the
-    number of a signal that asks for the end, or 0.
+    number of a signal that asks for the end, or 0. ``say`` is told when memory does not suffice and pieces become smaller.
 
     Raises:
         Stopped: after the step in which a signal came, when its checkpoint is written.
@@ -139,7 +112,6 @@ def train(
     epochs, peak = stage.schedule
     total = min(epochs * steps_an_epoch, stage.max_steps or 2**62)
     device, student = accelerator.device, module.student
-    most_tokens = 2**62 if module.objective.plan.whole_step else stage.max_tokens
     if resumed is not None:
         student.load_state_dict(resumed["student.safetensors"])  # its shapes may be others than at the stage's begin
     frozen = anatomy.frozen_modules(student, stage.train)
@@ -150,11 +122,15 @@ def train(
     groups = given[0] if given else parameter_groups(module, stage.weight_decay)
     optimizer = optimizers.optimizer_of(stage, groups, device)
     wrapped, prepared = accelerator.prepare(module, optimizer, device_placement=[False, False])
+    whole = module.objective.plan.whole_step
+    stepper = Stepper(stage, module, wrapped, teacher, accelerator, hooks, stage.max_tokens, whole, say)
 
     log, best, epoch, place, without_better = StageLog(stage.name), None, 0, 0, 0
     if resumed is not None:
         log, best = StageLog(**resumed["log"]), resumed.get("best.safetensors")
         epoch, place, without_better = resumed["epoch"], resumed["place"], resumed["without_better"]
+        stepper.max_tokens = resumed["max_tokens"]
+        stepper.first = log.first_step if log.steps else None
         module.objective.projections.load_state_dict(resumed["projections.safetensors"])
         checkpoint.load_optimizer_state(optimizer, resumed["optimizer.safetensors"])
         if accelerator.scaler is not None:
@@ -178,6 +154,7 @@ def train(
             tensors["hooks.safetensors"] = {f"{number}.{name}": x for number, one in states for name, x in one.items()}
         scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
         places = {"epoch": epoch, "place": place, "without_better": without_better, "scaler": scaler}
+        places["max_tokens"] = stepper.max_tokens
         return {"log": vars(log), **places, **tensors}
 
     sums: dict[str, Tensor] = {}
@@ -221,29 +198,13 @@ def train(
         for names in order[place : place + total - log.steps]:
             place_of_step = [seed, _number(stage.name), epoch, place, accelerator.process_index]
             seed_of_step = int(np.random.SeedSequence(place_of_step).generate_state(1)[0])
-            _seed(seed_of_step, device)
             lr = optimizers.learning_rate(stage, log.steps, total)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("factor", 1.0)
             step = feed.read(epoch, names)
-            rank, world = accelerator.process_index, accelerator.num_processes
-            parts = list(batches.step_batches(step, names, rank, world, most_tokens, stage.pad_to, log.steps))
-            for index, part in enumerate(parts):
-                batch = part.to(device)
-                signals = teacher.signals(batch) if teacher else Signals()
-                if not log.steps and not index:
-                    with accelerator.autocast():
-                        log.first_step = first_step(module, batch, signals)
-                    _seed(seed_of_step, device)
-                views = next((views for hook in hooks if len(views := hook.views()) > 1), ONE_VIEW)
-                for view_number, view in enumerate(views):
-                    last = index == len(parts) - 1 and view_number == len(views) - 1
-                    # Processes average their gradients, and each loss is already divided by the step's totals.
-                    with view, nullcontext() if last else accelerator.no_sync(wrapped):
-                        losses = wrapped(batch, signals)
-                        accelerator.backward(sum(losses.values()) * accelerator.num_processes)
-                    for name, loss in losses.items():
-                        sums[name] = sums.get(name, 0) + loss.detach()
+            parts, losses = stepper.gradients(step, names, log.steps, seed_of_step, prepared.zero_grad)
+            sums = {name: sums.get(name, 0) + loss for name, loss in losses.items()}
+            log.first_step = stepper.first or {}
             accelerator.unscale_gradients(prepared)
             for hook in hooks:
                 hook.before_step(optimizer, parts, total)
@@ -252,8 +213,8 @@ def train(
             prepared.zero_grad()
             module.objective.after_step()
             changed = [hook.after_step(optimizer, log.steps + 1, total) for hook in hooks]
-            if any(changed) and world > 1:
-                wrapped = accelerator.prepare_model(module, device_placement=False)
+            if any(changed) and accelerator.num_processes > 1:
+                stepper.wrapped = accelerator.prepare_model(module, device_placement=False)
             log.steps, place, counted = log.steps + 1, place + 1, counted + 1
             tokens, log.tokens = tokens + len(step.tokens), log.tokens + len(step.tokens)
             if not every:
@@ -263,7 +224,7 @@ def train(
             line = counted >= every and place < len(order) and log.steps < total
             if line:
                 tell(lr)
-            signal = asked() if world == 1 else _agreed(accelerator, asked()) if line else 0
+            signal = asked() if accelerator.num_processes == 1 else _agreed(accelerator, asked()) if line else 0
             if (signal or time.perf_counter() - saved > CHECKPOINT_SECONDS) and accelerator.is_main_process:
                 save(state())
                 saved = time.perf_counter()

@@ -106,6 +106,7 @@ def train_stages(
             report=report,
             hooks=hooks,
             asked=asked,
+            say=display.say,
         )
         module.close()
         changed = [hook.finish(lambda work=work: _proof(work, accelerator)) for hook in hooks]  # type: ignore[misc]

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.data.augmentation.candidates import Candidates, CandidatesManifest, Context, checksum
 from tutelage.data.augmentation.wordvectors import WordVectors
-from tutelage.data.batches import padded, pieces
+from tutelage.data.batches import in_pieces, padded
 from tutelage.data.draws import hashes
 from tutelage.data.examples import Encoded, Rows
 from tutelage.errors import TutelageError
@@ -69,6 +69,7 @@ def propose(
     filtered: bool = True,
     max_tokens: int | None = None,
     advance: Callable[[int, int], None] = lambda count, total: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Candidates:
     """Compute substitution candidates for the words of ``texts``. Repeated texts are computed once.
 
@@ -89,6 +90,7 @@ def propose(
             the vocabulary except continuations (``##ing``), as the paper's code does.
         max_tokens: padded tokens per batch; by default a size that is fast on the model's device.
         advance: called with the number of inputs done since the last call and their total.
+        say: called with a line if memory does not suffice and batches are halved.
 
     Raises:
         TutelageError: if the model has no masked-language-model head or is in training mode, or the tokenizer has no mask
@@ -108,9 +110,12 @@ def propose(
     words = _words(unique, tokenizer, context, anatomy.max_length(model.config), vocabulary)
     single = np.flatnonzero(words.position >= 0)
     found = np.full((len(words.text), k), -1, dtype=np.int64)
-    for piece in pieces(single, words.encoded.lengths[words.text], max_tokens):
+
+    def propose_for(piece: Rows) -> None:
         found[piece] = _proposals(words, piece, model, tokenizer.mask_token_id, vocabulary, k, filtered)
         advance(len(piece), len(single))
+
+    in_pieces(propose_for, single, words.encoded.lengths[words.text], max_tokens, say)
     strings = dict.fromkeys(vocabulary.strings[i] for i in np.unique(found[found >= 0]))
     places = {string: place for place, string in enumerate(strings)}
     number = np.array([places.get(string, -1) for string in vocabulary.strings] + [-1])

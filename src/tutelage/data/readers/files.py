@@ -147,6 +147,10 @@ def _check_file(path: Path) -> None:
             raise TutelageError(f"{str(path)!r} is a directory; {_within(path)}")
         if not path.exists():
             raise TutelageError(f"there is no file {str(path)!r}; check the path")
+        if not path.is_file():  # reading might never end
+            raise TutelageError(f"{str(path)!r} is a pipe or a device; save what it gives as a file")
+    except TutelageError:
+        raise
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         raise TutelageError(f"{str(path)!r} cannot be read ({error}); check the path") from None
 

@@ -27,15 +27,18 @@ from tutelage.knowledge.signals import Signals
 from tutelage.knowledge.store.records import Contents, unit_of, unpacked
 from tutelage.knowledge.store.scheme import Exponents, Scheme
 
+EVALUATION = "evaluation.safetensors"
+"""The teacher's logits on the parts of the evaluation set, in the folder of a store."""
+
 INDEX = np.dtype([("id", "<u8"), ("key", "<u8"), ("length", "<u4")])
 
 
 class Shard(BaseModel):
     """A file of records."""
 
-    name: str
-    examples: int
-    bytes: int
+    name: Annotated[str, Field(pattern=r"^shard-[0-9]{5}\.bin$")]
+    examples: Annotated[int, Field(ge=1)]
+    bytes: Annotated[int, Field(ge=0)]
     sha256: str
 
 
@@ -55,7 +58,7 @@ class StoreManifest(Manifest):
     """The mixed precision of the teacher's forward passes."""
     max_length: int
     scheme: Scheme
-    examples: int
+    examples: Annotated[int, Field(ge=1)]
     tokens: int
     data_fingerprint: str
     exponents: Exponents = Field(default_factory=dict)
@@ -96,7 +99,15 @@ class Store:
             found = (self.folder / name).stat().st_size if (self.folder / name).exists() else 0
             if found != size:
                 raise StoreManifest.damaged(self.folder, f"{name} has {found:,} of {size:,} bytes")
+        if self.manifest.evaluation and not (self.folder / EVALUATION).exists():
+            raise StoreManifest.damaged(self.folder, f"{EVALUATION} is missing")
         self._whole = self.scheme.tokens.whole and bool(self.scheme.columns)
+        shards = self.manifest.shards
+        fixed = None if self._whole else self.scheme.record().itemsize
+        if sum(s.examples for s in shards) != self.manifest.examples or (
+            fixed is not None and any(s.bytes != fixed * s.examples for s in shards)
+        ):
+            raise StoreManifest.damaged(self.folder, "its shards do not have the size of its records")
         counts = [shard.examples for shard in self.manifest.shards]
         self._first = np.concatenate([[0], np.cumsum(counts)])
         self._masks = self.scheme.neurons.mask(self.scheme.hidden)
@@ -108,8 +119,15 @@ class Store:
 
     @cached_property
     def index(self) -> npt.NDArray[Any]:
-        """``(examples,)``: hash of the id, hash of the content and length in tokens, in the order of the records."""
-        return np.fromfile(self.folder / "index.bin", dtype=INDEX)
+        """``(examples,)``: hash of the id, hash of the content and length in tokens, in the order of the records.
+
+        Raises:
+            TutelageError: if the file is not as it was written.
+        """
+        content = (self.folder / "index.bin").read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.manifest.index_sha256:
+            raise StoreManifest.damaged(self.folder, "index.bin is not as it was written")
+        return np.frombuffer(content, dtype=INDEX)
 
     @cached_property
     def _order(self) -> npt.NDArray[np.int64]:
@@ -135,7 +153,7 @@ class Store:
         found = {shard.name: shard.sha256 for shard in self.manifest.shards}
         found["index.bin"] = self.manifest.index_sha256
         if self.manifest.evaluation_sha256:
-            found["evaluation.safetensors"] = self.manifest.evaluation_sha256
+            found[EVALUATION] = self.manifest.evaluation_sha256
         return found
 
     def verify(self, advance: Callable[[int], None] = lambda count: None) -> None:
@@ -212,7 +230,7 @@ class Store:
         """The teacher's logits on a part of the evaluation set, or ``None`` if the store lacks them for these examples."""
         if self.manifest.evaluation.get(part) != fingerprint:
             return None
-        return load_file(self.folder / "evaluation.safetensors")[part]
+        return load_file(self.folder / EVALUATION)[part]
 
     def signals(self, rows: Rows, needs: Needs, mask: Tensor, separators: Tensor, keys: Tensor) -> Signals:
         """The signals in ``needs`` for these rows, in this order. The other arguments are those of the batch (``Batch``), as

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,16 +53,16 @@ def unit_of(part: Selected, exponents: list[int] | None) -> Tensor:
     return (powers if part.neurons is None else powers[part.neurons.cpu()]) * part.steps.cpu()[..., None]
 
 
-def calibrate(vectors: Iterator[tuple[int, Tensor]]) -> dict[int, list[int]]:
+def calibrate(parts: Iterable[tuple[int, Tensor, int]]) -> dict[int, list[int]]:
     """Typical size of each neuron, as an exponent of two (nearest to its root mean square), by layer.
 
-    ``vectors`` yields ``(layer, (n, d))``.
+    ``parts`` are the layer, the sums of the squares ``(d,)`` over some tokens, and how many tokens these are.
     """
     sums: dict[int, Tensor] = {}
     counts: dict[int, int] = {}
-    for layer, part in vectors:
-        sums[layer] = sums.get(layer, 0) + part.double().square().sum(dim=0)
-        counts[layer] = counts.get(layer, 0) + len(part)
+    for layer, squares, count in parts:
+        sums[layer] = sums.get(layer, 0) + squares
+        counts[layer] = counts.get(layer, 0) + count
     return {
         layer: (total / counts[layer]).clamp(min=2.0**-40).log2().div(2).round().int().tolist()
         for layer, total in sums.items()

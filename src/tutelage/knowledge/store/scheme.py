@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tutelage.knowledge.cuts import Neurons, Score, Tokens
 from tutelage.knowledge.needs import Needs
@@ -21,6 +21,10 @@ RAW: dict[str, str] = {"float32": "<f4", "float16": "<f2", "bfloat16": "<i2", "i
 """NumPy types of the values on disk. NumPy has no bfloat16, so int16 stands for it."""
 
 
+LARGEST = 2**24
+"""Largest size in a store: NumPy refuses records of 2 GB and more."""
+
+
 Column = tuple[int, int | None]
 
 
@@ -33,11 +37,11 @@ class Scheme(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    classes: int
+    classes: Annotated[int, Field(ge=0, le=LARGEST)]
     """Number of logits per example."""
-    hidden: int
+    hidden: Annotated[int, Field(ge=1, le=LARGEST)]
     """The teacher's width ``d``."""
-    longest: int
+    longest: Annotated[int, Field(ge=1, le=LARGEST)]
     """Length of the longest example in tokens."""
     columns: tuple[Column, ...] = ()
     """Kept layers, each with the layer whose attention ranks its tokens (``None`` if attention does not choose tokens)."""

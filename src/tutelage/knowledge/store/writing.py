@@ -14,8 +14,8 @@ import numpy.typing as npt
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tutelage.artifacts import free_place, partial_of, publish, sha256_of, write_text
-from tutelage.data.batches import pieces
+from tutelage.artifacts import free_place, partial_of, publish, sha256_of, sync, write_text
+from tutelage.data.batches import EVALUATION_TOKENS, in_pieces
 from tutelage.data.examples import Rows
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Cut
@@ -55,8 +55,9 @@ def write(
     save_teacher: Callable[[Path], object],
     *,
     exponents: Exponents | None = None,
-    max_tokens: int = 16384,
+    max_tokens: int = EVALUATION_TOKENS,
     advance: Callable[[int], None] = lambda count: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Store:
     """Write a store, or complete an unfinished one. ``folder`` appears only when the store is complete.
 
@@ -69,8 +70,9 @@ def write(
         evaluation: for each part of the evaluation set, the fingerprint of its examples and the teacher's logits.
         save_teacher: saves the teacher's configuration and tokenizer to a folder.
         exponents: typical sizes of the neurons, for 8-bit stores.
-        max_tokens: padded tokens per call of ``read``.
+        max_tokens: padded tokens per call of ``read``; halved where they do not fit into memory.
         advance: called with the number of examples written since the last call.
+        say: called with a line if memory does not suffice.
 
     Raises:
         TutelageError: if ``folder`` exists, an unfinished store there has other settings, or two examples have the same id.
@@ -108,7 +110,10 @@ def write(
         if done.exists():
             advance(len(rows))
         else:
-            _write_shard(path, scheme, rows, lengths, read, exponents, max_tokens, advance)
+            temporary = path.with_suffix(".tmp")
+            max_tokens = _write_shard(temporary, scheme, rows, lengths, read, exponents, max_tokens, advance, say)
+            sync(temporary)
+            os.replace(temporary, path)
             size = path.stat().st_size
             shard = Shard(name=path.name, examples=len(rows), bytes=size, sha256=sha256_of(path))
             write_text(done, shard.model_dump_json())
@@ -157,17 +162,19 @@ def _write_shard(
     exponents: Exponents,
     max_tokens: int,
     advance: Callable[[int], None],
-) -> None:
+    say: Callable[[str], None],
+) -> int:
+    """Write a shard, and return the size of pieces that fitted into memory."""
     sizes = scheme.record_bytes(lengths[rows])
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    temporary = path.with_suffix(".tmp")
-    shard = np.memmap(temporary, dtype="u1", mode="w+", shape=(int(starts[-1]),))
-    for piece in pieces(rows, lengths, max_tokens):
+    shard = np.memmap(path, dtype="u1", mode="w+", shape=(int(starts[-1]),))
+
+    def fill(piece: Rows) -> None:
         records = records_of(read(piece), scheme, exponents)
         if not scheme.tokens.whole:
             shard.view(scheme.record())[piece - rows[0]] = records
             advance(len(piece))
-            continue
+            return
         for place, row in enumerate(piece):
             begin, record = starts[row - rows[0]], scheme.record(int(lengths[row]))
             target = shard[begin : begin + record.itemsize].view(record)
@@ -175,9 +182,10 @@ def _write_shard(
                 shape = record[name].shape
                 target[0][name] = records[name][place][tuple(slice(size) for size in shape)]
         advance(len(piece))
+
+    max_tokens = in_pieces(fill, rows, lengths, max_tokens, say)
     shard.flush()
-    del shard
-    os.replace(temporary, path)
+    return max_tokens
 
 
 def compact(store: Store, folder: Path, scheme: Scheme, advance: Callable[[int], None] = lambda count: None) -> Store:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field
 
 from tutelage.artifacts import Manifest
 from tutelage.data.config import DataConfig
@@ -28,7 +29,7 @@ class TeamManifest(Manifest):
 
     data: DataConfig
     """Data settings of all teachers. Each left out the part on which sampling weights are learned."""
-    members: dict[str, str]
+    members: dict[Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")], str]
     """The description (``--member``) of each teacher by name, which is its folder within this one."""
 
 
@@ -74,8 +75,11 @@ def left_out(folder: Path, data: DataConfig, part: tuple[int, int] | None) -> bo
     if not path.exists():
         return False
     try:
-        theirs = DataConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValidationError):
+        text = path.read_text(encoding="utf-8")
+        if "<<" in text:  # merge keys, which a run never writes, may have no end
+            return False
+        theirs = DataConfig.model_validate(yaml.safe_load(text)["data"])
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return False
     same = all(getattr(theirs, name) == getattr(data, name) for name in PARTED_BY)
     return same and theirs.leave_out == part and data.leave_out is None and data.only is None

@@ -1,0 +1,126 @@
+"""Memory that does not suffice: pieces are halved, and the result is the one of smaller pieces from the start."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import assert_alike, examples, tiny_model
+from processes import in_processes
+from safetensors.torch import load_file
+from test_training import learn, same_weights, tiny_stage
+
+from tutelage.data.batches import in_pieces
+from tutelage.data.examples import encode
+from tutelage.errors import TutelageError
+from tutelage.methods.kd import kd
+from tutelage.objectives.predictions import SimilarityMatrix
+from tutelage.recipes.config import RunConfig, from_yaml, to_yaml
+from tutelage.recipes.settings import run_config
+from tutelage.run.run import run
+from tutelage.students.specs import Copied
+from tutelage.teachers.teacher import predict
+from tutelage.training import loop
+
+CPU = "[enforce fail at alloc_cpu.cpp:123] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+
+
+def fails_once(accelerator: Accelerator, at: int) -> None:
+    """The backward pass of this number runs out of memory when it is done."""
+    backward, calls = accelerator.backward, 0
+
+    def short(loss: torch.Tensor) -> None:
+        nonlocal calls
+        calls += 1
+        backward(loss)
+        if calls == at:
+            raise RuntimeError(CPU)
+
+    accelerator.backward = short
+
+
+def test_a_step_that_does_not_fit_is_repeated_in_halves_to_the_bits_of_smaller_pieces(tokenizer) -> None:
+    """With dropout: gradients of the failed pieces are cleared, and the random numbers begin where they began."""
+    accelerator, said = Accelerator(cpu=True), list[str]()
+    fails_once(accelerator, at=2)
+    stage = tiny_stage(max_tokens=120, max_steps=5)
+    halved, log, _ = learn(tokenizer, stage, wider=True, accelerator=accelerator, say=said.append)
+    (found,) = (re.search(r"halved, to at most (\d+) padded tokens", line) for line in said)
+    assert found is not None
+    smaller = stage.model_copy(update={"max_tokens": int(found[1])})
+    assert 40 < smaller.max_tokens <= 60
+    other, log_of_other, _ = learn(tokenizer, smaller, wider=True)
+    assert same_weights(halved, other) and log.losses == log_of_other.losses
+
+
+def test_one_text_that_does_not_fit_ends_the_run(tokenizer) -> None:
+    accelerator = Accelerator(cpu=True)
+    fails_once(accelerator, at=1)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        learn(tokenizer, tiny_stage(max_tokens=1), accelerator=accelerator)
+
+
+def test_a_step_that_is_never_cut_names_the_setting_that_helps(tokenizer) -> None:
+    accelerator = Accelerator(cpu=True)
+    fails_once(accelerator, at=1)
+    with pytest.raises(TutelageError, match=r"step of 16 examples .* \(--set stages\.all\.batch_size=8\)"):
+        learn(tokenizer, tiny_stage(objective=[SimilarityMatrix()]), accelerator=accelerator)
+
+
+def test_predictions_are_the_same_in_halves(tokenizer) -> None:
+    model, encoded, said = tiny_model(), encode(examples(60, 1), tokenizer, 32), list[str]()
+    whole = predict(model, encoded, Accelerator(cpu=True))
+    counts: list[int] = []
+
+    def short(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        if kwargs["input_ids"].numel() > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    model.register_forward_pre_hook(short, with_kwargs=True)
+    halves = predict(model, encoded, Accelerator(cpu=True), counts.append, said.append)
+    assert sum(counts) == 60 and torch.allclose(whole, halves, atol=1e-5)
+    sizes = [int(line.split("at most ")[1].split()[0]) for line in said]
+    assert sizes == sorted(sizes, reverse=True) and 50 <= sizes[-1] <= 200
+
+
+def test_another_error_is_not_taken_for_exhausted_memory() -> None:
+    def fail(rows: np.ndarray) -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        in_pieces(fail, np.arange(4), np.full(4, 5), 20)
+
+
+def run_short_of_memory(path: Path, most: int) -> None:
+    """A run in whose second process pieces of more padded tokens than ``most`` do not fit."""
+    forward, accelerator = loop.DistillationModule.forward, Accelerator()
+
+    def short(self, batch, teacher):
+        if self.training and accelerator.process_index == 1 and batch.mask.numel() > most:
+            raise MemoryError
+        return forward(self, batch, teacher)
+
+    loop.DistillationModule.forward = short
+    run(from_yaml(path), quiet=True)
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_halves_its_pieces_alone(teacher_folder: Path, tmp_path: Path) -> None:
+    def config(name: str) -> RunConfig:
+        return run_config(
+            kd().model_copy(update={"student": Copied(layers=1)}),
+            {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")},
+            ["stages.*.max_steps=6", "stages.*.batch_size=16", "stages.*.dropout=false"],
+            teacher=str(teacher_folder / "teacher"),
+            out=str(tmp_path / name),
+        ).model_copy(update={"baseline": False})
+
+    run(config("one"), quiet=True)
+    (tmp_path / "two.yaml").write_text(to_yaml(config("two")))
+    in_processes(2, run_short_of_memory, tmp_path / "two.yaml", 60)
+    one, two = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("one", "two"))
+    assert_alike(two, one, within=1e-5)
