@@ -71,7 +71,7 @@ ROWS: dict[str, Student] = {
     "autoskdbert": Copied(layers=2, choose="first"),
     "skdbert": Copied(layers=2, choose="first"),
     "ensemble": Fresh(layers=2, hidden=16, heads=2),
-    "mt_bert": Fresh(layers=2, hidden=16, heads=2),
+    "mt_bert": Fresh(layers=2, hidden=32, heads=4, intermediate=48),
 }
 """A method and the student that it teaches here."""
 
@@ -160,7 +160,9 @@ def test_a_run_ends_in_a_student_that_plain_transformers_loads(
         predicted = student(**inputs).logits.argmax(-1).numpy()
     assert (predicted == data.dev["dev"].labels).mean() > 0.6
     assert (out / "student" / "README.md").read_text().startswith("---")
-    needs_projection = method.startswith(("tinybert", "distilbert", "minimum_knowledge_reference", "pea_kd", "fitnets"))
+    needs_projection = method.startswith(
+        ("tinybert", "distilbert", "minimum_knowledge_reference", "pea_kd", "fitnets", "mt_bert")
+    )
     assert (out / "projections.safetensors").exists() == needs_projection
     if method != "finetune":
         assert report["teacher"]["score"] > 0.9

@@ -1061,7 +1061,7 @@ def test_recipes_say_what_stages_cannot_be() -> None:
     learning = Team(learning=Learning())
     for fields, match in (
         ({"objective": [hard], "mechanisms": [Team()]}, "no term that learns from a teacher"),
-        ({"objective": [soft, Hidden()], "mechanisms": [Team(combine="average")]}, "each step needs one teacher"),
+        ({"objective": [soft, Hidden()], "mechanisms": [Team(granularity="example")]}, "set granularity=step"),
         ({"objective": [LogitsMSE()], "mechanisms": [Team(combine="discounted")]}, "its objective has none"),
         ({"objective": [soft, LogitsMSE()], "mechanisms": [Team(combine="average")]}, "are mixed differently"),
         ({"objective": [soft, hard], "mechanisms": [learning]}, "select=last"),

@@ -42,10 +42,14 @@ class StagePlan:
         who = {"store": " (stored)", "known": " (computed once)", "file": " (from the file)"}.get(self.answers, "")
         if self.answers == "mechanism" and not read.teacher_needs.running:
             who = " (computed once)"
+        by_needs: dict[str, list[str]] = {}
+        for number, member in read.members.items():
+            by_needs.setdefault(str(member.teacher_needs), []).append(str(number + 1))
+        layers = "".join(f", {needs} from teachers {', '.join(who)}" for needs, who in by_needs.items())
         return (
             f"stage {self.stage.name}: {self.steps:,} steps of {self.stage.batch_size} {what}{more}, "
             f"{self.stage.batch_size * self.flops / 1e9:.1f} GFLOP each; reads {read.student_needs} from the student and "
-            f"{read.teacher_needs} from the teacher{who}"
+            f"{read.teacher_needs} from the teacher{who}{layers}"
         )
 
 
@@ -55,13 +59,13 @@ def planned_steps(stage: Stage, feed: Feed) -> int:
 
 
 def mapping_lines(plan: ObjectivePlan) -> list[str]:
-    """A picture of the pairs of layers of each term that compares layers."""
-    lines = []
-    for term, mapped in zip(plan.terms, plan.pairs, strict=True):
-        if mapped and plan.teacher is not None:
-            drawing = picture(mapped, plan.student.layers, plan.teacher.layers).split("\n")
-            lines += [f"  {term.kind}", *(f"  {line}" for line in drawing)]
-    return lines
+    """A picture of the pairs of layers of each term that compares layers; of a team one for each depth of its teachers."""
+    drawn: dict[str, None] = {}
+    for part in plan.parts:
+        for term, mapped in zip(part.terms, part.pairs, strict=True):
+            if mapped and part.teacher is not None:
+                drawn[f"{term.kind}\n{picture(mapped, part.student.layers, part.teacher.layers)}"] = None
+    return [f"  {line}" for drawing in drawn for line in drawing.split("\n")]
 
 
 def model_line(who: str, shape: anatomy.Shape, network: PreTrainedModel) -> str:
@@ -94,10 +98,18 @@ def example_flops(encoded: Encoded, model: PreTrainedModel) -> int:
 
 
 def mapping_report(plans: Sequence[StagePlan]) -> list[dict[str, object]]:
-    """For the report: the pairs of layers of each stage and term."""
+    """For the report: the pairs of layers of each stage and term, and of each teacher where several teach each step."""
+    parts: list[tuple[str, int | None, ObjectivePlan]] = [(plan.stage.name, None, plan.objective) for plan in plans]
+    parts += [(plan.stage.name, number, part) for plan in plans for number, part in plan.objective.members.items()]
     return [
-        {"stage": plan.stage.name, "knowledge": term.kind, "pairs": [list(pair) for pair in mapped]}
-        for plan in plans
-        for term, mapped in zip(plan.objective.terms, plan.objective.pairs, strict=True)
-        if mapped
+        {
+            "stage": stage,
+            "knowledge": term.kind,
+            "pairs": [list(pair) for pair in mapped],
+            "teacher": None if number is None else number + 1,
+            "teacher_layers": part.teacher.layers,
+        }
+        for stage, number, part in parts
+        for term, mapped in zip(part.terms, part.pairs, strict=True)
+        if mapped and part.teacher is not None
     ]
