@@ -30,6 +30,8 @@ class TeamManifest(Manifest):
     """Data settings of all teachers. Each left out the part on which sampling weights are learned."""
     members: dict[str, str]
     """The description (``--member``) of each teacher by name, which is its folder within this one."""
+    shared_head: bool = False
+    """Whether they were trained together, under one head."""
 
 
 def members_in(team: list[str] | tuple[str, ...]) -> tuple[str, ...]:
