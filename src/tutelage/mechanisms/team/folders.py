@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -79,5 +81,10 @@ def left_out(folder: Path, data: DataConfig, part: tuple[int, int] | None) -> bo
         theirs = DataConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValidationError):
         return False
-    same = all(getattr(theirs, name) == getattr(data, name) for name in PARTED_BY)
+    same = all(_placed(getattr(theirs, name)) == _placed(getattr(data, name)) for name in PARTED_BY)
     return same and theirs.leave_out == part and data.leave_out is None and data.only is None
+
+
+def _placed(value: Any) -> Any:
+    """A setting, the path of what exists as an absolute one: a run's config.yaml has these."""
+    return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
