@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import VOCABULARY, assert_alike, examples, tiny_model
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import BertTokenizerFast
@@ -28,6 +29,7 @@ from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
+from tutelage.run.plan import mapping_lines
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import bench
 from tutelage.students.specs import BiLSTM
@@ -96,6 +98,11 @@ def test_the_loss_is_that_of_the_paper(combine: str, tokenizer) -> None:
     }
 
 
+def test_maps_onto_what_is_learnt_are_not_compared_relatively() -> None:
+    with pytest.raises(ValidationError, match="set onto=teacher"):
+        Hidden(normalize="teacher", onto="student")
+
+
 def distil(root: Path, out: Path, team: list[str], recipe: Recipe, *settings: str, **more):
     return api.distill(
         None,
@@ -136,6 +143,12 @@ def test_layers_of_those_are_compared_that_read_the_students_tokens(teacher_fold
     config = RunConfig(recipe=recipe.model_copy(update={"student": words}), data=data, **sketched)
     with bench(quiet=True) as place:
         run = TaskRun(place, config, sketch=True)
+        both = TaskRun(place, config.model_copy(update={"recipe": recipe}), sketch=True)
+    assert "hidden[1, 3, 4] from teacher 1, hidden[1, 2, 3] from teacher 3" in both.plans[0].line()
+    assert [line for line in mapping_lines(both.objectives[0]) if "hidden" in line] == [
+        "  hidden of teacher 1",
+        "  hidden of teacher 3",
+    ]
     assert "stage distill leaves out hidden: no teacher of the team reads the student's tokens" in run.warnings
     assert [term.kind for term in run.objectives[0].terms] == ["soft_labels", "hard_labels"]
     objective = [Hidden(), HardLabels()]

@@ -42,10 +42,10 @@ class StagePlan:
         who = {"store": " (stored)", "known": " (computed once)", "file": " (from the file)"}.get(self.answers, "")
         if self.answers == "mechanism" and not read.teacher_needs.running:
             who = " (computed once)"
-        by_needs: dict[str, list[str]] = {}
+        by_needs: dict[str, list[int]] = {}
         for number, member in read.members.items():
-            by_needs.setdefault(str(member.teacher_needs), []).append(str(number + 1))
-        layers = "".join(f", {needs} from teachers {', '.join(who)}" for needs, who in by_needs.items())
+            by_needs.setdefault(str(member.teacher_needs), []).append(number)
+        layers = "".join(f", {needs} from {_numbered(numbers)}" for needs, numbers in by_needs.items())
         return (
             f"stage {self.stage.name}: {self.steps:,} steps of {self.stage.batch_size} {what}{more}, "
             f"{self.stage.batch_size * self.flops / 1e9:.1f} GFLOP each; reads {read.student_needs} from the student and "
@@ -60,12 +60,22 @@ def planned_steps(stage: Stage, feed: Feed) -> int:
 
 def mapping_lines(plan: ObjectivePlan) -> list[str]:
     """A picture of the pairs of layers of each term that compares layers; of a team one for each depth of its teachers."""
-    drawn: dict[str, None] = {}
-    for part in plan.parts:
+    drawn: dict[tuple[str, str], list[int]] = {}
+    for number, part in [(-1, plan), *plan.members.items()]:
         for term, mapped in zip(part.terms, part.pairs, strict=True):
             if mapped and part.teacher is not None:
-                drawn[f"{term.kind}\n{picture(mapped, part.student.layers, part.teacher.layers)}"] = None
-    return [f"  {line}" for drawing in drawn for line in drawing.split("\n")]
+                drawing = picture(mapped, part.student.layers, part.teacher.layers)
+                drawn.setdefault((term.kind, drawing), []).append(number)
+    lines = []
+    for (kind, drawing), numbers in drawn.items():
+        of = "" if numbers == [-1] else f" of {_numbered(numbers)}"
+        lines += [f"  {kind}{of}", *(f"  {line}" for line in drawing.split("\n"))]
+    return lines
+
+
+def _numbered(numbers: Sequence[int]) -> str:
+    """Teachers of a team, as a person counts them."""
+    return f"teacher{'s' if len(numbers) > 1 else ''} {', '.join(str(number + 1) for number in numbers)}"
 
 
 def model_line(who: str, shape: anatomy.Shape, network: PreTrainedModel) -> str:

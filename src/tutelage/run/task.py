@@ -310,7 +310,8 @@ class TaskRun:
             answers = "nobody" if self.answering is None else self.answering.answers(stage, needs)
             runs = answers == "running" or (answers == "mechanism" and needs.running)
             steps, flops = planned_steps(stage, self.feed(stage)), 3 * student + (teacher if runs else 0)
-            flops += sum(self._flops_of(self._teams[stage.name][number]) for number in objective.members)
+            team = [self._teams[stage.name][number] for number in objective.members]
+            flops += sum(self._flops_of(one) for one in team if one.has_weights and self.config.teacher_store is None)
             plans.append(StagePlan(stage, index, objective, self._part(stage), answers, steps, flops))
         return plans
 
