@@ -76,7 +76,7 @@ ROWS: dict[str, Student] = {
     "autoskdbert": Copied(layers=2, choose="first"),
     "skdbert": Copied(layers=2, choose="first"),
     "ensemble": Fresh(layers=2, hidden=16, heads=2),
-    "mt_bert": Fresh(layers=2, hidden=16, heads=2),
+    "mt_bert": Fresh(layers=2, hidden=32, heads=4, intermediate=48),
 }
 """A method and the student that it teaches here."""
 
@@ -190,6 +190,7 @@ def test_a_run_ends_in_a_student_that_plain_transformers_loads(
         "ckd",
         "rail_kd",
         "bert_emd",
+        "mt_bert",
     )
     needs_projection = method.startswith(mapped)
     assert (out / "projections.safetensors").exists() == needs_projection

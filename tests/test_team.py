@@ -25,13 +25,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from tutelage import anatomy, api
 from tutelage.artifacts import signed
 from tutelage.data.batches import Batch, Known, step_batches
+from tutelage.data.config import DataConfig
 from tutelage.data.examples import Encoded, encode
 from tutelage.data.labels import places_of
 from tutelage.errors import TutelageError
 from tutelage.evaluation.diversity import diversity
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
-from tutelage.mechanisms.team.folders import members_in, short
+from tutelage.mechanisms.team.folders import left_out, members_in, short
 from tutelage.mechanisms.team.members import _check_order, doubts
 from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.mechanisms.team.teacher import Resident, TeamTeacher, mixture
@@ -44,7 +45,7 @@ from tutelage.objectives import losses
 from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
-from tutelage.recipes.config import RunConfig, from_yaml
+from tutelage.recipes.config import RunConfig, from_yaml, to_yaml
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.run.run import with_teachers
 from tutelage.students.specs import Copied
@@ -995,6 +996,16 @@ def test_members_are_written_as_words() -> None:
             member_of(text)
 
 
+def test_a_teacher_that_left_texts_out_is_known_by_relative_paths_too(tmp_path: Path, monkeypatch) -> None:
+    train = write_csv(tmp_path / "train.csv", 8, 1)
+    config = RunConfig(recipe=kd(), data=DataConfig(train=str(train), leave_out=(1, 5)))
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    monkeypatch.chdir(tmp_path)
+    assert left_out(tmp_path, DataConfig(train="train.csv"), (1, 5))
+    assert not left_out(tmp_path, DataConfig(train="train.csv"), (2, 5))
+    assert not left_out(tmp_path, DataConfig(train="other.csv"), (1, 5))
+
+
 def test_short_names_differ() -> None:
     assert short(("a/x", "b/x")) == ["a/x", "b/x"] and short(("a/x", "b/y")) == ["x", "y"]
 
@@ -1061,7 +1072,7 @@ def test_recipes_say_what_stages_cannot_be() -> None:
     learning = Team(learning=Learning())
     for fields, match in (
         ({"objective": [hard], "mechanisms": [Team()]}, "no term that learns from a teacher"),
-        ({"objective": [soft, Hidden()], "mechanisms": [Team(combine="average")]}, "each step needs one teacher"),
+        ({"objective": [soft, Hidden()], "mechanisms": [Team(granularity="example")]}, "set granularity=step"),
         ({"objective": [LogitsMSE()], "mechanisms": [Team(combine="discounted")]}, "its objective has none"),
         ({"objective": [soft, LogitsMSE()], "mechanisms": [Team(combine="average")]}, "are mixed differently"),
         ({"objective": [soft, hard], "mechanisms": [learning]}, "select=last"),

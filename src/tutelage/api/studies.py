@@ -250,13 +250,14 @@ def train_team(
     members: Sequence[str] = (),
     epochs: int = 3,
     lr: float = 3e-5,
+    shared_head: bool = False,
     mixed_precision: Precision = "no",
     settings: Mapping[str, Any] | Sequence[str] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
 ) -> dict[str, Any]:
-    """Fine-tune several different teachers on a task; autoskdbert, skdbert and ensemble distil from them.
+    """Fine-tune several different teachers on a task; autoskdbert, skdbert, ensemble and mt_bert distil from them.
 
     No teacher learns from the tenth of the training set (about 300 to 2,000 examples) on which :func:`distill` learns the
     sampling weights. Returns how the teachers compare, as :func:`show_team`.
@@ -268,6 +269,8 @@ def train_team(
             (share of wrong labels), with commas between them. Default: five teachers of usual kinds.
         epochs: Passes over the training set.
         lr: Peak learning rate.
+        shared_head: Train all teachers together, with one pooling and prediction layer (MT-BERT). They may differ in model and
+            layers; their hidden sizes and the kind of their heads must agree. Default: three teachers of different depths.
         mixed_precision: Precision of training and evaluation; no is float32.
         settings: Any setting of the runs as path=value: stages.finetune.batch_size=16.
         quiet: Print nothing.
@@ -293,6 +296,7 @@ def train_team(
             lr=lr,
             mixed_precision=mixed_precision,
             settings=settings,
+            shared_head=shared_head,
             quiet=quiet,
         )
 

@@ -57,6 +57,10 @@ class Signals:
     """Whether a query attends to no later key."""
     weights: Tensor | None = None
     """``(answers,)``: weight of each row of logits in the loss; ``None``: equal weights."""
+    members: dict[int, Signals] = field(default_factory=dict)
+    """Of a team whose teachers all teach each step: by number, the signals of those whose layers are compared."""
+    share: float = 1.0
+    """Of such a teacher: the factor of the losses on its layers."""
 
     def ranking(self, layer: int, mask: Tensor, score: Score) -> Tensor:
         """Scores that rank the tokens, ``(batch, length)``: see :func:`attention_of_first`."""

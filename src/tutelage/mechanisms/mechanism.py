@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from tutelage.anatomy import Head
     from tutelage.mechanisms.hook import Hook
     from tutelage.mechanisms.scene import Scene, StageScene
     from tutelage.report.section import Section
+    from tutelage.teachers.source import Source
     from tutelage.teachers.teacher import Teacher
 
 
@@ -105,6 +107,18 @@ class Mechanism(BaseModel):
     def lead(self, teachers: tuple[str, ...]) -> str | None:
         """The one of several teachers that student and report refer to, if ``RunConfig.teacher`` is not set."""
         return None
+
+    def together(self, teachers: tuple[str, ...], head: Head) -> list[Source]:
+        """The teachers that all teach each step, so that terms on layers compare each one's; none where one teaches a step.
+
+        Args:
+            teachers: ``RunConfig.teachers``, expanded.
+            head: What they answer.
+
+        Raises:
+            TutelageError: when one of them has no configuration or tokenizer that can be loaded.
+        """
+        return []
 
     def prepare(self, scene: Scene, stage: StageScene) -> None:
         """Check and load what the stage needs. Every mistake of the user must be found here.

@@ -1,6 +1,7 @@
 """AutoSKDBERT (OpenReview csARsNPKgVi) and what it is measured against: one student, a team of teachers."""
 
 from tutelage.mechanisms.team.settings import Learning, Team
+from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Recipe, Stage
@@ -70,15 +71,21 @@ def ensemble(alpha: float = 0.7, temperature: float = 2.0, epochs: int = 3, lr: 
 
 
 def mt_bert(temperature: float = 2.0, epochs: int = 3, lr: float = 5e-5) -> Recipe:
-    """MT-BERT's loss on predictions, ``sum_i KL_i / (1 + CE_i) + CE``: a teacher counts less where it is wrong.
+    """``sum_i sum_j MSE(h_j, W_ij h_i,map(j)) + sum_i KL_i / (1 + CE_i) + CE``: each teacher ``i`` teaches each layer ``j`` of the
+    student, through a map ``W_ij`` that is learnt, and its predictions count less where it is wrong.
 
-    Without the paper's joint fine-tuning of the teachers under one head, and without its loss on hidden states.
+    Layers of teachers that read other tokens than the student are not compared. ``tutelage team train --shared-head`` makes the
+    paper's teams, fine-tuned together under one head.
     """
     stage = _distill(Team(combine="discounted"), 0.5, temperature, epochs, lr)
-    objective = [SoftLabels(temperature=temperature, scale=False), HardLabels()]
+    objective: list[AnyTerm] = [
+        Hidden(project="per_layer", onto="student", optional=True),
+        SoftLabels(temperature=temperature, scale=False),
+        HardLabels(),
+    ]
     return Recipe(
         method="mt_bert",
-        title="MT-BERT, predictions only",
+        title="MT-BERT",
         paper="Wu et al., 2021, arXiv:2106.01023",
         student=Copied(),
         stages=[stage.model_copy(update={"objective": objective})],

@@ -16,7 +16,7 @@ from tutelage.objectives.mapping import Mapping, Pairs, pairs
 from tutelage.objectives.term import Comparison, Normalize, Padding, Project, Term, resolve_projection
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class _HiddenTerm(Term):
@@ -24,12 +24,14 @@ class _HiddenTerm(Term):
 
     ``project`` says how a student's vector reaches the teacher's width: ``auto`` is ``per_layer`` where the widths differ
     and ``none`` where they agree. A ``per_layer`` map has no bias (TinyBERT, eq. 8 and 9); the one ``shared`` by the
-    embeddings and all layers has (the authors' code). ``padding="reference"`` averages over padded places too.
-    ``normalize="teacher"`` divides the squares of each text by the teacher's, so that layers of every scale weigh alike.
+    embeddings and all layers has (the authors' code). With ``onto="student"`` the maps take the teacher's vectors to the
+    student's width instead. ``padding="reference"`` averages over padded places too. ``normalize="teacher"`` divides the squares of
+    each text by the teacher's, so that layers of every scale weigh alike.
     """
 
     loss: Literal["mse", "cosine"] = "mse"
     project: Project = "auto"
+    onto: Literal["teacher", "student"] = "teacher"
     padding: Padding = "masked"
     normalize: Normalize = "none"
 
@@ -37,6 +39,10 @@ class _HiddenTerm(Term):
     def _one_scale(self) -> Self:
         if self.normalize == "teacher" and (self.loss, self.padding) != ("mse", "masked"):
             raise ValueError("normalize=teacher is for loss=mse and padding=masked; leave it out")
+        if self.normalize == "teacher" and self.onto == "student":
+            raise ValueError(
+                "normalize=teacher divides by vectors that are not learnt; set onto=teacher, or leave it out"
+            )
         return self
 
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
@@ -55,14 +61,28 @@ class _HiddenTerm(Term):
             return []
         return ["shared" if how == "shared" else str(s) for s, _ in self.pairs(student, teacher)]
 
+    def linears(self, student: Shape, teacher: Shape | None) -> dict[str, tuple[int, bool]]:
+        return super().linears(student, teacher) if self.onto == "teacher" else {}
+
+    def modules(self, student: Shape, teacher: Shape | None) -> dict[str, nn.Module]:
+        from torch import nn
+
+        if teacher is None or self.onto == "teacher":
+            return {}
+        has_bias = self.projection(student, teacher) == "shared"
+        # PyTorch's own start, which keeps to the width: targets near 0 would hold the student's vectors there.
+        return {name: nn.Linear(teacher.hidden, student.hidden, has_bias) for name in self.maps(student, teacher)}
+
     def value(self, x: Comparison) -> Tensor:
         from tutelage.objectives import losses
 
         total = x.student.hidden[x.pairs[0][0]].new_zeros(()).float()
         for (s, t), linear in zip_longest(x.pairs, x.maps):
             ours, theirs = x.student.hidden[s], x.teacher.hidden[t]
-            if linear is not None:
+            if linear is not None and self.onto == "teacher":
                 ours = linear(ours)
+            elif linear is not None:
+                theirs = linear(theirs)
             if self.padding == "reference" and self.loss == "mse":
                 share_of_step = len(x.batch.rows) / x.batch.totals.examples
                 total = total + losses.reference_hidden_mse(ours, theirs) * share_of_step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,8 +34,13 @@ class ObjectivePlan:
     teacher: Shape | None
     predicted: bool = False
     """The teacher is a file of predictions: it has logits and no network."""
+    team: Mapping[int, Shape] = field(default_factory=dict)
+    """Of a team whose teachers all teach each step: by number, the shapes of those whose layers can be compared."""
     terms: list[Term] = field(init=False)
-    """The terms with a weight above 0; without those on labels, where the kind of task has none."""
+    """The terms with a weight above 0; without those on labels, where the kind of task has none, and without those of
+    ``members``."""
+    members: dict[int, ObjectivePlan] = field(init=False)
+    """The terms on layers for each teacher of ``team``: their losses are summed over the teachers."""
     pairs: list[Pairs] = field(init=False)
     """For each term, the pairs of layers that it compares."""
     cuts: list[list[Cut]] = field(init=False)
@@ -56,17 +61,27 @@ class ObjectivePlan:
                 )
         if not terms:
             raise TutelageError("the objective has no term with a weight above 0; give one at least one")
+        layered = [term for term in terms if self.team and not term.teacherless and not term.on_logits]
+        members = {
+            number: ObjectivePlan(layered, self.kind, self.student, shape)
+            for number, shape in self.team.items()
+            if layered
+        }
+        terms = [term for term in terms if term not in layered]
         ours, theirs = Needs(), Needs()
         for term in terms:
             self._check(term)
             needed = term.needs(self.student, self.teacher)
             self._check_attention(term, needed)
             ours, theirs = ours | needed[0], theirs | needed[1]
+        for member in members.values():
+            ours = ours | member.student_needs
         teacher = self.teacher
         pairs = [[] if teacher is None else term.pairs(self.student, teacher) for term in terms]
         cuts = [[] if teacher is None else term.cuts(self.student, teacher) for term in terms]
         for name, value in (
             ("terms", terms),
+            ("members", members),
             ("pairs", pairs),
             ("cuts", cuts),
             ("maps", [[] if teacher is None else term.maps(self.student, teacher) for term in terms]),
@@ -74,6 +89,11 @@ class ObjectivePlan:
             ("teacher_needs", theirs),
         ):
             object.__setattr__(self, name, value)
+
+    @property
+    def parts(self) -> list[ObjectivePlan]:
+        """This plan and those of ``members``."""
+        return [self, *self.members.values()]
 
     @property
     def linears(self) -> dict[str, tuple[int, bool]]:
@@ -87,7 +107,7 @@ class ObjectivePlan:
     @property
     def whole_step(self) -> bool:
         """Whether a step must be computed in one piece."""
-        return any(term.whole_step for term in self.terms)
+        return any(term.whole_step for part in self.parts for term in part.terms)
 
     def _check(self, term: Term) -> None:
         if self.predicted and not term.teacherless and not term.on_logits:
@@ -121,17 +141,25 @@ class Objective(nn.Module):
     """The losses of one stage, for a student and a teacher of these shapes.
 
     Owns the projections: linear maps from student to teacher width by the names that terms give them (:meth:`Term.maps`), and
-    the modules that terms bring. A term is given its own maps, in the order of its pairs.
+    the modules that terms bring. A term is given its own maps, in the order of its pairs. Each teacher of a ``team`` whose layers
+    are compared has projections of its own.
 
     Raises:
         TutelageError: as :class:`ObjectivePlan`.
     """
 
     def __init__(
-        self, terms: Sequence[Term], kind: Answers, student: Shape, teacher: Shape | None, *, predicted: bool = False
+        self,
+        terms: Sequence[Term],
+        kind: Answers,
+        student: Shape,
+        teacher: Shape | None,
+        *,
+        predicted: bool = False,
+        team: Mapping[int, Shape] | None = None,
     ) -> None:
         super().__init__()
-        self.plan = plan = ObjectivePlan(terms, kind, student, teacher, predicted)
+        self.plan = plan = ObjectivePlan(terms, kind, student, teacher, predicted, team or {})
         self.projections = nn.ModuleDict()
         for name, (width, bias) in plan.linears.items():
             self.projections[name] = linear = nn.Linear(plan.student.hidden, width, bias=bias)
@@ -140,10 +168,16 @@ class Objective(nn.Module):
                 nn.init.zeros_(linear.bias)
         for term in plan.terms:
             self.projections.update(term.modules(plan.student, plan.teacher))
+        # A plain dictionary: their modules are part of the projections, and of nothing else.
+        self._members = {
+            number: Objective(member.terms, kind, student, member.teacher) for number, member in plan.members.items()
+        }
+        for number, objective in self._members.items():
+            self.projections[f"teacher{number + 1}"] = objective.projections
 
     @property
     def _mappers(self) -> Iterator[Mapper]:
-        return (module for module in self.projections.values() if isinstance(module, Mapper))
+        return (module for module in self.projections.modules() if isinstance(module, Mapper))
 
     def begin_epoch(self, generator: np.random.Generator) -> None:
         """The loop begins an epoch; ``generator`` follows from the seed, the stage and the epoch (:meth:`Mapper.begin_epoch`)."""
@@ -156,7 +190,7 @@ class Objective(nn.Module):
             mapper.after_step()
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
-        """Each term's weighted loss by name; their sum is the loss."""
+        """Each term's weighted loss by name; their sum is the loss. Those on layers are summed over the teachers of a team."""
         plan = self.plan
         seen = [
             Comparison(
@@ -164,4 +198,9 @@ class Objective(nn.Module):
             )
             for pairs, cuts, maps in zip(plan.pairs, plan.cuts, plan.maps, strict=True)
         ]
-        return {term.kind: term.weight * term.value(x) for term, x in zip(plan.terms, seen, strict=True)}
+        found = {term.kind: term.weight * term.value(x) for term, x in zip(plan.terms, seen, strict=True)}
+        assert bool(teacher.members) == bool(self._members)
+        for number, theirs in teacher.members.items():
+            for name, loss in self._members[number](student, theirs, batch).items():
+                found[name] = found.get(name, 0) + theirs.share * loss
+        return found

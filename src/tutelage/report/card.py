@@ -76,7 +76,8 @@ def _warnings(report: TaskReport) -> list[str]:
 
 def _layers(entry: MappingEntry) -> dict[str, str]:
     pairs = ", ".join(f"{student} from {teacher}" for student, teacher in entry.pairs)
-    return {"stage": entry.stage, "knowledge": words.words(entry.knowledge), "pairs": pairs}
+    of = f" of teacher {entry.teacher}" if entry.teacher else ""
+    return {"stage": entry.stage, "knowledge": words.words(entry.knowledge), "pairs": f"{pairs}{of}"}
 
 
 def _front_matter(report: TaskReport) -> str:

@@ -188,6 +188,9 @@ class MappingEntry(Block):
     """Kind of the term."""
     pairs: list[tuple[int, int]]
     """Student layer and teacher layer; 0 is the embeddings."""
+    teacher: int | None = None
+    """Where several teach each step: the number of the teacher in the team, from 1."""
+    teacher_layers: int | None = None
 
 
 class StoreEntry(Block):

@@ -400,20 +400,17 @@ def _points(values: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def layer_maps(report: TaskReport) -> list[LayerMap]:
-    """One picture for each stage that compares layers."""
+    """One picture for each stage that compares layers, and for each teacher where several teach each step."""
     if not report.student_layers or not report.teacher_layers:
         return []
-    by_stage: dict[str, list[LayerLinks]] = {}
+    drawn: dict[tuple[str, int], list[LayerLinks]] = {}
     for entry in report.mapping:
-        by_stage.setdefault(entry.stage, []).append(LayerLinks(name=words(entry.knowledge), pairs=entry.pairs))
+        title = f"{entry.stage}: layers that are compared" + (f" with teacher {entry.teacher}" if entry.teacher else "")
+        links = drawn.setdefault((title, entry.teacher_layers or report.teacher_layers), [])
+        links.append(LayerLinks(name=words(entry.knowledge), pairs=entry.pairs))
     return [
-        LayerMap(
-            title=f"{stage}: layers that are compared",
-            student_layers=report.student_layers,
-            teacher_layers=report.teacher_layers,
-            links=links,
-        )
-        for stage, links in by_stage.items()
+        LayerMap(title=title, student_layers=report.student_layers, teacher_layers=layers, links=links)
+        for (title, layers), links in drawn.items()
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
-from tutelage.anatomy import Shape
+from tutelage.anatomy import Head, Shape
 from tutelage.data.examples import Data, Encoded, Examples
 from tutelage.data.labels import unnamed
 from tutelage.data.texts import Texts, same_pieces
@@ -112,6 +112,36 @@ def check_ids(encoded: Encoded, tokenizer: Any, config: Any, name: str | None, p
         )
 
 
+def layer_teachers(
+    config: RunConfig, head: Head, lead: Source | None, reads_as: Callable[[Source], bool]
+) -> tuple[dict[str, dict[int, Source]], list[str]]:
+    """By stage in which several teachers teach each step and terms compare layers: by number, the teachers that read the student's
+    tokens; and a note on each of the others. ``reads_as`` says whether a teacher cuts texts as the student does.
+
+    Raises:
+        TutelageError: when a term that is not optional has no such teacher.
+    """
+    found: dict[str, dict[int, Source]] = {}
+    notes = []
+    for stage in config.recipe.stages:
+        layered = [t for t in stage.objective if t.weight > 0 and not t.teacherless and not t.on_logits]
+        everybody = [one for m in stage.mechanisms for one in m.together(config.teachers, head)] if layered else []
+        if not everybody:
+            continue
+        # Positions of tokens are the first teacher's where it reads others than the student.
+        fits = lead is not None and reads_as(lead)
+        team = {number: one for number, one in enumerate(everybody) if fits and reads_as(one)}
+        found[stage.name] = team
+        if not team and any(not term.optional for term in layered):
+            raise TutelageError(
+                f"stage {stage.name!r} compares layers, but no teacher of the team reads the student's tokens; use a method on "
+                "predictions (ensemble), or a student of a teacher's family"
+            )
+        others = [one.name for number, one in enumerate(everybody) if team and number not in team]
+        notes += [f"stage {stage.name} compares no layers of {name!r}: it has another tokenizer" for name in others]
+    return found, notes
+
+
 def possible(
     recipe: Recipe,
     kind: Kind,
@@ -120,19 +150,23 @@ def possible(
     *,
     predicted: bool,
     same_tokens: Callable[[], bool],
+    teams: Mapping[str, Mapping[int, Shape]],
 ) -> tuple[Recipe, list[str]]:
     """The recipe without the optional terms that these models do not allow, and a note on each. ``same_tokens`` says whether both
-    models cut texts alike; it is asked only for an optional term that compares tokens."""
+    models cut texts alike; it is asked only for an optional term that compares tokens. ``teams`` are the teachers whose layers are
+    compared, by stage in which several teach each step."""
     notes, stages = [], []
     for stage in recipe.stages:
-        kept = []
+        kept, team = [], teams.get(stage.name)
         for term in stage.objective:
             reason = None
-            if term.optional and term.aligned and teacher is not None and not same_tokens():
+            if term.optional and not term.teacherless and not term.on_logits and team == {}:
+                reason = "no teacher of the team reads the student's tokens"
+            elif term.optional and term.aligned and teacher is not None and not same_tokens():
                 reason = "student and teacher have different tokenizers"
             elif term.optional and term.weight > 0:
                 try:
-                    ObjectivePlan([term], kind, student, teacher, predicted)
+                    ObjectivePlan([term], kind, student, teacher, predicted, team or {})
                 except TutelageError as error:
                     reason = str(error).partition(";")[0]
             if reason is None:

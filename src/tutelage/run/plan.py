@@ -42,10 +42,14 @@ class StagePlan:
         who = {"store": " (stored)", "known": " (computed once)", "file": " (from the file)"}.get(self.answers, "")
         if self.answers == "mechanism" and not read.teacher_needs.running:
             who = " (computed once)"
+        by_needs: dict[str, list[int]] = {}
+        for number, member in read.members.items():
+            by_needs.setdefault(str(member.teacher_needs), []).append(number)
+        layers = "".join(f", {needs} from {_numbered(numbers)}" for needs, numbers in by_needs.items())
         return (
             f"stage {self.stage.name}: {self.steps:,} steps of {self.stage.batch_size} {what}{more}, "
             f"{self.stage.batch_size * self.flops / 1e9:.1f} GFLOP each; reads {read.student_needs} from the student and "
-            f"{read.teacher_needs} from the teacher{who}"
+            f"{read.teacher_needs} from the teacher{who}{layers}"
         )
 
 
@@ -55,13 +59,23 @@ def planned_steps(stage: Stage, feed: Feed) -> int:
 
 
 def mapping_lines(plan: ObjectivePlan) -> list[str]:
-    """A picture of the pairs of layers of each term that compares layers."""
+    """A picture of the pairs of layers of each term that compares layers; of a team one for each depth of its teachers."""
+    drawn: dict[tuple[str, str], list[int]] = {}
+    for number, part in [(-1, plan), *plan.members.items()]:
+        for term, mapped in zip(part.terms, part.pairs, strict=True):
+            if mapped and part.teacher is not None:
+                drawing = picture(mapped, part.student.layers, part.teacher.layers)
+                drawn.setdefault((term.kind, drawing), []).append(number)
     lines = []
-    for term, mapped in zip(plan.terms, plan.pairs, strict=True):
-        if mapped and plan.teacher is not None:
-            drawing = picture(mapped, plan.student.layers, plan.teacher.layers).split("\n")
-            lines += [f"  {term.kind}", *(f"  {line}" for line in drawing)]
+    for (kind, drawing), numbers in drawn.items():
+        of = "" if numbers == [-1] else f" of {_numbered(numbers)}"
+        lines += [f"  {kind}{of}", *(f"  {line}" for line in drawing.split("\n"))]
     return lines
+
+
+def _numbered(numbers: Sequence[int]) -> str:
+    """Teachers of a team, as a person counts them."""
+    return f"teacher{'s' if len(numbers) > 1 else ''} {', '.join(str(number + 1) for number in numbers)}"
 
 
 def model_line(who: str, shape: anatomy.Shape, network: PreTrainedModel) -> str:
@@ -94,10 +108,18 @@ def example_flops(encoded: Encoded, model: PreTrainedModel) -> int:
 
 
 def mapping_report(plans: Sequence[StagePlan]) -> list[dict[str, object]]:
-    """For the report: the pairs of layers of each stage and term."""
+    """For the report: the pairs of layers of each stage and term, and of each teacher where several teach each step."""
+    parts: list[tuple[str, int | None, ObjectivePlan]] = [(plan.stage.name, None, plan.objective) for plan in plans]
+    parts += [(plan.stage.name, number, part) for plan in plans for number, part in plan.objective.members.items()]
     return [
-        {"stage": plan.stage.name, "knowledge": term.kind, "pairs": [list(pair) for pair in mapped]}
-        for plan in plans
-        for term, mapped in zip(plan.objective.terms, plan.objective.pairs, strict=True)
-        if mapped
+        {
+            "stage": stage,
+            "knowledge": term.kind,
+            "pairs": [list(pair) for pair in mapped],
+            "teacher": None if number is None else number + 1,
+            "teacher_layers": part.teacher.layers,
+        }
+        for stage, number, part in parts
+        for term, mapped in zip(part.terms, part.pairs, strict=True)
+        if mapped and part.teacher is not None
     ]

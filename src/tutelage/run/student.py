@@ -131,11 +131,11 @@ class StudentFactory:
         return fitted_tokenizer(tokenizer, student)
 
     def reads_as(self, teacher: Source) -> bool:
-        """Whether the student's tokenizer cuts texts as the teacher's does."""
-        if self.own_input is not None or self.origin is None:
-            return self.own_input is None
-        own: dict[str, int] = load_tokenizer(str(self.origin)).get_vocab()
-        return bool(own == teacher.tokenizer.get_vocab())
+        """Whether the student's tokenizer, before its vocabulary is trimmed, cuts texts as the teacher's does."""
+        if self.own_input is not None:
+            return False
+        own = self._given_tokenizer()
+        return own is teacher.tokenizer or bool(own.get_vocab() == teacher.tokenizer.get_vocab())
 
     def _given_tokenizer(self) -> Any:
         """The tokenizer of the model that the student is made from."""

@@ -92,6 +92,8 @@ class TaskRun:
         self.student = self.factory.outline() if sketch else self.factory.make()
         self.tokenizer = self.factory.tokenizer(self.student)
         self.warnings += notes(self.student)
+        self._teams, apart = checks.layer_teachers(config, self.kind.head, source, self.factory.reads_as)
+        self.warnings += apart
         recipe, left_out = checks.possible(
             config.recipe,
             self.kind,
@@ -99,6 +101,7 @@ class TaskRun:
             None if source is None else source.shape,
             predicted=self.data.predicted is not None,
             same_tokens=lambda: source is None or self.factory.reads_as(source),
+            teams={name: self._team_shapes(name) for name in self._teams},
         )
         self.warnings += left_out
         self.config = config = config.model_copy(update={"recipe": recipe})
@@ -142,7 +145,10 @@ class TaskRun:
         shape = anatomy.shape_of(final_config(self.student))
         theirs = None if source is None else source.shape
         predicted = self.data.predicted is not None
-        plans = [ObjectivePlan(s.objective, self.kind, shape, theirs, predicted) for s in self.config.recipe.stages]
+        plans = [
+            ObjectivePlan(s.objective, self.kind, shape, theirs, predicted, self._team_shapes(s.name))
+            for s in self.config.recipe.stages
+        ]
         for stage, plan in zip(self.config.recipe.stages, plans, strict=True):
             checks.check_poolers(plan, self.student, source)
             if stage.patience is not None and not self.kind.learns_labels:
@@ -150,10 +156,14 @@ class TaskRun:
                     f"stage {stage.name}: patience={stage.patience} has no effect, because vectors are not scored during training; "
                     "all epochs are trained"
                 )
-            for term, mapped in zip(plan.terms, plan.pairs, strict=True):
-                if source is not None and not mapped and (note := term.unpaired(shape, source.shape)) is not None:
+            for part, term, mapped in ((p, *pair) for p in plan.parts for pair in zip(p.terms, p.pairs, strict=True)):
+                if part.teacher and not mapped and (note := term.unpaired(shape, part.teacher)) is not None:
                     self.warnings.append(f"stage {stage.name} {note}")
         return plans
+
+    def _team_shapes(self, stage: str) -> dict[int, anatomy.Shape]:
+        """The shapes of the teachers whose layers a stage compares, where several teach each step."""
+        return {number: one.shape for number, one in self._teams.get(stage, {}).items()}
 
     def _read(self, reader: Reader, every: Examples, names: dict[str, list[str]], limit: int) -> Texts:
         """Encode all texts for both models; returns those of ``every``."""
@@ -300,6 +310,8 @@ class TaskRun:
             answers = "nobody" if self.answering is None else self.answering.answers(stage, needs)
             runs = answers == "running" or (answers == "mechanism" and needs.running)
             steps, flops = planned_steps(stage, self.feed(stage)), 3 * student + (teacher if runs else 0)
+            team = [self._teams[stage.name][number] for number in objective.members]
+            flops += sum(self._flops_of(one) for one in team if one.has_weights and self.config.teacher_store is None)
             plans.append(StagePlan(stage, index, objective, self._part(stage), answers, steps, flops))
         return plans
 
@@ -307,10 +319,11 @@ class TaskRun:
         return example_flops(self.parts["train"].student, final_network(self.student))
 
     def _teacher_flops(self) -> float:
-        if self.teacher is None:
-            return 0.0
+        return 0.0 if self.teacher is None else self._flops_of(self.teacher.source)
+
+    def _flops_of(self, teacher: Source) -> float:
         train = self.parts["train"]
-        return example_flops(train.teacher or train.student, self.teacher.source.outline)
+        return example_flops(train.teacher or train.student, teacher.outline)
 
     @property
     def wants_baseline(self) -> bool:
@@ -432,7 +445,7 @@ class TaskRun:
             self.teacher.release()  # making a student may have loaded its teacher
         torch.manual_seed(config.seed)  # and has drawn numbers
         shape = anatomy.shape_of(final_config(self.student))
-        objective = Objective(stage.objective, self.kind, shape, plan.teacher, predicted=plan.predicted)
+        objective = Objective(stage.objective, self.kind, shape, plan.teacher, predicted=plan.predicted, team=plan.team)
         inherit(objective, self._projections)
         labels = [found for m in stage.mechanisms if (found := m.labels(self.scene, scene)) is not None]
         brought = {m.kind: m.teacher(self.scene, scene) for m in stage.mechanisms}

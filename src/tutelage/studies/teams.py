@@ -28,8 +28,10 @@ from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.load import load_config
-from tutelage.students.specs import Checkpoint, Copied
+from tutelage.students.specs import Checkpoint, Copied, Student
+from tutelage.studies.shared_head import check_widths, train_together
 from tutelage.tasks import kind_of
+from tutelage.tasks.kind import Kind
 from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predicted
@@ -76,8 +78,14 @@ def member_of(text: str) -> Member:
         ) from None
 
 
-def usual_members(depth: int) -> list[str]:
-    """The default team: teachers that differ in seed, depth and training texts."""
+TOGETHER = ("model", "layers")
+"""What teachers that train together may differ in."""
+
+
+def usual_members(depth: int, *, shared_head: bool = False) -> list[str]:
+    """The default team: teachers that differ in seed, depth and training texts, or of a shared head in depth alone."""
+    if shared_head:
+        return [f"layers={max(1, round(depth * sixths / 6))}" for sixths in (6, 5, 4)]
     return [
         "seed=0",
         "seed=1,only=1/2",
@@ -97,6 +105,7 @@ def train_team(
     lr: float,
     mixed_precision: Literal["no", "bf16", "fp16"],
     settings: Settings,
+    shared_head: bool,
     quiet: bool,
 ) -> dict[str, Any]:
     """See :func:`tutelage.api.train_team`."""
@@ -107,7 +116,7 @@ def train_team(
                 f"--member"
             )
     folder = Path(out)
-    specs = list(members) or usual_members(anatomy.shape_of(load_config(model)).layers)
+    specs = list(members) or usual_members(anatomy.shape_of(load_config(model)).layers, shared_head=shared_head)
     if len(specs) < 2:
         raise TutelageError(
             f"a team needs at least two teachers; got {len(specs)}; repeat --member, or leave it out for five default teachers"
@@ -119,19 +128,31 @@ def train_team(
             raise TutelageError(f"--member {text!r}: the model has {depth} layers; keep at most as many")
     names = [f"{number:02d}-{_slug(text)}" for number, text in enumerate(specs, start=1)]
     known = load_data(data)
+    if shared_head:
+        _check_together(specs, made, kind_of(known.kind))
+        check_widths([member.model or model for member in made])
     if not kind_of(known.kind).classifies_texts and any(member.noise for member in made):
         raise TutelageError(f"noise replaces classes, and {known.task!r} is of kind {known.kind}; leave it out")
     part = held_part(len(known.train))
     common = data.model_copy(update={"leave_out": part})
-    manifest = TeamManifest(data=data, members=dict(zip(names, specs, strict=True)))
+    manifest = TeamManifest(data=data, members=dict(zip(names, specs, strict=True)), shared_head=shared_head)
     if (folder / MANIFEST).exists() and TeamManifest.read(folder) != manifest:
         raise TutelageError(f"{out!r} holds another team; name another folder")
-    if folder.is_dir() and not (folder / MANIFEST).exists() and {p.name for p in folder.iterdir()} - {*names, FOLDER}:
+    if (
+        not shared_head
+        and folder.is_dir()
+        and not (folder / MANIFEST).exists()
+        and {p.name for p in folder.iterdir()} - {*names, FOLDER}
+    ):
         raise TutelageError(f"{out!r} is not empty and holds no team; give an empty or new folder to --out")
     configs = []
     for name, member in zip(names, made, strict=True):
         start = member.model or model
-        student = Checkpoint(name=start) if member.layers is None else Copied(layers=member.layers, source=start)
+        # Which layers are best is tried for each teacher alone, which says little of those that train together.
+        choose: Literal["spread", "best"] = "spread" if shared_head else "best"
+        student: Student = Checkpoint(name=start)
+        if member.layers is not None:
+            student = Copied(layers=member.layers, source=start, choose=choose)
         own = common.model_copy(update={"only": member.only, "noise": member.noise})
         with as_options():
             recipe = finetune(student, member.epochs or epochs, member.lr or lr)
@@ -143,13 +164,35 @@ def train_team(
             "mixed_precision": mixed_precision,
         }
         configs.append(with_settings(validated(tree), settings))
-    for config in configs:
+    if shared_head and not (folder / MANIFEST).exists():
+        train_together(configs, folder, manifest.model_dump_json(), quiet=quiet)
+    for config in () if shared_head else configs:
         run(config, resume=True, quiet=quiet)
     accelerator = new_accelerator()
     if accelerator.is_main_process:
         manifest.write(folder)
     accelerator.wait_for_everyone()  # others ask next who is in the folder
     return show_team([out], data, quiet=quiet)
+
+
+def _check_together(texts: Sequence[str], members: Sequence[Member], kind: Kind) -> None:
+    """Check that teachers can train together.
+
+    Raises:
+        TutelageError: when one differs in what is common to all, or texts have other than one answer.
+    """
+    if not kind.per_text or not kind.learns_labels:
+        raise TutelageError(
+            f"a shared head gives one answer for each text, learnt from labels, and kind {kind.name} has none; train the teachers "
+            "apart"
+        )
+    for text, member in zip(texts, members, strict=True):
+        own = next((key for key in member.model_fields_set if key not in TOGETHER), None)
+        if own is not None:
+            raise TutelageError(
+                f"--member {text!r}: teachers with a shared head learn the same texts in the same steps, so {own} is common to "
+                f"all; leave it out (they may differ in {' and '.join(TOGETHER)})"
+            )
 
 
 def _slug(text: str) -> str:

@@ -24,6 +24,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -50,17 +51,34 @@ LOG_SECONDS = 1.0
 CHECKPOINT_SECONDS = 60.0
 
 
-class DistillationModule(nn.Module):
-    """Student and objective as one module, wrapped together, so that the gradients of both are averaged over processes."""
+class TrainedModule(nn.Module):
+    """What a stage trains: a student and an objective, wrapped together, so that the gradients of both are averaged over processes.
 
-    def __init__(self, student: PreTrainedModel, objective: Objective) -> None:
+    Called with a batch and the teacher's signals it gives the losses by name; their sum is the loss.
+    """
+
+    def __init__(self, student: nn.Module, objective: Objective) -> None:
         super().__init__()
         self.student, self.objective = student, objective
+
+    def frozen(self, train: Literal["all", "head"] | anatomy.Layers) -> list[nn.Module]:
+        """The modules that keep their weights."""
+        raise NotImplementedError
+
+
+class DistillationModule(TrainedModule):
+    """One model that learns what the objective says."""
+
+    def __init__(self, student: PreTrainedModel, objective: Objective) -> None:
+        super().__init__(student, objective)
         self._tap = Tap(student, objective.plan.student_needs)
 
     def forward(self, batch: batches.Batch, teacher: Signals) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = self.objective(self._tap(batch.inputs, batch.predicted), teacher, batch)
         return losses
+
+    def frozen(self, train: Literal["all", "head"] | anatomy.Layers) -> list[nn.Module]:
+        return anatomy.frozen_modules(self._tap.model, train)
 
     def close(self) -> None:
         self._tap.close()
@@ -86,7 +104,7 @@ class StageLog:
 
 def train(
     stage: Stage,
-    module: DistillationModule,
+    module: TrainedModule,
     teacher: Teacher | None,
     feed: batches.Feed,
     accelerator: Accelerator,
@@ -114,7 +132,7 @@ def train(
     device, student = accelerator.device, module.student
     if resumed is not None:
         student.load_state_dict(resumed["student.safetensors"])  # its shapes may be others than at the stage's begin
-    frozen = anatomy.frozen_modules(student, stage.train)
+    frozen = module.frozen(stage.train)
     for still in frozen:
         still.requires_grad_(False)
     module.to(device)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field
@@ -31,6 +32,8 @@ class TeamManifest(Manifest):
     """Data settings of all teachers. Each left out the part on which sampling weights are learned."""
     members: dict[Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")], str]
     """The description (``--member``) of each teacher by name, which is its folder within this one."""
+    shared_head: bool = False
+    """Whether they were trained together, under one head."""
 
 
 def members_in(team: list[str] | tuple[str, ...]) -> tuple[str, ...]:
@@ -81,5 +84,10 @@ def left_out(folder: Path, data: DataConfig, part: tuple[int, int] | None) -> bo
         theirs = DataConfig.model_validate(yaml.safe_load(text)["data"])
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return False
-    same = all(getattr(theirs, name) == getattr(data, name) for name in PARTED_BY)
+    same = all(_placed(getattr(theirs, name)) == _placed(getattr(data, name)) for name in PARTED_BY)
     return same and theirs.leave_out == part and data.leave_out is None and data.only is None
+
+
+def _placed(value: Any) -> Any:
+    """A setting, the path of what exists as an absolute one: a run's config.yaml has these."""
+    return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value

@@ -12,13 +12,15 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tutelage import anatomy
-from tutelage.data.examples import Encoded, Examples
+from tutelage.anatomy import Head
+from tutelage.data.examples import Encoded, Examples, Rows
 from tutelage.data.labels import unnamed
 from tutelage.data.texts import Texts, rows_of
 from tutelage.data.tokenizers import fitted_tokenizer, tokenizer_fingerprint
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.knowledge.needs import Needs
+from tutelage.knowledge.store.reading import Store
 from tutelage.mechanisms.mechanism import of_kind
 from tutelage.mechanisms.scene import Scene, StageScene, TaskScene, records_in
 from tutelage.mechanisms.team.folders import is_store, left_out, short
@@ -26,11 +28,13 @@ from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.mechanisms.team.teacher import Resident, TeamTeacher
 from tutelage.mechanisms.team.weigher import Weigher
 from tutelage.mechanisms.team.weights import Members, Numbers, Weights, start_of
+from tutelage.objectives.objective import ObjectivePlan
 from tutelage.objectives.predictions import LogitsMSE, SoftLabels
 from tutelage.tasks import kind_of
-from tutelage.teachers.knowledge import Knowledge, verified
+from tutelage.teachers.knowledge import Knowledge, storable, verified
 from tutelage.teachers.source import Source
-from tutelage.teachers.teacher import KnownLogits, Teacher, predict, predicted
+from tutelage.teachers.stored import StoredTeacher
+from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, predict, predicted
 
 KIND = "team"
 MISNUMBERED, DEVIATIONS = 0.10, 3
@@ -46,6 +50,11 @@ NEAR_CONSTANT = 0.02
 """A student that beats a constant prediction by less than this gives no usable rewards."""
 
 
+def source_of(name: str, head: Head) -> Source:
+    """A teacher of a team by its name: a model, or the folder of a store."""
+    return Source(str(Path(name) / "teacher") if is_store(name) else name, head)
+
+
 def gather(scene: Scene) -> Members:
     """Collect every teacher's predictions on all texts, one teacher after another. Stores are read instead.
 
@@ -57,7 +66,7 @@ def gather(scene: Scene) -> Members:
     task = _task(scene)
     data, every, names = task.data, task.everything, task.teachers
     assert task.held is not None and task.knowledge is not None
-    sources = [Source(str(Path(n) / "teacher") if is_store(n) else n, kind_of(data.kind).head) for n in names]
+    sources = [source_of(name, kind_of(data.kind).head) for name in names]
     team = Members(
         names=short(names),
         folders=list(names),
@@ -65,22 +74,28 @@ def gather(scene: Scene) -> Members:
         parameters=[speed.count_parameters(source.outline) for source in sources],
     )
     columns = [columns_of(scene, source.config, name) for source, name in zip(sources, names, strict=True)]
-    _check_stages(scene, team, sources, columns)
+    known: dict[tuple[str, ...], Read] = {}
+    _check_stages(scene, team, sources, columns, known)
     row_of = {name: row for row, name in enumerate(every.ids)}
     rows = {part: np.array([row_of[name] for name in texts.examples.ids]) for part, texts in task.parts.items()}
     rows["held"] = np.array([row_of[name] for name in task.held.examples.ids])
     tables: dict[str, list[Tensor]] = {part: [] for part in (*rows, *task.dev)}
     read = task.knowledge.encoded  # all teachers have as many answers
     starts = np.concatenate([[0], np.cumsum(read.logit_rows)])
-    known: dict[tuple[str, ...], Read] = {}
-    for source, name, shown, kept in zip(sources, names, team.names, columns, strict=True):
-        found, dev = _predictions(scene, source, name, shown, known)
+    for number, (source, name, kept) in enumerate(zip(sources, names, columns, strict=True)):
+        needs = Needs(logits=True) | storable(
+            [s.plan.members[number] for s in scene.stages if number in s.plan.members]
+        )
+        found, dev, store = _predictions(scene, source, name, team.names[number], known, needs)
+        if store is not None and needs.running:
+            team.stores[number] = store
         for part, wanted in rows.items():
             places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows_of(read, wanted)[0]])
             tables[part].append(found[torch.from_numpy(places)][:, kept])
         for part in task.dev:
             tables[part].append(dev[part][:, kept])
         _check_order(scene, tables["held"][-1], name)
+    team.rows = rows
     scored = {"held": task.held, **task.dev}
     for part, texts in scored.items():
         team.scores[part] = [kind_of(data.kind).scores(data, table, texts) for table in tables[part]]
@@ -101,8 +116,14 @@ def _task(scene: Scene) -> TaskScene:
     return scene.task
 
 
-def _check_stages(scene: Scene, team: Members, sources: list[Source], columns: list[list[int]]) -> None:
-    """Check that the stages can learn from this team, before any teacher runs."""
+def _check_stages(
+    scene: Scene,
+    team: Members,
+    sources: list[Source],
+    columns: list[list[int]],
+    known: dict[tuple[str, ...], Read],
+) -> None:
+    """Check that the stages can learn from this team, before any teacher runs. ``known`` is the cache of :func:`_read`."""
     task = _task(scene)
     kind, earlier = kind_of(task.data.kind), None
     for stage in scene.stages:
@@ -137,6 +158,8 @@ def _check_stages(scene: Scene, team: Members, sources: list[Source], columns: l
         if stage.plan.teacher_needs.running:
             assert stage.part is not None
             _check_layers(scene, task.parts[stage.part], sources, columns, stage.plan.teacher_needs)
+        for number, plan in stage.plan.members.items():
+            team.read[number] = _read_alike(scene, sources[number], plan, known)
 
 
 Read = tuple[Encoded, dict[str, Encoded]]
@@ -157,10 +180,14 @@ def _read(task: TaskScene, source: Source, limit: int, known: dict[tuple[str, ..
 
 
 def _predictions(
-    scene: Scene, source: Source, name: str, shown: str, read: dict[tuple[str, ...], Read]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """One teacher's logits on all texts and on the parts of the evaluation set, in its own columns. ``read`` is the cache of
-    :func:`_read`."""
+    scene: Scene, source: Source, name: str, shown: str, read: dict[tuple[str, ...], Read], needs: Needs
+) -> tuple[Tensor, dict[str, Tensor], tuple[Store, Rows] | None]:
+    """One teacher's logits on all texts and on the parts of the evaluation set, in its own columns, and its store, if it has one.
+
+    Args:
+        read: The cache of :func:`_read`.
+        needs: What a store must keep.
+    """
     task, accelerator, display = _task(scene), scene.accelerator, scene.display
     data, every, known = task.data, task.everything, task.knowledge
     assert known is not None
@@ -174,7 +201,7 @@ def _predictions(
             )
     scored = {part: (texts.examples.ids, dev[part]) for part, texts in task.dev.items()}
     knowledge = Knowledge(data.task, source, every.ids, encoded, known.precision, limit, scored)
-    needs, logits = Needs(logits=True), dict[str, Tensor]()
+    logits: dict[str, Tensor] = {}
     scheme = knowledge.scheme(needs, task.store_dtype)
     stored = None
     if is_store(name):
@@ -200,7 +227,7 @@ def _predictions(
     else:
         found = stored[0].logits(stored[1])
     source.release()
-    return found, logits
+    return found, logits, stored
 
 
 def columns_of(scene: Scene, config: Any, name: str) -> list[int]:
@@ -257,11 +284,14 @@ def team_teacher(how: Team, scene: Scene, stage: StageScene) -> TeamTeacher:
     else:
         device = scene.accelerator.device
         teachers = [KnownLogits(one.to(device), texts.student.logit_rows) for one in team.logits[stage.part]]
+    layers = {
+        number: _on_layers(scene, stage.part, number, plan.teacher_needs) for number, plan in stage.plan.members.items()
+    }
     terms = [term for term in stage.plan.terms if isinstance(term, SoftLabels | LogitsMSE)]
     temperature = next((term.temperature for term in terms if isinstance(term, SoftLabels)), 1.0)
     if not terms or not isinstance(terms[0], SoftLabels):
         how = how.model_copy(update={"average": "logits"})
-    return TeamTeacher(teachers, how, Weights(start), kind_of(task.data.kind), _key(scene, stage), temperature)
+    return TeamTeacher(teachers, how, Weights(start), kind_of(task.data.kind), _key(scene, stage), temperature, layers)
 
 
 def weigher(how: Learning, scene: Scene, stage: StageScene, teacher: TeamTeacher) -> Weigher:
@@ -300,6 +330,40 @@ def _running(scene: Scene, texts: Texts, needs: Needs, most: int) -> list[Teache
     room: list[Resident] = []
     models = [Source(name, kind_of(_task(scene).data.kind).head).model for name in _task(scene).teachers]
     return [Resident(model, needs, texts.teacher, scene.accelerator, room, most) for model in models]
+
+
+def _on_layers(scene: Scene, part: str, number: int, needs: Needs) -> Teacher:
+    """A teacher whose layers are compared in each step: its store, or the running model."""
+    task, team = _task(scene), _members(scene)
+    rows, _ = rows_of(team.read[number], team.rows[part])
+    encoded = team.read[number].take(rows)
+    if number in team.stores and not team.stores[number][0].scheme.lacks(needs):
+        store, places = team.stores[number]
+        return StoredTeacher(store, places[rows], needs, encoded)
+    model = source_of(task.teachers[number], kind_of(task.data.kind).head).model.to(scene.accelerator.device)
+    return LiveTeacher(model, needs, encoded, scene.accelerator)
+
+
+def _read_alike(scene: Scene, source: Source, plan: ObjectivePlan, known: dict[tuple[str, ...], Read]) -> Encoded:
+    """All texts as a teacher reads them, whose layers are compared with the student's: the tokens must be the first teacher's.
+
+    Raises:
+        TutelageError: when they are not, or the teacher lacks what a stage reads of it.
+    """
+    task = _task(scene)
+    assert task.knowledge is not None
+    limit = min(task.knowledge.max_length, anatomy.max_length(source.config))
+    encoded, _ = _read(task, source, limit, known)
+    if not np.array_equal(task.knowledge.encoded.tokens, encoded.tokens):
+        raise TutelageError(
+            f"a stage compares layers, but the teacher {source.name!r} of the team reads other tokens than the student (it takes "
+            f"{limit}); give a --max-length that all take, or a teacher with the same tokenizer"
+        )
+    if plan.teacher_needs.pooled:
+        anatomy.pooler_of(source.outline)
+    if not source.has_weights and not storable([plan]).running:
+        raise TutelageError(source.without_weights)
+    return encoded
 
 
 def _check_layers(scene: Scene, texts: Texts, sources: list[Source], columns: list[list[int]], needs: Needs) -> None:

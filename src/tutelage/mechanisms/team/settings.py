@@ -11,10 +11,12 @@ from tutelage.errors import TutelageError
 from tutelage.mechanisms.mechanism import Mechanism, StageLike
 
 if TYPE_CHECKING:
+    from tutelage.anatomy import Head
     from tutelage.mechanisms.hook import Hook
     from tutelage.mechanisms.scene import Scene, StageScene
     from tutelage.mechanisms.team.teacher import TeamTeacher
     from tutelage.mechanisms.team.weights import Members
+    from tutelage.teachers.source import Source
     from tutelage.teachers.teacher import Teacher
 
 
@@ -72,7 +74,8 @@ class Team(Mechanism):
     kind: Literal["team"] = "team"
     combine: Literal["sample", "average", "discounted"] = "sample"
     """``sample`` draws one teacher from ``weights`` for each optimiser step (or each example). ``average`` mixes all teachers by
-    ``weights``. ``discounted`` sums them, each divided by 1 + its own cross-entropy on the example's label (MT-BERT)."""
+    ``weights``. ``discounted`` sums them, each divided by 1 + its own cross-entropy on the example's label (MT-BERT). Where all
+    teach, a loss on layers is the weighted mean, or the sum, of the losses against each teacher that reads the student's tokens."""
     weights: (
         Literal["uniform", "teacher_rank", "student_rank", "score_softmax", "found"]
         | tuple[Annotated[float, Field(ge=0)], ...]
@@ -90,7 +93,7 @@ class Team(Mechanism):
     """For ``student_rank`` and ``score_softmax``: the score of a student distilled from each teacher alone, in the order of the
     teachers."""
     resident: Annotated[int, Field(ge=1)] = 2
-    """Number of teachers on the device at once, if hidden states are compared (then teachers run)."""
+    """For ``sample``: number of teachers on the device at once, if hidden states are compared (then teachers run)."""
     learning: Learning | None = None
     """Learn the sampling weights during the stage."""
 
@@ -122,9 +125,11 @@ class Team(Mechanism):
             )
         terms = [term for term in stage.objective if term.weight > 0]
         kinds = [term.kind for term in terms]
-        one = self.combine == "sample" and self.granularity == "step"
-        if not one and any(not term.on_logits for term in terms):
-            raise ValueError(f"{name} compares layers, for which each step needs one teacher; set combine=sample")
+        mixed = self.combine == "sample" and self.granularity == "example"
+        if mixed and any(not term.on_logits for term in terms):
+            raise ValueError(
+                f"{name} compares layers, which examples of a step take from one teacher; set granularity=step"
+            )
         if self.combine == "discounted" and "soft_labels" not in kinds:
             raise ValueError(f"{name} discounts soft labels, but its objective has none; use combine=average")
         if self.combine != "sample" and {"soft_labels", "logits_mse"} <= set(kinds):
@@ -155,6 +160,11 @@ class Team(Mechanism):
         from tutelage.mechanisms.team.folders import is_store
 
         return str(Path(teachers[0]) / "teacher") if is_store(teachers[0]) else teachers[0]
+
+    def together(self, teachers: tuple[str, ...], head: Head) -> list[Source]:
+        from tutelage.mechanisms.team.members import source_of
+
+        return [] if self.combine == "sample" else [source_of(name, head) for name in teachers]
 
     def prepare(self, scene: Scene, stage: StageScene) -> None:
         from tutelage.mechanisms.team.members import gather

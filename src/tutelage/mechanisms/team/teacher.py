@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from tutelage.data.examples import Encoded
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
 from tutelage.mechanisms.team.settings import Team
-from tutelage.mechanisms.team.weights import Weights, draw
+from tutelage.mechanisms.team.weights import Numbers, Weights, draw
 from tutelage.tasks.kind import Kind
 from tutelage.teachers.teacher import LiveTeacher, Teacher
 
@@ -25,7 +26,7 @@ class TeamTeacher:
     """Teachers as one; if one is drawn for the step, only that one runs.
 
     ``key`` (the run's seed and a number for the stage's name) seeds the draws. Probabilities are averaged at ``temperature``,
-    that of the soft labels.
+    that of the soft labels. ``layers`` gives the signals on layers of teachers that all teach each step, by number.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class TeamTeacher:
         kind: Kind,
         key: tuple[int, int],
         temperature: float = 1.0,
+        layers: Mapping[int, Teacher] | None = None,
     ) -> None:
         self.members, self.weights = members, weights
         self._how, self._kind, self._key, self._temperature = how, kind, key, temperature
+        self._layers = layers or {}
 
     def drawn(self, step: int) -> int:
         """The teacher that is sampled for an optimiser step."""
@@ -55,6 +58,16 @@ class TeamTeacher:
             known = next(logits for logits in found if logits is not None)
             table = torch.stack([torch.zeros_like(known) if logits is None else logits for logits in found])
             return Signals(logits=table[who.to(known.device), torch.arange(len(who), device=known.device)])
+        signals = self._mixed(batch, q)
+        live = int((q > 0).sum()) if how.combine == "discounted" else 1
+        for number, teacher in self._layers.items():
+            if q[number] > 0:
+                signals.members[number] = replace(teacher.signals(batch), share=float(q[number]) * live)
+        return signals
+
+    def _mixed(self, batch: Batch, q: Numbers) -> Signals:
+        """The predictions of all teachers as one's; ``q`` ``(n,)`` are their probabilities."""
+        how = self._how
         found = [member.signals(batch).logits for member, p in zip(self.members, q, strict=True) if p > 0]
         table = torch.stack([logits for logits in found if logits is not None])
         shares = torch.from_numpy(q[q > 0]).to(table)[:, None]
@@ -68,7 +81,7 @@ class TeamTeacher:
         return Signals(logits=mixed, weights=total)
 
     def close(self) -> None:
-        for member in self.members:
+        for member in (*self.members, *self._layers.values()):
             member.close()
 
 

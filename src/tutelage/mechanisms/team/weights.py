@@ -12,7 +12,9 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from tutelage.data.draws import uniform
+from tutelage.data.examples import Encoded, Rows
 from tutelage.errors import TutelageError
+from tutelage.knowledge.store.reading import Store
 from tutelage.mechanisms.team.settings import Learning, Team
 
 Numbers = npt.NDArray[np.float64]
@@ -182,6 +184,12 @@ class Members:
     """``(n, answers, classes)`` by part of the data, columns in the order of its labels."""
     scores: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     """Each teacher's metrics by part: ``held`` (for the weights) and the parts of the evaluation set."""
+    rows: dict[str, Rows] = field(default_factory=dict)
+    """By part of the data, its rows among all texts."""
+    read: dict[int, Encoded] = field(default_factory=dict)
+    """By number, all texts as a teacher reads them whose layers are compared."""
+    stores: dict[int, tuple[Store, Rows]] = field(default_factory=dict)
+    """By number, the store of such a teacher, with its rows of all texts."""
     constant: dict[str, float] = field(default_factory=dict)
     """The scores of the best constant prediction on ``held``."""
 
