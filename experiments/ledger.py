@@ -3,8 +3,9 @@
     python experiments/ledger.py
 
 trains nothing. It reads the files that the other experiments and benchmarks have written into ``results`` and writes
-``results/ledger.json`` and ``docs/results/ledger.md``. Each claim stands with the paper's figure and setting, the differences found
-here, the command that repeats them, and a verdict that follows from the intervals alone.
+``results/ledger.json`` and ``docs/results/ledger.md``. Each claim stands with the paper's figure and setting, what was found here,
+the page with the command that repeats it, and a verdict: of differences it follows from their intervals, of ratios and counts from
+the published figure.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PAPERS = {
     "WID": "Wu et al. 2024, arXiv:2305.09098",
     "minimum knowledge": "Liu et al. 2021, ACL, arXiv:2106.05691",
     "AutoSKDBERT": "AutoSKDBERT, OpenReview csARsNPKgVi, and SKDBERT, AAAI 2023, arXiv:2211.14466",
-    "TinyBERT": "Jiao et al. 2019, arXiv:1909.10351, tables 3, 5, 6 and 7",
+    "TinyBERT": "Jiao et al. 2019, arXiv:1909.10351, tables 2, 3, 5, 6 and 7",
     "Pea-KD": "Cho and Kang 2022, PLOS ONE, arXiv:2009.14822",
 }
 HELD, PARTLY, MIXED, FAILED, OPEN, MISSING = (
@@ -162,12 +163,12 @@ def of_glue(ours: str, theirs: str) -> Callable[[], Differences]:
 def speed_of_stores() -> tuple[str, str]:
     """Steps with a running teacher and all hidden states over steps from a small store: seconds, no seeds."""
     ratios = {
-        rows["title"] + f", {rows['length']} tokens": rows["step_ms"]["live full"] / rows["step_ms"]["stored small"]
+        f"{rows['title']}, {rows['length']} tokens": rows["step_ms"]["live full"] / rows["step_ms"]["stored small"]
         for rows in result("offline").values()
-        if rows["setup"] in ("tinybert4", "rosita6")
     }
     words = "; ".join(f"{name}: {ratio:.2f}x" for name, ratio in ratios.items())
-    return words, HELD if min(ratios.values()) >= 2.7 else FAILED
+    held = {ratio >= 2.7 for ratio in ratios.values()}
+    return words, MIXED if len(held) == 2 else HELD if held == {True} else FAILED
 
 
 def sizes_of_students() -> tuple[str, str]:
@@ -228,7 +229,7 @@ CLAIMS = (
         of_knowledge("full", "none"), "minimum_knowledge", "On sst2 the teacher is 0.03 above plain fine-tuning: no room.",
     ),
     Claim(
-        "minimum knowledge", "About 1 % of the hidden states does better than none", "a tiny fraction equals all (abstract)",
+        "minimum knowledge", "A tiny fraction of the hidden states does better than none", "not compared in what we have read",
         of_knowledge(minimum_knowledge.WIDTH_AT, "none"), "minimum_knowledge", "1.5 % (stsb) and 3 % (sst2) of the bytes.",
     ),
     Claim(
@@ -240,13 +241,13 @@ CLAIMS = (
         of_knowledge(minimum_knowledge.WIDTH_AT, "1l_1t_1h"), "minimum_knowledge", "10 tokens' tenths against one whole token.",
     ),
     Claim(
-        "minimum knowledge", "Neurons by magnitude are better than uniform ones", "direction only; the figures were not at hand",
+        "minimum knowledge", "Neurons by magnitude are better than uniform ones", "as a reader reports, not checked in the paper",
         of_knowledge(f"{minimum_knowledge.WIDTH_AT}, magnitude, zero_fill", f"{minimum_knowledge.WIDTH_AT}, uniform, zero_fill"),
         "minimum_knowledge", "With the other neurons set to zero, as in the authors' code; ignoring them most of it goes.",
     ),
     Claim(
-        "minimum knowledge", "Training from a store is 2.7 to 3.4 times as fast as with a running teacher",
-        "two students, two kinds of device (abstract)", speed_of_stores, "store_speed", "Medians of a step on a CPU, no seeds.",
+        "minimum knowledge", "Training from a store is at least 2.7 times as fast as with a running teacher",
+        "2.7 to 3.4 times, two students of BERT-base, two kinds of device (abstract)", speed_of_stores, "store_speed", "Medians of a step on a CPU, no seeds. MiniLM is a small teacher: there is less to save.",
     ),
     Claim(
         "AutoSKDBERT", "A learned distribution is better than uniform draws", "MRPC 93.2/90.7, RTE 76.9: +0.6/+1.2 and +2.9 over "
@@ -274,12 +275,12 @@ CLAIMS = (
     ),
     *(
         Claim(
-            "TinyBERT", f"{what} helps", f"without it {gap} on MNLI, MRPC and CoLA in the mean (dev)",
+            "TinyBERT", f"{what} helps", f"without it {gap} in the mean of MNLI-m, MNLI-mm, MRPC and CoLA (dev)",
             of_tinybert(arm), "tinybert", why,
         )
         for arm, what, why in (
             ("no_gd", "General distillation", ""),
-            ("no_td", "Task distillation of layers", "Without it there are half as many steps."),
+            ("no_td", "Task distillation", "Without it there are half as many steps."),
             ("no_da", "Augmentation", "Without it there are a third to a half as many steps."),
             ("no_trm", "The loss on transformer layers", ""),
             ("no_attn", "The loss on attention", ""),
@@ -304,7 +305,7 @@ CLAIMS = (
         "glue", "Not TinyBERT as published: no general stage, no augmentation, and a copied start that its attention loss breaks.",
     ),
     Claim(
-        "Pea-KD", "Pea-KD is better than PKD", "+4.4 % over four tasks in the mean", of_pea("full", "pkd"), "pea_kd",
+        "Pea-KD", "Pea-KD is better than PKD", "the student gains 4.4 % in the mean of four tasks (abstract; over what was not at hand)", of_pea("full", "pkd"), "pea_kd",
         "A 6-layer teacher of 22 M; 3 and 6 stored layers were not run.",
     ),
     Claim(

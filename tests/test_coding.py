@@ -70,11 +70,18 @@ STATE = {
     "half": few((60, 70), 30, 0.5),
     "sparse": few((90, 100), 15, 0.97),
     "no zeros": few((50, 8), 200, 0.0),
-    "zeros alone": torch.zeros(30, 9),
+    "zeros alone": torch.zeros(300, 90),
+    "zeros at the end": torch.cat([few((20, 30), 9, 0.9), torch.zeros(200, 30)]),
+    "negative zero": torch.tensor([[0.0, -0.0] * 400]),
+    "small": few((3, 4), 5, 0.0),
+    "half precision": torch.randn(3, 5).to(torch.bfloat16),
     "dense": torch.randn(40, 50),
     "bias": torch.randn(7),
     "ids": torch.arange(6).view(2, 3),
 }
+
+
+PLAIN = ["negative zero", "small", "half precision", "dense", "bias", "ids"]
 
 
 def test_packed_weights_are_read_to_the_bit(tmp_path: Path) -> None:
@@ -82,9 +89,9 @@ def test_packed_weights_are_read_to_the_bit(tmp_path: Path) -> None:
     found = coded.read(tmp_path / PACKED)
     assert set(found) == set(STATE) and all(torch.equal(found[name], one) for name, one in STATE.items())
     matrices = {name: coded.coded(one) for name, one in STATE.items()}
-    assert [name for name, one in matrices.items() if one is None] == ["dense", "bias", "ids"]
+    assert [name for name, one in matrices.items() if one is None] == PLAIN
     assert matrices["sparse"].gaps is not None and matrices["no zeros"].gaps is None
-    plain = sum(STATE[name].nbytes for name in ("dense", "bias", "ids"))
+    plain = sum(STATE[name].nbytes for name in PLAIN)
     assert coded.bytes_of(STATE) == plain + sum(one.bytes for one in matrices.values() if one is not None)
     assert coded.bytes_of({"a": STATE["half"], "b": STATE["half"]}) == matrices["half"].bytes  # one tensor of two names
 
@@ -110,6 +117,9 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     for change in ({"shape": (1, 3)}, {"shape": (-1, 5)}, {"shape": (2**20, 2**20)}, {"values": matrix.values[:2]}):
         with pytest.raises(ValueError, match=r"tensor|entry"):
             coded.decoded(coded.Matrix(**{**vars(matrix), **change}))
+    no_zeros = coded.Matrix((2**12, 2**12), matrix.values, matrix.entries, matrix.gaps)
+    with pytest.raises(ValueError, match="more entries than its code"):
+        coded.decoded(no_zeros)
     code = matrix.entries
     for change in ({"count": 10**9}, {"lengths": np.ones(256, np.uint8)}, {"starts": code.starts + np.uint64(2**40)}):
         with pytest.raises(ValueError, match=r"sizes|prefix|beyond"):
@@ -194,7 +204,7 @@ def test_a_run_is_packed_and_unpacked(teacher_folder: Path, tmp_path: Path) -> N
             assert len(tensor.unique()) <= 16 and (tensor == 0).float().mean() >= 0.49, name
     (section,) = (one for one in result.report["sections"] if one["title"] == "Packed size")
     found = api.pack(tmp_path / "run", tmp_path / "small")
-    assert found.packed < 0.4 * found.plain and found.coded == sum(tensor.ndim > 1 for tensor in state.values())
+    assert found.packed < 0.4 * found.plain and found.coded == sum(map(coded.has_few_values, state.values())) > 20
     said = float(section["table"]["rows"][1]["cells"][0]) * 1e6
     assert 0 <= found.packed - said < 20_000  # the file names its parts
     with pytest.raises(TutelageError, match="tutelage unpack"):
@@ -218,4 +228,21 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     save_file({"a": torch.randn(3, 4)}, tmp_path / "model" / PACKED, {"tutelage": json.dumps({"coded": 2})})
     with pytest.raises(TutelageError, match="not one that tutelage pack wrote"):
         api.unpack(tmp_path / "model", tmp_path / "plain")
+    values = {"a|values": torch.ones(2), "a|entries|lengths": torch.ones(256, dtype=torch.uint8)}
+    values |= {
+        "a|entries|starts": torch.zeros(1, dtype=torch.int64),
+        "a|entries|stream": torch.zeros(1, dtype=torch.uint8),
+    }
+    for how in (
+        {"shape": [float("inf")]},
+        {"shape": [2**20, 2**20], "entries": 4},
+        {"shape": "22", "entries": 4},
+        {},
+        [],
+    ):
+        about = json.dumps({"coded": 1, "matrices": {"a": how}})
+        said = {"tutelage": about, "sha256": coded._checksum(values, about)}
+        save_file(values, tmp_path / "model" / PACKED, said)
+        with pytest.raises(TutelageError, match="cannot be read"):
+            api.unpack(tmp_path / "model", tmp_path / "plain")
     assert not (tmp_path / "small").exists() and not (tmp_path / "plain").exists()

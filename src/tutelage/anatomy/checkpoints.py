@@ -24,6 +24,14 @@ VOCABULARIES = (
 )  # fmt: skip
 """Files one of which every tokenizer of the supported families has."""
 
+COMPANIONS = (
+    "config.json", *VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    # the parts of a sentence encoder
+    "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling/config.json",
+    "2_Dense/config.json", "2_Dense/model.safetensors", "[23]_Normalize/config.json",
+)  # fmt: skip
+"""Files of a model beside its weights, as patterns."""
+
 POINTER = b"version https://git-lfs"
 """The first bytes of what git-lfs leaves in place of a file that was not fetched."""
 

@@ -270,9 +270,9 @@ def _push(found: Push) -> None:
 def _packed(found: Packed) -> None:
     share = found.packed / max(found.plain, 1)
     _say(f"{found.folder}: {found.plain / 1e6:.1f} MB plain, {found.packed / 1e6:.1f} MB packed ({share:.1%})")
-    if not found.coded:
+    if found.packed >= found.plain:
         _say(
-            "note: no matrix has at most 256 different values, so packing saves nothing; train the student with "
+            "note: packing saves nothing, for no large matrix has at most 256 different values; train the student with "
             "--method deep_compression"
         )
 

@@ -11,21 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tutelage.anatomy.checkpoints import PACKED, VOCABULARIES
+from tutelage.anatomy.checkpoints import COMPANIONS, PACKED
 from tutelage.artifacts import new_folder
 from tutelage.errors import TutelageError
 from tutelage.students import coded
 
 WEIGHTS = "model.safetensors"
-BESIDE = (
-    "config.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "README.md",
-    *VOCABULARIES,
-)
-"""Files of a model that are copied."""
 
 
 class Packed(BaseModel):
@@ -53,7 +44,9 @@ def pack(model: Path, out: Path) -> Packed:
     model = model / "student" if (model / "student" / WEIGHTS).is_file() else model
     file = model / WEIGHTS
     if not file.is_file():
-        raise TutelageError(f"{str(model)!r} holds no {WEIGHTS}; give the folder of a run or of its student")
+        raise TutelageError(
+            f"{str(model)!r} holds no {WEIGHTS}; give the folder of a run or of its student, with the weights in one file"
+        )
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -88,13 +81,18 @@ def unpack(folder: Path, out: Path) -> Packed:
 
 
 def _copy(source: Path, target: Path) -> None:
-    for name in BESIDE:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+    for file in (file for pattern in (*COMPANIONS, "README.md") for file in source.glob(pattern) if file.is_file()):
+        place = target / file.relative_to(source)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, place)
 
 
 def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return set(one) == set(other) and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    """Whether they are equal to the bit."""
+    return set(one) == set(other) and all(
+        tensor.shape == other[name].shape and torch.equal(coded.bytes_in(tensor), coded.bytes_in(other[name]))
+        for name, tensor in one.items()
+    )
 
 
 def _coded(state: dict[str, Tensor]) -> int:

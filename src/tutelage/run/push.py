@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData
 
-from tutelage.anatomy.checkpoints import HUB_ID, VOCABULARIES, near
+from tutelage.anatomy.checkpoints import COMPANIONS, HUB_ID, PACKED, near
 from tutelage.errors import TutelageError, last_reason, option
 from tutelage.report.cascade import CASCADE
 from tutelage.report.templates import render
@@ -19,25 +19,8 @@ from tutelage.serving.report import REPORT, ExportReport, load_export
 from tutelage.tasks import kind_of
 
 CARD = "README.md"
-WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.onnx", "model.onnx.data", "model.int8.onnx")
-KNOWN = (
-    *WEIGHTS,
-    "model.safetensors.index.json",
-    "config.json",
-    *VOCABULARIES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    # the parts of a sentence encoder
-    "modules.json",
-    "config_sentence_transformers.json",
-    "sentence_bert_config.json",
-    "1_Pooling/config.json",
-    "2_Dense/config.json",
-    "2_Dense/model.safetensors",
-    "[23]_Normalize/config.json",
-    "serve.py",
-)
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.onnx", "model.onnx.data", "model.int8.onnx", PACKED)
+KNOWN = (*WEIGHTS, "model.safetensors.index.json", *COMPANIONS, "serve.py")
 """The files that are uploaded. Whatever else lies in the folder stays: data, logs, checkpoints, keys."""
 REPORTS = (REPORT, CASCADE, "report.html", "report.json")
 """With a report. They hold texts of the data and names of this machine's folders."""

@@ -30,7 +30,7 @@ from tutelage.students.huffman import Bytes, Coded
 FAR = 255
 """In the stream of distances: so many zeros, and no entry after them."""
 MOST = 2**31
-"""Most entries of a tensor that is read."""
+"""Most entries of all matrices that are read."""
 _SAMPLE = 100_000
 
 
@@ -56,17 +56,26 @@ def _parts(tensor: Tensor) -> tuple[npt.NDArray[np.float32], Bytes, Bytes] | Non
     flat = tensor.detach().cpu().numpy().reshape(-1)
     if len(np.unique(flat[:_SAMPLE])) > 256 or len(values := np.unique(flat)) > 256 or not np.isfinite(values).all():
         return None
+    if np.signbit(flat[flat == 0]).any():  # -0 would become 0
+        return None
     places = np.flatnonzero(flat)
     zeros = np.diff(places, prepend=-1) - 1
     far, rest = np.divmod(zeros, FAR)
-    gaps = np.full(int((far + 1).sum()), FAR, np.uint8)
+    after = (len(flat) - 1 - (places[-1] if len(places) else -1)) // FAR
+    gaps = np.full(int((far + 1).sum() + after), FAR, np.uint8)
     gaps[np.cumsum(far + 1) - 1] = rest
     return values, np.searchsorted(values, flat).astype(np.uint8), gaps
 
 
+def _code_of(tensor: Tensor) -> tuple[npt.NDArray[np.float32], Bytes, Bytes] | None:
+    """As :func:`_parts`, and None where the code is no smaller than the tensor."""
+    parts = _parts(tensor)
+    return None if parts is None or min(_sizes(*parts)) + parts[0].nbytes >= tensor.nbytes else parts
+
+
 def has_few_values(tensor: Tensor) -> bool:
     """Whether a tensor is written in a code."""
-    return _parts(tensor) is not None
+    return _code_of(tensor) is not None
 
 
 def _counts(symbols: Bytes) -> npt.NDArray[np.int64]:
@@ -82,7 +91,7 @@ def _sizes(values: npt.NDArray[np.float32], entries: Bytes, gaps: Bytes) -> tupl
 
 def coded(tensor: Tensor) -> Matrix | None:
     """A matrix of few values in its code; None for other tensors."""
-    if (parts := _parts(tensor)) is None:
+    if (parts := _code_of(tensor)) is None:
         return None
     values, entries, gaps = parts
     whole, sparse = _sizes(*parts)
@@ -95,7 +104,7 @@ def bytes_of(state: Mapping[str, Tensor]) -> int:
     """The bytes of the tensors in such a file, without writing it; one that occurs under several names counts once."""
     total = 0
     for tensor in {_identity(one): one for one in state.values()}.values():
-        if (parts := _parts(tensor)) is None:
+        if (parts := _code_of(tensor)) is None:
             total += tensor.numel() * tensor.element_size()
         else:
             total += min(_sizes(*parts)) + parts[0].nbytes
@@ -118,6 +127,8 @@ def decoded(matrix: Matrix) -> Tensor:
         if len(entries) != size:
             raise ValueError("a tensor has another number of entries than its shape says")
         return torch.from_numpy(matrix.values[entries].reshape(matrix.shape))
+    if size > FAR * (matrix.gaps.count + 1):
+        raise ValueError("a tensor has more entries than its code")
     gaps = huffman.decode(matrix.gaps)
     places = np.cumsum(np.where(gaps == FAR, FAR, gaps.astype(np.int64) + 1))[gaps != FAR] - 1
     if len(places) != len(entries) or (len(places) and places[-1] >= size):
@@ -148,6 +159,12 @@ def write(state: Mapping[str, Tensor], path: Path) -> None:
     sync(path)
 
 
+def bytes_in(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor ``(bytes,)``."""
+    flat = tensor.contiguous().flatten()
+    return flat.view(torch.uint8) if len(flat) else torch.zeros(0, dtype=torch.uint8)
+
+
 def _identity(tensor: Tensor) -> tuple[int, torch.Size]:
     """Equal for tensors that are one, such as an embedding table and the output matrix that is tied to it."""
     return tensor.data_ptr(), tensor.shape
@@ -156,7 +173,7 @@ def _identity(tensor: Tensor) -> tuple[int, torch.Size]:
 def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
     digest = hashlib.sha256(about.encode())
     for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(name.encode() + bytes_in(tensors[name]).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -176,15 +193,19 @@ def read(path: Path) -> dict[str, Tensor]:
         if _checksum(tensors, said["tutelage"]) != said["sha256"]:
             raise ValueError("it is not as it was written")
         state = {name: tensor for name, tensor in tensors.items() if "|" not in name}
+        if sum(math.prod(map(_count, how["shape"])) for how in about["matrices"].values()) > MOST:
+            raise ValueError("its matrices are larger than any model's")
         for name, how in about["matrices"].items():
             streams = {
                 part: _stream(tensors, f"{name}|{part}", how[part]) for part in ("entries", "gaps") if part in how
             }
             values = tensors[f"{name}|values"].numpy()
-            matrix = Matrix(tuple(map(int, how["shape"])), values, streams["entries"], streams.get("gaps"))
+            if values.dtype != np.float32 or values.ndim != 1:
+                raise ValueError("values have another type than they should")
+            matrix = Matrix(tuple(map(_count, how["shape"])), values, streams["entries"], streams.get("gaps"))
             state[name] = decoded(matrix)
         return state
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise TutelageError(f"{str(path)!r} cannot be read ({error}); write it again (tutelage pack)") from None
 
 
@@ -192,4 +213,11 @@ def _stream(tensors: Mapping[str, Tensor], name: str, count: Any) -> Coded:
     lengths, starts, stream = (tensors[f"{name}|{part}"].numpy() for part in ("lengths", "starts", "stream"))
     if lengths.dtype != np.uint8 or starts.dtype != np.int64 or stream.dtype != np.uint8 or (starts < 0).any():
         raise ValueError("a code has another type than it should")
-    return Coded(int(count), lengths, starts.astype(np.uint64), stream)
+    return Coded(_count(count), lengths, starts.astype(np.uint64), stream)
+
+
+def _count(value: Any) -> int:
+    """A size that a file names."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r:.40} is no size")
+    return value
