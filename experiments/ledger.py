@@ -247,7 +247,8 @@ CLAIMS = (
     ),
     Claim(
         "minimum knowledge", "Training from a store is at least 2.7 times as fast as with a running teacher",
-        "2.7 to 3.4 times, two students of BERT-base, two kinds of device (abstract)", speed_of_stores, "store_speed", "Medians of a step on a CPU, no seeds. MiniLM is a small teacher: there is less to save.",
+        "2.7 to 3.4 times, two students of BERT-base, two kinds of device (abstract)",
+        speed_of_stores, "store_speed", "Medians of a step on a CPU, no seeds. MiniLM is a small teacher: there is less to save.",
     ),
     Claim(
         "AutoSKDBERT", "A learned distribution is better than uniform draws", "MRPC 93.2/90.7, RTE 76.9: +0.6/+1.2 and +2.9 over "
@@ -305,7 +306,8 @@ CLAIMS = (
         "glue", "Not TinyBERT as published: no general stage, no augmentation, and a copied start that its attention loss breaks.",
     ),
     Claim(
-        "Pea-KD", "Pea-KD is better than PKD", "the student gains 4.4 % in the mean of four tasks (abstract; over what was not at hand)", of_pea("full", "pkd"), "pea_kd",
+        "Pea-KD", "Pea-KD is better than PKD", "the student gains 4.4 % in the mean of four tasks (abstract; over what was not at hand)",
+        of_pea("full", "pkd"), "pea_kd",
         "A 6-layer teacher of 22 M; 3 and 6 stored layers were not run.",
     ),
     Claim(

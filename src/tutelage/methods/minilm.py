@@ -12,7 +12,8 @@ def minilm(layers: int = 6, hidden: int = 384, heads: int = 12) -> Recipe:
     last layer and ``VR = softmax(V V^T / sqrt(d_h))``.
 
     Heads are compared one by one: the student needs as many as the teacher. The general stage is the paper's: raw text, no
-    other loss; its numbers are recalled, not checked there. On a task, a stage on relations comes before predictions and labels (ours: the paper fine-tunes on labels alone).
+    other loss; its numbers are recalled, not checked there. On a task, a stage on relations comes before predictions and labels
+    (ours: the paper fine-tunes on labels alone).
     """
     relations: list[AnyTerm] = [Relations(of=("queries-keys", "values"), relation_heads="own")]
     general = Stage(
