@@ -306,7 +306,7 @@ CLAIMS = (
         "glue", "Not TinyBERT as published: no general stage, no augmentation, and a copied start that its attention loss breaks.",
     ),
     Claim(
-        "Pea-KD", "Pea-KD is better than PKD", "the student gains 4.4 % in the mean of four tasks (abstract; over what was not at hand)",
+        "Pea-KD", "Pea-KD is better than PKD", "the student gains 4.4 % in the mean of four tasks (abstract)",
         of_pea("full", "pkd"), "pea_kd",
         "A 6-layer teacher of 22 M; 3 and 6 stored layers were not run.",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -49,8 +50,13 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether the memory of the machine or of its GPU did not suffice."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    said = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of memory", "could not create a primitive")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
+    text = str(error).lower()
+    # oneDNN's words where memory ends; those about a descriptor are about a type or a shape.
+    primitive = "could not create a primitive" in text and "descriptor" not in text
+    return isinstance(error, RuntimeError) and (primitive or any(words in text for words in said))
 
 
 def of_the_machine(error: BaseException) -> str | None:

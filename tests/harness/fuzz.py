@@ -81,6 +81,8 @@ def fuzz(work: Path, count: int, results: dict[str, Any]) -> Iterator[None]:
             file,
         ]
         found = subprocess.run(words, env={**os.environ, "TUTELAGE_FUZZ": str(each)}, capture_output=True, text=True)
+        if found.returncode not in (0, 1):
+            raise RuntimeError(f"{file} ended with {found.returncode}: {(found.stderr or found.stdout)[-500:]}")
         entry["inputs"] = each * kinds
         entry["failed"] = [
             line[:300] for line in found.stdout.splitlines() if re.match(r"(FAILED|ERROR|/.*Error)", line)

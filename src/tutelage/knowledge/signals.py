@@ -134,7 +134,11 @@ class Tap:
         finally:
             Tap._reading = outer
         self._check()
-        return self._signals
+        found, self._signals = (
+            self._signals,
+            Signals(),
+        )  # what a failed step has computed is not kept beside the next try
+        return found
 
     def _check(self) -> None:
         """A loss over signals that never come would be zero in silence."""

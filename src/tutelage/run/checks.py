@@ -133,9 +133,14 @@ def layer_teachers(
         team = {number: one for number, one in enumerate(everybody) if fits and reads_as(one)}
         found[stage.name] = team
         if not team and any(not term.optional for term in layered):
+            first = (
+                ""
+                if fits or lead is None or not any(map(reads_as, everybody))
+                else ", and the first teacher reads others"
+            )
             raise TutelageError(
-                f"stage {stage.name!r} compares layers, but no teacher of the team reads the student's tokens; use a method on "
-                "predictions (ensemble), or a student of a teacher's family"
+                f"stage {stage.name!r} compares layers, but no teacher of the team reads the student's tokens{first}; use a method "
+                "on predictions (ensemble), a student of a teacher's family, or name a teacher first that reads as the student"
             )
         others = [one.name for number, one in enumerate(everybody) if team and number not in team]
         notes += [f"stage {stage.name} compares no layers of {name!r}: it has another tokenizer" for name in others]

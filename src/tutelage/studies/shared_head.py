@@ -95,6 +95,8 @@ def train_together(configs: Sequence[RunConfig], folder: Path, asked: str, *, qu
         with Display(quiet or not accelerator.is_main_process) as display:
             places = [Workspace(accelerator, display, one, run_folder(one, True), True) for one in configs]
             if all((place.folder / REPORT).exists() for place in places):
+                if accelerator.is_main_process:
+                    checkpoint.remove(folder / "checkpoint")
                 return
             runs = [TaskRun(place, place.config) for place in places]
             share_head([one.student for one in runs], [str(origin_of(one.recipe.student)) for one in configs])
@@ -207,6 +209,7 @@ def _train(runs: dict[str, TaskRun], folder: Path) -> loop.StageLog:
             resumed=resumed,
             save=save,
             report=report,
+            say=desk.display.say,
             asked=asked,
         )
     lesson.close()

@@ -243,6 +243,8 @@ def train(
             if line:
                 tell(lr)
             signal = asked() if accelerator.num_processes == 1 else _agreed(accelerator, asked()) if line else 0
+            if signal and not line:
+                tell(lr)  # the losses since the last line are not in the checkpoint
             if (signal or time.perf_counter() - saved > CHECKPOINT_SECONDS) and accelerator.is_main_process:
                 save(state())
                 saved = time.perf_counter()

@@ -78,10 +78,10 @@ class Stepper:
                 # Half of a sum over processes cannot be taken back.
                 if self._meeting:
                     raise
-                if self.whole and out_of_memory(error):
+                if self.whole and out_of_memory(error) and self.stage.batch_size > 1:
                     raise TutelageError(
                         f"a step of {len(step)} examples does not fit into memory, and stage {self.stage.name!r} compares all "
-                        f"examples of a step; use fewer (--set stages.{self.stage.name}.batch_size={len(step) // 2})"
+                        f"examples of a step; use fewer (--set stages.{self.stage.name}.batch_size={self.stage.batch_size // 2})"
                     ) from None
                 self.max_tokens = batches.halved(error, largest.mask.numel(), len(largest.rows))
             clear()

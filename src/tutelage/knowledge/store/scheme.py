@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tutelage.knowledge.cuts import Neurons, Score, Tokens
 from tutelage.knowledge.needs import Needs
@@ -50,6 +50,13 @@ class Scheme(BaseModel):
     scorers: tuple[tuple[int, Score], ...] = ()
     """Attention rankings that are stored in addition if all tokens are kept."""
     dtype: Dtype = "float16"
+
+    @model_validator(mode="after")
+    def _a_record_is_possible(self) -> Self:
+        values = 1 if self.tokens.whole else len(self.columns) * int(self.tokens.count or 1) * self.hidden
+        if 4 * (values + self.classes) >= 2**31:
+            raise ValueError("a record of 2 GB or more is not possible; keep fewer layers, tokens or neurons")
+        return self
 
     @classmethod
     def covering(cls, needs: Needs, classes: int, hidden: int, longest: int, dtype: Dtype = "float16") -> Scheme:

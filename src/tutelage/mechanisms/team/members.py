@@ -284,6 +284,11 @@ def team_teacher(how: Team, scene: Scene, stage: StageScene) -> TeamTeacher:
     else:
         device = scene.accelerator.device
         teachers = [KnownLogits(one.to(device), texts.student.logit_rows) for one in team.logits[stage.part]]
+    if stage.plan.members and not any(start[number] > 0 for number in stage.plan.members):
+        raise TutelageError(
+            f"stage {stage.stage.name!r} compares layers, and all teachers that read the student's tokens have the weight 0; "
+            "give one of them a weight, or leave out the terms on layers"
+        )
     layers = {
         number: _on_layers(scene, stage.part, number, plan.teacher_needs) for number, plan in stage.plan.members.items()
     }
