@@ -132,7 +132,8 @@ class Weigher(Hook):
         self.draws, self._rewards, self._rewarded = (row.copy() for row in state["counts"].numpy())
         skipped, self._log_temperature, summed = state["numbers"].tolist()
         self.skipped, self._summed = int(skipped), int(summed)
-        self._settled, self._history = state["settled"].numpy().copy(), state["history"].tolist()
+        self._settled = state["settled"].numpy().copy()
+        self._history = [[int(step), *shares] for step, *shares in state["history"].tolist()]
 
     def finish(self, proof: Callable[[], Batch]) -> bool:
         self._settle(self.record())
