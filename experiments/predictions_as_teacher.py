@@ -43,6 +43,7 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Options of the middle noise, without labelled rows."""
 GOLD = (0.0, 0.5, 1.0)
+NOT_RUN = ["Not run yet."]
 Arms = list[tuple[str, str, str, dict[str, Any], bool]]
 """Noise, name, form of the file, options, and whether labelled rows stand beside."""
 
@@ -197,8 +198,8 @@ def page(results: Results, out: Path) -> Results:
         "count": len(gains),
         "tally": common.tally(gains),
         "forms": table(["annotator's accuracy", "the file has", *seeds, gain], forms),
-        "options": table(["options", "the file has", *seeds, "gain over the default"], options),
-        "golds": table(["share of the label in the target", *seeds, "gain over 0"], golds),
+        "options": table(["options", "the file has", *seeds, "gain over the default"], options) if options else NOT_RUN,
+        "golds": table(["share of the label in the target", *seeds, "gain over 0"], golds) if golds else NOT_RUN,
         "suspects": f"{suspects} ({len(caught)} runs)",
         "command": SCRIPT.command(given, "--clinc path/to/data_full.json"),
     }
