@@ -11,6 +11,7 @@ from tutelage.studies.script import Results
 FINE = ("one line, then the same result", "one line", "had room", "ended")
 LIMIT = 240
 VERDICTS = ("same", "differ", "not resumed", "left behind")
+NOT_RUN = ["Not run yet."]
 OUTCOMES = ("one line", "same result", "other result", "traceback", "stuck")
 
 
@@ -41,21 +42,21 @@ def page(results: Results, out: Path) -> Results:
         parts.append(f"{len(ends)} commands on disks that fail: {bad} end otherwise than they should")
     return {
         "summary": ["; ".join(parts) + "."],
-        "kills": _kills(killed, total),
+        "kills": _kills(killed, total) if killed else NOT_RUN,
         "kill_count": total["kills"],
         "failures": _said(killed),
-        "damage": _damage(harmed, damaged),
+        "damage": _damage(harmed, damaged) if harmed else NOT_RUN,
         "other": _said(harmed),
         "fuzz": table(
             ["input", "tried", "failed"],
             [[name, f"{entry['inputs']:,}", str(len(entry["failed"]))] for name, entry in random.items()],
         )
         if random
-        else ["Not run yet."],
+        else NOT_RUN,
         "fuzz_count": inputs or 20000,
         "fuzz_failed": [f"* {name}: `{line}`" for name, entry in random.items() for line in entry["failed"]],
         "limit": LIMIT,
-        "disks": _disks(disks),
+        "disks": _disks(disks) if disks else NOT_RUN,
         "disk_failures": [
             f"* {name}, {how}: `{end}`"
             for name, entry in disks.items()
