@@ -70,6 +70,10 @@ class Totals:
     sizes: tuple[tuple[int, int], ...] = ()
     """Number of tokens and of separators of each example."""
 
+    def seen_pairs(self, causal: bool) -> float:
+        """The pairs of tokens of which the first may attend to the second."""
+        return (self.pairs + self.tokens) / 2 if causal else self.pairs
+
 
 @dataclass(frozen=True)
 class Batch:

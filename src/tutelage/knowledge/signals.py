@@ -134,10 +134,8 @@ class Tap:
         finally:
             Tap._reading = outer
         self._check()
-        found, self._signals = (
-            self._signals,
-            Signals(),
-        )  # what a failed step has computed is not kept beside the next try
+        # What a failed step has computed is not kept beside the next try.
+        found, self._signals = self._signals, Signals()
         return found
 
     def _check(self) -> None:

@@ -72,7 +72,7 @@ class AttentionScores(Term):
                 padding=self.padding,
                 causal=causal,
                 relative=self.normalize == "teacher",
-                count=(totals.pairs + totals.tokens) / 2 if causal else totals.pairs,
+                count=totals.seen_pairs(causal),
             )
             if self.padding == "reference":
                 value = value * (len(x.batch.rows) / x.batch.totals.examples)

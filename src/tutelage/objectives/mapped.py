@@ -92,8 +92,7 @@ class ConcatenatedLayers(Term):
 
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
         assert teacher is not None
-        ours, theirs = (frozenset(layers) for layers in zip(*self.pairs(student, teacher), strict=True))
-        return Needs(hidden=ours), Needs(hidden=theirs)
+        return _hidden_of(self.pairs(student, teacher))
 
     def modules(self, student: Shape, teacher: Shape | None) -> dict[str, nn.Module]:
         from tutelage.objectives.mappers import new_map
@@ -153,8 +152,7 @@ class RandomLayers(Term):
 
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
         assert teacher is not None
-        ours, theirs = (frozenset(layers) for layers in zip(*self.pairs(student, teacher), strict=True))
-        return Needs(hidden=ours), Needs(hidden=theirs)
+        return _hidden_of(self.pairs(student, teacher))
 
     def modules(self, student: Shape, teacher: Shape | None) -> dict[str, nn.Module]:
         from tutelage.objectives.mappers import Drawn, new_map
@@ -190,3 +188,9 @@ class RandomLayers(Term):
             ]
             total = total + losses.patient_mse(*mapped, count=x.batch.totals.examples)
         return total
+
+
+def _hidden_of(pairs: Pairs) -> tuple[Needs, Needs]:
+    """The hidden states of all layers in pairs, of student and teacher."""
+    ours, theirs = (frozenset(layers) for layers in zip(*pairs, strict=True))
+    return Needs(hidden=ours), Needs(hidden=theirs)

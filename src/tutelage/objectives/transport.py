@@ -16,7 +16,6 @@ from tutelage.objectives.term import Comparison, Project, Term, resolve_projecti
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tutelage.data.batches import Totals
     from tutelage.knowledge.signals import Signals
     from tutelage.objectives.losses import Scores
 
@@ -99,7 +98,7 @@ class Transport(Term):
         if what == "attention":
             causal = x.student.causal or x.teacher.causal
             ours, theirs = scores_of(x.student), scores_of(x.teacher)
-            return losses.attention_costs(ours, theirs, mask, causal=causal, count=seen_pairs(totals, causal))
+            return losses.attention_costs(ours, theirs, mask, causal=causal, count=totals.seen_pairs(causal))
         student, teacher = ([states[i] for i in sorted(states) if i] for states in (hidden, x.teacher.hidden))
         return losses.hidden_costs(student, teacher, mask, totals.tokens)
 
@@ -121,13 +120,8 @@ class Transport(Term):
             student_bias=x.student.biases.get(s),
             teacher_bias=x.teacher.biases.get(t),
             causal=causal,
-            count=seen_pairs(totals, causal),
+            count=totals.seen_pairs(causal),
         )
-
-
-def seen_pairs(totals: Totals, causal: bool) -> float:
-    """The pairs of tokens of a step of which one may attend to the other."""
-    return (totals.pairs + totals.tokens) / 2 if causal else totals.pairs
 
 
 def scores_of(signals: Signals) -> Scores:

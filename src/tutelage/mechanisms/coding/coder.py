@@ -40,18 +40,19 @@ class Sparsifier(Hook):
 
     def before_step(self, optimizer: torch.optim.Optimizer, parts: list[Batch], total: int) -> None:
         """Entries that are 0 have no gradient, so that they do not count when gradients are clipped."""
-        for matrix in matrices_of(self.model):
-            if matrix.grad is not None:
-                matrix.grad.mul_(matrix != 0)
         self._zero = [matrix.detach() == 0 for matrix in matrices_of(self.model)]
+        for matrix, zero in zip(matrices_of(self.model), self._zero, strict=True):
+            if matrix.grad is not None:
+                matrix.grad.masked_fill_(zero, 0)
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> bool:
         share = self.share(step, total)
+        grows = share > self.share(step - 1, total)  # else nothing is counted, for which the host would wait
         for matrix, zero in zip(matrices_of(self.model), self._zero, strict=True):
             matrix.masked_fill_(zero, 0)  # the optimiser's momentum has moved them
             count = int(share * matrix.numel())
-            if count > int(zero.sum()):
+            if grows and count > int(zero.sum()):
                 least = matrix.abs().flatten().kthvalue(count).values
                 matrix.masked_fill_(matrix.abs() <= least, 0)
         return False
