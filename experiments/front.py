@@ -5,9 +5,9 @@
 fine-tunes a teacher for each task with the defaults of ``tutelage finetune`` and distils it with those of ``tutelage distill``.
 ``--models`` holds ``all-MiniLM-L6-v2`` (6 layers x 384), ``all-mpnet-base-v2`` (12 x 768) and ``paraphrase-MiniLM-L3-v2``.
 Teachers and students are written as ONNX in float32 and int8. Scores are those of dev. Times are those of one text of the task's
-mean length on one thread; they are taken when all models are trained, all of a teacher and a task in turn (``--again`` takes them
-again). Writes ``results/front.json`` and ``docs/results/front.md``. A stopped experiment continues where it was; ``--tasks``,
-``--teachers`` and ``--points`` make a part of it.
+mean length on one thread; they are taken when all models are trained, all of a teacher and a task in turn (``--again`` exports,
+scores and times all models again). Writes ``results/front.json`` and ``docs/results/front.md``. A stopped experiment continues
+where it was; ``--tasks``, ``--teachers`` and ``--points`` make a part of it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")
 SCRIPT.add_argument("--models", type=Path, help="folder with the pretrained encoders")
 SCRIPT.add_argument("--teachers", default="minilm,mpnet")
 SCRIPT.add_argument("--points", default=POINTS, help="students, separated by commas")
-SCRIPT.add_argument("--again", action="store_true", help="take all times again")
+SCRIPT.add_argument("--again", action="store_true", help="export, score and time all models again")
 
 
 def student_of(point: str, teacher: str, models: Path) -> Student | None:
@@ -106,11 +106,15 @@ def measured(folder: Path, data: DataConfig, place: Path) -> dict[str, Any]:
     return found
 
 
-def cell(place: Path, config: RunConfig, data: DataConfig) -> dict[str, Any]:
+def cell(place: Path, config: RunConfig, data: DataConfig, again: bool) -> dict[str, Any]:
     """Train one model, unless it is done, and score it in all its forms."""
     done = place / "measured.json"
     if done.exists():
         found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        if again:
+            for part, values in measured(model_of(place), data, place / "onnx").items():
+                found[part] |= values
+            write(done, json.dumps(found, indent=1))
         return found
     report = run(config, resume=True)
     ours = measured(model_of(place), data, place / "onnx")
@@ -163,7 +167,7 @@ def times(places: Mapping[str, Path], data: DataConfig, again: bool) -> dict[str
 
     entries, core = latency(sides, known, batch_sizes=(1,), threads=(1,))
     if core < BUSY:
-        print(f"the machine is busy: {core:.0%} of a core; take the times again with --again")
+        print(f"the machine is busy: {core:.0%} of a core; measure again with --again")
     found = {name: {} for name in places}
     for side, rows in entries.items():
         name, _, form = side.partition("|")
@@ -187,7 +191,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
             config = RunConfig(
                 recipe=finetune(start), out=str(place / "teacher" / "run"), baseline=False, **common_settings
             )
-            found = cell(place / "teacher", config, data)
+            found = cell(place / "teacher", config, data, arguments.again)
             results["teachers"].append({"teacher": teacher, "task": task, **found})
             yield results
             for seed in range(arguments.seeds):
@@ -205,7 +209,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
                         recipe=recipe.model_copy(update={"student": student}), out=str(place / name / "run"), seed=seed,
                         **taught, **common_settings,
                     )  # fmt: skip
-                    found = cell(place / name, config, data)
+                    found = cell(place / name, config, data, arguments.again)
                     entry = {"teacher": teacher, "task": task, "point": point, "seed": seed, "place": name}
                     results["runs"].append({**entry, **found})
                     yield results

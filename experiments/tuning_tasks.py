@@ -3,7 +3,8 @@
 * ``topics``: to which of 40 articles a question belongs (one text, 40 classes)
 * ``order``: whether two neighbouring words of a sentence changed places (one text, 2 classes)
 
-``topics-1000`` is ``topics`` with 1,000 of its training texts.
+``topics-1000`` is ``topics`` with 1,000 of its training texts. Besides there are 4,000 further texts without labels (``more``), and
+4,000 to score where the 1,000 of ``dev`` say too little (``test``).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from tutelage.data.config import DataConfig
 from tutelage.studies.script import write
 
 TASKS = ("topics", "order")
-TRAIN, DEV = 4000, 1000
+TRAIN, DEV, MORE, TEST = 4000, 1000, 4000, 4000
+PARTS = {"train": TRAIN, "dev": DEV, "more": MORE, "test": TEST}
 ARTICLES = 40
 WORDS = (6, 25)
 """Fewest and most words of a sentence of ``order``."""
@@ -30,12 +32,14 @@ WORDS = (6, 25)
 def tuning_data(folder: Path, task: str, squad: Path, corpus: Path) -> DataConfig:
     """A task's files in ``folder``, written if they are not there."""
     task, _, few = task.partition("-")
-    files = {part: folder / f"{task}-{part}.csv" for part in ("train", "dev")}
-    if not files["dev"].exists():
-        rows = order(corpus) if task == "order" else topics(articles(squad))
-        for part, some in rows.items():
+    files = {part: folder / f"{task}-{part}.csv" for part in PARTS}
+    if not all(path.exists() for path in files.values()):
+        found = order(corpus) if task == "order" else topics(articles(squad))
+        for part, rows in found.items():
             out = io.StringIO()
-            csv.writer(out).writerows(some)
+            csv.writer(out).writerows(
+                [("text", "label"), *rows] if part != "more" else [("text",), *(row[:1] for row in rows)]
+            )
             write(files[part], out.getvalue())
     return DataConfig(train=str(files["train"]), dev=str(files["dev"]), max_train=int(few) if few else None)
 
@@ -58,13 +62,14 @@ def topics(found: dict[str, list[list[str]]]) -> Rows:
     rng, rows = np.random.default_rng(1), []
     for title in list(found)[:ARTICLES]:
         questions = sorted({question for paragraph in found[title] for question in paragraph})
-        some = rng.permutation(questions)[: (TRAIN + DEV) // ARTICLES]
+        some = rng.permutation(questions)[: sum(PARTS.values()) // ARTICLES]
         rows.append([(str(question), title) for question in some])
-    each = TRAIN // ARTICLES
-    return {
-        "train": [("text", "label"), *(row for some in rows for row in some[:each])],
-        "dev": [("text", "label"), *(row for some in rows for row in some[each:])],
-    }
+    parts, begin = {}, 0
+    for part, count in PARTS.items():
+        end = begin + count // ARTICLES
+        parts[part] = [row for some in rows for row in some[begin:end]]
+        begin = end
+    return parts
 
 
 def order(corpus: Path) -> Rows:
@@ -74,7 +79,7 @@ def order(corpus: Path) -> Rows:
             found = [s for s in re.split(r"(?<=[.!?]) ", line.strip()) if WORDS[0] <= len(s.split()) <= WORDS[1]]
             if found:
                 sentences.append(found[int(rng.integers(len(found)))].split())
-            if len(sentences) == TRAIN + DEV:
+            if len(sentences) == sum(PARTS.values()):
                 break
     rows = []
     for number, words in enumerate(sentences):
@@ -82,7 +87,5 @@ def order(corpus: Path) -> Rows:
             place = int(rng.integers(len(words) - 1))
             words[place], words[place + 1] = words[place + 1], words[place]
         rows.append((" ".join(words), "changed" if number % 2 else "right"))
-    return {
-        "train": [("text", "label"), *rows[:TRAIN]],
-        "dev": [("text", "label"), *rows[TRAIN:]],
-    }
+    ends = np.cumsum([*PARTS.values()])
+    return {part: rows[end - count : end] for (part, count), end in zip(PARTS.items(), ends, strict=True)}

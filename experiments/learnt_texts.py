@@ -1,0 +1,153 @@
+"""What a teacher can still say of texts that it has learnt, and what teaches more.
+
+    python experiments/learnt_texts.py --squad path/to/train-v1.1.json.gz --corpus path/to/core-000.txt.gz
+
+A teacher that was fine-tuned on the labels of a text is nearly always sure of them, so that its predictions on its own training
+texts say little more than the labels. Fine-tunes MiniLM (6 layers x 384) on tasks that no other results report
+(``tuning_tasks.py``), and distils it into its layers 1, 2 and 6 by other losses, from out-of-fold predictions
+(``tutelage crossfit``), and with further texts, without labels or made by rules, all in as many steps. Writes
+``results/learnt_texts.json`` and ``docs/results/learnt_texts.md``. A stopped experiment continues where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import common
+import numpy as np
+from tuning_tasks import TASKS, tuning_data
+
+from tutelage.data.augmentation.rules import Rules
+from tutelage.data.config import DataConfig, Predictions
+from tutelage.knowledge import out_of_fold
+from tutelage.methods.finetune import finetune
+from tutelage.objectives.hidden import Hidden
+from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
+from tutelage.objectives.terms import AnyTerm
+from tutelage.recipes.config import RunConfig
+from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.students.specs import Checkpoint, Copied
+from tutelage.studies.crossfit import crossfit
+from tutelage.studies.demo import pretrained
+from tutelage.studies.pages import shown, table
+from tutelage.studies.script import Results, settings, write
+from tutelage.tasks.load import load_data
+
+SCRIPT = common.options(__file__, __doc__, "learnt_texts", tasks=",".join(TASKS), seeds=2, precision="no")
+SCRIPT.add_argument("--squad", type=Path, help="SQuAD 1.1's training file")
+SCRIPT.add_argument("--corpus", type=Path, help="a file of paragraphs, one a line")
+SCRIPT.add_argument(
+    "--epochs", type=int, default=4, help="passes over the labelled texts; half as many over twice the texts"
+)
+SCRIPT.add_argument("--folds", type=int, default=2)
+
+HARD = HardLabels(weight=0.3)
+LOSSES: dict[str, list[AnyTerm]] = {
+    "labels": [HardLabels()],
+    "soft T=2 + labels": [SoftLabels(temperature=2.0, weight=0.7), HARD],
+    "soft T=8 + labels": [SoftLabels(temperature=8.0, weight=0.7), HARD],
+    "logits": [LogitsMSE()],
+    "soft T=2 + labels + last hidden": [
+        SoftLabels(temperature=2.0, weight=0.7),
+        HARD,
+        Hidden(layers="final", normalize="teacher"),
+    ],
+}
+"""The teacher's predictions, and what is compared."""
+TEXTS = ("soft T=2 + labels", "logits")
+"""Losses that are also measured with further texts."""
+
+
+def arm(terms: list[AnyTerm], epochs: int) -> Recipe:
+    stage = Stage(name="distill", objective=terms, epochs=epochs, lr=2e-4)
+    return Recipe(method="arm", title="An arm", paper="none", student=Copied(layers=[1, 2, 6]), stages=[stage])
+
+
+def made(terms: list[AnyTerm], epochs: int) -> Recipe:
+    """The same with another text made of each one by rules; only the teacher answers for it."""
+    recipe = arm(terms, epochs)
+    stages = [stage.model_copy(update={"data": "augmented"}) for stage in recipe.stages]
+    return recipe.model_copy(update={"stages": stages, "augmentation": Rules(iterations=1)})
+
+
+def folds_of(arguments: argparse.Namespace, task: str, data: DataConfig) -> Path:
+    """A file of out-of-fold predictions for the training texts: a teacher like the other, trained on the other folds."""
+    place = arguments.work / task / "folds"
+    file = place / "predictions.jsonl"
+    if not file.exists():
+        read = load_data(data)
+        if not (place / out_of_fold.MANIFEST).exists():
+            recipe = finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=2e-4)
+            crossfit(RunConfig(recipe=recipe, data=data, out=str(place), baseline=False), arguments.folds)
+        logits = out_of_fold.read(place, read.train, read.labels)
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        lines = [
+            json.dumps({"text": text, "probs": [round(float(share), 6) for share in row]})
+            for text, row in zip(read.train.texts, shares, strict=True)
+        ]
+        write(file, "".join(f"{line}\n" for line in lines))
+    return file
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+    results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
+    for task in arguments.tasks.split(","):
+        small = tuning_data(arguments.work / "data", task, arguments.squad, arguments.corpus)
+        data = small.model_copy(update={"dev": str(small.dev).replace("-dev", "-test")})
+        place = arguments.work / task
+        report = common.teacher(arguments, task, data, epochs=4, lr=2e-4)
+        results["teachers"][task] = {"metric": report["metric"], **common.measured(report)}
+        taught = {"teacher": str(place / "teacher"), "teacher_store": "auto"}
+        more = data.model_copy(update={"unlabeled": str(small.dev).replace("-dev", "-more")})
+        folds = data.model_copy(
+            update={"predictions": Predictions(file=str(folds_of(arguments, task, data)), gold=0.0)}
+        )
+        parts = [
+            (data, {name: arm(terms, arguments.epochs) for name, terms in LOSSES.items()}, taught),
+            (more, {f"{name}, more texts": arm(LOSSES[name], arguments.epochs // 2) for name in TEXTS}, taught),
+            (folds, {"out-of-fold T=2 + labels": arm(LOSSES[TEXTS[0]], arguments.epochs)}, {}),
+            (data, {f"{name}, made texts": made(LOSSES[name], arguments.epochs // 2) for name in TEXTS}, taught),
+        ]
+        for seed in range(arguments.seeds):
+            for some, recipes, settings_ in parts:
+                results["runs"] += common.carry_out(
+                    arguments, place, recipes, some, [seed], about={"task": task}, **settings_,
+                    more=lambda config, report: {"last_losses": {
+                        name: values[-1][1] for name, values in report["stages"][0]["losses"].items()
+                    }},
+                )  # fmt: skip
+                yield results
+
+
+def page(results: Results, out: Path) -> Results:
+    runs = results["runs"]
+    tasks = list(dict.fromkeys(run["task"] for run in runs))
+    cells, last = [], []
+    for name in dict.fromkeys(run["arm"] for run in runs):
+        row = [name]
+        for task in tasks:
+            ours = common.scores(runs, "accuracy", task=task, arm=name)
+            base = common.scores(runs, "accuracy", task=task, arm="labels")
+            row += [shown([*ours.values()], digits=4), "-" if name == "labels" else common.gain(ours, base, 4)]
+        cells.append(row)
+        found = [run["last_losses"].get("soft_labels") for run in common.of(runs, arm=name)]
+        if known := [value for value in found if value is not None]:
+            last.append([name, f"{np.mean(known):.4f}"])
+    heads = ["student learns from", *(part for task in tasks for part in (task, "gain over labels"))]
+    teachers = {task: common.flat(one["scores"])["accuracy"] for task, one in results["teachers"].items()}
+    return {
+        "teachers": common.named(teachers),
+        "arms": table(heads, cells),
+        "last": table(["student learns from", "loss on soft labels"], last),
+        "command": SCRIPT.command(
+            results["settings"], "--squad path/to/train-v1.1.json.gz --corpus path/to/core-000.txt.gz"
+        ),
+    }
+
+
+if __name__ == "__main__":
+    SCRIPT.conduct(measure, page)
