@@ -152,6 +152,17 @@ def test_a_killed_writer_leaves_a_folder_that_no_one_takes_for_finished(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["crate"]
 
 
+def test_a_second_writer_waits_outside(tmp_path: Path) -> None:
+    """It would remove what the first one has written so far."""
+    with new_folder(tmp_path / "crate") as place:
+        Crate(apples=1).write(place)
+        with pytest.raises(TutelageError) as error:
+            fill(tmp_path / "crate", 2)
+        assert "another process writes" in line_of(error)
+    assert Crate.read(tmp_path / "crate").apples == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["crate"]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

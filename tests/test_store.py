@@ -16,6 +16,7 @@ from conftest import examples, tiny_model
 from processes import KILLED, in_process
 
 from tutelage.anatomy import shape_of
+from tutelage.artifacts import sole_writer
 from tutelage.data.batches import Known, step_batches
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
@@ -353,6 +354,9 @@ def test_a_writer_killed_at_its_very_end_has_finished(scene, tmp_path: Path) -> 
     (tmp_path / "store").rename(tmp_path / "other.partial")
     with pytest.raises(TutelageError, match="was begun for another store"):
         make(tmp_path / "other", scene, SCHEMES["whole"])
+    with sole_writer(tmp_path / "third"), pytest.raises(TutelageError, match="another process writes"):
+        make(tmp_path / "third", scene, SCHEMES["dense"])
+    assert not (tmp_path / "third.partial").exists()
 
 
 def test_what_does_not_fit_is_refused(scene, tokenizer, tmp_path: Path, monkeypatch) -> None:

@@ -11,10 +11,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tutelage.errors import TutelageError
@@ -196,31 +197,65 @@ def sync(place: Path) -> None:
 
 
 @contextmanager
+def held(lock: Path, message: str) -> Iterator[None]:
+    """While this lasts, no other process holds the file ``lock``, on this machine or another that shares the disk.
+
+    Raises:
+        TutelageError: with ``message``, when another does.
+        OSError: the file cannot be made.
+    """
+    ours = FileLock(lock)
+    try:
+        ours.acquire(timeout=0)
+    except Timeout:
+        raise TutelageError(message) from None
+    try:
+        yield
+    finally:
+        # Removed while it is held: who opened it before finds, once it has the lock, that the file has no name (filelock looks).
+        with suppress(OSError):  # Windows removes it on release
+            lock.unlink()
+        ours.release()
+
+
+def sole_writer(folder: Path) -> AbstractContextManager[None]:
+    """While this lasts, no other process writes this folder as a partial one.
+
+    Raises:
+        TutelageError: when another does.
+        OSError: the disk refuses.
+    """
+    message = f"another process writes {str(folder)!r}; wait until it ends, or name another folder"
+    return held(Path(f"{partial_of(folder)}.lock"), message)
+
+
+@contextmanager
 def new_folder(folder: Path | str) -> Iterator[Path]:
     """Make a folder that appears when the block ends, whole; yields the partial folder to write into.
 
     If the block fails, nothing is left. What a killed writer left is replaced.
 
     Raises:
-        TutelageError: if something lies there already, or the disk refuses.
+        TutelageError: if something lies there already, another process writes there, or the disk refuses.
     """
     folder = free_place(folder)
     partial = partial_of(folder)
-    if partial.exists() and not (partial / MARK).exists() and not _empty(partial):
-        raise TutelageError(f"{str(partial)!r} holds unknown files; remove it, or name another folder")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        (partial / MARK).touch()
-        yield partial
-        (partial / MARK).unlink()
-        publish(partial, folder)
+        with sole_writer(folder):
+            if partial.exists() and not (partial / MARK).exists() and not _empty(partial):
+                raise TutelageError(f"{str(partial)!r} holds unknown files; remove it, or name another folder")
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                (partial / MARK).touch()
+                yield partial
+                (partial / MARK).unlink()
+                publish(partial, folder)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise unwritable(folder, error) from None
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _empty(place: Path) -> bool:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -18,13 +18,12 @@ import torch
 import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
-from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage.anatomy import Head
-from tutelage.artifacts import read_signed, seal, sha256_of, signed, sync, write_json, write_text
+from tutelage.artifacts import held, read_signed, seal, sha256_of, signed, sync, write_json, write_text
 from tutelage.data.examples import Encoded
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
@@ -295,30 +294,25 @@ def locked(out: str | None) -> Iterator[None]:
     if out is None or _rank() > 0:
         yield  # of processes that train together the first holds the folder for all
         return
-    folder, made = Path(out), list[Path]()
-    lock = FileLock(folder / LOCK)
+    folder, made, taken = Path(out), list[Path](), ExitStack()
     try:
         out.encode()  # a name that is no text cannot be written down
         if folder.is_file():
             raise TutelageError(f"--out {out!r} is a file; name a folder")
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        another = f"another process writes to {out!r}; wait until it ends, or give another --out"
+        taken.enter_context(held(folder / LOCK, another))
     except TutelageError:
         raise
-    except Timeout:
-        raise TutelageError(f"another process writes to {out!r}; wait until it ends, or give another --out") from None
     except (OSError, ValueError) as error:
         _remove_empty(made)
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise TutelageError(f"--out {out!r:.200} cannot be written ({reason}); name another folder") from None
     try:
-        yield
+        with taken:
+            yield
     finally:
-        # Removed while it is held: who opened it before finds, once it has the lock, that the file has no name (filelock looks).
-        with suppress(OSError):  # Windows removes it on release
-            (folder / LOCK).unlink()
-        lock.release()
         _remove_empty(made)
 
 

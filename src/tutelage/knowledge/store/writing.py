@@ -14,7 +14,7 @@ import numpy.typing as npt
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tutelage.artifacts import free_place, partial_of, publish, sha256_of, sync, write_text
+from tutelage.artifacts import free_place, partial_of, publish, sha256_of, sole_writer, sync, write_text
 from tutelage.data.batches import EVALUATION_TOKENS, in_pieces
 from tutelage.data.examples import Rows
 from tutelage.errors import TutelageError
@@ -75,7 +75,8 @@ def write(
         say: called with a line if memory does not suffice.
 
     Raises:
-        TutelageError: if ``folder`` exists, an unfinished store there has other settings, or two examples have the same id.
+        TutelageError: if ``folder`` exists, another process writes it, an unfinished store there has other settings, or two
+            examples have the same id.
     """
     if len(np.unique(index["id"])) < len(index):
         raise TutelageError("two examples have the same id; a store needs one of its own for each")
@@ -94,43 +95,44 @@ def write(
         "data_fingerprint": index_fingerprint(index),
         "exponents": {str(layer): values for layer, values in exponents.items()},
     }
-    plan, whole = partial / "plan.json", partial / "manifest.json"
-    begun = partial.exists() and {path.name for path in partial.iterdir()} - {"plan.json.tmp"}
-    if begun and not _same(whole if whole.exists() else plan, manifest):
-        raise TutelageError(f"{str(partial)!r} was begun for another store; remove it, or give another --out")
-    if whole.exists():  # killed at the very end
+    with sole_writer(folder):
+        plan, whole = partial / "plan.json", partial / "manifest.json"
+        begun = partial.exists() and {path.name for path in partial.iterdir()} - {"plan.json.tmp"}
+        if begun and not _same(whole if whole.exists() else plan, manifest):
+            raise TutelageError(f"{str(partial)!r} was begun for another store; remove it, or give another --out")
+        if whole.exists():  # killed at the very end
+            publish(partial, folder)
+            return Store(folder)
+        partial.mkdir(parents=True, exist_ok=True)
+        write_text(plan, json.dumps(manifest))
+        shards = []
+        for number, rows in enumerate(shards_of(sizes)):
+            path = partial / f"shard-{number:05d}.bin"
+            done = path.with_suffix(".json")
+            if done.exists():
+                advance(len(rows))
+            else:
+                temporary = path.with_suffix(".tmp")
+                max_tokens = _write_shard(temporary, scheme, rows, lengths, read, exponents, max_tokens, advance, say)
+                sync(temporary)
+                os.replace(temporary, path)
+                size = path.stat().st_size
+                shard = Shard(name=path.name, examples=len(rows), bytes=size, sha256=sha256_of(path))
+                write_text(done, shard.model_dump_json())
+            shards.append(json.loads(done.read_text(encoding="utf-8")))
+        index.tofile(partial / "index.bin")
+        manifest |= {"index_sha256": sha256_of(partial / "index.bin"), "shards": shards}
+        if evaluation:
+            tensors = {name: logits.contiguous() for name, (_, logits) in evaluation.items()}
+            save_file(tensors, partial / "evaluation.safetensors")
+            manifest["evaluation"] = {name: fingerprint for name, (fingerprint, _) in evaluation.items()}
+            manifest["evaluation_sha256"] = sha256_of(partial / "evaluation.safetensors")
+        save_teacher(partial / "teacher")
+        StoreManifest.model_validate(manifest).write(partial)
+        for leftover in [*partial.glob("shard-*.json"), plan]:
+            leftover.unlink()
         publish(partial, folder)
         return Store(folder)
-    partial.mkdir(parents=True, exist_ok=True)
-    write_text(plan, json.dumps(manifest))
-    shards = []
-    for number, rows in enumerate(shards_of(sizes)):
-        path = partial / f"shard-{number:05d}.bin"
-        done = path.with_suffix(".json")
-        if done.exists():
-            advance(len(rows))
-        else:
-            temporary = path.with_suffix(".tmp")
-            max_tokens = _write_shard(temporary, scheme, rows, lengths, read, exponents, max_tokens, advance, say)
-            sync(temporary)
-            os.replace(temporary, path)
-            size = path.stat().st_size
-            shard = Shard(name=path.name, examples=len(rows), bytes=size, sha256=sha256_of(path))
-            write_text(done, shard.model_dump_json())
-        shards.append(json.loads(done.read_text(encoding="utf-8")))
-    index.tofile(partial / "index.bin")
-    manifest |= {"index_sha256": sha256_of(partial / "index.bin"), "shards": shards}
-    if evaluation:
-        tensors = {name: logits.contiguous() for name, (_, logits) in evaluation.items()}
-        save_file(tensors, partial / "evaluation.safetensors")
-        manifest["evaluation"] = {name: fingerprint for name, (fingerprint, _) in evaluation.items()}
-        manifest["evaluation_sha256"] = sha256_of(partial / "evaluation.safetensors")
-    save_teacher(partial / "teacher")
-    StoreManifest.model_validate(manifest).write(partial)
-    for leftover in [*partial.glob("shard-*.json"), plan]:
-        leftover.unlink()
-    publish(partial, folder)
-    return Store(folder)
 
 
 def _check_room(folder: Path, size: int) -> None:
