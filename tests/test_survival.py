@@ -28,6 +28,7 @@ from tutelage.recipes.settings import run_config
 from tutelage.run import origins, trials
 from tutelage.run.run import run
 from tutelage.run.workspace import locked, run_folder
+from tutelage.students.load import load_model
 from tutelage.students.specs import Copied
 from tutelage.training import checkpoint, loop
 
@@ -359,3 +360,17 @@ def test_yaml_and_rates_that_blow_up_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(TutelageError, match="is a pipe or a device"):
         read_table(tmp_path / "pipe.csv")
+
+
+def test_a_damaged_student_is_never_used(teacher_folder: Path, tmp_path: Path) -> None:
+    """Its weights carry a checksum, and stay a file that others read."""
+    folder = tmp_path / "teacher"
+    shutil.copytree(teacher_folder / "teacher", folder)
+    load_model(str(folder))
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    load_file(path)
+    with pytest.raises(TutelageError, match="is not as it was written; copy or fetch it again"):
+        load_model(str(folder))

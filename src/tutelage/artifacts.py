@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -25,6 +25,9 @@ MARK = ".unfinished"
 
 BLOCK = 2**22
 """Bytes that are read at once."""
+
+MOST_HEADER = 10**8
+"""Bytes of the header of a .safetensors file, at most; the format allows no more."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -100,8 +103,10 @@ def read_signed(path: Path) -> dict[str, Any]:
 
 def seal(path: Path) -> None:
     """Write into a .safetensors file a checksum of its tensors and metadata, and wait until the file is on the disk."""
-    header, tensors = _parts(path)
-    metadata = {**header.get("__metadata__", {}), "sha256": _checksum(header, tensors)}
+    with path.open("rb") as file:
+        header = _header(file)
+        tensors = file.read()
+    metadata = {**header.get("__metadata__", {}), "sha256": _checksum(header, [tensors])}
     # Sorted: safetensors writes them in another order each time.
     header = {
         "__metadata__": dict(sorted(metadata.items())),
@@ -122,28 +127,32 @@ def check_seal(path: Path) -> None:
         OSError: it cannot be read.
         ValueError: it is not as it was written.
     """
-    header, tensors = _parts(path)
-    checksum = header.get("__metadata__", {}).get("sha256")
-    if checksum is not None and checksum != _checksum(header, tensors):
-        raise ValueError("it is not as it was written")
+    with path.open("rb") as file:
+        header = _header(file)
+        checksum = header.get("__metadata__", {}).get("sha256")
+        if checksum is not None and checksum != _checksum(header, iter(lambda: file.read(BLOCK), b"")):
+            raise ValueError("it is not as it was written")
 
 
-def _parts(path: Path) -> tuple[dict[str, Any], bytes]:
-    """The header of a .safetensors file, and the bytes of its tensors."""
-    content = path.read_bytes()
-    end = 8 + int.from_bytes(content[:8], "little")
+def _header(file: BinaryIO) -> dict[str, Any]:
+    """The header of a .safetensors file, which is read up to its tensors."""
+    size = int.from_bytes(file.read(8), "little")
     try:
-        header = json.loads(content[8:end])
+        header = json.loads(file.read(size)) if size <= MOST_HEADER else None
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
         raise ValueError("it is not as it was written")
-    return header, content[end:]
+    return header
 
 
-def _checksum(header: dict[str, Any], tensors: bytes) -> str:
+def _checksum(header: dict[str, Any], tensors: Iterable[bytes]) -> str:
+    """The checksum of a header without its checksum, and of the tensors, which come in blocks."""
     metadata = {name: text for name, text in header.get("__metadata__", {}).items() if name != "sha256"}
-    return hashlib.sha256(checksum_of({**header, "__metadata__": metadata}).encode() + tensors).hexdigest()
+    digest = hashlib.sha256(checksum_of({**header, "__metadata__": metadata}).encode())
+    for block in tensors:
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def partial_of(folder: Path) -> Path:

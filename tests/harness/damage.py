@@ -193,12 +193,17 @@ def _subjects(scene: Scene, place: Path) -> dict[str, Subject]:
                     "layers=1,choose=first",
                     "--method",
                     "skdbert",
-                    "--teachers",
+                    "--team",
                     str(place / "team"),
                     "--out",
                     str(out),
                 ]
             ),
+        ),
+        "student": subject(
+            cases["kd"],
+            "run",
+            lambda out: [*distill, f"init=checkpoint,name={place / 'run' / 'student'}", "--out", str(out)],
         ),
         "student of raw text": subject(cases["general tinybert"], "general", general),
     }

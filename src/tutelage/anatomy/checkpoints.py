@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from tutelage.artifacts import check_seal
 from tutelage.errors import TutelageError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9_][\w.\-]*)?")
@@ -238,6 +239,14 @@ def check_weights(name: str, path: Path) -> None:
         check_fetched(name, one)
         with one.open("rb") as opened:
             start = opened.read(2)
+        if one.suffix == ".safetensors":
+            try:
+                check_seal(one)
+            except ValueError:
+                raise TutelageError(
+                    f"{one.name} of the model {name!r} is not as it was written; copy or fetch it again, or repeat the run that "
+                    "made it"
+                ) from None
         # A state dict is a zip file, or (before PyTorch 1.6) a pickle.
         if one.suffix == ".bin" and not (start == b"\x80\x02" or (start == b"PK" and zipfile.is_zipfile(one))):
             raise TutelageError(

@@ -190,6 +190,8 @@ class Workspace(Bench):
         shutil.rmtree(fresh, ignore_errors=True)
         student.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
+        for path in fresh.rglob("*.safetensors"):
+            seal(path)
         self.model_folder.mkdir(exist_ok=True)
         written = {path.relative_to(fresh).as_posix(): path for path in fresh.rglob("*") if path.is_file()}
         kept = {name: sha256_of(path) for name, path in written.items()}
