@@ -161,6 +161,9 @@ RECIPES: dict[str, Callable[[SimpleNamespace, Namespace], list[Recipe]]] = {
     "embedding": by_arms(),
     "front": front,
     "glue": by_arms("METHODS_TRIED"),
+    "learnt_texts": lambda script, options: [
+        make(script.LOSSES[name], 4) for make in (script.arm, script.made) for name in script.LOSSES
+    ],
     "minimum_knowledge": lambda script, options: [
         script.recipe_for(term, name, 0, options) for name, term in script.arms().items()
     ],
