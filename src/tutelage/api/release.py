@@ -32,7 +32,8 @@ def gate(
     Args:
         report: Folder of a run, its report.json, or a folder of `tutelage export`.
         min_retention: Least share of the teacher's score that the student keeps.
-        max_class_drop: Largest drop of the recall of any class against the teacher's, above 0. A class needs 72 texts to show 0.05.
+        max_class_drop: Largest allowed drop in recall of any class, student against teacher, above 0. For 0.05 each class needs
+            at least 72 evaluation texts.
         min_agreement: Least share of texts with the teacher's class.
         max_latency: Most time for one text, in milliseconds: 5ms. Of an exported file the median on one thread.
         max_size: Largest size of the weights on disk, in megabytes (10^6 bytes): 20MB.

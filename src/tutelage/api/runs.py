@@ -403,7 +403,7 @@ def run(
 
 
 def demo(out: FilePath = "demo-run", *, quiet: bool = False) -> Result:
-    """Fine-tune a real BERT on real text, distil it and compare: about five minutes on two cores, no network.
+    """Fine-tune a real BERT on real text, distil it and compare: about ten minutes on two cores, no network.
 
     Args:
         out: Output folder; new or empty.

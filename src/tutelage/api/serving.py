@@ -108,7 +108,7 @@ def push(
         language: Language of the texts for the card, such as en.
         license: Licence for the card, such as apache-2.0.
         dataset: Data set on the Hub for the card.
-        example: Example text for the model's widget, which everybody can read; a tab parts two texts.
+        example: Example text for the model's widget, which everybody can read; a tab separates two texts.
         public: Make a new repository public. Default: private.
         with_report: Upload the reports too; they hold texts of the data and names of folders.
         yes: Really upload.

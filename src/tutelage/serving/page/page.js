@@ -44,7 +44,7 @@ function showBoxes() {
   at("second").hidden = !(about.pairs === "context" || (about.pairs === "possible" && at("both").checked));
 }
 
-// The texts to ask about, as [text, second text or null]; a tab parts the two in one line, as for serve.py.
+// The texts to ask about, as [text, second text or null]; a tab separates the two in one line, as for serve.py.
 function asked() {
   const texts = lines(at("texts").value);
   if (about.pairs === "context") return texts.map((text) => [text, at("pairs").value]);
