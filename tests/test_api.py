@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,8 @@ from tutelage.data.config import BY_SETTING, DataConfig, DataOptions
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.methods.minimum_knowledge import ROSITA6
-from tutelage.recipes.config import from_yaml
+from tutelage.recipes.config import from_yaml, to_yaml
+from tutelage.run.folder import longest_of_run
 from tutelage.run.inputs import Inputs
 from tutelage.run.result import Result
 from tutelage.students.specs import Copied, Fresh, Inherited, Pruned, Shared, Student, parse
@@ -411,3 +413,17 @@ def test_terms_and_methods_as_objects(teacher_folder: Path, tmp_path: Path) -> N
     recipe = names["softer"](temperature=4)
     result = distilled(teacher_folder, tmp_path / "b", method=recipe, train=tmp_path / "train.csv")
     assert result.config.recipe.stages[0].objective == recipe.stages[0].objective
+
+
+def test_a_model_is_read_as_long_as_its_run_read(teacher_folder: Path, tmp_path: Path) -> None:
+    """Also where the texts are given anew; and never beyond its positions."""
+    place = tmp_path / "run"
+    shutil.copytree(teacher_folder / "teacher", place)
+    assert longest_of_run(str(place)) is None and longest_of_run("a/hub-id") is None
+    config = from_yaml(place / "config.yaml")
+    limited = config.model_copy(update={"data": config.data.model_copy(update={"max_length": 8})})
+    (place / "config.yaml").write_text(to_yaml(limited))
+    assert longest_of_run(str(place)) == 8
+    dev = {"dev": teacher_folder / "dev.csv", "quiet": True}
+    short, named = api.evaluate(place, **dev), api.evaluate(teacher_folder / "teacher", max_length=8, **dev)
+    assert short["scores"] == named["scores"] != api.evaluate(place, max_length=4000, **dev)["scores"]

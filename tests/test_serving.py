@@ -115,6 +115,22 @@ def test_the_folder_serves_without_torch(exported: tuple[Path, ExportReport], tm
     assert [set(one) for one in served(stdin="\n".join(texts[:3]))] == [{"label", "score"}] * 3
 
 
+def test_no_answer_is_that_of_the_window_that_is_least_sure_of_it() -> None:
+    """As the evaluation decides it; and a question without a context is an error, not an answer."""
+    model = object.__new__(serve.Model)
+    model.about = {"answer": "span", "labels": [], "temperature": 1.0}
+    windows = [{"answer": "a", "score": 5.0, "no_answer": 6.0}, {"answer": "b", "score": 3.0, "no_answer": 2.0}]
+    model.encodings = lambda text, pair: [0, 1]  # type: ignore[method-assign, assignment, return-value]
+    model.span = lambda encoding, context: windows[encoding]  # type: ignore[method-assign, assignment, index]
+    assert model.answer("who?", "a context") == {"answer": "a", "score": 5.0, "no_answer": 2.0}
+    assert "error" in model.answer("who?", " ")
+
+
+def test_a_temperature_is_a_finite_number(exported: tuple[Path, ExportReport], tmp_path: Path) -> None:
+    with pytest.raises(TutelageError, match="makes no probabilities"):
+        api.export(str(exported[0] / "model"), tmp_path / "out", temperature=float("inf"), quiet=True)
+
+
 def test_a_strict_export_writes_nothing_that_is_flagged(
     exported: tuple[Path, ExportReport],
     tmp_path: Path,

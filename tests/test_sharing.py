@@ -489,6 +489,9 @@ def test_ptp_labels_of_models_that_have_not_seen_the_texts(teacher_folder: Path,
     assert not (tmp_path / "never").exists()
     with pytest.raises(TutelageError, match="already finished"):
         api.crossfit(str(tmp_path / "fresh"), str(tmp_path / "folds"), quiet=True, **data)
+    # Each fold would cut the data in another way, and learn rows that it then judges.
+    with pytest.raises(TutelageError, match=r"leave out data\.only"):
+        api.crossfit(str(tmp_path / "fresh"), str(tmp_path / "no"), settings=["data.only=[1, 2]"], quiet=True, **data)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import BertTokenizerFast, DistilBertTokenizerFast, GPT2TokenizerFast, RobertaTokenizerFast
 
 from tutelage.data.examples import NO_TARGET, UNLABELLED, Examples
-from tutelage.data.readers.squad import load_squad, read_squad
+from tutelage.data.readers.squad import load_squad, own_questions, read_squad
 from tutelage.errors import TutelageError
 from tutelage.tasks.spans import answer_chance, best_answers, encode_spans, squad_scores
 
@@ -479,3 +479,20 @@ def test_real_answers_come_back(version, count, floor):
     scores = squad_scores(best_answers(perfect(encoded), encoded, few, with_null=version == "v2.0"), few)
     # Of all, not 1: a few answers end within a token, a few are longer than 30 tokens.
     assert 0.995 < scores["exact_match"] <= scores["f1"] <= 1
+
+
+def test_a_held_out_context_is_never_read_in_training(tmp_path):
+    paragraphs = [
+        {
+            "context": f"anna lives in town {n}",
+            "qas": [
+                {"id": f"{n}-{k}", "question": "who?", "answers": [{"text": "anna", "answer_start": 0}]}
+                for k in range(3)
+            ],
+        }
+        for n in range(20)
+    ]
+    (tmp_path / "own.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    data = own_questions(tmp_path / "own.json", None)
+    assert len(data.dev["dev"]) == 6 and len(data.train) == 54
+    assert not set(data.dev["dev"].pairs) & set(data.train.pairs)

@@ -245,6 +245,15 @@ def test_shapes_of_json(tmp_path, orient):
         assert data.train.texts == ["a", "b", "c"] and data.train.labels.tolist() == [0, 1, 0]
 
 
+def test_columns_of_json_go_together_by_row(tmp_path):
+    content = json.dumps({"text": {"0": "a", "1": "b"}, "label": {"1": "y", "0": "x"}})
+    data = read(tmp_path / "a.json", content)
+    assert [(text, data.labels[label]) for text, label in zip(data.train.texts, data.train.labels, strict=True)] == [
+        ("a", "x"),
+        ("b", "y"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "parts"),
     [
@@ -337,6 +346,11 @@ def test_spans_from_json_lines(tmp_path):
         data = read(tmp_path / name, content, kind="spans")
         assert list(data.train.labels) == [((0, "anna"),), ()]
         assert kind_of("spans").about(data) == "spans, 1 questions with an answer, 1 without one"
+    pd.DataFrame([row, {**row, "id": 8, "answers": {"text": [], "answer_start": []}}]).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    data = read(tmp_path / "a.parquet", None, kind="spans")
+    assert list(data.train.labels) == [((0, "anna"),), ()] and data.train.ids == ["train/7", "train/8"]
     assert "no column 'question'" in error(tmp_path / "c.jsonl", labelled("a"), kind="spans")
     assert "line 1: its answers are 'anna'" in error(
         tmp_path / "c.jsonl", lines({**row, "answers": "anna"}), kind="spans"

@@ -14,7 +14,7 @@ from processes import in_process, run_of
 from safetensors.torch import load_file
 from test_common import ON_TEAMS, ROWS, config_for, rows, small
 
-from tutelage import cli
+from tutelage import api, cli
 from tutelage.data.config import DataConfig
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.store.reading import Store
@@ -99,6 +99,32 @@ def test_the_next_run_reads_the_store_and_loads_no_weights(
     assert report["teacher"]["latency_ms"] is None and report["teacher"]["parameters"] == first["teacher"]["parameters"]
     html = (tmp_path / "gone" / "report.html").read_text()
     assert "teacher store" in html and "faster" not in html
+
+
+def test_trials_need_no_weights_where_a_store_answers(
+    teacher_folder: Path, tmp_path: Path, stores: Path, monkeypatch
+) -> None:
+    """Its predictions on the validation split are in the store as well."""
+    settings = {"stages.*.max_steps": 4}
+    data = {"train": teacher_folder / "train.csv", "dev": teacher_folder / "dev.csv"}
+    common = {
+        "student": "layers=1,hidden=16,heads=2,intermediate=16",
+        "settings": settings,
+        "baseline": False,
+        "quiet": True,
+    }
+    teacher = str(teacher_folder / "teacher")
+    first = api.distill(teacher, tmp_path / "first", teacher_store="auto", **common, **data).report
+    place = finished(stores)[0]
+    no_weights(monkeypatch)
+    for holdout in (0.1, 0.0):
+        again = api.distill(
+            str(place / "teacher"), tmp_path / f"again{holdout}", teacher_store=str(place), **data,
+            **common | {"settings": {**settings, "data.holdout": holdout}},
+        ).report  # fmt: skip
+        assert again["rates"] is not None
+        if holdout:
+            assert again["rates"]["tried"] == first["rates"]["tried"]
 
 
 def test_a_larger_store_serves_and_a_smaller_one_does_not(

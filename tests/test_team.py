@@ -1018,6 +1018,8 @@ def test_diversity_by_hand() -> None:
     assert found["one_right"] == 1.0 and found["all_right"] == 0.5
     outputs = np.array([[[0.0], [1.0], [2.0]], [[0.0], [2.0], [4.0]]], dtype=np.float32)
     assert diversity(outputs, np.zeros(3), False)["agreement"][0][1] == pytest.approx(1)
+    outputs[1] = 2.0  # goes along with nothing
+    assert diversity(outputs, np.zeros(3), False)["disagreement"] == 1
 
 
 @pytest.mark.slow

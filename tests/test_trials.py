@@ -15,16 +15,19 @@ from conftest import tiny_model
 
 from tutelage import anatomy, api
 from tutelage.artifacts import signed
+from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.methods.compact import compact
 from tutelage.methods.finetune import finetune
 from tutelage.progress import duration
+from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport, Trial, load_report
 from tutelage.run import budget, trials
 from tutelage.run import task as of_tasks
+from tutelage.run.workspace import bench
 from tutelage.students.specs import Copied, Fresh
 from tutelage.tasks import kind_of
 
@@ -280,6 +283,27 @@ def test_the_first_step_is_reported(distilled: Path) -> None:
     assert not report.stages[-1].first_step  # the twin's has one term
 
 
+def test_trials_are_measured_on_texts_of_all_classes(teacher_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    """Also where there are more than are read, in a file that is sorted by class."""
+    lines = (teacher_folder / "train.csv").read_text().splitlines()
+    (tmp_path / "train.csv").write_text(
+        "\n".join([lines[0], *sorted(lines[1:], key=lambda line: line.rpartition(",")[2])])
+    )
+    monkeypatch.setattr(trials, "HELD_OUT", 12)
+    data = DataConfig(train=str(tmp_path / "train.csv"), dev=str(teacher_folder / "dev.csv"))
+    config = RunConfig(
+        recipe=compact(epochs=1), data=data, teacher=str(teacher_folder / "teacher"), out=str(tmp_path / "run")
+    )
+    with bench(quiet=True) as desk:
+        task = of_tasks.TaskRun(desk, config)
+        stage = trials.trial_stage(task.config.recipe.stages[-1], 10, taught=True, labels=True)
+        assert stage is not None
+        kept = trials.ground_of(task, stage).held_out
+    labels = task.selection.examples.labels
+    assert len(kept) == 12 and set(labels[:12]) < set(labels)
+    assert set(kept.labels) == set(labels)
+
+
 def found(report: TaskReport, **changed: Any) -> dict[str, str]:
     return {one.kind: f"{one.text} {one.remedy}" for one in findings(report.model_copy(update=changed))}
 
@@ -307,6 +331,8 @@ def test_findings(distilled: Path) -> None:
         "10.0\N{NO-BREAK SPACE}%"
         in found(fine, data=data.model_copy(update={"truncated": {"train": 500}}))["texts are cut"]
     )
+    more = data.model_copy(update={"truncated": {"train": 500}, "unlabeled": 95_000})
+    assert "texts are cut" not in found(fine, data=more)
     assert "doubtful labels" in found(fine, student=student.model_copy(update={"against_label": 0.2}))
     assert "capacity" in found(fine, student=student.model_copy(update={"retention": 0.7}))
     best = {"epochs": 3, "scores": [(1, 0.5), (2, 0.6), (3, 0.9)], "best": {"epoch": 3, "score": 0.9}}
@@ -314,7 +340,8 @@ def test_findings(distilled: Path) -> None:
     assert f"--set stages.{stage.name}.epochs=6" in found(fine, stages=[improving, stage])["still improving"]
     norms = {"soft_labels": {"loss": 1.0, "gradient": 1.0}, "attention_scores": {"loss": 40.0, "gradient": 40.0}}
     ruled = type(stage).model_validate(stage.model_dump() | {"first_step": norms})
-    assert "attention_scores.weight=0.025" in found(fine, stages=[ruled])["one term decides"]
+    remedy = found(fine, stages=[ruled])["one term decides"]
+    assert "divide the weight of the first by 40" in remedy and "attention_scores.weight" in remedy
 
 
 def test_terms_that_a_model_does_not_allow_are_left_out(teacher_folder: Path, tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def diversity(logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], classes
             # kappa is 0/0 if both always predict one and the same class.
             kappa[i, j] = kappa[j, i] = cohen_kappa_score(answers[i], answers[j]) if same < 1 else 1.0
         else:
-            same = float(np.corrcoef(logits[i].ravel(), logits[j].ravel())[0, 1])
+            constant = min(np.ptp(logits[i]), np.ptp(logits[j])) == 0  # goes along with nothing
+            same = 0.0 if constant else float(np.corrcoef(logits[i].ravel(), logits[j].ravel())[0, 1])
         agreement[i, j] = agreement[j, i] = same
     upper = agreement[np.triu_indices(count, 1)]
     found: dict[str, Any] = {"agreement": agreement.tolist(), "disagreement": float(1 - upper.mean())}

@@ -121,17 +121,17 @@ def _one_sided(stage: StageEntry) -> Iterator[Finding]:
             kind="one term decides",
             text=f"In the first step of stage {stage.name} the gradient of {words(largest)} is {ratio:.0f} times that of "
             f"{words(smallest)}.",
-            remedy=f"Balance them: --set stages.{stage.name}.{largest}.weight={1 / ratio:.2g}.",
+            remedy=f"Balance them: divide the weight of the first by {ratio:.0f} (--set stages.{stage.name}.{largest}.weight=...).",
         )
 
 
 def _data(report: TaskReport) -> Iterator[Finding]:
     data = report.data
-    cut = data.truncated.get("train", 0)
-    if cut > CUT * max(data.train, 1):
+    cut, learnt = data.truncated.get("train", 0), max(data.train + data.unlabeled, 1)
+    if cut > CUT * learnt:
         yield Finding(
             kind="texts are cut",
-            text=f"{percent(cut / data.train)} of the training texts are longer than the model reads.",
+            text=f"{percent(cut / learnt)} of the training texts are longer than the model reads.",
             remedy="Raise --max-length where the model allows it, or split the texts.",
         )
     if report.teacher is not None and not data.unlabeled and data.train < FEW:

@@ -26,7 +26,7 @@ from tutelage.evaluation.calibration import probabilities
 from tutelage.evaluation.intervals import fewest_rows
 from tutelage.report.cascade import CASCADE, CascadeReport, CascadeSuspect, Point, Rule
 from tutelage.run.checks import check_ids
-from tutelage.run.folder import config_of_run, temperature_of_run
+from tutelage.run.folder import config_of_run, longest_of_run, temperature_of_run
 from tutelage.run.serving import graph_of
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel
@@ -70,6 +70,7 @@ def cascade(
                 f"{student!r} lies in the folder of no run on a task, so there are no rows to choose a threshold on; give "
                 f"{option('task')} or {option('dev')}"
             )
+        judged = data_config is None and config.holdout == 0
         large = Source(resolve(teacher), small.head)
         data = load_data(config, label_names(small.config) if small.config.num_labels > 1 else ())
         if not kind_of(data.kind).classifies_texts:
@@ -101,7 +102,7 @@ def cascade(
             temperature=small.temperature,
             agreement=agreement,
             confidence=confidence,
-            notes=[*data.notes, *notes, *small.notes],
+            notes=[*data.notes, *notes, *small.notes, *([JUDGED] if judged else [])],
             **_decided(data, examples, shares, theirs.argmax(dim=1).numpy(), agreement, confidence, per_class),
         )
         if beside:
@@ -110,6 +111,12 @@ def cascade(
             with new_folder(place) as partial:
                 write_json(partial / CASCADE, report)
     return report
+
+
+JUDGED = (
+    "the student's run chose its checkpoint on these rows (holdout=0), so the promise may not hold for others; give rows of their "
+    "own as evaluation set"
+)
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,8 @@ def _logits(source: Source, data: Data, part: str, config: DataConfig, desk: Ben
     """The logits of a part of the data, ``(n, outputs)``."""
     kind, fitted = kind_of(data.kind), fitted_tokenizer(source.tokenizer, source.model)
     longest = kind.longest(anatomy.max_length(source.config))
-    encoded = kind.encode(data.dev[part], fitted, min(config.max_length or longest, longest), config.stride)
+    limit = min(config.max_length or longest_of_run(source.name) or longest, longest)
+    encoded = kind.encode(data.dev[part], fitted, limit, config.stride)
     check_ids(encoded, fitted, source.config, source.name, part)
     return desk.predict(source.model, encoded, f"{source.role} on {part}")
 

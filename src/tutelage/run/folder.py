@@ -26,6 +26,13 @@ def config_of_run(model: str) -> DataConfig | None:
     return config.data.model_copy(update={"max_length": config.data.max_length or config.recipe.longest})
 
 
+def longest_of_run(model: str) -> int | None:
+    """The most tokens of a text that the run which made a model has read, where it had a limit of its own. A new student may know
+    no positions beyond it."""
+    config = config_of_run(model)
+    return None if config is None else config.max_length
+
+
 def temperature_of_run(model: str) -> tuple[float, list[str]]:
     """The temperature in the report of the run that made a classifier, and a note on it; 1 where there is none.
 

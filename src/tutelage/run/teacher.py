@@ -13,6 +13,7 @@ from torch import Tensor
 from tutelage.data.examples import Data, Encoded, Rows
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
+from tutelage.evaluation.intervals import drawn
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.scheme import Scheme
@@ -51,6 +52,7 @@ class RunTeacher:
         self.to_write: Scheme | None = None
         """The scheme of the store that this run will write."""
         self._rows: dict[str, Rows] = {}
+        self._row_of: dict[str, int] = {}
 
     def answers(self, stage: Stage, needs: Needs) -> Answers:
         """The source of the teacher's signals in a stage with these needs."""
@@ -85,6 +87,19 @@ class RunTeacher:
         check_finite(logits, self.source.name)
         return logits
 
+    def logits_of(self, texts: Texts, name: str) -> Tensor:
+        """The teacher's logits on some texts of the run: from the store or the evaluation set's, where they have them all; else
+        computed."""
+        ids = texts.examples.ids
+        if self.store is not None and self.store.scheme.lacks(Needs(logits=True)) is None:
+            if all(one in self._row_of for one in ids):
+                return self.store.logits(np.array([self._row_of[one] for one in ids]))
+            for part, (known, _) in self.knowledge.dev.items():
+                row_of = {one: row for row, one in enumerate(known)}
+                if part in self.logits and all(one in row_of for one in ids):
+                    return self.logits[part][[row_of[one] for one in ids]]
+        return self._predicted(texts.teacher or texts.student, name)
+
     def on_train(self, part: str) -> Tensor:
         """The teacher's logits on a part that stages train on: from the store, or computed once."""
         if part not in self.logits:
@@ -102,7 +117,8 @@ class RunTeacher:
         classes = len(data.labels)
         none = np.zeros((classes, classes), dtype=np.int64)
         train = self._parts["train"]
-        texts = train.at(np.flatnonzero(train.examples.labelled)[:most])
+        rows = np.flatnonzero(train.examples.labelled)
+        texts = train.at(rows if len(rows) <= most else rows[drawn(len(rows), most)])
         if not self.source.has_weights or not len(texts.examples):
             return none
         logits = self._predicted(texts.teacher or texts.student, "teacher on labelled texts")
@@ -180,7 +196,7 @@ class RunTeacher:
         self.release()
 
     def _use(self, store: Store, rows: Rows) -> None:
-        row_of = dict(zip(self.knowledge.ids, rows.tolist(), strict=True))
+        self._row_of = dict(zip(self.knowledge.ids, rows.tolist(), strict=True))
         self.store, self.to_write = verified(store, self._bench.display), None
         for part, texts in self._parts.items():
-            self._rows[part] = np.array([row_of[name] for name in texts.examples.ids])
+            self._rows[part] = np.array([self._row_of[name] for name in texts.examples.ids])

@@ -24,6 +24,7 @@ from tutelage.artifacts import read_signed, signed, write_text
 from tutelage.data.batches import EVALUATION_TOKENS, Feed, in_pieces, piece_of, totals_of
 from tutelage.data.examples import Encoded, Rows
 from tutelage.data.texts import Texts
+from tutelage.evaluation.intervals import drawn
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.objectives.predictions import HardLabels
@@ -257,7 +258,8 @@ def _measured(run: TaskRun) -> Texts:
 def ground_of(run: TaskRun, stage: Stage) -> Ground:
     """What the trials of a run have in common."""
     device, part, measured = run.bench.accelerator.device, _part(run), _measured(run)
-    texts = measured.at(np.arange(min(len(measured.examples), HELD_OUT)))
+    count = len(measured.examples)  # a file may be sorted by class
+    texts = measured.at(np.arange(count) if count <= HELD_OUT else np.array(drawn(count, HELD_OUT)))
     needs = ObjectivePlan(stage.objective, run.kind, *run.shapes()).teacher_needs
     taught = run.teacher if needs else None
 
@@ -265,8 +267,7 @@ def ground_of(run: TaskRun, stage: Stage) -> Ground:
     def known() -> Teacher | None:
         if taught is None:
             return None
-        read = texts.teacher or texts.student
-        logits = run.bench.predict(taught.source.model, read, "teacher on held-out texts")
+        logits = taught.logits_of(texts, "teacher on held-out texts")
         return KnownLogits(logits.to(device), texts.student.logit_rows)
 
     def objective(stage: Stage, model: PreTrainedModel) -> Objective:

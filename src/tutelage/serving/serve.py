@@ -67,11 +67,14 @@ class Model:
     def answer(self, text: str, pair: str | None = None) -> dict[str, Any]:
         """The answer to a text, or to a pair of texts."""
         form, labels, heat = self.about["answer"], self.about["labels"], self.about["temperature"]
-        if form == "span" and not pair:
+        if form == "span" and not (pair or "").strip():
             return {"error": "a question needs its context, after a tab"}
         encodings = self.encodings(text, pair)
         if form == "span":
-            return max((self.span(one, str(pair)) for one in encodings), key=lambda found: found["score"])
+            found = [self.span(one, str(pair)) for one in encodings]
+            # No answer at all is as likely as in the window that is least sure of it.
+            no_answer = min(one["no_answer"] for one in found)
+            return {**max(found, key=lambda one: one["score"]), "no_answer": no_answer}
         values = self.outputs(encodings[0])[0]
         if form == "vector":
             return {"vector": [float(f"{value:.7g}") for value in values]}

@@ -38,6 +38,9 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Predictio
         TutelageError: for every mistake of the user.
     """
     assert config.out is not None
+    for name in ("leave_out", "only", "noise"):
+        if getattr(config.data, name):
+            raise TutelageError(f"crossfit divides the training set itself; leave out data.{name}")
     folder, data = Path(config.out), load_data(config.data)
     kind = kind_of(data.kind)
     if not kind.ptp:

@@ -86,6 +86,8 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
     found = Shrink.model_validate_json((out / REPORT).read_text(encoding="utf-8")) if (out / REPORT).exists() else None
     if found is not None and found.verdict:
         return found
+    if found is not None and found.passed:  # stopped before the verdict
+        return _finish(found, out)
     kept: dict[str, Any] = {} if vocabulary == "full" else {"vocabulary": "trimmed"}
     data = load_data(config.data)
     store = "auto" if kind_of(data.kind).per_text else None

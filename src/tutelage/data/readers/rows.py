@@ -114,7 +114,7 @@ def _of_dict(path: Path, tree: Mapping[str, Any], wanted: Sequence[str], header:
     if all(isinstance(value, dict) for value in values):
         same = all(value.keys() == values[0].keys() for value in values)
         if of_columns and same:
-            return _of_columns(path, {name: list(value.values()) for name, value in tree.items()})
+            return _of_columns(path, {name: [value[row] for row in values[0]] for name, value in tree.items()})
         if not of_columns and any(name in values[0] for name in wanted):
             if any(isinstance(value, list | dict) for value in values[0].values()):
                 return _splits(path, tree)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from tutelage.data.examples import Data, Examples
 from tutelage.data.readers.files import TABLES, ending_of, read_table, read_text
@@ -64,8 +65,8 @@ def load_squad(version: Literal["squad", "squad2"], data_dir: Path | None) -> Da
 
 
 def own_questions(train: Path, dev: Path | None, skip: bool = False) -> Data:
-    """Questions from files in SQuAD's JSON format; without ``dev`` a tenth of ``train`` is held out. With ``skip`` bad rows
-    of a table are left out.
+    """Questions from files in SQuAD's JSON format; without ``dev`` a tenth of ``train``'s contexts is held out. With
+    ``skip`` bad rows of a table are left out.
 
     Raises:
         TutelageError: as :func:`read_squad`, or when no question of dev has a known answer.
@@ -73,9 +74,9 @@ def own_questions(train: Path, dev: Path | None, skip: bool = False) -> Data:
     examples, source = read_squad(train, "train", skip)
     sources = {"train": source}
     if dev is None:
-        held = np.random.default_rng(0xDE7).permutation(len(examples)) % 10 == 4
+        held = _held_contexts(examples)
         scored, examples = examples.take(np.flatnonzero(held)), examples.take(np.flatnonzero(~held))
-        sources["dev"] = "10% of train, held out"
+        sources["dev"] = "10% of the contexts of train, held out"
     else:
         scored, sources["dev"] = read_squad(dev, "dev", skip)
     scored = scored.take(np.flatnonzero(scored.labelled))
@@ -85,6 +86,14 @@ def own_questions(train: Path, dev: Path | None, skip: bool = False) -> Data:
         )
     name = train.name.removesuffix(".gz").rpartition(".")[0]
     return Data(name, "spans", (), ("f1", "exact_match"), examples, {"dev": scored}, sources=sources)
+
+
+def _held_contexts(examples: Examples) -> npt.NDArray[np.bool_]:
+    """``(n,)``: the questions on a tenth of the contexts, drawn with a fixed seed. No context is read in training and scored."""
+    _, context_of = np.unique(np.array(examples.pairs, dtype=object), return_inverse=True)
+    drawn = np.random.default_rng(0xDE7).permutation(int(context_of.max()) + 1)
+    held = drawn[: max(round(len(drawn) / 10), 1)]
+    return np.isin(context_of, held)
 
 
 def read_squad(path: Path, name: str, skip: bool = False) -> tuple[Examples, str]:
@@ -101,7 +110,9 @@ def read_squad(path: Path, name: str, skip: bool = False) -> tuple[Examples, str
             id twice.
     """
     if ending_of(path) in TABLES and ending_of(path) != ".json":
-        questions = _rows(read_table(path, COLUMNS), skip)
+        # Of a Parquet file that is all columns: of columns that nobody asked for it reads no cells.
+        wanted = () if ending_of(path) == ".parquet" else COLUMNS
+        questions = _rows(read_table(path, wanted), skip)
     else:
         text, tree = read_text(path)[0], None
         with suppress(ValueError):  # then it is an object a line, or the reader of rows says what is wrong
