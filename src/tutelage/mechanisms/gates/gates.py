@@ -20,10 +20,10 @@ from tutelage.students.sizes import unit_costs
 from tutelage.students.specs import Gated
 from tutelage.students.uneven import LayerGates, cut
 
-START = 4.0
-"""The ``a`` of a gate at the beginning: it is 1 in 92 of 100 draws, and 0 in 4 of 1,000."""
-WAY = 8.0
-"""How far ``a`` goes from there until a gate is as surely closed."""
+START = 2.5
+"""The ``a`` of a gate at the beginning: it is 1 in 71 of 100 draws, and 0 in 2."""
+WAY = 5.0
+"""How far ``a`` goes from there until a gate is 0 in 71 of 100 draws."""
 NAMES = ("attention", "heads", "feed_forward", "neurons")
 
 
@@ -90,10 +90,11 @@ class GateHook(Hook):
         if torch.is_grad_enabled():
             found = {name: concrete.sampled(a, self._noise[name]) for name, a in self.gates.items()}
         else:
-            # Each block is decided on its own; heads and neurons within their block.
-            found = {
-                name: concrete.settled(a if a.ndim > 1 else a[:, None]).view_as(a) for name, a in self.gates.items()
-            }
+            found = {}
+            for block, units in (NAMES[:2], NAMES[2:]):
+                alone = self.gates[block][:, None]  # each block is decided on its own
+                found[block] = concrete.settled(alone)[:, 0]
+                found[units] = concrete.settled(self.gates[units], concrete.open_probability(alone))
         for block, units in (NAMES[:2], NAMES[2:]):
             found[block] = found[block] * (found[units] > 0).any(-1)
         return found
