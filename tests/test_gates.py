@@ -235,5 +235,8 @@ def test_what_gates_cannot_do_is_refused_in_one_line(teacher_folder: Path, tmp_p
     config = RunConfig(recipe=short, data=data, teacher=str(teacher_folder / "teacher"), out=str(tmp_path / "run"))
     with pytest.raises(TutelageError, match=r"has 24 steps, and gates with rate=0\.01 take at least 500") as caught:
         run(config, quiet=True)
+    tiny = short.model_copy(update={"student": Gated(share=1e-4)})
+    with pytest.raises(TutelageError, match=r"share=0\.0001 is less than one head and one neuron.*use at least 0\.039"):
+        run(config.model_copy(update={"recipe": tiny}), quiet=True)
     rate = float(str(caught.value).rpartition("=")[2])
     assert Gates(rate=rate).steps() <= 24 and not (tmp_path / "run").exists()

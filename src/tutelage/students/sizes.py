@@ -35,6 +35,13 @@ def unit_costs(shape: anatomy.Shape, of: Literal["parameters", "flops"]) -> tupl
     return LENGTH * size * (8 * hidden + 4 * LENGTH), LENGTH * 4 * hidden
 
 
+def unit_shares(shape: anatomy.Shape, of: Literal["parameters", "flops"]) -> tuple[float, float]:
+    """What one head and one neuron cost, as shares of the cost of all of a model's."""
+    head, neuron = unit_costs(shape, of)
+    whole = shape.layers * (shape.heads * head + shape.intermediate * neuron)
+    return head / whole, neuron / whole
+
+
 @dataclass(frozen=True)
 class Costs:
     """What a student cut out of ``teacher`` costs, by its sizes."""

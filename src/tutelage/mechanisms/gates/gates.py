@@ -16,7 +16,7 @@ from tutelage.data.batches import Batch
 from tutelage.mechanisms.gates import concrete
 from tutelage.mechanisms.gates.settings import Gates
 from tutelage.mechanisms.hook import Hook, parameter_groups
-from tutelage.students.sizes import unit_costs
+from tutelage.students.sizes import unit_shares
 from tutelage.students.specs import Gated
 from tutelage.students.uneven import LayerGates, cut
 
@@ -55,10 +55,9 @@ class GateHook(Hook):
             name: nn.Parameter(torch.full(size, START, device=device)) for name, size in zip(NAMES, sizes, strict=True)
         }
         self.multipliers = nn.Parameter(torch.zeros(2, device=device))
-        head, neuron = unit_costs(shape, spec.of)
-        whole = shape.layers * (shape.heads * head + shape.intermediate * neuron)
-        self._costs = head / whole, neuron / whole
+        self._costs = unit_shares(shape, spec.of)
         self._step = self._total = 0
+        self._generator = torch.Generator(device)
         self._noise: dict[str, Tensor] = {}
         self._draw()
         self._now: dict[str, Tensor] = {}
@@ -161,12 +160,10 @@ class GateHook(Hook):
         return False
 
     def _draw(self) -> None:
-        """The noise of the next step."""
-        generator = torch.Generator()
-        generator.manual_seed(int(np.random.SeedSequence([*self._place, self._step]).generate_state(1)[0]))
+        """The noise of the next step, drawn on the device: nothing is copied there."""
+        self._generator.manual_seed(int(np.random.SeedSequence([*self._place, self._step]).generate_state(1)[0]))
         self._noise = {
-            name: torch.rand(a.shape, generator=generator).to(a.device, non_blocking=True)
-            for name, a in self.gates.items()
+            name: torch.rand(a.shape, generator=self._generator, device=a.device) for name, a in self.gates.items()
         }
 
     def shown(self) -> dict[str, float]:

@@ -51,6 +51,19 @@ class Gates(Mechanism):
                 "share=0.5, or another method"
             )
 
+    def prepare(self, scene: Scene, stage: StageScene) -> None:
+        from tutelage import anatomy
+        from tutelage.students.sizes import unit_shares
+
+        assert isinstance(scene.spec, Gated)
+        shape = anatomy.shape_of(scene.student.config)
+        least = sum(unit_shares(shape, scene.spec.of))
+        if scene.spec.share < least:
+            raise TutelageError(
+                f"share={scene.spec.share:g} is less than one head and one neuron of the teacher ({shape}); use at least "
+                f"{_round_up(least):g}"
+            )
+
     def steps(self) -> int:
         """Steps that gates take at least to close with certainty."""
         from tutelage.mechanisms.gates.gates import WAY
