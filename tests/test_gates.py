@@ -134,6 +134,7 @@ def test_the_cut_student_computes_what_its_gates_did(family: str, head: anatomy.
     if head == "vectors" or not anatomy.has_token_types(model.config):
         inputs.pop("token_type_ids")
     whole, hook = answers(model, inputs), hook_of(model)
+    hook._meet_target = lambda: None  # these gates, whatever they leave
     gated = answers(model, inputs)
     hook.finish(lambda: type("Proof", (), {"inputs": inputs, "predicted": proof(head, inputs)}))
     torch.testing.assert_close(answers(model, inputs), gated, atol=1e-5, rtol=1e-5)
@@ -195,7 +196,8 @@ def test_the_lagrangian_draws_the_student_to_its_share_at_a_rate_of_its_own() ->
     assert hook.shown() == {"share": pytest.approx(0.4, abs=0.02), "target": pytest.approx(0.4)}
     hook.finish(lambda: type("Proof", (), {"inputs": inputs, "predicted": None}))
     (record,) = records
-    assert record["reached"] == pytest.approx(0.4, abs=0.05) and record["difference"] < 1e-4
+    assert record["expected"] == hook.shown()["share"] and record["difference"] < 1e-4
+    assert record["reached"] == pytest.approx(0.4, abs=0.01)  # a neuron is 0.002, a head 0.036
     parameters = sum(len(layer["heads"]) * 8 * (4 * 32 + 3) + layer["neurons"] * 65 for layer in record["layers"])
     assert record["reached"] == pytest.approx(parameters / (4 * (4 * 8 * 131 + 48 * 65)))
     lines = terminal("prune", record)
@@ -204,7 +206,8 @@ def test_the_lagrangian_draws_the_student_to_its_share_at_a_rate_of_its_own() ->
     assert lines[1].split()[3:] == [str(len(layer["heads"])) for layer in record["layers"]]
     assert [row.cells[0] for row in section(record).table.rows] == [f"{len(x['heads'])} of 4" for x in record["layers"]]
     # A student that misses, or that computes something else, is not passed over in silence.
-    assert len(terminal("prune", {**record, "target": 0.9, "difference": 1.0})) == len(lines) + 2
+    for change in ({"reached": 0.5}, {"expected": 0.3}, {"expected": 0.5}, {"difference": 1.0}):
+        assert len(terminal("prune", {**record, **change})) == len(lines) + 1
 
 
 def test_what_gates_cannot_do_is_refused_in_one_line(teacher_folder: Path, tmp_path: Path) -> None:

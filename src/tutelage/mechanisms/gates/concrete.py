@@ -30,7 +30,7 @@ def open_probability(a: Tensor) -> Tensor:
     return (a - TEMPERATURE * math.log(-LOW / HIGH)).sigmoid()
 
 
-def settled(a: Tensor, block: Tensor | float = 1.0) -> Tensor:
+def settled(a: Tensor, block: Tensor | float = 1.0, shift: float = 0.0) -> Tensor:
     """Gates that are no longer random, ``(..., units)``: as many of each row as are expected to be closed, the lowest, are 0. The
     others are ``sigmoid(SHARPNESS a / TEMPERATURE)`` (CoFi's code).
 
@@ -38,8 +38,9 @@ def settled(a: Tensor, block: Tensor | float = 1.0) -> Tensor:
         block: ``(..., 1)``: the probability that the units' block is open. A unit is closed with its block, too; otherwise a block
             that is open in two of three draws would keep half more than the Lagrangian counts. Of a block that is surely open this
             is the authors' rule.
+        shift: Count what is closed as if every ``a`` were larger by this.
     """
-    closed = (1 - block * open_probability(a)).sum(-1, keepdim=True).round()
+    closed = (1 - block * open_probability(a + shift)).sum(-1, keepdim=True).round()
     rank = a.argsort(dim=-1, stable=True).argsort(dim=-1)
     return torch.where(rank < closed, 0.0, (SHARPNESS * a / TEMPERATURE).sigmoid())
 

@@ -24,6 +24,8 @@ START = 2.5
 """The ``a`` of a gate at the beginning: it is 1 in 71 of 100 draws, and 0 in 2."""
 WAY = 5.0
 """How far ``a`` goes from there until a gate is 0 in 71 of 100 draws."""
+FARTHEST = 30.0
+"""A shift that opens or closes every gate."""
 NAMES = ("attention", "heads", "feed_forward", "neurons")
 
 
@@ -61,6 +63,7 @@ class GateHook(Hook):
         self._noise: dict[str, Tensor] = {}
         self._draw()
         self._now: dict[str, Tensor] = {}
+        self._shift = 0.0
         self._handles = [anatomy.base_of(model).register_forward_pre_hook(self._begin)]
         family = anatomy.family_of(model.config)
         for number, layer in enumerate(anatomy.layers_of(model)):
@@ -92,8 +95,9 @@ class GateHook(Hook):
             found = {}
             for block, units in (NAMES[:2], NAMES[2:]):
                 alone = self.gates[block][:, None]  # each block is decided on its own
-                found[block] = concrete.settled(alone)[:, 0]
-                found[units] = concrete.settled(self.gates[units], concrete.open_probability(alone))
+                found[block] = concrete.settled(alone, shift=self._shift)[:, 0]
+                within = concrete.open_probability(alone + self._shift)
+                found[units] = concrete.settled(self.gates[units], within, self._shift)
         for block, units in (NAMES[:2], NAMES[2:]):
             found[block] = found[block] * (found[units] > 0).any(-1)
         return found
@@ -190,8 +194,30 @@ class GateHook(Hook):
         return [LayerGates(*(values[name][number] for name in NAMES)) for number in range(len(values["attention"]))]
 
     @torch.no_grad()
+    def _left(self, shift: float) -> float:
+        """The share of the cost that is left if the gates are counted with this shift."""
+        self._shift = shift
+        values, (head, neuron) = self.values(), self._costs
+        heads = (values["heads"] * values["attention"][:, None] > 0).sum()
+        neurons = (values["neurons"] * values["feed_forward"][:, None] > 0).sum()
+        return float(heads * head + neurons * neuron)
+
+    def _meet_target(self) -> None:
+        """Shift the count of what is closed until what is left is as near to the target as whole blocks and units allow.
+
+        The Lagrangian swings around its target and may end beside it, most of all in a short stage.
+        """
+        low, high = -FARTHEST, FARTHEST
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self._left(middle) <= self.spec.share else (low, middle)
+        self._shift = min(low, high, key=lambda shift: abs(self._left(shift) - self.spec.share))
+
+    @torch.no_grad()
     def finish(self, proof: Callable[[], Batch]) -> bool:
         """Remove what is closed, and record what is left."""
+        expected = float(self.expected())
+        self._meet_target()
         batch, gates = proof(), self.layers()
         before = anatomy.answers_of(self.model, batch.inputs, batch.predicted)
         smaller = cut(self.model, gates)
@@ -204,6 +230,7 @@ class GateHook(Hook):
             {
                 "of": self.spec.of,
                 "target": self.spec.share,
+                "expected": expected,
                 "reached": sum(len(g.kept_heads) * head + len(g.kept_neurons) * neuron for g in gates),
                 "layers": [
                     {

@@ -8,7 +8,7 @@ from typing import Any
 from tutelage.report.section import Column, Row, Section, Table
 
 MISSED = 0.05
-"""Share of the target by which a student may miss it without a note."""
+"""Share of the target by which gates and student may miss it without a note."""
 ROUNDING = 1e-4
 """Largest change of a logit by cutting, as a share of the largest logit, that is rounding."""
 
@@ -38,8 +38,15 @@ def summary(record: Mapping[str, Any]) -> str:
 def notes(record: Mapping[str, Any]) -> list[str]:
     """Reasons to doubt that the student is what it was to be."""
     found = []
-    if abs(record["reached"] - record["target"]) > MISSED * record["target"]:
-        found.append("the student misses its target; give the stage more epochs, or a larger gates.rate")
+    room = MISSED * record["target"]
+    if abs(record["expected"] - record["target"]) > room:
+        how = "closed" if record["expected"] > record["target"] else "opened"
+        found.append(
+            f"the gates would leave {record['expected']:.1%} and more were {how} at once; give the stage more epochs, or a larger "
+            "gates.rate"
+        )
+    if abs(record["reached"] - record["target"]) > room:
+        found.append("the student misses its target, which lies between two sizes of whole blocks; try another share")
     if record["difference"] > ROUNDING * max(record["largest_logit"], 1.0):
         found.append(
             f"removing what is closed changed logits by up to {record['difference']:.2g}; do not use the student"
