@@ -146,6 +146,7 @@ LIKE_OTHERS = {
     "alp_kd",
     "rail_kd",
     "deep_compression",
+    "cofi",
     "bilstm_reference",
     "wid11",
     "wid55",
