@@ -282,6 +282,9 @@ def test_a_set_of_layers_is_trained_and_the_rest_is_frozen(family: str) -> None:
         assert not {id(p) for p in layers[number].parameters()} & trained
     outside = {id(p) for p in model.parameters()} - {id(p) for p in base.parameters()}
     assert not outside & trained
+    held = {id(p) for part in anatomy.frozen_modules(model, "without_embeddings") for p in part.parameters()}
+    assert id(table) in held and not held & outside
+    assert not held & {id(p) for layer in layers for p in layer.parameters()}
     assert anatomy.Layers(layers="lower_half").of(5) == [0, 1, 2, 3]
     with pytest.raises(TutelageError, match="has 1 to 4"):
         anatomy.frozen_modules(model, anatomy.Layers(layers=[5]))

@@ -22,8 +22,8 @@ from tutelage.data.examples import encode
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives import losses
-from tutelage.objectives.mapped import AttendedLayers, ConcatenatedLayers, RandomLayers
-from tutelage.objectives.mappers import LEAST_COST, Drawn, Flows, Mapper
+from tutelage.objectives.mapped import AttendedLayers, ClosestLayers, ConcatenatedLayers, RandomLayers
+from tutelage.objectives.mappers import LEAST_COST, Drawn, Flows, Mapper, closest
 from tutelage.objectives.mapping import grouped, picture
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import SoftLabels
@@ -111,6 +111,7 @@ TERMS = [
     RandomLayers(),
     RandomLayers(concatenated=False, width=6),
     Transport(),
+    ClosestLayers(),
 ]
 
 
@@ -260,6 +261,48 @@ def test_each_epoch_draws_sorted_layers_before_the_last_and_a_pair_of_the_plan()
 def test_random_layers_refuse_a_student_without_intermediate_layers_or_deeper_than_its_teacher(layers: int) -> None:
     with pytest.raises(TutelageError, match=f"the student has {layers} layer.*; use a student of 2 to 6 layers"):
         Objective([RandomLayers()], KINDS["classification"], shape(layers, 8), shape(6, 8))
+
+
+def test_teacher_layers_choose_from_the_top_down_among_what_is_left() -> None:
+    costs = torch.tensor([[1.0, 9, 9], [2, 1, 4], [3, 2, 3], [4, 9, 2], [0, 0, 9]])
+    for left, expected in (
+        (
+            [1, 1, 1, 1, 1],
+            [0, 1, 3],
+        ),  # the first two would like the last layer best, which is above the choice of the third
+        ([1, 1, 1, 0, 1], [0, 1, 2]),
+        ([0, 1, 1, 1, 1], [1, 1, 3]),  # below layer 1 nothing is left
+        ([0, 0, 0, 0, 1], [4, 4, 4]),
+        ([0, 0, 0, 0, 0], [4, 4, 4]),
+    ):
+        assert closest(costs, torch.tensor(left).bool()).tolist() == expected
+
+
+def test_closest_layers_against_the_formula() -> None:
+    """Each chosen pair's mean square; a student layer that passes on what it reads is not chosen, though it is as close."""
+    scene = Scene(ClosestLayers(), 8)
+    assert scene.term.teaching(shape(12, 8)) == [3, 6, 9, 12] and scene.term.teaching(shape(6, 8)) == [2, 3, 5, 6]
+    linear, teachers = scene.module("closest_layers"), [2, 3, 5, 6]
+    assert torch.equal(linear.weight, torch.eye(8)) and not linear.bias.any()
+    with torch.no_grad():
+        linear.weight.mul_(1.1)
+    scene.student.hidden[2] = scene.student.hidden[1].clone()
+    costs = [[0.0] * 4 for _ in range(STUDENT)]
+    for s in range(1, STUDENT + 1):
+        for place, t in enumerate(teachers):
+            for b, length in enumerate(LENGTHS):
+                for n in range(length):
+                    ours = mapped_by(linear.weight, scene.student.hidden[s][b, n])
+                    theirs = scene.teacher.hidden[t][b, n].tolist()
+                    costs[s - 1][place] += (
+                        sum((x - y) ** 2 for x, y in zip(ours, theirs, strict=True)) / 8 / sum(LENGTHS)
+                    )
+    top = 0 if costs[0][3] < costs[2][3] else 2
+    chosen = [0, 0, 0, top]
+    assert top == 2
+    assert scene.value().item() == pytest.approx(sum(costs[s][place] for place, s in enumerate(chosen)), rel=1e-5)
+    with pytest.raises(TutelageError, match="names layer 7, but the teacher has layers 1 to 6"):
+        Objective([ClosestLayers(layers=[2, 7])], KINDS["classification"], shape(3, 8), shape(6, 8))
 
 
 def slow_costs(scene: Scene) -> tuple[np.ndarray, np.ndarray]:

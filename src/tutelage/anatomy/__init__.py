@@ -96,6 +96,8 @@ class Shape:
     vocabulary: int
     stored: int | None = None
     """Number of stored layers, if layers are shared."""
+    least: tuple[int, int] | None = None
+    """Heads and neurons of the layer that has fewest, if layers differ; ``heads`` and ``intermediate`` are then the most."""
 
     def __str__(self) -> str:
         if self.family not in FAMILIES:
@@ -105,7 +107,8 @@ class Shape:
         if not self.heads:
             return f"a bidirectional LSTM with {self.hidden} units per direction, {self.intermediate} before the logits"
         stored = "" if self.stored is None else f" ({self.stored} stored)"
-        return f"{self.layers} layers{stored} x {self.hidden}, {self.heads} heads, intermediate {self.intermediate}"
+        heads, neurons = ("", "") if self.least is None else (f"{number} to " for number in self.least)
+        return f"{self.layers} layers{stored} x {self.hidden}, {heads}{self.heads} heads, intermediate {neurons}{self.intermediate}"
 
 
 def shape_of(config: Any) -> Shape:
@@ -115,6 +118,13 @@ def shape_of(config: Any) -> Shape:
         inner = config.get_text_config()
         layers, hidden = (int(getattr(inner, name, None) or 0) for name in (family.depth, family.hidden))
         return Shape(config.model_type, layers, hidden, 0, 0, int(getattr(inner, "vocab_size", 0) or 0))
+    if family.derived == "uneven":
+        kept = (config.kept_heads, config.kept_neurons)
+        # Without attention in any layer it still has a head size.
+        heads, neurons = (max(1, *numbers) for numbers in kept)
+        fewest = min(kept[0]), min(kept[1])
+        depth, hidden = getattr(config, family.depth), getattr(config, family.hidden)
+        return Shape(config.model_type, depth, hidden, heads, neurons, config.vocab_size, least=fewest)
     return Shape(
         family=config.model_type,
         layers=getattr(config, family.depth),
@@ -249,18 +259,24 @@ class Layers(BaseModel):
         return list(self.layers)
 
 
-def frozen_modules(model: PreTrainedModel, train: Literal["all", "head"] | Layers) -> list[nn.Module]:
+Trained = Literal["all", "without_embeddings", "head"] | Layers
+"""What a stage trains: all of the student, all but its embeddings, its head alone, or some layers."""
+
+
+def frozen_modules(model: PreTrainedModel, train: Trained) -> list[nn.Module]:
     """The modules that keep their weights when only a part of the model is trained."""
     if train == "all":
         return []
     base = base_of(model)
     if train == "head":
         return [base]
+    embeddings = [base.get_submodule(family_of(model.config).embeddings.partition(".")[0])]
+    if train == "without_embeddings":
+        return embeddings
     layers = list(layers_of(model))
     kept = set(train.of(shape_of(model.config).layers))
     inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
     outside = [m for m in model.modules() if any(id(p) not in inside for p in m.parameters(recurse=False))]
-    embeddings = [base.get_submodule(family_of(model.config).embeddings.partition(".")[0])]
     frozen: list[nn.Module] = [layer for number, layer in enumerate(layers, start=1) if number not in kept]
     known = {id(m) for part in embeddings for m in part.modules()}
     frozen += [module for module in outside if id(module) not in known]
@@ -401,3 +417,9 @@ class EagerAttention:
         kinds = 1 + sum(kind in (getattr(self._config, "pos_att_type", None) or ()) for kind in ("c2p", "p2c"))
         query, key, value = (self._parts[part] for part in ("query", "key", "value"))
         self._see(query, key, value, (query.shape[-1] * kinds) ** -0.5, self._bias)
+
+
+def become(model: PreTrainedModel, fresh: PreTrainedModel) -> None:
+    """Replace the content of ``model`` by that of ``fresh``, a model with the same head; references to ``model`` stay valid."""
+    model.__class__ = type(fresh)
+    model.__dict__.update({name: value for name, value in fresh.__dict__.items() if not name.endswith("_hooks")})

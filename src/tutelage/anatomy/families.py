@@ -323,6 +323,21 @@ FAMILIES |= {
     if family.derived is family.heads_fixed is family.neurons_fixed is None
 }
 
+# Another number of heads and neurons in each layer, or none: attention is then not called once a layer.
+FAMILIES |= {
+    f"uneven_{name}": Family(
+        **{
+            **vars(family),
+            **dict.fromkeys(("rigid", "neurons_fixed"), "it is already pruned"),
+            "decoder": False,
+            "attention": None,
+            "derived": "uneven",
+        }
+    )
+    for name, family in FAMILIES.items()
+    if family.derived is family.heads_fixed is family.neurons_fixed is None
+}
+
 UNREAD = Family(
     **{
         **vars(FAMILIES["bilstm"]),

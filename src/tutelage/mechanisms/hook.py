@@ -16,7 +16,8 @@ class Hook:
     """Called by the training loop at fixed points of a stage; a subclass overrides what it needs."""
 
     def parameter_groups(self, module: nn.Module, weight_decay: float) -> list[dict[str, Any]] | None:
-        """The optimiser's groups; a ``factor`` in a group multiplies the stage's learning rate. None keeps the usual ones.
+        """The optimiser's groups; None keeps the usual ones. A ``factor`` in a group multiplies the stage's learning rate. A
+        ``rate`` replaces it, and the gradients of such a group are not clipped.
 
         At most one hook of a stage may return groups.
         """

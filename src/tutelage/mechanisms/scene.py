@@ -19,6 +19,7 @@ from tutelage.knowledge.store.scheme import Dtype
 from tutelage.mechanisms.mechanism import StageLike
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.progress import Display
+from tutelage.students.specs import Student
 from tutelage.teachers.knowledge import Knowledge
 from tutelage.teachers.source import Source
 
@@ -76,6 +77,8 @@ class Scene:
     stages: list[StageScene]
     student: PreTrainedModel
     """The student of the current stage."""
+    spec: Student
+    """What the recipe says of it."""
     warnings: list[str]
     task: TaskScene | None = None
     """None for a run on raw text."""

@@ -7,6 +7,7 @@ from tutelage.methods.autoskdbert import autoskdbert, ensemble, mt_bert, skdbert
 from tutelage.methods.bert_emd import bert_emd
 from tutelage.methods.bilstm import bilstm, bilstm_reference
 from tutelage.methods.ckd import ckd
+from tutelage.methods.cofi import cofi
 from tutelage.methods.compact import compact, compact_int8
 from tutelage.methods.deep_compression import deep_compression
 from tutelage.methods.distilbert import distilbert, distilbert_general
@@ -37,6 +38,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         kd,
         takd,
         deep_compression,
+        cofi,
         logits_mse,
         similarity,
         fitnets,

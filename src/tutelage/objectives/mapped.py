@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from tutelage.anatomy import Shape
 from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Count, Cut, Neurons, Tokens
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.hidden import check_first_token
-from tutelage.objectives.mapping import Pairs, grouped
+from tutelage.objectives.mapping import Pairs, grouped, half_up
 from tutelage.objectives.term import Comparison, Project, Term, resolve_projection
 
 if TYPE_CHECKING:
@@ -187,6 +190,75 @@ class RandomLayers(Term):
                 for who, vectors in zip(("student", "teacher"), pair, strict=True)
             ]
             total = total + losses.patient_mse(*mapped, count=x.batch.totals.examples)
+        return total
+
+
+class ClosestLayers(Term):
+    """Hidden states of some teacher layers, each against the closest layer that is left of the student (CoFi, Xia et al. 2022).
+
+    The student's vectors pass one linear map, which is the identity at first. Teacher layers choose from the top down, each among
+    the student's layers below the last choice; one for which none is below takes the last choice too. The loss is the mean square
+    over tokens and hidden size, summed over the teacher's layers. A choice is the whole step's, of all processes.
+    """
+
+    column = "hidden"
+    aligned = True
+    whole_step = True
+
+    kind: Literal["closest_layers"] = "closest_layers"
+    layers: Annotated[list[Count], Field(min_length=1)] | Literal["quarters"] = "quarters"
+    """The teacher's layers that teach; ``quarters``: those at a quarter, half, three quarters and the whole of the depth, 3, 6, 9
+    and 12 of 12."""
+
+    def words(self) -> str:
+        return "MSE of the closest layers"
+
+    def teaching(self, teacher: Shape) -> list[int]:
+        """The teacher's layers that teach, ascending."""
+        n = teacher.layers
+        layers = {half_up(i * n, 4) for i in range(1, 5)} - {0} if self.layers == "quarters" else set(self.layers)
+        if max(layers) > n:
+            raise TutelageError(
+                f"{self.kind} names layer {max(layers)}, but the teacher has layers 1 to {n}; use these"
+            )
+        return sorted(layers)
+
+    def pairs(self, student: Shape, teacher: Shape) -> Pairs:
+        """All pairs that a choice may have."""
+        return [(s, t) for s in range(1, student.layers + 1) for t in self.teaching(teacher)]
+
+    def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
+        assert teacher is not None
+        ours, theirs = _hidden_of(self.pairs(student, teacher))
+        return ours | Needs(hidden=frozenset([0])), theirs
+
+    def modules(self, student: Shape, teacher: Shape | None) -> dict[str, nn.Module]:
+        from torch import nn
+
+        assert teacher is not None
+        linear = nn.Linear(student.hidden, teacher.hidden)
+        nn.init.eye_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        return {self.kind: linear}
+
+    def value(self, x: Comparison) -> Tensor:
+        import torch
+
+        from tutelage.objectives import losses
+        from tutelage.objectives.mappers import closest, summed
+
+        mask, tokens, linear = x.batch.compared, x.batch.totals.tokens, x.projections[self.kind]
+        states = [x.student.hidden[layer] for layer in sorted(x.student.hidden)]
+        ours, theirs = torch.stack(states[1:]), [x.teacher.hidden[t] for t in sorted({t for _, t in x.pairs})]
+        # A layer that passes on what it reads is no longer there: its blocks are skipped.
+        left = torch.stack([(after != before).any() for before, after in pairwise(states)])
+        with torch.no_grad():  # not losses.hidden_costs, for whose list of tokens the host waits
+            mapped, real = linear(ours).float(), mask[..., None]
+            costs = torch.stack([((mapped - target) * real).square().sum((1, 2, 3)) for target in theirs], dim=1)
+        total = ours.new_zeros((), dtype=torch.float32)
+        for place, target in zip(closest(summed(costs), left), theirs, strict=True):
+            chosen = linear(ours.index_select(0, place[None])[0])
+            total = total + losses.hidden_mse(chosen, target, mask, tokens)
         return total
 
 

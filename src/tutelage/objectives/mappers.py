@@ -63,6 +63,29 @@ def token_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     return (hidden.float() * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
 
 
+def summed(costs: Tensor) -> Tensor:
+    """Costs of which each process has its own part of the step's, added up in place."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(costs)
+    return costs
+
+
+def closest(costs: Tensor, left: Tensor) -> Tensor:
+    """Which student layer (from 0) each teacher layer chooses, ``(N,)``: from the top down the one of least cost among those that
+    are left, below the last choice; the last choice if there is none (CoFi).
+
+    Nothing waits for the device. Shapes: ``costs`` ``(M, N)`` for M student layers, ``left`` ``(M,)``.
+    """
+    count = len(costs)
+    places, last = torch.arange(count, device=costs.device), torch.full((), count, device=costs.device)
+    chosen = []
+    for row in costs.T.flip(0):
+        able = left & (places < last)
+        last = torch.where(able.any(), row.masked_fill(~able, torch.inf).argmin(), last.clamp(max=count - 1))
+        chosen.append(last)
+    return torch.stack(chosen[::-1])
+
+
 Weights = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 LEAST_COST = 1e-3
@@ -90,10 +113,9 @@ class Flows(Mapper):
         """The flow ``(M, N)`` for each matrix of costs, of which each process has its own part of the step's."""
         from ot.lp import emd
 
-        every = torch.stack(list(costs))
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(every)
-        table = every.cpu().double().numpy()  # one transfer a step: M x N numbers for each flow
+        table = (
+            summed(torch.stack(list(costs))).cpu().double().numpy()
+        )  # one transfer a step: M x N numbers for each flow
         ours, theirs = (one.cpu().double().numpy() for one in (self.student, self.teacher))
         ours, theirs = ours / ours.sum(), theirs / theirs.sum()
         if not np.isfinite(table).all():  # the loss is not finite either, and the loop says so

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tutelage.anatomy import Head, Layers
+from tutelage.anatomy import Head, Trained
 from tutelage.data.augmentation.rules import Rules
 from tutelage.data.augmentation.variants import Augmentation
 from tutelage.data.corpus.packing import Packing
@@ -47,8 +47,8 @@ class Stage(BaseModel):
     """The losses."""
     mechanisms: list[AnyMechanism] = []
     """What the stage does beside its losses."""
-    train: Literal["all", "head"] | Layers = "all"
-    """What is trained: all of the student, its head alone, or some layers."""
+    train: Trained = "all"
+    """What is trained: all of the student, all but its embeddings, its head alone, or some layers."""
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = 3
     """Passes over the training data; ``auto``: enough for the number of texts (on a task)."""
     max_steps: Annotated[int, Field(ge=1)] | None = None

@@ -81,6 +81,10 @@ PAPERS = {
         "Haidar, Md Akmal and Anchuri, Nithin and Rezagholizadeh, Mehdi and Ghaddar, Abbas and Langlais, Philippe and "
         "Poupart, Pascal",
     ),
+    "2204.00408": (
+        "Structured Pruning Learns Compact and Accurate Models",
+        "Xia, Mengzhou and Zhong, Zexuan and Chen, Danqi",
+    ),
     "2211.14466": (
         "{SKDBERT}: Compressing {BERT} via Stochastic Knowledge Distillation",
         "Ding, Zixiang and Jiang, Guoqing and Zhang, Shuai and Guo, Lin and Lin, Wei",

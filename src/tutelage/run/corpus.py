@@ -156,7 +156,9 @@ class CorpusRun:
         numbered = enumerate(zip(stages, self.objectives, strict=True))
         scenes = [StageScene(stage, index, plan, None) for index, (stage, plan) in numbered]
         folder, place = Path(str(config.out)), bench
-        self.scene = Scene(place.accelerator, place.display, folder, config.seed, scenes, self.student, [])
+        self.scene = Scene(
+            place.accelerator, place.display, folder, config.seed, scenes, self.student, config.recipe.student, []
+        )
         for scene in scenes:
             for mechanism in scene.stage.mechanisms:
                 mechanism.prepare(self.scene, scene)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,8 @@ class StudentFactory:
         if self._pruned is None:
             if self.vocabulary is not None and teacher is not None:
                 teacher = self.vocabulary.network(teacher)
-            model = build(spec, teacher, self._labels, self._seed, self._importance, self.head)
+            scores = partial(self._importance, spec)
+            model = build(spec, teacher, self._labels, self._seed, scores, self.head)
             if spec.tune is not None and teacher is not None:
                 texts: list[dict[str, Tensor]] = []
                 tokens = 0
@@ -185,11 +187,10 @@ class StudentFactory:
             self._pruned = model.cpu()
         return copy.deepcopy(self._pruned)
 
-    def _importance(self, model: PreTrainedModel) -> Scores:
+    def _importance(self, spec: Pruned, model: PreTrainedModel) -> Scores:
         """The importance of the teacher's heads and neurons."""
-        assert isinstance(self.spec, Pruned)
-        examples = self._examples(model.to(self._device), self.spec.examples)
-        return importance(model, examples, kind_of(self._data.kind), self.spec.importance)
+        examples = self._examples(model.to(self._device), spec.examples)
+        return importance(model, examples, kind_of(self._data.kind), spec.importance)
 
     def _examples(self, model: PreTrainedModel, most: int | None) -> Iterator[Batch]:
         """Up to ``most`` training examples, drawn at random, as the teacher reads them. Of a kind with labels, those that have

@@ -39,7 +39,7 @@ from tutelage.run.teacher import RunTeacher
 from tutelage.run.vocabulary import held_out
 from tutelage.run.workspace import Bench, Workspace
 from tutelage.students.final import final_config, final_network, notes
-from tutelage.students.load import load_model
+from tutelage.students.load import load_model, network_of
 from tutelage.students.specs import takes_from_teacher
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
@@ -243,7 +243,8 @@ class TaskRun:
         ]
         bench, folder = self.bench, Path(str(config.out))
         accelerator, display = bench.accelerator, bench.display
-        return Scene(accelerator, display, folder, config.seed, stages, self.student, self.warnings, task)
+        student, spec = self.student, self.factory.spec
+        return Scene(accelerator, display, folder, config.seed, stages, student, spec, self.warnings, task)
 
     def _train_logits(self, part: str) -> Tensor:
         assert self.answering is not None
@@ -419,6 +420,11 @@ class TaskRun:
         if self.teacher is not None:
             self.teacher.write_store()
         self.start_trials, self.rate_trials = trials.choose(self, workspace.folder)
+        if workspace.resumed is not None and 0 < workspace.resumed["work"] < len(self.config.recipe.stages):
+            # A stage may have made the student smaller than it was made.
+            found = network_of(workspace.resumed["config"], self.kind.head)
+            if anatomy.shape_of(found.config) != anatomy.shape_of(self.student.config):
+                self.student = found.to(self.bench.accelerator.device)
 
     @cached_property
     def starts(self) -> dict[str, list[int]]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from tutelage.anatomy import Head
 from tutelage.data.augmentation.wordvectors import WordVectors
 from tutelage.errors import TutelageError
-from tutelage.students import bilstm, pruned, sharing
+from tutelage.students import bilstm, pruned, sharing, uneven
 from tutelage.students.compactors import compaction
 from tutelage.students.copied import copy_layers
 from tutelage.students.fresh import from_sizes
@@ -25,6 +25,7 @@ from tutelage.students.specs import (
     Checkpoint,
     Copied,
     Fresh,
+    Gated,
     Inherited,
     Pruned,
     Shared,
@@ -87,10 +88,10 @@ def build(
     if vocabulary is not None and teacher is not None and origin_of(student) is None and not isinstance(student, Fresh):
         teacher = vocabulary.network(teacher)
     torch.manual_seed(seed)
-    if head == "vectors" and not isinstance(student, Checkpoint | Copied | Fresh | Pruned):
+    if head == "vectors" and not isinstance(student, Checkpoint | Copied | Fresh | Gated | Pruned):
         raise TutelageError(
-            f"a student with init={student.init} cannot be a sentence encoder; use init=copied, init=pruned, init=fresh or a "
-            "checkpoint"
+            f"a student with init={student.init} cannot be a sentence encoder; use init=copied, init=pruned, init=gated, "
+            "init=fresh or a checkpoint"
         )
     if isinstance(student, Checkpoint):
         return loaded(student.name)
@@ -101,6 +102,11 @@ def build(
         if isinstance(student, Copied):
             return copy_layers(source, student, labels)
         return sharing.shared(copy_layers(source, Copied(layers=student.stored, choose="first"), labels), student)
+    if isinstance(student, Gated):
+        if teacher is None:
+            raise TutelageError("a student with gates takes its weights from a teacher; give --teacher")
+        uneven.check_uneven(teacher.config)
+        return copy_layers(teacher, Copied(layers="all"), labels)
     if isinstance(student, Inherited | Sliced):
         source = teacher if student.source is None else loaded(student.source)
         return _taken(student, source, labels)

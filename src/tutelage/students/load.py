@@ -48,7 +48,7 @@ def load_config(name: str) -> Any:
     Raises:
         TutelageError: if there is no configuration, it is damaged or needs code of its own, or its model type is not supported.
     """
-    from tutelage.students import bilstm, pruned, sharing  # noqa: F401 (transformers knows their model types then)
+    from tutelage.students import bilstm, sharing, uneven  # noqa: F401 (transformers knows their model types then)
 
     tree, commit = _read_config(name)
     _check_loadable(name, tree)
@@ -337,6 +337,15 @@ def head_in(folder: str) -> Head:
 def model_class(head: Head) -> Any:
     """The class that makes and loads models with this head: an Auto class of transformers, for vectors that of this package."""
     return SentenceEncoder if head == "vectors" else auto_class(head)
+
+
+def network_of(config: str, head: Head) -> PreTrainedModel:
+    """A network with random weights, of a configuration that this program has written as JSON."""
+    tree = json.loads(config)
+    made = CONFIG_MAPPING[tree["model_type"]].from_dict(tree)
+    with torch.random.fork_rng():
+        model: PreTrainedModel = model_class(head).from_config(made, dtype=torch.float32)
+    return model.eval()
 
 
 def fitted_config(config: Any, head: Head) -> Any:

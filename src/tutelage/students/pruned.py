@@ -81,38 +81,44 @@ def plain_type(config: Any) -> str:
     return str(config.model_type).removeprefix("pruned_")
 
 
-def _config_class(name: str) -> Any:
-    """The configuration of a family with the kept sizes.
+def register(
+    kind: str, mixin: type, types: dict[str, Any], fields: dict[str, Any]
+) -> dict[str, type[PreTrainedConfig]]:
+    """Register the model types of a kind of student (``pruned_bert``, ...) with the Auto classes of transformers.
 
-    The original number of heads stays as it is, because transformers derives the head size from it. ``kept_heads`` is the
-    number of heads left in each layer. ``embedding_rank`` is the width of a factorised embedding table, else ``None``.
+    Args:
+        kind: The ``init`` in ``Family.derived``, and the beginning of the types' names.
+        mixin: What changes a model of the plain family into one of the kind.
+        types: By name the type of each field that the configuration has beside the plain family's.
+        fields: Their defaults.
+
+    Returns:
+        The configuration classes, by the plain model type.
     """
-    base = CONFIG_MAPPING[name]
-    fields = {"kept_heads": 12, "embedding_rank": None}
-    types = {"kept_heads": int, "embedding_rank": int | None}
-    about = {"model_type": f"pruned_{name}", "__annotations__": types, "__module__": __name__, **fields}
-    return strict(type(f"Pruned{base.__name__}", (base,), about))
+    found: dict[str, type[PreTrainedConfig]] = {}
+    for name in [n.removeprefix(f"{kind}_") for n, family in anatomy.FAMILIES.items() if family.derived == kind]:
+        base, title, module = CONFIG_MAPPING[name], kind.capitalize(), mixin.__module__
+        about = {"model_type": f"{kind}_{name}", "__annotations__": types, "__module__": module, **fields}
+        config = found[name] = strict(type(f"{title}{base.__name__}", (base,), about))
+        AutoConfig.register(config.model_type, config)
+        for head in HEADS:
+            plain = auto_class(head)._model_mapping[base]
+            members = {"config_class": config, "__module__": module}
+            auto_class(head).register(config, type(f"{title}{plain.__name__}", (mixin, plain), members))
+    return found
 
 
-def _model_class(plain: type[PreTrainedModel], config: Any) -> Any:
-    return type(f"Pruned{plain.__name__}", (Narrow, plain), {"config_class": config, "__module__": __name__})
+CONFIGS = register(
+    "pruned",
+    Narrow,
+    {"kept_heads": int, "embedding_rank": int | None},
+    {"kept_heads": 12, "embedding_rank": None},
+)
+"""By model type of the teacher the configuration of a student with fewer heads or a factorised table.
 
-
-def _register(name: str) -> type[PreTrainedConfig]:
-    config: type[PreTrainedConfig] = _config_class(name)
-    AutoConfig.register(config.model_type, config)
-    for head in HEADS:
-        plain = auto_class(head)._model_mapping[CONFIG_MAPPING[name]]
-        auto_class(head).register(config, _model_class(plain, config))
-    return config
-
-
-CONFIGS = {
-    name.removeprefix("pruned_"): _register(name.removeprefix("pruned_"))
-    for name, family in anatomy.FAMILIES.items()
-    if family.derived == "pruned"
-}
-"""By model type of the teacher the configuration of a student with fewer heads or a factorised table."""
+The original number of heads stays as it is, because transformers derives the head size from it. ``kept_heads`` is the number of
+heads left in each layer. ``embedding_rank`` is the width of a factorised embedding table, else ``None``.
+"""
 
 
 def check_prunable(spec: Pruned, teacher: PreTrainedModel) -> Sizes:
@@ -174,7 +180,9 @@ def prune(teacher: PreTrainedModel, spec: Pruned, scores: Scores, labels: dict[s
             _best(s, count) for s, count in zip(scores[index], (sizes.heads, sizes.intermediate), strict=True)
         )
         columns = (heads[:, None] * size + torch.arange(size)).flatten()
-        weights |= {f"{layers}{index}.{name}": tensor for name, tensor in _cut(layer, family, columns, neurons).items()}
+        weights |= {
+            f"{layers}{index}.{name}": tensor for name, tensor in cut_layer(layer, family, columns, neurons).items()
+        }
     body = {name: tensor for name, tensor in weights.items() if name.startswith(within)}
     outside = {name: tensor for name, tensor in student.state_dict().items() if not name.startswith(within)}
     for name, new in outside.items():  # a head of another size, or one that the teacher lacks, stays random
@@ -201,7 +209,7 @@ def _config(spec: Pruned, sizes: Sizes, original: Any, labels: dict[str, Any]) -
     return config
 
 
-def _cut(layer: nn.Module, family: anatomy.Family, columns: Tensor, neurons: Tensor) -> dict[str, Tensor]:
+def cut_layer(layer: nn.Module, family: anatomy.Family, columns: Tensor, neurons: Tensor) -> dict[str, Tensor]:
     """The weights of one layer, reduced to the ``columns`` of the kept heads and to the kept ``neurons``."""
     rows = {family.ffn_up: neurons}
     kept = {f"{family.ffn_down}.weight": (1, neurons)}

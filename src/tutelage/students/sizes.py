@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from transformers import PreTrainedModel
 
@@ -26,6 +27,21 @@ class Sizes:
     intermediate: int
 
 
+def unit_costs(shape: anatomy.Shape, of: Literal["parameters", "flops"]) -> tuple[int, int]:
+    """What one head and one neuron cost: parameters, or operations of matrix products for a text of :data:`LENGTH` tokens."""
+    size, hidden = shape.hidden // shape.heads, shape.hidden
+    if of == "parameters":
+        return size * (4 * hidden + 3), 2 * hidden + 1
+    return LENGTH * size * (8 * hidden + 4 * LENGTH), LENGTH * 4 * hidden
+
+
+def unit_shares(shape: anatomy.Shape, of: Literal["parameters", "flops"]) -> tuple[float, float]:
+    """What one head and one neuron cost, as shares of the cost of all of a model's."""
+    head, neuron = unit_costs(shape, of)
+    whole = shape.layers * (shape.heads * head + shape.intermediate * neuron)
+    return head / whole, neuron / whole
+
+
 @dataclass(frozen=True)
 class Costs:
     """What a student cut out of ``teacher`` costs, by its sizes."""
@@ -36,10 +52,9 @@ class Costs:
     def parameters(self, sizes: Sizes) -> int:
         """Parameters of the whole student."""
         family, shape = anatomy.family_of(self.teacher.config), anatomy.shape_of(self.teacher.config)
-        layers, hidden = anatomy.layers_of(self.teacher), shape.hidden
+        layers, (head, neuron) = anatomy.layers_of(self.teacher), unit_costs(shape, "parameters")
         layer = count_parameters(layers[0])
-        layer -= (shape.heads - sizes.heads) * (hidden // shape.heads) * (4 * hidden + 3)
-        layer -= (shape.intermediate - sizes.intermediate) * (2 * hidden + 1)
+        layer -= (shape.heads - sizes.heads) * head + (shape.intermediate - sizes.intermediate) * neuron
         outside = count_parameters(self.teacher) - count_parameters(layers)
         if self.rank is not None:
             table = anatomy.base_of(self.teacher).get_submodule(family.embeddings).weight
@@ -48,10 +63,8 @@ class Costs:
 
     def flops(self, sizes: Sizes) -> int:
         """Operations of the layers' matrix products for one text of :data:`LENGTH` tokens."""
-        shape = anatomy.shape_of(self.teacher.config)
-        inner = sizes.heads * (shape.hidden // shape.heads)
-        dense = 2 * (4 * inner * shape.hidden + 2 * shape.hidden * sizes.intermediate)
-        return sizes.layers * LENGTH * (dense + 4 * LENGTH * inner)
+        head, neuron = unit_costs(anatomy.shape_of(self.teacher.config), "flops")
+        return sizes.layers * (sizes.heads * head + sizes.intermediate * neuron)
 
     def of(self, target: str, sizes: Sizes) -> int:
         """What ``target_parameters`` or ``target_flops`` limits."""

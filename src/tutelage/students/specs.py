@@ -163,6 +163,29 @@ class Sized(StudentSpec):
         return Copied(layers=max(1, round(self.flops * layers)), vocabulary=self.vocabulary)
 
 
+class Gated(StudentSpec):
+    """The teacher with gates at its blocks, heads and neurons, which the mechanism ``gates`` trains; then what is closed is removed
+    (Xia et al. 2022). Each layer keeps its own number of heads and neurons.
+    """
+
+    inherits = True
+    needs_mechanism = "gates"
+
+    init: Literal["gated"] = "gated"
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """What is left of the layers' heads and neurons."""
+    of: Literal["parameters", "flops"] = "parameters"
+    """What is counted: parameters, or operations for a text of 128 tokens."""
+
+    @property
+    def twin_words(self) -> str:
+        return "a student of its operations cut out of the teacher (init=pruned)"
+
+    def twin(self) -> Pruned:
+        """The baseline: about the same operations, with equally many heads and neurons in each layer."""
+        return Pruned(target_flops=self.share, vocabulary=self.vocabulary)
+
+
 class BiLSTM(StudentSpec):
     """Word embeddings and a bidirectional LSTM, which learns from predictions alone (Tang et al. 2019).
 
@@ -261,6 +284,7 @@ MARKS = {
     "pruned": {"rank", "target_parameters", "target_flops"},
     "bilstm": {"channels", "words", "vectors"},
     "sized": {"flops"},
+    "gated": {"share", "of"},
     "fresh": {"hidden", "intermediate", "heads", "family", "embedding"},
     "checkpoint": {"name"},
 }
@@ -276,6 +300,7 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
     * ``layers=3`` or ``layers=2+4+6``: layers copied from the teacher.
     * ``layers=4,hidden=312,heads=12``: a new network with these sizes.
     * ``flops=0.5``: the teacher with half of the operations.
+    * ``share=0.5``: the teacher with gates, half of whose heads and neurons are left in the end.
     * ``target_parameters=0.5``, ``layers=6,rank=128`` or ``init=pruned,heads=4``: a pruned teacher.
     * ``words=...`` or ``channels=...``: a BiLSTM.
     * anything without ``=``: a checkpoint (folder or Hub id).

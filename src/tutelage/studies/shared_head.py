@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class Together(loop.TrainedModule):
             losses[name] = torch.stack([*terms.values()]).sum()
         return losses
 
-    def frozen(self, train: Literal["all", "head"] | anatomy.Layers) -> list[nn.Module]:
+    def frozen(self, train: anatomy.Trained) -> list[nn.Module]:
         return [module for tap in self._taps.values() for module in anatomy.frozen_modules(tap.model, train)]
 
     def close(self) -> None:

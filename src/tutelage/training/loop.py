@@ -24,7 +24,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
@@ -61,7 +60,7 @@ class TrainedModule(nn.Module):
         super().__init__()
         self.student, self.objective = student, objective
 
-    def frozen(self, train: Literal["all", "head"] | anatomy.Layers) -> list[nn.Module]:
+    def frozen(self, train: anatomy.Trained) -> list[nn.Module]:
         """The modules that keep their weights."""
         raise NotImplementedError
 
@@ -77,7 +76,7 @@ class DistillationModule(TrainedModule):
         losses: dict[str, Tensor] = self.objective(self._tap(batch.inputs, batch.predicted), teacher, batch)
         return losses
 
-    def frozen(self, train: Literal["all", "head"] | anatomy.Layers) -> list[nn.Module]:
+    def frozen(self, train: anatomy.Trained) -> list[nn.Module]:
         return anatomy.frozen_modules(self._tap.model, train)
 
     def close(self) -> None:
@@ -218,7 +217,7 @@ def train(
             seed_of_step = int(np.random.SeedSequence(place_of_step).generate_state(1)[0])
             lr = optimizers.learning_rate(stage, log.steps, total)
             for group in optimizer.param_groups:
-                group["lr"] = lr * group.get("factor", 1.0)
+                group["lr"] = group.get("rate", lr * group.get("factor", 1.0))
             step = feed.read(epoch, names)
             parts, losses = stepper.gradients(step, names, log.steps, seed_of_step, prepared.zero_grad)
             sums = {name: sums.get(name, 0) + loss for name, loss in losses.items()}

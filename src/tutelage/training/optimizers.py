@@ -58,8 +58,9 @@ def optimizer_of(stage: Stage, groups: list[dict[str, Any]], device: torch.devic
 
 
 def clip(stage: Stage, optimizer: torch.optim.Optimizer) -> None:
-    """Scale gradients down to the norm ``stage.clip``: all together, or for ``bert_adam`` each tensor's alone."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    """Scale gradients down to the norm ``stage.clip``: all together, or for ``bert_adam`` each tensor's alone. Groups with a
+    ``rate`` of their own are left out (:meth:`tutelage.mechanisms.hook.Hook.parameter_groups`)."""
+    parameters = [p for group in optimizer.param_groups if "rate" not in group for p in group["params"]]
     for together in [[p] for p in parameters] if stage.optimizer == "bert_adam" else [parameters]:
         # Not the accelerator's: that would divide by the scale of fp16 a second time.
         nn.utils.clip_grad_norm_(together, stage.clip)

@@ -57,7 +57,7 @@ def train_stages(
 
     The main process calls ``end`` after each stage of the student, with the projections of all stages so far under
     ``STAGE.NAME``; checkpoints keep the checksums that it returns, as ``kept``. A ``resumed`` run skips finished stages and
-    continues within the one that was interrupted.
+    continues within the one that was interrupted. Checkpoints keep the configuration of the trained model as ``config``.
     """
     logs = [loop.StageLog(**log) for log in resumed["logs"]] if resumed else []
     lines = folder / "metrics.jsonl"
@@ -78,9 +78,10 @@ def train_stages(
         hooks = work.hooks()
         module = loop.DistillationModule(work.model, work.objective)
 
-        def save(state: checkpoint.State, index: int = index) -> None:
+        def save(state: checkpoint.State, index: int = index, work: StageWork = work) -> None:
             seconds = sum(log.seconds for log in logs) + state.get("log", {}).get("seconds", 0.0)
             common = {"work": index, "logs": [vars(log) for log in logs], "seconds_before": seconds}
+            common["config"] = work.model.config.to_json_string(use_diff=False)
             checkpoint.save(folder / "checkpoint", {**common, **lasting, "logged": _size(lines), **state})
 
         def report(event: Event, who: str = work.who, before: int = sum(log.steps for log in logs)) -> None:

@@ -241,7 +241,7 @@ class Compaction(nn.Module):
             place, _, name = path.rpartition(".")
             setattr(fresh.get_submodule(place), name, parameter)
         self.is_cut = True
-        _become(model, fresh)
+        anatomy.become(model, fresh)
         model.compaction = self
 
     @torch.no_grad()
@@ -265,7 +265,7 @@ class Compaction(nn.Module):
             plain.bias.copy_(norm.bias[index])
         for path, parameter in self._others(model, fresh):
             fresh.get_parameter(path).copy_(parameter)
-        _become(model, fresh)
+        anatomy.become(model, fresh)
 
     def _fresh(self, model: PreTrainedModel) -> PreTrainedModel:
         """A new model of the student's sizes with random weights, whose parts are replaced next."""
@@ -367,11 +367,6 @@ def _cut(module: nn.Module, name: str, index: Tensor, optimizer: torch.optim.Opt
         key: value[index].clone() if isinstance(value, Tensor) and value.shape == old.shape else value
         for key, value in state.items()
     }
-
-
-def _become(model: PreTrainedModel, fresh: PreTrainedModel) -> None:
-    """Replace the content of ``model`` by that of ``fresh``, a model of the same class; references to ``model`` stay valid."""
-    model.__dict__.update({name: value for name, value in fresh.__dict__.items() if not name.endswith("_hooks")})
 
 
 def sliced(teacher: PreTrainedModel, spec: Sliced, labels: dict[str, Any]) -> PreTrainedModel:
