@@ -37,6 +37,7 @@ from tutelage.students.specs import (
     BiLSTM,
     Checkpoint,
     Inherited,
+    Ordered,
     Pruned,
     Sized,
     Sliced,
@@ -58,7 +59,7 @@ class StudentFactory:
 
     Args:
         examples: All texts that the student may read: a BiLSTM's vocabulary, or a trimmed one, is made of them.
-        device: Where the importance of the teacher's heads and neurons is computed, for a pruned student.
+        device: Where the importance of the teacher's heads and neurons is computed, for a student that ranks them.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class StudentFactory:
         spec, teacher = self.spec, self._teacher
         source = None if teacher is None else teacher.model if takes_from_teacher(spec) else teacher.outline
         made = spec.twin() if twin else spec
-        if isinstance(made, Pruned):
+        if isinstance(made, Ordered | Pruned):
             return self._cut(made, source)
         own, kept = self.own_input, self.vocabulary
         return build(made, source, self._labels, self._seed, None, self.head, own, self.new, kept)
@@ -167,13 +168,13 @@ class StudentFactory:
         tokenizer = word_tokenizer(texts, self.spec.words, config.data.max_length or limit, mask or "[MASK]")
         return StudentInput(tokenizer, examples.pairs is not None)
 
-    def _cut(self, spec: Pruned, teacher: PreTrainedModel | None) -> PreTrainedModel:
-        """A pruned student. Cutting and tuning are done once."""
+    def _cut(self, spec: Ordered | Pruned, teacher: PreTrainedModel | None) -> PreTrainedModel:
+        """A student of ranked heads and neurons. Ranking, cutting and tuning are done once."""
         if self._pruned is None:
             if self.vocabulary is not None and teacher is not None:
                 teacher = self.vocabulary.network(teacher)
             model = build(spec, teacher, self._labels, self._seed, self._importance, self.head)
-            if spec.tune is not None and teacher is not None:
+            if isinstance(spec, Pruned) and spec.tune is not None and teacher is not None:
                 texts: list[dict[str, Tensor]] = []
                 tokens = 0
                 for batch in self._examples(teacher.to(self._device), min(TUNING_TEXTS, spec.examples or TUNING_TEXTS)):
@@ -187,7 +188,7 @@ class StudentFactory:
 
     def _importance(self, model: PreTrainedModel) -> Scores:
         """The importance of the teacher's heads and neurons."""
-        assert isinstance(self.spec, Pruned)
+        assert isinstance(self.spec, Ordered | Pruned)
         examples = self._examples(model.to(self._device), self.spec.examples)
         return importance(model, examples, kind_of(self._data.kind), self.spec.importance)
 
