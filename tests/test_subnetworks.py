@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from conftest import ALL_FAMILIES, tiny_model, write_csv
 from pydantic import ValidationError
+from test_common import config_for, small
 from test_pruned import inputs_for, some_scores
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -30,8 +31,10 @@ from tutelage.objectives.hidden import Embeddings, Hidden
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import SoftLabels
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.comparison import tables
+from tutelage.run.run import run
 from tutelage.students.pruned import ordered, prune
-from tutelage.students.specs import Copied, Pruned
+from tutelage.students.specs import Copied, Ordered, Pruned
 from tutelage.students.subnetworks import Supernet, cut, kept_layers, record, subnetwork, subnetworks
 from tutelage.tasks import KINDS
 from tutelage.training import loop
@@ -250,6 +253,9 @@ def test_an_export_cuts_out_what_was_trained_and_names_what_there_is(tokenizer: 
     torch.testing.assert_close(made(**inputs).logits, wanted(**inputs).logits, rtol=0, atol=0)
     assert export("shallow", depth=0.5).type == "bert"  # with all heads an ordinary model
     assert not hasattr(made.config, "subnetworks")
+    assert api.gate(tmp_path / "cut", max_size="1MB").passed
+    with pytest.raises(TutelageError, match=r"is of a sub-network \(width 0.25, depth 0.5\)"):
+        api.gate(tmp_path / "cut", min_retention=0.9)
     for more, message in (
         ({"width": 0.75}, "width 0.75 was not trained: .* has the widths 0.25, 0.5, 1; use one of them"),
         ({"depth": 0.25}, "depth 0.25 was not trained: .* has the depths 0.5, 1; use one of them"),
@@ -259,3 +265,34 @@ def test_an_export_cuts_out_what_was_trained_and_names_what_there_is(tokenizer: 
     with pytest.raises(TutelageError, match="has no sub-networks"):
         api.export(str(tmp_path / "cut"), tmp_path / "never", format="checkpoint", width=0.5, **given)
     assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.slow
+def test_a_report_has_what_each_sub_network_scores_when_it_is_exported(teacher_folder: Path, tmp_path: Path) -> None:
+    recipe = small("dynabert", Ordered(), 1)
+    few = {"widths": (0.25, 1.0)}
+    stages = [
+        stage.model_copy(
+            update={
+                "mechanisms": [
+                    one.model_copy(update=few) if isinstance(one, Subnetworks) else one for one in stage.mechanisms
+                ]
+            }
+        )
+        for stage in recipe.stages
+    ]
+    recipe = recipe.model_copy(update={"stages": stages})
+    config = config_for("dynabert", teacher_folder, tmp_path / "run", recipe=recipe, baseline=False)
+    report = run(config, quiet=True)
+    (section,) = report["sections"]
+    rows = {row["name"]: row for row in section["table"]["rows"]}
+    assert list(rows) == [f"width {width}, depth {depth}" for depth in ("1", "0.75", "0.5") for width in ("1", "0.25")]
+    assert rows["width 1, depth 1"]["cells"][1] == f"{report['student']['score']:.4f}"
+    assert tables(report)[-1].rows[-1][:2] == ["width 0.25, depth 0.5", "2 layers, 1 heads, 12 neurons"]
+    assert "Cut out and measured on dev" in (tmp_path / "run" / "report.html").read_text()
+    made = api.export(
+        str(tmp_path / "run" / "student"), tmp_path / "cut", format="checkpoint", width=0.25, depth=0.5, quiet=True
+    )
+    cells = rows["width 0.25, depth 0.5"]["cells"]
+    assert made.sides[1].scores is not None and f"{made.sides[1].scores['accuracy']:.4f}" == cells[1]
+    assert f"{made.parameters / 1e6:.1f} M" == cells[2]

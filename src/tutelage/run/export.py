@@ -110,8 +110,6 @@ def export(
             part = subnetworks.chosen(path, source.config, width, depth)
             source.become(subnetworks.cut(source.model, part))
         checked = _checked(model, source, kind_of_model(head, source.config), data_config, most)
-        if part is not None:
-            checked.notes.append(f"the sub-network of {part.name}, cut out; PyTorch is this network too")
         if temperature is None:
             fitted = form == "onnx" and checked.kind.classifies_texts and part is None
             temperature, note = temperature_of_run(path) if fitted else (1.0, [])
@@ -132,6 +130,7 @@ def export(
             # A gate looks for the run that made the model, and may be started from anywhere.
             place_of_model = os.path.abspath(path) if os.path.isdir(path) else model
             report = _report(place_of_model, folder, source, checked, made, desk, temperature)
+            report = report.model_copy(update={"part": None if part is None else part.name})
             if strict and report.flags:
                 raise TutelageError(f"nothing was exported, because of {option('strict')}: {'; '.join(report.flags)}")
             write_json(partial / REPORT, report)

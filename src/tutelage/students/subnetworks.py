@@ -181,7 +181,7 @@ def chosen(name: str, config: Any, width: float | None, depth: float | None) -> 
             "--method dynabert"
         )
     for what, value in (("width", width), ("depth", depth)):
-        trained = [one for one in noted.get(f"{what}s") or () if isinstance(one, float)]
+        trained = [one for one in noted.get(f"{what}s") or () if isinstance(one, int | float)]
         if value is not None and value not in trained:
             raise TutelageError(
                 f"{option(what)} {value:g} was not trained: the model {name!r} has the {what}s "
