@@ -23,6 +23,7 @@ from tutelage.evaluation import speed
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals, Tap
 from tutelage.mechanisms.own_teacher.keeper import Keeper
+from tutelage.mechanisms.own_teacher.settings import OwnTeacher
 from tutelage.mechanisms.subnetworks.settings import Subnetworks
 from tutelage.mechanisms.subnetworks.trainer import Trainer
 from tutelage.methods import METHODS
@@ -265,6 +266,17 @@ def test_an_export_cuts_out_what_was_trained_and_names_what_there_is(tokenizer: 
     with pytest.raises(TutelageError, match="has no sub-networks"):
         api.export(str(tmp_path / "cut"), tmp_path / "never", format="checkpoint", width=0.5, **given)
     assert not (tmp_path / "never").exists()
+
+
+def test_a_former_student_teaches_layers_of_its_own_shape_alone(teacher_folder: Path, tmp_path: Path) -> None:
+    stages = [
+        Stage(name="first", objective=[SoftLabels()]),
+        Stage(name="second", objective=[Hidden()], mechanisms=[OwnTeacher()], select="last"),
+    ]
+    recipe = Recipe(method="m", title="m", paper="m", student=Copied(layers=2, choose="first"), stages=stages)
+    with pytest.raises(TutelageError, match=r"compares hidden with the student's own, .* \(4 layers x 32.* alone"):
+        run(config_for("dynabert", teacher_folder, tmp_path / "run", recipe=recipe), quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

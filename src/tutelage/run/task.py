@@ -314,7 +314,7 @@ class TaskRun:
             steps, flops = planned_steps(stage, self.feed(stage)), 3 * passes * student + (teacher if runs else 0)
             team = [self._teams[stage.name][number] for number in objective.members]
             flops += sum(self._flops_of(one) for one in team if one.has_weights and self.config.teacher_store is None)
-            plans.append(StagePlan(stage, index, objective, self._part(stage), answers, steps, flops))
+            plans.append(StagePlan(stage, index, objective, self._part(stage), answers, steps, flops, passes))
         return plans
 
     def _student_flops(self) -> float:

@@ -1,11 +1,23 @@
-"""Keeps the teacher of a stage that is a copy of its student."""
+"""The teacher of a stage that is a copy of its student."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tutelage.data.batches import Batch
+from tutelage.knowledge.signals import Signals
 from tutelage.mechanisms.hook import Hook
+from tutelage.teachers.teacher import LiveTeacher
+
+
+class Former(LiveTeacher):
+    """A former state of the student. It reads the student's tokens, whatever the run's teacher reads."""
+
+    def signals(self, batch: Batch) -> Signals:
+        return super().signals(replace(batch, partners=None))
 
 
 class Keeper(Hook):
