@@ -24,7 +24,6 @@ from tutelage.data.augmentation.rules import Rules
 from tutelage.data.config import DataConfig, Predictions
 from tutelage.knowledge import out_of_fold
 from tutelage.methods.finetune import finetune
-from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.config import RunConfig
@@ -50,14 +49,9 @@ LOSSES: dict[str, list[AnyTerm]] = {
     "soft T=2 + labels": [SoftLabels(temperature=2.0, weight=0.7), HARD],
     "soft T=8 + labels": [SoftLabels(temperature=8.0, weight=0.7), HARD],
     "logits": [LogitsMSE()],
-    "soft T=2 + labels + last hidden": [
-        SoftLabels(temperature=2.0, weight=0.7),
-        HARD,
-        Hidden(layers="final", normalize="teacher"),
-    ],
 }
 """The teacher's predictions, and what is compared."""
-TEXTS = ("soft T=2 + labels", "logits")
+TEXTS = ("soft T=2 + labels",)
 """Losses that are also measured with further texts."""
 
 

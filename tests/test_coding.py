@@ -18,6 +18,7 @@ from tutelage.anatomy.checkpoints import PACKED
 from tutelage.errors import TutelageError
 from tutelage.mechanisms.coding.coder import Codebooks, Sparsifier, clustered, matrices_of
 from tutelage.mechanisms.coding.settings import SharedValues, Sparsity
+from tutelage.report.comparison import tables
 from tutelage.students import coded, huffman
 
 
@@ -203,6 +204,7 @@ def test_a_run_is_packed_and_unpacked(teacher_folder: Path, tmp_path: Path) -> N
         if tensor.ndim > 1:
             assert len(tensor.unique()) <= 16 and (tensor == 0).float().mean() >= 0.49, name
     (section,) = (one for one in result.report["sections"] if one["title"] == "Packed size")
+    assert [row[0] for row in tables(result.report)[-1].rows] == ["as float32", "packed"]  # as the terminal shows it
     found = api.pack(tmp_path / "run", tmp_path / "small")
     assert found.packed < 0.4 * found.plain and found.coded == sum(map(coded.has_few_values, state.values())) > 20
     said = float(section["table"]["rows"][1]["cells"][0]) * 1e6

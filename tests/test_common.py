@@ -39,7 +39,18 @@ from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.report.model import load_report
 from tutelage.run.run import run
-from tutelage.students.specs import BiLSTM, Checkpoint, Copied, Fresh, Gated, Inherited, Pruned, Shared, Student
+from tutelage.students.specs import (
+    BiLSTM,
+    Checkpoint,
+    Copied,
+    Fresh,
+    Gated,
+    Inherited,
+    Ordered,
+    Pruned,
+    Shared,
+    Student,
+)
 
 ROWS: dict[str, Student] = {
     "finetune": Copied(layers=2, choose="first"),
@@ -68,6 +79,7 @@ ROWS: dict[str, Student] = {
     "minilmv2": Fresh(layers=2, hidden=16, heads=2, intermediate=24),
     "minimum_knowledge": Pruned(layers=2, heads=2, intermediate=24, rank=8),
     "minimum_knowledge_reference": Fresh(layers=2, hidden=16, heads=4, intermediate=24),
+    "dynabert": Ordered(),
     "wid": Inherited(hidden=16),
     "wid55": Inherited(hidden=16, strategy="head"),
     "wid11": Inherited(hidden=16, alignment="tied"),
@@ -141,6 +153,7 @@ def config_for(method: str, root: Path, out: Path, **more) -> RunConfig:
 
 
 LIKE_OTHERS = {
+    "dynabert",
     "minilm",
     "minilm_assistant",
     "alp_kd",

@@ -298,6 +298,41 @@ def test_importance_is_what_loops_over_parameters_give(kind: str) -> None:
     )  # dropout is active
 
 
+def test_first_order_importance_is_the_slope_of_the_loss_of_each_batch() -> None:
+    """By central differences in float64: of a head's output; of a neuron's input, and of its output."""
+    kind, model = "classification", tiny_model(**TINY).double()
+    ours = importance(model, batches_of(kind), KINDS[kind], "first_order")
+    table = FAMILIES["bert"]
+
+    def slope(place: nn.Module, size: int, unit: slice, before: bool) -> float:
+        """The slope of the loss over a factor, absolute, summed over batches."""
+        total = 0.0
+        for batch in batches_of(kind):
+            losses = []
+            for factor in (1 + 1e-4, 1 - 1e-4):
+                mask = torch.ones(size).double()
+                mask[unit] = factor
+                after = place.register_forward_hook(lambda module, args, output, mask=mask: output * mask)
+                hook = times(place, mask) if before else after
+                if before:
+                    after.remove()
+                with torch.no_grad():
+                    losses.append(float(slow_loss(kind, model(**batch.inputs).logits, batch.labels)))
+                hook.remove()
+            total += abs(losses[0] - losses[1]) / 2e-4
+        return total
+
+    for layer, (heads, neurons) in zip(anatomy.layers_of(model), ours, strict=True):
+        output, up, down = (
+            layer.get_submodule(path) for path in (table.attention_output, table.ffn_up, table.ffn_down)
+        )
+        found = [slope(output, 8, slice(4 * head, 4 * head + 4), True) for head in range(2)]
+        assert heads.tolist() == pytest.approx(found, rel=1e-4, abs=1e-9)
+        for neuron in range(6):
+            both = slope(up, 6, slice(neuron, neuron + 1), False) + slope(down, 6, slice(neuron, neuron + 1), True)
+            assert float(neurons[neuron]) == pytest.approx(both, rel=1e-4, abs=1e-9)
+
+
 @pytest.mark.parametrize("kind", ["classification", "regression", "multilabel"])
 def test_fisher_importance_is_the_squared_slope_of_each_mask(kind: str) -> None:
     """One example and one mask at a time, by central differences in float64."""
@@ -347,7 +382,7 @@ def test_vectors_are_ranked_without_labels() -> None:
     torch.testing.assert_close(scores[1][1].float() / 200, total, rtol=0.3, atol=1e-6)
 
 
-@pytest.mark.parametrize("how", ["fisher", "taylor"])
+@pytest.mark.parametrize("how", ["fisher", "taylor", "first_order"])
 def test_importance_leaves_the_model_as_it_was(how: str) -> None:
     model = tiny_model(**TINY)
     model.bert.embeddings.requires_grad_(False)
@@ -368,7 +403,7 @@ def test_importance_leaves_the_model_as_it_was(how: str) -> None:
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("how", ["fisher", "taylor"])
+@pytest.mark.parametrize("how", ["fisher", "taylor", "first_order"])
 def test_importance_without_examples_is_refused(how: str) -> None:
     with pytest.raises(TutelageError, match="needs labelled training examples, and there are none"):
         importance(tiny_model(**TINY), [], KINDS["classification"], how)

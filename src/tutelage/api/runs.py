@@ -271,6 +271,8 @@ def export(
     format: Literal["onnx", "checkpoint"] = "onnx",
     int8: bool = True,
     temperature: float | None = None,
+    width: float | None = None,
+    depth: float | None = None,
     texts: int = 1000,
     strict: bool = False,
     quiet: bool = False,
@@ -290,7 +292,9 @@ def export(
         format: onnx, or checkpoint: a standard checkpoint of a student with shared layers.
         int8: Write a graph with int8 weights too.
         temperature: Divides the logits before they become probabilities. Default: of a classifier in the folder of a run the fitted
-            temperature of its report, else 1.
+            temperature of its report, else 1; of a sub-network 1.
+        width: Cut out the sub-network with this share of the heads and neurons; for students of ``--method dynabert``.
+        depth: Cut out the sub-network with this share of the layers.
         texts: Texts of the evaluation set to check on, at most; 0 for all.
         strict: Write nothing if a file differs from the model, scores worse or is slower.
         quiet: Print nothing.
@@ -314,6 +318,8 @@ def export(
             form=format,
             int8=int8,
             temperature=temperature,
+            width=width,
+            depth=depth,
             most=texts,
             strict=strict,
             quiet=quiet,

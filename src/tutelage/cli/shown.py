@@ -156,7 +156,8 @@ def _search(found: Search) -> None:
 def _export(found: ExportReport) -> None:
     """What was written, beside the model itself."""
     model, *files = found.sides
-    table = Table(title=f"{found.model}: {found.type}, {found.kind}; {found.texts:,} texts ({found.source})")
+    name = found.model if found.part is None else f"{found.model}, {found.part}"
+    table = Table(title=f"{name}: {found.type}, {found.kind}; {found.texts:,} texts ({found.source})")
     table.add_column("", overflow="fold")
     for side in found.sides:
         table.add_column(side.file if side is not model else "PyTorch", justify="right")

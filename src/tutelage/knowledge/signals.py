@@ -87,6 +87,8 @@ class Tap:
         self.model, self.needs = model, needs
         self._signals = Signals()
         self._layer_calls = self._attention_calls = 0
+        self._layers = list(anatomy.layers_of(model)) if needs.hidden else []
+        self._numbers: list[int] | None = None
         self._stop_early = False
         self._attention_before = None
         self._hooks = []
@@ -121,6 +123,7 @@ class Tap:
         """
         self._signals = Signals()
         self._layer_calls = self._attention_calls = 0
+        self._numbers = self._numbered() if self.needs.hidden else None
         # A student (under autograd) must use all its parameters; a teacher can stop after the last needed layer.
         self._stop_early = not self.needs.logits and not self.needs.pooled and not torch.is_grad_enabled()
         Tap._reading, outer = self, Tap._reading
@@ -141,8 +144,9 @@ class Tap:
     def _check(self) -> None:
         """A loss over signals that never come would be zero in silence."""
         found, needs = self._signals, self.needs
+        there = needs.hidden if self._numbers is None else needs.hidden.intersection([0, *self._numbers])
         lacking = {
-            "hidden states": needs.hidden - found.hidden.keys(),
+            "hidden states": there - found.hidden.keys(),
             "queries and keys": needs.attention - found.queries.keys(),
         }
         for what, layers in lacking.items():
@@ -152,6 +156,15 @@ class Tap:
                     "read them (kd, logits_mse)"
                 )
 
+    def _numbered(self) -> list[int] | None:
+        """Of a model that leaves out some of its layers for the time being: the number of each output in the whole. The output of a
+        layer is the input of the next that is left; that of the last is the whole's."""
+        left = list(anatomy.layers_of(self.model))
+        if len(left) == len(self._layers):
+            return None
+        places = {id(layer): place for place, layer in enumerate(self._layers)}
+        return [*(places[id(layer)] for layer in left[1:]), len(self._layers)]
+
     def _see_embeddings(self, module: nn.Module, args: Any, output: Any) -> None:
         if 0 in self.needs.hidden:
             self._signals.hidden[0] = output
@@ -160,8 +173,9 @@ class Tap:
 
     def _see_layer(self, module: nn.Module, args: Any, output: Any) -> None:
         self._layer_calls += 1
-        if self._layer_calls in self.needs.hidden:
-            self._signals.hidden[self._layer_calls] = output[0] if isinstance(output, tuple) else output
+        number = self._layer_calls if self._numbers is None else self._numbers[self._layer_calls - 1]
+        if number in self.needs.hidden:
+            self._signals.hidden[number] = output[0] if isinstance(output, tuple) else output
         if self._stop_early and self._layer_calls == self.needs.top:
             raise _Enough
 

@@ -24,9 +24,11 @@ class Hook:
         return None
 
     def views(self) -> Sequence[AbstractContextManager[object]]:
-        """Contexts in which each piece of a step runs, forward and backward. The gradients of all contexts add up.
+        """Contexts in which each piece of a step runs, forward and backward, and in which the student is scored. The gradients and
+        losses of all contexts add up; the score is their mean.
 
-        Default: one context that changes nothing.
+        All parameters that are trained must be used in the last one: processes exchange their gradients there. At most one hook
+        of a stage may return several. Default: one context that changes nothing.
         """
         return (nullcontext(),)
 
@@ -60,6 +62,11 @@ class Hook:
             proof: Makes a small batch of the stage's data, on the device.
         """
         return False
+
+
+def views_of(hooks: Sequence[Hook]) -> Sequence[AbstractContextManager[object]]:
+    """The contexts of a stage's hooks."""
+    return next((views for hook in hooks if len(views := hook.views()) > 1), (nullcontext(),))
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

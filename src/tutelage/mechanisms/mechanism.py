@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+    from transformers import PreTrainedModel
 
     from tutelage.anatomy import Head
     from tutelage.mechanisms.hook import Hook
@@ -48,6 +49,8 @@ class StageLike(Protocol):
     def batch_size(self) -> int: ...
     @property
     def max_tokens(self) -> int: ...
+    @property
+    def fresh(self) -> bool: ...
     @property
     def on_corpus(self) -> bool: ...
     @property
@@ -134,6 +137,10 @@ class Mechanism(BaseModel):
             TutelageError: when the steps do not suffice.
         """
         return []
+
+    def passes(self, model: PreTrainedModel) -> float:
+        """Passes through the layers of the student ``model`` in which a text is learnt once; 1 unless it has several networks."""
+        return 1.0
 
     def about(self, scene: Scene) -> list[str]:
         """Lines for the head of the printed plan, once for a run."""

@@ -11,6 +11,7 @@ from tutelage.methods.cofi import cofi
 from tutelage.methods.compact import compact, compact_int8
 from tutelage.methods.deep_compression import deep_compression
 from tutelage.methods.distilbert import distilbert, distilbert_general
+from tutelage.methods.dynabert import dynabert
 from tutelage.methods.finetune import finetune
 from tutelage.methods.fitnets import fitnets
 from tutelage.methods.kd import kd
@@ -59,6 +60,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         minilmv2,
         minimum_knowledge,
         minimum_knowledge_reference,
+        dynabert,
         pea_kd,
         wid,
         wid55,

@@ -29,6 +29,8 @@ class _HiddenTerm(Term):
     each text by the teacher's, so that layers of every scale weigh alike.
     """
 
+    partial = True
+
     loss: Literal["mse", "cosine"] = "mse"
     project: Project = "auto"
     onto: Literal["teacher", "student"] = "teacher"
@@ -76,8 +78,10 @@ class _HiddenTerm(Term):
     def value(self, x: Comparison) -> Tensor:
         from tutelage.objectives import losses
 
-        total = x.student.hidden[x.pairs[0][0]].new_zeros(()).float()
+        total = next(iter(x.student.hidden.values())).new_zeros(()).float()
         for (s, t), linear in zip_longest(x.pairs, x.maps):
+            if s not in x.student.hidden:
+                continue  # a sub-network without this layer
             ours, theirs = x.student.hidden[s], x.teacher.hidden[t]
             if linear is not None and self.onto == "teacher":
                 ours = linear(ours)

@@ -95,6 +95,8 @@ class Term(BaseModel):
     """The term compares the examples of a step with each other: a step is computed in one piece."""
     teacherless: ClassVar[bool] = False
     """The term needs no teacher."""
+    partial: ClassVar[bool] = False
+    """The term is a sum over pairs of layers, some of which may be missing: a sub-network of the student can learn from it."""
     labels_from: ClassVar[str | None] = None
     """The kind of mechanism that makes the term's labels; None for the labels of the data."""
 

@@ -6,6 +6,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 from tutelage.report.model import TaskReport
+from tutelage.report.section import Section
 
 
 class Comparison(NamedTuple):
@@ -29,7 +30,22 @@ def tables(report: dict[str, Any]) -> list[Comparison]:
     found = [comparison(report)]
     if report.get("served") is not None:
         found.append(_served(report))
-    return found
+    return [*found, *(_of_section(one) for one in report.get("sections", []) if one["table"] is not None)]
+
+
+def _of_section(section: dict[str, Any]) -> Comparison:
+    """The table of a part of the package, or of a user's own file, and what is said about it."""
+    table = Section.model_validate(section).table
+    assert table is not None
+    rows = [
+        [
+            row.name,
+            *(cell if isinstance(cell, str) else " ".join(filter(None, (cell.text, cell.below))) for cell in row.cells),
+        ]
+        for row in table.rows
+    ]
+    notes = [*section["paragraphs"], *section["remarks"]]
+    return Comparison(section["title"], [table.head, *(column.name for column in table.columns)], rows, notes)
 
 
 def _called(report: dict[str, Any], who: str) -> str:

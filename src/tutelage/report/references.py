@@ -48,6 +48,10 @@ PAPERS = {
         "{MiniLM}: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers",
         "Wang, Wenhui and Wei, Furu and Dong, Li and Bao, Hangbo and Yang, Nan and Zhou, Ming",
     ),
+    "2004.04037": (
+        "{DynaBERT}: Dynamic {BERT} with Adaptive Width and Depth",
+        "Hou, Lu and Huang, Zhiqi and Shang, Lifeng and Jiang, Xin and Chen, Xiao and Liu, Qun",
+    ),
     "2009.14822": (
         "{Pea-KD}: Parameter-efficient and Accurate Knowledge Distillation on {BERT}",
         "Cho, Ikhyun and Kang, U",

@@ -38,6 +38,7 @@ from tutelage.serving import OnnxModel
 from tutelage.serving.graph import OPSET
 from tutelage.serving.report import REPORT, ExportReport, Side, busy_note, flags_of
 from tutelage.serving.session import check_installed
+from tutelage.students import subnetworks
 from tutelage.students.load import head_in
 from tutelage.students.sharing import expanded
 from tutelage.tasks import kind_of, kind_of_model
@@ -88,6 +89,8 @@ def export(
     form: Format = "onnx",
     int8: bool = True,
     temperature: float | None = None,
+    width: float | None = None,
+    depth: float | None = None,
     most: int = 1000,
     strict: bool = False,
     quiet: bool = False,
@@ -102,13 +105,16 @@ def export(
         path = resolve(model)
         head = head_in(path)
         source = Source(path, head, role="model", pooling=None if data_config is None else data_config.pooling)
+        part = None
+        if width is not None or depth is not None:
+            part = subnetworks.chosen(path, source.config, width, depth)
+            source.become(subnetworks.cut(source.model, part))
         checked = _checked(model, source, kind_of_model(head, source.config), data_config, most)
         if temperature is None:
-            temperature, note = (
-                temperature_of_run(path) if form == "onnx" and checked.kind.classifies_texts else (1.0, [])
-            )
+            fitted = form == "onnx" and checked.kind.classifies_texts and part is None
+            temperature, note = temperature_of_run(path) if fitted else (1.0, [])
             checked.notes.extend(f"{line}; {option('temperature')} gives another" for line in note)
-        plain = expanded(source.model) if form == "checkpoint" else source.model
+        plain = expanded(source.model) if form == "checkpoint" and part is None else source.model
         if checked.data is not None and checked.kind.named and unnamed(source.config):
             for name, value in checked.kind.label_settings(checked.data).items():
                 setattr(plain.config, name, value)
@@ -124,6 +130,7 @@ def export(
             # A gate looks for the run that made the model, and may be started from anywhere.
             place_of_model = os.path.abspath(path) if os.path.isdir(path) else model
             report = _report(place_of_model, folder, source, checked, made, desk, temperature)
+            report = report.model_copy(update={"part": None if part is None else part.name})
             if strict and report.flags:
                 raise TutelageError(f"nothing was exported, because of {option('strict')}: {'; '.join(report.flags)}")
             write_json(partial / REPORT, report)

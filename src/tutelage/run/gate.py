@@ -89,6 +89,11 @@ def gate(
         raise TutelageError(
             f"{str(file)!r} compares no classes with the teacher; check {option(name)} on the run's folder"
         )
+    if export is not None and export.part is not None and min_retention is not None:
+        raise TutelageError(
+            f"{str(file)!r} is of a sub-network ({export.part}), and the run's {REPORT} compares the whole student with the "
+            f"teacher; leave out {option('min_retention')}, and see the section Sub-networks of the report"
+        )
     needs_run = export is None or min_retention is not None
     report = _report(file, export) if needs_run else None
     found: list[Condition] = []

@@ -35,6 +35,14 @@ class StagePlan:
     """Optimiser steps, unless the stage ends early."""
     flops: float
     """Operations per example: the student forward and backward (twice forward), and the teacher if it runs."""
+    passes: float = 1.0
+    """Passes through the student's layers in which an example is learnt once."""
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether the stage reads more of the run's teachers than logits: what a store saves."""
+        own = any(one.brings_teacher and not one.takes_teachers for one in self.stage.mechanisms)
+        return self.objective.teacher_needs.running and not own
 
     def line(self, what: str = "examples", more: str = "") -> str:
         """The stage in one line of the printed plan."""

@@ -74,8 +74,9 @@ def estimate(config: RunConfig, whole: bool) -> dict[str, Any]:
     train = run.parts["train"]
     student = example_flops(train.student, run.student)
     shown = [plan.steps * plan.stage.batch_size for plan in run.plans]
-    running = sum(count for count, plan in zip(shown, run.plans, strict=True) if plan.objective.teacher_needs.running)
-    learning = 3 * student * sum(shown)
+    running = sum(count for count, plan in zip(shown, run.plans, strict=True) if plan.reads_teacher)
+    learning = 3 * student * sum(count * plan.passes for count, plan in zip(shown, run.plans, strict=True))
+    step = round(learning / sum(shown))
     full = Scheme.covering(
         Needs(logits=True, hidden=frozenset(layer for layer, _ in scheme.columns)),
         scheme.classes,
@@ -91,10 +92,10 @@ def estimate(config: RunConfig, whole: bool) -> dict[str, Any]:
         "share_of_these_layers": float(sizes.sum() / full.record_bytes(lengths).sum()),
         "teacher_pass_flops": teacher * len(lengths),
         "teacher_flops_per_example": teacher,
-        "student_step_flops_per_example": 3 * student,
+        "student_step_flops_per_example": step,
         "break_even_epochs": len(lengths) / len(train.examples),
         "planned_epochs_beside_the_teacher": running / len(train.examples),
-        "ideal_speedup_per_step": (teacher + 3 * student) / (3 * student),
+        "ideal_speedup_per_step": (teacher + step) / step,
         "ideal_speedup_of_the_run": (running * teacher + learning) / (len(lengths) * teacher + learning),
         "ideal_speedup_of_the_next_run": (running * teacher + learning) / learning,
     }

@@ -38,6 +38,7 @@ from tutelage.students.specs import (
     BiLSTM,
     Checkpoint,
     Inherited,
+    Ordered,
     Pruned,
     Sized,
     Sliced,
@@ -59,7 +60,7 @@ class StudentFactory:
 
     Args:
         examples: All texts that the student may read: a BiLSTM's vocabulary, or a trimmed one, is made of them.
-        device: Where the importance of the teacher's heads and neurons is computed, for a pruned student.
+        device: Where the importance of the teacher's heads and neurons is computed, for a student that ranks them.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class StudentFactory:
         spec, teacher = self.spec, self._teacher
         source = None if teacher is None else teacher.model if takes_from_teacher(spec) else teacher.outline
         made = spec.twin() if twin else spec
-        if isinstance(made, Pruned):
+        if isinstance(made, Ordered | Pruned):
             return self._cut(made, source)
         own, kept = self.own_input, self.vocabulary
         return build(made, source, self._labels, self._seed, None, self.head, own, self.new, kept)
@@ -168,14 +169,14 @@ class StudentFactory:
         tokenizer = word_tokenizer(texts, self.spec.words, config.data.max_length or limit, mask or "[MASK]")
         return StudentInput(tokenizer, examples.pairs is not None)
 
-    def _cut(self, spec: Pruned, teacher: PreTrainedModel | None) -> PreTrainedModel:
-        """A pruned student. Cutting and tuning are done once."""
+    def _cut(self, spec: Ordered | Pruned, teacher: PreTrainedModel | None) -> PreTrainedModel:
+        """A student of ranked heads and neurons. Ranking, cutting and tuning are done once."""
         if self._pruned is None:
             if self.vocabulary is not None and teacher is not None:
                 teacher = self.vocabulary.network(teacher)
             scores = partial(self._importance, spec)
             model = build(spec, teacher, self._labels, self._seed, scores, self.head)
-            if spec.tune is not None and teacher is not None:
+            if isinstance(spec, Pruned) and spec.tune is not None and teacher is not None:
                 texts: list[dict[str, Tensor]] = []
                 tokens = 0
                 for batch in self._examples(teacher.to(self._device), min(TUNING_TEXTS, spec.examples or TUNING_TEXTS)):
@@ -187,7 +188,7 @@ class StudentFactory:
             self._pruned = model.cpu()
         return copy.deepcopy(self._pruned)
 
-    def _importance(self, spec: Pruned, model: PreTrainedModel) -> Scores:
+    def _importance(self, spec: Ordered | Pruned, model: PreTrainedModel) -> Scores:
         """The importance of the teacher's heads and neurons."""
         examples = self._examples(model.to(self._device), spec.examples)
         return importance(model, examples, kind_of(self._data.kind), spec.importance)

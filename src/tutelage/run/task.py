@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -310,10 +311,11 @@ class TaskRun:
             needs = objective.teacher_needs
             answers = "nobody" if self.answering is None else self.answering.answers(stage, needs)
             runs = answers == "running" or (answers == "mechanism" and needs.running)
-            steps, flops = planned_steps(stage, self.feed(stage)), 3 * student + (teacher if runs else 0)
+            passes = prod(mechanism.passes(final_network(self.student)) for mechanism in stage.mechanisms)
+            steps, flops = planned_steps(stage, self.feed(stage)), 3 * passes * student + (teacher if runs else 0)
             team = [self._teams[stage.name][number] for number in objective.members]
             flops += sum(self._flops_of(one) for one in team if one.has_weights and self.config.teacher_store is None)
-            plans.append(StagePlan(stage, index, objective, self._part(stage), answers, steps, flops))
+            plans.append(StagePlan(stage, index, objective, self._part(stage), answers, steps, flops, passes))
         return plans
 
     def _student_flops(self) -> float:

@@ -27,6 +27,7 @@ from tutelage.students.specs import (
     Fresh,
     Gated,
     Inherited,
+    Ordered,
     Pruned,
     Shared,
     Sliced,
@@ -68,7 +69,7 @@ def build(
         labels: configuration fields ``num_labels``, ``id2label``, ``label2id`` and ``problem_type``.
         seed: seed of the random weights.
         scores: computes the importance of the teacher's heads and neurons (:func:`tutelage.students.importance.importance`).
-            Called only for a pruned student, after its sizes are checked.
+            Called only for a student that ranks them, after its sizes are checked.
         head: the kind of output.
         own_input: tokenizer of a BiLSTM; without it, its vocabulary is empty.
         new: gets the names of weights that a checkpoint lacks, which are random.
@@ -88,7 +89,7 @@ def build(
     if vocabulary is not None and teacher is not None and origin_of(student) is None and not isinstance(student, Fresh):
         teacher = vocabulary.network(teacher)
     torch.manual_seed(seed)
-    if head == "vectors" and not isinstance(student, Checkpoint | Copied | Fresh | Gated | Pruned):
+    if head == "vectors" and not isinstance(student, Checkpoint | Copied | Fresh | Gated | Ordered | Pruned):
         raise TutelageError(
             f"a student with init={student.init} cannot be a sentence encoder; use init=copied, init=pruned, init=gated, "
             "init=fresh or a checkpoint"
@@ -112,16 +113,20 @@ def build(
         return _taken(student, source, labels)
     if isinstance(student, BiLSTM) and head != "classes":
         raise TutelageError(f"a {student.init} student only classifies whole texts; use init=copied or init=fresh")
-    if isinstance(student, Pruned) and head in ("masked_lm", "causal_lm"):
-        raise TutelageError(
-            "a pruned student is cut for a task, from a fine-tuned teacher; on raw text use init=copied or init=fresh"
-        )
-    if isinstance(student, Pruned):
+    if isinstance(student, Ordered | Pruned):
+        if head in ("masked_lm", "causal_lm"):
+            raise TutelageError(
+                f"a student with init={student.init} is made for a task, from a fine-tuned teacher; on raw text use init=copied or "
+                "init=fresh"
+            )
         if teacher is None or scores is None:
             raise TutelageError(
-                "a pruned student needs a teacher and labelled examples to rank its heads and neurons; "
+                f"a student with init={student.init} needs a teacher and labelled examples to rank its heads and neurons; "
                 "give --teacher, and data with labels"
             )
+        if isinstance(student, Ordered):
+            pruned.check_family(teacher.config)
+            return pruned.ordered(teacher, scores(teacher), labels)
         pruned.check_prunable(student, teacher)
         return pruned.prune(teacher, student, scores(teacher), labels)
     if isinstance(student, BiLSTM):

@@ -1,12 +1,15 @@
 """How much each attention head and each feed-forward neuron of a fine-tuned model matters for its task: one pass over examples.
 
-Two scores:
+Three scores:
 
 * ``fisher`` (Kwon et al. 2022, arXiv 2204.09656): the diagonal of the Fisher information of the masks. A mask multiplies the
   output of a head or neuron and is 1; the score is ``sum_x (dL_x/dmask)^2`` over examples x, without dropout.
 * ``taylor`` (ROSITA, Liu et al. 2021): ``|w sum_batches |dL/dw||``, where L is the mean loss of a batch, summed over a head's
   columns of the attention output matrix, and over a neuron's row of the up matrix and column of the down matrix. Dropout is
   active, so the result depends on torch's random state.
+* ``first_order`` (DynaBERT, Hou et al. 2020): the change of the loss without the head or neuron, to the first order. Of a head
+  ``sum_batches |sum w dL/dw|`` over its columns of the attention output matrix, which is the gradient of its mask; of a neuron
+  the same over its row of the up matrix with its bias, and over its column of the down matrix, added. Without dropout.
 
 The loss is that of the labels. Vectors of texts have no labels: their loss is the product with random normal numbers, whose
 squared gradient has the Fisher information of a normal distribution around the vector as its expectation.
@@ -27,13 +30,12 @@ from tutelage.data.batches import Batch
 from tutelage.errors import TutelageError
 from tutelage.tasks.kind import Kind
 
+Importance = Literal["fisher", "taylor", "first_order"]
 Scores = list[tuple[Tensor, Tensor]]
 """For each layer: scores of its heads, ``(heads,)``, and of its neurons, ``(intermediate,)``."""
 
 
-def importance(
-    model: PreTrainedModel, batches: Iterable[Batch], kind: Kind, how: Literal["fisher", "taylor"] = "fisher"
-) -> Scores:
+def importance(model: PreTrainedModel, batches: Iterable[Batch], kind: Kind, how: Importance = "fisher") -> Scores:
     """The importance of each head and neuron of a fine-tuned model for its task, by layer. The model is not changed.
 
     Args:
@@ -45,7 +47,7 @@ def importance(
     Raises:
         TutelageError: if there is no batch.
     """
-    found = (_fisher if how == "fisher" else _taylor)(model, batches, kind)
+    found = {"fisher": _fisher, "taylor": _taylor, "first_order": _first_order}[how](model, batches, kind)
     if found is None:
         raise TutelageError(
             "ranking heads and neurons needs labelled training examples, and there are none; "
@@ -115,6 +117,24 @@ def _taylor(model: PreTrainedModel, batches: Iterable[Batch], kind: Kind) -> Sco
         for output, up, down in zip(*[iter(weights)] * 3, strict=True)
     ]
     return scores if count else None
+
+
+def _first_order(model: PreTrainedModel, batches: Iterable[Batch], kind: Kind) -> Scores | None:
+    family, heads = anatomy.family_of(model.config), anatomy.shape_of(model.config).heads
+    up = family.ffn_up
+    names = [f"{family.attention_output}.weight", f"{up}.weight", f"{up}.bias", f"{family.ffn_down}.weight"]
+    parameters = [layer.get_parameter(name) for layer in anatomy.layers_of(model) for name in names]
+    scores: Scores = []
+    with _learning(model, parameters, dropout=False):
+        for batch in batches:
+            gradients = torch.autograd.grad(_loss(model, batch, kind, None), parameters)
+            products = [(w.detach() * g).double().cpu() for w, g in zip(parameters, gradients, strict=True)]
+            found = [
+                (out.view(len(out), heads, -1).sum(dim=(0, 2)).abs(), (row.sum(1) + bias).abs() + column.sum(0).abs())
+                for out, row, bias, column in zip(*[iter(products)] * 4, strict=True)
+            ]
+            scores = [(a + c, b + d) for (a, b), (c, d) in zip(scores, found, strict=True)] if scores else found
+    return scores or None
 
 
 @contextmanager

@@ -30,9 +30,10 @@ NOT_ARCHITECTURE = (
     "output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "torchscript", "use_cache", "dtype",
     "torch_dtype", "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset",
     "experts_implementation", "_experts_implementation_internal", "gradient_checkpointing", "_name_or_path", "name_or_path",
-    "transformers_version", "task_specific_params", "finetuning_task"
+    "transformers_version", "task_specific_params", "finetuning_task", "subnetworks"
 )  # fmt: skip
-"""Settings of the program that wrote a checkpoint. Carried over they change what ``forward`` returns, or forbid saving."""
+"""Settings of the program that wrote a checkpoint. Carried over they change what ``forward`` returns, forbid saving, or say of
+another model what is true of this one."""
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 MOST = {"layer": 512, "label": 100_000}
@@ -118,6 +119,15 @@ def _read_config(name: str) -> tuple[dict[str, Any], str | None]:
             f"config.json of the model {name!r} holds a {type(tree).__name__} instead of settings; fetch the model again"
         )
     return tree, None if place.is_dir() else file.parent.name
+
+
+def setting_of(name: str, key: str) -> Any:
+    """A field of a checkpoint's ``config.json`` that is no part of its architecture, or None.
+
+    Raises:
+        TutelageError: as :func:`load_config`.
+    """
+    return _read_config(name)[0].get(key)
 
 
 def _check_loadable(name: str, tree: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ types (``pruned_bert``, ``pruned_roberta``, ...) with the Auto classes of transf
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -121,6 +122,19 @@ heads left in each layer. ``embedding_rank`` is the width of a factorised embedd
 """
 
 
+def check_family(config: Any) -> None:
+    """Check that neurons, at least, can be removed from a model or moved.
+
+    Raises:
+        TutelageError: if they cannot.
+    """
+    fixed = anatomy.family_of(config).neurons_fixed
+    if fixed is not None:
+        raise TutelageError(
+            f"a {config.model_type} cannot be pruned: {fixed}; use another kind of student, such as init=copied"
+        )
+
+
 def check_prunable(spec: Pruned, teacher: PreTrainedModel) -> Sizes:
     """Check that a teacher can be pruned to the student, before anything is computed; returns the student's sizes.
 
@@ -129,11 +143,8 @@ def check_prunable(spec: Pruned, teacher: PreTrainedModel) -> Sizes:
             sizes reach the target.
     """
     config = teacher.config
+    check_family(config)
     family, shape = anatomy.family_of(config), anatomy.shape_of(config)
-    if family.neurons_fixed is not None:
-        raise TutelageError(
-            f"a {config.model_type} cannot be pruned: {family.neurons_fixed}; use another kind of student, such as init=copied"
-        )
     limits = {
         "layers": shape.layers,
         "heads": shape.heads,
@@ -163,26 +174,54 @@ def prune(teacher: PreTrainedModel, spec: Pruned, scores: Scores, labels: dict[s
     Raises:
         TutelageError: see :func:`check_prunable`.
     """
-    head, sizes = anatomy.head_of(teacher), check_prunable(spec, teacher)
-    config = _config(spec, sizes, teacher.config, labels)
-    student: PreTrainedModel = model_class(head).from_config(config, dtype=torch.float32)
+    sizes = check_prunable(spec, teacher)
+    units = [(_best(heads, sizes.heads), _best(neurons, sizes.intermediate)) for heads, neurons in scores]
+    return with_units(teacher, range(sizes.layers), units[: sizes.layers], labels, spec.rank)
+
+
+def ordered(teacher: PreTrainedModel, scores: Scores, labels: dict[str, Any]) -> PreTrainedModel:
+    """The teacher, in each layer of which the heads and neurons with better ``scores`` come first. It computes the same.
+
+    Raises:
+        TutelageError: if the neurons of this family cannot be moved.
+    """
+    check_family(teacher.config)
+    units = [(_order(heads), _order(neurons)) for heads, neurons in scores]
+    return with_units(teacher, range(len(units)), units, labels)
+
+
+def with_units(
+    teacher: PreTrainedModel,
+    layers: Sequence[int],
+    units: Sequence[tuple[Tensor, Tensor]],
+    labels: dict[str, Any],
+    rank: int | None = None,
+) -> PreTrainedModel:
+    """The network of some parts of a model. Everything outside the layers is copied.
+
+    Args:
+        teacher: A model whose heads and neurons can be removed (:func:`check_prunable`).
+        layers: The layers (from 0).
+        units: For each of them its heads and neurons, as indices. All layers have equally many. Where single heads cannot be
+            removed or moved, all stay as they are.
+        labels: Fields of the configuration that describe the outputs. A head for others stays random.
+        rank: Rank of a factorised embedding table; none keeps the table.
+    """
     family, base = anatomy.family_of(teacher.config), anatomy.base_of(teacher)
+    config = _config(Sizes(len(layers), len(units[0][0]), len(units[0][1])), rank, teacher.config, labels)
+    student: PreTrainedModel = model_class(anatomy.head_of(teacher)).from_config(config, dtype=torch.float32)
     names = {module: name for name, module in teacher.named_modules()}
-    layers, within = f"{names[anatomy.layers_of(teacher)]}.", f"{names[base]}." if names[base] else ""
-    weights = {name: tensor for name, tensor in teacher.state_dict().items() if not name.startswith(layers)}
+    prefix, within = f"{names[anatomy.layers_of(teacher)]}.", f"{names[base]}." if names[base] else ""
+    weights = {name: tensor for name, tensor in teacher.state_dict().items() if not name.startswith(prefix)}
     words = f"{within}{family.embeddings}."
     if anatomy.family_of(config).derived == "pruned":
-        factors = _factors(weights.pop(f"{words}weight"), spec.rank)
+        factors = _factors(weights.pop(f"{words}weight"), rank)
         weights |= {words + name: tensor for name, tensor in factors.items()}
     size = getattr(teacher.config, family.hidden) // getattr(teacher.config, family.heads)
-    for index, layer in enumerate(anatomy.layers_of(teacher)[: sizes.layers]):
-        heads, neurons = (
-            _best(s, count) for s, count in zip(scores[index], (sizes.heads, sizes.intermediate), strict=True)
-        )
+    for new, (old, (heads, neurons)) in enumerate(zip(layers, units, strict=True)):
         columns = (heads[:, None] * size + torch.arange(size)).flatten()
-        weights |= {
-            f"{layers}{index}.{name}": tensor for name, tensor in cut_layer(layer, family, columns, neurons).items()
-        }
+        kept = cut_layer(anatomy.layers_of(teacher)[old], family, columns, neurons)
+        weights |= {f"{prefix}{new}.{name}": tensor for name, tensor in kept.items()}
     body = {name: tensor for name, tensor in weights.items() if name.startswith(within)}
     outside = {name: tensor for name, tensor in student.state_dict().items() if not name.startswith(within)}
     for name, new in outside.items():  # a head of another size, or one that the teacher lacks, stays random
@@ -192,16 +231,16 @@ def prune(teacher: PreTrainedModel, spec: Pruned, scores: Scores, labels: dict[s
     return student.eval()
 
 
-def _config(spec: Pruned, sizes: Sizes, original: Any, labels: dict[str, Any]) -> Any:
+def _config(sizes: Sizes, rank: int | None, original: Any, labels: dict[str, Any]) -> Any:
     family, all_heads = anatomy.family_of(original), anatomy.shape_of(original).heads
-    if sizes.heads == all_heads and spec.rank is None:
+    if sizes.heads == all_heads and rank is None:
         config = copy.deepcopy(original)
     else:
         values = original.to_dict()
         for name in ("model_type", "architectures"):
             values.pop(name, None)
         config = CONFIGS[original.model_type](**values)
-        config.kept_heads, config.embedding_rank = sizes.heads, spec.rank
+        config.kept_heads, config.embedding_rank = sizes.heads, rank
     setattr(config, family.depth, sizes.layers)
     setattr(config, family.intermediate, sizes.intermediate)
     for name, value in labels.items():
@@ -225,7 +264,12 @@ def cut_layer(layer: nn.Module, family: anatomy.Family, columns: Tensor, neurons
 
 def _best(scores: Tensor, count: int) -> Tensor:
     """Indices of the ``count`` largest scores, ascending. Of equal scores, the first is kept."""
-    return scores.argsort(descending=True, stable=True)[:count].sort().values
+    return _order(scores)[:count].sort().values
+
+
+def _order(scores: Tensor) -> Tensor:
+    """Indices by score, the largest first. Of equal scores, the first comes first."""
+    return scores.argsort(descending=True, stable=True)
 
 
 def _factors(table: Tensor, rank: int | None) -> dict[str, Tensor]:

@@ -111,14 +111,24 @@ class Checkpoint(StudentSpec):
     name: Place
 
 
-class Pruned(StudentSpec):
+class _Ranked(StudentSpec):
+    """A student that is made of the teacher's attention heads and feed-forward neurons by their importance for its task."""
+
+    inherits = True
+
+    importance: Literal["fisher", "taylor", "first_order"] = "fisher"
+    """Score of a head or neuron: the squared gradient of its mask, summed over examples (Kwon et al. 2022); weight times
+    gradient, summed over its output weights (ROSITA); or the change of the loss without it, to the first order (DynaBERT)."""
+    examples: Count | None = 2048
+    """Number of training examples that rank the heads and neurons; none uses all."""
+
+
+class Pruned(_Ranked):
     """The bottom layers of the teacher, with the attention heads and feed-forward neurons that matter most for its task.
 
     All layers keep equally many heads and neurons. A size that is not named stays the teacher's, or is chosen for a target.
     With all heads and the full embedding table the student is an ordinary model of the teacher's family.
     """
-
-    inherits = True
 
     init: Literal["pruned"] = "pruned"
     layers: Count | None = None
@@ -133,14 +143,18 @@ class Pruned(StudentSpec):
     """Parameters of the whole student: a number, or a share of the teacher's (up to 1)."""
     target_flops: Target | None = None
     """Operations of the layers for a text of 128 tokens: a number, or a share of the teacher's (up to 1)."""
-    importance: Literal["fisher", "taylor"] = "fisher"
-    """Score of a head or neuron: the squared gradient of its mask, summed over examples (Kwon et al. 2022), or weight times
-    gradient, summed over its output weights (ROSITA)."""
     tune: Literal["matrices", "masks"] | None = "matrices"
     """Least-squares fit of each layer's output to the teacher's after cutting: the whole output matrices, one factor for each
     kept head and neuron (Kwon et al. 2022), or none."""
-    examples: Count | None = 2048
-    """Number of training examples that rank the heads and neurons; none uses all."""
+
+
+class Ordered(_Ranked):
+    """The teacher itself. In each layer the attention heads and feed-forward neurons that matter most for its task come first, so
+    that the first of them make a smaller network. Where single heads cannot be moved, only the neurons are.
+    """
+
+    init: Literal["ordered"] = "ordered"
+    importance: Literal["fisher", "taylor", "first_order"] = "first_order"
 
 
 class Sized(StudentSpec):

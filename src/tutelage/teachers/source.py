@@ -92,6 +92,10 @@ class Source:
             self._model = model
         return self._model
 
+    def become(self, model: PreTrainedModel) -> None:
+        """Take another network, which was made of this one, in its place."""
+        self._model, self.config = model, model.config
+
     def check_pooler(self) -> None:
         """Check that the teacher has a pooler.
 

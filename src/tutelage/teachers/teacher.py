@@ -93,6 +93,7 @@ class LiveTeacher:
     """
 
     def __init__(self, model: PreTrainedModel, needs: Needs, encoded: Encoded | None, accelerator: Accelerator) -> None:
+        self.model = model
         self._tap = Tap(model.eval().requires_grad_(False), needs.measured)
         self._needs, self._encoded, self._accelerator = needs, encoded, accelerator
 

@@ -12,7 +12,7 @@ What happens when, for one stage::
             clip, step, zero the gradients
             mappers and hooks, after the step               # the student may have other parameters now
             log about every second; write a checkpoint when the last is a minute old
-        score the validation split; keep the best weights (the later of equals); stop when patience runs out
+        score the validation split (in each view); keep the best weights (the later of equals); stop when patience runs out
     restore the best weights
 
 The random state of a step depends only on its position, so a resumed run repeats it exactly without a saved generator.
@@ -36,7 +36,7 @@ from tutelage import anatomy
 from tutelage.data import batches
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Signals, Tap
-from tutelage.mechanisms.hook import Hook, parameter_groups
+from tutelage.mechanisms.hook import Hook, parameter_groups, views_of
 from tutelage.objectives.objective import Objective
 from tutelage.progress import Event
 from tutelage.recipes.recipe import Stage
@@ -253,7 +253,7 @@ def train(
         epoch, place, log.epochs = epoch + 1, 0, epoch + 1
         value = None
         if score is not None:
-            value = score()
+            value = _mean_score(score, hooks)
             if accelerator.num_processes > 1:
                 # Rounding may differ between processes, and all must keep the same epoch and stop together.
                 value = float(broadcast(torch.tensor(value, device=device)))
@@ -274,6 +274,15 @@ def train(
     accelerator.free_memory()
     student.eval()
     return log
+
+
+def _mean_score(score: Callable[[], float], hooks: Sequence[Hook]) -> float:
+    """The score in each view of the hooks, averaged."""
+    found = []
+    for view in views_of(hooks):
+        with view:
+            found.append(score())
+    return sum(found) / len(found)
 
 
 def _agreed(accelerator: Accelerator, signal: int) -> int:

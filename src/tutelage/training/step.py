@@ -18,11 +18,9 @@ from tutelage.data.batches import Batch
 from tutelage.data.examples import Encoded, Rows
 from tutelage.errors import TutelageError, out_of_memory
 from tutelage.knowledge.signals import Signals
-from tutelage.mechanisms.hook import Hook
+from tutelage.mechanisms.hook import Hook, views_of
 from tutelage.recipes.recipe import Stage
 from tutelage.teachers.teacher import Teacher
-
-ONE_VIEW = (nullcontext(),)
 
 Terms = dict[str, dict[str, float | None]]
 """Of each of several terms: ``loss`` and ``gradient`` (its norm)."""
@@ -102,7 +100,7 @@ class Stepper:
                 with accelerator.autocast():
                     first = first_step(self.module, batch, signals)
                 seed_device(seed, device)
-            views = next((views for hook in self.hooks if len(views := hook.views()) > 1), ONE_VIEW)
+            views = views_of(self.hooks)
             for view_number, view in enumerate(views):
                 last = index == len(parts) - 1 and view_number == len(views) - 1
                 # Processes average their gradients, and each loss is already divided by the step's totals.
