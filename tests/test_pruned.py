@@ -661,7 +661,7 @@ def test_what_cannot_be_pruned_or_made_fresh() -> None:
     refused(SMALL, pruned(), "a pruned_bert cannot be pruned: it is already pruned")
     refused(Pruned(heads=2), tiny_model("mpnet"), "single heads of a mpnet cannot be removed: .*; leave out heads")
     refused(Pruned(rank=8), tiny_model("mpnet"), "the embedding table of a mpnet cannot be factorised; leave out rank")
-    refused(SMALL, None, "a pruned student needs a teacher")
+    refused(SMALL, None, "init=pruned needs a teacher")
     refused(SMALL, tiny_model(), "labelled examples", scores=None)
     refused(Fresh(layers=2, family="pruned_bert"), tiny_model(), "a fresh student cannot be a pruned_bert")
     refused(Fresh(layers=2), pruned(), "a fresh student cannot be a pruned_bert")
