@@ -207,6 +207,22 @@ def test_a_signal_ends_training_after_the_step_with_a_checkpoint(
     assert state is not None and state["log"]["steps"] == 3
 
 
+def test_a_signal_outside_of_training_ends_at_once(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher's pass over many texts takes hours, and there is no step to finish."""
+    kept = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    (tmp_path / "run.yaml").write_text(to_yaml(config_of(teacher_folder, tmp_path / "run")))
+    monkeypatch.setattr(trials, "choose", lambda *given: os.kill(os.getpid(), signal.SIGTERM))
+    written = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(written), pytest.raises(SystemExit) as end:
+            cli.main(["run", str(tmp_path / "run.yaml")])
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+    assert end.value.code == 143 and "stopped outside of training; repeat the command" in written.getvalue()
+
+
 # ------------------------------------------------------------------------------------------------------ the machine
 
 

@@ -14,7 +14,7 @@ from tutelage.run.corpus import CorpusRun
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import run_folder, workspace
 from tutelage.training.stages import train_stages
-from tutelage.training.stopping import deferred
+from tutelage.training.stopping import handled
 
 
 def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
 
     Raises:
         TutelageError: for every mistake of the user, before anything is written.
-        Stopped: after Ctrl-C or SIGTERM during training, when the step is finished and a checkpoint written.
+        Stopped: after Ctrl-C or SIGTERM; during training when the step is finished and a checkpoint written.
     """
     config = with_teachers(config)
     if config.recipe.assistants:
@@ -34,25 +34,24 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
         run_folder(config, resume)
         for assistant in before:  # finished ones are not repeated
             run(assistant, resume=True, quiet=quiet)
-    with workspace(config, resume=resume, quiet=quiet) as place:
+    with workspace(config, resume=resume, quiet=quiet) as place, handled() as stops:
         if (finished := place.finished) is not None:
             return finished
         work = CorpusRun(place, config) if config.recipe.on_corpus else TaskRun(place, config)
         place.display.say(work.plan())
         place.begin(work.origins())
         work.start(place)
-        with deferred() as asked:
-            logs = train_stages(
-                work.count,
-                work.begin,
-                lambda stage, projections: work.end(stage, projections, place),
-                place.folder,
-                place.accelerator,
-                place.display,
-                config.seed,
-                place.resumed,
-                asked,
-            )
+        logs = train_stages(
+            work.count,
+            work.begin,
+            lambda stage, projections: work.end(stage, projections, place),
+            place.folder,
+            place.accelerator,
+            place.display,
+            config.seed,
+            place.resumed,
+            stops,
+        )
         if place.resumed is not None and place.resumed["work"] >= len(config.recipe.stages):
             work.reload(place)
         report = work.report(place, logs)

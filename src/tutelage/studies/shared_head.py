@@ -31,7 +31,7 @@ from tutelage.students.specs import origin_of
 from tutelage.studies.study import check_folder, take_folder
 from tutelage.teachers.teacher import Seen
 from tutelage.training import checkpoint, loop
-from tutelage.training.stopping import deferred
+from tutelage.training.stopping import handled
 
 FILE = "shared_head.json"
 """In the folder of a team whose teachers train together: what was asked."""
@@ -197,7 +197,7 @@ def _train(runs: dict[str, TaskRun], folder: Path) -> loop.StageLog:
         lesson.student.load_state_dict(resumed["student.safetensors"])
         lesson.close()
         return loop.StageLog(**resumed["trained"])
-    with deferred() as asked:
+    with handled() as stops, stops.steps():
         log = loop.train(
             stage,
             lesson,
@@ -210,7 +210,7 @@ def _train(runs: dict[str, TaskRun], folder: Path) -> loop.StageLog:
             save=save,
             report=report,
             say=desk.display.say,
-            asked=asked,
+            asked=stops.asked,
         )
     lesson.close()
     if desk.main:

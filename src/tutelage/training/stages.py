@@ -20,6 +20,7 @@ from tutelage.progress import Display, Event
 from tutelage.recipes.recipe import Stage
 from tutelage.teachers.teacher import Teacher
 from tutelage.training import checkpoint, loop
+from tutelage.training.stopping import Stops
 
 PROOF = 8
 """Examples in the batch that hooks receive at the end of a stage."""
@@ -51,7 +52,7 @@ def train_stages(
     display: Display,
     seed: int,
     resumed: checkpoint.State | None,
-    asked: Callable[[], int] = int,
+    stops: Stops,
 ) -> list[loop.StageLog]:
     """Train ``count`` stages, each made by ``begin`` just before it starts, and return their logs.
 
@@ -94,21 +95,22 @@ def train_stages(
             place = {f"{who}/{event.stage}/{name}": value for name, value in values.items()}
             accelerator.log(place, step=before + event.step)
 
-        log = loop.train(
-            work.stage,
-            module,
-            work.teacher,
-            work.feed,
-            accelerator,
-            seed,
-            score=work.score,
-            resumed=within if begun else None,
-            save=save,
-            report=report,
-            hooks=hooks,
-            asked=asked,
-            say=display.say,
-        )
+        with stops.steps():
+            log = loop.train(
+                work.stage,
+                module,
+                work.teacher,
+                work.feed,
+                accelerator,
+                seed,
+                score=work.score,
+                resumed=within if begun else None,
+                save=save,
+                report=report,
+                hooks=hooks,
+                asked=stops.asked,
+                say=display.say,
+            )
         module.close()
         changed = [hook.finish(lambda work=work: _proof(work, accelerator)) for hook in hooks]  # type: ignore[misc]
         if any(changed) and work.score is not None:

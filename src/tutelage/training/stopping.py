@@ -1,10 +1,10 @@
-"""Ctrl-C and SIGTERM during training: the step is finished and a checkpoint written before the program ends."""
+"""Ctrl-C and SIGTERM: during training the step is finished and a checkpoint written before the program ends."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tutelage.errors import Stopped, option
@@ -18,23 +18,46 @@ def stopped(number: int, where: str) -> Stopped:
     )
 
 
-@contextmanager
-def deferred() -> Iterator[Callable[[], int]]:
-    """While this lasts, the first signal is only noted; yields a function that returns its number, or 0. A second one ends at once.
+class Stops:
+    """The signals that ask a run to end. While training steps run the first is only noted; at other times, and the second time, the
+    run ends at once."""
 
-    Handlers that the caller has set stay, and so do those of threads other than the main one.
+    def __init__(self) -> None:
+        self._noted, self._stepping = 0, False
 
-    Raises:
-        Stopped: at the end, if a signal was noted and nobody acted on it.
-    """
-    noted: list[int] = []
+    def asked(self) -> int:
+        """The number of a signal that was noted, or 0."""
+        return self._noted
 
-    def note(number: int, frame: object) -> None:
-        if noted:
+    @contextmanager
+    def steps(self) -> Iterator[None]:
+        """While this lasts, training steps run, and whoever takes them asks whether to end.
+
+        Raises:
+            Stopped: at the end, if a signal was noted and nobody acted on it.
+        """
+        self._stepping = True
+        try:
+            yield
+        finally:
+            self._stepping = False
+        if self._noted:
+            raise stopped(self._noted, "after training")
+
+    def note(self, number: int, frame: object) -> None:
+        """Handle a signal."""
+        if not self._stepping:
+            raise stopped(number, "outside of training")
+        if self._noted:
             raise stopped(number, "before the step was finished, at the last checkpoint")
-        noted.append(number)
+        self._noted = number
 
-    usual = (signal.SIG_DFL, signal.default_int_handler)
+
+@contextmanager
+def handled() -> Iterator[Stops]:
+    """While this lasts, Ctrl-C and SIGTERM are handled. Handlers that the caller has set stay; threads other than the main one have
+    none."""
+    stops, usual = Stops(), (signal.SIG_DFL, signal.default_int_handler)
     here = threading.current_thread() is threading.main_thread()
     before = {
         number: handler
@@ -43,10 +66,8 @@ def deferred() -> Iterator[Callable[[], int]]:
     }
     try:
         for number in before:
-            signal.signal(number, note)
-        yield lambda: noted[0] if noted else 0
+            signal.signal(number, stops.note)
+        yield stops
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if noted:
-        raise stopped(noted[0], "after training")
