@@ -67,6 +67,12 @@ def made(terms: list[AnyTerm], epochs: int) -> Recipe:
     return recipe.model_copy(update={"stages": stages, "augmentation": Rules(iterations=1)})
 
 
+def of_folds(arguments: argparse.Namespace, place: Path) -> Recipe:
+    """The same student; predictions have no layers, so it names the teacher that these are of."""
+    recipe = arm(LOSSES[TEXTS[0]], arguments.epochs)
+    return recipe.model_copy(update={"student": Copied(layers=[1, 2, 6], source=str(place / "teacher"))})
+
+
 def folds_of(arguments: argparse.Namespace, task: str, data: DataConfig) -> Path:
     """A file of out-of-fold predictions for the training texts: a teacher like the other, trained on the other folds."""
     place = arguments.work / task / "folds"
@@ -103,7 +109,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         parts = [
             (data, {name: arm(terms, arguments.epochs) for name, terms in LOSSES.items()}, taught),
             (more, {f"{name}, more texts": arm(LOSSES[name], arguments.epochs // 2) for name in TEXTS}, taught),
-            (folds, {"out-of-fold T=2 + labels": arm(LOSSES[TEXTS[0]], arguments.epochs)}, {}),
+            (folds, {"out-of-fold T=2 + labels": of_folds(arguments, place)}, {}),
             (data, {f"{name}, made texts": made(LOSSES[name], arguments.epochs // 2) for name in TEXTS}, taught),
         ]
         for seed in range(arguments.seeds):

@@ -236,6 +236,9 @@ def test_what_gates_cannot_do_is_refused_in_one_line(teacher_folder: Path, tmp_p
     short = cofi().model_copy(update={"stages": [prune.model_copy(update={"epochs": 2})]})
     data = DataConfig(train=str(teacher_folder / "train.csv"), dev=str(teacher_folder / "dev.csv"))
     config = RunConfig(recipe=short, data=data, teacher=str(teacher_folder / "teacher"), out=str(tmp_path / "run"))
+    small = config.model_copy(update={"recipe": short.model_copy(update={"student": Gated(share=0.05)})})
+    with pytest.raises(TutelageError, match=r"share=0\.05 is too small.*baseline"):
+        run(small, quiet=True)
     with pytest.raises(TutelageError, match=r"has 24 steps, and gates with rate=0\.01 take at least 500") as caught:
         run(config, quiet=True)
     tiny = short.model_copy(update={"student": Gated(share=1e-4)})
@@ -243,3 +246,14 @@ def test_what_gates_cannot_do_is_refused_in_one_line(teacher_folder: Path, tmp_p
         run(config.model_copy(update={"recipe": tiny}), quiet=True)
     rate = float(str(caught.value).rpartition("=")[2])
     assert Gates(rate=rate).steps() <= 24 and not (tmp_path / "run").exists()
+
+
+def test_layers_of_an_uneven_model_can_be_copied() -> None:
+    """Each keeps its own number of heads and neurons: such a model teaches, too."""
+    config = CONFIGS["bert"](
+        **tiny_config("bert").to_dict() | {"kept_heads": [4, 2, 0, 1], "kept_neurons": [8, 0, 16, 4]}
+    )
+    teacher = model_class("classes").from_config(config, dtype=torch.float32).eval()
+    student = build(Copied(layers=[1, 3]), teacher, labelled(*LABELS), 0)
+    assert (student.config.kept_heads, student.config.kept_neurons) == ([4, 0], [8, 16])
+    assert answers(student, inputs_for()).isfinite().all()

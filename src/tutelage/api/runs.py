@@ -289,7 +289,7 @@ def export(
     Args:
         model: Student or teacher: a folder or a hub id.
         out: Folder to write; new or empty.
-        format: onnx, or checkpoint: a standard checkpoint of a student with shared layers.
+        format: onnx, or checkpoint: that of a sub-network, or the standard one of a student with shared layers.
         int8: Write a graph with int8 weights too.
         temperature: Divides the logits before they become probabilities. Default: of a classifier in the folder of a run the fitted
             temperature of its report, else 1; of a sub-network 1.

@@ -76,9 +76,11 @@ class _HiddenTerm(Term):
         return {name: nn.Linear(teacher.hidden, student.hidden, has_bias) for name in self.maps(student, teacher)}
 
     def value(self, x: Comparison) -> Tensor:
+        import torch
+
         from tutelage.objectives import losses
 
-        total = next(iter(x.student.hidden.values())).new_zeros(()).float()
+        total = x.batch.mask.new_zeros((), dtype=torch.float32)
         for (s, t), linear in zip_longest(x.pairs, x.maps):
             if s not in x.student.hidden:
                 continue  # a sub-network without this layer

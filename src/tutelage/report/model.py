@@ -191,6 +191,8 @@ class MappingEntry(Block):
     teacher: int | None = None
     """Where several teach each step: the number of the teacher in the team, from 1."""
     teacher_layers: int | None = None
+    student_layers: int | None = None
+    """While the stage trains; a later one may make the student shallower."""
 
 
 class StoreEntry(Block):

@@ -403,14 +403,15 @@ def layer_maps(report: TaskReport) -> list[LayerMap]:
     """One picture for each stage that compares layers, and for each teacher where several teach each step."""
     if not report.student_layers or not report.teacher_layers:
         return []
-    drawn: dict[tuple[str, int], list[LayerLinks]] = {}
+    drawn: dict[tuple[str, int, int], list[LayerLinks]] = {}
     for entry in report.mapping:
         title = f"{entry.stage}: layers that are compared" + (f" with teacher {entry.teacher}" if entry.teacher else "")
-        links = drawn.setdefault((title, entry.teacher_layers or report.teacher_layers), [])
+        depths = entry.student_layers or report.student_layers, entry.teacher_layers or report.teacher_layers
+        links = drawn.setdefault((title, *depths), [])
         links.append(LayerLinks(name=words(entry.knowledge), pairs=entry.pairs))
     return [
-        LayerMap(title=title, student_layers=report.student_layers, teacher_layers=layers, links=links)
-        for (title, layers), links in drawn.items()
+        LayerMap(title=title, student_layers=ours, teacher_layers=theirs, links=links)
+        for (title, ours, theirs), links in drawn.items()
     ]
 
 

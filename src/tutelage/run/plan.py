@@ -126,6 +126,7 @@ def mapping_report(plans: Sequence[StagePlan]) -> list[dict[str, object]]:
             "pairs": [list(pair) for pair in mapped],
             "teacher": None if number is None else number + 1,
             "teacher_layers": part.teacher.layers,
+            "student_layers": part.student.layers,
         }
         for stage, number, part in parts
         for term, mapped in zip(part.terms, part.pairs, strict=True)

@@ -40,7 +40,7 @@ from tutelage.run.teacher import RunTeacher
 from tutelage.run.vocabulary import held_out
 from tutelage.run.workspace import Bench, Workspace
 from tutelage.students.final import final_config, final_network, notes
-from tutelage.students.load import load_model, network_of
+from tutelage.students.load import config_of, load_model, network_of
 from tutelage.students.specs import takes_from_teacher
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
@@ -424,9 +424,9 @@ class TaskRun:
         self.start_trials, self.rate_trials = trials.choose(self, workspace.folder)
         if workspace.resumed is not None and 0 < workspace.resumed["work"] < len(self.config.recipe.stages):
             # A stage may have made the student smaller than it was made.
-            found = network_of(workspace.resumed["config"], self.kind.head)
-            if anatomy.shape_of(found.config) != anatomy.shape_of(self.student.config):
-                self.student = found.to(self.bench.accelerator.device)
+            config = config_of(workspace.resumed["config"])
+            if anatomy.shape_of(config) != anatomy.shape_of(self.student.config):
+                self.student = network_of(config, self.kind.head).to(self.bench.accelerator.device)
 
     @cached_property
     def starts(self) -> dict[str, list[int]]:
@@ -455,6 +455,9 @@ class TaskRun:
         shape = anatomy.shape_of(final_config(self.student))
         objective = Objective(stage.objective, self.kind, shape, plan.teacher, predicted=plan.predicted, team=plan.team)
         inherit(objective, self._projections)
+        self.plans[index] = replace(
+            self.plans[index], objective=objective.plan
+        )  # a stage before may have made it smaller
         labels = [found for m in stage.mechanisms if (found := m.labels(self.scene, scene)) is not None]
         brought = {m.kind: m.teacher(self.scene, scene) for m in stage.mechanisms}
         teacher = next((one for one in brought.values() if one is not None), None)

@@ -91,8 +91,8 @@ def build(
     torch.manual_seed(seed)
     if head == "vectors" and not isinstance(student, Checkpoint | Copied | Fresh | Gated | Ordered | Pruned):
         raise TutelageError(
-            f"a student with init={student.init} cannot be a sentence encoder; use init=copied, init=pruned, init=gated, "
-            "init=fresh or a checkpoint"
+            f"a student with init={student.init} cannot be a sentence encoder; use init=copied, pruned, gated, ordered or fresh, "
+            "or a checkpoint"
         )
     if isinstance(student, Checkpoint):
         return loaded(student.name)

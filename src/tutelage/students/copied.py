@@ -61,8 +61,10 @@ def copy_layers(source: PreTrainedModel, student: Copied, labels: dict[str, Any]
         )
     config = copy.deepcopy(source.config)
     setattr(config, family.depth, len(picked))
-    if getattr(config, "layer_types", None):
-        config.layer_types = [source.config.layer_types[i - 1] for i in picked]
+    for name in ("layer_types", "kept_heads", "kept_neurons"):
+        of_layers = getattr(config, name, None)
+        if isinstance(of_layers, list):
+            setattr(config, name, [of_layers[i - 1] for i in picked])
     for key, value in labels.items():
         setattr(config, key, value)
     model: PreTrainedModel = model_class(anatomy.head_of(source)).from_config(config, dtype=torch.float32)

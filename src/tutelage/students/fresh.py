@@ -27,7 +27,7 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "
     model_type = student.family or like.model_type
     if model_type in anatomy.FAMILIES and anatomy.FAMILIES[model_type].derived:
         raise TutelageError(
-            f"a fresh student cannot be a {model_type}; use init={anatomy.FAMILIES[model_type].derived}, or family=bert"
+            f"a fresh student cannot be a {model_type}, which is made of another model; add family=bert"
         )
     config = copy.deepcopy(like) if model_type == like.model_type else _plain_config(model_type, like)
     family = anatomy.family_of(config)

@@ -349,12 +349,16 @@ def model_class(head: Head) -> Any:
     return SentenceEncoder if head == "vectors" else auto_class(head)
 
 
-def network_of(config: str, head: Head) -> PreTrainedModel:
-    """A network with random weights, of a configuration that this program has written as JSON."""
-    tree = json.loads(config)
-    made = CONFIG_MAPPING[tree["model_type"]].from_dict(tree)
+def config_of(text: str) -> Any:
+    """A configuration that this program has written as JSON."""
+    tree = json.loads(text)
+    return CONFIG_MAPPING[tree["model_type"]].from_dict(tree)
+
+
+def network_of(config: Any, head: Head) -> PreTrainedModel:
+    """A network of a configuration with random weights; no random numbers of the caller are used up."""
     with torch.random.fork_rng():
-        model: PreTrainedModel = model_class(head).from_config(made, dtype=torch.float32)
+        model: PreTrainedModel = model_class(head).from_config(config, dtype=torch.float32)
     return model.eval()
 
 

@@ -88,7 +88,7 @@ def register(
     """Register the model types of a kind of student (``pruned_bert``, ...) with the Auto classes of transformers.
 
     Args:
-        kind: The ``init`` in ``Family.derived``, and the beginning of the types' names.
+        kind: What ``Family.derived`` says, and the beginning of the types' names.
         mixin: What changes a model of the plain family into one of the kind.
         types: By name the type of each field that the configuration has beside the plain family's.
         fields: Their defaults.

@@ -53,7 +53,7 @@ class Gates(Mechanism):
 
     def prepare(self, scene: Scene, stage: StageScene) -> None:
         from tutelage import anatomy
-        from tutelage.students.sizes import unit_shares
+        from tutelage.students.sizes import sizes_of, unit_shares
 
         assert isinstance(scene.spec, Gated)
         shape = anatomy.shape_of(scene.student.config)
@@ -63,6 +63,13 @@ class Gates(Mechanism):
                 f"share={scene.spec.share:g} is less than one head and one neuron of the teacher ({shape}); use at least "
                 f"{_round_up(least):g}"
             )
+        try:
+            sizes_of(scene.spec.twin(), scene.student)
+        except TutelageError as error:
+            raise TutelageError(
+                f"share={scene.spec.share:g} is too small: no student of as many operations can be cut out of the teacher as a "
+                f"baseline ({error})"
+            ) from None
 
     def steps(self) -> int:
         """Steps that gates take at least to close with certainty."""
