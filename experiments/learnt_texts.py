@@ -53,6 +53,8 @@ LOSSES: dict[str, list[AnyTerm]] = {
 """The teacher's predictions, and what is compared."""
 TEXTS = ("soft T=2 + labels",)
 """Losses that are also measured with further texts."""
+REPEATED = ("labels", TEXTS[0], "out-of-fold T=2 + labels")
+"""Arms that other seeds repeat."""
 
 
 def arm(terms: list[AnyTerm], epochs: int) -> Recipe:
@@ -107,19 +109,20 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
             update={"predictions": Predictions(file=str(folds_of(arguments, task, data)), gold=0.0)}
         )
         parts = [
+            (folds, {"out-of-fold T=2 + labels": of_folds(arguments, place)}, {}),
             (data, {name: arm(terms, arguments.epochs) for name, terms in LOSSES.items()}, taught),
             (more, {f"{name}, more texts": arm(LOSSES[name], arguments.epochs // 2) for name in TEXTS}, taught),
-            (folds, {"out-of-fold T=2 + labels": of_folds(arguments, place)}, {}),
             (data, {f"{name}, made texts": made(LOSSES[name], arguments.epochs // 2) for name in TEXTS}, taught),
         ]
         for seed in range(arguments.seeds):
             for some, recipes, settings_ in parts:
+                chosen = {name: recipe for name, recipe in recipes.items() if seed == 0 or name in REPEATED}
                 results["runs"] += common.carry_out(
-                    arguments, place, recipes, some, [seed], about={"task": task}, **settings_,
+                    arguments, place, chosen, some, [seed], about={"task": task}, **settings_,
                     more=lambda config, report: {"last_losses": {
                         name: values[-1][1] for name, values in report["stages"][0]["losses"].items()
                     }},
-                )  # fmt: skip
+                ) if chosen else []  # fmt: skip
                 yield results
 
 

@@ -474,6 +474,18 @@ def test_ptp_labels_of_models_that_have_not_seen_the_texts(teacher_folder: Path,
     row_of = {name: row for row, name in enumerate(manifest.contents)}  # of equal texts the last
     rows = [row_of[name] for name in manifest.contents[::-1]]
     np.testing.assert_array_equal(logits, stored[rows][:, ::-1])
+    lines = [json.loads(line) for line in (tmp_path / "folds" / "predictions.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in lines] == whole.texts
+    shares = torch.from_numpy(stored).softmax(dim=1).numpy()
+    np.testing.assert_allclose([[line["prediction"][name] for name in LABELS] for line in lines], shares, atol=1e-6)
+    taught = api.distill(
+        None, tmp_path / "taught", method="kd", teacher_predictions=tmp_path / "folds" / "predictions.jsonl", quiet=True,
+        student=f"layers=1,source={teacher_folder / 'teacher'}", settings=["stages.*.max_steps=3"], baseline=False, allow_weak_teacher=True,
+        **data,
+    ).report  # fmt: skip
+    assert taught["predictions"]["agreement"]["train"]["scores"]["accuracy"] == pytest.approx(
+        made["accuracy"], abs=0.02
+    )
     source = f"stages.ptp.ptp_labels.source={tmp_path / 'folds'}"
     common = {"method": "pea_kd", "student": "stored=1", "quiet": True, "baseline": False, **data}
     report = api.distill(

@@ -201,9 +201,10 @@ def crossfit(
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
 ) -> dict[str, Any]:
-    """Write out-of-fold predictions for the training set (k-fold cross-fitting); Pea-KD can build its PTP labels from them.
+    """Write out-of-fold predictions for the training set (k-fold cross-fitting), to teach with or for Pea-KD's PTP labels.
 
-    ``distill(..., method="pea_kd", settings={"stages.ptp.ptp_labels.source": out})`` reads them.
+    ``distill(None, ..., teacher_predictions="OUT/predictions.jsonl", student="layers=3,source=teacher/")`` learns from them;
+    ``distill(..., method="pea_kd", settings={"stages.ptp.ptp_labels.source": out})`` makes PTP labels of them.
 
     Args:
         model: Checkpoint that each fold starts from: a folder or a hub id.

@@ -1,19 +1,26 @@
 """Out-of-fold predictions for the training set by k-fold cross-fitting.
 
-A teacher is nearly always correct on its own training texts, so PTP labels from its predictions there (Pea-KD) carry little
-information. Here a model that was fine-tuned on the other parts predicts each part.
+A teacher is nearly always correct on its own training texts, so what it predicts there says little more than the labels: PTP labels
+(Pea-KD) carry little information, and students learn less (docs/results/learnt_texts.md). Here a model that was fine-tuned on the
+other parts predicts each part.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import transformers
+from scipy.special import softmax
 
 from tutelage import anatomy
-from tutelage.data.examples import content
+from tutelage.artifacts import write_text
+from tutelage.data.config import DataConfig
+from tutelage.data.examples import Data, content
 from tutelage.data.parts import part_of
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
@@ -28,9 +35,13 @@ from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predicted
 
+PREDICTIONS, PREDICTED = "predictions.jsonl", "prediction"
+"""A file in the folder, and its column of predictions."""
+
 
 def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> PredictionsManifest:
-    """Fine-tune with ``config`` ``folds`` times, each time without one part, and predict that part. Results go to ``config.out``.
+    """Fine-tune with ``config`` ``folds`` times, each time without one part, and predict that part. Results go to ``config.out``;
+    :data:`PREDICTIONS` there can be read as a teacher's predictions.
 
     Finished folds are not repeated. A stopped fold continues.
 
@@ -81,5 +92,17 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Predictio
         labels=list(data.labels),
         accuracy=None if right is None else float(right),
     )
+    lines = [json.dumps(line, ensure_ascii=False) for line in _lines(data, config.data, logits)]
+    write_text(folder / PREDICTIONS, "".join(f"{line}\n" for line in lines))
     write(folder, manifest, logits)
     return manifest
+
+
+def _lines(data: Data, config: DataConfig, logits: npt.NDArray[np.float32]) -> Iterator[dict[str, Any]]:
+    """Each training text with what was predicted for it: a probability for each class, or a number."""
+    train, kind = data.train, kind_of(data.kind)
+    values = softmax(logits.astype(np.float64), axis=1).round(6) if kind.named else logits
+    for row, text in enumerate(train.texts):
+        pair = {} if train.pairs is None else {config.text_pair or "text_pair": train.pairs[row]}
+        found = dict(zip(data.labels, values[row].tolist(), strict=True)) if kind.named else float(values[row, 0])
+        yield {config.text: text, **pair, PREDICTED: found}
