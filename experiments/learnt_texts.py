@@ -12,7 +12,6 @@ texts say little more than the labels. Fine-tunes MiniLM (6 layers x 384) on tas
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,11 +28,10 @@ from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.students.specs import Checkpoint, Copied
-from tutelage.studies.crossfit import crossfit
+from tutelage.studies.crossfit import PREDICTIONS, crossfit
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import shown, table
-from tutelage.studies.script import Results, settings, write
-from tutelage.tasks.load import load_data
+from tutelage.studies.script import Results, settings
 
 SCRIPT = common.options(__file__, __doc__, "learnt_texts", tasks=",".join(TASKS), seeds=2, precision="no")
 SCRIPT.add_argument("--squad", type=Path, help="SQuAD 1.1's training file")
@@ -76,23 +74,12 @@ def of_folds(arguments: argparse.Namespace, place: Path) -> Recipe:
 
 
 def folds_of(arguments: argparse.Namespace, task: str, data: DataConfig) -> Path:
-    """A file of out-of-fold predictions for the training texts: a teacher like the other, trained on the other folds."""
+    """A file of out-of-fold predictions for the training texts, of models like the teacher."""
     place = arguments.work / task / "folds"
-    file = place / "predictions.jsonl"
-    if not file.exists():
-        read = load_data(data)
-        if not (place / out_of_fold.MANIFEST).exists():
-            recipe = finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=2e-4)
-            crossfit(RunConfig(recipe=recipe, data=data, out=str(place), baseline=False), arguments.folds)
-        logits = out_of_fold.read(place, read.train, read.labels)
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        lines = [
-            json.dumps({"text": text, "probs": [round(float(share), 6) for share in row]})
-            for text, row in zip(read.train.texts, shares, strict=True)
-        ]
-        write(file, "".join(f"{line}\n" for line in lines))
-    return file
+    if not (place / out_of_fold.MANIFEST).exists():
+        recipe = finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=2e-4)
+        crossfit(RunConfig(recipe=recipe, data=data, out=str(place), baseline=False), arguments.folds)
+    return place / PREDICTIONS
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
@@ -102,12 +89,12 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         data = small.model_copy(update={"dev": str(small.dev).replace("-dev", "-test")})
         place = arguments.work / task
         report = common.teacher(arguments, task, data, epochs=4, lr=2e-4)
-        results["teachers"][task] = {"metric": report["metric"], **common.measured(report)}
+        file = folds_of(arguments, task, data)
+        right = out_of_fold.PredictionsManifest.read(file.parent).accuracy
+        results["teachers"][task] = {"metric": report["metric"], **common.measured(report), "folds": right}
         taught = {"teacher": str(place / "teacher"), "teacher_store": "auto"}
         more = data.model_copy(update={"unlabeled": str(small.dev).replace("-dev", "-more")})
-        folds = data.model_copy(
-            update={"predictions": Predictions(file=str(folds_of(arguments, task, data)), gold=0.0)}
-        )
+        folds = data.model_copy(update={"predictions": Predictions(file=str(file), gold=0.0)})
         parts = [
             (folds, {"out-of-fold T=2 + labels": of_folds(arguments, place)}, {}),
             (data, {name: arm(terms, arguments.epochs) for name, terms in LOSSES.items()}, taught),
@@ -129,20 +116,30 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
 def page(results: Results, out: Path) -> Results:
     runs = results["runs"]
     tasks = list(dict.fromkeys(run["task"] for run in runs))
+
+    def scored(task: str, name: str) -> dict[int, float]:
+        return common.scores(runs, "accuracy", task=task, arm=name)
+
     cells, last = [], []
     for name in dict.fromkeys(run["arm"] for run in runs):
         row = [name]
         for task in tasks:
-            ours = common.scores(runs, "accuracy", task=task, arm=name)
-            base = common.scores(runs, "accuracy", task=task, arm="labels")
-            row += [shown([*ours.values()], digits=4), "-" if name == "labels" else common.gain(ours, base, 4)]
+            ours, base = scored(task, name), scored(task, "labels")
+            row += [str(len(ours)), shown([*ours.values()], digits=4)]
+            row.append("-" if name == "labels" else common.gain(ours, base, 4))
         cells.append(row)
         found = [run["last_losses"].get("soft_labels") for run in common.of(runs, arm=name)]
         if known := [value for value in found if value is not None]:
-            last.append([name, f"{np.mean(known):.4f}"])
-    heads = ["student learns from", *(part for task in tasks for part in (task, "gain over labels"))]
+            last.append([name, f"{np.mean(known):.3f}"])
+    heads = ["student learns from", *(part for task in tasks for part in ("seeds", task, "gain over labels"))]
     teachers = {task: common.flat(one["scores"])["accuracy"] for task, one in results["teachers"].items()}
+    gains = {
+        key: "; ".join(common.gain(scored(task, name), scored(task, "labels"), 4) for task in tasks)
+        for key, name in (("gain_folds", REPEATED[2]), ("gain_soft", REPEATED[1]))
+    }
     return {
+        **gains,
+        "folds_right": ", ".join(f"{one['folds']:.0%}" for one in results["teachers"].values()),
         "teachers": common.named(teachers),
         "arms": table(heads, cells),
         "last": table(["student learns from", "loss on soft labels"], last),

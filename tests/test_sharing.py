@@ -478,10 +478,10 @@ def test_ptp_labels_of_models_that_have_not_seen_the_texts(teacher_folder: Path,
     assert [line["text"] for line in lines] == whole.texts
     shares = torch.from_numpy(stored).softmax(dim=1).numpy()
     np.testing.assert_allclose([[line["prediction"][name] for name in LABELS] for line in lines], shares, atol=1e-6)
+    file = tmp_path / "folds" / "predictions.jsonl"
     taught = api.distill(
-        None, tmp_path / "taught", method="kd", teacher_predictions=tmp_path / "folds" / "predictions.jsonl", quiet=True,
-        student=f"layers=1,source={teacher_folder / 'teacher'}", settings=["stages.*.max_steps=3"], baseline=False, allow_weak_teacher=True,
-        **data,
+        None, tmp_path / "taught", method="kd", teacher_predictions=file, quiet=True, baseline=False, allow_weak_teacher=True,
+        student=f"layers=1,source={teacher_folder / 'teacher'}", settings=["stages.*.max_steps=3"], **data,
     ).report  # fmt: skip
     assert taught["predictions"]["agreement"]["train"]["scores"]["accuracy"] == pytest.approx(
         made["accuracy"], abs=0.02
