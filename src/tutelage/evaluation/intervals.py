@@ -22,7 +22,9 @@ ROUNDING = 1e-12
 
 def drawn(count: int, most: int) -> list[int]:
     """Numbers of ``most`` of ``count`` examples, drawn with seed 0 in pairs of neighbours: those of sentence pairs for similarity
-    stand together."""
+    stand together. All of them, where there are no more."""
+    if count <= most:
+        return list(range(count))
     pairs = np.sort(np.random.default_rng(0).permutation(count // 2)[: max(most // 2, 1)])
     return [int(row) for pair in pairs for row in (2 * pair, 2 * pair + 1)]
 

@@ -26,7 +26,7 @@ from tutelage.evaluation.calibration import probabilities
 from tutelage.evaluation.intervals import fewest_rows
 from tutelage.report.cascade import CASCADE, CascadeReport, CascadeSuspect, Point, Rule
 from tutelage.run.checks import check_ids
-from tutelage.run.folder import config_of_run, longest_of_run, temperature_of_run
+from tutelage.run.folder import config_of_run, longest_input, temperature_of_run
 from tutelage.run.serving import graph_of
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel
@@ -160,8 +160,7 @@ def _graph(name: str, path: Path, desk: Bench) -> _Small:
 def _logits(source: Source, data: Data, part: str, config: DataConfig, desk: Bench) -> Tensor:
     """The logits of a part of the data, ``(n, outputs)``."""
     kind, fitted = kind_of(data.kind), fitted_tokenizer(source.tokenizer, source.model)
-    longest = kind.longest(anatomy.max_length(source.config))
-    limit = min(config.max_length or longest_of_run(source.name) or longest, longest)
+    limit = longest_input(source.name, kind, source.config, config.max_length)
     encoded = kind.encode(data.dev[part], fitted, limit, config.stride)
     check_ids(encoded, fitted, source.config, source.name, part)
     return desk.predict(source.model, encoded, f"{source.role} on {part}")

@@ -30,7 +30,7 @@ from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.evaluation.intervals import drawn
 from tutelage.run.checks import check_ids, check_words
-from tutelage.run.folder import config_of_run, longest_of_run, temperature_of_run
+from tutelage.run.folder import config_of_run, longest_input, temperature_of_run
 from tutelage.run.plan import typical
 from tutelage.run.quality import difference
 from tutelage.run.workspace import Bench, bench
@@ -174,8 +174,7 @@ def _checked(model: str, source: Source, kind: Kind, data_config: DataConfig | N
     texts = [QUESTION] * len(SENTENCES) if kind.answers_in_pair else list(SENTENCES)
     labels = np.full(len(SENTENCES), None, dtype=object)
     examples = Examples([f"built-in/{i}" for i in range(len(texts))], texts, pairs, labels)
-    longest = kind.longest(anatomy.max_length(source.config))
-    limit = min(longest_of_run(resolve(model)) or longest, longest)
+    limit = longest_input(resolve(model), kind, source.config)
     return Checked(kind, None, _read(source, kind, examples, limit, None), limit, "built-in sentences", notes)
 
 
@@ -199,8 +198,7 @@ def _of_task(model: str, source: Source, kind: Kind, config: DataConfig, most: i
             f"checked on {most:,} examples of {len(examples):,}, drawn with seed 0; {option('texts')} 0 takes all"
         )
         examples = examples.take(drawn(len(examples), most))
-    longest = kind.longest(anatomy.max_length(source.config))
-    limit = min(config.max_length or longest_of_run(resolve(model)) or longest, longest)
+    limit = longest_input(resolve(model), kind, source.config, config.max_length)
     texts = _read(source, kind, examples, limit, config.stride)
     fitted = fitted_tokenizer(source.tokenizer, source.model)
     check_ids(texts.student, fitted, source.config, model, part)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+from tutelage import anatomy
 from tutelage.data.config import DataConfig
 from tutelage.recipes.config import from_yaml
 from tutelage.report.model import REPORT, TaskReport, load_report
+from tutelage.tasks.kind import Kind
 
 
 def run_of(model: str, file: str) -> Path | None:
@@ -31,6 +34,12 @@ def longest_of_run(model: str) -> int | None:
     no positions beyond it."""
     config = config_of_run(model)
     return None if config is None else config.max_length
+
+
+def longest_input(model: str, kind: Kind, config: Any, given: int | None = None) -> int:
+    """The most tokens of a text that a model is given: those ``given``, else as its run read, never more than it can read."""
+    longest = kind.longest(anatomy.max_length(config))
+    return min(given or longest_of_run(model) or longest, longest)
 
 
 def temperature_of_run(model: str) -> tuple[float, list[str]]:

@@ -23,7 +23,7 @@ from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport
 from tutelage.run import predicted, quality
 from tutelage.run.checks import check_ids, check_words, near_chance, other_order
-from tutelage.run.folder import longest_of_run
+from tutelage.run.folder import longest_input
 from tutelage.run.plan import example_flops, mapping_report, typical
 from tutelage.run.served import served
 from tutelage.run.workspace import Workspace, bench
@@ -207,8 +207,7 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
         data, matched = kind.match(data, source.config, model, source.role)
         notes = [*data.notes, *matched]
         fitted = fitted_tokenizer(source.tokenizer, source.model)
-        longest = kind.longest(anatomy.max_length(source.model.config))
-        length = min(data_config.max_length or longest_of_run(model) or longest, longest)
+        length = longest_input(model, kind, source.model.config, data_config.max_length)
         scores = {}
         for name, part in data.dev.items():
             encoded = kind.encode(part, fitted, length, data_config.stride)

@@ -23,7 +23,7 @@ from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.evaluation.calibration import probabilities
 from tutelage.report.cascade import CASCADE, CascadeReport, load_cascade
-from tutelage.run.folder import longest_of_run, temperature_of_run
+from tutelage.run.folder import longest_input, temperature_of_run
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel
 from tutelage.serving.server import Server
@@ -165,7 +165,7 @@ def _of_checkpoint(name: str, role: str, desk: Bench) -> ServedModel:
     head = head_in(path)
     source = Source(path, head, role=role)
     kind, config = kind_of_model(head, source.config), source.config
-    network, longest = source.model.to(desk.accelerator.device), kind.longest(anatomy.max_length(config))
+    network = source.model.to(desk.accelerator.device)
     # As an export of the model has them, so that both say the same of a text.
     temperature, _ = temperature_of_run(path) if kind.classifies_texts else (1.0, [])
     return ServedModel(
@@ -175,7 +175,7 @@ def _of_checkpoint(name: str, role: str, desk: Bench) -> ServedModel:
         kind=kind,
         labels=tuple(str(config.id2label[i]) for i in range(config.num_labels)) if kind.named else (),
         temperature=temperature,
-        limit=min(longest_of_run(path) or longest, longest),
+        limit=longest_input(path, kind, config),
         tokenizer=fitted_tokenizer(source.tokenizer, network),
         logits=lambda encoded: _logits(network, encoded),
         cascade=None if role == "teacher" else load_cascade(Path(path), lambda: source.fingerprint),

@@ -455,9 +455,8 @@ class TaskRun:
         shape = anatomy.shape_of(final_config(self.student))
         objective = Objective(stage.objective, self.kind, shape, plan.teacher, predicted=plan.predicted, team=plan.team)
         inherit(objective, self._projections)
-        self.plans[index] = replace(
-            self.plans[index], objective=objective.plan
-        )  # a stage before may have made it smaller
+        # A stage before may have made the student smaller.
+        self.plans[index] = replace(self.plans[index], objective=objective.plan)
         labels = [found for m in stage.mechanisms if (found := m.labels(self.scene, scene)) is not None]
         brought = {m.kind: m.teacher(self.scene, scene) for m in stage.mechanisms}
         teacher = next((one for one in brought.values() if one is not None), None)

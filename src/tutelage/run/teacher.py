@@ -118,7 +118,7 @@ class RunTeacher:
         none = np.zeros((classes, classes), dtype=np.int64)
         train = self._parts["train"]
         rows = np.flatnonzero(train.examples.labelled)
-        texts = train.at(rows if len(rows) <= most else rows[drawn(len(rows), most)])
+        texts = train.at(rows[drawn(len(rows), most)])
         if not self.source.has_weights or not len(texts.examples):
             return none
         logits = self._predicted(texts.teacher or texts.student, "teacher on labelled texts")

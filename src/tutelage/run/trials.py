@@ -258,8 +258,7 @@ def _measured(run: TaskRun) -> Texts:
 def ground_of(run: TaskRun, stage: Stage) -> Ground:
     """What the trials of a run have in common."""
     device, part, measured = run.bench.accelerator.device, _part(run), _measured(run)
-    count = len(measured.examples)  # a file may be sorted by class
-    texts = measured.at(np.arange(count) if count <= HELD_OUT else np.array(drawn(count, HELD_OUT)))
+    texts = measured.at(np.array(drawn(len(measured.examples), HELD_OUT)))  # a file may be sorted by class
     needs = ObjectivePlan(stage.objective, run.kind, *run.shapes()).teacher_needs
     taught = run.teacher if needs else None
 

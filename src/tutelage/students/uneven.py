@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.errors import TutelageError
-from tutelage.students.load import model_class
+from tutelage.students.load import network_of
 from tutelage.students.pruned import cut_layer, register
 
 
@@ -157,8 +157,7 @@ def cut(model: PreTrainedModel, gates: Sequence[LayerGates]) -> PreTrainedModel:
     values[family.depth] = len(places)
     heads, neurons = zip(*(sizes[place] for place in places), strict=True)
     config = CONFIGS[model.config.model_type](**values, kept_heads=list(heads), kept_neurons=list(neurons))
-    with torch.random.fork_rng():
-        student: PreTrainedModel = model_class(anatomy.head_of(model)).from_config(config, dtype=torch.float32)
+    student = network_of(config, anatomy.head_of(model))
     names = {module: name for name, module in model.named_modules()}
     layers = f"{names[anatomy.layers_of(model)]}."
     weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(layers)}
