@@ -20,27 +20,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import as_served
 import common
 import numpy as np
 
 from tutelage.data.config import DataConfig
-from tutelage.data.texts import Texts
-from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.methods.compact import compact
 from tutelage.methods.finetune import finetune
 from tutelage.recipes.config import RunConfig
-from tutelage.run.plan import typical
 from tutelage.run.run import run
-from tutelage.serving.graph import quantize, to_onnx
-from tutelage.serving.session import OnnxModel
-from tutelage.serving.timing import BUSY, latency
-from tutelage.students.load import load_model
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Pruned, Student
 from tutelage.studies.pages import shown, table
 from tutelage.studies.script import Results, settings, write
 from tutelage.studies.study import interval
-from tutelage.tasks import kind_of
-from tutelage.tasks.load import load_data
 
 ROWS = {"sst2": 8000, "qnli": 20000}
 MODELS = {"minilm": "all-MiniLM-L6-v2", "mpnet": "all-mpnet-base-v2"}
@@ -86,38 +78,18 @@ def task_data(arguments: argparse.Namespace, task: str) -> DataConfig:
     return DataConfig(train=str(files["train"]), dev=str(files["val"]))
 
 
-def measured(folder: Path, data: DataConfig, place: Path) -> dict[str, Any]:
-    """Scores, bytes and models of a checkpoint as PyTorch, ONNX and int8."""
-    read = load_data(data)
-    kind, (name, dev) = kind_of(read.kind), next(iter(read.dev.items()))
-    model, _ = load_model(str(folder), kind.head)
-    tokenizer = fitted_tokenizer(load_tokenizer(str(folder)), model)
-    read, _ = kind.match(read, model.config, str(folder))
-    dev = read.dev[name]
-    encoded = kind.encode(dev, tokenizer, kind.longest(512))
-    place.mkdir(parents=True, exist_ok=True)
-    graphs = {"onnx": to_onnx(model.eval(), tokenizer, place / "model.onnx", kind=kind)}
-    graphs["int8"] = quantize(place / "model.onnx", place / "model.int8.onnx")
-    texts = Texts(dev, encoded, None)
-    found: dict[str, Any] = {"scores": {}, "bytes": {}}
-    for side, graph in graphs.items():
-        found["scores"][side] = kind.scores(read, graph.answers(encoded), texts)
-        found["bytes"][side] = graph.bytes
-    return found
-
-
 def cell(place: Path, config: RunConfig, data: DataConfig, again: bool) -> dict[str, Any]:
     """Train one model, unless it is done, and score it in all its forms."""
     done = place / "measured.json"
     if done.exists():
         found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         if again:
-            for part, values in measured(model_of(place), data, place / "onnx").items():
+            for part, values in as_served.measured(as_served.model_of(place), data, place / "onnx").items():
                 found[part] |= values
             write(done, json.dumps(found, indent=1))
         return found
     report = run(config, resume=True)
-    ours = measured(model_of(place), data, place / "onnx")
+    ours = as_served.measured(as_served.model_of(place), data, place / "onnx")
     baseline = report["baseline"]
     values = {
         "scores": {"pytorch": next(iter(report["student"]["scores"].values())), **ours["scores"]},
@@ -133,50 +105,6 @@ def cell(place: Path, config: RunConfig, data: DataConfig, again: bool) -> dict[
     }
     write(done, json.dumps(values, indent=1))
     return values
-
-
-def model_of(place: Path) -> Path:
-    """The folder of a trained model."""
-    run_folder = place / "run"
-    return run_folder / "student" if (run_folder / "student").exists() else run_folder
-
-
-def times(places: Mapping[str, Path], data: DataConfig, again: bool) -> dict[str, dict[str, float]]:
-    """Milliseconds of models that solve one task, by place and form, for one text on one thread; all in turn."""
-    done = next(iter(places.values())).parent / "times.json"
-    found: dict[str, dict[str, float]] = {} if again or not done.exists() else json.loads(done.read_text("utf-8"))
-    if set(places) <= set(found):
-        return found
-    read = load_data(data)
-    kind, dev = kind_of(read.kind), next(iter(read.dev.values()))
-    sides: dict[str, Any] = {}
-    for name, place in places.items():
-        model, _ = load_model(str(model_of(place)), kind.head)
-        sides[f"{name}|pytorch"] = model.eval()
-        sides |= {f"{name}|{form}": OnnxModel(place / "onnx" / file) for form, file in FILES.items()}
-    # All read the teacher's tokens; a trimmed vocabulary, which numbers them anew, has as many.
-    teacher, _ = load_model(str(model_of(places["teacher"])), kind.head)
-    tokenizer = fitted_tokenizer(load_tokenizer(str(model_of(places["teacher"]))), teacher)
-    encoded = kind.encode(dev, tokenizer, kind.longest(512))
-    smallest = min(one.config.vocab_size for one in sides.values() if not isinstance(one, OnnxModel))
-    inputs = typical(encoded, teacher)
-
-    def known(batch: int) -> dict[str, Any]:
-        given = dict(inputs(batch))
-        return {**given, "input_ids": given["input_ids"] % smallest}
-
-    entries, core = latency(sides, known, batch_sizes=(1,), threads=(1,))
-    if core < BUSY:
-        print(f"the machine is busy: {core:.0%} of a core; measure again with --again")
-    found = {name: {} for name in places}
-    for side, rows in entries.items():
-        name, _, form = side.partition("|")
-        found[name][form] = rows[0].p50_ms
-    write(done, json.dumps(found, indent=1))
-    return found
-
-
-FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
@@ -214,7 +142,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
                     results["runs"].append({**entry, **found})
                     yield results
     for teacher, task in places:
-        found = times(places[teacher, task], task_data(arguments, task), arguments.again)
+        found = as_served.times(places[teacher, task], task_data(arguments, task), arguments.again)
         for one in common.of(results["teachers"], teacher=teacher, task=task):
             one["ms"] = found["teacher"]
         for one in common.of(results["runs"], teacher=teacher, task=task):

@@ -63,7 +63,15 @@ def test_the_pages_are_made_of_the_results(path: Path, script, monkeypatch, tmp_
 
 def runs(arms: Iterable[str], **more: Any) -> list[dict[str, Any]]:
     """Made-up runs of arms on a task: each is 0.1 better than the one before, with seed 1 half of that."""
-    common = {"parameters": 2_000_000, "speedup": 2.5, "suspects": 3, "suspects_right": 0.5, "texts": 100}
+    served = {"scores": {"int8": {"accuracy": 0.5}}, "bytes": {"int8": 23e6}, "ms": {"pytorch": 25.0, "int8": 10.0}}
+    common = {
+        "parameters": 2_000_000,
+        "speedup": 2.5,
+        "served": served,
+        "suspects": 3,
+        "suspects_right": 0.5,
+        "texts": 100,
+    }
     common |= {"teacher": {"spearman": 0.9, "parameters": 10**8}, "baseline": {"spearman": 0.25}}
     return [
         {
@@ -92,7 +100,7 @@ def made_up(script: SimpleNamespace) -> dict[str, Any]:
             "runs": runs(script.ARMS),
         },
         "mpnet_teacher": lambda: {
-            "teachers": {"rte": {"scores": scores}},
+            "teachers": {"rte": {"scores": scores, "served": runs(["teacher"])[0]["served"]}},
             "runs": runs(["cut-finetune", "cut-kd"], task="rte"),
         },
         "predictions_as_teacher": lambda: {
@@ -107,7 +115,10 @@ def made_up(script: SimpleNamespace) -> dict[str, Any]:
     [
         ("defaults", "| labels | 0.0000 ± 0.0000 | 0.0000 |"),
         ("embedding", "reach Spearman 0.150"),
-        ("mpnet_teacher", "| cut-kd | 2 | 0.0750 ± 0.3177 | +0.0750 ± 0.3177 | 2.0 M | 2.5x |"),
+        (
+            "mpnet_teacher",
+            "| cut-kd | 2 | 0.0750 ± 0.3177 | +0.0750 ± 0.3177 | 0.5000 ± 0.0000 | 23.0 | 10.00 | 2.5x |",
+        ),
         ("predictions_as_teacher", "50% of them had a wrong label"),
     ],
 )
