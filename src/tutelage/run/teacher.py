@@ -144,11 +144,12 @@ class RunTeacher:
 
     @property
     def needs_weights(self) -> bool:
-        """Whether a stage needs the running model: neither a store nor a mechanism answers for it."""
-        lacks = None if self.store is None else self.store.scheme.lacks
+        """Whether a stage needs the running model, now or for what is computed or written before it."""
+        store = self.store
         stages = zip(self._config.recipe.stages, self._objectives, strict=True)
         return any(
-            not stage.brings_teacher and (lacks is None or lacks(plan.teacher_needs) is not None)
+            self.answers(stage, plan.teacher_needs) in ("running", "known", "store")
+            and (store is None or store.scheme.lacks(plan.teacher_needs) is not None)
             for stage, plan in stages
         )
 
