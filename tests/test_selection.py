@@ -261,6 +261,15 @@ def test_a_term_goes_through_its_own_map_alone(tokenizer, project: str, hidden: 
         assert values(alone) == {term.kind: pytest.approx(together[term.kind], rel=1e-6)}
 
 
+def test_terms_that_map_in_opposite_directions_share_no_map() -> None:
+    """One term maps the student's vectors to the teacher's width, another the teacher's to the student's."""
+    teacher, student = tiny_model(), tiny_model(seed=1, hidden=16, layers=2)
+    terms = [Embeddings(project="shared"), Hidden(project="shared", onto="student")]
+    both = Objective(terms, KINDS["classification"], shape_of(student.config), shape_of(teacher.config))
+    widths = {name: (linear.in_features, linear.out_features) for name, linear in both.projections.items()}
+    assert widths == {"shared": (16, 32), "shared_onto_student": (32, 16)}
+
+
 def test_padding_changes_nothing(tokenizer) -> None:
     data = examples(12, 3)
     encoded = encode(data, tokenizer, 40)

@@ -369,10 +369,11 @@ def test_the_rate_of_bert_adam_is_the_one_of_berts_code() -> None:
         assert learning_rate(stage, step, 10) == pytest.approx(2 * expected)
 
 
-@pytest.mark.parametrize("clip", [0.3, 1e9])
-def test_bert_adam_against_a_slow_one(clip: float) -> None:
+@pytest.mark.parametrize(("clip", "betas", "eps"), [(0.3, (0.9, 0.999), None), (1e9, (0.8, 0.98), 1e-3)])
+def test_bert_adam_against_a_slow_one(clip: float, betas: tuple[float, float], eps: float | None) -> None:
     """Loops over numbers in float64: each tensor clipped alone, no bias correction, decay beside the update."""
-    stage = tiny_stage(lr=0.1, warmup=0.0, optimizer="bert_adam", clip=clip, weight_decay=0.05)
+    stage = tiny_stage(lr=0.1, warmup=0.0, optimizer="bert_adam", clip=clip, weight_decay=0.05, betas=betas, eps=eps)
+    one, two = betas
     generator = torch.Generator().manual_seed(0)
     matrix, vector = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((3, 2), (4,)))
     module = torch.nn.ParameterList([matrix.clone(), vector.clone()])
@@ -393,12 +394,20 @@ def test_bert_adam_against_a_slow_one(clip: float) -> None:
             for i, value in enumerate(values):
                 g = given[name][i] * min(1.0, clip / (norm + 1e-6))
                 m, v = moments[name][i]
-                m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+                m, v = one * m + (1 - one) * g, two * v + (1 - two) * g * g
                 moments[name][i] = [m, v]
                 decay = 0.05 if name == 0 else 0.0  # vectors have none
-                values[i] = value - rate * (m / (v**0.5 + 1e-6) + decay * value)
+                values[i] = value - rate * (m / (v**0.5 + (eps or 1e-6)) + decay * value)
         for name, parameter in enumerate(module):
             assert parameter.flatten().tolist() == pytest.approx(slow[name], rel=1e-9)
+
+
+def test_adamw_has_the_stages_moments() -> None:
+    module = torch.nn.Linear(2, 2)
+    for given, expected in (({}, ((0.9, 0.999), 1e-8)), ({"betas": (0.9, 0.98), "eps": 1e-6}, ((0.9, 0.98), 1e-6))):
+        stage = tiny_stage(**given)
+        optimizer = optimizer_of(stage, parameter_groups(module, stage.weight_decay), torch.device("cpu"))
+        assert {(group["betas"], group["eps"]) for group in optimizer.param_groups} == {expected}
 
 
 def test_a_loss_that_is_not_finite_ends_in_one_line(tokenizer) -> None:

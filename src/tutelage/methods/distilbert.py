@@ -58,6 +58,8 @@ def distilbert_general(layers: int = 6, soft: float = 5.0, hard: float = 2.0, co
                 ],
                 epochs=3,
                 lr=5e-4,
+                betas=(0.9, 0.98),
+                eps=1e-6,
                 batch_size=256,
                 warmup=0.05,
                 weight_decay=0.0,

@@ -24,6 +24,7 @@ def minilmv2(layers: int = 6, hidden: int = 384, heads: int = 12, teacher_layer:
         epochs=40,
         max_steps=400_000,
         lr=6e-4,
+        eps=1e-6,
         warmup=0.01,
         batch_size=256,
         select="last",

@@ -27,6 +27,9 @@ def pea_kd(
     pretrained model's first layers: ``--student stored=3,source=bert-base-uncased``; without a source they are the
     teacher's. Several parts may be left out at once: with ``no_sps`` and ``no_ptp`` it is BERT-PKD. The epochs of a stage
     that is left out go to no other. The authors' code averages ``L_PT`` over the hidden size: their beta of 100 is 0.13 here.
+
+    AdamW is ours (``--set stages.*.optimizer=bert_adam`` is theirs), and so is the last epoch on PTP labels (they keep the one with
+    the best score on dev) and the head of the last stage, which begins as the teacher's.
     """
     student: Student = Shared(stored=stored, order="paired" if "no_shuffle" in ablation else "shuffled")
     if "no_sps" in ablation:

@@ -57,11 +57,11 @@ class _HiddenTerm(Term):
         return resolve_projection(self.project, student, teacher, "per_layer")
 
     def maps(self, student: Shape, teacher: Shape) -> list[str]:
-        # Without the term's name: the embeddings are layer 0, and "shared" is one map for both terms.
-        how = self.projection(student, teacher)
+        # Without the term's name: the embeddings are layer 0, and "shared" is one map for both terms, if both map the same way.
+        how, onto = self.projection(student, teacher), "_onto_student" if self.onto == "student" else ""
         if how == "none":
             return []
-        return ["shared" if how == "shared" else str(s) for s, _ in self.pairs(student, teacher)]
+        return [f"{'shared' if how == 'shared' else s}{onto}" for s, _ in self.pairs(student, teacher)]
 
     def linears(self, student: Shape, teacher: Shape | None) -> dict[str, tuple[int, bool]]:
         return super().linears(student, teacher) if self.onto == "teacher" else {}

@@ -58,6 +58,10 @@ class Stage(BaseModel):
     optimizer: Literal["adamw", "bert_adam", "adadelta"] = "adamw"
     """``adamw``; ``bert_adam``, as in BERT's code: Adam without bias correction, each tensor's gradient clipped on its own;
     ``adadelta``, whose usual rate is 1."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay of the two moments of ``adamw`` and ``bert_adam``."""
+    eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Term in the denominator of ``adamw`` (default: 1e-8) and ``bert_adam`` (1e-6)."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Examples in an optimiser step, whatever their lengths."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1

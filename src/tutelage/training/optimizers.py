@@ -51,10 +51,11 @@ def optimizer_of(stage: Stage, groups: list[dict[str, Any]], device: torch.devic
     """The stage's optimiser for these groups of parameters, each with its weight decay."""
     _, peak = stage.schedule
     if stage.optimizer == "bert_adam":
-        return BertAdam(groups, lr=peak)
+        return BertAdam(groups, lr=peak, betas=stage.betas, eps=stage.eps or 1e-6)
     if stage.optimizer == "adadelta":
         return torch.optim.Adadelta(groups, lr=peak, rho=0.95)
-    return torch.optim.AdamW(groups, lr=peak, fused=device.type in ("cpu", "cuda"))
+    fused = device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=peak, betas=stage.betas, eps=stage.eps or 1e-8, fused=fused)
 
 
 def clip(stage: Stage, optimizer: torch.optim.Optimizer) -> None:
