@@ -20,11 +20,15 @@ from test_serve import ask
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from tutelage import api, cli, serving
+from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError
 from tutelage.evaluation.cascade import candidates, choose, curve
 from tutelage.evaluation.intervals import fewest_rows
+from tutelage.methods.finetune import finetune
+from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.report.cascade import CASCADE, CascadeReport
 from tutelage.serving import serve as script
+from tutelage.students.specs import Copied
 
 Rate = Callable[[np.ndarray], np.ndarray]
 
@@ -130,6 +134,28 @@ def test_a_cascade_is_written_and_shown(
     assert found.suspects_found == wrong  # by their labels
     assert [one.probability for one in found.suspects] == sorted((s.probability for s in found.suspects), reverse=True)
     assert all(one.student == one.teacher != one.label for one in found.suspects)
+
+
+def test_texts_that_a_model_has_learnt_say_nothing(teacher_folder: Path, rows: Path, tmp_path: Path) -> None:
+    """They are no part of a promise, and scores on them are noted."""
+    lines = rows.read_text().splitlines()
+    (tmp_path / "train.csv").write_text("\n".join(lines[:101]))
+    data = DataConfig(train=str(tmp_path / "train.csv"), dev=str(teacher_folder / "dev.csv"))
+    config = RunConfig(recipe=finetune(Copied()), data=data, out=str(tmp_path / "run"))
+    shutil.copytree(teacher_folder / "second", tmp_path / "run" / "student")
+    (tmp_path / "run" / "config.yaml").write_text(to_yaml(config))
+    student, count = str(tmp_path / "run" / "student"), sum(line in lines[1:101] for line in lines[1:])
+    found = api.cascade(
+        student, str(teacher_folder / "teacher"), tmp_path / "out", dev=str(rows), agreement=0.97, quiet=True
+    )
+    assert found.rule is not None and found.rule.rows == 400 - count
+    assert any(f"{count} of the 400 texts of dev are left out" in note for note in found.notes)
+    notes = api.evaluate(student, dev=str(rows), quiet=True)["notes"]
+    assert any(
+        f"{count} of the 400 texts of dev are among those that the model was trained on" in note for note in notes
+    )
+    (tmp_path / "train.csv").unlink()  # then nothing is known of them
+    assert not any("trained on" in note for note in api.evaluate(student, dev=str(rows), quiet=True)["notes"])
 
 
 def test_classes_have_rules_of_their_own(
@@ -262,7 +288,7 @@ def test_mistakes_are_one_line(teacher_folder: Path, rows: Path, tmp_path: Path)
     refused("agreement 98 is not between 0 and 1", agreement=98)
     refused("confidence 1 is not between", confidence=1)
     refused("lies in the folder of no run", dev=None)
-    refused("dev has 400 rows, and agreement 0.999 with confidence 0.95 needs at least 2,995", agreement=0.999)
+    refused("dev has 400 rows that neither model was trained on, and agreement 0.999 with confidence 0.95 needs at least 2,995", agreement=0.999)
     numbers = "text,label\n" + "\n".join(f"good word{i % 9},{i}.5" for i in range(300))
     (tmp_path / "numbers.csv").write_text(numbers)
     refused("is of kind regression", dev=str(tmp_path / "numbers.csv"))

@@ -9,6 +9,7 @@ from conftest import data_folder
 from transformers import PreTrainedTokenizerFast
 
 from tutelage.data.config import DataConfig
+from tutelage.data.parts import part_of
 from tutelage.data.readers.glue import GLUE, load_glue
 from tutelage.data.tokenizers import load_tokenizer, tokenizer_fingerprint
 from tutelage.errors import TutelageError
@@ -338,6 +339,12 @@ def test_hold_out(tmp_path):
     assert 2 in data.train.labels and 2 not in dev.labels
     assert sorted([*data.train.ids, *dev.ids]) == sorted(f"train/{i}" for i in range(101))
     assert load(path, seed=1).dev["dev"].ids == dev.ids != load(path, seed=2).dev["dev"].ids
+    # However a model numbers the classes: what one run learns is not what another is scored on.
+    for labels in (("a", "b", "c"), ("c", "b", "a"), ("b", "c", "a")):
+        assert load(path, seed=1, labels=labels).dev["dev"].ids == dev.ids
+        ours, whole = load(path, path, labels=labels), load(path, path)
+        assert ours.hold_out(0.2, 3).train.ids == whole.hold_out(0.2, 3).train.ids
+        assert part_of(ours.train, 5).tolist() == part_of(whole.train, 5).tolist()
     message(lambda: load(write(tmp_path / "a.csv", table("abab"))), "4 rows", "dev")
 
 

@@ -12,6 +12,7 @@ from tutelage import api, cli
 from tutelage.errors import TutelageError
 from tutelage.report.model import REPORT, ModelEntry, StudentEntry, TaskReport, load_report
 from tutelage.report.quality import ClassEntry, ClassScores, Difference
+from tutelage.run.folder import weights_in
 from tutelage.serving.report import REPORT as EXPORT
 from tutelage.serving.report import ExportReport, Side
 from tutelage.serving.timing import Latency
@@ -53,6 +54,7 @@ def run(teacher_folder: Path, tmp_path: Path) -> Path:
     changed = report.model_copy(update={"teacher": teacher, "student": student, "classes": classes})
     folder = tmp_path / "run"
     (folder / "student").mkdir(parents=True)
+    (folder / "student" / "model.safetensors").write_bytes(b"weights")
     (folder / REPORT).write_text(changed.model_dump_json())
     return folder
 
@@ -71,7 +73,7 @@ def served(run: Path) -> Path:
     report = ExportReport(
         tutelage="0.2.0", model=str(run / "student"), out="served", type="bert", kind="classification", labels=["a", "b"],
         temperature=1.0, opset=20, layers=1, parameters=1, texts=100, source="dev", metric="accuracy", sides=[side, *files],
-        notes=[], flags=[], environment={},
+        notes=[], flags=[], environment={}, weights=weights_in(run / "student"),
     )  # fmt: skip
     folder = run.parent / "served"
     folder.mkdir()
@@ -119,6 +121,12 @@ def test_an_export_is_judged_by_the_file_that_serves(
         (one,) = api.gate(path, **limits).conditions
         assert (one.passed, one.value, one.bound) == (passed, pytest.approx(value), pytest.approx(bound))
         assert "model.int8.onnx" in one.of
+
+
+def test_an_export_of_another_model_than_the_runs_is_refused(run: Path, served: Path) -> None:
+    (run / "student" / "model.safetensors").write_bytes(b"trained again")
+    with pytest.raises(TutelageError, match=r"another model than the one.*repeat the export"):
+        api.gate(served, min_retention=0.9)
 
 
 @pytest.mark.parametrize(("texts", "passed"), [(3, False), (71, False), (72, True)])

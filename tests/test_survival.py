@@ -124,8 +124,9 @@ def killed(config: RunConfig, patch: pytest.MonkeyPatch, at: int) -> None:
             run(config, quiet=True)
 
 
-def refuses_other_origins(config: RunConfig, patch: pytest.MonkeyPatch) -> None:
-    """Data, teacher and program that are not those of the run's begin are named in one line."""
+def refuses_other_origins(config: RunConfig, patch: pytest.MonkeyPatch, *, finished: bool = False) -> None:
+    """Data, teacher and program that are not those of the run's begin are named in one line; of a finished run the program may
+    be another."""
     assert config.data.dev is not None and config.teacher is not None
     for path, name in [(config.data.dev, "the data"), (f"{config.teacher}/config.json", "the teacher '.*'")]:
         before = Path(path).read_text()
@@ -138,6 +139,9 @@ def refuses_other_origins(config: RunConfig, patch: pytest.MonkeyPatch) -> None:
             Path(path).write_text(before)
     with patch.context() as patched:
         patched.setattr(origins, "__version__", "0.0")
+        if finished:
+            run(config, resume=True, quiet=True)
+            return
         with pytest.raises(TutelageError, match=r"^the version of tutelage changed"):
             run(config, resume=True, quiet=True)
 
@@ -169,6 +173,7 @@ def test_a_stopped_run_refuses_damaged_files_and_continues_from_an_earlier_check
     (folder / "checkpoint").mkdir()
     run(cut, resume=True, quiet=True)
     assert not (folder / "checkpoint").exists()
+    refuses_other_origins(cut, monkeypatch, finished=True)
 
 
 # --------------------------------------------------------------------------------------------------------- signals

@@ -28,9 +28,15 @@ def no_labels(like: Labels, count: int) -> Labels:
 
 
 def strata(labels: Labels) -> npt.NDArray[np.int64]:
-    """``(n,)``: the groups that a split keeps in proportion: classes; without classes all examples are one group."""
+    """``(n,)``: the groups that a split keeps in proportion: classes; without classes all examples are one group.
+
+    Classes are numbered by their first example, so that a split does not depend on how a model numbers them.
+    """
     if labels.dtype.kind == "i":
-        return np.asarray(labels, dtype=np.int64)
+        _, first, group_of = np.unique(labels, return_index=True, return_inverse=True)
+        rank = np.empty(len(first), dtype=np.int64)
+        rank[first.argsort()] = np.arange(len(first))
+        return rank[group_of]
     return np.zeros(len(labels), dtype=np.int64)
 
 

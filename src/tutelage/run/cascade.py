@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tutelage.evaluation.calibration import probabilities
 from tutelage.evaluation.intervals import fewest_rows
 from tutelage.report.cascade import CASCADE, CascadeReport, CascadeSuspect, Point, Rule
 from tutelage.run.checks import check_ids
-from tutelage.run.folder import config_of_run, longest_input, temperature_of_run
+from tutelage.run.folder import config_of_run, learnt_by_run, longest_input, temperature_of_run
 from tutelage.run.serving import graph_of
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel
@@ -82,11 +82,18 @@ def cascade(
         data, notes = kind_of(data.kind).match(data, small.config, student, "student")
         columns = kind_of(data.kind).columns(data, large.config, teacher, given)
         part, examples = next(iter(data.dev.items()))
+        learnt = learnt_by_run(small.model, examples) | learnt_by_run(resolve(teacher), examples)
+        if learnt.any():
+            notes.append(
+                f"{learnt.sum():,} of the {len(examples):,} texts of {part} are left out: student or teacher was trained on them"
+            )
+            examples = examples.take(np.flatnonzero(~learnt))
+            data = replace(data, dev={part: examples})
         fewest = fewest_rows(agreement, 1 - confidence)
         if len(examples) < fewest:
             raise TutelageError(
-                f"{part} has {len(examples):,} rows, and {option('agreement')} {agreement:g} with confidence {confidence:g} "
-                f"needs at least {fewest:,}; give more rows, or promise less"
+                f"{part} has {len(examples):,} rows that neither model was trained on, and {option('agreement')} {agreement:g} "
+                f"with confidence {confidence:g} needs at least {fewest:,}; give more rows, or promise less"
             )
         ours = small.logits(data, part, config)
         theirs = _logits(large, data, part, config, desk)[:, columns]

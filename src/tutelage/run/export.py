@@ -30,7 +30,7 @@ from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.evaluation.intervals import drawn
 from tutelage.run.checks import check_ids, check_words
-from tutelage.run.folder import config_of_run, longest_input, temperature_of_run
+from tutelage.run.folder import config_of_run, learnt_notes, longest_input, temperature_of_run, weights_in
 from tutelage.run.plan import typical
 from tutelage.run.quality import difference
 from tutelage.run.workspace import Bench, bench
@@ -158,7 +158,8 @@ def _graphs(
 def _checked(model: str, source: Source, kind: Kind, data_config: DataConfig | None, most: int) -> Checked:
     """The texts to check on: those that are given, those of the run that made the model, or sentences of no task."""
     if data_config is not None:
-        return _of_task(model, source, kind, data_config, most)
+        found = _of_task(model, source, kind, data_config, most)
+        return replace(found, notes=[*found.notes, *learnt_notes(resolve(model), found.source, found.texts.examples)])
     notes = []
     try:
         data_config = config_of_run(resolve(model))
@@ -250,6 +251,7 @@ def _report(
     return ExportReport(
         tutelage=__version__,
         model=model,
+        weights=weights_in(Path(model)),
         out=str(folder),
         type=config.model_type,
         kind=kind.name,

@@ -6,11 +6,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tutelage import anatomy
+from tutelage.artifacts import sha256_of
 from tutelage.data.config import DataConfig
+from tutelage.data.examples import Examples, content
+from tutelage.errors import TutelageError
 from tutelage.recipes.config import from_yaml
 from tutelage.report.model import REPORT, TaskReport, load_report
 from tutelage.tasks.kind import Kind
+from tutelage.tasks.load import load_data
 
 
 def run_of(model: str, file: str) -> Path | None:
@@ -27,6 +34,34 @@ def config_of_run(model: str) -> DataConfig | None:
     if config is None or (config.data.task is None and config.data.train is None):
         return None
     return config.data.model_copy(update={"max_length": config.data.max_length or config.recipe.longest})
+
+
+def weights_in(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of weights in a folder, by name; none of what is no folder."""
+    return {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
+
+
+def learnt_by_run(model: str, examples: Examples) -> npt.NDArray[np.bool_]:
+    """``(n,)``: which examples the run that made a model has trained on or chosen its checkpoint with; none where there is no run
+    on a task, or its files are gone."""
+    known: set[str] = set()
+    try:
+        config = config_of_run(model)
+        if config is not None:
+            data = load_data(config)
+            known = {name for part in (data.train, data.unlabeled) if part is not None for name in content(part)}
+    except TutelageError:
+        pass
+    return np.array([name in known for name in content(examples)], dtype=bool)
+
+
+def learnt_notes(model: str, part: str, examples: Examples) -> list[str]:
+    """A note on the examples of an evaluation set that the run which made the model has learnt."""
+    count = int(learnt_by_run(model, examples).sum())
+    return [
+        f"{count:,} of the {len(examples):,} texts of {part} are among those that the model was trained on, whose scores say "
+        "little of others; give texts of their own"
+    ][: bool(count)]
 
 
 def longest_of_run(model: str) -> int | None:

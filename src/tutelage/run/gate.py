@@ -12,7 +12,7 @@ from tutelage.evaluation.intervals import fewest_rows, least_share, most_share
 from tutelage.report.model import REPORT, TaskReport, load_report
 from tutelage.report.quality import Difference
 from tutelage.report.section import Block
-from tutelage.run.folder import run_of
+from tutelage.run.folder import run_of, weights_in
 from tutelage.serving import report as exported
 from tutelage.serving.report import ExportReport, load_export
 from tutelage.tasks import kind_of
@@ -144,6 +144,10 @@ def _report(file: Path, export: ExportReport | None) -> TaskReport:
         raise TutelageError(
             f"the exported model {export.model!r} lies in the folder of no run, whose {REPORT} compares it with its teacher; check "
             f"{option('min_retention')} on the run's folder"
+        )
+    if export is not None and export.weights and weights_in(Path(export.model)) != export.weights:
+        raise TutelageError(
+            f"{export.model!r} holds another model than the one that {str(file)!r} was exported from; repeat the export"
         )
     report = load_report(folder)
     if not isinstance(report, TaskReport):

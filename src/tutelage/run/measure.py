@@ -23,7 +23,7 @@ from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport
 from tutelage.run import predicted, quality
 from tutelage.run.checks import check_ids, check_words, near_chance, other_order
-from tutelage.run.folder import longest_input
+from tutelage.run.folder import learnt_notes, longest_input
 from tutelage.run.plan import example_flops, mapping_report, typical
 from tutelage.run.served import served
 from tutelage.run.workspace import Workspace, bench
@@ -213,6 +213,7 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
             encoded = kind.encode(part, fitted, length, data_config.stride)
             check_ids(encoded, fitted, source.config, model, name)
             notes += check_words(encoded, fitted, model, name, trains=False)
+            notes += learnt_notes(model, name, part)
             texts = Texts(part, encoded, None)
             logits = desk.predict(source.model, encoded, name)
             scores[name] = kind.scores(data, logits, texts)

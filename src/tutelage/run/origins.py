@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tutelage.anatomy import Head
 from tutelage.artifacts import checksum_of, sha256_of
+from tutelage.data.corpus.reading import Corpus
 from tutelage.data.examples import Data, fingerprint
 from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.recipes.config import RunConfig, with_places
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
 from tutelage.version import __version__
 
+VERSION = "the version of tutelage"
 READ = ("data_dir", "train", "dev", "unlabeled")
 """The settings of data whose texts are compared, not their files."""
 
@@ -30,6 +35,18 @@ def texts_of(data: Data) -> str:
     return checksum_of([prints, data.kind, data.metrics, data.labels])
 
 
+def read_origins(config: RunConfig) -> dict[str, str]:
+    """The :func:`origins` of a run of which nothing has been read."""
+    head: Head = "none"
+    if config.recipe.on_corpus:
+        texts = Corpus(Path(str(config.corpus))).fingerprint
+    else:
+        data = load_data(config.data)
+        texts, head = texts_of(data), kind_of(data.kind).head
+    teacher = None if config.teacher is None else Source(config.teacher, head, pooling=config.data.pooling)
+    return origins(config, texts, teacher)
+
+
 def origins(config: RunConfig, texts: str, teacher: Source | None) -> dict[str, str]:
     """The fingerprint of each thing that a run learns from, by what a message calls it.
 
@@ -38,7 +55,7 @@ def origins(config: RunConfig, texts: str, teacher: Source | None) -> dict[str, 
         texts: The fingerprint of its texts.
         teacher: Its teacher.
     """
-    found = {"the version of tutelage": __version__, "the data": texts}
+    found = {VERSION: __version__, "the data": texts}
     if teacher is not None:
         found[f"the teacher {teacher.name!r}"] = f"{teacher.fingerprint} {tokenizer_fingerprint(teacher.tokenizer)}"
 

@@ -11,6 +11,7 @@ from tutelage.report.model import CorpusReport
 from tutelage.report.page import page
 from tutelage.run.assistants import links
 from tutelage.run.corpus import CorpusRun
+from tutelage.run.origins import read_origins
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import run_folder, workspace
 from tutelage.training.stages import train_stages
@@ -35,7 +36,7 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
         for assistant in before:  # finished ones are not repeated
             run(assistant, resume=True, quiet=quiet)
     with workspace(config, resume=resume, quiet=quiet) as place, handled() as stops:
-        if (finished := place.finished) is not None:
+        if (finished := place.finished(lambda: read_origins(config))) is not None:
             return finished
         work = CorpusRun(place, config) if config.recipe.on_corpus else TaskRun(place, config)
         place.display.say(work.plan())

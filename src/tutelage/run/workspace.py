@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -32,6 +32,7 @@ from tutelage.recipes.config import RunConfig, to_yaml, with_absolute_paths
 from tutelage.report.model import REPORT, Report, load_report
 from tutelage.run import assistants
 from tutelage.run.inputs import FOLDER
+from tutelage.run.origins import VERSION
 from tutelage.students.final import final_network
 from tutelage.students.load import load_model
 from tutelage.teachers.teacher import predicted
@@ -141,12 +142,22 @@ class Workspace(Bench):
         alone = not self.config.taught and not self.config.recipe.on_corpus
         return self.folder if alone else self.folder / "student"
 
-    @property
-    def finished(self) -> dict[str, Any] | None:
-        """The report, if the resumed run is already finished."""
-        path = self.folder / REPORT
+    def finished(self, origins: Callable[[], dict[str, str]]) -> dict[str, Any] | None:
+        """The report, if the resumed run is already finished.
+
+        Args:
+            origins: Reads the fingerprint of each thing that the run would learn from now.
+
+        Raises:
+            TutelageError: when it has learnt from others.
+        """
+        path, place = self.folder / REPORT, self.folder / ORIGINS
         if not self.resume or not path.exists():
             return None
+        if place.exists():
+            before = read_signed(place)
+            # Another version reports what this one did; it need not train alike.
+            self._compare(origins() | {VERSION: before.get(VERSION, "")}, before)
         report = load_report(self.folder).model_dump(mode="json")
         self.display.say(f"the run in {self.folder} is already finished")
         if self.main:  # killed just before its end, it left its checkpoint
@@ -235,7 +246,7 @@ class Workspace(Bench):
             write_text(self.model_folder / "README.md", card)
             write_text(self.folder / "report.html", page)
             write_json(self.folder / REPORT, report)
-            for name in (*leftovers, ORIGINS):
+            for name in leftovers:
                 (self.folder / name).unlink(missing_ok=True)
             checkpoint.remove(self.folder / "checkpoint")
         # Not end_training, which ends the process group too: another run may follow.

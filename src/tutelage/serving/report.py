@@ -54,6 +54,8 @@ class ExportReport(_Part):
     tutelage: str
     model: str
     """What was exported: the absolute path of a folder, or a hub id."""
+    weights: dict[str, str] = {}
+    """SHA-256 of each file of weights in that folder."""
     part: str | None = None
     """The sub-network that was cut out of the model, in words. Null for the whole."""
     out: str

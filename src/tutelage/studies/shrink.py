@@ -11,6 +11,7 @@ meets the limits, it is the answer: it costs no training.
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from tutelage.report.served import Served
 from tutelage.report.shrink import REPORT, Form, Limits, ShapeEntry, Shrink, Trained, page
 from tutelage.run import trials
 from tutelage.run.export import export
+from tutelage.run.origins import VERSION, read_origins
 from tutelage.run.plan import typical
 from tutelage.run.run import run
 from tutelage.run.task import TaskRun
@@ -74,7 +76,9 @@ def shrink(
         )
     if not 0 < limits.min_retention <= 1:
         raise TutelageError(f"{option('min_retention')} {limits.min_retention:g} is not a share; write 0.97 for 97 %")
-    asked = f"{to_yaml(config)}limits: {limits.model_dump_json()}\nvocabulary: {vocabulary}\n"
+    learnt = {name: found for name, found in read_origins(config).items() if name != VERSION}
+    prints = "".join(f"  {json.dumps(name)}: {found}\n" for name, found in learnt.items())
+    asked = f"{to_yaml(config)}limits: {limits.model_dump_json()}\nvocabulary: {vocabulary}\nfingerprints:\n{prints}"
     with locked(str(out)):
         check_folder(out, FILE, "search", asked)
         take_folder(out, FILE, asked)

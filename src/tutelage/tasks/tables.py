@@ -227,11 +227,12 @@ def _classes(part: _Part, how: TextKind, given: Sequence[str], known: Sequence[s
 def hold_out(path: Path, whole: Examples, seed: int) -> tuple[Examples, Examples]:
     """Every tenth of the examples in the order of their labels; of a class with one example, none."""
     order = np.random.default_rng([seed, 0xDE7]).permutation(len(whole))
+    group_of = strata(whole.labels)
     if whole.labels.ndim == 1:
-        order = order[np.argsort(whole.labels[order], kind="stable")]
+        by = group_of if whole.labels.dtype.kind == "i" else whole.labels
+        order = order[np.argsort(by[order], kind="stable")]
     held = np.zeros(len(whole), dtype=bool)
     held[order[4::10]] = True
-    group_of = strata(whole.labels)
     held &= np.bincount(group_of)[group_of] > 1
     if not held.any():
         raise TutelageError(f"{path}: {len(whole)} rows are too few to hold out some as dev; give a dev file")
