@@ -311,6 +311,17 @@ def test_rows_matched_by_an_id(tmp_path: Path) -> None:
     assert data.predicted.counts == {"of the evaluation set": len(data.dev["dev"]), "of no text": 1}
 
 
+@pytest.mark.parametrize("orient", ["columns", "index", "records", "split", "table"])
+def test_json_of_pandas(tmp_path: Path, orient: Any) -> None:
+    frame = pd.DataFrame({"text": TEXTS, "probs": [lean(n) for n in NUMBERS], "id": range(60)})
+    frame.to_json(tmp_path / "p.json", orient=orient)
+    data = read(tmp_path / "p.json")
+    assert len(data.train) + len(data.dev["dev"]) == 60 and data.predicted.form == "probabilities of all labels"
+    pd.DataFrame({"text": TEXTS, "label": GOLD, "id": range(60)}).to_json(tmp_path / "t.json", orient=orient)
+    data = read(tmp_path / "p.json", train=tmp_path / "t.json", id="id", columns="probs")
+    assert data.predicted.agreement["train"].scores["accuracy"] == 1.0
+
+
 def test_pairs(tmp_path: Path) -> None:
     rows = [{"a": TEXTS[0], "b": other, "label": g} for other, g in zip(TEXTS[1:], GOLD[1:], strict=True)]
     data = read(jsonl(tmp_path / "p.jsonl", rows), text="a", text_pair="b")

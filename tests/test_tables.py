@@ -246,6 +246,8 @@ def test_shapes_of_json(tmp_path, orient):
 
 
 def test_columns_of_json_go_together_by_row(tmp_path):
+    content = json.dumps({"0": {"text": "a", "label": ["x", "y"]}, "1": {"text": "b", "label": ["y"]}})  # pandas: index
+    assert read(tmp_path / "b.json", content).train.labels.tolist() == [[1, 1], [0, 1]]
     content = json.dumps({"text": {"0": "a", "1": "b"}, "label": {"1": "y", "0": "x"}})
     data = read(tmp_path / "a.json", content)
     assert [(text, data.labels[label]) for text, label in zip(data.train.texts, data.train.labels, strict=True)] == [
@@ -334,6 +336,10 @@ def test_tokens_from_json_lines(tmp_path):
         tmp_path / "c.jsonl", lines({"tokens": ["a"], "ner_tags": []}), kind="tokens"
     )
     assert "JSON lines" in error(tmp_path / "a.csv", column("O"), kind="tokens")
+    bad = lines(rows[0], {"tokens": ["a"], "ner_tags": []}, rows[1])
+    data = read(tmp_path / "d.jsonl", bad, kind="tokens", skip_bad_rows=True)
+    assert data.train.ids == ["train/0", "train/2"] and data.sources["dev"] == "d.jsonl, without 1 bad row"
+    assert data.notes == ("d.jsonl: left out 1 of 3 rows: line 2 has no list of words and list of as many tags",)
 
 
 def test_spans_from_json_lines(tmp_path):
@@ -351,6 +357,10 @@ def test_spans_from_json_lines(tmp_path):
     )
     data = read(tmp_path / "a.parquet", None, kind="spans")
     assert list(data.train.labels) == [((0, "anna"),), ()] and data.train.ids == ["train/7", "train/8"]
+    bad = lines(row, {**row, "id": 8, "question": ""}, {**row, "id": 9})
+    data = read(tmp_path / "d.jsonl", bad, kind="spans", skip_bad_rows=True)
+    assert data.train.ids == ["train/7", "train/9"] and data.sources["train"] == "d.jsonl, without 1 bad row"
+    assert data.notes == ("d.jsonl: left out 1 of 3 rows: line 2 has no question",)
     assert "no column 'question'" in error(tmp_path / "c.jsonl", labelled("a"), kind="spans")
     assert "line 1: its answers are 'anna'" in error(
         tmp_path / "c.jsonl", lines({**row, "answers": "anna"}), kind="spans"

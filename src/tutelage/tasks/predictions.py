@@ -59,7 +59,8 @@ def read_predictions_file(config: DataConfig) -> PredictionFile:
     """
     how = config.predictions
     assert how is not None
-    table = read_table(Path(how.file), (), config.header)
+    wanted = (config.text, config.text_pair) if how.id is None else (how.id,)
+    table = read_table(Path(how.file), [name for name in wanted if name is not None], config.header, whole=True)
     texts: list[str] = []
     pairs: list[str] | None = None
     if how.id is not None:
@@ -300,7 +301,7 @@ def _keys(examples: Examples, part: str, source: PredictionFile, config: DataCon
     place = {"train": config.train, "dev": config.dev or config.train, "unlabeled": config.unlabeled}.get(part)
     if place is None:
         raise TutelageError("predictions.id names a column of your own files; give --train FILE, or match by text")
-    table = read_table(Path(place), (), config.header)
+    table = read_table(Path(place), (how.id,), config.header)
     # An id of an example has the number of its row, whatever was left out.
     found = _identities(table, how.id)
     return [found[int(name.rpartition("/")[2])] for name in examples.ids]

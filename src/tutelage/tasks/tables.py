@@ -46,18 +46,18 @@ def load_files(config: DataConfig, known: Sequence[str] = (), seed: int = 0) -> 
     part.table.check(config.skip_bad_rows)
     classes = _classes(part, how, config.labels or (), known)
     whole = part.examples("train", how, classes, config)
-    notes, sources = part.table.said(), {"train": part.source}
+    notes, sources = part.table.said(), {"train": part.table.source}
     if dev is None:
         learnt, held_out = hold_out(train, whole, seed)
         sources["dev"] = "10% of train, held out"
     elif dev == train:  # an evaluation alone
         learnt, held_out = whole, replace(whole, ids=[name.replace("train", "dev", 1) for name in whole.ids])
-        sources["dev"] = part.source
+        sources["dev"] = part.table.source
     else:
         other = _read(dev, config, part.column.width)
         other.answer(how)
         learnt, held_out = whole, other.examples("dev", how, classes, config)
-        notes, sources["dev"] = notes + other.table.said(), other.source
+        notes, sources["dev"] = notes + other.table.said(), other.table.source
     task = train.name.removesuffix(".gz").rpartition(".")[0]
     names = () if classes is None else classes.names
     return Data(task, how.name, names, how.metrics, learnt, {"dev": held_out}, sources=sources, notes=tuple(notes))
@@ -85,7 +85,7 @@ def read_unlabeled(path: Path, config: DataConfig, like: Data) -> tuple[Examples
     pairs = None if pair is None else table.texts(pair, "text_pair")
     rows = table.kept(config.skip_bad_rows)
     none = no_labels(like.train.labels, len(rows))
-    return _examples("unlabeled", rows, texts, pairs, none), _source(table), table.said()
+    return _examples("unlabeled", rows, texts, pairs, none), table.source, table.said()
 
 
 def read_labelled(
@@ -100,7 +100,7 @@ def read_labelled(
     read.answer(how)
     classes = cells.named(path, read.spelt(), names, origin) if how.named else None
     examples = read.examples(part, how, classes, config)
-    return examples, read.source, read.table.said()
+    return examples, read.table.source, read.table.said()
 
 
 def _examples(
@@ -112,11 +112,6 @@ def _examples(
         pairs=None if pairs is None else [pairs[row] for row in rows],
         labels=labels,
     )
-
-
-def _source(table: Table) -> str:
-    bad = len(table.bad)
-    return table.path.name + (f", without {bad:,} bad row{'s' if bad > 1 else ''}" if bad else "")
 
 
 @dataclass
@@ -165,10 +160,6 @@ class _Part:
             )
         labels = how.labels_of([self.answers[row] for row in rows], count)
         return _examples(part, rows, self.texts, self.pairs, labels)
-
-    @property
-    def source(self) -> str:
-        return _source(self.table)
 
 
 def _read(path: Path, config: DataConfig, width: int | None) -> _Part:

@@ -56,13 +56,14 @@ def ending_of(path: Path) -> str:
     return ".parquet.gz" if ending == ".parquet" and name.endswith(".gz") else ending
 
 
-def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True) -> Table:
+def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True, *, whole: bool = False) -> Table:
     """The rows of a file that ends in one of :data:`TABLES` (each but .parquet also with .gz).
 
     Args:
         path: The file.
-        wanted: Columns that will be asked for. A file may have others.
+        wanted: Columns that will be asked for. A file may have others, of which a Parquet file gives no cells.
         header: Whether columns have names; see :func:`read_delimited` and :func:`read_rows`.
+        whole: Read the cells of the other columns too.
 
     Raises:
         TutelageError: the file is missing, is a directory, has another ending, is no text in a known encoding, cannot be read or
@@ -79,7 +80,7 @@ def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True) -> T
     if ending == ".parquet":
         if not header:
             raise TutelageError(f"{path} names its columns; leave out --no-header")
-        return _read_parquet(path, wanted)
+        return _read_parquet(path, () if whole else wanted)
     text, notes = read_text(path)
     if ending in (".csv", ".tsv"):
         table = read_delimited(path, text, "\t" if ending == ".tsv" else ",", wanted, header)
