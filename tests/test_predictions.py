@@ -20,17 +20,19 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tutelage import api
 from tutelage.data.config import DataConfig, Predictions
+from tutelage.data.examples import key_of
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.predictions import LogitsMSE, SoftLabels
 from tutelage.objectives.term import Comparison
+from tutelage.recipes.settings import parsed
 from tutelage.report.model import load_report
 from tutelage.run.predicted import PredictedTeacher
 from tutelage.tasks import KINDS
 from tutelage.tasks.load import load_data
 from tutelage.tasks.prediction_forms import LabelNames, completed
-from tutelage.tasks.predictions import entropy_weights, key_of, with_prior
+from tutelage.tasks.predictions import entropy_weights, with_prior
 
 SHORT = {"stages.*.max_steps": 3, "stages.*.batch_size": 8}
 TEXTS, NUMBERS = sentences(60, 5)
@@ -172,6 +174,21 @@ def test_several_labels_a_text(tmp_path: Path) -> None:
     assert 1 / (1 + np.exp(-logits)) == pytest.approx([0.9, 0.25], abs=1e-6)
 
 
+def test_several_labels_in_a_cell(tmp_path: Path) -> None:
+    """They are parted as in the training file, else where no class has the separator in its name."""
+    labels = ["food, drink|bar", "hotel", "food, drink", "bar|hotel"] * 15
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=True)]
+    path = jsonl(tmp_path / "p.jsonl", [row | {"label": "food, drink"} for row in rows])
+    given = jsonl(tmp_path / "train.jsonl", rows)
+    for train in (given, jsonl(tmp_path / "lists.jsonl", [row | {"label": row["label"].split("|")} for row in rows])):
+        data = read(path, train=train, dev=given, kind="multilabel", gold=0)
+        assert data.labels == ("bar", "food, drink", "hotel")
+        assert (data.predicted.targets > 0).tolist() == [[False, True, False]] * 60
+    dev = jsonl(tmp_path / "dev.jsonl", [row | {"label": "food, drink"} for row in rows[:9]])
+    data = read(given, dev=dev, kind="multilabel")  # the file of predictions says the classes
+    assert data.labels == ("bar", "food, drink", "hotel") and data.dev["dev"].labels.tolist() == [[0, 1, 0]] * 9
+
+
 def test_spellings_of_labels() -> None:
     labels = LabelNames(["card_arrival", "Card Lost", "1", "US", "us"])
     found = [labels.find(word) for word in ("Card-Arrival", " card lost.", 1.0, "US", "us", "Us", "lost")]
@@ -226,6 +243,26 @@ def test_entropy_weights_against_a_slow_oracle() -> None:
     raw = [1 + sum(p * math.log(p) for p in row if p > 0) / math.log(3) for row in values.tolist()]
     assert entropy_weights(values) == pytest.approx([one / (sum(raw) / 4) for one in raw], abs=1e-6)
     assert entropy_weights(np.full((3, 2), 0.5)).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("names", [("neg", "pos"), ("no", "yes"), ("0", "1")])
+def test_a_column_for_each_class_without_labels(tmp_path: Path, names: tuple[str, str]) -> None:
+    """The remedies of the message work as they are written."""
+    path = predictions(tmp_path / "p.jsonl", lambda n: {"row": 7, names[0]: 1 - 0.9 * n, names[1]: 0.9 * n})
+    with pytest.raises(TutelageError, match="if each has the probability of a class") as error:
+        read(path)
+    labels, columns = str(error.value).rpartition("name them: ")[2].split(" or ")
+    setting = parsed([columns.removeprefix("--set '").removesuffix("'")])
+    for options in ({"labels": labels.removeprefix("--labels ")}, {"columns": setting["predictions.columns"]}):
+        data = read(path, **options)
+        assert (data.kind, data.labels) == ("classification", names)
+        assert len(data.train) + len(data.dev["dev"]) == 60
+    gold = gold_file(tmp_path / "gold.csv", range(20))
+    with pytest.raises(TutelageError) as error:
+        read(path, train=gold)
+    assert "--labels" not in str(error.value) and "predictions.columns=" in str(error.value)
+    with pytest.raises(TutelageError, match="no answer is a label"):  # one class's probability is no label
+        read(path, train=gold, columns=names[0])
 
 
 def test_options_of_a_file(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def labelled(*labels):
     [
         ("hot.jsonl", labelled([1, 0, 0], [1.0, 1.0, 0.0]), "multilabel", "0 1 2", [[1, 0, 0], [1, 1, 0]], "3 zeros and ones"),
         ("bool.jsonl", labelled([True, False], [False, True]), "multilabel", "0 1", [[1, 0], [0, 1]], "2 zeros"),
-        ("numbers.jsonl", labelled([0, 2], [1], []), "multilabel", "0 1 2", [[1, 0, 1], [0, 1, 0], [0, 0, 0]], ""),
+        ("numbers.jsonl", labelled([0, 2], [1], []), "multilabel", "0 1 2", [[1, 0, 1], [0, 1, 0], [0, 0, 0]], "no class"),
         ("text.csv", column("[0, 1, 0]", "[1, 0, 0]"), "multilabel", "0 1 2", [[0, 1, 0], [1, 0, 0]], "'[0, 1, 0]' are read"),
         ("numpy.csv", column("[0 1 1]", "[1 0 0]"), "multilabel", "0 1 2", [[0, 1, 1], [1, 0, 0]], "zeros and ones"),
         ("repr.csv", column("['a', 'b c']", "[]", "['a']"), "multilabel", "a|b c", [[1, 1], [0, 0], [1, 0]], "as lists"),
