@@ -627,6 +627,42 @@ def test_objects(tmp_path: Path, teacher_folder: Path, form: str) -> None:
     assert result.report["predictions"]["form"] == "probabilities of all labels"
 
 
+@pytest.mark.parametrize("settings", [["predictions.id=uid"], {"data.predictions.id": "uid"}])
+def test_objects_matched_by_an_id(tmp_path: Path, monkeypatch: Any, settings: Any) -> None:
+    seen = configuration(monkeypatch)
+    frame = pd.DataFrame({"text": TEXTS, "label": GOLD, "uid": [f"u{i}" for i in range(60)], "other": [object()] * 60})
+    given = pd.DataFrame({"uid": frame.uid[::-1], "answer": frame.label[::-1]})
+    api.distill(
+        None,
+        tmp_path / "run",
+        teacher_predictions=given,
+        train=frame[:40],
+        dev=frame[40:],
+        unlabeled=frame[:9],
+        settings=settings,
+    )
+    data = seen[0]
+    assert data.predicted.agreement["train"].texts == 40 and data.predicted.agreement["dev"].scores["accuracy"] == 1.0
+    with pytest.raises(TutelageError, match="no column 'uid' for id"):
+        api.distill(None, tmp_path / "b", teacher_predictions=given, train=frame[["text", "label"]], settings=settings)
+
+
+def test_texts_and_labels_take_the_names_of_the_columns(tmp_path: Path, monkeypatch: Any) -> None:
+    seen = configuration(monkeypatch)
+    frame = pd.DataFrame({"sentence": TEXTS, "intent": GOLD})
+    names = {"text": "sentence", "label": "intent"}
+    for number, more in enumerate(({**names}, {"data": DataConfig(**names)})):
+        api.distill(None, tmp_path / str(number), teacher_predictions=(TEXTS, GOLD), train=frame, **more)
+        assert seen[-1].predicted.agreement["train"].scores["accuracy"] == 1.0
+
+
+def configuration(monkeypatch: Any) -> list[Any]:
+    """The data of each run that is asked for, in place of the run."""
+    seen: list[Any] = []
+    monkeypatch.setattr("tutelage.api.runs.carried_out", lambda config, *_: seen.append(load_data(config.data)))
+    return seen
+
+
 def test_regression_and_several_labels_run(tmp_path: Path, teacher_folder: Path) -> None:
     for kind, answer in (
         ("regression", lambda n: {"prediction": n + 0.25}),

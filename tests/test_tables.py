@@ -167,6 +167,59 @@ def test_arrays_in_a_frame_are_lists(tmp_path):
     assert data.kind == "multilabel" and data.train.labels.tolist() == [[1, 0, 1], [0, 1, 0]]
 
 
+def from_object(**options):
+    """What is read of tables in memory."""
+    with Inputs() as inputs:
+        return load_data(DataConfig(**inputs.data(None, options)))
+
+
+def test_class_names_of_lists_in_a_dataset(tmp_path):
+    classes = datasets.Sequence(datasets.ClassLabel(names=["alpha", "beta", "gamma"]))
+    features = datasets.Features({"text": datasets.Value("string"), "label": classes})
+    table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [[0, 2], [1]]}, features=features)
+    table.to_parquet(tmp_path / "a.parquet")
+    for data in (from_object(train=table, dev=table), read(tmp_path / "a.parquet")):
+        assert data.labels == ("alpha", "beta", "gamma") and data.train.labels.tolist() == [[1, 0, 1], [0, 1, 0]]
+
+
+def test_gaps_and_numbers_of_pandas_and_numpy():
+    texts, labels = ["a", "b", "c", "d"], [1, 0, pd.NA, 1]
+    for column in (
+        pd.array(labels, dtype="Int64"),
+        pd.array(["1", "0", pd.NA, "1"], dtype="string"),
+        [1, 0, pd.NaT, 1],
+    ):
+        data = from_object(
+            train=pd.DataFrame({"text": texts, "label": column}), dev=(texts, [1, 0, 0, 1]), skip_bad_rows=True
+        )
+        assert data.train.ids == ["train/0", "train/1", "train/3"] and data.labels == ("0", "1")
+    rows = [{"text": text, "label": label} for text, label in zip(texts, np.array([1, 0, 0, 1]), strict=True)]
+    for given in (rows, iter(rows), pd.Series(rows)):
+        assert from_object(train=given, dev=rows).train.labels.tolist() == [1, 0, 0, 1]
+    data = from_object(
+        train=[{"text": t, "label": [np.float32(1), np.int64(0)]} for t in texts], dev=rows, labels="x,y"
+    )
+    assert data.train.labels.tolist() == [[1, 0]] * 4
+
+
+@pytest.mark.parametrize("form", [list, np.array, pd.Series, iter, lambda texts: (text for text in texts)])
+def test_texts_alone(form):
+    data = from_object(train=(["a", "b"], [0, 1]), dev=(["c", "d"], [0, 1]), unlabeled=form(["e", "f"]))
+    assert data.unlabeled.texts == ["e", "f"]
+    data = from_object(train=form([f"text {i}" for i in range(20)]), kind="embedding")
+    assert len(data.train) + len(data.dev["dev"]) == 20
+
+
+@pytest.mark.parametrize(
+    "given",
+    [5, {"text": "a", "label": 1}, ("a", [1]), {"text": ["\ud800"], "label": [1]}, {"text": [b"a"], "label": [{1}]}],
+)
+def test_objects_that_are_no_tables(given):
+    with pytest.raises(TutelageError, match=r"^train ") as caught:
+        from_object(train=given)
+    assert "\n" not in str(caught.value)
+
+
 # Quotes, delimiters, encodings
 
 

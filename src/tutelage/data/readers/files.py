@@ -186,7 +186,7 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> Table:
         raise TutelageError(f"{path} has no rows; give a file with rows")
     for name, feature in _features(about).items():
         if name in columns and (classes := _classes(feature)):
-            columns[name] = [_named(value, classes) for value in columns[name]]
+            columns[name] = [named(value, classes) for value in columns[name]]
     repeated = frozenset(name for name in names if names.count(name) > 1)
     columns |= {name: [None] * count for name in names if name not in columns and name not in repeated}
     return Table(path, columns, count, repeated=repeated)
@@ -209,9 +209,10 @@ def _classes(feature: Any) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _named(value: Any, classes: Sequence[str]) -> Any:
+def named(value: Any, classes: Sequence[str]) -> Any:
+    """The names of a cell's class numbers; ``None`` for the -1 of an unknown class."""
     if isinstance(value, list):
-        return [_named(one, classes) for one in value]
+        return [named(one, classes) for one in value]
     if not isinstance(value, int):
         return value
     return classes[value] if 0 <= value < len(classes) else None if value == -1 else value
