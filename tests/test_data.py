@@ -13,6 +13,10 @@ from tutelage.data.parts import part_of
 from tutelage.data.readers.glue import GLUE, load_glue
 from tutelage.data.tokenizers import load_tokenizer, tokenizer_fingerprint
 from tutelage.errors import TutelageError
+from tutelage.methods.finetune import finetune
+from tutelage.recipes.config import RunConfig
+from tutelage.run.loading import evaluated_notes, load_split
+from tutelage.students.specs import Checkpoint
 from tutelage.tasks.load import load_data
 from tutelage.tasks.tables import load_files, read_unlabeled
 
@@ -245,15 +249,16 @@ def tricky_file(path):
 )
 def test_tricky_content_survives(tmp_path, ending):
     path = tricky_file(tmp_path / f"a [b]*{ending}")
-    data = load(path, path, path)
+    data = load(path, path)
     assert list(data.train.texts) == TRICKY
     assert data.labels == ("007", "NA", "None", "nan")
     assert [data.labels[i] for i in data.train.labels] == LABELS
     assert data.train.labels.dtype == np.int64
     assert (data.task, data.kind, data.metrics) == ("a [b]*", "classification", ("accuracy", "macro_f1"))
     assert list(data.dev["dev"].ids) == [f"dev/{i}" for i in range(6)]
-    assert list(data.unlabeled.texts) == TRICKY
-    assert data.sources == {"train": path.name, "dev": path.name, "unlabeled": path.name}
+    unlabeled, source, _ = read_unlabeled(path, DataConfig(), data)
+    assert list(unlabeled.texts) == TRICKY and data.sources == {"train": path.name, "dev": path.name}
+    assert source == path.name
 
 
 def test_pairs_and_index_column(tmp_path):
@@ -311,6 +316,49 @@ def test_multilabel_strings(tmp_path):
     data = load(path, path, kind="multilabel")
     assert (data.labels, data.metrics) == (("a", "b"), ("micro_f1", "macro_f1"))
     assert data.train.labels.tolist() == [[1, 1], [0, 0], [0, 1]] and data.train.labels.dtype == np.float32
+    assert "a.csv: 1 row has no class" in data.notes
+    empty = write(tmp_path / "a.jsonl", rows_of("b|a", None, "", "b"))
+    data = load(empty, empty, kind="multilabel")
+    assert data.train.labels.tolist() == [[1, 1], [0, 0], [0, 0], [0, 1]]
+    assert "a.jsonl: 2 rows have no class" in data.notes
+    lists = write(tmp_path / "b.csv", "text,label\na,\"['x', 'y']\"\nb,[]\nc,\n")
+    message(lambda: load(lists, lists), "line 4 has no label")
+
+
+def test_multilabel_separator_of_train_holds_for_the_evaluation_file(tmp_path):
+    train = write(tmp_path / "a.csv", table(['"food, drink|bar"', "hotel", '"food, drink"']))
+    dev = write(tmp_path / "b.csv", table(['"food, drink"', "hotel"]))
+    data = load(train, dev, kind="multilabel")
+    assert data.labels == ("bar", "food, drink", "hotel")
+    assert data.dev["dev"].labels.tolist() == [[0, 1, 0], [0, 0, 1]]
+    plain = write(tmp_path / "c.csv", table(["food", "drink"]))  # says nothing of separators
+    data = load(plain, write(tmp_path / "d.csv", table(['"food, drink"'])), kind="multilabel")
+    assert data.dev["dev"].labels.tolist() == [[1, 1]]
+
+
+def test_unlabelled_texts_of_the_evaluation_set_are_left_out(tmp_path):
+    train, dev = write(tmp_path / "a.csv", "text,label\na,x\nb,y\n"), write(tmp_path / "b.csv", "text,label\nc  d,x\n")
+    more = write(tmp_path / "c.txt", "e\nc d\na\n")
+    data = load(train, dev, more)
+    assert (data.unlabeled.texts, data.unlabeled.ids) == (["e", "a"], ["unlabeled/0", "unlabeled/2"])
+    assert "c.txt: left out 1 of 3 texts because they are in the evaluation set" in data.notes
+    message(lambda: load(train, dev, write(tmp_path / "d.txt", "c d\n")), "d.txt", "leave it out")
+    pairs = write(tmp_path / "e.csv", "text,other,label\na,b,x\nc,d,y\n")
+    more = write(tmp_path / "f.csv", "text,other\na,d\nc,d\n")
+    assert load(pairs, pairs, more, pair="other").unlabeled.ids == ["unlabeled/0"]
+
+
+def test_training_texts_of_the_evaluation_set_are_counted(tmp_path):
+    train = write(tmp_path / "a.csv", "text,other,label\na,b,x\nc,d,y\ne,f,x\ne,f,x\n")
+    dev = write(tmp_path / "b.csv", "text,other,label\na,d,x\nc, d ,y\ne,f,x\ng,h,x\n")
+    assert evaluated_notes(load(train, dev, pair="other")) == [
+        "2 of the 4 texts of the evaluation set are also in the training set"
+    ]
+    assert evaluated_notes(load(train, dev)) == ["3 of the 4 texts of the evaluation set are also in the training set"]
+    assert not evaluated_notes(load(train, write(tmp_path / "c.csv", "text,label\nz,x\n")))
+    warnings = []
+    load_split(RunConfig(recipe=finetune(Checkpoint(name="m"))), load(train, dev), None, warnings)
+    assert evaluated_notes(load(train, dev))[0] in warnings
 
 
 def test_given_labels(tmp_path):

@@ -20,17 +20,19 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tutelage import api
 from tutelage.data.config import DataConfig, Predictions
+from tutelage.data.examples import key_of
 from tutelage.errors import TutelageError
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives.predictions import LogitsMSE, SoftLabels
 from tutelage.objectives.term import Comparison
+from tutelage.recipes.settings import parsed
 from tutelage.report.model import load_report
 from tutelage.run.predicted import PredictedTeacher
 from tutelage.tasks import KINDS
 from tutelage.tasks.load import load_data
 from tutelage.tasks.prediction_forms import LabelNames, completed
-from tutelage.tasks.predictions import entropy_weights, key_of, with_prior
+from tutelage.tasks.predictions import entropy_weights, with_prior
 
 SHORT = {"stages.*.max_steps": 3, "stages.*.batch_size": 8}
 TEXTS, NUMBERS = sentences(60, 5)
@@ -172,6 +174,21 @@ def test_several_labels_a_text(tmp_path: Path) -> None:
     assert 1 / (1 + np.exp(-logits)) == pytest.approx([0.9, 0.25], abs=1e-6)
 
 
+def test_several_labels_in_a_cell(tmp_path: Path) -> None:
+    """They are parted as in the training file, else where no class has the separator in its name."""
+    labels = ["food, drink|bar", "hotel", "food, drink", "bar|hotel"] * 15
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=True)]
+    path = jsonl(tmp_path / "p.jsonl", [row | {"label": "food, drink"} for row in rows])
+    given = jsonl(tmp_path / "train.jsonl", rows)
+    for train in (given, jsonl(tmp_path / "lists.jsonl", [row | {"label": row["label"].split("|")} for row in rows])):
+        data = read(path, train=train, dev=given, kind="multilabel", gold=0)
+        assert data.labels == ("bar", "food, drink", "hotel")
+        assert (data.predicted.targets > 0).tolist() == [[False, True, False]] * 60
+    dev = jsonl(tmp_path / "dev.jsonl", [row | {"label": "food, drink"} for row in rows[:9]])
+    data = read(given, dev=dev, kind="multilabel")  # the file of predictions says the classes
+    assert data.labels == ("bar", "food, drink", "hotel") and data.dev["dev"].labels.tolist() == [[0, 1, 0]] * 9
+
+
 def test_spellings_of_labels() -> None:
     labels = LabelNames(["card_arrival", "Card Lost", "1", "US", "us"])
     found = [labels.find(word) for word in ("Card-Arrival", " card lost.", 1.0, "US", "us", "Us", "lost")]
@@ -226,6 +243,26 @@ def test_entropy_weights_against_a_slow_oracle() -> None:
     raw = [1 + sum(p * math.log(p) for p in row if p > 0) / math.log(3) for row in values.tolist()]
     assert entropy_weights(values) == pytest.approx([one / (sum(raw) / 4) for one in raw], abs=1e-6)
     assert entropy_weights(np.full((3, 2), 0.5)).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("names", [("neg", "pos"), ("no", "yes"), ("0", "1")])
+def test_a_column_for_each_class_without_labels(tmp_path: Path, names: tuple[str, str]) -> None:
+    """The remedies of the message work as they are written."""
+    path = predictions(tmp_path / "p.jsonl", lambda n: {"row": 7, names[0]: 1 - 0.9 * n, names[1]: 0.9 * n})
+    with pytest.raises(TutelageError, match="if each has the probability of a class") as error:
+        read(path)
+    labels, columns = str(error.value).rpartition("name them: ")[2].split(" or ")
+    setting = parsed([columns.removeprefix("--set '").removesuffix("'")])
+    for options in ({"labels": labels.removeprefix("--labels ")}, {"columns": setting["predictions.columns"]}):
+        data = read(path, **options)
+        assert (data.kind, data.labels) == ("classification", names)
+        assert len(data.train) + len(data.dev["dev"]) == 60
+    gold = gold_file(tmp_path / "gold.csv", range(20))
+    with pytest.raises(TutelageError) as error:
+        read(path, train=gold)
+    assert "--labels" not in str(error.value) and "predictions.columns=" in str(error.value)
+    with pytest.raises(TutelageError, match="no answer is a label"):  # one class's probability is no label
+        read(path, train=gold, columns=names[0])
 
 
 def test_options_of_a_file(tmp_path: Path) -> None:
@@ -309,6 +346,17 @@ def test_rows_matched_by_an_id(tmp_path: Path) -> None:
     data = read(jsonl(tmp_path / "p.jsonl", rows), train=train, id="id")
     assert data.predicted.agreement["train"].scores["accuracy"] == 1.0 and data.predicted.agreement["dev"].texts > 1
     assert data.predicted.counts == {"of the evaluation set": len(data.dev["dev"]), "of no text": 1}
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "records", "split", "table"])
+def test_json_of_pandas(tmp_path: Path, orient: Any) -> None:
+    frame = pd.DataFrame({"text": TEXTS, "probs": [lean(n) for n in NUMBERS], "id": range(60)})
+    frame.to_json(tmp_path / "p.json", orient=orient)
+    data = read(tmp_path / "p.json")
+    assert len(data.train) + len(data.dev["dev"]) == 60 and data.predicted.form == "probabilities of all labels"
+    pd.DataFrame({"text": TEXTS, "label": GOLD, "id": range(60)}).to_json(tmp_path / "t.json", orient=orient)
+    data = read(tmp_path / "p.json", train=tmp_path / "t.json", id="id", columns="probs")
+    assert data.predicted.agreement["train"].scores["accuracy"] == 1.0
 
 
 def test_pairs(tmp_path: Path) -> None:
@@ -577,6 +625,42 @@ def test_objects(tmp_path: Path, teacher_folder: Path, form: str) -> None:
     }[form]
     result = distilled(tmp_path / "run", given, teacher_folder, baseline=False)
     assert result.report["predictions"]["form"] == "probabilities of all labels"
+
+
+@pytest.mark.parametrize("settings", [["predictions.id=uid"], {"data.predictions.id": "uid"}])
+def test_objects_matched_by_an_id(tmp_path: Path, monkeypatch: Any, settings: Any) -> None:
+    seen = configuration(monkeypatch)
+    frame = pd.DataFrame({"text": TEXTS, "label": GOLD, "uid": [f"u{i}" for i in range(60)], "other": [object()] * 60})
+    given = pd.DataFrame({"uid": frame.uid[::-1], "answer": frame.label[::-1]})
+    api.distill(
+        None,
+        tmp_path / "run",
+        teacher_predictions=given,
+        train=frame[:40],
+        dev=frame[40:],
+        unlabeled=frame[:9],
+        settings=settings,
+    )
+    data = seen[0]
+    assert data.predicted.agreement["train"].texts == 40 and data.predicted.agreement["dev"].scores["accuracy"] == 1.0
+    with pytest.raises(TutelageError, match="no column 'uid' for id"):
+        api.distill(None, tmp_path / "b", teacher_predictions=given, train=frame[["text", "label"]], settings=settings)
+
+
+def test_texts_and_labels_take_the_names_of_the_columns(tmp_path: Path, monkeypatch: Any) -> None:
+    seen = configuration(monkeypatch)
+    frame = pd.DataFrame({"sentence": TEXTS, "intent": GOLD})
+    names = {"text": "sentence", "label": "intent"}
+    for number, more in enumerate(({**names}, {"data": DataConfig(**names)})):
+        api.distill(None, tmp_path / str(number), teacher_predictions=(TEXTS, GOLD), train=frame, **more)
+        assert seen[-1].predicted.agreement["train"].scores["accuracy"] == 1.0
+
+
+def configuration(monkeypatch: Any) -> list[Any]:
+    """The data of each run that is asked for, in place of the run."""
+    seen: list[Any] = []
+    monkeypatch.setattr("tutelage.api.runs.carried_out", lambda config, *_: seen.append(load_data(config.data)))
+    return seen
 
 
 def test_regression_and_several_labels_run(tmp_path: Path, teacher_folder: Path) -> None:

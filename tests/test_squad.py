@@ -106,7 +106,7 @@ def test_version_2(tmp_path):
 def test_questions_without_answers_are_unknown(tmp_path):
     bare = question("x")
     del bare["answers"]
-    examples, source = read_squad(write(tmp_path / "a.json", tree("a cat", bare)), "test")
+    examples, source, _ = read_squad(write(tmp_path / "a.json", tree("a cat", bare)), "test")
     assert list(examples.ids) == ["test/x"] and source == "a.json"
     assert examples.labels.tolist() == [None]
 
@@ -122,7 +122,7 @@ def test_answers_that_are_elsewhere(tmp_path):
         question("empty", ("", 4), (" ", 3)),
         question("some", ("wolf", 4), ("dog", 16), ("fox", 400)),
     ]
-    examples, source = read_squad(write(tmp_path / "a.json", tree(context, *entries)), "train")
+    examples, source, _ = read_squad(write(tmp_path / "a.json", tree(context, *entries)), "train")
     assert examples.labels.tolist() == [
         ((4, "cat"),),
         ((0, "the cat"),),
@@ -470,7 +470,7 @@ def test_real_squad():
 @pytest.mark.skipif(not (REAL / "squad").is_dir(), reason="the real data is not here")
 @pytest.mark.parametrize(("version", "count", "floor"), [("v1.1", 10570, 0.0), ("v2.0", 11873, 5945 / 11873)])
 def test_real_answers_come_back(version, count, floor):
-    examples, _ = read_squad(REAL / "squad" / f"dev-{version}.json.gz", "dev")
+    examples, *_ = read_squad(REAL / "squad" / f"dev-{version}.json.gz", "dev")
     assert len(examples) == count
     assert answer_chance(examples) == pytest.approx({"f1": floor, "exact_match": floor})
     few = examples.take(np.arange(0, count, 10))

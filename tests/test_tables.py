@@ -57,7 +57,7 @@ def labelled(*labels):
     [
         ("hot.jsonl", labelled([1, 0, 0], [1.0, 1.0, 0.0]), "multilabel", "0 1 2", [[1, 0, 0], [1, 1, 0]], "3 zeros and ones"),
         ("bool.jsonl", labelled([True, False], [False, True]), "multilabel", "0 1", [[1, 0], [0, 1]], "2 zeros"),
-        ("numbers.jsonl", labelled([0, 2], [1], []), "multilabel", "0 1 2", [[1, 0, 1], [0, 1, 0], [0, 0, 0]], ""),
+        ("numbers.jsonl", labelled([0, 2], [1], []), "multilabel", "0 1 2", [[1, 0, 1], [0, 1, 0], [0, 0, 0]], "no class"),
         ("text.csv", column("[0, 1, 0]", "[1, 0, 0]"), "multilabel", "0 1 2", [[0, 1, 0], [1, 0, 0]], "'[0, 1, 0]' are read"),
         ("numpy.csv", column("[0 1 1]", "[1 0 0]"), "multilabel", "0 1 2", [[0, 1, 1], [1, 0, 0]], "zeros and ones"),
         ("repr.csv", column("['a', 'b c']", "[]", "['a']"), "multilabel", "a|b c", [[1, 1], [0, 0], [1, 0]], "as lists"),
@@ -167,6 +167,59 @@ def test_arrays_in_a_frame_are_lists(tmp_path):
     assert data.kind == "multilabel" and data.train.labels.tolist() == [[1, 0, 1], [0, 1, 0]]
 
 
+def from_object(**options):
+    """What is read of tables in memory."""
+    with Inputs() as inputs:
+        return load_data(DataConfig(**inputs.data(None, options)))
+
+
+def test_class_names_of_lists_in_a_dataset(tmp_path):
+    classes = datasets.Sequence(datasets.ClassLabel(names=["alpha", "beta", "gamma"]))
+    features = datasets.Features({"text": datasets.Value("string"), "label": classes})
+    table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [[0, 2], [1]]}, features=features)
+    table.to_parquet(tmp_path / "a.parquet")
+    for data in (from_object(train=table, dev=table), read(tmp_path / "a.parquet")):
+        assert data.labels == ("alpha", "beta", "gamma") and data.train.labels.tolist() == [[1, 0, 1], [0, 1, 0]]
+
+
+def test_gaps_and_numbers_of_pandas_and_numpy():
+    texts, labels = ["a", "b", "c", "d"], [1, 0, pd.NA, 1]
+    for column in (
+        pd.array(labels, dtype="Int64"),
+        pd.array(["1", "0", pd.NA, "1"], dtype="string"),
+        [1, 0, pd.NaT, 1],
+    ):
+        data = from_object(
+            train=pd.DataFrame({"text": texts, "label": column}), dev=(texts, [1, 0, 0, 1]), skip_bad_rows=True
+        )
+        assert data.train.ids == ["train/0", "train/1", "train/3"] and data.labels == ("0", "1")
+    rows = [{"text": text, "label": label} for text, label in zip(texts, np.array([1, 0, 0, 1]), strict=True)]
+    for given in (rows, iter(rows), pd.Series(rows)):
+        assert from_object(train=given, dev=rows).train.labels.tolist() == [1, 0, 0, 1]
+    data = from_object(
+        train=[{"text": t, "label": [np.float32(1), np.int64(0)]} for t in texts], dev=rows, labels="x,y"
+    )
+    assert data.train.labels.tolist() == [[1, 0]] * 4
+
+
+@pytest.mark.parametrize("form", [list, np.array, pd.Series, iter, lambda texts: (text for text in texts)])
+def test_texts_alone(form):
+    data = from_object(train=(["a", "b"], [0, 1]), dev=(["c", "d"], [0, 1]), unlabeled=form(["e", "f"]))
+    assert data.unlabeled.texts == ["e", "f"]
+    data = from_object(train=form([f"text {i}" for i in range(20)]), kind="embedding")
+    assert len(data.train) + len(data.dev["dev"]) == 20
+
+
+@pytest.mark.parametrize(
+    "given",
+    [5, {"text": "a", "label": 1}, ("a", [1]), {"text": ["\ud800"], "label": [1]}, {"text": [b"a"], "label": [{1}]}],
+)
+def test_objects_that_are_no_tables(given):
+    with pytest.raises(TutelageError, match=r"^train ") as caught:
+        from_object(train=given)
+    assert "\n" not in str(caught.value)
+
+
 # Quotes, delimiters, encodings
 
 
@@ -246,6 +299,8 @@ def test_shapes_of_json(tmp_path, orient):
 
 
 def test_columns_of_json_go_together_by_row(tmp_path):
+    content = json.dumps({"0": {"text": "a", "label": ["x", "y"]}, "1": {"text": "b", "label": ["y"]}})  # pandas: index
+    assert read(tmp_path / "b.json", content).train.labels.tolist() == [[1, 1], [0, 1]]
     content = json.dumps({"text": {"0": "a", "1": "b"}, "label": {"1": "y", "0": "x"}})
     data = read(tmp_path / "a.json", content)
     assert [(text, data.labels[label]) for text, label in zip(data.train.texts, data.train.labels, strict=True)] == [
@@ -334,6 +389,10 @@ def test_tokens_from_json_lines(tmp_path):
         tmp_path / "c.jsonl", lines({"tokens": ["a"], "ner_tags": []}), kind="tokens"
     )
     assert "JSON lines" in error(tmp_path / "a.csv", column("O"), kind="tokens")
+    bad = lines(rows[0], {"tokens": ["a"], "ner_tags": []}, rows[1])
+    data = read(tmp_path / "d.jsonl", bad, kind="tokens", skip_bad_rows=True)
+    assert data.train.ids == ["train/0", "train/2"] and data.sources["dev"] == "d.jsonl, without 1 bad row"
+    assert data.notes == ("d.jsonl: left out 1 of 3 rows: line 2 has no list of words and list of as many tags",)
 
 
 def test_spans_from_json_lines(tmp_path):
@@ -351,6 +410,10 @@ def test_spans_from_json_lines(tmp_path):
     )
     data = read(tmp_path / "a.parquet", None, kind="spans")
     assert list(data.train.labels) == [((0, "anna"),), ()] and data.train.ids == ["train/7", "train/8"]
+    bad = lines(row, {**row, "id": 8, "question": ""}, {**row, "id": 9})
+    data = read(tmp_path / "d.jsonl", bad, kind="spans", skip_bad_rows=True)
+    assert data.train.ids == ["train/7", "train/9"] and data.sources["train"] == "d.jsonl, without 1 bad row"
+    assert data.notes == ("d.jsonl: left out 1 of 3 rows: line 2 has no question",)
     assert "no column 'question'" in error(tmp_path / "c.jsonl", labelled("a"), kind="spans")
     assert "line 1: its answers are 'anna'" in error(
         tmp_path / "c.jsonl", lines({**row, "answers": "anna"}), kind="spans"

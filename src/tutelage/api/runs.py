@@ -210,11 +210,15 @@ def distill(
 
     Example: tutelage distill --teacher teacher/ --task sst2 --method tinybert --student layers=4,hidden=312 --out runs/a
     """
-    from tutelage.recipes.settings import run_config
+    from tutelage.recipes.settings import run_config, setting
     from tutelage.run.inputs import Inputs
 
     with Inputs(out) as inputs:
-        predictions = inputs.predictions(teacher_predictions, prior, data)
+        predictions = inputs.predictions(teacher_predictions, prior, data, options)
+        texts: dict[str, Any] = dict(options)
+        if predictions is not None:  # which columns of tables in memory are needed depends on the setting of the id
+            key = setting(settings, "data.predictions.id", predictions.get("id"))
+            texts["predictions"] = {**predictions, "id": key}
         fields = teachers_of(inputs, teacher, team, teacher_store, predictions is not None) | {
             "store_dtype": store_dtype,
             "out": out,
@@ -226,7 +230,7 @@ def distill(
             "tracker": tracker,
             "corpus": corpus,
         }
-        tree = inputs.data(data, options) | ({} if predictions is None else {"predictions": predictions})
+        tree = inputs.data(data, texts)
         recipe = recipe_for(method, student, inputs, tree.get("task"), ablation, plugins).part(stage)
         return carried_out(run_config(recipe, tree, settings, **fields), resume, quiet)
 

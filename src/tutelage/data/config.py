@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol, TypedDict
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -154,12 +154,13 @@ class Frame(Protocol):
 
 Table = (
     Frame
-    | Mapping[str, Sequence[Any]]
-    | tuple[Sequence[str], Sequence[Any]]
-    | Sequence[str]
-    | Sequence[Mapping[str, Any]]
+    | Mapping[str, Iterable[Any]]
+    | tuple[Iterable[str], Iterable[Any]]
+    | Iterable[str]
+    | Iterable[Mapping[str, Any]]
 )
-"""Texts in memory: a frame, a dict of columns, ``(texts, labels)``, texts alone (unlabelled), or a list of rows."""
+"""Texts in memory: a frame, a dict of columns, ``(texts, labels)``, texts alone (unlabelled), or rows. Texts and labels may
+be lists, arrays, a pandas ``Series``, or a generator."""
 
 FilePath = str | os.PathLike[str]
 

@@ -101,6 +101,8 @@ class Data:
     """Predictions from a file that stand for a teacher."""
     selected_by: tuple[str, ...] = ()
     """Metrics whose mean chooses checkpoints. Empty: the first of ``metrics``."""
+    separator: str | None = None
+    """What parts several classes in a cell of the user's own training file, where any cell has such a sign."""
 
     def with_labels(self, labels: tuple[str, ...]) -> Data:
         """The same data with the classes numbered as in ``labels``, which names at least those of ``self.labels``."""
@@ -307,6 +309,18 @@ def fingerprint(examples: Examples, answers: Iterable[Any]) -> str:
     """An identifier of what examples say and what the answers to them are."""
     plain = [answer.tolist() if isinstance(answer, np.ndarray | np.generic) else answer for answer in answers]
     return checksum_of([content(examples), str(plain)])
+
+
+def key_of(text: str, pair: str | None = None) -> str:
+    """What texts are matched by: writing a file and reading it again may change spaces and ends of lines."""
+    return "\0".join(" ".join(part.split()) for part in ([text] if pair is None else [text, pair]))
+
+
+def keys_of(examples: Examples) -> list[str]:
+    """What each example is matched by; of a pair both texts."""
+    if examples.pairs is None:
+        return [key_of(text) for text in examples.texts]
+    return [key_of(text, pair) for text, pair in zip(examples.texts, examples.pairs, strict=True)]
 
 
 def content(examples: Examples) -> list[str]:

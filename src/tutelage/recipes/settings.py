@@ -67,6 +67,12 @@ def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
     return validated(tree, "--set")
 
 
+def setting(settings: Settings, path: str, default: Any = None) -> Any:
+    """The value that settings give to the full ``path``, for what has to be known before there is a run."""
+    values = [value for short, value in parsed(settings).items() if _fits(short.split("."), path.split("."))]
+    return values[-1] if values else default
+
+
 def run_config(recipe: Recipe, data: Mapping[str, Any], settings: Settings = (), **fields: Any) -> RunConfig:
     """A run from its parts: the recipe, the fields of :class:`~tutelage.data.config.DataConfig`, those of the run itself.
 

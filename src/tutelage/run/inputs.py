@@ -16,7 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tutelage.data.config import DataConfig, DataOptions, FilePath, Frame, Table
+from tutelage.data.config import DataConfig, FilePath, Table
+from tutelage.data.readers.files import named
+from tutelage.data.readers.table import shown
 from tutelage.errors import TutelageError
 from tutelage.tasks import kind_of
 
@@ -79,7 +81,7 @@ class Inputs:
                 partial.rename(place)
         return str(place)
 
-    def data(self, data: DataConfig | Splits | None, options: DataOptions) -> dict[str, Any]:
+    def data(self, data: DataConfig | Splits | None, options: Mapping[str, object]) -> dict[str, Any]:
         """The settings of :class:`DataConfig`; tables in memory are written as JSON lines, with the columns that are used.
 
         Raises:
@@ -94,22 +96,30 @@ class Inputs:
             "text": tree.get("text", "text"),
             "text_pair": tree.get("text_pair"),
             "label": tree.get("label", "label"),
+            "predictions.id": _id_of(tree.get("predictions")),
         }
         labelled = tree.get("kind") is None or kind_of(tree["kind"]).learns_labels
-        optional = () if labelled else (columns["text_pair"], columns["label"])
+        optional = ("predictions.id",) if labelled else ("predictions.id", "text_pair", "label")
         for part in ("train", "dev", "unlabeled"):
             given = tree.get(part)
             if given is not None and not isinstance(given, str | os.PathLike):
                 if tree.get("kind") in ("tokens", "spans"):
                     raise TutelageError(f"{part}: data of kind {tree['kind']} are read from files; give a path")
-                wanted = [name for role, name in columns.items() if name and (role != "label" or part != "unlabeled")]
-                tree[part] = self._table(given, part, wanted, columns["text"], columns["label"], optional)
+                wanted = {role: name for role, name in columns.items() if name}
+                if part == "unlabeled":
+                    del wanted["label"]
+                found = _columns(given, part, columns["text"], columns["label"])
+                tree[part] = self._table(found, part, wanted, optional)
         return tree
 
     def predictions(
-        self, given: FilePath | Table | None, prior: str | Sequence[float] | None, data: DataConfig | Splits | None
+        self,
+        given: FilePath | Table | None,
+        prior: str | Sequence[float] | None,
+        data: DataConfig | Splits | None,
+        options: Mapping[str, Any],
     ) -> dict[str, Any] | None:
-        """The settings of a file of predictions; a table in memory is written as JSON lines.
+        """The settings of a file of predictions; a table in memory is written as JSON lines, with all its columns.
 
         Raises:
             TutelageError: as :meth:`data`; or a prior without predictions.
@@ -124,31 +134,36 @@ class Inputs:
             if isinstance(given, str | os.PathLike):
                 tree["file"] = given
             else:
-                tree["file"] = self._table(
-                    given, "predictions", list(_columns(given, "text", "label")), "text", "label"
-                )
+                names = {"text": "text", "label": "label"}
+                if isinstance(data, DataConfig):
+                    names = {role: getattr(data, role) for role in names}
+                names |= {role: name for role, name in options.items() if role in names}
+                found = _columns(given, "predictions", names["text"], names["label"])
+                tree["file"] = self._table(found, "predictions", {name: name for name in found})
         return tree if prior is None else tree | {"prior": prior}
 
-    def _table(self, given: Table, part: str, wanted: Sequence[str], text: str, label: str, optional: Any = ()) -> str:
-        columns = _columns(given, text, label)
-        wanted = [name for name in wanted if name in columns or name not in optional]
-        missing = [name for name in wanted if name not in columns]
+    def _table(
+        self, columns: Mapping[str, list[Any]], part: str, wanted: Mapping[str, str], optional: Sequence[str] = ()
+    ) -> str:
+        """Write the columns that are ``wanted``, by their role."""
+        missing = [(role, name) for role, name in wanted.items() if name not in columns and role not in optional]
         if missing:
+            role, name = missing[0]
             raise TutelageError(
-                f"{part} has no column {missing[0]!r}; its columns are {', '.join(map(repr, columns))}: set text, "
-                "text_pair or label"
+                f"{part} has no column {name!r}; its columns are {', '.join(map(repr, columns))}: set {role} to one of them"
             )
-        rows = zip(*(columns[name] for name in wanted), strict=True)
+        names = [name for name in dict.fromkeys(wanted.values()) if name in columns]
+        rows = zip(*(columns[name] for name in names), strict=True)
         try:
-            lines = [json.dumps(dict(zip(wanted, row, strict=True)), ensure_ascii=False) for row in rows]
+            lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in rows]
+            content = "".join(f"{line}\n" for line in lines).encode()
         except (TypeError, ValueError) as error:
             raise TutelageError(f"{part} cannot be written as a table ({error}); give texts and plain labels") from None
-        content = "".join(f"{line}\n" for line in lines)
-        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+        digest = hashlib.sha256(content).hexdigest()[:12]
         place = self._place(f"{part}-{digest}.jsonl", part)
         if not place.exists():
             partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
-            partial.write_text(content, encoding="utf-8")
+            partial.write_bytes(content)
             os.replace(partial, place)
         return str(place)
 
@@ -194,37 +209,69 @@ def _split(splits: Splits) -> dict[str, Any]:
     return found
 
 
-def _columns(given: Table, text: str, label: str) -> dict[str, list[Any]]:
-    """A table's columns as plain lists; the classes of a ``ClassLabel`` by their names."""
+def _id_of(predictions: Any) -> str | None:
+    """The column by which rows are matched with predictions."""
+    return predictions.get("id") if isinstance(predictions, Mapping) else getattr(predictions, "id", None)
+
+
+def _columns(given: Table, part: str, text: str, label: str) -> dict[str, list[Any]]:
+    """A table's columns as plain lists; the classes of a ``ClassLabel`` by their names.
+
+    Raises:
+        TutelageError: it is no table, or has columns of different lengths.
+    """
     if isinstance(given, Mapping):
-        columns = {name: _plain(values) for name, values in given.items()}
+        columns = {str(name): _plain(values, part) for name, values in given.items()}
     elif isinstance(given, tuple) and len(given) == 2:
-        columns = {text: _plain(given[0]), label: _plain(given[1])}
+        columns = {text: _plain(given[0], part), label: _plain(given[1], part)}
     elif hasattr(given, "to_parquet"):
-        columns = _of_frame(given)
-    elif given and all(isinstance(row, Mapping) for row in given):
-        names = dict.fromkeys(name for row in given for name in row)
-        columns = {str(name): [row.get(name) for row in given] for name in names}  # type: ignore[union-attr]
+        columns = _of_frame(given, part)
     else:
-        columns = {text: _plain(given)}
+        columns = _of_rows(_plain(given, part), text)
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise TutelageError(f"the columns of a table have different lengths: {lengths}")
+        raise TutelageError(f"the columns of {part} have different lengths: {lengths}")
     return columns
 
 
-def _of_frame(frame: Frame) -> dict[str, list[Any]]:
+def _of_frame(frame: Any, part: str) -> dict[str, list[Any]]:
     features = getattr(frame, "features", None)
     if features is None:  # pandas
-        return {str(name): _plain(values) for name, values in frame.items()}  # type: ignore[attr-defined]
-    columns = {name: list(frame[name]) for name in features}  # type: ignore[index]
+        return {str(name): _plain(values, part) for name, values in frame.items()}
+    columns = {name: _plain(frame[name], part) for name in features}
     for name, feature in features.items():
-        if hasattr(feature, "int2str"):
-            columns[name] = [None if v is None or v < 0 else feature.int2str(v) for v in columns[name]]
+        classes = getattr(getattr(feature, "feature", feature), "names", None)  # of a column, or of its lists
+        if classes is not None:
+            columns[name] = [named(value, classes) for value in columns[name]]
     return columns
 
 
-def _plain(values: Any) -> list[Any]:
-    """A column as a list of Python's own values, gaps as None, arrays as lists."""
-    found = values.tolist() if hasattr(values, "tolist") else list(values)
-    return [None if isinstance(v, float) and v != v else v.tolist() if hasattr(v, "tolist") else v for v in found]
+def _of_rows(rows: Sequence[Any], text: str) -> dict[str, list[Any]]:
+    """The columns of rows; rows that have no names are texts."""
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        return {text: list(rows)}
+    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+
+
+def _plain(values: Any, part: str) -> list[Any]:
+    """A column (or rows) as a list of Python's own values, gaps as None, arrays as lists.
+
+    Raises:
+        TutelageError: it is something else.
+    """
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise TutelageError(f"{part} has {shown(values)} in place of a list; give a path, a table, or texts and labels")
+    return [_value(value) for value in (values.tolist() if hasattr(values, "tolist") else values)]
+
+
+def _value(value: Any) -> Any:
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _value(one) for key, one in value.items()}
+    if hasattr(value, "tolist"):  # a number or an array of numpy, a tensor
+        return _value(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_value(one) for one in value]
+    # pandas' NA has no truth value, not even when it is compared.
+    return None if type(value).__name__ == "NAType" or value != value else value

@@ -14,7 +14,7 @@ from tutelage.data.alignment import align
 from tutelage.data.augmentation.candidates import Candidates
 from tutelage.data.augmentation.rules import Lexicon, Rules, rule_variants
 from tutelage.data.augmentation.variants import variants
-from tutelage.data.examples import Data, Encoded, Examples, Rows
+from tutelage.data.examples import Data, Encoded, Examples, Rows, keys_of
 from tutelage.data.parts import held_part, part_of
 from tutelage.data.texts import Texts, same_pieces
 from tutelage.data.tokenizers import fitted_tokenizer
@@ -55,6 +55,7 @@ def load_split(config: RunConfig, data: Data, teacher: Source | None, warnings: 
     if teacher is not None:
         data, notes = kind_of(data.kind).match(data, teacher.config, str(config.teacher))
         warnings += notes
+    warnings += evaluated_notes(data)
     whole = data.train
     if not kind_of(data.kind).learns_labels:
         data = replace(data, selection=data.train.take([]))
@@ -67,6 +68,18 @@ def load_split(config: RunConfig, data: Data, teacher: Source | None, warnings: 
             f"the best checkpoint is selected on {first}, which is also the evaluation set: the reported scores are optimistic"
         )
     return Split(data, given_labels, whole, held, part)
+
+
+def evaluated_notes(data: Data) -> list[str]:
+    """How many texts of the evaluation set training sees."""
+    parts = [keys_of(part) for part in data.dev.values()]
+    evaluated = {key for keys in parts for key in keys}
+    learnt = {key for key in keys_of(data.train) if key in evaluated}
+    count = sum(key in learnt for keys in parts for key in keys)
+    if not count:
+        return []
+    unit = kind_of(data.kind).unit
+    return [f"{count:,} of the {sum(map(len, parts)):,} {unit} of the evaluation set are also in the training set"]
 
 
 def gather_texts(

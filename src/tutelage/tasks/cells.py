@@ -80,17 +80,19 @@ class Column:
     """Rows that do not fit the others, and why."""
     width: int | None = None
     """The length of lists of zeros and ones, one for each class; ``None`` for other columns."""
+    separator: str | None = None
+    """What parts the classes of a cell that names several; ``None`` where no cell has any of :data:`SEPARATORS`."""
 
 
-def plain(values: Sequence[Any], width: int | None = None) -> Column:
+def plain(values: Sequence[Any], like: Column | None = None) -> Column:
     """A column as :class:`Column` says. Lists that are written as text are read. Of lists of zeros and ones (multi-hot) the names
     are the places of the ones, ``"0"``, ``"1"``, ...
 
     Args:
         values: Its cells.
-        width: That of lists of zeros and ones, where the training file has such.
+        like: The column of the training file, whose width and separator hold here too.
     """
-    column = Column(list(values))
+    column, width = Column(list(values)), None if like is None else like.width
     spaces = 0
     for row, value in enumerate(column.values):
         if isinstance(value, str):
@@ -103,6 +105,7 @@ def plain(values: Sequence[Any], width: int | None = None) -> Column:
     lists = [value for value in column.values if isinstance(value, list)]
     if width is not None or _is_hot(lists):
         _read_hot(column, width or Counter(map(len, lists)).most_common(1)[0][0])
+    column.separator = like.separator if like is not None and like.separator else found_separator(column.values)
     return column
 
 
@@ -183,15 +186,20 @@ def separated(values: Sequence[Any]) -> tuple[str, str, int] | None:
     return None
 
 
-def split(values: Sequence[Any]) -> tuple[list[Any], list[str]]:
-    """Cells as lists of names: strings are parted at the first of :data:`SEPARATORS` that occurs in any."""
+def found_separator(values: Sequence[Any], names: Sequence[str] = ()) -> str | None:
+    """The first of :data:`SEPARATORS` that occurs in any string and in none of the ``names`` of classes."""
     texts = [value for value in values if isinstance(value, str)]
-    separator = next((one for one in SEPARATORS if any(one in text for text in texts)), SEPARATORS[0])
-    found = [
-        [name.strip() for name in value.split(separator) if name.strip()] if isinstance(value, str) else value
-        for value in values
-    ]
-    return found, [f"labels are parted at {separator!r}"] if any(separator in text for text in texts) else []
+    usable = (one for one in SEPARATORS if not any(one in name for name in names))
+    return next((one for one in usable if any(one in text for text in texts)), None)
+
+
+def split(values: Sequence[Any], separator: str | None) -> list[Any]:
+    """Cells as lists of names: strings are parted at ``separator``."""
+
+    def names(text: str) -> list[str]:
+        return [name.strip() for name in ([text] if separator is None else text.split(separator)) if name.strip()]
+
+    return [names(value) if isinstance(value, str) else value for value in values]
 
 
 def decimal_commas(values: Sequence[Any]) -> list[float | None] | None:

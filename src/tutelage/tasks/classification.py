@@ -36,7 +36,7 @@ class Classification(TextKind):
         numbers = cells.numbers(cells.decimal_commas(values) or values)
         return numbers is None or all(number.is_integer() for number in numbers)
 
-    def prepared(self, values: Sequence[Any]) -> tuple[list[Any], list[str]]:
+    def prepared(self, values: Sequence[Any], separator: str | None = None) -> tuple[list[Any], list[str]]:
         """Lists of one class each (one-hot lists among them) are classes."""
         if values and all(isinstance(value, list) and len(value) == 1 for value in values if not is_missing(value)):
             return [None if is_missing(value) else value[0] for value in values], []

@@ -346,8 +346,9 @@ class TextKind(Kind):
         """Whether a column of labels is of this kind; of the kinds in ``KINDS`` exactly one says so."""
         return False
 
-    def prepared(self, values: Sequence[Any]) -> tuple[list[Any], list[str]]:
-        """A column of labels, made plain by ``cells.plain``, as :meth:`answer` takes its cells, and notes on how it was read."""
+    def prepared(self, values: Sequence[Any], separator: str | None = None) -> tuple[list[Any], list[str]]:
+        """A column of labels, made plain by ``cells.plain``, as :meth:`answer` takes its cells, and notes on how it was read.
+        ``separator`` is that of the column: what parts the classes of a cell that names several."""
         return list(values), []
 
     @abstractmethod

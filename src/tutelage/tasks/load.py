@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import Data, Examples
+from tutelage.data.examples import Data, Examples, keys_of
 from tutelage.data.labels import listed, places_of
 from tutelage.data.parts import part_of
 from tutelage.data.readers.conll import load_conll
@@ -78,14 +78,31 @@ def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:
             )
         # GLUE's columns have names of their own, which a file of the user's need not share.
         texts, source, notes = read_unlabeled(Path(config.unlabeled), config, data)
+        texts, left_out = _without_evaluated(texts, data, Path(config.unlabeled))
         sources = {**data.sources, "unlabeled": source}
-        data = replace(data, unlabeled=texts, sources=sources, notes=(*data.notes, *notes))
+        data = replace(data, unlabeled=texts, sources=sources, notes=(*data.notes, *notes, *left_out))
     if config.metric is not None:
         data = _led_by(data, config.metric)
     if predictions is not None:
         labelled = config.task is not None or config.train is not None
         data = with_predictions(data, predictions, config, labelled=labelled)
     return data
+
+
+def _without_evaluated(texts: Examples, data: Data, path: Path) -> tuple[Examples, list[str]]:
+    """Unlabelled texts without those of the evaluation set, which training must not see; and a note on these.
+
+    Raises:
+        TutelageError: no others are left.
+    """
+    evaluated = {key for part in data.dev.values() for key in keys_of(part)}
+    kept = [row for row, key in enumerate(keys_of(texts)) if key not in evaluated]
+    if not kept:
+        raise TutelageError(f"{path} has texts of the evaluation set alone, which are not trained on; leave it out")
+    if len(kept) == len(texts):
+        return texts, []
+    count = f"{len(texts) - len(kept):,} of {len(texts):,}"
+    return texts.take(kept), [f"{path.name}: left out {count} texts because they are in the evaluation set"]
 
 
 def _led_by(data: Data, metric: str) -> Data:

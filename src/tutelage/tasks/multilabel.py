@@ -36,9 +36,13 @@ class Multilabel(TextKind):
     def fits(self, values: Sequence[Any]) -> bool:
         return any(isinstance(value, list) for value in values)
 
-    def prepared(self, values: Sequence[Any]) -> tuple[list[Any], list[str]]:
-        """Strings are parted at a separator; an empty one is an example with none of the labels."""
-        return cells.split(values)
+    def prepared(self, values: Sequence[Any], separator: str | None = None) -> tuple[list[Any], list[str]]:
+        """Strings are parted at the separator; an empty cell among them is an example with none of the labels. Among lists, where
+        that is an empty list, it is a gap."""
+        none: Any = None if any(isinstance(value, list) for value in values) else []
+        found = cells.split([none if is_missing(value) else value for value in values], separator)
+        parted = separator is not None and any(isinstance(value, str) and separator in value for value in values)
+        return found, [f"labels are parted at {separator!r}"] if parted else []
 
     def answer(self, value: Any) -> tuple[str, ...]:
         if not isinstance(value, list):

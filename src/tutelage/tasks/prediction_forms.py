@@ -98,6 +98,8 @@ class PredictionColumns:
     columns: dict[str, list[Any]]
     how: Predictions
     by_class: bool
+    separator: str | None = None
+    """What parts several labels in a cell."""
 
     @property
     def first(self) -> str:
@@ -161,10 +163,23 @@ def prediction_columns(
             return _table(path, columns, picked, how, False)
     if not rest:
         raise TutelageError(f"{path} has no column of predictions; its columns are {listed(list(columns))}")
-    raise TutelageError(
-        f"{path} has several columns that may be predictions ({listed(usual or rest)}); name those that are: --set "
-        f"predictions.columns={(usual or rest)[0]}"
-    )
+    shares = [] if usual else _shares({name: columns[name] for name in rest})
+    several = f"{path} has several columns that may be predictions ({listed(usual or rest)})"
+    if len(shares) < 2:
+        raise TutelageError(f"{several}; name those that are: --set predictions.columns={(usual or rest)[0]}")
+    remedies = [f"--set 'predictions.columns={json.dumps(shares, ensure_ascii=False)}'"]
+    if not labels and not any("," in name for name in shares):
+        remedies.insert(0, f"--labels {','.join(shares)}")
+    raise TutelageError(f"{several}; if each has the probability of a class, name them: {' or '.join(remedies)}")
+
+
+def _shares(columns: Mapping[str, list[Any]]) -> list[str]:
+    """The columns that may have the probability of a class each: numbers; where any are such, probabilities or their
+    logarithms."""
+    found = {name: cells.numbers(values) for name, values in columns.items()}
+    numbers = {name: values for name, values in found.items() if values}
+    likely = [n for n, values in numbers.items() if max(values) <= 0 or (min(values) >= 0 and max(values) <= 1)]
+    return likely if len(likely) > 1 else list(numbers)
 
 
 def _table(
@@ -229,9 +244,7 @@ def classes_in(table: PredictionColumns, labels: Sequence[str], *, several: bool
     """
     rows = [_as_mapping(value) for value in table.rows]
     if several:
-        rows = [
-            [part.strip() for part in row.split("|") if part.strip()] if isinstance(row, str) else row for row in rows
-        ]
+        rows = cells.split(rows, table.separator)
     first = next((row for row in rows if row is not None), None)
     if first is None:
         raise TutelageError(f"{table.path} has no predictions in {listed(list(table.columns))}; name the right columns")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tutelage.data.config import DataConfig, Predictions
-from tutelage.data.examples import Data, Examples
+from tutelage.data.examples import Data, Examples, key_of, keys_of
 from tutelage.data.labels import known_labels, no_labels
 from tutelage.data.predicted import Compared, Predicted
 from tutelage.data.readers.files import read_table
@@ -40,15 +40,11 @@ class PredictionFile:
     """How the file was read, where there was a choice."""
     how: Predictions
 
-    def table(self, config: DataConfig, labels: Sequence[str]) -> PredictionColumns:
-        """The columns of predictions."""
+    def table(self, config: DataConfig, labels: Sequence[str], separator: str | None = None) -> PredictionColumns:
+        """The columns of predictions; ``separator`` is that of the labels of the task."""
         others = (config.text, config.text_pair, self.how.id)
-        return prediction_columns(self.path, self.columns, others, labels, self.how)
-
-
-def key_of(text: str, pair: str | None = None) -> str:
-    """What texts are matched by: writing a file and reading it again may change spaces and ends of lines."""
-    return "\0".join(" ".join(part.split()) for part in ([text] if pair is None else [text, pair]))
+        found = prediction_columns(self.path, self.columns, others, labels, self.how)
+        return replace(found, separator=separator or cells.found_separator(found.rows, labels))
 
 
 def read_predictions_file(config: DataConfig) -> PredictionFile:
@@ -59,7 +55,8 @@ def read_predictions_file(config: DataConfig) -> PredictionFile:
     """
     how = config.predictions
     assert how is not None
-    table = read_table(Path(how.file), (), config.header)
+    wanted = (config.text, config.text_pair) if how.id is None else (how.id,)
+    table = read_table(Path(how.file), [name for name in wanted if name is not None], config.header, whole=True)
     texts: list[str] = []
     pairs: list[str] | None = None
     if how.id is not None:
@@ -99,7 +96,8 @@ def data_from(source: PredictionFile, config: DataConfig) -> Data:
             f"{source.path} is matched by the column {source.how.id!r}; give the texts with --train FILE"
         )
     kind = _kind(source, config)
-    answers = kind.read_predictions(source.table(config, config.labels or ()), config.labels or ())
+    table = source.table(config, config.labels or ())
+    answers = kind.read_predictions(table, config.labels or ())
     names, values = _averaged(source, answers)
     first = {key: row for row, key in reversed(list(enumerate(source.keys)))}
     whole = _texts_of(source, [first[name] for name in names], kind.likeliest(values))
@@ -109,7 +107,9 @@ def data_from(source: PredictionFile, config: DataConfig) -> Data:
         sources["dev"] = f"10% of {source.path.name}, held out, the likeliest labels"
     else:
         dev = Path(config.dev)
-        held_out, origin, more = read_labelled(dev, "dev", config, kind, answers.labels, source.path.name)
+        held_out, origin, more = read_labelled(
+            dev, "dev", config, kind, answers.labels, source.path.name, table.separator
+        )
         scored = set(_keys(held_out, "dev", source, config))
         train = whole.take([row for row, name in enumerate(names) if name not in scored])
         sources["dev"], notes = origin, more
@@ -117,8 +117,9 @@ def data_from(source: PredictionFile, config: DataConfig) -> Data:
             raise TutelageError(f"{source.path} has the texts of {dev} alone; give predictions for training texts")
     task = source.path.name.removesuffix(".gz").rpartition(".")[0]
     return Data(
-        task, kind.name, answers.labels, kind.metrics, train, {"dev": held_out}, sources=sources, notes=tuple(notes)
-    )
+        task, kind.name, answers.labels, kind.metrics, train, {"dev": held_out}, sources=sources, notes=tuple(notes),
+        separator=table.separator,
+    )  # fmt: skip
 
 
 def _kind(source: PredictionFile, config: DataConfig) -> TextKind:
@@ -163,7 +164,7 @@ def with_predictions(data: Data, source: PredictionFile, config: DataConfig, *, 
         TutelageError: as :func:`read_predictions_file`; the file knows none of the texts or few; or an option does not fit.
     """
     kind, how = _text_kind(data.kind, source.path), source.how
-    answers = kind.read_predictions(source.table(config, data.labels), data.labels)
+    answers = kind.read_predictions(source.table(config, data.labels, data.separator), data.labels)
     _check_options(answers, how, kind)
     names, values = _averaged(source, answers)
     row_of = {name: row for row, name in enumerate(names)}
@@ -294,13 +295,11 @@ def _keys(examples: Examples, part: str, source: PredictionFile, config: DataCon
     """What the examples are matched by."""
     how = source.how
     if how.id is None:
-        if examples.pairs is None:
-            return [key_of(text) for text in examples.texts]
-        return [key_of(text, pair) for text, pair in zip(examples.texts, examples.pairs, strict=True)]
+        return keys_of(examples)
     place = {"train": config.train, "dev": config.dev or config.train, "unlabeled": config.unlabeled}.get(part)
     if place is None:
         raise TutelageError("predictions.id names a column of your own files; give --train FILE, or match by text")
-    table = read_table(Path(place), (), config.header)
+    table = read_table(Path(place), (how.id,), config.header)
     # An id of an example has the number of its row, whatever was left out.
     found = _identities(table, how.id)
     return [found[int(name.rpartition("/")[2])] for name in examples.ids]

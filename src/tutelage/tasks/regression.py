@@ -44,7 +44,7 @@ class Regression(TextKind):
         numbers = cells.numbers(self.prepared(values)[0])
         return numbers is not None and not all(number.is_integer() for number in numbers)
 
-    def prepared(self, values: Sequence[Any]) -> tuple[list[Any], list[str]]:
+    def prepared(self, values: Sequence[Any], separator: str | None = None) -> tuple[list[Any], list[str]]:
         found = cells.decimal_commas(values)
         return (list(values), []) if found is None else (list(found), ["labels are numbers with decimal commas"])
 

@@ -46,21 +46,24 @@ def load_files(config: DataConfig, known: Sequence[str] = (), seed: int = 0) -> 
     part.table.check(config.skip_bad_rows)
     classes = _classes(part, how, config.labels or (), known)
     whole = part.examples("train", how, classes, config)
-    notes, sources = part.table.said(), {"train": part.source}
+    notes, sources = part.table.said(), {"train": part.table.source}
     if dev is None:
         learnt, held_out = hold_out(train, whole, seed)
         sources["dev"] = "10% of train, held out"
     elif dev == train:  # an evaluation alone
         learnt, held_out = whole, replace(whole, ids=[name.replace("train", "dev", 1) for name in whole.ids])
-        sources["dev"] = part.source
+        sources["dev"] = part.table.source
     else:
-        other = _read(dev, config, part.column.width)
+        other = _read(dev, config, part.column)
         other.answer(how)
         learnt, held_out = whole, other.examples("dev", how, classes, config)
-        notes, sources["dev"] = notes + other.table.said(), other.source
+        notes, sources["dev"] = notes + other.table.said(), other.table.source
     task = train.name.removesuffix(".gz").rpartition(".")[0]
     names = () if classes is None else classes.names
-    return Data(task, how.name, names, how.metrics, learnt, {"dev": held_out}, sources=sources, notes=tuple(notes))
+    return Data(
+        task, how.name, names, how.metrics, learnt, {"dev": held_out}, sources=sources, notes=tuple(notes),
+        separator=part.column.separator,
+    )  # fmt: skip
 
 
 def read_unlabeled(path: Path, config: DataConfig, like: Data) -> tuple[Examples, str, list[str]]:
@@ -85,22 +88,29 @@ def read_unlabeled(path: Path, config: DataConfig, like: Data) -> tuple[Examples
     pairs = None if pair is None else table.texts(pair, "text_pair")
     rows = table.kept(config.skip_bad_rows)
     none = no_labels(like.train.labels, len(rows))
-    return _examples("unlabeled", rows, texts, pairs, none), _source(table), table.said()
+    return _examples("unlabeled", rows, texts, pairs, none), table.source, table.said()
 
 
 def read_labelled(
-    path: Path, part: str, config: DataConfig, how: TextKind, names: Sequence[str], origin: str
+    path: Path,
+    part: str,
+    config: DataConfig,
+    how: TextKind,
+    names: Sequence[str],
+    origin: str,
+    separator: str | None = None,
 ) -> tuple[Examples, str, list[str]]:
-    """Labelled texts of a task whose classes are known: where they came from in words, and notes.
+    """Labelled texts of a task whose classes are known (and the ``separator`` of several): where they came from in words, and
+    notes.
 
     Raises:
         TutelageError: as :func:`load_files`.
     """
-    read = _read(path, config, None)
+    read = _read(path, config, cells.Column([], separator=separator))
     read.answer(how)
     classes = cells.named(path, read.spelt(), names, origin) if how.named else None
     examples = read.examples(part, how, classes, config)
-    return examples, read.source, read.table.said()
+    return examples, read.table.source, read.table.said()
 
 
 def _examples(
@@ -112,11 +122,6 @@ def _examples(
         pairs=None if pairs is None else [pairs[row] for row in rows],
         labels=labels,
     )
-
-
-def _source(table: Table) -> str:
-    bad = len(table.bad)
-    return table.path.name + (f", without {bad:,} bad row{'s' if bad > 1 else ''}" if bad else "")
 
 
 @dataclass
@@ -132,7 +137,7 @@ class _Part:
 
     def answer(self, how: TextKind) -> None:
         """Read the labels as those of a kind; a row whose label cannot be read is bad."""
-        values, notes = how.prepared(self.column.values)
+        values, notes = how.prepared(self.column.values, self.column.separator)
         self.table.notes += notes
         for row, value in enumerate(values):
             if row not in self.table.bad:
@@ -163,21 +168,20 @@ class _Part:
             self.table.notes.append(
                 f"{count} classes for {len(rows)} texts: is the label another column (--label), or a number (--kind regression)?"
             )
+        if how.named and (none := sum(not self.answers[row] for row in rows)):
+            self.table.notes.append(f"{none:,} row{' has' if none == 1 else 's have'} no class")
         labels = how.labels_of([self.answers[row] for row in rows], count)
         return _examples(part, rows, self.texts, self.pairs, labels)
 
-    @property
-    def source(self) -> str:
-        return _source(self.table)
 
-
-def _read(path: Path, config: DataConfig, width: int | None) -> _Part:
-    """A file's columns; ``width`` is that of the training file's lists of zeros and ones, where there are such."""
+def _read(path: Path, config: DataConfig, like: cells.Column | None) -> _Part:
+    """A file's columns; ``like`` is the column of labels of the training file."""
     wanted = [name for name in (config.text, config.text_pair, config.label) if name is not None]
     table = read_table(path, wanted, config.header)
     texts = table.texts(config.text, "text")
     pairs = None if config.text_pair is None else table.texts(config.text_pair, "text_pair")
-    column = cells.plain(table.column(config.label, "label"), width)
+    column = cells.plain(table.column(config.label, "label"), like)
+    width = None if like is None else like.width
     if width is not None and column.width != width:
         raise TutelageError(f"{path}: labels are not lists of {width} zeros and ones, as those of train; write them so")
     for row, why in column.bad.items():

@@ -11,7 +11,7 @@ import numpy as np
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples
 from tutelage.data.readers.files import TABLES, ending_of, read_table
-from tutelage.data.readers.table import shown
+from tutelage.data.readers.table import Table, shown
 from tutelage.errors import TutelageError
 
 HUB = "eriktks/conll2003"
@@ -71,14 +71,21 @@ def own_sentences(train: Path, dev: Path | None, config: DataConfig) -> Data:
         TutelageError: as :func:`read_conll`, or when too few sentences are left.
     """
 
+    sources, notes = dict[str, str](), list[str]()
+
     def read(path: Path, name: str, tags: tuple[str, ...] | None = None) -> tuple[Examples, tuple[str, ...]]:
-        if ending_of(path) in TABLES:
-            return _from_table(path, name, config, tags)
-        return read_conll(path, name, tags)
+        if ending_of(path) not in TABLES:
+            sources[name] = path.name
+            return read_conll(path, name, tags)
+        table = _table(path)
+        found = _from_table(table, name, config, tags)
+        sources[name] = table.source
+        notes.extend(table.said())
+        return found
 
     examples, tags = read(train, "train")
-    sources = {"train": train.name, "dev": "10% of train, held out" if dev is None else dev.name}
     if dev is None:
+        sources["dev"] = "10% of train, held out"
         held = np.random.default_rng(0xDE7).permutation(len(examples)) % 10 == 4
         scored, examples = examples.take(np.flatnonzero(held)), examples.take(np.flatnonzero(~held))
     else:
@@ -86,7 +93,10 @@ def own_sentences(train: Path, dev: Path | None, config: DataConfig) -> Data:
     if not len(scored) or not len(examples):
         raise TutelageError(f"{train} has too few sentences to hold out some as dev; give a --dev file")
     name = train.name.rpartition(".")[0] or train.name
-    return Data(name, "tokens", tags, ("f1", "accuracy"), examples, {"dev": scored}, sources=sources)
+    metrics = ("f1", "accuracy")
+    return Data(
+        name, "tokens", tags, metrics, examples, {"dev": scored}, sources=sources, notes=tuple(dict.fromkeys(notes))
+    )
 
 
 def read_conll(path: Path, name: str, tags: tuple[str, ...] | None = None) -> tuple[Examples, tuple[str, ...]]:
@@ -142,21 +152,25 @@ def read_conll(path: Path, name: str, tags: tuple[str, ...] | None = None) -> tu
     return _examples(name, sentences, tags), tags
 
 
-def _from_table(
-    path: Path, name: str, config: DataConfig, tags: tuple[str, ...] | None
-) -> tuple[Examples, tuple[str, ...]]:
-    """The sentences of a table whose rows have a list of words and a list of as many tags, or numbers of ``labels``."""
+def _table(path: Path) -> Table:
     if ending_of(path) in (".csv", ".tsv"):
         raise TutelageError(
             f"{path}: sentences with a tag for each word are read from JSON lines or Parquet with lists, or from CoNLL's columns"
             " (a word and its tag a line, in a .txt or .conll file)"
         )
-    table = read_table(path)
+    return read_table(path)
+
+
+def _from_table(
+    table: Table, name: str, config: DataConfig, tags: tuple[str, ...] | None
+) -> tuple[Examples, tuple[str, ...]]:
+    """The sentences of a table whose rows have a list of words and a list of as many tags, or numbers of ``labels``. Ids are
+    ``"{name}/{row}"``."""
     columns, labels = [], config.labels
     for given, others, role in ((config.text, WORDS, "text"), (config.label, TAGS, "label")):
         found = next((one for one in (given, *others) if one in table.columns), given)
         columns.append(table.column(found, role))
-    sentences: list[Sentence] = []
+    sentences: dict[int, Sentence] = {}
     for row, (given_words, given_tags) in enumerate(zip(*columns, strict=True)):
         if row in table.bad:
             continue
@@ -176,10 +190,10 @@ def _from_table(
         if unknown := [one for one in named if tags is not None and one not in tags]:
             table.reject(row, f"has tag {shown(unknown[0])}, which train lacks")
         else:
-            sentences.append((given_words, named))
-    table.kept(config.skip_bad_rows)
-    tags = tags or _tags(sentences)
-    return _examples(name, sentences, tags), tags
+            sentences[row] = (given_words, named)
+    rows = table.kept(config.skip_bad_rows)
+    tags = tags or _tags(sentences.values())
+    return _examples(name, list(sentences.values()), tags, rows), tags
 
 
 def _from_hub() -> dict[str, list[Sentence]]:
@@ -214,11 +228,14 @@ def _tags(sentences: Iterable[Sentence]) -> tuple[str, ...]:
     return ("O", *sorted(f"{prefix}-{name}" for prefix in "BI" for name in types))
 
 
-def _examples(part: str, sentences: Sequence[Sentence], names: tuple[str, ...]) -> Examples:
+def _examples(
+    part: str, sentences: Sequence[Sentence], names: tuple[str, ...], rows: Sequence[int] | None = None
+) -> Examples:
+    """The examples, with the numbers ``rows`` in their ids; by default they are counted."""
     number_of = {tag: number for number, tag in enumerate(names)}
     labels = (np.array([number_of[tag] for tag in tags], dtype=np.int64) for _, tags in sentences)
     return Examples(
-        ids=[f"{part}/{i}" for i in range(len(sentences))],
+        ids=[f"{part}/{row}" for row in rows or range(len(sentences))],
         texts=[" ".join(words) for words, _ in sentences],
         pairs=None,
         labels=np.fromiter(labels, dtype=object, count=len(sentences)),

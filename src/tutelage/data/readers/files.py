@@ -56,13 +56,14 @@ def ending_of(path: Path) -> str:
     return ".parquet.gz" if ending == ".parquet" and name.endswith(".gz") else ending
 
 
-def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True) -> Table:
+def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True, *, whole: bool = False) -> Table:
     """The rows of a file that ends in one of :data:`TABLES` (each but .parquet also with .gz).
 
     Args:
         path: The file.
-        wanted: Columns that will be asked for. A file may have others.
+        wanted: Columns that will be asked for. A file may have others, of which a Parquet file gives no cells.
         header: Whether columns have names; see :func:`read_delimited` and :func:`read_rows`.
+        whole: Read the cells of the other columns too.
 
     Raises:
         TutelageError: the file is missing, is a directory, has another ending, is no text in a known encoding, cannot be read or
@@ -79,7 +80,7 @@ def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True) -> T
     if ending == ".parquet":
         if not header:
             raise TutelageError(f"{path} names its columns; leave out --no-header")
-        return _read_parquet(path, wanted)
+        return _read_parquet(path, () if whole else wanted)
     text, notes = read_text(path)
     if ending in (".csv", ".tsv"):
         table = read_delimited(path, text, "\t" if ending == ".tsv" else ",", wanted, header)
@@ -185,7 +186,7 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> Table:
         raise TutelageError(f"{path} has no rows; give a file with rows")
     for name, feature in _features(about).items():
         if name in columns and (classes := _classes(feature)):
-            columns[name] = [_named(value, classes) for value in columns[name]]
+            columns[name] = [named(value, classes) for value in columns[name]]
     repeated = frozenset(name for name in names if names.count(name) > 1)
     columns |= {name: [None] * count for name in names if name not in columns and name not in repeated}
     return Table(path, columns, count, repeated=repeated)
@@ -208,9 +209,10 @@ def _classes(feature: Any) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _named(value: Any, classes: Sequence[str]) -> Any:
+def named(value: Any, classes: Sequence[str]) -> Any:
+    """The names of a cell's class numbers; ``None`` for the -1 of an unknown class."""
     if isinstance(value, list):
-        return [_named(one, classes) for one in value]
+        return [named(one, classes) for one in value]
     if not isinstance(value, int):
         return value
     return classes[value] if 0 <= value < len(classes) else None if value == -1 else value

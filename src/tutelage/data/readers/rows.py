@@ -116,7 +116,7 @@ def _of_dict(path: Path, tree: Mapping[str, Any], wanted: Sequence[str], header:
         if of_columns and same:
             return _of_columns(path, {name: [value[row] for row in values[0]] for name, value in tree.items()})
         if not of_columns and any(name in values[0] for name in wanted):
-            if any(isinstance(value, list | dict) for value in values[0].values()):
+            if all(isinstance(values[0][name], list | dict) for name in wanted if name in values[0]):
                 return _splits(path, tree)
             return _of_rows(path, values, None, {}, header)
         return _splits(path, tree)

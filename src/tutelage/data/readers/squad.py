@@ -52,7 +52,7 @@ def load_squad(version: Literal["squad", "squad2"], data_dir: Path | None) -> Da
         parts = _from_hub(hub)
     else:
         paths = {part: _path(data_dir, f"{part}-{name}.json") for part in ("train", "dev")}
-        parts = {part: read_squad(path, part) for part, path in paths.items()}
+        parts = {part: read_squad(path, part)[:2] for part, path in paths.items()}
     return Data(
         task=version,
         kind="spans",
@@ -71,21 +71,25 @@ def own_questions(train: Path, dev: Path | None, skip: bool = False) -> Data:
     Raises:
         TutelageError: as :func:`read_squad`, or when no question of dev has a known answer.
     """
-    examples, source = read_squad(train, "train", skip)
+    examples, source, notes = read_squad(train, "train", skip)
     sources = {"train": source}
     if dev is None:
         held = _held_contexts(examples)
         scored, examples = examples.take(np.flatnonzero(held)), examples.take(np.flatnonzero(~held))
         sources["dev"] = "10% of the contexts of train, held out"
     else:
-        scored, sources["dev"] = read_squad(dev, "dev", skip)
+        scored, sources["dev"], more = read_squad(dev, "dev", skip)
+        notes += more
     scored = scored.take(np.flatnonzero(scored.labelled))
     if not len(scored) or not len(examples):
         raise TutelageError(
             f"{dev or train} has no question with a known answer to score on; give a --dev file with some"
         )
     name = train.name.removesuffix(".gz").rpartition(".")[0]
-    return Data(name, "spans", (), ("f1", "exact_match"), examples, {"dev": scored}, sources=sources)
+    metrics = ("f1", "exact_match")
+    return Data(
+        name, "spans", (), metrics, examples, {"dev": scored}, sources=sources, notes=tuple(dict.fromkeys(notes))
+    )
 
 
 def _held_contexts(examples: Examples) -> npt.NDArray[np.bool_]:
@@ -96,33 +100,30 @@ def _held_contexts(examples: Examples) -> npt.NDArray[np.bool_]:
     return np.isin(context_of, held)
 
 
-def read_squad(path: Path, name: str, skip: bool = False) -> tuple[Examples, str]:
-    """The questions of a JSON file (also with .gz) in SQuAD's format, and in words where they came from. Read is also a table
-    (JSON, JSON lines, Parquet) with a question a row, as the Hub has SQuAD: ``id``, ``question``, ``context``, ``answers``.
+def read_squad(path: Path, name: str, skip: bool = False) -> tuple[Examples, str, list[str]]:
+    """The questions of a JSON file (also with .gz) in SQuAD's format, where they came from in words, and notes. Read is also a
+    table (JSON, JSON lines, Parquet) with a question a row, as the Hub has SQuAD: ``id``, ``question``, ``context``, ``answers``.
 
-    Ids are ``"{name}/{question id}"``; labels as in ``Examples`` for spans. A question that ``is_impossible`` has no
-    answer in its context; the answers of one without ``answers`` are unknown. An answer that is not at its
-    ``answer_start`` is taken from the only place nearby where it is; if there is none it is left out and counted in the
-    words, and a question that so loses its last answer counts as unknown.
+    Ids are ``"{name}/{question id}"``, in a table without ``id`` ``"{name}/{row}"``; labels as in ``Examples`` for spans. A
+    question that ``is_impossible`` has no answer in its context; the answers of one without ``answers`` are unknown. An answer that
+    is not at its ``answer_start`` is taken from the only place nearby where it is; if there is none it is left out and counted in
+    the words, and a question that so loses its last answer counts as unknown.
 
     Raises:
         TutelageError: the file is missing, cannot be read, is not UTF-8 or JSON, lacks a field, has no questions or an
             id twice.
     """
+    table, tree = None, None
     if ending_of(path) in TABLES and ending_of(path) != ".json":
-        # Of a Parquet file that is all columns: of columns that nobody asked for it reads no cells.
-        wanted = () if ending_of(path) == ".parquet" else COLUMNS
-        questions = _rows(read_table(path, wanted), skip)
+        table = read_table(path, COLUMNS, whole=True)
     else:
-        text, tree = read_text(path)[0], None
+        text = read_text(path)[0]
         with suppress(ValueError):  # then it is an object a line, or the reader of rows says what is wrong
             tree = parsed(text)
-        if isinstance(tree, dict) and not _is_flat(tree.get("data", [tree])):
-            questions = _questions(tree, str(path))
-        else:
-            questions = _rows(read_rows(path, text, COLUMNS, header=True), skip)
-    examples, lost = _examples(name, questions, str(path))
-    return examples, path.name + lost
+        if not isinstance(tree, dict) or _is_flat(tree.get("data", [tree])):
+            table = read_rows(path, text, COLUMNS, header=True)
+    examples, lost = _examples(name, _questions(tree, str(path)) if table is None else _rows(table, skip), str(path))
+    return examples, (path.name if table is None else table.source) + lost, [] if table is None else table.said()
 
 
 def _is_flat(rows: Any) -> bool:

@@ -111,6 +111,12 @@ class Table:
         first = [f"{self.place(row)} {why}" for row, why in sorted(self.bad.items())[:NAMED]]
         return "; ".join(first + ([f"and {len(self.bad) - NAMED:,} more"] if len(self.bad) > NAMED else []))
 
+    @property
+    def source(self) -> str:
+        """Where the rows came from, in words."""
+        bad = len(self.bad)
+        return self.path.name + (f", without {bad:,} bad row{'s' if bad > 1 else ''}" if bad else "")
+
     def said(self) -> list[str]:
         """The notes, with the name of the file."""
         return [f"{self.path.name}: {note}" for note in self.notes]
