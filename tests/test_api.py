@@ -195,6 +195,30 @@ def test_a_result_shows_itself_and_its_predictions(teacher_folder: Path, tmp_pat
         result.export(tmp_path / "plain", format="checkpoint")
 
 
+def test_predictions_are_those_of_all_classes_of_a_teacher(teacher_folder: Path, tmp_path: Path) -> None:
+    """One that the data lack is a column, and an answer, as in the report."""
+    model = AutoModelForSequenceClassification.from_pretrained(teacher_folder / "teacher")
+    tokenizer = AutoTokenizer.from_pretrained(teacher_folder / "teacher")
+    with torch.no_grad():
+        weight, bias = (torch.cat([x[1:] * 2, x]) for x in (model.classifier.weight, model.classifier.bias))
+        # The new class is above "positive" where that is above its upper quartile.
+        texts = tokenizer(table(100, 2)["text"], padding=True, return_tensors="pt")
+        bias[0] -= model(**texts).logits[:, 1].quantile(0.75)
+    model.classifier.weight, model.classifier.bias = torch.nn.Parameter(weight), torch.nn.Parameter(bias)
+    model.config.id2label = dict(enumerate(("unclear", *LABELS)))
+    model.config.label2id = {name: number for number, name in model.config.id2label.items()}
+    model.num_labels = 3
+    given = {"teacher": (model, tokenizer), "method": "kd", "allow_weak_teacher": True}
+    result = distilled(teacher_folder, tmp_path / "run", **given)
+    found, report = result.predictions(), result.report
+    assert list(found)[7:] == [f"teacher: {label}" for label in (*LABELS, "unclear")]
+    assert "unclear" in set(found["teacher"])
+    for who in ("student", "teacher"):
+        assert (found[who] == found["label"]).mean() == pytest.approx(report[who]["score"])
+        assert np.allclose(found[[f"{who}: {label}" for label in (*LABELS, "unclear")]].sum(axis=1), 1)
+    assert 1 - len(result.disagreements()) / len(found) == pytest.approx(report["student"]["agreement"])
+
+
 def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) -> None:
     data = datasets.DatasetDict(
         {
