@@ -13,12 +13,14 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.anatomy import Head, Shape
 from tutelage.data.examples import Data, Encoded, Examples
-from tutelage.data.labels import unnamed
+from tutelage.data.labels import label_names, places_of, unnamed
 from tutelage.data.texts import Texts, same_pieces
 from tutelage.errors import TutelageError
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
+from tutelage.students.load import load_config
+from tutelage.students.specs import Student, origin_of
 from tutelage.tasks import kind_of
 from tutelage.tasks.kind import Kind
 from tutelage.tasks.metrics import no_better
@@ -56,6 +58,20 @@ def check_poolers(plan: ObjectivePlan, student: PreTrainedModel, teacher: Source
         anatomy.pooler_of(student)
     if plan.teacher_needs.pooled and teacher is not None:
         anatomy.pooler_of(teacher.outline)
+
+
+def check_student_head(student: Student, kind: Kind, data: Data) -> None:
+    """Check that a checkpoint with the classes of the data, whose head the student keeps, answers their kind of task.
+
+    Raises:
+        TutelageError: if it answers another.
+    """
+    name = origin_of(student)
+    if name is None or student.random_start:
+        return
+    config = load_config(name)
+    if config.num_labels == len(data.labels) and places_of(data.labels, label_names(config)) is not None:
+        kind.check_problem(data, config, name, "model")
 
 
 def check_unlabelled(config: RunConfig) -> None:

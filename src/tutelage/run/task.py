@@ -85,6 +85,7 @@ class TaskRun:
         split = load_split(config, given, source, self.warnings)
         self.data: Data = split.data
         self.kind = kind_of(self.data.kind)
+        checks.check_student_head(config.recipe.student, self.kind, self.data)
         every, names = gather_texts(config, split, source, self.warnings)
         device = bench.accelerator.device
         self.factory = StudentFactory(
