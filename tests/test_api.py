@@ -440,7 +440,7 @@ def test_terms_and_methods_as_objects(teacher_folder: Path, tmp_path: Path) -> N
 
 
 def test_a_model_is_read_as_long_as_its_run_read(teacher_folder: Path, tmp_path: Path) -> None:
-    """Also where the texts are given anew; and never beyond its positions."""
+    """Also where the texts are given anew."""
     place = tmp_path / "run"
     shutil.copytree(teacher_folder / "teacher", place)
     assert longest_of_run(str(place)) is None and longest_of_run("a/hub-id") is None
@@ -450,4 +450,23 @@ def test_a_model_is_read_as_long_as_its_run_read(teacher_folder: Path, tmp_path:
     assert longest_of_run(str(place)) == 8
     dev = {"dev": teacher_folder / "dev.csv", "quiet": True}
     short, named = api.evaluate(place, **dev), api.evaluate(teacher_folder / "teacher", max_length=8, **dev)
-    assert short["scores"] == named["scores"] != api.evaluate(place, max_length=4000, **dev)["scores"]
+    assert short["scores"] == named["scores"] != api.evaluate(place, max_length=40, **dev)["scores"]
+    assert f"{short['notes'][0].split()[0]} texts of dev are longer than 8 tokens and are cut" == short["notes"][0]
+
+
+def test_what_has_no_effect_on_a_check_is_refused(teacher_folder: Path, tmp_path: Path) -> None:
+    teacher, dev = teacher_folder / "teacher", teacher_folder / "dev.csv"
+    beyond, training = r"^max_length 512 is beyond the model's 40 positions; use 40$", "is an option of training"
+    for more, message in (({"max_length": 512}, beyond), ({"max_train": 3}, training), ({"holdout": 0.5}, training),
+        ({"unlabeled": ["good"]}, training)):  # fmt: skip
+        for act in (
+            lambda **given: api.evaluate(teacher, **given),
+            lambda **given: api.export(teacher, tmp_path / "out", **given),
+            lambda **given: api.cascade(teacher, teacher, tmp_path / "out", **given),
+        ):
+            with pytest.raises(TutelageError, match=message):
+                act(dev=dev, quiet=True, **more)
+    # Of the settings of a run only those of the evaluation set count.
+    data = DataConfig(train=dev, dev=dev, max_train=3, holdout=0.5)
+    assert api.evaluate(teacher, data=data, max_train=None, quiet=True)["scores"]
+    assert not (tmp_path / "out").exists()

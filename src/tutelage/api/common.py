@@ -168,8 +168,29 @@ def data_config(data: Mapping[str, Any]) -> DataConfig:
         return DataConfig.model_validate(dict(data))
 
 
+OF_TRAINING = (
+    "unlabeled",
+    "predictions",
+    "holdout",
+    "max_train",
+    "leave_out",
+    "only",
+    "noise",
+    "projection",
+    "candidates",
+    "drop_flipped",
+)
+"""The fields of data that change what is trained, not what is evaluated."""
+
+
 def checked_data(inputs: Inputs, data: DataConfig | Splits | None, options: DataOptions) -> DataConfig | None:
-    """The texts to check a model on; an evaluation file alone names its own labels. None if there are none."""
+    """The texts to check a model on; an evaluation file alone names its own labels. None if there are none.
+
+    Raises:
+        TutelageError: for an option that has no effect on them. ``data`` may have such: it may be that of a run.
+    """
+    if idle := [name for name in OF_TRAINING if options.get(name) is not None]:
+        raise TutelageError(f"{idle[0]} is an option of training, and nothing is trained here; leave it out")
     tree = inputs.data(data, options)
     if all(tree.get(name) is None for name in ("task", "train", "dev")):
         return None

@@ -237,7 +237,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a model on the evaluation set of a task, or on a file of your own.
 
-    Without a training file the labels are named by the evaluation file.
+    Without a training file the labels are named by the evaluation file. Texts that are longer than the model can read, or than its
+    run has read, are cut, and a note says how many.
 
     Args:
         model: Fine-tuned model: a folder or a hub id.

@@ -12,10 +12,11 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy import Head, Shape
+from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples
 from tutelage.data.labels import label_names, places_of, unnamed
 from tutelage.data.texts import Texts, same_pieces
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
@@ -87,18 +88,17 @@ def check_unlabelled(config: RunConfig) -> None:
         )
 
 
-def limit_of(config: RunConfig, student: Any, teacher: Source | None) -> int:
-    """The longest input in tokens that both models take.
+def limit_of(data: DataConfig, *models: Any) -> int:
+    """The longest input in tokens that all models take, of their configurations.
 
     Raises:
-        TutelageError: if the settings exceed it.
+        TutelageError: if ``max_length`` exceeds it.
     """
-    limit = min(anatomy.max_length(c) for c in [student, *([teacher.config] if teacher else [])])
-    if config.data.max_length is not None and config.data.max_length > limit:
+    limit = min(anatomy.max_length(config) for config in models)
+    if data.max_length is not None and data.max_length > limit:
         raise TutelageError(
-            f"--max-length {config.data.max_length} is beyond the model's {limit} positions; use {limit}"
+            f"{option('max_length')} {data.max_length} is beyond the model's {limit} positions; use {limit}"
         )
-    check_padding(config, limit)
     return limit
 
 

@@ -109,7 +109,8 @@ class TaskRun:
         self.config = config = config.model_copy(update={"recipe": recipe})
         self.objectives = self._objectives(source)
         checks.check_unlabelled(config)
-        limit = checks.limit_of(config, self.student.config, source)
+        limit = checks.limit_of(config.data, self.student.config, *([source.config] if source else []))
+        checks.check_padding(config, limit)
         limit = config.data.max_length or self.kind.longest(min(limit, config.recipe.longest or limit))
         trimmed, stride = self.factory.vocabulary, config.data.stride
         kept = None if trimmed is None else trimmed.kept
