@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -265,6 +266,41 @@ def test_objects_that_cannot_be_used(given: dict[str, Any], message: str, teache
     with pytest.raises(TutelageError) as caught:
         distilled(teacher_folder, tmp_path / "out", **given)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_paths_begin_at_home(teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is the home folder wherever a path may stand: also in settings, and for objects written beside a run."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    (home / "teacher").symlink_to(teacher_folder / "teacher")
+    (home / "my.py").write_text(PLUGIN.replace("jsd", "jsd_at_home"))
+    for name in ("train", "dev"):
+        (home / f"{name}.csv").symlink_to(teacher_folder / f"{name}.csv")
+    assert api.evaluate("~/teacher", dev="~/dev.csv", quiet=True)["scores"]["dev"]
+    data = {"train": "~/train.csv", "dev": "~/dev.csv", "quiet": True}
+    store = api.write_store("~/teacher", "~/store", method="kd", **data)
+    assert store == api.inspect_store("~/store") == api.verify_store("~/store", teacher="~/teacher")
+    settings = {**SHORT, "data.dev": "~/dev.csv", "out": "~/run"}
+    given = {"teacher": "~/teacher", "plugins": ["~/my.py"], "method": "softer", "settings": settings}
+    result = distilled(teacher_folder, Path("elsewhere"), train="~/train.csv", teacher_store="~/store", **given)
+    assert result.folder == home / "run" and result.config.data.train == str(home / "train.csv")
+    assert parse("~/student") == parse(str(home / "student")) and parse("layers=1,source=~/s").source == str(home / "s")
+    with Inputs("~/objects") as inputs:
+        assert inputs.data(None, {"train": table(40, 1)})["train"].startswith(str(home / "objects"))
+    for act in (
+        lambda: api.run("~/none.yaml"),
+        lambda: api.compare("~/none.yaml", out="~/compared"),
+        lambda: api.show_team(["~/none", "~/teacher"], **data),
+        lambda: api.distill(None, "~/none", teacher_predictions="~/none.csv", student="layers=1,source=~/teacher"),
+        lambda: api.recipe("pea_kd", plugins=["~/none.py"]),
+        lambda: api.gate("~/none", min_retention=0.5),
+    ):
+        with pytest.raises(TutelageError, match=re.escape(str(home / "none"))):
+            act()
+    assert not list(here.iterdir())
 
 
 def test_objects_of_a_call_without_output_are_not_kept() -> None:

@@ -109,13 +109,14 @@ def stored_teacher(store: FilePath | None) -> str:
     """What a store keeps of its teacher."""
     from tutelage.knowledge.store.reading import Store
 
-    if store is None or os.fspath(store) == "auto":
+    folder = place_or_none(store)
+    if folder in (None, "auto"):
         raise TutelageError(
             "there is no teacher; give --teacher FOLDER, a --teacher-store FOLDER of one, a --team, or somebody's answers with "
             "--teacher-predictions FILE"
         )
-    Store(os.fspath(store))  # says so if it is none
-    return str(Path(store) / "teacher")
+    Store(folder)  # says so if it is none
+    return str(Path(folder) / "teacher")
 
 
 def teachers_of(
@@ -199,5 +200,10 @@ def checked_data(inputs: Inputs, data: DataConfig | Splits | None, options: Data
     return data_config(tree)
 
 
-def path_text(given: FilePath | None) -> str | None:
-    return None if given is None else os.fspath(given)
+def place(given: FilePath) -> str:
+    """A path as a string, ``~`` as the home folder."""
+    return os.path.expanduser(os.fspath(given))
+
+
+def place_or_none(given: FilePath | None) -> str | None:
+    return None if given is None else place(given)

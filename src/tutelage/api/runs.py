@@ -25,6 +25,7 @@ from tutelage.api.common import (
     Plugin,
     carried_out,
     checked_data,
+    place,
     read_plugins,
     recipe_for,
     teachers_of,
@@ -314,7 +315,7 @@ def export(
     with Inputs() as inputs:
         return exported(
             inputs.model(model, "model"),
-            Path(out),
+            Path(place(out)),
             checked_data(inputs, data, options),
             form=format,
             int8=int8,
@@ -405,7 +406,7 @@ def run(
     from tutelage.recipes.settings import with_settings
 
     read_plugins(plugins)
-    config = from_yaml(Path(path)) if isinstance(path, str | os.PathLike) else path
+    config = from_yaml(Path(place(path))) if isinstance(path, str | os.PathLike) else path
     return carried_out(with_settings(config, settings), resume, quiet)
 
 
@@ -424,4 +425,4 @@ def demo(out: FilePath = "demo-run", *, quiet: bool = False) -> Result:
     from tutelage.run.result import Result
     from tutelage.studies.demo import demo as shown
 
-    return Result(Path(out) / "distilled", shown(Path(out), quiet=quiet))
+    return Result(Path(place(out)) / "distilled", shown(Path(place(out)), quiet=quiet))

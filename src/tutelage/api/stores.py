@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from tutelage.recipes.recipe import Recipe
     from tutelage.run.inputs import Model, Splits
     from tutelage.students.specs import Student
-from tutelage.api.common import FILES, FilePath, Plugin, path_text, store_config
+from tutelage.api.common import FILES, FilePath, Plugin, place, place_or_none, store_config
 
 
 @takes_data(*FILES, "unlabeled", "candidates", "max_train", "max_length")
@@ -62,7 +61,7 @@ def write_store(
     from tutelage.run import stores
     from tutelage.run.inputs import Inputs
 
-    with Inputs(Path(out).with_name(f"{Path(out).name}-inputs")) as inputs:
+    with Inputs(Path(place(out)).with_name(f"{Path(place(out)).name}-inputs")) as inputs:
         fields = {
             "teacher": inputs.model(teacher, "teacher"),
             "out": out,
@@ -147,7 +146,7 @@ def compact_store(
 
     with Inputs() as inputs:
         config = store_config(method, student, inputs, {}, settings, plugins, {})
-    return stores.cut(config.recipe, Path(store), Path(out), quiet=quiet)
+    return stores.cut(config.recipe, Path(place(store)), Path(place(out)), quiet=quiet)
 
 
 def inspect_store(path: FilePath) -> dict[str, Any]:
@@ -164,7 +163,7 @@ def inspect_store(path: FilePath) -> dict[str, Any]:
     from tutelage.knowledge.store.reading import Store
     from tutelage.teachers.knowledge import describe
 
-    return describe(Store(os.fspath(path)))
+    return describe(Store(place(path)))
 
 
 def verify_store(path: FilePath, *, teacher: FilePath | None = None) -> dict[str, Any]:
@@ -184,5 +183,5 @@ def verify_store(path: FilePath, *, teacher: FilePath | None = None) -> dict[str
     """
     from tutelage.run.stores import verify
 
-    verify(Path(path), path_text(teacher))
+    verify(Path(place(path)), place_or_none(teacher))
     return inspect_store(path)

@@ -31,7 +31,8 @@ from tutelage.api.common import (
     data_config,
     megabytes,
     milliseconds,
-    path_text,
+    place,
+    place_or_none,
     read_plugins,
     recipe_for,
     student_from,
@@ -91,15 +92,15 @@ def ablate(
         raise TutelageError(f"--student {student!r} makes no new network; give sizes, such as layers=4,hidden=312")
     with Inputs(out) as inputs:
         return ablation.ablate(
-            os.fspath(out),
-            teacher=os.fspath(teacher),
-            general_teacher=os.fspath(general_teacher),
-            corpus=os.fspath(corpus),
+            place(out),
+            teacher=place(teacher),
+            general_teacher=place(general_teacher),
+            corpus=place(corpus),
             student=spec,
             data=data_config(inputs.data(data, options)),
             arms=[row.strip() for text in rows for row in text.split(",")] or ablation.ARMS,
             seeds=range(seeds),
-            general=path_text(general),
+            general=place_or_none(general),
             mixed_precision=mixed_precision,
             settings=settings,
             quiet=quiet,
@@ -164,7 +165,7 @@ def compare(
     with Inputs(out) as inputs:
         own: dict[str, Any] = {
             "methods": [name.strip() for text in methods for name in text.split(",")],
-            "students": [os.fspath(student) for student in students],
+            "students": [place(student) for student in students],
             "seeds": seeds,
             "steps": int(steps) if isinstance(steps, str) and steps.isdecimal() else steps,
             "against": against,
@@ -183,7 +184,7 @@ def compare(
         def recipe_of(method: str, student: str, task: str | None) -> Recipe:
             return recipe_for(method, student or None, inputs, task, more=more).part("task")
 
-        return comparing.compare(checked, os.fspath(out), recipe_of, quiet=quiet)
+        return comparing.compare(checked, place(out), recipe_of, quiet=quiet)
 
 
 @takes_data(*FILES, "max_train", "max_length")
@@ -290,7 +291,7 @@ def train_team(
     with Inputs(out) as inputs:
         return teams.train_team(
             inputs.model(model, "model"),
-            os.fspath(out),
+            place(out),
             members,
             data_config(inputs.data(data, options)),
             epochs=epochs,
@@ -465,7 +466,7 @@ def search_knowledge(
     with Inputs(out) as inputs:
         return search.search_knowledge(
             inputs.model(teacher, "teacher"),
-            os.fspath(out),
+            place(out),
             student=student_from(student, inputs),
             trials=trials,
             seeds=seeds,
@@ -541,7 +542,7 @@ def shrink(
         fields = {"teacher": inputs.model(teacher, "teacher"), "teacher_store": teacher_store, "seed": seed}
         fields |= {"mixed_precision": mixed_precision, "baseline": False}
         config = run_config(compact(), inputs.data(data, options), (), **fields)
-        return shrunk(config, Path(out), limits, vocabulary=vocabulary, quiet=quiet)
+        return shrunk(config, Path(place(out)), limits, vocabulary=vocabulary, quiet=quiet)
 
 
 def attention_report(
@@ -581,8 +582,8 @@ def attention_report(
         return compare_models(
             inputs.model(teacher, "teacher"),
             inputs.model(student, "student"),
-            os.fspath(texts),
-            path_text(out),
+            place(texts),
+            place_or_none(out),
             text=text,
             max_texts=max_texts,
             max_length=max_length,

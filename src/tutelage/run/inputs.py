@@ -37,7 +37,7 @@ class Inputs:
     """
 
     def __init__(self, out: FilePath | None = None) -> None:
-        self._out = None if out is None else Path(out)
+        self._out = None if out is None else Path(os.path.expanduser(out))
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Inputs:
@@ -56,7 +56,7 @@ class Inputs:
             TutelageError: for an object that is no model with its tokenizer; or for another than that of the run in ``out``.
         """
         if isinstance(given, str | os.PathLike):
-            return os.fspath(given)
+            return os.path.expanduser(os.fspath(given))
         if not isinstance(given, tuple) or len(given) != 2 or not all(hasattr(one, "save_pretrained") for one in given):
             raise TutelageError(
                 f"{name}={type(given).__name__} is not a model; give a folder, a hub id or (model, tokenizer)"

@@ -121,7 +121,7 @@ class Result(os.PathLike[str]):
         """Write the student as files that serve, checked on the texts of this run: see :func:`tutelage.export`."""
         from tutelage.run.export import export
 
-        return export(self._model_folder, Path(out), None, form=format, int8=int8, quiet=True)
+        return export(self._model_folder, Path(os.path.expanduser(out)), None, form=format, int8=int8, quiet=True)
 
     @property
     def _model_folder(self) -> str:
