@@ -24,16 +24,18 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import tutelage
 from tutelage import api, cli
+from tutelage.api.common import recipe_for, teachers_of
 from tutelage.cli.options import about
 from tutelage.data.config import BY_SETTING, DataConfig, DataOptions
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.methods.minimum_knowledge import ROSITA6
 from tutelage.recipes.config import from_yaml, to_yaml
+from tutelage.recipes.settings import parsed
 from tutelage.run.folder import longest_of_run
 from tutelage.run.inputs import Inputs
 from tutelage.run.result import Result
-from tutelage.students.specs import Copied, Fresh, Inherited, Pruned, Shared, Student, parse
+from tutelage.students.specs import Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Student, parse
 
 SHORT = {"stages.*.max_steps": 3, "stages.*.batch_size": 8}
 FUNCTIONS = [getattr(api, derived.function) for derived in cli.COMMANDS.values()]
@@ -147,6 +149,12 @@ def test_a_student_keeps_what_is_not_named(method: str, text: str, expected: Stu
     assert parse(text, METHODS[method]().student) == expected
 
 
+def test_a_folder_is_a_checkpoint_whatever_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "lr=3" / "student"
+    folder.mkdir(parents=True)
+    assert parse(str(folder)) == Checkpoint(name=folder)
+
+
 # --------------------------------------------------------------------------------------------------- objects, results
 
 
@@ -249,7 +257,11 @@ def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) 
         ({"train": {"text": ["a", "b"], "label": ["x"]}}, "different lengths"),
         ({"train": ["a", "b"]}, "train has no column 'label'"),
         ({"train": ["a"], "kind": "tokens"}, "data of kind tokens are read from files"),
-        ({"data": {"test": ["a"]}}, "data has no split 'train'"),
+        (
+            {"data": {"other": ["a"]}},
+            "data has no split 'train', nor one to evaluate on (dev, validation, test); it has 'other'",
+        ),
+        ({"data": {"test": table(4, 1)}}, "there are no training texts; give --task NAME or --train FILE"),
         ({"train": {"text": ["a"], "label": [object()]}}, "train cannot be written as a table"),
         ({"teacher": 3}, "teacher=int is not a model"),
         ({"mixed_precision": "fp8", "train": "x.csv"}, "mixed_precision: Input should be 'no', 'bf16' or 'fp16'"),
@@ -309,6 +321,38 @@ def test_objects_of_a_call_without_output_are_not_kept() -> None:
         path = Path(tree["dev"])
         assert len(path.read_text().splitlines()) == 3
     assert not path.exists()
+
+
+def test_a_split_to_evaluate_on_is_enough_to_evaluate(teacher_folder: Path) -> None:
+    teacher, dev = teacher_folder / "teacher", table(40, 2)
+    scores = api.evaluate(teacher, dev=dev, quiet=True)["scores"]
+    for data in ({"test": dev}, datasets.DatasetDict(validation=datasets.Dataset.from_dict(dev))):
+        assert api.evaluate(teacher, data=data, quiet=True)["scores"] == scores
+
+
+def test_one_needs_no_list_and_none_is_the_default(teacher_folder: Path, tmp_path: Path) -> None:
+    path, teacher, out = tmp_path / "my.py", teacher_folder / "teacher", tmp_path / "out"
+    path.write_text(PLUGIN.replace("jsd", "jsd_alone").replace("softer", "alone"))
+    for plugins in (str(path), path):
+        assert "alone" in {row["method"] for row in api.methods(plugins=plugins)}
+    with Inputs() as inputs:
+        assert recipe_for(None, None, inputs, plugins=None).method == "compact"
+        assert teachers_of(inputs, teacher, None, None, False)["teachers"] == ()
+    assert parsed("stages.*.epochs=2") == {"stages.*.epochs": 2} and parsed(None) == {}
+    data = {**files(teacher_folder), "quiet": True}
+    for message, act in (
+        ("no method 'nope'", lambda: api.compare(teacher=teacher, out=out, methods="kd,nope", **data)),
+        ("'layers=0'", lambda: api.compare(teacher=teacher, out=out, methods="kd", students="layers=0", **data)),
+        ("'layers=0'", lambda: api.chain(teacher, out, through="layers=0", **data)),
+        ("at least two teachers; got 1;", lambda: api.train_team(teacher, out, members="layers=0", **data)),
+        ("'none.txt'", lambda: api.build_corpus("none.txt", out, tokenizer=teacher, quiet=True)),
+        ("'nope'", lambda: api.finetune(teacher, out, settings="nope", **data)),
+    ):
+        with pytest.raises(TutelageError, match=message):
+            act()
+    given = {**files(teacher_folder), "student": "init=copied,layers=2"}
+    plans = [api.plan_store(teacher, method=name, **given) for name in (None, "minimum_knowledge")]
+    assert plans[0] == plans[1]
 
 
 # --------------------------------------------------------------------------------------------------------- settings

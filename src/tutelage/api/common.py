@@ -51,15 +51,22 @@ def carried_out(config: RunConfig, resume: bool, quiet: bool) -> Result:
     return Result(Path(str(config.out)), report)
 
 
-def read_plugins(plugins: Sequence[Plugin]) -> dict[str, Callable[..., Recipe]]:
+def several(given: Any) -> list[Any]:
+    """What is given once or several times, as a list; ``None`` is nothing."""
+    if given is None:
+        return []
+    return [given] if isinstance(given, str | os.PathLike | ModuleType) else list(given)
+
+
+def read_plugins(plugins: Plugin | Sequence[Plugin] | None) -> dict[str, Callable[..., Recipe]]:
     """The methods of the plug-ins, by name; their terms and mechanisms are known from here on."""
     from tutelage.recipes.plugins import load
 
-    return {name: make for plugin in plugins for name, make in load(plugin).items()}
+    return {name: make for plugin in several(plugins) for name, make in load(plugin).items()}
 
 
 def recipe_for(
-    method: str | Recipe | Callable[[], Recipe],
+    method: str | Recipe | Callable[[], Recipe] | None,
     student: FilePath | Student | tuple[Any, Any] | None,
     inputs: Inputs,
     task: str | None = None,
@@ -67,10 +74,14 @@ def recipe_for(
     plugins: Sequence[Plugin] = (),
     more: Mapping[str, Callable[..., Recipe]] | None = None,
 ) -> Recipe:
-    """The recipe of a method with the student that was asked for. ``more`` are the methods of plug-ins that are already read."""
+    """The recipe of a method, by default ``compact``, with the student that was asked for.
+
+    ``more`` are the methods of plug-ins that are already read.
+    """
     from tutelage.methods.named import method_recipe
     from tutelage.students.specs import parse
 
+    method = "compact" if method is None else method
     more = read_plugins(plugins) if more is None else more
     recipe = method_recipe(method, task, ablation, more) if isinstance(method, str) else method
     if callable(recipe):
@@ -91,7 +102,7 @@ def student_from(student: FilePath | Student | tuple[Any, Any] | None, inputs: I
 
 
 def store_config(
-    method: str | Recipe | Callable[[], Recipe],
+    method: str | Recipe | Callable[[], Recipe] | None,
     student: FilePath | Student | tuple[Any, Any] | None,
     inputs: Inputs,
     data: dict[str, Any],
@@ -120,11 +131,14 @@ def stored_teacher(store: FilePath | None) -> str:
 
 
 def teachers_of(
-    inputs: Inputs, teacher: Model | None, team: FilePath | Sequence[Model], store: FilePath | None, predicted: bool
+    inputs: Inputs,
+    teacher: Model | None,
+    team: FilePath | Sequence[Model] | None,
+    store: FilePath | None,
+    predicted: bool,
 ) -> dict[str, Any]:
     """The fields of a run that say who teaches: one model, several, or what a store keeps of one."""
-    members = (team,) if isinstance(team, str | os.PathLike) else tuple(team)
-    names = tuple(inputs.model(one, "team") for one in members)
+    names = tuple(inputs.model(one, "team") for one in several(team))
     if teacher is None and not names and not predicted:
         teacher = stored_teacher(store)
     found = None if teacher is None else inputs.model(teacher, "teacher")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tutelage.api.common import FilePath, place
+from tutelage.api.common import FilePath, place, several
 
 if TYPE_CHECKING:
     from tutelage.run.inputs import Model
@@ -126,10 +126,10 @@ def push(
     return pushed(
         Path(place(folder)),
         repo,
-        language=language,
+        language=several(language),
         license=license,
-        datasets=dataset,
-        examples=example,
+        datasets=several(dataset),
+        examples=several(example),
         public=public,
         with_report=with_report,
         yes=yes,

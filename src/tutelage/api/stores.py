@@ -22,7 +22,7 @@ def write_store(
     teacher: Model,
     out: FilePath,
     *,
-    method: str | Recipe | Callable[[], Recipe] = "compact",
+    method: str | Recipe | Callable[[], Recipe] | None = "compact",
     student: FilePath | Student | tuple[Any, Any] | None = None,
     whole: bool = False,
     store_dtype: Dtype = "float16",
@@ -77,7 +77,7 @@ def write_store(
 def plan_store(
     teacher: Model,
     *,
-    method: str | Recipe | Callable[[], Recipe] = "minimum_knowledge",
+    method: str | Recipe | Callable[[], Recipe] | None = "minimum_knowledge",
     student: FilePath | Student | tuple[Any, Any] | None = None,
     whole: bool = False,
     store_dtype: Dtype = "float16",
@@ -110,6 +110,7 @@ def plan_store(
 
     with Inputs() as inputs:
         fields = {"teacher": inputs.model(teacher, "teacher"), "out": "unused", "store_dtype": store_dtype}
+        method = "minimum_knowledge" if method is None else method
         config = store_config(method, student, inputs, inputs.data(data, options), settings, plugins, fields)
         return stores.estimate(config, whole)
 
@@ -118,7 +119,7 @@ def compact_store(
     store: FilePath,
     out: FilePath,
     *,
-    method: str | Recipe | Callable[[], Recipe] = "minimum_knowledge",
+    method: str | Recipe | Callable[[], Recipe] | None = "minimum_knowledge",
     student: FilePath | Student | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     plugins: Sequence[Plugin] = (),
@@ -145,6 +146,7 @@ def compact_store(
     from tutelage.run.inputs import Inputs
 
     with Inputs() as inputs:
+        method = "minimum_knowledge" if method is None else method
         config = store_config(method, student, inputs, {}, settings, plugins, {})
     return stores.cut(config.recipe, Path(place(store)), Path(place(out)), quiet=quiet)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -35,6 +34,7 @@ from tutelage.api.common import (
     place_or_none,
     read_plugins,
     recipe_for,
+    several,
     student_from,
 )
 
@@ -98,7 +98,7 @@ def ablate(
             corpus=place(corpus),
             student=spec,
             data=data_config(inputs.data(data, options)),
-            arms=[row.strip() for text in rows for row in text.split(",")] or ablation.ARMS,
+            arms=[row.strip() for text in several(rows) for row in text.split(",")] or ablation.ARMS,
             seeds=range(seeds),
             general=place_or_none(general),
             mixed_precision=mixed_precision,
@@ -164,8 +164,8 @@ def compare(
     more = read_plugins(plugins)
     with Inputs(out) as inputs:
         own: dict[str, Any] = {
-            "methods": [name.strip() for text in methods for name in text.split(",")],
-            "students": [place(student) for student in students],
+            "methods": [name.strip() for text in several(methods) for name in text.split(",")],
+            "students": [place(student) for student in several(students)],
             "seeds": seeds,
             "steps": int(steps) if isinstance(steps, str) and steps.isdecimal() else steps,
             "against": against,
@@ -292,7 +292,7 @@ def train_team(
         return teams.train_team(
             inputs.model(model, "model"),
             place(out),
-            members,
+            several(members),
             data_config(inputs.data(data, options)),
             epochs=epochs,
             lr=lr,
@@ -332,8 +332,7 @@ def show_team(
     from tutelage.studies import teams
 
     with Inputs() as inputs:
-        members = [team] if isinstance(team, str | os.PathLike) else team
-        names = [inputs.model(one, "team") for one in members]
+        names = [inputs.model(one, "team") for one in several(team)]
         return teams.show_team(names, data_config(inputs.data(data, options)), quiet=quiet)
 
 
@@ -344,7 +343,7 @@ def chain(
     *,
     through: Sequence[str | Student],
     student: FilePath | Student | tuple[Any, Any] = "layers=3",
-    method: str | Recipe | Callable[[], Recipe] = "compact",
+    method: str | Recipe | Callable[[], Recipe] | None = "compact",
     seed: int = 0,
     allow_weak_teacher: bool = False,
     mixed_precision: Precision = "no",
@@ -393,7 +392,8 @@ def chain(
         tree = inputs.data(data, options)
         known, task = read_plugins(plugins), tree.get("task")
         recipe, *assistants = (
-            recipe_for(method, link, inputs, task, None, more=known).part("task") for link in (student, *through)
+            recipe_for(method, link, inputs, task, None, more=known).part("task")
+            for link in (student, *several(through))
         )
         fields = {
             "teacher": inputs.model(teacher, "teacher"),

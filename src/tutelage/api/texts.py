@@ -12,7 +12,7 @@ from tutelage.recipes.choices import Precision
 if TYPE_CHECKING:
     from tutelage.data.config import DataConfig, DataOptions
     from tutelage.run.inputs import Model, Splits
-from tutelage.api.common import FILES, FilePath, data_config, place, place_or_none
+from tutelage.api.common import FILES, FilePath, data_config, place, place_or_none, several
 
 
 @takes_data(*(name for name in FILES if name != "dev"), "unlabeled", "max_train")
@@ -97,7 +97,7 @@ def build_corpus(
 
     display = Display(quiet)
     with display:
-        texts, known = [place(source) for source in sources], load_tokenizer(place(tokenizer))
+        texts, known = [place(source) for source in several(sources)], load_tokenizer(place(tokenizer))
         corpus = building.build(texts, Path(place(out)), known, split=split, advance=display.count)
     return reading.describe(corpus)
 

@@ -183,10 +183,12 @@ def _settings_of(config: Any) -> str:
 
 def _split(splits: Splits) -> dict[str, Any]:
     """Tables by the names that :class:`DataConfig` has for them."""
-    if "train" not in splits:
-        raise TutelageError(f"data has no split 'train'; it has {', '.join(map(repr, splits))}")
-    found = {"train": splits["train"]}
     evaluation = next((name for name in EVALUATION if name in splits), None)
+    if "train" not in splits and evaluation is None:
+        raise TutelageError(
+            f"data has no split 'train', nor one to evaluate on ({', '.join(EVALUATION)}); it has {', '.join(map(repr, splits))}"
+        )
+    found = {"train": splits["train"]} if "train" in splits else {}
     if evaluation is not None:
         found["dev"] = splits[evaluation]
     if "unlabeled" in splits:
