@@ -149,10 +149,13 @@ def test_a_student_keeps_what_is_not_named(method: str, text: str, expected: Stu
     assert parse(text, METHODS[method]().student) == expected
 
 
-def test_a_folder_is_a_checkpoint_whatever_its_name(tmp_path: Path) -> None:
-    folder = tmp_path / "lr=3" / "student"
-    folder.mkdir(parents=True)
-    assert parse(str(folder)) == Checkpoint(name=folder)
+def test_a_folder_is_a_checkpoint_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path is one even if the folder is not there: loading it says so."""
+    (tmp_path / "layers=3").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for folder in ("layers=3", str(tmp_path / "layers=3"), "/none/layers=3"):
+        assert parse(folder) == Checkpoint(name=folder)
+    assert parse("layers=2") == Copied(layers=2)
 
 
 # --------------------------------------------------------------------------------------------------- objects, results
