@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,16 +24,18 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import tutelage
 from tutelage import api, cli
+from tutelage.api.common import recipe_for, teachers_of
 from tutelage.cli.options import about
 from tutelage.data.config import BY_SETTING, DataConfig, DataOptions
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.methods.minimum_knowledge import ROSITA6
 from tutelage.recipes.config import from_yaml, to_yaml
+from tutelage.recipes.settings import parsed
 from tutelage.run.folder import longest_of_run
 from tutelage.run.inputs import Inputs
 from tutelage.run.result import Result
-from tutelage.students.specs import Copied, Fresh, Inherited, Pruned, Shared, Student, parse
+from tutelage.students.specs import Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Student, parse
 
 SHORT = {"stages.*.max_steps": 3, "stages.*.batch_size": 8}
 FUNCTIONS = [getattr(api, derived.function) for derived in cli.COMMANDS.values()]
@@ -146,6 +149,15 @@ def test_a_student_keeps_what_is_not_named(method: str, text: str, expected: Stu
     assert parse(text, METHODS[method]().student) == expected
 
 
+def test_a_folder_is_a_checkpoint_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path is one even if the folder is not there: loading it says so."""
+    (tmp_path / "layers=3").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for folder in ("layers=3", str(tmp_path / "layers=3"), "/none/layers=3"):
+        assert parse(folder) == Checkpoint(name=folder)
+    assert parse("layers=2") == Copied(layers=2)
+
+
 # --------------------------------------------------------------------------------------------------- objects, results
 
 
@@ -195,6 +207,30 @@ def test_a_result_shows_itself_and_its_predictions(teacher_folder: Path, tmp_pat
         result.export(tmp_path / "plain", format="checkpoint")
 
 
+def test_predictions_are_those_of_all_classes_of_a_teacher(teacher_folder: Path, tmp_path: Path) -> None:
+    """One that the data lack is a column, and an answer, as in the report."""
+    model = AutoModelForSequenceClassification.from_pretrained(teacher_folder / "teacher")
+    tokenizer = AutoTokenizer.from_pretrained(teacher_folder / "teacher")
+    with torch.no_grad():
+        weight, bias = (torch.cat([x[1:] * 2, x]) for x in (model.classifier.weight, model.classifier.bias))
+        # The new class is above "positive" where that is above its upper quartile.
+        texts = tokenizer(table(100, 2)["text"], padding=True, return_tensors="pt")
+        bias[0] -= model(**texts).logits[:, 1].quantile(0.75)
+    model.classifier.weight, model.classifier.bias = torch.nn.Parameter(weight), torch.nn.Parameter(bias)
+    model.config.id2label = dict(enumerate(("unclear", *LABELS)))
+    model.config.label2id = {name: number for number, name in model.config.id2label.items()}
+    model.num_labels = 3
+    given = {"teacher": (model, tokenizer), "method": "kd", "allow_weak_teacher": True}
+    result = distilled(teacher_folder, tmp_path / "run", **given)
+    found, report = result.predictions(), result.report
+    assert list(found)[7:] == [f"teacher: {label}" for label in (*LABELS, "unclear")]
+    assert "unclear" in set(found["teacher"])
+    for who in ("student", "teacher"):
+        assert (found[who] == found["label"]).mean() == pytest.approx(report[who]["score"])
+        assert np.allclose(found[[f"{who}: {label}" for label in (*LABELS, "unclear")]].sum(axis=1), 1)
+    assert 1 - len(result.disagreements()) / len(found) == pytest.approx(report["student"]["agreement"])
+
+
 def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) -> None:
     data = datasets.DatasetDict(
         {
@@ -224,7 +260,11 @@ def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) 
         ({"train": {"text": ["a", "b"], "label": ["x"]}}, "different lengths"),
         ({"train": ["a", "b"]}, "train has no column 'label'"),
         ({"train": ["a"], "kind": "tokens"}, "data of kind tokens are read from files"),
-        ({"data": {"test": ["a"]}}, "data has no split 'train'"),
+        (
+            {"data": {"other": ["a"]}},
+            "data has no split 'train', nor one to evaluate on (dev, validation, test); it has 'other'",
+        ),
+        ({"data": {"test": table(4, 1)}}, "there are no training texts; give --task NAME or --train FILE"),
         ({"train": {"text": ["a"], "label": [object()]}}, "train cannot be written as a table"),
         ({"teacher": 3}, "teacher=int is not a model"),
         ({"mixed_precision": "fp8", "train": "x.csv"}, "mixed_precision: Input should be 'no', 'bf16' or 'fp16'"),
@@ -243,12 +283,79 @@ def test_objects_that_cannot_be_used(given: dict[str, Any], message: str, teache
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_paths_begin_at_home(teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is the home folder wherever a path may stand: also in settings, and for objects written beside a run."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    (home / "teacher").symlink_to(teacher_folder / "teacher")
+    (home / "my.py").write_text(PLUGIN.replace("jsd", "jsd_at_home"))
+    for name in ("train", "dev"):
+        (home / f"{name}.csv").symlink_to(teacher_folder / f"{name}.csv")
+    assert api.evaluate("~/teacher", dev="~/dev.csv", quiet=True)["scores"]["dev"]
+    data = {"train": "~/train.csv", "dev": "~/dev.csv", "quiet": True}
+    store = api.write_store("~/teacher", "~/store", method="kd", **data)
+    assert store == api.inspect_store("~/store") == api.verify_store("~/store", teacher="~/teacher")
+    settings = {**SHORT, "data.dev": "~/dev.csv", "out": "~/run"}
+    given = {"teacher": "~/teacher", "plugins": ["~/my.py"], "method": "softer", "settings": settings}
+    result = distilled(teacher_folder, Path("elsewhere"), train="~/train.csv", teacher_store="~/store", **given)
+    assert result.folder == home / "run" and result.config.data.train == str(home / "train.csv")
+    assert parse("~/student") == parse(str(home / "student")) and parse("layers=1,source=~/s").source == str(home / "s")
+    with Inputs("~/objects") as inputs:
+        assert inputs.data(None, {"train": table(40, 1)})["train"].startswith(str(home / "objects"))
+    for act in (
+        lambda: api.run("~/none.yaml"),
+        lambda: api.compare("~/none.yaml", out="~/compared"),
+        lambda: api.show_team(["~/none", "~/teacher"], **data),
+        lambda: api.distill(None, "~/none", teacher_predictions="~/none.csv", student="layers=1,source=~/teacher"),
+        lambda: api.recipe("pea_kd", plugins=["~/none.py"]),
+        lambda: api.gate("~/none", min_retention=0.5),
+    ):
+        with pytest.raises(TutelageError, match=re.escape(str(home / "none"))):
+            act()
+    assert not list(here.iterdir())
+
+
 def test_objects_of_a_call_without_output_are_not_kept() -> None:
     with Inputs() as inputs:
         tree = inputs.data(None, {"dev": table(3, 1)})
         path = Path(tree["dev"])
         assert len(path.read_text().splitlines()) == 3
     assert not path.exists()
+
+
+def test_a_split_to_evaluate_on_is_enough_to_evaluate(teacher_folder: Path) -> None:
+    teacher, dev = teacher_folder / "teacher", table(40, 2)
+    scores = api.evaluate(teacher, dev=dev, quiet=True)["scores"]
+    for data in ({"test": dev}, datasets.DatasetDict(validation=datasets.Dataset.from_dict(dev))):
+        assert api.evaluate(teacher, data=data, quiet=True)["scores"] == scores
+
+
+def test_one_needs_no_list_and_none_is_the_default(teacher_folder: Path, tmp_path: Path) -> None:
+    path, teacher, out = tmp_path / "my.py", teacher_folder / "teacher", tmp_path / "out"
+    path.write_text(PLUGIN.replace("jsd", "jsd_alone").replace("softer", "alone"))
+    for plugins in (str(path), path):
+        assert "alone" in {row["method"] for row in api.methods(plugins=plugins)}
+    with Inputs() as inputs:
+        assert recipe_for(None, None, inputs, plugins=None).method == "compact"
+        assert teachers_of(inputs, teacher, None, None, False)["teachers"] == ()
+    assert parsed("stages.*.epochs=2") == {"stages.*.epochs": 2} and parsed(None) == {}
+    data = {**files(teacher_folder), "quiet": True}
+    for message, act in (
+        ("no method 'nope'", lambda: api.compare(teacher=teacher, out=out, methods="kd,nope", **data)),
+        ("'layers=0'", lambda: api.compare(teacher=teacher, out=out, methods="kd", students="layers=0", **data)),
+        ("'layers=0'", lambda: api.chain(teacher, out, through="layers=0", **data)),
+        ("at least two teachers; got 1;", lambda: api.train_team(teacher, out, members="layers=0", **data)),
+        ("'none.txt'", lambda: api.build_corpus("none.txt", out, tokenizer=teacher, quiet=True)),
+        ("'nope'", lambda: api.finetune(teacher, out, settings="nope", **data)),
+    ):
+        with pytest.raises(TutelageError, match=message):
+            act()
+    given = {**files(teacher_folder), "student": "init=copied,layers=2"}
+    plans = [api.plan_store(teacher, method=name, **given) for name in (None, "minimum_knowledge")]
+    assert plans[0] == plans[1]
 
 
 # --------------------------------------------------------------------------------------------------------- settings
@@ -416,7 +523,7 @@ def test_terms_and_methods_as_objects(teacher_folder: Path, tmp_path: Path) -> N
 
 
 def test_a_model_is_read_as_long_as_its_run_read(teacher_folder: Path, tmp_path: Path) -> None:
-    """Also where the texts are given anew; and never beyond its positions."""
+    """Also where the texts are given anew."""
     place = tmp_path / "run"
     shutil.copytree(teacher_folder / "teacher", place)
     assert longest_of_run(str(place)) is None and longest_of_run("a/hub-id") is None
@@ -426,4 +533,23 @@ def test_a_model_is_read_as_long_as_its_run_read(teacher_folder: Path, tmp_path:
     assert longest_of_run(str(place)) == 8
     dev = {"dev": teacher_folder / "dev.csv", "quiet": True}
     short, named = api.evaluate(place, **dev), api.evaluate(teacher_folder / "teacher", max_length=8, **dev)
-    assert short["scores"] == named["scores"] != api.evaluate(place, max_length=4000, **dev)["scores"]
+    assert short["scores"] == named["scores"] != api.evaluate(place, max_length=40, **dev)["scores"]
+    assert f"{short['notes'][0].split()[0]} texts of dev are longer than 8 tokens and are cut" == short["notes"][0]
+
+
+def test_what_has_no_effect_on_a_check_is_refused(teacher_folder: Path, tmp_path: Path) -> None:
+    teacher, dev = teacher_folder / "teacher", teacher_folder / "dev.csv"
+    beyond, training = r"^max_length 512 is beyond the model's 40 positions; use 40$", "is an option of training"
+    for more, message in (({"max_length": 512}, beyond), ({"max_train": 3}, training), ({"holdout": 0.5}, training),
+        ({"unlabeled": ["good"]}, training)):  # fmt: skip
+        for act in (
+            lambda **given: api.evaluate(teacher, **given),
+            lambda **given: api.export(teacher, tmp_path / "out", **given),
+            lambda **given: api.cascade(teacher, teacher, tmp_path / "out", **given),
+        ):
+            with pytest.raises(TutelageError, match=message):
+                act(dev=dev, quiet=True, **more)
+    # Of the settings of a run only those of the evaluation set count.
+    data = DataConfig(train=dev, dev=dev, max_train=3, holdout=0.5)
+    assert api.evaluate(teacher, data=data, max_train=None, quiet=True)["scores"]
+    assert not (tmp_path / "out").exists()

@@ -288,7 +288,10 @@ def test_mistakes_are_one_line(teacher_folder: Path, rows: Path, tmp_path: Path)
     refused("agreement 98 is not between 0 and 1", agreement=98)
     refused("confidence 1 is not between", confidence=1)
     refused("lies in the folder of no run", dev=None)
-    refused("dev has 400 rows that neither model was trained on, and agreement 0.999 with confidence 0.95 needs at least 2,995", agreement=0.999)
+    refused(
+        "dev has 400 rows that neither model was trained on, and agreement 0.999 with confidence 0.95 needs at least 2,995",
+        agreement=0.999,
+    )
     numbers = "text,label\n" + "\n".join(f"good word{i % 9},{i}.5" for i in range(300))
     (tmp_path / "numbers.csv").write_text(numbers)
     refused("is of kind regression", dev=str(tmp_path / "numbers.csv"))

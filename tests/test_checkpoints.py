@@ -516,6 +516,32 @@ def test_evaluate_speaks_of_a_model(folder: Path, teacher_folder: Path, tmp_path
         assert "teacher" not in text and "learn" not in text
 
 
+def test_the_kind_of_a_checkpoint_is_that_of_the_task(folder: Path, teacher_folder: Path, tmp_path: Path) -> None:
+    """Its own word, problem_type, is compared with how the labels were read, and what the message advises works."""
+    dev, hot, scores = teacher_folder / "dev.csv", tmp_path / "hot.jsonl", tmp_path / "scores.csv"
+    hot.write_text("".join(f'{{"text": "word{row}", "label": [{row % 2}, {1 - row % 2}]}}\n' for row in range(8)))
+    scores.write_text("text,label\n" + "".join(f"word{row},{row % 5}\n" for row in range(8)))
+    teacher, out = teacher_folder / "teacher", tmp_path / "out"
+    score = lambda model, path, **more: tutelage.evaluate(model, dev=path, quiet=True, **more)  # noqa: E731
+    given = {"train": dev, "method": "kd", "student": "layers=1", "quiet": True}
+    learn = lambda **more: tutelage.distill(teacher, out, **given | more)  # noqa: E731
+    assert "with --kind classification" in refusal(lambda: score(teacher, hot))
+    assert score(teacher, hot, kind="classification")["metric"] == "accuracy"
+    named = refusal(lambda: learn(train=hot, dev=hot, kind="classification"))
+    assert "give --labels negative,positive" in named
+    configured(folder, problem_type="multi_label_classification")
+    assert "with --kind multilabel" in refusal(lambda: score(folder, dev))
+    assert score(folder, dev, kind="multilabel")["metric"] == "micro_f1"
+    assert "the model" in refusal(lambda: learn(student=folder))
+    assert "with --kind multilabel" in refusal(lambda: learn(team=[teacher, folder], method="ensemble"))
+    one = {"num_labels": 1, "problem_type": None, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    configured(folder, **one)
+    renamed(folder, lambda found: {k: v[:1] if k.startswith("classifier") else v for k, v in found.items()})
+    assert "one output, a regression" in (line := refusal(lambda: score(folder, scores)))
+    assert "with --kind regression" in line and score(folder, scores, kind="regression")["metric"] == "pearson"
+    assert not out.exists()
+
+
 def test_paths_are_paths_everywhere(folder: Path, tmp_path: Path) -> None:
     from tutelage.students.specs import Checkpoint, Copied, Fresh
 

@@ -336,4 +336,7 @@ def test_mistakes_are_refused_before_anything_is_written(root: Path, tmp_path: P
     answers = {"teacher": None, "teacher_predictions": str(root / "classes.jsonl")}
     like = f"{SMALL},like={root / 'teacher'}"
     refused("one prediction a text, and a task of kind embedding needs other answers", student=like, **answers)
+    words.write_text('{"text": "good", "label": "a"}\n')
+    with pytest.raises(TutelageError, match=r"check which column is the label$"):
+        run(root, out, dev=str(words))
     refused("unlabelled texts cannot be read for a task of kind embedding", unlabeled=str(root / "train.txt"))

@@ -250,6 +250,34 @@ def test_a_teachers_outputs_are_matched_by_name(row: Row) -> None:
     assert kind.columns(turned, config, "teacher", data.labels) == list(range(len(order)))[::-1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "problem", "remedy"),
+    [
+        ("classification", "multi_label_classification", "--kind multilabel, or"),
+        ("classification", "regression", "classification; use a teacher fine-tuned on a classification task"),
+        ("multilabel", "single_label_classification", "multilabel; use a teacher fine-tuned on a multilabel task"),
+        ("one-hot", "single_label_classification", "--kind classification, or"),
+        ("numbers", None, "one output, a regression, and the data are read as classification; read files of your own with --kind "
+            "regression, or"),
+        ("regression", "multi_label_classification", "regression; use a teacher fine-tuned on a regression task"),
+    ],
+)  # fmt: skip
+def test_a_model_of_another_kind_is_refused(kind: str, problem: str | None, remedy: str) -> None:
+    """The remedy fits the labels: several classes of a text are not one, and names are no numbers."""
+    data = {
+        "one-hot": task("multilabel", np.eye(2, dtype=np.float32)[[0, 1, 0, 0]], ("a", "b"), ("micro_f1",)),
+        "numbers": task("classification", np.array([0, 1, 0, 0]), ("1", "4.5"), ("accuracy",)),
+    }.get(kind) or ROWS[kind].data
+    config = tiny_config("bert")
+    config.id2label = {0: "LABEL_0"} if kind in ("numbers", "regression") else {0: "a", 1: "b"}
+    config.problem_type = problem
+    known = kind_of(data.kind)
+    for refused in (known.match, lambda *given: known.columns(*given, data.labels)):
+        with pytest.raises(TutelageError, match="the teacher 'odd' has") as caught:
+            refused(data, config, "odd")
+        assert remedy in str(caught.value) and (problem or "output") in str(caught.value)
+
+
 # ---------------------------------------------------------------------------------------------------------------- scores
 
 

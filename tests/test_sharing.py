@@ -450,6 +450,7 @@ def test_ptp_labels_of_models_that_have_not_seen_the_texts(teacher_folder: Path,
     )
     assert made["folds"] == 3 and made["labels"] == list(LABELS) and 0 <= made["accuracy"] <= 1
     manifest = out_of_fold.PredictionsManifest.model_validate_json((tmp_path / "folds" / "crossfit.json").read_text())
+    assert made["sha256"] == manifest.sha256 != ""
     whole = load_data(DataConfig(**data)).train
     assert manifest.contents == examples.content(whole)
     stored = load_file(tmp_path / "folds" / "logits.safetensors")["logits"].numpy()

@@ -7,7 +7,8 @@ The texts are the fields of :class:`~tutelage.data.config.DataConfig` as keyword
 ``train="mine.csv"``, ``dev=...``, ``text=...``, ``label=...``), or ``data=DataConfig(...)``. ``train``, ``dev`` and
 ``unlabeled`` may be in memory: a ``datasets.Dataset``, a pandas ``DataFrame``, a dict of lists, ``(texts, labels)``; ``data`` may
 be a ``datasets.DatasetDict``. A model is a folder, a hub id, a :class:`~tutelage.run.result.Result`, or ``(model, tokenizer)``.
-Objects are written into ``OUT/inputs``, and the run's config.yaml names them there.
+Objects are written into ``OUT/inputs``, and the run's config.yaml names them there. One setting, method, student or plug-in needs
+no list around it.
 
 Nothing heavy is imported before a function is called.
 """

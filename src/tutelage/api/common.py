@@ -51,15 +51,22 @@ def carried_out(config: RunConfig, resume: bool, quiet: bool) -> Result:
     return Result(Path(str(config.out)), report)
 
 
-def read_plugins(plugins: Sequence[Plugin]) -> dict[str, Callable[..., Recipe]]:
+def several(given: Any) -> list[Any]:
+    """What is given once or several times, as a list; ``None`` is nothing."""
+    if given is None:
+        return []
+    return [given] if isinstance(given, str | os.PathLike | ModuleType) else list(given)
+
+
+def read_plugins(plugins: Plugin | Sequence[Plugin] | None) -> dict[str, Callable[..., Recipe]]:
     """The methods of the plug-ins, by name; their terms and mechanisms are known from here on."""
     from tutelage.recipes.plugins import load
 
-    return {name: make for plugin in plugins for name, make in load(plugin).items()}
+    return {name: make for plugin in several(plugins) for name, make in load(plugin).items()}
 
 
 def recipe_for(
-    method: str | Recipe | Callable[[], Recipe],
+    method: str | Recipe | Callable[[], Recipe] | None,
     student: FilePath | Student | tuple[Any, Any] | None,
     inputs: Inputs,
     task: str | None = None,
@@ -67,10 +74,14 @@ def recipe_for(
     plugins: Sequence[Plugin] = (),
     more: Mapping[str, Callable[..., Recipe]] | None = None,
 ) -> Recipe:
-    """The recipe of a method with the student that was asked for. ``more`` are the methods of plug-ins that are already read."""
+    """The recipe of a method, by default ``compact``, with the student that was asked for.
+
+    ``more`` are the methods of plug-ins that are already read.
+    """
     from tutelage.methods.named import method_recipe
     from tutelage.students.specs import parse
 
+    method = "compact" if method is None else method
     more = read_plugins(plugins) if more is None else more
     recipe = method_recipe(method, task, ablation, more) if isinstance(method, str) else method
     if callable(recipe):
@@ -91,7 +102,7 @@ def student_from(student: FilePath | Student | tuple[Any, Any] | None, inputs: I
 
 
 def store_config(
-    method: str | Recipe | Callable[[], Recipe],
+    method: str | Recipe | Callable[[], Recipe] | None,
     student: FilePath | Student | tuple[Any, Any] | None,
     inputs: Inputs,
     data: dict[str, Any],
@@ -109,21 +120,25 @@ def stored_teacher(store: FilePath | None) -> str:
     """What a store keeps of its teacher."""
     from tutelage.knowledge.store.reading import Store
 
-    if store is None or os.fspath(store) == "auto":
+    folder = place_or_none(store)
+    if folder in (None, "auto"):
         raise TutelageError(
             "there is no teacher; give --teacher FOLDER, a --teacher-store FOLDER of one, a --team, or somebody's answers with "
             "--teacher-predictions FILE"
         )
-    Store(os.fspath(store))  # says so if it is none
-    return str(Path(store) / "teacher")
+    Store(folder)  # says so if it is none
+    return str(Path(folder) / "teacher")
 
 
 def teachers_of(
-    inputs: Inputs, teacher: Model | None, team: FilePath | Sequence[Model], store: FilePath | None, predicted: bool
+    inputs: Inputs,
+    teacher: Model | None,
+    team: FilePath | Sequence[Model] | None,
+    store: FilePath | None,
+    predicted: bool,
 ) -> dict[str, Any]:
     """The fields of a run that say who teaches: one model, several, or what a store keeps of one."""
-    members = (team,) if isinstance(team, str | os.PathLike) else tuple(team)
-    names = tuple(inputs.model(one, "team") for one in members)
+    names = tuple(inputs.model(one, "team") for one in several(team))
     if teacher is None and not names and not predicted:
         teacher = stored_teacher(store)
     found = None if teacher is None else inputs.model(teacher, "teacher")
@@ -168,8 +183,29 @@ def data_config(data: Mapping[str, Any]) -> DataConfig:
         return DataConfig.model_validate(dict(data))
 
 
+OF_TRAINING = (
+    "unlabeled",
+    "predictions",
+    "holdout",
+    "max_train",
+    "leave_out",
+    "only",
+    "noise",
+    "projection",
+    "candidates",
+    "drop_flipped",
+)
+"""The fields of data that change what is trained, not what is evaluated."""
+
+
 def checked_data(inputs: Inputs, data: DataConfig | Splits | None, options: DataOptions) -> DataConfig | None:
-    """The texts to check a model on; an evaluation file alone names its own labels. None if there are none."""
+    """The texts to check a model on; an evaluation file alone names its own labels. None if there are none.
+
+    Raises:
+        TutelageError: for an option that has no effect on them. ``data`` may have such: it may be that of a run.
+    """
+    if idle := [name for name in OF_TRAINING if options.get(name) is not None]:
+        raise TutelageError(f"{idle[0]} is an option of training, and nothing is trained here; leave it out")
     tree = inputs.data(data, options)
     if all(tree.get(name) is None for name in ("task", "train", "dev")):
         return None
@@ -178,5 +214,10 @@ def checked_data(inputs: Inputs, data: DataConfig | Splits | None, options: Data
     return data_config(tree)
 
 
-def path_text(given: FilePath | None) -> str | None:
-    return None if given is None else os.fspath(given)
+def place(given: FilePath) -> str:
+    """A path as a string, ``~`` as the home folder."""
+    return os.path.expanduser(os.fspath(given))
+
+
+def place_or_none(given: FilePath | None) -> str | None:
+    return None if given is None else place(given)

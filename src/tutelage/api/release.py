@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tutelage.report.cascade import CascadeReport
     from tutelage.run.gate import Gate
     from tutelage.run.inputs import Model, Splits
-from tutelage.api.common import FILES, FilePath, checked_data, megabytes, milliseconds
+from tutelage.api.common import FILES, FilePath, checked_data, megabytes, milliseconds, place
 
 
 def gate(
@@ -49,7 +49,7 @@ def gate(
     from tutelage.run.gate import gate as checked
 
     return checked(
-        Path(report),
+        Path(place(report)),
         min_retention=min_retention,
         max_class_drop=max_class_drop,
         min_agreement=min_agreement,
@@ -106,7 +106,7 @@ def cascade(
         return chosen(
             inputs.model(student, "student"),
             inputs.model(teacher, "teacher"),
-            Path(out),
+            Path(place(out)),
             checked_data(inputs, data, options),
             agreement=agreement,
             confidence=confidence,

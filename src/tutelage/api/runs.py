@@ -25,6 +25,7 @@ from tutelage.api.common import (
     Plugin,
     carried_out,
     checked_data,
+    place,
     read_plugins,
     recipe_for,
     teachers_of,
@@ -153,11 +154,11 @@ def distill(
     *,
     teacher_predictions: FilePath | Table | None = None,
     prior: str | Sequence[float] | None = None,
-    team: FilePath | Sequence[Model] = (),
+    team: FilePath | Sequence[Model] | None = (),
     teacher_store: FilePath | None = None,
     store_dtype: Dtype = "float16",
     allow_weak_teacher: bool = False,
-    method: str | Recipe | Callable[[], Recipe] = "compact",
+    method: str | Recipe | Callable[[], Recipe] | None = "compact",
     ablation: str | None = None,
     stage: Literal["task", "general"] = "task",
     student: FilePath | Student | tuple[Any, Any] | None = None,
@@ -241,7 +242,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a model on the evaluation set of a task, or on a file of your own.
 
-    Without a training file the labels are named by the evaluation file.
+    Without a training file the labels are named by the evaluation file. Texts that are longer than the model can read, or than its
+    run has read, are cut, and a note says how many.
 
     Args:
         model: Fine-tuned model: a folder or a hub id.
@@ -317,7 +319,7 @@ def export(
     with Inputs() as inputs:
         return exported(
             inputs.model(model, "model"),
-            Path(out),
+            Path(place(out)),
             checked_data(inputs, data, options),
             form=format,
             int8=int8,
@@ -408,7 +410,7 @@ def run(
     from tutelage.recipes.settings import with_settings
 
     read_plugins(plugins)
-    config = from_yaml(Path(path)) if isinstance(path, str | os.PathLike) else path
+    config = from_yaml(Path(place(path))) if isinstance(path, str | os.PathLike) else path
     return carried_out(with_settings(config, settings), resume, quiet)
 
 
@@ -427,4 +429,4 @@ def demo(out: FilePath = "demo-run", *, quiet: bool = False) -> Result:
     from tutelage.run.result import Result
     from tutelage.studies.demo import demo as shown
 
-    return Result(Path(out) / "distilled", shown(Path(out), quiet=quiet))
+    return Result(Path(place(out)) / "distilled", shown(Path(place(out)), quiet=quiet))

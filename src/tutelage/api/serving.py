@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tutelage.api.common import FilePath
+from tutelage.api.common import FilePath, place, several
 
 if TYPE_CHECKING:
     from tutelage.run.inputs import Model
@@ -62,7 +62,7 @@ def pack(model: FilePath, out: FilePath) -> Packed:
     """
     from tutelage.run.packing import pack as packed
 
-    return packed(Path(model), Path(out))
+    return packed(Path(place(model)), Path(place(out)))
 
 
 def unpack(folder: FilePath, out: FilePath) -> Packed:
@@ -82,7 +82,7 @@ def unpack(folder: FilePath, out: FilePath) -> Packed:
     """
     from tutelage.run.packing import unpack as plain
 
-    return plain(Path(folder), Path(out))
+    return plain(Path(place(folder)), Path(place(out)))
 
 
 def push(
@@ -124,12 +124,12 @@ def push(
     from tutelage.run.push import push as pushed
 
     return pushed(
-        Path(folder),
+        Path(place(folder)),
         repo,
-        language=language,
+        language=several(language),
         license=license,
-        datasets=dataset,
-        examples=example,
+        datasets=several(dataset),
+        examples=several(example),
         public=public,
         with_report=with_report,
         yes=yes,

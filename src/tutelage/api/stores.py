@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from tutelage.recipes.recipe import Recipe
     from tutelage.run.inputs import Model, Splits
     from tutelage.students.specs import Student
-from tutelage.api.common import FILES, FilePath, Plugin, path_text, store_config
+from tutelage.api.common import FILES, FilePath, Plugin, place, place_or_none, store_config
 
 
 @takes_data(*FILES, "unlabeled", "candidates", "max_train", "max_length")
@@ -23,7 +22,7 @@ def write_store(
     teacher: Model,
     out: FilePath,
     *,
-    method: str | Recipe | Callable[[], Recipe] = "compact",
+    method: str | Recipe | Callable[[], Recipe] | None = "compact",
     student: FilePath | Student | tuple[Any, Any] | None = None,
     whole: bool = False,
     store_dtype: Dtype = "float16",
@@ -62,7 +61,7 @@ def write_store(
     from tutelage.run import stores
     from tutelage.run.inputs import Inputs
 
-    with Inputs(Path(out).with_name(f"{Path(out).name}-inputs")) as inputs:
+    with Inputs(Path(place(out)).with_name(f"{Path(place(out)).name}-inputs")) as inputs:
         fields = {
             "teacher": inputs.model(teacher, "teacher"),
             "out": out,
@@ -78,7 +77,7 @@ def write_store(
 def plan_store(
     teacher: Model,
     *,
-    method: str | Recipe | Callable[[], Recipe] = "minimum_knowledge",
+    method: str | Recipe | Callable[[], Recipe] | None = "minimum_knowledge",
     student: FilePath | Student | tuple[Any, Any] | None = None,
     whole: bool = False,
     store_dtype: Dtype = "float16",
@@ -111,6 +110,7 @@ def plan_store(
 
     with Inputs() as inputs:
         fields = {"teacher": inputs.model(teacher, "teacher"), "out": "unused", "store_dtype": store_dtype}
+        method = "minimum_knowledge" if method is None else method
         config = store_config(method, student, inputs, inputs.data(data, options), settings, plugins, fields)
         return stores.estimate(config, whole)
 
@@ -119,7 +119,7 @@ def compact_store(
     store: FilePath,
     out: FilePath,
     *,
-    method: str | Recipe | Callable[[], Recipe] = "minimum_knowledge",
+    method: str | Recipe | Callable[[], Recipe] | None = "minimum_knowledge",
     student: FilePath | Student | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     plugins: Sequence[Plugin] = (),
@@ -146,8 +146,9 @@ def compact_store(
     from tutelage.run.inputs import Inputs
 
     with Inputs() as inputs:
+        method = "minimum_knowledge" if method is None else method
         config = store_config(method, student, inputs, {}, settings, plugins, {})
-    return stores.cut(config.recipe, Path(store), Path(out), quiet=quiet)
+    return stores.cut(config.recipe, Path(place(store)), Path(place(out)), quiet=quiet)
 
 
 def inspect_store(path: FilePath) -> dict[str, Any]:
@@ -164,7 +165,7 @@ def inspect_store(path: FilePath) -> dict[str, Any]:
     from tutelage.knowledge.store.reading import Store
     from tutelage.teachers.knowledge import describe
 
-    return describe(Store(os.fspath(path)))
+    return describe(Store(place(path)))
 
 
 def verify_store(path: FilePath, *, teacher: FilePath | None = None) -> dict[str, Any]:
@@ -184,5 +185,5 @@ def verify_store(path: FilePath, *, teacher: FilePath | None = None) -> dict[str
     """
     from tutelage.run.stores import verify
 
-    verify(Path(path), path_text(teacher))
+    verify(Path(place(path)), place_or_none(teacher))
     return inspect_store(path)

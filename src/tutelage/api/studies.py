@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -31,9 +30,11 @@ from tutelage.api.common import (
     data_config,
     megabytes,
     milliseconds,
-    path_text,
+    place,
+    place_or_none,
     read_plugins,
     recipe_for,
+    several,
     student_from,
 )
 
@@ -91,15 +92,15 @@ def ablate(
         raise TutelageError(f"--student {student!r} makes no new network; give sizes, such as layers=4,hidden=312")
     with Inputs(out) as inputs:
         return ablation.ablate(
-            os.fspath(out),
-            teacher=os.fspath(teacher),
-            general_teacher=os.fspath(general_teacher),
-            corpus=os.fspath(corpus),
+            place(out),
+            teacher=place(teacher),
+            general_teacher=place(general_teacher),
+            corpus=place(corpus),
             student=spec,
             data=data_config(inputs.data(data, options)),
-            arms=[row.strip() for text in rows for row in text.split(",")] or ablation.ARMS,
+            arms=[row.strip() for text in several(rows) for row in text.split(",")] or ablation.ARMS,
             seeds=range(seeds),
-            general=path_text(general),
+            general=place_or_none(general),
             mixed_precision=mixed_precision,
             settings=settings,
             quiet=quiet,
@@ -163,8 +164,8 @@ def compare(
     more = read_plugins(plugins)
     with Inputs(out) as inputs:
         own: dict[str, Any] = {
-            "methods": [name.strip() for text in methods for name in text.split(",")],
-            "students": [os.fspath(student) for student in students],
+            "methods": [name.strip() for text in several(methods) for name in text.split(",")],
+            "students": [place(student) for student in several(students)],
             "seeds": seeds,
             "steps": int(steps) if isinstance(steps, str) and steps.isdecimal() else steps,
             "against": against,
@@ -183,7 +184,7 @@ def compare(
         def recipe_of(method: str, student: str, task: str | None) -> Recipe:
             return recipe_for(method, student or None, inputs, task, more=more).part("task")
 
-        return comparing.compare(checked, os.fspath(out), recipe_of, quiet=quiet)
+        return comparing.compare(checked, place(out), recipe_of, quiet=quiet)
 
 
 @takes_data(*FILES, "max_train", "max_length")
@@ -290,8 +291,8 @@ def train_team(
     with Inputs(out) as inputs:
         return teams.train_team(
             inputs.model(model, "model"),
-            os.fspath(out),
-            members,
+            place(out),
+            several(members),
             data_config(inputs.data(data, options)),
             epochs=epochs,
             lr=lr,
@@ -331,8 +332,7 @@ def show_team(
     from tutelage.studies import teams
 
     with Inputs() as inputs:
-        members = [team] if isinstance(team, str | os.PathLike) else team
-        names = [inputs.model(one, "team") for one in members]
+        names = [inputs.model(one, "team") for one in several(team)]
         return teams.show_team(names, data_config(inputs.data(data, options)), quiet=quiet)
 
 
@@ -343,7 +343,7 @@ def chain(
     *,
     through: Sequence[str | Student],
     student: FilePath | Student | tuple[Any, Any] = "layers=3",
-    method: str | Recipe | Callable[[], Recipe] = "compact",
+    method: str | Recipe | Callable[[], Recipe] | None = "compact",
     seed: int = 0,
     allow_weak_teacher: bool = False,
     mixed_precision: Precision = "no",
@@ -392,7 +392,8 @@ def chain(
         tree = inputs.data(data, options)
         known, task = read_plugins(plugins), tree.get("task")
         recipe, *assistants = (
-            recipe_for(method, link, inputs, task, None, more=known).part("task") for link in (student, *through)
+            recipe_for(method, link, inputs, task, None, more=known).part("task")
+            for link in (student, *several(through))
         )
         fields = {
             "teacher": inputs.model(teacher, "teacher"),
@@ -465,7 +466,7 @@ def search_knowledge(
     with Inputs(out) as inputs:
         return search.search_knowledge(
             inputs.model(teacher, "teacher"),
-            os.fspath(out),
+            place(out),
             student=student_from(student, inputs),
             trials=trials,
             seeds=seeds,
@@ -541,7 +542,7 @@ def shrink(
         fields = {"teacher": inputs.model(teacher, "teacher"), "teacher_store": teacher_store, "seed": seed}
         fields |= {"mixed_precision": mixed_precision, "baseline": False}
         config = run_config(compact(), inputs.data(data, options), (), **fields)
-        return shrunk(config, Path(out), limits, vocabulary=vocabulary, quiet=quiet)
+        return shrunk(config, Path(place(out)), limits, vocabulary=vocabulary, quiet=quiet)
 
 
 def attention_report(
@@ -581,8 +582,8 @@ def attention_report(
         return compare_models(
             inputs.model(teacher, "teacher"),
             inputs.model(student, "student"),
-            os.fspath(texts),
-            path_text(out),
+            place(texts),
+            place_or_none(out),
             text=text,
             max_texts=max_texts,
             max_length=max_length,

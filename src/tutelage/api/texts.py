@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -13,7 +12,7 @@ from tutelage.recipes.choices import Precision
 if TYPE_CHECKING:
     from tutelage.data.config import DataConfig, DataOptions
     from tutelage.run.inputs import Model, Splits
-from tutelage.api.common import FILES, FilePath, data_config, path_text
+from tutelage.api.common import FILES, FilePath, data_config, place, place_or_none, several
 
 
 @takes_data(*(name for name in FILES if name != "dev"), "unlabeled", "max_train")
@@ -58,9 +57,9 @@ def augment(
     with Inputs() as inputs:
         return augmented(
             inputs.model(proposer, "proposer"),
-            os.fspath(out),
+            place(out),
             data_config(inputs.data(data, options)),
-            vectors=path_text(vectors),
+            vectors=place_or_none(vectors),
             k=k,
             context=context,
             filtered=filtered,
@@ -98,8 +97,8 @@ def build_corpus(
 
     display = Display(quiet)
     with display:
-        texts, known = [os.fspath(source) for source in sources], load_tokenizer(os.fspath(tokenizer))
-        corpus = building.build(texts, Path(out), known, split=split, advance=display.count)
+        texts, known = [place(source) for source in several(sources)], load_tokenizer(place(tokenizer))
+        corpus = building.build(texts, Path(place(out)), known, split=split, advance=display.count)
     return reading.describe(corpus)
 
 
@@ -116,4 +115,4 @@ def inspect_corpus(path: FilePath) -> dict[str, Any]:
     """
     from tutelage.data.corpus.reading import Corpus, describe
 
-    return describe(Corpus(os.fspath(path)))
+    return describe(Corpus(place(path)))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 
 def _plain(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    return os.path.expanduser(os.fspath(value)) if isinstance(value, str | os.PathLike) else value
 
 
 Pooling = Literal["mean", "first"]
@@ -19,7 +19,7 @@ Projection = Literal["pca", "dense"]
 """How a narrow sentence encoder is compared with a wider one."""
 
 Place = Annotated[str, BeforeValidator(_plain)]
-"""A path or a name; ``pathlib.Path`` becomes a string."""
+"""A path or a name; ``pathlib.Path`` becomes a string, and ``~`` the home folder."""
 
 
 def _names(value: Any) -> Any:

@@ -39,10 +39,13 @@ class PredictionsManifest(Manifest):
     """Checksum of the file of the logits."""
 
 
-def write(folder: Path, manifest: PredictionsManifest, logits: npt.NDArray[np.float32]) -> None:
-    """Write logits ``(n, classes)``, then the manifest. A folder without a manifest is unfinished."""
+def write(folder: Path, manifest: PredictionsManifest, logits: npt.NDArray[np.float32]) -> PredictionsManifest:
+    """Write logits ``(n, classes)``, then the manifest with their checksum, which is returned. A folder without a manifest is
+    unfinished."""
     save_file({"logits": torch.from_numpy(logits)}, folder / LOGITS)
-    manifest.model_copy(update={"sha256": sha256_of(folder / LOGITS)}).write(folder)
+    written = manifest.model_copy(update={"sha256": sha256_of(folder / LOGITS)})
+    written.write(folder)
+    return written
 
 
 def read(folder: Path, examples: Examples, labels: Sequence[str]) -> npt.NDArray[Any]:

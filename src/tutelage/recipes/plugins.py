@@ -32,7 +32,7 @@ def load(plugin: str | os.PathLike[str] | ModuleType) -> dict[str, Callable[...,
     Raises:
         TutelageError: when it is no Python file, cannot be run, or defines a kind that the package has.
     """
-    module = plugin if isinstance(plugin, ModuleType) else _module(Path(plugin))
+    module = plugin if isinstance(plugin, ModuleType) else _module(Path(os.path.expanduser(plugin)))
     bases: tuple[tuple[type[BaseModel], str], ...] = ((Term, "kind"), (Mechanism, "kind"), (StudentSpec, "init"))
     for base, key in bases:
         known = kinds_of(base, key)

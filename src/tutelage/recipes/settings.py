@@ -11,8 +11,8 @@ from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig, validated, yaml_value
 from tutelage.recipes.recipe import Recipe
 
-Settings = Mapping[str, Any] | Sequence[str]
-"""Values by path, ``{"stages.*.epochs": 2}``; or as ``--set`` takes them, ``["stages.*.epochs=2"]``."""
+Settings = Mapping[str, Any] | Sequence[str] | None
+"""Values by path, ``{"stages.*.epochs": 2}``; or as ``--set`` takes them, ``["stages.*.epochs=2"]``, or one such text."""
 
 
 def parsed(settings: Settings) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def parsed(settings: Settings) -> dict[str, Any]:
     if isinstance(settings, Mapping):
         return dict(settings)
     found: dict[str, Any] = {}
-    for setting in settings:
+    for setting in [settings] if isinstance(settings, str) else settings or ():
         path, sign, text = setting.partition("=")
         if not sign:
             raise TutelageError(f"--set {setting!r:.200} has no value; write path=value")

@@ -25,7 +25,7 @@ from tutelage.evaluation import cascade as choosing
 from tutelage.evaluation.calibration import probabilities
 from tutelage.evaluation.intervals import fewest_rows
 from tutelage.report.cascade import CASCADE, CascadeReport, CascadeSuspect, Point, Rule
-from tutelage.run.checks import check_ids
+from tutelage.run.checks import check_ids, limit_of
 from tutelage.run.folder import config_of_run, learnt_by_run, longest_input, temperature_of_run
 from tutelage.run.serving import graph_of
 from tutelage.run.workspace import Bench, bench
@@ -72,6 +72,8 @@ def cascade(
             )
         judged = data_config is None and config.holdout == 0
         large = Source(resolve(teacher), small.head)
+        if data_config is not None:
+            limit_of(data_config, small.config, large.config)
         data = load_data(config, label_names(small.config) if small.config.num_labels > 1 else ())
         if not kind_of(data.kind).classifies_texts:
             raise TutelageError(

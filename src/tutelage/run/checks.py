@@ -12,13 +12,16 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.anatomy import Head, Shape
+from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples
-from tutelage.data.labels import unnamed
+from tutelage.data.labels import label_names, places_of, unnamed
 from tutelage.data.texts import Texts, same_pieces
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
+from tutelage.students.load import load_config
+from tutelage.students.specs import Student, origin_of
 from tutelage.tasks import kind_of
 from tutelage.tasks.kind import Kind
 from tutelage.tasks.metrics import no_better
@@ -58,6 +61,20 @@ def check_poolers(plan: ObjectivePlan, student: PreTrainedModel, teacher: Source
         anatomy.pooler_of(teacher.outline)
 
 
+def check_student_head(student: Student, kind: Kind, data: Data) -> None:
+    """Check that a checkpoint with the classes of the data, whose head the student keeps, answers their kind of task.
+
+    Raises:
+        TutelageError: if it answers another.
+    """
+    name = origin_of(student)
+    if name is None or student.random_start:
+        return
+    config = load_config(name)
+    if config.num_labels == len(data.labels) and places_of(data.labels, label_names(config)) is not None:
+        kind.check_problem(data, config, name, "model")
+
+
 def check_unlabelled(config: RunConfig) -> None:
     """Check that the method can use unlabelled texts.
 
@@ -71,18 +88,17 @@ def check_unlabelled(config: RunConfig) -> None:
         )
 
 
-def limit_of(config: RunConfig, student: Any, teacher: Source | None) -> int:
-    """The longest input in tokens that both models take.
+def limit_of(data: DataConfig, *models: Any) -> int:
+    """The longest input in tokens that all models take, of their configurations.
 
     Raises:
-        TutelageError: if the settings exceed it.
+        TutelageError: if ``max_length`` exceeds it.
     """
-    limit = min(anatomy.max_length(c) for c in [student, *([teacher.config] if teacher else [])])
-    if config.data.max_length is not None and config.data.max_length > limit:
+    limit = min(anatomy.max_length(config) for config in models)
+    if data.max_length is not None and data.max_length > limit:
         raise TutelageError(
-            f"--max-length {config.data.max_length} is beyond the model's {limit} positions; use {limit}"
+            f"{option('max_length')} {data.max_length} is beyond the model's {limit} positions; use {limit}"
         )
-    check_padding(config, limit)
     return limit
 
 

@@ -29,7 +29,7 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.evaluation.intervals import drawn
-from tutelage.run.checks import check_ids, check_words
+from tutelage.run.checks import check_ids, check_words, limit_of
 from tutelage.run.folder import config_of_run, learnt_notes, longest_input, temperature_of_run, weights_in
 from tutelage.run.plan import typical
 from tutelage.run.quality import difference
@@ -158,6 +158,7 @@ def _graphs(
 def _checked(model: str, source: Source, kind: Kind, data_config: DataConfig | None, most: int) -> Checked:
     """The texts to check on: those that are given, those of the run that made the model, or sentences of no task."""
     if data_config is not None:
+        limit_of(data_config, source.config)
         found = _of_task(model, source, kind, data_config, most)
         return replace(found, notes=[*found.notes, *learnt_notes(resolve(model), found.source, found.texts.examples)])
     notes = []

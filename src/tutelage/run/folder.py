@@ -73,8 +73,8 @@ def longest_of_run(model: str) -> int | None:
 
 def longest_input(model: str, kind: Kind, config: Any, given: int | None = None) -> int:
     """The most tokens of a text that a model is given: those ``given``, else as its run read, never more than it can read."""
-    longest = kind.longest(anatomy.max_length(config))
-    return min(given or longest_of_run(model) or longest, longest)
+    limit = anatomy.max_length(config)
+    return min(given or longest_of_run(model) or kind.longest(limit), limit)
 
 
 def temperature_of_run(model: str) -> tuple[float, list[str]]:

@@ -39,7 +39,7 @@ class Inputs:
     """
 
     def __init__(self, out: FilePath | None = None) -> None:
-        self._out = None if out is None else Path(out)
+        self._out = None if out is None else Path(os.path.expanduser(out))
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Inputs:
@@ -58,7 +58,7 @@ class Inputs:
             TutelageError: for an object that is no model with its tokenizer; or for another than that of the run in ``out``.
         """
         if isinstance(given, str | os.PathLike):
-            return os.fspath(given)
+            return os.path.expanduser(os.fspath(given))
         if not isinstance(given, tuple) or len(given) != 2 or not all(hasattr(one, "save_pretrained") for one in given):
             raise TutelageError(
                 f"{name}={type(given).__name__} is not a model; give a folder, a hub id or (model, tokenizer)"
@@ -198,10 +198,12 @@ def _settings_of(config: Any) -> str:
 
 def _split(splits: Splits) -> dict[str, Any]:
     """Tables by the names that :class:`DataConfig` has for them."""
-    if "train" not in splits:
-        raise TutelageError(f"data has no split 'train'; it has {', '.join(map(repr, splits))}")
-    found = {"train": splits["train"]}
     evaluation = next((name for name in EVALUATION if name in splits), None)
+    if "train" not in splits and evaluation is None:
+        raise TutelageError(
+            f"data has no split 'train', nor one to evaluate on ({', '.join(EVALUATION)}); it has {', '.join(map(repr, splits))}"
+        )
+    found = {"train": splits["train"]} if "train" in splits else {}
     if evaluation is not None:
         found["dev"] = splits[evaluation]
     if "unlabeled" in splits:

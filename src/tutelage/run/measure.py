@@ -22,8 +22,9 @@ from tutelage.evaluation import speed
 from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport
 from tutelage.run import predicted, quality
-from tutelage.run.checks import check_ids, check_words, near_chance, other_order
+from tutelage.run.checks import check_ids, check_words, limit_of, near_chance, other_order
 from tutelage.run.folder import learnt_notes, longest_input
+from tutelage.run.loading import truncation_notes
 from tutelage.run.plan import example_flops, mapping_report, typical
 from tutelage.run.served import served
 from tutelage.run.workspace import Workspace, bench
@@ -207,7 +208,8 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
         data, matched = kind.match(data, source.config, model, source.role)
         notes = [*data.notes, *matched]
         fitted = fitted_tokenizer(source.tokenizer, source.model)
-        length = longest_input(model, kind, source.model.config, data_config.max_length)
+        limit_of(data_config, source.config)
+        length = longest_input(model, kind, source.config, data_config.max_length)
         scores = {}
         for name, part in data.dev.items():
             encoded = kind.encode(part, fitted, length, data_config.stride)
@@ -215,6 +217,7 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
             notes += check_words(encoded, fitted, model, name, trains=False)
             notes += learnt_notes(model, name, part)
             texts = Texts(part, encoded, None)
+            notes += truncation_notes(kind, length, [(name, texts)])
             logits = desk.predict(source.model, encoded, name)
             scores[name] = kind.scores(data, logits, texts)
             notes += _worth(data, name, scores[name], logits, texts, source)

@@ -67,8 +67,9 @@ class Result(os.PathLike[str]):
         """What student and teacher predict on the evaluation set: a row for each text.
 
         Columns: ``text`` (and ``text_pair``), ``label``, ``student`` and ``teacher`` (the predicted label, or score), and for
-        classes the probabilities ``student: LABEL`` and ``teacher: LABEL`` (of multi-label data each by itself). The
-        teacher's columns are missing if the run has no teacher, or its teacher is a store. Computed on each call.
+        classes the probabilities ``student: LABEL`` and ``teacher: LABEL`` (of multi-label data each by itself): first the
+        labels of the data, then those that the model alone knows. The teacher's columns are missing if the run has no teacher,
+        or its teacher is a store. Computed on each call.
 
         Raises:
             TutelageError: for a run on a corpus, or a task whose answers are tokens, spans or vectors.
@@ -120,7 +121,7 @@ class Result(os.PathLike[str]):
         """Write the student as files that serve, checked on the texts of this run: see :func:`tutelage.export`."""
         from tutelage.run.export import export
 
-        return export(self._model_folder, Path(out), None, form=format, int8=int8, quiet=True)
+        return export(self._model_folder, Path(os.path.expanduser(out)), None, form=format, int8=int8, quiet=True)
 
     @property
     def _model_folder(self) -> str:
@@ -144,8 +145,7 @@ def _labels(labels: npt.NDArray[Any], names: Sequence[str]) -> list[Any]:
 
 
 def _predicted(who: str, source: Source, length: int, precision: Precision, data: Data) -> dict[str, Any]:
-    """The columns of one model, in the order of the data's own labels."""
-    from tutelage.data.labels import places_of
+    """The columns of one model: the data's labels in their order, then those that the model alone knows."""
     from tutelage.data.tokenizers import fitted_tokenizer
     from tutelage.run.workspace import bench
     from tutelage.tasks import kind_of
@@ -157,8 +157,10 @@ def _predicted(who: str, source: Source, length: int, precision: Precision, data
         logits = desk.predict(source.model, encoded, who)
     if not data.labels:
         return {who: logits[:, 0].tolist()}
-    logits = logits[:, places_of(data.labels, matched.labels) or list(range(len(data.labels)))]
+    ours = [matched.labels.index(label) for label in data.labels]
+    order = [*ours, *(place for place in range(len(matched.labels)) if place not in ours)]
+    logits, names = logits[:, order], [matched.labels[place] for place in order]
     shares = logits.softmax(dim=1) if kind.single_label else logits.sigmoid()
     answers = logits.argmax(dim=1) if kind.single_label else (logits > 0).int()
-    columns = {f"{who}: {label}": shares[:, at].tolist() for at, label in enumerate(data.labels)}
-    return {who: _labels(answers.numpy(), data.labels), **columns}
+    columns = {f"{who}: {label}": shares[:, at].tolist() for at, label in enumerate(names)}
+    return {who: _labels(answers.numpy(), names), **columns}

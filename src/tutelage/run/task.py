@@ -85,6 +85,7 @@ class TaskRun:
         split = load_split(config, given, source, self.warnings)
         self.data: Data = split.data
         self.kind = kind_of(self.data.kind)
+        checks.check_student_head(config.recipe.student, self.kind, self.data)
         every, names = gather_texts(config, split, source, self.warnings)
         device = bench.accelerator.device
         self.factory = StudentFactory(
@@ -108,7 +109,8 @@ class TaskRun:
         self.config = config = config.model_copy(update={"recipe": recipe})
         self.objectives = self._objectives(source)
         checks.check_unlabelled(config)
-        limit = checks.limit_of(config, self.student.config, source)
+        limit = checks.limit_of(config.data, self.student.config, *([source.config] if source else []))
+        checks.check_padding(config, limit)
         limit = config.data.max_length or self.kind.longest(min(limit, config.recipe.longest or limit))
         trimmed, stride = self.factory.vocabulary, config.data.stride
         kept = None if trimmed is None else trimmed.kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
@@ -317,12 +318,12 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
     * ``share=0.5``: the teacher with gates, half of whose heads and neurons are left in the end.
     * ``target_parameters=0.5``, ``layers=6,rank=128`` or ``init=pruned,heads=4``: a pruned teacher.
     * ``words=...`` or ``channels=...``: a BiLSTM.
-    * anything without ``=``: a checkpoint (folder or Hub id).
+    * anything without ``=``, with a slash before it, or a folder that exists: a checkpoint (folder or Hub id).
 
     Raises:
         TutelageError: if no kind of student has such a key, or a value is invalid.
     """
-    if "=" not in text:
+    if "=" not in text or "/" in text.partition("=")[0] or os.path.isdir(os.path.expanduser(text)):
         return Checkpoint(name=text)
     fields: dict[str, Any] = {}
     for part in text.split(","):

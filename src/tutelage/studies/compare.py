@@ -201,7 +201,7 @@ def plan_of(given: str | os.PathLike[str] | Mapping[str, Any] | None, own: Mappi
     Raises:
         TutelageError: when the file cannot be read; for the first field that is missing or wrong.
     """
-    name = None if given is None or isinstance(given, Mapping) else os.fspath(given)
+    name = None if given is None or isinstance(given, Mapping) else os.path.expanduser(os.fspath(given))
     tree = given if name is None else yaml_file(Path(name), "docs/guides/compare.md shows one")
     if not isinstance(tree, Mapping | None):
         raise TutelageError(f"{name!r} has no names and values; docs/guides/compare.md shows what a plan has")

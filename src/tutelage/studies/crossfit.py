@@ -94,8 +94,7 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Predictio
     )
     lines = [json.dumps(line, ensure_ascii=False) for line in _lines(data, config.data, logits)]
     write_text(folder / PREDICTIONS, "".join(f"{line}\n" for line in lines))
-    write(folder, manifest, logits)
-    return manifest
+    return write(folder, manifest, logits)
 
 
 def _lines(data: Data, config: DataConfig, logits: npt.NDArray[np.float32]) -> Iterator[dict[str, Any]]:

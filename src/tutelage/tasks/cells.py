@@ -301,8 +301,8 @@ def fitting(path: Path, spelt: Mapping[str, int], known: Sequence[str]) -> Class
     return classes if all(classes.place(name) is not None for name in spelt) else None
 
 
-def found_classes(path: Path, spelt: Mapping[str, int]) -> Classes:
-    """The classes that occur, sorted; numbers by value.
+def found_classes(path: Path, spelt: Mapping[str, int], *, nameable: bool = True) -> Classes:
+    """The classes that occur, sorted; numbers by value. ``nameable`` says whether the task reads ``--labels``.
 
     ``1``, ``1.0`` and ``01.0`` are one class. Names that differ in case or spaces alone are an error and not merged: most are
     mistakes, but only the user knows which are not (``us`` and ``US``), and a wrong merger would go unseen.
@@ -316,7 +316,7 @@ def found_classes(path: Path, spelt: Mapping[str, int]) -> Classes:
     if len(names) < 2:
         raise TutelageError(
             f"{path}: the labels have {listed(sorted(names)) or 'no class'} only, two or more classes are needed; check which "
-            "column is the label, or name all classes with --labels"
+            f"column is the label{', or name all classes with --labels' if nameable else ''}"
         )
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -326,10 +326,9 @@ def found_classes(path: Path, spelt: Mapping[str, int]) -> Classes:
             " and ".join(f"{shown(one)} ({_rows(spelt.get(one, 0))})" for one in group) for group in near[:3]
         )
         best = [max(group, key=lambda one: (spelt.get(one, 0), -len(one))) for group in groups.values()]
-        remedy = f" ({','.join(best)})" if len(best) <= 10 and not any("," in name for name in best) else ""
-        raise TutelageError(
-            f"{path}: labels differ in case or spaces alone: {pairs}; correct them, or name the classes with --labels{remedy}"
-        )
+        given = f" ({','.join(best)})" if len(best) <= 10 and not any("," in name for name in best) else ""
+        remedy = f", or name the classes with --labels{given}" if nameable else ""
+        raise TutelageError(f"{path}: labels differ in case or spaces alone: {pairs}; correct them{remedy}")
     return Classes(ordered(names), str(path))
 
 

@@ -25,10 +25,11 @@ class Classification(TextKind):
     metrics = ("accuracy", "macro_f1")
     known_metrics = ("accuracy", "f1", "macro_f1", "micro_f1", "mcc")
     single_label = True
+    problem_type = "single_label_classification"
     ptp = True
 
     def describes(self, config: Any) -> bool:
-        return config.problem_type in (None, "single_label_classification") and config.num_labels > 1
+        return config.problem_type in (None, self.problem_type) and config.num_labels > 1
 
     def fits(self, values: Sequence[Any]) -> bool:
         if any(isinstance(value, list) for value in values):
@@ -50,8 +51,9 @@ class Classification(TextKind):
     def labels_of(self, answers: Sequence[Any], count: int) -> Labels:
         return np.array([number for (number,) in answers], dtype=np.int64)
 
-    def label_settings(self, data: Data) -> dict[str, Any]:
-        return {**super().label_settings(data), "problem_type": "single_label_classification"}
+    def other_kinds(self, data: Data, outputs: int) -> dict[str, str]:
+        numbers = outputs == 1 and all(cells.number(label) is not None for label in data.labels)
+        return {"multi_label_classification": "multilabel"} | ({"regression": "regression"} if numbers else {})
 
     def predictions(self, logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         return np.asarray(logits.argmax(axis=1))

@@ -245,7 +245,7 @@ def _evaluation(path: Path, config: DataConfig) -> tuple[Examples, tuple[str, ..
             table.reject(row, str(why))
             names.append("")
     rows = table.kept(config.skip_bad_rows)
-    classes = cells.found_classes(path, Counter(names[row] for row in rows))
+    classes = cells.found_classes(path, Counter(names[row] for row in rows), nameable=False)
     numbers = np.array([classes.place(names[row]) for row in rows], dtype=np.int64)
     part = replace(_unlabelled("dev", [texts[row] for row in rows]), labels=numbers)
     return part, CLASSES, f"{path.name}, {len(classes.names)} classes", table.said()

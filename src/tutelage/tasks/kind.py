@@ -69,6 +69,8 @@ class Kind(ABC):
     """Whether all answers have the same outputs. A span is chosen among the tokens of its own text."""
     probabilities: bool = True
     """Whether logits stand for probabilities, so that a temperature softens them."""
+    problem_type: str | None = None
+    """What the configuration of such a model says in its field of this name; ``None`` where it says nothing of this kind."""
     ptp: bool = False
     """Whether a teacher's prediction of a text can be called right and confident (PTP labels and cross-fitting)."""
     learns_labels: bool = True
@@ -114,7 +116,7 @@ class Kind(ABC):
         return {
             "id2label": dict(enumerate(data.labels)),
             "label2id": {name: i for i, name in enumerate(data.labels)},
-            "problem_type": None,
+            "problem_type": self.problem_type,
         }
 
     def about(self, data: Data) -> str:
@@ -123,6 +125,30 @@ class Kind(ABC):
         first = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:20])
         more = f" and {len(counts) - 20} more" if len(counts) > 20 else ""
         return f"{self.name}, {len(counts)} classes: {first}{more}"
+
+    def other_kinds(self, data: Data, outputs: int) -> dict[str, str]:
+        """The kinds as which files with these labels can also be read, for a model with so many outputs, by their
+        :attr:`problem_type`; if not overridden, none."""
+        return {}
+
+    def check_problem(self, data: Data, config: Any, name: str, role: str = "teacher") -> None:
+        """See that a model answers this kind of task, if its configuration says which it answers. Arguments as for :meth:`match`.
+
+        transformers writes ``problem_type`` when a loss is first computed, so many configurations have none.
+
+        Raises:
+            TutelageError: it answers another.
+        """
+        theirs = config.problem_type or ("regression" if config.num_labels == 1 else None)
+        if self.problem_type is None or theirs in (None, self.problem_type):
+            return
+        says = f"problem_type {theirs} in its config.json" if config.problem_type else "one output, a regression"
+        other = self.other_kinds(data, config.num_labels).get(theirs)
+        remedy = f"use a {role} fine-tuned on a {self.name} task"
+        raise TutelageError(
+            f"the {role} {name!r} has {says}, and the data are read as {self.name}; "
+            + (f"read files of your own with --kind {other}, or {remedy}" if other else remedy)
+        )
 
     def match(self, data: Data, config: Any, name: str, role: str = "teacher") -> tuple[Data, list[str]]:
         """The data with the label numbers of a model's configuration, and warnings.
@@ -136,6 +162,7 @@ class Kind(ABC):
         Raises:
             TutelageError: the model's outputs are not those of the data.
         """
+        self.check_problem(data, config, name, role)
         theirs = label_names(config)
         places = places_of(data.labels, theirs)
         if places is not None:
@@ -145,9 +172,12 @@ class Kind(ABC):
         if unnamed(config) and config.num_labels == len(data.labels):
             named = ", ".join(f"LABEL_{i}={label}" for i, label in enumerate(data.labels))
             return data, [f"the {role}'s labels have no names; they were taken in the data's order ({named})"]
+        numbered = list(data.labels) == [str(place) for place in range(config.num_labels)]
+        numbered &= len(theirs) <= 10 and not any("," in label for label in theirs)
         raise TutelageError(
-            f"the {role} {name!r} knows the labels {listed(theirs)}, the data {listed(data.labels)}; use a {role} "
-            "fine-tuned on these labels, or correct id2label in its config.json"
+            f"the {role} {name!r} knows the labels {listed(theirs)}, the data {listed(data.labels)}; "
+            + (f"if these are their numbers, give --labels {','.join(theirs)}; else " if numbered else "")
+            + f"use a {role} fine-tuned on these labels, or correct id2label in its config.json"
         )
 
     def columns(self, data: Data, config: Any, name: str, given: tuple[str, ...]) -> list[int]:
@@ -162,6 +192,7 @@ class Kind(ABC):
         Raises:
             TutelageError: its outputs are others.
         """
+        self.check_problem(data, config, name)
         theirs = list(given) if unnamed(config) and config.num_labels == len(given) else label_names(config)
         places = places_of(data.labels, theirs)
         if places is None:

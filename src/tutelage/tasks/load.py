@@ -51,7 +51,8 @@ def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:
         data = data_from(predictions, config)
     else:
         more = "; texts without labels (--unlabeled) go beside labelled rows, or with predictions (--teacher-predictions FILE)"
-        raise TutelageError(f"there are no texts; give --task NAME or --train FILE{more if config.unlabeled else ''}")
+        what = "texts" if config.dev is None else "training texts"
+        raise TutelageError(f"there are no {what}; give --task NAME or --train FILE{more if config.unlabeled else ''}")
     if kind is not None and kind.name != data.kind:
         raise TutelageError(
             f"the task {config.task!r} is of kind {data.kind}, not {kind.name}; leave out --kind, or give its texts with --train"

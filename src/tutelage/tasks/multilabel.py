@@ -29,9 +29,10 @@ class Multilabel(TextKind):
     metrics = ("micro_f1", "macro_f1")
     known_metrics = ("accuracy", "macro_f1", "micro_f1")
     served_as = "classes"
+    problem_type = "multi_label_classification"
 
     def describes(self, config: Any) -> bool:
-        return bool(config.problem_type == "multi_label_classification")
+        return bool(config.problem_type == self.problem_type)
 
     def fits(self, values: Sequence[Any]) -> bool:
         return any(isinstance(value, list) for value in values)
@@ -63,8 +64,10 @@ class Multilabel(TextKind):
         mean = float(np.nansum(data.train.labels) / max(len(data.train), 1))
         return f"{super().about(data)}; {mean:.1f} a text"
 
-    def label_settings(self, data: Data) -> dict[str, Any]:
-        return {**super().label_settings(data), "problem_type": "multi_label_classification"}
+    def other_kinds(self, data: Data, outputs: int) -> dict[str, str]:
+        parts = (data.train, *data.dev.values())
+        single = all((part.labels[part.labelled].sum(axis=1) == 1).all() for part in parts)
+        return {"single_label_classification": "classification"} if single else {}
 
     def read_predictions(self, table: PredictionColumns, labels: Sequence[str]) -> PredictedValues:
         """Any number of labels, or a probability for each label by itself."""

@@ -35,10 +35,11 @@ class Regression(TextKind):
     named = False
     probabilities = False
     served_as = "number"
+    problem_type = "regression"
     ptp = True
 
     def describes(self, config: Any) -> bool:
-        return bool(config.problem_type == "regression" or config.num_labels == 1)
+        return bool(config.problem_type == self.problem_type or config.num_labels == 1)
 
     def fits(self, values: Sequence[Any]) -> bool:
         numbers = cells.numbers(self.prepared(values)[0])
@@ -68,7 +69,7 @@ class Regression(TextKind):
         return f"{self.name}, scores from {known.min():g} to {known.max():g}, {known.mean():.3g} on average"
 
     def label_settings(self, data: Data) -> dict[str, Any]:
-        return {"num_labels": 1, "problem_type": "regression"}
+        return {"num_labels": 1, "problem_type": self.problem_type}
 
     def match(self, data: Data, config: Any, name: str, role: str = "teacher") -> tuple[Data, list[str]]:
         if config.num_labels != 1:
@@ -76,6 +77,7 @@ class Regression(TextKind):
                 f"the task {data.task!r} is a regression, but the {role} {name!r} has {config.num_labels} labels; "
                 "fine-tune it here"
             )
+        self.check_problem(data, config, name, role)
         return data, []
 
     def columns(self, data: Data, config: Any, name: str, given: tuple[str, ...]) -> list[int]:
@@ -83,6 +85,7 @@ class Regression(TextKind):
             raise TutelageError(
                 f"the task is a regression, but the teacher {name!r} of the team has {config.num_labels} labels"
             )
+        self.check_problem(data, config, name)
         return [0]
 
     def read_predictions(self, table: PredictionColumns, labels: Sequence[str]) -> PredictedValues:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tutelage.data.labels import known_labels
 from tutelage.errors import TutelageError
@@ -36,7 +37,7 @@ class PTPLabels(Mechanism):
     thresholds: Literal["median", "preset"] | tuple[Confidence, Confidence] = "median"
     """Confidence above which the teacher counts as confident, for texts that it predicts correctly and wrongly: the ``median`` of
     each group, those of the authors' code for the task (``preset``), or two numbers."""
-    source: str = "train"
+    source: Annotated[str, AfterValidator(os.path.expanduser)] = "train"
     """``train``: the teacher's predictions on its own training texts, as in the paper. Or a folder of ``tutelage crossfit``:
     out-of-fold predictions."""
     control: Literal["shuffled", "labels"] | None = None
