@@ -39,12 +39,13 @@ class ClassEntry(Block):
 
     name: str
     support: int
-    """Texts of the class."""
-    student: ClassScores
+    """Texts of the class. A class without any has no scores."""
+    student: ClassScores | None
+    """Null without texts of the class."""
     teacher: ClassScores | None
-    """Null without a teacher."""
+    """Null without a teacher, or without texts of the class."""
     recall_difference: Difference | None
-    """Recall of the student minus the teacher's, over the texts of the class. Null without a teacher."""
+    """Recall of the student minus the teacher's, over the texts of the class. Null without a teacher, or without such texts."""
     lost: int | None = None
     """Texts of the class that are given it by the teacher and not by the student. Null without a teacher."""
 

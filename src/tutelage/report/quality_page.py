@@ -38,6 +38,8 @@ def classes(report: TaskReport) -> Section | None:
         if (change := one.recall_difference) is not None:
             below = "" if change.ends is None else " to ".join(map(signed, change.ends))
             cells.append(Cell(text=signed(change.value), below=below))
+        elif taught:  # a class without texts
+            cells.append("")
         rows.append(Row(name=one_line(one.name), cells=cells))
     first = "The worst regressions first" if taught else "The lowest recall first"
     more = len(report.classes) - CLASSES
