@@ -123,11 +123,24 @@ def called(report: TaskReport) -> str:
     return f"the teacher {found[0]}" if found else "the teacher"
 
 
+def student_stages(report: TaskReport) -> list[TaskStage]:
+    """The stages that trained the student: all but the last, the baseline's own, where a baseline was trained."""
+    trained = report.baseline is not None and kind_of(report.kind).learns_labels
+    return report.stages[:-1] if trained else report.stages
+
+
+def named_stages(report: TaskReport) -> list[TaskStage]:
+    """All stages; the baseline's says in its name whose it is."""
+    ours = student_stages(report)
+    whose = names(report).get("baseline", "").lower()
+    theirs = [stage.model_copy(update={"name": f"{stage.name} ({whose})"}) for stage in report.stages[len(ours) :]]
+    return [*ours, *theirs]
+
+
 def baseline_text(report: TaskReport) -> str:
     """What the baseline is."""
     who = "slices of the teacher, as large as the student" if report.inherited else "the same student"
-    last = [stage.name for stage in report.stages if not stage.discarded]
-    last = last[:-1] if report.baseline is not None else last  # the baseline's own stage
+    last = [stage.name for stage in student_stages(report) if not stage.discarded]
     as_many = f" as {stages_text(last)}" if any(stage.discarded for stage in report.stages) else ""
     rate = ", at the same learning rate (slices may need a higher one)" if report.inherited else ""
     if not kind_of(report.kind).learns_labels:
@@ -258,10 +271,10 @@ def caution(report: TaskReport) -> str | None:
 
 
 def selection(report: TaskReport) -> str:
-    """How the checkpoint of each stage was selected."""
+    """How the checkpoint of each of the student's stages was selected."""
     source = report.data.sources.get("selection", "selection")
     discarded = [stage.name for stage in report.stages if stage.discarded]
-    kept = [stage for stage in report.stages if not stage.discarded]
+    kept = [stage for stage in student_stages(report) if not stage.discarded]
     scored = [stage.name for stage in kept if stage.best]
     others = [stage.name for stage in kept if not stage.best]
     sentences = []
