@@ -33,6 +33,7 @@ from tutelage.run.measure import PREDICTIONS
 from tutelage.studies import compare as comparing
 from tutelage.studies import contrasts
 from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
 
 SHORT = {"stages.*.lr": 1e-3, "stages.*.batch_size": 16}
 
@@ -278,6 +279,10 @@ def plan(root: Path, **more: Any) -> dict[str, Any]:
         ({"stepz": 3}, "plan.yaml: stepz: Extra inputs"),
         ({"steps": 1, "methods": ["tinybert"]}, "steps 1 is fewer than the 2 stages"),
         ({"students": ["layers=x"]}, "--student 'layers=x'"),
+        (
+            {"students": ["layers=1", "layers=9"]},
+            r"^train, kd, layers=9: 9 layers cannot be copied: the teacher has 4",
+        ),
     ],
 )
 def test_mistakes_are_one_line_before_anything_is_written(
@@ -383,12 +388,16 @@ def test_equal_steps_are_divided_as_recipes_plan(teacher_folder: Path) -> None:
     tree = plan(teacher_folder, methods=["kd", {"method": "pkd", "settings": {"stages.*.epochs": 9}}], seeds=1)
     tree["tasks"][0]["data"] = data
     checked = comparing.plan_of(tree, {})
-    grounds, queue = comparing._queue(checked, Path("out"), lambda method, student, task: api.recipe(method).recipe)
+    grounds, queue = comparing._queue(
+        checked, Path("out"), lambda method, student, task: api.recipe(method).recipe, load_data
+    )
     # 360 texts in train are 12 batches of 32; 9 epochs
     assert [ground.steps for ground in grounds] == [108]
     assert [sum(stage.max_steps or 0 for stage in cell.config.recipe.stages) for cell in queue] == [108, 108]
     own = checked.model_copy(update={"steps": "recipe"})
-    grounds, queue = comparing._queue(own, Path("out"), lambda method, student, task: api.recipe(method).recipe)
+    grounds, queue = comparing._queue(
+        own, Path("out"), lambda method, student, task: api.recipe(method).recipe, load_data
+    )
     assert grounds[0].steps is None and [cell.config.recipe.stages[0].epochs for cell in queue] == [3, 9]
 
 
