@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 CARD_LINES = 30
 """Lines of a model card that are shown before it is uploaded."""
+HARDLY = 0.9
+"""Packed weights that are larger than this share of the plain ones were not worth packing."""
 
 
 def show(command: str, result: Any, as_json: bool) -> None:
@@ -271,10 +273,11 @@ def _push(found: Push) -> None:
 def _packed(found: Packed) -> None:
     share = found.packed / max(found.plain, 1)
     _say(f"{found.folder}: {found.plain / 1e6:.1f} MB plain, {found.packed / 1e6:.1f} MB packed ({share:.1%})")
-    if found.packed >= found.plain:
+    if not found.coded or share > HARDLY:
+        saved = "hardly anything" if found.coded and share < 1 else "nothing"
         _say(
-            "note: packing saves nothing, for no large matrix has at most 256 different values; train the student with "
-            "--method deep_compression"
+            f"note: packing saves {saved}: a code is for large matrices of at most 256 different values, and {found.coded} of "
+            f"{found.tensors} tensors are in one; train the student with --method deep_compression"
         )
 
 
