@@ -122,12 +122,25 @@ def test_without_a_validation_split_no_temperature_is_fitted(teacher_folder: Pat
     report = load_report(tmp_path / "run")
     assert isinstance(report, TaskReport) and report.calibration is not None
     found = report.calibration
-    assert report.student.score < 1  # of a student that is always right the temperature would be 1
     assert (found.temperature, found.texts, found.source, found.after) == (None, 0, None, None)
     assert 0 < found.before.ece < 1 and found.before.kl_to_teacher is not None
-    assert "No temperature was fitted" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "There is no temperature: the run kept no labels" in (tmp_path / "run" / "report.html").read_text(
+        encoding="utf-8"
+    )
     temperature, (note,) = temperature_of_run(str(tmp_path / "run" / "student"))
     assert temperature == 1 and note.startswith("temperature 1: the run kept no labels")
+
+
+def test_where_all_rows_are_right_no_temperature_is_fitted(teacher_folder: Path) -> None:
+    """The sharper, the better: what a fit would give says nothing, and 1 would look as if it had been fitted."""
+    report = load_report(teacher_folder / "teacher")
+    assert isinstance(report, TaskReport) and report.calibration is not None
+    found = report.calibration
+    assert (found.temperature, found.after) == (None, None) and found.texts == report.data.selection > 0
+    told = f"it could not be fitted: all {found.texts} rows of the validation split are right"
+    assert temperature_of_run(str(teacher_folder / "teacher")) == (1.0, [f"temperature 1: {told}"])
+    section = quality_page.calibration(report)
+    assert section is not None and section.notes == [f"There is no temperature: {told}."]
 
 
 def test_a_model_without_a_teacher_has_classes_and_a_calibration(teacher_folder: Path) -> None:

@@ -15,7 +15,13 @@ import pytest
 import torch
 from conftest import ALL_FAMILIES, LABELS, VOCABULARY, sentences, tiny_config, tiny_model, write_csv
 from test_pruned import pruned
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from tutelage import api, cli, serving
 from tutelage.anatomy import FAMILIES, auto_class
@@ -257,6 +263,13 @@ def test_mistakes_are_one_line(
     numbers = "text,label\n" + "\n".join(f"good word{i},{i}.5" for i in range(20))
     (tmp_path / "numbers.csv").write_text(numbers)
     refused("temperature=0", temperature=0)
+    refused("texts -3 is no number of texts; give 1 or more, or 0 for all", texts=-3)
+    refused("a checkpoint has no place for a temperature; leave out temperature", format="checkpoint", temperature=2)
+    config = tiny_config("bert", layers=1)
+    config.num_labels = 1
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "number")
+    tokenizer.save_pretrained(tmp_path / "number")
+    refused("is of kind regression and answers without probabilities", str(tmp_path / "number"), temperature=3)
     refused("is a regression", dev=str(tmp_path / "numbers.csv"))
     refused("shares no layers", format="checkpoint")
     AutoModelForCausalLM.from_config(tiny_config("gpt2", layers=1)).save_pretrained(tmp_path / "words")

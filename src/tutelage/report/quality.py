@@ -108,13 +108,20 @@ class CalibrationEntry(Block):
     """The temperature of the student's probabilities."""
 
     temperature: float | None
-    """Divides the logits; it has the lowest cross-entropy on rows that the student was not trained on. 1 where the student is
-    right on all of them. Null without such rows, beside those of the evaluation set."""
+    """Divides the logits; it has the lowest cross-entropy on rows that the student was not trained on. Null without such rows,
+    beside those of the evaluation set, and where the student is right on all of them: the sharper, the better."""
     texts: int
-    """Rows that it was fitted on."""
+    """Such rows."""
     source: str | None
-    """Where these come from. Null where nothing was fitted."""
+    """Where these come from. Null where there are none."""
     before: CalibrationScores
     """At temperature 1."""
     after: CalibrationScores | None
     """At the fitted temperature. Null where there is none."""
+
+    @property
+    def unfitted(self) -> str:
+        """Why there is no temperature."""
+        if not self.texts:
+            return "the run kept no labels beside its evaluation set to fit one on"
+        return f"it could not be fitted: all {self.texts:,} rows of the validation split are right"

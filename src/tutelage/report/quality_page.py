@@ -132,7 +132,8 @@ def calibration(report: TaskReport) -> Section | None:
     columns, scores = [Column(title="Temperature 1")], [entry.before]
     lines = [Line(name="temperature 1", points=_points(entry.before), style=1)]
     if entry.temperature is None or entry.after is None:
-        note = "No temperature was fitted: no labels are kept beside the evaluation set (--set data.holdout=0.1 keeps some)."
+        remedy = "" if entry.texts else " (--set data.holdout=0.1 keeps some)"
+        note = f"There is no temperature: {entry.unfitted}{remedy}."
     else:
         fitted = (
             f" The temperature {entry.temperature:.3g} was fitted on {count_text(entry.texts)} texts of the validation split "
