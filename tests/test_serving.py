@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from transformers import (
 
 from tutelage import api, cli, serving
 from tutelage.anatomy import FAMILIES, auto_class
+from tutelage.cli.shown import show
 from tutelage.errors import TutelageError
 from tutelage.evaluation import intervals
 from tutelage.evaluation.intervals import paired_difference
@@ -130,6 +132,21 @@ def test_no_answer_is_that_of_the_window_that_is_least_sure_of_it() -> None:
     model.span = lambda encoding, context: windows[encoding]  # type: ignore[method-assign, assignment, index]
     assert model.answer("who?", "a context") == {"answer": "a", "score": 5.0, "no_answer": 2.0}
     assert "error" in model.answer("who?", " ")
+
+
+def test_a_file_that_is_not_there_is_one_line(exported: tuple[Path, ExportReport]) -> None:
+    folder = exported[0] / "out"
+    words = [sys.executable, str(folder / "serve.py"), "nope.onnx", "a"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (1, f"{folder} holds no nope.onnx\n")
+
+
+def test_the_printed_command_runs_in_a_shell(
+    exported: tuple[Path, ExportReport], capsys: pytest.CaptureFixture[str]
+) -> None:
+    show("export", exported[1].model_copy(update={"out": "my folder"}), as_json=False)
+    command = capsys.readouterr().out.rpartition("; ")[2].removesuffix(" answers\n")
+    assert shlex.split(command) == ["python", "my folder/serve.py", "A text."]
 
 
 def test_a_temperature_is_a_finite_number(exported: tuple[Path, ExportReport], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -188,8 +189,13 @@ def _export(found: ExportReport) -> None:
         _say(f"note: {note}")
     for flag in found.flags:
         _say(f"WARNING: {flag}")
-    served = "" if found.opset is None else f'; python {found.out}/serve.py "A text." answers'
+    served = "" if found.opset is None else f"; {_served(found.out)} answers"
     _say(f"Written to {found.out}; the comparison is in export.json{served}")
+
+
+def _served(folder: str) -> str:
+    """The command that serves an exported folder, as a shell takes it."""
+    return f'python {shlex.quote(f"{folder}/serve.py")} "A text."'
 
 
 def _shrink(found: Shrink) -> None:
@@ -208,7 +214,7 @@ def _shrink(found: Shrink) -> None:
         _say(f"note: {note}")
     _say(found.verdict)
     if found.folder is not None:
-        _say(f'Written to {found.folder}; python {found.folder}/serve.py "A text." answers')
+        _say(f"Written to {found.folder}; {_served(found.folder)} answers")
 
 
 def _gate(found: Gate) -> None:
