@@ -857,6 +857,14 @@ def test_stages_whose_student_is_discarded_are_told_apart(taught: TaskReport) ->
     assert "| search | hidden states, embeddings | 10 | 1,000 | sampling weights |" in card(taught)
 
 
+def test_the_score_of_a_constant_answer_is_not_called_by_the_metric(report: TaskReport) -> None:
+    note = "the same answer to all texts is scored 0, whatever its metric"
+    assert "f1 0.851" in card(report) and note not in page(report)
+    report.stages[1].best, report.stages[1].scores = Best(epoch=3, score=0.0), [(1, 0.0), (2, 0.0), (3, 0.0)]
+    told = "epoch 3, scored 0, as a constant answer is"
+    assert told in card(report) and told in page(report) and note in page(report)
+
+
 def test_the_training_of_the_baseline_is_not_the_students(report: TaskReport) -> None:
     """The student is not scored after the stage that trains the baseline, and is not made by it."""
     assert "epoch of stage prediction, on the validation split" in selection(report)

@@ -133,6 +133,8 @@ def _team(found: dict[str, Any]) -> None:
 
 
 def _search(found: Search) -> None:
+    from tutelage.report.words import constant_note
+
     table = Table(
         "kept",
         "bytes per example",
@@ -146,6 +148,8 @@ def _search(found: Search) -> None:
         size = f"{trial.bytes_per_example:,.0f}"
         table.add_row(trial.name, size, f"{trial.score:.4f}", by_seed, f"{trial.dev_score:.4f}")
     _show(table)
+    if note := constant_note(score for trial in found.front for score in trial.scores.values()):
+        _say(f"note: {note}")
     best = found.chosen
     if best is not None:
         early = "" if best.rung == len(found.rungs) else ", of shorter training"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -291,12 +291,21 @@ def selection(report: TaskReport) -> str:
     return " ".join(sentences)
 
 
+def constant_note(scores: Iterable[float]) -> str:
+    """What a score of 0 on the validation split means, where there is one."""
+    if all(scores):
+        return ""
+    return "On the validation split the same answer to all texts is scored 0, whatever its metric."
+
+
 def outcome(report: TaskReport, stage: TaskStage) -> str:
     """What was kept of a stage."""
     learned = [] if report.team is None else [one.stage for one in report.team.stages]
     if stage.discarded:
         return "sampling weights" if stage.name in learned else "nothing"
     if stage.best:
+        if not stage.best.score:  # no metric: see constant_note
+            return f"epoch {stage.best.epoch}, scored 0, as a constant answer is"
         return f"epoch {stage.best.epoch}, {selector(report)} {score_text(stage.best.score)}"
     return "last epoch"
 
