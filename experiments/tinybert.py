@@ -94,6 +94,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     results |= {"general": {}, "teachers": {}, "augmented": {}, "runs": {}}
     for task in arguments.tasks.split(","):
         data, place = common.task_data(arguments, task), work / task
+        rows = place / "ablation"
         candidates = str(work / "words" / task)
         if not Path(candidates).exists():
             where = {"task": task, "data_dir": arguments.data_dir, "max_train": data.max_train}
@@ -121,7 +122,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
                 teacher=None,
             )
         found = ablation.ablate(
-            str(place),
+            str(rows),
             teacher=str(place / "teacher"),
             general_teacher=start,
             corpus=corpus,
@@ -134,10 +135,10 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
             settings=overrides,
             part=common.part(arguments),
         )
-        for arm, seed in ((arm, seed) for arm, of in found.rows.items() if arm != "plain" for seed in of.scores):
-            report = before(place / f"{arm}-{seed}" / "report.json")
+        for arm, seed in ((arm, seed) for arm, of in found.rows.items() for seed in of.scores):
+            report = before(rows / f"{arm}-{seed}" / "report.json")
             runs.append({"arm": arm, "seed": seed, **common.measured(report, "parameters"), **row(report)})
-        for path in sorted(place.glob("full-*/report.json"))[:1]:
+        for path in sorted(rows.glob("full-*/report.json"))[:1]:
             results["augmented"][task] = {name: before(path)["data"][name] for name in ("train", "augmented")}
         general = sorted((work / "general").glob("*/report.json"))
         results["general"] = {path.parent.name: held_out(path) for path in general}

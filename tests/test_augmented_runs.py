@@ -199,5 +199,13 @@ def test_ablate_runs_the_rows_and_goes_on(teacher_folder: Path, words: Path, tmp
     reports = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("report.json")}
     assert api.ablate("tinybert", str(tmp_path / "out"), rows=arms, seeds=2, **given) == found
     assert {path: path.stat().st_mtime_ns for path in reports} == reports  # nothing was run again
+    # Rows of another teacher, task or setting would stand in the same table.
+    for changed in (
+        {"teacher": str(teacher_folder / "random")},
+        {"max_train": 100},
+        {"settings": given["settings"][:-1]},
+    ):
+        with pytest.raises(TutelageError, match="holds a series of ablations with other settings; see its ablation"):
+            api.ablate("tinybert", str(tmp_path / "out"), rows=["no_da"], **{**given, **changed})
     with pytest.raises(TutelageError, match="there is no row 'no_x'"):
         api.ablate("tinybert", str(tmp_path / "out"), rows=["no_x"], **given)

@@ -15,10 +15,12 @@ from torch import nn
 
 from tutelage import api
 from tutelage.anatomy.checkpoints import PACKED
+from tutelage.cli.shown import show
 from tutelage.errors import TutelageError
 from tutelage.mechanisms.coding.coder import Codebooks, Sparsifier, clustered, matrices_of
 from tutelage.mechanisms.coding.settings import SharedValues, Sparsity
 from tutelage.report.comparison import tables
+from tutelage.run.packing import Packed
 from tutelage.students import coded, huffman
 
 
@@ -216,6 +218,24 @@ def test_a_run_is_packed_and_unpacked(teacher_folder: Path, tmp_path: Path) -> N
     assert set(again) == set(state) and all(torch.equal(again[name], one) for name, one in state.items())
     scores = api.evaluate(str(tmp_path / "plain"), quiet=True, train=texts["dev"])["scores"]
     assert next(iter(scores.values())) == next(iter(result.report["student"]["scores"].values()))
+
+
+@pytest.mark.parametrize(
+    ("packed", "matrices", "told"),
+    [
+        (999, 0, "packing saves nothing: "),  # a byte less is another header's
+        (1001, 2, "packing saves nothing: "),
+        (950, 2, "packing saves hardly anything: "),
+        (300, 2, None),
+    ],
+)
+def test_pack_says_when_it_saves_nothing(
+    packed: int, matrices: int, told: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show("pack", Packed(folder="small", plain=1000, packed=packed, coded=matrices, tensors=9), as_json=False)
+    out = capsys.readouterr().out
+    assert ("note: packing" in out) is (told is not None)
+    assert told is None or (told in out and f"{matrices} of 9 tensors are in one" in out and "deep_compression" in out)
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from tutelage.run.measure import PREDICTIONS
 from tutelage.studies import compare as comparing
 from tutelage.studies import contrasts
 from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
 
 SHORT = {"stages.*.lr": 1e-3, "stages.*.batch_size": 16}
 
@@ -278,6 +279,10 @@ def plan(root: Path, **more: Any) -> dict[str, Any]:
         ({"stepz": 3}, "plan.yaml: stepz: Extra inputs"),
         ({"steps": 1, "methods": ["tinybert"]}, "steps 1 is fewer than the 2 stages"),
         ({"students": ["layers=x"]}, "--student 'layers=x'"),
+        (
+            {"students": ["layers=1", "layers=9"]},
+            r"^train, kd, layers=9: 9 layers cannot be copied: the teacher has 4",
+        ),
     ],
 )
 def test_mistakes_are_one_line_before_anything_is_written(
@@ -383,12 +388,16 @@ def test_equal_steps_are_divided_as_recipes_plan(teacher_folder: Path) -> None:
     tree = plan(teacher_folder, methods=["kd", {"method": "pkd", "settings": {"stages.*.epochs": 9}}], seeds=1)
     tree["tasks"][0]["data"] = data
     checked = comparing.plan_of(tree, {})
-    grounds, queue = comparing._queue(checked, Path("out"), lambda method, student, task: api.recipe(method).recipe)
+    grounds, queue = comparing._queue(
+        checked, Path("out"), lambda method, student, task: api.recipe(method).recipe, load_data
+    )
     # 360 texts in train are 12 batches of 32; 9 epochs
     assert [ground.steps for ground in grounds] == [108]
     assert [sum(stage.max_steps or 0 for stage in cell.config.recipe.stages) for cell in queue] == [108, 108]
     own = checked.model_copy(update={"steps": "recipe"})
-    grounds, queue = comparing._queue(own, Path("out"), lambda method, student, task: api.recipe(method).recipe)
+    grounds, queue = comparing._queue(
+        own, Path("out"), lambda method, student, task: api.recipe(method).recipe, load_data
+    )
     assert grounds[0].steps is None and [cell.config.recipe.stages[0].epochs for cell in queue] == [3, 9]
 
 
@@ -436,7 +445,11 @@ def test_seeds_are_compared_by_the_paired_t_test() -> None:
     generator = np.random.default_rng(2)
     ours, theirs = generator.normal(0.8, 0.02, (2, 5))
     assert p_of_seeds(ours - theirs) == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
-    assert p_of_seeds([0.1]) is None and p_of_seeds([0.0, 0.0]) == 1 and p_of_seeds([0.1, 0.1]) is None
+    assert p_of_seeds([0.1]) is None and p_of_seeds([0.0, 0.0]) == 1
+    # Of equal differences: the share of all 2^n choices of signs whose mean is as far from 0.
+    equal = [0.9 - 0.8, 0.85 - 0.75, 0.7 - 0.6]
+    means = [np.mean(np.multiply(signs, equal)) for signs in itertools.product((-1, 1), repeat=3)]
+    assert p_of_seeds(equal) == np.mean(np.abs(means) >= np.mean(equal) - 1e-12) == 0.25
 
 
 def test_conclusions_are_those_of_slow_oracles(
@@ -538,11 +551,53 @@ def test_the_page_shows_names_as_text_and_needs_nothing_else(report: CompareRepo
     assert places and all(0 <= place <= 100 for place in places)
     worse = report.contrasts[0].model_copy(update={"examples": Difference(value=-0.1, low=-0.2, high=0.0)})
     mixed = compared_page.page(report.model_copy(update={"contrasts": [worse, *report.contrasts[1:]]}))
-    count = len(report.contrasts)
-    assert f"help in {count} of {count} comparisons with the same student trained without it." in page
-    assert f"help in {count - 1} of {count} comparisons" in mixed and "without it, and to harm in 1." in mixed
+    rest = "; better for these seeds in 4."
+    assert f"help in 4 of 8 comparisons with the same student trained without it{rest}" in page
+    assert "help in 3 of 8 comparisons" in mixed and f"without it, and to harm in 1{rest}" in mixed
     empty = report.model_copy(update={"arms": [], "contrasts": [], "notes": []})
     assert "No cell is finished." in compared_page.page(empty)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "half", "p", "verdict"),
+    [
+        (1, None, None, "better (one seed)"),
+        (3, 0.0, 0.25, "better (seeds do not differ)"),
+        (8, 0.0, 0.008, "better"),
+        (3, 0.01, 0.25, "better for these seeds"),
+    ],
+)
+def test_one_seed_and_equal_seeds_have_verdicts_of_their_own(
+    seeds: int, half: float | None, p: float | None, verdict: str, report: CompareReport
+) -> None:
+    given = {"seeds": seeds, "half": half, "p_seeds": p, "holm_seeds": p}
+    assert report.contrasts[0].model_copy(update=given).verdict == verdict
+
+
+def test_equal_differences_stay_in_the_family() -> None:
+    """Where they left it, the p-values of the others were adjusted for too few comparisons."""
+    gap = Difference(value=0.1, low=0.05, high=0.15)
+    ones = [
+        Contrast(
+            task="t", student="", arm=str(p), against="", seeds=2, examples=gap, half=0.01, p_examples=0.001, p_seeds=p,
+            holm_examples=0.001, holm_seeds=p,
+        )
+        for p in (p_of_seeds([0.1, 0.1]), 0.03)
+    ]  # fmt: skip
+    assert [one.holm_seeds for one in contrasts._adjusted(ones)] == [0.5, 0.06]
+
+
+def test_the_summary_counts_what_the_table_shows(report: CompareReport) -> None:
+    """Over examples alone is not shown: other trainings may turn it round."""
+    kd, pkd = report.contrasts[:2]
+    worse = Difference(value=-0.02, low=-0.03, high=-0.01)
+    ones = [kd, pkd, pkd.model_copy(update={"examples": worse}), kd.model_copy(update={"examples": worse}), pkd]
+    of = "5 comparisons with the same student trained without it"
+    told = "and to harm in 1; better for these seeds in 2, worse for these seeds in 1."
+    changed = report.model_copy(update={"contrasts": ones})
+    assert compared_tables.summary(changed) == f"Distillation is shown to help in 1 of {of}, {told}"
+    changed = report.model_copy(update={"contrasts": [kd]})
+    assert compared_tables.summary(changed).startswith("Distillation is shown to help in 1 of 1 comparisons")
 
 
 def test_csv_has_every_number(report: CompareReport) -> None:

@@ -145,6 +145,21 @@ def test_a_class_of_few_texts_shows_nothing(texts: int, passed: bool, run: Path)
     assert (told in one.line) is not passed
 
 
+def test_a_class_without_texts_fails_by_name(run: Path) -> None:
+    """The evaluation set shows nothing of it, and an export would answer with it."""
+    report = load_report(run)
+    assert isinstance(report, TaskReport)
+    unseen = ClassEntry(name="unseen", support=0, student=None, teacher=None, recall_difference=None, lost=0)
+    (run / REPORT).write_text(report.model_copy(update={"classes": [*report.classes, unseen]}).model_dump_json())
+    (one,) = api.gate(run, max_class_drop=0.5).conditions
+    assert (one.passed, one.value, one.bound) == (False, None, 1.0)
+    assert one.line == (
+        "FAILED: class drop not measured, bound 1.000, limit at most 0.5 (recall of class 'unseen', 0 texts; 1 of 4 classes are "
+        "over the limit, 1 of them with fewer than the 6 texts that a class without any loss needs; without texts in the "
+        "evaluation set: 'unseen')"
+    )
+
+
 def test_exit_codes_and_lines(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["gate", str(run / REPORT), "--min-retention", "0.9", "--max-size", "30MB"])  # which ends with 0
     assert capsys.readouterr().out.splitlines() == [

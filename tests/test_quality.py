@@ -15,7 +15,9 @@ from tutelage import api
 from tutelage.data.examples import Data, Examples
 from tutelage.data.texts import Texts
 from tutelage.evaluation.calibration import calibration_error
+from tutelage.report import quality_page
 from tutelage.report.model import TaskReport, load_report
+from tutelage.report.quality import ClassEntry
 from tutelage.run import quality
 from tutelage.run.folder import temperature_of_run
 from tutelage.run.result import Result
@@ -78,6 +80,15 @@ def test_a_run_reports_what_its_models_predict(distilled: tuple[Result, TaskRepo
     assert (result.folder / "report.html").read_text(encoding="utf-8").count(">By class</h2>") == 1
 
 
+def test_a_class_without_texts_is_a_row_of_the_page(distilled: tuple[Result, TaskReport]) -> None:
+    unseen = ClassEntry(name="unseen", support=0, student=None, teacher=None, recall_difference=None, lost=0)
+    report = distilled[1].model_copy(update={"classes": [*distilled[1].classes, unseen]})
+    section = quality_page.classes(report)
+    assert section is not None and section.table is not None
+    assert [len(row.cells) for row in section.table.rows] == [len(section.table.columns)] * 3
+    assert section.table.rows[-1].name == "unseen" and section.table.rows[-1].cells == ["0", "", "", "", "", ""]
+
+
 def test_classes_of_one_text_are_written_as_json(teacher_folder: Path, tmp_path: Path) -> None:
     """JSON has no word for an infinite end of an interval; Python's reader would take one, and others would not."""
 
@@ -111,12 +122,25 @@ def test_without_a_validation_split_no_temperature_is_fitted(teacher_folder: Pat
     report = load_report(tmp_path / "run")
     assert isinstance(report, TaskReport) and report.calibration is not None
     found = report.calibration
-    assert report.student.score < 1  # of a student that is always right the temperature would be 1
     assert (found.temperature, found.texts, found.source, found.after) == (None, 0, None, None)
     assert 0 < found.before.ece < 1 and found.before.kl_to_teacher is not None
-    assert "No temperature was fitted" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "There is no temperature: the run kept no labels" in (tmp_path / "run" / "report.html").read_text(
+        encoding="utf-8"
+    )
     temperature, (note,) = temperature_of_run(str(tmp_path / "run" / "student"))
     assert temperature == 1 and note.startswith("temperature 1: the run kept no labels")
+
+
+def test_where_all_rows_are_right_no_temperature_is_fitted(teacher_folder: Path) -> None:
+    """The sharper, the better: what a fit would give says nothing, and 1 would look as if it had been fitted."""
+    report = load_report(teacher_folder / "teacher")
+    assert isinstance(report, TaskReport) and report.calibration is not None
+    found = report.calibration
+    assert (found.temperature, found.after) == (None, None) and found.texts == report.data.selection > 0
+    told = f"it could not be fitted: all {found.texts} rows of the validation split are right"
+    assert temperature_of_run(str(teacher_folder / "teacher")) == (1.0, [f"temperature 1: {told}"])
+    section = quality_page.calibration(report)
+    assert section is not None and section.notes == [f"There is no temperature: {told}."]
 
 
 def test_a_model_without_a_teacher_has_classes_and_a_calibration(teacher_folder: Path) -> None:
@@ -138,10 +162,11 @@ def test_texts_in_several_classes_are_counted_in_each() -> None:
     dev = Examples([f"dev/{i}" for i in range(4)], ["a"] * 4, None, gold)
     data = data_of("multilabel", dev, ("x", "y", "z"))
     found = quality.by_class(kind_of("multilabel"), data, Texts(dev, None, None), ours, theirs)  # type: ignore[arg-type]
-    assert [(row["name"], row["support"]) for row in found] == [("y", 2), ("x", 3)]  # of z there is no text
+    assert [(row["name"], row["support"]) for row in found] == [("y", 2), ("x", 3), ("z", 0)]  # of z nothing is known
+    assert found[2] | {"student": None, "teacher": None, "recall_difference": None, "lost": 0} == found[2]
     assert found[0]["student"] == {"recall": 0.5, "f1": 0.5} and found[0]["teacher"] == {"recall": 1.0, "f1": 1.0}
     assert found[0]["recall_difference"]["value"] == -0.5
-    assert [row["lost"] for row in found] == [1, 1]
+    assert [row["lost"] for row in found] == [1, 1, 0]
     assert found[1]["student"] == {"recall": pytest.approx(2 / 3), "f1": pytest.approx(0.8)}
 
 

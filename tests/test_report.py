@@ -59,7 +59,7 @@ from tutelage.report.quality import (
 )
 from tutelage.report.references import bibtex
 from tutelage.report.section import Bar, BarChart, Cell, Column, Fact, Line, LineChart, Row, Section, Table
-from tutelage.report.words import caution, selection, verdict, with_interval
+from tutelage.report.words import caution, selection, student_stages, verdict, with_interval
 
 HOSTILE = "<script>alert(1)</script>\"'|`[a](javascript:b)</title>\n---\n# {{ 7 * 7 }}"
 ENVIRONMENT = Environment(torch="2.13.0", transformers="5.23.0", device="cpu", threads=2, precision="fp32")
@@ -135,6 +135,17 @@ def report() -> TaskReport:
                 tokens=527_000,
                 discarded=False,
             ),
+            TaskStage(  # the baseline's
+                name="labels",
+                epochs=13,
+                steps=1312,
+                seconds=400.1,
+                best=Best(epoch=7, score=0.817),
+                losses={"hard_labels": [(104, 0.6), (1312, 0.2)]},
+                scores=[(1, 0.8), (7, 0.817), (13, 0.81)],
+                tokens=2_283_000,
+                discarded=False,
+            ),
         ],
         inherited=None,
         team=None,
@@ -149,7 +160,8 @@ def report() -> TaskReport:
 def alone(report: TaskReport) -> TaskReport:
     """A fine-tuned model: no teacher, no baseline, nothing to compare with."""
     report.student.retention = report.student.speedup = report.student.agreement = None
-    return report.model_copy(update={"teacher": None, "baseline": None, "mapping": [], "teacher_layers": None})
+    fields: dict[str, Any] = {"teacher": None, "baseline": None, "mapping": [], "teacher_layers": None}
+    return report.model_copy(update={**fields, "stages": report.stages[:-1]})
 
 
 @pytest.fixture
@@ -204,12 +216,12 @@ def taught(report: TaskReport) -> TaskReport:
     assert report.teacher is not None
     report.teacher.name = "/home/ann/team/seed0"
     report.data.held = 367
-    first, last = report.stages
+    first, last, labels = report.stages
     report.stages = [
         first.model_copy(update={"name": "search", "discarded": True}),
         first.model_copy(update={"name": "refine", "discarded": True}),
         last.model_copy(update={"name": "distill"}),
-        last.model_copy(update={"name": "labels"}),
+        labels,
     ]
     starts = {"search": search.start, "refine": refine.start, "distill": refine.next}
     report.mapping, report.team = [], TeamEntry(members=members, starts=starts, stages=[search, refine])
@@ -689,7 +701,7 @@ def test_page_draws_odd_numbers(report: TaskReport) -> None:
     assert Tags(page(report)).open == []
     charts = [lines(chart) for chart in loss_charts(report.stages)]
     sizes = [len(curve.points) for chart in charts for curve in chart.curves]
-    assert sizes == [pytest.approx(240, abs=10), 2, 2, 2]
+    assert sizes == [pytest.approx(240, abs=10), 2, 2, 2, 2]
     for chart in [*charts, *map(lines, score_charts(report))]:
         for curve in chart.curves:
             for x, y in curve.points:
@@ -836,13 +848,36 @@ def test_page_of_a_team_says_whose_numbers_it_shows(taught: TaskReport) -> None:
 
 def test_stages_whose_student_is_discarded_are_told_apart(taught: TaskReport) -> None:
     assert selection(taught) == (
-        "The student was scored after each epoch of stages distill and labels, on the validation split of 367 examples "
+        "The student was scored after each epoch of stage distill, on the validation split of 367 examples "
         "(10% of train, held out), and the best epoch was kept. Each student of stages search and refine was replaced by a "
         "new one."
     )
     assert "for as many steps as stage distill," in page(taught)
     assert page(taught).count(">sampling weights</td>") == 2
     assert "| search | hidden states, embeddings | 10 | 1,000 | sampling weights |" in card(taught)
+
+
+def test_the_score_of_a_constant_answer_is_not_called_by_the_metric(report: TaskReport) -> None:
+    note = "the same answer to all texts is scored 0, whatever its metric"
+    assert "f1 0.851" in card(report) and note not in page(report)
+    report.stages[1].best, report.stages[1].scores = Best(epoch=3, score=0.0), [(1, 0.0), (2, 0.0), (3, 0.0)]
+    told = "epoch 3, scored 0, as a constant answer is"
+    assert told in card(report) and told in page(report) and note in page(report)
+
+
+def test_the_training_of_the_baseline_is_not_the_students(report: TaskReport) -> None:
+    """The student is not scored after the stage that trains the baseline, and is not made by it."""
+    assert "epoch of stage prediction, on the validation split" in selection(report)
+    text = card(report)
+    assert "| prediction |" in text and "| labels |" not in text
+    text = page(report)
+    assert ">labels (without distillation)</th>" in text and ">labels</th>" not in text
+    assert "labels (without distillation): f1 on the validation split" in text
+    trained = report.model_copy(update={"baseline": None, "stages": report.stages[:-1]})
+    assert "| prediction |" in card(trained) and ">prediction</th>" in page(trained)
+    # Of a kind without labels the baseline is the student before training: every stage is the student's.
+    untrained = trained.model_copy(update={"kind": "embedding", "baseline": report.baseline, "labels": []})
+    assert [stage.name for stage in student_stages(untrained)] == ["intermediate", "prediction"]
 
 
 def test_page_of_a_team_with_fixed_weights(taught: TaskReport) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tutelage import api
+from tutelage.cli.shown import show
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.progress import Display
@@ -208,6 +209,16 @@ def test_the_front_is_what_nothing_beats(seed: int) -> None:
         )
         assert beaten != ((trial.bytes_per_example, trial.score) in corners)
     assert len(front) == len(corners) and front == sorted(front, key=lambda trial: trial.bytes_per_example)
+
+
+def test_a_score_of_a_constant_answer_is_not_called_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    tried = trials(3, 3)
+    show("search_knowledge", made_up(tried, under=5000.0), as_json=False)
+    assert "scored 0" not in capsys.readouterr().out
+    same = tried[0].model_copy(update={"bytes_per_example": 1.0, "score": 0.4, "scores": {0: 0.0, 1: 0.8}})
+    show("search_knowledge", made_up([same, *tried], under=5000.0), as_json=False)
+    told = "note: On the validation split the same answer to all texts is scored 0, whatever its metric."
+    assert told in capsys.readouterr().out
 
 
 def test_the_best_under_a_budget() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,17 @@ import pytest
 import torch
 from conftest import ALL_FAMILIES, LABELS, VOCABULARY, sentences, tiny_config, tiny_model, write_csv
 from test_pruned import pruned
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from tutelage import api, cli, serving
 from tutelage.anatomy import FAMILIES, auto_class
+from tutelage.cli.shown import show
 from tutelage.errors import TutelageError
 from tutelage.evaluation import intervals
 from tutelage.evaluation.intervals import paired_difference
@@ -124,6 +132,21 @@ def test_no_answer_is_that_of_the_window_that_is_least_sure_of_it() -> None:
     model.span = lambda encoding, context: windows[encoding]  # type: ignore[method-assign, assignment, index]
     assert model.answer("who?", "a context") == {"answer": "a", "score": 5.0, "no_answer": 2.0}
     assert "error" in model.answer("who?", " ")
+
+
+def test_a_file_that_is_not_there_is_one_line(exported: tuple[Path, ExportReport]) -> None:
+    folder = exported[0] / "out"
+    words = [sys.executable, str(folder / "serve.py"), "nope.onnx", "a"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (1, f"{folder} holds no nope.onnx\n")
+
+
+def test_the_printed_command_runs_in_a_shell(
+    exported: tuple[Path, ExportReport], capsys: pytest.CaptureFixture[str]
+) -> None:
+    show("export", exported[1].model_copy(update={"out": "my folder"}), as_json=False)
+    command = capsys.readouterr().out.rpartition("; ")[2].removesuffix(" answers\n")
+    assert shlex.split(command) == ["python", "my folder/serve.py", "A text."]
 
 
 def test_a_temperature_is_a_finite_number(exported: tuple[Path, ExportReport], tmp_path: Path) -> None:
@@ -257,6 +280,13 @@ def test_mistakes_are_one_line(
     numbers = "text,label\n" + "\n".join(f"good word{i},{i}.5" for i in range(20))
     (tmp_path / "numbers.csv").write_text(numbers)
     refused("temperature=0", temperature=0)
+    refused("texts -3 is no number of texts; give 1 or more, or 0 for all", texts=-3)
+    refused("a checkpoint has no place for a temperature; leave out temperature", format="checkpoint", temperature=2)
+    config = tiny_config("bert", layers=1)
+    config.num_labels = 1
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "number")
+    tokenizer.save_pretrained(tmp_path / "number")
+    refused("is of kind regression and answers without probabilities", str(tmp_path / "number"), temperature=3)
     refused("is a regression", dev=str(tmp_path / "numbers.csv"))
     refused("shares no layers", format="checkpoint")
     AutoModelForCausalLM.from_config(tiny_config("gpt2", layers=1)).save_pretrained(tmp_path / "words")

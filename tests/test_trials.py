@@ -242,8 +242,8 @@ def test_on_a_corpus_both_are_numbers() -> None:
 # ------------------------------------------------------------------------------------------------------- selection
 
 
-def test_a_constant_answer_is_never_selected() -> None:
-    """Of F1 it is the best score: two texts of three are positive."""
+def test_a_constant_answer_is_never_selected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of F1 it is the best score: two texts of three are positive. The log gives that score, and says why 0 stands beside it."""
     from tutelage.data.examples import Data, Examples
     from tutelage.data.texts import Texts
 
@@ -259,6 +259,13 @@ def test_a_constant_answer_is_never_selected() -> None:
     assert kind.scores(data, constant, texts)["f1"] > kind.scores(data, useful, texts)["f1"]
     assert kind.selection_score(data, constant, texts) == 0.0
     assert kind.selection_score(data, useful, texts) == pytest.approx((0.75 + 4 / 6) / 2)
+    said: list[str] = []
+    desk = SimpleNamespace(accelerator=None, display=SimpleNamespace(say=said.append))
+    run = SimpleNamespace(bench=desk, kind=kind, data=data, selection=texts)
+    for logits, score in ((constant, 0.0), (useful, (0.75 + 4 / 6) / 2)):
+        monkeypatch.setattr(of_tasks, "predict", lambda *given, logits=logits, **more: logits)
+        assert of_tasks.TaskRun.score(run, None) == pytest.approx(score)  # type: ignore[arg-type]
+    assert said == ["constant answer: the validation split's texts all get the same one (f1 0.8000), which is scored 0"]
 
 
 def test_a_metric_of_ones_own_leads(teacher_folder: Path) -> None:

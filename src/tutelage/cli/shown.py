@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 CARD_LINES = 30
 """Lines of a model card that are shown before it is uploaded."""
+HARDLY = 0.9
+"""Packed weights that are larger than this share of the plain ones were not worth packing."""
 
 
 def show(command: str, result: Any, as_json: bool) -> None:
@@ -130,6 +133,8 @@ def _team(found: dict[str, Any]) -> None:
 
 
 def _search(found: Search) -> None:
+    from tutelage.report.words import constant_note
+
     table = Table(
         "kept",
         "bytes per example",
@@ -143,6 +148,8 @@ def _search(found: Search) -> None:
         size = f"{trial.bytes_per_example:,.0f}"
         table.add_row(trial.name, size, f"{trial.score:.4f}", by_seed, f"{trial.dev_score:.4f}")
     _show(table)
+    if note := constant_note(score for trial in found.front for score in trial.scores.values()):
+        _say(f"note: {note}")
     best = found.chosen
     if best is not None:
         early = "" if best.rung == len(found.rungs) else ", of shorter training"
@@ -186,8 +193,13 @@ def _export(found: ExportReport) -> None:
         _say(f"note: {note}")
     for flag in found.flags:
         _say(f"WARNING: {flag}")
-    served = "" if found.opset is None else f'; python {found.out}/serve.py "A text." answers'
+    served = "" if found.opset is None else f"; {_served(found.out)} answers"
     _say(f"Written to {found.out}; the comparison is in export.json{served}")
+
+
+def _served(folder: str) -> str:
+    """The command that serves an exported folder, as a shell takes it."""
+    return f'python {shlex.quote(f"{folder}/serve.py")} "A text."'
 
 
 def _shrink(found: Shrink) -> None:
@@ -206,7 +218,7 @@ def _shrink(found: Shrink) -> None:
         _say(f"note: {note}")
     _say(found.verdict)
     if found.folder is not None:
-        _say(f'Written to {found.folder}; python {found.folder}/serve.py "A text." answers')
+        _say(f"Written to {found.folder}; {_served(found.folder)} answers")
 
 
 def _gate(found: Gate) -> None:
@@ -271,10 +283,11 @@ def _push(found: Push) -> None:
 def _packed(found: Packed) -> None:
     share = found.packed / max(found.plain, 1)
     _say(f"{found.folder}: {found.plain / 1e6:.1f} MB plain, {found.packed / 1e6:.1f} MB packed ({share:.1%})")
-    if found.packed >= found.plain:
+    if not found.coded or share > HARDLY:
+        saved = "hardly anything" if found.coded and share < 1 else "nothing"
         _say(
-            "note: packing saves nothing, for no large matrix has at most 256 different values; train the student with "
-            "--method deep_compression"
+            f"note: packing saves {saved}: a code is for large matrices of at most 256 different values, and {found.coded} of "
+            f"{found.tensors} tensors are in one; train the student with --method deep_compression"
         )
 
 

@@ -35,14 +35,14 @@ def probabilities(logits: npt.NDArray[np.floating], temperature: float = 1.0) ->
     return np.asarray(softmax(logits.astype(np.float64) / temperature, axis=1))
 
 
-def fitted_temperature(logits: npt.NDArray[np.floating], labels: Classes) -> float:
+def fitted_temperature(logits: npt.NDArray[np.floating], labels: Classes) -> float | None:
     """The temperature that minimises ``-mean log softmax(z / T)[y]``, between 0.05 and 20 (Guo et al. 2017).
 
-    Where all rows are right (or there are none) the minimum lies at temperature 0 and says nothing; then it is 1.
+    None where all rows are right (or there are none): the minimum lies at temperature 0 and says nothing.
     """
     scores = logits.astype(np.float64)
     if (scores.argmax(axis=1) == labels).all():
-        return 1.0
+        return None
     rows = np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:

@@ -107,13 +107,21 @@ def p_of_resamples(differences: Scores) -> float:
     return min(1.0, 2 * (int(other) + 1) / (len(differences) + 1))
 
 
+def all_equal(values: Sequence[float]) -> bool:
+    """Whether values differ by no more than rounding."""
+    return float(np.ptp(values)) < ROUNDING
+
+
 def p_of_seeds(differences: Sequence[float]) -> float | None:
-    """The two-sided p-value of Student's paired t-test; None for fewer than two differences, and for equal ones, whose spread says
-    nothing."""
+    """The two-sided p-value of Student's paired t-test; None for fewer than two differences.
+
+    The test divides by their spread. Of n equal differences it is the p-value of the exact test by changes of sign, which needs no
+    spread (Fisher 1935): ``2 / 2^n``, or 1 if they are 0.
+    """
     if len(differences) < 2:
         return None
-    if np.ptp(differences) < ROUNDING:  # the test divides by their spread
-        return 1.0 if abs(differences[0]) < ROUNDING else None
+    if all_equal(differences):
+        return 1.0 if abs(differences[0]) < ROUNDING else 2.0 ** (1 - len(differences))
     return float(stats.ttest_1samp(differences, 0).pvalue)
 
 

@@ -50,7 +50,7 @@ def card(report: TaskReport) -> str:
         caution=words.caution(report),
         rows=comparison(report),
         selection=words.selection(report),
-        kept=[words.outcome(report, stage) for stage in report.stages],
+        stages=[(stage, words.outcome(report, stage)) for stage in words.student_stages(report)],
         team=left,
         dropped=dropped,
         warnings=_warnings(report),

@@ -83,11 +83,12 @@ class Contrast(Block):
     examples: Difference
     """The mean difference; its interval over examples."""
     half: float | None
-    """Half of the 95 % interval over seeds, by Student's t. Null for one seed."""
+    """Half of the 95 % interval over seeds, by Student's t; 0 where all seeds have the same difference. Null for one seed."""
     p_examples: float
     """Two-sided, of the bootstrap over examples: would these models differ on other examples?"""
     p_seeds: float | None
-    """Two-sided, of the paired t-test over seeds: would other seeds differ on these examples? Null for one seed."""
+    """Two-sided, of the paired t-test over seeds: would other seeds differ on these examples? Of n equal differences the exact test
+    by changes of sign, ``2 / 2^n``. Null for one seed."""
     holm_examples: float
     """``p_examples`` adjusted for all comparisons of the task."""
     holm_seeds: float | None
@@ -103,10 +104,12 @@ class Contrast(Block):
         examples = self.holm_examples < LEVEL
         seeds = self.holm_seeds is not None and self.holm_seeds < LEVEL
         way = "better" if self.examples.value > 0 else "worse"
-        if examples and self.holm_seeds is None:
-            return f"{way} (one seed)"
         if examples and seeds:
             return way
+        if examples and self.seeds == 1:
+            return f"{way} (one seed)"
+        if examples and self.half == 0:
+            return f"{way} (seeds do not differ)"
         return f"{way} for these seeds" if examples else f"{way} on these examples" if seeds else "no difference shown"
 
 

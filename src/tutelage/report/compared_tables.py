@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tutelage.report.compared import LEVEL, ComparedArm, CompareReport, Contrast
+from tutelage.report.compared import ComparedArm, CompareReport, Contrast
 from tutelage.report.numbers import rounded
 from tutelage.report.words import with_interval
 
@@ -33,10 +34,12 @@ def summary(report: CompareReport) -> str:
         return "No cell is finished."
     if not twins:
         return "The students were not trained without distillation, so it is not known whether it pays."
-    shown = [one.examples.value > 0 for one in twins if one.holm_examples < LEVEL]
-    harm = "" if all(shown) else f", and to harm in {len(shown) - sum(shown)}"
+    shown = Counter(one.verdict for one in twins)
+    helps, harms = shown.pop("better", 0), shown.pop("worse", 0)
+    harm = f", and to harm in {harms}" if harms else ""
     all_of = f"{len(twins)} comparisons with the same student trained without it"
-    return f"Distillation is shown to help in {sum(shown)} of {all_of}{harm}."
+    others = ", ".join(f"{verdict} in {count}" for verdict, count in shown.most_common())
+    return f"Distillation is shown to help in {helps} of {all_of}{harm}{f'; {others}' if others else ''}."
 
 
 def best_lines(report: CompareReport) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tutelage.report.model import Finding, StageEntry, TaskReport
 from tutelage.report.numbers import finite, percent, score_text
-from tutelage.report.words import difference, failures, folder_name, gain, words
+from tutelage.report.words import difference, failures, folder_name, gain, student_stages, words
 from tutelage.tasks.metrics import standard_error
 
 ONE_SIDED = 10.0
@@ -85,7 +85,7 @@ def _rival(report: TaskReport) -> Iterator[Finding]:
 
 def _training(report: TaskReport) -> Iterator[Finding]:
     for number, stage in enumerate(report.stages):
-        whose = "twin" if report.baseline is not None and number == len(report.stages) - 1 else "student"
+        whose = "student" if number < len(student_stages(report)) else "twin"
         if stage.best is not None and len(stage.scores) > 1 and stage.best.epoch == stage.epochs:
             rise = stage.scores[-1][1] - max(score for _, score in stage.scores[:-1])
             if rise > standard_error(report.data.selection) / 2:

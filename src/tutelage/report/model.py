@@ -444,7 +444,8 @@ class TaskReport(Block):
     baseline: ModelEntry | None
     """The same student without distillation. Null if it was not trained."""
     classes: list[ClassEntry] = Field(default_factory=list)
-    """The classes that occur in the first part of the evaluation set, the worst regressions first. Empty where texts have none."""
+    """The classes on the first part of the evaluation set: the worst regressions first, those without texts last. Empty where texts
+    have no classes."""
     confusions: list[Confusion] = Field(default_factory=list)
     """The student's most frequent errors there, at most 100. Empty where texts do not have exactly one class."""
     disagreements: DisagreementsEntry | None = None

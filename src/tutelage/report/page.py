@@ -44,11 +44,13 @@ from tutelage.report.words import (
     baseline_text,
     called,
     caution,
+    constant_note,
     entries,
     factor,
     interval,
     latency_of,
     lead,
+    named_stages,
     names,
     outcome,
     paid,
@@ -340,12 +342,13 @@ def bar_charts(report: TaskReport) -> list[BarChart]:
 
 def curves(report: TaskReport) -> Section | None:
     """Which layers were compared, and how losses and scores moved."""
-    losses, scores = loss_charts(report.stages), score_charts(report)
+    losses, scores = loss_charts(named_stages(report)), score_charts(report)
     pictures: list[Picture] = [*layer_maps(report), *losses, *scores]
     if not pictures:
         return None
     notes = [LOSSES] if losses else []
     notes += ["The ring marks the epoch that was kept."] if scores else []
+    notes += filter(None, [constant_note(score for stage in report.stages for _, score in stage.scores)])
     return Section(title="Training curves", pictures=pictures, notes=[" ".join(notes)] if notes else [])
 
 
@@ -375,7 +378,7 @@ def loss_charts(stages: Sequence[StageEntry]) -> list[LineChart]:
 def score_charts(report: TaskReport) -> list[LineChart]:
     """The score on the validation split by epoch, for each stage that was scored."""
     charts, metric = [], selector(report)
-    for stage in report.stages:
+    for stage in named_stages(report):
         points = _points(stage.scores)
         if len(points) > 1:
             best = stage.best
@@ -471,7 +474,7 @@ def training(report: TaskReport) -> Section:
                 outcome(report, stage),
             ],
         )
-        for stage in report.stages
+        for stage in named_stages(report)
     ]
 
     def examples(part: str, count: int) -> str:

@@ -39,12 +39,13 @@ class ClassEntry(Block):
 
     name: str
     support: int
-    """Texts of the class."""
-    student: ClassScores
+    """Texts of the class. A class without any has no scores."""
+    student: ClassScores | None
+    """Null without texts of the class."""
     teacher: ClassScores | None
-    """Null without a teacher."""
+    """Null without a teacher, or without texts of the class."""
     recall_difference: Difference | None
-    """Recall of the student minus the teacher's, over the texts of the class. Null without a teacher."""
+    """Recall of the student minus the teacher's, over the texts of the class. Null without a teacher, or without such texts."""
     lost: int | None = None
     """Texts of the class that are given it by the teacher and not by the student. Null without a teacher."""
 
@@ -107,13 +108,20 @@ class CalibrationEntry(Block):
     """The temperature of the student's probabilities."""
 
     temperature: float | None
-    """Divides the logits; it has the lowest cross-entropy on rows that the student was not trained on. 1 where the student is
-    right on all of them. Null without such rows, beside those of the evaluation set."""
+    """Divides the logits; it has the lowest cross-entropy on rows that the student was not trained on. Null without such rows,
+    beside those of the evaluation set, and where the student is right on all of them: the sharper, the better."""
     texts: int
-    """Rows that it was fitted on."""
+    """Such rows."""
     source: str | None
-    """Where these come from. Null where nothing was fitted."""
+    """Where these come from. Null where there are none."""
     before: CalibrationScores
     """At temperature 1."""
     after: CalibrationScores | None
     """At the fitted temperature. Null where there is none."""
+
+    @property
+    def unfitted(self) -> str:
+        """Why there is no temperature."""
+        if not self.texts:
+            return "the run kept no labels beside its evaluation set to fit one on"
+        return f"it could not be fitted: all {self.texts:,} rows of the validation split are right"

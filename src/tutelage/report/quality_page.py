@@ -38,6 +38,8 @@ def classes(report: TaskReport) -> Section | None:
         if (change := one.recall_difference) is not None:
             below = "" if change.ends is None else " to ".join(map(signed, change.ends))
             cells.append(Cell(text=signed(change.value), below=below))
+        elif taught:  # a class without texts
+            cells.append("")
         rows.append(Row(name=one_line(one.name), cells=cells))
     first = "The worst regressions first" if taught else "The lowest recall first"
     more = len(report.classes) - CLASSES
@@ -130,7 +132,8 @@ def calibration(report: TaskReport) -> Section | None:
     columns, scores = [Column(title="Temperature 1")], [entry.before]
     lines = [Line(name="temperature 1", points=_points(entry.before), style=1)]
     if entry.temperature is None or entry.after is None:
-        note = "No temperature was fitted: no labels are kept beside the evaluation set (--set data.holdout=0.1 keeps some)."
+        remedy = "" if entry.texts else " (--set data.holdout=0.1 keeps some)"
+        note = f"There is no temperature: {entry.unfitted}{remedy}."
     else:
         fitted = (
             f" The temperature {entry.temperature:.3g} was fitted on {count_text(entry.texts)} texts of the validation split "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +123,24 @@ def called(report: TaskReport) -> str:
     return f"the teacher {found[0]}" if found else "the teacher"
 
 
+def student_stages(report: TaskReport) -> list[TaskStage]:
+    """The stages that trained the student: all but the last, the baseline's own, where a baseline was trained."""
+    trained = report.baseline is not None and kind_of(report.kind).learns_labels
+    return report.stages[:-1] if trained else report.stages
+
+
+def named_stages(report: TaskReport) -> list[TaskStage]:
+    """All stages; the baseline's says in its name whose it is."""
+    ours = student_stages(report)
+    whose = names(report).get("baseline", "").lower()
+    theirs = [stage.model_copy(update={"name": f"{stage.name} ({whose})"}) for stage in report.stages[len(ours) :]]
+    return [*ours, *theirs]
+
+
 def baseline_text(report: TaskReport) -> str:
     """What the baseline is."""
     who = "slices of the teacher, as large as the student" if report.inherited else "the same student"
-    last = [stage.name for stage in report.stages if not stage.discarded]
-    last = last[:-1] if report.baseline is not None else last  # the baseline's own stage
+    last = [stage.name for stage in student_stages(report) if not stage.discarded]
     as_many = f" as {stages_text(last)}" if any(stage.discarded for stage in report.stages) else ""
     rate = ", at the same learning rate (slices may need a higher one)" if report.inherited else ""
     if not kind_of(report.kind).learns_labels:
@@ -258,10 +271,10 @@ def caution(report: TaskReport) -> str | None:
 
 
 def selection(report: TaskReport) -> str:
-    """How the checkpoint of each stage was selected."""
+    """How the checkpoint of each of the student's stages was selected."""
     source = report.data.sources.get("selection", "selection")
     discarded = [stage.name for stage in report.stages if stage.discarded]
-    kept = [stage for stage in report.stages if not stage.discarded]
+    kept = [stage for stage in student_stages(report) if not stage.discarded]
     scored = [stage.name for stage in kept if stage.best]
     others = [stage.name for stage in kept if not stage.best]
     sentences = []
@@ -278,12 +291,21 @@ def selection(report: TaskReport) -> str:
     return " ".join(sentences)
 
 
+def constant_note(scores: Iterable[float]) -> str:
+    """What a score of 0 on the validation split means, where there is one."""
+    if all(scores):
+        return ""
+    return "On the validation split the same answer to all texts is scored 0, whatever its metric."
+
+
 def outcome(report: TaskReport, stage: TaskStage) -> str:
     """What was kept of a stage."""
     learned = [] if report.team is None else [one.stage for one in report.team.stages]
     if stage.discarded:
         return "sampling weights" if stage.name in learned else "nothing"
     if stage.best:
+        if not stage.best.score:  # no metric: see constant_note
+            return f"epoch {stage.best.epoch}, scored 0, as a constant answer is"
         return f"epoch {stage.best.epoch}, {selector(report)} {score_text(stage.best.score)}"
     return "last epoch"
 

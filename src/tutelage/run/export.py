@@ -101,6 +101,10 @@ def export(
         check_installed()
     if temperature is not None and not 0 < temperature < math.inf:
         raise TutelageError(f"temperature={temperature} makes no probabilities; give a number above 0")
+    if most < 0:
+        raise TutelageError(f"{option('texts')} {most} is no number of texts; give 1 or more, or 0 for all")
+    if temperature is not None and form == "checkpoint":
+        raise TutelageError(f"a checkpoint has no place for a temperature; leave out {option('temperature')}")
     with bench(quiet) as desk:
         path = resolve(model)
         head = head_in(path)
@@ -110,6 +114,11 @@ def export(
             part = subnetworks.chosen(path, source.config, width, depth)
             source.become(subnetworks.cut(source.model, part))
         checked = _checked(model, source, kind_of_model(head, source.config), data_config, most)
+        if temperature is not None and not checked.kind.named:
+            raise TutelageError(
+                f"the model {model!r} is of kind {checked.kind.name} and answers without probabilities, which a temperature "
+                f"would change; leave out {option('temperature')}"
+            )
         if temperature is None:
             fitted = form == "onnx" and checked.kind.classifies_texts and part is None
             temperature, note = temperature_of_run(path) if fitted else (1.0, [])

@@ -89,7 +89,7 @@ def temperature_of_run(model: str) -> tuple[float, list[str]]:
     if entry is None:
         return 1.0, []
     if entry.temperature is None:
-        return 1.0, ["temperature 1: the run kept no labels beside its evaluation set to fit another on"]
+        return 1.0, [f"temperature 1: {entry.unfitted}"]
     return entry.temperature, [
         f"temperature {entry.temperature:.3g} of the run's report, fitted on {entry.texts:,} rows of the validation split"
     ]

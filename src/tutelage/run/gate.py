@@ -26,7 +26,8 @@ class Condition(Block):
 
     name: str
     """``retention``, ``class drop``, ``agreement``, ``latency_ms`` or ``size_mb``."""
-    value: float
+    value: float | None
+    """Null where nothing could be measured: a class without texts."""
     bound: float
     """The end of the value's 95 % interval that is compared with the limit. A value without an
     interval is its own bound."""
@@ -44,8 +45,9 @@ class Condition(Block):
     @property
     def line(self) -> str:
         """The condition in one line."""
+        value = "not measured" if self.value is None else f"{self.value:.3f}"
         return (
-            f"{'passed' if self.passed else 'FAILED'}: {self.name} {self.value:.3f}, bound {self.bound:.3f}, limit "
+            f"{'passed' if self.passed else 'FAILED'}: {self.name} {value}, bound {self.bound:.3f}, limit "
             f"{'at least' if self.at_least else 'at most'} {self.limit:g} ({self.of})"
         )
 
@@ -206,27 +208,28 @@ def _class_drop(report: TaskReport, limit: float) -> Condition:
     The drop is the share of the class's texts that only the teacher gets right, minus the share that only the student gets right.
     So it is at most the first share, whose upper bound is exact however few the texts are (Clopper and Pearson, Biometrika 1934). A
     bootstrap of the difference is not: texts on which the models never differ give the same difference in every resample. The gate
-    passes only if every class does, so the classes need no correction (intersection-union test; Berger, Technometrics 1982).
+    passes only if every class does, so the classes need no correction (intersection-union test; Berger, Technometrics 1982). Of a
+    class without texts nothing is shown: its bound is 1.
     """
-    drops = [(one, one.recall_difference, one.lost) for one in report.classes if one.recall_difference is not None]
-    bounds = [
-        (one, change, most_share(lost, one.support, CONFIDENCE)) for one, change, lost in drops if lost is not None
-    ]
+    bounds = [(one, most_share(one.lost, one.support, CONFIDENCE)) for one in report.classes if one.lost is not None]
     if not bounds:
         raise TutelageError(
             f"the report compares no classes with a teacher's; leave out {option('max_class_drop')}, or repeat the run with this "
             "version"
         )
-    worst, change, bound = max(bounds, key=lambda one: one[2])
-    over = sum(bound > limit for *_, bound in bounds)
+    worst, bound = max(bounds, key=lambda one: (one[1], -one[0].support))
+    over = sum(bound > limit for _, bound in bounds)
     of = f"recall of class {worst.name!r}, {worst.support:,} texts; {over} of {len(bounds)} classes are over the limit"
     if over:
         fewest = fewest_rows(1 - limit, 1 - CONFIDENCE)
-        if few := sum(one.support < fewest for one, *_ in bounds):
+        if few := sum(one.support < fewest for one, _ in bounds):
             of += f", {few} of them with fewer than the {fewest:,} texts that a class without any loss needs"
+        if missing := [repr(one.name) for one, _ in bounds if not one.support]:
+            of += f"; without texts in the evaluation set: {', '.join(missing)}"
+    change = worst.recall_difference
     return Condition(
         name="class drop",
-        value=0.0 - change.value,  # no change is 0, and not -0
+        value=None if change is None else 0.0 - change.value,  # no change is 0, and not -0
         bound=bound,
         limit=limit,
         at_least=False,

@@ -65,13 +65,13 @@ def entry(run: TaskRun, workspace: Workspace, part: str, ours: Tensor, theirs: T
             "temperature": temperature,
             "texts": len(known),
             "source": data.sources.get("selection", "validation split"),
-            "after": trusted(ours, theirs, texts.examples.labels, temperature),
+            "after": None if temperature is None else trusted(ours, theirs, texts.examples.labels, temperature),
         }
     return found
 
 
 def by_class(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tensor | None) -> list[dict[str, Any]]:
-    """Each class that the texts have, the worst regressions first."""
+    """Each class of the task, the worst regressions first, and last the classes without texts, of which nothing is known."""
     if not isinstance(kind, TextKind):
         return []
 
@@ -85,26 +85,29 @@ def by_class(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tensor 
     rows = []
     for number, name in enumerate(data.labels):
         of = gold[:, number]
-        if not of.any():
-            continue
         row: dict[str, Any] = {"name": name, "support": int(of.sum()), "student": _scores(of, student[:, number])}
         row |= {"teacher": None, "recall_difference": None, "lost": None}
         if teacher is not None:
-            value, low, high = paired_shares(student[of, number], teacher[of, number])
             row["teacher"] = _scores(of, teacher[:, number])
-            row["recall_difference"] = {"value": value, "low": low, "high": high}
             row["lost"] = int((teacher[of, number] & ~student[of, number]).sum())
+            if of.any():
+                value, low, high = paired_shares(student[of, number], teacher[of, number])
+                row["recall_difference"] = {"value": value, "low": low, "high": high}
         rows.append(row)
 
-    def first(row: dict[str, Any]) -> tuple[float, int]:
+    def first(row: dict[str, Any]) -> tuple[bool, float, int]:
+        if not row["support"]:
+            return True, 0.0, 0
         change = row["recall_difference"]
-        return (row["student"]["recall"] if change is None else change["value"]), -row["support"]
+        return False, (row["student"]["recall"] if change is None else change["value"]), -row["support"]
 
     return sorted(rows, key=first)
 
 
-def _scores(gold: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """Recall and F1 of one class; there are texts of it."""
+def _scores(gold: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> dict[str, float] | None:
+    """Recall and F1 of one class; None without texts of it."""
+    if not gold.any():
+        return None
     both = int((gold & predicted).sum())
     return {"recall": both / int(gold.sum()), "f1": 2 * both / int(gold.sum() + predicted.sum())}
 

@@ -520,7 +520,14 @@ class TaskRun:
 
     def score(self, model: PreTrainedModel) -> float:
         logits = predict(model, self.selection.student, self.bench.accelerator, say=self.bench.display.say)
-        return self.kind.selection_score(self.data, logits, self.selection)
+        score = self.kind.selection_score(self.data, logits, self.selection)
+        if self.kind.is_constant(logits):
+            metric = self.data.metrics[0]
+            real = self.kind.scores(self.data, logits, self.selection)[metric]
+            self.bench.display.say(
+                f"constant answer: the validation split's texts all get the same one ({metric} {real:.4f}), which is scored 0"
+            )
+        return score
 
     def end(self, work: StageWork, projections: dict[str, Tensor], workspace: Workspace) -> dict[str, str]:
         """Save the student after a stage; returns the checksums of its files."""

@@ -136,8 +136,11 @@ def texts(given: list[str]) -> Iterator[tuple[str, str | None]]:
 if __name__ == "__main__":
     folder, words = Path(__file__).parent, sys.argv[1:]
     files = [words.pop(0)] if words and words[0].endswith(".onnx") else ["model.int8.onnx", "model.onnx"]
+    path = next((folder / name for name in files if (folder / name).exists()), None)
+    if path is None:
+        sys.exit(f"{folder} holds no {' and no '.join(files)}")
     try:
-        model = Model(next((folder / name for name in files if (folder / name).exists()), folder / files[-1]))
+        model = Model(path)
     except ValueError as error:
         sys.exit(str(error))
     for text, pair in texts(words):

@@ -10,14 +10,22 @@ from pydantic import BaseModel, ConfigDict
 
 from tutelage.artifacts import write_json
 from tutelage.data.config import DataConfig
+from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
 from tutelage.methods.tinybert import tinybert
-from tutelage.recipes.config import RunConfig
+from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.recipes.recipe import Recipe
 from tutelage.recipes.settings import Settings, parsed, with_settings
+from tutelage.run import origins
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Fresh
-from tutelage.studies.study import Interval, finished, interval, paired, study
+from tutelage.studies.study import Interval, check_folder, finished, interval, paired, study, take_folder
+from tutelage.tasks import kind_of
+from tutelage.tasks.load import load_data
+from tutelage.teachers.source import Source
+
+FILE = "ablation.yaml"
+"""What all rows have in common, in the folder of the ablation."""
 
 TABLES = {
     "Procedures": ("full", "no_gd", "no_td", "no_da"),
@@ -32,6 +40,26 @@ ARMS = tuple(dict.fromkeys(arm for arms in TABLES.values() for arm in arms))
 
 OWN_GENERAL = ("no_embd", "no_trm", "no_attn", "no_hidn", "top", "bottom")
 """Rows that change the general stage too; the others share that of the full method."""
+
+
+class Asked(BaseModel):
+    """What all rows of a table have in common: with something else they could not be compared."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: DataConfig
+    texts: str
+    """Fingerprint of the texts with their labels."""
+    teacher: str
+    teacher_fingerprint: str
+    """Of its weights and its tokenizer."""
+    general_teacher: str
+    general: str
+    """Folder of the general students."""
+    corpus: str
+    student: Fresh
+    mixed_precision: str
+    settings: dict[str, Any]
 
 
 class Row(BaseModel):
@@ -93,7 +121,8 @@ def ablate(
 ) -> Ablation:
     """Run the rows that are not finished yet and return the tables, which are also written to ``OUT/ablation.json``.
 
-    The runs are a :func:`~tutelage.studies.study.study` in ``out``: a stopped ablation continues when it is called again.
+    The runs are a :func:`~tutelage.studies.study.study` in ``out``: a stopped ablation continues when it is called again. Rows and
+    seeds can be added; with another teacher, task or setting it is another ablation and needs another folder.
     ``teacher`` is fine-tuned on the task, ``general_teacher`` is only pretrained. General students lie in ``general`` (default:
     ``OUT/general``), one for each row that needs its own, and serve all seeds and tasks. A setting for a stage is ignored by rows
     without that stage. ``part`` divides the runs between processes, as in a study.
@@ -125,6 +154,19 @@ def ablate(
             mixed_precision=mixed_precision,
         )
         configs[arm] = _with(config, settings)
+    asked = Asked(
+        **_contents(data, teacher),
+        general_teacher=general_teacher,
+        general=str(students),
+        corpus=corpus,
+        student=student,
+        mixed_precision=mixed_precision,
+        settings=parsed(settings),
+    )
+    # While no row is finished there is nothing that others could be mixed with, and a mistake may be mended.
+    fixed = to_yaml(asked) if finished(folder) else None
+    check_folder(folder, FILE, "series of ablations", fixed, beside=["general"])
+    take_folder(folder, FILE, to_yaml(asked))
     for arm in dict.fromkeys(_general(arm) for arm in arms if arm != "no_gd"):
         general_student(arm, students / arm, general_teacher, corpus, student, mixed_precision, settings, quiet=quiet)
     found = study(
@@ -147,6 +189,18 @@ def ablate(
     tables = Ablation(task=str(data.task or data.train), metric=last.metric, teacher=last.more["teacher"], rows=rows)
     write_json(folder / "ablation.json", tables)
     return tables
+
+
+def _contents(data: DataConfig, teacher: str) -> dict[str, Any]:
+    """Texts and teacher, by name and by contents."""
+    loaded = load_data(data)
+    source = Source(teacher, kind_of(loaded.kind).head, pooling=data.pooling)
+    return {
+        "data": data,
+        "texts": origins.texts_of(loaded),
+        "teacher": teacher,
+        "teacher_fingerprint": f"{source.fingerprint} {tokenizer_fingerprint(source.tokenizer)}",
+    }
 
 
 def _general(arm: str) -> str:

@@ -50,7 +50,8 @@ from tutelage.report.model import TaskReport, load_report
 from tutelage.run import origins
 from tutelage.run.budget import settled
 from tutelage.run.run import run
-from tutelage.run.workspace import locked
+from tutelage.run.task import TaskRun
+from tutelage.run.workspace import bench, locked
 from tutelage.studies.contrasts import Finished, TaskGround, conclusions, same_ground
 from tutelage.studies.study import check_folder, take_folder
 from tutelage.tasks import kind_of
@@ -226,6 +227,9 @@ def plan_of(given: str | os.PathLike[str] | Mapping[str, Any] | None, own: Mappi
 RecipeOf = Callable[[str, str, str | None], Recipe]
 """The recipe of a method with a student on a task, all by name."""
 
+ReadData = Callable[[DataConfig], Data]
+"""Reads each task's texts once."""
+
 
 def compare(plan: ComparePlan, out: str, recipe_of: RecipeOf, *, quiet: bool = False) -> CompareReport:
     """Run the cells that are not finished, and write what all of them show; see :func:`tutelage.api.compare`.
@@ -235,10 +239,12 @@ def compare(plan: ComparePlan, out: str, recipe_of: RecipeOf, *, quiet: bool = F
             different examples.
     """
     plan.check()
-    folder = Path(out)
-    grounds, queue = _queue(plan, folder, recipe_of)
+    folder, read = Path(out), cache(load_data)
+    grounds, queue = _queue(plan, folder, recipe_of, read)
     with locked(out), Display(quiet) as display:
         check_folder(folder, FILE, "comparison", None)
+        display.say("checking the cells ...")
+        _check_arms(queue, read)
         take_folder(folder, FILE, to_yaml(plan))
         finished: list[Finished] = []
         entries: list[QueueEntry] = []
@@ -289,9 +295,10 @@ def _carried_out(cell: QueuedRun, out: Path, display: Display, line: str) -> tup
 # ------------------------------------------------------------------------------------------------------------ the queue
 
 
-def _queue(plan: ComparePlan, out: Path, recipe_of: RecipeOf) -> tuple[list[TaskGround], list[QueuedRun]]:
+def _queue(
+    plan: ComparePlan, out: Path, recipe_of: RecipeOf, read: ReadData
+) -> tuple[list[TaskGround], list[QueuedRun]]:
     """The tasks, and all cells: seeds are the outer loop, so that an interrupted comparison has fewer seeds, not fewer arms."""
-    read = cache(load_data)
     grounds: list[TaskGround] = []
     configs: dict[tuple[str, str, str], RunConfig] = {}
     taught: dict[str, str] = {}
@@ -336,6 +343,25 @@ def _queue(plan: ComparePlan, out: Path, recipe_of: RecipeOf) -> tuple[list[Task
             key = _key(seeded, taught[arm[0]], texts(config.data), contents)
             cells.append(QueuedRun(*arm, _placed(out, arm, seeded, key), key))
     return grounds, cells
+
+
+def _check_arms(queue: Sequence[QueuedRun], read: ReadData) -> None:
+    """Check each method with its student on its task, up to where training would begin; one seed speaks for all.
+
+    Raises:
+        TutelageError: for the first that cannot be run.
+    """
+    seen: set[tuple[str, str, str]] = set()
+    for cell in queue:
+        arm = cell.task, cell.method, cell.student
+        if arm in seen or (cell.folder / RUN_REPORT).exists():
+            continue
+        seen.add(arm)
+        try:
+            with bench(True, cell.config.mixed_precision) as desk:
+                TaskRun(desk, cell.config, sketch=True, given=read(cell.config.data))
+        except TutelageError as error:
+            raise TutelageError(f"{', '.join(filter(None, arm))}: {error}") from None
 
 
 def _key(config: RunConfig, teacher: str, texts: str, contents: Callable[[str], str]) -> str:

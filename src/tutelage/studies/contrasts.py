@@ -2,7 +2,8 @@
 
 Two questions are asked of a difference, and each has its own interval and p-value. Would these models differ on other examples? The
 mean over seeds is computed on resampled examples, the same for both sides (paired bootstrap). Would other seeds differ on these
-examples? Student's t over the differences of the seeds that both have.
+examples? Student's t over the differences of the seeds that both have; where these are all equal, and t has no spread to divide by,
+the exact test by changes of sign.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from safetensors import SafetensorError, safe_open
 
 from tutelage.artifacts import check_seal
 from tutelage.errors import TutelageError
-from tutelage.evaluation.intervals import Scores, holm, p_of_resamples, p_of_seeds, percentiles, resampled
+from tutelage.evaluation.intervals import (
+    Scores,
+    all_equal,
+    holm,
+    p_of_resamples,
+    p_of_seeds,
+    percentiles,
+    resampled,
+)
 from tutelage.report.compared import ComparedArm, ComparedTask, CompareReport, Contrast, QueueEntry
 from tutelage.report.model import TaskReport
 from tutelage.report.quality import Difference
@@ -268,6 +277,8 @@ def _contrast(by_arm: Arms, wanted: Wanted, draws: _Resampling) -> Contrast:
         {cell.report.seed: getattr(cell.report, who).score for cell in theirs},
     )
     average, half = interval(each)
+    if half is not None and all_equal(each):
+        half = 0.0  # without what rounding leaves of it
     differences = draws.mean(ours, "student") - draws.mean(theirs, who)
     p_examples, p_seeds = p_of_resamples(differences), p_of_seeds(each)
     return Contrast(

@@ -249,6 +249,7 @@ def _climb(
             display.say(
                 f"rung {number} of {len(plan)}, {len(measured)} of {len(climbing)}: {candidate.name}: "
                 f"{candidate.bytes_per_example:,.0f} bytes per example, {report['metric']} {trial.score:.4f}"
+                f"{'' if all(scores.values()) else ' (a constant answer is scored 0)'}"
             )
         tried |= {trial.name: trial for trial in measured}
         climbing = sorted(measured, key=lambda trial: trial.rank)[: math.ceil(len(measured) / ETA)]
