@@ -21,7 +21,8 @@ from typing import Any
 import common
 import numpy as np
 import torch
-from front import ROWS, model_of, task_data
+from as_served import model_of
+from front import ROWS, task_data
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import ShuffleSplit
 from transformers import AutoModel

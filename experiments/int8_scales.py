@@ -16,7 +16,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import common
-from front import model_of, task_data
+from as_served import model_of
+from front import task_data
 
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
