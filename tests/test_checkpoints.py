@@ -23,7 +23,9 @@ from tutelage.anatomy.checkpoints import looks_like_path, resolve
 from tutelage.cli import main
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError, last_reason
+from tutelage.students.build import build
 from tutelage.students.load import load_config, load_model
+from tutelage.students.specs import Checkpoint
 from tutelage.tasks.order import better_order
 from tutelage.teachers.source import Source
 
@@ -542,8 +544,21 @@ def test_the_kind_of_a_checkpoint_is_that_of_the_task(folder: Path, teacher_fold
     assert not out.exists()
 
 
+def test_a_student_keeps_what_its_checkpoint_knows_of_classes_in_another_order(folder: Path, tokenizer: Any) -> None:
+    ours = {"num_labels": 3, "id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+    model = tiny_model(num_labels=3)
+    model.save_pretrained(folder)
+    inputs = tokenizer(["good word1", "bad word2"], return_tensors="pt")
+    for theirs in (["a", "b", "c"], ["c", "a", "b"], ["B", "C", "A"], ["x", "a", "b"]):
+        configured(folder, id2label=dict(enumerate(theirs)), label2id={name: i for i, name in enumerate(theirs)})
+        built = build(Checkpoint(name=str(folder)), None, ours, 0).eval()
+        order = [0, 1, 2] if "x" in theirs else [[name.lower() for name in theirs].index(name) for name in "abc"]
+        with torch.no_grad():
+            assert torch.equal(built(**inputs).logits, model(**inputs).logits[:, order]), theirs
+
+
 def test_paths_are_paths_everywhere(folder: Path, tmp_path: Path) -> None:
-    from tutelage.students.specs import Checkpoint, Copied, Fresh
+    from tutelage.students.specs import Copied, Fresh
 
     assert (
         Checkpoint(name=folder).name == Copied(source=folder).source == Fresh(layers=1, like=folder).like == str(folder)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tutelage.anatomy import Head
+from tutelage.anatomy import Head, head_modules
 from tutelage.data.augmentation.wordvectors import WordVectors
+from tutelage.data.labels import label_names, places_of
 from tutelage.errors import TutelageError
 from tutelage.students import bilstm, pruned, sharing, uneven
 from tutelage.students.compactors import compaction
@@ -35,6 +36,19 @@ from tutelage.students.specs import (
     origin_of,
 )
 from tutelage.students.vocabulary import Vocabulary
+
+
+@torch.no_grad()
+def _order_classes(model: PreTrainedModel, theirs: list[str]) -> None:
+    """Put the outputs of a checkpoint whose classes are ``theirs`` into the order of the model's configuration, which has the same
+    ones; of others nothing is known."""
+    ours = label_names(model.config)
+    places = places_of(ours, theirs) if len(ours) == len(theirs) else None
+    if places is None or places == list(range(len(ours))):
+        return
+    *_, last = head_modules(model).values()
+    for parameter in last.parameters():
+        parameter.copy_(parameter[places])
 
 
 @dataclass(frozen=True)
@@ -84,6 +98,7 @@ def build(
         model, random = load(name, head, **labels)
         if new is not None:
             new[:] = random
+        _order_classes(model, label_names(load_config(name)))
         return model if vocabulary is None else vocabulary.network(model)
 
     if vocabulary is not None and teacher is not None and origin_of(student) is None and not isinstance(student, Fresh):
