@@ -168,6 +168,7 @@ def front(script: SimpleNamespace, options: Namespace) -> list[Recipe]:
 RECIPES: dict[str, Callable[[SimpleNamespace, Namespace], list[Recipe]]] = {
     "answers": by_arms("METHODS_TRIED"),
     "autoskdbert": autoskdbert,
+    "bilstm": by_arms(),
     "defaults": lambda script, options: [recipe for group in script.GROUPS.values() for recipe in group.values()],
     "embedding": by_arms(),
     "front": front,
