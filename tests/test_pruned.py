@@ -565,7 +565,8 @@ def test_tuning_of_everything_changes_nothing() -> None:
     teacher = tiny_model()
     student = prune(teacher, Pruned(layers=4, target_parameters=1.0), some_scores(), {})
     fits = tune(student, teacher, [inputs_for(seed) for seed in range(3)], "matrices")
-    assert all(fit.before <= 1e-9 * fit.size for fit in fits)
+    # The error is a difference of sums of products in float32, whose rounding is that of the CPU.
+    assert all(fit.before <= 1e-6 * fit.size for fit in fits)
     torch.testing.assert_close(student(**inputs_for()).logits, teacher(**inputs_for()).logits, rtol=1e-4, atol=1e-4)
 
 

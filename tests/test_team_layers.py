@@ -77,7 +77,7 @@ def test_the_loss_is_that_of_the_paper(combine: str, tokenizer) -> None:
         with torch.no_grad():
             theirs = team[number](**batch.inputs, output_hidden_states=True)
         for s, layer in pairs:
-            matrix = objective.projections[f"teacher{number + 1}"][str(s)].weight.detach()
+            matrix = objective.projections[f"teacher{number + 1}"][f"{s}_onto_student"].weight.detach()
             assert matrix.shape == (16, shapes[number].hidden)
             mapped = theirs.hidden_states[layer] @ matrix.T
             wanted += factors[number] * squares(said.hidden_states[s], mapped, batch.mask)
@@ -94,7 +94,7 @@ def test_the_loss_is_that_of_the_paper(combine: str, tokenizer) -> None:
         float(torch.nn.functional.cross_entropy(said.logits, batch.labels)), rel=1e-6
     )
     assert {name for name, p in objective.projections.named_parameters() if p.requires_grad} == {
-        f"teacher{n}.{s}.weight" for n in (1, 2, 3) for s in (1, 2)
+        f"teacher{n}.{s}_onto_student.weight" for n in (1, 2, 3) for s in (1, 2)
     }
 
 
@@ -133,8 +133,8 @@ def test_layers_of_those_are_compared_that_read_the_students_tokens(teacher_fold
     assert f"stage distill compares no layers of {str(stranger)!r}: it has another tokenizer" in report["warnings"]
     maps = load_file(tmp_path / "run" / "projections.safetensors")
     assert {name: tuple(x.shape) for name, x in maps.items()} == {
-        **{f"distill.teacher1.{s}.weight": (32, 32) for s in (1, 2)},
-        **{f"distill.teacher3.{s}.weight": (32, 24) for s in (1, 2)},
+        **{f"distill.teacher1.{s}_onto_student.weight": (32, 32) for s in (1, 2)},
+        **{f"distill.teacher3.{s}_onto_student.weight": (32, 24) for s in (1, 2)},
     }
     recipe = mt_bert()
     sketched = {"teachers": tuple(teachers), "teacher": teachers[0], "out": str(tmp_path / "never")}
