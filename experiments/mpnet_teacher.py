@@ -88,6 +88,11 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     taught = {"epochs": arguments.teacher_epochs, "lr": arguments.teacher_lr, "max_steps": arguments.max_steps}
     taught["start"] = arguments.models / "all-mpnet-base-v2"
     how: dict[str, Any] = {"allow_weak_teacher": arguments.max_steps is not None, "teacher_store": "auto", "keys": KEYS}
+    files = {
+        task: further_texts(data_of(arguments, task), arguments.texts, arguments.work / task / "texts.txt")
+        for task in arguments.tasks.split(",")
+        if arguments.texts
+    }
     results: Results = {}
     for results in common.on_tasks(arguments, recipes, taught, data=data_of, **how):
         yield results
@@ -96,7 +101,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     for task in arguments.tasks.split(","):
         data, place = data_of(arguments, task), arguments.work / task
         if arguments.texts:
-            file, rows = further_texts(data, arguments.texts, place / "texts.txt")
+            file, rows = files[task]
             more = data.model_copy(update={"unlabeled": str(file)})
             for given, arm, name, epochs in (
                 (data, "minilm-finetune", LONGER, round(arguments.epochs * (1 + arguments.texts / rows))),
@@ -114,9 +119,11 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
 
 def further_texts(data: DataConfig, count: int, file: Path) -> tuple[Path, int]:
     """A file of texts of the task that are not among its training rows, and the number of rows that are trained on."""
-    every = load_data(data.model_copy(update={"max_train": None})).train.texts
+    every = load_data(data.model_copy(update={"max_train": None})).train
     known = set(load_data(data).train.texts)
-    others = [text for text in dict.fromkeys(every) if text not in known]
+    others = [text for text in dict.fromkeys(every.texts) if text not in known]
+    if every.pairs is not None or len(others) < count:
+        SCRIPT.error(f"--texts {count}: {data.task} has {len(others):,} single texts beside the training rows")
     drawn = np.random.default_rng(1).permutation(len(others))[:count]
     write(file, "".join(f"{others[row]}\n" for row in sorted(drawn)))
     return file, round(len(known) * (1 - data.holdout))

@@ -553,3 +553,12 @@ def test_what_has_no_effect_on_a_check_is_refused(teacher_folder: Path, tmp_path
     data = DataConfig(train=dev, dev=dev, max_train=3, holdout=0.5)
     assert api.evaluate(teacher, data=data, max_train=None, quiet=True)["scores"]
     assert not (tmp_path / "out").exists()
+
+
+def test_one_value_needs_no_list() -> None:
+    from tutelage.api.common import several
+    from tutelage.students.specs import Copied
+
+    student = Copied(layers=2)
+    assert several(student) == [student] and several("a=1") == ["a=1"] and several(None) == []
+    assert several([student, "x"]) == [student, "x"]

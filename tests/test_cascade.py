@@ -150,6 +150,12 @@ def test_texts_that_a_model_has_learnt_say_nothing(teacher_folder: Path, rows: P
     )
     assert found.rule is not None and found.rule.rows == 400 - count
     assert any(f"{count} of the 400 texts of dev are left out" in note for note in found.notes)
+    spaced = tmp_path / "spaced.csv"  # a table written again may have other spaces
+    spaced.write_text("\n".join([lines[0], *(line.replace(" ", "  ") for line in lines[1:])]))
+    again = api.cascade(
+        student, str(teacher_folder / "teacher"), tmp_path / "again", dev=str(spaced), agreement=0.97, quiet=True
+    )
+    assert again.rule is not None and again.rule.rows == found.rule.rows
     notes = api.evaluate(student, dev=str(rows), quiet=True)["notes"]
     assert any(
         f"{count} of the 400 texts of dev are among those that the model was trained on" in note for note in notes

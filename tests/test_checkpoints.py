@@ -23,6 +23,7 @@ from tutelage.anatomy.checkpoints import looks_like_path, resolve
 from tutelage.cli import main
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError, last_reason
+from tutelage.students.bilstm import new_bilstm, word_tokenizer
 from tutelage.students.build import build
 from tutelage.students.load import load_config, load_model
 from tutelage.students.specs import Checkpoint
@@ -555,6 +556,17 @@ def test_a_student_keeps_what_its_checkpoint_knows_of_classes_in_another_order(f
         order = [0, 1, 2] if "x" in theirs else [[name.lower() for name in theirs].index(name) for name in "abc"]
         with torch.no_grad():
             assert torch.equal(built(**inputs).logits, model(**inputs).logits[:, order]), theirs
+
+
+def test_a_bilstms_classes_are_put_in_order_too(tmp_path: Path) -> None:
+    labels = {"num_labels": 2, "id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
+    model = new_bilstm(word_tokenizer(["a b"], 9, 9), labels, hidden=4, intermediate=4, embedding=4)
+    model.save_pretrained(tmp_path)
+    configured(tmp_path, id2label={0: "b", 1: "a"}, label2id={"b": 0, "a": 1})
+    built = build(Checkpoint(name=str(tmp_path)), None, labels, 0).eval()
+    with torch.no_grad():
+        logits = model.eval()(torch.tensor([[1, 2]])).logits
+        assert torch.equal(built(torch.tensor([[1, 2]])).logits, logits[:, [1, 0]])
 
 
 def test_paths_are_paths_everywhere(folder: Path, tmp_path: Path) -> None:

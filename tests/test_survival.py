@@ -140,7 +140,9 @@ def refuses_other_origins(config: RunConfig, patch: pytest.MonkeyPatch, *, finis
     with patch.context() as patched:
         patched.setattr(origins, "__version__", "0.0")
         if finished:
-            run(config, resume=True, quiet=True)
+            folder = Path(config.teacher)
+            elsewhere = config.model_copy(update={"teacher": f"{folder.parent}/./{folder.name}/"})  # spelt otherwise
+            run(elsewhere, resume=True, quiet=True)
             return
         with pytest.raises(TutelageError, match=r"^the version of tutelage changed"):
             run(config, resume=True, quiet=True)

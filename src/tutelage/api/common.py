@@ -53,9 +53,11 @@ def carried_out(config: RunConfig, resume: bool, quiet: bool) -> Result:
 
 def several(given: Any) -> list[Any]:
     """What is given once or several times, as a list; ``None`` is nothing."""
+    from pydantic import BaseModel
+
     if given is None:
         return []
-    return [given] if isinstance(given, str | os.PathLike | ModuleType) else list(given)
+    return [given] if isinstance(given, str | os.PathLike | ModuleType | BaseModel) else list(given)
 
 
 def read_plugins(plugins: Plugin | Sequence[Plugin] | None) -> dict[str, Callable[..., Recipe]]:
@@ -206,7 +208,7 @@ def checked_data(inputs: Inputs, data: DataConfig | Splits | None, options: Data
     """
     if idle := [name for name in OF_TRAINING if options.get(name) is not None]:
         raise TutelageError(f"{idle[0]} is an option of training, and nothing is trained here; leave it out")
-    tree = inputs.data(data, options)
+    tree = {name: value for name, value in inputs.data(data, options).items() if name not in OF_TRAINING}
     if all(tree.get(name) is None for name in ("task", "train", "dev")):
         return None
     if tree.get("task") is None and tree.get("train") is None:

@@ -26,7 +26,7 @@ from tutelage.evaluation.calibration import probabilities
 from tutelage.evaluation.intervals import fewest_rows
 from tutelage.report.cascade import CASCADE, CascadeReport, CascadeSuspect, Point, Rule
 from tutelage.run.checks import check_ids, limit_of
-from tutelage.run.folder import config_of_run, learnt_by_run, longest_input, temperature_of_run
+from tutelage.run.folder import config_of_run, learnt_by_run, longest_input, rows_among, temperature_of_run
 from tutelage.run.serving import graph_of
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel
@@ -84,7 +84,7 @@ def cascade(
         data, notes = kind_of(data.kind).match(data, small.config, student, "student")
         columns = kind_of(data.kind).columns(data, large.config, teacher, given)
         part, examples = next(iter(data.dev.items()))
-        learnt = learnt_by_run(small.model, examples) | learnt_by_run(resolve(teacher), examples)
+        learnt = rows_among(examples, learnt_by_run(small.model) | learnt_by_run(resolve(teacher)))
         if learnt.any():
             notes.append(
                 f"{learnt.sum():,} of the {len(examples):,} texts of {part} are left out: student or teacher was trained on them"

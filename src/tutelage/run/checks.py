@@ -72,7 +72,12 @@ def check_student_head(student: Student, kind: Kind, data: Data) -> None:
         return
     config = load_config(name)
     if config.num_labels == len(data.labels) and places_of(data.labels, label_names(config)) is not None:
-        kind.check_problem(data, config, name, "model")
+        try:
+            kind.check_problem(data, config, name, "model")
+        except TutelageError as error:
+            raise TutelageError(
+                f"{error}; to start from its weights all the same, take problem_type out of its config.json"
+            ) from None
 
 
 def check_unlabelled(config: RunConfig) -> None:

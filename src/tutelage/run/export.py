@@ -30,7 +30,14 @@ from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.evaluation.intervals import drawn
 from tutelage.run.checks import check_ids, check_words, limit_of
-from tutelage.run.folder import config_of_run, learnt_notes, longest_input, temperature_of_run, weights_in
+from tutelage.run.folder import (
+    config_of_run,
+    learnt_by_run,
+    learnt_notes,
+    longest_input,
+    temperature_of_run,
+    weights_in,
+)
 from tutelage.run.plan import typical
 from tutelage.run.quality import difference
 from tutelage.run.workspace import Bench, bench
@@ -169,7 +176,8 @@ def _checked(model: str, source: Source, kind: Kind, data_config: DataConfig | N
     if data_config is not None:
         limit_of(data_config, source.config)
         found = _of_task(model, source, kind, data_config, most)
-        return replace(found, notes=[*found.notes, *learnt_notes(resolve(model), found.source, found.texts.examples)])
+        learnt = learnt_by_run(resolve(model))
+        return replace(found, notes=[*found.notes, *learnt_notes(learnt, found.source, found.texts.examples)])
     notes = []
     try:
         data_config = config_of_run(resolve(model))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tutelage import anatomy
 from tutelage.artifacts import sha256_of
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import Examples, content
+from tutelage.data.examples import Examples, keys_of
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import from_yaml
 from tutelage.report.model import REPORT, TaskReport, load_report
@@ -41,23 +41,26 @@ def weights_in(folder: Path) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
 
 
-def learnt_by_run(model: str, examples: Examples) -> npt.NDArray[np.bool_]:
-    """``(n,)``: which examples the run that made a model has trained on or chosen its checkpoint with; none where there is no run
-    on a task, or its files are gone."""
-    known: set[str] = set()
+def learnt_by_run(model: str) -> set[str]:
+    """The texts (by :func:`keys_of`) that the run which made a model has trained on or chosen its checkpoint with; none where there
+    is no run on a task, or its files are gone."""
     try:
         config = config_of_run(model)
-        if config is not None:
-            data = load_data(config)
-            known = {name for part in (data.train, data.unlabeled) if part is not None for name in content(part)}
+        data = None if config is None else load_data(config)
     except TutelageError:
-        pass
-    return np.array([name in known for name in content(examples)], dtype=bool)
+        return set()
+    parts = () if data is None else (data.train, data.unlabeled)
+    return {key for part in parts if part is not None for key in keys_of(part)}
 
 
-def learnt_notes(model: str, part: str, examples: Examples) -> list[str]:
-    """A note on the examples of an evaluation set that the run which made the model has learnt."""
-    count = int(learnt_by_run(model, examples).sum())
+def rows_among(examples: Examples, texts: set[str]) -> npt.NDArray[np.bool_]:
+    """``(n,)``: which examples are among these texts."""
+    return np.array([key in texts for key in keys_of(examples)], dtype=bool)
+
+
+def learnt_notes(learnt: set[str], part: str, examples: Examples) -> list[str]:
+    """A note on the examples of an evaluation set that are among the texts which a model has learnt."""
+    count = int(rows_among(examples, learnt).sum())
     return [
         f"{count:,} of the {len(examples):,} texts of {part} are among those that the model was trained on, whose scores say "
         "little of others; give texts of their own"

@@ -23,7 +23,7 @@ from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport
 from tutelage.run import predicted, quality
 from tutelage.run.checks import check_ids, check_words, limit_of, near_chance, other_order
-from tutelage.run.folder import learnt_notes, longest_input
+from tutelage.run.folder import learnt_by_run, learnt_notes, longest_input
 from tutelage.run.loading import truncation_notes
 from tutelage.run.plan import example_flops, mapping_report, typical
 from tutelage.run.served import served
@@ -210,12 +210,12 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
         fitted = fitted_tokenizer(source.tokenizer, source.model)
         limit_of(data_config, source.config)
         length = longest_input(model, kind, source.config, data_config.max_length)
-        scores = {}
+        scores, learnt = {}, learnt_by_run(model)
         for name, part in data.dev.items():
             encoded = kind.encode(part, fitted, length, data_config.stride)
             check_ids(encoded, fitted, source.config, model, name)
             notes += check_words(encoded, fitted, model, name, trains=False)
-            notes += learnt_notes(model, name, part)
+            notes += learnt_notes(learnt, name, part)
             texts = Texts(part, encoded, None)
             notes += truncation_notes(kind, length, [(name, texts)])
             logits = desk.predict(source.model, encoded, name)

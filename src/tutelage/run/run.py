@@ -22,8 +22,8 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
     """Carry out a run and return its report (also written to ``report.json``).
 
     The output folder gets ``config.yaml``, ``metrics.jsonl``, ``student/`` (without a teacher the model of a task lies in the
-    folder itself), ``projections.safetensors``, ``report.json`` and ``report.html``. Teacher assistants are trained first, in
-    ``assistants/``; the run's settings name the last one as the teacher.
+    folder itself), ``projections.safetensors``, ``report.json``, ``report.html`` and ``origins.json``. Teacher assistants are
+    trained first, in ``assistants/``; the run's settings name the last one as the teacher.
 
     Raises:
         TutelageError: for every mistake of the user, before anything is written.

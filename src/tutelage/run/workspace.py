@@ -186,8 +186,9 @@ class Workspace(Bench):
             self.accelerator.init_trackers("tutelage", config={"config": to_yaml(with_absolute_paths(self.config))})
 
     def _compare(self, ours: dict[str, str], theirs: dict[str, str]) -> None:
-        for name in [*theirs, *ours]:
-            if ours.get(name) != theirs.get(name):
+        """By contents: what lies elsewhere now, or is spelt otherwise, is the same."""
+        for here, there in ((theirs, ours), (ours, theirs)):
+            for name in (name for name, found in here.items() if found not in there.values()):
                 raise TutelageError(
                     f"{name} changed since the run in {str(self.folder)!r} began; restore what it began with, or give another --out"
                 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from tutelage.anatomy import Head, head_modules
@@ -46,8 +47,9 @@ def _order_classes(model: PreTrainedModel, theirs: list[str]) -> None:
     places = places_of(ours, theirs) if len(ours) == len(theirs) else None
     if places is None or places == list(range(len(ours))):
         return
-    *_, last = head_modules(model).values()
-    for parameter in last.parameters():
+    # A BiLSTM is all outside of what transformers calls a base model; its output is the last matrix, as everywhere.
+    matrices = [m for m in (head_modules(model) or dict(model.named_modules())).values() if isinstance(m, nn.Linear)]
+    for parameter in matrices[-1].parameters():
         parameter.copy_(parameter[places])
 
 
