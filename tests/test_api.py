@@ -33,7 +33,7 @@ from tutelage.methods.minimum_knowledge import ROSITA6
 from tutelage.recipes.config import from_yaml, to_yaml
 from tutelage.recipes.settings import parsed
 from tutelage.run.folder import longest_of_run
-from tutelage.run.inputs import Inputs
+from tutelage.run.inputs import Inputs, _plain
 from tutelage.run.result import Result
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Student, parse
 
@@ -324,6 +324,37 @@ def test_objects_of_a_call_without_output_are_not_kept() -> None:
         path = Path(tree["dev"])
         assert len(path.read_text().splitlines()) == 3
     assert not path.exists()
+
+
+def test_only_the_columns_that_are_used_are_converted() -> None:
+    """Whatever else a table has; an array of numbers is converted at once, and gaps anywhere are None."""
+
+    class Unread:
+        def __iter__(self) -> Any:
+            raise AssertionError
+
+    rows = [{"text": text, "label": label, 3: Unread()} for text, label in zip(*table(3, 1).values(), strict=True)]
+    frame = pd.DataFrame(rows)
+    with Inputs() as inputs:
+        paths = {
+            inputs.data(None, {"dev": dev})["dev"]
+            for dev in (
+                table(3, 1),
+                {**table(3, 1), "vector": Unread()},
+                frame,
+                rows,
+                (row for row in rows),
+                np.array(rows),
+            )
+        }
+        assert len(paths) == 1
+        with pytest.raises(TutelageError, match="has no column 'intent'; its columns are 'text', 'label', '3'"):
+            inputs.data(None, {"dev": frame, "label": "intent"})
+        with pytest.raises(TutelageError, match="in place of a list"):
+            inputs.data(None, {"dev": {**table(3, 1), "label": np.array(3)}})
+    vectors = [np.ones(2), np.array([np.nan, 1]), np.array([None, np.float32(2)], dtype=object), np.array([True])]
+    assert _plain(vectors, "dev") == [[1.0, 1.0], [None, 1.0], [None, 2.0], [True]]
+    assert _plain(np.array([[1.0, np.nan]]), "dev") == [[1.0, None]]
 
 
 def test_a_split_to_evaluate_on_is_enough_to_evaluate(teacher_folder: Path) -> None:

@@ -281,8 +281,9 @@ def plan(root: Path, **more: Any) -> dict[str, Any]:
         ({"students": ["layers=x"]}, "--student 'layers=x'"),
         (
             {"students": ["layers=1", "layers=9"]},
-            r"^train, kd, layers=9: 9 layers cannot be copied: the teacher has 4",
+            r"^train, kd, layers=9 and train, pkd, layers=9: 9 layers cannot be copied: the teacher has 4",
         ),
+        ({"students": ["layers=1"]}, "^train, pkd, layers=1: [^;]+;"),
     ],
 )
 def test_mistakes_are_one_line_before_anything_is_written(
@@ -293,6 +294,36 @@ def test_mistakes_are_one_line_before_anything_is_written(
     with pytest.raises(TutelageError, match=words) as error:
         api.compare(path, out=tmp_path / "out", quiet=True)
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_one_impossible_cell_is_named_and_recorded(
+    finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A student of one layer has none for pkd; both are possible elsewhere, so the grid is no mistake."""
+    carry_out, pretended, texts = comparing.run, pretend(finished), list[int]()
+    sketched = comparing.TaskRun
+
+    def run(config: RunConfig, **how: Any) -> None:
+        (carry_out if "pkd-layers=1" in str(config.out) else pretended)(config, **how)
+
+    def task_run(*given: Any, **how: Any) -> Any:
+        texts.append(len(how["given"].train))
+        return sketched(*given, **how)
+
+    monkeypatch.setattr(comparing, "run", run)
+    monkeypatch.setattr(comparing, "TaskRun", task_run)
+    monkeypatch.setattr(comparing, "CHECKED", 20)
+    grid = given(teacher_folder, methods="kd,pkd", students=["layers=1", "layers=2"], quiet=False)
+    found = api.compare(out=tmp_path / "out", **grid)
+    assert [(one.method, one.student) for one in found.cells if one.error] == [("pkd", "layers=1")]
+    (reason,) = (one.error for one in found.cells if one.error)
+    told = capsys.readouterr().err
+    assert f"train, pkd, layers=1: cannot be run and will be recorded as failed: {reason}" in told
+    assert sorted(texts)[:4] == [texts[0]] * 4 and texts[0] < 24  # few texts show it; what they refuse, all have to
+    assert sorted(texts)[4:] == [64]
+    texts.clear()
+    api.compare(out=tmp_path / "out", **grid)
+    assert len(texts) == 2  # what has begun has been checked
 
 
 def test_the_plan_of_the_guide_is_one() -> None:

@@ -9,6 +9,7 @@ from conftest import data_folder
 from transformers import PreTrainedTokenizerFast
 
 from tutelage.data.config import DataConfig
+from tutelage.data.examples import Examples
 from tutelage.data.parts import part_of
 from tutelage.data.readers.glue import GLUE, load_glue
 from tutelage.data.tokenizers import load_tokenizer, tokenizer_fingerprint
@@ -376,6 +377,31 @@ def test_scores_of_a_large_json_file(tmp_path):
     data = load(path)
     assert data.kind == "regression"
     assert len(data.train) + len(data.dev["dev"]) == 1001
+
+
+def test_a_few_examples_are_from_everywhere_and_of_each_class():
+    """Of any form of labels; the two rows of a pair stay together, and few are all."""
+
+    def part(labels):
+        names = [f"train/{row}" for row in range(len(labels))]
+        return Examples(names, names, names, labels)
+
+    classes = np.zeros(1001, dtype=np.int64)
+    classes[[37, 1000]] = 1, 2
+    several = np.eye(3, dtype=np.float32)[classes]
+    words = np.empty(1001, dtype=object)
+    words[:] = [np.array([0, number]) for number in classes]
+    for labels in (classes, several, words):
+        found = part(labels).spread(20)
+        rows = [int(name.partition("/")[2]) for name in found.ids]
+        assert {36, 37, 1000} < set(rows) and 18 <= len(rows) <= 24 and rows == sorted(rows)
+        assert all(row ^ 1 in rows for row in rows if row != 1000)
+        assert max(np.diff(rows)) < 120 and found.pairs == found.texts == found.ids
+        assert part(labels).spread(1001).ids == part(labels).ids
+    scores, answers = np.zeros(1001, dtype=np.float32), np.empty(1001, dtype=object)
+    answers[:] = [((0, "a"),)] * 1001
+    for labels in (scores, answers):
+        assert 18 <= len(part(labels).spread(20)) <= 20
 
 
 def test_hold_out(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,8 @@ def test_texts_in_several_classes_are_counted_in_each() -> None:
     theirs = torch.tensor([[1.0, 1, -1], [1, -1, -1], [-1, 1, -1], [1, -1, -1]])
     dev = Examples([f"dev/{i}" for i in range(4)], ["a"] * 4, None, gold)
     data = data_of("multilabel", dev, ("x", "y", "z"))
+    train = Examples(["train/0"], ["a"], None, np.array([[0, 0, 1]], dtype=np.float32))
+    data = replace(data, train=train)
     found = quality.by_class(kind_of("multilabel"), data, Texts(dev, None, None), ours, theirs)  # type: ignore[arg-type]
     assert [(row["name"], row["support"]) for row in found] == [("y", 2), ("x", 3), ("z", 0)]  # of z nothing is known
     assert found[2] | {"student": None, "teacher": None, "recall_difference": None, "lost": 0} == found[2]
@@ -168,6 +171,16 @@ def test_texts_in_several_classes_are_counted_in_each() -> None:
     assert found[0]["recall_difference"]["value"] == -0.5
     assert [row["lost"] for row in found] == [1, 1, 0]
     assert found[1]["student"] == {"recall": pytest.approx(2 / 3), "f1": pytest.approx(0.8)}
+
+
+def test_a_class_that_only_the_teacher_knows_is_left_out() -> None:
+    """No text of the data could show anything of it; of a class that only the evaluation set lacks, something is missing."""
+    dev = Examples(["dev/0", "dev/1"], ["a"] * 2, None, np.array([0, 2]))
+    train = Examples(["train/0", "train/1"], ["a"] * 2, None, np.array([1, -1]))
+    data = replace(data_of("classification", dev, ("x", "trained", "z", "the teacher's")), train=train)
+    same = torch.eye(4)[[0, 2]]
+    found = quality.by_class(kind_of("classification"), data, Texts(dev, None, None), same, same)  # type: ignore[arg-type]
+    assert [(row["name"], row["support"]) for row in found] == [("x", 1), ("z", 1), ("trained", 0)]
 
 
 def test_at_most_200_disagreements_are_listed_lost_ones_first() -> None:

@@ -45,7 +45,7 @@ from tutelage.report.model import (
     schema,
 )
 from tutelage.report.numbers import count_text, flops_text, milliseconds, percent, score_text, seconds_text
-from tutelage.report.page import comparison, loss_charts, page, score_charts
+from tutelage.report.page import comparison, curves, loss_charts, page, score_charts
 from tutelage.report.quality import (
     CalibrationEntry,
     CalibrationScores,
@@ -59,7 +59,7 @@ from tutelage.report.quality import (
 )
 from tutelage.report.references import bibtex
 from tutelage.report.section import Bar, BarChart, Cell, Column, Fact, Line, LineChart, Row, Section, Table
-from tutelage.report.words import caution, selection, student_stages, verdict, with_interval
+from tutelage.report.words import caution, constant_note, outcome, selection, student_stages, verdict, with_interval
 
 HOSTILE = "<script>alert(1)</script>\"'|`[a](javascript:b)</title>\n---\n# {{ 7 * 7 }}"
 ENVIRONMENT = Environment(torch="2.13.0", transformers="5.23.0", device="cpu", threads=2, precision="fp32")
@@ -863,6 +863,12 @@ def test_the_score_of_a_constant_answer_is_not_called_by_the_metric(report: Task
     report.stages[1].best, report.stages[1].scores = Best(epoch=3, score=0.0), [(1, 0.0), (2, 0.0), (3, 0.0)]
     told = "epoch 3, scored 0, as a constant answer is"
     assert told in card(report) and told in page(report) and note in page(report)
+    for kind in ("tokens", "spans"):  # which look for no constant answer: their 0 is the metric
+        other = report.model_copy(update={"kind": kind})
+        assert outcome(other, report.stages[1]) == "epoch 3, f1 0.000"
+        assert constant_note(kind, [0.0]) == "" != constant_note(report.kind, [0.0])
+        section = curves(other)
+        assert section is not None and note not in str(section)
 
 
 def test_the_training_of_the_baseline_is_not_the_students(report: TaskReport) -> None:

@@ -98,7 +98,9 @@ def made_up(tried: list[Trial], **more: Any) -> Search:
     rungs = [Rung(epochs={"hidden": epochs}, trials=len(tried), seeds=2) for epochs in (1, 3)]
     front = pareto([trial for trial in tried if trial.rung == 2])
     return Search(
-        **{"task": "toy", "metric": "accuracy", "teacher": "t", "rungs": rungs, **more}, trials=tried, front=front
+        **{"task": "toy", "kind": "classification", "metric": "accuracy", "teacher": "t", "rungs": rungs, **more},
+        trials=tried,
+        front=front,
     )
 
 

@@ -148,7 +148,7 @@ def _search(found: Search) -> None:
         size = f"{trial.bytes_per_example:,.0f}"
         table.add_row(trial.name, size, f"{trial.score:.4f}", by_seed, f"{trial.dev_score:.4f}")
     _show(table)
-    if note := constant_note(score for trial in found.front for score in trial.scores.values()):
+    if note := constant_note(found.kind, (score for trial in found.front for score in trial.scores.values())):
         _say(f"note: {note}")
     best = found.chosen
     if best is not None:

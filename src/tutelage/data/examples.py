@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tutelage.artifacts import checksum_of
 from tutelage.data.alignment import Place, places_of
 from tutelage.data.draws import mixed
-from tutelage.data.labels import known_labels, renumbered, strata
+from tutelage.data.labels import first_of_each, known_labels, renumbered, strata
 from tutelage.data.predicted import Predicted
 
 UNLABELLED = -1
@@ -60,6 +60,18 @@ class Examples:
             pairs=None if self.pairs is None else [self.pairs[i] for i in rows],
             labels=self.labels[np.asarray(rows, dtype=np.int64)],
         )
+
+    def spread(self, count: int) -> Examples:
+        """About ``count`` of the examples, from everywhere, and one of each class, in their order.
+
+        Rows ``2 i`` and ``2 i + 1`` stay together: an evaluation set may be made of pairs.
+        """
+        if len(self) <= count:
+            return self
+        places = np.linspace(0, len(self) - 1, max(count // 2, 1)).astype(np.int64)
+        first = np.concatenate([places, np.array(first_of_each(self.labels), dtype=np.int64)]) // 2 * 2
+        both = np.unique(np.concatenate([first, first + 1]))
+        return self.take(both[both < len(self)])
 
     def join(self, other: Examples) -> Examples:
         """These examples followed by ``other``'s."""
@@ -121,6 +133,16 @@ class Data:
             dev={name: renumber(part) for name, part in self.dev.items()},
             selection=None if self.selection is None else renumber(self.selection),
             unlabeled=None if self.unlabeled is None else renumber(self.unlabeled),
+        )
+
+    def spread(self, count: int) -> Data:
+        """The same with about ``count`` examples of each part; see :meth:`Examples.spread`."""
+        return replace(
+            self,
+            train=self.train.spread(count),
+            dev={name: part.spread(count) for name, part in self.dev.items()},
+            selection=None if self.selection is None else self.selection.spread(count),
+            unlabeled=None if self.unlabeled is None else self.unlabeled.spread(count),
         )
 
     def hold_out(self, share: float, seed: int) -> Data:

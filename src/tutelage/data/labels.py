@@ -40,6 +40,21 @@ def strata(labels: Labels) -> npt.NDArray[np.int64]:
     return np.zeros(len(labels), dtype=np.int64)
 
 
+def first_of_each(labels: Labels) -> list[int]:
+    """The first row of each class; of answers that are no classes, none."""
+    if labels.ndim == 2:
+        rows, classes = np.nonzero(labels == 1)
+    elif labels.dtype.kind == "O":
+        given = [(row, label) for row, label in enumerate(labels) if isinstance(label, np.ndarray)]
+        rows = np.repeat([row for row, _ in given], [len(label) for _, label in given]).astype(np.int64)
+        classes = np.concatenate([np.empty(0, dtype=np.int64), *(label for _, label in given)])
+    elif labels.dtype.kind == "i":
+        rows, classes = np.arange(len(labels)), labels
+    else:
+        return []
+    return [int(row) for row in rows[np.unique(classes, return_index=True)[1]]]
+
+
 def renumbered(labels: Labels, new_of_old: npt.NDArray[np.int64], count: int) -> Labels:
     """Classes, sets of classes or arrays of classes with other numbers: class ``i`` becomes ``new_of_old[i]`` of ``count``."""
     if labels.ndim == 2:

@@ -348,7 +348,7 @@ def curves(report: TaskReport) -> Section | None:
         return None
     notes = [LOSSES] if losses else []
     notes += ["The ring marks the epoch that was kept."] if scores else []
-    notes += filter(None, [constant_note(score for stage in report.stages for _, score in stage.scores)])
+    notes += filter(None, [constant_note(report.kind, (score for stage in report.stages for _, score in stage.scores))])
     return Section(title="Training curves", pictures=pictures, notes=[" ".join(notes)] if notes else [])
 
 

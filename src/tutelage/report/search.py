@@ -58,6 +58,7 @@ class Search(BaseModel):
     """What a search found; ``search.json`` is this."""
 
     task: str
+    kind: str
     metric: str
     teacher: str
     rungs: list[Rung]

@@ -20,6 +20,7 @@ from tutelage.report.numbers import (
 )
 from tutelage.report.quality import Difference
 from tutelage.tasks import kind_of
+from tutelage.tasks.kind import TextKind
 from tutelage.tasks.metrics import no_better, standard_error
 
 WHO = {"teacher": "Teacher", "student": "Student", "baseline": "Without distillation"}
@@ -291,9 +292,15 @@ def selection(report: TaskReport) -> str:
     return " ".join(sentences)
 
 
-def constant_note(scores: Iterable[float]) -> str:
-    """What a score of 0 on the validation split means, where there is one."""
-    if all(scores):
+def as_constant(kind: str, scores: Iterable[float]) -> bool:
+    """Whether one of the scores on the validation split is 0 because all texts get the same answer: where the task's kind looks for
+    that. Elsewhere 0 is the metric."""
+    return isinstance(kind_of(kind), TextKind) and not all(scores)
+
+
+def constant_note(kind: str, scores: Iterable[float]) -> str:
+    """What a score of 0 on the validation split means, where there is one that is no metric."""
+    if not as_constant(kind, scores):
         return ""
     return "On the validation split the same answer to all texts is scored 0, whatever its metric."
 
@@ -304,7 +311,7 @@ def outcome(report: TaskReport, stage: TaskStage) -> str:
     if stage.discarded:
         return "sampling weights" if stage.name in learned else "nothing"
     if stage.best:
-        if not stage.best.score:  # no metric: see constant_note
+        if as_constant(report.kind, [stage.best.score]):
             return f"epoch {stage.best.epoch}, scored 0, as a constant answer is"
         return f"epoch {stage.best.epoch}, {selector(report)} {score_text(stage.best.score)}"
     return "last epoch"

@@ -222,10 +222,12 @@ def _class_drop(report: TaskReport, limit: float) -> Condition:
     of = f"recall of class {worst.name!r}, {worst.support:,} texts; {over} of {len(bounds)} classes are over the limit"
     if over:
         fewest = fewest_rows(1 - limit, 1 - CONFIDENCE)
-        if few := sum(one.support < fewest for one, _ in bounds):
-            of += f", {few} of them with fewer than the {fewest:,} texts that a class without any loss needs"
-        if missing := [repr(one.name) for one, _ in bounds if not one.support]:
-            of += f"; without texts in the evaluation set: {', '.join(missing)}"
+        missing = [repr(one.name) for one, _ in bounds if not one.support]
+        few = sum(0 < one.support < fewest for one, _ in bounds)
+        told = [f"{len(missing)} of them without texts in the evaluation set ({', '.join(missing)})"] if missing else []
+        told += [f"{few} of them with too few texts"] if few else []
+        if told:
+            of += f", {', '.join(told)}: a class without any loss needs {fewest:,}"
     change = worst.recall_difference
     return Condition(
         name="class drop",

@@ -11,10 +11,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from tutelage.data.config import DataConfig, FilePath, Table
 from tutelage.data.readers.files import named
@@ -108,8 +110,8 @@ class Inputs:
                 wanted = {role: name for role, name in columns.items() if name}
                 if part == "unlabeled":
                     del wanted["label"]
-                found = _columns(given, part, columns["text"], columns["label"])
-                tree[part] = self._table(found, part, wanted, optional)
+                found, names = _columns(given, part, columns["text"], columns["label"], set(wanted.values()))
+                tree[part] = self._table(found, names, part, wanted, optional)
         return tree
 
     def predictions(
@@ -138,19 +140,24 @@ class Inputs:
                 if isinstance(data, DataConfig):
                     names = {role: getattr(data, role) for role in names}
                 names |= {role: name for role, name in options.items() if role in names}
-                found = _columns(given, "predictions", names["text"], names["label"])
-                tree["file"] = self._table(found, "predictions", {name: name for name in found})
+                found, every = _columns(given, "predictions", names["text"], names["label"])
+                tree["file"] = self._table(found, every, "predictions", {name: name for name in every})
         return tree if prior is None else tree | {"prior": prior}
 
     def _table(
-        self, columns: Mapping[str, list[Any]], part: str, wanted: Mapping[str, str], optional: Sequence[str] = ()
+        self,
+        columns: Mapping[str, list[Any]],
+        every: Sequence[str],
+        part: str,
+        wanted: Mapping[str, str],
+        optional: Sequence[str] = (),
     ) -> str:
-        """Write the columns that are ``wanted``, by their role."""
+        """Write the columns that are ``wanted``, by their role, of a table that has ``every`` column of these names."""
         missing = [(role, name) for role, name in wanted.items() if name not in columns and role not in optional]
         if missing:
             role, name = missing[0]
             raise TutelageError(
-                f"{part} has no column {name!r}; its columns are {', '.join(map(repr, columns))}: set {role} to one of them"
+                f"{part} has no column {name!r}; its columns are {', '.join(map(repr, every))}: set {role} to one of them"
             )
         names = [name for name in dict.fromkeys(wanted.values()) if name in columns]
         rows = zip(*(columns[name] for name in names), strict=True)
@@ -216,54 +223,64 @@ def _id_of(predictions: Any) -> str | None:
     return predictions.get("id") if isinstance(predictions, Mapping) else getattr(predictions, "id", None)
 
 
-def _columns(given: Table, part: str, text: str, label: str) -> dict[str, list[Any]]:
-    """A table's columns as plain lists; the classes of a ``ClassLabel`` by their names.
+def _columns(
+    given: Table, part: str, text: str, label: str, wanted: Collection[str] | None = None
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """A table's columns as plain lists, those that are ``wanted`` (default: all), and the names of all columns.
 
     Raises:
         TutelageError: it is no table, or has columns of different lengths.
     """
-    if isinstance(given, Mapping):
-        columns = {str(name): _plain(values, part) for name, values in given.items()}
-    elif isinstance(given, tuple) and len(given) == 2:
-        columns = {text: _plain(given[0], part), label: _plain(given[1], part)}
-    elif hasattr(given, "to_parquet"):
-        columns = _of_frame(given, part)
-    else:
-        columns = _of_rows(_plain(given, part), text)
-    lengths = {name: len(values) for name, values in columns.items()}
+    names, values = _opened(given, part, text, label)
+    columns = {name: _plain(values(name), part) for name in names if wanted is None or name in wanted}
+    lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise TutelageError(f"the columns of {part} have different lengths: {lengths}")
-    return columns
+    return columns, names
 
 
-def _of_frame(frame: Any, part: str) -> dict[str, list[Any]]:
-    features = getattr(frame, "features", None)
-    if features is None:  # pandas
-        return {str(name): _plain(values, part) for name, values in frame.items()}
-    columns = {name: _plain(frame[name], part) for name in features}
-    for name, feature in features.items():
-        classes = getattr(getattr(feature, "feature", feature), "names", None)  # of a column, or of its lists
-        if classes is not None:
-            columns[name] = [named(value, classes) for value in columns[name]]
-    return columns
+def _opened(given: Table, part: str, text: str, label: str) -> tuple[list[str], Callable[[str], Any]]:
+    """The names of a table's columns, and what gives a column's values by its name; rows that have no names are texts.
+
+    Raises:
+        TutelageError: it is no table.
+    """
+    features = getattr(given, "features", None)
+    if isinstance(given, tuple) and len(given) == 2:
+        found: Mapping[str, Any] = {text: given[0], label: given[1]}
+    elif hasattr(given, "to_parquet") and features is not None:
+        return list(features), lambda name: _of_feature(given[name], features[name], part)  # type: ignore[call-overload, index]
+    elif isinstance(given, Mapping) or hasattr(given, "to_parquet"):
+        found = {str(name): values for name, values in given.items()}  # type: ignore[union-attr]
+    else:
+        rows = _listed(given, part)
+        if not rows or not all(isinstance(row, Mapping) for row in rows):
+            return [text], lambda name: rows
+        rows = [{str(name): value for name, value in row.items()} for row in rows]
+        return list(dict.fromkeys(name for row in rows for name in row)), lambda name: [row.get(name) for row in rows]
+    return list(found), found.__getitem__
 
 
-def _of_rows(rows: Sequence[Any], text: str) -> dict[str, list[Any]]:
-    """The columns of rows; rows that have no names are texts."""
-    if not rows or not all(isinstance(row, dict) for row in rows):
-        return {text: list(rows)}
-    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+def _of_feature(values: Any, feature: Any, part: str) -> Any:
+    """A column of a ``datasets.Dataset``; the classes of a ``ClassLabel`` by their names."""
+    classes = getattr(getattr(feature, "feature", feature), "names", None)  # of a column, or of its lists
+    return values if classes is None else [named(value, classes) for value in _plain(values, part)]
 
 
-def _plain(values: Any, part: str) -> list[Any]:
-    """A column (or rows) as a list of Python's own values, gaps as None, arrays as lists.
+def _listed(values: Any, part: str) -> list[Any]:
+    """A column (or rows) as a list.
 
     Raises:
         TutelageError: it is something else.
     """
-    if isinstance(values, str) or not hasattr(values, "__iter__"):
+    if isinstance(values, str) or not hasattr(values, "__iter__") or getattr(values, "ndim", 1) == 0:
         raise TutelageError(f"{part} has {shown(values)} in place of a list; give a path, a table, or texts and labels")
-    return [_value(value) for value in (values.tolist() if hasattr(values, "tolist") else values)]
+    return list(values.tolist() if hasattr(values, "tolist") else values)
+
+
+def _plain(values: Any, part: str) -> list[Any]:
+    """A column as a list of Python's own values, gaps as None, arrays as lists."""
+    return [_value(value) for value in _listed(values, part)]
 
 
 def _value(value: Any) -> Any:
@@ -271,6 +288,8 @@ def _value(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {str(key): _value(one) for key, one in value.items()}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and not np.isnan(value).any():
+        return value.tolist()  # numbers without gaps: nothing in it is to be replaced
     if hasattr(value, "tolist"):  # a number or an array of numpy, a tensor
         return _value(value.tolist())
     if isinstance(value, list | tuple):

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from tutelage.data.examples import Data, Examples
+from tutelage.data.labels import class_counts
 from tutelage.data.texts import Texts
 from tutelage.evaluation import calibration
 from tutelage.evaluation.intervals import paired_difference, paired_shares
@@ -71,7 +72,8 @@ def entry(run: TaskRun, workspace: Workspace, part: str, ours: Tensor, theirs: T
 
 
 def by_class(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tensor | None) -> list[dict[str, Any]]:
-    """Each class of the task, the worst regressions first, and last the classes without texts, of which nothing is known."""
+    """Each class that a training or evaluation text has, the worst regressions first; last those without texts here, of which
+    nothing is known. A class that only the teacher knows is left out: no text of the data could show anything of it."""
     if not isinstance(kind, TextKind):
         return []
 
@@ -82,8 +84,12 @@ def by_class(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tensor 
     if gold is None or student is None:
         return []
     teacher = None if theirs is None else members(kind.predictions(theirs.numpy()))
+    parts = [data.train, *data.dev.values(), *([] if data.selection is None else [data.selection])]
+    counts = [class_counts(part.labels, data.labels) for part in parts]
     rows = []
     for number, name in enumerate(data.labels):
+        if not any(count[name] for count in counts):
+            continue
         of = gold[:, number]
         row: dict[str, Any] = {"name": name, "support": int(of.sum()), "student": _scores(of, student[:, number])}
         row |= {"teacher": None, "recall_difference": None, "lost": None}

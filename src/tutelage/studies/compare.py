@@ -74,6 +74,10 @@ FEWEST = 4
 """Examples of an evaluation set: two pairs, where examples are pairs."""
 
 
+CHECKED = 256
+"""About as many texts of each part show whether a cell can be run."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -243,8 +247,7 @@ def compare(plan: ComparePlan, out: str, recipe_of: RecipeOf, *, quiet: bool = F
     grounds, queue = _queue(plan, folder, recipe_of, read)
     with locked(out), Display(quiet) as display:
         check_folder(folder, FILE, "comparison", None)
-        display.say("checking the cells ...")
-        _check_arms(queue, read)
+        _check_arms(queue, read, display)
         take_folder(folder, FILE, to_yaml(plan))
         finished: list[Finished] = []
         entries: list[QueueEntry] = []
@@ -345,23 +348,60 @@ def _queue(
     return grounds, cells
 
 
-def _check_arms(queue: Sequence[QueuedRun], read: ReadData) -> None:
+def _check_arms(queue: Sequence[QueuedRun], read: ReadData, display: Display) -> None:
     """Check each method with its student on its task, up to where training would begin; one seed speaks for all.
 
+    A grid may have cells that cannot be run: a term on the layers before the last has none in a student of one layer. They are
+    named, and fail in the queue. A student that no method can have on a task, or a method that no cell can carry out, is a mistake.
+
     Raises:
-        TutelageError: for the first that cannot be run.
+        TutelageError: for all cells of such students and methods.
     """
-    seen: set[tuple[str, str, str]] = set()
+    few = cache(lambda config: read(config).spread(CHECKED))
+    arms: dict[tuple[str, str, str], list[QueuedRun]] = {}
     for cell in queue:
-        arm = cell.task, cell.method, cell.student
-        if arm in seen or (cell.folder / RUN_REPORT).exists():
-            continue
-        seen.add(arm)
+        arms.setdefault((cell.task, cell.method, cell.student), []).append(cell)
+    groups: dict[tuple[str, ...], list[tuple[str, str, str]]] = {}
+    refused: dict[tuple[str, str, str], str] = {}
+    display.say(f"checking {len(arms):,} {'cell' if len(arms) == 1 else 'cells'} of a seed ...")
+    for arm, cells in arms.items():
+        for group in ((arm[0], arm[2]), (arm[1],)):
+            groups.setdefault(group, []).append(arm)
+        # A run writes to its folder when it has passed these checks.
+        if not any((cell.folder / name).exists() for cell in cells for name in (CONFIG, RUN_REPORT)):
+            reason = _refusal(cells[0].config, few, read)
+            if reason is not None:
+                refused[arm] = reason
+        display.advance("checked", len(arms), 1)
+    mistaken = {arm for group in groups.values() if refused.keys() >= set(group) for arm in group}
+    if mistaken:
+        reasons: dict[str, list[str]] = {}
+        for arm in filter(mistaken.__contains__, arms):
+            reasons.setdefault(refused[arm], []).append(_named(arm))
+        raise TutelageError("; ".join(f"{' and '.join(names)}: {reason}" for reason, names in reasons.items()))
+    for arm, reason in refused.items():
+        display.say(f"{_named(arm)}: cannot be run and will be recorded as failed: {reason}")
+
+
+def _named(arm: tuple[str, str, str]) -> str:
+    return ", ".join(filter(None, arm))
+
+
+def _refusal(config: RunConfig, *readers: ReadData) -> str | None:
+    """Why a run cannot begin; None if it can.
+
+    Reading all texts takes long, and few of them show the same. They may lack what all have, so each reader has to refuse.
+    """
+    reason = None
+    for texts in readers:
         try:
-            with bench(True, cell.config.mixed_precision) as desk:
-                TaskRun(desk, cell.config, sketch=True, given=read(cell.config.data))
+            with bench(True, config.mixed_precision) as desk:
+                TaskRun(desk, config, sketch=True, given=texts(config.data))
         except TutelageError as error:
-            raise TutelageError(f"{', '.join(filter(None, arm))}: {error}") from None
+            reason = str(error)
+        else:
+            return None
+    return reason
 
 
 def _key(config: RunConfig, teacher: str, texts: str, contents: Callable[[str], str]) -> str:

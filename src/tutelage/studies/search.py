@@ -34,6 +34,7 @@ from tutelage.recipes.choices import Dtype, Precision
 from tutelage.recipes.config import RunConfig, to_yaml, validated
 from tutelage.recipes.settings import Settings, parsed, with_settings
 from tutelage.report.search import Candidate, Rung, Search, Trial, picture
+from tutelage.report.words import as_constant
 from tutelage.run import stores
 from tutelage.run.run import run
 from tutelage.run.task import TaskRun
@@ -122,6 +123,7 @@ def search_knowledge(
     rungs, tried = _climb(base, folder, drawn, epochs, students, display)
     found = Search(
         task=sketch.data.task,
+        kind=sketch.data.kind,
         metric=sketch.data.metrics[0],
         teacher=teacher,
         rungs=rungs,
@@ -249,7 +251,7 @@ def _climb(
             display.say(
                 f"rung {number} of {len(plan)}, {len(measured)} of {len(climbing)}: {candidate.name}: "
                 f"{candidate.bytes_per_example:,.0f} bytes per example, {report['metric']} {trial.score:.4f}"
-                f"{'' if all(scores.values()) else ' (a constant answer is scored 0)'}"
+                f"{' (a constant answer is scored 0)' if as_constant(report['kind'], scores.values()) else ''}"
             )
         tried |= {trial.name: trial for trial in measured}
         climbing = sorted(measured, key=lambda trial: trial.rank)[: math.ceil(len(measured) / ETA)]
