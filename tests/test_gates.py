@@ -17,7 +17,7 @@ from tutelage.errors import TutelageError
 from tutelage.mechanisms.gates import concrete
 from tutelage.mechanisms.gates.gates import GateHook
 from tutelage.mechanisms.gates.settings import Gates
-from tutelage.mechanisms.gates.words import section, terminal
+from tutelage.mechanisms.gates.words import notes, section, terminal
 from tutelage.methods.cofi import cofi
 from tutelage.objectives.predictions import HardLabels
 from tutelage.recipes.config import RunConfig
@@ -206,6 +206,8 @@ def test_the_lagrangian_draws_the_student_to_its_share_at_a_rate_of_its_own() ->
     assert lines[1].split()[3:] == [str(len(layer["heads"])) for layer in record["layers"]]
     assert [row.cells[0] for row in section(record).table.rows] == [f"{len(x['heads'])} of 4" for x in record["layers"]]
     # A student that misses, or that computes something else, is not passed over in silence.
+    larger = ["larger gates.rate" in notes({**record, "expected": share})[0] for share in (0.5, 0.3)]
+    assert larger == [True, False]  # a larger rate closes more
     for change in ({"reached": 0.5}, {"expected": 0.3}, {"expected": 0.5}, {"difference": 1.0}):
         assert len(terminal("prune", {**record, **change})) == len(lines) + 1
 

@@ -21,10 +21,12 @@ from transformers import (
 )
 
 from tutelage import api
+from tutelage.data.config import DataConfig
 from tutelage.data.corpus.building import build
 from tutelage.data.masking import Masking
 from tutelage.errors import TutelageError
 from tutelage.methods.distilbert import distilbert_general
+from tutelage.methods.kd import kd
 from tutelage.methods.minilm import minilm_assistant
 from tutelage.methods.named import method_recipe
 from tutelage.methods.pretrain import pretrain
@@ -38,6 +40,7 @@ from tutelage.report.model import load_report
 from tutelage.run.run import run
 from tutelage.students.copied import copy_layers
 from tutelage.students.fresh import from_sizes
+from tutelage.students.load import load_model
 from tutelage.students.specs import Checkpoint, Copied, Fresh
 from tutelage.tasks import KINDS
 
@@ -320,6 +323,8 @@ def test_a_model_of_next_words_does_not_look_ahead(scene: Path, tmp_path: Path) 
         one, other = model(input_ids=ids).logits, model(input_ids=later).logits
     torch.testing.assert_close(one[:, :6], other[:, :6])
     assert (one[:, 6:] - other[:, 6:]).abs().max() > 1e-3
+    with pytest.raises(TutelageError, match=r"first token, which in a model of next words"):
+        load_model(str(tmp_path / "run" / "student"), "classes")
     fresh = Fresh(layers=1, hidden=16, heads=2, family="distilbert", like=str(scene / "bare"))
     with pytest.raises(TutelageError, match="cannot predict the next word"):
         run(config_for(scene, tmp_path / "never", small(pretrain(fresh, causal=True)), None), quiet=True)
@@ -512,6 +517,11 @@ def test_mistakes_end_in_one_line(scene: Path, tmp_path: Path, tokenizer) -> Non
     config = config_for(scene, tmp_path / "never", recipe)
     refused("--corpus", config.model_copy(update={"corpus": None}))
     refused("needs a teacher", config.model_copy(update={"teacher": None}))
+    for name in ("train", "candidates", "unlabeled"):
+        refused(f"{name}.* is for the texts of a task", config.model_copy(update={"data": DataConfig(**{name: "x"})}))
+    refused(r"set stages\.general\.data\.length", config.model_copy(update={"data": DataConfig(max_length=8)}))
+    refused("for the texts of a task", config.model_copy(update={"teacher_store": "auto"}))
+    refused("carry out --stage general first", config.model_copy(update={"recipe": kd()}))
     other = tokenizer.__class__(vocab={word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "x"])})
     tiny_model().save_pretrained(tmp_path / "other")
     other.save_pretrained(tmp_path / "other")

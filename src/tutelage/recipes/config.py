@@ -61,7 +61,8 @@ class RunConfig(BaseModel):
             raise ValueError("stages on a corpus and stages on a task are two runs; take one part of the recipe")
         if self.teachers and not self.recipe.takes_teachers:
             raise ValueError(
-                f"the method {self.recipe.method!r} learns from one teacher; for several use autoskdbert, skdbert or ensemble"
+                f"the method {self.recipe.method!r} learns from one teacher; for several use ensemble, skdbert, mt_bert or "
+                "autoskdbert"
             )
         if self.data.predictions is not None:
             also = [option(name) for name in ("teacher", "teacher_store") if getattr(self, name)]

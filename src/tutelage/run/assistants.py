@@ -74,7 +74,8 @@ def _shape(student: Student, teacher: anatomy.Shape) -> anatomy.Shape:
         last = max(named)
     if last > teacher.layers:
         raise TutelageError(
-            f"layer {last} cannot be taken from a teacher of {teacher.layers}; name the assistants from large to small"
+            f"layer {last} cannot be taken from a teacher of {teacher.layers}; name assistants and student from large to small, as "
+            f"--set 'recipe.assistants=[{{init: copied, layers: {max(teacher.layers - 1, 1)}}}]' --student layers=1"
         )
     origin = origin_of(student)
     whole = teacher if origin is None else anatomy.shape_of(load_config(origin))

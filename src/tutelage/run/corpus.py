@@ -23,7 +23,7 @@ from tutelage.data.corpus.reading import Corpus, Epoch
 from tutelage.data.examples import Encoded, Rows
 from tutelage.data.masking import Masker, next_tokens
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer, tokenizer_fingerprint
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.knowledge.signals import Signals
 from tutelage.mechanisms.hook import Hook
@@ -99,6 +99,20 @@ class Drawn:
         return self._planned[1]
 
 
+def _check_unused(config: RunConfig) -> None:
+    """See that no option was given that is for texts of a task.
+
+    Raises:
+        TutelageError: for one that would do nothing.
+    """
+    given = {name: getattr(config.data, name) for name in ("train", "dev", "unlabeled", "candidates", "max_length")}
+    given["teacher_store"] = config.teacher_store
+    for name in (name for name, value in given.items() if value is not None):
+        stage = config.recipe.stages[0].name
+        remedy = f"set the length with --set stages.{stage}.data.length=128" if name == "max_length" else "leave it out"
+        raise TutelageError(f"{option(name)} is for the texts of a task, and this run is on raw text; {remedy}")
+
+
 class CorpusRun:
     """A run on raw text, checked and loaded. Nothing is written yet.
 
@@ -119,6 +133,7 @@ class CorpusRun:
                 "a run on raw text reads the whole vocabulary of its corpus; leave out vocabulary=trimmed here, and trim when the "
                 "student learns a task: --student name=FOLDER,vocabulary=trimmed"
             )
+        _check_unused(config)
         self.corpus = Corpus(Path(config.corpus))
         total = sum(self.corpus.manifest.bytes.values())
         self.corpus.verify(lambda count: bench.display.advance("corpus verified", total, count))

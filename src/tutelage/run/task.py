@@ -18,7 +18,7 @@ from tutelage.data.batches import Feed, Known
 from tutelage.data.examples import Data, Encoded, Examples
 from tutelage.data.labels import no_labels
 from tutelage.data.texts import Texts
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.mechanisms.scene import Scene, StageScene, TaskScene
 from tutelage.objectives.objective import Objective, ObjectivePlan
@@ -67,6 +67,11 @@ class TaskRun:
         if config.out is None:
             raise TutelageError("there is no output folder; give --out FOLDER")
         self.bench, self.config, self.warnings = bench, config, list[str]()
+        if config.corpus is not None:
+            raise TutelageError(
+                f"{option('corpus')} is for stages on raw text, and this run is on a task; leave it out, or carry out "
+                "--stage general first and give its student"
+            )
         if config.data.predictions is not None:
             predictions.check_recipe(config)
         given = load_data(config.data) if given is None else given

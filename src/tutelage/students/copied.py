@@ -92,7 +92,8 @@ def _fitting_head(source: PreTrainedModel, model: PreTrainedModel) -> dict[str, 
 def _as_distilbert(source: PreTrainedModel, student: Copied, labels: dict[str, Any]) -> PreTrainedModel:
     if source.config.model_type != "bert":
         raise TutelageError(
-            f"family=distilbert copies the layers of a BERT, and this is a {source.config.model_type}; remove family"
+            f"family=distilbert copies the layers of a BERT, and this is a {source.config.model_type}; give --set "
+            "student.family=null"
         )
     theirs, ours = anatomy.FAMILIES["bert"], anatomy.FAMILIES["distilbert"]
     shape = anatomy.shape_of(source.config)

@@ -374,6 +374,11 @@ def fitted_config(config: Any, head: Head) -> Any:
             f"a {config.model_type} is causal and cannot predict masked words; predict next words (pretrain --causal), "
             "or use another family"
         )
+    if head == "classes" and not causal and anatomy.is_causal(config):
+        raise TutelageError(
+            f"a {config.model_type} classifies by its first token, which in a model of next words (is_decoder) sees no other; "
+            "start from a model of masked words, or from a gpt2, which classifies by the last token"
+        )
     if head != "causal_lm" or causal:
         return config
     if not anatomy.family_of(config).decoder:

@@ -40,10 +40,10 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     found = []
     room = MISSED * record["target"]
     if abs(record["expected"] - record["target"]) > room:
-        how = "closed" if record["expected"] > record["target"] else "opened"
+        much = record["expected"] > record["target"]
         found.append(
-            f"the gates would leave {record['expected']:.1%} and more were {how} at once; give the stage more epochs, or a larger "
-            "gates.rate"
+            f"the gates would leave {record['expected']:.1%} and more were {'closed' if much else 'opened'} at once; "
+            f"give the stage more epochs{', or a larger gates.rate' if much else ''}"
         )
     if abs(record["reached"] - record["target"]) > room:
         found.append("the student misses its target, which lies between two sizes of whole blocks; try another share")
