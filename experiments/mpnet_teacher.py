@@ -93,9 +93,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         for task in arguments.tasks.split(",")
         if arguments.texts
     }
-    results: Results = {}
-    for results in common.on_tasks(arguments, recipes, taught, data=data_of, **how):
-        yield results
+    *_, results = common.on_tasks(arguments, recipes, taught, data=data_of, **how)
     if arguments.share == "shared":
         return
     for task in arguments.tasks.split(","):
@@ -112,9 +110,8 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
                     arguments, place, {name: recipe_for(arm, longer)}, given, range(arguments.seeds),
                     about={"task": task}, teacher=str(place / "teacher"), **how,
                 )  # fmt: skip
-                yield results
         serve(results, task, data, place)
-        yield results
+    yield results  # the page needs all of it
 
 
 def further_texts(data: DataConfig, count: int, file: Path) -> tuple[Path, int]:
