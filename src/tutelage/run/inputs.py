@@ -23,6 +23,7 @@ from tutelage.data.readers.files import named
 from tutelage.data.readers.table import shown
 from tutelage.errors import TutelageError
 from tutelage.tasks import kind_of
+from tutelage.tasks.kind import TextKind
 
 Model = FilePath | tuple[Any, Any]
 """A model: a folder, a hub id, or ``(model, tokenizer)``."""
@@ -105,7 +106,7 @@ class Inputs:
         for part in ("train", "dev", "unlabeled"):
             given = tree.get(part)
             if given is not None and not isinstance(given, str | os.PathLike):
-                if tree.get("kind") in ("tokens", "spans"):
+                if tree.get("kind") is not None and not isinstance(kind_of(tree["kind"]), TextKind):
                     raise TutelageError(f"{part}: data of kind {tree['kind']} are read from files; give a path")
                 wanted = {role: name for role, name in columns.items() if name}
                 if part == "unlabeled":
@@ -288,7 +289,7 @@ def _value(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {str(key): _value(one) for key, one in value.items()}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and not np.isnan(value).any():
+    if isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.number) and not np.isnan(value).any():
         return value.tolist()  # numbers without gaps: nothing in it is to be replaced
     if hasattr(value, "tolist"):  # a number or an array of numpy, a tensor
         return _value(value.tolist())
