@@ -23,7 +23,6 @@ from tutelage.data.readers.files import named
 from tutelage.data.readers.table import shown
 from tutelage.errors import TutelageError
 from tutelage.tasks import kind_of
-from tutelage.tasks.kind import TextKind
 
 Model = FilePath | tuple[Any, Any]
 """A model: a folder, a hub id, or ``(model, tokenizer)``."""
@@ -106,7 +105,7 @@ class Inputs:
         for part in ("train", "dev", "unlabeled"):
             given = tree.get(part)
             if given is not None and not isinstance(given, str | os.PathLike):
-                if tree.get("kind") is not None and not isinstance(kind_of(tree["kind"]), TextKind):
+                if tree.get("kind") is not None and not kind_of(tree["kind"]).in_rows:
                     raise TutelageError(f"{part}: data of kind {tree['kind']} are read from files; give a path")
                 wanted = {role: name for role, name in columns.items() if name}
                 if part == "unlabeled":

@@ -30,6 +30,7 @@ class Tokens(Kind):
     name = "tokens"
     head: Head = "tokens"
     pipeline = "token-classification"
+    in_rows = False
     single_label = True
     served_as = "tags"
 
