@@ -411,7 +411,7 @@ def test_verdict_of_a_good_run(report: TaskReport) -> None:
     report.student.over_baseline = Difference(value=0.0394, low=0.012, high=0.066)
     assert verdict(report).replace("\u00a0", " ") == (
         "The student keeps 97.1 % of the teacher's f1 (difference −0.026, 95 % interval −0.041 to −0.010) with 2.1x fewer "
-        "parameters and runs 2.0x faster at batch size 32; without distillation the same student reaches 0.815, 0.039 less "
+        "parameters and runs 2.0x faster at batch size 32; without distillation the same student reaches 0.815 "
         "(difference +0.039, 95 % interval +0.012 to +0.066)."
     )
     assert caution(report) is None

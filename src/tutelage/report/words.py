@@ -256,7 +256,7 @@ def _undistilled(report: TaskReport) -> str:
     )
     within = difference(report.student.over_baseline)
     if added > 0:
-        return f"; {reached}, {added:.3f} less{within}"
+        return f"; {reached}{within or f', {added:.3f} less'}"
     more = f"{-added:.3f} more{within}" if added < 0 else "the same"
     return f"; {'inheriting weights' if inherited else 'distillation'} did not pay here: {reached}, {more}"
 
