@@ -28,6 +28,11 @@ def contents(place: str) -> str:
     return checksum_of({str(one.relative_to(path)): sha256_of(one) for one in path.rglob("*") if one.is_file()})
 
 
+def contents_of(teacher: Source) -> str:
+    """The fingerprint of a teacher's weights, configuration and tokenizer."""
+    return f"{teacher.fingerprint} {tokenizer_fingerprint(teacher.tokenizer)}"
+
+
 def texts_of(data: Data) -> str:
     """The fingerprint of all texts of a task with their labels."""
     parts = {"train": data.train, **({} if data.unlabeled is None else {"unlabeled": data.unlabeled}), **data.dev}
@@ -57,7 +62,7 @@ def origins(config: RunConfig, texts: str, teacher: Source | None) -> dict[str, 
     """
     found = {VERSION: __version__, "the data": texts}
     if teacher is not None:
-        found[f"the teacher {teacher.name!r}"] = f"{teacher.fingerprint} {tokenizer_fingerprint(teacher.tokenizer)}"
+        found[f"the teacher {teacher.name!r}"] = contents_of(teacher)
 
     def note(place: str) -> str:
         found[repr(place)] = contents(place)

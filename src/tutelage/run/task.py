@@ -51,6 +51,23 @@ from tutelage.training import loop
 from tutelage.training.stages import StageWork
 
 
+def _check_settings(config: RunConfig) -> None:
+    """See what settings alone can show.
+
+    Raises:
+        TutelageError: there is no output folder, a corpus that nothing reads, or a recipe that a file of predictions cannot teach.
+    """
+    if config.out is None:
+        raise TutelageError("there is no output folder; give --out FOLDER")
+    if config.corpus is not None:
+        raise TutelageError(
+            f"{option('corpus')} is for stages on raw text, and this run is on a task; leave it out, or carry out "
+            "--stage general first and give its student"
+        )
+    if config.data.predictions is not None:
+        predictions.check_recipe(config)
+
+
 class TaskRun:
     """A run on a task, checked and loaded. Nothing is written yet.
 
@@ -64,16 +81,8 @@ class TaskRun:
     """Files in the run's folder that are removed when the report is written."""
 
     def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False, given: Data | None = None) -> None:
-        if config.out is None:
-            raise TutelageError("there is no output folder; give --out FOLDER")
+        _check_settings(config)
         self.bench, self.config, self.warnings = bench, config, list[str]()
-        if config.corpus is not None:
-            raise TutelageError(
-                f"{option('corpus')} is for stages on raw text, and this run is on a task; leave it out, or carry out "
-                "--stage general first and give its student"
-            )
-        if config.data.predictions is not None:
-            predictions.check_recipe(config)
         given = load_data(config.data) if given is None else given
         self._given = given
         source = None

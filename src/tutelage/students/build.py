@@ -131,21 +131,7 @@ def build(
     if isinstance(student, BiLSTM) and head != "classes":
         raise TutelageError(f"a {student.init} student only classifies whole texts; use init=copied or init=fresh")
     if isinstance(student, Ordered | Pruned):
-        if head in ("masked_lm", "causal_lm"):
-            raise TutelageError(
-                f"a student with init={student.init} is made for a task, from a fine-tuned teacher; on raw text use init=copied or "
-                "init=fresh"
-            )
-        if teacher is None or scores is None:
-            raise TutelageError(
-                f"a student with init={student.init} needs a teacher and labelled examples to rank its heads and neurons; "
-                "give --teacher, and data with labels"
-            )
-        if isinstance(student, Ordered):
-            pruned.check_family(teacher.config)
-            return pruned.ordered(teacher, scores(teacher), labels)
-        pruned.check_prunable(student, teacher)
-        return pruned.prune(teacher, student, scores(teacher), labels)
+        return _ranked(student, teacher, labels, scores, head)
     if isinstance(student, BiLSTM):
         own_input = own_input or StudentInput(bilstm.word_tokenizer((), 0, 1), pairs=False)
         sizes = {name: getattr(student, name) for name in ("hidden", "intermediate", "embedding", "channels")}
@@ -160,6 +146,31 @@ def build(
         )
     like = load_config(student.like) if student.like is not None else teacher.config if teacher is not None else None
     return from_sizes(student, like if vocabulary is None else vocabulary.config(like), labels, head)
+
+
+def _ranked(
+    student: Ordered | Pruned,
+    teacher: PreTrainedModel | None,
+    labels: dict[str, Any],
+    scores: Callable[[PreTrainedModel], Scores] | None,
+    head: Head,
+) -> PreTrainedModel:
+    """The student whose heads and neurons are the teacher's by importance: all of them in order, or the first."""
+    if head in ("masked_lm", "causal_lm"):
+        raise TutelageError(
+            f"a student with init={student.init} is made for a task, from a fine-tuned teacher; on raw text use init=copied or "
+            "init=fresh"
+        )
+    if teacher is None or scores is None:
+        raise TutelageError(
+            f"a student with init={student.init} needs a teacher and labelled examples to rank its heads and neurons; "
+            "give --teacher, and data with labels"
+        )
+    if isinstance(student, Ordered):
+        pruned.check_family(teacher.config)
+        return pruned.ordered(teacher, scores(teacher), labels)
+    pruned.check_prunable(student, teacher)
+    return pruned.prune(teacher, student, scores(teacher), labels)
 
 
 def _taken(student: Inherited | Sliced, source: PreTrainedModel | None, labels: dict[str, Any]) -> PreTrainedModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 
 from tutelage.artifacts import write_json
 from tutelage.data.config import DataConfig
-from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
 from tutelage.methods.tinybert import tinybert
 from tutelage.recipes.config import RunConfig, to_yaml
@@ -19,7 +18,7 @@ from tutelage.recipes.settings import Settings, parsed, with_settings
 from tutelage.run import origins
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Fresh
-from tutelage.studies.study import Interval, check_folder, finished, interval, paired, study, take_folder
+from tutelage.studies.study import Interval, Outcome, check_folder, finished, interval, paired, study, take_folder
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
@@ -177,18 +176,24 @@ def ablate(
         part=part,
         quiet=quiet,
     )
-    known = {**finished(folder), **{(outcome.arm, outcome.seed): outcome for outcome in found.outcomes}}
-    rows: dict[str, Row] = {}
-    for outcome in known.values():  # those of earlier calls too
-        scores = rows[outcome.arm].scores if outcome.arm in rows else {}
-        scores = dict(sorted({**scores, outcome.seed: outcome.scores}.items()))
-        rows[outcome.arm] = Row(arm=outcome.arm, scores=scores, steps=outcome.steps)
     if not found.outcomes:
         raise TutelageError(f"part {part[0]} of {part[1]} has no runs; divide the study into fewer parts")
     last = found.outcomes[-1]
-    tables = Ablation(task=str(data.task or data.train), metric=last.metric, teacher=last.more["teacher"], rows=rows)
+    tables = Ablation(task=str(data.task or data.train), metric=last.metric, teacher=last.more["teacher"], rows={})
+    known = {**finished(folder), **{(outcome.arm, outcome.seed): outcome for outcome in found.outcomes}}
+    tables = tables.model_copy(update={"rows": _rows(known.values())})
     write_json(folder / "ablation.json", tables)
     return tables
+
+
+def _rows(outcomes: Iterable[Outcome]) -> dict[str, Row]:
+    """The rows of the tables by name, of all runs."""
+    rows: dict[str, Row] = {}
+    for outcome in outcomes:
+        scores = rows[outcome.arm].scores if outcome.arm in rows else {}
+        scores = dict(sorted({**scores, outcome.seed: outcome.scores}.items()))
+        rows[outcome.arm] = Row(arm=outcome.arm, scores=scores, steps=outcome.steps)
+    return rows
 
 
 def _contents(data: DataConfig, teacher: str) -> dict[str, Any]:
@@ -199,7 +204,7 @@ def _contents(data: DataConfig, teacher: str) -> dict[str, Any]:
         "data": data,
         "texts": origins.texts_of(loaded),
         "teacher": teacher,
-        "teacher_fingerprint": f"{source.fingerprint} {tokenizer_fingerprint(source.tokenizer)}",
+        "teacher_fingerprint": origins.contents_of(source),
     }
 
 

@@ -28,7 +28,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tutelage.artifacts import checksum_of, write_json, write_text
 from tutelage.data.config import DataConfig, Place
 from tutelage.data.examples import Data
-from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError, last_reason, option
 from tutelage.progress import Display
 from tutelage.recipes.choices import Precision
@@ -316,7 +315,7 @@ def _queue(
         kind = kind_of(data.kind)
         source = Source(task.teacher, kind.head, pooling=task.data.pooling)
         kind.match(data, source.config, task.teacher)
-        taught[task.called] = f"{source.fingerprint} {tokenizer_fingerprint(source.tokenizer)}"
+        taught[task.called] = origins.contents_of(source)
         store = "auto" if plan.store and kind.per_text else None
         arms = {
             arm: config.model_copy(update={"teacher_store": config.teacher_store or store})
