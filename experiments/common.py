@@ -212,7 +212,7 @@ def tables_of_tasks(
         for name, ours in scores[first].items():
             runs, plain = of(results["runs"], task=task, **{arm: name}), f"{name[: name.rfind('-') + 1]}finetune"
             theirs = {} if name == plain else scores[first].get(plain, {})
-            if name != plain:
+            if name != plain and theirs:
                 gains[f"{name} on {task}"] = paired(ours, theirs)
             cells.append([name, str(len(runs)), *(shown([*by[name].values()], digits=4) for by in scores.values())])
             cells[-1] += [gain(ours, theirs, 4), *(column(runs) for column in columns.values())]

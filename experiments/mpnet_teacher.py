@@ -166,7 +166,9 @@ def page(results: Results, out: Path) -> Results:
     fields = common.tables_of_tasks(
         SCRIPT, results, f"{common.GLUE} --models path/to/models", columns=columns, about=about
     )
-    return {**fields, "texts": f"{results['settings']['texts']:,}"}
+    count = results["settings"]["texts"]
+    texts = f" *texts*: with {count:,} further texts of the task, without their labels; *longer*: the labels for as many steps."
+    return {**fields, "texts": texts if count else ""}
 
 
 if __name__ == "__main__":
