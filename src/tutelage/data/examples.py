@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -343,6 +343,11 @@ def keys_of(examples: Examples) -> list[str]:
     if examples.pairs is None:
         return [key_of(text) for text in examples.texts]
     return [key_of(text, pair) for text, pair in zip(examples.texts, examples.pairs, strict=True)]
+
+
+def rows_among(examples: Examples, keys: Collection[str]) -> npt.NDArray[np.bool_]:
+    """``(n,)``: which examples are among those with these ``keys`` (:func:`keys_of`)."""
+    return np.array([key in keys for key in keys_of(examples)], dtype=bool)
 
 
 def content(examples: Examples) -> list[str]:

@@ -17,7 +17,7 @@ from tutelage.anatomy import Head
 from tutelage.anatomy.checkpoints import resolve
 from tutelage.artifacts import free_place, new_folder, sha256_of, write_json
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import Data, Examples
+from tutelage.data.examples import Data, Examples, rows_among
 from tutelage.data.labels import label_names
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError, option
@@ -26,7 +26,7 @@ from tutelage.evaluation.calibration import probabilities
 from tutelage.evaluation.intervals import fewest_rows
 from tutelage.report.cascade import CASCADE, CascadeReport, CascadeSuspect, Point, Rule
 from tutelage.run.checks import check_ids, limit_of
-from tutelage.run.folder import config_of_run, learnt_by_run, longest_input, rows_among, temperature_of_run
+from tutelage.run.folder import config_of_run, learnt_by_run, longest_input, temperature_of_run
 from tutelage.run.serving import graph_of
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel

@@ -6,13 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from tutelage import anatomy
 from tutelage.artifacts import sha256_of
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import Examples, keys_of
+from tutelage.data.examples import Examples, keys_of, rows_among
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import from_yaml
 from tutelage.report.model import REPORT, TaskReport, load_report
@@ -51,11 +48,6 @@ def learnt_by_run(model: str) -> set[str]:
         return set()
     parts = () if data is None else (data.train, data.unlabeled)
     return {key for part in parts if part is not None for key in keys_of(part)}
-
-
-def rows_among(examples: Examples, texts: set[str]) -> npt.NDArray[np.bool_]:
-    """``(n,)``: which examples are among these texts."""
-    return np.array([key in texts for key in keys_of(examples)], dtype=bool)
 
 
 def learnt_notes(learnt: set[str], part: str, examples: Examples) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import Data, Examples, keys_of
+from tutelage.data.examples import Data, Examples, keys_of, rows_among
 from tutelage.data.labels import listed, places_of
 from tutelage.data.parts import part_of
 from tutelage.data.readers.conll import load_conll
@@ -97,8 +97,8 @@ def _without_evaluated(texts: Examples, data: Data, path: Path) -> tuple[Example
         TutelageError: no others are left.
     """
     evaluated = {key for part in data.dev.values() for key in keys_of(part)}
-    kept = [row for row, key in enumerate(keys_of(texts)) if key not in evaluated]
-    if not kept:
+    kept = np.flatnonzero(~rows_among(texts, evaluated))
+    if not len(kept):
         raise TutelageError(f"{path} has texts of the evaluation set alone, which are not trained on; leave it out")
     if len(kept) == len(texts):
         return texts, []
