@@ -95,7 +95,7 @@ def recipe_for(arm: str, arguments: argparse.Namespace) -> Recipe:
     recipe = METHODS["kd" if arm == "kd" else "similarity"]()
     changed = {"epochs": arguments.epochs, "lr": arguments.lr, "batch_size": 64}
     start = str(Path(arguments.models) / START)
-    student: Student = Copied(layers=3, choose="first", source=start)
+    student: Student = Copied(layers=3, source=start)
     if arm == "fresh":
         student = Fresh(layers=3, hidden=384, heads=12, intermediate=1536, like=start)
     return recipe.model_copy(

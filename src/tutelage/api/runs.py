@@ -220,17 +220,10 @@ def distill(
         if predictions is not None:  # which columns of tables in memory are needed depends on the setting of the id
             key = setting(settings, "data.predictions.id", predictions.get("id"))
             texts["predictions"] = {**predictions, "id": key}
-        fields = teachers_of(inputs, teacher, team, teacher_store, predictions is not None) | {
-            "store_dtype": store_dtype,
-            "out": out,
-            "seed": seed,
-            "baseline": baseline,
-            "served": served,
-            "allow_weak_teacher": allow_weak_teacher,
-            "mixed_precision": mixed_precision,
-            "tracker": tracker,
-            "corpus": corpus,
-        }
+        fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision, "tracker": tracker, "corpus": corpus}
+        fields |= {"store_dtype": store_dtype, "allow_weak_teacher": allow_weak_teacher}
+        fields |= {"baseline": baseline, "served": served}
+        fields |= teachers_of(inputs, teacher, team, teacher_store, predictions is not None)
         tree = inputs.data(data, texts)
         recipe = recipe_for(method, student, inputs, tree.get("task"), ablation, plugins).part(stage)
         return carried_out(run_config(recipe, tree, settings, **fields), resume, quiet)

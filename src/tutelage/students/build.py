@@ -133,11 +133,7 @@ def build(
     if isinstance(student, Ordered | Pruned):
         return _ranked(student, teacher, labels, scores, head)
     if isinstance(student, BiLSTM):
-        own_input = own_input or StudentInput(bilstm.word_tokenizer((), 0, 1), pairs=False)
-        sizes = {name: getattr(student, name) for name in ("hidden", "intermediate", "embedding", "channels")}
-        known = None if student.vectors is None else WordVectors.read(Path(student.vectors), limit=None)
-        vectors = None if known is None else (known.words, known.vectors)
-        return bilstm.new_bilstm(own_input.tokenizer, labels, pairs=own_input.pairs, vectors=vectors, **sizes)
+        return _bilstm(student, own_input or StudentInput(bilstm.word_tokenizer((), 0, 1), pairs=False), labels)
     if not isinstance(student, Fresh):
         return student.network(teacher, labels, head).eval()
     if student.like is None and teacher is None:
@@ -146,6 +142,13 @@ def build(
         )
     like = load_config(student.like) if student.like is not None else teacher.config if teacher is not None else None
     return from_sizes(student, like if vocabulary is None else vocabulary.config(like), labels, head)
+
+
+def _bilstm(student: BiLSTM, own_input: StudentInput, labels: dict[str, Any]) -> PreTrainedModel:
+    sizes = {name: getattr(student, name) for name in ("hidden", "intermediate", "embedding", "channels")}
+    known = None if student.vectors is None else WordVectors.read(Path(student.vectors), limit=None)
+    vectors = None if known is None else (known.words, known.vectors)
+    return bilstm.new_bilstm(own_input.tokenizer, labels, pairs=own_input.pairs, vectors=vectors, **sizes)
 
 
 def _ranked(

@@ -68,7 +68,7 @@ class Copied(StudentSpec):
     """Some layers of the teacher, with its embeddings, pooler and head.
 
     * ``layers``: the number of layers, a list of layer numbers (from 1), or ``all``.
-    * ``choose``: ``best`` tries several and takes the one that learns most in a few steps (:mod:`tutelage.run.start`);
+    * ``choose``: ``best`` tries several and takes the one that learns most in a few steps (:mod:`tutelage.run.trials`);
       ``first``, ``last``, ``spread`` (evenly, first and last included, as in DistilBERT) or ``uniform`` (every N/M-th, the
       layers that a uniform mapping pairs). Where there is nothing to try (on a corpus) ``best`` is ``first``.
     * ``source``: copy from this checkpoint of the teacher's family instead (BERT-PKD starts from the pretrained BERT, not

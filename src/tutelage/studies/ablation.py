@@ -137,22 +137,11 @@ def ablate(
             "without augmented texts all rows equal no_da; give --candidates FOLDER (tutelage augment writes it)"
         )
     folder, students = Path(out), Path(general or f"{out}/general")
-    configs: dict[str, RunConfig] = {}
-    for arm in arms:  # a wrong setting ends here, not after the first stage
-        whole = recipe_of(arm, data.task, student)
-        recipe = whole.part("task")
-        if arm != "no_gd":
-            _with(RunConfig(recipe=whole.part("general")), settings)
-            recipe = recipe.model_copy(update={"student": Checkpoint(name=str(students / _general(arm)))})
-        words = data.candidates if any(stage.data == "augmented" for stage in recipe.stages) else None
-        config = RunConfig(
-            recipe=recipe,
-            teacher=teacher,
-            data=data.model_copy(update={"candidates": words}),
-            baseline=False,
-            mixed_precision=mixed_precision,
-        )
-        configs[arm] = _with(config, settings)
+    # A wrong setting ends here, not after the first stage.
+    configs = {
+        arm: _config(arm, student, students, data, settings, teacher=teacher, mixed_precision=mixed_precision)
+        for arm in arms
+    }
     asked = Asked(
         **_contents(data, teacher),
         general_teacher=general_teacher,
@@ -184,6 +173,18 @@ def ablate(
     tables = tables.model_copy(update={"rows": _rows(known.values())})
     write_json(folder / "ablation.json", tables)
     return tables
+
+
+def _config(arm: str, student: Fresh, students: Path, data: DataConfig, settings: Settings, **fields: Any) -> RunConfig:
+    """The run of a row on the task, from its general student in the folder ``students``."""
+    whole = recipe_of(arm, data.task, student)
+    recipe = whole.part("task")
+    if arm != "no_gd":
+        _with(RunConfig(recipe=whole.part("general")), settings)
+        recipe = recipe.model_copy(update={"student": Checkpoint(name=str(students / _general(arm)))})
+    words = data.candidates if any(stage.data == "augmented" for stage in recipe.stages) else None
+    read = data.model_copy(update={"candidates": words})
+    return _with(RunConfig(recipe=recipe, data=read, baseline=False, **fields), settings)
 
 
 def _rows(outcomes: Iterable[Outcome]) -> dict[str, Row]:

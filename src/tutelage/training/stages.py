@@ -81,8 +81,8 @@ def train_stages(
 
         def save(state: checkpoint.State, index: int = index, work: StageWork = work) -> None:
             seconds = sum(log.seconds for log in logs) + state.get("log", {}).get("seconds", 0.0)
-            common = {"work": index, "logs": [vars(log) for log in logs], "seconds_before": seconds}
-            common["config"] = work.model.config.to_json_string(use_diff=False)
+            config = work.model.config.to_json_string(use_diff=False)
+            common = {"work": index, "logs": [vars(log) for log in logs], "seconds_before": seconds, "config": config}
             checkpoint.save(folder / "checkpoint", {**common, **lasting, "logged": _size(lines), **state})
 
         def report(event: Event, who: str = work.who, before: int = sum(log.steps for log in logs)) -> None:
@@ -91,9 +91,8 @@ def train_stages(
                 with lines.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"who": who, **vars(event)}) + "\n")
             values = {**event.losses, "lr": event.lr, **({} if event.score is None else {"selection": event.score})}
-            # Trackers want steps that grow through all stages.
-            place = {f"{who}/{event.stage}/{name}": value for name, value in values.items()}
-            accelerator.log(place, step=before + event.step)
+            place = f"{who}/{event.stage}"  # trackers want steps that grow through all stages
+            accelerator.log({f"{place}/{name}": value for name, value in values.items()}, step=before + event.step)
 
         with stops.steps():
             log = loop.train(

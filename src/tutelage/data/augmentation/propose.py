@@ -96,12 +96,7 @@ def propose(
         TutelageError: if the model has no masked-language-model head or is in training mode, or the tokenizer has no mask
             token or is not a fast one.
     """
-    if model.get_output_embeddings() is None or model.training:
-        raise TutelageError(
-            f"{proposer!r} must be a masked language model (...ForMaskedLM) in eval mode; load it as one"
-        )
-    if tokenizer.mask_token_id is None or not tokenizer.is_fast:
-        raise TutelageError(f"the tokenizer of {proposer!r} must be a fast one with a mask token; choose another model")
+    _check(model, tokenizer, proposer)
     vocabulary = _Vocabulary.of(tokenizer, model.config.vocab_size, filtered)
     unique = list(dict.fromkeys(texts))
     order = np.argsort(hashes(unique))
@@ -142,6 +137,15 @@ def propose(
         sha256=checksum(arrays, list(places)),
     )
     return Candidates(manifest, **arrays, strings=list(places))
+
+
+def _check(model: PreTrainedModel, tokenizer: Any, proposer: str) -> None:
+    if model.get_output_embeddings() is None or model.training:
+        raise TutelageError(
+            f"{proposer!r} must be a masked language model (...ForMaskedLM) in eval mode; load it as one"
+        )
+    if tokenizer.mask_token_id is None or not tokenizer.is_fast:
+        raise TutelageError(f"the tokenizer of {proposer!r} must be a fast one with a mask token; choose another model")
 
 
 def _fill_from_vectors(

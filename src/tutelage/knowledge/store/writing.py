@@ -83,8 +83,7 @@ def write(
     folder = free_place(folder)
     partial = partial_of(folder)
     lengths = index["length"].astype(np.int64)
-    sizes = scheme.record_bytes(lengths)
-    _check_room(folder, int(sizes.sum()))
+    _check_room(folder, int(scheme.record_bytes(lengths).sum()))
     exponents = exponents or {}
     manifest: dict[str, Any] = {
         "tutelage": __version__,
@@ -105,21 +104,7 @@ def write(
             return Store(folder)
         partial.mkdir(parents=True, exist_ok=True)
         write_text(plan, json.dumps(manifest))
-        shards = []
-        for number, rows in enumerate(shards_of(sizes)):
-            path = partial / f"shard-{number:05d}.bin"
-            done = path.with_suffix(".json")
-            if done.exists():
-                advance(len(rows))
-            else:
-                temporary = path.with_suffix(".tmp")
-                max_tokens = _write_shard(temporary, scheme, rows, lengths, read, exponents, max_tokens, advance, say)
-                sync(temporary)
-                os.replace(temporary, path)
-                size = path.stat().st_size
-                shard = Shard(name=path.name, examples=len(rows), bytes=size, sha256=sha256_of(path))
-                write_text(done, shard.model_dump_json())
-            shards.append(json.loads(done.read_text(encoding="utf-8")))
+        shards = _write_shards(partial, scheme, lengths, read, exponents, max_tokens, advance, say)
         index.tofile(partial / "index.bin")
         manifest |= {"index_sha256": sha256_of(partial / "index.bin"), "shards": shards}
         if evaluation:
@@ -133,6 +118,35 @@ def write(
             leftover.unlink()
         publish(partial, folder)
         return Store(folder)
+
+
+def _write_shards(
+    partial: Path,
+    scheme: Scheme,
+    lengths: npt.NDArray[np.int64],
+    read: Callable[[Rows], Contents],
+    exponents: Exponents,
+    max_tokens: int,
+    advance: Callable[[int], None],
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Write the shards that are not there yet; returns what the manifest says of all."""
+    shards = []
+    for number, rows in enumerate(shards_of(scheme.record_bytes(lengths))):
+        path = partial / f"shard-{number:05d}.bin"
+        done = path.with_suffix(".json")
+        if done.exists():
+            advance(len(rows))
+        else:
+            temporary = path.with_suffix(".tmp")
+            max_tokens = _write_shard(temporary, scheme, rows, lengths, read, exponents, max_tokens, advance, say)
+            sync(temporary)
+            os.replace(temporary, path)
+            size = path.stat().st_size
+            shard = Shard(name=path.name, examples=len(rows), bytes=size, sha256=sha256_of(path))
+            write_text(done, shard.model_dump_json())
+        shards.append(json.loads(done.read_text(encoding="utf-8")))
+    return shards
 
 
 def _check_room(folder: Path, size: int) -> None:
