@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from tutelage.report.numbers import rounded
 from tutelage.report.quality import Difference
 from tutelage.run.measure import PREDICTIONS
 from tutelage.studies import compare as comparing
-from tutelage.studies import contrasts
+from tutelage.studies import contrasts, launch
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 
@@ -67,7 +68,7 @@ def given(root: Path, **more: Any) -> dict[str, Any]:
 def finished(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompareReport, list[str]]:
     """A comparison that was killed in its second cell and went on: its folder, its report, the runs that were begun."""
     folder, began = tmp_path_factory.mktemp("compare"), []
-    carry_out = comparing.run
+    carry_out = launch.run
 
     def killing(config: RunConfig, **how: Any) -> Any:
         began.append(Path(str(config.out)).name)
@@ -77,7 +78,7 @@ def finished(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUTELAGE_STORES", str(folder / "stores"))
-        patch.setattr(comparing, "run", killing)
+        patch.setattr(launch, "run", killing)
         patch.setattr(contrasts, "RESAMPLES", 100)
         with pytest.raises(Killed):
             api.compare(out=folder / "out", **given(teacher_folder))
@@ -111,6 +112,27 @@ def test_a_killed_comparison_goes_on(finished) -> None:
     assert "one seed" in found.notes[-1] and found.tasks[0].teacher_score == report.teacher.score
     for name in ("compare.html", "compare.tex", "arms.csv", "contrasts.csv", "compare.yaml"):
         assert (folder / "out" / name).stat().st_size > 100
+
+
+def test_ray_gives_the_same_scores(
+    finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each cell is a process of a local Ray; the scores are those of cells that ran here."""
+    pytest.importorskip("ray")
+    _, here, _ = finished
+    monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
+    monkeypatch.chdir(tmp_path)  # a worker has another working directory
+    found = api.compare(out="out", launcher="ray", **given(teacher_folder))
+    assert {cell.key: cell.score for cell in found.cells} == {cell.key: cell.score for cell in here.cells}
+
+
+def test_ray_says_what_it_needs(teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
+    with pytest.raises(TutelageError, match="in memory, which other processes do not have; give its file"):
+        api.compare(out=tmp_path / "out", launcher="ray", plugins=[contrasts], **given(teacher_folder))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(TutelageError, match=re.escape('pip install "tutelage[ray]"')):
+        api.compare(out=tmp_path / "out", launcher="ray", **given(teacher_folder))
 
 
 def test_a_run_keeps_what_its_models_predict(finished) -> None:
@@ -160,7 +182,7 @@ def test_a_cell_that_fails_is_recorded_and_tried_again(
     finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the command line, with two students after one option: the others go on, and the exit code says so."""
-    monkeypatch.setattr(comparing, "run", pretend(finished, fails="logits_mse-layers=2-seed1"))
+    monkeypatch.setattr(launch, "run", pretend(finished, fails="logits_mse-layers=2-seed1"))
     words = ["compare", "--teacher", teacher_folder / "teacher", "--train", teacher_folder / "train.csv"]
     words += ["--dev", teacher_folder / "dev.csv", "--methods", "kd,logits_mse", "--students", "layers=1", "layers=2"]
     words += ["--seeds", "2", "--out", tmp_path / "out"]
@@ -173,7 +195,7 @@ def test_a_cell_that_fails_is_recorded_and_tried_again(
     (trace,) = (tmp_path / "out" / "errors").iterdir()
     assert "RuntimeError: out of memory" in trace.read_text()
     assert {one.seeds for one in found.contrasts if one.student == "layers=2" and one.arm == "logits_mse"} == {1}
-    monkeypatch.setattr(comparing, "run", pretend(finished))
+    monkeypatch.setattr(launch, "run", pretend(finished))
     # The same cells from a plan, with one option beside it: only the failed one is run.
     tree = plan(teacher_folder, methods=["kd", "logits_mse"], students=["layers=1", "layers=2"], seeds=7)
     (tmp_path / "plan.yaml").write_text(json.dumps(tree))
@@ -193,7 +215,7 @@ def test_a_cell_is_known_by_contents(
         began.append(str(config.out))
         carry_out(config)
 
-    monkeypatch.setattr(comparing, "run", run)
+    monkeypatch.setattr(launch, "run", run)
 
     def runs(root: Path, **more: Any) -> int:
         began.clear()
@@ -231,7 +253,7 @@ def test_a_stopped_cell_goes_on_with_moved_files(
     finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run refuses a folder with other settings, and paths are settings; the cell's key says that it is the same run."""
-    begun = comparing.run
+    begun = launch.run
 
     def stopped(config: RunConfig, **how: Any) -> None:
         place = Path(str(config.out))
@@ -239,12 +261,12 @@ def test_a_stopped_cell_goes_on_with_moved_files(
         (place / "config.yaml").write_text(to_yaml(config))
         raise Killed
 
-    monkeypatch.setattr(comparing, "run", stopped)
+    monkeypatch.setattr(launch, "run", stopped)
     with pytest.raises(Killed):
         api.compare(out=tmp_path / "out", **given(teacher_folder, methods=["kd"], store=False))
     (tmp_path / "moved").mkdir()
     shutil.copy(teacher_folder / "train.csv", tmp_path / "moved")
-    monkeypatch.setattr(comparing, "run", begun)
+    monkeypatch.setattr(launch, "run", begun)
     moved = given(teacher_folder, methods=["kd"], store=False, train=str(tmp_path / "moved" / "train.csv"))
     found = api.compare(out=tmp_path / "out", **moved)
     assert found.passed and len(found.cells) == len(list((tmp_path / "out" / "cells").iterdir())) == 1
@@ -300,7 +322,7 @@ def test_one_impossible_cell_is_named_and_recorded(
     finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A student of one layer has none for pkd; both are possible elsewhere, so the grid is no mistake."""
-    carry_out, pretended, texts = comparing.run, pretend(finished), list[int]()
+    carry_out, pretended, texts = launch.run, pretend(finished), list[int]()
     sketched = comparing.TaskRun
 
     def run(config: RunConfig, **how: Any) -> None:
@@ -310,7 +332,7 @@ def test_one_impossible_cell_is_named_and_recorded(
         texts.append(len(how["given"].train))
         return sketched(*given, **how)
 
-    monkeypatch.setattr(comparing, "run", run)
+    monkeypatch.setattr(launch, "run", run)
     monkeypatch.setattr(comparing, "TaskRun", task_run)
     monkeypatch.setattr(comparing, "CHECKED", 20)
     grid = given(teacher_folder, methods="kd,pkd", students=["layers=1", "layers=2"], quiet=False)
@@ -373,7 +395,7 @@ def test_cells_of_changed_data_are_not_compared(
         save_file(tables, path, about | different)
         seal(path)
 
-    monkeypatch.setattr(comparing, "run", changed)
+    monkeypatch.setattr(launch, "run", changed)
     for name, words in (("examples", "examples; the data"), ("metric", "metrics: accuracy and another")):
         different = {name: "another"}
         with pytest.raises(TutelageError, match=f"were scored on different {words}") as error:
@@ -487,7 +509,7 @@ def test_conclusions_are_those_of_slow_oracles(
     finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three seeds of made-up predictions: means, intervals, differences and p-values, all computed again in other ways."""
-    monkeypatch.setattr(comparing, "run", pretend(finished))
+    monkeypatch.setattr(launch, "run", pretend(finished))
     monkeypatch.setattr(contrasts, "RESAMPLES", 1000)
     found = api.compare(out=tmp_path / "out", **given(teacher_folder, seeds=3))
     tables: dict[tuple[str, str, str], list[np.ndarray]] = {}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from tutelage.data.signature import takes_data
 from tutelage.errors import TutelageError
-from tutelage.recipes.choices import Dtype, Precision
+from tutelage.recipes.choices import Dtype, Launcher, Precision
 
 if TYPE_CHECKING:
     from tutelage.data.config import DataConfig, DataOptions
@@ -123,6 +124,7 @@ def compare(
     mixed_precision: Precision | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     plugins: Sequence[Plugin] = (),
+    launcher: Launcher = "local",
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
@@ -146,6 +148,7 @@ def compare(
         mixed_precision: Precision of training and evaluation; no is float32. Default: no.
         settings: Any setting of all runs as path=value: stages.*.batch_size=16.
         plugins: Python file with terms, mechanisms or methods of your own.
+        launcher: Where runs are carried out: local, one after another; ray, side by side on a Ray cluster (needs the extra ray).
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -184,7 +187,11 @@ def compare(
         def recipe_of(method: str, student: str, task: str | None) -> Recipe:
             return recipe_for(method, student or None, inputs, task, more=more).part("task")
 
-        return comparing.compare(checked, place(out), recipe_of, quiet=quiet)
+        files = [place(plugin) for plugin in several(plugins) if not isinstance(plugin, ModuleType)]
+        if launcher == "ray" and len(files) < len(several(plugins)):
+            raise TutelageError("a plug-in is a module in memory, which other processes do not have; give its file")
+        how: dict[str, Any] = {"launcher": launcher, "plugins": files, "quiet": quiet}
+        return comparing.compare(checked, place(out), recipe_of, **how)
 
 
 @takes_data(*FILES, "max_train", "max_length")

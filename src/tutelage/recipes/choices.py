@@ -6,4 +6,5 @@ from typing import Literal
 
 Precision = Literal["no", "bf16", "fp16"]
 Dtype = Literal["float32", "float16", "bfloat16", "int8"]
+Launcher = Literal["local", "ray"]
 Tracker = Literal["tensorboard", "trackio", "wandb", "mlflow"]

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import re
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,15 +27,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tutelage.artifacts import checksum_of, write_json, write_text
 from tutelage.data.config import DataConfig, Place
 from tutelage.data.examples import Data
-from tutelage.errors import TutelageError, last_reason, option
+from tutelage.errors import TutelageError, option
 from tutelage.progress import Display
-from tutelage.recipes.choices import Precision
+from tutelage.recipes.choices import Launcher, Precision
 from tutelage.recipes.config import (
     RunConfig,
     in_one_line,
     to_yaml,
     validated,
-    with_absolute_paths,
     with_places,
     yaml_file,
 )
@@ -48,10 +46,11 @@ from tutelage.report.model import REPORT as RUN_REPORT
 from tutelage.report.model import TaskReport, load_report
 from tutelage.run import origins
 from tutelage.run.budget import settled
-from tutelage.run.run import run
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import bench, locked
+from tutelage.studies import launch
 from tutelage.studies.contrasts import Finished, TaskGround, conclusions, same_ground
+from tutelage.studies.launch import CONFIG, Failure
 from tutelage.studies.study import check_folder, take_folder
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
@@ -63,10 +62,6 @@ SHARED = ("task", "data_dir", "dev", "kind", "metric", "text", "text_pair", "lab
 
 FILE = "compare.yaml"
 """The plan, in the folder of the comparison."""
-
-
-CONFIG = "config.yaml"
-"""The settings of a run, in its folder."""
 
 
 FEWEST = 4
@@ -234,28 +229,33 @@ ReadData = Callable[[DataConfig], Data]
 """Reads each task's texts once."""
 
 
-def compare(plan: ComparePlan, out: str, recipe_of: RecipeOf, *, quiet: bool = False) -> CompareReport:
-    """Run the cells that are not finished, and write what all of them show; see :func:`tutelage.api.compare`.
+def compare(
+    plan: ComparePlan,
+    out: str,
+    recipe_of: RecipeOf,
+    *,
+    launcher: Launcher = "local",
+    plugins: Sequence[str] = (),
+    quiet: bool = False,
+) -> CompareReport:
+    """Run the cells that are not finished, and write what all of them show; see :func:`tutelage.api.compare`. ``plugins`` are the
+    files that runs on other machines read first.
 
     Raises:
         TutelageError: for every mistake of the user, before anything is written; and when cells of a task were scored on
             different examples.
     """
     plan.check()
+    launch.check(launcher)
     folder, read = Path(out), cache(load_data)
     grounds, queue = _queue(plan, folder, recipe_of, read)
     with locked(out), Display(quiet) as display:
         check_folder(folder, FILE, "comparison", None)
         _check_arms(queue, read, display)
         take_folder(folder, FILE, to_yaml(plan))
-        finished: list[Finished] = []
-        entries: list[QueueEntry] = []
-        for number, cell in enumerate(queue, start=1):
-            found, error = _carried_out(cell, folder, display, f"{number} of {len(queue)}: {cell.about}")
-            if found is not None:
-                same_ground(found, finished)
-                finished.append(found)
-            entries.append(cell.entry(folder, found, error))
+        results = _carried_out(queue, folder, display, launcher, plugins)
+        finished = [found for found, _ in results if found is not None]
+        entries = [cell.entry(folder, *result) for cell, result in zip(queue, results, strict=True)]
         display.say("resampling the evaluation examples ...")
         report = conclusions(plan.against or plan.methods[0].called, plan.seeds, out, grounds, finished, entries)
         write_json(folder / REPORT, report)
@@ -266,32 +266,66 @@ def compare(plan: ComparePlan, out: str, recipe_of: RecipeOf, *, quiet: bool = F
     return report
 
 
-def _carried_out(cell: QueuedRun, out: Path, display: Display, line: str) -> tuple[Finished | None, str | None]:
-    """The result of a cell, or why it failed. A mistake in one cell is no reason to stop the others."""
+def _carried_out(
+    queue: Sequence[QueuedRun], out: Path, display: Display, launcher: Launcher, plugins: Sequence[str]
+) -> list[tuple[Finished | None, str | None]]:
+    """The result of each cell, or why it failed.
+
+    Raises:
+        TutelageError: a cell was scored on other examples than those before it.
+    """
+    found: dict[int, tuple[Finished | None, str | None]] = {}
+
+    def add(place: int, failure: Failure | None, done: str | None = None) -> None:
+        result, _ = found[place] = _result(queue[place], out, failure, display, lines[place], done)
+        if result is not None:
+            same_ground(result, [other for other, _ in found.values() if other is not None and other is not result])
+
+    lines = [f"{number} of {len(queue)}: {cell.about}" for number, cell in enumerate(queue, start=1)]
+    open_cells = []
+    for place, cell in enumerate(queue):
+        if (cell.folder / RUN_REPORT).exists():
+            add(place, None, "finished before")
+        else:
+            open_cells.append(place)
+    configs = [queue[place].config for place in open_cells]
+    if launcher == "ray" and configs:
+        display.say(f"{len(configs):,} {'cell' if len(configs) == 1 else 'cells'} on Ray ...")
+        ended = launch.on_ray(configs, plugins)
+    else:
+        ended = launch.in_turn(configs, lambda place: display.say(f"{lines[open_cells[place]]} ..."))
+    for number, failure in ended:
+        add(open_cells[number], failure)
+    return [found[place] for place in range(len(queue))]
+
+
+def _result(
+    cell: QueuedRun, out: Path, failure: Failure | None, display: Display, line: str, done: str | None = None
+) -> tuple[Finished | None, str | None]:
+    """What a run that has ended measured, or why it failed."""
     place = out / "errors" / f"{cell.folder.name}.txt"
-    before = (cell.folder / RUN_REPORT).exists()
-    if not before:
-        display.say(f"{line} ...")
+    found: Finished | Failure
     try:
-        if not before:
-            # A stopped run with this key is the same run; its files may lie elsewhere now.
-            if (cell.folder / CONFIG).exists():
-                write_text(cell.folder / CONFIG, to_yaml(with_absolute_paths(cell.config)))
-            run(cell.config, resume=True, quiet=True)
-        report = load_report(cell.folder)
-        assert isinstance(report, TaskReport)
-        found = Finished(cell.task, cell.method, cell.student, cell.folder, report, len(cell.config.recipe.stages))
-        found.table("student")  # lost predictions are the cell's failure, too
-    except Exception as error:  # out of memory, a damaged file, a bug: the queue goes on, and the exit code says so
-        reason = str(error) if isinstance(error, TutelageError) else f"{type(error).__name__}: {last_reason(error)}"
+        found = failure or _finished(cell)
+    except Exception as error:  # a damaged file, a bug
+        found = Failure.of(error)
+    if isinstance(found, Failure):
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_text(place, traceback.format_exc())
-        display.say(f"{line}: FAILED: {reason}")
-        return None, reason
+        write_text(place, found.traceback)
+        display.say(f"{line}: FAILED: {found.reason}")
+        return None, found.reason
     place.unlink(missing_ok=True)
-    done = "finished before" if before else f"{report.seconds:,.0f} s"
-    display.say(f"{line}: {report.metric} {report.student.score:.4f} ({done})")
+    report = found.report
+    display.say(f"{line}: {report.metric} {report.student.score:.4f} ({done or f'{report.seconds:,.0f} s'})")
     return found, None
+
+
+def _finished(cell: QueuedRun) -> Finished:
+    report = load_report(cell.folder)
+    assert isinstance(report, TaskReport)
+    found = Finished(cell.task, cell.method, cell.student, cell.folder, report, len(cell.config.recipe.stages))
+    found.table("student")  # lost predictions are the cell's failure, too
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------ the queue
