@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -593,3 +594,10 @@ def test_one_value_needs_no_list() -> None:
     student = Copied(layers=2)
     assert several(student) == [student] and several("a=1") == ["a=1"] and several(None) == []
     assert several([student, "x"]) == [student, "x"]
+
+
+def test_the_reference_is_of_these_docstrings() -> None:
+    """docs/api.md; after a change: ``python docs/reference.py``."""
+    docs = Path(__file__).parents[1] / "docs"
+    made = runpy.run_path(str(docs / "reference.py"))
+    assert made["page"]() == (docs / "api.md").read_text(encoding="utf-8")
