@@ -13,7 +13,7 @@ from tutelage.methods import METHODS
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.config import RunConfig, from_yaml, to_yaml, with_absolute_paths
 from tutelage.recipes.recipe import Instances, Recipe, Stage
-from tutelage.recipes.settings import with_settings
+from tutelage.recipes.settings import run_config, with_settings
 from tutelage.recipes.table import method_row
 from tutelage.students.specs import Checkpoint, Copied, Fresh, parse
 
@@ -170,3 +170,20 @@ def test_a_run_is_repeated_from_anywhere(tmp_path: Path, monkeypatch: pytest.Mon
     assert with_absolute_paths(found) == found
     nothing = RunConfig(recipe=recipe)
     assert with_absolute_paths(nothing).recipe.stages == recipe.stages
+
+
+def test_a_word_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``auto`` and ``train`` are words, also where folders have their names; the folder of out-of-fold predictions is a path."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("auto", "train", "folds"):
+        (tmp_path / name).mkdir()
+
+    def sources(config: RunConfig) -> list[str]:
+        stages = with_absolute_paths(config).recipe.stages
+        return [made.source for stage in stages for made in stage.mechanisms if made.kind == "ptp_labels"]
+
+    pea_kd = METHODS["pea_kd"]()
+    assert with_absolute_paths(RunConfig(recipe=pea_kd, teacher_store="auto")).teacher_store == "auto"
+    assert sources(RunConfig(recipe=pea_kd)) == ["train"]
+    settings = {"stages.ptp.ptp_labels.source": "folds"}
+    assert sources(run_config(pea_kd, {}, settings)) == [str(tmp_path / "folds")]

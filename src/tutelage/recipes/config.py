@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -47,7 +47,7 @@ class RunConfig(BaseModel):
     """Precision of training and evaluation. ``no`` is float32."""
     allow_weak_teacher: bool = False
     """Continue even if the teacher scores no better than chance."""
-    teacher_store: Place | None = None
+    teacher_store: Literal["auto"] | Place | None = None
     """Folder of the teacher's stored knowledge, or ``auto``: the store that fits, written if there is none."""
     store_dtype: Dtype = "float16"
     """Type of the hidden states that ``auto`` writes."""
@@ -167,9 +167,16 @@ def _changed(value: Any, change: Callable[[str], str], hint: Any = None) -> Any:
         return value.model_copy(update=changed) if changed else value
     if isinstance(value, list | tuple):
         return type(value)(_changed(one, change, hint) for one in value)
-    if isinstance(value, str) and (hint == Place or Place in get_args(hint)) and os.path.exists(value):
-        return change(value)
+    if isinstance(value, str) and (
+        hint == Place or (Place in (choices := get_args(hint)) and value not in _words(choices))
+    ):
+        return change(value) if os.path.exists(value) else value
     return value
+
+
+def _words(choices: tuple[Any, ...]) -> set[Any]:
+    """The words that a setting may have in place of a path (``auto``), whether or not a file has that name."""
+    return {word for choice in choices if get_origin(choice) is Literal for word in get_args(choice)}
 
 
 def to_yaml(config: BaseModel) -> str:

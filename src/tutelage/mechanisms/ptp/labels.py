@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
+from tutelage.data.config import Place
 from tutelage.data.labels import known_labels
 from tutelage.errors import TutelageError
 from tutelage.mechanisms.mechanism import Mechanism, StageLike
@@ -37,7 +37,7 @@ class PTPLabels(Mechanism):
     thresholds: Literal["median", "preset"] | tuple[Confidence, Confidence] = "median"
     """Confidence above which the teacher counts as confident, for texts that it predicts correctly and wrongly: the ``median`` of
     each group, those of the authors' code for the task (``preset``), or two numbers."""
-    source: Annotated[str, AfterValidator(os.path.expanduser)] = "train"
+    source: Literal["train"] | Place = "train"
     """``train``: the teacher's predictions on its own training texts, as in the paper. Or a folder of ``tutelage crossfit``:
     out-of-fold predictions."""
     control: Literal["shuffled", "labels"] | None = None
