@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from pydantic import ValidationError
 
 from tutelage.errors import TutelageError
+from tutelage.evaluation import speed
 from tutelage.methods import METHODS
 from tutelage.objectives.predictions import HardLabels, SoftLabels
-from tutelage.recipes.config import RunConfig, from_yaml, to_yaml, with_absolute_paths
+from tutelage.recipes.config import RunConfig, from_yaml, to_yaml, validated, with_absolute_paths, yaml_value
 from tutelage.recipes.recipe import Instances, Recipe, Stage
 from tutelage.recipes.settings import run_config, with_settings
 from tutelage.recipes.table import method_row
+from tutelage.run.workspace import new_accelerator
 from tutelage.students.specs import Checkpoint, Copied, Fresh, parse
 
 
@@ -69,7 +73,7 @@ def test_a_setting_may_be_a_list() -> None:
         ("stages.prediction.temperature", "has no value"),
         ("stages.prediction.temperature=-1", "greater than 0"),
         ("stages.prediction.lr=fast", "valid number"),
-        ("mixed_precision=fp8", "'no', 'bf16' or 'fp16'"),
+        ("mixed_precision=fp8", "'no', 'bf16', 'fp16' or 'auto'"),
     ],
 )
 def test_wrong_settings(setting: str, message: str) -> None:
@@ -187,3 +191,31 @@ def test_a_word_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert sources(RunConfig(recipe=pea_kd)) == ["train"]
     settings = {"stages.ptp.ptp_labels.source": "folds"}
     assert sources(run_config(pea_kd, {}, settings)) == [str(tmp_path / "folds")]
+
+
+@pytest.mark.parametrize(("gain", "precision"), [(1.0, "no"), (2.0, "bf16")])
+def test_auto_precision_is_measured_and_written_down(
+    gain: float, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings say what it became, so that a run goes on in it, and stores of its teacher are found again."""
+    now, linear = [0.0], torch.nn.functional.linear
+
+    def timed(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        now[0] += 1.0 if x.dtype == torch.bfloat16 else gain
+        return linear(x[:1], weights[:1])
+
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(speed.nn.functional, "linear", timed)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    speed.fast_precision.cache_clear()
+    config = RunConfig(recipe=METHODS["kd"](), mixed_precision="auto")
+    assert config.mixed_precision == precision == yaml_value(to_yaml(config))["mixed_precision"]
+    assert new_accelerator("auto").mixed_precision == precision
+    speed.fast_precision.cache_clear()
+
+
+def test_auto_precision_is_for_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    speed.fast_precision.cache_clear()
+    with pytest.raises(TutelageError, match="auto measures one process and there are several; give bf16 or no"):
+        validated({"recipe": METHODS["kd"]().model_dump(mode="json"), "mixed_precision": "auto"})

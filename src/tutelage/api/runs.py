@@ -56,7 +56,7 @@ def finetune(
         epochs: Passes over the training set; auto: by its size, and no more than improve the validation score.
         lr: Peak learning rate; auto: by the model's width.
         seed: Seed of all random numbers.
-        mixed_precision: Precision of training and evaluation; no is float32.
+        mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         tracker: Experiment tracker that gets the losses and scores.
         settings: Any setting of the run as path=value: stages.finetune.batch_size=16, data.holdout=0.2.
         resume: Continue the stopped run in the output folder.
@@ -113,7 +113,7 @@ def pretrain(
         epochs: Passes over the corpus.
         lr: Peak learning rate.
         seed: Seed of all random numbers.
-        mixed_precision: Precision of training and evaluation; no is float32.
+        mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         tracker: Experiment tracker that gets the losses.
         settings: Any setting of the run as path=value: stages.pretrain.batch_size=64.
         resume: Continue the stopped run in the output folder.
@@ -197,7 +197,7 @@ def distill(
         served: Measure teacher and student in ONNX and int8 too (needs the extra onnx).
         corpus: Folder of `tutelage corpus build`, for the general stages.
         seed: Seed of all random numbers.
-        mixed_precision: Precision of training and evaluation; no is float32.
+        mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         tracker: Experiment tracker that gets the losses and scores.
         settings: Any setting of the run as path=value: stages.distill.epochs=2, data.holdout=0.2.
         plugins: Python file with terms, mechanisms or methods of your own.

@@ -45,7 +45,7 @@ def write_store(
         whole: Store all layers that the method could pair, at all tokens and neurons: a store for every smaller configuration.
         store_dtype: Type of the stored hidden states.
         allow_weak_teacher: Continue even if the teacher scores no better than chance.
-        mixed_precision: Precision of the teacher; no is float32.
+        mixed_precision: Precision of the teacher; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the method as path=value: hidden.keep=1l_10t_0.1h.
         plugins: Python file with terms, mechanisms or methods of your own.
         quiet: Print nothing.

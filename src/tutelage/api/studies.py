@@ -70,7 +70,7 @@ def ablate(
         rows: Rows of the tables to run, with commas between them: full,no_gd,no_attn. Default: all.
         seeds: Runs of each row.
         general: Folder of the general students, to share them between tasks. Default: OUT/general.
-        mixed_precision: Precision of training and evaluation; no is float32.
+        mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value; a row without the stage that it names ignores it.
         quiet: Print nothing.
         data: The texts as one object.
@@ -145,7 +145,7 @@ def compare(
         against: Method that the others are compared with. Default: the first.
         baseline: Train each student without the teacher too, for as many steps.
         store: Keep the teacher's knowledge of a task's texts on disk, once for all runs that need the same of it.
-        mixed_precision: Precision of training and evaluation; no is float32. Default: no.
+        mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here. Default: no.
         settings: Any setting of all runs as path=value: stages.*.batch_size=16.
         plugins: Python file with terms, mechanisms or methods of your own.
         launcher: Where runs are carried out: local, one after another; ray, side by side on a Ray cluster (needs the extra ray).
@@ -221,7 +221,7 @@ def crossfit(
         epochs: Passes over the training set.
         lr: Peak learning rate.
         seed: Seed of all random numbers.
-        mixed_precision: Precision of training and prediction; no is float32.
+        mixed_precision: Precision of training and prediction; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value: stages.finetune.batch_size=16.
         quiet: Print nothing.
         data: The texts as one object.
@@ -280,7 +280,7 @@ def train_team(
         lr: Peak learning rate.
         shared_head: Train all teachers together, with one pooling and prediction layer (MT-BERT). They may differ in model and
             layers; their hidden sizes and the kind of their heads must agree. Default: three teachers of different depths.
-        mixed_precision: Precision of training and evaluation; no is float32.
+        mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value: stages.finetune.batch_size=16.
         quiet: Print nothing.
         data: The texts as one object.
@@ -373,7 +373,7 @@ def chain(
         method: Method: one of `tutelage methods`, or of a plug-in.
         seed: Seed of all random numbers.
         allow_weak_teacher: Continue even if the teacher scores no better than chance.
-        mixed_precision: Precision of training and evaluation; no is float32.
+        mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value: stages.distill.epochs=2.
         plugins: Python file with terms, mechanisms or methods of your own.
         quiet: Print nothing.
@@ -456,7 +456,7 @@ def search_knowledge(
         lr: Peak learning rate of both stages. Default: the method's.
         store_dtype: Type of the stored hidden states, in which bytes per example are counted.
         seed: Seed of the draw, and of the first run.
-        mixed_precision: Precision of training and evaluation; no is float32.
+        mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value; epochs are those of the last rung.
         quiet: Print nothing.
         data: The texts as one object.
@@ -523,7 +523,7 @@ def shrink(
         vocabulary: full, or trimmed to the pieces of the training texts.
         teacher_store: Folder of the teacher's stored knowledge. Default: the store that fits, written if there is none.
         seed: Seed of all random numbers.
-        mixed_precision: Precision of training and evaluation; no is float32.
+        mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.

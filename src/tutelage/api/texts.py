@@ -41,7 +41,7 @@ def augment(
         k: Candidates for each word.
         context: What the proposer reads: the masked text, or also the original text, as TinyBERT's code does.
         filtered: Leave out stop words, punctuation and the word itself.
-        mixed_precision: Precision of the proposer; no is float32.
+        mixed_precision: Precision of the proposer; no is float32, auto is bf16 where it is faster here.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.

@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tutelage.data.config import BY_SETTING, DataConfig, Place
 from tutelage.errors import TutelageError, option
 from tutelage.recipes.choices import Dtype, Precision, Tracker
 from tutelage.recipes.recipe import Recipe
+
+
+def _known_precision(given: Precision) -> Precision:
+    if given != "auto":
+        return given
+    from tutelage.evaluation.speed import fast_precision  # loads torch
+
+    return fast_precision()
 
 
 class RunConfig(BaseModel):
@@ -43,8 +51,9 @@ class RunConfig(BaseModel):
     served: bool = False
     """Measure teacher, student and baseline in ONNX and int8 too, where the libraries of the extra ``onnx`` are installed. The
     commands of one run ask for it; studies of many runs do not."""
-    mixed_precision: Precision = "no"
-    """Precision of training and evaluation. ``no`` is float32."""
+    mixed_precision: Annotated[Precision, AfterValidator(_known_precision)] = "no"
+    """Precision of training and evaluation. ``no`` is float32; ``auto`` becomes ``bf16`` where this machine multiplies it faster,
+    and is written down as what it became."""
     allow_weak_teacher: bool = False
     """Continue even if the teacher scores no better than chance."""
     teacher_store: Literal["auto"] | Place | None = None

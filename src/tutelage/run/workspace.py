@@ -27,6 +27,7 @@ from tutelage.artifacts import held, read_signed, seal, sha256_of, signed, sync,
 from tutelage.data.examples import Encoded
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
+from tutelage.evaluation.speed import fast_precision
 from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig, to_yaml, with_absolute_paths
 from tutelage.report.model import REPORT, Report, load_report
@@ -52,6 +53,7 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
         TutelageError: when the device cannot compute in that precision.
     """
     AcceleratorState._reset_state()
+    precision = fast_precision() if precision == "auto" else precision
     try:
         return Accelerator(
             mixed_precision=precision,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,6 +12,7 @@ from tutelage.artifacts import write_json
 from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError
 from tutelage.methods.tinybert import tinybert
+from tutelage.recipes.choices import Precision
 from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.recipes.recipe import Recipe
 from tutelage.recipes.settings import Settings, parsed, with_settings
@@ -113,7 +114,7 @@ def ablate(
     arms: Sequence[str] = ARMS,
     seeds: Sequence[int] = (0, 1, 2),
     general: str | None = None,
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no",
+    mixed_precision: Precision = "no",
     settings: Settings = (),
     part: tuple[int, int] = (0, 1),
     quiet: bool = False,
@@ -220,7 +221,7 @@ def general_student(
     teacher: str,
     corpus: str,
     student: Fresh,
-    mixed_precision: Literal["no", "bf16", "fp16"],
+    mixed_precision: Precision,
     settings: Settings,
     *,
     quiet: bool = False,

@@ -22,6 +22,7 @@ from tutelage.evaluation.diversity import diversity
 from tutelage.mechanisms.team.folders import MANIFEST, TeamManifest, is_store, left_out, members_in, short
 from tutelage.methods.finetune import finetune
 from tutelage.progress import Display
+from tutelage.recipes.choices import Precision
 from tutelage.recipes.config import as_options, validated
 from tutelage.recipes.settings import Settings, with_settings
 from tutelage.run.inputs import FOLDER
@@ -103,7 +104,7 @@ def train_team(
     *,
     epochs: int,
     lr: float,
-    mixed_precision: Literal["no", "bf16", "fp16"],
+    mixed_precision: Precision,
     settings: Settings,
     shared_head: bool,
     quiet: bool,
