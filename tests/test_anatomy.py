@@ -50,6 +50,11 @@ def test_shape(family: str) -> None:
     assert (shape.layers, shape.hidden, shape.heads, shape.intermediate) == (LAYERS, HIDDEN, HEADS, INTERMEDIATE)
 
 
+def test_layers_that_start_with_a_norm_are_not_pruned() -> None:
+    """Fitting cut layers to the teacher (``tune``) reads the norm after a block, and fails at one before it."""
+    assert [name for name in FINAL_NORM if anatomy.FAMILIES[name].neurons_fixed is None] == []
+
+
 @pytest.mark.parametrize("family", [name for name in ALL_FAMILIES if anatomy.FAMILIES[name].numbers_after_padding])
 def test_a_family_that_numbers_after_padding_has_fewer_positions_than_table_rows(family: str) -> None:
     model = tiny_model(family)

@@ -29,6 +29,7 @@ from transformers import (
     GPT2LMHeadModel,
     PreTrainedModel,
     RobertaForMaskedLM,
+    XLMRobertaXLForMaskedLM,
 )
 
 from tutelage import anatomy, api
@@ -58,6 +59,7 @@ LANGUAGE = {
     "roberta": RobertaForMaskedLM,
     "distilbert": DistilBertForMaskedLM,
     "gpt2": GPT2LMHeadModel,
+    "xlm-roberta-xl": XLMRobertaXLForMaskedLM,
 }
 
 

@@ -113,6 +113,16 @@ FAMILIES: dict[str, Family] = {
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
     "data2vec-text": _ROBERTA,
+    "xlm-roberta-xl": Family(
+        **{
+            **vars(_ROBERTA),
+            "embedding_sum": "embeddings.dropout",
+            "attention_norm": "attention.self_attn_layer_norm",
+            "ffn_norm": "LayerNorm",
+            "final_norm": "encoder.LayerNorm",
+            "neurons_fixed": "its layers start with a norm",
+        }
+    ),
     "mpnet": Family(
         **{
             **vars(_ROBERTA),
