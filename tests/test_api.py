@@ -268,7 +268,10 @@ def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) 
         ({"data": {"test": table(4, 1)}}, "there are no training texts; give --task NAME or --train FILE"),
         ({"train": {"text": ["a"], "label": [object()]}}, "train cannot be written as a table"),
         ({"teacher": 3}, "teacher=int is not a model"),
-        ({"mixed_precision": "fp8", "train": "x.csv"}, "mixed_precision: Input should be 'no', 'bf16', 'fp16' or 'auto'"),
+        (
+            {"mixed_precision": "fp8", "train": "x.csv"},
+            "mixed_precision: Input should be 'no', 'bf16', 'fp16' or 'auto'",
+        ),
         ({"max_train": 0, "train": "x.csv"}, "max_train: Input should be greater than or equal to 1"),
         (
             {"store_dtype": "int4", "train": "x.csv"},

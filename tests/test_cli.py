@@ -309,3 +309,12 @@ def test_names_in_tables_are_no_markup(capsys: pytest.CaptureFixture[str]) -> No
     shown._show(table)
     out = capsys.readouterr().out
     assert "[/x]" in out and "[other]" in out and "[bold]big[/bold]" in out
+
+
+def test_a_table_in_a_file_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """Eighty columns are a terminal's."""
+    long = " ".join(["a member of the team"] * 20)
+    table = Table("member")
+    table.add_row(long)
+    shown._show(table)
+    assert long in capsys.readouterr().out

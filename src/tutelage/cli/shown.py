@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tutelage.studies.ablation import Ablation
 
 
+WIDEST = 10_000
+"""Characters of a line of a file, at most."""
 CARD_LINES = 30
 """Lines of a model card that are shown before it is uploaded."""
 HARDLY = 0.9
@@ -68,8 +70,16 @@ def _say(text: str) -> None:
 
 
 def _show(table: Table) -> None:
-    """Print a table. Its names come from data: what looks like markup in them is text."""
-    Console(markup=False).print(table)
+    """Print a table, whole: a narrow terminal folds its cells, a file has no edge.
+
+    Its names come from data: what looks like markup in them is text.
+    """
+    console = Console(markup=False)
+    if not console.is_terminal:
+        console.width = console.measure(table, options=console.options.update(width=WIDEST)).maximum
+    for column in table.columns:
+        column.overflow = "fold"
+    console.print(table)
 
 
 def _list(values: dict[str, Any]) -> None:

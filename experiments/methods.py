@@ -1,0 +1,119 @@
+"""Methods side by side: one student, one number of steps, four tasks, as a comparison of ``tutelage compare``.
+
+    python experiments/methods.py --data-dir path/to/glue --clinc path/to/data_full.json --models path/to/models
+
+fine-tunes ``all-MiniLM-L6-v2`` (6 layers x 384) on 4,000 rows of each task and distils it by each method into the same student:
+layers 2, 4 and 6 of the teacher. Every run has the same number of optimiser steps; rates are those of the recipes. ``finetune`` is
+the student without distillation. A stopped experiment continues where it was. Writes ``results/methods.json`` and
+``docs/results/methods.md``; the comparison's own page is ``WORK/compare/compare.html``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import common
+from front import task_data
+
+import tutelage
+from tutelage.report.compared import CompareReport
+from tutelage.report.compared_tables import with_margin
+from tutelage.studies.pages import table
+from tutelage.studies.script import Results, before, settings
+
+METHODS = "finetune,kd,compact,similarity,pkd,alp_kd,ckd,bert_emd,distilbert,tinybert,minilmv2,minimum_knowledge"
+STUDENT = "init=copied,layers=3,choose=spread"
+
+SCRIPT = common.options(__file__, __doc__, "methods", tasks="cola,sst2,stsb,clinc", precision="bf16")
+SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")
+SCRIPT.add_argument("--models", type=Path, help="folder with all-MiniLM-L6-v2")
+SCRIPT.add_argument("--methods", default=METHODS, help="methods, separated by commas")
+SCRIPT.add_argument("--rows", type=int, default=4000, help="training rows of each task")
+SCRIPT.add_argument("--steps", type=int, default=150, help="optimiser steps of each run")
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+    results: Results = {
+        "settings": settings(arguments),
+        "teachers": {},
+        "compare": before(arguments.out).get("compare"),
+    }
+    tasks: list[dict[str, Any]] = []
+    for task in arguments.tasks.split(","):
+        data = task_data(arguments, task).model_copy(update={"max_train": arguments.rows})
+        how: dict[str, Any] = {"epochs": 8, "lr": 3e-4} if task == "clinc" else {"epochs": 3}
+        report = common.teacher(arguments, task, data, start=arguments.models / "all-MiniLM-L6-v2", **how)
+        results["teachers"][task] = {"metric": report["metric"], **common.measured(report)}
+        given = data.model_dump(mode="json", exclude_defaults=True)
+        tasks.append({"teacher": str(arguments.work / task / "teacher"), "name": task, "data": given})
+        yield results
+    plan = {
+        "tasks": tasks,
+        "methods": arguments.methods.split(","),
+        "students": [STUDENT],
+        "steps": arguments.steps,
+        "against": "finetune",
+        "baseline": False,
+        "mixed_precision": arguments.mixed_precision,
+    }
+    for seeds in range(1, arguments.seeds + 1):
+        found = tutelage.compare({**plan, "seeds": seeds}, out=arguments.work / "compare")
+        results["compare"] = found.model_dump(mode="json")
+        yield results
+
+
+def page(results: Results, out: Path) -> Results:
+    values: Results = {"command": SCRIPT.command(results["settings"], PLACES), "student": STUDENT}
+    if results["compare"] is None:
+        return {
+            **values,
+            "takeaway": "No run is finished.",
+            **dict.fromkeys(("methods", "contrasts", "metrics", "seeds"), ""),
+        }
+    report = CompareReport.model_validate(results["compare"])
+    tasks = [task.name for task in report.tasks]
+    arms = {(arm.method, arm.task): arm for arm in report.arms}
+    methods = list(dict.fromkeys(arm.method for arm in report.arms))
+    apart = {(one.arm, one.task): one for one in report.contrasts}
+
+    def gains(method: str) -> list[float]:
+        return [apart[method, task].examples.value for task in tasks if (method, task) in apart]
+
+    def row(method: str) -> list[str]:
+        found = [arms.get((method, task)) for task in tasks]
+        scores = ["-" if arm is None else with_margin(arm.mean, arm.half) for arm in found]
+        seconds = [cell.seconds for cell in report.cells if cell.method == method and cell.seconds]
+        gain = f"{mean(gains(method)):+.3f}" if gains(method) else "-"
+        return [method, *scores, gain, f"{mean(seconds):.0f}"]
+
+    ranked = sorted(methods, key=lambda method: -mean(gains(method) or [0.0]))
+    verdicts = [
+        [one.task, one.arm, f"{one.examples.value:+.3f}", "-" if one.half is None else f"{one.half:.3f}", one.verdict]
+        for one in report.contrasts
+        if one.verdict != "no difference shown"
+    ]
+    teachers = {task: f"{found.teacher_score:.3f}" for task, found in zip(tasks, report.tasks, strict=True)}
+    clear = sorted({one.arm for one in report.contrasts if one.verdict == "better"})
+    said = f"{', '.join(clear)} on at least one task" if clear else "none on any task"
+    return {
+        **values,
+        "takeaway": f"Of {len(methods) - 1} methods with the same start and the same {results['settings']['steps']} steps, "
+        f"better than fine-tuning for other texts and other seeds: {said}.",
+        "methods": table(
+            ["method", *tasks, "mean gain", "seconds"],
+            [["*teacher*", *teachers.values(), "", ""], *map(row, ranked)],
+        ),
+        "contrasts": table(["task", "method", "gain", "± over seeds", "verdict"], verdicts) if verdicts else "None.",
+        "metrics": ", ".join(f"{task.name}: {task.metric}" for task in report.tasks),
+        "seeds": len(report.seeds),
+    }
+
+
+PLACES = f"{common.GLUE} --clinc path/to/data_full.json --models path/to/models"
+
+if __name__ == "__main__":
+    SCRIPT.conduct(measure, page)
