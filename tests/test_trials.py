@@ -186,6 +186,31 @@ def test_candidates_are_layers_of_the_model_that_they_are_copied_from(teacher_fo
     }  # fmt: skip
 
 
+def test_few_texts_are_tried_beside_half_of_them(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same start and as many steps; whatever else is tried has them all."""
+    rows, train = list[int](), trials.loop.train
+
+    def training(stage: Stage, module: Any, teacher: Any, feed: Any, *more: Any) -> Any:
+        rows.append(len(set(feed.rows(0))))
+        return train(stage, module, teacher, feed, *more)
+
+    monkeypatch.setattr(trials, "loop", SimpleNamespace(**{**vars(trials.loop), "train": training}))
+    monkeypatch.setattr(trials, "FEWEST", 5)  # of 32 texts each
+    result = api.distill(
+        str(teacher_folder / "teacher"), tmp_path / "run", student="layers=2", settings=SHORT, quiet=True, max_train=64,
+        baseline=False, train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv",
+    )  # fmt: skip
+    start, half = result.report["start"], result.report["half"]
+    assert rows == [57] * len(start["tried"]) + [28]
+    assert [one["name"] for one in half["tried"]] == ["28 texts", "57 texts"]
+    (taken,) = (one for one in start["tried"] if one["name"] == start["chosen"])
+    fewer, every = half["tried"]
+    assert every["loss"] == taken["loss"] != fewer["loss"] and fewer["untrained_loss"] == taken["untrained_loss"]
+    assert not (tmp_path / "run" / trials.HALF).exists()
+
+
 def test_a_stopped_run_reads_its_trials(tmp_path: Path) -> None:
     found = trials.Trials(chosen="b", steps=3, texts=5, tried=[])
     (tmp_path / trials.START).write_text(signed(found.model_dump(mode="json")), encoding="utf-8")
@@ -334,6 +359,16 @@ def test_findings(distilled: Path) -> None:
     assert found(fine) == {}
     assert "0.050 more" in found(fine, baseline=fine.baseline.model_copy(update={"score": 0.95}))["twin is better"]
     assert "few texts" in found(fine, data=data.model_copy(update={"train": 300}))
+    tried = [
+        Trial(name=name, untrained_loss=1.0, untrained_score=0.2, loss=loss, score=score)
+        for name, loss, score in (("500 texts", 0.4, 0.6), ("1,000 texts", 0.3, 0.65))
+    ]
+    half = trials.Trials(chosen="1,000 texts", steps=100, texts=50, tried=tried)
+    told = found(fine, half=half)["few texts"]
+    assert "After 100 steps on 500 texts the held-out loss is 0.400, on 1,000 texts 0.300, and the validation" in told
+    assert "score 0.050 higher; if this goes on, twice the texts give about as much again." in told
+    level = half.model_copy(update={"tried": [tried[0], tried[1].model_copy(update={"loss": 0.39})]})
+    assert "few texts" not in found(fine, half=level)
     assert (
         "10.0\N{NO-BREAK SPACE}%"
         in found(fine, data=data.model_copy(update={"truncated": {"train": 500}}))["texts are cut"]

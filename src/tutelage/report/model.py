@@ -347,7 +347,7 @@ class Trial(Block):
 
 
 class Trials(Block):
-    """Candidates for one choice; the one with the lowest loss was taken."""
+    """Candidates for one choice; the one with the lowest loss is the best."""
 
     chosen: str
     """Name of the candidate."""
@@ -472,6 +472,8 @@ class TaskReport(Block):
     """Peak learning rates that were tried for the student. Null if the recipe names the rate."""
     twin_rates: Trials | None = None
     """Peak learning rates that were tried for the baseline."""
+    half: Trials | None = None
+    """Half of the training texts, and all of them. Null where they are not few."""
     findings: list[Finding] = Field(default_factory=list)
     """What the numbers say about the settings."""
     warnings: list[str]

@@ -184,6 +184,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "start": run.start_trials,
         "rates": run.rate_trials,
         "twin_rates": run.twin_trials,
+        "half": run.half_trials,
         "warnings": run.warnings + doubts,
         "environment": workspace.environment(),
         "seed": config.seed,

@@ -77,7 +77,7 @@ class TaskRun:
         TutelageError: for every mistake of the user, with the thing, the value and the remedy.
     """
 
-    leftovers = (trials.START, trials.RATE, trials.TWIN)
+    leftovers = (trials.START, trials.RATE, trials.TWIN, trials.HALF)
     """Files in the run's folder that are removed when the report is written."""
 
     def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False, given: Data | None = None) -> None:
@@ -150,6 +150,7 @@ class TaskRun:
         self.start_trials: Trials | None = None
         self.rate_trials: Trials | None = None
         self.twin_trials: Trials | None = None
+        self.half_trials: Trials | None = None
         if not sketch:
             self._load()
             for stage in self.scene.stages:
@@ -437,7 +438,7 @@ class TaskRun:
         """The run has taken over its folder: write the store that the plan announced."""
         if self.teacher is not None:
             self.teacher.write_store()
-        self.start_trials, self.rate_trials = trials.choose(self, workspace.folder)
+        self.start_trials, self.rate_trials, self.half_trials = trials.choose(self, workspace.folder)
         if workspace.resumed is not None and 0 < workspace.resumed["work"] < len(self.config.recipe.stages):
             # A stage may have made the student smaller than it was made.
             config = config_of(workspace.resumed["config"])

@@ -1,4 +1,5 @@
-"""Short trials before training: which of the teacher's layers a student starts from, and at which rate it and its twin learn.
+"""Short trials before training: which of the teacher's layers a student starts from, at which rate it and its twin learn, and
+whether it has enough texts.
 
 A trial trains a candidate for a few steps on labels and the teacher's known predictions, and measures its loss on held-out texts.
 The lowest loss wins. Trials depend on the settings of the run alone, and their result is kept in the run's folder.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.artifacts import read_signed, signed, write_text
-from tutelage.data.batches import EVALUATION_TOKENS, Feed, in_pieces, piece_of, totals_of
+from tutelage.data.batches import EVALUATION_TOKENS, Feed, Known, in_pieces, piece_of, totals_of
 from tutelage.data.examples import Encoded, Rows
 from tutelage.data.texts import Texts
 from tutelage.evaluation.intervals import drawn
@@ -39,12 +40,14 @@ from tutelage.training import loop
 if TYPE_CHECKING:
     from tutelage.run.task import TaskRun
 
-START, RATE, TWIN = "start.json", "rate.json", "twin.json"
+START, RATE, TWIN, HALF = "start.json", "rate.json", "twin.json", "half.json"
 """Files of the results, until the report is written."""
 HELD_OUT = 512
 """Texts of the validation split (of the training texts, where there is no split) on which a trial is measured, at most."""
 SHARE, FEWEST, MOST = 0.06, 20, 150
 """Steps of a trial: a share of the run's steps, at least and at most so many; never more than the run has."""
+READ_TWICE = 2
+"""Texts that a trial reads at least so many times are few: another trial reads half of them, as often again."""
 RATES = (1.0, 2.5)
 """The rates that are tried where a recipe leaves the rate open, and by the twin, as factors of the first."""
 
@@ -173,18 +176,20 @@ def passes(run: TaskRun) -> int:
         return 0
     # The first rate is that at which the starts are tried.
     candidates = len(run.starts) + (len(RATES) - bool(run.starts) if run.open_rates else 0)
+    candidates += few_rows(run, stage, run.feed(stage, _part(run))) is not None
     trained = (stage.max_steps or 0) * stage.batch_size
     measured = min(len(_measured(run).examples), HELD_OUT)
     scored = len(run.selection.examples) if run.kind.learns_labels else 0
     return candidates * (3 * trained + 2 * (measured + scored))
 
 
-def choose(run: TaskRun, folder: Path) -> tuple[Trials | None, Trials | None]:
+def choose(run: TaskRun, folder: Path) -> tuple[Trials | None, Trials | None, Trials | None]:
     """Try the run's starts and, where its recipe leaves the rate open, two rates, each for some steps. The best start becomes its
-    student, the better rate that of the open stages. None for what is not to choose, or where nothing can be trained."""
+    student, the better rate that of the open stages. Few texts are also tried beside half of them (:func:`of_half`). None for what
+    is not to choose, or where nothing can be trained."""
     recipe, stage = run.config.recipe, _stage_of(run)
     if stage is None:
-        return None, None
+        return None, None, None
     ground, started, rated = ground_of(run, stage), None, None
     if run.starts:
         started = choose_start(run, ground, stage, folder)
@@ -198,7 +203,33 @@ def choose(run: TaskRun, folder: Path) -> tuple[Trials | None, Trials | None]:
         ]
         run.config = run.config.model_copy(update={"recipe": recipe.model_copy(update={"stages": stages})})
         run.bench.display.say(f"rate: of {len(rated.tried)} tried for {rated.steps} steps the best is {rated.chosen}")
-    return started, rated
+    (whole, *_) = (
+        one for found in (started, rated) if found for one in found.tried if found is rated or one.name == found.chosen
+    )
+    return started, rated, of_half(run, ground, stage, folder, whole)
+
+
+def few_rows(run: TaskRun, stage: Stage, feed: Feed) -> Rows | None:
+    """The rows that a trial trains on, where they are few and the teacher would answer for more of them."""
+    rows = feed.rows(0)
+    few = READ_TWICE <= len(rows) <= (stage.max_steps or 0) * stage.batch_size // READ_TWICE
+    taught = run.teacher is not None and any(not term.teacherless for term in stage.objective)
+    return rows if few and taught else None
+
+
+def of_half(run: TaskRun, ground: Ground, stage: Stage, folder: Path, whole: Trial) -> Trials | None:
+    """Train as in the trial ``whole``, but on half of the texts: how much is gained by twice as many? None where they are many."""
+    rows = few_rows(run, stage, ground.feed)
+    if rows is None:
+        return None
+    half = Known(run.parts[_part(run)].student, rows[drawn(len(rows), len(rows) // 2)])
+
+    def tried() -> Iterator[Trial]:
+        fewer = replace(ground, feed=half)
+        yield fewer.trial(f"{len(half.rows(0)):,} texts", stage, run.factory.make())
+        yield whole.model_copy(update={"name": f"{len(rows):,} texts"})
+
+    return best_of(folder / HALF, ground, tried, stage.max_steps or 0)
 
 
 def choose_start(run: TaskRun, ground: Ground, stage: Stage, folder: Path) -> Trials:
