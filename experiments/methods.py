@@ -33,6 +33,7 @@ SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")
 SCRIPT.add_argument("--models", type=Path, help="folder with all-MiniLM-L6-v2")
 SCRIPT.add_argument("--methods", default=METHODS, help="methods, separated by commas")
 SCRIPT.add_argument("--rows", type=int, default=4000, help="training rows of each task")
+SCRIPT.add_argument("--launcher", default="local", choices=["local", "ray"], help="ray: a run on each core")
 SCRIPT.add_argument("--steps", type=int, default=150, help="optimiser steps of each run")
 
 
@@ -61,7 +62,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         "mixed_precision": arguments.mixed_precision,
     }
     for seeds in range(1, arguments.seeds + 1):
-        found = tutelage.compare({**plan, "seeds": seeds}, out=arguments.work / "compare")
+        found = tutelage.compare({**plan, "seeds": seeds}, out=arguments.work / "compare", launcher=arguments.launcher)
         results["compare"] = found.model_dump(mode="json")
         yield results
 

@@ -30,6 +30,7 @@ PLACES = (
     "part",
     "one",
     "front",
+    "launcher",
 )
 """Options that say where things are and what is run now; they are no settings of the results."""
 
