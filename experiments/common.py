@@ -12,7 +12,7 @@ from tutelage.methods.finetune import finetune
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
 from tutelage.run.run import run
-from tutelage.students.specs import Checkpoint
+from tutelage.students.specs import Checkpoint, Student
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import judgement, shown, table
 from tutelage.studies.script import Results, Script, settings
@@ -27,10 +27,17 @@ Runs = Sequence[Mapping[str, Any]]
 
 
 def options(
-    file: str, doc: str | None, name: str, *, tasks: str | None = None, seeds: int = 3, precision: str | None = "bf16"
+    file: str,
+    doc: str | None,
+    name: str,
+    *,
+    tasks: str | None = None,
+    seeds: int = 3,
+    precision: str | None = "bf16",
+    **numbers: float,
 ) -> Script:
-    """A script with the options of all experiments; without ``tasks`` or ``precision`` those are left out."""
-    script = Script(file, doc, name)
+    """A script with the options of all experiments and ``numbers``; without ``tasks`` or ``precision`` those are left out."""
+    script = Script(file, doc, name, **numbers)
     script.add_argument("--data-dir", help="folder of the data sets")
     script.add_argument("--work", default=f"runs/{name}", type=Path, help="folder of the runs")
     if tasks is not None:
@@ -66,6 +73,12 @@ def task_data(arguments: argparse.Namespace, task: str, **more: Any) -> DataConf
     return DataConfig(task=task, data_dir=arguments.data_dir, max_train=rows, **more)
 
 
+def altered(recipe: Recipe, student: Student | None = None, **stage: Any) -> Recipe:
+    """The recipe with other settings of its stages, and with another student if there is one."""
+    stages = [one.model_copy(update=stage) for one in recipe.stages]
+    return recipe.model_copy(update={"stages": stages, "student": student or recipe.student})
+
+
 def teacher(
     arguments: argparse.Namespace,
     task: str,
@@ -76,10 +89,8 @@ def teacher(
     **stage: Any,
 ) -> dict[str, Any]:
     """Fine-tune ``start`` (default: MiniLM) on a task in ``WORK/TASK/teacher``, unless it is finished; returns the run's report."""
-    recipe = finetune(Checkpoint(name=str(start or pretrained())), lr=lr)
-    stages = [one.model_copy(update=stage) for one in recipe.stages]
     config = RunConfig(
-        recipe=recipe.model_copy(update={"stages": stages}),
+        recipe=altered(finetune(Checkpoint(name=str(start or pretrained())), lr=lr), **stage),
         data=data,
         out=str(arguments.work / task / "teacher"),
         baseline=False,

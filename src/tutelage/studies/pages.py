@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,14 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a table, and an empty one."""
     lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
     return [lines[0], "|---" * len(heads) + "|", *lines[1:], ""]
+
+
+def tabled(columns: Mapping[str, str | Callable[[Any], str]], rows: Iterable[Any]) -> list[str]:
+    """A table by columns: below each head a format string, filled with the row's fields, or what a function says of the row."""
+    cells = [
+        [cell.format_map(row) if isinstance(cell, str) else cell(row) for cell in columns.values()] for row in rows
+    ]
+    return table([*columns], cells)
 
 
 def paragraph(text: str) -> list[str]:
@@ -63,3 +71,8 @@ def judged(claim: str, differences: Sequence[float]) -> str:
     if half is None:
         return f"{claim}: {mean:+.3f} in one seed, which says nothing about noise"
     return f"{claim}: {judgement(differences)} ({mean:+.3f} ± {half:.3f}, {len(differences)} seeds)"
+
+
+def claims(found: Iterable[tuple[str, Sequence[float]]]) -> list[str]:
+    """A list of the claims that have runs, each with its differences, as :func:`judged` says them."""
+    return [f"* {line}" for claim, differences in found if (line := judged(claim, differences))]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +39,17 @@ PLACES = (
 class Script(argparse.ArgumentParser):
     """The options of a script. :meth:`conduct` runs it.
 
-    ``name`` is the default name of the results, ``numbers`` are integer options with their defaults. The template of the page
+    ``name`` is the default name of the results, ``numbers`` are options with their defaults. The template of the page
     lies beside ``file`` (see :func:`~tutelage.studies.pages.filled`).
     """
 
-    def __init__(self, file: str, doc: str | None, name: str, **numbers: int) -> None:
+    def __init__(self, file: str, doc: str | None, name: str, **numbers: float) -> None:
         self.file = Path(file)
         super().__init__(
             prog="/".join(self.file.parts[-2:]), description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         for option, value in numbers.items():
-            self.add_argument(f"--{option.replace('_', '-')}", type=int, default=value)
+            self.add_argument(f"--{option.replace('_', '-')}", type=type(value), default=value)
         self.add_argument("--finished", action="store_true", help="write the page from the results, run nothing")
         self.add_argument("--out", default=Path(f"results/{name}.json"), type=Path, help="file of the results")
 
@@ -109,6 +111,21 @@ def before(path: Path) -> Results:
     """The results that a file has; none without a file."""
     found: Results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
+
+
+def once(path: Path, what: Callable[[], Any]) -> Any:
+    """What a JSON file has; ``what`` returns it where there is no file yet."""
+    if not path.exists():
+        write(path, json.dumps(what(), indent=1))
+    return before(path)
+
+
+def write_rows(path: Path, rows: Iterable[Sequence[str]], names: Sequence[str] = ("text", "label")) -> None:
+    """Write a CSV file of texts, unless there is one."""
+    if not path.exists():
+        out = io.StringIO()
+        csv.writer(out).writerows([names, *rows])
+        write(path, out.getvalue())
 
 
 def settings(arguments: argparse.Namespace) -> Results:
