@@ -28,9 +28,11 @@ from tutelage.knowledge.needs import Needs
 from tutelage.mechanisms.hook import parameter_groups
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.terms import AnyTerm
+from tutelage.recipes.recipe import Stage
 from tutelage.studies.demo import pretrained
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import LiveTeacher, Teacher
+from tutelage.training import loop
 from tutelage.training.loop import DistillationModule
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -57,21 +59,31 @@ def seconds_of(what: Callable[[], Any], clock: Callable[[], float] = time.perf_c
 
 
 def in_turns(
-    sides: Mapping[str, Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.perf_counter
+    sides: Mapping[str, Callable[[], Any]], repeats: int, taken: Callable[[Callable[[], Any]], float] = seconds_of
 ) -> dict[str, list[float]]:
-    """Seconds of every side, ``repeats`` times after one round to warm up.
+    """What is ``taken`` of every side, by default its seconds, ``repeats`` times after one round to warm up.
 
     The sides take turns, so that a machine whose load changes is as slow for all; every other round is in reverse order, so
-    that no side always follows the same one. With one thread, ``time.process_time`` leaves out what other programs take.
+    that no side always follows the same one.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    found: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(repeats + 1):
         turns = list(sides.items())
         for name, side in turns if number % 2 else turns[::-1]:
-            taken = seconds_of(side, clock)
+            value = taken(side)
             if number:
-                seconds[name].append(taken)
-    return seconds
+                found[name].append(value)
+    return found
+
+
+def cpu_seconds_of(what: Callable[[], Any]) -> float:
+    """CPU seconds of a call. With one thread they leave out what other programs take."""
+    return seconds_of(what, time.process_time)
+
+
+def own(side: Callable[[], float]) -> float:
+    """What a side itself has measured."""
+    return side()
 
 
 def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
@@ -170,6 +182,12 @@ def texts(
     return examples, replace(encoded, labels=examples.labels)
 
 
+def about_store(task: str, precision: str) -> dict[str, Any]:
+    """What the manifest of a store of invented knowledge says."""
+    fingerprints = dict.fromkeys(("teacher_fingerprint", "tokenizer_fingerprint"), "0" * 16)
+    return {"task": task, "teacher": "random", "precision": precision, "max_length": 512, **fingerprints}
+
+
 # ------------------------------------------------------------------------------------------------------------- training
 
 
@@ -183,6 +201,27 @@ def finish_step(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> Non
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
+
+
+def timed_steps(
+    stage: Stage, module: DistillationModule, teacher: Teacher | None, feed: Any, accelerator: Accelerator
+) -> tuple[float, int, int]:
+    """Train through the toolkit's loop; seconds, steps and tokens from the second step on: the first one warms up."""
+    marks: list[tuple[float, int]] = []
+
+    class Clocked:
+        """The feed, noting when a step is read."""
+
+        lengths, rows = feed.lengths, feed.rows
+
+        def read(self, epoch: int, rows: Any) -> Any:
+            synchronize()
+            marks.append((time.perf_counter(), int(feed.lengths(epoch)[rows].sum())))
+            return feed.read(epoch, rows)
+
+    loop.train(stage, module, teacher, Clocked(), accelerator, 0)
+    synchronize()
+    return time.perf_counter() - marks[1][0], len(marks) - 1, sum(tokens for _, tokens in marks[1:])
 
 
 def live(model: PreTrainedModel, accelerator: Accelerator) -> Callable[[Needs], Teacher]:

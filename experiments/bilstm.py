@@ -37,17 +37,12 @@ def recipe_for(arm: str, arguments: argparse.Namespace) -> Recipe:
     """The recipe of an arm: the package's, with the labels or with less text."""
     recipe = bilstm()
     on_rules = arm.endswith("rules")
-    update = {
-        "max_steps": arguments.steps,
-        "epochs": 1000,
-        "patience": None,
-        "data": "augmented" if on_rules else "train",
-    }
+    update = {"max_steps": arguments.steps, "epochs": 1000, "patience": None}
+    update["data"] = "augmented" if on_rules else "train"
     update["objective"] = [HardLabels()] if arm.endswith("finetune") else [LogitsMSE()]
     student = BiLSTM(vectors=arguments.vectors, embedding=arguments.embedding)
-    stages = [stage.model_copy(update=update) for stage in recipe.stages]
     augmentation = Rules(iterations=arguments.iterations) if on_rules else None
-    return recipe.model_copy(update={"student": student, "stages": stages, "augmentation": augmentation})
+    return common.altered(recipe.model_copy(update={"augmentation": augmentation}), student, **update)
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:

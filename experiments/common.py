@@ -68,9 +68,8 @@ def part(arguments: argparse.Namespace) -> tuple[int, int]:
 
 
 def task_data(arguments: argparse.Namespace, task: str, **more: Any) -> DataConfig:
-    """A GLUE task with the experiments' number of training rows (all of them with ``--full``)."""
-    rows = None if getattr(arguments, "full", False) else ROWS.get(task)
-    return DataConfig(task=task, data_dir=arguments.data_dir, max_train=rows, **more)
+    """A GLUE task with the experiments' number of training rows."""
+    return DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task), **more)
 
 
 def altered(recipe: Recipe, student: Student | None = None, **stage: Any) -> Recipe:
