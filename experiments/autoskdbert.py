@@ -46,7 +46,7 @@ from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import Copied
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import claims, paragraph, shown, table, tabled
+from tutelage.studies.pages import claims, listed, paragraph, shown, table, tabled
 from tutelage.studies.script import Results, before, once, settings, write_rows
 from tutelage.studies.study import paired, study
 from tutelage.studies.teams import member_of
@@ -300,7 +300,7 @@ def takeaway(task: str, team: dict[str, Any], runs: common.Runs) -> list[str]:
         stages, bad, count = dropped(team, common.of(runs, arm=arm))
         if stages and bad:
             words.append(f"`{arm}` drops the bad teacher in {count} of {len(stages)} runs")
-    return [f"On {task} {common.listed(words)}."] if words else []
+    return [f"On {task} {listed(words)}."] if words else []
 
 
 def about(task: str, team: dict[str, Any], runs: common.Runs, asked: list[str]) -> list[str]:

@@ -20,6 +20,7 @@ from tutelage.methods.bilstm import bilstm
 from tutelage.objectives.predictions import HardLabels, LogitsMSE
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import BiLSTM
+from tutelage.studies.pages import listed
 from tutelage.studies.script import Results
 
 SCRIPT = common.options(__file__, __doc__, "bilstm", tasks="sst2", seeds=3, precision="no")
@@ -68,7 +69,7 @@ def page(results: Results, out: Path) -> Results:
     fields = common.tables_of_tasks(SCRIPT, results, f"{common.GLUE} --vectors path/to/vectors.npz", columns=columns)
     given = results["settings"]
     words = {"steps": f"{given['steps']:,}", "iterations": given["iterations"], "epochs": given["teacher_epochs"]}
-    return {**fields, **words, "takeaway": common.listed(found)}
+    return {**fields, **words, "takeaway": listed(found)}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from tutelage.recipes.recipe import Recipe
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Student
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import judgement, shown, table
+from tutelage.studies.pages import gain, named, shown, table, tally
 from tutelage.studies.script import Results, Script, settings
 from tutelage.studies.study import paired, study
 from tutelage.tasks import kind_of
@@ -195,11 +195,6 @@ def flat(scores: Mapping[str, Any]) -> dict[str, float]:
     return dict(first if isinstance(first, Mapping) else scores)
 
 
-def gain(ours: Mapping[int, float], theirs: Mapping[int, float], digits: int = 3) -> str:
-    """The paired difference as a cell of a table."""
-    return shown(paired(ours, theirs), "+", digits)
-
-
 def tables_of_tasks(
     script: Script,
     results: Results,
@@ -230,29 +225,3 @@ def tables_of_tasks(
         lines += [f"## {task}", "", f"Teacher: {named(known)}{about(teacher)}", "", *table(heads, cells)]
     command = script.command(results["settings"], places)
     return {"count": len(gains), "tally": tally(gains), "tasks": lines, "command": command}
-
-
-def named(scores: Mapping[str, float], digits: int = 4) -> str:
-    return ", ".join(f"{name} {value:.{digits}f}" for name, value in scores.items())
-
-
-def listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)
-
-
-def tally(differences: Mapping[str, Sequence[float]]) -> str:
-    """How many differences are above and below their intervals, with their names."""
-    found: dict[str, list[str]] = {}
-    for name, values in differences.items():
-        if values:
-            found.setdefault(judgement(values), []).append(name)
-    parts = []
-    for key, words in (("held", "positive beyond the interval"), ("did not hold", "negative beyond the interval")):
-        if key in found:
-            parts.append(f"{are(len(found[key]))} {words} ({listed(found[key])})")
-    parts += [f"{are(len(found[key]))} {key}" for key in ("inside the noise", "one seed") if key in found]
-    return listed(parts)
-
-
-def are(count: int) -> str:
-    return f"{count} is" if count == 1 else f"{count} are"

@@ -32,7 +32,7 @@ from tutelage.recipes.recipe import Recipe
 from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
 from tutelage.students.specs import Copied, Shared, Student
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import judged, paragraph, shown, table, tabled
+from tutelage.studies.pages import judged, listed, paragraph, shown, table, tabled
 from tutelage.studies.script import Results, before, once, settings
 from tutelage.studies.study import folder_name, paired
 
@@ -222,7 +222,7 @@ def takeaway(found: Results) -> Results:
             metric = next(iter(teacher["scores"]))
             by_arm = common.by_arm(found["runs"], metric, task=task, stored=most)
             parts.append(f"{common.gain(by_arm[arm], by_arm['pkd'])} ({metric} on {task})")
-        gains[arm] = common.listed(parts)
+        gains[arm] = listed(parts)
     return {"most": most, **gains}
 
 

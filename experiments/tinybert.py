@@ -27,7 +27,7 @@ from tutelage.students.specs import Fresh, parse
 from tutelage.studies import ablation
 from tutelage.studies.ablation import TABLES, recipe_of
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import paragraph, shown, table
+from tutelage.studies.pages import listed, paragraph, shown, table
 from tutelage.studies.script import Results, before, settings
 from tutelage.studies.study import paired
 from tutelage.tasks.load import load_data
@@ -173,9 +173,7 @@ def page(results: Results, out: Path) -> Results:
         for arm, run in results["general"].items()
     ]
     gaps = {
-        arm: common.listed(
-            [f"{common.gain(by.get(arm, {}), by.get('full', {}))} ({task})" for task, by in scores.items()]
-        )
+        arm: listed([f"{common.gain(by.get(arm, {}), by.get('full', {}))} ({task})" for task, by in scores.items()])
         for arm in ("no_gd", "no_td", "no_da")
     }
     places = f"{common.GLUE} --text path/to/wikipedia/*.txt.gz --vectors vectors.npz"

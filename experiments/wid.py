@@ -51,7 +51,7 @@ from tutelage.run.workspace import bench
 from tutelage.students.load import load_config, load_model
 from tutelage.students.specs import Checkpoint, Fresh, Inherited, Sliced, Student
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import claims, paragraph, shown, table, tabled
+from tutelage.studies.pages import claims, listed, paragraph, shown, table, tabled
 from tutelage.studies.plot import Plot
 from tutelage.studies.script import Results, before, once, write
 from tutelage.studies.study import Outcome, paired, study
@@ -376,7 +376,7 @@ def page(results: Results, out: Path) -> Results:
             lines += about_words(kind, found, given["times"])
             behind = behind_wid(found["arms"])
             better = [f"{shown(behind[arm])} nats better than {ARMS[arm]}" for arm in ("slice_norm", "scratch")]
-            takeaways.append(f"on {KINDS[kind].title} WID is {common.listed(better)}")
+            takeaways.append(f"on {KINDS[kind].title} WID is {listed(better)}")
     if "tasks" in results:
         given = {**results["tasks"]["settings"], "tasks": ",".join(results["tasks"]["teachers"])}
         lines += about_tasks(results["tasks"])

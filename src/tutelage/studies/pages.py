@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.studies.study import interval
+from tutelage.studies.study import interval, paired
 
 
 def filled(template: Path, **values: Any) -> str:
@@ -76,3 +76,36 @@ def judged(claim: str, differences: Sequence[float]) -> str:
 def claims(found: Iterable[tuple[str, Sequence[float]]]) -> list[str]:
     """A list of the claims that have runs, each with its differences, as :func:`judged` says them."""
     return [f"* {line}" for claim, differences in found if (line := judged(claim, differences))]
+
+
+def gain(ours: Mapping[int, float], theirs: Mapping[int, float], digits: int = 3) -> str:
+    """The paired difference as a cell of a table."""
+    return shown(paired(ours, theirs), "+", digits)
+
+
+def named(scores: Mapping[str, float], digits: int = 4) -> str:
+    """``accuracy 0.8123, f1 0.7901``."""
+    return ", ".join(f"{name} {value:.{digits}f}" for name, value in scores.items())
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)
+
+
+def tally(differences: Mapping[str, Sequence[float]]) -> str:
+    """How many differences are above and below their intervals, with their names."""
+    found: dict[str, list[str]] = {}
+    for name, values in differences.items():
+        if values:
+            found.setdefault(judgement(values), []).append(name)
+    parts = []
+    for key, words in (("held", "positive beyond the interval"), ("did not hold", "negative beyond the interval")):
+        if key in found:
+            parts.append(f"{_are(len(found[key]))} {words} ({listed(found[key])})")
+    parts += [f"{_are(len(found[key]))} {key}" for key in ("inside the noise", "one seed") if key in found]
+    return listed(parts)
+
+
+def _are(count: int) -> str:
+    return f"{count} is" if count == 1 else f"{count} are"
