@@ -166,9 +166,6 @@ def page(results: Results, out: Path) -> Results:
         "machine": common.where(results["threads"], results["device"]),
         "precision": common.PRECISIONS[precision],
         "as_autoskdbert": ours if any("autoskdbert" in name for name in learning) else "",
-        "limit": LIMIT,
-        "texts": MRPC,
-        "members": MEMBERS,
     }
 
 

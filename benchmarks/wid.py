@@ -167,8 +167,6 @@ def page(results: Results, out: Path) -> Results:
         "limits": over(results),
         "machine": common.where(results["threads"]),
         "precision": "fp32" if given["fp32"] else "bf16 autocast",
-        "length": LENGTH,
-        "limit": LIMITS,
     }
 
 

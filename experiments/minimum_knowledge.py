@@ -182,7 +182,7 @@ def page(results: Results, out: Path) -> Results:
         lines += [f"## {task}", "", about, "", *table(heads, cells)]
     takeaway = "A small part of the teacher's hidden states does about as well as all of them: " + "; ".join(told) + "."
     command = SCRIPT.command(results["settings"], common.GLUE)
-    return {"takeaway": takeaway if told else "", "tasks": lines, "command": command, "top": TOP}
+    return {"takeaway": takeaway if told else "", "tasks": lines, "command": command}
 
 
 COLOURS = {"none": "#b3661a", "plain": "#777", "full": "#1d6a86"}

@@ -230,14 +230,12 @@ def page(results: Results, out: Path) -> Results:
                 f"reaches {shown(accuracies['learnt, refined'])} instead of {shown(base)} by uniform draws"
             )
         lines += paragraph(judged_team(team, runs, good, bad))
-    sizes = {"length": LENGTH, "words": WORDS, "train": TRAIN, "held": HELD, "test": TEST, "final": FINAL}
     return {
         "takeaways": "; ".join(takeaways),
         "tables": lines,
         "command": SCRIPT.command({"updates": results["updates"]}),
         "updates": results["updates"],
         "half": 0.5 / 6,
-        **sizes,
     }
 
 

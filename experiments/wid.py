@@ -388,9 +388,6 @@ def page(results: Results, out: Path) -> Results:
         "rows": ", ".join(f"{task} is cut to {count:,} training rows" for task, count in common.ROWS.items()),
         "epochs": given.get("epochs", SCRIPT.get_default("epochs")),
         "widest": given.get("widths", SCRIPT.get_default("widths")).split(",")[0],
-        "batch": BATCH,
-        "length": LENGTH,
-        "selection": SELECTION,
     }
 
 

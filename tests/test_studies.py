@@ -161,6 +161,10 @@ in {settings[epochs]} epochs.
 """
 
 
+LONGEST = 9
+"""A constant, which a template may name."""
+
+
 def test_a_template_is_filled_and_wrapped(tmp_path: Path) -> None:
     """Fields have formats; paragraphs are wrapped, commands are not; empty blocks leave no gap."""
     (tmp_path / "page.md").write_text(TEMPLATE + "\n" + "a word " * 30)
@@ -190,7 +194,7 @@ def test_a_script_writes_its_page_from_finished_results(
 ) -> None:
     """``--finished`` makes the same page from the results, and measures nothing; a mistake ends the script with its message."""
     (tmp_path / "scores.py").write_text("")
-    (tmp_path / "scores.md").write_text(TEMPLATE)
+    (tmp_path / "scores.md").write_text(TEMPLATE + "\nOf {LONGEST} epochs.\n")
     tool = Script(str(tmp_path / "scores.py"), "Scores.", "scores", epochs=3)
     tool.add_argument("--data-dir")
     tool.add_argument("--arms", default="a;b")
@@ -222,7 +226,7 @@ def test_a_script_writes_its_page_from_finished_results(
     assert json.loads((tmp_path / "made" / "r.json").read_text())["settings"] == {"epochs": 2, "arms": "a; c"}
     assert made == (
         "# Scores\n\nThe best of 2 is 0.50, in 2 epochs.\n\n"
-        f"    python {tmp_path.name}/scores.py --data-dir d --epochs 2 --arms 'a; c'\n"
+        f"    python {tmp_path.name}/scores.py --data-dir d --epochs 2 --arms 'a; c'\n\nOf 9 epochs.\n"
     )
     assert (tmp_path / "made" / "a.svg").read_text() == "0.5"
     count = len(measured)

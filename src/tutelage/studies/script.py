@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,9 @@ class Script(argparse.ArgumentParser):
     ) -> None:
         """Measure, or read the results, and write results, page and pictures.
 
-        ``measure`` yields the results each time there are more. ``page`` returns what the template is filled with, beside ``out``
-        and the settings of the results. The page of ``results/STEM.json`` is ``docs/results/NAME.md`` (``name`` with the stem in
-        it); that of any other file lies beside it.
+        ``measure`` yields the results each time there are more. ``page`` returns what the template is filled with, beside ``out``,
+        the settings of the results, and the constants of the script (names in capitals). The page of ``results/STEM.json`` is
+        ``docs/results/NAME.md`` (``name`` with the stem in it); that of any other file lies beside it.
         """
         arguments = self.parse_args()
         out: Path = arguments.out
@@ -74,13 +75,14 @@ class Script(argparse.ArgumentParser):
         transformers.utils.logging.disable_progress_bar()
         folder = Path("docs/results") if out.parent == Path("results") else out.parent
         source = self.file.with_name(template) if template else self.file.with_suffix(".md")
+        constants = {name: value for name, value in vars(sys.modules[page.__module__]).items() if name.isupper()}
         try:
             for results in [before(out)] if arguments.finished else measure(arguments):
                 if getattr(arguments, "share", None):
                     continue
                 if not arguments.finished:
                     write(out, json.dumps(results, indent=1) + "\n")
-                values = {"out": out, "settings": results.get("settings"), **page(results, out)}
+                values = {**constants, "out": out, "settings": results.get("settings"), **page(results, out)}
                 write(folder / f"{name.format(out.stem)}.md", filled(source, **values))
                 for file, picture in pictures(results).items():
                     write(folder / file, picture)
