@@ -309,7 +309,7 @@ def rows_of(scene: Scene, copies: int) -> tuple[list[Results], dict[str, int]]:
         times = []
         for _ in range(repeats):
             cpu = time.process_time()
-            seconds = common.seconds_of(lambda: kept.update({name: what()}))
+            seconds, kept[name] = common.timed(what)
             times.append((seconds, time.process_time() - cpu))
         seconds, cpu = sorted(times)[repeats // 2]
         first = rows[0] if rows else {"seconds": seconds, "cpu_seconds": cpu}

@@ -49,13 +49,18 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def seconds_of(what: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds that a call takes, the GPU's work included."""
+def timed(what: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> tuple[float, Any]:
+    """Seconds that a call takes, the GPU's work included, and what it returns."""
     synchronize()
     began = clock()
-    what()
+    result = what()
     synchronize()
-    return clock() - began
+    return clock() - began, result
+
+
+def seconds_of(what: Callable[[], Any]) -> float:
+    """Seconds that a call takes."""
+    return timed(what)[0]
 
 
 def in_turns(
@@ -78,7 +83,7 @@ def in_turns(
 
 def cpu_seconds_of(what: Callable[[], Any]) -> float:
     """CPU seconds of a call. With one thread they leave out what other programs take."""
-    return seconds_of(what, time.process_time)
+    return timed(what, time.process_time)[0]
 
 
 def own(side: Callable[[], float]) -> float:

@@ -156,11 +156,9 @@ def make_store(scene: Scene, side: str) -> tuple[float, float]:
     hidden = anatomy.shape_of(scene.teacher.config).hidden
     scheme = Scheme.covering(needs, LABELS["num_labels"], hidden, int(scene.encoded.lengths.max()), "float16")
     given = (scene.teacher, examples.ids, scene.encoded, scene.accelerator, common.about_store("mrpc", scene.precision))
-    stored: list[Store] = []
-    seconds = common.seconds_of(
-        lambda: stored.append(write_store(scene.folder / side, scheme, *given, {}, lambda place: place.mkdir()))
-    )
-    return seconds, stored[0].manifest.bytes / len(examples)
+    place = scene.folder / side
+    seconds, store = common.timed(lambda: write_store(place, scheme, *given, {}, lambda place: place.mkdir()))
+    return seconds, store.manifest.bytes / len(examples)
 
 
 def seconds_a_step(scene: Scene, side: str, steps: int, student: PreTrainedModel) -> float:

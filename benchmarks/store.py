@@ -96,7 +96,6 @@ def measure_size(count: int, folder: Path, contents: Contents) -> dict[str, floa
     """Write a store of ``count`` records, read it, remove it."""
     ids = [f"train/{i}" for i in range(count)]
     index, about = index_of(ids), common.about_store("invented", "no")
-    stores, found = [], []
     wrote = common.seconds_of(
         lambda: writing.write(
             folder, SCHEME, index, lambda rows: taken(contents, rows), about, {}, lambda place: place.mkdir()
@@ -104,13 +103,11 @@ def measure_size(count: int, folder: Path, contents: Contents) -> dict[str, floa
     )
     size = sum(path.stat().st_size for path in folder.glob("shard-*.bin"))
     assert size == int(SCHEME.record_bytes(index["length"]).sum()) == count * RECORD, (size, count * RECORD)
-    opened = common.seconds_of(lambda: stores.append(Store(folder)))
-    store = stores[0]
+    opened, store = common.timed(lambda: Store(folder))
     verified = common.seconds_of(store.verify)
     # Of the texts, locate reads no more than this.
     encoded: Any = SimpleNamespace(keys=index["key"])
-    located = common.seconds_of(lambda: found.append(store.locate(ids, encoded)))
-    rows = found[0]
+    located, rows = common.timed(lambda: store.locate(ids, encoded))
     assert np.array_equal(rows, np.arange(count))
     passes = max(1, 30_000 // count)  # a small store is read in no time
     began, cpu = time.perf_counter(), time.process_time()

@@ -154,7 +154,6 @@ def page(results: Results, out: Path) -> Results:
     whole |= {name.removeprefix("learning, "): f"{{of_last[{name}]:.1f}}" for name in learning}
     ours = """ *as autoskdbert* is what that method does: `all`, 64, teachers judged on 64 more instead of the step's, and a
         calibration temperature."""
-    elsewhere = {} if out == SCRIPT.get_default("out") else {"out": out}
     return {
         "team": of_one["team"],
         "least": min(of_one[name] for name in learning),
@@ -162,7 +161,7 @@ def page(results: Results, out: Path) -> Results:
         "rows": tabled(STEPS, rows),
         "within": "within" if of_one["team"] <= LIMIT else "beyond",
         "phases": tabled(whole, results["phases"]),
-        "command": SCRIPT.command({"mixed_precision": precision, **elsewhere}),
+        "command": SCRIPT.command({"mixed_precision": precision}, out=out),
         "machine": common.where(results["threads"], results["device"]),
         "precision": common.PRECISIONS[precision],
         "as_autoskdbert": ours if any("autoskdbert" in name for name in learning) else "",

@@ -263,11 +263,10 @@ def page(results: Results, out: Path) -> Results:
         if runs:
             lines += about(task, team, runs, given["arms"].split(","))
             takeaways += takeaway(task, team, runs)
-    elsewhere = {} if out == SCRIPT.get_default("out") else {"out": out}
     return {
         "takeaways": " ".join(takeaways),
         "tasks": lines,
-        "command": SCRIPT.command({**given, **elsewhere}, f"{common.GLUE} --clinc path/to/data_full.json"),
+        "command": SCRIPT.command(given, f"{common.GLUE} --clinc path/to/data_full.json", out=out),
         "teacher_epochs": counted(given["teacher_epochs"]),
         "epochs": counted(given["epochs"]),
         "rates": ", ".join(f"{RATES.get(task, 1e-4):g} ({task})" for task in given["tasks"].split(",")),

@@ -188,7 +188,7 @@ def lookups(work: Path, seeds: int) -> dict[str, Any]:
 def page(results: Results, out: Path) -> Results:
     lines, commands, puzzled = [], [], results.get("lookup", {})
     for start, found in results["tasks"].items():
-        commands.append(SCRIPT.command({**found["settings"], "start": start}, f"tasks {common.GLUE}"))
+        commands.append(SCRIPT.command(found["settings"], f"tasks {common.GLUE}", start=start))
         for task, teacher in found["teachers"].items():
             for stored in map(int, found["settings"]["stored"].split(",")):
                 if runs := common.of(found["runs"], task=task, stored=stored):

@@ -378,9 +378,10 @@ def page(results: Results, out: Path) -> Results:
             better = [f"{shown(behind[arm])} nats better than {ARMS[arm]}" for arm in ("slice_norm", "scratch")]
             takeaways.append(f"on {KINDS[kind].title} WID is {listed(better)}")
     if "tasks" in results:
-        given = {**results["tasks"]["settings"], "tasks": ",".join(results["tasks"]["teachers"])}
+        given = results["tasks"]["settings"]
         lines += about_tasks(results["tasks"])
-        commands.append(SCRIPT.command(given, f"tasks {common.GLUE}"))
+        tasks = ",".join(results["tasks"]["teachers"])
+        commands.append(SCRIPT.command(given, f"tasks {common.GLUE}", tasks=tasks))
     return {
         "takeaways": "; ".join(takeaways),
         "parts": lines,

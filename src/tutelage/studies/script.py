@@ -89,10 +89,10 @@ class Script(argparse.ArgumentParser):
         except TutelageError as error:
             self.exit(1, f"{error}\n")
 
-    def command(self, given: Mapping[str, Any], places: str = "") -> str:
-        """The command that has these settings; options at their defaults are left out."""
+    def command(self, given: Mapping[str, Any], places: str = "", **more: Any) -> str:
+        """The command that has these settings, and ``more``; options at their defaults are left out."""
         words = [f"python {self.prog}", *([places] if places else [])]
-        for name, value in given.items():
+        for name, value in {**given, **more}.items():
             if value != self.get_default(name) and value is not False:
                 words.append(f"--{name.replace('_', '-')}")
                 words += [] if value is True else map(quoted, value if isinstance(value, list) else [value])
