@@ -242,10 +242,10 @@ def distilling(
     source: Callable[[Needs], Teacher] | None,
     kind: Any = KINDS["classification"],
 ) -> Iterator[tuple[DistillationModule, Teacher | None]]:
-    """A student with its objective, and the teacher of this shape that ``source`` makes, if there is one."""
+    """A student with its objective, and the teacher of this shape that ``source`` makes, if the terms need one."""
     objective = Objective([*terms], kind, anatomy.shape_of(student.config), shape)
-    module = DistillationModule(student, objective)
-    teacher = None if source is None else source(objective.plan.teacher_needs)
+    module, needs = DistillationModule(student, objective), objective.plan.teacher_needs
+    teacher = None if source is None or needs == Needs() else source(needs)
     try:
         yield module, teacher
     finally:

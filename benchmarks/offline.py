@@ -131,8 +131,6 @@ class Scene:
     def distilling(self, side: str, student: PreTrainedModel) -> Any:
         """What :func:`common.distilling` gives for a side."""
         torch.manual_seed(0)
-        if side == "plain":
-            return common.distilling(self.terms(side), student, None, None)
         return common.distilling(self.terms(side), student, self.shape("teacher"), partial(self.source, side))
 
 

@@ -74,11 +74,8 @@ class Scene:
         self.student = from_sizes(sizes, self.teacher.config, labels)
 
     def distilling(self, accelerator: Accelerator, terms: list[Any] = TERMS) -> Any:
-        """A new student and the teacher, for :func:`common.distilling`; no teacher for labels alone."""
-        student = copy.deepcopy(self.student).train()
-        if terms is LABELS:
-            return common.distilling(terms, student, None, None)
-        shape = anatomy.shape_of(self.teacher.config)
+        """A new student and the teacher, for :func:`common.distilling`."""
+        student, shape = copy.deepcopy(self.student).train(), anatomy.shape_of(self.teacher.config)
         return common.distilling(terms, student, shape, common.live(self.teacher, accelerator))
 
 
