@@ -24,7 +24,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import common
@@ -42,7 +44,7 @@ from tutelage.data.examples import Examples
 from tutelage.data.readers.glue import load_glue
 from tutelage.evaluation.speed import flops
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import table
+from tutelage.studies.pages import tabled
 from tutelage.studies.script import Results, Script, settings
 
 K = 15
@@ -103,12 +105,10 @@ class Scene:
                 continue
             if len(cut[place]) == 1:
                 found.candidates[place], found.scores[place] = self.by_model(cut, place, habits)
-            elif not habits.repeated:
-                if word not in near:
+            else:
+                if habits.repeated or word not in near:
                     near[word] = self.by_vectors(word)
                 found.candidates[place] = near[word]
-            else:
-                found.candidates[place] = self.by_vectors(word)
         return found
 
     def by_model(self, cut: list[list[str]], place: int, habits: Published) -> tuple[list[str], dict[str, float]]:
@@ -212,21 +212,13 @@ def compare(scene: Scene, theirs: dict[str, Proposals], table: Candidates) -> di
 
 
 class Operations:
-    """Matrix operations of the model, by the length of the input."""
+    """Matrix operations of the model, by the length of the input, and of its head for words at one place."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        base, device = anatomy.base_of(model), model.device
-
-        class Head(nn.Module):
-            def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-                return anatomy.word_scores(model, hidden)
-
-        @cache
-        def body(length: int) -> int:
-            return flops(base, {"input_ids": torch.full((1, length), 1000, device=device)})
-
-        self.body = body
-        self.head = flops(Head(), {"hidden": torch.zeros(1, model.config.hidden_size, device=device)})
+        body, head, device = anatomy.base_of(model), nn.Module(), model.device
+        head.forward = partial(anatomy.word_scores, model)
+        self.body = cache(lambda length: flops(body, {"input_ids": torch.full((1, length), 1000, device=device)}))
+        self.head = flops(head, {"hidden": torch.zeros(1, model.config.hidden_size, device=device)})
 
 
 def operations(scene: Scene, count: Operations, texts: Sequence[str], doubled: bool, everywhere: bool) -> float:
@@ -282,8 +274,7 @@ def sample(data_dir: Path, count: int) -> tuple[list[str], float, float]:
 
 def random_vectors(words: Sequence[str]) -> WordVectors:
     """Vectors for these words and as many more as make up GloVe's part that the published code reads."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    more = ("q" + "".join(letters[number // 26**i % 26] for i in range(4)) for number in range(VECTORS[0]))
+    more = ("q" + "".join(letters) for letters in product(ascii_lowercase, repeat=4))
     names = list(dict.fromkeys([*words, *more]))[: VECTORS[0]]
     return WordVectors(names, np.random.default_rng(0).normal(size=VECTORS).astype(np.float32)[: len(names)], "random")
 
@@ -318,17 +309,18 @@ def rows_of(scene: Scene, copies: int) -> tuple[list[Results], dict[str, int]]:
         times = []
         for _ in range(repeats):
             cpu = time.process_time()
-            seconds = common.seconds_of(lambda: kept.update({name: what()}))
+            seconds, kept[name] = common.timed(what)
             times.append((seconds, time.process_time() - cpu))
         seconds, cpu = sorted(times)[repeats // 2]
+        first = rows[0] if rows else {"seconds": seconds, "cpu_seconds": cpu}
         rows.append(
             {
                 "name": name,
                 "seconds": seconds,
                 "cpu_seconds": cpu,
                 "sentences_per_second": len(scene.texts) / seconds,
-                "times_published": rows[0]["seconds"] / seconds if rows else 1.0,
-                "times_published_cpu": rows[0]["cpu_seconds"] / cpu if rows else 1.0,
+                "times_published": first["seconds"] / seconds,
+                "times_published_cpu": first["cpu_seconds"] / cpu,
                 "gflop_per_sentence": work / len(scene.texts) / 1e9,
                 "share_of_peak": work / seconds / peaks[precision],
                 "peak_gflop_per_second": peaks[precision] / 1e9,
@@ -372,24 +364,27 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     }
 
 
+COLUMNS = {
+    "one thing more in each row": "{name}",
+    "sentences a second": "{sentences_per_second:.2f}",
+    "times the published": "{times_published:.1f}",
+    "by CPU time": "{times_published_cpu:.1f}",
+    "than the row above": "{gain:.2f}",
+    "GFLOP a sentence": "{gflop_per_sentence:.1f}",
+    "share of peak": "{share_of_peak:.0%}",
+}
+
+
 def page(results: Results, out: Path) -> Results:
-    rows, cells = results["rows"], []
-    for above, row in zip([rows[0], *rows], rows, strict=False):
-        cells.append([row["name"], f"{row['sentences_per_second']:.2f}", f"{row['times_published']:.1f}"])
-        cells[-1] += [f"{row['times_published_cpu']:.1f}", f"{above['seconds'] / row['seconds']:.2f}"]
-        cells[-1] += [f"{row['gflop_per_sentence']:.1f}", f"{row['share_of_peak']:.0%}"]
-    heads = [
-        "one thing more in each row",
-        "sentences a second",
-        "times the published",
-        "by CPU time",
-        "than the row above",
-    ]
+    rows, environment = results["rows"], results["environment"]
+    above = [row["seconds"] for row in [rows[0], *rows]]
+    rows = [{**row, "gain": before / row["seconds"]} for before, row in zip(above, rows, strict=False)]
     times = {row["name"]: row["times_published"] for row in rows}
+    machine = common.where(environment["threads"], environment["device"])
     return {
         **results,
-        "rows": table([*heads, "GFLOP a sentence", "share of peak"], cells),
-        "machine": common.where(results["environment"]["threads"], results["environment"]["device"]),
+        "rows": tabled(COLUMNS, rows),
+        "machine": machine,
         "half": times["bfloat16"],
         "full": times["filtered: the default"],
     }

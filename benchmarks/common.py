@@ -28,9 +28,11 @@ from tutelage.knowledge.needs import Needs
 from tutelage.mechanisms.hook import parameter_groups
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.terms import AnyTerm
+from tutelage.recipes.recipe import Stage
 from tutelage.studies.demo import pretrained
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import LiveTeacher, Teacher
+from tutelage.training import loop
 from tutelage.training.loop import DistillationModule
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,31 +49,46 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def seconds_of(what: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds that a call takes, the GPU's work included."""
+def timed(what: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> tuple[float, Any]:
+    """Seconds that a call takes, the GPU's work included, and what it returns."""
     synchronize()
     began = clock()
-    what()
+    result = what()
     synchronize()
-    return clock() - began
+    return clock() - began, result
+
+
+def seconds_of(what: Callable[[], Any]) -> float:
+    """Seconds that a call takes."""
+    return timed(what)[0]
 
 
 def in_turns(
-    sides: Mapping[str, Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.perf_counter
+    sides: Mapping[str, Callable[[], Any]], repeats: int, taken: Callable[[Callable[[], Any]], float] = seconds_of
 ) -> dict[str, list[float]]:
-    """Seconds of every side, ``repeats`` times after one round to warm up.
+    """What is ``taken`` of every side, by default its seconds, ``repeats`` times after one round to warm up.
 
     The sides take turns, so that a machine whose load changes is as slow for all; every other round is in reverse order, so
-    that no side always follows the same one. With one thread, ``time.process_time`` leaves out what other programs take.
+    that no side always follows the same one.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    found: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(repeats + 1):
         turns = list(sides.items())
         for name, side in turns if number % 2 else turns[::-1]:
-            taken = seconds_of(side, clock)
+            value = taken(side)
             if number:
-                seconds[name].append(taken)
-    return seconds
+                found[name].append(value)
+    return found
+
+
+def cpu_seconds_of(what: Callable[[], Any]) -> float:
+    """CPU seconds of a call. With one thread they leave out what other programs take."""
+    return timed(what, time.process_time)[0]
+
+
+def own(side: Callable[[], float]) -> float:
+    """What a side itself has measured."""
+    return side()
 
 
 def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
@@ -170,6 +187,12 @@ def texts(
     return examples, replace(encoded, labels=examples.labels)
 
 
+def about_store(task: str, precision: str) -> dict[str, Any]:
+    """What the manifest of a store of invented knowledge says."""
+    fingerprints = dict.fromkeys(("teacher_fingerprint", "tokenizer_fingerprint"), "0" * 16)
+    return {"task": task, "teacher": "random", "precision": precision, "max_length": 512, **fingerprints}
+
+
 # ------------------------------------------------------------------------------------------------------------- training
 
 
@@ -185,6 +208,27 @@ def finish_step(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> Non
     optimizer.zero_grad()
 
 
+def timed_steps(
+    stage: Stage, module: DistillationModule, teacher: Teacher | None, feed: Any, accelerator: Accelerator
+) -> tuple[float, int, int]:
+    """Train through the toolkit's loop; seconds, steps and tokens from the second step on: the first one warms up."""
+    marks: list[tuple[float, int]] = []
+
+    class Clocked:
+        """The feed, noting when a step is read."""
+
+        lengths, rows = feed.lengths, feed.rows
+
+        def read(self, epoch: int, rows: Any) -> Any:
+            synchronize()
+            marks.append((time.perf_counter(), int(feed.lengths(epoch)[rows].sum())))
+            return feed.read(epoch, rows)
+
+    loop.train(stage, module, teacher, Clocked(), accelerator, 0)
+    synchronize()
+    return time.perf_counter() - marks[1][0], len(marks) - 1, sum(tokens for _, tokens in marks[1:])
+
+
 def live(model: PreTrainedModel, accelerator: Accelerator) -> Callable[[Needs], Teacher]:
     """A teacher that runs in every step, for what is needed of it."""
     return lambda needs: LiveTeacher(model.to(accelerator.device), needs, None, accelerator)
@@ -198,10 +242,10 @@ def distilling(
     source: Callable[[Needs], Teacher] | None,
     kind: Any = KINDS["classification"],
 ) -> Iterator[tuple[DistillationModule, Teacher | None]]:
-    """A student with its objective, and the teacher of this shape that ``source`` makes, if there is one."""
+    """A student with its objective, and the teacher of this shape that ``source`` makes, if the terms need one."""
     objective = Objective([*terms], kind, anatomy.shape_of(student.config), shape)
-    module = DistillationModule(student, objective)
-    teacher = None if source is None else source(objective.plan.teacher_needs)
+    module, needs = DistillationModule(student, objective), objective.plan.teacher_needs
+    teacher = None if source is None or needs == Needs() else source(needs)
     try:
         yield module, teacher
     finally:

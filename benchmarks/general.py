@@ -12,12 +12,10 @@ words) with one large product in the same run. Writes ``results/general.json`` a
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import common
 from accelerate import Accelerator
@@ -34,9 +32,8 @@ from tutelage.recipes.recipe import Instances, Recipe
 from tutelage.run.corpus import CorpusRun
 from tutelage.run.workspace import Bench, new_accelerator
 from tutelage.students.specs import Fresh
-from tutelage.studies.pages import table
+from tutelage.studies.pages import tabled
 from tutelage.studies.script import Results, Script, settings
-from tutelage.training import loop
 
 PAIRS = {
     "4 x 312 of BERT-base": (BertConfig(), Fresh(layers=4, hidden=312, intermediate=1200, heads=12)),
@@ -59,13 +56,8 @@ def recipes(student: Fresh, teacher: str, arguments: argparse.Namespace) -> dict
     found = {}
     for name, (recipe, data, spec) in made.items():
         stage = recipe.part("general").stages[0]
-        given = {
-            "data": data,
-            "max_steps": arguments.steps,
-            "batch_size": arguments.batch,
-            "epochs": 1,
-            "max_tokens": 4096,
-        }
+        given = {"data": data, "max_steps": arguments.steps, "batch_size": arguments.batch}
+        given |= {"epochs": 1, "max_tokens": 4096}
         if name == "DistilBERT":  # the cosine wants equal widths, which this student has not
             given["objective"] = [term for term in stage.objective if term.kind != "hidden"]
         found[name] = recipe.model_copy(update={"student": spec, "stages": [stage.model_copy(update=given)]})
@@ -95,16 +87,11 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
             )
             accelerator = new_accelerator(precision)
             scenes[name] = CorpusRun(Bench(accelerator, Display(quiet=True)), config), accelerator
-        rates: dict[str, list[float]] = {name: [] for name in scenes}
-        for turn in range(arguments.rounds + 1):
-            for name, (run, accelerator) in scenes.items():
-                rate = measured(run, accelerator)
-                if turn:  # the first warms up
-                    rates[name].append(rate)
-        plain = rates["masked words alone"]
+        sides = {name: partial(measured, *scene) for name, scene in scenes.items()}
+        rates = common.in_turns(sides, arguments.rounds, common.own)
         for name, (run, _) in scenes.items():
             per_token = run.plans[0].flops / float(run.feeds[0].lengths(0).mean())
-            rate = median(rates[name])
+            rate, plain = median(rates[name]), rates["masked words alone"]
             entries.append(
                 {
                     "pair": pair,
@@ -115,7 +102,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
                     "against_plain": median([own / other for own, other in zip(rates[name], plain, strict=True)]),
                 }
             )
-            print(json.dumps(entries[-1]))
+            print(entries[-1])
     where = common.machine()
     device = f"CPU, {where['threads']} threads" if common.device() == "cpu" else where["device"]
     made = {"device": device, "peak_gflop_per_second": peak / 1e9}
@@ -124,38 +111,27 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
 
 def measured(run: CorpusRun, accelerator: Accelerator) -> float:
     """Tokens a second of one short training."""
-    stage, plan, feed = run.config.recipe.stages[0], run.objectives[0], run.feeds[0]
+    stage, plan = run.config.recipe.stages[0], run.objectives[0]
     source = None if run.teacher is None else common.live(run.teacher.model, accelerator)
-    marks: list[tuple[float, int]] = []
-
-    class Clocked:
-        """The feed, noting when a step is read: the first step's warm-up stays out."""
-
-        lengths, rows = feed.lengths, feed.rows
-
-        def read(self, epoch: int, rows: Any) -> Any:
-            marks.append((time.perf_counter(), int(feed.lengths(epoch)[rows].sum())))
-            return feed.read(epoch, rows)
-
     with common.distilling(stage.objective, run.student, plan.teacher, source, plan.kind) as (module, teacher):
-        loop.train(stage, module, teacher, Clocked(), accelerator, 0)
-        common.synchronize()
-        ended = time.perf_counter()
-    return sum(count for _, count in marks[1:]) / (ended - marks[1][0])
+        seconds, _, tokens = common.timed_steps(stage, module, teacher, run.feeds[0], accelerator)
+    return tokens / seconds
+
+
+COLUMNS = {
+    "student and teacher": "{pair}",
+    "stage": "{stage}",
+    "tokens a second": "{tokens_per_second:,.0f}",
+    "MFLOP a token": "{mflop_per_token:.1f}",
+    "share of peak": "{share_of_peak:.0%}",
+    "against plain": "{against_plain:.2f}x",
+}
 
 
 def page(results: Results, out: Path) -> Results:
-    rows = []
-    for e in results["entries"]:
-        rows.append([e["pair"], e["stage"], f"{e['tokens_per_second']:,.0f}", f"{e['mflop_per_token']:.1f}"])
-        rows[-1] += [f"{e['share_of_peak']:.0%}", f"{e['against_plain']:.2f}x"]
-    told = [
-        f"{e['share_of_peak']:.0%} of the machine's peak for a student of {e['pair']}"
-        for e in results["entries"]
-        if e["stage"] == "TinyBERT"
-    ]
-    heads = ["student and teacher", "stage", "tokens a second", "MFLOP a token", "share of peak", "against plain"]
-    return {**results, "told": " and ".join(told), "rows": table(heads, rows)}
+    told = "{share_of_peak:.0%} of the machine's peak for a student of {pair}"
+    whole = [told.format(**entry) for entry in results["entries"] if entry["stage"] == "TinyBERT"]
+    return {**results, "told": " and ".join(whole), "rows": tabled(COLUMNS, results["entries"])}
 
 
 if __name__ == "__main__":

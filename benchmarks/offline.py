@@ -9,8 +9,7 @@ Three pairs of teacher and student, with the shapes of published models and rand
 * ``rosita6``  BERT-base to its 6 bottom layers with 2 heads and 768 neurons each and embeddings of rank 128
 * ``mini``  MiniLM (6 x 384) to 3 of its layers
 
-at MRPC's lengths and at 128 tokens. Five sides take turns; each trains the same
-student on the same batches in the same loop:
+at MRPC's lengths and at 128 tokens. Five sides take turns; each trains the same student on the same batches in the same loop:
 
 * ``live full``  the teacher runs in every step; all hidden states are compared (``alll_allt_1h``)
 * ``live small``  the teacher runs; ``1l_10t_0.1h`` is compared: one layer, 10 tokens, a tenth of the neurons
@@ -18,8 +17,8 @@ student on the same batches in the same loop:
 * ``plain``  hard labels, no teacher
 
 Wanted: ``live full`` against ``stored small`` near what the operations allow, ``stored small`` at most 1.15 of ``plain``.
-Results are merged into ``results/offline.json`` (``--setups mini`` replaces those alone). The page
-``docs/results/store_speed.md`` is written from them and from ``results/store.json`` of ``benchmarks/store.py``.
+Memory is measured at 128 tokens. Writes ``results/offline.json``; the page ``docs/results/store_speed.md`` is written from it and
+from ``results/store.json`` of ``benchmarks/store.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ import argparse
 import copy
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -42,7 +40,7 @@ import transformers
 from accelerate import Accelerator
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from tutelage import anatomy, progress
+from tutelage import anatomy
 from tutelage.data import batches
 from tutelage.data.examples import Encoded, Examples
 from tutelage.evaluation.speed import flops
@@ -58,14 +56,14 @@ from tutelage.students.build import build
 from tutelage.students.load import load_model
 from tutelage.students.pruned import Scores
 from tutelage.students.specs import Copied, Fresh, Pruned, Student
-from tutelage.studies.pages import table
+from tutelage.studies.pages import tabled
 from tutelage.studies.script import Results, Script, before, settings
 from tutelage.tasks import KINDS
 from tutelage.teachers.stored import StoredTeacher, write_store
 from tutelage.teachers.teacher import LiveTeacher, Teacher
-from tutelage.training import loop
 
 SIDES = ("live full", "live small", "stored full", "stored small", "plain")
+STORED = ("stored full", "stored small")
 MEASURED = ("live full", "stored full", "stored small", "plain")
 """Sides whose memory is measured, each in a process of its own."""
 LENGTHS = {"natural": None, "128": 128}
@@ -133,8 +131,6 @@ class Scene:
     def distilling(self, side: str, student: PreTrainedModel) -> Any:
         """What :func:`common.distilling` gives for a side."""
         torch.manual_seed(0)
-        if side == "plain":
-            return common.distilling(self.terms(side), student, None, None)
         return common.distilling(self.terms(side), student, self.shape("teacher"), partial(self.source, side))
 
 
@@ -154,44 +150,23 @@ def make_models(pair: Pair, folder: Path) -> None:
 def make_store(scene: Scene, side: str) -> tuple[float, float]:
     """Write the store of a side; the seconds of the teacher's pass and the bytes an example takes."""
     plan = ObjectivePlan(scene.terms(side), KINDS["classification"], scene.shape("student"), scene.shape("teacher"))
-    needs = plan.teacher_needs | Needs(logits=True)
+    needs, examples = plan.teacher_needs | Needs(logits=True), scene.examples
     hidden = anatomy.shape_of(scene.teacher.config).hidden
     scheme = Scheme.covering(needs, LABELS["num_labels"], hidden, int(scene.encoded.lengths.max()), "float16")
-    about = {"task": "mrpc", "teacher": "random", "precision": scene.precision, "max_length": 512}
-    about |= {"teacher_fingerprint": "0" * 16, "tokenizer_fingerprint": "0" * 16}
-    began = time.perf_counter()
-    store = write_store(
-        scene.folder / side,
-        scheme,
-        scene.teacher,
-        scene.examples.ids,
-        scene.encoded,
-        scene.accelerator,
-        about,
-        {},
-        lambda place: place.mkdir(),
-    )
-    return time.perf_counter() - began, store.manifest.bytes / len(scene.examples)
+    given = (scene.teacher, examples.ids, scene.encoded, scene.accelerator, common.about_store("mrpc", scene.precision))
+    place = scene.folder / side
+    seconds, store = common.timed(lambda: write_store(place, scheme, *given, {}, lambda place: place.mkdir()))
+    return seconds, store.manifest.bytes / len(examples)
 
 
 def seconds_a_step(scene: Scene, side: str, steps: int, student: PreTrainedModel) -> float:
     """Train for a step and ``steps`` more; the mean of those. ``student`` is changed."""
     terms, size = scene.terms(side), scene.batch_size
     stage = Stage(name="offline", objective=terms, epochs=1, max_steps=1 + steps, batch_size=size, select="last")
-    marks: list[tuple[int, float]] = []
-
-    def mark(event: progress.Event) -> None:
-        common.synchronize()
-        marks.append((event.step, time.perf_counter()))
-        loop.LOG_SECONDS = 1e9
-
-    # The loop reports after its first two steps and then at its end, and waits for the device only there.
-    loop.LOG_SECONDS, before = 0.0, loop.LOG_SECONDS
     with scene.distilling(side, student) as (module, teacher):
-        loop.train(stage, module, teacher, batches.Known(scene.encoded), scene.accelerator, 0, report=mark)
-    loop.LOG_SECONDS = before
-    (first, began), (last, ended) = marks[0], marks[-1]
-    return (ended - began) / max(last - first, 1)
+        feed = batches.Known(scene.encoded)
+        seconds, count, _ = common.timed_steps(stage, module, teacher, feed, scene.accelerator)
+    return seconds / count
 
 
 def two_steps(scene: Scene, side: str) -> Callable[[], float]:
@@ -199,114 +174,97 @@ def two_steps(scene: Scene, side: str) -> Callable[[], float]:
     return lambda: seconds_a_step(scene, side, 1, scene.student)
 
 
-def measure_setup(
-    scene: Scene, steps: int, rounds: range, peak: float, memory: bool, progress: Callable[[str], None]
-) -> dict[str, Any]:
-    """The results of one setup at one length; round 0 is a warm-up of one step."""
-    progress("the stores")
-    passed, size = {}, {}
-    for side in ("stored full", "stored small"):
-        passed[side], size[side] = make_store(scene, side)
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    for number in rounds:
-        progress(f"round {number} of {rounds[-1]}" if number else "warm-up")
-        for side in SIDES:
-            found = seconds_a_step(scene, side, steps if number else 0, copy.deepcopy(scene.student))
-            if number:
-                seconds[side].append(found)
-    step = {side: float(np.median(values)) for side, values in seconds.items()}
-
+def measure_setup(scene: Scene, steps: int, rounds: int, peak: float, memory: bool) -> dict[str, Any]:
+    """The results of one setup at one length."""
+    stores = {side: make_store(scene, side) for side in STORED}
+    sides = {side: lambda side=side: seconds_a_step(scene, side, steps, copy.deepcopy(scene.student)) for side in SIDES}
+    seconds = common.in_turns(sides, rounds, common.own)
+    step = common.medians(seconds)
     lengths = scene.encoded.lengths
     timed = batches.steps(lengths, np.arange(len(lengths)), scene.batch_size, 0, 0)[1 : 1 + steps]
     mean = float(lengths[np.concatenate(timed)].mean())
-    length = round(mean)
-    inputs = {"input_ids": torch.full((1, length), 1000), "attention_mask": torch.ones(1, length, dtype=torch.int64)}
+    inputs = {"input_ids": torch.full((1, round(mean)), 1000)}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     theirs = flops(scene.teacher, {k: v.to(scene.accelerator.device) for k, v in inputs.items()}) * scene.batch_size
     ours = flops(scene.student, inputs) * scene.batch_size
     operations = {"live full": theirs + 3 * ours, "stored small": 3 * ours}
+    pairs = [("live full", "stored small"), ("live small", "stored small"), ("stored full", "stored small")]
+    ratios = {f"{one} / {other}": step[one] / step[other] for one, other in [*pairs, ("stored small", "plain")]}
     result: dict[str, Any] = {
         "mean_tokens": mean,
         "batch_size": scene.batch_size,
         "steps": steps,
-        "rounds": rounds[-1],
+        "rounds": rounds,
         "step_ms": {side: 1000 * value for side, value in step.items()},
-        "step_ms_range": {side: [1000 * min(values), 1000 * max(values)] for side, values in seconds.items()},
-        "ratios": {
-            "live full / stored small": step["live full"] / step["stored small"],
-            "live small / stored small": step["live small"] / step["stored small"],
-            "stored full / stored small": step["stored full"] / step["stored small"],
-            "stored small / plain": step["stored small"] / step["plain"],
-            "ideal": operations["live full"] / operations["stored small"],
-        },
+        "step_ms_range": {side: common.spread(values) for side, values in seconds.items()},
+        "ratios": {**ratios, "ideal": operations["live full"] / operations["stored small"]},
         "step_gflop": {side: value / 1e9 for side, value in operations.items()},
         "peak_gflop_per_second": peak / 1e9,
         "share_of_peak": {side: value / step[side] / peak for side, value in operations.items()},
-        "bytes_per_example": size,
-        "teacher_pass_seconds": passed,
+        "bytes_per_example": {side: size for side, (_, size) in stores.items()},
+        "teacher_pass_seconds": {side: taken for side, (taken, _) in stores.items()},
         "examples": len(scene.examples),
     }
     if memory:
-        result["peak_memory_mb"] = {}
-        for side in MEASURED:
-            progress(f"peak memory of {side}")
-            result["peak_memory_mb"][side] = common.peak_memory(two_steps, replace(scene), side)
+        result["peak_memory_mb"] = {side: common.peak_memory(two_steps, replace(scene), side) for side in MEASURED}
+    for side in STORED:
+        shutil.rmtree(scene.folder / side)
     return result
 
 
-def tables(entries: list[Results]) -> list[str]:
-    """The results made by one command, as Markdown."""
+def of_each(part: str, names: Iterable[str], form: str) -> dict[str, Callable[[Results], str]]:
+    """A column for each of the names in a part of an entry."""
+    return {name: lambda entry, name=name: format(entry[part][name], form) for name in names}
+
+
+def section(entries: list[Results]) -> list[str]:
+    """The part of the page about training; all of one machine and precision."""
+    about = {"": "{title}", "tokens": "{mean_tokens:.0f}"}
     ratios = ("live full / stored small", "ideal", "live small / stored small", "stored small / plain")
-    ends, sizes = ("live full", "stored small"), ("stored full", "stored small")
-    times, works, memory = [], [], []
-    for e in entries:
-        about = [e["title"], f"{e['mean_tokens']:.0f}"]
-        steps = [f"{e['step_ms'][side]:,.0f}" for side in SIDES]
-        times.append([*about, *steps, *(f"{e['ratios'][name]:.2f}" for name in ratios)])
-        works.append(
-            [*about, *(f"{e['step_gflop'][side]:,.0f}" for side in ends), f"{e['peak_gflop_per_second']:,.0f}"]
-        )
-        works[-1] += [f"{e['share_of_peak'][side]:.0%}" for side in ends]
-        works[-1] += [f"{e['bytes_per_example'][side]:,.0f}" for side in sizes]
-        works[-1].append(f"{1000 * e['teacher_pass_seconds']['stored small'] / e['examples']:.1f}")
-        if "peak_memory_mb" in e:
-            memory.append([*about, *(f"{e['peak_memory_mb'][side]:,.0f}" for side in MEASURED)])
-    heads = ["", "tokens", "GFLOP live full", "GFLOP stored small", "peak, GFLOP/s", *ends]
-    heads += ["bytes an example, full", "small", "teacher's pass, s per 1,000"]
-    lines = [*table(["", "tokens", *SIDES, *ratios], times), *table(heads, works)]
-    return lines + (table(["peak memory, MB", "tokens", *MEASURED], memory) if memory else [])
-
-
-def section(entries: Iterable[Results]) -> list[str]:
-    """The part of the page about training, one set of tables for each machine and precision."""
-    groups: dict[str, list[Results]] = {}
-    for e in entries:
-        where = f"{e['device']}, {e['threads']} threads, {common.PRECISIONS[e['precision']]}, torch {e['torch']}"
-        groups.setdefault(f"{where}; batches of {e['batch_size']}, texts: {e['texts']}.", []).append(e)
-    lines = []
-    for made, group in groups.items():
-        commands = dict.fromkeys(e["command"] for e in group)
-        lines += [*tables(group), *(f"    {command}" for command in commands), "", made, ""]
-    return lines
+    times = {**about, **of_each("step_ms", SIDES, ",.0f"), **of_each("ratios", ratios, ".2f")}
+    works = {
+        **about,
+        "GFLOP live full": "{step_gflop[live full]:,.0f}",
+        "GFLOP stored small": "{step_gflop[stored small]:,.0f}",
+        "peak, GFLOP/s": "{peak_gflop_per_second:,.0f}",
+        **of_each("share_of_peak", ("live full", "stored small"), ".0%"),
+        "bytes an example, full": "{bytes_per_example[stored full]:,.0f}",
+        "small": "{bytes_per_example[stored small]:,.0f}",
+        "teacher's pass, s per 1,000": lambda e: (
+            f"{1000 * e['teacher_pass_seconds']['stored small'] / e['examples']:.1f}"
+        ),
+    }
+    memory = {
+        "peak memory, MB": "{title}",
+        "tokens": "{mean_tokens:.0f}",
+        **of_each("peak_memory_mb", MEASURED, ",.0f"),
+    }
+    made = "{device}, {threads} threads, {words}, torch {torch}; batches of {batch_size}, texts: {texts}."
+    return [
+        *[*tabled(times, entries), *tabled(works, entries)],
+        *tabled(memory, [entry for entry in entries if "peak_memory_mb" in entry]),
+        *[f"    {entries[0]['command']}", ""],
+        *[made.format(**entries[0], words=common.PRECISIONS[entries[0]["precision"]]), ""],
+    ]
 
 
 def page(results: Results, out: Path) -> Results:
-    """The page of both benchmarks of stores: these are this one's results, those of reading lie beside."""
+    """The page of both benchmarks of stores; the results of reading lie beside these."""
     import store
 
+    entries, reading, takeaway = [*results.values()], before(out.with_name("store.json")), ""
     faster = [
-        f"{e['ratios']['live full / stored small']:.1f} times ({e['title']})"
-        for e in results.values()
-        if e["length"] == "128"
+        f"{e['ratios']['live full / stored small']:.1f} times ({e['title']})" for e in entries if e["length"] == "128"
     ]
-    most = max(e["ratios"]["stored small / plain"] for e in results.values())
-    takeaway = (
-        f"At 128 tokens a step from a small store is {', '.join(faster)} as fast as one with a running teacher and all hidden "
-        f"states; it costs at most {most:.2f} of fine-tuning without a teacher."
-    )
-    reading = before(out.with_name("store.json"))
+    if faster:
+        most = max(entry["ratios"]["stored small / plain"] for entry in entries)
+        takeaway = (
+            f"At 128 tokens a step from a small store is {', '.join(faster)} as fast as one with a running teacher and all hidden "
+            f"states; it costs at most {most:.2f} of fine-tuning without a teacher."
+        )
     return {
-        "takeaway": takeaway if faster else "",
-        "training": section(results.values()),
+        "takeaway": takeaway,
+        "training": section(entries) if entries else [],
         "reading": store.section(reading) if reading else [],
         "wanted": WANTED,
     }
@@ -315,40 +273,29 @@ def page(results: Results, out: Path) -> Results:
 SCRIPT = Script(__file__, __doc__, "offline", steps=2, rounds=3, batch_size=32)
 SCRIPT.add_argument("--data-dir", type=Path, help="folder of GLUE; default: random words of MRPC's lengths")
 SCRIPT.add_argument("--setups", nargs="+", choices=SETUPS, default=list(SETUPS))
-SCRIPT.add_argument("--lengths", nargs="+", choices=LENGTHS, default=list(LENGTHS))
 SCRIPT.add_argument("--mixed-precision", choices=list(common.DTYPES), default="no")
-SCRIPT.add_argument("--memory", nargs="*", choices=LENGTHS, default=["128"], help="lengths to measure peak memory at")
-SCRIPT.add_argument("--work", type=Path, help="folder for models and stores; default: the system's temporary folder")
 
 
-def measure(a: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+    folder, precision = arguments.data_dir, arguments.mixed_precision
     made = {
         **common.machine(),
-        "precision": a.mixed_precision,
-        "texts": "MRPC" if a.data_dir else "random words in MRPC's lengths",
-        "command": SCRIPT.command(settings(a), "--data-dir path/to/glue" if a.data_dir else ""),
+        "precision": precision,
+        "texts": "MRPC" if folder else "random words in MRPC's lengths",
+        "command": SCRIPT.command(settings(arguments), "--data-dir path/to/glue" if folder else ""),
     }
-    peak = common.matmul_peak(common.device(), common.DTYPES[a.mixed_precision])
-    entries = before(a.out)
-    order = [(name, length) for name in SETUPS for length in LENGTHS]
-    for name in a.setups:
+    peak, entries = common.matmul_peak(common.device(), common.DTYPES[precision]), {}
+    for name in arguments.setups:
         pair = SETUPS[name]
-        with tempfile.TemporaryDirectory(dir=a.work) as work:
+        with tempfile.TemporaryDirectory() as work:
             make_models(pair, Path(work))
-            for length in a.lengths:
-                texts = common.texts((1 + a.steps) * a.batch_size, LENGTHS[length], data_dir=a.data_dir)
-                scene = Scene(Path(work), *texts, a.batch_size, a.mixed_precision)
-
-                def progress(words: str, where: str = f"{name}, {length}") -> None:
-                    print(f"{where}: {words}", flush=True)
-
-                rounds = range(int(length != a.lengths[0]), 1 + a.rounds)  # once warm, a setup stays so
-                found = measure_setup(scene, a.steps, rounds, peak, length in a.memory, progress)
-                for side in ("stored full", "stored small"):
-                    shutil.rmtree(scene.folder / side)
-                key = f"{name}, {length}, {made['device']}, {a.mixed_precision}"
+            for length, tokens in LENGTHS.items():
+                print(f"{name}, {length}", flush=True)
+                texts = common.texts((1 + arguments.steps) * arguments.batch_size, tokens, data_dir=folder)
+                scene = Scene(Path(work), *texts, arguments.batch_size, precision)
+                found = measure_setup(scene, arguments.steps, arguments.rounds, peak, memory=tokens is not None)
+                key = f"{name}, {length}, {made['device']}, {precision}"
                 entries[key] = {"setup": name, "title": pair.title, "length": length, **made, **found}
-                entries = dict(sorted(entries.items(), key=lambda e: order.index((e[1]["setup"], e[1]["length"]))))
                 yield entries  # a setup takes minutes
 
 

@@ -10,7 +10,6 @@ Writes ``results/relations.json`` and ``docs/results/relations_speed.md``.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -75,7 +74,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         found = {name: torch.cat([gradient.flatten() for gradient in once(name, given)]) for name in SIDES}
         difference = (found["dense"] - found["blocks"]).abs().max() / found["dense"].abs().max()
         sides = {name: partial(once, name, given) for name in SIDES}
-        times = common.medians(common.in_turns(sides, arguments.repeats, time.process_time))
+        times = common.medians(common.in_turns(sides, arguments.repeats, common.cpu_seconds_of))
         rows.append(
             {
                 "shape": list(shape),

@@ -75,7 +75,7 @@ def page(results: Results, out: Path) -> Results:
         rows.append([row["model"], f"{row['ms']:.0f}", f"{row['of_deep']:.2f}", *sizes])
     heads = ["model", "ms a step", "in steps of the unshared, as deep", "parameters", "optimiser's memory"]
     most = max(row["of_deep"] for row in results["rows"] if "stored" in row["model"])
-    return {"most": most, "rows": table(heads, rows), "machine": common.where(results["threads"]), "limit": LIMIT}
+    return {"most": most, "rows": table(heads, rows), "machine": common.where(results["threads"])}
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ from tutelage.students.fresh import from_sizes
 from tutelage.students.load import load_model
 from tutelage.students.specs import Fresh
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import table
+from tutelage.studies.pages import table, tabled
 from tutelage.studies.script import Results, Script, settings
 from tutelage.tasks import kind_of
 from tutelage.training import loop
@@ -74,26 +74,21 @@ class Scene:
         self.student = from_sizes(sizes, self.teacher.config, labels)
 
     def distilling(self, accelerator: Accelerator, terms: list[Any] = TERMS) -> Any:
-        """A new student and the teacher, for :func:`common.distilling`; no teacher for labels alone."""
-        student = copy.deepcopy(self.student).train()
-        if terms is LABELS:
-            return common.distilling(terms, student, None, None)
-        shape = anatomy.shape_of(self.teacher.config)
+        """A new student and the teacher, for :func:`common.distilling`."""
+        student, shape = copy.deepcopy(self.student).train(), anatomy.shape_of(self.teacher.config)
         return common.distilling(terms, student, shape, common.live(self.teacher, accelerator))
 
 
-def ours(scene: Scene, *, terms: list[Any] = TERMS, batch_size: int = BATCH) -> float:
-    """Seconds of one epoch in our loop."""
+def ours(scene: Scene, *, terms: list[Any] = TERMS, batch_size: int = BATCH) -> None:
+    """One epoch in our loop."""
     accelerator = Accelerator()
     stage = Stage(name="step", objective=terms, epochs=1, batch_size=batch_size, select="last")
     with scene.distilling(accelerator, terms) as (module, teacher):
-        began = time.perf_counter()
         loop.train(stage, module, teacher, batches.Known(scene.encoded), accelerator, 0)
-        return time.perf_counter() - began
 
 
-def textbrewer(scene: Scene, batch_size: int = BATCH, pad_to: int | None = 128) -> float:
-    """Seconds of one epoch of TextBrewer's GeneralDistiller."""
+def textbrewer(scene: Scene, batch_size: int = BATCH, pad_to: int | None = 128) -> None:
+    """One epoch of TextBrewer's GeneralDistiller."""
     from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 
     logging.getLogger("Distillation").setLevel(logging.ERROR)
@@ -123,13 +118,11 @@ def textbrewer(scene: Scene, batch_size: int = BATCH, pad_to: int | None = 128) 
         distillation = DistillationConfig(temperature=1, kd_loss_type="ce", intermediate_matches=matches)
         distiller = GeneralDistiller(training, distillation, teacher, student, adaptor, adaptor)
         wanted = {"output_hidden_states": True, "output_attentions": True}
-        began = time.perf_counter()
         with distiller:
             distiller.train(optimizer, loader, num_epochs=1, max_grad_norm=1.0, callback=None, **wanted)
-        return time.perf_counter() - began
 
 
-SIDES: dict[str, Callable[..., float]] = {
+SIDES: dict[str, Callable[..., None]] = {
     "ours": ours,
     "textbrewer": textbrewer,
     "textbrewer, longest": partial(textbrewer, pad_to=None),
@@ -151,7 +144,7 @@ def side_by_side(scene: Scene, repeats: int, batch_size: int, names: Sequence[st
     }
 
 
-def epoch(side: str, batch_size: int, *scene: Any) -> Callable[[], float]:
+def epoch(side: str, batch_size: int, *scene: Any) -> Callable[[], None]:
     return partial(SIDES[side], Scene(*scene), batch_size=batch_size)
 
 
@@ -183,23 +176,22 @@ def where_a_step_goes(scene: Scene, steps: int = 30) -> dict[str, float]:
     """Milliseconds of the parts of a step, mean over steps."""
     parts = dict.fromkeys(("teacher", "student", "losses", "backward", "optimizer"), 0.0)
     order = batches.steps(scene.encoded.lengths, np.arange(len(scene.examples)), BATCH, 0, 0)[:steps]
+
+    def timed(part: str, what: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        result = what()
+        parts[part] += (time.perf_counter() - began) * 1000 / steps
+        return result
+
     with scene.distilling(Accelerator(cpu=True)) as (module, teacher):
         optimizer = common.optimizer_for(module, lr=5e-5)
         for step in order:
             batch = next(iter(batches.step_batches(scene.encoded.take(step), step, 0, 1, 10**6)))
-            clock = [time.perf_counter()]
-            taught = teacher.signals(batch)
-            clock.append(time.perf_counter())
-            signals = module._tap(batch.inputs)
-            clock.append(time.perf_counter())
-            loss = sum(module.objective(signals, taught, batch).values())
-            clock.append(time.perf_counter())
-            loss.backward()  # type: ignore[union-attr]
-            clock.append(time.perf_counter())
-            common.finish_step(optimizer, module)
-            clock.append(time.perf_counter())
-            for name, began, ended in zip(parts, clock, clock[1:], strict=True):
-                parts[name] += (ended - began) * 1000 / steps
+            taught = timed("teacher", partial(teacher.signals, batch))
+            signals = timed("student", partial(module._tap, batch.inputs))
+            loss = timed("losses", lambda s=signals, t=taught, b=batch: sum(module.objective(s, t, b).values()))
+            timed("backward", loss.backward)
+            timed("optimizer", partial(common.finish_step, optimizer, module))
     return parts
 
 
@@ -248,14 +240,16 @@ def page(results: Results, out: Path) -> Results:
     names = ("mrpc, natural lengths", "sst2, natural lengths", "mrpc, 512 tokens")
     for name in names:
         part = results[name]
+        columns = {
+            "side": str,
+            "examples a second": lambda side, part=part: f"{part['examples_per_second'][side]:.1f}",
+            "time, ours = 1": lambda side, part=part: f"{part['ours_against'].get(side, 1.0):.2f}",
+        }
         lines += [f"## {name} ({part['mean_tokens']:.1f} tokens on average)", ""]
-        rates = part["examples_per_second"].items()
-        rows = [[side, f"{rate:.1f}", f"{part['ours_against'].get(side, 1.0):.2f}"] for side, rate in rates]
-        lines += table(["side", "examples a second", "time, ours = 1"], rows)
+        lines += tabled(columns, part["examples_per_second"])
     memory = [[name, *(f"{by[side]:.0f}" for side in MEASURED)] for name, by in results["peak_memory_mb"].items()]
     parts = [[part, f"{ms:.1f}"] for part, ms in results["milliseconds of a step, sst2"].items()]
-    keys = ("ours", "random batches", "padded to 128")
-    shares = [[task, *(f"{by[key]:.1%}" for key in keys)] for task, by in results["real_tokens"].items()]
+    shares = [[task, *(f"{share:.1%}" for share in by.values())] for task, by in results["real_tokens"].items()]
     return {
         "faster": ", ".join(f"{results[name]['ours_against']['textbrewer']:.1f} times ({name})" for name in names),
         "sides": lines,

@@ -14,11 +14,10 @@ the page cache, where a training run finds them from its second epoch on. One st
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +40,7 @@ from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.records import Contents
 from tutelage.knowledge.store.scheme import Scheme
 from tutelage.objectives.hidden_knowledge import HiddenKnowledge
-from tutelage.studies.pages import paragraph, table
+from tutelage.studies.pages import paragraph, tabled
 from tutelage.studies.plot import Plot
 from tutelage.studies.script import Results, Script, before
 from tutelage.teachers.stored import StoredTeacher
@@ -93,30 +92,22 @@ def index_of(ids: list[str]) -> npt.NDArray[Any]:
     return index
 
 
-def timed(what: Callable[[], Any]) -> tuple[float, Any]:
-    began = time.perf_counter()
-    result = what()
-    return time.perf_counter() - began, result
-
-
 def measure_size(count: int, folder: Path, contents: Contents) -> dict[str, float]:
     """Write a store of ``count`` records, read it, remove it."""
     ids = [f"train/{i}" for i in range(count)]
-    index = index_of(ids)
-    about = {"task": "invented", "teacher": "none", "precision": "no", "max_length": 128}
-    about |= {"teacher_fingerprint": "0" * 16, "tokenizer_fingerprint": "0" * 16}
-    wrote, _ = timed(
+    index, about = index_of(ids), common.about_store("invented", "no")
+    wrote = common.seconds_of(
         lambda: writing.write(
             folder, SCHEME, index, lambda rows: taken(contents, rows), about, {}, lambda place: place.mkdir()
         )
     )
     size = sum(path.stat().st_size for path in folder.glob("shard-*.bin"))
     assert size == int(SCHEME.record_bytes(index["length"]).sum()) == count * RECORD, (size, count * RECORD)
-    opened, store = timed(lambda: Store(folder))
-    verified, _ = timed(store.verify)
+    opened, store = common.timed(lambda: Store(folder))
+    verified = common.seconds_of(store.verify)
     # Of the texts, locate reads no more than this.
     encoded: Any = SimpleNamespace(keys=index["key"])
-    located, rows = timed(lambda: store.locate(ids, encoded))
+    located, rows = common.timed(lambda: store.locate(ids, encoded))
     assert np.array_equal(rows, np.arange(count))
     passes = max(1, 30_000 // count)  # a small store is read in no time
     began, cpu = time.perf_counter(), time.process_time()
@@ -161,15 +152,13 @@ def read_all(teacher: StoredTeacher, count: int, contents: Contents) -> None:
 
 def section(result: Results) -> list[str]:
     """The part of the page about reading."""
-    heads = ["records", "size, MB", "shards", "write, s", "open, s", "verify, s", "locate all, s", "read all, s"]
-    rows = []
-    for r in result["sizes"]:
-        numbers = [r[f"{what}_seconds"] for what in ("write", "open", "verify", "locate", "read")]
-        rows.append([f"{r['records']:,}", f"{r['bytes'] / 1e6:,.1f}", str(r["shards"]), *(f"{n:.3g}" for n in numbers)])
-        rows[-1].append(f"{r['records_per_second']:,.0f}")
+    columns = {"records": "{records:,}", "size, MB": lambda row: f"{row['bytes'] / 1e6:,.1f}", "shards": "{shards}"}
+    for head, what in (("write", "write"), ("open", "open"), ("verify", "verify"), ("locate all", "locate")):
+        columns[f"{head}, s"] = f"{{{what}_seconds:.3g}}"
+    columns |= {"read all, s": "{read_seconds:.3g}", "records a second": "{records_per_second:,.0f}"}
     where = result["environment"]
     return [
-        *["## Reading a store", "", *table([*heads, "records a second"], rows)],
+        *["## Reading a store", "", *tabled(columns, result["sizes"])],
         *["![Seconds to read all records against their number](store_curve.svg)", "", f"    {result['command']}", ""],
         *paragraph(
             f"""Random records of {result["record_bytes"]:,} bytes (`1l_10t_0.1h` of BERT-base, 3 logits), read in shuffled order in
@@ -206,8 +195,6 @@ SCRIPT.add_argument("--records", type=int, nargs="+", default=[10**k * d for k i
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     torch.set_num_threads(1)
-    if arguments.work is not None:
-        arguments.work.mkdir(parents=True, exist_ok=True)
     contents, results = block(), []
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         needed, free = 1.1 * RECORD * max(arguments.records), shutil.disk_usage(work).free
@@ -216,7 +203,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         measure_size(BLOCK, Path(work) / "warm-up", contents)
         for count in sorted(arguments.records):
             results.append(measure_size(count, Path(work) / f"store-{count}", contents))
-            print(json.dumps(results[-1]), flush=True)
+            print(results[-1], flush=True)
     yield {
         "command": f"python benchmarks/store.py --records {' '.join(map(str, sorted(arguments.records)))}",
         "environment": {**common.machine(), "numpy": np.__version__},
@@ -228,12 +215,10 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
 
 
 def page(results: Results, out: Path) -> Results:
-    """The page of both benchmarks of stores; without the other's results, of these alone."""
+    """The page of both benchmarks of stores."""
     import offline
 
-    if training := before(out.with_name("offline.json")):
-        return {**offline.page(training, out.with_name("offline.json")), "out": out}
-    return {"takeaway": "", "training": [], "reading": section(results), "wanted": offline.WANTED}
+    return offline.page(before(out.with_name("offline.json")), out)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from itertools import count as count_from
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from tutelage.mechanisms.team.weights import Weights
 from tutelage.methods.autoskdbert import autoskdbert
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, SoftLabels
-from tutelage.studies.pages import table
+from tutelage.studies.pages import tabled
 from tutelage.studies.script import Results, Script, settings
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import KnownLogits, Teacher
@@ -118,68 +119,52 @@ def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, 
         return stepper(teacher, weigher)
 
     found = {"one": stepper(known()), "team": stepper(team(Team()))}
-    for parameters in PARAMETERS:
-        for examples_held in EXAMPLES:
-            found[side(parameters, examples_held)] = searching(Learning(examples=examples_held, parameters=parameters))
+    for parameters, examples in product(PARAMETERS, EXAMPLES):
+        how = Learning(examples=examples, parameters=parameters)
+        found[f"learning, {parameters}, {examples} held out"] = searching(how)
     searched: Team | None = of_kind(autoskdbert().stages[0].mechanisms, Team)
     assert searched is not None and searched.learning is not None
     return {**found, "learning, as autoskdbert": searching(searched.learning)}
 
 
-def side(parameters: str | int, examples: int) -> str:
-    return f"learning, {parameters}, {examples} held out"
-
-
 def phases(rows: list[dict[str, Any]], batch: int) -> list[dict[str, Any]]:
     """Both phases of learning for MRPC in the time of its last stage, computed from single steps, without scoring."""
-    of_one = {row["side"]: row["of_one"] for row in rows}
-    learnt = round(0.9 * MRPC)
-    steps = -(-learnt // batch)
-    return [
-        {
-            "updates": updates,
-            "epochs": epochs,
-            "steps": epochs * steps,
-            "of_last": {
-                name: 2 * updates * ratio / (epochs * steps * of_one["team"])
-                for name, ratio in of_one.items()
-                if name.startswith("learning")
-            },
-        }
-        for updates, epochs in PHASES
-    ]
+    of_one, found = {row["side"]: row["of_one"] for row in rows}, []
+    for updates, epochs in PHASES:
+        steps = epochs * -(-round(0.9 * MRPC) // batch)
+        learning = {name: ratio / of_one["team"] for name, ratio in of_one.items() if name.startswith("learning")}
+        of_last = {name: 2 * updates * ratio / steps for name, ratio in learning.items()}
+        found.append({"updates": updates, "epochs": epochs, "steps": steps, "of_last": of_last})
+    return found
+
+
+STEPS = {
+    "side": "{side}",
+    "ms a step": "{ms:.0f}",
+    "least and most": "{range_ms[0]:.0f} to {range_ms[1]:.0f}",
+    "in steps of one": "{of_one:.3f}",
+}
 
 
 def page(results: Results, out: Path) -> Results:
-    given, rows = results["settings"], results["rows"]
+    precision, rows = results["settings"]["mixed_precision"], results["rows"]
     of_one = {row["side"]: row["of_one"] for row in rows}
     learning = [name for name in of_one if name.startswith("learning")]
-    cells = [
-        [row["side"], f"{row['ms']:.0f}", "{:.0f} to {:.0f}".format(*row["range_ms"]), f"{row['of_one']:.3f}"]
-        for row in rows
-    ]
-    whole = []
-    for phase in results["phases"]:
-        whole.append([f"{phase['updates']:,}", f"{phase['epochs']} epochs, {phase['steps']:,} steps"])
-        whole[-1] += [f"{phase['of_last'][name]:.1f}" for name in learning]
-    heads = ["updates a phase", "last stage", *(name.removeprefix("learning, ") for name in learning)]
+    whole = {"updates a phase": "{updates:,}", "last stage": "{epochs} epochs, {steps:,} steps"}
+    whole |= {name.removeprefix("learning, "): f"{{of_last[{name}]:.1f}}" for name in learning}
     ours = """ *as autoskdbert* is what that method does: `all`, 64, teachers judged on 64 more instead of the step's, and a
         calibration temperature."""
-    elsewhere = {} if out == SCRIPT.get_default("out") else {"out": out}
     return {
         "team": of_one["team"],
         "least": min(of_one[name] for name in learning),
         "most": max(of_one[name] for name in learning),
-        "rows": table(["side", "ms a step", "least and most", "in steps of one"], cells),
+        "rows": tabled(STEPS, rows),
         "within": "within" if of_one["team"] <= LIMIT else "beyond",
-        "phases": table(heads, whole),
-        "command": SCRIPT.command({"mixed_precision": given["mixed_precision"], **elsewhere}),
+        "phases": tabled(whole, results["phases"]),
+        "command": SCRIPT.command({"mixed_precision": precision}, out=out),
         "machine": common.where(results["threads"], results["device"]),
-        "precision": common.PRECISIONS[given["mixed_precision"]],
+        "precision": common.PRECISIONS[precision],
         "as_autoskdbert": ours if any("autoskdbert" in name for name in learning) else "",
-        "limit": LIMIT,
-        "texts": MRPC,
-        "members": MEMBERS,
     }
 
 

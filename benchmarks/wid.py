@@ -150,15 +150,14 @@ def page(results: Results, out: Path) -> Results:
             plain, hidden = plain_of(name), 768 if kind in ("teacher", "whole") else int(width)
             shape = anatomy.Shape("bert", given["layers"], hidden, 12, 4 * hidden, 30522)
             flops = 3 * int(tokens) * (encoder_flops(shape, LENGTH) / LENGTH + MASKED * 2 * hidden * (hidden + 30522))
-            keeps, default = row["keeps"], row["default"]
+            seconds = {allocator: f"{one['seconds']:.2f}" for allocator, one in row.items()}
+            memory = {allocator: f"{one['peak_gib']:.1f} GiB" for allocator, one in row.items()}
+            speed = f"{flops / row['keeps']['seconds'] / 1e9:.0f}"
+            of_teacher = ratio(found, name, "teacher", "keeps")
             of_student = ratio(found, name, plain if kind == "cut" else None, "keeps")
-            rows.append([labels[kind].format(width), f"{keeps['seconds']:.2f}", ratio(found, name, "teacher", "keeps")])
-            rows[-1] += [of_student, f"{flops / keeps['seconds'] / 1e9:.0f}", f"{keeps['peak_gib']:.1f} GiB"]
-            rows[-1] += [
-                f"{default['seconds']:.2f}",
-                ratio(found, name, plain, "default"),
-                f"{default['peak_gib']:.1f} GiB",
-            ]
+            of_plain = ratio(found, name, plain, "default")
+            rows.append([labels[kind].format(width), seconds["keeps"], of_teacher, of_student, speed, memory["keeps"]])
+            rows[-1] += [seconds["default"], of_plain, memory["default"]]
         lines += [f"## {int(tokens):,} tokens a step", "", *table(heads, rows)]
     last = results[max(given["tokens"].split(","), key=int)]
     return {
@@ -168,8 +167,6 @@ def page(results: Results, out: Path) -> Results:
         "limits": over(results),
         "machine": common.where(results["threads"]),
         "precision": "fp32" if given["fp32"] else "bf16 autocast",
-        "length": LENGTH,
-        "limit": LIMITS,
     }
 
 

@@ -27,12 +27,9 @@ from tutelage.studies.script import Results, write
 
 METHODS_TRIED = ("finetune", "kd", "distilbert")
 
-SCRIPT = common.options(__file__, __doc__, "answers", tasks="conll2003,squad")
-SCRIPT.add_argument("--questions", type=int, default=5000, help="number of SQuAD's training questions")
-SCRIPT.add_argument("--dev-questions", type=int, default=2000, help="number of SQuAD's questions of dev")
-SCRIPT.add_argument("--epochs", type=int, default=2)
-SCRIPT.add_argument("--teacher-epochs", type=int, default=3)
-SCRIPT.add_argument("--lr", type=float, default=1e-4)
+NUMBERS = {"questions": 5000, "dev_questions": 2000, "epochs": 2, "teacher_epochs": 3, "lr": 1e-4}
+"""SQuAD's questions of train and of dev, epochs of students and teachers, and their rate."""
+SCRIPT = common.options(__file__, __doc__, "answers", tasks="conll2003,squad", **NUMBERS)
 
 
 def data_of(arguments: argparse.Namespace, task: str) -> DataConfig:
@@ -46,9 +43,8 @@ def data_of(arguments: argparse.Namespace, task: str) -> DataConfig:
 
 
 def recipe_for(method: str, arguments: argparse.Namespace) -> Recipe:
-    recipe = METHODS[method]()
-    stages = [stage.model_copy(update={"epochs": arguments.epochs, "lr": arguments.lr}) for stage in recipe.stages]
-    return recipe.model_copy(update={"student": Copied(layers=3, choose="spread"), "stages": stages})
+    student = Copied(layers=3, choose="spread")
+    return common.altered(METHODS[method](), student, epochs=arguments.epochs, lr=arguments.lr)
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:

@@ -25,10 +25,7 @@ learns the weights costs several others. CLINC150's dev is what its authors call
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +46,8 @@ from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import Copied
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import judged, paragraph, shown, table
-from tutelage.studies.script import Results, before, settings, write
+from tutelage.studies.pages import claims, listed, paragraph, shown, table, tabled
+from tutelage.studies.script import Results, before, once, settings, write_rows
 from tutelage.studies.study import paired, study
 from tutelage.studies.teams import member_of
 
@@ -149,10 +146,8 @@ def intents(work: Path, path: str | None) -> dict[str, Any]:
         if path is None:
             raise SystemExit("CLINC150 needs --clinc path/to/data_full.json")
         whole = before(Path(path))
-        for part, name in (("train", "train"), ("val", "dev")):
-            out = io.StringIO()
-            csv.writer(out).writerows([("text", "label"), *whole[part]])
-            write(Path(found[name]), out.getvalue())
+        write_rows(Path(found["train"]), whole["train"])
+        write_rows(Path(found["dev"]), whole["val"])
     return found
 
 
@@ -162,14 +157,16 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
     how = {"epochs": arguments.teacher_epochs, "lr": rate, "mixed_precision": arguments.mixed_precision}
     asked = {**how, "batch": arguments.batch, "max_train": arguments.max_train}
     half = f"{rate / 2:g}"
-    made = (*(member.format(half=half) for member in MEMBERS), arguments.bad or BAD.get(task, "seed=5,noise=0.5"))
-    if not compared.exists():
-        if arguments.share not in (None, "shared"):
-            raise SystemExit(f"there is no team for {task} yet; make it first, with --share shared")
+    made = [*(member.format(half=half) for member in MEMBERS), arguments.bad or BAD.get(task, "seed=5,noise=0.5")]
+    if not compared.exists() and arguments.share not in (None, "shared"):
+        raise SystemExit(f"there is no team for {task} yet; make it first, with --share shared")
+
+    def train() -> dict[str, Any]:
         batch, given = [f"stages.finetune.batch_size={arguments.batch}"], data.model_dump(exclude_defaults=True)
         found = api.train_team(str(pretrained()), str(work / "team"), members=made, **how, settings=batch, **given)
-        write(compared, json.dumps({**found, "made": made, "asked": asked}, indent=1))
-    team = before(compared)
+        return {**found, "made": made, "asked": asked}
+
+    team: dict[str, Any] = once(compared, train)
     if team["asked"] != asked or [*map(member_of, team["made"])] != [*map(member_of, made)]:
         theirs = f"{team['asked']} and {', '.join(team['made'])}"
         raise SystemExit(f"the team in {str(work)!r} was made with {theirs}; give its settings, or another --work")
@@ -216,30 +213,29 @@ def learning(arm: str, arguments: argparse.Namespace) -> Learning:
 
 def recipe_for(arm: str, done: list[dict[str, Any]], rate: float, arguments: argparse.Namespace) -> Recipe:
     """The arm's stages for the common student; ``done`` are the seed's finished arms, which some build on."""
-    common: dict[str, Any] = {"epochs": arguments.epochs, "lr": rate}
+    given: dict[str, Any] = {"epochs": arguments.epochs, "lr": rate}
     searched = [run["found"]["search"] for run in done if run["arm"] == BUILD_ON.get(arm) and run["found"]]
     weights = tuple(searched[0]["next"]) if searched else ()
     alone = {"single": kd, "labels": finetune, "ensemble": ensemble, "uniform": skdbert}
     if arm in alone:
-        recipe = alone[arm](**common)
+        recipe = alone[arm](**given)
     elif arm == "teacher_rank":
-        recipe = skdbert(Team(weights="teacher_rank"), **common)
+        recipe = skdbert(Team(weights="teacher_rank"), **given)
     elif arm == "student_rank":
         scores = tuple(run["selection"] for run in done if run["arm"] == "single")
-        recipe = skdbert(Team(weights="student_rank", scores=scores), **common)
+        recipe = skdbert(Team(weights="student_rank", scores=scores), **given)
     elif arm in ("weighted", "corrected_mean"):
-        recipe = skdbert(Team(combine="average", weights=weights), **common)
+        recipe = skdbert(Team(combine="average", weights=weights), **given)
     else:
-        recipe = autoskdbert(arguments.updates, **common)
+        recipe = autoskdbert(arguments.updates, **given)
         how = learning(arm, arguments)
         first, second, distill = recipe.stages
         team = Team(learning=how)
         if arm == "learned":
             first, team = second, Team(weights=weights, learning=how.model_copy(update={"keep": None}))
         recipe = recipe.model_copy(update={"stages": [first.model_copy(update={"mechanisms": [team]}), distill]})
-    stages = [stage.model_copy(update={"batch_size": arguments.batch}) for stage in recipe.stages]
     student = Copied(layers=3, choose="spread", source=str(pretrained()))
-    return recipe.model_copy(update={"student": student, "stages": stages})
+    return common.altered(recipe, student, batch_size=arguments.batch)
 
 
 def row(report: dict[str, Any], work: Path) -> dict[str, Any]:
@@ -267,11 +263,10 @@ def page(results: Results, out: Path) -> Results:
         if runs:
             lines += about(task, team, runs, given["arms"].split(","))
             takeaways += takeaway(task, team, runs)
-    elsewhere = {} if out == SCRIPT.get_default("out") else {"out": out}
     return {
         "takeaways": " ".join(takeaways),
         "tasks": lines,
-        "command": SCRIPT.command({**given, **elsewhere}, f"{common.GLUE} --clinc path/to/data_full.json"),
+        "command": SCRIPT.command(given, f"{common.GLUE} --clinc path/to/data_full.json", out=out),
         "teacher_epochs": counted(given["teacher_epochs"]),
         "epochs": counted(given["epochs"]),
         "rates": ", ".join(f"{RATES.get(task, 1e-4):g} ({task})" for task in given["tasks"].split(",")),
@@ -286,41 +281,44 @@ def dropped(team: dict[str, Any], runs: common.Runs) -> tuple[list[Any], list[in
     """First phases of runs, the numbers of the bad teachers, and how often one of these was dropped."""
     stages = [run["found"]["search"] for run in runs]
     bad = [number for number, made in enumerate(team["made"]) if member_of(made).noise]
-    return stages, bad, sum(stage["next"][number] == 0 for stage in stages for number in bad)
+    return stages, bad, drops(stages, bad)
+
+
+def drops(stages: list[Any], teachers: Iterable[int]) -> int:
+    """How often phases have dropped these teachers, in all."""
+    return sum(stage["next"][number] == 0 for stage in stages for number in teachers)
 
 
 def takeaway(task: str, team: dict[str, Any], runs: common.Runs) -> list[str]:
     """Whether the learned weights beat uniform draws, and whether they drop the bad teacher."""
-    words = []
+    words, scores = [], scores_of(team, runs)
     for arm in ("corrected", "learned", "phase1"):
-        ours, uniform = (common.scores(runs, team["metric"], arm=name) for name in (arm, "uniform"))
-        if paired(ours, uniform):
-            words.append(f"`{arm}` scores {common.gain(ours, uniform)} against uniform draws")
+        if paired(scores[arm], scores["uniform"]):
+            words.append(f"`{arm}` scores {common.gain(scores[arm], scores['uniform'])} against uniform draws")
     for arm in ("phase1", "corrected"):
         stages, bad, count = dropped(team, common.of(runs, arm=arm))
         if stages and bad:
             words.append(f"`{arm}` drops the bad teacher in {count} of {len(stages)} runs")
-    return [f"On {task} {common.listed(words)}."] if words else []
+    return [f"On {task} {listed(words)}."] if words else []
 
 
 def about(task: str, team: dict[str, Any], runs: common.Runs, asked: list[str]) -> list[str]:
     """The tables and claims of a task; some of the arms ``asked`` for may not be finished."""
-    metric = team["metric"]
-    by_arm = {arm: {run["seed"]: run for run in common.of(runs, arm=arm)} for arm in ARMS if arm != "single"}
-    absent = [arm for arm in asked if arm != "single" and not by_arm[arm]]
+    absent = [arm for arm in asked if not common.of(runs, arm=arm)]
     warned = dict.fromkeys(line for run in runs for line in run["warnings"])
-    every = {"best single": picked(team, runs, best=True), **by_arm}
+    scores = scores_of(team, runs)
     return [
         *[f"## {task}", ""],
         *paragraph(f"Students are trained on {runs[0]['texts']:,} texts; {runs[0]['scored']:,} of dev are scored."),
-        *arms_table(every, metric),
+        *arms_table(team, runs),
         *(paragraph(f"Not run here: {', '.join(absent)}.") if absent else ()),
-        *teachers_table(team, runs, metric),
-        *distributions(team, by_arm),
-        *seconds_table(by_arm, "; ".join(dict.fromkeys(run["environment"] for run in runs))),
+        *teachers_table(team, runs),
+        *distributions(team, runs),
+        *seconds_table(runs),
         *(line for warning in warned for line in paragraph(f"A warning of the runs: {warning}")),
         *[f"### Which claims hold, {task}", ""],
-        *claims(team, {**every, "worst single": picked(team, runs, best=False)}, metric),
+        *claims((claim, paired(scores[ours], scores[theirs])) for claim, ours, theirs in CLAIMS),
+        *claims_of_drops(team, runs),
         "",
     ]
 
@@ -335,12 +333,15 @@ def picked(team: dict[str, Any], runs: common.Runs, *, best: bool) -> dict[int, 
     return found
 
 
-def gains(ours: dict[int, Any], theirs: dict[int, Any], metric: str) -> list[float]:
-    """Differences in a metric, paired by seed."""
-    return paired(*({seed: run["scores"][metric] for seed, run in of.items()} for of in (ours, theirs)))
+def scores_of(team: dict[str, Any], runs: common.Runs, metric: str = "") -> dict[str, dict[int, float]]:
+    """By arm and seed the scores in a metric, by default the team's; with the best and the worst of the single teachers."""
+    single = {f"{name} single": [*picked(team, runs, best=name == "best").values()] for name in ("best", "worst")}
+    found = {**single, **{arm: common.of(runs, arm=arm) for arm in ARMS if arm != "single"}}
+    return {arm: common.scores(some, metric or team["metric"]) for arm, some in found.items()}
 
 
-def teachers_table(team: dict[str, Any], runs: common.Runs, metric: str) -> list[str]:
+def teachers_table(team: dict[str, Any], runs: common.Runs) -> list[str]:
+    metric = team["metric"]
     heads = ["teacher", "made by", "parameters", f"{metric}, held-out train", f"{metric}, dev"]
     heads += ["its student alone: seeds", f"{metric}, validation split", f"{metric}, dev"]
     cells = []
@@ -360,83 +361,82 @@ def teachers_table(team: dict[str, Any], runs: common.Runs, metric: str) -> list
     return [*table(heads, cells), *paragraph(words + ".")]
 
 
-def arms_table(arms: dict[str, dict[int, Any]], metric: str) -> list[str]:
-    metrics = list(dict.fromkeys([metric, *(m for runs in arms.values() for r in runs.values() for m in r["scores"])]))
-    cells = []
-    for arm, runs in arms.items():
-        if not runs:
-            continue
-        chosen = "in each seed the best one on the validation split: " + ", ".join(
-            r.get("teacher", "") for r in runs.values()
+def arms_table(team: dict[str, Any], runs: common.Runs) -> list[str]:
+    metric, single = team["metric"], picked(team, runs, best=True).values()
+    chosen = f"in each seed the best one on the validation split: {', '.join(run['teacher'] for run in single)}"
+    scores = {name: scores_of(team, runs, name) for name in dict.fromkeys([metric, *runs[0]["scores"]])}
+    ours = scores[metric]
+    columns = {"arm": str, "": {**ARMS, "best single": chosen}.get, "seeds": lambda arm: str(len(ours[arm]))}
+    columns |= {name: lambda arm, by=by: shown([*by[arm].values()]) for name, by in scores.items()}
+    for other in ("uniform", "best single"):
+        columns[f"{metric}, against {other}"] = lambda arm, other=other: (
+            "-" if arm == other else common.gain(ours[arm], ours[other])
         )
-        cells.append([arm, ARMS.get(arm, chosen), str(len(runs))])
-        cells[-1] += [shown([run["scores"][m] for run in runs.values()]) for m in metrics]
-        for other in ("uniform", "best single"):
-            cells[-1].append("-" if arm == other else shown(gains(runs, arms[other], metric), "+"))
-    heads = ["arm", "", "seeds", *metrics, f"{metric}, against uniform", f"{metric}, against best single"]
-    return table(heads, cells)
+    return tabled(columns, (arm for arm in ours if ours[arm] and arm != "worst single"))
 
 
-def distributions(team: dict[str, Any], by_arm: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
+def distributions(team: dict[str, Any], runs: common.Runs) -> list[str]:
     """The learned probabilities, and which teachers are dropped."""
-    columns = {title: [r["found"][stage] for r in by_arm[arm].values()] for title, (arm, stage) in PHASES.items()}
-    columns = {title: stages for title, stages in columns.items() if stages}
-    if not columns:
+    phases = {name: [r["found"][stage] for r in common.of(runs, arm=arm)] for name, (arm, stage) in PHASES.items()}
+    phases = {name: stages for name, stages in phases.items() if stages}
+    if not phases:
         return []
     alike = 1 / len(team["members"])
     lines = paragraph(
         f"""Learned probabilities, means over seeds, before any teacher is dropped; in brackets in how many seeds the teacher is
         dropped after the first phase, for being below {(Learning().keep or 0) * alike:.3f}. Uniform would be {alike:.3f} each."""
     )
-    cells = [[member["name"]] for member in team["members"]]
-    for title, stages in columns.items():
-        for number, row in enumerate(cells):
-            dropped = sum(stage["next"][number] == 0 for stage in stages)
-            brackets = "" if "second" in title else f" ({dropped} of {len(stages)})"
-            row.append(f"{np.mean([stage['probabilities'][number] for stage in stages]):.3f}{brackets}")
-    lines += table(["teacher", *(f"{title}, {len(stages)} seeds" for title, stages in columns.items())], cells)
-    for title, stages in columns.items():
-        poor = sum(stage["score"] < stage["constant"] + NEAR_CONSTANT for stage in stages)
-        if poor:
+    columns = {"teacher": lambda number: team["members"][number]["name"]}
+    for name, stages in phases.items():
+
+        def cell(number: int, name: str = name, stages: list[Any] = stages) -> str:
+            brackets = "" if "second" in name else f" ({drops(stages, [number])} of {len(stages)})"
+            return f"{np.mean([stage['probabilities'][number] for stage in stages]):.3f}{brackets}"
+
+        columns[f"{name}, {len(stages)} seeds"] = cell
+    lines += tabled(columns, range(len(team["members"])))
+    for name, stages in phases.items():
+        if poor := sum(stage["score"] < stage["constant"] + NEAR_CONSTANT for stage in stages):
             lines += paragraph(
-                f"In {poor} of {len(stages)} runs of {title} the student ends hardly better than a constant answer: its weights "
+                f"In {poor} of {len(stages)} runs of {name} the student ends hardly better than a constant answer: its weights "
                 "mean nothing."
             )
     return lines
 
 
-def seconds_table(by_arm: dict[str, dict[int, dict[str, Any]]], where: str) -> list[str]:
+def seconds_table(runs: common.Runs) -> list[str]:
     """Seconds of the phases; ``learned`` is counted with the first phase that it continues from."""
-    cells = []
+    cells, nothing = [], {"seconds": 0.0}
+    first = {run["seed"]: run["stages"] for run in common.of(runs, arm="phase1")}
     for arm in ("phase1", "learned", "joint", "corrected"):
-        seconds: list[list[float]] = []
-        for seed, run in by_arm[arm].items():
-            stages = {**(by_arm["phase1"][seed]["stages"] if arm == "learned" else {}), **run["stages"]}
-            seconds.append([stages.get(name, {"seconds": 0.0})["seconds"] for name in ("search", "refine", "distill")])
+        seconds = []
+        for run in common.of(runs, arm=arm):
+            stages = {**(first[run["seed"]] if arm == "learned" else {}), **run["stages"]}
+            seconds.append([stages.get(name, nothing)["seconds"] for name in ("search", "refine", "distill")])
         if seconds:
             search, refine, distill = np.mean(seconds, axis=0)
             times = [f"{search:.0f}", f"{refine:.0f}", f"{distill:.0f}", f"{(search + refine) / distill:.1f}"]
             cells.append([arm, str(len(seconds)), *times])
+    where = "; ".join(dict.fromkeys(run["environment"] for run in runs))
     heads = ["arm", "seeds", "first phase, s", "second phase, s", "last stage, s", "both phases in last stages"]
     about = paragraph(f"Means over seeds, on {where}; the machine may have had other work too.")
     return [*table(heads, cells), *about] if cells else []
 
 
-def claims(team: dict[str, Any], arms: dict[str, dict[int, Any]], metric: str) -> list[str]:
-    """Each claim with the judgement of the numbers."""
-    lines = [judged(claim, gains(arms[ours], arms[theirs], metric)) for claim, ours, theirs in CLAIMS]
+def claims_of_drops(team: dict[str, Any], runs: common.Runs) -> list[str]:
+    """Whether the first phases drop the bad teacher in every run."""
+    lines = []
     for name, arm in (("the first phase", "phase1"), ("corrected", "corrected")):
-        stages, bad, count = dropped(team, [*arms[arm].values()])
-        if not stages or not bad:
-            continue
-        others = sum(stage["next"][n] == 0 for stage in stages for n in range(len(team["made"]))) - count
-        most = max(stage["probabilities"][number] for stage in stages for number in bad)
-        total = len(bad) * len(stages)
-        lines.append(
-            f"{name} drops the teacher with wrong labels: {'held' if count == total else 'did not hold'}, in {count} of "
-            f"{total} runs (its largest probability {most:.3f}); of the others it dropped {others / len(stages):.1f} a run"
-        )
-    return [f"* {line}" for line in lines if line]
+        stages, bad, count = dropped(team, common.of(runs, arm=arm))
+        if stages and bad:
+            others = drops(stages, range(len(team["made"]))) - count
+            most = max(stage["probabilities"][number] for stage in stages for number in bad)
+            total = len(bad) * len(stages)
+            lines.append(
+                f"* {name} drops the teacher with wrong labels: {'held' if count == total else 'did not hold'}, in {count} of "
+                f"{total} runs (its largest probability {most:.3f}); of the others it dropped {others / len(stages):.1f} a run"
+            )
+    return lines
 
 
 if __name__ == "__main__":

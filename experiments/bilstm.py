@@ -20,6 +20,7 @@ from tutelage.methods.bilstm import bilstm
 from tutelage.objectives.predictions import HardLabels, LogitsMSE
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import BiLSTM
+from tutelage.studies.pages import listed
 from tutelage.studies.script import Results
 
 SCRIPT = common.options(__file__, __doc__, "bilstm", tasks="sst2", seeds=3, precision="no")
@@ -37,17 +38,12 @@ def recipe_for(arm: str, arguments: argparse.Namespace) -> Recipe:
     """The recipe of an arm: the package's, with the labels or with less text."""
     recipe = bilstm()
     on_rules = arm.endswith("rules")
-    update = {
-        "max_steps": arguments.steps,
-        "epochs": 1000,
-        "patience": None,
-        "data": "augmented" if on_rules else "train",
-    }
+    update = {"max_steps": arguments.steps, "epochs": 1000, "patience": None}
+    update["data"] = "augmented" if on_rules else "train"
     update["objective"] = [HardLabels()] if arm.endswith("finetune") else [LogitsMSE()]
     student = BiLSTM(vectors=arguments.vectors, embedding=arguments.embedding)
-    stages = [stage.model_copy(update=update) for stage in recipe.stages]
     augmentation = Rules(iterations=arguments.iterations) if on_rules else None
-    return recipe.model_copy(update={"student": student, "stages": stages, "augmentation": augmentation})
+    return common.altered(recipe.model_copy(update={"augmentation": augmentation}), student, **update)
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
@@ -73,7 +69,7 @@ def page(results: Results, out: Path) -> Results:
     fields = common.tables_of_tasks(SCRIPT, results, f"{common.GLUE} --vectors path/to/vectors.npz", columns=columns)
     given = results["settings"]
     words = {"steps": f"{given['steps']:,}", "iterations": given["iterations"], "epochs": given["teacher_epochs"]}
-    return {**fields, **words, "takeaway": common.listed(found)}
+    return {**fields, **words, "takeaway": listed(found)}
 
 
 if __name__ == "__main__":

@@ -11,9 +11,6 @@ Writes ``results/cascade.json`` and ``docs/results/cascade.md``.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,8 +29,8 @@ from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.evaluation.calibration import probabilities
 from tutelage.evaluation.cascade import choose
 from tutelage.serving.session import OnnxModel
-from tutelage.studies.pages import table
-from tutelage.studies.script import Results, settings, write
+from tutelage.studies.pages import tabled
+from tutelage.studies.script import Results, before, settings, write_rows
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 
@@ -54,7 +51,7 @@ def pool_of(arguments: argparse.Namespace, task: str) -> tuple[DataConfig, DataC
     train, pool = task_data(arguments, task), arguments.work / f"{task}-pool.csv"
     if not pool.exists():
         if task == "clinc":
-            data = json.loads(arguments.clinc.read_text(encoding="utf-8"))
+            data = before(arguments.clinc)
             rows = [*data["val"], *data["test"]]
         else:
             every = load_data(train.model_copy(update={"max_train": None}))
@@ -62,9 +59,7 @@ def pool_of(arguments: argparse.Namespace, task: str) -> tuple[DataConfig, DataC
             left = every.train.take(order[ROWS[task] : ROWS[task] + POOL[task]])
             parts = [next(iter(every.dev.values())), left]
             rows = [(t, every.labels[n]) for part in parts for t, n in zip(part.texts, part.labels, strict=True)]
-        out = io.StringIO()
-        csv.writer(out).writerows([("text", "label"), *rows])
-        write(pool, out.getvalue())
+        write_rows(pool, rows)
     return train, DataConfig(train=str(pool), dev=str(pool))
 
 
@@ -139,34 +134,29 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         found = {name: answers(place / name, "model.int8.onnx", pool)[0] for name in arguments.students.split(",")}
         found["frozen encoder, linear classifier"] = linear(str(arguments.models / "all-MiniLM-L6-v2"), train, pool)
         for name, shares in found.items():
-            right = {
-                "accuracy": float((shares.argmax(1) == labels).mean()),
-                "teacher": float((teacher == labels).mean()),
-            }
-            about = {"task": task, "side": name, "texts": len(labels), **right}
+            right = [float((given == labels).mean()) for given in (shares.argmax(1), teacher)]
+            about = {"task": task, "side": name, "texts": len(labels), "accuracy": right[0], "teacher": right[1]}
             results["runs"].append({**about, **splits(shares, teacher, arguments)})
             yield results
+
+
+COLUMNS = {
+    "student": "{side}",
+    "accuracy": "{accuracy:.3f}",
+    "agreement": "{agreement of all:.3f}",
+    "answered": "{coverage[0]:.1%} ({coverage[1]:.1%} to {coverage[2]:.1%})",
+    "agreement there": lambda run: "-" if run["agreement"] is None else f"{run['agreement']:.4f}",
+    "broken": "{broken}",
+    "no threshold": "{no threshold}",
+}
 
 
 def page(results: Results, out: Path) -> Results:
     lines: list[str] = []
     for task in dict.fromkeys(run["task"] for run in results["runs"]):
         runs = common.of(results["runs"], task=task)
-        rows = [
-            [
-                run["side"],
-                f"{run['accuracy']:.3f}",
-                f"{run['agreement of all']:.3f}",
-                "{:.1%} ({:.1%} to {:.1%})".format(*run["coverage"]),
-                "-" if run["agreement"] is None else f"{run['agreement']:.4f}",
-                str(run["broken"]),
-                str(run["no threshold"]),
-            ]
-            for run in runs
-        ]
         said = f"{runs[0]['texts']:,} texts; the teacher's accuracy on them is {runs[0]['teacher']:.3f}."
-        heads = ["student", "accuracy", "agreement", "answered", "agreement there", "broken", "no threshold"]
-        lines += [f"## {task}", "", said, "", *table(heads, rows)]
+        lines += [f"## {task}", "", said, "", *tabled(COLUMNS, runs)]
     places = f"{common.GLUE} --clinc path/to/data_full.json --models path/to/models --front runs/front"
     return {"tasks": lines, "command": SCRIPT.command(results["settings"], places)}
 

@@ -12,9 +12,9 @@ from tutelage.methods.finetune import finetune
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
 from tutelage.run.run import run
-from tutelage.students.specs import Checkpoint
+from tutelage.students.specs import Checkpoint, Student
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import judgement, shown, table
+from tutelage.studies.pages import gain, named, shown, table, tally
 from tutelage.studies.script import Results, Script, settings
 from tutelage.studies.study import paired, study
 from tutelage.tasks import kind_of
@@ -27,10 +27,17 @@ Runs = Sequence[Mapping[str, Any]]
 
 
 def options(
-    file: str, doc: str | None, name: str, *, tasks: str | None = None, seeds: int = 3, precision: str | None = "bf16"
+    file: str,
+    doc: str | None,
+    name: str,
+    *,
+    tasks: str | None = None,
+    seeds: int = 3,
+    precision: str | None = "bf16",
+    **numbers: float,
 ) -> Script:
-    """A script with the options of all experiments; without ``tasks`` or ``precision`` those are left out."""
-    script = Script(file, doc, name)
+    """A script with the options of all experiments and ``numbers``; without ``tasks`` or ``precision`` those are left out."""
+    script = Script(file, doc, name, **numbers)
     script.add_argument("--data-dir", help="folder of the data sets")
     script.add_argument("--work", default=f"runs/{name}", type=Path, help="folder of the runs")
     if tasks is not None:
@@ -61,9 +68,14 @@ def part(arguments: argparse.Namespace) -> tuple[int, int]:
 
 
 def task_data(arguments: argparse.Namespace, task: str, **more: Any) -> DataConfig:
-    """A GLUE task with the experiments' number of training rows (all of them with ``--full``)."""
-    rows = None if getattr(arguments, "full", False) else ROWS.get(task)
-    return DataConfig(task=task, data_dir=arguments.data_dir, max_train=rows, **more)
+    """A GLUE task with the experiments' number of training rows."""
+    return DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task), **more)
+
+
+def altered(recipe: Recipe, student: Student | None = None, **stage: Any) -> Recipe:
+    """The recipe with other settings of its stages, and with another student if there is one."""
+    stages = [one.model_copy(update=stage) for one in recipe.stages]
+    return recipe.model_copy(update={"stages": stages, "student": student or recipe.student})
 
 
 def teacher(
@@ -76,10 +88,8 @@ def teacher(
     **stage: Any,
 ) -> dict[str, Any]:
     """Fine-tune ``start`` (default: MiniLM) on a task in ``WORK/TASK/teacher``, unless it is finished; returns the run's report."""
-    recipe = finetune(Checkpoint(name=str(start or pretrained())), lr=lr)
-    stages = [one.model_copy(update=stage) for one in recipe.stages]
     config = RunConfig(
-        recipe=recipe.model_copy(update={"stages": stages}),
+        recipe=altered(finetune(Checkpoint(name=str(start or pretrained())), lr=lr), **stage),
         data=data,
         out=str(arguments.work / task / "teacher"),
         baseline=False,
@@ -185,11 +195,6 @@ def flat(scores: Mapping[str, Any]) -> dict[str, float]:
     return dict(first if isinstance(first, Mapping) else scores)
 
 
-def gain(ours: Mapping[int, float], theirs: Mapping[int, float], digits: int = 3) -> str:
-    """The paired difference as a cell of a table."""
-    return shown(paired(ours, theirs), "+", digits)
-
-
 def tables_of_tasks(
     script: Script,
     results: Results,
@@ -220,29 +225,3 @@ def tables_of_tasks(
         lines += [f"## {task}", "", f"Teacher: {named(known)}{about(teacher)}", "", *table(heads, cells)]
     command = script.command(results["settings"], places)
     return {"count": len(gains), "tally": tally(gains), "tasks": lines, "command": command}
-
-
-def named(scores: Mapping[str, float], digits: int = 4) -> str:
-    return ", ".join(f"{name} {value:.{digits}f}" for name, value in scores.items())
-
-
-def listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)
-
-
-def tally(differences: Mapping[str, Sequence[float]]) -> str:
-    """How many differences are above and below their intervals, with their names."""
-    found: dict[str, list[str]] = {}
-    for name, values in differences.items():
-        if values:
-            found.setdefault(judgement(values), []).append(name)
-    parts = []
-    for key, words in (("held", "positive beyond the interval"), ("did not hold", "negative beyond the interval")):
-        if key in found:
-            parts.append(f"{are(len(found[key]))} {words} ({listed(found[key])})")
-    parts += [f"{are(len(found[key]))} {key}" for key in ("inside the noise", "one seed") if key in found]
-    return listed(parts)
-
-
-def are(count: int) -> str:
-    return f"{count} is" if count == 1 else f"{count} are"

@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable, Iterator
+from functools import cache, partial
+from itertools import product
 from typing import Any
 
 import common
@@ -76,6 +78,7 @@ class Scene:
         rows = np.unique(np.linspace(0, len(dev) - 1, min(arguments.dev, len(dev))).astype(int))
         self.dev = self._texts(dev.take(rows))
         self.ranking = self._batches(arguments.examples)
+        self.importance = cache(self._importance)
         self.repairing = [batch.inputs for batch in self._batches(arguments.texts)]
 
     def score(self, model: PreTrainedModel) -> float:
@@ -95,7 +98,7 @@ class Scene:
             for batch in batches.step_batches(encoded.take(rows), rows, 0, 1, 2**40)
         ]
 
-    def scores(self, how: str) -> Scores:
+    def _importance(self, how: str) -> Scores:
         """The importance of heads and neurons."""
         torch.manual_seed(0)
         if how == "random":
@@ -103,16 +106,16 @@ class Scene:
             return [(torch.rand(shape.heads), torch.rand(shape.intermediate)) for _ in range(shape.layers)]
         return importance(self.teacher, self.ranking, self.kind, how)
 
-    def cut(self, sizes: Sizes, scores: Scores, repair: str) -> Results:
+    def cut(self, sizes: Sizes, how: str, repair: str) -> list[Results]:
         """Score and cost of a cut model."""
         spec = Pruned(layers=sizes.layers, heads=sizes.heads, intermediate=sizes.intermediate)
-        student = prune(self.teacher, spec, scores, {})
+        student = prune(self.teacher, spec, self.importance(how), {})
         if repair != "none":
             tune(student, self.teacher, self.repairing, repair)
         costs = Costs(self.teacher, None)
-        return {"score": self.score(student), "parameters": costs.parameters(sizes), "flops": costs.flops(sizes)}
+        return [{"score": self.score(student), "parameters": costs.parameters(sizes), "flops": costs.flops(sizes)}]
 
-    def masked(self, selection: str) -> dict[int, Results]:
+    def masked(self, selection: str) -> list[Results]:
         """Scores with coordinates of the residual stream masked by a selection of the pruning schedule."""
         name, _, seed = selection.partition(" ")
         torch.manual_seed(int(seed or 0))
@@ -129,11 +132,10 @@ class Scene:
                 pruner.before_step(optimizer, [batch], len(self.ranking))
                 optimizer.zero_grad()
             model.eval()
-        found = {}
+        found, residual = [], compaction.groups["residual"]
         for count in MASKED:
-            residual = compaction.groups["residual"]
             residual.restrict(count, residual.score)
-            found[count] = {"score": self.score(model)}
+            found.append({"masked": count, "score": self.score(model)})
         residual.keep(torch.ones_like(residual.kept))
         for group in compaction:
             if group is not residual:
@@ -141,52 +143,34 @@ class Scene:
                 group.restrict((units - left) // 2, group.score)
                 for member in group.members:
                     member.matrix.data[group.gone] = 0
-        return {**found, 0: {"score": self.score(model)}}
+        return [*found, {"masked": 0, "score": self.score(model)}]
+
+
+def cells(scene: Scene, task: str) -> Iterator[tuple[Results, Callable[[], list[Results]]]]:
+    """What is measured, and how: the rows of the three tables."""
+    layers = anatomy.shape_of(scene.teacher.config).layers
+    for (share, (heads, neurons)), how, repair in product(SHARES.items(), IMPORTANCES, REPAIRS):
+        about = {"table": "kinds", "task": task, "share": share, "importance": how, "tune": repair}
+        yield about, partial(scene.cut, Sizes(layers, heads, neurons), how, repair)
+    for share, shapes in SHAPES.items():
+        for shape in shapes:
+            about = {"table": "shapes", "task": task, "share": share, "shape": list(shape)}
+            yield about, partial(scene.cut, Sizes(*shape), "fisher", "matrices")
+    for selection in SELECTIONS:
+        yield {"table": "masks", "task": task, "selection": selection}, partial(scene.masked, selection)
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
     old = before(arguments.out)
-    done = old.get("runs", []) if old.get("settings") == results["settings"] else []
-
-    def runs(**about: Any) -> Any:
-        """Results that an earlier start has left, by what they are about."""
-        return next((run for run in done if {**run, **about} == run), None)
-
+    done = old["runs"] if old.get("settings") == results["settings"] else []
     for task in arguments.tasks.split(","):
         report = common.teacher(arguments, task, common.task_data(arguments, task), epochs=arguments.teacher_epochs)
         scene = Scene(arguments, task, str(arguments.work / task / "teacher"))
-        kept = common.of(list(old.get("teachers", {}).values()), task=task) if done else []
-        results["teachers"][task] = (
-            kept[0] if kept else {"task": task, "metric": report["metric"], "score": scene.score(scene.teacher)}
-        )
-        found: dict[str, Scores] = {}
-
-        def ranked(how: str, scene: Scene = scene, found: dict[str, Scores] = found) -> Scores:
-            if how not in found:
-                found[how] = scene.scores(how)
-            return found[how]
-
-        work: list[tuple[dict[str, Any], Callable[[], Results]]] = []
-        layers = anatomy.shape_of(scene.teacher.config).layers
-        for share, (heads, neurons) in SHARES.items():
-            for how in IMPORTANCES:
-                for repair in REPAIRS:
-                    about = {"table": "kinds", "task": task, "share": share, "importance": how, "tune": repair}
-                    sizes = Sizes(layers, heads, neurons)
-                    work.append((about, lambda s=sizes, h=how, r=repair, x=scene, k=ranked: x.cut(s, k(h), r)))
-        for share, shapes in SHAPES.items():
-            for shape in shapes:
-                about = {"table": "shapes", "task": task, "share": share, "shape": list(shape)}
-                work.append((about, lambda s=shape, x=scene, k=ranked: x.cut(Sizes(*s), k("fisher"), "matrices")))
-        for about, compute in work:
-            results["runs"].append(runs(**about) or {**about, **compute()})
-            yield results
-        for selection in SELECTIONS:
-            about = {"table": "masks", "task": task, "selection": selection}
-            if runs(**about) is None:
-                done = done + [{**about, "masked": n, **one} for n, one in scene.masked(selection).items()]
-            results["runs"] += [run for run in done if {**run, **about} == run]
+        score = scene.score(scene.teacher)
+        results["teachers"][task] = {"task": task, "metric": report["metric"], "score": score}
+        for about, compute in cells(scene, task):
+            results["runs"] += common.of(done, **about) or [{**about, **one} for one in compute()]
             yield results
 
 
@@ -217,12 +201,10 @@ def page(results: Results, out: Any) -> Results:
             ],
         )
         shapes = []
-        for share, found in SHAPES.items():
-            for shape in found:
-                run = one_of(runs, share=share, shape=list(shape))
-                if run is not None:
-                    costs = [f"{run['parameters'] / 1e6:.1f} M", f"{run['flops'] / 1e9:.2f} G"]
-                    shapes.append(([share, *map(str, shape), *costs], [run]))
+        for share, shape in ((share, shape) for share, found in SHAPES.items() for shape in found):
+            if run := one_of(runs, share=share, shape=list(shape)):
+                costs = [f"{run['parameters'] / 1e6:.1f} M", f"{run['flops'] / 1e9:.2f} G"]
+                shapes.append(([share, *map(str, shape), *costs], [run]))
         heads = ["kept", "layers", "heads", "neurons", "parameters", "operations", "score"]
         lines += section("Which shape (chosen by `fisher`, repaired by `matrices`)", heads, shapes)
         lines += section(

@@ -27,12 +27,9 @@ from tutelage.studies.script import Results
 METHODS_TRIED = ("finetune", "kd", "pkd", "distilbert", "tinybert")
 KEYS = ("score", "parameters", "flops", "latency_ms", "retention", "speedup", "agreement")
 
-SCRIPT = common.options(__file__, __doc__, "glue", tasks="stsb,cola,sst2,mrpc", precision="no")
+NUMBERS = {"epochs": 3, "teacher_epochs": 4, "lr": 1e-4}
+SCRIPT = common.options(__file__, __doc__, "glue", tasks="stsb,cola,sst2,mrpc", precision="no", **NUMBERS)
 SCRIPT.add_argument("--methods", default=",".join(METHODS_TRIED))
-SCRIPT.add_argument("--epochs", type=int, default=3)
-SCRIPT.add_argument("--teacher-epochs", type=int, default=4)
-SCRIPT.add_argument("--lr", type=float, default=1e-4)
-SCRIPT.add_argument("--full", action="store_true", help="all of SST-2's training rows")
 
 
 def recipe_for(method: str, arguments: argparse.Namespace) -> Recipe:

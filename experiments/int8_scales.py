@@ -27,7 +27,7 @@ from tutelage.serving import graph
 from tutelage.serving.session import OnnxModel
 from tutelage.serving.timing import BUSY, latency
 from tutelage.students.load import load_model
-from tutelage.studies.pages import table
+from tutelage.studies.pages import tabled
 from tutelage.studies.script import Results, settings
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
@@ -92,30 +92,23 @@ def page(results: Results, out: Path) -> Results:
     lines: list[str] = []
     for task in dict.fromkeys(run["task"] for run in results["runs"]):
         runs = common.of(results["runs"], task=task)
-        rows = []
-        for run in runs:
-            before = next(one for one in runs if one["side"] == run["side"] and one["form"] == next(iter(FORMS)))
-            full = run["form"] == "float32"
-            relative = [f"{run['ms'][batch] / before['ms'][batch]:.2f}" for batch in ("1", "32")]
-            apart = "" if full else "{:+.3f} ({:+.3f} to {:+.3f})".format(*run["difference"])
-            rows.append(
-                [
-                    run["side"], run["form"], f"{run['score']:.4f}", apart, f"{run['agreement']:.4f}",
-                    f"{run['moved']:.2%}", f"{run['ms']['1']:.2f}", *relative,
-                ]
-            )  # fmt: skip
-        heads = [
-            "model",
-            "scales",
-            runs[0]["metric"],
-            "minus float32",
-            "agreement",
-            "moved",
-            "ms",
-            "batch 1",
-            "batch 32",
-        ]
-        lines += [f"## {task}", "", *table(heads, rows)]
+        before = {run["side"]: run["ms"] for run in common.of(runs, form=next(iter(FORMS)))}
+        columns = {
+            "model": "{side}",
+            "scales": "{form}",
+            runs[0]["metric"]: "{score:.4f}",
+            "minus float32": lambda run: (
+                "" if run["form"] == "float32" else "{:+.3f} ({:+.3f} to {:+.3f})".format(*run["difference"])
+            ),
+            "agreement": "{agreement:.4f}",
+            "moved": "{moved:.2%}",
+            "ms": lambda run: f"{run['ms']['1']:.2f}",
+        }
+        for batch in ("1", "32"):
+            columns[f"batch {batch}"] = lambda run, batch=batch, before=before: (
+                f"{run['ms'][batch] / before[run['side']][batch]:.2f}"
+            )
+        lines += [f"## {task}", "", *tabled(columns, runs)]
     places = f"{common.GLUE} --clinc path/to/data_full.json --front runs/front"
     return {"tasks": lines, "command": SCRIPT.command(results["settings"], places)}
 

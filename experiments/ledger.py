@@ -11,7 +11,8 @@ the published figure.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import minimum_knowledge
 import tinybert
 import wid
 
-from tutelage.studies.pages import judgement, shown, table
+from tutelage.studies.pages import judgement, listed, shown, tabled
 from tutelage.studies.script import Results, Script, before
 from tutelage.studies.study import paired
 
@@ -72,6 +73,19 @@ def result(name: str) -> Results:
     return before(FOLDER / f"{name}.json")
 
 
+Scores = Mapping[str, Mapping[str, Mapping[int, float]]]
+"""By setting, arm and seed."""
+
+
+def gains(read: Callable[[], Scores], ours: str, theirs: str) -> Callable[[], Differences]:
+    """How much higher one arm scores than another, in each setting."""
+
+    def found() -> Differences:
+        return {setting: paired(by.get(ours, {}), by.get(theirs, {})) for setting, by in read().items()}
+
+    return found
+
+
 def of_words(**arms: str) -> Callable[[], Differences]:
     """How much higher the losses of arms are than WID's, in nats; each arm with its name in the setting, which may be empty."""
 
@@ -86,100 +100,58 @@ def of_words(**arms: str) -> Callable[[], Differences]:
     return read
 
 
-def attention_of_words(theirs: str) -> Callable[[], Differences]:
-    """Cosine with the teacher's same head: WID's less that of another student."""
-
-    def read() -> Differences:
-        found = {}
-        for name, kind in result("wid")["words"]["kinds"].items():
-            rows = zip(*(kind["arms"][arm]["attention"] for arm in ("wid", theirs)), strict=True)
-            found[f"{wid.KINDS[name].title}, cosine"] = [
-                our["same_head"]["cosine"] - their["same_head"]["cosine"] for our, their in rows
-            ]
-        return found
-
-    return read
+def attention_of_words() -> Scores:
+    """Cosine with the teacher's same head."""
+    kinds = result("wid")["words"]["kinds"].items()
+    return {
+        f"{wid.KINDS[name].title}, cosine": {
+            arm: {seed: one["same_head"]["cosine"] for seed, one in enumerate(of["attention"])}
+            for arm, of in kind["arms"].items()
+        }
+        for name, kind in kinds
+    }
 
 
-def of_wid_tasks(ours: str, theirs: str) -> Callable[[], Differences]:
-    def read() -> Differences:
-        runs, found = result("wid")["tasks"]["runs"], {}
-        for task, width in dict.fromkeys((run["task"], run["width"]) for run in runs):
-            by = {
-                arm: {run["seed"]: run["score"] for run in common.of(runs, task=task, width=width, arm=arm)}
-                for arm in (ours, theirs)
-            }
-            found[f"{task} at {width}"] = paired(by[ours], by[theirs])
-        return found
-
-    return read
+def of_wid_tasks() -> Scores:
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for run in result("wid")["tasks"]["runs"]:
+        arms = found.setdefault(f"{run['task']} at {run['width']}", {})
+        arms.setdefault(run["arm"], {})[run["seed"]] = run["score"]
+    return found
 
 
-def of_knowledge(ours: str, theirs: str) -> Callable[[], Differences]:
-    def read() -> Differences:
-        results = result("minimum_knowledge")
-        by = {task: minimum_knowledge.scores_of(results, task) for task in results["teachers"]}
-        return {task: paired(arms.get(ours, {}), arms.get(theirs, {})) for task, arms in by.items()}
-
-    return read
+def of_knowledge() -> Scores:
+    results = result("minimum_knowledge")
+    return {task: minimum_knowledge.scores_of(results, task) for task in results["teachers"]}
 
 
-def of_teams(ours: str, theirs: str) -> Callable[[], Differences]:
-    def read() -> Differences:
-        found = {}
-        for name, results in of_teams_by_file():
-            for task, team in results["teams"].items():
-                runs = common.of(results["runs"], task=task)
-                single = {
-                    seed: run["scores"][team["metric"]]
-                    for seed, run in autoskdbert.picked(team, runs, best=True).items()
-                }
-                by = {
-                    arm: single if arm == SINGLE else common.scores(runs, team["metric"], arm=arm)
-                    for arm in (ours, theirs)
-                }
-                found[name or task] = paired(by[ours], by[theirs])
-        return found
-
-    return read
+def of_teams() -> Scores:
+    return {name: autoskdbert.scores_of(team, runs) for name, team, runs in teams()}
 
 
-def of_tinybert(arm: str) -> Callable[[], Differences]:
-    """Accuracy of the whole method less that of a row without a part."""
-
-    def read() -> Differences:
-        runs, found = result("tinybert")["runs"], {}
-        for task in runs:
-            by = common.by_arm(runs[task], "accuracy")
-            found[task] = paired(by.get("full", {}), by.get(arm, {}))
-        return found
-
-    return read
+def of_tinybert() -> Scores:
+    return {task: common.by_arm(runs, "accuracy") for task, runs in result("tinybert")["runs"].items()}
 
 
-def of_pea(ours: str, theirs: str) -> Callable[[], Differences]:
-    def read() -> Differences:
-        found = {}
-        for start, results in result("pea_kd")["tasks"].items():
-            places = dict.fromkeys((run["task"], run["stored"]) for run in results["runs"])
-            for task, stored in places:
-                by = common.by_arm(results["runs"], "accuracy", task=task, stored=stored)
-                words = f"{task}, {stored} stored" + ("" if start == "teacher" else f", from {start}")
-                found[words] = paired(by.get(ours, {}), by.get(theirs, {}))
-        return found
-
-    return read
+def of_pea() -> Scores:
+    found = {}
+    for start, results in result("pea_kd")["tasks"].items():
+        places = dict.fromkeys((run["task"], run["stored"]) for run in results["runs"])
+        for task, stored in places:
+            words = f"{task}, {stored} stored" + ("" if start == "teacher" else f", from {start}")
+            found[words] = common.by_arm(results["runs"], "accuracy", task=task, stored=stored)
+    return found
 
 
-def of_glue(ours: str, theirs: str) -> Callable[[], Differences]:
-    def read() -> Differences:
-        results, found = result("glue"), {}
-        for task, teacher in results["teachers"].items():
-            by = common.by_arm(results["runs"], next(iter(common.flat(teacher["scores"]))), "method", task=task)
-            found[task] = paired(by.get(ours, {}), by.get(theirs, {}))
-        return found
+def of_glue() -> Scores:
+    results = result("glue")
+    metrics = {task: next(iter(common.flat(teacher["scores"]))) for task, teacher in results["teachers"].items()}
+    return {task: common.by_arm(results["runs"], metric, "method", task=task) for task, metric in metrics.items()}
 
-    return read
+
+def held(found: Iterable[bool]) -> str:
+    """The verdict on a claim that is true or not in each setting."""
+    return MIXED if len(seen := set(found)) == 2 else HELD if seen == {True} else FAILED
 
 
 def speed_of_stores() -> tuple[str, str]:
@@ -190,33 +162,32 @@ def speed_of_stores() -> tuple[str, str]:
         if rows["title"].startswith("BERT-base")
     }
     words = "; ".join(f"{name}: {ratio:.2f}x" for name, ratio in ratios.items())
-    held = {ratio >= 2.7 for ratio in ratios.values()}
-    return words, MIXED if len(held) == 2 else HELD if held == {True} else FAILED
+    return words, held(ratio >= 2.7 for ratio in ratios.values())
 
 
 def sizes_of_students() -> tuple[str, str]:
     """Times that a student of the paper's shape is as fast as BERT-base."""
     model = result("sizes")["models"]["4 x 312"]
     words = f"{model['speedup']:.1f}x, {model['without_pooler'] / 1e6:.1f} M parameters without the pooler"
-    return words, HELD if model["speedup"] >= 9.4 else FAILED
+    return words, held([model["speedup"] >= 9.4])
 
 
 def bad_teachers_dropped() -> tuple[str, str]:
     """In how many runs the first phase drops the teacher that was trained on wrong labels."""
     found = {}
-    for name, results in of_teams_by_file():
-        for task, team in results["teams"].items():
-            _, bad, count = autoskdbert.dropped(team, common.of(results["runs"], task=task, arm="phase1"))
-            found[name or task] = count, len(bad) * len(common.of(results["runs"], task=task, arm="phase1"))
+    for name, team, runs in teams():
+        stages, bad, count = autoskdbert.dropped(team, common.of(runs, arm="phase1"))
+        found[name] = count, len(bad) * len(stages)
     words = "; ".join(f"{name}: {count} of {total} runs" for name, (count, total) in found.items())
-    held = {count == total for count, total in found.values()}
-    return words, MIXED if len(held) == 2 else HELD if held == {True} else FAILED
+    return words, held(count == total for count, total in found.values())
 
 
-def of_teams_by_file() -> Iterator[tuple[str, Results]]:
-    """The results on real teams, with a name for the one whose task another has, too."""
-    for name, words in (("autoskdbert", ""), ("autoskdbert_cola", ""), ("autoskdbert_sst2", "all of sst2")):
-        yield words, result(name)
+def teams() -> Iterator[tuple[str, Results, common.Runs]]:
+    """The results on real teams, by task; the one whose task another file has, too, has a name of its own."""
+    for file, words in (("autoskdbert", ""), ("autoskdbert_cola", ""), ("autoskdbert_sst2", "all of sst2")):
+        results = result(file)
+        for task, team in results["teams"].items():
+            yield words or task, team, common.of(results["runs"], task=task)
 
 
 CLAIMS = (
@@ -231,21 +202,21 @@ CLAIMS = (
     ),
     Claim(
         "WID", "The student is better on tasks than one made of slices", "no such row in what we have read",
-        of_wid_tasks("wid_dim", "slice_norm"), "wid",
+        gains(of_wid_tasks, "wid_dim", "slice_norm"), "wid",
         "240 to 340 steps. On stsb at 96 nothing learns; at 192 the slices do not.",
     ),
     Claim(
         "WID", "The student has more of the teacher's attention than one trained by KD, without a loss on it",
-        "figure of attention patterns", attention_of_words("kd"), "wid", "Cosine with the same head.",
+        "figure of attention patterns", gains(attention_of_words, "wid", "kd"), "wid", "Cosine with the same head.",
     ),
     Claim(
         "WID", "It has more of the teacher's attention than one made of slices", "no such row in what we have read",
-        attention_of_words("slice_norm"), "wid",
+        gains(attention_of_words, "wid", "slice_norm"), "wid",
         "With one compactor a group WID has 0.78 on masked words, and slices have 0.67.",
     ),
     Claim(
         "WID", "Fewer whole heads are as good as smaller ones", "both named as ways; no figure in what we have read",
-        of_wid_tasks("wid_head", "wid_dim"), "wid", "Within 0.02.", margin=0.02,
+        gains(of_wid_tasks, "wid_head", "wid_dim"), "wid", "Within 0.02.", margin=0.02,
     ),
     Claim(
         "WID", "WID 55 M keeps 98.9 % of BERT-base", "83.4 of 84.3 in the mean, dev", None, "wid",
@@ -262,32 +233,34 @@ CLAIMS = (
     ),
     Claim(
         "minimum knowledge", "Hidden states help over soft labels alone", "abstract; BERT-base, 4 x 312 and ROSITA6",
-        of_knowledge("full", "none"), "minimum_knowledge", "On sst2 the teacher is 0.03 above plain fine-tuning: no room.",
+        gains(of_knowledge, "full", "none"), "minimum_knowledge", "On sst2 the teacher is 0.03 above plain fine-tuning: no room.",
     ),
     Claim(
         "minimum knowledge", "A tiny fraction of the hidden states is as good as all of them",
         "abstract; about 1 % as a reader reports",
-        of_knowledge(minimum_knowledge.WIDTH_AT, "full"), "minimum_knowledge",
+        gains(of_knowledge, minimum_knowledge.WIDTH_AT, "full"), "minimum_knowledge",
         "1.5 % (stsb) and 3 % (sst2) of the bytes; within 0.01.", margin=0.01,
     ),
     Claim(
         "minimum knowledge", "A tiny fraction of the hidden states does better than none", "not compared in what we have read",
-        of_knowledge(minimum_knowledge.WIDTH_AT, "none"), "minimum_knowledge", "1.5 % (stsb) and 3 % (sst2) of the bytes.",
+        gains(of_knowledge, minimum_knowledge.WIDTH_AT, "none"), "minimum_knowledge", "1.5 % (stsb) and 3 % (sst2) of the bytes.",
     ),
     Claim(
-        "minimum knowledge", "Some part of the knowledge beats all of it", "abstract", of_knowledge("alll_allt_0.1h", "full"),
-        "minimum_knowledge", "All neurons' largest tenth; no arm is beyond its interval.",
+        "minimum knowledge", "Some part of the knowledge beats all of it", "abstract",
+        gains(of_knowledge, "alll_allt_0.1h", "full"), "minimum_knowledge",
+        "All neurons' largest tenth; no arm is beyond its interval.",
     ),
     Claim(
         "minimum knowledge", "Which part is kept matters", "crucial knowledge is in few places (abstract)",
-        of_knowledge(minimum_knowledge.WIDTH_AT, "1l_1t_1h"), "minimum_knowledge", "10 tokens' tenths against one whole token.",
+        gains(of_knowledge, minimum_knowledge.WIDTH_AT, "1l_1t_1h"), "minimum_knowledge",
+        "10 tokens' tenths against one whole token.",
     ),
     *(
         Claim(
             "minimum knowledge", f"Neurons by magnitude are better than {theirs} ones",
             "as a reader reports, not checked in the paper",
-            of_knowledge(*(f"{minimum_knowledge.WIDTH_AT}, {by}, zero_fill" for by in ("magnitude", theirs))), "minimum_knowledge",
-            "With the other neurons set to zero, as in the authors' code; ignoring them most of it goes.",
+            gains(of_knowledge, *(f"{minimum_knowledge.WIDTH_AT}, {by}, zero_fill" for by in ("magnitude", theirs))),
+            "minimum_knowledge", "With the other neurons set to zero, as in the authors' code; ignoring them most of it goes.",
         )
         for theirs in ("uniform", "random")
     ),
@@ -295,7 +268,7 @@ CLAIMS = (
         Claim(
             "minimum knowledge", f"Tokens by attention without [SEP] are better than {words}",
             "as a reader reports, not checked in the paper",
-            of_knowledge(minimum_knowledge.LENGTH_AT, f"{minimum_knowledge.LENGTH_AT}, {theirs}"), "minimum_knowledge",
+            gains(of_knowledge, minimum_knowledge.LENGTH_AT, f"{minimum_knowledge.LENGTH_AT}, {theirs}"), "minimum_knowledge",
             "Five tokens of each text.",
         )
         for theirs, words in (("attention with [SEP]", "with it"), ("left", "the first ones"))
@@ -320,17 +293,17 @@ CLAIMS = (
     ),
     Claim(
         "AutoSKDBERT", "A learned distribution is better than uniform draws", "no figure in what we have read",
-        of_teams("learned", "uniform"), "autoskdbert",
+        gains(of_teams, "learned", "uniform"), "autoskdbert",
         "Students copy layers 1, 4 and 6; on cola they have 0.10 to 0.15 MCC, which separates no teachers.",
     ),
     Claim(
         "AutoSKDBERT", "A learned distribution is better than the best single teacher", "no figure in what we have read",
-        of_teams("learned", SINGLE), "autoskdbert",
+        gains(of_teams, "learned", SINGLE), "autoskdbert",
         "The best on the validation split, found in as many runs as there are teachers.",
     ),
     Claim(
         "AutoSKDBERT", "The best single teacher is better than the ensemble", "table 1: so on some tasks",
-        of_teams(SINGLE, "ensemble"), "autoskdbert",
+        gains(of_teams, SINGLE, "ensemble"), "autoskdbert",
     ),
     Claim(
         "AutoSKDBERT", "The first phase drops teachers that teach nothing", "stated outline", bad_teachers_dropped, "autoskdbert",
@@ -338,14 +311,14 @@ CLAIMS = (
     ),
     Claim(
         "AutoSKDBERT", "A learned distribution is better than the ensemble", "no figure in what we have read",
-        of_teams("learned", "ensemble"), "autoskdbert", "Teachers are variants of one 22 M model.",
+        gains(of_teams, "learned", "ensemble"), "autoskdbert", "Teachers are variants of one 22 M model.",
     ),
     Claim(
         "AutoSKDBERT", "Updating the drawn teacher's weight alone is better than all weights at each step", "stated purpose",
-        of_teams("phase1", "joint"), "autoskdbert",
+        gains(of_teams, "phase1", "joint"), "autoskdbert",
     ),
     Claim(
-        "AutoSKDBERT", "The second phase helps", "stated outline", of_teams("learned", "phase1"), "autoskdbert",
+        "AutoSKDBERT", "The second phase helps", "stated outline", gains(of_teams, "learned", "phase1"), "autoskdbert",
     ),
     Claim(
         "TinyBERT", "4 x 312 is 9.4 times as fast as BERT-base", "table 3: 19.9 s against 188 s on a K80, 14.5 M parameters",
@@ -354,7 +327,7 @@ CLAIMS = (
     *(
         Claim(
             "TinyBERT", f"{what} helps", f"without it {LOST[arm]:+.1f} in the mean of MNLI-m, MNLI-mm, MRPC and CoLA (dev)",
-            of_tinybert(arm), "tinybert", why,
+            gains(of_tinybert, "full", arm), "tinybert", why,
         )
         for arm, what, why in (
             ("no_gd", "General distillation", ""),
@@ -369,17 +342,17 @@ CLAIMS = (
         Claim(
             "TinyBERT", f"The uniform map is better than the {arm} layers",
             f"{LOST[arm]:+.1f} with the {arm} ones in the mean of four (dev)",
-            of_tinybert(arm), "tinybert",
+            gains(of_tinybert, "full", arm), "tinybert",
         )
         for arm in ("top", "bottom")
     ),
     Claim(
         "TinyBERT", "The student is better than plain training of its shape", "76.5 against 70.2 in the mean (GLUE test)",
-        of_tinybert("plain"), "tinybert", "Random start for both; the paper's small BERT is pretrained.",
+        gains(of_tinybert, "full", "plain"), "tinybert", "Random start for both; the paper's small BERT is pretrained.",
     ),
     Claim(
         "TinyBERT", "The task stages are better than PKD", "the whole method: 76.5 against 72.6 in the mean (GLUE test)",
-        of_glue("tinybert", "pkd"), "glue",
+        gains(of_glue, "tinybert", "pkd"), "glue",
         "No general stage, no augmentation; and a start from layers 1, 4 and 6, which its attention loss without a scale breaks.",
     ),
     *(
@@ -393,24 +366,24 @@ CLAIMS = (
     ),
     Claim(
         "Pea-KD", "Pea-KD is better than PKD", "the student gains 4.4 % in the mean of four tasks (abstract)",
-        of_pea("full", "pkd"), "pea_kd",
+        gains(of_pea, "full", "pkd"), "pea_kd",
         "A 6-layer teacher of 22 M; 3 and 6 stored layers were not run.",
     ),
     Claim(
-        "Pea-KD", "Layers that run twice are better than once", "the tables were not at hand", of_pea("paired", "pkd"), "pea_kd",
-        "Twice the time of the student.",
+        "Pea-KD", "Layers that run twice are better than once", "the tables were not at hand",
+        gains(of_pea, "paired", "pkd"), "pea_kd", "Twice the time of the student.",
     ),
     Claim(
         "Pea-KD", "Exchanged queries and keys are better than the same layers again", "the tables were not at hand",
-        of_pea("shuffled", "paired"), "pea_kd",
+        gains(of_pea, "shuffled", "paired"), "pea_kd",
     ),
     Claim(
-        "Pea-KD", "A first stage on PTP labels helps", "the tables were not at hand", of_pea("ptp", "pkd"), "pea_kd",
+        "Pea-KD", "A first stage on PTP labels helps", "the tables were not at hand", gains(of_pea, "ptp", "pkd"), "pea_kd",
         "The teacher is nearly always right on what it was trained on; labels of held-out folds were not tried.",
     ),
     Claim(
         "Pea-KD", "PTP labels say more than the same in random order", "the tables were not at hand",
-        of_pea("full", "full, verdicts at random"), "pea_kd",
+        gains(of_pea, "full", "full, verdicts at random"), "pea_kd",
     ),
 )  # fmt: skip
 
@@ -445,31 +418,24 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     yield {"claims": rows}
 
 
+COLUMNS = {
+    "claim": "{claim}",
+    "published": "{published}",
+    "measured here": lambda row: row["measured"] or "-",
+    "verdict": "**{verdict}**",
+    "evidence": "[page]({evidence}.md)",
+    "what limits it": "{limits}",
+}
+
+
 def page(results: Results, out: Path) -> Results:
     rows, lines = results["claims"], []
-    counts = {
-        said: sum(row["verdict"] == said for row in rows) for said in (HELD, PARTLY, MIXED, FAILED, OPEN, MISSING)
-    }
+    counts = Counter(row["verdict"] for row in rows)
     for paper, source in PAPERS.items():
-        cells = [
-            [
-                row["claim"],
-                row["published"],
-                row["measured"] or "-",
-                f"**{row['verdict']}**",
-                f"[page]({row['evidence']}.md)",
-                row["limits"],
-            ]
-            for row in rows
-            if row["paper"] == paper
-        ]
-        heads = ["claim", "published", "measured here", "verdict", "evidence", "what limits it"]
-        lines += [f"## {paper}", "", f"{source}.", "", *table(heads, cells)]
-    return {
-        "count": len(rows),
-        "tally": common.listed([f"{count} {said}" for said, count in counts.items() if count]),
-        "papers": lines,
-    }
+        lines += [f"## {paper}", "", f"{source}.", "", *tabled(COLUMNS, common.of(rows, paper=paper))]
+    verdicts = (HELD, PARTLY, MIXED, FAILED, OPEN, MISSING)
+    said = listed([f"{counts[verdict]} {verdict}" for verdict in verdicts if counts[verdict]])
+    return {"count": len(rows), "tally": said, "papers": lines}
 
 
 SCRIPT = Script(__file__, __doc__, "ledger")

@@ -56,13 +56,9 @@ AMOUNTS = (
 WIDTH_AT, LENGTH_AT = "1l_10t_0.1h", "2l_5t_0.05h"
 
 
-SCRIPT = common.options(__file__, __doc__, "minimum_knowledge", tasks="stsb,sst2", precision="no")
+NUMBERS = {"hidden_epochs": 2, "prediction_epochs": 1, "teacher_epochs": 4, "lr": 1e-4}
+SCRIPT = common.options(__file__, __doc__, "minimum_knowledge", tasks="stsb,sst2", precision="no", **NUMBERS)
 SCRIPT.add_argument("--arms", type=int, help="number of arms, the most important first; default: all")
-SCRIPT.add_argument("--hidden-epochs", type=int, default=2)
-SCRIPT.add_argument("--prediction-epochs", type=int, default=1)
-SCRIPT.add_argument("--teacher-epochs", type=int, default=4)
-SCRIPT.add_argument("--lr", type=float, default=1e-4)
-SCRIPT.add_argument("--full", action="store_true", help="all of SST-2's training rows")
 
 
 def arms() -> dict[str, HiddenKnowledge | None]:
@@ -166,8 +162,7 @@ def page(results: Results, out: Path) -> Results:
     lines, told = [], []
     for task, teacher in results["teachers"].items():
         metric, scores, sizes = teacher["metric"], scores_of(results, task), bytes_in(results, task)
-        full = sizes.get("full", 1)
-        cells = []
+        full, cells = sizes.get("full", 1), []
         for name, ours in scores.items():
             stored = [f"{sizes[name]:,.0f}", f"{sizes[name] / full:.2%}"] if sizes[name] else ["-", "-"]
             against = ["-" if name == other else common.gain(ours, scores[other], 4) for other in ("full", "none")]
@@ -187,7 +182,7 @@ def page(results: Results, out: Path) -> Results:
         lines += [f"## {task}", "", about, "", *table(heads, cells)]
     takeaway = "A small part of the teacher's hidden states does about as well as all of them: " + "; ".join(told) + "."
     command = SCRIPT.command(results["settings"], common.GLUE)
-    return {"takeaway": takeaway if told else "", "tasks": lines, "command": command, "top": TOP}
+    return {"takeaway": takeaway if told else "", "tasks": lines, "command": command}
 
 
 COLOURS = {"none": "#b3661a", "plain": "#777", "full": "#1d6a86"}

@@ -16,8 +16,8 @@ A stopped experiment continues where it was. Writes ``results/pea_kd.json`` and 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ from tutelage.recipes.recipe import Recipe
 from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
 from tutelage.students.specs import Copied, Shared, Student
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import judged, paragraph, shown, table
-from tutelage.studies.script import Results, before, settings, write
+from tutelage.studies.pages import judged, listed, paragraph, shown, table, tabled
+from tutelage.studies.script import Results, before, once, settings
 from tutelage.studies.study import folder_name, paired
 
 ARMS: dict[str, tuple[str, str, str]] = {
@@ -92,14 +92,12 @@ def recipe_for(arm: str, stored: int, arguments: argparse.Namespace) -> Recipe:
     if sharing in ("paired", "shuffled"):
         student = Shared(stored=stored, order=sharing, source=source)  # type: ignore[arg-type]
     first, last = recipe.stages
-    if ptp == "off":
-        stages = [last.model_copy(update={"epochs": arguments.epochs, "lr": arguments.lr})]
-    else:
-        control: Any = None if ptp == "on" else ptp
-        given = {"epochs": arguments.verdict_epochs, "lr": arguments.lr, "mechanisms": [PTPLabels(control=control)]}
-        rest = {"epochs": arguments.epochs - arguments.verdict_epochs, "lr": arguments.lr}
-        stages = [first.model_copy(update=given), last.model_copy(update=rest)]
-    return recipe.model_copy(update={"method": folder_name(arm), "student": student, "stages": stages})
+    control: Any = ptp if ptp in ("shuffled", "labels") else None
+    epochs = 0 if ptp == "off" else arguments.verdict_epochs
+    first = first.model_copy(update={"epochs": epochs, "mechanisms": [PTPLabels(control=control)]})
+    stages = [first] * (epochs > 0) + [last.model_copy(update={"epochs": arguments.epochs - epochs})]
+    recipe = recipe.model_copy(update={"method": folder_name(arm), "stages": stages})
+    return common.altered(recipe, student, lr=arguments.lr)
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
@@ -178,15 +176,10 @@ PUZZLED: dict[str, list[str] | int] = {
 
 
 def lookups(work: Path, seeds: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, plan in PUZZLED.items():
-        for seed in range(seeds):
-            path = work / f"{folder_name(name)}-{seed}.json"
-            if not path.exists():
-                write(path, json.dumps(lookup(plan, seed)))
-                print(name, seed, path.read_text(encoding="utf-8"), flush=True)
-            found.setdefault(name, []).append(json.loads(path.read_text(encoding="utf-8")))
-    return found
+    return {
+        name: [once(work / f"{folder_name(name)}-{seed}.json", partial(lookup, plan, seed)) for seed in range(seeds)]
+        for name, plan in PUZZLED.items()
+    }
 
 
 # ------------------------------------------------------------------------------------------------------- what it shows
@@ -195,7 +188,7 @@ def lookups(work: Path, seeds: int) -> dict[str, Any]:
 def page(results: Results, out: Path) -> Results:
     lines, commands, puzzled = [], [], results.get("lookup", {})
     for start, found in results["tasks"].items():
-        commands.append(SCRIPT.command({**found["settings"], "start": start}, f"tasks {common.GLUE}"))
+        commands.append(SCRIPT.command(found["settings"], f"tasks {common.GLUE}", start=start))
         for task, teacher in found["teachers"].items():
             for stored in map(int, found["settings"]["stored"].split(",")):
                 if runs := common.of(found["runs"], task=task, stored=stored):
@@ -217,10 +210,6 @@ def page(results: Results, out: Path) -> Results:
         "parts": lines,
         "commands": [f"    {command}" for command in commands],
         "starts": "; ".join(f"of {words} (*from {start}*)" for start, words in STARTS.items()),
-        "items": ITEMS,
-        "chance": 1 / ITEMS,
-        "width": WIDTH,
-        "steps": STEPS,
     }
 
 
@@ -233,7 +222,7 @@ def takeaway(found: Results) -> Results:
             metric = next(iter(teacher["scores"]))
             by_arm = common.by_arm(found["runs"], metric, task=task, stored=most)
             parts.append(f"{common.gain(by_arm[arm], by_arm['pkd'])} ({metric} on {task})")
-        gains[arm] = common.listed(parts)
+        gains[arm] = listed(parts)
     return {"most": most, **gains}
 
 
@@ -244,21 +233,23 @@ def of_task(teacher: Results, runs: common.Runs) -> list[str]:
         f"{name}: teacher {score:.3f}, a constant answer {teacher['constant'][name]:.3f}"
         for name, score in teacher["scores"].items()
     ]
-    heads = ["arm", "seeds", metric, "against pkd", *others, "parameters", "on disk", "ms, batch 32"]
     scores = {name: common.by_arm(runs, name) for name in (metric, *others)}
-    cells = []
-    for arm in (arm for arm in ARMS if arm in scores[metric]):
-        ours, rows = scores[metric][arm], common.of(runs, arm=arm)
-        against = "-" if arm == "pkd" else common.gain(ours, scores[metric].get("pkd", {}))
-        cells.append([TITLES.get(arm, arm), str(len(ours)), shown([*ours.values()]), against])
-        cells[-1] += [shown([*scores[name][arm].values()]) for name in others]
-        cells[-1] += [f"{rows[0]['parameters'] / 1e6:.1f} M", f"{rows[0]['bytes'] / 1e6:.0f} MB"]
-        cells[-1].append(f"{min(run['latency_ms']['32'] for run in rows):.1f}")
+    ours, rows = scores[metric], {arm: common.of(runs, arm=arm) for arm in ARMS}
+    columns = {
+        "arm": lambda arm: TITLES.get(arm, arm),
+        "seeds": lambda arm: str(len(ours[arm])),
+        metric: lambda arm: shown([*ours[arm].values()]),
+        "against pkd": lambda arm: "-" if arm == "pkd" else common.gain(ours[arm], ours.get("pkd", {})),
+        **{name: lambda arm, name=name: shown([*scores[name][arm].values()]) for name in others},
+        "parameters": lambda arm: f"{rows[arm][0]['parameters'] / 1e6:.1f} M",
+        "on disk": lambda arm: f"{rows[arm][0]['bytes'] / 1e6:.0f} MB",
+        "ms, batch 32": lambda arm: f"{min(run['latency_ms']['32'] for run in rows[arm]):.1f}",
+    }
     claims = []
-    for claim, ours, theirs in CLAIMS:
-        found = [judged(name, paired(by_arm.get(ours, {}), by_arm.get(theirs, {}))) for name, by_arm in scores.items()]
+    for claim, one, other in CLAIMS:
+        found = [judged(name, paired(by_arm.get(one, {}), by_arm.get(other, {}))) for name, by_arm in scores.items()]
         claims += [f"* {claim}: {'; '.join(found)}"] if all(found) else []
-    return [f"{'; '.join(known)}.", "", *table(heads, cells), *claims, ""]
+    return [f"{'; '.join(known)}.", "", *tabled(columns, (arm for arm in ARMS if arm in ours)), *claims, ""]
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ was. Writes ``results/planted_teams.json`` and ``docs/results/planted_teams.md``
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ from tutelage.methods.autoskdbert import autoskdbert
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Stage
-from tutelage.studies.pages import paragraph, shown, table
-from tutelage.studies.script import Results, before, write
+from tutelage.studies.pages import paragraph, shown, table, tabled
+from tutelage.studies.script import Results, once
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import KnownLogits, predict
 from tutelage.training import loop
@@ -67,22 +68,16 @@ SEARCHES: dict[str, dict[str, Any]] = {
 
 SCRIPT = common.options(__file__, __doc__, "planted_teams", seeds=5, precision=None)
 SCRIPT.add_argument("--updates", type=int, default=900, help="updates of the distribution in each phase")
-SCRIPT.add_argument("--teams", default=",".join(TEAMS), help="teams, separated by commas")
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     results: Results = {"updates": arguments.updates, "teams": TEAMS, "runs": []}
     which, parts = common.part(arguments)
-    for number, (seed, team) in enumerate((s, t) for s in range(arguments.seeds) for t in arguments.teams.split(",")):
+    for number, (seed, team) in enumerate(product(range(arguments.seeds), TEAMS)):
         path = arguments.work / f"{team}-{seed}-{arguments.updates}.json"
-        known = before(path)
-        if not known and number % parts != which:
-            continue
-        run = one(team, seed, arguments.updates, known)
-        if run != known:
-            write(path, json.dumps(run, indent=1))
-        results["runs"].append(run)
-        yield results
+        if number % parts == which or path.exists():
+            results["runs"].append(once(path, partial(one, team, seed, arguments.updates)))
+            yield results
 
 
 # ------------------------------------------------------------------------------------------------------------ one seed
@@ -162,44 +157,40 @@ class Trial:
         return float(right.mean()), hooks[0].record() if hooks else {}
 
 
-def one(team: str, seed: int, updates: int, known: Results) -> Results:
-    """All searches and students of one team and seed; what is ``known`` is not run again."""
+def one(team: str, seed: int, updates: int) -> Results:
+    """All searches and students of one team and seed."""
     trial, members = Trial(team, seed), len(TEAMS[team])
     uniform = np.full(members, 1 / members)
-    search: Results = {}
-    for name, choice in SEARCHES.items():
-        if team == "equals" and name not in ("single", "corrected", "naive"):
-            continue
-        search[name] = known.get("search", {}).get(name) or searched(trial, uniform, name, choice, updates)
-    accuracy: Results = {}
-    if team != "equals":
-        good = np.array([wrong is not None and wrong <= GOOD for wrong in TEAMS[team]])
-        finals = {
-            "uniform draws": uniform,
-            "mean of all": uniform,
-            "good ones, uniform draws": good / good.sum(),
-            "learnt, after selection": search["single"]["next"],
-            "learnt, refined": search["single"]["refined"],
-            "learnt jointly, after selection": search["all"]["next"],
-            "learnt by policy gradient, after selection": search["reinforce"]["next"],
-            "learnt as corrected, after selection": search["corrected"]["next"],
-            "what soft labels alone have left": search["soft labels only"]["next"],
-        }
-        for name, weights in finals.items():
-            how = Team(combine="average") if name == "mean of all" else Team()
-            done = known.get("accuracy", {}).get(name)
-            accuracy[name] = trial.train(np.array(weights), how, FINAL)[0] if done is None else done
+    names = ("single", "corrected", "naive") if team == "equals" else tuple(SEARCHES)
+    search = {name: searched(trial, uniform, name, updates) for name in names}
+    if team == "equals":
+        return {"team": team, "seed": seed, "search": search, "accuracy": {}}
+    good = np.array([wrong is not None and wrong <= GOOD for wrong in TEAMS[team]])
+    finals = {
+        "uniform draws": uniform,
+        "mean of all": uniform,
+        "good ones, uniform draws": good / good.sum(),
+        "learnt, after selection": search["single"]["next"],
+        "learnt, refined": search["single"]["refined"],
+        "learnt jointly, after selection": search["all"]["next"],
+        "learnt by policy gradient, after selection": search["reinforce"]["next"],
+        "learnt as corrected, after selection": search["corrected"]["next"],
+        "what soft labels alone have left": search["soft labels only"]["next"],
+    }
+    how = {"mean of all": Team(combine="average")}
+    accuracy = {n: trial.train(np.array(weights), how.get(n, Team()), FINAL)[0] for n, weights in finals.items()}
     return {"team": team, "seed": seed, "search": search, "accuracy": accuracy}
 
 
-def searched(trial: Trial, uniform: np.ndarray, name: str, choice: Results, updates: int) -> Results:
+def searched(trial: Trial, uniform: np.ndarray, name: str, updates: int) -> Results:
     """What one way to learn the distribution finds; ``single`` has a second phase, but not in a team of equals."""
+    learning = Learning(**SEARCHES[name])
     labels, steps = 0.0 if name == "soft labels only" else 0.5, 120 if name == "few updates" else updates
-    accuracy, record = trial.train(uniform, Team(learning=Learning(**choice)), steps, labels, 0)
+    accuracy, record = trial.train(uniform, Team(learning=learning), steps, labels, 0)
     kept = [int(k) for k in record["kept"]]
     found = {"q": record["probabilities"], "next": record["next"], "kept": kept, "student": accuracy}
     if name == "single" and trial.team != "equals":
-        how = Team(learning=Learning(**choice, keep=None))
+        how = Team(learning=learning.model_copy(update={"keep": None}))
         found["refined"] = trial.train(np.array(record["next"]), how, updates, labels, 1)[1]["probabilities"]
     return found
 
@@ -211,28 +202,29 @@ def page(results: Results, out: Path) -> Results:
     lines, takeaways = [], []
     for team, teachers in results["teams"].items():
         runs = common.of(results["runs"], team=team)
-        if not runs:
-            continue
         good = [number for number, wrong in enumerate(teachers) if wrong is not None and wrong <= GOOD]
         bad = [number for number in range(len(teachers)) if number not in good]
         titles = ["no opinion" if wrong is None else f"{wrong:.2f} wrong" for wrong in teachers]
-        cells = []
-        for name in runs[0]["search"]:
+        cells, every = [], len(good) * len(runs)
+        for name in runs[0]["search"] if runs else ():
             means = np.mean([run["search"][name]["q"] for run in runs], axis=0)
             kept = f"{counts(runs, name, bad)} of {len(bad) * len(runs)}" if bad else "-"
-            every = len(good) * len(runs)
             cells.append([name, *(f"{mean:.3f}" for mean in means), kept])
             cells[-1].append(f"{every - counts(runs, name, good)} of {every}")
+        if not cells:
+            continue
         lines += [f"## {team}, {len(runs)} seeds", ""]
         lines += table(["learned by", *titles, "bad ones kept", "good ones dropped"], cells)
-        accuracies = {name: [run["accuracy"][name] for run in runs] for name in runs[0]["accuracy"]}
-        if accuracies:
+        if accuracies := {name: [run["accuracy"][name] for run in runs] for name in runs[0]["accuracy"]}:
             base = accuracies["uniform draws"]
-            cells = [
-                [name, shown(v), "-" if name == "uniform draws" else shown([*np.subtract(v, base)], "+")]
-                for name, v in accuracies.items()
-            ]
-            lines += table(["student trained by", "accuracy", "against uniform draws"], cells)
+            columns = {
+                "student trained by": str,
+                "accuracy": lambda name, of=accuracies: shown(of[name]),
+                "against uniform draws": lambda name, of=accuracies, base=base: (
+                    "-" if of[name] is base else shown([*np.subtract(of[name], base)], "+")
+                ),
+            }
+            lines += tabled(columns, accuracies)
             takeaways.append(
                 f"of {team}, {counts(runs, 'single', bad)} of {len(bad) * len(runs)} bad teachers are kept and the student "
                 f"reaches {shown(accuracies['learnt, refined'])} instead of {shown(base)} by uniform draws"
@@ -244,12 +236,6 @@ def page(results: Results, out: Path) -> Results:
         "command": SCRIPT.command({"updates": results["updates"]}),
         "updates": results["updates"],
         "half": 0.5 / 6,
-        "length": LENGTH,
-        "words": WORDS,
-        "train": TRAIN,
-        "held": HELD,
-        "test": TEST,
-        "final": FINAL,
     }
 
 

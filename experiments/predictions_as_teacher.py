@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import Copied
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import shown, table
-from tutelage.studies.script import Results, before, settings, write
+from tutelage.studies.script import Results, before, once, settings, write, write_rows
 from tutelage.studies.study import folder_name, paired
 
 FORMS = {"labels": "likeliest label", "full": "distribution", "top3": "top-3 log-probabilities", "votes": "five votes"}
@@ -71,34 +71,28 @@ def split(work: Path, arguments: argparse.Namespace) -> list[str]:
     parts = {"annotator": rows[:count], "annotated": rows[count : 2 * count], "dev": dev}
     parts["gold"] = rows[count : count + arguments.gold_rows]
     for name, part in parts.items():
-        out = io.StringIO()
-        csv.writer(out).writerows([("text", "label"), *part])
-        if not (work / f"{name}.csv").exists():
-            write(work / f"{name}.csv", out.getvalue())
+        write_rows(work / f"{name}.csv", part)
     return labels
 
 
 def annotate(work: Path, labels: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
     """Write the files of predictions at each noise; returns what the annotator scores at each, by noise."""
-    done = work / "annotated.json"
-    if not done.exists():
-        recipe = {"epochs": arguments.annotator_epochs, "lr": arguments.lr}
-        files = {"train": work / "annotator.csv", "dev": work / "annotated.csv"}
-        annotator = api.finetune(pretrained(), work / "annotator", **recipe, **files, max_length=64, resume=True)
-        found = annotator.predictions()
-        logits = np.log(np.maximum(found[[f"student: {label}" for label in labels]].to_numpy(), 1e-12))
-        truth = np.array([labels.index(label) for label in found["label"]])
-        scores = {}
-        for noise in arguments.noise.split(","):
-            generator = np.random.default_rng([7, round(1000 * float(noise))])
-            noisy = logits + float(noise) * generator.standard_normal(logits.shape)
-            noisy = np.exp(noisy - noisy.max(axis=1, keepdims=True))
-            shares = noisy / noisy.sum(axis=1, keepdims=True)
-            write_files(work / f"noise-{noise}", list(found["text"]), shares, labels, generator)
-            right = shares.argmax(axis=1) == truth
-            scores[noise] = {"accuracy": float(right.mean()), "confidence": float(shares.max(axis=1).mean())}
-        write(done, json.dumps(scores, indent=1))
-    return before(done)
+    recipe = {"epochs": arguments.annotator_epochs, "lr": arguments.lr}
+    files = {"train": work / "annotator.csv", "dev": work / "annotated.csv"}
+    annotator = api.finetune(pretrained(), work / "annotator", **recipe, **files, max_length=64, resume=True)
+    found = annotator.predictions()
+    logits = np.log(np.maximum(found[[f"student: {label}" for label in labels]].to_numpy(), 1e-12))
+    truth = np.array([labels.index(label) for label in found["label"]])
+    scores = {}
+    for noise in arguments.noise.split(","):
+        generator = np.random.default_rng([7, round(1000 * float(noise))])
+        noisy = logits + float(noise) * generator.standard_normal(logits.shape)
+        noisy = np.exp(noisy - noisy.max(axis=1, keepdims=True))
+        shares = noisy / noisy.sum(axis=1, keepdims=True)
+        write_files(work / f"noise-{noise}", list(found["text"]), shares, labels, generator)
+        right = shares.argmax(axis=1) == truth
+        scores[noise] = {"accuracy": float(right.mean()), "confidence": float(shares.max(axis=1).mean())}
+    return scores
 
 
 def write_files(
@@ -129,7 +123,8 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     labels = split(work, arguments)
     noises = arguments.noise.split(",")
     given = {key: value for key, value in settings(arguments).items() if key != "minutes"}
-    results: Results = {"settings": given, "annotators": annotate(work, labels, arguments), "runs": []}
+    annotators = once(work / "annotated.json", partial(annotate, work, labels, arguments))
+    results: Results = {"settings": given, "annotators": annotators, "runs": []}
     middle = noises[len(noises) // 2]
     forms: Arms = [(noise, form, form, {}, False) for noise in noises for form in FORMS]
     more: Arms = [(middle, arm, form, options, False) for arm, (form, options) in MORE.items()]

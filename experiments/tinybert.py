@@ -27,7 +27,7 @@ from tutelage.students.specs import Fresh, parse
 from tutelage.studies import ablation
 from tutelage.studies.ablation import TABLES, recipe_of
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import paragraph, shown, table
+from tutelage.studies.pages import listed, paragraph, shown, table
 from tutelage.studies.script import Results, before, settings
 from tutelage.studies.study import paired
 from tutelage.tasks.load import load_data
@@ -51,21 +51,14 @@ PUBLISHED = {
 """Scores of TinyBERT4 on dev: MNLI-m and -mm, MRPC (accuracy), CoLA (Matthews), their mean (Jiao et al. 2019, tables 5 to 7)."""
 
 
-SCRIPT = common.options(__file__, __doc__, "tinybert", tasks="mrpc,sst2")
+NUMBERS = {"words_steps": 700, "general_steps": 500, "general_lr": 2e-3, "variants": 1}
+"""Steps of 64 texts of 64 tokens on masked words, steps of 32 texts of 128 tokens, and augmented texts for each text of a field."""
+EPOCHS = {"intermediate_epochs": 1, "prediction_epochs": 1, "lr": 5e-4, "teacher_epochs": 3, "teacher_lr": 1e-4}
+SCRIPT = common.options(__file__, __doc__, "tinybert", tasks="mrpc,sst2", **NUMBERS, **EPOCHS)
 SCRIPT.add_argument("--text", nargs="+", help="files of text, a paragraph a line, a blank line between documents")
 SCRIPT.add_argument("--vectors", help="word vectors for words of several pieces")
 SCRIPT.add_argument("--arms", default="plain," + ",".join(CPU_ARMS), help="rows of the tables, separated by commas")
 SCRIPT.add_argument("--student", default="layers=4,hidden=192,intermediate=768,heads=12")
-SCRIPT.add_argument("--words-steps", type=int, default=700, help="steps of 64 texts of 64 tokens on masked words")
-SCRIPT.add_argument("--general-steps", type=int, default=500, help="steps of 32 texts of 128 tokens")
-SCRIPT.add_argument("--general-lr", type=float, default=2e-3)
-SCRIPT.add_argument("--variants", type=int, default=1, help="augmented texts for each text (for each of a pair)")
-SCRIPT.add_argument("--intermediate-epochs", type=int, default=1)
-SCRIPT.add_argument("--prediction-epochs", type=int, default=1)
-SCRIPT.add_argument("--lr", type=float, default=5e-4, help="peak rate of both stages on a task")
-SCRIPT.add_argument("--teacher-epochs", type=int, default=3)
-SCRIPT.add_argument("--teacher-lr", type=float, default=1e-4)
-SCRIPT.add_argument("--full", action="store_true", help="all of SST-2's training rows")
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
@@ -83,15 +76,12 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         api.build_corpus(arguments.text, corpus, tokenizer=start)
     words = work / "words-model"
     if not (words / "report.json").exists():
-        steps = [
-            "data.length=64",
-            "batch_size=64",
-            f"max_steps={arguments.words_steps}",
-            "stages.pretrain.max_tokens=4096",
-        ]
+        steps = ["data.length=64", "batch_size=64", "stages.pretrain.max_tokens=4096"]
+        steps.append(f"max_steps={arguments.words_steps}")
         api.pretrain(start, corpus, str(words), lr=5e-4, mixed_precision=precision, settings=steps, resume=True)
     results: Results = {"settings": settings(arguments), "words": held_out(words / "report.json")}
     results |= {"general": {}, "teachers": {}, "augmented": {}, "runs": {}}
+    seeds = range(arguments.seeds)
     for task in arguments.tasks.split(","):
         data, place = common.task_data(arguments, task), work / task
         rows = place / "ablation"
@@ -112,29 +102,13 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         runs = results["runs"][task] = []
         if "plain" in arms:
             recipes = {"plain": plain_recipe(arguments, student, data, task)}
-            runs += common.carry_out(
-                arguments,
-                place,
-                recipes,
-                data,
-                range(arguments.seeds),
-                more=lambda _, report: row(report),
-                teacher=None,
-            )
+            runs += common.carry_out(arguments, place, recipes, data, seeds, more=lambda _, report: row(report))
         found = ablation.ablate(
-            str(rows),
-            teacher=str(place / "teacher"),
-            general_teacher=start,
-            corpus=corpus,
-            student=student,
-            data=data.model_copy(update={"candidates": candidates}),
-            arms=[arm for arm in arms if arm != "plain"],
-            seeds=range(arguments.seeds),
-            general=str(work / "general"),
-            mixed_precision=precision,
-            settings=overrides,
+            str(rows), teacher=str(place / "teacher"), general_teacher=start, corpus=corpus, student=student,
+            data=data.model_copy(update={"candidates": candidates}), arms=[arm for arm in arms if arm != "plain"],
+            seeds=seeds, general=str(work / "general"), mixed_precision=precision, settings=overrides,
             part=common.part(arguments),
-        )
+        )  # fmt: skip
         for arm, seed in ((arm, seed) for arm, of in found.rows.items() for seed in of.scores):
             report = before(rows / f"{arm}-{seed}" / "report.json")
             runs.append({"arm": arm, "seed": seed, **common.measured(report, "parameters"), **row(report)})
@@ -199,9 +173,7 @@ def page(results: Results, out: Path) -> Results:
         for arm, run in results["general"].items()
     ]
     gaps = {
-        arm: common.listed(
-            [f"{common.gain(by.get(arm, {}), by.get('full', {}))} ({task})" for task, by in scores.items()]
-        )
+        arm: listed([f"{common.gain(by.get(arm, {}), by.get('full', {}))} ({task})" for task, by in scores.items()])
         for arm in ("no_gd", "no_td", "no_da")
     }
     places = f"{common.GLUE} --text path/to/wikipedia/*.txt.gz --vectors vectors.npz"

@@ -9,9 +9,7 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
 import re
 from pathlib import Path
@@ -19,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tutelage.data.config import DataConfig
-from tutelage.studies.script import write
+from tutelage.studies.script import write_rows
 
 TASKS = ("topics", "order")
 TRAIN, DEV, MORE, TEST = 4000, 1000, 4000, 4000
@@ -36,11 +34,8 @@ def tuning_data(folder: Path, task: str, squad: Path, corpus: Path) -> DataConfi
     if not all(path.exists() for path in files.values()):
         found = order(corpus) if task == "order" else topics(articles(squad))
         for part, rows in found.items():
-            out = io.StringIO()
-            csv.writer(out).writerows(
-                [("text", "label"), *rows] if part != "more" else [("text",), *(row[:1] for row in rows)]
-            )
-            write(files[part], out.getvalue())
+            names = ("text",) if part == "more" else ("text", "label")
+            write_rows(files[part], [row[: len(names)] for row in rows], names)
     return DataConfig(train=str(files["train"]), dev=str(files["dev"]), max_train=int(few) if few else None)
 
 

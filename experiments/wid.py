@@ -22,7 +22,7 @@ import gzip
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import common
 import numpy as np
@@ -50,11 +50,10 @@ from tutelage.run.task import TaskRun
 from tutelage.run.workspace import bench
 from tutelage.students.load import load_config, load_model
 from tutelage.students.specs import Checkpoint, Fresh, Inherited, Sliced, Student
-from tutelage.studies import script
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import judged, paragraph, shown, table
+from tutelage.studies.pages import claims, listed, paragraph, shown, table, tabled
 from tutelage.studies.plot import Plot
-from tutelage.studies.script import Results, write
+from tutelage.studies.script import Results, before, once, write
 from tutelage.studies.study import Outcome, paired, study
 
 
@@ -120,8 +119,6 @@ SCRIPT = common.options(__file__, __doc__, "wid", tasks="sst2,stsb")
 SCRIPT.add_argument("part", nargs="?", choices=["words", "tasks"], default="words")
 SCRIPT.add_argument("--text", nargs="+", help="of words: text, a paragraph a line, a blank line between documents")
 SCRIPT.add_argument("--times", type=float, default=1.0, help="of words: factor on all numbers of steps")
-SCRIPT.add_argument("--kinds", default=",".join(KINDS))
-SCRIPT.add_argument("--arms", default=",".join(ARMS), help="of words: arms, separated by commas")
 SCRIPT.add_argument("--widths", default="192,96", help="of tasks: widths of the students")
 SCRIPT.add_argument("--epochs", type=int, default=4, help="of tasks: epochs of the students")
 NAMES = {"words": ("seeds", "times", "mixed_precision"), "tasks": ("seeds", "widths", "epochs", "mixed_precision")}
@@ -129,33 +126,11 @@ NAMES = {"words": ("seeds", "times", "mixed_precision"), "tasks": ("seeds", "wid
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
-    common.chosen(SCRIPT, arguments.arms, ARMS)
-    part, results = arguments.part, script.before(arguments.out)
-    given = {name: getattr(arguments, name) for name in NAMES[part]}
-    before = results.get(part, {})
+    """The part that is asked for; the other one stays in the results."""
+    part, results = arguments.part, before(arguments.out)
     for found in words(arguments) if part == "words" else tasks(arguments):
-        if before.get("settings") == given:  # kinds, arms and tasks that are not run now stay
-            found = (kinds_of if part == "words" else tasks_of)(before, found)
-        results[part] = {"settings": given, **found}
+        results[part] = {"settings": {name: getattr(arguments, name) for name in NAMES[part]}, **found}
         yield results
-
-
-def kinds_of(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Both results, by kind and arm; of a kind with another teacher only the new ones."""
-    kinds = dict(before["kinds"])
-    for kind, of in found["kinds"].items():
-        old = kinds.get(kind)
-        if old is not None and old["teacher"]["unseen"] == of["teacher"]["unseen"]:
-            of = {**of, **{part: {**old[part], **of[part]} for part in ("arms", "curves")}}
-        kinds[kind] = of
-    return {"kinds": kinds}
-
-
-def tasks_of(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Both results, by task."""
-    kept = [run for run in before["runs"] if run["task"] not in found["teachers"]]
-    both = {part: {**before[part], **found[part]} for part in ("teachers", "tuning")}
-    return {**both, "runs": [*kept, *found["runs"]]}
 
 
 # ------------------------------------------------------------------------------------------------------- on raw text
@@ -164,9 +139,9 @@ def tasks_of(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 def words(arguments: argparse.Namespace) -> Iterator[Results]:
     """Teachers and students of masked and of next words, and their losses on held-out text."""
     work = arguments.work / "words"
-    begin(work, arguments)
+    begin(work, arguments.text)
 
-    def results_of(kind: str, arms: dict[str, tuple[str, float]], seeds: Sequence[int]) -> list[Outcome]:
+    def runs_of(kind: str, arms: dict[str, tuple[str, float]], seeds: Sequence[int]) -> list[Outcome]:
         """The runs of arms ``(student, rate)`` that are finished or this process's; a teacher is every process's."""
         configs = {name: config_for(arm, kind, work, rate, arguments) for name, (arm, rate) in arms.items()}
         part = (0, 1) if f"{kind}-teacher" in arms else common.part(arguments)
@@ -174,22 +149,21 @@ def words(arguments: argparse.Namespace) -> Iterator[Results]:
         return found.outcomes
 
     kinds: Results = {}
-    for kind in arguments.kinds.split(","):
-        how = KINDS[kind]
-        teacher = dict(results_of(kind, {f"{kind}-teacher": ("teacher", how.teacher_rate)}, [0])[0].more)
+    for kind, how in KINDS.items():
+        teacher = dict(runs_of(kind, {f"{kind}-teacher": ("teacher", how.teacher_rate)}, [0])[0].more)
         if arguments.share == "shared":
             continue
-        found: Results = {"teacher": teacher, "arms": {}, "curves": {"teacher": teacher.pop("curve")}}
-        for arm in arguments.arms.split(","):
+        kinds[kind] = {"teacher": teacher, "arms": {}, "curves": {"teacher": teacher.pop("curve")}}
+        for arm in ARMS:
             rates = how.rates[{"wid": "wid", "slice": "slices"}.get(arm.partition("_")[0], "new")]
             names = {f"{kind}-{arm}-{rate:g}": rate for rate in rates}
-            tuned = results_of(kind, {name: (arm, rate) for name, rate in names.items()}, [0])
+            tuned = runs_of(kind, {name: (arm, rate) for name, rate in names.items()}, [0])
             if len(tuned) < len(names):
                 continue  # another process has the rest; repeat the command
             best = min(tuned, key=lambda run: run.more["tuning"])
-            runs = results_of(kind, {best.arm: (arm, names[best.arm])}, range(arguments.seeds))
-            found["curves"][arm] = best.more["curve"]
-            found["arms"][arm] = {
+            runs = runs_of(kind, {best.arm: (arm, names[best.arm])}, range(arguments.seeds))
+            kinds[kind]["curves"][arm] = best.more["curve"]
+            kinds[kind]["arms"][arm] = {
                 "rate": names[best.arm],
                 "tuning": {f"{names[run.arm]:g}": run.more["tuning"] for run in tuned},
                 "losses": {str(run.seed): run.more["unseen"] for run in runs},
@@ -197,8 +171,7 @@ def words(arguments: argparse.Namespace) -> Iterator[Results]:
             }
             if not arguments.share:
                 attention = [attention_of(work, kind, work / f"{best.arm}-{run.seed}") for run in runs]
-                found["arms"][arm]["attention"] = attention
-        kinds[kind] = found
+                kinds[kind]["arms"][arm]["attention"] = attention
         yield {"kinds": kinds}
 
 
@@ -215,27 +188,26 @@ def losses(config: RunConfig, report: Results, work: Path, kind: str) -> Results
     return {**found, "seconds": sum(stage["seconds"] for stage in report["stages"]), "curve": curve}
 
 
-def begin(work: Path, arguments: argparse.Namespace) -> None:
+def begin(work: Path, files: Sequence[str]) -> None:
     """Vocabularies, corpora and untrained teachers."""
-    vocabularies = {"words": pretrained(), "next_words": work / "vocabulary"}
-    folders = {kind: vocabularies[kind] for kind in arguments.kinds.split(",")}
+    folders = {"words": pretrained(), "next_words": work / "vocabulary"}
     work.mkdir(parents=True, exist_ok=True)
-    if "next_words" in folders and not folders["next_words"].exists():
+    if not folders["next_words"].exists():
         trained = BertWordPieceTokenizer()
         # Without a limit half of the vocabulary is single characters of many scripts.
         trained.train_from_iterator(
-            lines(Path(arguments.text[0]), 200_000), vocab_size=2000, limit_alphabet=100, show_progress=False
+            lines(Path(files[0]), 200_000), vocab_size=2000, limit_alphabet=100, show_progress=False
         )
         BertTokenizerFast(vocab=trained.get_vocab(), model_max_length=LENGTH).save_pretrained(folders["next_words"])
     if not (work / "unseen.txt").exists():
-        last = list(lines(Path(arguments.text[-1]), 9_000))
+        last = list(lines(Path(files[-1]), 9_000))
         write(work / "tuning.txt", "\n".join(last[6_000:]))
         write(work / "unseen.txt", "\n".join(last[:6_000]))
-    texts = {"tuning": [work / "tuning.txt"], "unseen": [work / "unseen.txt"], "corpus": arguments.text[:-1]}
+    texts = {"tuning": [str(work / "tuning.txt")], "unseen": [str(work / "unseen.txt")], "corpus": files[:-1]}
     for kind, folder in folders.items():
         for name, paths in texts.items():
             if not (work / f"{kind}-{name}").exists():
-                build_corpus([str(path) for path in paths], str(work / f"{kind}-{name}"), tokenizer=str(folder))
+                build_corpus(paths, str(work / f"{kind}-{name}"), tokenizer=str(folder))
         place = work / f"{kind}-new"
         if (place / "config.json").exists():
             continue
@@ -257,9 +229,7 @@ def lines(path: Path, count: int) -> Iterator[str]:
 
 
 def instances(kind: str) -> Instances:
-    if kind == "next_words":
-        return Instances(packing="packed", length=LENGTH)
-    return Instances(packing="packed", length=LENGTH, masking=Masking())
+    return Instances(packing="packed", length=LENGTH, masking=Masking() if kind == "words" else None)
 
 
 def config_for(arm: str, kind: str, work: Path, rate: float, arguments: argparse.Namespace) -> RunConfig:
@@ -316,12 +286,13 @@ def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 2000) -> float:
 
 def attention_of(work: Path, kind: str, out: Path) -> Results:
     """The student's attention beside the teacher's on held-out text, stored beside the run."""
-    path = out / "attention.json"
-    if not path.exists():
-        teacher, texts = str(work / f"{kind}-teacher-0" / "student"), str(work / "unseen.txt")
+    teacher, texts = str(work / f"{kind}-teacher-0" / "student"), str(work / "unseen.txt")
+
+    def found() -> Results:
         report = attention_report(teacher, str(out / "student"), texts, max_length=LENGTH, quiet=True)
-        write(path, report.model_dump_json(include={"same_head", "best_match", "uniform"}))
-    return script.before(path)
+        return report.model_dump(mode="json", include={"same_head", "best_match", "uniform"})
+
+    return once(out / "attention.json", found)
 
 
 # ------------------------------------------------------------------------------------------------------------ on tasks
@@ -344,7 +315,7 @@ def tasks(arguments: argparse.Namespace) -> Iterator[Results]:
                 continue  # another process has the rest; repeat the command
             selection = {tried[run["name"]][2]: run["selection"] for run in tuned}
             found["tuning"].setdefault(task, {})[kind] = {f"{rate:g}": score for rate, score in selection.items()}
-            best = max(selection, key=lambda rate: selection[rate])
+            best = max(selection, key=selection.__getitem__)
             wanted = {f"{arm}-{width}-{best:g}": (arm, width, best) for width in widths for arm in arms}
             for run in run_arms(arguments, place, data, wanted, range(arguments.seeds)):
                 arm, width, rate = wanted[run.pop("name")]
@@ -385,56 +356,40 @@ def task_recipe(arm: str, width: int, rate: float, epochs: int) -> Recipe:
         return finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=1e-4)
     if arm.startswith("wid"):
         recipe = wid(width).part("task")
-        student: Student = Inherited(hidden=width, strategy="dim" if arm == "wid_dim" else "head")
         schedule = recipe.stages[0].mechanisms[0].model_copy(update={"selection": SELECTION})
-        update = {"epochs": epochs, "batch_size": 64, "lr": rate, "mechanisms": [schedule]}
-        stage = recipe.stages[0].model_copy(update=update)
-        return recipe.model_copy(update={"student": student, "stages": [stage]})
+        student = Inherited(hidden=width, strategy="dim" if arm == "wid_dim" else "head")
+        return common.altered(recipe, student, epochs=epochs, batch_size=64, lr=rate, mechanisms=[schedule])
     recipe = finetune(Sliced(hidden=width, choose="norm" if arm == "slice_norm" else "random"), epochs=epochs, lr=rate)
-    stage = recipe.stages[0].model_copy(update={"select": "last", "batch_size": 64})
-    return recipe.model_copy(update={"method": arm, "stages": [stage]})
+    return common.altered(recipe, select="last", batch_size=64).model_copy(update={"method": arm})
 
 
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
 def page(results: Results, out: Path) -> Results:
-    lines, commands, notes, takeaways = [], [], [], []
+    lines, commands, takeaways = [], [], []
     if "words" in results:
         given, kinds = results["words"]["settings"], results["words"]["kinds"]
-        lines += about_words(given, kinds)
+        lines += ["## On raw text", ""]
         commands.append(SCRIPT.command(given, "words --text path/to/wikipedia/*.txt.gz"))
         for kind, found in kinds.items():
+            lines += about_words(kind, found, given["times"])
             behind = behind_wid(found["arms"])
             better = [f"{shown(behind[arm])} nats better than {ARMS[arm]}" for arm in ("slice_norm", "scratch")]
-            takeaways.append(f"on {KINDS[kind].title} WID is {common.listed(better)}")
-        notes += paragraph(
-            f"""On raw text all train on {BATCH} inputs of {LENGTH} tokens a step. Students are as deep as the teacher, with as many
-            heads, half as wide. Loss: nats a word on held-out text, the same words for all; means with half of the 95 %
-            t-interval over seeds. *Behind WID* is paired by seed. Each arm has the learning rate that is best with seed 0 on
-            other held-out text: the last column, *open* where the best is the first or last that was tried. Seconds are of
-            training, with other runs at the same time."""
-        )
+            takeaways.append(f"on {KINDS[kind].title} WID is {listed(better)}")
     if "tasks" in results:
         given = results["tasks"]["settings"]
-        lines += about_tasks(**results["tasks"])
-        commands.append(
-            SCRIPT.command({**given, "tasks": ",".join(results["tasks"]["teachers"])}, f"tasks {common.GLUE}")
-        )
-        rows = ", ".join(f"{task} is cut to {count:,} training rows" for task, count in common.ROWS.items())
-        notes += paragraph(
-            f"""On tasks the teacher is MiniLM (6 layers x 384), fine-tuned for 4 epochs; {rows}. Students have 6 layers and are
-            narrower; batches of 64; the last epoch ({given["epochs"]} of them) counts; scores are of dev, means with half of
-            the 95 % t-interval over seeds. *dim* keeps 12 smaller heads, *head* keeps whole ones. The rate of WID is the one
-            that is best for its first arm at {given["widths"].split(",")[0]} wide with seed 0, on the validation split (10 %
-            of train); so is that of slices: the second table, *open* where the best is the first or last that was tried.
-            Discussion: [findings.md](findings.md)."""
-        )
-    commands = [f"    {command}" for command in commands]
-    notes += paragraph(
-        f"Coordinates are masked by `selection={SELECTION}`, as in the authors' code; the default is another."
-    )
-    return {"takeaways": "; ".join(takeaways), "parts": lines, "commands": commands, "notes": notes}
+        lines += about_tasks(results["tasks"])
+        tasks = ",".join(results["tasks"]["teachers"])
+        commands.append(SCRIPT.command(given, f"tasks {common.GLUE}", tasks=tasks))
+    return {
+        "takeaways": "; ".join(takeaways),
+        "parts": lines,
+        "commands": [f"    {command}" for command in commands],
+        "rows": ", ".join(f"{task} is cut to {count:,} training rows" for task, count in common.ROWS.items()),
+        "epochs": given.get("epochs", SCRIPT.get_default("epochs")),
+        "widest": given.get("widths", SCRIPT.get_default("widths")).split(",")[0],
+    }
 
 
 def behind_wid(arms: Results) -> dict[str, list[float]]:
@@ -449,63 +404,58 @@ def tried(losses: dict[str, float], best: str) -> str:
     return ", ".join(cells) + (" (open)" if best in (next(iter(losses)), next(reversed(losses))) else "")
 
 
-def about_words(given: Results, kinds: Results) -> list[str]:
-    lines = ["## On raw text", ""]
-    for kind, found in kinds.items():
-        how, arms = KINDS[kind], found["arms"]
-        behind, rows, attention = behind_wid(arms), [], []
-        for arm, of in arms.items():
-            rows.append([ARMS[arm], str(len(of["losses"])), shown([*of["losses"].values()])])
-            rows[-1] += ["-" if arm == "wid" else shown(behind[arm], "+"), f"{np.mean(of['seconds']):.0f}"]
-            rows[-1].append(tried(of["tuning"], format(of["rate"], "g")))
-            values = [(h, m) for h in ("same_head", "best_match", "uniform") for m in ("cosine", "kl")]
-            cells = [shown([one[h][m] for one in of["attention"]]) for h, m in values]
-            attention.append([ARMS[arm], str(len(of["attention"])), *cells])
-        missing = [name for arm, name in ARMS.items() if arm not in arms]
-        claims = [judged(f"WID is better than {ARMS[a]}", behind[a]) for a in arms if a not in ("wid", "wid_tied")]
-        lines += [
-            *[f"### {how.title[0].upper()}{how.title[1:]}", ""],
-            *table(["student", "seeds", "loss", "behind WID", "seconds", "rates: loss with seed 0"], rows),
-            *paragraph(
-                f"""Teacher: {how.teacher}, trained here for {round(how.teacher_steps * given["times"]):,} steps;
-                {found["teacher"]["unseen"]:.3f}. Students train for {round(how.steps * given["times"]):,} steps."""
-            ),
-            *([f"Not run: {'; '.join(missing)}.", ""] if missing else []),
-            *[*(f"* {claim}" for claim in claims if claim), "", f"![Loss during training](wid_{kind}.svg)", ""],
-            *table(
-                ["student", "seeds", "same head: cosine", "KL", "best match: cosine", "KL", "uniform: cosine", "KL"],
-                attention,
-            ),
-            *paragraph(
-                """Attention on held-out text beside the teacher's (`tutelage attention-report`): cosine and KL in nats of the
-                same head, of the best matching one, and of uniform attention."""
-            ),
-        ]
-    return lines
+def about_words(kind: str, found: Results, times: float) -> list[str]:
+    """Losses, claims and attention of the students of one teacher."""
+    how, arms = KINDS[kind], found["arms"]
+    behind, attention = behind_wid(arms), []
+    for arm, of in arms.items():
+        values = [(head, measure) for head in ("same_head", "best_match", "uniform") for measure in ("cosine", "kl")]
+        cells = [shown([one[head][measure] for one in of["attention"]]) for head, measure in values]
+        attention.append([ARMS[arm], str(len(of["attention"])), *cells])
+    columns = {
+        "student": ARMS.get,
+        "seeds": lambda arm: str(len(arms[arm]["losses"])),
+        "loss": lambda arm: shown([*arms[arm]["losses"].values()]),
+        "behind WID": lambda arm: "-" if arm == "wid" else shown(behind[arm], "+"),
+        "seconds": lambda arm: f"{np.mean(arms[arm]['seconds']):.0f}",
+        "rates: loss with seed 0": lambda arm: tried(arms[arm]["tuning"], format(arms[arm]["rate"], "g")),
+    }
+    heads = ["student", "seeds", "same head: cosine", "KL", "best match: cosine", "KL", "uniform: cosine", "KL"]
+    return [
+        *[f"### {how.title[0].upper()}{how.title[1:]}", "", *tabled(columns, arms)],
+        *paragraph(
+            f"""Teacher: {how.teacher}, trained here for {round(how.teacher_steps * times):,} steps;
+            {found["teacher"]["unseen"]:.3f}. Students train for {round(how.steps * times):,} steps."""
+        ),
+        *claims((f"WID is better than {ARMS[a]}", behind[a]) for a in arms if a not in ("wid", "wid_tied")),
+        *["", f"![Loss during training](wid_{kind}.svg)", "", *table(heads, attention)],
+        *paragraph(
+            """Attention on held-out text beside the teacher's (`tutelage attention-report`): cosine and KL in nats of the
+            same head, of the best matching one, and of uniform attention."""
+        ),
+    ]
 
 
-def about_tasks(settings: Results, teachers: Results, tuning: Results, runs: list[Results]) -> list[str]:
-    rows, claims = [], []
+def about_tasks(found: Results) -> list[str]:
+    """Scores of the students, claims, and the rates that were tried."""
+    teachers, runs, rows, gains = found["teachers"], found["runs"], [], []
     pairs = [(ours, theirs) for ours in ("wid_dim", "wid_head") for theirs in ("slice_norm", "slice_random")]
-    for task, teacher in teachers.items():
-        for width in map(int, settings["widths"].split(",")):
-            found = common.of(runs, task=task, width=width)
-            if not found:
-                continue
-            scores = {arm: {r["seed"]: r["score"] for r in common.of(found, arm=arm)} for arm in TASK_ARMS}
-            head = [f"{task} ({teacher['metric']})", str(width), f"{found[0]['parameters'] / 1e6:.1f} M"]
-            cells = [f"{shown([*of.values()])} ({len(of)})" if of else "-" for of in scores.values()]
-            rows.append([*head, f"{teacher['score']:.3f}", *cells])
-            for ours, theirs in [*pairs, ("wid_head", "wid_dim")]:
-                gains = paired(scores[ours], scores[theirs])
-                claims.append(judged(f"{task}, {width}: {TASK_ARMS[ours]} is better than {TASK_ARMS[theirs]}", gains))
+    for task, width in dict.fromkeys((run["task"], run["width"]) for run in runs):
+        some = common.of(runs, task=task, width=width)
+        scores = {arm: {r["seed"]: r["score"] for r in common.of(some, arm=arm)} for arm in TASK_ARMS}
+        head = [f"{task} ({teachers[task]['metric']})", str(width), f"{some[0]['parameters'] / 1e6:.1f} M"]
+        cells = [f"{shown([*of.values()])} ({len(of)})" if of else "-" for of in scores.values()]
+        rows.append([*head, f"{teachers[task]['score']:.3f}", *cells])
+        for ours, theirs in [*pairs, ("wid_head", "wid_dim")]:
+            claim = f"{task}, {width}: {TASK_ARMS[ours]} is better than {TASK_ARMS[theirs]}"
+            gains.append((claim, paired(scores[ours], scores[theirs])))
     rates = [
         [task] + [tried(by[kind], max(by[kind], key=by[kind].get)) if kind in by else "-" for kind in TASK_KINDS]
-        for task, by in tuning.items()
+        for task, by in found["tuning"].items()
     ]
     return [
         *["## On tasks", "", *table(["task", "width", "parameters", "teacher", *TASK_ARMS.values()], rows)],
-        *[*(f"* {claim}" for claim in claims if claim), ""],
+        *[*claims(gains), ""],
         *table(["task", *(TASK_ARMS[arms[0]] for arms, _ in TASK_KINDS.values())], rates),
     ]
 

@@ -18,7 +18,7 @@ from tutelage.students.specs import Copied
 from tutelage.studies import pages
 from tutelage.studies import study as studies
 from tutelage.studies.plot import Plot, side_by_side
-from tutelage.studies.script import Script, settings
+from tutelage.studies.script import Script, once, settings, write_rows
 from tutelage.studies.study import FILE, Outcome, Study, interval, paired, study
 
 
@@ -133,10 +133,13 @@ def test_paired_intervals_are_scipys() -> None:
 def test_a_claim_is_judged_by_its_interval(differences: list[float], words: str) -> None:
     assert pages.judged("a is better", differences) == f"a is better: {words}"
     assert pages.judged("a is better", []) == "" and pages.shown([]) == "-"
+    assert pages.claims([("a is better", differences), ("b is better", [])]) == [f"* a is better: {words}"]
 
 
 def test_a_table_and_a_plot() -> None:
     assert pages.table(["a", "b"], [["1", "2"]]) == ["| a | b |", "|---|---|", "| 1 | 2 |", ""]
+    columns = {"a": "{a}", "b": lambda row: f"{row['a'] + 1}"}
+    assert pages.tabled(columns, [{"a": 1}]) == pages.table(["a", "b"], [["1", "2"]])
     plot = Plot("loss & time", (1, 1000), (0, 2), x_label="steps", y_step=0.5, size=(564, 384), right=20)
     assert plot.at(1, 0) == (64, 340) and plot.at(1000, 2) == (544, 40) and plot.at(10, 1) == (224, 190)
     plot.dot(10, 1, "#000", "<b>")
@@ -158,6 +161,10 @@ in {settings[epochs]} epochs.
 """
 
 
+LONGEST = 9
+"""A constant, which a template may name."""
+
+
 def test_a_template_is_filled_and_wrapped(tmp_path: Path) -> None:
     """Fields have formats; paragraphs are wrapped, commands are not; empty blocks leave no gap."""
     (tmp_path / "page.md").write_text(TEMPLATE + "\n" + "a word " * 30)
@@ -173,12 +180,21 @@ def test_a_template_is_filled_and_wrapped(tmp_path: Path) -> None:
     assert page.endswith("word\n")
 
 
+def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
+    """Neither a part of the results nor a file of texts."""
+    for score in (1, 2):
+        assert once(tmp_path / "a" / "found.json", lambda score=score: {"score": score}) == {"score": 1}
+    for rows in ([("one, two", "a")], [("other", "b")]):
+        write_rows(tmp_path / "texts.csv", rows)
+    assert (tmp_path / "texts.csv").read_text().splitlines() == ["text,label", '"one, two",a']
+
+
 def test_a_script_writes_its_page_from_finished_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     """``--finished`` makes the same page from the results, and measures nothing; a mistake ends the script with its message."""
     (tmp_path / "scores.py").write_text("")
-    (tmp_path / "scores.md").write_text(TEMPLATE)
+    (tmp_path / "scores.md").write_text(TEMPLATE + "\nOf {LONGEST} epochs.\n")
     tool = Script(str(tmp_path / "scores.py"), "Scores.", "scores", epochs=3)
     tool.add_argument("--data-dir")
     tool.add_argument("--arms", default="a;b")
@@ -210,7 +226,7 @@ def test_a_script_writes_its_page_from_finished_results(
     assert json.loads((tmp_path / "made" / "r.json").read_text())["settings"] == {"epochs": 2, "arms": "a; c"}
     assert made == (
         "# Scores\n\nThe best of 2 is 0.50, in 2 epochs.\n\n"
-        f"    python {tmp_path.name}/scores.py --data-dir d --epochs 2 --arms 'a; c'\n"
+        f"    python {tmp_path.name}/scores.py --data-dir d --epochs 2 --arms 'a; c'\n\nOf 9 epochs.\n"
     )
     assert (tmp_path / "made" / "a.svg").read_text() == "0.5"
     count = len(measured)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.studies.study import interval
+from tutelage.studies.study import interval, paired
 
 
 def filled(template: Path, **values: Any) -> str:
@@ -32,6 +32,14 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a table, and an empty one."""
     lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
     return [lines[0], "|---" * len(heads) + "|", *lines[1:], ""]
+
+
+def tabled(columns: Mapping[str, str | Callable[[Any], str]], rows: Iterable[Any]) -> list[str]:
+    """A table by columns: below each head a format string, filled with the row's fields, or what a function says of the row."""
+    cells = [
+        [cell.format_map(row) if isinstance(cell, str) else cell(row) for cell in columns.values()] for row in rows
+    ]
+    return table([*columns], cells)
 
 
 def paragraph(text: str) -> list[str]:
@@ -63,3 +71,41 @@ def judged(claim: str, differences: Sequence[float]) -> str:
     if half is None:
         return f"{claim}: {mean:+.3f} in one seed, which says nothing about noise"
     return f"{claim}: {judgement(differences)} ({mean:+.3f} ± {half:.3f}, {len(differences)} seeds)"
+
+
+def claims(found: Iterable[tuple[str, Sequence[float]]]) -> list[str]:
+    """A list of the claims that have runs, each with its differences, as :func:`judged` says them."""
+    return [f"* {line}" for claim, differences in found if (line := judged(claim, differences))]
+
+
+def gain(ours: Mapping[int, float], theirs: Mapping[int, float], digits: int = 3) -> str:
+    """The paired difference as a cell of a table."""
+    return shown(paired(ours, theirs), "+", digits)
+
+
+def named(scores: Mapping[str, float], digits: int = 4) -> str:
+    """``accuracy 0.8123, f1 0.7901``."""
+    return ", ".join(f"{name} {value:.{digits}f}" for name, value in scores.items())
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)
+
+
+def tally(differences: Mapping[str, Sequence[float]]) -> str:
+    """How many differences are above and below their intervals, with their names."""
+    found: dict[str, list[str]] = {}
+    for name, values in differences.items():
+        if values:
+            found.setdefault(judgement(values), []).append(name)
+    parts = []
+    for key, words in (("held", "positive beyond the interval"), ("did not hold", "negative beyond the interval")):
+        if key in found:
+            parts.append(f"{_are(len(found[key]))} {words} ({listed(found[key])})")
+    parts += [f"{_are(len(found[key]))} {key}" for key in ("inside the noise", "one seed") if key in found]
+    return listed(parts)
+
+
+def _are(count: int) -> str:
+    return f"{count} is" if count == 1 else f"{count} are"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +41,17 @@ PLACES = (
 class Script(argparse.ArgumentParser):
     """The options of a script. :meth:`conduct` runs it.
 
-    ``name`` is the default name of the results, ``numbers`` are integer options with their defaults. The template of the page
+    ``name`` is the default name of the results, ``numbers`` are options with their defaults. The template of the page
     lies beside ``file`` (see :func:`~tutelage.studies.pages.filled`).
     """
 
-    def __init__(self, file: str, doc: str | None, name: str, **numbers: int) -> None:
+    def __init__(self, file: str, doc: str | None, name: str, **numbers: float) -> None:
         self.file = Path(file)
         super().__init__(
             prog="/".join(self.file.parts[-2:]), description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         for option, value in numbers.items():
-            self.add_argument(f"--{option.replace('_', '-')}", type=int, default=value)
+            self.add_argument(f"--{option.replace('_', '-')}", type=type(value), default=value)
         self.add_argument("--finished", action="store_true", help="write the page from the results, run nothing")
         self.add_argument("--out", default=Path(f"results/{name}.json"), type=Path, help="file of the results")
 
@@ -63,9 +66,9 @@ class Script(argparse.ArgumentParser):
     ) -> None:
         """Measure, or read the results, and write results, page and pictures.
 
-        ``measure`` yields the results each time there are more. ``page`` returns what the template is filled with, beside ``out``
-        and the settings of the results. The page of ``results/STEM.json`` is ``docs/results/NAME.md`` (``name`` with the stem in
-        it); that of any other file lies beside it.
+        ``measure`` yields the results each time there are more. ``page`` returns what the template is filled with, beside ``out``,
+        the settings of the results, and the constants of the script (names in capitals). The page of ``results/STEM.json`` is
+        ``docs/results/NAME.md`` (``name`` with the stem in it); that of any other file lies beside it.
         """
         arguments = self.parse_args()
         out: Path = arguments.out
@@ -73,23 +76,24 @@ class Script(argparse.ArgumentParser):
         transformers.utils.logging.disable_progress_bar()
         folder = Path("docs/results") if out.parent == Path("results") else out.parent
         source = self.file.with_name(template) if template else self.file.with_suffix(".md")
+        constants = {name: value for name, value in vars(sys.modules[page.__module__]).items() if name.isupper()}
         try:
             for results in [before(out)] if arguments.finished else measure(arguments):
                 if getattr(arguments, "share", None):
                     continue
                 if not arguments.finished:
                     write(out, json.dumps(results, indent=1) + "\n")
-                values = {"out": out, "settings": results.get("settings"), **page(results, out)}
+                values = {**constants, "out": out, "settings": results.get("settings"), **page(results, out)}
                 write(folder / f"{name.format(out.stem)}.md", filled(source, **values))
                 for file, picture in pictures(results).items():
                     write(folder / file, picture)
         except TutelageError as error:
             self.exit(1, f"{error}\n")
 
-    def command(self, given: Mapping[str, Any], places: str = "") -> str:
-        """The command that has these settings; options at their defaults are left out."""
+    def command(self, given: Mapping[str, Any], places: str = "", **more: Any) -> str:
+        """The command that has these settings, and ``more``; options at their defaults are left out."""
         words = [f"python {self.prog}", *([places] if places else [])]
-        for name, value in given.items():
+        for name, value in {**given, **more}.items():
             if value != self.get_default(name) and value is not False:
                 words.append(f"--{name.replace('_', '-')}")
                 words += [] if value is True else map(quoted, value if isinstance(value, list) else [value])
@@ -110,6 +114,21 @@ def before(path: Path) -> Results:
     """The results that a file has; none without a file."""
     found: Results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
+
+
+def once(path: Path, what: Callable[[], Any]) -> Any:
+    """What a JSON file has; ``what`` returns it where there is no file yet."""
+    if not path.exists():
+        write(path, json.dumps(what(), indent=1))
+    return before(path)
+
+
+def write_rows(path: Path, rows: Iterable[Sequence[str]], names: Sequence[str] = ("text", "label")) -> None:
+    """Write a CSV file of texts, unless there is one."""
+    if not path.exists():
+        out = io.StringIO()
+        csv.writer(out).writerows([names, *rows])
+        write(path, out.getvalue())
 
 
 def settings(arguments: argparse.Namespace) -> Results:
