@@ -113,19 +113,26 @@ def small(method: str, student: Student, epochs: int = 2) -> Recipe:
     recipe = METHODS[method]().part("task")
     if isinstance(recipe.augmentation, Rules):
         recipe = recipe.model_copy(update={"augmentation": Rules(iterations=3)})
-    stages = [
-        stage.model_copy(
-            update={
-                "epochs": epochs,
-                "lr": stage.lr if stage.optimizer == "adadelta" else 3e-3,
-                "pad_to": stage.pad_to and 24,
-                "mechanisms": soon(stage),
-            }
-        )
-        for stage in recipe.stages
+
+    def short(stages: list[Stage]) -> list[Stage]:
+        return [
+            stage.model_copy(
+                update={
+                    "epochs": epochs,
+                    "lr": stage.lr if stage.optimizer == "adadelta" else 3e-3,
+                    "pad_to": stage.pad_to and 24,
+                    "mechanisms": soon(stage),
+                }
+            )
+            for stage in stages
+        ]
+
+    between = Copied(layers=2, choose="first")
+    assistants = [
+        a.model_copy(update={"student": a.student and between, "stages": a.stages and short(a.stages)})
+        for a in recipe.assistants
     ]
-    assistants = [Copied(layers=2, choose="first") for _ in recipe.assistants]
-    return recipe.model_copy(update={"student": student, "assistants": assistants, "stages": stages})
+    return recipe.model_copy(update={"student": student, "assistants": assistants, "stages": short(recipe.stages)})
 
 
 def eager(stage: Stage) -> Stage:

@@ -35,7 +35,7 @@ from tutelage.objectives.attention import AttentionScores
 from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.config import RunConfig, to_yaml
-from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.recipes.recipe import Assistant, Instances, Recipe, Stage
 from tutelage.report.model import load_report
 from tutelage.run.run import run
 from tutelage.students.copied import copy_layers
@@ -118,7 +118,7 @@ def test_tinybert_leaves_a_student_and_its_projections(scene: Path, tmp_path: Pa
 def minilm_chain(**update: object) -> Recipe:
     """MiniLM through an assistant, for tiny models."""
     sizes = {"hidden": 16, "heads": 4, "intermediate": 24}
-    chain = {"student": Fresh(layers=1, **sizes), "assistants": [Fresh(layers=4, **sizes)], **update}
+    chain = {"student": Fresh(layers=1, **sizes), "assistants": [Assistant(student=Fresh(layers=4, **sizes))], **update}
     return small(minilm_assistant().model_copy(update=chain), epochs=2)
 
 
@@ -139,7 +139,7 @@ def test_heads_that_differ_are_refused_before_an_assistant_learns(
     who: str, start: str, scene: Path, tmp_path: Path
 ) -> None:
     fewer = Fresh(layers=1, hidden=16, heads=2, intermediate=24)
-    recipe = minilm_chain(**{who: [fewer] if who == "assistants" else fewer})
+    recipe = minilm_chain(**{who: [Assistant(student=fewer)] if who == "assistants" else fewer})
     with pytest.raises(
         TutelageError, match=f"{start}relations .* the student has 2 heads and the teacher 4; use heads=4"
     ):

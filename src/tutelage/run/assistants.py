@@ -9,7 +9,7 @@ from tutelage import anatomy
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
 from tutelage.students.load import load_config
-from tutelage.students.specs import Checkpoint, Copied, Fresh, Pruned, Student, origin_of
+from tutelage.students.specs import Between, Checkpoint, Copied, Fresh, Pruned, Student, origin_of
 
 FOLDER = "assistants"
 """Folder within that of a run, with a run of each assistant by its number."""
@@ -21,17 +21,22 @@ def links(config: RunConfig) -> list[RunConfig]:
     The student of each is the teacher of the next. The last is in the run's own folder.
 
     Raises:
-        TutelageError: if there is no teacher model, a student would copy a layer that its teacher does not
-            have, or a term does not fit a student and its teacher.
+        TutelageError: if there is no teacher model, no assistant fits between teacher and student, a student would
+            copy a layer that its teacher does not have, or a term does not fit a student and its teacher.
     """
     recipe, out = config.recipe, Path(str(config.out))
     if config.teacher is None:
         raise TutelageError("teacher assistants are between a teacher model and a student; give --teacher FOLDER")
     found: list[RunConfig] = []
-    for number, student in enumerate(recipe.assistants, start=1):
-        update = {"recipe": recipe.model_copy(update={"student": student, "assistants": []}), "baseline": False}
-        update |= {"served": False, "out": str(out / FOLDER / str(number))}
+    teacher = anatomy.shape_of(load_config(str(config.teacher)))
+    for number, assistant in enumerate(recipe.assistants, start=1):
+        own = recipe.of(assistant)
+        if isinstance(own.student, Between):
+            student = own.student.of(teacher.layers, _shape(recipe.student, teacher).layers)
+            own = own.model_copy(update={"student": student})
+        update = {"recipe": own, "baseline": False, "served": False, "out": str(out / FOLDER / str(number))}
         found.append(config.model_copy(update=update | _taught(found)))
+        teacher = _shape(own.student, teacher)
     update = {"recipe": recipe.model_copy(update={"assistants": []})}
     found.append(config.model_copy(update=update | _taught(found)))
     _check_sizes(found)

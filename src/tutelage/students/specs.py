@@ -86,6 +86,27 @@ class Copied(StudentSpec):
     family: Literal["distilbert"] | None = None
 
 
+class Between(StudentSpec):
+    """A teacher assistant: layers of its teacher, as many as the geometric mean of the teacher's and the student's layers."""
+
+    inherits = True
+
+    init: Literal["between"] = "between"
+
+    def of(self, teacher: int, student: int) -> Copied:
+        """The assistant of a teacher and a student with so many layers.
+
+        Raises:
+            TutelageError: when no number lies between these two.
+        """
+        if teacher - student < 2:
+            raise TutelageError(
+                f"no assistant has more layers than the student ({student}) and fewer than its teacher ({teacher}); use "
+                f"--method kd, or name one: --set 'recipe.assistants=[{{init: copied, layers: {student}}}]'"
+            )
+        return Copied(layers=round((teacher * student) ** 0.5), vocabulary=self.vocabulary)
+
+
 class Fresh(StudentSpec):
     """A network with random weights. Family and sizes default to the teacher's."""
 
