@@ -23,6 +23,7 @@ from tutelage.methods.pea_kd import pea_kd
 from tutelage.methods.pkd import pkd, pkd_reference
 from tutelage.methods.pretrain import pretrain
 from tutelage.methods.rail_kd import rail_kd
+from tutelage.methods.rosita import rosita
 from tutelage.methods.similarity import similarity
 from tutelage.methods.takd import takd
 from tutelage.methods.tinybert import tinybert, tinybert_reference
@@ -61,6 +62,7 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         minimum_knowledge,
         minimum_knowledge_reference,
         dynabert,
+        rosita,
         pea_kd,
         wid,
         wid55,

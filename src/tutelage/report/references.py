@@ -72,6 +72,10 @@ PAPERS = {
         "{MiniLMv2}: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained Transformers",
         "Wang, Wenhui and Bao, Hangbo and Huang, Shaohan and Dong, Li and Wei, Furu",
     ),
+    "2103.11367": (
+        "{ROSITA}: Refined {BERT} cOmpreSsion with InTegrAted techniques",
+        "Liu, Yuanxin and Lin, Zheng and Yuan, Fengcheng",
+    ),
     "2106.01023": (
         "One Teacher is Enough? {P}re-trained Language Model Distillation from Multiple Teachers",
         "Wu, Chuhan and Wu, Fangzhao and Huang, Yongfeng",

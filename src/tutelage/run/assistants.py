@@ -9,7 +9,8 @@ from tutelage import anatomy
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
 from tutelage.students.load import load_config
-from tutelage.students.specs import Between, Checkpoint, Copied, Fresh, Pruned, Student, origin_of
+from tutelage.students.pruned import check_limits
+from tutelage.students.specs import Between, Checkpoint, Copied, Fresh, Pruned, Reduced, Student, origin_of
 
 FOLDER = "assistants"
 """Folder within that of a run, with a run of each assistant by its number."""
@@ -53,8 +54,11 @@ def _taught(before: list[RunConfig]) -> dict[str, str | None]:
 
 def _check_sizes(runs: list[RunConfig]) -> None:
     """Each student against its teacher, before the first of them is trained."""
-    teacher, known = anatomy.shape_of(load_config(str(runs[0].teacher))), True
+    first = load_config(str(runs[0].teacher))
+    teacher, known = anatomy.shape_of(first), True
     for number, config in enumerate(runs, start=1):
+        if isinstance(config.recipe.student, Reduced):
+            check_limits(config.recipe.student.twin(), first)  # later teachers have what a student of them keeps
         student = _shape(config.recipe.student, teacher)
         known = known and isinstance(config.recipe.student, Checkpoint | Copied | Fresh | Pruned) and teacher.heads > 0
         for term in (term for stage in config.recipe.stages for term in stage.objective):
@@ -71,6 +75,8 @@ def _shape(student: Student, teacher: anatomy.Shape) -> anatomy.Shape:
     """The sizes of a student that is not made yet; for kinds of students that name no layers, the teacher's."""
     if isinstance(student, Checkpoint):
         return anatomy.shape_of(load_config(student.name))
+    if isinstance(student, Reduced):
+        return replace(teacher, layers=student.layers or teacher.layers)
     if not isinstance(student, Copied | Fresh | Pruned):
         return teacher
     count = None if student.layers == "all" else student.layers

@@ -222,6 +222,33 @@ class Gated(StudentSpec):
         return Pruned(target_flops=self.share, vocabulary=self.vocabulary)
 
 
+class Reduced(StudentSpec):
+    """The teacher, which the mechanism ``reduction`` brings to these sizes while it learns (ROSITA, Liu et al. 2021): its bottom
+    layers, and equally many heads and neurons in each. A size that is not named stays the teacher's.
+    """
+
+    inherits = True
+    needs_mechanism = "reduction"
+
+    init: Literal["reduced"] = "reduced"
+    layers: Count | None = None
+    """Number of layers, from the bottom."""
+    heads: Count | None = None
+    """Number of heads in each layer, each as wide as the teacher's."""
+    intermediate: Count | None = None
+    """Number of feed-forward neurons in each layer."""
+    rank: Count | None = None
+    """Rank of a factorised embedding table; none keeps the full table."""
+
+    @property
+    def twin_words(self) -> str:
+        return "a student of its sizes cut out of the teacher at once (init=pruned)"
+
+    def twin(self) -> Pruned:
+        """The baseline: the same sizes at once."""
+        return Pruned(**self.model_dump(exclude={"init"}))
+
+
 class BiLSTM(StudentSpec):
     """Word embeddings and a bidirectional LSTM, which learns from predictions alone (Tang et al. 2019).
 
