@@ -97,7 +97,7 @@ ROWS: dict[str, Student] = {
 
 ON_TEAMS = {"autoskdbert", "skdbert", "ensemble", "mt_bert"}
 
-GENERAL_ONLY = {"pretrain", "distilbert_general", "wid_reference", "wid_causal"}
+GENERAL_ONLY = {"pretrain", "distilbert_general", "mobilebert", "wid_reference", "wid_causal"}
 """Methods on raw text alone: their row is in test_general."""
 
 

@@ -48,6 +48,10 @@ PAPERS = {
         "{MiniLM}: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers",
         "Wang, Wenhui and Wei, Furu and Dong, Li and Bao, Hangbo and Yang, Nan and Zhou, Ming",
     ),
+    "2004.02984": (
+        "{MobileBERT}: a Compact Task-Agnostic {BERT} for Resource-Limited Devices",
+        "Sun, Zhiqing and Yu, Hongkun and Song, Xiaodan and Liu, Renjie and Yang, Yiming and Zhou, Denny",
+    ),
     "2004.04037": (
         "{DynaBERT}: Dynamic {BERT} with Adaptive Width and Depth",
         "Hou, Lu and Huang, Zhiqi and Shang, Lifeng and Jiang, Xin and Chen, Xiao and Liu, Qun",
