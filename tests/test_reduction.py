@@ -180,7 +180,7 @@ def test_the_way_is_told_and_a_student_that_computes_something_else_is_not_passe
         hook.after_step(None, step, 24)
     hook.finish(lambda: SimpleNamespace(inputs=inputs_for(), predicted=None))
     (record,) = records
-    left = "3 of 4 layers, 2 of 4 heads, 20 of 48 neurons, 8 of 32 rank of the embeddings are left"
+    left = "3 of 4 layers, 2 of 4 heads, 20 of 48 neurons, 8 of 32 ranks of the embeddings are left"
     assert terminal("width", record) == [f"stage width: {left}"] and record["steps"] == [0, 12, 24]
     assert [row.cells for row in section(record).table.rows] == [
         ["4", "4", "48", "32"],

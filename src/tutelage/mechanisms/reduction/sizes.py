@@ -10,7 +10,7 @@ from tutelage import anatomy
 from tutelage.mechanisms.reduction.settings import Reduction
 from tutelage.students.specs import Reduced
 
-NAMES = {"layers": "layers", "heads": "heads", "intermediate": "neurons", "rank": "rank of the embeddings"}
+NAMES = {"layers": "layers", "heads": "heads", "intermediate": "neurons", "rank": "ranks of the embeddings"}
 """The sizes by their field of the student, and their words."""
 USUAL = 10
 """Increments where no layer or head goes."""
