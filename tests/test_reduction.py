@@ -239,7 +239,7 @@ def test_rositas_students_and_teachers(teacher_folder: Path, tmp_path: Path) -> 
     recipe = config.recipe.model_copy(update={"assistants": config.recipe.assistants[1:]})
     shallow, narrow = links(config.model_copy(update={"recipe": recipe}))
     assert [[s.epochs for s in one.recipe.stages] for one in (shallow, narrow)] == [[1, 9], [1, 49]]
-    assert {s.lr for one in (shallow, narrow) for s in one.recipe.stages} == {1e-5}
+    assert {s.lr for one in (shallow, narrow) for s in one.recipe.stages} == {1e-5} and narrow.recipe.longest == 64
     assert narrow.teacher == str(tmp_path / "run" / "assistants" / "1" / "student")
     kinds = [[term.kind for term in one.recipe.stages[0].objective] for one in (shallow, narrow)]
     assert kinds == [["soft_labels"], ["soft_labels", "embeddings", "hidden"]]

@@ -17,6 +17,8 @@ EPOCHS = {"cola": (5, 10, 50), "sst2": (5, 5, 10), "mnli": (3, 2, 5), "qnli": (3
 """Epochs at the full size, of depth and of width in the authors' code; 3, 3 and 10 for other tasks are ours."""
 RATES = {"cola": (2e-5, 1e-5, 1e-5), "sst2": (2e-5, 2e-5, 1e-5), "mnli": (5e-5, 2e-5, 5e-5), "qqp": (2e-5, 2e-5, 3e-5)}
 """The learning rates there; those of QNLI (2e-5, 3e-5 and 3e-5) for other tasks, too."""
+LENGTHS = {"cola": 64, "sst2": 64, **dict.fromkeys(("mrpc", "rte", "stsb", "mnli", "qnli", "qqp"), 128)}
+"""Longest input in tokens in the authors' code."""
 
 
 def rosita(pretrained: str | None = None, task: str | None = None) -> Recipe:
@@ -24,8 +26,8 @@ def rosita(pretrained: str | None = None, task: str | None = None) -> Recipe:
     embeddings while heads, neurons and the rank of the embeddings go together, one head at a time.
 
     Each reduction takes the first epoch of its student, the others train what is left; temperature 1, no label. ``task`` brings the
-    authors' epochs and rates. With ``pretrained``, a checkpoint of the teacher's sizes, it first learns from the fine-tuned teacher
-    on the augmented texts, and teaches the others: the paper's best setting.
+    authors' epochs, rates and longest input. With ``pretrained``, a checkpoint of the teacher's sizes, that one learns first, from
+    the fine-tuned teacher on the augmented texts, and teaches the others: the paper's best setting.
     """
     task = "".join(filter(str.isalnum, (task or "").lower()))  # in any spelling, as DataConfig takes it
     epochs = EPOCHS.get(task, (3, 3, 10))
@@ -42,6 +44,7 @@ def rosita(pretrained: str | None = None, task: str | None = None) -> Recipe:
         student=SIZES,
         assistants=assistants,
         augmentation=Augmentation(variants=20),
+        longest=LENGTHS.get(task),
         stages=_reduced("width", [predictions, Embeddings(), Hidden()], epochs[2], rates[2]),
     )
 
