@@ -195,6 +195,8 @@ def tiny_config(family: str, layers: int = 4, hidden: int = 32, heads: int = 4, 
     }
     if family in ("electra", "albert"):
         sizes["embedding_size"] = 16
+    if family == "mobilebert":
+        sizes |= {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 2}
     if family.startswith("deberta"):
         more_sizes = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
         sizes |= {**more_sizes, "type_vocab_size": 0, "pooler_hidden_size": hidden}

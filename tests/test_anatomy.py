@@ -32,12 +32,13 @@ def test_paths_lead_to_parts_of_the_stated_sizes(family: str) -> None:
         weight = layer.get_submodule(path).weight
         return tuple(weight.T.shape if family == "gpt2" else weight.shape)  # its Conv1D is a transposed Linear
 
-    assert shape(table.query) == (HIDDEN * (3 if fused else 1), HIDDEN)
-    assert shape(table.attention_output) == (HIDDEN, HIDDEN)
-    assert shape(table.ffn_up) == (INTERMEDIATE * (2 if gated else 1), HIDDEN)
-    assert shape(table.ffn_down) == (HIDDEN, INTERMEDIATE)
+    inside = anatomy.shape_of(model.config).attended or HIDDEN
+    assert shape(table.query) == (inside * (3 if fused else 1), inside)
+    assert shape(table.attention_output) == (inside, inside)
+    assert shape(table.ffn_up) == (INTERMEDIATE * (2 if gated else 1), inside)
+    assert shape(table.ffn_down) == (inside, INTERMEDIATE)
     for norm in (table.attention_norm, table.ffn_norm):
-        assert layer.get_submodule(norm).weight.shape == (HIDDEN,)
+        assert layer.get_submodule(norm).weight.shape == (inside,)
     assert len(anatomy.layers_of(model)) == (1 if table.shared else LAYERS)
     assert anatomy.word_embeddings_of(model).num_embeddings == model.config.vocab_size
     if table.pooler is not None and table.reads_pooler:  # RoBERTa's classifier is built without its pooler
@@ -140,7 +141,7 @@ def test_padding_is_not_attended_to_while_tapped(family: str) -> None:
         logits = tap(inputs).logits
         other = {**inputs, "input_ids": torch.where(inputs["attention_mask"].bool(), inputs["input_ids"], 9)}
         table = anatomy.FAMILIES[family]
-        if table.causal or table.numbers_after_padding:  # they look for padding tokens: garbage must not be one
+        if table.causal or table.numbers_after_padding or table.reads_neighbours:  # garbage must be padding tokens
             other = {**inputs, "input_ids": torch.nn.functional.pad(inputs["input_ids"], (0, 4))}
             other["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 4))
         same = tap(other).logits
@@ -345,3 +346,14 @@ def test_mpnet_numbers_positions_from_two_whatever_pads() -> None:
         positions.register_forward_hook(lambda module, args, output, seen=seen: seen.append(args[0]))
         model(**inputs_for(model))
         assert seen[0][0].tolist() == list(range(2, 11)) and anatomy.max_length(model.config) == 38
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_only_these_families_embed_a_token_with_its_neighbours(family: str) -> None:
+    """Where padding is among them, its vector must be 0, or a text's answer would depend on the batch."""
+    model = tiny_model(family)
+    ids = torch.tensor([[7, 8, 9, 10, 11]])
+    other = torch.tensor([[7, 8, 9, 10, 12]])
+    with torch.no_grad():
+        before, after = (model(input_ids=x, output_hidden_states=True).hidden_states[0] for x in (ids, other))
+    assert torch.equal(before[:, 3], after[:, 3]) != anatomy.FAMILIES[family].reads_neighbours

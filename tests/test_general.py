@@ -28,6 +28,7 @@ from tutelage.errors import TutelageError
 from tutelage.methods.distilbert import distilbert_general
 from tutelage.methods.kd import kd
 from tutelage.methods.minilm import minilm_assistant
+from tutelage.methods.mobilebert import mobilebert
 from tutelage.methods.named import method_recipe
 from tutelage.methods.pretrain import pretrain
 from tutelage.methods.tinybert import tinybert
@@ -35,7 +36,7 @@ from tutelage.objectives.attention import AttentionScores
 from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.config import RunConfig, to_yaml
-from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.recipes.recipe import Assistant, Instances, Recipe, Stage
 from tutelage.report.model import load_report
 from tutelage.run.run import run
 from tutelage.students.copied import copy_layers
@@ -118,7 +119,7 @@ def test_tinybert_leaves_a_student_and_its_projections(scene: Path, tmp_path: Pa
 def minilm_chain(**update: object) -> Recipe:
     """MiniLM through an assistant, for tiny models."""
     sizes = {"hidden": 16, "heads": 4, "intermediate": 24}
-    chain = {"student": Fresh(layers=1, **sizes), "assistants": [Fresh(layers=4, **sizes)], **update}
+    chain = {"student": Fresh(layers=1, **sizes), "assistants": [Assistant(student=Fresh(layers=4, **sizes))], **update}
     return small(minilm_assistant().model_copy(update=chain), epochs=2)
 
 
@@ -139,7 +140,7 @@ def test_heads_that_differ_are_refused_before_an_assistant_learns(
     who: str, start: str, scene: Path, tmp_path: Path
 ) -> None:
     fewer = Fresh(layers=1, hidden=16, heads=2, intermediate=24)
-    recipe = minilm_chain(**{who: [fewer] if who == "assistants" else fewer})
+    recipe = minilm_chain(**{who: [Assistant(student=fewer)] if who == "assistants" else fewer})
     with pytest.raises(
         TutelageError, match=f"{start}relations .* the student has 2 heads and the teacher 4; use heads=4"
     ):
@@ -234,6 +235,36 @@ def test_distilbert_learns_words_without_token_types(scene: Path, tmp_path: Path
     with pytest.raises(TutelageError, match="no masked-language-model head"):
         run(config_for(scene, tmp_path / "never", small(recipe)), quiet=True)
     assert not (tmp_path / "never").exists()
+
+
+def test_mobilebert_learns_a_teacher_with_wide_bottlenecks_layer_by_layer(
+    scene: Path, tokenizer, tmp_path: Path
+) -> None:
+    """Teacher and student have one width between layers, and others within them."""
+    sizes = {"layers": 2, "intra_bottleneck_size": 48, "num_feedforward_networks": 1}
+    torch.manual_seed(0)
+    teacher = AutoModelForMaskedLM.from_config(tiny_config("mobilebert", **sizes))
+    for parameter in teacher.parameters():
+        parameter.data *= 12 if parameter.ndim > 1 else 1  # or attention is even
+    teacher.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    like = tmp_path / "like"
+    tiny_config("mobilebert").save_pretrained(like)
+    tokenizer.save_pretrained(like)
+    student = Fresh(layers=2, hidden=32, heads=4, like=str(like))
+    recipe = small(mobilebert(layers=2).model_copy(update={"student": student}), max_steps=20)
+    config = config_for(scene, tmp_path / "run", recipe, None).model_copy(update={"teacher": str(tmp_path / "teacher")})
+    report = run(config, quiet=True)
+    first, second, words = report["stages"]
+    for stage, terms in (
+        (first, ("hidden", "relations")),
+        (second, ("hidden", "relations")),
+        (words, ("hard_labels",)),
+    ):
+        for term in terms:
+            assert stage["held_out"]["after"][term] < stage["held_out"]["before"][term], (stage["name"], term)
+    made = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "student").config
+    assert (made.model_type, made.hidden_size, made.intra_bottleneck_size) == ("mobilebert", 32, 16)
 
 
 def test_a_full_copy_as_distilbert_computes_what_the_teacher_does(scene: Path) -> None:

@@ -98,6 +98,8 @@ class Shape:
     """Number of stored layers, if layers are shared."""
     least: tuple[int, int] | None = None
     """Heads and neurons of the layer that has fewest, if layers differ; ``heads`` and ``intermediate`` are then the most."""
+    attended: int | None = None
+    """The width of queries, keys and values, if it is not ``hidden``."""
 
     def __str__(self) -> str:
         if self.family not in FAMILIES:
@@ -134,6 +136,7 @@ def shape_of(config: Any) -> Shape:
         intermediate=getattr(config, family.intermediate) or 4 * getattr(config, family.hidden),
         vocabulary=config.vocab_size,
         stored=len({step.removesuffix("s") for step in config.plan}) if family.derived == "shared" else None,
+        attended=None if family.attended is None else getattr(config, family.attended),
     )
 
 

@@ -56,6 +56,12 @@ class Family:
     """The reason why single feed-forward neurons cannot be removed, if they cannot; such a model cannot be pruned at all."""
     follows_hidden: tuple[str, ...] = ()
     """Further sizes in the configuration that always equal the hidden size."""
+    scales_with_hidden: tuple[str, ...] = ()
+    """Further sizes that keep their share of it."""
+    attended: str | None = None
+    """The width of queries, keys and values, in families where it is not the hidden size."""
+    reads_neighbours: bool = False
+    """A token's embedding is made of those of the tokens beside it, too, be they padding (MobileBERT)."""
     numbers_after_padding: bool = False
     """Positions start at ``pad_token_id + 1``, so the first rows of the position table are unused."""
     padding_in_code: int | None = None
@@ -225,6 +231,17 @@ FAMILIES: dict[str, Family] = {
         hidden="dim",
         heads="n_heads",
         intermediate="hidden_dim",
+    ),
+    "mobilebert": Family(
+        **{
+            **vars(_BERT),
+            "decoder": False,
+            "scales_with_hidden": ("embedding_size", "intra_bottleneck_size", "true_hidden_size"),
+            "attended": "true_hidden_size",
+            "reads_neighbours": True,
+            "rigid": "its layers work in a bottleneck with a width of its own",
+            "neurons_fixed": "each of its layers has several feed-forward networks, of one size",
+        }
     ),
     "albert": Family(
         embeddings="embeddings.word_embeddings",

@@ -385,6 +385,7 @@ def chain(
 
     Example: tutelage chain --teacher teacher/ --through layers=9 --through layers=6 --student layers=3 --task mrpc --out runs/chain
     """
+    from tutelage.recipes.recipe import Assistant
     from tutelage.recipes.settings import run_config
     from tutelage.report.model import load_report
     from tutelage.run.assistants import links
@@ -410,7 +411,8 @@ def chain(
             "allow_weak_teacher": allow_weak_teacher,
             "mixed_precision": mixed_precision,
         }
-        recipe = recipe.model_copy(update={"assistants": [assistant.student for assistant in assistants]})
+        between = [Assistant(student=assistant.student) for assistant in assistants]
+        recipe = recipe.model_copy(update={"assistants": between})
         config = run_config(recipe, tree, settings, **fields)
         last = carried_out(config, True, quiet)
         folders = [Path(str(one.out)) for one in links(config)[:-1]]

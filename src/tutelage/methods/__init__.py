@@ -19,10 +19,12 @@ from tutelage.methods.logits_mse import logits_mse
 from tutelage.methods.minilm import minilm, minilm_assistant
 from tutelage.methods.minilmv2 import minilmv2
 from tutelage.methods.minimum_knowledge import minimum_knowledge, minimum_knowledge_reference
+from tutelage.methods.mobilebert import mobilebert
 from tutelage.methods.pea_kd import pea_kd
 from tutelage.methods.pkd import pkd, pkd_reference
 from tutelage.methods.pretrain import pretrain
 from tutelage.methods.rail_kd import rail_kd
+from tutelage.methods.rosita import rosita
 from tutelage.methods.similarity import similarity
 from tutelage.methods.takd import takd
 from tutelage.methods.tinybert import tinybert, tinybert_reference
@@ -58,9 +60,11 @@ METHODS: dict[str, Callable[[], Recipe]] = {
         minilm,
         minilm_assistant,
         minilmv2,
+        mobilebert,
         minimum_knowledge,
         minimum_knowledge_reference,
         dynabert,
+        rosita,
         pea_kd,
         wid,
         wid55,

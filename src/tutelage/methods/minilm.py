@@ -3,7 +3,7 @@
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.relations import Relations
 from tutelage.objectives.terms import AnyTerm
-from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.recipes.recipe import Assistant, Instances, Recipe, Stage
 from tutelage.students.specs import Fresh
 
 
@@ -43,6 +43,6 @@ def minilm_assistant(layers: int = 6, hidden: int = 384, heads: int = 12, depth:
 
     The paper trains one for a student of at most half of the teacher's layers and half of its width.
     """
-    assistant = Fresh(layers=depth, hidden=hidden, heads=heads, intermediate=4 * hidden)
+    assistant = Assistant(student=Fresh(layers=depth, hidden=hidden, heads=heads, intermediate=4 * hidden))
     named = {"method": "minilm_assistant", "title": "MiniLM with a teacher assistant"}
     return minilm(layers, hidden, heads).model_copy(update={**named, "assistants": [assistant]})

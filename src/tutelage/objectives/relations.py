@@ -51,12 +51,13 @@ class Relations(Term):
 
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
         assert teacher is not None
+        widths = student.attended or student.hidden, teacher.attended or teacher.hidden
         if self.relation_heads == "own" and student.heads != teacher.heads:
             raise TutelageError(
                 f"relations with relation_heads=own are compared head by head, but the student has {student.heads} heads and the "
-                f"teacher {teacher.heads}; use heads={teacher.heads}, or relation_heads={_most(student.hidden, teacher.hidden)}"
+                f"teacher {teacher.heads}; use heads={teacher.heads}, or relation_heads={_most(*widths)}"
             )
-        self._heads(student.hidden, teacher.hidden)
+        self._heads(*widths)
         mapped = self.pairs(student, teacher)
         return Needs(attention=frozenset(s for s, _ in mapped)), Needs(attention=frozenset(t for _, t in mapped))
 

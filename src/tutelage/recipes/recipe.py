@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,7 +14,7 @@ from tutelage.data.masking import Masking
 from tutelage.errors import TutelageError
 from tutelage.mechanisms.mechanism import AnyMechanism
 from tutelage.objectives.terms import AnyTerm
-from tutelage.students.specs import Student
+from tutelage.students.specs import Between, Student, StudentSpec
 
 
 class Instances(BaseModel):
@@ -149,6 +149,23 @@ class Stage(BaseModel):
         return "masked_lm" if self.data.masking else "causal_lm"
 
 
+class Assistant(BaseModel):
+    """A student between teacher and student, which learns from the teacher and then teaches. A student alone stands for one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    student: Student | None = None
+    """Its network and first weights; none: those that the recipe's student has."""
+    stages: Annotated[list[Stage], Field(min_length=1)] | None = None
+    """What it goes through; none: the recipe's stages."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, value: Any) -> Any:
+        alone = isinstance(value, StudentSpec) or (isinstance(value, dict) and "init" in value)
+        return {"student": value} if alone else value
+
+
 class Recipe(BaseModel):
     """A method: the student and the stages.
 
@@ -165,8 +182,9 @@ class Recipe(BaseModel):
     """Where it comes from."""
     student: Student
     """Which network learns, and where its first weights come from."""
-    assistants: list[Student] = []
-    """Teacher assistants, from large to small: students that go through the same stages and teach the next one (TAKD)."""
+    assistants: list[Assistant] = []
+    """Teacher assistants, from large to small: students each of which teaches the next one (TAKD). They go through the same stages
+    as the student, or through stages of their own."""
     augmentation: Annotated[Augmentation | Rules, Field(discriminator="kind")] | None = None
     """How the texts of stages with ``data="augmented"`` are made."""
     longest: Annotated[int, Field(ge=8)] | None = None
@@ -183,8 +201,10 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _mechanisms_fit(self) -> Recipe:
-        if self.assistants and self.takes_teachers:
-            raise ValueError("teacher assistants learn from one teacher, and a stage has a team; leave out assistants")
+        if isinstance(self.student, Between):
+            raise ValueError(
+                "init=between is a teacher assistant's; name the student's own layers, as init=copied,layers=3"
+            )
         needed = self.student.needs_mechanism
         for general in (True, False):
             for number, stage in enumerate(stage for stage in self.stages if stage.on_corpus == general):
@@ -201,6 +221,18 @@ class Recipe(BaseModel):
                     )
                 for mechanism in stage.mechanisms:
                     mechanism.check_student(stage, self.student, first=number == 0)
+        return self
+
+    @model_validator(mode="after")
+    def _assistants_fit(self) -> Recipe:
+        for assistant in self.assistants:
+            own = self.of(assistant)
+            if own.takes_teachers or self.takes_teachers:
+                raise ValueError(
+                    "teacher assistants learn from one teacher, and a stage has a team; leave out assistants"
+                )
+            if not isinstance(own.student, Between):  # one that is not known yet
+                Recipe.model_validate(dict(own))
         return self
 
     @property
@@ -224,14 +256,25 @@ class Recipe(BaseModel):
         """Whether a stage learns from several teachers."""
         return any(mechanism.takes_teachers for stage in self.stages for mechanism in stage.mechanisms)
 
+    def of(self, assistant: Assistant) -> Recipe:
+        """What a teacher assistant goes through, as a recipe of its own."""
+        student, stages = assistant.student or self.student, assistant.stages or self.stages
+        return self.model_copy(update={"student": student, "stages": stages, "assistants": []})
+
     def part(self, name: Literal["general", "task"]) -> Recipe:
         """The stages on a corpus, or those on a task.
 
         Raises:
             TutelageError: when there are none.
         """
-        stages = [stage for stage in self.stages if stage.on_corpus == (name == "general")]
+
+        def of(stages: list[Stage]) -> list[Stage]:
+            return [stage for stage in stages if stage.on_corpus == (name == "general")]
+
+        stages = of(self.stages)
         if not stages:
             where, other = ("a corpus", "task") if name == "general" else ("a task", "general")
             raise TutelageError(f"the method {self.method!r} has no stage on {where}; use --stage {other}")
-        return self.model_copy(update={"stages": stages})
+        own = [a if a.stages is None else a.model_copy(update={"stages": of(a.stages)}) for a in self.assistants]
+        assistants = [assistant for assistant in own if assistant.stages != []]
+        return self.model_copy(update={"stages": stages, "assistants": assistants})

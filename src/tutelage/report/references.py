@@ -48,6 +48,10 @@ PAPERS = {
         "{MiniLM}: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers",
         "Wang, Wenhui and Wei, Furu and Dong, Li and Bao, Hangbo and Yang, Nan and Zhou, Ming",
     ),
+    "2004.02984": (
+        "{MobileBERT}: a Compact Task-Agnostic {BERT} for Resource-Limited Devices",
+        "Sun, Zhiqing and Yu, Hongkun and Song, Xiaodan and Liu, Renjie and Yang, Yiming and Zhou, Denny",
+    ),
     "2004.04037": (
         "{DynaBERT}: Dynamic {BERT} with Adaptive Width and Depth",
         "Hou, Lu and Huang, Zhiqi and Shang, Lifeng and Jiang, Xin and Chen, Xiao and Liu, Qun",
@@ -71,6 +75,10 @@ PAPERS = {
     "2012.15828": (
         "{MiniLMv2}: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained Transformers",
         "Wang, Wenhui and Bao, Hangbo and Huang, Shaohan and Dong, Li and Wei, Furu",
+    ),
+    "2103.11367": (
+        "{ROSITA}: Refined {BERT} cOmpreSsion with InTegrAted techniques",
+        "Liu, Yuanxin and Lin, Zheng and Yuan, Fengcheng",
     ),
     "2106.01023": (
         "One Teacher is Enough? {P}re-trained Language Model Distillation from Multiple Teachers",

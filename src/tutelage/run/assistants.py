@@ -9,7 +9,8 @@ from tutelage import anatomy
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
 from tutelage.students.load import load_config
-from tutelage.students.specs import Checkpoint, Copied, Fresh, Pruned, Student, origin_of
+from tutelage.students.pruned import check_limits
+from tutelage.students.specs import Between, Checkpoint, Copied, Fresh, Pruned, Reduced, Student, origin_of
 
 FOLDER = "assistants"
 """Folder within that of a run, with a run of each assistant by its number."""
@@ -21,17 +22,22 @@ def links(config: RunConfig) -> list[RunConfig]:
     The student of each is the teacher of the next. The last is in the run's own folder.
 
     Raises:
-        TutelageError: if there is no teacher model, a student would copy a layer that its teacher does not
-            have, or a term does not fit a student and its teacher.
+        TutelageError: if there is no teacher model, no assistant fits between teacher and student, a student would
+            copy a layer that its teacher does not have, or a term does not fit a student and its teacher.
     """
     recipe, out = config.recipe, Path(str(config.out))
     if config.teacher is None:
         raise TutelageError("teacher assistants are between a teacher model and a student; give --teacher FOLDER")
     found: list[RunConfig] = []
-    for number, student in enumerate(recipe.assistants, start=1):
-        update = {"recipe": recipe.model_copy(update={"student": student, "assistants": []}), "baseline": False}
-        update |= {"served": False, "out": str(out / FOLDER / str(number))}
+    teacher = anatomy.shape_of(load_config(str(config.teacher)))
+    for number, assistant in enumerate(recipe.assistants, start=1):
+        own = recipe.of(assistant)
+        if isinstance(own.student, Between):
+            student = own.student.of(teacher.layers, _shape(recipe.student, teacher).layers)
+            own = own.model_copy(update={"student": student})
+        update = {"recipe": own, "baseline": False, "served": False, "out": str(out / FOLDER / str(number))}
         found.append(config.model_copy(update=update | _taught(found)))
+        teacher = _shape(own.student, teacher)
     update = {"recipe": recipe.model_copy(update={"assistants": []})}
     found.append(config.model_copy(update=update | _taught(found)))
     _check_sizes(found)
@@ -48,8 +54,11 @@ def _taught(before: list[RunConfig]) -> dict[str, str | None]:
 
 def _check_sizes(runs: list[RunConfig]) -> None:
     """Each student against its teacher, before the first of them is trained."""
-    teacher, known = anatomy.shape_of(load_config(str(runs[0].teacher))), True
+    first = load_config(str(runs[0].teacher))
+    teacher, known = anatomy.shape_of(first), True
     for number, config in enumerate(runs, start=1):
+        if isinstance(config.recipe.student, Reduced):
+            check_limits(config.recipe.student.twin(), first)  # later teachers have what a student of them keeps
         student = _shape(config.recipe.student, teacher)
         known = known and isinstance(config.recipe.student, Checkpoint | Copied | Fresh | Pruned) and teacher.heads > 0
         for term in (term for stage in config.recipe.stages for term in stage.objective):
@@ -66,6 +75,8 @@ def _shape(student: Student, teacher: anatomy.Shape) -> anatomy.Shape:
     """The sizes of a student that is not made yet; for kinds of students that name no layers, the teacher's."""
     if isinstance(student, Checkpoint):
         return anatomy.shape_of(load_config(student.name))
+    if isinstance(student, Reduced):
+        return replace(teacher, layers=student.layers or teacher.layers)
     if not isinstance(student, Copied | Fresh | Pruned):
         return teacher
     count = None if student.layers == "all" else student.layers

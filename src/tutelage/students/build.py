@@ -31,6 +31,7 @@ from tutelage.students.specs import (
     Inherited,
     Ordered,
     Pruned,
+    Reduced,
     Shared,
     Sliced,
     Student,
@@ -106,10 +107,10 @@ def build(
     if vocabulary is not None and teacher is not None and origin_of(student) is None and not isinstance(student, Fresh):
         teacher = vocabulary.network(teacher)
     torch.manual_seed(seed)
-    if head == "vectors" and not isinstance(student, Checkpoint | Copied | Fresh | Gated | Ordered | Pruned):
+    if head == "vectors" and not isinstance(student, Checkpoint | Copied | Fresh | Gated | Ordered | Pruned | Reduced):
         raise TutelageError(
-            f"a student with init={student.init} cannot be a sentence encoder; use init=copied, pruned, gated, ordered or fresh, "
-            "or a checkpoint"
+            f"a student with init={student.init} cannot be a sentence encoder; use init=copied, pruned, reduced, gated, ordered or "
+            "fresh, or a checkpoint"
         )
     if isinstance(student, Checkpoint):
         return loaded(student.name)
@@ -120,10 +121,13 @@ def build(
         if isinstance(student, Copied):
             return copy_layers(source, student, labels)
         return sharing.shared(copy_layers(source, Copied(layers=student.stored, choose="first"), labels), student)
-    if isinstance(student, Gated):
+    if isinstance(student, Gated | Reduced):
         if teacher is None:
-            raise TutelageError("a student with gates takes its weights from a teacher; give --teacher")
-        uneven.check_uneven(teacher.config)
+            raise TutelageError(f"a student with init={student.init} takes its weights from a teacher; give --teacher")
+        if isinstance(student, Gated):
+            uneven.check_uneven(teacher.config)
+        else:
+            pruned.check_prunable(student.twin(), teacher)
         return copy_layers(teacher, Copied(layers="all"), labels)
     if isinstance(student, Inherited | Sliced):
         source = teacher if student.source is None else loaded(student.source)

@@ -37,18 +37,16 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "
             "that is like it: like=MODEL"
         )
     setattr(config, family.depth, student.layers)
+    before = anatomy.shape_of(config).hidden
     for size in ("hidden", "intermediate", "heads"):
         # Sizes taken from the teacher are set explicitly, because a GPT-2 derives missing ones from its hidden size.
         setattr(config, getattr(family, size), getattr(student, size) or _size_of(like, size))
     shape = anatomy.shape_of(config)
     for name in family.follows_hidden:
         setattr(config, name, shape.hidden)
-    if shape.hidden % shape.heads:
-        fitting = [h for h in range(1, shape.hidden + 1) if shape.hidden % h == 0 and h <= 2 * shape.heads]
-        raise TutelageError(
-            f"the hidden size {shape.hidden} is not divisible by {shape.heads} heads; use one of heads="
-            f"{', '.join(map(str, fitting))} or another hidden size"
-        )
+    for name in family.scales_with_hidden:
+        setattr(config, name, max(1, getattr(config, name) * shape.hidden // before))
+    _check_heads(config)
     if anatomy.max_length(config) < 1:
         raise TutelageError(
             f"a {model_type} numbers its positions from its padding token, here {config.pad_token_id}, which leaves none of "
@@ -65,6 +63,22 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "
         setattr(config, key, value)
     model: PreTrainedModel = model_class(head).from_config(fitted_config(config, head), dtype=torch.float32)
     return model.eval()
+
+
+def _check_heads(config: Any) -> None:
+    """See that the heads have one size.
+
+    Raises:
+        TutelageError: if they have not.
+    """
+    shape = anatomy.shape_of(config)
+    width = shape.attended or shape.hidden
+    if width % shape.heads:
+        what = f"the hidden size {width}" if shape.attended is None else f"the width {width} of the attention"
+        fitting = ", ".join(str(h) for h in range(1, width + 1) if width % h == 0 and h <= 2 * shape.heads)
+        raise TutelageError(
+            f"{what} is not divisible by {shape.heads} heads; use one of heads={fitting} or another hidden size"
+        )
 
 
 def _size_of(like: Any, size: str) -> int:

@@ -112,11 +112,14 @@ def _taylor(model: PreTrainedModel, batches: Iterable[Batch], kind: Kind) -> Sco
                 total += gradient.abs()
             count += 1
     weights = [(total * matrix.detach()).abs().cpu() for total, matrix in zip(totals, matrices, strict=True)]
-    scores = [
-        (output.sum(dim=0).view(heads, -1).sum(dim=1), up.sum(dim=1) + down.sum(dim=0))
-        for output, up, down in zip(*[iter(weights)] * 3, strict=True)
-    ]
+    scores = [unit_sums(output, up, down, heads) for output, up, down in zip(*[iter(weights)] * 3, strict=True)]
     return scores if count else None
+
+
+def unit_sums(output: Tensor, up: Tensor, down: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Scores of weights summed over each head's columns of the attention output matrix, ``(heads,)``, and over each neuron's row
+    of the up and column of the down matrix, ``(intermediate,)``."""
+    return output.sum(dim=0).view(heads, -1).sum(dim=1), up.sum(dim=1) + down.sum(dim=0)
 
 
 def _first_order(model: PreTrainedModel, batches: Iterable[Batch], kind: Kind) -> Scores | None:

@@ -215,6 +215,9 @@ def load_model(name: str, head: Head = "classes", **labels: Any) -> tuple[PreTra
         lacking = _outside_head(model, found["missing_keys"])
     _check_whole(name, model, lacking, prefix, found)
     _check_shapes(name, model, found["mismatched_keys"], bool(labels))
+    if anatomy.family_of(config).reads_neighbours and config.pad_token_id is not None:
+        # Beside padding a token is embedded as at the end of a text, so that no answer depends on what else is in the batch.
+        anatomy.word_embeddings_of(model).weight.data[config.pad_token_id] = 0
     return model.eval(), sorted({*found["missing_keys"], *(key for key, _, _ in found["mismatched_keys"])})
 
 

@@ -142,7 +142,16 @@ def check_prunable(spec: Pruned, teacher: PreTrainedModel) -> Sizes:
         TutelageError: if the family cannot be pruned, the teacher has fewer layers, heads or neurons than the student, or no
             sizes reach the target.
     """
-    config = teacher.config
+    check_limits(spec, teacher.config)
+    return sizes_of(spec, teacher)
+
+
+def check_limits(spec: Pruned, config: Any) -> None:
+    """Check that a teacher of this configuration has what the student is to keep.
+
+    Raises:
+        TutelageError: if the family cannot be pruned, or the teacher has fewer layers, heads or neurons than the student.
+    """
     check_family(config)
     family, shape = anatomy.family_of(config), anatomy.shape_of(config)
     limits = {
@@ -162,7 +171,6 @@ def check_prunable(spec: Pruned, teacher: PreTrainedModel) -> Sizes:
         )
     if spec.rank is not None and config.model_type not in CONFIGS:
         raise TutelageError(f"the embedding table of a {config.model_type} cannot be factorised; leave out rank")
-    return sizes_of(spec, teacher)
 
 
 def prune(teacher: PreTrainedModel, spec: Pruned, scores: Scores, labels: dict[str, Any]) -> PreTrainedModel:

@@ -86,6 +86,27 @@ class Copied(StudentSpec):
     family: Literal["distilbert"] | None = None
 
 
+class Between(StudentSpec):
+    """A teacher assistant: layers of its teacher, as many as the geometric mean of the teacher's and the student's layers."""
+
+    inherits = True
+
+    init: Literal["between"] = "between"
+
+    def of(self, teacher: int, student: int) -> Copied:
+        """The assistant of a teacher and a student with so many layers.
+
+        Raises:
+            TutelageError: when no number lies between these two.
+        """
+        if teacher - student < 2:
+            raise TutelageError(
+                f"no assistant has more layers than the student ({student}) and fewer than its teacher ({teacher}); use "
+                f"--method kd, or name one: --set 'recipe.assistants=[{{init: copied, layers: {student}}}]'"
+            )
+        return Copied(layers=round((teacher * student) ** 0.5), vocabulary=self.vocabulary)
+
+
 class Fresh(StudentSpec):
     """A network with random weights. Family and sizes default to the teacher's."""
 
@@ -199,6 +220,33 @@ class Gated(StudentSpec):
     def twin(self) -> Pruned:
         """The baseline: about the same operations, with equally many heads and neurons in each layer."""
         return Pruned(target_flops=self.share, vocabulary=self.vocabulary)
+
+
+class Reduced(StudentSpec):
+    """The teacher, which the mechanism ``reduction`` brings to these sizes while it learns (ROSITA, Liu et al. 2021): its bottom
+    layers, and equally many heads and neurons in each. A size that is not named stays the teacher's.
+    """
+
+    inherits = True
+    needs_mechanism = "reduction"
+
+    init: Literal["reduced"] = "reduced"
+    layers: Count | None = None
+    """Number of layers, from the bottom."""
+    heads: Count | None = None
+    """Number of heads in each layer, each as wide as the teacher's."""
+    intermediate: Count | None = None
+    """Number of feed-forward neurons in each layer."""
+    rank: Count | None = None
+    """Rank of a factorised embedding table; none keeps the full table."""
+
+    @property
+    def twin_words(self) -> str:
+        return "a student of its sizes cut out of the teacher at once (init=pruned)"
+
+    def twin(self) -> Pruned:
+        """The baseline: the same sizes at once."""
+        return Pruned(**self.model_dump(exclude={"init"}))
 
 
 class BiLSTM(StudentSpec):

@@ -1,0 +1,102 @@
+"""A student that is reduced in increments while it learns, as settings (ROSITA, Liu et al. 2021, arXiv:2103.11367)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from tutelage.errors import TutelageError
+from tutelage.mechanisms.mechanism import Mechanism, StageLike
+from tutelage.students.specs import Reduced, Student
+
+if TYPE_CHECKING:
+    from tutelage.mechanisms.hook import Hook
+    from tutelage.mechanisms.reduction.sizes import Way
+    from tutelage.mechanisms.scene import Scene, StageScene
+    from tutelage.report.section import Section
+    from tutelage.teachers.teacher import Teacher
+
+
+class Reduction(Mechanism):
+    """Brings a student with ``init=reduced`` to its sizes in equal increments over the stage.
+
+    The top layers go. In each layer, heads and neurons go that matter least to the losses: those with the smallest ``|w g|`` since
+    the last increment, summed over a head's columns of the attention output matrix, and over a neuron's row of the up and column of
+    the down matrix. The embedding table keeps its largest singular directions. What is removed is set to zero until the end of
+    the stage; it is then cut out.
+    """
+
+    keeps_last = True
+
+    kind: Literal["reduction"] = "reduction"
+    reduces: Literal["depth", "width", "both"] = "both"
+    """The layers; heads, neurons and the rank of the embedding table; or all of these. The rest stays the teacher's."""
+    increments: Annotated[int, Field(ge=1)] | None = None
+    """Number of increments; by default one for each layer or head that goes, 10 where none goes."""
+
+    def check(self, stage: StageLike) -> None:
+        name = f"stage {stage.name!r}"
+        if stage.on_corpus:
+            raise ValueError(
+                f"{name} is on a corpus, and reduction makes a student for a task; use init=inherited (wid) there"
+            )
+        if stage.select == "best" or stage.patience is not None:
+            raise ValueError(
+                f"{name} reduces its student, which is complete only at the end; set select=last, without patience"
+            )
+        if stage.train not in ("all", "without_embeddings"):
+            raise ValueError(f"{name} reduces its student by the gradients of all layers; set train=all")
+
+    def check_student(self, stage: StageLike, student: Student, *, first: bool) -> None:
+        if not first or student.needs_mechanism != self.kind:
+            raise ValueError(
+                f"stage {stage.name!r} reduces its student, which needs init=reduced in the first stage; use --student "
+                "init=reduced,layers=8, or another method"
+            )
+
+    def prepare(self, scene: Scene, stage: StageScene) -> None:
+        way = self._way(scene)
+        for later in scene.stages[stage.index :]:
+            needs, name = later.plan.student_needs.measured, later.stage.name
+            if way.removes("layers") and (needs.hidden or needs.attention):
+                raise TutelageError(
+                    f"stage {name!r} compares layers of a student that loses some of them in stage {stage.stage.name!r}; use terms "
+                    "on predictions, or remove its layers in an assistant (as rosita does)"
+                )
+            if way.removes("heads") and needs.attention:
+                raise TutelageError(
+                    f"stage {name!r} compares the attention of a student that loses heads in stage {stage.stage.name!r}; leave "
+                    "that term out, or keep all heads"
+                )
+
+    def plan(self, scene: Scene, stage: StageScene, steps: int) -> list[str]:
+        way = self._way(scene)
+        if not way.count:
+            return ["  removes nothing: the student has its sizes already"]
+        return [
+            f"  removes {way}, in {way.count} increments, one every {max(1, steps // way.count):,} steps; until the end a step "
+            "costs that of the whole student"
+        ]
+
+    def _way(self, scene: Scene) -> Way:
+        from tutelage.mechanisms.reduction.sizes import Way
+
+        assert isinstance(scene.spec, Reduced)
+        return Way.of(self, scene.spec, scene.student)
+
+    def hook(self, scene: Scene, stage: StageScene, teacher: Teacher | None) -> Hook:
+        from tutelage.mechanisms.reduction.reducer import Reducer
+        from tutelage.mechanisms.reduction.words import terminal
+
+        def settle(record: dict[str, Any]) -> None:
+            for line in terminal(stage.stage.name, record):
+                scene.display.say(line)
+            scene.record(self.kind, stage.stage.name, record)
+
+        return Reducer(self._way(scene), scene.student, settle)
+
+    def sections(self, scene: Scene) -> list[Section]:
+        from tutelage.mechanisms.reduction.words import section
+
+        return [section(record) for record in scene.records(self.kind)]
