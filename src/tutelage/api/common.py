@@ -67,6 +67,17 @@ def read_plugins(plugins: Plugin | Sequence[Plugin] | None) -> dict[str, Callabl
     return {name: make for plugin in several(plugins) for name, make in load(plugin).items()}
 
 
+def plugin_files(plugins: Plugin | Sequence[Plugin] | None) -> list[str]:
+    """The files of plug-ins, for other processes.
+
+    Raises:
+        TutelageError: one is a module in memory.
+    """
+    if any(isinstance(plugin, ModuleType) for plugin in several(plugins)):
+        raise TutelageError("a plug-in is a module in memory, which other processes do not have; give its file")
+    return [place(plugin) for plugin in several(plugins)]
+
+
 def recipe_for(
     method: str | Recipe | Callable[[], Recipe] | None,
     student: FilePath | Student | tuple[Any, Any] | None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from tutelage.data.signature import takes_data
@@ -33,6 +32,7 @@ from tutelage.api.common import (
     milliseconds,
     place,
     place_or_none,
+    plugin_files,
     read_plugins,
     recipe_for,
     several,
@@ -187,11 +187,8 @@ def compare(
         def recipe_of(method: str, student: str, task: str | None) -> Recipe:
             return recipe_for(method, student or None, inputs, task, more=more).part("task")
 
-        files = [place(plugin) for plugin in several(plugins) if not isinstance(plugin, ModuleType)]
-        if launcher == "ray" and len(files) < len(several(plugins)):
-            raise TutelageError("a plug-in is a module in memory, which other processes do not have; give its file")
-        how: dict[str, Any] = {"launcher": launcher, "plugins": files, "quiet": quiet}
-        return comparing.compare(checked, place(out), recipe_of, **how)
+        files = () if launcher == "local" else plugin_files(plugins)
+        return comparing.compare(checked, place(out), recipe_of, launcher=launcher, plugins=files, quiet=quiet)
 
 
 @takes_data(*FILES, "max_train", "max_length")
