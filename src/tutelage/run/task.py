@@ -492,7 +492,12 @@ class TaskRun:
     def prepare(self, student: PreTrainedModel) -> None:
         if self.teacher is None:
             return
-        note = self.kind.start(student, lambda: self._train_logits("train"))
+        train = self.parts["train"].student
+        note = self.kind.start(
+            student,
+            lambda: self._train_logits("train"),
+            lambda rows: self.bench.predict(student, train.take(rows), "untrained student"),
+        )
         if note is not None:
             self.bench.display.say(note)
 

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from tutelage import anatomy
 from tutelage.data.config import DataConfig, Pooling, Projection
-from tutelage.data.examples import Data, Examples
+from tutelage.data.examples import Data, Examples, Rows
 from tutelage.data.labels import Labels
 from tutelage.data.readers.files import ending_of, read_lines, read_table
 from tutelage.data.readers.table import Table, shown
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
+from tutelage.evaluation.intervals import drawn
 from tutelage.objectives import losses
 from tutelage.objectives.losses import SoftLossOptions
 from tutelage.tasks import cells
@@ -40,6 +41,8 @@ CLASSES: tuple[str, ...] = ("knn_accuracy",)
 TEACHER: tuple[str, ...] = ("teacher_cosine",)
 """Metrics of an evaluation set of pairs, of classes, and of texts alone."""
 NEIGHBOURS = 5
+ALIGNED = 2048
+"""Training texts on which a student's own space is compared with its teacher's, at most."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +123,15 @@ class Embedding(Kind):
             f"vectors of several teachers ({name!r}) lie in different spaces and have no mean; use one teacher"
         )
 
-    def start(self, student: Any, outputs: Callable[[], Tensor]) -> str | None:
-        """Turn the student's space to the principal directions of the teacher's vectors, where it is narrower."""
+    def start(self, student: Any, theirs: Callable[[], Tensor], ours: Callable[[Rows], Tensor]) -> str | None:
+        """Turn the student's space to the principal directions of the teacher's vectors, where it is narrower, and within them to
+        where its own vectors are nearest."""
         if not isinstance(student, SentenceEncoder) or student.space is None:
             return None
-        share = student.fit_space(outputs())
+        outputs = theirs()
+        share = student.fit_space(outputs)
+        rows = np.array(drawn(len(outputs), ALIGNED))
+        student.align_space(ours(rows), outputs[rows])
         return (
             f"{student.space.in_features} principal directions hold {share:.1%} of the squares of the teacher's vectors"
         )

@@ -23,7 +23,7 @@ from tutelage.anatomy import Head
 from tutelage.data.alignment import Place
 from tutelage.data.batches import Batch
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import Data, Encoded, Examples, encode, token_places
+from tutelage.data.examples import Data, Encoded, Examples, Rows, encode, token_places
 from tutelage.data.labels import Labels, class_counts, label_names, listed, places_of, unnamed
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
@@ -210,8 +210,9 @@ class Kind(ABC):
             )
         return places
 
-    def start(self, student: Any, outputs: Callable[[], Tensor]) -> str | None:
-        """Prepare a new student for its teacher's outputs on the training texts, ``(answers, outputs)``; returns a note on it."""
+    def start(self, student: Any, theirs: Callable[[], Tensor], ours: Callable[[Rows], Tensor]) -> str | None:
+        """Prepare a new student for its teacher's outputs on the training texts, ``(answers, outputs)``; returns a note on it.
+        ``ours`` gives the student's own outputs on some of the texts."""
         return None
 
     def answered(self, examples: Examples, outputs: Tensor) -> Examples:

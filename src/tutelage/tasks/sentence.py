@@ -223,6 +223,20 @@ class SentenceEncoder(nn.Module):
             self.space.weight.copy_(kept)
         return float(values[-self.space.in_features :].sum() / values.sum())
 
+    def align_space(self, ours: Tensor, theirs: Tensor) -> None:
+        """Turn ``space``, within its directions, so that the student's vectors of some texts, ``ours`` ``(n, width)`` through
+        ``space`` as it is, come nearest to the teacher's ``theirs`` (orthogonal Procrustes problem, Schoenemann 1966).
+
+        A student with pretrained weights has a space of its own. Without this it would have to learn the turn, and lose in doing so
+        what it knows; no cosine between its vectors depends on it.
+        """
+        assert self.space is not None
+        basis = self.space.weight.double().cpu()
+        mine, wanted = (F.normalize(rows.double(), dim=-1) @ basis for rows in (ours, theirs))
+        left, _, right = torch.linalg.svd(wanted.T @ mine)
+        with torch.no_grad():
+            self.space.weight.copy_(basis @ left @ right)
+
     @classmethod
     def from_config(cls, config: Any, **more: Any) -> SentenceEncoder:
         """Random weights, as ``AutoModel.from_config``."""
