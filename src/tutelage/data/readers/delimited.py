@@ -62,7 +62,7 @@ def read_delimited(path: Path, text: str, usual: str, wanted: Sequence[str], hea
     return table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Record:
     fields: list[str]
     line: int
