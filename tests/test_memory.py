@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
@@ -16,14 +17,14 @@ from test_training import learn, same_weights, tiny_stage
 
 from tutelage.data.batches import in_pieces
 from tutelage.data.examples import encode
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, of_the_machine
 from tutelage.methods.kd import kd
 from tutelage.objectives.predictions import SimilarityMatrix
 from tutelage.recipes.config import RunConfig, from_yaml, to_yaml
 from tutelage.recipes.settings import run_config
 from tutelage.run.run import run
 from tutelage.students.specs import Copied
-from tutelage.teachers.teacher import predict
+from tutelage.teachers.teacher import LiveTeacher, predict
 from tutelage.training import loop
 
 CPU = "[enforce fail at alloc_cpu.cpp:123] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
@@ -55,6 +56,64 @@ def test_a_step_that_does_not_fit_is_repeated_in_halves_to_the_bits_of_smaller_p
     assert 40 < smaller.max_tokens <= 60
     other, log_of_other, _ = learn(tokenizer, smaller, wider=True)
     assert same_weights(halved, other) and log.losses == log_of_other.losses
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        (LiveTeacher, "signals", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")),
+        (loop.DistillationModule, "forward", MemoryError()),
+        (loop.DistillationModule, "forward", RuntimeError("could not create a primitive")),
+    ],
+)
+def test_forward_passes_that_do_not_fit_are_repeated_in_halves(
+    owner: type, name: str, error: Exception, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the teacher or the student, in a later step than the first."""
+    real, calls, said = getattr(owner, name), 0, list[str]()
+
+    def short(self, *given):
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise error
+        return real(self, *given)
+
+    stage = tiny_stage(max_tokens=120, max_steps=5)
+    monkeypatch.setattr(owner, name, short)
+    halved, log, _ = learn(tokenizer, stage, say=said.append)
+    monkeypatch.setattr(owner, name, real)
+    plain, log_of_plain, _ = learn(tokenizer, stage)
+    assert len(said) == 1 and "a step keeps its examples" in said[0] and log.steps == 5
+    # Without dropout smaller pieces differ by rounding alone.
+    assert_alike(dict(halved.state_dict()), dict(plain.state_dict()), within=1e-5)
+    for term, pairs in log.losses.items():
+        assert [mean for _, mean in pairs] == pytest.approx([mean for _, mean in log_of_plain.losses[term]], rel=1e-4)
+
+
+def test_an_optimiser_that_does_not_fit_ends_the_run_which_resumes_to_the_same_bits(
+    tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Smaller pieces would not help, and half of an update cannot be taken back."""
+    real, calls, said, states = torch.optim.AdamW.step, 0, list[str](), list[dict]()
+
+    def short(self, *given, **more):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(self, *given, **more)
+
+    stage = tiny_stage(max_steps=6)
+    plain, _, _ = learn(tokenizer, stage, wider=True)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(torch.optim.AdamW, "step", short)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        learn(tokenizer, stage, wider=True, say=said.append, save=lambda state: states.append(copy.deepcopy(state)))
+    assert len(states) == 3 and not said
+    assert "a run with --resume" in str(of_the_machine(caught.value))
+    resumed, _, _ = learn(tokenizer, stage, wider=True, resumed=states[-1])
+    assert same_weights(resumed, plain)
 
 
 def test_one_text_that_does_not_fit_ends_the_run(tokenizer) -> None:
