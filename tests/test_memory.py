@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from processes import in_processes
 from safetensors.torch import load_file
 from test_training import learn, same_weights, tiny_stage
 
+from tutelage.data import examples as data_examples
 from tutelage.data.batches import in_pieces
 from tutelage.data.examples import encode
 from tutelage.errors import TutelageError, of_the_machine
@@ -24,6 +26,7 @@ from tutelage.recipes.config import RunConfig, from_yaml, to_yaml
 from tutelage.recipes.settings import run_config
 from tutelage.run.run import run
 from tutelage.students.specs import Copied
+from tutelage.teachers import teacher
 from tutelage.teachers.teacher import LiveTeacher, predict
 from tutelage.training import loop
 
@@ -144,6 +147,36 @@ def test_predictions_are_the_same_in_halves(tokenizer) -> None:
     assert sum(counts) == 60 and torch.allclose(whole, halves, atol=1e-5)
     sizes = [int(line.split("at most ")[1].split()[0]) for line in said]
     assert sizes == sorted(sizes, reverse=True) and 50 <= sizes[-1] <= 200
+
+
+def test_predictions_are_kept_in_one_table(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tensors of many batches would keep the memory between them."""
+    monkeypatch.setattr(teacher, "EVALUATION_TOKENS", 60)
+    encoded, counts = encode(examples(60, 1), tokenizer, 32), list[int]()
+
+    def count(texts: int) -> None:
+        counts.append(sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()))
+
+    predict(tiny_model(), encoded, Accelerator(cpu=True), count)
+    assert len(counts) > 5 and max(counts[2:]) <= counts[1]
+
+
+def test_long_texts_are_tokenized_a_few_at_a_time(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a tokenizer returns takes many times the memory of its texts."""
+    given, sizes = examples(60, 1, pairs=True), list[int]()
+    whole = encode(given, tokenizer, 32)
+
+    def noting(texts: list[str], pairs: list[str], **more):
+        sizes.append(sum(map(len, [*texts, *pairs])))
+        return tokenizer(texts, pairs, **more)
+
+    noting.model_input_names = tokenizer.model_input_names
+    noting.pad_token_id, noting.sep_token_id = tokenizer.pad_token_id, tokenizer.sep_token_id
+    monkeypatch.setattr(data_examples, "CHARACTERS_AT_ONCE", 300)
+    parts = encode(given, noting, 32)
+    assert len(sizes) > 10 and max(sizes) <= 300
+    for name in ("tokens", "types", "offsets", "cut"):
+        assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
 
 
 def test_another_error_is_not_taken_for_exhausted_memory() -> None:
