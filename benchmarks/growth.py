@@ -299,7 +299,7 @@ def training_with(size: Size, teacher: Teacher) -> Work:
 
 
 def activations(size: Size) -> float:
-    """Bytes that the backward pass of a piece needs, about: sixteen vectors a token and layer, and on a CPU three maps of attention,
+    """Bytes that a backward pass of a piece needs, about: 16 vectors a token and layer, and on a CPU three maps of attention,
     whose dropout needs them."""
     tokens = min(STEP, size.examples, max(1, 16384 // size.length)) * size.length
     return 4.0 * size.layers * tokens * (16 * HIDDEN + 3 * HEADS * size.length)
@@ -558,7 +558,7 @@ def runs_words(runs: list[float]) -> list[str]:
     late = runs[len(runs) // 2 :]
     each = np.polyfit(range(len(late)), late, 1)[0]
     return paragraph(
-        f"""{len(runs)} runs of {RUN_EXAMPLES} training texts in one process: {", ".join(f"{mb:,.0f}" for mb in runs)} MB after each;
+        f"""{len(runs)} runs of {RUN_EXAMPLES} texts in one process: {", ".join(f"{mb:,.0f}" for mb in runs)} MB after each;
         {each:+.1f} MB a run over the last half."""
     )
 
