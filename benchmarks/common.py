@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import multiprocessing
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,27 +102,48 @@ def spread(values: list[float], factor: float = 1000.0) -> list[float]:
     return [min(values) * factor, max(values) * factor]
 
 
+def alone(function: Callable[..., Any], *given: Any) -> Any:
+    """Call a function in a process of its own, in which torch and the program are imported already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "tutelage.run.run", "transformers.models.bert.modeling_bert"])
+    with ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(function, *given).result()
+
+
 def peak_memory(prepare: Callable[..., Callable[[], Any]], *given: Any) -> float:
     """MB that a call takes at its peak, in a process of its own: on a GPU there, else of resident memory.
 
     ``prepare`` makes the call in that process; what it takes itself is not counted.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tutelage.run.run", "transformers.models.bert.modeling_bert"])
-    with ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(_peak_memory, prepare, given).result()
+    return float(alone(_peak_memory, prepare, given))
 
 
 def _peak_memory(prepare: Callable[..., Callable[[], Any]], given: Sequence[Any]) -> float:
     transformers.utils.logging.disable_progress_bar()
     call = prepare(*given)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    if not torch.cuda.is_available():
+        return resident_peak(call)
+    torch.cuda.reset_peak_memory_stats()
     call()
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+def resident(what: str = "VmRSS") -> float:
+    """MB of this process: resident now, or at the most (``VmHWM``)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
+
+
+def resident_peak(call: Callable[[], Any]) -> float:
+    """MB that a call takes at its peak above what is resident before it. Memory that is free but kept is given back first."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
+    begun = resident()
+    result = call()
+    peak = resident("VmHWM") - begun
+    del result
+    return peak
 
 
 # --------------------------------------------------------------------------------------------------------- the machine

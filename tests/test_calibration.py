@@ -6,18 +6,21 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import softmax
 from scipy.stats import binom
 
-from tutelage.evaluation import intervals
+from tutelage.evaluation import calibration, intervals
 from tutelage.evaluation.calibration import (
     brier,
     calibration_error,
+    confidences,
     divergence,
     fitted_temperature,
     probabilities,
     reliability,
 )
+from tutelage.run.quality import trusted
 
 
 @pytest.fixture
@@ -43,19 +46,46 @@ def test_measures_are_those_of_the_formulas(drawn: tuple[np.ndarray, np.ndarray]
     for row, other, y in zip(shares, teacher, labels, strict=True):
         squares += sum((p - (c == y)) ** 2 for c, p in enumerate(row)) / len(labels)
         kl += sum(q * math.log(q / p) for q, p in zip(other, row, strict=True)) / len(labels)
-    assert calibration_error(shares, labels) == pytest.approx(error)
+    bins = reliability(confidences(logits, 0.7), logits.argmax(axis=1) == labels)
+    assert calibration_error(bins) == pytest.approx(error)
     assert brier(shares, labels) == pytest.approx(squares)
     assert divergence(teacher, shares) == pytest.approx(kl)
-    assert sum(one.count for one in reliability(shares, labels)) == 300
+    assert sum(one.count for one in bins) == 300
     assert probabilities(logits[:1], 0.7)[0].tolist() == pytest.approx(
         [math.exp(z / 0.7) / sum(math.exp(w / 0.7) for w in logits[0]) for z in logits[0]]
     )
 
 
+def test_blocks_of_rows_bound_the_memory_and_change_nothing(
+    drawn: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits, labels = drawn
+    ours, theirs = torch.from_numpy(logits), torch.from_numpy(logits[::-1].copy())
+
+    def everything() -> list[float]:
+        found = trusted(ours, theirs, labels, 0.7)
+        resamples = intervals.resampled(lambda rows: float(labels[rows].mean()), 300).tolist()
+        return [found["ece"], found["brier"], found["kl_to_teacher"], fitted_temperature(logits, labels), *resamples]
+
+    whole, most = everything(), 0
+    real = calibration.softmax
+
+    def noting(values: np.ndarray, axis: int) -> np.ndarray:
+        nonlocal most
+        most = max(most, values.size)
+        return np.asarray(real(values, axis=axis))
+
+    monkeypatch.setattr(calibration, "softmax", noting)
+    monkeypatch.setattr(calibration, "AT_ONCE", 50)
+    monkeypatch.setattr(intervals, "AT_ONCE", 700)
+    assert everything() == pytest.approx(whole, rel=1e-12) and most <= 50
+
+
 def test_sure_and_right_is_calibrated_and_sure_and_wrong_is_not() -> None:
     shares, labels = np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 0])
-    assert (calibration_error(shares, labels), brier(shares, labels)) == (0, 0)
-    assert (calibration_error(shares, (labels + 1) % 3), brier(shares, (labels + 1) % 3)) == (1, 2)
+    sure = shares.max(axis=1)
+    assert (calibration_error(reliability(sure, sure > 0)), brier(shares, labels)) == (0, 0)
+    assert (calibration_error(reliability(sure, sure < 0)), brier(shares, (labels + 1) % 3)) == (1, 2)
     assert divergence(shares, shares) == 0
     assert math.isfinite(divergence(shares, np.roll(shares, 1, axis=1)))
 

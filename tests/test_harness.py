@@ -37,6 +37,13 @@ def test_the_harness_sees_what_an_interruption_changed(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "state.json").touch()
     assert _verdict(good, whole, tmp_path) == ("left behind", "checkpoint/state.json")
+    for latency in (1, 2):  # a measured time is no result
+        (tmp_path / "arms.csv").write_text(f'method,latency_ms,mean\n"a, b",{latency},0.5\n')
+        whole.setdefault("left", {}).setdefault("arms.csv", left(tmp_path)["arms.csv"])
+        assert left(tmp_path)["arms.csv"] == whole["left"]["arms.csv"]
+    (tmp_path / "arms.csv").write_text('method,latency_ms,mean\n"a, b",2,0.6\n')
+    assert left(tmp_path)["arms.csv"] != whole["left"].pop("arms.csv")
+    (tmp_path / "arms.csv").unlink()
     content = path.read_bytes()
     for harm in DAMAGE.values():
         harmed = harm(content, [content, b"other"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import re
 from pathlib import Path
 
@@ -14,16 +16,18 @@ from processes import in_processes
 from safetensors.torch import load_file
 from test_training import learn, same_weights, tiny_stage
 
+from tutelage.data import examples as data_examples
 from tutelage.data.batches import in_pieces
 from tutelage.data.examples import encode
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, of_the_machine
 from tutelage.methods.kd import kd
 from tutelage.objectives.predictions import SimilarityMatrix
 from tutelage.recipes.config import RunConfig, from_yaml, to_yaml
 from tutelage.recipes.settings import run_config
 from tutelage.run.run import run
 from tutelage.students.specs import Copied
-from tutelage.teachers.teacher import predict
+from tutelage.teachers import teacher
+from tutelage.teachers.teacher import LiveTeacher, predict
 from tutelage.training import loop
 
 CPU = "[enforce fail at alloc_cpu.cpp:123] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
@@ -57,6 +61,64 @@ def test_a_step_that_does_not_fit_is_repeated_in_halves_to_the_bits_of_smaller_p
     assert same_weights(halved, other) and log.losses == log_of_other.losses
 
 
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        (LiveTeacher, "signals", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")),
+        (loop.DistillationModule, "forward", MemoryError()),
+        (loop.DistillationModule, "forward", RuntimeError("could not create a primitive")),
+    ],
+)
+def test_forward_passes_that_do_not_fit_are_repeated_in_halves(
+    owner: type, name: str, error: Exception, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the teacher or the student, in a later step than the first."""
+    real, calls, said = getattr(owner, name), 0, list[str]()
+
+    def short(self, *given):
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise error
+        return real(self, *given)
+
+    stage = tiny_stage(max_tokens=120, max_steps=5)
+    monkeypatch.setattr(owner, name, short)
+    halved, log, _ = learn(tokenizer, stage, say=said.append)
+    monkeypatch.setattr(owner, name, real)
+    plain, log_of_plain, _ = learn(tokenizer, stage)
+    assert len(said) == 1 and "a step keeps its examples" in said[0] and log.steps == 5
+    # Without dropout smaller pieces differ by rounding alone.
+    assert_alike(dict(halved.state_dict()), dict(plain.state_dict()), within=1e-5)
+    for term, pairs in log.losses.items():
+        assert [mean for _, mean in pairs] == pytest.approx([mean for _, mean in log_of_plain.losses[term]], rel=1e-4)
+
+
+def test_an_optimiser_that_does_not_fit_ends_the_run_which_resumes_to_the_same_bits(
+    tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Smaller pieces would not help, and half of an update cannot be taken back."""
+    real, calls, said, states = torch.optim.AdamW.step, 0, list[str](), list[dict]()
+
+    def short(self, *given, **more):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(self, *given, **more)
+
+    stage = tiny_stage(max_steps=6)
+    plain, _, _ = learn(tokenizer, stage, wider=True)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(torch.optim.AdamW, "step", short)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        learn(tokenizer, stage, wider=True, say=said.append, save=lambda state: states.append(copy.deepcopy(state)))
+    assert len(states) == 3 and not said
+    assert "a run with --resume" in str(of_the_machine(caught.value))
+    resumed, _, _ = learn(tokenizer, stage, wider=True, resumed=states[-1])
+    assert same_weights(resumed, plain)
+
+
 def test_one_text_that_does_not_fit_ends_the_run(tokenizer) -> None:
     accelerator = Accelerator(cpu=True)
     fails_once(accelerator, at=1)
@@ -85,6 +147,36 @@ def test_predictions_are_the_same_in_halves(tokenizer) -> None:
     assert sum(counts) == 60 and torch.allclose(whole, halves, atol=1e-5)
     sizes = [int(line.split("at most ")[1].split()[0]) for line in said]
     assert sizes == sorted(sizes, reverse=True) and 50 <= sizes[-1] <= 200
+
+
+def test_predictions_are_kept_in_one_table(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tensors of many batches would keep the memory between them."""
+    monkeypatch.setattr(teacher, "EVALUATION_TOKENS", 60)
+    encoded, counts = encode(examples(60, 1), tokenizer, 32), list[int]()
+
+    def count(texts: int) -> None:
+        counts.append(sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()))
+
+    predict(tiny_model(), encoded, Accelerator(cpu=True), count)
+    assert len(counts) > 5 and max(counts[2:]) <= counts[1]
+
+
+def test_long_texts_are_tokenized_a_few_at_a_time(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a tokenizer returns takes many times the memory of its texts."""
+    given, sizes = examples(60, 1, pairs=True), list[int]()
+    whole = encode(given, tokenizer, 32)
+
+    def noting(texts: list[str], pairs: list[str], **more):
+        sizes.append(sum(map(len, [*texts, *pairs])))
+        return tokenizer(texts, pairs, **more)
+
+    noting.model_input_names = tokenizer.model_input_names
+    noting.pad_token_id, noting.sep_token_id = tokenizer.pad_token_id, tokenizer.sep_token_id
+    monkeypatch.setattr(data_examples, "CHARACTERS_AT_ONCE", 300)
+    parts = encode(given, noting, 32)
+    assert len(sizes) > 10 and max(sizes) <= 300
+    for name in ("tokens", "types", "offsets", "cut"):
+        assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
 
 
 def test_another_error_is_not_taken_for_exhausted_memory() -> None:

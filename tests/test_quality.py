@@ -15,7 +15,7 @@ from conftest import LABELS, examples, write_csv
 from tutelage import api
 from tutelage.data.examples import Data, Examples
 from tutelage.data.texts import Texts
-from tutelage.evaluation.calibration import calibration_error
+from tutelage.evaluation.calibration import calibration_error, reliability
 from tutelage.report import quality_page
 from tutelage.report.model import TaskReport, load_report
 from tutelage.report.quality import ClassEntry
@@ -77,7 +77,8 @@ def test_a_run_reports_what_its_models_predict(distilled: tuple[Result, TaskRepo
     assert report.calibration is not None and report.calibration.texts == report.data.selection == 8
     shares = np.array([[row[f"student: {label}"] for label in LABELS] for row in rows])
     labels = np.array([LABELS.index(row["label"]) for row in rows])
-    assert report.calibration.before.ece == pytest.approx(calibration_error(shares, labels), abs=1e-6)
+    bins = reliability(shares.max(axis=1), shares.argmax(axis=1) == labels)
+    assert report.calibration.before.ece == pytest.approx(calibration_error(bins), abs=1e-6)
     assert (result.folder / "report.html").read_text(encoding="utf-8").count(">By class</h2>") == 1
 
 

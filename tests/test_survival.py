@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from tutelage import cli
 from tutelage.artifacts import check_seal, read_signed, seal, signed
+from tutelage.cli.shown import show
 from tutelage.data.readers.files import read_table
 from tutelage.errors import TutelageError
 from tutelage.knowledge.store.reading import Store
@@ -27,7 +28,7 @@ from tutelage.recipes.config import RunConfig, from_yaml, to_yaml
 from tutelage.recipes.settings import run_config
 from tutelage.run import origins, trials
 from tutelage.run.run import run
-from tutelage.run.workspace import locked, run_folder
+from tutelage.run.workspace import locked, new_accelerator, run_folder
 from tutelage.students.load import load_model
 from tutelage.students.specs import Copied
 from tutelage.training import checkpoint, loop
@@ -258,6 +259,25 @@ def test_a_failure_of_the_machine_is_one_line(error: Exception, line: str, monke
     assert end.value.code == 2
     written = capsys.readouterr().err
     assert re.search(line, written) and written.count("\n") == 1
+
+
+def test_settings_that_divide_a_model_among_processes_are_refused(monkeypatch) -> None:
+    """On CPUs accelerate would train as if they were not there; on GPUs the student would be saved in parts."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(
+        TutelageError, match=r"use FSDP \(ACCELERATE_USE_FSDP\).* use torchrun --nproc_per_node N -m tutelage"
+    ):
+        new_accelerator()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    assert new_accelerator().num_processes == 1
+
+
+def test_of_several_processes_the_first_shows_the_result(monkeypatch, capsys) -> None:
+    """Two documents of JSON are none."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    show("evaluate", {"model": "m", "scores": {}}, as_json=True)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch) -> None:

@@ -121,10 +121,14 @@ def _subjects(scene: Scene, place: Path) -> dict[str, Subject]:
 
     corpus = [
         "pretrain",
+        "--model",
+        str(root / "masked"),
         "--corpus",
         str(place / "corpus"),
         "--student",
-        f"layers=1,hidden=16,heads=2,like={root / 'masked'}",
+        "layers=1,hidden=16,heads=2",
+        "--set",
+        "stages.*.data.length=24",
     ]
     return {
         "stopped run (kd)": stopped("kd", 60),

@@ -80,7 +80,7 @@ def _full(case: Case, work: Path, size: int, whole: dict[str, str]) -> str:
         end = run(words, out, log=log)
         if not end.code:
             return "had room"
-        if said := _bad(end):
+        if said := _bad(end, case):
             return said
         subprocess.run(["mount", "-o", f"remount,size={ROOM}", str(place)], check=True)
         again = run([*words, *(["--resume"] if case.resumes else [])], out, log=log)
@@ -96,7 +96,7 @@ def _read_only(case: Case, work: Path) -> str:
     place = _mounted(work, "ro")
     try:
         end = run(case.words(place / "out"), place / "out", log=work / "disk.log")
-        return _bad(end) or ("one line" if end.code else "had room")
+        return _bad(end, case) or ("one line" if end.code else "had room")
     finally:
         _unmounted(place)
 
@@ -112,13 +112,13 @@ def _removed(case: Case, work: Path, after: float) -> str:
 
     remove()
     end = run(case.words(out), out, after=after, meanwhile=remove, log=work / "disk.log")
-    return _bad(end) or ("one line" if end.code else "ended")
+    return _bad(end, case) or ("one line" if end.code else "ended")
 
 
-def _bad(end: Ended) -> str:
+def _bad(end: Ended, case: Case) -> str:
     """What is wrong with the end of a command that a disk failed; empty if nothing is."""
     if end.stuck:
         return "stuck"
-    if end.traceback or end.code not in (0, 2):
+    if end.traceback or end.code not in case.codes:
         return f"ended with {end.code}: {end.line}"[:300]
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, is_dataclass
@@ -39,7 +40,9 @@ HARDLY = 0.9
 
 
 def show(command: str, result: Any, as_json: bool) -> None:
-    """Print what the function of a command has returned."""
+    """Print what the function of a command has returned; of several processes the first prints."""
+    if "LOCAL_RANK" in os.environ and os.environ.get("RANK", "0") != "0":
+        return
     if as_json:
         print(json.dumps(_tree(result), indent=1, allow_nan=False), flush=True)
     else:

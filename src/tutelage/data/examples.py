@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -284,11 +285,12 @@ def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
     has_types = "token_type_ids" in tokenizer.model_input_names
     for output in _outputs(examples, tokenizer, max_length):
         cut += [bool(encoding.overflowing) for encoding in output.encodings]
-        for row, ids in enumerate(output["input_ids"]):
-            tokens.append(np.asarray(ids or [tokenizer.pad_token_id], dtype=np.int32))
-            lengths.append(len(tokens[-1]))
-            if has_types:
-                types.append(np.asarray(output["token_type_ids"][row] or [0], dtype=np.int8))
+        ids = [row or [tokenizer.pad_token_id] for row in output["input_ids"]]
+        lengths += map(len, ids)
+        tokens.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32))
+        if has_types:
+            rows = (row or [0] for row in output["token_type_ids"])
+            types.append(np.fromiter(chain.from_iterable(rows), dtype=np.int8))
     return Encoded(
         tokens=np.concatenate(tokens) if tokens else np.empty(0, dtype=np.int32),
         types=np.concatenate(types) if types else None,
@@ -300,10 +302,20 @@ def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
     )
 
 
+TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 1024, 2**20
+"""Texts that are given to a tokenizer at once, at most, and about how long they are: it takes some 50 bytes for a character."""
+
+
 def _outputs(examples: Examples, tokenizer: Any, max_length: int) -> Iterator[Any]:
-    """What the tokenizer returns, 1,024 examples at a time."""
-    for start in range(0, len(examples), 1024):
-        stop = start + 1024
+    """What the tokenizer returns, some examples at a time."""
+    lengths = np.fromiter(map(len, examples.texts), dtype=np.int64, count=len(examples))
+    if examples.pairs is not None:
+        lengths += np.fromiter(map(len, examples.pairs), dtype=np.int64, count=len(examples))
+    ends = np.cumsum(lengths)
+    start = 0
+    while start < len(examples):
+        most = ends[start] - lengths[start] + CHARACTERS_AT_ONCE
+        stop = max(start + 1, min(start + TEXTS_AT_ONCE, int(np.searchsorted(ends, most, side="right"))))
         yield tokenizer(
             list(examples.texts[start:stop]),
             None if examples.pairs is None else list(examples.pairs[start:stop]),
@@ -313,6 +325,7 @@ def _outputs(examples: Examples, tokenizer: Any, max_length: int) -> Iterator[An
             return_token_type_ids="token_type_ids" in tokenizer.model_input_names,
             return_attention_mask=False,
         )
+        start = stop
 
 
 def token_places(examples: Examples, tokenizer: Any, max_length: int) -> Iterator[list[Place]]:

@@ -14,6 +14,9 @@ Metric = Callable[[npt.NDArray[np.int64]], float]
 
 RESAMPLES = 1000
 
+AT_ONCE = 2**20
+"""Numbers of examples that are drawn at once, about."""
+
 Scores = npt.NDArray[np.float64]
 
 ROUNDING = 1e-12
@@ -39,7 +42,7 @@ def resampled(metric: Metric, examples: int, *, resamples: int | None = None, se
         metric,
         vectorized=False,
         n_resamples=resamples or RESAMPLES,
-        batch=100,  # all draws at once would be resamples x examples numbers
+        batch=max(1, min(100, AT_ONCE // examples)),  # all draws at once would be resamples x examples numbers
         method="percentile",
         rng=np.random.default_rng(seed),
     )

@@ -140,34 +140,41 @@ def confusions(kind: Kind, data: Data, texts: Texts, ours: Tensor, theirs: Tenso
 
 def disagreements(data: Data, examples: Examples, ours: Tensor, theirs: Tensor) -> dict[str, Any]:
     """The texts on which student and teacher differ: where only the teacher is right first, then where the student is surest."""
-    mine, other = (calibration.probabilities(logits.numpy()) for logits in (ours, theirs))
-    said, taught, labels = mine.argmax(axis=1), other.argmax(axis=1), examples.labels
+    said, taught, labels = ours.numpy().argmax(axis=1), theirs.numpy().argmax(axis=1), examples.labels
     rows = np.flatnonzero(said != taught)
     lost = taught[rows] == labels[rows]
-    order = rows[np.lexsort((-mine.max(axis=1)[rows], ~lost))]
+    mine = calibration.confidences(ours.numpy())
+    order = rows[np.lexsort((-mine[rows], ~lost))][:MOST_DISAGREEMENTS]
+    other = dict(zip(order, calibration.confidences(theirs.numpy()[order]), strict=True))
     listed = [
         {
             "text": examples.texts[row],
             "text_pair": None if examples.pairs is None else examples.pairs[row],
             "label": data.labels[labels[row]],
             "student": data.labels[said[row]],
-            "student_probability": float(mine[row].max()),
+            "student_probability": float(mine[row]),
             "teacher": data.labels[taught[row]],
-            "teacher_probability": float(other[row].max()),
+            "teacher_probability": float(other[row]),
         }
-        for row in order[:MOST_DISAGREEMENTS]
+        for row in order
     ]
     return {"found": len(rows), "listed": listed}
 
 
 def trusted(ours: Tensor, theirs: Tensor | None, labels: npt.NDArray[np.int64], temperature: float) -> dict[str, Any]:
     """How far the student's probabilities at a temperature can be trusted."""
-    shares = calibration.probabilities(ours.numpy(), temperature)
+    logits, sure = ours.numpy(), calibration.confidences(ours.numpy(), temperature)
+    brier, kl = 0.0, 0.0
+    for rows in calibration.blocks(*logits.shape):
+        shares = calibration.probabilities(logits[rows], temperature)
+        part = len(shares) / len(logits)
+        brier += part * calibration.brier(shares, labels[rows])
+        if theirs is not None:
+            kl += part * calibration.divergence(calibration.probabilities(theirs.numpy()[rows]), shares)
+    bins = calibration.reliability(sure, logits.argmax(axis=1) == labels)
     return {
-        "ece": calibration.calibration_error(shares, labels),
-        "brier": calibration.brier(shares, labels),
-        "kl_to_teacher": None
-        if theirs is None
-        else calibration.divergence(calibration.probabilities(theirs.numpy()), shares),
-        "bins": [vars(one) for one in calibration.reliability(shares, labels)],
+        "ece": calibration.calibration_error(bins),
+        "brier": brier,
+        "kl_to_teacher": None if theirs is None else kl,
+        "bins": [vars(one) for one in bins],
     }

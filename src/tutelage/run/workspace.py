@@ -46,12 +46,28 @@ ORIGINS = "origins.json"
 """In the folder of an unfinished run: the fingerprints of what it learns from."""
 
 
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
+"""What ``accelerate launch`` sets for ways to divide a model among processes."""
+
+
 def new_accelerator(precision: str = "no", tracker: str | None = None, folder: str | None = None) -> Accelerator:
     """An Accelerator of this precision, whatever an earlier run of this process used.
 
     Raises:
-        TutelageError: when the device cannot compute in that precision.
+        TutelageError: when the device cannot compute in that precision, or accelerate is told to divide models.
     """
+    for name, words in SHARDING.items():
+        # On CPUs accelerate would leave it out without a word.
+        if os.environ.get(name, "false").lower() in ("1", "true", "yes"):
+            raise TutelageError(
+                f"accelerate is set to use {words} ({name}), which divides a model among processes; here each process has a whole "
+                "student: use torchrun --nproc_per_node N -m tutelage ..., or accelerate launch --multi_gpu without it"
+            )
     AcceleratorState._reset_state()
     precision = fast_precision() if precision == "auto" else precision
     try:

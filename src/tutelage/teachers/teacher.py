@@ -198,20 +198,21 @@ def predict(
     was_training = model.training
     model.eval()
     start = np.cumsum(encoded.logit_rows) - encoded.logit_rows
-    results: list[tuple[Tensor, Tensor]] = []
+    table: Tensor | None = None
 
     def answer(rows: Rows) -> None:
+        nonlocal table
         inputs, tokens = evaluation_batch(encoded, rows)
         inputs = {name: value.to(accelerator.device) for name, value in inputs.items()}
         logits = anatomy.answers_of(model, inputs, None if tokens is None else tokens.to(accelerator.device))
         places = np.concatenate([np.arange(start[row], start[row] + encoded.logit_rows[row]) for row in rows])
-        results.append((torch.from_numpy(places), logits))
+        if table is None:  # on the model's device: a copy would wait for each batch
+            table = torch.empty(int(encoded.logit_rows.sum()), logits.shape[-1], device=logits.device)
+        table[torch.from_numpy(places).to(logits.device)] = logits.float()
         advance(len(rows))
 
     with torch.no_grad(), accelerator.autocast():
         in_pieces(answer, np.arange(len(encoded)), encoded.lengths, EVALUATION_TOKENS, say)
     model.train(was_training)
-    table = torch.empty(int(encoded.logit_rows.sum()), results[0][1].shape[-1])
-    for index, logits in results:
-        table[index] = logits.float().cpu()
-    return table
+    assert table is not None
+    return table.cpu()

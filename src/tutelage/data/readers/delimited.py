@@ -62,7 +62,7 @@ def read_delimited(path: Path, text: str, usual: str, wanted: Sequence[str], hea
     return table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Record:
     fields: list[str]
     line: int
@@ -102,13 +102,15 @@ class _Lines:
         found = self._read(quoting=True)
         # A lone quote and the next one far below look like a field with line breaks, of which each line is a whole row. The
         # columns of the other rows tell which it is.
-        sure = [record for record in found if not record.alone]
-        like = _Likeness(sure[1:])
-        unsure = self.delimiter == "\t"
-        whole = [bool(record.alone) and like.fits(record.alone, unsure) for record in found]
-        found = [
-            one for record, apart in zip(found, whole, strict=True) for one in (record.parts() if apart else [record])
-        ]
+        if any(record.alone for record in found):
+            like = _Likeness([record for record in found if not record.alone][1:])
+            unsure = self.delimiter == "\t"
+            whole = [bool(record.alone) and like.fits(record.alone, unsure) for record in found]
+            found = [
+                one
+                for record, apart in zip(found, whole, strict=True)
+                for one in (record.parts() if apart else [record])
+            ]
         if self.delimiter == "\t" and sum(one.lone for one in found) > sum(one.needed for one in found):
             return self._read(quoting=False)
         return found
