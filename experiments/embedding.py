@@ -2,9 +2,9 @@
 
     python experiments/embedding.py --data-dir path/to/data --models path/to/models
 
-distils all-mpnet-base-v2 (12 layers x 768) into 3 layers x 384 that start as the first 3 layers of all-MiniLM-L6-v2. Texts: half
-sentences of STS-B's, MRPC's and RTE's training sets, half sentences of a corpus of Wikipedia, drawn once; no label is read. The
-teacher reads every text once, its vectors lie in a store. Scored on STS-B dev by Spearman's correlation, beside
+distils all-mpnet-base-v2 (12 layers x 768) into 3 layers x 384 that start as three layers of all-MiniLM-L6-v2, which short trials
+choose. Texts: half sentences of STS-B's, MRPC's and RTE's training sets, half sentences of a corpus of Wikipedia, drawn once; no
+label is read. The teacher reads every text once, its vectors lie in a store. Scored on STS-B dev by Spearman's correlation, beside
 paraphrase-MiniLM-L3-v2 and all-MiniLM-L6-v2. A stopped experiment continues where it was. Writes ``results/embedding.json`` and
 ``docs/results/embedding.md``.
 """
