@@ -263,10 +263,13 @@ def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) 
         ({"train": ["a"], "kind": "tokens"}, "data of kind tokens are read from files"),
         (
             {"data": {"other": ["a"]}},
-            "data has no split 'train', nor one to evaluate on (dev, validation, test); it has 'other'",
+            "data has no split 'train', nor one to evaluate on (dev, validation, valid, val, eval, test); it has 'other'",
         ),
         ({"data": {"test": table(4, 1)}}, "there are no training texts; give --task NAME or --train FILE"),
-        ({"train": {"text": ["a"], "label": [object()]}}, "train cannot be written as a table"),
+        (
+            {"train": {"text": ["a"], "label": [object()]}},
+            "train has a column 'label' that cannot be written as JSON (Object of type object",
+        ),
         ({"teacher": 3}, "teacher=int is not a model"),
         (
             {"mixed_precision": "fp8", "train": "x.csv"},

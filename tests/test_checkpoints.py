@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,17 @@ import pytest
 import torch
 from conftest import LABELS, VOCABULARY, field_cases_folder, tiny_model, write_csv
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, pipeline
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import tutelage
 from tutelage.anatomy.checkpoints import looks_like_path, resolve
 from tutelage.cli import main
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError, last_reason
+from tutelage.run.inputs import Inputs
 from tutelage.students.bilstm import new_bilstm, word_tokenizer
 from tutelage.students.build import build
-from tutelage.students.load import load_config, load_model
+from tutelage.students.load import head_in, load_config, load_model
 from tutelage.students.specs import Checkpoint
 from tutelage.tasks.order import better_order
 from tutelage.teachers.source import Source
@@ -309,6 +311,9 @@ def test_folders_that_hold_something_else(folder: Path, tmp_path: Path) -> None:
     # some write the base's configuration beside the adapter
     shutil.copy(folder / "config.json", lora)
     assert "merge_and_unload" in refusal(lambda: resolve(str(lora)))
+    # or its weights too, to which the adapter has to be added
+    shutil.copy(folder / "model.safetensors", lora)
+    assert "move adapter_config.json away" in refusal(lambda: load_model(str(lora)))
 
     trainer = tmp_path / "trained"
     for step in (500, 1000, 90):
@@ -394,6 +399,84 @@ def test_a_served_student_cuts_long_texts(folder: Path, tmp_path: Path) -> None:
     train = write_csv(tmp_path / "train.csv", 40, 1)
     tutelage.finetune(folder, tmp_path / "run", train=train, epochs=1, quiet=True)
     assert pipeline("text-classification", model=str(tmp_path / "run"))("good word1 " * 100, truncation=True)
+
+
+def test_a_student_is_served_at_the_length_it_was_trained_with(folder: Path, tmp_path: Path) -> None:
+    configured(folder, "tokenizer_config.json", model_max_length=8)
+    train = tmp_path / "train.csv"
+    train.write_text(
+        "text,label\n"
+        + "".join(f"{'word1 ' * 9}{w},{c}\n" for w, c in zip(("good", "bad") * 10, LABELS[::-1] * 10, strict=True))
+    )
+    said = tutelage.evaluate(folder, dev=train, quiet=True)["notes"]
+    assert any(
+        "says model_max_length 8; 20 of 20 texts of dev are longer and are read up to 12 tokens" in n for n in said
+    )
+    tutelage.finetune(folder, tmp_path / "run", train=train, dev=train, epochs=1, max_length=16, quiet=True)
+    assert load_tokenizer(str(tmp_path / "run")).model_max_length == 16
+    assert "says model_max_length 8" in (tmp_path / "run" / "report.json").read_text()
+
+
+def test_the_padding_has_an_embedding(folder: Path, tmp_path: Path) -> None:
+    added = load_tokenizer(str(folder))
+    added.add_special_tokens({"pad_token": "<pad>"})
+    added.save_pretrained(folder)
+    train = write_csv(tmp_path / "train.csv", 40, 1)
+    for act in (
+        lambda: tutelage.finetune(folder, tmp_path / "run", train=train, quiet=True),
+        lambda: tutelage.evaluate(folder, dev=train, quiet=True),
+    ):
+        assert "the token '<pad>' for padding the id 45, but the model has 45 embeddings" in refusal(act)
+
+
+def test_answers_that_are_no_numbers_are_not_scored(folder: Path, tmp_path: Path) -> None:
+    renamed(folder, lambda weights: {**weights, "classifier.bias": weights["classifier.bias"] * float("nan")})
+    train = write_csv(tmp_path / "dev.csv", 40, 1)
+    text = refusal(lambda: tutelage.evaluate(folder, dev=train, quiet=True))
+    assert text.startswith(f"the model {str(folder)!r} answers with NaN")
+
+
+def test_settings_of_the_model_do_not_keep_its_tokenizer_from_loading(folder: Path) -> None:
+    model = tiny_model(layers=2, num_labels=1, id2label={0: "LABEL_0"}, label2id={"LABEL_0": 0})
+    model.save_pretrained(folder)
+    configured(folder, problem_type="single_label_classification")
+    with pytest.raises(ValueError, match="requires `num_labels > 1`"):
+        AutoTokenizer.from_pretrained(folder)
+    assert type(load_tokenizer(str(folder))).__name__ == "BertTokenizer" and load_config(str(folder)).num_labels == 1
+
+
+def test_a_classifier_of_sentence_transformers_is_a_classifier(folder: Path) -> None:
+    module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    (folder / "modules.json").write_text(json.dumps([module]))
+    assert head_in(str(folder)) == "classes"
+    (folder / "modules.json").write_text(json.dumps([module, {"type": "sentence_transformers.models.Pooling"}]))
+    assert head_in(str(folder)) == "vectors"
+
+
+def test_objects_that_are_models(folder: Path, tokenizer: Any) -> None:
+    model = load_model(str(folder))[0]
+    with Inputs() as inputs:
+        path = inputs.model((model, tokenizer), "model")
+        compiled = SimpleNamespace(_orig_mod=model)  # torch.compile takes seconds
+        for wrapped in (torch.nn.DataParallel(model), compiled, SimpleNamespace(module=compiled)):
+            assert inputs.model((wrapped, tokenizer), "model") == path
+        with torch.device("meta"):
+            empty = type(model)(model.config)
+        quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+
+        class Graph:
+            config = model.config
+            save_pretrained = model.save_pretrained
+
+        for given, said in (
+            ((tokenizer, model), r"\(tokenizer, model\) is turned round; give \(model, tokenizer\)"),
+            ((model, model), "a BertForSequenceClassification is no tokenizer of transformers"),
+            ((Graph(), tokenizer), "a Graph is no PyTorch model of transformers"),
+            ((empty, tokenizer), "has no weights"),
+            ((quantised, tokenizer), "is quantised; give the model that it was made from"),
+        ):
+            with pytest.raises(TutelageError, match=said):
+                inputs.model(given, "model")
 
 
 def test_tokens_beyond_the_vocabulary_are_found_before_training(folder: Path, tmp_path: Path, tokenizer: Any) -> None:

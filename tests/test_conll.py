@@ -99,6 +99,14 @@ def test_columns_between_any_spaces(tmp_path):
     assert tags == NAMES  # I-LOC and I-PER do not occur, but their types do
 
 
+def test_spaces_in_words_and_comments(tmp_path):
+    content = "# id 1\tdomain=en\n1 000\tB-NUM\neuros \tO\n#\tO\n\n# id 2\nnow\tO\n"
+    examples, _ = read_conll(write(tmp_path / "a", content), "test")
+    assert list(examples.texts) == ["1\u00a0000 euros #", "now"]
+    content = "# id 1\nin NN O\n# NN O\n"
+    assert list(read_conll(write(tmp_path / "a", content), "test")[0].texts) == ["in #"]
+
+
 def test_tags_given(tmp_path):
     path = write(tmp_path / "a", "Rome I-LOC\n")
     examples, tags = read_conll(path, "dev", ("B-LOC", "O", "I-LOC"))

@@ -1,5 +1,7 @@
 """Tables as people bring them: what each kind of label, delimiter, quote and shape is read as, or which line says what is wrong."""
 
+import datetime
+import decimal
 import gzip
 import json
 from pathlib import Path
@@ -220,6 +222,51 @@ def test_objects_that_are_no_tables(given):
     assert "\n" not in str(caught.value)
 
 
+def test_columns_of_frames_and_streams():
+    texts, labels = ["a", "b", "c", "d"], ["x", "y"] * 2
+    frame = pd.DataFrame({"text": texts, "label": labels})
+    with pytest.raises(TutelageError, match="train has several columns 'label'; rename all but one"):
+        from_object(train=pd.concat([frame, frame[["label"]]], axis=1))
+    stream = datasets.Dataset.from_pandas(frame).to_iterable_dataset().map(lambda row: row)  # does not know its columns
+    assert from_object(train=stream, dev=stream).train.texts == texts
+    for values, kind in (
+        ([decimal.Decimal(1), decimal.Decimal(0)], "classification"),
+        ([decimal.Decimal("0.5"), decimal.Decimal(1)], "regression"),
+        ([datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1)], "classification"),
+        ([{"x"}, {"x", "y"}], "multilabel"),
+    ):
+        given = (texts, values * 2)
+        assert from_object(train=given, dev=given).kind == kind
+    # Of predictions only what can be one is written.
+    frame = frame.assign(raw=b"x", created=pd.Timestamp("2026-01-01"))
+    with Inputs() as inputs:
+        file = inputs.predictions(frame, None, None, {})["file"]
+        assert set(json.loads(Path(file).read_text().splitlines()[0])) == {"text", "label", "created"}
+        with pytest.raises(TutelageError, match="predictions has a column 'raw' that cannot be written as JSON"):
+            inputs.predictions(
+                frame.assign(text=b"x").rename(columns={"raw": "t", "text": "raw"}), None, None, {"text": "raw"}
+            )
+
+
+@pytest.mark.parametrize("name", ["dev", "validation", "valid", "val", "eval", "test"])
+def test_names_of_the_split_to_evaluate_on(name):
+    table = {"text": ["a", "b"], "label": ["x", "y"]}
+    train = datasets.Dataset.from_dict(table)
+    with Inputs() as inputs:
+        tree = inputs.data(datasets.DatasetDict({"train": train, name: train}), {})
+        assert Path(tree["train"]).read_text() == Path(tree["dev"]).read_text()
+        with pytest.raises(TutelageError, match=r"splits 'train', 'held', none of which .* dev="):
+            inputs.data({"train": table, "held": table}, {})
+        assert set(inputs.data({"train": table, "held": table}, {"dev": table})) == {"train", "dev"}
+        for given in (train, pd.DataFrame(table)):
+            with pytest.raises(
+                TutelageError, match=r"^data=[A-Za-z]+ is no dict of splits; give it as train, or as dev$"
+            ):
+                inputs.data(given, {})
+        with pytest.raises(TutelageError, match="train has a table of its own in 'train'; give splits as data"):
+            inputs.data(None, {"train": datasets.DatasetDict(train=train)})
+
+
 # Quotes, delimiters, encodings
 
 
@@ -231,6 +278,31 @@ def test_lone_quotes_lose_no_line(tmp_path):
         # A field that is wholly quoted has its quotes taken off where files are quoted by rule.
         assert data.train.texts == (rows if name == "a.tsv" else [*rows[:4], "six", "seven"])
         assert any("quotes that are not around a field" in note for note in data.notes)
+
+
+def test_quotes_after_backslashes(tmp_path):
+    rows = r""""he said \"yes\", ok","a"
+"plain","b"
+"a \"word\"
+and a line","a"
+"ends in \","b"
+"""
+    data = read(tmp_path / "a.csv", f'"text","label"\n{rows}')
+    assert data.train.texts == ['he said "yes", ok', "plain", 'a "word"\nand a line', "ends in \\"]
+    assert data.labels == ("a", "b") and "2 rows have quotes after backslashes" in data.notes[-1]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_files_that_were_joined_have_their_header_within(tmp_path, mark):
+    one = mark + "text,label\n" + "".join(f"text {i},{i / 4}\n" for i in range(8))
+    data = read(tmp_path / "a.csv", one + one)
+    assert data.kind == "regression" and data.train.ids[-1] == "train/15"
+    assert "a.csv: left out 1 repetition of the header" in data.notes
+    for usual, label in (("text,label", "{}"), ("review,gold,id", "{},1")):
+        content = f"{usual}\n" + "".join(f"text {i},{label.format('ab'[i % 2])}\n" for i in range(8))
+        options = {"header": False, "text": "0", "label": "1"}
+        assert "line 1 looks like a header" in error(tmp_path / "b.csv", content, **options)
+        assert len(read(tmp_path / "b.csv", content.partition("\n")[2] + "text,a\n", **options).train) == 9
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -331,6 +403,11 @@ def test_columns_of_json_go_together_by_row(tmp_path):
         ("a.csv", b"\x1f\x8b", [".gz"]),
         ("a.xlsx", b"PK\x03\x04", ["spreadsheet", "CSV UTF-8"]),
         ("a.csv", "text,label\nÄrger,1\nb,0\n".encode("cp1252"), ["line 2: not UTF-8 (byte 0xc4)", "iconv -f CP1252 -t UTF-8"]),
+        ("a.csv", "text,label\n很好,是\n很差,否\n".encode("gb18030"), ["iconv -f ENCODING", "GB18030"]),
+        ("a.csv", "text,label\n很好,是\n很差,否\n".encode("utf-16-le"), ["iconv -f UTF-16LE"]),
+        ("a.csv", b"BZh91AY", ["packed by bzip2; unpack it"]),
+        ("a.csv.xz", b"\xfd7zXZ", ["is packed; unpack it"]),
+        ("a.arrow", b"", ["datasets.Dataset.from_file", "give the object"]),
         ("a.csv", "text,label\n", ["no rows below its header"]),
         ("a.csv", column("0.5", "1", "nan", "NA"), ["2 of 4 rows", "'nan' is a gap among numbers"]),
         ("a.csv", column("a", "a"), ["'a' only", "--labels"]),
@@ -342,6 +419,12 @@ def test_errors_name_the_thing_and_a_remedy(tmp_path, name, content, parts):
     message = error(tmp_path / name, content)
     for part in (name, *parts):
         assert part in message, message
+
+
+def test_names_of_what_is_no_file():
+    for name in ("https://example.org/a.csv", "hf://datasets/imdb/a.parquet"):
+        assert f"'{name}' is an address" in error(name)
+    assert "datasets.load_dataset('stanfordnlp/imdb')" in error("stanfordnlp/imdb")
 
 
 def test_folders(tmp_path):
@@ -385,6 +468,8 @@ def test_tokens_from_json_lines(tmp_path):
     assert "--labels O,B-" in error(tmp_path / "b.jsonl", numbers, kind="tokens")
     named = read(tmp_path / "b.jsonl", numbers, kind="tokens", labels="O,B-PER,I-PER")
     assert named.labels == ("O", "B-PER", "I-PER") and named.train.labels[0].tolist() == [1, 0]
+    pieces = lines({"tokens": ["anna", "lives"], "ner_tags": [1, -100]})
+    assert "-100 stands for pieces of words" in error(tmp_path / "b.jsonl", pieces, kind="tokens", labels="O,B-PER")
     assert "list of as many tags" in error(
         tmp_path / "c.jsonl", lines({"tokens": ["a"], "ner_tags": []}), kind="tokens"
     )

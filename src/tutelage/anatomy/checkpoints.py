@@ -130,17 +130,20 @@ def _in_folder(name: str, path: Path) -> str:
 
 
 def _is_adapter(path: Path) -> bool:
-    return (path / "adapter_config.json").is_file() and not weight_files(path)
+    return (path / "adapter_config.json").is_file()
 
 
 def _other_folder(path: Path) -> str:
     """What a folder is that is no checkpoint, with the remedy."""
     if _is_adapter(path):
         base = _json(path / "adapter_config.json").get("base_model_name_or_path")
+        beside = (
+            "; if its weights are merged already, or are to be used without the adapter, move adapter_config.json away"
+        )
         return (
             f"holds a LoRA adapter of {base!r}, not a whole model; merge it first: in Python peft's "
             f"AutoPeftModelForSequenceClassification.from_pretrained({str(path)!r}).merge_and_unload().save_pretrained(FOLDER), "
-            "with the tokenizer beside it"
+            f"with the tokenizer beside it{beside if weight_files(path) else ''}"
         )
     if (steps := _steps(path)) and (best := _best_step(path, steps)):
         return f"is the output folder of a Trainer; name one of its {len(steps)} checkpoints: {best}"
@@ -181,9 +184,19 @@ def _best_step(path: Path, steps: list[Path]) -> str:
 
 def _modules(path: Path) -> list[str]:
     """The folders of the modules of a sentence-transformers model."""
+    return [one for one in _named(path, "path") if one]
+
+
+def pools(path: Path) -> bool:
+    """Whether a folder is that of a sentence encoder, which pools its tokens."""
+    return any(one.rpartition(".")[2] == "Pooling" for one in _named(path, "type"))
+
+
+def _named(path: Path, key: str) -> list[str]:
+    """A field of the modules of a sentence-transformers model."""
     tree = _read(path / "modules.json")
-    found = [one.get("path") for one in tree if isinstance(one, dict)] if isinstance(tree, list) else []
-    return [one for one in found if isinstance(one, str) and one]
+    found = [one.get(key) for one in tree if isinstance(one, dict)] if isinstance(tree, list) else []
+    return [one for one in found if isinstance(one, str)]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedModel
+from transformers.utils import cached_file
 
 from tutelage import anatomy
 from tutelage.anatomy.checkpoints import VOCABULARIES, check_fetched, resolve_tokenizer
@@ -18,16 +19,17 @@ UNKNOWN_LIMIT = int(1e30)
 """The length that transformers gives to a tokenizer that knows no limit."""
 
 
-def fitted_tokenizer(tokenizer: Any, model: PreTrainedModel) -> Any:
+def fitted_tokenizer(tokenizer: Any, model: PreTrainedModel, longest: int | None = None) -> Any:
     """The tokenizer, restricted to the inputs of the model's ``forward`` (DistilBERT takes no token types) and to its length.
 
-    A tokenizer that knows no limit, as old checkpoints have it, cannot cut texts where the model is served.
+    A tokenizer that knows no limit, as old checkpoints have it, cannot cut texts where the model is served. ``longest`` is the
+    length that the model is trained or checked with, and replaces a limit that the tokenizer was saved with.
     """
     has_types = anatomy.has_token_types(model.config)
     names = ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"]
     if anatomy.is_unread(model.config) or (has_types and "token_type_ids" not in tokenizer.model_input_names):
         names = list(tokenizer.model_input_names)
-    longest = min(int(tokenizer.model_max_length), anatomy.max_length(model.config))
+    longest = longest or min(int(tokenizer.model_max_length), anatomy.max_length(model.config))
     if list(tokenizer.model_input_names) == names and tokenizer.model_max_length == longest:
         return tokenizer
     fitted = copy.deepcopy(tokenizer)
@@ -46,7 +48,7 @@ def load_tokenizer(name: str) -> Any:
     if Path(path).is_dir():
         _check_files(name, Path(path))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, config=_family_in(path))
         tokenizer("A trial.", truncation=True, max_length=8)
     except Exception as error:  # a damaged file can raise any exception of its parser
         raise TutelageError(f"cannot load the tokenizer of {name!r}: {last_reason(error)}") from None
@@ -68,6 +70,20 @@ def load_tokenizer(name: str) -> Any:
             f"the tokenizer of {name!r} has neither a padding token nor an end-of-text token; set one and save it again"
         )
     return tokenizer
+
+
+def _family_in(path: str) -> Any:
+    """What a tokenizer needs of a model's configuration: its family. Other settings, which may be wrong, are judged where the model
+    is loaded. ``None`` where it says nothing."""
+    try:
+        place = Path(path) / "config.json" if Path(path).is_dir() else Path(str(cached_file(path, "config.json")))
+        tree = json.loads(place.read_text(encoding="utf-8"))
+        named = {key: tree[key] for key in ("tokenizer_class", "model_name") if key in tree}
+        return CONFIG_MAPPING[tree["model_type"]].from_dict(named, name_or_path=path)
+    except (
+        Exception
+    ):  # no file, another content, or a family that needs more: transformers reads the file in its own way
+        return None
 
 
 def _check_files(name: str, path: Path) -> None:

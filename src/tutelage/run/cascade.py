@@ -36,6 +36,7 @@ from tutelage.students.load import head_in, load_config
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
+from tutelage.teachers.teacher import check_finite
 from tutelage.version import __version__
 
 MOST_SUSPECTS = 100
@@ -172,7 +173,9 @@ def _logits(source: Source, data: Data, part: str, config: DataConfig, desk: Ben
     limit = longest_input(source.name, kind, source.config, config.max_length)
     encoded = kind.encode(data.dev[part], fitted, limit, config.stride)
     check_ids(encoded, fitted, source.config, source.name, part)
-    return desk.predict(source.model, encoded, f"{source.role} on {part}")
+    logits = desk.predict(source.model, encoded, f"{source.role} on {part}")
+    check_finite(logits, source.name, source.role)
+    return logits
 
 
 def _decided(

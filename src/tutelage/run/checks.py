@@ -119,18 +119,29 @@ def check_padding(config: RunConfig, limit: int) -> None:
 
 
 def check_ids(encoded: Encoded, tokenizer: Any, config: Any, name: str | None, part: str) -> None:
-    """See that a model has an embedding for every token of these texts.
+    """See that a model has an embedding for every token of these texts, and for the padding between them.
 
     Raises:
         TutelageError: when a token was added to the tokenizer and not to the model.
     """
-    largest, known = int(encoded.tokens.max(initial=0)), anatomy.shape_of(config).vocabulary
+    largest, known = max(int(encoded.tokens.max(initial=0)), encoded.pad_token), anatomy.shape_of(config).vocabulary
     if 0 < known <= largest:  # CANINE reads characters and has no vocabulary
+        where = "for padding" if largest == encoded.pad_token else f"of {part}"
         raise TutelageError(
-            f"the tokenizer of {name!r} gives the token {tokenizer.convert_ids_to_tokens(largest)!r} of {part} the id {largest}, "
+            f"the tokenizer of {name!r} gives the token {tokenizer.convert_ids_to_tokens(largest)!r} {where} the id {largest}, "
             f"but the model has {known} embeddings; save the model's own tokenizer beside it, or resize the embeddings "
             "(resize_token_embeddings) and train them"
         )
+
+
+def own_limit_notes(encoded: Encoded, tokenizer: Any, name: str, part: str) -> list[str]:
+    """A note on texts that are read further than the model's own tokenizer says."""
+    own = int(tokenizer.model_max_length)
+    count = int((encoded.lengths > own).sum())
+    return [
+        f"the tokenizer of {name!r} says model_max_length {own}; {count:,} of {len(encoded):,} texts of {part} are longer and are "
+        f"read up to {int(encoded.lengths.max())} tokens"
+    ][: bool(count)]
 
 
 def layer_teachers(

@@ -136,7 +136,7 @@ def export(
                 setattr(plain.config, name, value)
         desk.display.say("exporting ...")
         with new_folder(place) as partial:
-            tokenizer = fitted_tokenizer(source.tokenizer, plain)
+            tokenizer = fitted_tokenizer(source.tokenizer, plain, checked.limit)
             tokenizer.save_pretrained(partial)
             if form == "checkpoint":
                 plain.save_pretrained(partial)

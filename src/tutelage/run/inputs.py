@@ -12,6 +12,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +23,7 @@ import numpy as np
 from tutelage.data.config import DataConfig, FilePath, Table
 from tutelage.data.readers.files import named
 from tutelage.data.readers.table import shown
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, last_reason
 from tutelage.tasks import kind_of
 
 Model = FilePath | tuple[Any, Any]
@@ -31,8 +33,10 @@ Splits = Mapping[str, Table]
 """Tables by the name of their split, as in a ``datasets.DatasetDict``."""
 
 FOLDER = "inputs"
-EVALUATION = ("dev", "validation", "test")
+EVALUATION = ("dev", "validation", "valid", "val", "eval", "test")
 """Names of the split to evaluate on; the first that exists is used."""
+WRAPPERS = ("module", "_orig_mod")
+"""Where DataParallel and ``torch.compile`` keep the model that they wrap."""
 
 
 class Inputs:
@@ -61,11 +65,7 @@ class Inputs:
         """
         if isinstance(given, str | os.PathLike):
             return os.path.expanduser(os.fspath(given))
-        if not isinstance(given, tuple) or len(given) != 2 or not all(hasattr(one, "save_pretrained") for one in given):
-            raise TutelageError(
-                f"{name}={type(given).__name__} is not a model; give a folder, a hub id or (model, tokenizer)"
-            )
-        model, tokenizer = given
+        model, tokenizer = _pair(given, name)
         digest = hashlib.sha256(_settings_of(model.config).encode())
         digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
         for key, value in model.state_dict().items():
@@ -75,8 +75,14 @@ class Inputs:
         if not place.exists():
             partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
+            try:
+                model.save_pretrained(partial)
+                tokenizer.save_pretrained(partial)
+            except Exception as error:  # each configuration, model and tokenizer checks in its own way
+                shutil.rmtree(partial, ignore_errors=True)
+                raise TutelageError(
+                    f"{name}: the objects cannot be saved ({last_reason(error)}); give a folder that save_pretrained has written"
+                ) from None
             if place.exists():  # another process of the same run was faster
                 shutil.rmtree(partial)
             else:
@@ -93,7 +99,7 @@ class Inputs:
         if isinstance(data, DataConfig):
             tree = data.model_dump(exclude_unset=True) | tree
         elif data is not None:
-            tree = _split(data) | tree
+            tree = _split(data, tree.get("dev") is not None) | tree
         columns = {
             "text": tree.get("text", "text"),
             "text_pair": tree.get("text_pair"),
@@ -121,7 +127,7 @@ class Inputs:
         data: DataConfig | Splits | None,
         options: Mapping[str, Any],
     ) -> dict[str, Any] | None:
-        """The settings of a file of predictions; a table in memory is written as JSON lines, with all its columns.
+        """The settings of a file of predictions; a table in memory is written as JSON lines, with all columns that JSON can hold.
 
         Raises:
             TutelageError: as :meth:`data`; or a prior without predictions.
@@ -141,7 +147,10 @@ class Inputs:
                     names = {role: getattr(data, role) for role in names}
                 names |= {role: name for role, name in options.items() if role in names}
                 found, every = _columns(given, "predictions", names["text"], names["label"])
-                tree["file"] = self._table(found, every, "predictions", {name: name for name in every})
+                # Which of the others are predictions shows when the file is read: none that JSON cannot hold.
+                needed = {names["text"], tree.get("id"), *tree.get("columns", ())}
+                wanted = {name: name for name in every if name in needed or _unwritable(found[name]) is None}
+                tree["file"] = self._table(found, every, "predictions", wanted)
         return tree if prior is None else tree | {"prior": prior}
 
     def _table(
@@ -160,12 +169,14 @@ class Inputs:
                 f"{part} has no column {name!r}; its columns are {', '.join(map(repr, every))}: set {role} to one of them"
             )
         names = [name for name in dict.fromkeys(wanted.values()) if name in columns]
+        for name in names:
+            if (reason := _unwritable(columns[name])) is not None:
+                raise TutelageError(
+                    f"{part} has a column {name!r} that cannot be written as JSON ({reason}); give texts and plain labels"
+                )
         rows = zip(*(columns[name] for name in names), strict=True)
-        try:
-            lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in rows]
-            content = "".join(f"{line}\n" for line in lines).encode()
-        except (TypeError, ValueError) as error:
-            raise TutelageError(f"{part} cannot be written as a table ({error}); give texts and plain labels") from None
+        lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in rows]
+        content = "".join(f"{line}\n" for line in lines).encode()
         digest = hashlib.sha256(content).hexdigest()[:12]
         place = self._place(f"{part}-{digest}.jsonl", part)
         if not place.exists():
@@ -191,10 +202,53 @@ class Inputs:
         return place
 
 
+def _pair(given: Any, name: str) -> tuple[Any, Any]:
+    """A model of transformers with its weights, and its tokenizer.
+
+    Raises:
+        TutelageError: it is something else.
+    """
+    import torch
+
+    if not isinstance(given, tuple) or len(given) != 2:
+        raise TutelageError(
+            f"{name}={type(given).__name__} is not a model; give a folder, a hub id or (model, tokenizer)"
+        )
+    model, tokenizer = given
+    for wrapper in (*WRAPPERS, *WRAPPERS):  # also one within the other
+        inner = getattr(model, wrapper, None)
+        model = model if inner is None else inner
+    if hasattr(model, "get_vocab") and hasattr(tokenizer, "state_dict"):
+        raise TutelageError(f"{name}=(tokenizer, model) is turned round; give (model, tokenizer)")
+    for one, what, wanted in (
+        (model, "PyTorch model", ("save_pretrained", "state_dict", "config")),
+        (tokenizer, "tokenizer", ("save_pretrained", "get_vocab")),
+    ):
+        if not all(hasattr(one, method) for method in wanted):
+            raise TutelageError(
+                f"{name}: a {type(one).__name__} is no {what} of transformers; give a folder, a hub id or (model, tokenizer)"
+            )
+    weights = model.state_dict().values()
+    if not all(isinstance(one, torch.Tensor) and not one.is_quantized for one in weights):
+        raise TutelageError(f"{name}: the model is quantised; give the model that it was made from")
+    if any(one.is_meta for one in weights):
+        raise TutelageError(f"{name}: the model has no weights (it is on the device meta); load them first")
+    return model, tokenizer
+
+
 def _bytes() -> Any:
     import torch
 
     return torch.uint8
+
+
+def _unwritable(column: list[Any]) -> str | None:
+    """Why a column cannot be written as JSON; ``None`` where it can."""
+    try:
+        json.dumps(column, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        return str(error)
+    return None
 
 
 def _settings_of(config: Any) -> str:
@@ -203,12 +257,24 @@ def _settings_of(config: Any) -> str:
     return json.dumps(tree, sort_keys=True, default=str)
 
 
-def _split(splits: Splits) -> dict[str, Any]:
-    """Tables by the names that :class:`DataConfig` has for them."""
+def _split(splits: Splits, evaluated: bool) -> dict[str, Any]:
+    """Tables by the names that :class:`DataConfig` has for them; ``evaluated``: the one to evaluate on is given beside them.
+
+    Raises:
+        TutelageError: these are no splits, or none has the name of one to evaluate on where others are there.
+    """
+    if not isinstance(splits, Mapping):
+        raise TutelageError(f"data={type(splits).__name__} is no dict of splits; give it as train, or as dev")
     evaluation = next((name for name in EVALUATION if name in splits), None)
+    names = ", ".join(shown(name) for name in splits)
     if "train" not in splits and evaluation is None:
         raise TutelageError(
-            f"data has no split 'train', nor one to evaluate on ({', '.join(EVALUATION)}); it has {', '.join(map(repr, splits))}"
+            f"data has no split 'train', nor one to evaluate on ({', '.join(EVALUATION)}); it has {names}"
+        )
+    if evaluation is None and not evaluated and set(splits) - {"train", "unlabeled"}:
+        raise TutelageError(
+            f"data has the splits {names}, none of which has the name of one to evaluate on ({', '.join(EVALUATION)}); give it as "
+            "dev=data[NAME], or give train=data['train'] alone"
         )
     found = {"train": splits["train"]} if "train" in splits else {}
     if evaluation is not None:
@@ -232,6 +298,9 @@ def _columns(
         TutelageError: it is no table, or has columns of different lengths.
     """
     names, values = _opened(given, part, text, label)
+    for name in names if wanted is None else wanted:
+        if names.count(name) > 1:
+            raise TutelageError(f"{part} has several columns {name!r}; rename all but one")
     columns = {name: _plain(values(name), part) for name in names if wanted is None or name in wanted}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
@@ -247,18 +316,22 @@ def _opened(given: Table, part: str, text: str, label: str) -> tuple[list[str], 
     """
     features = getattr(given, "features", None)
     if isinstance(given, tuple) and len(given) == 2:
-        found: Mapping[str, Any] = {text: given[0], label: given[1]}
-    elif hasattr(given, "to_parquet") and features is not None:
+        return [text, label], lambda name: given[0 if name == text else 1]
+    if hasattr(given, "to_parquet") and features is not None:
         return list(features), lambda name: _of_feature(given[name], features[name], part)  # type: ignore[call-overload, index]
-    elif isinstance(given, Mapping) or hasattr(given, "to_parquet"):
-        found = {str(name): values for name, values in given.items()}  # type: ignore[union-attr]
-    else:
-        rows = _listed(given, part)
-        if not rows or not all(isinstance(row, Mapping) for row in rows):
-            return [text], lambda name: rows
-        rows = [{str(name): value for name, value in row.items()} for row in rows]
-        return list(dict.fromkeys(name for row in rows for name in row)), lambda name: [row.get(name) for row in rows]
-    return list(found), found.__getitem__
+    if isinstance(given, Mapping) or (hasattr(given, "to_parquet") and hasattr(given, "items")):
+        pairs = [(str(name), values) for name, values in given.items()]
+        found, names = dict(pairs), [name for name, _ in pairs]
+        if tables := [name for name, values in pairs if isinstance(values, Mapping) or hasattr(values, "to_parquet")]:
+            raise TutelageError(
+                f"{part} has a table of its own in {shown(tables[0])}; give splits as data, or one of them as {part}"
+            )
+        return names, found.__getitem__
+    rows = _listed(given, part)  # also those of a datasets.IterableDataset that does not know its columns
+    if not rows or not all(isinstance(row, Mapping) for row in rows):
+        return [text], lambda name: rows
+    rows = [{str(name): value for name, value in row.items()} for row in rows]
+    return list(dict.fromkeys(name for row in rows for name in row)), lambda name: [row.get(name) for row in rows]
 
 
 def _of_feature(values: Any, feature: Any, part: str) -> Any:
@@ -286,6 +359,12 @@ def _plain(values: Any, part: str) -> list[Any]:
 def _value(value: Any) -> Any:
     if value is None or isinstance(value, str | int):
         return value
+    if isinstance(value, date | time):
+        return None if value != value else str(value)  # as cells of Parquet are read
+    if isinstance(value, Decimal):
+        return None if value.is_nan() else int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, set | frozenset):
+        return sorted((_value(one) for one in value), key=str)
     if isinstance(value, Mapping):
         return {str(key): _value(one) for key, one in value.items()}
     if isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.number) and not np.isnan(value).any():

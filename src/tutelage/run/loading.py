@@ -20,7 +20,7 @@ from tutelage.data.texts import Texts, same_pieces
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import RunConfig
-from tutelage.run.checks import check_ids, check_words
+from tutelage.run.checks import check_ids, check_words, own_limit_notes
 from tutelage.tasks import kind_of
 from tutelage.tasks.kind import Kind
 from tutelage.teachers.source import Source
@@ -213,9 +213,12 @@ class Reader:
         if name is not None:
             check_ids(texts.student, self.tokenizer, student, name, part)
             found += check_words(texts.student, self.tokenizer, name, part, trains=part == "train")
+            if self.teacher is None:
+                found += own_limit_notes(texts.student, self.tokenizer, name, part)
         if self.teacher is not None:
             theirs, tokenizer, whose = texts.teacher or texts.student, self.teacher.tokenizer, self.teacher.name
             check_ids(theirs, tokenizer, self.teacher.config, whose, part)
+            found += own_limit_notes(theirs, tokenizer, whose, part)
             if texts.teacher is not None or name is None:
                 found += check_words(theirs, tokenizer, whose, part, trains=part == "train")
         return found

@@ -22,7 +22,7 @@ from tutelage.evaluation import speed
 from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport
 from tutelage.run import predicted, quality
-from tutelage.run.checks import check_ids, check_words, limit_of, near_chance, other_order
+from tutelage.run.checks import check_ids, check_words, limit_of, near_chance, other_order, own_limit_notes
 from tutelage.run.folder import learnt_by_run, learnt_notes, longest_input
 from tutelage.run.loading import truncation_notes
 from tutelage.run.plan import example_flops, mapping_report, typical
@@ -33,6 +33,7 @@ from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.knowledge import describe
 from tutelage.teachers.source import Source
+from tutelage.teachers.teacher import check_finite
 from tutelage.training import loop
 from tutelage.version import __version__
 
@@ -216,10 +217,12 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
             encoded = kind.encode(part, fitted, length, data_config.stride)
             check_ids(encoded, fitted, source.config, model, name)
             notes += check_words(encoded, fitted, model, name, trains=False)
+            notes += own_limit_notes(encoded, fitted, model, name)
             notes += learnt_notes(learnt, name, part)
             texts = Texts(part, encoded, None)
             notes += truncation_notes(kind, length, [(name, texts)])
             logits = desk.predict(source.model, encoded, name)
+            check_finite(logits, model, source.role)
             scores[name] = kind.scores(data, logits, texts)
             notes += _worth(data, name, scores[name], logits, texts, source)
         for note in notes:

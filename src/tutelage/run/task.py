@@ -18,6 +18,7 @@ from tutelage.data.batches import Feed, Known
 from tutelage.data.examples import Data, Encoded, Examples
 from tutelage.data.labels import no_labels
 from tutelage.data.texts import Texts
+from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.mechanisms.scene import Scene, StageScene, TaskScene
@@ -131,6 +132,7 @@ class TaskRun:
         reader = Reader(self.kind, self.tokenizer, source, limit, stride, checks.by_token(config), kept)
         everything = self._read(reader, every, names, limit)
         self.vocabulary = self._trimmed(reader, everything)
+        self.tokenizer = fitted_tokenizer(self.tokenizer, self.student, limit)  # as it is saved
         self.config = config = self._settled(config)
         self.held: Texts | None = None
         if split.held:

@@ -21,7 +21,7 @@ from transformers.utils import cached_file
 
 from tutelage import anatomy
 from tutelage.anatomy import Head, auto_class
-from tutelage.anatomy.checkpoints import check_fetched, check_weights, near, resolve, weight_files
+from tutelage.anatomy.checkpoints import check_fetched, check_weights, near, pools, resolve, weight_files
 from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
 from tutelage.tasks.sentence import SentenceEncoder
@@ -341,8 +341,9 @@ def _check_whole(
 
 
 def head_in(folder: str) -> Head:
-    """The head of a checkpoint: that of its class, or vectors where a folder says how to pool them."""
-    if (Path(folder) / "modules.json").exists():
+    """The head of a checkpoint: that of its class, or vectors where a folder says how to pool them. (sentence-transformers writes a
+    classifier as one module, without pooling.)"""
+    if pools(Path(folder)):
         return "vectors"
     return anatomy.head_named((load_config(folder).architectures or [""])[0])
 

@@ -37,16 +37,16 @@ def predicted(
     return predict(model, encoded, accelerator, lambda count: display.advance(name, len(encoded), count), display.say)
 
 
-def check_finite(answers: Tensor, name: str) -> None:
-    """Check the outputs of the teacher ``name``.
+def check_finite(answers: Tensor, name: str, role: str = "teacher") -> None:
+    """Check the outputs of the model ``name``; ``role`` is what the message calls it.
 
     Raises:
         TutelageError: if one is infinite or not a number.
     """
     if not bool(answers.isfinite().all()):
         raise TutelageError(
-            f"the teacher {name!r} answers with NaN or infinity; its weights are damaged, or too large for this precision: take "
-            "another checkpoint, or leave out --mixed-precision"
+            f"the {role} {name!r} answers with NaN or infinity; its weights are damaged, or too large for this precision: take "
+            "another checkpoint, or compute without mixed precision"
         )
 
 
@@ -189,7 +189,10 @@ def predict(
     Raises:
         TutelageError: if a token has no embedding.
     """
-    largest, known = int(encoded.tokens.max(initial=0)), anatomy.shape_of(model.config).vocabulary
+    largest, known = (
+        max(int(encoded.tokens.max(initial=0)), encoded.pad_token),
+        anatomy.shape_of(model.config).vocabulary,
+    )
     if 0 < known <= largest:  # a model of characters has no vocabulary
         raise TutelageError(
             f"the texts have the token id {largest}, but a model has {known} embeddings; save the model's own "

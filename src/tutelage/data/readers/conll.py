@@ -31,6 +31,10 @@ WORDS, TAGS = ("tokens", "words"), ("ner_tags", "tags", "labels")
 """Usual names of the columns of tables."""
 
 
+TAG = "O|[BI]-.+"
+SPACES = r"[ \t]+"
+NO_BREAK = "\u00a0"
+"""Takes the place of a space in a word: the words of a text are parted by spaces."""
 Sentence = tuple[list[str], list[str]]
 """Words and their tags, as :func:`bio` gives them."""
 
@@ -102,11 +106,12 @@ def own_sentences(train: Path, dev: Path | None, config: DataConfig) -> Data:
 def read_conll(path: Path, name: str, tags: tuple[str, ...] | None = None) -> tuple[Examples, tuple[str, ...]]:
     """The sentences of a file in CoNLL's format, and the names of their tags.
 
-    Each line has a word in the first column and its tag (``O``, ``B-...``, ``I-...``) in the last, between spaces or tabs;
-    blank lines part the sentences, -DOCSTART- lines are left out. An entity that starts with ``I-`` (as in IOB1)
-    is made to start with ``B-``. Ids are ``"{name}/{number}"``, texts the words with single spaces, labels ``(n,)`` of
-    int64 arrays, one tag a word. The tags are ``tags`` if given, else ``O`` and then, sorted, both tags of each type of
-    entity that occurs.
+    Each line has a word in the first column and its tag (``O``, ``B-...``, ``I-...``) in the last, between spaces or tabs; in a
+    file whose lines all have as many tabs, between these alone, and a space in a word becomes a no-break space. Blank lines part
+    the sentences; -DOCSTART- lines are left out, and comments: lines that begin with ``# `` and end in no tag. An entity that
+    starts with ``I-`` (as in IOB1) is made to start with ``B-``. Ids are ``"{name}/{number}"``, texts the words with single
+    spaces, labels ``(n,)`` of int64 arrays, one tag a word. The tags are ``tags`` if given, else ``O`` and then, sorted, both tags
+    of each type of entity that occurs.
 
     Raises:
         TutelageError: the file is missing, cannot be read, is not UTF-8, has no sentences, a line without tag or with a
@@ -115,29 +120,22 @@ def read_conll(path: Path, name: str, tags: tuple[str, ...] | None = None) -> tu
     sentences: list[Sentence] = []
     first_lines: list[int] = []
     inside = False
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                columns = re.split(r"[ \t]+", line.strip(" \t\n"))  # other kinds of space are parts of words
-                if columns == [""] or columns[0] == "-DOCSTART-":
-                    inside = False
-                    continue
-                if len(columns) == 1:
-                    raise TutelageError(f"{path}, line {number}: {columns[0]!r} has no tag; add one in the last column")
-                if not re.fullmatch("O|[BI]-.+", columns[-1]):
-                    raise TutelageError(
-                        f"{path}, line {number}: tag {columns[-1]!r} is not O, B-... or I-...; rewrite the file's tags so"
-                    )
-                if not inside:
-                    sentences.append(([], []))
-                    first_lines.append(number)
-                    inside = True
-                sentences[-1][0].append(columns[0])
-                sentences[-1][1].append(columns[-1])
-    except UnicodeDecodeError:
-        raise TutelageError(f"{path} is not UTF-8; convert it to UTF-8") from None
-    except OSError as error:
-        raise TutelageError(f"{path} cannot be read ({error}); check the path") from None
+    for number, columns in _lines(path):
+        if columns == [""] or columns[0] == "-DOCSTART-":
+            inside = False
+            continue
+        if len(columns) == 1:
+            raise TutelageError(f"{path}, line {number}: {columns[0]!r} has no tag; add one in the last column")
+        if not re.fullmatch(TAG, columns[-1]):
+            raise TutelageError(
+                f"{path}, line {number}: tag {columns[-1]!r} is not O, B-... or I-...; rewrite the file's tags so"
+            )
+        if not inside:
+            sentences.append(([], []))
+            first_lines.append(number)
+            inside = True
+        sentences[-1][0].append(columns[0].replace(" ", NO_BREAK))
+        sentences[-1][1].append(columns[-1])
     if not sentences:
         raise TutelageError(f"{path} has no sentences; give a file with some")
     sentences = [(words, bio(raw)) for words, raw in sentences]
@@ -150,6 +148,29 @@ def read_conll(path: Path, name: str, tags: tuple[str, ...] | None = None) -> tu
                     " that have it"
                 )
     return _examples(name, sentences, tags), tags
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """The numbers and columns of a file's lines that are no comments; ``[""]`` of blank ones.
+
+    Raises:
+        TutelageError: it cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            lines = [line.strip(" \t\n") for line in file]  # other kinds of space are parts of words
+    except UnicodeDecodeError:
+        raise TutelageError(f"{path} is not UTF-8; convert it to UTF-8") from None
+    except OSError as error:
+        raise TutelageError(f"{path} cannot be read ({error}); check the path") from None
+    found = [(number, line) for number, line in enumerate(lines, 1) if not _is_comment(line)]
+    tabs = {line.count("\t") for _, line in found if line and not line.startswith("-DOCSTART-")}
+    separator = r" *\t *" if len(tabs) == 1 and min(tabs) else SPACES
+    return [(number, re.split(separator, line)) for number, line in found]
+
+
+def _is_comment(line: str) -> bool:
+    return re.match("#[ \\t]", line) is not None and not re.fullmatch(TAG, re.split(SPACES, line)[-1])
 
 
 def _table(path: Path) -> Table:
@@ -181,9 +202,14 @@ def _from_table(
             table.reject(row, "has a word that is empty, has a space or is no string, or no words")
             continue
         named = [labels[one] if labels and type(one) is int and 0 <= one < len(labels) else one for one in given_tags]
-        wrong = next((one for one in named if not (isinstance(one, str) and re.fullmatch("O|[BI]-.+", one))), None)
+        wrong = next((one for one in named if not (isinstance(one, str) and re.fullmatch(TAG, one))), None)
         if wrong is not None:
             remedy = "; name the numbers with --labels O,B-...,I-..." if isinstance(wrong, int) else ""
+            if labels and isinstance(wrong, int):
+                remedy = f"; --labels names the numbers 0 to {len(labels) - 1}"
+                remedy += (
+                    ", and -100 stands for pieces of words: give whole words, with a tag each" if wrong == -100 else ""
+                )
             table.reject(row, f"has tag {shown(wrong)}, which is not O, B-... or I-...{remedy}")
             continue
         named = bio(named)

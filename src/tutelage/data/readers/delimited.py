@@ -20,15 +20,27 @@ from tutelage.errors import TutelageError
 
 NUMBER = re.compile(r"\s*[+-]?\d+([.,]\d+)?\s*")
 
+USUAL = {
+    "text", "texts", "sentence", "sentence1", "sentence2", "content", "comment", "review", "tweet", "title", "question",
+    "answer", "body", "message", "premise", "hypothesis", "label", "labels", "class", "category", "target", "intent",
+    "sentiment", "emotion", "topic", "tag", "rating", "score", "id", "index",
+}  # fmt: skip
+"""Usual names of columns."""
+
+MARK = "\ufeff"
+"""A byte order mark, which files that were joined have within."""
+DOUBLED, ESCAPED = re.compile('""'), re.compile(r'""|\\"')
+"""A quote in a quoted field."""
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 
 
 def read_delimited(path: Path, text: str, usual: str, wanted: Sequence[str], header: bool) -> Table:
     """The rows of ``text``, all cells as strings, so that the label ``007`` stays what it is and ``NA`` is not taken for a gap.
 
-    Quoted fields are as spreadsheets write them. A file whose fields are parted by tabs is read without quoting, as GLUE's files
-    want it, where more lines have quotes that are not around a field than have fields that need them; in others such a line alone
-    is. Rows may end early (the missing cells are empty), or in superfluous delimiters.
+    Quoted fields are as spreadsheets write them; where a record cannot be read so, a backslash may stand before a quote in them. A
+    file whose fields are parted by tabs is read without quoting, as GLUE's files want it, where more lines have quotes that are not
+    around a field than have fields that need them; in others such a line alone is. Rows may end early (the missing cells are
+    empty), or in superfluous delimiters. Lines that repeat the header are left out.
 
     Args:
         path: For messages.
@@ -46,16 +58,22 @@ def read_delimited(path: Path, text: str, usual: str, wanted: Sequence[str], hea
         usual, text = named[1], "\n" + text[named.end() :]
     delimiter = _delimiter(text, usual, wanted, header)
     found = _Lines(text, delimiter).records()
-    names: list[str] = []
+    names, repeated = list[str](), 0
     if header and found:
-        names = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(found[0].fields)]
-        found = found[1:]
+        names = [name.strip().strip(MARK) or f"Unnamed: {i}" for i, name in enumerate(found[0].fields)]
+        first = _bare(found[0])
+        rows = [record for record in found[1:] if len(record.fields) != len(first) or _bare(record) != first]
+        found, repeated = rows, len(found) - 1 - len(rows)
     if not found:
         raise TutelageError(f"{path} has no rows{' below its header' if header else ''}; give a file with rows")
     if not header:
         # Text that contains the delimiter is rarer than text that does not.
         names = [str(i) for i in range(Counter(len(record.fields) for record in found).most_common(1)[0][0])]
     table = _table(path, found, names, delimiter)
+    if repeated:
+        table.notes.append(f"left out {repeated:,} repetition{'s' if repeated > 1 else ''} of the header")
+    if not header and _is_header(found):
+        table.reject(0, "looks like a header (then leave out --no-header and name the columns)")
     if delimiter != usual:
         table.notes.insert(0, f"the fields are parted by {DELIMITERS[delimiter]}")
     table.hint = _hint(names, header)
@@ -73,6 +91,8 @@ class _Record:
     """Whether it has a quote that is not around a field."""
     needed: bool = False
     """Whether it has a field that needs its quotes: a delimiter, a quote or a line break is in it."""
+    escaped: bool = False
+    """Whether it has quotes after backslashes."""
     alone: tuple[list[str], ...] = ()
     """Where each of its several lines could also be a record: their fields."""
 
@@ -95,7 +115,9 @@ class _Lines:
             self.starts.append(self.starts[-1] + len(line) + 1)
         part = re.escape(delimiter)
         # Possessive: a quote without an end is given up after one look.
-        self.field = re.compile(rf' *"([^"]*+(?:""[^"]*+)*+)" *(?={part}|\r?\n|\r?\Z)|([^"{part}\n]*+)(?={part}|\n|\Z)')
+        plain, end = rf'([^"{part}\n]*+)(?={part}|\n|\Z)', rf" *(?={part}|\r?\n|\r?\Z)"
+        self.field = re.compile(rf' *"([^"]*+(?:""[^"]*+)*+)"{end}|{plain}')
+        self.escaped = re.compile(rf' *"([^"\\]*+(?:(?:""|\\[\s\S])[^"\\]*+)*+)"{end}|{plain}')
 
     def records(self) -> list[_Record]:
         """All records that are not blank."""
@@ -131,8 +153,10 @@ class _Lines:
 
     def _quoted(self, number: int, width: int) -> _Record:
         """The record that begins in a line with quotes."""
-        read = self._record(self.starts[number])
-        if read is None:
+        escaped = False
+        if (read := self._record(self.starts[number])) is None:
+            read = self._record(self.starts[number], escaped := True)
+        if read is None or (escaped and width and len(read[0]) != width):
             fields = self.lines[number].removesuffix("\r").split(self.delimiter)
             return _Record(fields, number + 1, number + 1, lone=True)
         fields, end = read
@@ -142,17 +166,19 @@ class _Lines:
         if last > number and (width > 1 or (width and self.delimiter == "\t")):
             lines = [line.removesuffix("\r").split(self.delimiter) for line in self.lines[number : last + 1]]
             alone = tuple(lines) if all(len(line) == width for line in lines) else ()
-        return _Record(fields, number + 1, last + 1, needed=needed and not alone, alone=alone)
+        return _Record(fields, number + 1, last + 1, needed=needed and not alone, escaped=escaped, alone=alone)
 
-    def _record(self, start: int) -> tuple[list[str], int] | None:
-        """The fields of a record and where it ends, or ``None`` where a quote is not around a whole field."""
+    def _record(self, start: int, escaped: bool = False) -> tuple[list[str], int] | None:
+        """The fields of a record and where it ends, or ``None`` where a quote is not around a whole field; ``escaped``: a quote
+        after a backslash is part of a field."""
         fields = list[str]()
         while True:
-            found = self.field.match(self.text, start)
+            found = (self.escaped if escaped else self.field).match(self.text, start)
             if found is None:
                 return None
             quoted, plain = found.groups()
-            fields.append(plain if quoted is None else quoted.replace('""', '"'))
+            quotes = ESCAPED if escaped else DOUBLED
+            fields.append(plain if quoted is None else quotes.sub('"', quoted))
             start = found.end()
             if not self.text.startswith(self.delimiter, start):
                 fields[-1] = fields[-1] if quoted is not None else fields[-1].removesuffix("\r")
@@ -213,7 +239,7 @@ def _table(path: Path, found: Sequence[_Record], names: Sequence[str], delimiter
             f"{path}: each row has {min(lengths)} fields, the header {width}; name every column in the header"
         )
     columns = [[""] * len(found) for _ in names]
-    bad, trailing, broken, lone = dict[int, str](), 0, list[_Record](), 0
+    bad, trailing, broken, lone, escaped = dict[int, str](), 0, list[_Record](), 0, 0
     for row, record in enumerate(found):
         over = record.fields[width:]
         if any(field.strip() for field in over):
@@ -224,7 +250,7 @@ def _table(path: Path, found: Sequence[_Record], names: Sequence[str], delimiter
             bad[row] = "opens a quote and does not close it"
             continue
         trailing += bool(over)
-        lone += record.lone
+        lone, escaped = lone + record.lone, escaped + record.escaped
         broken += [record] if record.last > record.line else []
         for column, value in zip(columns, record.fields, strict=False):
             column[row] = value
@@ -235,6 +261,8 @@ def _table(path: Path, found: Sequence[_Record], names: Sequence[str], delimiter
         longest = max(broken, key=lambda record: record.last - record.line)
         where = f"lines {longest.line} to {longest.last}"
         notes.append(f"{len(broken):,} rows have line breaks in quotes (the longest: {where})")
+    if escaped:
+        notes.append(f"{escaped:,} rows have quotes after backslashes; they are read as quotes")
     if lone:
         notes.append(f"{lone:,} lines have quotes that are not around a field; they are read as they are")
     return Table(
@@ -245,6 +273,19 @@ def _table(path: Path, found: Sequence[_Record], names: Sequence[str], delimiter
         bad=bad,
         notes=notes,
         repeated=frozenset(name for name, times in Counter(names).items() if times > 1),
+    )
+
+
+def _bare(record: _Record) -> list[str]:
+    """A record's fields as names of columns."""
+    return [field.strip().strip(f'{MARK}"') for field in record.fields]
+
+
+def _is_header(found: Sequence[_Record]) -> bool:
+    """Whether the first of some rows names the columns: its cells are usual names, or some are and it is not as the other rows."""
+    usual = [name.lower() in USUAL for name in _bare(found[0])]
+    return (len(usual) > 1 and all(usual)) or (
+        any(usual) and not _Likeness(found[1:]).fits([found[0].fields], unsure=True)
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,11 @@ from tutelage.errors import TutelageError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
+ALONE = rb"(?<![\x80-\xff])[\x85\x91-\x97\xc0-\xff](?![\x80-\xff])"
+"""A letter or a quote of Western Europe in CP1252. Those of other encodings stand side by side."""
+HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""A data set of the Hub: owner and name."""
+
 MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32",  # begins with the mark of UTF-16
@@ -26,7 +32,23 @@ MARKS = {
 }
 """Encodings by the byte order mark."""
 
+PACKED = "unpack it, and give what is in it"
+OBJECT = "load it in Python with {}, and give the object as train, dev or unlabeled, or save it with to_parquet"
+UNREADABLE = {
+    **dict.fromkeys((".zip", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar", ".tgz"), f"is packed; {PACKED}"),
+    **dict.fromkeys(
+        (".xlsx", ".xls", ".ods"), f"is a spreadsheet; save its sheet as CSV UTF-8 (or end in {', '.join(TABLES)})"
+    ),
+    ".arrow": f"is an Arrow file; {OBJECT.format('datasets.Dataset.from_file')}",
+    ".feather": f"is a Feather file; {OBJECT.format('pandas.read_feather')}",
+    **dict.fromkeys((".pkl", ".pickle"), f"is a pickle; {OBJECT.format('pandas.read_pickle')}"),
+}
+"""What a file with such an ending is, with the remedy."""
 OTHERS = {
+    b"BZh": f"packed by bzip2; {PACKED}",
+    b"\xfd7zXZ\x00": f"packed by xz; {PACKED}",
+    b"\x28\xb5\x2f\xfd": f"packed by zstd; {PACKED}",
+    b"7z\xbc\xaf\x27\x1c": f"a 7z archive; {PACKED}",
     b"PK\x03\x04": "a zip archive or an Excel workbook; save its sheet as CSV UTF-8",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook; save its sheet as CSV UTF-8",
     b"PAR1": "a Parquet file; let its name end in .parquet",
@@ -71,12 +93,8 @@ def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True, *, w
     """
     _check_file(path)
     ending = ending_of(path)
-    if ending in (".xlsx", ".xls", ".ods"):
-        raise TutelageError(
-            f"{str(path)!r} is a spreadsheet; save its sheet as CSV UTF-8 (or end in {', '.join(TABLES)})"
-        )
     if ending not in TABLES:
-        raise TutelageError(f"{str(path)!r} does not end in {', '.join(TABLES)}; rename or convert it")
+        raise TutelageError(_of_other_kind(path, TABLES))
     if ending == ".parquet":
         if not header:
             raise TutelageError(f"{path} names its columns; leave out --no-header")
@@ -98,7 +116,7 @@ def read_lines(path: Path) -> Table:
     """
     _check_file(path)
     if ending_of(path) != ".txt":
-        raise TutelageError(f"{str(path)!r} does not end in .txt, {', '.join(TABLES)}; rename or convert it")
+        raise TutelageError(_of_other_kind(path, (".txt", *TABLES)))
     text, notes = read_text(path)
     if "\n" not in text:
         text = text.replace("\r", "\n")
@@ -127,19 +145,57 @@ def read_text(path: Path) -> tuple[str, list[str]]:
         if raw.startswith(begin):
             raise TutelageError(f"{path} is {what}")
     encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and raw[:4096].count(0) > len(raw[:4096]) // 4:
-        raise TutelageError(f"{path} looks like UTF-16 without a byte order mark; save it as UTF-8")
     try:
         text = raw.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise TutelageError(
-            f"{path}, line {line}: not UTF-8 (byte 0x{raw[min(error.start, len(raw) - 1)]:02x}); save it as UTF-8, for example by "
-            "iconv -f CP1252 -t UTF-8 OLD > NEW"
+            f"{path}, line {line}: not UTF-8 (byte 0x{raw[min(error.start, len(raw) - 1)]:02x}); save it as UTF-8, "
+            f"{_converted(raw)}"
         ) from None
+    if encoding == "utf-8" and raw[:4096].count(0) > len(raw[:4096]) // 4:
+        raise TutelageError(f"{path} looks like UTF-16 without a byte order mark; save it as UTF-8, {_converted(raw)}")
     if not text.strip():
         raise TutelageError(f"{path} is empty; give a file with rows")
     return text, [] if encoding == "utf-8" else [f"it is read as {encoding.upper()}"]
+
+
+def _converted(raw: bytes) -> str:
+    """How to save as UTF-8 a text in another encoding."""
+    start = raw[: 1 << 20]
+    if b"\0" in start:
+        name = "UTF-16LE" if start[1::2].count(0) > start[::2].count(0) else "UTF-16BE"
+    elif 2 * len(re.findall(ALONE, start)) > len(re.findall(rb"[\x80-\xff]+", start)):
+        name = "CP1252"
+    else:
+        return (
+            "by the program that wrote it or by iconv -f ENCODING -t UTF-8 OLD > NEW, where ENCODING is its own: GB18030 or BIG5 "
+            "for Chinese, SHIFT_JIS for Japanese, EUC-KR for Korean, CP1251 for Cyrillic, CP1252 for Western Europe"
+        )
+    return f"for example by iconv -f {name} -t UTF-8 OLD > NEW"
+
+
+def _of_other_kind(path: Path, endings: Sequence[str]) -> str:
+    """The message about a file of another kind than those that are read."""
+    what = UNREADABLE.get(ending_of(path))
+    if what is not None:
+        return f"{str(path)!r} {what}"
+    return f"{str(path)!r} does not end in {', '.join(endings)}; rename it if it is one of these, or convert it"
+
+
+def _missing(path: Path) -> str:
+    """The message about a path at which there is nothing."""
+    if address := re.match(r"([a-z][a-z0-9+.-]+):/+(.*)", str(path)):
+        return (
+            f"{address[1] + '://' + address[2]!r} is an address, not a file; download it and give the path, or load it in Python "
+            "with datasets.load_dataset and give the object as data, train or dev"
+        )
+    if HUB.fullmatch(str(path)) and ending_of(path) not in TABLES:
+        return (
+            f"there is no file {str(path)!r}; check the path, or if this is a data set on the Hub, load it in Python with "
+            f"datasets.load_dataset({str(path)!r}) and give the object as data"
+        )
+    return f"there is no file {str(path)!r}; check the path"
 
 
 def _check_file(path: Path) -> None:
@@ -147,7 +203,7 @@ def _check_file(path: Path) -> None:
         if path.is_dir():
             raise TutelageError(f"{str(path)!r} is a directory; {_within(path)}")
         if not path.exists():
-            raise TutelageError(f"there is no file {str(path)!r}; check the path")
+            raise TutelageError(_missing(path))
         if not path.is_file():  # reading might never end
             raise TutelageError(f"{str(path)!r} is a pipe or a device; save what it gives as a file")
     except TutelageError:
