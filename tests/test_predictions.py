@@ -28,7 +28,7 @@ from tutelage.objectives.predictions import LogitsMSE, SoftLabels
 from tutelage.objectives.term import Comparison
 from tutelage.recipes.settings import parsed
 from tutelage.report.model import load_report
-from tutelage.run.predicted import PredictedTeacher
+from tutelage.run.predicted import PredictedTeacher, plan_lines
 from tutelage.tasks import KINDS
 from tutelage.tasks.load import load_data
 from tutelage.tasks.prediction_forms import LabelNames, completed
@@ -108,6 +108,26 @@ FORMS = {
         1.0,
         "log-probabilities of all labels",
     ),
+    "log-probabilities of vLLM": (
+        lambda n: {
+            "logprobs": {
+                "17": {"logprob": math.log(0.8), "rank": 1, "decoded_token": f" {LABELS[n]}"},
+                "4": {"logprob": math.log(0.2), "rank": 2, "decoded_token": LABELS[1 - n]},
+            }
+        },
+        0.8,
+        "log-probabilities of all labels",
+    ),
+    "scores of a pipeline": (
+        lambda n: {"predictions": [{"label": name, "score": share} for name, share in lean(n).items()]},
+        0.8,
+        "probabilities of all labels",
+    ),
+    "the likeliest of a pipeline": (
+        lambda n: {"predictions": [{"label": LABELS[n], "score": 0.8}]},
+        0.8,
+        "probabilities of the likeliest labels",
+    ),
     "votes": (lambda n: {"votes": [LABELS[n]] * 4 + [LABELS[1 - n]]}, 0.8, "up to 5 votes a text"),
     "columns of votes": (
         lambda n: {"vote_1": LABELS[n], "vote_2": LABELS[n], "vote_3": LABELS[1 - n], "vote_4": LABELS[n]},
@@ -160,6 +180,16 @@ def test_numbers(tmp_path: Path) -> None:
     data = read(predictions(tmp_path / "p.jsonl", lambda n: {"prediction": n + 0.5}))
     assert data.kind == "regression" and data.labels == ()
     assert sorted(set(data.predicted.targets[:, 0].tolist())) == [0.5, 1.5]
+    commas = predictions(tmp_path / "c.jsonl", lambda n: {"prediction": f"{n},5"})
+    assert sorted(set(read(commas).predicted.targets[:, 0].tolist())) == [0.5, 1.5]
+    rows = [{"text": t, "prediction": ["0,5", "1,5", "N/A", "unsure"][i % 4]} for i, t in enumerate(TEXTS)]
+    path = jsonl(tmp_path / "d.jsonl", rows)
+    with pytest.raises(TutelageError, match=r"15 answers are no numbers \('unsure' 15\): correct them, or leave"):
+        read(path, kind="regression")
+    found = read(path, kind="regression", unknown="drop").predicted
+    assert found.counts == {"without a prediction": 30, "unknown answers": 15}
+    with pytest.raises(TutelageError, match=r"'1,250' may be 1250 or 1.250"):
+        read(predictions(tmp_path / "e.jsonl", lambda n: {"prediction": "1,250"}), kind="regression")
     several = read(predictions(tmp_path / "v.jsonl", lambda n: {"votes": [n, n + 1.5]}), kind="regression")
     assert sorted(set(several.predicted.targets[:, 0].tolist())) == [0.75, 1.75]
 
@@ -172,6 +202,19 @@ def test_several_labels_a_text(tmp_path: Path) -> None:
     shares = predictions(tmp_path / "p.jsonl", lambda n: {"probs": {"a": 0.9, "b": 0.25}})
     logits = read(shares, kind="multilabel").predicted.targets[0]
     assert 1 / (1 + np.exp(-logits)) == pytest.approx([0.9, 0.25], abs=1e-6)
+
+
+def test_a_refusal_is_not_a_text_without_classes(tmp_path: Path) -> None:
+    gold = jsonl(
+        tmp_path / "t.jsonl", [{"text": t, "label": "a|b" if n else "a"} for t, n in zip(TEXTS, NUMBERS, strict=True)]
+    )
+    rows = [
+        {"text": text, "label": label} for text, label in zip(TEXTS, ["a, b", "b", [], "I cannot"] * 15, strict=True)
+    ]
+    data = read(jsonl(tmp_path / "p.jsonl", rows), train=gold, dev=gold, kind="multilabel", unknown="drop", gold=0)
+    assert np.isnan(data.predicted.answers[3::4]).all() and data.predicted.counts["unknown answers"] == 15
+    # The file's own separator counts where that of the training file occurs nowhere.
+    assert (data.predicted.answers[:3] > 0).tolist() == [[True, True], [False, True], [False, False]]
 
 
 def test_several_labels_in_a_cell(tmp_path: Path) -> None:
@@ -193,6 +236,28 @@ def test_spellings_of_labels() -> None:
     labels = LabelNames(["card_arrival", "Card Lost", "1", "US", "us"])
     found = [labels.find(word) for word in ("Card-Arrival", " card lost.", 1.0, "US", "us", "Us", "lost")]
     assert found == [0, 1, 2, 3, 4, None, None]
+    assert [labels.find(word) for word in ("1.0", "\u01201.", "+1", "Card\u200b Lost", "-1", -1, ".1")] == [
+        2,
+        2,
+        2,
+        1,
+    ] + [None] * 3
+
+
+def test_the_sign_of_a_label_is_part_of_it(tmp_path: Path) -> None:
+    """Minus one is another class than one, and no class of 0 and 1: labelling functions abstain so."""
+    assert read(predictions(tmp_path / "a.jsonl", lambda n: {"label": [-1, 1][n]})).labels == ("-1", "1")
+    for answer in (
+        lambda n: {"votes": [n, -1, -1]},
+        lambda n: {"votes": [[0, -1], [-1, 1]][n]},
+        lambda n: {"vote_1": str(n), "vote_2": "-1"},
+    ):
+        path = predictions(tmp_path / "v.jsonl", answer)
+        with pytest.raises(TutelageError, match=r"answers are no labels \('?-1'?"):
+            read(path, labels=("0", "1"))
+        data = read(path, labels=("0", "1"), unknown="drop")
+        assert data.predicted.counts["unknown answers"] >= 60 and said(data).max(axis=1) == pytest.approx(1, abs=1e-4)
+        assert data.train.labels.tolist() == [NUMBERS[TEXTS.index(text)] for text in data.train.texts]
 
 
 # ------------------------------------------------------------------------------------------------------- missing mass
@@ -263,6 +328,54 @@ def test_a_column_for_each_class_without_labels(tmp_path: Path, names: tuple[str
     assert "--labels" not in str(error.value) and "predictions.columns=" in str(error.value)
     with pytest.raises(TutelageError, match="no answer is a label"):  # one class's probability is no label
         read(path, train=gold, columns=names[0])
+
+
+def test_columns_of_classes_are_matched_by_the_words_of_their_names(tmp_path: Path) -> None:
+    """In the order of the labels where no names help; the plan says which column is which class."""
+    gold = gold_file(tmp_path / "gold.csv", range(60))
+    path = predictions(tmp_path / "p.jsonl", lambda n: {f"prob_{name}": lean(n)[name] for name in reversed(LABELS)})
+    with pytest.raises(TutelageError, match="in the order of the labels 'negative', 'positive': --set") as error:
+        read(path, train=gold)
+    setting = parsed([str(error.value).rpartition("--set '")[2].removesuffix("'")])["predictions.columns"]
+    for columns in (setting, list(reversed(setting))):
+        data = read(path, train=gold, columns=columns)
+        assert data.predicted.agreement["train"].scores["accuracy"] == 1
+        assert "'prob_negative' (negative)" in data.predicted.columns
+    path = predictions(tmp_path / "q.jsonl", lambda n: {f"p{i}": lean(n)[name] for i, name in enumerate(LABELS)})
+    data = read(path, train=gold, columns=["p0", "p1"])
+    assert data.predicted.columns == "columns 'p0' (negative), 'p1' (positive)"
+    assert data.predicted.agreement["train"].scores["accuracy"] == 1
+    votes = predictions(tmp_path / "v.jsonl", lambda n: {"model_0": n, "model_1": n})
+    assert read(votes, labels=("0", "1"), columns=["model_0", "model_1"]).predicted.form == "up to 2 votes a text"
+
+
+def test_a_column_of_labels_that_is_not_the_only_one(tmp_path: Path) -> None:
+    """People's labels are not taken for the teacher's because of their column's name."""
+    rows = [{"text": t, "label": g, "llm": LABELS[i % 2]} for i, (t, g) in enumerate(zip(TEXTS, GOLD, strict=True))]
+    path = jsonl(tmp_path / "both.jsonl", rows)
+    for options in ({}, {"train": path}):
+        with pytest.raises(
+            TutelageError, match=r"\('label', 'llm'\); name those that are: --set predictions.columns=llm"
+        ):
+            read(path, **options)
+    data = read(path, train=path, columns="llm")
+    assert data.predicted.columns == "column 'llm'" and data.predicted.agreement["train"].scores["accuracy"] < 0.9
+    assert "column 'llm': labels" in plan_lines(data)[0]
+    other = jsonl(tmp_path / "one.jsonl", [{**row, "llm": "a remark"} for row in rows])
+    assert read(other).predicted.columns == "column 'label'"
+
+
+def test_rare_classes_are_named(tmp_path: Path) -> None:
+    rows = [{"text": t, "label": g} for t, g in zip(TEXTS, GOLD, strict=True)]
+    path = jsonl(tmp_path / "p.jsonl", rows)
+    assert not read(path).notes
+    for row in rows[:9]:
+        row["label"] = "I cannot help with that"
+    rows[9]["label"] = "nil"
+    jsonl(path, rows)
+    (note,) = read(path).notes
+    assert "('I cannot help with that' 9; 'nil' 1)" in note and "--labels" in note
+    assert read(path, labels=LABELS, unknown="drop").predicted.counts["unknown answers"] == 10
 
 
 def test_options_of_a_file(tmp_path: Path) -> None:
@@ -348,6 +461,25 @@ def test_rows_matched_by_an_id(tmp_path: Path) -> None:
     assert data.predicted.counts == {"of the evaluation set": len(data.dev["dev"]), "of no text": 1}
 
 
+def test_an_id_of_two_texts(tmp_path: Path) -> None:
+    def table(name: str, rows: range, ids: list[int]) -> Path:
+        return jsonl(
+            tmp_path / name, [{"id": i, "text": TEXTS[r], "label": GOLD[r]} for r, i in zip(rows, ids, strict=True)]
+        )
+
+    path = jsonl(tmp_path / "p.jsonl", [{"id": i, "label": GOLD[i]} for i in range(40)])
+    train = table("train.jsonl", range(40), list(range(40)))
+    restarted = table("dev.jsonl", range(40, 60), list(range(20)))
+    with pytest.raises(
+        TutelageError, match=r"the id '0' is of two texts.*\(train\).*\(dev\); give each text an id of its own"
+    ):
+        read(path, train=train, dev=restarted, id="id")
+    with pytest.raises(TutelageError, match="the id '1' is of two texts"):
+        read(path, train=table("twice.jsonl", range(40), [0, 1, 1, *range(3, 40)]), dev=train, id="id")
+    same = table("same.jsonl", range(10), list(range(10)))
+    assert read(path, train=train, dev=same, id="id").predicted.agreement["dev"].texts == 10
+
+
 @pytest.mark.parametrize("orient", ["columns", "index", "records", "split", "table"])
 def test_json_of_pandas(tmp_path: Path, orient: Any) -> None:
     frame = pd.DataFrame({"text": TEXTS, "probs": [lean(n) for n in NUMBERS], "id": range(60)})
@@ -415,7 +547,7 @@ WRONG = {
     "several columns": (
         lambda n: {"label": LABELS[n], "probs": lean(n)},
         {},
-        "name those that are: --set predictions.columns=label",
+        "name those that are: --set predictions.columns=probs",
     ),
     "a column by name": (lambda n: {"label": LABELS[n]}, {"columns": "lable"}, "has no column 'lable'"),
     "a prior for labels": (lambda n: {"label": LABELS[n]}, {"prior": "uniform"}, "predictions.prior changes nothing"),
@@ -427,7 +559,7 @@ WRONG = {
     "a prior from no labels": (lambda n: {"probs": lean(n)}, {"prior": "data"}, "give some with --train"),
     "a prior of another length": (lambda n: {"probs": lean(n)}, {"prior": [0.2, 0.3, 0.5]}, "--prior has 3 numbers"),
     "another kind": (lambda n: {"label": LABELS[n]}, {"kind": "tokens"}, "a task of kind tokens needs other answers"),
-    "a word for a score": (lambda n: {"label": "high"}, {"kind": "regression"}, "'high', which is not a number"),
+    "a word for a score": (lambda n: {"label": "high"}, {"kind": "regression"}, "no answer is a number ('high' 60)"),
     "one class": (lambda n: {"label": "same"}, {}, "two or more classes are needed"),
 }
 

@@ -74,6 +74,14 @@ def labelled(*labels):
         ("words.csv", column("nan", "pos", "nan"), "classification", "nan pos", [0, 1, 0], "'nan' is read as a class (2 rows)"),
         ("bools.csv", column("True", "False"), "classification", "False True", [1, 0], ""),
         ("mixed.jsonl", labelled(1, "1", 0, 0.0), "classification", "0 1", [1, 1, 0, 0], ""),
+        ("truth.csv", column("[True, False]", "[False, False]"), "multilabel", "0 1", [[1, 0], [0, 0]], "zeros and ones"),
+        ("set.csv", column("{'a', 'b'}", "{'a'}", "set()"), "multilabel", "a b", [[1, 1], [1, 0], [0, 0]], "as lists"),
+        ("tuple.csv", column("('a', 'b')", "('a',)", "()"), "multilabel", "a b", [[1, 1], [1, 0], [0, 0]], "as lists"),
+        ("names.jsonl", labelled(["3.5", "4"], ["4"]), "multilabel", "3.5 4", [[1, 1], [0, 1]], ""),
+        ("braces.csv", column("{a}", "(b)", "{a}"), "classification", "(b) {a}", [1, 0, 1], ""),
+        ("small.csv", column("1,250", "0,125", "3"), "regression", "", [1.25, 0.125, 3], "decimal commas"),
+        ("large.csv", column("1,250", "1,234,567", "900"), "regression", "", [1250, 1234567, 900], "thousands separators"),
+        ("points.csv", column("1,250", "1,234.5"), "regression", "", [1250, 1234.5], "thousands separators"),
     ],
 )  # fmt: skip
 def test_labels(tmp_path, name, content, kind, classes, labels, said):
@@ -110,6 +118,47 @@ def test_spellings_that_differ_by_case_stop_unless_the_classes_are_named(tmp_pat
     assert kept.train.labels.tolist() == [0, 1]
 
 
+def test_invisible_characters_are_no_spelling_of_their_own(tmp_path):
+    content = column("pos\u200b", "pos", "pos", "neg", "\ufeffpos")
+    message = error(tmp_path / "a.csv", content)
+    assert r"'pos\u200b' (1 row)" in message and "--labels (neg,pos)" in message
+    assert read(tmp_path / "a.csv", labels="neg,pos").train.labels.tolist() == [1, 1, 1, 0, 1]
+    assert "line 2 has no label" in error(tmp_path / "a.csv", column("\u200b", "pos", "neg"))
+
+
+@pytest.mark.parametrize("form", ["{},{},{}", "{};{};{}", "{{{},{},{}}}", "({}, {}, {})"])
+def test_zeros_and_ones_of_several_classes_without_brackets(tmp_path, form):
+    rows = [[0, 1, 0], [1, 0, 1], [0, 0, 0]]
+    data = read(tmp_path / "a.csv", column(*(form.format(*row) for row in rows)), kind="multilabel", labels="x,y,z")
+    assert data.labels == ("x", "y", "z") and data.train.labels.tolist() == rows
+
+
+def test_lists_of_databases(tmp_path):
+    data = read(tmp_path / "a.csv", column('{a,"b c"}', "{a}", "{}"), kind="multilabel")
+    assert data.labels == ("a", "b c") and data.train.labels.tolist() == [[1, 1], [1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [labelled([0.2, 0.8], [0.9, 0.1]), labelled([0, 1, -1], [1, 0, 0]), labelled([1, 0, 0.5], [0, 1, 0]), labelled([-1], [2])],
+)  # fmt: skip
+def test_lists_of_numbers_that_no_class_has(tmp_path, content):
+    assert (
+        "line 1 has label [" in (message := error(tmp_path / "a.jsonl", content)) and "--teacher-predictions" in message
+    )
+    path = tmp_path / "a.csv"
+    path.write_text(column(*(json.dumps(json.loads(line)["label"]) for line in content.splitlines())))
+    assert "numbers that no class has" in error(path)
+
+
+def test_commas_that_may_stand_before_decimals_or_thousands(tmp_path):
+    for labels in (("1,250", "3,014"), ("900", "1,021")):
+        for options in ({}, {"kind": "regression"}):
+            message = error(tmp_path / "a.csv", column(*labels), **options)
+            assert f"may be {labels[1].replace(',', '')} or {labels[1].replace(',', '.')} (write it" in message
+    assert "has no label ('N/A' is a gap" in error(tmp_path / "a.csv", column("0,5", "1,5", "N/A"))
+
+
 def test_spellings_of_the_evaluation_file_follow_the_training_file(tmp_path):
     (tmp_path / "dev.csv").write_text(column("Pos", "NEG"))
     data = read(tmp_path / "a.csv", column("neg", "pos"), dev=tmp_path / "dev.csv")
@@ -142,6 +191,7 @@ def test_named_classes(tmp_path):
     assert kind_of(data.kind).about(data) == "classification, 3 classes: contradiction 2, neutral 0, entailment 1"
     assert read(path, column(1, 2, 3), labels=names).train.labels.tolist() == [0, 1, 2]
     assert read(path, column("neutral", "Entailment"), labels=names).train.labels.tolist() == [1, 2]
+    assert read(path, column(2, 3), labels=names).train.labels.tolist() == [1, 2]
     assert "numbers from 0 to 3, --labels names 3 classes" in error(path, column(0, 1, 2, 3), labels=names)
     assert "'maybe', which --labels lacks" in error(path, column("neutral", "maybe"), labels=names)
     assert "--labels names classes" in error(path, column(0.5, 1), labels=names)
@@ -151,6 +201,33 @@ def test_named_classes(tmp_path):
     for wrong in ("a", "a,a", "a,,b"):
         with pytest.raises(ValueError, match="two or more names"):
             DataConfig(labels=wrong)
+
+
+@pytest.mark.parametrize("form", ["{} star", "LABEL_{}", "grade-{}"])
+def test_numbers_of_names_that_have_numbers(tmp_path, form):
+    """A class without an example does not move the others."""
+    (path := tmp_path / "a.csv").write_text(column(1, 2, 3, 4))
+    config = DataConfig(train=path, dev=path)
+    data = load_data(config, known=[form.format(number) for number in range(1, 6)])
+    assert data.train.labels.tolist() == [0, 1, 2, 3] and "1=" + form.format(1) in data.notes[0]
+    data = load_data(config, known=[form.format(number) for number in range(5)])
+    assert data.train.labels.tolist() == [1, 2, 3, 4]
+    path.write_text(column(0, 1, 2, 3))
+    assert load_data(config, known=[form.format(n) for n in range(1, 6)]).train.labels.tolist() == [0, 1, 2, 3]
+
+
+def test_numbers_that_may_count_from_0_or_from_1(tmp_path):
+    (path := tmp_path / "a.csv").write_text(column(1, 2, 3, 4))
+    names = ("one", "two", "three", "four", "five")
+    with pytest.raises(TutelageError, match=r"the model names 5 classes.*may count from 0 or from 1: write the names"):
+        load_data(DataConfig(train=path, dev=path), known=names)
+    assert "write the names in place of the numbers, or leave out --labels" in error(path, labels=names)
+    assert read(path).labels == ("1", "2", "3", "4")
+    message = error(path, column(-1, 0, 1), labels="neg,neu,pos")
+    assert "numbers from -1 to 1" in message and "or leave out --labels" in message
+    assert read(path).labels == ("-1", "0", "1")
+    hot = read(tmp_path / "a.jsonl", labelled([0, 1, 1, 0], [0, 1, 0, 0]), labels="a,b,c,d")
+    assert hot.train.labels.tolist() == [[0, 1, 1, 0], [0, 1, 0, 0]]
 
 
 def test_named_classes_of_a_task(tmp_path):

@@ -30,6 +30,8 @@ class Predicted:
     file: str
     form: str
     """The form in which the file predicts, in words."""
+    columns: str
+    """The columns of the predictions, in words."""
     rows: int
     """Rows of the file."""
     row_of: Mapping[str, int]

@@ -125,7 +125,7 @@ def plan_lines(data: Data) -> list[str]:
     """What the file says, for the printed plan."""
     predicted = data.predicted
     assert predicted is not None
-    lines = [f"teacher  {predicted.rows:,} predictions in {predicted.file}: {predicted.form}"]
+    lines = [f"teacher  {predicted.rows:,} predictions in {predicted.file}, {predicted.columns}: {predicted.form}"]
     lines += [f"         {name}: {value}" for name, value in predicted.options.items()]
     lines += [
         f"         agreement with labels on {part}: {data.metrics[0]} {found.scores[data.metrics[0]]:.3f} of {found.texts:,} texts"

@@ -21,7 +21,15 @@ SEPARATORS = ("|", ";", ",")
 """What parts several classes in a cell, the first that occurs."""
 
 WHOLE = re.compile(r"[+-]?\d{1,50}(\.0*)?")
-DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(,\d+)?\s*")
+DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?")
+DECIMAL = "decimal commas"
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
+
+LIST = re.compile(r"\[.*\]|[{(]\s*(['\"].*['\"]\s*,?\s*)?[})]|set\(\)", re.DOTALL)
+"""A list as JSON, pandas, numpy or Python write it; a set or a tuple only of quoted names."""
+BARE_LIST = re.compile(r"\{.*\}|\(.*\)", re.DOTALL)
+"""A list as databases write it (``{a,b}``); where one class is expected it may as well be a name."""
+MAPPING = re.compile(r"""\{\s*(['"]).*?\1\s*:.*\}""", re.DOTALL)
 
 
 class Unreadable(Exception):
@@ -58,7 +66,7 @@ def one_name(value: Any) -> str:
     Raises:
         Unreadable: it has none, or no name.
     """
-    if is_missing(value) or not str(value).strip():
+    if is_missing(value) or not loose(str(value)):
         raise Unreadable("has no label")
     if isinstance(value, list | dict | bytes) or halves(str(value)):
         raise Unreadable(f"has label {shown(value)}, which is no name")
@@ -84,13 +92,14 @@ class Column:
     """What parts the classes of a cell that names several; ``None`` where no cell has any of :data:`SEPARATORS`."""
 
 
-def plain(values: Sequence[Any], like: Column | None = None) -> Column:
+def plain(values: Sequence[Any], like: Column | None = None, *, several: bool = False) -> Column:
     """A column as :class:`Column` says. Lists that are written as text are read. Of lists of zeros and ones (multi-hot) the names
-    are the places of the ones, ``"0"``, ``"1"``, ...
+    are the places of the ones, ``"0"``, ``"1"``, ... Lists of other numbers than classes have are bad rows.
 
     Args:
         values: Its cells.
         like: The column of the training file, whose width and separator hold here too.
+        several: A text may have several classes: the user says so.
     """
     column, width = Column(list(values)), None if like is None else like.width
     spaces = 0
@@ -100,8 +109,9 @@ def plain(values: Sequence[Any], like: Column | None = None) -> Column:
             spaces += value.strip() != value
     if spaces:
         column.notes.append(f"spaces around {spaces:,} labels are left out")
-    _read_lists(column)
+    _read_lists(column, several)
     _find_gaps(column)
+    _find_measures(column)
     lists = [value for value in column.values if isinstance(value, list)]
     if width is not None or _is_hot(lists):
         _read_hot(column, width or Counter(map(len, lists)).most_common(1)[0][0])
@@ -109,28 +119,54 @@ def plain(values: Sequence[Any], like: Column | None = None) -> Column:
     return column
 
 
-def _read_lists(column: Column) -> None:
-    """Read lists that are written as text, as pandas and numpy write them into CSV, where most cells are such."""
+def _read_lists(column: Column, several: bool) -> None:
+    """Read lists that are written as text, as pandas, Python or a database writes them into CSV, where most cells are such."""
     written = [value for value in column.values if isinstance(value, str) and value]
-    if not written or 2 * sum(_in_brackets(value) for value in written) < len(written):
+    lists = {
+        value
+        for value in written
+        if (LIST.fullmatch(value) or (several and BARE_LIST.fullmatch(value))) and not MAPPING.fullmatch(value)
+    }
+    if not lists or 2 * sum(value in lists for value in written) < len(written):
+        if several:
+            _read_digits(column, written)
         return
     for row, value in enumerate(column.values):
-        if isinstance(value, str) and _in_brackets(value):
-            inside = value[1:-1].strip()
+        if isinstance(value, str) and value in lists:
+            inside = re.sub(r"^\w*", "", value)[1:-1].strip()
             if "[" in inside or "]" in inside:
                 column.bad[row] = f"has label {shown(value)}, a list in a list"
                 continue
             parts = re.findall(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^\s,'"]+)""", inside)
             if parts and not re.search(r"""['"]""", inside) and "," in inside:
-                column.values[row] = [part.strip() for part in inside.split(",")]
+                bare = inside.removesuffix(",").split(",")
+                column.values[row] = [_unquoted(part.strip()) for part in bare]
             else:
-                column.values[row] = [next((one for one in part if one), "").strip() for part in parts]
-    example = next(value for value in written if _in_brackets(value))
+                column.values[row] = [_unquoted(other) if other else (one or two).strip() for one, two, other in parts]
+    example = next(value for value in written if value in lists)
     column.notes.append(f"labels such as {shown(example)} are read as lists")
 
 
-def _in_brackets(value: str) -> bool:
-    return value.startswith("[") and value.endswith("]")
+def _unquoted(part: str) -> Any:
+    """What is written without quotes in a list: truth values and numbers that are no class number as such, all else as a name."""
+    if part in ("True", "False"):
+        return part == "True"
+    value = number(part)
+    return value if value is not None and not is_missing(value) and not _counts(value) else part
+
+
+def _counts(value: float) -> bool:
+    """Whether a number may be that of a class."""
+    return value >= 0 and value == value // 1
+
+
+def _read_digits(column: Column, written: Sequence[str]) -> None:
+    """Read zeros and ones that are parted by a separator (``0,1,0``), one for each class, where all cells are such."""
+    separator = found_separator(written)
+    parts = {value: [part.strip() for part in value.split(separator)] for value in written} if separator else {}
+    lists = list(parts.values())
+    if len({len(one) for one in lists}) == 1 and _is_hot(lists):
+        column.values = [parts.get(value, value) if isinstance(value, str) else value for value in column.values]
 
 
 def _find_gaps(column: Column) -> None:
@@ -139,7 +175,7 @@ def _find_gaps(column: Column) -> None:
     if not words:
         return
     others = [value for value in column.values if not (isinstance(value, str) and value.lower() in GAPS)]
-    if len(others) >= len(words) and numbers(others):
+    if len(others) >= len(words) and (numbers(others) or with_commas(others)):
         for row, value in enumerate(column.values):
             if isinstance(value, str) and value.lower() in GAPS:
                 column.bad[row] = f"has no label ({shown(value)} is a gap among numbers)"
@@ -147,6 +183,19 @@ def _find_gaps(column: Column) -> None:
         return
     for word, count in Counter(words).items():
         column.notes.append(f"{shown(word)} is read as a class ({_rows(count)}); if it is a gap, leave these rows out")
+
+
+def _find_measures(column: Column) -> None:
+    """Lists of numbers that no class has (probabilities, negative ones) say nothing of classes."""
+    numeric = [row for row, value in enumerate(column.values) if isinstance(value, list) and numbers(value)]
+    for row in numeric:
+        value = column.values[row]
+        if any(isinstance(one, int | float) and not is_missing(one) and not _counts(one) for one in value):
+            column.bad.setdefault(
+                row,
+                f"has label {shown(value)}, numbers that no class has (give probabilities as --teacher-predictions)",
+            )
+            column.values[row] = None
 
 
 def _is_hot(lists: Sequence[list[Any]]) -> bool:
@@ -202,23 +251,54 @@ def split(values: Sequence[Any], separator: str | None) -> list[Any]:
     return [names(value) if isinstance(value, str) else value for value in values]
 
 
-def decimal_commas(values: Sequence[Any]) -> list[float | None] | None:
-    """The numbers of a column that are written with decimal commas, ``None`` in gaps; ``None`` for any other column."""
-    texts = [value for value in values if not is_missing(value)]
-    if not any(isinstance(text, str) and "," in text for text in texts):
+def with_commas(values: Sequence[Any]) -> tuple[list[Any], str] | None:
+    """The numbers of a column of which some are written with commas, and what these are, in words; ``None`` for any other column.
+
+    Decimal commas (``0,5``) and thousands separators (``1,250,000``) are told apart by all cells together. Where both are possible
+    (``1,250``) the words are empty, and the cells with a comma are left as they are.
+    """
+    texts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
+    others = [value for value in values if not is_missing(value) and not isinstance(value, str)]
+    commas = [text for text in texts if "," in text]
+    if not commas:
         return None
-    if not all(isinstance(text, str) and DECIMAL_COMMA.fullmatch(text) for text in texts):
-        return None
-    return [None if is_missing(value) else float(value.replace(",", ".")) for value in values]
+    decimal = not others and all(DECIMAL_COMMA.fullmatch(text) for text in texts)
+    rest = numbers([*others, *(text for text in texts if "," not in text)])
+    grouped = rest is not None and all(THOUSANDS.fullmatch(text) for text in commas)
+    if decimal == grouped:
+        return (list(values), "") if decimal else None
+    return [
+        _with_point(value, "." if decimal else "") for value in values
+    ], DECIMAL if decimal else "thousands separators"
+
+
+def _with_point(value: Any, comma: str) -> float | None:
+    return None if is_missing(value) else number(value.replace(",", comma) if isinstance(value, str) else value)
+
+
+def both(text: str) -> str:
+    """What a number may be whose comma may stand before decimals or thousands."""
+    return f"{text.replace(',', '')} or {text.replace(',', '.')}"
+
+
+def measured(values: Sequence[Any]) -> bool:
+    """Whether a column has numbers that are more than the numbers of classes: any with a fraction, or thousands."""
+    found = with_commas(values)
+    if found is not None and found[1] != DECIMAL:
+        return True
+    known = numbers(values if found is None else found[0])
+    return known is not None and not all(value.is_integer() for value in known)
 
 
 # Classes
-def _loose(name: str) -> str:
-    """The name without what people vary by mistake: case, inner spaces, the way that accents are encoded."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+def loose(name: str) -> str:
+    """The name without what people vary by mistake: case, spaces, the way that accents are encoded, invisible characters."""
+    seen = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
+    return " ".join(seen.casefold().split())
 
 
-def _whole(name: str) -> int | None:
+def whole(name: str) -> int | None:
+    """The whole number that a name is."""
     return int(float(name)) if WHOLE.fullmatch(name) and len(name) < 16 else None
 
 
@@ -229,19 +309,17 @@ class Classes:
     names: tuple[str, ...]
     origin: str
     """Where they come from, in words."""
-    first: int | None = None
-    """The number of the first class, where a file has numbers in place of names."""
+    numbers: Mapping[int, int] | None = None
+    """The place of each class by its number, where a file has numbers in place of names."""
 
     def place(self, spelt: str) -> int | None:
-        """The number of a class: by its name, its number, or a name that differs in case and spaces alone."""
+        """The number of a class: by its name, its number, or a name that :func:`loose` makes alike."""
         if spelt in self._exact:
             return self._exact[spelt]
-        whole = _whole(spelt)
-        if whole is not None and self.first is None:
-            return self._exact.get(str(whole))
-        if whole is not None and self.first is not None:
-            return whole - self.first if 0 <= whole - self.first < len(self.names) else None
-        return self._near.get(_loose(spelt))
+        value = whole(spelt)
+        if value is not None:
+            return self._exact.get(str(value)) if self.numbers is None else self.numbers.get(value)
+        return self._near.get(loose(spelt))
 
     @cached_property
     def _exact(self) -> dict[str, int]:
@@ -249,20 +327,20 @@ class Classes:
 
     @cached_property
     def _near(self) -> dict[str, int]:
-        times = Counter(map(_loose, self.names))
-        return {_loose(name): place for place, name in enumerate(self.names) if times[_loose(name)] == 1}
+        times = Counter(map(loose, self.names))
+        return {loose(name): place for place, name in enumerate(self.names) if times[loose(name)] == 1}
 
     def renamed(self, spelt: Mapping[str, int]) -> list[str]:
         """Notes on the spellings (with their counts) that are read as another name."""
-        if self.first is not None:
-            known = ", ".join(f"{place + self.first}={name}" for place, name in enumerate(self.names[:20]))
+        if self.numbers is not None:
+            known = ", ".join(f"{value}={self.names[place]}" for value, place in list(self.numbers.items())[:20])
             return [f"class numbers are named by {self.origin}: {known}{' ...' if len(self.names) > 20 else ''}"]
         other = [(name, self.names[place]) for name in spelt if (place := self.place(name)) is not None]
-        floats = sorted(name for name, meant in other if name != meant and _whole(name) is not None)
+        floats = sorted(name for name, meant in other if name != meant and whole(name) is not None)
         if floats:
             rows = sum(spelt[name] for name in floats)
             return [
-                f"whole numbers written as {shown(floats[0])} ({_rows(rows)}) are read as {shown(str(_whole(floats[0])))}"
+                f"whole numbers written as {shown(floats[0])} ({_rows(rows)}) are read as {shown(str(whole(floats[0])))}"
             ]
         changed = [
             f"{shown(name)} ({_rows(spelt[name])}) is read as {shown(meant)}" for name, meant in other if name != meant
@@ -270,32 +348,55 @@ class Classes:
         return changed[:5] + ([f"and so are {len(changed) - 5} more spellings"] if len(changed) > 5 else [])
 
 
+class Ambiguous(TutelageError):
+    """The classes that a file's numbers stand for cannot be known."""
+
+
 def named(path: Path, spelt: Mapping[str, int], given: Sequence[str], origin: str) -> Classes:
     """The classes ``given``, for a file with these spellings (and their counts).
 
-    Numbers stand for the classes in their order, from 0, or from 1 where there are just as many.
+    Numbers are those in the names, where each name has one of its own (``1 star``, ``LABEL_1``). Else they stand for the classes in
+    their order: from 0, or from 1 where the last number is that of the classes. 1 alone, of two classes, is the second.
 
     Raises:
-        TutelageError: the file has more numbers than there are classes.
+        TutelageError: the file's numbers fit neither, or (:class:`Ambiguous`) both.
     """
     classes = Classes(tuple(given), origin)
-    values = [_whole(name) for name in spelt]
+    values = [whole(name) for name in spelt]
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values) or any(classes.place(name) is not None for name in spelt):
         return classes
-    first = 1 if set(known) == set(range(1, len(given) + 1)) else 0
-    if min(known) < 0 or max(known) - first >= len(given):
-        raise TutelageError(
-            f"{path}: the labels are numbers from {min(known)} to {max(known)}, {origin} names {len(given)} classes "
-            f"({listed(given)}); name one for each number from 0"
-        )
-    return Classes(tuple(given), origin, first)
+    own = _own_numbers(given)
+    if set(known) <= own.keys():
+        return Classes(tuple(given), origin, own)
+    low, high, count = min(known), max(known), len(given)
+    says = f"{path}: the labels are numbers from {low} to {high}, {origin} names {count} classes ({listed(given)})"
+    write = "write the names in place of the numbers" + (", or leave out --labels" if origin == "--labels" else "")
+    if low < 0 or high > count or (low == 0 and high == count):
+        raise TutelageError(f"{says}; {'name one for each number from 0' if low == 0 else write}")
+    if low > 0 and high < count and (low, high, count) != (1, 1, 2):
+        raise Ambiguous(f"{says}; they may count from 0 or from 1: {write}")
+    first = int(high == count)
+    return Classes(tuple(given), origin, {place + first: place for place in range(count)})
+
+
+def _own_numbers(names: Sequence[str]) -> dict[int, int]:
+    """The place of each name by the number that is in it; empty where any has none or several, or two have the same."""
+    found = [re.findall(r"\d{1,15}", name) for name in names]
+    own = {int(one[0]): place for place, one in enumerate(found) if len(one) == 1}
+    return own if len(own) == len(names) else {}
 
 
 def fitting(path: Path, spelt: Mapping[str, int], known: Sequence[str]) -> Classes | None:
-    """The classes that a model knows, if all of a file's are among them."""
+    """The classes that a model knows, if all of a file's are among them.
+
+    Raises:
+        Ambiguous: as :func:`named`.
+    """
     try:
         classes = named(path, spelt, known, "the model")
+    except Ambiguous:
+        raise
     except TutelageError:
         return None
     return classes if all(classes.place(name) is not None for name in spelt) else None
@@ -304,15 +405,15 @@ def fitting(path: Path, spelt: Mapping[str, int], known: Sequence[str]) -> Class
 def found_classes(path: Path, spelt: Mapping[str, int], *, nameable: bool = True) -> Classes:
     """The classes that occur, sorted; numbers by value. ``nameable`` says whether the task reads ``--labels``.
 
-    ``1``, ``1.0`` and ``01.0`` are one class. Names that differ in case or spaces alone are an error and not merged: most are
+    ``1``, ``1.0`` and ``01.0`` are one class. Names that :func:`loose` makes alike are an error and not merged: most are
     mistakes, but only the user knows which are not (``us`` and ``US``), and a wrong merger would go unseen.
 
     Raises:
         TutelageError: for such names, or fewer than two classes.
     """
     names = set(spelt)
-    if all(_whole(name) is not None for name in names):
-        names = {str(_whole(name)) if "." in name or name.startswith("+") else name for name in names}
+    if all(whole(name) is not None for name in names):
+        names = {str(whole(name)) if "." in name or name.startswith("+") else name for name in names}
     if len(names) < 2:
         raise TutelageError(
             f"{path}: the labels have {listed(sorted(names)) or 'no class'} only, two or more classes are needed; check which "
@@ -320,7 +421,7 @@ def found_classes(path: Path, spelt: Mapping[str, int], *, nameable: bool = True
         )
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
-        groups.setdefault(_loose(name), []).append(name)
+        groups.setdefault(loose(name), []).append(name)
     if near := [group for group in groups.values() if len(group) > 1]:
         pairs = "; ".join(
             " and ".join(f"{shown(one)} ({_rows(spelt.get(one, 0))})" for one in group) for group in near[:3]
@@ -328,7 +429,9 @@ def found_classes(path: Path, spelt: Mapping[str, int], *, nameable: bool = True
         best = [max(group, key=lambda one: (spelt.get(one, 0), -len(one))) for group in groups.values()]
         given = f" ({','.join(best)})" if len(best) <= 10 and not any("," in name for name in best) else ""
         remedy = f", or name the classes with --labels{given}" if nameable else ""
-        raise TutelageError(f"{path}: labels differ in case or spaces alone: {pairs}; correct them{remedy}")
+        raise TutelageError(
+            f"{path}: labels differ in case, spaces or invisible characters alone: {pairs}; correct them{remedy}"
+        )
     return Classes(ordered(names), str(path))
 
 

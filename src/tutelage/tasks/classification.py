@@ -32,10 +32,7 @@ class Classification(TextKind):
         return config.problem_type in (None, self.problem_type) and config.num_labels > 1
 
     def fits(self, values: Sequence[Any]) -> bool:
-        if any(isinstance(value, list) for value in values):
-            return False
-        numbers = cells.numbers(cells.decimal_commas(values) or values)
-        return numbers is None or all(number.is_integer() for number in numbers)
+        return not any(isinstance(value, list) for value in values) and not cells.measured(values)
 
     def prepared(self, values: Sequence[Any], separator: str | None = None) -> tuple[list[Any], list[str]]:
         """Lists of one class each (one-hot lists among them) are classes."""

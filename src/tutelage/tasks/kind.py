@@ -65,6 +65,8 @@ class Kind(ABC):
     single_label: bool = False
     """Whether each answer is exactly one of the task's classes. Then student and teacher can agree, and errors of a teacher count
     against its weight (``combine=discounted``)."""
+    several: bool = False
+    """Whether an answer may be any number of the task's classes."""
     named: bool = True
     """Whether the outputs are the task's classes, matched by name between models."""
     fixed_outputs: bool = True

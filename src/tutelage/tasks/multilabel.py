@@ -29,6 +29,7 @@ class Multilabel(TextKind):
     metrics = ("micro_f1", "macro_f1")
     known_metrics = ("accuracy", "macro_f1", "micro_f1")
     served_as = "classes"
+    several = True
     problem_type = "multi_label_classification"
 
     def describes(self, config: Any) -> bool:

@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,16 @@ TOLERANCE = 0.02
 """How far a distribution's sum may be from 1: probabilities are often rounded to two digits."""
 
 
+PARTS = re.compile(r"[\s_\u0120\u2581]+|(?<=[^\W_\u0120\u2581])-+|-+(?!\.?\d)")
+"""What is between words: spaces, underscores, a token's mark, hyphens; a minus sign is none."""
+
+
 def plain(name: Any) -> str:
-    """A label without what spellings differ in: case, spaces, hyphens, underscores, quotes, a final stop, a token's mark."""
-    words = re.split(r"[\s_\-\u0120\u2581]+", cells.class_name(name).strip(" \t\r\n\"'`.,:;!"))
-    return " ".join(filter(None, words)).casefold()
+    """A label without what spellings differ in: what ``cells.loose`` leaves out, hyphens, underscores, quotes, a final stop, a
+    token's mark, the zeros of a whole number."""
+    label = cells.loose(" ".join(PARTS.split(cells.class_name(name)))).lstrip(" \"'`,:;!").rstrip(" \"'`.,:;!")
+    number = cells.whole(label) if "." in label or label.startswith("+") else None
+    return label if number is None else str(number)
 
 
 class LabelNames:
@@ -65,6 +71,16 @@ class LabelNames:
         """The number of a class, or None."""
         exact = self._exact.get(cells.class_name(word))
         return self._plain.get(plain(word)) if exact is None else exact
+
+    def all_in(self, cell: Any, separators: Sequence[str] = cells.SEPARATORS) -> bool:
+        """Whether a cell is a class, or several parted by one of ``separators``."""
+        ways = [[cell], *([part for part in str(cell).split(one) if part.strip()] for one in separators)]
+        return any(all(self.find(part) is not None for part in way) for way in ways if way)
+
+    def within(self, words: str) -> int | None:
+        """The number of the class whose name is part of ``words``, the longest of several."""
+        inside = [name for name in self._plain if f" {name} " in f" {plain(words)} "]
+        return self._plain[max(inside, key=len)] if inside else None
 
 
 @dataclass
@@ -83,6 +99,8 @@ class PredictedValues:
     """PredictedValues that are none of the labels, which were left out."""
     missing: float = 0.0
     """Mean probability that a row gives to no label."""
+    columns: str = ""
+    """The columns of the predictions, in words."""
 
     @property
     def given(self) -> npt.NDArray[np.bool_]:
@@ -92,14 +110,24 @@ class PredictedValues:
 
 @dataclass(frozen=True)
 class PredictionColumns:
-    """The columns of predictions of a file, their cells parsed; ``by_class`` if each column is a class."""
+    """The columns of predictions of a file, their cells parsed."""
 
     path: Path
     columns: dict[str, list[Any]]
     how: Predictions
-    by_class: bool
+    classes: tuple[str, ...] = ()
+    """The class of each column, if each is a class."""
     separator: str | None = None
     """What parts several labels in a cell."""
+
+    @property
+    def said(self) -> str:
+        """The columns, in words: which they are, and which class each is."""
+        named = [shown(name) for name in self.columns]
+        if self.classes:
+            named = [f"{name} ({label})" for name, label in zip(named, self.classes, strict=True)]
+        more = f" and {len(named) - 6} more" if len(named) > 6 else ""
+        return f"column{'s' if len(named) > 1 else ''} {', '.join(named[:6])}{more}"
 
     @property
     def first(self) -> str:
@@ -111,12 +139,12 @@ class PredictionColumns:
         if len(self.columns) == 1:
             return self.columns[self.first]
         together = list(zip(*self.columns.values(), strict=True))
-        if self.by_class:
+        if self.classes:
             return [self._mapped(row) for row in together]
         return [[value for value in row if not is_missing(value)] or None for row in together]
 
     def _mapped(self, row: Sequence[Any]) -> dict[str, Any] | None:
-        found = {name: value for name, value in zip(self.columns, row, strict=True) if not is_missing(value)}
+        found = {name: value for name, value in zip(self.classes, row, strict=True) if not is_missing(value)}
         return found or None
 
     @property
@@ -141,36 +169,90 @@ def prediction_columns(
         TutelageError: a named column is missing, or several may be meant.
     """
     rest = [name for name in columns if name not in set(others)]
-    known = LabelNames(labels)
+
+    def table(picked: Sequence[str], classes: Sequence[str] = ()) -> PredictionColumns:
+        cut = {name: [_parsed(value) for value in columns[name]] for name in picked}
+        return PredictionColumns(path, cut, how, tuple(classes))
+
     if how.columns:
         lacking = [name for name in how.columns if name not in columns]
         if lacking:
             raise TutelageError(f"{path} has no column {lacking[0]!r}; its columns are {listed(list(columns))}")
-        picked = list(how.columns)
-        classes = len(picked) > 1 and (
-            len({known.find(name) for name in picked} - {None}) == len(picked)
-            if labels
-            else cells.numbers([value for name in picked for value in columns[name]]) is not None
-        )
-        return _table(path, columns, picked, how, classes)
+        return table(how.columns, _classes_of({name: columns[name] for name in how.columns}, labels))
+    known = LabelNames(labels)
     by_class = {known.find(name): name for name in rest if known.find(name) is not None}
     if labels and len(by_class) == len(labels):
-        return _table(path, columns, [by_class[number] for number in range(len(labels))], how, True)
+        return table([by_class[number] for number in range(len(labels))], labels)
     usual = [name for name in rest if plain(name) in (*USUAL, *USUAL_LOGS)]
     votes = [name for name in rest if VOTE.fullmatch(plain(name))]
+    if len(usual) == 1:
+        usual += _alike(usual[0], {name: columns[name] for name in rest}, labels)
     for picked in (usual, votes if len(votes) > 1 else [], rest):
-        if len(picked) == 1 or (picked is votes and picked):
-            return _table(path, columns, picked, how, False)
+        if len(picked) == 1 or (picked is votes and picked and not usual):
+            return table(picked)
     if not rest:
         raise TutelageError(f"{path} has no column of predictions; its columns are {listed(list(columns))}")
     shares = [] if usual else _shares({name: columns[name] for name in rest})
     several = f"{path} has several columns that may be predictions ({listed(usual or rest)})"
     if len(shares) < 2:
-        raise TutelageError(f"{several}; name those that are: --set predictions.columns={(usual or rest)[0]}")
+        raise TutelageError(
+            f"{several}; name those that are: --set predictions.columns={usual[-1] if usual else rest[0]}"
+        )
+    order = ""
+    if len(shares) == len(labels):
+        order = f", in the order of the labels {listed(labels)}"
+        found = _classes_of({name: columns[name] for name in shares}, labels)
+        shares = sorted(shares, key=lambda name: labels.index(found[shares.index(name)])) if found else shares
     remedies = [f"--set 'predictions.columns={json.dumps(shares, ensure_ascii=False)}'"]
     if not labels and not any("," in name for name in shares):
         remedies.insert(0, f"--labels {','.join(shares)}")
-    raise TutelageError(f"{several}; if each has the probability of a class, name them: {' or '.join(remedies)}")
+    raise TutelageError(f"{several}; if each has the probability of a class, name them{order}: {' or '.join(remedies)}")
+
+
+def separator_of(rows: Sequence[Any], labels: Sequence[str], usual: str | None) -> str | None:
+    """What parts several labels in a cell: ``usual``, where it occurs or no other sign parts cells into labels."""
+    texts = [row for row in rows if isinstance(row, str)]
+    if usual is None or any(usual in text for text in texts):
+        return usual or cells.found_separator(rows, labels)
+    other, known = cells.found_separator(rows, labels), LabelNames(labels)
+    parts = other is not None and any(other in text and known.all_in(text, [other]) for text in texts)
+    return other if parts else usual
+
+
+def _classes_of(columns: Mapping[str, list[Any]], labels: Sequence[str]) -> list[str]:
+    """The class of each of several columns, by its name or the words of its name (``prob_pos``); empty if they are no classes."""
+    names = list(columns)
+    if len(names) < 2:
+        return []
+    if not labels:
+        return names if cells.numbers([value for name in names for value in columns[name]]) is not None else []
+    known = LabelNames(labels)
+    ways = [[known.find(name) for name in names]]
+    numbers = cells.numbers([value for name in names for value in columns[name]])
+    # Where classes are numbers, whole numbers in model_0 and model_1 may be votes for them.
+    if numbers and not (all(map(float.is_integer, numbers)) and cells.numbers(labels) is not None):
+        ways.append([None if VOTE.fullmatch(plain(name)) else known.within(name) for name in names])
+    for found in ways:
+        places = [place for place in found if place is not None]
+        if len(set(places)) == len(names):
+            return [labels[place] for place in places]
+    return []
+
+
+def _alike(picked: str, columns: Mapping[str, list[Any]], labels: Sequence[str]) -> list[str]:
+    """The other columns that hold the classes too: one may have been written by people."""
+    known = LabelNames(
+        labels or sorted({cells.class_name(value) for value in columns[picked] if not is_missing(value)})
+    )
+
+    def holds(values: Sequence[Any]) -> bool:
+        said = [_parsed(value) for value in values]
+        given = [
+            one for value in said for one in (value if isinstance(value, list | dict) else [value]) if one is not None
+        ]
+        return bool(given) and all(not isinstance(one, dict | list) and known.all_in(one) for one in given)
+
+    return [name for name, values in columns.items() if name != picked and holds(values)]
 
 
 def _shares(columns: Mapping[str, list[Any]]) -> list[str]:
@@ -180,14 +262,6 @@ def _shares(columns: Mapping[str, list[Any]]) -> list[str]:
     numbers = {name: values for name, values in found.items() if values}
     likely = [n for n, values in numbers.items() if max(values) <= 0 or (min(values) >= 0 and max(values) <= 1)]
     return likely if len(likely) > 1 else list(numbers)
-
-
-def _table(
-    path: Path, columns: Mapping[str, list[Any]], picked: Sequence[str], how: Predictions, by_class: bool
-) -> PredictionColumns:
-    return PredictionColumns(
-        path, {name: [_parsed(value) for value in columns[name]] for name in picked}, how, by_class
-    )
 
 
 def _parsed(value: Any) -> Any:
@@ -207,25 +281,45 @@ def _parsed(value: Any) -> Any:
 
 
 def numbers_in(table: PredictionColumns) -> PredictedValues:
-    """A number for each text, the mean where a row has several.
+    """A number for each text, the mean where a row has several. They are written as labels may be, with their gaps.
 
     Raises:
-        TutelageError: for a cell that is no finite number, or a file without any.
+        TutelageError: for answers that are no finite numbers, or a file without any.
     """
-    rows = table.rows
+    rows = [value if isinstance(value, list) else [] if value is None else [value] for value in table.rows]
+    flat = [None if _is_gap(one) else one for row in rows for one in row]
+    likely = [one if _may_be_number(one) else None for one in flat]
+    read, _ = cells.with_commas(likely) or (likely, "")
+    if doubtful := next((one for one in read if isinstance(one, str) and cells.THOUSANDS.fullmatch(one)), None):
+        raise TutelageError(
+            f"{table.path}: the answer {doubtful!r} may be {cells.both(doubtful)}; write all numbers without such commas"
+        )
+    answers, unknown = iter(zip(flat, read, strict=True)), Counter[str]()
     values = np.full((len(rows), 1), np.nan)
-    for row, value in enumerate(rows, 1):
-        if value is None:
-            continue
-        several = value if isinstance(value, list) else [value]
-        found = [cells.number(one) for one in several]
-        if not found or not all(one is not None and math.isfinite(one) for one in found):
-            raise TutelageError(
-                f"{table.path}: row {row} predicts {shown(value)}, which is not a number; correct it, or use kind classification"
-            )
-        values[row - 1] = np.mean([one for one in found if one is not None])
-    form = "numbers" if not any(isinstance(value, list) for value in rows) else "means of several numbers"
-    return _checked(PredictedValues(table.path, form, (), values, hard=True), table.how)
+    for row, several in enumerate(rows):
+        found = list[float]()
+        for _ in several:
+            said, one = next(answers)
+            number = None if said is None else cells.number(one)
+            if number is not None and math.isfinite(number):
+                found.append(number)
+            elif said is not None:
+                unknown[str(said)] += 1
+        if found:
+            values[row] = np.mean(found)
+    form = "numbers" if not any(isinstance(value, list) for value in table.rows) else "means of several numbers"
+    return _checked(PredictedValues(table.path, form, (), values, hard=True, unknown=unknown), table)
+
+
+def _may_be_number(value: Any) -> bool:
+    return cells.number(value) is not None or (
+        isinstance(value, str) and bool(re.fullmatch(r"\s*[+-]?[\d.,]+\s*", value))
+    )
+
+
+def _is_gap(value: Any) -> bool:
+    """Whether an answer that should be a number is a gap."""
+    return is_missing(value) or (isinstance(value, str) and value.strip().lower() in cells.GAPS)
 
 
 # ---------------------------------------------------------------------------------------------------------- classes
@@ -253,19 +347,35 @@ def classes_in(table: PredictionColumns, labels: Sequence[str], *, several: bool
     if isinstance(first, list) and _ordered(rows, labels):
         if not labels:
             raise _nameless(table, "lists of numbers")
-        return _mappings(table, [_in_order(table, n, row, labels) for n, row in enumerate(rows, 1)], labels, several)
+        ordered = [_in_order(table, n, row, labels) for n, row in enumerate(rows, 1)]
+        in_order = replace(table, classes=tuple(labels)) if len(table.columns) == len(labels) else table
+        return _mappings(in_order, ordered, labels, several)
     return _named(table, rows, labels, several)
 
 
 def _as_mapping(value: Any) -> Any:
-    """Pairs of token and log-probability, as language models' interfaces return them, as a mapping."""
-    if isinstance(value, list) and value and all(isinstance(one, dict) and "logprob" in one for one in value):
-        found: dict[str, float] = {}
-        for one in value:
-            word, log = str(one.get("token", "")), cells.number(one["logprob"])
-            found[word] = max(found.get(word, -math.inf), -math.inf if log is None else log)
-        return _Logs(found)
+    """What interfaces return, as a mapping: pairs of token and log-probability (of OpenAI and vLLM), or of label and score (of
+    pipelines)."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list | dict):
+        return _as_mapping(value[0])
+    pairs = value if isinstance(value, list) else [value]
+    if isinstance(value, dict) and all(isinstance(one, dict) and "logprob" in one for one in value.values()):
+        pairs = list(value.values())
+    for word, number in (("token", "logprob"), ("decoded_token", "logprob"), ("label", "score")):
+        if pairs and all(isinstance(one, dict) and word in one and number in one for one in pairs):
+            return _listed(pairs, word, number)
     return value
+
+
+def _listed(pairs: Sequence[Mapping[str, Any]], word: str, number: str) -> dict[str, Any]:
+    """The numbers by word; the largest where a word is repeated."""
+    if number == "score":
+        return {str(one[word]): one[number] for one in pairs}
+    found: dict[str, float] = {}
+    for one in pairs:
+        log = cells.number(one[number])
+        found[str(one[word])] = max(found.get(str(one[word]), -math.inf), -math.inf if log is None else log)
+    return _Logs(found)
 
 
 class _Logs(dict[str, float]):
@@ -278,10 +388,14 @@ def _ordered(rows: Sequence[Any], labels: Sequence[str]) -> bool:
     numbers = cells.numbers([value for row in lists for value in row])
     if numbers is None or any(isinstance(value, bool) for row in lists for value in row):
         return False
-    if not all(number.is_integer() for number in numbers) or all(sum(map(float, row)) == 1 for row in lists):
-        return True
     known = LabelNames(labels)
-    return bool(labels) and not all(known.find(value) is not None for row in lists for value in row)
+    # -1 stands for no vote where all else is a vote.
+    are_votes = all(known.find(value) is not None or float(value) == -1 for row in lists for value in row)
+    if not all(number.is_integer() for number in numbers):
+        return True
+    if all(sum(map(float, row)) == 1 for row in lists) and not (are_votes and min(numbers) < 0):
+        return True
+    return bool(labels) and not are_votes
 
 
 def _in_order(table: PredictionColumns, row: int, value: Any, labels: Sequence[str]) -> Any:
@@ -318,13 +432,13 @@ def _named(table: PredictionColumns, rows: Sequence[Any], labels: Sequence[str],
         found = [(one, known.find(one)) for one in given or () if not is_missing(one)]
         unknown.update(str(one) for one, number in found if number is None)
         counts = np.bincount([number for _, number in found if number is not None], minlength=len(names))
-        if several and given is not None:
+        if several and given is not None and (counts.any() or not found):
             values[place] = counts > 0
-        elif counts.any():
+        elif counts.any() and not several:
             values[place] = counts / counts.sum()
     most = max((len(row) for row in votes if row), default=1)
     form = "sets of labels" if several else "labels" if most == 1 else f"up to {most} votes a text"
-    return _checked(PredictedValues(table.path, form, names, values, several or most == 1, unknown), table.how)
+    return _checked(PredictedValues(table.path, form, names, values, several or most == 1, unknown), table)
 
 
 def _spellings(said: Iterable[Any]) -> dict[str, int]:
@@ -352,7 +466,7 @@ def _mappings(table: PredictionColumns, rows: Sequence[Any], labels: Sequence[st
     logs = logs or any(value < 0 for row in read if row for value in row.values())
     if logs:
         _check_logs(path, read)
-    if logs and not labels and not table.by_class:
+    if logs and not labels and not table.classes:
         raise _nameless(table, "log-probabilities of words")
     names = tuple(labels) or cells.found_classes(path, _spellings(w for row in read if row for w in row)).names
     known, unknown, missing, whole = LabelNames(names), Counter[str](), list[float](), True
@@ -383,7 +497,7 @@ def _mappings(table: PredictionColumns, rows: Sequence[Any], labels: Sequence[st
     what = "log-probabilities" if logs else "probabilities"
     form = f"{what} of all labels" if whole else f"{what} of the likeliest labels"
     found = PredictedValues(path, form, names, values, False, unknown, float(np.mean(missing)) if missing else 0.0)
-    return _checked(found, table.how)
+    return _checked(found, table)
 
 
 def completed(mass: Values, seen: npt.NDArray[np.bool_], how: str) -> Values:
@@ -442,19 +556,24 @@ def _check_sum(path: Path, row: int, total: float, *, strict: bool) -> None:
         )
 
 
-def _checked(found: PredictedValues, how: Predictions) -> PredictedValues:
-    """What was read, if it is of use.
+def _checked(found: PredictedValues, table: PredictionColumns) -> PredictedValues:
+    """What was read, if it is of use, with the names of its columns.
 
     Raises:
         TutelageError: answers that are no labels, or no prediction at all.
     """
     some = ", ".join(f"{shown(name)} {count:,}" for name, count in found.unknown.most_common(5))
-    known = f"the labels are {listed(found.labels)}"
+    what, known = ("label", f"; the labels are {listed(found.labels)}") if found.labels else ("number", "")
     if not found.given.any():
-        raise TutelageError(f"{found.path}: no answer is a label ({some or 'all are empty'}); {known}")
-    if found.unknown and how.unknown == "error":
+        write = "write these names there" if found.labels else "write numbers there, use --kind classification"
         raise TutelageError(
-            f"{found.path}: {found.unknown.total():,} answers are no labels ({some}); {known}: correct them, name all labels with "
-            "--labels, or leave such answers out with --set predictions.unknown=drop"
+            f"{found.path}: no answer is a {what} ({some or 'all are empty'}) in {table.said}{known}: {write}, or name another "
+            "column with --set predictions.columns=COLUMN"
         )
-    return found
+    if found.unknown and table.how.unknown == "error":
+        name = "name all labels with --labels, " if found.labels else ""
+        raise TutelageError(
+            f"{found.path}: {found.unknown.total():,} answers are no {what}s ({some}){known}: correct them, {name}or leave such "
+            "answers out with --set predictions.unknown=drop"
+        )
+    return replace(found, columns=table.said)

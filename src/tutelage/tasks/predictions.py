@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ import numpy.typing as npt
 
 from tutelage.data.config import DataConfig, Predictions
 from tutelage.data.examples import Data, Examples, key_of, keys_of
-from tutelage.data.labels import known_labels, no_labels
+from tutelage.data.labels import class_counts, known_labels, no_labels
 from tutelage.data.predicted import Compared, Predicted
 from tutelage.data.readers.files import read_table
 from tutelage.data.readers.table import Table, is_missing, shown
 from tutelage.errors import TutelageError
 from tutelage.tasks import KINDS, cells, kind_of
 from tutelage.tasks.kind import TextKind
-from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, prediction_columns
+from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, prediction_columns, separator_of
 from tutelage.tasks.tables import hold_out, inferred, read_labelled
 
 PREFIX = "predicted"
@@ -41,10 +41,11 @@ class PredictionFile:
     how: Predictions
 
     def table(self, config: DataConfig, labels: Sequence[str], separator: str | None = None) -> PredictionColumns:
-        """The columns of predictions; ``separator`` is that of the labels of the task."""
+        """The columns of predictions; ``separator`` is that of the labels of the task, which counts unless the file has another
+        alone."""
         others = (config.text, config.text_pair, self.how.id)
         found = prediction_columns(self.path, self.columns, others, labels, self.how)
-        return replace(found, separator=separator or cells.found_separator(found.rows, labels))
+        return replace(found, separator=separator_of(found.rows, labels, separator))
 
 
 def read_predictions_file(config: DataConfig) -> PredictionFile:
@@ -101,7 +102,8 @@ def data_from(source: PredictionFile, config: DataConfig) -> Data:
     names, values = _averaged(source, answers)
     first = {key: row for row, key in reversed(list(enumerate(source.keys)))}
     whole = _texts_of(source, [first[name] for name in names], kind.likeliest(values))
-    sources, notes = {"train": f"{source.path.name}, the likeliest labels"}, list[str]()
+    sources = {"train": f"{source.path.name}, the likeliest labels"}
+    notes = [] if config.labels else _odd_classes(source.path, class_counts(whole.labels, answers.labels))
     if config.dev is None:
         train, held_out = hold_out(source.path, whole, 0)
         sources["dev"] = f"10% of {source.path.name}, held out, the likeliest labels"
@@ -112,7 +114,7 @@ def data_from(source: PredictionFile, config: DataConfig) -> Data:
         )
         scored = set(_keys(held_out, "dev", source, config))
         train = whole.take([row for row, name in enumerate(names) if name not in scored])
-        sources["dev"], notes = origin, more
+        sources["dev"], notes = origin, [*notes, *more]
         if not len(train):
             raise TutelageError(f"{source.path} has the texts of {dev} alone; give predictions for training texts")
     task = source.path.name.removesuffix(".gz").rpartition(".")[0]
@@ -122,17 +124,32 @@ def data_from(source: PredictionFile, config: DataConfig) -> Data:
     )  # fmt: skip
 
 
+def _odd_classes(path: Path, counts: Mapping[str, int]) -> list[str]:
+    """A note on the classes that may be answers of another kind (a refusal): those in very few rows, and sentences among words."""
+    if not counts:
+        return []
+    share, words = sum(counts.values()) / len(counts), sorted(len(name.split()) for name in counts)
+    long = max(3, 2 * words[(len(words) - 1) // 2])
+    odd = [name for name, count in counts.items() if count <= share / 10 or len(name.split()) > long]
+    if not odd:
+        return []
+    rows = "; ".join(f"{shown(name)} {counts[name]:,}" for name in odd[:3]) + (
+        f"; and {len(odd) - 3} more" if len(odd) > 3 else ""
+    )
+    return [
+        f"{path.name}: classes in few rows, or sentences ({rows}); where these are no classes, name those that are with --labels, "
+        "and leave other answers out with --set predictions.unknown=drop"
+    ]
+
+
 def _kind(source: PredictionFile, config: DataConfig) -> TextKind:
     """The kind that is asked for; else what a column of numbers or labels is, and classes for all other forms."""
     if config.kind is not None:
         return _text_kind(config.kind, source.path)
     values = source.table(config, config.labels or ()).rows
-    scalar = not config.labels and not any(isinstance(value, list | dict) for value in values)
-    return (
-        inferred(source.path, [value for value in values if value is not None])
-        if scalar
-        else _text_kind("classification", source.path)
-    )
+    if config.labels or any(isinstance(value, list | dict) for value in values):
+        return _text_kind("classification", source.path)
+    return inferred(source.path, [value for value in cells.plain(values).values if value is not None])
 
 
 def _text_kind(name: str, path: Path) -> TextKind:
@@ -169,6 +186,8 @@ def with_predictions(data: Data, source: PredictionFile, config: DataConfig, *, 
     names, values = _averaged(source, answers)
     row_of = {name: row for row, name in enumerate(names)}
     keys = {part: _keys(examples, part, source, config) for part, examples in _parts(data).items()}
+    if how.id is not None:
+        _check_ids(how.id, _parts(data), keys)
     texts, found, counts = _gathered(data, source, names, keys, labelled)
     at = np.array([row_of.get(key, -1) for key in found])
     usable = (at >= 0) | (texts.labelled if labelled else False)
@@ -194,6 +213,7 @@ def with_predictions(data: Data, source: PredictionFile, config: DataConfig, *, 
     predicted = Predicted(
         file=str(source.path),
         form=answers.form,
+        columns=answers.columns,
         rows=len(source.keys),
         row_of={name: row for row, name in enumerate(ids)},
         targets=kind.logits_of(targets),
@@ -303,6 +323,23 @@ def _keys(examples: Examples, part: str, source: PredictionFile, config: DataCon
     # An id of an example has the number of its row, whatever was left out.
     found = _identities(table, how.id)
     return [found[int(name.rpartition("/")[2])] for name in examples.ids]
+
+
+def _check_ids(column: str, parts: Mapping[str, Examples], keys: Mapping[str, list[str]]) -> None:
+    """See that no id is of two texts, in one file or in two.
+
+    Raises:
+        TutelageError: one is.
+    """
+    first: dict[str, tuple[str, str]] = {}
+    for part, examples in parts.items():
+        for name, text in zip(keys[part], keys_of(examples), strict=True):
+            where, other = first.setdefault(name, (part, text))
+            if text != other:
+                raise TutelageError(
+                    f"predictions.id={column}: the id {name!r} is of two texts, {shown(other)} ({where}) and {shown(text)} "
+                    f"({part}); give each text an id of its own in all files, or leave predictions.id out to match rows by text"
+                )
 
 
 def _check_matched(source: PredictionFile, texts: Examples, at: npt.NDArray[np.int64]) -> None:

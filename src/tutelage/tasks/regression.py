@@ -42,17 +42,20 @@ class Regression(TextKind):
         return bool(config.problem_type == self.problem_type or config.num_labels == 1)
 
     def fits(self, values: Sequence[Any]) -> bool:
-        numbers = cells.numbers(self.prepared(values)[0])
-        return numbers is not None and not all(number.is_integer() for number in numbers)
+        return not any(isinstance(value, list) for value in values) and cells.measured(values)
 
     def prepared(self, values: Sequence[Any], separator: str | None = None) -> tuple[list[Any], list[str]]:
-        found = cells.decimal_commas(values)
-        return (list(values), []) if found is None else (list(found), ["labels are numbers with decimal commas"])
+        found, commas = cells.with_commas(values) or (list(values), "")
+        return found, [f"labels are numbers with {commas}"] if commas else []
 
     def answer(self, value: Any) -> float:
         if is_missing(value) or (isinstance(value, str) and not value.strip()):
             raise cells.Unreadable("has no label")
         number = cells.number(value)
+        if isinstance(value, str) and cells.THOUSANDS.fullmatch(value):
+            raise cells.Unreadable(
+                f"has label {shown(value)}, which may be {cells.both(value)} (write it without a comma)"
+            )
         if number is None or abs(number) > LARGEST or not math.isfinite(number):
             raise cells.Unreadable(
                 f"has label {shown(value)}, which is not a number (classes are --kind classification)"

@@ -180,7 +180,8 @@ def _read(path: Path, config: DataConfig, like: cells.Column | None) -> _Part:
     table = read_table(path, wanted, config.header)
     texts = table.texts(config.text, "text")
     pairs = None if config.text_pair is None else table.texts(config.text_pair, "text_pair")
-    column = cells.plain(table.column(config.label, "label"), like)
+    several = config.kind is not None and kind_of(config.kind).several
+    column = cells.plain(table.column(config.label, "label"), like, several=several)
     width = None if like is None else like.width
     if width is not None and column.width != width:
         raise TutelageError(f"{path}: labels are not lists of {width} zeros and ones, as those of train; write them so")
@@ -218,9 +219,8 @@ def _classes(part: _Part, how: TextKind, given: Sequence[str], known: Sequence[s
         names = given or (known if len(known) == width else [str(place) for place in range(width)])
         if len(names) != width:
             raise TutelageError(f"{path}: labels are {width} zeros and ones, --labels names {len(names)}; name {width}")
-        return cells.named(
-            path, spelt, names, "--labels" if given else "the model" if names is known else "their place"
-        )
+        by_place = {place: place for place in range(width)} if given or names is known else None
+        return cells.Classes(tuple(names), "--labels" if given else "the model", by_place)
     if given:
         return cells.named(path, spelt, given, "--labels")
     if known and (classes := cells.fitting(path, spelt, known)) is not None:
