@@ -138,10 +138,12 @@ def own_limit_notes(encoded: Encoded, tokenizer: Any, name: str, part: str) -> l
     """A note on texts that are read further than the model's own tokenizer says."""
     own = int(tokenizer.model_max_length)
     count = int((encoded.lengths > own).sum())
+    if not count:
+        return []
     return [
         f"the tokenizer of {name!r} says model_max_length {own}; {count:,} of {len(encoded):,} texts of {part} are longer and are "
         f"read up to {int(encoded.lengths.max())} tokens"
-    ][: bool(count)]
+    ]
 
 
 def layer_teachers(
