@@ -29,6 +29,7 @@ from tutelage.data.corpus.building import build
 from tutelage.methods.named import method_recipe
 from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.recipes.recipe import Recipe
+from tutelage.recipes.settings import with_settings
 from tutelage.run import served, trials, workspace
 from tutelage.students.specs import Copied, Fresh, Inherited
 from tutelage.training import loop
@@ -361,7 +362,12 @@ class Scene:
         found["general distilbert"] = Case(
             self.general(method_recipe("distilbert_general").model_copy(update={"student": Copied(layers=2)}), "masked")
         )
-        found["general wid"] = Case(self.general(causal.model_copy(update={"student": Inherited(hidden=16)}), "masked"))
+        soon = with_settings(
+            RunConfig(recipe=causal.part("general")), {"stages.*.pruning.increments": 2, "stages.*.pruning.interval": 1}
+        )
+        found["general wid"] = Case(
+            self.general(soon.recipe.model_copy(update={"student": Inherited(hidden=16)}), "masked")
+        )
         for kind in ("regression", "multilabel", "tokens", "spans"):
             train = ["--train", str(root / f"{kind}.jsonl"), "--kind", kind]
             start = ["finetune", "--model", str(root / "random"), *train, *few]
