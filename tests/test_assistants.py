@@ -63,7 +63,7 @@ def test_an_assistant_has_stages_of_its_own(tmp_path: Path) -> None:
 
 def test_an_assistants_stages_are_checked_as_the_students(tmp_path: Path) -> None:
     of_team = Assistant(student=Copied(layers=2), stages=ensemble().stages)
-    with pytest.raises(ValidationError, match="learn from one teacher, and a stage has a team"):
+    with pytest.raises(ValidationError, match="learn from one teacher, and a stage has several"):
         Recipe(**{**dict(kd()), "assistants": [of_team]})
     with pytest.raises(ValidationError, match="each name once"):
         Recipe(**{**dict(kd()), "assistants": [Assistant(stages=OWN * 2)]})

@@ -478,3 +478,11 @@ def test_methods_are_read_without_torch() -> None:
         [sys.executable, "-c", line], capture_output=True, text=True, check=True, env={"PYTHONPATH": root, "PATH": ""}
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_recipes_and_runs_know_no_mechanism() -> None:
+    """What belongs to one mechanism stays in its folder: neither names nor words of it are elsewhere."""
+    package = Path(tutelage.__file__).parent
+    files = [*(package / "recipes").rglob("*.py"), *(package / "run").rglob("*.py"), package / "training" / "stages.py"]
+    words = re.compile(r"\b(team|compactor|verdict|forgetting)s?\b", re.IGNORECASE)
+    assert {str(file): words.findall(file.read_text(encoding="utf-8")) for file in files} == {str(f): [] for f in files}

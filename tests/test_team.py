@@ -1051,7 +1051,7 @@ def test_a_chain_of_assistants(team_root: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
     with pytest.raises(TutelageError, match="no assistant"):
         api.chain(teacher, str(tmp_path / "none"), through=[], quiet=True, **texts(team_root))
-    with pytest.raises(ValidationError, match="learn from one teacher, and a stage has a team"):
+    with pytest.raises(ValidationError, match="learn from one teacher, and a stage has several"):
         Recipe.model_validate(ensemble().model_dump() | {"assistants": [Copied(layers=3)]})
 
 

@@ -56,7 +56,7 @@ def test_the_loss_is_that_of_the_paper(combine: str, tokenizer) -> None:
     team = [tiny_model(seed=1), tiny_model(seed=2, layers=2), tiny_model(seed=3, layers=3, hidden=24)]
     shapes = {number: anatomy.shape_of(model.config) for number, model in enumerate(team)}
     ours = anatomy.shape_of(student.config)
-    objective = Objective(mt_bert(t).stages[0].objective, KINDS["classification"], ours, shapes[0], team=shapes)
+    objective = Objective(mt_bert(t).stages[0].objective, KINDS["classification"], ours, shapes[0], several=shapes)
     assert sorted(objective.projections) == ["teacher1", "teacher2", "teacher3"]
     plans = objective.plan.members
     layers = {n: LiveTeacher(team[n], plans[n].teacher_needs, None, accelerator) for n in shapes}
@@ -149,12 +149,12 @@ def test_layers_of_those_are_compared_that_read_the_students_tokens(teacher_fold
         "  hidden of teacher 1",
         "  hidden of teacher 3",
     ]
-    assert "stage distill leaves out hidden: no teacher of the team reads the student's tokens" in run.warnings
+    assert "stage distill leaves out hidden: none of the teachers reads the student's tokens" in run.warnings
     assert [term.kind for term in run.objectives[0].terms] == ["soft_labels", "hard_labels"]
     objective = [Hidden(), HardLabels()]
     stage = recipe.stages[0].model_copy(update={"objective": objective, "mechanisms": [Team(combine="average")]})
     strict = recipe.model_copy(update={"stages": [stage]})
-    with pytest.raises(TutelageError, match="no teacher of the team reads the student's tokens; use a method on"):
+    with pytest.raises(TutelageError, match="none of the teachers reads the student's tokens; use a method on"):
         distil(teacher_folder, tmp_path / "never", teachers, strict, student="init=bilstm")
     with pytest.raises(TutelageError, match="the student has 4 layers and the teacher 3"):
         distil(teacher_folder, tmp_path / "never", teachers, strict, student="layers=4")

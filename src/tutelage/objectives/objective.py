@@ -34,7 +34,7 @@ class ObjectivePlan:
     teacher: Shape | None
     predicted: bool = False
     """The teacher is a file of predictions: it has logits and no network."""
-    team: Mapping[int, Shape] = field(default_factory=dict)
+    several: Mapping[int, Shape] = field(default_factory=dict)
     """Of a team whose teachers all teach each step: by number, the shapes of those whose layers can be compared."""
     terms: list[Term] = field(init=False)
     """The terms with a weight above 0; without those on labels, where the kind of task has none, and without those of
@@ -61,10 +61,10 @@ class ObjectivePlan:
                 )
         if not terms:
             raise TutelageError("the objective has no term with a weight above 0; give one at least one")
-        layered = [term for term in terms if self.team and not term.teacherless and not term.on_logits]
+        layered = [term for term in terms if self.several and not term.teacherless and not term.on_logits]
         members = {
             number: ObjectivePlan(layered, self.kind, self.student, shape)
-            for number, shape in self.team.items()
+            for number, shape in self.several.items()
             if layered
         }
         terms = [term for term in terms if term not in layered]
@@ -141,7 +141,7 @@ class Objective(nn.Module):
     """The losses of one stage, for a student and a teacher of these shapes.
 
     Owns the projections: linear maps from student to teacher width by the names that terms give them (:meth:`Term.maps`), and
-    the modules that terms bring. A term is given its own maps, in the order of its pairs. Each teacher of a ``team`` whose layers
+    the modules that terms bring. A term is given its own maps, in the order of its pairs. Each of ``several`` teachers whose layers
     are compared has projections of its own.
 
     Raises:
@@ -156,10 +156,10 @@ class Objective(nn.Module):
         teacher: Shape | None,
         *,
         predicted: bool = False,
-        team: Mapping[int, Shape] | None = None,
+        several: Mapping[int, Shape] | None = None,
     ) -> None:
         super().__init__()
-        self.plan = plan = ObjectivePlan(terms, kind, student, teacher, predicted, team or {})
+        self.plan = plan = ObjectivePlan(terms, kind, student, teacher, predicted, several or {})
         self.projections = nn.ModuleDict()
         for name, (width, bias) in plan.linears.items():
             self.projections[name] = linear = nn.Linear(plan.student.hidden, width, bias=bias)

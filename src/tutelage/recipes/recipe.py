@@ -229,7 +229,7 @@ class Recipe(BaseModel):
             own = self.of(assistant)
             if own.takes_teachers or self.takes_teachers:
                 raise ValueError(
-                    "teacher assistants learn from one teacher, and a stage has a team; leave out assistants"
+                    "teacher assistants learn from one teacher, and a stage has several; leave out assistants"
                 )
             if not isinstance(own.student, Between):  # one that is not known yet
                 Recipe.model_validate(dict(own))

@@ -164,19 +164,19 @@ def layer_teachers(
             continue
         # Positions of tokens are the first teacher's where it reads others than the student.
         fits = lead is not None and reads_as(lead)
-        team = {number: one for number, one in enumerate(everybody) if fits and reads_as(one)}
-        found[stage.name] = team
-        if not team and any(not term.optional for term in layered):
+        fitting = {number: one for number, one in enumerate(everybody) if fits and reads_as(one)}
+        found[stage.name] = fitting
+        if not fitting and any(not term.optional for term in layered):
             first = (
                 ""
                 if fits or lead is None or not any(map(reads_as, everybody))
                 else ", and the first teacher reads others"
             )
             raise TutelageError(
-                f"stage {stage.name!r} compares layers, but no teacher of the team reads the student's tokens{first}; use a method "
+                f"stage {stage.name!r} compares layers, but none of the teachers reads the student's tokens{first}; use a method "
                 "on predictions (ensemble), a student of a teacher's family, or name a teacher first that reads as the student"
             )
-        others = [one.name for number, one in enumerate(everybody) if team and number not in team]
+        others = [one.name for number, one in enumerate(everybody) if fitting and number not in fitting]
         notes += [f"stage {stage.name} compares no layers of {name!r}: it has another tokenizer" for name in others]
     return found, notes
 
@@ -189,23 +189,23 @@ def possible(
     *,
     predicted: bool,
     same_tokens: Callable[[], bool],
-    teams: Mapping[str, Mapping[int, Shape]],
+    several: Mapping[str, Mapping[int, Shape]],
 ) -> tuple[Recipe, list[str]]:
     """The recipe without the optional terms that these models do not allow, and a note on each. ``same_tokens`` says whether both
-    models cut texts alike; it is asked only for an optional term that compares tokens. ``teams`` are the teachers whose layers are
-    compared, by stage in which several teach each step."""
+    models cut texts alike; it is asked only for an optional term that compares tokens. ``several`` are the teachers whose layers
+    are compared, by stage in which more than one teaches each step."""
     notes, stages = [], []
     for stage in recipe.stages:
-        kept, team = [], teams.get(stage.name)
+        kept, shapes = [], several.get(stage.name)
         for term in stage.objective:
             reason = None
-            if term.optional and not term.teacherless and not term.on_logits and team == {}:
-                reason = "no teacher of the team reads the student's tokens"
+            if term.optional and not term.teacherless and not term.on_logits and shapes == {}:
+                reason = "none of the teachers reads the student's tokens"
             elif term.optional and term.aligned and teacher is not None and not same_tokens():
                 reason = "student and teacher have different tokenizers"
             elif term.optional and term.weight > 0:
                 try:
-                    ObjectivePlan([term], kind, student, teacher, predicted, team or {})
+                    ObjectivePlan([term], kind, student, teacher, predicted, shapes or {})
                 except TutelageError as error:
                     reason = str(error).partition(";")[0]
             if reason is None:

@@ -67,7 +67,7 @@ def planned_steps(stage: Stage, feed: Feed) -> int:
 
 
 def mapping_lines(plan: ObjectivePlan) -> list[str]:
-    """A picture of the pairs of layers of each term that compares layers; of a team one for each depth of its teachers."""
+    """A picture of the pairs of layers of each term that compares layers; of several teachers one for each depth."""
     drawn: dict[tuple[str, str], list[int]] = {}
     for number, part in [(-1, plan), *plan.members.items()]:
         for term, mapped in zip(part.terms, part.pairs, strict=True):
@@ -82,7 +82,7 @@ def mapping_lines(plan: ObjectivePlan) -> list[str]:
 
 
 def _numbered(numbers: Sequence[int]) -> str:
-    """Teachers of a team, as a person counts them."""
+    """Several teachers, as a person counts them."""
     return f"teacher{'s' if len(numbers) > 1 else ''} {', '.join(str(number + 1) for number in numbers)}"
 
 

@@ -109,7 +109,7 @@ class TaskRun:
         self.student = self.factory.outline() if sketch else self.factory.make()
         self.tokenizer = self.factory.tokenizer(self.student)
         self.warnings += notes(self.student)
-        self._teams, apart = checks.layer_teachers(config, self.kind.head, source, self.factory.reads_as)
+        self._several, apart = checks.layer_teachers(config, self.kind.head, source, self.factory.reads_as)
         self.warnings += apart
         recipe, left_out = checks.possible(
             config.recipe,
@@ -118,7 +118,7 @@ class TaskRun:
             None if source is None else source.shape,
             predicted=self.data.predicted is not None,
             same_tokens=lambda: source is None or self.factory.reads_as(source),
-            teams={name: self._team_shapes(name) for name in self._teams},
+            several={name: self._shapes_of(name) for name in self._several},
         )
         self.warnings += left_out
         self.config = config = config.model_copy(update={"recipe": recipe})
@@ -166,7 +166,7 @@ class TaskRun:
         theirs = None if source is None else source.shape
         predicted = self.data.predicted is not None
         plans = [
-            ObjectivePlan(s.objective, self.kind, shape, theirs, predicted, self._team_shapes(s.name))
+            ObjectivePlan(s.objective, self.kind, shape, theirs, predicted, self._shapes_of(s.name))
             for s in self.config.recipe.stages
         ]
         for stage, plan in zip(self.config.recipe.stages, plans, strict=True):
@@ -181,9 +181,9 @@ class TaskRun:
                     self.warnings.append(f"stage {stage.name} {note}")
         return plans
 
-    def _team_shapes(self, stage: str) -> dict[int, anatomy.Shape]:
+    def _shapes_of(self, stage: str) -> dict[int, anatomy.Shape]:
         """The shapes of the teachers whose layers a stage compares, where several teach each step."""
-        return {number: one.shape for number, one in self._teams.get(stage, {}).items()}
+        return {number: one.shape for number, one in self._several.get(stage, {}).items()}
 
     def _read(self, reader: Reader, every: Examples, names: dict[str, list[str]], limit: int) -> Texts:
         """Encode all texts for both models; returns those of ``every``."""
@@ -332,8 +332,10 @@ class TaskRun:
             runs = answers == "running" or (answers == "mechanism" and needs.running)
             passes = prod(mechanism.passes(final_network(self.student)) for mechanism in stage.mechanisms)
             steps, flops = planned_steps(stage, self.feed(stage)), 3 * passes * student + (teacher if runs else 0)
-            team = [self._teams[stage.name][number] for number in objective.members]
-            flops += sum(self._flops_of(one) for one in team if one.has_weights and self.config.teacher_store is None)
+            several = [self._several[stage.name][number] for number in objective.members]
+            flops += sum(
+                self._flops_of(one) for one in several if one.has_weights and self.config.teacher_store is None
+            )
             plans.append(StagePlan(stage, index, objective, self._part(stage), answers, steps, flops, passes))
         return plans
 
@@ -472,7 +474,9 @@ class TaskRun:
             self.teacher.release()  # making a student may have loaded its teacher
         torch.manual_seed(config.seed)  # and has drawn numbers
         shape = anatomy.shape_of(final_config(self.student))
-        objective = Objective(stage.objective, self.kind, shape, plan.teacher, predicted=plan.predicted, team=plan.team)
+        objective = Objective(
+            stage.objective, self.kind, shape, plan.teacher, predicted=plan.predicted, several=plan.several
+        )
         inherit(objective, self._projections)
         # A stage before may have made the student smaller.
         self.plans[index] = replace(self.plans[index], objective=objective.plan)
