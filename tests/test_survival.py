@@ -200,7 +200,7 @@ def test_a_signal_ends_training_after_the_step_with_a_checkpoint(
 
     (tmp_path / "run.yaml").write_text(to_yaml(config.model_copy(update={"baseline": False})))
     monkeypatch.setattr(loop.optimizers, "clip", clip_and_stop)
-    monkeypatch.setattr(trials, "choose", lambda *given: (None, None, None))
+    monkeypatch.setattr(trials, "choose", lambda *given: trials.Tried())
     written = io.StringIO()
     try:
         with contextlib.redirect_stderr(written), pytest.raises(SystemExit) as end:

@@ -149,10 +149,8 @@ class TaskRun:
         self._projections = general_projections(config.recipe.student)
         self.scene = self._scene(split.given_labels, split.held_part if split.held else None, every)
         self.baseline: PreTrainedModel | None = None
-        self.start_trials: Trials | None = None
-        self.rate_trials: Trials | None = None
+        self.tried = trials.Tried()
         self.twin_trials: Trials | None = None
-        self.half_trials: Trials | None = None
         if not sketch:
             self._load()
             for stage in self.scene.stages:
@@ -333,9 +331,8 @@ class TaskRun:
             passes = prod(mechanism.passes(final_network(self.student)) for mechanism in stage.mechanisms)
             steps, flops = planned_steps(stage, self.feed(stage)), 3 * passes * student + (teacher if runs else 0)
             several = [self._several[stage.name][number] for number in objective.members]
-            flops += sum(
-                self._flops_of(one) for one in several if one.has_weights and self.config.teacher_store is None
-            )
+            if self.config.teacher_store is None:
+                flops += sum(self._flops_of(one) for one in several if one.has_weights)
             plans.append(StagePlan(stage, index, objective, self._part(stage), answers, steps, flops, passes))
         return plans
 
@@ -442,7 +439,7 @@ class TaskRun:
         """The run has taken over its folder: write the store that the plan announced."""
         if self.teacher is not None:
             self.teacher.write_store()
-        self.start_trials, self.rate_trials, self.half_trials = trials.choose(self, workspace.folder)
+        self.tried = trials.choose(self, workspace.folder)
         if workspace.resumed is not None and 0 < workspace.resumed["work"] < len(self.config.recipe.stages):
             # A stage may have made the student smaller than it was made.
             config = config_of(workspace.resumed["config"])

@@ -183,19 +183,27 @@ def passes(run: TaskRun) -> int:
     return candidates * (3 * trained + 2 * (measured + scored))
 
 
-def choose(run: TaskRun, folder: Path) -> tuple[Trials | None, Trials | None, Trials | None]:
+@dataclass(frozen=True)
+class Tried:
+    """The trials of :func:`choose`; None for what is not to choose, or where nothing can be trained."""
+
+    start: Trials | None = None
+    rates: Trials | None = None
+    half: Trials | None = None
+
+
+def choose(run: TaskRun, folder: Path) -> Tried:
     """Try the run's starts and, where its recipe leaves the rate open, two rates, each for some steps. The best start becomes its
-    student, the better rate that of the open stages. Few texts are also tried beside half of them (:func:`of_half`). None for what
-    is not to choose, or where nothing can be trained."""
+    student, the better rate that of the open stages. Few texts are also tried beside half of them (:func:`of_half`)."""
     recipe, stage = run.config.recipe, _stage_of(run)
     if stage is None:
-        return None, None, None
-    ground, started, rated = ground_of(run, stage), None, None
+        return Tried()
+    ground, started, rated, done = ground_of(run, stage), None, None, None
     if run.starts:
         started = choose_start(run, ground, stage, folder)
+        done = next(one for one in started.tried if one.name == started.chosen)
     if run.open_rates:
         # The first rate is that at which the starts were tried.
-        done = None if started is None else next(one for one in started.tried if one.name == started.chosen)
         rated, factor = better_rate(run, ground, stage, folder / RATE, twin=False, done=done)
         stages = [
             one.model_copy(update={"lr": one.schedule[1] * factor}) if one.name in run.open_rates else one
@@ -203,10 +211,9 @@ def choose(run: TaskRun, folder: Path) -> tuple[Trials | None, Trials | None, Tr
         ]
         run.config = run.config.model_copy(update={"recipe": recipe.model_copy(update={"stages": stages})})
         run.bench.display.say(f"rate: of {len(rated.tried)} tried for {rated.steps} steps the best is {rated.chosen}")
-    (whole, *_) = (
-        one for found in (started, rated) if found for one in found.tried if found is rated or one.name == found.chosen
-    )
-    return started, rated, of_half(run, ground, stage, folder, whole)
+        done = rated.tried[0]
+    assert done is not None  # a start or a rate is open
+    return Tried(started, rated, of_half(run, ground, stage, folder, done))
 
 
 def few_rows(run: TaskRun, stage: Stage, feed: Feed) -> Rows | None:

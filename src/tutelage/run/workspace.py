@@ -69,10 +69,9 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
                 "student: use torchrun --nproc_per_node N -m tutelage ..., or accelerate launch --multi_gpu without it"
             )
     AcceleratorState._reset_state()
-    precision = fast_precision() if precision == "auto" else precision
     try:
         return Accelerator(
-            mixed_precision=precision,
+            mixed_precision=fast_precision() if precision == "auto" else precision,
             log_with=tracker,
             project_dir=folder,
             # Heads and poolers take no part in some stages.
