@@ -120,7 +120,7 @@ def test_projections_where_widths_differ(project: str, names: list[str]) -> None
             shape(2, hidden=24),
             "cannot divide the widths 24 and 32; use relation_heads=8$",
         ),
-        ([FirstToken()], shape(2, hidden=16), "hidden size is 16 and the teacher's 32"),
+        ([FirstToken(project="none")], shape(2, hidden=16), "project=none cannot compare"),
         ([FirstToken()], shape(1), "leaves a student of 1 layer"),
         ([Hidden(project="none")], shape(2, hidden=16), "project=none cannot compare"),
         ([HardLabels(weight=0)], shape(2), "no term with a weight above 0"),
@@ -240,6 +240,25 @@ def test_pkds_two_scales_mean_the_same(batch) -> None:
     reference = METHODS["pkd_reference"]().stages[0].objective[2]
     assert reference.reduction == "mean"
     assert METHODS["pkd"]().stages[0].objective[2].weight * 768 == pytest.approx(reference.weight)
+
+
+def test_patience_with_a_teacher_of_another_width(batch) -> None:
+    """The formula, from a loop over texts: a student's vector is taken to the teacher's width, then both are normalised."""
+    teacher, student = tiny_model(), tiny_model(seed=1, layers=2, hidden=16)
+    objective = Objective([FirstToken()], KINDS["classification"], shape_of(student.config), shape_of(teacher.config))
+    assert {name: tuple(linear.weight.shape) for name, linear in objective.projections.items()} == {
+        "first_token_1": (32, 16)
+    }
+    ours, theirs = (Tap(model, Needs(hidden=frozenset([1, 2])))(batch.inputs) for model in (student, teacher))
+    taught = LiveTeacher(teacher, objective.plan.teacher_needs, None, Accelerator(cpu=True))
+    found = objective(ours, taught.signals(batch), batch)["first_token"]
+    weight, wanted = objective.projections["first_token_1"].weight.double(), 0.0
+    for text in range(len(batch.rows)):
+        mapped, target = weight @ ours.hidden[1][text, 0].double(), theirs.hidden[2][text, 0].double()
+        wanted += 2 - 2 * (mapped @ target / (mapped.norm() * target.norm())).item()
+    assert found.item() == pytest.approx(wanted / len(batch.rows), rel=1e-5)
+    found.backward()
+    assert weight.shape == (32, 16) and objective.projections["first_token_1"].weight.grad.abs().max() > 0
 
 
 def test_patience_touches_the_first_token_of_inner_layers_only(batch) -> None:

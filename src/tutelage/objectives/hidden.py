@@ -210,13 +210,15 @@ class FirstToken(Term):
     """Vectors of the first token in mapped layers, mean over the layers (BERT-PKD, eq. 7).
 
     ``reduction="mean"`` averages over the hidden size too, as the authors' code does: there the weight must be larger by
-    the hidden size to mean the same.
+    the hidden size to mean the same. The paper's models are equally wide; where they are not, ``project="auto"`` takes each
+    student's vector to the teacher's width by a learnt map without bias, one for each layer.
     """
 
     column = "hidden"
 
     kind: Literal["first_token"] = "first_token"
     layers: Mapping = "skip"
+    project: Project = "auto"
     normalize: bool = True
     reduction: Literal["sum", "mean"] = "sum"
 
@@ -228,11 +230,6 @@ class FirstToken(Term):
 
     def needs(self, student: Shape, teacher: Shape | None) -> tuple[Needs, Needs]:
         assert teacher is not None
-        if student.hidden != teacher.hidden:
-            raise TutelageError(
-                f"first_token compares vectors of equal size, but the student's hidden size is {student.hidden} and the "
-                f"teacher's {teacher.hidden}; copy layers of the teacher or use a method with projections (tinybert)"
-            )
         check_first_token(self.kind, student, teacher)
         mapped = self.pairs(student, teacher)
         if not mapped and self.layers != "gcd":
@@ -242,6 +239,9 @@ class FirstToken(Term):
             )
         cuts = frozenset(self.cuts(student, teacher))
         return Needs(hidden=frozenset(s for s, _ in mapped)), Needs(cuts=cuts)
+
+    def projection(self, student: Shape, teacher: Shape) -> Project:
+        return resolve_projection(self.project, student, teacher, "per_layer")
 
     def unpaired(self, student: Shape, teacher: Shape) -> str | None:
         return (
@@ -258,8 +258,10 @@ class FirstToken(Term):
         from tutelage.objectives import losses
 
         total = x.batch.mask.new_zeros((), dtype=torch.float32)
-        for (s, _), cut in zip(x.pairs, x.cuts, strict=True):
+        for (s, _), cut, linear in zip_longest(x.pairs, x.cuts, x.maps):
             ours, theirs = x.student.hidden[s][:, 0], x.teacher.cuts[cut].values[:, 0]
+            if linear is not None:
+                ours = linear(ours)
             value = losses.patient_mse(ours, theirs, normalize=self.normalize, count=x.batch.totals.examples)
             total = total + (value / ours.shape[-1] if self.reduction == "mean" else value)
         return total / max(len(x.pairs), 1)  # gcd may pair nothing
