@@ -9,7 +9,7 @@ has other ids and one special token less between two texts; ``cut``, six of the 
 ``results/mpnet_teacher.json`` and ``docs/results/mpnet_teacher.md``. A stopped experiment continues where it was.
 
 All arms of a student have the same start, the same number of optimiser steps and the same peak rate. ``finetune`` is the
-student without distillation. PKD compares vectors of equal width, so only ``cut`` has it. With ``--texts N``, ``minilm`` is also
+student without distillation. With ``--texts N``, ``minilm`` is also
 distilled on N further texts of the task without their labels, and fine-tuned on the labels for as many steps.
 
 Teacher and students are also written as ONNX in int8, scored, and timed in turn.
@@ -38,8 +38,8 @@ from tutelage.tasks.load import load_data
 
 KEYS = ("score", "parameters", "flops", "latency_ms", "retention", "speedup", "agreement")
 STUDENTS = {
-    "fresh": ("finetune", "kd", "distilbert"),
-    "minilm": ("finetune", "kd", "distilbert", "minilmv2", "compact"),
+    "fresh": ("finetune", "kd", "pkd", "distilbert"),
+    "minilm": ("finetune", "kd", "pkd", "distilbert", "minilmv2", "compact"),
     "cut": ("finetune", "kd", "pkd"),
 }
 LONGER, TEXTS = "minilm-finetune, longer", "minilm-compact, texts"

@@ -24,13 +24,16 @@ from tutelage import api
 from tutelage.artifacts import seal
 from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import holm, p_of_resamples, p_of_seeds, paired_difference, percentiles, resampled
+from tutelage.methods import METHODS
 from tutelage.recipes.config import RunConfig, from_yaml, to_yaml, yaml_value
+from tutelage.recipes.recipe import Recipe
 from tutelage.report import compared_page, compared_tables
 from tutelage.report.compared import ComparedArm, ComparedTask, CompareReport, Contrast, QueueEntry
 from tutelage.report.model import TaskReport, load_report
 from tutelage.report.numbers import rounded
 from tutelage.report.quality import Difference
 from tutelage.run.measure import PREDICTIONS
+from tutelage.students.specs import parse
 from tutelage.studies import compare as comparing
 from tutelage.studies import contrasts, launch
 from tutelage.tasks import kind_of
@@ -452,6 +455,27 @@ def test_equal_steps_are_divided_as_recipes_plan(teacher_folder: Path) -> None:
         own, Path("out"), lambda method, student, task: api.recipe(method).recipe, load_data
     )
     assert grounds[0].steps is None and [cell.config.recipe.stages[0].epochs for cell in queue] == [3, 9]
+
+
+def test_equal_operations_are_those_of_the_dearest_recipe(teacher_folder: Path, tmp_path: Path) -> None:
+    """A student of a third of the layers, and one that learns in smaller batches, are given more steps."""
+    smaller = {"method": "kd", "name": "smaller batches", "settings": {"stages.*.batch_size": 8, "stages.*.epochs": 1}}
+    tree = plan(teacher_folder, methods=["kd", smaller], students=["layers=1", "layers=3"], seeds=1, steps="flops")
+
+    def recipe_of(method: str, student: str, task: str | None) -> Recipe:
+        recipe = METHODS[method]()
+        return recipe.model_copy(update={"student": parse(student, recipe.student)})
+
+    ((ground,), queue) = comparing._queue(comparing.plan_of(tree, {}), Path("out"), recipe_of, load_data)
+    assert ground.steps is None and ground.flops is not None
+    steps = {(cell.method, cell.student): cell.config.recipe.stages[0].max_steps for cell in queue}
+    # 12 batches of 32 in 3 epochs
+    assert steps["kd", "layers=3"] == 36 and steps["smaller batches", "layers=3"] == 4 * 36
+    assert 2.5 < steps["kd", "layers=1"] / 36 < 3.1
+    for cell in queue:
+        few = load_data(cell.config.data).spread(comparing.CHECKED)
+        spent = comparing._flops(cell.config, tmp_path, [steps[cell.method, cell.student]], few)
+        assert spent == pytest.approx(ground.flops, rel=0.01)
 
 
 # -------------------------------------------------------------------------------------------------------- statistics

@@ -546,13 +546,20 @@ def test_pieces_of_a_step_add_up(mask: Tensor) -> None:
         assert float(part(slice(0, 1)) + part(slice(1, B))) == pytest.approx(float(whole), rel=1e-5)
 
 
-def test_similarities_of_a_process_weigh_as_much_as_its_texts() -> None:
-    """Of 5 texts in a step, one process reads 3 and another 2; a text alone has no pair."""
-    s, t = tensor(5, D), tensor(5, D + 2, seed=1)
-    parts = [(slice(0, 3), 3), (slice(3, 5), 2)]
-    found = sum(float(losses.similarity_matrix(s[part], t[part], 5.0)) for part, _ in parts)
-    wanted = sum(count / 5 * slow_similarity_matrix(s[part], t[part]) for part, count in parts)
-    assert found == pytest.approx(wanted, rel=1e-5)
+def test_similarities_of_processes_are_those_of_one() -> None:
+    """Of 5 texts in a step, one process reads 3 and another 2: losses and gradients add up. A text alone has no pair."""
+    s, t, weights = tensor(5, D), tensor(5, D + 2, seed=1), torch.tensor([1.0, 0.5, 2.0, 0.0, 1.5])
+    whole = s.clone().requires_grad_()
+    wanted = losses.similarity_matrix(whole, t, 5.0, weights=weights)
+    wanted.backward()
+    parts = [s[:3].clone().requires_grad_(), s[3:].clone().requires_grad_()]
+    values = []
+    for part, rows, rest in ((parts[0], slice(0, 3), slice(3, 5)), (parts[1], slice(3, 5), slice(0, 3))):
+        others = s[rest], t[rest], weights[rest]
+        values.append(losses.similarity_matrix(part, t[rows], 5.0, weights=weights[rows], others=others))
+        values[-1].backward()
+    assert sum(value.item() for value in values) == pytest.approx(wanted.item(), rel=1e-5)
+    torch.testing.assert_close(torch.cat([part.grad for part in parts]), whole.grad)
     assert float(losses.similarity_matrix(s[:1], t[:1], 5.0)) == 0
 
 

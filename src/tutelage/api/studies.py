@@ -117,7 +117,7 @@ def compare(
     methods: Sequence[str] = (),
     students: Sequence[str] = (),
     seeds: int | None = None,
-    steps: int | Literal["equal", "recipe"] | None = None,
+    steps: int | Literal["equal", "flops", "recipe"] | None = None,
     against: str | None = None,
     baseline: bool = True,
     store: bool = True,
@@ -141,7 +141,8 @@ def compare(
         methods: Methods, with commas between them: kd,pkd,compact.
         students: Students, as distill takes them: layers=3. Default: each method's own.
         seeds: Runs of each method with each student. Default: 3.
-        steps: Optimiser steps of each run; equal: as many as the longest recipe plans; recipe: each its own. Default: equal.
+        steps: Optimiser steps of each run; equal: as many as the longest recipe plans; flops: as many as make each training cost
+            what the dearest plans; recipe: each its own. Default: equal.
         against: Method that the others are compared with. Default: the first.
         baseline: Train each student without the teacher too, for as many steps.
         store: Keep the teacher's knowledge of a task's texts on disk, once for all runs that need the same of it.

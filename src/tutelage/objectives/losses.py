@@ -159,24 +159,34 @@ def vector_cosine(student: Tensor, teacher: Tensor, count: Count = None) -> Tens
 
 
 def similarity_matrix(
-    student: Tensor, teacher: Tensor, count: Count = None, *, weights: Tensor | None = None
+    student: Tensor,
+    teacher: Tensor,
+    count: Count = None,
+    *,
+    weights: Tensor | None = None,
+    others: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """``mean_{i != j} (cos(s_i, s_j) - cos(t_i, t_j))^2`` of the texts given (after Tung and Mori, ICCV 2019, eq. 4).
+    """``mean_{i != j} (cos(s_i, s_j) - cos(t_i, t_j))^2`` over the pairs of texts (after Tung and Mori, ICCV 2019, eq. 4).
 
-    Widths may differ. The matrix is over the texts of one call. ``count`` is the texts of the whole step: a process that has
-    ``B`` of them adds ``B / count`` of the mean over its own pairs. One text alone has no pair and adds 0.
-    ``weights`` ``(B,)``: factors of the texts; a pair has the mean of both.
+    Widths may differ. One text alone has no pair and its loss is 0. ``weights`` ``(B,)``: factors of the texts; a pair has the mean
+    of both. ``others`` are the step's texts that other processes have, ``(M, d_s)``, ``(M, d_t)`` and weights ``(M,)``: the losses
+    of all processes then add up to that of the step's ``count`` texts, and so do the gradients.
 
     Shapes: ``(B, d_s)`` and ``(B, d_t)``.
     """
     with torch.autocast(device_type=student.device.type, enabled=False):
         ours, theirs = (F.normalize(x.float(), dim=-1) for x in (student, teacher))
-        difference = (ours @ ours.mT - theirs @ theirs.mT).square()
-        if weights is not None:
-            difference = weights[:, None] * difference
-    texts = student.shape[0]
-    total = (difference.sum() - difference.diagonal().sum()) / max(texts - 1, 1)
-    return _mean(total, count, float(texts))
+        factors = ours.new_ones(len(ours)) if weights is None else weights.float()
+        difference = factors[:, None] * (ours @ ours.mT - theirs @ theirs.mT).square()
+        total, texts = difference.sum() - difference.diagonal().sum(), len(ours)
+        if others is not None:
+            far, far_theirs = (F.normalize(x.float(), dim=-1) for x in others[:2])
+            difference = (ours @ far.mT - theirs @ far_theirs.mT).square()
+            # The other process counts the same pair from its side, where these texts are constants.
+            seen_there = (difference * others[2].float()).sum()
+            total = total + (factors[:, None] * difference).sum() + seen_there - seen_there.detach()
+            texts += len(far)
+    return _mean(total / max(texts - 1, 1), count, float(len(ours)))
 
 
 def hidden_mse(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -131,7 +132,7 @@ class PseudoLabels(Term):
 class SimilarityMatrix(Term):
     """Squared difference of the cosines between the outputs of all pairs of texts in a step (after Tung and Mori 2019).
 
-    Student and teacher may have outputs of different widths. Of several processes each compares the texts of its own share.
+    Student and teacher may have outputs of different widths. Processes send each other the outputs of their shares of a step.
     """
 
     column = "predictions"
@@ -151,11 +152,41 @@ class SimilarityMatrix(Term):
         return None
 
     def value(self, x: Comparison) -> Tensor:
+        import torch
+
         from tutelage.objectives import losses
 
         assert x.student.logits is not None and x.teacher.logits is not None
+        student, teacher = x.student.logits, x.teacher.logits
         count, weights = x.batch.totals.answers, x.teacher.weights
-        return losses.similarity_matrix(x.student.logits, x.teacher.logits, count, weights=weights)
+        factors = student.new_ones(len(student)) if weights is None else weights
+        rows = torch.cat([student.float(), teacher.float(), factors.float()[:, None]], 1)
+        far = of_other_processes(rows if math.isfinite(count) else rows[:0])
+        others = None
+        if far is not None:
+            width = student.shape[1]
+            others = far[:, :width], far[:, width:-1], far[:, -1]
+        return losses.similarity_matrix(student, teacher, count, weights=weights, others=others)
+
+
+def of_other_processes(rows: Tensor) -> Tensor | None:
+    """The rows that all other processes give in their order, without gradients; None for a process alone.
+
+    Shapes: ``(B, d)`` with another ``B`` in each process, result ``(M, d)``.
+    """
+    import torch
+    from torch import distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, sizes[0].new_tensor([len(rows)]))
+    padded = rows.new_zeros(max(int(size) for size in sizes), rows.shape[1])
+    padded[: len(rows)] = rows.detach()
+    found = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(found, padded)
+    found[dist.get_rank()] = padded[:0]
+    return torch.cat([part[: int(size)] for part, size in zip(found, sizes, strict=True)])
 
 
 class PTP(Term):

@@ -30,7 +30,9 @@ class ComparedTask(Block):
     examples: int
     """Of that part."""
     steps: int | None
-    """Optimiser steps that every cell was given. Null: as many as each recipe says."""
+    """Optimiser steps that every cell was given. Null: not the same for all."""
+    flops: float | None = None
+    """Operations of training that every cell was given. Null: no such budget."""
     teacher: str
     """Folder or hub id."""
     teacher_score: float | None

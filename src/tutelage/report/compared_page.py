@@ -202,6 +202,8 @@ def _facts(report: CompareReport) -> list[tuple[str, str]]:
     facts = []
     for task in report.tasks:
         steps = "each recipe's own number of steps" if task.steps is None else f"{task.steps:,} optimiser steps a cell"
+        if task.flops is not None:
+            steps = f"{task.flops / 1e12:,.3g} TFLOP of training a cell"
         scored = f"{task.metric} on {task.part} ({task.source}), {task.examples:,} examples"
         facts.append((task.name, f"{scored}; {steps}; teacher {task.teacher}"))
     facts += [("seeds", ", ".join(map(str, report.seeds))), ("tutelage", report.tutelage)]

@@ -123,8 +123,9 @@ class ComparePlan(_Part):
     """As ``--student`` takes them; empty: the method's own."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), BeforeValidator(_seeds)] = (0, 1, 2)
     """How many (0, 1, ...), or which."""
-    steps: Annotated[int, Field(ge=1)] | Literal["equal", "recipe"] = "equal"
-    """Optimiser steps of every cell: ``equal``: as many as the longest recipe of the task plans; ``recipe``: each its own."""
+    steps: Annotated[int, Field(ge=1)] | Literal["equal", "flops", "recipe"] = "equal"
+    """Optimiser steps of every cell: ``equal``: as many as the longest recipe of the task plans; ``flops``: as many as make the
+    training cost what the dearest recipe plans; ``recipe``: each its own."""
     against: str = ""
     """The method that the others are compared with. Default: the first."""
     baseline: bool = True
@@ -355,11 +356,19 @@ def _queue(
             arm: config.model_copy(update={"teacher_store": config.teacher_store or store})
             for arm, config in arms.items()
         }
-        steps = None
+        steps = flops = None
         if plan.steps != "recipe":
             planned = {arm: _planned(config, read(config.data)) for arm, config in arms.items()}
             steps = plan.steps if isinstance(plan.steps, int) else max(sum(stages) for stages in planned.values())
-            arms = {arm: with_steps(config, steps, planned[arm]) for arm, config in arms.items()}
+            own = dict.fromkeys(arms, steps)
+            if plan.steps == "flops":
+                few = cache(lambda data: read(data).spread(CHECKED))
+                costs = {arm: _flops(config, out, planned[arm], few(config.data)) for arm, config in arms.items()}
+                steps, flops = None, max(costs.values())
+                for arm in filter(costs.get, arms):
+                    total = sum(planned[arm])
+                    own[arm] = max(len(planned[arm]), round(total * flops / costs[arm]))
+            arms = {arm: with_steps(config, own[arm], planned[arm]) for arm, config in arms.items()}
         part, examples = next(iter(data.dev.items()))
         if len(examples) < FEWEST:
             raise TutelageError(
@@ -368,7 +377,7 @@ def _queue(
             )
         place = data.sources.get(part, part)
         grounds.append(
-            TaskGround(task.called, task.teacher, steps, data.kind, data.metrics[0], part, place, len(examples))
+            TaskGround(task.called, task.teacher, steps, flops, data.kind, data.metrics[0], part, place, len(examples))
         )
         configs |= arms
     texts, contents = cache(lambda config: origins.texts_of(read(config))), cache(origins.contents)
@@ -492,6 +501,16 @@ def _planned(config: RunConfig, data: Data) -> list[int]:
     recipe = settled(config.recipe, lambda stage: sizes[stage.name], 768)  # the width decides about rates alone
     each = [-(-sizes[stage.name] // stage.batch_size) * stage.schedule[0] for stage in recipe.stages]
     return [max(min(steps, stage.max_steps or steps), 1) for steps, stage in zip(each, recipe.stages, strict=True)]
+
+
+def _flops(config: RunConfig, out: Path, planned: Sequence[int], few: Data) -> float:
+    """Operations of the stages that a run plans, the teacher's too where it runs; 0 for a run that cannot begin."""
+    try:
+        with bench(True, config.mixed_precision) as desk:
+            plans = TaskRun(desk, config.model_copy(update={"out": str(out)}), sketch=True, given=few).plans
+    except TutelageError:
+        return 0.0
+    return sum(steps * one.stage.batch_size * one.flops for steps, one in zip(planned, plans, strict=True))
 
 
 def with_steps(config: RunConfig, steps: int, planned: Sequence[int]) -> RunConfig:

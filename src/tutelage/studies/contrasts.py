@@ -51,6 +51,7 @@ class TaskGround:
     name: str
     teacher: str
     steps: int | None
+    flops: float | None
     kind: str
     metric: str
     part: str
@@ -192,6 +193,7 @@ def _task(ground: TaskGround, found: Sequence[Finished], resamples: int) -> Comp
         source=ground.source,
         examples=ground.examples,
         steps=ground.steps,
+        flops=ground.flops,
         teacher=ground.teacher,
         teacher_score=None if teacher is None else teacher.score,
         teacher_parameters=None if teacher is None else teacher.parameters,
@@ -313,7 +315,7 @@ def _notes(ground: TaskGround, found: Sequence[Finished], arms: Sequence[Compare
     """What to bear in mind of a task's scores."""
     notes = []
     steps = {f"{arm.method} {arm.steps:,}": arm.steps for arm in arms if arm.distilled}
-    if len(set(steps.values())) > 1:
+    if len(set(steps.values())) > 1 and ground.flops is None:
         notes.append(f"On {ground.name} the arms were trained for different numbers of steps: {', '.join(steps)}.")
     chance = found[0].report.chance.get(ground.metric) if found else None
     if chance is not None:
