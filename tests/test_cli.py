@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import tiny_model, write_csv
+from conftest import LABELS, sentences, tiny_model, write_csv
 from rich.table import Table
 
 from tutelage import cli
@@ -318,3 +322,33 @@ def test_a_table_in_a_file_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     table.add_row(long)
     shown._show(table)
     assert long in capsys.readouterr().out
+
+
+def test_the_tutorials_commands_reach_a_served_file(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/guides/tutorial.md, command by command, on files of its names."""
+    monkeypatch.chdir(tmp_path)
+    for name, count in (("mine", 200), ("mine_dev", 60)):
+        rows = (
+            write_csv(tmp_path / f"{name}.csv", count, len(name))
+            .read_text()
+            .replace("text,label", "sentence,intent", 1)
+        )
+        (tmp_path / f"{name}.csv").write_text(rows)
+    (tmp_path / "more.txt").write_text("\n".join(sentences(40, 3)[0]))
+    page = (Path(__file__).parents[1] / "docs" / "guides" / "tutorial.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    ((?:tutelage|python served/).*)$", page.replace("\\\n", " "), re.MULTILINE)
+    done = []
+    for program, *words in map(shlex.split, lines):
+        if program == "python":
+            (said,) = subprocess.run(
+                [sys.executable, *words], capture_output=True, check=True, text=True
+            ).stdout.splitlines()
+            assert json.loads(said)["label"] in LABELS
+            continue
+        words = [str(teacher_folder / "random") if word == "$MODEL" else word for word in words]
+        code, _, error = invoke(*words)
+        assert code == 0 or (code == 1 and words[0] == "gate"), error
+        done.append(words[0])
+    assert done == ["finetune", "distill", "evaluate", "export", "gate", "gate"]
