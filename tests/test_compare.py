@@ -301,7 +301,7 @@ def plan(root: Path, **more: Any) -> dict[str, Any]:
         ({"tasks": []}, "there is nothing to compare on"),
         ({"against": "compact"}, "'compact' is none of the methods kd, pkd"),
         ({"seeds": 0}, "plan.yaml: seeds"),
-        ({"stepz": 3}, "plan.yaml: stepz: Extra inputs"),
+        ({"stepz": 3}, "plan.yaml: stepz: there is no such field"),
         ({"steps": 1, "methods": ["tinybert"]}, "steps 1 is fewer than the 2 stages"),
         ({"students": ["layers=x"]}, "--student 'layers=x'"),
         (
@@ -457,7 +457,7 @@ def test_equal_steps_are_divided_as_recipes_plan(teacher_folder: Path) -> None:
     assert grounds[0].steps is None and [cell.config.recipe.stages[0].epochs for cell in queue] == [3, 9]
 
 
-def test_equal_operations_are_those_of_the_dearest_recipe(teacher_folder: Path, tmp_path: Path) -> None:
+def test_equal_operations_are_those_of_the_most_expensive_recipe(teacher_folder: Path, tmp_path: Path) -> None:
     """A student of a third of the layers, and one that learns in smaller batches, are given more steps."""
     smaller = {"method": "kd", "name": "smaller batches", "settings": {"stages.*.batch_size": 8, "stages.*.epochs": 1}}
     tree = plan(teacher_folder, methods=["kd", smaller], students=["layers=1", "layers=3"], seeds=1, steps="flops")

@@ -131,18 +131,18 @@ def compare(
 ) -> CompareReport:
     """Compare methods, students, tasks and seeds: scores with intervals, and which differences are shown.
 
-    Every combination is a run in ``out``. One that is finished is read, one that was stopped is continued, and one that fails is
-    recorded while the others go on; the exit code is then 1. See docs/guides/compare.md for what is written and computed.
+    Every combination is a run in ``out``. Finished ones are read, stopped ones are continued; one that fails is recorded, and the
+    exit code is then 1. See docs/guides/compare.md for what is written and computed.
 
     Args:
-        plan: YAML file of several tasks, or of methods with settings; options given beside it replace its fields.
+        plan: YAML file of several tasks, or of methods with settings; other options replace its fields.
         out: Folder of the comparison; a stopped command continues when it is repeated.
         teacher: Fine-tuned teacher: a folder or a hub id.
         methods: Methods, with commas between them: kd,pkd,compact.
         students: Students, as distill takes them: layers=3. Default: each method's own.
         seeds: Runs of each method with each student. Default: 3.
-        steps: Optimiser steps of each run; equal: as many as the longest recipe plans; flops: as many as make each training cost
-            what the dearest plans; recipe: each its own. Default: equal.
+        steps: Optimiser steps of each run; equal: as many as the longest recipe plans; flops: for equal operations;
+            recipe: each its own. Default: equal.
         against: Method that the others are compared with. Default: the first.
         baseline: Train each student without the teacher too, for as many steps.
         store: Keep the teacher's knowledge of a task's texts on disk, once for all runs that need the same of it.
@@ -157,8 +157,7 @@ def compare(
     Raises:
         TutelageError: for any mistake in the arguments; then nothing has been written but inputs.
 
-    Example: tutelage compare --teacher teacher/ --task mrpc --methods kd,pkd,compact --students layers=3
-        layers=4,hidden=312,heads=12 --out compare
+    Example: tutelage compare --teacher teacher/ --task mrpc --methods kd,compact --students layers=3 layers=2 --out compare
     """
     from tutelage.data.config import DataConfig
     from tutelage.recipes.settings import parsed

@@ -251,6 +251,8 @@ def in_one_line(error: ValidationError, name: str | None = None) -> str:
     first = error.errors()[0]
     path = list(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "there is no such field"
     given = "" if isinstance(first["input"], dict | list | BaseModel) else f" (given: {first['input']!r:.200})"
     if name is not None:
         return f"{name}: {'.'.join(map(str, path)) or 'the top level'}: {message}{given}"

@@ -393,8 +393,9 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
         return kinds[init](**fields)
     except ValidationError as error:
         first = error.errors()[0]
+        message = "there is no such field" if first["type"] == "extra_forbidden" else first["msg"]
         raise TutelageError(
-            f"--student {text!r:.200}: {first['loc'][0]}: {first['msg']}; a student with init={init} has the fields "
+            f"--student {text!r:.200}: {first['loc'][0]}: {message}; a student with init={init} has the fields "
             f"{', '.join(kinds[init].model_fields)}"
         ) from None
 

@@ -125,7 +125,7 @@ class ComparePlan(_Part):
     """How many (0, 1, ...), or which."""
     steps: Annotated[int, Field(ge=1)] | Literal["equal", "flops", "recipe"] = "equal"
     """Optimiser steps of every cell: ``equal``: as many as the longest recipe of the task plans; ``flops``: as many as make the
-    training cost what the dearest recipe plans; ``recipe``: each its own."""
+    training cost what the most expensive recipe plans; ``recipe``: each its own."""
     against: str = ""
     """The method that the others are compared with. Default: the first."""
     baseline: bool = True
