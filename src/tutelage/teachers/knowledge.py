@@ -164,13 +164,16 @@ class Knowledge:
         self, scheme: Scheme, needs: Needs, logits: dict[str, Tensor], accelerator: Accelerator, display: Display
     ) -> tuple[Store, Rows]:
         """The store under :func:`root` that serves this run, written if it is missing. Two concurrent runs write it once."""
-        home = self.home(scheme)
+        home, found = self.home(scheme), None
         if accelerator.is_main_process:
             with FileLock(f"{home}.lock"):
-                if not home.exists():
+                # A larger one may have been written since the run looked: that of a team which has the run's teacher in it.
+                found = home if home.exists() else self._smallest(scheme, needs)
+                if found is None:
                     self.write(home, scheme, logits, accelerator, display)
-        accelerator.wait_for_everyone()
-        return self.open(home, needs)
+                    found = home
+        (folder,) = broadcast_object_list([found])
+        return self.open(folder, needs)
 
 
 def verified(store: Store, display: Display) -> Store:
