@@ -90,6 +90,10 @@ class Script(argparse.ArgumentParser):
         except TutelageError as error:
             self.exit(1, f"{error}\n")
 
+    def section(self, name: str, **values: Any) -> list[str]:
+        """A part of a page, filled into the template ``STEM.NAME.md`` beside the script."""
+        return [filled(self.file.with_suffix(f".{name}.md"), **values)]
+
     def command(self, given: Mapping[str, Any], places: str = "", **more: Any) -> str:
         """The command that has these settings, and ``more``; options at their defaults are left out."""
         words = [f"python {self.prog}", *([places] if places else [])]
