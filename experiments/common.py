@@ -24,6 +24,7 @@ ROWS = {"sst2": 8000}
 """Training rows of a task, where not all of them are used."""
 GLUE = "--data-dir path/to/glue"
 Runs = Sequence[Mapping[str, Any]]
+Columns = dict[str, Callable[[str], str]]
 
 
 def options(
@@ -193,6 +194,21 @@ def flat(scores: Mapping[str, Any]) -> dict[str, float]:
     """Scores by metric, of the first evaluation set where there are several."""
     first = next(iter(scores.values()))
     return dict(first if isinstance(first, Mapping) else scores)
+
+
+def score_columns(scores: Mapping[str, Mapping[str, Mapping[int, float]]], digits: int = 3) -> Columns:
+    """Columns of a table of arms: the mean over seeds in each metric, of scores by metric, arm and seed."""
+    return {name: lambda arm, by=by: shown([*by[arm].values()], digits=digits) for name, by in scores.items()}
+
+
+def gain_columns(
+    scores: Mapping[str, Mapping[int, float]], others: Iterable[str], digits: int = 3, head: str = "against {}"
+) -> Columns:
+    """Columns of a table of arms: the paired difference to each of some other arms, of scores by arm and seed."""
+    return {
+        head.format(other): lambda arm, other=other: "-" if arm == other else gain(scores[arm], scores[other], digits)
+        for other in others
+    }
 
 
 def tables_of_tasks(
