@@ -51,7 +51,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     recipes = {method: recipe_for(method, arguments) for method in METHODS_TRIED}
     taught = {"epochs": arguments.teacher_epochs, "lr": arguments.lr}
     return common.on_tasks(
-        arguments, recipes, taught, data=data_of, keys=("speedup",), about=lambda report: {"data": report["data"]}, arm="method"
+        arguments, recipes, taught, data=data_of, keys=("speedup",), about=lambda report, _: {"data": report["data"]}, arm="method"
     )  # fmt: skip
 
 

@@ -99,6 +99,25 @@ def teacher(
     return run(config, resume=True)
 
 
+def each_task(
+    arguments: argparse.Namespace,
+    results: Results,
+    taught: Mapping[str, Any],
+    data: Callable[[argparse.Namespace, str], DataConfig] = task_data,
+    keys: Sequence[str] = (),
+    about: Callable[[Results, DataConfig], Results] = lambda report, data: {},
+) -> Iterator[tuple[str, DataConfig, Path]]:
+    """The tasks with their data and folder, each after its teacher is fine-tuned and stands in the results.
+
+    ``taught`` is for :func:`teacher`, of whose report ``about`` is kept too.
+    """
+    for task in arguments.tasks.split(","):
+        given = data(arguments, task)
+        report = teacher(arguments, task, given, **taught)
+        results["teachers"][task] = {"metric": report["metric"], **measured(report, *keys), **about(report, given)}
+        yield task, given, arguments.work / task
+
+
 def on_tasks(
     arguments: argparse.Namespace,
     recipes: Mapping[str, Recipe],
@@ -106,18 +125,12 @@ def on_tasks(
     *,
     data: Callable[[argparse.Namespace, str], DataConfig] = task_data,
     keys: Sequence[str] = (),
-    about: Callable[[Results], Results] = lambda report: {},
+    about: Callable[[Results, DataConfig], Results] = lambda report, data: {},
     **how: Any,
 ) -> Iterator[Results]:
-    """The results of recipes on each of the tasks, as often as there are more of them.
-
-    ``taught`` is for :func:`teacher`, of whose report ``about`` is kept too, and ``how`` for :func:`carry_out`.
-    """
+    """The results of recipes on :func:`each_task`, as often as there are more of them; ``how`` is for :func:`carry_out`."""
     results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
-    for task in arguments.tasks.split(","):
-        given, place = data(arguments, task), arguments.work / task
-        report = teacher(arguments, task, given, **taught)
-        results["teachers"][task] = {"metric": report["metric"], **measured(report, *keys), **about(report)}
+    for task, given, place in each_task(arguments, results, taught, data, keys, about):
         if arguments.share != "shared":
             results["runs"] += carry_out(
                 arguments, place, recipes, given, range(arguments.seeds), keys=keys, about={"task": task},
@@ -206,7 +219,9 @@ def gain_columns(
 ) -> Columns:
     """Columns of a table of arms: the paired difference to each of some other arms, of scores by arm and seed."""
     return {
-        head.format(other): lambda arm, other=other: "-" if arm == other else gain(scores[arm], scores[other], digits)
+        head.format(other): lambda arm, other=other: (
+            "-" if arm == other else gain(scores[arm], scores.get(other, {}), digits)
+        )
         for other in others
     }
 

@@ -46,7 +46,7 @@ class Script(argparse.ArgumentParser):
     """
 
     def __init__(self, file: str, doc: str | None, name: str, **numbers: float) -> None:
-        self.file = Path(file)
+        self.file, self.constants = Path(file), dict[str, Any]()
         super().__init__(
             prog="/".join(self.file.parts[-2:]), description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
         )
@@ -76,14 +76,15 @@ class Script(argparse.ArgumentParser):
         transformers.utils.logging.disable_progress_bar()
         folder = Path("docs/results") if out.parent == Path("results") else out.parent
         source = self.file.with_name(template) if template else self.file.with_suffix(".md")
-        constants = {name: value for name, value in vars(sys.modules[page.__module__]).items() if name.isupper()}
+        defined = vars(sys.modules[page.__module__])
+        self.constants = {name: value for name, value in defined.items() if name.isupper()}
         try:
             for results in [before(out)] if arguments.finished else measure(arguments):
                 if getattr(arguments, "share", None):
                     continue
                 if not arguments.finished:
                     write(out, json.dumps(results, indent=1) + "\n")
-                values = {**constants, "out": out, "settings": results.get("settings"), **page(results, out)}
+                values = {**self.constants, "out": out, "settings": results.get("settings"), **page(results, out)}
                 write(folder / f"{name.format(out.stem)}.md", filled(source, **values))
                 for file, picture in pictures(results).items():
                     write(folder / file, picture)
@@ -91,8 +92,8 @@ class Script(argparse.ArgumentParser):
             self.exit(1, f"{error}\n")
 
     def section(self, name: str, **values: Any) -> list[str]:
-        """A part of a page, filled into the template ``STEM.NAME.md`` beside the script."""
-        return [filled(self.file.with_suffix(f".{name}.md"), **values)]
+        """A part of a page that :meth:`conduct` writes: the template ``STEM.NAME.md`` beside the script, filled."""
+        return [filled(self.file.with_suffix(f".{name}.md"), **{**self.constants, **values})]
 
     def command(self, given: Mapping[str, Any], places: str = "", **more: Any) -> str:
         """The command that has these settings, and ``more``; options at their defaults are left out."""
