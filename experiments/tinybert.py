@@ -19,15 +19,13 @@ from pathlib import Path
 
 import common
 
-from tutelage import api
-from tutelage.data.config import DataConfig
-from tutelage.methods.finetune import finetune
-from tutelage.recipes.recipe import Recipe
-from tutelage.students.specs import Fresh, parse
+from tutelage import DataConfig, Fresh, Recipe, api
+from tutelage.methods import finetune
+from tutelage.students.specs import parse
 from tutelage.studies import ablation
 from tutelage.studies.ablation import TABLES, recipe_of
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import listed, paragraph, shown, table
+from tutelage.studies.pages import listed, shown, table
 from tutelage.studies.script import Results, before, settings
 from tutelage.studies.study import paired
 from tutelage.tasks.load import load_data
@@ -82,19 +80,16 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     results: Results = {"settings": settings(arguments), "words": held_out(words / "report.json")}
     results |= {"general": {}, "teachers": {}, "augmented": {}, "runs": {}}
     seeds = range(arguments.seeds)
-    for task in arguments.tasks.split(","):
-        data, place = common.task_data(arguments, task), work / task
-        rows = place / "ablation"
-        candidates = str(work / "words" / task)
+    every = common.each_task(
+        arguments, results, {"epochs": arguments.teacher_epochs, "lr": arguments.teacher_lr},
+        about=lambda report, data: {"constant": common.constant_scores(data)},
+    )  # fmt: skip
+    for task, data, place in every:
+        results["teachers"][task]["metric"] = METRICS.get(task, results["teachers"][task]["metric"])
+        rows, candidates = place / "ablation", str(work / "words" / task)
         if not Path(candidates).exists():
             where = {"task": task, "data_dir": arguments.data_dir, "max_train": data.max_train}
             api.augment(str(words), candidates, vectors=arguments.vectors, mixed_precision=precision, **where)
-        report = common.teacher(arguments, task, data, epochs=arguments.teacher_epochs, lr=arguments.teacher_lr)
-        results["teachers"][task] = {
-            "metric": METRICS.get(task, report["metric"]),
-            "scores": common.flat(report["student"]["scores"]),
-            "constant": common.constant_scores(data),
-        }
         if arguments.share == "shared":
             for arm in dict.fromkeys(arm if arm in ablation.OWN_GENERAL else "full" for arm in arms):
                 ablation.general_student(arm, work / "general" / arm, start, corpus, student, precision, overrides)
@@ -158,14 +153,14 @@ def page(results: Results, out: Path) -> Results:
             rows.append([arm, *(cell for task in tasks for cell in against_full(scores[task], arm)), *theirs])
         lines += [f"## {title}", "", *table(["row", *heads, "paper, MRPC", "paper, mean", "against full"], rows)]
     for task, teacher in teachers.items():
-        counts = results["augmented"].get(task)
+        texts, metric = "", teacher["metric"]
+        if counts := results["augmented"].get(task):
+            texts = f" {counts['train']:,} texts and {counts['augmented']:,} variants."
         steps = {run["arm"]: f"{run['arm']} {run['steps']:,}" for run in results["runs"][task]}
-        lines += paragraph(
-            f"Teacher of {task}: {common.named(teacher['scores'])}; a constant answer has {teacher['metric']} "
-            f"{teacher['constant'][teacher['metric']]:.4f}."
-            + (f" {counts['train']:,} texts and {counts['augmented']:,} variants." if counts else "")
-            + f" Steps: {', '.join(steps.values())}."
-        )
+        lines += SCRIPT.section(
+            "teacher", task=task, scores=common.named(teacher["scores"]), metric=metric, constant=teacher["constant"][metric],
+            texts=texts, steps=", ".join(steps.values()),
+        )  # fmt: skip
     terms = ("embeddings", "hidden", "attention_scores")
     general = [
         [arm, f"{run['tokens']:,}"]
@@ -176,8 +171,9 @@ def page(results: Results, out: Path) -> Results:
         arm: listed([f"{common.gain(by.get(arm, {}), by.get('full', {}))} ({task})" for task, by in scores.items()])
         for arm in ("no_gd", "no_td", "no_da")
     }
-    places = f"{common.GLUE} --text path/to/wikipedia/*.txt.gz --vectors vectors.npz"
-    command = SCRIPT.command(results["settings"], places)
+    command = SCRIPT.command(
+        results["settings"], f"{common.GLUE} --text path/to/wikipedia/*.txt.gz --vectors vectors.npz"
+    )
     losses = table(["general stage of", "tokens", "embeddings", "hidden", "attention scores"], general)
     return {**gaps, "tables": lines, "general": losses, "words": words, "command": command}
 
