@@ -3,14 +3,10 @@
     pip install -e ".[bench,demo]"
     python benchmarks/step.py --data-dir path/to/glue
 
-Same teacher (MiniLM, 6 x 384), same student (4 x 312, fresh), same texts, same losses (embeddings, hidden states,
-attention, soft labels); the sides take turns:
-
-* ``ours``      one stage of TinyBERT's layer losses and soft labels
-* ``textbrewer``  ``GeneralDistiller`` of TextBrewer as its SST-2 example shows it: random batches padded to 128; eager
-  attention, since its attention loss needs the maps (and reads them after the softmax)
-* ``textbrewer, longest``  the same with each batch padded to its longest only
-* ``finetune``  plain fine-tuning of the same student in our loop, no teacher
+Same teacher (MiniLM, 6 x 384), same student (4 x 312, fresh), same texts, same losses (embeddings, hidden states, attention,
+soft labels); the sides take turns: ``ours``, one stage of TinyBERT's layer losses and soft labels; TextBrewer's
+``GeneralDistiller`` as its SST-2 example shows it (eager attention, since its attention loss needs the maps), and with each batch
+padded to its longest only; and plain fine-tuning of the same student in our loop.
 
 Also: where our step goes, the share of real tokens in our batches, peak memory (each side in a process of its own), and
 whether any tensor of a step is as large as a map. Results go to ``results/step.json`` and ``docs/results/speed.md``.
@@ -22,7 +18,6 @@ import argparse
 import copy
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,18 +29,13 @@ import torch
 from accelerate import Accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tutelage import anatomy
+from tutelage import AttentionScores, Embeddings, Fresh, HardLabels, Hidden, SoftLabels, Stage, anatomy
 from tutelage.data import batches
 from tutelage.data.examples import encode
 from tutelage.data.readers.glue import load_glue
 from tutelage.data.tokenizers import load_tokenizer
-from tutelage.objectives.attention import AttentionScores
-from tutelage.objectives.hidden import Embeddings, Hidden
-from tutelage.objectives.predictions import HardLabels, SoftLabels
-from tutelage.recipes.recipe import Stage
 from tutelage.students.fresh import from_sizes
 from tutelage.students.load import load_model
-from tutelage.students.specs import Fresh
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import table, tabled
 from tutelage.studies.script import Results, Script, settings
@@ -178,9 +168,8 @@ def where_a_step_goes(scene: Scene, steps: int = 30) -> dict[str, float]:
     order = batches.steps(scene.encoded.lengths, np.arange(len(scene.examples)), BATCH, 0, 0)[:steps]
 
     def timed(part: str, what: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        result = what()
-        parts[part] += (time.perf_counter() - began) * 1000 / steps
+        seconds, result = common.timed(what)
+        parts[part] += seconds * 1000 / steps
         return result
 
     with scene.distilling(Accelerator(cpu=True)) as (module, teacher):
@@ -199,16 +188,16 @@ def real_tokens(data_dir: Path, tokenizer: Any) -> dict[str, dict[str, float]]:
     """Share of real tokens in our batches, in random batches padded to their longest, and padded to 128."""
     shares = {}
     for task in ("sst2", "mrpc", "rte"):
-        examples = load_glue(task, data_dir).train
-        lengths = encode(examples, tokenizer, 512).lengths
+        lengths = encode(load_glue(task, data_dir).train, tokenizer, 512).lengths
         rows = np.arange(len(lengths))
         ordered = batches.steps(lengths, rows, BATCH, 0, 0)
         shuffled = np.array_split(np.random.default_rng(0).permutation(rows), len(ordered))
+        padded = {"ours": ordered, "random batches": shuffled}
         shares[task] = {
-            "ours": float(lengths.sum() / sum(lengths[step].max() * len(step) for step in ordered)),
-            "random batches": float(lengths.sum() / sum(lengths[step].max() * len(step) for step in shuffled)),
-            "padded to 128": float(np.minimum(lengths, 128).sum() / (128 * len(lengths))),
+            name: float(lengths.sum() / sum(lengths[step].max() * len(step) for step in steps))
+            for name, steps in padded.items()
         }
+        shares[task]["padded to 128"] = float(np.minimum(lengths, 128).sum() / (128 * len(lengths)))
     return shares
 
 
@@ -236,7 +225,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
 
 
 def page(results: Results, out: Path) -> Results:
-    environment, lines = results["environment"], []
+    lines = []
     names = ("mrpc, natural lengths", "sst2, natural lengths", "mrpc, 512 tokens")
     for name in names:
         part = results[name]
@@ -251,16 +240,15 @@ def page(results: Results, out: Path) -> Results:
     parts = [[part, f"{ms:.1f}"] for part, ms in results["milliseconds of a step, sst2"].items()]
     shares = [[task, *(f"{share:.1%}" for share in by.values())] for task, by in results["real_tokens"].items()]
     return {
+        **results,
         "faster": ", ".join(f"{results[name]['ours_against']['textbrewer']:.1f} times ({name})" for name in names),
         "sides": lines,
         "memory": table(["", *MEASURED], memory),
         "maps": results["maps of heads x n x n in our step at 512"],
         "parts": table(["part", "ms"], parts),
         "shares": table(["task", "ours", "random, padded to longest", "padded to 128"], shares),
-        "command": results["command"],
         "dense": "`dense` has a dense gradient and update of the embedding table. " if "dense" in str(results) else "",
-        "machine": common.where(environment["threads"], environment["device"]),
-        "environment": environment,
+        "machine": common.where(**results["environment"]),
     }
 
 

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tutelage import HiddenKnowledge, Store
 from tutelage.anatomy import Shape
 from tutelage.data.batches import Batch, Totals
 from tutelage.data.draws import hashes, mixed
@@ -36,11 +37,9 @@ from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.selection import Selected
 from tutelage.knowledge.signals import Signals
 from tutelage.knowledge.store import reading, writing
-from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.records import Contents
 from tutelage.knowledge.store.scheme import Scheme
-from tutelage.objectives.hidden_knowledge import HiddenKnowledge
-from tutelage.studies.pages import paragraph, tabled
+from tutelage.studies.pages import tabled
 from tutelage.studies.plot import Plot
 from tutelage.studies.script import Results, Script, before
 from tutelage.teachers.stored import StoredTeacher
@@ -96,11 +95,8 @@ def measure_size(count: int, folder: Path, contents: Contents) -> dict[str, floa
     """Write a store of ``count`` records, read it, remove it."""
     ids = [f"train/{i}" for i in range(count)]
     index, about = index_of(ids), common.about_store("invented", "no")
-    wrote = common.seconds_of(
-        lambda: writing.write(
-            folder, SCHEME, index, lambda rows: taken(contents, rows), about, {}, lambda place: place.mkdir()
-        )
-    )
+    given = (folder, SCHEME, index, lambda rows: taken(contents, rows), about, {}, lambda place: place.mkdir())
+    wrote = common.seconds_of(lambda: writing.write(*given))
     size = sum(path.stat().st_size for path in folder.glob("shard-*.bin"))
     assert size == int(SCHEME.record_bytes(index["length"]).sum()) == count * RECORD, (size, count * RECORD)
     opened, store = common.timed(lambda: Store(folder))
@@ -133,11 +129,9 @@ def measure_size(count: int, folder: Path, contents: Contents) -> dict[str, floa
 def read_all(teacher: StoredTeacher, count: int, contents: Contents) -> None:
     """Every record once, in shuffled order; the last batch is compared with what was written."""
     order = torch.from_numpy(np.random.default_rng(0).permutation(count))
-    ones = torch.ones(BATCH, LENGTH, dtype=torch.int64)
-    inputs, nothing = {"attention_mask": ones, "input_ids": ones}, torch.zeros(BATCH, dtype=torch.int64)
-    batch = Batch(
-        nothing, nothing, inputs, torch.zeros_like(ones, dtype=torch.bool), nothing, None, Totals(BATCH, BATCH, 0, 0, 0)
-    )
+    ones, nothing = torch.ones(BATCH, LENGTH, dtype=torch.int64), torch.zeros(BATCH, dtype=torch.int64)
+    inputs, totals = {"attention_mask": ones, "input_ids": ones}, Totals(BATCH, BATCH, 0, 0, 0)
+    batch = Batch(nothing, nothing, inputs, torch.zeros_like(ones, dtype=torch.bool), nothing, None, totals)
     signals = Signals()
     for rows in torch.split(order, BATCH):
         if len(rows) < BATCH:
@@ -156,30 +150,17 @@ def section(result: Results) -> list[str]:
     for head, what in (("write", "write"), ("open", "open"), ("verify", "verify"), ("locate all", "locate")):
         columns[f"{head}, s"] = f"{{{what}_seconds:.3g}}"
     columns |= {"read all, s": "{read_seconds:.3g}", "records a second": "{records_per_second:,.0f}"}
-    where = result["environment"]
-    return [
-        *["## Reading a store", "", *tabled(columns, result["sizes"])],
-        *["![Seconds to read all records against their number](store_curve.svg)", "", f"    {result['command']}", ""],
-        *paragraph(
-            f"""Random records of {result["record_bytes"]:,} bytes (`1l_10t_0.1h` of BERT-base, 3 logits), read in shuffled order in
-            batches of {BATCH} on one thread, from the page cache; the bytes on disk are the formula's. At least
-            {result["required_records_per_second"]:,} records a second are wanted; the slowest size reaches
-            {result["slowest_records_per_second"]:,.0f}. Made on {where["device"]}, torch {where["torch"]}."""
-        ),
-    ]
+    return SCRIPT.section("reading", **result, rows=tabled(columns, result["sizes"]), batch=BATCH)
 
 
 def curve(result: Results) -> dict[str, str]:
     """Seconds to read all records against their number, both axes logarithmic."""
     points = [(r["records"], r["read_seconds"]) for r in result["sizes"]]
     slow = [(count, count / REQUIRED) for count, _ in points]
-    seconds = [second for _, second in points + slow]
-    x, y = (
-        [10.0 ** np.floor(np.log10(min(v))), 10.0 ** np.ceil(np.log10(max(v)))]
-        for v in ([c for c, _ in points], seconds)
-    )
+    powers = np.log10(points + slow)
+    x, y = zip(10.0 ** np.floor(powers.min(axis=0)), 10.0 ** np.ceil(powers.max(axis=0)), strict=True)
     title = "seconds to read all of them, shuffled, one thread"
-    plot = Plot(title, (x[0], max(x[1], 10 * x[0])), (y[0], y[1]), x_label="records", size=(520, 340), right=36)
+    plot = Plot(title, (x[0], max(x[1], 10 * x[0])), y, x_label="records", size=(520, 340), right=36)
     plot.line(slow, "#b55", dashes="5 4")
     plot.line(points, "#246")
     for count, second in points:
