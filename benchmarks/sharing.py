@@ -29,19 +29,13 @@ SCRIPT = Script(__file__, __doc__, "sharing_speed", hidden=384, batch=32, length
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Results]:
-    width = arguments.hidden
-    rows: list[Results] = []
+    width, rows = arguments.hidden, []
     for stored in (1, 2, 3):
-        plan = plan_of(stored, "shuffled")
+        plan, deep = plan_of(stored, "shuffled"), f"{2 * stored} layers"
         shape = {"hidden_size": width, "num_attention_heads": 12, "intermediate_size": 4 * width}
-        deep = f"{len(plan)} layers"
-        models = {
-            f"{stored} stored, run as {len(plan)}": SharedBertForSequenceClassification(
-                SharedBertConfig(plan=plan, **shape)
-            ),
-            deep: common.bert(len(plan), width),
-            f"{stored} layer{'s' * (stored > 1)}": common.bert(stored, width),
-        }
+        shared = SharedBertForSequenceClassification(SharedBertConfig(plan=plan, **shape))
+        models = {f"{stored} stored, run as {len(plan)}": shared, deep: common.bert(len(plan), width)}
+        models[f"{stored} layer{'s' * (stored > 1)}"] = common.bert(stored, width)
         optimizers = {name: common.optimizer_for(model.train()) for name, model in models.items()}
         ids = torch.randint(1000, 30000, (arguments.batch, arguments.length))
         labels = torch.randint(2, (arguments.batch,))

@@ -16,23 +16,21 @@ from collections.abc import Callable, Iterator
 from itertools import count as count_from
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import common
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from tutelage import anatomy
+from tutelage import HardLabels, SoftLabels, anatomy
 from tutelage.data import batches
 from tutelage.mechanisms.mechanism import of_kind
 from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.mechanisms.team.teacher import TeamTeacher
 from tutelage.mechanisms.team.weigher import Weigher
 from tutelage.mechanisms.team.weights import Weights
-from tutelage.methods.autoskdbert import autoskdbert
+from tutelage.methods import autoskdbert
 from tutelage.objectives.objective import Objective
-from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.studies.pages import tabled
 from tutelage.studies.script import Results, Script, settings
 from tutelage.tasks import KINDS
@@ -97,13 +95,12 @@ def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, 
         def step() -> None:
             number = next(numbers)
             rows = order[number % len(order)]
-            part = learnt.take(rows)
-            parts = list(batches.step_batches(part, rows, 0, 1, 16384, number=number))
+            parts = list(batches.step_batches(learnt.take(rows), rows, 0, 1, 16384, number=number))
             for piece in parts:
                 batch = piece.to(accelerator.device)
                 with accelerator.autocast():
                     losses = module(batch, teacher.signals(batch))
-                sum(losses.values()).backward()  # type: ignore[union-attr]
+                sum(losses.values()).backward()
             if weigher is not None:
                 weigher.before_step(optimizer, parts, arguments.repeats + 1)
             common.finish_step(optimizer, module)
@@ -122,12 +119,11 @@ def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, 
     for parameters, examples in product(PARAMETERS, EXAMPLES):
         how = Learning(examples=examples, parameters=parameters)
         found[f"learning, {parameters}, {examples} held out"] = searching(how)
-    searched: Team | None = of_kind(autoskdbert().stages[0].mechanisms, Team)
-    assert searched is not None and searched.learning is not None
+    searched = of_kind(autoskdbert().stages[0].mechanisms, Team)
     return {**found, "learning, as autoskdbert": searching(searched.learning)}
 
 
-def phases(rows: list[dict[str, Any]], batch: int) -> list[dict[str, Any]]:
+def phases(rows: list[Results], batch: int) -> list[Results]:
     """Both phases of learning for MRPC in the time of its last stage, computed from single steps, without scoring."""
     of_one, found = {row["side"]: row["of_one"] for row in rows}, []
     for updates, epochs in PHASES:
@@ -164,7 +160,7 @@ def page(results: Results, out: Path) -> Results:
         "command": SCRIPT.command({"mixed_precision": precision}, out=out),
         "machine": common.where(results["threads"], results["device"]),
         "precision": common.PRECISIONS[precision],
-        "as_autoskdbert": ours if any("autoskdbert" in name for name in learning) else "",
+        "as_autoskdbert": ours if "learning, as autoskdbert" in learning else "",
     }
 
 
