@@ -15,7 +15,6 @@ speed does not depend on their values. Results go to ``results/augment.json``.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import random
@@ -47,7 +46,7 @@ from tutelage.data.readers.glue import load_glue
 from tutelage.evaluation.speed import flops
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import tabled
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, settings
 
 K = 15
 VECTORS = (100_000, 300)
@@ -319,7 +318,7 @@ SCRIPT = Script(__file__, __doc__, "augment", sentences=32, variants=20)
 SCRIPT.add_argument("--data-dir", type=Path, help="folder of GLUE, or of QNLI's files")
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     tokenizer = AutoTokenizer.from_pretrained(pretrained())
     torch.manual_seed(0)
@@ -354,7 +353,7 @@ COLUMNS = {
 }
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     above = [row["seconds"] for row in [results["rows"][0], *results["rows"]]]
     rows = [{**row, "gain": before / row["seconds"]} for before, row in zip(above, results["rows"], strict=False)]
     times = {row["name"]: row["times_published"] for row in rows}

@@ -11,7 +11,6 @@ words) with one large product in the same run. Writes ``results/general.json`` a
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from tutelage.progress import Display
 from tutelage.run.corpus import CorpusRun
 from tutelage.run.workspace import Bench, new_accelerator
 from tutelage.studies.pages import tabled
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, settings
 
 MINILM = BertConfig(num_hidden_layers=6, hidden_size=384, intermediate_size=1536)
 PAIRS = {
@@ -39,7 +38,7 @@ PAIRS = {
 """Teacher (random weights: speed does not depend on them) and student."""
 
 
-def recipes(student: Fresh, teacher: str, arguments: argparse.Namespace) -> dict[str, Recipe]:
+def recipes(student: Fresh, teacher: str, arguments: Arguments) -> dict[str, Recipe]:
     pairs = Instances(packing="segments", length=arguments.length)
     masked = pairs.model_copy(update={"masking": Masking()})
     made = {
@@ -64,7 +63,7 @@ SCRIPT.add_argument("--work", default="/tmp/general-benchmark", type=Path, help=
 SCRIPT.add_argument("--mixed-precision", default="bf16", choices=list(common.DTYPES))
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     corpus, precision, entries = Corpus(arguments.corpus), arguments.mixed_precision, []
     peak = common.matmul_peak(common.device(), common.DTYPES[precision])
     for pair, (shape, student) in PAIRS.items():
@@ -120,7 +119,7 @@ COLUMNS = {
 }
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     told = "{share_of_peak:.0%} of the machine's peak for a student of {pair}"
     whole = [told.format(**entry) for entry in results["entries"] if entry["stage"] == "TinyBERT"]
     return {**results, "told": " and ".join(whole), "rows": tabled(COLUMNS, results["entries"])}

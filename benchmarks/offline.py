@@ -14,7 +14,6 @@ from ``results/store.json`` of ``benchmarks/store.py``.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import shutil
 import tempfile
@@ -41,7 +40,7 @@ from tutelage.students.build import build
 from tutelage.students.load import load_model
 from tutelage.students.pruned import Scores
 from tutelage.studies.pages import tabled
-from tutelage.studies.script import Results, Script, before, settings
+from tutelage.studies.script import Arguments, Results, Script, before, settings
 from tutelage.tasks import KINDS
 from tutelage.teachers.stored import StoredTeacher, write_store
 from tutelage.teachers.teacher import LiveTeacher, Teacher
@@ -220,11 +219,15 @@ def section(entries: list[Results]) -> list[str]:
     return SCRIPT.section("training", **entries[0], **tables, words=common.PRECISIONS[entries[0]["precision"]])
 
 
-def page(results: Results, out: Path) -> Results:
-    """The page of both benchmarks of stores; the results of reading lie beside these."""
+def page(results: Results) -> Results:
+    return page_of(results, before(SCRIPT.out.with_name("store.json")))
+
+
+def page_of(results: Results, reading: Results) -> Results:
+    """The page of both benchmarks of stores."""
     import store
 
-    entries, reading, takeaway = [*results.values()], before(out.with_name("store.json")), ""
+    entries, takeaway = [*results.values()], ""
     ratios = {entry["title"]: entry["ratios"] for entry in entries if entry["length"] == "128"}
     if ratios:
         faster = [f"{of['live full / stored small']:.1f} times ({title})" for title, of in ratios.items()]
@@ -243,7 +246,7 @@ SCRIPT.add_argument("--setups", nargs="+", choices=SETUPS, default=list(SETUPS))
 SCRIPT.add_argument("--mixed-precision", choices=list(common.DTYPES), default="no")
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     folder, precision = arguments.data_dir, arguments.mixed_precision
     made = {
         **common.machine(),

@@ -8,10 +8,8 @@ BERT-shaped classifiers take whole optimiser steps on random tokens, in turn. Wr
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import common
 import torch
@@ -21,14 +19,14 @@ from transformers import PreTrainedModel
 
 from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
 from tutelage.studies.pages import table
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, settings
 
 LIMIT = 1.1
 """Most that a shared step may cost, in steps of the unshared student of the same depth."""
 SCRIPT = Script(__file__, __doc__, "sharing_speed", hidden=384, batch=32, length=64, repeats=15)
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     width, rows = arguments.hidden, []
     for stored in (1, 2, 3):
         plan, deep = plan_of(stored, "shuffled"), f"{2 * stored} layers"
@@ -62,7 +60,7 @@ def step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, ids: Tensor, 
     common.finish_step(optimizer, model)
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     rows = []
     for row in results["rows"]:
         sizes = [f"{row['parameters'] / 1e6:.1f} M", f"{row['optimizer_bytes'] / 2**20:.0f} MiB"]

@@ -14,7 +14,6 @@ whether any tensor of a step is as large as a map. Results go to ``results/step.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import logging
 import tempfile
@@ -38,7 +37,7 @@ from tutelage.students.fresh import from_sizes
 from tutelage.students.load import load_model
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import table, tabled
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, settings
 from tutelage.tasks import kind_of
 from tutelage.training import loop
 
@@ -205,7 +204,7 @@ SCRIPT = Script(__file__, __doc__, "step", rows=256, rows_long=16, repeats=3)
 SCRIPT.add_argument("--data-dir", type=Path, help="folder of GLUE")
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     result: Results = {"command": SCRIPT.command(settings(arguments), "--data-dir path/to/glue")}
     result |= {"environment": common.machine(), "peak_memory_mb": {}}
     folder, rows, long = arguments.data_dir, arguments.rows, arguments.rows_long
@@ -224,7 +223,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     yield result
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     lines = []
     names = ("mrpc, natural lengths", "sst2, natural lengths", "mrpc, 512 tokens")
     for name in names:

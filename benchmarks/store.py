@@ -13,7 +13,6 @@ the page cache, where a training run finds them from its second epoch on. One st
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 import time
@@ -41,7 +40,7 @@ from tutelage.knowledge.store.records import Contents
 from tutelage.knowledge.store.scheme import Scheme
 from tutelage.studies.pages import tabled
 from tutelage.studies.plot import Plot
-from tutelage.studies.script import Results, Script, before
+from tutelage.studies.script import Arguments, Results, Script, before
 from tutelage.teachers.stored import StoredTeacher
 
 BERT_BASE = Shape("bert", 12, 768, 12, 3072, 30522)
@@ -174,7 +173,7 @@ SCRIPT.add_argument("--work", type=Path, help="folder for the stores; default: t
 SCRIPT.add_argument("--records", type=int, nargs="+", default=[10**k * d for k in (3, 4, 5) for d in (1, 3)] + [10**6])
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     torch.set_num_threads(1)
     contents, results = block(), []
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
@@ -195,11 +194,10 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     }
 
 
-def page(results: Results, out: Path) -> Results:
-    """The page of both benchmarks of stores."""
+def page(results: Results) -> Results:
     import offline
 
-    return offline.page(before(out.with_name("offline.json")), out)
+    return offline.page_of(before(SCRIPT.out.with_name("offline.json")), results)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,9 @@ these steps. Writes ``results/team.json`` and ``docs/results/team_speed.md``.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from itertools import count as count_from
 from itertools import product
-from pathlib import Path
 
 import common
 import numpy as np
@@ -32,7 +30,7 @@ from tutelage.mechanisms.team.weights import Weights
 from tutelage.methods import autoskdbert
 from tutelage.objectives.objective import Objective
 from tutelage.studies.pages import tabled
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, settings
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import KnownLogits, Teacher
 from tutelage.training.loop import DistillationModule
@@ -52,7 +50,7 @@ SCRIPT = Script(__file__, __doc__, "team", hidden=384, layers=3, batch=32, repea
 SCRIPT.add_argument("--mixed-precision", default="no", choices=list(common.DTYPES))
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     seconds = common.in_turns(sides(arguments, accelerator), arguments.repeats)
     times = common.medians(seconds)
@@ -69,7 +67,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     }
 
 
-def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, Callable[[], None]]:
+def sides(arguments: Arguments, accelerator: Accelerator) -> dict[str, Callable[[], None]]:
     """A whole optimiser step by name. All sides train one student, so that they differ in nothing else."""
     torch.manual_seed(0)
     count, kind = arguments.batch * 8, KINDS["classification"]
@@ -142,7 +140,7 @@ STEPS = {
 }
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     precision, rows = results["settings"]["mixed_precision"], results["rows"]
     of_one = {row["side"]: row["of_one"] for row in rows}
     learning = [name for name in of_one if name.startswith("learning")]
@@ -157,7 +155,6 @@ def page(results: Results, out: Path) -> Results:
         "rows": tabled(STEPS, rows),
         "within": "within" if of_one["team"] <= LIMIT else "beyond",
         "phases": tabled(whole, results["phases"]),
-        "command": SCRIPT.command({"mixed_precision": precision}, out=out),
         "machine": common.where(results["threads"], results["device"]),
         "precision": common.PRECISIONS[precision],
         "as_autoskdbert": ours if "learning, as autoskdbert" in learning else "",

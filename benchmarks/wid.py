@@ -18,7 +18,6 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import common
@@ -32,7 +31,7 @@ from tutelage.mechanisms.pruning.pruner import Pruner
 from tutelage.mechanisms.pruning.settings import PruningSchedule
 from tutelage.students.compactors import compaction
 from tutelage.studies.pages import table
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, settings
 
 LENGTH, MASKED = 128, 0.15
 LIMITS = {"whole": 1.5, "cut": 1.6}
@@ -96,7 +95,7 @@ SCRIPT.add_argument("--fp32", action="store_true", help="without bf16 autocast")
 SCRIPT.add_argument("--one", nargs=2, metavar=("WHAT", "TOKENS"), help=argparse.SUPPRESS)
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     if arguments.one:
         what, tokens = arguments.one
         print(json.dumps(one(what, int(tokens), arguments.layers, arguments.repeats, not arguments.fp32)))
@@ -140,7 +139,7 @@ HEADS = ["", "seconds", "in steps of the teacher", "of the student", "GFLOP/s of
 HEADS += ["default: seconds", "of the plain step", "peak memory"]
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     given, lines = results["settings"], []
     for tokens in given["tokens"].split(","):
         found, rows = results[tokens], []

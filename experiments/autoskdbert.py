@@ -15,7 +15,6 @@ learns the weights costs several others. CLINC150's dev is what its authors call
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from tutelage.methods import autoskdbert, ensemble, finetune, kd, skdbert
 from tutelage.recipes.config import as_options
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import claims, listed, paragraph, shown, table, tabled
-from tutelage.studies.script import Results, before, once, settings, write_rows
+from tutelage.studies.script import Arguments, Results, before, once, settings, write_rows
 from tutelage.studies.study import paired, study
 from tutelage.studies.teams import member_of
 
@@ -84,7 +83,8 @@ PHASES = {
 OWN = {"unseen", "calibrated", "settled"}
 """What the method's recipe sets and ``corrected`` learns with; the other arms do without."""
 
-SCRIPT = common.options(__file__, __doc__, "autoskdbert", tasks="sst2,clinc150")
+PLACES = f"{common.GLUE} --clinc path/to/data_full.json"
+SCRIPT = common.options(__file__, __doc__, "autoskdbert", tasks="sst2,clinc150", places=PLACES)
 SCRIPT.add_argument("--clinc", help="CLINC150's data_full.json")
 SCRIPT.add_argument("--arms", default=",".join(ARMS), help="arms, separated by commas")
 SCRIPT.add_argument("--updates", type=int, default=600, help="updates of the sampling weights in each phase")
@@ -97,7 +97,7 @@ SCRIPT.add_argument("--bad", help="how the bad teacher is made; with two classes
 SCRIPT.set_defaults(held=64, parameters="all")  # held-out examples of an update, and whose gradients are compared
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     arms = common.chosen(SCRIPT, arguments.arms, ARMS)
     for arm, first in BUILD_ON.items():
         if arm in arms and first not in arms:
@@ -134,7 +134,7 @@ def intents(work: Path, path: str | None) -> Results:
     return found
 
 
-def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespace) -> Results:
+def team_of(task: str, work: Path, data: DataConfig, arguments: Arguments) -> Results:
     """A task's team and how its teachers compare; the team is made if there is none."""
     compared, rate = work / "compared.json", RATES.get(task, 1e-4)
     how = {"epochs": arguments.teacher_epochs, "lr": rate, "mixed_precision": arguments.mixed_precision}
@@ -157,7 +157,7 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
 
 
 def runs_of(
-    work: Path, team: Results, data: DataConfig, seed: int, arms: list[str], arguments: argparse.Namespace
+    work: Path, team: Results, data: DataConfig, seed: int, arms: list[str], arguments: Arguments
 ) -> Iterator[Results]:
     """All arms of a seed, in their order: later ones continue from what earlier ones have found."""
     teachers, done = members_in((str(work / "team"),)), []
@@ -181,7 +181,7 @@ def runs_of(
             yield dict(done[-1])
 
 
-def learning(arm: str, arguments: argparse.Namespace) -> Learning:
+def learning(arm: str, arguments: Arguments) -> Learning:
     team = of_kind(autoskdbert().stages[0].mechanisms, Team)
     return Learning(
         update="all" if arm == "joint" else "single",
@@ -192,7 +192,7 @@ def learning(arm: str, arguments: argparse.Namespace) -> Learning:
     )
 
 
-def recipe_for(arm: str, done: list[Results], rate: float, arguments: argparse.Namespace) -> Recipe:
+def recipe_for(arm: str, done: list[Results], rate: float, arguments: Arguments) -> Recipe:
     """The arm's stages for the common student; ``done`` are the seed's finished arms, which some build on."""
     given = {"epochs": arguments.epochs, "lr": rate}
     searched = [run["found"]["search"] for run in done if run["arm"] == BUILD_ON.get(arm) and run["found"]]
@@ -238,7 +238,7 @@ def row(report: Results, work: Path) -> Results:
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     given, lines, takeaways = results["settings"], [], []
     for task, team in results["teams"].items():
         if runs := common.of(results["runs"], task=task):
@@ -247,7 +247,6 @@ def page(results: Results, out: Path) -> Results:
     return {
         "takeaways": " ".join(takeaways),
         "tasks": lines,
-        "command": SCRIPT.command(given, f"{common.GLUE} --clinc path/to/data_full.json", out=out),
         "teacher_epochs": counted(given["teacher_epochs"]),
         "epochs": counted(given["epochs"]),
         "rates": ", ".join(f"{RATES.get(task, 1e-4):g} ({task})" for task in given["tasks"].split(",")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Student
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import gain, named, shown, table, tally
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, settings
 from tutelage.studies.study import paired, study
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
@@ -35,10 +34,11 @@ def options(
     tasks: str | None = None,
     seeds: int = 3,
     precision: str | None = "bf16",
+    places: str = GLUE,
     **numbers: float,
 ) -> Script:
     """A script with the options of all experiments and ``numbers``; without ``tasks`` or ``precision`` those are left out."""
-    script = Script(file, doc, name, **numbers)
+    script = Script(file, doc, name, places, **numbers)
     script.add_argument("--data-dir", help="folder of the data sets")
     script.add_argument("--work", default=f"runs/{name}", type=Path, help="folder of the runs")
     if tasks is not None:
@@ -62,13 +62,13 @@ def chosen(script: Script, given: str, known: Iterable[str]) -> list[str]:
     return arms
 
 
-def part(arguments: argparse.Namespace) -> tuple[int, int]:
+def part(arguments: Arguments) -> tuple[int, int]:
     """Which of how many parts of the runs are this process's."""
     which, _, parts = (arguments.share or "0/1").partition("/")
     return int(which), int(parts)
 
 
-def task_data(arguments: argparse.Namespace, task: str, **more: Any) -> DataConfig:
+def task_data(arguments: Arguments, task: str, **more: Any) -> DataConfig:
     """A GLUE task with the experiments' number of training rows."""
     return DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task), **more)
 
@@ -80,7 +80,7 @@ def altered(recipe: Recipe, student: Student | None = None, **stage: Any) -> Rec
 
 
 def teacher(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     task: str,
     data: DataConfig,
     *,
@@ -100,10 +100,10 @@ def teacher(
 
 
 def each_task(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     results: Results,
     taught: Mapping[str, Any],
-    data: Callable[[argparse.Namespace, str], DataConfig] = task_data,
+    data: Callable[[Arguments, str], DataConfig] = task_data,
     keys: Sequence[str] = (),
     about: Callable[[Results, DataConfig], Results] = lambda report, data: {},
 ) -> Iterator[tuple[str, DataConfig, Path]]:
@@ -119,11 +119,11 @@ def each_task(
 
 
 def on_tasks(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     recipes: Mapping[str, Recipe],
     taught: Mapping[str, Any],
     *,
-    data: Callable[[argparse.Namespace, str], DataConfig] = task_data,
+    data: Callable[[Arguments, str], DataConfig] = task_data,
     keys: Sequence[str] = (),
     about: Callable[[Results, DataConfig], Results] = lambda report, data: {},
     **how: Any,
@@ -157,7 +157,7 @@ def measured(report: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def carry_out(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     place: Path,
     recipes: Mapping[str, Recipe],
     data: DataConfig,
@@ -227,9 +227,7 @@ def gain_columns(
 
 
 def tables_of_tasks(
-    script: Script,
     results: Results,
-    places: str,
     *,
     arm: str = "arm",
     columns: Mapping[str, Callable[[Runs], str]] = {},
@@ -254,5 +252,4 @@ def tables_of_tasks(
             cells[-1] += [gain(ours, theirs, 4), *(column(runs) for column in columns.values())]
         heads = [arm, "seeds", *known, f"gain in {first}", *columns]
         lines += [f"## {task}", "", f"Teacher: {named(known)}{about(teacher)}", "", *table(heads, cells)]
-    command = script.command(results["settings"], places)
-    return {"count": len(gains), "tally": tally(gains), "tasks": lines, "command": command}
+    return {"count": len(gains), "tally": tally(gains), "tasks": lines}

@@ -10,10 +10,8 @@ Writes ``results/minimum_knowledge.json``, ``docs/results/minimum_knowledge.md``
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import common
 import numpy as np
@@ -25,7 +23,7 @@ from tutelage.objectives.objective import Objective
 from tutelage.run.stores import write as write_store
 from tutelage.studies.pages import tabled
 from tutelage.studies.plot import Plot, side_by_side
-from tutelage.studies.script import Results, settings
+from tutelage.studies.script import Arguments, Results, settings
 from tutelage.studies.study import interval
 from tutelage.tasks import KINDS
 from tutelage.teachers.source import Source
@@ -67,7 +65,7 @@ def arms() -> dict[str, HiddenKnowledge | None]:
     return {**found, "full, top 6": HiddenKnowledge(keep="alll_allt_1h", top=6), **amounts}
 
 
-def recipe_for(term: HiddenKnowledge | None, name: str, seed: int, arguments: argparse.Namespace) -> Recipe:
+def recipe_for(term: HiddenKnowledge | None, name: str, seed: int, arguments: Arguments) -> Recipe:
     recipe, lr = minimum_knowledge(), arguments.lr
     hidden, prediction = arguments.hidden_epochs, arguments.prediction_epochs
     first, second = recipe.stages
@@ -91,7 +89,7 @@ def bytes_of(term: HiddenKnowledge | None, source: Source, lengths: np.ndarray) 
     return float(scheme.record_bytes(lengths).mean())
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
     known = dict(list(arms().items())[: arguments.arms])
     taught = {"epochs": arguments.teacher_epochs, "lr": arguments.lr}
@@ -130,7 +128,7 @@ def bytes_in(results: Results, task: str) -> dict[str, float]:
     return {run["arm"]: run["bytes_per_example"] for run in common.of(results["runs"], task=task)}
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     lines, told = [], []
     for task, teacher in results["teachers"].items():
         metric, scores, sizes = teacher["metric"], scores_of(results, task), bytes_in(results, task)
@@ -154,8 +152,7 @@ def page(results: Results, out: Path) -> Results:
             megabytes=teacher["store_bytes"] / 1e6, arms=tabled(columns, scores),
         )  # fmt: skip
     takeaway = "A small part of the teacher's hidden states does about as well as all of them: " + "; ".join(told) + "."
-    command = SCRIPT.command(results["settings"], common.GLUE)
-    return {"takeaway": takeaway if told else "", "tasks": lines, "command": command}
+    return {"takeaway": takeaway if told else "", "tasks": lines}
 
 
 COLOURS = {"none": "#b3661a", "plain": "#777", "full": "#1d6a86"}

@@ -13,10 +13,8 @@ A stopped experiment continues where it was. Writes ``results/pea_kd.json`` and 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import common
 import torch
@@ -28,7 +26,7 @@ from tutelage.methods import pea_kd
 from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import judged, listed, tabled
-from tutelage.studies.script import Results, before, once, settings
+from tutelage.studies.script import Arguments, Results, before, once, settings
 from tutelage.studies.study import folder_name, paired
 
 ARMS = {
@@ -76,7 +74,7 @@ SCRIPT.add_argument("--verdict-epochs", type=int, default=2, help="epochs of the
 SCRIPT.add_argument("--lr", type=float, default=1e-4)
 
 
-def recipe_for(arm: str, stored: int, arguments: argparse.Namespace) -> Recipe:
+def recipe_for(arm: str, stored: int, arguments: Arguments) -> Recipe:
     """The arm's student and stages, with the common number of epochs."""
     sharing, kd, ptp = ARMS[arm]
     recipe = pea_kd(stored, ablation=() if kd == "pkd" else (kd,))
@@ -93,7 +91,7 @@ def recipe_for(arm: str, stored: int, arguments: argparse.Namespace) -> Recipe:
     return common.altered(recipe, student, lr=arguments.lr)
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     results = before(arguments.out)
     if arguments.part == "lookup":
         for name, plan in PUZZLED.items():
@@ -171,7 +169,7 @@ PUZZLED = {
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     lines, commands, puzzled = [], [], results.get("lookup", {})
     for start, found in results["tasks"].items():
         commands.append(SCRIPT.command(found["settings"], f"tasks {common.GLUE}", start=start))

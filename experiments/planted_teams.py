@@ -12,12 +12,10 @@ was. Writes ``results/planted_teams.json`` and ``docs/results/planted_teams.md``
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from pathlib import Path
 
 import common
 import numpy as np
@@ -36,7 +34,7 @@ from tutelage.mechanisms.team.weights import Weights
 from tutelage.methods import autoskdbert
 from tutelage.objectives.objective import Objective
 from tutelage.studies.pages import shown, table, tabled
-from tutelage.studies.script import Results, once
+from tutelage.studies.script import Arguments, Results, once
 from tutelage.studies.study import paired
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import KnownLogits, predict
@@ -64,11 +62,11 @@ SEARCHES = {
 """Ways to learn the distribution; the last three are controls and expected to fail."""
 
 
-SCRIPT = common.options(__file__, __doc__, "planted_teams", seeds=5, precision=None)
+SCRIPT = common.options(__file__, __doc__, "planted_teams", seeds=5, precision=None, places="")
 SCRIPT.add_argument("--updates", type=int, default=900, help="updates of the distribution in each phase")
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     results: Results = {"updates": arguments.updates, "teams": TEAMS, "runs": []}
     which, parts = common.part(arguments)
     for number, (seed, team) in enumerate(product(range(arguments.seeds), TEAMS)):
@@ -189,7 +187,7 @@ def searched(trial: Trial, uniform: np.ndarray, name: str, updates: int) -> Resu
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     lines, takeaways = [], []
     for team, teachers in results["teams"].items():
         if runs := common.of(results["runs"], team=team):

@@ -13,7 +13,6 @@ The defaults are for two CPU cores: few tokens, few variants, short stages. On a
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from tutelage.studies import ablation
 from tutelage.studies.ablation import TABLES, recipe_of
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import listed, shown, table
-from tutelage.studies.script import Results, before, settings
+from tutelage.studies.script import Arguments, Results, before, settings
 from tutelage.studies.study import paired
 from tutelage.tasks.load import load_data
 
@@ -52,14 +51,15 @@ PUBLISHED = {
 NUMBERS = {"words_steps": 700, "general_steps": 500, "general_lr": 2e-3, "variants": 1}
 """Steps of 64 texts of 64 tokens on masked words, steps of 32 texts of 128 tokens, and augmented texts for each text of a field."""
 EPOCHS = {"intermediate_epochs": 1, "prediction_epochs": 1, "lr": 5e-4, "teacher_epochs": 3, "teacher_lr": 1e-4}
-SCRIPT = common.options(__file__, __doc__, "tinybert", tasks="mrpc,sst2", **NUMBERS, **EPOCHS)
+PLACES = f"{common.GLUE} --text path/to/wikipedia/*.txt.gz --vectors vectors.npz"
+SCRIPT = common.options(__file__, __doc__, "tinybert", tasks="mrpc,sst2", places=PLACES, **NUMBERS, **EPOCHS)
 SCRIPT.add_argument("--text", nargs="+", help="files of text, a paragraph a line, a blank line between documents")
 SCRIPT.add_argument("--vectors", help="word vectors for words of several pieces")
 SCRIPT.add_argument("--arms", default="plain," + ",".join(CPU_ARMS), help="rows of the tables, separated by commas")
 SCRIPT.add_argument("--student", default="layers=4,hidden=192,intermediate=768,heads=12")
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     work, arms, start = arguments.work, arguments.arms.split(","), str(pretrained())
     corpus, precision, student = str(work / "corpus"), arguments.mixed_precision, parse(arguments.student)
     assert isinstance(student, Fresh)
@@ -114,7 +114,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         yield results
 
 
-def plain_recipe(arguments: argparse.Namespace, student: Fresh, data: DataConfig, task: str) -> Recipe:
+def plain_recipe(arguments: Arguments, student: Fresh, data: DataConfig, task: str) -> Recipe:
     """The student without anything of the method: random weights, labels, original texts, as many steps as ``full``."""
     fields = 2 if load_data(data).train.pairs is not None else 1
     epochs = (arguments.intermediate_epochs + arguments.prediction_epochs) * (1 + arguments.variants * fields)
@@ -138,7 +138,7 @@ def held_out(path: Path) -> Results:
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     """The results in the shape of the paper's tables."""
     tasks, words, lines = list(results["runs"]), results["words"], []
     teachers = {task: results["teachers"][task] for task in tasks}
@@ -171,11 +171,8 @@ def page(results: Results, out: Path) -> Results:
         arm: listed([f"{common.gain(by.get(arm, {}), by.get('full', {}))} ({task})" for task, by in scores.items()])
         for arm in ("no_gd", "no_td", "no_da")
     }
-    command = SCRIPT.command(
-        results["settings"], f"{common.GLUE} --text path/to/wikipedia/*.txt.gz --vectors vectors.npz"
-    )
     losses = table(["general stage of", "tokens", "embeddings", "hidden", "attention scores"], general)
-    return {**gaps, "tables": lines, "general": losses, "words": words, "command": command}
+    return {**gaps, "tables": lines, "general": losses, "words": words}
 
 
 def counted(values: list[float], sign: str = "") -> str:

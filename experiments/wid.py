@@ -15,7 +15,6 @@ A stopped experiment continues where it was. Writes ``results/wid.json``, ``docs
 
 from __future__ import annotations
 
-import argparse
 import gzip
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -42,7 +41,7 @@ from tutelage.students.specs import Checkpoint, Fresh, Inherited, Sliced
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import claims, listed, shown, table, tabled
 from tutelage.studies.plot import Plot
-from tutelage.studies.script import Results, before, once, write
+from tutelage.studies.script import Arguments, Results, before, once, write
 from tutelage.studies.study import Outcome, paired, study
 
 SELECTION = "norm"
@@ -99,7 +98,7 @@ NAMES = {"words": ("seeds", "times", "mixed_precision"), "tasks": ("seeds", "wid
 """Settings of each part."""
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     """The part that is asked for; the other one stays in the results."""
     part, results = arguments.part, before(arguments.out)
     for found in words(arguments) if part == "words" else tasks(arguments):
@@ -110,7 +109,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
 # ------------------------------------------------------------------------------------------------------- on raw text
 
 
-def words(arguments: argparse.Namespace) -> Iterator[Results]:
+def words(arguments: Arguments) -> Iterator[Results]:
     """Teachers and students of masked and of next words, and their losses on held-out text."""
     work, kinds = arguments.work / "words", {}
     begin(work, arguments.text)
@@ -203,7 +202,7 @@ def instances(kind: str) -> Instances:
     return Instances(packing="packed", length=LENGTH, masking=Masking() if kind == "words" else None)
 
 
-def config_for(arm: str, kind: str, work: Path, rate: float, arguments: argparse.Namespace) -> RunConfig:
+def config_for(arm: str, kind: str, work: Path, rate: float, arguments: Arguments) -> RunConfig:
     """A student of half the teacher's width and its training; the arm ``teacher`` is a run without a teacher."""
     how, like = KINDS[kind], str(work / f"{kind}-new")
     shape = anatomy.shape_of(load_config(like))
@@ -265,7 +264,7 @@ def attention_of(work: Path, kind: str, out: Path) -> Results:
 # ------------------------------------------------------------------------------------------------------------ on tasks
 
 
-def tasks(arguments: argparse.Namespace) -> Iterator[Results]:
+def tasks(arguments: Arguments) -> Iterator[Results]:
     """MiniLM made narrower on a task: by WID with either strategy, and from slices."""
     found: Results = {"teachers": {}, "tuning": {}, "runs": []}
     widths = [int(width) for width in arguments.widths.split(",")]
@@ -290,7 +289,7 @@ def tasks(arguments: argparse.Namespace) -> Iterator[Results]:
 
 
 def run_arms(
-    arguments: argparse.Namespace, task: str, data: DataConfig, arms: dict[str, tuple], seeds: Iterable[int]
+    arguments: Arguments, task: str, data: DataConfig, arms: dict[str, tuple], seeds: Iterable[int]
 ) -> list[Results]:
     """The runs of ``(arm, width, rate)`` that are finished or this process's."""
     recipes = {name: task_recipe(*arm, arguments.epochs) for name, arm in arms.items()}
@@ -326,7 +325,7 @@ def task_recipe(arm: str, width: int, rate: float, epochs: int) -> Recipe:
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     lines, commands, takeaways = [], [], []
     if "words" in results:
         given = results["words"]["settings"]
