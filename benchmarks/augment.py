@@ -3,14 +3,14 @@
     pip install -e ".[demo]"
     python benchmarks/augment.py --data-dir path/to/glue
 
-The texts are questions and sentences of QNLI, chosen so that they recur as they do in the whole data. The first row is
-TinyBERT's algorithm as in its authors' code: for each word of one piece a forward pass of its own on the masked text and the
-text once more, scores of all words at all places, all sorted; for the others the cosine to 100,000 word vectors, sorted, at each
-occurrence; then the copies. Each row below changes one thing more, up to ``tutelage``'s defaults and those in bfloat16; the row
-"in batches" is the same algorithm in ``tutelage``, and its candidates are compared with the first row's.
+The texts are of QNLI, chosen so that they recur as they do in the whole data. The first row is TinyBERT's algorithm as in
+its authors' code: for each word of one piece a forward pass of its own on the masked text and the text once more, scores of
+all words at all places, all sorted; for the others the cosine to 100,000 word vectors, sorted, at each occurrence; then the
+copies. Each row below changes one thing more, up to ``tutelage``'s defaults and those in bfloat16; the row "in batches" is
+the same algorithm in ``tutelage``, and its candidates are compared with the first row's.
 
-The model is the one that the demo carries, with a random head for words, and the word vectors are random, of GloVe's size:
-speed does not depend on their values. Results go to ``results/augment.json``.
+The model is the demo's with a random head for words, and the word vectors are random, of GloVe's size: speed does not depend on
+their values. Writes ``results/augment.json`` and ``docs/results/augment_speed.md``.
 """
 
 from __future__ import annotations

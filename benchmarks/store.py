@@ -24,7 +24,6 @@ from typing import Any
 
 import common
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from tutelage import HiddenKnowledge, Store
@@ -84,16 +83,11 @@ def taken(contents: Contents, rows: Rows) -> Contents:
     return Contents(contents.mask[chosen], contents.separators[chosen], contents.logits[chosen], parts)
 
 
-def index_of(ids: list[str]) -> npt.NDArray[Any]:
-    index = np.empty(len(ids), dtype=reading.INDEX)
-    index["id"], index["key"], index["length"] = hashes(ids), mixed(np.arange(len(ids))), LENGTH
-    return index
-
-
 def measure_size(count: int, folder: Path, contents: Contents) -> dict[str, float]:
     """Write a store of ``count`` records, read it, remove it."""
     ids = [f"train/{i}" for i in range(count)]
-    index, about = index_of(ids), common.about_store("invented", "no")
+    index, about = np.empty(count, dtype=reading.INDEX), common.about_store("invented", "no")
+    index["id"], index["key"], index["length"] = hashes(ids), mixed(np.arange(count)), LENGTH
     given = (folder, SCHEME, index, lambda rows: taken(contents, rows), about, {}, lambda place: place.mkdir())
     wrote = common.seconds_of(lambda: writing.write(*given))
     size = sum(path.stat().st_size for path in folder.glob("shard-*.bin"))

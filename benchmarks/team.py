@@ -2,11 +2,9 @@
 
     python benchmarks/team.py
 
-A student of 3 layers x 384 with random weights takes whole optimiser steps on random words of MRPC's lengths. All predictions
-are computed beforehand, as in a run. The sides take turns: ``one`` teacher; a ``team`` of ten of which each step draws one; and
-steps that also learn the sampling weights, from 32 or 64 held-out examples, by the gradients of all the student, of its two
-last layers and its head, or of its head; and as the method ``autoskdbert`` does it. The cost of whole phases is computed from
-these steps. Writes ``results/team.json`` and ``docs/results/team_speed.md``.
+A student of 3 layers x 384 with random weights takes whole optimiser steps on random words of MRPC's lengths, with predictions
+that are computed beforehand, as in a run. The sides, which the page describes, take turns. Writes ``results/team.json`` and
+``docs/results/team_speed.md``.
 """
 
 from __future__ import annotations

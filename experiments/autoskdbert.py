@@ -9,8 +9,8 @@ each teacher alone, by none, by the team with given sampling weights, with learn
 by the mean of all with those: see ``ARMS``. Its last stage has the same texts, objective, rate and number of steps in all of
 them; an arm that continues from the weights of another takes those of the same seed (``BUILD_ON``).
 
-A stopped experiment continues where it was. Writes ``results/autoskdbert.json`` and ``docs/results/autoskdbert.md``. A step that
-learns the weights costs several others. CLINC150's dev is what its authors call val; texts that are out of scope are left out.
+A stopped experiment continues where it was. Writes ``results/autoskdbert.json`` and ``docs/results/autoskdbert.md``. CLINC150's dev
+is what its authors call val; texts that are out of scope are left out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tutelage.methods import autoskdbert, ensemble, finetune, kd, skdbert
 from tutelage.recipes.config import as_options
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import claims, listed, paragraph, shown, table, tabled
-from tutelage.studies.script import Arguments, Results, before, once, settings, write_rows
+from tutelage.studies.script import Arguments, Results, once, settings
 from tutelage.studies.study import paired, study
 from tutelage.studies.teams import member_of
 
@@ -108,10 +108,10 @@ def measure(arguments: Arguments) -> Iterator[Results]:
     which, parts = common.part(arguments)
     for place, task in enumerate(arguments.tasks.split(",")):
         work = arguments.work / task
-        where = {"task": task, "data_dir": arguments.data_dir}
+        data = DataConfig(task=task, data_dir=arguments.data_dir)
         if task == "clinc150":
-            where = intents(work, arguments.clinc)
-        data = DataConfig(**where, max_train=arguments.max_train, max_length=128)
+            data = common.clinc(work / "train.csv", work / "dev.csv", arguments.clinc)
+        data = data.model_copy(update={"max_train": arguments.max_train, "max_length": 128})
         results["teams"][task] = team = team_of(task, work, data, arguments)
         if arguments.share == "shared":
             continue
@@ -120,18 +120,6 @@ def measure(arguments: Arguments) -> Iterator[Results]:
                 for found in runs_of(work, team, data, seed, [arm for arm in ARMS if arm in arms], arguments):
                     results["runs"].append({"task": task, "seed": seed, **found})
                     yield results
-
-
-def intents(work: Path, path: str | None) -> Results:
-    """CLINC150's train and val as files of a text and a label each, written once."""
-    found = {"train": str(work / "train.csv"), "dev": str(work / "dev.csv")}
-    if not Path(found["dev"]).exists():
-        if path is None:
-            raise SystemExit("CLINC150 needs --clinc path/to/data_full.json")
-        whole = before(Path(path))
-        write_rows(Path(found["train"]), whole["train"])
-        write_rows(Path(found["dev"]), whole["val"])
-    return found
 
 
 def team_of(task: str, work: Path, data: DataConfig, arguments: Arguments) -> Results:

@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.data.config import DataConfig
-from tutelage.methods.finetune import finetune
-from tutelage.recipes.config import RunConfig
-from tutelage.recipes.recipe import Recipe
+from tutelage import DataConfig, Recipe, RunConfig, TutelageError
+from tutelage.methods import finetune
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Student
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import gain, named, shown, table, tally
-from tutelage.studies.script import Arguments, Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, before, settings, write_rows
 from tutelage.studies.study import paired, study
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
@@ -71,6 +69,16 @@ def part(arguments: Arguments) -> tuple[int, int]:
 def task_data(arguments: Arguments, task: str, **more: Any) -> DataConfig:
     """A GLUE task with the experiments' number of training rows."""
     return DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task), **more)
+
+
+def clinc(train: Path, dev: Path, file: str | Path | None) -> DataConfig:
+    """CLINC150's train and val as files of a text and a label each, written once."""
+    for path, part in ((train, "train"), (dev, "val")):
+        if not path.exists():
+            if file is None:
+                raise TutelageError("CLINC150 needs --clinc path/to/data_full.json")
+            write_rows(path, before(Path(file))[part])
+    return DataConfig(train=str(train), dev=str(dev))
 
 
 def altered(recipe: Recipe, student: Student | None = None, **stage: Any) -> Recipe:

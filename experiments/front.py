@@ -12,8 +12,6 @@ where it was; ``--tasks``, ``--teachers`` and ``--points`` make a part of it.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -71,14 +69,8 @@ def task_data(arguments: Arguments, task: str) -> DataConfig:
     """A task's texts; CLINC150 as files in the folder of the runs."""
     if task != "clinc":
         return DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task))
-    files = {part: arguments.work / "data" / f"clinc-{part}.csv" for part in ("train", "val")}
-    for part, path in files.items():
-        if not path.exists():
-            rows = json.loads(arguments.clinc.read_text(encoding="utf-8"))[part]
-            out = io.StringIO()
-            csv.writer(out).writerows([("text", "label"), *rows])
-            write(path, out.getvalue())
-    return DataConfig(train=str(files["train"]), dev=str(files["val"]))
+    train, val = (arguments.work / "data" / f"clinc-{part}.csv" for part in ("train", "val"))
+    return common.clinc(train, val, arguments.clinc)
 
 
 def cell(place: Path, config: RunConfig, data: DataConfig, again: bool) -> dict[str, Any]:

@@ -115,9 +115,6 @@ def measure(arguments: Arguments) -> Iterator[Results]:
             yield results
 
 
-# ------------------------------------------------------------------------------------------------------ what it shows
-
-
 def scores_of(results: Results, task: str) -> dict[str, dict[int, float]]:
     """Scores by arm and seed, of the arms that were run."""
     found = common.by_arm(results["runs"], results["teachers"][task]["metric"], task=task)

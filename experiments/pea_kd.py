@@ -116,8 +116,6 @@ def measure(arguments: Arguments) -> Iterator[Results]:
             yield results
 
 
-# ------------------------------------------------------------------------------------------------------------ a puzzle
-
 ITEMS, WIDTH, STEPS = 8, 64, 2500
 
 
@@ -164,9 +162,6 @@ PUZZLED = {
     "1 layer, run twice, exchanged": plan_of(1, "shuffled"),
     "2 layers": 2,
 }
-
-
-# ------------------------------------------------------------------------------------------------------- what it shows
 
 
 def page(results: Results) -> Results:

@@ -2,12 +2,11 @@
 
     python experiments/planted_teams.py
 
-Texts have 16 tokens of two classes; the label is the class of the majority. Teachers are tables of logits with a share of
-wrong labels: *mixed* is three good and three bad ones, *hostile* two good and four bad, *equals* six alike. The student is a
-BERT of 2 layers x 32 with random weights. A distribution is learned by search, selection and a second phase, as in the
-published outline (``single``), and by a search as ``autoskdbert`` does it (``corrected``). New students are then trained on
-soft labels alone by it, by uniform draws, by the mean of all, and by the good ones. A stopped experiment continues where it
-was. Writes ``results/planted_teams.json`` and ``docs/results/planted_teams.md``.
+Teachers are tables of logits with a share of wrong labels: *mixed* is three good and three bad ones, *hostile* two good and
+four bad, *equals* six alike. A distribution is learned by search, selection and a second phase, as in the published outline
+(``single``), and by a search as ``autoskdbert`` does it (``corrected``). New students are then trained on soft labels alone
+by it, by uniform draws, by the mean of all, and by the good ones. A stopped experiment continues where it was. Writes
+``results/planted_teams.json`` and ``docs/results/planted_teams.md``.
 """
 
 from __future__ import annotations
@@ -74,9 +73,6 @@ def measure(arguments: Arguments) -> Iterator[Results]:
         if number % parts == which or path.exists():
             results["runs"].append(once(path, partial(one, team, seed, arguments.updates)))
             yield results
-
-
-# ------------------------------------------------------------------------------------------------------------ one seed
 
 
 def texts(count: int, generator: np.random.Generator) -> Encoded:
@@ -182,9 +178,6 @@ def searched(trial: Trial, uniform: np.ndarray, name: str, updates: int) -> Resu
         how = Team(learning=learning.model_copy(update={"keep": None}))
         found["refined"] = trial.train(np.array(record["next"]), how, updates, labels, 1)[1]["probabilities"]
     return found
-
-
-# ------------------------------------------------------------------------------------------------------- what it shows
 
 
 def page(results: Results) -> Results:

@@ -7,7 +7,6 @@ proposes words for augmentation. It fine-tunes MiniLM as the teacher of each tas
 student of 4 layers x 192, several seeds each. ``plain`` is the same student from random weights on the labels of the original
 texts alone, for about as many steps as the method takes on the task. A stopped experiment continues where it was. Writes
 ``results/tinybert.json`` and ``docs/results/tinybert.md``.
-
 The defaults are for two CPU cores: few tokens, few variants, short stages. On a GPU raise them.
 """
 
@@ -133,9 +132,6 @@ def held_out(path: Path) -> Results:
     report = before(path)
     stage = report["stages"][0]
     return {"tokens": stage["tokens"], "seconds": report["seconds"], **stage["held_out"]}
-
-
-# ------------------------------------------------------------------------------------------------------- what it shows
 
 
 def page(results: Results) -> Results:

