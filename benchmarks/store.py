@@ -140,9 +140,9 @@ def read_all(teacher: StoredTeacher, count: int, contents: Contents) -> None:
 def section(result: Results) -> list[str]:
     """The part of the page about reading."""
     columns = {"records": "{records:,}", "size, MB": lambda row: f"{row['bytes'] / 1e6:,.1f}", "shards": "{shards}"}
-    for head, what in (("write", "write"), ("open", "open"), ("verify", "verify"), ("locate all", "locate")):
-        columns[f"{head}, s"] = f"{{{what}_seconds:.3g}}"
-    columns |= {"read all, s": "{read_seconds:.3g}", "records a second": "{records_per_second:,.0f}"}
+    for head in ("write", "open", "verify", "locate all", "read all"):
+        columns[f"{head}, s"] = f"{{{head.split()[0]}_seconds:.3g}}"
+    columns["records a second"] = "{records_per_second:,.0f}"
     return SCRIPT.section("reading", **result, rows=tabled(columns, result["sizes"]), batch=BATCH)
 
 

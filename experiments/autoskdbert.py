@@ -150,20 +150,14 @@ def runs_of(
     """All arms of a seed, in their order: later ones continue from what earlier ones have found."""
     teachers, done = members_in((str(work / "team"),)), []
     names = [member["name"] for member in team["members"]]
+    how = {"data": data, "teacher_store": "auto", "baseline": False, "mixed_precision": arguments.mixed_precision}
+    how["allow_weak_teacher"] = True  # one is bad on purpose
     for arm in arms:
         alone = [(f"single{n + 1}", {"arm": arm, "teacher": name}, teachers[n]) for n, name in enumerate(names)]
         for name, about, teacher in alone if arm == "single" else [(arm, {"arm": arm}, teachers[0])]:
             recipe = recipe_for(arm, done, team["asked"]["lr"], arguments)
-            config = RunConfig(
-                recipe=recipe,
-                teacher=teacher,
-                teachers=teachers if recipe.takes_teachers else (),
-                teacher_store="auto",
-                data=data,
-                baseline=False,
-                mixed_precision=arguments.mixed_precision,
-                allow_weak_teacher=True,  # one is bad on purpose
-            )
+            several = teachers if recipe.takes_teachers else ()
+            config = RunConfig(recipe=recipe, teacher=teacher, teachers=several, **how)
             found = study(work, {name: config}, [seed], keep=lambda _, report: row(report, work))
             done.append({**about, **found.outcomes[0].more})
             yield dict(done[-1])
@@ -171,13 +165,9 @@ def runs_of(
 
 def learning(arm: str, arguments: Arguments) -> Learning:
     team = of_kind(autoskdbert().stages[0].mechanisms, Team)
-    return Learning(
-        update="all" if arm == "joint" else "single",
-        examples=arguments.held,
-        parameters=arguments.parameters,
-        shrink=arguments.shrink,
-        **(team.learning.model_dump(include=OWN) if arm == "corrected" else {}),
-    )
+    own = team.learning.model_dump(include=OWN) if arm == "corrected" else {}
+    how = {"examples": arguments.held, "parameters": arguments.parameters, "shrink": arguments.shrink}
+    return Learning(update="all" if arm == "joint" else "single", **how, **own)
 
 
 def recipe_for(arm: str, done: list[Results], rate: float, arguments: Arguments) -> Recipe:

@@ -97,14 +97,9 @@ def teacher(
     **stage: Any,
 ) -> dict[str, Any]:
     """Fine-tune ``start`` (default: MiniLM) on a task in ``WORK/TASK/teacher``, unless it is finished; returns the run's report."""
-    config = RunConfig(
-        recipe=altered(finetune(Checkpoint(name=str(start or pretrained())), lr=lr), **stage),
-        data=data,
-        out=str(arguments.work / task / "teacher"),
-        baseline=False,
-        mixed_precision=arguments.mixed_precision,
-    )
-    return run(config, resume=True)
+    recipe, out = finetune(Checkpoint(name=str(start or pretrained())), lr=lr), str(arguments.work / task / "teacher")
+    how = {"baseline": False, "mixed_precision": arguments.mixed_precision}
+    return run(RunConfig(recipe=altered(recipe, **stage), data=data, out=out, **how), resume=True)
 
 
 def each_task(

@@ -215,18 +215,12 @@ def config_for(arm: str, kind: str, work: Path, rate: float, arguments: Argument
     }
     fresh = Fresh(layers=shape.layers, hidden=hidden, intermediate=4 * hidden, heads=shape.heads, like=like)
     halves = [HardLabels(weight=0.5), SoftLabels(temperature=2, weight=0.5)]
-    stage = Stage(
-        name="words",
-        data=instances(kind),
-        objective=halves if arm == "kd" else [HardLabels()],
-        epochs=1000,
-        max_steps=round((how.teacher_steps if arm == "teacher" else how.steps) * arguments.times),
-        lr=rate,
-        batch_size=BATCH,
-        warmup=0.05,
-        select="last",
-        mechanisms=[PruningSchedule(weights_lr=1.0, share=0.15, selection=SELECTION)] if arm.startswith("wid") else [],
-    )
+    steps = round((how.teacher_steps if arm == "teacher" else how.steps) * arguments.times)
+    taken = {"epochs": 1000, "max_steps": steps, "lr": rate, "batch_size": BATCH, "warmup": 0.05, "select": "last"}
+    stage = Stage(name="words", data=instances(kind), objective=halves if arm == "kd" else [HardLabels()], **taken)
+    if arm.startswith("wid"):
+        schedule = PruningSchedule(weights_lr=1.0, share=0.15, selection=SELECTION)
+        stage = stage.model_copy(update={"mechanisms": [schedule]})
     return RunConfig(
         recipe=Recipe(method=arm, title=arm, paper="-", student=students.get(arm, fresh), stages=[stage]),
         teacher=None if arm == "teacher" else str(work / f"{kind}-teacher-0" / "student"),
