@@ -324,8 +324,7 @@ def measure(arguments: Arguments) -> Iterator[Results]:
     torch.manual_seed(0)
     model = AutoModelForMaskedLM.from_pretrained(pretrained()).eval().to(common.device())
     texts, share, of_data = sample(arguments.data_dir, arguments.sentences)
-    words = sorted({word for text in texts for word in split(tokenizer, text)})
-    vectors = random_vectors(words)
+    vectors = random_vectors(sorted({word for text in texts for word in split(tokenizer, text)}))
     rows, compared = rows_of(Scene(model, tokenizer, vectors, texts), arguments.variants)
     yield {
         "command": SCRIPT.command(settings(arguments), "--data-dir path/to/glue"),

@@ -219,14 +219,11 @@ def section(entries: list[Results]) -> list[str]:
     return SCRIPT.section("training", **entries[0], **tables, words=common.PRECISIONS[entries[0]["precision"]])
 
 
-def page(results: Results) -> Results:
-    return page_of(results, before(SCRIPT.out.with_name("store.json")))
-
-
-def page_of(results: Results, reading: Results) -> Results:
-    """The page of both benchmarks of stores."""
+def page(results: Results, reading: Results | None = None) -> Results:
+    """The page of both benchmarks of stores; the results of ``reading`` lie beside these."""
     import store
 
+    reading = before(SCRIPT.out.with_name("store.json")) if reading is None else reading
     entries, takeaway = [*results.values()], ""
     ratios = {entry["title"]: entry["ratios"] for entry in entries if entry["length"] == "128"}
     if ratios:

@@ -43,7 +43,6 @@ from tutelage.training import loop
 
 BATCH = 32
 TERMS = [Embeddings(), Hidden(), AttentionScores(), SoftLabels()]
-LABELS = [HardLabels()]
 MEASURED = ("ours", "textbrewer", "finetune")
 """Sides at 512 tokens, and those whose memory is measured."""
 PAIRS = [(1, 2), (2, 3), (3, 5), (4, 6)]
@@ -99,8 +98,7 @@ def textbrewer(scene: Scene, batch_size: int = BATCH, pad_to: int | None = 128) 
     def collate(rows: list[int]) -> dict[str, torch.Tensor]:
         return batches.padded(scene.encoded, np.array(rows), pad_to)
 
-    rows: Any = list(range(len(scene.encoded)))
-    loader = torch.utils.data.DataLoader(rows, batch_size=batch_size, shuffle=True, collate_fn=collate)
+    loader = torch.utils.data.DataLoader(range(len(scene.encoded)), batch_size, shuffle=True, collate_fn=collate)
     optimizer = common.optimizer_for(student, lr=5e-5)
     with tempfile.TemporaryDirectory() as folder:
         training = TrainingConfig(device=str(device), output_dir=folder, log_dir=None, ckpt_frequency=1)
@@ -115,7 +113,7 @@ SIDES: dict[str, Callable[..., None]] = {
     "ours": ours,
     "textbrewer": textbrewer,
     "textbrewer, longest": partial(textbrewer, pad_to=None),
-    "finetune": partial(ours, terms=LABELS),
+    "finetune": partial(ours, terms=[HardLabels()]),
 }
 
 
@@ -224,8 +222,7 @@ def measure(arguments: Arguments) -> Iterator[Results]:
 
 
 def page(results: Results) -> Results:
-    lines = []
-    names = ("mrpc, natural lengths", "sst2, natural lengths", "mrpc, 512 tokens")
+    names, lines = ("mrpc, natural lengths", "sst2, natural lengths", "mrpc, 512 tokens"), []
     for name in names:
         part = results[name]
         columns = {

@@ -3,12 +3,10 @@
     pip install -e .
     python benchmarks/store.py --work /tmp/stores
 
-Writes stores of 1,000 to 1,000,000 random records: what ``1l_10t_0.1h`` keeps of BERT-base (10 tokens of one layer, of
-each the 77 largest of 768 neurons, in half precision) and 3 logits, 2,523 bytes each. Every record is then read once in
-shuffled order, in batches of 32, as a training step reads it (``StoredTeacher.signals``), on one thread. The files are in
-the page cache, where a training run finds them from its second epoch on. One store exists at a time; the largest takes
-2.5 GB. Writes ``results/store.json`` and
-``docs/results/store_curve.svg``; its table is a part of ``docs/results/store_speed.md``, with ``results/offline.json``.
+Writes stores of 1,000 to 1,000,000 random records and reads each record once, as a training step does
+(``StoredTeacher.signals``), from the page cache, where a training run finds them from its second epoch on. One store exists at
+a time; the largest takes 2.5 GB. Writes ``results/store.json`` and ``docs/results/store_curve.svg``; its table is a part of
+``docs/results/store_speed.md``, with ``results/offline.json``.
 """
 
 from __future__ import annotations
@@ -191,7 +189,7 @@ def measure(arguments: Arguments) -> Iterator[Results]:
 def page(results: Results) -> Results:
     import offline
 
-    return offline.page_of(before(SCRIPT.out.with_name("offline.json")), results)
+    return offline.page(before(SCRIPT.out.with_name("offline.json")), results)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from accelerate import Accelerator
 
 from tutelage import HardLabels, SoftLabels, anatomy
 from tutelage.data import batches
-from tutelage.mechanisms.mechanism import of_kind
 from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.mechanisms.team.teacher import TeamTeacher
 from tutelage.mechanisms.team.weigher import Weigher
@@ -115,8 +114,7 @@ def sides(arguments: Arguments, accelerator: Accelerator) -> dict[str, Callable[
     for parameters, examples in product(PARAMETERS, EXAMPLES):
         how = Learning(examples=examples, parameters=parameters)
         found[f"learning, {parameters}, {examples} held out"] = searching(how)
-    searched = of_kind(autoskdbert().stages[0].mechanisms, Team)
-    return {**found, "learning, as autoskdbert": searching(searched.learning)}
+    return {**found, "learning, as autoskdbert": searching(autoskdbert().stages[0].mechanisms[0].learning)}
 
 
 def phases(rows: list[Results], batch: int) -> list[Results]:

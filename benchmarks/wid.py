@@ -3,9 +3,8 @@
     python benchmarks/wid.py
 
 A masked-word model of BERT-base's widths (some of its layers: all cost the same) takes whole optimiser steps on random
-tokens: plain, between compactors with half of the coordinates masked, and, for students of 384 and 192, plain and with the
-compactors cut. Each has a process of its own, whose peak memory is measured, and another with glibc's default allocator: it
-returns the memory of large tensors to the system and gets it anew, zeroed page by page, which can cost half of a plain step.
+tokens. Each side has a process of its own, whose peak memory is measured, and another with glibc's default allocator: it returns
+the memory of large tensors to the system and gets it anew, zeroed page by page, which can cost half of a plain step.
 Writes ``results/wid_speed.json`` and ``docs/results/wid_speed.md``.
 """
 
@@ -158,14 +157,8 @@ def page(results: Results) -> Results:
         lines += [f"## {int(tokens):,} tokens a step", "", *table(HEADS, rows)]
     last = results[max(given["tokens"].split(","), key=int)]
     most = {kind: max(ratio(last, name, plain_of(name)) for name in last if name.startswith(kind)) for kind in LIMITS}
-    return {
-        "wrapped": most["whole"],
-        "cut": most["cut"],
-        "steps": lines,
-        "limits": over(results),
-        "machine": common.where(results["threads"]),
-        "precision": "fp32" if given["fp32"] else "bf16 autocast",
-    }
+    made = {"machine": common.where(results["threads"]), "precision": "fp32" if given["fp32"] else "bf16 autocast"}
+    return {"wrapped": most["whole"], "cut": most["cut"], "steps": lines, "limits": over(results), **made}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ import common
 import numpy as np
 
 from tutelage import Copied, DataConfig, Recipe, RunConfig, api
-from tutelage.mechanisms.mechanism import of_kind
 from tutelage.mechanisms.team.folders import members_in
 from tutelage.mechanisms.team.members import NEAR_CONSTANT
 from tutelage.mechanisms.team.settings import Learning, Team
@@ -164,8 +163,8 @@ def runs_of(
 
 
 def learning(arm: str, arguments: Arguments) -> Learning:
-    team = of_kind(autoskdbert().stages[0].mechanisms, Team)
-    own = team.learning.model_dump(include=OWN) if arm == "corrected" else {}
+    usual = autoskdbert().stages[0].mechanisms[0].learning
+    own = usual.model_dump(include=OWN) if arm == "corrected" else {}
     how = {"examples": arguments.held, "parameters": arguments.parameters, "shrink": arguments.shrink}
     return Learning(update="all" if arm == "joint" else "single", **how, **own)
 

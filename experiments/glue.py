@@ -12,7 +12,7 @@ validation split (10 % of train); the scores are of dev.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import common
 import numpy as np
@@ -46,15 +46,12 @@ def measure(arguments: Arguments) -> Iterator[Results]:
     return common.on_tasks(arguments, recipes, taught, keys=KEYS, arm="method")
 
 
-def agreement(runs: common.Runs) -> str:
-    values = [run["agreement"] for run in runs if run["agreement"] is not None]
-    return f"{np.mean(values):.3f}" if values else "-"
-
-
 def page(results: Results) -> Results:
-    columns: dict[str, Callable[[common.Runs], str]] = {
+    columns = {
         "kept": lambda runs: f"{np.mean([run['retention'] for run in runs]):.1%}",
-        "agreement with the teacher": agreement,
+        "agreement with the teacher": lambda runs: (
+            "-" if runs[0]["agreement"] is None else f"{np.mean([run['agreement'] for run in runs]):.3f}"
+        ),
         "speed-up": lambda runs: f"{np.median([run['speedup'] for run in runs]):.2f}x",
     }
     return common.tables_of_tasks(results, arm="method", columns=columns)

@@ -10,6 +10,7 @@ Writes ``results/minimum_knowledge.json``, ``docs/results/minimum_knowledge.md``
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -115,14 +116,14 @@ def measure(arguments: Arguments) -> Iterator[Results]:
             yield results
 
 
+def bytes_in(results: Results, task: str) -> dict[str, float]:
+    return {run["arm"]: run["bytes_per_example"] for run in common.of(results["runs"], task=task)}
+
+
 def scores_of(results: Results, task: str) -> dict[str, dict[int, float]]:
     """Scores by arm and seed, of the arms that were run."""
     found = common.by_arm(results["runs"], results["teachers"][task]["metric"], task=task)
     return {name: found[name] for name in arms() if name in found}
-
-
-def bytes_in(results: Results, task: str) -> dict[str, float]:
-    return {run["arm"]: run["bytes_per_example"] for run in common.of(results["runs"], task=task)}
 
 
 def page(results: Results) -> Results:
@@ -176,12 +177,11 @@ def panel(results: Results, task: str) -> Plot:
         down = plot.at(x[1], mean)[1] + 4
         below = max(down, below + 13)
         plot.text(x[1], mean, name, colour=COLOURS[name], dx=5, dy=4 + below - down)
-    seen: dict[float, int] = {}
-    for name, (mean, half) in sorted(means.items(), key=lambda item: item[1].mean):
-        if not sizes[name]:
-            continue
-        place = seen[round(sizes[name], -2)] = seen.get(round(sizes[name], -2), -1) + 1
-        at = sizes[name] * 1.06**place  # equal amounts stand side by side, the lowest score first
+    seen: Counter[float] = Counter()
+    for name in sorted((name for name in means if sizes[name]), key=lambda name: means[name].mean):
+        mean, half = means[name]
+        at = sizes[name] * 1.06 ** seen[round(sizes[name], -2)]  # equal amounts side by side, the lowest score first
+        seen[round(sizes[name], -2)] += 1
         if half:
             plot.line([(at, mean - half), (at, mean + half)], "#a5c3ce", 1)
         usual = name in (*AMOUNTS, "full")

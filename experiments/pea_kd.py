@@ -205,10 +205,8 @@ def takeaway(found: Results) -> Results:
 def of_task(teacher: Results, runs: common.Runs) -> list[str]:
     """Arms of one task and size, and which of the claims they show."""
     metric, *_ = teacher["scores"]
-    known = [
-        f"{name}: teacher {score:.3f}, a constant answer {teacher['constant'][name]:.3f}"
-        for name, score in teacher["scores"].items()
-    ]
+    said = "{}: teacher {:.3f}, a constant answer {:.3f}"
+    known = [said.format(name, score, teacher["constant"][name]) for name, score in teacher["scores"].items()]
     scores = {name: common.by_arm(runs, name) for name in teacher["scores"]}
     ours, rows = scores[metric], {arm: common.of(runs, arm=arm) for arm in ARMS}
     means = common.score_columns(scores)

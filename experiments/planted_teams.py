@@ -12,7 +12,6 @@ by it, by uniform draws, by the mean of all, and by the good ones. A stopped exp
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -25,7 +24,6 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from tutelage import HardLabels, SoftLabels, Stage, anatomy
 from tutelage.data.batches import Known
 from tutelage.data.examples import Encoded
-from tutelage.mechanisms.mechanism import of_kind
 from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.mechanisms.team.teacher import TeamTeacher
 from tutelage.mechanisms.team.weigher import Weigher
@@ -48,7 +46,7 @@ TEAMS = {
 """The share of wrong labels in each teacher's table; None is a teacher without an opinion (all logits 0)."""
 GOOD = 0.15
 TEMPERATURE, BATCH, RATE, FINAL = 2.0, 32, 2e-3, 620
-LEARNING = of_kind(autoskdbert().stages[0].mechanisms, Team).learning
+LEARNING = autoskdbert().stages[0].mechanisms[0].learning
 SEARCHES = {
     "single": {},
     "reinforce": {"update": "reinforce"},
@@ -105,18 +103,13 @@ def student(seed: int) -> PreTrainedModel:
     )
 
 
-@dataclass
 class Trial:
     """Texts and the teachers' tables of one team and seed."""
 
-    team: str
-    seed: int
-
-    def __post_init__(self) -> None:
-        generator = np.random.default_rng([self.seed, 0x71A])
-        self.encoded, self.test = texts(TRAIN + HELD, generator), texts(TEST, generator)
-        assert self.encoded.labels is not None and self.test.labels is not None
-        self.tables = tables(self.team, self.encoded.labels, generator)
+    def __init__(self, team: str, seed: int) -> None:
+        generator = np.random.default_rng([seed, 0x71A])
+        self.seed, self.encoded, self.test = seed, texts(TRAIN + HELD, generator), texts(TEST, generator)
+        self.tables = tables(team, self.encoded.labels, generator)
 
     def train(
         self, weights: np.ndarray, how: Team, steps: int, labels: float = 0.0, number: int = 2
@@ -144,11 +137,11 @@ class Trial:
 
 def one(team: str, seed: int, updates: int) -> Results:
     """All searches and students of one team and seed."""
-    trial, members = Trial(team, seed), len(TEAMS[team])
+    trial, members, equals = Trial(team, seed), len(TEAMS[team]), team == "equals"
     uniform = np.full(members, 1 / members)
-    names = ("single", "corrected", "naive") if team == "equals" else tuple(SEARCHES)
-    search = {name: searched(trial, uniform, name, updates) for name in names}
-    if team == "equals":
+    names = ("single", "corrected", "naive") if equals else tuple(SEARCHES)
+    search = {name: searched(trial, uniform, name, updates, refined=name == "single" and not equals) for name in names}
+    if equals:
         return {"team": team, "seed": seed, "search": search, "accuracy": {}}
     good = np.array([wrong is not None and wrong <= GOOD for wrong in TEAMS[team]])
     finals = {
@@ -167,14 +160,14 @@ def one(team: str, seed: int, updates: int) -> Results:
     return {"team": team, "seed": seed, "search": search, "accuracy": accuracy}
 
 
-def searched(trial: Trial, uniform: np.ndarray, name: str, updates: int) -> Results:
-    """What one way to learn the distribution finds; ``single`` has a second phase, but not in a team of equals."""
+def searched(trial: Trial, uniform: np.ndarray, name: str, updates: int, refined: bool) -> Results:
+    """What one way to learn the distribution finds, in a second phase too if it is ``refined``."""
     learning = Learning(**SEARCHES[name])
     labels, steps = 0.0 if name == "soft labels only" else 0.5, 120 if name == "few updates" else updates
     accuracy, record = trial.train(uniform, Team(learning=learning), steps, labels, 0)
     kept = [int(k) for k in record["kept"]]
     found = {"q": record["probabilities"], "next": record["next"], "kept": kept, "student": accuracy}
-    if name == "single" and trial.team != "equals":
+    if refined:
         how = Team(learning=learning.model_copy(update={"keep": None}))
         found["refined"] = trial.train(np.array(record["next"]), how, updates, labels, 1)[1]["probabilities"]
     return found

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,6 +75,7 @@ ARMS = {
     "kd": "new, labels and teacher's predictions",
     "scratch": "new, labels",
 }
+HEADS = ("same_head", "best_match", "uniform")
 LENGTH, BATCH = 48, 32
 """Tokens of an input, and inputs of a step."""
 TASK_ARMS = {
@@ -246,12 +248,9 @@ def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 2000) -> float:
 def attention_of(work: Path, kind: str, out: Path) -> Results:
     """The student's attention beside the teacher's on held-out text, stored beside the run."""
     teacher, texts = str(work / f"{kind}-teacher-0" / "student"), str(work / "unseen.txt")
-
-    def found() -> Results:
-        report = api.attention_report(teacher, str(out / "student"), texts, max_length=LENGTH, quiet=True)
-        return report.model_dump(mode="json", include={"same_head", "best_match", "uniform"})
-
-    return once(out / "attention.json", found)
+    given = (teacher, str(out / "student"), texts)
+    report = partial(api.attention_report, *given, max_length=LENGTH, quiet=True)
+    return once(out / "attention.json", lambda: report().model_dump(mode="json", include=set(HEADS)))
 
 
 # ------------------------------------------------------------------------------------------------------------ on tasks
@@ -367,7 +366,7 @@ def about_words(kind: str, found: Results, times: float) -> list[str]:
         "seconds": lambda arm: f"{np.mean(arms[arm]['seconds']):.0f}",
         "rates: loss with seed 0": lambda arm: tried(arms[arm]["tuning"], format(arms[arm]["rate"], "g")),
     }
-    measures = [(head, measure) for head in ("same_head", "best_match", "uniform") for measure in ("cosine", "kl")]
+    measures = [(head, measure) for head in HEADS for measure in ("cosine", "kl")]
     attention = [
         [ARMS[arm], str(len(of["attention"]))]
         + [shown([one[head][measure] for one in of["attention"]]) for head, measure in measures]
