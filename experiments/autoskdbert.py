@@ -107,9 +107,10 @@ def measure(arguments: Arguments) -> Iterator[Results]:
     which, parts = common.part(arguments)
     for place, task in enumerate(arguments.tasks.split(",")):
         work = arguments.work / task
-        data = DataConfig(task=task, data_dir=arguments.data_dir)
         if task == "clinc150":
             data = common.clinc(work / "train.csv", work / "dev.csv", arguments.clinc)
+        else:
+            data = DataConfig(task=task, data_dir=arguments.data_dir)
         data = data.model_copy(update={"max_train": arguments.max_train, "max_length": 128})
         results["teams"][task] = team = team_of(task, work, data, arguments)
         if arguments.share == "shared":
