@@ -9,10 +9,8 @@ converted to float32, the output is bfloat16 again. Float32 throughout is for co
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import common
 import torch
@@ -20,7 +18,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tutelage.studies.pages import table
-from tutelage.studies.script import Results, Script
+from tutelage.studies.script import Arguments, Results, Script
 
 SHAPES = ((64, 14, 12, 32), (32, 40, 12, 32), (32, 128, 12, 32), (32, 128, 12, 64), (4, 512, 12, 64))
 """Texts, tokens, heads and the width of a head."""
@@ -34,7 +32,7 @@ OURS = "bfloat16, fused in float32"
 SCRIPT = Script(__file__, __doc__, "attention", repeats=15)
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     rows = []
     for shape in SHAPES:
         sides = {name: partial(once, shape, *side) for name, side in SIDES.items()}
@@ -54,7 +52,7 @@ def once(shape: tuple[int, int, int, int], dtype: torch.dtype, kernel: SDPBacken
         F.scaled_dot_product_attention(*read, attn_mask=mask).to(dtype).sum().backward()
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     rows = []
     gains = [row["ms"]["bfloat16, fused"] / row["ms"][OURS] for row in results["rows"]]
     for row, gain in zip(results["rows"], gains, strict=True):

@@ -3,26 +3,26 @@
     pip install -e ".[demo]"
     python benchmarks/augment.py --data-dir path/to/glue
 
-The texts are questions and sentences of QNLI, chosen so that they recur as they do in the whole data. The first row is
-TinyBERT's algorithm as in its authors' code: for each word of one piece a forward pass of its own on the masked text and the
-text once more, scores of all words at all places, all sorted; for the others the cosine to 100,000 word vectors, sorted, at each
-occurrence; then the copies. Each row below changes one thing more, up to ``tutelage``'s defaults and those in bfloat16; the row
-"in batches" is the same algorithm in ``tutelage``, and its candidates are compared with the first row's.
+The texts are of QNLI, chosen so that they recur as they do in the whole data. The first row is TinyBERT's algorithm as in
+its authors' code: for each word of one piece a forward pass of its own on the masked text and the text once more, scores of
+all words at all places, all sorted; for the others the cosine to 100,000 word vectors, sorted, at each occurrence; then the
+copies. Each row below changes one thing more, up to ``tutelage``'s defaults and those in bfloat16; the row "in batches" is
+the same algorithm in ``tutelage``, and its candidates are compared with the first row's.
 
-The model is the one that the demo carries, with a random head for words, and the word vectors are random, of GloVe's size:
-speed does not depend on their values. Results go to ``results/augment.json``.
+The model is the demo's with a random head for words, and the word vectors are random, of GloVe's size: speed does not depend on
+their values. Writes ``results/augment.json`` and ``docs/results/augment_speed.md``.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import random
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -30,6 +30,7 @@ from string import ascii_lowercase
 from typing import Any
 
 import common
+import networkx
 import numpy as np
 import torch
 from torch import nn
@@ -45,7 +46,7 @@ from tutelage.data.readers.glue import load_glue
 from tutelage.evaluation.speed import flops
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import tabled
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, settings
 
 K = 15
 VECTORS = (100_000, 300)
@@ -71,8 +72,8 @@ class Proposals:
     """Of one text: its words as the published code cuts them, and the candidates of those that have some."""
 
     words: list[str]
-    candidates: dict[int, list[str]]
-    scores: dict[int, dict[str, float]]
+    candidates: dict[int, list[str]] = field(default_factory=dict)
+    scores: dict[int, dict[str, float]] = field(default_factory=dict)
     """Of single pieces, by word the scores of the best and somewhat more."""
 
 
@@ -94,12 +95,17 @@ class Scene:
         self.model, self.tokenizer, self.vectors, self.texts = model, tokenizer, vectors, texts
         self.row_of = {word: row for row, word in enumerate(vectors.words)}
         self.longest = anatomy.max_length(model.config)
+        # Matrix operations of the model, by the length of the input, and of its head for words at one place.
+        body, head, device = anatomy.base_of(model), nn.Module(), model.device
+        head.forward = partial(anatomy.word_scores, model)
+        self.body = cache(lambda length: flops(body, {"input_ids": torch.full((1, length), 1000, device=device)}))
+        self.head = flops(head, {"hidden": torch.zeros(1, model.config.hidden_size, device=device)})
 
     def published(self, text: str, habits: Published, near: dict[str, list[str]]) -> Proposals:
         """Candidates of all words of a text."""
         words = split(self.tokenizer, text)
         cut = [self.tokenizer.tokenize(word) for word in words]
-        found = Proposals(words, {}, {})
+        found = Proposals(words)
         for place, word in enumerate(words):
             if not proposed(word):
                 continue
@@ -130,11 +136,9 @@ class Scene:
                 scores = anatomy.word_scores(self.model, hidden[0, before + 1])
                 best = scores.topk(K).indices
             some = scores.detach().topk(2 * K)
-        names = self.tokenizer.convert_ids_to_tokens(best.tolist())
-        known = dict(
-            zip(self.tokenizer.convert_ids_to_tokens(some.indices.tolist()), some.values.tolist(), strict=True)
-        )
-        return [name for name in names if not name.startswith("##")], known
+        names, known = (self.tokenizer.convert_ids_to_tokens(ids.tolist()) for ids in (best, some.indices))
+        scored = dict(zip(known, some.values.tolist(), strict=True))
+        return [name for name in names if not name.startswith("##")], scored
 
     def by_vectors(self, word: str) -> list[str]:
         if word not in self.row_of:
@@ -189,48 +193,33 @@ def compare(scene: Scene, theirs: dict[str, Proposals], table: Candidates) -> di
         ours = []
         for word in range(table.offsets[row], table.offsets[row + 1]):
             name = "".join(split(scene.tokenizer, text[slice(*table.spans[word])]))
-            choices = [table.strings[i] for i in table.choices[word] if i >= 0]
             if re.fullmatch("[a-z]+", name):
-                ours.append((name, choices))
+                ours.append((name, [table.strings[i] for i in table.choices[word] if i >= 0]))
             else:
                 counts["not_in_published"] += 1  # letters beyond a to z
-        wanted = [(found.words[place], place) for place, names in found.candidates.items() if names]
-        assert [name for name, _ in ours] == [name for name, _ in wanted], text
-        for (name, choices), (_, place) in zip(ours, wanted, strict=True):
-            if place in found.scores:
-                scores = found.scores[place]
-                assert len(choices) == len(found.candidates[place]), (text, name)
-                ranked = np.array(
-                    [[scores[a], scores[b]] for a, b in zip(choices, found.candidates[place], strict=True)]
-                )
-                assert np.abs(ranked[:, 0] - ranked[:, 1]).max() < 1e-3, (text, name)
+        places = [place for place, names in found.candidates.items() if names]
+        assert [name for name, _ in ours] == [found.words[place] for place in places], text
+        for (name, choices), place in zip(ours, places, strict=True):
+            published, scores = found.candidates[place], found.scores.get(place)
+            if scores is None:
+                assert set(choices) == set(published), (text, name)
             else:
-                assert set(choices) == set(found.candidates[place]), (text, name)
+                apart = [scores[one] - scores[other] for one, other in zip(choices, published, strict=True)]
+                assert np.abs(apart).max() < 1e-3, (text, name)
             counts["words"] += 1
             counts["candidates"] += len(choices)
     return counts
 
 
-class Operations:
-    """Matrix operations of the model, by the length of the input, and of its head for words at one place."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        body, head, device = anatomy.base_of(model), nn.Module(), model.device
-        head.forward = partial(anatomy.word_scores, model)
-        self.body = cache(lambda length: flops(body, {"input_ids": torch.full((1, length), 1000, device=device)}))
-        self.head = flops(head, {"hidden": torch.zeros(1, model.config.hidden_size, device=device)})
-
-
-def operations(scene: Scene, count: Operations, texts: Sequence[str], doubled: bool, everywhere: bool) -> float:
+def operations(scene: Scene, texts: Sequence[str], doubled: bool, everywhere: bool) -> float:
     """Of the forward passes for all single-piece words of ``texts``."""
     total = 0
     for text in texts:
         words = split(scene.tokenizer, text)
         cut = [len(scene.tokenizer.tokenize(word)) for word in words]
-        pieces = sum(cut)
         masked = sum(n == 1 and proposed(word) for word, n in zip(words, cut, strict=True))
-        length = min(2 * pieces + 3 if doubled else pieces + 2, scene.longest)
-        total += masked * (count.body(length) + count.head * (length if everywhere else 1))
+        length = min(2 * sum(cut) + 3 if doubled else sum(cut) + 2, scene.longest)
+        total += masked * (scene.body(length) + scene.head * (length if everywhere else 1))
     return float(total)
 
 
@@ -242,25 +231,17 @@ def sample(data_dir: Path, count: int) -> tuple[list[str], float, float]:
     """
     train = load_glue("qnli", data_dir).train
     rows = list(zip(train.texts, train.pairs or (), strict=True))
-    parent: dict[str, str] = {}
-
-    def root(text: str) -> str:
-        while parent.setdefault(text, text) != text:
-            parent[text] = parent[parent[text]]
-            text = parent[text]
-        return text
-
-    for question, sentence in rows:
-        parent[root(question)] = root(sentence)
-    groups: dict[str, list[str]] = {}
+    together = enumerate(networkx.connected_components(networkx.Graph(rows)))
+    number_of = {text: number for number, texts in together for text in texts}
+    groups: dict[int, list[str]] = defaultdict(list)
     for row in rows:
-        groups.setdefault(root(row[0]), []).extend(row)
-    names, generator = sorted(groups), random.Random(0)
+        groups[number_of[row[0]]] += row
+    generator = random.Random(0)
 
     def draw() -> list[str]:
         texts: list[str] = []
         while len(texts) < count:
-            texts += groups[generator.choice(names)]
+            texts += groups[generator.randrange(len(groups))]
         return texts
 
     def share(texts: Sequence[str]) -> float:
@@ -282,9 +263,7 @@ def random_vectors(words: Sequence[str]) -> WordVectors:
 def rows_of(scene: Scene, copies: int) -> tuple[list[Results], dict[str, int]]:
     """The rows of the table, and what was compared."""
     unique = list(dict.fromkeys(scene.texts))
-    count, device = Operations(scene.model), scene.model.device
-    peaks = {name: common.matmul_peak(device, common.DTYPES[name]) for name in ("no", "bf16")}
-    parity: dict[str, Any] = {"context": "masked_plus_original", "filtered": False}
+    peaks = {name: common.matmul_peak(scene.model.device, common.DTYPES[name]) for name in ("no", "bf16")}
     published = [
         ("published", Published(), scene.texts, True),
         ("no gradients", Published(gradients=False), scene.texts, True),
@@ -292,7 +271,7 @@ def rows_of(scene: Scene, copies: int) -> tuple[list[Results], dict[str, int]]:
         ("each text and word once", Published(False, False, False), unique, False),
     ]
     ours: list[tuple[str, dict[str, Any], bool]] = [
-        ("in batches", parity, True),
+        ("in batches", {"context": "masked_plus_original", "filtered": False}, True),
         ("masked text alone", {"context": "masked_only", "filtered": False}, False),
         ("filtered: the default", {}, False),
         ("bfloat16", {"precision": "bf16"}, False),
@@ -328,10 +307,9 @@ def rows_of(scene: Scene, copies: int) -> tuple[list[Results], dict[str, int]]:
         )
 
     for name, habits, texts, everywhere in published:
-        work = operations(scene, count, texts, True, everywhere)
-        add(name, partial(by_publication, scene, habits, copies), work)
+        add(name, partial(by_publication, scene, habits, copies), operations(scene, texts, True, everywhere))
     for name, options, doubled in ours:
-        work, precision = operations(scene, count, unique, doubled, False), options.get("precision", "no")
+        work, precision = operations(scene, unique, doubled, False), options.get("precision", "no")
         add(name, partial(by_tutelage, scene, copies, **options), work, 3, precision)
     return rows, compare(scene, kept["published"], kept["in batches"])
 
@@ -340,14 +318,13 @@ SCRIPT = Script(__file__, __doc__, "augment", sentences=32, variants=20)
 SCRIPT.add_argument("--data-dir", type=Path, help="folder of GLUE, or of QNLI's files")
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     tokenizer = AutoTokenizer.from_pretrained(pretrained())
     torch.manual_seed(0)
     model = AutoModelForMaskedLM.from_pretrained(pretrained()).eval().to(common.device())
     texts, share, of_data = sample(arguments.data_dir, arguments.sentences)
-    words = sorted({word for text in texts for word in split(tokenizer, text)})
-    vectors = random_vectors(words)
+    vectors = random_vectors(sorted({word for text in texts for word in split(tokenizer, text)}))
     rows, compared = rows_of(Scene(model, tokenizer, vectors, texts), arguments.variants)
     yield {
         "command": SCRIPT.command(settings(arguments), "--data-dir path/to/glue"),
@@ -375,19 +352,12 @@ COLUMNS = {
 }
 
 
-def page(results: Results, out: Path) -> Results:
-    rows, environment = results["rows"], results["environment"]
-    above = [row["seconds"] for row in [rows[0], *rows]]
-    rows = [{**row, "gain": before / row["seconds"]} for before, row in zip(above, rows, strict=False)]
+def page(results: Results) -> Results:
+    above = [row["seconds"] for row in [results["rows"][0], *results["rows"]]]
+    rows = [{**row, "gain": before / row["seconds"]} for before, row in zip(above, results["rows"], strict=False)]
     times = {row["name"]: row["times_published"] for row in rows}
-    machine = common.where(environment["threads"], environment["device"])
-    return {
-        **results,
-        "rows": tabled(COLUMNS, rows),
-        "machine": machine,
-        "half": times["bfloat16"],
-        "full": times["filtered: the default"],
-    }
+    faster = {"half": times["bfloat16"], "full": times["filtered: the default"]}
+    return {**results, **faster, "rows": tabled(COLUMNS, rows), "machine": common.where(**results["environment"])}
 
 
 if __name__ == "__main__":

@@ -167,9 +167,9 @@ def machine() -> dict[str, Any]:
     return {"device": name, "threads": torch.get_num_threads(), **versions}
 
 
-def where(threads: int, name: str | None = None) -> str:
-    """A machine in words."""
-    return f"{threads} CPU thread{'s' * (threads > 1)}" if name in (None, "cpu") else str(name)
+def where(threads: int, device: str = "cpu", **versions: str) -> str:
+    """A :func:`machine` in words."""
+    return f"{threads} CPU thread{'s' * (threads > 1)}" if device == "cpu" else device
 
 
 # ----------------------------------------------------------------------------------------------------- models and texts

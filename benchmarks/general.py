@@ -11,7 +11,6 @@ words) with one large product in the same run. Writes ``results/general.json`` a
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,33 +20,27 @@ import common
 from accelerate import Accelerator
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
+from tutelage import Fresh, Instances, Recipe, RunConfig
 from tutelage.data.corpus.reading import Corpus
 from tutelage.data.masking import Masking
-from tutelage.methods.distilbert import distilbert_general
-from tutelage.methods.pretrain import pretrain
-from tutelage.methods.tinybert import tinybert
+from tutelage.methods import distilbert_general, pretrain, tinybert
 from tutelage.progress import Display
-from tutelage.recipes.config import RunConfig
-from tutelage.recipes.recipe import Instances, Recipe
 from tutelage.run.corpus import CorpusRun
 from tutelage.run.workspace import Bench, new_accelerator
-from tutelage.students.specs import Fresh
 from tutelage.studies.pages import tabled
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, settings
 
+MINILM = BertConfig(num_hidden_layers=6, hidden_size=384, intermediate_size=1536)
 PAIRS = {
     "4 x 312 of BERT-base": (BertConfig(), Fresh(layers=4, hidden=312, intermediate=1200, heads=12)),
-    "4 x 192 of MiniLM": (
-        BertConfig(num_hidden_layers=6, hidden_size=384, intermediate_size=1536),
-        Fresh(layers=4, hidden=192, intermediate=768, heads=12),
-    ),
+    "4 x 192 of MiniLM": (MINILM, Fresh(layers=4, hidden=192, intermediate=768, heads=12)),
 }
 """Teacher (random weights: speed does not depend on them) and student."""
 
 
-def recipes(student: Fresh, teacher: str, arguments: argparse.Namespace) -> dict[str, Recipe]:
-    masked = Instances(packing="segments", length=arguments.length, masking=Masking())
+def recipes(student: Fresh, teacher: str, arguments: Arguments) -> dict[str, Recipe]:
     pairs = Instances(packing="segments", length=arguments.length)
+    masked = pairs.model_copy(update={"masking": Masking()})
     made = {
         "TinyBERT": (tinybert(), pairs, student),
         "DistilBERT": (distilbert_general(), masked, student),
@@ -70,7 +63,7 @@ SCRIPT.add_argument("--work", default="/tmp/general-benchmark", type=Path, help=
 SCRIPT.add_argument("--mixed-precision", default="bf16", choices=list(common.DTYPES))
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     corpus, precision, entries = Corpus(arguments.corpus), arguments.mixed_precision, []
     peak = common.matmul_peak(common.device(), common.DTYPES[precision])
     for pair, (shape, student) in PAIRS.items():
@@ -82,11 +75,9 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         scenes = {}
         for name, recipe in recipes(student, str(folders["body"]), arguments).items():
             teacher = {"TinyBERT": str(folders["body"]), "DistilBERT": str(folders["words"])}.get(name)
-            config = RunConfig(
-                recipe=recipe, teacher=teacher, corpus=arguments.corpus, out="unused", mixed_precision=precision
-            )
-            accelerator = new_accelerator(precision)
-            scenes[name] = CorpusRun(Bench(accelerator, Display(quiet=True)), config), accelerator
+            given = {"teacher": teacher, "corpus": arguments.corpus, "out": "unused", "mixed_precision": precision}
+            desk = Bench(new_accelerator(precision), Display(quiet=True))
+            scenes[name] = CorpusRun(desk, RunConfig(recipe=recipe, **given)), desk.accelerator
         sides = {name: partial(measured, *scene) for name, scene in scenes.items()}
         rates = common.in_turns(sides, arguments.rounds, common.own)
         for name, (run, _) in scenes.items():
@@ -128,7 +119,7 @@ COLUMNS = {
 }
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     told = "{share_of_peak:.0%} of the machine's peak for a student of {pair}"
     whole = [told.format(**entry) for entry in results["entries"] if entry["stage"] == "TinyBERT"]
     return {**results, "told": " and ".join(whole), "rows": tabled(COLUMNS, results["entries"])}

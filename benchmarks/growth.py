@@ -11,7 +11,6 @@ each other in one process. The command goes on where its results end, and with a
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gc
 import shutil
@@ -55,7 +54,7 @@ from tutelage.run.run import run
 from tutelage.run.task import TaskRun
 from tutelage.students.specs import Fresh
 from tutelage.studies.pages import paragraph, table
-from tutelage.studies.script import Results, Script, before, settings
+from tutelage.studies.script import Arguments, Results, Script, before, settings
 from tutelage.tasks import KINDS
 from tutelage.tasks.load import load_data
 from tutelage.teachers.stored import StoredTeacher
@@ -457,7 +456,7 @@ def sizes(part: str, axis: str, most: int) -> list[Size]:
 SCRIPT = Script(__file__, __doc__, "growth", most=100_000)
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     torch.set_num_threads(1)
     results = before(arguments.out)
     results["settings"] = settings(arguments)
@@ -502,7 +501,7 @@ def slopes(found: dict[str, dict[str, float]]) -> dict[str, float]:
     return result
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     lines, grown, fat, curves = [], [], [], 0
     for axis in AXES:
         rows = []
@@ -542,8 +541,7 @@ def page(results: Results, out: Path) -> Results:
         "room": ROOM,
         "small": SMALL_MB,
         "runs": runs_words(results.get("runs_mb", [])),
-        "command": SCRIPT.command(results["settings"]),
-        "machine": common.where(results["environment"]["threads"], results["environment"]["device"]),
+        "machine": common.where(**results["environment"]),
         "environment": results["environment"],
         "peak": results["peak"] / 1e9,
         "hidden": HIDDEN,

@@ -3,27 +3,17 @@
     pip install -e .
     python benchmarks/offline.py --data-dir path/to/glue
 
-Three pairs of teacher and student, with the shapes of published models and random weights (speed does not depend on them):
+Three pairs of teacher and student have the shapes of published models and random weights (speed does not depend on them):
+BERT-base to a fresh 4 x 312 network, BERT-base to ROSITA6 (its 6 bottom layers with 2 heads and 768 neurons each and embeddings
+of rank 128), and MiniLM (6 x 384) to 3 of its layers; at MRPC's lengths and at 128 tokens. Five sides, which the page describes,
+take turns; each trains the same student on the same batches in the same loop.
 
-* ``tinybert4``  BERT-base to a fresh 4 x 312 network, which a shared linear map takes to the teacher's width
-* ``rosita6``  BERT-base to its 6 bottom layers with 2 heads and 768 neurons each and embeddings of rank 128
-* ``mini``  MiniLM (6 x 384) to 3 of its layers
-
-at MRPC's lengths and at 128 tokens. Five sides take turns; each trains the same student on the same batches in the same loop:
-
-* ``live full``  the teacher runs in every step; all hidden states are compared (``alll_allt_1h``)
-* ``live small``  the teacher runs; ``1l_10t_0.1h`` is compared: one layer, 10 tokens, a tenth of the neurons
-* ``stored full`` and ``stored small``  the same two, from a store in half precision
-* ``plain``  hard labels, no teacher
-
-Wanted: ``live full`` against ``stored small`` near what the operations allow, ``stored small`` at most 1.15 of ``plain``.
-Memory is measured at 128 tokens. Writes ``results/offline.json``; the page ``docs/results/store_speed.md`` is written from it and
+Writes ``results/offline.json``; the page ``docs/results/store_speed.md`` is written from it and
 from ``results/store.json`` of ``benchmarks/store.py``.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import shutil
 import tempfile
@@ -36,28 +26,21 @@ from typing import Any
 import common
 import numpy as np
 import torch
-import transformers
 from accelerate import Accelerator
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from tutelage import anatomy
+from tutelage import Copied, Fresh, HardLabels, HiddenKnowledge, Pruned, Stage, Store, anatomy
 from tutelage.data import batches
 from tutelage.data.examples import Encoded, Examples
 from tutelage.evaluation.speed import flops
 from tutelage.knowledge.needs import Needs
-from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.scheme import Scheme
-from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.objectives.objective import ObjectivePlan
-from tutelage.objectives.predictions import HardLabels
-from tutelage.objectives.terms import AnyTerm
-from tutelage.recipes.recipe import Stage
 from tutelage.students.build import build
 from tutelage.students.load import load_model
 from tutelage.students.pruned import Scores
-from tutelage.students.specs import Copied, Fresh, Pruned, Student
 from tutelage.studies.pages import tabled
-from tutelage.studies.script import Results, Script, before, settings
+from tutelage.studies.script import Arguments, Results, Script, before, settings
 from tutelage.tasks import KINDS
 from tutelage.teachers.stored import StoredTeacher, write_store
 from tutelage.teachers.teacher import LiveTeacher, Teacher
@@ -67,27 +50,19 @@ STORED = ("stored full", "stored small")
 MEASURED = ("live full", "stored full", "stored small", "plain")
 """Sides whose memory is measured, each in a process of its own."""
 LENGTHS = {"natural": None, "128": 128}
-LABELS: dict[str, Any] = {"num_labels": 2, "problem_type": "single_label_classification"}
+LABELS = {"num_labels": 2, "problem_type": "single_label_classification"}
 WANTED = 1.15
 """Most that a step of ``stored small`` may cost, where one of ``plain`` is 1."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A teacher and its student."""
-
-    title: str
-    teacher: dict[str, int]
-    student: Student
 
 
 BERT_BASE: dict[str, int] = {}
 MINILM = {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 SETUPS = {
-    "tinybert4": Pair("BERT-base to 4 x 312", BERT_BASE, Fresh(layers=4, hidden=312, intermediate=1200, heads=12)),
-    "rosita6": Pair("BERT-base to ROSITA6", BERT_BASE, Pruned()),
-    "mini": Pair("MiniLM to 3 x 384", MINILM, Copied(layers=3)),
+    "tinybert4": ("BERT-base to 4 x 312", BERT_BASE, Fresh(layers=4, hidden=312, intermediate=1200, heads=12)),
+    "rosita6": ("BERT-base to ROSITA6", BERT_BASE, Pruned()),
+    "mini": ("MiniLM to 3 x 384", MINILM, Copied(layers=3)),
 }
+"""Pairs: title, the teacher's shape, and the student."""
 
 
 @dataclass
@@ -113,9 +88,9 @@ class Scene:
         return load_model(str(self.folder / "student"))[0]
 
     def shape(self, model: str) -> anatomy.Shape:
-        return anatomy.shape_of(transformers.AutoConfig.from_pretrained(self.folder / model))
+        return anatomy.shape_of(AutoConfig.from_pretrained(self.folder / model))
 
-    def terms(self, side: str) -> list[AnyTerm]:
+    def terms(self, side: str) -> list[Any]:
         if side == "plain":
             return [HardLabels()]
         if side.endswith("full"):
@@ -134,16 +109,16 @@ class Scene:
         return common.distilling(self.terms(side), student, self.shape("teacher"), partial(self.source, side))
 
 
-def make_models(pair: Pair, folder: Path) -> None:
+def make_models(shape: dict[str, int], student: Any, folder: Path) -> None:
     """Write teacher and student."""
     torch.manual_seed(0)
-    teacher = BertForSequenceClassification(BertConfig(**pair.teacher, **LABELS)).eval()
+    teacher = BertForSequenceClassification(BertConfig(**shape, **LABELS)).eval()
 
     def scores(model: PreTrainedModel) -> Scores:
         shape = anatomy.shape_of(model.config)
         return [(torch.rand(shape.heads), torch.rand(shape.intermediate)) for _ in range(shape.layers)]
 
-    build(pair.student, teacher, LABELS, 0, scores).save_pretrained(folder / "student")
+    build(student, teacher, LABELS, 0, scores).save_pretrained(folder / "student")
     teacher.save_pretrained(folder / "teacher")
 
 
@@ -212,16 +187,15 @@ def measure_setup(scene: Scene, steps: int, rounds: int, peak: float, memory: bo
     return result
 
 
-def of_each(part: str, names: Iterable[str], form: str) -> dict[str, Callable[[Results], str]]:
+def of_each(part: str, names: Iterable[str], form: str) -> dict[str, str]:
     """A column for each of the names in a part of an entry."""
-    return {name: lambda entry, name=name: format(entry[part][name], form) for name in names}
+    return {name: f"{{{part}[{name}]:{form}}}" for name in names}
 
 
 def section(entries: list[Results]) -> list[str]:
     """The part of the page about training; all of one machine and precision."""
     about = {"": "{title}", "tokens": "{mean_tokens:.0f}"}
     ratios = ("live full / stored small", "ideal", "live small / stored small", "stored small / plain")
-    times = {**about, **of_each("step_ms", SIDES, ",.0f"), **of_each("ratios", ratios, ".2f")}
     works = {
         **about,
         "GFLOP live full": "{step_gflop[live full]:,.0f}",
@@ -231,43 +205,36 @@ def section(entries: list[Results]) -> list[str]:
         "bytes an example, full": "{bytes_per_example[stored full]:,.0f}",
         "small": "{bytes_per_example[stored small]:,.0f}",
         "teacher's pass, s per 1,000": lambda e: (
-            f"{1000 * e['teacher_pass_seconds']['stored small'] / e['examples']:.1f}"
+            f"{1e3 * e['teacher_pass_seconds']['stored small'] / e['examples']:.1f}"
         ),
     }
+    times = {**about, **of_each("step_ms", SIDES, ",.0f"), **of_each("ratios", ratios, ".2f")}
     memory = {
         "peak memory, MB": "{title}",
         "tokens": "{mean_tokens:.0f}",
         **of_each("peak_memory_mb", MEASURED, ",.0f"),
     }
-    made = "{device}, {threads} threads, {words}, torch {torch}; batches of {batch_size}, texts: {texts}."
-    return [
-        *[*tabled(times, entries), *tabled(works, entries)],
-        *tabled(memory, [entry for entry in entries if "peak_memory_mb" in entry]),
-        *[f"    {entries[0]['command']}", ""],
-        *[made.format(**entries[0], words=common.PRECISIONS[entries[0]["precision"]]), ""],
-    ]
+    measured = [entry for entry in entries if "peak_memory_mb" in entry]
+    tables = {"times": tabled(times, entries), "works": tabled(works, entries), "memory": tabled(memory, measured)}
+    return SCRIPT.section("training", **entries[0], **tables, words=common.PRECISIONS[entries[0]["precision"]])
 
 
-def page(results: Results, out: Path) -> Results:
-    """The page of both benchmarks of stores; the results of reading lie beside these."""
+def page(results: Results, reading: Results | None = None) -> Results:
+    """The page of both benchmarks of stores; the results of ``reading`` lie beside these."""
     import store
 
-    entries, reading, takeaway = [*results.values()], before(out.with_name("store.json")), ""
-    faster = [
-        f"{e['ratios']['live full / stored small']:.1f} times ({e['title']})" for e in entries if e["length"] == "128"
-    ]
-    if faster:
+    reading = before(SCRIPT.out.with_name("store.json")) if reading is None else reading
+    entries, takeaway = [*results.values()], ""
+    ratios = {entry["title"]: entry["ratios"] for entry in entries if entry["length"] == "128"}
+    if ratios:
+        faster = [f"{of['live full / stored small']:.1f} times ({title})" for title, of in ratios.items()]
         most = max(entry["ratios"]["stored small / plain"] for entry in entries)
         takeaway = (
             f"At 128 tokens a step from a small store is {', '.join(faster)} as fast as one with a running teacher and all hidden "
             f"states; it costs at most {most:.2f} of fine-tuning without a teacher."
         )
-    return {
-        "takeaway": takeaway,
-        "training": section(entries) if entries else [],
-        "reading": store.section(reading) if reading else [],
-        "wanted": WANTED,
-    }
+    sections = {"training": section(entries) if entries else [], "reading": store.section(reading) if reading else []}
+    return {"takeaway": takeaway, **sections, "wanted": WANTED}
 
 
 SCRIPT = Script(__file__, __doc__, "offline", steps=2, rounds=3, batch_size=32)
@@ -276,7 +243,7 @@ SCRIPT.add_argument("--setups", nargs="+", choices=SETUPS, default=list(SETUPS))
 SCRIPT.add_argument("--mixed-precision", choices=list(common.DTYPES), default="no")
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     folder, precision = arguments.data_dir, arguments.mixed_precision
     made = {
         **common.machine(),
@@ -286,16 +253,16 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     }
     peak, entries = common.matmul_peak(common.device(), common.DTYPES[precision]), {}
     for name in arguments.setups:
-        pair = SETUPS[name]
+        title, shape, student = SETUPS[name]
         with tempfile.TemporaryDirectory() as work:
-            make_models(pair, Path(work))
+            make_models(shape, student, Path(work))
             for length, tokens in LENGTHS.items():
                 print(f"{name}, {length}", flush=True)
                 texts = common.texts((1 + arguments.steps) * arguments.batch_size, tokens, data_dir=folder)
                 scene = Scene(Path(work), *texts, arguments.batch_size, precision)
                 found = measure_setup(scene, arguments.steps, arguments.rounds, peak, memory=tokens is not None)
                 key = f"{name}, {length}, {made['device']}, {precision}"
-                entries[key] = {"setup": name, "title": pair.title, "length": length, **made, **found}
+                entries[key] = {"setup": name, "title": title, "length": length, **made, **found}
                 yield entries  # a setup takes minutes
 
 

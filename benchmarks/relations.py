@@ -9,10 +9,8 @@ Writes ``results/relations.json`` and ``docs/results/relations_speed.md``.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import common
 import torch
@@ -21,7 +19,7 @@ from torch import Tensor
 
 from tutelage.objectives import losses
 from tutelage.studies.pages import table
-from tutelage.studies.script import Results, Script
+from tutelage.studies.script import Arguments, Results, Script
 
 SHAPES = ((8, 128, 12, 32), (8, 128, 48, 8), (2, 512, 12, 32), (2, 512, 48, 8), (1, 2048, 12, 32))
 """Texts, tokens, heads and the width of a student's head: 12 heads of a model, and 48 relation heads of MiniLMv2."""
@@ -66,7 +64,7 @@ def prepared(name: str, shape: tuple[int, int, int, int]) -> Callable[[], object
     return partial(once, name, inputs(shape))
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     torch.set_num_threads(1)  # CPU seconds of several threads would add up
     rows = []
     for shape in SHAPES:
@@ -87,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         yield {**common.machine(), "repeats": arguments.repeats, "rows": rows}
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     rows, gains = [], []
     for row in results["rows"]:
         texts, tokens, heads, width = row["shape"]

@@ -8,7 +8,6 @@ BERT-shaped classifiers with random weights read one text on one thread, all mod
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from tutelage.students.pruned import prune
 from tutelage.students.specs import Pruned
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import table
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, settings
 
 TEACHER = "12 x 768"
 SHAPES: dict[str, dict[str, int]] = {
@@ -53,7 +52,7 @@ def models() -> dict[str, Any]:
     return found
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     tokenizer = load_tokenizer(str(pretrained()))
     sides: dict[str, Any] = {}
     rows: list[Results] = []
@@ -87,7 +86,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     }  # fmt: skip
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     known = {row["model"]: row for row in results["rows"]}
     slow, rival = known[TEACHER]["ms"]["pytorch"], known[TEACHER]["ms"]["int8"]
     rows = []

@@ -8,10 +8,8 @@ BERT-shaped classifiers take whole optimiser steps on random tokens, in turn. Wr
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import common
 import torch
@@ -21,27 +19,21 @@ from transformers import PreTrainedModel
 
 from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
 from tutelage.studies.pages import table
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, settings
 
 LIMIT = 1.1
 """Most that a shared step may cost, in steps of the unshared student of the same depth."""
 SCRIPT = Script(__file__, __doc__, "sharing_speed", hidden=384, batch=32, length=64, repeats=15)
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
-    width = arguments.hidden
-    rows: list[Results] = []
+def measure(arguments: Arguments) -> Iterator[Results]:
+    width, rows = arguments.hidden, []
     for stored in (1, 2, 3):
-        plan = plan_of(stored, "shuffled")
+        plan, deep = plan_of(stored, "shuffled"), f"{2 * stored} layers"
         shape = {"hidden_size": width, "num_attention_heads": 12, "intermediate_size": 4 * width}
-        deep = f"{len(plan)} layers"
-        models = {
-            f"{stored} stored, run as {len(plan)}": SharedBertForSequenceClassification(
-                SharedBertConfig(plan=plan, **shape)
-            ),
-            deep: common.bert(len(plan), width),
-            f"{stored} layer{'s' * (stored > 1)}": common.bert(stored, width),
-        }
+        shared = SharedBertForSequenceClassification(SharedBertConfig(plan=plan, **shape))
+        models = {f"{stored} stored, run as {len(plan)}": shared, deep: common.bert(len(plan), width)}
+        models[f"{stored} layer{'s' * (stored > 1)}"] = common.bert(stored, width)
         optimizers = {name: common.optimizer_for(model.train()) for name, model in models.items()}
         ids = torch.randint(1000, 30000, (arguments.batch, arguments.length))
         labels = torch.randint(2, (arguments.batch,))
@@ -68,7 +60,7 @@ def step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, ids: Tensor, 
     common.finish_step(optimizer, model)
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     rows = []
     for row in results["rows"]:
         sizes = [f"{row['parameters'] / 1e6:.1f} M", f"{row['optimizer_bytes'] / 2**20:.0f} MiB"]

@@ -9,10 +9,8 @@ Writes ``results/sizes.json`` and ``docs/results/sizes.md``.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import common
@@ -21,7 +19,7 @@ import torch
 from tutelage.evaluation import speed
 from tutelage.students.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from tutelage.studies.pages import table
-from tutelage.studies.script import Results, Script
+from tutelage.studies.script import Arguments, Results, Script
 
 PAPER = {"BERT-base": (109.0, 1.0), "BiLSTM": (10.1, 7.6), "4 x 768": (52.2, 3.0), "4 x 312": (14.5, 9.4)}
 """Millions of parameters and how many times as fast as BERT-base on a K80."""
@@ -30,7 +28,7 @@ PAPER = {"BERT-base": (109.0, 1.0), "BiLSTM": (10.1, 7.6), "4 x 768": (52.2, 3.0
 SCRIPT = Script(__file__, __doc__, "sizes", batch=128, length=128, repeats=5)
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     torch.manual_seed(0)
     # 25,647 words: with them the trained parameters are the 10.1 million of the paper's table, which does not say how many.
     bilstm = BiLSTMForSequenceClassification(BiLSTMConfig(vocab_size=25_647, num_labels=2))
@@ -58,7 +56,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     yield {"batch": arguments.batch, "length": arguments.length, "device": device, "models": rows}
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     rows = []
     for name, row in results["models"].items():
         size, faster = PAPER[name]

@@ -3,14 +3,10 @@
     pip install -e ".[bench,demo]"
     python benchmarks/step.py --data-dir path/to/glue
 
-Same teacher (MiniLM, 6 x 384), same student (4 x 312, fresh), same texts, same losses (embeddings, hidden states,
-attention, soft labels); the sides take turns:
-
-* ``ours``      one stage of TinyBERT's layer losses and soft labels
-* ``textbrewer``  ``GeneralDistiller`` of TextBrewer as its SST-2 example shows it: random batches padded to 128; eager
-  attention, since its attention loss needs the maps (and reads them after the softmax)
-* ``textbrewer, longest``  the same with each batch padded to its longest only
-* ``finetune``  plain fine-tuning of the same student in our loop, no teacher
+Same teacher (MiniLM, 6 x 384), same student (4 x 312, fresh), same texts, same losses (embeddings, hidden states, attention,
+soft labels); the sides take turns: ``ours``, one stage of TinyBERT's layer losses and soft labels; TextBrewer's
+``GeneralDistiller`` as its SST-2 example shows it (eager attention, since its attention loss needs the maps), and with each batch
+padded to its longest only; and plain fine-tuning of the same student in our loop.
 
 Also: where our step goes, the share of real tokens in our batches, peak memory (each side in a process of its own), and
 whether any tensor of a step is as large as a map. Results go to ``results/step.json`` and ``docs/results/speed.md``.
@@ -18,11 +14,9 @@ whether any tensor of a step is as large as a map. Results go to ``results/step.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,27 +28,21 @@ import torch
 from accelerate import Accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tutelage import anatomy
+from tutelage import AttentionScores, Embeddings, Fresh, HardLabels, Hidden, SoftLabels, Stage, anatomy
 from tutelage.data import batches
 from tutelage.data.examples import encode
 from tutelage.data.readers.glue import load_glue
 from tutelage.data.tokenizers import load_tokenizer
-from tutelage.objectives.attention import AttentionScores
-from tutelage.objectives.hidden import Embeddings, Hidden
-from tutelage.objectives.predictions import HardLabels, SoftLabels
-from tutelage.recipes.recipe import Stage
 from tutelage.students.fresh import from_sizes
 from tutelage.students.load import load_model
-from tutelage.students.specs import Fresh
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import table, tabled
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, settings
 from tutelage.tasks import kind_of
 from tutelage.training import loop
 
 BATCH = 32
 TERMS = [Embeddings(), Hidden(), AttentionScores(), SoftLabels()]
-LABELS = [HardLabels()]
 MEASURED = ("ours", "textbrewer", "finetune")
 """Sides at 512 tokens, and those whose memory is measured."""
 PAIRS = [(1, 2), (2, 3), (3, 5), (4, 6)]
@@ -110,8 +98,7 @@ def textbrewer(scene: Scene, batch_size: int = BATCH, pad_to: int | None = 128) 
     def collate(rows: list[int]) -> dict[str, torch.Tensor]:
         return batches.padded(scene.encoded, np.array(rows), pad_to)
 
-    rows: Any = list(range(len(scene.encoded)))
-    loader = torch.utils.data.DataLoader(rows, batch_size=batch_size, shuffle=True, collate_fn=collate)
+    loader = torch.utils.data.DataLoader(range(len(scene.encoded)), batch_size, shuffle=True, collate_fn=collate)
     optimizer = common.optimizer_for(student, lr=5e-5)
     with tempfile.TemporaryDirectory() as folder:
         training = TrainingConfig(device=str(device), output_dir=folder, log_dir=None, ckpt_frequency=1)
@@ -126,7 +113,7 @@ SIDES: dict[str, Callable[..., None]] = {
     "ours": ours,
     "textbrewer": textbrewer,
     "textbrewer, longest": partial(textbrewer, pad_to=None),
-    "finetune": partial(ours, terms=LABELS),
+    "finetune": partial(ours, terms=[HardLabels()]),
 }
 
 
@@ -178,9 +165,8 @@ def where_a_step_goes(scene: Scene, steps: int = 30) -> dict[str, float]:
     order = batches.steps(scene.encoded.lengths, np.arange(len(scene.examples)), BATCH, 0, 0)[:steps]
 
     def timed(part: str, what: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        result = what()
-        parts[part] += (time.perf_counter() - began) * 1000 / steps
+        seconds, result = common.timed(what)
+        parts[part] += seconds * 1000 / steps
         return result
 
     with scene.distilling(Accelerator(cpu=True)) as (module, teacher):
@@ -199,16 +185,16 @@ def real_tokens(data_dir: Path, tokenizer: Any) -> dict[str, dict[str, float]]:
     """Share of real tokens in our batches, in random batches padded to their longest, and padded to 128."""
     shares = {}
     for task in ("sst2", "mrpc", "rte"):
-        examples = load_glue(task, data_dir).train
-        lengths = encode(examples, tokenizer, 512).lengths
+        lengths = encode(load_glue(task, data_dir).train, tokenizer, 512).lengths
         rows = np.arange(len(lengths))
         ordered = batches.steps(lengths, rows, BATCH, 0, 0)
         shuffled = np.array_split(np.random.default_rng(0).permutation(rows), len(ordered))
+        padded = {"ours": ordered, "random batches": shuffled}
         shares[task] = {
-            "ours": float(lengths.sum() / sum(lengths[step].max() * len(step) for step in ordered)),
-            "random batches": float(lengths.sum() / sum(lengths[step].max() * len(step) for step in shuffled)),
-            "padded to 128": float(np.minimum(lengths, 128).sum() / (128 * len(lengths))),
+            name: float(lengths.sum() / sum(lengths[step].max() * len(step) for step in steps))
+            for name, steps in padded.items()
         }
+        shares[task]["padded to 128"] = float(np.minimum(lengths, 128).sum() / (128 * len(lengths)))
     return shares
 
 
@@ -216,7 +202,7 @@ SCRIPT = Script(__file__, __doc__, "step", rows=256, rows_long=16, repeats=3)
 SCRIPT.add_argument("--data-dir", type=Path, help="folder of GLUE")
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     result: Results = {"command": SCRIPT.command(settings(arguments), "--data-dir path/to/glue")}
     result |= {"environment": common.machine(), "peak_memory_mb": {}}
     folder, rows, long = arguments.data_dir, arguments.rows, arguments.rows_long
@@ -235,9 +221,8 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     yield result
 
 
-def page(results: Results, out: Path) -> Results:
-    environment, lines = results["environment"], []
-    names = ("mrpc, natural lengths", "sst2, natural lengths", "mrpc, 512 tokens")
+def page(results: Results) -> Results:
+    names, lines = ("mrpc, natural lengths", "sst2, natural lengths", "mrpc, 512 tokens"), []
     for name in names:
         part = results[name]
         columns = {
@@ -251,16 +236,15 @@ def page(results: Results, out: Path) -> Results:
     parts = [[part, f"{ms:.1f}"] for part, ms in results["milliseconds of a step, sst2"].items()]
     shares = [[task, *(f"{share:.1%}" for share in by.values())] for task, by in results["real_tokens"].items()]
     return {
+        **results,
         "faster": ", ".join(f"{results[name]['ours_against']['textbrewer']:.1f} times ({name})" for name in names),
         "sides": lines,
         "memory": table(["", *MEASURED], memory),
         "maps": results["maps of heads x n x n in our step at 512"],
         "parts": table(["part", "ms"], parts),
         "shares": table(["task", "ours", "random, padded to longest", "padded to 128"], shares),
-        "command": results["command"],
         "dense": "`dense` has a dense gradient and update of the embedding table. " if "dense" in str(results) else "",
-        "machine": common.where(environment["threads"], environment["device"]),
-        "environment": environment,
+        "machine": common.where(**results["environment"]),
     }
 
 

@@ -3,17 +3,14 @@
     pip install -e .
     python benchmarks/store.py --work /tmp/stores
 
-Writes stores of 1,000 to 1,000,000 random records: what ``1l_10t_0.1h`` keeps of BERT-base (10 tokens of one layer, of
-each the 77 largest of 768 neurons, in half precision) and 3 logits, 2,523 bytes each. Every record is then read once in
-shuffled order, in batches of 32, as a training step reads it (``StoredTeacher.signals``), on one thread. The files are in
-the page cache, where a training run finds them from its second epoch on. One store exists at a time; the largest takes
-2.5 GB. Writes ``results/store.json`` and
-``docs/results/store_curve.svg``; its table is a part of ``docs/results/store_speed.md``, with ``results/offline.json``.
+Writes stores of 1,000 to 1,000,000 random records and reads each record once, as a training step does
+(``StoredTeacher.signals``), from the page cache, where a training run finds them from its second epoch on. One store exists at
+a time; the largest takes 2.5 GB. Writes ``results/store.json`` and ``docs/results/store_curve.svg``; its table is a part of
+``docs/results/store_speed.md``, with ``results/offline.json``.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 import time
@@ -25,9 +22,9 @@ from typing import Any
 
 import common
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from tutelage import HiddenKnowledge, Store
 from tutelage.anatomy import Shape
 from tutelage.data.batches import Batch, Totals
 from tutelage.data.draws import hashes, mixed
@@ -36,13 +33,11 @@ from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.selection import Selected
 from tutelage.knowledge.signals import Signals
 from tutelage.knowledge.store import reading, writing
-from tutelage.knowledge.store.reading import Store
 from tutelage.knowledge.store.records import Contents
 from tutelage.knowledge.store.scheme import Scheme
-from tutelage.objectives.hidden_knowledge import HiddenKnowledge
-from tutelage.studies.pages import paragraph, tabled
+from tutelage.studies.pages import tabled
 from tutelage.studies.plot import Plot
-from tutelage.studies.script import Results, Script, before
+from tutelage.studies.script import Arguments, Results, Script, before
 from tutelage.teachers.stored import StoredTeacher
 
 BERT_BASE = Shape("bert", 12, 768, 12, 3072, 30522)
@@ -86,21 +81,13 @@ def taken(contents: Contents, rows: Rows) -> Contents:
     return Contents(contents.mask[chosen], contents.separators[chosen], contents.logits[chosen], parts)
 
 
-def index_of(ids: list[str]) -> npt.NDArray[Any]:
-    index = np.empty(len(ids), dtype=reading.INDEX)
-    index["id"], index["key"], index["length"] = hashes(ids), mixed(np.arange(len(ids))), LENGTH
-    return index
-
-
 def measure_size(count: int, folder: Path, contents: Contents) -> dict[str, float]:
     """Write a store of ``count`` records, read it, remove it."""
     ids = [f"train/{i}" for i in range(count)]
-    index, about = index_of(ids), common.about_store("invented", "no")
-    wrote = common.seconds_of(
-        lambda: writing.write(
-            folder, SCHEME, index, lambda rows: taken(contents, rows), about, {}, lambda place: place.mkdir()
-        )
-    )
+    index, about = np.empty(count, dtype=reading.INDEX), common.about_store("invented", "no")
+    index["id"], index["key"], index["length"] = hashes(ids), mixed(np.arange(count)), LENGTH
+    given = (folder, SCHEME, index, lambda rows: taken(contents, rows), about, {}, lambda place: place.mkdir())
+    wrote = common.seconds_of(lambda: writing.write(*given))
     size = sum(path.stat().st_size for path in folder.glob("shard-*.bin"))
     assert size == int(SCHEME.record_bytes(index["length"]).sum()) == count * RECORD, (size, count * RECORD)
     opened, store = common.timed(lambda: Store(folder))
@@ -133,11 +120,9 @@ def measure_size(count: int, folder: Path, contents: Contents) -> dict[str, floa
 def read_all(teacher: StoredTeacher, count: int, contents: Contents) -> None:
     """Every record once, in shuffled order; the last batch is compared with what was written."""
     order = torch.from_numpy(np.random.default_rng(0).permutation(count))
-    ones = torch.ones(BATCH, LENGTH, dtype=torch.int64)
-    inputs, nothing = {"attention_mask": ones, "input_ids": ones}, torch.zeros(BATCH, dtype=torch.int64)
-    batch = Batch(
-        nothing, nothing, inputs, torch.zeros_like(ones, dtype=torch.bool), nothing, None, Totals(BATCH, BATCH, 0, 0, 0)
-    )
+    ones, nothing = torch.ones(BATCH, LENGTH, dtype=torch.int64), torch.zeros(BATCH, dtype=torch.int64)
+    inputs, totals = {"attention_mask": ones, "input_ids": ones}, Totals(BATCH, BATCH, 0, 0, 0)
+    batch = Batch(nothing, nothing, inputs, torch.zeros_like(ones, dtype=torch.bool), nothing, None, totals)
     signals = Signals()
     for rows in torch.split(order, BATCH):
         if len(rows) < BATCH:
@@ -153,33 +138,20 @@ def read_all(teacher: StoredTeacher, count: int, contents: Contents) -> None:
 def section(result: Results) -> list[str]:
     """The part of the page about reading."""
     columns = {"records": "{records:,}", "size, MB": lambda row: f"{row['bytes'] / 1e6:,.1f}", "shards": "{shards}"}
-    for head, what in (("write", "write"), ("open", "open"), ("verify", "verify"), ("locate all", "locate")):
-        columns[f"{head}, s"] = f"{{{what}_seconds:.3g}}"
-    columns |= {"read all, s": "{read_seconds:.3g}", "records a second": "{records_per_second:,.0f}"}
-    where = result["environment"]
-    return [
-        *["## Reading a store", "", *tabled(columns, result["sizes"])],
-        *["![Seconds to read all records against their number](store_curve.svg)", "", f"    {result['command']}", ""],
-        *paragraph(
-            f"""Random records of {result["record_bytes"]:,} bytes (`1l_10t_0.1h` of BERT-base, 3 logits), read in shuffled order in
-            batches of {BATCH} on one thread, from the page cache; the bytes on disk are the formula's. At least
-            {result["required_records_per_second"]:,} records a second are wanted; the slowest size reaches
-            {result["slowest_records_per_second"]:,.0f}. Made on {where["device"]}, torch {where["torch"]}."""
-        ),
-    ]
+    for head in ("write", "open", "verify", "locate all", "read all"):
+        columns[f"{head}, s"] = f"{{{head.split()[0]}_seconds:.3g}}"
+    columns["records a second"] = "{records_per_second:,.0f}"
+    return SCRIPT.section("reading", **result, rows=tabled(columns, result["sizes"]), batch=BATCH)
 
 
 def curve(result: Results) -> dict[str, str]:
     """Seconds to read all records against their number, both axes logarithmic."""
     points = [(r["records"], r["read_seconds"]) for r in result["sizes"]]
     slow = [(count, count / REQUIRED) for count, _ in points]
-    seconds = [second for _, second in points + slow]
-    x, y = (
-        [10.0 ** np.floor(np.log10(min(v))), 10.0 ** np.ceil(np.log10(max(v)))]
-        for v in ([c for c, _ in points], seconds)
-    )
+    powers = np.log10(points + slow)
+    x, y = zip(10.0 ** np.floor(powers.min(axis=0)), 10.0 ** np.ceil(powers.max(axis=0)), strict=True)
     title = "seconds to read all of them, shuffled, one thread"
-    plot = Plot(title, (x[0], max(x[1], 10 * x[0])), (y[0], y[1]), x_label="records", size=(520, 340), right=36)
+    plot = Plot(title, (x[0], max(x[1], 10 * x[0])), y, x_label="records", size=(520, 340), right=36)
     plot.line(slow, "#b55", dashes="5 4")
     plot.line(points, "#246")
     for count, second in points:
@@ -193,7 +165,7 @@ SCRIPT.add_argument("--work", type=Path, help="folder for the stores; default: t
 SCRIPT.add_argument("--records", type=int, nargs="+", default=[10**k * d for k in (3, 4, 5) for d in (1, 3)] + [10**6])
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     torch.set_num_threads(1)
     contents, results = block(), []
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
@@ -214,11 +186,10 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     }
 
 
-def page(results: Results, out: Path) -> Results:
-    """The page of both benchmarks of stores."""
+def page(results: Results) -> Results:
     import offline
 
-    return offline.page(before(out.with_name("offline.json")), out)
+    return offline.page(before(SCRIPT.out.with_name("offline.json")), results)
 
 
 if __name__ == "__main__":

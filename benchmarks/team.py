@@ -2,39 +2,32 @@
 
     python benchmarks/team.py
 
-A student of 3 layers x 384 with random weights takes whole optimiser steps on random words of MRPC's lengths. All predictions
-are computed beforehand, as in a run. The sides take turns: ``one`` teacher; a ``team`` of ten of which each step draws one; and
-steps that also learn the sampling weights, from 32 or 64 held-out examples, by the gradients of all the student, of its two
-last layers and its head, or of its head; and as the method ``autoskdbert`` does it. The cost of whole phases is computed from
-these steps. Writes ``results/team.json`` and ``docs/results/team_speed.md``.
+A student of 3 layers x 384 with random weights takes whole optimiser steps on random words of MRPC's lengths, with predictions
+that are computed beforehand, as in a run. The sides, which the page describes, take turns. Writes ``results/team.json`` and
+``docs/results/team_speed.md``.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from itertools import count as count_from
 from itertools import product
-from pathlib import Path
-from typing import Any
 
 import common
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from tutelage import anatomy
+from tutelage import HardLabels, SoftLabels, anatomy
 from tutelage.data import batches
-from tutelage.mechanisms.mechanism import of_kind
 from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.mechanisms.team.teacher import TeamTeacher
 from tutelage.mechanisms.team.weigher import Weigher
 from tutelage.mechanisms.team.weights import Weights
-from tutelage.methods.autoskdbert import autoskdbert
+from tutelage.methods import autoskdbert
 from tutelage.objectives.objective import Objective
-from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.studies.pages import tabled
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, settings
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import KnownLogits, Teacher
 from tutelage.training.loop import DistillationModule
@@ -54,7 +47,7 @@ SCRIPT = Script(__file__, __doc__, "team", hidden=384, layers=3, batch=32, repea
 SCRIPT.add_argument("--mixed-precision", default="no", choices=list(common.DTYPES))
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     seconds = common.in_turns(sides(arguments, accelerator), arguments.repeats)
     times = common.medians(seconds)
@@ -71,7 +64,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     }
 
 
-def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, Callable[[], None]]:
+def sides(arguments: Arguments, accelerator: Accelerator) -> dict[str, Callable[[], None]]:
     """A whole optimiser step by name. All sides train one student, so that they differ in nothing else."""
     torch.manual_seed(0)
     count, kind = arguments.batch * 8, KINDS["classification"]
@@ -97,13 +90,12 @@ def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, 
         def step() -> None:
             number = next(numbers)
             rows = order[number % len(order)]
-            part = learnt.take(rows)
-            parts = list(batches.step_batches(part, rows, 0, 1, 16384, number=number))
+            parts = list(batches.step_batches(learnt.take(rows), rows, 0, 1, 16384, number=number))
             for piece in parts:
                 batch = piece.to(accelerator.device)
                 with accelerator.autocast():
                     losses = module(batch, teacher.signals(batch))
-                sum(losses.values()).backward()  # type: ignore[union-attr]
+                sum(losses.values()).backward()
             if weigher is not None:
                 weigher.before_step(optimizer, parts, arguments.repeats + 1)
             common.finish_step(optimizer, module)
@@ -122,12 +114,10 @@ def sides(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, 
     for parameters, examples in product(PARAMETERS, EXAMPLES):
         how = Learning(examples=examples, parameters=parameters)
         found[f"learning, {parameters}, {examples} held out"] = searching(how)
-    searched: Team | None = of_kind(autoskdbert().stages[0].mechanisms, Team)
-    assert searched is not None and searched.learning is not None
-    return {**found, "learning, as autoskdbert": searching(searched.learning)}
+    return {**found, "learning, as autoskdbert": searching(autoskdbert().stages[0].mechanisms[0].learning)}
 
 
-def phases(rows: list[dict[str, Any]], batch: int) -> list[dict[str, Any]]:
+def phases(rows: list[Results], batch: int) -> list[Results]:
     """Both phases of learning for MRPC in the time of its last stage, computed from single steps, without scoring."""
     of_one, found = {row["side"]: row["of_one"] for row in rows}, []
     for updates, epochs in PHASES:
@@ -146,7 +136,7 @@ STEPS = {
 }
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     precision, rows = results["settings"]["mixed_precision"], results["rows"]
     of_one = {row["side"]: row["of_one"] for row in rows}
     learning = [name for name in of_one if name.startswith("learning")]
@@ -161,10 +151,9 @@ def page(results: Results, out: Path) -> Results:
         "rows": tabled(STEPS, rows),
         "within": "within" if of_one["team"] <= LIMIT else "beyond",
         "phases": tabled(whole, results["phases"]),
-        "command": SCRIPT.command({"mixed_precision": precision}, out=out),
         "machine": common.where(results["threads"], results["device"]),
         "precision": common.PRECISIONS[precision],
-        "as_autoskdbert": ours if any("autoskdbert" in name for name in learning) else "",
+        "as_autoskdbert": ours if "learning, as autoskdbert" in learning else "",
     }
 
 

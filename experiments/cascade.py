@@ -10,7 +10,6 @@ Writes ``results/cascade.json`` and ``docs/results/cascade.md``.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from tutelage.evaluation.calibration import probabilities
 from tutelage.evaluation.cascade import choose
 from tutelage.serving.session import OnnxModel
 from tutelage.studies.pages import tabled
-from tutelage.studies.script import Results, before, settings, write_rows
+from tutelage.studies.script import Arguments, Results, before, settings, write_rows
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 
@@ -38,7 +37,8 @@ STUDENTS = "cut1of2-0,3x384-0"
 POOL = {"sst2": 6500}
 """Texts of the training file that belong to the pool, from those that are not trained on."""
 
-SCRIPT = common.options(__file__, __doc__, "cascade", tasks="clinc,sst2", seeds=100, precision=None)
+PLACES = f"{common.GLUE} --clinc path/to/data_full.json --models path/to/models --front runs/front"
+SCRIPT = common.options(__file__, __doc__, "cascade", tasks="clinc,sst2", seeds=100, precision=None, places=PLACES)
 SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")
 SCRIPT.add_argument("--models", type=Path, help="folder with the pretrained encoders")
 SCRIPT.add_argument("--front", type=Path, help="folder of the runs of front.py")
@@ -46,7 +46,7 @@ SCRIPT.add_argument("--students", default=STUDENTS, help="folders of front.py's 
 SCRIPT.add_argument("--agreement", type=float, default=0.98)
 
 
-def pool_of(arguments: argparse.Namespace, task: str) -> tuple[DataConfig, DataConfig]:
+def pool_of(arguments: Arguments, task: str) -> tuple[DataConfig, DataConfig]:
     """The training texts of a task, and the pool as an evaluation set."""
     train, pool = task_data(arguments, task), arguments.work / f"{task}-pool.csv"
     if not pool.exists():
@@ -100,7 +100,7 @@ def linear(encoder: str, train: DataConfig, pool: DataConfig) -> np.ndarray:
     return found[:, [names.index(str(label)) for label in new.labels]]
 
 
-def splits(shares: np.ndarray, taught: np.ndarray, arguments: argparse.Namespace) -> dict[str, Any]:
+def splits(shares: np.ndarray, taught: np.ndarray, arguments: Arguments) -> dict[str, Any]:
     """Thresholds chosen on random halves of the pool, and the agreement above them on the other halves."""
     sure, agrees = shares.max(1).astype(np.float64), shares.argmax(1) == taught
     broken, coverage, agreement, none = 0, [], [], 0
@@ -124,7 +124,7 @@ def splits(shares: np.ndarray, taught: np.ndarray, arguments: argparse.Namespace
     }
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     results: Results = {"settings": settings(arguments), "runs": []}
     for task in arguments.tasks.split(","):
         train, pool = pool_of(arguments, task)
@@ -151,14 +151,13 @@ COLUMNS = {
 }
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     lines: list[str] = []
     for task in dict.fromkeys(run["task"] for run in results["runs"]):
         runs = common.of(results["runs"], task=task)
         said = f"{runs[0]['texts']:,} texts; the teacher's accuracy on them is {runs[0]['teacher']:.3f}."
         lines += [f"## {task}", "", said, "", *tabled(COLUMNS, runs)]
-    places = f"{common.GLUE} --clinc path/to/data_full.json --models path/to/models --front runs/front"
-    return {"tasks": lines, "command": SCRIPT.command(results["settings"], places)}
+    return {"tasks": lines}
 
 
 if __name__ == "__main__":

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.data.config import DataConfig
-from tutelage.methods.finetune import finetune
-from tutelage.recipes.config import RunConfig
-from tutelage.recipes.recipe import Recipe
+from tutelage import DataConfig, Recipe, RunConfig, TutelageError
+from tutelage.methods import finetune
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Student
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import gain, named, shown, table, tally
-from tutelage.studies.script import Results, Script, settings
+from tutelage.studies.script import Arguments, Results, Script, before, settings, write_rows
 from tutelage.studies.study import paired, study
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
@@ -24,6 +21,7 @@ ROWS = {"sst2": 8000}
 """Training rows of a task, where not all of them are used."""
 GLUE = "--data-dir path/to/glue"
 Runs = Sequence[Mapping[str, Any]]
+Columns = dict[str, Callable[[str], str]]
 
 
 def options(
@@ -34,10 +32,11 @@ def options(
     tasks: str | None = None,
     seeds: int = 3,
     precision: str | None = "bf16",
+    places: str = GLUE,
     **numbers: float,
 ) -> Script:
     """A script with the options of all experiments and ``numbers``; without ``tasks`` or ``precision`` those are left out."""
-    script = Script(file, doc, name, **numbers)
+    script = Script(file, doc, name, places, **numbers)
     script.add_argument("--data-dir", help="folder of the data sets")
     script.add_argument("--work", default=f"runs/{name}", type=Path, help="folder of the runs")
     if tasks is not None:
@@ -61,15 +60,25 @@ def chosen(script: Script, given: str, known: Iterable[str]) -> list[str]:
     return arms
 
 
-def part(arguments: argparse.Namespace) -> tuple[int, int]:
+def part(arguments: Arguments) -> tuple[int, int]:
     """Which of how many parts of the runs are this process's."""
     which, _, parts = (arguments.share or "0/1").partition("/")
     return int(which), int(parts)
 
 
-def task_data(arguments: argparse.Namespace, task: str, **more: Any) -> DataConfig:
+def task_data(arguments: Arguments, task: str, **more: Any) -> DataConfig:
     """A GLUE task with the experiments' number of training rows."""
     return DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task), **more)
+
+
+def clinc(train: Path, dev: Path, file: str | Path | None) -> DataConfig:
+    """CLINC150's train and val as files of a text and a label each, written once."""
+    for path, part in ((train, "train"), (dev, "val")):
+        if not path.exists():
+            if file is None:
+                raise TutelageError("CLINC150 needs --clinc path/to/data_full.json")
+            write_rows(path, before(Path(file))[part])
+    return DataConfig(train=str(train), dev=str(dev))
 
 
 def altered(recipe: Recipe, student: Student | None = None, **stage: Any) -> Recipe:
@@ -79,7 +88,7 @@ def altered(recipe: Recipe, student: Student | None = None, **stage: Any) -> Rec
 
 
 def teacher(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     task: str,
     data: DataConfig,
     *,
@@ -88,35 +97,43 @@ def teacher(
     **stage: Any,
 ) -> dict[str, Any]:
     """Fine-tune ``start`` (default: MiniLM) on a task in ``WORK/TASK/teacher``, unless it is finished; returns the run's report."""
-    config = RunConfig(
-        recipe=altered(finetune(Checkpoint(name=str(start or pretrained())), lr=lr), **stage),
-        data=data,
-        out=str(arguments.work / task / "teacher"),
-        baseline=False,
-        mixed_precision=arguments.mixed_precision,
-    )
-    return run(config, resume=True)
+    recipe, out = finetune(Checkpoint(name=str(start or pretrained())), lr=lr), str(arguments.work / task / "teacher")
+    how = {"baseline": False, "mixed_precision": arguments.mixed_precision}
+    return run(RunConfig(recipe=altered(recipe, **stage), data=data, out=out, **how), resume=True)
+
+
+def each_task(
+    arguments: Arguments,
+    results: Results,
+    taught: Mapping[str, Any],
+    data: Callable[[Arguments, str], DataConfig] = task_data,
+    keys: Sequence[str] = (),
+    about: Callable[[Results, DataConfig], Results] = lambda report, data: {},
+) -> Iterator[tuple[str, DataConfig, Path]]:
+    """The tasks with their data and folder, each after its teacher is fine-tuned and stands in the results.
+
+    ``taught`` is for :func:`teacher`, of whose report ``about`` is kept too.
+    """
+    for task in arguments.tasks.split(","):
+        given = data(arguments, task)
+        report = teacher(arguments, task, given, **taught)
+        results["teachers"][task] = {"metric": report["metric"], **measured(report, *keys), **about(report, given)}
+        yield task, given, arguments.work / task
 
 
 def on_tasks(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     recipes: Mapping[str, Recipe],
     taught: Mapping[str, Any],
     *,
-    data: Callable[[argparse.Namespace, str], DataConfig] = task_data,
+    data: Callable[[Arguments, str], DataConfig] = task_data,
     keys: Sequence[str] = (),
-    about: Callable[[Results], Results] = lambda report: {},
+    about: Callable[[Results, DataConfig], Results] = lambda report, data: {},
     **how: Any,
 ) -> Iterator[Results]:
-    """The results of recipes on each of the tasks, as often as there are more of them.
-
-    ``taught`` is for :func:`teacher`, of whose report ``about`` is kept too, and ``how`` for :func:`carry_out`.
-    """
+    """The results of recipes on :func:`each_task`, as often as there are more of them; ``how`` is for :func:`carry_out`."""
     results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
-    for task in arguments.tasks.split(","):
-        given, place = data(arguments, task), arguments.work / task
-        report = teacher(arguments, task, given, **taught)
-        results["teachers"][task] = {"metric": report["metric"], **measured(report, *keys), **about(report)}
+    for task, given, place in each_task(arguments, results, taught, data, keys, about):
         if arguments.share != "shared":
             results["runs"] += carry_out(
                 arguments, place, recipes, given, range(arguments.seeds), keys=keys, about={"task": task},
@@ -143,7 +160,7 @@ def measured(report: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def carry_out(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     place: Path,
     recipes: Mapping[str, Recipe],
     data: DataConfig,
@@ -195,10 +212,25 @@ def flat(scores: Mapping[str, Any]) -> dict[str, float]:
     return dict(first if isinstance(first, Mapping) else scores)
 
 
+def score_columns(scores: Mapping[str, Mapping[str, Mapping[int, float]]], digits: int = 3) -> Columns:
+    """Columns of a table of arms: the mean over seeds in each metric, of scores by metric, arm and seed."""
+    return {name: lambda arm, by=by: shown([*by[arm].values()], digits=digits) for name, by in scores.items()}
+
+
+def gain_columns(
+    scores: Mapping[str, Mapping[int, float]], others: Iterable[str], digits: int = 3, head: str = "against {}"
+) -> Columns:
+    """Columns of a table of arms: the paired difference to each of some other arms, of scores by arm and seed."""
+    return {
+        head.format(other): lambda arm, other=other: (
+            "-" if arm == other else gain(scores[arm], scores.get(other, {}), digits)
+        )
+        for other in others
+    }
+
+
 def tables_of_tasks(
-    script: Script,
     results: Results,
-    places: str,
     *,
     arm: str = "arm",
     columns: Mapping[str, Callable[[Runs], str]] = {},
@@ -223,5 +255,4 @@ def tables_of_tasks(
             cells[-1] += [gain(ours, theirs, 4), *(column(runs) for column in columns.values())]
         heads = [arm, "seeds", *known, f"gain in {first}", *columns]
         lines += [f"## {task}", "", f"Teacher: {named(known)}{about(teacher)}", "", *table(heads, cells)]
-    command = script.command(results["settings"], places)
-    return {"count": len(gains), "tally": tally(gains), "tasks": lines, "command": command}
+    return {"count": len(gains), "tally": tally(gains), "tasks": lines}

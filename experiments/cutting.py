@@ -12,7 +12,6 @@ other proportions with as many operations; and coordinates of the residual strea
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -41,7 +40,7 @@ from tutelage.students.sizes import Costs, Sizes
 from tutelage.students.specs import Inherited, Pruned
 from tutelage.students.tuning import tune
 from tutelage.studies.pages import table
-from tutelage.studies.script import Results, before, settings
+from tutelage.studies.script import Arguments, Results, before, settings
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 from tutelage.teachers.teacher import predict
@@ -69,7 +68,7 @@ SCRIPT.add_argument("--dev", type=int, default=300, help="most examples of dev t
 class Scene:
     """A fine-tuned teacher, its data, and how a model is scored."""
 
-    def __init__(self, arguments: argparse.Namespace, task: str, place: str) -> None:
+    def __init__(self, arguments: Arguments, task: str, place: str) -> None:
         self.data = load_data(common.task_data(arguments, task))
         self.kind, self.teacher = kind_of(self.data.kind), load_model(place)[0]
         self._tokenizer = fitted_tokenizer(load_tokenizer(place), self.teacher)
@@ -160,7 +159,7 @@ def cells(scene: Scene, task: str) -> Iterator[tuple[Results, Callable[[], list[
         yield {"table": "masks", "task": task, "selection": selection}, partial(scene.masked, selection)
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
     old = before(arguments.out)
     done = old["runs"] if old.get("settings") == results["settings"] else []
@@ -185,7 +184,7 @@ NOTES = (
 )
 
 
-def page(results: Results, out: Any) -> Results:
+def page(results: Results) -> Results:
     lines: list[str] = []
     takeaways = []
     for task, teacher in results["teachers"].items():
@@ -223,9 +222,8 @@ def page(results: Results, out: Any) -> Results:
                 f"chosen by `{how}` and repaired by least squares, {halves[how][0]['score']:.3f} without repair"
             )
     takeaway = f"Without any training, {'; '.join(takeaways)}." if takeaways else ""
-    command = SCRIPT.command(results["settings"], common.GLUE)
     notes = [f"* {note}" for note in NOTES]
-    return {"takeaway": takeaway, "tables": lines, "command": command, "notes": notes}
+    return {"takeaway": takeaway, "tables": lines, "notes": notes}
 
 
 def one_of(runs: common.Runs, **where: Any) -> Any:

@@ -10,7 +10,6 @@ it was.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,9 +24,10 @@ from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.students.specs import Copied, Pruned, Student
 from tutelage.studies.pages import shown, table
-from tutelage.studies.script import Results, settings
+from tutelage.studies.script import Arguments, Results, settings
 
-SCRIPT = common.options(__file__, __doc__, "defaults", tasks=",".join(TASKS), seeds=1, precision="no")
+PLACES = "--squad path/to/train-v1.1.json.gz --corpus path/to/core-000.txt.gz"
+SCRIPT = common.options(__file__, __doc__, "defaults", tasks=",".join(TASKS), seeds=1, precision="no", places=PLACES)
 SCRIPT.add_argument("--squad", type=Path, help="SQuAD 1.1's training file")
 SCRIPT.add_argument("--corpus", type=Path, help="a file of paragraphs, one a line")
 SCRIPT.add_argument("--groups", help="groups of arms, separated by semicolons; default: all")
@@ -113,7 +113,7 @@ GROUPS: dict[str, dict[str, Recipe]] = {
 }
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
     data = {
         task: tuning_data(arguments.work / "data", task, arguments.squad, arguments.corpus)
@@ -131,7 +131,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
             yield results
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     lines: list[str] = []
     for group in GROUPS:
         runs = common.of(results["runs"], group=group)
@@ -145,8 +145,7 @@ def page(results: Results, out: Path) -> Results:
             cells.append([name, *(shown(values, digits=4) if values else "-" for values in found), f"{mean:.4f}"])
         lines += [f"## {group}", "", *table(["arm", *tasks, "mean"], cells)]
     teachers = {task: common.flat(one["scores"])["accuracy"] for task, one in results["teachers"].items()}
-    command = SCRIPT.command(results["settings"], "--squad path/to/train-v1.1.json.gz --corpus path/to/core-000.txt.gz")
-    return {"teachers": common.named(teachers), "groups": lines, "command": command}
+    return {"teachers": common.named(teachers), "groups": lines}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ paraphrase-MiniLM-L3-v2 and all-MiniLM-L6-v2. A stopped experiment continues whe
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import json
@@ -31,7 +30,7 @@ from tutelage.recipes.recipe import Recipe
 from tutelage.run.measure import evaluate
 from tutelage.students.specs import Copied, Fresh, Student
 from tutelage.studies.pages import shown, table
-from tutelage.studies.script import Results, before, settings, write
+from tutelage.studies.script import Arguments, Results, before, settings, write
 from tutelage.studies.study import interval
 
 TEACHER, START = "all-mpnet-base-v2", "all-MiniLM-L6-v2"
@@ -41,7 +40,8 @@ TASKS = {"STS-B": ("sentence1", "sentence2"), "MRPC": ("#1 String", "#2 String")
 LONGEST = 30
 """Most words of a sentence from the corpus."""
 
-SCRIPT = common.options(__file__, __doc__, "embedding", seeds=1, precision="no")
+PLACES = "--data-dir path/to/data --models path/to/models"
+SCRIPT = common.options(__file__, __doc__, "embedding", seeds=1, precision="no", places=PLACES)
 SCRIPT.add_argument("--models", help="folder of the pretrained encoders")
 SCRIPT.add_argument("--texts", type=int, default=60_000)
 SCRIPT.add_argument("--epochs", type=int, default=8)
@@ -76,7 +76,7 @@ def corpus_sentences(folder: Path, count: int) -> list[str]:
     return [found[i] for i in np.random.default_rng(0).permutation(len(found))[:count]]
 
 
-def data_for(arguments: argparse.Namespace) -> DataConfig:
+def data_for(arguments: Arguments) -> DataConfig:
     folder, work = Path(str(arguments.data_dir)), Path(arguments.work)
     train, dev = work / f"texts-{arguments.texts}.txt", work / "stsb-dev.jsonl"
     if not train.exists():
@@ -91,7 +91,7 @@ def data_for(arguments: argparse.Namespace) -> DataConfig:
     return DataConfig(train=str(train), dev=str(dev), kind="embedding", text_pair="text_pair", max_length=64)
 
 
-def recipe_for(arm: str, arguments: argparse.Namespace) -> Recipe:
+def recipe_for(arm: str, arguments: Arguments) -> Recipe:
     recipe = METHODS["kd" if arm == "kd" else "similarity"]()
     changed = {"epochs": arguments.epochs, "lr": arguments.lr, "batch_size": 64}
     start = str(Path(arguments.models) / START)
@@ -103,7 +103,7 @@ def recipe_for(arm: str, arguments: argparse.Namespace) -> Recipe:
     )
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     os.environ.setdefault("TUTELAGE_STORES", str((Path(arguments.work) / "stores").absolute()))
     writing.SHARD_EXAMPLES = 1024  # minutes of the teacher on one core: no more is lost when the experiment is stopped
     data, models = data_for(arguments), Path(arguments.models)
@@ -134,7 +134,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         yield results
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     runs, references = results["runs"], results["references"]
     small = references.get(REFERENCES[0], {}).get("spearman", float("nan"))
     lines, takeaway = [], "No run is finished."
@@ -158,8 +158,7 @@ def page(results: Results, out: Path) -> Results:
             start = [run["baseline"]["spearman"] for run in mine]
             cells.append([one, f"{mine[0]['parameters'] / 1e6:.1f} M", shown(values, digits=4), shown(start, digits=4)])
         lines = table(["model", "parameters", "Spearman", "before training"], cells)
-    command = SCRIPT.command(results["settings"], "--data-dir path/to/data --models path/to/models")
-    return {"takeaway": takeaway, "models": lines, "small": REFERENCES[0], "start": START, "command": command}
+    return {"takeaway": takeaway, "models": lines, "small": REFERENCES[0], "start": START}
 
 
 if __name__ == "__main__":

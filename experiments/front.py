@@ -12,9 +12,6 @@ where it was; ``--tasks``, ``--teachers`` and ``--points`` make a part of it.
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,14 +28,18 @@ from tutelage.recipes.config import RunConfig
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Pruned, Student
 from tutelage.studies.pages import shown, table
-from tutelage.studies.script import Results, settings, write
+from tutelage.studies.script import Arguments, Results, settings, write
 from tutelage.studies.study import interval
 
 ROWS = {"sst2": 8000, "qnli": 20000}
 MODELS = {"minilm": "all-MiniLM-L6-v2", "mpnet": "all-mpnet-base-v2"}
 POINTS = "cut 1/2,cut 1/4,3 x 384,4 x 312,2 x 128,cut 1/4 trimmed,2 x 128 trimmed,6 x 384,L3"
 
-SCRIPT = common.options(__file__, __doc__, "front", tasks="mrpc,stsb,cola,sst2,clinc,qnli", seeds=3, precision="no")
+TASKS, PLACES = (
+    "mrpc,stsb,cola,sst2,clinc,qnli",
+    f"{common.GLUE} --clinc path/to/data_full.json --models path/to/models",
+)
+SCRIPT = common.options(__file__, __doc__, "front", tasks=TASKS, seeds=3, precision="no", places=PLACES)
 SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")
 SCRIPT.add_argument("--models", type=Path, help="folder with the pretrained encoders")
 SCRIPT.add_argument("--teachers", default="minilm,mpnet")
@@ -64,18 +65,12 @@ def student_of(point: str, teacher: str, models: Path) -> Student | None:
     return known[sizes]
 
 
-def task_data(arguments: argparse.Namespace, task: str) -> DataConfig:
+def task_data(arguments: Arguments, task: str) -> DataConfig:
     """A task's texts; CLINC150 as files in the folder of the runs."""
     if task != "clinc":
         return DataConfig(task=task, data_dir=arguments.data_dir, max_train=ROWS.get(task))
-    files = {part: arguments.work / "data" / f"clinc-{part}.csv" for part in ("train", "val")}
-    for part, path in files.items():
-        if not path.exists():
-            rows = json.loads(arguments.clinc.read_text(encoding="utf-8"))[part]
-            out = io.StringIO()
-            csv.writer(out).writerows([("text", "label"), *rows])
-            write(path, out.getvalue())
-    return DataConfig(train=str(files["train"]), dev=str(files["val"]))
+    train, val = (arguments.work / "data" / f"clinc-{part}.csv" for part in ("train", "val"))
+    return common.clinc(train, val, arguments.clinc)
 
 
 def cell(place: Path, config: RunConfig, data: DataConfig, again: bool) -> dict[str, Any]:
@@ -107,7 +102,7 @@ def cell(place: Path, config: RunConfig, data: DataConfig, again: bool) -> dict[
     return values
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     results: Results = {"settings": settings(arguments), "teachers": [], "runs": []}
     places: dict[tuple[str, str], dict[str, Path]] = {}
     for teacher in arguments.teachers.split(","):
@@ -150,7 +145,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         yield results
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     lines: list[str] = []
     for teacher in dict.fromkeys(one["teacher"] for one in results["teachers"]):
         known = {one["task"]: one for one in results["teachers"] if one["teacher"] == teacher}
@@ -168,11 +163,7 @@ def page(results: Results, out: Path) -> Results:
                 rows.append(row_of(point, "its twin", [(one, one["twin"]) for one in mine], known))
         heads = ["model", "as", *known, "kept", "MB", "ms", "speed"]
         lines += [f"## {MODELS[teacher]}", "", *table(heads, rows), *claims(runs, known)]
-    command = SCRIPT.command(
-        results["settings"],
-        f"{common.GLUE} --clinc path/to/data_full.json --models path/to/models",
-    )
-    return {"teachers": lines, "command": command}
+    return {"teachers": lines}
 
 
 Scored = list[tuple[Mapping[str, Any], Mapping[str, float]]]

@@ -12,9 +12,7 @@ validation split (10 % of train); the scores are of dev.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import common
 import numpy as np
@@ -22,7 +20,7 @@ import numpy as np
 from tutelage.methods import METHODS
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import Copied
-from tutelage.studies.script import Results
+from tutelage.studies.script import Arguments, Results
 
 METHODS_TRIED = ("finetune", "kd", "pkd", "distilbert", "tinybert")
 KEYS = ("score", "parameters", "flops", "latency_ms", "retention", "speedup", "agreement")
@@ -32,7 +30,7 @@ SCRIPT = common.options(__file__, __doc__, "glue", tasks="stsb,cola,sst2,mrpc", 
 SCRIPT.add_argument("--methods", default=",".join(METHODS_TRIED))
 
 
-def recipe_for(method: str, arguments: argparse.Namespace) -> Recipe:
+def recipe_for(method: str, arguments: Arguments) -> Recipe:
     """The method's recipe with the common student, length and rate; stages share the epochs, the last has one at least."""
     recipe, epochs, lr = METHODS[method]().part("task"), arguments.epochs, arguments.lr
     shares = [epochs] if len(recipe.stages) == 1 else [epochs - max(1, epochs // 4), max(1, epochs // 4)]
@@ -42,24 +40,21 @@ def recipe_for(method: str, arguments: argparse.Namespace) -> Recipe:
     return recipe.model_copy(update={"student": Copied(layers=3, choose="spread"), "stages": stages})
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     recipes = {name: recipe_for(name, arguments) for name in arguments.methods.split(",")}
     taught = {"epochs": arguments.teacher_epochs, "lr": arguments.lr}
     return common.on_tasks(arguments, recipes, taught, keys=KEYS, arm="method")
 
 
-def agreement(runs: common.Runs) -> str:
-    values = [run["agreement"] for run in runs if run["agreement"] is not None]
-    return f"{np.mean(values):.3f}" if values else "-"
-
-
-def page(results: Results, out: Path) -> Results:
-    columns: dict[str, Callable[[common.Runs], str]] = {
+def page(results: Results) -> Results:
+    columns = {
         "kept": lambda runs: f"{np.mean([run['retention'] for run in runs]):.1%}",
-        "agreement with the teacher": agreement,
+        "agreement with the teacher": lambda runs: (
+            "-" if runs[0]["agreement"] is None else f"{np.mean([run['agreement'] for run in runs]):.3f}"
+        ),
         "speed-up": lambda runs: f"{np.median([run['speedup'] for run in runs]):.2f}x",
     }
-    return common.tables_of_tasks(SCRIPT, results, common.GLUE, arm="method", columns=columns)
+    return common.tables_of_tasks(results, arm="method", columns=columns)
 
 
 if __name__ == "__main__":

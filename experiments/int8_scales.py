@@ -9,7 +9,6 @@ a text of the task's mean length on one thread, all forms of a model in turn. Wr
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,11 +27,12 @@ from tutelage.serving.session import OnnxModel
 from tutelage.serving.timing import BUSY, latency
 from tutelage.students.load import load_model
 from tutelage.studies.pages import tabled
-from tutelage.studies.script import Results, settings
+from tutelage.studies.script import Arguments, Results, settings
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 
-SCRIPT = common.options(__file__, __doc__, "int8_scales", tasks="cola,clinc", precision=None)
+PLACES = f"{common.GLUE} --clinc path/to/data_full.json --front runs/front"
+SCRIPT = common.options(__file__, __doc__, "int8_scales", tasks="cola,clinc", precision=None, places=PLACES)
 SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")
 SCRIPT.add_argument("--front", type=Path, help="folder of the runs of front.py")
 SCRIPT.add_argument("--sides", default="teacher,3x384-0,cut1of2-0", help="folders of front.py's models, with commas")
@@ -44,7 +44,7 @@ FORMS: dict[str, Callable[[int, int], bool]] = {
 }
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     results: Results = {"settings": settings(arguments), "runs": []}
     for task in arguments.tasks.split(","):
         for side in arguments.sides.split(","):
@@ -88,7 +88,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
             yield results
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     lines: list[str] = []
     for task in dict.fromkeys(run["task"] for run in results["runs"]):
         runs = common.of(results["runs"], task=task)
@@ -109,8 +109,7 @@ def page(results: Results, out: Path) -> Results:
                 f"{run['ms'][batch] / before[run['side']][batch]:.2f}"
             )
         lines += [f"## {task}", "", *tabled(columns, runs)]
-    places = f"{common.GLUE} --clinc path/to/data_full.json --front runs/front"
-    return {"tasks": lines, "command": SCRIPT.command(results["settings"], places)}
+    return {"tasks": lines}
 
 
 if __name__ == "__main__":

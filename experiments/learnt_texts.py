@@ -11,7 +11,6 @@ texts say little more than the labels. Fine-tunes MiniLM (6 layers x 384) on tas
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,10 +32,13 @@ from tutelage.students.specs import Checkpoint, Copied
 from tutelage.studies.crossfit import PREDICTIONS, crossfit
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import shown, table
-from tutelage.studies.script import Results, settings
+from tutelage.studies.script import Arguments, Results, settings
 from tutelage.studies.study import folder_name
 
-SCRIPT = common.options(__file__, __doc__, "learnt_texts", tasks=",".join(TASKS), seeds=3, precision="no")
+PLACES = "--squad path/to/train-v1.1.json.gz --corpus path/to/core-000.txt.gz"
+SCRIPT = common.options(
+    __file__, __doc__, "learnt_texts", tasks=",".join(TASKS), seeds=3, precision="no", places=PLACES
+)
 SCRIPT.add_argument("--squad", type=Path, help="SQuAD 1.1's training file")
 SCRIPT.add_argument("--corpus", type=Path, help="a file of paragraphs, one a line")
 SCRIPT.add_argument(
@@ -70,13 +72,13 @@ def made(terms: list[AnyTerm], epochs: int) -> Recipe:
     return recipe.model_copy(update={"stages": stages, "augmentation": Rules(iterations=1)})
 
 
-def of_folds(arguments: argparse.Namespace, place: Path) -> Recipe:
+def of_folds(arguments: Arguments, place: Path) -> Recipe:
     """The same student; predictions have no layers, so it names the teacher that these are of."""
     recipe = arm(LOSSES[TEXTS[0]], arguments.epochs)
     return recipe.model_copy(update={"student": Copied(layers=[1, 2, 6], source=str(place / "teacher"))})
 
 
-def folds_of(arguments: argparse.Namespace, task: str, data: DataConfig) -> Path:
+def folds_of(arguments: Arguments, task: str, data: DataConfig) -> Path:
     """A file of out-of-fold predictions for the training texts, of models like the teacher."""
     place = arguments.work / task / "folds"
     if not (place / out_of_fold.MANIFEST).exists():
@@ -85,7 +87,7 @@ def folds_of(arguments: argparse.Namespace, task: str, data: DataConfig) -> Path
     return place / PREDICTIONS
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     results: Results = {"settings": settings(arguments), "teachers": {}, "runs": [], "texts": {}}
     for task in arguments.tasks.split(","):
         small = tuning_data(arguments.work / "data", task, arguments.squad, arguments.corpus)
@@ -136,7 +138,7 @@ def difference(place: Path, ours: str, theirs: str, seeds: Sequence[int]) -> tup
     return float(apart.mean()), float(1.96 * apart.std(ddof=1) / np.sqrt(len(apart)))
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     runs = results["runs"]
     tasks = list(dict.fromkeys(run["task"] for run in runs))
 
@@ -171,9 +173,6 @@ def page(results: Results, out: Path) -> Results:
             for name, (mean, half) in found.items()
         ),
         "last": table(["student learns from", "loss on soft labels"], last),
-        "command": SCRIPT.command(
-            results["settings"], "--squad path/to/train-v1.1.json.gz --corpus path/to/core-000.txt.gz"
-        ),
     }
 
 

@@ -10,7 +10,6 @@ the published figure.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import tinybert
 import wid
 
 from tutelage.studies.pages import judgement, listed, shown, tabled
-from tutelage.studies.script import Results, Script, before
+from tutelage.studies.script import Arguments, Results, Script, before
 from tutelage.studies.study import paired
 
 FOLDER = Path("results")
@@ -176,8 +175,8 @@ def bad_teachers_dropped() -> tuple[str, str]:
     """In how many runs the first phase drops the teacher that was trained on wrong labels."""
     found = {}
     for name, team, runs in teams():
-        stages, bad, count = autoskdbert.dropped(team, common.of(runs, arm="phase1"))
-        found[name] = count, len(bad) * len(stages)
+        for _, stages, bad, count in autoskdbert.searches(team, common.of(runs, arm="phase1")):
+            found[name] = count, len(bad) * len(stages)
     words = "; ".join(f"{name}: {count} of {total} runs" for name, (count, total) in found.items())
     return words, held(count == total for count, total in found.values())
 
@@ -400,7 +399,7 @@ def verdict(found: Differences) -> str:
     return OPEN
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     rows = []
     for claim in CLAIMS:
         found = claim.ours() if claim.ours else {}
@@ -428,7 +427,7 @@ COLUMNS = {
 }
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     rows, lines = results["claims"], []
     counts = Counter(row["verdict"] for row in rows)
     for paper, source in PAPERS.items():

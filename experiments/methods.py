@@ -11,7 +11,6 @@ experiment continues where it was. Writes ``results/methods.json`` and ``docs/re
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
@@ -25,12 +24,12 @@ from tutelage.methods import METHODS
 from tutelage.report.compared import CompareReport
 from tutelage.report.compared_tables import with_margin
 from tutelage.studies.pages import table
-from tutelage.studies.script import Results, before, settings
+from tutelage.studies.script import Arguments, Results, before, settings
 
 COMPARED = "finetune,kd,compact,similarity,pkd,alp_kd,ckd,bert_emd,distilbert,tinybert,minilmv2,minimum_knowledge"
 STUDENT = "init=copied,layers=3,choose=spread"
-
-SCRIPT = common.options(__file__, __doc__, "methods", tasks="stsb,clinc,sst2,mrpc", precision="bf16")
+PLACES = f"{common.GLUE} --clinc path/to/data_full.json --models path/to/models"
+SCRIPT = common.options(__file__, __doc__, "methods", tasks="stsb,clinc,sst2,mrpc", precision="bf16", places=PLACES)
 SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")
 SCRIPT.add_argument("--models", type=Path, help="folder with all-MiniLM-L6-v2")
 SCRIPT.add_argument("--methods", default=COMPARED, help="methods, separated by commas")
@@ -52,7 +51,7 @@ def arm(method: str) -> dict[str, Any]:
     return {"method": method, "settings": epochs}
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     results: Results = {
         "settings": settings(arguments),
         "teachers": {},
@@ -88,8 +87,8 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         yield results
 
 
-def page(results: Results, out: Path) -> Results:
-    values: Results = {"command": SCRIPT.command(results["settings"], PLACES), "student": STUDENT}
+def page(results: Results) -> Results:
+    values: Results = {"student": STUDENT}
     if results["compare"] is None:
         return {
             **values,
@@ -134,8 +133,6 @@ def page(results: Results, out: Path) -> Results:
         "seeds": len(report.seeds),
     }
 
-
-PLACES = f"{common.GLUE} --clinc path/to/data_full.json --models path/to/models"
 
 if __name__ == "__main__":
     SCRIPT.conduct(measure, page)

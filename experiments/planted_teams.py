@@ -2,23 +2,18 @@
 
     python experiments/planted_teams.py
 
-Texts have 16 tokens of two classes; the label is the class of the majority. Teachers are tables of logits with a share of
-wrong labels: *mixed* is three good and three bad ones, *hostile* two good and four bad, *equals* six alike. The student is a
-BERT of 2 layers x 32 with random weights. A distribution is learned by search, selection and a second phase, as in the
-published outline (``single``), and by a search as ``autoskdbert`` does it (``corrected``). New students are then trained on
-soft labels alone by it, by uniform draws, by the mean of all, and by the good ones. A stopped experiment continues where it
-was. Writes ``results/planted_teams.json`` and ``docs/results/planted_teams.md``.
+Teachers are tables of logits with a share of wrong labels: *mixed* is three good and three bad ones, *hostile* two good and
+four bad, *equals* six alike. A distribution is learned by search, selection and a second phase, as in the published outline
+(``single``), and by a search as ``autoskdbert`` does it (``corrected``). New students are then trained on soft labels alone
+by it, by uniform draws, by the mean of all, and by the good ones. A stopped experiment continues where it was. Writes
+``results/planted_teams.json`` and ``docs/results/planted_teams.md``.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from pathlib import Path
-from typing import Any
 
 import common
 import numpy as np
@@ -26,26 +21,24 @@ import torch
 from accelerate import Accelerator
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from tutelage import anatomy
+from tutelage import HardLabels, SoftLabels, Stage, anatomy
 from tutelage.data.batches import Known
 from tutelage.data.examples import Encoded
-from tutelage.mechanisms.mechanism import of_kind
 from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.mechanisms.team.teacher import TeamTeacher
 from tutelage.mechanisms.team.weigher import Weigher
 from tutelage.mechanisms.team.weights import Weights
-from tutelage.methods.autoskdbert import autoskdbert
+from tutelage.methods import autoskdbert
 from tutelage.objectives.objective import Objective
-from tutelage.objectives.predictions import HardLabels, SoftLabels
-from tutelage.recipes.recipe import Stage
-from tutelage.studies.pages import paragraph, shown, table, tabled
-from tutelage.studies.script import Results, once
+from tutelage.studies.pages import shown, table, tabled
+from tutelage.studies.script import Arguments, Results, once
+from tutelage.studies.study import paired
 from tutelage.tasks import KINDS
 from tutelage.teachers.teacher import KnownLogits, predict
 from tutelage.training import loop
 
 TRAIN, HELD, TEST, LENGTH, WORDS = 1600, 400, 2000, 16, 100
-TEAMS: dict[str, list[float | None]] = {
+TEAMS = {
     "mixed": [0.03, 0.08, 0.15, 0.5, None, 0.9],
     "hostile": [0.03, 0.08, 0.5, 0.5, 0.9, 0.9],
     "equals": [0.05] * 6,
@@ -53,8 +46,8 @@ TEAMS: dict[str, list[float | None]] = {
 """The share of wrong labels in each teacher's table; None is a teacher without an opinion (all logits 0)."""
 GOOD = 0.15
 TEMPERATURE, BATCH, RATE, FINAL = 2.0, 32, 2e-3, 620
-LEARNING = of_kind(autoskdbert().stages[0].mechanisms, Team).learning
-SEARCHES: dict[str, dict[str, Any]] = {
+LEARNING = autoskdbert().stages[0].mechanisms[0].learning
+SEARCHES = {
     "single": {},
     "reinforce": {"update": "reinforce"},
     "all": {"update": "all"},
@@ -66,11 +59,11 @@ SEARCHES: dict[str, dict[str, Any]] = {
 """Ways to learn the distribution; the last three are controls and expected to fail."""
 
 
-SCRIPT = common.options(__file__, __doc__, "planted_teams", seeds=5, precision=None)
+SCRIPT = common.options(__file__, __doc__, "planted_teams", seeds=5, precision=None, places="")
 SCRIPT.add_argument("--updates", type=int, default=900, help="updates of the distribution in each phase")
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     results: Results = {"updates": arguments.updates, "teams": TEAMS, "runs": []}
     which, parts = common.part(arguments)
     for number, (seed, team) in enumerate(product(range(arguments.seeds), TEAMS)):
@@ -78,9 +71,6 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         if number % parts == which or path.exists():
             results["runs"].append(once(path, partial(one, team, seed, arguments.updates)))
             yield results
-
-
-# ------------------------------------------------------------------------------------------------------------ one seed
 
 
 def texts(count: int, generator: np.random.Generator) -> Encoded:
@@ -113,22 +103,17 @@ def student(seed: int) -> PreTrainedModel:
     )
 
 
-@dataclass
 class Trial:
     """Texts and the teachers' tables of one team and seed."""
 
-    team: str
-    seed: int
-
-    def __post_init__(self) -> None:
-        generator = np.random.default_rng([self.seed, 0x71A])
-        self.encoded, self.test = texts(TRAIN + HELD, generator), texts(TEST, generator)
-        assert self.encoded.labels is not None and self.test.labels is not None
-        self.tables = tables(self.team, self.encoded.labels, generator)
+    def __init__(self, team: str, seed: int) -> None:
+        generator = np.random.default_rng([seed, 0x71A])
+        self.seed, self.encoded, self.test = seed, texts(TRAIN + HELD, generator), texts(TEST, generator)
+        self.tables = tables(team, self.encoded.labels, generator)
 
     def train(
         self, weights: np.ndarray, how: Team, steps: int, labels: float = 0.0, number: int = 2
-    ) -> tuple[float, dict[str, Any]]:
+    ) -> tuple[float, Results]:
         """A new student: its accuracy on the evaluation set, and what a stage that learns has learned about the team."""
         model, place, kind = student(self.seed), (self.seed, number), KINDS["classification"]
         known = [KnownLogits(table, self.encoded.logit_rows) for table in self.tables]
@@ -140,15 +125,8 @@ class Trial:
             predictions = [KnownLogits(table[TRAIN:], held.logit_rows) for table in self.tables]
             names = [str(member) for member in range(len(known))]
             hooks = [Weigher(how.learning, teacher, model, soft, held, predictions, kind, accelerator, place, names)]
-        stage = Stage(
-            name=f"stage{number}",
-            objective=[soft, HardLabels(weight=labels)],
-            epochs=steps,
-            max_steps=steps,
-            lr=RATE,
-            batch_size=BATCH,
-            select="last",
-        )
+        taken = {"epochs": steps, "max_steps": steps, "lr": RATE, "batch_size": BATCH, "select": "last"}
+        stage = Stage(name=f"stage{number}", objective=[soft, HardLabels(weight=labels)], **taken)
         shape = anatomy.shape_of(model.config)
         module = loop.DistillationModule(model, Objective(stage.objective, kind, shape, shape))
         feed = Known(self.encoded, np.arange(TRAIN if hooks else TRAIN + HELD))
@@ -159,11 +137,11 @@ class Trial:
 
 def one(team: str, seed: int, updates: int) -> Results:
     """All searches and students of one team and seed."""
-    trial, members = Trial(team, seed), len(TEAMS[team])
+    trial, members, equals = Trial(team, seed), len(TEAMS[team]), team == "equals"
     uniform = np.full(members, 1 / members)
-    names = ("single", "corrected", "naive") if team == "equals" else tuple(SEARCHES)
-    search = {name: searched(trial, uniform, name, updates) for name in names}
-    if team == "equals":
+    names = ("single", "corrected", "naive") if equals else tuple(SEARCHES)
+    search = {name: searched(trial, uniform, name, updates, refined=name == "single" and not equals) for name in names}
+    if equals:
         return {"team": team, "seed": seed, "search": search, "accuracy": {}}
     good = np.array([wrong is not None and wrong <= GOOD for wrong in TEAMS[team]])
     finals = {
@@ -182,54 +160,25 @@ def one(team: str, seed: int, updates: int) -> Results:
     return {"team": team, "seed": seed, "search": search, "accuracy": accuracy}
 
 
-def searched(trial: Trial, uniform: np.ndarray, name: str, updates: int) -> Results:
-    """What one way to learn the distribution finds; ``single`` has a second phase, but not in a team of equals."""
+def searched(trial: Trial, uniform: np.ndarray, name: str, updates: int, refined: bool) -> Results:
+    """What one way to learn the distribution finds, in a second phase too if it is ``refined``."""
     learning = Learning(**SEARCHES[name])
     labels, steps = 0.0 if name == "soft labels only" else 0.5, 120 if name == "few updates" else updates
     accuracy, record = trial.train(uniform, Team(learning=learning), steps, labels, 0)
     kept = [int(k) for k in record["kept"]]
     found = {"q": record["probabilities"], "next": record["next"], "kept": kept, "student": accuracy}
-    if name == "single" and trial.team != "equals":
+    if refined:
         how = Team(learning=learning.model_copy(update={"keep": None}))
         found["refined"] = trial.train(np.array(record["next"]), how, updates, labels, 1)[1]["probabilities"]
     return found
 
 
-# ------------------------------------------------------------------------------------------------------- what it shows
-
-
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     lines, takeaways = [], []
     for team, teachers in results["teams"].items():
-        runs = common.of(results["runs"], team=team)
-        good = [number for number, wrong in enumerate(teachers) if wrong is not None and wrong <= GOOD]
-        bad = [number for number in range(len(teachers)) if number not in good]
-        titles = ["no opinion" if wrong is None else f"{wrong:.2f} wrong" for wrong in teachers]
-        cells, every = [], len(good) * len(runs)
-        for name in runs[0]["search"] if runs else ():
-            means = np.mean([run["search"][name]["q"] for run in runs], axis=0)
-            kept = f"{counts(runs, name, bad)} of {len(bad) * len(runs)}" if bad else "-"
-            cells.append([name, *(f"{mean:.3f}" for mean in means), kept])
-            cells[-1].append(f"{every - counts(runs, name, good)} of {every}")
-        if not cells:
-            continue
-        lines += [f"## {team}, {len(runs)} seeds", ""]
-        lines += table(["learned by", *titles, "bad ones kept", "good ones dropped"], cells)
-        if accuracies := {name: [run["accuracy"][name] for run in runs] for name in runs[0]["accuracy"]}:
-            base = accuracies["uniform draws"]
-            columns = {
-                "student trained by": str,
-                "accuracy": lambda name, of=accuracies: shown(of[name]),
-                "against uniform draws": lambda name, of=accuracies, base=base: (
-                    "-" if of[name] is base else shown([*np.subtract(of[name], base)], "+")
-                ),
-            }
-            lines += tabled(columns, accuracies)
-            takeaways.append(
-                f"of {team}, {counts(runs, 'single', bad)} of {len(bad) * len(runs)} bad teachers are kept and the student "
-                f"reaches {shown(accuracies['learnt, refined'])} instead of {shown(base)} by uniform draws"
-            )
-        lines += paragraph(judged_team(team, runs, good, bad))
+        if runs := common.of(results["runs"], team=team):
+            section, takeaway = about(team, teachers, runs)
+            lines, takeaways = lines + section, takeaways + [takeaway] * bool(takeaway)
     return {
         "takeaways": "; ".join(takeaways),
         "tables": lines,
@@ -239,38 +188,51 @@ def page(results: Results, out: Path) -> Results:
     }
 
 
-def counts(runs: common.Runs, name: str, teachers: list[int]) -> int:
-    """How many of these teachers the runs keep, in all."""
-    return sum(k in run["search"][name]["kept"] for run in runs for k in teachers)
-
-
-def judged_team(team: str, runs: common.Runs, good: list[int], bad: list[int]) -> str:
-    """What was expected of a team, and whether it held."""
-
-    def gain(over: str, name: str = "learnt, refined") -> float:
-        return 100 * float(np.mean([run["accuracy"][name] - run["accuracy"][over] for run in runs]))
-
-    tops, ours, naive = ([max(run["search"][name]["q"]) for run in runs] for name in ("single", "corrected", "naive"))
-    if team == "equals":
-        return (
-            f"Six alike keep similar probabilities: the largest is {max(tops):.2f} at most (a uniform team's is 0.17), as "
-            f"corrected {max(ours):.2f}. By the naive update it is {min(naive):.2f} at least."
-        )
-    best = [k for k in good if (TEAMS[team][k] or 0) <= 0.08]
-    cases, lows = len(best) * len(runs), [run["search"]["single"]["q"] for run in runs]
-    lowest = all(max(q[k] for k in bad) < min(q[k] for k in good) for q in lows)
-    return (
-        f"Teachers that are wrong on at most 8 % are kept in {counts(runs, 'single', best)} of {cases} cases, bad ones in "
-        f"{counts(runs, 'single', bad)} of {len(bad) * len(runs)}. Bad teachers have the lowest probabilities in "
-        f"{'every seed' if lowest else 'not every seed'}. Students of the learned distribution are "
-        f"{gain('uniform draws'):+.1f} points from those of uniform draws, {gain('mean of all'):+.1f} from the mean of all and "
-        f"{gain('good ones, uniform draws'):+.1f} from the good ones alone. Controls: by the naive update the largest "
-        f"probability is {min(naive):.2f} at least (by `single` {max(tops):.2f} at most); soft labels alone keep "
-        f"{counts(runs, 'soft labels only', bad)} bad ones, few updates {counts(runs, 'few updates', bad)}. As corrected, "
-        f"those wrong on at most 8 % are kept in {counts(runs, 'corrected', best)} of {cases} cases, bad ones in "
-        f"{counts(runs, 'corrected', bad)} of {len(bad) * len(runs)}, and the student is "
-        f"{gain('good ones, uniform draws', 'learnt as corrected, after selection'):+.1f} points from the good ones alone."
+def about(team: str, teachers: list[float | None], runs: common.Runs) -> tuple[list[str], str]:
+    """Searches and students of a team, whether what was expected of it held, and the takeaway."""
+    members, found = range(len(teachers)), {n: [run["search"][n] for run in runs] for n in runs[0]["search"]}
+    good, best = ([k for k in members if teachers[k] is not None and teachers[k] <= most] for most in (GOOD, 0.08))
+    bad = [k for k in members if k not in good]
+    goods, bads, bests = (
+        {name: sum(k in one["kept"] for one in ones for k in which) for name, ones in found.items()}
+        for which in (good, bad, best)
     )
+    every, bad_cases, cells = len(good) * len(runs), len(bad) * len(runs), []
+    shares = {name: np.array([one["q"] for one in ones]) for name, ones in found.items()}
+    for name, q in shares.items():
+        cells.append(
+            [name, *(f"{mean:.3f}" for mean in q.mean(axis=0)), f"{bads[name]} of {bad_cases}" if bad else "-"]
+        )
+        cells[-1].append(f"{every - goods[name]} of {every}")
+    titles = ["no opinion" if wrong is None else f"{wrong:.2f} wrong" for wrong in teachers]
+    largest = {
+        "most": {n: q.max() for n, q in shares.items()},
+        "least": {n: q.max(axis=1).min() for n, q in shares.items()},
+    }
+    heads = ["learned by", *titles, "bad ones kept", "good ones dropped"]
+    fields = {"team": team, "seeds": len(runs), "searches": table(heads, cells), "students": []}
+    if not runs[0]["accuracy"]:
+        return SCRIPT.section("team", **fields, expected=SCRIPT.section("equals", **largest)), ""
+    scores = {name: {run["seed"]: run["accuracy"][name] for run in runs} for name in runs[0]["accuracy"]}
+    columns = {"student trained by": str, **common.score_columns({"accuracy": scores})}
+    fields["students"] = tabled({**columns, **common.gain_columns(scores, ["uniform draws"])}, scores)
+    ours, uniform = (shown([*scores[name].values()]) for name in ("learnt, refined", "uniform draws"))
+    takeaway = (
+        f"of {team}, {bads['single']} of {bad_cases} bad teachers are kept and the student reaches {ours} instead of {uniform} "
+        "by uniform draws"
+    )
+
+    def points(ours: str) -> dict[str, float]:
+        """How much higher the mean accuracy is than that of each, in points."""
+        return {name: 100 * float(np.mean(paired(scores[ours], theirs))) for name, theirs in scores.items()}
+
+    corrected = points("learnt as corrected, after selection")["good ones, uniform draws"]
+    lowest = all(q[bad].max() < q[good].min() for q in shares["single"])
+    expected = SCRIPT.section(
+        "expected", **largest, best=bests, bad=bads, cases=len(best) * len(runs), bad_cases=bad_cases,
+        over=points("learnt, refined"), corrected=corrected, lowest="every" if lowest else "not every",
+    )  # fmt: skip
+    return SCRIPT.section("team", **fields, expected=expected), takeaway
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ A stopped experiment continues where it was.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import time
@@ -32,7 +31,7 @@ from tutelage.recipes.recipe import Recipe
 from tutelage.students.specs import Copied
 from tutelage.studies.demo import pretrained
 from tutelage.studies.pages import shown, table
-from tutelage.studies.script import Results, before, once, settings, write, write_rows
+from tutelage.studies.script import Arguments, Results, before, once, settings, write, write_rows
 from tutelage.studies.study import folder_name, paired
 
 FORMS = {"labels": "likeliest label", "full": "distribution", "top3": "top-3 log-probabilities", "votes": "five votes"}
@@ -47,7 +46,8 @@ NOT_RUN = ["Not run yet."]
 Arms = list[tuple[str, str, str, dict[str, Any], bool]]
 """Noise, name, form of the file, options, and whether labelled rows stand beside."""
 
-SCRIPT = common.options(__file__, __doc__, "predictions_as_teacher", precision="no")
+PLACES = "--clinc path/to/data_full.json"
+SCRIPT = common.options(__file__, __doc__, "predictions_as_teacher", precision="no", places=PLACES)
 SCRIPT.add_argument("--clinc", help="CLINC150's data_full.json")
 SCRIPT.add_argument("--intents", type=int, default=30, help="intents, of 150")
 SCRIPT.add_argument(
@@ -61,7 +61,7 @@ SCRIPT.add_argument("--lr", type=float, default=3e-4)
 SCRIPT.add_argument("--minutes", type=float, help="begin no run after so many minutes")
 
 
-def split(work: Path, arguments: argparse.Namespace) -> list[str]:
+def split(work: Path, arguments: Arguments) -> list[str]:
     """The files of the annotator, of the texts to annotate, of gold rows and of the evaluation set; returns the labels."""
     whole = before(Path(arguments.clinc))
     names = sorted({label for _, label in whole["train"]})
@@ -75,7 +75,7 @@ def split(work: Path, arguments: argparse.Namespace) -> list[str]:
     return labels
 
 
-def annotate(work: Path, labels: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
+def annotate(work: Path, labels: list[str], arguments: Arguments) -> dict[str, Any]:
     """Write the files of predictions at each noise; returns what the annotator scores at each, by noise."""
     recipe = {"epochs": arguments.annotator_epochs, "lr": arguments.lr}
     files = {"train": work / "annotator.csv", "dev": work / "annotated.csv"}
@@ -111,12 +111,12 @@ def write_files(
         write(folder / f"{form}.jsonl", "".join(f"{json.dumps(line)}\n" for line in found))
 
 
-def recipe_for(arguments: argparse.Namespace) -> Recipe:
+def recipe_for(arguments: Arguments) -> Recipe:
     recipe = kd(epochs=arguments.epochs, lr=arguments.lr)
     return recipe.model_copy(update={"student": Copied(layers=2, choose="first", source=str(pretrained()))})
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     if arguments.clinc is None:
         SCRIPT.error("give --clinc path/to/data_full.json")
     began, work = time.monotonic(), Path(arguments.work)
@@ -161,8 +161,8 @@ def right_suspects(work: Path, report: Results) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def page(results: Results, out: Path) -> Results:
-    given, annotators, metric = results["settings"], results["annotators"], "accuracy"
+def page(results: Results) -> Results:
+    annotators, metric = results["annotators"], "accuracy"
     middle = [*annotators][len(annotators) // 2]
 
     def of(noise: str, arm: str) -> dict[int, float]:
@@ -196,7 +196,6 @@ def page(results: Results, out: Path) -> Results:
         "options": table(["options", "the file has", *seeds, "gain over the default"], options) if options else NOT_RUN,
         "golds": table(["share of the label in the target", *seeds, "gain over 0"], golds) if golds else NOT_RUN,
         "suspects": f"{suspects} ({len(caught)} runs)",
-        "command": SCRIPT.command(given, "--clinc path/to/data_full.json"),
     }
 
 

