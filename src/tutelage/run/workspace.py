@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from torch import Tensor
@@ -74,12 +74,8 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
             mixed_precision=fast_precision() if precision == "auto" else precision,
             log_with=tracker,
             project_dir=folder,
-            # Heads and poolers take no part in some stages.
             # While one process writes a teacher store the others wait.
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(find_unused_parameters=True),
-                InitProcessGroupKwargs(timeout=timedelta(hours=24)),
-            ],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=24))],
         )
     except ValueError as error:
         reason = str(error).splitlines()[0]
