@@ -139,10 +139,8 @@ def train(
     groups = given[0] if given else parameter_groups(module, stage.weight_decay)
     optimizer = optimizers.optimizer_of(stage, groups, device)
     prepared = accelerator.prepare_optimizer(optimizer, device_placement=False)
-    plan = module.objective.plan
-    # Of several teachers whose layers are compared, one may be dropped, with its projections.
-    varies = bool(plan.members)
-    stepper = Stepper(stage, module, teacher, accelerator, hooks, stage.max_tokens, plan.whole_step, varies, say)
+    whole = module.objective.plan.whole_step
+    stepper = Stepper(stage, module, teacher, accelerator, hooks, stage.max_tokens, whole, say)
 
     log, best, epoch, place, without_better = StageLog(stage.name), None, 0, 0, 0
     if resumed is not None:

@@ -42,8 +42,6 @@ class Stepper:
     max_tokens: int
     whole: bool
     """The objective compares all examples of a step, which is never cut."""
-    varies: bool
-    """Some steps may use fewer parameters than others."""
     say: Callable[[str], None]
     wrapped: Any = None
     """The module as the accelerator prepares it at the next step; None where its parameters are new."""
@@ -122,14 +120,14 @@ class Stepper:
 
     def _wrap(self, batch: Batch, signals: Signals) -> None:
         """Prepare the module. Processes look for parameters without a gradient at each step only where there are such: heads and
-        poolers take no part in some stages."""
+        poolers take no part in some stages. Which take part does not change from step to step."""
         accelerator = self.accelerator
         if accelerator.num_processes > 1:
             parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
             with views_of(self.hooks)[-1], accelerator.autocast():
                 loss = sum(self.module(batch, signals).values())
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
-            unused = torch.tensor(float(self.varies or any(g is None for g in found)), device=accelerator.device)
+            unused = torch.tensor(float(any(gradient is None for gradient in found)), device=accelerator.device)
             look = bool(accelerator.reduce(unused, "sum").item())  # all must do the same
             accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=look)
         self.wrapped = accelerator.prepare_model(self.module, device_placement=False)
