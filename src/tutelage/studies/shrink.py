@@ -77,16 +77,17 @@ def shrink(
         )
     if not 0 < limits.min_retention <= 1:
         raise TutelageError(f"{option('min_retention')} {limits.min_retention:g} is not a share; write 0.97 for 97 %")
-    learnt = {name: found for name, found in read_origins(config).items() if name != VERSION}
+    read = cache(load_data)
+    learnt = {name: found for name, found in read_origins(config, read).items() if name != VERSION}
     prints = "".join(f"  {json.dumps(name)}: {found}\n" for name, found in learnt.items())
     asked = f"{to_yaml(config)}limits: {limits.model_dump_json()}\nvocabulary: {vocabulary}\nfingerprints:\n{prints}"
     with locked(str(out)):
         check_folder(out, FILE, "search", asked)
         take_folder(out, FILE, asked)
-        return _searched(config, out, limits, vocabulary, quiet)
+        return _searched(config, out, limits, vocabulary, quiet, read)
 
 
-def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, quiet: bool) -> Shrink:
+def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, quiet: bool, read: ReadData) -> Shrink:
     """The search in a folder that is this process's own; what a stopped one has measured is read."""
     found = Shrink.model_validate_json((out / REPORT).read_text(encoding="utf-8")) if (out / REPORT).exists() else None
     if found is not None and found.verdict:
@@ -94,7 +95,6 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
     if found is not None and found.passed:  # stopped before the verdict
         return _finish(found, out)
     kept: dict[str, Any] = {} if vocabulary == "full" else {"vocabulary": "trimmed"}
-    read = cache(load_data)
     data = read(config.data)
     store = "auto" if kind_of(data.kind).per_text else None
     first = config.model_copy(
