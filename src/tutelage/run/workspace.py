@@ -42,6 +42,9 @@ from tutelage.training import checkpoint
 LOCK = ".lock"
 """In a folder that a process writes to."""
 
+PROJECTIONS = "projections.safetensors"
+"""In the folder of a finished run: the linear maps between its student and its teacher."""
+
 ORIGINS = "origins.json"
 """In the folder of an unfinished run: the fingerprints of what it learns from."""
 
@@ -230,7 +233,7 @@ class Workspace(Bench):
             new = self.folder / "projections.tmp"
             save_file({name: value.cpu().clone() for name, value in projections.items()}, new, {"format": "pt"})
             seal(new)
-            os.replace(new, self.folder / "projections.safetensors")
+            os.replace(new, self.folder / PROJECTIONS)
         return kept
 
     def check_student(self) -> None:
