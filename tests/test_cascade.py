@@ -29,6 +29,7 @@ from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.report.cascade import CASCADE, CascadeReport
 from tutelage.serving import serve as script
 from tutelage.students.specs import Copied
+from tutelage.tasks import load as loading
 
 Rate = Callable[[np.ndarray], np.ndarray]
 
@@ -134,6 +135,20 @@ def test_a_cascade_is_written_and_shown(
     assert found.suspects_found == wrong  # by their labels
     assert [one.probability for one in found.suspects] == sorted((s.probability for s in found.suspects), reverse=True)
     assert all(one.student == one.teacher != one.label for one in found.suspects)
+
+
+def test_the_texts_of_a_run_are_read_once(
+    teacher_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those that a model is scored on, and those that its run has learnt, may be the same data."""
+    read, files = loading.load_files, list[str]()
+    monkeypatch.setattr(loading, "load_files", lambda config, *more: files.append(config.train) or read(config, *more))
+    data = {part: str(teacher_folder / f"{part}.csv") for part in ("train", "dev")}
+    scored = api.evaluate(teacher_folder / "teacher", **data, max_length=20, quiet=True)
+    assert scored["scores"]["dev"]["accuracy"] > 0.9 and files == [data["train"]]
+    # Without data those of the student's run are taken; the other model is of no run.
+    api.cascade(teacher_folder / "teacher", teacher_folder / "second", tmp_path / "out", agreement=0.9, quiet=True)
+    assert files == [data["train"]] * 2
 
 
 def test_texts_that_a_model_has_learnt_say_nothing(teacher_folder: Path, rows: Path, tmp_path: Path) -> None:

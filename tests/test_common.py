@@ -25,6 +25,7 @@ from conftest import (
     write_csv,
 )
 from processes import KILLED, in_process, in_processes, run_of
+from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tutelage.anatomy.families import FAMILIES
@@ -373,10 +374,22 @@ def test_a_killed_run_resumes_to_the_same_bits(method: str, teacher_folder: Path
     assert reports[0]["team"] == reports[1]["team"]  # and a team's distribution went the same way
 
 
-def run_without_dropout(path: Path) -> None:
-    """Processes draw numbers of their own, so they part where values are dropped: by an LSTM, and before the PTP classifier."""
+def run_without_dropout(path: Path) -> list[bool]:
+    """Processes draw numbers of their own, so they part where values are dropped: by an LSTM, and before the PTP classifier.
+
+    Returns where the processes looked for parameters without a gradient, for each time that they got the student.
+    """
+    looked = list[bool]()
+    begin = DistributedDataParallel.__init__
+
+    def noted(*args, find_unused_parameters: bool = False, **kwargs) -> None:
+        looked.append(find_unused_parameters)
+        begin(*args, find_unused_parameters=find_unused_parameters, **kwargs)
+
+    DistributedDataParallel.__init__ = noted
     torch.nn.functional.dropout = lambda x, *args, **kwargs: x
     run_of(path)
+    return looked
 
 
 def with_labels(recipe: Recipe) -> Recipe:
@@ -410,10 +423,13 @@ def test_two_processes_give_the_single_processes_student(method: str, teacher_fo
         out = tmp_path / f"out{processes}"
         path = tmp_path / f"{processes}.yaml"
         path.write_text(to_yaml(config_for(method, teacher_folder, out, recipe=recipe, baseline=False, **more)))
-        in_processes(processes, run_without_dropout, path)
+        looked = in_processes(processes, run_without_dropout, path)
         students.append(AutoModelForSequenceClassification.from_pretrained(out / "student").eval())
         found.append(json.loads((out / "report.json").read_text())["team"])
         lines.append([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()])
+    assert looked[0] == looked[1] and looked[0]
+    if method == "tinybert":  # its first stage compares layers: the head takes no part
+        assert looked[0] == [True, False]
     # Weights move by 1e-2 and more. The gradients' sums differ in order: on AVX2 that parts weights by 7e-7 and logits by
     # 5e-7 at most, with every sum rounded at random by 2e-6 and 1e-6. The bounds are ten times and more above. Without
     # averaging, weights are 3e-2 apart and logits 6e-2. Logits have more room, for a weight that may go either way.

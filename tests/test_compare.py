@@ -117,6 +117,25 @@ def test_a_killed_comparison_goes_on(finished) -> None:
         assert (folder / "out" / name).stat().st_size > 100
 
 
+def test_a_weak_teacher_is_found_before_the_first_cell(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its answers to the whole evaluation set, in one line with a remedy that works; nothing is written."""
+
+    def begun(*args: Any) -> Any:
+        raise Killed
+
+    monkeypatch.setattr(comparing, "_carried_out", begun)
+    weak = given(teacher_folder, teacher=teacher_folder / "random", store=False)
+    line = r"^train: the teacher '.*random' scores accuracy 0\.\d+ on dev, no better than a constant answer .*; fine-tune it"
+    with pytest.raises(TutelageError, match=line) as error:
+        api.compare(out=tmp_path / "out", **weak)
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+    remedy = yaml_value(str(error.value).rpartition("allow_weak_teacher=")[2])
+    with pytest.raises(Killed):
+        api.compare(out=tmp_path / "out", **weak | {"settings": {**SHORT, "allow_weak_teacher": remedy}})
+
+
 def test_ray_gives_the_same_scores(
     finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,7 +351,7 @@ def test_one_impossible_cell_is_named_and_recorded(
         (carry_out if "pkd-layers=1" in str(config.out) else pretended)(config, **how)
 
     def task_run(*given: Any, **how: Any) -> Any:
-        texts.append(len(how["given"].train))
+        texts.append(len(how["read"](given[1].data).train))
         return sketched(*given, **how)
 
     monkeypatch.setattr(launch, "run", run)
@@ -344,8 +363,9 @@ def test_one_impossible_cell_is_named_and_recorded(
     (reason,) = (one.error for one in found.cells if one.error)
     told = capsys.readouterr().err
     assert f"train, pkd, layers=1: cannot be run and will be recorded as failed: {reason}" in told
-    assert sorted(texts)[:4] == [texts[0]] * 4 and texts[0] < 24  # few texts show it; what they refuse, all have to
-    assert sorted(texts)[4:] == [64]
+    # Few texts show it, and whether the teacher is weak; what they refuse, all have to.
+    assert sorted(texts)[:5] == [texts[0]] * 5 and texts[0] < 24
+    assert sorted(texts)[5:] == [64]
     texts.clear()
     api.compare(out=tmp_path / "out", **grid)
     assert len(texts) == 2  # what has begun has been checked

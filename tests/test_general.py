@@ -221,6 +221,17 @@ def test_task_distillation_inherits_student_and_projections(
     assert any("no candidates were given" in warning for warning in report["warnings"])
     assert "starts from 3 projections" in capsys.readouterr().err
 
+    # A run that lost its projections or its report is not taken for one that never had them; the remedy works.
+    for name, message in (
+        ("projections.safetensors", "has lost its projections"),
+        ("report.json", "has no report.json"),
+    ):
+        (tmp_path / "general" / name).unlink()
+        with pytest.raises(TutelageError, match=f"{message}.*a copy of its student/ alone"):
+            general_projections(spec)
+    (tmp_path / "general" / "student").rename(tmp_path / "alone")
+    assert not general_projections(Checkpoint(name=str(tmp_path / "alone")))
+
 
 def test_distilbert_learns_words_without_token_types(scene: Path, tmp_path: Path) -> None:
     recipe = distilbert_general(layers=2)

@@ -31,7 +31,8 @@ from tutelage.report.model import load_report
 from tutelage.run.predicted import PredictedTeacher, plan_lines
 from tutelage.tasks import KINDS
 from tutelage.tasks.load import load_data
-from tutelage.tasks.prediction_forms import LabelNames, completed
+from tutelage.tasks.prediction_columns import LabelNames
+from tutelage.tasks.prediction_forms import completed
 from tutelage.tasks.predictions import entropy_weights, with_prior
 
 SHORT = {"stages.*.max_steps": 3, "stages.*.batch_size": 8}
@@ -365,6 +366,59 @@ def test_a_column_of_labels_that_is_not_the_only_one(tmp_path: Path) -> None:
     assert read(other).predicted.columns == "column 'label'"
 
 
+def test_scores_of_people_are_not_taken_for_the_teachers(tmp_path: Path) -> None:
+    """Numbers of the same size that follow the column's; ids and lengths are no answers."""
+    scores = [round(n + i / 100, 2) for i, n in enumerate(NUMBERS)]
+    rows = [
+        {"text": t, "label": s, "llm": round(s + 0.1 * (i % 3), 2), "id": i, "noise": (i * 7 % 60) / 40}
+        for i, (t, s) in enumerate(zip(TEXTS, scores, strict=True))
+    ]
+    path = jsonl(tmp_path / "p.jsonl", rows)
+    for options in ({}, {"train": path}):
+        with pytest.raises(
+            TutelageError, match=r"\('label', 'llm'\); name those that are: --set predictions.columns=llm"
+        ):
+            read(path, kind="regression", **options)
+    for name, gold in (("prediction", "label"), ("label", "human_score"), ("answer", "label")):
+        named = [{**row, gold: row["label"], name: row["llm"]} for row in rows]
+        for row in named:
+            del row["llm"]
+        data = read(jsonl(tmp_path / "n.jsonl", named), kind="regression")
+        assert data.predicted.columns.startswith(f"column '{name}'")
+        assert data.predicted.targets[0, 0] == pytest.approx(rows[0]["llm"])
+    alone = jsonl(tmp_path / "a.jsonl", [{name: row[name] for name in row if name != "llm"} for row in rows])
+    assert read(alone, kind="regression").predicted.columns == "column 'label' (not 'noise')"
+
+
+@pytest.mark.parametrize("signs", [(0, 1), ("0", "1"), (False, True), ("no", "yes")])
+def test_a_flag_is_no_second_column_of_answers(tmp_path: Path, signs: tuple[Any, Any]) -> None:
+    """Any flag holds such classes. Another column stops the run only where it follows the answers as a second opinion does."""
+    rows = [
+        {"text": t, "label": signs[n], "is_long": signs[i % 2]}
+        for i, (t, n) in enumerate(zip(TEXTS, NUMBERS, strict=True))
+    ]
+    path = jsonl(tmp_path / "flag.jsonl", rows)
+    for options in ({}, {"train": path}):
+        assert read(path, **options).predicted.columns == "column 'label' (not 'is_long')"
+    second = [
+        {**row, "llm": signs[n if i % 5 else 1 - n]} for i, (row, n) in enumerate(zip(rows, NUMBERS, strict=True))
+    ]
+    path = jsonl(tmp_path / "second.jsonl", second)
+    with pytest.raises(TutelageError, match=r"\('label', 'llm'\); name those that are: --set predictions.columns=llm"):
+        read(path)
+    for name in ("prediction", "answer"):  # a name that says it, and the labels' own
+        told = [{**row, name: row["llm"]} for row in second]
+        for row in told:
+            del row["llm"]
+        found = read(jsonl(tmp_path / "told.jsonl", told), train=path)
+        assert found.predicted.columns.startswith(f"column '{name}'")
+    mine = [{"text": row["text"], "mine": row["label"], "is_long": row["is_long"]} for row in rows]
+    found = read(jsonl(tmp_path / "mine.jsonl", mine), label="mine")
+    assert found.predicted.columns == "column 'mine' (not 'is_long')"
+    with pytest.raises(TutelageError, match=r"--set predictions.columns=llm"):
+        read(jsonl(tmp_path / "gold.jsonl", [{"text": r["text"], "gold": r["label"], "llm": r["llm"]} for r in second]))
+
+
 def test_rare_classes_are_named(tmp_path: Path) -> None:
     rows = [{"text": t, "label": g} for t, g in zip(TEXTS, GOLD, strict=True)]
     path = jsonl(tmp_path / "p.jsonl", rows)
@@ -545,7 +599,7 @@ WRONG = {
     "no predictions": (lambda n: {"label": None}, {"labels": LABELS}, "has no predictions in 'label'"),
     "no column": (lambda n: {}, {"labels": LABELS}, "has no column of predictions"),
     "several columns": (
-        lambda n: {"label": LABELS[n], "probs": lean(n)},
+        lambda n: {"prediction": LABELS[n], "probs": lean(n)},
         {},
         "name those that are: --set predictions.columns=probs",
     ),

@@ -25,6 +25,7 @@ from tutelage.run.task import TaskRun
 from tutelage.run.workspace import Bench, new_accelerator
 from tutelage.studies import search
 from tutelage.studies.search import BINS, candidates, draw, pareto, picture, schedule
+from tutelage.tasks import load as loading
 from tutelage.teachers.source import Source
 from tutelage.training import checkpoint
 
@@ -127,6 +128,13 @@ def test_a_search_keeps_what_it_did(scene: SimpleNamespace) -> None:
 def test_a_killed_search_goes_on_to_the_same_result_without_the_teachers_weights(scene: SimpleNamespace) -> None:
     texts = [(scene.folder / name / "search.json").read_text() for name in ("whole", "killed")]
     assert texts[0] == texts[1]
+
+
+def test_a_finished_search_reads_its_texts_once(scene: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, files = loading.load_files, list[str]()
+    monkeypatch.setattr(loading, "load_files", lambda config, *more: files.append(config.train) or read(config, *more))
+    assert api.search_knowledge(out=str(scene.folder / "whole"), **words(scene.root)) == scene.found
+    assert len(files) == 1
 
 
 def test_what_was_found_can_be_had_again(scene: SimpleNamespace, tmp_path: Path) -> None:

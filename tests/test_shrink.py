@@ -14,10 +14,9 @@ from tutelage.errors import TutelageError
 from tutelage.report.quality import Difference
 from tutelage.report.shrink import Form, Limits, ShapeEntry, Shrink, Trained, page
 from tutelage.run import served
-from tutelage.run import task as of_tasks
 from tutelage.studies import shrink as study
 from tutelage.studies.shrink import _verdict, students
-from tutelage.tasks.load import load_data
+from tutelage.tasks import load as loading
 
 SETTINGS: dict[str, Any] = {"quiet": True, "min_retention": 0.1}
 
@@ -83,20 +82,19 @@ def test_a_limit_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_the_data_are_read_once(teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To know their kind, and for the search."""
-    read: list[str] = []
+    read, load_files = list[str](), loading.load_files
 
     class Enough(Exception):
         """All that is read has been read."""
 
     def counting(config: Any, *more: Any) -> Any:
         read.append(config.train)
-        return load_data(config, *more)
+        return load_files(config, *more)
 
     def costs(*given: Any) -> None:
         raise Enough
 
-    for place in (study, of_tasks):
-        monkeypatch.setattr(place, "load_data", counting)
+    monkeypatch.setattr(loading, "load_files", counting)
     monkeypatch.setattr(study, "_costs", costs)
     monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
     files = {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")}

@@ -70,6 +70,15 @@ def test_a_study_killed_between_runs_goes_on(arms, tmp_path: Path, monkeypatch: 
     assert study(tmp_path, arms, (0, 1), quiet=True) == found
 
 
+def test_the_arms_of_a_study_share_their_texts(arms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = {"stages": [{"steps": 3}], "seconds": 1.0}
+    read = list[DataConfig]()
+    monkeypatch.setattr(studies, "load_data", read.append)
+    monkeypatch.setattr(studies, "run", lambda config, read, **how: read(config.data) or report)
+    study(tmp_path, arms, (0, 1), quiet=True)
+    assert read == [arms["kd"].data]
+
+
 def test_a_study_of_two_processes_is_that_of_one(arms, tmp_path: Path) -> None:
     """Each process runs its part and collects what the other has finished; only the whole study is written."""
     first = study(tmp_path, arms, (0,), part=(0, 2), quiet=True)

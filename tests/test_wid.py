@@ -245,8 +245,8 @@ def test_weights_first_or_activations_first() -> None:
 def test_the_norm_of_kept_coordinates() -> None:
     """By the formula, its gradients by finite differences."""
     torch.manual_seed(0)
-    group = parts.Group("residual", 7, 4)
-    group.keep(torch.tensor([True, False, True, True, False, False, True]))
+    group = parts.Group("residual", 7, 3)  # a third is no exact number
+    group.keep(torch.tensor([True, False, True, False, False, False, True]))
     plain = nn.LayerNorm(7)
     nn.init.normal_(plain.weight)
     nn.init.normal_(plain.bias)
@@ -255,7 +255,7 @@ def test_the_norm_of_kept_coordinates() -> None:
     kept = x[..., group.index]
     scale = (kept.var(dim=-1, correction=0, keepdim=True) + norm.eps).sqrt()
     wanted = (x - kept.mean(dim=-1, keepdim=True)) / scale * norm.weight + norm.bias
-    torch.testing.assert_close(norm(x), wanted)
+    torch.testing.assert_close(norm(x), wanted, atol=1e-13, rtol=0)
 
     def normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x,))

@@ -199,6 +199,7 @@ def _subjects(scene: Scene, place: Path) -> dict[str, Subject]:
                     "skdbert",
                     "--team",
                     str(place / "team"),
+                    "--allow-weak-teacher",  # four steps teach it little
                     "--out",
                     str(out),
                 ]

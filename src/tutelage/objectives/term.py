@@ -162,7 +162,8 @@ class Term(BaseModel):
         return {}
 
     def value(self, x: Comparison) -> Tensor:
-        """The loss of a batch, a scalar: a sum over the batch divided by the step's totals."""
+        """The loss of a batch, a scalar: a sum over the batch divided by the step's totals. It uses the same parameters in each
+        batch, on which processes rely that exchange gradients."""
         raise NotImplementedError
 
 

@@ -533,6 +533,8 @@ class CorpusReport(Block):
     """Null for pretraining."""
     student: CorpusStudent
     stages: list[CorpusStage]
+    projections: bool = False
+    """Whether the run saved projections, which a run on a task goes on with."""
     inherited: InheritedEntry | None = None
     environment: Environment
     seed: int

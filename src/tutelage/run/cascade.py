@@ -85,7 +85,8 @@ def cascade(
         data, notes = kind_of(data.kind).match(data, small.config, student, "student")
         columns = kind_of(data.kind).columns(data, large.config, teacher, given)
         part, examples = next(iter(data.dev.items()))
-        learnt = rows_among(examples, learnt_by_run(small.model) | learnt_by_run(resolve(teacher)))
+        known = [learnt_by_run(name, config, data) for name in (small.model, resolve(teacher))]
+        learnt = rows_among(examples, set.union(*known))
         if learnt.any():
             notes.append(
                 f"{learnt.sum():,} of the {len(examples):,} texts of {part} are left out: student or teacher was trained on them"

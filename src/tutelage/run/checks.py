@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -300,8 +301,26 @@ def near_chance(data: Data, scores: dict[str, float], part: Examples) -> dict[st
     return constant if no_better(scores, {name: constant[name] for name in data.metrics}, len(part)) else None
 
 
-def check_teacher(config: RunConfig, data: Data, dev: dict[str, Texts], teacher: RunTeacher) -> list[str]:
-    """Compare the teacher with a constant answer, and the order of its classes with its predictions.
+def judged(
+    config: RunConfig, data: Data, dev: dict[str, Texts], teacher: RunTeacher, anyway: str = "--allow-weak-teacher"
+) -> tuple[Data, list[str]]:
+    """Let the teacher answer the evaluation set; returns the data with what of these answers is a label, and the warnings of
+    :func:`check_teacher`.
+
+    Raises:
+        TutelageError: as there.
+    """
+    kind = kind_of(data.kind)
+    teacher.on_evaluation()
+    for name, texts in dev.items():
+        texts.examples = kind.answered(texts.examples, teacher.logits[name])
+    data = replace(data, dev={name: texts.examples for name, texts in dev.items()})
+    return data, check_teacher(config, data, dev, teacher, anyway)
+
+
+def check_teacher(config: RunConfig, data: Data, dev: dict[str, Texts], teacher: RunTeacher, anyway: str) -> list[str]:
+    """Compare the teacher with a constant answer, and the order of its classes with its predictions. ``anyway`` is the option that
+    goes on in spite of it.
 
     Returns a warning if it is no better, or another order fits far better, and that is allowed. A metric that compares with the
     teacher says nothing about the teacher.
@@ -321,14 +340,14 @@ def check_teacher(config: RunConfig, data: Data, dev: dict[str, Texts], teacher:
         if counts is not None and len(part) < ENOUGH:
             counts = counts + teacher.confusion_on_train(data, ENOUGH)
         line = None if counts is None else other_order(counts, data, teacher.source)
-        remedy = "--allow-weak-teacher goes on with the order as it is"
+        remedy = f"{anyway} goes on with the order as it is"
     if line is None and constant is not None:
         metric = data.metrics[0]
         line = (
             f"the teacher {config.teacher!r} scores {metric} {scores[metric]:.3f} on {name}, no better than a constant answer "
             f"({constant[metric]:.3f})"
         )
-        remedy = "fine-tune it on this task, or pass --allow-weak-teacher"
+        remedy = f"fine-tune it on this task, or pass {anyway}"
     if line is None:
         return []
     if not config.allow_weak_teacher:

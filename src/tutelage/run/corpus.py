@@ -37,7 +37,7 @@ from tutelage.run import checks
 from tutelage.run.origins import origins
 from tutelage.run.plan import StagePlan, mapping_lines, model_line, planned_steps
 from tutelage.run.teacher import Answers
-from tutelage.run.workspace import Bench, Workspace
+from tutelage.run.workspace import PROJECTIONS, Bench, Workspace
 from tutelage.students.build import build
 from tutelage.students.final import final_config, final_network, notes
 from tutelage.students.specs import origin_of, takes_from_teacher
@@ -392,6 +392,7 @@ class CorpusRun:
                 for log, held, stage in zip(logs, losses, recipe.stages, strict=True)
                 if isinstance(stage.data, Instances)
             ],
+            "projections": (workspace.folder / PROJECTIONS).exists(),
             "inherited": None,
             **{name: value for m in mechanisms for name, value in m.report(self.scene).items()},
             "environment": workspace.environment(),

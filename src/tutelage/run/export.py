@@ -176,7 +176,8 @@ def _checked(model: str, source: Source, kind: Kind, data_config: DataConfig | N
     if data_config is not None:
         limit_of(data_config, source.config)
         found = _of_task(model, source, kind, data_config, most)
-        learnt = learnt_by_run(resolve(model))
+        assert found.data is not None
+        learnt = learnt_by_run(resolve(model), data_config, found.data)
         return replace(found, notes=[*found.notes, *learnt_notes(learnt, found.source, found.texts.examples)])
     notes = []
     try:

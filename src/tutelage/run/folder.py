@@ -9,7 +9,7 @@ from typing import Any
 from tutelage import anatomy
 from tutelage.artifacts import sha256_of
 from tutelage.data.config import DataConfig
-from tutelage.data.examples import Examples, keys_of, rows_among
+from tutelage.data.examples import Data, Examples, keys_of, rows_among
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import from_yaml
 from tutelage.report.model import REPORT, TaskReport, load_report
@@ -38,12 +38,13 @@ def weights_in(folder: Path) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
 
 
-def learnt_by_run(model: str) -> set[str]:
+def learnt_by_run(model: str, given: DataConfig, loaded: Data) -> set[str]:
     """The texts (by :func:`keys_of`) that the run which made a model has trained on or chosen its checkpoint with; none where there
-    is no run on a task, or its files are gone."""
+    is no run on a task, or its files are gone. ``loaded`` are those of ``given``, which may be the run's own."""
     try:
         config = config_of_run(model)
-        data = None if config is None else load_data(config)
+        same = config is not None and config == given.model_copy(update={"max_length": config.max_length})
+        data = loaded if same else None if config is None else load_data(config)
     except TutelageError:
         return set()
     parts = () if data is None else (data.train, data.unlabeled)

@@ -212,7 +212,7 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
         fitted = fitted_tokenizer(source.tokenizer, source.model)
         limit_of(data_config, source.config)
         length = longest_input(model, kind, source.config, data_config.max_length)
-        scores, learnt = {}, learnt_by_run(model)
+        scores, learnt = {}, learnt_by_run(model, data_config, data)
         for name, part in data.dev.items():
             encoded = kind.encode(part, fitted, length, data_config.stride)
             check_ids(encoded, fitted, source.config, model, name)

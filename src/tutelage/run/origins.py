@@ -11,7 +11,7 @@ from tutelage.data.examples import Data, fingerprint
 from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.recipes.config import RunConfig, with_places
 from tutelage.tasks import kind_of
-from tutelage.tasks.load import load_data
+from tutelage.tasks.load import ReadData, load_data
 from tutelage.teachers.source import Source
 from tutelage.version import __version__
 
@@ -40,13 +40,13 @@ def texts_of(data: Data) -> str:
     return checksum_of([prints, data.kind, data.metrics, data.labels])
 
 
-def read_origins(config: RunConfig) -> dict[str, str]:
-    """The :func:`origins` of a run of which nothing has been read."""
+def read_origins(config: RunConfig, read: ReadData = load_data) -> dict[str, str]:
+    """The :func:`origins` of a run of which nothing has been read. ``read`` reads its texts."""
     head: Head = "none"
     if config.recipe.on_corpus:
         texts = Corpus(Path(str(config.corpus))).fingerprint
     else:
-        data = load_data(config.data)
+        data = read(config.data)
         texts, head = texts_of(data), kind_of(data.kind).head
     teacher = None if config.teacher is None else Source(config.teacher, head, pooling=config.data.pooling)
     return origins(config, texts, teacher)

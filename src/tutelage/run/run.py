@@ -14,16 +14,17 @@ from tutelage.run.corpus import CorpusRun
 from tutelage.run.origins import read_origins
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import run_folder, workspace
+from tutelage.tasks.load import ReadData, load_data
 from tutelage.training.stages import train_stages
 from tutelage.training.stopping import handled
 
 
-def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+def run(config: RunConfig, *, resume: bool = False, quiet: bool = False, read: ReadData = load_data) -> dict[str, Any]:
     """Carry out a run and return its report (also written to ``report.json``).
 
     The output folder gets ``config.yaml``, ``metrics.jsonl``, ``student/`` (without a teacher the model of a task lies in the
     folder itself), ``projections.safetensors``, ``report.json``, ``report.html`` and ``origins.json``. Teacher assistants are
-    trained first, in ``assistants/``; the run's settings name the last one as the teacher.
+    trained first, in ``assistants/``; the run's settings name the last one as the teacher. ``read`` reads the texts of a task.
 
     Raises:
         TutelageError: for every mistake of the user, before anything is written.
@@ -34,11 +35,11 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict
         *before, config = links(config)
         run_folder(config, resume)
         for assistant in before:  # finished ones are not repeated
-            run(assistant, resume=True, quiet=quiet)
+            run(assistant, resume=True, quiet=quiet, read=read)
     with workspace(config, resume=resume, quiet=quiet) as place, handled() as stops:
-        if (finished := place.finished(lambda: read_origins(config))) is not None:
+        if (finished := place.finished(lambda: read_origins(config, read))) is not None:
             return finished
-        work = CorpusRun(place, config) if config.recipe.on_corpus else TaskRun(place, config)
+        work = CorpusRun(place, config) if config.recipe.on_corpus else TaskRun(place, config, read=read)
         place.display.say(work.plan())
         place.begin(work.origins())
         work.start(place)

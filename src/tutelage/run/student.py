@@ -26,9 +26,10 @@ from tutelage.data.examples import Data, Examples
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.objectives.objective import Objective, ObjectivePlan
-from tutelage.recipes.config import RunConfig
+from tutelage.recipes.config import RunConfig, from_yaml
 from tutelage.recipes.recipe import Recipe
 from tutelage.report.model import REPORT, CorpusReport, load_report
+from tutelage.run.workspace import PROJECTIONS
 from tutelage.students.bilstm import word_tokenizer
 from tutelage.students.build import StudentInput, build
 from tutelage.students.final import outline_of
@@ -256,22 +257,37 @@ def general_projections(student: Student) -> dict[str, Tensor]:
     """The projections that a run on raw text saved with this student, by name without the stage; empty for other students.
 
     Raises:
-        TutelageError: if their file is damaged.
+        TutelageError: if their file is damaged or gone, or the run on raw text has no report.
     """
     if not isinstance(student, Checkpoint) or not Path(student.name).is_dir():
         return {}
     folder = Path(resolve(student.name)).parent
-    path = folder / "projections.safetensors"
-    if not path.exists() or not (folder / REPORT).exists() or not isinstance(load_report(folder), CorpusReport):
+    path, remedy = folder / PROJECTIONS, "give a copy of its student/ alone, and the run begins with new projections"
+    if not (folder / REPORT).exists():
+        if _is_general(folder):
+            raise TutelageError(
+                f"the run on raw text in {str(folder)!r} has no {REPORT}; finish it with --resume, or {remedy}"
+            )
+        return {}
+    report = load_report(folder)
+    if not isinstance(report, CorpusReport) or not (report.projections or path.exists()):
         return {}
     try:
         check_seal(path)
         found = load_file(path)
+    except FileNotFoundError:
+        raise TutelageError(f"the run on raw text in {str(folder)!r} has lost its {PROJECTIONS}; {remedy}") from None
     except (OSError, ValueError, SafetensorError) as error:
-        raise TutelageError(
-            f"{str(path)!r} is damaged ({error}); remove it, and the run begins with new projections"
-        ) from None
+        raise TutelageError(f"{str(path)!r} is damaged ({error}); {remedy}") from None
     return {name.partition(".")[2]: tensor for name, tensor in found.items()}
+
+
+def _is_general(folder: Path) -> bool:
+    """Whether the settings in a folder are those of a run on raw text."""
+    try:
+        return from_yaml(folder / "config.yaml").recipe.on_corpus
+    except TutelageError:
+        return False
 
 
 def inherit(objective: Objective, found: dict[str, Tensor]) -> None:

@@ -44,7 +44,7 @@ from tutelage.students.final import final_config, final_network, notes
 from tutelage.students.load import config_of, load_model, network_of
 from tutelage.students.specs import takes_from_teacher
 from tutelage.tasks import kind_of
-from tutelage.tasks.load import load_data
+from tutelage.tasks.load import ReadData, load_data
 from tutelage.teachers.knowledge import Knowledge
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import Teacher, predict
@@ -72,7 +72,8 @@ def _check_settings(config: RunConfig) -> None:
 class TaskRun:
     """A run on a task, checked and loaded. Nothing is written yet.
 
-    With ``sketch`` no weights are loaded: the student is an outline (device ``meta``), and the teacher predicts nothing.
+    With ``sketch`` no weights are loaded: the student is an outline (device ``meta``), and the teacher predicts nothing. ``read``
+    reads the texts.
 
     Raises:
         TutelageError: for every mistake of the user, with the thing, the value and the remedy.
@@ -81,11 +82,10 @@ class TaskRun:
     leftovers = (trials.START, trials.RATE, trials.TWIN, trials.HALF)
     """Files in the run's folder that are removed when the report is written."""
 
-    def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False, given: Data | None = None) -> None:
+    def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False, read: ReadData = load_data) -> None:
         _check_settings(config)
         self.bench, self.config, self.warnings = bench, config, list[str]()
-        given = load_data(config.data) if given is None else given
-        self._given = given
+        self._given = given = read(config.data)
         source = None
         if config.teacher is not None:
             source = Source(config.teacher, kind_of(given.kind).head, pooling=config.data.pooling)
@@ -278,11 +278,8 @@ class TaskRun:
         if teacher is None:
             return
         teacher.check_weights()
-        teacher.on_evaluation()
-        for name, texts in self.dev.items():
-            texts.examples = self.kind.answered(texts.examples, teacher.logits[name])
-        self.data = replace(self.data, dev={name: texts.examples for name, texts in self.dev.items()})
-        self.warnings += checks.check_teacher(config, self.data, self.dev, teacher)
+        self.data, doubts = checks.judged(config, self.data, self.dev, teacher)
+        self.warnings += doubts
         if config.data.drop_flipped and "augmented" in self.parts:
             self._drop_flipped(teacher)
         teacher.release()

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from torch import Tensor
@@ -41,6 +41,9 @@ from tutelage.training import checkpoint
 
 LOCK = ".lock"
 """In a folder that a process writes to."""
+
+PROJECTIONS = "projections.safetensors"
+"""In the folder of a finished run: the linear maps between its student and its teacher."""
 
 ORIGINS = "origins.json"
 """In the folder of an unfinished run: the fingerprints of what it learns from."""
@@ -74,12 +77,8 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
             mixed_precision=fast_precision() if precision == "auto" else precision,
             log_with=tracker,
             project_dir=folder,
-            # Heads and poolers take no part in some stages.
             # While one process writes a teacher store the others wait.
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(find_unused_parameters=True),
-                InitProcessGroupKwargs(timeout=timedelta(hours=24)),
-            ],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=24))],
         )
     except ValueError as error:
         reason = str(error).splitlines()[0]
@@ -234,7 +233,7 @@ class Workspace(Bench):
             new = self.folder / "projections.tmp"
             save_file({name: value.cpu().clone() for name, value in projections.items()}, new, {"format": "pt"})
             seal(new)
-            os.replace(new, self.folder / "projections.safetensors")
+            os.replace(new, self.folder / PROJECTIONS)
         return kept
 
     def check_student(self) -> None:

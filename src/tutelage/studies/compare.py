@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,7 +44,7 @@ from tutelage.report import compared_page, compared_tables
 from tutelage.report.compared import REPORT, CompareReport, QueueEntry
 from tutelage.report.model import REPORT as RUN_REPORT
 from tutelage.report.model import TaskReport, load_report
-from tutelage.run import origins
+from tutelage.run import checks, origins
 from tutelage.run.budget import settled
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import bench, locked
@@ -53,7 +53,7 @@ from tutelage.studies.contrasts import Finished, TaskGround, conclusions, same_g
 from tutelage.studies.launch import CONFIG, Failure
 from tutelage.studies.study import check_folder, take_folder
 from tutelage.tasks import kind_of
-from tutelage.tasks.load import load_data
+from tutelage.tasks.load import ReadData, load_data
 from tutelage.teachers.source import Source
 
 SHARED = ("task", "data_dir", "dev", "kind", "metric", "text", "text_pair", "label", "labels")
@@ -226,9 +226,6 @@ def plan_of(given: str | os.PathLike[str] | Mapping[str, Any] | None, own: Mappi
 RecipeOf = Callable[[str, str, str | None], Recipe]
 """The recipe of a method with a student on a task, all by name."""
 
-ReadData = Callable[[DataConfig], Data]
-"""Reads each task's texts once."""
-
 
 def compare(
     plan: ComparePlan,
@@ -394,10 +391,11 @@ def _check_arms(queue: Sequence[QueuedRun], read: ReadData, display: Display) ->
     """Check each method with its student on its task, up to where training would begin; one seed speaks for all.
 
     A grid may have cells that cannot be run: a term on the layers before the last has none in a student of one layer. They are
-    named, and fail in the queue. A student that no method can have on a task, or a method that no cell can carry out, is a mistake.
+    named, and fail in the queue. A student that no method can have on a task, or a method that no cell can carry out, is a mistake,
+    and so is a teacher that is no better than a constant answer.
 
     Raises:
-        TutelageError: for all cells of such students and methods.
+        TutelageError: for all cells of such students, methods and teachers.
     """
     few = cache(lambda config: read(config).spread(CHECKED))
     arms: dict[tuple[str, str, str], list[QueuedRun]] = {}
@@ -421,8 +419,35 @@ def _check_arms(queue: Sequence[QueuedRun], read: ReadData, display: Display) ->
         for arm in filter(mistaken.__contains__, arms):
             reasons.setdefault(refused[arm], []).append(_named(arm))
         raise TutelageError("; ".join(f"{' and '.join(names)}: {reason}" for reason, names in reasons.items()))
+    able = [cell for arm, cells in arms.items() if arm not in refused for cell in cells]
+    for task in dict.fromkeys(cell.task for cell in able):
+        _check_teacher(task, [cell for cell in able if cell.task == task], few, read)
     for arm, reason in refused.items():
         display.say(f"{_named(arm)}: cannot be run and will be recorded as failed: {reason}")
+
+
+def _check_teacher(task: str, cells: Sequence[QueuedRun], few: ReadData, read: ReadData) -> None:
+    """See that the teacher of a task is better than a constant answer, once for all cells.
+
+    Raises:
+        TutelageError: it is not, and a cell that has not begun would not go on in spite of it.
+    """
+    strict = [cell.config for cell in cells if not cell.config.allow_weak_teacher]
+    if not strict or any((cell.folder / name).exists() for cell in cells for name in (CONFIG, RUN_REPORT)):
+        return
+    config = strict[0]
+    data = read(config.data)
+    with bench(True, config.mixed_precision) as desk:
+        some = replace(few(config.data), dev=data.dev)
+        try:
+            run = TaskRun(desk, config, sketch=True, read=lambda _: some)
+        except TutelageError:  # few texts may lack what all have
+            run = TaskRun(desk, config, sketch=True, read=read)
+        assert run.teacher is not None
+        try:
+            checks.judged(run.config, run.data, run.dev, run.teacher, "--set allow_weak_teacher=true")
+        except TutelageError as error:
+            raise TutelageError(f"{task}: {error}") from None
 
 
 def _named(arm: tuple[str, str, str]) -> str:
@@ -438,7 +463,7 @@ def _refusal(config: RunConfig, *readers: ReadData) -> str | None:
     for texts in readers:
         try:
             with bench(True, config.mixed_precision) as desk:
-                TaskRun(desk, config, sketch=True, given=texts(config.data))
+                TaskRun(desk, config, sketch=True, read=texts)
         except TutelageError as error:
             reason = str(error)
         else:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -41,6 +42,7 @@ from tutelage.run.task import TaskRun
 from tutelage.run.workspace import Bench, bench, new_accelerator
 from tutelage.students.specs import Checkpoint, Copied, Student, parse, takes_from_teacher
 from tutelage.studies.study import check_folder, take_folder
+from tutelage.tasks.load import ReadData, load_data
 
 FILE = "search.yaml"
 """The settings of the search, in its folder."""
@@ -110,17 +112,17 @@ def search_knowledge(
     ours: dict[str, Any] = {} if lr is None else {"stages.*.lr": lr}
     base = with_settings(validated(tree), ours | parsed(settings))
     check_folder(folder, FILE, "search", to_yaml(base), beside=["store"])
-    display = Display(quiet)
+    display, read = Display(quiet), cache(load_data)
     with bench(quiet, base.mixed_precision) as desk:
-        sketch = TaskRun(desk, base, sketch=True)
+        sketch = TaskRun(desk, base, sketch=True, read=read)
     _check(sketch, folder / "store")
     drawn = draw(candidates(sketch), trials, seed)
     take_folder(folder, FILE, to_yaml(base))
     if not (folder / "store").exists():
         stores.write(base, whole=True, quiet=quiet)
-    students = {s: _student(base, folder, s, display) for s in range(seed, seed + seeds)}
+    students = {s: _student(base, folder, s, display, read) for s in range(seed, seed + seeds)}
     epochs = schedule(len(drawn), [stage.schedule[0] for stage in sketch.config.recipe.stages])
-    rungs, tried = _climb(base, folder, drawn, epochs, students, display)
+    rungs, tried = _climb(base, folder, drawn, epochs, students, display, read)
     found = Search(
         task=sketch.data.task,
         kind=sketch.data.kind,
@@ -202,7 +204,7 @@ def schedule(trials: int, epochs: list[int]) -> list[list[int]]:
     return plan
 
 
-def _student(base: RunConfig, folder: Path, seed: int, display: Display) -> Student:
+def _student(base: RunConfig, folder: Path, seed: int, display: Display, read: ReadData) -> Student:
     """The student from which the runs of a seed start, without the teacher's weights: what is cut out of them is saved."""
     spec = base.recipe.student
     if not takes_from_teacher(spec):
@@ -211,7 +213,7 @@ def _student(base: RunConfig, folder: Path, seed: int, display: Display) -> Stud
     if not place.exists():
         config = base.model_copy(update={"seed": seed, "teacher_store": str(folder / "store")})
         with display:
-            made = TaskRun(Bench(new_accelerator(base.mixed_precision), display), config)
+            made = TaskRun(Bench(new_accelerator(base.mixed_precision), display), config, read=read)
         partial = place.with_name(f"{place.name}.partial")
         made.student.save_pretrained(partial)
         made.tokenizer.save_pretrained(partial)
@@ -226,6 +228,7 @@ def _climb(
     plan: list[list[int]],
     students: dict[int, Student],
     display: Display,
+    read: ReadData,
 ) -> tuple[list[Rung], list[Trial]]:
     """Successive halving. Returns every configuration with the scores of its last rung."""
     rungs: list[Rung] = []
@@ -241,7 +244,7 @@ def _climb(
             scores, dev = {}, []
             for seed in seeds:
                 config = _config(base, folder, candidate, epochs, students[seed], seed)
-                report = run(config, resume=True, quiet=True)
+                report = run(config, resume=True, quiet=True, read=read)
                 scores[seed] = float(report["stages"][-1]["best"]["score"])
                 dev.append(float(report["student"]["score"]))
                 if not last:

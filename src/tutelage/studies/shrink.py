@@ -15,6 +15,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -42,7 +43,7 @@ from tutelage.serving.timing import latency
 from tutelage.students.specs import Copied, Pruned, Student
 from tutelage.studies.study import check_folder, take_folder
 from tutelage.tasks import kind_of
-from tutelage.tasks.load import load_data
+from tutelage.tasks.load import ReadData, load_data
 from tutelage.version import __version__
 
 FILE = "shrink.yaml"
@@ -76,16 +77,17 @@ def shrink(
         )
     if not 0 < limits.min_retention <= 1:
         raise TutelageError(f"{option('min_retention')} {limits.min_retention:g} is not a share; write 0.97 for 97 %")
-    learnt = {name: found for name, found in read_origins(config).items() if name != VERSION}
+    read = cache(load_data)
+    learnt = {name: found for name, found in read_origins(config, read).items() if name != VERSION}
     prints = "".join(f"  {json.dumps(name)}: {found}\n" for name, found in learnt.items())
     asked = f"{to_yaml(config)}limits: {limits.model_dump_json()}\nvocabulary: {vocabulary}\nfingerprints:\n{prints}"
     with locked(str(out)):
         check_folder(out, FILE, "search", asked)
         take_folder(out, FILE, asked)
-        return _searched(config, out, limits, vocabulary, quiet)
+        return _searched(config, out, limits, vocabulary, quiet, read)
 
 
-def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, quiet: bool) -> Shrink:
+def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, quiet: bool, read: ReadData) -> Shrink:
     """The search in a folder that is this process's own; what a stopped one has measured is read."""
     found = Shrink.model_validate_json((out / REPORT).read_text(encoding="utf-8")) if (out / REPORT).exists() else None
     if found is not None and found.verdict:
@@ -93,7 +95,7 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
     if found is not None and found.passed:  # stopped before the verdict
         return _finish(found, out)
     kept: dict[str, Any] = {} if vocabulary == "full" else {"vocabulary": "trimmed"}
-    data = load_data(config.data)
+    data = read(config.data)
     store = "auto" if kind_of(data.kind).per_text else None
     first = config.model_copy(
         update={
@@ -103,7 +105,7 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
         }
     )
     with bench(quiet, config.mixed_precision) as desk:
-        task = TaskRun(desk, first, given=data)
+        task = TaskRun(desk, first, read=read)
         if not task.kind.learns_labels or task.data.metrics[0] in task.kind.against_teacher:
             raise TutelageError(
                 f"shrink compares scores on labels, and {task.data.task!r} is of kind {task.kind.name}; use distill and export"
@@ -129,7 +131,7 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
     done = {one.name for one in found.trained}
     for name in order[:MOST_TRAINED]:
         if not found.passed and name not in done:
-            _train(found, name, wanted[name], first, out, quiet)
+            _train(found, name, wanted[name], first, out, quiet, read)
             _save(out, found)
     return _finish(found, out)
 
@@ -249,12 +251,12 @@ def _spread(spec: Student) -> Student:
     return spec.model_copy(update={"choose": "spread"}) if isinstance(spec, Copied) else spec
 
 
-def _train(found: Shrink, name: str, spec: Student, first: RunConfig, out: Path, quiet: bool) -> None:
+def _train(found: Shrink, name: str, spec: Student, first: RunConfig, out: Path, quiet: bool, read: ReadData) -> None:
     """Train a student, and take it if it meets the limits when it is measured again."""
     folder = out / "runs" / name.replace(",", "-")
     recipe = first.recipe.model_copy(update={"student": spec})
     config = first.model_copy(update={"recipe": recipe, "out": str(folder), "served": True})
-    report = run(config, resume=True, quiet=quiet)
+    report = run(config, resume=True, quiet=quiet, read=read)
     served = None if report["served"] is None else Served.model_validate(report["served"])
     sides = (("student", "int8"), ("teacher", "onnx"), ("teacher", "int8"))
     student, teacher, rival = (None if served is None else served.of(*side) for side in sides)

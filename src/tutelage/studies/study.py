@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from tutelage.recipes.config import RunConfig
 from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.workspace import LOCK
+from tutelage.tasks.load import load_data
 
 FILE = "study.json"
 
@@ -163,13 +165,14 @@ def study(
                 )
             wanted.append((arm, seed, settings, ours))
     found: list[Outcome] = []
+    read = lru_cache(maxsize=1)(load_data)  # arms differ in their data rarely, and then data may be large
     for number, (arm, seed, settings, config) in enumerate(wanted):
         outcome = known.get((arm, seed))
         if outcome is None:
             done = (Path(str(config.out)) / "report.json").exists()
             if not done and number % parts != which:
                 continue
-            report = run(config, resume=True, quiet=quiet or done)
+            report = run(config, resume=True, quiet=quiet or done, read=read)
             outcome = known[arm, seed] = _outcome(arm, seed, settings, report, keep(config, report))
             if parts == 1:
                 folder.mkdir(parents=True, exist_ok=True)

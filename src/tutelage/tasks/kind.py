@@ -31,7 +31,8 @@ from tutelage.evaluation.intervals import Metric
 from tutelage.objectives import losses
 from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks.metrics import value_of
-from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, classes_in
+from tutelage.tasks.prediction_columns import PredictionColumns
+from tutelage.tasks.prediction_forms import PredictedValues, Values, classes_in
 from tutelage.tasks.reply import MOST, Reply, by_share
 
 LEAST = 1e-8

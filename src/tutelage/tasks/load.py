@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from tutelage.tasks import kind_of
 from tutelage.tasks.kind import TextKind
 from tutelage.tasks.predictions import data_from, read_predictions_file, with_predictions
 from tutelage.tasks.tables import load_files, read_unlabeled
+
+ReadData = Callable[[DataConfig], Data]
+"""As :func:`load_data`; one that reads the same texts once serves several runs."""
 
 
 def load_data(config: DataConfig, known: Sequence[str] = ()) -> Data:

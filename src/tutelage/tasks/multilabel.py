@@ -17,7 +17,8 @@ from tutelage.objectives import losses
 from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks import cells
 from tutelage.tasks.kind import LEAST, TextKind
-from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, classes_in
+from tutelage.tasks.prediction_columns import PredictionColumns
+from tutelage.tasks.prediction_forms import PredictedValues, Values, classes_in
 from tutelage.tasks.reply import MOST, Reply, by_share
 
 

@@ -5,8 +5,6 @@ A form is recognised once for a file; each row must have it. What a row says bec
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import re
 from collections import Counter
@@ -18,69 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tutelage.data.config import Predictions
 from tutelage.data.readers.table import is_missing, listed, shown
 from tutelage.errors import TutelageError
 from tutelage.tasks import cells
+from tutelage.tasks.prediction_columns import LabelNames, PredictionColumns, plain
 
 Values = npt.NDArray[np.float64]
 
-USUAL = (
-    "label",
-    "prediction",
-    "predictions",
-    "predicted",
-    "answer",
-    "answers",
-    "probabilities",
-    "probs",
-    "distribution",
-)
-USUAL_LOGS = ("logprobs", "log probs", "log probabilities", "top logprobs")
-"""Names of a column of predictions, as :func:`plain` spells them."""
-
-VOTE = re.compile(r"(vote|answer|label|prediction|annotator)s? ?\d+")
-"""Names of several columns of votes."""
-
 TOLERANCE = 0.02
 """How far a distribution's sum may be from 1: probabilities are often rounded to two digits."""
-
-
-PARTS = re.compile(r"[\s_\u0120\u2581]+|(?<=[^\W_\u0120\u2581])-+|-+(?!\.?\d)")
-"""What is between words: spaces, underscores, a token's mark, hyphens; a minus sign is none."""
-
-
-def plain(name: Any) -> str:
-    """A label without what spellings differ in: what ``cells.loose`` leaves out, hyphens, underscores, quotes, a final stop, a
-    token's mark, the zeros of a whole number."""
-    label = cells.loose(" ".join(PARTS.split(cells.class_name(name)))).lstrip(" \"'`,:;!").rstrip(" \"'`.,:;!")
-    number = cells.whole(label) if "." in label or label.startswith("+") else None
-    return label if number is None else str(number)
-
-
-class LabelNames:
-    """The classes, found by their names or, where that is unambiguous, by another spelling of them."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
-        self._exact = {name: number for number, name in enumerate(names)}
-        spelt = Counter(map(plain, names))
-        self._plain = {plain(name): number for name, number in self._exact.items() if spelt[plain(name)] == 1}
-
-    def find(self, word: Any) -> int | None:
-        """The number of a class, or None."""
-        exact = self._exact.get(cells.class_name(word))
-        return self._plain.get(plain(word)) if exact is None else exact
-
-    def all_in(self, cell: Any, separators: Sequence[str] = cells.SEPARATORS) -> bool:
-        """Whether a cell is a class, or several parted by one of ``separators``."""
-        ways = [[cell], *([part for part in str(cell).split(one) if part.strip()] for one in separators)]
-        return any(all(self.find(part) is not None for part in way) for way in ways if way)
-
-    def within(self, words: str) -> int | None:
-        """The number of the class whose name is part of ``words``, the longest of several."""
-        inside = [name for name in self._plain if f" {name} " in f" {plain(words)} "]
-        return self._plain[max(inside, key=len)] if inside else None
 
 
 @dataclass
@@ -106,175 +50,6 @@ class PredictedValues:
     def given(self) -> npt.NDArray[np.bool_]:
         """``(rows,)``: which rows have a prediction."""
         return np.asarray(~np.isnan(self.values).any(axis=1))
-
-
-@dataclass(frozen=True)
-class PredictionColumns:
-    """The columns of predictions of a file, their cells parsed."""
-
-    path: Path
-    columns: dict[str, list[Any]]
-    how: Predictions
-    classes: tuple[str, ...] = ()
-    """The class of each column, if each is a class."""
-    separator: str | None = None
-    """What parts several labels in a cell."""
-
-    @property
-    def said(self) -> str:
-        """The columns, in words: which they are, and which class each is."""
-        named = [shown(name) for name in self.columns]
-        if self.classes:
-            named = [f"{name} ({label})" for name, label in zip(named, self.classes, strict=True)]
-        more = f" and {len(named) - 6} more" if len(named) > 6 else ""
-        return f"column{'s' if len(named) > 1 else ''} {', '.join(named[:6])}{more}"
-
-    @property
-    def first(self) -> str:
-        return next(iter(self.columns))
-
-    @property
-    def rows(self) -> list[Any]:
-        """One value a row: that of the only column; of several columns a mapping by class, or a list of votes."""
-        if len(self.columns) == 1:
-            return self.columns[self.first]
-        together = list(zip(*self.columns.values(), strict=True))
-        if self.classes:
-            return [self._mapped(row) for row in together]
-        return [[value for value in row if not is_missing(value)] or None for row in together]
-
-    def _mapped(self, row: Sequence[Any]) -> dict[str, Any] | None:
-        found = {name: value for name, value in zip(self.classes, row, strict=True) if not is_missing(value)}
-        return found or None
-
-    @property
-    def logs(self) -> bool:
-        """Whether the column's name says that its numbers are log-probabilities."""
-        return len(self.columns) == 1 and plain(self.first) in USUAL_LOGS
-
-
-def prediction_columns(
-    path: Path, columns: Mapping[str, list[Any]], others: Iterable[str | None], labels: Sequence[str], how: Predictions
-) -> PredictionColumns:
-    """Which columns hold the predictions: those that are named, else one for each class, a usual name, or the only one left.
-
-    Args:
-        path: The file, for messages.
-        columns: All its columns.
-        others: Columns that hold something else: texts and ids.
-        labels: The classes, where they are known.
-        how: The settings.
-
-    Raises:
-        TutelageError: a named column is missing, or several may be meant.
-    """
-    rest = [name for name in columns if name not in set(others)]
-
-    def table(picked: Sequence[str], classes: Sequence[str] = ()) -> PredictionColumns:
-        cut = {name: [_parsed(value) for value in columns[name]] for name in picked}
-        return PredictionColumns(path, cut, how, tuple(classes))
-
-    if how.columns:
-        lacking = [name for name in how.columns if name not in columns]
-        if lacking:
-            raise TutelageError(f"{path} has no column {lacking[0]!r}; its columns are {listed(list(columns))}")
-        return table(how.columns, _classes_of({name: columns[name] for name in how.columns}, labels))
-    known = LabelNames(labels)
-    by_class = {known.find(name): name for name in rest if known.find(name) is not None}
-    if labels and len(by_class) == len(labels):
-        return table([by_class[number] for number in range(len(labels))], labels)
-    usual = [name for name in rest if plain(name) in (*USUAL, *USUAL_LOGS)]
-    votes = [name for name in rest if VOTE.fullmatch(plain(name))]
-    if len(usual) == 1:
-        usual += _alike(usual[0], {name: columns[name] for name in rest}, labels)
-    for picked in (usual, votes if len(votes) > 1 else [], rest):
-        if len(picked) == 1 or (picked is votes and picked and not usual):
-            return table(picked)
-    if not rest:
-        raise TutelageError(f"{path} has no column of predictions; its columns are {listed(list(columns))}")
-    shares = [] if usual else _shares({name: columns[name] for name in rest})
-    several = f"{path} has several columns that may be predictions ({listed(usual or rest)})"
-    if len(shares) < 2:
-        raise TutelageError(
-            f"{several}; name those that are: --set predictions.columns={usual[-1] if usual else rest[0]}"
-        )
-    order = ""
-    if len(shares) == len(labels):
-        order = f", in the order of the labels {listed(labels)}"
-        found = _classes_of({name: columns[name] for name in shares}, labels)
-        shares = sorted(shares, key=lambda name: labels.index(found[shares.index(name)])) if found else shares
-    remedies = [f"--set 'predictions.columns={json.dumps(shares, ensure_ascii=False)}'"]
-    if not labels and not any("," in name for name in shares):
-        remedies.insert(0, f"--labels {','.join(shares)}")
-    raise TutelageError(f"{several}; if each has the probability of a class, name them{order}: {' or '.join(remedies)}")
-
-
-def separator_of(rows: Sequence[Any], labels: Sequence[str], usual: str | None) -> str | None:
-    """What parts several labels in a cell: ``usual``, where it occurs or no other sign parts cells into labels."""
-    texts = [row for row in rows if isinstance(row, str)]
-    if usual is None or any(usual in text for text in texts):
-        return usual or cells.found_separator(rows, labels)
-    other, known = cells.found_separator(rows, labels), LabelNames(labels)
-    parts = other is not None and any(other in text and known.all_in(text, [other]) for text in texts)
-    return other if parts else usual
-
-
-def _classes_of(columns: Mapping[str, list[Any]], labels: Sequence[str]) -> list[str]:
-    """The class of each of several columns, by its name or the words of its name (``prob_pos``); empty if they are no classes."""
-    names = list(columns)
-    if len(names) < 2:
-        return []
-    if not labels:
-        return names if cells.numbers([value for name in names for value in columns[name]]) is not None else []
-    known = LabelNames(labels)
-    ways = [[known.find(name) for name in names]]
-    numbers = cells.numbers([value for name in names for value in columns[name]])
-    # Where classes are numbers, whole numbers in model_0 and model_1 may be votes for them.
-    if numbers and not (all(map(float.is_integer, numbers)) and cells.numbers(labels) is not None):
-        ways.append([None if VOTE.fullmatch(plain(name)) else known.within(name) for name in names])
-    for found in ways:
-        places = [place for place in found if place is not None]
-        if len(set(places)) == len(names):
-            return [labels[place] for place in places]
-    return []
-
-
-def _alike(picked: str, columns: Mapping[str, list[Any]], labels: Sequence[str]) -> list[str]:
-    """The other columns that hold the classes too: one may have been written by people."""
-    known = LabelNames(
-        labels or sorted({cells.class_name(value) for value in columns[picked] if not is_missing(value)})
-    )
-
-    def holds(values: Sequence[Any]) -> bool:
-        said = [_parsed(value) for value in values]
-        given = [
-            one for value in said for one in (value if isinstance(value, list | dict) else [value]) if one is not None
-        ]
-        return bool(given) and all(not isinstance(one, dict | list) and known.all_in(one) for one in given)
-
-    return [name for name, values in columns.items() if name != picked and holds(values)]
-
-
-def _shares(columns: Mapping[str, list[Any]]) -> list[str]:
-    """The columns that may have the probability of a class each: numbers; where any are such, probabilities or their
-    logarithms."""
-    found = {name: cells.numbers(values) for name, values in columns.items()}
-    numbers = {name: values for name, values in found.items() if values}
-    likely = [n for n, values in numbers.items() if max(values) <= 0 or (min(values) >= 0 and max(values) <= 1)]
-    return likely if len(likely) > 1 else list(numbers)
-
-
-def _parsed(value: Any) -> Any:
-    """A cell that spells a list or a mapping as that; numpy's arrays as lists; empty cells as None."""
-    if isinstance(value, str) and value.strip()[:1] in ("{", "["):
-        for parse in (json.loads, ast.literal_eval):
-            try:
-                return parse(value)
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                continue
-    if isinstance(value, list | dict):
-        return value
-    return None if is_missing(value) or not str(value).strip() else value
 
 
 # ---------------------------------------------------------------------------------------------------------- numbers

@@ -19,7 +19,8 @@ from tutelage.data.readers.table import Table, is_missing, shown
 from tutelage.errors import TutelageError
 from tutelage.tasks import KINDS, cells, kind_of
 from tutelage.tasks.kind import TextKind
-from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, prediction_columns, separator_of
+from tutelage.tasks.prediction_columns import PredictionColumns, prediction_columns, separator_of
+from tutelage.tasks.prediction_forms import PredictedValues, Values
 from tutelage.tasks.tables import hold_out, inferred, read_labelled
 
 PREFIX = "predicted"
@@ -44,7 +45,7 @@ class PredictionFile:
         """The columns of predictions; ``separator`` is that of the labels of the task, which counts unless the file has another
         alone."""
         others = (config.text, config.text_pair, self.how.id)
-        found = prediction_columns(self.path, self.columns, others, labels, self.how)
+        found = prediction_columns(self.path, self.columns, others, labels, self.how, config.label)
         return replace(found, separator=separator_of(found.rows, labels, separator))
 
 

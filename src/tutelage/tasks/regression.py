@@ -19,7 +19,8 @@ from tutelage.objectives import losses
 from tutelage.objectives.losses import Count, SoftLossOptions
 from tutelage.tasks import cells
 from tutelage.tasks.kind import TextKind
-from tutelage.tasks.prediction_forms import PredictedValues, PredictionColumns, Values, numbers_in
+from tutelage.tasks.prediction_columns import PredictionColumns
+from tutelage.tasks.prediction_forms import PredictedValues, Values, numbers_in
 from tutelage.tasks.reply import Reply
 
 LARGEST = 1e30

@@ -138,9 +138,9 @@ def train(
     given = [groups for hook in hooks if (groups := hook.parameter_groups(module, stage.weight_decay)) is not None]
     groups = given[0] if given else parameter_groups(module, stage.weight_decay)
     optimizer = optimizers.optimizer_of(stage, groups, device)
-    wrapped, prepared = accelerator.prepare(module, optimizer, device_placement=[False, False])
+    prepared = accelerator.prepare_optimizer(optimizer, device_placement=False)
     whole = module.objective.plan.whole_step
-    stepper = Stepper(stage, module, wrapped, teacher, accelerator, hooks, stage.max_tokens, whole, say)
+    stepper = Stepper(stage, module, teacher, accelerator, hooks, stage.max_tokens, whole, say)
 
     log, best, epoch, place, without_better = StageLog(stage.name), None, 0, 0, 0
     if resumed is not None:
@@ -231,7 +231,7 @@ def train(
             module.objective.after_step()
             changed = [hook.after_step(optimizer, log.steps + 1, total) for hook in hooks]
             if any(changed) and accelerator.num_processes > 1:
-                stepper.wrapped = accelerator.prepare_model(module, device_placement=False)
+                stepper.wrapped = None
             log.steps, place, counted = log.steps + 1, place + 1, counted + 1
             tokens, log.tokens = tokens + len(step.tokens), log.tokens + len(step.tokens)
             if not every:

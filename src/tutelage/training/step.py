@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,8 +36,6 @@ class Stepper:
 
     stage: Stage
     module: nn.Module
-    wrapped: Any
-    """The module as the accelerator prepared it."""
     teacher: Teacher | None
     accelerator: Accelerator
     hooks: Sequence[Hook]
@@ -45,6 +43,8 @@ class Stepper:
     whole: bool
     """The objective compares all examples of a step, which is never cut."""
     say: Callable[[str], None]
+    wrapped: Any = None
+    """The module as the accelerator prepares it at the next step; None where its parameters are new."""
     first: Terms | None = None
     """The terms before the first update; None until the first step is done."""
     _begun: bool = False
@@ -96,6 +96,9 @@ class Stepper:
         for index, part in enumerate(parts):
             batch = part.to(device)
             signals = self.teacher.signals(batch) if self.teacher else Signals()
+            if self.wrapped is None:
+                self._wrap(batch, signals)
+                seed_device(seed, device)
             if self.first is None and not index:
                 with accelerator.autocast():
                     first = first_step(self.module, batch, signals)
@@ -114,6 +117,20 @@ class Stepper:
         if self.first is None:
             self.first = first
         return sums
+
+    def _wrap(self, batch: Batch, signals: Signals) -> None:
+        """Prepare the module. Processes look for parameters without a gradient at each step only where there are such: heads and
+        poolers take no part in some stages. Which take part does not change from step to step."""
+        accelerator = self.accelerator
+        if accelerator.num_processes > 1:
+            parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+            with views_of(self.hooks)[-1], accelerator.autocast():
+                loss = sum(self.module(batch, signals).values())
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            unused = torch.tensor(float(any(gradient is None for gradient in found)), device=accelerator.device)
+            look = bool(accelerator.reduce(unused, "sum").item())  # all must do the same
+            accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=look)
+        self.wrapped = accelerator.prepare_model(self.module, device_placement=False)
 
 
 def first_step(module: nn.Module, batch: Batch, signals: Signals) -> Terms:

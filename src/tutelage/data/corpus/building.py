@@ -18,6 +18,7 @@ from tutelage.artifacts import MARK, new_folder, sha256_of
 from tutelage.data.corpus.packing import Split
 from tutelage.data.corpus.reading import Corpus, CorpusManifest, vocabulary_of
 from tutelage.data.examples import Rows
+from tutelage.data.readers.files import switching
 from tutelage.data.tokenizers import tokenizer_fingerprint
 from tutelage.errors import TutelageError
 from tutelage.version import __version__
@@ -221,6 +222,8 @@ def _from_file(path: Path) -> Iterator[str]:
     try:
         with gzip.open(path, "rt", encoding="utf-8-sig") if packed else path.open(encoding="utf-8-sig") as file:
             for line in file:
+                if (name := switching(line)) is not None:
+                    raise TutelageError(f"{path} is in {name}, not in UTF-8; convert it to UTF-8")
                 yield line.strip()
     except UnicodeDecodeError:
         raise TutelageError(f"{path} is not UTF-8; convert it to UTF-8") from None

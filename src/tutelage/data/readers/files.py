@@ -32,6 +32,15 @@ MARKS = {
 }
 """Encodings by the byte order mark."""
 
+SWITCHES = {
+    re.compile(r"\x1b\$\)C"): "ISO-2022-KR",
+    re.compile(r"\x1b\$[)*][AGH]"): "ISO-2022-CN",
+    re.compile(r"\x1b(\(I|\$\([OPQ])"): "ISO-2022-JP-3",
+    re.compile(r"\x1b\$(A|\([CD])"): "ISO-2022-JP-2",
+    re.compile(r"\x1b\$[@B]"): "ISO-2022-JP",
+}
+"""Encodings in which text is ASCII, by the escape sequences that switch to another character set."""
+
 PACKED = "unpack it, and give what is in it"
 OBJECT = "load it in Python with {}, and give the object as train, dev or unlabeled, or save it with to_parquet"
 UNREADABLE = {
@@ -131,7 +140,8 @@ def read_text(path: Path) -> tuple[str, list[str]]:
     """The content of a text file (also with .gz) without its byte order mark, and notes on its encoding.
 
     Raises:
-        TutelageError: it is missing, cannot be read, is empty, or is not UTF-8 (or with a mark UTF-16 or UTF-32).
+        TutelageError: it is missing, cannot be read, is empty, or is not UTF-8 (or with a mark UTF-16 or UTF-32). So is one in
+            ISO-2022, whose bytes are ASCII.
     """
     packed = path.name.lower().endswith(".gz")
     try:
@@ -155,9 +165,22 @@ def read_text(path: Path) -> tuple[str, list[str]]:
         ) from None
     if encoding == "utf-8" and raw[:4096].count(0) > len(raw[:4096]) // 4:
         raise TutelageError(f"{path} looks like UTF-16 without a byte order mark; save it as UTF-8, {_converted(raw)}")
+    if (name := switching(text)) is not None:
+        raise TutelageError(f"{path} is in {name}, not in UTF-8; save it as UTF-8, for example by {_iconv(name)}")
     if not text.strip():
         raise TutelageError(f"{path} is empty; give a file with rows")
     return text, [] if encoding == "utf-8" else [f"it is read as {encoding.upper()}"]
+
+
+def switching(text: str) -> str | None:
+    """The encoding of a text that is ASCII and switches to other characters by escape sequences, which UTF-8 would keep."""
+    if "\x1b$" not in text or not text.isascii():
+        return None
+    return next((name for sequence, name in SWITCHES.items() if sequence.search(text)), None)
+
+
+def _iconv(name: str) -> str:
+    return f"iconv -f {name} -t UTF-8 OLD > NEW"
 
 
 def _converted(raw: bytes) -> str:
@@ -172,7 +195,7 @@ def _converted(raw: bytes) -> str:
             "by the program that wrote it or by iconv -f ENCODING -t UTF-8 OLD > NEW, where ENCODING is its own: GB18030 or BIG5 "
             "for Chinese, SHIFT_JIS for Japanese, EUC-KR for Korean, CP1251 for Cyrillic, CP1252 for Western Europe"
         )
-    return f"for example by iconv -f {name} -t UTF-8 OLD > NEW"
+    return f"for example by {_iconv(name)}"
 
 
 def _of_other_kind(path: Path, endings: Sequence[str]) -> str:

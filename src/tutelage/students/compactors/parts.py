@@ -75,7 +75,6 @@ class Group(nn.Module):
     score: Tensor
     index: Tensor
     """``(kept,)``: the kept coordinates, ascending."""
-    share: Tensor
 
     def __init__(self, name: str, size: int, target: int, chunks: int = 1, block: int = 1) -> None:
         super().__init__()
@@ -86,7 +85,6 @@ class Group(nn.Module):
         self.register_buffer("kept", torch.ones(size, dtype=torch.bool))
         self.register_buffer("score", torch.rand(size))
         self.register_buffer("index", torch.arange(size), persistent=False)
-        self.register_buffer("share", torch.full((size,), 1 / size), persistent=False)
         self.cut = False
         self.refresh()
 
@@ -127,7 +125,10 @@ class Group(nn.Module):
         self.index = self.kept.nonzero()[:, 0]
         self._gone = (~self.kept).nonzero()[:, 0]
         self._left = self.size - len(self._gone)
-        self.share = self.kept.float() / self.kept.sum()
+
+    def share(self, dtype: torch.dtype) -> Tensor:
+        """``(size,)``: the weight of each coordinate in a mean over the kept ones, as exact as ``dtype`` is."""
+        return self.kept.to(dtype) / self._left
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -262,7 +263,7 @@ class KeptNorm(nn.Module):
             x = x.to(self.weight.dtype)
             if group.whole:
                 return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-            normed: Tensor = _Normed.apply(x, group.share.to(x.dtype), self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+            normed: Tensor = _Normed.apply(x, group.share(x.dtype), self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
             return normed
 
 
