@@ -360,7 +360,7 @@ def _queue(
             own = dict.fromkeys(arms, steps)
             if plan.steps == "flops":
                 few = cache(lambda data: read(data).spread(CHECKED))
-                costs = {arm: _flops(config, out, planned[arm], few(config.data)) for arm, config in arms.items()}
+                costs = {arm: _flops(config, out, planned[arm], few) for arm, config in arms.items()}
                 steps, flops = None, max(costs.values())
                 for arm in filter(costs.get, arms):
                     total = sum(planned[arm])
@@ -528,11 +528,11 @@ def _planned(config: RunConfig, data: Data) -> list[int]:
     return [max(min(steps, stage.max_steps or steps), 1) for steps, stage in zip(each, recipe.stages, strict=True)]
 
 
-def _flops(config: RunConfig, out: Path, planned: Sequence[int], few: Data) -> float:
+def _flops(config: RunConfig, out: Path, planned: Sequence[int], few: ReadData) -> float:
     """Operations of the stages that a run plans, the teacher's too where it runs; 0 for a run that cannot begin."""
     try:
         with bench(True, config.mixed_precision) as desk:
-            plans = TaskRun(desk, config.model_copy(update={"out": str(out)}), sketch=True, given=few).plans
+            plans = TaskRun(desk, config.model_copy(update={"out": str(out)}), sketch=True, read=few).plans
     except TutelageError:
         return 0.0
     return sum(steps * one.stage.batch_size * one.flops for steps, one in zip(planned, plans, strict=True))
