@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ALIKE, LABELS, tiny_config, tiny_model
+from conftest import LABELS, tiny_config, tiny_model
 from pydantic import ValidationError
-from test_pruned import OTHER_HEADS, answers, inputs_for, labelled
+from test_pruned import WITHOUT_HEADS, answers, inputs_for, labelled, proof, spread_model
 
 from tutelage import anatomy
 from tutelage.data.config import DataConfig
@@ -19,6 +19,8 @@ from tutelage.mechanisms.gates.gates import GateHook
 from tutelage.mechanisms.gates.settings import Gates
 from tutelage.mechanisms.gates.words import notes, section, terminal
 from tutelage.methods.cofi import cofi
+from tutelage.objectives.attention import AttentionScores
+from tutelage.objectives.hidden import Pooled
 from tutelage.objectives.predictions import HardLabels
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe, Stage
@@ -28,9 +30,10 @@ from tutelage.students.load import load_model, model_class
 from tutelage.students.sizes import Costs, Sizes
 from tutelage.students.specs import Copied, Gated, parse
 from tutelage.students.uneven import CONFIGS
+from tutelage.tasks.sentence import plain_settings
 from tutelage.training.optimizers import clip
 
-LAYERS, HEADS, NEURONS = 4, 4, 48
+LAYERS, HEADS, NEURONS, WIDTH = 4, 4, 48, 32
 VALUES = [-5.0, -1.7, -1.5, 0.0, 0.4, 2.0, 6.0]
 
 
@@ -72,18 +75,20 @@ def hook_of(model, share: float = 0.5, seed: int = 0, **more) -> GateHook:
     hook = GateHook(Gates(), Gated(share=share, **more), model, (seed, 0))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for a in hook.gates.values():
-            a.copy_(torch.randn(a.shape, generator=generator) * 3 - (1.6 if a.ndim > 1 else -5))
+        for name, a in hook.gates.items():
+            mean = 1.0 if name == "hidden" else -1.6 if a.ndim > 1 else 5.0
+            a.copy_(torch.randn(a.shape, generator=generator) * 3 + mean)
         hook.gates["attention"][1] = hook.gates["feed_forward"][1] = -9.0  # no layer 2
         hook.gates["feed_forward"][0] = -9.0
         hook.gates["heads"][2] = -9.0
     return hook
 
 
-@pytest.mark.parametrize("of", ["parameters", "flops"])
-def test_the_expected_share_and_the_lagrangian_against_loops(of: str) -> None:
+@pytest.mark.parametrize(("of", "hidden"), [("parameters", True), ("flops", True), ("parameters", False)])
+def test_the_expected_share_and_the_lagrangian_against_loops(of: str, hidden: bool) -> None:
+    """A parameter or operation is there while block, unit and coordinate are open."""
     model = tiny_model()
-    hook = hook_of(model, of=of)
+    hook = hook_of(model, of=of, hidden=hidden)
     whole, costs = Sizes(LAYERS, HEADS, NEURONS), Costs(model, None)
 
     def cost(sizes: Sizes) -> int:
@@ -91,16 +96,27 @@ def test_the_expected_share_and_the_lagrangian_against_loops(of: str) -> None:
 
     head = (cost(whole) - cost(Sizes(LAYERS, HEADS - 1, NEURONS))) / LAYERS
     neuron = (cost(whole) - cost(Sizes(LAYERS, HEADS, NEURONS - 1))) / LAYERS
+    # Of a head's: what multiplies a coordinate, in four matrices, and the rest, biases or the products of attention.
+    at_head, at_neuron = (4 * 8, 2) if of == "parameters" else (128 * 8 * 8, 128 * 4)
+    rest_of_head, rest_of_neuron = head - WIDTH * at_head, neuron - WIDTH * at_neuron
     gates = {name: a.tolist() for name, a in hook.gates.items()}
 
     def opened(a: float) -> float:
         return sigmoid(a - 2 / 3 * math.log(0.1 / 1.1))
 
-    left = 0.0
+    coordinates = [opened(a) for a in gates["hidden"]] if hidden else [1.0] * WIDTH
+    left, at_coordinate = 0.0, 0.0
     for layer in range(LAYERS):
-        left += opened(gates["attention"][layer]) * sum(map(opened, gates["heads"][layer])) * head
-        left += opened(gates["feed_forward"][layer]) * sum(map(opened, gates["neurons"][layer])) * neuron
-    share = left / (LAYERS * (HEADS * head + NEURONS * neuron))
+        for block, units, each, rest in (
+            ("attention", "heads", at_head, rest_of_head),
+            ("feed_forward", "neurons", at_neuron, rest_of_neuron),
+        ):
+            for unit in gates[units][layer]:
+                both = opened(gates[block][layer]) * opened(unit)
+                left += both * rest + sum(both * p * each for p in coordinates)
+                at_coordinate += both * each
+    total = LAYERS * (HEADS * head + NEURONS * neuron)
+    share = left / total
     assert hook.expected().item() == pytest.approx(share, rel=1e-5)
 
     with torch.no_grad():
@@ -112,31 +128,24 @@ def test_the_expected_share_and_the_lagrangian_against_loops(of: str) -> None:
     apart = (1 - share) - (1 - target)
     assert hook.multipliers.grad.tolist() == pytest.approx([-apart, -(apart**2)], rel=1e-4)  # a step along it rises
     p = opened(gates["heads"][0][1])
-    slope = (0.3 + 2 * 2.0 * apart) * -p * (1 - p) * opened(gates["attention"][0])
-    slope *= head / (LAYERS * (HEADS * head + NEURONS * neuron))
+    along = -(0.3 + 2 * 2.0 * apart) / total
+    slope = along * p * (1 - p) * opened(gates["attention"][0]) * (rest_of_head + at_head * sum(coordinates))
     assert float(hook.gates["heads"].grad[0, 1]) == pytest.approx(slope, rel=1e-4)
+    if hidden:
+        slope = along * coordinates[3] * (1 - coordinates[3]) * at_coordinate
+        assert float(hook.gates["hidden"].grad[3]) == pytest.approx(slope, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("family", "head"),
-    [
-        *(pytest.param(name, "classes", marks=[pytest.mark.slow] if name in ALIKE else []) for name in CONFIGS),
-        *OTHER_HEADS[:3],
-    ],
-)
+@pytest.mark.parametrize(("family", "head"), WITHOUT_HEADS)
 def test_the_cut_student_computes_what_its_gates_did(family: str, head: anatomy.Head, tmp_path: Path) -> None:
-    """A layer is gone, a block is, one has no open head. The student is saved and loads as it was."""
-    torch.manual_seed(0)
-    model = model_class(head).from_config(tiny_config(family), dtype=torch.float32).eval()
-    for parameter in model.parameters():
-        parameter.data += torch.randn_like(parameter) * 0.1
-    inputs = inputs_for()
-    if head == "vectors" or not anatomy.has_token_types(model.config):
-        inputs.pop("token_type_ids")
+    """A layer is gone, a block is, one has no open head, and some hidden coordinates. The student is saved and loads as it was."""
+    model, inputs = spread_model(family, head)
     whole, hook = answers(model, inputs), hook_of(model)
     hook._meet_target = lambda: None  # these gates, whatever they leave
     gated = answers(model, inputs)
-    hook.finish(lambda: type("Proof", (), {"inputs": inputs, "predicted": proof(head, inputs)}))
+    with torch.no_grad():
+        kept = hook.values()["hidden"].nonzero()[:, 0].tolist()
+    hook.finish(lambda: proof(model, inputs))
     torch.testing.assert_close(answers(model, inputs), gated, atol=1e-5, rtol=1e-5)
     assert (gated - whole).abs().max() > 1e-2  # the gates do something
     plain = model.encoder if head == "vectors" else model
@@ -144,13 +153,70 @@ def test_the_cut_student_computes_what_its_gates_did(family: str, head: anatomy.
     assert [bool(n) for n in plain.config.kept_heads] == [True, False, True]
     assert [bool(n) for n in plain.config.kept_neurons] == [False, True, True]
     assert len(set(plain.config.kept_neurons)) == 3
+    shape = anatomy.shape_of(plain.config)
+    assert (
+        shape.coordinates == tuple(kept) and shape.hidden == len(kept) and shape.hidden % HEADS and shape.hidden < WIDTH
+    )
+    with torch.no_grad():
+        assert anatomy.base_of(model)(**inputs).last_hidden_state.shape[-1] == shape.hidden
     model.save_pretrained(tmp_path)
     again, new = load_model(str(tmp_path), head)
-    assert not new and torch.equal(answers(again, inputs), answers(model, inputs))
+    found = answers(again, inputs)
+    if head == "vectors":  # saved at its own width
+        found = torch.zeros_like(gated).index_copy_(1, torch.tensor(kept), found)
+    assert not new
+    torch.testing.assert_close(found, answers(model, inputs), atol=1e-6 if head == "vectors" else 0, rtol=0)
 
 
-def proof(head: anatomy.Head, inputs: dict[str, torch.Tensor]) -> torch.Tensor | None:
-    return inputs["attention_mask"].flatten().nonzero()[:, 0] if head in ("tokens", "spans") else None
+@pytest.mark.parametrize("settings", [{"width": 24, "dense": True}, {"width": WIDTH}])
+def test_vectors_of_a_narrower_encoder_stay_in_the_teachers_space(settings: dict) -> None:
+    """Its linear map reads fewer coordinates; without one, a map that learns begins with the kept ones in their places."""
+    config = tiny_config("bert", sentence=plain_settings() | settings)
+    model, inputs = model_class("vectors").from_config(config, dtype=torch.float32).eval(), inputs_for()
+    inputs.pop("token_type_ids")
+    hook = hook_of(model)
+    gated = answers(model, inputs)
+    hook._meet_target = lambda: None
+    hook.finish(lambda: proof(model, inputs))
+    torch.testing.assert_close(answers(model, inputs), gated, atol=1e-5, rtol=1e-5)
+    assert model.dense.in_features == anatomy.hidden_of(model.config) < WIDTH
+    assert model.dense.out_features == settings["width"] and model.dense.weight.requires_grad
+
+
+def test_without_gates_at_hidden_coordinates_the_width_stays() -> None:
+    model, inputs = spread_model("bert", "classes")
+    hook = hook_of(model, hidden=False)
+    hook._meet_target = lambda: None
+    gated = answers(model, inputs)
+    hook.finish(lambda: proof(model, inputs))
+    torch.testing.assert_close(answers(model, inputs), gated, atol=1e-5, rtol=1e-5)
+    assert "hidden" not in hook.gates and model.config.kept_coordinates is None
+    assert anatomy.shape_of(model.config).hidden == WIDTH
+
+
+def test_closed_coordinates_are_zero_and_count_in_no_norm() -> None:
+    """Against a loop over the open ones, at random gates: the sum of the embeddings, a layer's output, gradients."""
+    model, inputs = spread_model("bert", "classes")
+    hook, seen = hook_of(model), {}
+    norm, embedded = model.bert.encoder.layer[0].attention.output.LayerNorm, model.bert.embeddings.LayerNorm
+    for name, module in (("first", norm), ("sum", embedded)):
+        module.register_forward_hook(lambda m, args, output, name=name: seen.update({name: (args[0], output)}))
+    model(**inputs).logits.sum().backward()
+    gates = hook.values()["hidden"].detach()
+    is_open = gates.nonzero()[:, 0]
+    assert 0 < len(is_open) < WIDTH
+    for name, module in (("first", norm), ("sum", embedded)):
+        read, given = seen[name]
+        assert not read[..., gates == 0].any() and not given[..., gates == 0].any()
+        for row, output in zip(read.flatten(0, 1).detach().double(), given.flatten(0, 1).detach(), strict=True):
+            mean = sum(float(row[k]) for k in is_open) / len(is_open)
+            variance = sum((float(row[k]) - mean) ** 2 for k in is_open) / len(is_open)
+            for k in is_open[:3]:
+                normal = (float(row[k]) - mean) / math.sqrt(variance + module.eps)
+                wanted = (normal * module.weight[k].item() + module.bias[k].item()) * float(gates[k])
+                assert float(output[k]) == pytest.approx(wanted, abs=1e-4)
+    gradient = hook.gates["hidden"].grad
+    assert gradient[(gates > 0) & (gates < 1)].abs().min() > 0 and not gradient[gates == 0].any()
 
 
 def test_a_skipped_block_passes_its_input_on_and_random_gates_follow_from_the_step() -> None:
@@ -194,11 +260,15 @@ def test_the_lagrangian_draws_the_student_to_its_share_at_a_rate_of_its_own() ->
         optimizer.zero_grad()
         hook.after_step(optimizer, step, 300)
     assert hook.shown() == {"share": pytest.approx(0.4, abs=0.02), "target": pytest.approx(0.4)}
-    hook.finish(lambda: type("Proof", (), {"inputs": inputs, "predicted": None}))
+    hook.finish(lambda: proof(model, inputs))
     (record,) = records
     assert record["expected"] == hook.shown()["share"] and record["difference"] < 1e-4
-    assert record["reached"] == pytest.approx(0.4, abs=0.01)  # a neuron is 0.002, a head 0.036
-    parameters = sum(len(layer["heads"]) * 8 * (4 * 32 + 3) + layer["neurons"] * 65 for layer in record["layers"])
+    assert record["reached"] == pytest.approx(0.4, abs=0.02)  # a neuron is 0.002, a coordinate 0.013, a head 0.036
+    assert record["hidden"] == anatomy.shape_of(model.config).hidden < record["of_hidden"] == WIDTH
+    outside = ("LayerNorm", "output.dense.bias")  # norms, and biases that are as wide as hidden states
+    parameters = sum(
+        p.numel() for name, p in model.bert.encoder.named_parameters() if not any(part in name for part in outside)
+    )
     assert record["reached"] == pytest.approx(parameters / (4 * (4 * 8 * 131 + 48 * 65)))
     lines = terminal("prune", record)
     told = f"{record['reached']:.1%} of the parameters of heads and neurons are left (target 40.0%), in 4 of 4 layers"
@@ -224,6 +294,7 @@ def test_what_gates_cannot_do_is_refused_in_one_line(teacher_folder: Path, tmp_p
         with pytest.raises(TutelageError, match="share"):
             parse(f"share={share}", cofi().student)
     assert parse("share=0.3,of=flops", cofi().student) == Gated(share=0.3, of="flops")
+    assert parse("hidden=false", cofi().student) == Gated(hidden=False)
     prune = cofi().stages[0]
     for change, message in (
         ({"select": "best"}, "set select=last"),
@@ -246,16 +317,26 @@ def test_what_gates_cannot_do_is_refused_in_one_line(teacher_folder: Path, tmp_p
     tiny = short.model_copy(update={"student": Gated(share=1e-4)})
     with pytest.raises(TutelageError, match=r"share=0\.0001 is less than one head and one neuron.*use at least 0\.039"):
         run(config.model_copy(update={"recipe": tiny}), quiet=True)
+    for term, spec, message in (
+        (AttentionScores(), Gated(), "stage 'finetune' compares the attention of a student whose layers lose heads"),
+        (Pooled(), Gated(), "stage 'finetune' compares the pooled output.*use --student hidden=false"),
+        (Pooled(), Gated(hidden=False), "has 24 steps"),
+    ):
+        stages = [short.stages[0], cofi().stages[1].model_copy(update={"objective": [term]})]
+        later = short.model_copy(update={"student": spec, "stages": stages})
+        with pytest.raises(TutelageError, match=message):
+            run(config.model_copy(update={"recipe": later}), quiet=True)
     rate = float(str(caught.value).rpartition("=")[2])
     assert Gates(rate=rate).steps() <= 24 and not (tmp_path / "run").exists()
 
 
 def test_layers_of_an_uneven_model_can_be_copied() -> None:
     """Each keeps its own number of heads and neurons: such a model teaches, too."""
-    config = CONFIGS["bert"](
-        **tiny_config("bert").to_dict() | {"kept_heads": [4, 2, 0, 1], "kept_neurons": [8, 0, 16, 4]}
-    )
+    sizes = {"kept_heads": [4, 2, 0, 1], "kept_neurons": [8, 0, 16, 4], "kept_coordinates": [0, 3, 4, 8, 30]}
+    plain = {name: value for name, value in tiny_config("bert").to_dict().items() if name != "model_type"}
+    config = CONFIGS["bert"](**plain, **sizes)
     teacher = model_class("classes").from_config(config, dtype=torch.float32).eval()
     student = build(Copied(layers=[1, 3]), teacher, labelled(*LABELS), 0)
     assert (student.config.kept_heads, student.config.kept_neurons) == ([4, 0], [8, 16])
+    assert anatomy.shape_of(student.config).hidden == 5
     assert answers(student, inputs_for()).isfinite().all()

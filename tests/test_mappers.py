@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -284,6 +285,8 @@ def test_closest_layers_against_the_formula() -> None:
     assert scene.term.teaching(shape(12, 8)) == [3, 6, 9, 12] and scene.term.teaching(shape(6, 8)) == [2, 3, 5, 6]
     linear, teachers = scene.module("closest_layers"), [2, 3, 5, 6]
     assert torch.equal(linear.weight, torch.eye(8)) and not linear.bias.any()
+    cut = replace(shape(3, 3), coordinates=(1, 4, 6))
+    assert torch.equal(scene.term.modules(cut, shape(6, 8))["closest_layers"].weight, torch.eye(8)[:, [1, 4, 6]])
     with torch.no_grad():
         linear.weight.mul_(1.1)
     scene.student.hidden[2] = scene.student.hidden[1].clone()

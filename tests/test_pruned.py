@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ALL_FAMILIES, LABELS, tiny_config, tiny_model
+from conftest import ALIKE, ALL_FAMILIES, LABELS, tiny_config, tiny_model
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
@@ -95,22 +96,42 @@ def test_the_student_computes_what_the_masked_teacher_does() -> None:
 
 CUT = [name for name in ALL_FAMILIES if FAMILIES[name].neurons_fixed is None]
 OTHER_HEADS = [(family, head) for family in ("bert", "roberta") for head in ("tokens", "spans", "vectors")]
+WITHOUT_HEADS = [
+    *(pytest.param(name, "classes", marks=[pytest.mark.slow] if name in ALIKE else []) for name in CONFIGS),
+    *OTHER_HEADS[:3],
+]
+"""The families of which heads can be removed, and one with other outputs."""
+
+
+def spread_model(family: str, head: anatomy.Head) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    """A model all of whose parts matter, norms and biases too, and what it reads."""
+    torch.manual_seed(0)
+    model = model_class(head).from_config(tiny_config(family), dtype=torch.float32).eval()
+    for parameter in model.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.1
+    inputs = inputs_for()
+    if head == "vectors" or not anatomy.has_token_types(model.config):
+        inputs.pop("token_type_ids")
+    return model, inputs
+
+
+def proof(model: PreTrainedModel, inputs: dict[str, Tensor]) -> SimpleNamespace:
+    """The batch that hooks get at the end of a stage."""
+    return SimpleNamespace(inputs=inputs, predicted=predicted(model, inputs))
+
+
+def predicted(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor | None:
+    several = anatomy.head_of(model) in ("tokens", "spans")
+    return inputs["attention_mask"].flatten().nonzero()[:, 0] if several else None
 
 
 @pytest.mark.parametrize(("family", "head"), [*((name, "classes") for name in CUT), *OTHER_HEADS])
 def test_a_cut_model_is_the_masked_one(family: str, head: anatomy.Head, tmp_path: Path) -> None:
     """In every family and with every head; it is an ordinary model unless heads are cut, and loads as it was saved."""
-    torch.manual_seed(0)
-    config = tiny_model(family).config
-    teacher = tiny_model(family) if head == "classes" else model_class(head).from_config(config, dtype=torch.float32)
-    for parameter in teacher.parameters():
-        parameter.data += torch.randn_like(parameter) * 0.1
-    table, scores, inputs = FAMILIES[family], some_scores(), inputs_for()
-    if head == "vectors" or not anatomy.has_token_types(config):
-        inputs.pop("token_type_ids")
+    (teacher, inputs), table, scores = spread_model(family, head), FAMILIES[family], some_scores()
     for count in {HEADS, HEADS if table.heads_fixed else 2}:
         spec = Pruned(layers=3, heads=None if count == HEADS else count, intermediate=20)
-        masked = copy_layers(teacher.eval(), Copied(layers=3, choose="first"), {})
+        masked = copy_layers(teacher, Copied(layers=3, choose="first"), {})
         for layer, (heads, neurons) in zip(anatomy.layers_of(masked), scores, strict=False):
             for path, values, kept, size in (
                 (table.attention_output, heads, count, SIZE),
@@ -138,9 +159,7 @@ def times(module: nn.Module, mask: Tensor) -> RemovableHandle:
 
 @torch.no_grad()
 def answers(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-    head = anatomy.head_of(model)
-    every = inputs["attention_mask"].flatten().nonzero()[:, 0] if head in ("tokens", "spans") else None
-    return anatomy.answers_of(model, inputs, every)
+    return anatomy.answers_of(model, inputs, predicted(model, inputs))
 
 
 def test_keeping_everything_keeps_the_teacher() -> None:

@@ -1146,7 +1146,7 @@ def test_recipes_that_cannot_be_are_refused() -> None:
         Stage(name="a", objective=[SoftLabels()], mechanisms=[PruningSchedule()])
     with pytest.raises(TutelageError, match="needs a student with compactors"):
         Pruner(PruningSchedule(), tiny_model("bert"))
-    with pytest.raises(ValueError, match="leave out patience"):
+    with pytest.raises(ValueError, match="without patience"):
         Stage(name="a", objective=[SoftLabels()], select="last", patience=1, mechanisms=[PruningSchedule()])
     _, pruner, _ = scene(Inherited(hidden=16), PruningSchedule())
     with pytest.raises(TutelageError, match="too short"):

@@ -100,6 +100,8 @@ class Shape:
     """Heads and neurons of the layer that has fewest, if layers differ; ``heads`` and ``intermediate`` are then the most."""
     attended: int | None = None
     """The width of queries, keys and values, if it is not ``hidden``."""
+    coordinates: tuple[int, ...] | None = None
+    """Which of its hidden coordinates the model has kept that it was cut out of, if not all."""
 
     def __str__(self) -> str:
         if self.family not in FAMILIES:
@@ -125,8 +127,9 @@ def shape_of(config: Any) -> Shape:
         # Without attention in any layer it still has a head size.
         heads, neurons = (max(1, *numbers) for numbers in kept)
         fewest = min(kept[0]), min(kept[1])
-        depth, hidden = getattr(config, family.depth), getattr(config, family.hidden)
-        return Shape(config.model_type, depth, hidden, heads, neurons, config.vocab_size, least=fewest)
+        coordinates = None if config.kept_coordinates is None else tuple(config.kept_coordinates)
+        sizes = getattr(config, family.depth), hidden_of(config), heads, neurons, config.vocab_size
+        return Shape(config.model_type, *sizes, least=fewest, coordinates=coordinates)
     return Shape(
         family=config.model_type,
         layers=getattr(config, family.depth),
@@ -138,6 +141,12 @@ def shape_of(config: Any) -> Shape:
         stored=len({step.removesuffix("s") for step in config.plan}) if family.derived == "shared" else None,
         attended=None if family.attended is None else getattr(config, family.attended),
     )
+
+
+def hidden_of(config: Any) -> int:
+    """The width of a model's hidden states."""
+    kept = getattr(config, "kept_coordinates", None)
+    return int(config.hidden_size) if kept is None else len(kept)
 
 
 def max_length(config: Any) -> int:
@@ -425,4 +434,6 @@ class EagerAttention:
 def become(model: PreTrainedModel, fresh: PreTrainedModel) -> None:
     """Replace the content of ``model`` by that of ``fresh``, a model with the same head; references to ``model`` stay valid."""
     model.__class__ = type(fresh)
+    for name in [name for name in model.__dict__ if not name.endswith("_hooks")]:
+        del model.__dict__[name]  # a part that is None here may be a module there, which lies elsewhere
     model.__dict__.update({name: value for name, value in fresh.__dict__.items() if not name.endswith("_hooks")})

@@ -171,6 +171,21 @@ class Mechanism(BaseModel):
         return []
 
 
+def check_last(stage: StageLike, does: str) -> None:
+    """Check that a stage keeps its last epoch.
+
+    Args:
+        does: What the stage does, because of which its student is complete only then.
+
+    Raises:
+        ValueError: when it keeps the best epoch or may end before.
+    """
+    if stage.select == "best" or stage.patience is not None:
+        raise ValueError(
+            f"stage {stage.name!r} {does}, so its student is complete only at the end; set select=last, without patience"
+        )
+
+
 AnyMechanism = Annotated[SerializeAsAny[Mechanism], by_kind(Mechanism, "mechanism")]
 
 

@@ -1,4 +1,4 @@
-"""CoFi (Xia et al. 2022): the teacher's blocks, heads and neurons are closed by gates while it learns from itself."""
+"""CoFi (Xia et al. 2022): the teacher learns from itself while gates close its blocks, heads, neurons and hidden coordinates."""
 
 from tutelage.mechanisms.gates.settings import Gates
 from tutelage.objectives.mapped import ClosestLayers
@@ -15,7 +15,7 @@ def cofi(share: float = 0.5, alpha: float = 0.1, temperature: float = 2.0, task:
     without the closed parts.
 
     ``share`` of the parameters of heads and neurons is left. Embeddings are frozen while gates learn. ``task`` brings the authors'
-    epochs. ``alpha`` and the gates' first value are ours.
+    epochs. ``alpha`` and the first value of the gates of blocks, heads and neurons are ours.
     """
     objective = [
         SoftLabels(temperature=temperature, weight=alpha),

@@ -196,7 +196,8 @@ class RandomLayers(Term):
 class ClosestLayers(Term):
     """Hidden states of some teacher layers, each against the closest layer that is left of the student (CoFi, Xia et al. 2022).
 
-    The student's vectors pass one linear map, which is the identity at first. Teacher layers choose from the top down, each among
+    The student's vectors pass one linear map, which is the identity at first; for a student that was cut it puts the kept
+    coordinates in their old places. Teacher layers choose from the top down, each among
     the student's layers below the last choice; one for which none is below takes the last choice too. The loss is the mean square
     over tokens and hidden size, summed over the teacher's layers. A choice is the whole step's, of all processes.
     """
@@ -235,9 +236,12 @@ class ClosestLayers(Term):
     def modules(self, student: Shape, teacher: Shape | None) -> dict[str, nn.Module]:
         from torch import nn
 
+        from tutelage.objectives.mappers import placed
+
         assert teacher is not None
         linear = nn.Linear(student.hidden, teacher.hidden)
-        nn.init.eye_(linear.weight)
+        kept = range(student.hidden) if student.coordinates is None else student.coordinates
+        linear.weight.data.copy_(placed(kept, teacher.hidden))
         nn.init.zeros_(linear.bias)
         return {self.kind: linear}
 

@@ -43,6 +43,11 @@ def new_map(width: int, outputs: int) -> nn.Linear:
     return linear
 
 
+def placed(kept: Sequence[int], width: int) -> Tensor:
+    """``(width, kept)``: the linear map that puts kept coordinates in their places among ``width``; those beyond are left out."""
+    return (torch.arange(width)[:, None] == torch.tensor(kept)).float()
+
+
 class Drawn(Mapper):
     """``count`` of the first ``among`` teacher layers, ascending, drawn anew each epoch."""
 

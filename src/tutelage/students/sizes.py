@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
@@ -27,19 +28,26 @@ class Sizes:
     intermediate: int
 
 
-def unit_costs(shape: anatomy.Shape, of: Literal["parameters", "flops"]) -> tuple[int, int]:
-    """What one head and one neuron cost: parameters, or operations of matrix products for a text of :data:`LENGTH` tokens."""
-    size, hidden = shape.hidden // shape.heads, shape.hidden
+Width = TypeVar("Width", int, Tensor)
+
+
+def unit_costs(shape: anatomy.Shape, of: Literal["parameters", "flops"], hidden: Width) -> tuple[Width, Width]:
+    """What one head and one neuron cost: parameters, or operations of matrix products for a text of :data:`LENGTH` tokens.
+
+    Args:
+        shape: The model that a student is cut out of, whose heads keep their size.
+        hidden: The width of the student's hidden states: a number, or a tensor ``()``.
+    """
+    size = shape.hidden // shape.heads
     if of == "parameters":
         return size * (4 * hidden + 3), 2 * hidden + 1
     return LENGTH * size * (8 * hidden + 4 * LENGTH), LENGTH * 4 * hidden
 
 
-def unit_shares(shape: anatomy.Shape, of: Literal["parameters", "flops"]) -> tuple[float, float]:
-    """What one head and one neuron cost, as shares of the cost of all of a model's."""
-    head, neuron = unit_costs(shape, of)
-    whole = shape.layers * (shape.heads * head + shape.intermediate * neuron)
-    return head / whole, neuron / whole
+def whole_cost(shape: anatomy.Shape, of: Literal["parameters", "flops"]) -> int:
+    """What all heads and neurons of a model cost."""
+    head, neuron = unit_costs(shape, of, shape.hidden)
+    return shape.layers * (shape.heads * head + shape.intermediate * neuron)
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Costs:
     def parameters(self, sizes: Sizes) -> int:
         """Parameters of the whole student."""
         family, shape = anatomy.family_of(self.teacher.config), anatomy.shape_of(self.teacher.config)
-        layers, (head, neuron) = anatomy.layers_of(self.teacher), unit_costs(shape, "parameters")
+        layers, (head, neuron) = anatomy.layers_of(self.teacher), unit_costs(shape, "parameters", shape.hidden)
         layer = count_parameters(layers[0])
         layer -= (shape.heads - sizes.heads) * head + (shape.intermediate - sizes.intermediate) * neuron
         outside = count_parameters(self.teacher) - count_parameters(layers)
@@ -63,7 +71,8 @@ class Costs:
 
     def flops(self, sizes: Sizes) -> int:
         """Operations of the layers' matrix products for one text of :data:`LENGTH` tokens."""
-        head, neuron = unit_costs(anatomy.shape_of(self.teacher.config), "flops")
+        shape = anatomy.shape_of(self.teacher.config)
+        head, neuron = unit_costs(shape, "flops", shape.hidden)
         return sizes.layers * (sizes.heads * head + sizes.intermediate * neuron)
 
     def of(self, target: str, sizes: Sizes) -> int:

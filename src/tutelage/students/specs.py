@@ -200,8 +200,8 @@ class Sized(StudentSpec):
 
 
 class Gated(StudentSpec):
-    """The teacher with gates at its blocks, heads and neurons, which the mechanism ``gates`` trains; then what is closed is removed
-    (Xia et al. 2022). Each layer keeps its own number of heads and neurons.
+    """The teacher with gates at its blocks, heads, neurons and hidden coordinates, which the mechanism ``gates`` trains; then what
+    is closed is removed (Xia et al. 2022). Each layer keeps its own number of heads and neurons; all keep the same coordinates.
     """
 
     inherits = True
@@ -212,6 +212,8 @@ class Gated(StudentSpec):
     """What is left of the layers' heads and neurons."""
     of: Literal["parameters", "flops"] = "parameters"
     """What is counted: parameters, or operations for a text of 128 tokens."""
+    hidden: bool = True
+    """Whether hidden coordinates have gates, as in the paper. Without, the hidden states keep their width."""
 
     @property
     def twin_words(self) -> str:

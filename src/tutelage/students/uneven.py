@@ -1,7 +1,7 @@
 """A student whose layers differ: each has a number of heads and of feed-forward neurons of its own, or lacks a block.
 
 It is what structured pruning leaves of a model (CoFi, Xia et al. 2022). A block without heads or neurons is skipped with its norm:
-the hidden states pass on as they are. A layer without both is removed.
+the hidden states pass on as they are. A layer without both is removed. Hidden states may be narrower than the heads together.
 
 transformers has one size for all layers, so these models have types of their own. Importing this module registers them
 (``uneven_bert``, ``uneven_roberta``, ...) with the Auto classes of transformers.
@@ -19,8 +19,11 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.errors import TutelageError
+from tutelage.objectives.mappers import placed
+from tutelage.students import coordinates
 from tutelage.students.load import network_of
 from tutelage.students.pruned import cut_layer, register
+from tutelage.tasks.sentence import SentenceEncoder
 
 
 class Zeros(nn.Module):
@@ -44,8 +47,11 @@ class Uneven:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         model: Any = self
         family = anatomy.family_of(config)
-        hidden = getattr(config, family.hidden)
-        size = hidden // getattr(config, family.heads)
+        hidden, size = anatomy.hidden_of(config), getattr(config, family.hidden) // getattr(config, family.heads)
+        if config.kept_coordinates is not None:
+            coordinates.narrow(model, coordinates.outside_layers(model), hidden)
+            for layer in anatomy.layers_of(model):
+                coordinates.narrow(layer, coordinates.of_layer(family), hidden)
         for layer, heads, neurons in zip(anatomy.layers_of(model), config.kept_heads, config.kept_neurons, strict=True):
             _shape_attention(layer, family, hidden, heads * size)
             _shape_feed_forward(layer, family, hidden, neurons)
@@ -78,12 +84,13 @@ def _shape_feed_forward(layer: nn.Module, family: anatomy.Family, hidden: int, n
 CONFIGS = register(
     "uneven",
     Uneven,
-    {"kept_heads": list[int] | None, "kept_neurons": list[int] | None},
-    {"kept_heads": None, "kept_neurons": None},
+    {"kept_heads": list[int] | None, "kept_neurons": list[int] | None, "kept_coordinates": list[int] | None},
+    {"kept_heads": None, "kept_neurons": None, "kept_coordinates": None},
 )
-"""By model type of the teacher the configuration of a student with these numbers of heads and neurons in each layer.
+"""By model type of the teacher the configuration of a student with these numbers of heads and neurons in each layer, and with these
+of the hidden coordinates, or all.
 
-The original number of heads stays as it is, because transformers derives the head size from it.
+The original number of heads and hidden size stay as they are, because transformers derives the head size from them.
 """
 
 
@@ -136,11 +143,13 @@ def check_uneven(config: Any) -> None:
 
 
 @torch.no_grad()
-def cut(model: PreTrainedModel, gates: Sequence[LayerGates]) -> PreTrainedModel:
+def cut(model: PreTrainedModel, gates: Sequence[LayerGates], hidden: Tensor | None = None) -> PreTrainedModel:
     """The model without the parts whose factor is 0. The other factors are multiplied into its weights.
 
     Args:
         gates: One for each layer.
+        hidden: ``(hidden,)``: the factors of the hidden coordinates, as :func:`~tutelage.students.coordinates.kept_weights` takes
+            them; without, all are kept as they are.
 
     Raises:
         TutelageError: if the family cannot be cut, or nothing would be left.
@@ -149,21 +158,30 @@ def cut(model: PreTrainedModel, gates: Sequence[LayerGates]) -> PreTrainedModel:
     family, device = anatomy.family_of(model.config), next(model.parameters()).device
     sizes = [(len(gate.kept_heads), len(gate.kept_neurons)) for gate in gates]
     places = [place for place, size in enumerate(sizes) if any(size)]
-    if not places:
+    if not places or not (hidden is None or hidden.any()):
         raise TutelageError("all heads and neurons of the student are closed, and nothing is left; use a larger share")
     values = model.config.to_dict()
     for name in ("model_type", "architectures"):
         values.pop(name, None)
     values[family.depth] = len(places)
     heads, neurons = zip(*(sizes[place] for place in places), strict=True)
-    config = CONFIGS[model.config.model_type](**values, kept_heads=list(heads), kept_neurons=list(neurons))
-    student = network_of(config, anatomy.head_of(model))
-    names = {module: name for name, module in model.named_modules()}
-    layers = f"{names[anatomy.layers_of(model)]}."
+    kept = None if hidden is None or hidden.all() else hidden.nonzero()[:, 0].tolist()
+    numbers = {"kept_heads": list(heads), "kept_neurons": list(neurons), "kept_coordinates": kept}
+    layers = f"{next(name for name, module in model.named_modules() if module is anatomy.layers_of(model))}."
     weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(layers)}
+    outside = coordinates.outside_layers(model)
+    if kept is not None and isinstance(model, SentenceEncoder) and model.dense is model.space is None:
+        # Its vectors are means of hidden states: a map puts their coordinates in the places that the teacher's have.
+        values["sentence"], name = model.placed_settings()
+        weights[name] = placed(kept, anatomy.hidden_of(model.config)).to(device)
+    if hidden is not None:
+        weights = coordinates.kept_weights(weights, outside, hidden)
     for new, place in enumerate(places):
         found = _folded(anatomy.layers_of(model)[place], family, gates[place])
+        if hidden is not None:
+            found = coordinates.kept_weights(found, coordinates.of_layer(family), hidden)
         weights |= {f"{layers}{new}.{name}": tensor for name, tensor in found.items()}
+    student = network_of(CONFIGS[model.config.model_type](**values, **numbers), anatomy.head_of(model))
     student.load_state_dict({name: weights[name] for name in student.state_dict()})
     student.set_attn_implementation(model.config._attn_implementation)
     return student.to(device).train(model.training)

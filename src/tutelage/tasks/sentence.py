@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.utils import cached_file
 
+from tutelage import anatomy
 from tutelage.data.config import Pooling
 from tutelage.errors import TutelageError
 
@@ -148,7 +149,7 @@ def _read(name: str, path: str) -> Any:
 
 def width_of(config: Any) -> int:
     """The size of a sentence encoder's vectors."""
-    return int(getattr(config, "sentence", {}).get("width") or config.hidden_size)
+    return int(getattr(config, "sentence", {}).get("width") or anatomy.hidden_of(config))
 
 
 class SentenceEncoder(nn.Module):
@@ -166,7 +167,7 @@ class SentenceEncoder(nn.Module):
         self.encoder = encoder
         if getattr(encoder.config, "sentence", None) is None:
             encoder.config.sentence = plain_settings()
-        head, hidden = encoder.config.sentence, int(encoder.config.hidden_size)
+        head, hidden = encoder.config.sentence, anatomy.hidden_of(encoder.config)
         width = head["width"] or hidden
         self.dense: nn.Linear | None = None
         self.space: nn.Linear | None = None
@@ -237,6 +238,14 @@ class SentenceEncoder(nn.Module):
         with torch.no_grad():
             self.space.weight.copy_(basis @ left @ right)
 
+    def placed_settings(self) -> tuple[dict[str, Any], str]:
+        """The head of an encoder that is narrower than this one, which has no linear map, and the name of the weight that maps its
+        vectors to this one's."""
+        head = self.config.sentence
+        projection = "pca" if head["width"] is None else head["projection"]
+        settings = {**head, "width": width_of(self.config), "projection": projection}
+        return settings, "space.weight" if projection == "pca" else "dense.weight"
+
     @classmethod
     def from_config(cls, config: Any, **more: Any) -> SentenceEncoder:
         """Random weights, as ``AutoModel.from_config``."""
@@ -287,7 +296,7 @@ class SentenceEncoder(nn.Module):
             self.encoder.save_pretrained(place)
         finally:
             self.config.sentence = head
-        hidden = int(self.config.hidden_size)
+        hidden = anatomy.hidden_of(self.config)
         parts: list[tuple[str, str]] = [("Transformer", ""), ("Pooling", "1_Pooling")]
         flags = {key: POOLINGS[key] == head["pooling"] for key in POOLINGS if key.startswith("pooling_mode_")}
         _write(place / "1_Pooling" / "config.json", {"word_embedding_dimension": hidden, **flags})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from tutelage.mechanisms.mechanism import Mechanism, StageLike
+from tutelage.mechanisms.mechanism import Mechanism, StageLike, check_last
 
 if TYPE_CHECKING:
     from tutelage.mechanisms.hook import Hook
@@ -32,11 +32,7 @@ class Sparsity(Mechanism):
     """Share of the stage's steps after which they are."""
 
     def check(self, stage: StageLike) -> None:
-        if stage.select == "best" or stage.patience is not None:
-            raise ValueError(
-                f"stage {stage.name!r} makes weights sparse, so its student is complete only at the end; set select=last, without "
-                "patience"
-            )
+        check_last(stage, "makes weights sparse")
 
     def hook(self, scene: Scene, stage: StageScene, teacher: Teacher | None) -> Hook:
         from tutelage.mechanisms.coding.coder import Sparsifier

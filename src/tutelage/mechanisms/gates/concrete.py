@@ -45,10 +45,13 @@ def settled(a: Tensor, block: Tensor | float = 1.0, shift: float = 0.0) -> Tenso
     return torch.where(rank < closed, 0.0, (SHARPNESS * a / TEMPERATURE).sigmoid())
 
 
-def expected_cost(blocks: Tensor, units: Tensor, cost: float) -> Tensor:
+def expected_cost(blocks: Tensor, units: Tensor, cost: float | Tensor) -> Tensor:
     """``cost sum_bu P(block b is open) P(unit u of b is open)``, a number: a unit costs something while both are open.
 
-    Shapes: ``blocks`` ``(B,)`` and ``units`` ``(B, U)``, the ``a`` of their gates.
+    Gates are independent. A cost that is linear in the number of open hidden coordinates may therefore be given as the cost at the
+    expected number: the result is then the sum over units and coordinates of the product of their probabilities (CoFi).
+
+    Shapes: ``blocks`` ``(B,)`` and ``units`` ``(B, U)``, the ``a`` of their gates; ``cost`` a number or ``()``.
     """
     return cost * (open_probability(blocks) * open_probability(units).sum(-1)).sum()
 

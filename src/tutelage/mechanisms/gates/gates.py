@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,32 +15,39 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.data.batches import Batch
+from tutelage.mechanisms.cutter import Cutter
 from tutelage.mechanisms.gates import concrete
 from tutelage.mechanisms.gates.settings import Gates
-from tutelage.mechanisms.hook import Hook, parameter_groups
-from tutelage.students.sizes import unit_shares
+from tutelage.mechanisms.hook import parameter_groups
+from tutelage.students.compactors.parts import normed
+from tutelage.students.coordinates import outside_layers
+from tutelage.students.sizes import unit_costs, whole_cost
 from tutelage.students.specs import Gated
 from tutelage.students.uneven import LayerGates, cut
 
 START = 2.5
 """The ``a`` of a gate at the beginning: it is 1 in 71 of 100 draws, and 0 in 2."""
+HIDDEN_START = math.log(100)
+"""That of a hidden coordinate, at which every layer's norm looks: it is 1 in 95 of 100 draws. The authors' first value is 10, and
+their code limits it to this one."""
 WAY = 5.0
-"""How far ``a`` goes from there until a gate is 0 in 71 of 100 draws."""
+"""How far ``a`` goes from :data:`START` until a gate is 0 in 71 of 100 draws."""
 FARTHEST = 30.0
 """A shift that opens or closes every gate."""
-NAMES = ("attention", "heads", "feed_forward", "neurons")
+BLOCKS = (("attention", "heads"), ("feed_forward", "neurons"))
+"""The gates of a kind of block, and those of its units."""
 
 
-class GateHook(Hook):
-    """Multiplies what blocks, heads and neurons give by gates, and trains the gates.
+class GateHook(Cutter):
+    """Multiplies what blocks, heads and neurons give by gates, and hidden states by those of their coordinates; trains the gates.
 
-    A gate of 0 at a block skips it with its norm; so does a block all of whose heads or neurons are closed. Where gradients are
-    computed the gates are random, with one draw a step that follows from the seed, the stage and the step alone. Elsewhere they are
-    as they would be cut.
+    A gate of 0 at a block skips it with its norm; so does a block all of whose heads or neurons are closed. Norms have the mean and
+    variance of the open coordinates. Where gradients are computed the gates are random, with one draw a step that follows from the
+    seed, the stage and the step alone. Elsewhere they are as they would be cut.
 
     Args:
         place: The run's seed and the stage's number.
-        settle: Called at the end of the stage with a record of what is left.
+        settle: As :class:`~tutelage.mechanisms.cutter.Cutter` calls it.
     """
 
     def __init__(
@@ -49,40 +58,52 @@ class GateHook(Hook):
         place: tuple[int, int],
         settle: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> None:
-        shape = anatomy.shape_of(model.config)
-        self.how, self.spec, self.model, self._settle, self._place = how, spec, model, settle, place
+        super().__init__(model, settle)
+        self._shape = shape = anatomy.shape_of(model.config)
+        self.how, self.spec, self._place = how, spec, place
         device = next(model.parameters()).device
-        sizes = ((shape.layers,), (shape.layers, shape.heads), (shape.layers,), (shape.layers, shape.intermediate))
-        self.gates = {
-            name: nn.Parameter(torch.full(size, START, device=device)) for name, size in zip(NAMES, sizes, strict=True)
-        }
+        layers = {"attention": (), "heads": (shape.heads,), "feed_forward": (), "neurons": (shape.intermediate,)}
+        starts = {name: torch.full((shape.layers, *size), START, device=device) for name, size in layers.items()}
+        if spec.hidden:
+            starts["hidden"] = torch.full((shape.hidden,), HIDDEN_START, device=device)
+        self.gates = {name: nn.Parameter(start) for name, start in starts.items()}
         self.multipliers = nn.Parameter(torch.zeros(2, device=device))
-        self._costs = unit_shares(shape, spec.of)
         self._step = self._total = 0
         self._generator = torch.Generator(device)
         self._noise: dict[str, Tensor] = {}
         self._draw()
         self._now: dict[str, Tensor] = {}
         self._shift = 0.0
-        self._handles = [anatomy.base_of(model).register_forward_pre_hook(self._begin)]
+        self._handles.append(anatomy.base_of(model).register_forward_pre_hook(self._begin))
         family = anatomy.family_of(model.config)
         for number, layer in enumerate(anatomy.layers_of(model)):
-            for block, units, inner, norm in (
-                ("attention", "heads", family.attention_output, family.attention_norm),
-                ("feed_forward", "neurons", family.ffn_down, family.ffn_norm),
+            for (block, units), inner, norm in (
+                (BLOCKS[0], family.attention_output, family.attention_norm),
+                (BLOCKS[1], family.ffn_down, family.ffn_norm),
             ):
-                matrix = layer.get_submodule(inner)
+                matrix, factors = layer.get_submodule(inner), partial(self._gates_of, units, number)
                 self._handles += [
-                    matrix.register_forward_pre_hook(self._at_units(units, number)),
+                    matrix.register_forward_pre_hook(self._at_units(factors)),
                     matrix.register_forward_hook(self._at_block(block, number)),
                     layer.get_submodule(norm).register_forward_hook(self._at_norm(block, number)),
                 ]
+        if spec.hidden:
+            places = outside_layers(model)
+            for path in places.norms:
+                norm_of_sum = model.get_submodule(path)
+                self._handles.append(norm_of_sum.register_forward_pre_hook(self._at_sum))
+                self._handles.append(norm_of_sum.register_forward_hook(self._normed))
+            for path in places.writers:
+                self._handles.append(model.get_submodule(path).register_forward_hook(self._at_writer))
 
     # --------------------------------------------------------------------------------------------- in the model
 
     def _begin(self, module: nn.Module, args: Any) -> None:
         """The gates of a forward pass."""
         self._now = self.values()
+        if self.spec.hidden:
+            is_open = (self._now["hidden"] > 0).float()
+            self._now["share"] = is_open / is_open.sum().clamp(min=1)
 
     def values(self) -> dict[str, Tensor]:
         """The gates by name: random where gradients are computed, else as they would be cut.
@@ -93,34 +114,44 @@ class GateHook(Hook):
             found = {name: concrete.sampled(a, self._noise[name]) for name, a in self.gates.items()}
         else:
             found = {}
-            for block, units in (NAMES[:2], NAMES[2:]):
+            for block, units in BLOCKS:
                 alone = self.gates[block][:, None]  # each block is decided on its own
                 found[block] = concrete.settled(alone, shift=self._shift)[:, 0]
                 within = concrete.open_probability(alone + self._shift)
                 found[units] = concrete.settled(self.gates[units], within, self._shift)
-        for block, units in (NAMES[:2], NAMES[2:]):
+            if self.spec.hidden:
+                found["hidden"] = concrete.settled(self.gates["hidden"], shift=self._shift)
+        for block, units in BLOCKS:
             found[block] = found[block] * (found[units] > 0).any(-1)
         return found
 
-    def _at_units(self, units: str, number: int) -> Any:
-        def multiply(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-            gates = self._now[units][number]
-            return (args[0] * gates.repeat_interleave(args[0].shape[-1] // len(gates)),)
-
-        return multiply
+    def _gates_of(self, name: str, number: int) -> Tensor:
+        return self._now[name][number]
 
     def _at_block(self, block: str, number: int) -> Any:
         def multiply(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            return output * self._now[block][number]
+            return self._at_writer(module, args, output * self._now[block][number])
 
         return multiply
 
     def _at_norm(self, block: str, number: int) -> Any:
-        def skip(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+        def skip(module: nn.LayerNorm, args: tuple[Tensor], output: Tensor) -> Tensor:
             # The norm reads the sum of a block's input and output. Of a closed block that is its input.
-            return torch.where(self._now[block][number] > 0, output, args[0])
+            return torch.where(self._now[block][number] > 0, self._normed(module, args, output), args[0])
 
         return skip
+
+    def _at_writer(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return output * self._now["hidden"] if self.spec.hidden else output
+
+    def _at_sum(self, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        return (args[0] * self._now["hidden"],)
+
+    def _normed(self, module: nn.LayerNorm, args: tuple[Tensor], output: Tensor) -> Tensor:
+        """The open coordinates, normalised among themselves, times their gates; the others are 0."""
+        if not self.spec.hidden:
+            return output
+        return normed(args[0], self._now["share"], module) * self._now["hidden"]
 
     # ------------------------------------------------------------------------------------------------- training
 
@@ -132,13 +163,23 @@ class GateHook(Hook):
             {"params": own, "weight_decay": 0.0, "rate": self.how.rate},
         ]
 
+    def _shares(self, hidden: Any) -> tuple[Any, Any]:
+        """What one head and one neuron cost at this width of the hidden states, as shares of what all cost at the teacher's."""
+        head, neuron = unit_costs(self._shape, self.spec.of, hidden)
+        whole = whole_cost(self._shape, self.spec.of)
+        return head / whole, neuron / whole
+
     def expected(self) -> Tensor:
         """The share of the cost that is expected to be left, ``()``."""
-        head, neuron = self._costs
         gates = self.gates
-        return concrete.expected_cost(gates["attention"], gates["heads"], head) + concrete.expected_cost(
-            gates["feed_forward"], gates["neurons"], neuron
+        costs = self._shares(
+            concrete.open_probability(gates["hidden"]).sum() if self.spec.hidden else self._shape.hidden
         )
+        parts = [
+            concrete.expected_cost(gates[block], gates[units], cost)
+            for (block, units), cost in zip(BLOCKS, costs, strict=True)
+        ]
+        return parts[0] + parts[1]
 
     def target(self, total: int) -> float:
         """The share that is to be left after the steps so far, of ``total``."""
@@ -189,18 +230,19 @@ class GateHook(Hook):
 
     @torch.no_grad()
     def layers(self) -> list[LayerGates]:
-        """The gates as they would be cut, by layer."""
+        """The gates of blocks and units as they would be cut, by layer."""
         values = self.values()
-        return [LayerGates(*(values[name][number] for name in NAMES)) for number in range(len(values["attention"]))]
+        names = [name for pair in BLOCKS for name in pair]
+        return [LayerGates(*(values[name][number] for name in names)) for number in range(self._shape.layers)]
 
     @torch.no_grad()
     def _left(self, shift: float) -> float:
         """The share of the cost that is left if the gates are counted with this shift."""
         self._shift = shift
-        values, (head, neuron) = self.values(), self._costs
-        heads = (values["heads"] * values["attention"][:, None] > 0).sum()
-        neurons = (values["neurons"] * values["feed_forward"][:, None] > 0).sum()
-        return float(heads * head + neurons * neuron)
+        values = self.values()
+        costs = self._shares((values["hidden"] > 0).sum() if self.spec.hidden else self._shape.hidden)
+        counts = [(values[units] * values[block][:, None] > 0).sum() for block, units in BLOCKS]
+        return float(counts[0] * costs[0] + counts[1] * costs[1])
 
     def _meet_target(self) -> None:
         """Shift the count of what is closed until what is left is as near to the target as whole blocks and units allow.
@@ -213,36 +255,33 @@ class GateHook(Hook):
             low, high = (middle, high) if self._left(middle) <= self.spec.share else (low, middle)
         self._shift = min(low, high, key=lambda shift: abs(self._left(shift) - self.spec.share))
 
-    @torch.no_grad()
     def finish(self, proof: Callable[[], Batch]) -> bool:
-        """Remove what is closed, and record what is left."""
-        expected = float(self.expected())
         self._meet_target()
-        batch, gates = proof(), self.layers()
-        before = anatomy.answers_of(self.model, batch.inputs, batch.predicted)
-        smaller = cut(self.model, gates)
-        for handle in self._handles:
-            handle.remove()
-        anatomy.become(self.model, smaller)
-        after = anatomy.answers_of(self.model, batch.inputs, batch.predicted)
-        head, neuron = self._costs
-        self._settle(
-            {
-                "of": self.spec.of,
-                "target": self.spec.share,
-                "expected": expected,
-                "reached": sum(len(g.kept_heads) * head + len(g.kept_neurons) * neuron for g in gates),
-                "layers": [
-                    {
-                        "heads": [number + 1 for number in g.kept_heads],
-                        "of_heads": len(g.heads),
-                        "neurons": len(g.kept_neurons),
-                        "of_neurons": len(g.neurons),
-                    }
-                    for g in gates
-                ],
-                "difference": float((after - before).abs().max()),
-                "largest_logit": float(before.abs().max()),
-            }
-        )
-        return True
+        return super().finish(proof)
+
+    @torch.no_grad()
+    def cut(self) -> PreTrainedModel:
+        return cut(self.model, self.layers(), self.values().get("hidden"))
+
+    @torch.no_grad()
+    def record(self) -> dict[str, Any]:
+        gates, whole = self.layers(), self._shape.hidden
+        hidden = int((self.values()["hidden"] > 0).sum()) if self.spec.hidden else whole
+        head, neuron = self._shares(hidden)
+        return {
+            "of": self.spec.of,
+            "target": self.spec.share,
+            "expected": float(self.expected()),
+            "reached": sum(len(g.kept_heads) * head + len(g.kept_neurons) * neuron for g in gates),
+            "hidden": hidden,
+            "of_hidden": whole,
+            "layers": [
+                {
+                    "heads": [number + 1 for number in g.kept_heads],
+                    "of_heads": len(g.heads),
+                    "neurons": len(g.kept_neurons),
+                    "of_neurons": len(g.neurons),
+                }
+                for g in gates
+            ],
+        }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from tutelage.errors import TutelageError
-from tutelage.mechanisms.mechanism import Mechanism, StageLike
-from tutelage.students.specs import Gated, Student
+from tutelage.mechanisms.cutting import Cutting
+from tutelage.students.specs import Gated
 
 if TYPE_CHECKING:
     from tutelage.mechanisms.hook import Hook
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from tutelage.teachers.teacher import Teacher
 
 
-class Gates(Mechanism):
-    """A random gate for each attention block, feed-forward block, head and neuron of a student with ``init=gated``.
+class Gates(Cutting):
+    """A random gate for each attention block, feed-forward block, head and neuron of a student with ``init=gated``, and for each
+    hidden coordinate, the same in all layers.
 
     The gates learn with the student, by the loss and by a Lagrangian that draws their expected cost to the student's ``share``. At
     the end of the stage they are fixed, what is closed is removed, and the student is a smaller model.
     """
 
-    keeps_last = True
+    does = "cuts its student by gates"
+    takes = "share=0.5"
 
     kind: Literal["gates"] = "gates"
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-2
@@ -33,31 +35,25 @@ class Gates(Mechanism):
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of the stage's steps in which the target falls from the whole model to the student's ``share``."""
 
-    def check(self, stage: StageLike) -> None:
-        name = f"stage {stage.name!r}"
-        if stage.on_corpus:
-            raise ValueError(
-                f"{name} is on a corpus, and gates cut a student for a task; use init=inherited (wid) there"
-            )
-        if stage.select == "best" or stage.patience is not None:
-            raise ValueError(
-                f"{name} has gates, so its student is complete only at the end; set select=last, without patience"
-            )
-
-    def check_student(self, stage: StageLike, student: Student, *, first: bool) -> None:
-        if not first or student.needs_mechanism != self.kind:
-            raise ValueError(
-                f"stage {stage.name!r} has gates, which need a student with init=gated in its first stage; use --student "
-                "share=0.5, or another method"
-            )
-
     def prepare(self, scene: Scene, stage: StageScene) -> None:
         from tutelage import anatomy
-        from tutelage.students.sizes import sizes_of, unit_shares
+        from tutelage.students.sizes import sizes_of, unit_costs, whole_cost
 
         assert isinstance(scene.spec, Gated)
+        for later in scene.stages[stage.index + 1 :]:
+            needs, name = later.plan.student_needs, later.stage.name
+            if needs.measured.attention:
+                raise TutelageError(
+                    f"stage {name!r} compares the attention of a student whose layers lose heads in stage {stage.stage.name!r}; "
+                    "leave that term out"
+                )
+            if needs.pooled and scene.spec.hidden:
+                raise TutelageError(
+                    f"stage {name!r} compares the pooled output of a student whose hidden states become narrower than it in "
+                    f"stage {stage.stage.name!r}; leave that term out, or use --student hidden=false"
+                )
         shape = anatomy.shape_of(scene.student.config)
-        least = sum(unit_shares(shape, scene.spec.of))
+        least = sum(unit_costs(shape, scene.spec.of, shape.hidden)) / whole_cost(shape, scene.spec.of)
         if scene.spec.share < least:
             raise TutelageError(
                 f"share={scene.spec.share:g} is less than one head and one neuron of the teacher ({shape}); use at least "
@@ -88,7 +84,8 @@ class Gates(Mechanism):
         spec = scene.spec
         assert isinstance(spec, Gated)
         return [
-            f"  closes gates until {spec.share:.1%} of the {spec.of} of heads and neurons are left, the target falls for "
+            f"  closes gates of blocks, heads{', neurons and hidden coordinates' if spec.hidden else ' and neurons'} until "
+            f"{spec.share:.1%} of the {spec.of} of heads and neurons are left, the target falls for "
             f"{round(self.warmup * steps):,} steps; the closed ones are then removed"
         ]
 
@@ -96,12 +93,8 @@ class Gates(Mechanism):
         from tutelage.mechanisms.gates.gates import GateHook
         from tutelage.mechanisms.gates.words import terminal
 
-        def settle(record: dict[str, Any]) -> None:
-            for line in terminal(stage.stage.name, record):
-                scene.display.say(line)
-            scene.record(self.kind, stage.stage.name, record)
-
         assert isinstance(scene.spec, Gated)
+        settle = self.settled(scene, stage, terminal)
         return GateHook(self, scene.spec, scene.student, (scene.seed, stage.index), settle)
 
     def sections(self, scene: Scene) -> list[Section]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tutelage.mechanisms.cutting import doubts, sentences
 from tutelage.report.section import Column, Row, Section, Table
 
 MISSED = 0.05
 """Share of the target by which gates and student may miss it without a note."""
-ROUNDING = 1e-4
-"""Largest change of a logit by cutting, as a share of the largest logit, that is rounding."""
 
 
 def terminal(stage: str, record: Mapping[str, Any]) -> list[str]:
@@ -21,6 +20,7 @@ def terminal(stage: str, record: Mapping[str, Any]) -> list[str]:
         f"stage {stage}: {summary(record)}",
         f"  heads by layer    {heads}",
         f"  neurons by layer  {neurons}",
+        f"  hidden size       {record['hidden']:,} of {record['of_hidden']:,}",
         *(f"note: {note}" for note in notes(record)),
     ]
 
@@ -47,11 +47,7 @@ def notes(record: Mapping[str, Any]) -> list[str]:
         )
     if abs(record["reached"] - record["target"]) > room:
         found.append("the student misses its target, which lies between two sizes of whole blocks; try another share")
-    if record["difference"] > ROUNDING * max(record["largest_logit"], 1.0):
-        found.append(
-            f"removing what is closed changed logits by up to {record['difference']:.2g}; do not use the student"
-        )
-    return found
+    return found + doubts(record)
 
 
 def _numbers(layer: Mapping[str, Any]) -> tuple[str, str]:
@@ -68,12 +64,15 @@ def section(record: Mapping[str, Any]) -> Section:
         rows.append(Row(name=str(number), cells=[heads, ", ".join(map(str, layer["heads"])) or gone, neurons]))
     return Section(
         title="What is left",
-        paragraphs=[f"{summary(record)}."],
+        paragraphs=[
+            f"{summary(record)}.",
+            f"Hidden states have {record['hidden']:,} of the teacher's {record['of_hidden']:,} coordinates.",
+        ],
         table=Table(
             caption="Heads and neurons that are left",
             head="layer of the teacher",
             columns=[Column(title="heads"), Column(title="which", align="text"), Column(title="neurons")],
             rows=rows,
         ),
-        notes=[note[0].upper() + note[1:] + "." for note in notes(record)],
+        notes=sentences(notes(record)),
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from tutelage.mechanisms.mechanism import Mechanism, StageLike
+from tutelage.mechanisms.mechanism import Mechanism, StageLike, check_last
 from tutelage.students.specs import Student
 
 if TYPE_CHECKING:
@@ -54,10 +54,7 @@ class PruningSchedule(Mechanism):
 
     def check(self, stage: StageLike) -> None:
         name = f"stage {stage.name!r}"
-        if stage.select == "best":
-            raise ValueError(f"{name} prunes, so its student is complete only at the end; set select=last")
-        if stage.patience is not None:
-            raise ValueError(f"{name} prunes, which needs all of its steps; leave out patience")
+        check_last(stage, "prunes")
         others = [term.kind for term in stage.objective if not term.on_logits]
         if others or stage.train != "all":
             what = ", ".join(others) or "train"

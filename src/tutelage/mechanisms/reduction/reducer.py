@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,25 +12,26 @@ from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.data.batches import Batch
-from tutelage.mechanisms.hook import Hook
+from tutelage.mechanisms.cutter import Cutter
 from tutelage.mechanisms.reduction.sizes import Way
 from tutelage.students.importance import unit_sums
 from tutelage.students.pruned import with_units
 
 
-class Reducer(Hook):
+class Reducer(Cutter):
     """Sets layers, heads, neurons and directions of the embeddings to zero in increments; cuts them out at the end of the stage.
 
     A part that is set to zero gets no gradient, so that the student learns as if it were cut out already.
 
     Args:
-        settle: Called at the end of the stage with a record of what went.
+        settle: As :class:`~tutelage.mechanisms.cutter.Cutter` calls it.
     """
 
     def __init__(
         self, way: Way, model: PreTrainedModel, settle: Callable[[dict[str, Any]], None] = lambda record: None
     ) -> None:
-        self.way, self.model, self._settle = way, model, settle
+        super().__init__(model, settle)
+        self.way = way
         self._family, shape = anatomy.family_of(model.config), anatomy.shape_of(model.config)
         device = next(model.parameters()).device
         self._layers = list(anatomy.layers_of(model))
@@ -42,12 +44,14 @@ class Reducer(Hook):
         table = anatomy.word_embeddings_of(model)
         self._directions = _directions(table.weight) if way.removes("rank") else None
         self._projector: Tensor | None = None
-        self._handles = [table.register_forward_hook(self._at_table)]
+        self._handles.append(table.register_forward_hook(self._at_table))
         for number, layer in enumerate(self._layers):
             for name, inner in (("heads", self._family.attention_output), ("intermediate", self._family.ffn_down)):
                 if way.removes(name):
                     matrix = layer.get_submodule(inner)
-                    self._handles.append(matrix.register_forward_pre_hook(self._at_units(name, number)))
+                    self._handles.append(
+                        matrix.register_forward_pre_hook(self._at_units(partial(self._left_of, name, number)))
+                    )
             if way.removes("layers"):
                 self._handles.append(layer.register_forward_hook(self._at_layer(number)))
 
@@ -56,12 +60,8 @@ class Reducer(Hook):
     def _at_table(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         return output if self._projector is None else output @ self._projector.to(output.dtype)
 
-    def _at_units(self, name: str, number: int) -> Any:
-        def multiply(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-            left = self.left[name][number]
-            return (args[0] * left.repeat_interleave(args[0].shape[-1] // len(left)),)
-
-        return multiply
+    def _left_of(self, name: str, number: int) -> Tensor:
+        return self.left[name][number]
 
     def _at_layer(self, number: int) -> Any:
         def skip(module: nn.Module, args: tuple[Tensor], output: Any) -> Any:
@@ -137,28 +137,15 @@ class Reducer(Hook):
 
     # ------------------------------------------------------------------------------------------------------ end
 
-    @torch.no_grad()
-    def finish(self, proof: Callable[[], Batch]) -> bool:
-        """Cut out what is removed, and record the way."""
-        batch, model = proof(), self.model
-        before = anatomy.answers_of(model, batch.inputs, batch.predicted)
-        smaller = self._cut()
-        for handle in self._handles:
-            handle.remove()
-        anatomy.become(model, smaller)
-        after = anatomy.answers_of(model, batch.inputs, batch.predicted)
+    def record(self) -> dict[str, Any]:
         count = self.way.count
-        self._settle(
-            {
-                "sizes": [self.way.after(number) for number in range(count + 1)],
-                "steps": [0, *(-(-number * self._total // count) for number in range(1, count + 1))],
-                "difference": float((after - before).abs().max()),
-                "largest_logit": float(before.abs().max()),
-            }
-        )
-        return True
+        return {
+            "sizes": [self.way.after(number) for number in range(count + 1)],
+            "steps": [0, *(-(-number * self._total // count) for number in range(1, count + 1))],
+        }
 
-    def _cut(self) -> PreTrainedModel:
+    @torch.no_grad()
+    def cut(self) -> PreTrainedModel:
         model = self.model
         if self._projector is not None:
             table = anatomy.word_embeddings_of(model).weight

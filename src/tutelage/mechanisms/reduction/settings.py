@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from tutelage.errors import TutelageError
-from tutelage.mechanisms.mechanism import Mechanism, StageLike
-from tutelage.students.specs import Reduced, Student
+from tutelage.mechanisms.cutting import Cutting
+from tutelage.mechanisms.mechanism import StageLike
+from tutelage.students.specs import Reduced
 
 if TYPE_CHECKING:
     from tutelage.mechanisms.hook import Hook
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tutelage.teachers.teacher import Teacher
 
 
-class Reduction(Mechanism):
+class Reduction(Cutting):
     """Brings a student with ``init=reduced`` to its sizes in equal increments over the stage.
 
     The top layers go. In each layer, heads and neurons go that matter least to the losses: those with the smallest ``|w g|`` since
@@ -27,7 +28,8 @@ class Reduction(Mechanism):
     the stage; it is then cut out.
     """
 
-    keeps_last = True
+    does = "reduces its student"
+    takes = "init=reduced,layers=8"
 
     kind: Literal["reduction"] = "reduction"
     reduces: Literal["depth", "width", "both"] = "both"
@@ -36,24 +38,9 @@ class Reduction(Mechanism):
     """Number of increments; by default one for each layer or head that goes, 10 where none goes."""
 
     def check(self, stage: StageLike) -> None:
-        name = f"stage {stage.name!r}"
-        if stage.on_corpus:
-            raise ValueError(
-                f"{name} is on a corpus, and reduction makes a student for a task; use init=inherited (wid) there"
-            )
-        if stage.select == "best" or stage.patience is not None:
-            raise ValueError(
-                f"{name} reduces its student, which is complete only at the end; set select=last, without patience"
-            )
+        super().check(stage)
         if stage.train not in ("all", "without_embeddings"):
-            raise ValueError(f"{name} reduces its student by the gradients of all layers; set train=all")
-
-    def check_student(self, stage: StageLike, student: Student, *, first: bool) -> None:
-        if not first or student.needs_mechanism != self.kind:
-            raise ValueError(
-                f"stage {stage.name!r} reduces its student, which needs init=reduced in the first stage; use --student "
-                "init=reduced,layers=8, or another method"
-            )
+            raise ValueError(f"stage {stage.name!r} {self.does} by the gradients of all layers; set train=all")
 
     def prepare(self, scene: Scene, stage: StageScene) -> None:
         way = self._way(scene)
@@ -89,12 +76,7 @@ class Reduction(Mechanism):
         from tutelage.mechanisms.reduction.reducer import Reducer
         from tutelage.mechanisms.reduction.words import terminal
 
-        def settle(record: dict[str, Any]) -> None:
-            for line in terminal(stage.stage.name, record):
-                scene.display.say(line)
-            scene.record(self.kind, stage.stage.name, record)
-
-        return Reducer(self._way(scene), scene.student, settle)
+        return Reducer(self._way(scene), scene.student, self.settled(scene, stage, terminal))
 
     def sections(self, scene: Scene) -> list[Section]:
         from tutelage.mechanisms.reduction.words import section

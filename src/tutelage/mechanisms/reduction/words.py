@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tutelage.mechanisms.cutting import doubts, sentences
 from tutelage.mechanisms.reduction.sizes import NAMES
 from tutelage.report.section import Column, Row, Section, Table
-
-ROUNDING = 1e-4
-"""Largest change of a logit by cutting, as a share of the largest logit, that is rounding."""
 
 
 def terminal(stage: str, record: Mapping[str, Any]) -> list[str]:
     """Lines for the terminal, at the end of the stage."""
-    return [f"stage {stage}: {summary(record)}", *(f"note: {note}" for note in notes(record))]
+    return [f"stage {stage}: {summary(record)}", *(f"note: {note}" for note in doubts(record))]
 
 
 def summary(record: Mapping[str, Any]) -> str:
@@ -22,13 +20,6 @@ def summary(record: Mapping[str, Any]) -> str:
     whole, final = record["sizes"][0], record["sizes"][-1]
     left = [f"{final[name]:,} of {whole[name]:,} {words}" for name, words in _removed(record).items()]
     return f"{', '.join(left)} are left" if left else "nothing was removed"
-
-
-def notes(record: Mapping[str, Any]) -> list[str]:
-    """Reasons to doubt that the student is the one that was trained."""
-    if record["difference"] > ROUNDING * max(record["largest_logit"], 1.0):
-        return [f"cutting the student changed logits by up to {record['difference']:.2g}; do not use it"]
-    return []
 
 
 def section(record: Mapping[str, Any]) -> Section:
@@ -47,7 +38,7 @@ def section(record: Mapping[str, Any]) -> Section:
             columns=[Column(title=words) for words in names.values()],
             rows=rows,
         ),
-        notes=[note[0].upper() + note[1:] + "." for note in notes(record)],
+        notes=sentences(doubts(record)),
     )
 
 

@@ -258,13 +258,19 @@ class KeptNorm(nn.Module):
         return self._group[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        group = self.group
+        if not self.group.whole:
+            return normed(x, self.group.share(self.weight.dtype), self)
         with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.weight.dtype)
-            if group.whole:
-                return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-            normed: Tensor = _Normed.apply(x, group.share(x.dtype), self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
-            return normed
+            return F.layer_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.bias, self.eps)
+
+
+def normed(x: Tensor, share: Tensor, norm: nn.LayerNorm | KeptNorm) -> Tensor:
+    """A layer norm whose mean and variance are weighted by ``share`` ``(width,)``, which sums to 1: equal for the kept coordinates,
+    and 0 for the others."""
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(norm.weight.dtype)
+        found: Tensor = _Normed.apply(x, share.to(x.dtype), norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
+        return found
 
 
 class _Normed(torch.autograd.Function):
@@ -272,21 +278,21 @@ class _Normed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, share: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        normed = x - x @ share[:, None]
-        scale = (normed.square() @ share[:, None] + eps).rsqrt()
-        normed *= scale
-        ctx.save_for_backward(normed, scale, share, weight)
-        return torch.addcmul(bias, normed, weight)
+        found = x - x @ share[:, None]
+        scale = (found.square() @ share[:, None] + eps).rsqrt()
+        found *= scale
+        ctx.save_for_backward(found, scale, share, weight)
+        return torch.addcmul(bias, found, weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        normed, scale, share, weight = ctx.saved_tensors
+        found, scale, share, weight = ctx.saved_tensors
         (gradient,) = gradients
-        product = gradient * normed
+        product = gradient * found
         shift, stretch = gradient @ weight[:, None], product @ weight[:, None]
         each = tuple(range(gradient.ndim - 1))
         of_weight, of_bias = product.sum(each), gradient.sum(each)
-        of_x = product.copy_(shift).addcmul_(normed, stretch).mul_(share).neg_().addcmul_(gradient, weight).mul_(scale)
+        of_x = product.copy_(shift).addcmul_(found, stretch).mul_(share).neg_().addcmul_(gradient, weight).mul_(scale)
         return of_x, None, of_weight, of_bias, None
 
 
