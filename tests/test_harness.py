@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 def test_the_page_is_made_of_the_results() -> None:
     out = Path("results/harness.json")
     results = json.loads((ROOT / out).read_text())
-    page = filled(Path(pages.__file__).with_name("survival.md"), out=out, settings=None, **pages.page(results, out))
+    page = filled(Path(pages.__file__).with_name("survival.md"), out=out, settings=None, **pages.page(results))
     assert page == (ROOT / "docs/results/survival.md").read_text()
 
 

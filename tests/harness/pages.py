@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from tutelage.studies.pages import table
@@ -15,7 +14,7 @@ NOT_RUN = ["Not run yet."]
 OUTCOMES = ("one line", "same result", "other result", "traceback", "stuck")
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     """The fields of ``survival.md``."""
     killed = results.get("kills", {}).get("cases", {})
     harmed, random = results.get("damage", {}), results.get("fuzz", {}).get("kinds", {})
