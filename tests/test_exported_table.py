@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ALL_FAMILIES, VOCABULARY, sentences, tiny_config
-from test_pruned import SMALL, some_scores
+from test_gates import hook_of
+from test_pruned import SMALL, proof, some_scores
 from transformers import AutoModel, BertTokenizerFast, PreTrainedModel
 
 from tutelage import anatomy, serving
@@ -234,6 +235,18 @@ def test_students_and_heads(student: str, form: str, tokenizer: Any, tmp_path: P
         STUDENTS[student], teacher, settings, 0, scores=lambda model: some_scores(), head=head, vocabulary=vocabulary
     )
     check(spread(model) if student == "fresh" else model, tokenizer, form, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", HEADS)
+def test_a_student_of_uneven_layers_and_a_narrower_width(form: str, tokenizer: Any, tmp_path: Path) -> None:
+    head = HEADS[form][0]
+    model = random_model("bert", form)
+    hook = hook_of(model)
+    hook._meet_target = lambda: None  # type: ignore[method-assign]
+    hook.finish(lambda: proof(model, tokenizer(TEXTS[:3], padding=True, return_tensors="pt")))
+    assert head == "vectors" or anatomy.hidden_of(model.config) < model.config.hidden_size
+    check(model, tokenizer, form, tmp_path)
 
 
 @pytest.mark.slow
