@@ -607,3 +607,8 @@ def test_the_reference_is_of_these_docstrings() -> None:
     docs = Path(__file__).parents[1] / "docs"
     made = runpy.run_path(str(docs / "reference.py"))
     assert made["page"]() == (docs / "api.md").read_text(encoding="utf-8")
+
+
+def test_a_student_that_no_path_can_be_is_refused_in_a_line() -> None:
+    with pytest.raises(TutelageError, match=r"^--student '~C\\x00a': name: .*null byte"):
+        parse("~C\0a")

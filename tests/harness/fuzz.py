@@ -106,7 +106,7 @@ def _line(generator: np.random.Generator) -> list[str]:
         group = group.commands[word]
     options = [option for one in group.params for option in one.opts if option.startswith("--")]
     words = name.split()
-    for _ in range(int(generator.integers(0, 7))):
+    for _ in range(int(generator.integers(0, 7)) if options else 0):
         words.append(str(generator.choice(options)))
         if generator.random() < 0.85:
             pool = VALUES if generator.random() < 0.8 else list(METHODS)

@@ -374,7 +374,7 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
         TutelageError: if no kind of student has such a key, or a value is invalid.
     """
     if "=" not in text or "/" in text.partition("=")[0] or os.path.isdir(os.path.expanduser(text)):
-        return Checkpoint(name=text)
+        return _made("checkpoint", {"name": text}, text)
     fields: dict[str, Any] = {}
     for part in text.split(","):
         key, _, value = part.partition("=")
@@ -391,14 +391,20 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
         own = set(fields) <= set(kind.model_fields)
         if own and (init == recipe_student.init or _known(kind, fields)):
             init, fields = recipe_student.init, recipe_student.model_dump() | fields
+    return _made(init, fields, text)
+
+
+def _made(init: str, fields: dict[str, Any], text: str) -> Student:
+    """The student with these fields, of what was typed."""
+    kind = kinds_of(StudentSpec, "init")[init]
     try:
-        return kinds[init](**fields)
+        return kind(**fields)
     except ValidationError as error:
         first = error.errors()[0]
         message = "there is no such field" if first["type"] == "extra_forbidden" else first["msg"]
         raise TutelageError(
             f"--student {text!r:.200}: {first['loc'][0]}: {message}; a student with init={init} has the fields "
-            f"{', '.join(kinds[init].model_fields)}"
+            f"{', '.join(kind.model_fields)}"
         ) from None
 
 
