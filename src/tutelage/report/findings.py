@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from tutelage.report.model import Finding, StageEntry, TaskReport, Trials
+from tutelage.report.model import Finding, TaskReport, Trials
 from tutelage.report.numbers import finite, percent, score_text
 from tutelage.report.words import difference, failures, folder_name, gain, student_stages, words
 from tutelage.tasks.metrics import standard_error
@@ -97,7 +97,8 @@ def _training(report: TaskReport) -> Iterator[Finding]:
                     if whose == "student"
                     else None,
                 )
-        yield from _one_sided(stage)
+        if found := one_sided(stage.name, {name: first.gradient for name, first in stage.first_step.items()}):
+            yield found
     if (tried := report.start) is not None:
         losses = {one.name: one.loss for one in tried.tried if one.loss is not None}
         worst = max(losses, key=lambda name: losses[name], default=tried.chosen)
@@ -110,19 +111,36 @@ def _training(report: TaskReport) -> Iterator[Finding]:
             )
 
 
-def _one_sided(stage: StageEntry) -> Iterator[Finding]:
-    norms = {name: first.gradient for name, first in stage.first_step.items() if first.gradient}
+def one_sided(stage: str, gradients: Mapping[str, float | None]) -> Finding | None:
+    """The finding that one term decides alone, by the norms of the terms' gradients in the first step of a stage."""
+    norms = {name: norm for name, norm in gradients.items() if norm}
     if len(norms) < 2:
-        return
+        return None
     largest, smallest = max(norms, key=lambda name: norms[name]), min(norms, key=lambda name: norms[name])
     ratio = norms[largest] / norms[smallest]
-    if ratio > ONE_SIDED:
-        yield Finding(
-            kind="one term decides",
-            text=f"In the first step of stage {stage.name} the gradient of {words(largest)} is {ratio:.0f} times that of "
-            f"{words(smallest)}.",
-            remedy=f"Balance them: divide the weight of the first by {ratio:.0f} (--set stages.{stage.name}.{largest}.weight=...).",
-        )
+    if ratio <= ONE_SIDED:
+        return None
+    return Finding(
+        kind="one term decides",
+        text=f"In the first step of stage {stage} the gradient of {words(largest)} is {ratio:.0f} times that of "
+        f"{words(smallest)}.",
+        remedy=f"Balance them: divide the weight of the first by {ratio:.0f} (--set stages.{stage}.{largest}.weight=...).",
+    )
+
+
+def first_step_lines(stage: str, terms: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """The loss and gradient of each term in the first step of a stage, as they are shown when it is done, and a warning if one
+    decides alone; nothing of a single term."""
+    shown = [
+        f"{words(name)} loss {one['loss']:.3g}, gradient "
+        + ("overflows" if one["gradient"] is None else f"{one['gradient']:.3g}")
+        for name, one in terms.items()
+    ]
+    if not shown:
+        return []
+    lines = [f"first step of stage {stage}: {'; '.join(shown)}"]
+    found = one_sided(stage, {name: one["gradient"] for name, one in terms.items()})
+    return lines if found is None else [*lines, f"warning: {found.text} {found.remedy}"]
 
 
 def _curve(half: Trials) -> str | None:
