@@ -20,12 +20,14 @@ from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.methods.compact import compact
 from tutelage.methods.finetune import finetune
+from tutelage.objectives.attention import AttentionScores
+from tutelage.objectives.hidden import FirstToken, Hidden
 from tutelage.progress import duration
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport, Trial, load_report
-from tutelage.run import budget, trials
+from tutelage.run import budget, pairing, trials
 from tutelage.run import task as of_tasks
 from tutelage.run.workspace import bench
 from tutelage.students.specs import Copied, Fresh
@@ -86,11 +88,14 @@ def test_a_trial_asks_what_the_last_stage_asks_of_predictions(monkeypatch: pytes
 
 def test_a_trial_that_diverged_is_not_taken(tmp_path: Path) -> None:
     """Its loss is no number, which neither compares nor is JSON."""
-    tried = [Trial(name=str(loss), untrained_loss=1, untrained_score=None, loss=loss, score=None) for loss in (None, 2)]
+    given = {"untrained_loss": 1, "untrained_score": None, "score": None}
+    tried = [Trial(name="best untrained", trained=False, loss=None, **given)]
+    tried += [Trial(name=str(loss), loss=loss, **given) for loss in (None, 2)]
     main = SimpleNamespace(num_processes=1, is_main_process=True, wait_for_everyone=lambda: None)
     ground: Any = SimpleNamespace(accelerator=main, held_out=[])
     assert trials.best_of(tmp_path / "rate.json", ground, lambda: tried, 9).chosen == "2"
-    assert json.loads((tmp_path / "rate.json").read_text())["tried"][0]["loss"] is None
+    assert json.loads((tmp_path / "rate.json").read_text())["tried"][1]["loss"] is None
+    assert trials.best_of(tmp_path / "start.json", ground, lambda: tried[:2], 9).chosen == "None"
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +111,72 @@ def distilled(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_the_best_start_is_taken_and_reported(distilled: Path, teacher_folder: Path) -> None:
     report = load_report(distilled)
     assert isinstance(report, TaskReport) and report.start is not None and report.twin_rates is not None
-    losses = {one.name: one.loss for one in report.start.tried}
-    assert report.start.chosen == min(losses, key=lambda name: losses[name]) and len(losses) > 2
+    losses = {one.name: one.loss for one in report.start.tried if one.loss is not None}
+    assert report.start.chosen == min(losses, key=lambda name: losses[name])
     assert {one.name for one in report.twin_rates.tried} == {"0.003", "0.0075"}
     assert report.rates is None  # the settings name it
     assert report.start.texts == report.data.selection
     page = (distilled / "report.html").read_text(encoding="utf-8")
     assert f"{report.start.chosen} (taken)" in page and "Learning rate of the student without" in page
     assert not (distilled / trials.START).exists() and not (distilled / trials.TWIN).exists()
+
+
+def test_all_starts_are_measured_and_the_best_few_are_trained(
+    distilled: Path,
+    teacher_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Those with the lowest losses untrained; the terminal and the page show all."""
+    monkeypatch.setattr(trials, "TRAINED", 2)
+    result = api.distill(
+        str(teacher_folder / "teacher"), tmp_path / "run", student="layers=2", baseline=False,
+        settings={"stages.*.max_steps": 2, "stages.*.lr": 1e-3},
+        train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv",
+    )  # fmt: skip
+    report = load_report(tmp_path / "run")
+    assert isinstance(report, TaskReport) and report.start is not None
+    tried = report.start.tried
+    assert {one.name: one.untrained_loss for one in tried} == {
+        one["name"]: one["untrained_loss"] for one in load_report(distilled).model_dump()["start"]["tried"]
+    }
+    best = sorted(tried, key=lambda one: one.untrained_loss)[:2]
+    assert len(tried) == 4 and [one for one in tried if one.trained] == [one for one in tried if one in best]
+    assert all((one.loss is not None) == (one.score is not None) == one.trained for one in tried)
+    assert report.start.chosen == min(best, key=lambda one: one.loss or 0).name
+    (table,) = (
+        part for part in capsys.readouterr().err.split("start: ") if "is taken. The 2 with the lowest loss" in part
+    )
+    for one in tried:
+        assert one.untrained_agreement is not None and 0 <= one.untrained_agreement <= 1
+        (line,) = (line for line in table.splitlines() if line.startswith(f"  {one.name}"))
+        assert f"{one.untrained_loss:.4f}" in line and (f"{one.loss:.4f}" if one.trained else "not trained") in line
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert page.count("not trained") == 2 and "Agreement with the teacher untrained" in page
+    assert result.student.config.num_hidden_layers == 2
+
+
+def test_the_agreement_of_a_start_is_with_the_teacher(teacher_folder: Path, tmp_path: Path) -> None:
+    """A copy of all layers agrees everywhere."""
+    from tutelage.students.copied import copy_layers
+
+    data = DataConfig(train=str(teacher_folder / "train.csv"), dev=str(teacher_folder / "dev.csv"))
+    teacher = str(teacher_folder / "teacher")
+    with bench(quiet=True) as desk:
+        task = of_tasks.TaskRun(
+            desk, RunConfig(recipe=compact(epochs=1), data=data, teacher=teacher, out=str(tmp_path))
+        )
+        stage = trials.trial_stage(task.config.recipe.stages[-1], 10, taught=True, labels=True)
+        assert stage is not None and task.teacher is not None
+        ground = trials.ground_of(task, stage)
+        same = copy_layers(task.teacher.source.model, Copied(layers="all"), {})
+        one = ground.untrained("all", stage, same)
+        assert one.untrained_agreement == 1.0 and not one.trained and one.loss is None
+        with torch.no_grad():
+            same.get_submodule("classifier").weight.neg_()
+            same.get_submodule("classifier").bias.neg_()
+        assert ground.untrained("opposite", stage, same).untrained_agreement == 0.0
 
 
 def test_the_expected_time_has_the_trials_in_it(
@@ -147,7 +210,10 @@ def test_the_expected_time_has_the_trials_in_it(
         train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv", settings={"stages.distill.epochs": 2},
     )  # fmt: skip
     *trained, passes, planned = seen
-    assert len(trained) > 4 and passes == sum(3 * one + 2 * (40 + 40) for one in trained)
+    # All starts are measured untrained, also beside the teacher; each that is trained is measured again, and so is the other rate.
+    count = len(trials.starts(Copied(layers=2), shape(4)))
+    assert len(trained) == trials.TRAINED + 1 and count == 4
+    assert passes == (count + 1) * 3 * 40 + sum(3 * one + 2 * 40 for one in trained)
     assert told == [
         f"expected time on this machine: about {duration(seconds)}{more}, without the baseline"
         for seconds, more in ((planned + passes, ", with the trials"), (planned, ""))
@@ -168,6 +234,61 @@ def test_the_student_begins_with_the_layers_that_were_taken(teacher_folder: Path
     kept = dict(anatomy.layers_of(result.student)[0].state_dict())
     for name, value in anatomy.layers_of(teacher)[taken - 1].state_dict().items():
         torch.testing.assert_close(kept[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_copied_layer_is_paired_with_the_one_that_it_was_copied_from() -> None:
+    """The last with the teacher's last; a term that names a mapping keeps it, and so does a student of other layers."""
+    terms = [Hidden(), Hidden(layers="uniform"), AttentionScores(), FirstToken()]
+    teacher = shape(6)
+    for student, mapping in (
+        (Copied(layers=[1, 4, 6]), [1, 4, 6]),
+        (Copied(layers=3, choose="first"), [1, 2, 6]),
+        (Copied(layers=3, choose="last"), [4, 5, 6]),
+    ):
+        found = pairing.paired(terms, pairing.copied_layers(student, teacher, teacher), teacher.layers)
+        assert [term.layers for term in found] == [mapping, "uniform", mapping, "skip"]
+        assert found[0].pairs(shape(3), teacher) == list(enumerate(mapping, start=1))
+    for student, source in ((Fresh(layers=3), teacher), (Copied(layers=[1, 4, 6]), shape(7)), (Copied(layers=2), None)):
+        assert pairing.copied_layers(student, source, teacher) is None
+    assert pairing.paired(terms, None, 6) == terms
+    named = [
+        (stage.name, term.kind, term.layers)
+        for name in ("tinybert_reference", "dynabert", "rosita", "mt_bert")
+        for stage in METHODS[name]().stages
+        for term in stage.objective
+        if isinstance(term, Hidden | AttentionScores)
+    ]
+    assert len(named) > 6 and {layers for *_, layers in named} == {"uniform"}  # as their papers have it
+    assert {term.layers for term in METHODS["tinybert"]().stages[1].objective[1:]} == {"origin"}
+
+
+def test_layers_are_paired_by_the_start_that_trials_choose(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store has the layers of all starts, so that the stage reads it whichever is chosen."""
+    monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
+    stage = compact().stages[0]
+    recipe = compact().model_copy(
+        update={"stages": [stage.model_copy(update={"objective": [*stage.objective[:2], Hidden()]})]}
+    )
+    answers: list[str] = []
+    begin = of_tasks.TaskRun.begin
+
+    def seen(run: Any, index: int, logs: Any) -> Any:
+        work = begin(run, index, logs)
+        answers.append(type(work.teacher).__name__)
+        return work
+
+    monkeypatch.setattr(of_tasks.TaskRun, "begin", seen)
+    result = api.distill(
+        str(teacher_folder / "teacher"), tmp_path / "run", student="layers=2", method=recipe, teacher_store="auto", quiet=True,
+        baseline=False, settings={"stages.*.max_steps": 2, "stages.*.lr": 1e-3},
+        train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv",
+    )  # fmt: skip
+    first = int(result.report["start"]["chosen"].split()[-2])
+    (mapped,) = result.report["mapping"]
+    assert mapped["pairs"] == [[1, first], [2, 4]]
+    assert answers == ["StoredTeacher"] and "1, 2, 3, 4" in result.report["store"]["keeps"]
 
 
 def test_candidates_are_layers_of_the_model_that_they_are_copied_from(teacher_folder: Path, tmp_path: Path) -> None:
@@ -203,7 +324,7 @@ def test_few_texts_are_tried_beside_half_of_them(
         baseline=False, train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv",
     )  # fmt: skip
     start, half = result.report["start"], result.report["half"]
-    assert rows == [57] * len(start["tried"]) + [28]
+    assert rows == [57] * trials.TRAINED + [28]
     assert [one["name"] for one in half["tried"]] == ["28 texts", "57 texts"]
     (taken,) = (one for one in start["tried"] if one["name"] == start["chosen"])
     fewer, every = half["tried"]

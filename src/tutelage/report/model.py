@@ -334,15 +334,20 @@ class PredictionsEntry(Block):
 
 
 class Trial(Block):
-    """A candidate that was trained for a few steps before the choice."""
+    """A candidate that was measured, and trained for a few steps, before the choice."""
 
     name: str
     untrained_loss: float
     """Loss on the held-out texts before the trial."""
+    untrained_agreement: float | None = None
+    """Agreement with the teacher on the held-out texts before the trial, as ``student.agreement``. Null without a teacher, and
+    where answers are numbers."""
     untrained_score: float | None
     """What chooses checkpoints, on the validation split. Null where no score does."""
+    trained: bool = True
+    """Whether it was trained: of several starts the best untrained ones are."""
     loss: float | None
-    """Loss on the held-out texts after the trial. Null if it is no number: the training diverged."""
+    """Loss on the held-out texts after the trial. Null if it was not trained, or if it is no number: the training diverged."""
     score: float | None
 
 
