@@ -26,9 +26,10 @@ from tutelage.progress import duration
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.report.findings import findings
-from tutelage.report.model import TaskReport, Trial, load_report
+from tutelage.report.model import Rise, TaskReport, Trial, load_report
 from tutelage.run import budget, pairing, trials
 from tutelage.run import task as of_tasks
+from tutelage.run.folder import rise_of_run
 from tutelage.run.workspace import bench
 from tutelage.students.specs import Copied, Fresh
 from tutelage.tasks import kind_of
@@ -481,13 +482,24 @@ def test_findings(distilled: Path) -> None:
     assert "0.050 more" in found(fine, baseline=fine.baseline.model_copy(update={"score": 0.95}))["twin is better"]
     assert "few texts" in found(fine, data=data.model_copy(update={"train": 300}))
     tried = [
-        Trial(name=name, untrained_loss=1.0, untrained_score=0.2, loss=loss, score=score)
-        for name, loss, score in (("500 texts", 0.4, 0.6), ("1,000 texts", 0.3, 0.65))
+        Trial(name=f"{texts:,} texts", examples=texts, untrained_loss=1.0, untrained_score=0.2, loss=loss, score=score)
+        for texts, loss, score in ((500, 0.4, 0.6), (1000, 0.3, 0.65))
     ]
     half = trials.Trials(chosen="1,000 texts", steps=100, texts=50, tried=tried)
-    told = found(fine, half=half)["few texts"]
+    sure = fine.data.model_copy(update={"train": 5000, "truncated": {}, "selection": 10_000})
+    told = found(fine, half=half, data=sure)["few texts"]
     assert "After 100 steps on 500 texts the held-out loss is 0.400, on 1,000 texts 0.300, and the validation" in told
-    assert "score 0.050 higher; if this goes on, twice the texts give about as much again." in told
+    # 0.05 for each doubling, and log2(3) doublings.
+    assert "score 0.600 and 0.650. If each doubling adds as much, 2,000 more texts would give about +0.079." in told
+    assert "on 10,000 validation texts is up to 0.007: the rise is more than chance." in told
+    assert "up to 0.112: take it as a direction" in found(fine, half=half, data=data)["few texts"]
+    short = [one.model_copy(update={"examples": one.examples // 10}) for one in tried]
+    assert (
+        "200 more texts would give about +0.079"
+        in found(fine, half=half.model_copy(update={"tried": short}))["few texts"]
+    )
+    lower = half.model_copy(update={"tried": [tried[0], tried[1].model_copy(update={"score": 0.55})]})
+    assert "The loss says that more texts would help, the score does not (the" in found(fine, half=lower)["few texts"]
     level = half.model_copy(update={"tried": [tried[0], tried[1].model_copy(update={"loss": 0.39})]})
     assert "few texts" not in found(fine, half=level)
     assert (
@@ -501,10 +513,47 @@ def test_findings(distilled: Path) -> None:
     best = {"epochs": 3, "scores": [(1, 0.5), (2, 0.6), (3, 0.9)], "best": {"epoch": 3, "score": 0.9}}
     improving = type(stage).model_validate(stage.model_dump() | best)
     assert f"--set stages.{stage.name}.epochs=6" in found(fine, stages=[improving, stage])["still improving"]
+    rise = Rise(stage="finetune", epochs=3, by=0.05)
+    assert found(fine, teacher_rise=rise)["teacher still improving"] == (
+        "The teacher was still improving in the last of 3 epochs of its own training: by 0.050 on its validation split. "
+        "Train it longer before it teaches: tutelage finetune --epochs 6."
+    )
+    starts = [
+        Trial(name=name, untrained_loss=1.0, untrained_score=untrained, loss=loss, score=0.5)
+        for name, untrained, loss in (("spread: 1 4", 0.4, 0.3), ("first: 1 2", 0.2, 0.8))
+    ]
+    start = trials.Trials(chosen="spread: 1 4", steps=100, texts=50, tried=starts)
+    told = found(fine, start=start)
+    assert set(told) == {"start"} and "--student layers=1+4." in told["start"]
+    poor = found(fine, start=start, student=student.model_copy(update={"retention": 0.94}))["poor start"]
+    assert "Without training the best start scores 0.400 on the validation split, and 0.500 after 100 steps" in poor
+    assert "(--student flops=0.5), or more layers (--student layers=3)" in poor
+    good = start.model_copy(update={"tried": [starts[0].model_copy(update={"untrained_score": 0.5})]})
+    assert "poor start" not in found(fine, start=good, student=student.model_copy(update={"retention": 0.94}))
     norms = {"soft_labels": {"loss": 1.0, "gradient": 1.0}, "attention_scores": {"loss": 40.0, "gradient": 40.0}}
     ruled = type(stage).model_validate(stage.model_dump() | {"first_step": norms})
     remedy = found(fine, stages=[ruled])["one term decides"]
     assert "divide the weight of the first by 40" in remedy and "attention_scores.weight" in remedy
+
+
+def test_a_teacher_that_its_own_run_left_improving_is_found(teacher_folder: Path, tmp_path: Path) -> None:
+    """In the report beside its weights; a teacher of no run, or of a damaged report, is passed over."""
+    texts = {"train": teacher_folder / "train.csv", "dev": teacher_folder / "dev.csv", "quiet": True}
+    api.finetune(
+        teacher_folder / "teacher", tmp_path / "teacher", epochs=1, settings={"stages.*.max_steps": 1}, **texts
+    )
+    report = json.loads((tmp_path / "teacher" / "report.json").read_text(encoding="utf-8"))
+    stage = {"epochs": 3, "scores": [[1, 0.1], [2, 0.2], [3, 0.9]], "best": {"epoch": 3, "score": 0.9}}
+    report["stages"][-1] |= stage
+    (tmp_path / "teacher" / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    common = {"method": "kd", "student": "layers=2,choose=first", "baseline": False, **texts}
+    common |= {"settings": {"stages.*.max_steps": 1}}
+    result = api.distill(str(tmp_path / "teacher"), tmp_path / "run", **common)
+    assert result.report["teacher_rise"] == {"stage": "finetune", "epochs": 3, "by": pytest.approx(0.7)}
+    assert "teacher still improving" in {one["kind"] for one in result.report["findings"]}
+    (tmp_path / "teacher" / "report.json").write_text("{", encoding="utf-8")
+    assert rise_of_run(str(tmp_path / "teacher")) is None
+    assert rise_of_run(str(teacher_folder / "teacher")) is None and rise_of_run("some/hub-id") is None
 
 
 def test_terms_that_a_model_does_not_allow_are_left_out(teacher_folder: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tutelage.run.plan import example_flops
 from tutelage.run.student import outline, with_size
 from tutelage.run.task import TaskRun
 from tutelage.run.teacher import RunTeacher
-from tutelage.run.trials import starts
+from tutelage.run.trials import candidates
 from tutelage.run.workspace import bench
 from tutelage.students.load import load_config
 from tutelage.students.specs import origin_of
@@ -57,17 +57,19 @@ def cut(recipe: Recipe, larger: Path, out: Path, *, quiet: bool = False) -> dict
     with Display(quiet) as display:
         store = verified(Store(larger), display)
         teacher = Source(str(larger / "teacher"))
-        recipe = with_size(recipe, teacher)
-        student = anatomy.shape_of(outline(recipe.student, teacher, {}).config)
+        given, recipe = recipe.student, with_size(recipe, teacher)
         kind = KINDS["regression" if teacher.config.num_labels == 1 else "classification"]
         named = origin_of(recipe.student)
         source = teacher.shape if named is None else anatomy.shape_of(load_config(named))
-        ways = [recipe.student.model_copy(update={"layers": one}) for one in starts(recipe.student, source).values()]
-        made = [copied_layers(one, source, teacher.shape) for one in ways or [recipe.student]]
         plans = [
-            ObjectivePlan(paired(stage.objective, layers, teacher.shape.layers), kind, student, teacher.shape)
+            ObjectivePlan(
+                paired(stage.objective, copied_layers(one, source, teacher.shape), teacher.shape.layers),
+                kind,
+                anatomy.shape_of(outline(one, teacher, {}).config),
+                teacher.shape,
+            )
+            for one in [*candidates(given, recipe.student, source).values()] or [recipe.student]
             for stage in recipe.stages
-            for layers in made
         ]
         ours = store.scheme
         scheme = Scheme.covering(storable(plans), ours.classes, ours.hidden, ours.longest, ours.dtype)

@@ -96,6 +96,7 @@ class TaskRun:
             )
         if given.predicted is not None:
             self.warnings += predictions.check_labels(config, given)
+        self._named = config.recipe.student
         config = config.model_copy(update={"recipe": with_size(config.recipe, source)})
         split = load_split(config, given, source, self.warnings)
         self.data: Data = split.data
@@ -164,8 +165,9 @@ class TaskRun:
     # --------------------------------------------------------------------------------------------- load and check
 
     def objectives_for(self, spec: Student) -> list[ObjectivePlan]:
-        """The objectives for a student of the run's sizes; which layers it is made of says what some terms compare."""
-        shape, theirs = anatomy.shape_of(final_config(self.student)), self._source_shape
+        """The objectives for a student: its sizes, and the layers that it is made of, say what terms compare."""
+        model = self.student if spec is self.factory.spec else self.factory.of(spec).outline()
+        shape, theirs = anatomy.shape_of(final_config(model)), self._source_shape
         predicted = self.data.predicted is not None
         layers = copied_layers(spec, self.factory.source_shape, theirs)
         plans = []
@@ -190,7 +192,7 @@ class TaskRun:
 
     def begin_from(self, spec: Student) -> None:
         """The trials have chosen a start: make the student of it, and pair its layers anew."""
-        self.factory.spec = spec
+        self.factory.spec = self.scene.spec = spec
         self.student = self.scene.student = self.factory.make().to(self.bench.accelerator.device)
         self.objectives[:] = self.objectives_for(spec)  # the teacher and its store have the same list
         self.scene.stages = [
@@ -406,9 +408,7 @@ class TaskRun:
             lines.append(
                 f"         its start lacks {listed(new)}, which {'is' if len(new) == 1 else 'are'} new and random"
             )
-        if self.starts:
-            ways = ", ".join(f"{name} ({' '.join(map(str, layers))})" for name, layers in self.starts.items())
-            lines.append(f"start    the best of the layers {ways}; each is tried for some steps")
+        lines += trials.plan_lines(self.starts)
         inputs, student_flops = typical(train, self.student), self._student_flops()
         trial = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
         rate = 32 * student_flops / (trial["student"]["32"] / 1000)
@@ -466,9 +466,9 @@ class TaskRun:
                 self.student = network_of(config, self.kind.head).to(self.bench.accelerator.device)
 
     @cached_property
-    def starts(self) -> dict[str, list[int]]:
-        """The candidates for the layers that the student is made of."""
-        return trials.starts(self.factory.spec, self.factory.source_shape)
+    def starts(self) -> dict[str, Student]:
+        """The candidates for the student, by name."""
+        return trials.candidates(self._named, self.factory.spec, self.factory.source_shape)
 
     def shapes(self) -> tuple[anatomy.Shape, anatomy.Shape | None]:
         """The shapes of the student and of its teacher."""

@@ -37,13 +37,15 @@ from tutelage.report.model import Trial, Trials
 from tutelage.report.words import trial_lines
 from tutelage.run.pairing import pairs_by_origin
 from tutelage.students.copied import chosen_layers
-from tutelage.students.specs import Copied, Student
+from tutelage.students.specs import Copied, Pruned, Sized, Student
 from tutelage.teachers.teacher import KnownLogits, Teacher, predict
 from tutelage.training import loop
 
 if TYPE_CHECKING:
     from tutelage.run.task import TaskRun
 
+CUT = "heads and neurons cut"
+"""Name of the start that keeps all layers, with fewer heads and neurons."""
 START, RATE, TWIN, HALF = "start.json", "rate.json", "twin.json", "half.json"
 """Files of the results, until the report is written."""
 HELD_OUT = 512
@@ -79,12 +81,42 @@ def starts(student: Student, source: anatomy.Shape | None) -> dict[str, list[int
     return found if len(found) > 1 else {}
 
 
+def candidates(named: Student, student: Student, source: anatomy.Shape | None) -> dict[str, Student]:
+    """The candidate starts of a run by name, where there are several.
+
+    Args:
+        named: The student as the recipe names it. For one that is given by its cost alone (``init=sized``) layers that are copied
+            whole are tried beside a cut through all layers.
+        student: What the run makes of it.
+        source: The shape of the model that layers are copied from.
+    """
+    made: dict[str, Student] = {}
+    shallow = student
+    if isinstance(named, Sized) and isinstance(student, Pruned) and source is not None:
+        made, shallow = {CUT: student}, named.of(source.layers, cut=False)
+    for name, layers in starts(shallow, source).items():
+        made[f"{name}: {' '.join(map(str, layers))}"] = shallow.model_copy(update={"layers": layers})
+    return made if len(made) > 1 else {}
+
+
+def plan_lines(named: Iterable[str]) -> list[str]:
+    """The candidate starts in the printed plan; nothing where there is no choice."""
+    parted = [name.partition(": ") for name in named]
+    ways = ", ".join(f"{name} ({layers})" for name, _, layers in parted if layers)
+    what = f"the layers {ways}" if (CUT, "", "") not in parted else f"{CUT} in all layers, and the layers {ways}"
+    return (
+        [f"start    the best of {what}; all are measured, and the best {TRAINED} tried for some steps"]
+        if parted
+        else []
+    )
+
+
 def objectives_of_starts(run: TaskRun) -> list[ObjectivePlan]:
     """The objectives of the run's candidate starts, where each compares other layers: a store holds what all of them need."""
-    if not any(pairs_by_origin(term) for stage in run.config.recipe.stages for term in stage.objective):
+    by_origin = any(pairs_by_origin(term) for stage in run.config.recipe.stages for term in stage.objective)
+    if not by_origin and CUT not in run.starts:
         return []
-    specs = [run.factory.spec.model_copy(update={"layers": layers}) for layers in run.starts.values()]
-    return [plan for spec in specs for plan in run.objectives_for(spec)]
+    return [plan for spec in run.starts.values() for plan in run.objectives_for(spec)]
 
 
 def trial_stage(last: Stage, steps: int, *, taught: bool, labels: bool) -> Stage | None:
@@ -279,32 +311,30 @@ def of_half(run: TaskRun, ground: Ground, stage: Stage, folder: Path, whole: Tri
 
     def tried() -> Iterator[Trial]:
         fewer = replace(ground, feed=half)
-        yield fewer.trial(f"{len(half.rows(0)):,} texts", stage, run.factory.make())
-        yield whole.model_copy(update={"name": f"{len(rows):,} texts"})
+        count = len(half.rows(0))
+        found = fewer.trial(f"{count:,} texts", stage, run.factory.make())
+        yield found.model_copy(update={"examples": count})
+        yield whole.model_copy(update={"name": f"{len(rows):,} texts", "examples": len(rows)})
 
     return best_of(folder / HALF, ground, tried, stage.max_steps or 0)
 
 
 def choose_start(run: TaskRun, ground: Ground, stage: Stage, folder: Path) -> Trials:
     """Try each of the run's starts, and make its student of the best."""
-    spec = run.factory.spec
 
     def made(name: str) -> PreTrainedModel:
-        run.factory.spec = spec.model_copy(update={"layers": run.starts[name]})
+        run.factory.spec = run.starts[name]
         return run.factory.make()
 
     def tried() -> Iterator[Trial]:
-        untrained = {
-            name: ground.untrained(f"{name}: {' '.join(map(str, layers))}", stage, made(name))
-            for name, layers in run.starts.items()
-        }
+        untrained = {name: ground.untrained(name, stage, made(name)) for name in run.starts}
         losses = {name: one.untrained_loss for name, one in untrained.items()}
         best = agreed(sorted(losses, key=lambda name: losses[name])[:TRAINED], ground.accelerator)
         for name, one in untrained.items():
-            yield ground.trial(one.name, stage, made(name), one) if name in best else one
+            yield ground.trial(name, stage, made(name), one) if name in best else one
 
     found = best_of(folder / START, ground, tried, stage.max_steps or 0)
-    run.begin_from(spec.model_copy(update={"layers": run.starts[found.chosen.partition(":")[0]]}))
+    run.begin_from(run.starts[found.chosen])
     run.bench.display.say("\n".join(trial_lines("start", found)))
     return found
 
