@@ -343,6 +343,37 @@ def test_a_stopped_run_reads_its_trials(tmp_path: Path) -> None:
     assert trials.best_of(tmp_path / trials.START, None, never, 3) == found  # type: ignore[arg-type]
 
 
+class Killed(Exception):
+    pass
+
+
+def test_a_run_that_is_stopped_between_trials_goes_on_with_the_next(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And takes what the whole run takes."""
+    given: dict[str, Any] = {
+        "student": "layers=2", "settings": {"stages.*.max_steps": 2, "stages.*.lr": 1e-3}, "quiet": True, "baseline": False,
+        "train": teacher_folder / "train.csv", "dev": teacher_folder / "dev.csv",
+    }  # fmt: skip
+    whole = api.distill(str(teacher_folder / "teacher"), tmp_path / "whole", **given).report["start"]
+    train, count = trials.loop.train, 0
+
+    def counted(*more: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise Killed
+        return train(*more)
+
+    monkeypatch.setattr(trials, "loop", SimpleNamespace(**{**vars(trials.loop), "train": counted}))
+    with pytest.raises(Killed):
+        api.distill(str(teacher_folder / "teacher"), tmp_path / "run", **given)
+    assert (tmp_path / "run" / "start.part.json").exists()
+    again = api.distill(str(teacher_folder / "teacher"), tmp_path / "run", resume=True, **given).report["start"]
+    assert again == whole and count == 1 + trials.TRAINED  # the interrupted one is made again, the first is not
+    assert not list((tmp_path / "run").glob("*.part.json"))
+
+
 # -------------------------------------------------------------------------------------------------- epochs and rates
 
 

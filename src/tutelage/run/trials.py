@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,9 +159,13 @@ class Ground:
     """The agreement with the teacher on ``held_out``; None without a teacher, and where answers cannot be equal."""
     accelerator: Accelerator
     seed: int
+    finished: dict[str, Trial] = field(default_factory=dict)
+    """The trials of a stopped run, by name."""
 
     def trial(self, name: str, stage: Stage, student: PreTrainedModel, before: Trial | None = None) -> Trial:
         """Measure a candidate, unless that was done before, train it, and measure it again."""
+        if name in self.finished:
+            return self.finished[name]
         module = self._module(stage, student)
         before = self._as_it_is(name, module, student) if before is None else before
         loop.train(stage, module, self.teacher(), self.feed, self.accelerator, self.seed)
@@ -224,14 +228,21 @@ def agreed(names: list[str], accelerator: Accelerator) -> list[str]:
 
 
 def best_of(place: Path, ground: Ground, trials: Callable[[], Iterable[Trial]], steps: int) -> Trials:
-    """Make the trials, or read those of a stopped run, and say which is best."""
+    """Make the trials, but for those that a stopped run has made, and say which is best."""
     if place.exists():
         return Trials.model_validate(read_signed(place))
-    tried = list(trials())
+    part, tried = place.with_suffix(".part.json"), list[Trial]()
+    if part.exists():
+        ground.finished.update({name: Trial.model_validate(one) for name, one in read_signed(part).items()})
+    for one in trials():
+        tried.append(one)
+        if ground.accelerator.is_main_process:
+            write_text(part, signed({one.name: one.model_dump(mode="json") for one in tried if one.trained}))
     (chosen,) = agreed([min(tried, key=rank).name], ground.accelerator)
     found = Trials(chosen=chosen, steps=steps, texts=len(ground.held_out), tried=tried)
     if ground.accelerator.is_main_process:
         write_text(place, signed(found.model_dump(mode="json")))
+        part.unlink(missing_ok=True)
     ground.accelerator.wait_for_everyone()
     return found
 
