@@ -565,6 +565,9 @@ def test_findings(distilled: Path) -> None:
     ruled = type(stage).model_validate(stage.model_dump() | {"first_step": norms})
     remedy = found(fine, stages=[ruled])["one term decides"]
     assert "divide the weight of the first by 40" in remedy and "attention_scores.weight" in remedy
+    norms["soft_labels"]["loss"] = 1e-3  # the start meets it: it agrees with its teacher
+    ruled = type(stage).model_validate(stage.model_dump() | {"first_step": norms})
+    assert "one term decides" not in found(fine, stages=[ruled])
 
 
 def test_a_teacher_that_its_own_run_left_improving_is_found(teacher_folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from tutelage.tasks.metrics import standard_error
 
 ONE_SIDED = 10.0
 """One term's gradient is so many times another's: it decides alone."""
+MET = 1e-4
+"""A term whose loss is below this share of the largest in the first step is met by the start, as predictions are by a copy of the
+teacher."""
 CUT = 0.02
 """Share of training texts that are cut, beyond which it is a finding."""
 FEW = 1000
@@ -109,7 +112,7 @@ def _training(report: TaskReport) -> Iterator[Finding]:
                 if whose == "student"
                 else None,
             )
-        if found := one_sided(stage.name, {name: first.gradient for name, first in stage.first_step.items()}):
+        if found := one_sided(stage.name, {name: first.model_dump() for name, first in stage.first_step.items()}):
             yield found
     if report.start is not None:
         yield from _start(report, report.start)
@@ -160,9 +163,17 @@ def _start(report: TaskReport, tried: Trials) -> Iterator[Finding]:
         )
 
 
-def one_sided(stage: str, gradients: Mapping[str, float | None]) -> Finding | None:
-    """The finding that one term decides alone, by the norms of the terms' gradients in the first step of a stage."""
-    norms = {name: norm for name, norm in gradients.items() if norm}
+Terms = Mapping[str, Mapping[str, float | None]]
+"""Of each term in the first step of a stage: ``loss`` and ``gradient`` (its norm)."""
+
+
+def one_sided(stage: str, terms: Terms) -> Finding | None:
+    """The finding that one term decides alone, by the norms of the terms' gradients in the first step of a stage. A term that the
+    start already meets has no gradient to compare."""
+    most = max((abs(one["loss"] or 0.0) for one in terms.values()), default=0.0)
+    norms = {
+        name: norm for name, one in terms.items() if (norm := one["gradient"]) and abs(one["loss"] or 0.0) > MET * most
+    }
     if len(norms) < 2:
         return None
     largest, smallest = max(norms, key=lambda name: norms[name]), min(norms, key=lambda name: norms[name])
@@ -177,7 +188,7 @@ def one_sided(stage: str, gradients: Mapping[str, float | None]) -> Finding | No
     )
 
 
-def first_step_lines(stage: str, terms: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+def first_step_lines(stage: str, terms: Terms) -> list[str]:
     """The loss and gradient of each term in the first step of a stage, as they are shown when it is done, and a warning if one
     decides alone; nothing of a single term."""
     shown = [
@@ -188,7 +199,7 @@ def first_step_lines(stage: str, terms: Mapping[str, Mapping[str, float | None]]
     if not shown:
         return []
     lines = [f"first step of stage {stage}: {'; '.join(shown)}"]
-    found = one_sided(stage, {name: one["gradient"] for name, one in terms.items()})
+    found = one_sided(stage, terms)
     return lines if found is None else [*lines, f"warning: {found.text} {found.remedy}"]
 
 
