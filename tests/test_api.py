@@ -31,7 +31,7 @@ from tutelage.data.config import BY_SETTING, DataConfig, DataOptions
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.methods.minimum_knowledge import ROSITA6
-from tutelage.recipes.config import from_yaml, to_yaml
+from tutelage.recipes.config import as_options, from_yaml, to_yaml
 from tutelage.recipes.settings import parsed
 from tutelage.run.folder import longest_of_run
 from tutelage.run.inputs import Inputs, _plain
@@ -413,6 +413,30 @@ def test_values_are_not_text(teacher_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(text)
     assert from_yaml(tmp_path / "my.yaml").recipe.stages[0].lr == 4e-5
     assert from_yaml(tmp_path / "my.yaml").out == "3e-5"
+
+
+def test_epochs_of_distill_are_those_of_each_stage(teacher_folder: Path, tmp_path: Path) -> None:
+    """auto too, as in finetune; what --set says of a stage overrides them."""
+    for name, make in METHODS.items():
+        recipe = make()
+        for epochs in (7, *(["auto"] if not any(stage.on_corpus for stage in recipe.stages) else [])):
+            changed = recipe.for_epochs(epochs)
+            whole = [*changed.stages, *(stage for one in changed.assistants for stage in one.stages or ())]
+            assert {stage.epochs for stage in whole} == {epochs}, name
+            back = [
+                stage.model_copy(update={"epochs": old.epochs})
+                for stage, old in zip(changed.stages, recipe.stages, strict=True)
+            ]
+            assert back == recipe.stages
+    with pytest.raises(TutelageError, match="is on a corpus, where epochs and lr are numbers"), as_options():
+        METHODS["tinybert"]().for_epochs("auto")
+    given = ("--teacher", teacher_folder / "teacher", "--train", teacher_folder / "train.csv", "--method", "pea_kd")
+    given = (*given, "--dev", teacher_folder / "dev.csv", "--no-baseline", "--set", "stages.*.max_steps=1", "--json")
+    for epochs, more, expected in (("2", ("--set", "stages.ptp.epochs=1"), [1, 2]), ("auto", (), ["auto", "auto"])):
+        out = tmp_path / epochs
+        code, _, error = invoke("distill", *given, "--epochs", epochs, *more, "--out", out)
+        assert code == 0, error
+        assert [stage.epochs for stage in from_yaml(out / "config.yaml").recipe.stages] == expected
 
 
 # --------------------------------------------------------------------------------------------------------- plug-ins

@@ -226,6 +226,7 @@ def mistake(root: Path, tmp_path: Path, name: str) -> list[str]:
             *("finetune", "--model", str(root / "random"), "--train", str(root / "train.csv")),
             *("--out", str(out), "--epochs", "0"),
         ],
+        "epochs of stages": lambda: distill_words(root, out, epochs="0"),
         "nothing": lambda: distill_words(root, out, train=None, dev=None),
         "kind": lambda: distill_words(root, out, kind="ranking"),
     }[name]()
@@ -269,6 +270,7 @@ def _without_tokenizer(root: Path, tmp_path: Path) -> Path:
         ("out in a file", "cannot be written"),
         ("padded too far", "pad_to=64"),
         ("epochs", "--epochs: Input should be greater than or equal to 1"),
+        ("epochs of stages", "--epochs: Input should be greater than or equal to 1"),
         ("nothing", "there are no texts"),
         (
             "kind",

@@ -304,6 +304,10 @@ def test_closest_layers_against_the_formula() -> None:
     chosen = [0, 0, 0, top]
     assert top == 2
     assert scene.value().item() == pytest.approx(sum(costs[s][place] for place, s in enumerate(chosen)), rel=1e-5)
+    silent = Scene(ClosestLayers(normalize="teacher"), 8)
+    with torch.no_grad():
+        silent.module("closest_layers").weight.zero_()
+    assert silent.value().item() == pytest.approx(4.0, rel=1e-6)  # 1 for each teacher layer, whatever its scale
     with pytest.raises(TutelageError, match="names layer 7, but the teacher has layers 1 to 6"):
         Objective([ClosestLayers(layers=[2, 7])], KINDS["classification"], shape(3, 8), shape(6, 8))
 

@@ -52,6 +52,7 @@ def shape(layers: int = 4, hidden: int = 32, heads: int = 4) -> Shape:
         ("last", 6, 12, [7, 8, 9, 10, 11]),
         ("last", 3, 12, [10, 11]),
         ("last", 4, 12, [9, 10, 11]),
+        ("origin", 4, 6, [2, 3, 5, 6]),  # of a student that is not copied
     ],
 )
 def test_mappings(mapping: str, m: int, n: int, teachers: list[int]) -> None:

@@ -196,10 +196,10 @@ def test_all_of_it_is_the_plain_loss_to_the_bit(tokenizer, hidden: int, target: 
 
 @pytest.mark.parametrize("target", ["ignore", "zero_fill"])
 @pytest.mark.parametrize("neurons_by", ["magnitude", "uniform", "random"])
-@pytest.mark.parametrize("hidden", [32, 16])
-def test_the_loss_against_a_slow_one(tokenizer, target: str, neurons_by: str, hidden: int) -> None:
+@pytest.mark.parametrize(("hidden", "normalize"), [(32, "none"), (16, "none"), (16, "teacher")])
+def test_the_loss_against_a_slow_one(tokenizer, target: str, neurons_by: str, hidden: int, normalize: str) -> None:
     batch, teacher, student = batch_of(tokenizer), tiny_model(), tiny_model(seed=1, hidden=hidden, layers=2)
-    term = HiddenKnowledge(keep="2l_4t_0.25h", top=3, neurons_by=neurons_by, width_target=target)
+    term = HiddenKnowledge(keep="2l_4t_0.25h", top=3, neurons_by=neurons_by, width_target=target, normalize=normalize)
     ours = loss_of(term, teacher, student, batch)
     torch.manual_seed(0)
     objective = Objective([term], KINDS["classification"], shape_of(student.config), shape_of(teacher.config))
@@ -212,6 +212,7 @@ def test_the_loss_against_a_slow_one(tokenizer, target: str, neurons_by: str, hi
     for s, t in [(1, 2), (2, 3)]:
         squares, vectors = 0.0, 0
         for b in range(len(batch.rows)):
+            before, kept_of_teacher, first = squares, 0.0, vectors
             ids, mask = batch.inputs["input_ids"][b].tolist(), batch.mask[b].tolist()
             scores = maps[t - 1][b, :, 0].mean(dim=0).tolist()
             eligible = [j for j in range(len(ids)) if mask[j] and ids[j] != tokenizer.sep_token_id]
@@ -229,6 +230,9 @@ def test_the_loss_against_a_slow_one(tokenizer, target: str, neurons_by: str, hi
                 else:
                     squares += sum((x[i] - (h[i] if i in kept else 0)).item() ** 2 for i in range(32)) / 32
                 vectors += 1
+                kept_of_teacher += sum(h[i].item() ** 2 for i in kept) / (8 if target == "ignore" else 32)
+            if normalize == "teacher":
+                squares = before + (squares - before) / kept_of_teacher * (vectors - first)
         total += squares / vectors
     assert ours.item() == pytest.approx(total, rel=1e-5)
 

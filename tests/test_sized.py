@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from conftest import tiny_model, write_csv
 
-from tutelage import api
+from tutelage import anatomy, api
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
+from tutelage.objectives.hidden import Hidden
 from tutelage.recipes.config import from_yaml
+from tutelage.run import trials
 from tutelage.run.student import with_size
 from tutelage.students.specs import Copied, Pruned, Sized, parse
 from tutelage.teachers.source import Source
@@ -61,5 +63,49 @@ def test_a_run_keeps_the_share_in_its_settings_and_the_sizes_in_its_report(token
     )
     assert from_yaml(tmp_path / "out" / "config.yaml").recipe.student == Sized(flops=0.5)
     report = result.report
-    assert report["student_layers"] == 2
+    names = ["heads and neurons cut", "first: 1", "uniform: 2"]
+    assert [one["name"] for one in report["start"]["tried"]] == names
+    assert report["student_layers"] == (2 if report["start"]["chosen"] == names[0] else 1)
     assert report["student"]["parameters"] < report["teacher"]["parameters"]
+
+
+def test_layers_copied_whole_are_tried_beside_a_cut_through_all() -> None:
+    shape, cut = anatomy.shape_of(tiny_model(layers=6).config), Pruned(target_flops=0.5, vocabulary="trimmed")
+    named = Sized(flops=0.5, vocabulary="trimmed")
+    assert trials.candidates(named, cut, shape) == {
+        "heads and neurons cut": cut,
+        **{
+            name: Copied(layers=[int(layer) for layer in name.partition(": ")[2].split()], vocabulary="trimmed")
+            for name in ("first: 1 2 3", "spread: 1 4 6", "uniform: 2 4 6", "last: 4 5 6", "first and last: 1 2 6")
+        },
+    }
+    assert trials.candidates(cut, cut, shape) == {}  # who names the cut means it
+    assert trials.candidates(Sized(flops=0.99), cut, shape) == {}  # no layer can be left out
+    (line,) = trials.plan_lines(["heads and neurons cut", "first: 1", "last: 2"])
+    assert (
+        "the best of heads and neurons cut in all layers, and the layers first (1), last (2); all are measured" in line
+    )
+    assert trials.plan_lines([]) == []
+
+
+def test_a_run_goes_on_with_the_layers_that_trials_prefer_to_the_cut(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objectives, plans and pairs are those of the shallower student; the twin has its layers, too."""
+    saved(tmp_path / "teacher", tokenizer, layers=4)
+    write_csv(tmp_path / "train.csv", 40, 1)
+    write_csv(tmp_path / "dev.csv", 20, 2)
+    monkeypatch.setattr(trials, "rank", lambda one: one.name != "spread: 1 4")
+    monkeypatch.setattr(trials, "TRAINED", 9)
+    stage = METHODS["compact"]().stages[0]
+    terms = [*stage.objective[:2], Hidden(layers="uniform")]
+    recipe = METHODS["compact"]().model_copy(update={"stages": [stage.model_copy(update={"objective": terms})]})
+    result = api.distill(
+        str(tmp_path / "teacher"), tmp_path / "out", method=recipe, student="flops=0.5", allow_weak_teacher=True, quiet=True,
+        train=tmp_path / "train.csv", dev=tmp_path / "dev.csv", settings={"stages.*.max_steps": 2, "stages.*.lr": 1e-3},
+    )  # fmt: skip
+    report = result.report
+    assert report["start"]["chosen"] == "spread: 1 4" and report["student_layers"] == 2
+    assert result.student.config.num_attention_heads == 4
+    assert report["mapping"][0]["pairs"] == [[1, 2], [2, 4]]
+    assert report["baseline"]["shape"] == report["student"]["shape"]

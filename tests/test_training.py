@@ -200,6 +200,26 @@ def test_no_two_processes_hold_a_folder_whose_lock_is_removed(tmp_path) -> None:
     assert not (tmp_path / "run" / LOCK).exists()
 
 
+def test_terms_are_said_right_after_the_first_step(tokenizer) -> None:
+    """Before the first line of the log, once a stage, with a warning where one decides alone."""
+    said, events = list[str](), list[int]()
+
+    def say(line: str) -> None:
+        assert not events
+        said.append(line)
+
+    log = learn(tokenizer, tiny_stage(), say=say, report=lambda event: events.append(event.step), wider=True)[1]
+    assert events
+    assert said[0].startswith("first step of stage all: embeddings loss")
+    assert all(f"loss {one['loss']:.3g}, gradient {one['gradient']:.3g}" in said[0] for one in log.first_step.values())
+    (warning,) = said[1:]
+    assert warning.startswith("warning: In the first step of stage all the gradient of hidden states is ")
+    assert "(--set stages.all.hidden.weight=...)" in warning
+    alone = list[str]()
+    learn(tokenizer, tiny_stage(objective=[HardLabels()]), say=alone.append)
+    assert not alone
+
+
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0, list(range(1, 13))), (1e9, [6, 12])])
 def test_lines_of_the_log_fall_on_steps(tokenizer, monkeypatch, seconds: float, expected: list[int]) -> None:
     """Each epoch's last step has a line, others when it is time; each line has the mean since the last."""

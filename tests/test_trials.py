@@ -20,13 +20,16 @@ from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
 from tutelage.methods.compact import compact
 from tutelage.methods.finetune import finetune
+from tutelage.objectives.attention import AttentionScores
+from tutelage.objectives.hidden import FirstToken, Hidden
 from tutelage.progress import duration
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.report.findings import findings
-from tutelage.report.model import TaskReport, Trial, load_report
-from tutelage.run import budget, trials
+from tutelage.report.model import Rise, TaskReport, Trial, load_report
+from tutelage.run import budget, pairing, trials
 from tutelage.run import task as of_tasks
+from tutelage.run.folder import rise_of_run
 from tutelage.run.workspace import bench
 from tutelage.students.specs import Copied, Fresh
 from tutelage.tasks import kind_of
@@ -86,11 +89,14 @@ def test_a_trial_asks_what_the_last_stage_asks_of_predictions(monkeypatch: pytes
 
 def test_a_trial_that_diverged_is_not_taken(tmp_path: Path) -> None:
     """Its loss is no number, which neither compares nor is JSON."""
-    tried = [Trial(name=str(loss), untrained_loss=1, untrained_score=None, loss=loss, score=None) for loss in (None, 2)]
+    given = {"untrained_loss": 1, "untrained_score": None, "score": None}
+    tried = [Trial(name="best untrained", trained=False, loss=None, **given)]
+    tried += [Trial(name=str(loss), loss=loss, **given) for loss in (None, 2)]
     main = SimpleNamespace(num_processes=1, is_main_process=True, wait_for_everyone=lambda: None)
     ground: Any = SimpleNamespace(accelerator=main, held_out=[])
     assert trials.best_of(tmp_path / "rate.json", ground, lambda: tried, 9).chosen == "2"
-    assert json.loads((tmp_path / "rate.json").read_text())["tried"][0]["loss"] is None
+    assert json.loads((tmp_path / "rate.json").read_text())["tried"][1]["loss"] is None
+    assert trials.best_of(tmp_path / "start.json", ground, lambda: tried[:2], 9).chosen == "None"
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +112,72 @@ def distilled(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_the_best_start_is_taken_and_reported(distilled: Path, teacher_folder: Path) -> None:
     report = load_report(distilled)
     assert isinstance(report, TaskReport) and report.start is not None and report.twin_rates is not None
-    losses = {one.name: one.loss for one in report.start.tried}
-    assert report.start.chosen == min(losses, key=lambda name: losses[name]) and len(losses) > 2
+    losses = {one.name: one.loss for one in report.start.tried if one.loss is not None}
+    assert report.start.chosen == min(losses, key=lambda name: losses[name])
     assert {one.name for one in report.twin_rates.tried} == {"0.003", "0.0075"}
     assert report.rates is None  # the settings name it
     assert report.start.texts == report.data.selection
     page = (distilled / "report.html").read_text(encoding="utf-8")
     assert f"{report.start.chosen} (taken)" in page and "Learning rate of the student without" in page
     assert not (distilled / trials.START).exists() and not (distilled / trials.TWIN).exists()
+
+
+def test_all_starts_are_measured_and_the_best_few_are_trained(
+    distilled: Path,
+    teacher_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Those with the lowest losses untrained; the terminal and the page show all."""
+    monkeypatch.setattr(trials, "TRAINED", 2)
+    result = api.distill(
+        str(teacher_folder / "teacher"), tmp_path / "run", student="layers=2", baseline=False,
+        settings={"stages.*.max_steps": 2, "stages.*.lr": 1e-3},
+        train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv",
+    )  # fmt: skip
+    report = load_report(tmp_path / "run")
+    assert isinstance(report, TaskReport) and report.start is not None
+    tried = report.start.tried
+    assert {one.name: one.untrained_loss for one in tried} == {
+        one["name"]: one["untrained_loss"] for one in load_report(distilled).model_dump()["start"]["tried"]
+    }
+    best = sorted(tried, key=lambda one: one.untrained_loss)[:2]
+    assert len(tried) == 4 and [one for one in tried if one.trained] == [one for one in tried if one in best]
+    assert all((one.loss is not None) == (one.score is not None) == one.trained for one in tried)
+    assert report.start.chosen == min(best, key=lambda one: one.loss or 0).name
+    (table,) = (
+        part for part in capsys.readouterr().err.split("start: ") if "is taken. The 2 with the lowest loss" in part
+    )
+    for one in tried:
+        assert one.untrained_agreement is not None and 0 <= one.untrained_agreement <= 1
+        (line,) = (line for line in table.splitlines() if line.startswith(f"  {one.name}"))
+        assert f"{one.untrained_loss:.4f}" in line and (f"{one.loss:.4f}" if one.trained else "not trained") in line
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert page.count("not trained") == 2 and "Agreement with the teacher untrained" in page
+    assert result.student.config.num_hidden_layers == 2
+
+
+def test_the_agreement_of_a_start_is_with_the_teacher(teacher_folder: Path, tmp_path: Path) -> None:
+    """A copy of all layers agrees everywhere."""
+    from tutelage.students.copied import copy_layers
+
+    data = DataConfig(train=str(teacher_folder / "train.csv"), dev=str(teacher_folder / "dev.csv"))
+    teacher = str(teacher_folder / "teacher")
+    with bench(quiet=True) as desk:
+        task = of_tasks.TaskRun(
+            desk, RunConfig(recipe=compact(epochs=1), data=data, teacher=teacher, out=str(tmp_path))
+        )
+        stage = trials.trial_stage(task.config.recipe.stages[-1], 10, taught=True, labels=True)
+        assert stage is not None and task.teacher is not None
+        ground = trials.ground_of(task, stage)
+        same = copy_layers(task.teacher.source.model, Copied(layers="all"), {})
+        one = ground.untrained("all", stage, same)
+        assert one.untrained_agreement == 1.0 and not one.trained and one.loss is None
+        with torch.no_grad():
+            same.get_submodule("classifier").weight.neg_()
+            same.get_submodule("classifier").bias.neg_()
+        assert ground.untrained("opposite", stage, same).untrained_agreement == 0.0
 
 
 def test_the_expected_time_has_the_trials_in_it(
@@ -147,7 +211,10 @@ def test_the_expected_time_has_the_trials_in_it(
         train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv", settings={"stages.distill.epochs": 2},
     )  # fmt: skip
     *trained, passes, planned = seen
-    assert len(trained) > 4 and passes == sum(3 * one + 2 * (40 + 40) for one in trained)
+    # All starts are measured untrained, also beside the teacher; each that is trained is measured again, and so is the other rate.
+    count = len(trials.starts(Copied(layers=2), shape(4)))
+    assert len(trained) == trials.TRAINED + 1 and count == 4
+    assert passes == (count + 1) * 3 * 40 + sum(3 * one + 2 * 40 for one in trained)
     assert told == [
         f"expected time on this machine: about {duration(seconds)}{more}, without the baseline"
         for seconds, more in ((planned + passes, ", with the trials"), (planned, ""))
@@ -168,6 +235,61 @@ def test_the_student_begins_with_the_layers_that_were_taken(teacher_folder: Path
     kept = dict(anatomy.layers_of(result.student)[0].state_dict())
     for name, value in anatomy.layers_of(teacher)[taken - 1].state_dict().items():
         torch.testing.assert_close(kept[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_copied_layer_is_paired_with_the_one_that_it_was_copied_from() -> None:
+    """The last with the teacher's last; a term that names a mapping keeps it, and so does a student of other layers."""
+    terms = [Hidden(), Hidden(layers="uniform"), AttentionScores(), FirstToken()]
+    teacher = shape(6)
+    for student, mapping in (
+        (Copied(layers=[1, 4, 6]), [1, 4, 6]),
+        (Copied(layers=3, choose="first"), [1, 2, 6]),
+        (Copied(layers=3, choose="last"), [4, 5, 6]),
+    ):
+        found = pairing.paired(terms, pairing.copied_layers(student, teacher, teacher), teacher.layers)
+        assert [term.layers for term in found] == [mapping, "uniform", mapping, "skip"]
+        assert found[0].pairs(shape(3), teacher) == list(enumerate(mapping, start=1))
+    for student, source in ((Fresh(layers=3), teacher), (Copied(layers=[1, 4, 6]), shape(7)), (Copied(layers=2), None)):
+        assert pairing.copied_layers(student, source, teacher) is None
+    assert pairing.paired(terms, None, 6) == terms
+    named = [
+        (stage.name, term.kind, term.layers)
+        for name in ("tinybert_reference", "dynabert", "rosita", "mt_bert")
+        for stage in METHODS[name]().stages
+        for term in stage.objective
+        if isinstance(term, Hidden | AttentionScores)
+    ]
+    assert len(named) > 6 and {layers for *_, layers in named} == {"uniform"}  # as their papers have it
+    assert {term.layers for term in METHODS["tinybert"]().stages[1].objective[1:]} == {"origin"}
+
+
+def test_layers_are_paired_by_the_start_that_trials_choose(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store has the layers of all starts, so that the stage reads it whichever is chosen."""
+    monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
+    stage = compact().stages[0]
+    recipe = compact().model_copy(
+        update={"stages": [stage.model_copy(update={"objective": [*stage.objective[:2], Hidden()]})]}
+    )
+    answers: list[str] = []
+    begin = of_tasks.TaskRun.begin
+
+    def seen(run: Any, index: int, logs: Any) -> Any:
+        work = begin(run, index, logs)
+        answers.append(type(work.teacher).__name__)
+        return work
+
+    monkeypatch.setattr(of_tasks.TaskRun, "begin", seen)
+    result = api.distill(
+        str(teacher_folder / "teacher"), tmp_path / "run", student="layers=2", method=recipe, teacher_store="auto", quiet=True,
+        baseline=False, settings={"stages.*.max_steps": 2, "stages.*.lr": 1e-3},
+        train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv",
+    )  # fmt: skip
+    first = int(result.report["start"]["chosen"].split()[-2])
+    (mapped,) = result.report["mapping"]
+    assert mapped["pairs"] == [[1, first], [2, 4]]
+    assert answers == ["StoredTeacher"] and "1, 2, 3, 4" in result.report["store"]["keeps"]
 
 
 def test_candidates_are_layers_of_the_model_that_they_are_copied_from(teacher_folder: Path, tmp_path: Path) -> None:
@@ -203,7 +325,7 @@ def test_few_texts_are_tried_beside_half_of_them(
         baseline=False, train=teacher_folder / "train.csv", dev=teacher_folder / "dev.csv",
     )  # fmt: skip
     start, half = result.report["start"], result.report["half"]
-    assert rows == [57] * len(start["tried"]) + [28]
+    assert rows == [57] * trials.TRAINED + [28]
     assert [one["name"] for one in half["tried"]] == ["28 texts", "57 texts"]
     (taken,) = (one for one in start["tried"] if one["name"] == start["chosen"])
     fewer, every = half["tried"]
@@ -219,6 +341,37 @@ def test_a_stopped_run_reads_its_trials(tmp_path: Path) -> None:
         raise AssertionError("tried again")
 
     assert trials.best_of(tmp_path / trials.START, None, never, 3) == found  # type: ignore[arg-type]
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_run_that_is_stopped_between_trials_goes_on_with_the_next(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And takes what the whole run takes."""
+    given: dict[str, Any] = {
+        "student": "layers=2", "settings": {"stages.*.max_steps": 2, "stages.*.lr": 1e-3}, "quiet": True, "baseline": False,
+        "train": teacher_folder / "train.csv", "dev": teacher_folder / "dev.csv",
+    }  # fmt: skip
+    whole = api.distill(str(teacher_folder / "teacher"), tmp_path / "whole", **given).report["start"]
+    train, count = trials.loop.train, 0
+
+    def counted(*more: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise Killed
+        return train(*more)
+
+    monkeypatch.setattr(trials, "loop", SimpleNamespace(**{**vars(trials.loop), "train": counted}))
+    with pytest.raises(Killed):
+        api.distill(str(teacher_folder / "teacher"), tmp_path / "run", **given)
+    assert (tmp_path / "run" / "start.part.json").exists()
+    again = api.distill(str(teacher_folder / "teacher"), tmp_path / "run", resume=True, **given).report["start"]
+    assert again == whole and count == 1 + trials.TRAINED  # the interrupted one is made again, the first is not
+    assert not list((tmp_path / "run").glob("*.part.json"))
 
 
 # -------------------------------------------------------------------------------------------------- epochs and rates
@@ -360,13 +513,24 @@ def test_findings(distilled: Path) -> None:
     assert "0.050 more" in found(fine, baseline=fine.baseline.model_copy(update={"score": 0.95}))["twin is better"]
     assert "few texts" in found(fine, data=data.model_copy(update={"train": 300}))
     tried = [
-        Trial(name=name, untrained_loss=1.0, untrained_score=0.2, loss=loss, score=score)
-        for name, loss, score in (("500 texts", 0.4, 0.6), ("1,000 texts", 0.3, 0.65))
+        Trial(name=f"{texts:,} texts", examples=texts, untrained_loss=1.0, untrained_score=0.2, loss=loss, score=score)
+        for texts, loss, score in ((500, 0.4, 0.6), (1000, 0.3, 0.65))
     ]
     half = trials.Trials(chosen="1,000 texts", steps=100, texts=50, tried=tried)
-    told = found(fine, half=half)["few texts"]
+    sure = fine.data.model_copy(update={"train": 5000, "truncated": {}, "selection": 10_000})
+    told = found(fine, half=half, data=sure)["few texts"]
     assert "After 100 steps on 500 texts the held-out loss is 0.400, on 1,000 texts 0.300, and the validation" in told
-    assert "score 0.050 higher; if this goes on, twice the texts give about as much again." in told
+    # 0.05 for each doubling, and log2(3) doublings.
+    assert "score 0.600 and 0.650. If each doubling adds as much, 2,000 more texts would give about +0.079." in told
+    assert "on 10,000 validation texts is up to 0.007: the rise is more than chance." in told
+    assert "up to 0.112: take it as a direction" in found(fine, half=half, data=data)["few texts"]
+    short = [one.model_copy(update={"examples": one.examples // 10}) for one in tried]
+    assert (
+        "200 more texts would give about +0.079"
+        in found(fine, half=half.model_copy(update={"tried": short}))["few texts"]
+    )
+    lower = half.model_copy(update={"tried": [tried[0], tried[1].model_copy(update={"score": 0.55})]})
+    assert "The loss says that more texts would help, the score does not (the" in found(fine, half=lower)["few texts"]
     level = half.model_copy(update={"tried": [tried[0], tried[1].model_copy(update={"loss": 0.39})]})
     assert "few texts" not in found(fine, half=level)
     assert (
@@ -380,10 +544,50 @@ def test_findings(distilled: Path) -> None:
     best = {"epochs": 3, "scores": [(1, 0.5), (2, 0.6), (3, 0.9)], "best": {"epoch": 3, "score": 0.9}}
     improving = type(stage).model_validate(stage.model_dump() | best)
     assert f"--set stages.{stage.name}.epochs=6" in found(fine, stages=[improving, stage])["still improving"]
+    rise = Rise(stage="finetune", epochs=3, by=0.05)
+    assert found(fine, teacher_rise=rise)["teacher still improving"] == (
+        "The teacher was still improving in the last of 3 epochs of its own training: by 0.050 on its validation split. "
+        "Train it longer before it teaches: tutelage finetune --epochs 6."
+    )
+    starts = [
+        Trial(name=name, untrained_loss=1.0, untrained_score=untrained, loss=loss, score=0.5)
+        for name, untrained, loss in (("spread: 1 4", 0.4, 0.3), ("first: 1 2", 0.2, 0.8))
+    ]
+    start = trials.Trials(chosen="spread: 1 4", steps=100, texts=50, tried=starts)
+    told = found(fine, start=start)
+    assert set(told) == {"start"} and "--student layers=1+4." in told["start"]
+    poor = found(fine, start=start, student=student.model_copy(update={"retention": 0.94}))["poor start"]
+    assert "Without training the best start scores 0.400 on the validation split, and 0.500 after 100 steps" in poor
+    assert "(--student flops=0.5), or more layers (--student layers=3)" in poor
+    good = start.model_copy(update={"tried": [starts[0].model_copy(update={"untrained_score": 0.5})]})
+    assert "poor start" not in found(fine, start=good, student=student.model_copy(update={"retention": 0.94}))
     norms = {"soft_labels": {"loss": 1.0, "gradient": 1.0}, "attention_scores": {"loss": 40.0, "gradient": 40.0}}
     ruled = type(stage).model_validate(stage.model_dump() | {"first_step": norms})
     remedy = found(fine, stages=[ruled])["one term decides"]
     assert "divide the weight of the first by 40" in remedy and "attention_scores.weight" in remedy
+    norms["soft_labels"]["loss"] = 1e-3  # the start meets it: it agrees with its teacher
+    ruled = type(stage).model_validate(stage.model_dump() | {"first_step": norms})
+    assert "one term decides" not in found(fine, stages=[ruled])
+
+
+def test_a_teacher_that_its_own_run_left_improving_is_found(teacher_folder: Path, tmp_path: Path) -> None:
+    """In the report beside its weights; a teacher of no run, or of a damaged report, is passed over."""
+    texts = {"train": teacher_folder / "train.csv", "dev": teacher_folder / "dev.csv", "quiet": True}
+    api.finetune(
+        teacher_folder / "teacher", tmp_path / "teacher", epochs=1, settings={"stages.*.max_steps": 1}, **texts
+    )
+    report = json.loads((tmp_path / "teacher" / "report.json").read_text(encoding="utf-8"))
+    stage = {"epochs": 3, "scores": [[1, 0.1], [2, 0.2], [3, 0.9]], "best": {"epoch": 3, "score": 0.9}}
+    report["stages"][-1] |= stage
+    (tmp_path / "teacher" / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    common = {"method": "kd", "student": "layers=2,choose=first", "baseline": False, **texts}
+    common |= {"settings": {"stages.*.max_steps": 1}}
+    result = api.distill(str(tmp_path / "teacher"), tmp_path / "run", **common)
+    assert result.report["teacher_rise"] == {"stage": "finetune", "epochs": 3, "by": pytest.approx(0.7)}
+    assert "teacher still improving" in {one["kind"] for one in result.report["findings"]}
+    (tmp_path / "teacher" / "report.json").write_text("{", encoding="utf-8")
+    assert rise_of_run(str(tmp_path / "teacher")) is None
+    assert rise_of_run(str(teacher_folder / "teacher")) is None and rise_of_run("some/hub-id") is None
 
 
 def test_terms_that_a_model_does_not_allow_are_left_out(teacher_folder: Path, tmp_path: Path) -> None:

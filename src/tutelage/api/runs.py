@@ -162,6 +162,7 @@ def distill(
     ablation: str | None = None,
     stage: Literal["task", "general"] = "task",
     student: FilePath | Student | tuple[Any, Any] | None = None,
+    epochs: int | Literal["auto"] | None = None,
     baseline: bool = True,
     served: bool = True,
     corpus: FilePath | None = None,
@@ -193,6 +194,8 @@ def distill(
             no_sps, no_shuffle, no_ptp, no_pkd, no_kd of Pea-KD (several with commas).
         stage: Stages to run: those on the task, or the general ones on raw text.
         student: Fields to replace in the method's student (layers=3), a new network (layers=4,hidden=312), or a folder or hub id.
+        epochs: Passes over the training set in each stage; auto: by its size, and no more than improve the validation score.
+            Default: the method's own, of compact auto.
         baseline: Train the same student without the teacher too, for as many steps.
         served: Measure teacher and student in ONNX and int8 too (needs the extra onnx).
         corpus: Folder of `tutelage corpus build`, for the general stages.
@@ -211,6 +214,7 @@ def distill(
 
     Example: tutelage distill --teacher teacher/ --task sst2 --method tinybert --student layers=4,hidden=312 --out runs/a
     """
+    from tutelage.recipes.config import as_options
     from tutelage.recipes.settings import run_config, setting
     from tutelage.run.inputs import Inputs
 
@@ -226,6 +230,9 @@ def distill(
         fields |= teachers_of(inputs, teacher, team, teacher_store, predictions is not None)
         tree = inputs.data(data, texts)
         recipe = recipe_for(method, student, inputs, tree.get("task"), ablation, plugins).part(stage)
+        if epochs is not None:
+            with as_options():
+                recipe = recipe.for_epochs(epochs)
         return carried_out(run_config(recipe, tree, settings, **fields), resume, quiet)
 
 

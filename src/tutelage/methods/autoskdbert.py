@@ -79,7 +79,7 @@ def mt_bert(temperature: float = 2.0, epochs: int = 3, lr: float = 5e-5) -> Reci
     """
     stage = _distill(Team(combine="discounted"), 0.5, temperature, epochs, lr)
     objective: list[AnyTerm] = [
-        Hidden(project="per_layer", onto="student", optional=True),
+        Hidden(layers="uniform", project="per_layer", onto="student", optional=True),
         SoftLabels(temperature=temperature, scale=False),
         HardLabels(),
     ]

@@ -23,7 +23,7 @@ def dynabert(
     stages = [
         Stage(
             name="width",
-            objective=[SoftLabels(), Embeddings(weight=0.1), Hidden(weight=0.1)],
+            objective=[SoftLabels(), Embeddings(weight=0.1), Hidden(layers="uniform", weight=0.1)],
             mechanisms=[Subnetworks(widths=widths)],
             epochs=epochs,
             lr=2e-5,
@@ -31,7 +31,7 @@ def dynabert(
     ]
     both = Subnetworks(widths=widths, depths=depths)
     if smaller:
-        objective = [SoftLabels(), Embeddings(), Hidden()]
+        objective = [SoftLabels(), Embeddings(), Hidden(layers="uniform")]
         stages.append(Stage(name="depth", objective=objective, mechanisms=[both, OwnTeacher()], epochs=epochs, lr=2e-5))
     if labels:
         stages.append(Stage(name="labels", objective=[HardLabels()], mechanisms=[both], epochs=epochs, lr=2e-5))

@@ -45,7 +45,7 @@ def rosita(pretrained: str | None = None, task: str | None = None) -> Recipe:
         assistants=assistants,
         augmentation=Augmentation(variants=20),
         longest=LENGTHS.get(task),
-        stages=_reduced("width", [predictions, Embeddings(), Hidden()], epochs[2], rates[2]),
+        stages=_reduced("width", [predictions, Embeddings(), Hidden(layers="uniform")], epochs[2], rates[2]),
     )
 
 

@@ -30,7 +30,7 @@ def tinybert(
     hidden: int = 312,
     intermediate: int = 1200,
     heads: int = 12,
-    mapping: Mapping = "uniform",
+    mapping: Mapping = "origin",
     ablation: Ablation | None = None,
     pooler: bool = False,
 ) -> Recipe:
@@ -38,10 +38,11 @@ def tinybert(
 
     The stages follow one another and no label enters any loss. All terms have weight 1, and each is divided by the teacher's
     own squares: as published (``--set stages.*.normalize=none``) the attention scores outweigh the hidden states many times over.
-    The projections to the teacher's width are learnt in the general stage and inherited by the next. ``task`` brings the
-    paper's numbers for it; the last stage of STS-B and SQuAD is on the original texts. ``ablation`` leaves out what a row of the
-    paper's tables does: the labels then stand for what is missing where something must (``no_td`` on augmented texts, ``no_pred``
-    on the original ones). ``pooler`` lets the general stage teach the pooler too, which the paper's leaves random.
+    Layers are paired uniformly; those of a student that is copied from the teacher, which the paper does not have, with the layers
+    that they were copied from. The projections to the teacher's width are learnt in the general stage and inherited by the next.
+    ``task`` brings the paper's numbers for it; the last stage of STS-B and SQuAD is on the original texts. ``ablation`` leaves out
+    what a row of the paper's tables does: the labels then stand for what is missing where something must (``no_td`` on augmented
+    texts, ``no_pred`` on the original ones). ``pooler`` lets the general stage teach the pooler, which the paper's leaves random.
     """
     task = "".join(filter(str.isalnum, (task or "").lower()))  # in any spelling, as DataConfig takes it
     layer_terms: list[AnyTerm] = []
@@ -79,7 +80,7 @@ def tinybert(
         method="tinybert",
         title="TinyBERT"
         + (f", {ablation}" if ablation else "")
-        + ("" if mapping == "uniform" else f", mapping {mapping}"),
+        + ("" if mapping == "origin" else f", mapping {mapping}"),
         paper="Jiao et al., Findings of EMNLP 2020, arXiv:1909.10351",
         student=Fresh(layers=layers, hidden=hidden, intermediate=intermediate, heads=heads),
         augmentation=Augmentation(variants=20),
@@ -97,8 +98,8 @@ def tinybert_reference(task: str | None = None) -> Recipe:
     general, first, second = recipe.stages
     terms: list[AnyTerm] = [
         Embeddings(project="shared", padding="reference"),
-        Hidden(project="shared", padding="reference"),
-        AttentionScores(padding="reference"),
+        Hidden(layers="uniform", project="shared", padding="reference"),
+        AttentionScores(layers="uniform", padding="reference"),
     ]
     # The code hides one word of each instance even at probability 0.
     one_masked = Instances(packing="pairs", length=128, masking=Masking(probability=0.0, at_least_one=True))

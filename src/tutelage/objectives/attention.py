@@ -27,7 +27,7 @@ class AttentionScores(Term):
     aligned = True
 
     kind: Literal["attention_scores"] = "attention_scores"
-    layers: Mapping = "uniform"
+    layers: Mapping = "origin"
     padding: Padding = "masked"
     normalize: Normalize = "none"
 

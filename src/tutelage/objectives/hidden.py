@@ -119,7 +119,7 @@ class Hidden(_HiddenTerm):
     aligned = True
 
     kind: Literal["hidden"] = "hidden"
-    layers: Mapping = "uniform"
+    layers: Mapping = "origin"
 
     def words(self) -> str:
         return f"{'cosine' if self.loss == 'cosine' else 'MSE'}, {self.layers}"

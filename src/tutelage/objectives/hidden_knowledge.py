@@ -13,7 +13,7 @@ from tutelage.errors import TutelageError
 from tutelage.knowledge.cuts import Count, Cut, Neurons, Score, Tokens
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.mapping import Pairs, half_up, topmost
-from tutelage.objectives.term import Comparison, Project, Term, resolve_projection
+from tutelage.objectives.term import Comparison, Normalize, Project, Term, resolve_projection
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,7 +38,8 @@ class HiddenKnowledge(Term):
 
     The loss is the squared difference, mean over kept tokens and neurons, summed over the pairs. ``width_target="ignore"``
     compares the kept neurons only. ``zero_fill`` sets the others to 0 in the teacher and compares all, as the authors'
-    code does: the student is taught to be silent there.
+    code does: the student is taught to be silent there. ``normalize="teacher"`` divides the squares of each text by those of
+    what is kept of the teacher's, so that layers of every scale weigh alike.
     """
 
     column = "hidden"
@@ -58,6 +59,7 @@ class HiddenKnowledge(Term):
     random_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     width_target: Literal["ignore", "zero_fill"] = "ignore"
     project: Project = "auto"
+    normalize: Normalize = "none"
 
     def words(self) -> str:
         return f"MSE, {self.keep}, {self.neurons_by}"
@@ -137,7 +139,8 @@ class HiddenKnowledge(Term):
             if self.width_target == "zero_fill" and theirs.neurons is not None:
                 blank = target.new_zeros(*target.shape[:2], ours.shape[-1])
                 target = blank.scatter(-1, theirs.neurons.expand(target.shape), target)
-            total = total + losses.hidden_mse(ours, target, theirs.mask, cut.tokens.kept_of(x.batch.totals))
+            count, relative = cut.tokens.kept_of(x.batch.totals), self.normalize == "teacher"
+            total = total + losses.hidden_mse(ours, target, theirs.mask, count, relative=relative)
         return total
 
     def _kept(self, hidden: Tensor, linear: nn.Module | None, theirs: Selected) -> Tensor:

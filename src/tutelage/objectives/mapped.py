@@ -14,7 +14,7 @@ from tutelage.knowledge.cuts import Count, Cut, Neurons, Tokens
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.hidden import check_first_token
 from tutelage.objectives.mapping import Pairs, grouped, half_up
-from tutelage.objectives.term import Comparison, Project, Term, resolve_projection
+from tutelage.objectives.term import Comparison, Normalize, Project, Term, resolve_projection
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -200,6 +200,7 @@ class ClosestLayers(Term):
     coordinates in their old places. Teacher layers choose from the top down, each among
     the student's layers below the last choice; one for which none is below takes the last choice too. The loss is the mean square
     over tokens and hidden size, summed over the teacher's layers. A choice is the whole step's, of all processes.
+    ``normalize="teacher"`` divides the squares of each text by the teacher's.
     """
 
     column = "hidden"
@@ -210,6 +211,7 @@ class ClosestLayers(Term):
     layers: Annotated[list[Count], Field(min_length=1)] | Literal["quarters"] = "quarters"
     """The teacher's layers that teach; ``quarters``: those at a quarter, half, three quarters and the whole of the depth, 3, 6, 9
     and 12 of 12."""
+    normalize: Normalize = "none"
 
     def words(self) -> str:
         return "MSE of the closest layers"
@@ -262,7 +264,7 @@ class ClosestLayers(Term):
         total = ours.new_zeros((), dtype=torch.float32)
         for place, target in zip(closest(summed(costs), left), theirs, strict=True):
             chosen = linear(ours.index_select(0, place[None])[0])
-            total = total + losses.hidden_mse(chosen, target, mask, tokens)
+            total = total + losses.hidden_mse(chosen, target, mask, tokens, relative=self.normalize == "teacher")
         return total
 
 

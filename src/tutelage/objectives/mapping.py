@@ -12,7 +12,7 @@ from typing import Literal
 
 from tutelage.errors import TutelageError
 
-Strategy = Literal["uniform", "top", "bottom", "skip", "last", "final", "gcd"]
+Strategy = Literal["origin", "uniform", "top", "bottom", "skip", "last", "final", "gcd"]
 Mapping = Strategy | list[int]
 Layout = Literal["all", "regular", "overlapping", "skipping", "crossed"]
 Pairs = list[tuple[int, int]]
@@ -39,6 +39,7 @@ def pairs(mapping: Mapping, student_layers: int, teacher_layers: int) -> Pairs:
     * ``uniform``: m -> m N / M; ``top``: m -> m + N - M; ``bottom``: m -> m (TinyBERT, section 3.1 and table 4)
     * ``skip``: m -> m N / M and ``last``: m -> N - M + m, both without the student's last layer (BERT-PKD)
     * ``final``: the last layer only
+    * ``origin``: of a student that is not copied ``uniform``; of one that is, a run gives the list of :func:`of_origin`
     * ``gcd``: where layers of both end at the same share of the depth, without the last: with ``g = gcd(M, N)``, k M / g ->
       k N / g for k < g (all tables of Pea-KD's code); none for depths without a common divisor
     * a list: the teacher layer of each student layer in turn; 0 leaves a student layer without one
@@ -68,7 +69,7 @@ def pairs(mapping: Mapping, student_layers: int, teacher_layers: int) -> Pairs:
             f"the mapping {mapping!r} needs a teacher at least as deep as the student, but the student has {m} layers "
             f"and the teacher {n}; give the teacher layer of each student layer as a list"
         )
-    if mapping == "uniform":
+    if mapping in ("uniform", "origin"):
         return [(i, half_up(i * n, m)) for i in range(1, m + 1)]
     if mapping == "top":
         return [(i, i + n - m) for i in range(1, m + 1)]
@@ -77,6 +78,12 @@ def pairs(mapping: Mapping, student_layers: int, teacher_layers: int) -> Pairs:
     if mapping == "skip":
         return [(i, half_up(i * n, m)) for i in range(1, m)]
     return [(i, n - m + i) for i in range(1, m)]
+
+
+def of_origin(layers: list[int], teacher_layers: int) -> list[int]:
+    """The teacher layer of each layer of a student that is made of the teacher's ``layers``: the one that it was copied from. The
+    last is paired with the teacher's last, after which the head was learnt."""
+    return [*layers[:-1], teacher_layers]
 
 
 def topmost(

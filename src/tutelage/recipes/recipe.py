@@ -261,6 +261,19 @@ class Recipe(BaseModel):
         student, stages = assistant.student or self.student, assistant.stages or self.stages
         return self.model_copy(update={"student": student, "stages": stages, "assistants": []})
 
+    def for_epochs(self, epochs: int | Literal["auto"]) -> Recipe:
+        """The recipe with so many epochs in each stage, those of teacher assistants too.
+
+        Raises:
+            ValidationError: for a number that a stage does not take.
+        """
+
+        def of(stages: list[Stage]) -> list[Stage]:
+            return [Stage.model_validate({**dict(stage), "epochs": epochs}) for stage in stages]
+
+        own = [a if a.stages is None else a.model_copy(update={"stages": of(a.stages)}) for a in self.assistants]
+        return self.model_copy(update={"stages": of(self.stages), "assistants": own})
+
     def part(self, name: Literal["general", "task"]) -> Recipe:
         """The stages on a corpus, or those on a task.
 

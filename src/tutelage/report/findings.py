@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
-from tutelage.report.model import Finding, StageEntry, TaskReport, Trials
+from tutelage.report.model import Finding, Rise, StageEntry, TaskReport, Trials
 from tutelage.report.numbers import finite, percent, score_text
 from tutelage.report.words import difference, failures, folder_name, gain, student_stages, words
 from tutelage.tasks.metrics import standard_error
 
 ONE_SIDED = 10.0
 """One term's gradient is so many times another's: it decides alone."""
+MET = 1e-4
+"""A term whose loss is below this share of the largest in the first step is met by the start, as predictions are by a copy of the
+teacher."""
 CUT = 0.02
 """Share of training texts that are cut, beyond which it is a finding."""
 FEW = 1000
 """Training texts below which more unlabelled texts help most."""
 DOUBTFUL = 0.05
 """Share of evaluation texts on which student and teacher agree against the label, beyond which it is a finding."""
+MORE, FURTHEST = 2000, 3
+"""The curve of two trials is drawn on to so many more texts, but to no more than so many times those there are."""
+KEPT = 0.95
+"""Share of the teacher's score from which a poor start is no finding."""
+POOR = 0.5
+"""A start is poor that scores, untrained, less than this share of the teacher's score."""
 DISTANT = 0.1
 """A trial's best candidate is ahead of the worst by so much of the worst's loss: the choice mattered."""
 
@@ -48,6 +58,13 @@ def _scores(report: TaskReport) -> Iterator[Finding]:
             kind="weak teacher",
             text=f"The teacher's {words(report.metric)} of {score_text(teacher.score)} is below that of the student without it.",
             remedy="Fine-tune the teacher longer (tutelage finetune --epochs auto) or use another.",
+        )
+    if (rise := report.teacher_rise) is not None:
+        yield Finding(
+            kind="teacher still improving",
+            text=f"The teacher was still improving in the last of {rise.epochs} epochs of its own training: by {rise.by:.3f} on "
+            "its validation split.",
+            remedy=f"Train it longer before it teaches: tutelage finetune --epochs {2 * rise.epochs}.",
         )
     yield from _rival(report)
     retention = report.student.retention
@@ -86,55 +103,126 @@ def _rival(report: TaskReport) -> Iterator[Finding]:
 def _training(report: TaskReport) -> Iterator[Finding]:
     for number, stage in enumerate(report.stages):
         whose = "student" if number < len(student_stages(report)) else "twin"
-        if stage.best is not None and len(stage.scores) > 1 and stage.best.epoch == stage.epochs:
-            rise = stage.scores[-1][1] - max(score for _, score in stage.scores[:-1])
-            if rise > standard_error(report.data.selection) / 2:
-                yield Finding(
-                    kind="still improving",
-                    text=f"The {whose} was still improving in the last of {stage.epochs} epochs of stage {stage.name}: "
-                    f"by {rise:.3f} on the validation split.",
-                    remedy=f"Train longer: --set stages.{stage.name}.epochs={2 * stage.epochs}."
-                    if whose == "student"
-                    else None,
-                )
-        yield from _one_sided(stage)
-    if (tried := report.start) is not None:
-        losses = {one.name: one.loss for one in tried.tried if one.loss is not None}
-        worst = max(losses, key=lambda name: losses[name], default=tried.chosen)
-        if tried.chosen in losses and losses[worst] - losses[tried.chosen] > DISTANT * abs(losses[worst]):
+        if (rise := rise_of(stage, report.data.selection)) is not None:
             yield Finding(
-                kind="start",
-                text=f"The start matters: after {tried.steps} steps the held-out loss from {tried.chosen} is "
-                f"{losses[tried.chosen]:.3f}, from {worst} {losses[worst]:.3f}.",
-                remedy=None,
+                kind="still improving",
+                text=f"The {whose} was still improving in the last of {stage.epochs} epochs of stage {stage.name}: "
+                f"by {rise.by:.3f} on the validation split.",
+                remedy=f"Train longer: --set stages.{stage.name}.epochs={2 * stage.epochs}."
+                if whose == "student"
+                else None,
             )
+        if found := one_sided(stage.name, {name: first.model_dump() for name, first in stage.first_step.items()}):
+            yield found
+    if report.start is not None:
+        yield from _start(report, report.start)
 
 
-def _one_sided(stage: StageEntry) -> Iterator[Finding]:
-    norms = {name: first.gradient for name, first in stage.first_step.items() if first.gradient}
-    if len(norms) < 2:
-        return
-    largest, smallest = max(norms, key=lambda name: norms[name]), min(norms, key=lambda name: norms[name])
-    ratio = norms[largest] / norms[smallest]
-    if ratio > ONE_SIDED:
+def rise_of(stage: StageEntry, texts: int) -> Rise | None:
+    """How a stage was still improving at its end, by more than chance on so many texts of the validation split; else None."""
+    if stage.best is None or len(stage.scores) < 2 or stage.best.epoch != stage.epochs:
+        return None
+    by = stage.scores[-1][1] - max(score for _, score in stage.scores[:-1])
+    return Rise(stage=stage.name, epochs=stage.epochs, by=by) if by > standard_error(texts) / 2 else None
+
+
+def _start(report: TaskReport, tried: Trials) -> Iterator[Finding]:
+    losses = {one.name: one.loss for one in tried.tried if one.loss is not None}
+    layers = tried.chosen.partition(": ")[2].replace(" ", "+")
+    worst = max(losses, key=lambda name: losses[name], default=tried.chosen)
+    if tried.chosen in losses and losses[worst] - losses[tried.chosen] > DISTANT * abs(losses[worst]):
+        elsewhere = f" A method that has a start of its own takes it with --student layers={layers}." if layers else ""
         yield Finding(
-            kind="one term decides",
-            text=f"In the first step of stage {stage.name} the gradient of {words(largest)} is {ratio:.0f} times that of "
-            f"{words(smallest)}.",
-            remedy=f"Balance them: divide the weight of the first by {ratio:.0f} (--set stages.{stage.name}.{largest}.weight=...).",
+            kind="start",
+            text=f"The start matters: after {tried.steps} steps the held-out loss from {tried.chosen} is "
+            f"{losses[tried.chosen]:.3f}, from {worst} {losses[worst]:.3f}.",
+            remedy=f"This run took the best.{elsewhere}",
+        )
+    taken, teacher = next(one for one in tried.tried if one.name == tried.chosen), report.teacher
+    kept = report.student.retention
+    if (
+        teacher is None
+        or taken.untrained_score is None
+        or not finite(kept)
+        or kept >= KEPT
+        or report.teacher_layers is None
+    ):
+        return
+    if taken.untrained_score < POOR * teacher.score:
+        share = report.student_layers / report.teacher_layers
+        remedy = (
+            "Keep the teacher's depth at the same cost, with fewer heads and neurons in each layer (--student "
+            f"flops={share:.2g}), or more layers (--student layers={report.student_layers + 1})."
+        )
+        gain = "" if taken.score is None else f", and {score_text(taken.score)} after {tried.steps} steps"
+        yield Finding(
+            kind="poor start",
+            text=f"Without training the best start scores {score_text(taken.untrained_score)} on the validation split{gain}; the "
+            f"teacher has {score_text(teacher.score)} on the evaluation set.",
+            remedy=remedy if share < 1 else "Keep more of the teacher: a larger --student flops=SHARE.",
         )
 
 
-def _curve(half: Trials) -> str | None:
-    """What half of the texts lacks against all of them; None where that is little."""
+Terms = Mapping[str, Mapping[str, float | None]]
+"""Of each term in the first step of a stage: ``loss`` and ``gradient`` (its norm)."""
+
+
+def one_sided(stage: str, terms: Terms) -> Finding | None:
+    """The finding that one term decides alone, by the norms of the terms' gradients in the first step of a stage. A term that the
+    start already meets has no gradient to compare."""
+    most = max((abs(one["loss"] or 0.0) for one in terms.values()), default=0.0)
+    norms = {
+        name: norm for name, one in terms.items() if (norm := one["gradient"]) and abs(one["loss"] or 0.0) > MET * most
+    }
+    if len(norms) < 2:
+        return None
+    largest, smallest = max(norms, key=lambda name: norms[name]), min(norms, key=lambda name: norms[name])
+    ratio = norms[largest] / norms[smallest]
+    if ratio <= ONE_SIDED:
+        return None
+    return Finding(
+        kind="one term decides",
+        text=f"In the first step of stage {stage} the gradient of {words(largest)} is {ratio:.0f} times that of "
+        f"{words(smallest)}.",
+        remedy=f"Balance them: divide the weight of the first by {ratio:.0f} (--set stages.{stage}.{largest}.weight=...).",
+    )
+
+
+def first_step_lines(stage: str, terms: Terms) -> list[str]:
+    """The loss and gradient of each term in the first step of a stage, as they are shown when it is done, and a warning if one
+    decides alone; nothing of a single term."""
+    shown = [
+        f"{words(name)} loss {one['loss']:.3g}, gradient "
+        + ("overflows" if one["gradient"] is None else f"{one['gradient']:.3g}")
+        for name, one in terms.items()
+    ]
+    if not shown:
+        return []
+    lines = [f"first step of stage {stage}: {'; '.join(shown)}"]
+    found = one_sided(stage, terms)
+    return lines if found is None else [*lines, f"warning: {found.text} {found.remedy}"]
+
+
+def _curve(half: Trials, selection: int) -> str | None:
+    """What half of the texts lacks against all of them, and what more of them would give; None where that is little."""
     fewer, every = half.tried
     if fewer.loss is None or every.loss is None or fewer.loss - every.loss < DISTANT * abs(fewer.loss):
         return None
     line = f"After {half.steps} steps on {fewer.name} the held-out loss is {fewer.loss:.3f}, on {every.name} {every.loss:.3f}"
-    if fewer.score is None or every.score is None or every.score <= fewer.score:
+    if fewer.score is None or every.score is None or not fewer.examples or not every.examples:
         return f"{line}; more texts would lower it further."
     rise = every.score - fewer.score
-    return f"{line}, and the validation score {rise:.3f} higher; if this goes on, twice the texts give about as much again."
+    line += f", and the validation score {score_text(fewer.score)} and {score_text(every.score)}."
+    error = 2**0.5 * standard_error(selection)
+    noise = f"the standard error of their difference on {selection:,} validation texts is up to {error:.3f}"
+    if rise <= 0:
+        return f"{line} The loss says that more texts would help, the score does not ({noise})."
+    more = min(MORE, (FURTHEST - 1) * every.examples)
+    gain = rise * math.log2(1 + more / every.examples) / math.log2(every.examples / fewer.examples)
+    return (
+        f"{line} If each doubling adds as much, {more:,} more texts would give about +{gain:.3f}. This is a line through two short "
+        f"trials, each made once, and {noise}: {'take it as a direction' if rise < 2 * error else 'the rise is more than chance'}."
+    )
 
 
 def _data(report: TaskReport) -> Iterator[Finding]:
@@ -146,7 +234,7 @@ def _data(report: TaskReport) -> Iterator[Finding]:
             text=f"{percent(cut / learnt)} of the training texts are longer than the model reads.",
             remedy="Raise --max-length where the model allows it, or split the texts.",
         )
-    curve = None if report.half is None else _curve(report.half)
+    curve = None if report.half is None else _curve(report.half, data.selection)
     if report.teacher is not None and (curve or (not data.unlabeled and data.train < FEW)):
         yield Finding(
             kind="few texts",

@@ -334,15 +334,22 @@ class PredictionsEntry(Block):
 
 
 class Trial(Block):
-    """A candidate that was trained for a few steps before the choice."""
+    """A candidate that was measured, and trained for a few steps, before the choice."""
 
     name: str
+    examples: int | None = None
+    """Training texts, where the trials differ in them."""
     untrained_loss: float
     """Loss on the held-out texts before the trial."""
+    untrained_agreement: float | None = None
+    """Agreement with the teacher on the held-out texts before the trial, as ``student.agreement``. Null without a teacher, and
+    where answers are numbers."""
     untrained_score: float | None
     """What chooses checkpoints, on the validation split. Null where no score does."""
+    trained: bool = True
+    """Whether it was trained: of several starts the best untrained ones are."""
     loss: float | None
-    """Loss on the held-out texts after the trial. Null if it is no number: the training diverged."""
+    """Loss on the held-out texts after the trial. Null if it was not trained, or if it is no number: the training diverged."""
     score: float | None
 
 
@@ -356,6 +363,16 @@ class Trials(Block):
     texts: int
     """Held-out texts, of the validation split."""
     tried: list[Trial]
+
+
+class Rise(Block):
+    """A stage that was still improving when it ended."""
+
+    stage: str
+    epochs: int
+    """Epochs that were trained."""
+    by: float
+    """How much higher than ever before the last epoch scored on the validation split."""
 
 
 class InheritedEntry(Block):
@@ -474,6 +491,9 @@ class TaskReport(Block):
     """Peak learning rates that were tried for the baseline."""
     half: Trials | None = None
     """Half of the training texts, and all of them. Null where they are not few."""
+    teacher_rise: Rise | None = None
+    """The last stage of the run that made the teacher, if it was still improving. Null of a teacher that lies in the folder of no
+    run."""
     findings: list[Finding] = Field(default_factory=list)
     """What the numbers say about the settings."""
     warnings: list[str]

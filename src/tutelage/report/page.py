@@ -41,6 +41,7 @@ from tutelage.report.section import (
 )
 from tutelage.report.templates import render
 from tutelage.report.words import (
+    after_trial,
     baseline_text,
     called,
     caution,
@@ -56,6 +57,7 @@ from tutelage.report.words import (
     paid,
     selection,
     selector,
+    trained_words,
     verdict,
     vocabulary_lines,
     with_interval,
@@ -180,14 +182,16 @@ def tried(trials: Trials | None, title: str, head: str) -> Section | None:
     def cell(value: float | None) -> str:
         return "" if value is None else score_text(value)
 
-    columns = [Column(title=f"{what} {when}") for when in ("untrained", "tried") for what in ("Loss", "Score")]
+    agree = any(one.untrained_agreement is not None for one in trials.tried)
+    titles = ["Loss untrained", *(["Agreement with the teacher untrained"] if agree else []), "Score untrained"]
     rows = [
         Row(
             name=one.name + (" (taken)" if one.name == trials.chosen else ""),
             cells=[
                 f"{one.untrained_loss:.4f}",
+                *([cell(one.untrained_agreement)] if agree else []),
                 cell(one.untrained_score),
-                "diverged" if one.loss is None else f"{one.loss:.4f}",
+                after_trial(one),
                 cell(one.score),
             ],
             lead=one.name == trials.chosen,
@@ -196,10 +200,15 @@ def tried(trials: Trials | None, title: str, head: str) -> Section | None:
     ]
     return Section(
         title=title,
-        table=Table(caption="Before the trial and after it", head=head, columns=columns, rows=rows),
+        table=Table(
+            caption="Before the trial and after it",
+            head=head,
+            columns=[Column(title=one) for one in (*titles, "Loss tried", "Score tried")],
+            rows=rows,
+        ),
         notes=[
-            f"Each was trained for {count_text(trials.steps)} steps; the lowest loss on {count_text(trials.texts)} held-out texts "
-            "was taken. The score is that on the validation split."
+            f"{trained_words(trials)}; the lowest loss on {count_text(trials.texts)} held-out texts was taken. The score is "
+            "that on the validation split."
         ],
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.report.model import ModelEntry, StudentEntry, TaskReport, TaskStage, VocabularyEntry
+from tutelage.report.model import ModelEntry, StudentEntry, TaskReport, TaskStage, Trial, Trials, VocabularyEntry
 from tutelage.report.numbers import (
     NBSP,
     bytes_text,
@@ -326,3 +326,42 @@ def selector(report: TaskReport) -> str:
 def latency_of(entry: ModelEntry, batch: str) -> float | None:
     """Milliseconds at a batch size, if the model was timed."""
     return (entry.latency_ms or {}).get(batch)
+
+
+# ------------------------------------------------------------------------------------------------------------- trials
+
+
+def trained_words(trials: Trials) -> str:
+    """Which candidates were trained, and for how long."""
+    count, every = sum(one.trained for one in trials.tried), len(trials.tried)
+    which = "Each was" if count == every else f"The {count} with the lowest loss untrained were"
+    return f"{which} trained for {count_text(trials.steps)} steps"
+
+
+def after_trial(one: Trial) -> str:
+    """A candidate's loss after its trial."""
+    if not one.trained:
+        return "not trained"
+    return "diverged" if one.loss is None else f"{one.loss:.4f}"
+
+
+def trial_lines(what: str, trials: Trials) -> list[str]:
+    """The table of the candidates, as the terminal shows it."""
+    heads = ["", "loss untrained", "agreement", "score", "loss trained", "score"]
+    table = [heads] + [
+        [
+            one.name + (" (taken)" if one.name == trials.chosen else ""),
+            f"{one.untrained_loss:.4f}",
+            *("" if x is None else score_text(x) for x in (one.untrained_agreement, one.untrained_score)),
+            after_trial(one),
+            "" if one.score is None else score_text(one.score),
+        ]
+        for one in trials.tried
+    ]
+    kept = [place for place in range(len(heads)) if place == 0 or any(row[place] for row in table[1:])]
+    widths = [max(len(row[place]) for row in table) for place in kept]
+    lines = [
+        "  ".join(row[p].ljust(w) if p == 0 else row[p].rjust(w) for p, w in zip(kept, widths, strict=True))
+        for row in table
+    ]
+    return [f"{what}: {trials.chosen} is taken. {trained_words(trials)}.", *(f"  {line.rstrip()}" for line in lines)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tutelage.objectives.predictions import HardLabels
 from tutelage.recipes.recipe import Recipe, Stage
 
 STEPS = 1200
@@ -48,3 +49,23 @@ def settled(recipe: Recipe, examples: Callable[[Stage], int], hidden: int) -> Re
         return stage.model_copy(update=update)
 
     return recipe.model_copy(update={"stages": [with_numbers(stage) for stage in recipe.stages]})
+
+
+def twin_stage(last: Stage, steps: int) -> Stage:
+    """Fine-tuning on the labels for ``steps`` steps, as many as the student was distilled for, at the last stage's rate."""
+    # The twin is kept as the student is: a student that is whole only at its end keeps the last epoch.
+    keeps_last = any(mechanism.keeps_last for mechanism in last.mechanisms)
+    return last.model_copy(
+        update={
+            "name": "labels",
+            "objective": [HardLabels()],
+            "epochs": 10**6,
+            "max_steps": steps,
+            "select": "last" if keeps_last else "best",
+            "mechanisms": [],
+            "patience": None,
+            "pad_to": None,
+            "warmup": 0.1,
+            "decay": "linear",
+        }
+    )

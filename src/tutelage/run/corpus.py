@@ -35,6 +35,7 @@ from tutelage.recipes.recipe import Instances, Stage
 from tutelage.report.model import CorpusReport
 from tutelage.run import checks
 from tutelage.run.origins import origins
+from tutelage.run.pairing import copied_layers, paired
 from tutelage.run.plan import StagePlan, mapping_lines, model_line, planned_steps
 from tutelage.run.teacher import Answers
 from tutelage.run.workspace import PROJECTIONS, Bench, Workspace
@@ -159,7 +160,13 @@ class CorpusRun:
         self._check_tokenizers(origin_of(spec))
         shape = anatomy.shape_of(final_config(self.student))
         theirs = None if self.teacher is None else self.teacher.shape
-        self.objectives = [ObjectivePlan(stage.objective, KINDS["tokens"], shape, theirs) for stage in stages]
+        copied = copied_layers(spec, None if source is None else anatomy.shape_of(source.config), theirs)
+        self.objectives = [
+            ObjectivePlan(
+                paired(stage.objective, copied, theirs.layers if theirs else 0), KINDS["tokens"], shape, theirs
+            )
+            for stage in stages
+        ]
         self.feeds: list[Drawn] = []
         self.held_out: list[tuple[Rows, Encoded]] = []
         """For each stage the rows of the held-out instances, and the instances as that stage masks them."""
@@ -317,7 +324,9 @@ class CorpusRun:
         accelerator = self.bench.accelerator
         torch.manual_seed(self.config.seed)
         shape = anatomy.shape_of(final_config(self.student))
-        objective = Objective(stage.objective, KINDS["tokens"], shape, plan.objective.teacher).to(accelerator.device)
+        objective = Objective(plan.objective.given, KINDS["tokens"], shape, plan.objective.teacher).to(
+            accelerator.device
+        )
         teacher = None
         if plan.answers == "running" and self.teacher is not None:
             model = self.teacher.model.to(accelerator.device)

@@ -12,7 +12,9 @@ from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples, keys_of, rows_among
 from tutelage.errors import TutelageError
 from tutelage.recipes.config import from_yaml
-from tutelage.report.model import REPORT, TaskReport, load_report
+from tutelage.report.findings import rise_of
+from tutelage.report.model import REPORT, Rise, TaskReport, load_report
+from tutelage.report.words import student_stages
 from tutelage.tasks.kind import Kind
 from tutelage.tasks.load import load_data
 
@@ -49,6 +51,19 @@ def learnt_by_run(model: str, given: DataConfig, loaded: Data) -> set[str]:
         return set()
     parts = () if data is None else (data.train, data.unlabeled)
     return {key for part in parts if part is not None for key in keys_of(part)}
+
+
+def rise_of_run(model: str) -> Rise | None:
+    """Whether the last stage of the run that made a model was still improving; None where there is no run on a task, or its report
+    cannot be read."""
+    folder = run_of(model, REPORT)
+    try:
+        report = None if folder is None else load_report(folder)
+    except TutelageError:
+        return None
+    if not isinstance(report, TaskReport):
+        return None
+    return rise_of(student_stages(report)[-1], report.data.selection)
 
 
 def learnt_notes(learnt: set[str], part: str, examples: Examples) -> list[str]:

@@ -23,7 +23,7 @@ from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport
 from tutelage.run import predicted, quality
 from tutelage.run.checks import check_ids, check_words, limit_of, near_chance, other_order, own_limit_notes
-from tutelage.run.folder import learnt_by_run, learnt_notes, longest_input
+from tutelage.run.folder import learnt_by_run, learnt_notes, longest_input, rise_of_run
 from tutelage.run.loading import truncation_notes
 from tutelage.run.plan import example_flops, mapping_report, typical
 from tutelage.run.served import served
@@ -186,6 +186,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "rates": run.tried.rates,
         "twin_rates": run.twin_trials,
         "half": run.tried.half,
+        "teacher_rise": None if taught is None else rise_of_run(taught.source.name),
         "warnings": run.warnings + doubts,
         "environment": workspace.environment(),
         "seed": config.seed,

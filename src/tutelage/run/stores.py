@@ -21,11 +21,15 @@ from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
 from tutelage.run import checks
+from tutelage.run.pairing import copied_layers, paired
 from tutelage.run.plan import example_flops
 from tutelage.run.student import outline, with_size
 from tutelage.run.task import TaskRun
 from tutelage.run.teacher import RunTeacher
+from tutelage.run.trials import candidates
 from tutelage.run.workspace import bench
+from tutelage.students.load import load_config
+from tutelage.students.specs import origin_of
 from tutelage.tasks import KINDS
 from tutelage.teachers.knowledge import describe, kept, storable, verified
 from tutelage.teachers.source import Source
@@ -52,10 +56,20 @@ def cut(recipe: Recipe, larger: Path, out: Path, *, quiet: bool = False) -> dict
     with Display(quiet) as display:
         store = verified(Store(larger), display)
         teacher = Source(str(larger / "teacher"))
-        recipe = with_size(recipe, teacher)
-        student = anatomy.shape_of(outline(recipe.student, teacher, {}).config)
+        given, recipe = recipe.student, with_size(recipe, teacher)
         kind = KINDS["regression" if teacher.config.num_labels == 1 else "classification"]
-        plans = [ObjectivePlan(stage.objective, kind, student, teacher.shape) for stage in recipe.stages]
+        named = origin_of(recipe.student)
+        source = teacher.shape if named is None else anatomy.shape_of(load_config(named))
+        plans = [
+            ObjectivePlan(
+                paired(stage.objective, copied_layers(one, source, teacher.shape), teacher.shape.layers),
+                kind,
+                anatomy.shape_of(outline(one, teacher, {}).config),
+                teacher.shape,
+            )
+            for one in [*candidates(given, recipe.student, source).values()] or [recipe.student]
+            for stage in recipe.stages
+        ]
         ours = store.scheme
         scheme = Scheme.covering(storable(plans), ours.classes, ours.hidden, ours.longest, ours.dtype)
         total = store.manifest.examples
@@ -135,10 +149,9 @@ def _teacher_of(run: TaskRun) -> RunTeacher:
 
 
 def _scheme(run: TaskRun, whole: bool) -> Scheme:
-    needs = storable(run.objectives)
-    if whole:
-        needs |= _everything(run)
-    return _teacher_of(run).knowledge.scheme(needs, run.config.store_dtype)
+    teacher = _teacher_of(run)
+    needs = teacher.storable_needs | (_everything(run) if whole else Needs())
+    return teacher.knowledge.scheme(needs, run.config.store_dtype)
 
 
 def _everything(run: TaskRun) -> Needs:

@@ -23,7 +23,6 @@ from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.mechanisms.scene import Scene, StageScene, TaskScene
 from tutelage.objectives.objective import Objective, ObjectivePlan
-from tutelage.objectives.predictions import HardLabels
 from tutelage.progress import duration
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Stage
@@ -31,9 +30,10 @@ from tutelage.report.model import TaskReport, Trials, VocabularyEntry
 from tutelage.report.words import listed, vocabulary_lines
 from tutelage.run import checks, measure, trials, vocabulary
 from tutelage.run import predicted as predictions
-from tutelage.run.budget import settled
+from tutelage.run.budget import settled, twin_stage
 from tutelage.run.loading import Reader, gather_texts, load_split, truncation_notes
 from tutelage.run.origins import origins, texts_of
+from tutelage.run.pairing import copied_layers, paired
 from tutelage.run.plan import StagePlan, example_flops, mapping_lines, model_line, planned_steps, typical
 from tutelage.run.predicted import PredictedTeacher
 from tutelage.run.student import StudentFactory, general_projections, inherit, inherited_count, with_size
@@ -42,7 +42,7 @@ from tutelage.run.vocabulary import held_out
 from tutelage.run.workspace import Bench, Workspace
 from tutelage.students.final import final_config, final_network, notes
 from tutelage.students.load import config_of, load_model, network_of
-from tutelage.students.specs import takes_from_teacher
+from tutelage.students.specs import Student, takes_from_teacher
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import ReadData, load_data
 from tutelage.teachers.knowledge import Knowledge
@@ -96,6 +96,7 @@ class TaskRun:
             )
         if given.predicted is not None:
             self.warnings += predictions.check_labels(config, given)
+        self._named = config.recipe.student
         config = config.model_copy(update={"recipe": with_size(config.recipe, source)})
         split = load_split(config, given, source, self.warnings)
         self.data: Data = split.data
@@ -122,7 +123,9 @@ class TaskRun:
         )
         self.warnings += left_out
         self.config = config = config.model_copy(update={"recipe": recipe})
-        self.objectives = self._objectives(source)
+        self._source_shape = None if source is None else source.shape
+        self.objectives = self.objectives_for(self.factory.spec)
+        self._check_objectives(source)
         checks.check_unlabelled(config)
         limit = checks.limit_of(config.data, self.student.config, *([source.config] if source else []))
         checks.check_padding(config, limit)
@@ -141,7 +144,9 @@ class TaskRun:
         self.teacher: RunTeacher | None = None
         if source is not None:
             knowledge = self._knowledge(source, everything, limit)
-            self.teacher = RunTeacher(config, bench, source, knowledge, self.parts, self.objectives)
+            self.teacher = RunTeacher(
+                config, bench, source, knowledge, self.parts, self.objectives, trials.objectives_of_starts(self)
+            )
         predicted = self.data.predicted
         self.answering: RunTeacher | PredictedTeacher | None = self.teacher
         if predicted is not None:
@@ -159,15 +164,22 @@ class TaskRun:
 
     # --------------------------------------------------------------------------------------------- load and check
 
-    def _objectives(self, source: Source | None) -> list[ObjectivePlan]:
-        shape = anatomy.shape_of(final_config(self.student))
-        theirs = None if source is None else source.shape
+    def objectives_for(self, spec: Student) -> list[ObjectivePlan]:
+        """The objectives for a student: its sizes, and the layers that it is made of, say what terms compare."""
+        model = self.student if spec is self.factory.spec else self.factory.of(spec).outline()
+        shape, theirs = anatomy.shape_of(final_config(model)), self._source_shape
         predicted = self.data.predicted is not None
-        plans = [
-            ObjectivePlan(s.objective, self.kind, shape, theirs, predicted, self._shapes_of(s.name))
-            for s in self.config.recipe.stages
-        ]
-        for stage, plan in zip(self.config.recipe.stages, plans, strict=True):
+        layers = copied_layers(spec, self.factory.source_shape, theirs)
+        plans = []
+        for stage in self.config.recipe.stages:
+            several = self._shapes_of(stage.name)
+            terms = paired(stage.objective, None if several else layers, theirs.layers if theirs else 0)
+            plans.append(ObjectivePlan(terms, self.kind, shape, theirs, predicted, several))
+        return plans
+
+    def _check_objectives(self, source: Source | None) -> None:
+        shape = anatomy.shape_of(final_config(self.student))
+        for stage, plan in zip(self.config.recipe.stages, self.objectives, strict=True):
             checks.check_poolers(plan, self.student, source)
             if stage.patience is not None and not self.kind.learns_labels:
                 self.warnings.append(
@@ -177,7 +189,16 @@ class TaskRun:
             for part, term, mapped in ((p, *pair) for p in plan.parts for pair in zip(p.terms, p.pairs, strict=True)):
                 if part.teacher and not mapped and (note := term.unpaired(shape, part.teacher)) is not None:
                     self.warnings.append(f"stage {stage.name} {note}")
-        return plans
+
+    def begin_from(self, spec: Student) -> None:
+        """The trials have chosen a start: make the student of it, and pair its layers anew."""
+        self.factory.spec = self.scene.spec = spec
+        self.student = self.scene.student = self.factory.make().to(self.bench.accelerator.device)
+        self.objectives[:] = self.objectives_for(spec)  # the teacher and its store have the same list
+        self.scene.stages = [
+            replace(scene, plan=plan) for scene, plan in zip(self.scene.stages, self.objectives, strict=True)
+        ]
+        self.__dict__.pop("plans", None)
 
     def _shapes_of(self, stage: str) -> dict[int, anatomy.Shape]:
         """The shapes of the teachers whose layers a stage compares, where several teach each step."""
@@ -384,9 +405,7 @@ class TaskRun:
             lines.append(
                 f"         its start lacks {listed(new)}, which {'is' if len(new) == 1 else 'are'} new and random"
             )
-        if self.starts:
-            ways = ", ".join(f"{name} ({' '.join(map(str, layers))})" for name, layers in self.starts.items())
-            lines.append(f"start    the best of the layers {ways}; each is tried for some steps")
+        lines += trials.plan_lines(self.starts)
         inputs, student_flops = typical(train, self.student), self._student_flops()
         trial = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
         rate = 32 * student_flops / (trial["student"]["32"] / 1000)
@@ -444,9 +463,9 @@ class TaskRun:
                 self.student = network_of(config, self.kind.head).to(self.bench.accelerator.device)
 
     @cached_property
-    def starts(self) -> dict[str, list[int]]:
-        """The candidates for the layers that the student is made of."""
-        return trials.starts(self.factory.spec, self.factory.source_shape)
+    def starts(self) -> dict[str, Student]:
+        """The candidates for the student, by name."""
+        return trials.candidates(self._named, self.factory.spec, self.factory.source_shape)
 
     def shapes(self) -> tuple[anatomy.Shape, anatomy.Shape | None]:
         """The shapes of the student and of its teacher."""
@@ -468,11 +487,10 @@ class TaskRun:
             self.teacher.release()  # making a student may have loaded its teacher
         torch.manual_seed(config.seed)  # and has drawn numbers
         shape = anatomy.shape_of(final_config(self.student))
-        objective = Objective(
-            stage.objective, self.kind, shape, plan.teacher, predicted=plan.predicted, several=plan.several
-        )
+        # A stage before may have removed layers.
+        terms = plan.given if shape.layers == plan.student.layers else stage.objective
+        objective = Objective(terms, self.kind, shape, plan.teacher, predicted=plan.predicted, several=plan.several)
         inherit(objective, self._projections)
-        # A stage before may have made the student smaller.
         self.plans[index] = replace(self.plans[index], objective=objective.plan)
         labels = [found for m in stage.mechanisms if (found := m.labels(self.scene, scene)) is not None]
         brought = {m.kind: m.teacher(self.scene, scene) for m in stage.mechanisms}
@@ -574,23 +592,3 @@ def feed_of(stage: Stage, encoded: Encoded) -> Feed:
     """The texts that a stage reads; texts without a label are left out if the stage needs labels."""
     known = encoded.known > 0
     return Known(encoded, np.flatnonzero(known) if stage.needs_labels and not known.all() else None)
-
-
-def twin_stage(last: Stage, steps: int) -> Stage:
-    """Fine-tuning on the labels for ``steps`` steps, as many as the student was distilled for, at the last stage's rate."""
-    # The twin is kept as the student is: a student that is whole only at its end keeps the last epoch.
-    keeps_last = any(mechanism.keeps_last for mechanism in last.mechanisms)
-    return last.model_copy(
-        update={
-            "name": "labels",
-            "objective": [HardLabels()],
-            "epochs": 10**6,
-            "max_steps": steps,
-            "select": "last" if keeps_last else "best",
-            "mechanisms": [],
-            "patience": None,
-            "pad_to": None,
-            "warmup": 0.1,
-            "decay": "linear",
-        }
-    )

@@ -33,7 +33,12 @@ Answers = Literal["nobody", "running", "known", "store", "mechanism", "file"]
 
 
 class RunTeacher:
-    """The teacher of a run, with its known predictions and its store."""
+    """The teacher of a run, with its known predictions and its store.
+
+    Args:
+        objectives: Those of the stages.
+        possible: Those that trials may choose instead.
+    """
 
     def __init__(
         self,
@@ -43,9 +48,11 @@ class RunTeacher:
         knowledge: Knowledge,
         parts: dict[str, Texts],
         objectives: Sequence[ObjectivePlan],
+        possible: Sequence[ObjectivePlan] = (),
     ) -> None:
         self.source, self.knowledge = source, knowledge
         self._config, self._bench, self._parts, self._objectives = config, bench, parts, objectives
+        self._possible = possible
         self.logits: dict[str, Tensor] = {}
         """The teacher's predictions on each part of the evaluation set, and on the training parts that need them."""
         self.store: Store | None = None
@@ -169,14 +176,18 @@ class RunTeacher:
 
     # ---------------------------------------------------------------------------------------------------- the store
 
+    @property
+    def storable_needs(self) -> Needs:
+        """What a store for this run holds."""
+        return storable([*self._objectives, *self._possible])
+
     def find_store(self) -> None:
         """Open the store that the run names, or one that fits; otherwise plan a new one.
 
         Raises:
             TutelageError: when the store does not fit, or the place of a new one is taken.
         """
-        config, knowledge = self._config, self.knowledge
-        needs = storable(self._objectives)
+        config, knowledge, needs = self._config, self.knowledge, self.storable_needs
         if config.teacher_store != "auto":
             self._use(*knowledge.open(Path(str(config.teacher_store)), needs))
             return
@@ -191,7 +202,7 @@ class RunTeacher:
         """Write the planned store, if any, and free the teacher if no stage needs it."""
         if self.to_write is None:
             return
-        needs, bench = storable(self._objectives), self._bench
+        needs, bench = self.storable_needs, self._bench
         dev = {name: self.logits[name] for name in self.knowledge.dev}
         self._use(*self.knowledge.find_or_write(self.to_write, needs, dev, bench.accelerator, bench.display))
         self.release()

@@ -2,14 +2,15 @@
 whether it has enough texts.
 
 A trial trains a candidate for a few steps on labels and the teacher's known predictions, and measures its loss on held-out texts.
-The lowest loss wins. Trials depend on the settings of the run alone, and their result is kept in the run's folder.
+The lowest loss wins. Of several starts all are measured untrained, and the best few of them are trained. Trials depend on the
+settings of the run alone, and their result is kept in the run's folder.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutelage import anatomy
@@ -32,20 +34,27 @@ from tutelage.objectives.predictions import HardLabels
 from tutelage.objectives.term import Term
 from tutelage.recipes.recipe import Stage
 from tutelage.report.model import Trial, Trials
+from tutelage.report.words import trial_lines
+from tutelage.run.pairing import pairs_by_origin
 from tutelage.students.copied import chosen_layers
-from tutelage.students.specs import Copied, Student
-from tutelage.teachers.teacher import KnownLogits, Teacher
+from tutelage.students.specs import Copied, Pruned, Sized, Student
+from tutelage.teachers.teacher import KnownLogits, Teacher, predict
 from tutelage.training import loop
 
 if TYPE_CHECKING:
     from tutelage.run.task import TaskRun
 
+CUT = "heads and neurons cut"
+"""Name of the start that keeps all layers, with fewer heads and neurons."""
 START, RATE, TWIN, HALF = "start.json", "rate.json", "twin.json", "half.json"
 """Files of the results, until the report is written."""
 HELD_OUT = 512
 """Texts of the validation split (of the training texts, where there is no split) on which a trial is measured, at most."""
 SHARE, FEWEST, MOST = 0.06, 20, 150
 """Steps of a trial: a share of the run's steps, at least and at most so many; never more than the run has."""
+TRAINED = 3
+"""Starts that are trained, those with the lowest losses untrained. Not fewer: the order before training is only roughly that after
+it (of five starts of a sentence encoder the best after 150 steps was the second untrained once, and the first once)."""
 READ_TWICE = 2
 """Texts that a trial reads at least so many times are few: another trial reads half of them, as often again."""
 RATES = (1.0, 2.5)
@@ -70,6 +79,44 @@ def starts(student: Student, source: anatomy.Shape | None) -> dict[str, list[int
         if layers not in found.values() and (layers[0] == 1 or not differs):
             found[name] = layers
     return found if len(found) > 1 else {}
+
+
+def candidates(named: Student, student: Student, source: anatomy.Shape | None) -> dict[str, Student]:
+    """The candidate starts of a run by name, where there are several.
+
+    Args:
+        named: The student as the recipe names it. For one that is given by its cost alone (``init=sized``) layers that are copied
+            whole are tried beside a cut through all layers.
+        student: What the run makes of it.
+        source: The shape of the model that layers are copied from.
+    """
+    made: dict[str, Student] = {}
+    shallow = student
+    if isinstance(named, Sized) and isinstance(student, Pruned) and source is not None:
+        made, shallow = {CUT: student}, named.of(source.layers, cut=False)
+    for name, layers in starts(shallow, source).items():
+        made[f"{name}: {' '.join(map(str, layers))}"] = shallow.model_copy(update={"layers": layers})
+    return made if len(made) > 1 else {}
+
+
+def plan_lines(named: Iterable[str]) -> list[str]:
+    """The candidate starts in the printed plan; nothing where there is no choice."""
+    parted = [name.partition(": ") for name in named]
+    ways = ", ".join(f"{name} ({layers})" for name, _, layers in parted if layers)
+    what = f"the layers {ways}" if (CUT, "", "") not in parted else f"{CUT} in all layers, and the layers {ways}"
+    return (
+        [f"start    the best of {what}; all are measured, and the best {TRAINED} tried for some steps"]
+        if parted
+        else []
+    )
+
+
+def objectives_of_starts(run: TaskRun) -> list[ObjectivePlan]:
+    """The objectives of the run's candidate starts, where each compares other layers: a store holds what all of them need."""
+    by_origin = any(pairs_by_origin(term) for stage in run.config.recipe.stages for term in stage.objective)
+    if not by_origin and CUT not in run.starts:
+        return []
+    return [plan for spec in run.starts.values() for plan in run.objectives_for(spec)]
 
 
 def trial_stage(last: Stage, steps: int, *, taught: bool, labels: bool) -> Stage | None:
@@ -108,21 +155,49 @@ class Ground:
     """The teacher's predictions on ``held_out``; made when they are first asked for, and kept."""
     score: Callable[[PreTrainedModel], float] | None
     """The task's metric on the validation split."""
+    agreement: Callable[[PreTrainedModel], float | None]
+    """The agreement with the teacher on ``held_out``; None without a teacher, and where answers cannot be equal."""
     accelerator: Accelerator
     seed: int
+    finished: dict[str, Trial] = field(default_factory=dict)
+    """The trials of a stopped run, by name."""
 
-    def trial(self, name: str, stage: Stage, student: PreTrainedModel) -> Trial:
-        """Measure a candidate, train it, measure it again."""
-        torch.manual_seed(self.seed)
-        module = loop.DistillationModule(student.to(self.accelerator.device), self.objective(stage, student))
-        before = self._loss(module)
-        untrained = None if self.score is None else self.score(student)
+    def trial(self, name: str, stage: Stage, student: PreTrainedModel, before: Trial | None = None) -> Trial:
+        """Measure a candidate, unless that was done before, train it, and measure it again."""
+        if name in self.finished:
+            return self.finished[name]
+        module = self._module(stage, student)
+        before = self._as_it_is(name, module, student) if before is None else before
         loop.train(stage, module, self.teacher(), self.feed, self.accelerator, self.seed)
         after = self._loss(module)
         module.close()
         score = None if self.score is None else self.score(student)
         loss = after if math.isfinite(after) else None
-        return Trial(name=name, untrained_loss=before, untrained_score=untrained, loss=loss, score=score)
+        return before.model_copy(update={"trained": True, "loss": loss, "score": score})
+
+    def untrained(self, name: str, stage: Stage, student: PreTrainedModel) -> Trial:
+        """Measure a candidate as it is."""
+        module = self._module(stage, student)
+        found = self._as_it_is(name, module, student)
+        module.close()
+        return found
+
+    def _as_it_is(self, name: str, module: loop.DistillationModule, student: PreTrainedModel) -> Trial:
+        loss, score = self._loss(module), None if self.score is None else self.score(student)
+        agreement = self.agreement(student)
+        return Trial(
+            name=name,
+            untrained_loss=loss,
+            untrained_agreement=agreement,
+            untrained_score=score,
+            trained=False,
+            loss=None,
+            score=None,
+        )
+
+    def _module(self, stage: Stage, student: PreTrainedModel) -> loop.DistillationModule:
+        torch.manual_seed(self.seed)
+        return loop.DistillationModule(student.to(self.accelerator.device), self.objective(stage, student))
 
     def _loss(self, module: loop.DistillationModule) -> float:
         module.to(self.accelerator.device).eval()
@@ -140,22 +215,34 @@ class Ground:
         return total
 
 
-def rank(loss: float | None) -> float:
-    """The place of a trial's loss among others: one that diverged is last."""
-    return math.inf if loss is None else loss
+def rank(one: Trial) -> tuple[bool, float]:
+    """The place of a trial among others: one that diverged comes after those that did not, and one that was not trained is last."""
+    return not one.trained, math.inf if one.loss is None else one.loss
+
+
+def agreed(names: list[str], accelerator: Accelerator) -> list[str]:
+    """The names that the first process gives: rounding may differ between processes."""
+    if accelerator.num_processes > 1:
+        broadcast_object_list(names)
+    return names
 
 
 def best_of(place: Path, ground: Ground, trials: Callable[[], Iterable[Trial]], steps: int) -> Trials:
-    """Make the trials, or read those of a stopped run, and say which is best."""
+    """Make the trials, but for those that a stopped run has made, and say which is best."""
     if place.exists():
         return Trials.model_validate(read_signed(place))
-    tried = list(trials())
-    chosen = [min(tried, key=lambda one: rank(one.loss)).name]
-    if ground.accelerator.num_processes > 1:  # rounding may differ between processes
-        broadcast_object_list(chosen)
-    found = Trials(chosen=chosen[0], steps=steps, texts=len(ground.held_out), tried=tried)
+    part, tried = place.with_suffix(".part.json"), list[Trial]()
+    if part.exists():
+        ground.finished.update({name: Trial.model_validate(one) for name, one in read_signed(part).items()})
+    for one in trials():
+        tried.append(one)
+        if ground.accelerator.is_main_process:
+            write_text(part, signed({one.name: one.model_dump(mode="json") for one in tried if one.trained}))
+    (chosen,) = agreed([min(tried, key=rank).name], ground.accelerator)
+    found = Trials(chosen=chosen, steps=steps, texts=len(ground.held_out), tried=tried)
     if ground.accelerator.is_main_process:
         write_text(place, signed(found.model_dump(mode="json")))
+        part.unlink(missing_ok=True)
     ground.accelerator.wait_for_everyone()
     return found
 
@@ -174,13 +261,15 @@ def passes(run: TaskRun) -> int:
     stage = _stage_of(run)
     if stage is None:
         return 0
+    starts = len(run.starts)
     # The first rate is that at which the starts are tried.
-    candidates = len(run.starts) + (len(RATES) - bool(run.starts) if run.open_rates else 0)
-    candidates += few_rows(run, stage, run.feed(stage, _part(run))) is not None
+    others = len(RATES) - bool(starts) if run.open_rates else 0
+    others += few_rows(run, stage, run.feed(stage, _part(run))) is not None
     trained = (stage.max_steps or 0) * stage.batch_size
-    measured = min(len(_measured(run).examples), HELD_OUT)
-    scored = len(run.selection.examples) if run.kind.learns_labels else 0
-    return candidates * (3 * trained + 2 * (measured + scored))
+    compared = min(len(_measured(run).examples), HELD_OUT)
+    measured = compared + (len(run.selection.examples) if run.kind.learns_labels else 0)
+    untrained = measured + (compared if _taught(run, stage) else 0)
+    return (starts + others) * untrained + (min(starts, TRAINED) + others) * (3 * trained + measured)
 
 
 @dataclass(frozen=True)
@@ -210,7 +299,7 @@ def choose(run: TaskRun, folder: Path) -> Tried:
             for one in recipe.stages
         ]
         run.config = run.config.model_copy(update={"recipe": recipe.model_copy(update={"stages": stages})})
-        run.bench.display.say(f"rate: of {len(rated.tried)} tried for {rated.steps} steps the best is {rated.chosen}")
+        run.bench.display.say("\n".join(trial_lines("rate", rated)))
         done = rated.tried[0]
     assert done is not None  # a start or a rate is open
     return Tried(started, rated, of_half(run, ground, stage, folder, done))
@@ -233,25 +322,31 @@ def of_half(run: TaskRun, ground: Ground, stage: Stage, folder: Path, whole: Tri
 
     def tried() -> Iterator[Trial]:
         fewer = replace(ground, feed=half)
-        yield fewer.trial(f"{len(half.rows(0)):,} texts", stage, run.factory.make())
-        yield whole.model_copy(update={"name": f"{len(rows):,} texts"})
+        count = len(half.rows(0))
+        found = fewer.trial(f"{count:,} texts", stage, run.factory.make())
+        yield found.model_copy(update={"examples": count})
+        yield whole.model_copy(update={"name": f"{len(rows):,} texts", "examples": len(rows)})
 
     return best_of(folder / HALF, ground, tried, stage.max_steps or 0)
 
 
 def choose_start(run: TaskRun, ground: Ground, stage: Stage, folder: Path) -> Trials:
     """Try each of the run's starts, and make its student of the best."""
-    spec = run.factory.spec
+
+    def made(name: str) -> PreTrainedModel:
+        run.factory.spec = run.starts[name]
+        return run.factory.make()
 
     def tried() -> Iterator[Trial]:
-        for name, layers in run.starts.items():
-            run.factory.spec = spec.model_copy(update={"layers": layers})
-            yield ground.trial(f"{name}: {' '.join(map(str, layers))}", stage, run.factory.make())
+        untrained = {name: ground.untrained(name, stage, made(name)) for name in run.starts}
+        losses = {name: one.untrained_loss for name, one in untrained.items()}
+        best = agreed(sorted(losses, key=lambda name: losses[name])[:TRAINED], ground.accelerator)
+        for name, one in untrained.items():
+            yield ground.trial(name, stage, made(name), one) if name in best else one
 
     found = best_of(folder / START, ground, tried, stage.max_steps or 0)
-    run.factory.spec = spec.model_copy(update={"layers": run.starts[found.chosen.partition(":")[0]]})
-    run.student = run.scene.student = run.factory.make().to(run.bench.accelerator.device)
-    run.bench.display.say(f"start: of {len(found.tried)} tried for {found.steps} steps the best is {found.chosen}")
+    run.begin_from(run.starts[found.chosen])
+    run.bench.display.say("\n".join(trial_lines("start", found)))
     return found
 
 
@@ -261,6 +356,7 @@ def twin_rate(run: TaskRun, twin: Stage, steps: int) -> tuple[Trials, float]:
     assert stage is not None and run.config.out is not None
     place = Path(run.config.out) / TWIN
     found, factor = better_rate(run, ground_of(run, stage), stage, place, twin=True)
+    run.bench.display.say("\n".join(trial_lines("rate without the teacher", found)))
     return found, factor * twin.schedule[1]
 
 
@@ -293,6 +389,11 @@ def _measured(run: TaskRun) -> Texts:
     return run.selection if len(run.selection.examples) else run.parts[_part(run)]
 
 
+def _taught(run: TaskRun, stage: Stage) -> bool:
+    """Whether a term of the trials reads the teacher's predictions."""
+    return run.teacher is not None and bool(ObjectivePlan(stage.objective, run.kind, *run.shapes()).teacher_needs)
+
+
 def ground_of(run: TaskRun, stage: Stage) -> Ground:
     """What the trials of a run have in common."""
     device, part, measured = run.bench.accelerator.device, _part(run), _measured(run)
@@ -301,11 +402,19 @@ def ground_of(run: TaskRun, stage: Stage) -> Ground:
     taught = run.teacher if needs else None
 
     @cache
+    def answers() -> Tensor | None:
+        return None if taught is None else taught.logits_of(texts, "teacher on held-out texts")
+
+    @cache
     def known() -> Teacher | None:
-        if taught is None:
-            return None
-        logits = taught.logits_of(texts, "teacher on held-out texts")
-        return KnownLogits(logits.to(device), texts.student.logit_rows)
+        logits = answers()
+        return None if logits is None else KnownLogits(logits.to(device), texts.student.logit_rows)
+
+    def agreement(model: PreTrainedModel) -> float | None:
+        theirs = answers()
+        return (
+            None if theirs is None else run.kind.agreement(predict(model, texts.student, run.bench.accelerator), theirs)
+        )
 
     def objective(stage: Stage, model: PreTrainedModel) -> Objective:
         run.prepare(model)
@@ -318,6 +427,7 @@ def ground_of(run: TaskRun, stage: Stage) -> Ground:
         held_out=texts.student,
         held_out_teacher=known,
         score=run.score if run.kind.learns_labels else None,
+        agreement=agreement,
         accelerator=run.bench.accelerator,
         seed=run.config.seed,
     )

@@ -183,7 +183,9 @@ class Sized(StudentSpec):
     """A smaller teacher, given by its cost alone: the teacher with fewer heads and neurons in every layer (``init=pruned``), or,
     where single ones cannot be removed, with fewer layers (``init=copied``).
 
-    Keeping the depth is far ahead of removing layers, at the same cost and before any training (docs/results/cutting.md).
+    Keeping the depth is far ahead of removing layers, at the same cost and before any training (docs/results/cutting.md). A run on
+    a task therefore begins with the cut, and tries layers that are copied whole beside it: after training they may be level
+    (docs/results/defaults.md). ``init=pruned,target_flops=0.5`` is the cut alone.
     """
 
     inherits = True

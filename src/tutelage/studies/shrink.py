@@ -243,7 +243,7 @@ def _tried(task: TaskRun, found: Shrink, shapes: list[ShapeEntry], wanted: dict[
     for shape in found.shapes:
         shape.loss = losses.get(shape.name)
     _save(out, found)
-    return sorted(losses, key=lambda name: trials.rank(losses[name]))
+    return [one.name for one in sorted(result.tried, key=trials.rank)]
 
 
 def _spread(spec: Student) -> Student:

@@ -20,6 +20,7 @@ from tutelage.errors import TutelageError, out_of_memory
 from tutelage.knowledge.signals import Signals
 from tutelage.mechanisms.hook import Hook, views_of
 from tutelage.recipes.recipe import Stage
+from tutelage.report.findings import first_step_lines
 from tutelage.teachers.teacher import Teacher
 
 Terms = dict[str, dict[str, float | None]]
@@ -116,6 +117,8 @@ class Stepper:
                     sums[name] = sums.get(name, 0) + loss.detach()
         if self.first is None:
             self.first = first
+            for line in first_step_lines(self.stage.name, first):
+                self.say(line)
         return sums
 
     def _wrap(self, batch: Batch, signals: Signals) -> None:
