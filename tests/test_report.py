@@ -41,6 +41,8 @@ from tutelage.report.model import (
     TaskStage,
     TeamEntry,
     TeamStage,
+    Trial,
+    Trials,
     load_report,
     schema,
 )
@@ -735,6 +737,12 @@ def test_page_of_inherited_weights_says_how_much_was_kept(report: TaskReport, pr
         assert ">Inherited weights</h2>" in text and ">2 of 768</td>" in text
         assert "Attention, each of 2 layers" in text and "more than 1.2e-06 (largest logit: 3.21)" in text
     assert "slices of the teacher reach 0.815" in verdict(report) and ">Sliced teacher</th>" in page(report)
+    tried = [
+        Trial(name=f"{rate}", untrained_loss=1, untrained_score=None, loss=0.5, score=None) for rate in (1e-4, 3e-4)
+    ]
+    report.twin_rates = Trials(chosen="0.0003", steps=9, texts=9, tried=tried)
+    for text in (page(report), card(report)):
+        assert "for as many steps, at the better of two learning rates" in text
 
 
 # ----------------------------------------------------------------------------------------------------------- corpus

@@ -289,7 +289,7 @@ def test_mistakes_are_one_line(
     tokenizer.save_pretrained(tmp_path / "number")
     refused("is of kind regression and answers without probabilities", str(tmp_path / "number"), temperature=3)
     refused("is a regression", dev=str(tmp_path / "numbers.csv"))
-    refused("shares no layers", format="checkpoint")
+    refused("standard checkpoint already", format="checkpoint")
     AutoModelForCausalLM.from_config(tiny_config("gpt2", layers=1)).save_pretrained(tmp_path / "words")
     tokenizer.save_pretrained(tmp_path / "words")
     refused("answers no task", str(tmp_path / "words"))

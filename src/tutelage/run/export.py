@@ -47,7 +47,7 @@ from tutelage.serving.report import REPORT, ExportReport, Side, busy_note, flags
 from tutelage.serving.session import check_installed
 from tutelage.students import subnetworks
 from tutelage.students.load import head_in
-from tutelage.students.sharing import expanded
+from tutelage.students.standard import standard
 from tutelage.tasks import kind_of, kind_of_model
 from tutelage.tasks.kind import Kind
 from tutelage.tasks.load import load_data
@@ -130,7 +130,7 @@ def export(
             fitted = form == "onnx" and checked.kind.classifies_texts and part is None
             temperature, note = temperature_of_run(path) if fitted else (1.0, [])
             checked.notes.extend(f"{line}; {option('temperature')} gives another" for line in note)
-        plain = expanded(source.model) if form == "checkpoint" and part is None else source.model
+        plain = standard(source.model) if form == "checkpoint" and part is None else source.model
         if checked.data is not None and checked.kind.named and unnamed(source.config):
             for name, value in checked.kind.label_settings(checked.data).items():
                 setattr(plain.config, name, value)
