@@ -524,7 +524,7 @@ def test_a_report_is_read_back_as_it_was_written(
 def test_values_that_do_not_exist_are_absent(report: TaskReport, alone: TaskReport) -> None:
     assert {"retention", "speedup", "module"}.isdisjoint(alone.model_dump(mode="json")["student"])
     assert alone.model_dump(mode="json")["student"]["agreement"] is None
-    assert "gpu" not in report.model_dump(mode="json")["environment"]
+    assert {"gpu", "cpu", "command"}.isdisjoint(report.model_dump(mode="json")["environment"])
 
 
 @pytest.mark.parametrize(
@@ -554,6 +554,26 @@ def test_the_schema_says_what_every_field_is() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- page
+
+
+def test_spreads_sizes_and_where_a_run_comes_from(report: TaskReport, pretrained: CorpusReport) -> None:
+    environment = ENVIRONMENT.model_copy(update={"cpu": "Xeon <7>", "command": "tutelage distill --out 'a b'"})
+    origins = {"the data": "0a1b", "the teacher 'runs/teacher'": "2c3d 4e5f"}
+    for one in (report, pretrained):
+        one.environment, one.origins = environment, origins
+    for text in (page(report), corpus.page(pretrained)):
+        assert "Xeon &lt;7&gt;" in text and "<code>tutelage distill --out &#39;a b&#39;</code>" in text
+        assert "<dt>fingerprint of the data</dt><dd><code>0a1b</code>" in text
+        assert "<dt>fingerprint of the teacher &#39;runs/teacher&#39;</dt><dd><code>2c3d 4e5f</code>" in text
+    assert report.teacher is not None
+    assert {row.label: row for row in comparison(report)}["Size on disk"].ratio == ""  # of an older report
+    report.teacher.bytes, report.teacher.latency_spread_ms = 90_900_000, {"1": 0.31, "32": 12.34}
+    rows = {row.label: row for row in comparison(report)}
+    assert rows["Size on disk"].cells == {"teacher": "90.9\u00a0MB", "student": "41.2\u00a0MB"}
+    assert rows["Size on disk"].ratio == "2.2x smaller"
+    assert rows["Latency, batch size 1"].cells["teacher"] == "9.1\u00a0ms (0.31)"
+    assert "(0.31)" in card(report) and "in brackets the distance of the quartiles" in card(report)
+    assert "on the CPU (Xeon" in card(report)
 
 
 def test_page_needs_nothing_but_itself(report: TaskReport) -> None:

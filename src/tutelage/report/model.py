@@ -43,6 +43,10 @@ class ModelEntry(Block):
     """Floating-point operations of one forward pass of one example of mean length."""
     latency_ms: dict[str, float] | None
     """Median milliseconds of a forward pass, by batch size (``1``, ``32``). Null if only a store of the teacher is present."""
+    latency_spread_ms: dict[str, float] | None = None
+    """Distance of the quartiles of these milliseconds."""
+    bytes: int | None = None
+    """Size of the weights on disk. Null for the baseline, which is not saved, and if only a store of the teacher is present."""
     shape: str
     """Layers, width, heads and intermediate size, in words."""
 
@@ -408,12 +412,16 @@ class Environment(Block):
     transformers: str
     device: str
     """Type of the torch device."""
+    cpu: str | None = Field(default=None, exclude_if=_absent)
+    """Model of the CPU. Absent in reports of older versions."""
     gpu: str | None = Field(default=None, exclude_if=_absent)
     """Name of the GPU. Absent on other devices."""
     threads: int
     """CPU threads."""
     precision: str
     """``fp32``, ``bf16`` or ``fp16``."""
+    command: str | None = Field(default=None, exclude_if=_absent)
+    """The command that made the run, of a resumed run the last one. Absent where it was started from Python."""
 
 
 class TaskReport(Block):
@@ -478,6 +486,9 @@ class TaskReport(Block):
     """What the numbers say about the settings."""
     warnings: list[str]
     environment: Environment
+    origins: dict[str, str] = Field(default_factory=dict)
+    """What the run learnt from, by name: fingerprints of the texts with their labels, of the teacher (of its weights and of its
+    tokenizer) and of further files. Empty in reports of older versions."""
     seed: int
     sections: list[Section] = Field(default_factory=list)
     """Further sections of the page, from mechanisms."""
@@ -493,6 +504,8 @@ class CorpusModel(Block):
     shape: str
     """Layers, width, heads and intermediate size, in words."""
     parameters: int
+    bytes: int | None = None
+    """Size of the weights on disk. Null in reports of older versions."""
 
 
 class CorpusStudent(CorpusModel):
@@ -535,6 +548,9 @@ class CorpusReport(Block):
     stages: list[CorpusStage]
     inherited: InheritedEntry | None = None
     environment: Environment
+    origins: dict[str, str] = Field(default_factory=dict)
+    """What the run learnt from, by name: fingerprints of the texts with their labels, of the teacher (of its weights and of its
+    tokenizer) and of further files. Empty in reports of older versions."""
     seed: int
     sections: list[Section] = Field(default_factory=list)
     """Further sections of the page, from mechanisms."""

@@ -43,7 +43,7 @@ from tutelage.run.quality import difference
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel
 from tutelage.serving.graph import OPSET
-from tutelage.serving.report import REPORT, ExportReport, Side, busy_note, flags_of
+from tutelage.serving.report import REPORT, ExportReport, Side, flags_of
 from tutelage.serving.session import check_installed
 from tutelage.students import subnetworks
 from tutelage.students.load import head_in
@@ -252,7 +252,7 @@ def _report(
             data = None
     desk.display.say("measuring speed ...")
     times, core = serving.latency(models, typical(texts.student, source.model))
-    busy = busy_note(core)
+    busy = speed.busy_note(core)
     sides = []
     for name, one in models.items():
         weights = one.bytes if isinstance(one, OnnxModel) else _bytes_of(one)

@@ -391,8 +391,8 @@ class TaskRun:
             ways = ", ".join(f"{name} ({' '.join(map(str, layers))})" for name, layers in self.starts.items())
             lines.append(f"start    the best of the layers {ways}; each is tried for some steps")
         inputs, student_flops = typical(train, self.student), self._student_flops()
-        trial = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
-        rate = 32 * student_flops / (trial["student"]["32"] / 1000)
+        trial, _ = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
+        rate = 32 * student_flops / (trial["student"]["32"].median / 1000)
         tried = trials.passes(self)
         seconds = tried * student_flops / rate
         for plan, stage in zip(plans, self.scene.stages, strict=True):
