@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from tutelage.data.tokenizers import load_tokenizer
-from tutelage.evaluation.speed import count_parameters, cpu_name, flops
+from tutelage.evaluation.speed import BUSY, count_parameters, cpu_name, flops
 from tutelage.serving import latency, quantize, to_onnx
-from tutelage.serving.timing import BUSY
 from tutelage.students.pruned import prune
 from tutelage.students.specs import Pruned
 from tutelage.studies.demo import pretrained

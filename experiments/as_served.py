@@ -10,10 +10,11 @@ from typing import Any
 from tutelage.data.config import DataConfig
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
+from tutelage.evaluation.speed import BUSY
 from tutelage.run.plan import typical
 from tutelage.serving.graph import quantize, to_onnx
 from tutelage.serving.session import OnnxModel
-from tutelage.serving.timing import BUSY, latency
+from tutelage.serving.timing import latency
 from tutelage.students.load import load_model
 from tutelage.studies.script import write
 from tutelage.tasks import kind_of

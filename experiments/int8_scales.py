@@ -20,11 +20,12 @@ from front import task_data
 
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer, load_tokenizer
+from tutelage.evaluation.speed import BUSY
 from tutelage.run.plan import typical
 from tutelage.run.quality import difference
 from tutelage.serving import graph
 from tutelage.serving.session import OnnxModel
-from tutelage.serving.timing import BUSY, latency
+from tutelage.serving.timing import latency
 from tutelage.students.load import load_model
 from tutelage.studies.pages import tabled
 from tutelage.studies.script import Arguments, Results, settings

@@ -305,7 +305,13 @@ def test_a_weak_teacher_may_be_allowed(teacher_folder: Path, tmp_path: Path) -> 
     words = mistake(teacher_folder, tmp_path, "weak")
     code, out, _ = invoke(*words, "--allow-weak-teacher", "--json")
     assert code == 0
-    assert any("no better than" in warning for warning in json.loads(out)["warnings"])
+    report = json.loads(out)
+    assert any("no better than" in warning for warning in report["warnings"])
+    typed = shlex.split(report["environment"]["command"])
+    assert typed == ["tutelage", *map(str, words), "--allow-weak-teacher", "--json"] and report["environment"]["cpu"]
+    assert list(report["origins"]) == ["the data", f"the teacher {report['teacher']['name']!r}"]
+    weights = Path(report["teacher"]["name"]) / "model.safetensors"
+    assert report["teacher"]["bytes"] == weights.stat().st_size
 
 
 def test_names_in_tables_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import torch
 from conftest import LABELS, tiny_config, tiny_model
 from pydantic import ValidationError
 from test_pruned import WITHOUT_HEADS, answers, inputs_for, labelled, proof, spread_model
+from transformers import PreTrainedModel
 
 from tutelage import anatomy
 from tutelage.data.config import DataConfig
@@ -29,6 +30,7 @@ from tutelage.students.build import build
 from tutelage.students.load import load_model, model_class
 from tutelage.students.sizes import Costs, Sizes
 from tutelage.students.specs import Copied, Gated, parse
+from tutelage.students.standard import standard
 from tutelage.students.uneven import CONFIGS
 from tutelage.tasks.sentence import plain_settings
 from tutelage.training.optimizers import clip
@@ -340,3 +342,29 @@ def test_layers_of_an_uneven_model_can_be_copied() -> None:
     assert (student.config.kept_heads, student.config.kept_neurons) == ([4, 0], [8, 16])
     assert anatomy.shape_of(student.config).hidden == 5
     assert answers(student, inputs_for()).isfinite().all()
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_an_uneven_model_with_all_blocks_is_an_ordinary_one_with_zeros(family: str) -> None:
+    def of(heads: list[int], neurons: list[int]) -> PreTrainedModel:
+        values = tiny_config(family).to_dict() | {"kept_heads": heads, "kept_neurons": neurons}
+        values.pop("model_type")
+        model = model_class("classes").from_config(CONFIGS[family](**values), dtype=torch.float32).eval()
+        for parameter in model.parameters():
+            parameter.data += torch.randn_like(parameter) * 0.1
+        return model
+
+    inputs = inputs_for()
+    if family == "distilbert":
+        inputs.pop("token_type_ids")
+    model = of([4, 2, 3, 1], [8, 12, 16, 4])
+    plain = standard(model)
+    assert (plain.config.model_type, anatomy.shape_of(plain.config).intermediate) == (family, 16)
+    torch.testing.assert_close(answers(plain, inputs), answers(model, inputs), atol=1e-5, rtol=1e-5)
+    model.config.kept_coordinates = [*range(20)]
+    with pytest.raises(TutelageError, match="have 20 of 32 coordinates"):
+        standard(model)
+    with pytest.raises(
+        TutelageError, match=f"layer 2 of this uneven_{family} has no feed-forward block, and each layer of"
+    ):
+        standard(of([4, 2, 0, 1], [8, 0, 16, 4]))

@@ -28,6 +28,7 @@ from tutelage.students.load import load_model, model_class
 from tutelage.students.pruned import CONFIGS, check_prunable, prune
 from tutelage.students.sizes import Costs, Sizes, sizes_of
 from tutelage.students.specs import Copied, Fresh, Pruned, Student, parse
+from tutelage.students.standard import standard
 from tutelage.students.tuning import tune
 from tutelage.tasks import KINDS
 
@@ -188,6 +189,30 @@ def test_rosita6_has_14465282_parameters() -> None:
     embeddings = sum(parameter.numel() for parameter in student.bert.embeddings.parameters())
     assert (count_parameters(student), embeddings) == (14_465_282, 4_401_408)
     assert Costs(teacher, 128).parameters(check_prunable(ROSITA6, teacher)) == 14_465_282
+
+
+PLAIN = [*((name, "classes") for name in CUT if f"pruned_{name}" in FAMILIES), *OTHER_HEADS[:3]]
+
+
+@pytest.mark.parametrize(("family", "head"), PLAIN)
+def test_zeros_and_a_product_make_an_ordinary_model(family: str, head: anatomy.Head, tmp_path: Path) -> None:
+    """Which computes the same, and which transformers loads without this package."""
+    teacher = model_class(head).from_config(tiny_config(family), dtype=torch.float32).eval()
+    for parameter in teacher.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.1
+    inputs = inputs_for()
+    if head == "vectors" or not anatomy.has_token_types(teacher.config):
+        inputs.pop("token_type_ids")
+    for heads, rank in ((2, None), (4, 8), (2, 8)):
+        student = prune(teacher, SMALL.model_copy(update={"heads": heads, "rank": rank}), some_scores(), {})
+        plain = standard(student)
+        assert student.config.model_type == f"pruned_{family}" and plain.config.model_type == family
+        torch.testing.assert_close(answers(plain, inputs), answers(student, inputs), atol=1e-5, rtol=1e-5)
+    plain.save_pretrained(tmp_path)
+    assert set(plain.config.to_dict()).isdisjoint({"kept_heads", "embedding_rank"})
+    again, new = load_model(str(tmp_path), head)
+    assert not new and type(again.encoder if head == "vectors" else again).__module__.startswith("transformers.")
+    assert torch.equal(answers(again, inputs), answers(plain, inputs))
 
 
 @pytest.mark.parametrize("rank", [8, None])

@@ -34,13 +34,12 @@ from tutelage.report.model import (
     InstancesEntry,
     KeptUnits,
     MappingEntry,
-    Member,
     ModelEntry,
     StudentEntry,
     TaskReport,
     TaskStage,
-    TeamEntry,
-    TeamStage,
+    Trial,
+    Trials,
     load_report,
     schema,
 )
@@ -59,6 +58,7 @@ from tutelage.report.quality import (
 )
 from tutelage.report.references import bibtex
 from tutelage.report.section import Bar, BarChart, Cell, Column, Fact, Line, LineChart, Row, Section, Table
+from tutelage.report.teachers import Member, TeamEntry, TeamStage
 from tutelage.report.words import caution, constant_note, outcome, selection, student_stages, verdict, with_interval
 
 HOSTILE = "<script>alert(1)</script>\"'|`[a](javascript:b)</title>\n---\n# {{ 7 * 7 }}"
@@ -522,7 +522,7 @@ def test_a_report_is_read_back_as_it_was_written(
 def test_values_that_do_not_exist_are_absent(report: TaskReport, alone: TaskReport) -> None:
     assert {"retention", "speedup", "module"}.isdisjoint(alone.model_dump(mode="json")["student"])
     assert alone.model_dump(mode="json")["student"]["agreement"] is None
-    assert "gpu" not in report.model_dump(mode="json")["environment"]
+    assert {"gpu", "cpu", "command"}.isdisjoint(report.model_dump(mode="json")["environment"])
 
 
 @pytest.mark.parametrize(
@@ -552,6 +552,26 @@ def test_the_schema_says_what_every_field_is() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- page
+
+
+def test_spreads_sizes_and_where_a_run_comes_from(report: TaskReport, pretrained: CorpusReport) -> None:
+    environment = ENVIRONMENT.model_copy(update={"cpu": "Xeon <7>", "command": "tutelage distill --out 'a b'"})
+    origins = {"the data": "0a1b", "the teacher 'runs/teacher'": "2c3d 4e5f"}
+    for one in (report, pretrained):
+        one.environment, one.origins = environment, origins
+    for text in (page(report), corpus.page(pretrained)):
+        assert "Xeon &lt;7&gt;" in text and "<code>tutelage distill --out &#39;a b&#39;</code>" in text
+        assert "<dt>fingerprint of the data</dt><dd><code>0a1b</code>" in text
+        assert "<dt>fingerprint of the teacher &#39;runs/teacher&#39;</dt><dd><code>2c3d 4e5f</code>" in text
+    assert report.teacher is not None
+    assert {row.label: row for row in comparison(report)}["Size on disk"].ratio == ""  # of an older report
+    report.teacher.bytes, report.teacher.latency_spread_ms = 90_900_000, {"1": 0.31, "32": 12.34}
+    rows = {row.label: row for row in comparison(report)}
+    assert rows["Size on disk"].cells == {"teacher": "90.9\u00a0MB", "student": "41.2\u00a0MB"}
+    assert rows["Size on disk"].ratio == "2.2x smaller"
+    assert rows["Latency, batch size 1"].cells["teacher"] == "9.1\u00a0ms (0.31)"
+    assert "(0.31)" in card(report) and "in brackets the distance of the quartiles" in card(report)
+    assert "on the CPU (Xeon" in card(report)
 
 
 def test_page_needs_nothing_but_itself(report: TaskReport) -> None:
@@ -735,6 +755,12 @@ def test_page_of_inherited_weights_says_how_much_was_kept(report: TaskReport, pr
         assert ">Inherited weights</h2>" in text and ">2 of 768</td>" in text
         assert "Attention, each of 2 layers" in text and "more than 1.2e-06 (largest logit: 3.21)" in text
     assert "slices of the teacher reach 0.815" in verdict(report) and ">Sliced teacher</th>" in page(report)
+    tried = [
+        Trial(name=f"{rate}", untrained_loss=1, untrained_score=None, loss=0.5, score=None) for rate in (1e-4, 3e-4)
+    ]
+    report.twin_rates = Trials(chosen="0.0003", steps=9, texts=9, tried=tried)
+    for text in (page(report), card(report)):
+        assert "for as many steps, at the better of two learning rates" in text
 
 
 # ----------------------------------------------------------------------------------------------------------- corpus

@@ -8,10 +8,13 @@ import pytest
 from conftest import tiny_model, write_csv
 
 from tutelage import api
+from tutelage.report.card import card
 from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport
+from tutelage.report.numbers import bytes_text, milliseconds, score_text
 from tutelage.report.page import page, served
 from tutelage.report.quality import Difference
+from tutelage.report.section import LineChart
 from tutelage.run import served as serving_of_a_run
 
 
@@ -61,6 +64,24 @@ def test_the_page_and_the_table_show_them(result: Any) -> None:
     assert section is not None and section.table is not None
     assert [row.name for row in section.table.rows][1] == "Teacher, ONNX, int8"
     assert "As they would be served" in page(report)
+    (front,) = section.pictures
+    assert isinstance(front, LineChart) and [line.name for line in front.lines] == ["Teacher", "Student"]
+    assert report.served is not None
+    for line, who in zip(front.lines, ("teacher", "student"), strict=True):
+        assert sorted(line.points) == sorted((one.ms, one.score) for one in report.served.entries if one.model == who)
+    assert "Teacher, ONNX, int8: " in front.summary and "Score against latency" in page(report)
+
+
+def test_the_card_lists_the_files_of_an_export(result: Any) -> None:
+    report = TaskReport.model_validate(result.report)
+    assert report.served is not None
+    for form, file in (("onnx", "model.onnx"), ("int8", "model.int8.onnx")):
+        one = report.served.of("student", form)
+        assert one is not None
+        row = next(line for line in card(report).splitlines() if line.startswith(f"| `{file}` |"))
+        wanted = (bytes_text(one.bytes), score_text(one.score), milliseconds(one.ms))
+        assert all(text.replace("\u00a0", " ") in row for text in wanted)
+    assert "model.int8.onnx" not in card(report.model_copy(update={"served": None}))
     assert "int8: accuracy" in result._repr_html_()
 
 

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -96,10 +98,11 @@ def test_latencies_take_turns_and_restore_modes():
     calls = []
     models = {"teacher": Recorder("teacher", calls), "student": Recorder("student", calls).eval()}
     make = {name: lambda size: {"x": torch.zeros(size, 2)} for name in models}
-    result = speed.latencies(models, make, batch_sizes=(1, 4), repeats=3)
+    result, core = speed.latencies(models, make, batch_sizes=(1, 4), repeats=3)
 
     assert {name: list(times) for name, times in result.items()} == {name: ["1", "4"] for name in models}
-    assert all(type(value) is float and value > 0 for times in result.values() for value in times.values())
+    assert all(one.median > 0 and one.spread >= 0 for times in result.values() for one in times.values())
+    assert 0 < core <= 1
     for size, part in ((1, calls[: len(calls) // 2]), (4, calls[len(calls) // 2 :])):
         warm_up = ["teacher"] * speed.WARM_UP + ["student"] * speed.WARM_UP
         assert part == [(name, size, False, True) for name in [*warm_up, *["teacher", "student"] * 3]]
@@ -109,15 +112,24 @@ def test_latencies_take_turns_and_restore_modes():
 
 
 def test_latencies_are_medians_in_milliseconds(monkeypatch):
-    clock = iter([0, 0, 9, 0, 0.001, 0, 0.002])
+    clock = iter([0, 0, 9, 0, 0.001, 0, 0.002, 9])
     monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
     make = {"model": lambda size: {"input": torch.zeros(size, 2)}}
-    assert speed.latencies({"model": nn.Identity()}, make, (1,), repeats=3)["model"]["1"] == pytest.approx(2)
+    found, _ = speed.latencies({"model": nn.Identity()}, make, (1,), repeats=3)
+    assert found["model"]["1"].median == pytest.approx(2)
+    assert found["model"]["1"].spread == pytest.approx((9000 + 2) / 2 - (2 + 1) / 2)
+
+
+def test_a_thread_without_a_core_is_noted(monkeypatch):
+    monkeypatch.setattr(speed, "BUSY", 0.9)
+    _, core = speed.in_turn({"": lambda: time.sleep(0.005)}, least=2, most=2)  # it waits, as if others had the core
+    assert core < 0.5 and f"had {core:.0%} of a core" in speed.busy_note(core)
+    assert speed.busy_note(0.95) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_latency_on_a_gpu_waits_for_the_result():
     model = nn.Linear(4096, 4096, device="cuda")
     make = {"model": lambda size: {"input": torch.zeros(size, 4096, device="cuda")}}
-    times = speed.latencies({"model": model}, make, (1, 65536), repeats=5)["model"]
-    assert times["65536"] > 5 * times["1"]
+    times = speed.latencies({"model": model}, make, (1, 65536), repeats=5)[0]["model"]
+    assert times["65536"].median > 5 * times["1"].median

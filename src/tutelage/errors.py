@@ -1,9 +1,10 @@
-"""The one error that users see, and how it names an option."""
+"""The one error that users see, and what they typed."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -28,22 +29,28 @@ class Stopped(BaseException):
         """The exit code: 130 or 143."""
 
 
-_on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
+_words: ContextVar[tuple[str, ...] | None] = ContextVar("words", default=None)
 
 
 def option(name: str) -> str:
     """An option as the user typed it: ``--max-train`` on the command line, ``max_train`` in Python."""
-    return f"--{name.replace('_', '-')}" if _on_command_line.get() else name
+    return name if _words.get() is None else f"--{name.replace('_', '-')}"
+
+
+def command() -> str | None:
+    """The command that the user typed; None in Python."""
+    words = _words.get()
+    return None if words is None else shlex.join(["tutelage", *words])
 
 
 @contextmanager
-def command_line() -> Iterator[None]:
-    """While this lasts the user types options on the command line."""
-    token = _on_command_line.set(True)
+def command_line(words: Iterable[str]) -> Iterator[None]:
+    """While this lasts the program does what the user typed: ``words`` without the program's name."""
+    token = _words.set(tuple(words))
     try:
         yield
     finally:
-        _on_command_line.reset(token)
+        _words.reset(token)
 
 
 def out_of_memory(error: BaseException) -> bool:

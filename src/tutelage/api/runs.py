@@ -288,14 +288,14 @@ def export(
     """Write a model as files that serve without this package, and check them against it.
 
     ``format="onnx"`` writes ``model.onnx`` (float32), ``model.int8.onnx``, the tokenizer and ``serve.py``, which needs onnxruntime,
-    tokenizers and numpy alone. ``format="checkpoint"`` copies each shared layer of a student, which is then an ordinary checkpoint.
+    tokenizers and numpy alone. ``format="checkpoint"`` makes an ordinary checkpoint of a student with shared layers or fewer heads.
     Outputs, scores and times are compared with the model's on the given texts; without any, on those of the run in whose folder the
     model lies, or on a few sentences of no task. ``export.json`` holds the comparison.
 
     Args:
         model: Student or teacher: a folder or a hub id.
         out: Folder to write; new or empty.
-        format: onnx, or checkpoint: that of a sub-network, or the standard one of a student with shared layers.
+        format: onnx, or checkpoint: that of a sub-network, or the plain one of a student that else needs an import to load.
         int8: Write a graph with int8 weights too.
         temperature: Divides the logits before they become probabilities. Default: of a classifier in the folder of a run the fitted
             temperature of its report, else 1; of a sub-network 1.

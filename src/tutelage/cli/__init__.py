@@ -111,8 +111,9 @@ def main(words: Sequence[str] | None = None) -> None:
         SystemExit: with the exit code, unless it is 0.
     """
     try:
-        with command_line():
-            for word in sys.argv[1:] if words is None else words:
+        typed = sys.argv[1:] if words is None else words
+        with command_line(typed):
+            for word in typed:
                 _check_text(word)
             code = app.main(words, prog_name="tutelage", standalone_mode=False)
     except (TutelageError, typer.TyperException) as error:

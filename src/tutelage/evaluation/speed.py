@@ -8,11 +8,12 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -23,6 +24,8 @@ from tutelage.anatomy import Shape
 WARM_UP = 2
 REPEATS = 15
 """Forward passes of a model and batch size that are not measured, and that are."""
+BUSY = 0.9
+"""A thread that computes and gets less of a core than this shares it with others."""
 CLEAR_GAIN = 1.3
 """How many times as fast bf16 has to multiply matrices on a CPU to be worth its rounding."""
 
@@ -129,32 +132,46 @@ def encoder_flops(shape: Shape, length: float) -> float:
     return shape.layers * length * (dense + 4 * length * shape.hidden)
 
 
+@dataclass(frozen=True)
+class Timing:
+    """The time of a forward pass in milliseconds."""
+
+    median: float
+    spread: float
+    """Distance of the quartiles."""
+
+
 def latencies(
     models: Mapping[str, nn.Module],
     inputs: Mapping[str, Callable[[int], dict[str, Tensor]]],
     batch_sizes: Sequence[int] = (1, 32),
     repeats: int | None = None,
-) -> dict[str, dict[str, float]]:
-    """Median time of a forward pass in milliseconds, by model and batch size: ``{model: {"1": ..., "32": ...}}``.
+) -> tuple[dict[str, dict[str, Timing]], float]:
+    """The time of a forward pass, by model and batch size: ``{model: {"1": ..., "32": ...}}``; and the share of a core that the
+    calling thread had, see :func:`busy_note`.
 
     ``inputs[name](batch_size)`` makes the inputs of model ``name``, on its device. The models take turns, so that a change of
     the machine's load affects all of them.
     """
-    result: dict[str, dict[str, float]] = {name: {} for name in models}
-    rounds = repeats or REPEATS
+    result: dict[str, dict[str, Timing]] = {name: {} for name in models}
+    rounds, core = repeats or REPEATS, 1.0
     with evaluating(list(models.values())), torch.inference_mode():
         for batch_size in batch_sizes:
             batches = {name: inputs[name](batch_size) for name in models}
             calls = {name: partial(_forward, model, batches[name]) for name, model in models.items()}
-            for name, times in in_turn(calls, least=rounds, most=rounds).items():
-                result[name][str(batch_size)] = median(times)
-    return result
+            found, share = in_turn(calls, least=rounds, most=rounds)
+            core = min(core, share)
+            for name, times in found.items():
+                low, middle, high = np.percentile(times, [25, 50, 75])
+                result[name][str(batch_size)] = Timing(float(middle), float(high - low))
+    return result, core
 
 
 def in_turn(
     calls: Mapping[str, Callable[[], object]], *, least: int, most: int, seconds: float = math.inf
-) -> dict[str, list[float]]:
-    """The milliseconds of each call, made in turn, after rounds that are not measured.
+) -> tuple[dict[str, list[float]], float]:
+    """The milliseconds of each call, made in turn, after rounds that are not measured; and the share of a core that the calling
+    thread had meanwhile, see :func:`busy_note`.
 
     Args:
         calls: What is measured, by name.
@@ -166,7 +183,7 @@ def in_turn(
     for _ in range(WARM_UP):
         for call in calls.values():
             call()
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.thread_time()
     for done in range(most):
         if done >= least and time.perf_counter() - began > seconds:
             break
@@ -174,7 +191,23 @@ def in_turn(
             start = time.perf_counter()
             call()
             times[name].append((time.perf_counter() - start) * 1000)
-    return times
+    worked = time.thread_time() - worked
+    return times, worked / max(worked, time.perf_counter() - began, 1e-9)
+
+
+def busy_note(share: float) -> str | None:
+    """A warning where the machine did other things while times were taken.
+
+    Args:
+        share: How much of a core the thread had that calls the models. It computes all the time, or waits actively for other
+            threads and for a GPU, unless it must wait for a core.
+    """
+    if share >= BUSY:
+        return None
+    return (
+        f"the machine was busy: while times were taken, the thread that computes had {share:.0%} of a core; take them again on an "
+        "idle machine before you quote them"
+    )
 
 
 def _forward(model: nn.Module, batch: Mapping[str, Tensor]) -> None:

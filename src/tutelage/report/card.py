@@ -11,11 +11,15 @@ from markupsafe import Markup
 
 from tutelage.report import team, words
 from tutelage.report.model import MappingEntry, TaskReport
-from tutelage.report.page import comparison
+from tutelage.report.page import SPREAD, comparison
 from tutelage.report.references import bibtex
+from tutelage.report.served import ServedEntry
 from tutelage.report.templates import render
 from tutelage.report.words import folder_name, one_line
 from tutelage.tasks import kind_of
+
+FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
+"""What an export calls the forms in which a model is served."""
 
 METRIC_IDS = {
     "macro_f1": "f1",
@@ -49,6 +53,8 @@ def card(report: TaskReport) -> str:
         verdict=words.verdict(report),
         caution=words.caution(report),
         rows=comparison(report),
+        files=_files(report),
+        spread=SPREAD,
         selection=words.selection(report),
         stages=[(stage, words.outcome(report, stage)) for stage in words.student_stages(report)],
         team=left,
@@ -62,6 +68,16 @@ def card(report: TaskReport) -> str:
 
 def _name(report: TaskReport) -> str:
     return f"{one_line(report.task)}-{one_line(report.method)}"
+
+
+def _files(report: TaskReport) -> list[tuple[str, ServedEntry, str]]:
+    """The files that an export of the student has, with what int8 changes."""
+    found = report.served.entries if report.served else []
+    return [
+        (FILES[one.form], one, "" if one.change is None else words.with_interval(one.change))
+        for one in found
+        if one.model == "student"
+    ]
 
 
 def _warnings(report: TaskReport) -> list[str]:

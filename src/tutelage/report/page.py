@@ -6,7 +6,7 @@ Python makes words, numbers and geometry; ``page.html.jinja`` draws them and esc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tutelage.report import predictions, quality_page, team
@@ -39,6 +39,7 @@ from tutelage.report.section import (
     Section,
     Table,
 )
+from tutelage.report.served import Served
 from tutelage.report.templates import render
 from tutelage.report.words import (
     after_trial,
@@ -169,8 +170,27 @@ def served(report: TaskReport) -> Section | None:
             rows=rows,
         ),
         remarks=remarks,
+        pictures=[served_front(report.metric, found, who)] if len(found.pytorch_ms) > 1 else [],
         notes=["Differences have 95 % intervals: paired bootstrap over the examples.", *found.notes],
         command="tutelage export student --out served" if report.teacher else "",
+    )
+
+
+def served_front(metric: str, found: Served, who: dict[str, str]) -> LineChart:
+    """Score against latency: a line from each model in int8 to the same in float32."""
+    lines, told = [], []
+    for style, model in enumerate(name for name in who if name in found.pytorch_ms):
+        forms = sorted((one for one in found.entries if one.model == model), key=lambda one: one.ms)
+        lines.append(Line(name=who[model], points=[(one.ms, one.score) for one in forms], style=style))
+        told += [f"{who[model]}, {FORMS[one.form]}: {score_text(one.score)} at {milliseconds(one.ms)}" for one in forms]
+    return LineChart(
+        title="Score against latency, ONNX in int8 and float32",
+        summary="; ".join(told),
+        x="ms",
+        y=words(metric),
+        lines=lines,
+        zero=False,
+        dots=True,
     )
 
 
@@ -235,6 +255,9 @@ class Comparison:
     gain: str = ""
 
 
+SPREAD = ", in brackets the distance of the quartiles"
+
+
 def scores_and_cost(report: TaskReport) -> Section:
     """What teacher, student and baseline score, and what they cost."""
     found, who = entries(report), names(report)
@@ -252,7 +275,7 @@ def scores_and_cost(report: TaskReport) -> Section:
         title="Scores and cost",
         table=Table(
             caption=f"Scores on {count_text(report.data.report)} examples of the evaluation set ({source}). Latency is the median "
-            f"of one forward pass on {device_text(report.environment.device)}."
+            f"of one forward pass on {device_text(report.environment.device)}{SPREAD}."
             + (f" Gain is the student minus {who['baseline']!r}." if report.baseline else ""),
             head="Measure",
             columns=columns,
@@ -296,11 +319,20 @@ def comparison(report: TaskReport) -> list[Comparison]:
     ]
     for batch in ("1", "32"):
         values = {who: latency_of(entry, batch) for who, entry in found}
-        rows.append(_cost_row(found, f"Latency, batch size {batch}", values, milliseconds, ("faster", "slower")))
-    rows.append(Comparison("Size on disk", {"student": bytes_text(student.bytes)}))
+        row = _cost_row(found, f"Latency, batch size {batch}", values, milliseconds, ("faster", "slower"))
+        rows.append(replace(row, cells={who: row.cells[who] + _spread(entry, batch) for who, entry in found}))
+    sizes = {who: entry.bytes for who, entry in found}
+    saved = [(who, entry) for who, entry in found if entry.bytes is not None]
+    rows.append(_cost_row(saved, "Size on disk", sizes, bytes_text, ("smaller", "larger")))
     if student.agreement is not None:
         rows.append(Comparison(f"Agreement with {called(report)}", {"student": percent(student.agreement)}))
     return rows
+
+
+def _spread(entry: ModelEntry, batch: str) -> str:
+    """`` (0.3)`` after a median, if it was measured."""
+    found = (entry.latency_spread_ms or {}).get(batch)
+    return f" ({found:.2g})" if finite(found) else ""
 
 
 def _score_row(found: list[tuple[str, ModelEntry]], part: str, metric: str) -> Comparison:
@@ -525,8 +557,13 @@ def _environment(report: TaskReport) -> Section:
 def environment(report: Report) -> list[Fact]:
     """What the run was computed with, and how long it took."""
     values = [("tutelage", report.tutelage)]
-    values += [(words(name), str(value)) for name, value in report.environment if value is not None]
+    values += [
+        (words(name), str(value)) for name, value in report.environment if name != "command" and value is not None
+    ]
     values += [("seed", str(report.seed))]
     if isinstance(report, TaskReport) and report.store is not None:
         values += [("teacher store", f"{report.store.keeps}; {bytes_text(report.store.bytes)}")]
-    return [Fact(name=name, text=text) for name, text in [*values, ("whole run", seconds_text(report.seconds))]]
+    facts = [Fact(name=name, text=text) for name, text in [*values, ("whole run", seconds_text(report.seconds))]]
+    command = report.environment.command
+    facts += [] if command is None else [Fact(name="command", code=command)]
+    return facts + [Fact(name=f"fingerprint of {name}", code=found) for name, found in report.origins.items()]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tutelage.report.model import PredictionsEntry, TaskReport
+from tutelage.report.model import TaskReport
 from tutelage.report.numbers import count_text, percent, score_text
 from tutelage.report.section import Column, Fact, Row, Section, Table
+from tutelage.report.teachers import PredictionsEntry
 from tutelage.report.words import folder_name, one_line, words
 
 LISTED = 20

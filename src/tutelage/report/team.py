@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tutelage.report.model import TaskReport, TeamEntry, TeamStage
+from tutelage.report.model import TaskReport
 from tutelage.report.numbers import MISSING, count_text
 from tutelage.report.section import Cell, Column, Line, LineChart, Row, Section, Table
+from tutelage.report.teachers import TeamEntry, TeamStage
 from tutelage.report.words import listed, stages_text, words
 
 TITLE = "The team"

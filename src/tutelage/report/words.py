@@ -143,7 +143,7 @@ def baseline_text(report: TaskReport) -> str:
     who = "slices of the teacher, as large as the student" if report.inherited else "the same student"
     last = [stage.name for stage in student_stages(report) if not stage.discarded]
     as_many = f" as {stages_text(last)}" if any(stage.discarded for stage in report.stages) else ""
-    rate = ", at the same learning rate (slices may need a higher one)" if report.inherited else ""
+    rate = ", at the better of two learning rates" if report.twin_rates else ""
     if not kind_of(report.kind).learns_labels:
         return f"{who}, before training"
     on = "labels" if report.predictions is None else report.predictions.baseline

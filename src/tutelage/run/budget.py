@@ -52,7 +52,7 @@ def settled(recipe: Recipe, examples: Callable[[Stage], int], hidden: int) -> Re
 
 
 def twin_stage(last: Stage, steps: int) -> Stage:
-    """Fine-tuning on the labels for ``steps`` steps, as many as the student was distilled for, at the last stage's rate."""
+    """Fine-tuning on the labels for ``steps`` steps, as many as the student was distilled for; trials choose the rate."""
     # The twin is kept as the student is: a student that is whole only at its end keeps the last epoch.
     keeps_last = any(mechanism.keeps_last for mechanism in last.mechanisms)
     return last.model_copy(

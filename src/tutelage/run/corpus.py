@@ -301,10 +301,12 @@ class CorpusRun:
         inputs = {name: value.to(accelerator.device) for name, value in inputs.items()}
         base = anatomy.base_of(network)
         with accelerator.autocast():
-            trial = speed.latencies({"student": base}, {"student": lambda count: inputs}, batch_sizes=(1,), repeats=3)
+            trial, _ = speed.latencies(
+                {"student": base}, {"student": lambda count: inputs}, batch_sizes=(1,), repeats=3
+            )
         tokens = inputs["input_ids"].numel()
         per_token = speed.encoder_flops(anatomy.shape_of(base.config), length) / length
-        return tokens * per_token / (trial["student"]["1"] / 1000)
+        return tokens * per_token / (trial["student"]["1"].median / 1000)
 
     # ------------------------------------------------------------------------------------------------------ train
 
@@ -373,7 +375,12 @@ class CorpusRun:
         teacher = None
         if self.teacher is not None:
             size = speed.count_parameters(self.teacher.outline)
-            teacher = {"name": config.teacher, "shape": str(self.teacher.shape), "parameters": size}
+            teacher = {
+                "name": config.teacher,
+                "shape": str(self.teacher.shape),
+                "parameters": size,
+                "bytes": self.teacher.bytes,
+            }
         mechanisms = {m.kind: m for stage in recipe.stages for m in stage.mechanisms}.values()
         tree = {
             "tutelage": __version__,
@@ -405,6 +412,7 @@ class CorpusRun:
             "inherited": None,
             **{name: value for m in mechanisms for name, value in m.report(self.scene).items()},
             "environment": workspace.environment(),
+            "origins": workspace.origins,
             "seed": config.seed,
             "sections": [section for m in mechanisms for section in m.sections(self.scene)],
             "seconds": workspace.seconds,

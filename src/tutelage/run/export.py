@@ -43,11 +43,11 @@ from tutelage.run.quality import difference
 from tutelage.run.workspace import Bench, bench
 from tutelage.serving import OnnxModel
 from tutelage.serving.graph import OPSET
-from tutelage.serving.report import REPORT, ExportReport, Side, busy_note, flags_of
+from tutelage.serving.report import REPORT, ExportReport, Side, flags_of
 from tutelage.serving.session import check_installed
 from tutelage.students import subnetworks
 from tutelage.students.load import head_in
-from tutelage.students.sharing import expanded
+from tutelage.students.standard import standard
 from tutelage.tasks import kind_of, kind_of_model
 from tutelage.tasks.kind import Kind
 from tutelage.tasks.load import load_data
@@ -130,7 +130,7 @@ def export(
             fitted = form == "onnx" and checked.kind.classifies_texts and part is None
             temperature, note = temperature_of_run(path) if fitted else (1.0, [])
             checked.notes.extend(f"{line}; {option('temperature')} gives another" for line in note)
-        plain = expanded(source.model) if form == "checkpoint" and part is None else source.model
+        plain = standard(source.model) if form == "checkpoint" and part is None else source.model
         if checked.data is not None and checked.kind.named and unnamed(source.config):
             for name, value in checked.kind.label_settings(checked.data).items():
                 setattr(plain.config, name, value)
@@ -253,7 +253,7 @@ def _report(
             data = None
     desk.display.say("measuring speed ...")
     times, core = serving.latency(models, typical(texts.student, source.model))
-    busy = busy_note(core)
+    busy = speed.busy_note(core)
     sides = []
     for name, one in models.items():
         weights = one.bytes if isinstance(one, OnnxModel) else _bytes_of(one)

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from tutelage.run.task import TaskRun
 
 
-def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], list[str]]:
     """Scores, sizes and speed of teacher, student and twin, by ``teacher``, ``student``, ``baseline``, and what they are as they
-    would be served, ``served``; and their logits by part of the evaluation set."""
+    would be served, ``served``; their logits by part of the evaluation set; and warnings."""
     data, device, taught = run.data, workspace.accelerator.device, run.teacher
     part, texts = next(iter(run.dev.items()))
     known = {} if taught is None else taught.logits
@@ -71,7 +71,11 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
             teacher_name = taught.store.manifest.teacher
     workspace.display.say("measuring speed ...")
     read = {who: (texts.teacher if who == "teacher" else None) or texts.student for who in counted}
-    latency = speed.latencies(models, {who: typical(read[who], model) for who, model in models.items()})
+    times, core = speed.latencies(models, {who: typical(read[who], model) for who, model in models.items()})
+    # On other devices the thread that waits may do so without a core.
+    busy = speed.busy_note(core) if device.type == "cpu" else None
+    if busy is not None:
+        workspace.display.say(f"note: {busy}")
     names = {"teacher": teacher_name, "student": str(workspace.model_folder), "baseline": "without teacher"}
     entries: dict[str, dict[str, Any] | None] = {"teacher": None, "student": None, "baseline": None}
     for who, model in counted.items():
@@ -82,7 +86,8 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
             "scores": scores,
             "parameters": speed.count_parameters(model),
             "flops": example_flops(read[who], model),
-            "latency_ms": latency.get(who),
+            "latency_ms": {batch: one.median for batch, one in times[who].items()} if who in times else None,
+            "latency_spread_ms": {batch: one.spread for batch, one in times[who].items()} if who in times else None,
             "shape": str(anatomy.shape_of(model.config)),
         }
     student, teacher = entries["student"], entries["teacher"]
@@ -91,7 +96,8 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
     student["agreement"] = None
     if run.student.__module__.startswith("tutelage."):
         student["module"] = run.student.__module__
-    if teacher is not None:
+    if teacher is not None and taught is not None:
+        teacher["bytes"] = taught.source.bytes
         relative = data.metrics[0] not in kind_of(data.kind).against_teacher
         student["retention"] = student["score"] / teacher["score"] if teacher["score"] and relative else None
         if relative:
@@ -110,7 +116,7 @@ def measured(run: TaskRun, workspace: Workspace) -> tuple[dict[str, Any], dict[s
         student["over_baseline"] = quality.difference(
             kind_of(data.kind), data, texts, logits["student"][part], logits["baseline"][part]
         )
-    return {**entries, "served": served(run, models)}, logits
+    return {**entries, "served": served(run, models)}, logits, [busy] if busy else []
 
 
 PREDICTIONS = "predictions/evaluation.safetensors"
@@ -140,7 +146,7 @@ def _keep_predictions(run: TaskRun, folder: Path, logits: dict[str, Tensor]) -> 
 def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -> TaskReport:
     """The report of a run on a task."""
     config, data = run.config, run.data
-    entries, logits = measured(run, workspace)
+    entries, logits, noted = measured(run, workspace)
     part = next(iter(run.dev))
     chance = kind_of(data.kind).constant_scores(data, data.dev[part])
     recipe, taught, dev = config.recipe, run.teacher, run.dev[next(iter(run.dev))]
@@ -187,8 +193,9 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "twin_rates": run.twin_trials,
         "half": run.tried.half,
         "teacher_rise": None if taught is None else rise_of_run(taught.source.name),
-        "warnings": run.warnings + doubts,
+        "warnings": run.warnings + doubts + noted,
         "environment": workspace.environment(),
+        "origins": workspace.origins,
         "seed": config.seed,
         "sections": [section for m in mechanisms for section in m.sections(run.scene)],
         "seconds": workspace.seconds,

@@ -19,12 +19,12 @@ from tutelage.data.examples import Encoded
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import drawn
+from tutelage.evaluation.speed import busy_note
 from tutelage.report.quality import Difference
 from tutelage.report.served import Served, ServedEntry
 from tutelage.run.plan import typical
 from tutelage.run.quality import difference
 from tutelage.serving.graph import OUTPUTS, quantize, to_onnx
-from tutelage.serving.report import busy_note
 from tutelage.serving.session import OnnxModel, missing
 from tutelage.serving.timing import latency
 

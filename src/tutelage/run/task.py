@@ -407,8 +407,8 @@ class TaskRun:
             )
         lines += trials.plan_lines(self.starts)
         inputs, student_flops = typical(train, self.student), self._student_flops()
-        trial = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
-        rate = 32 * student_flops / (trial["student"]["32"] / 1000)
+        trial, _ = speed.latencies({"student": network}, {"student": inputs}, batch_sizes=(32,), repeats=3)
+        rate = 32 * student_flops / (trial["student"]["32"].median / 1000)
         tried = trials.passes(self)
         seconds = tried * student_flops / rate
         for plan, stage in zip(plans, self.scene.stages, strict=True):

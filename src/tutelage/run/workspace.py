@@ -26,8 +26,8 @@ from tutelage.anatomy import Head
 from tutelage.artifacts import held, read_signed, seal, sha256_of, signed, sync, write_json, write_text
 from tutelage.data.examples import Encoded
 from tutelage.data.tokenizers import load_tokenizer
-from tutelage.errors import TutelageError, last_reason
-from tutelage.evaluation.speed import fast_precision
+from tutelage.errors import TutelageError, command, last_reason
+from tutelage.evaluation.speed import cpu_name, fast_precision
 from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig, to_yaml, with_absolute_paths
 from tutelage.report.model import REPORT, Report, load_report
@@ -151,6 +151,8 @@ class Workspace(Bench):
     resumed: checkpoint.State | None = None
     """Where the run was interrupted, once it has begun."""
     began: float = field(default_factory=time.perf_counter)
+    origins: dict[str, str] = field(default_factory=dict)
+    """The fingerprint of each thing that the run learns from, once it has begun."""
 
     @property
     def model_folder(self) -> Path:
@@ -198,6 +200,7 @@ class Workspace(Bench):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "config.yaml", to_yaml(with_absolute_paths(self.config)))
             write_text(place, signed(origins))
+        self.origins = {name: found for name, found in origins.items() if name != VERSION}
         if self.config.tracker:
             self.accelerator.init_trackers("tutelage", config={"config": to_yaml(with_absolute_paths(self.config))})
 
@@ -278,9 +281,11 @@ class Workspace(Bench):
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "device": str(device.type),
+            "cpu": cpu_name(),
             **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
             "threads": torch.get_num_threads(),
             "precision": "fp32" if precision == "no" else precision,
+            "command": command(),
         }
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tutelage.errors import TutelageError
 from tutelage.report.quality import Difference
-from tutelage.serving.timing import BUSY, Latency
+from tutelage.serving.timing import Latency
 
 REPORT = "export.json"
 """Name of the file in an exported folder."""
@@ -126,13 +126,3 @@ def flags_of(sides: list[Side]) -> list[str]:
                     f"{theirs.p50_ms:.2f} ms"
                 )
     return found
-
-
-def busy_note(share: float) -> str | None:
-    """A warning where the machine did other things while times were taken."""
-    if share >= BUSY:
-        return None
-    return (
-        f"the machine was busy: while times were taken on one thread, this process had {share:.0%} of a core; take them "
-        "again on an idle machine before you quote them"
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -23,8 +22,6 @@ LEAST, MOST = 10, 60
 """Rounds that are measured at least, and at most."""
 SECONDS = 4.0
 """After the least number of rounds, measuring stops when it has taken so long."""
-BUSY = 0.9
-"""A process that computes on one thread and gets less of a core than this shares it with others."""
 
 
 class Latency(BaseModel):
@@ -67,7 +64,7 @@ def latency(
 
     Returns:
         The measurements by model, and the share of a core that the process got while it computed on one thread (1 where one
-        thread was not measured). Below 0.9 the machine was busy.
+        thread was not measured); :func:`tutelage.evaluation.speed.busy_note` says what it means.
     """
     limit = SECONDS if seconds is None else seconds
     counts = sorted({1, _cores()}) if threads is None else threads
@@ -81,10 +78,9 @@ def latency(
             for batch in batch_sizes:
                 given = {name: dict(_inputs_of(inputs, name)(batch)) for name in sides}
                 calls = {name: _call(one, given[name]) for name, one in sides.items()}
-                began, worked = time.perf_counter(), time.process_time()
-                times = speed.in_turn(calls, least=LEAST, most=MOST, seconds=limit)
+                times, share = speed.in_turn(calls, least=LEAST, most=MOST, seconds=limit)
                 if count == 1:
-                    core = min(core, (time.process_time() - worked) / (time.perf_counter() - began))
+                    core = min(core, share)
                 for name, values in times.items():
                     tokens = int(given[name]["input_ids"].shape[1])
                     low, middle, high, late = np.percentile(values, [25, 50, 75, 95])

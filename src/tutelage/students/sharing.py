@@ -269,14 +269,8 @@ def shared(source: PreTrainedModel, spec: Shared) -> PreTrainedModel:
 
 
 def expanded(model: PreTrainedModel) -> PreTrainedModel:
-    """The same function as a standard model: shared layers are copied, with query and key exchanged where the plan says so.
-
-    Raises:
-        TutelageError: if the model shares no layers.
-    """
+    """The same function as a standard model: shared layers are copied, with query and key exchanged where the plan says so."""
     kind = model.config.model_type
-    if anatomy.family_of(model.config).derived != "shared":
-        raise TutelageError(f"this {kind} shares no layers; it is a standard checkpoint already, use it as it is")
     values = model.config.to_dict()
     for name in ("model_type", "architectures", "plan"):
         values.pop(name, None)

@@ -37,7 +37,6 @@ from tutelage.run.run import run
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import bench, locked
 from tutelage.serving.graph import quantize, to_onnx
-from tutelage.serving.report import busy_note
 from tutelage.serving.session import OnnxModel, check_installed
 from tutelage.serving.timing import latency
 from tutelage.students.specs import Copied, Pruned, Student
@@ -192,7 +191,7 @@ def _costs(task: TaskRun, limits: Limits, wanted: dict[str, Student], name_of_te
     )
     inputs = {name: typical(read[name], teacher) for name in sides}
     times, core = latency(sides, inputs, batch_sizes=(1,), threads=(1,))
-    if (busy := busy_note(core)) is not None:
+    if (busy := speed.busy_note(core)) is not None:
         notes.append(busy)
     forms = []
     chosen = task.selection

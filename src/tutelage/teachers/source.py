@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import cached_file
 
 from tutelage import anatomy
 from tutelage.anatomy import Head
@@ -113,6 +114,14 @@ class Source:
         """Whether there are weights to load. A store keeps none."""
         folder = Path(self._path)
         return not folder.is_dir() or bool(_weight_files(folder)) or not _manifest_of(folder).exists()
+
+    @property
+    def bytes(self) -> int | None:
+        """Size of the weights on disk; None where there are none."""
+        folder = Path(self._path)
+        if not folder.is_dir():
+            folder = Path(str(cached_file(self._path, "config.json"))).parent
+        return sum(path.stat().st_size for path in _weight_files(folder)) or None
 
     @property
     def without_weights(self) -> str:

@@ -30,8 +30,9 @@ def section(how: Subnetworks, scene: Scene) -> Section:
         model = cut(scene.student, one).to(device).eval()
         logits = predicted(model, read, scene.accelerator, scene.display, f"{one.name} on {part}")
         score = kind_of(data.kind).scores(data, logits, texts)[metric]
-        ms = speed.latencies({"": model}, {"": lambda count: inputs}, batch_sizes=(1,))[""]["1"]
-        found.append((one, score, speed.count_parameters(model), speed.flops(model, inputs) / 1e9, ms))
+        times, _ = speed.latencies({"": model}, {"": lambda count: inputs}, batch_sizes=(1,))
+        costs = speed.count_parameters(model), speed.flops(model, inputs) / 1e9, times[""]["1"].median
+        found.append((one, score, *costs))
     # On the front: all that cost less score less.
     front = {one for one, score, _, flops, _ in found if all(s < score for _, s, _, f, _ in found if f < flops)}
     rows = [

@@ -1,0 +1,139 @@
+"""What a report says of the teachers: their store, a team, a file of predictions."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from tutelage.report.section import Block
+
+Scores: TypeAlias = dict[str, float]
+"""By metric."""
+
+
+class StoreEntry(Block):
+    """The store of teacher knowledge that the student was trained from."""
+
+    path: str
+    task: str
+    teacher: str
+    """Name of the model that wrote the store."""
+    teacher_fingerprint: str
+    tokenizer_fingerprint: str
+    precision: str
+    """Precision in which the teacher computed."""
+    max_length: int
+    """In tokens."""
+    examples: int
+    tokens: int
+    keeps: str
+    """What is stored of an example, in words."""
+    dtype: str
+    bytes: int
+    """Of all records."""
+    bytes_per_example: float
+    shards: int
+    dev: list[str]
+    """Parts of the evaluation set whose teacher predictions are stored."""
+
+
+class Member(Block):
+    """A teacher of a team."""
+
+    name: str
+    folder: str
+    """Folder, store or hub id."""
+    shape: str
+    parameters: int
+    scores: dict[str, Scores]
+    """By part of the evaluation set; ``held`` is the held-out part of train."""
+
+
+class TeamStage(Block):
+    """How one stage learned the sampling weights. Lists have one value for each teacher."""
+
+    stage: str
+    start: list[float]
+    """Probabilities at the beginning; 0 for a teacher that cannot be sampled."""
+    probabilities: list[float]
+    """Probabilities at the end."""
+    next: list[float]
+    """Probabilities that later stages start from; 0 for a dropped teacher."""
+    kept: list[str]
+    """Names of the teachers that later stages may sample."""
+    draws: list[int]
+    """Steps that sampled the teacher."""
+    reward: list[float | None]
+    """Mean reward of the teacher. Null if it was never sampled."""
+    updates: int
+    """Updates of the sampling weights."""
+    skipped: int
+    """Updates that were skipped for want of a usable gradient."""
+    temperature: float | None
+    """Final temperature of the calibrated student predictions. Null without calibration."""
+    settled: int | None
+    """The result is the mean of the log-weights after this step. Null: the last weights."""
+    history: list[list[int | float]]
+    """Rows of step and the probability of each teacher."""
+    score: float
+    """First metric of the student on the held-out examples, at the end."""
+    constant: float
+    """The same for the best constant prediction."""
+
+
+class TeamEntry(Block):
+    """A team of teachers and its sampling weights."""
+
+    members: list[Member]
+    starts: dict[str, list[float]]
+    """By stage: the probabilities that it began with."""
+    stages: list[TeamStage]
+    """Stages that learned the weights, in order."""
+
+
+class Agreement(Block):
+    """Predictions of a file compared with labels."""
+
+    texts: int
+    """Texts that have both."""
+    scores: Scores
+    constant: Scores
+    """The same metrics of the best constant answer."""
+
+
+class Suspect(Block):
+    """A training text on which the student is sure of another class than the file of predictions."""
+
+    text: str
+    text_pair: str | None
+    predicted: str
+    """The file's likeliest class."""
+    student: str
+    """The student's class."""
+    probability: float
+    """The student's probability of its class."""
+    label: str | None
+    """The label of the data. Null where there is none."""
+
+
+class PredictionsEntry(Block):
+    """The file of predictions that the student was trained from."""
+
+    file: str
+    form: str
+    """What the file says of a text, in words."""
+    rows: int
+    labelled: int
+    """Training texts with a label of their own, before the validation split is taken. 0: the labels of train, and of every part
+    that was split off, are the file's likeliest ones."""
+    baseline: str
+    """What the baseline learns from: ``labels`` or ``likeliest labels``."""
+    options: dict[str, str]
+    """The settings that were used, in words."""
+    counts: dict[str, int]
+    """Rows and texts that were not used as they are, by what became of them."""
+    agreement: dict[str, Agreement]
+    """By part of the data, where it has labels of its own."""
+    suspects_found: int | None
+    """Number of suspects. Null if texts do not have exactly one class."""
+    suspects: list[Suspect]
+    """The suspects of which the student is most sure, at most 100."""
