@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from tutelage.errors import TutelageError
+from tutelage.fields import Rate
 from tutelage.mechanisms.mechanism import Mechanism, StageLike
 from tutelage.students.specs import Gated, Student
 
@@ -28,7 +29,7 @@ class Gates(Mechanism):
     keeps_last = True
 
     kind: Literal["gates"] = "gates"
-    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-2
+    rate: Rate = 1e-2
     """Learning rate of the gates and multipliers. It is constant, and their gradients are not clipped."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of the stage's steps in which the target falls from the whole model to the student's ``share``."""
