@@ -32,7 +32,8 @@ SCRIPT.add_argument("--methods", default=",".join(METHODS_TRIED))
 
 def recipe_for(method: str, arguments: Arguments) -> Recipe:
     """The method's recipe with the common student, length and rate; stages share the epochs, the last has one at least."""
-    recipe, epochs, lr = METHODS[method]().part("task"), arguments.epochs, arguments.lr
+    how = {"mapping": "uniform"} if method == "tinybert" else {}  # the paper's, also for a student of copied layers
+    recipe, epochs, lr = METHODS[method](**how).part("task"), arguments.epochs, arguments.lr
     shares = [epochs] if len(recipe.stages) == 1 else [epochs - max(1, epochs // 4), max(1, epochs // 4)]
     stages = [
         stage.model_copy(update={"epochs": share, "lr": lr}) for stage, share in zip(recipe.stages, shares, strict=True)

@@ -7,6 +7,8 @@ killed run resumes to the same bits, that pieces and padding change nothing, and
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from conftest import (
     write_csv,
 )
 from processes import KILLED, in_process, in_processes, run_of
+from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -54,6 +57,7 @@ from tutelage.students.specs import (
     Shared,
     Student,
 )
+from tutelage.training import optimizers
 
 ROWS: dict[str, Student] = {
     "finetune": Copied(layers=2, choose="first"),
@@ -374,7 +378,7 @@ def test_a_killed_run_resumes_to_the_same_bits(method: str, teacher_folder: Path
     assert reports[0]["team"] == reports[1]["team"]  # and a team's distribution went the same way
 
 
-def run_without_dropout(path: Path) -> list[bool]:
+def run_without_dropout(path: Path, resume: bool = False) -> list[bool]:
     """Processes draw numbers of their own, so they part where values are dropped: by an LSTM, and before the PTP classifier.
 
     Returns where the processes looked for parameters without a gradient, for each time that they got the student.
@@ -388,7 +392,7 @@ def run_without_dropout(path: Path) -> list[bool]:
 
     DistributedDataParallel.__init__ = noted
     torch.nn.functional.dropout = lambda x, *args, **kwargs: x
-    run_of(path)
+    run_of(path, resume)
     return looked
 
 
@@ -450,6 +454,46 @@ def test_two_processes_give_the_single_processes_student(method: str, teacher_fo
         assert all(abs(stage[-1][1] - 0.5) > 0.02 for stage in ours)
         for one, two in zip(*(team["stages"] for team in found), strict=True):
             assert one["reward"] == pytest.approx(two["reward"], rel=1e-2, abs=1e-3)
+
+
+def ended_in_step(path: Path, number: int) -> None:
+    """A run without dropout whose process is killed (SIGKILL) in a step, in all processes at once."""
+    clip, calls = optimizers.clip, 0
+
+    def last(stage: Stage, optimizer: torch.optim.Optimizer) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        clip(stage, optimizer)
+
+    optimizers.clip = last
+    run_without_dropout(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [(2, 1), (1, 2)], ids=["two-then-one", "one-then-two"])
+def test_a_run_goes_on_in_another_number_of_processes(
+    processes: tuple[int, int], teacher_folder: Path, tmp_path: Path
+) -> None:
+    """Killed in its second stage and resumed, it ends with the student of one process that was not."""
+    for name in ("whole", "cut"):
+        recipe = small("tinybert", ROWS["tinybert"], 1)
+        config = config_for("tinybert", teacher_folder, tmp_path / name, recipe=recipe, baseline=False)
+        (tmp_path / f"{name}.yaml").write_text(to_yaml(config))
+    in_process(run_without_dropout, tmp_path / "whole.yaml")
+    before, after = processes
+    first = load_report(tmp_path / "whole").stages[0].steps
+    assert in_processes(before, ended_in_step, tmp_path / "cut.yaml", first + 4) == [KILLED] * before
+    assert (tmp_path / "cut" / "checkpoint").is_dir()
+    in_processes(after, run_without_dropout, tmp_path / "cut.yaml", True)
+    whole, cut = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "cut"))
+    assert_alike(cut, whole, within=2e-5)  # as between one process and two
+    lines = [
+        [(line["stage"], line["step"]) for line in map(json.loads, (tmp_path / name / "metrics.jsonl").open())]
+        for name in ("whole", "cut")
+    ]
+    assert lines[0][-1] == lines[1][-1] and len(set(lines[1])) == len(lines[1])
 
 
 @pytest.mark.parametrize("method", rows("kd"))

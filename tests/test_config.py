@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Annotated, Any, get_args
 
 import pytest
 import torch
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.methods import METHODS
+from tutelage.objectives.kinds import ours
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.config import RunConfig, from_yaml, to_yaml, validated, with_absolute_paths, yaml_value
 from tutelage.recipes.recipe import Instances, Recipe, Stage
@@ -20,6 +24,8 @@ from tutelage.recipes.settings import run_config, with_settings
 from tutelage.recipes.table import method_row
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.specs import Checkpoint, Copied, Fresh, parse
+from tutelage.studies.compare import ComparePlan
+from tutelage.studies.teams import Member
 
 
 def parts() -> list[Recipe]:
@@ -71,7 +77,10 @@ def test_a_setting_may_be_a_list() -> None:
         ("stages.prediction.temprature=2", "there is no such setting"),
         ("epochs=2", "fits several settings"),
         ("stages.prediction.temperature", "has no value"),
-        ("stages.prediction.temperature=-1", "greater than 0"),
+        ("stages.prediction.temperature=-1", "greater than or equal to 0.001"),
+        ("stages.prediction.temperature=.inf", "a finite number"),
+        ("stages.prediction.weight=.nan", "a finite number"),
+        ("stages.prediction.weight=1e300", "less than or equal to 1000000"),
         ("stages.prediction.lr=fast", "valid number"),
         ("mixed_precision=fp8", "'no', 'bf16', 'fp16' or 'auto'"),
     ],
@@ -219,3 +228,40 @@ def test_auto_precision_is_for_one_process(monkeypatch: pytest.MonkeyPatch) -> N
     speed.fast_precision.cache_clear()
     with pytest.raises(TutelageError, match="auto measures one process and there are several; give bf16 or no"):
         validated({"recipe": METHODS["kd"]().model_dump(mode="json"), "mixed_precision": "auto"})
+
+
+def settings_within(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models of settings that an annotation names, with their subclasses and what their fields name."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+        for inner in [*annotation.__subclasses__(), *(field.annotation for field in annotation.model_fields.values())]:
+            yield from settings_within(inner)
+    for inner in get_args(annotation):
+        yield from settings_within(inner)
+
+
+@pytest.mark.parametrize("text", ["layers=2,hidden={},heads=2", "layers=2,intermediate={}", "layers={}", "words={}"])
+def test_a_student_that_no_machine_holds_is_refused(text: str) -> None:
+    with pytest.raises(TutelageError, match="less than or equal to") as caught:
+        parse(text.format(10**30))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_number_that_no_run_could_use_is_refused_with_the_settings() -> None:
+    """In every field of every kind: alone, and in a list of one or of pairs."""
+    found = {model for root in (RunConfig, ComparePlan, Member) for model in settings_within(root) if ours(model)}
+    assert {Fresh, SoftLabels, Stage} < found
+    taken = []
+    for model in found:
+        config = ConfigDict(allow_inf_nan=model.model_config.get("allow_inf_nan", True))
+        for name, field in model.model_fields.items():
+            # Other models have fields of their own. The largest norm of a gradient may be infinite, which clips none.
+            if any(settings_within(field.annotation)) or (model, name) == (Stage, "clip"):
+                continue
+            hint = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+            reader = TypeAdapter(hint, config=config)
+            for number in (10**30, -(10**30), float("inf"), float("nan"), 1e300):
+                for given in (number, [number], [(number, number)]):
+                    with suppress(ValidationError):
+                        taken.append((model.__name__, name, reader.validate_python(given)))
+    assert not taken

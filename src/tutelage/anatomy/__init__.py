@@ -9,14 +9,15 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from tutelage.anatomy.families import FAMILIES as FAMILIES  # named here for whoever reads the table through this module
 from tutelage.anatomy.families import UNREAD as UNREAD
 from tutelage.anatomy.families import Family as Family
 from tutelage.errors import TutelageError
+from tutelage.fields import Layer
 
 if TYPE_CHECKING:  # recipes import this module and must not load torch
     from torch import Tensor, nn
@@ -252,7 +253,7 @@ class Layers(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    layers: list[Annotated[int, Field(ge=0)]] | Literal["lower_half"]
+    layers: list[Layer] | Literal["lower_half"]
     """Layers from 1; 0 stands for the embeddings. ``lower_half`` is the embeddings and the first half of the layers, rounded
     up."""
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Protocol, TypedDict
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from tutelage.fields import Count, Length
+
 
 def _plain(value: Any) -> Any:
     return os.path.expanduser(os.fspath(value)) if isinstance(value, str | os.PathLike) else value
@@ -20,6 +22,9 @@ Projection = Literal["pca", "dense"]
 
 Place = Annotated[str, BeforeValidator(_plain)]
 """A path or a name; ``pathlib.Path`` becomes a string, and ``~`` the home folder."""
+
+
+Frequency = Annotated[float, Field(ge=0, le=1e18)]
 
 
 def _names(value: Any) -> Any:
@@ -56,7 +61,7 @@ class Predictions(BaseModel):
     the row does not list, or ``drop``: the listed labels are scaled to sum to 1."""
     unknown: Literal["error", "drop"] = "error"
     """Answers that are none of the labels: stop, or leave them out and count them."""
-    prior: Annotated[Literal["uniform", "data"] | tuple[float, ...] | None, BeforeValidator(_prior)] = None
+    prior: Annotated[Literal["uniform", "data"] | tuple[Frequency, ...] | None, BeforeValidator(_prior)] = None
     """Class frequencies to correct the predictions to: ``uniform``, ``data`` (those of the labelled rows), or one number for each
     label. Probabilities are divided by their mean over the file and multiplied by the prior. Default: no correction."""
     weights: Literal["equal", "entropy"] = "equal"
@@ -105,15 +110,15 @@ class DataConfig(BaseModel):
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the training set that is kept as validation split, on which the best checkpoint is selected. With 0 it is
     selected on the evaluation set, and the report says so."""
-    max_train: Annotated[int, Field(ge=1)] | None = None
+    max_train: Count | None = None
     """Number of training examples to use, drawn with seed 0. Default: all."""
-    leave_out: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=2)]] | None = None
+    leave_out: tuple[Count, Annotated[Count, Field(ge=2)]] | None = None
     """``(k, n)``: leave out part k (from 1) of n parts of the training set, drawn with seed 0 (``tutelage crossfit``)."""
-    only: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=2)]] | None = None
+    only: tuple[Count, Annotated[Count, Field(ge=2)]] | None = None
     """``(k, n)``: use only part k (from 1) of n parts of what is not left out, drawn with seed 0."""
     noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the training set that gets a wrong label, drawn with seed 0: for a teacher that is bad on purpose."""
-    stride: Annotated[int, Field(ge=1)] | None = None
+    stride: Count | None = None
     """For spans: tokens that neighbouring windows of a long context share. Default: 128, or a third of a short window."""
     pooling: Pooling | None = None
     """For embeddings: how a teacher whose folder does not say so makes one vector of its tokens. Default: mean."""
@@ -124,7 +129,7 @@ class DataConfig(BaseModel):
     """Folder of `tutelage augment`: the substitution candidates for augmented texts."""
     drop_flipped: bool = False
     """Leave out augmented texts for which the teacher predicts another class than for their original."""
-    max_length: Annotated[int, Field(ge=8)] | None = None
+    max_length: Length | None = None
     """Longest input in tokens. Default: the positions of the models."""
 
     @field_validator("labels")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
+
+from tutelage.fields import Count, Seed
 
 if TYPE_CHECKING:
     from tutelage.data.batches import Totals
-
-Count = Annotated[int, Field(ge=1)]
-
 
 Score = Literal["probability", "logit"]
 
@@ -37,7 +36,7 @@ class Tokens(BaseModel):
     separators: bool = True
     score: Score = "probability"
     keep_first: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __str__(self) -> str:
         amount = "all tokens" if self.count is None else f"{self.count} token(s) by {self.by}"
@@ -69,7 +68,7 @@ class Neurons(BaseModel):
 
     count: Count | None = None
     by: Literal["magnitude", "uniform", "random"] = "magnitude"
-    seed: int = 0
+    seed: Seed = 0
 
     def __str__(self) -> str:
         return "all neurons" if self.count is None else f"{self.count} neurons by {self.by}"

@@ -10,7 +10,8 @@ from pydantic import Field, field_validator
 
 from tutelage.anatomy import Shape, family_named
 from tutelage.errors import TutelageError
-from tutelage.knowledge.cuts import Count, Cut, Neurons, Score, Tokens
+from tutelage.fields import Layer, Size
+from tutelage.knowledge.cuts import Cut, Neurons, Score, Tokens
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.mapping import Pairs, half_up, topmost
 from tutelage.objectives.term import Comparison, Normalize, Project, Term, resolve_projection
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tutelage.knowledge.selection import Selected
-
-Layer = Annotated[int, Field(ge=0)]
-
 
 _AMOUNT = re.compile(r"(all|\d+)l_(all|\d+)t_(\d*\.?\d+)h")
 
@@ -47,7 +45,7 @@ class HiddenKnowledge(Term):
 
     kind: Literal["hidden_knowledge"] = "hidden_knowledge"
     keep: str = "1l_10t_0.1h"
-    top: Count | None = None
+    top: Size | None = None
     pairs_of_layers: Annotated[list[tuple[Layer, Layer]], Field(min_length=1)] | None = None
     rounding: Literal["half_up", "half_even"] = "half_up"
     tokens_by: Literal["left", "attention", "random"] = "attention"

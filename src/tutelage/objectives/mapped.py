@@ -10,7 +10,8 @@ from pydantic import Field
 
 from tutelage.anatomy import Shape
 from tutelage.errors import TutelageError
-from tutelage.knowledge.cuts import Count, Cut, Neurons, Tokens
+from tutelage.fields import Size
+from tutelage.knowledge.cuts import Cut, Neurons, Tokens
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.hidden import check_first_token
 from tutelage.objectives.mapping import Pairs, grouped, half_up
@@ -136,7 +137,7 @@ class RandomLayers(Term):
     kind: Literal["random_layers"] = "random_layers"
     concatenated: bool = True
     """Compare the layers' vectors as one long vector (the paper's RAIL-KD c); off, layer by layer, summed (RAIL-KD l)."""
-    width: Count | None = None
+    width: Size | None = None
     """Map both sides to this width, as published. Default: compare in the teacher's width, to which the student's vectors are
     mapped where the widths differ: a learnt map of the target could make the target easy instead of the student good."""
 
@@ -208,7 +209,7 @@ class ClosestLayers(Term):
     whole_step = True
 
     kind: Literal["closest_layers"] = "closest_layers"
-    layers: Annotated[list[Count], Field(min_length=1)] | Literal["quarters"] = "quarters"
+    layers: Annotated[list[Size], Field(min_length=1)] | Literal["quarters"] = "quarters"
     """The teacher's layers that teach; ``quarters``: those at a quarter, half, three quarters and the whole of the depth, 3, 6, 9
     and 12 of 12."""
     normalize: Normalize = "none"

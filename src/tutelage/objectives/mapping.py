@@ -11,9 +11,10 @@ from itertools import pairwise
 from typing import Literal
 
 from tutelage.errors import TutelageError
+from tutelage.fields import Layer
 
 Strategy = Literal["origin", "uniform", "top", "bottom", "skip", "last", "final", "gcd"]
-Mapping = Strategy | list[int]
+Mapping = Strategy | list[Layer]
 Layout = Literal["all", "regular", "overlapping", "skipping", "crossed"]
 Pairs = list[tuple[int, int]]
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from tutelage.anatomy import Shape, family_named
 from tutelage.errors import TutelageError
+from tutelage.fields import Size, Temperature
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.term import Answers, Comparison, Term
 
@@ -52,7 +53,7 @@ class SoftLabels(Term):
     on_logits = True
 
     kind: Literal["soft_labels"] = "soft_labels"
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Temperature = 1.0
     scale: bool = True
     reduction: Literal["batchmean", "mean"] = "batchmean"
 
@@ -201,7 +202,7 @@ class PTP(Term):
     labels_from = "ptp_labels"
 
     kind: Literal["ptp"] = "ptp"
-    classes: Annotated[int, Field(ge=2)] = 4
+    classes: Annotated[Size, Field(ge=2)] = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     def words(self) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from tutelage.anatomy import Shape
 from tutelage.errors import TutelageError
+from tutelage.fields import Size
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.mapping import Mapping, Pairs, pairs
 from tutelage.objectives.term import Comparison, Term
@@ -39,7 +40,7 @@ class Relations(Term):
     """The pairs of layers. The papers take the student's last layer, with the teacher's last (base) or one below (large)."""
     of: Annotated[tuple[Vectors, ...], Field(min_length=1)] = ("queries", "keys", "values")
     """The vectors whose relations are compared; ``queries-keys``: of queries to keys."""
-    relation_heads: Annotated[int, Field(ge=1)] | Literal["own"] | None = None
+    relation_heads: Size | Literal["own"] | None = None
     """Relation heads, which must divide both widths; default: the largest number up to 48 that does. ``own``: the heads of the
     models, of which both need equally many."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from tutelage.anatomy import Shape
 from tutelage.errors import TutelageError
+from tutelage.fields import Weight
 from tutelage.knowledge.cuts import Cut
 from tutelage.knowledge.needs import Needs
 from tutelage.objectives.mapping import Pairs
@@ -81,7 +82,7 @@ Column = Literal["embeddings", "attention", "hidden", "predictions", "labels"]
 class Term(BaseModel):
     """One loss of an objective, as data. A subclass sets the class variables, says what it needs, and computes ``value``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     column: ClassVar[Column]
     """The column of the methods table."""
@@ -102,7 +103,7 @@ class Term(BaseModel):
 
     kind: str
     """The term's name in a recipe."""
-    weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: Weight = 1.0
     """Factor of the term's loss; a term with weight 0 is left out."""
     optional: bool = False
     """Leave the term out where the models or the kind of task do not allow it, instead of an error."""

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from tutelage.data.config import BY_SETTING, DataConfig, Place
 from tutelage.errors import TutelageError, option
+from tutelage.fields import Seed
 from tutelage.recipes.choices import Dtype, Precision, Tracker
 from tutelage.recipes.recipe import Recipe
 
@@ -44,7 +45,7 @@ class RunConfig(BaseModel):
     """Folder of ``tutelage corpus build``, for stages on raw text."""
     out: Place | None = None
     """Output folder."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     """Seed of all random numbers."""
     baseline: bool = True
     """Train the same student without the teacher for as many steps, and show its scores in the report."""

@@ -12,6 +12,7 @@ from tutelage.data.augmentation.variants import Augmentation
 from tutelage.data.corpus.packing import Packing
 from tutelage.data.masking import Masking
 from tutelage.errors import TutelageError
+from tutelage.fields import Count, Length, Positive, Rate, Weight
 from tutelage.mechanisms.mechanism import AnyMechanism
 from tutelage.objectives.terms import AnyTerm
 from tutelage.students.specs import Between, Student, StudentSpec
@@ -27,7 +28,7 @@ class Instances(BaseModel):
 
     packing: Packing = "pairs"
     """Sentence ``pairs``, single ``segments``, or full ``packed`` inputs."""
-    length: Annotated[int, Field(ge=8)] = 128
+    length: Length = 128
     """Longest instance in tokens."""
     masking: Masking | None = None
     """How tokens are masked."""
@@ -49,26 +50,26 @@ class Stage(BaseModel):
     """What the stage does beside its losses."""
     train: Trained = "all"
     """What is trained: all of the student, all but its embeddings, its head alone, or some layers."""
-    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = 3
+    epochs: Count | Literal["auto"] = 3
     """Passes over the training data; ``auto``: enough for the number of texts (on a task)."""
-    max_steps: Annotated[int, Field(ge=1)] | None = None
+    max_steps: Count | None = None
     """Optimiser steps after which the stage ends, even within its epochs."""
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = 5e-5
+    lr: Rate | Literal["auto"] = 5e-5
     """Peak learning rate; ``auto``: by the student's width and start (on a task)."""
     optimizer: Literal["adamw", "bert_adam", "adadelta"] = "adamw"
     """``adamw``; ``bert_adam``, as in BERT's code: Adam without bias correction, each tensor's gradient clipped on its own;
     ``adadelta``, whose usual rate is 1."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay of the two moments of ``adamw`` and ``bert_adam``."""
-    eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    eps: Positive | None = None
     """Term in the denominator of ``adamw`` (default: 1e-8) and ``bert_adam`` (1e-6)."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Count = 32
     """Examples in an optimiser step, whatever their lengths."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the steps in which the learning rate rises from zero."""
     decay: Literal["linear", "constant"] = "linear"
     """The learning rate after warm-up: linear to zero, or constant."""
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    weight_decay: Weight = 0.01
     """Weight decay of matrices; vectors have none."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of a step's gradient; for ``bert_adam`` of each tensor's gradient."""
@@ -76,12 +77,12 @@ class Stage(BaseModel):
     """Whether the student's dropout is on. Off, hidden states are compared as the student computes them later."""
     select: Literal["best", "last"] = "best"
     """Keep the epoch with the best score on the validation split (of equals the later), or the last one."""
-    patience: Annotated[int, Field(ge=1)] | None = None
+    patience: Count | None = None
     """Epochs in a row below the best score after which the stage ends."""
-    max_tokens: Annotated[int, Field(ge=1)] = 16384
+    max_tokens: Count = 16384
     """Padded tokens computed at once; changes memory and speed, not the result. A term that compares the texts of a step with
     each other ignores it."""
-    pad_to: Annotated[int, Field(ge=1)] | None = None
+    pad_to: Count | None = None
     """Pad every input to this length, as some reference codes do."""
     fresh: bool = False
     """Begin with a new student; what earlier stages trained served only their mechanisms."""
@@ -187,7 +188,7 @@ class Recipe(BaseModel):
     as the student, or through stages of their own."""
     augmentation: Annotated[Augmentation | Rules, Field(discriminator="kind")] | None = None
     """How the texts of stages with ``data="augmented"`` are made."""
-    longest: Annotated[int, Field(ge=8)] | None = None
+    longest: Length | None = None
     """Longest input in tokens that the method takes of this task; ``data.max_length`` overrides it."""
     stages: list[Stage]
     """What the student goes through, in order."""

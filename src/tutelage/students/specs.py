@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 
 from tutelage.data.config import Place
 from tutelage.errors import TutelageError
+from tutelage.fields import Count, Size
 from tutelage.objectives.kinds import by_kind, kinds_of
 
 if TYPE_CHECKING:
@@ -16,11 +17,8 @@ if TYPE_CHECKING:
 
     from tutelage.anatomy import Head
 
-Count = Annotated[int, Field(ge=1)]
-
-
-Counts = Annotated[list[Count], Field(min_length=1)]
-Target = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LayerNumbers = Annotated[list[Size], Field(min_length=1)]
+Target = Annotated[float, Field(gt=0, le=1e18)]
 
 
 class StudentSpec(BaseModel):
@@ -80,7 +78,7 @@ class Copied(StudentSpec):
     inherits, origin = True, "source"
 
     init: Literal["copied"] = "copied"
-    layers: Count | Counts | Literal["all"] = 3
+    layers: Size | LayerNumbers | Literal["all"] = 3
     choose: Literal["best", "first", "last", "spread", "uniform"] = "best"
     source: Place | None = None
     family: Literal["distilbert"] | None = None
@@ -115,10 +113,10 @@ class Fresh(StudentSpec):
     init: Literal["fresh"] = "fresh"
     family: str | None = None
     layers: Annotated[int, Field(ge=1, le=512)]
-    hidden: Count | None = None
-    intermediate: Count | None = None
-    heads: Count | None = None
-    embedding: Count | None = None
+    hidden: Size | None = None
+    intermediate: Size | None = None
+    heads: Size | None = None
+    embedding: Size | None = None
     """Width of the embedding table, in families with a separate one (ELECTRA, ALBERT)."""
     like: Place | None = None
     """A checkpoint that replaces the teacher as the source of family, vocabulary and sizes, if there is no teacher."""
@@ -153,13 +151,13 @@ class Pruned(_Ranked):
     """
 
     init: Literal["pruned"] = "pruned"
-    layers: Count | None = None
+    layers: Size | None = None
     """Number of layers, from the bottom."""
-    heads: Count | None = None
+    heads: Size | None = None
     """Number of heads in each layer, each as wide as the teacher's."""
-    intermediate: Count | None = None
+    intermediate: Size | None = None
     """Number of feed-forward neurons in each layer."""
-    rank: Count | None = None
+    rank: Size | None = None
     """Rank of a factorised embedding table; none keeps the full table."""
     target_parameters: Target | None = None
     """Parameters of the whole student: a number, or a share of the teacher's (up to 1)."""
@@ -235,13 +233,13 @@ class Reduced(StudentSpec):
     needs_mechanism = "reduction"
 
     init: Literal["reduced"] = "reduced"
-    layers: Count | None = None
+    layers: Size | None = None
     """Number of layers, from the bottom."""
-    heads: Count | None = None
+    heads: Size | None = None
     """Number of heads in each layer, each as wide as the teacher's."""
-    intermediate: Count | None = None
+    intermediate: Size | None = None
     """Number of feed-forward neurons in each layer."""
-    rank: Count | None = None
+    rank: Size | None = None
     """Rank of a factorised embedding table; none keeps the full table."""
 
     @property
@@ -266,9 +264,9 @@ class BiLSTM(StudentSpec):
     random_start = True
 
     init: Literal["bilstm"] = "bilstm"
-    hidden: Count = 300
-    intermediate: Count = 400
-    embedding: Count = 300
+    hidden: Size = 300
+    intermediate: Size = 400
+    embedding: Size = 300
     channels: Annotated[int, Field(ge=1, le=2)] = 2
     words: Count = 30000
     vectors: Place | None = None
@@ -286,9 +284,9 @@ class _Narrower(StudentSpec):
 
     inherits, origin = True, "source"
 
-    hidden: Count
+    hidden: Size
     strategy: Literal["dim", "head"] = "dim"
-    intermediate: Count | None = None
+    intermediate: Size | None = None
     decoder: Literal["tied", "untied"] = "tied"
     source: Place | None = None
     """A checkpoint to inherit from instead of the teacher."""
@@ -337,7 +335,7 @@ class Shared(StudentSpec):
     inherits, origin = True, "source"
 
     init: Literal["shared"] = "shared"
-    stored: Count | Counts = 3
+    stored: Size | LayerNumbers = 3
     order: Literal["shuffled", "paired", "mirror", "adjacent"] | list[str] = "shuffled"
     source: Place | None = None
 

@@ -28,6 +28,7 @@ from tutelage.artifacts import checksum_of, write_json, write_text
 from tutelage.data.config import DataConfig, Place
 from tutelage.data.examples import Data
 from tutelage.errors import TutelageError, option
+from tutelage.fields import Count, Seed
 from tutelage.progress import Display
 from tutelage.recipes.choices import Launcher, Precision
 from tutelage.recipes.config import (
@@ -106,8 +107,15 @@ class TeacherTask(_Part):
         return self.name or self.data.task or Path(str(self.data.train)).name.partition(".")[0]
 
 
+MOST_SEEDS = 1000
+
+
 def _seeds(value: Any) -> Any:
-    return range(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if value > MOST_SEEDS:
+        raise ValueError(f"give at most {MOST_SEEDS:,} seeds")
+    return range(value)
 
 
 def _methods(value: Any) -> Any:
@@ -121,9 +129,9 @@ class ComparePlan(_Part):
     methods: Annotated[tuple[ComparedMethod, ...], Field(min_length=1), BeforeValidator(_methods)]
     students: tuple[Place, ...] = ("",)
     """As ``--student`` takes them; empty: the method's own."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), BeforeValidator(_seeds)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_seeds)] = (0, 1, 2)
     """How many (0, 1, ...), or which."""
-    steps: Annotated[int, Field(ge=1)] | Literal["equal", "flops", "recipe"] = "equal"
+    steps: Count | Literal["equal", "flops", "recipe"] = "equal"
     """Optimiser steps of every cell: ``equal``: as many as the longest recipe of the task plans; ``flops``: as many as make the
     training cost what the most expensive recipe plans; ``recipe``: each its own."""
     against: str = ""

@@ -19,6 +19,7 @@ from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.evaluation.diversity import diversity
+from tutelage.fields import Count, Rate, Seed, Size
 from tutelage.mechanisms.team.folders import MANIFEST, TeamManifest, is_store, left_out, members_in, short
 from tutelage.methods.finetune import finetune
 from tutelage.progress import Display
@@ -44,11 +45,11 @@ class Member(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = None
-    layers: Annotated[int, Field(ge=1)] | None = None
+    layers: Size | None = None
     """Number of layers to keep, evenly spread."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    lr: Annotated[float, Field(gt=0)] | None = None
+    seed: Seed = 0
+    epochs: Count | None = None
+    lr: Rate | None = None
     only: tuple[int, int] | None = None
     """``k/n``: train on part k of n of the training texts."""
     noise: Annotated[float, Field(ge=0, le=1)] = 0.0

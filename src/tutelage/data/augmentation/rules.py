@@ -24,6 +24,7 @@ from tutelage.data.draws import fraction
 from tutelage.data.examples import Examples
 from tutelage.data.labels import no_labels
 from tutelage.errors import TutelageError
+from tutelage.fields import Count
 
 Tagger = Callable[[list[str]], list[str]]
 """Maps the words of a text to their parts of speech."""
@@ -52,7 +53,7 @@ class Rules(BaseModel):
     """Probability that a word is replaced by a random word of the same part of speech (possibly itself)."""
     p_ngram: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Probability that the text is reduced to an n-gram of 1 to 5 words."""
-    iterations: Annotated[int, Field(ge=1)] = 20
+    iterations: Count = 20
     mask_token: str = "[MASK]"
     """The teacher's mask token."""
 

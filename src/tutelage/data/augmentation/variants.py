@@ -13,6 +13,7 @@ from tutelage.data.augmentation.candidates import Candidates
 from tutelage.data.draws import fraction, hashes, mixed
 from tutelage.data.examples import Examples
 from tutelage.errors import TutelageError
+from tutelage.fields import MOST, Count
 
 
 class Augmentation(BaseModel):
@@ -21,11 +22,11 @@ class Augmentation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["words"] = "words"
-    variants: Annotated[int, Field(ge=1)] = 20
+    variants: Count = 20
     """Variants per text; for pairs, per field."""
     probability: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Probability that a word with candidates is replaced."""
-    retries: Annotated[int, Field(ge=0)] = 3
+    retries: Annotated[int, Field(ge=0, le=MOST)] = 3
     """How often a duplicate (of the original or an earlier variant) is drawn again before it is dropped."""
     fields: Literal["both", "text", "pair"] = "both"
 

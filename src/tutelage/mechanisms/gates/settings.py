@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from tutelage.errors import TutelageError
+from tutelage.fields import Rate
 from tutelage.mechanisms.cutting import Cutting
 from tutelage.students.specs import Gated
 
@@ -30,7 +31,7 @@ class Gates(Cutting):
     takes = "share=0.5"
 
     kind: Literal["gates"] = "gates"
-    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-2
+    rate: Rate = 1e-2
     """Learning rate of the gates and multipliers. It is constant, and their gradients are not clipped."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of the stage's steps in which the target falls from the whole model to the student's ``share``."""

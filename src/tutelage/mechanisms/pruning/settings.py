@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from tutelage.fields import Count, Positive, Weight
 from tutelage.mechanisms.mechanism import Mechanism, StageLike, check_last
 from tutelage.students.specs import Student
 
@@ -30,7 +31,7 @@ class PruningSchedule(Mechanism):
     """How a masked row is shrunk. ``prox`` subtracts a constant length after each step: a row of norm 1, as all rows are at
     the start, is exactly 0 after ``intervals_to_zero`` intervals, whatever the optimiser. ``adam_l2`` adds the penalty to Adam's
     first moment, as the authors' code does (``strength`` 20). ``lasso`` is ResRep's (``strength`` 1e-4), on kept rows too."""
-    strength: Annotated[float, Field(gt=0)] | None = None
+    strength: Positive | None = None
     """Strength of ``adam_l2`` and ``lasso``; default: 20 and 1e-4."""
     selection: Literal["taylor", "activation", "norm", "random"] = "taylor"
     """Which coordinates are masked first: those that matter least to the loss, by the sum of ``(row . gradient)^2`` over the
@@ -41,15 +42,15 @@ class PruningSchedule(Mechanism):
     schedule: Literal["even", "reference"] = "even"
     """``even`` masks all groups in ``increments`` equal parts. ``reference`` counts as the authors' code does: it cuts the
     residual stream as if it had heads, and takes half or twice the time for it and for heads."""
-    increments: Annotated[int, Field(ge=1)] = 16
+    increments: Count = 16
     """Parts in which coordinates are masked."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the stage's steps after which everything is masked; 0.02 in the paper's long run."""
-    interval: Annotated[int, Field(ge=1)] | None = None
+    interval: Count | None = None
     """Steps between increments; replaces ``share``."""
-    intervals_to_zero: Annotated[float, Field(gt=0)] = 2.0
+    intervals_to_zero: Positive = 2.0
     """Intervals in which a masked row of norm 1 shrinks to zero (``prox``)."""
-    weights_lr: Annotated[float, Field(ge=0)] = 0.02
+    weights_lr: Weight = 0.02
     """Learning rate of the teacher's own weights, in units of the stage's rate, which is that of the compactors."""
 
     def check(self, stage: StageLike) -> None:

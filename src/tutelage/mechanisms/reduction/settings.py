@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Literal
 
 from tutelage.errors import TutelageError
+from tutelage.fields import Count
 from tutelage.mechanisms.cutting import Cutting
 from tutelage.mechanisms.mechanism import StageLike
 from tutelage.students.specs import Reduced
@@ -34,7 +33,7 @@ class Reduction(Cutting):
     kind: Literal["reduction"] = "reduction"
     reduces: Literal["depth", "width", "both"] = "both"
     """The layers; heads, neurons and the rank of the embedding table; or all of these. The rest stays the teacher's."""
-    increments: Annotated[int, Field(ge=1)] | None = None
+    increments: Count | None = None
     """Number of increments; by default one for each layer or head that goes, 10 where none goes."""
 
     def check(self, stage: StageLike) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tutelage.errors import TutelageError
+from tutelage.fields import MOST, Count, Positive, Size, Weight
 from tutelage.mechanisms.mechanism import Mechanism, StageLike
 
 if TYPE_CHECKING:
@@ -43,23 +44,23 @@ class Learning(BaseModel):
     calibrated: bool = False
     """Divide logits by the temperature (1 or more) that fits the held-out labels best before the labels' loss is computed. An
     overconfident student otherwise rewards unsure teachers. Regression has no temperature. Ours."""
-    parameters: Literal["all", "head"] | Annotated[int, Field(ge=1)] = "all"
+    parameters: Literal["all", "head"] | Size = "all"
     """Parameters whose gradients are compared: the whole student, its head, or this many last layers and the head."""
-    examples: Annotated[int, Field(ge=1)] = 64
+    examples: Count = 64
     """Held-out examples for one update."""
-    every: Annotated[int, Field(ge=1)] = 1
+    every: Count = 1
     """Steps between updates."""
-    travel: Annotated[float, Field(gt=0)] = 28.0
+    travel: Positive = 28.0
     """Learning rate of the log-weights times the number of updates of the stage; 14 to 28 are sensible."""
-    shrink: Annotated[float, Field(ge=0)] = 0.6
+    shrink: Weight = 0.6
     """Strength of the pull towards equal log-weights; they settle at the mean advantage divided by this."""
-    watch: Annotated[int, Field(ge=0)] = 20
+    watch: Annotated[int, Field(ge=0, le=MOST)] = 20
     """Updates at the beginning that only estimate the mean and deviation of rewards."""
     settled: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of the stage's steps after which log-weights are averaged; the average is the result. Default: the last ones."""
-    keep: Annotated[float, Field(ge=0)] | None = 0.5
+    keep: Weight | None = 0.5
     """At the end of the stage, drop teachers whose probability is below this share of a uniform team's. None drops none."""
-    top_m: Annotated[int, Field(ge=1)] | None = None
+    top_m: Count | None = None
     """At the end of the stage, keep this many teachers, the most probable, in place of those above ``keep``."""
     handed_on: Literal["proportional", "equal"] = "proportional"
     """How the weight of dropped teachers is divided among the others."""
@@ -76,23 +77,22 @@ class Team(Mechanism):
     """``sample`` draws one teacher from ``weights`` for each optimiser step (or each example). ``average`` mixes all teachers by
     ``weights``. ``discounted`` sums them, each divided by 1 + its own cross-entropy on the example's label (MT-BERT). Where all
     teach, a loss on layers is the weighted mean, or the sum, of the losses against each teacher that reads the student's tokens."""
-    weights: (
-        Literal["uniform", "teacher_rank", "student_rank", "score_softmax", "found"]
-        | tuple[Annotated[float, Field(ge=0)], ...]
-    ) = "uniform"
+    weights: Literal["uniform", "teacher_rank", "student_rank", "score_softmax", "found"] | tuple[Weight, ...] = (
+        "uniform"
+    )
     """``uniform``; linear in each teacher's rank (``teacher_rank``: by its score on held-out training examples;
     ``student_rank``: by ``scores``); ``score_softmax``: proportional to ``exp(beta * score)``, of ``scores`` if given, else of
     the teachers' own; a number for each teacher; or ``found``, what an earlier stage has learned."""
-    beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
+    beta: Positive = 20.0
     """For ``score_softmax``: with 20, a score higher by 0.05 has e times the weight."""
     granularity: Literal["step", "example"] = "step"
     """Sample one teacher for each optimiser step, or for each example."""
     average: Literal["probabilities", "logits"] = "probabilities"
     """Average softened probabilities, or logits."""
-    scores: tuple[float, ...] | None = None
+    scores: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | None = None
     """For ``student_rank`` and ``score_softmax``: the score of a student distilled from each teacher alone, in the order of the
     teachers."""
-    resident: Annotated[int, Field(ge=1)] = 2
+    resident: Count = 2
     """For ``sample``: number of teachers on the device at once, if hidden states are compared (then teachers run)."""
     learning: Learning | None = None
     """Learn the sampling weights during the stage."""
