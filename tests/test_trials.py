@@ -194,7 +194,7 @@ def test_the_expected_time_has_the_trials_in_it(
     def choosing(run: Any, folder: Path) -> Any:
         with monkeypatch.context() as patch:
             one_a_second = {"student": {"32": of_tasks.speed.Timing(median=32e3, spread=0.0)}}
-            patch.setattr(of_tasks.speed, "latencies", lambda *given, **how: (one_a_second, None))
+            patch.setattr(of_tasks.speed, "latencies", lambda *given, **how: (one_a_second, 1.0))
             for passes in (trials.passes, lambda run: 0):
                 patch.setattr(trials, "passes", passes)
                 told.append(next(line for line in run.plan().splitlines() if line.startswith("expected time")))
