@@ -219,7 +219,7 @@ def test_a_refusal_is_not_a_text_without_classes(tmp_path: Path) -> None:
 
 
 def test_several_labels_in_a_cell(tmp_path: Path) -> None:
-    """They are parted as in the training file, else where no class has the separator in its name."""
+    """They are separated as in the training file, else where no class has the separator in its name."""
     labels = ["food, drink|bar", "hotel", "food, drink", "bar|hotel"] * 15
     rows = [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=True)]
     path = jsonl(tmp_path / "p.jsonl", [row | {"label": "food, drink"} for row in rows])

@@ -396,10 +396,10 @@ def test_quoted_fields_keep_what_is_in_them(tmp_path, name, separator, end):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "text;label\none, two;a\nthree;b\n", "parted by semicolons"),
-        ("a.csv", "text\tlabel\none, two\ta\nthree\tb\n", "parted by tabs"),
-        ("a.tsv", 'text,label\n"one, two",a\nthree,b\n', "parted by commas"),
-        ("a.csv", "label|text\na|one, two\nb|three\n", "parted by vertical bars"),
+        ("a.csv", "text;label\none, two;a\nthree;b\n", "separated by semicolons"),
+        ("a.csv", "text\tlabel\none, two\ta\nthree\tb\n", "separated by tabs"),
+        ("a.tsv", 'text,label\n"one, two",a\nthree,b\n', "separated by commas"),
+        ("a.csv", "label|text\na|one, two\nb|three\n", "separated by vertical bars"),
         ("a.csv", "sep=;\ntext;label\none, two;a\nthree;b\n", ""),
         ("a.csv", 'text,label,\n"one, two",a,\nthree,b,\n', ""),
         ("a.csv", 'text,label\n"one, two",a,\nthree,b,,\n', "2 rows end in superfluous delimiters"),

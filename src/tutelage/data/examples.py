@@ -32,7 +32,7 @@ class Examples:
 
     ``labels`` is ``(n,)`` int64 for classification (``-1`` where there is none), ``(n,)`` float32 for regression and
     ``(n, classes)`` float32 for multi-label data (``nan`` where there is none). For ``tokens`` it is ``(n,)`` of
-    arrays, one class for each word of the text (words are parted by single spaces); for ``spans``, where ``texts`` are
+    arrays, one class for each word of the text (words are separated by single spaces); for ``spans``, where ``texts`` are
     questions and ``pairs`` the contexts, ``(n,)`` of tuples of the answers that count as right, as ``(start, text)``: the
     character at which it starts; no answer in the context is the empty tuple, an unknown one ``None``.
 

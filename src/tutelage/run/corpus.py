@@ -242,7 +242,7 @@ class CorpusRun:
         """The plans of the stages."""
         plans = []
         for index, (stage, objective) in enumerate(zip(self.config.recipe.stages, self.objectives, strict=True)):
-            answers: Answers = "running" if self.teacher is not None and objective.teacher_needs else "nobody"
+            answers: Answers = "running" if self.teacher is not None and objective.teacher_needs else "none"
             steps, flops = planned_steps(stage, self.feeds[index]), self._flops(index, objective)
             plans.append(StagePlan(stage, index, objective, None, answers, steps, flops))
         return plans

@@ -41,7 +41,7 @@ class PredictedTeacher:
 
     def answers(self, stage: Stage, needs: Needs) -> Answers:
         """Who answers for the teacher in a stage that needs this of it."""
-        return "file" if needs else "nobody"
+        return "file" if needs else "none"
 
     def teacher_for(self, stage: Stage, part: str, needs: Needs) -> Teacher | None:
         """What answers for the teacher in a stage."""

@@ -344,7 +344,7 @@ class TaskRun:
         plans = []
         for index, (stage, objective) in enumerate(zip(self.config.recipe.stages, self.objectives, strict=True)):
             needs = objective.teacher_needs
-            answers = "nobody" if self.answering is None else self.answering.answers(stage, needs)
+            answers = "none" if self.answering is None else self.answering.answers(stage, needs)
             runs = answers == "running" or (answers == "mechanism" and needs.running)
             passes = prod(mechanism.passes(final_network(self.student)) for mechanism in stage.mechanisms)
             steps, flops = planned_steps(stage, self.feed(stage)), 3 * passes * student + (teacher if runs else 0)

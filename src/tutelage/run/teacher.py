@@ -27,8 +27,8 @@ from tutelage.teachers.source import Source
 from tutelage.teachers.stored import StoredTeacher
 from tutelage.teachers.teacher import KnownLogits, LiveTeacher, Teacher, check_finite
 
-Answers = Literal["nobody", "running", "known", "store", "mechanism", "file"]
-"""The source of the teacher's signals in a stage: ``nobody`` (not needed), the ``running`` model, its logits computed once
+Answers = Literal["none", "running", "known", "store", "mechanism", "file"]
+"""The source of the teacher's signals in a stage: ``none`` (not needed), the ``running`` model, its logits computed once
 (``known``), a ``store``, a ``mechanism`` of the stage, or a ``file`` of predictions."""
 
 
@@ -66,7 +66,7 @@ class RunTeacher:
         if stage.brings_teacher:
             return "mechanism"
         if not needs:
-            return "nobody"
+            return "none"
         if not needs.running:
             return "known"
         scheme = self.to_write if self.store is None else self.store.scheme

@@ -101,14 +101,11 @@ def candidates(named: Student, student: Student, source: anatomy.Shape | None) -
 
 def plan_lines(named: Iterable[str]) -> list[str]:
     """The candidate starts in the printed plan; nothing where there is no choice."""
-    parted = [name.partition(": ") for name in named]
-    ways = ", ".join(f"{name} ({layers})" for name, _, layers in parted if layers)
-    what = f"the layers {ways}" if (CUT, "", "") not in parted else f"{CUT} in all layers, and the layers {ways}"
-    return (
-        [f"start    the best of {what}; all are measured, and the best {TRAINED} tried for some steps"]
-        if parted
-        else []
-    )
+    named_layers = [name.partition(": ") for name in named]
+    ways = ", ".join(f"{name} ({layers})" for name, _, layers in named_layers if layers)
+    what = f"the layers {ways}" if (CUT, "", "") not in named_layers else f"{CUT} in all layers, and the layers {ways}"
+    line = f"start    the best of {what}; all are measured, and the best {TRAINED} tried for some steps"
+    return [line] if named_layers else []
 
 
 def objectives_of_starts(run: TaskRun) -> list[ObjectivePlan]:

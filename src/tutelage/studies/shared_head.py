@@ -182,7 +182,7 @@ def _train(runs: dict[str, TaskRun], folder: Path) -> loop.StageLog:
     read = {name: one.parts["train"].student for name, one in runs.items()}
     torch.manual_seed(config.seed)
     members = {name: one.student for name, one in runs.items()}
-    lesson = Together(members, Objective(stage.objective, kind, shape, None), read)
+    module = Together(members, Objective(stage.objective, kind, shape, None), read)
 
     def save(state: checkpoint.State) -> None:
         checkpoint.save(folder / "checkpoint", state)
@@ -194,13 +194,13 @@ def _train(runs: dict[str, TaskRun], folder: Path) -> loop.StageLog:
         desk.display.event("", event)
 
     if resumed is not None and "trained" in resumed:  # killed while the teachers were saved
-        lesson.student.load_state_dict(resumed["student.safetensors"])
-        lesson.close()
+        module.student.load_state_dict(resumed["student.safetensors"])
+        module.close()
         return loop.StageLog(**resumed["trained"])
     with handled() as stops, stops.steps():
         log = loop.train(
             stage,
-            lesson,
+            module,
             None,
             first.feed(stage),
             desk.accelerator,
@@ -212,9 +212,9 @@ def _train(runs: dict[str, TaskRun], folder: Path) -> loop.StageLog:
             say=desk.display.say,
             asked=stops.asked,
         )
-    lesson.close()
+    module.close()
     if desk.main:
-        save({"trained": vars(log), "student.safetensors": lesson.student.state_dict()})
+        save({"trained": vars(log), "student.safetensors": module.student.state_dict()})
     desk.accelerator.wait_for_everyone()
     return log
 

@@ -161,7 +161,7 @@ def _counts(value: float) -> bool:
 
 
 def _read_digits(column: Column, written: Sequence[str]) -> None:
-    """Read zeros and ones that are parted by a separator (``0,1,0``), one for each class, where all cells are such."""
+    """Read zeros and ones with a separator between them (``0,1,0``), one for each class, where all cells are such."""
     separator = found_separator(written)
     parts = {value: [part.strip() for part in value.split(separator)] for value in written} if separator else {}
     lists = list(parts.values())
@@ -243,7 +243,7 @@ def found_separator(values: Sequence[Any], names: Sequence[str] = ()) -> str | N
 
 
 def split(values: Sequence[Any], separator: str | None) -> list[Any]:
-    """Cells as lists of names: strings are parted at ``separator``."""
+    """Cells as lists of names: strings are split at ``separator``."""
 
     def names(text: str) -> list[str]:
         return [name.strip() for name in ([text] if separator is None else text.split(separator)) if name.strip()]

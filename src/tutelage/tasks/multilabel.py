@@ -40,12 +40,12 @@ class Multilabel(TextKind):
         return any(isinstance(value, list) for value in values)
 
     def prepared(self, values: Sequence[Any], separator: str | None = None) -> tuple[list[Any], list[str]]:
-        """Strings are parted at the separator; an empty cell among them is an example with none of the labels. Among lists, where
+        """Strings are split at the separator; an empty cell among them is an example with none of the labels. Among lists, where
         that is an empty list, it is a gap."""
         none: Any = None if any(isinstance(value, list) for value in values) else []
         found = cells.split([none if is_missing(value) else value for value in values], separator)
-        parted = separator is not None and any(isinstance(value, str) and separator in value for value in values)
-        return found, [f"labels are parted at {separator!r}"] if parted else []
+        split = separator is not None and any(isinstance(value, str) and separator in value for value in values)
+        return found, [f"labels are split at {separator!r}"] if split else []
 
     def answer(self, value: Any) -> tuple[str, ...]:
         if not isinstance(value, list):

@@ -67,7 +67,7 @@ class LabelNames:
         return self._plain.get(plain(word)) if exact is None else exact
 
     def all_in(self, cell: Any, separators: Sequence[str] = cells.SEPARATORS) -> bool:
-        """Whether a cell is a class, or several parted by one of ``separators``."""
+        """Whether a cell is a class, or several separated by one of ``separators``."""
         ways = [[cell], *([part for part in str(cell).split(one) if part.strip()] for one in separators)]
         return any(all(self.find(part) is not None for part in way) for way in ways if way)
 

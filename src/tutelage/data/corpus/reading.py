@@ -290,8 +290,8 @@ class _Stream:
             return self.tokens[places].astype(np.int32)
         places = places % (self.ends[-1] + 1)
         before = np.searchsorted(self.ends, places)
-        parted = self.ends[before] == places
-        return np.where(parted, self.parting, self.tokens[places - before - parted]).astype(np.int32)
+        between = self.ends[before] == places
+        return np.where(between, self.parting, self.tokens[places - before - between]).astype(np.int32)
 
 
 @dataclass(frozen=True)

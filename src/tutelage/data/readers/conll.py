@@ -34,7 +34,7 @@ WORDS, TAGS = ("tokens", "words"), ("ner_tags", "tags", "labels")
 TAG = "O|[BI]-.+"
 SPACES = r"[ \t]+"
 NO_BREAK = "\u00a0"
-"""Takes the place of a space in a word: the words of a text are parted by spaces."""
+"""Takes the place of a space in a word: the words of a text are separated by spaces."""
 Sentence = tuple[list[str], list[str]]
 """Words and their tags, as :func:`bio` gives them."""
 

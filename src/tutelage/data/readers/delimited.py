@@ -1,4 +1,4 @@
-"""Rows of delimited text: CSV, TSV, and files that are parted by semicolons or vertical bars whatever their ending.
+"""Rows of delimited text: CSV, TSV, and files that are separated by semicolons or vertical bars whatever their ending.
 
 Quotes are where such files go wrong: a reader that takes a lone quote for the start of a quoted field swallows the lines up to
 the next quote without an error. So every line of the file is accounted for here: it is a row, part of a row whose quoted field
@@ -38,8 +38,8 @@ def read_delimited(path: Path, text: str, usual: str, wanted: Sequence[str], hea
     """The rows of ``text``, all cells as strings, so that the label ``007`` stays what it is and ``NA`` is not taken for a gap.
 
     Quoted fields are as spreadsheets write them; where a record cannot be read so, a backslash may stand before a quote in them. A
-    file whose fields are parted by tabs is read without quoting, as GLUE's files want it, where more lines have quotes that are not
-    around a field than have fields that need them; in others such a line alone is. Rows may end early (the missing cells are
+    file whose fields are separated by tabs is read without quoting, as GLUE's files want it, where more lines have quotes that are
+    not around a field than have fields that need them; in others such a line alone is. Rows may end early (the missing cells are
     empty), or in superfluous delimiters. Lines that repeat the header are left out.
 
     Args:
@@ -75,7 +75,7 @@ def read_delimited(path: Path, text: str, usual: str, wanted: Sequence[str], hea
     if not header and _is_header(found):
         table.reject(0, "looks like a header (then leave out --no-header and name the columns)")
     if delimiter != usual:
-        table.notes.insert(0, f"the fields are parted by {DELIMITERS[delimiter]}")
+        table.notes.insert(0, f"the fields are separated by {DELIMITERS[delimiter]}")
     table.hint = _hint(names, header)
     return table
 
