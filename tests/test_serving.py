@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import ALL_FAMILIES, LABELS, VOCABULARY, sentences, tiny_config, tiny_model, write_csv
+from onnx import TensorProto, helper, numpy_helper
 from test_pruned import pruned
 from transformers import (
     AutoModel,
@@ -33,7 +36,7 @@ from tutelage.evaluation.intervals import paired_difference
 from tutelage.report.model import TaskReport, load_report
 from tutelage.report.quality import Difference
 from tutelage.run import export as exporting
-from tutelage.serving import serve, session
+from tutelage.serving import graph, serve, session
 from tutelage.serving.report import REPORT, ExportReport, Side, flags_of
 from tutelage.serving.timing import Latency
 from tutelage.students.bilstm import new_bilstm, word_tokenizer
@@ -253,6 +256,53 @@ def test_what_is_wrong_is_said(files: list[Side], words: list[str]) -> None:
     assert bool(found) == bool(words) and all(one in " ".join(found) for one in words)
 
 
+@pytest.mark.parametrize(("width", "bits"), [(40, 4), (64, 4), (33, 8)])
+def test_rows_of_four_bits_are_gathered_as_they_were_rounded(width: int, bits: int, tmp_path: Path) -> None:
+    """Blocks of 32 numbers; the last of a row may be shorter. With an odd width two numbers do not share a byte: 8 bits."""
+    table = np.random.default_rng(0).standard_normal((50, width)).astype(np.float32)
+    table[3], table[4, 0] = 0, 30  # a row without a scale, and a number that is far from the others
+    ids, found = (helper.make_tensor_value_info(n, t, None) for n, t in (("ids", TensorProto.INT64), ("out", 1)))
+    node = helper.make_node("Gather", ["table", "ids"], ["out"])
+    model = helper.make_model(
+        helper.make_graph([node], "", [ids], [found], [numpy_helper.from_array(table, "table")]),
+        opset_imports=[helper.make_opsetid("", graph.OPSET)], ir_version=10,
+    )  # fmt: skip
+    graph._quantize_tables(model, 4)
+    made = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (rows,) = made.run(None, {"ids": np.array([[4, 3], [49, 0]])})
+    assert ("GatherBlockQuantized" in {one.op_type for one in model.graph.node}) == (bits == 4)
+    if bits == 4:
+        codes, scales = graph.four_bits(table)
+        assert scales.shape == (50, -(-width // 32)) and codes.min() >= -8 and codes.max() <= 7
+        np.testing.assert_array_equal(rows, (codes * scales.repeat(32, axis=1)[:, :width])[[[4, 3], [49, 0]]])
+        plain = np.abs(table[:, :32]).max(axis=1, keepdims=True) / 7
+        first = np.rint(table[:, :32] / np.maximum(plain, 1e-12)) * plain
+        ours = codes[:, :32] * scales[:, :1]
+        assert ((ours - table[:, :32]) ** 2).sum() < ((first - table[:, :32]) ** 2).sum()
+    step = 30 / 7 if bits == 4 else 30 / 127
+    assert np.abs(rows - table[[[4, 3], [49, 0]]]).max() < step and not rows[0, 1].any()
+
+
+def test_static_activations_have_ranges_of_training_texts(exported: tuple[Path, ExportReport], tmp_path: Path) -> None:
+    """An answer does then not depend on the other texts of the batch."""
+    root, _ = exported
+    write_csv(tmp_path / "train.csv", 50, 5)
+    data = {"train": str(tmp_path / "train.csv"), "dev": str(root / "dev.csv")}
+    report = api.export(str(root / "model"), tmp_path / "out", activations="static", table_bits=4, quiet=True, **data)
+    assert (report.activations, report.table_bits) == ("static", 4)
+    int8 = report.sides[2]
+    assert int8.largest_difference is not None and 0 < int8.largest_difference < 0.4
+    kinds = [node.op_type for node in onnx.load(tmp_path / "out" / "model.int8.onnx").graph.node]
+    assert (
+        "QLinearMatMul" in kinds and "DynamicQuantizeLinear" not in kinds and kinds.count("GatherBlockQuantized") == 1
+    )
+    model = serving.OnnxModel(tmp_path / "out" / "model.int8.onnx")
+    ids = np.array([[2, 7, 12, 3], [2, 30, 31, 3], [2, 8, 40, 3]])
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    alone = [model.logits({name: value[row : row + 1] for name, value in inputs.items()})[0] for row in range(3)]
+    np.testing.assert_allclose(model.logits(inputs), alone, atol=1e-6)
+
+
 def test_an_interval_is_that_of_resampled_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "RESAMPLES", 1000)
     generator = np.random.default_rng(1)
@@ -289,6 +339,11 @@ def test_mistakes_are_one_line(
     refused("is of kind regression and answers without probabilities", str(tmp_path / "number"), temperature=3)
     refused("is a regression", dev=str(tmp_path / "numbers.csv"))
     refused("standard checkpoint already", format="checkpoint")
+    refused("table_bits 5 does not exist; use 8 or 4", table_bits=5)
+    refused("table_bits 4 is about the int8 file, which is not written", table_bits=4, int8=False)
+    refused("activations static is about the int8 file", activations="static", format="checkpoint")
+    refused("calibrated on training texts, and there are none; give train or task", activations="static")
+    refused("calibrated on training texts, and", activations="static", dev=str(write_csv(tmp_path / "dev.csv", 20, 1)))
     AutoModelForCausalLM.from_config(tiny_config("gpt2", layers=1)).save_pretrained(tmp_path / "words")
     tokenizer.save_pretrained(tmp_path / "words")
     refused("answers no task", str(tmp_path / "words"))
@@ -389,6 +444,10 @@ def test_every_kind_of_student(student: str, tokenizer: Any, tmp_path: Path) -> 
         model = build(Shared(stored=2) if student == "shared" else Sliced(hidden=16), teacher, labels, 0)
     folder = saved(model, tokenizer, tmp_path / "model")
     report = checked(folder, tmp_path / "out")
+    if student.startswith("bilstm"):
+        parts = {name: str(write_csv(tmp_path / f"{name}.csv", 20, seed)) for seed, name in enumerate(("train", "dev"))}
+        with pytest.raises(TutelageError, match="cannot quantise an LSTM with static activations; take dynamic ones"):
+            api.export(str(folder), tmp_path / "never", activations="static", **parts)
     if student == "shared":
         once = sum(p.numel() for p in load_model(str(folder))[0].parameters())
         assert report.sides[1].bytes < 4 * once + 100_000  # shared layers lie in the file once

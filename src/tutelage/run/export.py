@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy, serving
 from tutelage.anatomy.checkpoints import resolve
 from tutelage.artifacts import free_place, new_folder, write_json
+from tutelage.data.batches import padded
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Encoded, Examples
 from tutelage.data.labels import label_names, unnamed
@@ -55,6 +56,9 @@ from tutelage.teachers.source import Source
 from tutelage.version import __version__
 
 Format = Literal["onnx", "checkpoint"]
+Activations = Literal["dynamic", "static"]
+CALIBRATION = 128
+"""Training texts that static activations are calibrated on, at most."""
 
 SENTENCES = (
     "The meeting was moved from Tuesday to Thursday afternoon.",
@@ -86,6 +90,30 @@ class Checked:
     """The longest input in tokens."""
     source: str
     notes: list[str]
+    training: Examples | None = None
+    """Some examples of the training set, where there is one."""
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How the int8 file is made."""
+
+    activations: Activations = "dynamic"
+    table_bits: int = 8
+
+    def check(self, made: bool) -> None:
+        """See that the settings are possible, and the defaults where the file is not ``made``.
+
+        Raises:
+            TutelageError: if not.
+        """
+        if self.table_bits not in (4, 8):
+            raise TutelageError(f"{option('table_bits')} {self.table_bits} does not exist; use 8 or 4")
+        for name, value in vars(self).items():
+            if not made and value != getattr(Quantisation, name):
+                raise TutelageError(
+                    f"{option(name)} {value} is about the int8 file, which is not written; leave it out"
+                )
 
 
 def export(
@@ -95,6 +123,7 @@ def export(
     *,
     form: Format = "onnx",
     int8: bool = True,
+    quantisation: Quantisation = Quantisation(),
     temperature: float | None = None,
     width: float | None = None,
     depth: float | None = None,
@@ -112,6 +141,7 @@ def export(
         raise TutelageError(f"{option('texts')} {most} is no number of texts; give 1 or more, or 0 for all")
     if temperature is not None and form == "checkpoint":
         raise TutelageError(f"a checkpoint has no place for a temperature; leave out {option('temperature')}")
+    quantisation.check(int8 and form == "onnx")
     with bench(quiet) as desk:
         path = resolve(model)
         head = head_in(path)
@@ -121,6 +151,7 @@ def export(
             part = subnetworks.chosen(path, source.config, width, depth)
             source.become(subnetworks.cut(source.model, part))
         checked = _checked(model, source, kind_of_model(head, source.config), data_config, most)
+        calibration = _calibration(source, checked) if quantisation.activations == "static" else None
         if temperature is not None and not checked.kind.named:
             raise TutelageError(
                 f"the model {model!r} is of kind {checked.kind.name} and answers without probabilities, which a temperature "
@@ -142,11 +173,12 @@ def export(
                 plain.save_pretrained(partial)
                 made: dict[str, OnnxModel | PreTrainedModel] = {"checkpoint": plain}
             else:
-                made = dict(_graphs(partial, plain, tokenizer, checked, temperature, int8))
+                how = {"table_bits": quantisation.table_bits, "calibration": calibration}
+                made = dict(_graphs(partial, plain, tokenizer, checked, temperature, how if int8 else None))
             # A gate looks for the run that made the model, and may be started from anywhere.
             place_of_model = os.path.abspath(path) if os.path.isdir(path) else model
             report = _report(place_of_model, folder, source, checked, made, desk, temperature)
-            report = report.model_copy(update={"part": None if part is None else part.name})
+            report = report.model_copy(update={"part": None if part is None else part.name, **vars(quantisation)})
             if strict and report.flags:
                 raise TutelageError(f"nothing was exported, because of {option('strict')}: {'; '.join(report.flags)}")
             write_json(partial / REPORT, report)
@@ -154,15 +186,20 @@ def export(
 
 
 def _graphs(
-    partial: Path, model: PreTrainedModel, tokenizer: Any, checked: Checked, temperature: float, int8: bool
+    partial: Path,
+    model: PreTrainedModel,
+    tokenizer: Any,
+    checked: Checked,
+    temperature: float,
+    int8: dict[str, Any] | None,
 ) -> dict[str, OnnxModel]:
-    """The graphs, and what serves them."""
+    """The graphs, and what serves them. ``int8`` has arguments of :func:`tutelage.serving.quantize`; None leaves the file out."""
     graph, limit = partial / "model.onnx", checked.limit
     made = {
         "onnx": serving.to_onnx(model, tokenizer, graph, kind=checked.kind, temperature=temperature, max_length=limit)
     }
-    if int8:
-        made["int8"] = serving.quantize(graph, partial / "model.int8.onnx")
+    if int8 is not None:
+        made["int8"] = serving.quantize(graph, partial / "model.int8.onnx", **int8)
     model.config.save_pretrained(partial)
     shutil.copy(Path(str(serving.__file__)).with_name("serve.py"), partial)
     return made
@@ -223,7 +260,25 @@ def _of_task(model: str, source: Source, kind: Kind, config: DataConfig, most: i
     fitted = fitted_tokenizer(source.tokenizer, source.model)
     check_ids(texts.student, fitted, source.config, model, part)
     notes += check_words(texts.student, fitted, model, part, trains=False)
-    return Checked(kind, data, texts, limit, f"{part} of {data.task}", notes)
+    # A file for evaluation alone also stands for the training file, of which only the labels are read then.
+    alone = config.task is None and config.train == config.dev
+    training = None if alone or not len(data.train) else data.train.take(drawn(len(data.train), CALIBRATION))
+    return Checked(kind, data, texts, limit, f"{part} of {data.task}", notes, training)
+
+
+def _calibration(source: Source, checked: Checked) -> list[dict[str, Tensor]]:
+    """The inputs that static activations are calibrated on.
+
+    Raises:
+        TutelageError: there are no training texts.
+    """
+    if checked.training is None:
+        raise TutelageError(
+            f"static {option('activations')} are calibrated on training texts, and there are none; give {option('train')} or "
+            f"{option('task')}"
+        )
+    read = _read(source, checked.kind, checked.training, checked.limit, None).student
+    return [padded(read, np.array([row])) for row in range(min(len(read), CALIBRATION))]
 
 
 def _read(source: Source, kind: Kind, examples: Examples, limit: int, stride: int | None) -> Texts:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import transformers
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.anatomy import Head
 from tutelage.data.tokenizers import fitted_tokenizer
-from tutelage.errors import TutelageError, last_reason
+from tutelage.errors import TutelageError, last_reason, option
 from tutelage.serving.session import KEY, About, OnnxModel, check_installed
 from tutelage.tasks import kind_of_model
 from tutelage.tasks.kind import Kind
@@ -39,6 +41,9 @@ OUTPUTS: dict[Head, tuple[str, ...]] = {
 
 TRACED = ("A short text.", "A text that is longer than the first: the graph must not depend on lengths.")
 """The texts with which a model is traced: two lengths, so that one is padded."""
+
+Inputs: TypeAlias = Mapping[str, "Tensor | npt.NDArray[Any]"]
+"""Inputs of a graph by name, ``(batch, tokens)`` int64."""
 
 LARGEST = 2**31
 """The most bytes of a graph in one file, which quantisation needs."""
@@ -169,8 +174,15 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def quantize(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> OnnxModel:
-    """Write a graph of :func:`to_onnx` with int8 weights; activations are quantised while it runs (dynamic quantisation).
+def quantize(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    table_bits: int = 8,
+    calibration: Iterable[Inputs] | None = None,
+) -> OnnxModel:
+    """Write a graph of :func:`to_onnx` with int8 weights. Activations are quantised while it runs (dynamic quantisation), or with
+    ranges that are measured here (static quantisation).
 
     Weights of matrix products have one scale for each output, embedding tables one for each row. Activations have one scale for
     all tokens, and one for each token where a product makes them narrower (:func:`narrows`). The weights of matrix products use 7
@@ -179,13 +191,15 @@ def quantize(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> OnnxM
     Args:
         path: The graph in float32.
         out: File to write.
+        table_bits: Bits of a number in the largest embedding table: 8, or 4 with one scale for 32 numbers of a row.
+        calibration: Inputs of the graph, for static quantisation.
 
     Raises:
-        TutelageError: the graph is too large for a single file, or onnxruntime cannot quantise it.
+        TutelageError: the graph is too large for a single file, it has nothing of what is to be quantised, or onnxruntime cannot
+            quantise it.
     """
     check_installed()
     import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     if OnnxModel(path).bytes >= LARGEST:
         raise TutelageError(f"{os.fspath(path)!r} has 2 GB or more, which onnxruntime cannot quantise; leave out int8")
@@ -193,29 +207,59 @@ def quantize(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> OnnxM
     # Shapes noted for intermediate values contradict those that the quantiser infers.
     del graph.graph.value_info[:]
     about = {entry.key: entry.value for entry in graph.metadata_props}
-    _quantize_tables(graph)
+    if calibration is not None and any(node.op_type == "LSTM" for node in graph.graph.node):
+        raise TutelageError(
+            f"onnxruntime cannot quantise an LSTM with static {option('activations')}; take dynamic ones"
+        )
     _scale_tokens(graph)
     try:
         with _quiet():
-            quantize_dynamic(
-                graph,
-                os.fspath(out),
-                op_types_to_quantize=["MatMul", "Gemm", "LSTM"],
-                per_channel=True,
-                reduce_range=True,
-                weight_type=QuantType.QInt8,
-            )
+            _quantize_products(graph, os.fspath(out), calibration)
     except Exception as error:  # of onnx's checks, or onnxruntime's
         Path(out).unlink(missing_ok=True)
         raise TutelageError(
             f"onnxruntime cannot quantise {os.fspath(path)!r}: {last_reason(error)}; serve the float32 graph"
         ) from None
+    made = onnx.load(os.fspath(out))
+    _quantize_tables(made, table_bits)
     if KEY in about:
-        made = onnx.load(os.fspath(out))
         said = About.model_validate_json(about[KEY]).model_copy(update={"precision": "int8"})
         onnx.helper.set_model_props(made, {KEY: said.model_dump_json()})
-        onnx.save(made, os.fspath(out))
+    onnx.save(made, os.fspath(out))
     return OnnxModel(out)
+
+
+def _quantize_products(graph: Any, out: str, calibration: Iterable[Inputs] | None) -> None:
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
+
+    how: dict[str, Any] = {"per_channel": True, "reduce_range": True, "weight_type": QuantType.QInt8}
+    if calibration is None:
+        quantize_dynamic(graph, out, op_types_to_quantize=["MatMul", "Gemm", "LSTM"], **how)
+        return
+    names, given = [one.name for one in graph.graph.input], iter(calibration)
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, Any] | None:
+            inputs = next(given, None)
+            return None if inputs is None else {name: np.asarray(inputs[name]) for name in names}
+
+    # Operators on integers: of the two forms the faster one on CPUs.
+    form = QuantFormat.QOperator
+    quantize_static(
+        graph,
+        out,
+        Reader(),
+        quant_format=form,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        activation_type=QuantType.QUInt8,
+        **how,
+    )
 
 
 def narrows(inputs: int, outputs: int) -> bool:
@@ -259,18 +303,28 @@ def _scale_tokens(model: Any) -> None:
         model.graph.initializer.append(numpy_helper.from_array(np.array(1e-12, dtype=np.float32), "scale_tokens.least"))
 
 
-def _quantize_tables(model: Any) -> None:
+BLOCK = 32
+"""Numbers of a row of 4-bit integers that have a scale in common."""
+
+
+def _quantize_tables(model: Any, bits: int) -> None:
     """Replace float32 tables that rows are gathered from by int8 rows with a scale each. onnxruntime's own way has one scale for
-    a whole table, which the largest of all its numbers determines."""
+    a whole table, which the largest of all its numbers determines. With 4 ``bits`` the largest table has those."""
     from onnx import TensorProto, helper, numpy_helper
 
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    tables = {
+        place: tensor for place, node in enumerate(model.graph.node) if (tensor := _table_of(node, weights)) is not None
+    }
+    largest = max((math.prod(tensor.dims) for tensor in tables.values()), default=0)
     nodes: list[Any] = []
-    for node in model.graph.node:
-        tensor = weights.get(node.input[0]) if node.op_type == "Gather" else None
-        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-        if tensor is None or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2 or axis != 0:
+    for place, node in enumerate(model.graph.node):
+        tensor = tables.get(place)
+        if tensor is None:
             nodes.append(node)
+            continue
+        if bits == 4 and math.prod(tensor.dims) == largest and tensor.dims[1] % 2 == 0:  # two numbers share a byte
+            nodes.append(_gather_four_bits(model, node, tensor))
             continue
         rows, scales = f"{tensor.name}.rows", f"{tensor.name}.scales"
         if all(one.name != rows for one in model.graph.initializer):
@@ -291,3 +345,54 @@ def _quantize_tables(model: Any) -> None:
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+
+
+def _table_of(node: Any, weights: Mapping[str, Any]) -> Any:
+    """The float32 table that a node gathers rows from, or None."""
+    from onnx import TensorProto
+
+    tensor = weights.get(node.input[0]) if node.op_type == "Gather" else None
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    if tensor is None or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2 or axis != 0:
+        return None
+    return tensor
+
+
+def _gather_four_bits(model: Any, node: Any, tensor: Any) -> Any:
+    """A node that gathers rows of 4-bit integers, in place of one that gathers those of a float32 table."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rows, scales = f"{tensor.name}.rows", f"{tensor.name}.scales"
+    if all(one.name != rows for one in model.graph.initializer):
+        codes, scale = four_bits(numpy_helper.to_array(tensor))
+        flat = codes.reshape(-1).view(np.uint8) & 15
+        packed = (flat[::2] | flat[1::2] << 4).tobytes()
+        model.graph.initializer.append(helper.make_tensor(rows, TensorProto.INT4, codes.shape, packed, raw=True))
+        model.graph.initializer.append(numpy_helper.from_array(scale, scales))
+    domain = "com.microsoft"
+    if all(one.domain != domain for one in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+    inputs, result = [rows, node.input[1], scales], list(node.output)
+    return helper.make_node(
+        "GatherBlockQuantized", inputs, result, domain=domain, block_size=BLOCK, gather_axis=0, quantize_axis=1
+    )
+
+
+def four_bits(table: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """A table ``(rows, width)`` as integers from -8 to 7, and a scale for each block of a row: of some that are tried the one with
+    the least squared error."""
+    rows, width = table.shape
+    blocks = -(-width // BLOCK)
+    codes, scales = np.empty((rows, width), np.int8), np.empty((rows, blocks), np.float32)
+    for start in range(0, rows, 4096):  # a large table needs little memory at a time
+        part = table[start : start + 4096]
+        padded = np.pad(part, ((0, 0), (0, blocks * BLOCK - width))).reshape(len(part), blocks, BLOCK)
+        most = np.maximum(np.abs(padded).max(axis=2, keepdims=True), np.float32(1e-12)) / np.float32(7)
+        tried = [most * np.float32(factor) for factor in (1.0, 0.95, 0.9, 0.85, 0.8)]
+        found = [np.clip(np.rint(padded / scale), -8, 7) for scale in tried]
+        errors = np.stack([((q * scale - padded) ** 2).sum(axis=2) for q, scale in zip(found, tried, strict=True)])
+        best = errors.argmin(axis=0)[None, ..., None]
+        chosen = np.take_along_axis(np.stack(found), best, axis=0)[0]
+        codes[start : start + 4096] = chosen.reshape(len(part), -1)[:, :width]
+        scales[start : start + 4096] = np.take_along_axis(np.stack(tried), best, axis=0)[0, ..., 0]
+    return codes, scales

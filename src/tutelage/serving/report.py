@@ -60,6 +60,10 @@ class ExportReport(_Part):
     """The sub-network that was cut out of the model, in words. Null for the whole."""
     out: str
     """The folder."""
+    activations: Literal["dynamic", "static"] = "dynamic"
+    """How the activations of the int8 file are quantised."""
+    table_bits: int = 8
+    """Bits of the numbers of its largest embedding table."""
     type: str
     """The model's type, as in its configuration."""
     kind: str
