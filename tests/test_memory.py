@@ -7,6 +7,7 @@ import gc
 import os
 import re
 import resource
+import runpy
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from processes import in_process, in_processes
 from safetensors.torch import load_file
 from test_training import learn, same_weights, tiny_stage
 
+import tutelage
 from tutelage import memory
 from tutelage.data import examples as data_examples
 from tutelage.data.batches import in_pieces
@@ -218,6 +220,26 @@ def test_freed_memory_stays_until_it_is_trimmed() -> None:
 def test_what_the_user_has_set_wins(name: str) -> None:
     found = in_process(megabytes, {name: "glibc.malloc.check=0" if name == "GLIBC_TUNABLES" else "65536"})
     assert found["kept"] < 20
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, ["64", None, "64"]),
+        ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "9", "LRU_CACHE_CAPACITY": "8"}, ["9", None, "8"]),
+        ({"DNNL_PRIMITIVE_CACHE_CAPACITY": "9"}, [None, "9", "64"]),
+    ],
+)
+def test_the_package_bounds_the_caches_of_kernels_which_the_user_has_not(
+    given: dict[str, str], kept: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"]
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    runpy.run_path(str(tutelage.__file__))
+    assert [os.environ.get(name) for name in names] == kept
 
 
 def run_short_of_memory(path: Path, most: int) -> None:
