@@ -238,6 +238,7 @@ def test_a_run_ends_in_a_student_that_plain_transformers_loads(
     assert not (out / "checkpoint").exists()
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {stage["name"] for stage in report["stages"]}
+    assert all(line["memory_mb"] is None or line["memory_mb"] > 50 for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
-"""Memory that does not suffice: pieces are halved, and the result is the one of smaller pieces from the start."""
+"""Memory that does not suffice: pieces are halved, and the result is that of smaller pieces from the start. Memory that is kept."""
 
 from __future__ import annotations
 
 import copy
 import gc
+import os
 import re
+import resource
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +16,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import assert_alike, examples, tiny_model
-from processes import in_processes
+from processes import in_process, in_processes
 from safetensors.torch import load_file
 from test_training import learn, same_weights, tiny_stage
 
+import tutelage
+from tutelage import memory
 from tutelage.data import examples as data_examples
 from tutelage.data.batches import in_pieces
 from tutelage.data.examples import encode
@@ -191,6 +197,55 @@ def test_another_error_is_not_taken_for_exhausted_memory() -> None:
 
     with pytest.raises(RuntimeError, match="shapes differ"):
         in_pieces(fail, np.arange(4), np.full(4, 5), 20)
+
+
+def megabytes(environment: dict[str, str]) -> dict[str, int]:
+    """MB that are resident when large blocks were freed, and when the rest is trimmed; page faults of another such block."""
+    os.environ.update(environment)
+    begun = memory.resident_mb()
+    assert begun is not None
+    memory.keep()
+    block = bytearray(b"1") * 2**27
+    del block
+    kept, before = memory.resident_mb() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = bytearray(b"1") * 2**27
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    del block
+    memory.trim()
+    return {"kept": kept, "faults": faults, "trimmed": memory.resident_mb() - begun}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_freed_memory_stays_until_it_is_trimmed() -> None:
+    found = in_process(megabytes, {})
+    assert found["kept"] > 100 and found["faults"] < 100 and found["trimmed"] < 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+@pytest.mark.parametrize("name", ["MALLOC_MMAP_MAX_", "GLIBC_TUNABLES"])
+def test_what_the_user_has_set_wins(name: str) -> None:
+    found = in_process(megabytes, {name: "glibc.malloc.check=0" if name == "GLIBC_TUNABLES" else "65536"})
+    assert found["kept"] < 20
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, ["64", None, "64"]),
+        ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "9", "LRU_CACHE_CAPACITY": "8"}, ["9", None, "8"]),
+        ({"DNNL_PRIMITIVE_CACHE_CAPACITY": "9"}, [None, "9", "64"]),
+    ],
+)
+def test_the_package_bounds_the_caches_of_kernels_which_the_user_has_not(
+    given: dict[str, str], kept: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"]
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    runpy.run_path(str(tutelage.__file__))
+    assert [os.environ.get(name) for name in names] == kept
 
 
 def run_short_of_memory(path: Path, most: int) -> None:

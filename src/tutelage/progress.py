@@ -33,6 +33,8 @@ class Event:
     score: float | None = None
     hooks: dict[str, float] = field(default_factory=dict)
     """Values that the training hooks report."""
+    memory_mb: int | None = None
+    """Memory that the main process holds, where the system tells."""
 
 
 PLAIN_SECONDS = 10.0
@@ -92,6 +94,7 @@ class Display:
         score = "" if event.score is None else f" validation {event.score:.4f}"
         beside = "".join(f" {name} {value:.3f}" for name, value in event.hooks.items())
         note = f"epoch {event.epoch} {losses}{beside} lr {event.lr:.2g}{score} {event.tokens_per_second:,.0f} tokens/s"
+        note += "" if event.memory_mb is None else f" {event.memory_mb:,} MB"
         self._progress.update(self._task(name, event.steps), completed=event.step, note=note)
         now = time.monotonic()
         done = event.step >= event.steps

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tutelage import memory
 from tutelage.anatomy import Head
 from tutelage.artifacts import held, read_signed, seal, sha256_of, signed, sync, write_json, write_text
 from tutelage.data.examples import Encoded
@@ -73,7 +74,7 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
             )
     AcceleratorState._reset_state()
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             mixed_precision=fast_precision() if precision == "auto" else precision,
             log_with=tracker,
             project_dir=folder,
@@ -83,6 +84,9 @@ def new_accelerator(precision: str = "no", tracker: str | None = None, folder: s
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise TutelageError(f"mixed_precision={precision!r} does not work here ({reason}); use no or bf16") from None
+    if accelerator.device.type == "cpu":
+        memory.keep()
+    return accelerator
 
 
 @dataclass

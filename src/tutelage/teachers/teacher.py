@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tutelage import anatomy
+from tutelage import anatomy, memory
 from tutelage.data.batches import (
     EVALUATION_TOKENS,
     Batch,
@@ -34,7 +34,9 @@ def predicted(
     model: PreTrainedModel, encoded: Encoded, accelerator: Accelerator, display: Display, name: str
 ) -> Tensor:
     """Logits of all examples, ``(examples, classes)``, with the progress shown under ``name``."""
-    return predict(model, encoded, accelerator, lambda count: display.advance(name, len(encoded), count), display.say)
+    found = predict(model, encoded, accelerator, lambda count: display.advance(name, len(encoded), count), display.say)
+    memory.trim()
+    return found
 
 
 def check_finite(answers: Tensor, name: str, role: str = "teacher") -> None:

@@ -32,7 +32,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tutelage import anatomy
+from tutelage import anatomy, memory
 from tutelage.data import batches
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Signals, Tap
@@ -204,7 +204,11 @@ def train(
         speed = tokens / max(now - logged, 1e-9)
         log.seconds += now - began
         shown = {name: number for hook in hooks for name, number in hook.shown().items()}
-        report(Event(stage.name, epoch, log.steps, total, means, lr, log.seconds, speed, value, shown))
+        report(
+            Event(
+                stage.name, epoch, log.steps, total, means, lr, log.seconds, speed, value, shown, memory.resident_mb()
+            )
+        )
         sums, counted, tokens, began, logged = {}, 0, 0, now, now
 
     student.train(stage.dropout)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tutelage import memory
 from tutelage.data import batches
 from tutelage.data.batches import Batch, Feed
 from tutelage.mechanisms.hook import Hook
@@ -118,6 +119,7 @@ def train_stages(
             work.teacher.close()
         projections |= {f"{work.stage.name}.{k}": v for k, v in work.objective.projections.state_dict().items()}
         logs.append(log)
+        memory.trim()
         if work.who == "student" and accelerator.is_main_process:
             lasting["kept"] = end(work, projections)
             save({"work": index + 1, "student.safetensors": work.model.state_dict()})
