@@ -21,7 +21,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import common
@@ -207,7 +206,7 @@ def middle(runs: list[dict[str, float]], what: str) -> float:
     return statistics.median(run[what] for run in runs)
 
 
-def page(results: Results, out: Path) -> Results:
+def page(results: Results) -> Results:
     found, lines, gains, rounds = results["found"], list[str](), list[float](), list[int]()
     heads = ["", "CPU, ms a step", "of the defaults'", "least to most", "of it system", "page faults a step"]
     heads += ["peak, MB", "at the end, MB", "after `malloc_trim`, MB"]
