@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.errors import TutelageError, option
 
@@ -103,6 +103,14 @@ def recipe_for(
     if spec is None:
         return recipe
     return recipe.model_copy(update={"student": parse(spec, recipe.student) if isinstance(spec, str) else spec})
+
+
+def for_epochs(recipe: Recipe, epochs: int | Literal["auto"] | None) -> Recipe:
+    """The recipe with these epochs in each stage; None leaves its own."""
+    from tutelage.recipes.config import as_options
+
+    with as_options():
+        return recipe if epochs is None else recipe.for_epochs(epochs)
 
 
 def student_from(student: FilePath | Student | tuple[Any, Any] | None, inputs: Inputs) -> str | Student | None:

@@ -25,6 +25,7 @@ from tutelage.api.common import (
     Plugin,
     carried_out,
     checked_data,
+    for_epochs,
     place,
     read_plugins,
     recipe_for,
@@ -194,8 +195,7 @@ def distill(
             no_sps, no_shuffle, no_ptp, no_pkd, no_kd of Pea-KD (several with commas).
         stage: Stages to run: those on the task, or the general ones on raw text.
         student: Fields to replace in the method's student (layers=3), a new network (layers=4,hidden=312), or a folder or hub id.
-        epochs: Passes over the training set in each stage; auto: by its size, and no more than improve the validation score.
-            Default: the method's own, of compact auto.
+        epochs: Passes over the training set in each stage; auto: by its size. Default: the method's own, of compact auto.
         baseline: Train the same student without the teacher too, for as many steps.
         served: Measure teacher and student in ONNX and int8 too (needs the extra onnx).
         corpus: Folder of `tutelage corpus build`, for the general stages.
@@ -214,7 +214,6 @@ def distill(
 
     Example: tutelage distill --teacher teacher/ --task sst2 --method tinybert --student layers=4,hidden=312 --out runs/a
     """
-    from tutelage.recipes.config import as_options
     from tutelage.recipes.settings import run_config, setting
     from tutelage.run.inputs import Inputs
 
@@ -225,15 +224,11 @@ def distill(
             key = setting(settings, "data.predictions.id", predictions.get("id"))
             texts["predictions"] = {**predictions, "id": key}
         fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision, "tracker": tracker, "corpus": corpus}
-        fields |= {"store_dtype": store_dtype, "allow_weak_teacher": allow_weak_teacher}
-        fields |= {"baseline": baseline, "served": served}
-        fields |= teachers_of(inputs, teacher, team, teacher_store, predictions is not None)
+        fields |= {"store_dtype": store_dtype, "allow_weak_teacher": allow_weak_teacher, "served": served}
+        fields |= {"baseline": baseline, **teachers_of(inputs, teacher, team, teacher_store, predictions is not None)}
         tree = inputs.data(data, texts)
         recipe = recipe_for(method, student, inputs, tree.get("task"), ablation, plugins).part(stage)
-        if epochs is not None:
-            with as_options():
-                recipe = recipe.for_epochs(epochs)
-        return carried_out(run_config(recipe, tree, settings, **fields), resume, quiet)
+        return carried_out(run_config(for_epochs(recipe, epochs), tree, settings, **fields), resume, quiet)
 
 
 @takes_data(*FILES)

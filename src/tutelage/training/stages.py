@@ -64,9 +64,7 @@ def train_stages(
     logs = [loop.StageLog(**log) for log in resumed["logs"]] if resumed else []
     lines = folder / "metrics.jsonl"
     if lines.exists() and accelerator.is_main_process:
-        # What the killed run logged after its last checkpoint will be logged again.
-        with lines.open("r+b") as file:
-            file.truncate(min(resumed["logged"], _size(lines)) if resumed else 0)
+        _shorten(lines, resumed["logged"] if resumed else 0)
     projections: dict[str, Tensor] = resumed["finished.safetensors"] if resumed else {}
     lasting: checkpoint.State = {"finished.safetensors": projections, "kept": resumed["kept"] if resumed else {}}
     start = 0 if resumed is None else resumed["work"]
@@ -125,6 +123,12 @@ def train_stages(
             save({"work": index + 1, "student.safetensors": work.model.state_dict()})
         accelerator.wait_for_everyone()
     return logs
+
+
+def _shorten(lines: Path, logged: int) -> None:
+    """What a killed run logged after its last checkpoint will be logged again."""
+    with lines.open("r+b") as file:
+        file.truncate(min(logged, _size(lines)))
 
 
 def _proof(work: StageWork, accelerator: Accelerator) -> Batch:
