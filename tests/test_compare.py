@@ -432,6 +432,47 @@ def test_cells_of_changed_data_are_not_compared(
     assert [cell.error is None for cell in found.cells] == [False, True]
 
 
+def test_a_method_without_a_teacher_is_the_undistilled_student(
+    finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever method the others are compared with, headline and arms say which student was not distilled."""
+    run = pretend(finished)
+
+    def alone(config: RunConfig, **how: Any) -> None:
+        run(config)
+        path = Path(str(config.out)) / PREDICTIONS
+        with safe_open(path, "np") as file:
+            about, tables = file.metadata(), {who: file.get_tensor(who) for who in file.keys()}  # noqa: SIM118
+        del tables["baseline"]
+        save_file(tables, path, about)
+        seal(path)
+
+    monkeypatch.setattr(launch, "run", alone)
+    options = given(teacher_folder, methods="kd,logits_mse,finetune", baseline=False, seeds=2)
+    for against, more in (("kd", ["logits_mse"]), ("finetune", [])):
+        found = api.compare(out=tmp_path / against, **options, against=against)
+        assert [(arm.name, arm.distilled) for arm in found.arms] == [
+            ("kd", True), ("logits_mse", True), ("finetune, not distilled", False),
+        ]  # fmt: skip
+        twins = [(one.arm, one.against) for one in found.contrasts if one.of_distillation]
+        assert twins == [("kd", "finetune"), ("logits_mse", "finetune")]
+        assert [one.arm for one in found.contrasts if not one.of_distillation] == more
+        assert re.search(
+            r" in \d of 2 comparisons with the same student trained without it", compared_tables.summary(found)
+        )
+        assert "finetune, not distilled" in compared_page.page(found) + compared_tables.latex(found)
+    undistilled = found.arms[2].model_copy(update={"mean": 0.99})
+    first, second = compared_tables.best_lines(found.model_copy(update={"arms": [*found.arms[:2], undistilled]}))
+    assert first.startswith("Highest on train: finetune, not distilled with layers=1, accuracy 0.990")
+    assert second.startswith("Highest with distillation on train: ") and "not distilled" not in second
+    # A new network is not the undistilled student of one that is made of the teacher's layers.
+    own = api.compare(out=tmp_path / "own", **options | {"students": [], "methods": "fitnets,finetune"})
+    assert own.contrasts and not any(one.of_distillation for one in own.contrasts)
+    assert compared_tables.summary(own).startswith("No student was trained both with and without distillation")
+    labels = own.model_copy(update={"arms": [arm for arm in own.arms if not arm.distilled], "contrasts": []})
+    assert compared_tables.summary(labels).startswith("No student was distilled")
+
+
 def test_examples_have_another_fingerprint_in_another_file(
     finished, teacher_folder: Path, tmp_path: Path, stores
 ) -> None:
@@ -617,8 +658,9 @@ def report() -> CompareReport:
     ]  # fmt: skip
     contrasts = [
         Contrast(
-            task=arm.task, student=arm.student, arm=arm.method, against="", seeds=2, half=0.004, p_examples=0.0005,
-            examples=Difference(value=0.0234567, low=0.01, high=0.03), p_seeds=p, holm_examples=0.002, holm_seeds=p,
+            task=arm.task, student=arm.student, arm=arm.method, against="", of_distillation=True, seeds=2, half=0.004,
+            p_examples=0.0005, examples=Difference(value=0.0234567, low=0.01, high=0.03), p_seeds=p,
+            holm_examples=0.002, holm_seeds=p,
         )
         for arm in arms
         for p in [0.01 if arm.method == "kd" else 0.2]
@@ -676,8 +718,8 @@ def test_equal_differences_stay_in_the_family() -> None:
     gap = Difference(value=0.1, low=0.05, high=0.15)
     ones = [
         Contrast(
-            task="t", student="", arm=str(p), against="", seeds=2, examples=gap, half=0.01, p_examples=0.001, p_seeds=p,
-            holm_examples=0.001, holm_seeds=p,
+            task="t", student="", arm=str(p), against="", of_distillation=True, seeds=2, examples=gap, half=0.01,
+            p_examples=0.001, p_seeds=p, holm_examples=0.001, holm_seeds=p,
         )
         for p in (p_of_seeds([0.1, 0.1]), 0.03)
     ]  # fmt: skip

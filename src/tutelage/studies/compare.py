@@ -329,7 +329,7 @@ def _result(
 def _finished(cell: QueuedRun) -> Finished:
     report = load_report(cell.folder)
     assert isinstance(report, TaskReport)
-    found = Finished(cell.task, cell.method, cell.student, cell.folder, report, len(cell.config.recipe.stages))
+    found = Finished(cell.task, cell.method, cell.student, cell.folder, report, cell.config.recipe)
     found.table("student")  # lost predictions are the cell's failure, too
     return found
 
