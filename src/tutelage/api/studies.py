@@ -138,7 +138,7 @@ def compare(
         plan: YAML file of several tasks, or of methods with settings; other options replace its fields.
         out: Folder of the comparison; a stopped command continues when it is repeated.
         teacher: Fine-tuned teacher: a folder or a hub id.
-        methods: Methods, with commas between them: kd,pkd,compact.
+        methods: Methods, with commas between them: kd,pkd,compact; tinybert:no_da leaves a part out, as --ablation does.
         students: Students, as distill takes them: layers=3. Default: each method's own.
         seeds: Runs of each method with each student. Default: 3.
         steps: Optimiser steps of each run; equal: as many as the longest recipe plans; flops: for equal operations;
@@ -163,6 +163,7 @@ def compare(
     from tutelage.recipes.settings import parsed
     from tutelage.run.inputs import Inputs
     from tutelage.studies import compare as comparing
+    from tutelage.studies.compare_plan import ComparedMethod, plan_of
 
     more = read_plugins(plugins)
     with Inputs(out) as inputs:
@@ -182,10 +183,10 @@ def compare(
             own["tasks"] = [{"teacher": inputs.model(teacher, "teacher"), "data": texts}]
         elif data_config(texts) != DataConfig():
             raise TutelageError("there is no teacher; give --teacher FOLDER, or name teachers and texts in the plan")
-        checked = comparing.plan_of(plan, own)
+        checked = plan_of(plan, own)
 
-        def recipe_of(method: str, student: str, task: str | None) -> Recipe:
-            return recipe_for(method, student or None, inputs, task, more=more).part("task")
+        def recipe_of(method: ComparedMethod, student: str, task: str | None) -> Recipe:
+            return recipe_for(method.method, student or None, inputs, task, method.ablation, more=more).part("task")
 
         files = () if launcher == "local" else plugin_files(plugins)
         return comparing.compare(checked, place(out), recipe_of, launcher=launcher, plugins=files, quiet=quiet)
