@@ -54,11 +54,14 @@ def ablate(
     general: FilePath | None = None,
     mixed_precision: Precision = "no",
     settings: Mapping[str, Any] | Sequence[str] = (),
+    launcher: Launcher = "local",
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
 ) -> Ablation:
     """Run a method with one part left out at a time: the tables of its paper.
+
+    The rows are arms of a comparison, which writes and computes what docs/guides/compare.md says.
 
     Args:
         method: Method that has such tables.
@@ -72,6 +75,7 @@ def ablate(
         general: Folder of the general students, to share them between tasks. Default: OUT/general.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value; a row without the stage that it names ignores it.
+        launcher: Where runs are carried out: local, one after another; ray, side by side on a Ray cluster (needs the extra ray).
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -100,10 +104,11 @@ def ablate(
             student=spec,
             data=data_config(inputs.data(data, options)),
             arms=[row.strip() for text in several(rows) for row in text.split(",")] or ablation.ARMS,
-            seeds=range(seeds),
+            seeds=seeds,
             general=place_or_none(general),
             mixed_precision=mixed_precision,
             settings=settings,
+            launcher=launcher,
             quiet=quiet,
         )
 

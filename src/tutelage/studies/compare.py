@@ -58,6 +58,10 @@ FILE = "compare.yaml"
 """The plan, in the folder of the comparison."""
 
 
+CELLS = "cells"
+"""The folder of its runs, there."""
+
+
 FEWEST = 4
 """Examples of an evaluation set: two pairs, where examples are pairs."""
 
@@ -75,6 +79,8 @@ class QueuedRun:
     student: str
     config: RunConfig
     key: str
+    ablation: bool
+    """Whether the method is one with a part left out."""
 
     @property
     def folder(self) -> Path:
@@ -203,7 +209,10 @@ def _result(
 def _finished(cell: QueuedRun) -> Finished:
     report = load_report(cell.folder)
     assert isinstance(report, TaskReport)
-    found = Finished(cell.task, cell.method, cell.student, cell.folder, report, cell.config.recipe)
+    recipe = cell.config.recipe
+    # What an ablation leaves out may be all that its last stages learn from the teacher; it is still a row of its method.
+    distilled = recipe.needs_teacher or cell.ablation
+    found = Finished(cell.task, cell.method, cell.student, cell.folder, report, recipe, distilled)
     found.table("student")  # lost predictions are the cell's failure, too
     return found
 
@@ -256,12 +265,12 @@ def _queue(
         )
         configs |= arms
     texts, contents = cache(lambda config: origins.texts_of(read(config))), cache(origins.contents)
-    cells = []
+    ablations, cells = {method.called for method in plan.methods if method.ablation is not None}, []
     for seed in plan.seeds:
         for arm, config in configs.items():
             seeded = config.model_copy(update={"seed": seed})
             key = _key(seeded, taught[arm[0]], texts(config.data), contents)
-            cells.append(QueuedRun(*arm, _placed(out, arm, seeded, key), key))
+            cells.append(QueuedRun(*arm, _placed(out, arm, seeded, key), key, arm[1] in ablations))
     return grounds, cells, refusals
 
 
@@ -289,7 +298,7 @@ def _check_arms(
         for group in ((arm[0], arm[2]), (arm[1],)):
             groups.setdefault(group, []).append(arm)
         # A run writes to its folder when it has passed these checks.
-        if not any((cell.folder / name).exists() for cell in cells for name in (CONFIG, RUN_REPORT)):
+        if not any(_begun(cell) for cell in cells):
             sketch = refusals[arm] if arm in refusals else _sketch(cells[0].config, few, read)
             if isinstance(sketch, str):
                 refused[arm] = sketch
@@ -302,22 +311,21 @@ def _check_arms(
         raise TutelageError("; ".join(f"{' and '.join(names)}: {reason}" for reason, names in reasons.items()))
     able = [cell for arm, cells in arms.items() if arm not in refused for cell in cells]
     for task in dict.fromkeys(cell.task for cell in able):
-        _check_teacher(task, [cell for cell in able if cell.task == task], few, read)
+        cells = [cell for cell in able if cell.task == task]
+        strict = [cell.config for cell in cells if not cell.config.allow_weak_teacher]
+        if strict and not any(_begun(cell) for cell in cells):
+            check_teacher(task, strict[0], read)
     for arm, reason in refused.items():
         display.say(f"{_named(arm)}: cannot be run and will be recorded as failed: {reason}")
 
 
-def _check_teacher(task: str, cells: Sequence[QueuedRun], few: ReadData, read: ReadData) -> None:
-    """See that the teacher of a task is better than a constant answer, once for all cells.
+def check_teacher(task: str, config: RunConfig, read: ReadData) -> None:
+    """See that the teacher of a task is better than a constant answer, once for all runs like this one.
 
     Raises:
-        TutelageError: it is not, and a cell that has not begun would not go on in spite of it.
+        TutelageError: it is not, and the run would not go on in spite of it.
     """
-    strict = [cell.config for cell in cells if not cell.config.allow_weak_teacher]
-    if not strict or any((cell.folder / name).exists() for cell in cells for name in (CONFIG, RUN_REPORT)):
-        return
-    config = strict[0]
-    data = read(config.data)
+    few, data = _few(read), read(config.data)
     with bench(True, config.mixed_precision) as desk:
         some = replace(few(config.data), dev=data.dev)
         try:
@@ -329,6 +337,10 @@ def _check_teacher(task: str, cells: Sequence[QueuedRun], few: ReadData, read: R
             checks.judged(run.config, run.data, run.dev, run.teacher, "--set allow_weak_teacher=true")
         except TutelageError as error:
             raise TutelageError(f"{task}: {error}") from None
+
+
+def _begun(cell: QueuedRun) -> bool:
+    return any((cell.folder / name).exists() for name in (CONFIG, RUN_REPORT))
 
 
 def _named(arm: Arm) -> str:
@@ -455,4 +467,4 @@ def _placed(out: Path, arm: Arm, config: RunConfig, key: str) -> RunConfig:
     """The run with its folder, named for people and by its key."""
     words = [re.sub(r"[^\w.=+-]+", "_", word)[:40] for word in arm if word]
     name = "-".join([*words, f"seed{config.seed}", key])
-    return config.model_copy(update={"out": str(out / "cells" / name)})
+    return config.model_copy(update={"out": str(out / CELLS / name)})

@@ -70,16 +70,13 @@ class Finished:
     folder: Path
     report: TaskReport
     recipe: Recipe
+    distilled: bool
+    """Whether the student learns from the teacher."""
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the student, in all stages; the baseline's stage comes after them."""
         return sum(stage.steps for stage in self.report.stages[: len(self.recipe.stages)])
-
-    @property
-    def distilled(self) -> bool:
-        """Whether the student learns from the teacher."""
-        return self.recipe.needs_teacher
 
     @cached_property
     def _predictions(self) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
