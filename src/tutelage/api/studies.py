@@ -167,7 +167,7 @@ def compare(
     from tutelage.data.config import DataConfig
     from tutelage.recipes.settings import parsed
     from tutelage.run.inputs import Inputs
-    from tutelage.studies import compare as comparing
+    from tutelage.studies.compare import compare as compared
     from tutelage.studies.compare_plan import ComparedMethod, plan_of
 
     more = read_plugins(plugins)
@@ -188,13 +188,12 @@ def compare(
             own["tasks"] = [{"teacher": inputs.model(teacher, "teacher"), "data": texts}]
         elif data_config(texts) != DataConfig():
             raise TutelageError("there is no teacher; give --teacher FOLDER, or name teachers and texts in the plan")
-        checked = plan_of(plan, own)
 
         def recipe_of(method: ComparedMethod, student: str, task: str | None) -> Recipe:
             return recipe_for(method.method, student or None, inputs, task, method.ablation, more=more).part("task")
 
         files = () if launcher == "local" else plugin_files(plugins)
-        return comparing.compare(checked, place(out), recipe_of, launcher=launcher, plugins=files, quiet=quiet)
+        return compared(plan_of(plan, own), place(out), recipe_of, launcher=launcher, plugins=files, quiet=quiet)
 
 
 @takes_data(*FILES, "max_train", "max_length")

@@ -73,7 +73,7 @@ class TaskRun:
     """A run on a task, checked and loaded. Nothing is written yet.
 
     With ``sketch`` no weights are loaded: the student is an outline (device ``meta``), and the teacher predicts nothing. ``read``
-    reads the texts. ``anyway`` is the option of the command that goes on with a weak teacher, if it has one.
+    reads the texts.
 
     Raises:
         TutelageError: for every mistake of the user, with the thing, the value and the remedy.
@@ -82,15 +82,7 @@ class TaskRun:
     leftovers = (trials.START, trials.RATE, trials.TWIN, trials.HALF)
     """Files in the run's folder that are removed when the report is written."""
 
-    def __init__(
-        self,
-        bench: Bench,
-        config: RunConfig,
-        *,
-        sketch: bool = False,
-        read: ReadData = load_data,
-        anyway: str | None = "--allow-weak-teacher",
-    ) -> None:
+    def __init__(self, bench: Bench, config: RunConfig, *, sketch: bool = False, read: ReadData = load_data) -> None:
         _check_settings(config)
         self.bench, self.config, self.warnings = bench, config, list[str]()
         self._given = given = read(config.data)
@@ -165,7 +157,7 @@ class TaskRun:
         self.tried = trials.Tried()
         self.twin_trials: Trials | None = None
         if not sketch:
-            self._load(anyway)
+            self._load()
             for stage in self.scene.stages:
                 for mechanism in stage.stage.mechanisms:
                     mechanism.prepare(self.scene, stage)
@@ -297,7 +289,7 @@ class TaskRun:
         assert self.answering is not None
         return self.answering.on_train(part)
 
-    def _load(self, anyway: str | None) -> None:
+    def _load(self) -> None:
         """Move the student to its device, find the store, and score the teacher on the evaluation set."""
         teacher, config = self.teacher, self.config
         self.bench.rehearse(self.student, self.tokenizer, self.kind.head)
@@ -307,7 +299,7 @@ class TaskRun:
         if teacher is None:
             return
         teacher.check_weights()
-        self.data, doubts = checks.judged(config, self.data, self.dev, teacher, anyway)
+        self.data, doubts = checks.judged(config, self.data, self.dev, teacher, self.bench.anyway)
         self.warnings += doubts
         if config.data.drop_flipped and "augmented" in self.parts:
             self._drop_flipped(teacher)

@@ -104,7 +104,8 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
         }
     )
     with bench(quiet, config.mixed_precision) as desk:
-        task = TaskRun(desk, first, read=read, anyway=None)
+        desk.anyway = None
+        task = TaskRun(desk, first, read=read)
         if not task.kind.learns_labels or task.data.metrics[0] in task.kind.against_teacher:
             raise TutelageError(
                 f"shrink compares scores on labels, and {task.data.task!r} is of kind {task.kind.name}; use distill and export"
