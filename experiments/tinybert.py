@@ -59,6 +59,8 @@ SCRIPT.add_argument("--student", default="layers=4,hidden=192,intermediate=768,h
 
 
 def measure(arguments: Arguments) -> Iterator[Results]:
+    if arguments.share not in (None, "shared"):
+        SCRIPT.error("the rows of a task are one queue; leave out --share, or give --share shared")
     work, arms, start = arguments.work, arguments.arms.split(","), str(pretrained())
     corpus, precision, student = str(work / "corpus"), arguments.mixed_precision, parse(arguments.student)
     assert isinstance(student, Fresh)
@@ -101,13 +103,12 @@ def measure(arguments: Arguments) -> Iterator[Results]:
             str(rows), teacher=str(place / "teacher"), general_teacher=start, corpus=corpus, student=student,
             data=data.model_copy(update={"candidates": candidates}), arms=[arm for arm in arms if arm != "plain"],
             seeds=seeds, general=str(work / "general"), mixed_precision=precision, settings=overrides,
-            part=common.part(arguments),
         )  # fmt: skip
-        for arm, seed in ((arm, seed) for arm, of in found.rows.items() for seed in of.scores):
-            report = before(rows / f"{arm}-{seed}" / "report.json")
-            runs.append({"arm": arm, "seed": seed, **common.measured(report, "parameters"), **row(report)})
-        for path in sorted(rows.glob("full-*/report.json"))[:1]:
-            results["augmented"][task] = {name: before(path)["data"][name] for name in ("train", "augmented")}
+        for cell in (cell for cell in found.cells if cell.error is None):
+            report = before(rows / cell.folder / "report.json")
+            runs.append({"arm": cell.method, "seed": cell.seed, **common.measured(report, "parameters"), **row(report)})
+            if cell.method == "full":
+                results["augmented"][task] = {name: report["data"][name] for name in ("train", "augmented")}
         general = sorted((work / "general").glob("*/report.json"))
         results["general"] = {path.parent.name: held_out(path) for path in general}
         yield results

@@ -11,13 +11,14 @@ from conftest import tiny_model
 from transformers import BertForMaskedLM
 
 from tutelage import api
+from tutelage.cli.shown import show
 from tutelage.data.config import DataConfig
 from tutelage.data.corpus.building import build
 from tutelage.errors import TutelageError
 from tutelage.methods.minimum_knowledge import minimum_knowledge, minimum_knowledge_reference
 from tutelage.methods.tinybert import tinybert, tinybert_reference
 from tutelage.progress import Display
-from tutelage.recipes.config import RunConfig
+from tutelage.recipes.config import RunConfig, from_yaml
 from tutelage.recipes.recipe import Recipe
 from tutelage.run.run import run
 from tutelage.run.task import TaskRun
@@ -161,7 +162,9 @@ def test_minimum_knowledge_has_numbers_for_tasks() -> None:
     assert minimum_knowledge(task="cola", hidden_epochs=3).stages[0].epochs == 3
 
 
-def test_ablate_runs_the_rows_and_goes_on(teacher_folder: Path, words: Path, tmp_path: Path, tokenizer) -> None:
+def test_ablate_runs_the_rows_and_goes_on(
+    teacher_folder: Path, words: Path, tmp_path: Path, tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
     generator = np.random.default_rng(0)
     lines = [" ".join(generator.choice(["good", "bad", *(f"word{i}" for i in range(20))], 8)) for _ in range(60)]
     (tmp_path / "text.txt").write_text("\n\n".join("\n".join(lines[i : i + 3]) for i in range(0, 60, 3)))
@@ -189,23 +192,57 @@ def test_ablate_runs_the_rows_and_goes_on(teacher_folder: Path, words: Path, tmp
     }
     arms = ["full", "no_gd", "no_td", "no_attn"]
     found = api.ablate("tinybert", str(tmp_path / "out"), rows=arms, seeds=2, **given)
-    assert list(found.rows) == arms and found.metric == "accuracy" and found.teacher > 0.9
-    assert all(sorted(row.scores) == [0, 1] for row in found.rows.values())
+    (task,) = found.tasks
+    assert list(found.rows) == arms and task.metric == "accuracy" and task.teacher_score > 0.9
+    assert found.passed and all(sorted(row.scores) == [0, 1] for row in found.rows.values())
     assert sorted(place.name for place in (tmp_path / "out" / "general").iterdir()) == ["full", "no_attn"]
-    gap, half = found.against_full("no_td")
-    ours, full = found.rows["no_td"].values("accuracy"), found.rows["full"].values("accuracy")
-    assert gap == pytest.approx(np.mean(np.subtract(ours, full))) and half is not None
-    assert ablation.Ablation.model_validate_json((tmp_path / "out" / "ablation.json").read_text()) == found
+    ours, full = ([*found.rows[name].scores.values()] for name in ("no_td", "full"))
+    gap = found.against_full("no_td")
+    assert gap.examples.value == pytest.approx(np.mean(np.subtract(ours, full))) and gap.half is not None
+    assert found.against_full("full") is None and len(found.contrasts) == 3
+    assert ablation.Ablation.model_validate_json((tmp_path / "out" / "compare.json").read_text()) == found
+    cells = {cell.method: from_yaml(tmp_path / "out" / cell.folder / "config.yaml") for cell in found.cells}
+    assert {row: one.recipe.student.init for row, one in cells.items()} == {
+        "full": "checkpoint", "no_gd": "fresh", "no_td": "checkpoint", "no_attn": "checkpoint",
+    }  # fmt: skip
+    assert Path(cells["no_attn"].recipe.student.name).name == "no_attn"
+    assert [stage.epochs for stage in cells["no_td"].recipe.stages] == [1] and cells["no_td"].data.candidates
+    show("ablate", found, as_json=False)
+    shown = capsys.readouterr().out
+    assert "Procedures" in shown and "Objectives" in shown and "Mappings" in shown and "against full" in shown
     reports = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("report.json")}
     assert api.ablate("tinybert", str(tmp_path / "out"), rows=arms, seeds=2, **given) == found
     assert {path: path.stat().st_mtime_ns for path in reports} == reports  # nothing was run again
-    # Rows of another teacher, task or setting would stand in the same table.
-    for changed in (
-        {"teacher": str(teacher_folder / "random")},
-        {"max_train": 100},
-        {"settings": given["settings"][:-1]},
+    # With other settings it is another run: no table has both.
+    given["settings"][2] = "stages.*.epochs=2"
+    again = api.ablate("tinybert", str(tmp_path / "out"), rows=["no_gd"], **{**given, "seeds": 1})
+    assert list(again.rows) == ["no_gd"] and again.cells[0].key not in {cell.key for cell in found.cells}
+
+
+def test_ablate_refuses_mistakes_before_the_general_stage(
+    teacher_folder: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line; of a weak teacher, too."""
+    monkeypatch.setattr(ablation, "run", lambda *given, **how: pytest.fail("a run has begun"))
+    given = {
+        "teacher": str(teacher_folder / "random"),
+        "general_teacher": "none",
+        "corpus": "none",
+        "student": "layers=2,hidden=16,heads=4,intermediate=24",
+        "train": str(teacher_folder / "train.csv"),
+        "dev": str(teacher_folder / "dev.csv"),
+        "candidates": str(words),
+        "quiet": True,
+    }
+    for more, line in (
+        ({"rows": ["no_x"]}, "there is no row 'no_x'"),
+        ({"candidates": None}, "give --candidates FOLDER"),
+        ({"seeds": 0}, "seeds: "),
+        ({"seeds": 10**9}, "seeds: give at most 1,000 seeds"),
+        ({"settings": ["stages.middle.lr=1"]}, "no row has this stage; there are general, intermediate, prediction"),
+        ({"settings": ["stages.general.lrr=1"]}, "there is no such setting"),
+        ({}, "random' scores accuracy .* no better than a constant answer .*--set allow_weak_teacher=true"),
     ):
-        with pytest.raises(TutelageError, match="holds a series of ablations with other settings; see its ablation"):
-            api.ablate("tinybert", str(tmp_path / "out"), rows=["no_da"], **{**given, **changed})
-    with pytest.raises(TutelageError, match="there is no row 'no_x'"):
-        api.ablate("tinybert", str(tmp_path / "out"), rows=["no_x"], **given)
+        with pytest.raises(TutelageError, match=line) as error:
+            api.ablate("tinybert", str(tmp_path / "out"), **{**given, **more})
+        assert "\n" not in str(error.value) and not (tmp_path / "out").exists()

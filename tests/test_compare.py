@@ -25,6 +25,7 @@ from tutelage.artifacts import seal
 from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import holm, p_of_resamples, p_of_seeds, paired_difference, percentiles, resampled
 from tutelage.methods import METHODS
+from tutelage.methods.named import method_recipe
 from tutelage.recipes.config import RunConfig, from_yaml, to_yaml, yaml_value
 from tutelage.recipes.recipe import Recipe
 from tutelage.report import compared_page, compared_tables
@@ -36,6 +37,7 @@ from tutelage.run.measure import PREDICTIONS
 from tutelage.students.specs import parse
 from tutelage.studies import compare as comparing
 from tutelage.studies import contrasts, launch
+from tutelage.studies.compare_plan import ComparedMethod, plan_of
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 
@@ -373,10 +375,11 @@ def test_one_impossible_cell_is_named_and_recorded(
 
 def test_the_plan_of_the_guide_is_one() -> None:
     guide = (Path(__file__).parents[1] / "docs" / "guides" / "compare.md").read_text(encoding="utf-8")
-    found = comparing.plan_of(yaml_value(guide.partition("```yaml")[2].partition("```")[0]), {})
+    found = plan_of(yaml_value(guide.partition("```yaml")[2].partition("```")[0]), {})
     found.check()
     assert [task.called for task in found.tasks] == ["mrpc", "intents"] and found.seeds == (0, 1, 2)
     assert [method.called for method in found.methods] == ["kd", "compact", "kd, T=4"]
+    assert [task.students for task in found.tasks] == [(), ("layers=2",)]
     for task in found.tasks:
         for method in found.methods:
             recipe = api.recipe(method.method).recipe
@@ -432,6 +435,47 @@ def test_cells_of_changed_data_are_not_compared(
     assert [cell.error is None for cell in found.cells] == [False, True]
 
 
+def test_a_method_without_a_teacher_is_the_undistilled_student(
+    finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever method the others are compared with, headline and arms say which student was not distilled."""
+    run = pretend(finished)
+
+    def alone(config: RunConfig, **how: Any) -> None:
+        run(config)
+        path = Path(str(config.out)) / PREDICTIONS
+        with safe_open(path, "np") as file:
+            about, tables = file.metadata(), {who: file.get_tensor(who) for who in file.keys()}  # noqa: SIM118
+        del tables["baseline"]
+        save_file(tables, path, about)
+        seal(path)
+
+    monkeypatch.setattr(launch, "run", alone)
+    options = given(teacher_folder, methods="kd,logits_mse,finetune", baseline=False, seeds=2)
+    for against, more in (("kd", ["logits_mse"]), ("finetune", [])):
+        found = api.compare(out=tmp_path / against, **options, against=against)
+        assert [(arm.name, arm.distilled) for arm in found.arms] == [
+            ("kd", True), ("logits_mse", True), ("finetune, not distilled", False),
+        ]  # fmt: skip
+        twins = [(one.arm, one.against) for one in found.contrasts if one.of_distillation]
+        assert twins == [("kd", "finetune"), ("logits_mse", "finetune")]
+        assert [one.arm for one in found.contrasts if not one.of_distillation] == more
+        assert re.search(
+            r" in \d of 2 comparisons with the same student trained without it", compared_tables.summary(found)
+        )
+        assert "finetune, not distilled" in compared_page.page(found) + compared_tables.latex(found)
+    undistilled = found.arms[2].model_copy(update={"mean": 0.99})
+    first, second = compared_tables.best_lines(found.model_copy(update={"arms": [*found.arms[:2], undistilled]}))
+    assert first.startswith("Highest on train: finetune, not distilled with layers=1, accuracy 0.990")
+    assert second.startswith("Highest with distillation on train: ") and "not distilled" not in second
+    # A new network is not the undistilled student of one that is made of the teacher's layers.
+    own = api.compare(out=tmp_path / "own", **options | {"students": [], "methods": "fitnets,finetune"})
+    assert own.contrasts and not any(one.of_distillation for one in own.contrasts)
+    assert compared_tables.summary(own).startswith("No student was trained both with and without distillation")
+    labels = own.model_copy(update={"arms": [arm for arm in own.arms if not arm.distilled], "contrasts": []})
+    assert compared_tables.summary(labels).startswith("No student was distilled")
+
+
 def test_examples_have_another_fingerprint_in_another_file(
     finished, teacher_folder: Path, tmp_path: Path, stores
 ) -> None:
@@ -463,16 +507,16 @@ def test_equal_steps_are_divided_as_recipes_plan(teacher_folder: Path) -> None:
     data = {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv"), "holdout": 0.1}
     tree = plan(teacher_folder, methods=["kd", {"method": "pkd", "settings": {"stages.*.epochs": 9}}], seeds=1)
     tree["tasks"][0]["data"] = data
-    checked = comparing.plan_of(tree, {})
-    grounds, queue = comparing._queue(
-        checked, Path("out"), lambda method, student, task: api.recipe(method).recipe, load_data
+    checked = plan_of(tree, {})
+    grounds, queue, _ = comparing._queue(
+        checked, Path("out"), lambda method, student, task: METHODS[method.method](), load_data
     )
     # 360 texts in train are 12 batches of 32; 9 epochs
     assert [ground.steps for ground in grounds] == [108]
     assert [sum(stage.max_steps or 0 for stage in cell.config.recipe.stages) for cell in queue] == [108, 108]
     own = checked.model_copy(update={"steps": "recipe"})
-    grounds, queue = comparing._queue(
-        own, Path("out"), lambda method, student, task: api.recipe(method).recipe, load_data
+    grounds, queue, _ = comparing._queue(
+        own, Path("out"), lambda method, student, task: METHODS[method.method](), load_data
     )
     assert grounds[0].steps is None and [cell.config.recipe.stages[0].epochs for cell in queue] == [3, 9]
 
@@ -482,20 +526,97 @@ def test_equal_operations_are_those_of_the_most_expensive_recipe(teacher_folder:
     smaller = {"method": "kd", "name": "smaller batches", "settings": {"stages.*.batch_size": 8, "stages.*.epochs": 1}}
     tree = plan(teacher_folder, methods=["kd", smaller], students=["layers=1", "layers=3"], seeds=1, steps="flops")
 
-    def recipe_of(method: str, student: str, task: str | None) -> Recipe:
-        recipe = METHODS[method]()
-        return recipe.model_copy(update={"student": parse(student, recipe.student)})
-
-    ((ground,), queue) = comparing._queue(comparing.plan_of(tree, {}), Path("out"), recipe_of, load_data)
+    (ground,), queue, refusals = comparing._queue(plan_of(tree, {}), Path("out"), recipe_of, load_data)
+    assert list(refusals.values()) == [None] * 4
     assert ground.steps is None and ground.flops is not None
     steps = {(cell.method, cell.student): cell.config.recipe.stages[0].max_steps for cell in queue}
     # 12 batches of 32 in 3 epochs
     assert steps["kd", "layers=3"] == 36 and steps["smaller batches", "layers=3"] == 4 * 36
     assert 2.5 < steps["kd", "layers=1"] / 36 < 3.1
     for cell in queue:
-        few = load_data(cell.config.data).spread(comparing.CHECKED)
-        spent = comparing._flops(cell.config, tmp_path, [steps[cell.method, cell.student]], lambda _, some=few: some)
-        assert spent == pytest.approx(ground.flops, rel=0.01)
+        sketch = comparing._sketch(cell.config, comparing._few(load_data))
+        (one,) = sketch.plans
+        assert steps[cell.method, cell.student] * one.stage.batch_size * one.flops == pytest.approx(
+            ground.flops, rel=0.01
+        )
+
+
+def test_equal_operations_need_one_look_at_each_cell(
+    finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts the operations also says whether the cell can be run."""
+    sketched, looks = comparing.TaskRun, list[Any]()
+
+    def task_run(*given: Any, **how: Any) -> Any:
+        looks.append(given[1].recipe.method)
+        return sketched(*given, **how)
+
+    monkeypatch.setattr(comparing, "TaskRun", task_run)
+    monkeypatch.setattr(launch, "run", pretend(finished, fails="pkd"))
+    grid = given(teacher_folder, methods="kd,pkd", students=["layers=1", "layers=2"], steps="flops")
+    found = api.compare(out=tmp_path / "out", **grid)
+    assert [(one.method, one.student) for one in found.cells if one.error] == [("pkd", "layers=1"), ("pkd", "layers=2")]
+    assert sorted(looks) == [
+        "kd",
+        "kd",
+        "kd",
+        "pkd",
+        "pkd",
+        "pkd",
+    ]  # one more for the teacher, and for what few texts refuse
+
+
+def recipe_of(method: ComparedMethod, student: str, task: str | None) -> Recipe:
+    recipe = METHODS[method.method]()
+    return recipe.model_copy(update={"student": parse(student, recipe.student)})
+
+
+# ------------------------------------------------------------------------------------ students of a task, parts left out
+
+
+def test_a_task_has_students_of_its_own(
+    finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cells have these in place of the plan's, in the report and in all that is made of it."""
+    monkeypatch.setattr(launch, "run", pretend(finished))
+    tree = plan(teacher_folder, methods=["kd", "logits_mse"], students=["layers=1", "layers=2"], seeds=1, steps=3)
+    tree["tasks"].append({**tree["tasks"][0], "name": "other", "students": ["layers=3"]})
+    found = api.compare(tree, out=tmp_path / "out", quiet=True)
+    wanted = {"train": ["layers=1", "layers=2"], "other": ["layers=3"]}
+    pairs = [(task, student) for task, students in wanted.items() for student in students for _ in range(4)]
+    assert sorted((arm.task, arm.student) for arm in found.arms) == sorted(pairs)
+    assert len(found.cells) == 6 and {(one.task, one.student) for one in found.contrasts} == set(pairs)
+    table = [line for line in compared_tables.latex(found).splitlines() if " & " in line]
+    (own,) = (line for line in table if line.startswith("layers=3 & kd &"))
+    assert own.split(" & ")[2] == "--" and sum(line.endswith(r"& -- \\") for line in table) == 8
+    rows = list(csv.DictReader(io.StringIO(compared_tables.arms_csv(found))))[2:]
+    assert {(row["task"], row["student"]) for row in rows} == set(pairs)
+    page = compared_page.page(found)
+    assert (
+        'data-task="other" data-student="layers=3"' in page and 'data-task="other" data-student="layers=1"' not in page
+    )
+    tree["tasks"][1]["students"] *= 2
+    with pytest.raises(TutelageError, match="two of the students are 'layers=3'; leave one out"):
+        api.compare(tree, out=tmp_path / "out", quiet=True)
+
+
+def test_a_method_is_compared_with_itself_without_a_part(
+    finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By name and by fields; a part that the method does not have is refused."""
+    monkeypatch.setattr(launch, "run", pretend(finished))
+    one = {"method": "pea_kd", "ablation": "no_sps,no_ptp", "name": "neither"}
+    tree = plan(teacher_folder, methods=["pea_kd", "pea_kd:no_ptp", one], seeds=1)
+    _, queue, _ = comparing._queue(plan_of(tree, {}), tmp_path, compared_recipe, load_data)
+    assert [cell.method for cell in queue] == ["pea_kd", "pea_kd:no_ptp", "neither"]
+    assert [len(cell.config.recipe.stages) for cell in queue] == [2, 1, 1]
+    assert len({cell.key for cell in queue}) == 3
+    with pytest.raises(TutelageError, match="'kd' has no ablation 'no_da'"):
+        api.compare(out=tmp_path / "out", **given(teacher_folder, methods="kd,kd:no_da"))
+
+
+def compared_recipe(method: ComparedMethod, student: str, task: str | None) -> Recipe:
+    return method_recipe(method.method, task, method.ablation).part("task")
 
 
 # -------------------------------------------------------------------------------------------------------- statistics
@@ -617,8 +738,9 @@ def report() -> CompareReport:
     ]  # fmt: skip
     contrasts = [
         Contrast(
-            task=arm.task, student=arm.student, arm=arm.method, against="", seeds=2, half=0.004, p_examples=0.0005,
-            examples=Difference(value=0.0234567, low=0.01, high=0.03), p_seeds=p, holm_examples=0.002, holm_seeds=p,
+            task=arm.task, student=arm.student, arm=arm.method, against="", of_distillation=True, seeds=2, half=0.004,
+            p_examples=0.0005, examples=Difference(value=0.0234567, low=0.01, high=0.03), p_seeds=p,
+            holm_examples=0.002, holm_seeds=p,
         )
         for arm in arms
         for p in [0.01 if arm.method == "kd" else 0.2]
@@ -676,8 +798,8 @@ def test_equal_differences_stay_in_the_family() -> None:
     gap = Difference(value=0.1, low=0.05, high=0.15)
     ones = [
         Contrast(
-            task="t", student="", arm=str(p), against="", seeds=2, examples=gap, half=0.01, p_examples=0.001, p_seeds=p,
-            holm_examples=0.001, holm_seeds=p,
+            task="t", student="", arm=str(p), against="", of_distillation=True, seeds=2, examples=gap, half=0.01,
+            p_examples=0.001, p_seeds=p, holm_examples=0.001, holm_seeds=p,
         )
         for p in (p_of_seeds([0.1, 0.1]), 0.03)
     ]  # fmt: skip

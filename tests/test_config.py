@@ -24,7 +24,7 @@ from tutelage.recipes.settings import run_config, with_settings
 from tutelage.recipes.table import method_row
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.specs import Checkpoint, Copied, Fresh, parse
-from tutelage.studies.compare import ComparePlan
+from tutelage.studies.compare_plan import ComparePlan
 from tutelage.studies.teams import Member
 
 

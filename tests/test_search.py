@@ -266,7 +266,8 @@ def test_the_picture_of_one_configuration() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"trials": 0}, "trials=0 and seeds=2 leave no run"),
+        ({"trials": 0}, "trials 0 is no number of trials; give 1 to 10,000"),
+        ({"seeds": 1001}, "seeds 1001 is no number of seeds; give 1 to 1,000"),
         ({"holdout": 0.0}, r"data\.holdout=0 leaves no validation split to compare configurations on"),
         ({"settings": ["prediction.select=last"]}, "stage 'prediction' has select=last"),
         ({"student": "init=copied,layers=9"}, "9 layers cannot be copied"),
@@ -277,6 +278,26 @@ def test_mistakes_end_before_anything_is_written(more: Any, message: str, teache
     with pytest.raises(TutelageError, match=message) as error:
         api.search_knowledge(out=str(tmp_path / "out"), **words(teacher_folder, **more))
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_a_weak_teacher_is_found_before_its_knowledge_is_stored(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line with a remedy that works."""
+
+    def written(*given: Any, **how: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(search.stores, "write", written)
+    given = words(teacher_folder, teacher=str(teacher_folder / "random"))
+    with pytest.raises(
+        TutelageError, match=r"no better than a constant answer .*, or pass --set allow_weak_teacher=true"
+    ):
+        api.search_knowledge(out=str(tmp_path / "out"), **given)
+    assert not list(tmp_path.iterdir())
+    given["settings"] = [*given.get("settings", []), "allow_weak_teacher=true"]
+    with pytest.raises(Killed):
+        api.search_knowledge(out=str(tmp_path / "out"), **given)
 
 
 def test_a_folder_of_something_else_is_left_alone(scene: SimpleNamespace, tmp_path: Path) -> None:

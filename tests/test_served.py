@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import tiny_model, write_csv
 
 from tutelage import api
+from tutelage.mechanisms.quantization.settings import Quantization
+from tutelage.methods import METHODS
 from tutelage.report.card import card
 from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport
@@ -56,6 +60,32 @@ def test_the_report_has_every_model_in_every_form(result: Any) -> None:
     assert found.against_teacher.value == pytest.approx(student.score - report.teacher.score)
     assert found.against_int8_teacher.value == pytest.approx(student.score - teacher.score)
     assert set(found.pytorch_ms) == {"teacher", "student"} and found.against_baseline is None
+
+
+def test_the_student_is_measured_in_the_file_that_it_was_trained_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The teacher is not trained for one."""
+    recipe = METHODS["compact_int8"]()
+    last = recipe.stages[-1].model_copy(update={"mechanisms": [Quantization(table_bits=4)]})
+    made = dict[str, Any]()
+
+    class Enough(Exception):
+        """Both files have been made."""
+
+    def quantize(path: Path, out: Path, **how: Any) -> None:
+        made[path.stem] = how
+        if len(made) == 2:
+            raise Enough
+
+    monkeypatch.setattr(serving_of_a_run, "to_onnx", lambda *given, **how: None)
+    monkeypatch.setattr(serving_of_a_run, "quantize", quantize)
+    config = SimpleNamespace(recipe=recipe.model_copy(update={"stages": [*recipe.stages[:-1], last]}))
+    run: Any = SimpleNamespace(config=config, kind=None, tokenizer=None, teacher=None)
+    models = {who: tiny_model(layers=1) for who in ("teacher", "student")}
+    with pytest.raises(Enough):
+        serving_of_a_run._measured(run, "dev", Any, models, tmp_path)
+    assert made == {"teacher": {}, "student": {"table_bits": 4, "weight_bits": 8}}
 
 
 def test_the_page_and_the_table_show_them(result: Any) -> None:

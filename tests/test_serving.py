@@ -34,10 +34,13 @@ from tutelage.cli.shown import show
 from tutelage.errors import TutelageError
 from tutelage.evaluation import intervals
 from tutelage.evaluation.intervals import paired_difference
+from tutelage.mechanisms.quantization.settings import Quantization
+from tutelage.methods import METHODS
+from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.report.model import TaskReport, load_report
 from tutelage.report.quality import Difference
 from tutelage.run import export as exporting
-from tutelage.serving import graph, serve, session
+from tutelage.serving import four_bits, graph, serve, session
 from tutelage.serving.report import REPORT, ExportReport, Side, flags_of
 from tutelage.serving.timing import Latency
 from tutelage.students.bilstm import new_bilstm, word_tokenizer
@@ -322,7 +325,7 @@ def test_rows_of_four_bits_are_gathered_as_they_were_rounded(width: int, bits: i
     (rows,) = made.run(None, {"ids": np.array([[4, 3], [49, 0]])})
     assert ("GatherBlockQuantized" in {one.op_type for one in model.graph.node}) == (bits == 4)
     if bits == 4:
-        codes, scales = graph.four_bits(table)
+        codes, scales = four_bits.four_bits(table)
         assert scales.shape == (50, -(-width // 32)) and codes.min() >= -8 and codes.max() <= 7
         np.testing.assert_array_equal(rows, (codes * scales.repeat(32, axis=1)[:, :width])[[[4, 3], [49, 0]]])
         plain = np.abs(table[:, :32]).max(axis=1, keepdims=True) / 7
@@ -351,6 +354,27 @@ def test_static_activations_have_ranges_of_training_texts(exported: tuple[Path, 
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     alone = [model.logits({name: value[row : row + 1] for name, value in inputs.items()})[0] for row in range(3)]
     np.testing.assert_allclose(model.logits(inputs), alone, atol=1e-6)
+
+
+def test_the_file_is_the_one_that_the_student_was_trained_for(
+    exported: tuple[Path, ExportReport], tmp_path: Path
+) -> None:
+    """Unless other bits are given."""
+    root, _ = exported
+    recipe = METHODS["compact_int8"]()
+    last = recipe.stages[-1].model_copy(update={"mechanisms": [Quantization(weight_bits=4)]})
+    config = RunConfig(recipe=recipe.model_copy(update={"stages": [*recipe.stages[:-1], last]}), out="x")
+    shutil.copytree(root / "model", tmp_path / "run" / "student")
+    (tmp_path / "run" / "config.yaml").write_text(to_yaml(config))
+    student, data = tmp_path / "run" / "student", {"dev": str(root / "dev.csv"), "quiet": True}
+    report = api.export(student, tmp_path / "four", **data)
+    assert (report.table_bits, report.weight_bits) == (8, 4)
+    kinds = {node.op_type for node in onnx.load(tmp_path / "four" / "model.int8.onnx").graph.node}
+    assert "MatMulNBits" in kinds and not kinds & {"MatMulInteger", "Gemm", "GatherBlockQuantized"}
+    assert api.export(student, tmp_path / "eight", weight_bits=8, **data).weight_bits == 8
+    assert api.export(student, tmp_path / "float", int8=False, **data).weight_bits == 8
+    with pytest.raises(TutelageError, match="give weight_bits 8, or leave out activations"):
+        api.export(student, tmp_path / "static", activations="static", **data)
 
 
 def test_an_interval_is_that_of_resampled_examples(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,6 +414,8 @@ def test_mistakes_are_one_line(
     refused("is a regression", dev=str(tmp_path / "numbers.csv"))
     refused("standard checkpoint already", format="checkpoint")
     refused("table_bits 5 does not exist; use 8 or 4", table_bits=5)
+    refused("weight_bits 2 does not exist; use 8 or 4", weight_bits=2)
+    refused("give weight_bits 8, or leave out activations", activations="static", weight_bits=4)
     refused("table_bits 4 is about the int8 file, which is not written", table_bits=4, int8=False)
     refused("activations static is about the int8 file", activations="static", format="checkpoint")
     refused("calibrated on training texts, and there are none; give train or task", activations="static")

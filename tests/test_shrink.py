@@ -103,6 +103,13 @@ def test_the_data_are_read_once(teacher_folder: Path, tmp_path: Path, monkeypatc
     assert len(read) == 1
 
 
+def test_a_weak_teacher_is_refused_with_what_can_be_done(teacher_folder: Path, tmp_path: Path) -> None:
+    """There is no option to go on, so none is named."""
+    files = {"train": str(teacher_folder / "train.csv"), "dev": str(teacher_folder / "dev.csv")}
+    with pytest.raises(TutelageError, match=r"no better than a constant answer .*; fine-tune it on this task$"):
+        api.shrink(str(teacher_folder / "random"), tmp_path / "out", max_parameters=9, quiet=True, **files)
+
+
 @pytest.mark.parametrize(
     ("given", "value"), [("5ms", 5), ("5", 5), (5, 5), (2.5, 2.5), ("0.1s", 100), (" 7 MS", 7), (None, None)]
 )

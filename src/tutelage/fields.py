@@ -14,6 +14,8 @@ Layer = Annotated[int, Field(ge=0, le=2**20)]
 """A layer by its number."""
 Length = Annotated[int, Field(ge=8, le=MOST)]
 """The longest input in tokens."""
+MOST_SEEDS = 1000
+"""Seeds of a study."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0, le=1000)]
 """A learning rate."""

@@ -272,7 +272,8 @@ def export(
     format: Literal["onnx", "checkpoint"] = "onnx",
     int8: bool = True,
     activations: Literal["dynamic", "static"] = "dynamic",
-    table_bits: int = 8,
+    table_bits: int | None = None,
+    weight_bits: int | None = None,
     temperature: float | None = None,
     width: float | None = None,
     depth: float | None = None,
@@ -295,7 +296,9 @@ def export(
         format: onnx, or checkpoint: that of a sub-network, or the plain one of a student that else needs an import to load.
         int8: Write a graph with int8 weights too.
         activations: How its activations are quantised: dynamic, with ranges of each text; or static, with ranges of training texts.
-        table_bits: Bits of the numbers of its largest embedding table: 8, or 4 for a smaller file.
+        table_bits: Bits of the numbers of its largest embedding table: 8, or 4 for a smaller file. Default: those that the student
+            was trained for (mechanism quantization), else 8.
+        weight_bits: Bits of the weights of its matrix products: 8, or 4 for a smaller file that is slower. Default: as table_bits.
         temperature: Divides the logits before they become probabilities. Default: of a classifier in the folder of a run the fitted
             temperature of its report, else 1; of a sub-network 1.
         width: Cut out the sub-network with this share of the heads and neurons; for students of ``--method dynabert``.
@@ -323,7 +326,7 @@ def export(
             checked_data(inputs, data, options),
             form=format,
             int8=int8,
-            quantisation=Quantisation(activations, table_bits),
+            quantisation=Quantisation(activations, table_bits, weight_bits),
             temperature=temperature,
             width=width,
             depth=depth,

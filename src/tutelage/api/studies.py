@@ -54,11 +54,14 @@ def ablate(
     general: FilePath | None = None,
     mixed_precision: Precision = "no",
     settings: Mapping[str, Any] | Sequence[str] = (),
+    launcher: Launcher = "local",
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
 ) -> Ablation:
     """Run a method with one part left out at a time: the tables of its paper.
+
+    The rows are arms of a comparison, which writes and computes what docs/guides/compare.md says.
 
     Args:
         method: Method that has such tables.
@@ -72,6 +75,7 @@ def ablate(
         general: Folder of the general students, to share them between tasks. Default: OUT/general.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value; a row without the stage that it names ignores it.
+        launcher: Where runs are carried out: local, one after another; ray, side by side on a Ray cluster (needs the extra ray).
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -100,10 +104,11 @@ def ablate(
             student=spec,
             data=data_config(inputs.data(data, options)),
             arms=[row.strip() for text in several(rows) for row in text.split(",")] or ablation.ARMS,
-            seeds=range(seeds),
+            seeds=seeds,
             general=place_or_none(general),
             mixed_precision=mixed_precision,
             settings=settings,
+            launcher=launcher,
             quiet=quiet,
         )
 
@@ -138,7 +143,7 @@ def compare(
         plan: YAML file of several tasks, or of methods with settings; other options replace its fields.
         out: Folder of the comparison; a stopped command continues when it is repeated.
         teacher: Fine-tuned teacher: a folder or a hub id.
-        methods: Methods, with commas between them: kd,pkd,compact.
+        methods: Methods, with commas between them: kd,pkd,compact; tinybert:no_da leaves a part out, as --ablation does.
         students: Students, as distill takes them: layers=3. Default: each method's own.
         seeds: Runs of each method with each student. Default: 3.
         steps: Optimiser steps of each run; equal: as many as the longest recipe plans; flops: for equal operations;
@@ -162,7 +167,8 @@ def compare(
     from tutelage.data.config import DataConfig
     from tutelage.recipes.settings import parsed
     from tutelage.run.inputs import Inputs
-    from tutelage.studies import compare as comparing
+    from tutelage.studies.compare import compare as compared
+    from tutelage.studies.compare_plan import ComparedMethod, plan_of
 
     more = read_plugins(plugins)
     with Inputs(out) as inputs:
@@ -182,13 +188,12 @@ def compare(
             own["tasks"] = [{"teacher": inputs.model(teacher, "teacher"), "data": texts}]
         elif data_config(texts) != DataConfig():
             raise TutelageError("there is no teacher; give --teacher FOLDER, or name teachers and texts in the plan")
-        checked = comparing.plan_of(plan, own)
 
-        def recipe_of(method: str, student: str, task: str | None) -> Recipe:
-            return recipe_for(method, student or None, inputs, task, more=more).part("task")
+        def recipe_of(method: ComparedMethod, student: str, task: str | None) -> Recipe:
+            return recipe_for(method.method, student or None, inputs, task, method.ablation, more=more).part("task")
 
         files = () if launcher == "local" else plugin_files(plugins)
-        return comparing.compare(checked, place(out), recipe_of, launcher=launcher, plugins=files, quiet=quiet)
+        return compared(plan_of(plan, own), place(out), recipe_of, launcher=launcher, plugins=files, quiet=quiet)
 
 
 @takes_data(*FILES, "max_train", "max_length")

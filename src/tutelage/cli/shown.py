@@ -330,19 +330,21 @@ def _attention(found: AttentionReport) -> None:
 
 
 def _ablation(found: Ablation) -> None:
+    from tutelage.report import compared_tables as words
     from tutelage.studies.ablation import TABLES
-    from tutelage.studies.study import interval
 
+    (task,) = found.tasks
     for title, names in TABLES.items():
-        table = Table("", f"{found.metric} on {found.task}", "against full", "seeds", title=title)
+        heads = ("against full", "over seeds", "p, examples", "p, seeds", "shown")
+        table = Table("", f"{task.metric} on {task.name}", *heads, title=title, box=SIMPLE_HEAD)
         for name in names:
             if name in found.rows:
-                mean, half = interval(found.rows[name].values(found.metric))
-                less, margin = found.against_full(name) if "full" in found.rows else (0.0, None)
-                against = "" if name == "full" or "full" not in found.rows else _with_margin(less, margin, sign=True)
-                table.add_row(name, _with_margin(mean, half), against, str(len(found.rows[name].scores)))
+                row, gap = found.rows[name], found.against_full(name)
+                cells = [""] * len(heads) if gap is None else words.contrast_cells(gap)
+                table.add_row(name, words.with_margin(row.mean, row.half), *cells)
         if table.row_count:
             _show(table)
+    _read_on(found)
 
 
 def _compared(found: CompareReport) -> None:
@@ -376,16 +378,19 @@ def _compared(found: CompareReport) -> None:
                     table.add_row(f"{one.arm} - {one.other}", *words.contrast_cells(one))
             if table.row_count:
                 _show(table)
-    for line in (words.summary(found), *words.best_lines(found), *(f"note: {note}" for note in found.notes)):
+    for line in (words.summary(found), *words.best_lines(found)):
         _say(line)
+    _read_on(found)
+
+
+def _read_on(found: CompareReport) -> None:
+    """What to bear in mind of a comparison, what failed, and where it is written."""
+    for note in found.notes:
+        _say(f"note: {note}")
     for cell in found.failed:
         student = f" with {cell.student}" if cell.student else ""
         _say(f"FAILED: {cell.method}{student} on {cell.task}, seed {cell.seed}: {cell.error}")
     _say(f"Page: {found.out}/compare.html; also compare.json, arms.csv, contrasts.csv and compare.tex")
-
-
-def _with_margin(value: float, margin: float | None, *, sign: bool = False) -> str:
-    return f"{value:{'+' if sign else ''}.4f}" + ("" if margin is None else f" ± {margin:.4f}")
 
 
 def _methods(rows: list[dict[str, Any]]) -> None:

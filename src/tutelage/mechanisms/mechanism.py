@@ -138,6 +138,10 @@ class Mechanism(BaseModel):
         """
         return []
 
+    def int8_file(self) -> dict[str, int]:
+        """Arguments of :func:`tutelage.serving.quantize` of the file in which the student is to be served; none for any file."""
+        return {}
+
     def passes(self, model: PreTrainedModel) -> float:
         """Passes through the layers of the student ``model`` in which a text is learnt once; 1 unless it has several networks."""
         return 1.0

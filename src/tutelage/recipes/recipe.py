@@ -257,6 +257,12 @@ class Recipe(BaseModel):
         """Whether a stage learns from several teachers."""
         return any(mechanism.takes_teachers for stage in self.stages for mechanism in stage.mechanisms)
 
+    @property
+    def int8_file(self) -> dict[str, int]:
+        """Arguments of :func:`tutelage.serving.quantize` for the file for which the last stage trains the student."""
+        mechanisms = self.stages[-1].mechanisms
+        return {name: value for mechanism in mechanisms for name, value in mechanism.int8_file().items()}
+
     def of(self, assistant: Assistant) -> Recipe:
         """What a teacher assistant goes through, as a recipe of its own."""
         student, stages = assistant.student or self.student, assistant.stages or self.stages

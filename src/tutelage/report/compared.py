@@ -15,6 +15,11 @@ LEVEL = 0.05
 """Adjusted p-values below it show a difference."""
 
 
+def arm_name(method: str, distilled: bool) -> str:
+    """A method, or its student without distillation, for people."""
+    return method if distilled else f"{method}, not distilled"
+
+
 class ComparedTask(Block):
     """A task, and what all its scores have in common."""
 
@@ -50,7 +55,7 @@ class ComparedArm(Block):
     student: str
     """As it was given; empty: the method's own."""
     distilled: bool
-    """False for the student that was trained without the teacher."""
+    """False for the student that was trained without the teacher: in the cells of a method, or by a method that has none."""
     scores: dict[int, float]
     """By seed."""
     mean: float
@@ -69,7 +74,7 @@ class ComparedArm(Block):
     @property
     def name(self) -> str:
         """The arm's name within its task and student."""
-        return self.method if self.distilled else f"{self.method}, not distilled"
+        return arm_name(self.method, self.distilled)
 
 
 class Contrast(Block):
@@ -80,7 +85,9 @@ class Contrast(Block):
     arm: str
     """A method."""
     against: str
-    """Another method, or empty: the same student without distillation."""
+    """Another method, or empty: the student that the cells of ``arm`` train without distillation too."""
+    of_distillation: bool
+    """Whether the first is distilled and the second is the same student without distillation."""
     seeds: int
     examples: Difference
     """The mean difference; its interval over examples."""

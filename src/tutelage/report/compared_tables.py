@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tutelage.report.compared import ComparedArm, CompareReport, Contrast
+from tutelage.report.compared import ComparedArm, CompareReport, Contrast, arm_name
 from tutelage.report.numbers import rounded
 from tutelage.report.words import with_interval
 
@@ -29,11 +29,13 @@ def p_text(p: float | None) -> str:
 
 def summary(report: CompareReport) -> str:
     """What the comparison shows of distillation, in a sentence."""
-    twins = [one for one in report.contrasts if not one.against]
+    twins = [one for one in report.contrasts if one.of_distillation]
     if not report.arms:
         return "No cell is finished."
+    if not any(arm.distilled for arm in report.arms):
+        return "No student was distilled, so it is not known whether distillation pays."
     if not twins:
-        return "The students were not trained without distillation, so it is not known whether it pays."
+        return "No student was trained both with and without distillation, so it is not known whether it pays."
     shown = Counter(one.verdict for one in twins)
     helps, harms = shown.pop("better", 0), shown.pop("worse", 0)
     harm = f", and to harm in {harms}" if harms else ""
@@ -43,17 +45,19 @@ def summary(report: CompareReport) -> str:
 
 
 def best_lines(report: CompareReport) -> list[str]:
-    """The best distilled student of each task beside its teacher."""
+    """The best student of each task beside its teacher, and the best distilled one where it is another."""
     lines = []
     for task in report.tasks:
-        arms = [arm for arm in report.arms if arm.task == task.name and arm.distilled]
-        if arms:
-            best = max(arms, key=lambda arm: arm.mean)
+        arms = sorted(
+            (arm for arm in report.arms if arm.task == task.name), key=lambda arm: (-arm.mean, not arm.distilled)
+        )
+        taught = [arm for arm in arms if arm.distilled]
+        for arm in [*arms[:1], *(taught[:1] if arms[:1] != taught[:1] else [])]:
+            where = "Highest" if arm is arms[0] else "Highest with distillation"
             teacher = "" if task.teacher_score is None else f"; the teacher has {rounded(task.teacher_score, 3)}"
-            student = f" with {best.student}" if best.student else ""
-            lines.append(
-                f"Highest on {task.name}: {best.method}{student}, {task.metric} {with_margin(best.mean, best.half)}{teacher}."
-            )
+            student = f" with {arm.student}" if arm.student else ""
+            score = with_margin(arm.mean, arm.half)
+            lines.append(f"{where} on {task.name}: {arm.name}{student}, {task.metric} {score}{teacher}.")
     return lines
 
 
@@ -79,7 +83,7 @@ def arms_csv(report: CompareReport) -> str:
 
 
 def contrasts_csv(report: CompareReport) -> str:
-    """One row for each comparison; an empty ``against`` is the student without distillation."""
+    """One row for each comparison; an empty ``against`` is the arm's own student without distillation."""
     heads = ["task", "student", "arm", "against", "seeds", "difference", "low_examples", "high_examples", "half_seeds"]
     heads += ["p_examples", "p_seeds", "holm_examples", "holm_seeds", "verdict"]
     rows = []
@@ -116,9 +120,11 @@ def latex(report: CompareReport) -> str:
     The highest of each student is bold; a star says that an arm is better than the same student without distillation, on other
     examples and with other seeds (adjusted p < 0.05).
     """
-    starred = {
-        (one.task, one.student, one.arm) for one in report.contrasts if not one.against and one.verdict == "better"
-    }
+    twins = [one for one in report.contrasts if one.of_distillation]
+    starred, unstarred = (
+        {(one.task, one.student, one.arm) for one in twins if (one.verdict == "better") == better}
+        for better in (True, False)
+    )
     students = list(dict.fromkeys(arm.student for arm in report.arms))
     best: dict[tuple[str, str], float] = {}
     for arm in report.arms:
@@ -127,7 +133,7 @@ def latex(report: CompareReport) -> str:
     cells: dict[tuple[str, str, bool], dict[str, str]] = {}
     for arm in sorted(report.arms, key=lambda arm: students.index(arm.student)):
         text = _points(arm, bold=arm.mean == best[arm.task, arm.student])
-        if arm.distilled and (arm.task, arm.student, arm.method) in starred:
+        if arm.distilled and (arm.task, arm.student, arm.method) in starred - unstarred:
             text += "$^{*}$"
         cells.setdefault((arm.student, arm.method, arm.distilled), {})[arm.task] = text
     heads = " & ".join(f"{escaped(task.name)} ({escaped(task.metric)})" for task in report.tasks)
@@ -146,7 +152,7 @@ def latex(report: CompareReport) -> str:
     for (student, method, distilled), by_task in cells.items():
         if student != before:
             lines.append(r"\midrule")
-        name = escaped(method if distilled else f"{method}, not distilled")
+        name = escaped(arm_name(method, distilled))
         shown = escaped(student or OWN) if student != before else ""
         scores = " & ".join(by_task.get(task.name, "--") for task in report.tasks)
         lines.append(rf"{shown} & {name} & {scores} \\")

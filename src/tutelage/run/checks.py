@@ -302,7 +302,11 @@ def near_chance(data: Data, scores: dict[str, float], part: Examples) -> dict[st
 
 
 def judged(
-    config: RunConfig, data: Data, dev: dict[str, Texts], teacher: RunTeacher, anyway: str = "--allow-weak-teacher"
+    config: RunConfig,
+    data: Data,
+    dev: dict[str, Texts],
+    teacher: RunTeacher,
+    anyway: str | None = "--allow-weak-teacher",
 ) -> tuple[Data, list[str]]:
     """Let the teacher answer the evaluation set; returns the data with what of these answers is a label, and the warnings of
     :func:`check_teacher`.
@@ -318,9 +322,11 @@ def judged(
     return data, check_teacher(config, data, dev, teacher, anyway)
 
 
-def check_teacher(config: RunConfig, data: Data, dev: dict[str, Texts], teacher: RunTeacher, anyway: str) -> list[str]:
+def check_teacher(
+    config: RunConfig, data: Data, dev: dict[str, Texts], teacher: RunTeacher, anyway: str | None
+) -> list[str]:
     """Compare the teacher with a constant answer, and the order of its classes with its predictions. ``anyway`` is the option that
-    goes on in spite of it.
+    goes on in spite of it, if there is one.
 
     Returns a warning if it is no better, or another order fits far better, and that is allowed. A metric that compares with the
     teacher says nothing about the teacher.
@@ -340,18 +346,18 @@ def check_teacher(config: RunConfig, data: Data, dev: dict[str, Texts], teacher:
         if counts is not None and len(part) < ENOUGH:
             counts = counts + teacher.confusion_on_train(data, ENOUGH)
         line = None if counts is None else other_order(counts, data, teacher.source)
-        remedy = f"{anyway} goes on with the order as it is"
+        remedy = "" if anyway is None else f"; {anyway} goes on with the order as it is"
     if line is None and constant is not None:
         metric = data.metrics[0]
         line = (
             f"the teacher {config.teacher!r} scores {metric} {scores[metric]:.3f} on {name}, no better than a constant answer "
             f"({constant[metric]:.3f})"
         )
-        remedy = f"fine-tune it on this task, or pass {anyway}"
+        remedy = "; fine-tune it on this task" + ("" if anyway is None else f", or pass {anyway}")
     if line is None:
         return []
     if not config.allow_weak_teacher:
-        raise TutelageError(f"{line}; {remedy}")
+        raise TutelageError(f"{line}{remedy}")
     return [line]
 
 

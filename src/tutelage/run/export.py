@@ -33,6 +33,7 @@ from tutelage.evaluation.intervals import drawn
 from tutelage.run.checks import check_ids, check_words, limit_of
 from tutelage.run.folder import (
     config_of_run,
+    int8_file_of_run,
     learnt_by_run,
     learnt_notes,
     longest_input,
@@ -99,7 +100,8 @@ class Quantisation:
     """How the int8 file is made."""
 
     activations: Activations = "dynamic"
-    table_bits: int = 8
+    table_bits: int | None = None
+    weight_bits: int | None = None
 
     def check(self, made: bool) -> None:
         """See that the settings are possible, and the defaults where the file is not ``made``.
@@ -107,13 +109,29 @@ class Quantisation:
         Raises:
             TutelageError: if not.
         """
-        if self.table_bits not in (4, 8):
-            raise TutelageError(f"{option('table_bits')} {self.table_bits} does not exist; use 8 or 4")
+        for name in ("table_bits", "weight_bits"):
+            if getattr(self, name) not in (None, 4, 8):
+                raise TutelageError(f"{option(name)} {getattr(self, name)} does not exist; use 8 or 4")
         for name, value in vars(self).items():
             if not made and value != getattr(Quantisation, name):
                 raise TutelageError(
                     f"{option(name)} {value} is about the int8 file, which is not written; leave it out"
                 )
+
+    def of(self, trained: dict[str, int]) -> Quantisation:
+        """The same for a model that was trained for a file: its bits where none are given, else 8.
+
+        Raises:
+            TutelageError: there is no such file.
+        """
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        found = Quantisation(**{"table_bits": 8, "weight_bits": 8, **trained, **given})
+        if found.weight_bits == 4 and found.activations == "static":
+            raise TutelageError(
+                f"{option('activations')} static is about matrix products in int8, and the file has them in 4 bits; give "
+                f"{option('weight_bits')} 8, or leave out {option('activations')}"
+            )
+        return found
 
 
 def export(
@@ -144,6 +162,7 @@ def export(
     quantisation.check(int8 and form == "onnx")
     with bench(quiet) as desk:
         path = resolve(model)
+        quantisation = quantisation.of(int8_file_of_run(path) if int8 and form == "onnx" else {})
         head = head_in(path)
         source = Source(path, head, role="model", pooling=None if data_config is None else data_config.pooling)
         part = None
@@ -173,7 +192,8 @@ def export(
                 plain.save_pretrained(partial)
                 made: dict[str, OnnxModel | PreTrainedModel] = {"checkpoint": plain}
             else:
-                how = {"table_bits": quantisation.table_bits, "calibration": calibration}
+                bits = {"table_bits": quantisation.table_bits, "weight_bits": quantisation.weight_bits}
+                how = {**bits, "calibration": calibration}
                 made = dict(_graphs(partial, plain, tokenizer, checked, temperature, how if int8 else None))
             # A gate looks for the run that made the model, and may be started from anywhere.
             place_of_model = os.path.abspath(path) if os.path.isdir(path) else model

@@ -35,6 +35,15 @@ def config_of_run(model: str) -> DataConfig | None:
     return config.data.model_copy(update={"max_length": config.data.max_length or config.recipe.longest})
 
 
+def int8_file_of_run(model: str) -> dict[str, int]:
+    """The int8 file for which the run that made a model has trained it, as arguments of :func:`tutelage.serving.quantize`."""
+    folder = run_of(model, "config.yaml")
+    try:
+        return {} if folder is None else from_yaml(folder / "config.yaml").recipe.int8_file
+    except TutelageError:  # a plug-in that is not loaded, an older version
+        return {}
+
+
 def weights_in(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file of weights in a folder, by name; none of what is no folder."""
     return {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}

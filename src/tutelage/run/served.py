@@ -77,9 +77,13 @@ def _measured(run: TaskRun, part: str, texts: Texts, models: dict[str, PreTraine
         path = folder / f"{who}.onnx"
         try:
             graphs[who, "onnx"] = to_onnx(model.eval(), tokenizer, path, kind=run.kind)
-            graphs[who, "int8"] = quantize(path, folder / f"{who}.int8.onnx")
+            bits: dict[str, Any] = {} if who == "teacher" else run.config.recipe.int8_file
+            graphs[who, "int8"] = quantize(path, folder / f"{who}.int8.onnx", **bits)
         except TutelageError as error:
             notes.append(f"{who}: {error}")
+    if four := {name: bits for name, bits in run.config.recipe.int8_file.items() if bits != 8}:
+        of = ", ".join(f"{name}={bits}" for name, bits in four.items())
+        notes.append(f"the int8 files of student and baseline have {of}, for which the student was trained")
     if not graphs:
         run.bench.display.say(f"note: not measured in ONNX and int8: {notes[0]}")
         return None

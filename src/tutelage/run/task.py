@@ -299,7 +299,7 @@ class TaskRun:
         if teacher is None:
             return
         teacher.check_weights()
-        self.data, doubts = checks.judged(config, self.data, self.dev, teacher)
+        self.data, doubts = checks.judged(config, self.data, self.dev, teacher, self.bench.anyway)
         self.warnings += doubts
         if config.data.drop_flipped and "augmented" in self.parts:
             self._drop_flipped(teacher)
@@ -421,10 +421,8 @@ class TaskRun:
             lines += mapping_lines(plan.objective)
         if self.trains_baseline:
             on = "" if data.predicted is None else f" on the {predictions.baseline_labels(data)}"
-            lines.append(
-                f"then {config.recipe.student.twin_words}{on}, for as many steps, at the better of two rates (--no-baseline "
-                "skips it)"
-            )
+            twin = f"{config.recipe.student.twin_words}{on}, for as many steps, at the better of two rates"
+            lines.append(f"then {twin} (--no-baseline skips it)")
         lines.append(
             f"expected time on this machine: about {duration(seconds)}{', with the trials' if tried else ''}, without the baseline"
         )

@@ -95,6 +95,8 @@ class Bench:
 
     accelerator: Accelerator
     display: Display
+    anyway: str | None = field(default="--allow-weak-teacher", kw_only=True)
+    """The option of the command that goes on with a teacher that is no better than a constant answer, if it has one."""
 
     def predict(self, model: PreTrainedModel, encoded: Encoded, name: str) -> Tensor:
         """Logits of all examples, ``(answers, classes)``, with the progress shown under ``name``."""

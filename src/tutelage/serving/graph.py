@@ -22,6 +22,7 @@ from tutelage import anatomy
 from tutelage.anatomy import Head
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError, last_reason, option
+from tutelage.serving import four_bits
 from tutelage.serving.session import KEY, About, OnnxModel, check_installed
 from tutelage.tasks import kind_of_model
 from tutelage.tasks.kind import Kind
@@ -179,6 +180,7 @@ def quantize(
     out: str | os.PathLike[str],
     *,
     table_bits: int = 8,
+    weight_bits: int = 8,
     calibration: Iterable[Inputs] | None = None,
 ) -> OnnxModel:
     """Write a graph of :func:`to_onnx` with int8 weights. Activations are quantised while it runs (dynamic quantisation), or with
@@ -192,6 +194,7 @@ def quantize(
         path: The graph in float32.
         out: File to write.
         table_bits: Bits of a number in the largest embedding table: 8, or 4 with one scale for 32 numbers of a row.
+        weight_bits: Bits of a weight of a matrix product: 8, or 4 with one scale for 32 weights of an output. LSTMs have 8.
         calibration: Inputs of the graph, for static quantisation.
 
     Raises:
@@ -211,6 +214,8 @@ def quantize(
         raise TutelageError(
             f"onnxruntime cannot quantise an LSTM with static {option('activations')}; take dynamic ones"
         )
+    if weight_bits == 4:
+        four_bits.quantize_products(graph)
     _scale_tokens(graph)
     try:
         with _quiet():
@@ -303,10 +308,6 @@ def _scale_tokens(model: Any) -> None:
         model.graph.initializer.append(numpy_helper.from_array(np.array(1e-12, dtype=np.float32), "scale_tokens.least"))
 
 
-BLOCK = 32
-"""Numbers of a row of 4-bit integers that have a scale in common."""
-
-
 def _quantize_tables(model: Any, bits: int) -> None:
     """Replace float32 tables that rows are gathered from by int8 rows with a scale each. onnxruntime's own way has one scale for
     a whole table, which the largest of all its numbers determines. With 4 ``bits`` the largest table has those."""
@@ -324,7 +325,7 @@ def _quantize_tables(model: Any, bits: int) -> None:
             nodes.append(node)
             continue
         if bits == 4 and math.prod(tensor.dims) == largest and tensor.dims[1] % 2 == 0:  # two numbers share a byte
-            nodes.append(_gather_four_bits(model, node, tensor))
+            nodes.append(four_bits.gather(model, node, tensor))
             continue
         rows, scales = f"{tensor.name}.rows", f"{tensor.name}.scales"
         if all(one.name != rows for one in model.graph.initializer):
@@ -356,43 +357,3 @@ def _table_of(node: Any, weights: Mapping[str, Any]) -> Any:
     if tensor is None or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2 or axis != 0:
         return None
     return tensor
-
-
-def _gather_four_bits(model: Any, node: Any, tensor: Any) -> Any:
-    """A node that gathers rows of 4-bit integers, in place of one that gathers those of a float32 table."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    rows, scales = f"{tensor.name}.rows", f"{tensor.name}.scales"
-    if all(one.name != rows for one in model.graph.initializer):
-        codes, scale = four_bits(numpy_helper.to_array(tensor))
-        flat = codes.reshape(-1).view(np.uint8) & 15
-        packed = (flat[::2] | flat[1::2] << 4).tobytes()
-        model.graph.initializer.append(helper.make_tensor(rows, TensorProto.INT4, codes.shape, packed, raw=True))
-        model.graph.initializer.append(numpy_helper.from_array(scale, scales))
-    domain = "com.microsoft"
-    if all(one.domain != domain for one in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(domain, 1))
-    inputs, result = [rows, node.input[1], scales], list(node.output)
-    return helper.make_node(
-        "GatherBlockQuantized", inputs, result, domain=domain, block_size=BLOCK, gather_axis=0, quantize_axis=1
-    )
-
-
-def four_bits(table: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """A table ``(rows, width)`` as integers from -8 to 7, and a scale for each block of a row: of some that are tried the one with
-    the least squared error."""
-    rows, width = table.shape
-    blocks = -(-width // BLOCK)
-    codes, scales = np.empty((rows, width), np.int8), np.empty((rows, blocks), np.float32)
-    for start in range(0, rows, 4096):  # a large table needs little memory at a time
-        part = table[start : start + 4096]
-        padded = np.pad(part, ((0, 0), (0, blocks * BLOCK - width))).reshape(len(part), blocks, BLOCK)
-        most = np.maximum(np.abs(padded).max(axis=2, keepdims=True), np.float32(1e-12)) / np.float32(7)
-        tried = [most * np.float32(factor) for factor in (1.0, 0.95, 0.9, 0.85, 0.8)]
-        found = [np.clip(np.rint(padded / scale), -8, 7) for scale in tried]
-        errors = np.stack([((q * scale - padded) ** 2).sum(axis=2) for q, scale in zip(found, tried, strict=True)])
-        best = errors.argmin(axis=0)[None, ..., None]
-        chosen = np.take_along_axis(np.stack(found), best, axis=0)[0]
-        codes[start : start + 4096] = chosen.reshape(len(part), -1)[:, :width]
-        scales[start : start + 4096] = np.take_along_axis(np.stack(tried), best, axis=0)[0, ..., 0]
-    return codes, scales

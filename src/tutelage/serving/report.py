@@ -64,6 +64,8 @@ class ExportReport(_Part):
     """How the activations of the int8 file are quantised."""
     table_bits: int = 8
     """Bits of the numbers of its largest embedding table."""
+    weight_bits: int = 8
+    """Bits of the weights of its matrix products."""
     type: str
     """The model's type, as in its configuration."""
     kind: str

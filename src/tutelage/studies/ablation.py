@@ -1,31 +1,34 @@
-"""TinyBERT's ablation tables: the method with one part removed at a time, several seeds each, on one task."""
+"""TinyBERT's ablation tables: the method with one part removed at a time, several seeds each, on one task.
+
+A row is an arm of a comparison (:mod:`tutelage.studies.compare`), whose queue carries out its runs and whose statistics compare it
+with the full method. What comes before are the general students, in a run each.
+
+    OUT/compare.json, ...     the comparison, as compare writes it
+    OUT/cells/                the runs of the rows
+    OUT/general/              the general students
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from tutelage.artifacts import write_json
 from tutelage.data.config import DataConfig
 from tutelage.errors import TutelageError
 from tutelage.methods.tinybert import tinybert
-from tutelage.recipes.choices import Precision
+from tutelage.recipes.choices import Launcher, Precision
 from tutelage.recipes.config import RunConfig, to_yaml
 from tutelage.recipes.recipe import Recipe
-from tutelage.recipes.settings import Settings, parsed, with_settings
-from tutelage.run import origins
+from tutelage.recipes.settings import Settings, parsed, run_config, with_settings
+from tutelage.report.compared import ComparedArm, CompareReport, Contrast
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Fresh
-from tutelage.studies.study import Interval, Outcome, check_folder, finished, interval, paired, study, take_folder
-from tutelage.tasks import kind_of
+from tutelage.studies.compare import CELLS, FILE, check_teacher, compare
+from tutelage.studies.compare_plan import ComparedMethod, TeacherTask, plan_of
+from tutelage.studies.study import check_folder, take_folder
 from tutelage.tasks.load import load_data
-from tutelage.teachers.source import Source
-
-FILE = "ablation.yaml"
-"""What all rows have in common, in the folder of the ablation."""
 
 TABLES = {
     "Procedures": ("full", "no_gd", "no_td", "no_da"),
@@ -42,56 +45,18 @@ OWN_GENERAL = ("no_embd", "no_trm", "no_attn", "no_hidn", "top", "bottom")
 """Rows that change the general stage too; the others share that of the full method."""
 
 
-class Asked(BaseModel):
-    """What all rows of a table have in common: with something else they could not be compared."""
+class Ablation(CompareReport):
+    """The comparison of the rows of one task; those that have one are compared with the full method."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    @property
+    def rows(self) -> dict[str, ComparedArm]:
+        """The finished rows."""
+        return {arm.method: arm for arm in self.arms}
 
-    data: DataConfig
-    texts: str
-    """Fingerprint of the texts with their labels."""
-    teacher: str
-    teacher_fingerprint: str
-    """Of its weights and its tokenizer."""
-    general_teacher: str
-    general: str
-    """Folder of the general students."""
-    corpus: str
-    student: Fresh
-    mixed_precision: str
-    settings: dict[str, Any]
-
-
-class Row(BaseModel):
-    """One row of a table: the scores on the evaluation set, by seed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    arm: str
-    scores: dict[int, dict[str, float]]
-    """By seed and metric."""
-    steps: int
-
-    def values(self, metric: str) -> list[float]:
-        return [scores[metric] for scores in self.scores.values()]
-
-
-class Ablation(BaseModel):
-    """The finished rows of one task."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    task: str
-    metric: str
-    teacher: float
-    rows: dict[str, Row]
-
-    def against_full(self, arm: str) -> Interval:
-        """How much higher (or lower) a row scores than the full method, and half its 95 % interval, paired by seed."""
-        ours, full = (
-            {seed: scores[self.metric] for seed, scores in self.rows[name].scores.items()} for name in (arm, "full")
-        )
-        return interval(paired(ours, full))
+    def against_full(self, row: str) -> Contrast | None:
+        """How a row compares with the full method; None for that itself, and where they have no seed in common."""
+        found = (one for one in self.contrasts if (one.arm, one.against) == (row, "full"))
+        return next(found, None)
 
 
 def recipe_of(arm: str, task: str | None, student: Fresh) -> Recipe:
@@ -112,20 +77,18 @@ def ablate(
     student: Fresh,
     data: DataConfig,
     arms: Sequence[str] = ARMS,
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[int] | int = (0, 1, 2),
     general: str | None = None,
     mixed_precision: Precision = "no",
     settings: Settings = (),
-    part: tuple[int, int] = (0, 1),
+    launcher: Launcher = "local",
     quiet: bool = False,
 ) -> Ablation:
-    """Run the rows that are not finished yet and return the tables, which are also written to ``OUT/ablation.json``.
+    """Run the rows that are not finished yet, and compare all that are named.
 
-    The runs are a :func:`~tutelage.studies.study.study` in ``out``: a stopped ablation continues when it is called again. Rows and
-    seeds can be added; with another teacher, task or setting it is another ablation and needs another folder.
     ``teacher`` is fine-tuned on the task, ``general_teacher`` is only pretrained. General students lie in ``general`` (default:
     ``OUT/general``), one for each row that needs its own, and serve all seeds and tasks. A setting for a stage is ignored by rows
-    without that stage. ``part`` divides the runs between processes, as in a study.
+    without that stage.
 
     Raises:
         TutelageError: for every mistake of the user, or a row that does not exist.
@@ -137,77 +100,64 @@ def ablate(
         raise TutelageError(
             "without augmented texts all rows equal no_da; give --candidates FOLDER (tutelage augment writes it)"
         )
-    folder, students = Path(out), Path(general or f"{out}/general")
-    # A wrong setting ends here, not after the first stage.
-    configs = {
-        arm: _config(arm, student, students, data, settings, teacher=teacher, mixed_precision=mixed_precision)
-        for arm in arms
+    students, own = Path(general or f"{out}/general"), parsed(settings)
+    whole = {arm: recipe_of(arm, data.task, student) for arm in arms}
+    tree: dict[str, Any] = {
+        "tasks": [TeacherTask(teacher=teacher, data=data)],
+        "methods": [_method(arm, recipe.part("task"), own) for arm, recipe in whole.items()],
+        "seeds": seeds,
+        "steps": "recipe",
+        "against": "full" if "full" in arms else "",
+        "baseline": False,
+        "store": False,  # it has no attention, and the augmented texts of each seed are others
+        "mixed_precision": mixed_precision,
     }
-    asked = Asked(
-        **_contents(data, teacher),
-        general_teacher=general_teacher,
-        general=str(students),
-        corpus=corpus,
-        student=student,
-        mixed_precision=mixed_precision,
-        settings=parsed(settings),
-    )
-    # While no row is finished there is nothing that others could be mixed with, and a mistake may be mended.
-    fixed = to_yaml(asked) if finished(folder) else None
-    check_folder(folder, FILE, "series of ablations", fixed, beside=["general"])
-    take_folder(folder, FILE, to_yaml(asked))
+    plan = plan_of(tree, {})
+    plan.check()
+    _check_settings(own, recipe_of("full", data.task, student), list(whole.values()))
+    folder = Path(out)
+    check_folder(folder, FILE, "comparison", None)
+    if not (folder / CELLS).exists():
+        # Each row on the task, from new weights: the general students are not there yet.
+        tried = run_config(
+            whole[arms[0]].part("task"), data.model_dump(mode="json"), plan.methods[0].settings, teacher=teacher
+        )
+        check_teacher(plan.tasks[0].called, tried.model_copy(update={"out": out}), cache(load_data))
+    take_folder(folder, FILE, to_yaml(plan))
     for arm in dict.fromkeys(_general(arm) for arm in arms if arm != "no_gd"):
         general_student(arm, students / arm, general_teacher, corpus, student, mixed_precision, settings, quiet=quiet)
-    found = study(
-        folder,
-        configs,
-        seeds,
-        keep=lambda _, report: {"teacher": report["teacher"]["score"]},
-        part=part,
-        quiet=quiet,
-    )
-    if not found.outcomes:
-        raise TutelageError(f"part {part[0]} of {part[1]} has no runs; divide the study into fewer parts")
-    last = found.outcomes[-1]
-    tables = Ablation(task=str(data.task or data.train), metric=last.metric, teacher=last.more["teacher"], rows={})
-    known = {**finished(folder), **{(outcome.arm, outcome.seed): outcome for outcome in found.outcomes}}
-    tables = tables.model_copy(update={"rows": _rows(known.values())})
-    write_json(folder / "ablation.json", tables)
-    return tables
+
+    def begun(method: ComparedMethod, _: str, task: str | None) -> Recipe:
+        recipe = recipe_of(method.called, task, student).part("task")
+        if method.called == "no_gd":
+            return recipe
+        return recipe.model_copy(update={"student": Checkpoint(name=str(students / _general(method.called)))})
+
+    return Ablation(**dict(compare(plan, out, begun, launcher=launcher, quiet=quiet)))
 
 
-def _config(arm: str, student: Fresh, students: Path, data: DataConfig, settings: Settings, **fields: Any) -> RunConfig:
-    """The run of a row on the task, from its general student in the folder ``students``."""
-    whole = recipe_of(arm, data.task, student)
-    recipe = whole.part("task")
-    if arm != "no_gd":
-        _with(RunConfig(recipe=whole.part("general")), settings)
-        recipe = recipe.model_copy(update={"student": Checkpoint(name=str(students / _general(arm)))})
-    words = data.candidates if any(stage.data == "augmented" for stage in recipe.stages) else None
-    read = data.model_copy(update={"candidates": words})
-    return _with(RunConfig(recipe=recipe, data=read, baseline=False, **fields), settings)
+def _method(row: str, recipe: Recipe, settings: dict[str, Any]) -> ComparedMethod:
+    """A row as an arm, with the settings that concern it."""
+    own = {path: value for path, value in settings.items() if _concerns(path, recipe)}
+    if not any(stage.data == "augmented" for stage in recipe.stages):
+        own["data.candidates"] = None
+    left_out = None if row in ("full", "top", "bottom") else row
+    return ComparedMethod(method="tinybert", ablation=left_out, name=row, settings=own)
 
 
-def _rows(outcomes: Iterable[Outcome]) -> dict[str, Row]:
-    """The rows of the tables by name, of all runs."""
-    rows: dict[str, Row] = {}
-    for outcome in outcomes:
-        scores = rows[outcome.arm].scores if outcome.arm in rows else {}
-        scores = dict(sorted({**scores, outcome.seed: outcome.scores}.items()))
-        rows[outcome.arm] = Row(arm=outcome.arm, scores=scores, steps=outcome.steps)
-    return rows
+def _check_settings(settings: dict[str, Any], full: Recipe, rows: Sequence[Recipe]) -> None:
+    """Check that the full method has the stage of each setting, and that the general stages take theirs.
 
-
-def _contents(data: DataConfig, teacher: str) -> dict[str, Any]:
-    """Texts and teacher, by name and by contents."""
-    loaded = load_data(data)
-    source = Source(teacher, kind_of(loaded.kind).head, pooling=data.pooling)
-    return {
-        "data": data,
-        "texts": origins.texts_of(loaded),
-        "teacher": teacher,
-        "teacher_fingerprint": origins.contents_of(source),
-    }
+    Raises:
+        TutelageError: if not; this ends here, not after the first stage.
+    """
+    for path in settings:
+        if not _concerns(path, full.part("general")) and not _concerns(path, full.part("task")):
+            names = ", ".join(stage.name for stage in full.stages)
+            raise TutelageError(f"--set {path}: no row has this stage; there are {names}")
+    for recipe in rows:
+        if recipe.stages[0].on_corpus:
+            _with(RunConfig(recipe=recipe.part("general")), settings)
 
 
 def _general(arm: str) -> str:
@@ -233,13 +183,14 @@ def general_student(
 
 
 def _with(config: RunConfig, settings: Settings) -> RunConfig:
-    return with_settings(config, {path: value for path, value in parsed(settings).items() if _concerns(path, config)})
+    own = {path: value for path, value in parsed(settings).items() if _concerns(path, config.recipe)}
+    return with_settings(config, own)
 
 
-def _concerns(path: str, config: RunConfig) -> bool:
-    """Whether a run has the stage that a setting names (a setting of all stages is for those on the task)."""
+def _concerns(path: str, recipe: Recipe) -> bool:
+    """Whether a recipe has the stage that a setting names (a setting of all stages is for those on the task)."""
     parts = path.split(".")
-    names = [stage.name for stage in config.recipe.stages]
+    names = [stage.name for stage in recipe.stages]
     if parts[0] != "stages" or len(parts) < 2 or parts[1] == "*":
         return names != ["general"]
     return parts[1] in names

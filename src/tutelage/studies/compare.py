@@ -14,30 +14,22 @@ key.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tutelage.artifacts import checksum_of, write_json, write_text
-from tutelage.data.config import DataConfig, Place
 from tutelage.data.examples import Data
 from tutelage.errors import TutelageError, option
-from tutelage.fields import Count, Seed
 from tutelage.progress import Display
-from tutelage.recipes.choices import Launcher, Precision
+from tutelage.recipes.choices import Launcher
 from tutelage.recipes.config import (
     RunConfig,
-    in_one_line,
     to_yaml,
     validated,
     with_places,
-    yaml_file,
 )
 from tutelage.recipes.recipe import Recipe
 from tutelage.recipes.settings import run_config
@@ -50,6 +42,7 @@ from tutelage.run.budget import settled
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import bench, locked
 from tutelage.studies import launch
+from tutelage.studies.compare_plan import ComparedMethod, ComparePlan, TeacherTask
 from tutelage.studies.contrasts import Finished, TaskGround, conclusions, same_ground
 from tutelage.studies.launch import CONFIG, Failure
 from tutelage.studies.study import check_folder, take_folder
@@ -65,106 +58,16 @@ FILE = "compare.yaml"
 """The plan, in the folder of the comparison."""
 
 
+CELLS = "cells"
+"""The folder of its runs, there."""
+
+
 FEWEST = 4
 """Examples of an evaluation set: two pairs, where examples are pairs."""
 
 
 CHECKED = 256
 """About as many texts of each part show whether a cell can be run."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class ComparedMethod(_Part):
-    """A method, and what is changed in it."""
-
-    method: str
-    """One of ``tutelage methods``, or of a plug-in."""
-    name: str = ""
-    """The arm's name. Default: the method's."""
-    settings: dict[str, Any] = {}
-    """Settings of this method's runs, by path."""
-
-    @property
-    def called(self) -> str:
-        return self.name or self.method
-
-
-class TeacherTask(_Part):
-    """A task with its teacher."""
-
-    teacher: Place
-    """Folder or hub id, fine-tuned on the task."""
-    data: DataConfig
-    """The texts."""
-    name: str = ""
-    """Default: the task's name, or that of the training file."""
-
-    @property
-    def called(self) -> str:
-        return self.name or self.data.task or Path(str(self.data.train)).name.partition(".")[0]
-
-
-MOST_SEEDS = 1000
-
-
-def _seeds(value: Any) -> Any:
-    if not isinstance(value, int) or isinstance(value, bool):
-        return value
-    if value > MOST_SEEDS:
-        raise ValueError(f"give at most {MOST_SEEDS:,} seeds")
-    return range(value)
-
-
-def _methods(value: Any) -> Any:
-    return [{"method": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
-
-
-class ComparePlan(_Part):
-    """What is compared; one YAML file is this."""
-
-    tasks: Annotated[tuple[TeacherTask, ...], Field(min_length=1)]
-    methods: Annotated[tuple[ComparedMethod, ...], Field(min_length=1), BeforeValidator(_methods)]
-    students: tuple[Place, ...] = ("",)
-    """As ``--student`` takes them; empty: the method's own."""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_seeds)] = (0, 1, 2)
-    """How many (0, 1, ...), or which."""
-    steps: Count | Literal["equal", "flops", "recipe"] = "equal"
-    """Optimiser steps of every cell: ``equal``: as many as the longest recipe of the task plans; ``flops``: as many as make the
-    training cost what the most expensive recipe plans; ``recipe``: each its own."""
-    against: str = ""
-    """The method that the others are compared with. Default: the first."""
-    baseline: bool = True
-    """Train each student without distillation too, for as many steps."""
-    store: bool = True
-    """Keep what the teacher knows of a task's texts on disk, once for all cells that need the same of it."""
-    mixed_precision: Precision = "no"
-    settings: dict[str, Any] = {}
-    """Settings of all runs, by path."""
-
-    def check(self) -> None:
-        """See that names are unique and known.
-
-        Raises:
-            TutelageError: if not.
-        """
-        for what, names in (
-            ("tasks", [task.called for task in self.tasks]),
-            ("methods", [method.called for method in self.methods]),
-            ("students", list(self.students)),
-            ("seeds", list(map(str, self.seeds))),
-        ):
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice is not None:
-                remedy = "give one of them another name" if what in ("tasks", "methods") else "leave one out"
-                raise TutelageError(f"two of the {what} are {twice!r}; {remedy}")
-        names = [method.called for method in self.methods]
-        if self.against and self.against not in names:
-            raise TutelageError(
-                f"{option('against')} {self.against!r} is none of the methods {', '.join(names)}; name one"
-            )
 
 
 @dataclass(frozen=True)
@@ -176,6 +79,8 @@ class QueuedRun:
     student: str
     config: RunConfig
     key: str
+    ablation: bool
+    """Whether the method is one with a part left out."""
 
     @property
     def folder(self) -> Path:
@@ -203,36 +108,11 @@ class QueuedRun:
         )
 
 
-def plan_of(given: str | os.PathLike[str] | Mapping[str, Any] | None, own: Mapping[str, Any]) -> ComparePlan:
-    """A plan from its YAML file or its fields, with the fields of ``own`` that say something in place of its own.
+RecipeOf = Callable[[ComparedMethod, str, str | None], Recipe]
+"""The recipe of a method with a student on a task, both by name."""
 
-    Raises:
-        TutelageError: when the file cannot be read; for the first field that is missing or wrong.
-    """
-    name = None if given is None or isinstance(given, Mapping) else os.path.expanduser(os.fspath(given))
-    tree = given if name is None else yaml_file(Path(name), "docs/guides/compare.md shows one")
-    if not isinstance(tree, Mapping | None):
-        raise TutelageError(f"{name!r} has no names and values; docs/guides/compare.md shows what a plan has")
-    if given is not None and "tasks" in own:
-        raise TutelageError("a plan names the tasks and their teachers; leave out --teacher and the options of data")
-    found = dict(tree or {})
-    found |= {field: value for field, value in own.items() if value not in (None, [], {})}
-    if isinstance(before := (tree or {}).get("settings"), Mapping):
-        found["settings"] = {**before, **own.get("settings", {})}
-    if not found.get("tasks"):
-        raise TutelageError(
-            "there is nothing to compare on; give --teacher FOLDER with --task or --train, or a plan in YAML"
-        )
-    if not found.get("methods"):
-        raise TutelageError("there are no methods to compare; give --methods kd,compact")
-    try:
-        return ComparePlan.model_validate(found)
-    except ValidationError as error:
-        raise TutelageError(in_one_line(error, name)) from None
-
-
-RecipeOf = Callable[[str, str, str | None], Recipe]
-"""The recipe of a method with a student on a task, all by name."""
+Arm = tuple[str, str, str]
+"""Task, method and student."""
 
 
 def compare(
@@ -254,10 +134,10 @@ def compare(
     plan.check()
     launch.check(launcher)
     folder, read = Path(out), cache(load_data)
-    grounds, queue = _queue(plan, folder, recipe_of, read)
+    grounds, queue, refusals = _queue(plan, folder, recipe_of, read)
     with locked(out), Display(quiet) as display:
         check_folder(folder, FILE, "comparison", None)
-        _check_arms(queue, read, display)
+        _check_arms(queue, refusals, read, display)
         take_folder(folder, FILE, to_yaml(plan))
         results = _carried_out(queue, folder, display, launcher, plugins)
         finished = [found for found, _ in results if found is not None]
@@ -329,7 +209,10 @@ def _result(
 def _finished(cell: QueuedRun) -> Finished:
     report = load_report(cell.folder)
     assert isinstance(report, TaskReport)
-    found = Finished(cell.task, cell.method, cell.student, cell.folder, report, len(cell.config.recipe.stages))
+    recipe = cell.config.recipe
+    # What an ablation leaves out may be all that its last stages learn from the teacher; it is still a row of its method.
+    distilled = recipe.needs_teacher or cell.ablation
+    found = Finished(cell.task, cell.method, cell.student, cell.folder, report, recipe, distilled)
     found.table("student")  # lost predictions are the cell's failure, too
     return found
 
@@ -339,16 +222,18 @@ def _finished(cell: QueuedRun) -> Finished:
 
 def _queue(
     plan: ComparePlan, out: Path, recipe_of: RecipeOf, read: ReadData
-) -> tuple[list[TaskGround], list[QueuedRun]]:
-    """The tasks, and all cells: seeds are the outer loop, so that an interrupted comparison has fewer seeds, not fewer arms."""
+) -> tuple[list[TaskGround], list[QueuedRun], dict[Arm, str | None]]:
+    """The tasks, and all cells: seeds are the outer loop, so that an interrupted comparison has fewer seeds, not fewer arms. Of
+    arms whose operations were counted also why they cannot be run, or that they can."""
     grounds: list[TaskGround] = []
-    configs: dict[tuple[str, str, str], RunConfig] = {}
+    configs: dict[Arm, RunConfig] = {}
+    refusals: dict[Arm, str | None] = {}
     taught: dict[str, str] = {}
     for task in plan.tasks:
         arms = {
             (task.called, method.called, student): _config(plan, task, method, student, recipe_of)
             for method in plan.methods
-            for student in plan.students
+            for student in task.students or plan.students
         }
         _check_shared(task.called, arms)
         data = read(task.data)
@@ -362,18 +247,12 @@ def _queue(
             for arm, config in arms.items()
         }
         steps = flops = None
-        if plan.steps != "recipe":
+        if plan.steps == "flops":
+            arms, flops = _of_equal_cost(arms, out, read, refusals)
+        elif plan.steps != "recipe":
             planned = {arm: _planned(config, read(config.data)) for arm, config in arms.items()}
             steps = plan.steps if isinstance(plan.steps, int) else max(sum(stages) for stages in planned.values())
-            own = dict.fromkeys(arms, steps)
-            if plan.steps == "flops":
-                few = cache(lambda data: read(data).spread(CHECKED))
-                costs = {arm: _flops(config, out, planned[arm], few) for arm, config in arms.items()}
-                steps, flops = None, max(costs.values())
-                for arm in filter(costs.get, arms):
-                    total = sum(planned[arm])
-                    own[arm] = max(len(planned[arm]), round(total * flops / costs[arm]))
-            arms = {arm: with_steps(config, own[arm], planned[arm]) for arm, config in arms.items()}
+            arms = {arm: with_steps(config, steps, planned[arm]) for arm, config in arms.items()}
         part, examples = next(iter(data.dev.items()))
         if len(examples) < FEWEST:
             raise TutelageError(
@@ -386,17 +265,20 @@ def _queue(
         )
         configs |= arms
     texts, contents = cache(lambda config: origins.texts_of(read(config))), cache(origins.contents)
-    cells = []
+    ablations, cells = {method.called for method in plan.methods if method.ablation is not None}, []
     for seed in plan.seeds:
         for arm, config in configs.items():
             seeded = config.model_copy(update={"seed": seed})
             key = _key(seeded, taught[arm[0]], texts(config.data), contents)
-            cells.append(QueuedRun(*arm, _placed(out, arm, seeded, key), key))
-    return grounds, cells
+            cells.append(QueuedRun(*arm, _placed(out, arm, seeded, key), key, arm[1] in ablations))
+    return grounds, cells, refusals
 
 
-def _check_arms(queue: Sequence[QueuedRun], read: ReadData, display: Display) -> None:
-    """Check each method with its student on its task, up to where training would begin; one seed speaks for all.
+def _check_arms(
+    queue: Sequence[QueuedRun], refusals: Mapping[Arm, str | None], read: ReadData, display: Display
+) -> None:
+    """Check each method with its student on its task, up to where training would begin; one seed speaks for all. ``refusals`` are
+    known of the arms that have been checked before.
 
     A grid may have cells that cannot be run: a term on the layers before the last has none in a student of one layer. They are
     named, and fail in the queue. A student that no method can have on a task, or a method that no cell can carry out, is a mistake,
@@ -405,21 +287,21 @@ def _check_arms(queue: Sequence[QueuedRun], read: ReadData, display: Display) ->
     Raises:
         TutelageError: for all cells of such students, methods and teachers.
     """
-    few = cache(lambda config: read(config).spread(CHECKED))
-    arms: dict[tuple[str, str, str], list[QueuedRun]] = {}
+    few = _few(read)
+    arms: dict[Arm, list[QueuedRun]] = {}
     for cell in queue:
         arms.setdefault((cell.task, cell.method, cell.student), []).append(cell)
-    groups: dict[tuple[str, ...], list[tuple[str, str, str]]] = {}
-    refused: dict[tuple[str, str, str], str] = {}
+    groups: dict[tuple[str, ...], list[Arm]] = {}
+    refused: dict[Arm, str] = {}
     display.say(f"checking {len(arms):,} {'cell' if len(arms) == 1 else 'cells'} of a seed ...")
     for arm, cells in arms.items():
         for group in ((arm[0], arm[2]), (arm[1],)):
             groups.setdefault(group, []).append(arm)
         # A run writes to its folder when it has passed these checks.
-        if not any((cell.folder / name).exists() for cell in cells for name in (CONFIG, RUN_REPORT)):
-            reason = _refusal(cells[0].config, few, read)
-            if reason is not None:
-                refused[arm] = reason
+        if not any(_begun(cell) for cell in cells):
+            sketch = refusals[arm] if arm in refusals else _sketch(cells[0].config, few, read)
+            if isinstance(sketch, str):
+                refused[arm] = sketch
         display.advance("checked", len(arms), 1)
     mistaken = {arm for group in groups.values() if refused.keys() >= set(group) for arm in group}
     if mistaken:
@@ -429,22 +311,21 @@ def _check_arms(queue: Sequence[QueuedRun], read: ReadData, display: Display) ->
         raise TutelageError("; ".join(f"{' and '.join(names)}: {reason}" for reason, names in reasons.items()))
     able = [cell for arm, cells in arms.items() if arm not in refused for cell in cells]
     for task in dict.fromkeys(cell.task for cell in able):
-        _check_teacher(task, [cell for cell in able if cell.task == task], few, read)
+        cells = [cell for cell in able if cell.task == task]
+        strict = [cell.config for cell in cells if not cell.config.allow_weak_teacher]
+        if strict and not any(_begun(cell) for cell in cells):
+            check_teacher(task, strict[0], read)
     for arm, reason in refused.items():
         display.say(f"{_named(arm)}: cannot be run and will be recorded as failed: {reason}")
 
 
-def _check_teacher(task: str, cells: Sequence[QueuedRun], few: ReadData, read: ReadData) -> None:
-    """See that the teacher of a task is better than a constant answer, once for all cells.
+def check_teacher(task: str, config: RunConfig, read: ReadData) -> None:
+    """See that the teacher of a task is better than a constant answer, once for all runs like this one.
 
     Raises:
-        TutelageError: it is not, and a cell that has not begun would not go on in spite of it.
+        TutelageError: it is not, and the run would not go on in spite of it.
     """
-    strict = [cell.config for cell in cells if not cell.config.allow_weak_teacher]
-    if not strict or any((cell.folder / name).exists() for cell in cells for name in (CONFIG, RUN_REPORT)):
-        return
-    config = strict[0]
-    data = read(config.data)
+    few, data = _few(read), read(config.data)
     with bench(True, config.mixed_precision) as desk:
         some = replace(few(config.data), dev=data.dev)
         try:
@@ -458,24 +339,30 @@ def _check_teacher(task: str, cells: Sequence[QueuedRun], few: ReadData, read: R
             raise TutelageError(f"{task}: {error}") from None
 
 
-def _named(arm: tuple[str, str, str]) -> str:
+def _begun(cell: QueuedRun) -> bool:
+    return any((cell.folder / name).exists() for name in (CONFIG, RUN_REPORT))
+
+
+def _named(arm: Arm) -> str:
     return ", ".join(filter(None, arm))
 
 
-def _refusal(config: RunConfig, *readers: ReadData) -> str | None:
-    """Why a run cannot begin; None if it can.
+def _few(read: ReadData) -> ReadData:
+    return cache(lambda config: read(config).spread(CHECKED))
+
+
+def _sketch(config: RunConfig, *readers: ReadData) -> TaskRun | str:
+    """A run up to where training would begin, without weights; or why it cannot begin.
 
     Reading all texts takes long, and few of them show the same. They may lack what all have, so each reader has to refuse.
     """
-    reason = None
+    reason = ""
     for texts in readers:
         try:
             with bench(True, config.mixed_precision) as desk:
-                TaskRun(desk, config, sketch=True, read=texts)
+                return TaskRun(desk, config, sketch=True, read=texts)
         except TutelageError as error:
             reason = str(error)
-        else:
-            return None
     return reason
 
 
@@ -497,7 +384,7 @@ def _key(config: RunConfig, teacher: str, texts: str, contents: Callable[[str], 
 def _config(
     plan: ComparePlan, task: TeacherTask, method: ComparedMethod, student: str, recipe_of: RecipeOf
 ) -> RunConfig:
-    recipe = recipe_of(method.method, student, task.data.task)
+    recipe = recipe_of(method, student, task.data.task)
     if recipe.takes_teachers:
         raise TutelageError(
             f"the method {method.method!r} learns from several teachers; compare takes methods with one teacher"
@@ -507,7 +394,7 @@ def _config(
     return run_config(recipe, data, {**plan.settings, **method.settings}, **fields)
 
 
-def _check_shared(task: str, arms: Mapping[tuple[str, str, str], RunConfig]) -> None:
+def _check_shared(task: str, arms: Mapping[Arm, RunConfig]) -> None:
     """Check that all cells of a task are scored on the same examples, by the same metric.
 
     Raises:
@@ -536,14 +423,23 @@ def _planned(config: RunConfig, data: Data) -> list[int]:
     return [max(min(steps, stage.max_steps or steps), 1) for steps, stage in zip(each, recipe.stages, strict=True)]
 
 
-def _flops(config: RunConfig, out: Path, planned: Sequence[int], few: ReadData) -> float:
-    """Operations of the stages that a run plans, the teacher's too where it runs; 0 for a run that cannot begin."""
-    try:
-        with bench(True, config.mixed_precision) as desk:
-            plans = TaskRun(desk, config.model_copy(update={"out": str(out)}), sketch=True, read=few).plans
-    except TutelageError:
-        return 0.0
-    return sum(steps * one.stage.batch_size * one.flops for steps, one in zip(planned, plans, strict=True))
+def _of_equal_cost(
+    arms: Mapping[Arm, RunConfig], out: Path, read: ReadData, refusals: dict[Arm, str | None]
+) -> tuple[dict[Arm, RunConfig], float]:
+    """The runs with as many steps as make each cost what the most expensive one plans, and these operations: of the stages, the
+    teacher's too where it runs. ``refusals`` gets why a run cannot begin, or None."""
+    few, costs = _few(read), dict[Arm, float]()
+    planned = {arm: _planned(config, read(config.data)) for arm, config in arms.items()}
+    for arm, config in arms.items():
+        sketch = _sketch(config.model_copy(update={"out": str(out)}), few, read)
+        refusals[arm] = sketch if isinstance(sketch, str) else None
+        if not isinstance(sketch, str):
+            stages = zip(planned[arm], sketch.plans, strict=True)
+            costs[arm] = sum(steps * one.stage.batch_size * one.flops for steps, one in stages)
+    flops = max(costs.values(), default=0.0)
+    steps = {arm: sum(planned[arm]) for arm in arms}
+    steps |= {arm: max(len(planned[arm]), round(steps[arm] * flops / cost)) for arm, cost in costs.items() if cost}
+    return {arm: with_steps(config, steps[arm], planned[arm]) for arm, config in arms.items()}, flops
 
 
 def with_steps(config: RunConfig, steps: int, planned: Sequence[int]) -> RunConfig:
@@ -567,8 +463,8 @@ def with_steps(config: RunConfig, steps: int, planned: Sequence[int]) -> RunConf
     return validated(config.model_copy(update={"recipe": recipe}).model_dump(mode="json"))
 
 
-def _placed(out: Path, arm: tuple[str, str, str], config: RunConfig, key: str) -> RunConfig:
+def _placed(out: Path, arm: Arm, config: RunConfig, key: str) -> RunConfig:
     """The run with its folder, named for people and by its key."""
     words = [re.sub(r"[^\w.=+-]+", "_", word)[:40] for word in arm if word]
     name = "-".join([*words, f"seed{config.seed}", key])
-    return config.model_copy(update={"out": str(out / "cells" / name)})
+    return config.model_copy(update={"out": str(out / CELLS / name)})

@@ -30,6 +30,7 @@ from tutelage.evaluation.intervals import (
     percentiles,
     resampled,
 )
+from tutelage.recipes.recipe import Recipe
 from tutelage.report.compared import ComparedArm, ComparedTask, CompareReport, Contrast, QueueEntry
 from tutelage.report.model import TaskReport
 from tutelage.report.quality import Difference
@@ -68,13 +69,14 @@ class Finished:
     student: str
     folder: Path
     report: TaskReport
-    stages: int
-    """Of the student; the baseline's comes after them."""
+    recipe: Recipe
+    distilled: bool
+    """Whether the student learns from the teacher."""
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the student, in all stages."""
-        return sum(stage.steps for stage in self.report.stages[: self.stages])
+        """Optimiser steps of the student, in all stages; the baseline's stage comes after them."""
+        return sum(stage.steps for stage in self.report.stages[: len(self.recipe.stages)])
 
     @cached_property
     def _predictions(self) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
@@ -230,7 +232,7 @@ def _arms(method: str, student: str, cells: list[Finished], draws: _Resampling) 
             task=some[0].task,
             method=method,
             student=student,
-            distilled=who == "student",
+            distilled=who == "student" and some[0].distilled,
             scores=scores,
             mean=average,
             half=half,
@@ -251,15 +253,31 @@ Wanted = tuple[str, str, str]
 
 
 def _wanted(by_arm: Arms, against: str) -> list[Wanted]:
-    """Each method against ``against`` with the same student, and against its student without distillation."""
+    """Each method against ``against`` with the same student, and against its student without distillation: the one of its own
+    cells, and that of each method without a teacher."""
     wanted: list[Wanted] = []
     for (method, student), cells in by_arm.items():
-        others = by_arm.get((against, student), [])
-        if method != against and _common(cells, others):
-            wanted.append((method, against, student))
+        untaught = [other for other, theirs in by_arm.items() if other[1] == student and _undistilled(cells, theirs)]
+        others = dict.fromkeys([against, *(name for name, _ in untaught)])
+        for other in others:
+            theirs = by_arm.get((other, student), [])
+            # An undistilled student is the second of a pair, also where its method is not what the others are compared with.
+            if method != other and _common(cells, theirs) and not _undistilled(theirs, cells):
+                wanted.append((method, other, student))
         if any(cell.table("baseline") is not None for cell in cells):
             wanted.append((method, "", student))
     return wanted
+
+
+def _undistilled(ours: Sequence[Finished], theirs: Sequence[Finished]) -> bool:
+    """Whether the second arm is the first one's student, without distillation. What is given as ``layers=3`` may be a part of the
+    teacher for one method and a new network for another, so start and size are compared."""
+    if not ours or not theirs:
+        return False
+    first, second = ours[0], theirs[0]
+    same = first.recipe.student.init == second.recipe.student.init
+    same = same and first.report.student.parameters == second.report.student.parameters
+    return same and first.distilled and not second.distilled
 
 
 def _common(ours: Sequence[Finished], theirs: Sequence[Finished]) -> set[int]:
@@ -271,6 +289,7 @@ def _contrast(by_arm: Arms, wanted: Wanted, draws: _Resampling) -> Contrast:
     method, against, student = wanted
     ours = by_arm[method, student]
     theirs, who = (by_arm[against, student], "student") if against else (ours, "baseline")
+    of_distillation = not against or _undistilled(ours, theirs)
     theirs = [cell for cell in theirs if cell.table(who) is not None]
     seeds = _common(ours, theirs)
     ours, theirs = ([cell for cell in cells if cell.report.seed in seeds] for cells in (ours, theirs))
@@ -288,6 +307,7 @@ def _contrast(by_arm: Arms, wanted: Wanted, draws: _Resampling) -> Contrast:
         student=student,
         arm=method,
         against=against,
+        of_distillation=of_distillation,
         seeds=len(seeds),
         examples=_gap(average, differences),
         half=half,
@@ -314,7 +334,7 @@ def _adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:
 def _notes(ground: TaskGround, found: Sequence[Finished], arms: Sequence[ComparedArm]) -> list[str]:
     """What to bear in mind of a task's scores."""
     notes = []
-    steps = {f"{arm.method} {arm.steps:,}": arm.steps for arm in arms if arm.distilled}
+    steps = {f"{arm.method} {arm.steps:,}": arm.steps for arm in arms}
     if len(set(steps.values())) > 1 and ground.flops is None:
         notes.append(f"On {ground.name} the arms were trained for different numbers of steps: {', '.join(steps)}.")
     chance = found[0].report.chance.get(ground.metric) if found else None

@@ -25,7 +25,8 @@ import numpy as np
 
 from tutelage import anatomy
 from tutelage.artifacts import write_json, write_text
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, option
+from tutelage.fields import MOST_SEEDS
 from tutelage.knowledge.needs import Needs
 from tutelage.methods.minimum_knowledge import minimum_knowledge
 from tutelage.objectives.hidden_knowledge import HiddenKnowledge
@@ -36,7 +37,7 @@ from tutelage.recipes.config import RunConfig, to_yaml, validated
 from tutelage.recipes.settings import Settings, parsed, with_settings
 from tutelage.report.search import Candidate, Rung, Search, Trial, picture
 from tutelage.report.words import as_constant
-from tutelage.run import stores
+from tutelage.run import checks, stores
 from tutelage.run.run import run
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import Bench, bench, new_accelerator
@@ -59,6 +60,10 @@ WIDTHS = ("0.05", "0.1", "0.2", "0.5", "1")
 
 TOPS = (8, 10, 12)
 """Twelfths of the teacher's depth; a store that is written ``whole`` has these."""
+
+
+MOST_TRIALS = 10_000
+"""More than the grid has configurations."""
 
 
 BINS = 12
@@ -87,8 +92,9 @@ def search_knowledge(
     data: dict[str, Any],
 ) -> Search:
     """See :func:`tutelage.api.search_knowledge`."""
-    if trials < 1 or seeds < 1:
-        raise TutelageError(f"trials={trials} and seeds={seeds} leave no run; give at least 1 of each")
+    for what, many, most in (("trials", trials, MOST_TRIALS), ("seeds", seeds, MOST_SEEDS)):
+        if not 1 <= many <= most:
+            raise TutelageError(f"{option(what)} {many} is no number of {what}; give 1 to {most:,}")
     for name, count in (("hidden", hidden_epochs), ("prediction", prediction_epochs)):
         if count < 1:
             raise TutelageError(f"--{name}-epochs {count} is too few; give at least 1")
@@ -115,7 +121,7 @@ def search_knowledge(
     display, read = Display(quiet), cache(load_data)
     with bench(quiet, base.mixed_precision) as desk:
         sketch = TaskRun(desk, base, sketch=True, read=read)
-    _check(sketch, folder / "store")
+        _check(sketch, folder / "store")
     drawn = draw(candidates(sketch), trials, seed)
     take_folder(folder, FILE, to_yaml(base))
     if not (folder / "store").exists():
@@ -139,7 +145,8 @@ def search_knowledge(
 
 
 def _check(sketch: TaskRun, store: Path) -> None:
-    """Check that there is a validation split, and that a store in the folder belongs to this teacher and data."""
+    """Check that there is a validation split, that a store in the folder belongs to this teacher and data, and, before there is
+    one, that the teacher is better than a constant answer."""
     assert sketch.teacher is not None
     data, dtype = sketch.config.data, sketch.config.store_dtype
     if sketch.data.selection is next(iter(sketch.data.dev.values())):
@@ -158,6 +165,9 @@ def _check(sketch: TaskRun, store: Path) -> None:
             raise TutelageError(
                 f"the store {str(store)!r} has hidden states in {found}, not {dtype}; give --store-dtype {found}, or another --out"
             )
+    else:
+        checks.judged(sketch.config, sketch.data, sketch.dev, sketch.teacher, "--set allow_weak_teacher=true")
+        sketch.teacher.source.release()
 
 
 def candidates(sketch: TaskRun) -> list[Candidate]:

@@ -104,6 +104,7 @@ def _searched(config: RunConfig, out: Path, limits: Limits, vocabulary: str, qui
         }
     )
     with bench(quiet, config.mixed_precision) as desk:
+        desk.anyway = None
         task = TaskRun(desk, first, read=read)
         if not task.kind.learns_labels or task.data.metrics[0] in task.kind.against_teacher:
             raise TutelageError(

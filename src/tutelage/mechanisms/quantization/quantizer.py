@@ -1,4 +1,4 @@
-"""The rounding of int8 files, in PyTorch and with gradients.
+"""The rounding of int8 files, in PyTorch and with gradients; of those with weights of 4 bits, too.
 
 ``x`` becomes ``s round(x / s)``. What is rounded, and with which scale, follows :func:`tutelage.serving.graph.quantize`.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tutelage.data.batches import Batch
 from tutelage.mechanisms.hook import Hook
 from tutelage.mechanisms.quantization.settings import Quantization
+from tutelage.serving import four_bits
 from tutelage.serving.graph import narrows
 
 MATRIX, TABLE, INPUT = 64, 127, 255
@@ -30,6 +32,41 @@ def rounded_rows(weight: Tensor, largest: int) -> Tensor:
     """
     scale = weight.detach().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / largest
     return _through(weight, (weight / scale).round() * scale)
+
+
+def rounded_blocks(weight: Tensor) -> Tensor:
+    """``s round(w / s)`` in 4 bits, as :func:`tutelage.serving.four_bits.four_bits`: a scale for each block of a row.
+
+    Args:
+        weight: ``(rows, columns)``.
+    """
+    rows, columns = weight.shape
+    blocks = _blocks(weight.detach())
+    most = blocks.abs().amax(dim=2, keepdim=True).clamp(min=1e-12) / four_bits.LARGEST
+    found, least = blocks, torch.full_like(most, torch.inf)
+    for factor in four_bits.FACTORS:
+        scale = most * factor
+        tried = (blocks / scale).round().clamp(-four_bits.LARGEST - 1, four_bits.LARGEST) * scale
+        error = ((tried - blocks) ** 2).sum(dim=2, keepdim=True)
+        found, least = torch.where(error < least, tried, found), torch.minimum(error, least)
+    return _through(weight, found.reshape(rows, -1)[:, :columns])
+
+
+def rounded_block_inputs(x: Tensor) -> Tensor:
+    """The inputs of a product with weights of 4 bits, in 8 bits: a scale for each block of a token.
+
+    Args:
+        x: ``(..., features)``.
+    """
+    rows = x.detach().reshape(-1, x.shape[-1])
+    blocks = _blocks(rows)
+    scale = blocks.abs().amax(dim=2, keepdim=True).clamp(min=1e-12) / four_bits.INPUT
+    return _through(x, ((blocks / scale).round() * scale).reshape(len(rows), -1)[:, : x.shape[-1]].reshape(x.shape))
+
+
+def _blocks(rows: Tensor) -> Tensor:
+    """``(rows, blocks, BLOCK)``; the last block of a row may be filled up with zeros."""
+    return nn.functional.pad(rows, (0, -rows.shape[1] % four_bits.BLOCK)).reshape(len(rows), -1, four_bits.BLOCK)
 
 
 def rounded_inputs(x: Tensor, by_token: bool = False) -> Tensor:
@@ -60,12 +97,15 @@ class Quantizer(Hook):
 
     def __init__(self, how: Quantization, model: PreTrainedModel) -> None:
         self._modules: list[nn.Module] = []
+        tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+        largest = max((table.weight.numel() for table in tables), default=0)
         for module in model.modules():
             made: Any = None
             if isinstance(module, nn.Linear):
-                made = _linear(module, how.activations)
+                made = _linear(module, how.activations) if how.weight_bits == 8 else _linear_4(module, how.activations)
             elif isinstance(module, nn.Embedding):
-                made = _table(module)
+                four = how.table_bits == 4 and module.weight.numel() == largest and module.embedding_dim % 2 == 0
+                made = _table_4(module) if four else _table(module)
             if made is not None:
                 # The class's own method is hidden, not replaced: parameters and their names stay as they are.
                 cast(Any, module).forward = made
@@ -84,6 +124,22 @@ def _linear(module: nn.Linear, activations: bool) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         inputs = rounded_inputs(x, by_token) if activations else x
         return nn.functional.linear(inputs, rounded_rows(module.weight, MATRIX), module.bias)
+
+    return forward
+
+
+def _linear_4(module: nn.Linear, activations: bool) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        inputs = rounded_block_inputs(x) if activations else x
+        return nn.functional.linear(inputs, rounded_blocks(module.weight), module.bias)
+
+    return forward
+
+
+def _table_4(module: nn.Embedding) -> Callable[[Tensor], Tensor]:
+    def forward(ids: Tensor) -> Tensor:
+        rows = nn.functional.embedding(ids, module.weight, module.padding_idx)
+        return rounded_blocks(rows.reshape(-1, rows.shape[-1])).reshape(rows.shape)
 
     return forward
 

@@ -25,6 +25,18 @@ class Quantization(Mechanism):
     kind: Literal["quantization"] = "quantization"
     activations: bool = True
     """Round the inputs of matrix products too, each text with a scale of its own, as they are when one text is served."""
+    table_bits: Literal[4, 8] = 8
+    """Bits of the numbers of the largest embedding table. 4: for the file of ``tutelage export --table-bits 4``."""
+    weight_bits: Literal[4, 8] = 8
+    """Bits of the weights of matrix products. 4: for the file of ``tutelage export --weight-bits 4``."""
+
+    def plan(self, scene: Scene, stage: StageScene, steps: int) -> list[str]:
+        bits = {"--table-bits": self.table_bits, "--weight-bits": self.weight_bits}
+        options = "".join(f" {name} {value}" for name, value in bits.items() if value != 8)
+        return [f"  computes as the int8 file of tutelage export{options}"]
+
+    def int8_file(self) -> dict[str, int]:
+        return {"table_bits": self.table_bits, "weight_bits": self.weight_bits}
 
     def check_student(self, stage: StageLike, student: Student, *, first: bool) -> None:
         if student.needs_mechanism is not None and first:
