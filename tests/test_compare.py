@@ -22,6 +22,7 @@ from test_cli import invoke
 
 from tutelage import api
 from tutelage.artifacts import seal
+from tutelage.cli.shown import show
 from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import holm, p_of_resamples, p_of_seeds, paired_difference, percentiles, resampled
 from tutelage.methods import METHODS
@@ -34,6 +35,7 @@ from tutelage.report.model import TaskReport, load_report
 from tutelage.report.numbers import rounded
 from tutelage.report.quality import Difference
 from tutelage.run.measure import PREDICTIONS
+from tutelage.serving.session import missing
 from tutelage.students.specs import parse
 from tutelage.studies import compare as comparing
 from tutelage.studies import contrasts, launch
@@ -63,6 +65,7 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def given(root: Path, **more: Any) -> dict[str, Any]:
     files = {"train": str(root / "train.csv"), "dev": str(root / "dev.csv"), "max_train": 64}
     common = {"teacher": root / "teacher", "students": ["layers=1"], "settings": SHORT, "steps": 3, "quiet": True}
+    common["served"] = False
     return {**common, "methods": ["kd,logits_mse"], "seeds": 1, **files, **more}
 
 
@@ -84,11 +87,13 @@ def finished(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUTELAGE_STORES", str(folder / "stores"))
         patch.setattr(launch, "run", killing)
+        patch.setattr("tutelage.run.served.missing", missing)  # conftest's finds no onnx
+        patch.setattr("tutelage.run.served.SECONDS", 0.05)
         patch.setattr(contrasts, "RESAMPLES", 100)
         with pytest.raises(Killed):
-            api.compare(out=folder / "out", **given(teacher_folder))
+            api.compare(out=folder / "out", **given(teacher_folder, served=True))
         assert not (folder / "out" / "compare.json").exists()
-        found = api.compare(out=folder / "out", **given(teacher_folder))
+        found = api.compare(out=folder / "out", **given(teacher_folder, served=True))
     return folder, found, began
 
 
@@ -115,8 +120,28 @@ def test_a_killed_comparison_goes_on(finished) -> None:
     assert names == [(name + end, [0]) for name in ("kd", "logits_mse") for end in ("", ", not distilled")]
     assert [(one.arm, one.against) for one in found.contrasts] == [("kd", ""), ("logits_mse", "kd"), ("logits_mse", "")]
     assert "one seed" in found.notes[-1] and found.tasks[0].teacher_score == report.teacher.score
-    for name in ("compare.html", "compare.tex", "arms.csv", "contrasts.csv", "compare.yaml"):
+    for name in ("compare.html", "compare.tex", "arms.csv", "contrasts.csv", "served.csv", "compare.yaml"):
         assert (folder / "out" / name).stat().st_size > 100
+
+
+def test_the_teacher_in_int8_stands_beside_the_students(finished, capsys: pytest.CaptureFixture[str]) -> None:
+    """Measured once for a student, in the first cell."""
+    folder, found, _ = finished
+    (arm,) = found.tasks[0].served
+    assert (arm.method, arm.student, arm.seed) == ("kd", "layers=1", 0)
+    names = ["teacher, ONNX", "teacher, int8", "kd, ONNX", "kd, int8"]
+    assert [row.name for row in found.served] == names
+    rows = list(csv.DictReader(io.StringIO((folder / "out" / "served.csv").read_text())))
+    assert [(row["model"], row["form"], row["method"]) for row in rows] == [
+        ("teacher", "onnx", ""), ("teacher", "int8", ""), ("student", "onnx", "kd"), ("student", "int8", "kd"),
+    ]  # fmt: skip
+    for row, (_, _, entry) in zip(rows, found.served, strict=True):
+        assert float(row["score"]) == pytest.approx(entry.score, abs=5e-7) and float(row["ms"]) > 0
+    page = (folder / "out" / "compare.html").read_text()
+    assert all(f">{name}</th>" in page for name in names)
+    show("compare", found, False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"teacher {found.served[1].entry.score:.3f} in " in said and "; kd with layers=1 " in said
 
 
 def test_a_weak_teacher_is_found_before_the_first_cell(
@@ -147,7 +172,7 @@ def test_ray_gives_the_same_scores(
     monkeypatch.setenv("TUTELAGE_STORES", str(tmp_path / "stores"))
     monkeypatch.chdir(tmp_path)  # a worker has another working directory
     found = api.compare(out="out", launcher="ray", **given(teacher_folder))
-    assert {cell.key: cell.score for cell in found.cells} == {cell.key: cell.score for cell in here.cells}
+    assert {cell.method: cell.score for cell in found.cells} == {cell.method: cell.score for cell in here.cells}
 
 
 def test_ray_says_what_it_needs(teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,12 +450,12 @@ def test_cells_of_changed_data_are_not_compared(
     for name, words in (("examples", "examples; the data"), ("metric", "metrics: accuracy and another")):
         different = {name: "another"}
         with pytest.raises(TutelageError, match=f"were scored on different {words}") as error:
-            api.compare(out=tmp_path / "out", **given(teacher_folder, seeds=2))
+            api.compare(out=tmp_path / "out", **given(teacher_folder, served=True, seeds=2))
         assert "\n" not in str(error.value)
         for path in (tmp_path / "out" / "cells").glob("*-seed1-*"):
             shutil.rmtree(path)
     (tmp_path / "out" / finished[1].cells[0].folder / PREDICTIONS).unlink()
-    found = api.compare(out=tmp_path / "out", **given(teacher_folder))
+    found = api.compare(out=tmp_path / "out", **given(teacher_folder, served=True))
     assert not found.passed and "remove the folder, and the cell is run again" in str(found.cells[0].error)
     assert [cell.error is None for cell in found.cells] == [False, True]
 

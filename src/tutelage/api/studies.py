@@ -125,6 +125,7 @@ def compare(
     steps: int | Literal["equal", "flops", "recipe"] | None = None,
     against: str | None = None,
     baseline: bool = True,
+    served: bool = True,
     store: bool = True,
     mixed_precision: Precision | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
@@ -150,6 +151,8 @@ def compare(
             recipe: each its own. Default: equal.
         against: Method that the others are compared with. Default: the first.
         baseline: Train each student without the teacher too, for as many steps.
+        served: Measure each task's teacher, and each student of the first method and seed, in ONNX and int8 too (needs the extra
+            onnx).
         store: Keep the teacher's knowledge of a task's texts on disk, once for all runs that need the same of it.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here. Default: no.
         settings: Any setting of all runs as path=value: stages.*.batch_size=16.
@@ -180,6 +183,7 @@ def compare(
             "against": against,
             "mixed_precision": mixed_precision,
             "baseline": None if baseline else False,
+            "served": None if served else False,
             "store": None if store else False,
             "settings": parsed(settings),
         }

@@ -378,7 +378,7 @@ def _compared(found: CompareReport) -> None:
                     table.add_row(f"{one.arm} - {one.other}", *words.contrast_cells(one))
             if table.row_count:
                 _show(table)
-    for line in (words.summary(found), *words.best_lines(found)):
+    for line in (words.summary(found), *words.best_lines(found), *words.served_lines(found)):
         _say(line)
     _read_on(found)
 
@@ -390,7 +390,7 @@ def _read_on(found: CompareReport) -> None:
     for cell in found.failed:
         student = f" with {cell.student}" if cell.student else ""
         _say(f"FAILED: {cell.method}{student} on {cell.task}, seed {cell.seed}: {cell.error}")
-    _say(f"Page: {found.out}/compare.html; also compare.json, arms.csv, contrasts.csv and compare.tex")
+    _say(f"Page: {found.out}/compare.html; also compare.json, arms.csv, contrasts.csv, served.csv and compare.tex")
 
 
 def _methods(rows: list[dict[str, Any]]) -> None:

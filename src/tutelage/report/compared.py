@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from tutelage.report.quality import Difference
 from tutelage.report.section import Block
+from tutelage.report.served import Served, ServedEntry
 
 REPORT = "compare.json"
 """Name of the file in the folder of a comparison."""
@@ -18,6 +19,16 @@ LEVEL = 0.05
 def arm_name(method: str, distilled: bool) -> str:
     """A method, or its student without distillation, for people."""
     return method if distilled else f"{method}, not distilled"
+
+
+class ServedArm(Block):
+    """A student beside its teacher, both as they would be served."""
+
+    method: str
+    student: str
+    """As it was given; empty: the method's own."""
+    seed: int
+    measured: Served
 
 
 class ComparedTask(Block):
@@ -45,6 +56,8 @@ class ComparedTask(Block):
     teacher_parameters: int | None
     resamples: int
     """Of the examples, in every bootstrap."""
+    served: list[ServedArm] = Field(default_factory=list)
+    """In ONNX and int8: of each student one, with the teacher."""
 
 
 class ComparedArm(Block):
@@ -142,6 +155,20 @@ class QueueEntry(Block):
     seconds: float | None
 
 
+class ServedRow(NamedTuple):
+    """A model of a task in one form."""
+
+    task: str
+    arm: ServedArm
+    entry: ServedEntry
+
+    @property
+    def name(self) -> str:
+        """``teacher, int8``, ``kd, ONNX``."""
+        who = "teacher" if self.entry.model == "teacher" else self.arm.method
+        return f"{who}, {'ONNX' if self.entry.form == 'onnx' else self.entry.form}"
+
+
 class CompareReport(Block):
     """Methods x students x tasks x seeds."""
 
@@ -161,6 +188,17 @@ class CompareReport(Block):
     """Of the first finished cell: versions, device, precision."""
     notes: list[str]
     """What to bear in mind when reading the scores."""
+
+    @property
+    def served(self) -> list[ServedRow]:
+        """Teachers and students in all forms that were measured; a teacher once for each task."""
+        rows = []
+        for task in self.tasks:
+            for place, arm in enumerate(task.served):
+                for entry in arm.measured.entries:
+                    if entry.model == "student" or (entry.model == "teacher" and not place):
+                        rows.append(ServedRow(task.name, arm, entry))
+        return rows
 
     @property
     def failed(self) -> list[QueueEntry]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from tutelage.report.compared import ComparedArm, CompareReport, Contrast
-from tutelage.report.compared_tables import OWN, best_lines, contrast_cells, summary, with_margin
+from tutelage.report.compared import ComparedArm, CompareReport, Contrast, ServedRow
+from tutelage.report.compared_tables import OWN, best_lines, contrast_cells, served_lines, summary, with_margin
 from tutelage.report.numbers import count_text, milliseconds, rounded, seconds_text
 from tutelage.report.templates import render
 from tutelage.report.words import with_interval
@@ -61,12 +61,12 @@ class Grid(NamedTuple):
 
 def page(report: CompareReport) -> str:
     """The comparison as a self-contained HTML page."""
-    grids = [grid for grid in (_arms(report), _contrasts(report), _cells(report)) if grid.lines]
+    grids = [grid for grid in (_arms(report), _contrasts(report), _served(report), _cells(report)) if grid.lines]
     return render(
         "compare.html.jinja",
         title=f"Comparison on {', '.join(task.name for task in report.tasks)}",
         verdict=summary(report),
-        asides=[*best_lines(report), *report.notes],
+        asides=[*best_lines(report), *served_lines(report), *report.notes],
         failed=len(report.failed),
         grids=grids,
         choices={
@@ -171,6 +171,33 @@ def _contrasts(report: CompareReport) -> Grid:
         "Student's t; both are of 95 %. p-values are adjusted by Holm's method for all comparisons of a task."
     )
     return Grid("contrasts", "Comparisons", caption, [*heads, "Shown"], [line(one) for one in report.contrasts])
+
+
+def _served(report: CompareReport) -> Grid:
+    """Teachers and students in ONNX and int8."""
+
+    def line(row: ServedRow) -> GridRow:
+        entry, change = row.entry, row.entry.change
+        teaches = entry.model == "teacher"
+        student = "" if teaches else row.arm.student or OWN
+        values = [
+            _text(row.name),
+            _text(row.task),
+            _text(student),
+            GridCell(rounded(entry.score, 3), entry.score),
+            GridCell("" if change is None else with_interval(change), 0.0 if change is None else change.value),
+            GridCell(f"{entry.bytes / 1e6:.1f}", entry.bytes),
+            GridCell(milliseconds(entry.ms), entry.ms),
+            GridCell(f"{row.arm.measured.texts:,}", row.arm.measured.texts),
+        ]
+        return GridRow(row.task, row.arm.student or OWN, row.arm.method, teaches, values)
+
+    heads = ["Model", "Task", "Student", "Score", "Change by int8", "MB", "One text", "Examples"]
+    caption = (
+        "The teacher, and each student of the first method and seed, as ONNX graphs. The teacher in int8 costs no training. "
+        "Times are of one text of mean length on one thread; the models of a task take turns."
+    )
+    return Grid("served", "As served", caption, heads, [line(row) for row in report.served])
 
 
 def _cells(report: CompareReport) -> Grid:

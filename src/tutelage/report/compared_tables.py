@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tutelage.report.compared import ComparedArm, CompareReport, Contrast, arm_name
-from tutelage.report.numbers import rounded
+from tutelage.report.numbers import milliseconds, rounded
 from tutelage.report.words import with_interval
 
 OWN = "its own"
@@ -92,6 +92,36 @@ def contrasts_csv(report: CompareReport) -> str:
         about = [one.task, one.student, one.arm, one.against, one.seeds, gap.value, gap.low, gap.high, one.half]
         rows.append([*about, one.p_examples, one.p_seeds, one.holm_examples, one.holm_seeds, one.verdict])
     return _csv(heads, rows)
+
+
+def served_csv(report: CompareReport) -> str:
+    """One row for each model in each form."""
+    heads = "task,model,form,method,student,seed,texts,score,change_of_int8,low,high,bytes,ms,spread_ms"
+    rows = []
+    for task, arm, entry in report.served:
+        ours = [arm.method, arm.student, arm.seed] if entry.model == "student" else [""] * 3
+        gap = [None] * 3 if entry.change is None else [entry.change.value, entry.change.low, entry.change.high]
+        about = [task, entry.model, entry.form, *ours, arm.measured.texts, entry.score, *gap]
+        rows.append([*about, entry.bytes, entry.ms, entry.spread_ms])
+    return _csv(heads.split(","), rows)
+
+
+def served_lines(report: CompareReport) -> list[str]:
+    """The teacher of each task in int8, the rival that costs no training, and its students in int8 beside it."""
+    lines = []
+    for task in report.tasks:
+        each, where = [], ""
+        for row in report.served:
+            arm, entry = row.arm, row.entry
+            if row.task == task.name and entry.form == "int8":
+                name = arm.method + (f" with {arm.student}" if arm.student else "")
+                name = "teacher" if entry.model == "teacher" else name
+                size = f"{entry.bytes / 1e6:.1f} MB"
+                each.append(f"{name} {rounded(entry.score, 3)} in {milliseconds(entry.ms)} and {size}")
+                where = f"{task.metric} on {arm.measured.texts:,} examples, one text on one thread"
+        if each:
+            lines.append(f"In int8 on {task.name} ({where}): {'; '.join(each)}.")
+    return lines
 
 
 def _csv(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

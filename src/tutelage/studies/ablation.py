@@ -109,6 +109,7 @@ def ablate(
         "steps": "recipe",
         "against": "full" if "full" in arms else "",
         "baseline": False,
+        "served": False,
         "store": False,  # it has no attention, and the augmented texts of each seed are others
         "mixed_precision": mixed_precision,
     }

@@ -8,6 +8,7 @@ key.
     OUT/compare.json               what was measured and what it shows (:mod:`tutelage.report.compared`)
     OUT/compare.html, .tex         a page, and a table for a paper
     OUT/arms.csv, contrasts.csv    the same numbers for other programs
+    OUT/served.csv                 teachers and students in ONNX and int8
     OUT/cells/                     the runs
     OUT/errors/                    the traceback of each cell that failed
 """
@@ -149,6 +150,7 @@ def compare(
         write_text(folder / "compare.tex", compared_tables.latex(report))
         write_text(folder / "arms.csv", compared_tables.arms_csv(report))
         write_text(folder / "contrasts.csv", compared_tables.contrasts_csv(report))
+        write_text(folder / "served.csv", compared_tables.served_csv(report))
     return report
 
 
@@ -266,9 +268,12 @@ def _queue(
         configs |= arms
     texts, contents = cache(lambda config: origins.texts_of(read(config))), cache(origins.contents)
     ablations, cells = {method.called for method in plan.methods if method.ablation is not None}, []
+    measured = {(task, student): (task, method, student) for task, method, student in reversed(configs)}
     for seed in plan.seeds:
         for arm, config in configs.items():
-            seeded = config.model_copy(update={"seed": seed})
+            # The teacher is one for all, and so are size and speed of a student.
+            served = plan.served and seed == plan.seeds[0] and measured[arm[0], arm[2]] == arm
+            seeded = config.model_copy(update={"seed": seed, "served": served})
             key = _key(seeded, taught[arm[0]], texts(config.data), contents)
             cells.append(QueuedRun(*arm, _placed(out, arm, seeded, key), key, arm[1] in ablations))
     return grounds, cells, refusals

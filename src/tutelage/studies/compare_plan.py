@@ -86,6 +86,8 @@ class ComparePlan(_Part):
     """The method that the others are compared with. Default: the first."""
     baseline: bool = True
     """Train each student without distillation too, for as many steps."""
+    served: bool = True
+    """Measure the teacher of each task, and each student of its first method and seed, in ONNX and int8 too (extra ``onnx``)."""
     store: bool = True
     """Keep what the teacher knows of a task's texts on disk, once for all cells that need the same of it."""
     mixed_precision: Precision = "no"

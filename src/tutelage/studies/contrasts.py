@@ -31,7 +31,7 @@ from tutelage.evaluation.intervals import (
     resampled,
 )
 from tutelage.recipes.recipe import Recipe
-from tutelage.report.compared import ComparedArm, ComparedTask, CompareReport, Contrast, QueueEntry
+from tutelage.report.compared import ComparedArm, ComparedTask, CompareReport, Contrast, QueueEntry, ServedArm
 from tutelage.report.model import TaskReport
 from tutelage.report.quality import Difference
 from tutelage.run.measure import PREDICTIONS
@@ -199,6 +199,11 @@ def _task(ground: TaskGround, found: Sequence[Finished], resamples: int) -> Comp
         teacher=ground.teacher,
         teacher_score=None if teacher is None else teacher.score,
         teacher_parameters=None if teacher is None else teacher.parameters,
+        served=[
+            ServedArm(method=cell.method, student=cell.student, seed=cell.report.seed, measured=cell.report.served)
+            for cell in found
+            if cell.report.served is not None
+        ],
         resamples=resamples,
     )
 
