@@ -6,19 +6,23 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
+from tutelage.anatomy import Shape
 from tutelage.artifacts import write_json
 from tutelage.errors import TutelageError
 from tutelage.methods import METHODS
+from tutelage.objectives.hidden import Hidden
+from tutelage.objectives.objective import ObjectivePlan
 from tutelage.report import comparison as compared
 from tutelage.report import corpus, team
 from tutelage.report.card import card
 from tutelage.report.charts import Bars, Lines, drawing, lines
+from tutelage.report.findings import one_sided
 from tutelage.report.model import (
     REPORT,
     Best,
@@ -60,6 +64,8 @@ from tutelage.report.references import bibtex
 from tutelage.report.section import Bar, BarChart, Cell, Column, Fact, Line, LineChart, Row, Section, Table
 from tutelage.report.teachers import Member, TeamEntry, TeamStage
 from tutelage.report.words import caution, constant_note, outcome, selection, student_stages, verdict, with_interval
+from tutelage.run.plan import mapping_lines
+from tutelage.tasks import KINDS
 
 HOSTILE = "<script>alert(1)</script>\"'|`[a](javascript:b)</title>\n---\n# {{ 7 * 7 }}"
 ENVIRONMENT = Environment(torch="2.13.0", transformers="5.23.0", device="cpu", threads=2, precision="fp32")
@@ -761,6 +767,38 @@ def test_page_of_inherited_weights_says_how_much_was_kept(report: TaskReport, pr
     report.twin_rates = Trials(chosen="0.0003", steps=9, texts=9, tried=tried)
     for text in (page(report), card(report)):
         assert "for as many steps, at the better of two learning rates" in text
+
+
+class Mirrored(Hidden):
+    """A user's own term, with a name for people."""
+
+    title = "mirrored states"
+    kind: Literal["mirrored_hidden"] = "mirrored_hidden"  # type: ignore[assignment]
+
+
+class Unnamed(Hidden):
+    """One without; it has not that of its base class."""
+
+    kind: Literal["unnamed_hidden"] = "unnamed_hidden"  # type: ignore[assignment]
+
+
+def test_a_term_of_the_users_own_is_called_by_its_title(report: TaskReport, pretrained: CorpusReport) -> None:
+    """In plan, page, card and findings; a report of a term that is not defined here goes by the kind."""
+    shape = Shape("bert", 3, 32, 4, 48, 45)
+    plan = ObjectivePlan([Mirrored(), Unnamed()], KINDS["classification"], shape, shape)
+    assert [line for line in mapping_lines(plan) if ("-" not in line and "hidden" in line) or "mirrored" in line] == [
+        "  mirrored states",
+        "  unnamed hidden",
+    ]
+    kinds = {"mirrored_hidden": "mirrored states", "unnamed_hidden": "unnamed hidden", "lost_term": "lost term"}
+    report.mapping = [MappingEntry(stage="intermediate", knowledge=kind, pairs=[(1, 2)]) for kind in kinds]
+    report.stages[0].losses = {kind: [(50, 1.2), (100, 0.8)] for kind in kinds}
+    pretrained.stages[0].losses = report.stages[0].losses
+    pretrained.stages[0].held_out = HeldOutLosses(before=dict.fromkeys(kinds, 1.0), after=dict.fromkeys(kinds, 0.5))
+    for text in (page(report), card(report), corpus.page(pretrained)):
+        assert all(name in text and kind not in text for kind, name in kinds.items())
+    found = one_sided("s", {kind: {"loss": 1.0, "gradient": 10.0**at} for at, kind in enumerate(kinds)})
+    assert found is not None and "gradient of lost term is 100 times that of mirrored states" in found.text
 
 
 # ----------------------------------------------------------------------------------------------------------- corpus

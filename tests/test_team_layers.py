@@ -146,8 +146,8 @@ def test_layers_of_those_are_compared_that_read_the_students_tokens(teacher_fold
         both = TaskRun(place, config.model_copy(update={"recipe": recipe}), sketch=True)
     assert "hidden[1, 3, 4] from teacher 1, hidden[1, 2, 3] from teacher 3" in both.plans[0].line()
     assert [line for line in mapping_lines(both.objectives[0]) if "hidden" in line] == [
-        "  hidden of teacher 1",
-        "  hidden of teacher 3",
+        "  hidden states of teacher 1",
+        "  hidden states of teacher 3",
     ]
     assert "stage distill leaves out hidden: none of the teachers reads the student's tokens" in run.warnings
     assert [term.kind for term in run.objectives[0].terms] == ["soft_labels", "hard_labels"]

@@ -396,7 +396,7 @@ def _methods(rows: list[dict[str, Any]]) -> None:
         table.add_column(column, overflow="fold", no_wrap=column in ("stage", "on"))
     for row in rows:
         for index, stage in enumerate(row["stages"]):
-            learns = "; ".join(f"{part}: {stage[part]}" for part in COLUMNS if stage[part])
+            learns = "; ".join(f"{part}: {stage[part]}" for part in (*COLUMNS, "mechanisms") if stage[part])
             first = (row["method"], row["init"]) if index == 0 else ("", "")
             table.add_row(*first, stage["stage"], stage["data"], learns)
     _show(table)

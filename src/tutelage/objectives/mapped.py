@@ -150,7 +150,7 @@ class RandomLayers(Term):
         if not 2 <= m <= n:
             raise TutelageError(
                 f"{self.kind} pairs the layers before the last of the student with some of the teacher's, but the student has {m} "
-                f"layer(s) and the teacher {n}; use a student of 2 to {n} layers, or a method on predictions (kd)"
+                f"layer(s) and the teacher {n}; use a student of 2 to {n} layers, or a method without this term"
             )
         return [(s, t) for s in range(1, m) for t in range(s, n - m + s + 1)]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 from markupsafe import Markup
 
+from tutelage.objectives.terms import title_of
 from tutelage.report import team, words
 from tutelage.report.model import MappingEntry, TaskReport
 from tutelage.report.page import SPREAD, comparison
@@ -93,7 +94,7 @@ def _warnings(report: TaskReport) -> list[str]:
 def _layers(entry: MappingEntry) -> dict[str, str]:
     pairs = ", ".join(f"{student} from {teacher}" for student, teacher in entry.pairs)
     of = f" of teacher {entry.teacher}" if entry.teacher else ""
-    return {"stage": entry.stage, "knowledge": words.words(entry.knowledge), "pairs": f"{pairs}{of}"}
+    return {"stage": entry.stage, "knowledge": title_of(entry.knowledge), "pairs": f"{pairs}{of}"}
 
 
 def _front_matter(report: TaskReport) -> str:

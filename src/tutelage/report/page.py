@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tutelage.objectives.terms import title_of
 from tutelage.report import predictions, quality_page, team
 from tutelage.report.model import InheritedEntry, ModelEntry, Report, StageEntry, TaskReport, Trials
 from tutelage.report.numbers import (
@@ -406,7 +407,7 @@ def loss_charts(stages: Sequence[StageEntry]) -> list[LineChart]:
                 first, last = points[0], points[-1]
                 charts.append(
                     LineChart(
-                        title=f"{stage.name}: {words(term)} loss",
+                        title=f"{stage.name}: {title_of(term)} loss",
                         summary=f"from {first[1]:.4g} at step {first[0]:,.0f} to {last[1]:.4g} at step {last[0]:,.0f}",
                         x="step",
                         y="loss",
@@ -452,7 +453,7 @@ def layer_maps(report: TaskReport) -> list[LayerMap]:
         title = f"{entry.stage}: layers that are compared" + (f" with teacher {entry.teacher}" if entry.teacher else "")
         depths = entry.student_layers or report.student_layers, entry.teacher_layers or report.teacher_layers
         links = drawn.setdefault((title, *depths), [])
-        links.append(LayerLinks(name=words(entry.knowledge), pairs=entry.pairs))
+        links.append(LayerLinks(name=title_of(entry.knowledge), pairs=entry.pairs))
     return [
         LayerMap(title=title, student_layers=ours, teacher_layers=theirs, links=links)
         for (title, ours, theirs), links in drawn.items()
@@ -508,7 +509,7 @@ def training(report: TaskReport) -> Section:
         Row(
             name=stage.name,
             cells=[
-                ", ".join(map(words, stage.losses)),
+                ", ".join(map(title_of, stage.losses)),
                 count_text(stage.epochs),
                 count_text(stage.steps),
                 seconds_text(stage.seconds),

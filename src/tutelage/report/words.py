@@ -19,35 +19,19 @@ from tutelage.report.numbers import (
     times,
 )
 from tutelage.report.quality import Difference
-from tutelage.tasks import kind_of
+from tutelage.tasks import kind_of, metric_words
 from tutelage.tasks.kind import TextKind
 from tutelage.tasks.metrics import no_better, standard_error
 
 WHO = {"teacher": "Teacher", "student": "Student", "baseline": "Without distillation"}
 
 
-KNOWLEDGE = {
-    "embeddings": "embeddings",
-    "hidden": "hidden states",
-    "attention_scores": "attention scores",
-    "first_token": "first token",
-    "hidden_knowledge": "hidden knowledge",
-    "pooled": "pooled output",
-    "soft_labels": "soft labels",
-    "logits_mse": "logits",
-    "hard_labels": "labels",
-    "pseudo_labels": "teacher's most likely class",
-    "teacher_cosine": "cosine with the teacher",
-    "knn_accuracy": "k-NN accuracy",
-}
-
-
 MOST_NAMES = 8
 
 
 def words(name: str) -> str:
-    """A metric's or a term's name for people."""
-    return KNOWLEDGE.get(name, name.replace("_", " "))
+    """A metric's name for people."""
+    return metric_words(name)
 
 
 def one_line(text: Any) -> str:

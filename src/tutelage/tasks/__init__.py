@@ -55,6 +55,12 @@ def kind_of_model(head: Head, config: Any) -> Kind:
     )
 
 
+def metric_words(name: str) -> str:
+    """A metric's name for people."""
+    found = {metric: words for kind in _defined(Kind) for metric, words in kind.metric_words.items()}
+    return found.get(name, name.replace("_", " "))
+
+
 def _defined(kind: Any) -> Iterator[type[Kind]]:
     """The subclasses that answer all questions."""
     for child in kind.__subclasses__():

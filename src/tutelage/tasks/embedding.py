@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,7 @@ class Embedding(Kind):
     named = False
     probabilities = False
     learns_labels = False
+    metric_words = MappingProxyType({"knn_accuracy": "k-NN accuracy", "teacher_cosine": "cosine with the teacher"})
     against_teacher = TEACHER
 
     # ------------------------------------------------------------------------------------------------------------- data
