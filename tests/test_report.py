@@ -60,7 +60,7 @@ from tutelage.report.quality import (
     DisagreementsEntry,
     ReliabilityBin,
 )
-from tutelage.report.references import bibtex
+from tutelage.report.references import Paper, bibtex
 from tutelage.report.section import Bar, BarChart, Cell, Column, Fact, Line, LineChart, Row, Section, Table
 from tutelage.report.teachers import Member, TeamEntry, TeamStage
 from tutelage.report.words import caution, constant_note, outcome, selection, student_stages, verdict, with_interval
@@ -1022,18 +1022,20 @@ def test_card_says_how_to_load_and_what_was_measured(report: TaskReport) -> None
 
 
 def test_card_cites_the_paper_of_the_method(report: TaskReport, pretrained: CorpusReport) -> None:
-    report.paper = "Sanh et al., 2019, arXiv:1910.01108; Sun et al., EMNLP 2019, arXiv:1908.09355"
+    report.references = [*METHODS["distilbert"]().papers, *METHODS["pkd"]().papers]
     text = card(report)
     assert text.count("@misc{") == 2 and "@misc{sanh2019,\n  title = {{DistilBERT}, a distilled" in text
     assert "eprint = {1908.09355}" in text and text.endswith("}\n```\n")
-    report.paper = "Somebody, 2030, arXiv:3001.00001"
+    report.references = [Paper(text="Somebody, 2030"), Paper(text="Someone, 2030", arxiv="3001.00001")]
     assert "Citation" not in card(report)
-    pretrained.paper = "Jiao et al., Findings of EMNLP 2020, arXiv:1909.10351"
+    pretrained.references = METHODS["tinybert"]().papers
     assert "@misc{jiao2019," in corpus.card(pretrained)
-    for make in METHODS.values():  # every paper with a number is known, and braces are closed
-        for number in re.findall(r"arXiv:([\d.]+)", make().paper):
-            entry = bibtex(f"arXiv:{number}")
-            assert f"eprint = {{{number}}}" in entry and entry.count("{") == entry.count("}")
+    for make in METHODS.values():  # every paper with a number is cited, and braces are closed
+        for paper in make().papers:
+            assert "arXiv" not in paper.text
+            entry = bibtex([paper])
+            assert (f"eprint = {{{paper.arxiv}}}" in entry) == (paper.arxiv is not None)
+            assert entry.count("{") == entry.count("}")
 
 
 def test_card_without_teacher(alone: TaskReport) -> None:

@@ -30,4 +30,4 @@ def method_row(recipe: Recipe) -> dict[str, Any]:
         row["mechanisms"] = ", ".join(mechanism.kind for mechanism in stage.mechanisms)
         terms = [term for term in stage.objective if term.weight > 0]
         stages.append(row | {c: ", ".join(term.words() for term in terms if term.column == c) for c in COLUMNS})
-    return {"method": recipe.method, "title": recipe.title, "paper": recipe.paper, "init": init, "stages": stages}
+    return {"method": recipe.method, "title": recipe.title, "paper": recipe.source, "init": init, "stages": stages}

@@ -63,7 +63,7 @@ def card(report: TaskReport) -> str:
         warnings=_warnings(report),
         layers=[_layers(entry) for entry in report.mapping],
         vocabulary=words.vocabulary_lines(report.vocabulary),
-        references=Markup(bibtex(report.paper)),
+        references=Markup(bibtex(report.references)),
     )
 
 

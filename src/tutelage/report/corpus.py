@@ -58,7 +58,7 @@ def card(report: CorpusReport) -> str:
         rows=_losses(report),
         verdict=verdict(report),
         use=USES[report.predicts],
-        references=Markup(bibtex(report.paper)),
+        references=Markup(bibtex(report.references)),
     )
 
 

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from tutelage.errors import TutelageError
 from tutelage.report.quality import CalibrationEntry, ClassEntry, Confusion, Difference, DisagreementsEntry
+from tutelage.report.references import Paper
 from tutelage.report.section import Block, Section
 from tutelage.report.served import Served
 from tutelage.report.teachers import PredictionsEntry, Scores, StoreEntry, TeamEntry
@@ -320,6 +321,9 @@ class TaskReport(Block):
     title: str
     """Name of the method, for people."""
     paper: str
+    """Where the method comes from, in words."""
+    references: list[Paper] = Field(default_factory=list)
+    """The same as papers, which the card cites. Empty in reports of older versions."""
     task: str
     kind: str
     """Kind of task, e.g. ``classification``."""
@@ -426,6 +430,9 @@ class CorpusReport(Block):
     title: str
     """Name of the method, for people."""
     paper: str
+    """Where the method comes from, in words."""
+    references: list[Paper] = Field(default_factory=list)
+    """The same as papers, which the card cites. Empty in reports of older versions."""
     predicts: str
     """The student's head: ``masked_lm`` (masked tokens), ``causal_lm`` or ``none``."""
     held_out: int

@@ -387,7 +387,8 @@ class CorpusRun:
             "general": True,
             "method": recipe.method,
             "title": recipe.title,
-            "paper": recipe.paper,
+            "paper": recipe.source,
+            "references": [one.model_dump() for one in recipe.papers],
             "predicts": self.head,
             "held_out": len(self.held_out[0][0]),
             "corpus": {
