@@ -62,7 +62,7 @@ from tutelage.report.quality import (
 )
 from tutelage.report.references import Paper, bibtex
 from tutelage.report.section import Bar, BarChart, Cell, Column, Fact, Line, LineChart, Row, Section, Table
-from tutelage.report.teachers import Member, TeamEntry, TeamStage
+from tutelage.report.teachers import MemberEntry, TeamEntry, TeamStage
 from tutelage.report.words import caution, constant_note, outcome, selection, student_stages, verdict, with_interval
 from tutelage.run.plan import mapping_lines
 from tutelage.tasks import KINDS
@@ -174,7 +174,7 @@ def alone(report: TaskReport) -> TaskReport:
 def taught(report: TaskReport) -> TaskReport:
     """Three teachers, of which the first of two stages has dropped one; a new student began after each."""
     members = [
-        Member(
+        MemberEntry(
             name=name,
             folder=f"/home/ann/team/{name}",
             shape="6 layers x 768, 12 heads, intermediate 3072",

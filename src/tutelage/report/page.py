@@ -247,7 +247,7 @@ def _on_team(report: TaskReport) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Measure:
     """A measure: ``cells`` by who, ``ratio`` to the teacher and ``gain`` over the baseline, as text."""
 
     label: str
@@ -306,7 +306,7 @@ def differences(report: TaskReport) -> list[str]:
     return [f"Differences in {what}: {'; '.join(told)}. Intervals are those of a paired bootstrap over the examples."]
 
 
-def comparison(report: TaskReport) -> list[Comparison]:
+def comparison(report: TaskReport) -> list[Measure]:
     """The rows of the table of scores and cost; the first is the task's metric."""
     found, student = entries(report), report.student
     rows = [
@@ -326,7 +326,7 @@ def comparison(report: TaskReport) -> list[Comparison]:
     saved = [(who, entry) for who, entry in found if entry.bytes is not None]
     rows.append(_cost_row(saved, "Size on disk", sizes, bytes_text, ("smaller", "larger")))
     if student.agreement is not None:
-        rows.append(Comparison(f"Agreement with {called(report)}", {"student": percent(student.agreement)}))
+        rows.append(Measure(f"Agreement with {called(report)}", {"student": percent(student.agreement)}))
     return rows
 
 
@@ -336,13 +336,13 @@ def _spread(entry: ModelEntry, batch: str) -> str:
     return f" ({found:.2g})" if finite(found) else ""
 
 
-def _score_row(found: list[tuple[str, ModelEntry]], part: str, metric: str) -> Comparison:
+def _score_row(found: list[tuple[str, ModelEntry]], part: str, metric: str) -> Measure:
     values = {who: entry.scores.get(part, {}).get(metric) for who, entry in found}
     ours, theirs, other = values["student"], values.get("teacher"), values.get("baseline")
     ratio = percent(ours / theirs) if finite(ours) and finite(theirs) and theirs > 0 else ""
     added = signed(round(ours, 3) - round(other, 3)) if finite(ours) and finite(other) else ""
     cells = {who: score_text(value) for who, value in values.items()}
-    return Comparison(f"{words(metric)}, {part}", cells, ratio, added)
+    return Measure(f"{words(metric)}, {part}", cells, ratio, added)
 
 
 def _cost_row(
@@ -351,11 +351,11 @@ def _cost_row(
     values: dict[str, Any],
     form: Callable[[Any], str],
     ways: tuple[str, str],
-) -> Comparison:
+) -> Measure:
     ratio = ""
     if "teacher" in values and finite(values["teacher"]) and finite(values["student"]):
         ratio = factor(values["teacher"], values["student"], *ways) or "the same"
-    return Comparison(label, {who: form(values[who]) for who, _ in found}, ratio)
+    return Measure(label, {who: form(values[who]) for who, _ in found}, ratio)
 
 
 def bar_charts(report: TaskReport) -> list[BarChart]:

@@ -36,7 +36,7 @@ class StoreEntry(Block):
     """Parts of the evaluation set whose teacher predictions are stored."""
 
 
-class Member(Block):
+class MemberEntry(Block):
     """A teacher of a team."""
 
     name: str
@@ -83,7 +83,7 @@ class TeamStage(Block):
 class TeamEntry(Block):
     """A team of teachers and its sampling weights."""
 
-    members: list[Member]
+    members: list[MemberEntry]
     starts: dict[str, list[float]]
     """By stage: the probabilities that it began with."""
     stages: list[TeamStage]

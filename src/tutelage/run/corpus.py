@@ -60,7 +60,7 @@ HELD_OUT_TOKENS = 200_000
 HELD_OUT_FILE = "held_out.json"
 
 
-class Drawn:
+class DrawnInstances:
     """The feed of a stage on a corpus: instances are drawn by (seed, epoch, row), so none is ever saved."""
 
     def __init__(
@@ -167,7 +167,7 @@ class CorpusRun:
             )
             for stage in stages
         ]
-        self.feeds: list[Drawn] = []
+        self.feeds: list[DrawnInstances] = []
         self.held_out: list[tuple[Rows, Encoded]] = []
         """For each stage the rows of the held-out instances, and the instances as that stage masks them."""
         self._read()
@@ -230,8 +230,8 @@ class CorpusRun:
                 teacher.check_pooler()
             counts = self.corpus.counts if stage.data.masking and stage.data.masking.smoothing else None
             types = typed == {True}
-            self.feeds.append(Drawn(learnt, stage.data, self.head, self.config.seed, counts, types=types))
-            unseen = Drawn(apart, stage.data, self.head, 0, counts, types=types)
+            self.feeds.append(DrawnInstances(learnt, stage.data, self.head, self.config.seed, counts, types=types))
+            unseen = DrawnInstances(apart, stage.data, self.head, 0, counts, types=types)
             rows = unseen.rows(0)[:HELD_OUT]
             self.held_out.append((rows, unseen.read(0, rows)))
 

@@ -62,7 +62,7 @@ class Asked(BaseModel):
     settings: dict[str, Any]
 
 
-class Row(BaseModel):
+class AblationRow(BaseModel):
     """One row of a table: the scores on the evaluation set, by seed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -84,7 +84,7 @@ class Ablation(BaseModel):
     task: str
     metric: str
     teacher: float
-    rows: dict[str, Row]
+    rows: dict[str, AblationRow]
 
     def against_full(self, arm: str) -> Interval:
         """How much higher (or lower) a row scores than the full method, and half its 95 % interval, paired by seed."""
@@ -188,13 +188,13 @@ def _config(arm: str, student: Fresh, students: Path, data: DataConfig, settings
     return _with(RunConfig(recipe=recipe, data=read, baseline=False, **fields), settings)
 
 
-def _rows(outcomes: Iterable[Outcome]) -> dict[str, Row]:
+def _rows(outcomes: Iterable[Outcome]) -> dict[str, AblationRow]:
     """The rows of the tables by name, of all runs."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, AblationRow] = {}
     for outcome in outcomes:
         scores = rows[outcome.arm].scores if outcome.arm in rows else {}
         scores = dict(sorted({**scores, outcome.seed: outcome.scores}.items()))
-        rows[outcome.arm] = Row(arm=outcome.arm, scores=scores, steps=outcome.steps)
+        rows[outcome.arm] = AblationRow(arm=outcome.arm, scores=scores, steps=outcome.steps)
     return rows
 
 

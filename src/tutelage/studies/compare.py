@@ -73,11 +73,11 @@ CHECKED = 256
 """About as many texts of each part show whether a cell can be run."""
 
 
-class _Part(BaseModel):
+class _ComparePart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class ComparedMethod(_Part):
+class ComparedMethod(_ComparePart):
     """A method, and what is changed in it."""
 
     method: str
@@ -92,7 +92,7 @@ class ComparedMethod(_Part):
         return self.name or self.method
 
 
-class TeacherTask(_Part):
+class TeacherTask(_ComparePart):
     """A task with its teacher."""
 
     teacher: Place
@@ -122,7 +122,7 @@ def _methods(value: Any) -> Any:
     return [{"method": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
 
 
-class ComparePlan(_Part):
+class ComparePlan(_ComparePart):
     """What is compared; one YAML file is this."""
 
     tasks: Annotated[tuple[TeacherTask, ...], Field(min_length=1)]

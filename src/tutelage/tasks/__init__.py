@@ -14,13 +14,13 @@ from tutelage.tasks.kind import Kind
 from tutelage.tasks.multilabel import Multilabel
 from tutelage.tasks.regression import Regression
 from tutelage.tasks.spans import Spans
-from tutelage.tasks.tokens import Tokens
+from tutelage.tasks.tokens import TokenClassification
 
 KINDS: dict[str, Kind] = {
     "classification": Classification(),
     "regression": Regression(),
     "multilabel": Multilabel(),
-    "tokens": Tokens(),
+    "tokens": TokenClassification(),
     "spans": Spans(),
     "embedding": Embedding(),
 }
