@@ -257,7 +257,7 @@ def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) 
         }
     )
     made = api.finetune(teacher_folder / "random", tmp_path / "teacher", data=data, settings=SHORT, quiet=True)
-    assert made.report["labels"] == list(LABELS) and made.report["data"]["report"] == 40
+    assert made.report["labels"] == list(LABELS) and made.report["data"]["evaluation"] == 40
     assert "teacher" not in made.predictions()
     texts, labels = table(60, 1).values()
     given = {"train": (texts, labels), "dev": data["validation"], "unlabeled": texts[:10], "allow_weak_teacher": True}

@@ -122,7 +122,7 @@ def test_a_search_keeps_what_it_did(scene: SimpleNamespace) -> None:
             run = out / "runs" / f"{trial.keep}-top{trial.top}-{epochs}-seed{seed}"
             report = json.loads((run / "report.json").read_text())
             assert score == report["stages"][-1]["best"]["score"]
-            assert report["data"]["sources"]["selection"] == "10% of train, held out"
+            assert report["data"]["sources"]["validation"] == "10% of train, held out"
             assert (run / "student").exists() == (trial.rung == 2)
 
 

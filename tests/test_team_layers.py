@@ -154,7 +154,9 @@ def test_layers_of_those_are_compared_that_read_the_students_tokens(teacher_fold
     objective = [Hidden(), HardLabels()]
     stage = recipe.stages[0].model_copy(update={"objective": objective, "mechanisms": [Team(combine="average")]})
     strict = recipe.model_copy(update={"stages": [stage]})
-    with pytest.raises(TutelageError, match="none of the teachers reads the student's tokens; use a method on"):
+    with pytest.raises(
+        TutelageError, match="none of the teachers reads the student's tokens; use a method that learns"
+    ):
         distil(teacher_folder, tmp_path / "never", teachers, strict, student="init=bilstm")
     with pytest.raises(TutelageError, match="the student has 4 layers and the teacher 3"):
         distil(teacher_folder, tmp_path / "never", teachers, strict, student="layers=4")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any, NamedTuple
 
+from tutelage.report.mechanisms import BaselineWords
 from tutelage.report.model import TaskReport
 from tutelage.report.section import Section
 
@@ -49,8 +50,8 @@ def _of_section(section: dict[str, Any]) -> ComparisonTable:
 
 
 def _called(report: dict[str, Any], who: str) -> str:
-    other = "slices of the teacher" if report.get("inherited") else "student, not distilled"
-    return {"baseline": other}.get(who, who)
+    own = [one["baseline"]["row"] for one in report["mechanisms"].values() if one["baseline"]]
+    return {"baseline": own[0] if own else BaselineWords().row}.get(who, who)
 
 
 def _served(report: dict[str, Any]) -> ComparisonTable:

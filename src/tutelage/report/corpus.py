@@ -10,7 +10,7 @@ from markupsafe import Markup
 from tutelage.objectives.terms import title_of
 from tutelage.report.model import CorpusReport
 from tutelage.report.numbers import count_text, seconds_text
-from tutelage.report.page import LOSSES, REPEAT, STAGES, draw, environment, inherited, loss_charts
+from tutelage.report.page import LOSSES, REPEAT, STAGES, draw, environment, loss_charts
 from tutelage.report.references import bibtex
 from tutelage.report.section import Column, Fact, Row, Section, Table
 from tutelage.report.templates import render
@@ -36,7 +36,6 @@ def page(report: CorpusReport) -> str:
         sections=[
             _held_out(report),
             Section(title="Training curves", pictures=[*charts], notes=[LOSSES]) if charts else None,
-            inherited(report.inherited),
             *report.sections,
             _training(report),
             Section(title="Environment", facts=environment(report)),

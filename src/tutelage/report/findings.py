@@ -104,7 +104,7 @@ def _rival(report: TaskReport) -> Iterator[Finding]:
 def _training(report: TaskReport) -> Iterator[Finding]:
     for number, stage in enumerate(report.stages):
         whose = "student" if number < len(student_stages(report)) else "twin"
-        if (rise := rise_of(stage, report.data.selection)) is not None:
+        if (rise := rise_of(stage, report.data.validation)) is not None:
             yield Finding(
                 kind="still improving",
                 text=f"The {whose} was still improving in the last of {stage.epochs} epochs of stage {stage.name}: "
@@ -235,7 +235,7 @@ def _data(report: TaskReport) -> Iterator[Finding]:
             text=f"{percent(cut / learnt)} of the training texts are longer than the model reads.",
             remedy="Raise --max-length where the model allows it, or split the texts.",
         )
-    curve = None if report.half is None else _curve(report.half, data.selection)
+    curve = None if report.half is None else _curve(report.half, data.validation)
     if report.teacher is not None and (curve or (not data.unlabeled and data.train < FEW)):
         yield Finding(
             kind="few texts",

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tutelage.objectives.terms import title_of
-from tutelage.report import predictions, quality_page, team
-from tutelage.report.model import InheritedEntry, ModelEntry, Report, StageEntry, TaskReport, Trials
+from tutelage.report import predictions, quality_page
+from tutelage.report.model import ModelEntry, Report, StageEntry, TaskReport, Trials
 from tutelage.report.numbers import (
     bytes_text,
     count_text,
@@ -59,6 +59,7 @@ from tutelage.report.words import (
     paid,
     selection,
     selector,
+    teachers_of,
     trained_words,
     verdict,
     vocabulary_lines,
@@ -76,7 +77,7 @@ def page(report: TaskReport) -> str:
         title=f"{report.title} on {report.task}",
         verdict=verdict(report),
         poor=not paid(report),
-        asides=[*_on_team(report), *filter(None, [caution(report)])],
+        asides=[*_on_teachers(report), *filter(None, [caution(report)])],
         warnings=len(report.warnings),
         sections=[
             scores_and_cost(report),
@@ -86,8 +87,6 @@ def page(report: TaskReport) -> str:
             *quality_page.sections(report),
             tried(report.start, "Start: the teacher's layers that the student is made of", "Layers"),
             curves(report),
-            team.section(report),
-            inherited(report.inherited),
             *report.sections,
             training(report),
             tried(report.rates, "Learning rate", "Peak rate"),
@@ -234,13 +233,14 @@ def tried(trials: Trials | None, title: str, head: str) -> Section | None:
     )
 
 
-def _on_team(report: TaskReport) -> list[str]:
-    if report.team is None:
+def _on_teachers(report: TaskReport) -> list[str]:
+    several = teachers_of(report)
+    if several is None:
         return []
     found = lead(report)
     which = "" if found is None else f" The one it is compared with is {found[0]}"
-    which += "" if found is None else "." if found[1] else ", which is not a member."
-    return [f"The student was trained by a team of {len(report.team.members)} teachers.{which}"]
+    which += "" if found is None else "." if found[1] else ", which is not one of them."
+    return [f"The student was trained by {len(several.shares)} teachers.{which}"]
 
 
 # ------------------------------------------------------------------------------------------------- scores and cost
@@ -271,12 +271,12 @@ def scores_and_cost(report: TaskReport) -> Section:
         cells += [Cell(text=one.ratio, style="faint")] if report.teacher else []
         cells += [Cell(text=one.gain, style="faint")] if report.baseline else []
         rows.append(Row(name=one.label, cells=cells, lead=not number))
-    source = report.data.sources.get("report", "dev")
+    source = report.data.sources.get("evaluation", "dev")
     return Section(
         title="Scores and cost",
         table=Table(
-            caption=f"Scores on {count_text(report.data.report)} examples of the evaluation set ({source}). Latency is the median "
-            f"of one forward pass on {device_text(report.environment.device)}{SPREAD}."
+            caption=f"Scores on {count_text(report.data.evaluation)} examples of the evaluation set ({source}). Latency is the "
+            f"median of one forward pass on {device_text(report.environment.device)}{SPREAD}."
             + (f" Gain is the student minus {who['baseline']!r}." if report.baseline else ""),
             head="Measure",
             columns=columns,
@@ -462,40 +462,6 @@ def layer_maps(report: TaskReport) -> list[LayerMap]:
 
 # -------------------------------------------------------------------------------------------------- other sections
 
-PLACES = {
-    "residual": "Residual stream",
-    "attention": "Attention",
-    "intermediate": "Feed-forward",
-    "pooler": "Pooler",
-    "head": "Head",
-}
-
-
-def inherited(entry: InheritedEntry | None) -> Section | None:
-    """How many coordinates a student with inherited weights kept, by place."""
-    if entry is None:
-        return None
-    rows = []
-    for place, name in PLACES.items():
-        groups = [group for key, group in entry.kept.items() if key.partition("_")[0] == place]
-        if groups:
-            layers = f", each of {len(groups)} layers" if place in ("attention", "intermediate") else ""
-            rows.append(Row(name=name + layers, cells=[f"{len(groups[0].kept):,} of {groups[0].of:,}"]))
-    return Section(
-        title="Inherited weights",
-        table=Table(
-            caption="Coordinates of the teacher that the student keeps.",
-            head="Place",
-            columns=[Column(title="Kept", strong=True)],
-            rows=rows,
-        ),
-        notes=[
-            f"Multiplying out the compactors changed no logit by more than {entry.difference:.1e} (largest logit: "
-            f"{entry.largest_logit:.3g}). The largest removed row had norm {entry.largest_masked:.1g}. inherited.json lists the "
-            "coordinates that were kept."
-        ],
-    )
-
 
 def training(report: TaskReport) -> Section:
     """The stages and the data."""
@@ -529,11 +495,15 @@ def training(report: TaskReport) -> Section:
         Fact(name="Labels", text=label_list(report.labels)),
         Fact(name="Files", text="; ".join(data.notes)),
         Fact(name="Training", text=examples("train", data.train) + augmented + unlabeled),
-        Fact(name="Validation split", text=examples("selection", data.selection)),
-        Fact(name="Evaluation set", text=examples("report", data.report)),
+        Fact(name="Validation split", text=examples("validation", data.validation)),
+        Fact(name="Evaluation set", text=examples("evaluation", data.evaluation)),
         Fact(name="Mean length", text=f"{data.mean_length:.1f} tokens"),
         Fact(
-            name="Truncated texts", text=", ".join(f"{count_text(n)} of {part}" for part, n in data.truncated.items())
+            name="Truncated texts",
+            text=", ".join(
+                f"{count_text(n)} of {'the evaluation set' if part == 'evaluation' else part}"
+                for part, n in data.truncated.items()
+            ),
         ),
         Fact(name="Vocabulary", text="; ".join(vocabulary_lines(report.vocabulary))),
     ]

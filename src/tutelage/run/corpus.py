@@ -27,6 +27,7 @@ from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.knowledge.signals import Signals
 from tutelage.mechanisms.hook import Hook
+from tutelage.mechanisms.mechanism import reported
 from tutelage.mechanisms.scene import Scene, StageScene
 from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.progress import duration
@@ -381,7 +382,6 @@ class CorpusRun:
                 "parameters": size,
                 "bytes": self.teacher.bytes,
             }
-        mechanisms = {m.kind: m for stage in recipe.stages for m in stage.mechanisms}.values()
         tree = {
             "tutelage": __version__,
             "general": True,
@@ -410,12 +410,10 @@ class CorpusRun:
                 if isinstance(stage.data, Instances)
             ],
             "projections": (workspace.folder / PROJECTIONS).exists(),
-            "inherited": None,
-            **{name: value for m in mechanisms for name, value in m.report(self.scene).items()},
+            **reported((m for stage in recipe.stages for m in stage.mechanisms), self.scene),
             "environment": workspace.environment(),
             "origins": workspace.origins,
             "seed": config.seed,
-            "sections": [section for m in mechanisms for section in m.sections(self.scene)],
             "seconds": workspace.seconds,
         }
         return CorpusReport.model_validate(tree)

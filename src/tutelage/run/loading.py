@@ -63,7 +63,7 @@ def load_split(config: RunConfig, data: Data, teacher: Source | None, warnings: 
         data = data.hold_out(config.data.holdout, config.seed)
     if data.selection is None:
         first = next(iter(data.dev))
-        data = replace(data, selection=data.dev[first], sources={**data.sources, "selection": f"{first}, as reported"})
+        data = replace(data, selection=data.dev[first], sources={**data.sources, "validation": f"{first}, as reported"})
         warnings.append(
             f"the best checkpoint is selected on {first}, which is also the evaluation set: the reported scores are optimistic"
         )
