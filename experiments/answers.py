@@ -70,7 +70,7 @@ def some_of(path: Path, count: int) -> str:
 
 def page(results: Results) -> Results:
     def about(teacher: Results) -> str:
-        return f". Trained on {teacher['data']['train']:,}, scored on {teacher['data']['report']:,} of dev."
+        return f". Trained on {teacher['data']['train']:,}, scored on {teacher['data']['evaluation']:,} of dev."
 
     return common.tables_of_tasks(results, arm="method", about=about)
 

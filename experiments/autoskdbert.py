@@ -199,7 +199,8 @@ def recipe_for(arm: str, done: list[Results], rate: float, arguments: Arguments)
 
 
 def row(report: Results, work: Path) -> Results:
-    team, where = report["team"] or {"stages": []}, report["environment"]
+    found, where = report["mechanisms"].get("team"), report["environment"]
+    team = found["data"] if found else {"stages": []}
     kept = ("probabilities", "next", "kept", "draws", "score", "constant", "skipped", "updates")
     return {
         "scores": next(iter(report["student"]["scores"].values())),
@@ -207,7 +208,7 @@ def row(report: Results, work: Path) -> Results:
         "stages": {s["name"]: {"steps": s["steps"], "seconds": s["seconds"]} for s in report["stages"]},
         "found": {stage["stage"]: {name: stage[name] for name in kept} for stage in team["stages"]},
         "texts": report["data"]["train"],
-        "scored": report["data"]["report"],
+        "scored": report["data"]["evaluation"],
         "warnings": [line.replace(f"{work}/", "") for line in report["warnings"]],
         "environment": "{gpu}, {threads} threads, {precision}".format(**{"gpu": where["device"], **where}),
     }
@@ -299,7 +300,7 @@ def teachers_table(team: Results, runs: common.Runs) -> list[str]:
     heads += ["its student alone: seeds", f"{metric}, validation split", f"{metric}, dev"]
     for member, made in zip(team["members"], team["made"], strict=True):
         students = common.of(runs, teacher=member["name"])
-        own = [f"{member['scores'][part][metric]:.3f}" for part in ("held", team["part"])]
+        own = [f"{member['scores'][part][metric]:.3f}" for part in ("held_out", team["part"])]
         theirs = [[run["selection"] for run in students], [run["scores"][metric] for run in students]]
         cells.append([member["name"], f"`{made}`", f"{member['parameters'] / 1e6:.1f} M", *own, str(len(students))])
         cells[-1] += [shown(values) for values in theirs]

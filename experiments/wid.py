@@ -33,7 +33,7 @@ from tutelage.data.corpus.reading import Corpus
 from tutelage.data.masking import Masking
 from tutelage.mechanisms.pruning.settings import PruningSchedule
 from tutelage.methods import finetune, wid
-from tutelage.run.corpus import Drawn
+from tutelage.run.corpus import DrawnInstances
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import bench
 from tutelage.students.load import load_config, load_model
@@ -236,7 +236,7 @@ def loss_on(folder: Path, corpus: Corpus, kind: str, rows: int = 2000) -> float:
     """Cross-entropy in nats a word on held-out text; every model predicts the same words."""
     head, losses = KINDS[kind].head, []
     model = load_model(str(folder), head)[0]
-    feed = Drawn(corpus, instances(kind), head, 0, types=anatomy.has_token_types(model.config))
+    feed = DrawnInstances(corpus, instances(kind), head, 0, types=anatomy.has_token_types(model.config))
     names = feed.rows(0)[:rows]
     for part in np.split(names, range(64, len(names), 64)):
         for batch in batches.step_batches(feed.read(0, part), part, 0, 1, 2**30):

@@ -99,7 +99,7 @@ def test_it_teaches_as_it_answers_alone(family: str, tokenizer, root: Path) -> N
         (
             "pkd",
             Fresh(layers=2, hidden=16, heads=2, intermediate=24, family="bert"),
-            "a t5 has logits alone; use a method on",
+            "a t5 has logits alone; use a method that learns from predictions alone",
         ),
         ("tinybert", Fresh(layers=2, hidden=16, heads=2, intermediate=24, family="bert"), "a t5 has logits alone"),
         ("kd", Copied(layers=1), "a t5 has no layers that can be copied; use a fresh student with family=bert"),

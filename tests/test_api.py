@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -9,6 +10,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,16 @@ def test_names_are_public_and_cheap() -> None:
     )
     for name in dir(tutelage):
         assert getattr(tutelage, name) is not None
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """A class name stands for one thing in the whole package, so that a reader who has met it knows it."""
+    root, found = Path(tutelage.__file__).parent, defaultdict(list)
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found[node.name].append(str(path.relative_to(root)))
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
 
 
 def test_python_m_is_the_command_line() -> None:
@@ -245,7 +257,7 @@ def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) 
         }
     )
     made = api.finetune(teacher_folder / "random", tmp_path / "teacher", data=data, settings=SHORT, quiet=True)
-    assert made.report["labels"] == list(LABELS) and made.report["data"]["report"] == 40
+    assert made.report["labels"] == list(LABELS) and made.report["data"]["evaluation"] == 40
     assert "teacher" not in made.predictions()
     texts, labels = table(60, 1).values()
     given = {"train": (texts, labels), "dev": data["validation"], "unlabeled": texts[:10], "allow_weak_teacher": True}

@@ -376,7 +376,7 @@ def test_a_killed_run_resumes_to_the_same_bits(method: str, teacher_folder: Path
         for path in (whole / "metrics.jsonl", cut / "metrics.jsonl")
     ]
     assert len(set(steps[1])) == len(steps[1])  # nothing is logged twice
-    assert reports[0]["team"] == reports[1]["team"]  # and a team's distribution went the same way
+    assert reports[0]["mechanisms"] == reports[1]["mechanisms"]  # and a team's distribution went the same way
 
 
 def run_without_dropout(path: Path, resume: bool = False) -> list[bool]:
@@ -430,7 +430,7 @@ def test_two_processes_give_the_single_processes_student(method: str, teacher_fo
         path.write_text(to_yaml(config_for(method, teacher_folder, out, recipe=recipe, baseline=False, **more)))
         looked = in_processes(processes, run_without_dropout, path)
         students.append(AutoModelForSequenceClassification.from_pretrained(out / "student").eval())
-        found.append(json.loads((out / "report.json").read_text())["team"])
+        found.append(json.loads((out / "report.json").read_text())["mechanisms"])
         lines.append([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()])
     assert looked[0] == looked[1] and looked[0]
     if method == "tinybert":  # its first stage compares layers: the head takes no part
@@ -450,10 +450,11 @@ def test_two_processes_give_the_single_processes_student(method: str, teacher_fo
         assert one["losses"] == pytest.approx(two["losses"], rel=1e-2, abs=1e-3)
     assert len(lines[1]) == sum(stage["steps"] for stage in json.loads((out / "report.json").read_text())["stages"])
     if method == "autoskdbert":
-        ours, theirs = ([stage["history"] for stage in team["stages"]] for team in found)
+        teams = [mechanisms["team"]["data"] for mechanisms in found]
+        ours, theirs = ([stage["history"] for stage in team["stages"]] for team in teams)
         assert np.abs(np.array(ours) - np.array(theirs)).max() < 1e-4
         assert all(abs(stage[-1][1] - 0.5) > 0.02 for stage in ours)
-        for one, two in zip(*(team["stages"] for team in found), strict=True):
+        for one, two in zip(*(team["stages"] for team in teams), strict=True):
             assert one["reward"] == pytest.approx(two["reward"], rel=1e-2, abs=1e-3)
 
 

@@ -22,6 +22,7 @@ from tutelage.recipes.config import RunConfig, from_yaml, to_yaml, validated, wi
 from tutelage.recipes.recipe import Instances, Recipe, Stage
 from tutelage.recipes.settings import run_config, with_settings
 from tutelage.recipes.table import method_row
+from tutelage.report.references import Paper
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.specs import Checkpoint, Copied, Fresh, parse
 from tutelage.studies.compare_plan import ComparePlan
@@ -123,6 +124,21 @@ def test_stages_and_terms_occur_once() -> None:
     stage = Stage(name="x", objective=[HardLabels()])
     with pytest.raises(ValidationError, match="each name once"):
         Recipe(method="m", title="t", paper="p", student=Copied(), stages=[stage, stage])
+
+
+def test_a_paper_is_words_or_what_cards_cite() -> None:
+    """Each form survives YAML and is the same words."""
+    paper = Paper(text="Ann, 2030", arxiv="3001.00001", title="{A}: b", authors="Ann, B")
+    for given, words in (
+        ("Ann, 2030", "Ann, 2030"),
+        (paper, "Ann, 2030, arXiv:3001.00001"),
+        ([paper, Paper(text="Bob, 2031")], "Ann, 2030, arXiv:3001.00001; Bob, 2031"),
+    ):
+        recipe = METHODS["kd"]().model_copy(update={"paper": given})
+        back = validated(yaml.safe_load(to_yaml(RunConfig(recipe=recipe)))).recipe
+        assert back.paper == given and method_row(back)["paper"] == back.source == words
+    with pytest.raises(ValidationError, match="arxiv"):
+        Paper(text="Ann, 2030", arxiv="arXiv:3001.00001")
 
 
 @pytest.mark.parametrize(

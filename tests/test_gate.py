@@ -50,7 +50,7 @@ def run(teacher_folder: Path, tmp_path: Path) -> Path:
         )
         for name, value, lost in (("y", -0.12, 12), ("x", -0.1, 14), ("z", 0.1, 0))
     ]
-    report.data.report = 400
+    report.data.evaluation = 400
     changed = report.model_copy(update={"teacher": teacher, "student": student, "classes": classes})
     folder = tmp_path / "run"
     (folder / "student").mkdir(parents=True)

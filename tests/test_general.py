@@ -331,7 +331,7 @@ def test_pretraining_a_new_network_through_the_api(scene: Path, tmp_path: Path) 
 
 def test_the_same_words_are_asked_again_in_evaluation_and_others_in_the_next_epoch(scene: Path) -> None:
     from tutelage.data.corpus.reading import Corpus
-    from tutelage.run.corpus import Drawn
+    from tutelage.run.corpus import DrawnInstances
 
     corpus = Corpus(scene / "corpus")
     assert corpus.split(10**6) == (corpus, corpus)
@@ -344,9 +344,9 @@ def test_the_same_words_are_asked_again_in_evaluation_and_others_in_the_next_epo
         assert (np.diff(part.documents) > 0).all()
         part.epoch("pairs", 16, 0, 0)
     instances = Instances(packing="segments", length=24, masking=Masking())
-    feed = Drawn(learnt, instances, "masked_lm", 0, types=True)
+    feed = DrawnInstances(learnt, instances, "masked_lm", 0, types=True)
     rows = feed.rows(0)[:8]
-    once, again = feed.read(0, rows), Drawn(learnt, instances, "masked_lm", 0, types=True).read(0, rows)
+    once, again = feed.read(0, rows), DrawnInstances(learnt, instances, "masked_lm", 0, types=True).read(0, rows)
     assert np.array_equal(once.tokens, again.tokens) and np.array_equal(once.targets, again.targets)
     later = feed.read(1, rows)
     assert len(later.tokens) != len(once.tokens) or not np.array_equal(once.targets, later.targets)

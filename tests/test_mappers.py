@@ -24,7 +24,7 @@ from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Signals
 from tutelage.objectives import losses
 from tutelage.objectives.mapped import AttendedLayers, ClosestLayers, ConcatenatedLayers, RandomLayers
-from tutelage.objectives.mappers import LEAST_COST, Drawn, Flows, Mapper, closest
+from tutelage.objectives.mappers import LEAST_COST, DrawnLayers, Flows, Mapper, closest
 from tutelage.objectives.mapping import grouped, picture
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import SoftLabels
@@ -247,7 +247,7 @@ def test_random_layers_against_the_formula(concatenated: bool, width: int | None
 
 
 def test_each_epoch_draws_sorted_layers_before_the_last_and_a_pair_of_the_plan() -> None:
-    drawn, term = Drawn(2, 5), RandomLayers()
+    drawn, term = DrawnLayers(2, 5), RandomLayers()
     draws = []
     for epoch in range(60):
         drawn.begin_epoch(np.random.default_rng([7, epoch]))

@@ -74,7 +74,7 @@ def test_a_run_reports_what_its_models_predict(distilled: tuple[Result, TaskRepo
     assert {one.text for one in found.listed} == {row["text"] for row in rows if row["student"] != row["teacher"]}
     lost = [one.teacher == one.label for one in found.listed]
     assert lost == sorted(lost, reverse=True)
-    assert report.calibration is not None and report.calibration.texts == report.data.selection == 8
+    assert report.calibration is not None and report.calibration.texts == report.data.validation == 8
     shares = np.array([[row[f"student: {label}"] for label in LABELS] for row in rows])
     labels = np.array([LABELS.index(row["label"]) for row in rows])
     bins = reliability(shares.max(axis=1), shares.argmax(axis=1) == labels)
@@ -138,7 +138,7 @@ def test_where_all_rows_are_right_no_temperature_is_fitted(teacher_folder: Path)
     report = load_report(teacher_folder / "teacher")
     assert isinstance(report, TaskReport) and report.calibration is not None
     found = report.calibration
-    assert (found.temperature, found.after) == (None, None) and found.texts == report.data.selection > 0
+    assert (found.temperature, found.after) == (None, None) and found.texts == report.data.validation > 0
     told = f"it could not be fitted: all {found.texts} rows of the validation split are right"
     assert temperature_of_run(str(teacher_folder / "teacher")) == (1.0, [f"temperature 1: {told}"])
     section = quality_page.calibration(report)

@@ -20,7 +20,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
 from tutelage.progress import Display
 from tutelage.recipes.config import from_yaml
-from tutelage.report.search import Candidate, Rung, Search, Trial
+from tutelage.report.search import Candidate, Rung, Search, SearchTrial
 from tutelage.run.task import TaskRun
 from tutelage.run.workspace import Bench, new_accelerator
 from tutelage.studies import search
@@ -85,18 +85,18 @@ def scene(quick: None, teacher_folder: Path, tmp_path_factory: pytest.TempPathFa
     return SimpleNamespace(folder=folder, found=whole, root=teacher_folder)
 
 
-def trials(count: int, seed: int, rung: int = 2) -> list[Trial]:
+def trials(count: int, seed: int, rung: int = 2) -> list[SearchTrial]:
     """Made up; some are equally large or equally good."""
     generator = random.Random(seed)
     made = []
     for i in range(count):
         score = generator.randrange(80, 100) / 100
         common = {"keep": f"{i + 1}l_1t_1h", "top": 8, "bytes_per_example": 100.0 * generator.randrange(1, 30)}
-        made.append(Trial(**common, rung=rung, score=score, scores={0: score, 1: score}, dev_score=0.5))
+        made.append(SearchTrial(**common, rung=rung, score=score, scores={0: score, 1: score}, dev_score=0.5))
     return made
 
 
-def made_up(tried: list[Trial], **more: Any) -> Search:
+def made_up(tried: list[SearchTrial], **more: Any) -> Search:
     rungs = [Rung(epochs={"hidden": epochs}, trials=len(tried), seeds=2) for epochs in (1, 3)]
     front = pareto([trial for trial in tried if trial.rung == 2])
     return Search(
@@ -122,7 +122,7 @@ def test_a_search_keeps_what_it_did(scene: SimpleNamespace) -> None:
             run = out / "runs" / f"{trial.keep}-top{trial.top}-{epochs}-seed{seed}"
             report = json.loads((run / "report.json").read_text())
             assert score == report["stages"][-1]["best"]["score"]
-            assert report["data"]["sources"]["selection"] == "10% of train, held out"
+            assert report["data"]["sources"]["validation"] == "10% of train, held out"
             assert (run / "student").exists() == (trial.rung == 2)
 
 
@@ -234,7 +234,9 @@ def test_a_score_of_a_constant_answer_is_not_called_accuracy(capsys: pytest.Capt
 
 def test_the_best_under_a_budget() -> None:
     tried = trials(25, 3)
-    early = Trial(keep="9l_1t_1h", top=8, bytes_per_example=40.5, rung=1, score=1.0, scores={0: 1.0}, dev_score=1.0)
+    early = SearchTrial(
+        keep="9l_1t_1h", top=8, bytes_per_example=40.5, rung=1, score=1.0, scores={0: 1.0}, dev_score=1.0
+    )
     found = made_up([early, *tried])
     for budget in (100, 500, 1234.5, 10**6):
         fitting = [trial for trial in tried if trial.bytes_per_example <= budget]

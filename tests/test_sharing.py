@@ -458,7 +458,7 @@ def test_ptp_labels_of_models_that_have_not_seen_the_texts(teacher_folder: Path,
     for number in (1, 2, 3):
         report = json.loads((tmp_path / "folds" / f"fold-{number}" / "report.json").read_text())
         learnt = load_data(DataConfig(**data, leave_out=(number, 3))).train
-        assert report["data"]["train"] + report["data"]["selection"] == len(learnt)
+        assert report["data"]["train"] + report["data"]["validation"] == len(learnt)
         seen = set(examples.content(learnt))
         rows = [
             row for row, name in enumerate(manifest.contents) if name not in seen

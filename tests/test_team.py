@@ -591,7 +591,7 @@ def search(root: Path, out: Path, settings: list[str] = [], **more):  # noqa: B0
 
 def test_a_team_is_made_shown_and_repeated(team_root: Path, tmp_path: Path) -> None:
     found = json.loads((team_root / "shown.json").read_text())
-    scores = [member["scores"]["held"]["accuracy"] for member in found["members"]]
+    scores = [member["scores"]["held_out"]["accuracy"] for member in found["members"]]
     assert min(scores[0], scores[1], scores[3]) > 0.9 and 0.3 < scores[2] < 0.7 and scores[4] < 0.1
     assert [member["name"] for member in found["members"]][1] == "02-seed1-layers2"
     assert found == api.show_team(str(team_root / "team"), quiet=True)
@@ -622,10 +622,14 @@ def test_bad_teachers_are_dropped_and_the_student_is_a_plain_model(
 ) -> None:
     began = beginnings(monkeypatch)
     report = search(team_root, tmp_path / "run")
-    first, second = report["team"]["stages"]
+    first, second = report["mechanisms"]["team"]["data"]["stages"]
     # Each stage is taught by what the one before has found, the last one too; and the report says so.
     for name, wanted in (("search", [0.2] * 5), ("refine", first["next"]), ("distill", second["next"])):
-        assert began[name].weights == pytest.approx(wanted, abs=1e-12) == report["team"]["starts"][name], name
+        assert (
+            began[name].weights
+            == pytest.approx(wanted, abs=1e-12)
+            == report["mechanisms"]["team"]["data"]["starts"][name]
+        ), name
     assert np.ptp(second["next"]) > 0.2
     assert {"03-seed2-noise0.5", "05-seed4-noise1.0"}.isdisjoint(first["kept"]) and len(first["kept"]) >= 2
     assert sum(first["next"]) == pytest.approx(1, abs=1e-12) and first["updates"] == sum(first["draws"]) == 500
@@ -666,7 +670,7 @@ def test_fixed_distributions_and_means_teach_too(
 ) -> None:
     if isinstance(wanted, str) and wanted == "ranks":
         shown = json.loads((team_root / "shown.json").read_text())
-        scores = [member["scores"]["held"]["accuracy"] for member in shown["members"]]
+        scores = [member["scores"]["held_out"]["accuracy"] for member in shown["members"]]
         # Linear steps by place from the worst, 1 to 5, whose sum is 15; equal scores share theirs.
         ranks = [sum((b < a) + (b == a) / 2 for b in scores) + 0.5 for a in scores]
         assert len(set(ranks)) > 3 and ranks[2] == 2 and ranks[4] == 1
@@ -684,12 +688,17 @@ def test_fixed_distributions_and_means_teach_too(
         quiet=True,
         **texts(team_root),
     ).report
-    assert report["team"]["stages"] == [] and len(report["team"]["members"]) == 5
+    assert (
+        report["mechanisms"]["team"]["data"]["stages"] == []
+        and len(report["mechanisms"]["team"]["data"]["members"]) == 5
+    )
     (start,) = began.values()
     if isinstance(wanted, str):  # softmax of the teachers' own scores, on what this run holds out
-        wanted = softmax([5 * member["scores"]["held"]["accuracy"] for member in report["team"]["members"]])
+        wanted = softmax(
+            [5 * member["scores"]["held_out"]["accuracy"] for member in report["mechanisms"]["team"]["data"]["members"]]
+        )
     assert start.weights == pytest.approx(wanted, abs=1e-12)
-    assert report["team"]["starts"] == {"distill": pytest.approx(wanted, abs=1e-12)}
+    assert report["mechanisms"]["team"]["data"]["starts"] == {"distill": pytest.approx(wanted, abs=1e-12)}
     if method == "ensemble":  # what it says is what all say in the mean, at the temperature of the recipe
         mean = (start.said / 2).softmax(-1).mean(0)
         assert torch.allclose((start.signals.logits / 2).softmax(-1), mean, atol=1e-6)
@@ -865,7 +874,7 @@ def test_a_team_is_led_by_whom_the_others_can_follow(team_root: Path, tmp_path: 
     report = api.distill(
         None, str(tmp_path / "run"), team=[folder, str(tmp_path / "more")], settings=short, **common
     ).report
-    one, other = report["team"]["members"]
+    one, other = report["mechanisms"]["team"]["data"]["members"]
     assert one["scores"] == other["scores"]
     with pytest.raises(TutelageError, match="name another first: the first knows 'neutral' beside the data's"):
         api.distill(None, str(tmp_path / "x"), team=[str(tmp_path / "more"), folder], settings=short, **common)
@@ -922,7 +931,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(team_root: Path, tmp_
             )
         assert not Path(out).exists()
 
-    attempt("learns from one teacher; for several use", method="kd")
+    attempt("learns from one teacher; for several use a method with the mechanism team", method="kd")
     attempt("learns from several teachers; use tutelage distill", team=(), teacher=folders[0])
     attempt("there is no teacher", team=())
     attempt("3 numbers for a team of 2", settings=["team.weights=[1,2,3]"])

@@ -271,7 +271,10 @@ def test_a_search_that_is_killed_when_weights_have_moved_goes_on(
         assert logs[logs.isfinite()].std() > 0.05  # they have moved
     left = -1
     cut = search(teacher_folder, tmp_path / "cut", *settings, resume=True)
-    assert cut["team"] == whole["team"] and len(cut["team"]["stages"][0]["history"]) == 26
+    assert (
+        cut["mechanisms"] == whole["mechanisms"]
+        and len(cut["mechanisms"]["team"]["data"]["stages"][0]["history"]) == 26
+    )
     ours, theirs = (tmp_path / name / "student" / "model.safetensors" for name in ("whole", "cut"))
     assert ours.read_bytes() == theirs.read_bytes()
 
@@ -348,12 +351,12 @@ def test_a_team_from_the_console(typed: dict) -> None:
         assert code == 0 and not err, err
     made, report = (json.loads(typed[name][1]) for name in ("made", "run"))
     assert [one["name"] for one in made["members"]][2] == "03-only1_2-seed2-epochs3"
-    assert report["method"] == "autoskdbert" and [one["name"] for one in report["team"]["members"]] == [
-        one["name"] for one in made["members"]
-    ]
-    assert [stage["updates"] for stage in report["team"]["stages"]] == [12, 8]
+    assert report["method"] == "autoskdbert" and [
+        one["name"] for one in report["mechanisms"]["team"]["data"]["members"]
+    ] == [one["name"] for one in made["members"]]
+    assert [stage["updates"] for stage in report["mechanisms"]["team"]["data"]["stages"]] == [12, 8]
     assert not any("may have been trained on the held-out" in warning for warning in report["warnings"])
-    assert [len(stage["history"]) for stage in report["team"]["stages"]] == [12, 8]
+    assert [len(stage["history"]) for stage in report["mechanisms"]["team"]["data"]["stages"]] == [12, 8]
     code, out, err = console("team", "show", root / "team", "--json")
     assert code == 0 and json.loads(out) == made and not err
     code, out, _ = console("team", "show", root / "team")

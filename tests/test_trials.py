@@ -116,7 +116,7 @@ def test_the_best_start_is_taken_and_reported(distilled: Path, teacher_folder: P
     assert report.start.chosen == min(losses, key=lambda name: losses[name])
     assert {one.name for one in report.twin_rates.tried} == {"0.003", "0.0075"}
     assert report.rates is None  # the settings name it
-    assert report.start.texts == report.data.selection
+    assert report.start.texts == report.data.validation
     page = (distilled / "report.html").read_text(encoding="utf-8")
     assert f"{report.start.chosen} (taken)" in page and "Learning rate of the student without" in page
     assert not (distilled / trials.START).exists() and not (distilled / trials.TWIN).exists()
@@ -518,7 +518,7 @@ def test_findings(distilled: Path) -> None:
         for texts, loss, score in ((500, 0.4, 0.6), (1000, 0.3, 0.65))
     ]
     half = trials.Trials(chosen="1,000 texts", steps=100, texts=50, tried=tried)
-    sure = fine.data.model_copy(update={"train": 5000, "truncated": {}, "selection": 10_000})
+    sure = fine.data.model_copy(update={"train": 5000, "truncated": {}, "validation": 10_000})
     told = found(fine, half=half, data=sure)["few texts"]
     assert "After 100 steps on 500 texts the held-out loss is 0.400, on 1,000 texts 0.300, and the validation" in told
     # 0.05 for each doubling, and log2(3) doublings.

@@ -873,7 +873,7 @@ def test_on_raw_text_for_masked_and_next_words(tmp_path: Path, tokenizer) -> Non
             corpus=str(tmp_path / "corpus"),
             settings=settings,
         ).report
-        about = report["inherited"]
+        about = report["mechanisms"]["pruning"]["data"]
         assert about["cut"] and about["largest_masked"] == 0 and about["difference"] < 1e-4 * about["largest_logit"]
         held = report["stages"][0]["held_out"]
         assert held["after"]["hard_labels"] < held["before"]["hard_labels"]
@@ -911,12 +911,12 @@ def test_the_authors_code_on_raw_text(tmp_path: Path, tokenizer, capsys: pytest.
     student = BertForMaskedLM.from_pretrained(tmp_path / "run" / "student")
     table, output = anatomy.word_embeddings_of(student).weight, student.get_output_embeddings().weight
     assert not student.config.tie_word_embeddings and not torch.equal(table, output)
-    kept = {name: entry["kept"] for name, entry in report["inherited"]["kept"].items()}
+    kept = {name: entry["kept"] for name, entry in report["mechanisms"]["pruning"]["data"]["kept"].items()}
     assert set(kept) >= {"residual", "head", "attention_1", "intermediate_4"} and len(kept["head"]) == 16
     # The residual stream goes as heads do, as many coordinates of each.
     assert np.bincount(np.array(kept["residual"]) // 8, minlength=4).tolist() == [4, 4, 4, 4]
     # 60 steps are few for their penalty: something was left of the rows, and a note says what that changed.
-    about = report["inherited"]
+    about = report["mechanisms"]["pruning"]["data"]
     assert not about["cut"] and 1e-5 < about["largest_masked"] < 1 and about["difference"] > 1e-3
     assert f"removing them changed logits by up to {about['difference']:.2g}" in "".join(capsys.readouterr()).replace(
         "\n", " "

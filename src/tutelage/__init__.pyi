@@ -50,6 +50,7 @@ from .recipes.config import RunConfig as RunConfig
 from .recipes.recipe import Instances as Instances
 from .recipes.recipe import Recipe as Recipe
 from .recipes.recipe import Stage as Stage
+from .report.references import Paper as Paper
 from .run.pipelines import pipeline as pipeline
 from .run.result import Result as Result
 from .serving.report import ExportReport as ExportReport

@@ -207,7 +207,7 @@ def left(folder: Path) -> dict[str, str]:
         elif path.name == "report.json":
             tree = json.loads(path.read_text())
             sides = [tree[who] for who in ("teacher", "student", "baseline") if isinstance(tree.get(who), dict)]
-            found[name] = json.dumps([[side.get("scores") for side in sides], tree.get("team")])
+            found[name] = json.dumps([[side.get("scores") for side in sides], tree.get("mechanisms")])
     return found
 
 

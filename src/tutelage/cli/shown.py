@@ -133,7 +133,7 @@ def _team(found: dict[str, Any]) -> None:
     heads = [f"= {number}" for number in range(1, len(alike[0]) + 1)]
     table = Table("", "teacher", "M parameters", f"{metric}, {part}", f"{metric}, held-out train", *heads)
     for row, one in enumerate(members):
-        scores = [f"{one['scores'][place][metric]:.4f}" for place in (part, "held")]
+        scores = [f"{one['scores'][place][metric]:.4f}" for place in (part, "held_out")]
         agreement = [f"{value:.2f}" for value in alike[row]]
         table.add_row(str(row + 1), one["name"], f"{one['parameters'] / 1e6:.1f}", *scores, *agreement)
     _show(table)
@@ -401,7 +401,7 @@ def _methods(rows: list[dict[str, Any]]) -> None:
         table.add_column(column, overflow="fold", no_wrap=column in ("stage", "on"))
     for row in rows:
         for index, stage in enumerate(row["stages"]):
-            learns = "; ".join(f"{part}: {stage[part]}" for part in COLUMNS if stage[part])
+            learns = "; ".join(f"{part}: {stage[part]}" for part in (*COLUMNS, "mechanisms") if stage[part])
             first = (row["method"], row["init"]) if index == 0 else ("", "")
             table.add_row(*first, stage["stage"], stage["data"], learns)
     _show(table)

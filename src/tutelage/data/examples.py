@@ -160,7 +160,7 @@ class Data:
             self,
             train=self.train.take(np.flatnonzero(~held)),
             selection=self.train.take(np.flatnonzero(held)),
-            sources={**self.sources, "selection": f"{share:.0%} of train, held out"},
+            sources={**self.sources, "validation": f"{share:.0%} of train, held out"},
         )
 
 

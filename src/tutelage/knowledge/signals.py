@@ -152,8 +152,8 @@ class Tap:
         for what, layers in lacking.items():
             if layers:
                 raise TutelageError(
-                    f"this {self.model.config.model_type} gave no {what} of layer {min(layers)}; use a method that does not "
-                    "read them (kd, logits_mse)"
+                    f"this {self.model.config.model_type} gave no {what} of layer {min(layers)}; use a method that learns "
+                    "from predictions alone (`tutelage methods`)"
                 )
 
     def _numbered(self) -> list[int] | None:

@@ -28,7 +28,7 @@ class Cutting(Mechanism):
     def check(self, stage: StageLike) -> None:
         if stage.on_corpus:
             raise ValueError(
-                f"stage {stage.name!r} {self.does} for a task, and is on a corpus; use init=inherited (wid) there"
+                f"stage {stage.name!r} {self.does} for a task, and is on a corpus; use init=inherited there"
             )
         check_last(stage, self.does)
 

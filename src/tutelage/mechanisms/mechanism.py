@@ -6,7 +6,7 @@ name. To add one, subclass :class:`Mechanism` in a file of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tutelage.anatomy import Head
     from tutelage.mechanisms.hook import Hook
     from tutelage.mechanisms.scene import Scene, StageScene
+    from tutelage.report.mechanisms import MechanismEntry
     from tutelage.report.section import Section
     from tutelage.teachers.source import Source
     from tutelage.teachers.teacher import Teacher
@@ -162,9 +163,10 @@ class Mechanism(BaseModel):
         """The mechanism's part in the training loop; ``teacher`` is what :meth:`teacher` returned."""
         return None
 
-    def report(self, scene: Scene) -> dict[str, Any]:
-        """Fields of the report for this mechanism, by name. Called once for each kind of mechanism in a run."""
-        return {}
+    def report(self, scene: Scene) -> MechanismEntry | None:
+        """What the mechanism says in ``report.json``, under ``mechanisms`` and its kind. Called once for each kind of mechanism in
+        a run."""
+        return None
 
     def sections(self, scene: Scene) -> list[Section]:
         """Sections of the report's page, kept in ``report.json``. Called once for each kind of mechanism in a run."""
@@ -188,6 +190,13 @@ def check_last(stage: StageLike, does: str) -> None:
         raise ValueError(
             f"stage {stage.name!r} {does}, so its student is complete only at the end; set select=last, without patience"
         )
+
+
+def reported(mechanisms: Iterable[Mechanism], scene: Scene) -> dict[str, Any]:
+    """What the mechanisms of a run bring to its report: the fields ``mechanisms`` and ``sections``."""
+    each = list({one.kind: one for one in mechanisms}.values())
+    said = {one.kind: found for one in each if (found := one.report(scene)) is not None}
+    return {"mechanisms": said, "sections": [section for one in each for section in one.sections(scene)]}
 
 
 AnyMechanism = Annotated[SerializeAsAny[Mechanism], by_kind(Mechanism, "mechanism")]

@@ -5,6 +5,7 @@ from typing import Literal
 from tutelage.objectives.mapped import AttendedLayers
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Copied
 
 
@@ -22,7 +23,12 @@ def alp_kd(
     return Recipe(
         method="alp_kd",
         title="ALP-KD",
-        paper="Passban et al., AAAI 2021, arXiv:2012.14022",
+        paper=Paper(
+            text="Passban et al., AAAI 2021",
+            arxiv="2012.14022",
+            title="{ALP-KD}: Attention-Based Layer Projection for Knowledge Distillation",
+            authors="Passban, Peyman and Wu, Yimeng and Rezagholizadeh, Mehdi and Liu, Qun",
+        ),
         student=Copied(choose="first"),
         stages=[
             Stage(

@@ -1,10 +1,12 @@
 """AutoSKDBERT (OpenReview csARsNPKgVi) and what it is measured against: one student, a team of teachers."""
 
 from tutelage.mechanisms.team.settings import Learning, Team
+from tutelage.methods.kd import HINTON
 from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Copied
 
 
@@ -53,7 +55,12 @@ def skdbert(
     return Recipe(
         method="skdbert",
         title="SKDBERT",
-        paper="SKDBERT, AAAI 2023, arXiv:2211.14466",
+        paper=Paper(
+            text="SKDBERT, AAAI 2023",
+            arxiv="2211.14466",
+            title="{SKDBERT}: Compressing {BERT} via Stochastic Knowledge Distillation",
+            authors="Ding, Zixiang and Jiang, Guoqing and Zhang, Shuai and Guo, Lin and Lin, Wei",
+        ),
         student=Copied(),
         stages=[_distill(team or Team(), alpha, temperature, epochs, lr)],
     )
@@ -65,7 +72,7 @@ def ensemble(alpha: float = 0.7, temperature: float = 2.0, epochs: int = 3, lr: 
         update={
             "method": "ensemble",
             "title": "Distillation from an ensemble",
-            "paper": "Hinton et al., 2015, arXiv:1503.02531",
+            "paper": HINTON,
         }
     )
 
@@ -86,7 +93,12 @@ def mt_bert(temperature: float = 2.0, epochs: int = 3, lr: float = 5e-5) -> Reci
     return Recipe(
         method="mt_bert",
         title="MT-BERT",
-        paper="Wu et al., 2021, arXiv:2106.01023",
+        paper=Paper(
+            text="Wu et al., 2021",
+            arxiv="2106.01023",
+            title="One Teacher is Enough? {P}re-trained Language Model Distillation from Multiple Teachers",
+            authors="Wu, Chuhan and Wu, Fangzhao and Huang, Yongfeng",
+        ),
         student=Copied(),
         stages=[stage.model_copy(update={"objective": objective})],
     )

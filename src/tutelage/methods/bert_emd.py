@@ -5,6 +5,7 @@ from tutelage.objectives.hidden import Embeddings
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.transport import Transport
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Fresh
 
 
@@ -25,7 +26,12 @@ def bert_emd(
     return Recipe(
         method="bert_emd",
         title="BERT-EMD",
-        paper="Li et al., EMNLP 2020, arXiv:2010.06133",
+        paper=Paper(
+            text="Li et al., EMNLP 2020",
+            arxiv="2010.06133",
+            title="{BERT-EMD}: Many-to-Many Layer Mapping for {BERT} Compression with Earth Mover's Distance",
+            authors="Li, Jianquan and Liu, Xiaokang and Zhao, Honghong and Xu, Ruifeng and Yang, Min and Jin, Yaohong",
+        ),
         student=Fresh(layers=layers, hidden=hidden, intermediate=intermediate, heads=heads),
         augmentation=Augmentation(variants=20),
         stages=[

@@ -3,7 +3,15 @@
 from tutelage.data.augmentation.rules import Rules
 from tutelage.objectives.predictions import LogitsMSE, PseudoLabels
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import BiLSTM
+
+TANG = Paper(
+    text="Tang et al., 2019",
+    arxiv="1903.12136",
+    title="Distilling Task-Specific Knowledge from {BERT} into Simple Neural Networks",
+    authors="Tang, Raphael and Lu, Yao and Liu, Linqing and Mou, Lili and Vechtomova, Olga and Lin, Jimmy",
+)
 
 
 def bilstm(task: str | None = None, alpha: float = 0.0) -> Recipe:
@@ -16,7 +24,7 @@ def bilstm(task: str | None = None, alpha: float = 0.0) -> Recipe:
     return Recipe(
         method="bilstm",
         title="Distilled BiLSTM",
-        paper="Tang et al., 2019, arXiv:1903.12136",
+        paper=TANG,
         student=BiLSTM(),
         augmentation=Rules(iterations=10 if large else 20),
         stages=[

@@ -5,6 +5,7 @@ from typing import Literal
 from tutelage.objectives.mapped import ConcatenatedLayers
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Copied
 
 
@@ -21,7 +22,12 @@ def ckd(
     return Recipe(
         method="ckd",
         title="CKD",
-        paper="Wu et al., EMNLP 2020, arXiv:2010.03034",
+        paper=Paper(
+            text="Wu et al., EMNLP 2020",
+            arxiv="2010.03034",
+            title="Why Skip If You Can Combine: A Simple Knowledge Distillation Technique for Intermediate Layers",
+            authors="Wu, Yimeng and Passban, Peyman and Rezagholizadeh, Mehdi and Liu, Qun",
+        ),
         student=Copied(choose="first"),
         stages=[
             Stage(

@@ -4,6 +4,7 @@ from tutelage.mechanisms.gates.settings import Gates
 from tutelage.objectives.mapped import ClosestLayers
 from tutelage.objectives.predictions import SoftLabels
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Gated
 
 EPOCHS = {"sst2": 20, "mnli": 20, "qnli": 20, "qqp": 20}
@@ -25,7 +26,12 @@ def cofi(share: float = 0.5, alpha: float = 0.1, temperature: float = 2.0, task:
     return Recipe(
         method="cofi",
         title="CoFi",
-        paper="Xia et al., ACL 2022, arXiv:2204.00408",
+        paper=Paper(
+            text="Xia et al., ACL 2022",
+            arxiv="2204.00408",
+            title="Structured Pruning Learns Compact and Accurate Models",
+            authors="Xia, Mengzhou and Zhong, Zexuan and Chen, Danqi",
+        ),
         student=Gated(share=share),
         stages=[
             Stage(

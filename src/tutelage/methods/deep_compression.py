@@ -3,6 +3,7 @@
 from tutelage.mechanisms.coding.settings import SharedValues, Sparsity
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Copied
 
 
@@ -17,7 +18,13 @@ def deep_compression(share: float = 0.5, bits: int = 6, temperature: float = 2.0
     return Recipe(
         method="deep_compression",
         title="Deep Compression",
-        paper="Han et al., ICLR 2016, arXiv:1510.00149",
+        paper=Paper(
+            text="Han et al., ICLR 2016",
+            arxiv="1510.00149",
+            title="Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization and {Huffman} "
+            "Coding",
+            authors="Han, Song and Mao, Huizi and Dally, William J.",
+        ),
         student=Copied(layers="all"),
         stages=[
             Stage(

@@ -4,7 +4,15 @@ from tutelage.data.masking import Masking
 from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Copied
+
+SANH = Paper(
+    text="Sanh et al., 2019",
+    arxiv="1910.01108",
+    title="{DistilBERT}, a distilled version of {BERT}: smaller, faster, cheaper and lighter",
+    authors="Sanh, Victor and Debut, Lysandre and Chaumond, Julien and Wolf, Thomas",
+)
 
 
 def distilbert(
@@ -19,7 +27,7 @@ def distilbert(
     return Recipe(
         method="distilbert",
         title="DistilBERT, task stage",
-        paper="Sanh et al., 2019, arXiv:1910.01108",
+        paper=SANH,
         student=Copied(choose="spread"),
         stages=[
             Stage(
@@ -45,7 +53,7 @@ def distilbert_general(layers: int = 6, soft: float = 5.0, hard: float = 2.0, co
     return Recipe(
         method="distilbert_general",
         title="DistilBERT, general stage",
-        paper="Sanh et al., 2019, arXiv:1910.01108",
+        paper=SANH,
         student=Copied(layers=layers, choose="spread", family="distilbert"),
         stages=[
             Stage(

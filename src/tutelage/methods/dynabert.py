@@ -5,6 +5,7 @@ from tutelage.mechanisms.subnetworks.settings import Subnetworks
 from tutelage.objectives.hidden import Embeddings, Hidden
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Ordered
 
 
@@ -38,7 +39,12 @@ def dynabert(
     return Recipe(
         method="dynabert",
         title="DynaBERT",
-        paper="Hou et al., NeurIPS 2020, arXiv:2004.04037",
+        paper=Paper(
+            text="Hou et al., NeurIPS 2020",
+            arxiv="2004.04037",
+            title="{DynaBERT}: Dynamic {BERT} with Adaptive Width and Depth",
+            authors="Hou, Lu and Huang, Zhiqi and Shang, Lifeng and Jiang, Xin and Chen, Xiao and Liu, Qun",
+        ),
         student=Ordered(),
         stages=stages,
     )

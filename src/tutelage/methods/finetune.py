@@ -4,7 +4,15 @@ from typing import Literal
 
 from tutelage.objectives.predictions import HardLabels
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Copied, Student
+
+DEVLIN = Paper(
+    text="Devlin et al., NAACL 2019",
+    arxiv="1810.04805",
+    title="{BERT}: Pre-training of Deep Bidirectional Transformers for Language Understanding",
+    authors="Devlin, Jacob and Chang, Ming-Wei and Lee, Kenton and Toutanova, Kristina",
+)
 
 
 def finetune(
@@ -14,7 +22,7 @@ def finetune(
     return Recipe(
         method="finetune",
         title="Fine-tuning",
-        paper="Devlin et al., NAACL 2019, arXiv:1810.04805",
+        paper=DEVLIN,
         student=student or Copied(),
         stages=[Stage(name="finetune", objective=[HardLabels()], epochs=epochs, lr=lr)],
     )

@@ -4,6 +4,7 @@ from tutelage.anatomy import Layers
 from tutelage.objectives.hidden import Hint
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Fresh
 
 
@@ -16,7 +17,13 @@ def fitnets(layers: int = 6, hidden: int = 256, heads: int = 4, temperature: flo
     return Recipe(
         method="fitnets",
         title="FitNets",
-        paper="Romero et al., ICLR 2015, arXiv:1412.6550",
+        paper=Paper(
+            text="Romero et al., ICLR 2015",
+            arxiv="1412.6550",
+            title="{FitNets}: Hints for Thin Deep Nets",
+            authors="Romero, Adriana and Ballas, Nicolas and Kahou, Samira Ebrahimi and Chassang, Antoine and Gatta, "
+            "Carlo and Bengio, Yoshua",
+        ),
         student=Fresh(layers=layers, hidden=hidden, heads=heads, intermediate=4 * hidden),
         stages=[
             Stage(

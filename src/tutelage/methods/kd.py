@@ -2,7 +2,15 @@
 
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Copied
+
+HINTON = Paper(
+    text="Hinton et al., 2015",
+    arxiv="1503.02531",
+    title="Distilling the Knowledge in a Neural Network",
+    authors="Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff",
+)
 
 
 def kd(alpha: float = 0.7, temperature: float = 2.0, epochs: int = 3, lr: float = 5e-5) -> Recipe:
@@ -10,7 +18,7 @@ def kd(alpha: float = 0.7, temperature: float = 2.0, epochs: int = 3, lr: float 
     return Recipe(
         method="kd",
         title="Knowledge distillation",
-        paper="Hinton et al., 2015, arXiv:1503.02531",
+        paper=HINTON,
         student=Copied(),
         stages=[
             Stage(

@@ -4,6 +4,7 @@ from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.relations import Relations
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Assistant, Instances, Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Fresh
 
 
@@ -32,7 +33,12 @@ def minilm(layers: int = 6, hidden: int = 384, heads: int = 12) -> Recipe:
     return Recipe(
         method="minilm",
         title="MiniLM",
-        paper="Wang et al., NeurIPS 2020, arXiv:2002.10957",
+        paper=Paper(
+            text="Wang et al., NeurIPS 2020",
+            arxiv="2002.10957",
+            title="{MiniLM}: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers",
+            authors="Wang, Wenhui and Wei, Furu and Dong, Li and Bao, Hangbo and Yang, Nan and Zhou, Ming",
+        ),
         student=Fresh(layers=layers, hidden=hidden, heads=heads, intermediate=4 * hidden),
         stages=[general, first, last],
     )

@@ -5,6 +5,7 @@ from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.relations import Relations
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Fresh
 
 
@@ -34,7 +35,12 @@ def minilmv2(layers: int = 6, hidden: int = 384, heads: int = 12, teacher_layer:
     return Recipe(
         method="minilmv2",
         title="MiniLMv2",
-        paper="Wang et al., Findings of ACL 2021, arXiv:2012.15828",
+        paper=Paper(
+            text="Wang et al., Findings of ACL 2021",
+            arxiv="2012.15828",
+            title="{MiniLMv2}: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained Transformers",
+            authors="Wang, Wenhui and Bao, Hangbo and Huang, Shaohan and Dong, Li and Wei, Furu",
+        ),
         student=Fresh(layers=layers, hidden=hidden, heads=heads, intermediate=4 * hidden),
         stages=[general, first, last],
     )

@@ -3,6 +3,7 @@
 from tutelage.objectives.hidden_knowledge import HiddenKnowledge
 from tutelage.objectives.predictions import SoftLabels
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Pruned
 
 ROSITA6 = Pruned(layers=6, heads=2, intermediate=768, rank=128, importance="taylor", tune=None, examples=None)
@@ -32,7 +33,12 @@ def minimum_knowledge(
     return Recipe(
         method="minimum_knowledge",
         title="Minimum-knowledge distillation",
-        paper="Liu et al., ACL 2021, arXiv:2106.05691",
+        paper=Paper(
+            text="Liu et al., ACL 2021",
+            arxiv="2106.05691",
+            title="Marginal Utility Diminishes: Exploring the Minimum Knowledge for {BERT} Knowledge Distillation",
+            authors="Liu, Yuanxin and Meng, Fandong and Lin, Zheng and Wang, Weiping and Zhou, Jie",
+        ),
         student=ROSITA6,
         longest=LENGTHS.get(task),
         stages=[

@@ -6,6 +6,7 @@ from tutelage.objectives.hidden import Hidden
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.relations import Relations
 from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Fresh
 
 
@@ -49,7 +50,12 @@ def mobilebert(layers: int = 24, alpha: float = 0.5) -> Recipe:
     return Recipe(
         method="mobilebert",
         title="MobileBERT, progressive knowledge transfer",
-        paper="Sun et al., ACL 2020, arXiv:2004.02984",
+        paper=Paper(
+            text="Sun et al., ACL 2020",
+            arxiv="2004.02984",
+            title="{MobileBERT}: a Compact Task-Agnostic {BERT} for Resource-Limited Devices",
+            authors="Sun, Zhiqing and Yu, Hongkun and Song, Xiaodan and Liu, Renjie and Yang, Yiming and Zhou, Denny",
+        ),
         student=Fresh(family="mobilebert", layers=layers, hidden=512, intermediate=512, heads=4),
         stages=[*stages, words],
     )

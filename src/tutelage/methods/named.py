@@ -45,7 +45,8 @@ def method_recipe(
         given = tuple(ablation.split(",")) if several else (ablation,)
         unknown = [name for name in given if name not in names]
         if unknown:
-            hint = f"it knows {', '.join(names)}" if names else "tinybert and pea_kd know some"
+            some = [name for name, one in known_methods.items() if "ablation" in inspect.signature(one).parameters]
+            hint = f"it knows {', '.join(names)}" if names else f"there are some of {', '.join(some)}"
             raise TutelageError(f"the method {method!r} has no ablation {unknown[0]!r}; {hint}")
         choices["ablation"] = given if several else ablation
     return make(**choices)

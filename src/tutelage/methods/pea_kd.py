@@ -7,6 +7,7 @@ from tutelage.objectives.hidden import FirstToken
 from tutelage.objectives.predictions import PTP, HardLabels, SoftLabels
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Copied, Shared, Student
 
 Ablation = Literal["no_sps", "no_shuffle", "no_ptp", "no_pkd", "no_kd"]
@@ -48,7 +49,12 @@ def pea_kd(
     return Recipe(
         method="pea_kd",
         title=", ".join(["Pea-KD", *ablation]),
-        paper="Cho and Kang, PLOS ONE 2022, arXiv:2009.14822",
+        paper=Paper(
+            text="Cho and Kang, PLOS ONE 2022",
+            arxiv="2009.14822",
+            title="{Pea-KD}: Parameter-efficient and Accurate Knowledge Distillation on {BERT}",
+            authors="Cho, Ikhyun and Kang, U",
+        ),
         student=student,
         stages=[distill] if "no_ptp" in ablation else [ptp, distill],
     )

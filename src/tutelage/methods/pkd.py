@@ -5,6 +5,7 @@ from typing import Literal
 from tutelage.objectives.hidden import FirstToken
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Copied
 
 
@@ -26,7 +27,12 @@ def pkd(
     return Recipe(
         method="pkd",
         title="BERT-PKD",
-        paper="Sun et al., EMNLP 2019, arXiv:1908.09355",
+        paper=Paper(
+            text="Sun et al., EMNLP 2019",
+            arxiv="1908.09355",
+            title="Patient Knowledge Distillation for {BERT} Model Compression",
+            authors="Sun, Siqi and Cheng, Yu and Gan, Zhe and Liu, Jingjing",
+        ),
         student=Copied(choose="first"),
         stages=[
             Stage(

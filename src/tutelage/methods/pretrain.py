@@ -1,6 +1,7 @@
 """Pretraining without a teacher: masked or next words (Devlin et al. 2019; Radford et al. 2019)."""
 
 from tutelage.data.masking import Masking
+from tutelage.methods.finetune import DEVLIN
 from tutelage.objectives.predictions import HardLabels
 from tutelage.recipes.recipe import Instances, Recipe, Stage
 from tutelage.students.specs import Checkpoint, Student
@@ -22,7 +23,7 @@ def pretrain(
     return Recipe(
         method="pretrain",
         title="Pretraining on next words" if causal else "Pretraining on masked words",
-        paper="Radford et al., 2019" if causal else "Devlin et al., NAACL 2019, arXiv:1810.04805",
+        paper="Radford et al., 2019" if causal else DEVLIN,
         student=student or Checkpoint(name="bert-base-uncased"),
         stages=[
             Stage(

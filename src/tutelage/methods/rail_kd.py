@@ -3,6 +3,7 @@
 from tutelage.objectives.mapped import RandomLayers
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Copied
 
 
@@ -16,7 +17,13 @@ def rail_kd(concatenated: bool = True, width: int | None = None, temperature: fl
     return Recipe(
         method="rail_kd",
         title="RAIL-KD",
-        paper="Haidar et al., Findings of NAACL 2022, arXiv:2109.10164",
+        paper=Paper(
+            text="Haidar et al., Findings of NAACL 2022",
+            arxiv="2109.10164",
+            title="{RAIL-KD}: {RA}ndom Intermediate Layer Mapping for Knowledge Distillation",
+            authors="Haidar, Md Akmal and Anchuri, Nithin and Rezagholizadeh, Mehdi and Ghaddar, Abbas and Langlais, "
+            "Philippe and Poupart, Pascal",
+        ),
         student=Copied(choose="first"),
         stages=[
             Stage(

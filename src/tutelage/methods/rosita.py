@@ -8,6 +8,7 @@ from tutelage.objectives.hidden import Embeddings, Hidden
 from tutelage.objectives.predictions import SoftLabels
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Assistant, Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Copied, Reduced
 
 SIZES = Reduced(layers=8, heads=2, intermediate=512, rank=128)
@@ -40,7 +41,12 @@ def rosita(pretrained: str | None = None, task: str | None = None) -> Recipe:
     return Recipe(
         method="rosita",
         title="ROSITA",
-        paper="Liu et al., AAAI 2021, arXiv:2103.11367",
+        paper=Paper(
+            text="Liu et al., AAAI 2021",
+            arxiv="2103.11367",
+            title="{ROSITA}: Refined {BERT} cOmpreSsion with InTegrAted techniques",
+            authors="Liu, Yuanxin and Lin, Zheng and Yuan, Fengcheng",
+        ),
         student=SIZES,
         assistants=assistants,
         augmentation=Augmentation(variants=20),

@@ -2,6 +2,7 @@
 
 from tutelage.objectives.predictions import HardLabels, SimilarityMatrix, SoftLabels
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Copied
 
 
@@ -14,7 +15,12 @@ def similarity(temperature: float = 1.0, weight: float = 1.0, labels: float = 0.
     return Recipe(
         method="similarity",
         title="Similarity-preserving KD",
-        paper="after Tung and Mori, ICCV 2019, arXiv:1907.09682",
+        paper=Paper(
+            text="after Tung and Mori, ICCV 2019",
+            arxiv="1907.09682",
+            title="Similarity-Preserving Knowledge Distillation",
+            authors="Tung, Frederick and Mori, Greg",
+        ),
         student=Copied(),
         stages=[
             Stage(

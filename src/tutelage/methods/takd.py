@@ -2,6 +2,7 @@
 
 from tutelage.methods.kd import kd
 from tutelage.recipes.recipe import Assistant, Recipe
+from tutelage.report.references import Paper
 from tutelage.students.specs import Between
 
 
@@ -15,7 +16,13 @@ def takd(alpha: float = 0.7, temperature: float = 2.0, epochs: int = 3, lr: floa
         update={
             "method": "takd",
             "title": "Teacher assistants",
-            "paper": "Mirzadeh et al., AAAI 2020, arXiv:1902.03393",
+            "paper": Paper(
+                text="Mirzadeh et al., AAAI 2020",
+                arxiv="1902.03393",
+                title="Improved Knowledge Distillation via Teacher Assistant",
+                authors="Mirzadeh, Seyed-Iman and Farajtabar, Mehrdad and Li, Ang and Levine, Nir and Matsukawa, Akihiro and "
+                "Ghasemzadeh, Hassan",
+            ),
             "assistants": [Assistant(student=Between())],
         }
     )

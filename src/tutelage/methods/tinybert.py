@@ -10,6 +10,7 @@ from tutelage.objectives.mapping import Mapping
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.terms import AnyTerm
 from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Fresh
 
 Ablation = Literal["no_gd", "no_td", "no_da", "no_embd", "no_pred", "no_trm", "no_attn", "no_hidn"]
@@ -81,7 +82,13 @@ def tinybert(
         title="TinyBERT"
         + (f", {ablation}" if ablation else "")
         + ("" if mapping == "origin" else f", mapping {mapping}"),
-        paper="Jiao et al., Findings of EMNLP 2020, arXiv:1909.10351",
+        paper=Paper(
+            text="Jiao et al., Findings of EMNLP 2020",
+            arxiv="1909.10351",
+            title="{TinyBERT}: Distilling {BERT} for Natural Language Understanding",
+            authors="Jiao, Xiaoqi and Yin, Yichun and Shang, Lifeng and Jiang, Xin and Chen, Xiao and Li, Linlin and "
+            "Wang, Fang and Liu, Qun",
+        ),
         student=Fresh(layers=layers, hidden=hidden, intermediate=intermediate, heads=heads),
         augmentation=Augmentation(variants=20),
         longest=LENGTHS.get(task),

@@ -4,6 +4,7 @@ from tutelage.data.masking import Masking
 from tutelage.mechanisms.pruning.settings import PruningSchedule
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.recipes.recipe import Instances, Recipe, Stage
+from tutelage.report.references import Paper
 from tutelage.students.specs import Inherited
 
 
@@ -41,7 +42,13 @@ def wid(hidden: int = 384, *, causal: bool = False) -> Recipe:
     return Recipe(
         method="wid",
         title="WID",
-        paper="Wu et al., Findings of NAACL 2024, arXiv:2305.09098",
+        paper=Paper(
+            text="Wu et al., Findings of NAACL 2024",
+            arxiv="2305.09098",
+            title="Weight-Inherited Distillation for Task-Agnostic {BERT} Compression",
+            authors="Wu, Taiqiang and Hou, Cheng and Lao, Shanshan and Li, Jiayi and Wong, Ngai and Zhao, Zhe and Yang, "
+            "Yujiu",
+        ),
         student=Inherited(hidden=hidden),
         stages=[general, task],
     )

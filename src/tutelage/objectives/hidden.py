@@ -116,6 +116,7 @@ class Hidden(_HiddenTerm):
     """Outputs of mapped layers, all tokens; summed over the layers (TinyBERT, eq. 8; DistilBERT's cosine)."""
 
     column = "hidden"
+    title = "hidden states"
     aligned = True
 
     kind: Literal["hidden"] = "hidden"
@@ -165,6 +166,7 @@ class Pooled(Term):
     """The pooler's output, which TinyBERT's own general stage leaves random; mean over the hidden size."""
 
     column = "hidden"
+    title = "pooled output"
 
     kind: Literal["pooled"] = "pooled"
     project: Project = "auto"
@@ -201,8 +203,8 @@ def check_first_token(kind: str, *shapes: Shape) -> None:
     for shape in shapes:
         if family_named(shape.family).causal:
             raise TutelageError(
-                f"{kind} compares what the first token makes of the text, but in a {shape.family} it sees no other token; use "
-                "hidden (distilbert, tinybert)"
+                f"{kind} compares what the first token makes of the text, but in a {shape.family} it sees no other token; use the "
+                "term hidden"
             )
 
 

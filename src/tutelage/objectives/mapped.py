@@ -150,7 +150,7 @@ class RandomLayers(Term):
         if not 2 <= m <= n:
             raise TutelageError(
                 f"{self.kind} pairs the layers before the last of the student with some of the teacher's, but the student has {m} "
-                f"layer(s) and the teacher {n}; use a student of 2 to {n} layers, or a method on predictions (kd)"
+                f"layer(s) and the teacher {n}; use a student of 2 to {n} layers, or a method without this term"
             )
         return [(s, t) for s in range(1, m) for t in range(s, n - m + s + 1)]
 
@@ -159,11 +159,11 @@ class RandomLayers(Term):
         return _hidden_of(self.pairs(student, teacher))
 
     def modules(self, student: Shape, teacher: Shape | None) -> dict[str, nn.Module]:
-        from tutelage.objectives.mappers import Drawn, new_map
+        from tutelage.objectives.mappers import DrawnLayers, new_map
 
         assert teacher is not None
         count = student.layers - 1
-        found: dict[str, nn.Module] = {self.kind: Drawn(count, teacher.layers - 1)}
+        found: dict[str, nn.Module] = {self.kind: DrawnLayers(count, teacher.layers - 1)}
         together = count if self.concatenated else 1
         if self.width is not None:
             found[f"{self.kind}_teacher"] = new_map(together * teacher.hidden, self.width)
@@ -176,10 +176,10 @@ class RandomLayers(Term):
         import torch
 
         from tutelage.objectives import losses
-        from tutelage.objectives.mappers import Drawn, token_mean
+        from tutelage.objectives.mappers import DrawnLayers, token_mean
 
         drawn = x.projections[self.kind]
-        assert isinstance(drawn, Drawn)
+        assert isinstance(drawn, DrawnLayers)
         ours = [token_mean(x.student.hidden[s], x.batch.compared) for s in range(1, len(drawn.layers) + 1)]
         theirs = [token_mean(x.teacher.hidden[t], x.batch.compared) for t in drawn.layers]
         if self.concatenated:

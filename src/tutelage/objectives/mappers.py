@@ -48,7 +48,7 @@ def placed(kept: Sequence[int], width: int) -> Tensor:
     return (torch.arange(width)[:, None] == torch.tensor(kept)).float()
 
 
-class Drawn(Mapper):
+class DrawnLayers(Mapper):
     """``count`` of the first ``among`` teacher layers, ascending, drawn anew each epoch."""
 
     def __init__(self, count: int, among: int) -> None:

@@ -56,8 +56,8 @@ class ObjectivePlan:
             terms = [term for term in terms if not term.on_labels]
             if not terms:
                 raise TutelageError(
-                    f"a task of kind {self.kind.name} has no labels to learn from; use a method with a teacher (distill --method "
-                    "kd)"
+                    f"a task of kind {self.kind.name} has no labels to learn from; use a method with a teacher "
+                    "(`tutelage methods`)"
                 )
         if not terms:
             raise TutelageError("the objective has no term with a weight above 0; give one at least one")
@@ -112,8 +112,8 @@ class ObjectivePlan:
     def _check(self, term: Term) -> None:
         if self.predicted and not term.teacherless and not term.on_logits:
             raise TutelageError(
-                f"the objective {term.kind} compares the layers of a teacher, and a file of predictions has none; use a method on "
-                "predictions (kd, logits_mse, bilstm), or give --teacher"
+                f"the objective {term.kind} compares the layers of a teacher, and a file of predictions has none; use a method "
+                "that learns from predictions alone (`tutelage methods`), or give --teacher"
             )
         if self.teacher is None and not self.predicted and not term.teacherless:
             raise TutelageError(f"the objective {term.kind} needs a teacher; give one with --teacher")
@@ -121,7 +121,7 @@ class ObjectivePlan:
             if shape is not None and not term.on_logits and not family_named(shape.family).layers:
                 raise TutelageError(
                     f"the objective {term.kind} reads more than predictions, but a {shape.family} has logits alone; use a "
-                    "method on predictions (kd, logits_mse)"
+                    "method that learns from predictions alone (`tutelage methods`)"
                 )
         if (reason := term.refusal(self.kind)) is not None:
             raise TutelageError(f"the term {term.kind} {reason}")
@@ -132,8 +132,8 @@ class ObjectivePlan:
             scored = needs.attention or any(cut.scored_by is not None for cut in needs.cuts)
             if shape is not None and scored and family_named(shape.family).attention is None:
                 raise TutelageError(
-                    f"the objective {term.kind} reads attention, which cannot be read of a {shape.family}; predictions and "
-                    "hidden states can: use kd, pkd or distilbert"
+                    f"the objective {term.kind} reads attention, which cannot be read of a {shape.family}; use a method "
+                    "that compares predictions or hidden states (`tutelage methods`)"
                 )
 
 

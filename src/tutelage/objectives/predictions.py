@@ -25,6 +25,7 @@ class HardLabels(Term):
     """
 
     column = "labels"
+    title = "labels"
     on_logits = True
     on_labels = True
     teacherless = True
@@ -78,6 +79,7 @@ class LogitsMSE(Term):
     """Squared difference of the logits (Tang et al. 2019; Ba and Caruana 2014)."""
 
     column = "predictions"
+    title = "logits"
     on_logits = True
 
     kind: Literal["logits_mse"] = "logits_mse"
@@ -105,6 +107,7 @@ class PseudoLabels(Term):
     """
 
     column = "predictions"
+    title = "teacher's most likely class"
     on_logits = True
 
     kind: Literal["pseudo_labels"] = "pseudo_labels"

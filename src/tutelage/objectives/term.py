@@ -86,6 +86,8 @@ class Term(BaseModel):
 
     column: ClassVar[Column]
     """The column of the methods table."""
+    title: ClassVar[str] = ""
+    """The term's name for people, in plan and report; empty: its ``kind`` with spaces. A subclass doesn't inherit it."""
     on_logits: ClassVar[bool] = False
     """The term reads the student's answers to the task, and nothing else of the student."""
     aligned: ClassVar[bool] = False
@@ -107,6 +109,11 @@ class Term(BaseModel):
     """Factor of the term's loss; a term with weight 0 is left out."""
     optional: bool = False
     """Leave the term out where the models or the kind of task do not allow it, instead of an error."""
+
+    @classmethod
+    def called(cls) -> str:
+        """:attr:`title`, or what stands for it."""
+        return vars(cls).get("title") or str(cls.model_fields["kind"].default).replace("_", " ")
 
     def words(self) -> str:
         """The loss in a few words, for the methods table."""

@@ -7,9 +7,25 @@ from typing import Annotated
 from pydantic import SerializeAsAny
 
 from tutelage.objectives import attention, hidden, hidden_knowledge, mapped, predictions, relations, transport
-from tutelage.objectives.kinds import by_kind
+from tutelage.objectives.kinds import by_kind, kinds_of
 from tutelage.objectives.term import Term
 
-__all__ = ["AnyTerm", "attention", "hidden", "hidden_knowledge", "mapped", "predictions", "relations", "transport"]
+__all__ = [
+    "AnyTerm",
+    "attention",
+    "hidden",
+    "hidden_knowledge",
+    "mapped",
+    "predictions",
+    "relations",
+    "title_of",
+    "transport",
+]
 
 AnyTerm = Annotated[SerializeAsAny[Term], by_kind(Term, "term")]
+
+
+def title_of(kind: str) -> str:
+    """What plan and report call a term (:attr:`Term.title`); of one that is not defined here, its kind with spaces."""
+    known = kinds_of(Term)
+    return known[kind].called() if kind in known else kind.replace("_", " ")

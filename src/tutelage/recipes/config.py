@@ -16,6 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, mod
 from tutelage.data.config import BY_SETTING, DataConfig, Place
 from tutelage.errors import TutelageError, option
 from tutelage.fields import Seed
+from tutelage.mechanisms.mechanism import Mechanism
+from tutelage.objectives.kinds import kinds_of
 from tutelage.recipes.choices import Dtype, Precision, Tracker
 from tutelage.recipes.recipe import Recipe
 
@@ -70,9 +72,10 @@ class RunConfig(BaseModel):
         if any(general) and not all(general):
             raise ValueError("stages on a corpus and stages on a task are two runs; take one part of the recipe")
         if self.teachers and not self.recipe.takes_teachers:
+            takers = [kind for kind, one in kinds_of(Mechanism).items() if one.takes_teachers]
             raise ValueError(
-                f"the method {self.recipe.method!r} learns from one teacher; for several use ensemble, skdbert, mt_bert or "
-                "autoskdbert"
+                f"the method {self.recipe.method!r} learns from one teacher; for several use a method with the mechanism "
+                f"{' or '.join(takers)} (`tutelage methods`)"
             )
         if self.data.predictions is not None:
             also = [option(name) for name in ("teacher", "teacher_store") if getattr(self, name)]

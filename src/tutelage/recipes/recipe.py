@@ -15,6 +15,7 @@ from tutelage.errors import TutelageError
 from tutelage.fields import Count, Length, Positive, Rate, Weight
 from tutelage.mechanisms.mechanism import AnyMechanism
 from tutelage.objectives.terms import AnyTerm
+from tutelage.report.references import Paper
 from tutelage.students.specs import Between, Student, StudentSpec
 
 
@@ -179,8 +180,8 @@ class Recipe(BaseModel):
     """The method's name."""
     title: str
     """Its name for people."""
-    paper: str
-    """Where it comes from."""
+    paper: str | Paper | list[Paper]
+    """Where it comes from: words, or papers that model cards cite."""
     student: Student
     """Which network learns, and where its first weights come from."""
     assistants: list[Assistant] = []
@@ -235,6 +236,18 @@ class Recipe(BaseModel):
             if not isinstance(own.student, Between):  # one that is not known yet
                 Recipe.model_validate(dict(own))
         return self
+
+    @property
+    def papers(self) -> list[Paper]:
+        """Where it comes from, as papers."""
+        if isinstance(self.paper, list):
+            return self.paper
+        return [Paper(text=self.paper) if isinstance(self.paper, str) else self.paper]
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, in words."""
+        return "; ".join(map(str, self.papers))
 
     @property
     def begins(self) -> int:

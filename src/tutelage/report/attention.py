@@ -135,7 +135,7 @@ def explanation(report: AttentionReport) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Cell:
+class HeadPair:
     """A pair of heads: where it stands, how like they are (0 to 1) and what is said of it."""
 
     x: float
@@ -151,7 +151,7 @@ class HeatMap:
 
     title: str
     desc: str
-    cells: list[Cell]
+    cells: list[HeadPair]
     rows: list[tuple[float, str]]
     columns: list[tuple[float, str]]
     cell: float
@@ -207,7 +207,7 @@ def _map(title: str, layers: list[LayerReport], pairs_of: Callable[[LayerReport]
         rows.append((y + size / 2, layer.name.replace("from", "←")))
         for head, likeness, text, name in pairs_of(layer):
             said = f"layer {layer.name}, {name}: cosine {likeness.cosine:.3f}, KL {likeness.kl:.3f} nats"
-            cells.append(Cell(LEFT + (head - 1) * size, y, likeness.cosine, text, said))
+            cells.append(HeadPair(LEFT + (head - 1) * size, y, likeness.cosine, text, said))
     return HeatMap(
         title=title,
         desc="; ".join(cell.title for cell in cells),

@@ -9,7 +9,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 from markupsafe import Markup
 
-from tutelage.report import team, words
+from tutelage.objectives.terms import title_of
+from tutelage.report import words
 from tutelage.report.model import MappingEntry, TaskReport
 from tutelage.report.page import SPREAD, comparison
 from tutelage.report.references import bibtex
@@ -36,7 +37,7 @@ def card(report: TaskReport) -> str:
 
     Language, licence and data set are not known to a run; ``tutelage push`` asks for them.
     """
-    left, dropped = ([], []) if report.team is None else team.final(report.team)
+    several = words.teachers_of(report)
     lead = words.lead(report)
     return render(
         "card.md.jinja",
@@ -57,12 +58,12 @@ def card(report: TaskReport) -> str:
         spread=SPREAD,
         selection=words.selection(report),
         stages=[(stage, words.outcome(report, stage)) for stage in words.student_stages(report)],
-        team=left,
-        dropped=dropped,
+        several=several,
+        shares=sorted(several.shares, key=lambda one: -one.weight) if several else [],
         warnings=_warnings(report),
         layers=[_layers(entry) for entry in report.mapping],
         vocabulary=words.vocabulary_lines(report.vocabulary),
-        references=Markup(bibtex(report.paper)),
+        references=Markup(bibtex(report.references)),
     )
 
 
@@ -81,10 +82,10 @@ def _files(report: TaskReport) -> list[tuple[str, ServedEntry, str]]:
 
 
 def _warnings(report: TaskReport) -> list[str]:
-    """The warnings, with the members of a team by name instead of by folder."""
-    found = []
+    """The warnings, with several teachers by name instead of by folder."""
+    found, several = [], words.teachers_of(report)
     for line in report.warnings:
-        for one in report.team.members if report.team else ():
+        for one in several.shares if several else ():
             line = line.replace(repr(one.folder), repr(one.name))
         found.append(line)
     return found
@@ -93,7 +94,7 @@ def _warnings(report: TaskReport) -> list[str]:
 def _layers(entry: MappingEntry) -> dict[str, str]:
     pairs = ", ".join(f"{student} from {teacher}" for student, teacher in entry.pairs)
     of = f" of teacher {entry.teacher}" if entry.teacher else ""
-    return {"stage": entry.stage, "knowledge": words.words(entry.knowledge), "pairs": f"{pairs}{of}"}
+    return {"stage": entry.stage, "knowledge": title_of(entry.knowledge), "pairs": f"{pairs}{of}"}
 
 
 def _front_matter(report: TaskReport) -> str:
@@ -114,8 +115,8 @@ def _front_matter(report: TaskReport) -> str:
 
 def _base_model(report: TaskReport) -> str | list[str] | None:
     """The teachers whose names may be ones on the Hub; local folders are left out."""
-    if report.team:
-        return [one.folder for one in report.team.members if _on_hub(one.folder)] or None
+    if (several := words.teachers_of(report)) is not None:
+        return [one.folder for one in several.shares if _on_hub(one.folder)] or None
     name = report.teacher.name if report.teacher else ""
     return name if _on_hub(name) else None
 

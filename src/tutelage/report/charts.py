@@ -109,7 +109,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Layers:
+class LayerDrawing:
     """The layers of student and teacher side by side, and the lines between."""
 
     title: str
@@ -127,7 +127,7 @@ class Layers:
         return min(max(1, round((self.height + 60) / 260)), 3)
 
 
-def drawing(picture: Picture) -> Bars | Lines | Layers:
+def drawing(picture: Picture) -> Bars | Lines | LayerDrawing:
     """The geometry of a picture."""
     if isinstance(picture, BarChart):
         return _bars(picture)
@@ -223,7 +223,7 @@ def _tick_text(value: float, step: float) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
 
 
-def _layers(chart: LayerMap) -> Layers:
+def _layers(chart: LayerMap) -> LayerDrawing:
     deeper = max(chart.student_layers, chart.teacher_layers)
     gap = 30.0 if deeper <= 12 else 24.0
     span, top = gap * deeper, 34.0
@@ -248,7 +248,7 @@ def _layers(chart: LayerMap) -> Layers:
         for (student, teacher), styles in shared.items()
         for style, shift in ((style, i - (len(styles) - 1) / 2) for i, style in enumerate(styles))
     ]
-    return Layers(
+    return LayerDrawing(
         title=chart.title,
         desc="; ".join(map(_described, chart.links)) + "; layer 0 is the embeddings",
         student=column(chart.student_layers, {student for student, _ in shared}),

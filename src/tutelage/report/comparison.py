@@ -5,11 +5,12 @@ from __future__ import annotations
 from html import escape
 from typing import Any, NamedTuple
 
+from tutelage.report.mechanisms import BaselineWords
 from tutelage.report.model import TaskReport
 from tutelage.report.section import Section
 
 
-class Comparison(NamedTuple):
+class ComparisonTable(NamedTuple):
     """A table of text, and sentences below it."""
 
     title: str
@@ -25,7 +26,7 @@ class Comparison(NamedTuple):
         return f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
 
-def tables(report: dict[str, Any]) -> list[Comparison]:
+def tables(report: dict[str, Any]) -> list[ComparisonTable]:
     """What a report says of its models in tables: as they were trained and, where that was measured, as they would be served."""
     found = [comparison(report)]
     if report.get("served") is not None:
@@ -33,7 +34,7 @@ def tables(report: dict[str, Any]) -> list[Comparison]:
     return [*found, *(_of_section(one) for one in report.get("sections", []) if one["table"] is not None)]
 
 
-def _of_section(section: dict[str, Any]) -> Comparison:
+def _of_section(section: dict[str, Any]) -> ComparisonTable:
     """The table of a part of the package, or of a user's own file, and what is said about it."""
     table = Section.model_validate(section).table
     assert table is not None
@@ -45,15 +46,15 @@ def _of_section(section: dict[str, Any]) -> Comparison:
         for row in table.rows
     ]
     notes = [*section["paragraphs"], *section["remarks"]]
-    return Comparison(section["title"], [table.head, *(column.name for column in table.columns)], rows, notes)
+    return ComparisonTable(section["title"], [table.head, *(column.name for column in table.columns)], rows, notes)
 
 
 def _called(report: dict[str, Any], who: str) -> str:
-    other = "slices of the teacher" if report.get("inherited") else "student, not distilled"
-    return {"baseline": other}.get(who, who)
+    own = [one["baseline"]["row"] for one in report["mechanisms"].values() if one["baseline"]]
+    return {"baseline": own[0] if own else BaselineWords().row}.get(who, who)
 
 
-def _served(report: dict[str, Any]) -> Comparison:
+def _served(report: dict[str, Any]) -> ComparisonTable:
     """The models in ONNX and int8. Their scores are those of some of the texts, so they have a table of their own."""
     served, metric = report["served"], report["metric"]
     forms = {(one["model"], one["form"]): one for one in served["entries"]}
@@ -67,13 +68,13 @@ def _served(report: dict[str, Any]) -> Comparison:
         rows.append([*row, *shown])
     columns = ["", f"ONNX: {metric}", "ms", f"int8: {metric}", "ms", "MB"]
     title = f"As served: {served['texts']:,} texts; ms of one text on one thread"
-    return Comparison(title, columns, rows, list(served["notes"]))
+    return ComparisonTable(title, columns, rows, list(served["notes"]))
 
 
-def comparison(report: dict[str, Any]) -> Comparison:
+def comparison(report: dict[str, Any]) -> ComparisonTable:
     """What a report says in one table; of a run on a corpus the losses on held-out text."""
     if report.get("general"):
-        return Comparison(
+        return ComparisonTable(
             report["title"],
             ["stage", "loss on held-out text", "before", "after"],
             [
@@ -117,4 +118,4 @@ def comparison(report: dict[str, Any]) -> Comparison:
                 "the report lists them."
             )
     columns = ["", report["metric"], "parameters", "GFLOP", "ms, batch 1", "ms, batch 32"]
-    return Comparison(report["title"], columns, rows, notes)
+    return ComparisonTable(report["title"], columns, rows, notes)

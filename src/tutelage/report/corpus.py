@@ -7,13 +7,14 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from tutelage.objectives.terms import title_of
 from tutelage.report.model import CorpusReport
 from tutelage.report.numbers import count_text, seconds_text
-from tutelage.report.page import LOSSES, REPEAT, STAGES, draw, environment, inherited, loss_charts
+from tutelage.report.page import LOSSES, REPEAT, STAGES, draw, environment, loss_charts
 from tutelage.report.references import bibtex
 from tutelage.report.section import Column, Fact, Row, Section, Table
 from tutelage.report.templates import render
-from tutelage.report.words import folder_name, words
+from tutelage.report.words import folder_name
 
 USES = {
     "none": "It has no head: fine-tune it on a task, or distil a task into it (--student takes its folder).",
@@ -35,7 +36,6 @@ def page(report: CorpusReport) -> str:
         sections=[
             _held_out(report),
             Section(title="Training curves", pictures=[*charts], notes=[LOSSES]) if charts else None,
-            inherited(report.inherited),
             *report.sections,
             _training(report),
             Section(title="Environment", facts=environment(report)),
@@ -57,7 +57,7 @@ def card(report: CorpusReport) -> str:
         rows=_losses(report),
         verdict=verdict(report),
         use=USES[report.predicts],
-        references=Markup(bibtex(report.paper)),
+        references=Markup(bibtex(report.references)),
     )
 
 
@@ -67,7 +67,7 @@ def verdict(report: CorpusReport) -> str:
     how = "distilled from its teacher" if report.teacher else "trained without a teacher"
     last = report.stages[-1].held_out
     moved = ", ".join(
-        f"{words(name)} from {_value(last.before[name])} to {_value(value)}" for name, value in last.after.items()
+        f"{title_of(name)} from {_value(last.before[name])} to {_value(value)}" for name, value in last.after.items()
     )
     return f"A model of {report.student.shape}, {how} on {count_text(tokens)} tokens. On held-out text: {moved}."
 
@@ -76,7 +76,7 @@ def _losses(report: CorpusReport) -> list[tuple[str, str, str]]:
     """Stage and loss, its value before the stage, and after it."""
     return [
         (
-            f"{stage.name}: {words(name)}{'' if name == 'perplexity' else ' loss'}",
+            f"{stage.name}: {title_of(name)}{'' if name == 'perplexity' else ' loss'}",
             _value(stage.held_out.before[name]),
             _value(value),
         )
@@ -107,7 +107,7 @@ def _training(report: CorpusReport) -> Section:
         Row(
             name=stage.name,
             cells=[
-                ", ".join(map(words, stage.losses)),
+                ", ".join(map(title_of, stage.losses)),
                 f"{stage.data.packing}, at most {stage.data.length} tokens",
                 count_text(stage.epochs),
                 count_text(stage.steps),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+from tutelage.objectives.terms import title_of
 from tutelage.report.model import Finding, Rise, StageEntry, TaskReport, Trials
 from tutelage.report.numbers import finite, percent, score_text
 from tutelage.report.words import difference, failures, folder_name, gain, student_stages, words
@@ -103,7 +104,7 @@ def _rival(report: TaskReport) -> Iterator[Finding]:
 def _training(report: TaskReport) -> Iterator[Finding]:
     for number, stage in enumerate(report.stages):
         whose = "student" if number < len(student_stages(report)) else "twin"
-        if (rise := rise_of(stage, report.data.selection)) is not None:
+        if (rise := rise_of(stage, report.data.validation)) is not None:
             yield Finding(
                 kind="still improving",
                 text=f"The {whose} was still improving in the last of {stage.epochs} epochs of stage {stage.name}: "
@@ -182,8 +183,8 @@ def one_sided(stage: str, terms: Terms) -> Finding | None:
         return None
     return Finding(
         kind="one term decides",
-        text=f"In the first step of stage {stage} the gradient of {words(largest)} is {ratio:.0f} times that of "
-        f"{words(smallest)}.",
+        text=f"In the first step of stage {stage} the gradient of {title_of(largest)} is {ratio:.0f} times that of "
+        f"{title_of(smallest)}.",
         remedy=f"Balance them: divide the weight of the first by {ratio:.0f} (--set stages.{stage}.{largest}.weight=...).",
     )
 
@@ -192,7 +193,7 @@ def first_step_lines(stage: str, terms: Terms) -> list[str]:
     """The loss and gradient of each term in the first step of a stage, as they are shown when it is done, and a warning if one
     decides alone; nothing of a single term."""
     shown = [
-        f"{words(name)} loss {one['loss']:.3g}, gradient "
+        f"{title_of(name)} loss {one['loss']:.3g}, gradient "
         + ("overflows" if one["gradient"] is None else f"{one['gradient']:.3g}")
         for name, one in terms.items()
     ]
@@ -234,7 +235,7 @@ def _data(report: TaskReport) -> Iterator[Finding]:
             text=f"{percent(cut / learnt)} of the training texts are longer than the model reads.",
             remedy="Raise --max-length where the model allows it, or split the texts.",
         )
-    curve = None if report.half is None else _curve(report.half, data.selection)
+    curve = None if report.half is None else _curve(report.half, data.validation)
     if report.teacher is not None and (curve or (not data.unlabeled and data.train < FEW)):
         yield Finding(
             kind="few texts",

@@ -13,10 +13,12 @@ from typing import Any, Literal, TypeAlias
 from pydantic import Field, ValidationError
 
 from tutelage.errors import TutelageError
+from tutelage.report.mechanisms import MechanismEntry
 from tutelage.report.quality import CalibrationEntry, ClassEntry, Confusion, Difference, DisagreementsEntry
+from tutelage.report.references import Paper
 from tutelage.report.section import Block, Section
 from tutelage.report.served import Served
-from tutelage.report.teachers import PredictionsEntry, Scores, StoreEntry, TeamEntry
+from tutelage.report.teachers import PredictionsEntry, Scores, StoreEntry
 
 REPORT = "report.json"
 """Name of the file in the folder of a run."""
@@ -164,20 +166,21 @@ class DataEntry(Block):
     """Training examples that only the teacher labels."""
     augmented: int
     """Training examples made by augmentation."""
-    held: int
-    """Held-out training examples on which sampling weights are learned."""
-    selection: int
+    held_out: int
+    """Training examples that are held out for mechanisms."""
+    validation: int
     """Examples of the validation split, which selects checkpoints."""
-    report: int
+    evaluation: int
     """Examples of the evaluation set; nothing was chosen by them."""
     classes: dict[str, int] = Field(default_factory=dict)
     """Training examples by class. Empty where answers are no classes."""
     notes: list[str] = Field(default_factory=list)
     """How the user's own files were read, where there was a choice; and the rows that were left out."""
     sources: dict[str, str]
-    """By part: file, data set, or how it was split off."""
+    """By part (``train``, ``unlabeled``, ``validation``, ``evaluation``, and each part of the evaluation set by its name): file,
+    data set, or how it was split off."""
     truncated: dict[str, int]
-    """By part: texts that were cut to the maximum length."""
+    """Texts that were cut to the maximum length: of ``train``, and of ``evaluation``."""
     mean_length: float
     """Mean tokens of an evaluation example, as the student reads it."""
 
@@ -191,19 +194,10 @@ class MappingEntry(Block):
     pairs: list[tuple[int, int]]
     """Student layer and teacher layer; 0 is the embeddings."""
     teacher: int | None = None
-    """Where several teach each step: the number of the teacher in the team, from 1."""
+    """Where several teach each step: the number of the teacher, from 1."""
     teacher_layers: int | None = None
     student_layers: int | None = None
     """While the stage trains; a later one may make the student shallower."""
-
-
-class KeptUnits(Block):
-    """Coordinates that the student kept in one place."""
-
-    of: int
-    """How many the teacher has."""
-    kept: list[int]
-    """Indices, from 0."""
 
 
 class Trial(Block):
@@ -246,21 +240,6 @@ class Rise(Block):
     """Epochs that were trained."""
     by: float
     """How much higher than ever before the last epoch scored on the validation split."""
-
-
-class InheritedEntry(Block):
-    """What a student with inherited weights kept of its teacher."""
-
-    kept: dict[str, KeptUnits]
-    """By place."""
-    largest_masked: float
-    """Largest norm of a removed row; 0 if pruning was complete."""
-    cut: bool
-    """Whether the masked coordinates were removed before the stage ended."""
-    difference: float
-    """Largest change of a logit when the compactors were multiplied out."""
-    largest_logit: float
-    """Largest absolute logit of the same inputs."""
 
 
 class Coverage(Block):
@@ -313,13 +292,16 @@ class Environment(Block):
 class TaskReport(Block):
     """Report of a run on a task."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     tutelage: str
     """Version of the package."""
     method: str
     title: str
     """Name of the method, for people."""
     paper: str
+    """Where the method comes from, in words."""
+    references: list[Paper] = Field(default_factory=list)
+    """The same as papers, which the card cites. Empty in reports of older versions."""
     task: str
     kind: str
     """Kind of task, e.g. ``classification``."""
@@ -333,7 +315,7 @@ class TaskReport(Block):
     """Class names in the order of the logits; empty for a regression."""
     data: DataEntry
     teacher: ModelEntry | None
-    """Null for a run without a teacher. Of a team: the teacher that the student is compared with."""
+    """Null for a run without a teacher. Of several: the one that the student is compared with."""
     student: StudentEntry
     baseline: ModelEntry | None
     """The same student without distillation. Null if it was not trained."""
@@ -358,8 +340,8 @@ class TaskReport(Block):
     """The models in ONNX and int8. Null if they were not measured in these forms."""
     stages: list[TaskStage]
     """In order; the baseline's stage is the last."""
-    inherited: InheritedEntry | None = None
-    team: TeamEntry | None = None
+    mechanisms: dict[str, MechanismEntry] = Field(default_factory=dict)
+    """What the mechanisms of the stages say, by kind."""
     start: Trials | None = None
     """Starts that were tried: the teacher's layers (from 1) that the student is made of. Null if there was no choice."""
     rates: Trials | None = None
@@ -417,7 +399,7 @@ class CorpusEntry(Block):
 class CorpusReport(Block):
     """Report of a run on a corpus: general distillation, or pretraining."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     tutelage: str
     """Version of the package."""
     general: Literal[True] = True
@@ -426,6 +408,9 @@ class CorpusReport(Block):
     title: str
     """Name of the method, for people."""
     paper: str
+    """Where the method comes from, in words."""
+    references: list[Paper] = Field(default_factory=list)
+    """The same as papers, which the card cites. Empty in reports of older versions."""
     predicts: str
     """The student's head: ``masked_lm`` (masked tokens), ``causal_lm`` or ``none``."""
     held_out: int
@@ -437,7 +422,8 @@ class CorpusReport(Block):
     stages: list[CorpusStage]
     projections: bool = False
     """Whether the run saved projections, which a run on a task goes on with."""
-    inherited: InheritedEntry | None = None
+    mechanisms: dict[str, MechanismEntry] = Field(default_factory=dict)
+    """What the mechanisms of the stages say, by kind."""
     environment: Environment
     origins: dict[str, str] = Field(default_factory=dict)
     """What the run learnt from, by name: fingerprints of the texts with their labels, of the teacher (of its weights and of its

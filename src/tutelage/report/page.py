@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tutelage.report import predictions, quality_page, team
-from tutelage.report.model import InheritedEntry, ModelEntry, Report, StageEntry, TaskReport, Trials
+from tutelage.objectives.terms import title_of
+from tutelage.report import predictions, quality_page
+from tutelage.report.model import ModelEntry, Report, StageEntry, TaskReport, Trials
 from tutelage.report.numbers import (
     bytes_text,
     count_text,
@@ -58,6 +59,7 @@ from tutelage.report.words import (
     paid,
     selection,
     selector,
+    teachers_of,
     trained_words,
     verdict,
     vocabulary_lines,
@@ -75,7 +77,7 @@ def page(report: TaskReport) -> str:
         title=f"{report.title} on {report.task}",
         verdict=verdict(report),
         poor=not paid(report),
-        asides=[*_on_team(report), *filter(None, [caution(report)])],
+        asides=[*_on_teachers(report), *filter(None, [caution(report)])],
         warnings=len(report.warnings),
         sections=[
             scores_and_cost(report),
@@ -85,8 +87,6 @@ def page(report: TaskReport) -> str:
             *quality_page.sections(report),
             tried(report.start, "Start: the teacher's layers that the student is made of", "Layers"),
             curves(report),
-            team.section(report),
-            inherited(report.inherited),
             *report.sections,
             training(report),
             tried(report.rates, "Learning rate", "Peak rate"),
@@ -233,20 +233,21 @@ def tried(trials: Trials | None, title: str, head: str) -> Section | None:
     )
 
 
-def _on_team(report: TaskReport) -> list[str]:
-    if report.team is None:
+def _on_teachers(report: TaskReport) -> list[str]:
+    several = teachers_of(report)
+    if several is None:
         return []
     found = lead(report)
     which = "" if found is None else f" The one it is compared with is {found[0]}"
-    which += "" if found is None else "." if found[1] else ", which is not a member."
-    return [f"The student was trained by a team of {len(report.team.members)} teachers.{which}"]
+    which += "" if found is None else "." if found[1] else ", which is not one of them."
+    return [f"The student was trained by {len(several.shares)} teachers.{which}"]
 
 
 # ------------------------------------------------------------------------------------------------- scores and cost
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Measure:
     """A measure: ``cells`` by who, ``ratio`` to the teacher and ``gain`` over the baseline, as text."""
 
     label: str
@@ -270,12 +271,12 @@ def scores_and_cost(report: TaskReport) -> Section:
         cells += [Cell(text=one.ratio, style="faint")] if report.teacher else []
         cells += [Cell(text=one.gain, style="faint")] if report.baseline else []
         rows.append(Row(name=one.label, cells=cells, lead=not number))
-    source = report.data.sources.get("report", "dev")
+    source = report.data.sources.get("evaluation", "dev")
     return Section(
         title="Scores and cost",
         table=Table(
-            caption=f"Scores on {count_text(report.data.report)} examples of the evaluation set ({source}). Latency is the median "
-            f"of one forward pass on {device_text(report.environment.device)}{SPREAD}."
+            caption=f"Scores on {count_text(report.data.evaluation)} examples of the evaluation set ({source}). Latency is the "
+            f"median of one forward pass on {device_text(report.environment.device)}{SPREAD}."
             + (f" Gain is the student minus {who['baseline']!r}." if report.baseline else ""),
             head="Measure",
             columns=columns,
@@ -305,7 +306,7 @@ def differences(report: TaskReport) -> list[str]:
     return [f"Differences in {what}: {'; '.join(told)}. Intervals are those of a paired bootstrap over the examples."]
 
 
-def comparison(report: TaskReport) -> list[Comparison]:
+def comparison(report: TaskReport) -> list[Measure]:
     """The rows of the table of scores and cost; the first is the task's metric."""
     found, student = entries(report), report.student
     rows = [
@@ -325,7 +326,7 @@ def comparison(report: TaskReport) -> list[Comparison]:
     saved = [(who, entry) for who, entry in found if entry.bytes is not None]
     rows.append(_cost_row(saved, "Size on disk", sizes, bytes_text, ("smaller", "larger")))
     if student.agreement is not None:
-        rows.append(Comparison(f"Agreement with {called(report)}", {"student": percent(student.agreement)}))
+        rows.append(Measure(f"Agreement with {called(report)}", {"student": percent(student.agreement)}))
     return rows
 
 
@@ -335,13 +336,13 @@ def _spread(entry: ModelEntry, batch: str) -> str:
     return f" ({found:.2g})" if finite(found) else ""
 
 
-def _score_row(found: list[tuple[str, ModelEntry]], part: str, metric: str) -> Comparison:
+def _score_row(found: list[tuple[str, ModelEntry]], part: str, metric: str) -> Measure:
     values = {who: entry.scores.get(part, {}).get(metric) for who, entry in found}
     ours, theirs, other = values["student"], values.get("teacher"), values.get("baseline")
     ratio = percent(ours / theirs) if finite(ours) and finite(theirs) and theirs > 0 else ""
     added = signed(round(ours, 3) - round(other, 3)) if finite(ours) and finite(other) else ""
     cells = {who: score_text(value) for who, value in values.items()}
-    return Comparison(f"{words(metric)}, {part}", cells, ratio, added)
+    return Measure(f"{words(metric)}, {part}", cells, ratio, added)
 
 
 def _cost_row(
@@ -350,11 +351,11 @@ def _cost_row(
     values: dict[str, Any],
     form: Callable[[Any], str],
     ways: tuple[str, str],
-) -> Comparison:
+) -> Measure:
     ratio = ""
     if "teacher" in values and finite(values["teacher"]) and finite(values["student"]):
         ratio = factor(values["teacher"], values["student"], *ways) or "the same"
-    return Comparison(label, {who: form(values[who]) for who, _ in found}, ratio)
+    return Measure(label, {who: form(values[who]) for who, _ in found}, ratio)
 
 
 def bar_charts(report: TaskReport) -> list[BarChart]:
@@ -406,7 +407,7 @@ def loss_charts(stages: Sequence[StageEntry]) -> list[LineChart]:
                 first, last = points[0], points[-1]
                 charts.append(
                     LineChart(
-                        title=f"{stage.name}: {words(term)} loss",
+                        title=f"{stage.name}: {title_of(term)} loss",
                         summary=f"from {first[1]:.4g} at step {first[0]:,.0f} to {last[1]:.4g} at step {last[0]:,.0f}",
                         x="step",
                         y="loss",
@@ -452,7 +453,7 @@ def layer_maps(report: TaskReport) -> list[LayerMap]:
         title = f"{entry.stage}: layers that are compared" + (f" with teacher {entry.teacher}" if entry.teacher else "")
         depths = entry.student_layers or report.student_layers, entry.teacher_layers or report.teacher_layers
         links = drawn.setdefault((title, *depths), [])
-        links.append(LayerLinks(name=words(entry.knowledge), pairs=entry.pairs))
+        links.append(LayerLinks(name=title_of(entry.knowledge), pairs=entry.pairs))
     return [
         LayerMap(title=title, student_layers=ours, teacher_layers=theirs, links=links)
         for (title, ours, theirs), links in drawn.items()
@@ -460,40 +461,6 @@ def layer_maps(report: TaskReport) -> list[LayerMap]:
 
 
 # -------------------------------------------------------------------------------------------------- other sections
-
-PLACES = {
-    "residual": "Residual stream",
-    "attention": "Attention",
-    "intermediate": "Feed-forward",
-    "pooler": "Pooler",
-    "head": "Head",
-}
-
-
-def inherited(entry: InheritedEntry | None) -> Section | None:
-    """How many coordinates a student with inherited weights kept, by place."""
-    if entry is None:
-        return None
-    rows = []
-    for place, name in PLACES.items():
-        groups = [group for key, group in entry.kept.items() if key.partition("_")[0] == place]
-        if groups:
-            layers = f", each of {len(groups)} layers" if place in ("attention", "intermediate") else ""
-            rows.append(Row(name=name + layers, cells=[f"{len(groups[0].kept):,} of {groups[0].of:,}"]))
-    return Section(
-        title="Inherited weights",
-        table=Table(
-            caption="Coordinates of the teacher that the student keeps.",
-            head="Place",
-            columns=[Column(title="Kept", strong=True)],
-            rows=rows,
-        ),
-        notes=[
-            f"Multiplying out the compactors changed no logit by more than {entry.difference:.1e} (largest logit: "
-            f"{entry.largest_logit:.3g}). The largest removed row had norm {entry.largest_masked:.1g}. inherited.json lists the "
-            "coordinates that were kept."
-        ],
-    )
 
 
 def training(report: TaskReport) -> Section:
@@ -508,7 +475,7 @@ def training(report: TaskReport) -> Section:
         Row(
             name=stage.name,
             cells=[
-                ", ".join(map(words, stage.losses)),
+                ", ".join(map(title_of, stage.losses)),
                 count_text(stage.epochs),
                 count_text(stage.steps),
                 seconds_text(stage.seconds),
@@ -528,11 +495,15 @@ def training(report: TaskReport) -> Section:
         Fact(name="Labels", text=label_list(report.labels)),
         Fact(name="Files", text="; ".join(data.notes)),
         Fact(name="Training", text=examples("train", data.train) + augmented + unlabeled),
-        Fact(name="Validation split", text=examples("selection", data.selection)),
-        Fact(name="Evaluation set", text=examples("report", data.report)),
+        Fact(name="Validation split", text=examples("validation", data.validation)),
+        Fact(name="Evaluation set", text=examples("evaluation", data.evaluation)),
         Fact(name="Mean length", text=f"{data.mean_length:.1f} tokens"),
         Fact(
-            name="Truncated texts", text=", ".join(f"{count_text(n)} of {part}" for part, n in data.truncated.items())
+            name="Truncated texts",
+            text=", ".join(
+                f"{count_text(n)} of {'the evaluation set' if part == 'evaluation' else part}"
+                for part, n in data.truncated.items()
+            ),
         ),
         Fact(name="Vocabulary", text="; ".join(vocabulary_lines(report.vocabulary))),
     ]

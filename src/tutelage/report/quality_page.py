@@ -104,8 +104,8 @@ def disagreements(report: TaskReport) -> Section | None:
     return Section(
         title="Where student and teacher differ",
         paragraphs=[
-            f"On {count_text(entry.found)} of {count_text(report.data.report)} texts of the evaluation set the student predicts "
-            f"another class than {called(report)}.{which}"
+            f"On {count_text(entry.found)} of {count_text(report.data.evaluation)} texts of the evaluation set the student "
+            f"predicts another class than {called(report)}.{which}"
         ],
         table=Table(
             caption="Texts on which only the teacher is right first, then those on which the student is surest. Below a class its "

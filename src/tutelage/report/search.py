@@ -28,7 +28,7 @@ class Candidate(BaseModel):
         return f"{self.keep}, top {self.top}"
 
 
-class Trial(Candidate):
+class SearchTrial(Candidate):
     """A configuration and how well it taught in the longest runs that it had; scores are of the task's first metric."""
 
     rung: int
@@ -62,15 +62,15 @@ class Search(BaseModel):
     metric: str
     teacher: str
     rungs: list[Rung]
-    trials: list[Trial]
+    trials: list[SearchTrial]
     """All configurations, the smallest first. Scores compare within a rung only: later ones train longer."""
-    front: list[Trial]
+    front: list[SearchTrial]
     """Of the last rung those that no other beats in score without being larger, the smallest first."""
     under: float | None = None
     """The budget in bytes per example that was asked about."""
 
     @property
-    def chosen(self) -> Trial | None:
+    def chosen(self) -> SearchTrial | None:
         """The best configuration within the budget, if there is one.
 
         Raises:
@@ -78,7 +78,7 @@ class Search(BaseModel):
         """
         return None if self.under is None else self.best_under(self.under)
 
-    def best_under(self, budget: float) -> Trial:
+    def best_under(self, budget: float) -> SearchTrial:
         """The best configuration of at most ``budget`` bytes per example.
 
         Raises:

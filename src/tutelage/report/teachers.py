@@ -1,4 +1,4 @@
-"""What a report says of the teachers: their store, a team, a file of predictions."""
+"""What a report says of the teacher: its store, a file of predictions."""
 
 from __future__ import annotations
 
@@ -34,60 +34,6 @@ class StoreEntry(Block):
     shards: int
     dev: list[str]
     """Parts of the evaluation set whose teacher predictions are stored."""
-
-
-class Member(Block):
-    """A teacher of a team."""
-
-    name: str
-    folder: str
-    """Folder, store or hub id."""
-    shape: str
-    parameters: int
-    scores: dict[str, Scores]
-    """By part of the evaluation set; ``held`` is the held-out part of train."""
-
-
-class TeamStage(Block):
-    """How one stage learned the sampling weights. Lists have one value for each teacher."""
-
-    stage: str
-    start: list[float]
-    """Probabilities at the beginning; 0 for a teacher that cannot be sampled."""
-    probabilities: list[float]
-    """Probabilities at the end."""
-    next: list[float]
-    """Probabilities that later stages start from; 0 for a dropped teacher."""
-    kept: list[str]
-    """Names of the teachers that later stages may sample."""
-    draws: list[int]
-    """Steps that sampled the teacher."""
-    reward: list[float | None]
-    """Mean reward of the teacher. Null if it was never sampled."""
-    updates: int
-    """Updates of the sampling weights."""
-    skipped: int
-    """Updates that were skipped for want of a usable gradient."""
-    temperature: float | None
-    """Final temperature of the calibrated student predictions. Null without calibration."""
-    settled: int | None
-    """The result is the mean of the log-weights after this step. Null: the last weights."""
-    history: list[list[int | float]]
-    """Rows of step and the probability of each teacher."""
-    score: float
-    """First metric of the student on the held-out examples, at the end."""
-    constant: float
-    """The same for the best constant prediction."""
-
-
-class TeamEntry(Block):
-    """A team of teachers and its sampling weights."""
-
-    members: list[Member]
-    starts: dict[str, list[float]]
-    """By stage: the probabilities that it began with."""
-    stages: list[TeamStage]
-    """Stages that learned the weights, in order."""
 
 
 class Agreement(Block):

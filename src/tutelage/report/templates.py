@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from tutelage.objectives.terms import title_of
 from tutelage.report.charts import drawing
 from tutelage.report.numbers import (
     bytes_text,
@@ -51,6 +52,7 @@ PAGES.filters.update(
         "ms": milliseconds,
         "seconds": seconds_text,
         "words": words,
+        "term": title_of,
         "label_list": label_list,
         "device": device_text,
         "code": _code,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tutelage.report.mechanisms import BaselineWords, TeachersEntry
 from tutelage.report.model import ModelEntry, StudentEntry, TaskReport, TaskStage, Trial, Trials, VocabularyEntry
 from tutelage.report.numbers import (
     NBSP,
@@ -19,35 +20,16 @@ from tutelage.report.numbers import (
     times,
 )
 from tutelage.report.quality import Difference
-from tutelage.tasks import kind_of
+from tutelage.tasks import kind_of, metric_words
 from tutelage.tasks.kind import TextKind
 from tutelage.tasks.metrics import no_better, standard_error
-
-WHO = {"teacher": "Teacher", "student": "Student", "baseline": "Without distillation"}
-
-
-KNOWLEDGE = {
-    "embeddings": "embeddings",
-    "hidden": "hidden states",
-    "attention_scores": "attention scores",
-    "first_token": "first token",
-    "hidden_knowledge": "hidden knowledge",
-    "pooled": "pooled output",
-    "soft_labels": "soft labels",
-    "logits_mse": "logits",
-    "hard_labels": "labels",
-    "pseudo_labels": "teacher's most likely class",
-    "teacher_cosine": "cosine with the teacher",
-    "knn_accuracy": "k-NN accuracy",
-}
-
 
 MOST_NAMES = 8
 
 
 def words(name: str) -> str:
-    """A metric's or a term's name for people."""
-    return KNOWLEDGE.get(name, name.replace("_", " "))
+    """A metric's name for people."""
+    return metric_words(name)
 
 
 def one_line(text: Any) -> str:
@@ -82,15 +64,26 @@ def names(report: TaskReport) -> dict[str, str]:
     """Column headings for teacher, student and baseline."""
     if len(entries(report)) == 1:
         return {"student": "Model"}
-    return {**WHO, "baseline": "Sliced teacher"} if report.inherited else WHO
+    return {"teacher": "Teacher", "student": "Student", "baseline": baseline_words(report).heading}
+
+
+def baseline_words(report: TaskReport) -> BaselineWords:
+    """What the baseline is called: a mechanism may make it another model."""
+    return next((one.baseline for one in report.mechanisms.values() if one.baseline), BaselineWords())
+
+
+def teachers_of(report: TaskReport) -> TeachersEntry | None:
+    """The teachers, where a mechanism brings several."""
+    return next((one.teachers for one in report.mechanisms.values() if one.teachers), None)
 
 
 def lead(report: TaskReport) -> tuple[str, bool] | None:
-    """With a team: the teacher that the student is compared with, and whether it is a member."""
-    if report.team is None or report.teacher is None:
+    """With several teachers: the one that the student is compared with, and whether it is one of them."""
+    several = teachers_of(report)
+    if several is None or report.teacher is None:
         return None
     name = report.teacher.name
-    for one in report.team.members:
+    for one in several.shares:
         # The teacher of a store lies within it.
         if name in (one.folder, str(Path(one.folder) / "teacher")):
             return one.name, True
@@ -119,7 +112,7 @@ def with_interval(difference: Difference) -> str:
 
 
 def called(report: TaskReport) -> str:
-    """The teacher that the student is compared with; a team's by its name."""
+    """The teacher that the student is compared with; of several by its name."""
     found = lead(report)
     return f"the teacher {found[0]}" if found else "the teacher"
 
@@ -140,7 +133,7 @@ def named_stages(report: TaskReport) -> list[TaskStage]:
 
 def baseline_text(report: TaskReport) -> str:
     """What the baseline is."""
-    who = "slices of the teacher, as large as the student" if report.inherited else "the same student"
+    who = baseline_words(report).model
     last = [stage.name for stage in student_stages(report) if not stage.discarded]
     as_many = f" as {stages_text(last)}" if any(stage.discarded for stage in report.stages) else ""
     rate = ", at the better of two learning rates" if report.twin_rates else ""
@@ -168,13 +161,13 @@ def failures(report: TaskReport) -> list[str]:
     chance, metric = report.chance.get(report.metric), words(report.metric)
     who = {"student": "student" if report.teacher else "model", "teacher": "teacher"}
     return [
-        f"The {who[name]} is no better than a constant answer: its {metric} on {report.data.report:,} examples is "
+        f"The {who[name]} is no better than a constant answer: its {metric} on {report.data.evaluation:,} examples is "
         f"{score_text(entry.score)}, that of the best constant answer {score_text(chance)} (standard error up to "
-        f"{standard_error(report.data.report):.3f})."
+        f"{standard_error(report.data.evaluation):.3f})."
         for name, entry in (("student", report.student), ("teacher", report.teacher))
         if entry is not None
         and report.chance
-        and no_better(next(iter(entry.scores.values()), {}), report.chance, report.data.report)
+        and no_better(next(iter(entry.scores.values()), {}), report.chance, report.data.evaluation)
     ]
 
 
@@ -249,16 +242,13 @@ def _undistilled(report: TaskReport) -> str:
     added = gain(report)
     if added is None or report.baseline is None:
         return ""
-    score = score_text(report.baseline.score)
-    inherited = report.inherited is not None
-    reached = (
-        f"{'slices of the teacher reach' if inherited else 'without distillation the same student reaches'} {score}"
-    )
+    called = baseline_words(report)
+    reached = f"{called.reaches} {score_text(report.baseline.score)}"
     within = difference(report.student.over_baseline)
     if added > 0:
         return f"; {reached}{within or f', {added:.3f} less'}"
     more = f"{-added:.3f} more{within}" if added < 0 else "the same"
-    return f"; {'inheriting weights' if inherited else 'distillation'} did not pay here: {reached}, {more}"
+    return f"; {called.effect} did not pay here: {reached}, {more}"
 
 
 def caution(report: TaskReport) -> str | None:
@@ -267,13 +257,13 @@ def caution(report: TaskReport) -> str | None:
     if not added or change is None or change.sign:
         return None
     why = "it has no interval" if change.ends is None else f"its {interval(change)} includes 0"
-    chance = f"The difference of {abs(added):.3f} may be chance: on {report.data.report:,} examples {why}."
+    chance = f"The difference of {abs(added):.3f} may be chance: on {report.data.evaluation:,} examples {why}."
     return f"{chance} Another seed may reverse it."
 
 
 def selection(report: TaskReport) -> str:
     """How the checkpoint of each of the student's stages was selected."""
-    source = report.data.sources.get("selection", "selection")
+    source = report.data.sources.get("validation", "validation split")
     discarded = [stage.name for stage in report.stages if stage.discarded]
     kept = [stage for stage in student_stages(report) if not stage.discarded]
     scored = [stage.name for stage in kept if stage.best]
@@ -282,7 +272,7 @@ def selection(report: TaskReport) -> str:
     if scored:
         sentences.append(
             f"The student was scored after each epoch of {stages_text(scored)}, on the validation split of "
-            f"{report.data.selection:,} examples ({source}), and the best epoch was kept."
+            f"{report.data.validation:,} examples ({source}), and the best epoch was kept."
         )
     if others:
         sentences.append(f"The last epoch of {stages_text(others)} was kept.")
@@ -307,9 +297,8 @@ def constant_note(kind: str, scores: Iterable[float]) -> str:
 
 def outcome(report: TaskReport, stage: TaskStage) -> str:
     """What was kept of a stage."""
-    learned = [] if report.team is None else [one.stage for one in report.team.stages]
     if stage.discarded:
-        return "sampling weights" if stage.name in learned else "nothing"
+        return next((one.kept[stage.name] for one in report.mechanisms.values() if stage.name in one.kept), "nothing")
     if stage.best:
         if as_constant(report.kind, [stage.best.score]):
             return f"epoch {stage.best.epoch}, scored 0, as a constant answer is"

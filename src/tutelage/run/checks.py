@@ -175,7 +175,8 @@ def layer_teachers(
             )
             raise TutelageError(
                 f"stage {stage.name!r} compares layers, but none of the teachers reads the student's tokens{first}; use a method "
-                "on predictions (ensemble), a student of a teacher's family, or name a teacher first that reads as the student"
+                "that learns from predictions alone, a student of a teacher's family, or name a teacher first that reads as the "
+                "student"
             )
         others = [one.name for number, one in enumerate(everybody) if fitting and number not in fitting]
         notes += [f"stage {stage.name} compares no layers of {name!r}: it has another tokenizer" for name in others]

@@ -27,6 +27,7 @@ from tutelage.errors import TutelageError, option
 from tutelage.evaluation import speed
 from tutelage.knowledge.signals import Signals
 from tutelage.mechanisms.hook import Hook
+from tutelage.mechanisms.mechanism import reported
 from tutelage.mechanisms.scene import Scene, StageScene
 from tutelage.objectives.objective import Objective, ObjectivePlan
 from tutelage.progress import duration
@@ -60,7 +61,7 @@ HELD_OUT_TOKENS = 200_000
 HELD_OUT_FILE = "held_out.json"
 
 
-class Drawn:
+class DrawnInstances:
     """The feed of a stage on a corpus: instances are drawn by (seed, epoch, row), so none is ever saved."""
 
     def __init__(
@@ -167,7 +168,7 @@ class CorpusRun:
             )
             for stage in stages
         ]
-        self.feeds: list[Drawn] = []
+        self.feeds: list[DrawnInstances] = []
         self.held_out: list[tuple[Rows, Encoded]] = []
         """For each stage the rows of the held-out instances, and the instances as that stage masks them."""
         self._read()
@@ -230,8 +231,8 @@ class CorpusRun:
                 teacher.check_pooler()
             counts = self.corpus.counts if stage.data.masking and stage.data.masking.smoothing else None
             types = typed == {True}
-            self.feeds.append(Drawn(learnt, stage.data, self.head, self.config.seed, counts, types=types))
-            unseen = Drawn(apart, stage.data, self.head, 0, counts, types=types)
+            self.feeds.append(DrawnInstances(learnt, stage.data, self.head, self.config.seed, counts, types=types))
+            unseen = DrawnInstances(apart, stage.data, self.head, 0, counts, types=types)
             rows = unseen.rows(0)[:HELD_OUT]
             self.held_out.append((rows, unseen.read(0, rows)))
 
@@ -381,13 +382,13 @@ class CorpusRun:
                 "parameters": size,
                 "bytes": self.teacher.bytes,
             }
-        mechanisms = {m.kind: m for stage in recipe.stages for m in stage.mechanisms}.values()
         tree = {
             "tutelage": __version__,
             "general": True,
             "method": recipe.method,
             "title": recipe.title,
-            "paper": recipe.paper,
+            "paper": recipe.source,
+            "references": [one.model_dump() for one in recipe.papers],
             "predicts": self.head,
             "held_out": len(self.held_out[0][0]),
             "corpus": {
@@ -409,12 +410,10 @@ class CorpusRun:
                 if isinstance(stage.data, Instances)
             ],
             "projections": (workspace.folder / PROJECTIONS).exists(),
-            "inherited": None,
-            **{name: value for m in mechanisms for name, value in m.report(self.scene).items()},
+            **reported((m for stage in recipe.stages for m in stage.mechanisms), self.scene),
             "environment": workspace.environment(),
             "origins": workspace.origins,
             "seed": config.seed,
-            "sections": [section for m in mechanisms for section in m.sections(self.scene)],
             "seconds": workspace.seconds,
         }
         return CorpusReport.model_validate(tree)

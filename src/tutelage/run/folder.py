@@ -72,7 +72,7 @@ def rise_of_run(model: str) -> Rise | None:
         return None
     if not isinstance(report, TaskReport):
         return None
-    return rise_of(student_stages(report)[-1], report.data.selection)
+    return rise_of(student_stages(report)[-1], report.data.validation)
 
 
 def learnt_notes(learnt: set[str], part: str, examples: Examples) -> list[str]:

@@ -241,7 +241,7 @@ def _class_drop(report: TaskReport, limit: float) -> Condition:
 
 def _agreement(report: TaskReport, limit: float) -> Condition:
     """The share of texts with the teacher's class; its bound is exact (Clopper-Pearson)."""
-    share, texts = report.student.agreement, report.data.report
+    share, texts = report.student.agreement, report.data.evaluation
     if share is None or not kind_of(report.kind).classifies_texts:
         raise TutelageError(f"the report counts no texts with the teacher's class; leave out {option('min_agreement')}")
     bound = least_share(round(share * texts), texts, CONFIDENCE)

@@ -63,7 +63,7 @@ def load_split(config: RunConfig, data: Data, teacher: Source | None, warnings: 
         data = data.hold_out(config.data.holdout, config.seed)
     if data.selection is None:
         first = next(iter(data.dev))
-        data = replace(data, selection=data.dev[first], sources={**data.sources, "selection": f"{first}, as reported"})
+        data = replace(data, selection=data.dev[first], sources={**data.sources, "validation": f"{first}, as reported"})
         warnings.append(
             f"the best checkpoint is selected on {first}, which is also the evaluation set: the reported scores are optimistic"
         )
@@ -194,8 +194,8 @@ class Reader:
             text = f"{row.texts[0]} {row.pairs[0] if row.pairs else ''}".strip()
             raise TutelageError(
                 f"{self.by_token} compares token by token, but student and teacher have different tokenizers, which cut "
-                f"{found.apart:.0%} of the student's tokens differently (as in {shortened(text)!r}); use a method on "
-                "predictions (kd, logits_mse) or a student with the teacher's tokenizer"
+                f"{found.apart:.0%} of the student's tokens differently (as in {shortened(text)!r}); use a method "
+                "that learns from predictions alone (`tutelage methods`) or a student with the teacher's tokenizer"
             )
         return found.partners
 

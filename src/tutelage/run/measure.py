@@ -19,6 +19,7 @@ from tutelage.data.labels import class_counts, label_names, unnamed
 from tutelage.data.texts import Texts
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.evaluation import speed
+from tutelage.mechanisms.mechanism import reported
 from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport
 from tutelage.run import predicted, quality
@@ -151,14 +152,14 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
     chance = kind_of(data.kind).constant_scores(data, data.dev[part])
     recipe, taught, dev = config.recipe, run.teacher, run.dev[next(iter(run.dev))]
     added = len(run.parts["augmented"].examples) - len(run.parts["train"].examples) if "augmented" in run.parts else 0
-    mechanisms = {m.kind: m for stage in recipe.stages for m in stage.mechanisms}.values()
-    fields = {name: value for m in mechanisms for name, value in m.report(run.scene).items()}
-    doubts = [line for m in mechanisms for line in m.warnings(workspace.folder)]
+    mechanisms = [m for stage in recipe.stages for m in stage.mechanisms]
+    doubts = [line for m in {m.kind: m for m in mechanisms}.values() for line in m.warnings(workspace.folder)]
     tree = {
         "tutelage": __version__,
         "method": recipe.method,
         "title": recipe.title,
-        "paper": recipe.paper,
+        "paper": recipe.source,
+        "references": [one.model_dump() for one in recipe.papers],
         "task": data.task,
         "kind": data.kind,
         "metric": data.metrics[0],
@@ -169,13 +170,13 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
             "train": len(data.train),
             "unlabeled": len(data.unlabeled) if data.unlabeled and recipe.needs_teacher else 0,
             "augmented": added,
-            "held": 0 if run.held is None else len(run.held.examples),
-            "selection": len(run.selection.examples),
-            "report": len(data.dev[part]),
+            "held_out": 0 if run.held is None else len(run.held.examples),
+            "validation": len(run.selection.examples),
+            "evaluation": len(data.dev[part]),
             "classes": class_counts(data.train.labels, data.labels),
             "notes": list(data.notes),
-            "sources": {"report": data.sources.get(part, part), **data.sources},
-            "truncated": {"train": run.parts["train"].student.truncated, part: dev.student.truncated},
+            "sources": {"evaluation": data.sources.get(part, part), **data.sources},
+            "truncated": {"train": run.parts["train"].student.truncated, "evaluation": dev.student.truncated},
             "mean_length": float(dev.student.lengths.mean()),
         },
         **entries,
@@ -187,7 +188,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "student_layers": anatomy.shape_of(run.student.config).layers,
         "vocabulary": run.vocabulary,
         "stages": [{**vars(log), "discarded": number < recipe.begins} for number, log in enumerate(logs)],
-        **fields,
+        **reported(mechanisms, run.scene),
         "start": run.tried.start,
         "rates": run.tried.rates,
         "twin_rates": run.twin_trials,
@@ -197,7 +198,6 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
         "environment": workspace.environment(),
         "origins": workspace.origins,
         "seed": config.seed,
-        "sections": [section for m in mechanisms for section in m.sections(run.scene)],
         "seconds": workspace.seconds,
     }
     report = TaskReport.model_validate(tree)

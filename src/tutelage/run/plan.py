@@ -73,11 +73,11 @@ def mapping_lines(plan: ObjectivePlan) -> list[str]:
         for term, mapped in zip(part.terms, part.pairs, strict=True):
             if mapped and part.teacher is not None:
                 drawing = picture(mapped, part.student.layers, part.teacher.layers)
-                drawn.setdefault((term.kind, drawing), []).append(number)
+                drawn.setdefault((term.called(), drawing), []).append(number)
     lines = []
-    for (kind, drawing), numbers in drawn.items():
+    for (name, drawing), numbers in drawn.items():
         of = "" if numbers == [-1] else f" of {_numbered(numbers)}"
-        lines += [f"  {kind}{of}", *(f"  {line}" for line in drawing.split("\n"))]
+        lines += [f"  {name}{of}", *(f"  {line}" for line in drawing.split("\n"))]
     return lines
 
 

@@ -70,14 +70,14 @@ def check_recipe(config: RunConfig) -> None:
     if all(stage.labels_only for stage in recipe.stages):
         raise TutelageError(
             f"the method {recipe.method!r} learns from labels alone and cannot use the predictions in {how.file!r}; use a method "
-            "on predictions (kd, logits_mse, bilstm)"
+            "that learns from predictions alone (`tutelage methods`)"
         )
     for stage in recipe.stages:
         for mechanism in stage.mechanisms:
             if mechanism.asks_teacher or mechanism.brings_teacher:
                 raise TutelageError(
-                    f"stage {stage.name!r} has the mechanism {mechanism.kind}, which needs a teacher that runs; use a method on "
-                    "predictions alone (kd, logits_mse, bilstm)"
+                    f"stage {stage.name!r} has the mechanism {mechanism.kind}, which needs a teacher that runs; use a method "
+                    "that learns from predictions alone (`tutelage methods`)"
                 )
     student = recipe.student
     if takes_from_teacher(student) or (isinstance(student, Fresh) and student.like is None):

@@ -65,7 +65,7 @@ def entry(run: TaskRun, workspace: Workspace, part: str, ours: Tensor, theirs: T
         found["calibration"] |= {
             "temperature": temperature,
             "texts": len(known),
-            "source": data.sources.get("selection", "validation split"),
+            "source": data.sources.get("validation", "validation split"),
             "after": None if temperature is None else trusted(ours, theirs, texts.examples.labels, temperature),
         }
     return found

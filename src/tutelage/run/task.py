@@ -214,7 +214,7 @@ class TaskRun:
         self.selection = reader.read(data.selection)
         train = self.parts["train"]
         self.dev = {name: reader.read(part) for name, part in data.dev.items()}
-        named = [("train", train), ("selection", self.selection), *self.dev.items()]
+        named = [("train", train), ("validation", self.selection), *self.dev.items()]
         added = [(part, texts) for part, texts in self.parts.items() if part != "train"]
         origin = None if own_input is not None else self.factory.origin or config.teacher
         for part, texts in [*named, *added]:
@@ -245,7 +245,7 @@ class TaskRun:
         """What a trimmed vocabulary saves and covers."""
         if self.factory.vocabulary is None:
             return None
-        parts = held_out([*self.dev.items(), ("selection", self.selection)], everything)
+        parts = held_out([*self.dev.items(), ("validation", self.selection)], everything)
         width = anatomy.word_embeddings_of(final_network(self.student)).embedding_dim
         entry, warnings = vocabulary.entry(self.factory.vocabulary, reader, parts, width)
         self.warnings += warnings

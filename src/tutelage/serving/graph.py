@@ -23,7 +23,7 @@ from tutelage.anatomy import Head
 from tutelage.data.tokenizers import fitted_tokenizer
 from tutelage.errors import TutelageError, last_reason, option
 from tutelage.serving import four_bits
-from tutelage.serving.session import KEY, About, OnnxModel, check_installed
+from tutelage.serving.session import KEY, GraphMetadata, OnnxModel, check_installed
 from tutelage.tasks import kind_of_model
 from tutelage.tasks.kind import Kind
 from tutelage.version import __version__
@@ -50,7 +50,7 @@ LARGEST = 2**31
 """The most bytes of a graph in one file, which quantisation needs."""
 
 
-class Answers(nn.Module):
+class AnswerModule(nn.Module):
     """A model as its graph has it: inputs by name, and of the outputs those that answer."""
 
     def __init__(self, model: PreTrainedModel, head: Head) -> None:
@@ -80,7 +80,7 @@ def to_onnx(
     """Write a model as an ONNX graph in float32; batch and length are free.
 
     Inputs are ``input_ids``, ``attention_mask`` and, of models that have them, ``token_type_ids``, ``(batch, tokens)`` int64.
-    Outputs are those of :data:`OUTPUTS`. The metadata holds labels, temperature and length (:class:`About`).
+    Outputs are those of :data:`OUTPUTS`. The metadata holds labels, temperature and length (:class:`GraphMetadata`).
 
     Args:
         model: In evaluation mode.
@@ -108,7 +108,7 @@ def to_onnx(
     try:
         with _quiet(), torch.no_grad():
             program: Any = torch.onnx.export(
-                Answers(model, head).eval(),
+                AnswerModule(model, head).eval(),
                 (),
                 kwargs=inputs,
                 dynamo=True,
@@ -132,9 +132,11 @@ def to_onnx(
     return OnnxModel(path)
 
 
-def _about(model: PreTrainedModel, fitted: Any, kind: Kind, temperature: float, max_length: int | None) -> About:
+def _about(
+    model: PreTrainedModel, fitted: Any, kind: Kind, temperature: float, max_length: int | None
+) -> GraphMetadata:
     longest = max_length or kind.longest(anatomy.max_length(model.config))
-    return About(
+    return GraphMetadata(
         kind=kind.name,
         answer=kind.served_as,
         labels=tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels)) if kind.named else (),
@@ -228,7 +230,7 @@ def quantize(
     made = onnx.load(os.fspath(out))
     _quantize_tables(made, table_bits)
     if KEY in about:
-        said = About.model_validate_json(about[KEY]).model_copy(update={"precision": "int8"})
+        said = GraphMetadata.model_validate_json(about[KEY]).model_copy(update={"precision": "int8"})
         onnx.helper.set_model_props(made, {KEY: said.model_dump_json()})
     onnx.save(made, os.fspath(out))
     return OnnxModel(out)
@@ -249,7 +251,7 @@ def _quantize_products(graph: Any, out: str, calibration: Iterable[Inputs] | Non
         return
     names, given = [one.name for one in graph.graph.input], iter(calibration)
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class CalibrationInputs(CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> dict[str, Any] | None:
             inputs = next(given, None)
             return None if inputs is None else {name: np.asarray(inputs[name]) for name in names}
@@ -259,7 +261,7 @@ def _quantize_products(graph: Any, out: str, calibration: Iterable[Inputs] | Non
     quantize_static(
         graph,
         out,
-        Reader(),
+        CalibrationInputs(),
         quant_format=form,
         op_types_to_quantize=["MatMul", "Gemm"],
         activation_type=QuantType.QUInt8,

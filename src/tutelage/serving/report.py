@@ -19,11 +19,11 @@ CLOSE = 1e-4
 """A float32 file whose outputs differ by more from those of its model is not the same function."""
 
 
-class _Part(BaseModel):
+class _ExportPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class Side(_Part):
+class Side(_ExportPart):
     """The model itself, or a file that was made of it."""
 
     name: str
@@ -47,7 +47,7 @@ class Side(_Part):
     latency: list[Latency]
 
 
-class ExportReport(_Part):
+class ExportReport(_ExportPart):
     """What ``tutelage export`` wrote."""
 
     version: Literal[1] = 1

@@ -20,7 +20,7 @@ from tutelage.data.examples import NO_TARGET, Encoded
 from tutelage.errors import TutelageError, last_reason
 
 KEY = "tutelage"
-"""The entry of a graph's metadata that holds :class:`About` as JSON."""
+"""The entry of a graph's metadata that holds :class:`GraphMetadata` as JSON."""
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
@@ -40,7 +40,7 @@ def check_installed() -> None:
         raise TutelageError(f'{", ".join(lacking)} is not installed; pip install "tutelage[onnx]"')
 
 
-class About(BaseModel):
+class GraphMetadata(BaseModel):
     """What a graph says about itself, in its metadata: all that serving needs beside the tokenizer."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
@@ -88,11 +88,11 @@ class OnnxModel:
             ) from None
 
     @cached_property
-    def about(self) -> About:
+    def about(self) -> GraphMetadata:
         """What the graph says about itself."""
         text = self.session.get_modelmeta().custom_metadata_map.get(KEY)
         try:
-            return About.model_validate_json(text or "")
+            return GraphMetadata.model_validate_json(text or "")
         except ValidationError:
             raise TutelageError(
                 f"{str(self.path)!r} does not say what its outputs mean (metadata {KEY!r}); write it with tutelage export"

@@ -16,11 +16,11 @@ from tutelage.recipes.choices import Precision
 from tutelage.recipes.config import in_one_line, yaml_file
 
 
-class _Part(BaseModel):
+class _ComparePart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class ComparedMethod(_Part):
+class ComparedMethod(_ComparePart):
     """A method, and what is changed in it."""
 
     method: str
@@ -37,7 +37,7 @@ class ComparedMethod(_Part):
         return self.name or (self.method if self.ablation is None else f"{self.method}:{self.ablation}")
 
 
-class TeacherTask(_Part):
+class TeacherTask(_ComparePart):
     """A task with its teacher."""
 
     teacher: Place
@@ -70,7 +70,7 @@ def _method(value: Any) -> Any:
     return {"method": method, "ablation": ablation or None}
 
 
-class ComparePlan(_Part):
+class ComparePlan(_ComparePart):
     """What is compared; one YAML file is this."""
 
     tasks: Annotated[tuple[TeacherTask, ...], Field(min_length=1)]

@@ -35,7 +35,7 @@ from tutelage.progress import Display
 from tutelage.recipes.choices import Dtype, Precision
 from tutelage.recipes.config import RunConfig, to_yaml, validated
 from tutelage.recipes.settings import Settings, parsed, with_settings
-from tutelage.report.search import Candidate, Rung, Search, Trial, picture
+from tutelage.report.search import Candidate, Rung, Search, SearchTrial, picture
 from tutelage.report.words import as_constant
 from tutelage.run import checks, stores
 from tutelage.run.run import run
@@ -239,17 +239,17 @@ def _climb(
     students: dict[int, Student],
     display: Display,
     read: ReadData,
-) -> tuple[list[Rung], list[Trial]]:
+) -> tuple[list[Rung], list[SearchTrial]]:
     """Successive halving. Returns every configuration with the scores of its last rung."""
     rungs: list[Rung] = []
-    tried: dict[str, Trial] = {}
+    tried: dict[str, SearchTrial] = {}
     climbing: Sequence[Candidate] = drawn
     for number, epochs in enumerate(plan, start=1):
         last = number == len(plan)
         seeds = list(students) if last else list(students)[:1]
         by_stage = {stage.name: count for stage, count in zip(base.recipe.stages, epochs, strict=True)}
         rungs.append(Rung(epochs=by_stage, trials=len(climbing), seeds=len(seeds)))
-        measured: list[Trial] = []
+        measured: list[SearchTrial] = []
         for candidate in climbing:
             scores, dev = {}, []
             for seed in seeds:
@@ -260,7 +260,7 @@ def _climb(
                 if not last:
                     shutil.rmtree(Path(str(config.out)) / "student", ignore_errors=True)
             result = {"rung": number, "score": mean(scores.values()), "scores": scores, "dev_score": mean(dev)}
-            measured.append(trial := Trial(**candidate.model_dump() | result))
+            measured.append(trial := SearchTrial(**candidate.model_dump() | result))
             display.say(
                 f"rung {number} of {len(plan)}, {len(measured)} of {len(climbing)}: {candidate.name}: "
                 f"{candidate.bytes_per_example:,.0f} bytes per example, {report['metric']} {trial.score:.4f}"
@@ -290,9 +290,9 @@ def _config(
     return base.model_copy(update={"recipe": recipe, "seed": seed, **place})
 
 
-def pareto(trials: Sequence[Trial]) -> list[Trial]:
+def pareto(trials: Sequence[SearchTrial]) -> list[SearchTrial]:
     """The Pareto front of score and size, the smallest first."""
-    front: list[Trial] = []
+    front: list[SearchTrial] = []
     for trial in sorted(trials, key=lambda trial: (trial.bytes_per_example, -trial.score)):
         if not front or trial.score > front[-1].score:
             front.append(trial)

@@ -233,7 +233,7 @@ def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = Fal
             notes = [*notes, f"{', '.join(near)} may have been trained on the examples reported as held-out train"]
         for note in notes:
             display.say(f"note: {note}")
-        where = {"held": data.train.take(held), **data.dev}
+        where = {"held_out": data.train.take(held), **data.dev}
         rows: list[dict[str, Any]] = []
         on_dev: list[npt.NDArray[np.float32]] = []
         part = next(iter(data.dev))

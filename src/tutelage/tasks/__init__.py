@@ -14,13 +14,13 @@ from tutelage.tasks.kind import Kind
 from tutelage.tasks.multilabel import Multilabel
 from tutelage.tasks.regression import Regression
 from tutelage.tasks.spans import Spans
-from tutelage.tasks.tokens import Tokens
+from tutelage.tasks.tokens import TokenClassification
 
 KINDS: dict[str, Kind] = {
     "classification": Classification(),
     "regression": Regression(),
     "multilabel": Multilabel(),
-    "tokens": Tokens(),
+    "tokens": TokenClassification(),
     "spans": Spans(),
     "embedding": Embedding(),
 }
@@ -53,6 +53,12 @@ def kind_of_model(head: Head, config: Any) -> Kind:
     raise TutelageError(
         f"a {config.model_type} with the head {head} answers no task; fine-tune or distil it on one first"
     )
+
+
+def metric_words(name: str) -> str:
+    """A metric's name for people."""
+    found = {metric: words for kind in _defined(Kind) for metric, words in kind.metric_words.items()}
+    return found.get(name, name.replace("_", " "))
 
 
 def _defined(kind: Any) -> Iterator[type[Kind]]:

@@ -79,7 +79,7 @@ def _rows(count: int) -> str:
 
 # Columns
 @dataclass
-class Column:
+class LabelColumn:
     """The cells of a column of labels, made plain: ``None``, strings without spaces around them, numbers, or lists of names."""
 
     values: list[Any]
@@ -92,16 +92,16 @@ class Column:
     """What parts the classes of a cell that names several; ``None`` where no cell has any of :data:`SEPARATORS`."""
 
 
-def plain(values: Sequence[Any], like: Column | None = None, *, several: bool = False) -> Column:
-    """A column as :class:`Column` says. Lists that are written as text are read. Of lists of zeros and ones (multi-hot) the names
-    are the places of the ones, ``"0"``, ``"1"``, ... Lists of other numbers than classes have are bad rows.
+def plain(values: Sequence[Any], like: LabelColumn | None = None, *, several: bool = False) -> LabelColumn:
+    """A column as :class:`LabelColumn` says. Lists that are written as text are read. Of lists of zeros and ones (multi-hot) the
+    names are the places of the ones, ``"0"``, ``"1"``, ... Lists of other numbers than classes have are bad rows.
 
     Args:
         values: Its cells.
         like: The column of the training file, whose width and separator hold here too.
         several: A text may have several classes: the user says so.
     """
-    column, width = Column(list(values)), None if like is None else like.width
+    column, width = LabelColumn(list(values)), None if like is None else like.width
     spaces = 0
     for row, value in enumerate(column.values):
         if isinstance(value, str):
@@ -119,7 +119,7 @@ def plain(values: Sequence[Any], like: Column | None = None, *, several: bool = 
     return column
 
 
-def _read_lists(column: Column, several: bool) -> None:
+def _read_lists(column: LabelColumn, several: bool) -> None:
     """Read lists that are written as text, as pandas, Python or a database writes them into CSV, where most cells are such."""
     written = [value for value in column.values if isinstance(value, str) and value]
     lists = {
@@ -160,7 +160,7 @@ def _counts(value: float) -> bool:
     return value >= 0 and value == value // 1
 
 
-def _read_digits(column: Column, written: Sequence[str]) -> None:
+def _read_digits(column: LabelColumn, written: Sequence[str]) -> None:
     """Read zeros and ones with a separator between them (``0,1,0``), one for each class, where all cells are such."""
     separator = found_separator(written)
     parts = {value: [part.strip() for part in value.split(separator)] for value in written} if separator else {}
@@ -169,7 +169,7 @@ def _read_digits(column: Column, written: Sequence[str]) -> None:
         column.values = [parts.get(value, value) if isinstance(value, str) else value for value in column.values]
 
 
-def _find_gaps(column: Column) -> None:
+def _find_gaps(column: LabelColumn) -> None:
     """Among numbers ``nan``, ``NA`` and the like are gaps; among names they may be names, and a note says so."""
     words = [value for value in column.values if isinstance(value, str) and value.lower() in GAPS]
     if not words:
@@ -185,7 +185,7 @@ def _find_gaps(column: Column) -> None:
         column.notes.append(f"{shown(word)} is read as a class ({_rows(count)}); if it is a gap, leave these rows out")
 
 
-def _find_measures(column: Column) -> None:
+def _find_measures(column: LabelColumn) -> None:
     """Lists of numbers that no class has (probabilities, negative ones) say nothing of classes."""
     numeric = [row for row, value in enumerate(column.values) if isinstance(value, list) and numbers(value)]
     for row in numeric:
@@ -206,7 +206,7 @@ def _is_hot(lists: Sequence[list[Any]]) -> bool:
     return repeats or (len({len(one) for one in lists}) == 1 and len(lists[0]) > 1)
 
 
-def _read_hot(column: Column, width: int) -> None:
+def _read_hot(column: LabelColumn, width: int) -> None:
     column.width = width
     for row, value in enumerate(column.values):
         if not isinstance(value, list):

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from tutelage.data.config import DataConfig, Pooling, Projection
 from tutelage.data.examples import Data, Examples, Rows
 from tutelage.data.labels import Labels
 from tutelage.data.readers.files import ending_of, read_lines, read_table
-from tutelage.data.readers.table import Table, shown
+from tutelage.data.readers.table import FileTable, shown
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.evaluation.intervals import drawn
@@ -73,6 +74,7 @@ class Embedding(Kind):
     named = False
     probabilities = False
     learns_labels = False
+    metric_words = MappingProxyType({"knn_accuracy": "k-NN accuracy", "teacher_cosine": "cosine with the teacher"})
     against_teacher = TEACHER
 
     # ------------------------------------------------------------------------------------------------------------- data
@@ -207,7 +209,7 @@ class Embedding(Kind):
         )
 
 
-def _table(path: Path, config: DataConfig, *columns: str | None) -> tuple[Table, str]:
+def _table(path: Path, config: DataConfig, *columns: str | None) -> tuple[FileTable, str]:
     """The rows of a file, and its column of texts."""
     if ending_of(path) == ".txt":
         return read_lines(path), "text"
@@ -258,7 +260,7 @@ def _evaluation(path: Path, config: DataConfig) -> tuple[Examples, tuple[str, ..
     return part, CLASSES, f"{path.name}, {len(classes.names)} classes", table.said()
 
 
-def _scores(table: Table, name: str) -> list[float]:
+def _scores(table: FileTable, name: str) -> list[float]:
     """A column of scores of similarity, ``nan`` in bad rows; a row without a score is bad."""
     values, notes = Regression().prepared(table.column(name, "label"))
     table.notes += notes

@@ -11,8 +11,9 @@ is in ``data/labels.py``. A new kind stores its labels in one of the forms there
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -81,6 +82,8 @@ class Kind(ABC):
     learns_labels: bool = True
     """Whether the data has labels to learn. Without them terms on labels are left out, no checkpoint is selected by score, and the
     baseline is the student before training."""
+    metric_words: Mapping[str, str] = MappingProxyType({})
+    """Names of metrics for people, where they are not the metric's name with spaces."""
     against_teacher: tuple[str, ...] = ()
     """Metrics that compare with the teacher's outputs, of which a student keeps no share."""
     answers_in_pair: bool = False

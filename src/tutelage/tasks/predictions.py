@@ -15,7 +15,7 @@ from tutelage.data.examples import Data, Examples, key_of, keys_of
 from tutelage.data.labels import class_counts, known_labels, no_labels
 from tutelage.data.predicted import Compared, Predicted
 from tutelage.data.readers.files import read_table
-from tutelage.data.readers.table import Table, is_missing, shown
+from tutelage.data.readers.table import FileTable, is_missing, shown
 from tutelage.errors import TutelageError
 from tutelage.tasks import KINDS, cells, kind_of
 from tutelage.tasks.kind import TextKind
@@ -74,7 +74,7 @@ def read_predictions_file(config: DataConfig) -> PredictionFile:
     return PredictionFile(table.path, columns, texts, pairs, [keys[row] for row in rows], table.said(), how)
 
 
-def _identities(table: Table, name: str) -> list[str]:
+def _identities(table: FileTable, name: str) -> list[str]:
     """A column of ids; a row without one is bad."""
     found = []
     for row, value in enumerate(table.column(name, "id")):

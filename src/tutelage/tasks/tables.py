@@ -14,7 +14,7 @@ from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples
 from tutelage.data.labels import no_labels, strata
 from tutelage.data.readers.files import ending_of, read_lines, read_table
-from tutelage.data.readers.table import Table, listed, shown
+from tutelage.data.readers.table import FileTable, listed, shown
 from tutelage.errors import TutelageError
 from tutelage.tasks import KINDS, cells, kind_of
 from tutelage.tasks.kind import TextKind
@@ -106,7 +106,7 @@ def read_labelled(
     Raises:
         TutelageError: as :func:`load_files`.
     """
-    read = _read(path, config, cells.Column([], separator=separator))
+    read = _read(path, config, cells.LabelColumn([], separator=separator))
     read.answer(how)
     classes = cells.named(path, read.spelt(), names, origin) if how.named else None
     examples = read.examples(part, how, classes, config)
@@ -128,10 +128,10 @@ def _examples(
 class _Part:
     """A file on its way to examples."""
 
-    table: Table
+    table: FileTable
     texts: list[str]
     pairs: list[str] | None
-    column: cells.Column
+    column: cells.LabelColumn
     answers: list[Any]
     """What each label says; ``None`` in bad rows."""
 
@@ -174,7 +174,7 @@ class _Part:
         return _examples(part, rows, self.texts, self.pairs, labels)
 
 
-def _read(path: Path, config: DataConfig, like: cells.Column | None) -> _Part:
+def _read(path: Path, config: DataConfig, like: cells.LabelColumn | None) -> _Part:
     """A file's columns; ``like`` is the column of labels of the training file."""
     wanted = [name for name in (config.text, config.text_pair, config.label) if name is not None]
     table = read_table(path, wanted, config.header)

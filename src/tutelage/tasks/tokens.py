@@ -23,7 +23,7 @@ from tutelage.tasks.order import counted
 from tutelage.tasks.reply import Piece, Reply
 
 
-class Tokens(Kind):
+class TokenClassification(Kind):
     """One class for each word of a text. Labels are ``(n,)`` of int64 arrays, one class for each word. Scores are those of entities
     (F1 first) and of words."""
 

@@ -89,7 +89,7 @@ def train_stages(
             if accelerator.is_main_process:
                 with lines.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"who": who, **vars(event)}) + "\n")
-            values = {**event.losses, "lr": event.lr, **({} if event.score is None else {"selection": event.score})}
+            values = {**event.losses, "lr": event.lr, **({} if event.score is None else {"validation": event.score})}
             place = f"{who}/{event.stage}"  # trackers want steps that grow through all stages
             accelerator.log({f"{place}/{name}": value for name, value in values.items()}, step=before + event.step)
 

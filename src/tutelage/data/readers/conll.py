@@ -11,7 +11,7 @@ import numpy as np
 from tutelage.data.config import DataConfig
 from tutelage.data.examples import Data, Examples
 from tutelage.data.readers.files import TABLES, ending_of, read_table
-from tutelage.data.readers.table import Table, shown
+from tutelage.data.readers.table import FileTable, shown
 from tutelage.errors import TutelageError
 
 HUB = "eriktks/conll2003"
@@ -173,7 +173,7 @@ def _is_comment(line: str) -> bool:
     return re.match("#[ \\t]", line) is not None and not re.fullmatch(TAG, re.split(SPACES, line)[-1])
 
 
-def _table(path: Path) -> Table:
+def _table(path: Path) -> FileTable:
     if ending_of(path) in (".csv", ".tsv"):
         raise TutelageError(
             f"{path}: sentences with a tag for each word are read from JSON lines or Parquet with lists, or from CoNLL's columns"
@@ -183,7 +183,7 @@ def _table(path: Path) -> Table:
 
 
 def _from_table(
-    table: Table, name: str, config: DataConfig, tags: tuple[str, ...] | None
+    table: FileTable, name: str, config: DataConfig, tags: tuple[str, ...] | None
 ) -> tuple[Examples, tuple[str, ...]]:
     """The sentences of a table whose rows have a list of words and a list of as many tags, or numbers of ``labels``. Ids are
     ``"{name}/{row}"``."""

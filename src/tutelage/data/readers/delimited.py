@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from tutelage.data.readers.table import Table, shown
+from tutelage.data.readers.table import FileTable, shown
 from tutelage.errors import TutelageError
 
 NUMBER = re.compile(r"\s*[+-]?\d+([.,]\d+)?\s*")
@@ -34,7 +34,7 @@ DOUBLED, ESCAPED = re.compile('""'), re.compile(r'""|\\"')
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 
 
-def read_delimited(path: Path, text: str, usual: str, wanted: Sequence[str], header: bool) -> Table:
+def read_delimited(path: Path, text: str, usual: str, wanted: Sequence[str], header: bool) -> FileTable:
     """The rows of ``text``, all cells as strings, so that the label ``007`` stays what it is and ``NA`` is not taken for a gap.
 
     Quoted fields are as spreadsheets write them; where a record cannot be read so, a backslash may stand before a quote in them. A
@@ -232,7 +232,7 @@ def _delimiter(text: str, usual: str, wanted: Sequence[str], header: bool) -> st
     return usual
 
 
-def _table(path: Path, found: Sequence[_Record], names: Sequence[str], delimiter: str) -> Table:
+def _table(path: Path, found: Sequence[_Record], names: Sequence[str], delimiter: str) -> FileTable:
     width, lengths = len(names), {len(record.fields) for record in found}
     if len(lengths) == 1 and min(lengths) > width and any(record.fields[-1].strip() for record in found):
         raise TutelageError(
@@ -265,7 +265,7 @@ def _table(path: Path, found: Sequence[_Record], names: Sequence[str], delimiter
         notes.append(f"{escaped:,} rows have quotes after backslashes; they are read as quotes")
     if lone:
         notes.append(f"{lone:,} lines have quotes that are not around a field; they are read as they are")
-    return Table(
+    return FileTable(
         path,
         dict(zip(names, columns, strict=True)) if len(set(names)) == width else _unique(names, columns),
         len(found),

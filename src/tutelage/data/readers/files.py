@@ -13,7 +13,7 @@ from typing import Any
 
 from tutelage.data.readers.delimited import read_delimited
 from tutelage.data.readers.rows import read_rows
-from tutelage.data.readers.table import Table
+from tutelage.data.readers.table import FileTable
 from tutelage.errors import TutelageError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -87,7 +87,7 @@ def ending_of(path: Path) -> str:
     return ".parquet.gz" if ending == ".parquet" and name.endswith(".gz") else ending
 
 
-def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True, *, whole: bool = False) -> Table:
+def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True, *, whole: bool = False) -> FileTable:
     """The rows of a file that ends in one of :data:`TABLES` (each but .parquet also with .gz).
 
     Args:
@@ -117,7 +117,7 @@ def read_table(path: Path, wanted: Sequence[str] = (), header: bool = True, *, w
     return table
 
 
-def read_lines(path: Path) -> Table:
+def read_lines(path: Path) -> FileTable:
     """The lines of a text file (also with .gz) that are not blank, as the column ``text``.
 
     Raises:
@@ -133,7 +133,7 @@ def read_lines(path: Path) -> Table:
     if not found:
         raise TutelageError(f"{path} is empty; give a file with rows")
     numbers, lines = zip(*found, strict=True)
-    return Table(path, {"text": list(lines)}, len(lines), lines=numbers, notes=notes)
+    return FileTable(path, {"text": list(lines)}, len(lines), lines=numbers, notes=notes)
 
 
 def read_text(path: Path) -> tuple[str, list[str]]:
@@ -246,7 +246,7 @@ def _within(folder: Path) -> str:
     return "name one file in it" + (f", such as {found[0]!r}" if found else "")
 
 
-def _read_parquet(path: Path, wanted: Sequence[str]) -> Table:
+def _read_parquet(path: Path, wanted: Sequence[str]) -> FileTable:
     """Of the wanted columns if it has all, else of all; classes of ``datasets`` by their names."""
     import pyarrow.parquet as parquet
 
@@ -268,7 +268,7 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> Table:
             columns[name] = [named(value, classes) for value in columns[name]]
     repeated = frozenset(name for name in names if names.count(name) > 1)
     columns |= {name: [None] * count for name in names if name not in columns and name not in repeated}
-    return Table(path, columns, count, repeated=repeated)
+    return FileTable(path, columns, count, repeated=repeated)
 
 
 def _features(about: dict[bytes, bytes]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.data.readers.table import Table, listed, shown
+from tutelage.data.readers.table import FileTable, listed, shown
 from tutelage.errors import TutelageError
 
 
@@ -26,7 +26,7 @@ def parsed(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def read_rows(path: Path, text: str, wanted: Sequence[str], header: bool) -> Table:
+def read_rows(path: Path, text: str, wanted: Sequence[str], header: bool) -> FileTable:
     """The table that a JSON text holds.
 
     Read are: one object (or, without ``header``, one list) a line; a list of these; a dict of columns, each a list or a dict by
@@ -75,7 +75,7 @@ def _reason(error: ValueError) -> str:
     return error.msg if isinstance(error, json.JSONDecodeError) else str(error).partition(";")[0]
 
 
-def _of_rows(path: Path, rows: Sequence[Any], lines: list[int] | None, bad: dict[int, str], header: bool) -> Table:
+def _of_rows(path: Path, rows: Sequence[Any], lines: list[int] | None, bad: dict[int, str], header: bool) -> FileTable:
     """A table of rows that are objects, or without ``header`` lists."""
     if not rows:
         raise TutelageError(f"{path} has no rows; give a file with rows")
@@ -99,10 +99,10 @@ def _of_rows(path: Path, rows: Sequence[Any], lines: list[int] | None, bad: dict
                 column = columns[str(name)] = [None] * len(rows)
             column[number] = value
     hint = "" if header else "with --no-header columns are numbers: --text 0 --label 1"
-    return Table(path, columns, len(rows), lines=lines, bad=bad, hint=hint)
+    return FileTable(path, columns, len(rows), lines=lines, bad=bad, hint=hint)
 
 
-def _of_dict(path: Path, tree: Mapping[str, Any], wanted: Sequence[str], header: bool) -> Table | None:
+def _of_dict(path: Path, tree: Mapping[str, Any], wanted: Sequence[str], header: bool) -> FileTable | None:
     """A table that is one object; ``None`` where that is a row itself."""
     values = list(tree.values())
     if isinstance(tree.get("data"), list) and isinstance(names := tree.get("columns"), list):  # pandas: split
@@ -132,15 +132,15 @@ def _of_dict(path: Path, tree: Mapping[str, Any], wanted: Sequence[str], header:
     return None
 
 
-def _of_columns(path: Path, tree: Mapping[str, Any]) -> Table:
+def _of_columns(path: Path, tree: Mapping[str, Any]) -> FileTable:
     columns = {str(name): list(values) for name, values in tree.items()}
     count = len(next(iter(columns.values())))
     if not count:
         raise TutelageError(f"{path} has no rows; give a file with rows")
-    return Table(path, columns, count, notes=["its one object is read as columns"])
+    return FileTable(path, columns, count, notes=["its one object is read as columns"])
 
 
-def _splits(path: Path, tree: Mapping[str, Any]) -> Table:
+def _splits(path: Path, tree: Mapping[str, Any]) -> FileTable:
     lists = any(isinstance(value, list) and value and isinstance(value[0], list) for value in tree.values())
     numbered = " and pass --no-header --text 0 --label 1" if lists else ""
     raise TutelageError(

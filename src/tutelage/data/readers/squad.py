@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tutelage.data.examples import Data, Examples
 from tutelage.data.readers.files import TABLES, ending_of, read_table, read_text
 from tutelage.data.readers.rows import parsed, read_rows
-from tutelage.data.readers.table import Table, shown
+from tutelage.data.readers.table import FileTable, shown
 from tutelage.errors import TutelageError
 
 VERSIONS = {"squad": ("v1.1", "rajpurkar/squad"), "squad2": ("v2.0", "rajpurkar/squad_v2")}
@@ -131,7 +131,7 @@ def _is_flat(rows: Any) -> bool:
     return isinstance(rows, list) and bool(rows) and isinstance(rows[0], dict) and "context" in rows[0]
 
 
-def _rows(table: Table, skip: bool) -> Iterator[Question]:
+def _rows(table: FileTable, skip: bool) -> Iterator[Question]:
     """Questions from a table with a row for each, as the Hub has them."""
     questions, contexts = table.texts("question", "question"), table.texts("context", "context")
     kept = set(table.kept(skip))

@@ -15,7 +15,7 @@ NAMED = 3
 
 
 @dataclass
-class Table:
+class FileTable:
     """The rows of a file, good and bad ones: a row keeps its number whatever is left out."""
 
     path: Path

@@ -12,7 +12,10 @@ from tutelage.students.specs import Student
 
 if TYPE_CHECKING:
     from tutelage.mechanisms.hook import Hook
+    from tutelage.mechanisms.pruning.report import InheritedEntry
     from tutelage.mechanisms.scene import Scene, StageScene
+    from tutelage.report.mechanisms import MechanismEntry
+    from tutelage.report.section import Section
     from tutelage.teachers.teacher import Teacher
 
 
@@ -89,6 +92,19 @@ class PruningSchedule(Mechanism):
         pruner.start()
         return pruner
 
-    def report(self, scene: Scene) -> dict[str, Any]:
-        records = scene.records(self.kind)
-        return {"inherited": {k: v for k, v in records[-1].items() if k != "stage"} if records else None}
+    def report(self, scene: Scene) -> MechanismEntry:
+        from tutelage.mechanisms.pruning.report import BASELINE
+        from tutelage.report.mechanisms import MechanismEntry
+
+        return MechanismEntry(baseline=BASELINE, data=self._found(scene).model_dump(mode="json"))
+
+    def sections(self, scene: Scene) -> list[Section]:
+        from tutelage.mechanisms.pruning.report import section
+
+        return [section(self._found(scene))]
+
+    def _found(self, scene: Scene) -> InheritedEntry:
+        from tutelage.mechanisms.pruning.report import InheritedEntry
+
+        record = scene.records(self.kind)[-1]
+        return InheritedEntry.model_validate({name: value for name, value in record.items() if name != "stage"})

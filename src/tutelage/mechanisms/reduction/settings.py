@@ -48,7 +48,7 @@ class Reduction(Cutting):
             if way.removes("layers") and (needs.hidden or needs.attention):
                 raise TutelageError(
                     f"stage {name!r} compares layers of a student that loses some of them in stage {stage.stage.name!r}; use terms "
-                    "on predictions, or remove its layers in an assistant (as rosita does)"
+                    "on predictions, or remove its layers in an assistant"
                 )
             if way.removes("heads") and needs.attention:
                 raise TutelageError(

@@ -24,6 +24,7 @@ from tutelage.knowledge.store.reading import Store
 from tutelage.mechanisms.mechanism import of_kind
 from tutelage.mechanisms.scene import Scene, StageScene, TaskScene, records_in
 from tutelage.mechanisms.team.folders import is_store, left_out, short
+from tutelage.mechanisms.team.report import MemberEntry, TeamEntry, TeamStage
 from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.mechanisms.team.teacher import Resident, TeamTeacher
 from tutelage.mechanisms.team.weigher import Weigher
@@ -78,7 +79,7 @@ def gather(scene: Scene) -> Members:
     _check_stages(scene, team, sources, columns, known)
     row_of = {name: row for row, name in enumerate(every.ids)}
     rows = {part: np.array([row_of[name] for name in texts.examples.ids]) for part, texts in task.parts.items()}
-    rows["held"] = np.array([row_of[name] for name in task.held.examples.ids])
+    rows["held_out"] = np.array([row_of[name] for name in task.held.examples.ids])
     tables: dict[str, list[Tensor]] = {part: [] for part in (*rows, *task.dev)}
     read = task.knowledge.encoded  # all teachers have as many answers
     starts = np.concatenate([[0], np.cumsum(read.logit_rows)])
@@ -94,9 +95,9 @@ def gather(scene: Scene) -> Members:
             tables[part].append(found[torch.from_numpy(places)][:, kept])
         for part in task.dev:
             tables[part].append(dev[part][:, kept])
-        _check_order(scene, tables["held"][-1], name)
+        _check_order(scene, tables["held_out"][-1], name)
     team.rows = rows
-    scored = {"held": task.held, **task.dev}
+    scored = {"held_out": task.held, **task.dev}
     for part, texts in scored.items():
         team.scores[part] = [kind_of(data.kind).scores(data, table, texts) for table in tables[part]]
     team.logits = {part: torch.stack(found) for part, found in tables.items() if part not in task.dev}
@@ -310,7 +311,7 @@ def weigher(how: Learning, scene: Scene, stage: StageScene, teacher: TeamTeacher
         scene.student,
         next(term for term in stage.plan.terms if isinstance(term, SoftLabels | LogitsMSE)),
         held,
-        [KnownLogits(one.to(device), held.logit_rows) for one in team.logits["held"]],
+        [KnownLogits(one.to(device), held.logit_rows) for one in team.logits["held_out"]],
         kind_of(task.data.kind),
         scene.accelerator,
         _key(scene, stage),
@@ -447,20 +448,21 @@ def doubts(folder: Path) -> list[str]:
     return lines
 
 
-def summary(scene: Scene) -> dict[str, Any]:
+def summary(scene: Scene) -> TeamEntry:
     """For the report: the team, the distribution at the start of each stage, and how learned distributions changed."""
     team = _members(scene)
-    return {
-        "members": [
-            {
-                "name": name,
-                "folder": team.folders[i],
-                "shape": team.shapes[i],
-                "parameters": team.parameters[i],
-                "scores": {part: scores[i] for part, scores in team.scores.items()},
-            }
-            for i, name in enumerate(team.names)
-        ],
-        "starts": {stage: start.tolist() for stage, start in starts(scene).items()},
-        "stages": scene.records(KIND),
-    }
+    members = [
+        MemberEntry(
+            name=name,
+            folder=team.folders[i],
+            shape=team.shapes[i],
+            parameters=team.parameters[i],
+            scores={part: scores[i] for part, scores in team.scores.items()},
+        )
+        for i, name in enumerate(team.names)
+    ]
+    return TeamEntry(
+        members=members,
+        starts={stage: start.tolist() for stage, start in starts(scene).items()},
+        stages=[TeamStage.model_validate(record) for record in scene.records(KIND)],
+    )

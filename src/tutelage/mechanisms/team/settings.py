@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tutelage.mechanisms.scene import Scene, StageScene
     from tutelage.mechanisms.team.teacher import TeamTeacher
     from tutelage.mechanisms.team.weights import Members
+    from tutelage.report.mechanisms import MechanismEntry
+    from tutelage.report.section import Section
     from tutelage.teachers.source import Source
     from tutelage.teachers.teacher import Teacher
 
@@ -211,10 +213,18 @@ class Team(Mechanism):
 
         return None if self.learning is None else weigher(self.learning, scene, stage, cast("TeamTeacher", teacher))
 
-    def report(self, scene: Scene) -> dict[str, Any]:
+    def report(self, scene: Scene) -> MechanismEntry:
         from tutelage.mechanisms.team.members import summary
+        from tutelage.mechanisms.team.report import entry
 
-        return {"team": summary(scene)}
+        return entry(summary(scene))
+
+    def sections(self, scene: Scene) -> list[Section]:
+        from tutelage.mechanisms.team.members import summary
+        from tutelage.mechanisms.team.report import section
+
+        assert scene.task is not None and scene.task.held is not None
+        return [section(summary(scene), scene.task.data.metrics[0], len(scene.task.held.examples))]
 
     def warnings(self, folder: Path) -> list[str]:
         from tutelage.mechanisms.team.members import doubts

@@ -183,7 +183,7 @@ class Members:
     logits: dict[str, Tensor] = field(default_factory=dict)
     """``(n, answers, classes)`` by part of the data, columns in the order of its labels."""
     scores: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    """Each teacher's metrics by part: ``held`` (for the weights) and the parts of the evaluation set."""
+    """Each teacher's metrics by part: ``held_out`` (for the weights) and the parts of the evaluation set."""
     rows: dict[str, Rows] = field(default_factory=dict)
     """By part of the data, its rows among all texts."""
     read: dict[int, Encoded] = field(default_factory=dict)
@@ -191,11 +191,11 @@ class Members:
     stores: dict[int, tuple[Store, Rows]] = field(default_factory=dict)
     """By number, the store of such a teacher, with its rows of all texts."""
     constant: dict[str, float] = field(default_factory=dict)
-    """The scores of the best constant prediction on ``held``."""
+    """The scores of the best constant prediction on ``held_out``."""
 
     def lines(self, metric: str, part: str) -> list[str]:
         """A line for each teacher: its size, and its scores on held-out training examples and on a part of the evaluation set."""
-        held, dev = self.scores["held"], self.scores[part]
+        held, dev = self.scores["held_out"], self.scores[part]
         return [
             f"{name}: {self.shapes[i]}, {self.parameters[i] / 1e6:.1f} M parameters, {metric} {held[i][metric]:.4f} on held-out "
             f"train, {dev[i][metric]:.4f} on {part}"
@@ -219,7 +219,7 @@ def start_of(how: Team, members: Members, metric: str, found: Sequence[float] | 
     elif isinstance(how.weights, tuple):
         start = how.weights
     else:
-        scores = [one[metric] for one in members.scores["held"]] if how.judges else how.scores or ()
+        scores = [one[metric] for one in members.scores["held_out"]] if how.judges else how.scores or ()
         start = by_softmax(scores, how.beta) if how.weights == "score_softmax" else by_rank(scores)
     if len(start) != count:
         raise TutelageError(f"team.weights has {len(start)} numbers for a team of {count}; give one for each teacher")

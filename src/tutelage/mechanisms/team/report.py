@@ -1,14 +1,15 @@
-"""The section on a team of teachers: scores, learned sampling weights, and how the weights moved."""
+"""A team of teachers in the report: scores, learned sampling weights, and how the weights moved; its section of the page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tutelage.report.model import TaskReport
+from tutelage.report.mechanisms import MechanismEntry, TeachersEntry, TeacherShare
 from tutelage.report.numbers import MISSING, count_text
-from tutelage.report.section import Cell, Column, Line, LineChart, Row, Section, Table
-from tutelage.report.teachers import TeamEntry, TeamStage
-from tutelage.report.words import listed, stages_text, words
+from tutelage.report.section import Block, Cell, Column, Line, LineChart, Row, Section, Table
+from tutelage.report.teachers import Scores
+from tutelage.report.words import listed, stages_text
+from tutelage.tasks import metric_words
 
 TITLE = "The team"
 STYLES = 10
@@ -17,13 +18,86 @@ STYLES = 10
 Cells = tuple[Column, list[Cell]]
 
 
-def section(report: TaskReport) -> Section | None:
-    """The section; none for a run without a team."""
-    if report.team is None:
-        return None
-    team, metric = report.team, words(report.metric)
+class MemberEntry(Block):
+    """A teacher of a team."""
+
+    name: str
+    folder: str
+    """Folder, store or hub id."""
+    shape: str
+    parameters: int
+    scores: dict[str, Scores]
+    """By part of the evaluation set; ``held_out`` is the held-out part of train."""
+
+
+class TeamStage(Block):
+    """How one stage learned the sampling weights. Lists have one value for each teacher."""
+
+    stage: str
+    start: list[float]
+    """Probabilities at the beginning; 0 for a teacher that cannot be sampled."""
+    probabilities: list[float]
+    """Probabilities at the end."""
+    next: list[float]
+    """Probabilities that later stages start from; 0 for a dropped teacher."""
+    kept: list[str]
+    """Names of the teachers that later stages may sample."""
+    draws: list[int]
+    """Steps that sampled the teacher."""
+    reward: list[float | None]
+    """Mean reward of the teacher. Null if it was never sampled."""
+    updates: int
+    """Updates of the sampling weights."""
+    skipped: int
+    """Updates that were skipped for want of a usable gradient."""
+    temperature: float | None
+    """Final temperature of the calibrated student predictions. Null without calibration."""
+    settled: int | None
+    """The result is the mean of the log-weights after this step. Null: the last weights."""
+    history: list[list[int | float]]
+    """Rows of step and the probability of each teacher."""
+    score: float
+    """First metric of the student on the held-out examples, at the end."""
+    constant: float
+    """The same for the best constant prediction."""
+
+
+class TeamEntry(Block):
+    """A team of teachers and its sampling weights."""
+
+    members: list[MemberEntry]
+    starts: dict[str, list[float]]
+    """By stage: the probabilities that it began with."""
+    stages: list[TeamStage]
+    """Stages that learned the weights, in order."""
+
+
+def entry(team: TeamEntry) -> MechanismEntry:
+    """The team in the report's words."""
+    weights = "final sampling weights" if team.stages else "fixed weights"
+    shares = [
+        TeacherShare(name=one.name, folder=one.folder, weight=weight)
+        for one, weight in zip(team.members, _last(team), strict=True)
+    ]
+    return MechanismEntry(
+        teachers=TeachersEntry(weights=weights, shares=shares),
+        kept={stage.stage: "sampling weights" for stage in team.stages},
+        data=team.model_dump(mode="json"),
+    )
+
+
+def section(team: TeamEntry, metric: str, held_out: int) -> Section:
+    """The section of the page.
+
+    Args:
+        metric: The task's first metric.
+        held_out: Number of held-out examples.
+    """
     styles = _styles(team)
-    columns = [*_scores(team, report.metric, metric), *(found for stage in team.stages for found in _found(stage))]
+    columns = [
+        *_scores(team, metric, metric_words(metric)),
+        *(found for stage in team.stages for found in _found(stage)),
+    ]
     rows = [
         Row(
             name=one.name,
@@ -38,20 +112,14 @@ def section(report: TaskReport) -> Section | None:
         title=TITLE,
         paragraphs=[_text(team, names)],
         table=Table(
-            caption=_caption(report, metric),
+            caption=_caption(team, metric_words(metric), held_out),
             head="Teacher",
             columns=[Column(title="Parameters"), *(column for column, _ in columns)],
             rows=rows,
         ),
         pictures=[_course(stage, names, styles) for stage in team.stages],
-        notes=[_note(stage, metric) for stage in team.stages],
+        notes=[_note(stage, metric_words(metric)) for stage in team.stages],
     )
-
-
-def final(team: TeamEntry) -> tuple[list[tuple[str, float]], list[str]]:
-    """The teachers with their final sampling weights, the largest first, and the dropped ones."""
-    pairs = sorted(zip((one.name for one in team.members), _last(team), strict=True), key=lambda pair: -pair[1])
-    return [pair for pair in pairs if pair[1] > 0], [name for name, p in pairs if p == 0 and team.stages]
 
 
 def _last(team: TeamEntry) -> list[float]:
@@ -101,11 +169,9 @@ def _note(stage: TeamStage, metric: str) -> str:
     )
 
 
-def _caption(report: TaskReport, metric: str) -> str:
-    assert report.team is not None
-    held = f"{report.data.held:,} " if report.data.held else ""
-    text = f"Each teacher's {metric} on the evaluation set and on {held}held-out examples of train"
-    if not report.team.stages:
+def _caption(team: TeamEntry, metric: str, held_out: int) -> str:
+    text = f"Each teacher's {metric} on the evaluation set and on {held_out:,} held-out examples of train"
+    if not team.stages:
         return f"{text}."
     return (
         f"{text}. By stage: the final sampling weight, the steps that sampled the teacher, and its mean reward. Rewards compare "
@@ -117,11 +183,11 @@ def _caption(report: TaskReport, metric: str) -> str:
 
 
 def _scores(team: TeamEntry, name: str, metric: str) -> list[Cells]:
-    parts = [*(part for part in team.members[0].scores if part != "held"), "held"]
+    parts = [*(part for part in team.members[0].scores if part != "held_out"), "held_out"]
     found = []
     for part in parts:
         cells = [Cell(text=f"{one.scores[part][name]:.3f}") for one in team.members]
-        found.append((Column(title="held-out" if part == "held" else part, group=metric), _marked(cells)))
+        found.append((Column(title="held-out" if part == "held_out" else part, group=metric), _marked(cells)))
     return found
 
 
