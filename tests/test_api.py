@@ -98,6 +98,26 @@ def test_every_parameter_is_documented(function: Any) -> None:
     assert all(words.endswith(".") and "  " not in words for words in said.arguments.values())
 
 
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_every_result_has_a_public_type(function: Any) -> None:
+    name = re.sub(r"list\[(\w+)\]", r"\1", inspect.signature(function).return_annotation)
+    assert inspect.isclass(getattr(tutelage, name))
+
+
+def test_results_in_json_have_the_keys_of_their_types(teacher_folder: Path) -> None:
+    """Scripts read them; what a kind of task lacks is absent."""
+    code, out, error = invoke(
+        "evaluate", teacher_folder / "teacher", "--dev", teacher_folder / "dev.csv", "--kind", "classification", "--json"
+    )
+    assert code == 0, error
+    assert [*json.loads(out)] == ["model", "task", "metric", "scores", "notes"]
+    team = {"task": "t", "metric": "f1", "part": "dev", "members": [], "not_kept_apart": []}
+    assert tutelage.TeamReport(**team).model_dump(mode="json") == team
+    row = json.loads(invoke("methods", "--json")[1])[0]
+    assert [*row] == ["method", "title", "paper", "init", "stages"]
+    assert [*row["stages"][0]] == ["stage", "data", "embeddings", "attention", "hidden", "predictions", "labels"]
+
+
 def test_names_are_public_and_cheap() -> None:
     assert dir(tutelage) == sorted(set(dir(tutelage))) == sorted(tutelage.__all__)
     assert {"pretrain", "augment", "build_corpus", "ablate", "Pooled", "PTP", "Result"} <= set(dir(tutelage))
@@ -203,7 +223,7 @@ def test_a_result_shows_itself_and_its_predictions(teacher_folder: Path, tmp_pat
     assert "student" in shown and f"{result.report['student']['score']:.4f}" in shown and "<table>" in shown
     assert result.student.config.num_hidden_layers == 2 and result.tokenizer("word1")["input_ids"]
     # A result stands for its folder.
-    assert api.evaluate(result, quiet=True, **files(teacher_folder))["scores"] == result.report["student"]["scores"]
+    assert api.evaluate(result, quiet=True, **files(teacher_folder)).scores == result.report["student"]["scores"]
     with pytest.raises(TutelageError, match="standard checkpoint already"):
         result.export(tmp_path / "plain", format="checkpoint")
 
@@ -301,7 +321,7 @@ def test_paths_begin_at_home(teacher_folder: Path, tmp_path: Path, monkeypatch: 
     (home / "my.py").write_text(PLUGIN.replace("jsd", "jsd_at_home"))
     for name in ("train", "dev"):
         (home / f"{name}.csv").symlink_to(teacher_folder / f"{name}.csv")
-    assert api.evaluate("~/teacher", dev="~/dev.csv", quiet=True)["scores"]["dev"]
+    assert api.evaluate("~/teacher", dev="~/dev.csv", quiet=True).scores["dev"]
     data = {"train": "~/train.csv", "dev": "~/dev.csv", "quiet": True}
     store = api.write_store("~/teacher", "~/store", method="kd", **data)
     assert store == api.inspect_store("~/store") == api.verify_store("~/store", teacher="~/teacher")
@@ -366,16 +386,16 @@ def test_only_the_columns_that_are_used_are_converted() -> None:
 
 def test_a_split_to_evaluate_on_is_enough_to_evaluate(teacher_folder: Path) -> None:
     teacher, dev = teacher_folder / "teacher", table(40, 2)
-    scores = api.evaluate(teacher, dev=dev, quiet=True)["scores"]
+    scores = api.evaluate(teacher, dev=dev, quiet=True).scores
     for data in ({"test": dev}, datasets.DatasetDict(validation=datasets.Dataset.from_dict(dev))):
-        assert api.evaluate(teacher, data=data, quiet=True)["scores"] == scores
+        assert api.evaluate(teacher, data=data, quiet=True).scores == scores
 
 
 def test_one_needs_no_list_and_none_is_the_default(teacher_folder: Path, tmp_path: Path) -> None:
     path, teacher, out = tmp_path / "my.py", teacher_folder / "teacher", tmp_path / "out"
     path.write_text(PLUGIN.replace("jsd", "jsd_alone").replace("softer", "alone"))
     for plugins in (str(path), path):
-        assert "alone" in {row["method"] for row in api.methods(plugins=plugins)}
+        assert "alone" in {row.method for row in api.methods(plugins=plugins)}
     with Inputs() as inputs:
         assert recipe_for(None, None, inputs, plugins=None).method == "compact"
         assert teachers_of(inputs, teacher, None, None, False)["teachers"] == ()
@@ -595,8 +615,8 @@ def test_a_model_is_read_as_long_as_its_run_read(teacher_folder: Path, tmp_path:
     assert longest_of_run(str(place)) == 8
     dev = {"dev": teacher_folder / "dev.csv", "quiet": True}
     short, named = api.evaluate(place, **dev), api.evaluate(teacher_folder / "teacher", max_length=8, **dev)
-    assert short["scores"] == named["scores"] != api.evaluate(place, max_length=40, **dev)["scores"]
-    assert f"{short['notes'][0].split()[0]} texts of dev are longer than 8 tokens and are cut" == short["notes"][0]
+    assert short.scores == named.scores != api.evaluate(place, max_length=40, **dev).scores
+    assert f"{short.notes[0].split()[0]} texts of dev are longer than 8 tokens and are cut" == short.notes[0]
 
 
 def test_what_has_no_effect_on_a_check_is_refused(teacher_folder: Path, tmp_path: Path) -> None:
@@ -613,7 +633,7 @@ def test_what_has_no_effect_on_a_check_is_refused(teacher_folder: Path, tmp_path
                 act(dev=dev, quiet=True, **more)
     # Of the settings of a run only those of the evaluation set count.
     data = DataConfig(train=dev, dev=dev, max_train=3, holdout=0.5)
-    assert api.evaluate(teacher, data=data, max_train=None, quiet=True)["scores"]
+    assert api.evaluate(teacher, data=data, max_train=None, quiet=True).scores
     assert not (tmp_path / "out").exists()
 
 

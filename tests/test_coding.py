@@ -216,7 +216,7 @@ def test_a_run_is_packed_and_unpacked(teacher_folder: Path, tmp_path: Path) -> N
     api.unpack(tmp_path / "small", tmp_path / "plain")
     again = load_file(tmp_path / "plain" / "model.safetensors")
     assert set(again) == set(state) and all(torch.equal(again[name], one) for name, one in state.items())
-    scores = api.evaluate(str(tmp_path / "plain"), quiet=True, train=texts["dev"])["scores"]
+    scores = api.evaluate(str(tmp_path / "plain"), quiet=True, train=texts["dev"]).scores
     assert next(iter(scores.values())) == next(iter(result.report["student"]["scores"].values()))
 
 

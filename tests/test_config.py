@@ -152,13 +152,14 @@ def test_wrong_students(text: str) -> None:
 
 def test_the_table_of_methods_is_computed_from_the_recipes() -> None:
     row = method_row(METHODS["tinybert"]())
-    assert row["init"] == "random"
-    assert [stage["stage"] for stage in row["stages"]] == ["general", "intermediate", "prediction"]
-    assert [stage["data"] for stage in row["stages"]] == ["corpus", "augmented", "augmented"]
-    assert row["stages"][1]["attention"] and row["stages"][1]["hidden"] and not row["stages"][1]["predictions"]
-    assert row["stages"][2]["predictions"] == "KL, T=1" and not row["stages"][2]["labels"]
+    assert row.init == "random"
+    assert [stage.stage for stage in row.stages] == ["general", "intermediate", "prediction"]
+    assert [stage.data for stage in row.stages] == ["corpus", "augmented", "augmented"]
+    assert row.stages[1].attention and row.stages[1].hidden and not row.stages[1].predictions
+    assert row.stages[2].predictions == "KL, T=1" and not row.stages[2].labels
+    assert list(row.stages[2].learns()) == ["predictions"]
     colder = METHODS["kd"]().model_copy(update={"stages": [Stage(name="x", objective=[SoftLabels(temperature=3)])]})
-    assert method_row(colder)["stages"][0]["predictions"] == "KL, T=3"
+    assert method_row(colder).stages[0].predictions == "KL, T=3"
 
 
 def test_a_run_is_repeated_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

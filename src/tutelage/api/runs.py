@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tutelage.data.config import DataConfig, DataOptions, Table
     from tutelage.recipes.config import RunConfig
     from tutelage.recipes.recipe import Recipe
+    from tutelage.recipes.table import MethodRow
+    from tutelage.report.results import Evaluation
     from tutelage.run.inputs import Model, Splits
     from tutelage.run.result import Result
     from tutelage.serving.report import ExportReport
@@ -234,7 +236,7 @@ def distill(
 @takes_data(*FILES)
 def evaluate(
     model: Model, *, quiet: bool = False, data: DataConfig | Splits | None = None, **options: Unpack[DataOptions]
-) -> dict[str, Any]:
+) -> Evaluation:
     """Score a model on the evaluation set of a task, or on a file of your own.
 
     Without a training file the labels are named by the evaluation file. Texts that are longer than the model can read, or than its
@@ -247,7 +249,7 @@ def evaluate(
         **options: The texts by the fields of DataConfig.
 
     Returns:
-        ``{"scores": {"dev": {"accuracy": ...}}, "model": ..., "task": ..., "metric": ..., "notes": [...]}``.
+        The scores, ``found.scores["dev"]["accuracy"]``, and notes on what they are worth.
 
     Raises:
         TutelageError: when the model or the data cannot be loaded, or their labels differ.
@@ -333,7 +335,7 @@ def export(
         )
 
 
-def methods(*, plugins: Sequence[Plugin] = ()) -> list[dict[str, Any]]:
+def methods(*, plugins: Sequence[Plugin] = ()) -> list[MethodRow]:
     """List the methods: where the student starts, and what each stage learns from; computed from the recipes.
 
     Args:

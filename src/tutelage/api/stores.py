@@ -12,6 +12,8 @@ from tutelage.recipes.choices import Dtype, Precision
 if TYPE_CHECKING:
     from tutelage.data.config import DataConfig, DataOptions
     from tutelage.recipes.recipe import Recipe
+    from tutelage.report.results import StorePlan
+    from tutelage.report.teachers import StoreEntry
     from tutelage.run.inputs import Model, Splits
     from tutelage.students.specs import Student
 from tutelage.api.common import FILES, FilePath, Plugin, place, place_or_none, store_config
@@ -33,7 +35,7 @@ def write_store(
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
-) -> dict[str, Any]:
+) -> StoreEntry:
     """Run a teacher once over the data and store what a method needs of it.
 
     Args:
@@ -85,7 +87,7 @@ def plan_store(
     plugins: Sequence[Plugin] = (),
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
-) -> dict[str, Any]:
+) -> StorePlan:
     """Compute what a store would cost and save, before anything runs: bytes, operations, epochs until it pays.
 
     Args:
@@ -124,7 +126,7 @@ def compact_store(
     settings: Mapping[str, Any] | Sequence[str] = (),
     plugins: Sequence[Plugin] = (),
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> StoreEntry:
     """Cut a store down to what a method needs; the same bytes as if the teacher had run again.
 
     Args:
@@ -151,7 +153,7 @@ def compact_store(
     return stores.cut(config.recipe, Path(place(store)), Path(place(out)), quiet=quiet)
 
 
-def inspect_store(path: FilePath) -> dict[str, Any]:
+def inspect_store(path: FilePath) -> StoreEntry:
     """Describe the content of a store, and which teacher wrote it.
 
     Args:
@@ -168,7 +170,7 @@ def inspect_store(path: FilePath) -> dict[str, Any]:
     return describe(Store(place(path)))
 
 
-def verify_store(path: FilePath, *, teacher: FilePath | None = None) -> dict[str, Any]:
+def verify_store(path: FilePath, *, teacher: FilePath | None = None) -> StoreEntry:
     """Compare every byte of a store with its checksums.
 
     Args:

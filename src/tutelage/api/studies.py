@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tutelage.recipes.recipe import Recipe
     from tutelage.report.attention import AttentionReport
     from tutelage.report.compared import CompareReport
+    from tutelage.report.results import Crossfit, TeamReport
     from tutelage.report.search import Search
     from tutelage.report.shrink import Shrink
     from tutelage.run.inputs import Model, Splits
@@ -205,7 +206,7 @@ def crossfit(
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
-) -> dict[str, Any]:
+) -> Crossfit:
     """Write out-of-fold predictions for the training set (k-fold cross-fitting), to teach with or for Pea-KD's PTP labels.
 
     ``distill(None, ..., teacher_predictions="OUT/predictions.jsonl", student="layers=3,source=teacher/")`` learns from them;
@@ -232,6 +233,7 @@ def crossfit(
     from tutelage.methods.finetune import finetune as recipe_of
     from tutelage.recipes.config import as_options
     from tutelage.recipes.settings import run_config
+    from tutelage.report.results import Crossfit
     from tutelage.run.inputs import Inputs
     from tutelage.students.specs import Checkpoint
     from tutelage.studies.crossfit import crossfit as crossfitted
@@ -245,7 +247,7 @@ def crossfit(
         fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision}
         config = run_config(recipe, inputs.data(data, options), settings, **fields)
         found = crossfitted(config, folds, quiet=quiet)
-    return found.model_dump(mode="json", exclude={"contents"}) | {"examples": len(found.contents)}
+    return Crossfit(**found.model_dump(exclude={"contents"}), examples=len(found.contents))
 
 
 @takes_data(*FILES, "max_train", "max_length")
@@ -262,7 +264,7 @@ def train_team(
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
-) -> dict[str, Any]:
+) -> TeamReport:
     """Fine-tune several different teachers on a task; autoskdbert, skdbert, ensemble and mt_bert distil from them.
 
     No teacher learns from the tenth of the training set (about 300 to 2,000 examples) on which :func:`distill` learns the
@@ -314,7 +316,7 @@ def show_team(
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
-) -> dict[str, Any]:
+) -> TeamReport:
     """Compare teachers: scores on the evaluation set and on held-out training examples, agreement, diversity.
 
     See :func:`tutelage.evaluation.diversity.diversity` for the measures. ``not_kept_apart`` names the teachers that may have

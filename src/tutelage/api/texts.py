@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from tutelage.data.signature import takes_data
 from tutelage.recipes.choices import Precision
 
 if TYPE_CHECKING:
+    from tutelage.data.augmentation.candidates import CandidatesManifest
     from tutelage.data.config import DataConfig, DataOptions
+    from tutelage.report.results import CorpusSummary
     from tutelage.run.inputs import Model, Splits
 from tutelage.api.common import FILES, FilePath, data_config, place, place_or_none, several
 
@@ -28,7 +30,7 @@ def augment(
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
-) -> dict[str, Any]:
+) -> CandidatesManifest:
     """Compute substitution candidates for every word of the training texts, from which augmentation samples.
 
     ``distill(..., candidates=out)`` uses them. See :func:`tutelage.data.augmentation.propose.propose`.
@@ -75,7 +77,7 @@ def build_corpus(
     tokenizer: FilePath,
     split: Literal["sentences", "lines"] = "sentences",
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> CorpusSummary:
     """Tokenise plain text once into a corpus, for general distillation and pretraining.
 
     Args:
@@ -91,18 +93,19 @@ def build_corpus(
 
     Example: tutelage corpus build wiki.txt.gz hub:wikitext,config=wikitext-103-raw-v1 --tokenizer bert-base-uncased --out corpus/
     """
-    from tutelage.data.corpus import building, reading
+    from tutelage.data.corpus import building
     from tutelage.data.tokenizers import load_tokenizer
     from tutelage.progress import Display
+    from tutelage.report.results import CorpusSummary
 
     display = Display(quiet)
     with display:
         texts, known = [place(source) for source in several(sources)], load_tokenizer(place(tokenizer))
         corpus = building.build(texts, Path(place(out)), known, split=split, advance=display.count)
-    return reading.describe(corpus)
+    return CorpusSummary.of(corpus)
 
 
-def inspect_corpus(path: FilePath) -> dict[str, Any]:
+def inspect_corpus(path: FilePath) -> CorpusSummary:
     """Describe the content of a corpus.
 
     Args:
@@ -113,6 +116,7 @@ def inspect_corpus(path: FilePath) -> dict[str, Any]:
 
     Example: tutelage corpus inspect corpus/ --json
     """
-    from tutelage.data.corpus.reading import Corpus, describe
+    from tutelage.data.corpus.reading import Corpus
+    from tutelage.report.results import CorpusSummary
 
-    return describe(Corpus(place(path)))
+    return CorpusSummary.of(Corpus(place(path)))

@@ -11,7 +11,7 @@ Scores: TypeAlias = dict[str, float]
 
 
 class StoreEntry(Block):
-    """The store of teacher knowledge that the student was trained from."""
+    """A store of teacher knowledge."""
 
     path: str
     task: str
@@ -36,16 +36,23 @@ class StoreEntry(Block):
     """Parts of the evaluation set whose teacher predictions are stored."""
 
 
-class Member(Block):
-    """A teacher of a team."""
+class Teacher(Block):
+    """One of several teachers of a task."""
 
     name: str
-    folder: str
-    """Folder, store or hub id."""
     shape: str
+    """Layers, width, heads and intermediate size, in words."""
     parameters: int
+    """Number of parameters; a tied tensor counts once."""
     scores: dict[str, Scores]
     """By part of the evaluation set; ``held`` is the held-out part of train."""
+
+
+class Member(Teacher):
+    """A teacher of the team that taught a student."""
+
+    folder: str
+    """Folder, store or hub id."""
 
 
 class TeamStage(Block):
