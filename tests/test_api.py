@@ -102,12 +102,20 @@ def test_every_parameter_is_documented(function: Any) -> None:
 def test_every_result_has_a_public_type(function: Any) -> None:
     name = re.sub(r"list\[(\w+)\]", r"\1", inspect.signature(function).return_annotation)
     assert inspect.isclass(getattr(tutelage, name))
+    guide = (Path(__file__).parents[1] / "docs" / "guides" / "python.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in guide and re.search(rf"`(tutelage\.api\.)?{function.__name__}`", guide)
 
 
 def test_results_in_json_have_the_keys_of_their_types(teacher_folder: Path) -> None:
     """Scripts read them; what a kind of task lacks is absent."""
     code, out, error = invoke(
-        "evaluate", teacher_folder / "teacher", "--dev", teacher_folder / "dev.csv", "--kind", "classification", "--json"
+        "evaluate",
+        teacher_folder / "teacher",
+        "--dev",
+        teacher_folder / "dev.csv",
+        "--kind",
+        "classification",
+        "--json",
     )
     assert code == 0, error
     assert [*json.loads(out)] == ["model", "task", "metric", "scores", "notes"]
@@ -343,6 +351,39 @@ def test_paths_begin_at_home(teacher_folder: Path, tmp_path: Path, monkeypatch: 
         with pytest.raises(TutelageError, match=re.escape(str(home / "none"))):
             act()
     assert not list(here.iterdir())
+
+
+def test_models_and_recipes_stand_for_paths_and_names(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = teacher_folder / "teacher"
+    pair = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    for method in (METHODS["kd"], METHODS["kd"]()):
+        assert api.recipe(method, teacher=folder, task="mrpc") == api.recipe("kd", teacher=folder, task="mrpc")
+    with pytest.raises(TutelageError, match="method=str is no method"):
+        api.recipe(lambda: "kd")
+    written = api.recipe("kd", teacher=pair, out=tmp_path / "run").teacher
+    assert Path(written).parent == tmp_path / "run" / "inputs" and (Path(written) / "config.json").exists()
+    with pytest.raises(TutelageError, match="give out too"):
+        api.recipe("kd", teacher=pair)
+    store = tmp_path / "store"
+    data = {**files(teacher_folder), "student": "init=copied,layers=2", "quiet": True}
+    made = api.write_store(pair, store, method="minimum_knowledge", **data)
+    assert api.verify_store(store, teacher=pair) == made
+    with pytest.raises(TutelageError, match="another teacher"):
+        api.verify_store(store, teacher=teacher_folder / "random")
+    cut = [
+        api.compact_store(store, tmp_path / f"cut{len(str(one))}", student=one, quiet=True) for one in (folder, pair)
+    ]
+    assert cut[0].bytes == cut[1].bytes
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("tutelage.studies.ablation.ablate", lambda out, **given: asked.update(given))
+    spec = Fresh(layers=1, hidden=16, heads=2, intermediate=16)
+    api.ablate(
+        "tinybert", tmp_path / "rows", teacher=pair, general_teacher=pair, corpus="corpus", student=spec, task="mrpc"
+    )
+    assert asked["student"] == spec and Path(asked["teacher"]).parent == tmp_path / "rows" / "inputs"
+    assert "general_teacher-" in asked["general_teacher"]
 
 
 def test_objects_of_a_call_without_output_are_not_kept() -> None:

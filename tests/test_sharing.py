@@ -484,9 +484,7 @@ def test_ptp_labels_of_models_that_have_not_seen_the_texts(teacher_folder: Path,
         None, tmp_path / "taught", method="kd", teacher_predictions=file, quiet=True, baseline=False, allow_weak_teacher=True,
         student=f"layers=1,source={teacher_folder / 'teacher'}", settings=["stages.*.max_steps=3"], **data,
     ).report  # fmt: skip
-    assert taught["predictions"]["agreement"]["train"]["scores"]["accuracy"] == pytest.approx(
-        made.accuracy, abs=0.02
-    )
+    assert taught["predictions"]["agreement"]["train"]["scores"]["accuracy"] == pytest.approx(made.accuracy, abs=0.02)
     source = f"stages.ptp.ptp_labels.source={tmp_path / 'folds'}"
     common = {"method": "pea_kd", "student": "stored=1", "quiet": True, "baseline": False, **data}
     report = api.distill(

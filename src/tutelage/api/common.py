@@ -57,7 +57,8 @@ def several(given: Any) -> list[Any]:
 
     if given is None:
         return []
-    return [given] if isinstance(given, str | os.PathLike | ModuleType | BaseModel) else list(given)
+    single = isinstance(given, str | os.PathLike | ModuleType | BaseModel | Mapping) or callable(given)
+    return [given] if single or hasattr(given, "to_parquet") else list(given)
 
 
 def read_plugins(plugins: Plugin | Sequence[Plugin] | None) -> dict[str, Callable[..., Recipe]]:
@@ -91,18 +92,68 @@ def recipe_for(
 
     ``more`` are the methods of plug-ins that are already read.
     """
-    from tutelage.methods.named import method_recipe
     from tutelage.students.specs import parse
 
-    method = "compact" if method is None else method
     more = read_plugins(plugins) if more is None else more
-    recipe = method_recipe(method, task, ablation, more) if isinstance(method, str) else method
-    if callable(recipe):
-        recipe = recipe()
+    recipe = made("compact" if method is None else method, task, ablation, more)
     spec = student_from(student, inputs)
     if spec is None:
         return recipe
     return recipe.model_copy(update={"student": parse(spec, recipe.student) if isinstance(spec, str) else spec})
+
+
+def made(
+    method: str | Recipe | Callable[[], Recipe],
+    task: str | None = None,
+    ablation: str | None = None,
+    more: Mapping[str, Callable[..., Recipe]] | None = None,
+) -> Recipe:
+    """The recipe of a method by name (also those of ``more``), of a function that makes one, or the recipe itself."""
+    from tutelage.methods.named import method_recipe
+    from tutelage.recipes.recipe import Recipe
+
+    if isinstance(method, str):
+        return method_recipe(method, task, ablation, more)
+    recipe = method() if callable(method) else method
+    if not isinstance(recipe, Recipe):
+        raise TutelageError(
+            f"method={type(recipe).__name__} is no method; give a name, a Recipe, or a function that returns one"
+        )
+    return recipe
+
+
+def named_methods(
+    given: str | Recipe | Callable[[], Recipe] | Sequence[str | Recipe | Callable[[], Recipe]],
+) -> tuple[list[str], dict[str, Recipe]]:
+    """The names of methods, and the recipes of those that are given as objects, by their names."""
+    names: list[str] = []
+    recipes: dict[str, Recipe] = {}
+    for one in several(given):
+        if isinstance(one, str):
+            names += [name.strip() for name in one.split(",")]
+        else:
+            recipe = made(one)
+            names.append(recipe.method)
+            recipes[recipe.method] = recipe
+    return names, recipes
+
+
+def named_students(
+    given: Sequence[FilePath | Student | tuple[Any, Any]], inputs: Inputs
+) -> tuple[list[str], dict[str, Student]]:
+    """The students in words, and the specifications of those that are given as objects, by these words."""
+    from tutelage.students.specs import words_of
+
+    names: list[str] = []
+    specs: dict[str, Student] = {}
+    for one in several(given):
+        spec = place(one) if isinstance(one, str) else student_from(one, inputs)
+        if isinstance(spec, str):
+            names.append(spec)
+        elif spec is not None:
+            names.append(words_of(spec))
+            specs[names[-1]] = spec
+    return names, specs
 
 
 def for_epochs(recipe: Recipe, epochs: int | Literal["auto"] | None) -> Recipe:

@@ -28,6 +28,7 @@ from tutelage.api.common import (
     carried_out,
     checked_data,
     for_epochs,
+    made,
     place,
     read_plugins,
     recipe_for,
@@ -353,15 +354,17 @@ def methods(*, plugins: Sequence[Plugin] = ()) -> list[MethodRow]:
 
 
 def recipe(
-    method: str,
+    method: str | Recipe | Callable[[], Recipe],
     *,
-    teacher: FilePath | None = None,
+    teacher: Model | None = None,
     task: str | None = None,
     stage: Literal["task", "general"] | None = None,
     out: FilePath | None = None,
     plugins: Sequence[Plugin] = (),
 ) -> RunConfig:
     """Print a run of a method as YAML: edit it, then `tutelage run` it.
+
+    A teacher in memory is written into ``out/inputs``, so it needs ``out``.
 
     Args:
         method: Method: one of `tutelage methods`, or of a plug-in.
@@ -376,12 +379,19 @@ def recipe(
 
     Example: tutelage recipe tinybert > my.yaml
     """
-    from tutelage.methods.named import method_recipe
     from tutelage.recipes.settings import run_config
 
-    found = method_recipe(method, task, more=read_plugins(plugins))
+    found = made(method, task, more=read_plugins(plugins))
     on_task = any(not part.on_corpus for part in found.stages)
     found = found.part(stage or ("task" if on_task else "general"))
+    if isinstance(teacher, tuple):
+        from tutelage.run.inputs import Inputs
+
+        if out is None:
+            raise TutelageError(
+                "teacher: a model in memory is written into the output folder; give out too, or a folder"
+            )
+        teacher = Inputs(out).model(teacher, "teacher")
     return run_config(found, {"task": task}, teacher=teacher, out=out, served=True)
 
 

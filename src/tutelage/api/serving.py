@@ -42,14 +42,14 @@ def serve(student: Model, *, teacher: Model | None = None, host: str = "127.0.0.
         return served(inputs.model(student, "student"), second, host=host, port=port)
 
 
-def pack(model: FilePath, out: FilePath) -> Packed:
+def pack(model: Model, out: FilePath) -> Packed:
     """Write a model whose matrices have few values into a small folder, in a Huffman code.
 
     ``--method deep_compression`` trains such a student. The new folder has the tokenizer and the configuration, too, and ``unpack``
     makes a plain checkpoint of it, equal to the bit. Weights of other models are written as they are.
 
     Args:
-        model: Folder of a run, or of its student.
+        model: Model: a folder of a run, or of its student.
         out: Folder to write; new or empty.
 
     Returns:
@@ -60,9 +60,11 @@ def pack(model: FilePath, out: FilePath) -> Packed:
 
     Example: tutelage pack runs/a --out small/
     """
+    from tutelage.run.inputs import Inputs
     from tutelage.run.packing import pack as packed
 
-    return packed(Path(place(model)), Path(place(out)))
+    with Inputs() as inputs:
+        return packed(Path(inputs.model(model, "model")), Path(place(out)))
 
 
 def unpack(folder: FilePath, out: FilePath) -> Packed:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tutelage.report.teachers import StoreEntry
     from tutelage.run.inputs import Model, Splits
     from tutelage.students.specs import Student
-from tutelage.api.common import FILES, FilePath, Plugin, place, place_or_none, store_config
+from tutelage.api.common import FILES, FilePath, Plugin, place, store_config
 
 
 @takes_data(*FILES, "unlabeled", "candidates", "max_train", "max_length")
@@ -122,7 +122,7 @@ def compact_store(
     out: FilePath,
     *,
     method: str | Recipe | Callable[[], Recipe] | None = "minimum_knowledge",
-    student: FilePath | Student | None = None,
+    student: FilePath | Student | tuple[Any, Any] | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     plugins: Sequence[Plugin] = (),
     quiet: bool = False,
@@ -150,7 +150,7 @@ def compact_store(
     with Inputs() as inputs:
         method = "minimum_knowledge" if method is None else method
         config = store_config(method, student, inputs, {}, settings, plugins, {})
-    return stores.cut(config.recipe, Path(place(store)), Path(place(out)), quiet=quiet)
+        return stores.cut(config.recipe, Path(place(store)), Path(place(out)), quiet=quiet)
 
 
 def inspect_store(path: FilePath) -> StoreEntry:
@@ -170,7 +170,7 @@ def inspect_store(path: FilePath) -> StoreEntry:
     return describe(Store(place(path)))
 
 
-def verify_store(path: FilePath, *, teacher: FilePath | None = None) -> StoreEntry:
+def verify_store(path: FilePath, *, teacher: Model | None = None) -> StoreEntry:
     """Compare every byte of a store with its checksums.
 
     Args:
@@ -185,7 +185,9 @@ def verify_store(path: FilePath, *, teacher: FilePath | None = None) -> StoreEnt
 
     Example: tutelage store verify stores/sst2 --teacher teacher/
     """
+    from tutelage.run.inputs import Inputs
     from tutelage.run.stores import verify
 
-    verify(Path(place(path)), place_or_none(teacher))
+    with Inputs() as inputs:
+        verify(Path(place(path)), None if teacher is None else inputs.model(teacher, "teacher"))
     return inspect_store(path)

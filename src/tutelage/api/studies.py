@@ -11,11 +11,10 @@ from tutelage.errors import TutelageError
 from tutelage.recipes.choices import Dtype, Launcher, Precision
 
 if TYPE_CHECKING:
-    from tutelage.data.config import DataConfig, DataOptions
+    from tutelage.data.config import DataConfig, DataOptions, Table
     from tutelage.recipes.recipe import Recipe
     from tutelage.report.attention import AttentionReport
     from tutelage.report.compared import CompareReport
-    from tutelage.report.results import Crossfit, TeamReport
     from tutelage.report.search import Search
     from tutelage.report.shrink import Shrink
     from tutelage.run.inputs import Model, Splits
@@ -31,6 +30,8 @@ from tutelage.api.common import (
     data_config,
     megabytes,
     milliseconds,
+    named_methods,
+    named_students,
     place,
     place_or_none,
     plugin_files,
@@ -46,10 +47,10 @@ def ablate(
     method: Literal["tinybert"],
     out: FilePath,
     *,
-    teacher: FilePath,
-    general_teacher: FilePath,
+    teacher: Model,
+    general_teacher: Model,
     corpus: FilePath,
-    student: str = "layers=4,hidden=312,intermediate=1200,heads=12",
+    student: str | Student = "layers=4,hidden=312,intermediate=1200,heads=12",
     rows: Sequence[str] = (),
     seeds: int = 3,
     general: FilePath | None = None,
@@ -89,14 +90,14 @@ def ablate(
 
     if method != "tinybert":
         raise TutelageError(f"there are no ablation tables of {method!r}; use tinybert")
-    spec = parse(student)
+    spec = parse(student) if isinstance(student, str) else student
     if not isinstance(spec, Fresh):
         raise TutelageError(f"--student {student!r} makes no new network; give sizes, such as layers=4,hidden=312")
     with Inputs(out) as inputs:
         return ablation.ablate(
             place(out),
-            teacher=place(teacher),
-            general_teacher=place(general_teacher),
+            teacher=inputs.model(teacher, "teacher"),
+            general_teacher=inputs.model(general_teacher, "general_teacher"),
             corpus=place(corpus),
             student=spec,
             data=data_config(inputs.data(data, options)),
@@ -115,8 +116,8 @@ def compare(
     *,
     out: FilePath,
     teacher: Model | None = None,
-    methods: Sequence[str] = (),
-    students: Sequence[str] = (),
+    methods: Sequence[str | Recipe | Callable[[], Recipe]] = (),
+    students: Sequence[FilePath | Student | tuple[Any, Any]] = (),
     seeds: int | None = None,
     steps: int | Literal["equal", "flops", "recipe"] | None = None,
     against: str | None = None,
@@ -134,6 +135,9 @@ def compare(
 
     Every combination is a run in ``out``. Finished ones are read, stopped ones are continued; one that fails is recorded, and the
     exit code is then 1. See docs/guides/compare.md for what is written and computed.
+
+    In Python methods may be recipes or functions that return one, and students specifications or models. They are named by
+    the recipe's ``method`` and by the words of ``--student``; each cell's ``config.yaml`` holds them whole.
 
     Args:
         plan: YAML file of several tasks, or of methods with settings; other options replace its fields.
@@ -166,10 +170,12 @@ def compare(
     from tutelage.studies import compare as comparing
 
     more = read_plugins(plugins)
+    names, recipes = named_methods(methods)
     with Inputs(out) as inputs:
+        shapes, specs = named_students(students, inputs)
         own: dict[str, Any] = {
-            "methods": [name.strip() for text in several(methods) for name in text.split(",")],
-            "students": [place(student) for student in several(students)],
+            "methods": names,
+            "students": shapes,
             "seeds": seeds,
             "steps": int(steps) if isinstance(steps, str) and steps.isdecimal() else steps,
             "against": against,
@@ -186,160 +192,11 @@ def compare(
         checked = comparing.plan_of(plan, own)
 
         def recipe_of(method: str, student: str, task: str | None) -> Recipe:
-            return recipe_for(method, student or None, inputs, task, more=more).part("task")
+            spec = specs.get(student, student) or None
+            return recipe_for(recipes.get(method, method), spec, inputs, task, more=more).part("task")
 
         files = () if launcher == "local" else plugin_files(plugins)
         return comparing.compare(checked, place(out), recipe_of, launcher=launcher, plugins=files, quiet=quiet)
-
-
-@takes_data(*FILES, "max_train", "max_length")
-def crossfit(
-    model: Model,
-    out: FilePath,
-    *,
-    folds: int = 5,
-    epochs: int = 3,
-    lr: float = 3e-5,
-    seed: int = 0,
-    mixed_precision: Precision = "no",
-    settings: Mapping[str, Any] | Sequence[str] = (),
-    quiet: bool = False,
-    data: DataConfig | Splits | None = None,
-    **options: Unpack[DataOptions],
-) -> Crossfit:
-    """Write out-of-fold predictions for the training set (k-fold cross-fitting), to teach with or for Pea-KD's PTP labels.
-
-    ``distill(None, ..., teacher_predictions="OUT/predictions.jsonl", student="layers=3,source=teacher/")`` learns from them;
-    ``distill(..., method="pea_kd", settings={"stages.ptp.ptp_labels.source": out})`` makes PTP labels of them.
-
-    Args:
-        model: Checkpoint that each fold starts from: a folder or a hub id.
-        out: Folder of the folds; a stopped command continues when it is repeated.
-        folds: Parts of the training set.
-        epochs: Passes over the training set.
-        lr: Peak learning rate.
-        seed: Seed of all random numbers.
-        mixed_precision: Precision of training and prediction; no is float32, auto is bf16 where it is faster here.
-        settings: Any setting of the runs as path=value: stages.finetune.batch_size=16.
-        quiet: Print nothing.
-        data: The texts as one object.
-        **options: The texts by the fields of DataConfig.
-
-    Raises:
-        TutelageError: for any mistake in the arguments.
-
-    Example: tutelage crossfit --model bert-base-uncased --task mrpc --folds 5 --out folds/mrpc
-    """
-    from tutelage.methods.finetune import finetune as recipe_of
-    from tutelage.recipes.config import as_options
-    from tutelage.recipes.settings import run_config
-    from tutelage.report.results import Crossfit
-    from tutelage.run.inputs import Inputs
-    from tutelage.students.specs import Checkpoint
-    from tutelage.studies.crossfit import crossfit as crossfitted
-
-    if folds < 2:
-        raise TutelageError(f"--folds {folds} leaves nothing to learn from; give at least 2")
-    with Inputs(out) as inputs:
-        start = Checkpoint(name=inputs.model(model, "model"))
-        with as_options():
-            recipe = recipe_of(start, epochs, lr)
-        fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision}
-        config = run_config(recipe, inputs.data(data, options), settings, **fields)
-        found = crossfitted(config, folds, quiet=quiet)
-    return Crossfit(**found.model_dump(exclude={"contents"}), examples=len(found.contents))
-
-
-@takes_data(*FILES, "max_train", "max_length")
-def train_team(
-    model: Model,
-    out: FilePath,
-    *,
-    members: Sequence[str] = (),
-    epochs: int = 3,
-    lr: float = 3e-5,
-    shared_head: bool = False,
-    mixed_precision: Precision = "no",
-    settings: Mapping[str, Any] | Sequence[str] = (),
-    quiet: bool = False,
-    data: DataConfig | Splits | None = None,
-    **options: Unpack[DataOptions],
-) -> TeamReport:
-    """Fine-tune several different teachers on a task; autoskdbert, skdbert, ensemble and mt_bert distil from them.
-
-    No teacher learns from the tenth of the training set (about 300 to 2,000 examples) on which :func:`distill` learns the
-    sampling weights. Returns how the teachers compare, as :func:`show_team`.
-
-    Args:
-        model: Checkpoint that each teacher starts from: a folder or a hub id.
-        out: Folder of the teachers; a stopped command continues when it is repeated.
-        members: How one teacher differs: model, layers, seed, epochs, lr, only=1/2 (a part of the training set), noise=0.5
-            (share of wrong labels), with commas between them. Default: five teachers of usual kinds.
-        epochs: Passes over the training set.
-        lr: Peak learning rate.
-        shared_head: Train all teachers together, with one pooling and prediction layer (MT-BERT). They may differ in model and
-            layers; their hidden sizes and the kind of their heads must agree. Default: three teachers of different depths.
-        mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
-        settings: Any setting of the runs as path=value: stages.finetune.batch_size=16.
-        quiet: Print nothing.
-        data: The texts as one object.
-        **options: The texts by the fields of DataConfig.
-
-    Raises:
-        TutelageError: for any mistake in the arguments.
-
-    Example: tutelage team train --model bert-base-uncased --task mrpc --member seed=0 --member layers=6,seed=1,lr=1e-4
-        --member only=1/2,seed=2 --out team/
-    """
-    from tutelage.run.inputs import Inputs
-    from tutelage.studies import teams
-
-    with Inputs(out) as inputs:
-        return teams.train_team(
-            inputs.model(model, "model"),
-            place(out),
-            several(members),
-            data_config(inputs.data(data, options)),
-            epochs=epochs,
-            lr=lr,
-            mixed_precision=mixed_precision,
-            settings=settings,
-            shared_head=shared_head,
-            quiet=quiet,
-        )
-
-
-@takes_data(*FILES, "max_train", "max_length")
-def show_team(
-    team: FilePath | Sequence[Model],
-    *,
-    quiet: bool = False,
-    data: DataConfig | Splits | None = None,
-    **options: Unpack[DataOptions],
-) -> TeamReport:
-    """Compare teachers: scores on the evaluation set and on held-out training examples, agreement, diversity.
-
-    See :func:`tutelage.evaluation.diversity.diversity` for the measures. ``not_kept_apart`` names the teachers that may have
-    been trained on the held-out examples.
-
-    Args:
-        team: Folder of `tutelage team train`, or a list of teachers. A folder brings its own data settings; options given here
-            override them. A list needs data to compare the teachers on.
-        quiet: Print nothing.
-        data: The texts as one object.
-        **options: The texts by the fields of DataConfig.
-
-    Raises:
-        TutelageError: for any mistake in the arguments.
-
-    Example: tutelage team show team/
-    """
-    from tutelage.run.inputs import Inputs
-    from tutelage.studies import teams
-
-    with Inputs() as inputs:
-        names = [inputs.model(one, "team") for one in several(team)]
-        return teams.show_team(names, data_config(inputs.data(data, options)), quiet=quiet)
 
 
 @takes_data(*FILES, "unlabeled", "max_train", "max_length")
@@ -347,7 +204,7 @@ def chain(
     teacher: Model,
     out: FilePath,
     *,
-    through: Sequence[str | Student],
+    through: Sequence[FilePath | Student | tuple[Any, Any]],
     student: FilePath | Student | tuple[Any, Any] = "layers=3",
     method: str | Recipe | Callable[[], Recipe] | None = "compact",
     seed: int = 0,
@@ -556,7 +413,7 @@ def shrink(
 def attention_report(
     teacher: Model,
     student: Model,
-    texts: FilePath,
+    texts: FilePath | Table,
     out: FilePath | None = None,
     *,
     text: str = "text",
@@ -566,7 +423,8 @@ def attention_report(
 ) -> AttentionReport:
     """Compare the attention of a student with its teacher's, head by head: divergence and cosine similarity.
 
-    See :mod:`tutelage.studies.attention` for what is measured.
+    See :mod:`tutelage.studies.attention` for what is measured. In Python the texts may be in memory: a list, a
+    ``datasets.Dataset``, a frame or a dict of columns.
 
     Args:
         teacher: Teacher, with any head or none: a folder or a hub id.
@@ -590,7 +448,7 @@ def attention_report(
         return compare_models(
             inputs.model(teacher, "teacher"),
             inputs.model(student, "student"),
-            place(texts),
+            inputs.texts(texts, "texts", text),
             place_or_none(out),
             text=text,
             max_texts=max_texts,

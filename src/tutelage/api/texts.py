@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from tutelage.data.signature import takes_data
 from tutelage.recipes.choices import Precision
 
 if TYPE_CHECKING:
     from tutelage.data.augmentation.candidates import CandidatesManifest
-    from tutelage.data.config import DataConfig, DataOptions
+    from tutelage.data.config import DataConfig, DataOptions, Table
     from tutelage.report.results import CorpusSummary
     from tutelage.run.inputs import Model, Splits
 from tutelage.api.common import FILES, FilePath, data_config, place, place_or_none, several
@@ -71,14 +72,17 @@ def augment(
 
 
 def build_corpus(
-    sources: Sequence[FilePath],
+    sources: FilePath | Table | Sequence[FilePath | Table],
     out: FilePath,
     *,
-    tokenizer: FilePath,
+    tokenizer: FilePath | Any,
     split: Literal["sentences", "lines"] = "sentences",
     quiet: bool = False,
 ) -> CorpusSummary:
     """Tokenise plain text once into a corpus, for general distillation and pretraining.
+
+    In Python a source may also be in memory: a ``datasets.Dataset`` (also a stream) or a frame with a column ``text``, or a list of
+    texts within the list of sources, ``sources=[texts]``. Each text is a document. The tokenizer may be an object.
 
     Args:
         sources: Text files (.txt, .txt.gz) with a paragraph a line and a blank line between documents; or data sets on the Hub:
@@ -94,13 +98,14 @@ def build_corpus(
     Example: tutelage corpus build wiki.txt.gz hub:wikitext,config=wikitext-103-raw-v1 --tokenizer bert-base-uncased --out corpus/
     """
     from tutelage.data.corpus import building
-    from tutelage.data.tokenizers import load_tokenizer
     from tutelage.progress import Display
     from tutelage.report.results import CorpusSummary
+    from tutelage.run.inputs import documents_in, tokenizer_in
 
     display = Display(quiet)
     with display:
-        texts, known = [place(source) for source in several(sources)], load_tokenizer(place(tokenizer))
+        texts = [place(one) if isinstance(one, str | os.PathLike) else documents_in(one) for one in several(sources)]
+        known = tokenizer_in(tokenizer)
         corpus = building.build(texts, Path(place(out)), known, split=split, advance=display.count)
     return CorpusSummary.of(corpus)
 

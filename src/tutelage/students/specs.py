@@ -394,6 +394,15 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
     return _made(init, fields, text)
 
 
+def words_of(student: Student) -> str:
+    """A specification in the words of ``--student``; a checkpoint by its name."""
+    if isinstance(student, Checkpoint):
+        return student.name
+    fields = student.model_dump(mode="json", exclude_defaults=True, exclude={"init"})
+    texts = {key: "+".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in fields.items()}
+    return ",".join([f"init={student.init}", *(f"{key}={text}" for key, text in texts.items())])
+
+
 def _made(init: str, fields: dict[str, Any], text: str) -> Student:
     """The student with these fields, of what was typed."""
     kind = kinds_of(StudentSpec, "init")[init]
