@@ -36,7 +36,9 @@ from tutelage.recipes.settings import parsed
 from tutelage.run.folder import longest_of_run
 from tutelage.run.inputs import Inputs, _plain
 from tutelage.run.result import Result
+from tutelage.students.load import load_config
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Student, parse
+from tutelage.tasks import kind_of_model
 
 SHORT = {"stages.*.max_steps": 3, "stages.*.batch_size": 8}
 FUNCTIONS = [getattr(api, derived.function) for derived in cli.COMMANDS.values()]
@@ -438,7 +440,7 @@ def test_one_needs_no_list_and_none_is_the_default(teacher_folder: Path, tmp_pat
     for plugins in (str(path), path):
         assert "alone" in {row.method for row in api.methods(plugins=plugins)}
     with Inputs() as inputs:
-        assert recipe_for(None, None, inputs, plugins=None).method == "compact"
+        assert recipe_for(None, None, inputs).method == "compact"
         assert teachers_of(inputs, teacher, None, None, False)["teachers"] == ()
     assert parsed("stages.*.epochs=2") == {"stages.*.epochs": 2} and parsed(None) == {}
     data = {**files(teacher_folder), "quiet": True}
@@ -615,9 +617,74 @@ def test_a_plug_ins_student(teacher_folder: Path, tmp_path: Path) -> None:
     assert code == 2 and "there is no student 'bottom'" in error and "--plugin FILE" in error
 
 
+GUIDE = (Path(__file__).parents[1] / "docs" / "guides" / "plugins.md").read_text(encoding="utf-8")
+KIND = GUIDE.split("```python\n")[1].split("```")[0]
+
+
+def test_a_plug_ins_kind_of_task(teacher_folder: Path, tmp_path: Path) -> None:
+    """Trained, distilled, evaluated, exported, gated and served; each command knows it of the file alone."""
+    path = tmp_path / "my_kind.py"
+    path.write_text(KIND)
+    for name in ("train", "dev"):
+        table = pd.read_csv(teacher_folder / f"{name}.csv")
+        table["label"] = table["label"].map(dict(zip(sorted(set(table["label"])), "13", strict=True)))
+        table.loc[::7, "label"] = "2"
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    data = ["--train", tmp_path / "train.csv", "--dev", tmp_path / "dev.csv", "--kind", "levels"]
+    short = ["--set", "stages.*.max_steps=3", "--plugin", path]
+    start = ["finetune", "--model", teacher_folder / "random", *data, "--out", tmp_path / "teacher"]
+    code, _, error = invoke(*start)
+    assert code == 2 and "--kind 'levels' does not exist" in error and "--plugin FILE" in error
+    code, _, error = invoke(*start, *short, "--lr", "1e-3")
+    assert code == 0, error
+    words = [
+        "distill",
+        "--teacher",
+        tmp_path / "teacher",
+        *data,
+        *short,
+        "--method",
+        "kd",
+        "--student",
+        "init=copied,layers=1",
+    ]
+    code, out, error = invoke(*words, "--allow-weak-teacher", "--out", tmp_path / "run", "--json")
+    assert code == 0, error
+    report = json.loads(out)
+    assert (report["kind"], report["metric"]) == ("levels", "nearness") and set(
+        report["baseline"]["scores"]["dev"]
+    ) == {"nearness"}
+    student = tmp_path / "run" / "student"
+    code, out, error = invoke("evaluate", student, *data[2:], "--plugin", path, "--json")
+    assert code == 0 and json.loads(out)["scores"] == report["student"]["scores"], error
+    code, out, error = invoke("export", student, "--out", tmp_path / "served", "--no-int8", "--plugin", path, "--json")
+    assert code == 0 and json.loads(out)["kind"] == "levels", error
+    shutil.copytree(student, tmp_path / "alone")  # the folder of its run told the kind
+    assert kind_of_model("classes", load_config(str(tmp_path / "alone"))).name == "levels"
+    assert kind_of_model("classes", load_config(str(teacher_folder / "teacher"))).name == "classification"
+    assert api.gate(tmp_path / "run", min_agreement=0, plugins=path).passed
+    page = api.serve(student, plugins=[path])
+    page.close()
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_commands_that_meet_parts_of_plug_ins_read_them(function: Any) -> None:
+    without = {"demo", "pack", "unpack", "build_corpus", "inspect_corpus", "inspect_store", "verify_store"}
+    assert ("plugins" in inspect.signature(function).parameters) == (function.__name__ not in without)
+    said = about(function).arguments.get("plugins", "")
+    assert said in ("", "Python file with kinds of task, terms, mechanisms, students or methods of your own.")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (KIND.replace('"levels"', '"tokens"'), "the kind 'tokens' already exists; give Levels another name"),
+        (
+            KIND.replace("classification import Classification", "kind import Kind").replace(
+                "(Classification", "(Kind"
+            ),
+            "the kind 'levels' lacks constant_scores, per_example, scores; define them",
+        ),
         (STUDENT.replace('"bottom"', '"copied"'), "the init 'copied' already exists"),
         ("import nothing_of_this_name", "cannot be run (ModuleNotFoundError"),
         ("def f(:", "cannot be run (SyntaxError"),

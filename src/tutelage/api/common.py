@@ -62,7 +62,7 @@ def several(given: Any) -> list[Any]:
 
 
 def read_plugins(plugins: Plugin | Sequence[Plugin] | None) -> dict[str, Callable[..., Recipe]]:
-    """The methods of the plug-ins, by name; their terms and mechanisms are known from here on."""
+    """The methods of the plug-ins, by name; their other parts are known from here on."""
     from tutelage.recipes.plugins import load
 
     return {name: make for plugin in several(plugins) for name, make in load(plugin).items()}
@@ -85,16 +85,11 @@ def recipe_for(
     inputs: Inputs,
     task: str | None = None,
     ablation: str | None = None,
-    plugins: Sequence[Plugin] = (),
     more: Mapping[str, Callable[..., Recipe]] | None = None,
 ) -> Recipe:
-    """The recipe of a method, by default ``compact``, with the student that was asked for.
-
-    ``more`` are the methods of plug-ins that are already read.
-    """
+    """The recipe of a method, by default ``compact``, with the student that was asked for. ``more`` are the methods of plug-ins."""
     from tutelage.students.specs import parse
 
-    more = read_plugins(plugins) if more is None else more
     recipe = made("compact" if method is None else method, task, ablation, more)
     spec = student_from(student, inputs)
     if spec is None:
@@ -179,12 +174,12 @@ def store_config(
     inputs: Inputs,
     data: dict[str, Any],
     settings: Mapping[str, Any] | Sequence[str],
-    plugins: Sequence[Plugin],
+    more: Mapping[str, Callable[..., Recipe]],
     fields: dict[str, Any],
 ) -> RunConfig:
     from tutelage.recipes.settings import run_config
 
-    recipe = recipe_for(method, student, inputs, data.get("task"), plugins=plugins).part("task")
+    recipe = recipe_for(method, student, inputs, data.get("task"), more=more).part("task")
     return run_config(recipe, data, settings, **fields)
 
 

@@ -47,6 +47,7 @@ def finetune(
     mixed_precision: Precision = "no",
     tracker: Tracker | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
+    plugins: Sequence[Plugin] = (),
     resume: bool = False,
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
@@ -63,6 +64,7 @@ def finetune(
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         tracker: Experiment tracker that gets the losses and scores.
         settings: Any setting of the run as path=value: stages.finetune.batch_size=16, data.holdout=0.2.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         resume: Continue the stopped run in the output folder.
         quiet: Print nothing.
         data: The texts as one object.
@@ -79,6 +81,7 @@ def finetune(
     from tutelage.run.inputs import Inputs
     from tutelage.students.specs import Checkpoint
 
+    read_plugins(plugins)
     with Inputs(out) as inputs:
         start = Checkpoint(name=inputs.model(model, "model"))
         with as_options():
@@ -102,6 +105,7 @@ def pretrain(
     mixed_precision: Precision = "no",
     tracker: Tracker | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
+    plugins: Sequence[Plugin] = (),
     resume: bool = False,
     quiet: bool = False,
 ) -> Result:
@@ -120,6 +124,7 @@ def pretrain(
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         tracker: Experiment tracker that gets the losses.
         settings: Any setting of the run as path=value: stages.pretrain.batch_size=64.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         resume: Continue the stopped run in the output folder.
         quiet: Print nothing.
 
@@ -135,6 +140,7 @@ def pretrain(
     from tutelage.run.inputs import Inputs
     from tutelage.students.specs import Checkpoint, Fresh, parse
 
+    read_plugins(plugins)
     with Inputs(out) as inputs:
         name = inputs.model(model, "model")
         spec: Student = Checkpoint(name=name)
@@ -206,7 +212,7 @@ def distill(
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         tracker: Experiment tracker that gets the losses and scores.
         settings: Any setting of the run as path=value: stages.distill.epochs=2, data.holdout=0.2.
-        plugins: Python file with terms, mechanisms or methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         resume: Continue the stopped run in the output folder.
         quiet: Print nothing.
         data: The texts as one object.
@@ -220,6 +226,7 @@ def distill(
     from tutelage.recipes.settings import run_config, setting
     from tutelage.run.inputs import Inputs
 
+    more = read_plugins(plugins)
     with Inputs(out) as inputs:
         predictions = inputs.predictions(teacher_predictions, prior, data, options)
         texts: dict[str, Any] = dict(options)
@@ -230,13 +237,18 @@ def distill(
         fields |= {"store_dtype": store_dtype, "allow_weak_teacher": allow_weak_teacher, "served": served}
         fields |= {"baseline": baseline, **teachers_of(inputs, teacher, team, teacher_store, predictions is not None)}
         tree = inputs.data(data, texts)
-        recipe = recipe_for(method, student, inputs, tree.get("task"), ablation, plugins).part(stage)
+        recipe = recipe_for(method, student, inputs, tree.get("task"), ablation, more).part(stage)
         return carried_out(run_config(for_epochs(recipe, epochs), tree, settings, **fields), resume, quiet)
 
 
 @takes_data(*FILES)
 def evaluate(
-    model: Model, *, quiet: bool = False, data: DataConfig | Splits | None = None, **options: Unpack[DataOptions]
+    model: Model,
+    *,
+    plugins: Sequence[Plugin] = (),
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
 ) -> Evaluation:
     """Score a model on the evaluation set of a task, or on a file of your own.
 
@@ -245,6 +257,7 @@ def evaluate(
 
     Args:
         model: Fine-tuned model: a folder or a hub id.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -260,6 +273,7 @@ def evaluate(
     from tutelage.run.inputs import Inputs
     from tutelage.run.measure import evaluate as evaluated
 
+    read_plugins(plugins)
     with Inputs() as inputs:
         config = checked_data(inputs, data, options)
         if config is None:
@@ -281,6 +295,7 @@ def export(
     depth: float | None = None,
     texts: int = 1000,
     strict: bool = False,
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
@@ -305,6 +320,7 @@ def export(
         depth: Cut out the sub-network with this share of the layers.
         texts: Texts of the evaluation set to check on, at most; 0 for all.
         strict: Write nothing if a file differs from the model, scores worse or is slower.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -319,6 +335,7 @@ def export(
     from tutelage.run.export import export as exported
     from tutelage.run.inputs import Inputs
 
+    read_plugins(plugins)
     with Inputs() as inputs:
         return exported(
             inputs.model(model, "model"),
@@ -340,7 +357,7 @@ def methods(*, plugins: Sequence[Plugin] = ()) -> list[MethodRow]:
     """List the methods: where the student starts, and what each stage learns from; computed from the recipes.
 
     Args:
-        plugins: Python file with methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
 
     Raises:
         TutelageError: when a plug-in cannot be read.
@@ -372,7 +389,7 @@ def recipe(
         task: Task to write into the run; some methods have numbers of their own for it.
         stage: Stages to write: those on the task, or the general ones. Default: task, if the method has such.
         out: Output folder to write into the run.
-        plugins: Python file with terms, mechanisms or methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
 
     Raises:
         TutelageError: for an unknown method, or one without such stages.
@@ -410,7 +427,7 @@ def run(
     Args:
         path: YAML file of `tutelage recipe`, or config.yaml of a run.
         settings: Any setting of the run as path=value: teacher=FOLDER, stages.distill.epochs=2.
-        plugins: Python file with the terms, mechanisms or methods that the file names.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         resume: Continue the stopped run in the output folder.
         quiet: Print nothing.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tutelage.report.teachers import StoreEntry
     from tutelage.run.inputs import Model, Splits
     from tutelage.students.specs import Student
-from tutelage.api.common import FILES, FilePath, Plugin, place, store_config
+from tutelage.api.common import FILES, FilePath, Plugin, place, read_plugins, store_config
 
 
 @takes_data(*FILES, "unlabeled", "candidates", "max_train", "max_length")
@@ -49,7 +49,7 @@ def write_store(
         allow_weak_teacher: Continue even if the teacher scores no better than chance.
         mixed_precision: Precision of the teacher; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the method as path=value: hidden.keep=1l_10t_0.1h.
-        plugins: Python file with terms, mechanisms or methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -63,6 +63,7 @@ def write_store(
     from tutelage.run import stores
     from tutelage.run.inputs import Inputs
 
+    more = read_plugins(plugins)
     with Inputs(Path(place(out)).with_name(f"{Path(place(out)).name}-inputs")) as inputs:
         fields = {
             "teacher": inputs.model(teacher, "teacher"),
@@ -71,7 +72,7 @@ def write_store(
             "mixed_precision": mixed_precision,
             "allow_weak_teacher": allow_weak_teacher,
         }
-        config = store_config(method, student, inputs, inputs.data(data, options), settings, plugins, fields)
+        config = store_config(method, student, inputs, inputs.data(data, options), settings, more, fields)
         return stores.write(config, whole, quiet=quiet)
 
 
@@ -98,7 +99,7 @@ def plan_store(
         whole: Store all layers that the method could pair, at all tokens and neurons: a store for every smaller configuration.
         store_dtype: Type of the stored hidden states.
         settings: Any setting of the method as path=value: hidden.keep=1l_10t_0.1h.
-        plugins: Python file with terms, mechanisms or methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
 
@@ -110,10 +111,11 @@ def plan_store(
     from tutelage.run import stores
     from tutelage.run.inputs import Inputs
 
+    more = read_plugins(plugins)
     with Inputs() as inputs:
         fields = {"teacher": inputs.model(teacher, "teacher"), "out": "unused", "store_dtype": store_dtype}
         method = "minimum_knowledge" if method is None else method
-        config = store_config(method, student, inputs, inputs.data(data, options), settings, plugins, fields)
+        config = store_config(method, student, inputs, inputs.data(data, options), settings, more, fields)
         return stores.estimate(config, whole)
 
 
@@ -136,7 +138,7 @@ def compact_store(
         student: Fields of the method's student to replace (layers=3), sizes, or a checkpoint; its depth decides which layers are
             kept. Default: the method's student.
         settings: Any setting of the method as path=value: hidden.keep=1l_10t_0.1h.
-        plugins: Python file with terms, mechanisms or methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
 
     Raises:
@@ -147,9 +149,10 @@ def compact_store(
     from tutelage.run import stores
     from tutelage.run.inputs import Inputs
 
+    more = read_plugins(plugins)
     with Inputs() as inputs:
         method = "minimum_knowledge" if method is None else method
-        config = store_config(method, student, inputs, {}, settings, plugins, {})
+        config = store_config(method, student, inputs, {}, settings, more, {})
         return stores.cut(config.recipe, Path(place(store)), Path(place(out)), quiet=quiet)
 
 

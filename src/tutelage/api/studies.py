@@ -56,6 +56,7 @@ def ablate(
     general: FilePath | None = None,
     mixed_precision: Precision = "no",
     settings: Mapping[str, Any] | Sequence[str] = (),
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
@@ -74,6 +75,7 @@ def ablate(
         general: Folder of the general students, to share them between tasks. Default: OUT/general.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value; a row without the stage that it names ignores it.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -93,6 +95,7 @@ def ablate(
     spec = parse(student) if isinstance(student, str) else student
     if not isinstance(spec, Fresh):
         raise TutelageError(f"--student {student!r} makes no new network; give sizes, such as layers=4,hidden=312")
+    read_plugins(plugins)
     with Inputs(out) as inputs:
         return ablation.ablate(
             place(out),
@@ -153,7 +156,7 @@ def compare(
         store: Keep the teacher's knowledge of a task's texts on disk, once for all runs that need the same of it.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here. Default: no.
         settings: Any setting of all runs as path=value: stages.*.batch_size=16.
-        plugins: Python file with terms, mechanisms or methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         launcher: Where runs are carried out: local, one after another; ray, side by side on a Ray cluster (needs the extra ray).
         quiet: Print nothing.
         data: The texts as one object.
@@ -231,7 +234,7 @@ def chain(
         allow_weak_teacher: Continue even if the teacher scores no better than chance.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value: stages.distill.epochs=2.
-        plugins: Python file with terms, mechanisms or methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -252,11 +255,11 @@ def chain(
         raise TutelageError(
             "there is no assistant between teacher and student; give --through layers=5, or use distill"
         )
+    more = read_plugins(plugins)
     with Inputs(out) as inputs:
         tree = inputs.data(data, options)
-        known, task = read_plugins(plugins), tree.get("task")
         recipe, *assistants = (
-            recipe_for(method, link, inputs, task, None, more=known).part("task")
+            recipe_for(method, link, inputs, tree.get("task"), more=more).part("task")
             for link in (student, *several(through))
         )
         fields = {
@@ -291,6 +294,7 @@ def search_knowledge(
     seed: int = 0,
     mixed_precision: Precision = "no",
     settings: Mapping[str, Any] | Sequence[str] = (),
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
@@ -316,6 +320,7 @@ def search_knowledge(
         seed: Seed of the draw, and of the first run.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value; epochs are those of the last rung.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -328,6 +333,7 @@ def search_knowledge(
     from tutelage.run.inputs import Inputs
     from tutelage.studies import search
 
+    read_plugins(plugins)
     with Inputs(out) as inputs:
         return search.search_knowledge(
             inputs.model(teacher, "teacher"),
@@ -361,6 +367,7 @@ def shrink(
     teacher_store: FilePath | None = None,
     seed: int = 0,
     mixed_precision: Precision = "no",
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
@@ -382,6 +389,7 @@ def shrink(
         teacher_store: Folder of the teacher's stored knowledge. Default: the store that fits, written if there is none.
         seed: Seed of all random numbers.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -403,6 +411,7 @@ def shrink(
         max_parameters=amount(max_parameters, "max_parameters", {"": 1, "M": 1e6, "k": 1e3}),
         min_retention=min_retention,
     )
+    read_plugins(plugins)
     with Inputs(out) as inputs:
         fields = {"teacher": inputs.model(teacher, "teacher"), "teacher_store": teacher_store, "seed": seed}
         fields |= {"mixed_precision": mixed_precision, "baseline": False}
@@ -419,6 +428,7 @@ def attention_report(
     text: str = "text",
     max_texts: int = 256,
     max_length: int | None = None,
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
 ) -> AttentionReport:
     """Compare the attention of a student with its teacher's, head by head: divergence and cosine similarity.
@@ -434,6 +444,7 @@ def attention_report(
         text: Column of the text.
         max_texts: Number of texts to draw if there are more.
         max_length: Longest input in tokens. Default: 128, or the positions of the models.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
 
     Raises:
@@ -444,6 +455,7 @@ def attention_report(
     from tutelage.run.inputs import Inputs
     from tutelage.studies.attention import compare_models
 
+    read_plugins(plugins)
     with Inputs() as inputs:
         return compare_models(
             inputs.model(teacher, "teacher"),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tutelage.data.config import DataConfig, DataOptions
     from tutelage.report.results import Crossfit, TeamReport
     from tutelage.run.inputs import Model, Splits
-from tutelage.api.common import FILES, FilePath, data_config, place, several
+from tutelage.api.common import FILES, FilePath, Plugin, data_config, place, read_plugins, several
 
 
 @takes_data(*FILES, "max_train", "max_length")
@@ -27,6 +27,7 @@ def crossfit(
     seed: int = 0,
     mixed_precision: Precision = "no",
     settings: Mapping[str, Any] | Sequence[str] = (),
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
@@ -45,6 +46,7 @@ def crossfit(
         seed: Seed of all random numbers.
         mixed_precision: Precision of training and prediction; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value: stages.finetune.batch_size=16.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -64,6 +66,7 @@ def crossfit(
 
     if folds < 2:
         raise TutelageError(f"--folds {folds} leaves nothing to learn from; give at least 2")
+    read_plugins(plugins)
     with Inputs(out) as inputs:
         start = Checkpoint(name=inputs.model(model, "model"))
         with as_options():
@@ -85,6 +88,7 @@ def train_team(
     shared_head: bool = False,
     mixed_precision: Precision = "no",
     settings: Mapping[str, Any] | Sequence[str] = (),
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
@@ -105,6 +109,7 @@ def train_team(
             layers; their hidden sizes and the kind of their heads must agree. Default: three teachers of different depths.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value: stages.finetune.batch_size=16.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -118,6 +123,7 @@ def train_team(
     from tutelage.run.inputs import Inputs
     from tutelage.studies import teams
 
+    read_plugins(plugins)
     with Inputs(out) as inputs:
         return teams.train_team(
             inputs.model(model, "model"),
@@ -137,6 +143,7 @@ def train_team(
 def show_team(
     team: FilePath | Sequence[Model],
     *,
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
@@ -149,6 +156,7 @@ def show_team(
     Args:
         team: Folder of `tutelage team train`, or a list of teachers. A folder brings its own data settings; options given here
             override them. A list needs data to compare the teachers on.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -161,6 +169,7 @@ def show_team(
     from tutelage.run.inputs import Inputs
     from tutelage.studies import teams
 
+    read_plugins(plugins)
     with Inputs() as inputs:
         names = [inputs.model(one, "team") for one in several(team)]
         return teams.show_team(names, data_config(inputs.data(data, options)), quiet=quiet)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tutelage.data.config import DataConfig, DataOptions, Table
     from tutelage.report.results import CorpusSummary
     from tutelage.run.inputs import Model, Splits
-from tutelage.api.common import FILES, FilePath, data_config, place, place_or_none, several
+from tutelage.api.common import FILES, FilePath, Plugin, data_config, place, place_or_none, read_plugins, several
 
 
 @takes_data(*(name for name in FILES if name != "dev"), "unlabeled", "max_train")
@@ -28,6 +28,7 @@ def augment(
     context: Literal["masked_only", "masked_plus_original"] = "masked_only",
     filtered: bool = True,
     mixed_precision: Precision = "no",
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
@@ -45,6 +46,7 @@ def augment(
         context: What the proposer reads: the masked text, or also the original text, as TinyBERT's code does.
         filtered: Leave out stop words, punctuation and the word itself.
         mixed_precision: Precision of the proposer; no is float32, auto is bf16 where it is faster here.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -57,6 +59,7 @@ def augment(
     from tutelage.run.inputs import Inputs
     from tutelage.studies.augmentation import augment as augmented
 
+    read_plugins(plugins)
     with Inputs() as inputs:
         return augmented(
             inputs.model(proposer, "proposer"),

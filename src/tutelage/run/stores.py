@@ -31,7 +31,7 @@ from tutelage.run.trials import candidates
 from tutelage.run.workspace import bench
 from tutelage.students.load import load_config
 from tutelage.students.specs import origin_of
-from tutelage.tasks import KINDS
+from tutelage.tasks import kind_of_model
 from tutelage.teachers.knowledge import describe, kept, storable, verified
 from tutelage.teachers.source import Source
 
@@ -58,7 +58,7 @@ def cut(recipe: Recipe, larger: Path, out: Path, *, quiet: bool = False) -> Stor
         store = verified(Store(larger), display)
         teacher = Source(str(larger / "teacher"))
         given, recipe = recipe.student, with_size(recipe, teacher)
-        kind = KINDS["regression" if teacher.config.num_labels == 1 else "classification"]
+        kind = kind_of_model("classes", teacher.config)
         named = origin_of(recipe.student)
         source = teacher.shape if named is None else anatomy.shape_of(load_config(named))
         plans = [
