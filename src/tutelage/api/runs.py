@@ -199,7 +199,8 @@ def distill(
         teacher_store: Folder of the teacher's stored knowledge; auto: the store that fits, written if there is none.
         store_dtype: Type of the hidden states that auto writes.
         allow_weak_teacher: Continue even if the teacher scores no better than chance.
-        method: Method: one of `tutelage methods`, or of a plug-in.
+        method: Method: compact, kd, pkd, tinybert, minilmv2, minimum_knowledge or another of `tutelage methods`, or of a
+            plug-in.
         ablation: Part of the method to leave out: no_gd, no_td, no_da, no_embd, no_pred, no_trm, no_attn or no_hidn of TinyBERT;
             no_sps, no_shuffle, no_ptp, no_pkd, no_kd of Pea-KD (several with commas).
         stage: Stages to run: those on the task, or the general ones on raw text.
@@ -384,7 +385,8 @@ def recipe(
     A teacher in memory is written into ``out/inputs``, so it needs ``out``.
 
     Args:
-        method: Method: one of `tutelage methods`, or of a plug-in.
+        method: Method: compact, kd, pkd, tinybert, minilmv2, minimum_knowledge or another of `tutelage methods`, or of a
+            plug-in.
         teacher: Teacher to write into the run.
         task: Task to write into the run; some methods have numbers of their own for it.
         stage: Stages to write: those on the task, or the general ones. Default: task, if the method has such.

@@ -41,7 +41,8 @@ def write_store(
     Args:
         teacher: Fine-tuned teacher: a folder or a hub id.
         out: Folder for the store; must be new. A stopped command continues when it is repeated.
-        method: Method whose needs are stored: one of `tutelage methods`, or of a plug-in.
+        method: Method whose needs are stored: minimum_knowledge, compact, kd, pkd, tinybert, minilmv2 or another of `tutelage
+            methods`, or of a plug-in.
         student: Fields of the method's student to replace (layers=3), sizes, or a checkpoint; its depth decides which layers are
             stored. Default: the method's student.
         whole: Store all layers that the method could pair, at all tokens and neurons: a store for every smaller configuration.
@@ -93,7 +94,8 @@ def plan_store(
 
     Args:
         teacher: Fine-tuned teacher: a folder or a hub id.
-        method: Method whose needs are stored: one of `tutelage methods`, or of a plug-in.
+        method: Method whose needs are stored: minimum_knowledge, compact, kd, pkd, tinybert, minilmv2 or another of `tutelage
+            methods`, or of a plug-in.
         student: Fields of the method's student to replace (layers=3), sizes, or a checkpoint; its depth decides which layers are
             stored. Default: the method's student.
         whole: Store all layers that the method could pair, at all tokens and neurons: a store for every smaller configuration.
@@ -134,7 +136,8 @@ def compact_store(
     Args:
         store: Folder of a larger store.
         out: Folder for the smaller store; must be new.
-        method: Method whose needs are kept: one of `tutelage methods`, or of a plug-in.
+        method: Method whose needs are kept: minimum_knowledge, compact, kd, pkd, tinybert, minilmv2 or another of `tutelage
+            methods`, or of a plug-in.
         student: Fields of the method's student to replace (layers=3), sizes, or a checkpoint; its depth decides which layers are
             kept. Default: the method's student.
         settings: Any setting of the method as path=value: hidden.keep=1l_10t_0.1h.

@@ -229,7 +229,8 @@ def chain(
         through: Teacher assistant, as a student; name them from large to small.
         student: Fields of the method's student to replace (layers=3), sizes of a new network (layers=4,hidden=312), or a
             checkpoint.
-        method: Method: one of `tutelage methods`, or of a plug-in.
+        method: Method: compact, kd, pkd, tinybert, minilmv2, minimum_knowledge or another of `tutelage methods`, or of a
+            plug-in.
         seed: Seed of all random numbers.
         allow_weak_teacher: Continue even if the teacher scores no better than chance.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
