@@ -29,15 +29,18 @@ from tutelage.api.common import recipe_for, teachers_of
 from tutelage.cli.options import about
 from tutelage.data.config import BY_SETTING, DataConfig, DataOptions
 from tutelage.errors import TutelageError
+from tutelage.mechanisms.mechanism import Mechanism
 from tutelage.methods import METHODS
 from tutelage.methods.minimum_knowledge import ROSITA6
+from tutelage.objectives.kinds import kinds_of, ours
+from tutelage.objectives.term import Term
 from tutelage.recipes.config import as_options, from_yaml, to_yaml
 from tutelage.recipes.settings import parsed
 from tutelage.run.folder import longest_of_run
 from tutelage.run.inputs import Inputs, _plain
 from tutelage.run.result import Result
 from tutelage.students.load import load_config
-from tutelage.students.specs import Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Student, parse
+from tutelage.students.specs import Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Student, StudentSpec, parse
 from tutelage.tasks import kind_of_model
 
 SHORT = {"stages.*.max_steps": 3, "stages.*.batch_size": 8}
@@ -141,6 +144,10 @@ def test_names_are_public_and_cheap() -> None:
     )
     for name in dir(tutelage):
         assert getattr(tutelage, name) is not None
+    for base, key in ((Term, "kind"), (Mechanism, "kind"), (StudentSpec, "init")):
+        parts = [part for part in kinds_of(base, key).values() if ours(part)]
+        assert all(getattr(tutelage, part.__name__) is part for part in parts)
+    assert {"Kind", "TextKind", "Hook", "Assistant", "Masking", "Augmentation", "Rules"} <= set(dir(tutelage))
 
 
 def test_python_m_is_the_command_line() -> None:

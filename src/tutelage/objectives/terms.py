@@ -7,9 +7,9 @@ from typing import Annotated
 from pydantic import SerializeAsAny
 
 from tutelage.objectives import attention, hidden, hidden_knowledge, mapped, predictions, relations, transport
-from tutelage.objectives.kinds import by_kind
+from tutelage.objectives.kinds import ByKind
 from tutelage.objectives.term import Term
 
 __all__ = ["AnyTerm", "attention", "hidden", "hidden_knowledge", "mapped", "predictions", "relations", "transport"]
 
-AnyTerm = Annotated[SerializeAsAny[Term], by_kind(Term, "term")]
+AnyTerm = Annotated[SerializeAsAny[Term], ByKind(Term, "term")]

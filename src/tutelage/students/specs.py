@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 from tutelage.data.config import Place
 from tutelage.errors import TutelageError
 from tutelage.fields import Count, Size
-from tutelage.objectives.kinds import by_kind, kinds_of
+from tutelage.objectives.kinds import ByKind, kinds_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -340,7 +340,7 @@ class Shared(StudentSpec):
     source: Place | None = None
 
 
-Student = Annotated[SerializeAsAny[StudentSpec], by_kind(StudentSpec, "student", "init")]
+Student = Annotated[SerializeAsAny[StudentSpec], ByKind(StudentSpec, "student", "init")]
 
 MARKS = {
     "shared": {"stored", "order"},
