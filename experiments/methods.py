@@ -3,7 +3,7 @@
     python experiments/methods.py --data-dir path/to/glue --clinc path/to/data_full.json --models path/to/models
 
 fine-tunes ``all-MiniLM-L6-v2`` (6 layers x 384) on 4,000 rows of each task and distils it by each method into the same student:
-layers 2, 4 and 6 of the teacher. Every run has the same number of optimiser steps in batches of 32, at the same peak rate; a
+layers 2, 4 and 6 of the teacher. Every run has the same number of optimiser steps in batches of 16, at the same peak rate; a
 method with two stages has a third of the steps in the last. ``finetune`` is the student without distillation. A stopped
 experiment continues where it was. Writes ``results/methods.json`` and ``docs/results/methods.md``; the comparison's own page is
 ``WORK/compare/compare.html``.
@@ -27,7 +27,7 @@ from tutelage.studies.pages import table
 from tutelage.studies.script import Arguments, Results, before, settings
 
 COMPARED = "finetune,kd,compact,similarity,pkd,alp_kd,ckd,bert_emd,distilbert,tinybert,minilmv2,minimum_knowledge"
-STUDENT = "init=copied,layers=3,choose=spread"
+STUDENT = "init=copied,layers=3,choose=uniform"
 PLACES = f"{common.GLUE} --clinc path/to/data_full.json --models path/to/models"
 SCRIPT = common.options(__file__, __doc__, "methods", tasks="stsb,clinc,sst2,mrpc", precision="bf16", places=PLACES)
 SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")
@@ -35,7 +35,7 @@ SCRIPT.add_argument("--models", type=Path, help="folder with all-MiniLM-L6-v2")
 SCRIPT.add_argument("--methods", default=COMPARED, help="methods, separated by commas")
 SCRIPT.add_argument("--rows", type=int, default=4000, help="training rows of each task")
 SCRIPT.add_argument("--launcher", default="local", choices=["local", "ray"], help="ray: a run on each core")
-SCRIPT.add_argument("--steps", type=int, default=250, help="optimiser steps of each run")
+SCRIPT.add_argument("--steps", type=int, default=200, help="optimiser steps of each run")
 SCRIPT.add_argument("--lr", type=float, default=2e-4, help="peak rate of every stage")
 
 
@@ -73,7 +73,7 @@ def measure(arguments: Arguments) -> Iterator[Results]:
         "steps": arguments.steps,
         "settings": {
             "stages.*.lr": arguments.lr,
-            "stages.*.batch_size": 32,
+            "stages.*.batch_size": 16,
             "stages.*.warmup": 0.1,
             "stages.*.decay": "linear",
         },

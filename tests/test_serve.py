@@ -5,13 +5,16 @@ from __future__ import annotations
 import _thread
 import http.client
 import json
+import re
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pytest
@@ -111,6 +114,25 @@ def test_both_models_answer_side_by_side(page: Server, folders: tuple[Path, str,
     one, two = (ask(page, {"text": TEXTS[0], "pair": pair})["replies"][0]["shares"] for pair in (TEXTS[1], TEXTS[2]))
     assert one != two
     assert ask(page, {"text": "good " * 5000})["replies"][0]["note"] == "cut at 40 tokens"
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no browser")
+def test_a_browser_shows_both_answers_and_runs_no_text(
+    page: Server, folders: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    """The page's own script asks for the text of the address, and draws what comes back."""
+    text = f"{TEXTS[0]} <script>document.title = 'run'</script>"
+    command = [
+        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom",
+        "--virtual-time-budget=10000", f"{page.address}?text={quote(text)}",
+    ]  # fmt: skip
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "<title>tutelage serve</title>" in shown and "&lt;script&gt;document.title" in shown
+    said = [re.sub("<.*?>", "", found) for found in re.findall(r'<p class="said">.*?</p>', shown)]
+    assert said == [side["said"] for side in ask(page, {"text": text})["replies"]] and len(said) == 2
 
 
 def test_exported_files_answer_as_their_script_does(folders: tuple[Path, str, str]) -> None:

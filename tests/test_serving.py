@@ -27,6 +27,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+import tutelage
 from tutelage import api, cli, serving
 from tutelage.anatomy import FAMILIES, auto_class
 from tutelage.cli.shown import show
@@ -125,6 +126,55 @@ def test_the_folder_serves_without_torch(exported: tuple[Path, ExportReport], tm
     assert [one["label"] for one in answers] == [LABELS[number] for number in shares.argmax(dim=1)]
     assert [one["score"] for one in answers] == pytest.approx(shares.max(dim=1).values.tolist(), abs=1e-4)
     assert [set(one) for one in served(stdin="\n".join(texts[:3]))] == [{"label", "score"}] * 3
+
+
+def test_a_pipeline_of_transformers_says_what_serve_says(
+    exported: tuple[Path, ExportReport], caplog: pytest.LogCaptureFixture
+) -> None:
+    root, _ = exported
+    texts = [text.strip() for text in TEXTS]
+    answer = serve.Model(root / "out" / "model.onnx").answer
+    for batch in (1, 4):
+        with caplog.at_level("WARNING", "transformers"):
+            found = tutelage.pipeline(root / "out" / "model.onnx", batch_size=batch)(texts)
+        assert [one["label"] for one in found] == [answer(text)["label"] for text in texts]
+        assert [one["score"] for one in found] == pytest.approx([answer(text)["score"] for text in texts], abs=1e-4)
+    assert not caplog.records  # transformers knows the model
+    assert tutelage.pipeline(root / "out").model.graph.path.name == "model.int8.onnx"
+    with pytest.raises(TutelageError, match="holds no exported model; write one with tutelage export"):
+        tutelage.pipeline(root / "model")
+
+
+@pytest.mark.parametrize("head", ["tokens", "spans", "regression", "multilabel"])
+def test_every_answer_has_its_pipeline_or_a_line(head: str, tokenizer: Any, tmp_path: Path) -> None:
+    config = tiny_config("bert", layers=1)
+    config.id2label = {0: "x"} if head == "regression" else {0: "O", 1: "A"}
+    if head not in ("tokens", "spans"):
+        config.problem_type = "regression" if head == "regression" else "multi_label_classification"
+    torch.manual_seed(0)
+    model = auto_class(head if head in ("tokens", "spans") else "classes").from_config(config)
+    api.export(str(saved(model, tokenizer, tmp_path / "model")), tmp_path / "out", int8=False, quiet=True)
+    text = "good word1 bad"
+    if head == "spans":
+        with pytest.raises(TutelageError, match=r"no pipeline for the answers of .*out' \(spans\); use its serve.py"):
+            tutelage.pipeline(tmp_path / "out")
+        return
+    found = tutelage.pipeline(tmp_path / "out")
+    model.eval()
+    inputs = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits[0]
+    if head == "tokens":
+        shares = logits.softmax(-1)[1:-1].max(-1)
+        assert [one["score"] for one in found(text, ignore_labels=[])] == pytest.approx(
+            shares.values.tolist(), abs=1e-4
+        )
+        assert len(found(["good", text], batch_size=2, ignore_labels=[])[0]) == 1
+    elif head == "regression":
+        assert found(text)[0]["score"] == pytest.approx(logits.item(), abs=1e-4)
+    else:
+        by_label = {one["label"]: one["score"] for one in found(text, top_k=None)}
+        assert by_label == pytest.approx(dict(zip("OA", logits.sigmoid().tolist(), strict=True)), abs=1e-4)
 
 
 def test_no_answer_is_that_of_the_window_that_is_least_sure_of_it() -> None:

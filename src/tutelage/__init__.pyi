@@ -90,6 +90,7 @@ from .report.teachers import StoreEntry as StoreEntry
 from .report.teachers import Teacher as Teacher
 from .run.gate import Gate as Gate
 from .run.packing import Packed as Packed
+from .run.pipelines import pipeline as pipeline
 from .run.push import Push as Push
 from .run.result import Result as Result
 from .serving.report import ExportReport as ExportReport
