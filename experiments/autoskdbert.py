@@ -135,7 +135,7 @@ def team_of(task: str, work: Path, data: DataConfig, arguments: Arguments) -> Re
     def train() -> Results:
         batch, given = [f"stages.finetune.batch_size={arguments.batch}"], data.model_dump(exclude_defaults=True)
         found = api.train_team(str(pretrained()), str(work / "team"), members=made, **how, settings=batch, **given)
-        return {**found, "made": made, "asked": asked}
+        return {**found.model_dump(mode="json"), "made": made, "asked": asked}
 
     team: Results = once(compared, train)
     if team["asked"] != asked or [*map(member_of, team["made"])] != [*map(member_of, made)]:

@@ -115,7 +115,7 @@ def measure(arguments: Arguments) -> Iterator[Results]:
     for name in REFERENCES:
         if name not in results["references"]:
             found = evaluate(str(models / name), data, quiet=True)
-            results["references"][name] = next(iter(found["scores"].values()))
+            results["references"][name] = next(iter(found.scores.values()))
             yield results
 
     def more(config: Any, report: dict[str, Any]) -> Results:

@@ -31,14 +31,19 @@ from tutelage.api.common import recipe_for, teachers_of
 from tutelage.cli.options import about
 from tutelage.data.config import BY_SETTING, DataConfig, DataOptions
 from tutelage.errors import TutelageError
+from tutelage.mechanisms.mechanism import Mechanism
 from tutelage.methods import METHODS
 from tutelage.methods.minimum_knowledge import ROSITA6
+from tutelage.objectives.kinds import kinds_of, ours
+from tutelage.objectives.term import Term
 from tutelage.recipes.config import as_options, from_yaml, to_yaml
 from tutelage.recipes.settings import parsed
 from tutelage.run.folder import longest_of_run
 from tutelage.run.inputs import Inputs, _plain
 from tutelage.run.result import Result
-from tutelage.students.specs import Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Student, parse
+from tutelage.students.load import load_config
+from tutelage.students.specs import Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Student, StudentSpec, parse
+from tutelage.tasks import kind_of_model
 
 SHORT = {"stages.*.max_steps": 3, "stages.*.batch_size": 8}
 FUNCTIONS = [getattr(api, derived.function) for derived in cli.COMMANDS.values()]
@@ -100,6 +105,34 @@ def test_every_parameter_is_documented(function: Any) -> None:
     assert all(words.endswith(".") and "  " not in words for words in said.arguments.values())
 
 
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_every_result_has_a_public_type(function: Any) -> None:
+    name = re.sub(r"list\[(\w+)\]", r"\1", inspect.signature(function).return_annotation)
+    assert inspect.isclass(getattr(tutelage, name))
+    guide = (Path(__file__).parents[1] / "docs" / "guides" / "python.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in guide and re.search(rf"`(tutelage\.api\.)?{function.__name__}`", guide)
+
+
+def test_results_in_json_have_the_keys_of_their_types(teacher_folder: Path) -> None:
+    """Scripts read them; what a kind of task lacks is absent."""
+    code, out, error = invoke(
+        "evaluate",
+        teacher_folder / "teacher",
+        "--dev",
+        teacher_folder / "dev.csv",
+        "--kind",
+        "classification",
+        "--json",
+    )
+    assert code == 0, error
+    assert [*json.loads(out)] == ["model", "task", "metric", "scores", "notes"]
+    team = {"task": "t", "metric": "f1", "part": "dev", "members": [], "not_kept_apart": []}
+    assert tutelage.TeamReport(**team).model_dump(mode="json") == team
+    row = json.loads(invoke("methods", "--json")[1])[0]
+    assert [*row] == ["method", "title", "paper", "init", "stages"]
+    assert [*row["stages"][0]] == ["stage", "data", "embeddings", "attention", "hidden", "predictions", "labels"]
+
+
 def test_names_are_public_and_cheap() -> None:
     assert dir(tutelage) == sorted(set(dir(tutelage))) == sorted(tutelage.__all__)
     assert {"pretrain", "augment", "build_corpus", "ablate", "Pooled", "PTP", "Result"} <= set(dir(tutelage))
@@ -113,6 +146,10 @@ def test_names_are_public_and_cheap() -> None:
     )
     for name in dir(tutelage):
         assert getattr(tutelage, name) is not None
+    for base, key in ((Term, "kind"), (Mechanism, "kind"), (StudentSpec, "init")):
+        parts = [part for part in kinds_of(base, key).values() if ours(part)]
+        assert all(getattr(tutelage, part.__name__) is part for part in parts)
+    assert {"Kind", "TextKind", "Hook", "Assistant", "Masking", "Augmentation", "Rules"} <= set(dir(tutelage))
 
 
 def test_no_two_classes_have_one_name() -> None:
@@ -215,7 +252,7 @@ def test_a_result_shows_itself_and_its_predictions(teacher_folder: Path, tmp_pat
     assert "student" in shown and f"{result.report['student']['score']:.4f}" in shown and "<table>" in shown
     assert result.student.config.num_hidden_layers == 2 and result.tokenizer("word1")["input_ids"]
     # A result stands for its folder.
-    assert api.evaluate(result, quiet=True, **files(teacher_folder))["scores"] == result.report["student"]["scores"]
+    assert api.evaluate(result, quiet=True, **files(teacher_folder)).scores == result.report["student"]["scores"]
     with pytest.raises(TutelageError, match="standard checkpoint already"):
         result.export(tmp_path / "plain", format="checkpoint")
 
@@ -313,7 +350,7 @@ def test_paths_begin_at_home(teacher_folder: Path, tmp_path: Path, monkeypatch: 
     (home / "my.py").write_text(PLUGIN.replace("jsd", "jsd_at_home"))
     for name in ("train", "dev"):
         (home / f"{name}.csv").symlink_to(teacher_folder / f"{name}.csv")
-    assert api.evaluate("~/teacher", dev="~/dev.csv", quiet=True)["scores"]["dev"]
+    assert api.evaluate("~/teacher", dev="~/dev.csv", quiet=True).scores["dev"]
     data = {"train": "~/train.csv", "dev": "~/dev.csv", "quiet": True}
     store = api.write_store("~/teacher", "~/store", method="kd", **data)
     assert store == api.inspect_store("~/store") == api.verify_store("~/store", teacher="~/teacher")
@@ -335,6 +372,39 @@ def test_paths_begin_at_home(teacher_folder: Path, tmp_path: Path, monkeypatch: 
         with pytest.raises(TutelageError, match=re.escape(str(home / "none"))):
             act()
     assert not list(here.iterdir())
+
+
+def test_models_and_recipes_stand_for_paths_and_names(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = teacher_folder / "teacher"
+    pair = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    for method in (METHODS["kd"], METHODS["kd"]()):
+        assert api.recipe(method, teacher=folder, task="mrpc") == api.recipe("kd", teacher=folder, task="mrpc")
+    with pytest.raises(TutelageError, match="method=str is no method"):
+        api.recipe(lambda: "kd")
+    written = api.recipe("kd", teacher=pair, out=tmp_path / "run").teacher
+    assert Path(written).parent == tmp_path / "run" / "inputs" and (Path(written) / "config.json").exists()
+    with pytest.raises(TutelageError, match="give out too"):
+        api.recipe("kd", teacher=pair)
+    store = tmp_path / "store"
+    data = {**files(teacher_folder), "student": "init=copied,layers=2", "quiet": True}
+    made = api.write_store(pair, store, method="minimum_knowledge", **data)
+    assert api.verify_store(store, teacher=pair) == made
+    with pytest.raises(TutelageError, match="another teacher"):
+        api.verify_store(store, teacher=teacher_folder / "random")
+    cut = [
+        api.compact_store(store, tmp_path / f"cut{len(str(one))}", student=one, quiet=True) for one in (folder, pair)
+    ]
+    assert cut[0].bytes == cut[1].bytes
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("tutelage.studies.ablation.ablate", lambda out, **given: asked.update(given))
+    spec = Fresh(layers=1, hidden=16, heads=2, intermediate=16)
+    api.ablate(
+        "tinybert", tmp_path / "rows", teacher=pair, general_teacher=pair, corpus="corpus", student=spec, task="mrpc"
+    )
+    assert asked["student"] == spec and Path(asked["teacher"]).parent == tmp_path / "rows" / "inputs"
+    assert "general_teacher-" in asked["general_teacher"]
 
 
 def test_objects_of_a_call_without_output_are_not_kept() -> None:
@@ -378,18 +448,18 @@ def test_only_the_columns_that_are_used_are_converted() -> None:
 
 def test_a_split_to_evaluate_on_is_enough_to_evaluate(teacher_folder: Path) -> None:
     teacher, dev = teacher_folder / "teacher", table(40, 2)
-    scores = api.evaluate(teacher, dev=dev, quiet=True)["scores"]
+    scores = api.evaluate(teacher, dev=dev, quiet=True).scores
     for data in ({"test": dev}, datasets.DatasetDict(validation=datasets.Dataset.from_dict(dev))):
-        assert api.evaluate(teacher, data=data, quiet=True)["scores"] == scores
+        assert api.evaluate(teacher, data=data, quiet=True).scores == scores
 
 
 def test_one_needs_no_list_and_none_is_the_default(teacher_folder: Path, tmp_path: Path) -> None:
     path, teacher, out = tmp_path / "my.py", teacher_folder / "teacher", tmp_path / "out"
     path.write_text(PLUGIN.replace("jsd", "jsd_alone").replace("softer", "alone"))
     for plugins in (str(path), path):
-        assert "alone" in {row["method"] for row in api.methods(plugins=plugins)}
+        assert "alone" in {row.method for row in api.methods(plugins=plugins)}
     with Inputs() as inputs:
-        assert recipe_for(None, None, inputs, plugins=None).method == "compact"
+        assert recipe_for(None, None, inputs).method == "compact"
         assert teachers_of(inputs, teacher, None, None, False)["teachers"] == ()
     assert parsed("stages.*.epochs=2") == {"stages.*.epochs": 2} and parsed(None) == {}
     data = {**files(teacher_folder), "quiet": True}
@@ -566,9 +636,74 @@ def test_a_plug_ins_student(teacher_folder: Path, tmp_path: Path) -> None:
     assert code == 2 and "there is no student 'bottom'" in error and "--plugin FILE" in error
 
 
+GUIDE = (Path(__file__).parents[1] / "docs" / "guides" / "plugins.md").read_text(encoding="utf-8")
+KIND = GUIDE.split("```python\n")[1].split("```")[0]
+
+
+def test_a_plug_ins_kind_of_task(teacher_folder: Path, tmp_path: Path) -> None:
+    """Trained, distilled, evaluated, exported, gated and served; each command knows it of the file alone."""
+    path = tmp_path / "my_kind.py"
+    path.write_text(KIND)
+    for name in ("train", "dev"):
+        table = pd.read_csv(teacher_folder / f"{name}.csv")
+        table["label"] = table["label"].map(dict(zip(sorted(set(table["label"])), "13", strict=True)))
+        table.loc[::7, "label"] = "2"
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    data = ["--train", tmp_path / "train.csv", "--dev", tmp_path / "dev.csv", "--kind", "levels"]
+    short = ["--set", "stages.*.max_steps=3", "--plugin", path]
+    start = ["finetune", "--model", teacher_folder / "random", *data, "--out", tmp_path / "teacher"]
+    code, _, error = invoke(*start)
+    assert code == 2 and "--kind 'levels' does not exist" in error and "--plugin FILE" in error
+    code, _, error = invoke(*start, *short, "--lr", "1e-3")
+    assert code == 0, error
+    words = [
+        "distill",
+        "--teacher",
+        tmp_path / "teacher",
+        *data,
+        *short,
+        "--method",
+        "kd",
+        "--student",
+        "init=copied,layers=1",
+    ]
+    code, out, error = invoke(*words, "--allow-weak-teacher", "--out", tmp_path / "run", "--json")
+    assert code == 0, error
+    report = json.loads(out)
+    assert (report["kind"], report["metric"]) == ("levels", "nearness") and set(
+        report["baseline"]["scores"]["dev"]
+    ) == {"nearness"}
+    student = tmp_path / "run" / "student"
+    code, out, error = invoke("evaluate", student, *data[2:], "--plugin", path, "--json")
+    assert code == 0 and json.loads(out)["scores"] == report["student"]["scores"], error
+    code, out, error = invoke("export", student, "--out", tmp_path / "served", "--no-int8", "--plugin", path, "--json")
+    assert code == 0 and json.loads(out)["kind"] == "levels", error
+    shutil.copytree(student, tmp_path / "alone")  # the folder of its run told the kind
+    assert kind_of_model("classes", load_config(str(tmp_path / "alone"))).name == "levels"
+    assert kind_of_model("classes", load_config(str(teacher_folder / "teacher"))).name == "classification"
+    assert api.gate(tmp_path / "run", min_agreement=0, plugins=path).passed
+    page = api.serve(student, plugins=[path])
+    page.close()
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_commands_that_meet_parts_of_plug_ins_read_them(function: Any) -> None:
+    without = {"demo", "pack", "unpack", "build_corpus", "inspect_corpus", "inspect_store", "verify_store"}
+    assert ("plugins" in inspect.signature(function).parameters) == (function.__name__ not in without)
+    said = about(function).arguments.get("plugins", "")
+    assert said in ("", "Python file with kinds of task, terms, mechanisms, students or methods of your own.")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (KIND.replace('"levels"', '"tokens"'), "the kind 'tokens' already exists; give Levels another name"),
+        (
+            KIND.replace("classification import Classification", "kind import Kind").replace(
+                "(Classification", "(Kind"
+            ),
+            "the kind 'levels' lacks constant_scores, per_example, scores; define them",
+        ),
         (STUDENT.replace('"bottom"', '"copied"'), "the init 'copied' already exists"),
         ("import nothing_of_this_name", "cannot be run (ModuleNotFoundError"),
         ("def f(:", "cannot be run (SyntaxError"),
@@ -607,8 +742,8 @@ def test_a_model_is_read_as_long_as_its_run_read(teacher_folder: Path, tmp_path:
     assert longest_of_run(str(place)) == 8
     dev = {"dev": teacher_folder / "dev.csv", "quiet": True}
     short, named = api.evaluate(place, **dev), api.evaluate(teacher_folder / "teacher", max_length=8, **dev)
-    assert short["scores"] == named["scores"] != api.evaluate(place, max_length=40, **dev)["scores"]
-    assert f"{short['notes'][0].split()[0]} texts of dev are longer than 8 tokens and are cut" == short["notes"][0]
+    assert short.scores == named.scores != api.evaluate(place, max_length=40, **dev).scores
+    assert f"{short.notes[0].split()[0]} texts of dev are longer than 8 tokens and are cut" == short.notes[0]
 
 
 def test_what_has_no_effect_on_a_check_is_refused(teacher_folder: Path, tmp_path: Path) -> None:
@@ -625,7 +760,7 @@ def test_what_has_no_effect_on_a_check_is_refused(teacher_folder: Path, tmp_path
                 act(dev=dev, quiet=True, **more)
     # Of the settings of a run only those of the evaluation set count.
     data = DataConfig(train=dev, dev=dev, max_train=3, holdout=0.5)
-    assert api.evaluate(teacher, data=data, max_train=None, quiet=True)["scores"]
+    assert api.evaluate(teacher, data=data, max_train=None, quiet=True).scores
     assert not (tmp_path / "out").exists()
 
 

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import LABELS, sentences, tiny_config, tiny_model, write_csv
 from test_cli import invoke
 from transformers import BertTokenizerFast
 
-from tutelage import anatomy
+from tutelage import anatomy, api
 from tutelage.errors import TutelageError
 from tutelage.report.attention import AttentionReport, page
 from tutelage.students import pruned
@@ -237,6 +239,17 @@ def test_the_command(scene: Path, tmp_path: Path) -> None:
     assert code == 0, error
     found = AttentionReport.model_validate(json.loads(out))
     assert found.available == 12 and found.same_head is None and found.layers[0].student_heads == 2
+
+
+def test_texts_in_memory(scene: Path) -> None:
+    models = scene / "teacher", scene / "student"
+    wanted = api.attention_report(*models, scene / "texts.csv", quiet=True)
+    frame = pd.read_csv(scene / "texts.csv")
+    for texts in (frame, list(frame["text"]), frame["text"], datasets.Dataset.from_pandas(frame)):
+        assert api.attention_report(*models, texts, quiet=True) == wanted
+    assert api.attention_report(*models, frame.rename(columns={"text": "said"}), text="said", quiet=True) == wanted
+    with pytest.raises(TutelageError, match="texts has no column 'said'; its columns are 'text', 'label'"):
+        api.attention_report(*models, frame, text="said", quiet=True)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def words(tmp_path_factory, teacher_folder: Path, tokenizer) -> Path:
     about = api.augment(
         str(root / "proposer"), str(root / "words"), quiet=True, filtered=False, train=str(teacher_folder / "train.csv")
     )
-    assert about["k"] == 15
+    assert about.k == 15
     with pytest.raises(TutelageError, match="already exists"):
         api.augment(str(root / "proposer"), str(root / "words"), train=str(teacher_folder / "train.csv"))
     return root / "words"

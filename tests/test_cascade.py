@@ -145,7 +145,7 @@ def test_the_texts_of_a_run_are_read_once(
     monkeypatch.setattr(loading, "load_files", lambda config, *more: files.append(config.train) or read(config, *more))
     data = {part: str(teacher_folder / f"{part}.csv") for part in ("train", "dev")}
     scored = api.evaluate(teacher_folder / "teacher", **data, max_length=20, quiet=True)
-    assert scored["scores"]["dev"]["accuracy"] > 0.9 and files == [data["train"]]
+    assert scored.scores["dev"]["accuracy"] > 0.9 and files == [data["train"]]
     # Without data those of the student's run are taken; the other model is of no run.
     api.cascade(teacher_folder / "teacher", teacher_folder / "second", tmp_path / "out", agreement=0.9, quiet=True)
     assert files == [data["train"]] * 2
@@ -171,12 +171,12 @@ def test_texts_that_a_model_has_learnt_say_nothing(teacher_folder: Path, rows: P
         student, str(teacher_folder / "teacher"), tmp_path / "again", dev=str(spaced), agreement=0.97, quiet=True
     )
     assert again.rule is not None and again.rule.rows == found.rule.rows
-    notes = api.evaluate(student, dev=str(rows), quiet=True)["notes"]
+    notes = api.evaluate(student, dev=str(rows), quiet=True).notes
     assert any(
         f"{count} of the 400 texts of dev are among those that the model was trained on" in note for note in notes
     )
     (tmp_path / "train.csv").unlink()  # then nothing is known of them
-    assert not any("trained on" in note for note in api.evaluate(student, dev=str(rows), quiet=True)["notes"])
+    assert not any("trained on" in note for note in api.evaluate(student, dev=str(rows), quiet=True).notes)
 
 
 def test_classes_have_rules_of_their_own(

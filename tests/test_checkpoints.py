@@ -408,7 +408,7 @@ def test_a_student_is_served_at_the_length_it_was_trained_with(folder: Path, tmp
         "text,label\n"
         + "".join(f"{'word1 ' * 9}{w},{c}\n" for w, c in zip(("good", "bad") * 10, LABELS[::-1] * 10, strict=True))
     )
-    said = tutelage.evaluate(folder, dev=train, quiet=True)["notes"]
+    said = tutelage.evaluate(folder, dev=train, quiet=True).notes
     assert any(
         "says model_max_length 8; 20 of 20 texts of dev are longer and are read up to 12 tokens" in n for n in said
     )
@@ -550,13 +550,13 @@ def test_classes_in_another_order_stop_a_run(teacher_folder: Path, tmp_path: Pat
     text = refusal(lambda: tutelage.distill(path, tmp_path / "run", student="layers=1", **files, quiet=True))
     assert "--labels positive,negative" in text and not (tmp_path / "run").exists()
     found = tutelage.evaluate(path, dev=files["dev"], quiet=True)
-    assert any("positive, negative" in note for note in found["notes"])
+    assert any("positive, negative" in note for note in found.notes)
     # with names that are wrong, the names are to be corrected
     configured(path, id2label={"0": "negative", "1": "positive"}, label2id={"negative": 0, "positive": 1})
     text = refusal(lambda: tutelage.distill(path, tmp_path / "run", student="layers=1", **files, quiet=True))
     assert '{"0": "positive", "1": "negative"}' in text
     configured(path, id2label={"0": "positive", "1": "negative"}, label2id={"positive": 0, "negative": 1})
-    assert tutelage.evaluate(path, dev=files["dev"], quiet=True)["notes"] == []
+    assert tutelage.evaluate(path, dev=files["dev"], quiet=True).notes == []
     # a few labelled texts for evaluation are not enough: those of train tell it
     configured(path, id2label={"0": "LABEL_0", "1": "LABEL_1"}, label2id={"LABEL_0": 0, "LABEL_1": 1})
     few = tmp_path / "few.csv"
@@ -588,7 +588,7 @@ def test_evaluate_speaks_of_a_model(folder: Path, teacher_folder: Path, tmp_path
     main(["evaluate", str(folder), "--dev", str(dev), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert any("no better than a constant answer" in note for note in found["notes"])
-    assert tutelage.evaluate(teacher_folder / "teacher", dev=dev, quiet=True)["notes"] == []
+    assert tutelage.evaluate(teacher_folder / "teacher", dev=dev, quiet=True).notes == []
     assert "teacher" not in json.dumps(found["notes"])
     AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "encoder")
     load_tokenizer(str(folder)).save_pretrained(tmp_path / "encoder")
@@ -663,7 +663,7 @@ def test_paths_are_paths_everywhere(folder: Path, tmp_path: Path) -> None:
     tutelage.distill(
         run, tmp_path / "b", student=folder, train=train, allow_weak_teacher=True, baseline=False, quiet=True
     )
-    assert tutelage.evaluate(tmp_path / "b", dev=train, quiet=True)["scores"]
+    assert tutelage.evaluate(tmp_path / "b", dev=train, quiet=True).scores
 
 
 def test_what_cannot_be_saved_is_found_before_training(

@@ -16,8 +16,12 @@ import pytest
 from conftest import LABELS, sentences, tiny_model, write_csv
 from rich.table import Table
 
-from tutelage import cli
+from tutelage import api, cli
 from tutelage.cli import shown
+from tutelage.cli.options import about
+from tutelage.data.config import DataConfig
+from tutelage.methods import METHODS
+from tutelage.tasks import KINDS
 
 
 def invoke(*words: str | Path) -> tuple[int, str, str]:
@@ -153,6 +157,26 @@ def test_methods() -> None:
         "distilbert",
         "tinybert",
     }
+
+
+def test_help_shows_what_an_option_takes() -> None:
+    """A path, the words beside a number, or a name that the help lists: all of these exist, and none is missing."""
+    code, out, _ = invoke("distill", "--help")
+    said = " ".join(re.sub(r"[│\s]+", " ", out).split())
+    for words in (
+        "--teacher <path>",
+        "--epochs <int|auto>",
+        "--method <name>",
+        "--student <str>",
+        "--kind <name>",
+        "--seed <int>",
+    ):
+        assert code == 0 and words in said
+    method = about(api.distill).arguments["method"].removeprefix("Method: ").partition(" or another of")[0]
+    assert set(method.split(", ")) <= set(METHODS)
+    fields = {name: re.split(r"\W+", DataConfig.model_fields[name].description or "") for name in ("kind", "metric")}
+    assert set(KINDS) <= set(fields["kind"])
+    assert {metric for kind in KINDS.values() for metric in getattr(kind, "known_metrics", ())} <= set(fields["metric"])
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

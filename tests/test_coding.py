@@ -12,6 +12,7 @@ import torch
 from conftest import tiny_model
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 from tutelage import api
 from tutelage.anatomy.checkpoints import PACKED
@@ -213,10 +214,12 @@ def test_a_run_is_packed_and_unpacked(teacher_folder: Path, tmp_path: Path) -> N
     assert 0 <= found.packed - said < 20_000  # the file names its parts
     with pytest.raises(TutelageError, match="tutelage unpack"):
         api.evaluate(str(tmp_path / "small"), quiet=True, train=texts["dev"])
+    pair = AutoModelForSequenceClassification.from_pretrained(result.folder / "student"), result.tokenizer
+    assert api.pack(pair, tmp_path / "pair").packed == api.pack(result, tmp_path / "result").packed == found.packed
     api.unpack(tmp_path / "small", tmp_path / "plain")
     again = load_file(tmp_path / "plain" / "model.safetensors")
     assert set(again) == set(state) and all(torch.equal(again[name], one) for name, one in state.items())
-    scores = api.evaluate(str(tmp_path / "plain"), quiet=True, train=texts["dev"])["scores"]
+    scores = api.evaluate(str(tmp_path / "plain"), quiet=True, train=texts["dev"]).scores
     assert next(iter(scores.values())) == next(iter(result.report["student"]["scores"].values()))
 
 

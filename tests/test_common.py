@@ -292,7 +292,7 @@ def test_a_gpt2_without_a_padding_token_learns_a_task_and_teaches_it(endoftext, 
     data = {"train": str(write_csv(tmp_path / "train.csv", 200, 1)), "dev": str(write_csv(tmp_path / "dev.csv", 64, 2))}
     settings = ["stages.*.epochs=6", "stages.*.lr=0.003"]
     api.finetune(str(tmp_path / "start"), str(tmp_path / "teacher"), settings=settings, quiet=True, **data)
-    score = api.evaluate(str(tmp_path / "teacher"), quiet=True, **data)["scores"]["dev"]["accuracy"]
+    score = api.evaluate(str(tmp_path / "teacher"), quiet=True, **data).scores["dev"]["accuracy"]
     assert score > 0.8
     report = api.distill(
         str(tmp_path / "teacher"),

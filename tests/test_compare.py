@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_csv
+from conftest import tiny_model, write_csv
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from scipy import stats
 from test_cli import invoke
+from transformers import AutoTokenizer
 
 from tutelage import api
 from tutelage.artifacts import seal
@@ -36,7 +37,7 @@ from tutelage.report.numbers import rounded
 from tutelage.report.quality import Difference
 from tutelage.run.measure import PREDICTIONS
 from tutelage.serving.session import missing
-from tutelage.students.specs import parse
+from tutelage.students.specs import Copied, parse
 from tutelage.studies import compare as comparing
 from tutelage.studies import contrasts, launch
 from tutelage.studies.compare_plan import ComparedMethod, plan_of
@@ -95,6 +96,31 @@ def finished(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         assert not (folder / "out" / "compare.json").exists()
         found = api.compare(out=folder / "out", **given(teacher_folder, served=True))
     return folder, found, began
+
+
+def test_methods_and_students_as_objects(teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stands under its name in the plan, and is what the cells get."""
+    asked: list[Any] = []
+    monkeypatch.setattr(comparing, "compare", lambda *given, **how: asked.extend(given))
+    colder = METHODS["kd"]().model_copy(update={"method": "colder"})
+    pair = tiny_model(), AutoTokenizer.from_pretrained(teacher_folder / "teacher")
+    students = [Copied(layers=[1, 3], choose="first"), "layers=1", teacher_folder / "teacher", pair]
+    how = {"methods": [colder, "kd,logits_mse", METHODS["pkd"]], "students": students}
+    api.compare(out=tmp_path / "out", **given(teacher_folder, **how))
+    plan, _, recipe_of = asked
+    assert [one.method for one in plan.methods] == ["colder", "kd", "logits_mse", "pkd"]
+    *shapes, path, saved = plan.students
+    assert shapes == ["init=copied,layers=1+3,choose=first", "layers=1"] and parse(shapes[0]) == students[0]
+    assert path == str(teacher_folder / "teacher") and Path(saved).parent == tmp_path / "out" / "inputs"
+    assert recipe_of("colder", "layers=1", None).method == "colder"
+    assert recipe_of("pkd", shapes[0], None).student == students[0]
+    assert recipe_of("kd", saved, None).student.name == saved
+    with pytest.raises(TutelageError, match="two of the methods are 'kd'; give one of them another name"):
+        comparing.plan_of(
+            None, {"methods": ["kd", "kd"], "tasks": [{"teacher": "t", "data": {"task": "sst2"}}]}
+        ).check()
+    with pytest.raises(TutelageError, match="method=int is no method"):
+        api.compare(out=tmp_path / "out", **given(teacher_folder, methods=[3]))
 
 
 def test_a_killed_comparison_goes_on(finished) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pytest
 import torch
@@ -15,16 +15,18 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tutelage.errors import TutelageError
 from tutelage.evaluation import speed
+from tutelage.mechanisms.mechanism import Mechanism
 from tutelage.methods import METHODS
-from tutelage.objectives.kinds import ours
+from tutelage.objectives.kinds import kinds_of, ours
 from tutelage.objectives.predictions import HardLabels, SoftLabels
+from tutelage.objectives.term import Term
 from tutelage.recipes.config import RunConfig, from_yaml, to_yaml, validated, with_absolute_paths, yaml_value
 from tutelage.recipes.recipe import Instances, Recipe, Stage
 from tutelage.recipes.settings import run_config, with_settings
 from tutelage.recipes.table import method_row
 from tutelage.report.references import Paper
 from tutelage.run.workspace import new_accelerator
-from tutelage.students.specs import Checkpoint, Copied, Fresh, parse
+from tutelage.students.specs import Checkpoint, Copied, Fresh, Student, StudentSpec, parse
 from tutelage.studies.compare_plan import ComparePlan
 from tutelage.studies.teams import Member
 
@@ -168,13 +170,45 @@ def test_wrong_students(text: str) -> None:
 
 def test_the_table_of_methods_is_computed_from_the_recipes() -> None:
     row = method_row(METHODS["tinybert"]())
-    assert row["init"] == "random"
-    assert [stage["stage"] for stage in row["stages"]] == ["general", "intermediate", "prediction"]
-    assert [stage["data"] for stage in row["stages"]] == ["corpus", "augmented", "augmented"]
-    assert row["stages"][1]["attention"] and row["stages"][1]["hidden"] and not row["stages"][1]["predictions"]
-    assert row["stages"][2]["predictions"] == "KL, T=1" and not row["stages"][2]["labels"]
+    assert row.init == "random"
+    assert [stage.stage for stage in row.stages] == ["general", "intermediate", "prediction"]
+    assert [stage.data for stage in row.stages] == ["corpus", "augmented", "augmented"]
+    assert row.stages[1].attention and row.stages[1].hidden and not row.stages[1].predictions
+    assert row.stages[2].predictions == "KL, T=1" and not row.stages[2].labels
+    assert list(row.stages[2].learns()) == ["predictions"]
     colder = METHODS["kd"]().model_copy(update={"stages": [Stage(name="x", objective=[SoftLabels(temperature=3)])]})
-    assert method_row(colder)["stages"][0]["predictions"] == "KL, T=3"
+    assert method_row(colder).stages[0].predictions == "KL, T=3"
+
+
+def test_the_json_schema_knows_every_part_of_a_recipe() -> None:
+    """Terms, mechanisms and students by the field that names them, those of plug-ins too; each method's recipe is valid by it."""
+    jsonschema = pytest.importorskip("jsonschema")
+
+    class Halved(StudentSpec):
+        init: Literal["halved"] = "halved"
+        of: Student
+        """A student that is made of another."""
+
+    schema = RunConfig.model_json_schema()
+    parts = schema["$defs"]
+    stage, recipe = parts["Stage"]["properties"], parts["Recipe"]["properties"]
+    for base, key, found in (
+        (Term, "kind", stage["objective"]["items"]),
+        (Mechanism, "kind", stage["mechanisms"]["items"]),
+        (StudentSpec, "init", recipe["student"]),
+    ):
+        mapping = found["discriminator"]["mapping"]
+        assert found["discriminator"]["propertyName"] == key and set(mapping) == set(kinds_of(base, key))
+        assert all(place.removeprefix("#/$defs/") in parts for place in mapping.values())
+    assert "halved" in recipe["student"]["discriminator"]["mapping"]
+    check = jsonschema.Draft202012Validator(schema)
+    for make in METHODS.values():
+        tree = {"recipe": make().model_dump(mode="json"), "data": {"task": "sst2"}}
+        check.validate(tree)
+    assert check.is_valid({"recipe": {**tree["recipe"], "student": {"init": "halved", "of": {"init": "copied"}}}})
+    for student in ({"init": "halved"}, {"init": "fresh", "layer": 3}, {"init": "nope"}, {"layers": 3}):
+        assert not check.is_valid({"recipe": {**tree["recipe"], "student": student}})
+    assert RunConfig.model_json_schema(mode="serialization")["$defs"]["SoftLabels"] == parts["SoftLabels"]
 
 
 def test_a_run_is_repeated_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,8 +281,8 @@ def test_auto_precision_is_for_one_process(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def settings_within(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models of settings that an annotation names, with their subclasses and what their fields name."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    """The package's models of settings that an annotation names, with their subclasses and what their fields name."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and ours(annotation):
         yield annotation
         for inner in [*annotation.__subclasses__(), *(field.annotation for field in annotation.model_fields.values())]:
             yield from settings_within(inner)
@@ -265,7 +299,7 @@ def test_a_student_that_no_machine_holds_is_refused(text: str) -> None:
 
 def test_a_number_that_no_run_could_use_is_refused_with_the_settings() -> None:
     """In every field of every kind: alone, and in a list of one or of pairs."""
-    found = {model for root in (RunConfig, ComparePlan, Member) for model in settings_within(root) if ours(model)}
+    found = {model for root in (RunConfig, ComparePlan, Member) for model in settings_within(root)}
     assert {Fresh, SoftLabels, Stage} < found
     taken = []
     for model in found:

@@ -14,12 +14,16 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pandas as pd
 import pytest
+from conftest import tiny_model
 from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import BertTokenizerFast, GPT2TokenizerFast, RobertaTokenizerFast
 
+from tutelage import api
 from tutelage.data.corpus import building
 from tutelage.data.corpus.building import build, split_sentences
 from tutelage.data.corpus.reading import Corpus
@@ -60,6 +64,37 @@ def write_documents(path: Path, documents: list[list[int]]) -> Path:
 def counting(folder: Path, counter, documents: list[list[int]]) -> Corpus:
     folder.mkdir()
     return build([str(write_documents(folder / "a.txt", documents))], folder / "corpus", counter, split="lines")
+
+
+def test_texts_and_tokenizers_in_memory_make_the_corpus_of_their_file(tmp_path: Path, tokenizer) -> None:
+    texts = ["Good word1. Bad word2.\nThe word3.", "", "Word4 is good."]
+    (tmp_path / "a.txt").write_text("\n\n".join(texts))
+    tokenizer.save_pretrained(tmp_path / "words")
+    wanted = api.build_corpus(tmp_path / "a.txt", tmp_path / "file", tokenizer=tmp_path / "words", quiet=True)
+    table = {"text": [*texts, None], "other": range(4)}
+    rows = [{"text": text, "other": 1} for text in texts]
+    for number, sources in enumerate((
+        [texts], datasets.Dataset.from_dict(table), pd.DataFrame(table), table, [rows], [iter(texts)],
+        datasets.Dataset.from_dict(table).to_iterable_dataset(), datasets.IterableDataset.from_generator(lambda: iter(rows)),
+    )):  # fmt: skip
+        given = tokenizer if number % 2 else (tiny_model(), tokenizer)
+        found = api.build_corpus(sources, tmp_path / str(number), tokenizer=given, quiet=True)
+        assert found.sources.endswith(" in memory") and found.documents == 2
+        same = ("tokens", "sentences", "bytes", "tokenizer_fingerprint")
+        assert [getattr(found, name) for name in same] == [getattr(wanted, name) for name in same]
+        assert np.array_equal(Corpus(str(tmp_path / str(number))).tokens, Corpus(str(tmp_path / "file")).tokens)
+    words, stream = {"words": texts}, datasets.IterableDataset
+    for message, sources, known in (
+        ("Dataset in memory has no column 'text', only words", datasets.Dataset.from_dict(words), tokenizer),
+        ("IterableDataset .* no column 'text', only w", stream.from_generator(lambda: iter([{"w": 1}])), tokenizer),
+        ("DataFrame in memory has no column 'text', only words", pd.DataFrame(words), tokenizer),
+        ("list in memory: entry 1 is int, not text", [["a", 3]], tokenizer),
+        (r"'Word4 is good.' is neither .*, or give texts in memory as sources=\[texts\]", texts[2:], tokenizer),
+        ("tokenizer=BertForSequenceClassification is no tokenizer", [texts], tiny_model()),
+    ):  # fmt: skip
+        with pytest.raises(TutelageError, match=message):
+            api.build_corpus(sources, tmp_path / "no", tokenizer=known, quiet=True)
+        assert not (tmp_path / "no").exists()
 
 
 def piece_starts(corpus: Corpus, budget: int) -> set[int]:

@@ -262,8 +262,8 @@ def test_a_student_comes_out_at_its_own_width(small: Any, root: Path) -> None:
     both = by_hand(folder, TEXTS[:48])
     cosines = (both[:24] * both[24:]).sum(dim=1).numpy()
     scored = evaluate(small, kind="embedding", train=str(root / "train.txt"), quiet=True, **pairs(root))
-    assert scored["scores"]["dev"] == pytest.approx(report["student"]["scores"]["dev"], abs=1e-5)
-    assert np.corrcoef(cosines, np.arange(24) % 5)[0, 1] == pytest.approx(scored["scores"]["dev"]["pearson"], abs=1e-4)
+    assert scored.scores["dev"] == pytest.approx(report["student"]["scores"]["dev"], abs=1e-5)
+    assert np.corrcoef(cosines, np.arange(24) % 5)[0, 1] == pytest.approx(scored.scores["dev"]["pearson"], abs=1e-4)
     card = (folder / "README.md").read_text()
     assert "library_name: sentence-transformers" in card and "SentenceTransformer(" in card
     assert "the same student, before training" in card

@@ -149,7 +149,7 @@ def test_what_was_found_can_be_had_again(scene: SimpleNamespace, tmp_path: Path)
         settings=amount,
         quiet=True,
     )
-    assert size["bytes_per_example"] == trial.bytes_per_example
+    assert size.bytes_per_example == trial.bytes_per_example
     given = {k: v for k, v in words(scene.root).items() if k not in ("trials", "seeds", "hidden_epochs", "lr")}
     given["student"] += ",choose=first"  # the start of all amounts
     api.distill(

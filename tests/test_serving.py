@@ -74,7 +74,7 @@ def test_an_export_is_measured_against_its_model(exported: tuple[Path, ExportRep
     )
     model, onnx, int8 = report.sides
     assert [side.file for side in (onnx, int8)] == ["model.onnx", "model.int8.onnx"]
-    scores = api.evaluate(str(root / "model"), dev=str(root / "dev.csv"), quiet=True)["scores"]["dev"]
+    scores = api.evaluate(str(root / "model"), dev=str(root / "dev.csv"), quiet=True).scores["dev"]
     assert model.scores == scores and onnx.scores == scores
     assert onnx.largest_difference is not None and onnx.largest_difference < 1e-5 and onnx.agreement == 1
     assert onnx.change == Difference(value=0, low=0, high=0)

@@ -100,7 +100,7 @@ def made(root: Path, out: Path, members: list[str], **more):
 def test_teachers_with_one_head_are_plain_checkpoints(tokenizer, tmp_path: Path, monkeypatch) -> None:
     members = starts(tmp_path, tokenizer)
     found = made(tmp_path, tmp_path / "team", members, epochs=1)
-    assert found["not_kept_apart"] == [] and len(found["members"]) == 3
+    assert found.not_kept_apart == [] and len(found.members) == 3
     folders = members_in([str(tmp_path / "team")])
     heads = []
     for folder, who in zip(folders, ("bert", "bert", "roberta"), strict=True):

@@ -448,9 +448,9 @@ def test_ptp_labels_of_models_that_have_not_seen_the_texts(teacher_folder: Path,
     made = api.crossfit(
         str(tmp_path / "fresh"), str(tmp_path / "folds"), folds=3, epochs=1, lr=3e-3, quiet=True, **data
     )
-    assert made["folds"] == 3 and made["labels"] == list(LABELS) and 0 <= made["accuracy"] <= 1
+    assert made.folds == 3 and made.labels == list(LABELS) and 0 <= made.accuracy <= 1
     manifest = out_of_fold.PredictionsManifest.model_validate_json((tmp_path / "folds" / "crossfit.json").read_text())
-    assert made["sha256"] == manifest.sha256 != ""
+    assert made.sha256 == manifest.sha256 != ""
     whole = load_data(DataConfig(**data)).train
     assert manifest.contents == examples.content(whole)
     stored = load_file(tmp_path / "folds" / "logits.safetensors")["logits"].numpy()
@@ -484,9 +484,7 @@ def test_ptp_labels_of_models_that_have_not_seen_the_texts(teacher_folder: Path,
         None, tmp_path / "taught", method="kd", teacher_predictions=file, quiet=True, baseline=False, allow_weak_teacher=True,
         student=f"layers=1,source={teacher_folder / 'teacher'}", settings=["stages.*.max_steps=3"], **data,
     ).report  # fmt: skip
-    assert taught["predictions"]["agreement"]["train"]["scores"]["accuracy"] == pytest.approx(
-        made["accuracy"], abs=0.02
-    )
+    assert taught["predictions"]["agreement"]["train"]["scores"]["accuracy"] == pytest.approx(made.accuracy, abs=0.02)
     source = f"stages.ptp.ptp_labels.source={tmp_path / 'folds'}"
     common = {"method": "pea_kd", "student": "stored=1", "quiet": True, "baseline": False, **data}
     report = api.distill(

@@ -57,7 +57,7 @@ def test_a_run_keeps_the_share_in_its_settings_and_the_sizes_in_its_report(token
     data = {"train": str(tmp_path / "train.csv"), "dev": str(tmp_path / "dev.csv")}
     common: dict[str, Any] = {"student": "flops=0.5", "settings": {"stages.distill.epochs": 1}, **data}
     plan = api.plan_store(str(tmp_path / "teacher"), method="compact", student="flops=0.5", **data)
-    assert plan["examples"] > 0
+    assert plan.examples > 0
     result = api.distill(
         str(tmp_path / "teacher"), tmp_path / "out", baseline=False, allow_weak_teacher=True, quiet=True, **common
     )

@@ -607,12 +607,12 @@ def test_a_file_with_one_class_is_scored_by_a_model_that_knows_them(tmp_path, mo
         tokenizer.save_pretrained(model)
     path = tmp_path / "one.csv"
     path.write_text(column(*[1] * 6))
-    first = evaluate(model, dev=path, quiet=True)["scores"]["dev"]["accuracy"]
+    first = evaluate(model, dev=path, quiet=True).scores["dev"]["accuracy"]
     path.write_text(column(*[0] * 6))
-    assert first + evaluate(model, dev=path, quiet=True)["scores"]["dev"]["accuracy"] == pytest.approx(1)
+    assert first + evaluate(model, dev=path, quiet=True).scores["dev"]["accuracy"] == pytest.approx(1)
     if named:
         path.write_text(column(*["Positive"] * 6))
-        assert evaluate(model, dev=path, quiet=True)["scores"]["dev"]["accuracy"] == first
+        assert evaluate(model, dev=path, quiet=True).scores["dev"]["accuracy"] == first
     path.write_text(column(*["other"] * 6))
     with pytest.raises(TutelageError, match="'other' only"):
         evaluate(model, dev=path, quiet=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from dataclasses import dataclass, replace
@@ -47,6 +46,7 @@ from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
 from tutelage.recipes.config import RunConfig, from_yaml, to_yaml
 from tutelage.recipes.recipe import Recipe, Stage
+from tutelage.report.results import TeamReport
 from tutelage.run.run import with_teachers
 from tutelage.students.specs import Copied
 from tutelage.studies.teams import member_of, usual_members
@@ -540,7 +540,7 @@ def make_team(root: Path, tokenizer) -> None:
     found = api.train_team(
         str(root / "random"), str(root / "team"), members=members, epochs=2, lr=3e-3, quiet=True, **texts(root)
     )
-    (root / "shown.json").write_text(json.dumps(found))
+    (root / "shown.json").write_text(found.model_dump_json())
 
 
 def texts(root: Path) -> dict[str, str]:
@@ -590,21 +590,21 @@ def search(root: Path, out: Path, settings: list[str] = [], **more):  # noqa: B0
 
 
 def test_a_team_is_made_shown_and_repeated(team_root: Path, tmp_path: Path) -> None:
-    found = json.loads((team_root / "shown.json").read_text())
-    scores = [member["scores"]["held_out"]["accuracy"] for member in found["members"]]
+    found = TeamReport.model_validate_json((team_root / "shown.json").read_text())
+    scores = [member.scores["held_out"]["accuracy"] for member in found.members]
     assert min(scores[0], scores[1], scores[3]) > 0.9 and 0.3 < scores[2] < 0.7 and scores[4] < 0.1
-    assert [member["name"] for member in found["members"]][1] == "02-seed1-layers2"
+    assert [member.name for member in found.members][1] == "02-seed1-layers2"
     assert found == api.show_team(str(team_root / "team"), quiet=True)
     folders = members_in([str(team_root / "team")])
     assert found == api.show_team(folders, quiet=True, **texts(team_root))
-    assert found["not_kept_apart"] == []
+    assert found.not_kept_apart == []
     # What is said replaces only that of the team's data.
     cut = api.show_team(str(team_root / "team"), max_length=8, quiet=True)
-    assert cut["task"] == found["task"] and cut["members"][0]["scores"] != found["members"][0]["scores"]
+    assert cut.task == found.task and cut.members[0].scores != found.members[0].scores
     copied = shutil.copytree(folders[1], tmp_path / Path(folders[1]).name) / "config.yaml"
     copied.write_text(copied.read_text(encoding="utf-8").replace("leave_out:", "left_in:"), encoding="utf-8")
     shown = api.show_team([folders[0], str(copied.parent)], quiet=True, **texts(team_root))
-    assert shown["not_kept_apart"] == ["02-seed1-layers2"]
+    assert shown.not_kept_apart == ["02-seed1-layers2"]
     assert len(folders) == 5 and all((Path(f) / "model.safetensors").exists() for f in folders)
 
 
@@ -669,8 +669,8 @@ def test_fixed_distributions_and_means_teach_too(
     method: str, settings: list[str], wanted: Any, team_root: Path, tmp_path: Path, monkeypatch
 ) -> None:
     if isinstance(wanted, str) and wanted == "ranks":
-        shown = json.loads((team_root / "shown.json").read_text())
-        scores = [member["scores"]["held_out"]["accuracy"] for member in shown["members"]]
+        shown = TeamReport.model_validate_json((team_root / "shown.json").read_text())
+        scores = [member.scores["held_out"]["accuracy"] for member in shown.members]
         # Linear steps by place from the worst, 1 to 5, whose sum is 15; equal scores share theirs.
         ranks = [sum((b < a) + (b == a) / 2 for b in scores) + 0.5 for a in scores]
         assert len(set(ranks)) > 3 and ranks[2] == 2 and ranks[4] == 1
@@ -830,7 +830,7 @@ def test_teachers_with_other_tokenizers_and_label_orders(team_root: Path, tmp_pa
     model.save_pretrained(tmp_path / "twin")
     BertTokenizerFast(vocab=words, model_max_length=32).save_pretrained(tmp_path / "twin")
     shown = api.show_team([folder, str(tmp_path / "twin")], quiet=True, **texts(team_root))
-    assert shown["agreement"][0][1] == 1 and shown["members"][0]["scores"] == shown["members"][1]["scores"]
+    assert shown.agreement[0][1] == 1 and shown.members[0].scores == shown.members[1].scores
     model.config.id2label, model.config.label2id = {0: LABELS[0], 1: LABELS[1]}, {LABELS[0]: 0, LABELS[1]: 1}
     shutil.copytree(tmp_path / "twin", tmp_path / "liar")
     model.save_pretrained(tmp_path / "liar")

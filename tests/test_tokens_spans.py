@@ -137,9 +137,7 @@ def test_methods_teach_them(kind: str, method: str, scene: Path, tmp_path: Path)
             student.config.id2label.values()
         ) == {"O", "B-LOC", "I-LOC", "B-PER", "I-PER"}
         assert 0 <= report["student"]["agreement"] <= 1
-    scores = evaluate(str(tmp_path / "run"), config_for(scene, kind, small(method), tmp_path).data, quiet=True)[
-        "scores"
-    ]
+    scores = evaluate(str(tmp_path / "run"), config_for(scene, kind, small(method), tmp_path).data, quiet=True).scores
     assert scores["dev"] == pytest.approx(report["student"]["scores"]["dev"])
     assert {"tokens": "token-classification", "spans": "question-answering"}[kind] in (
         tmp_path / "run" / "student" / "README.md"

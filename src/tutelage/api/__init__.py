@@ -23,12 +23,10 @@ from tutelage.api.studies import (
     attention_report,
     chain,
     compare,
-    crossfit,
     search_knowledge,
-    show_team,
     shrink,
-    train_team,
 )
+from tutelage.api.teachers import crossfit, show_team, train_team
 from tutelage.api.texts import augment, build_corpus, inspect_corpus
 
 __all__ = [

@@ -57,11 +57,12 @@ def several(given: Any) -> list[Any]:
 
     if given is None:
         return []
-    return [given] if isinstance(given, str | os.PathLike | ModuleType | BaseModel) else list(given)
+    single = isinstance(given, str | os.PathLike | ModuleType | BaseModel | Mapping) or callable(given)
+    return [given] if single or hasattr(given, "to_parquet") else list(given)
 
 
 def read_plugins(plugins: Plugin | Sequence[Plugin] | None) -> dict[str, Callable[..., Recipe]]:
-    """The methods of the plug-ins, by name; their terms and mechanisms are known from here on."""
+    """The methods of the plug-ins, by name; their other parts are known from here on."""
     from tutelage.recipes.plugins import load
 
     return {name: make for plugin in several(plugins) for name, make in load(plugin).items()}
@@ -84,25 +85,70 @@ def recipe_for(
     inputs: Inputs,
     task: str | None = None,
     ablation: str | None = None,
-    plugins: Sequence[Plugin] = (),
     more: Mapping[str, Callable[..., Recipe]] | None = None,
 ) -> Recipe:
-    """The recipe of a method, by default ``compact``, with the student that was asked for.
-
-    ``more`` are the methods of plug-ins that are already read.
-    """
-    from tutelage.methods.named import method_recipe
+    """The recipe of a method, by default ``compact``, with the student that was asked for. ``more`` are the methods of plug-ins."""
     from tutelage.students.specs import parse
 
-    method = "compact" if method is None else method
-    more = read_plugins(plugins) if more is None else more
-    recipe = method_recipe(method, task, ablation, more) if isinstance(method, str) else method
-    if callable(recipe):
-        recipe = recipe()
+    recipe = made("compact" if method is None else method, task, ablation, more)
     spec = student_from(student, inputs)
     if spec is None:
         return recipe
     return recipe.model_copy(update={"student": parse(spec, recipe.student) if isinstance(spec, str) else spec})
+
+
+def made(
+    method: str | Recipe | Callable[[], Recipe],
+    task: str | None = None,
+    ablation: str | None = None,
+    more: Mapping[str, Callable[..., Recipe]] | None = None,
+) -> Recipe:
+    """The recipe of a method by name (also those of ``more``), of a function that makes one, or the recipe itself."""
+    from tutelage.methods.named import method_recipe
+    from tutelage.recipes.recipe import Recipe
+
+    if isinstance(method, str):
+        return method_recipe(method, task, ablation, more)
+    recipe = method() if callable(method) else method
+    if not isinstance(recipe, Recipe):
+        raise TutelageError(
+            f"method={type(recipe).__name__} is no method; give a name, a Recipe, or a function that returns one"
+        )
+    return recipe
+
+
+def named_methods(
+    given: str | Recipe | Callable[[], Recipe] | Sequence[str | Recipe | Callable[[], Recipe]],
+) -> tuple[list[str], dict[str, Recipe]]:
+    """The names of methods, and the recipes of those that are given as objects, by their names."""
+    names: list[str] = []
+    recipes: dict[str, Recipe] = {}
+    for one in several(given):
+        if isinstance(one, str):
+            names += [name.strip() for name in one.split(",")]
+        else:
+            recipe = made(one)
+            names.append(recipe.method)
+            recipes[recipe.method] = recipe
+    return names, recipes
+
+
+def named_students(
+    given: Sequence[FilePath | Student | tuple[Any, Any]], inputs: Inputs
+) -> tuple[list[str], dict[str, Student]]:
+    """The students in words, and the specifications of those that are given as objects, by these words."""
+    from tutelage.students.specs import words_of
+
+    names: list[str] = []
+    specs: dict[str, Student] = {}
+    for one in several(given):
+        spec = place(one) if isinstance(one, str) else student_from(one, inputs)
+        if isinstance(spec, str):
+            names.append(spec)
+        elif spec is not None:
+            names.append(words_of(spec))
+            specs[names[-1]] = spec
+    return names, specs
 
 
 def for_epochs(recipe: Recipe, epochs: int | Literal["auto"] | None) -> Recipe:
@@ -128,12 +174,12 @@ def store_config(
     inputs: Inputs,
     data: dict[str, Any],
     settings: Mapping[str, Any] | Sequence[str],
-    plugins: Sequence[Plugin],
+    more: Mapping[str, Callable[..., Recipe]],
     fields: dict[str, Any],
 ) -> RunConfig:
     from tutelage.recipes.settings import run_config
 
-    recipe = recipe_for(method, student, inputs, data.get("task"), plugins=plugins).part("task")
+    recipe = recipe_for(method, student, inputs, data.get("task"), more=more).part("task")
     return run_config(recipe, data, settings, **fields)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from tutelage.report.cascade import CascadeReport
     from tutelage.run.gate import Gate
     from tutelage.run.inputs import Model, Splits
-from tutelage.api.common import FILES, FilePath, checked_data, megabytes, milliseconds, place
+from tutelage.api.common import FILES, FilePath, Plugin, checked_data, megabytes, milliseconds, place, read_plugins
 
 
 def gate(
@@ -23,6 +24,7 @@ def gate(
     min_agreement: float | None = None,
     max_latency: str | float | None = None,
     max_size: str | float | None = None,
+    plugins: Sequence[Plugin] = (),
 ) -> Gate:
     """Check the numbers of a run or an export against limits: exit code 0 if all are met, 1 if not, 2 for a mistake.
 
@@ -38,6 +40,8 @@ def gate(
         max_latency: Most time for one text, in milliseconds: 5ms. Of an exported file the median on one thread.
         max_size: Largest size of the weights on disk, in megabytes (10^6 bytes): 20MB.
 
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
+
     Returns:
         ``passed``, and for each condition value, bound and limit.
 
@@ -48,6 +52,7 @@ def gate(
     """
     from tutelage.run.gate import gate as checked
 
+    read_plugins(plugins)
     return checked(
         Path(place(report)),
         min_retention=min_retention,
@@ -67,6 +72,7 @@ def cascade(
     agreement: float = 0.98,
     confidence: float = 0.95,
     per_class: bool = False,
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
@@ -89,6 +95,7 @@ def cascade(
         agreement: Promised share of the student's answers that are the teacher's.
         confidence: Probability that the promise is kept, over draws of the texts.
         per_class: Choose a threshold for each class, with the promise for each.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -102,6 +109,7 @@ def cascade(
     from tutelage.run.cascade import cascade as chosen
     from tutelage.run.inputs import Inputs
 
+    read_plugins(plugins)
     with Inputs() as inputs:
         return chosen(
             inputs.model(student, "student"),

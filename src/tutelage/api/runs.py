@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tutelage.data.config import DataConfig, DataOptions, Table
     from tutelage.recipes.config import RunConfig
     from tutelage.recipes.recipe import Recipe
+    from tutelage.recipes.table import MethodRow
+    from tutelage.report.results import Evaluation
     from tutelage.run.inputs import Model, Splits
     from tutelage.run.result import Result
     from tutelage.serving.report import ExportReport
@@ -26,6 +28,7 @@ from tutelage.api.common import (
     carried_out,
     checked_data,
     for_epochs,
+    made,
     place,
     read_plugins,
     recipe_for,
@@ -44,6 +47,7 @@ def finetune(
     mixed_precision: Precision = "no",
     tracker: Tracker | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
+    plugins: Sequence[Plugin] = (),
     resume: bool = False,
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
@@ -60,6 +64,7 @@ def finetune(
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         tracker: Experiment tracker that gets the losses and scores.
         settings: Any setting of the run as path=value: stages.finetune.batch_size=16, data.holdout=0.2.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         resume: Continue the stopped run in the output folder.
         quiet: Print nothing.
         data: The texts as one object.
@@ -76,6 +81,7 @@ def finetune(
     from tutelage.run.inputs import Inputs
     from tutelage.students.specs import Checkpoint
 
+    read_plugins(plugins)
     with Inputs(out) as inputs:
         start = Checkpoint(name=inputs.model(model, "model"))
         with as_options():
@@ -99,6 +105,7 @@ def pretrain(
     mixed_precision: Precision = "no",
     tracker: Tracker | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
+    plugins: Sequence[Plugin] = (),
     resume: bool = False,
     quiet: bool = False,
 ) -> Result:
@@ -117,6 +124,7 @@ def pretrain(
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         tracker: Experiment tracker that gets the losses.
         settings: Any setting of the run as path=value: stages.pretrain.batch_size=64.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         resume: Continue the stopped run in the output folder.
         quiet: Print nothing.
 
@@ -132,6 +140,7 @@ def pretrain(
     from tutelage.run.inputs import Inputs
     from tutelage.students.specs import Checkpoint, Fresh, parse
 
+    read_plugins(plugins)
     with Inputs(out) as inputs:
         name = inputs.model(model, "model")
         spec: Student = Checkpoint(name=name)
@@ -190,7 +199,8 @@ def distill(
         teacher_store: Folder of the teacher's stored knowledge; auto: the store that fits, written if there is none.
         store_dtype: Type of the hidden states that auto writes.
         allow_weak_teacher: Continue even if the teacher scores no better than chance.
-        method: Method: one of `tutelage methods`, or of a plug-in.
+        method: Method: compact, kd, pkd, tinybert, minilmv2, minimum_knowledge or another of `tutelage methods`, or of a
+            plug-in.
         ablation: Part of the method to leave out: no_gd, no_td, no_da, no_embd, no_pred, no_trm, no_attn or no_hidn of TinyBERT;
             no_sps, no_shuffle, no_ptp, no_pkd, no_kd of Pea-KD (several with commas).
         stage: Stages to run: those on the task, or the general ones on raw text.
@@ -203,7 +213,7 @@ def distill(
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         tracker: Experiment tracker that gets the losses and scores.
         settings: Any setting of the run as path=value: stages.distill.epochs=2, data.holdout=0.2.
-        plugins: Python file with terms, mechanisms or methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         resume: Continue the stopped run in the output folder.
         quiet: Print nothing.
         data: The texts as one object.
@@ -217,6 +227,7 @@ def distill(
     from tutelage.recipes.settings import run_config, setting
     from tutelage.run.inputs import Inputs
 
+    more = read_plugins(plugins)
     with Inputs(out) as inputs:
         predictions = inputs.predictions(teacher_predictions, prior, data, options)
         texts: dict[str, Any] = dict(options)
@@ -227,14 +238,19 @@ def distill(
         fields |= {"store_dtype": store_dtype, "allow_weak_teacher": allow_weak_teacher, "served": served}
         fields |= {"baseline": baseline, **teachers_of(inputs, teacher, team, teacher_store, predictions is not None)}
         tree = inputs.data(data, texts)
-        recipe = recipe_for(method, student, inputs, tree.get("task"), ablation, plugins).part(stage)
+        recipe = recipe_for(method, student, inputs, tree.get("task"), ablation, more).part(stage)
         return carried_out(run_config(for_epochs(recipe, epochs), tree, settings, **fields), resume, quiet)
 
 
 @takes_data(*FILES)
 def evaluate(
-    model: Model, *, quiet: bool = False, data: DataConfig | Splits | None = None, **options: Unpack[DataOptions]
-) -> dict[str, Any]:
+    model: Model,
+    *,
+    plugins: Sequence[Plugin] = (),
+    quiet: bool = False,
+    data: DataConfig | Splits | None = None,
+    **options: Unpack[DataOptions],
+) -> Evaluation:
     """Score a model on the evaluation set of a task, or on a file of your own.
 
     Without a training file the labels are named by the evaluation file. Texts that are longer than the model can read, or than its
@@ -242,12 +258,13 @@ def evaluate(
 
     Args:
         model: Fine-tuned model: a folder or a hub id.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
 
     Returns:
-        ``{"scores": {"dev": {"accuracy": ...}}, "model": ..., "task": ..., "metric": ..., "notes": [...]}``.
+        The scores, ``found.scores["dev"]["accuracy"]``, and notes on what they are worth.
 
     Raises:
         TutelageError: when the model or the data cannot be loaded, or their labels differ.
@@ -257,6 +274,7 @@ def evaluate(
     from tutelage.run.inputs import Inputs
     from tutelage.run.measure import evaluate as evaluated
 
+    read_plugins(plugins)
     with Inputs() as inputs:
         config = checked_data(inputs, data, options)
         if config is None:
@@ -279,6 +297,7 @@ def export(
     depth: float | None = None,
     texts: int = 1000,
     strict: bool = False,
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
@@ -305,6 +324,7 @@ def export(
         depth: Cut out the sub-network with this share of the layers.
         texts: Texts of the evaluation set to check on, at most; 0 for all.
         strict: Write nothing if a file differs from the model, scores worse or is slower.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -319,6 +339,7 @@ def export(
     from tutelage.run.export import export as exported
     from tutelage.run.inputs import Inputs
 
+    read_plugins(plugins)
     with Inputs() as inputs:
         return exported(
             inputs.model(model, "model"),
@@ -336,11 +357,11 @@ def export(
         )
 
 
-def methods(*, plugins: Sequence[Plugin] = ()) -> list[dict[str, Any]]:
+def methods(*, plugins: Sequence[Plugin] = ()) -> list[MethodRow]:
     """List the methods: where the student starts, and what each stage learns from; computed from the recipes.
 
     Args:
-        plugins: Python file with methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
 
     Raises:
         TutelageError: when a plug-in cannot be read.
@@ -354,9 +375,9 @@ def methods(*, plugins: Sequence[Plugin] = ()) -> list[dict[str, Any]]:
 
 
 def recipe(
-    method: str,
+    method: str | Recipe | Callable[[], Recipe],
     *,
-    teacher: FilePath | None = None,
+    teacher: Model | None = None,
     task: str | None = None,
     stage: Literal["task", "general"] | None = None,
     out: FilePath | None = None,
@@ -364,25 +385,35 @@ def recipe(
 ) -> RunConfig:
     """Print a run of a method as YAML: edit it, then `tutelage run` it.
 
+    A teacher in memory is written into ``out/inputs``, so it needs ``out``.
+
     Args:
-        method: Method: one of `tutelage methods`, or of a plug-in.
+        method: Method: compact, kd, pkd, tinybert, minilmv2, minimum_knowledge or another of `tutelage methods`, or of a
+            plug-in.
         teacher: Teacher to write into the run.
         task: Task to write into the run; some methods have numbers of their own for it.
         stage: Stages to write: those on the task, or the general ones. Default: task, if the method has such.
         out: Output folder to write into the run.
-        plugins: Python file with terms, mechanisms or methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
 
     Raises:
         TutelageError: for an unknown method, or one without such stages.
 
     Example: tutelage recipe tinybert > my.yaml
     """
-    from tutelage.methods.named import method_recipe
     from tutelage.recipes.settings import run_config
 
-    found = method_recipe(method, task, more=read_plugins(plugins))
+    found = made(method, task, more=read_plugins(plugins))
     on_task = any(not part.on_corpus for part in found.stages)
     found = found.part(stage or ("task" if on_task else "general"))
+    if isinstance(teacher, tuple):
+        from tutelage.run.inputs import Inputs
+
+        if out is None:
+            raise TutelageError(
+                "teacher: a model in memory is written into the output folder; give out too, or a folder"
+            )
+        teacher = Inputs(out).model(teacher, "teacher")
     return run_config(found, {"task": task}, teacher=teacher, out=out, served=True)
 
 
@@ -401,7 +432,7 @@ def run(
     Args:
         path: YAML file of `tutelage recipe`, or config.yaml of a run.
         settings: Any setting of the run as path=value: teacher=FOLDER, stages.distill.epochs=2.
-        plugins: Python file with the terms, mechanisms or methods that the file names.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         resume: Continue the stopped run in the output folder.
         quiet: Print nothing.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tutelage.api.common import FilePath, place, several
+from tutelage.api.common import FilePath, Plugin, place, read_plugins, several
 
 if TYPE_CHECKING:
     from tutelage.run.inputs import Model
@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from tutelage.serving.server import Server
 
 
-def serve(student: Model, *, teacher: Model | None = None, host: str = "127.0.0.1", port: int = 0) -> Server:
+def serve(
+    student: Model,
+    *,
+    teacher: Model | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    plugins: Sequence[Plugin] = (),
+) -> Server:
     """Open a local page on which a model, or a student beside its teacher, answers typed texts.
 
     In Python the page is served by threads until it is closed: ``with tutelage.serve("runs/a/student") as page: page.wait()``.
@@ -25,6 +32,7 @@ def serve(student: Model, *, teacher: Model | None = None, host: str = "127.0.0.
         teacher: A second model of the same task, shown beside the first.
         host: Address to listen on. Only this machine can reach the default.
         port: Port to listen on; 0 for a free one.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
 
     Returns:
         The page; ``address`` is where it is, ``close()`` ends it.
@@ -37,19 +45,20 @@ def serve(student: Model, *, teacher: Model | None = None, host: str = "127.0.0.
     from tutelage.run.inputs import Inputs
     from tutelage.run.serving import serve as served
 
+    read_plugins(plugins)
     with Inputs() as inputs:
         second = None if teacher is None else inputs.model(teacher, "teacher")
         return served(inputs.model(student, "student"), second, host=host, port=port)
 
 
-def pack(model: FilePath, out: FilePath) -> Packed:
+def pack(model: Model, out: FilePath) -> Packed:
     """Write a model whose matrices have few values into a small folder, in a Huffman code.
 
     ``--method deep_compression`` trains such a student. The new folder has the tokenizer and the configuration, too, and ``unpack``
     makes a plain checkpoint of it, equal to the bit. Weights of other models are written as they are.
 
     Args:
-        model: Folder of a run, or of its student.
+        model: Model: a folder of a run, or of its student.
         out: Folder to write; new or empty.
 
     Returns:
@@ -60,9 +69,11 @@ def pack(model: FilePath, out: FilePath) -> Packed:
 
     Example: tutelage pack runs/a --out small/
     """
+    from tutelage.run.inputs import Inputs
     from tutelage.run.packing import pack as packed
 
-    return packed(Path(place(model)), Path(place(out)))
+    with Inputs() as inputs:
+        return packed(Path(inputs.model(model, "model")), Path(place(out)))
 
 
 def unpack(folder: FilePath, out: FilePath) -> Packed:
@@ -95,6 +106,7 @@ def push(
     example: Sequence[str] = (),
     public: bool = False,
     with_report: bool = False,
+    plugins: Sequence[Plugin] = (),
     yes: bool = False,
 ) -> Push:
     """Upload a student or an exported folder to the Hub; without --yes only show what would be uploaded.
@@ -111,6 +123,7 @@ def push(
         example: Example text for the model's widget, which everybody can read; a tab separates two texts.
         public: Make a new repository public. Default: private.
         with_report: Upload the reports too; they hold texts of the data and names of folders.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         yes: Really upload.
 
     Returns:
@@ -123,6 +136,7 @@ def push(
     """
     from tutelage.run.push import push as pushed
 
+    read_plugins(plugins)
     return pushed(
         Path(place(folder)),
         repo,

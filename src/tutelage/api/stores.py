@@ -12,9 +12,11 @@ from tutelage.recipes.choices import Dtype, Precision
 if TYPE_CHECKING:
     from tutelage.data.config import DataConfig, DataOptions
     from tutelage.recipes.recipe import Recipe
+    from tutelage.report.results import StorePlan
+    from tutelage.report.teachers import StoreEntry
     from tutelage.run.inputs import Model, Splits
     from tutelage.students.specs import Student
-from tutelage.api.common import FILES, FilePath, Plugin, place, place_or_none, store_config
+from tutelage.api.common import FILES, FilePath, Plugin, place, read_plugins, store_config
 
 
 @takes_data(*FILES, "unlabeled", "candidates", "max_train", "max_length")
@@ -33,13 +35,14 @@ def write_store(
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
-) -> dict[str, Any]:
+) -> StoreEntry:
     """Run a teacher once over the data and store what a method needs of it.
 
     Args:
         teacher: Fine-tuned teacher: a folder or a hub id.
         out: Folder for the store; must be new. A stopped command continues when it is repeated.
-        method: Method whose needs are stored: one of `tutelage methods`, or of a plug-in.
+        method: Method whose needs are stored: minimum_knowledge, compact, kd, pkd, tinybert, minilmv2 or another of `tutelage
+            methods`, or of a plug-in.
         student: Fields of the method's student to replace (layers=3), sizes, or a checkpoint; its depth decides which layers are
             stored. Default: the method's student.
         whole: Store all layers that the method could pair, at all tokens and neurons: a store for every smaller configuration.
@@ -47,7 +50,7 @@ def write_store(
         allow_weak_teacher: Continue even if the teacher scores no better than chance.
         mixed_precision: Precision of the teacher; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the method as path=value: hidden.keep=1l_10t_0.1h.
-        plugins: Python file with terms, mechanisms or methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -61,6 +64,7 @@ def write_store(
     from tutelage.run import stores
     from tutelage.run.inputs import Inputs
 
+    more = read_plugins(plugins)
     with Inputs(Path(place(out)).with_name(f"{Path(place(out)).name}-inputs")) as inputs:
         fields = {
             "teacher": inputs.model(teacher, "teacher"),
@@ -69,7 +73,7 @@ def write_store(
             "mixed_precision": mixed_precision,
             "allow_weak_teacher": allow_weak_teacher,
         }
-        config = store_config(method, student, inputs, inputs.data(data, options), settings, plugins, fields)
+        config = store_config(method, student, inputs, inputs.data(data, options), settings, more, fields)
         return stores.write(config, whole, quiet=quiet)
 
 
@@ -85,18 +89,19 @@ def plan_store(
     plugins: Sequence[Plugin] = (),
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
-) -> dict[str, Any]:
+) -> StorePlan:
     """Compute what a store would cost and save, before anything runs: bytes, operations, epochs until it pays.
 
     Args:
         teacher: Fine-tuned teacher: a folder or a hub id.
-        method: Method whose needs are stored: one of `tutelage methods`, or of a plug-in.
+        method: Method whose needs are stored: minimum_knowledge, compact, kd, pkd, tinybert, minilmv2 or another of `tutelage
+            methods`, or of a plug-in.
         student: Fields of the method's student to replace (layers=3), sizes, or a checkpoint; its depth decides which layers are
             stored. Default: the method's student.
         whole: Store all layers that the method could pair, at all tokens and neurons: a store for every smaller configuration.
         store_dtype: Type of the stored hidden states.
         settings: Any setting of the method as path=value: hidden.keep=1l_10t_0.1h.
-        plugins: Python file with terms, mechanisms or methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
 
@@ -108,10 +113,11 @@ def plan_store(
     from tutelage.run import stores
     from tutelage.run.inputs import Inputs
 
+    more = read_plugins(plugins)
     with Inputs() as inputs:
         fields = {"teacher": inputs.model(teacher, "teacher"), "out": "unused", "store_dtype": store_dtype}
         method = "minimum_knowledge" if method is None else method
-        config = store_config(method, student, inputs, inputs.data(data, options), settings, plugins, fields)
+        config = store_config(method, student, inputs, inputs.data(data, options), settings, more, fields)
         return stores.estimate(config, whole)
 
 
@@ -120,21 +126,22 @@ def compact_store(
     out: FilePath,
     *,
     method: str | Recipe | Callable[[], Recipe] | None = "minimum_knowledge",
-    student: FilePath | Student | None = None,
+    student: FilePath | Student | tuple[Any, Any] | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     plugins: Sequence[Plugin] = (),
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> StoreEntry:
     """Cut a store down to what a method needs; the same bytes as if the teacher had run again.
 
     Args:
         store: Folder of a larger store.
         out: Folder for the smaller store; must be new.
-        method: Method whose needs are kept: one of `tutelage methods`, or of a plug-in.
+        method: Method whose needs are kept: minimum_knowledge, compact, kd, pkd, tinybert, minilmv2 or another of `tutelage
+            methods`, or of a plug-in.
         student: Fields of the method's student to replace (layers=3), sizes, or a checkpoint; its depth decides which layers are
             kept. Default: the method's student.
         settings: Any setting of the method as path=value: hidden.keep=1l_10t_0.1h.
-        plugins: Python file with terms, mechanisms or methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
 
     Raises:
@@ -145,13 +152,14 @@ def compact_store(
     from tutelage.run import stores
     from tutelage.run.inputs import Inputs
 
+    more = read_plugins(plugins)
     with Inputs() as inputs:
         method = "minimum_knowledge" if method is None else method
-        config = store_config(method, student, inputs, {}, settings, plugins, {})
-    return stores.cut(config.recipe, Path(place(store)), Path(place(out)), quiet=quiet)
+        config = store_config(method, student, inputs, {}, settings, more, {})
+        return stores.cut(config.recipe, Path(place(store)), Path(place(out)), quiet=quiet)
 
 
-def inspect_store(path: FilePath) -> dict[str, Any]:
+def inspect_store(path: FilePath) -> StoreEntry:
     """Describe the content of a store, and which teacher wrote it.
 
     Args:
@@ -168,7 +176,7 @@ def inspect_store(path: FilePath) -> dict[str, Any]:
     return describe(Store(place(path)))
 
 
-def verify_store(path: FilePath, *, teacher: FilePath | None = None) -> dict[str, Any]:
+def verify_store(path: FilePath, *, teacher: Model | None = None) -> StoreEntry:
     """Compare every byte of a store with its checksums.
 
     Args:
@@ -183,7 +191,9 @@ def verify_store(path: FilePath, *, teacher: FilePath | None = None) -> dict[str
 
     Example: tutelage store verify stores/sst2 --teacher teacher/
     """
+    from tutelage.run.inputs import Inputs
     from tutelage.run.stores import verify
 
-    verify(Path(place(path)), place_or_none(teacher))
+    with Inputs() as inputs:
+        verify(Path(place(path)), None if teacher is None else inputs.model(teacher, "teacher"))
     return inspect_store(path)

@@ -11,7 +11,7 @@ from tutelage.errors import TutelageError
 from tutelage.recipes.choices import Dtype, Launcher, Precision
 
 if TYPE_CHECKING:
-    from tutelage.data.config import DataConfig, DataOptions
+    from tutelage.data.config import DataConfig, DataOptions, Table
     from tutelage.recipes.recipe import Recipe
     from tutelage.report.attention import AttentionReport
     from tutelage.report.compared import CompareReport
@@ -30,6 +30,8 @@ from tutelage.api.common import (
     data_config,
     megabytes,
     milliseconds,
+    named_methods,
+    named_students,
     place,
     place_or_none,
     plugin_files,
@@ -45,16 +47,17 @@ def ablate(
     method: Literal["tinybert"],
     out: FilePath,
     *,
-    teacher: FilePath,
-    general_teacher: FilePath,
+    teacher: Model,
+    general_teacher: Model,
     corpus: FilePath,
-    student: str = "layers=4,hidden=312,intermediate=1200,heads=12",
+    student: str | Student = "layers=4,hidden=312,intermediate=1200,heads=12",
     rows: Sequence[str] = (),
     seeds: int = 3,
     general: FilePath | None = None,
     mixed_precision: Precision = "no",
     settings: Mapping[str, Any] | Sequence[str] = (),
     launcher: Launcher = "local",
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
@@ -76,6 +79,7 @@ def ablate(
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value; a row without the stage that it names ignores it.
         launcher: Where runs are carried out: local, one after another; ray, side by side on a Ray cluster (needs the extra ray).
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -92,14 +96,15 @@ def ablate(
 
     if method != "tinybert":
         raise TutelageError(f"there are no ablation tables of {method!r}; use tinybert")
-    spec = parse(student)
+    spec = parse(student) if isinstance(student, str) else student
     if not isinstance(spec, Fresh):
         raise TutelageError(f"--student {student!r} makes no new network; give sizes, such as layers=4,hidden=312")
+    read_plugins(plugins)
     with Inputs(out) as inputs:
         return ablation.ablate(
             place(out),
-            teacher=place(teacher),
-            general_teacher=place(general_teacher),
+            teacher=inputs.model(teacher, "teacher"),
+            general_teacher=inputs.model(general_teacher, "general_teacher"),
             corpus=place(corpus),
             student=spec,
             data=data_config(inputs.data(data, options)),
@@ -119,8 +124,8 @@ def compare(
     *,
     out: FilePath,
     teacher: Model | None = None,
-    methods: Sequence[str] = (),
-    students: Sequence[str] = (),
+    methods: Sequence[str | Recipe | Callable[[], Recipe]] = (),
+    students: Sequence[FilePath | Student | tuple[Any, Any]] = (),
     seeds: int | None = None,
     steps: int | Literal["equal", "flops", "recipe"] | None = None,
     against: str | None = None,
@@ -140,6 +145,9 @@ def compare(
     Every combination is a run in ``out``. Finished ones are read, stopped ones are continued; one that fails is recorded, and the
     exit code is then 1. See docs/guides/compare.md for what is written and computed.
 
+    In Python methods may be recipes or functions that return one, and students specifications or models. They are named by
+    the recipe's ``method`` and by the words of ``--student``; each cell's ``config.yaml`` holds them whole.
+
     Args:
         plan: YAML file of several tasks, or of methods with settings; other options replace its fields.
         out: Folder of the comparison; a stopped command continues when it is repeated.
@@ -156,7 +164,7 @@ def compare(
         store: Keep the teacher's knowledge of a task's texts on disk, once for all runs that need the same of it.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here. Default: no.
         settings: Any setting of all runs as path=value: stages.*.batch_size=16.
-        plugins: Python file with terms, mechanisms or methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         launcher: Where runs are carried out: local, one after another; ray, side by side on a Ray cluster (needs the extra ray).
         quiet: Print nothing.
         data: The texts as one object.
@@ -174,10 +182,12 @@ def compare(
     from tutelage.studies.compare_plan import ComparedMethod, plan_of
 
     more = read_plugins(plugins)
+    names, recipes = named_methods(methods)
     with Inputs(out) as inputs:
+        shapes, specs = named_students(students, inputs)
         own: dict[str, Any] = {
-            "methods": [name.strip() for text in several(methods) for name in text.split(",")],
-            "students": [place(student) for student in several(students)],
+            "methods": names,
+            "students": shapes,
             "seeds": seeds,
             "steps": int(steps) if isinstance(steps, str) and steps.isdecimal() else steps,
             "against": against,
@@ -194,159 +204,12 @@ def compare(
             raise TutelageError("there is no teacher; give --teacher FOLDER, or name teachers and texts in the plan")
 
         def recipe_of(method: ComparedMethod, student: str, task: str | None) -> Recipe:
-            return recipe_for(method.method, student or None, inputs, task, method.ablation, more=more).part("task")
+            spec = specs.get(student, student) or None
+            given = recipes.get(method.method, method.method)
+            return recipe_for(given, spec, inputs, task, method.ablation, more=more).part("task")
 
         files = () if launcher == "local" else plugin_files(plugins)
         return compared(plan_of(plan, own), place(out), recipe_of, launcher=launcher, plugins=files, quiet=quiet)
-
-
-@takes_data(*FILES, "max_train", "max_length")
-def crossfit(
-    model: Model,
-    out: FilePath,
-    *,
-    folds: int = 5,
-    epochs: int = 3,
-    lr: float = 3e-5,
-    seed: int = 0,
-    mixed_precision: Precision = "no",
-    settings: Mapping[str, Any] | Sequence[str] = (),
-    quiet: bool = False,
-    data: DataConfig | Splits | None = None,
-    **options: Unpack[DataOptions],
-) -> dict[str, Any]:
-    """Write out-of-fold predictions for the training set (k-fold cross-fitting), to teach with or for Pea-KD's PTP labels.
-
-    ``distill(None, ..., teacher_predictions="OUT/predictions.jsonl", student="layers=3,source=teacher/")`` learns from them;
-    ``distill(..., method="pea_kd", settings={"stages.ptp.ptp_labels.source": out})`` makes PTP labels of them.
-
-    Args:
-        model: Checkpoint that each fold starts from: a folder or a hub id.
-        out: Folder of the folds; a stopped command continues when it is repeated.
-        folds: Parts of the training set.
-        epochs: Passes over the training set.
-        lr: Peak learning rate.
-        seed: Seed of all random numbers.
-        mixed_precision: Precision of training and prediction; no is float32, auto is bf16 where it is faster here.
-        settings: Any setting of the runs as path=value: stages.finetune.batch_size=16.
-        quiet: Print nothing.
-        data: The texts as one object.
-        **options: The texts by the fields of DataConfig.
-
-    Raises:
-        TutelageError: for any mistake in the arguments.
-
-    Example: tutelage crossfit --model bert-base-uncased --task mrpc --folds 5 --out folds/mrpc
-    """
-    from tutelage.methods.finetune import finetune as recipe_of
-    from tutelage.recipes.config import as_options
-    from tutelage.recipes.settings import run_config
-    from tutelage.run.inputs import Inputs
-    from tutelage.students.specs import Checkpoint
-    from tutelage.studies.crossfit import crossfit as crossfitted
-
-    if folds < 2:
-        raise TutelageError(f"--folds {folds} leaves nothing to learn from; give at least 2")
-    with Inputs(out) as inputs:
-        start = Checkpoint(name=inputs.model(model, "model"))
-        with as_options():
-            recipe = recipe_of(start, epochs, lr)
-        fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision}
-        config = run_config(recipe, inputs.data(data, options), settings, **fields)
-        found = crossfitted(config, folds, quiet=quiet)
-    return found.model_dump(mode="json", exclude={"contents"}) | {"examples": len(found.contents)}
-
-
-@takes_data(*FILES, "max_train", "max_length")
-def train_team(
-    model: Model,
-    out: FilePath,
-    *,
-    members: Sequence[str] = (),
-    epochs: int = 3,
-    lr: float = 3e-5,
-    shared_head: bool = False,
-    mixed_precision: Precision = "no",
-    settings: Mapping[str, Any] | Sequence[str] = (),
-    quiet: bool = False,
-    data: DataConfig | Splits | None = None,
-    **options: Unpack[DataOptions],
-) -> dict[str, Any]:
-    """Fine-tune several different teachers on a task; autoskdbert, skdbert, ensemble and mt_bert distil from them.
-
-    No teacher learns from the tenth of the training set (about 300 to 2,000 examples) on which :func:`distill` learns the
-    sampling weights. Returns how the teachers compare, as :func:`show_team`.
-
-    Args:
-        model: Checkpoint that each teacher starts from: a folder or a hub id.
-        out: Folder of the teachers; a stopped command continues when it is repeated.
-        members: How one teacher differs: model, layers, seed, epochs, lr, only=1/2 (a part of the training set), noise=0.5
-            (share of wrong labels), with commas between them. Default: five teachers of usual kinds.
-        epochs: Passes over the training set.
-        lr: Peak learning rate.
-        shared_head: Train all teachers together, with one pooling and prediction layer (MT-BERT). They may differ in model and
-            layers; their hidden sizes and the kind of their heads must agree. Default: three teachers of different depths.
-        mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
-        settings: Any setting of the runs as path=value: stages.finetune.batch_size=16.
-        quiet: Print nothing.
-        data: The texts as one object.
-        **options: The texts by the fields of DataConfig.
-
-    Raises:
-        TutelageError: for any mistake in the arguments.
-
-    Example: tutelage team train --model bert-base-uncased --task mrpc --member seed=0 --member layers=6,seed=1,lr=1e-4
-        --member only=1/2,seed=2 --out team/
-    """
-    from tutelage.run.inputs import Inputs
-    from tutelage.studies import teams
-
-    with Inputs(out) as inputs:
-        return teams.train_team(
-            inputs.model(model, "model"),
-            place(out),
-            several(members),
-            data_config(inputs.data(data, options)),
-            epochs=epochs,
-            lr=lr,
-            mixed_precision=mixed_precision,
-            settings=settings,
-            shared_head=shared_head,
-            quiet=quiet,
-        )
-
-
-@takes_data(*FILES, "max_train", "max_length")
-def show_team(
-    team: FilePath | Sequence[Model],
-    *,
-    quiet: bool = False,
-    data: DataConfig | Splits | None = None,
-    **options: Unpack[DataOptions],
-) -> dict[str, Any]:
-    """Compare teachers: scores on the evaluation set and on held-out training examples, agreement, diversity.
-
-    See :func:`tutelage.evaluation.diversity.diversity` for the measures. ``not_kept_apart`` names the teachers that may have
-    been trained on the held-out examples.
-
-    Args:
-        team: Folder of `tutelage team train`, or a list of teachers. A folder brings its own data settings; options given here
-            override them. A list needs data to compare the teachers on.
-        quiet: Print nothing.
-        data: The texts as one object.
-        **options: The texts by the fields of DataConfig.
-
-    Raises:
-        TutelageError: for any mistake in the arguments.
-
-    Example: tutelage team show team/
-    """
-    from tutelage.run.inputs import Inputs
-    from tutelage.studies import teams
-
-    with Inputs() as inputs:
-        names = [inputs.model(one, "team") for one in several(team)]
-        return teams.show_team(names, data_config(inputs.data(data, options)), quiet=quiet)
 
 
 @takes_data(*FILES, "unlabeled", "max_train", "max_length")
@@ -354,7 +217,7 @@ def chain(
     teacher: Model,
     out: FilePath,
     *,
-    through: Sequence[str | Student],
+    through: Sequence[FilePath | Student | tuple[Any, Any]],
     student: FilePath | Student | tuple[Any, Any] = "layers=3",
     method: str | Recipe | Callable[[], Recipe] | None = "compact",
     seed: int = 0,
@@ -376,12 +239,13 @@ def chain(
         through: Teacher assistant, as a student; name them from large to small.
         student: Fields of the method's student to replace (layers=3), sizes of a new network (layers=4,hidden=312), or a
             checkpoint.
-        method: Method: one of `tutelage methods`, or of a plug-in.
+        method: Method: compact, kd, pkd, tinybert, minilmv2, minimum_knowledge or another of `tutelage methods`, or of a
+            plug-in.
         seed: Seed of all random numbers.
         allow_weak_teacher: Continue even if the teacher scores no better than chance.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value: stages.distill.epochs=2.
-        plugins: Python file with terms, mechanisms or methods of your own.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -402,11 +266,11 @@ def chain(
         raise TutelageError(
             "there is no assistant between teacher and student; give --through layers=5, or use distill"
         )
+    more = read_plugins(plugins)
     with Inputs(out) as inputs:
         tree = inputs.data(data, options)
-        known, task = read_plugins(plugins), tree.get("task")
         recipe, *assistants = (
-            recipe_for(method, link, inputs, task, None, more=known).part("task")
+            recipe_for(method, link, inputs, tree.get("task"), more=more).part("task")
             for link in (student, *several(through))
         )
         fields = {
@@ -441,6 +305,7 @@ def search_knowledge(
     seed: int = 0,
     mixed_precision: Precision = "no",
     settings: Mapping[str, Any] | Sequence[str] = (),
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
@@ -466,6 +331,7 @@ def search_knowledge(
         seed: Seed of the draw, and of the first run.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
         settings: Any setting of the runs as path=value; epochs are those of the last rung.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -478,6 +344,7 @@ def search_knowledge(
     from tutelage.run.inputs import Inputs
     from tutelage.studies import search
 
+    read_plugins(plugins)
     with Inputs(out) as inputs:
         return search.search_knowledge(
             inputs.model(teacher, "teacher"),
@@ -511,6 +378,7 @@ def shrink(
     teacher_store: FilePath | None = None,
     seed: int = 0,
     mixed_precision: Precision = "no",
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
@@ -532,6 +400,7 @@ def shrink(
         teacher_store: Folder of the teacher's stored knowledge. Default: the store that fits, written if there is none.
         seed: Seed of all random numbers.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -553,6 +422,7 @@ def shrink(
         max_parameters=amount(max_parameters, "max_parameters", {"": 1, "M": 1e6, "k": 1e3}),
         min_retention=min_retention,
     )
+    read_plugins(plugins)
     with Inputs(out) as inputs:
         fields = {"teacher": inputs.model(teacher, "teacher"), "teacher_store": teacher_store, "seed": seed}
         fields |= {"mixed_precision": mixed_precision, "baseline": False}
@@ -563,17 +433,19 @@ def shrink(
 def attention_report(
     teacher: Model,
     student: Model,
-    texts: FilePath,
+    texts: FilePath | Table,
     out: FilePath | None = None,
     *,
     text: str = "text",
     max_texts: int = 256,
     max_length: int | None = None,
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
 ) -> AttentionReport:
     """Compare the attention of a student with its teacher's, head by head: divergence and cosine similarity.
 
-    See :mod:`tutelage.studies.attention` for what is measured.
+    See :mod:`tutelage.studies.attention` for what is measured. In Python the texts may be in memory: a list, a
+    ``datasets.Dataset``, a frame or a dict of columns.
 
     Args:
         teacher: Teacher, with any head or none: a folder or a hub id.
@@ -583,6 +455,7 @@ def attention_report(
         text: Column of the text.
         max_texts: Number of texts to draw if there are more.
         max_length: Longest input in tokens. Default: 128, or the positions of the models.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
 
     Raises:
@@ -593,11 +466,12 @@ def attention_report(
     from tutelage.run.inputs import Inputs
     from tutelage.studies.attention import compare_models
 
+    read_plugins(plugins)
     with Inputs() as inputs:
         return compare_models(
             inputs.model(teacher, "teacher"),
             inputs.model(student, "student"),
-            place(texts),
+            inputs.texts(texts, "texts", text),
             place_or_none(out),
             text=text,
             max_texts=max_texts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -10,9 +11,11 @@ from tutelage.data.signature import takes_data
 from tutelage.recipes.choices import Precision
 
 if TYPE_CHECKING:
-    from tutelage.data.config import DataConfig, DataOptions
+    from tutelage.data.augmentation.candidates import CandidatesManifest
+    from tutelage.data.config import DataConfig, DataOptions, Table
+    from tutelage.report.results import CorpusSummary
     from tutelage.run.inputs import Model, Splits
-from tutelage.api.common import FILES, FilePath, data_config, place, place_or_none, several
+from tutelage.api.common import FILES, FilePath, Plugin, data_config, place, place_or_none, read_plugins, several
 
 
 @takes_data(*(name for name in FILES if name != "dev"), "unlabeled", "max_train")
@@ -25,10 +28,11 @@ def augment(
     context: Literal["masked_only", "masked_plus_original"] = "masked_only",
     filtered: bool = True,
     mixed_precision: Precision = "no",
+    plugins: Sequence[Plugin] = (),
     quiet: bool = False,
     data: DataConfig | Splits | None = None,
     **options: Unpack[DataOptions],
-) -> dict[str, Any]:
+) -> CandidatesManifest:
     """Compute substitution candidates for every word of the training texts, from which augmentation samples.
 
     ``distill(..., candidates=out)`` uses them. See :func:`tutelage.data.augmentation.propose.propose`.
@@ -42,6 +46,7 @@ def augment(
         context: What the proposer reads: the masked text, or also the original text, as TinyBERT's code does.
         filtered: Leave out stop words, punctuation and the word itself.
         mixed_precision: Precision of the proposer; no is float32, auto is bf16 where it is faster here.
+        plugins: Python file with kinds of task, terms, mechanisms, students or methods of your own.
         quiet: Print nothing.
         data: The texts as one object.
         **options: The texts by the fields of DataConfig.
@@ -54,6 +59,7 @@ def augment(
     from tutelage.run.inputs import Inputs
     from tutelage.studies.augmentation import augment as augmented
 
+    read_plugins(plugins)
     with Inputs() as inputs:
         return augmented(
             inputs.model(proposer, "proposer"),
@@ -69,14 +75,17 @@ def augment(
 
 
 def build_corpus(
-    sources: Sequence[FilePath],
+    sources: FilePath | Table | Sequence[FilePath | Table],
     out: FilePath,
     *,
-    tokenizer: FilePath,
+    tokenizer: FilePath | Any,
     split: Literal["sentences", "lines"] = "sentences",
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> CorpusSummary:
     """Tokenise plain text once into a corpus, for general distillation and pretraining.
+
+    In Python a source may also be in memory: a ``datasets.Dataset`` (also a stream) or a frame with a column ``text``, or a list of
+    texts within the list of sources, ``sources=[texts]``. Each text is a document. The tokenizer may be an object.
 
     Args:
         sources: Text files (.txt, .txt.gz) with a paragraph a line and a blank line between documents; or data sets on the Hub:
@@ -91,18 +100,20 @@ def build_corpus(
 
     Example: tutelage corpus build wiki.txt.gz hub:wikitext,config=wikitext-103-raw-v1 --tokenizer bert-base-uncased --out corpus/
     """
-    from tutelage.data.corpus import building, reading
-    from tutelage.data.tokenizers import load_tokenizer
+    from tutelage.data.corpus import building
     from tutelage.progress import Display
+    from tutelage.report.results import CorpusSummary
+    from tutelage.run.inputs import documents_in, tokenizer_in
 
     display = Display(quiet)
     with display:
-        texts, known = [place(source) for source in several(sources)], load_tokenizer(place(tokenizer))
+        texts = [place(one) if isinstance(one, str | os.PathLike) else documents_in(one) for one in several(sources)]
+        known = tokenizer_in(tokenizer)
         corpus = building.build(texts, Path(place(out)), known, split=split, advance=display.count)
-    return reading.describe(corpus)
+    return CorpusSummary.of(corpus)
 
 
-def inspect_corpus(path: FilePath) -> dict[str, Any]:
+def inspect_corpus(path: FilePath) -> CorpusSummary:
     """Describe the content of a corpus.
 
     Args:
@@ -113,6 +124,7 @@ def inspect_corpus(path: FilePath) -> dict[str, Any]:
 
     Example: tutelage corpus inspect corpus/ --json
     """
-    from tutelage.data.corpus.reading import Corpus, describe
+    from tutelage.data.corpus.reading import Corpus
+    from tutelage.report.results import CorpusSummary
 
-    return describe(Corpus(place(path)))
+    return CorpusSummary.of(Corpus(place(path)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import os
 import re
 import types
 from collections.abc import Callable, Sequence
@@ -73,6 +74,9 @@ PANELS = {
 }
 """Where ``--help`` shows an option; those of data have a panel of their own, others none."""
 
+VALUES = dict.fromkeys(("kind", "metric", "task", "method", "methods", "against", "ablation", "rows"), "<name>")
+"""What ``--help`` shows as the value of an option whose names its help lists: a plug-in, or a task, may add others."""
+
 SEVERAL = ("--students", "--methods")
 """Options that take all words up to the next option. (Click's take one word each time they are given.)"""
 
@@ -129,11 +133,11 @@ class Command(TyperCommand):
     def _called(self) -> Callable[..., None]:
         """A function with typer's annotations, which shows what the command's function returns."""
         own, said = inspect.signature(self.function), about(self.function)
-        names = vars(builtins) | self.function.__globals__
+        names = vars(builtins) | self.function.__globals__ | {"Model": api.FilePath, "Table": api.FilePath}
         hints = get_type_hints(self.function, localns=_Known(names))
         parameters: dict[str, inspect.Parameter] = {}
 
-        def add(name: str, hint: Any, default: Any, text: str, panel: str | None) -> None:
+        def add(name: str, hint: Any, default: Any, text: str, panel: str | None, value: str | None) -> None:
             # Objects that Python takes in place of a file, or numbers in place of text, are no options that are given twice.
             kind = str if default is None and option_type(hint) == list[str] else option_type(hint)
             if default in (None, ()) and default is not inspect.Parameter.empty:
@@ -143,7 +147,7 @@ class Command(TyperCommand):
             if name in self.arguments:
                 meta = typer.Argument(help=_plain(text))
             else:
-                meta = typer.Option(*spelt, help=_plain(text), rich_help_panel=panel)
+                meta = typer.Option(*spelt, help=_plain(text), rich_help_panel=panel, metavar=VALUES.get(name, value))
             place = inspect.Parameter.KEYWORD_ONLY
             parameters[name] = inspect.Parameter(name, place, default=default, annotation=Annotated[kind, meta])
 
@@ -152,10 +156,10 @@ class Command(TyperCommand):
                 default = own.parameters[name].default
                 if default is inspect.Parameter.empty and type(None) in get_args(hint):
                     default = None
-                add(name, hint, default, said.arguments[name], _panel(name))
-        for name, (hint, default, text) in data_options(self.function).items():
-            add(name, hint, default, text, "Data")
-        add("json", bool, False, "Print the result as JSON on stdout and nothing else.", "Output")
+                add(name, hint, default, said.arguments[name], _panel(name), value_of(hint))
+        for name, (hint, default, text, value) in data_options(self.function).items():
+            add(name, hint, default, text, "Data", value)
+        add("json", bool, False, "Print the result as JSON on stdout and nothing else.", "Output", None)
 
         def called(json: bool, **given: Any) -> None:
             from tutelage.cli import shown
@@ -199,15 +203,29 @@ def option_type(hint: Any) -> Any:
     return str
 
 
-def data_options(function: Callable[..., Any]) -> dict[str, tuple[Any, Any, str]]:
-    """Type, default and help of the options of data that a command has."""
+def value_of(hint: Any) -> str | None:
+    """What ``--help`` shows as the value of an option of this type: a path, a number or a word; ``None`` for its usual words."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    numbers = [kind.__name__ for kind in kinds if kind in (int, float)]
+    if words and numbers:
+        return f"<{'|'.join([*numbers, *words])}>"
+    origins = [get_origin(kind) for kind in kinds]
+    return "<path>" if os.PathLike in origins and Sequence not in origins and Any not in kinds else None
+
+
+def data_options(function: Callable[..., Any]) -> dict[str, tuple[Any, Any, str, str | None]]:
+    """Type, default, help and shown value of the options of data that a command has."""
     names: tuple[str, ...] = getattr(function, "data_options", ())
     if not names:
         return {}
-    from tutelage.data.config import DataConfig
+    from tutelage.data.config import DataConfig, DataOptions
 
-    hints, fields = get_type_hints(DataConfig), DataConfig.model_fields
-    return {name: (hints[name], fields[name].default, fields[name].description or "") for name in names}
+    hints, fields, taken = get_type_hints(DataConfig), DataConfig.model_fields, get_type_hints(DataOptions)
+    return {
+        name: (hints[name], fields[name].default, fields[name].description or "", value_of(taken[name]))
+        for name in names
+    }
 
 
 def _panel(name: str) -> str | None:

@@ -16,12 +16,17 @@ from rich.table import Table
 from tutelage.report.comparison import tables
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from tutelage.recipes.config import RunConfig
+    from tutelage.recipes.table import MethodRow
     from tutelage.report.attention import AttentionReport
     from tutelage.report.cascade import CascadeReport
     from tutelage.report.compared import CompareReport
+    from tutelage.report.results import Evaluation, TeamReport
     from tutelage.report.search import Search
     from tutelage.report.shrink import Shrink
+    from tutelage.report.teachers import StoreEntry
     from tutelage.run.gate import Gate
     from tutelage.run.packing import Packed
     from tutelage.run.push import Push
@@ -46,7 +51,7 @@ def show(command: str, result: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps(_tree(result), indent=1, allow_nan=False), flush=True)
     else:
-        table: Callable[[Any], None] = SHOWN.get(command, _list)
+        table: Callable[[Any], None] = SHOWN.get(command, _fields)
         table(result)
     if hasattr(result, "wait"):
         result.wait()
@@ -85,10 +90,10 @@ def _show(table: Table) -> None:
     console.print(table)
 
 
-def _list(values: dict[str, Any]) -> None:
+def _fields(found: BaseModel) -> None:
     """Names and values, one a line."""
     table = Table(show_header=False, box=None)
-    for name, value in values.items():
+    for name, value in found.model_dump(mode="json").items():
         shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
         table.add_row(name.replace("_", " "), shown)
     _show(table)
@@ -107,9 +112,9 @@ def _result(result: Result) -> None:
     _say(f"{student}: {result.folder}/report.html")
 
 
-def _scores(result: dict[str, Any]) -> None:
+def _scores(found: Evaluation) -> None:
     table = Table("part", "metric", "score")
-    for part, scores in result["scores"].items():
+    for part, scores in found.scores.items():
         for metric, value in scores.items():
             table.add_row(part, metric, f"{value:.4f}")
     _show(table)
@@ -126,21 +131,21 @@ def _chain(results: list[Result]) -> None:
     _say(f"Student: {reports[-1]['student']['name']}")
 
 
-def _team(found: dict[str, Any]) -> None:
+def _team(found: TeamReport) -> None:
     """The scores of the teachers, and the agreement of each two."""
-    metric, part, members = found["metric"], found["part"], found["members"]
-    alike = found.get("agreement", [[] for _ in members])  # for tokens and spans there is none
+    metric, part, members = found.metric, found.part, found.members
+    alike = found.agreement or [[] for _ in members]  # for tokens and spans there is none
     heads = [f"= {number}" for number in range(1, len(alike[0]) + 1)]
     table = Table("", "teacher", "M parameters", f"{metric}, {part}", f"{metric}, held-out train", *heads)
     for row, one in enumerate(members):
-        scores = [f"{one['scores'][place][metric]:.4f}" for place in (part, "held_out")]
+        scores = [f"{one.scores[place][metric]:.4f}" for place in (part, "held_out")]
         agreement = [f"{value:.2f}" for value in alike[row]]
-        table.add_row(str(row + 1), one["name"], f"{one['parameters'] / 1e6:.1f}", *scores, *agreement)
+        table.add_row(str(row + 1), one.name, f"{one.parameters / 1e6:.1f}", *scores, *agreement)
     _show(table)
-    lines = [f"mean disagreement {found['disagreement']:.3f}"] if "disagreement" in found else []
-    if "ensemble" in found:
-        lines.append(f"the mean of all: {found['ensemble']:.4f} accuracy")
-        lines.append(f"at least one is right on {found['one_right']:.4f}, all on {found['all_right']:.4f}")
+    lines = [] if found.disagreement is None else [f"mean disagreement {found.disagreement:.3f}"]
+    if found.ensemble is not None:
+        lines.append(f"the mean of all: {found.ensemble:.4f} accuracy")
+        lines.append(f"at least one is right on {found.one_right:.4f}, all on {found.all_right:.4f}")
     if lines:
         _say(f"On {part}: {'; '.join(lines)}")
 
@@ -393,17 +398,15 @@ def _read_on(found: CompareReport) -> None:
     _say(f"Page: {found.out}/compare.html; also compare.json, arms.csv, contrasts.csv, served.csv and compare.tex")
 
 
-def _methods(rows: list[dict[str, Any]]) -> None:
-    from tutelage.recipes.table import COLUMNS
-
+def _methods(rows: list[MethodRow]) -> None:
     table = Table(title="What each method takes from the teacher, and how", padding=(0, 0, 0, 1))
     for column in ("method", "start", "stage", "on", "learns"):
         table.add_column(column, overflow="fold", no_wrap=column in ("stage", "on"))
     for row in rows:
-        for index, stage in enumerate(row["stages"]):
-            learns = "; ".join(f"{part}: {stage[part]}" for part in (*COLUMNS, "mechanisms") if stage[part])
-            first = (row["method"], row["init"]) if index == 0 else ("", "")
-            table.add_row(*first, stage["stage"], stage["data"], learns)
+        for index, stage in enumerate(row.stages):
+            learns = "; ".join(f"{part}: {words}" for part, words in stage.learns().items())
+            first = (row.method, row.init) if index == 0 else ("", "")
+            table.add_row(*first, stage.stage, stage.data, learns)
     _show(table)
 
 
@@ -413,8 +416,8 @@ def _yaml(config: RunConfig) -> None:
     print(to_yaml(config), end="")
 
 
-def _whole(found: dict[str, Any]) -> None:
-    _say(f"{found['path']} is whole")
+def _whole(found: StoreEntry) -> None:
+    _say(f"{found.path} is whole")
 
 
 SHOWN: dict[str, Callable[[Any], None]] = {

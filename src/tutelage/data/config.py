@@ -101,8 +101,8 @@ class DataConfig(BaseModel):
     """Kind of task: classification, regression, multilabel, tokens, spans, embedding, or that of a plug-in. Default: inferred from
     the labels, between the first three."""
     metric: str | None = None
-    """Metric that leads the report and selects the best epoch: accuracy, f1, macro_f1, micro_f1, mcc, spearman or pearson. Default:
-    the task's own; the mean of F1 and accuracy selects for MRPC and QQP."""
+    """Metric that leads the report and selects the best epoch: accuracy, f1, macro_f1, micro_f1, mcc, spearman, pearson, or that of
+    a plug-in's kind. Default: the task's own; the mean of F1 and accuracy selects for MRPC and QQP."""
     unlabeled: Place | None = None
     """File of texts without labels. The teacher's predictions are their labels."""
     predictions: Predictions | None = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny
 
-from tutelage.objectives.kinds import by_kind
+from tutelage.objectives.kinds import ByKind
 from tutelage.objectives.term import Term
 from tutelage.students.specs import Student
 
@@ -199,7 +199,7 @@ def reported(mechanisms: Iterable[Mechanism], scene: Scene) -> dict[str, Any]:
     return {"mechanisms": said, "sections": [section for one in each for section in one.sections(scene)]}
 
 
-AnyMechanism = Annotated[SerializeAsAny[Mechanism], by_kind(Mechanism, "mechanism")]
+AnyMechanism = Annotated[SerializeAsAny[Mechanism], ByKind(Mechanism, "mechanism")]
 
 
 def of_kind(mechanisms: Sequence[Mechanism], cls: type[Mechanism]) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import SerializeAsAny
 
 from tutelage.objectives import attention, hidden, hidden_knowledge, mapped, predictions, relations, transport
-from tutelage.objectives.kinds import by_kind, kinds_of
+from tutelage.objectives.kinds import ByKind, kinds_of
 from tutelage.objectives.term import Term
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "transport",
 ]
 
-AnyTerm = Annotated[SerializeAsAny[Term], by_kind(Term, "term")]
+AnyTerm = Annotated[SerializeAsAny[Term], ByKind(Term, "term")]
 
 
 def title_of(kind: str) -> str:

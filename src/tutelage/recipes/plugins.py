@@ -1,7 +1,7 @@
-"""Terms, mechanisms, students and methods in a user's own file: ``--plugin my_losses.py``.
+"""Kinds of task, terms, mechanisms, students and methods in a user's own file: ``--plugin my_losses.py``.
 
-A term, a mechanism or a student is a subclass, known by its ``kind`` (a student: its ``init``) as soon as it is defined. A method
-is a function that is annotated to return a :class:`~tutelage.recipes.recipe.Recipe`, known by its name.
+A kind of task, a term, a mechanism or a student is a subclass, known by its ``name``, its ``kind`` or its ``init`` as soon as it is
+defined. A method is a function that is annotated to return a :class:`~tutelage.recipes.recipe.Recipe`, known by its name.
 """
 
 from __future__ import annotations
@@ -44,11 +44,40 @@ def load(plugin: str | os.PathLike[str] | ModuleType) -> dict[str, Callable[...,
                 raise TutelageError(
                     f"{module.__file__}: the {key} {kind!r} already exists; give {one.__name__} another"
                 )
+    if "tutelage.tasks.kind" in sys.modules:  # else it defines none, and this import takes seconds
+        _check_kinds(module)
     return {
         name: value
         for name, value in inspect.getmembers(module, inspect.isfunction)
         if value.__module__ == module.__name__ and _returns_recipe(value)
     }
+
+
+def _check_kinds(module: ModuleType) -> None:
+    """See that the kinds of task that a plug-in defines can be used.
+
+    Raises:
+        TutelageError: the package has one of this name, or one leaves questions open.
+    """
+    from tutelage.tasks import KINDS
+    from tutelage.tasks.kind import Kind
+
+    for one in vars(module).values():
+        if (
+            isinstance(one, type)
+            and issubclass(one, Kind)
+            and one.__module__ == module.__name__
+            and "name" in vars(one)
+        ):
+            if one.name in KINDS:
+                raise TutelageError(
+                    f"{module.__file__}: the kind {one.name!r} already exists; give {one.__name__} another name"
+                )
+            if lacking := sorted(one.__abstractmethods__):
+                raise TutelageError(
+                    f"{module.__file__}: the kind {one.name!r} lacks {', '.join(lacking)}; define them, or derive "
+                    f"{one.__name__} from a kind that has them"
+                )
 
 
 def _module(path: Path) -> ModuleType:

@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
 from tutelage.objectives.term import Column
 from tutelage.recipes.recipe import Recipe
+from tutelage.report.section import Block
 from tutelage.students.specs import Copied
 
 COLUMNS: tuple[Column, ...] = get_args(Column)
 """What a stage may learn from."""
 
 
-def method_row(recipe: Recipe) -> dict[str, Any]:
-    """One row of the methods table, computed from the recipe.
+class StageRow(Block):
+    """What a stage of a method learns: for each kind of knowledge the losses that compare it, in words; empty without one."""
 
-    Keys: ``method``, ``title``, ``paper``, ``init``, and ``stages``. A stage has its name, its ``data``, the kinds of its
-    ``mechanisms`` and, for each of :data:`COLUMNS`, the losses that compare this knowledge. Stages of
-    teacher assistants come first.
-    """
+    stage: str
+    data: str
+    """The texts: a part of the data, or ``corpus``."""
+    mechanisms: str
+    """Their kinds."""
+    embeddings: str
+    attention: str
+    hidden: str
+    predictions: str
+    labels: str
+
+    def learns(self) -> dict[str, str]:
+        """The losses by the kind of knowledge, where there are some; the mechanisms too."""
+        return {column: words for column in (*COLUMNS, "mechanisms") if (words := getattr(self, column))}
+
+
+class MethodRow(Block):
+    """What a method takes from the teacher, and how; computed from its recipe."""
+
+    method: str
+    title: str
+    """Name for people."""
+    paper: str
+    init: str
+    """Where the student starts."""
+    stages: list[StageRow]
+    """Those of teacher assistants come first."""
+
+
+def method_row(recipe: Recipe) -> MethodRow:
+    """One row of the methods table."""
     student = recipe.student
     init = {"fresh": "random"}.get(student.init, student.init)
     if isinstance(student, Copied) and isinstance(student.layers, int):
@@ -26,8 +54,9 @@ def method_row(recipe: Recipe) -> dict[str, Any]:
     stages = []
     before = [stage for assistant in recipe.assistants for stage in assistant.stages or ()]
     for stage in [*before, *recipe.stages]:
-        row = {"stage": stage.name, "data": stage.data if isinstance(stage.data, str) else "corpus"}
-        row["mechanisms"] = ", ".join(mechanism.kind for mechanism in stage.mechanisms)
         terms = [term for term in stage.objective if term.weight > 0]
-        stages.append(row | {c: ", ".join(term.words() for term in terms if term.column == c) for c in COLUMNS})
-    return {"method": recipe.method, "title": recipe.title, "paper": recipe.source, "init": init, "stages": stages}
+        learns = {c: ", ".join(term.words() for term in terms if term.column == c) for c in COLUMNS}
+        mechanisms = ", ".join(mechanism.kind for mechanism in stage.mechanisms)
+        where = stage.data if isinstance(stage.data, str) else "corpus"
+        stages.append(StageRow(stage=stage.name, data=where, mechanisms=mechanisms, **learns))
+    return MethodRow(method=recipe.method, title=recipe.title, paper=recipe.source, init=init, stages=stages)

@@ -11,7 +11,7 @@ Scores: TypeAlias = dict[str, float]
 
 
 class StoreEntry(Block):
-    """The store of teacher knowledge that the student was trained from."""
+    """A store of teacher knowledge."""
 
     path: str
     task: str
@@ -34,6 +34,18 @@ class StoreEntry(Block):
     shards: int
     dev: list[str]
     """Parts of the evaluation set whose teacher predictions are stored."""
+
+
+class TeacherEntry(Block):
+    """One of several teachers of a task."""
+
+    name: str
+    shape: str
+    """Layers, width, heads and intermediate size, in words."""
+    parameters: int
+    """Number of parameters; a tied tensor counts once."""
+    scores: dict[str, Scores]
+    """By part of the evaluation set; ``held_out`` is the held-out part of train."""
 
 
 class Agreement(Block):

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 
 from tutelage.data.config import DataConfig, FilePath, Table
+from tutelage.data.corpus.building import Documents
 from tutelage.data.readers.files import named
 from tutelage.data.readers.table import shown
+from tutelage.data.tokenizers import load_tokenizer
 from tutelage.errors import TutelageError, last_reason
 from tutelage.tasks import kind_of
 
@@ -153,6 +155,17 @@ class Inputs:
                 tree["file"] = self._table(found, every, "predictions", wanted)
         return tree if prior is None else tree | {"prior": prior}
 
+    def texts(self, given: FilePath | Table, name: str, column: str) -> str:
+        """The path of a file of texts; a table in memory is written as JSON lines, with this column alone.
+
+        Raises:
+            TutelageError: as :meth:`data`.
+        """
+        if isinstance(given, str | os.PathLike):
+            return os.path.expanduser(os.fspath(given))
+        found, names = _columns(given, name, column, "label", {column})
+        return self._table(found, names, name, {column: column})
+
     def _table(
         self,
         columns: Mapping[str, list[Any]],
@@ -200,6 +213,52 @@ class Inputs:
                 f"--out {str(self._out)!r} cannot be written ({error.strerror}); name another folder"
             ) from None
         return place
+
+
+def tokenizer_in(given: Any) -> Any:
+    """A tokenizer of transformers: by the path of its model, alone, or beside its model.
+
+    Raises:
+        TutelageError: it is something else, or cannot be loaded.
+    """
+    if isinstance(given, str | os.PathLike):
+        return load_tokenizer(os.path.expanduser(os.fspath(given)))
+    found = _pair(given, "tokenizer")[1] if isinstance(given, tuple) else given
+    if not (hasattr(found, "save_pretrained") and hasattr(found, "get_vocab")):
+        raise TutelageError(
+            f"tokenizer={type(found).__name__} is no tokenizer of transformers; give one, a folder or a hub id"
+        )
+    return found
+
+
+def documents_in(given: Any) -> Documents:
+    """Texts in memory, or the column ``text`` of a table in memory, for a corpus; rows of a ``datasets.Dataset`` are read one after
+    the other.
+
+    Raises:
+        TutelageError: there is no such column.
+    """
+    name, column = f"{type(given).__name__} in memory", "text"
+
+    def check(names: Collection[str]) -> None:
+        if column not in names:
+            raise TutelageError(
+                f"{name} has no column {column!r}, only {', '.join(names)}; rename the column of the text"
+            )
+
+    def rows(dataset: Any) -> Iterator[Any]:
+        for row in dataset:
+            check(row)
+            yield row[column]
+
+    if hasattr(given, "select_columns"):
+        names = getattr(given, "features", None)  # a stream may not know them
+        if names is not None:
+            check(names)
+        return Documents(name, rows(given if names is None else given.select_columns([column])))
+    found, every = _columns(given, name, column, "label", {column})
+    check(every)
+    return Documents(name, found[column])
 
 
 def _pair(given: Any, name: str) -> tuple[Any, Any]:

@@ -22,6 +22,7 @@ from tutelage.evaluation import speed
 from tutelage.mechanisms.mechanism import reported
 from tutelage.report.findings import findings
 from tutelage.report.model import TaskReport
+from tutelage.report.results import Evaluation
 from tutelage.run import predicted, quality
 from tutelage.run.checks import check_ids, check_words, limit_of, near_chance, other_order, own_limit_notes
 from tutelage.run.folder import learnt_by_run, learnt_notes, longest_input, rise_of_run
@@ -204,7 +205,7 @@ def task_report(run: TaskRun, workspace: Workspace, logs: list[loop.StageLog]) -
     return report.model_copy(update={"findings": findings(report)})
 
 
-def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dict[str, Any]:
+def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> Evaluation:
     """Score a fine-tuned model on every part of the evaluation set, with notes on what its scores are worth.
 
     Raises:
@@ -235,7 +236,7 @@ def evaluate(model: str, data_config: DataConfig, *, quiet: bool = False) -> dic
             notes += _worth(data, name, scores[name], logits, texts, source)
         for note in notes:
             desk.display.say(f"note: {note}")
-    return {"model": model, "task": data.task, "metric": data.metrics[0], "scores": scores, "notes": notes}
+    return Evaluation(model=model, task=data.task, metric=data.metrics[0], scores=scores, notes=notes)
 
 
 def _worth(data: Data, name: str, scores: dict[str, float], logits: Tensor, texts: Texts, source: Source) -> list[str]:

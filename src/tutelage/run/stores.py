@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from tutelage import anatomy
 from tutelage.artifacts import free_place
@@ -20,6 +19,8 @@ from tutelage.objectives.objective import ObjectivePlan
 from tutelage.progress import Display
 from tutelage.recipes.config import RunConfig
 from tutelage.recipes.recipe import Recipe
+from tutelage.report.results import StorePlan
+from tutelage.report.teachers import StoreEntry
 from tutelage.run import checks
 from tutelage.run.pairing import copied_layers, paired
 from tutelage.run.plan import example_flops
@@ -30,12 +31,12 @@ from tutelage.run.trials import candidates
 from tutelage.run.workspace import bench
 from tutelage.students.load import load_config
 from tutelage.students.specs import origin_of
-from tutelage.tasks import KINDS
+from tutelage.tasks import kind_of_model
 from tutelage.teachers.knowledge import describe, kept, storable, verified
 from tutelage.teachers.source import Source
 
 
-def write(config: RunConfig, whole: bool, *, quiet: bool = False) -> dict[str, Any]:
+def write(config: RunConfig, whole: bool, *, quiet: bool = False) -> StoreEntry:
     """Write the store that a run's recipe needs into ``config.out`` (see :func:`tutelage.api.write_store`)."""
     with bench(quiet, config.mixed_precision) as desk:
         run = TaskRun(desk, config, sketch=True)
@@ -51,13 +52,13 @@ def write(config: RunConfig, whole: bool, *, quiet: bool = False) -> dict[str, A
     return describe(store)
 
 
-def cut(recipe: Recipe, larger: Path, out: Path, *, quiet: bool = False) -> dict[str, Any]:
+def cut(recipe: Recipe, larger: Path, out: Path, *, quiet: bool = False) -> StoreEntry:
     """Write the part of a larger store that ``recipe`` needs (see :func:`tutelage.api.compact_store`)."""
     with Display(quiet) as display:
         store = verified(Store(larger), display)
         teacher = Source(str(larger / "teacher"))
         given, recipe = recipe.student, with_size(recipe, teacher)
-        kind = KINDS["regression" if teacher.config.num_labels == 1 else "classification"]
+        kind = kind_of_model("classes", teacher.config)
         named = origin_of(recipe.student)
         source = teacher.shape if named is None else anatomy.shape_of(load_config(named))
         plans = [
@@ -76,7 +77,7 @@ def cut(recipe: Recipe, larger: Path, out: Path, *, quiet: bool = False) -> dict
         return describe(compact(store, out, scheme, lambda count: display.advance("cut", total, count)))
 
 
-def estimate(config: RunConfig, whole: bool) -> dict[str, Any]:
+def estimate(config: RunConfig, whole: bool) -> StorePlan:
     """Estimate what a store costs and saves (see :func:`tutelage.api.plan_store`). No model runs."""
     with bench(quiet=True) as desk:
         run = TaskRun(desk, config, sketch=True)
@@ -96,22 +97,22 @@ def estimate(config: RunConfig, whole: bool) -> dict[str, Any]:
         scheme.hidden,
         scheme.longest,
     )
-    return {
-        "examples": len(lengths),
-        "mean_length": float(lengths.mean()),
-        "keeps": kept(scheme),
-        "bytes": int(sizes.sum()),
-        "bytes_per_example": float(sizes.mean()),
-        "share_of_these_layers": float(sizes.sum() / full.record_bytes(lengths).sum()),
-        "teacher_pass_flops": teacher * len(lengths),
-        "teacher_flops_per_example": teacher,
-        "student_step_flops_per_example": step,
-        "break_even_epochs": len(lengths) / len(train.examples),
-        "planned_epochs_beside_the_teacher": running / len(train.examples),
-        "ideal_speedup_per_step": (teacher + step) / step,
-        "ideal_speedup_of_the_run": (running * teacher + learning) / (len(lengths) * teacher + learning),
-        "ideal_speedup_of_the_next_run": (running * teacher + learning) / learning,
-    }
+    return StorePlan(
+        examples=len(lengths),
+        mean_length=float(lengths.mean()),
+        keeps=kept(scheme),
+        bytes=int(sizes.sum()),
+        bytes_per_example=float(sizes.mean()),
+        share_of_these_layers=float(sizes.sum() / full.record_bytes(lengths).sum()),
+        teacher_pass_flops=teacher * len(lengths),
+        teacher_flops_per_example=teacher,
+        student_step_flops_per_example=step,
+        break_even_epochs=len(lengths) / len(train.examples),
+        planned_epochs_beside_the_teacher=running / len(train.examples),
+        ideal_speedup_per_step=(teacher + step) / step,
+        ideal_speedup_of_the_run=(running * teacher + learning) / (len(lengths) * teacher + learning),
+        ideal_speedup_of_the_next_run=(running * teacher + learning) / learning,
+    )
 
 
 def verify(folder: Path, teacher: str | None) -> None:

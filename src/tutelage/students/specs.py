@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 from tutelage.data.config import Place
 from tutelage.errors import TutelageError
 from tutelage.fields import Count, Size
-from tutelage.objectives.kinds import by_kind, kinds_of
+from tutelage.objectives.kinds import ByKind, kinds_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -340,7 +340,7 @@ class Shared(StudentSpec):
     source: Place | None = None
 
 
-Student = Annotated[SerializeAsAny[StudentSpec], by_kind(StudentSpec, "student", "init")]
+Student = Annotated[SerializeAsAny[StudentSpec], ByKind(StudentSpec, "student", "init")]
 
 MARKS = {
     "shared": {"stored", "order"},
@@ -392,6 +392,15 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
         if own and (init == recipe_student.init or _known(kind, fields)):
             init, fields = recipe_student.init, recipe_student.model_dump() | fields
     return _made(init, fields, text)
+
+
+def words_of(student: Student) -> str:
+    """A specification in the words of ``--student``; a checkpoint by its name."""
+    if isinstance(student, Checkpoint):
+        return student.name
+    fields = student.model_dump(mode="json", exclude_defaults=True, exclude={"init"})
+    texts = {key: "+".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in fields.items()}
+    return ",".join([f"init={student.init}", *(f"{key}={text}" for key, text in texts.items())])
 
 
 def _made(init: str, fields: dict[str, Any], text: str) -> Student:

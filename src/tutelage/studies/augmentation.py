@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import transformers
 
-from tutelage.data.augmentation.candidates import Context
+from tutelage.data.augmentation.candidates import CandidatesManifest, Context
 from tutelage.data.augmentation.propose import propose
 from tutelage.data.augmentation.wordvectors import WordVectors
 from tutelage.data.config import DataConfig
@@ -32,7 +31,7 @@ def augment(
     filtered: bool,
     mixed_precision: Precision,
     quiet: bool,
-) -> dict[str, Any]:
+) -> CandidatesManifest:
     """See :func:`tutelage.api.augment`."""
     if Path(out).exists():
         raise TutelageError(f"{out!r} already exists; remove it, or name another folder")
@@ -65,4 +64,4 @@ def augment(
                 say=display.say,
             )
         found.save(Path(out))
-    return found.manifest.model_dump(mode="json")
+    return found.manifest

@@ -30,7 +30,7 @@ from tutelage.recipes.config import RunConfig
 from tutelage.run.run import run
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.specs import origin_of
-from tutelage.tasks import KINDS, kind_of
+from tutelage.tasks import kind_of, known_kinds
 from tutelage.tasks.load import load_data
 from tutelage.teachers.source import Source
 from tutelage.teachers.teacher import predicted
@@ -55,7 +55,7 @@ def crossfit(config: RunConfig, folds: int, *, quiet: bool = False) -> Predictio
     folder, data = Path(config.out), load_data(config.data)
     kind = kind_of(data.kind)
     if not kind.ptp:
-        able = " or ".join(one.name for one in KINDS.values() if one.ptp)
+        able = " or ".join(one.name for one in known_kinds().values() if one.ptp)
         raise TutelageError(f"crossfit is for tasks of kind {able}, and {data.task!r} is of kind {data.kind}")
     if (folder / MANIFEST).exists():
         raise TutelageError(f"{config.out!r} is already finished; remove it, or name another folder")

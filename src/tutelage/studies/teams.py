@@ -26,6 +26,8 @@ from tutelage.progress import Display
 from tutelage.recipes.choices import Precision
 from tutelage.recipes.config import as_options, validated
 from tutelage.recipes.settings import Settings, with_settings
+from tutelage.report.results import TeamReport
+from tutelage.report.teachers import TeacherEntry
 from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run
 from tutelage.run.workspace import new_accelerator
@@ -109,7 +111,7 @@ def train_team(
     settings: Settings,
     shared_head: bool,
     quiet: bool,
-) -> dict[str, Any]:
+) -> TeamReport:
     """See :func:`tutelage.api.train_team`."""
     for name in ("leave_out", "only", "noise"):
         if getattr(data, name):
@@ -202,7 +204,7 @@ def _slug(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-." else "_" for c in text.replace("=", "").replace(",", "-"))[:60]
 
 
-def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = False) -> dict[str, Any]:
+def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = False) -> TeamReport:
     """See :func:`tutelage.api.show_team`."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -234,7 +236,7 @@ def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = Fal
         for note in notes:
             display.say(f"note: {note}")
         where = {"held_out": data.train.take(held), **data.dev}
-        rows: list[dict[str, Any]] = []
+        rows: list[TeacherEntry] = []
         on_dev: list[npt.NDArray[np.float32]] = []
         part = next(iter(data.dev))
         for name, shown in called.items():
@@ -252,13 +254,13 @@ def show_team(team: Sequence[str], data_config: DataConfig, *, quiet: bool = Fal
                 if place == part:
                     on_dev.append(logits.numpy())
             parameters = speed.count_parameters(source.outline)
-            rows.append({"name": shown, "shape": str(source.shape), "parameters": parameters, "scores": scores})
+            rows.append(TeacherEntry(name=shown, shape=str(source.shape), parameters=parameters, scores=scores))
             source.release()
-    return {
-        "task": data.task,
-        "metric": data.metrics[0],
-        "part": part,
-        "members": rows,
-        "not_kept_apart": near,
+    return TeamReport(
+        task=data.task,
+        metric=data.metrics[0],
+        part=part,
+        members=rows,
+        not_kept_apart=near,
         **(diversity(np.stack(on_dev), data.dev[part].labels, kind.single_label) if kind.per_text else {}),
-    }
+    )

@@ -27,27 +27,37 @@ KINDS: dict[str, Kind] = {
 """The kinds of this package by name."""
 
 
+def known_kinds() -> dict[str, Kind]:
+    """All kinds by name: :data:`KINDS`, and every other subclass of :class:`Kind` that has been defined, as plug-ins do."""
+    others = {kind.name: kind for kind in _defined(Kind) if getattr(kind, "name", None) not in (None, *KINDS)}
+    return KINDS | {name: kind() for name, kind in others.items()}
+
+
 def kind_of(name: str) -> Kind:
-    """The kind of task by its name: one of :data:`KINDS`, or any other subclass of :class:`Kind` that has been defined.
+    """The kind of task by its name, one of :func:`known_kinds`.
 
     Raises:
         TutelageError: there is none.
     """
     if name in KINDS:
         return KINDS[name]
-    others = {kind.name: kind for kind in _defined(Kind) if kind.name not in KINDS}
-    if name not in others:
-        raise TutelageError(f"{option('kind')} {name!r} does not exist; use one of {', '.join([*KINDS, *others])}")
-    return others[name]()
+    known = known_kinds()
+    if name not in known:
+        raise TutelageError(
+            f"{option('kind')} {name!r} does not exist; use one of {', '.join(known)}; if a plug-in defines it, give --plugin FILE"
+        )
+    return known[name]
 
 
 def kind_of_model(head: Head, config: Any) -> Kind:
-    """The kind of task that a model with this head and configuration answers.
+    """The kind of task that a model with this head and configuration answers. Kinds of plug-ins that say which configurations they
+    describe are asked first: theirs may also look like one of :data:`KINDS`.
 
     Raises:
         TutelageError: it answers none: it has no head of a task.
     """
-    for kind in KINDS.values():
+    kinds = known_kinds().values()
+    for kind in sorted(kinds, key=lambda kind: kind.name in KINDS or "describes" not in vars(type(kind))):
         if kind.head == head and kind.describes(config):
             return kind
     raise TutelageError(

@@ -465,7 +465,7 @@ class TextKind(Kind):
             TutelageError: a metric does not exist for this kind, or as ``metrics.value_of``.
         """
         predictions = self.predictions(logits)
-        return {name: self._value(name, predictions, labels, positive) for name in names}
+        return {name: self.value(name, predictions, labels, positive) for name in names}
 
     def chance(self, name: str, labels: Labels, positive: int = 1) -> float:
         """The metric ``name`` of the best constant answer.
@@ -474,7 +474,7 @@ class TextKind(Kind):
             TutelageError: as :meth:`score`.
         """
         constant = self.constant(name, labels, positive)
-        return self._value(name, np.broadcast_to(constant, labels.shape), labels, positive)
+        return self.value(name, np.broadcast_to(constant, labels.shape), labels, positive)
 
     def scores(self, data: Data, logits: Tensor, texts: Texts) -> dict[str, float]:
         return self.score(data.metrics, logits.numpy(), texts.examples.labels, data.positive)
@@ -488,12 +488,18 @@ class TextKind(Kind):
 
     def pooled(self, metric: str, rows: npt.NDArray[Any]) -> float:
         predictions, labels = (side.squeeze(1) if side.shape[1] == 1 else side for side in np.split(rows, 2, axis=1))
-        return self._value(metric, predictions, labels, 1)
+        return self.value(metric, predictions, labels, 1)
 
     def constant_scores(self, data: Data, examples: Examples) -> dict[str, float]:
         return {name: self.chance(name, examples.labels, data.positive) for name in data.metrics}
 
-    def _value(self, name: str, predictions: npt.NDArray[Any], labels: Labels, positive: int) -> float:
+    def value(self, name: str, predictions: npt.NDArray[Any], labels: Labels, positive: int) -> float:
+        """One metric, higher is better, of answers in the form of :meth:`predictions` for labels that are all known; a kind with
+        metrics of its own overrides this.
+
+        Raises:
+            TutelageError: as :meth:`score`.
+        """
         if name not in self.known_metrics:
             raise TutelageError(
                 f"metric {name} does not exist for {self.name}: choose from {', '.join(self.known_metrics)}"

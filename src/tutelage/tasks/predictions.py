@@ -17,7 +17,7 @@ from tutelage.data.predicted import Compared, Predicted
 from tutelage.data.readers.files import read_table
 from tutelage.data.readers.table import FileTable, is_missing, shown
 from tutelage.errors import TutelageError
-from tutelage.tasks import KINDS, cells, kind_of
+from tutelage.tasks import cells, kind_of, known_kinds
 from tutelage.tasks.kind import TextKind
 from tutelage.tasks.prediction_columns import PredictionColumns, prediction_columns, separator_of
 from tutelage.tasks.prediction_forms import PredictedValues, Values
@@ -156,7 +156,7 @@ def _kind(source: PredictionFile, config: DataConfig) -> TextKind:
 def _text_kind(name: str, path: Path) -> TextKind:
     kind = kind_of(name)
     if not isinstance(kind, TextKind):
-        able = ", ".join(one.name for one in KINDS.values() if isinstance(one, TextKind))
+        able = ", ".join(one.name for one in known_kinds().values() if isinstance(one, TextKind))
         raise TutelageError(
             f"{path} has one prediction a text, and a task of kind {name} needs other answers; use one of {able}"
         )

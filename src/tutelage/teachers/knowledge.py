@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -24,6 +23,7 @@ from tutelage.knowledge.store.reading import Store, StoreManifest, fingerprint_o
 from tutelage.knowledge.store.scheme import Dtype, Scheme
 from tutelage.objectives.objective import ObjectivePlan
 from tutelage.progress import Display
+from tutelage.report.teachers import StoreEntry
 from tutelage.teachers.source import Source
 from tutelage.teachers.stored import write_store
 
@@ -187,26 +187,26 @@ def verified(store: Store, display: Display) -> Store:
     return store
 
 
-def describe(store: Store) -> dict[str, Any]:
-    """A description of a store, as plain values."""
+def describe(store: Store) -> StoreEntry:
+    """What a store holds."""
     ours = store.manifest
-    return {
-        "path": store.name,
-        "task": ours.task,
-        "teacher": ours.teacher,
-        "teacher_fingerprint": ours.teacher_fingerprint,
-        "tokenizer_fingerprint": ours.tokenizer_fingerprint,
-        "precision": ours.precision,
-        "max_length": ours.max_length,
-        "examples": ours.examples,
-        "tokens": ours.tokens,
-        "keeps": kept(ours.scheme),
-        "dtype": ours.scheme.dtype,
-        "bytes": ours.bytes,
-        "bytes_per_example": ours.bytes / ours.examples,
-        "shards": len(ours.shards),
-        "dev": sorted(ours.evaluation),
-    }
+    return StoreEntry(
+        path=store.name,
+        task=ours.task,
+        teacher=ours.teacher,
+        teacher_fingerprint=ours.teacher_fingerprint,
+        tokenizer_fingerprint=ours.tokenizer_fingerprint,
+        precision=ours.precision,
+        max_length=ours.max_length,
+        examples=ours.examples,
+        tokens=ours.tokens,
+        keeps=kept(ours.scheme),
+        dtype=ours.scheme.dtype,
+        bytes=ours.bytes,
+        bytes_per_example=ours.bytes / ours.examples,
+        shards=len(ours.shards),
+        dev=sorted(ours.evaluation),
+    )
 
 
 def kept(scheme: Scheme) -> str:

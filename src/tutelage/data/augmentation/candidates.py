@@ -29,14 +29,19 @@ class CandidatesManifest(Manifest):
 
     format: Literal[1] = 1
     tutelage: str
+    """Version of the package."""
     proposer: str
     """Name of the language model."""
     vectors: str | None
     """Name of the word vectors, if any."""
     k: int
+    """Candidates for each word, at most."""
     context: Context
+    """What the proposer reads: the masked text, or also the original text."""
     filtered: bool
+    """Whether stop words, punctuation and the word itself are left out."""
     texts: int
+    """Number of texts."""
     words: int
     """Number of words with candidates."""
     strings: int

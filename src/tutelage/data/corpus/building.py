@@ -6,10 +6,10 @@ import copy
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -20,15 +20,23 @@ from tutelage.data.corpus.reading import Corpus, CorpusManifest, vocabulary_of
 from tutelage.data.examples import Rows
 from tutelage.data.readers.files import switching
 from tutelage.data.tokenizers import tokenizer_fingerprint
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, command
 from tutelage.version import __version__
 
 BUFFER = 2**20
 """Characters tokenised in one call. A longer paragraph is not split."""
 
 
+class Documents(NamedTuple):
+    """Texts in memory as a source: each is a document."""
+
+    name: str
+    """What the manifest calls the source."""
+    texts: Iterable[Any]
+
+
 def build(
-    sources: Sequence[str],
+    sources: Sequence[str | Documents],
     out: Path | str,
     tokenizer: Any,
     *,
@@ -43,12 +51,13 @@ def build(
       ends where its file ends.
     * ``hub:OWNER/NAME``, a data set on the Hub: each row is a document, each of its lines a paragraph. Append
       ``,config=NAME``, ``,split=NAME`` (default ``train``) or ``,column=NAME`` (default ``text``).
+    * :class:`Documents`: each text is a document, each of its lines a paragraph.
 
     Sources are streamed; only one block of paragraphs is in memory. :func:`split_sentences` splits the paragraphs, unless
     ``split="lines"`` declares each line a sentence. Text that looks like a special token ("[SEP]") is read as ordinary text.
 
     Args:
-        sources: files and data sets, in order.
+        sources: files, data sets and texts in memory, in order.
         out: the folder to write.
         tokenizer: a fast tokenizer with a padding token.
         split: ``sentences`` or ``lines``.
@@ -71,7 +80,8 @@ def build(
     with new_folder(out) as folder:
         counts = _write(folder, chain.from_iterable(readers), tokenizer, split, advance)
         if not counts["tokens"]:
-            raise TutelageError(f"{', '.join(map(repr, sources))} contain no text; name sources with text")
+            names = [one if isinstance(one, str) else one.name for one in sources]
+            raise TutelageError(f"{', '.join(map(repr, names))} contain no text; name sources with text")
         kept = copy.deepcopy(tokenizer)
         # Padding and truncation settings of earlier calls would change the saved files.
         kept.backend_tokenizer.no_padding()
@@ -81,7 +91,7 @@ def build(
         CorpusManifest(
             tutelage=__version__,
             split=split,
-            sources=tuple(source if source.startswith(HUB) else Path(source).name for source in sources),
+            sources=tuple(map(_name_of, sources)),
             tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
             sha256={path.relative_to(folder).as_posix(): sha256_of(path) for path in files},
             **counts,
@@ -193,8 +203,16 @@ def split_sentences(paragraph: str) -> list[str]:
 HUB = "hub:"
 
 
-def _reader(source: str) -> Iterator[str]:
+def _name_of(source: str | Documents) -> str:
+    if isinstance(source, Documents):
+        return source.name
+    return source if source.startswith(HUB) else Path(source).name
+
+
+def _reader(source: str | Documents) -> Iterator[str]:
     """Yield the paragraphs of a source. An empty string marks the end of a document."""
+    if isinstance(source, Documents):
+        return _from_memory(source)
     if source.startswith(HUB):
         name, *settings = source.removeprefix(HUB).split(",")
         options: dict[str, str | None] = {"config": None, "split": "train", "column": "text"}
@@ -209,7 +227,9 @@ def _reader(source: str) -> Iterator[str]:
         return _from_hub(name, options["config"], options["split"] or "", options["column"] or "")
     path = Path(source)
     if not path.name.lower().endswith((".txt", ".txt.gz")):
-        raise TutelageError(f"{source!r} is neither a .txt or .txt.gz file nor hub:OWNER/NAME; convert it to text")
+        # In Python a list of texts looks like one of paths.
+        remedy = "convert it to text" if command() else "convert it to text, or give texts in memory as sources=[texts]"
+        raise TutelageError(f"{source!r:.200} is neither a .txt or .txt.gz file nor hub:OWNER/NAME; {remedy}")
     if path.is_dir():
         raise TutelageError(f"{source!r} is a folder; name the files in it")
     if not path.exists():
@@ -254,8 +274,21 @@ def _from_hub(name: str, config: str | None, split: str, column: str) -> Iterato
             raise TutelageError(
                 f"the column {column!r} of the data set {name!r} is not text; append another ,column=NAME"
             )
-        yield from filter(None, map(str.strip, re.split(r"[\r\n]+", row[column] or "")))
-        yield ""
+        yield from _paragraphs(row[column])
+
+
+def _from_memory(source: Documents) -> Iterator[str]:
+    for number, text in enumerate(source.texts):
+        if not isinstance(text or "", str):
+            raise TutelageError(
+                f"{source.name}: entry {number} is {type(text).__name__}, not text; give texts, or a table with a column 'text'"
+            )
+        yield from _paragraphs(text)
+
+
+def _paragraphs(document: str | None) -> Iterator[str]:
+    yield from filter(None, map(str.strip, re.split(r"[\r\n]+", document or "")))
+    yield ""
 
 
 def _unreachable(name: str, error: Exception) -> TutelageError:

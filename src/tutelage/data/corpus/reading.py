@@ -343,19 +343,3 @@ def _within(sizes: Offsets) -> Offsets:
     """``0 .. size - 1`` for each size, concatenated."""
     ends = np.cumsum(sizes)
     return np.asarray(np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - sizes, sizes))
-
-
-def describe(corpus: Corpus) -> dict[str, Any]:
-    """A summary of a corpus as plain values."""
-    about = corpus.manifest
-    return {
-        "path": corpus.name,
-        "tokens": about.tokens,
-        "sentences": about.sentences,
-        "documents": about.documents,
-        "tokens_per_document": about.tokens / about.documents,
-        "bytes": sum(about.bytes.values()),
-        "split": about.split,
-        "sources": ", ".join(about.sources),
-        "tokenizer_fingerprint": about.tokenizer_fingerprint,
-    }

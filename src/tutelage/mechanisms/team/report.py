@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tutelage.report.mechanisms import MechanismEntry, TeachersEntry, TeacherShare
 from tutelage.report.numbers import MISSING, count_text
 from tutelage.report.section import Block, Cell, Column, Line, LineChart, Row, Section, Table
-from tutelage.report.teachers import Scores
+from tutelage.report.teachers import TeacherEntry
 from tutelage.report.words import listed, stages_text
 from tutelage.tasks import metric_words
 
@@ -18,16 +18,11 @@ STYLES = 10
 Cells = tuple[Column, list[Cell]]
 
 
-class MemberEntry(Block):
-    """A teacher of a team."""
+class MemberEntry(TeacherEntry):
+    """A teacher of the team that taught a student."""
 
-    name: str
     folder: str
     """Folder, store or hub id."""
-    shape: str
-    parameters: int
-    scores: dict[str, Scores]
-    """By part of the evaluation set; ``held_out`` is the held-out part of train."""
 
 
 class TeamStage(Block):
