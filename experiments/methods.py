@@ -1,6 +1,7 @@
 """Methods side by side: one student, one number of steps, four tasks, as a comparison of ``tutelage compare``.
 
-    python experiments/methods.py --data-dir path/to/glue --clinc path/to/data_full.json --models path/to/models
+    python experiments/methods.py --data-dir path/to/glue --clinc path/to/data_full.json --conll path/to/conll2003 \
+        --models path/to/models
 
 fine-tunes ``all-MiniLM-L6-v2`` (6 layers x 384) on 4,000 rows of each task and distils it by each method into the same student:
 layers 2, 4 and 6 of the teacher. Every run has the same number of optimiser steps in batches of 16, at the same peak rate; a
@@ -20,6 +21,7 @@ import common
 from front import task_data
 
 import tutelage
+from tutelage.data.config import DataConfig
 from tutelage.methods import METHODS
 from tutelage.report.compared import CompareReport
 from tutelage.report.compared_tables import with_margin
@@ -28,15 +30,27 @@ from tutelage.studies.script import Arguments, Results, before, settings
 
 COMPARED = "finetune,kd,compact,similarity,pkd,alp_kd,ckd,bert_emd,distilbert,tinybert,minilmv2,minimum_knowledge"
 STUDENT = "init=copied,layers=3,choose=uniform"
-PLACES = f"{common.GLUE} --clinc path/to/data_full.json --models path/to/models"
-SCRIPT = common.options(__file__, __doc__, "methods", tasks="stsb,clinc,sst2,mrpc", precision="bf16", places=PLACES)
+PLACES = f"{common.GLUE} --clinc path/to/data_full.json --conll path/to/conll2003 --models path/to/models"
+SCRIPT = common.options(__file__, __doc__, "methods", tasks="stsb,clinc,sst2,conll", precision="bf16", places=PLACES)
 SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")
+SCRIPT.add_argument("--conll", type=Path, help="folder with eng.train and eng.testa")
 SCRIPT.add_argument("--models", type=Path, help="folder with all-MiniLM-L6-v2")
 SCRIPT.add_argument("--methods", default=COMPARED, help="methods, separated by commas")
 SCRIPT.add_argument("--rows", type=int, default=4000, help="training rows of each task")
 SCRIPT.add_argument("--launcher", default="local", choices=["local", "ray"], help="ray: a run on each core")
 SCRIPT.add_argument("--steps", type=int, default=200, help="optimiser steps of each run")
 SCRIPT.add_argument("--lr", type=float, default=2e-4, help="peak rate of every stage")
+
+
+def data_of(arguments: Arguments, task: str) -> DataConfig:
+    """A task's texts: of GLUE, of CLINC150, or the sentences of CoNLL-2003."""
+    if task == "conll":
+        data = DataConfig(
+            train=str(arguments.conll / "eng.train"), dev=str(arguments.conll / "eng.testa"), kind="tokens"
+        )
+    else:
+        data = task_data(arguments, task)
+    return data.model_copy(update={"max_train": arguments.rows})
 
 
 def arm(method: str) -> dict[str, Any]:
@@ -59,7 +73,7 @@ def measure(arguments: Arguments) -> Iterator[Results]:
     }
     tasks: list[dict[str, Any]] = []
     for task in arguments.tasks.split(","):
-        data = task_data(arguments, task).model_copy(update={"max_train": arguments.rows})
+        data = data_of(arguments, task)
         how: dict[str, Any] = {"epochs": 8, "lr": 3e-4} if task == "clinc" else {"epochs": 3}
         report = common.teacher(arguments, task, data, start=arguments.models / "all-MiniLM-L6-v2", **how)
         results["teachers"][task] = {"metric": report["metric"], **common.measured(report)}

@@ -24,6 +24,7 @@ PLACES = (
     "text",
     "vectors",
     "clinc",
+    "conll",
     "squad",
     "corpus",
     "models",
