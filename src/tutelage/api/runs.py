@@ -201,8 +201,7 @@ def distill(
         allow_weak_teacher: Continue even if the teacher scores no better than chance.
         method: Method: compact, kd, pkd, tinybert, minilmv2, minimum_knowledge or another of `tutelage methods`, or of a
             plug-in.
-        ablation: Part of the method to leave out: no_gd, no_td, no_da, no_embd, no_pred, no_trm, no_attn or no_hidn of TinyBERT;
-            no_sps, no_shuffle, no_ptp, no_pkd, no_kd of Pea-KD (several with commas).
+        ablation: Part of the method to leave out, such as no_attn of tinybert; a wrong name shows those that there are.
         stage: Stages to run: those on the task, or the general ones on raw text.
         student: Fields to replace in the method's student (layers=3), a new network (layers=4,hidden=312), or a folder or hub id.
         epochs: Passes over the training set in each stage; auto: by its size. Default: the method's own, of compact auto.
@@ -232,8 +231,10 @@ def distill(
         predictions = inputs.predictions(teacher_predictions, prior, data, options)
         texts: dict[str, Any] = dict(options)
         if predictions is not None:  # which columns of tables in memory are needed depends on the setting of the id
-            key = setting(settings, "data.predictions.id", predictions.get("id"))
-            texts["predictions"] = {**predictions, "id": key}
+            texts["predictions"] = {
+                **predictions,
+                "id": setting(settings, "data.predictions.id", predictions.get("id")),
+            }
         fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision, "tracker": tracker, "corpus": corpus}
         fields |= {"store_dtype": store_dtype, "allow_weak_teacher": allow_weak_teacher, "served": served}
         fields |= {"baseline": baseline, **teachers_of(inputs, teacher, team, teacher_store, predictions is not None)}

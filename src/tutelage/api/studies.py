@@ -143,10 +143,7 @@ def compare(
     """Compare methods, students, tasks and seeds: scores with intervals, and which differences are shown.
 
     Every combination is a run in ``out``. Finished ones are read, stopped ones are continued; one that fails is recorded, and the
-    exit code is then 1. See docs/guides/compare.md for what is written and computed.
-
-    In Python methods may be recipes or functions that return one, and students specifications or models. They are named by
-    the recipe's ``method`` and by the words of ``--student``; each cell's ``config.yaml`` holds them whole.
+    exit code is then 1. See docs/guides/compare.md for what is written and computed, docs/guides/python.md for objects.
 
     Args:
         plan: YAML file of several tasks, or of methods with settings; other options replace its fields.
@@ -185,18 +182,11 @@ def compare(
     names, recipes = named_methods(methods)
     with Inputs(out) as inputs:
         shapes, specs = named_students(students, inputs)
-        own: dict[str, Any] = {
-            "methods": names,
-            "students": shapes,
-            "seeds": seeds,
-            "steps": int(steps) if isinstance(steps, str) and steps.isdecimal() else steps,
-            "against": against,
-            "mixed_precision": mixed_precision,
-            "baseline": None if baseline else False,
-            "served": None if served else False,
-            "store": None if store else False,
-            "settings": parsed(settings),
-        }
+        own: dict[str, Any] = {"methods": names, "students": shapes, "seeds": seeds, "against": against}
+        own |= {"mixed_precision": mixed_precision, "settings": parsed(settings)}
+        own["steps"] = int(steps) if isinstance(steps, str) and steps.isdecimal() else steps
+        without = {"baseline": baseline, "served": served, "store": store}
+        own |= {name: False for name, wanted in without.items() if not wanted}
         texts = inputs.data(data, options)
         if teacher is not None:
             own["tasks"] = [{"teacher": inputs.model(teacher, "teacher"), "data": texts}]
