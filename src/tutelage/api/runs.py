@@ -189,18 +189,17 @@ def distill(
     """Distil a teacher into a student, and report what the student retains and saves.
 
     Args:
-        teacher: Teacher: a folder or a hub id, fine-tuned on the task. Default: the teacher of the store, or the first of the
-            team. Beside a team: the model that the student's layers are copied from and that the report compares with.
+        teacher: Teacher, fine-tuned on the task: a folder or a hub id. Default: that of the store, or the first of the team.
         out: Output folder; new or empty.
         teacher_predictions: File of predictions in place of a teacher, such as a language model's answers: labels, probabilities,
             log-probabilities or votes. Without --train its texts are the training set; beside labelled rows they are added.
         prior: Class frequencies to correct the predictions to: uniform, data, or numbers with commas. Default: no correction.
-        team: Teacher of a team: a folder, hub id or store; or one folder of `tutelage team train` for all.
+        team: Teacher of a team: a folder, hub id or store; or one folder of `tutelage team train` for all. Beside them --teacher is
+            the model whose layers the student copies, and with which the report compares it.
         teacher_store: Folder of the teacher's stored knowledge; auto: the store that fits, written if there is none.
         store_dtype: Type of the hidden states that auto writes.
         allow_weak_teacher: Continue even if the teacher scores no better than chance.
-        method: Method: compact, kd, pkd, tinybert, minilmv2, minimum_knowledge or another of `tutelage methods`, or of a
-            plug-in.
+        method: Method: compact, kd, pkd, tinybert, minilmv2, minimum_knowledge; `tutelage methods` shows all.
         ablation: Part of the method to leave out, such as no_attn of tinybert; a wrong name shows those that there are.
         stage: Stages to run: those on the task, or the general ones on raw text.
         student: Fields to replace in the method's student (layers=3), a new network (layers=4,hidden=312), or a folder or hub id.
@@ -231,10 +230,8 @@ def distill(
         predictions = inputs.predictions(teacher_predictions, prior, data, options)
         texts: dict[str, Any] = dict(options)
         if predictions is not None:  # which columns of tables in memory are needed depends on the setting of the id
-            texts["predictions"] = {
-                **predictions,
-                "id": setting(settings, "data.predictions.id", predictions.get("id")),
-            }
+            key = setting(settings, "data.predictions.id", predictions.get("id"))
+            texts["predictions"] = {**predictions, "id": key}
         fields = {"out": out, "seed": seed, "mixed_precision": mixed_precision, "tracker": tracker, "corpus": corpus}
         fields |= {"store_dtype": store_dtype, "allow_weak_teacher": allow_weak_teacher, "served": served}
         fields |= {"baseline": baseline, **teachers_of(inputs, teacher, team, teacher_store, predictions is not None)}

@@ -156,8 +156,7 @@ def compare(
             recipe: each its own. Default: equal.
         against: Method that the others are compared with. Default: the first.
         baseline: Train each student without the teacher too, for as many steps.
-        served: Measure each task's teacher, and each student of the first method and seed, in ONNX and int8 too (needs the extra
-            onnx).
+        served: Measure teachers, and students of the first method and seed, in ONNX and int8 too (needs the extra onnx).
         store: Keep the teacher's knowledge of a task's texts on disk, once for all runs that need the same of it.
         mixed_precision: Precision of training and evaluation; no is float32, auto is bf16 where it is faster here. Default: no.
         settings: Any setting of all runs as path=value: stages.*.batch_size=16.
