@@ -7,7 +7,8 @@ fine-tunes a teacher for each task with the defaults of ``tutelage finetune`` an
 Teachers and students are written as ONNX in float32 and int8. Scores are those of dev. Times are those of one text of the task's
 mean length on one thread; they are taken when all models are trained, all of a teacher and a task in turn (``--again`` exports,
 scores and times all models again). Writes ``results/front.json`` and ``docs/results/front.md``. A stopped experiment continues
-where it was; ``--tasks``, ``--teachers`` and ``--points`` make a part of it.
+where it was, and what stands in the results already is not trained again, also where its folder is gone; ``--tasks``,
+``--teachers`` and ``--points`` add a part.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tutelage.recipes.config import RunConfig
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Pruned, Student
 from tutelage.studies.pages import shown, table
-from tutelage.studies.script import Arguments, Results, settings, write
+from tutelage.studies.script import Arguments, Results, before, settings, write
 from tutelage.studies.study import interval
 
 ROWS = {"sst2": 8000, "qnli": 20000}
@@ -102,12 +103,38 @@ def cell(place: Path, config: RunConfig, data: DataConfig, again: bool) -> dict[
     return values
 
 
+def identity(one: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells a model from the others in the results."""
+    return tuple(one.get(name) for name in ("teacher", "task", "point", "seed"))
+
+
+def add(results: Results, part: str, one: dict[str, Any]) -> None:
+    """Put a model into a part of the results, in place of its entry from before; its times stay until it is timed again."""
+    known = {identity(entry): place for place, entry in enumerate(results[part])}
+    place = known.get(identity(one), len(results[part]))
+    for old in results[part][place : place + 1]:
+        one = {**{name: old[name] for name in ("ms",) if name in old}, **one}
+    results[part][place : place + 1] = [one]
+
+
 def measure(arguments: Arguments) -> Iterator[Results]:
-    results: Results = {"settings": settings(arguments), "teachers": [], "runs": []}
+    results: Results = {"teachers": [], "runs": [], **before(arguments.out), "settings": settings(arguments)}
+    done = {identity(one) for one in results["runs"]}
     places: dict[tuple[str, str], dict[str, Path]] = {}
     for teacher in arguments.teachers.split(","):
         for task in arguments.tasks.split(","):
             data, place = task_data(arguments, task), arguments.work / f"{teacher}-{task}"
+            points = [
+                (point, seed, student)
+                for seed in range(arguments.seeds)
+                for point in arguments.points.split(",")
+                if (student := student_of(point, teacher, arguments.models)) and (point != "L3" or teacher == "mpnet")
+            ]
+            folders = {
+                (point, seed): f"{point.replace(' ', '').replace('/', 'of')}-{seed}" for point, seed, _ in points
+            }
+            if not place.exists() and {(teacher, task, *key) for key in folders} <= done:
+                continue
             known = places[teacher, task] = {"teacher": place / "teacher"}
             start = Checkpoint(name=str(arguments.models / MODELS[teacher]))
             common_settings = {"data": data, "mixed_precision": arguments.mixed_precision}
@@ -115,33 +142,33 @@ def measure(arguments: Arguments) -> Iterator[Results]:
                 recipe=finetune(start), out=str(place / "teacher" / "run"), baseline=False, **common_settings
             )
             found = cell(place / "teacher", config, data, arguments.again)
-            results["teachers"].append({"teacher": teacher, "task": task, **found})
+            old = common.of(results["teachers"], teacher=teacher, task=task)
+            if old and old[0]["scores"] != found["scores"]:  # another machine trains another teacher
+                results["runs"] = [one for one in results["runs"] if (one["teacher"], one["task"]) != (teacher, task)]
+            add(results, "teachers", {"teacher": teacher, "task": task, **found})
             yield results
-            for seed in range(arguments.seeds):
-                for point in arguments.points.split(","):
-                    student = student_of(point, teacher, arguments.models)
-                    if student is None or (point == "L3" and teacher != "mpnet"):
-                        continue
-                    name = f"{point.replace(' ', '').replace('/', 'of')}-{seed}"
-                    known[name] = place / name
-                    recipe = finetune(student) if point == "L3" else compact()
-                    taught = (
-                        {} if point == "L3" else {"teacher": str(place / "teacher" / "run"), "teacher_store": "auto"}
-                    )
-                    config = RunConfig(
-                        recipe=recipe.model_copy(update={"student": student}), out=str(place / name / "run"), seed=seed,
-                        **taught, **common_settings,
-                    )  # fmt: skip
-                    found = cell(place / name, config, data, arguments.again)
-                    entry = {"teacher": teacher, "task": task, "point": point, "seed": seed, "place": name}
-                    results["runs"].append({**entry, **found})
-                    yield results
+            for point, seed, student in points:
+                name = folders[point, seed]
+                if not (place / name).exists() and (teacher, task, point, seed) in map(identity, results["runs"]):
+                    continue
+                known[name] = place / name
+                recipe = finetune(student) if point == "L3" else compact()
+                taught = {} if point == "L3" else {"teacher": str(place / "teacher" / "run"), "teacher_store": "auto"}
+                config = RunConfig(
+                    recipe=recipe.model_copy(update={"student": student}), out=str(place / name / "run"), seed=seed,
+                    **taught, **common_settings,
+                )  # fmt: skip
+                found = cell(place / name, config, data, arguments.again)
+                entry = {"teacher": teacher, "task": task, "point": point, "seed": seed, "place": name}
+                add(results, "runs", {**entry, **found})
+                yield results
     for teacher, task in places:
         found = as_served.times(places[teacher, task], task_data(arguments, task), arguments.again)
         for one in common.of(results["teachers"], teacher=teacher, task=task):
             one["ms"] = found["teacher"]
         for one in common.of(results["runs"], teacher=teacher, task=task):
-            one["ms"] = found[one["place"]]
+            if one["place"] in found:
+                one["ms"] = found[one["place"]]
         yield results
 
 
