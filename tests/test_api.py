@@ -130,7 +130,16 @@ def test_results_in_json_have_the_keys_of_their_types(teacher_folder: Path) -> N
     assert tutelage.TeamReport(**team).model_dump(mode="json") == team
     row = json.loads(invoke("methods", "--json")[1])[0]
     assert [*row] == ["method", "title", "paper", "init", "stages"]
-    assert [*row["stages"][0]] == ["stage", "data", "embeddings", "attention", "hidden", "predictions", "labels"]
+    assert [*row["stages"][0]] == [
+        "stage",
+        "data",
+        "embeddings",
+        "attention",
+        "hidden",
+        "predictions",
+        "labels",
+        "mechanisms",
+    ]
 
 
 def test_names_are_public_and_cheap() -> None:

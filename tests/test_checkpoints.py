@@ -612,7 +612,7 @@ def test_the_kind_of_a_checkpoint_is_that_of_the_task(folder: Path, teacher_fold
     given = {"train": dev, "method": "kd", "student": "layers=1", "quiet": True}
     learn = lambda **more: tutelage.distill(teacher, out, **given | more)  # noqa: E731
     assert "with --kind classification" in refusal(lambda: score(teacher, hot))
-    assert score(teacher, hot, kind="classification")["metric"] == "accuracy"
+    assert score(teacher, hot, kind="classification").metric == "accuracy"
     named = refusal(lambda: learn(train=hot, dev=hot, kind="classification"))
     assert "give --labels negative,positive" in named
     configured(folder, problem_type="multi_label_classification")

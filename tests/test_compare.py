@@ -112,13 +112,11 @@ def test_methods_and_students_as_objects(teacher_folder: Path, tmp_path: Path, m
     *shapes, path, saved = plan.students
     assert shapes == ["init=copied,layers=1+3,choose=first", "layers=1"] and parse(shapes[0]) == students[0]
     assert path == str(teacher_folder / "teacher") and Path(saved).parent == tmp_path / "out" / "inputs"
-    assert recipe_of("colder", "layers=1", None).method == "colder"
-    assert recipe_of("pkd", shapes[0], None).student == students[0]
-    assert recipe_of("kd", saved, None).student.name == saved
+    assert recipe_of(ComparedMethod(method="colder"), "layers=1", None).method == "colder"
+    assert recipe_of(ComparedMethod(method="pkd"), shapes[0], None).student == students[0]
+    assert recipe_of(ComparedMethod(method="kd"), saved, None).student.name == saved
     with pytest.raises(TutelageError, match="two of the methods are 'kd'; give one of them another name"):
-        comparing.plan_of(
-            None, {"methods": ["kd", "kd"], "tasks": [{"teacher": "t", "data": {"task": "sst2"}}]}
-        ).check()
+        plan_of(None, {"methods": ["kd", "kd"], "tasks": [{"teacher": "t", "data": {"task": "sst2"}}]}).check()
     with pytest.raises(TutelageError, match="method=int is no method"):
         api.compare(out=tmp_path / "out", **given(teacher_folder, methods=[3]))
 

@@ -138,7 +138,7 @@ def test_a_paper_is_words_or_what_cards_cite() -> None:
     ):
         recipe = METHODS["kd"]().model_copy(update={"paper": given})
         back = validated(yaml.safe_load(to_yaml(RunConfig(recipe=recipe)))).recipe
-        assert back.paper == given and method_row(back)["paper"] == back.source == words
+        assert back.paper == given and method_row(back).paper == back.source == words
     with pytest.raises(ValidationError, match="arxiv"):
         Paper(text="Ann, 2030", arxiv="arXiv:3001.00001")
 

@@ -33,6 +33,7 @@ from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Signals
 from tutelage.mechanisms.team.folders import left_out, members_in, short
 from tutelage.mechanisms.team.members import _check_order, doubts
+from tutelage.mechanisms.team.report import TeamReport
 from tutelage.mechanisms.team.settings import Learning, Team
 from tutelage.mechanisms.team.teacher import Resident, TeamTeacher, mixture
 from tutelage.mechanisms.team.weigher import Weigher
@@ -46,7 +47,6 @@ from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
 from tutelage.recipes.config import RunConfig, from_yaml, to_yaml
 from tutelage.recipes.recipe import Recipe, Stage
-from tutelage.report.results import TeamReport
 from tutelage.run.run import with_teachers
 from tutelage.students.specs import Copied
 from tutelage.studies.teams import member_of, usual_members

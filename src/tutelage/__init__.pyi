@@ -46,6 +46,7 @@ from .mechanisms.ptp.labels import PTPLabels as PTPLabels
 from .mechanisms.quantization.settings import Quantization as Quantization
 from .mechanisms.reduction.settings import Reduction as Reduction
 from .mechanisms.subnetworks.settings import Subnetworks as Subnetworks
+from .mechanisms.team.report import TeamReport as TeamReport
 from .mechanisms.team.settings import Team as Team
 from .methods import METHODS as METHODS
 from .objectives.attention import AttentionScores as AttentionScores
@@ -84,7 +85,6 @@ from .report.results import CorpusSummary as CorpusSummary
 from .report.results import Crossfit as Crossfit
 from .report.results import Evaluation as Evaluation
 from .report.results import StorePlan as StorePlan
-from .report.results import TeamReport as TeamReport
 from .report.search import Search as Search
 from .report.shrink import Shrink as Shrink
 from .report.teachers import StoreEntry as StoreEntry

@@ -11,7 +11,8 @@ from tutelage.recipes.choices import Precision
 
 if TYPE_CHECKING:
     from tutelage.data.config import DataConfig, DataOptions
-    from tutelage.report.results import Crossfit, TeamReport
+    from tutelage.mechanisms.team.report import TeamReport
+    from tutelage.report.results import Crossfit
     from tutelage.run.inputs import Model, Splits
 from tutelage.api.common import FILES, FilePath, Plugin, data_config, place, read_plugins, several
 

@@ -18,12 +18,13 @@ from tutelage.report.comparison import tables
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from tutelage.mechanisms.team.report import TeamReport
     from tutelage.recipes.config import RunConfig
     from tutelage.recipes.table import MethodRow
     from tutelage.report.attention import AttentionReport
     from tutelage.report.cascade import CascadeReport
     from tutelage.report.compared import CompareReport
-    from tutelage.report.results import Evaluation, TeamReport
+    from tutelage.report.results import Evaluation
     from tutelage.report.search import Search
     from tutelage.report.shrink import Shrink
     from tutelage.report.teachers import StoreEntry

@@ -19,13 +19,13 @@ class StageRow(Block):
     stage: str
     data: str
     """The texts: a part of the data, or ``corpus``."""
-    mechanisms: str
-    """Their kinds."""
     embeddings: str
     attention: str
     hidden: str
     predictions: str
     labels: str
+    mechanisms: str
+    """Their kinds."""
 
     def learns(self) -> dict[str, str]:
         """The losses by the kind of knowledge, where there are some; the mechanisms too."""

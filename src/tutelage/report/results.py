@@ -1,20 +1,14 @@
-"""What commands return that write no report: scores, a team's teachers, out-of-fold predictions, a store's cost, a corpus."""
+"""What commands return that write no report: scores, out-of-fold predictions, a store's cost, a corpus."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
 from tutelage.report.section import Block
-from tutelage.report.teachers import Scores, TeacherEntry
+from tutelage.report.teachers import Scores
 
 if TYPE_CHECKING:
     from tutelage.data.corpus.reading import Corpus
-
-
-def _absent(value: object) -> bool:
-    return value is None
 
 
 class Evaluation(Block):
@@ -29,33 +23,6 @@ class Evaluation(Block):
     """All metrics, by part of the evaluation set."""
     notes: list[str]
     """What limits the worth of the scores: texts that are cut, texts that the model has learnt."""
-
-
-class TeamReport(Block):
-    """Teachers of one task compared: scores, agreement, diversity. The measures are those of
-    :func:`tutelage.evaluation.diversity.diversity`."""
-
-    task: str
-    metric: str
-    """The task's first metric."""
-    part: str
-    """Part of the evaluation set on which predictions are compared."""
-    members: list[TeacherEntry]
-    not_kept_apart: list[str]
-    """Teachers that may have been trained on the held-out examples."""
-    agreement: list[list[float]] | None = Field(default=None, exclude_if=_absent)
-    """For each two teachers the share of equal predictions; without classes the correlation of their outputs. Absent for tokens and
-    spans."""
-    disagreement: float | None = Field(default=None, exclude_if=_absent)
-    """Mean of ``1 - agreement`` over pairs of teachers. Absent for tokens and spans."""
-    kappa: list[list[float]] | None = Field(default=None, exclude_if=_absent)
-    """Cohen's kappa of each two teachers. Absent without classes, as are those below."""
-    one_right: float | None = Field(default=None, exclude_if=_absent)
-    """Share of examples that at least one teacher predicts correctly."""
-    all_right: float | None = Field(default=None, exclude_if=_absent)
-    """Share of examples that every teacher predicts correctly."""
-    ensemble: float | None = Field(default=None, exclude_if=_absent)
-    """Accuracy of the mean probabilities."""
 
 
 class Crossfit(Block):

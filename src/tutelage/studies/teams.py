@@ -21,12 +21,12 @@ from tutelage.evaluation import speed
 from tutelage.evaluation.diversity import diversity
 from tutelage.fields import Count, Rate, Seed, Size
 from tutelage.mechanisms.team.folders import MANIFEST, TeamManifest, is_store, left_out, members_in, short
+from tutelage.mechanisms.team.report import TeamReport
 from tutelage.methods.finetune import finetune
 from tutelage.progress import Display
 from tutelage.recipes.choices import Precision
 from tutelage.recipes.config import as_options, validated
 from tutelage.recipes.settings import Settings, with_settings
-from tutelage.report.results import TeamReport
 from tutelage.report.teachers import TeacherEntry
 from tutelage.run.inputs import FOLDER
 from tutelage.run.run import run

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import Field
+
 from tutelage.report.mechanisms import MechanismEntry, TeachersEntry, TeacherShare
 from tutelage.report.numbers import MISSING, count_text
 from tutelage.report.section import Block, Cell, Column, Line, LineChart, Row, Section, Table
@@ -18,11 +20,42 @@ STYLES = 10
 Cells = tuple[Column, list[Cell]]
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
 class MemberEntry(TeacherEntry):
     """A teacher of the team that taught a student."""
 
     folder: str
     """Folder, store or hub id."""
+
+
+class TeamReport(Block):
+    """Teachers of one task compared: scores, agreement, diversity. The measures are those of
+    :func:`tutelage.evaluation.diversity.diversity`."""
+
+    task: str
+    metric: str
+    """The task's first metric."""
+    part: str
+    """Part of the evaluation set on which predictions are compared."""
+    members: list[TeacherEntry]
+    not_kept_apart: list[str]
+    """Teachers that may have been trained on the held-out examples."""
+    agreement: list[list[float]] | None = Field(default=None, exclude_if=_absent)
+    """For each two teachers the share of equal predictions; without classes the correlation of their outputs. Absent for tokens and
+    spans."""
+    disagreement: float | None = Field(default=None, exclude_if=_absent)
+    """Mean of ``1 - agreement`` over pairs of teachers. Absent for tokens and spans."""
+    kappa: list[list[float]] | None = Field(default=None, exclude_if=_absent)
+    """Cohen's kappa of each two teachers. Absent without classes, as are those below."""
+    one_right: float | None = Field(default=None, exclude_if=_absent)
+    """Share of examples that at least one teacher predicts correctly."""
+    all_right: float | None = Field(default=None, exclude_if=_absent)
+    """Share of examples that every teacher predicts correctly."""
+    ensemble: float | None = Field(default=None, exclude_if=_absent)
+    """Accuracy of the mean probabilities."""
 
 
 class TeamStage(Block):
