@@ -617,14 +617,14 @@ def test_the_kind_of_a_checkpoint_is_that_of_the_task(folder: Path, teacher_fold
     assert "give --labels negative,positive" in named
     configured(folder, problem_type="multi_label_classification")
     assert "with --kind multilabel" in refusal(lambda: score(folder, dev))
-    assert score(folder, dev, kind="multilabel")["metric"] == "micro_f1"
+    assert score(folder, dev, kind="multilabel").metric == "micro_f1"
     assert "the model" in refusal(lambda: learn(student=folder))
     assert "with --kind multilabel" in refusal(lambda: learn(team=[teacher, folder], method="ensemble"))
     one = {"num_labels": 1, "problem_type": None, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     configured(folder, **one)
     renamed(folder, lambda found: {k: v[:1] if k.startswith("classifier") else v for k, v in found.items()})
     assert "one output, a regression" in (line := refusal(lambda: score(folder, scores)))
-    assert "with --kind regression" in line and score(folder, scores, kind="regression")["metric"] == "pearson"
+    assert "with --kind regression" in line and score(folder, scores, kind="regression").metric == "pearson"
     assert not out.exists()
 
 
