@@ -21,7 +21,7 @@ from tutelage.errors import TutelageError
 from tutelage.mechanisms.coding.coder import Codebooks, Sparsifier, clustered, matrices_of
 from tutelage.mechanisms.coding.settings import SharedValues, Sparsity
 from tutelage.report.comparison import tables
-from tutelage.run.packing import Packed
+from tutelage.run.packed import Packed
 from tutelage.students import coded, huffman
 
 

@@ -21,9 +21,9 @@ from tutelage.objectives.kinds import kinds_of, ours
 from tutelage.objectives.predictions import HardLabels, SoftLabels
 from tutelage.objectives.term import Term
 from tutelage.recipes.config import RunConfig, from_yaml, to_yaml, validated, with_absolute_paths, yaml_value
+from tutelage.recipes.overview import method_row
 from tutelage.recipes.recipe import Instances, Recipe, Stage
 from tutelage.recipes.settings import run_config, with_settings
-from tutelage.recipes.table import method_row
 from tutelage.report.references import Paper
 from tutelage.run.workspace import new_accelerator
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Student, StudentSpec, parse

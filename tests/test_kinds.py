@@ -24,7 +24,7 @@ from tutelage.data.examples import Data, Encoded, Examples
 from tutelage.data.texts import Texts
 from tutelage.errors import TutelageError
 from tutelage.knowledge.signals import Signals
-from tutelage.mechanisms.ptp.labels import PTPLabels
+from tutelage.mechanisms.ptp.settings import PTPLabels
 from tutelage.objectives.objective import Objective
 from tutelage.objectives.predictions import HardLabels, LogitsMSE, SoftLabels
 from tutelage.students.load import model_class

@@ -32,7 +32,7 @@ from tutelage.evaluation.speed import count_parameters
 from tutelage.knowledge import out_of_fold
 from tutelage.knowledge.needs import Needs
 from tutelage.knowledge.signals import Tap
-from tutelage.mechanisms.ptp.labels import PTPLabels, ptp_labels
+from tutelage.mechanisms.ptp.settings import PTPLabels, ptp_labels
 from tutelage.methods.named import method_recipe
 from tutelage.methods.pea_kd import pea_kd
 from tutelage.objectives.mapping import pairs

@@ -49,7 +49,7 @@ from tutelage.run.run import run
 from tutelage.students.build import build
 from tutelage.students.compactors import compaction, parts
 from tutelage.students.compactors.compaction import Compaction, _weights_of, compaction_of, wrap
-from tutelage.students.compactors.parts import Compacted, KeptNorm
+from tutelage.students.compactors.wrapped import Compacted, KeptNorm
 from tutelage.students.specs import Copied, Inherited, Sliced, parse
 from tutelage.teachers.source import Source
 from tutelage.training import checkpoint, loop

@@ -42,7 +42,7 @@ from .mechanisms.hook import Hook as Hook
 from .mechanisms.mechanism import Mechanism as Mechanism
 from .mechanisms.own_teacher.settings import OwnTeacher as OwnTeacher
 from .mechanisms.pruning.settings import PruningSchedule as PruningSchedule
-from .mechanisms.ptp.labels import PTPLabels as PTPLabels
+from .mechanisms.ptp.settings import PTPLabels as PTPLabels
 from .mechanisms.quantization.settings import Quantization as Quantization
 from .mechanisms.reduction.settings import Reduction as Reduction
 from .mechanisms.subnetworks.settings import Subnetworks as Subnetworks
@@ -71,12 +71,12 @@ from .objectives.term import Comparison as Comparison
 from .objectives.term import Term as Term
 from .objectives.transport import Transport as Transport
 from .recipes.config import RunConfig as RunConfig
+from .recipes.overview import MethodRow as MethodRow
+from .recipes.overview import StageRow as StageRow
 from .recipes.recipe import Assistant as Assistant
 from .recipes.recipe import Instances as Instances
 from .recipes.recipe import Recipe as Recipe
 from .recipes.recipe import Stage as Stage
-from .recipes.table import MethodRow as MethodRow
-from .recipes.table import StageRow as StageRow
 from .report.attention import AttentionReport as AttentionReport
 from .report.cascade import CascadeReport as CascadeReport
 from .report.compared import CompareReport as CompareReport
@@ -90,7 +90,7 @@ from .report.shrink import Shrink as Shrink
 from .report.teachers import StoreEntry as StoreEntry
 from .report.teachers import TeacherEntry as TeacherEntry
 from .run.gate import Gate as Gate
-from .run.packing import Packed as Packed
+from .run.packed import Packed as Packed
 from .run.pipelines import pipeline as pipeline
 from .run.push import Push as Push
 from .run.result import Result as Result

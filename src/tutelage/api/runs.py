@@ -14,8 +14,8 @@ from tutelage.recipes.choices import Dtype, Precision, Tracker
 if TYPE_CHECKING:
     from tutelage.data.config import DataConfig, DataOptions, Table
     from tutelage.recipes.config import RunConfig
+    from tutelage.recipes.overview import MethodRow
     from tutelage.recipes.recipe import Recipe
-    from tutelage.recipes.table import MethodRow
     from tutelage.report.results import Evaluation
     from tutelage.run.inputs import Model, Splits
     from tutelage.run.result import Result
@@ -367,7 +367,7 @@ def methods(*, plugins: Sequence[Plugin] = ()) -> list[MethodRow]:
     Example: tutelage methods --json
     """
     from tutelage.methods import METHODS
-    from tutelage.recipes.table import method_row
+    from tutelage.recipes.overview import method_row
 
     return [method_row(make()) for make in {**METHODS, **read_plugins(plugins)}.values()]
 

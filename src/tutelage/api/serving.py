@@ -10,7 +10,7 @@ from tutelage.api.common import FilePath, Plugin, place, read_plugins, several
 
 if TYPE_CHECKING:
     from tutelage.run.inputs import Model
-    from tutelage.run.packing import Packed
+    from tutelage.run.packed import Packed
     from tutelage.run.push import Push
     from tutelage.serving.server import Server
 
@@ -70,7 +70,7 @@ def pack(model: Model, out: FilePath) -> Packed:
     Example: tutelage pack runs/a --out small/
     """
     from tutelage.run.inputs import Inputs
-    from tutelage.run.packing import pack as packed
+    from tutelage.run.packed import pack as packed
 
     with Inputs() as inputs:
         return packed(Path(inputs.model(model, "model")), Path(place(out)))
@@ -91,7 +91,7 @@ def unpack(folder: FilePath, out: FilePath) -> Packed:
 
     Example: tutelage unpack small/ --out plain/
     """
-    from tutelage.run.packing import unpack as plain
+    from tutelage.run.packed import unpack as plain
 
     return plain(Path(place(folder)), Path(place(out)))
 

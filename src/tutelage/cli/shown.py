@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tutelage.mechanisms.team.report import TeamReport
     from tutelage.recipes.config import RunConfig
-    from tutelage.recipes.table import MethodRow
+    from tutelage.recipes.overview import MethodRow
     from tutelage.report.attention import AttentionReport
     from tutelage.report.cascade import CascadeReport
     from tutelage.report.compared import CompareReport
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tutelage.report.shrink import Shrink
     from tutelage.report.teachers import StoreEntry
     from tutelage.run.gate import Gate
-    from tutelage.run.packing import Packed
+    from tutelage.run.packed import Packed
     from tutelage.run.push import Push
     from tutelage.run.result import Result
     from tutelage.serving.report import ExportReport

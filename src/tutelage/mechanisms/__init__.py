@@ -4,7 +4,7 @@ from tutelage.mechanisms.coding import settings as coding
 from tutelage.mechanisms.gates import settings as gates
 from tutelage.mechanisms.own_teacher import settings as own_teacher
 from tutelage.mechanisms.pruning import settings as pruning
-from tutelage.mechanisms.ptp import labels as ptp
+from tutelage.mechanisms.ptp import settings as ptp
 from tutelage.mechanisms.quantization import settings as quantization
 from tutelage.mechanisms.reduction import settings as reduction
 from tutelage.mechanisms.subnetworks import settings as subnetworks

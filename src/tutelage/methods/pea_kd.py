@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from tutelage.mechanisms.ptp.labels import PTPLabels
+from tutelage.mechanisms.ptp.settings import PTPLabels
 from tutelage.objectives.hidden import FirstToken
 from tutelage.objectives.predictions import PTP, HardLabels, SoftLabels
 from tutelage.objectives.terms import AnyTerm

@@ -19,7 +19,7 @@ from tutelage.mechanisms.cutter import Cutter
 from tutelage.mechanisms.gates import concrete
 from tutelage.mechanisms.gates.settings import Gates
 from tutelage.mechanisms.hook import parameter_groups
-from tutelage.students.compactors.parts import normed
+from tutelage.students.compactors.wrapped import normed
 from tutelage.students.coordinates import outside_layers
 from tutelage.students.sizes import unit_costs, whole_cost
 from tutelage.students.specs import Gated

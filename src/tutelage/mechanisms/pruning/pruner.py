@@ -18,7 +18,7 @@ from tutelage.mechanisms.hook import Hook
 from tutelage.mechanisms.pruning.energies import Energies
 from tutelage.mechanisms.pruning.settings import PruningSchedule
 from tutelage.students.compactors.compaction import compaction_of
-from tutelage.students.compactors.parts import ZERO, Compactor, Group
+from tutelage.students.compactors.wrapped import ZERO, Compactor, Group
 
 ROUNDING = 1e-3
 """Bound on the change of logits by float32 rounding, as a share of the largest logit, with room to spare."""

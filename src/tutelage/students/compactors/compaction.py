@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 from tutelage import anatomy
 from tutelage.anatomy import auto_class
 from tutelage.errors import TutelageError
-from tutelage.students.compactors.parts import Compacted, Compactor, Entrance, Group, KeptNorm
+from tutelage.students.compactors.wrapped import Compacted, Compactor, Entrance, Group, KeptNorm
 from tutelage.students.specs import Inherited, Sliced
 
 
