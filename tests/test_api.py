@@ -20,14 +20,14 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import LABELS, sentences, write_csv
+from conftest import LABELS, sentences, tiny_model, write_csv
 from processes import KILLED, command, in_process
 from test_cli import invoke
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import tutelage
 from tutelage import api, cli
-from tutelage.api.common import recipe_for, teachers_of
+from tutelage.api.common import recipe_for, several, teachers_of
 from tutelage.cli.options import about
 from tutelage.data.config import BY_SETTING, DataConfig, DataOptions
 from tutelage.errors import TutelageError
@@ -613,6 +613,38 @@ class Bottom(StudentSpec):
 
         return copy_layers(teacher, Copied(layers=self.depth, choose="first"), labels)
 '''
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import tutelage\nclass Lost(tutelage.Term):\n    pass\n", "Lost has no name; give it kind"),
+        (
+            "def mine() -> 'Recipe':\n    return None\n",
+            r"annotations of mine in .* cannot be read .*import what they name",
+        ),
+    ],
+)
+def test_a_part_that_cannot_be_named_is_said(code: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "lost.py").write_text(code)
+    with pytest.raises(TutelageError, match=words):
+        api.methods(plugins=tmp_path / "lost.py")
+
+
+def test_objects_that_are_no_paths_and_parts_of_objects(teacher_folder: Path, tmp_path: Path) -> None:
+    kd, teacher = METHODS["kd"](), str(teacher_folder / "teacher")
+    for call, words in (
+        (lambda: api.inspect_corpus({"path": "corpus"}), "an object of type dict is given where a path is needed"),
+        (lambda: api.run({"teacher": teacher}), "an object of type dict is given where a path is needed"),
+        (
+            lambda: api.distill(teacher, tmp_path / "out", method=kd, ablation="no_kd"),
+            "change the recipe, which is an object",
+        ),
+    ):
+        with pytest.raises(TutelageError, match=words):
+            call()
+    pair = tiny_model(), AutoTokenizer.from_pretrained(teacher)
+    assert several(pair) == [pair] and several([pair, "kd"]) == [pair, "kd"] and several(("a", "b")) == ["a", "b"]
 
 
 def test_a_plug_ins_student(teacher_folder: Path, tmp_path: Path) -> None:

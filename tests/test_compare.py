@@ -37,7 +37,7 @@ from tutelage.report.numbers import rounded
 from tutelage.report.quality import Difference
 from tutelage.run.measure import PREDICTIONS
 from tutelage.serving.session import missing
-from tutelage.students.specs import Copied, parse
+from tutelage.students.specs import Copied, Fresh, Pruned, parse, words_of
 from tutelage.studies import compare as comparing
 from tutelage.studies import contrasts, launch
 from tutelage.studies.compare_plan import ComparedMethod, plan_of
@@ -119,6 +119,27 @@ def test_methods_and_students_as_objects(teacher_folder: Path, tmp_path: Path, m
         plan_of(None, {"methods": ["kd", "kd"], "tasks": [{"teacher": "t", "data": {"task": "sst2"}}]}).check()
     with pytest.raises(TutelageError, match="method=int is no method"):
         api.compare(out=tmp_path / "out", **given(teacher_folder, methods=[3]))
+
+
+@pytest.mark.parametrize(
+    "student",
+    [Copied(layers=[2]), Copied(layers=[1, 3]), Pruned(target_flops=0.5, tune=None), Fresh(layers=4, hidden=312)],
+)
+def test_a_students_words_make_it_again(student: Any) -> None:
+    assert parse(words_of(student)) == student
+
+
+def test_cells_are_known_by_what_is_trained(
+    finished, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured as served besides does not make another cell, nor does another method in front."""
+    folder, found, _ = finished
+    shutil.copytree(folder / "out", tmp_path / "out")
+    monkeypatch.setattr(launch, "run", lambda config, **how: pytest.fail("a finished cell is run again"))
+    for changed in ({"served": False}, {"methods": ["logits_mse,kd"], "served": True}):
+        again = api.compare(out=tmp_path / "out", **given(teacher_folder, **changed))
+        assert {cell.key for cell in again.cells} == {cell.key for cell in found.cells}
+        assert again.tasks[0].served == found.tasks[0].served
 
 
 def test_a_killed_comparison_goes_on(finished) -> None:

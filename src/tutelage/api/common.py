@@ -58,7 +58,10 @@ def several(given: Any) -> list[Any]:
     if given is None:
         return []
     single = isinstance(given, str | os.PathLike | ModuleType | BaseModel | Mapping) or callable(given)
-    return [given] if single or hasattr(given, "to_parquet") else list(given)
+    pair = isinstance(given, tuple) and any(
+        hasattr(one, "save_pretrained") for one in given
+    )  # a model and its tokenizer
+    return [given] if single or pair or hasattr(given, "to_parquet") else list(given)
 
 
 def read_plugins(plugins: Plugin | Sequence[Plugin] | None) -> dict[str, Callable[..., Recipe]]:
@@ -109,6 +112,10 @@ def made(
 
     if isinstance(method, str):
         return method_recipe(method, task, ablation, more)
+    if ablation is not None:
+        raise TutelageError(
+            f"--ablation {ablation} is for methods by name; change the recipe, which is an object, instead"
+        )
     recipe = method() if callable(method) else method
     if not isinstance(recipe, Recipe):
         raise TutelageError(
@@ -282,8 +289,17 @@ def checked_data(inputs: Inputs, data: DataConfig | Splits | None, options: Data
 
 
 def place(given: FilePath) -> str:
-    """A path as a string, ``~`` as the home folder."""
-    return os.path.expanduser(os.fspath(given))
+    """A path as a string, ``~`` as the home folder.
+
+    Raises:
+        TutelageError: it is no path.
+    """
+    try:
+        return os.path.expanduser(os.fspath(given))
+    except TypeError:
+        raise TutelageError(
+            f"an object of type {type(given).__name__} is given where a path is needed; give a path"
+        ) from None
 
 
 def place_or_none(given: FilePath | None) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -439,11 +438,11 @@ def run(
 
     Example: tutelage run my.yaml --set teacher=teacher/ --set task=sst2 --set out=runs/b --set stages.prediction.temperature=2
     """
-    from tutelage.recipes.config import from_yaml
+    from tutelage.recipes.config import RunConfig, from_yaml
     from tutelage.recipes.settings import with_settings
 
     read_plugins(plugins)
-    config = from_yaml(Path(place(path))) if isinstance(path, str | os.PathLike) else path
+    config = path if isinstance(path, RunConfig) else from_yaml(Path(place(path)))
     return carried_out(with_settings(config, settings), resume, quiet)
 
 

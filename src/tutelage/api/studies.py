@@ -114,6 +114,7 @@ def ablate(
             mixed_precision=mixed_precision,
             settings=settings,
             launcher=launcher,
+            plugins=() if launcher == "local" else plugin_files(plugins),
             quiet=quiet,
         )
 

@@ -39,7 +39,13 @@ def load(plugin: str | os.PathLike[str] | ModuleType) -> dict[str, Callable[...,
         for one in (
             one for one in vars(module).values() if isinstance(one, type) and one.__module__ == module.__name__
         ):
-            kind = one.model_fields[key].default if issubclass(one, base) else None
+            if not issubclass(one, base):
+                continue
+            kind = one.model_fields[key].default
+            if not isinstance(kind, str) and not one.__subclasses__():
+                raise TutelageError(
+                    f'{module.__file__}: {one.__name__} has no name; give it {key}: Literal["mine"] = "mine"'
+                )
             if kind in known and known[kind] is not one and ours(known[kind]):
                 raise TutelageError(
                     f"{module.__file__}: the {key} {kind!r} already exists; give {one.__name__} another"
@@ -106,5 +112,10 @@ def _module(path: Path) -> ModuleType:
 def _returns_recipe(function: Callable[..., object]) -> bool:
     try:
         return get_type_hints(function).get("return") is Recipe
-    except NameError:
+    except NameError as error:
+        if "Recipe" in str(function.__annotations__.get("return")):
+            raise TutelageError(
+                f"the annotations of {function.__name__} in {function.__code__.co_filename} cannot be read ({error}); import "
+                "what they name"
+            ) from None
         return False

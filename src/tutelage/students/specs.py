@@ -379,7 +379,8 @@ def parse(text: str, recipe_student: Student | None = None) -> Student:
     for part in text.split(","):
         key, _, value = part.partition("=")
         value = value.strip()
-        fields[key.strip()] = value.split("+") if "+" in value else None if value == "none" else value
+        several = [one for one in value.split("+") if one]  # 2+ is a list of one
+        fields[key.strip()] = several if "+" in value else None if value == "none" else value
     init = fields.get("init") or next((kind for kind, names in MARKS.items() if names & set(fields)), "copied")
     kinds = kinds_of(StudentSpec, "init")
     if not isinstance(init, str) or init not in kinds:
@@ -399,7 +400,10 @@ def words_of(student: Student) -> str:
     if isinstance(student, Checkpoint):
         return student.name
     fields = student.model_dump(mode="json", exclude_defaults=True, exclude={"init"})
-    texts = {key: "+".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in fields.items()}
+    texts = {key: "none" if value is None else str(value) for key, value in fields.items()}
+    for key, value in fields.items():
+        if isinstance(value, list):
+            texts[key] = "+".join(map(str, value)) + ("+" if len(value) == 1 else "")
     return ",".join([f"init={student.init}", *(f"{key}={text}" for key, text in texts.items())])
 
 

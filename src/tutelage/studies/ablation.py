@@ -25,6 +25,7 @@ from tutelage.recipes.settings import Settings, parsed, run_config, with_setting
 from tutelage.report.compared import ComparedArm, CompareReport, Contrast
 from tutelage.run.run import run
 from tutelage.students.specs import Checkpoint, Fresh
+from tutelage.studies import launch
 from tutelage.studies.compare import CELLS, FILE, check_teacher, compare
 from tutelage.studies.compare_plan import ComparedMethod, TeacherTask, plan_of
 from tutelage.studies.study import check_folder, take_folder
@@ -82,17 +83,19 @@ def ablate(
     mixed_precision: Precision = "no",
     settings: Settings = (),
     launcher: Launcher = "local",
+    plugins: Sequence[str] = (),
     quiet: bool = False,
 ) -> Ablation:
     """Run the rows that are not finished yet, and compare all that are named.
 
     ``teacher`` is fine-tuned on the task, ``general_teacher`` is only pretrained. General students lie in ``general`` (default:
     ``OUT/general``), one for each row that needs its own, and serve all seeds and tasks. A setting for a stage is ignored by rows
-    without that stage.
+    without that stage. ``plugins`` are the files that runs on other machines read first.
 
     Raises:
         TutelageError: for every mistake of the user, or a row that does not exist.
     """
+    launch.check(launcher)
     for arm in arms:
         if arm not in ARMS:
             raise TutelageError(f"there is no row {arm!r} in the tables; choose from {', '.join(ARMS)}")
@@ -134,7 +137,7 @@ def ablate(
             return recipe
         return recipe.model_copy(update={"student": Checkpoint(name=str(students / _general(method.called)))})
 
-    return Ablation(**dict(compare(plan, out, begun, launcher=launcher, quiet=quiet)))
+    return Ablation(**dict(compare(plan, out, begun, launcher=launcher, plugins=plugins, quiet=quiet)))
 
 
 def _method(row: str, recipe: Recipe, settings: dict[str, Any]) -> ComparedMethod:

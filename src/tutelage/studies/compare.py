@@ -209,7 +209,10 @@ def _result(
 
 
 def _finished(cell: QueuedRun) -> Finished:
-    report = load_report(cell.folder)
+    try:
+        report = load_report(cell.folder)
+    except TutelageError as error:
+        raise TutelageError(f"{error}: remove the folder, and the cell is run again") from None
     assert isinstance(report, TaskReport)
     recipe = cell.config.recipe
     # What an ablation leaves out may be all that its last stages learn from the teacher; it is still a row of its method.
@@ -375,13 +378,15 @@ def _key(config: RunConfig, teacher: str, texts: str, contents: Callable[[str], 
     """Sixteen hexadecimal digits of a hash of the settings of a run, and of the contents of the files and folders that they name.
 
     Args:
-        config: The run. Its folder and its store of the teacher's knowledge are no part of the key.
+        config: The run. Its folder, its store of the teacher's knowledge and ``served`` are no part of the key.
         teacher: The fingerprint of its teacher.
         texts: That of its texts.
         contents: :func:`tutelage.run.origins.contents`.
     """
     data = config.data.model_copy(update=dict.fromkeys(origins.READ))
-    plain = config.model_copy(update={"data": data, "out": None, "teacher": None, "teacher_store": None})
+    plain = config.model_copy(
+        update={"data": data, "out": None, "teacher": None, "teacher_store": None, "served": False}
+    )
     tree = with_places(plain, contents).model_dump(mode="json")
     return checksum_of({**tree, "teacher": teacher, "texts": texts})[:16]
 

@@ -199,13 +199,19 @@ def _task(ground: TaskGround, found: Sequence[Finished], resamples: int) -> Comp
         teacher=ground.teacher,
         teacher_score=None if teacher is None else teacher.score,
         teacher_parameters=None if teacher is None else teacher.parameters,
-        served=[
-            ServedArm(method=cell.method, student=cell.student, seed=cell.report.seed, measured=cell.report.served)
-            for cell in found
-            if cell.report.served is not None
-        ],
+        served=_served(found),
         resamples=resamples,
     )
+
+
+def _served(found: Sequence[Finished]) -> list[ServedArm]:
+    """Of each student the first that was measured."""
+    by_student: dict[str, ServedArm] = {}
+    for cell in found:
+        if (measured := cell.report.served) is not None:
+            arm = ServedArm(method=cell.method, student=cell.student, seed=cell.report.seed, measured=measured)
+            by_student.setdefault(cell.student, arm)
+    return list(by_student.values())
 
 
 Arms = dict[tuple[str, str], list[Finished]]

@@ -96,15 +96,20 @@ class PruningSchedule(Mechanism):
         from tutelage.mechanisms.pruning.report import BASELINE
         from tutelage.report.mechanisms import MechanismEntry
 
-        return MechanismEntry(baseline=BASELINE, data=self._found(scene).model_dump(mode="json"))
+        found = self._found(scene)
+        return MechanismEntry(baseline=BASELINE, data={} if found is None else found.model_dump(mode="json"))
 
     def sections(self, scene: Scene) -> list[Section]:
         from tutelage.mechanisms.pruning.report import section
 
-        return [section(self._found(scene))]
+        found = self._found(scene)
+        return [] if found is None else [section(found)]
 
-    def _found(self, scene: Scene) -> InheritedEntry:
+    def _found(self, scene: Scene) -> InheritedEntry | None:
+        """What the last stage says; None on a machine that does not share the disk of the process that writes."""
         from tutelage.mechanisms.pruning.report import InheritedEntry
 
-        record = scene.records(self.kind)[-1]
-        return InheritedEntry.model_validate({name: value for name, value in record.items() if name != "stage"})
+        records = scene.records(self.kind)
+        if not records:
+            return None
+        return InheritedEntry.model_validate({name: value for name, value in records[-1].items() if name != "stage"})
