@@ -1,10 +1,10 @@
-"""What training with the rounding of int8 gains: ``compact_int8`` beside ``compact``, for as many steps, both served in int8.
+"""What training with the rounding of int8, or of 4 bits, gains: ``compact_int8`` beside ``compact``, for as many steps.
 
     python experiments/int8_training.py --data-dir path/to/glue --clinc path/to/data_full.json --models path/to/models
 
 fine-tunes ``all-MiniLM-L6-v2`` on 4,000 rows of each task, as ``methods.py`` does and in its folder, and distils it into students
-of three layers. Each student is written as ONNX in float32 and int8; scores are those of dev. A stopped experiment continues where
-it was. Writes ``results/int8_training.json`` and ``docs/results/int8_training.md``.
+of three layers. Each student is written as ONNX in float32, int8 and 4 bits; scores are those of dev. A stopped experiment goes on
+where it was. Writes ``results/int8_training.json`` and ``docs/results/int8_training.md``.
 """
 
 from __future__ import annotations
@@ -32,19 +32,24 @@ from tutelage.studies.study import paired
 from tutelage.tasks import kind_of
 from tutelage.tasks.load import load_data
 
-METHODS = ("compact", "compact_int8")
+FORMS: dict[str, dict[str, int]] = {"int8": {}, "4 bits": {"table_bits": 4, "weight_bits": 4}}
+"""The options of a file."""
+FOUR = {f"stages.int8.quantization.{name}": bits for name, bits in FORMS["4 bits"].items()}
+METHODS = ["compact", "compact_int8", {"method": "compact_int8", "name": "compact_int8, 4 bits", "settings": FOUR}]
+ARMS = {"compact_int8": "int8", "compact_int8, 4 bits": "4 bits"}
+"""Arms that are trained for a form."""
 STUDENT = "init=copied,layers=3,choose=uniform"
 PLACES = f"{common.GLUE} --clinc path/to/data_full.json --models path/to/models"
-SCRIPT = common.options(__file__, __doc__, "int8_training", tasks="clinc,sst2,cola", precision="bf16", places=PLACES)
+SCRIPT = common.options(__file__, __doc__, "int8_training", tasks="clinc,sst2", precision="bf16", places=PLACES)
 SCRIPT.add_argument("--clinc", type=Path, help="CLINC150's data_full.json")
 SCRIPT.add_argument("--models", type=Path, help="folder with all-MiniLM-L6-v2")
 SCRIPT.add_argument("--rows", type=int, default=4000, help="training rows of each task")
 SCRIPT.add_argument("--steps", type=int, default=300, help="optimiser steps of each run")
 
 
-def as_int8(folder: Path, data: DataConfig, place: Path) -> dict[str, Any]:
-    """Scores in float32 and int8, and how far int8 is from float32."""
-    done = place / "int8.json"
+def rounded(folder: Path, data: DataConfig, place: Path) -> dict[str, Any]:
+    """Scores in float32 and in each form, and how far that is from float32."""
+    done = place / "forms.json"
     if done.exists():
         found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return found
@@ -57,16 +62,18 @@ def as_int8(folder: Path, data: DataConfig, place: Path) -> dict[str, Any]:
     texts = Texts(dev, kind.encode(dev, tokenizer, kind.longest(512)), None)
     place.mkdir(parents=True, exist_ok=True)
     exact = to_onnx(model, tokenizer, place / "model.onnx", kind=kind)
-    full, rounded = (graph.answers(texts.student) for graph in (exact, quantize(exact.path, place / "model.int8.onnx")))
-    metric, change = read.metrics[0], difference(kind, read, texts, rounded, full)
-    found = {
-        "metric": metric,
-        "float32": kind.scores(read, full, texts)[metric],
-        "int8": kind.scores(read, rounded, texts)[metric],
-        "change": change.model_dump(),
-        "agreement": (rounded.argmax(-1) == full.argmax(-1)).float().mean().item(),
-        "moved": ((rounded.softmax(-1) - full.softmax(-1)).abs().sum(-1).mean() / 2).item(),
-    }
+    full, metric = exact.answers(texts.student), read.metrics[0]
+    found = {"metric": metric, "float32": kind.scores(read, full, texts)[metric], "forms": {}}
+    for form, options in FORMS.items():
+        graph = quantize(exact.path, place / f"{form}.onnx", **options)
+        answers = graph.answers(texts.student)
+        found["forms"][form] = {
+            "score": kind.scores(read, answers, texts)[metric],
+            "change": difference(kind, read, texts, answers, full).model_dump(),
+            "agreement": (answers.argmax(-1) == full.argmax(-1)).float().mean().item(),
+            "moved": ((answers.softmax(-1) - full.softmax(-1)).abs().sum(-1).mean() / 2).item(),
+            "bytes": graph.bytes,
+        }
     write(done, json.dumps(found, indent=1))
     return found
 
@@ -83,7 +90,7 @@ def measure(arguments: Arguments) -> Iterator[Results]:
         found = tutelage.compare(
             {
                 "tasks": [{"teacher": str(arguments.work / task / "teacher"), "name": task, "data": given}],
-                "methods": list(METHODS),
+                "methods": METHODS,
                 "students": [STUDENT],
                 "steps": arguments.steps,
                 "settings": {"stages.*.batch_size": 16},
@@ -97,33 +104,39 @@ def measure(arguments: Arguments) -> Iterator[Results]:
         for cell in found.cells:
             folder = out / cell.folder
             run = {"task": task, "arm": cell.method, "seed": cell.seed, "seconds": cell.seconds}
-            results["runs"].append(run | as_int8(as_served.model_of(folder), data, folder / "onnx"))
+            results["runs"].append(run | rounded(as_served.model_of(folder), data, folder / "onnx"))
             yield results
 
 
 def page(results: Results) -> Results:
     rows, gains = [], []
     for task in results["teachers"]:
+        runs = common.of(results["runs"], task=task)
         by_arm = {
-            arm: {run["seed"]: run for run in results["runs"] if (run["task"], run["arm"]) == (task, arm)}
-            for arm in METHODS
+            arm: {run["seed"]: run for run in common.of(runs, arm=arm)} for arm in dict.fromkeys(r["arm"] for r in runs)
         }
-        for arm, runs in by_arm.items():
-            if runs:
-                each = {name: shown([run[name] for run in runs.values()], digits=4) for name in ("float32", "int8")}
-                worst = min(run["int8"] - run["float32"] for run in runs.values())
-                agreement, moved = (mean(run[name] for run in runs.values()) for name in ("agreement", "moved"))
-                rows.append(
-                    [task, arm, each["float32"], each["int8"], f"{worst:+.4f}", f"{agreement:.4f}", f"{moved:.2%}"]
-                )
-        scores = [{seed: run["int8"] for seed, run in by_arm[arm].items()} for arm in METHODS]
-        if both := paired(scores[1], scores[0]):
-            gains.append(f"{task} {shown(both, '+', 4)}")
-    metrics = ", ".join(f"{task}: {found['metric']}" for task, found in results["teachers"].items())
+        for arm, ours in by_arm.items():
+            cells = [shown([run["float32"] for run in ours.values()], digits=4)]
+            for form in FORMS:
+                found = [run["forms"][form] for run in ours.values()]
+                cells.append(shown([one["score"] for one in found], digits=4))
+                cells.append(f"{min(one['change']['value'] for one in found):+.4f}")
+                cells.append(f"{mean(one['agreement'] for one in found):.4f}")
+            rows.append([task, arm, *cells])
+        for arm, form in ARMS.items():
+            scores = [
+                {seed: run["forms"][form]["score"] for seed, run in by_arm.get(name, {}).items()}
+                for name in (arm, "compact")
+            ]
+            if both := paired(*scores):
+                gains.append(f"{task} in {form} {shown(both, '+', 4)}")
+    heads = [cell for form in FORMS for cell in (form, "worst change", "agreement")]
+    sizes = {form: [run["forms"][form]["bytes"] / 1e6 for run in results["runs"]] for form in FORMS}
     return {
-        "table": table(["task", "method", "float32", "int8", "worst change", "agreement", "moved"], rows),
+        "table": table(["task", "method", "float32", *heads], rows),
         "gains": "; ".join(gains) or "no pair of runs is finished",
-        "metrics": metrics,
+        "metrics": ", ".join(f"{task}: {found['metric']}" for task, found in results["teachers"].items()),
+        "sizes": ", ".join(f"{mean(values):.1f} MB in {form}" for form, values in sizes.items() if values),
         "student": STUDENT,
     }
 

@@ -44,6 +44,7 @@ from tutelage.run.result import Result
 from tutelage.students.load import load_config
 from tutelage.students.specs import Checkpoint, Copied, Fresh, Inherited, Pruned, Shared, Student, StudentSpec, parse
 from tutelage.tasks import kind_of_model
+from tutelage.tasks.load import load_data
 
 SHORT = {"stages.*.max_steps": 3, "stages.*.batch_size": 8}
 FUNCTIONS = [getattr(api, derived.function) for derived in cli.COMMANDS.values()]
@@ -312,13 +313,32 @@ def test_a_fine_tuned_result_is_a_teacher(teacher_folder: Path, tmp_path: Path) 
     assert result.config.teacher == str(made.folder)
 
 
+def test_sentences_and_questions_in_memory(tmp_path: Path) -> None:
+    """As data sets of the Hub have them: names of classes stand with the column, answers are within a row."""
+    tags = datasets.Sequence(datasets.ClassLabel(names=["O", "B-PER", "I-PER"]))
+    words, numbers = [["Ada", "Lovelace", "writes"]] * 20, [[1, 2, 0]] * 20
+    columns = {"id": list(map(str, range(20))), "tokens": words, "ner_tags": numbers}
+    sentences = datasets.Dataset.from_dict(columns).cast_column("ner_tags", tags)
+    answers = {"text": ["London"], "answer_start": [12]}
+    row = {"context": "Ada lived in London."[:12] + "London.", "question": "Where did Ada live?", "answers": answers}
+    questions = pd.DataFrame([{"id": str(number), **row} for number in range(20)])
+    for kind, table in (("tokens", sentences), ("spans", questions)):
+        with Inputs(tmp_path / kind) as inputs:
+            read = load_data(DataConfig.model_validate(inputs.data(None, {"train": table, "dev": table, "kind": kind})))
+        assert read.kind == kind and len(read.train) == len(read.dev["dev"]) == 20
+        if kind == "tokens":
+            assert read.labels == ("O", "B-PER", "I-PER") and read.train.texts[0] == "Ada Lovelace writes"
+        else:
+            assert read.train.texts[0] == "Where did Ada live?" and read.train.labels[0]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"train": {"text": ["a"], "labels": ["x"]}}, "train has no column 'label'; its columns are 'text', 'labels'"),
         ({"train": {"text": ["a", "b"], "label": ["x"]}}, "different lengths"),
         ({"train": ["a", "b"]}, "train has no column 'label'"),
-        ({"train": ["a"], "kind": "tokens"}, "data of kind tokens are read from files"),
+        ({"train": ["a"], "kind": "tokens"}, "has no column 'label' for label: its columns are 'text'"),
         (
             {"data": {"other": ["a"]}},
             "data has no split 'train', nor one to evaluate on (dev, validation, valid, val, eval, test); it has 'other'",

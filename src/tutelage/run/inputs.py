@@ -113,8 +113,11 @@ class Inputs:
         for part in ("train", "dev", "unlabeled"):
             given = tree.get(part)
             if given is not None and not isinstance(given, str | os.PathLike):
-                if tree.get("kind") is not None and not kind_of(tree["kind"]).in_rows:
-                    raise TutelageError(f"{part}: data of kind {tree['kind']} are read from files; give a path")
+                if tree.get("kind") is not None and kind_of(tree["kind"]).own_columns:
+                    found, names = _columns(given, part, columns["text"], columns["label"])
+                    kept = {name: name for name in names if _unwritable(found[name]) is None}
+                    tree[part] = self._table(found, names, part, kept)
+                    continue
                 wanted = {role: name for role, name in columns.items() if name}
                 if part == "unlabeled":
                     del wanted["label"]

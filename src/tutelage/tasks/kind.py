@@ -59,8 +59,8 @@ class Kind(ABC):
     served_as: Literal["class", "classes", "number", "tags", "span", "vector"] = "class"
     """How the script in an exported folder reads the outputs."""
 
-    in_rows: bool = True
-    """Whether a row of a table is an example, so that a table in memory may be given."""
+    own_columns: bool = False
+    """Whether its reader knows the columns of tables by names of its own. A table in memory is then written with all of them."""
     per_text: bool = False
     """Whether each text has one row of logits. Only then can a store keep teacher predictions, can a team give each example its own
     teacher, and can the predictions of a team's teachers be compared text by text."""

@@ -38,7 +38,7 @@ class Spans(Kind):
     head: Head = "spans"
     pipeline = "question-answering"
     unit = "questions"
-    in_rows = False
+    own_columns = True
     named = False
     fixed_outputs = False
     answers_in_pair = True

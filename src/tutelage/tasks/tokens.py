@@ -30,7 +30,7 @@ class TokenClassification(Kind):
     name = "tokens"
     head: Head = "tokens"
     pipeline = "token-classification"
-    in_rows = False
+    own_columns = True
     single_label = True
     served_as = "tags"
 
