@@ -71,6 +71,7 @@ def test_texts_and_tokenizers_in_memory_make_the_corpus_of_their_file(tmp_path: 
     (tmp_path / "a.txt").write_text("\n\n".join(texts))
     tokenizer.save_pretrained(tmp_path / "words")
     wanted = api.build_corpus(tmp_path / "a.txt", tmp_path / "file", tokenizer=tmp_path / "words", quiet=True)
+    assert api.inspect_corpus(wanted) == wanted  # it stands for its folder
     table = {"text": [*texts, None], "other": range(4)}
     rows = [{"text": text, "other": 1} for text in texts]
     for number, sources in enumerate((

@@ -90,6 +90,10 @@ class CorpusSummary(Block):
     """Files and data sets that it was built from, with commas between them."""
     tokenizer_fingerprint: str
 
+    def __fspath__(self) -> str:
+        """The folder: the result stands for it."""
+        return self.path
+
     @classmethod
     def of(cls, corpus: Corpus) -> CorpusSummary:
         """The summary of a corpus."""

@@ -35,6 +35,10 @@ class StoreEntry(Block):
     dev: list[str]
     """Parts of the evaluation set whose teacher predictions are stored."""
 
+    def __fspath__(self) -> str:
+        """The folder: the result stands for it."""
+        return self.path
+
 
 class TeacherEntry(Block):
     """One of several teachers of a task."""

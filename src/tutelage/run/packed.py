@@ -34,6 +34,10 @@ class Packed(BaseModel):
     tensors: int
     """All tensors."""
 
+    def __fspath__(self) -> str:
+        """The folder: the result stands for it."""
+        return self.folder
+
 
 def pack(model: Path, out: Path) -> Packed:
     """Write a model with its weights in a code into the new folder ``out``, and see that they are read as they were.

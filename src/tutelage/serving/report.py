@@ -90,6 +90,10 @@ class ExportReport(_ExportPart):
     """What is wrong with a file: it differs, scores worse or is slower than what it comes from. Empty for a good export."""
     environment: dict[str, str]
 
+    def __fspath__(self) -> str:
+        """The folder: the result stands for it."""
+        return self.out
+
 
 def load_export(file: Path) -> ExportReport:
     """The report of an export.
