@@ -176,7 +176,7 @@ def test_layers_that_look_at_different_tokens() -> None:
         attention.check_comparable(far, near)
     with pytest.raises(TutelageError, match="scale_attn_by_inverse_layer_idx"):
         attention.check_comparable(tiny_config("gpt2", scale_attn_by_inverse_layer_idx=True), tiny_config("gpt2"))
-    with pytest.raises(TutelageError, match="the student is a bilstm, of which no attention can be read"):
+    with pytest.raises(TutelageError, match="the student is a bilstm, whose attention cannot be read"):
         attention.check_comparable(tiny_config("bert"), type("Config", (), {"model_type": "bilstm"})())
 
 

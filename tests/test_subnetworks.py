@@ -226,7 +226,7 @@ def stage(**more: Any) -> Stage:
         ),
         (
             lambda: Recipe(**{**METHODS["dynabert"]().model_dump(), "stages": [METHODS["dynabert"]().stages[1]]}),
-            "is taught by the student of the stage before",
+            "learns from the student of the stage before",
         ),
     ],
 )

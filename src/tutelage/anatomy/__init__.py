@@ -106,7 +106,7 @@ class Shape:
 
     def __str__(self) -> str:
         if self.family not in FAMILIES:
-            return f"{self.family}, of which the predictions are read" + (
+            return f"{self.family}, read for its predictions alone" + (
                 f" ({self.layers} layers)" if self.layers else ""
             )
         if not self.heads:

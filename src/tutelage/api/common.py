@@ -197,7 +197,7 @@ def stored_teacher(store: FilePath | None) -> str:
     folder = place_or_none(store)
     if folder in (None, "auto"):
         raise TutelageError(
-            "there is no teacher; give --teacher FOLDER, a --teacher-store FOLDER of one, a --team, or somebody's answers with "
+            "there is no teacher; give --teacher FOLDER, a --teacher-store FOLDER of one, a --team, or a file of predictions with "
             "--teacher-predictions FILE"
         )
     Store(folder)  # says so if it is none

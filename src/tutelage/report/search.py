@@ -29,7 +29,7 @@ class Candidate(BaseModel):
 
 
 class SearchTrial(Candidate):
-    """A configuration and how well it taught in the longest runs that it had; scores are of the task's first metric."""
+    """A configuration and the scores of students that learnt from it, in its longest runs; they are of the task's first metric."""
 
     rung: int
     """The rung it came to, from 1."""

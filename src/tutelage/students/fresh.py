@@ -33,7 +33,7 @@ def from_sizes(student: Fresh, like: Any, labels: dict[str, Any], head: Head = "
     family = anatomy.family_of(config)
     if not family.layers:
         raise TutelageError(
-            f"a fresh student cannot be a {model_type}, of which only predictions are read; add family=bert, or name a model "
+            f"a fresh student cannot be a {model_type}, which is read for its predictions alone; add family=bert, or name a model "
             "that is like it: like=MODEL"
         )
     setattr(config, family.depth, student.layers)

@@ -259,7 +259,7 @@ def check_comparable(teacher: Any, student: Any) -> Pairs:
     """
     for who, config in (("teacher", teacher), ("student", student)):
         if anatomy.family_of(config).attention is None:
-            raise TutelageError(f"the {who} is a {config.model_type}, of which no attention can be read to compare")
+            raise TutelageError(f"the {who} is a {config.model_type}, whose attention cannot be read")
         if getattr(config, "scale_attn_by_inverse_layer_idx", False):
             raise TutelageError(
                 f"the {who} scales attention by layer (scale_attn_by_inverse_layer_idx), which is not supported; use another model"

@@ -24,7 +24,7 @@ class OwnTeacher(Mechanism):
     def check_student(self, stage: StageLike, student: Student, *, first: bool) -> None:
         if first or stage.fresh:
             raise ValueError(
-                f"stage {stage.name!r} is taught by the student of the stage before, and begins with a new one; train one "
+                f"stage {stage.name!r} learns from the student of the stage before, and begins with a new one; train one "
                 "in a stage before, and set fresh=false"
             )
 
