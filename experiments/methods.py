@@ -12,6 +12,7 @@ experiment continues where it was. Writes ``results/methods.json`` and ``docs/re
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
@@ -97,7 +98,7 @@ def measure(arguments: Arguments) -> Iterator[Results]:
     }
     for seeds in range(1, arguments.seeds + 1):
         found = tutelage.compare({**plan, "seeds": seeds}, out=arguments.work / "compare", launcher=arguments.launcher)
-        results["compare"] = found.model_dump(mode="json")
+        results["compare"] = json.loads(found.model_dump_json().replace(str(arguments.work), "runs/methods"))
         yield results
 
 
