@@ -103,7 +103,11 @@ def test_it_teaches_as_it_answers_alone(family: str, tokenizer, root: Path) -> N
         ),
         ("tinybert", Fresh(layers=2, hidden=16, heads=2, intermediate=24, family="bert"), "a t5 has logits alone"),
         ("kd", Copied(layers=1), "a t5 has no layers that can be copied; use a fresh student with family=bert"),
-        ("kd", Fresh(layers=2), "a fresh student cannot be a t5, which is read for its predictions alone; add family=bert"),
+        (
+            "kd",
+            Fresh(layers=2),
+            "a fresh student cannot be a t5, which is read for its predictions alone; add family=bert",
+        ),
         (
             "kd",
             Fresh(layers=2, family="bert"),
