@@ -172,7 +172,7 @@ def test_help_shows_what_an_option_takes() -> None:
         "--seed <int>",
     ):
         assert code == 0 and words in said
-    method = about(api.distill).arguments["method"].removeprefix("Method: ").partition(" or another of")[0]
+    method = about(api.distill).arguments["method"].removeprefix("Method: ").partition(";")[0]
     assert set(method.split(", ")) <= set(METHODS)
     fields = {name: re.split(r"\W+", DataConfig.model_fields[name].description or "") for name in ("kind", "metric")}
     assert set(KINDS) <= set(fields["kind"])

@@ -47,7 +47,7 @@ from tutelage.recipes.recipe import Recipe, Stage
 from tutelage.recipes.settings import with_settings
 from tutelage.run.run import run
 from tutelage.students.build import build
-from tutelage.students.compactors import compaction, parts
+from tutelage.students.compactors import compaction, wrapped
 from tutelage.students.compactors.compaction import Compaction, _weights_of, compaction_of, wrap
 from tutelage.students.compactors.wrapped import Compacted, KeptNorm
 from tutelage.students.specs import Copied, Inherited, Sliced, parse
@@ -245,7 +245,7 @@ def test_weights_first_or_activations_first() -> None:
 def test_the_norm_of_kept_coordinates() -> None:
     """By the formula, its gradients by finite differences."""
     torch.manual_seed(0)
-    group = parts.Group("residual", 7, 3)  # a third is no exact number
+    group = wrapped.Group("residual", 7, 3)  # a third is no exact number
     group.keep(torch.tensor([True, False, True, False, False, False, True]))
     plain = nn.LayerNorm(7)
     nn.init.normal_(plain.weight)
@@ -356,8 +356,8 @@ def test_step_by_step_in_half_precision(family: str, cut: bool) -> None:
 
 def test_the_gradients_of_a_composed_weight() -> None:
     linear = nn.Linear(4, 3).double()
-    group_in, group_out = parts.Group("in", 4, 2), parts.Group("out", 3, 2)
-    out, into = parts.Compactor(group_out).double(), parts.Compactor(group_in).double()
+    group_in, group_out = wrapped.Group("in", 4, 2), wrapped.Group("out", 3, 2)
+    out, into = wrapped.Compactor(group_out).double(), wrapped.Compactor(group_in).double()
     link = Compacted(linear, [out], [into])
 
     def value(w: Tensor, b: Tensor, c: Tensor, q: Tensor, x: Tensor) -> Tensor:

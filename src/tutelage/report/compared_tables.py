@@ -44,6 +44,11 @@ def summary(report: CompareReport) -> str:
     return f"Distillation is shown to help in {helps} of {all_of}{harm}{f'; {others}' if others else ''}."
 
 
+def _with(student: str, report: CompareReport) -> str:
+    """`` with layers=3``; nothing where all arms have the same student."""
+    return f" with {student}" if student and len({arm.student for arm in report.arms}) > 1 else ""
+
+
 def best_lines(report: CompareReport) -> list[str]:
     """The best student of each task beside its teacher, and the best distilled one where it is another."""
     lines = []
@@ -55,7 +60,7 @@ def best_lines(report: CompareReport) -> list[str]:
         for arm in [*arms[:1], *(taught[:1] if arms[:1] != taught[:1] else [])]:
             where = "Highest" if arm is arms[0] else "Highest with distillation"
             teacher = "" if task.teacher_score is None else f"; the teacher has {rounded(task.teacher_score, 3)}"
-            student = f" with {arm.student}" if arm.student else ""
+            student = _with(arm.student, report)
             score = with_margin(arm.mean, arm.half)
             lines.append(f"{where} on {task.name}: {arm.name}{student}, {task.metric} {score}{teacher}.")
     return lines
@@ -114,7 +119,7 @@ def served_lines(report: CompareReport) -> list[str]:
         for row in report.served:
             arm, entry = row.arm, row.entry
             if row.task == task.name and entry.form == "int8":
-                name = arm.method + (f" with {arm.student}" if arm.student else "")
+                name = arm.method + _with(arm.student, report)
                 name = "teacher" if entry.model == "teacher" else name
                 size = f"{entry.bytes / 1e6:.1f} MB"
                 each.append(f"{name} {rounded(entry.score, 3)} in {milliseconds(entry.ms)} and {size}")
