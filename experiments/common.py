@@ -46,7 +46,7 @@ def options(
         script.add_argument("--mixed-precision", default=precision, choices=["no", "bf16", "fp16"])
     script.add_argument(
         "--share",
-        help="part of the runs for this process: shared (teachers and data only), then 0/2 and 1/2; repeat without it to "
+        help="part of the runs for this process: shared (what all of them need), then 0/2 and 1/2; repeat without it to "
         "collect the results",
     )
     return script
@@ -62,7 +62,7 @@ def chosen(script: Script, given: str, known: Iterable[str]) -> list[str]:
 
 def part(arguments: Arguments) -> tuple[int, int]:
     """Which of how many parts of the runs are this process's."""
-    which, _, parts = (arguments.share or "0/1").partition("/")
+    which, _, parts = "0/1".partition("/") if arguments.share in (None, "shared") else arguments.share.partition("/")
     return int(which), int(parts)
 
 

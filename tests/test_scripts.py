@@ -172,7 +172,7 @@ RECIPES: dict[str, Callable[[SimpleNamespace, Namespace], list[Recipe]]] = {
     "defaults": lambda script, options: [recipe for group in script.GROUPS.values() for recipe in group.values()],
     "embedding": by_arms(),
     "front": front,
-    "glue": by_arms("METHODS_TRIED"),
+    "glue": lambda script, options: [script.recipe_for(name, 1e-4, options) for name in script.METHODS_TRIED],
     "learnt_texts": lambda script, options: [
         make(script.LOSSES[name], 4) for make in (script.arm, script.made) for name in script.LOSSES
     ],
